@@ -1,0 +1,125 @@
+//! The words of the command line.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Turns unlabelled video into policies: latent actions (LAPO) as a declarative, incremental pipeline.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Start with: lapo run pipelines/quickstart.yaml")]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a pipeline: only what is new is done
+    Run(Run),
+    /// Say what is wrong with a pipeline, without running it
+    Check(Pipeline),
+    /// Show what would run, and why
+    Plan(Plan),
+    /// Ask a workspace with SQL: tables `labels`, `frames`, `rejects` and every stage by name
+    Query(Query),
+    /// List a workspace's datasets
+    Datasets(Datasets),
+    /// Print the JSON Schema of the YAML, or another schema
+    Schema(Schema),
+    /// Say what this machine offers: decoders, devices, memory, storage
+    Doctor(Doctor),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Pipeline {
+    /// The pipeline's YAML file
+    pub pipeline: String,
+    /// Override a variable of `vars:`
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Use this workspace instead of the pipeline's
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Train this stage again, whatever its `refresh` says
+    #[arg(long, value_name = "STAGE")]
+    pub refresh: Vec<String>,
+    /// Cores to use [default: all]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// What computes: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
+    pub device: String,
+    /// Seconds between two checkpoints of a training
+    #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
+    pub checkpoint_secs: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Plan {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Plan as if this stage were trained again
+    #[arg(long, value_name = "STAGE")]
+    pub refresh: Vec<String>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Query {
+    /// The question, e.g. "SELECT video, count(*) AS n FROM labels GROUP BY video"
+    pub sql: String,
+    /// The workspace [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+    /// How to print the rows
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Write to a file instead of stdout
+    #[arg(long, short)]
+    pub output: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Datasets {
+    /// The workspace [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Schema {
+    /// Which schema: pipeline (the YAML's JSON Schema), shard or labels
+    #[arg(default_value = "pipeline")]
+    pub name: String,
+    /// Write all schemas into this folder instead
+    #[arg(long)]
+    pub write: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Doctor {
+    /// Also try to write into this workspace
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table for people
+    Table,
+    /// Comma-separated values
+    Csv,
+    /// One JSON array
+    Json,
+    /// A Parquet file
+    Parquet,
+}

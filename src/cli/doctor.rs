@@ -1,0 +1,83 @@
+//! `lapo doctor`: what this machine offers.
+
+use super::args::Doctor;
+use super::{Error, print};
+use crate::dataset::Store;
+use crate::error::Result;
+use crate::models::Device;
+
+/// Codecs that most of the world's videos use.
+#[cfg(feature = "video")]
+const CODECS: [&str; 8] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg"];
+
+/// Prints a line per check; fails where something that is needed is missing.
+pub fn run(args: &Doctor) -> Result<()> {
+    let mut checks = vec![video(), device(), memory(), cores()];
+    checks.extend(args.workspace.as_deref().map(storage));
+    let line = |(name, state): &(&str, Result<String, String>)| match state {
+        Ok(good) => format!("good  {name}: {good}\n"),
+        Err(bad) => format!("BAD   {name}: {bad}\n"),
+    };
+    print(&format!("lapo {}\n{}", env!("CARGO_PKG_VERSION"), checks.iter().map(line).collect::<String>()))?;
+    match checks.iter().filter(|(_, state)| state.is_err()).count() {
+        0 => Ok(()),
+        bad => Err(Error::Doctor(bad))?,
+    }
+}
+
+type Check = (&'static str, Result<String, String>);
+
+#[cfg(feature = "video")]
+fn video() -> Check {
+    let (version, missing) = (crate::video::libav_version(), crate::video::missing_decoders(&CODECS));
+    let found: Vec<&str> = CODECS.into_iter().filter(|codec| !missing.contains(codec)).collect();
+    let lacks = if missing.is_empty() { String::new() } else { format!("; lacks {}", missing.join(", ")) };
+    ("video", Ok(format!("libav {version} decodes {} and more{lacks}", found.join(", "))))
+}
+
+#[cfg(not(feature = "video"))]
+fn video() -> Check {
+    ("video", Ok("this build decodes no videos; it trains and labels shards that are there (libav left out)".into()))
+}
+
+fn device() -> Check {
+    let gpu = match Device::Cuda(0).check() {
+        Ok(()) => "cuda:0 is there".to_string(),
+        Err(why) => format!("no GPU: {why}"),
+    };
+    ("device", Ok(format!("auto is {}; {gpu}", Device::auto())))
+}
+
+fn memory() -> Check {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let gib = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / f64::from(1 << 20))
+    };
+    let state = match (gib("MemAvailable:"), gib("MemTotal:")) {
+        (Some(free), Some(total)) if free < 1.0 => Err(format!("{free:.1} of {total:.1} GiB free, expected at least 1")),
+        (Some(free), Some(total)) => Ok(format!("{free:.1} of {total:.1} GiB free")),
+        _ => Ok("unknown on this system".into()),
+    };
+    ("memory", state)
+}
+
+fn cores() -> Check {
+    ("cores", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string()))
+}
+
+/// Creates a file, finds that it cannot be created twice, and deletes it.
+fn storage(workspace: &str) -> Check {
+    let probe = || -> std::result::Result<String, crate::dataset::Error> {
+        let store = Store::open(workspace)?;
+        let path = format!("doctor/{}", crate::executor::local::fresh_id());
+        store.create(&path, b"one")?;
+        let twice = store.create(&path, b"two")?;
+        store.delete_all("doctor")?;
+        Ok(match twice {
+            crate::dataset::Created::Exists => format!("{workspace} can be written, and creates each file once"),
+            crate::dataset::Created::New => format!("{workspace} overwrites files: two runs at once are not safe there"),
+        })
+    };
+    ("storage", probe().map_err(|e| e.to_string()))
+}

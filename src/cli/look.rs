@@ -1,0 +1,88 @@
+//! `lapo query`, `lapo datasets`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use super::args::{Datasets, Format, Query};
+use super::{Error, print};
+use crate::dataset::Store;
+use crate::error::Result;
+use crate::query;
+
+/// `lapo query`: rows on stdout, or into a file.
+pub fn query(args: &Query) -> Result<()> {
+    let store = Store::open(&workspace(args.workspace.as_deref())?)?;
+    let mut rows = query::query(&store, &args.sql)?;
+    let format = match args.format {
+        Format::Table => query::Format::Table,
+        Format::Csv => query::Format::Csv,
+        Format::Json => query::Format::Json,
+        Format::Parquet => query::Format::Parquet,
+    };
+    match &args.output {
+        Some(path) => {
+            let failed = |source| Error::Output { to: path.clone(), source };
+            let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+            query::write(&mut rows, format, &mut file)?;
+            file.flush().map_err(failed)?;
+            Ok(())
+        }
+        None if format == query::Format::Parquet => {
+            Err(Error::Usage { what: "--format parquet writes a file".into(), hint: "say where: --output rows.parquet".into() })?
+        }
+        None => {
+            let mut text = Vec::new();
+            query::write(&mut rows, format, &mut text)?;
+            print(&String::from_utf8_lossy(&text))
+        }
+    }
+}
+
+/// `lapo datasets`: what a workspace holds.
+pub fn datasets(args: &Datasets) -> Result<()> {
+    let store = Store::open(&workspace(args.workspace.as_deref())?)?;
+    let all = query::datasets(&store)?;
+    match args.format {
+        Format::Json => print(&format!("{:#}\n", serde_json::json!(all))),
+        Format::Table => {
+            let head = format!(
+                "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
+                "stage", "kind", "version", "tasks", "videos", "rows", "bytes", "rejects"
+            );
+            let line = |d: &query::DatasetInfo| {
+                format!(
+                    "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
+                    d.stage, d.kind, d.version, d.receipts, d.videos, d.rows, d.bytes, d.rejects
+                )
+            };
+            print(&(head + &all.iter().map(line).collect::<String>()))
+        }
+        other => Err(Error::Usage {
+            what: format!("--format {other:?}: datasets are printed as table or json"),
+            hint: "leave --format out, or say --format json".into(),
+        })?,
+    }
+}
+
+/// The workspace that was named, or the only one under `runs/`.
+fn workspace(named: Option<&str>) -> Result<String, Error> {
+    if let Some(named) = named {
+        return Ok(named.into());
+    }
+    let is_workspace = |path: &Path| path.join("runs").is_dir();
+    let entries = std::fs::read_dir("runs").into_iter().flatten().flatten();
+    let mut found: Vec<String> = entries.map(|e| e.path()).filter(|p| is_workspace(p)).map(|p| p.display().to_string()).collect();
+    found.sort();
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Error::Usage {
+            what: "no workspace under runs/".into(),
+            hint: "run a pipeline first (lapo run pipelines/quickstart.yaml), or name one: --workspace FOLDER".into(),
+        }),
+        several => Err(Error::Usage {
+            what: format!("{} workspaces under runs/", several.len()),
+            hint: format!("name one: --workspace {}", several.join(" | ")),
+        }),
+    }
+}

@@ -1,0 +1,93 @@
+//! People. The only room that prints, reads the environment or picks an exit code. stdout is data, stderr is talk.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::error::{Error as AnyError, Result};
+
+mod args;
+mod doctor;
+mod look;
+mod progress;
+mod run;
+pub mod schema;
+
+/// The command line asked for something that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A value that is not what its flag takes.
+    #[error("{what}")]
+    Usage {
+        /// What was said, and what was expected.
+        what: String,
+        /// The cure.
+        hint: String,
+    },
+    /// Output could not be written.
+    #[error("cannot write {to}: {source}")]
+    Output {
+        /// Where to.
+        to: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The machine lacks something.
+    #[error("{0} of the checks failed")]
+    Doctor(usize),
+}
+
+impl Error {
+    /// The cure, where it is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Usage { hint, .. } => Some(hint.clone()),
+            Error::Output { .. } | Error::Doctor(_) => None,
+        }
+    }
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let args = args::Args::parse();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(AnyError::Cli(Error::Output { source, .. })) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(args: &args::Args) -> Result<()> {
+    use args::Command;
+    match &args.command {
+        Command::Run(run) => run::run(run),
+        Command::Check(pipeline) => run::check(pipeline),
+        Command::Plan(plan) => run::plan(plan),
+        Command::Query(query) => look::query(query),
+        Command::Datasets(datasets) => look::datasets(datasets),
+        Command::Schema(schema) => schema::run(schema),
+        Command::Doctor(doctor) => doctor::run(doctor),
+    }
+}
+
+/// An error and its cure, on stderr.
+fn tell(error: &AnyError) {
+    let message = error.to_string();
+    let label = if message.contains('\n') { "errors:\n" } else { "error: " };
+    eprintln!("{label}{message}");
+    if let Some(hint) = error.hint() {
+        eprintln!("  hint: {hint}");
+    }
+}
+
+/// Prints data.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|source| Error::Output { to: "stdout".into(), source })?;
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `lapo run`, `lapo check`, `lapo plan`.
+
+use super::args::{Format, Pipeline, Plan, Run};
+use super::progress::Person;
+use super::{Error, print};
+use crate::dataset::Store;
+use crate::error::Result;
+use crate::executor::Means;
+use crate::models::Device;
+use crate::pipeline::check::Checked;
+use crate::pipeline::plan::{PlanOptions, Planner, StagePlan};
+use crate::pipeline::run::{StageSummary, Summary, run as run_pipeline};
+use crate::pipeline::{self, load};
+
+/// `lapo run`: ends with one line of truth on stdout.
+pub fn run(args: &Run) -> Result<()> {
+    let (checked, store) = open(&args.pipeline)?;
+    let options = options(&checked, &args.refresh, args.checkpoint_secs)?;
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)).max(1);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Error::Usage { what: format!("--threads {threads}: {e}"), hint: "give a number of cores, or leave it out".into() })?;
+    let means = Means { device: args.device.parse::<Device>()?, threads };
+    let summary = run_pipeline(&checked, &store, &options, &means, &Person)?;
+    print(&truth(&summary))
+}
+
+/// `lapo check`: silent but for one line when all is well.
+pub fn check(args: &Pipeline) -> Result<()> {
+    let (checked, _) = open(args)?;
+    let names: Vec<&str> = checked.order.iter().map(|at| checked.spec.stages[*at].0.as_str()).collect();
+    print(&format!("{}: good: {}\n", args.pipeline, names.join(" -> ")))
+}
+
+/// `lapo plan`: what would run, and why.
+pub fn plan(args: &Plan) -> Result<()> {
+    let (checked, store) = open(&args.pipeline)?;
+    let options = options(&checked, &args.refresh, 0)?;
+    let plans = Planner::new(&checked, &store, &options).plan_all()?;
+    match args.format {
+        Format::Table => print(&plans.iter().map(described).collect::<String>()),
+        Format::Json => print(&format!("{:#}\n", serde_json::json!(plans))),
+        other => Err(Error::Usage {
+            what: format!("--format {other:?}: a plan is printed as table or json"),
+            hint: "leave --format out, or say --format json".into(),
+        })?,
+    }
+}
+
+fn open(args: &Pipeline) -> Result<(Checked, Store)> {
+    let set = args.set.iter().map(|pair| assignment(pair)).collect::<Result<Vec<_>, _>>()?;
+    let mut checked = load(&args.pipeline, &set)?;
+    if let Some(workspace) = &args.workspace {
+        checked.spec.workspace.clone_from(workspace);
+    }
+    let store = Store::open(&checked.spec.workspace)?;
+    Ok((checked, store))
+}
+
+fn assignment(pair: &str) -> Result<(String, String), Error> {
+    let usage = || Error::Usage { what: format!("--set {pair}: expected NAME=VALUE"), hint: "for example --set game=heist".into() };
+    pair.split_once('=').map(|(name, value)| (name.to_string(), value.to_string())).ok_or_else(usage)
+}
+
+/// `--refresh` must name stages that are trained.
+fn options(checked: &Checked, refresh: &[String], checkpoint_secs: u64) -> Result<PlanOptions> {
+    let trained = |(_, spec): &&(String, pipeline::spec::StageSpec)| spec.kind().starts_with("train");
+    let names: Vec<&str> = checked.spec.stages.iter().filter(trained).map(|(name, _)| name.as_str()).collect();
+    match refresh.iter().find(|name| !names.contains(&name.as_str())) {
+        Some(name) => Err(pipeline::Error::Request {
+            what: format!("--refresh {name}: not a stage that is trained"),
+            hint: format!("there is: {}", names.join(", ")),
+        })?,
+        None => Ok(PlanOptions { refresh: refresh.to_vec(), checkpoint_secs }),
+    }
+}
+
+/// One stage of a plan, for people.
+fn described(plan: &StagePlan) -> String {
+    let videos = match plan.new_videos + plan.reused_videos {
+        0 => String::new(),
+        _ => format!(" ({} videos new, {} re-used)", plan.new_videos, plan.reused_videos),
+    };
+    let mut text = format!("{} ({}): {} tasks new, {} re-used{videos}\n", plan.stage, plan.kind, plan.new, plan.reused);
+    text.extend(plan.why.iter().map(|(reason, count)| format!("  new because of {reason}: {count}\n")));
+    text.extend(plan.note.iter().map(|note| format!("  {note}\n")));
+    let shown = plan.settings.iter().filter(|(name, _)| !["stage", "version"].contains(&name.as_str()));
+    let settings: Vec<String> = shown.map(|(name, value)| format!("{name} {value}")).collect();
+    text + &format!("  with {}\n", settings.join(", "))
+}
+
+/// The one line of truth.
+fn truth(summary: &Summary) -> String {
+    let sum = |kind: &str, value: &dyn Fn(&StageSummary) -> f64| -> f64 {
+        summary.stages.iter().filter(|stage| stage.kind == kind).map(value).sum()
+    };
+    let all = |kind: &str, name: &str| sum(kind, &|stage| stage.total.get(name).copied().unwrap_or(0.0));
+    let new = |kind: &str, name: &str| sum(kind, &|stage| stage.done.get(name).copied().unwrap_or(0.0));
+    let rate = |kind: &str, name: &str| new(kind, name) / sum(kind, &|stage| stage.seconds).max(1e-9);
+    let tasks: usize = summary.stages.iter().map(|stage| stage.new).sum();
+    let rejects: usize = summary.stages.iter().map(|stage| stage.rejects).sum();
+    let times: Vec<String> = summary.stages.iter().map(|stage| format!("{} {:.1} s", stage.stage, stage.seconds)).collect();
+    format!(
+        "{tasks} tasks: {} videos ({} new), {} frames, {} transitions ({} new), {rejects} rejects; \
+         {:.0} frames/s decoded, {:.0} transitions/s labelled; {:.1} s: {}\n",
+        all("decode", "videos"),
+        new("decode", "videos"),
+        all("decode", "frames"),
+        all("label", "transitions"),
+        new("label", "transitions"),
+        rate("decode", "frames"),
+        rate("label", "transitions"),
+        summary.seconds,
+        times.join(", "),
+    )
+}

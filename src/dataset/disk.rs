@@ -1,0 +1,72 @@
+//! What a folder needs to be a store: a create that is atomic and lasting.
+//!
+//! In: a workspace's folder and a path in it. Out: files that survive a power cut.
+//! Start at [`create`].
+
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use super::error::{Error, Result};
+use super::store::Created;
+
+/// Creates a file by writing it aside, syncing it and hard-linking it into place.
+///
+/// The store's own local `PutMode::Create` links before anything is synced, so a power cut could leave
+/// an empty receipt behind; hence this one.
+pub(super) fn create(root: &Path, path: &str, bytes: &[u8]) -> Result<Created> {
+    let target = root.join(path);
+    make_folder_of(&target)?;
+    let staged = staged_beside(&target);
+    let written = File::create_new(&staged).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let linked = written.and_then(|()| fs::hard_link(&staged, &target));
+    // A staged file that stays behind is never listed or read.
+    let _ = fs::remove_file(&staged);
+    match linked {
+        Ok(()) => sync_folders(root, &target).map(|()| Created::New),
+        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(Created::Exists),
+        Err(cause) => Err(io_error("create", &target)(cause)),
+    }
+}
+
+/// A name beside `target` that nobody else uses and that listings leave out (`name#digits`).
+fn staged_beside(target: &Path) -> PathBuf {
+    let random = RandomState::new().build_hasher().finish();
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(format!("#{random}"));
+    target.with_file_name(name)
+}
+
+/// Makes the folders above `target`.
+pub(super) fn make_folder_of(target: &Path) -> Result<()> {
+    let folder = target.parent().unwrap_or(target);
+    fs::create_dir_all(folder).map_err(io_error("create the folder", folder))
+}
+
+/// Makes the names on the way from `root` to `target` survive a power cut.
+pub(super) fn sync_folders(root: &Path, target: &Path) -> Result<()> {
+    for folder in target.ancestors().skip(1) {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))?;
+        if folder == root {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder and all that is in it, where there is one.
+pub(super) fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("delete", folder)(cause)),
+        _ => Ok(()),
+    }
+}
+
+/// Tells which file an operating system error is about.
+pub(super) fn io_error(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+    move |cause| Error::Io { action, path: path.as_ref().display().to_string(), cause }
+}

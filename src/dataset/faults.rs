@@ -1,0 +1,87 @@
+//! An object store that fails on purpose, for the tests of this room.
+//!
+//! In: a list of faults. Out: [`Faulty`], a store in memory whose next puts meet them, one each. Start at
+//! [`faulty_store`].
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result,
+};
+
+use super::Store;
+
+/// What happens to a put.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// It fails before anything is written.
+    Before(ErrorKind),
+    /// It is done, but the reply gets lost.
+    LostReply,
+}
+
+#[derive(Debug)]
+struct Faulty {
+    inner: InMemory,
+    faults: Mutex<VecDeque<Fault>>,
+}
+
+/// A store in memory whose next puts meet `faults`, one each.
+pub fn faulty_store(faults: &[Fault]) -> Store {
+    let faults = Mutex::new(faults.iter().copied().collect());
+    Store::over(Arc::new(Faulty { inner: InMemory::new(), faults })).expect("a runtime starts")
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a faulty store")
+    }
+}
+
+fn failure(kind: ErrorKind) -> object_store::Error {
+    object_store::Error::Generic { store: "faulty", source: Box::new(std::io::Error::from(kind)) }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let fault = self.faults.lock().expect("no test panics here").pop_front();
+        if let Some(Fault::Before(kind)) = fault {
+            return Err(failure(kind));
+        }
+        let put = self.inner.put_opts(location, payload, options).await?;
+        if fault.is_some() { Err(failure(ErrorKind::TimedOut)) } else { Ok(put) }
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

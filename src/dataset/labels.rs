@@ -1,0 +1,149 @@
+//! Labels go to disk: one Parquet row per transition, with the model and versions in the file's metadata.
+//!
+//! In: columns of labels, shard by shard. Out: a file of ~10 MiB row groups that polars, DuckDB and pyarrow
+//! read; its columns are those of [`super::schema::labels`]. Start at [`LabelWriter::create`]. The same
+//! labels make the same bytes.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray, UInt16Array,
+    UInt32Array,
+};
+use arrow::datatypes::{DataType, Int32Type, SchemaRef};
+use arrow::error::ArrowError;
+use parquet::arrow::ArrowWriter;
+use parquet::file::metadata::KeyValue;
+use parquet::schema::types::ColumnPath;
+
+use super::error::{Error, Result};
+use super::new_file::{FileInfo, NewFile};
+use super::schema::{self, LabelShape};
+use super::store::Store;
+use super::table::{format_entry, parquet_error, properties};
+
+/// Row groups are cut near this size: larger ones make streaming readers run out of memory.
+const ROW_GROUP_BYTES: usize = 10 << 20;
+
+/// Labels of one shard, column by column; every column has a value per transition.
+#[derive(Debug, Clone, Copy)]
+pub struct LabelRows<'a> {
+    /// The path or address of the video.
+    pub video: &'a [&'a str],
+    /// The episode within the video.
+    pub episode: &'a [u32],
+    /// The frame number of `o[t]` within the video.
+    pub frame_index: &'a [u32],
+    /// The time of `o[t]` within the video, in seconds.
+    pub time_s: &'a [f64],
+    /// `[rows, latent_dim]`: before quantisation.
+    pub latent_action: &'a [f32],
+    /// `[rows, codes]`: the codebook entries.
+    pub latent_code: &'a [u16],
+    /// The world model's error on the transition.
+    pub fdm_error: &'a [f32],
+    /// The mean absolute change of a pixel, from 0 to 1.
+    pub motion: &'a [f32],
+    /// The true action, where known.
+    pub true_action: &'a [Option<i32>],
+    /// The shard the frames lie in, relative to the workspace.
+    pub shard: &'a str,
+    /// The row of `o[t]` in that shard.
+    pub row: &'a [u32],
+}
+
+/// Writes one file of labels. Dropped before [`LabelWriter::finish`], it leaves no file.
+pub struct LabelWriter {
+    writer: ArrowWriter<NewFile>,
+    schema: SchemaRef,
+    shape: LabelShape,
+    path: String,
+    rows: u64,
+}
+
+impl LabelWriter {
+    /// Starts the file `path`; `metadata` says what made the labels: the model's digest, versions, settings.
+    pub fn create(store: &Store, path: &str, shape: LabelShape, metadata: &[(&str, &str)]) -> Result<Self> {
+        let schema = Arc::new(schema::labels(shape));
+        let entries = metadata.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
+        let row_bytes = shape.latent_dim * 4 + shape.codes * 2 + 44;
+        let mut properties = properties()
+            .set_max_row_group_row_count(Some((ROW_GROUP_BYTES / row_bytes).max(1)))
+            .set_key_value_metadata(Some(std::iter::once(format_entry()).chain(entries).collect()));
+        // Values that hardly ever repeat: a dictionary of them only costs.
+        for column in [vec![schema::LATENT_ACTION, "list", "item"], vec![schema::FDM_ERROR], vec![schema::MOTION]] {
+            let column = ColumnPath::new(column.into_iter().map(str::to_owned).collect());
+            properties = properties.set_column_dictionary_enabled(column, false);
+        }
+        let file = store.new_file(path)?;
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build()));
+        let writer = writer.map_err(parquet_error(path))?;
+        Ok(Self { writer, schema, shape, path: path.to_owned(), rows: 0 })
+    }
+
+    /// Adds labels.
+    pub fn push(&mut self, labels: &LabelRows<'_>) -> Result<()> {
+        let rows = labels.row.len();
+        self.check(labels, rows)?;
+        let encode = |cause: ArrowError| Error::Encode { path: self.path.clone(), reason: cause.to_string() };
+        let columns = columns(labels, self.shape).map_err(encode)?;
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(encode)?;
+        self.writer.write(&batch).map_err(parquet_error(&self.path))?;
+        self.rows += rows as u64;
+        Ok(())
+    }
+
+    /// Writes what is left and makes the file lasting.
+    pub fn finish(self) -> Result<FileInfo> {
+        let file = self.writer.into_inner().map_err(parquet_error(&self.path))?;
+        file.finish(self.rows)
+    }
+
+    fn check(&self, labels: &LabelRows<'_>, rows: usize) -> Result<()> {
+        let lengths = [
+            (schema::VIDEO, labels.video.len(), 1),
+            (schema::EPISODE, labels.episode.len(), 1),
+            (schema::FRAME_INDEX, labels.frame_index.len(), 1),
+            (schema::TIME_S, labels.time_s.len(), 1),
+            (schema::LATENT_ACTION, labels.latent_action.len(), self.shape.latent_dim),
+            (schema::LATENT_CODE, labels.latent_code.len(), self.shape.codes),
+            (schema::FDM_ERROR, labels.fdm_error.len(), 1),
+            (schema::MOTION, labels.motion.len(), 1),
+            (schema::TRUE_ACTION, labels.true_action.len(), 1),
+        ];
+        match lengths.iter().find(|(_, found, each)| *found != rows * each) {
+            None => Ok(()),
+            Some((column, found, each)) => Err(Error::WrongShape {
+                path: self.path.clone(),
+                what: format!("the length of `{column}`"),
+                found: *found as u64,
+                expected: (rows * each) as u64,
+            }),
+        }
+    }
+}
+
+fn columns(labels: &LabelRows<'_>, shape: LabelShape) -> Result<Vec<ArrayRef>, ArrowError> {
+    let video: DictionaryArray<Int32Type> = labels.video.iter().copied().collect();
+    let shard = Arc::new(StringArray::from_iter_values([labels.shard]));
+    let action: ArrayRef = Arc::new(Float32Array::from(labels.latent_action.to_vec()));
+    let code: ArrayRef = Arc::new(UInt16Array::from(labels.latent_code.to_vec()));
+    Ok(vec![
+        Arc::new(video),
+        Arc::new(UInt32Array::from(labels.episode.to_vec())),
+        Arc::new(UInt32Array::from(labels.frame_index.to_vec())),
+        Arc::new(Float64Array::from(labels.time_s.to_vec())),
+        fixed_list(action, DataType::Float32, shape.latent_dim)?,
+        fixed_list(code, DataType::UInt16, shape.codes)?,
+        Arc::new(Float32Array::from(labels.fdm_error.to_vec())),
+        Arc::new(Float32Array::from(labels.motion.to_vec())),
+        Arc::new(Int32Array::from(labels.true_action.to_vec())),
+        Arc::new(DictionaryArray::<Int32Type>::try_new(Int32Array::from(vec![0; labels.row.len()]), shard)?),
+        Arc::new(UInt32Array::from(labels.row.to_vec())),
+    ])
+}
+
+fn fixed_list(values: ArrayRef, item: DataType, length: usize) -> Result<ArrayRef, ArrowError> {
+    let length = i32::try_from(length).expect("the schema was made with this length");
+    Ok(Arc::new(FixedSizeListArray::try_new(Arc::new(schema::item(item)), length, values, None)?))
+}

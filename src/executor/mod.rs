@@ -1,0 +1,47 @@
+//! Tasks become receipts. In: [`Job`]s, which are data; out: their receipts, filed. Start at [`local`], which does them here.
+//!
+//! An engine is the local executor plus a wire: whatever runs a job, it works in a fresh attempt's own folder and files a receipt by
+//! create-if-absent, so two live attempts at one job are harmless.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::Receipt;
+use crate::models::Device;
+use crate::stages::Task;
+
+pub mod local;
+
+/// One task, and under which key its result is filed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// The stage's name: the folder of its results.
+    pub stage: String,
+    /// The stage's kind.
+    pub kind: String,
+    /// The task's key.
+    pub key: String,
+    /// What the key was made of.
+    pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Keys of the receipts it builds on.
+    pub inputs: Vec<String>,
+    /// Counts known beforehand, filed with the receipt.
+    pub stats: BTreeMap<String, f64>,
+    /// How far the progress bar moves for it.
+    pub units: u64,
+    /// What to do.
+    pub task: Task,
+}
+
+/// How the process behaves; nothing here changes a result.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// What computes.
+    pub device: Device,
+    /// Cores to keep busy.
+    pub threads: usize,
+}
+
+/// Whether to go on, asked after every receipt.
+pub type GoOn<'a> = dyn Fn(&Receipt) -> bool + Sync + 'a;

@@ -1,0 +1,74 @@
+//! # lapo: unlabelled video becomes policies
+//!
+//! An inverse dynamics model (IDM) and a forward dynamics model (FDM, the world model) are trained together through a
+//! vector-quantised bottleneck, so that the IDM's output becomes a *latent action*: what happened between two frames. Every
+//! transition of every video is labelled with it. The method is LAPO ("Learning to Act without Actions", Schmidt & Jiang, ICLR 2024);
+//! around it stands a declarative, incremental, kill-safe pipeline, from video files to labelled Parquet.
+//!
+//! ## The way of the data
+//!
+//! ```text
+//! video --decode--> shard --window--> transition --IDM--> latent action
+//! video/            dataset/shard     dataset/window      stages/label
+//! ```
+//!
+//! One transition is the window o\[t-k\] .. o\[t\], o\[t+1\] (k = context, 1 in the paper); its latent action is what happened between
+//! o\[t\] and o\[t+1\]. A window never crosses an episode, a scene cut, a decode gap or a file.
+//!
+//! ## Rooms, in reading order
+//!
+//! | room | what happens there |
+//! |---|---|
+//! | [`video`] | a video file becomes frames |
+//! | [`dataset`] | frames become rows on disk; receipts and manifests say what is done |
+//! | [`models`] | tensors become tensors: the networks |
+//! | [`train`] | what every training stage shares |
+//! | [`stages`] | the paper, one file a step |
+//! | [`executor`] | tasks become receipts |
+//! | [`pipeline`] | a YAML file becomes a run |
+//! | [`query`] | SQL over datasets |
+//! | [`cli`] | people |
+//!
+//! ## Invariants (`tests/it/rooms.rs` holds them)
+//!
+//! - **`video`, `dataset` and `models` know no other room.** Models know nothing of Arrow, paths or YAML; `dataset` nothing of burn.
+//! - `train` knows `dataset` and `models`; `stages` also `video`. **A stage never calls another stage, reads YAML, prints, or picks
+//!   its output path.**
+//! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices.
+//! - **`executor` runs tasks, which are data, never closures.** `pipeline` never touches a tensor, a frame or a record batch.
+//! - Only `cli` prints, reads the environment or picks an exit code. Nothing depends on `cli`.
+//! - `unsafe` only in `video`, where libav forces it, and for the memory map in `dataset/store.rs`.
+//! - **Every decision on storage is one atomic create-if-absent**: no locks, no updates, nothing half.
+//!
+//! ## Where this departs from the first design
+//!
+//! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
+//! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
+//! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.
+//! - Copies of the same bytes under several names are separate videos, `#2` and so on added to their digest, so that each has rows.
+//!
+//! ## Example
+//!
+//! A pipeline is checked as a whole before anything runs, and every fault has a place:
+//!
+//! ```
+//! let text = "name: demo\nworkspace: runs/demo\nstages:\n  frames: { decode: { videos: [\"Cargo.toml\"], sise: 64 } }\n";
+//! let faults = lapo::pipeline::check::check("demo.yaml", text, &[]).unwrap_err();
+//! assert_eq!(
+//!     faults[0].to_string(),
+//!     "demo.yaml:4:47: stages.frames.decode.sise: unknown key `sise`\n  hint: did you mean `size`?"
+//! );
+//! ```
+
+pub mod cli;
+pub mod dataset;
+pub mod error;
+pub mod executor;
+pub mod models;
+pub mod pipeline;
+pub mod query;
+pub mod stages;
+pub mod train;
+pub mod video;
+
+pub use error::{Error, Result};

@@ -1,0 +1,252 @@
+//! The sizes of the networks, as plain data: what a pipeline's YAML and a weight file's metadata hold.
+//!
+//! Start with [`Preset`]: each names a full set of sizes that single fields may then override.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ModelError, Result};
+
+/// A named set of sizes; `lapo plan` shows what it stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// Trains on two CPU cores in minutes: IDM 1, FDM base 8, policy 1.
+    #[default]
+    Tiny,
+    /// Between the two: IDM 2, FDM base 12, policy 2.
+    Small,
+    /// The paper's networks, for a GPU: IDM 4, FDM base 24, policy 4.
+    Paper,
+}
+
+impl Preset {
+    /// The preset's IDM and FDM.
+    pub fn dynamics(self) -> DynamicsConfig {
+        let (idm_scale, fdm_base) = match self {
+            Preset::Tiny => (1, 8),
+            Preset::Small => (2, 12),
+            Preset::Paper => (4, 24),
+        };
+        DynamicsConfig { idm_scale, fdm_base, ..DynamicsConfig::default() }
+    }
+
+    /// The preset's latent policy, for the latent actions of `dynamics`.
+    pub fn policy(self, dynamics: &DynamicsConfig) -> PolicyConfig {
+        let scale = match self {
+            Preset::Tiny => 1,
+            Preset::Small => 2,
+            Preset::Paper => 4,
+        };
+        PolicyConfig { scale, latent_dim: dynamics.latent_dim(), frame_size: dynamics.frame_size, channels: dynamics.channels }
+    }
+}
+
+/// Sizes of the inverse and the forward dynamics model, which are trained together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DynamicsConfig {
+    /// Width of the IDM: its stages have 16, 32 and 32 channels times this. Default 1 (paper: 4).
+    pub idm_scale: usize,
+    /// Channels of the FDM's outermost layer; each level below has twice as many. Even. Default 8 (paper: 24).
+    pub fdm_base: usize,
+    /// Past frames seen beyond o\[t\]: a window has `context + 2` frames. Default 1, as in the paper.
+    pub context: usize,
+    /// Side of the square frames, in pixels: a power of two from 16 to 512. Default 64.
+    pub frame_size: usize,
+    /// Channels of a frame. Default 3 (RGB).
+    pub channels: usize,
+    /// The bottleneck between the two models.
+    pub vq: VqConfig,
+    /// What the FDM predicts. Default `change`.
+    pub predict: Predict,
+}
+
+impl Default for DynamicsConfig {
+    fn default() -> Self {
+        DynamicsConfig {
+            idm_scale: 1,
+            fdm_base: 8,
+            context: 1,
+            frame_size: 64,
+            channels: 3,
+            vq: VqConfig::default(),
+            predict: Predict::Change,
+        }
+    }
+}
+
+impl DynamicsConfig {
+    /// Length of a latent action.
+    pub fn latent_dim(&self) -> usize {
+        self.vq.codebooks * self.vq.positions * self.vq.dim
+    }
+
+    /// Number of codes that stand for one latent action.
+    pub fn codes(&self) -> usize {
+        self.vq.codebooks * self.vq.positions
+    }
+
+    /// Frames of one window: context, o\[t\] and o\[t+1\].
+    pub fn window(&self) -> usize {
+        self.context + 2
+    }
+
+    /// The published behaviour: frames are predicted, EMA counts start at zero, dead codes stay dead.
+    pub fn reference(self) -> Self {
+        let vq = VqConfig { start: CodebookStart::Uniform, ema_start: EmaStart::Zero, revive_after: 0, ..self.vq };
+        DynamicsConfig { vq, predict: Predict::Frame, ..self }
+    }
+
+    /// Says which field, if any, no network can have.
+    pub fn validate(&self) -> Result<()> {
+        positive("idm_scale", self.idm_scale)?;
+        positive("channels", self.channels)?;
+        check("fdm_base", self.fdm_base, self.fdm_base >= 2 && self.fdm_base.is_multiple_of(2), "an even number of at least 2")?;
+        // The U-Net halves the frame until 2 x 2 remain, so that its skips meet only for powers of two.
+        let size = self.frame_size;
+        check("frame_size", size, size.is_power_of_two() && (16..=512).contains(&size), "a power of two from 16 to 512")?;
+        self.vq.validate()
+    }
+}
+
+/// What the forward dynamics model predicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Predict {
+    /// The change from o\[t\], starting at none; the loss is relative to the batch's mean squared change.
+    // Differs from the paper: predicting the frame must first learn to copy it, and is 14 times worse than copying after 400 steps.
+    #[default]
+    Change,
+    /// The frame o\[t+1\] itself, as in the paper.
+    Frame,
+}
+
+/// The vector quantisation between IDM and FDM (VQ-VAE with moving averages).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VqConfig {
+    /// Independent codebooks. Default 2.
+    pub codebooks: usize,
+    /// Codes taken from each codebook per latent action. Default 4.
+    pub positions: usize,
+    /// Length of a codebook's vectors. Default 16.
+    pub dim: usize,
+    /// Vectors of each codebook, at most 65536. Default 64.
+    pub entries: usize,
+    /// Weight of the loss that pulls latent actions to their code. Default 0.05.
+    pub commitment: f64,
+    /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.999.
+    pub decay: f64,
+    /// Where the codebooks' vectors start. Default `batch`.
+    pub start: CodebookStart,
+    /// Where the moving averages start. Default `warm`.
+    pub ema_start: EmaStart,
+    /// Steps after which an unused code is moved to a latent action of the current batch; 0 never moves any. Default 100.
+    pub revive_after: u32,
+}
+
+impl Default for VqConfig {
+    fn default() -> Self {
+        VqConfig {
+            codebooks: 2,
+            positions: 4,
+            dim: 16,
+            entries: 64,
+            commitment: 0.05,
+            decay: 0.999,
+            start: CodebookStart::Batch,
+            ema_start: EmaStart::Warm,
+            revive_after: 100,
+        }
+    }
+}
+
+impl VqConfig {
+    fn validate(&self) -> Result<()> {
+        positive("vq.codebooks", self.codebooks)?;
+        positive("vq.positions", self.positions)?;
+        positive("vq.dim", self.dim)?;
+        check("vq.entries", self.entries, (2..=65536).contains(&self.entries), "2 to 65536")?;
+        check("vq.decay", self.decay, (0.0..1.0).contains(&self.decay), "a number in [0, 1)")?;
+        check("vq.commitment", self.commitment, self.commitment >= 0.0, "a number of at least 0")
+    }
+}
+
+/// Where the codebooks' vectors start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CodebookStart {
+    /// At latent actions of the first batch, so that all codes are within reach.
+    #[default]
+    Batch,
+    /// Uniform in ±5/entries, as published.
+    Uniform,
+}
+
+/// Where the codebooks' moving averages start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EmaStart {
+    /// Each code counts as used once, so that the first update moves the codebooks a little.
+    #[default]
+    Warm,
+    /// At zero, as published: the first update throws all unused codes far off, and codes collapse.
+    Zero,
+}
+
+/// Sizes of the latent policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// Width: the stages have 16, 32 and 32 channels times this (paper: 4).
+    pub scale: usize,
+    /// Length of the latent actions it was cloned from.
+    pub latent_dim: usize,
+    /// Side of the square frames, in pixels: a multiple of 8.
+    pub frame_size: usize,
+    /// Channels of a frame.
+    pub channels: usize,
+}
+
+impl PolicyConfig {
+    /// Says which field, if any, no network can have.
+    pub fn validate(&self) -> Result<()> {
+        positive("scale", self.scale)?;
+        positive("latent_dim", self.latent_dim)?;
+        positive("channels", self.channels)?;
+        let size = self.frame_size;
+        check("frame_size", size, size > 0 && size.is_multiple_of(8), "a multiple of 8")
+    }
+}
+
+fn positive(field: &'static str, seen: usize) -> Result<()> {
+    check(field, seen, seen > 0, "at least 1")
+}
+
+fn check(field: &'static str, seen: impl ToString, good: bool, expected: &str) -> Result<()> {
+    if good {
+        return Ok(());
+    }
+    Err(ModelError::Config { field, seen: seen.to_string(), expected: expected.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_valid() {
+        for preset in [Preset::Tiny, Preset::Small, Preset::Paper] {
+            assert!(preset.dynamics().validate().is_ok());
+            assert!(preset.policy(&preset.dynamics()).validate().is_ok());
+        }
+    }
+
+    #[test]
+    fn an_impossible_size_names_its_field() {
+        let config = DynamicsConfig { frame_size: 72, ..DynamicsConfig::default() };
+        let message = config.validate().expect_err("72 is no power of two").to_string();
+        assert_eq!(message, "use `frame_size: 72`: expected a power of two from 16 to 512");
+    }
+}

@@ -1,0 +1,178 @@
+//! The operations under autodiff: what each saves going forward and does going back.
+//!
+//! In: tensors of `Autodiff<B>`. Out: the same, with a step in the graph whose gradients come
+//! from [`ConvBackend`]'s backward operations on `B`.
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::autodiff::{NodeId, grads};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted};
+
+impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        skip: Option<FloatTensor<Self>>,
+        settings: ConvSettings,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node, weight.node, bias.node];
+        let (x, weight, bias) = (x.primitive, weight.primitive, bias.primitive);
+        let saved = (x.clone(), weight.clone(), settings);
+        match skip {
+            None => {
+                let out = B::fused_conv2d(x, weight, bias, None, settings);
+                match FusedConv2d.prepare::<C>(nodes).compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => prep.finish(saved, out),
+                    OpsKind::UnTracked(prep) => prep.finish(out),
+                }
+            }
+            Some(skip) => {
+                let [x_node, weight_node, bias_node] = nodes;
+                let nodes = [x_node, weight_node, bias_node, skip.node];
+                let out = B::fused_conv2d(x, weight, bias, Some(skip.primitive), settings);
+                match FusedConv2d.prepare::<C>(nodes).compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => prep.finish(saved, out),
+                    OpsKind::UnTracked(prep) => prep.finish(out),
+                }
+            }
+        }
+    }
+
+    fn double_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node, weight.node, bias.node];
+        let (x, weight) = (x.primitive, weight.primitive);
+        let saved = (x.clone(), weight.clone());
+        let out = B::double_conv2d(x, weight, bias.primitive);
+        match DoubleConv2d.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(saved, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn pool(x: FloatTensor<Self>, pool: Pool) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let (out, places) = B::pool(x.primitive.clone(), pool);
+        let saved = (x.primitive, places.clone(), pool);
+        let out = match MaxPool2d.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(saved, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        };
+        (out, places)
+    }
+
+    fn normalise(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> Normalised<Self> {
+        let nodes = [x.node, weight.node, bias.node];
+        let (x, weight) = (x.primitive, weight.primitive);
+        let found = B::normalise(x.clone(), weight.clone(), bias.primitive, epsilon);
+        let Normalised { out, mean, variance } = found;
+        let saved = (x, weight, mean.clone(), variance.clone(), epsilon);
+        let out = match Normalise.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(saved, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        };
+        Normalised { out, mean: Self::from_inner(mean), variance: Self::from_inner(variance) }
+    }
+
+    fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let out = B::fast_tanh(x.primitive);
+        match Tanh.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(out.clone(), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+}
+
+/// Parents: x, weight, bias and perhaps a skip.
+#[derive(Debug)]
+struct FusedConv2d;
+
+impl<B: ConvBackend, const N: usize> Backward<B, N> for FusedConv2d {
+    type State = (FloatTensor<B>, FloatTensor<B>, ConvSettings);
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (x, weight, settings) = ops.state;
+        if let Some(Some(skip)) = ops.parents.get(3) {
+            grads.register::<B>(skip.id, gradient.clone());
+        }
+        let id = |i: usize| ops.parents[i].as_ref().map(|node| node.id);
+        let ids = [id(0), id(1), id(2)];
+        let found = B::fused_conv2d_backward(x, weight, gradient, settings, wanted(ids));
+        register(found, ids, grads);
+    }
+}
+
+/// Parents: x, weight and bias.
+#[derive(Debug)]
+struct DoubleConv2d;
+
+impl<B: ConvBackend> Backward<B, 3> for DoubleConv2d {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (x, weight) = ops.state;
+        let id = |i: usize| ops.parents[i].as_ref().map(|node| node.id);
+        let ids = [id(0), id(1), id(2)];
+        let found = B::double_conv2d_backward(x, weight, gradient, wanted(ids));
+        register(found, ids, grads);
+    }
+}
+
+#[derive(Debug)]
+struct MaxPool2d;
+
+impl<B: ConvBackend> Backward<B, 1> for MaxPool2d {
+    type State = (FloatTensor<B>, IntTensor<B>, Pool);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+        let (x, places, pool) = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| B::pool_backward(x, places, gradient, pool));
+    }
+}
+
+/// Parents: x, weight and bias.
+#[derive(Debug)]
+struct Normalise;
+
+impl<B: ConvBackend> Backward<B, 3> for Normalise {
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (x, weight, mean, variance, epsilon) = ops.state;
+        let id = |i: usize| ops.parents[i].as_ref().map(|node| node.id);
+        let found = B::normalise_backward(x, weight, mean, variance, gradient, epsilon);
+        register(found, [id(0), id(1), id(2)], grads);
+    }
+}
+
+#[derive(Debug)]
+struct Tanh;
+
+impl<B: ConvBackend> Backward<B, 1> for Tanh {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| B::fast_tanh_backward(ops.state, gradient));
+    }
+}
+
+/// Which gradients to compute: those of parents in the graph; they are x, weight and bias.
+fn wanted(ids: [Option<NodeId>; 3]) -> Wanted {
+    let [x, weight, bias] = ids.map(|id| id.is_some());
+    Wanted { x, weight, bias }
+}
+
+/// Hands the gradients to the parents they were wanted for.
+fn register<B: Backend>(found: Gradients<B>, ids: [Option<NodeId>; 3], grads: &mut grads::Gradients) {
+    for (id, gradient) in ids.into_iter().zip([found.x, found.weight, found.bias]) {
+        if let (Some(id), Some(gradient)) = (id, gradient) {
+            grads.register::<B>(id, gradient);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The same operations out of burn's own: for backends without better, and for shapes and
+//! types the fast ones do not take.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, IntTensor};
+use burn::tensor::{Shape, Tensor, TensorMetadata};
+
+use super::{ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float};
+
+/// See [`ConvBackend::fused_conv2d`](super::ConvBackend::fused_conv2d).
+pub(super) fn conv2d<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    skip: Option<FloatTensor<B>>,
+    settings: ConvSettings,
+) -> FloatTensor<B> {
+    let x = if settings.relu { B::relu(x) } else { x };
+    let out = B::conv2d(x, weight, Some(bias), options(settings));
+    match skip {
+        Some(skip) => B::float_add(skip, out),
+        None => out,
+    }
+}
+
+/// See [`ConvBackend::fused_conv2d_backward`](super::ConvBackend::fused_conv2d_backward).
+pub(super) fn conv2d_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    settings: ConvSettings,
+    wanted: Wanted,
+) -> Gradients<B> {
+    let x = if settings.relu { B::relu(x) } else { x };
+    Gradients {
+        x: wanted.x.then(|| {
+            let options = options(settings);
+            let dx = B::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), options);
+            match settings.relu {
+                true => B::relu_backward(x.clone(), dx),
+                false => dx,
+            }
+        }),
+        weight: wanted.weight.then(|| {
+            let options = options(settings);
+            B::conv2d_weight_backward(x.clone(), weight, gradient.clone(), options)
+        }),
+        bias: wanted.bias.then(|| sum_channels::<B>(gradient)),
+    }
+}
+
+/// See [`ConvBackend::double_conv2d`](super::ConvBackend::double_conv2d).
+pub(super) fn double_conv2d<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    B::conv_transpose2d(x, weight, Some(bias), double_options())
+}
+
+/// See [`ConvBackend::double_conv2d_backward`](super::ConvBackend::double_conv2d_backward).
+pub(super) fn double_conv2d_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    wanted: Wanted,
+) -> Gradients<B> {
+    Gradients {
+        x: wanted.x.then(|| {
+            let options = double_options();
+            B::conv_transpose2d_x_backward(weight.clone(), gradient.clone(), options)
+        }),
+        weight: wanted.weight.then(|| {
+            let options = double_options();
+            B::conv_transpose2d_weight_backward(x, weight, gradient.clone(), options)
+        }),
+        bias: wanted.bias.then(|| sum_channels::<B>(gradient)),
+    }
+}
+
+fn double_options() -> ConvTransposeOptions<2> {
+    ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1)
+}
+
+/// See [`ConvBackend::pool`](super::ConvBackend::pool).
+pub(super) fn pool<B: Backend>(x: FloatTensor<B>, pool: Pool) -> (FloatTensor<B>, IntTensor<B>) {
+    let Pool { kernel, stride, padding } = pool;
+    let found = B::max_pool2d_with_indices(x, [kernel; 2], [stride; 2], [padding; 2], [1; 2], false);
+    (found.output, found.indices)
+}
+
+/// See [`ConvBackend::pool_backward`](super::ConvBackend::pool_backward).
+pub(super) fn pool_backward<B: Backend>(x: FloatTensor<B>, places: IntTensor<B>, gradient: FloatTensor<B>, pool: Pool) -> FloatTensor<B> {
+    let (kernel, stride, padding) = ([pool.kernel; 2], [pool.stride; 2], [pool.padding; 2]);
+    let found = B::max_pool2d_with_indices_backward(x, kernel, stride, padding, [1; 2], false, gradient, places);
+    found.x_grad
+}
+
+/// See [`ConvBackend::normalise`](super::ConvBackend::normalise).
+pub(super) fn normalise<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>, epsilon: f64) -> Normalised<B> {
+    let x: Tensor<B, 4> = from_float(x);
+    let mean = mean_channels(x.clone());
+    let centred = x - mean.clone();
+    let variance = mean_channels(centred.clone().square());
+    let scale = wide(from_float(weight)) / variance.clone().add_scalar(epsilon).sqrt();
+    Normalised {
+        out: into_float(centred * scale + wide(from_float(bias))),
+        mean: into_float(mean.flatten::<1>(0, 3)),
+        variance: into_float(variance.flatten::<1>(0, 3)),
+    }
+}
+
+/// See [`ConvBackend::normalise_backward`](super::ConvBackend::normalise_backward).
+pub(super) fn normalise_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    [mean, variance]: [FloatTensor<B>; 2],
+    gradient: FloatTensor<B>,
+    epsilon: f64,
+) -> Gradients<B> {
+    let deviation = wide(from_float(variance)).add_scalar(epsilon).sqrt();
+    let normal = (from_float::<B, 4>(x) - wide(from_float(mean))) / deviation.clone();
+    let gradient: Tensor<B, 4> = from_float(gradient);
+    let along = gradient.clone() * normal.clone();
+    let level = mean_channels(gradient.clone());
+    let slope = mean_channels(along.clone());
+    let dx = (gradient.clone() - level - normal * slope) * wide(from_float(weight)) / deviation;
+    Gradients {
+        x: Some(into_float(dx)),
+        weight: Some(sum_channels::<B>(into_float(along))),
+        bias: Some(sum_channels::<B>(into_float(gradient))),
+    }
+}
+
+/// See [`ConvBackend::fast_tanh_backward`](super::ConvBackend::fast_tanh_backward).
+pub(super) fn tanh_backward<B: Backend>(out: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
+    let square = B::float_mul(out.clone(), out);
+    B::float_sub(gradient.clone(), B::float_mul(square, gradient))
+}
+
+/// `[channel]` as `[1, channel, 1, 1]`.
+fn wide<B: Backend>(tensor: Tensor<B, 1>) -> Tensor<B, 4> {
+    let [channels] = tensor.dims();
+    tensor.reshape([1, channels, 1, 1])
+}
+
+/// The mean over all but channels, `[1, channel, 1, 1]`.
+fn mean_channels<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 4> {
+    tensor.mean_dim(0).mean_dim(2).mean_dim(3)
+}
+
+/// Sums `[batch, channel, height, width]` to `[channel]`.
+fn sum_channels<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    let channels = tensor.shape()[1];
+    let sum = [0, 2, 3].into_iter().fold(tensor, B::float_sum_dim);
+    B::float_reshape(sum, Shape::new([channels]))
+}
+
+fn options(settings: ConvSettings) -> ConvOptions<2> {
+    ConvOptions::new([settings.stride; 2], [settings.padding; 2], [1, 1], 1)
+}

@@ -1,0 +1,200 @@
+//! The CPU backend's operations: tensors to slices and back.
+//!
+//! In and out: f32 tensors. What the fast operations do not take (other types, kernels above
+//! 3x3, strides) goes to burn's own.
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::ops::FloatTensorOps;
+use burn::tensor::{DType, TensorData, TensorMetadata};
+
+use super::batch::{Layer, LayerGradients, Upscale};
+use super::plane::Plane;
+use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, norm, tanh};
+
+/// Positions of an image below which burn's plain matrix product is faster. It is the image that
+/// decides, not the batch, so that an image's output does not depend on what it is batched with.
+const POSITIONS: usize = 16;
+
+impl ConvBackend for Flex {
+    fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, skip: Option<FlexTensor>, settings: ConvSettings) -> FlexTensor {
+        let Some(layer) = convolution(&x, &weight, settings) else {
+            return fallback::conv2d::<Flex>(x, weight, bias, skip, settings);
+        };
+        let ([batch, ..], [height, width]) = (x.shape().dims::<4>(), layer.plane.output());
+        let skip = skip.map(|skip| skip.to_contiguous());
+        let skip = skip.as_ref().map_or(&[][..], |skip| skip.storage::<f32>());
+        let len = batch * layer.outputs * height * width;
+        assert!(skip.is_empty() || skip.len() == len, "a skip of {} values is added to {len}", skip.len());
+        let out = forward(&layer, &x, &weight, &bias, skip);
+        tensor(out, [batch, layer.outputs, height, width])
+    }
+
+    fn fused_conv2d_backward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        settings: ConvSettings,
+        wanted: Wanted,
+    ) -> Gradients<Flex> {
+        match convolution(&x, &weight, settings) {
+            Some(layer) => backward(&layer, &x, &weight, &gradient, wanted),
+            None => fallback::conv2d_backward::<Flex>(x, weight, gradient, settings, wanted),
+        }
+    }
+
+    fn double_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let Some(layer) = doubling(&x, &weight) else {
+            return fallback::double_conv2d::<Flex>(x, weight, bias);
+        };
+        let [batch, _, height, width] = x.shape().dims();
+        let out = forward(&layer, &x, &weight, &bias, &[]);
+        tensor(out, [batch, layer.outputs / 4, 2 * height, 2 * width])
+    }
+
+    fn double_conv2d_backward(x: FlexTensor, weight: FlexTensor, gradient: FlexTensor, wanted: Wanted) -> Gradients<Flex> {
+        match doubling(&x, &weight) {
+            Some(layer) => backward(&layer, &x, &weight, &gradient, wanted),
+            None => fallback::double_conv2d_backward::<Flex>(x, weight, gradient, wanted),
+        }
+    }
+
+    fn pool(x: FlexTensor, pool: Pool) -> (FlexTensor, FlexTensor) {
+        let [batch, channels, height, width] = x.shape().dims();
+        if !poolable(&x, pool) {
+            return fallback::pool::<Flex>(x, pool);
+        }
+        let x = x.to_contiguous();
+        let (maxima, places) = pool.forward(x.storage(), [height, width]);
+        let [height, width] = pool.output([height, width]);
+        let shape = [batch, channels, height, width];
+        let places = FlexTensor::from_data(TensorData::new(places, shape));
+        (tensor(maxima, shape), places)
+    }
+
+    fn pool_backward(x: FlexTensor, places: FlexTensor, gradient: FlexTensor, pool: Pool) -> FlexTensor {
+        let shape: [usize; 4] = x.shape().dims();
+        if !poolable(&x, pool) {
+            return fallback::pool_backward::<Flex>(x, places, gradient, pool);
+        }
+        let gradient = gradient.to_contiguous();
+        let size = [shape[2], shape[3]];
+        tensor(pool.backward(gradient.storage(), places.storage(), size), shape)
+    }
+
+    fn normalise(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, epsilon: f64) -> Normalised<Flex> {
+        let shape: [usize; 4] = x.shape().dims();
+        if !single(&x, &weight) || empty(&x) {
+            return fallback::normalise::<Flex>(x, weight, bias, epsilon);
+        }
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let (weight, bias) = (weight.storage(), bias.storage());
+        let pixels = shape[2] * shape[3];
+        let (out, mean, variance) = norm::forward(x.storage(), weight, bias, pixels, epsilon);
+        Normalised { out: tensor(out, shape), mean: tensor(mean, [shape[1]]), variance: tensor(variance, [shape[1]]) }
+    }
+
+    fn normalise_backward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        gradient: FlexTensor,
+        epsilon: f64,
+    ) -> Gradients<Flex> {
+        let shape: [usize; 4] = x.shape().dims();
+        if !single(&x, &weight) || empty(&x) {
+            let moments = [mean, variance];
+            return fallback::normalise_backward::<Flex>(x, weight, moments, gradient, epsilon);
+        }
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let gradient = gradient.to_contiguous();
+        let (dx, dw, db) = norm::backward(
+            x.storage(),
+            weight.storage(),
+            [mean.storage(), variance.storage()],
+            gradient.storage(),
+            shape[2] * shape[3],
+            epsilon,
+        );
+        Gradients { x: Some(tensor(dx, shape)), weight: Some(tensor(dw, [shape[1]])), bias: Some(tensor(db, [shape[1]])) }
+    }
+
+    fn fast_tanh(x: FlexTensor) -> FlexTensor {
+        if x.dtype() != DType::F32 {
+            return Flex::float_tanh(x);
+        }
+        let x = x.to_contiguous();
+        let out = tanh::forward(x.storage());
+        FlexTensor::from_data(TensorData::new(out, x.shape()))
+    }
+
+    fn fast_tanh_backward(out: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+        if out.dtype() != DType::F32 {
+            return fallback::tanh_backward::<Flex>(out, gradient);
+        }
+        let gradient = gradient.to_contiguous();
+        let dx = tanh::backward(out.storage(), gradient.storage());
+        FlexTensor::from_data(TensorData::new(dx, out.shape()))
+    }
+}
+
+/// Whether the pooling is done here; windows must have at least one pixel each.
+fn poolable(x: &FlexTensor, pool: Pool) -> bool {
+    let [_, _, height, width] = x.shape().dims();
+    let fits = height.min(width) + 2 * pool.padding >= pool.kernel;
+    let full = 2 * pool.padding <= pool.kernel && pool.kernel <= 15;
+    fits && full && x.dtype() == DType::F32 && !empty(x)
+}
+
+fn empty(x: &FlexTensor) -> bool {
+    x.shape().num_elements() == 0
+}
+
+/// The layer, if it is one of the fast ones.
+fn convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> Option<Layer> {
+    let [outputs, inputs, kernel, kernel_width] = weight.shape().dims();
+    let ConvSettings { padding, stride, relu } = settings;
+    let [_, channels, height, width] = x.shape().dims();
+    let fits = padding < kernel && height.min(width) + 2 * padding >= kernel;
+    let fast = stride == 1 && kernel == kernel_width && kernel <= 3 && fits && channels == inputs;
+    let plane = Plane { height, width, padding, kernel };
+    let large = outputs > 0 && !empty(x) && plane.area() >= POSITIONS;
+    (fast && large && single(x, weight)).then_some(Layer { plane, inputs, outputs, relu, upscale: Upscale::None })
+}
+
+/// The transposed convolution as a layer, if it is a fast one.
+fn doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
+    let ([inputs, outputs, rows, columns], [_, channels, height, width]) = (weight.shape().dims(), x.shape().dims());
+    let fits = (rows, columns, channels) == (2, 2, inputs);
+    let plane = Plane { height, width, padding: 0, kernel: 1 };
+    let large = outputs > 0 && !empty(x) && plane.area() >= POSITIONS;
+    (fits && large && single(x, weight)).then_some(Layer { plane, inputs, outputs: 4 * outputs, relu: false, upscale: Upscale::Double })
+}
+
+fn single(x: &FlexTensor, weight: &FlexTensor) -> bool {
+    x.dtype() == DType::F32 && weight.dtype() == DType::F32
+}
+
+fn forward(layer: &Layer, x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, skip: &[f32]) -> Vec<f32> {
+    let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+    layer.forward(x.storage(), weight.storage(), bias.storage(), skip)
+}
+
+fn backward(layer: &Layer, x: &FlexTensor, weight: &FlexTensor, gradient: &FlexTensor, wanted: Wanted) -> Gradients<Flex> {
+    let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+    let gradient = gradient.to_contiguous();
+    let want = [wanted.x, wanted.weight, wanted.bias];
+    let found = layer.backward(x.storage(), weight.storage(), gradient.storage(), want);
+    let LayerGradients { x: dx, weight: dw, bias: db } = found;
+    let channels = db.len();
+    Gradients {
+        x: wanted.x.then(|| tensor(dx, x.shape().dims::<4>())),
+        weight: wanted.weight.then(|| tensor(dw, weight.shape().dims::<4>())),
+        bias: wanted.bias.then(|| tensor(db, [channels])),
+    }
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
+}

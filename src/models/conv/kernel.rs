@@ -1,0 +1,284 @@
+//! The inner loops: lines in, lines out, the widest SIMD the processor has.
+//!
+//! A convolution on lines (see [`Plane`](super::plane::Plane)) is
+//! `output[o][p] = sum over c, ky, kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]`, so
+//! a tile of outputs stays in registers while shifted input is streamed past it: no im2col, no
+//! packing of the input. Start at [`Convolve`] and [`Correlate`]; `Arch::new().dispatch(..)`
+//! runs either. The order of every sum depends on shapes and on the processor's lanes alone.
+
+use macerator::{Simd, Vector, WithSimd};
+use rayon::prelude::*;
+
+use super::plane::TILE;
+
+/// Output channels a tile holds.
+pub(super) const OUTPUTS: usize = 4;
+/// Positions of a line that [`Correlate`] goes through before it turns to other channels.
+const BLOCK: usize = 20 * TILE;
+/// Registers of one line that [`Correlate`] takes in one step; `UNROLL` of them divide [`TILE`].
+const UNROLL: usize = 3;
+
+/// Convolves lines.
+pub(super) struct Convolve<'a> {
+    /// Weights as [`pack`] leaves them.
+    pub weight: &'a [f32],
+    /// `[channel, line]`
+    pub input: &'a [f32],
+    /// `[output channel rounded up to OUTPUTS, positions]`, overwritten whole.
+    pub output: &'a mut [f32],
+    /// Values in an input line.
+    pub line: usize,
+    /// Positions in an output line, a multiple of [`TILE`].
+    pub positions: usize,
+    /// Positions from one row to the next.
+    pub row: usize,
+    /// Rows and columns of the kernel: 1, 2 or 3.
+    pub kernel: usize,
+}
+
+impl WithSimd for Convolve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        match self.kernel {
+            1 => self.run::<S, 1>(),
+            2 => self.run::<S, 2>(),
+            3 => self.run::<S, 3>(),
+            kernel => unreachable!("no inner loop for a kernel of {kernel}"),
+        }
+    }
+}
+
+impl Convolve<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const K: usize>(mut self) {
+        let lanes = S::lanes32();
+        let mut start = 0;
+        // 512-bit registers come in 32, narrower ones in 16 on most processors.
+        if lanes >= 16 {
+            while start + 6 * lanes <= self.positions {
+                self.column::<S, K, 6>(start);
+                start += 6 * lanes;
+            }
+        }
+        while start < self.positions {
+            self.column::<S, K, 3>(start);
+            start += 3 * lanes;
+        }
+    }
+
+    /// All output channels at `V` registers of positions.
+    #[inline(always)]
+    fn column<S: Simd, const K: usize, const V: usize>(&mut self, start: usize) {
+        let taps = self.input.len() / self.line * K * K * OUTPUTS;
+        let lanes = S::lanes32();
+        for (block, weight) in self.weight.chunks_exact(taps).enumerate() {
+            let tile = self.tile::<S, K, V>(weight, start);
+            for (o, sums) in tile.iter().enumerate() {
+                let at = (block * OUTPUTS + o) * self.positions + start;
+                let output = &mut self.output[at..][..V * lanes];
+                for (v, sum) in sums.iter().enumerate() {
+                    store::<S>(*sum, &mut output[v * lanes..][..lanes]);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const K: usize, const V: usize>(&self, weight: &[f32], start: usize) -> [[Vector<S, f32>; V]; OUTPUTS] {
+        let lanes = S::lanes32();
+        let mut sums = [[splat::<S>(0.0); V]; OUTPUTS];
+        let mut shifted = [splat::<S>(0.0); V];
+        let lines = self.input.chunks_exact(self.line);
+        for (line, weight) in lines.zip(weight.chunks_exact(K * K * OUTPUTS)) {
+            for (ky, weight) in weight.chunks_exact(K * OUTPUTS).enumerate() {
+                let input = &line[start + ky * self.row..][..V * lanes + K - 1];
+                for kx in 0..K {
+                    for (v, shifted) in shifted.iter_mut().enumerate() {
+                        *shifted = load::<S>(&input[kx + v * lanes..]);
+                    }
+                    for (o, sums) in sums.iter_mut().enumerate() {
+                        let weight = splat::<S>(weight[kx * OUTPUTS + o]);
+                        for (sum, shifted) in sums.iter_mut().zip(shifted) {
+                            *sum = weight.mul_add(shifted, *sum);
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Adds up the weights' gradient: `sums[o][c][ky][kx] += sum over p of
+/// gradient[o][p] * input[c][p + ky * row + kx]`.
+pub(super) struct Correlate<'a> {
+    /// `[output channel, line]`, its first position first.
+    pub gradient: &'a [f32],
+    /// Values in a gradient line.
+    pub gradient_line: usize,
+    /// `[channel, line]`
+    pub input: &'a [f32],
+    /// Values in an input line.
+    pub line: usize,
+    /// `[output channel, channel, kernel, kernel]`
+    pub sums: &'a mut [f32],
+    /// Positions, a multiple of [`TILE`].
+    pub positions: usize,
+    /// Positions from one row to the next.
+    pub row: usize,
+    /// Rows and columns of the kernel: 1, 2 or 3.
+    pub kernel: usize,
+}
+
+impl WithSimd for Correlate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        // Kernel columns times input channels of a tile: what the registers hold.
+        match (self.kernel, S::lanes32() >= 16) {
+            (1, true) => self.run::<S, 1, 6>(),
+            (2, true) => self.run::<S, 2, 3>(),
+            (3, true) => self.run::<S, 3, 2>(),
+            (1, false) => self.run::<S, 1, 2>(),
+            (2, false) => self.run::<S, 2, 1>(),
+            (3, false) => self.run::<S, 3, 1>(),
+            (kernel, _) => unreachable!("no inner loop for a kernel of {kernel}"),
+        }
+    }
+}
+
+impl Correlate<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const K: usize, const C: usize>(self) {
+        let channels = self.input.len() / self.line;
+        let outputs = self.sums.len() / (channels * K * K);
+        for start in (0..self.positions).step_by(BLOCK) {
+            let steps = start..self.positions.min(start + BLOCK);
+            for o in (0..outputs).step_by(OUTPUTS) {
+                for c in (0..channels).step_by(C) {
+                    for ky in 0..K {
+                        // Past the last channel a tile repeats it and drops the result.
+                        let rows: [_; OUTPUTS] = std::array::from_fn(|i| (o + i).min(outputs - 1) * self.gradient_line);
+                        let lines: [_; C] = std::array::from_fn(|i| (c + i).min(channels - 1) * self.line + ky * self.row);
+                        let tile = self.tile::<S, K, C>(rows, lines, steps.clone());
+                        for (i, tile) in tile.iter().enumerate().take(outputs - o) {
+                            for (j, tile) in tile.iter().enumerate().take(channels - c) {
+                                let at = (((o + i) * channels + c + j) * K + ky) * K;
+                                for (sum, part) in self.sums[at..at + K].iter_mut().zip(tile) {
+                                    *sum += part.reduce_add();
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const K: usize, const C: usize>(
+        &self,
+        rows: [usize; OUTPUTS],
+        lines: [usize; C],
+        steps: std::ops::Range<usize>,
+    ) -> [[[Vector<S, f32>; K]; C]; OUTPUTS] {
+        let lanes = S::lanes32();
+        let mut sums = [[[splat::<S>(0.0); K]; C]; OUTPUTS];
+        for at in steps.step_by(UNROLL * lanes) {
+            // One bounds check a channel for UNROLL registers.
+            let gradients: [_; OUTPUTS] = std::array::from_fn(|o| &self.gradient[rows[o] + at..][..UNROLL * lanes]);
+            let inputs: [_; C] = std::array::from_fn(|c| &self.input[lines[c] + at..][..UNROLL * lanes + K - 1]);
+            for u in 0..UNROLL {
+                let mut gradient = [splat::<S>(0.0); OUTPUTS];
+                for (gradient, from) in gradient.iter_mut().zip(gradients) {
+                    *gradient = load::<S>(&from[u * lanes..]);
+                }
+                for (c, input) in inputs.iter().enumerate() {
+                    for kx in 0..K {
+                        let input = load::<S>(&input[u * lanes + kx..]);
+                        for (sums, gradient) in sums.iter_mut().zip(gradient) {
+                            sums[c][kx] = gradient.mul_add(input, sums[c][kx]);
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Adds up each line: the bias's gradient.
+pub(super) struct SumLines<'a> {
+    /// `[output channel, line]`
+    pub lines: &'a [f32],
+    /// Values in a line.
+    pub line: usize,
+    /// `[output channel]`, added to.
+    pub sums: &'a mut [f32],
+}
+
+impl WithSimd for SumLines<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let lanes = S::lanes32();
+        for (sum, line) in self.sums.iter_mut().zip(self.lines.chunks_exact(self.line)) {
+            let mut parts = [splat::<S>(0.0); 4];
+            let mut chunks = line.chunks_exact(4 * lanes);
+            for chunk in &mut chunks {
+                for (v, part) in parts.iter_mut().enumerate() {
+                    *part += load::<S>(&chunk[v * lanes..]);
+                }
+            }
+            let [a, b, c, d] = parts;
+            *sum += ((a + b) + (c + d)).reduce_add() + chunks.remainder().iter().sum::<f32>();
+        }
+    }
+}
+
+/// Orders weights as the tiles read them: `[block of OUTPUTS, channel, kernel, kernel, OUTPUTS]`,
+/// zero past the last output channel. `weight(o, c)` is a kernel; `reverse` turns it by half.
+pub(super) fn pack<'a>(
+    outputs: usize,
+    channels: usize,
+    taps: usize,
+    reverse: bool,
+    weight: impl Fn(usize, usize) -> &'a [f32] + Sync,
+) -> Vec<f32> {
+    let block = channels * taps * OUTPUTS;
+    let mut packed = vec![0.0; outputs.div_ceil(OUTPUTS) * block];
+    packed.par_chunks_mut(block).enumerate().for_each(|(b, packed)| {
+        for (c, packed) in packed.chunks_exact_mut(taps * OUTPUTS).enumerate() {
+            for o in b * OUTPUTS..outputs.min((b + 1) * OUTPUTS) {
+                let packed = packed[o % OUTPUTS..].iter_mut().step_by(OUTPUTS);
+                let kernel = &weight(o, c)[..taps];
+                match reverse {
+                    true => packed.zip(kernel.iter().rev()).for_each(|(to, v)| *to = *v),
+                    false => packed.zip(kernel).for_each(|(to, v)| *to = *v),
+                }
+            }
+        }
+    });
+    packed
+}
+
+#[inline(always)]
+fn splat<S: Simd>(value: f32) -> Vector<S, f32> {
+    macerator::Scalar::splat(value)
+}
+
+/// Loads the first lanes of `from`.
+#[inline(always)]
+fn load<S: Simd>(from: &[f32]) -> Vector<S, f32> {
+    bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..S::lanes32()]))
+}
+
+/// Stores into `to`, which has as many values as there are lanes.
+#[inline(always)]
+fn store<S: Simd>(value: Vector<S, f32>, to: &mut [f32]) {
+    bytemuck::cast_slice_mut(to).copy_from_slice(bytemuck::bytes_of(&value));
+}

@@ -1,0 +1,276 @@
+//! The layers' heavy operations, fast on CPUs: the burn backends we use, extended.
+//!
+//! In: `Tensor<B, 4>` of any backend `B: ConvBackend`, with or without autodiff. Out: what
+//! burn's own operations give, to rounding. Start at [`conv2d`]; [`ConvBackend`] lists what a
+//! backend may do better, and by default leaves to burn.
+//!
+//! On flex, the CPU backend, [`plane`] lays images out as lines, [`kernel`] convolves lines and
+//! [`batch`] spreads a batch over the cores; [`flex`] and [`autodiff`] tie that to burn. Results
+//! are bitwise the same for any number of threads: how sums are split depends on shapes alone.
+
+mod autodiff;
+mod batch;
+mod fallback;
+mod flex;
+mod kernel;
+mod norm;
+mod plane;
+mod pool;
+mod tanh;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{Tensor, TensorPrimitive};
+
+pub use pool::Pool;
+
+/// How a convolution reads its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvSettings {
+    /// Zeros around the image.
+    pub padding: usize,
+    /// Step from one output pixel to the next, in input pixels.
+    pub stride: usize,
+    /// Whether negative inputs count as zero, as after a ReLU.
+    pub relu: bool,
+}
+
+/// Which of a layer's gradients are needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The input's gradient.
+    pub x: bool,
+    /// The weight's gradient.
+    pub weight: bool,
+    /// The bias's gradient.
+    pub bias: bool,
+}
+
+/// A layer's gradients, those that were [`Wanted`].
+#[derive(Clone, Debug)]
+pub struct Gradients<B: Backend> {
+    /// The input's gradient.
+    pub x: Option<FloatTensor<B>>,
+    /// The weight's gradient.
+    pub weight: Option<FloatTensor<B>>,
+    /// The bias's gradient.
+    pub bias: Option<FloatTensor<B>>,
+}
+
+/// A backend with its own way to convolve; what it does not override, burn does.
+pub trait ConvBackend: Backend {
+    /// Convolves, after a ReLU if the settings say so, and adds `skip` if there is one.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`
+    /// - `weight`: `[out, in, kernel, kernel]`, `bias`: `[out]`
+    /// - `skip` and output: `[batch, out, height', width']`
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        skip: Option<FloatTensor<Self>>,
+        settings: ConvSettings,
+    ) -> FloatTensor<Self> {
+        fallback::conv2d::<Self>(x, weight, bias, skip, settings)
+    }
+
+    /// The gradients of [`fused_conv2d`](Self::fused_conv2d), given its output's (`skip`'s
+    /// gradient is the output's).
+    fn fused_conv2d_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        settings: ConvSettings,
+        wanted: Wanted,
+    ) -> Gradients<Self> {
+        fallback::conv2d_backward::<Self>(x, weight, gradient, settings, wanted)
+    }
+
+    /// The transposed convolution of a 2x2 kernel with stride two: doubles the image.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`
+    /// - `weight`: `[in, out, 2, 2]`, `bias`: `[out]`
+    /// - output: `[batch, out, 2 * height, 2 * width]`
+    fn double_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::double_conv2d::<Self>(x, weight, bias)
+    }
+
+    /// The gradients of [`double_conv2d`](Self::double_conv2d), given its output's.
+    fn double_conv2d_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        wanted: Wanted,
+    ) -> Gradients<Self> {
+        fallback::double_conv2d_backward::<Self>(x, weight, gradient, wanted)
+    }
+
+    /// The maxima of an image's windows, and where they were, for the way back only.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, channel, height, width]`
+    /// - both outputs: `[batch, channel, height', width']`
+    fn pool(x: FloatTensor<Self>, pool: Pool) -> (FloatTensor<Self>, IntTensor<Self>) {
+        fallback::pool::<Self>(x, pool)
+    }
+
+    /// The gradient of [`pool`](Self::pool)'s input.
+    fn pool_backward(x: FloatTensor<Self>, places: IntTensor<Self>, gradient: FloatTensor<Self>, pool: Pool) -> FloatTensor<Self> {
+        fallback::pool_backward::<Self>(x, places, gradient, pool)
+    }
+
+    /// Normalises each channel by the batch's mean and variance, which are returned too.
+    ///
+    /// # Shapes
+    /// - `x` and output: `[batch, channel, height, width]`
+    /// - `weight`, `bias`, mean and biased variance: `[channel]`
+    fn normalise(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> Normalised<Self> {
+        fallback::normalise::<Self>(x, weight, bias, epsilon)
+    }
+
+    /// The gradients of [`normalise`](Self::normalise), given its output's.
+    fn normalise_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> Gradients<Self> {
+        fallback::normalise_backward::<Self>(x, weight, [mean, variance], gradient, epsilon)
+    }
+
+    /// The hyperbolic tangent.
+    fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_tanh(x)
+    }
+
+    /// The gradient of [`fast_tanh`](Self::fast_tanh)'s input, given its output.
+    fn fast_tanh_backward(out: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::tanh_backward::<Self>(out, gradient)
+    }
+}
+
+/// What [`ConvBackend::normalise`] returns.
+#[derive(Clone, Debug)]
+pub struct Normalised<B: Backend> {
+    /// The normalised values.
+    pub out: FloatTensor<B>,
+    /// Each channel's mean; no gradient flows through it.
+    pub mean: FloatTensor<B>,
+    /// Each channel's biased variance; no gradient flows through it.
+    pub variance: FloatTensor<B>,
+}
+
+#[cfg(feature = "cuda")]
+impl ConvBackend for burn_cuda::Cuda {}
+
+/// Convolves images.
+///
+/// # Shapes
+/// - `x`: `[batch, in, height, width]`
+/// - `weight`: `[out, in, kernel, kernel]`, `bias`: `[out]`
+/// - output: `[batch, out, height', width']`, where
+///   `height' = (height + 2 * padding - kernel) / stride + 1`
+pub fn conv2d<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    padding: usize,
+    stride: usize,
+) -> Tensor<B, 4> {
+    let settings = ConvSettings { padding, stride, relu: false };
+    fused(x, weight, bias, None, settings)
+}
+
+/// `conv2d(relu(x))` with stride one, without writing `relu(x)` down.
+///
+/// # Shapes
+/// As [`conv2d`].
+pub fn relu_conv2d<B: ConvBackend>(x: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Option<Tensor<B, 1>>, padding: usize) -> Tensor<B, 4> {
+    fused(x, weight, bias, None, ConvSettings { padding, stride: 1, relu: true })
+}
+
+/// `skip + conv2d(relu(x))` with stride one: the end of a residual block.
+///
+/// # Shapes
+/// As [`conv2d`]; `skip` is shaped like the output.
+pub fn relu_conv2d_add<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    padding: usize,
+    skip: Tensor<B, 4>,
+) -> Tensor<B, 4> {
+    fused(x, weight, bias, Some(skip), ConvSettings { padding, stride: 1, relu: true })
+}
+
+/// Transposed convolution of a 2x2 kernel with stride two: doubles the image.
+///
+/// # Shapes
+/// - `x`: `[batch, in, height, width]`
+/// - `weight`: `[in, out, 2, 2]`, `bias`: `[out]`
+/// - output: `[batch, out, 2 * height, 2 * width]`
+pub fn double_conv2d<B: ConvBackend>(x: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 4> {
+    let [_, outputs, ..] = weight.dims();
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([outputs], &x.device()));
+    from_float(B::double_conv2d(into_float(x), into_float(weight), into_float(bias)))
+}
+
+/// Max pooling.
+///
+/// # Shapes
+/// - `x`: `[batch, channel, height, width]`
+/// - output: `[batch, channel, height', width']`, sizes as [`Pool::output`] says
+pub fn max_pool2d<B: ConvBackend>(x: Tensor<B, 4>, pool: Pool) -> Tensor<B, 4> {
+    from_float(B::pool(into_float(x), pool).0)
+}
+
+/// Normalises each channel by the batch's own mean and variance: batch normalisation in training.
+///
+/// Returns the output, and the mean and the biased variance for running statistics; no gradient
+/// flows through these two.
+///
+/// # Shapes
+/// - `x` and output: `[batch, channel, height, width]`
+/// - `weight`, `bias`, mean and variance: `[channel]`
+pub fn batch_norm<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    epsilon: f64,
+) -> (Tensor<B, 4>, Tensor<B, 1>, Tensor<B, 1>) {
+    let found = B::normalise(into_float(x), into_float(weight), into_float(bias), epsilon);
+    let Normalised { out, mean, variance } = found;
+    (from_float(out), from_float(mean), from_float(variance))
+}
+
+/// The hyperbolic tangent, right to 5e-7 of its value.
+pub fn tanh<B: ConvBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    from_float(B::fast_tanh(into_float(x)))
+}
+
+fn fused<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    skip: Option<Tensor<B, 4>>,
+    settings: ConvSettings,
+) -> Tensor<B, 4> {
+    let [outputs, ..] = weight.dims();
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([outputs], &x.device()));
+    from_float(B::fused_conv2d(into_float(x), into_float(weight), into_float(bias), skip.map(into_float), settings))
+}
+
+fn into_float<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+fn from_float<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+#[cfg(test)]
+mod tests;

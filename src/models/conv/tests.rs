@@ -1,0 +1,294 @@
+//! Held against burn's own operations, a convolution written out, and finite differences.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
+use burn::tensor::{Tensor, TensorData, activation, module};
+
+use super::*;
+
+type Plain = Tensor<Flex, 4>;
+
+/// Repeatable noise in [-1, 1).
+fn noise<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<Flex, D> {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let values: Vec<f32> = (0..shape.iter().product::<usize>())
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / 2f32.powi(31) - 1.0
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), &Default::default())
+}
+
+fn values<const D: usize>(tensor: &Tensor<Flex, D>) -> Vec<f32> {
+    tensor.to_data().to_vec().unwrap()
+}
+
+/// Largest difference, relative to the largest value.
+fn apart<const D: usize>(a: &Tensor<Flex, D>, b: &Tensor<Flex, D>) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let (a, b) = (values(a), values(b));
+    let scale = b.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / scale
+}
+
+/// The convolution as textbooks write it, in f64.
+fn obvious(x: &Plain, weight: &Plain, bias: &Tensor<Flex, 1>, padding: usize) -> Plain {
+    let ([n, ci, h, w], [co, _, k, _]) = (x.dims(), weight.dims());
+    let (oh, ow) = (h + 2 * padding + 1 - k, w + 2 * padding + 1 - k);
+    let (x, weight, bias) = (values(x), values(weight), values(bias));
+    let mut out = Vec::new();
+    for (n, o, y, z) in (0..n * co * oh * ow).map(|i| (i / (co * oh * ow), i / (oh * ow) % co, i / ow % oh, i % ow)) {
+        let mut sum = f64::from(bias[o]);
+        for (c, ky, kx) in (0..ci * k * k).map(|i| (i / (k * k), i / k % k, i % k)) {
+            let (y, z) = ((y + ky).wrapping_sub(padding), (z + kx).wrapping_sub(padding));
+            if y < h && z < w {
+                let x = x[((n * ci + c) * h + y) * w + z];
+                sum += f64::from(x) * f64::from(weight[((o * ci + c) * k + ky) * k + kx]);
+            }
+        }
+        out.push(sum as f32);
+    }
+    Tensor::from_data(TensorData::new(out, [n, co, oh, ow]), &Default::default())
+}
+
+/// Batch, channels in and out, height, width, kernel, padding; all but the fourth done the fast way.
+const SHAPES: [[usize; 7]; 12] = [
+    [2, 9, 16, 64, 64, 3, 1],
+    [5, 16, 16, 32, 32, 3, 1],
+    [9, 7, 5, 11, 13, 3, 1],
+    [3, 1, 1, 1, 1, 3, 1],
+    [20, 3, 2, 5, 9, 3, 0],
+    [16, 2, 3, 4, 6, 3, 2],
+    [33, 24, 9, 4, 4, 3, 1],
+    [9, 32, 16, 4, 4, 2, 0],
+    [21, 5, 6, 7, 5, 2, 1],
+    [4, 8, 3, 64, 64, 1, 0],
+    [13, 13, 17, 5, 4, 1, 0],
+    [1, 128, 64, 3, 3, 3, 1],
+];
+
+#[test]
+fn equals_the_convolution_written_out() {
+    for (i, [n, ci, co, h, w, k, padding]) in SHAPES.into_iter().enumerate() {
+        let x = noise([n, ci, h, w], i as u32 + 1);
+        let weight = noise([co, ci, k, k], i as u32 + 100);
+        let bias = noise([co], i as u32 + 200);
+        let skip = obvious(&x.clone().add_scalar(0.5), &weight, &bias, padding);
+        let want = obvious(&x, &weight, &bias, padding);
+        let got = conv2d(x.clone(), weight.clone(), Some(bias.clone()), padding, 1);
+        assert!(apart(&got, &want) < 1e-5, "{i}: {}", apart(&got, &want));
+        let want = obvious(&activation::relu(x.clone()), &weight, &bias, padding) + skip.clone();
+        let got = relu_conv2d_add(x, weight, Some(bias), padding, skip);
+        assert!(apart(&got, &want) < 1e-5, "{i}: {}", apart(&got, &want));
+    }
+}
+
+type Ad = Autodiff<Flex>;
+
+/// The gradients of `sum(f(x, weight, bias, skip) * random)` in all four.
+fn gradients(
+    inputs: (&Plain, &Plain, &Tensor<Flex, 1>, &Plain),
+    f: impl Fn(Tensor<Ad, 4>, Tensor<Ad, 4>, Tensor<Ad, 1>, Tensor<Ad, 4>) -> Tensor<Ad, 4>,
+) -> (Plain, Plain, Tensor<Flex, 1>, Plain) {
+    let x = Tensor::from_inner(inputs.0.clone()).require_grad();
+    let weight = Tensor::from_inner(inputs.1.clone()).require_grad();
+    let bias = Tensor::from_inner(inputs.2.clone()).require_grad();
+    let skip = Tensor::from_inner(inputs.3.clone()).require_grad();
+    let out = f(x.clone(), weight.clone(), bias.clone(), skip.clone());
+    let random = Tensor::from_inner(noise(out.dims(), 99));
+    let grads = (out * random).sum().backward();
+    (x.grad(&grads).unwrap(), weight.grad(&grads).unwrap(), bias.grad(&grads).unwrap(), skip.grad(&grads).unwrap())
+}
+
+#[test]
+fn gradients_equal_those_of_burns_own_operations() {
+    for (i, [n, ci, co, h, w, k, padding]) in SHAPES.into_iter().enumerate() {
+        let x = noise([n, ci, h, w], i as u32 + 1);
+        let weight = noise([co, ci, k, k], i as u32 + 100);
+        let bias = noise([co], i as u32 + 200);
+        let skip = conv2d(x.clone(), weight.clone(), None, padding, 1).mul_scalar(0.1);
+        let inputs = (&x, &weight, &bias, &skip);
+        let got = gradients(inputs, |x, w, b, s| relu_conv2d_add(x, w, Some(b), padding, s));
+        let want = gradients(inputs, |x, w, b, s| {
+            let options = ConvOptions::new([1; 2], [padding; 2], [1; 2], 1);
+            s + module::conv2d(activation::relu(x), w, Some(b), options)
+        });
+        let apart = [apart(&got.0, &want.0), apart(&got.1, &want.1), apart(&got.2, &want.2), apart(&got.3, &want.3)];
+        assert!(apart.iter().all(|&v| v < 1e-5), "{i}: {apart:?}");
+    }
+}
+
+#[test]
+fn doubling_equals_burns_transposed_convolution() {
+    for (i, [n, ci, co, h, w]) in [[6, 5, 7, 4, 5], [32, 16, 8, 32, 32], [17, 64, 32, 4, 4], [1, 1, 1, 1, 1]].into_iter().enumerate() {
+        let x = noise([n, ci, h, w], i as u32 + 1);
+        let weight = noise([ci, co, 2, 2], i as u32 + 100);
+        let bias = noise([co], i as u32 + 200);
+        let skip = noise([n, co, 2 * h, 2 * w], i as u32 + 300);
+        let inputs = (&x, &weight, &bias, &skip);
+        let options = ConvTransposeOptions::new([2; 2], [0; 2], [0; 2], [1; 2], 1);
+        let got = double_conv2d(x.clone(), weight.clone(), Some(bias.clone()));
+        let want = module::conv_transpose2d(x.clone(), weight.clone(), Some(bias.clone()), options.clone());
+        assert!(apart(&got, &want) < 1e-5, "{i}: {}", apart(&got, &want));
+        let got = gradients(inputs, |x, w, b, s| s + double_conv2d(x, w, Some(b)));
+        let want = gradients(inputs, |x, w, b, s| s + module::conv_transpose2d(x, w, Some(b), options.clone()));
+        let apart = [apart(&got.0, &want.0), apart(&got.1, &want.1), apart(&got.2, &want.2)];
+        assert!(apart.iter().all(|&v| v < 1e-5), "{i}: {apart:?}");
+    }
+}
+
+/// Everything a layer computes forward and backward, on a pool of so many threads.
+fn with_threads(threads: usize) -> Vec<f32> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let x = noise([37, 9, 17, 16], 1);
+        let weight = noise([12, 9, 3, 3], 2);
+        let (bias, skip) = (noise([12], 3), noise([37, 12, 17, 16], 4));
+        let got = gradients((&x, &weight, &bias, &skip), |x, w, b, s| relu_conv2d_add(x, w, Some(b), 1, s));
+        let out = relu_conv2d_add(x.clone(), weight, Some(bias), 1, skip);
+        let up = noise([9, 4, 2, 2], 5);
+        let skip = noise([37, 4, 34, 32], 7);
+        let double = gradients((&x, &up, &noise([4], 6), &skip), |x, w, b, s| s + double_conv2d(x, w, Some(b)));
+        let norm = gradients((&x, &up, &noise([9], 6), &noise([9, 1, 1, 1], 7)), |x, up, b, w| {
+            let pool = Pool { kernel: 3, stride: 2, padding: 1 };
+            let x = batch_norm(x, w.flatten(0, 3), b, 1e-5).0;
+            tanh(max_pool2d(x, pool)) + up.sum().reshape([1, 1, 1, 1])
+        });
+        [values(&got.0), values(&got.1), values(&got.2), values(&out), values(&double.1), values(&norm.0), values(&norm.2), values(&norm.3)]
+            .concat()
+    })
+}
+
+#[test]
+fn results_are_bitwise_equal_for_any_number_of_threads() {
+    let one: Vec<u32> = with_threads(1).into_iter().map(f32::to_bits).collect();
+    for threads in [1, 2, 3, 7] {
+        let many: Vec<u32> = with_threads(threads).into_iter().map(f32::to_bits).collect();
+        assert!(one == many, "{threads} threads differ from one");
+    }
+}
+
+#[test]
+fn an_images_output_does_not_depend_on_the_batch_around_it() {
+    let (x, weight) = (noise([21, 9, 8, 8], 1), noise([12, 9, 3, 3], 2));
+    let up = noise([9, 4, 2, 2], 3);
+    let run = |x: Plain| [values(&conv2d(x.clone(), weight.clone(), None, 1, 1)), values(&double_conv2d(x, up.clone(), None))].concat();
+    let together = conv2d(x.clone(), weight.clone(), None, 1, 1);
+    let doubled = double_conv2d(x.clone(), up.clone(), None);
+    for i in 0..21 {
+        let alone = run(x.clone().narrow(0, i, 1));
+        let among = [values(&together.clone().narrow(0, i, 1)), values(&doubled.clone().narrow(0, i, 1))].concat();
+        assert_eq!(alone, among);
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    let (x, weight) = (noise([2, 3, 5, 4], 1), noise([2, 3, 3, 3], 2));
+    let (bias, skip) = (noise([2], 3), noise([2, 2, 5, 4], 4));
+    let (dx, dw, ..) = gradients((&x, &weight, &bias, &skip), |x, w, b, s| relu_conv2d_add(x, w, Some(b), 1, s));
+    let loss = |x: &Plain, weight: &Plain| {
+        let x = activation::relu(x.clone());
+        let out = obvious(&x, weight, &bias, 1) + skip.clone();
+        let random = values(&noise(out.dims(), 99));
+        let out = values(&out);
+        out.iter().zip(&random).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
+    let step = 1e-2;
+    let moved = |tensor: &Plain, i: usize, by: f32| {
+        let mut data = values(tensor);
+        data[i] += by;
+        Plain::from_data(TensorData::new(data, tensor.dims()), &Default::default())
+    };
+    for i in 0..values(&dx).len() {
+        let at = values(&x)[i];
+        if at.abs() > 2.0 * step {
+            let rise = loss(&moved(&x, i, step), &weight) - loss(&moved(&x, i, -step), &weight);
+            assert!((rise / f64::from(2.0 * step) - f64::from(values(&dx)[i])).abs() < 1e-3);
+        }
+    }
+    for i in 0..values(&dw).len() {
+        let rise = loss(&x, &moved(&weight, i, step)) - loss(&x, &moved(&weight, i, -step));
+        assert!((rise / f64::from(2.0 * step) - f64::from(values(&dw)[i])).abs() < 1e-3);
+    }
+}
+
+#[test]
+fn what_is_not_fast_falls_back_to_burn() {
+    let (x, weight) = (noise([2, 3, 9, 9], 1), noise([4, 3, 5, 5], 2));
+    let got = conv2d(x.clone(), weight.clone(), None, 2, 2);
+    let want = module::conv2d(x, weight, None, ConvOptions::new([2; 2], [2; 2], [1; 2], 1));
+    assert!(apart(&got, &want) < 1e-6);
+    // A view with other strides is copied first.
+    let (x, weight) = (noise([8, 3, 6, 20], 1).permute([3, 1, 0, 2]), noise([4, 3, 3, 3], 2));
+    let want = obvious(&x, &weight, &Tensor::zeros([4], &Default::default()), 1);
+    assert!(apart(&conv2d(x, weight, None, 1, 1), &want) < 1e-5);
+}
+
+#[test]
+fn pooling_equals_burns_and_ties_go_to_the_first() {
+    for (i, [h, w, kernel, stride, padding]) in
+        [[64, 64, 3, 2, 1], [8, 8, 2, 2, 0], [7, 5, 3, 2, 1], [5, 4, 2, 2, 0], [3, 3, 3, 1, 1]].into_iter().enumerate()
+    {
+        // Few values, so that many windows have several maxima.
+        let x = noise([3, 4, h, w], i as u32 + 1).mul_scalar(3.0).round();
+        let pool = Pool { kernel, stride, padding };
+        let leaf = Tensor::<Ad, 4>::from_inner(x.clone()).require_grad();
+        let out = max_pool2d(leaf.clone(), pool);
+        let [height, width] = pool.output([h, w]);
+        assert_eq!(out.dims(), [3, 4, height, width]);
+        let random = Tensor::from_inner(noise(out.dims(), 99));
+        let grads = (out.clone() * random.clone()).sum().backward();
+        let want = Tensor::<Ad, 4>::from_inner(x).require_grad();
+        let wanted = module::max_pool2d(want.clone(), [kernel; 2], [stride; 2], [padding; 2], [1; 2], false);
+        assert_eq!(values(&out.inner()), values(&wanted.clone().inner()));
+        let want_grads = (wanted * random).sum().backward();
+        assert!(apart(&leaf.grad(&grads).unwrap(), &want.grad(&want_grads).unwrap()) < 1e-6);
+    }
+}
+
+#[test]
+fn normalising_equals_autodiff_over_elementary_operations() {
+    for [n, c, h, w] in [[5, 7, 9, 4], [32, 8, 1, 1], [2, 3, 33, 65]] {
+        // Far from zero, where a careless variance loses its digits.
+        let x = noise([n, c, h, w], 1).add_scalar(30.0);
+        let (weight, bias) = (noise([c], 2), noise([c], 3));
+        let inputs = (&x, &noise([1, 1, 1, 1], 4), &bias, &weight.clone().reshape([1, c, 1, 1]));
+        let with_all = |out: Tensor<Ad, 4>, unused: Tensor<Ad, 4>| out + unused.mul_scalar(0.0);
+        let got = gradients(inputs, |x, unused, bias, weight| with_all(batch_norm(x, weight.flatten(0, 3), bias, 1e-5).0, unused));
+        let elementary = |x: Tensor<Ad, 4>, bias: Tensor<Ad, 1>, weight: Tensor<Ad, 4>| {
+            let mean = x.clone().mean_dim(0).mean_dim(2).mean_dim(3);
+            let centred = x - mean;
+            let variance = centred.clone().square().mean_dim(0).mean_dim(2).mean_dim(3);
+            let bias = bias.reshape([1, c, 1, 1]);
+            centred / variance.add_scalar(1e-5).sqrt() * weight + bias
+        };
+        let want = gradients(inputs, |x, unused, bias, weight| with_all(elementary(x, bias, weight), unused));
+        let apart_by = [apart(&got.0, &want.0), apart(&got.2, &want.2), apart(&got.3, &want.3)];
+        assert!(apart_by.iter().all(|&v| v < 2e-4), "{apart_by:?}");
+        let (out, mean, variance) = batch_norm(x.clone(), weight.clone(), bias.clone(), 1e-5);
+        let want = elementary(Tensor::from_inner(x.clone()), Tensor::from_inner(bias), Tensor::from_inner(weight.reshape([1, c, 1, 1])));
+        assert!(apart(&out, &want.inner()) < 2e-5);
+        let x = x.swap_dims(0, 1).reshape([c, n * h * w]);
+        assert!(apart(&mean, &x.clone().mean_dim(1).flatten(0, 1)) < 1e-6);
+        assert!(apart(&variance, &x.var_bias(1).flatten(0, 1)) < 1e-5);
+    }
+}
+
+#[test]
+fn tanh_and_its_gradient_equal_burns() {
+    let x = noise([3, 5, 7, 11], 1).mul_scalar(4.0);
+    let run = |f: &dyn Fn(Tensor<Ad, 4>) -> Tensor<Ad, 4>| {
+        let x = Tensor::from_inner(x.clone()).require_grad();
+        let out = f(x.clone());
+        let random = Tensor::from_inner(noise(out.dims(), 99));
+        let grads = (out.clone() * random).sum().backward();
+        (out.inner(), x.grad(&grads).unwrap())
+    };
+    let (got, want) = (run(&tanh), run(&Tensor::tanh));
+    assert!(apart(&got.0, &want.0) < 1e-6 && apart(&got.1, &want.1) < 1e-5);
+}

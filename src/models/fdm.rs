@@ -1,0 +1,177 @@
+//! The forward dynamics model, LAPO's world model: past frames and a latent action go in, the next frame comes out.
+//!
+//! A U-Net that halves the frame until 2 x 2 pixels remain, and doubles it back. The latent action enters at the input, tiled over the
+//! frame, and again at the bottom, where it stands in for the skip connection.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, backend::Backend};
+
+use super::init::Init;
+use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, halve, relu, tanh};
+use super::{DynamicsConfig, Predict};
+
+/// The world model.
+#[derive(Module, Debug)]
+pub struct Fdm<B: Backend> {
+    down: Vec<Level<B>>,
+    up: Vec<Up<B>>,
+    final_conv: (Conv2d<B>, UnetResidual<B>, Relu, Conv2d<B>),
+    #[module(skip)]
+    predict: Predict,
+    channels: usize,
+}
+
+impl<B: NetBackend> Fdm<B> {
+    /// A model with fresh weights.
+    pub fn new(init: &mut Init<'_, B>, config: &DynamicsConfig) -> Self {
+        let (base, latent) = (config.fdm_base, config.latent_dim());
+        let past = config.channels * (config.context + 1);
+        // 2 x 2 pixels remain after `depth` halvings; the bottom convolution leaves one.
+        let depth = config.frame_size.ilog2() as usize - 1;
+        let width = |level: usize| base << level;
+
+        let inputs = std::iter::once(past + latent).chain((0..depth).map(width));
+        let mut down: Vec<_> =
+            inputs.zip((0..depth).map(width)).map(|(input, output)| Level::Down(Down::new(init, input, output))).collect();
+        down.push(Level::Bottom(Conv2d::valid(init, width(depth - 1), width(depth), 2)));
+
+        let skips = std::iter::once(latent).chain((0..depth).rev().map(width));
+        let outputs = (0..depth).rev().map(width).chain([base]);
+        let mut below = width(depth);
+        let up = skips.zip(outputs).map(|(skip, output)| Up::new(init, std::mem::replace(&mut below, output) + skip, output)).collect();
+
+        let mut last = Conv2d::valid(init, base, config.channels, 1);
+        if config.predict == Predict::Change {
+            last.weight = init.full([config.channels, base, 1, 1], 0.0);
+            last.bias = init.full([config.channels], 0.0);
+        }
+        let final_conv = (Conv2d::same(init, base + past, base), UnetResidual::new(init, base), Relu, last);
+        Fdm { down, up, final_conv, predict: config.predict, channels: config.channels }
+    }
+
+    /// Predicts o\[t+1\] (LAPO, section 4.1).
+    ///
+    /// # Shapes
+    /// - `past`: `[batch, (time - 1) * channel, height, width]`, in [-0.5, 0.5], o\[t\] last
+    /// - `latent_action_q`: `[batch, latent_dim]`
+    /// - output: `[batch, channel, height, width]`
+    pub fn forward(&self, past: Tensor<B, 4>, latent_action_q: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        let [batch, latent] = latent_action_q.dims();
+        let mut skips = vec![latent_action_q.clone().reshape([batch, latent, 1, 1])];
+        let mut action = Some(latent_action_q);
+        let mut x = past.clone();
+        let mut levels = Vec::with_capacity(self.down.len());
+        for level in &self.down {
+            x = level.forward(x, action.take(), mode);
+            levels.push(x.clone());
+        }
+        levels.pop();
+        skips.extend(levels.into_iter().rev());
+        for (up, skip) in self.up.iter().zip(skips) {
+            x = up.forward(Tensor::cat(vec![x, skip], 1), mode);
+        }
+        let (enter, residual, _, leave) = &self.final_conv;
+        let x = residual.forward(enter.forward(Tensor::cat(vec![x, past.clone()], 1)));
+        let out = tanh(leave.forward_relu(x));
+        match self.predict {
+            Predict::Frame => out / 2.0,
+            Predict::Change => {
+                let before = past.dims()[1] - self.channels;
+                past.narrow(1, before, self.channels) + out
+            }
+        }
+    }
+
+    /// Moves the running statistics by what a training pass has seen.
+    pub fn update(&mut self, seen: Vec<BatchStatistics<B>>) {
+        let down = self.down.iter_mut().filter_map(|level| match level {
+            Level::Down(down) => Some(&mut down.norm),
+            Level::Bottom(_) => None,
+        });
+        let up = self.up.iter_mut().map(|up| &mut up.norm);
+        for (norm, statistics) in down.chain(up).zip(seen) {
+            norm.update(statistics);
+        }
+    }
+}
+
+/// One step down: a block that halves the frame or, last, the bottom.
+#[derive(Module, Debug)]
+enum Level<B: Backend> {
+    Down(Down<B>),
+    Bottom(Conv2d<B>),
+}
+
+impl<B: NetBackend> Level<B> {
+    fn forward(&self, x: Tensor<B, 4>, action: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        match self {
+            Level::Down(down) => down.forward(x, action, mode),
+            Level::Bottom(conv) => conv.forward(x),
+        }
+    }
+}
+
+/// Convolution, normalisation, residual block, pooling.
+#[derive(Module, Debug)]
+struct Down<B: Backend> {
+    conv: Conv2d<B>,
+    norm: BatchNorm2d<B>,
+    res: UnetResidual<B>,
+}
+
+impl<B: NetBackend> Down<B> {
+    fn new(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
+        Down { conv: Conv2d::same(init, input, output), norm: BatchNorm2d::new(init, output), res: UnetResidual::new(init, output) }
+    }
+
+    /// Only the first level is given the action, as channels behind its own.
+    fn forward(&self, x: Tensor<B, 4>, action: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        let x = match action {
+            Some(action) => self.conv.forward_tiled(x, action),
+            None => self.conv.forward(x),
+        };
+        relu(halve(self.res.forward(self.norm.forward(x, mode)), 2))
+    }
+}
+
+/// Transposed convolution that doubles the frame, normalisation, residual block.
+#[derive(Module, Debug)]
+struct Up<B: Backend> {
+    conv: ConvTranspose2d<B>,
+    norm: BatchNorm2d<B>,
+    res: UnetResidual<B>,
+}
+
+impl<B: NetBackend> Up<B> {
+    fn new(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
+        Up {
+            conv: ConvTranspose2d::doubling(init, input, output),
+            norm: BatchNorm2d::new(init, output),
+            res: UnetResidual::new(init, output),
+        }
+    }
+
+    fn forward(&self, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        relu(self.res.forward(self.norm.forward(self.conv.forward(x), mode)))
+    }
+}
+
+/// `x + conv(relu(conv(relu(x))))` through half the width.
+#[derive(Module, Debug)]
+struct UnetResidual<B: Backend> {
+    res_block: (Relu, Conv2d<B>, Relu, Conv2d<B>),
+}
+
+impl<B: NetBackend> UnetResidual<B> {
+    fn new(init: &mut Init<'_, B>, width: usize) -> Self {
+        let narrow = Conv2d::same(init, width, width / 2);
+        let widen = Conv2d::same(init, width / 2, width);
+        UnetResidual { res_block: (Relu, narrow, Relu, widen) }
+    }
+
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let (_, narrow, _, widen) = &self.res_block;
+        let inner = narrow.forward_relu(x.clone());
+        widen.forward_relu_add(inner, x)
+    }
+}

@@ -1,0 +1,72 @@
+//! The convolutional trunk of IDM and policy (Espeholt et al., IMPALA, 2018): stacked frames go in, features come out.
+//!
+//! Start with [`impala`], which makes the two parts a network holds, and [`features`], which runs them.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, backend::Backend};
+
+use super::init::Init;
+use super::layers::{Conv2d, Linear, NetBackend, halve, relu};
+
+/// Length of the trunk's feature vector.
+pub const FEATURES: usize = 256;
+
+/// `x + conv(relu(conv(relu(x))))` with equal widths.
+#[derive(Module, Debug)]
+pub struct ImpalaResidual<B: Backend> {
+    conv0: Conv2d<B>,
+    conv1: Conv2d<B>,
+}
+
+impl<B: NetBackend> ImpalaResidual<B> {
+    fn new(init: &mut Init<'_, B>, width: usize) -> Self {
+        ImpalaResidual { conv0: Conv2d::same(init, width, width), conv1: Conv2d::same(init, width, width) }
+    }
+
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let inner = self.conv0.forward_relu(x.clone());
+        self.conv1.forward_relu_add(inner, x)
+    }
+}
+
+/// A convolution, a pooling that halves the frame, two residual blocks.
+#[derive(Module, Debug)]
+pub struct ImpalaStage<B: Backend> {
+    conv: Conv2d<B>,
+    res_block0: ImpalaResidual<B>,
+    res_block1: ImpalaResidual<B>,
+}
+
+impl<B: NetBackend> ImpalaStage<B> {
+    fn new(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
+        ImpalaStage {
+            conv: Conv2d::same(init, input, output),
+            res_block0: ImpalaResidual::new(init, output),
+            res_block1: ImpalaResidual::new(init, output),
+        }
+    }
+
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let x = halve(self.conv.forward(x), 3);
+        self.res_block1.forward(self.res_block0.forward(x))
+    }
+}
+
+/// Makes a trunk for frames of `channels` channels and side `size`: three stages of 16, 32 and 32 times `scale` channels, and the
+/// layer from what they leave to [`FEATURES`].
+pub fn impala<B: NetBackend>(init: &mut Init<'_, B>, channels: usize, scale: usize, size: usize) -> (Vec<ImpalaStage<B>>, Linear<B>) {
+    let widths = [channels, 16 * scale, 32 * scale, 32 * scale];
+    let stages = widths.windows(2).map(|pair| ImpalaStage::new(init, pair[0], pair[1])).collect();
+    let left = widths[3] * (size / 8) * (size / 8);
+    (stages, Linear::new(init, left, FEATURES))
+}
+
+/// Runs a trunk.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
+/// - output: `[batch, FEATURES]`, at least 0
+pub fn features<B: NetBackend>(conv_stack: &[ImpalaStage<B>], fc: &Linear<B>, x: Tensor<B, 4>) -> Tensor<B, 2> {
+    let x = conv_stack.iter().fold(x, |x, stage| stage.forward(x));
+    relu(fc.forward(relu(x.flatten(1, 3))))
+}

@@ -1,0 +1,42 @@
+//! Tensors become tensors: the networks of LAPO and the files their weights live in.
+//!
+//! Goes in: pixels (`u8`, height x width x channel) and latent actions. Comes out: latent actions, codes, predicted frames. Nothing here
+//! knows of Arrow, paths or YAML, and only this room and [`crate::train`] know of `burn`.
+//!
+//! Where to start: [`label`] is the whole way from pixels to labels in one screen. The networks, in the order the data
+//! meets them:
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`frames`] | pixels are uploaded and become windows o\[t-k\] .. o\[t\], o\[t+1\] |
+//! | [`impala`] | the convolutional trunk of IDM and policy |
+//! | [`idm`] | inverse dynamics model: window -> latent action |
+//! | [`vq`] | the bottleneck: latent action -> codes, quantised latent action |
+//! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame |
+//! | [`policy`] | latent policy: one frame -> latent action |
+//!
+//! Under them: [`layers`] (every convolution goes through it), [`init`] (seeded initial weights), [`weights`] (safetensors with the
+//! names of the published checkpoints), [`config`] (sizes), [`device`] (where it runs).
+
+pub mod config;
+pub mod device;
+mod error;
+pub mod fdm;
+pub mod frames;
+pub mod idm;
+pub mod impala;
+pub mod init;
+pub mod label;
+pub mod layers;
+pub mod metadata;
+mod conv;
+pub mod policy;
+pub mod vq;
+pub mod weights;
+
+pub use config::{
+    CodebookStart, DynamicsConfig, EmaStart, PolicyConfig, Predict, Preset, VqConfig,
+};
+pub use device::Device;
+pub use error::{ModelError, Result};
+pub use label::{Labelled, Labeller, Want, labeller};

@@ -1,0 +1,166 @@
+//! The bottleneck between IDM and FDM: latent actions go in, codes and quantised latent actions come out (VQ-VAE, van den
+//! Oord et al., 2017, with codebooks that follow moving averages).
+//!
+//! [`Quantizer::forward`] never changes the codebooks; training calls [`Quantizer::update`] with what it returned. A
+//! latent action is laid out as `[codebook, dim, position]`; the vectors of one codebook, over batch and positions, are its
+//! *rows*.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use rand::Rng;
+
+use super::init::{Init, set_state};
+use super::layers::NetBackend;
+use super::weights::to_host;
+use super::{EmaStart, Result, VqConfig};
+
+/// Codebooks and their moving averages.
+#[derive(Module, Debug)]
+pub struct Quantizer<B: Backend> {
+    /// `[codebooks, entries, dim]`
+    embedding: Param<Tensor<B, 3>>,
+    /// `[codebooks, entries]`: how often a code was used, averaged
+    ema_count: Param<Tensor<B, 2>>,
+    /// `[codebooks, entries, dim]`: the sum of the rows that used it, averaged
+    ema_weight: Param<Tensor<B, 3>>,
+    #[module(skip)]
+    config: VqConfig,
+}
+
+/// What the bottleneck makes of a batch.
+#[derive(Clone, Debug)]
+pub struct Quantised<B: Backend> {
+    /// `[batch, latent_dim]`, with the gradient passed straight through
+    pub latent_action_q: Tensor<B, 2>,
+    /// `[1]`: the commitment loss, weighted
+    pub loss: Tensor<B, 1>,
+    /// `[batch, codebooks, positions]`
+    pub codes: Tensor<B, 3, Int>,
+    /// `[codebooks, entries]`: how many rows chose each code
+    pub usage: Tensor<B, 2>,
+    /// `[codebooks, rows, dim]`, without gradient
+    pub rows: Tensor<B, 3>,
+    /// `[codebooks, rows, entries]`: 1 at the code chosen
+    chosen: Tensor<B, 3>,
+}
+
+impl<B: NetBackend> Quantizer<B> {
+    const EPSILON: f64 = 1e-5;
+
+    /// Codebooks uniform in ±5/entries.
+    pub fn new(init: &mut Init<'_, B>, config: &VqConfig) -> Self {
+        let shape = [config.codebooks, config.entries, config.dim];
+        let count = match config.ema_start {
+            EmaStart::Warm => 1.0,
+            EmaStart::Zero => 0.0,
+        };
+        let embedding = init.uniform_state(shape, 5.0 / config.entries as f32);
+        let mut ema_weight = init.state(shape, 0.0);
+        set_state(&mut ema_weight, embedding.val());
+        Quantizer { embedding, ema_count: init.state([config.codebooks, config.entries], count), ema_weight, config: config.clone() }
+    }
+
+    /// Replaces each row by its nearest code.
+    ///
+    /// # Shapes
+    /// - `latent_action`: `[batch, codebooks * dim * positions]`
+    pub fn forward(&self, latent_action: Tensor<B, 2>) -> Quantised<B> {
+        let VqConfig { codebooks, positions, dim, entries, commitment, .. } = self.config;
+        let batch = latent_action.dims()[0];
+        let count = batch * positions;
+
+        let flat = self.rows(latent_action);
+        let rows = flat.clone().detach();
+        let embedding = self.embedding.val();
+        let nearest = nearest(rows.clone(), embedding.clone());
+        let index = nearest.clone().unsqueeze_dim::<3>(2);
+        let near = embedding.gather(1, index.clone().repeat_dim(2, dim));
+
+        let all = Tensor::<B, 1, Int>::arange(0..entries as i64, &rows.device());
+        let chosen = index.repeat_dim(2, entries).equal(all.reshape([1, 1, entries]).expand([codebooks, count, entries]));
+        let chosen = chosen.float();
+
+        let off = flat.clone() - near.clone();
+        let loss = (off.clone() * off.clone()).mean() * commitment;
+        let through = flat - off.detach();
+        Quantised {
+            latent_action_q: through
+                .reshape([codebooks, batch, positions, dim])
+                .permute([1, 0, 3, 2])
+                .reshape([batch, codebooks * dim * positions]),
+            loss,
+            codes: nearest.reshape([codebooks, batch, positions]).swap_dims(0, 1),
+            usage: chosen.clone().sum_dim(1).reshape([codebooks, entries]),
+            rows,
+            chosen,
+        }
+    }
+
+    /// Moves the codebooks towards the rows that chose them, by one step of the moving averages.
+    pub fn update(&mut self, seen: &Quantised<B>) {
+        let VqConfig { codebooks, entries, decay, .. } = self.config;
+        let count = self.ema_count.val() * decay + seen.usage.clone() * (1.0 - decay);
+        let total = count.clone().sum_dim(1);
+        let smooth = total.clone() + entries as f64 * Self::EPSILON;
+        let count = (count + Self::EPSILON) / smooth * total;
+        let moved = seen.chosen.clone().swap_dims(1, 2).matmul(seen.rows.clone());
+        let weight = self.ema_weight.val() * decay + moved * (1.0 - decay);
+        set_state(&mut self.embedding, weight.clone() / count.clone().reshape([codebooks, entries, 1]));
+        set_state(&mut self.ema_count, count);
+        set_state(&mut self.ema_weight, weight);
+    }
+
+    /// Moves `(codebook, entry)` pairs onto rows drawn from a batch, each counting as used once.
+    ///
+    /// # Shapes
+    /// - `rows`: `[codebooks, rows, dim]`, as in [`Quantised`]
+    pub fn reseed(&mut self, rows: &Tensor<B, 3>, pairs: &[(usize, usize)], rng: &mut impl Rng) -> Result<()> {
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let VqConfig { entries, dim, .. } = self.config;
+        let [codebooks, count, _] = rows.dims();
+        let device = rows.device();
+        let rows = to_host(rows.clone())?;
+        let mut embedding = to_host(self.embedding.val())?;
+        let mut weight = to_host(self.ema_weight.val())?;
+        let mut used = to_host(self.ema_count.val())?;
+        for &(codebook, entry) in pairs {
+            let row = (codebook * count + rng.random_range(0..count)) * dim;
+            let at = codebook * entries + entry;
+            embedding[at * dim..][..dim].copy_from_slice(&rows[row..][..dim]);
+            weight[at * dim..][..dim].copy_from_slice(&rows[row..][..dim]);
+            used[at] = 1.0;
+        }
+        let shape = [codebooks, entries, dim];
+        set_state(&mut self.embedding, Tensor::from_data(TensorData::new(embedding, shape), &device));
+        set_state(&mut self.ema_weight, Tensor::from_data(TensorData::new(weight, shape), &device));
+        set_state(&mut self.ema_count, Tensor::from_data(TensorData::new(used, [codebooks, entries]), &device));
+        Ok(())
+    }
+
+    /// # Shapes
+    /// - `latent_action`: `[batch, codebooks * dim * positions]`
+    /// - output: `[codebooks, batch * positions, dim]`
+    pub fn rows(&self, latent_action: Tensor<B, 2>) -> Tensor<B, 3> {
+        let VqConfig { codebooks, positions, dim, .. } = self.config;
+        let batch = latent_action.dims()[0];
+        latent_action.reshape([batch, codebooks, dim, positions]).permute([1, 0, 3, 2]).reshape([codebooks, batch * positions, dim])
+    }
+}
+
+/// How evenly the codes of one codebook are used: 1 for a single code, the number of codes when all are used alike.
+pub fn perplexity(usage: &[f32]) -> f32 {
+    let total: f64 = usage.iter().map(|&count| f64::from(count)).sum();
+    let entropy: f64 = usage.iter().map(|&count| f64::from(count) / total).map(|share| -share * (share + 1e-10).ln()).sum();
+    entropy.exp() as f32
+}
+
+/// `[codebooks, rows]`: the entry nearest to each row. Distances are summed from the differences, so that a row's code does not depend
+/// on the batch around it.
+fn nearest<B: Backend>(rows: Tensor<B, 3>, embedding: Tensor<B, 3>) -> Tensor<B, 2, Int> {
+    let [codebooks, count, _] = rows.dims();
+    let difference = rows.unsqueeze_dim::<4>(2) - embedding.unsqueeze_dim::<4>(1);
+    let distance = (difference.clone() * difference).sum_dim(3);
+    distance.argmin(2).reshape([codebooks, count])
+}

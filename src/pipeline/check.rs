@@ -1,0 +1,247 @@
+//! Whether a pipeline makes sense: in: what was written; out: [`Checked`], or every fault at once. Nothing is written here.
+
+use std::collections::BTreeMap;
+
+use super::fault::{Fault, Faults, similar};
+use super::locate::Part;
+use super::spec::{PipelineSpec, StageSpec, parse};
+use super::videos;
+
+/// A pipeline that makes sense: its inputs exist and fit, and there is an order to run it in.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What was written.
+    pub spec: PipelineSpec,
+    /// The text it was written in.
+    pub text: String,
+    /// Stages in an order that has every stage after its inputs; otherwise as written.
+    pub order: Vec<usize>,
+    /// The files each `decode` stage's patterns match, sorted.
+    pub videos: BTreeMap<String, Vec<String>>,
+}
+
+/// Reads and checks a pipeline's text.
+pub fn check(file: &str, text: &str, set: &[(String, String)]) -> Result<Checked, Vec<Fault>> {
+    let mut faults = Faults::new(file, text);
+    let spec = parse(&mut faults, set);
+    let checked = spec.map(|spec| {
+        fields(&mut faults, &spec);
+        inputs(&mut faults, &spec);
+        workspace(&mut faults, &spec);
+        let order = order(&mut faults, &spec);
+        let videos = matches(&mut faults, &spec);
+        Checked { spec, text: text.into(), order, videos }
+    });
+    faults.into_result()?;
+    checked.ok_or_else(Vec::new)
+}
+
+fn path(stage: &str, spec: &StageSpec, field: &str) -> Vec<String> {
+    ["stages", stage, spec.kind(), field].map(String::from).to_vec()
+}
+
+fn fields(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in &spec.stages {
+        for (field, message, cure) in stage.validate() {
+            faults.at(&path(name, stage, field), Part::Value, message, Some(cure.into()));
+        }
+    }
+}
+
+/// Every input names a stage that makes the right thing.
+fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
+    let names: Vec<&str> = spec.stages.iter().map(|(name, _)| name.as_str()).collect();
+    for (name, stage) in &spec.stages {
+        for (field, wanted, kind) in stage.inputs() {
+            let at = path(name, stage, field);
+            let found = spec.stages.iter().find(|(other, _)| other == wanted);
+            let right: Vec<&str> = spec.stages.iter().filter(|(_, s)| s.output() == kind).map(|(n, _)| n.as_str()).collect();
+            let offer = if right.is_empty() { "this pipeline has none".into() } else { format!("there is: {}", right.join(", ")) };
+            match found {
+                None => {
+                    let cure = similar(wanted, &names).map_or(offer, |k| format!("did you mean `{k}`?"));
+                    faults.at(&at, Part::Value, format!("there is no stage `{wanted}`"), Some(cure));
+                }
+                Some((_, other)) if other.output() != kind => {
+                    let message = format!("`{wanted}` is a `{}` stage, expected one that makes {kind}", other.kind());
+                    faults.at(&at, Part::Value, message, Some(offer));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// A workspace must be a folder, or not be there yet.
+fn workspace(faults: &mut Faults, spec: &PipelineSpec) {
+    let at = ["workspace".to_string()];
+    let folder = std::path::Path::new(&spec.workspace);
+    if spec.workspace.trim().is_empty() {
+        faults.at(&at, Part::Value, "is empty".into(), Some("name a folder, e.g. runs/quickstart".into()));
+    } else if !spec.workspace.contains("://") && folder.exists() {
+        if let Err(e) = std::fs::read_dir(folder) {
+            let cure = "name a folder that you can read and write, or one that is not there yet";
+            faults.at(&at, Part::Value, format!("cannot read {}: {e}", spec.workspace), Some(cure.into()));
+        }
+    }
+}
+
+/// Depth-first order; a stage that is met again while its own inputs are visited is part of a cycle.
+fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
+    fn visit(at: usize, spec: &PipelineSpec, trail: &mut Vec<usize>, order: &mut Vec<usize>, cycles: &mut Vec<Vec<usize>>) {
+        if let Some(start) = trail.iter().position(|t| *t == at) {
+            cycles.push(trail[start..].to_vec());
+            return;
+        }
+        if order.contains(&at) {
+            return;
+        }
+        trail.push(at);
+        for (_, wanted, _) in spec.stages[at].1.inputs() {
+            if let Some(input) = spec.stages.iter().position(|(name, _)| name == wanted) {
+                visit(input, spec, trail, order, cycles);
+            }
+        }
+        trail.pop();
+        order.push(at);
+    }
+    let (mut order, mut cycles) = (Vec::new(), Vec::new());
+    (0..spec.stages.len()).for_each(|at| visit(at, spec, &mut Vec::new(), &mut order, &mut cycles));
+    for cycle in cycles {
+        let names: Vec<&str> = cycle.iter().chain(cycle.first()).map(|i| spec.stages[*i].0.as_str()).collect();
+        let at = ["stages".to_string(), names[0].to_string()];
+        faults.at(&at, Part::Key, format!("a cycle: {}", names.join(" -> ")), Some("a stage cannot wait for itself".into()));
+    }
+    order
+}
+
+/// What the patterns match; nothing at all is a fault.
+fn matches(faults: &mut Faults, spec: &PipelineSpec) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for (name, stage) in &spec.stages {
+        let StageSpec::Decode(config) = stage else { continue };
+        let before = faults.count();
+        let mut found = Vec::new();
+        for (i, pattern) in config.videos.iter().enumerate() {
+            match videos::matching(pattern) {
+                Ok(paths) => found.extend(paths),
+                Err(message) => {
+                    let at = [path(name, stage, "videos"), vec![i.to_string()]].concat();
+                    faults.at(&at, Part::Value, message, Some("write it like `data/**/*.mp4`".into()));
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
+        if found.is_empty() && !config.videos.is_empty() && faults.count() == before {
+            let message = format!("no video matches {}", config.videos.join(", "));
+            let here = std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default();
+            let cure = format!("patterns are relative to the current folder, {here}");
+            faults.at(&path(name, stage, "videos"), Part::Value, message, Some(cure));
+        }
+        all.insert(name.clone(), found);
+    }
+    all
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// Checks `text` and compares the faults, one `line:column key: message` each.
+    fn faults(text: &str, expect: &[&str]) {
+        let found = check("p.yaml", text, &[]).err().unwrap_or_default();
+        let found: Vec<String> =
+            found.iter().map(|f| format!("{}:{} {}: {}", f.place.unwrap().line, f.place.unwrap().column, f.key, f.message)).collect();
+        assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn a_good_pipeline_is_ordered_by_its_inputs() {
+        let text = "
+name: x
+workspace: runs/x
+stages:
+  labels: { label: { frames: frames, dynamics: dynamics } }
+  dynamics: { train_dynamics: { frames: frames, refresh: { growth: 0.25 } } }
+  frames: { decode: { videos: ['Cargo.toml'] } }
+";
+        let checked = check("p.yaml", text, &[]).unwrap();
+        assert_eq!(checked.order, [2, 1, 0]);
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_with_their_places() {
+        let text = "name: x
+workspace: runs/x
+sed: 7
+stages:
+  frames:
+    decode: { videos: ['nowhere/*.mp4'], size: big, ftp: 3 }
+  model:
+    train_dynamic: { frames: frames }
+  labels:
+    label: { frames: frame, dynamics: frames }
+";
+        faults(
+            text,
+            &[
+                "3:1 sed: unknown key `sed`",
+                "6:48 stages.frames.decode.size: invalid type: string \"big\", expected u32",
+                "6:53 stages.frames.decode.ftp: unknown key `ftp`",
+                "8:5 stages.model.train_dynamic: `train_dynamic` is not a kind of stage",
+            ],
+        );
+    }
+
+    #[test]
+    fn wrong_inputs_cycles_and_values_are_told_at_once() {
+        let text = "name: x
+workspace: Cargo.toml
+stages:
+  frames: { decode: { videos: ['nowhere/*.mp4'], size: 1 } }
+  model: { train_dynamics: { frames: labels, holdout: 1 } }
+  labels: { label: { frames: frame, dynamics: model } }
+  again: { train_dynamics: { frames: again } }
+";
+        let found = check("p.yaml", text, &[]).err().unwrap();
+        let keys: Vec<&str> = found.iter().map(|f| f.key.as_str()).collect();
+        assert_eq!(
+            keys,
+            [
+                "workspace",
+                "stages.frames.decode.videos",
+                "stages.frames.decode.size",
+                "stages.model.train_dynamics.frames",
+                "stages.model",
+                "stages.model.train_dynamics.holdout",
+                "stages.labels.label.frames",
+                "stages.again",
+                "stages.again.train_dynamics.frames",
+            ]
+            .iter()
+            .filter(|k| **k != "stages.model")
+            .copied()
+            .collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn variables_fill_values_and_keep_their_type() {
+        let text = "
+name: x-${n}
+workspace: runs/${n}
+vars: { n: a, size: 32, file: Cargo.toml }
+stages:
+  frames: { decode: { videos: ['${file}'], size: '${size}' } }
+";
+        let set = [("n".to_string(), "b".to_string())];
+        let checked = check("p.yaml", text, &set).unwrap();
+        assert_eq!(checked.spec.workspace, "runs/b");
+        let StageSpec::Decode(config) = &checked.spec.stages[0].1 else { panic!("a decode stage") };
+        assert_eq!(config.size, 32);
+        let unknown = check("p.yaml", text, &[("m".into(), "b".into())]).err().unwrap();
+        assert_eq!(unknown[0].message, "--set m: no such variable");
+    }
+}

@@ -1,0 +1,355 @@
+//! What would run, and why. In: a checked pipeline and a workspace; out: for every stage the tasks that have no receipt.
+//!
+//! New videos, a retrained model, a changed setting and a killed run are one path: a task is its key, and a key without a receipt
+//! is to be done. Nothing is written here.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::check::Checked;
+use super::key::{Fields, key, of_decode, of_label, of_train_dynamics, settings, why};
+use super::spec::StageSpec;
+use super::videos::identify;
+use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
+use crate::executor::Job;
+use crate::stages::Task;
+use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
+use crate::stages::label::{LabelConfig, LabelTask};
+use crate::stages::train_dynamics::{Refresh, TrainDynamicsConfig, TrainDynamicsTask};
+
+/// What one stage has and lacks.
+#[derive(Clone, Debug, Serialize)]
+pub struct StagePlan {
+    /// The stage's name.
+    pub stage: String,
+    /// Its kind.
+    pub kind: String,
+    /// Tasks that must run; some may not be known in detail before the stages they wait for have run.
+    pub new: usize,
+    /// Tasks whose receipts are there.
+    pub reused: usize,
+    /// Videos among the new tasks (`decode` only).
+    pub new_videos: usize,
+    /// Videos among the re-used tasks (`decode` only).
+    pub reused_videos: usize,
+    /// Why tasks are new: reason and number.
+    pub why: BTreeMap<String, usize>,
+    /// What else is to be said: a model that is kept, and what it has not seen.
+    pub note: Option<String>,
+    /// The settings as they come out of presets and overrides.
+    pub settings: Fields,
+    /// The new tasks, as far as they are known.
+    #[serde(skip)]
+    pub jobs: Vec<Job>,
+    /// Keys of all tasks in the dataset's order, new ones included.
+    #[serde(skip)]
+    pub order: Vec<String>,
+    /// The receipts that are there, in the dataset's order.
+    #[serde(skip)]
+    pub receipts: Vec<Receipt>,
+    /// The version of the stage's dataset, where nothing is new.
+    #[serde(skip)]
+    pub version: Option<u64>,
+}
+
+/// What a person asks for beyond the pipeline's file.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// Train these stages again, once, whatever their `refresh` says.
+    pub refresh: Vec<String>,
+    /// Seconds between two checkpoints of a training.
+    pub checkpoint_secs: u64,
+}
+
+/// Plans stage by stage; each stage sees the plans of those before it.
+pub struct Planner<'a> {
+    /// The pipeline.
+    pub checked: &'a Checked,
+    /// Where results lie.
+    pub store: &'a Store,
+    /// What else is asked for.
+    pub options: &'a PlanOptions,
+    /// The stages planned (or run) so far.
+    pub plans: HashMap<String, StagePlan>,
+}
+
+impl<'a> Planner<'a> {
+    /// Nothing planned yet.
+    pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Self {
+        Planner { checked, store, options, plans: HashMap::new() }
+    }
+
+    /// Plans every stage, in running order.
+    pub fn plan_all(mut self) -> Result<Vec<StagePlan>, dataset::Error> {
+        let mut all = Vec::new();
+        for &at in &self.checked.order {
+            let plan = self.plan(at)?;
+            self.plans.insert(plan.stage.clone(), plan.clone());
+            all.push(plan);
+        }
+        Ok(all)
+    }
+
+    /// Plans one stage. The stages it takes from have been planned before, since [`Checked::order`] says so.
+    pub fn plan(&self, at: usize) -> Result<StagePlan, dataset::Error> {
+        let (name, spec) = &self.checked.spec.stages[at];
+        let receipts = all_receipts(self.store, name)?;
+        let plan = StagePlan::empty(name, spec.kind(), head(self.store, name)?.map(|manifest| manifest.version));
+        match spec {
+            StageSpec::Decode(config) => self.decode(plan, config, receipts),
+            StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, receipts),
+            StageSpec::Label(config) => Ok(self.label(plan, config, receipts)),
+        }
+    }
+
+    /// Old partitions stay as they are while all their videos are there; the other videos form new ones.
+    fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: Vec<Receipt>) -> Result<StagePlan, dataset::Error> {
+        let videos = identify(&self.checked.videos[&plan.stage], &receipts);
+        let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (v.digest.as_str(), i)).collect();
+        let of = |videos: &[VideoSource]| of_decode(&DecodeTask { config: config.clone(), videos: videos.to_vec() });
+        plan.settings = settings(&of(&[]));
+
+        let committed = head(self.store, &plan.stage)?.map(|manifest| manifest.receipts).unwrap_or_default();
+        let rank: HashMap<&str, usize> = committed.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
+        let first = |r: &Receipt| r.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied();
+        let mut usable: Vec<&Receipt> = receipts.iter().filter(|r| settings(&r.fields) == plan.settings).collect();
+        usable.sort_by_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
+        let mut covered: HashSet<&str> = HashSet::new();
+        for receipt in usable {
+            let fits = |v: &dataset::VideoRecord| place.contains_key(v.digest.as_str()) && !covered.contains(v.digest.as_str());
+            if receipt.videos.iter().all(fits) {
+                covered.extend(receipt.videos.iter().map(|v| v.digest.as_str()));
+                plan.receipts.push(receipt.clone());
+            }
+        }
+        plan.reused_videos = covered.len();
+        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(v.digest.as_str())).cloned().collect();
+        plan.new_videos = missing.len();
+        for videos in partitions(missing, config.videos_per_shard) {
+            let (fields, units) = (of(&videos), videos.len() as u64);
+            let task = Task::Decode(DecodeTask { config: config.clone(), videos });
+            plan.add(fields, vec![], BTreeMap::new(), units, task, &receipts);
+        }
+        plan.in_order(|key, plan| {
+            let job = |j: &Job| {
+                (j.key == key).then(|| match &j.task {
+                    Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
+                    _ => None,
+                })
+            };
+            let known = || plan.receipts.iter().find(|r| r.key == key).and_then(first);
+            (rank.get(key).copied().unwrap_or(usize::MAX), plan.jobs.iter().find_map(job).flatten().or_else(known))
+        });
+        Ok(plan)
+    }
+
+    /// One task. A model with these settings is kept, unless `refresh` says otherwise.
+    fn train_dynamics(
+        &self,
+        mut plan: StagePlan,
+        config: &TrainDynamicsConfig,
+        receipts: Vec<Receipt>,
+    ) -> Result<StagePlan, dataset::Error> {
+        let frames = &self.plans[&config.frames];
+        let task = self.training(config, frames);
+        let fields = of_train_dynamics(&task, 0);
+        plan.settings = settings(&fields);
+        let current = head(self.store, &plan.stage)?.and_then(|manifest| manifest.receipts.into_iter().next());
+        let trained = |r: &&Receipt| settings(&r.fields) == plan.settings;
+        let latest = |r: &&Receipt| (Some(&r.key) == current.as_ref(), stat(r, "frames_version"), r.fields["generation"].as_u64());
+        let kept = receipts.iter().filter(trained).max_by_key(latest).cloned();
+        let forced = self.options.refresh.contains(&plan.stage);
+        if let Some(kept) = kept.as_ref().filter(|kept| !forced && self.is_kept(config, kept, frames)) {
+            let unseen = unseen_videos(kept, frames);
+            plan.note =
+                (unseen > 0).then(|| format!("kept: trained on version {}, {unseen} newer videos unseen", stat(kept, "frames_version")));
+            plan.order = vec![kept.key.clone()];
+            plan.receipts = vec![kept.clone()];
+            plan.reused = 1;
+            return Ok(plan);
+        }
+        if frames.new > 0 {
+            plan.new = 1;
+            let reason = if kept.is_some() { "new frames".into() } else { why(&fields, &receipts) };
+            plan.why.insert(reason, 1);
+            return Ok(plan);
+        }
+        self.new_training(&mut plan, task, kept.as_ref(), frames, forced, &receipts);
+        Ok(plan)
+    }
+
+    /// The frames are all there and a model is to be trained on them (or was, by a run that was not committed).
+    fn new_training(
+        &self,
+        plan: &mut StagePlan,
+        mut task: TrainDynamicsTask,
+        kept: Option<&Receipt>,
+        frames: &StagePlan,
+        forced: bool,
+        receipts: &[Receipt],
+    ) {
+        let generations = receipts.iter().filter(|r| settings(&r.fields) == plan.settings);
+        let newest = generations.filter_map(|r| r.fields["generation"].as_u64()).max().unwrap_or(0);
+        let mut fields = of_train_dynamics(&task, kept.and_then(|k| k.fields["generation"].as_u64()).unwrap_or(0));
+        if forced && receipts.iter().any(|r| r.key == key(&fields)) {
+            fields = of_train_dynamics(&task, newest + 1);
+        }
+        task.provenance =
+            BTreeMap::from([("lapo.key".into(), key(&fields)), ("lapo.frames_version".into(), frames.version.unwrap_or(0).to_string())]);
+        let (steps, inputs) = (task.config.steps, frames.order.clone());
+        let count = frames.receipts.iter().map(|r| stat(r, "frames")).sum::<u64>();
+        let stats = [("frames_version", frames.version.unwrap_or(0)), ("frames", count), ("steps", steps)];
+        let stats = stats.into_iter().map(|(name, value)| (name.to_string(), value as f64)).collect();
+        plan.add(fields, inputs, stats, steps, Task::TrainDynamics(Box::new(task)), receipts);
+        if forced && plan.new > 0 {
+            plan.why = BTreeMap::from([("asked for by --refresh".into(), 1)]);
+        }
+    }
+
+    fn training(&self, config: &TrainDynamicsConfig, frames: &StagePlan) -> TrainDynamicsTask {
+        let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
+        TrainDynamicsTask {
+            config: config.clone(),
+            seed: self.checked.spec.seed,
+            size: size as usize,
+            shards: frames.receipts.iter().filter_map(|r| r.files.first().cloned()).collect(),
+            provenance: BTreeMap::new(),
+            checkpoint_secs: self.options.checkpoint_secs,
+        }
+    }
+
+    /// Whether the model that exists still serves, by the stage's `refresh`.
+    fn is_kept(&self, config: &TrainDynamicsConfig, kept: &Receipt, frames: &StagePlan) -> bool {
+        let count = frames.receipts.iter().map(|r| stat(r, "frames")).sum::<u64>() as f64;
+        match config.refresh {
+            Refresh::Never => true,
+            Refresh::Always => frames.new == 0 && kept.inputs == frames.order,
+            Refresh::Growth(share) => count < stat(kept, "frames") as f64 * (1.0 + share),
+        }
+    }
+
+    /// One task per shard, all new when the model is.
+    fn label(&self, mut plan: StagePlan, config: &LabelConfig, receipts: Vec<Receipt>) -> StagePlan {
+        let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
+        let model = dynamics.receipts.first().and_then(|r| r.files.first()).filter(|_| dynamics.new == 0);
+        plan.settings = settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file() }));
+        let Some(model) = model else {
+            plan.new = frames.new + frames.receipts.len();
+            plan.why.insert("new model".into(), plan.new);
+            return plan;
+        };
+        let inputs = |frames: &Receipt| vec![frames.key.clone(), dynamics.receipts[0].key.clone()];
+        for shard in &frames.receipts {
+            let Some(file) = shard.files.first() else { continue };
+            let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone() };
+            plan.add(of_label(&task), inputs(shard), BTreeMap::new(), file.rows, Task::Label(task), &receipts);
+        }
+        if frames.new > 0 {
+            plan.new += frames.new;
+            *plan.why.entry("new frames".into()).or_default() += frames.new;
+        }
+        plan
+    }
+}
+
+impl StagePlan {
+    fn empty(stage: &str, kind: &str, version: Option<u64>) -> Self {
+        StagePlan {
+            stage: stage.into(),
+            kind: kind.into(),
+            new: 0,
+            reused: 0,
+            new_videos: 0,
+            reused_videos: 0,
+            why: BTreeMap::new(),
+            note: None,
+            settings: Fields::new(),
+            jobs: Vec::new(),
+            order: Vec::new(),
+            receipts: Vec::new(),
+            version,
+        }
+    }
+
+    /// Adds a task: re-used where its key has a receipt, else new.
+    fn add(&mut self, fields: Fields, inputs: Vec<String>, stats: BTreeMap<String, f64>, units: u64, task: Task, receipts: &[Receipt]) {
+        let key = key(&fields);
+        self.order.push(key.clone());
+        if let Some(receipt) = receipts.iter().find(|r| r.key == key) {
+            self.receipts.push(receipt.clone());
+            self.reused += 1;
+            return;
+        }
+        *self.why.entry(why(&fields, receipts)).or_default() += 1;
+        self.new += 1;
+        let (stage, kind) = (self.stage.clone(), self.kind.clone());
+        self.jobs.push(Job { stage, kind, key, fields, inputs, stats, units, task });
+    }
+
+    /// Sorts everything by a rank of keys.
+    fn in_order<K: Ord>(&mut self, rank: impl Fn(&str, &StagePlan) -> K) {
+        self.reused = self.receipts.len();
+        let mut keys: Vec<String> = self.receipts.iter().map(|r| r.key.clone()).chain(self.jobs.iter().map(|j| j.key.clone())).collect();
+        keys.sort_by_cached_key(|key| rank(key, self));
+        self.order = keys;
+    }
+
+    /// The plan after its jobs are done.
+    pub fn done(mut self, new: Vec<Receipt>, version: u64) -> Self {
+        let mut all: HashMap<String, Receipt> = self.receipts.drain(..).chain(new).map(|r| (r.key.clone(), r)).collect();
+        self.receipts = self.order.iter().filter_map(|key| all.remove(key)).collect();
+        (self.new, self.jobs, self.version) = (0, Vec::new(), Some(version));
+        self
+    }
+}
+
+fn no_file() -> FileInfo {
+    FileInfo { path: String::new(), bytes: 0, rows: 0, blake3: String::new() }
+}
+
+/// Cuts videos into partitions. A partition closes by what is in it alone, so a run that was killed cuts the rest as before.
+fn partitions(videos: Vec<VideoSource>, most: usize) -> Vec<Vec<VideoSource>> {
+    let (mut all, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for video in videos {
+        bytes += video.bytes;
+        current.push(video);
+        if current.len() >= most || bytes >= SHARD_BYTES {
+            all.push(std::mem::take(&mut current));
+            bytes = 0;
+        }
+    }
+    all.extend((!current.is_empty()).then_some(current));
+    all
+}
+
+/// Videos of the frames that the model was not trained on, those still to be decoded included.
+fn unseen_videos(kept: &Receipt, frames: &StagePlan) -> usize {
+    let unseen = frames.receipts.iter().filter(|r| !kept.inputs.contains(&r.key));
+    unseen.map(|r| r.videos.len()).sum::<usize>() + frames.new_videos * usize::from(frames.new > 0)
+}
+
+fn stat(receipt: &Receipt, name: &str) -> u64 {
+    receipt.stats.get(name).copied().unwrap_or(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn video(name: usize, bytes: u64) -> VideoSource {
+        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, modified: String::new(), unusable: None }
+    }
+
+    #[test]
+    fn partitions_of_what_a_killed_run_left_are_the_old_ones() {
+        let sizes = [1, SHARD_BYTES, 3, 4, 5, SHARD_BYTES / 2, SHARD_BYTES / 2, 9, 9, 9, 9];
+        let videos: Vec<VideoSource> = sizes.iter().enumerate().map(|(i, bytes)| video(i, *bytes)).collect();
+        let whole = partitions(videos.clone(), 3);
+        assert_eq!(whole.concat(), videos);
+        for done in 0_usize..1 << whole.len() {
+            let left: Vec<Vec<VideoSource>> = (0..whole.len()).filter(|i| done >> i & 1 == 0).map(|i| whole[i].clone()).collect();
+            assert_eq!(partitions(left.concat(), 3), left, "done: {done:b}");
+        }
+    }
+}

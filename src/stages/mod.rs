@@ -1,0 +1,173 @@
+//! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
+//!
+//! Reading order: [`decode`] (videos -> shards), [`train_dynamics`] (shards -> IDM + FDM), [`label`] (shards + IDM -> latent actions).
+//! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{FileInfo, Reject, Store, VideoRecord};
+use crate::models::Device;
+use crate::train::TrainError;
+
+pub mod decode;
+pub mod label;
+pub mod train_dynamics;
+
+/// A stage could not do its task.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Storage, a shard or a labels file.
+    #[error(transparent)]
+    Dataset(#[from] crate::dataset::Error),
+    /// Weights, networks or the device.
+    #[error(transparent)]
+    Models(#[from] crate::models::ModelError),
+    /// A step of training.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The video could not be read for a reason that may pass (a disk error, too many open files).
+    #[error(transparent)]
+    Video(#[from] crate::video::Error),
+    /// A video is not what it was when the run was planned.
+    #[error("{uri}: changed while it was being decoded ({was} -> {is} bytes)")]
+    VideoChanged {
+        /// The video.
+        uri: String,
+        /// Its size when it was planned.
+        was: u64,
+        /// Its size after decoding.
+        is: u64,
+    },
+    /// There is nothing to train on, or nothing to check on.
+    #[error("{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}")]
+    TooFewWindows {
+        /// Which split: `training` or `held-out`.
+        split: &'static str,
+        /// Windows found.
+        windows: usize,
+        /// Episodes found in all.
+        episodes: usize,
+        /// Frames a window spans.
+        time: usize,
+        /// The least that is needed.
+        needed: usize,
+    },
+    /// Frames and network disagree on the size of a frame.
+    #[error("{file}: frames of {seen} x {seen}, the model expects {expected} x {expected}")]
+    FrameSize {
+        /// The shard.
+        file: String,
+        /// The size in the shard.
+        seen: usize,
+        /// The size the model was trained on.
+        expected: usize,
+    },
+    /// A checkpoint that this program wrote does not read back.
+    #[error("{file}: not a checkpoint of this stage ({reason})")]
+    Checkpoint {
+        /// The checkpoint.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// This binary lacks the part that the stage needs.
+    #[error("cannot decode: this lapo was built without the `video` feature")]
+    NoVideo,
+    /// Our fault, not the user's.
+    #[error("internal: {what}")]
+    Invariant {
+        /// What should have held.
+        what: String,
+    },
+}
+
+impl Error {
+    /// The cure, where it is known.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::Dataset(e) => return e.hint(),
+            Error::Train(TrainError::NotFinite { .. }) => "lower `learning_rate`; the checkpoints before this step are kept".into(),
+            Error::Train(_) | Error::Models(_) => return None,
+            Error::Video(e) => return e.hint().map(Into::into),
+            Error::VideoChanged { .. } => "run again once nothing writes to it".into(),
+            Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
+            Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
+            Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
+            Error::Checkpoint { file, .. } => format!("delete {file}: training resumes at the checkpoint before it"),
+            Error::NoVideo => "build with default features, libav's headers installed".into(),
+            Error::Invariant { .. } => return None,
+        })
+    }
+
+    /// Whether the same task may succeed when tried again as it is.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Dataset(e) => e.is_transient(),
+            Error::Video(e) => e.is_transient(),
+            Error::VideoChanged { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// One unit of work as data: an executor may run it here or send it elsewhere.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// A few videos become one shard.
+    Decode(decode::DecodeTask),
+    /// All shards become one model.
+    TrainDynamics(Box<train_dynamics::TrainDynamicsTask>),
+    /// One shard becomes one labels file.
+    Label(label::LabelTask),
+}
+
+/// What a finished task says of itself; it becomes the receipt.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// The files it wrote.
+    pub files: Vec<FileInfo>,
+    /// The videos they come from.
+    pub videos: Vec<VideoRecord>,
+    /// What could not be used, wholly or in part.
+    pub rejects: Vec<Reject>,
+    /// Counts and seconds: `frames`, `transitions`, ...
+    pub stats: BTreeMap<String, f64>,
+}
+
+/// Where a task works: one attempt's own folder, and this process' means.
+pub struct Workplace<'a> {
+    /// The workspace.
+    pub store: &'a Store,
+    /// The folder of this attempt, relative to the workspace; nobody else writes there.
+    pub folder: String,
+    /// The folder for what must outlive this attempt without being a result (checkpoints).
+    pub scratch: String,
+    /// What computes.
+    pub device: Device,
+    /// How many tasks run at once beside this one, at most one per core.
+    pub cores_free: usize,
+    /// Who listens.
+    pub progress: &'a dyn Progress,
+}
+
+/// Whoever watches a task: a bar on a terminal, lines in a log, or nobody.
+pub trait Progress: Sync {
+    /// `units` more are done (videos, steps, transitions: whatever the stage counts).
+    fn advance(&self, units: u64);
+    /// A few words on how it goes, shown beside the count.
+    fn note(&self, text: &str);
+    /// A sentence that should stay to be read.
+    fn say(&self, text: &str);
+}
+
+/// Nobody watches.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn say(&self, _: &str) {}
+}

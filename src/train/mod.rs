@@ -1,0 +1,17 @@
+//! What every training stage shares: batches go in, better weights come out.
+//!
+//! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it. [`adam`] is the optimiser,
+//! [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way.
+
+pub mod adam;
+pub mod batch;
+pub mod checkpoint;
+pub mod dynamics;
+mod error;
+pub mod metrics;
+pub mod schedule;
+mod state;
+
+pub use adam::OptimConfig;
+pub use dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, dynamics_trainer};
+pub use error::{Result, TrainError};

@@ -1,0 +1,101 @@
+//! Checkpoints: the whole state of a training goes in, one safetensors file comes out, and back.
+//!
+//! Beside the weights under their published names, the file holds Adam's moments (`adam.first.*`, `adam.second.*`) and the age of
+//! unused codes (`unused`); its metadata hold the step, the seed and the settings, which must be the same on the way back.
+
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::adam::{Flat, OptimConfig};
+use super::dynamics::Trainer;
+use super::{Result, TrainError};
+use crate::models::layers::NetBackend;
+use crate::models::weights::{Weights, to_host};
+use crate::models::{DynamicsConfig, ModelError};
+
+const FORMAT: &str = "lapo-dynamics-training/1";
+
+/// What a checkpoint's metadata say.
+#[derive(Serialize, Deserialize)]
+struct Settings {
+    dynamics: DynamicsConfig,
+    optim: OptimConfig,
+    seed: u64,
+    step: u64,
+    codebooks_started: bool,
+}
+
+impl<A> Trainer<A>
+where
+    A: AutodiffBackend + NetBackend,
+    A::InnerBackend: NetBackend,
+{
+    pub(super) fn save_state(&self) -> Result<Vec<u8>> {
+        let mut weights = Weights::default();
+        weights.describe(FORMAT, &self.settings());
+        weights.store::<A, _>("idm", &self.idm)?;
+        weights.store::<A, _>("wm", &self.fdm)?;
+        for (kind, moments) in [("first", &self.adam.first), ("second", &self.adam.second)] {
+            for (name, moment) in moments {
+                weights.put(format!("adam.{kind}.{name}"), &moment.dims(), &to_host(moment.clone())?);
+            }
+        }
+        // A code's age is reset when it is revived, far below 2^24, up to which f32 counts exactly.
+        let unused: Vec<f32> = self.unused.iter().map(|&age| age as f32).collect();
+        weights.put("unused", &[unused.len()], &unused);
+        Ok(weights.to_bytes())
+    }
+
+    pub(super) fn restore_state(&mut self, state: &[u8]) -> Result<()> {
+        let weights = Weights::parse(state)?;
+        let settings: Settings = weights
+            .config_of(FORMAT)?
+            .ok_or_else(|| ModelError::Metadata { key: "format", problem: format!("it is not there, expected `{FORMAT}`") })?;
+        let own = self.settings();
+        same("dynamics", &settings.dynamics, &own.dynamics)?;
+        same("optim", &settings.optim, &own.optim)?;
+        same("seed", &settings.seed, &own.seed)?;
+
+        let idm = weights.load("idm", self.idm.clone(), &self.device)?;
+        let fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
+        let first = self.moments("first", &weights)?;
+        let second = self.moments("second", &weights)?;
+        let unused = weights.get("unused", &[self.unused.len()])?;
+        (self.idm, self.fdm) = (idm, fdm);
+        (self.adam.first, self.adam.second) = (first, second);
+        self.adam.step = settings.step;
+        self.codebooks_started = settings.codebooks_started;
+        self.unused = unused.into_iter().map(|age| age as u32).collect();
+        Ok(())
+    }
+
+    fn moments(&self, kind: &str, weights: &Weights) -> Result<Flat<A::InnerBackend>> {
+        let prefix = format!("adam.{kind}.");
+        let mut moments = Flat::new();
+        for (name, shape) in weights.shapes_under(&prefix) {
+            let values = weights.get(&format!("{prefix}{name}"), &shape)?;
+            let count = values.len();
+            moments.insert(name, Tensor::from_data(TensorData::new(values, [count]), &self.device));
+        }
+        Ok(moments)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            dynamics: self.config.clone(),
+            optim: self.optim.clone(),
+            seed: self.seed,
+            step: self.adam.step,
+            codebooks_started: self.codebooks_started,
+        }
+    }
+}
+
+fn same<T: Serialize + PartialEq>(what: &'static str, seen: &T, expected: &T) -> Result<()> {
+    if seen == expected {
+        return Ok(());
+    }
+    let text = |value: &T| serde_json::to_string(value).expect("plain numbers and names are JSON");
+    Err(TrainError::Checkpoint { what, seen: text(seen), expected: text(expected) })
+}

@@ -1,0 +1,213 @@
+//! The few calls libav has no safe wrapper for, each behind a safe function.
+//!
+//! In and out: `ffmpeg-next`'s own types. Nothing here decides anything: policy is in `source`,
+//! `reader` and `scale`. All `unsafe` of the room is in this file.
+
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use ffmpeg_next::ffi;
+use ffmpeg_next::format::context::{Input, StreamIo};
+use ffmpeg_next::software::scaling;
+use ffmpeg_next::{Dictionary, Error, Stream, frame};
+
+/// A container format found in a file's first bytes; libav keeps these for the whole process.
+pub(super) struct Format(*const ffi::AVInputFormat);
+
+/// Finds the container format from the file's bytes alone, never from its name.
+///
+/// The score says how sure libav is, from 0 to 100.
+#[expect(unsafe_code, reason = "ffmpeg-next finds formats only together with opening them")]
+pub(super) fn find_format(io: &mut StreamIo, probe_bytes: u32) -> Result<(Format, i32), Error> {
+    let mut format: *const ffi::AVInputFormat = ptr::null();
+    // SAFETY: `io` is alive for the call; a null name and log context are allowed. The cast
+    // covers the `const` that this argument has had since libav 5.
+    let score =
+        unsafe { ffi::av_probe_input_buffer2(io.as_mut_ptr(), (&raw mut format).cast(), ptr::null(), ptr::null_mut(), 0, probe_bytes) };
+    if score < 0 || format.is_null() {
+        return Err(Error::from(score.min(-1)));
+    }
+    Ok((Format(format), score))
+}
+
+impl Format {
+    /// libav's name, several joined by commas where one demuxer reads several.
+    #[expect(unsafe_code, reason = "a C string")]
+    pub(super) fn name(&self) -> &'static str {
+        // SAFETY: the pointer is one of libav's static format descriptions, whose name is a
+        // static C string.
+        let name = unsafe { CStr::from_ptr((*self.0).name) };
+        name.to_str().unwrap_or("?")
+    }
+}
+
+/// Opens the container and finds out its streams' parameters.
+///
+/// `format_options` go to the demuxer, `codec_options` to the codecs that libav opens for a look.
+#[expect(unsafe_code, reason = "ffmpeg-next cannot give options to the codecs opened for a look")]
+pub(super) fn open_input(
+    mut io: StreamIo,
+    format: &Format,
+    format_options: Dictionary,
+    codec_options: &Dictionary,
+) -> Result<Input, Error> {
+    // SAFETY: `context` is freed by libav on failure, and owned by `Input` together with `io`
+    // otherwise, which closes the context before `io`. `options` is freed by the dictionary that
+    // takes it back.
+    let input = unsafe {
+        let mut context = ffi::avformat_alloc_context();
+        if context.is_null() {
+            return Err(Error::Other { errno: ffmpeg_next::error::ENOMEM });
+        }
+        (*context).pb = io.as_mut_ptr();
+        (*context).flags |= ffi::AVFMT_FLAG_CUSTOM_IO as c_int;
+        let mut options = format_options.disown();
+        let code = ffi::avformat_open_input(&raw mut context, ptr::null(), format.0 as *mut _, &raw mut options);
+        drop(Dictionary::own(options));
+        if code < 0 {
+            return Err(Error::from(code));
+        }
+        Input::wrap_with_custom_io(context, io)
+    };
+    find_stream_info(input, codec_options)
+}
+
+/// Reads the first packets until every stream's parameters are known.
+#[expect(unsafe_code, reason = "ffmpeg-next passes no options here")]
+fn find_stream_info(mut input: Input, codec_options: &Dictionary) -> Result<Input, Error> {
+    let copies: Vec<Dictionary> = input.streams().map(|_| codec_options.clone()).collect();
+    // SAFETY: libav reads one dictionary for each stream there is at the call, and leaves in the
+    // array what is to be freed.
+    let code = unsafe {
+        let mut raw: Vec<_> = copies.into_iter().map(|copy| copy.disown()).collect();
+        let code = ffi::avformat_find_stream_info(input.as_mut_ptr(), raw.as_mut_ptr());
+        raw.into_iter().for_each(|options| drop(Dictionary::own(options)));
+        code
+    };
+    if code < 0 { Err(Error::from(code)) } else { Ok(input) }
+}
+
+/// Whether the durations are stated by the file, and not guessed from its size and bit rate.
+#[expect(unsafe_code, reason = "a field without an accessor")]
+pub(super) fn duration_is_stated(input: &Input) -> bool {
+    use ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_BITRATE;
+    // SAFETY: the context is alive as long as `input`, and the field is a plain enum.
+    let method = unsafe { (*input.as_ptr()).duration_estimation_method };
+    method != AVFMT_DURATION_FROM_BITRATE
+}
+
+/// The seconds at which the container says it starts.
+#[expect(unsafe_code, reason = "a field without an accessor")]
+pub(super) fn start_time_secs(input: &Input) -> Option<f64> {
+    // SAFETY: the context is alive as long as `input`, and the field is a plain number.
+    let start = unsafe { (*input.as_ptr()).start_time };
+    (start != ffi::AV_NOPTS_VALUE).then(|| start as f64 / f64::from(ffi::AV_TIME_BASE))
+}
+
+/// Width and height as the container states them, 0 where it does not.
+#[expect(unsafe_code, reason = "fields without an accessor")]
+pub(super) fn stated_size(stream: &Stream) -> (u32, u32) {
+    let parameters = stream.parameters();
+    // SAFETY: the parameters are alive as long as the stream, and the fields are plain numbers.
+    let (width, height) = unsafe { ((*parameters.as_ptr()).width, (*parameters.as_ptr()).height) };
+    (u32::try_from(width).unwrap_or(0), u32::try_from(height).unwrap_or(0))
+}
+
+/// A tag of a stream, where it is there and is text.
+#[expect(unsafe_code, reason = "ffmpeg-next takes a broken file's tags for UTF-8 unchecked")]
+pub(super) fn tag<'a>(stream: &'a Stream, key: &CStr) -> Option<&'a str> {
+    // SAFETY: the stream's dictionary lives as long as the stream, and its values are C strings.
+    let value = unsafe {
+        let entry = ffi::av_dict_get((*stream.as_ptr()).metadata, key.as_ptr(), ptr::null(), 0);
+        entry.as_ref().map(|entry| CStr::from_ptr(entry.value))
+    };
+    value?.to_str().ok()
+}
+
+/// Asks the demuxer to leave out every stream but one.
+#[expect(unsafe_code, reason = "a field without an accessor")]
+pub(super) fn read_only(input: &mut Input, wanted: usize) {
+    for index in (0..input.nb_streams() as usize).filter(|index| *index != wanted) {
+        if let Some(mut stream) = input.stream_mut(index) {
+            // SAFETY: the stream belongs to the living context, and nobody else reads it.
+            unsafe { (*stream.as_mut_ptr()).discard = ffi::AVDiscard::AVDISCARD_ALL };
+        }
+    }
+}
+
+/// Cuts the picture down in place, by moving its plane pointers; no pixel is copied.
+#[expect(unsafe_code, reason = "ffmpeg-next has no cropping")]
+pub(super) fn crop(picture: &mut frame::Video, [left, top, right, bottom]: [u32; 4]) -> Result<(), Error> {
+    // SAFETY: the frame is alive and exclusively ours; libav checks the edges against its size.
+    let code = unsafe {
+        let raw = picture.as_mut_ptr();
+        ((*raw).crop_left, (*raw).crop_top) = (left as usize, top as usize);
+        ((*raw).crop_right, (*raw).crop_bottom) = (right as usize, bottom as usize);
+        ffi::av_frame_apply_cropping(raw, ffi::AV_FRAME_CROP_UNALIGNED as c_int)
+    };
+    if code < 0 { Err(Error::from(code)) } else { Ok(()) }
+}
+
+/// A picture's colour matrix and range, as libav numbers them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Colours {
+    matrix: c_int,
+    range: c_int,
+}
+
+impl Colours {
+    /// The matrix as swscale numbers it: BT.601 where there is none, or none that it has.
+    fn yuv_matrix(self) -> c_int {
+        match self.matrix {
+            named @ (1..=7 | 9..=10) => named,
+            _ => ffi::SWS_CS_DEFAULT as c_int,
+        }
+    }
+}
+
+/// Reads a picture's colours.
+#[expect(unsafe_code, reason = "a broken file may hold numbers that ffmpeg-next's enums do not")]
+pub(super) fn colours(picture: &frame::Video) -> Colours {
+    // SAFETY: the frame is alive, and both fields are C enums, read as the integers they are.
+    unsafe {
+        let raw = picture.as_ptr();
+        Colours {
+            matrix: (&raw const (*raw).colorspace).cast::<c_int>().read(),
+            range: (&raw const (*raw).color_range).cast::<c_int>().read(),
+        }
+    }
+}
+
+/// Tells the scaler the pictures' colours, as ffmpeg's scale filter does.
+///
+/// An unnamed matrix is taken for BT.601, and an unnamed range for what the pixel format implies.
+#[expect(unsafe_code, reason = "ffmpeg-next has no colour details")]
+pub(super) fn set_colours(scaler: &mut scaling::Context, colours: Colours) {
+    let (mut inverse, mut table) = (ptr::null_mut(), ptr::null_mut());
+    let [mut from_full, mut to_full, mut brightness, mut contrast, mut saturation] = [0; 5];
+    // SAFETY: the scaler is alive; libav fills every pointer it is given, and the tables it
+    // returns are static. Where it refuses, there is no matrix between the formats to set.
+    unsafe {
+        let scaler = scaler.as_mut_ptr();
+        let code = ffi::sws_getColorspaceDetails(
+            scaler,
+            &raw mut inverse,
+            &raw mut from_full,
+            &raw mut table,
+            &raw mut to_full,
+            &raw mut brightness,
+            &raw mut contrast,
+            &raw mut saturation,
+        );
+        if code < 0 {
+            return;
+        }
+        if colours.range == ffi::AVColorRange::AVCOL_RANGE_JPEG as c_int {
+            from_full = 1;
+        } else if colours.range == ffi::AVColorRange::AVCOL_RANGE_MPEG as c_int {
+            from_full = 0;
+        }
+        let matrix = ffi::sws_getCoefficients(colours.yuv_matrix());
+        ffi::sws_setColorspaceDetails(scaler, matrix, from_full, table, to_full, brightness, contrast, saturation);
+    }
+}

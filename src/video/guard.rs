@@ -1,0 +1,141 @@
+//! What one file may cost, and what the disk said.
+//!
+//! In: the time limit, and an opened file. Out: a [`Guard`] that knows when the file has had its
+//! time, and a [`GuardedFile`] that libav reads through. Start at [`Guard::timed`].
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Error, Fault, FaultClass, Limits};
+
+/// Knows how much time the file has left and what went wrong with the disk, across threads.
+#[derive(Clone)]
+pub(super) struct Guard(Arc<Mutex<GuardState>>);
+
+struct GuardState {
+    allowed: Duration,
+    spent: Duration,
+    since: Option<Instant>,
+    disk: Option<io::Error>,
+}
+
+impl Guard {
+    /// A guard whose time has not begun to run.
+    pub(super) fn new(limits: &Limits) -> Self {
+        let allowed = Duration::from_secs_f64(limits.deadline_secs);
+        Self(Arc::new(Mutex::new(GuardState { allowed, spent: Duration::ZERO, since: None, disk: None })))
+    }
+
+    /// Does some work while the time runs: only time spent here counts, not the caller's own.
+    pub(super) fn timed<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.state().since = Some(Instant::now());
+        let result = work();
+        let mut state = self.state();
+        if let Some(since) = state.since.take() {
+            state.spent += since.elapsed();
+        }
+        drop(state);
+        result
+    }
+
+    /// Whether the time is up.
+    pub(super) fn expired(&self) -> bool {
+        let state = self.state();
+        state.spent + state.since.map_or(Duration::ZERO, |since| since.elapsed()) > state.allowed
+    }
+
+    /// The time limit as a fault.
+    pub(super) fn deadline(&self) -> Fault {
+        let allowed = self.state().allowed.as_secs_f64();
+        Fault::new(FaultClass::Deadline, format!("decoding took longer than {allowed} s"))
+    }
+
+    /// What the disk said, once.
+    pub(super) fn disk_error(&self, path: &Path) -> Option<Error> {
+        self.state().disk.take().map(|source| Error::Read { path: path.to_owned(), source })
+    }
+
+    /// Fails where the disk did, or where the time is up.
+    pub(super) fn check(&self, path: &Path) -> Result<(), Error> {
+        match self.disk_error(path) {
+            Some(error) => Err(error),
+            None if self.expired() => Err(Error::Refused { path: path.to_owned(), fault: self.deadline() }),
+            None => Ok(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, GuardState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The file as libav reads it. Many demuxers take a failed read for the end of the file, so what
+/// the disk said is kept.
+pub(super) struct GuardedFile {
+    file: File,
+    guard: Guard,
+}
+
+impl GuardedFile {
+    /// A file that is watched by `guard`.
+    pub(super) fn new(file: File, guard: &Guard) -> Self {
+        Self { file, guard: guard.clone() }
+    }
+
+    fn keep<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            if error.kind() != ErrorKind::Interrupted {
+                let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+                self.guard.state().disk = Some(copy);
+            }
+        })
+    }
+}
+
+impl Read for GuardedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.guard.expired() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let result = self.file.read(buffer);
+        self.keep(result)
+    }
+}
+
+impl Seek for GuardedFile {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        // A demuxer that follows a broken offset asks for impossible places: its fault, not the disk's.
+        self.file.seek(position)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_time_spent_decoding_counts() {
+        let guard = Guard::new(&Limits { deadline_secs: 0.005, ..Limits::default() });
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!guard.timed(|| guard.expired()));
+        guard.timed(|| std::thread::sleep(Duration::from_millis(20)));
+        assert!(guard.expired());
+    }
+
+    #[test]
+    fn what_the_disk_said_outlives_the_read() {
+        let guard = Guard::new(&Limits::default());
+        // A folder opens as a file on Linux, and fails when it is read.
+        let Ok(folder) = File::open(std::env::temp_dir()) else {
+            return;
+        };
+        assert!(GuardedFile::new(folder, &guard).read(&mut [0; 8]).is_err());
+        let error = guard.disk_error("videos/a.mp4".as_ref()).unwrap();
+        assert!(error.is_transient() && error.to_string().starts_with("videos/a.mp4: cannot be read"));
+        assert!(guard.disk_error("videos/a.mp4".as_ref()).is_none());
+    }
+}

@@ -1,0 +1,147 @@
+//! A video file becomes frames.
+//!
+//! In: a path to any video libav knows. Out: upright RGB frames of one size, in order, each with
+//! its time; and an account of what was wrong with the file, because a broken video is an outcome
+//! and not a crash. Start at [`Decoder`].
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`config`] | what to ask for: [`DecodeOptions`], [`Fit`], [`Limits`] |
+//! | [`outcome`] | what comes back: [`Probe`], [`Frame`], [`Outcome`], [`Fault`] |
+//! | `source` | a path becomes an opened container and its video stream, past the guards |
+//! | `guard` | what a file may cost, and what the disk said |
+//! | `probe` | what a file says about itself |
+//! | `reader` | a container becomes intact pictures |
+//! | `codec` | the codec, and which packets it can use |
+//! | `clock` | timestamps become seconds |
+//! | `resample` | pictures at their own times become frames at a constant rate |
+//! | `scale` | a picture becomes RGB pixels of the asked size |
+//! | `layout` | which part of a picture goes where |
+//! | `orientation` | pixels are turned upright |
+//! | `decode` | the parts together: [`Decoder`] |
+//! | `about` | what the linked libav is |
+//! | `ffi` | the few calls libav has no safe wrapper for; the only `unsafe` of the room |
+//!
+//! Without the cargo feature `video` only `config` and `outcome` are there.
+
+pub mod config;
+pub mod outcome;
+
+#[cfg(feature = "video")]
+mod about;
+#[cfg(feature = "video")]
+mod clock;
+#[cfg(feature = "video")]
+mod codec;
+#[cfg(feature = "video")]
+mod decode;
+#[cfg(feature = "video")]
+mod ffi;
+#[cfg(feature = "video")]
+mod guard;
+#[cfg(feature = "video")]
+mod layout;
+#[cfg(feature = "video")]
+mod orientation;
+#[cfg(feature = "video")]
+mod probe;
+#[cfg(feature = "video")]
+mod reader;
+#[cfg(feature = "video")]
+mod resample;
+#[cfg(feature = "video")]
+mod scale;
+#[cfg(feature = "video")]
+mod source;
+#[cfg(all(test, feature = "video"))]
+mod tests;
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+pub use config::{DecodeOptions, Fit, Limits};
+pub use outcome::{Fault, FaultClass, Frame, Outcome, Probe};
+
+#[cfg(feature = "video")]
+pub use about::{libav_version, missing_decoders};
+#[cfg(feature = "video")]
+pub use decode::Decoder;
+#[cfg(feature = "video")]
+pub use probe::probe;
+
+/// Why a file gave no frames, or stopped giving them.
+///
+/// Only what happens before the first frame, and what is not the file's fault, is an error; the
+/// rest is the [`Outcome`]'s [`Fault`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is at fault: the same bytes will fail the same way.
+    #[error("{}: {fault}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+    /// The file could not be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// There was no memory for the codec or a picture.
+    #[error("{}: no memory left to decode it", path.display())]
+    OutOfMemory {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An option has a value that no file could be decoded with.
+    #[error("{field} is {seen}, expected {expected}")]
+    Option {
+        /// The field of [`DecodeOptions`] or [`Limits`].
+        field: &'static str,
+        /// Its value.
+        seen: String,
+        /// The values it may have.
+        expected: String,
+    },
+    /// The caller's buffer does not hold one frame.
+    #[error("the buffer for a frame has {seen} bytes, expected {expected}")]
+    Buffer {
+        /// Its length.
+        seen: usize,
+        /// `height * width * 3`.
+        expected: usize,
+    },
+}
+
+impl Error {
+    /// The file's fault, to be recorded; `None` where the file is not to blame.
+    pub fn class(&self) -> Option<FaultClass> {
+        match self {
+            Self::Refused { fault, .. } => Some(fault.class),
+            Self::Read { .. } if !self.is_transient() => Some(FaultClass::Unreadable),
+            _ => None,
+        }
+    }
+
+    /// Whether the same file may well decode later: a disk, network or memory failure.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied),
+            Self::OutOfMemory { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::OutOfMemory { .. } => Some("decode fewer files at once, or lower `max_pixels`"),
+            Self::Read { .. } if self.is_transient() => Some("run it again when the disk or network is back"),
+            _ => self.class().map(FaultClass::hint),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A picture becomes RGB pixels of the asked size.
+//!
+//! In: a decoded picture of any size, format and colour. Out: `[height, width, 3]` bytes, upright.
+//! Start at [`Scaler::write`].
+
+use ffmpeg_next::Error as AvError;
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::frame;
+use ffmpeg_next::software::scaling::{Context, Flags};
+
+use super::layout::{Layout, Shape};
+use super::orientation::{Orientation, Target};
+use super::{DecodeOptions, Fit, ffi};
+
+/// Brings pictures to one size, and rebuilds itself when their own changes.
+pub(super) struct Scaler {
+    width: u32,
+    height: u32,
+    fit: Fit,
+    orientation: Orientation,
+    built: Option<Built>,
+    /// Times the pictures changed.
+    pub(super) rebuilds: u32,
+}
+
+/// What is kept from picture to picture as long as they are alike.
+struct Built {
+    kind: Kind,
+    layout: Layout,
+    context: Context,
+    scaled: frame::Video,
+}
+
+/// What a picture must have in common with the last one for the scaler to fit.
+#[derive(Clone, Copy, PartialEq)]
+struct Kind {
+    format: Pixel,
+    shape: Shape,
+    colours: ffi::Colours,
+}
+
+/// A decoded picture, cropped at most once however often it is written.
+pub(super) struct Picture {
+    frame: frame::Video,
+    kind: Kind,
+    cropped: bool,
+}
+
+impl Scaler {
+    /// For frames as `options` ask, out of pictures that stand as `orientation` says.
+    pub(super) fn new(options: &DecodeOptions, orientation: Orientation) -> Self {
+        let DecodeOptions { width, height, fit, .. } = *options;
+        Self { width, height, fit, orientation, built: None, rebuilds: 0 }
+    }
+
+    /// Writes `picture` into `out`, `[height, width, 3]`.
+    pub(super) fn write(&mut self, picture: &mut Picture, out: &mut [u8]) -> Result<(), AvError> {
+        if self.built.as_ref().is_none_or(|built| built.kind != picture.kind) {
+            self.rebuilds += u32::from(self.built.is_some());
+            self.built = Some(self.build(picture)?);
+        }
+        let built = self.built.as_mut().expect("built above");
+        picture.crop(built.layout.crop)?;
+        built.context.run(&picture.frame, &mut built.scaled)?;
+
+        let [left, top, width, height] = built.layout.place.map(|pixels| pixels as usize);
+        if (width, height) != (self.width as usize, self.height as usize) {
+            out.fill(0);
+        }
+        let stride = self.width as usize * 3;
+        let mut target = Target { pixels: out, stride, left, top, width, height };
+        self.orientation.write(built.scaled.data(0), built.scaled.stride(0), &mut target);
+        Ok(())
+    }
+
+    fn build(&self, picture: &mut Picture) -> Result<Built, AvError> {
+        let kind = picture.kind;
+        let layout = Layout::new(&kind.shape, self.orientation, self.fit, (self.width, self.height));
+        picture.crop(layout.crop)?;
+        let (width, height) = self.orientation.swap((layout.place[2], layout.place[3]));
+        let (from, to) = (&picture.frame, Pixel::RGB24);
+        // Area averaging does not alias when scaling down; the other two cost nothing measurable
+        // and bring it within rounding of the true mean.
+        let flags = Flags::AREA | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT;
+        let mut context = Context::get(kind.format, from.width(), from.height(), to, width, height, flags)?;
+        ffi::set_colours(&mut context, kind.colours);
+        // Not straight into the caller's buffer: libav writes whole vectors, past the end of a row.
+        Ok(Built { kind, layout, context, scaled: frame::Video::new(to, width, height) })
+    }
+}
+
+impl Picture {
+    /// A picture as the codec gave it.
+    pub(super) fn new(frame: frame::Video) -> Self {
+        let kind = Kind::of(&frame);
+        Self { frame, kind, cropped: false }
+    }
+
+    fn crop(&mut self, edges: [u32; 4]) -> Result<(), AvError> {
+        if self.cropped || edges == [0; 4] {
+            return Ok(());
+        }
+        self.cropped = true;
+        ffi::crop(&mut self.frame, edges)
+    }
+}
+
+impl Kind {
+    fn of(frame: &frame::Video) -> Self {
+        let format = frame.format();
+        let aspect = f64::from(frame.aspect_ratio());
+        let pixel_aspect = if aspect.is_finite() && aspect > 0.0 { aspect } else { 1.0 };
+        let chroma = format.descriptor().map(|it| (it.log2_chroma_w(), it.log2_chroma_h()));
+        let size = (frame.width(), frame.height());
+        let shape = Shape { size, pixel_aspect, log2_chroma: chroma.unwrap_or_default() };
+        Self { format, shape, colours: ffi::colours(frame) }
+    }
+}

@@ -1,0 +1,148 @@
+//! A path becomes an opened container and its video stream, past the guards.
+//!
+//! In: a path and [`Limits`]. Out: a [`Source`] that reads one local file and nothing else. Start at
+//! [`Source::open`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use ffmpeg_next::format::context::{Input, StreamIo};
+use ffmpeg_next::format::stream::Disposition;
+use ffmpeg_next::{Dictionary, Stream, media};
+
+use super::guard::{Guard, GuardedFile};
+use super::{Error, Fault, FaultClass, Limits, ffi};
+
+/// Formats that would make libav open other files, the network or a script interpreter.
+const FORBIDDEN: [&str; 14] =
+    ["applehttp", "avisynth", "concat", "dash", "hls", "image2", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vapoursynth", "vobsub"];
+
+/// libav's score for a format that any bytes could be.
+const SCORE_OF_A_GUESS: i32 = 1;
+
+/// An opened file.
+pub(super) struct Source {
+    /// The container.
+    pub(super) input: Input,
+    /// Which of its streams is the video.
+    pub(super) stream_index: usize,
+    /// The time and the disk.
+    pub(super) guard: Guard,
+    /// The file.
+    pub(super) path: PathBuf,
+}
+
+impl Source {
+    /// Opens `path` as a video, or says why it is none.
+    pub(super) fn open(path: &Path, limits: &Limits, guard: &Guard) -> Result<Self, Error> {
+        silence_libav();
+        let refuse = |fault| Error::Refused { path: path.to_owned(), fault };
+        let input = open_container(path, limits, guard)?;
+        let stream_index = video_stream(&input).map_err(refuse)?;
+        let stream = input.stream(stream_index).expect("the index of one of its streams");
+        check_size(ffi::stated_size(&stream), limits.max_pixels).map_err(refuse)?;
+        Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned() })
+    }
+
+    /// The video stream.
+    pub(super) fn stream(&self) -> Stream<'_> {
+        self.input.stream(self.stream_index).expect("the index of one of its streams")
+    }
+
+    /// The file's fault as an error.
+    pub(super) fn refuse(&self, class: FaultClass, reason: impl Into<String>) -> Error {
+        Error::Refused { path: self.path.clone(), fault: Fault::new(class, reason) }
+    }
+}
+
+/// Options for every codec opened on a file: one picture never takes more memory than allowed.
+pub(super) fn codec_options(limits: &Limits) -> Dictionary<'static> {
+    let mut options = Dictionary::new();
+    options.set("max_pixels", &limits.max_pixels.min(i32::MAX as u64).to_string());
+    options
+}
+
+fn open_container(path: &Path, limits: &Limits, guard: &Guard) -> Result<Input, Error> {
+    let refuse = |class, reason: String| Error::Refused { path: path.to_owned(), fault: Fault::new(class, reason) };
+    let mut io = StreamIo::from_read_seek(open_file(path, guard)?).map_err(|_| Error::OutOfMemory { path: path.to_owned() })?;
+    let found = ffi::find_format(&mut io, limits.probe_bytes);
+    guard.check(path)?;
+    let format = match found {
+        Ok((format, score)) if score > SCORE_OF_A_GUESS => format,
+        _ => {
+            return Err(refuse(FaultClass::UnknownFormat, "its bytes are in no known video format".into()));
+        }
+    };
+    let name = format.name();
+    if name.split(',').any(|name| FORBIDDEN.contains(&name)) {
+        let reason = format!("it is in the format {name}, which opens other files; expected a video");
+        return Err(refuse(FaultClass::ForbiddenFormat, reason));
+    }
+
+    let mut format_options = Dictionary::new();
+    // No protocol has this name: whatever a demuxer tries to open besides the file is refused.
+    format_options.set("protocol_whitelist", "none");
+    format_options.set("probesize", &limits.probe_bytes.to_string());
+    let opened = ffi::open_input(io, &format, format_options, &codec_options(limits));
+    guard.check(path)?;
+    opened.map_err(|error| match error {
+        error if is_out_of_memory(error) => Error::OutOfMemory { path: path.to_owned() },
+        error => refuse(FaultClass::IncompleteHeader, format!("the header of its {name} format is broken or cut off: {error}")),
+    })
+}
+
+fn open_file(path: &Path, guard: &Guard) -> Result<GuardedFile, Error> {
+    let unreadable = |source| Error::Read { path: path.to_owned(), source };
+    let refuse = |class, reason: &str| Error::Refused { path: path.to_owned(), fault: Fault::new(class, reason) };
+    // Asked before opening: opening a pipe that nobody writes to never returns.
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(refuse(FaultClass::NotAFile, "it is a directory, pipe or device; expected a file"));
+    }
+    if metadata.len() == 0 {
+        return Err(refuse(FaultClass::EmptyFile, "it has 0 bytes"));
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    Ok(GuardedFile::new(file, guard))
+}
+
+/// The stream a player would show; a cover picture is a picture of the sound, not a video.
+fn video_stream(input: &Input) -> Result<usize, Fault> {
+    let is_video =
+        |stream: &Stream| stream.parameters().medium() == media::Type::Video && !stream.disposition().contains(Disposition::ATTACHED_PIC);
+    let best = input.streams().best(media::Type::Video).filter(is_video);
+    best.or_else(|| input.streams().find(is_video)).map(|stream| stream.index()).ok_or_else(|| {
+        let kinds: Vec<_> = input.streams().map(|stream| describe(&stream)).collect();
+        Fault::new(FaultClass::NoVideoStream, format!("it has no video, only: {}", kinds.join(", ")))
+    })
+}
+
+fn describe(stream: &Stream) -> String {
+    match stream.parameters().medium() {
+        media::Type::Video => "a cover picture".into(),
+        medium => format!("{medium:?}").to_lowercase(),
+    }
+}
+
+fn check_size((width, height): (u32, u32), max_pixels: u64) -> Result<(), Fault> {
+    if u64::from(width) * u64::from(height) <= max_pixels {
+        return Ok(());
+    }
+    Err(Fault::new(FaultClass::TooLarge, format!("its pictures are {width}x{height}, expected at most {max_pixels} pixels")))
+}
+
+/// Whether libav ran out of memory: not the file's fault.
+pub(super) fn is_out_of_memory(error: ffmpeg_next::Error) -> bool {
+    error == ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOMEM }
+}
+
+/// libav prints to stderr by itself; what it has to say comes back as errors instead.
+fn silence_libav() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Fills the texts of libav's error codes; it has nothing else to start.
+        let _ = ffmpeg_next::init();
+        ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Quiet);
+    });
+}

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Ratios of lapo to its peers, measured in one run: A B A B, medians, one table.
+
+    compare.py --lapo target/release/lapo [--part decode label train] [--rounds 3] [--out table.md]
+
+decode   CPU seconds against the ffmpeg CLI decoding and area-scaling the same frames in one process
+label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py)
+train    wall seconds of a stage-1 step against PyTorch (peer/lapo_torch.py bench)
+
+Below 1.00 is faster than the peer. Needs ffmpeg, and for label and train: torch, av, numpy, pyarrow, safetensors.
+Nothing else should run meanwhile: PyTorch's threads spin, and lose much when disturbed.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PEER = HERE / "peer"
+AREA = "area+accurate_rnd+full_chroma_int"
+
+
+def timed(command, **more):
+    """(wall seconds, CPU seconds, peak MiB, stdout) of a command that must succeed."""
+    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    child = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    out, err = child.communicate()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if child.returncode:
+        sys.exit(f"{command}\n{err}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, cpu, after.ru_maxrss / 1024, out
+
+
+def alternate(rounds, ours, theirs):
+    """Medians of two measurements taken in turns."""
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    return [statistics.median(side) for side in zip(*pairs)]
+
+
+def pipeline(folder, stages):
+    (folder / "p.yaml").write_text(json.dumps(dict(name="bench", workspace=str(folder / "ws"), stages=stages)))
+    return folder / "p.yaml"
+
+
+def fresh_run(lapo, folder, stages, threads):
+    """Runs a pipeline in an empty workspace."""
+    subprocess.run(["rm", "-rf", folder / "ws"], check=True)
+    return timed([lapo, "run", pipeline(folder, stages), "--threads", threads, "--device", "cpu"])
+
+
+def clips(folder, count, size, seconds):
+    """Test clips with motion everywhere: a slow zoom into a fractal."""
+    folder.mkdir()
+    for i in range(count):
+        source = f"mandelbrot=size={size}:rate=30:start_x={-0.7436 + i * 1e-4}"
+        command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-t", str(seconds), "-pix_fmt", "yuv420p",
+                   "-c:v", "libx264", "-preset", "veryfast", folder / f"{i:03}.mp4"]
+        subprocess.run(command, check=True)
+    return sorted(folder.glob("*.mp4"))
+
+
+def decode(args, folder):
+    for what, count, size, seconds in (("128 short clips, 320x240", 128, "320x240", 2), ("one 1080p clip", 1, "1920x1080", 20)):
+        here = folder / f"clips{count}"
+        videos = clips(here, count, size, seconds)
+        listing = here / "list.txt"
+        listing.write_text("".join(f"file '{v}'\n" for v in videos))
+        stages = {"frames": {"decode": {"videos": [f"{here}/*.mp4"], "cut": None}}}
+        peak = []
+
+        def ours():
+            _, cpu, memory, _ = fresh_run(args.lapo, here, stages, args.threads)
+            peak.append(memory)
+            return cpu
+
+        def theirs():
+            command = ["ffmpeg", "-v", "error", "-threads", "1", "-f", "concat", "-safe", "0", "-i", listing, "-vf", f"scale=64:64:flags={AREA}",
+                       "-pix_fmt", "rgb24", "-f", "rawvideo", "-y", here / "raw"]
+            return timed(command)[1]
+
+        yield f"decode {what}", "CPU s", *alternate(args.rounds, ours, theirs), f"ffmpeg CLI; ours peaks at {max(peak):.0f} MiB"
+
+
+def label(args, folder):
+    here = folder / "label"
+    videos = clips(here, 128, "256x256", 2)
+    frames = {"decode": {"videos": [f"{here}/*.mp4"], "cut": None}}
+    train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2}}
+    labels = {"label": {"frames": "frames", "dynamics": "model"}}
+
+    def stage_seconds(record, kinds):
+        return sum(s["seconds"] for s in record["stages"] if s["kind"] in kinds)
+
+    def ours():
+        fresh_run(args.lapo, here, {"frames": frames, "model": train, "labels": labels}, args.threads)
+        record = json.loads(next((here / "ws/runs").glob("*.json")).read_text())
+        return stage_seconds(record, ("decode", "label"))
+
+    def theirs():
+        out = timed([args.python, PEER / "label_videos.py", here / "peer.parquet", *videos, "--threads", args.threads])[3]
+        return float(re.search(r"in ([\d.]+) s", out)[1])
+
+    yield "videos to labels, 128 clips, tiny", "s", *alternate(args.rounds, ours, theirs), "PyAV + PyTorch + pyarrow"
+
+
+def train(args, folder):
+    here = folder / "train"
+    clips(here, 4, "256x256", 4)
+
+    def stages(steps, sizes):
+        frames = {"decode": {"videos": [f"{here}/*.mp4"], "cut": None}}
+        config = dict(frames="frames", steps=steps, batch=32, predict="frame", holdout=2, **sizes)
+        return {"frames": frames, "model": {"train_dynamics": config}}
+
+    for preset, idm, fdm in (("tiny", 1, 8), ("small", 2, 12)):
+        def seconds(steps):
+            fresh_run(args.lapo, here, stages(steps, dict(preset=preset)), args.threads)
+            record = json.loads(next((here / "ws/runs").glob("*.json")).read_text())
+            return record["stages"][1]["seconds"]
+
+        def ours():
+            return (seconds(12) - seconds(2)) / 10
+
+        def theirs():
+            command = [args.python, PEER / "lapo_torch.py", "bench", "--idm-scale", idm, "--wm-scale", fdm, "--batch", 32,
+                       "--threads", args.threads, "--cpu"]
+            out = timed(command)[3]
+            return json.loads(out.strip().splitlines()[-1])["seconds"]
+
+        yield f"training step, {preset}, batch 32", "s", *alternate(args.rounds, ours, theirs), "PyTorch eager"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lapo", default="target/release/lapo", type=Path)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--part", nargs="*", default=["decode", "label", "train"], choices=["decode", "label", "train"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    args.lapo = args.lapo.resolve()
+    rows = ["| what | unit | lapo | peer | ratio | peer is |", "|---|---|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        for part in args.part:
+            for what, unit, ours, theirs, peer in globals()[part](args, Path(folder)):
+                rows.append(f"| {what} | {unit} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} | {peer} |")
+                print(rows[-1], flush=True)
+    print("\n".join(rows))
+    if args.out:
+        args.out.write_text("\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

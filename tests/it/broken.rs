@@ -1,0 +1,124 @@
+//! Broken videos are outcomes: recorded with their reason, skipped, and never a crash or a hang.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::project::Project;
+
+/// Runs the ffmpeg command line with bounded memory; false where there is none.
+fn ffmpeg(args: &str, to: &Path) -> bool {
+    let line = format!("ulimit -v 4000000; ffmpeg -v error -y {args} '{}'", to.display());
+    Command::new("bash").args(["-c", &line]).status().is_ok_and(|s| s.success())
+}
+
+/// Writes broken videos of many kinds; the classes that each may be given.
+fn break_videos(folder: &Path, good: &Path) -> BTreeMap<String, Vec<&'static str>> {
+    let mut expect = BTreeMap::new();
+    let mut put = |name: &str, classes: &[&'static str]| {
+        expect.insert(format!("videos/{name}"), classes.to_vec());
+        folder.join(name)
+    };
+    let bytes = fs::read(good).unwrap();
+    for copy in 0..3 {
+        fs::write(put(&format!("empty{copy}.mp4"), &["empty_file"]), []).unwrap();
+        fs::write(put(&format!("text{copy}.mp4"), &["unknown_format"]), format!("this is no video, number {copy}\n").repeat(40)).unwrap();
+        fs::write(
+            put(&format!("noise{copy}.mp4"), &["unknown_format"]),
+            bytes.iter().map(|b| b.wrapping_mul(97 + copy)).collect::<Vec<_>>(),
+        )
+        .unwrap();
+        fs::write(put(&format!("cut{copy}.mp4"), &["incomplete_header", "truncated"]), &bytes[..bytes.len() * (copy as usize + 1) / 8])
+            .unwrap();
+    }
+    fs::write(put("few_bytes.mp4", &["unknown_format", "incomplete_header"]), &bytes[..40]).unwrap();
+    fs::create_dir(put("folder.mp4", &["not_a_file"])).unwrap();
+    let pipe = put("pipe.mp4", &["not_a_file"]);
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::os::unix::fs::symlink("nowhere.mp4", put("dangling.mp4", &["unreadable"])).unwrap();
+    fs::write(put("list.m3u8", &["forbidden_protocol", "unknown_format"]), "#EXTM3U\n#EXTINF:1,\nmaze_1_000.mp4\n").unwrap();
+    fs::write(put("list.ffconcat", &["forbidden_protocol", "unknown_format"]), "ffconcat version 1.0\nfile maze_1_000.mp4\n").unwrap();
+
+    let test = "-f lavfi -i testsrc2=size=128x96:rate=25";
+    let x264 = "-pix_fmt yuv420p -c:v libx264 -g 10";
+    let made = [
+        ffmpeg("-f lavfi -i sine -t 1 -c:a aac", &put("audio.mp4", &["no_video_stream"])),
+        ffmpeg("-f lavfi -i sine -t 1 -c:a aac", &put("audio.mkv", &["no_video_stream"])),
+        ffmpeg(&format!("{test} -frames:v 1 {x264}"), &put("one_frame.mp4", &["too_short"])),
+        ffmpeg(&format!("{test} -frames:v 2 {x264}"), &put("two_frames.mp4", &["too_short"])),
+        ffmpeg("-f lavfi -i color=size=9000x9000 -frames:v 4 -c:v mjpeg -pix_fmt yuvj420p", &put("huge.avi", &["too_large"])),
+    ];
+    assert!(made.iter().all(|m| *m), "ffmpeg could not make the inputs");
+    for (name, to) in [("tail.mkv", "mkv"), ("tail.webm", "webm"), ("tail.ts", "ts"), ("tail.avi", "avi")] {
+        let path = put(name, &["truncated", "corrupt_packets"]);
+        let codec = if to == "webm" { "-c:v libvpx -b:v 1M" } else { x264 };
+        assert!(ffmpeg(&format!("{test} -t 4 {codec}"), &path));
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    }
+    for (name, every) in [("holes.mp4", 3000), ("holes.ts", 2500), ("holes.mkv", 2000)] {
+        let path = put(name, &["corrupt_packets", "truncated"]);
+        assert!(ffmpeg(&format!("{test} -t 8 {x264} -b:v 1M"), &path));
+        let mut bytes = fs::read(&path).unwrap();
+        let (start, end) = (bytes.len() / 8, bytes.len() * 7 / 8);
+        (start..end).filter(|i| i % every < 200).for_each(|i| bytes[i] = bytes[i].wrapping_mul(31).wrapping_add(7));
+        fs::write(&path, bytes).unwrap();
+    }
+    expect
+}
+
+#[test]
+fn among_100_good_videos_every_broken_one_is_recorded_and_every_good_one_labelled() {
+    if !ffmpeg("-f lavfi -i testsrc2=size=64x64 -frames:v 1", &std::env::temp_dir().join("lapo-probe.png")) {
+        println!("skipped: no ffmpeg command line");
+        return;
+    }
+    let project = Project::new(100);
+    let expect = break_videos(&project.path("videos"), &project.path("videos/maze_1_007.mp4"));
+    assert!(expect.len() >= 32, "{}", expect.len());
+    let size_changes = project.path("videos/size_changes.ts");
+    changing_size(&size_changes);
+
+    let said = project.run(&["--set", "steps=1"]).good();
+    let rejects = project.query("SELECT video, class, reason, frames_kept FROM rejects");
+    let classes: BTreeMap<&str, &str> =
+        rejects.as_array().unwrap().iter().map(|r| (r["video"].as_str().unwrap(), r["class"].as_str().unwrap())).collect();
+    for (video, allowed) in &expect {
+        let class = classes.get(video.as_str()).unwrap_or_else(|| panic!("{video} is not in rejects: {classes:#?}"));
+        assert!(allowed.contains(class), "{video}: {class}, expected one of {allowed:?}");
+    }
+    let wrong: Vec<_> = classes.keys().filter(|video| !expect.contains_key(**video)).collect();
+    assert!(wrong.is_empty(), "good videos rejected: {wrong:?}");
+    let kinds: std::collections::BTreeSet<&str> = classes.values().copied().collect();
+    println!("{} broken videos of {} classes: {kinds:?}", classes.len(), kinds.len());
+    assert!(rejects.as_array().unwrap().iter().all(|r| !r["reason"].as_str().unwrap().is_empty()));
+    let good = project.query("SELECT count(DISTINCT video) AS n FROM labels WHERE video LIKE '%maze%' OR video LIKE '%size_changes%'");
+    assert_eq!(good[0]["n"], 101, "{said:#?}");
+    assert!(project.run(&["--set", "steps=1"]).good().stdout.starts_with("0 tasks"));
+}
+
+/// A stream whose pictures change size half way: two recordings one after the other.
+fn changing_size(to: &Path) {
+    let parts = ["128x96", "320x200"].map(|size| {
+        let part = to.with_extension(format!("{size}.part.ts"));
+        let source = format!("-f lavfi -i testsrc2=size={size}:rate=25 -t 1 -pix_fmt yuv420p -c:v libx264");
+        assert!(ffmpeg(&source, &part));
+        let bytes = fs::read(&part).unwrap();
+        fs::remove_file(part).unwrap();
+        bytes
+    });
+    fs::write(to, parts.concat()).unwrap();
+}
+
+#[test]
+fn too_many_rejects_stop_the_run_and_keep_what_is_done() {
+    let project = Project::new(2);
+    (0..6).for_each(|i| fs::write(project.path("videos").join(format!("bad{i}.mp4")), format!("bad {i}")).unwrap());
+    let yaml = crate::project::PIPELINE.replace("videos_per_shard: 4", "videos_per_shard: 4, max_rejected: 0.5");
+    fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+    let said = project.run(&[]);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.contains("of 8 videos rejected, `max_rejected` allows a share of 0.5: "), "{said:#?}");
+    assert!(said.stderr.contains("unknown_format"), "the reasons are told: {said:#?}");
+}

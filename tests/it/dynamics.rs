@@ -1,0 +1,161 @@
+//! The training of IDM and FDM: repeatable to the bit, resumable to the bit, and it learns.
+
+use std::collections::BTreeMap;
+
+use lapo::models::{Device, DynamicsConfig, ModelError, Preset, VqConfig, Want, labeller};
+use lapo::train::{Batch, DynamicsTrainer, OptimConfig, StepMetrics, TrainError, dynamics_trainer};
+
+const WINDOWS: usize = 8;
+
+/// Windows in which a bright square moves up, down, left or right over a still pattern.
+fn moving_squares(config: &DynamicsConfig, seed: usize) -> Vec<u8> {
+    let (size, time) = (config.frame_size as i64, config.window() as i64);
+    let mut frames = Vec::new();
+    for window in 0..WINDOWS as i64 {
+        let (dx, dy) = [(0, 3), (0, -3), (3, 0), (-3, 0)][window as usize % 4];
+        let start = (7 * (window + seed as i64) + 11) % (size / 2) + size / 8;
+        for t in 0..time {
+            for at in 0..size * size {
+                let (x, y) = (at % size - start - dx * t, at / size - start - dy * t);
+                let inside = (0..5).contains(&x) && (0..5).contains(&y);
+                let pattern = ((at % size) * 2 + at / size) as u8 / 2;
+                frames.extend(if inside { [250, 60, 200] } else { [pattern, 90, 40] });
+            }
+        }
+    }
+    frames
+}
+
+fn batch<'a>(config: &DynamicsConfig, frames: &'a [u8]) -> Batch<'a> {
+    let size = config.frame_size;
+    Batch { frames, batch: WINDOWS, time: config.window(), height: size, width: size }
+}
+
+fn small() -> DynamicsConfig {
+    let vq = VqConfig { entries: 8, dim: 4, revive_after: 2, ..VqConfig::default() };
+    DynamicsConfig { frame_size: 32, fdm_base: 4, vq, ..DynamicsConfig::default() }
+}
+
+fn trainer(config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
+    dynamics_trainer(&Device::Cpu, config, &OptimConfig::default(), seed).unwrap()
+}
+
+fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Vec<StepMetrics> {
+    let config = trainer.config().clone();
+    let step = |seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), 1e-3).unwrap();
+    seeds.map(step).collect()
+}
+
+/// In a pool of this many threads: the state after four steps, and the labels it gives.
+fn train_with(threads: usize, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let mut trainer = trainer(config, 5);
+        train(trainer.as_mut(), 0..4);
+        let labeller = labeller(&Device::Cpu, &trainer.export(&BTreeMap::new()).unwrap()).unwrap();
+        let starts: Vec<_> = (0..WINDOWS).map(|window| window * config.window()).collect();
+        let labelled = labeller.label(&moving_squares(config, 9), &starts, Want { codes: true, fdm_error: true }).unwrap();
+        (trainer.save().unwrap(), [labelled.latent_action, labelled.fdm_error, labelled.motion].concat())
+    })
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for config in [small(), Preset::Tiny.dynamics()] {
+        let one = train_with(1, &config);
+        assert!(one == train_with(2, &config), "two threads differ from one");
+        assert!(one == train_with(3, &config), "three threads differ from one");
+    }
+}
+
+#[test]
+fn a_restored_training_goes_on_bit_by_bit() {
+    let config = small();
+    let mut whole = trainer(&config, 1);
+    let metrics = train(whole.as_mut(), 0..6);
+
+    let mut half = trainer(&config, 1);
+    train(half.as_mut(), 0..3);
+    let mut rest = trainer(&config, 1);
+    rest.restore(&half.save().unwrap()).unwrap();
+    assert_eq!(rest.steps(), 3);
+    assert_eq!(train(rest.as_mut(), 3..6), metrics[3..]);
+    assert!(rest.save().unwrap() == whole.save().unwrap(), "the states differ");
+    assert!(metrics.iter().any(|step| step.codes_revived > 0), "no code was revived in {metrics:?}");
+}
+
+#[test]
+fn a_checkpoint_of_another_training_is_refused() {
+    let mut other = trainer(&DynamicsConfig { fdm_base: 6, ..small() }, 1);
+    let error = other.restore(&trainer(&small(), 1).save().unwrap()).unwrap_err();
+    assert!(matches!(error, TrainError::Checkpoint { what: "dynamics", .. }), "{error}");
+}
+
+#[test]
+fn a_batch_of_the_wrong_size_is_refused() {
+    let config = small();
+    let frames = moving_squares(&config, 0);
+    let wrong = Batch { time: 4, ..batch(&config, &frames) };
+    let error = trainer(&config, 1).step(&wrong, 1e-3).unwrap_err();
+    assert_eq!(error.to_string(), "take a batch: its time is 4, expected 3");
+}
+
+#[test]
+fn training_beats_copying_the_last_frame() {
+    let config = small();
+    let mut trainer = trainer(&config, 3);
+    let frames = moving_squares(&config, 0);
+    let first = trainer.step(&batch(&config, &frames), 1e-3).unwrap();
+    assert!((first.relative_loss - 1.0).abs() < 1e-5, "an untrained model copies: {first:?}");
+    for _ in 0..60 {
+        trainer.step(&batch(&config, &frames), 3e-3).unwrap();
+    }
+    let last = trainer.step(&batch(&config, &frames), 1e-3).unwrap();
+    assert!(last.relative_loss < 0.5, "{last:?}");
+    let shuffle: Vec<_> = (0..WINDOWS).map(|window| (window + 1) % WINDOWS).collect();
+    let scores = trainer.evaluate(&batch(&config, &frames), &shuffle).unwrap();
+    assert_eq!(scores.fdm_error.len(), WINDOWS);
+    assert_eq!(scores.codes.len(), WINDOWS * config.codes());
+    assert!(last.perplexity.iter().all(|&perplexity| perplexity > 1.5), "{last:?}");
+}
+
+#[test]
+fn the_published_start_collapses_the_codes_and_ours_does_not() {
+    let perplexity = |config: &DynamicsConfig| {
+        let mut trainer = trainer(config, 2);
+        train(trainer.as_mut(), 0..3).pop().unwrap().perplexity
+    };
+    let published = perplexity(&small().reference());
+    let ours = perplexity(&small());
+    assert!(published.iter().sum::<f32>() < ours.iter().sum::<f32>(), "published {published:?}, ours {ours:?}");
+}
+
+#[test]
+fn a_label_depends_on_its_own_pixels_alone() {
+    let config = small();
+    let weights = trainer(&config, 4).export(&BTreeMap::new()).unwrap();
+    let labeller = labeller(&Device::Cpu, &weights).unwrap();
+    let frames = moving_squares(&config, 0);
+    let want = Want { codes: true, fdm_error: true };
+    let starts: Vec<_> = (0..WINDOWS * config.window() - 2).chain(0..40).map(|start| start % 20).collect();
+    let together = labeller.label(&frames, &starts, want).unwrap();
+    let (latent, codes) = (config.latent_dim(), config.codes());
+    for (row, &start) in starts.iter().enumerate().step_by(7) {
+        let frame = config.frame_size * config.frame_size * config.channels;
+        let own = &frames[start * frame..][..config.window() * frame];
+        let alone = labeller.label(own, &[0], want).unwrap();
+        assert_eq!(alone.latent_action, together.latent_action[row * latent..][..latent]);
+        assert_eq!(alone.latent_code, together.latent_code[row * codes..][..codes]);
+        assert_eq!(alone.fdm_error, together.fdm_error[row..][..1]);
+        assert_eq!(alone.motion, together.motion[row..][..1]);
+    }
+}
+
+#[test]
+fn a_window_past_the_last_frame_is_refused() {
+    let config = small();
+    let labeller = labeller(&Device::Cpu, &trainer(&config, 4).export(&BTreeMap::new()).unwrap()).unwrap();
+    let error = labeller.label(&moving_squares(&config, 0), &[22], Want::default()).unwrap_err();
+    assert!(matches!(error, ModelError::Frames { .. }), "{error}");
+    assert_eq!(error.to_string(), "take a window: seen frames 22 to 24 of 24, expected 3 frames that exist");
+}

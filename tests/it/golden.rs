@@ -1,0 +1,234 @@
+//! The networks and their training against an independent PyTorch implementation.
+//!
+//! Every `*.safetensors` of `tests/golden/`, or of the folder `LAPO_GOLDEN_DIR` names, holds random weights, one batch, and
+//! what PyTorch makes of them: a forward pass, a few steps of Adam, and another forward pass.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use burn::backend::Flex;
+use burn::tensor::{Tensor, backend::BackendTypes};
+use lapo::models::fdm::Fdm;
+use lapo::models::frames::{frame_shape, upload};
+use lapo::models::idm::Idm;
+use lapo::models::init::Init;
+use lapo::models::policy::Policy;
+use lapo::models::weights::Weights;
+use lapo::models::{Device, DynamicsConfig, Want, labeller};
+use lapo::train::{Batch, OptimConfig, dynamics_trainer};
+use safetensors::{SafeTensors, tensor::TensorView};
+
+type B = Flex;
+
+/// One golden file: the pixels, the numbers, the configuration.
+struct Golden {
+    name: String,
+    file: Vec<u8>,
+    weights: Weights,
+    config: DynamicsConfig,
+    /// `[batch, time, height, width, channel]`
+    frames: Vec<u8>,
+    batch: usize,
+}
+
+impl Golden {
+    fn all() -> Vec<Golden> {
+        let folder = std::env::var_os("LAPO_GOLDEN_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
+        let mut paths: Vec<_> = std::fs::read_dir(&folder)
+            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+            .collect();
+        paths.sort();
+        assert!(!paths.is_empty(), "no golden files in {}", folder.display());
+        paths.into_iter().map(Golden::read).collect()
+    }
+
+    fn read(path: PathBuf) -> Golden {
+        let file = std::fs::read(&path).unwrap();
+        let weights = Weights::parse(&file).unwrap();
+        let config = weights.dynamics_config().unwrap();
+        let tensors = SafeTensors::deserialize(&file).unwrap();
+        let obs = tensors.tensor("obs").unwrap();
+        let (frames, batch) = (channels_last(&obs), obs.shape()[0]);
+        drop(tensors);
+        Golden { name: path.file_name().unwrap().to_string_lossy().into_owned(), weights, config, frames, batch, file }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        let [height, width, _] = frame_shape(&self.config);
+        Batch { frames: &self.frames, batch: self.batch, time: self.config.window(), height, width }
+    }
+
+    fn f32s(&self, name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.file).unwrap();
+        let (values, _) = tensors.tensor(name).unwrap().data().as_chunks::<4>();
+        values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    fn codes(&self, name: &str) -> Vec<u16> {
+        let tensors = SafeTensors::deserialize(&self.file).unwrap();
+        let (values, _) = tensors.tensor(name).unwrap().data().as_chunks::<8>();
+        values.iter().map(|bytes| i64::from_le_bytes(*bytes) as u16).collect()
+    }
+
+    fn number(&self, name: &str) -> f32 {
+        self.f32s(name)[0]
+    }
+
+    fn check(&self, what: &str, seen: &[f32], tolerance: f32) {
+        let expected = self.f32s(what);
+        assert_eq!(seen.len(), expected.len(), "{}: {what}", self.name);
+        let off = seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{}: {what}: off by {off:.1e}, at most {tolerance:.0e}", self.name);
+        assert!(off <= tolerance, "{}: {what} is off by {off}", self.name);
+    }
+
+    fn check_relative(&self, what: &str, seen: f32, expected: f32, tolerance: f32) {
+        let off = (seen - expected).abs() / expected.abs().max(1e-6);
+        println!("{}: {what}: {seen} against {expected}, relatively off by {off:.1e}", self.name);
+        assert!(off <= tolerance, "{}: {what} is {seen}, expected {expected}", self.name);
+    }
+
+    /// The trainer at the golden weights, in the published behaviour.
+    fn trainer(&self) -> Box<dyn lapo::train::DynamicsTrainer> {
+        let mut trainer = dynamics_trainer(&Device::Cpu, &self.config, &OptimConfig::default(), 0).unwrap();
+        trainer.import(&self.file).unwrap();
+        trainer
+    }
+}
+
+#[test]
+fn the_forward_pass_is_that_of_pytorch() {
+    for golden in Golden::all() {
+        let device = <B as BackendTypes>::Device::default();
+        let mut init = Init::new(0, &device);
+        let config = &golden.config;
+        let idm = golden.weights.load("idm", Idm::<B>::new(&mut init, config), &device).unwrap();
+        let fdm = golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap();
+        let windows = lapo::models::frames::Windows::<B>::stack(upload(&golden.frames, frame_shape(config), &device), config.window());
+        let latent_action = idm.forward(windows.stacked.clone());
+        let quantised = idm.vq.forward(latent_action.clone());
+        let predicted = fdm.forward(windows.past(), quantised.latent_action_q.clone(), &mut lapo::models::layers::Mode::Eval);
+        let usage: Vec<f32> = host(quantised.usage);
+        let perplexity: f32 = usage.chunks(config.vq.entries).map(lapo::models::vq::perplexity).sum();
+        let codes: Vec<u16> = quantised.codes.into_data().iter::<i64>().map(|code| code as u16).collect();
+        let off = predicted.clone() - windows.next();
+
+        golden.check("eval.la", &host(latent_action), 1e-4);
+        assert_eq!(codes, golden.codes("eval.codes"), "{}", golden.name);
+        golden.check("eval.la_q", &host(quantised.latent_action_q), 1e-4);
+        golden.check("eval.pred", &host(predicted), 1e-4);
+        golden.check("eval.wm_loss", &host((off.clone() * off).mean()), 1e-4);
+        golden.check("eval.vq_loss", &host(quantised.loss), 1e-4);
+        golden.check("eval.perplexity", &[perplexity], 1e-4 * perplexity);
+
+        let policy_config = golden.weights.policy_config().unwrap();
+        let policy = golden.weights.load("policy", Policy::<B>::new(&mut init, &policy_config), &device).unwrap();
+        let action = policy.latent_action(policy.features(windows.last()));
+        golden.check("eval.policy", &host(action), 1e-4);
+    }
+}
+
+#[test]
+fn labels_are_those_of_pytorch() {
+    for golden in Golden::all() {
+        let labeller = labeller(&Device::Cpu, &golden.file).unwrap();
+        let starts: Vec<_> = (0..golden.batch).map(|window| window * golden.config.window()).collect();
+        let labelled = labeller.label(&golden.frames, &starts, Want { codes: true, fdm_error: true }).unwrap();
+        golden.check("eval.la", &labelled.latent_action, 1e-4);
+        assert_eq!(labelled.latent_code, golden.codes("eval.codes"), "{}", golden.name);
+        let mean = labelled.fdm_error.iter().sum::<f32>() / golden.batch as f32;
+        golden.check("eval.wm_loss", &[mean], 1e-4);
+        let motion: f32 = labelled.motion.iter().sum::<f32>() / golden.batch as f32;
+        let expected = mean_motion(&golden);
+        assert!((motion - expected).abs() < 1e-5, "{}: motion {motion}, expected {expected}", golden.name);
+    }
+}
+
+#[test]
+fn training_steps_are_those_of_pytorch() {
+    for golden in Golden::all() {
+        let mut trainer = golden.trainer();
+        let learning_rate: f64 = golden.weights.metadata["lr"].parse().unwrap();
+        for (index, expected) in golden.f32s("train.steps").chunks(4).enumerate() {
+            let seen = trainer.step(&golden.batch(), learning_rate).unwrap();
+            let seen = [seen.wm_loss, seen.vq_loss, seen.perplexity.iter().sum(), seen.grad_norm];
+            for ((what, seen), &expected) in ["wm_loss", "vq_loss", "perplexity", "grad_norm"].iter().zip(seen).zip(expected) {
+                golden.check_relative(&format!("step {index}: {what}"), seen, expected, 1e-3);
+            }
+        }
+
+        let exported = Weights::parse(&trainer.export(&BTreeMap::new()).unwrap()).unwrap();
+        let get = |name: &str| -> Vec<f32> {
+            let shapes = exported.shapes_under(name);
+            exported.get(name, &shapes[0].1).unwrap()
+        };
+        golden.check("after.vq.ema_count", &get("idm.vq.ema_count"), 1e-3 * largest(&golden.f32s("after.vq.ema_count")));
+        let embedding = golden.f32s("after.vq.embedding");
+        let seen = get("idm.vq.embedding");
+        for (seen, expected) in seen.iter().zip(&embedding) {
+            assert!((seen - expected).abs() <= 1e-3 * expected.abs() + 1e-4, "{}: embedding {seen}, {expected}", golden.name);
+        }
+        // Normalisation removes its input's mean, so that the gradient of what only shifts it is rounding noise, of which Adam makes whole
+        // steps: the running mean of a bias may be off by as much. (PyTorch run again, on one thread, is 3.6e-3 off its own file of 6.2.)
+        let steps = golden.f32s("train.steps").len() as f32 / 4.0;
+        let noise = 0.1 * learning_rate as f32 * steps * (steps - 1.0);
+        for (name, noise) in [("running_mean", noise), ("running_var", 0.0)] {
+            let (what, seen) = (format!("after.down0.{name}"), get(&format!("wm.down.0.norm.{name}")));
+            golden.check(&what, &seen, 1e-3 * largest(&golden.f32s(&what)) + noise);
+        }
+
+        let shuffle: Vec<_> = (0..golden.batch).collect();
+        let after = trainer.evaluate(&golden.batch(), &shuffle).unwrap();
+        golden.check("after.la", &after.latent_action, 1e-3);
+        assert_eq!(after.codes, golden.codes("after.codes"), "{}", golden.name);
+        let mean = after.fdm_error.iter().sum::<f32>() / golden.batch as f32;
+        golden.check_relative("after.wm_loss", mean, golden.number("after.wm_loss"), 1e-3);
+        let device = <B as BackendTypes>::Device::default();
+        let idm = exported.load("idm", Idm::<B>::new(&mut Init::new(0, &device), &golden.config), &device).unwrap();
+        let latent_action =
+            Tensor::<B, 1>::from_floats(&after.latent_action[..], &device).reshape([golden.batch, golden.config.latent_dim()]);
+        let vq_loss = host(idm.vq.forward(latent_action).loss)[0];
+        golden.check_relative("after.vq_loss", vq_loss, golden.number("after.vq_loss"), 1e-3);
+    }
+}
+
+#[test]
+fn exported_weights_have_the_published_names_and_shapes() {
+    for golden in Golden::all() {
+        let exported = Weights::parse(&golden.trainer().export(&BTreeMap::new()).unwrap()).unwrap();
+        for prefix in ["idm.", "wm."] {
+            assert_eq!(exported.shapes_under(prefix), golden.weights.shapes_under(prefix), "{}", golden.name);
+        }
+    }
+}
+
+fn host<const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().into_vec().unwrap()
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+/// `[batch, time, channel, height, width]` to channels last.
+fn channels_last(obs: &TensorView<'_>) -> Vec<u8> {
+    let [_, _, channels, height, width] = obs.shape() else { panic!("obs has shape {:?}", obs.shape()) };
+    let area = height * width;
+    let pixel = |frame: &[u8], at: usize| (0..*channels).map(|c| frame[c * area + at]).collect::<Vec<_>>();
+    obs.data().chunks(channels * area).flat_map(|frame| (0..area).flat_map(|at| pixel(frame, at)).collect::<Vec<_>>()).collect()
+}
+
+/// The slow obvious version, over all windows.
+fn mean_motion(golden: &Golden) -> f32 {
+    let frame: usize = frame_shape(&golden.config).iter().product();
+    let time = golden.config.window();
+    let windows = golden.frames.chunks(frame * time);
+    let change = windows.map(|window| {
+        let (last, next) = (&window[(time - 2) * frame..][..frame], &window[(time - 1) * frame..]);
+        last.iter().zip(next).map(|(&a, &b)| f64::from(a.abs_diff(b)) / 255.0).sum::<f64>() / frame as f64
+    });
+    (change.sum::<f64>() / golden.batch as f64) as f32
+}

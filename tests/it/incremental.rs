@@ -1,0 +1,93 @@
+//! Only what is new is done: videos, settings, models; in one thread or two.
+
+use std::fs;
+
+use crate::project::{PIPELINE, Project};
+
+#[test]
+fn a_second_run_does_nothing_and_new_videos_only_themselves() {
+    let project = Project::new(10);
+    let first = project.run(&[]).good();
+    assert!(first.stdout.starts_with("7 tasks: 10 videos (10 new)"), "{first:#?}");
+    let before = project.files("labels", "labels.parquet");
+    assert_eq!(before.len(), 3);
+
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 10 videos (0 new)"));
+
+    project.add(10..15);
+    let plan = project.lapo(&["plan", "pipeline.yaml"]).good().stdout;
+    assert!(plan.contains("kept: trained on version 1, 5 newer videos unseen"), "{plan}");
+    assert!(plan.contains("(5 videos new, 10 re-used)"), "{plan}");
+    assert_eq!(project.planned(&[])["labels"], (2, 3));
+    let more = project.run(&[]).good();
+    assert!(more.stdout.starts_with("4 tasks: 15 videos (5 new)"), "{more:#?}");
+    assert!(more.stderr.contains("kept: trained on version 1, 5 newer videos unseen"), "{more:#?}");
+    assert_eq!(project.files("labels", "labels.parquet")[..3], before[..]);
+    assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 15);
+}
+
+#[test]
+fn a_new_model_relabels_all_and_decodes_nothing() {
+    let project = Project::new(6);
+    project.run(&[]).good();
+    let before = project.files("labels", "labels.parquet");
+    assert_eq!(project.planned(&["--set", "steps=5"])["frames"], (0, 2));
+    let plan = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
+    assert!(plan.contains("new because of steps: 4 -> 5"), "{plan}");
+    let other = project.run(&["--set", "steps=5"]).good();
+    assert!(other.stdout.starts_with("3 tasks: 6 videos (0 new)"), "{other:#?}");
+    assert_ne!(project.files("labels", "labels.parquet"), before);
+
+    let forced = project.run(&["--set", "steps=5", "--refresh", "model"]).good();
+    assert!(forced.stdout.starts_with("3 tasks: 6 videos (0 new)"), "{forced:#?}");
+    assert!(project.run(&["--set", "steps=5"]).good().stdout.starts_with("0 tasks"));
+
+    let back = project.run(&[]).good();
+    assert!(back.stdout.starts_with("0 tasks"), "the first model and its labels are still there: {back:#?}");
+    assert_eq!(project.files("labels", "labels.parquet"), before);
+}
+
+#[test]
+fn refresh_says_when_new_videos_make_a_new_model() {
+    for (refresh, trained) in [("always", 1), ("{ growth: 0.1 }", 1), ("{ growth: 9.0 }", 0), ("never", 0)] {
+        let project = Project::new(4);
+        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("holdout: 3", &format!("holdout: 3, refresh: {refresh}"))).unwrap();
+        project.run(&[]).good();
+        assert!(project.run(&[]).good().stdout.starts_with("0 tasks"), "{refresh}");
+        project.add(4..8);
+        assert_eq!(project.run(&[]).good().stdout.chars().next(), Some(if trained == 1 { '4' } else { '2' }), "{refresh}");
+    }
+}
+
+#[test]
+fn a_removed_video_leaves_the_dataset() {
+    let project = Project::new(6);
+    project.run(&[]).good();
+    fs::remove_file(project.path("videos/maze_1_001.mp4")).unwrap();
+    project.run(&[]).good();
+    let videos = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
+    let videos: Vec<&str> = videos.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
+    assert_eq!(videos, [0, 2, 3, 4, 5].map(|i| format!("videos/maze_1_{i:03}.mp4")));
+}
+
+#[test]
+fn one_thread_and_two_give_the_same_bytes() {
+    let (one, two) = (Project::new(6), Project::new(6));
+    one.run(&["--threads", "1"]).good();
+    two.run(&["--threads", "2"]).good();
+    for (stage, name) in
+        [("frames", "shard.arrow"), ("model", "model.safetensors"), ("model", "metrics.parquet"), ("labels", "labels.parquet")]
+    {
+        assert_eq!(one.files(stage, name), two.files(stage, name), "{stage} {name}");
+    }
+}
+
+#[test]
+fn copies_of_one_video_are_all_labelled() {
+    let project = Project::new(2);
+    for copy in ["a.mp4", "b.mp4", "c.mp4"] {
+        fs::copy(project.path("videos/maze_1_000.mp4"), project.path("videos").join(copy)).unwrap();
+    }
+    project.run(&[]).good();
+    assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 5);
+}

@@ -1,0 +1,13 @@
+//! Everything from outside: the real binary on real videos, the numbers of an outside implementation, real readers.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod broken;
+mod dynamics;
+mod golden;
+mod incremental;
+mod killed;
+mod project;
+mod readers;
+mod rooms;
+mod schemas;
+mod transcripts;

@@ -1,0 +1,114 @@
+//! A pipeline in a folder of its own, run by the real binary.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    /// The command must have ended well.
+    pub fn good(self) -> Said {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+}
+
+/// A folder with `videos/`, a `pipeline.yaml` and its workspace.
+pub struct Project {
+    pub folder: tempfile::TempDir,
+}
+
+/// Small enough to train in seconds, and every part is real.
+pub const PIPELINE: &str = "
+name: test
+workspace: ws
+seed: 7
+vars: { steps: 4, size: 16 }
+stages:
+  frames: { decode: { videos: ['videos/*'], size: '${size}', videos_per_shard: 4 } }
+  model: { train_dynamics: { frames: frames, steps: '${steps}', batch: 4, holdout: 3 } }
+  labels: { label: { frames: frames, dynamics: model } }
+";
+
+impl Project {
+    /// A project with `count` recorded games.
+    pub fn new(count: usize) -> Project {
+        let project = Project { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(project.path("videos")).unwrap();
+        fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
+        project.add(0..count);
+        project
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Adds some of the recorded games.
+    pub fn add(&self, games: std::ops::Range<usize>) {
+        for game in games {
+            let name = format!("maze_1_{game:03}.mp4");
+            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/maze").join(&name);
+            fs::copy(from, self.path("videos").join(&name)).unwrap();
+        }
+    }
+
+    /// A command of the binary in this folder, not yet started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lapo"));
+        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn lapo(&self, args: &[&str]) -> Said {
+        said(self.command(args).spawn().unwrap())
+    }
+
+    /// Runs the pipeline.
+    pub fn run(&self, more: &[&str]) -> Said {
+        self.lapo(&[&["run", "pipeline.yaml"], more].concat())
+    }
+
+    /// Rows of a query, as JSON.
+    pub fn query(&self, sql: &str) -> serde_json::Value {
+        let said = self.lapo(&["query", sql, "--workspace", "ws", "--format", "json"]).good();
+        serde_json::from_str(&said.stdout).unwrap()
+    }
+
+    /// The bytes of a stage's files as its newest manifest lists them, in order, each without its attempt's name.
+    pub fn files(&self, stage: &str, name: &str) -> Vec<Vec<u8>> {
+        let store = lapo::dataset::Store::open(self.path("ws").to_str().unwrap()).unwrap();
+        let manifest = lapo::dataset::head(&store, stage).unwrap().unwrap();
+        let receipts = lapo::dataset::receipts_of(&store, stage, &manifest).unwrap();
+        let files = receipts.iter().flat_map(|r| &r.files).filter(|f| f.path.ends_with(name));
+        files.map(|f| fs::read(self.path("ws").join(&f.path)).unwrap()).collect()
+    }
+
+    /// How many tasks each stage would run.
+    pub fn planned(&self, more: &[&str]) -> BTreeMap<String, (u64, u64)> {
+        let said = self.lapo(&[&["plan", "pipeline.yaml", "--format", "json"], more].concat()).good();
+        let plans: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        let plan =
+            |p: &serde_json::Value| (p["stage"].as_str().unwrap().into(), (p["new"].as_u64().unwrap(), p["reused"].as_u64().unwrap()));
+        plans.as_array().unwrap().iter().map(plan).collect()
+    }
+}
+
+/// Waits for a child and takes what it said.
+pub fn said(child: Child) -> Said {
+    let output = child.wait_with_output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into(),
+        stderr: String::from_utf8_lossy(&output.stderr).into(),
+    }
+}

@@ -1,0 +1,95 @@
+//! What people see: exit code, stdout, stderr.
+
+use std::fs;
+
+use crate::project::{PIPELINE, Project};
+
+#[test]
+fn every_fault_of_a_pipeline_is_told_at_once_and_nothing_is_written() {
+    let project = Project::new(1);
+    let text = "name: x
+workspace: ws
+stagess: 3
+stages:
+  frames: { decode: { videos: ['nowhere/*.mp4'], sise: 64, fps: fast } }
+  model: { train_dynamic: { frames: frames } }
+";
+    fs::write(project.path("pipeline.yaml"), text).unwrap();
+    let said = project.run(&[]);
+    assert_eq!(said.code, 1);
+    assert_eq!(said.stdout, "");
+    assert_eq!(
+        said.stderr,
+        "errors:
+pipeline.yaml:3:1: stagess: unknown key `stagess`
+  hint: did you mean `stages`?
+pipeline.yaml:5:50: stages.frames.decode.sise: unknown key `sise`
+  hint: did you mean `size`?
+pipeline.yaml:5:65: stages.frames.decode.fps: invalid type: string \"fast\", expected f64
+pipeline.yaml:6:12: stages.model.train_dynamic: `train_dynamic` is not a kind of stage
+  hint: did you mean `train_dynamics`?
+"
+    );
+    assert!(!project.path("ws").exists());
+}
+
+#[test]
+fn wrong_inputs_and_a_cycle_are_told_at_once() {
+    let project = Project::new(1);
+    let text = "name: x
+workspace: ws
+stages:
+  frames: { decode: { videos: ['nowhere/*.mp4'] } }
+  model: { train_dynamics: { frames: labels } }
+  labels: { label: { frames: frame, dynamics: model } }
+  other: { label: { frames: labels, dynamics: other } }
+";
+    fs::write(project.path("pipeline.yaml"), text).unwrap();
+    let said = project.lapo(&["check", "pipeline.yaml"]);
+    assert_eq!(said.code, 1);
+    for part in [
+        "pipeline.yaml:4:32: stages.frames.decode.videos: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
+        "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: there is: frames",
+        "pipeline.yaml:6:30: stages.labels.label.frames: there is no stage `frame`\n  hint: did you mean `frames`?",
+        "a cycle: model -> labels -> model",
+        "a cycle: other -> other",
+    ] {
+        assert!(said.stderr.contains(part), "{part}\nis not in\n{}", said.stderr);
+    }
+}
+
+#[test]
+fn an_unreadable_workspace_and_a_missing_file_are_clear_errors() {
+    let project = Project::new(1);
+    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("workspace: ws", "workspace: pipeline.yaml")).unwrap();
+    let said = project.run(&[]);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.starts_with("error: pipeline.yaml:3:12: workspace: cannot read pipeline.yaml: "), "{said:#?}");
+    let said = project.lapo(&["run", "no.yaml"]);
+    assert_eq!((said.code, said.stderr.lines().next().unwrap()), (1, "error: cannot read no.yaml: No such file or directory (os error 2)"));
+}
+
+#[test]
+fn a_run_ends_with_one_line_of_truth_and_can_be_asked() {
+    let project = Project::new(5);
+    let said = project.run(&[]).good();
+    assert_eq!(said.stdout.lines().count(), 1, "{said:#?}");
+    assert!(said.stderr.contains("the world model's error is"), "{said:#?}");
+    let rows = project.query("SELECT video, count(*) AS n, avg(fdm_error) FROM labels GROUP BY video ORDER BY n DESC LIMIT 3");
+    assert_eq!(rows.as_array().unwrap().len(), 3);
+    let table = project.lapo(&["query", "SELECT * FROM rejects", "--workspace", "ws"]).good();
+    assert!(table.stdout.contains("frames_kept"), "{table:#?}");
+    let datasets = project.lapo(&["datasets", "--workspace", "ws"]).good();
+    assert_eq!(datasets.stdout.lines().count(), 4, "{datasets:#?}");
+    let wrong = project.lapo(&["query", "SELECT * FROM label", "--workspace", "ws"]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.stderr.contains("labels"), "{wrong:#?}");
+}
+
+#[test]
+fn the_doctor_tells_what_this_machine_offers() {
+    let said = Project::new(0).lapo(&["doctor"]).good();
+    for word in ["libav", "h264", "device", "memory"] {
+        assert!(said.stdout.contains(word), "{word}: {said:#?}");
+    }
+}
