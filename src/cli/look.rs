@@ -13,7 +13,7 @@ use crate::query;
 /// `lapo query`: rows on stdout, or into a file.
 pub fn query(args: &Query) -> Result<()> {
     let store = Store::open(&workspace(args.workspace.as_deref())?)?;
-    let mut rows = query::query(&store, &args.sql)?;
+    let rows = query::query(&store, &args.sql)?;
     let format = match args.format {
         Format::Table => query::Format::Table,
         Format::Csv => query::Format::Csv,
@@ -24,7 +24,7 @@ pub fn query(args: &Query) -> Result<()> {
         Some(path) => {
             let failed = |source| Error::Output { to: path.clone(), source };
             let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-            query::write(&mut rows, format, &mut file)?;
+            query::write(&rows, format, &mut file)?;
             file.flush().map_err(failed)?;
             Ok(())
         }
@@ -33,7 +33,7 @@ pub fn query(args: &Query) -> Result<()> {
         }
         None => {
             let mut text = Vec::new();
-            query::write(&mut rows, format, &mut text)?;
+            query::write(&rows, format, &mut text)?;
             print(&String::from_utf8_lossy(&text))
         }
     }

@@ -97,6 +97,7 @@ impl<B: NetBackend> Fdm<B> {
 
 /// One step down: a block that halves the frame or, last, the bottom.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has six of them")]
 enum Level<B: Backend> {
     Down(Down<B>),
     Bottom(Conv2d<B>),
@@ -126,11 +127,8 @@ impl<B: NetBackend> Down<B> {
 
     /// Only the first level is given the action, as channels behind its own.
     fn forward(&self, x: Tensor<B, 4>, action: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        let x = match action {
-            Some(action) => self.conv.forward_tiled(x, action),
-            None => self.conv.forward(x),
-        };
-        relu(halve(self.res.forward(self.norm.forward(x, mode)), 2))
+        let x = self.norm.after(&self.conv, x, action, mode);
+        relu(halve(self.res.forward(x), 2))
     }
 }
 
@@ -152,7 +150,7 @@ impl<B: NetBackend> Up<B> {
     }
 
     fn forward(&self, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        relu(self.res.forward(self.norm.forward(self.conv.forward(x), mode)))
+        relu(self.res.forward(self.norm.after_doubling(&self.conv, x, mode)))
     }
 }
 

@@ -1,58 +1,77 @@
 //! Pixels become tensors: `u8` frames are uploaded as they are and normalised on the device.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use super::{DynamicsConfig, ModelError, Result};
 
-/// Uploads frames.
+/// Uploads frames. Channels are brought to the front on the way: permuting bytes here is cheaper than floats there.
 ///
 /// # Shapes
 /// - `pixels`: `count` frames of `[height, width, channel]`
 /// - output: `[count, channel, height, width]`, in [-0.5, 0.5]
 pub fn upload<B: Backend>(pixels: &[u8], [height, width, channels]: [usize; 3], device: &B::Device) -> Tensor<B, 4> {
-    let count = pixels.len() / (height * width * channels);
-    let data = TensorData::new(pixels.to_vec(), [count, height, width, channels]);
-    let pixels = Tensor::<B, 4, Int>::from_data(data, (device, DType::U8));
-    pixels.permute([0, 3, 1, 2]).float() / 255.0 - 0.5
+    let plane = height * width;
+    let mut planes = vec![0; pixels.len()];
+    for (planes, frame) in planes.chunks_exact_mut(plane * channels).zip(pixels.chunks_exact(plane * channels)) {
+        for (channel, plane) in planes.chunks_exact_mut(plane).enumerate() {
+            plane.iter_mut().zip(frame.iter().skip(channel).step_by(channels)).for_each(|(to, from)| *to = *from);
+        }
+    }
+    let data = TensorData::new(planes, [pixels.len() / (plane * channels), channels, height, width]);
+    Tensor::<B, 4, Int>::from_data(data, (device, DType::U8)).float() / 255.0 - 0.5
 }
 
-/// A batch of windows, each its frames stacked along the channels.
+/// A batch of windows, each its frames stacked along the channels; every part is dense, since all are convolved.
 #[derive(Clone, Debug)]
 pub struct Windows<B: Backend> {
     /// `[batch, time * channel, height, width]`, in [-0.5, 0.5]
     pub stacked: Tensor<B, 4>,
-    channels: usize,
+    past: Tensor<B, 4>,
+    last: Tensor<B, 4>,
+    next: Tensor<B, 4>,
 }
 
 impl<B: Backend> Windows<B> {
-    /// Stacks consecutive frames.
+    /// The windows of `time` frames that begin at `starts`.
+    ///
+    /// # Shapes
+    /// - `frames`: `[count, channel, height, width]`
+    pub fn gather(frames: Tensor<B, 4>, starts: &[usize], time: usize) -> Self {
+        let [_, channels, height, width] = frames.dims();
+        let part = |offsets: Range<usize>| {
+            let stack = offsets.len() * channels;
+            let index: Vec<i32> = starts.iter().flat_map(|start| offsets.clone().map(move |k| (start + k) as i32)).collect();
+            let count = index.len();
+            let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [count]), &frames.device());
+            frames.clone().select(0, index).reshape([starts.len(), stack, height, width])
+        };
+        Windows { stacked: part(0..time), past: part(0..time - 1), last: part(time - 2..time - 1), next: part(time - 1..time) }
+    }
+
+    /// The windows that `frames` are, one after the other.
     ///
     /// # Shapes
     /// - `frames`: `[batch * time, channel, height, width]`
     pub fn stack(frames: Tensor<B, 4>, time: usize) -> Self {
-        let [count, channels, height, width] = frames.dims();
-        Windows { stacked: frames.reshape([count / time, time * channels, height, width]), channels }
+        let starts: Vec<usize> = (0..frames.dims()[0]).step_by(time).collect();
+        Self::gather(frames, &starts, time)
     }
 
     /// Everything but o\[t+1\].
     pub fn past(&self) -> Tensor<B, 4> {
-        let stack = self.stacked.dims()[1];
-        self.stacked.clone().narrow(1, 0, stack - self.channels)
+        self.past.clone()
     }
 
     /// The frame o\[t\].
     pub fn last(&self) -> Tensor<B, 4> {
-        self.frame_from_end(2)
+        self.last.clone()
     }
 
     /// The frame o\[t+1\].
     pub fn next(&self) -> Tensor<B, 4> {
-        self.frame_from_end(1)
-    }
-
-    fn frame_from_end(&self, back: usize) -> Tensor<B, 4> {
-        let stack = self.stacked.dims()[1];
-        self.stacked.clone().narrow(1, stack - back * self.channels, self.channels)
+        self.next.clone()
     }
 }
 

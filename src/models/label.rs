@@ -4,7 +4,7 @@
 //! and windows, which overlap, are gathered on the device.
 
 use burn::backend::Flex;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 
 use super::fdm::Fdm;
 use super::frames::{Windows, count_frames, frame_shape, mean_per_window, upload};
@@ -93,10 +93,8 @@ impl<B: NetBackend> Networks<B> {
         let end = starts.iter().max().map_or(0, |last| last + time);
         let frames = upload::<B>(&frames[first * frame..end * frame], frame_shape(&self.config), &self.device);
 
-        let filled = starts.iter().chain(std::iter::repeat(&starts[0])).take(self.pass);
-        let index: Vec<i32> = filled.flat_map(|start| (0..time).map(move |k| (start - first + k) as i32)).collect();
-        let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [self.pass * time]), &self.device);
-        Windows::stack(frames.select(0, index), time)
+        let filled: Vec<usize> = starts.iter().chain(std::iter::repeat(&starts[0])).take(self.pass).map(|s| s - first).collect();
+        Windows::gather(frames, &filled, time)
     }
 
     fn label_pass(&self, windows: &Windows<B>, count: usize, want: Want, labelled: &mut Labelled) -> Result<()> {

@@ -6,9 +6,9 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData, activation};
 
-use super::init::{Init, set_state};
 pub use super::conv::{ConvBackend as NetBackend, tanh};
 use super::conv::{Pool, batch_norm, conv2d, double_conv2d, max_pool2d, relu_conv2d, relu_conv2d_add};
+use super::init::{Init, set_state};
 
 /// A square convolution with bias, stride 1.
 #[derive(Module, Debug)]
@@ -170,23 +170,51 @@ impl<B: NetBackend> BatchNorm2d<B> {
         }
     }
 
+    /// Normalises by the batch, and hands out what was seen of it.
+    ///
     /// # Shapes
     /// - `x` and output: `[batch, channels, height, width]`
-    pub fn forward(&self, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+    fn forward(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
+        let [batch, _, height, width] = x.dims();
+        let count = (batch * height * width) as f64;
+        let (y, mean, variance) = batch_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON);
+        seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
+        y
+    }
+
+    /// `normalise(convolve(x))` of [`Conv2d::forward`], or of [`Conv2d::forward_tiled`] where there is a constant.
+    pub fn after(&self, conv: &Conv2d<B>, x: Tensor<B, 4>, constant: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        let convolve = |conv: &Conv2d<B>| match constant {
+            Some(constant) => conv.forward_tiled(x, constant),
+            None => conv.forward(x),
+        };
         match mode {
-            Mode::Train(seen) => {
-                let [batch, _, height, width] = x.dims();
-                let count = (batch * height * width) as f64;
-                let (y, mean, variance) = batch_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON);
-                seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
-                y
-            }
+            Mode::Train(seen) => self.forward(convolve(conv), seen),
             Mode::Eval => {
-                let scale = self.weight.val() / (self.running_var.val() + Self::EPSILON).sqrt();
-                let shift = self.bias.val() - self.running_mean.val() * scale.clone();
-                x * per_channel(scale) + per_channel(shift)
+                let (scale, bias) = self.folded(conv.bias.val());
+                let weight = Param::from_tensor(conv.weight.val() * scale.reshape([-1, 1, 1, 1]));
+                convolve(&Conv2d { weight, bias: Param::from_tensor(bias), padding: conv.padding })
             }
         }
+    }
+
+    /// `normalise(convolve(x))` of a transposed convolution.
+    pub fn after_doubling(&self, conv: &ConvTranspose2d<B>, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        match mode {
+            Mode::Train(seen) => self.forward(conv.forward(x), seen),
+            Mode::Eval => {
+                let (scale, bias) = self.folded(conv.bias.val());
+                double_conv2d(x, conv.weight.val() * scale.reshape([1, -1, 1, 1]), Some(bias))
+            }
+        }
+    }
+
+    /// By running statistics a normalisation is one factor and one term per channel, which the convolution before it takes over:
+    /// the factor of its weights, and its bias.
+    fn folded(&self, bias: Tensor<B, 1>) -> (Tensor<B, 1>, Tensor<B, 1>) {
+        let scale = self.weight.val() / (self.running_var.val() + Self::EPSILON).sqrt();
+        let bias = (bias - self.running_mean.val()) * scale.clone() + self.bias.val();
+        (scale, bias)
     }
 
     /// Moves the running statistics towards those of one batch.
@@ -215,11 +243,6 @@ pub fn relu<B: NetBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 /// - output: `[batch, channels, height / 2, width / 2]`
 pub fn halve<B: NetBackend>(x: Tensor<B, 4>, kernel: usize) -> Tensor<B, 4> {
     max_pool2d(x, Pool { kernel, stride: 2, padding: (kernel - 1) / 2 })
-}
-
-fn per_channel<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 4> {
-    let channels = values.dims()[0];
-    values.reshape([1, channels, 1, 1])
 }
 
 fn fan_in_bound(fan_in: usize) -> f32 {

@@ -19,6 +19,7 @@
 //! names of the published checkpoints), [`config`] (sizes), [`device`] (where it runs).
 
 pub mod config;
+mod conv;
 pub mod device;
 mod error;
 pub mod fdm;
@@ -29,14 +30,11 @@ pub mod init;
 pub mod label;
 pub mod layers;
 pub mod metadata;
-mod conv;
 pub mod policy;
 pub mod vq;
 pub mod weights;
 
-pub use config::{
-    CodebookStart, DynamicsConfig, EmaStart, PolicyConfig, Predict, Preset, VqConfig,
-};
+pub use config::{CodebookStart, DynamicsConfig, EmaStart, PolicyConfig, Predict, Preset, VqConfig};
 pub use device::Device;
 pub use error::{ModelError, Result};
 pub use label::{Labelled, Labeller, Want, labeller};

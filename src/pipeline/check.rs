@@ -78,11 +78,12 @@ fn workspace(faults: &mut Faults, spec: &PipelineSpec) {
     let folder = std::path::Path::new(&spec.workspace);
     if spec.workspace.trim().is_empty() {
         faults.at(&at, Part::Value, "is empty".into(), Some("name a folder, e.g. runs/quickstart".into()));
-    } else if !spec.workspace.contains("://") && folder.exists() {
-        if let Err(e) = std::fs::read_dir(folder) {
-            let cure = "name a folder that you can read and write, or one that is not there yet";
-            faults.at(&at, Part::Value, format!("cannot read {}: {e}", spec.workspace), Some(cure.into()));
-        }
+    } else if !spec.workspace.contains("://")
+        && folder.exists()
+        && let Err(e) = std::fs::read_dir(folder)
+    {
+        let cure = "name a folder that you can read and write, or one that is not there yet";
+        faults.at(&at, Part::Value, format!("cannot read {}: {e}", spec.workspace), Some(cure.into()));
     }
 }
 

@@ -226,7 +226,7 @@ impl Data {
         }
         let (time, every) = (task.config.context + 2, task.config.holdout);
         let all = WindowIndex::new(&shards, time);
-        let is_held_out = |episode: usize| every > 0 && episode % every == 0;
+        let is_held_out = |episode: usize| every > 0 && episode.is_multiple_of(every);
         let training = all.subset(|episode| !is_held_out(episode));
         let held_out = if every == 0 { all.subset(|_| true) } else { all.subset(is_held_out) };
         for (split, windows) in [("training", training.len()), ("held-out", held_out.len())] {

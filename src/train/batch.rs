@@ -8,19 +8,14 @@ use crate::dataset::{Shard, WindowIndex};
 /// A generator for one purpose at one step; equal on every machine.
 pub fn generator(seed: u64, purpose: &str, step: u64) -> ChaCha8Rng {
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update(&seed.to_le_bytes())
-        .update(&step.to_le_bytes())
-        .update(purpose.as_bytes());
+    hasher.update(&seed.to_le_bytes()).update(&step.to_le_bytes()).update(purpose.as_bytes());
     ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
 }
 
 /// Draws `size` windows with replacement, as the published code does.
 pub fn draw(index: &WindowIndex, size: usize, seed: u64, step: u64) -> Vec<usize> {
     let mut rng = generator(seed, "batch", step);
-    (0..size)
-        .map(|_| rng.random_range(0..index.len()))
-        .collect()
+    (0..size).map(|_| rng.random_range(0..index.len())).collect()
 }
 
 /// At most `most` windows, evenly spread over all.

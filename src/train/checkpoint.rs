@@ -1,4 +1,4 @@
-//! Checkpoints of a training run: `<scratch>/<step>.safetensors`, each created whole or not at all.
+//! Checkpoints of a training run: `<scratch>/<step>/state`, each created whole or not at all.
 //!
 //! Two runs of the same training write the same bytes, so it does not matter whose checkpoint is read.
 
@@ -20,30 +20,22 @@ pub fn save(store: &Store, folder: &str, step: u64, state: &[u8]) -> Result<(), 
     store.create(&path(folder, step), state)?;
     let mut saved = all(store, folder)?;
     saved.truncate(saved.len().saturating_sub(KEPT));
-    saved
-        .iter()
-        .try_for_each(|(_, path)| store.delete_all(path))
+    saved.iter().try_for_each(|(step, _)| store.delete_all(&of(folder, *step)))
 }
 
 /// Where the checkpoint before `step` lies.
 pub fn path(folder: &str, step: u64) -> String {
-    format!("{folder}/{step:010}.safetensors")
+    format!("{}/state", of(folder, step))
+}
+
+fn of(folder: &str, step: u64) -> String {
+    format!("{folder}/{step:010}")
 }
 
 /// Every checkpoint of the folder, oldest first.
 fn all(store: &Store, folder: &str) -> Result<Vec<(u64, String)>, Error> {
-    let step = |path: &String| {
-        path.rsplit('/')
-            .next()?
-            .strip_suffix(".safetensors")?
-            .parse()
-            .ok()
-    };
-    let mut found: Vec<(u64, String)> = store
-        .list(folder)?
-        .into_iter()
-        .filter_map(|path| Some((step(&path)?, path)))
-        .collect();
+    let step = |path: &String| path.strip_suffix("/state")?.rsplit('/').next()?.parse().ok();
+    let mut found: Vec<(u64, String)> = store.list(folder)?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
     found.sort();
     Ok(found)
 }
@@ -61,10 +53,7 @@ mod tests {
         for step in [5, 10, 200] {
             save(&store, "d/checkpoints/k", step, &step.to_le_bytes()).unwrap();
         }
-        assert_eq!(
-            newest(&store, "d/checkpoints/k").unwrap(),
-            Some((200, 200_u64.to_le_bytes().to_vec()))
-        );
+        assert_eq!(newest(&store, "d/checkpoints/k").unwrap(), Some((200, 200_u64.to_le_bytes().to_vec())));
         assert_eq!(all(&store, "d/checkpoints/k").unwrap().len(), 2);
     }
 }

@@ -16,11 +16,10 @@ impl Metrics {
     /// Logs one step.
     pub fn push(&mut self, step: u64, learning_rate: f64, out: &StepMetrics) {
         self.steps.push(step);
-        let mut put =
-            |name: &str, value: f32| match self.columns.iter_mut().find(|(n, _)| n == name) {
-                Some((_, values)) => values.push(value),
-                None => self.columns.push((name.into(), vec![value])),
-            };
+        let mut put = |name: &str, value: f32| match self.columns.iter_mut().find(|(n, _)| n == name) {
+            Some((_, values)) => values.push(value),
+            None => self.columns.push((name.into(), vec![value])),
+        };
         put("learning_rate", learning_rate as f32);
         put("loss", out.loss);
         put("fdm_error", out.wm_loss);
@@ -51,10 +50,7 @@ impl Metrics {
 
     /// Takes a checkpoint apart; the error says what is wrong with it.
     pub fn unpack(bytes: &[u8]) -> Result<(Metrics, &[u8]), String> {
-        let end = bytes
-            .iter()
-            .position(|b| *b == b'\n')
-            .ok_or("it has no header line")?;
+        let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no header line")?;
         let metrics = serde_json::from_slice(&bytes[..end]).map_err(|e| e.to_string())?;
         Ok((metrics, &bytes[end + 1..]))
     }
@@ -67,15 +63,9 @@ mod tests {
 
     #[test]
     fn a_checkpoint_gives_back_the_curve_bit_by_bit() {
-        let metrics = Metrics {
-            steps: vec![0, 10],
-            columns: vec![("loss".into(), vec![0.1 + 0.2, 1e-30 / 3.0])],
-        };
+        let metrics = Metrics { steps: vec![0, 10], columns: vec![("loss".into(), vec![0.1 + 0.2, 1e-30 / 3.0])] };
         let packed = metrics.pack(b"state\nwith lines");
-        assert_eq!(
-            Metrics::unpack(&packed).unwrap(),
-            (metrics, &b"state\nwith lines"[..])
-        );
+        assert_eq!(Metrics::unpack(&packed).unwrap(), (metrics, &b"state\nwith lines"[..]));
         assert!(Metrics::unpack(b"no line").is_err());
     }
 }
