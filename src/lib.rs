@@ -36,7 +36,7 @@
 //!   its output path.**
 //! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices.
 //! - **`executor` runs tasks, which are data, never closures.** `pipeline` never touches a tensor, a frame or a record batch.
-//! - Only `cli` prints, reads the environment or picks an exit code. Nothing depends on `cli`.
+//! - Only `cli` prints, reads settings from the environment or picks an exit code. Nothing depends on `cli`.
 //! - `unsafe` only in `video`, where libav forces it, and for the memory map in `dataset/store.rs`.
 //! - **Every decision on storage is one atomic create-if-absent**: no locks, no updates, nothing half.
 //!

@@ -214,17 +214,13 @@ stages:
                 "workspace",
                 "stages.frames.decode.videos",
                 "stages.frames.decode.size",
-                "stages.model.train_dynamics.frames",
                 "stages.model",
+                "stages.model.train_dynamics.frames",
                 "stages.model.train_dynamics.holdout",
                 "stages.labels.label.frames",
                 "stages.again",
                 "stages.again.train_dynamics.frames",
             ]
-            .iter()
-            .filter(|k| **k != "stages.model")
-            .copied()
-            .collect::<Vec<_>>()
         );
     }
 

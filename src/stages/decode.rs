@@ -29,7 +29,7 @@ pub struct DecodeConfig {
     #[serde(default)]
     pub fit: Fit,
     /// A new episode starts where the mean absolute pixel change between two frames exceeds this share of the range (0 to 1).
-    /// The default 0.3 is far above any motion within the recordings in `data/` (at most 0.15) and below most film cuts; null: never.
+    /// The default 0.3 is far above any motion within the recordings in `data/` (at most 0.11) and below most film cuts; null: never.
     #[serde(default = "default_cut")]
     pub cut: Option<f32>,
     /// How pixels are stored: `none` is read in place (fastest), `zstd` takes half the disk.

@@ -21,7 +21,7 @@ fn break_videos(folder: &Path, good: &Path) -> BTreeMap<String, Vec<&'static str
         folder.join(name)
     };
     let bytes = fs::read(good).unwrap();
-    for copy in 0..3 {
+    for copy in 0..4 {
         fs::write(put(&format!("empty{copy}.mp4"), &["empty_file"]), []).unwrap();
         fs::write(put(&format!("text{copy}.mp4"), &["unknown_format"]), format!("this is no video, number {copy}\n").repeat(40)).unwrap();
         fs::write(

@@ -91,7 +91,7 @@ fn unsafe_is_only_where_libav_or_a_memory_map_forces_it() {
 fn only_the_command_line_prints_and_reads_the_environment() {
     for file in files(&source()).iter().filter(|f| !["cli", "main"].contains(&room(f).as_str())) {
         let code = code(file);
-        let code = code.split("#[cfg(test)]").next().unwrap();
+        let code = if file.iter().any(|part| part == "tests") { "" } else { code.split("#[cfg(test)]").next().unwrap() };
         for word in ["println!", "eprintln!", "print!", "process::exit", "env::args"] {
             assert!(!code.contains(word), "{}: {word}", file.display());
         }

@@ -48,7 +48,7 @@ stages:
     let said = project.lapo(&["check", "pipeline.yaml"]);
     assert_eq!(said.code, 1);
     for part in [
-        "pipeline.yaml:4:32: stages.frames.decode.videos: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
+        "pipeline.yaml:4:31: stages.frames.decode.videos: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
         "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: there is: frames",
         "pipeline.yaml:6:30: stages.labels.label.frames: there is no stage `frame`\n  hint: did you mean `frames`?",
         "a cycle: model -> labels -> model",
@@ -64,7 +64,7 @@ fn an_unreadable_workspace_and_a_missing_file_are_clear_errors() {
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("workspace: ws", "workspace: pipeline.yaml")).unwrap();
     let said = project.run(&[]);
     assert_eq!(said.code, 1);
-    assert!(said.stderr.starts_with("error: pipeline.yaml:3:12: workspace: cannot read pipeline.yaml: "), "{said:#?}");
+    assert!(said.stderr.starts_with("errors:\npipeline.yaml:3:12: workspace: cannot read pipeline.yaml: "), "{said:#?}");
     let said = project.lapo(&["run", "no.yaml"]);
     assert_eq!((said.code, said.stderr.lines().next().unwrap()), (1, "error: cannot read no.yaml: No such file or directory (os error 2)"));
 }
