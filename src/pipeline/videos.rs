@@ -9,14 +9,13 @@ use rayon::prelude::*;
 use crate::dataset::{Receipt, VideoRecord};
 use crate::stages::decode::{VideoSource, modified};
 
-/// The files a pattern matches. Folders count only where the pattern asks for an extension (`x.mp4/` is then a broken video).
+/// The files a pattern matches. A folder counts only where it is named like a file: `x.mp4/` is a broken video.
 pub fn matching(pattern: &str) -> Result<Vec<String>, String> {
     let paths = glob::glob(pattern).map_err(|e| format!("`{pattern}` is not a pattern: {e}"))?;
-    let wants_extension = Path::new(pattern).extension().is_some_and(|e| !e.to_string_lossy().contains('*'));
     let mut found = Vec::new();
     for path in paths {
         let path = path.map_err(|e| format!("cannot list {}: {}", e.path().display(), e.error()))?;
-        if wants_extension || !path.is_dir() {
+        if path.extension().is_some() || !path.is_dir() {
             found.push(path.to_string_lossy().into_owned());
         }
     }

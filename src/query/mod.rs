@@ -1,6 +1,6 @@
 //! SQL over the datasets of a workspace: every stage is a table.
 //!
-//! In: a workspace and a query. Out: [`Rows`], printed by [`write`] as a table, CSV, JSON or Parquet. Start at
+//! In: a workspace and a query. Out: [`Rows`], printed by [`write()`] as a table, CSV, JSON or Parquet. Start at
 //! [`query`]; [`tables`] says what there is to ask, [`datasets`] what there is at all.
 //!
 //! A stage's table is the stage's newest version: frames without their pixels where it made shards, else the

@@ -1,8 +1,8 @@
 //! Stage 1a: the IDM and the FDM learn together from frames alone (LAPO, section 4.1). In: shards; out: `model.safetensors`,
 //! `metrics.parquet` and a verdict a person understands, `verdict.json`.
 //!
-//! Each step: draw a batch of windows o[t-k..t+1]; the IDM sees all of it and says in a few codes what happened between o[t] and
-//! o[t+1]; the FDM sees all but the last frame, and these codes, and predicts the last frame. A killed run goes on from its newest
+//! Each step: draw a batch of windows `o[t-k..t+1]`; the IDM sees all of it and says in a few codes what happened between `o[t]` and
+//! `o[t+1]`; the FDM sees all but the last frame, and these codes, and predicts the last frame. A killed run goes on from its newest
 //! checkpoint and ends with the same weights, since a batch depends on nothing but (seed, step).
 
 use std::collections::BTreeMap;
@@ -35,13 +35,13 @@ pub struct TrainDynamicsConfig {
     /// Channels of the FDM's U-Net at full resolution. Unset: the preset's.
     #[serde(default)]
     pub fdm_base: Option<usize>,
-    /// Frames before o[t] that both models see. 1, as in the paper: a window is o[t-1], o[t], o[t+1].
+    /// Frames before `o[t]` that both models see. 1, as in the paper: a window is `o[t-1]`, `o[t]`, `o[t+1]`.
     #[serde(default = "default_context")]
     pub context: usize,
     /// The bottleneck.
     #[serde(default)]
     pub vq: VqConfig,
-    /// What the FDM predicts. Default `change`: the change from o[t], which is right about a still picture from the first step (25x
+    /// What the FDM predicts. Default `change`: the change from `o[t]`, which is right about a still picture from the first step (25x
     /// lower error than the paper's after 400 steps, `tiny`, on `data/maze`). `frame`: the next frame itself, as in the paper.
     #[serde(default)]
     pub predict: Option<Predict>,
@@ -296,7 +296,7 @@ pub struct Verdict {
     pub held_out: bool,
     /// Mean squared error of the FDM, pixels in [-0.5, 0.5].
     pub fdm_error: f64,
-    /// The same for copying o[t].
+    /// The same for copying `o[t]`.
     pub copy_error: f64,
     /// The same for the FDM given another window's latent action.
     pub fdm_error_shuffled: f64,

@@ -1,7 +1,7 @@
 //! Training of IDM and FDM together (LAPO, section 4.1): windows of frames go in, metrics and weights come out.
 //!
-//! [`dynamics_trainer`] makes a [`DynamicsTrainer`], which shows no tensor; [`Trainer::step`] tells one step of
-//! the method from top to bottom. Checkpoints are in [`state`](super::state).
+//! [`dynamics_trainer`] makes a [`DynamicsTrainer`], which shows no tensor; `Trainer::step` tells one step of
+//! the method from top to bottom. Checkpoints are in `state`.
 
 use std::collections::BTreeMap;
 
