@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Ratios of lapo to its peers, measured in one run: A B A B, medians, one table.
 
-    compare.py --lapo target/release/lapo [--part decode label train] [--rounds 3] [--out table.md]
+    compare.py --lapo target/release/lapo [--part decode label train learn] [--rounds 3] [--out table.md]
 
 decode   CPU seconds against the ffmpeg CLI decoding and area-scaling the same frames in one process
 label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py)
 train    wall seconds of a stage-1 step against PyTorch (peer/lapo_torch.py bench)
+learn    held-out FDM error after --steps of `reference: true` against PyTorch (peer/train_probe.py), a round being a seed;
+         and the default recipe's error relative to copying the last frame, which has no peer
 
-Below 1.00 is faster than the peer. Needs ffmpeg, and for label and train: torch, av, numpy, pyarrow, safetensors.
+Below 1.00 is faster (or better) than the peer. Needs ffmpeg, and for label and train: torch, av, numpy, pyarrow, safetensors.
 Nothing else should run meanwhile: PyTorch's threads spin, and lose much when disturbed.
 """
 
@@ -15,7 +17,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,19 +27,22 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PEER = HERE / "peer"
 AREA = "area+accurate_rnd+full_chroma_int"
+QUICKSTART = dict(learning_rate=1e-3, vq=dict(revive_after=20, decay=0.99))
+PARTS = ["decode", "label", "train", "learn"]
 
 
-def timed(command, **more):
+def timed(command):
     """(wall seconds, CPU seconds, peak MiB, stdout) of a command that must succeed."""
     start = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    child = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
-    out, err = child.communicate()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if child.returncode:
-        sys.exit(f"{command}\n{err}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - start, cpu, after.ru_maxrss / 1024, out
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        out.seek(0), err.seek(0)
+        if child.returncode:
+            sys.exit(f"{command}\n{err.read()}")
+        return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read()
 
 
 def alternate(rounds, ours, theirs):
@@ -47,15 +51,15 @@ def alternate(rounds, ours, theirs):
     return [statistics.median(side) for side in zip(*pairs)]
 
 
-def pipeline(folder, stages):
-    (folder / "p.yaml").write_text(json.dumps(dict(name="bench", workspace=str(folder / "ws"), stages=stages)))
+def pipeline(folder, stages, seed):
+    (folder / "p.yaml").write_text(json.dumps(dict(name="bench", workspace=str(folder / "ws"), seed=seed, stages=stages)))
     return folder / "p.yaml"
 
 
-def fresh_run(lapo, folder, stages, threads):
+def fresh_run(lapo, folder, stages, threads, seed=0):
     """Runs a pipeline in an empty workspace."""
     subprocess.run(["rm", "-rf", folder / "ws"], check=True)
-    return timed([lapo, "run", pipeline(folder, stages), "--threads", threads, "--device", "cpu"])
+    return timed([lapo, "run", pipeline(folder, stages, seed), "--threads", threads, "--device", "cpu"])
 
 
 def clips(folder, count, size, seconds):
@@ -84,7 +88,7 @@ def decode(args, folder):
             return cpu
 
         def theirs():
-            command = ["ffmpeg", "-v", "error", "-threads", "1", "-f", "concat", "-safe", "0", "-i", listing, "-vf", f"scale=64:64:flags={AREA}",
+            command = ["ffmpeg", "-v", "error", "-f", "concat", "-safe", "0", "-i", listing, "-vf", f"scale=64:64:flags={AREA}",
                        "-pix_fmt", "rgb24", "-f", "rawvideo", "-y", here / "raw"]
             return timed(command)[1]
 
@@ -140,13 +144,42 @@ def train(args, folder):
         yield f"training step, {preset}, batch 32", "s", *alternate(args.rounds, ours, theirs), "PyTorch eager"
 
 
+def learn(args, folder):
+    """Medians over seeds; the single numbers go to stderr."""
+    here = folder / "learn"
+    here.mkdir()
+    frames = {"decode": {"videos": [f"{args.videos.resolve()}/*.mp4"], "cut": None}}
+
+    def verdict(seed, **settings):
+        config = dict(frames="frames", preset="tiny", steps=args.steps, batch=32, **settings)
+        fresh_run(args.lapo, here, {"frames": frames, "model": {"train_dynamics": config}}, args.threads, seed)
+        found = json.loads(next((here / "ws/model/data").glob("*/*/verdict.json")).read_text())
+        print(seed, settings, found["sentence"], file=sys.stderr, flush=True)
+        return found
+
+    def peer(seed):
+        command = [args.python, PEER / "train_probe.py", args.videos, "--steps", args.steps, "--batch", 32, "--seed", seed]
+        found = json.loads(timed(command)[3].strip().splitlines()[-1])
+        print(seed, found, file=sys.stderr, flush=True)
+        return found["fdm_error"]
+
+    seeds = [iter(range(args.rounds)), iter(range(args.rounds))]
+    ours, theirs = alternate(args.rounds, lambda: verdict(next(seeds[0]), reference=True)["fdm_error"], lambda: peer(next(seeds[1])))
+    yield f"FDM error, reference, {args.steps} steps (x1000)", "MSE", ours * 1e3, theirs * 1e3, "PyTorch, the same recipe"
+    found = [verdict(seed, **QUICKSTART) for seed in range(args.rounds)]
+    errors, copying = ([f[key] * 1e3 for f in found] for key in ("fdm_error", "copy_error"))
+    yield f"FDM error, quickstart, {args.steps} steps (x1000)", "MSE", max(errors), copying[0], "copying o[t]; ours is the worst seed"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lapo", default="target/release/lapo", type=Path)
     parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--part", nargs="*", default=["decode", "label", "train"], choices=["decode", "label", "train"])
+    parser.add_argument("--part", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--videos", type=Path, default=HERE.parent.parent / "data/maze", help="what `learn` learns from, with actions.parquet")
+    parser.add_argument("--steps", type=int, default=300, help="of `learn`")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.lapo = args.lapo.resolve()
