@@ -22,6 +22,8 @@ pub enum Command {
     Query(Query),
     /// List a workspace's datasets
     Datasets(Datasets),
+    /// Turn a published PyTorch checkpoint into safetensors
+    Import(Import),
     /// Print the JSON Schema of the YAML, or another schema
     Schema(Schema),
     /// Say what this machine offers: decoders, devices, memory, storage
@@ -93,6 +95,14 @@ pub struct Datasets {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Import {
+    /// The checkpoint: idm_fdm.pt or latent_policy.pt
+    pub checkpoint: String,
+    /// The file to write, e.g. model.safetensors; `import_dynamics` and `label` take it
+    pub output: String,
 }
 
 #[derive(Debug, ClapArgs)]

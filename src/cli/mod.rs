@@ -9,6 +9,7 @@ use crate::error::{Error as AnyError, Result};
 
 mod args;
 mod doctor;
+mod import;
 mod look;
 mod progress;
 mod run;
@@ -69,6 +70,7 @@ fn dispatch(args: &args::Args) -> Result<()> {
         Command::Plan(plan) => run::plan(plan),
         Command::Query(query) => look::query(query),
         Command::Datasets(datasets) => look::datasets(datasets),
+        Command::Import(import) => import::run(import),
         Command::Schema(schema) => schema::run(schema),
         Command::Doctor(doctor) => doctor::run(doctor),
     }

@@ -93,7 +93,7 @@ fn described(plan: &StagePlan) -> String {
 /// The one line of truth.
 fn truth(summary: &Summary) -> String {
     let sum = |kind: &str, value: &dyn Fn(&StageSummary) -> f64| -> f64 {
-        summary.stages.iter().filter(|stage| stage.kind == kind).map(value).sum()
+        summary.stages.iter().filter(|stage| stage.kind == kind).map(value).fold(0.0, |sum, value| sum + value)
     };
     let all = |kind: &str, name: &str| sum(kind, &|stage| stage.total.get(name).copied().unwrap_or(0.0));
     let new = |kind: &str, name: &str| sum(kind, &|stage| stage.done.get(name).copied().unwrap_or(0.0));

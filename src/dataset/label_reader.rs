@@ -33,8 +33,8 @@ pub struct Labels {
     pub latent_action: Vec<f32>,
     /// `[rows, codes]`: the codebook entries.
     pub latent_code: Vec<u16>,
-    /// The world model's error on the transition.
-    pub fdm_error: Vec<f32>,
+    /// The world model's error on the transition, where it was computed.
+    pub fdm_error: Vec<Option<f32>>,
     /// The mean absolute change of a pixel, from 0 to 1.
     pub motion: Vec<f32>,
     /// The true action, where known.
@@ -104,7 +104,7 @@ impl Labels {
         add::<Float64Type>(column(schema::TIME_S), &mut self.time_s);
         add::<Float32Type>(&items(column(schema::LATENT_ACTION)), &mut self.latent_action);
         add::<UInt16Type>(&items(column(schema::LATENT_CODE)), &mut self.latent_code);
-        add::<Float32Type>(column(schema::FDM_ERROR), &mut self.fdm_error);
+        self.fdm_error.extend(column(schema::FDM_ERROR).as_primitive::<Float32Type>().iter());
         add::<Float32Type>(column(schema::MOTION), &mut self.motion);
         self.true_action.extend(column(schema::TRUE_ACTION).as_primitive::<Int32Type>().iter());
         add_names(column(schema::SHARD), &mut self.names, places, &mut self.shard);
@@ -184,7 +184,7 @@ mod tests {
                 time_s: &times[rows.clone()],
                 latent_action: &action[rows.start * 128..rows.end * 128],
                 latent_code: &code[rows.start * 8..rows.end * 8],
-                fdm_error: &errors[rows.clone()],
+                fdm_error: (shard == "frames/one").then_some(&errors[rows.clone()]),
                 motion: &errors[rows.clone()],
                 true_action: &true_action[rows.clone()],
                 shard,
@@ -204,6 +204,7 @@ mod tests {
         assert_eq!(labels.metadata["lapo.model"], "digest");
         assert!(labels.latent_action == action);
         assert_eq!(labels.latent_code[8 * 777..8 * 778], [8, 9, 10, 11, 12, 13, 14, 15]);
+        assert_eq!((labels.fdm_error[8999], labels.fdm_error[9000]), (Some(0.25), None));
         assert_eq!((labels.true_action[14], labels.true_action[15]), (Some(14), None));
         let name = |place: u32| &labels.names[place as usize][..];
         assert_eq!((name(labels.video[8999]), name(labels.shard[8999])), ("a.mp4", "frames/one"));
@@ -241,7 +242,7 @@ mod tests {
             time_s: &[0.0],
             latent_action: &[0.0; 127],
             latent_code: &[0; 8],
-            fdm_error: &[0.0],
+            fdm_error: None,
             motion: &[0.0],
             true_action: &[None],
             shard: "s",

@@ -40,8 +40,8 @@ pub struct LabelRows<'a> {
     pub latent_action: &'a [f32],
     /// `[rows, codes]`: the codebook entries.
     pub latent_code: &'a [u16],
-    /// The world model's error on the transition.
-    pub fdm_error: &'a [f32],
+    /// The world model's error on the transition, where it was computed.
+    pub fdm_error: Option<&'a [f32]>,
     /// The mean absolute change of a pixel, from 0 to 1.
     pub motion: &'a [f32],
     /// The true action, where known.
@@ -107,7 +107,7 @@ impl LabelWriter {
             (schema::TIME_S, labels.time_s.len(), 1),
             (schema::LATENT_ACTION, labels.latent_action.len(), self.shape.latent_dim),
             (schema::LATENT_CODE, labels.latent_code.len(), self.shape.codes),
-            (schema::FDM_ERROR, labels.fdm_error.len(), 1),
+            (schema::FDM_ERROR, labels.fdm_error.map_or(rows, <[f32]>::len), 1),
             (schema::MOTION, labels.motion.len(), 1),
             (schema::TRUE_ACTION, labels.true_action.len(), 1),
         ];
@@ -135,7 +135,7 @@ fn columns(labels: &LabelRows<'_>, shape: LabelShape) -> Result<Vec<ArrayRef>, A
         Arc::new(Float64Array::from(labels.time_s.to_vec())),
         fixed_list(action, DataType::Float32, shape.latent_dim)?,
         fixed_list(code, DataType::UInt16, shape.codes)?,
-        Arc::new(Float32Array::from(labels.fdm_error.to_vec())),
+        Arc::new(labels.fdm_error.map_or_else(|| Float32Array::new_null(labels.row.len()), |error| error.to_vec().into())),
         Arc::new(Float32Array::from(labels.motion.to_vec())),
         Arc::new(Int32Array::from(labels.true_action.to_vec())),
         Arc::new(DictionaryArray::<Int32Type>::try_new(Int32Array::from(vec![0; labels.row.len()]), shard)?),

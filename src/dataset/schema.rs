@@ -26,7 +26,7 @@ pub const PIXELS: &str = "pixels";
 pub const LATENT_ACTION: &str = "latent_action";
 /// The codebook entries it was quantised to, one per codebook and position.
 pub const LATENT_CODE: &str = "latent_code";
-/// The world model's error on this transition: the label's own quality sign.
+/// The world model's error on this transition: the label's own quality sign; null where it was not asked for.
 pub const FDM_ERROR: &str = "fdm_error";
 /// The mean absolute change of a pixel from `o[t]` to `o[t+1]`, from 0 to 1.
 pub const MOTION: &str = "motion";
@@ -106,7 +106,7 @@ pub fn labels(shape: LabelShape) -> Schema {
         Field::new(TIME_S, DataType::Float64, false),
         fixed_list(LATENT_ACTION, DataType::Float32, shape.latent_dim),
         fixed_list(LATENT_CODE, DataType::UInt16, shape.codes),
-        Field::new(FDM_ERROR, DataType::Float32, false),
+        Field::new(FDM_ERROR, DataType::Float32, true),
         Field::new(MOTION, DataType::Float32, false),
         Field::new(TRUE_ACTION, DataType::Int32, true),
         dictionary(SHARD),
@@ -156,7 +156,7 @@ fn meaning(column: &str) -> &'static str {
         PIXELS => "the frame: [height, width, channel], RGB, 0 to 255",
         LATENT_ACTION => "the latent action before quantisation: what a policy is cloned from",
         LATENT_CODE => "the codebook entries it was quantised to, one per codebook and position",
-        FDM_ERROR => "the world model's error on this transition: the label's own quality sign",
+        FDM_ERROR => "the world model's error on this transition: the label's own quality sign; null where it was not asked for",
         MOTION => "the mean absolute change of a pixel from o[t] to o[t+1], from 0 to 1",
         TRUE_ACTION => "the true action, null where unknown",
         SHARD => "the shard file the frames lie in, relative to the workspace",

@@ -12,6 +12,16 @@ pub enum ModelError {
         /// Published name of the tensor.
         name: String,
     },
+    /// A tensor has another number of axes than its layer.
+    #[error("load tensor `{name}`: its shape is {seen:?}, expected {expected} axes")]
+    Axes {
+        /// The tensor's published name.
+        name: String,
+        /// Its shape.
+        seen: Vec<usize>,
+        /// How many axes it should have.
+        expected: usize,
+    },
     /// A tensor in the file belongs to no layer of the network.
     #[error("place tensor `{name}` of the weights: no layer of this configuration has that name")]
     Unexpected {
@@ -37,6 +47,14 @@ pub enum ModelError {
         seen: String,
         /// The type expected.
         expected: &'static str,
+    },
+    /// A file of weights does not read.
+    #[error("read the checkpoint {file}: {reason}")]
+    Checkpoint {
+        /// The checkpoint.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The file's metadata do not describe a network.
     #[error("read metadata `{key}` of the weights: {problem}")]

@@ -55,6 +55,8 @@ impl<B: NetBackend> Fdm<B> {
     /// - `past`: `[batch, (time - 1) * channel, height, width]`, in [-0.5, 0.5], o\[t\] last
     /// - `latent_action_q`: `[batch, latent_dim]`
     /// - output: `[batch, channel, height, width]`
+    ///
+    /// [`Mode::Folded`] is for a model that was [`folded`](Self::folded).
     pub fn forward(&self, past: Tensor<B, 4>, latent_action_q: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
         let [batch, latent] = latent_action_q.dims();
         let mut skips = vec![latent_action_q.clone().reshape([batch, latent, 1, 1])];
@@ -80,6 +82,19 @@ impl<B: NetBackend> Fdm<B> {
                 past.narrow(1, before, self.channels) + out
             }
         }
+    }
+
+    /// The same model for [`Mode::Folded`]: its convolutions normalise by the running statistics, at no cost.
+    pub fn folded(mut self) -> Self {
+        for level in &mut self.down {
+            if let Level::Down(Down { conv, norm, .. }) = level {
+                norm.fold_into(&mut conv.weight, &mut conv.bias, 0);
+            }
+        }
+        for Up { conv, norm, .. } in &mut self.up {
+            norm.fold_into(&mut conv.weight, &mut conv.bias, 1);
+        }
+        self
     }
 
     /// Moves the running statistics by what a training pass has seen.
@@ -127,8 +142,11 @@ impl<B: NetBackend> Down<B> {
 
     /// Only the first level is given the action, as channels behind its own.
     fn forward(&self, x: Tensor<B, 4>, action: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        let x = self.norm.after(&self.conv, x, action, mode);
-        relu(halve(self.res.forward(x), 2))
+        let x = match action {
+            Some(action) => self.conv.forward_tiled(x, action),
+            None => self.conv.forward(x),
+        };
+        relu(halve(self.res.forward(self.norm.forward(x, mode)), 2))
     }
 }
 
@@ -150,7 +168,7 @@ impl<B: NetBackend> Up<B> {
     }
 
     fn forward(&self, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        relu(self.res.forward(self.norm.after_doubling(&self.conv, x, mode)))
+        relu(self.res.forward(self.norm.forward(self.conv.forward(x), mode)))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use burn::backend::Flex;
 use burn::tensor::{Int, Tensor};
+use rayon::prelude::*;
 
 use super::fdm::Fdm;
 use super::frames::{Windows, count_frames, frame_shape, mean_per_window, upload};
@@ -36,6 +37,16 @@ pub struct Labelled {
     pub motion: Vec<f32>,
 }
 
+impl Labelled {
+    fn then(mut self, next: Labelled) -> Labelled {
+        self.latent_action.extend(next.latent_action);
+        self.latent_code.extend(next.latent_code);
+        self.fdm_error.extend(next.fdm_error);
+        self.motion.extend(next.motion);
+        self
+    }
+}
+
 /// A trained IDM and FDM, ready to label.
 pub trait Labeller: Send {
     /// The sizes of its networks.
@@ -54,11 +65,11 @@ pub fn labeller(device: &Device, weights: &[u8]) -> Result<Box<dyn Labeller>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
     match device {
-        Device::Cpu => Ok(Box::new(Networks::<Flex>::load(&weights, Default::default(), 32)?)),
+        Device::Cpu => Ok(Box::new(Networks::<Flex>::load(&weights, Default::default(), CPU_PASS)?)),
         #[cfg(feature = "cuda")]
         Device::Cuda(number) => {
             let gpu = burn_cuda::CudaDevice::new(*number);
-            Ok(Box::new(Networks::<burn_cuda::Cuda>::load(&weights, gpu, 256)?))
+            Ok(Box::new(Networks::<burn_cuda::Cuda>::load(&weights, gpu, GPU_PASS)?))
         }
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(_) => {
@@ -67,6 +78,13 @@ pub fn labeller(device: &Device, weights: &[u8]) -> Result<Box<dyn Labeller>> {
     }
 }
 
+/// Windows a core takes through the networks at a time: few, so that what lies between two layers stays in its cache.
+const CPU_PASS: usize = 8;
+/// Windows a GPU takes at a time: many, so that all of it is busy.
+#[cfg(feature = "cuda")]
+const GPU_PASS: usize = 1024;
+
+#[derive(Clone)]
 struct Networks<B: NetBackend> {
     config: DynamicsConfig,
     idm: Idm<B>,
@@ -81,7 +99,7 @@ impl<B: NetBackend> Networks<B> {
         let config = weights.dynamics_config()?;
         let mut init = Init::new(0, &device);
         let idm = weights.load("idm", Idm::new(&mut init, &config), &device)?;
-        let fdm = weights.load("wm", Fdm::new(&mut init, &config), &device)?;
+        let fdm = weights.load("wm", Fdm::new(&mut init, &config), &device)?.folded();
         Ok(Networks { config, idm, fdm, device, pass })
     }
 
@@ -97,13 +115,16 @@ impl<B: NetBackend> Networks<B> {
         Windows::gather(frames, &filled, time)
     }
 
-    fn label_pass(&self, windows: &Windows<B>, count: usize, want: Want, labelled: &mut Labelled) -> Result<()> {
+    /// Labels `starts`, at most a pass of them.
+    fn label_pass(&self, frames: &[u8], starts: &[usize], want: Want) -> Result<Labelled> {
+        let (windows, count) = (self.windows(frames, starts), starts.len());
         let (last, next) = (windows.last(), windows.next());
+        let mut labelled = Labelled::default();
         append(&mut labelled.motion, mean_per_window((next.clone() - last).abs()).unsqueeze_dim(1), count)?;
         let latent_action = self.idm.forward(windows.stacked.clone());
         append(&mut labelled.latent_action, latent_action.clone(), count)?;
         if !want.codes && !want.fdm_error {
-            return Ok(());
+            return Ok(labelled);
         }
         let quantised = self.idm.vq.forward(latent_action);
         if want.codes {
@@ -111,11 +132,11 @@ impl<B: NetBackend> Networks<B> {
             labelled.latent_code.extend(&codes[..count * self.config.codes()]);
         }
         if want.fdm_error {
-            let predicted = self.fdm.forward(windows.past(), quantised.latent_action_q, &mut Mode::Eval);
+            let predicted = self.fdm.forward(windows.past(), quantised.latent_action_q, &mut Mode::Folded);
             let off = predicted - next;
             append(&mut labelled.fdm_error, mean_per_window(off.clone() * off).unsqueeze_dim(1), count)?;
         }
-        Ok(())
+        Ok(labelled)
     }
 }
 
@@ -131,12 +152,9 @@ impl<B: NetBackend> Labeller for Networks<B> {
             let seen = format!("frames {start} to {} of {count}", start + time - 1);
             return Err(ModelError::Frames { what: "a window", seen, expected: format!("{time} frames that exist") });
         }
-        let mut labelled = Labelled::default();
-        for starts in starts.chunks(self.pass) {
-            let windows = self.windows(frames, starts);
-            self.label_pass(&windows, starts.len(), want, &mut labelled)?;
-        }
-        Ok(labelled)
+        let pass = |networks: &mut Self, starts| networks.label_pass(frames, starts, want);
+        let passes: Vec<_> = starts.par_chunks(self.pass).map_with(self.clone(), pass).collect::<Result<_>>()?;
+        Ok(passes.into_iter().fold(Labelled::default(), Labelled::then))
     }
 }
 

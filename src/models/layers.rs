@@ -152,8 +152,8 @@ pub struct BatchStatistics<B: Backend> {
 pub enum Mode<'a, B: Backend> {
     /// Normalise by the batch and hand out what was seen, layer after layer.
     Train(&'a mut Vec<BatchStatistics<B>>),
-    /// Normalise by the running statistics.
-    Eval,
+    /// The convolutions do it, having been given the running statistics with [`BatchNorm2d::fold_into`].
+    Folded,
 }
 
 impl<B: NetBackend> BatchNorm2d<B> {
@@ -174,7 +174,7 @@ impl<B: NetBackend> BatchNorm2d<B> {
     ///
     /// # Shapes
     /// - `x` and output: `[batch, channels, height, width]`
-    fn forward(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
+    fn by_batch(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
         let [batch, _, height, width] = x.dims();
         let count = (batch * height * width) as f64;
         let (y, mean, variance) = batch_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON);
@@ -182,39 +182,26 @@ impl<B: NetBackend> BatchNorm2d<B> {
         y
     }
 
-    /// `normalise(convolve(x))` of [`Conv2d::forward`], or of [`Conv2d::forward_tiled`] where there is a constant.
-    pub fn after(&self, conv: &Conv2d<B>, x: Tensor<B, 4>, constant: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        let convolve = |conv: &Conv2d<B>| match constant {
-            Some(constant) => conv.forward_tiled(x, constant),
-            None => conv.forward(x),
-        };
+    /// Normalises what a convolution made, unless the convolution has done so.
+    ///
+    /// # Shapes
+    /// - `x` and output: `[batch, channels, height, width]`
+    pub fn forward(&self, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
         match mode {
-            Mode::Train(seen) => self.forward(convolve(conv), seen),
-            Mode::Eval => {
-                let (scale, bias) = self.folded(conv.bias.val());
-                let weight = Param::from_tensor(conv.weight.val() * scale.reshape([-1, 1, 1, 1]));
-                convolve(&Conv2d { weight, bias: Param::from_tensor(bias), padding: conv.padding })
-            }
+            Mode::Train(seen) => self.by_batch(x, seen),
+            Mode::Folded => x,
         }
     }
 
-    /// `normalise(convolve(x))` of a transposed convolution.
-    pub fn after_doubling(&self, conv: &ConvTranspose2d<B>, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        match mode {
-            Mode::Train(seen) => self.forward(conv.forward(x), seen),
-            Mode::Eval => {
-                let (scale, bias) = self.folded(conv.bias.val());
-                double_conv2d(x, conv.weight.val() * scale.reshape([1, -1, 1, 1]), Some(bias))
-            }
-        }
-    }
-
-    /// By running statistics a normalisation is one factor and one term per channel, which the convolution before it takes over:
-    /// the factor of its weights, and its bias.
-    fn folded(&self, bias: Tensor<B, 1>) -> (Tensor<B, 1>, Tensor<B, 1>) {
+    /// By running statistics a normalisation is one factor and one term per channel. The convolution before it takes them over: its
+    /// weights, whose `axis` counts its output channels, and its bias.
+    pub fn fold_into(&self, weight: &mut Param<Tensor<B, 4>>, bias: &mut Param<Tensor<B, 1>>, axis: usize) {
         let scale = self.weight.val() / (self.running_var.val() + Self::EPSILON).sqrt();
-        let bias = (bias - self.running_mean.val()) * scale.clone() + self.bias.val();
-        (scale, bias)
+        let moved = (bias.val() - self.running_mean.val()) * scale.clone() + self.bias.val();
+        let mut shape = [1; 4];
+        shape[axis] = scale.dims()[0];
+        set_state(weight, weight.val() * scale.reshape(shape));
+        set_state(bias, moved);
     }
 
     /// Moves the running statistics towards those of one batch.

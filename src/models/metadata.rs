@@ -1,7 +1,7 @@
 //! What a weight file's metadata say of the networks inside: JSON goes in, sizes come out, and back.
 //!
-//! Our files hold `format` (a name and version, checked first) and `config`. A file without `format` is a published one, whose `config`
-//! has PyTorch's field names and describes all three networks.
+//! Our files hold `format` (a name and version, checked first) and `config`. A file without `format` is a published one: its `config`
+//! has PyTorch's field names and describes all three networks, or is not there, and the tensors' shapes say as much.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,8 @@ impl Weights {
     pub fn dynamics_config(&self) -> Result<DynamicsConfig> {
         let config = match self.config_of::<DynamicsConfig>(DYNAMICS_FORMAT)? {
             Some(config) => config,
-            None => self.published()?.dynamics(),
+            None if self.metadata.contains_key(CONFIG) => self.parse_config::<Published>()?.dynamics(),
+            None => self.dynamics_of_shapes()?,
         };
         config.validate()?;
         Ok(config)
@@ -31,7 +32,8 @@ impl Weights {
     pub fn policy_config(&self) -> Result<PolicyConfig> {
         let config = match self.config_of::<PolicyConfig>(POLICY_FORMAT)? {
             Some(config) => config,
-            None => self.published()?.policy(),
+            None if self.metadata.contains_key(CONFIG) => self.parse_config::<Published>()?.policy(),
+            None => self.policy_of_shapes()?,
         };
         config.validate()?;
         Ok(config)
@@ -56,8 +58,35 @@ impl Weights {
         }
     }
 
-    fn published(&self) -> Result<Published> {
-        self.parse_config()
+    /// The published networks that have tensors of these shapes.
+    fn dynamics_of_shapes(&self) -> Result<DynamicsConfig> {
+        let published = DynamicsConfig::default().reference();
+        let channels = published.channels;
+        let [width, stacked, ..] = self.shape::<4>("idm.conv_stack.0.conv.weight")?;
+        let [fdm_base, ..] = self.shape::<4>("wm.down.0.conv.weight")?;
+        let [latent_dim, _] = self.shape::<2>("idm.policy_head.weight")?;
+        let [codebooks, entries, dim] = self.shape::<3>("idm.vq.embedding")?;
+        Ok(DynamicsConfig {
+            idm_scale: width / 16,
+            fdm_base,
+            context: (stacked / channels).saturating_sub(2),
+            frame_size: self.frame_size("idm", width)?,
+            vq: VqConfig { codebooks, positions: latent_dim / (codebooks * dim).max(1), dim, entries, ..published.vq.clone() },
+            ..published
+        })
+    }
+
+    /// The published latent policy that has tensors of these shapes.
+    fn policy_of_shapes(&self) -> Result<PolicyConfig> {
+        let [width, channels, ..] = self.shape::<4>("policy.conv_stack.0.conv.weight")?;
+        let [latent_dim, _] = self.shape::<2>("policy.policy_head.weight")?;
+        Ok(PolicyConfig { scale: width / 16, latent_dim, frame_size: self.frame_size("policy", width)?, channels })
+    }
+
+    /// The side of the frames a trunk takes: its last stage leaves an eighth of it, in twice the first stage's channels.
+    fn frame_size(&self, network: &str, width: usize) -> Result<usize> {
+        let [_, left] = self.shape::<2>(&format!("{network}.fc.weight"))?;
+        Ok((left / (2 * width).max(1)).isqrt() * 8)
     }
 
     fn parse_config<T: DeserializeOwned>(&self) -> Result<T> {
@@ -119,6 +148,24 @@ mod tests {
         assert_eq!(weights.dynamics_config().expect("our own"), config);
         let message = weights.policy_config().expect_err("no policy inside").to_string();
         assert_eq!(message, "read metadata `format` of the weights: it is `lapo-dynamics/1`, expected `lapo-policy/1`");
+    }
+
+    #[test]
+    fn shapes_tell_what_a_checkpoint_without_configuration_holds() {
+        let mut weights = Weights::default();
+        let shapes: [(&str, &[usize]); 7] = [
+            ("idm.conv_stack.0.conv.weight", &[64, 9, 3, 3]),
+            ("idm.fc.weight", &[256, 8192]),
+            ("idm.policy_head.weight", &[128, 256]),
+            ("idm.vq.embedding", &[2, 64, 16]),
+            ("wm.down.0.conv.weight", &[24, 134, 3, 3]),
+            ("policy.conv_stack.0.conv.weight", &[32, 3, 3, 3]),
+            ("policy.policy_head.weight", &[128, 256]),
+        ];
+        shapes.iter().for_each(|(name, shape)| weights.put(*name, shape, &vec![0.0; shape.iter().product()]));
+        assert_eq!(weights.dynamics_config().expect("the paper's"), crate::models::Preset::Paper.dynamics().reference());
+        let message = weights.policy_config().expect_err("a tensor is not there").to_string();
+        assert_eq!(message, "find tensor `policy.fc.weight` in the weights: it is not there");
     }
 
     #[test]

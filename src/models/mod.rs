@@ -31,6 +31,7 @@ pub mod label;
 pub mod layers;
 pub mod metadata;
 pub mod policy;
+pub mod published;
 pub mod vq;
 pub mod weights;
 

@@ -70,6 +70,18 @@ impl Weights {
         file
     }
 
+    /// Whether there is no tensor at all.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The shape of a tensor, if it has `D` axes.
+    pub fn shape<const D: usize>(&self, name: &str) -> Result<[usize; D]> {
+        let stored = self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
+        let wrong = |_| ModelError::Axes { name: name.to_owned(), seen: stored.shape.clone(), expected: D };
+        stored.shape.clone().try_into().map_err(wrong)
+    }
+
     /// Takes in all parameters and state of a network, as `prefix.layer.name`.
     pub fn store<B: Backend, M: Module<B>>(&mut self, prefix: &str, network: &M) -> Result<()> {
         let mut storer = Storer { path: Path::new(prefix), weights: self, error: None };

@@ -30,6 +30,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)]) -> Result<Checked
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
         let videos = matches(&mut faults, &spec);
+        weights(&mut faults, &spec);
         Checked { spec, text: text.into(), order, videos }
     });
     faults.into_result()?;
@@ -143,6 +144,17 @@ fn matches(faults: &mut Faults, spec: &PipelineSpec) -> BTreeMap<String, Vec<Str
         all.insert(name.clone(), found);
     }
     all
+}
+
+/// Weights to import must be there.
+fn weights(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in &spec.stages {
+        let StageSpec::ImportDynamics(config) = stage else { continue };
+        if let Err(e) = std::fs::File::open(&config.weights) {
+            let cure = "name a `.safetensors` file of ours or a published `.pt`, relative to the current folder";
+            faults.at(&path(name, stage, "weights"), Part::Value, format!("cannot read {}: {e}", config.weights), Some(cure.into()));
+        }
+    }
 }
 
 #[cfg(test)]

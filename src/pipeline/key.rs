@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::Receipt;
-use crate::stages::{decode, label, train_dynamics};
+use crate::stages::{decode, import_dynamics, label, train_dynamics};
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
@@ -42,6 +42,13 @@ pub fn of_train_dynamics(task: &train_dynamics::TrainDynamicsTask, generation: u
     fields.insert("seed".into(), task.seed.into());
     fields.insert("frames".into(), task.shards.iter().map(|shard| shard.blake3.clone()).collect());
     fields.insert("generation".into(), generation.into());
+    fields
+}
+
+/// Import: the digest of the weights.
+pub fn of_import_dynamics(task: &import_dynamics::ImportDynamicsTask) -> Fields {
+    let mut fields = start("import_dynamics", import_dynamics::VERSION, &task.config, &["weights"]);
+    fields.insert("model".into(), task.digest.clone().into());
     fields
 }
 

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::check::Checked;
-use super::key::{Fields, key, of_decode, of_label, of_train_dynamics, settings, why};
+use super::key::{Fields, key, of_decode, of_import_dynamics, of_label, of_train_dynamics, settings, why};
 use super::spec::StageSpec;
 use super::videos::identify;
 use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
 use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
+use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
 use crate::stages::label::{LabelConfig, LabelTask};
 use crate::stages::train_dynamics::{Refresh, TrainDynamicsConfig, TrainDynamicsTask};
 
@@ -99,6 +100,7 @@ impl<'a> Planner<'a> {
         match spec {
             StageSpec::Decode(config) => self.decode(plan, config, receipts),
             StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, receipts),
+            StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &receipts)),
             StageSpec::Label(config) => Ok(self.label(plan, config, receipts)),
         }
     }
@@ -227,6 +229,16 @@ impl<'a> Planner<'a> {
             Refresh::Always => frames.new == 0 && kept.inputs == frames.order,
             Refresh::Growth(share) => count < stat(kept, "frames") as f64 * (1.0 + share),
         }
+    }
+
+    /// One task; another file of weights is another model.
+    fn import_dynamics(&self, mut plan: StagePlan, config: &ImportDynamicsConfig, receipts: &[Receipt]) -> StagePlan {
+        let weights = identify(std::slice::from_ref(&config.weights), &[]).remove(0);
+        let task = ImportDynamicsTask { config: config.clone(), digest: weights.digest };
+        let fields = of_import_dynamics(&task);
+        plan.settings = settings(&fields);
+        plan.add(fields, vec![], BTreeMap::new(), 1, Task::ImportDynamics(task), receipts);
+        plan
     }
 
     /// One task per shard, all new when the model is.

@@ -13,6 +13,7 @@ use serde_yaml::{Mapping, Value};
 use super::fault::{Faults, similar};
 use super::locate::Part;
 use crate::stages::decode::DecodeConfig;
+use crate::stages::import_dynamics::ImportDynamicsConfig;
 use crate::stages::label::LabelConfig;
 use crate::stages::train_dynamics::TrainDynamicsConfig;
 
@@ -43,6 +44,8 @@ pub enum StageSpec {
     Decode(DecodeConfig),
     /// Frames -> inverse and forward dynamics model.
     TrainDynamics(TrainDynamicsConfig),
+    /// A file of weights -> inverse and forward dynamics model.
+    ImportDynamics(ImportDynamicsConfig),
     /// Frames and a dynamics model -> latent actions.
     Label(LabelConfig),
 }
@@ -69,7 +72,7 @@ impl std::fmt::Display for ArtifactKind {
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 3] = ["decode", "train_dynamics", "label"];
+pub const KINDS: [&str; 4] = ["decode", "train_dynamics", "import_dynamics", "label"];
 
 impl StageSpec {
     /// The kind as the YAML names it.
@@ -77,7 +80,8 @@ impl StageSpec {
         match self {
             StageSpec::Decode(_) => KINDS[0],
             StageSpec::TrainDynamics(_) => KINDS[1],
-            StageSpec::Label(_) => KINDS[2],
+            StageSpec::ImportDynamics(_) => KINDS[2],
+            StageSpec::Label(_) => KINDS[3],
         }
     }
 
@@ -85,7 +89,7 @@ impl StageSpec {
     pub fn output(&self) -> ArtifactKind {
         match self {
             StageSpec::Decode(_) => ArtifactKind::Frames,
-            StageSpec::TrainDynamics(_) => ArtifactKind::Dynamics,
+            StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => ArtifactKind::Dynamics,
             StageSpec::Label(_) => ArtifactKind::Labels,
         }
     }
@@ -93,7 +97,7 @@ impl StageSpec {
     /// What it takes: field, the stage named there, what that stage must make.
     pub fn inputs(&self) -> Vec<(&'static str, &str, ArtifactKind)> {
         match self {
-            StageSpec::Decode(_) => vec![],
+            StageSpec::Decode(_) | StageSpec::ImportDynamics(_) => vec![],
             StageSpec::TrainDynamics(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
             StageSpec::Label(c) => {
                 vec![("frames", &c.frames, ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)]
@@ -106,7 +110,7 @@ impl StageSpec {
         match self {
             StageSpec::Decode(c) => c.validate(),
             StageSpec::TrainDynamics(c) => c.validate(),
-            StageSpec::Label(_) => vec![],
+            StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
         }
     }
 }
@@ -192,7 +196,9 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
     match kinds[0].as_str() {
         "decode" => settings_of(faults, &path, settings).map(StageSpec::Decode),
         "train_dynamics" => settings_of(faults, &path, settings).map(StageSpec::TrainDynamics),
-        _ => settings_of(faults, &path, settings).map(StageSpec::Label),
+        "import_dynamics" => settings_of(faults, &path, settings).map(StageSpec::ImportDynamics),
+        "label" => settings_of(faults, &path, settings).map(StageSpec::Label),
+        kind => unreachable!("{kind} is not in KINDS"),
     }
 }
 

@@ -210,7 +210,7 @@ mod tests {
             time_s: &[0.5, 1.0, 1.5],
             latent_action: &[0.5, -1.0, 0.0, 1e-7, 0.1, 0.2, 0.3, 0.4, 1.0, 2.0, 3.0, 4.0],
             latent_code: &[1, 2, 3, 4, 63, 0],
-            fdm_error: &[0.1, 0.2, 0.3],
+            fdm_error: Some(&[0.1, 0.2, 0.3]),
             motion: &[0.0, 0.5, 1.0],
             true_action: &[Some(4), None, Some(7)],
             shard: "frames/data/key/a/shard.arrow",

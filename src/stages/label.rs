@@ -20,12 +20,20 @@ pub struct LabelConfig {
     pub frames: String,
     /// The `train_dynamics` stage whose IDM labels them.
     pub dynamics: String,
+    /// Whether to compute the world model's error on every transition, the label's own quality sign. It costs as much again as the
+    /// latent action. Default true.
+    #[serde(default = "default_fdm_error")]
+    pub fdm_error: bool,
+}
+
+fn default_fdm_error() -> bool {
+    true
 }
 
 /// The version of what this stage does: raise it when the same shard, model and settings give other bytes.
 pub const VERSION: u32 = 1;
-/// Windows a network pass takes. Fixed, so that the same shard gives the same bytes everywhere.
-const BATCH: usize = 256;
+/// Windows whose frames are copied together.
+const BATCH: usize = 1024;
 
 /// One shard and the model to label it with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,7 +101,7 @@ impl Label {
         let time = self.labeller.config().window();
         let rows: Vec<usize> = windows.map(|window| index.locate(window).row).collect();
         let (frames, starts) = frames_once(shard, &rows, time);
-        let want = Want { codes: true, fdm_error: true };
+        let want = Want { codes: true, fdm_error: task.config.fdm_error };
         let out = self.labeller.label(&frames, &starts, want)?;
         let now: Vec<usize> = rows.iter().map(|row| row + time - 2).collect();
         labels.push(&LabelRows {
@@ -103,7 +111,7 @@ impl Label {
             time_s: &now.iter().map(|row| shard.time_s(*row)).collect::<Vec<_>>(),
             latent_action: &out.latent_action,
             latent_code: &out.latent_code,
-            fdm_error: &out.fdm_error,
+            fdm_error: task.config.fdm_error.then_some(&out.fdm_error),
             motion: &out.motion,
             true_action: &vec![None; now.len()],
             shard: &task.shard.blake3,

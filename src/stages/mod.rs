@@ -1,17 +1,18 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
-//! Reading order: [`decode`] (videos -> shards), [`train_dynamics`] (shards -> IDM + FDM), [`label`] (shards + IDM -> latent actions).
+//! Reading order: [`decode`] (videos -> shards), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`] (shards + IDM -> latent actions).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{FileInfo, Reject, Store, VideoRecord};
+use crate::dataset::{FileInfo, NewFile, Reject, Store, VideoRecord};
 use crate::models::Device;
 use crate::train::TrainError;
 
 pub mod decode;
+pub mod import_dynamics;
 pub mod label;
 pub mod train_dynamics;
 
@@ -120,6 +121,8 @@ pub enum Task {
     Decode(decode::DecodeTask),
     /// All shards become one model.
     TrainDynamics(Box<train_dynamics::TrainDynamicsTask>),
+    /// A file of weights becomes a model.
+    ImportDynamics(import_dynamics::ImportDynamicsTask),
     /// One shard becomes one labels file.
     Label(label::LabelTask),
 }
@@ -151,6 +154,12 @@ pub struct Workplace<'a> {
     pub cores_free: usize,
     /// Who listens.
     pub progress: &'a dyn Progress,
+}
+
+fn write(file: &mut NewFile, bytes: &[u8]) -> Result<(), Error> {
+    let path = file.path().to_string();
+    let failed = |cause| crate::dataset::Error::Io { action: "write", path, cause };
+    Ok(std::io::Write::write_all(file, bytes).map_err(failed)?)
 }
 
 /// Whoever watches a task: a bar on a terminal, lines in a log, or nobody.

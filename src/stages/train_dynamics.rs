@@ -12,7 +12,7 @@ use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Error, Workplace};
+use super::{Done, Error, Workplace, write};
 use crate::dataset::{FileInfo, Shard, WindowIndex};
 use crate::models::{DynamicsConfig, Predict, Preset, VqConfig};
 use crate::train::metrics::Metrics;
@@ -201,12 +201,6 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let files = vec![model.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, report.finish(0)?];
     place.store.delete_all(&place.scratch)?;
     Ok(Done { files, stats: verdict.stats(), ..Done::default() })
-}
-
-fn write(file: &mut crate::dataset::NewFile, bytes: &[u8]) -> Result<(), Error> {
-    let path = file.path().to_string();
-    let failed = |cause| crate::dataset::Error::Io { action: "write", path, cause };
-    Ok(std::io::Write::write_all(file, bytes).map_err(failed)?)
 }
 
 /// The shards, mapped, and the windows to learn from and to judge by.

@@ -286,7 +286,7 @@ where
         if let Some(&index) = shuffle.iter().find(|&&index| index >= batch.batch) {
             return Err(TrainError::Batch { what: "shuffled index", seen: index, expected: batch.batch - 1 });
         }
-        let (idm, fdm) = (self.idm.valid(), self.fdm.valid());
+        let (idm, fdm) = (self.idm.valid(), self.fdm.valid().folded());
         let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
         let latent_action = idm.forward(windows.stacked.clone());
         let quantised = idm.vq.forward(latent_action.clone());
@@ -294,7 +294,7 @@ where
             let off = predicted - windows.next();
             to_host(mean_per_window(off.clone() * off))
         };
-        let error_with = |action| off(fdm.forward(windows.past(), action, &mut Mode::Eval));
+        let error_with = |action| off(fdm.forward(windows.past(), action, &mut Mode::Folded));
 
         let index = shuffle.iter().map(|&index| index as i32).collect();
         let index = Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);

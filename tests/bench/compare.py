@@ -100,7 +100,7 @@ def label(args, folder):
     videos = clips(here, 128, "256x256", 2)
     frames = {"decode": {"videos": [f"{here}/*.mp4"], "cut": None}}
     train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2}}
-    labels = {"label": {"frames": "frames", "dynamics": "model"}}
+    labels = {"label": {"frames": "frames", "dynamics": "model", "fdm_error": False}}  # nor does the peer
 
     def stage_seconds(record, kinds):
         return sum(s["seconds"] for s in record["stages"] if s["kind"] in kinds)
@@ -157,8 +157,16 @@ def learn(args, folder):
         print(seed, settings, found["sentence"], file=sys.stderr, flush=True)
         return found
 
+    def start(seed):
+        """Our initial weights: what a step of no length leaves of them."""
+        config = dict(frames="frames", preset="tiny", steps=1, batch=32, reference=True, learning_rate=1e-30)
+        fresh_run(args.lapo, here, {"frames": frames, "model": {"train_dynamics": config}}, args.threads, seed)
+        return next((here / "ws/model/data").glob("*/*/model.safetensors"))
+
     def peer(seed):
         command = [args.python, PEER / "train_probe.py", args.videos, "--steps", args.steps, "--batch", 32, "--seed", seed]
+        if args.same_start:
+            command += ["--init", start(seed)]
         found = json.loads(timed(command)[3].strip().splitlines()[-1])
         print(seed, found, file=sys.stderr, flush=True)
         return found["fdm_error"]
@@ -180,6 +188,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--videos", type=Path, default=HERE.parent.parent / "data/maze", help="what `learn` learns from, with actions.parquet")
     parser.add_argument("--steps", type=int, default=300, help="of `learn`")
+    parser.add_argument("--same-start", action="store_true", help="`learn`: PyTorch starts from our initial weights of the same seed")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.lapo = args.lapo.resolve()

@@ -106,11 +106,11 @@ fn the_forward_pass_is_that_of_pytorch() {
         let mut init = Init::new(0, &device);
         let config = &golden.config;
         let idm = golden.weights.load("idm", Idm::<B>::new(&mut init, config), &device).unwrap();
-        let fdm = golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap();
+        let fdm = golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap().folded();
         let windows = lapo::models::frames::Windows::<B>::stack(upload(&golden.frames, frame_shape(config), &device), config.window());
         let latent_action = idm.forward(windows.stacked.clone());
         let quantised = idm.vq.forward(latent_action.clone());
-        let predicted = fdm.forward(windows.past(), quantised.latent_action_q.clone(), &mut lapo::models::layers::Mode::Eval);
+        let predicted = fdm.forward(windows.past(), quantised.latent_action_q.clone(), &mut lapo::models::layers::Mode::Folded);
         let usage: Vec<f32> = host(quantised.usage);
         let perplexity: f32 = usage.chunks(config.vq.entries).map(lapo::models::vq::perplexity).sum();
         let codes: Vec<u16> = quantised.codes.into_data().iter::<i64>().map(|code| code as u16).collect();
@@ -156,7 +156,9 @@ fn training_steps_are_those_of_pytorch() {
             let seen = trainer.step(&golden.batch(), learning_rate).unwrap();
             let seen = [seen.wm_loss, seen.vq_loss, seen.perplexity.iter().sum(), seen.grad_norm];
             for ((what, seen), &expected) in ["wm_loss", "vq_loss", "perplexity", "grad_norm"].iter().zip(seen).zip(expected) {
-                golden.check_relative(&format!("step {index}: {what}"), seen, expected, 1e-3);
+                // Later norms feel the noise told of below: PyTorch in double precision is up to 2.2e-3 off its own single-precision files.
+                let tolerance = if *what == "grad_norm" && index > 0 { 3e-3 } else { 1e-3 };
+                golden.check_relative(&format!("step {index}: {what}"), seen, expected, tolerance);
             }
         }
 
@@ -171,11 +173,11 @@ fn training_steps_are_those_of_pytorch() {
         for (seen, expected) in seen.iter().zip(&embedding) {
             assert!((seen - expected).abs() <= 1e-3 * expected.abs() + 1e-4, "{}: embedding {seen}, {expected}", golden.name);
         }
-        // Normalisation removes its input's mean, so that the gradient of what only shifts it is rounding noise, of which Adam makes whole
-        // steps: the running mean of a bias may be off by as much. (PyTorch run again, on one thread, is 3.6e-3 off its own file of 6.2.)
-        let steps = golden.f32s("train.steps").len() as f32 / 4.0;
-        let noise = 0.1 * learning_rate as f32 * steps * (steps - 1.0);
-        for (name, noise) in [("running_mean", noise), ("running_var", 0.0)] {
+        // Normalisation removes its input's mean, so that the gradient of what only shifts it (a bias; codes that are the same for the
+        // whole batch) is rounding noise, of which Adam makes whole steps: the running mean is held to a hundredth of the spread it is
+        // compared with. (PyTorch run again, on one thread, is 3.6e-3 off its own file.)
+        let spread = largest(&golden.f32s("after.down0.running_var")).sqrt();
+        for (name, noise) in [("running_mean", 1e-2 * spread), ("running_var", 0.0)] {
             let (what, seen) = (format!("after.down0.{name}"), get(&format!("wm.down.0.norm.{name}")));
             golden.check(&what, &seen, 1e-3 * largest(&golden.f32s(&what)) + noise);
         }

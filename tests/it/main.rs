@@ -4,6 +4,7 @@
 mod broken;
 mod dynamics;
 mod golden;
+mod import;
 mod incremental;
 mod killed;
 mod project;

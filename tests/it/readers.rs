@@ -101,7 +101,7 @@ fn write_labels(store: &Store) -> String {
         time_s: &vec![0.5; ROWS],
         latent_action: &(0..ROWS * 8).map(|i| i as f32 / 16.0).collect::<Vec<_>>(),
         latent_code: &(0..ROWS * 4).map(|i| (i % 64) as u16).collect::<Vec<_>>(),
-        fdm_error: &vec![0.1; ROWS],
+        fdm_error: Some(&vec![0.1; ROWS]),
         motion: &vec![0.1; ROWS],
         true_action: &(0..ROWS as i32).map(|i| (i % 3 != 0).then_some(i)).collect::<Vec<_>>(),
         shard: "frames/s.arrow",

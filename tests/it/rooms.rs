@@ -17,7 +17,8 @@ const MAY_USE: [(&str, &[&str]); 8] = [
 ];
 
 /// Crates that only some rooms may know.
-const KNOWN_TO: [(&str, &[&str]); 7] = [
+const KNOWN_TO: [(&str, &[&str]); 8] = [
+    ("burn_store", &["models"]),
     ("burn", &["models", "train"]),
     ("ffmpeg_next", &["video"]),
     ("polars", &["query"]),

@@ -1,0 +1,76 @@
+//! Stage 1 done elsewhere: a trained IDM and FDM come from a file. In: weights of ours, or a published PyTorch checkpoint; out:
+//! `model.safetensors`, which `label` takes like one trained here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Done, Error, Workplace};
+use crate::models::metadata::{DYNAMICS_FORMAT, POLICY_FORMAT};
+use crate::models::published::read_pytorch;
+use crate::models::weights::Weights;
+use crate::models::{Device, DynamicsConfig, ModelError, labeller};
+
+/// Takes a trained inverse and forward dynamics model from a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportDynamicsConfig {
+    /// The weights: a `model.safetensors` of ours, or a published PyTorch checkpoint (`idm_fdm.pt`), whose sizes are read off its
+    /// tensors. Relative to the current folder.
+    pub weights: String,
+}
+
+/// The version of what this stage does: raise it when the same weights give another model.
+pub const VERSION: u32 = 1;
+
+/// One file of weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImportDynamicsTask {
+    /// The stage's settings.
+    pub config: ImportDynamicsConfig,
+    /// The blake3 of the file, as it was planned.
+    pub digest: String,
+}
+
+/// Reads, tries and files the weights.
+pub fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
+    let mut weights = read_weights(Path::new(&task.config.weights))?;
+    let config = weights.dynamics_config()?;
+    weights.describe(DYNAMICS_FORMAT, &config);
+    weights.metadata.insert("lapo.imported".into(), task.digest.clone());
+    let bytes = weights.to_bytes();
+    labeller(&Device::Cpu, &bytes)?;
+    let mut model = place.store.new_file(&format!("{}/model.safetensors", place.folder))?;
+    super::write(&mut model, &bytes)?;
+    place.progress.advance(1);
+    Ok(Done { files: vec![model.finish(0)?], stats: BTreeMap::new(), ..Done::default() })
+}
+
+/// A published checkpoint as safetensors, and what it holds in words.
+pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
+    let mut weights = read_weights(path)?;
+    let holds = if weights.shapes_under("policy.").is_empty() {
+        let config = weights.dynamics_config()?;
+        weights.describe(DYNAMICS_FORMAT, &config);
+        labeller(&Device::Cpu, &weights.to_bytes())?;
+        let DynamicsConfig { idm_scale, fdm_base, context, frame_size, .. } = config;
+        format!("IDM x{idm_scale} and FDM {fdm_base}, {context} frame(s) of context, frames of {frame_size} x {frame_size}")
+    } else {
+        let config = weights.policy_config()?;
+        weights.describe(POLICY_FORMAT, &config);
+        format!("latent policy x{}, latent actions of {} values", config.scale, config.latent_dim)
+    };
+    Ok((weights.to_bytes(), holds))
+}
+
+/// The weights in a safetensors file, or in a PyTorch checkpoint where the name ends in `.pt` or `.pth`.
+pub fn read_weights(path: &Path) -> Result<Weights, Error> {
+    if path.extension().is_some_and(|extension| extension == "pt" || extension == "pth") {
+        return Ok(read_pytorch(path)?);
+    }
+    let read = |cause| crate::dataset::Error::Io { action: "read", path: path.display().to_string(), cause };
+    let weights = Weights::parse(&std::fs::read(path).map_err(read)?);
+    Ok(weights.map_err(|error| ModelError::Checkpoint { file: path.display().to_string(), reason: error.to_string() })?)
+}

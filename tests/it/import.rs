@@ -1,0 +1,82 @@
+//! A published checkpoint, `tests/golden/idm_fdm.pt`, written by PyTorch's own `torch.save`: the states `idm` and `wm` beside settings, as
+//! the published code saves them, for frames of 16 x 16. Value `i` of tensor `name` is `(7 i + 13 len(name)) % 101 / 1000 - 0.05`, without
+//! its sign in variances and counts.
+
+use std::fs;
+use std::path::PathBuf;
+
+use lapo::models::weights::Weights;
+use lapo::models::{Predict, metadata::DYNAMICS_FORMAT};
+
+use crate::project::Project;
+
+fn published() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/idm_fdm.pt")
+}
+
+fn expected(name: &str, count: usize) -> Vec<f32> {
+    let positive = name.ends_with("running_var") || name.ends_with("ema_count");
+    let value = |i: usize| ((i * 7 + name.len() * 13) % 101) as f32 - 50.0;
+    (0..count).map(value).map(|v| if positive { v.abs() / 1000.0 } else { v / 1000.0 }).collect()
+}
+
+#[test]
+fn a_published_checkpoint_becomes_safetensors_value_by_value() {
+    let project = Project::new(0);
+    let said = project.lapo(&["import", published().to_str().unwrap(), "model.safetensors"]).good();
+    assert_eq!(said.stdout, "model.safetensors: IDM x1 and FDM 2, 1 frame(s) of context, frames of 16 x 16\n");
+
+    let weights = Weights::parse(&fs::read(project.path("model.safetensors")).unwrap()).unwrap();
+    assert_eq!(weights.metadata["format"], DYNAMICS_FORMAT);
+    let config = weights.dynamics_config().unwrap();
+    assert_eq!((config.vq.codebooks, config.vq.positions, config.vq.dim, config.vq.entries), (2, 4, 2, 8));
+    assert_eq!(config.predict, Predict::Frame);
+    let mut tensors = 0;
+    for network in ["idm", "wm"] {
+        for (name, shape) in weights.shapes_under(&format!("{network}.")) {
+            let seen = weights.get(&format!("{network}.{name}"), &shape).unwrap();
+            assert_eq!(seen, expected(&name, seen.len()), "{network}.{name}");
+            tensors += 1;
+        }
+    }
+    assert!(tensors > 80, "{tensors}");
+}
+
+#[test]
+fn a_pipeline_labels_with_an_imported_model() {
+    let project = Project::new(3);
+    let text = format!(
+        "name: imported\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 16 }} }}\n  \
+         model: {{ import_dynamics: {{ weights: '{}' }} }}\n  labels: {{ label: {{ frames: frames, dynamics: model, fdm_error: false }} }}\n",
+        published().display()
+    );
+    fs::write(project.path("pipeline.yaml"), &text).unwrap();
+    assert!(project.run(&[]).good().stdout.starts_with("3 tasks: 3 videos (3 new)"));
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    let rows = &project.query("SELECT count(*) AS n, count(fdm_error) AS errors FROM labels")[0];
+    assert!(rows["n"].as_u64().unwrap() > 20, "{rows}");
+    assert_eq!(rows["errors"], 0, "it was not asked for");
+
+    fs::write(project.path("pipeline.yaml"), text.replace(", fdm_error: false", "")).unwrap();
+    assert!(project.run(&[]).good().stdout.starts_with("1 tasks"), "the error is asked for: relabel, nothing else");
+    let rows = &project.query("SELECT count(*) AS n, count(fdm_error) AS errors FROM labels")[0];
+    assert_eq!(rows["n"], rows["errors"]);
+}
+
+#[test]
+fn what_is_no_checkpoint_is_told_by_name() {
+    let project = Project::new(1);
+    let whole = fs::read(published()).unwrap();
+    for (name, bytes) in [("cut.pt", &whole[..whole.len() / 2]), ("text.pt", b"hello"), ("text.safetensors", b"hello"), ("empty.pt", b"")] {
+        fs::write(project.path(name), bytes).unwrap();
+        let said = project.lapo(&["import", name, "out.safetensors"]);
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.starts_with(&format!("error: read the checkpoint {name}: ")), "{said:?}");
+        assert!(!project.path("out.safetensors").exists());
+    }
+    let missing = "name: x\nworkspace: ws\nstages: { model: { import_dynamics: { weights: nowhere.pt } } }\n";
+    fs::write(project.path("pipeline.yaml"), missing).unwrap();
+    let said = project.lapo(&["check", "pipeline.yaml"]);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.contains("pipeline.yaml:3:48: stages.model.import_dynamics.weights: cannot read nowhere.pt"), "{}", said.stderr);
+}
