@@ -15,6 +15,18 @@
 //! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame |
 //! | [`policy`] | latent policy: one frame -> latent action |
 //!
+//! ## What it costs
+//!
+//! Millions of floating-point operations a window of three 64 x 64 frames, a multiply-add counting as two, as PyTorch's own counter
+//! (`FlopCounterMode`) finds them in `tests/bench/peer`; the FDM's first layer as it is computed here, the constant latent channels as a
+//! linear map (in brackets: convolved, as published). Training is forward and backward pass together; bytes are those of the weights.
+//!
+//! | preset | IDM label | IDM train | bytes | FDM label | FDM train | bytes | policy act | policy train | bytes |
+//! |---|---|---|---|---|---|---|---|---|---|
+//! | `tiny` | 68 | 195 | 2.6 M | 65 (140) | 191 (340) | 3.7 M | 61 | 180 | 2.6 M |
+//! | `small` | 250 | 729 | 5.9 M | 140 (252) | 414 (638) | 8.0 M | 236 | 700 | 5.9 M |
+//! | `paper` | 953 | 2816 | 14.7 M | 535 (760) | 1594 (2041) | 31.3 M | 924 | 2759 | 14.7 M |
+//!
 //! Under them: [`layers`] (every convolution goes through it), [`init`] (seeded initial weights), [`weights`] (safetensors with the
 //! names of the published checkpoints), [`config`] (sizes), [`device`] (where it runs).
 

@@ -3,6 +3,8 @@
 //! A key hashes the kind of stage, the version of its code, the settings that change the output, and the digests of its inputs,
 //! in this order. Thread counts, paths and limits are not in it.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -81,19 +83,51 @@ fn flatten(fields: &mut Fields, prefix: &str, value: Value) {
     }
 }
 
-/// Why a task is new: the first field in which it differs from the most similar of the receipts.
-pub fn why(fields: &Fields, receipts: &[Receipt]) -> String {
-    let alike = |receipt: &&Receipt| fields.iter().filter(|(name, value)| receipt.fields.get(*name) == Some(value)).count();
-    let Some(nearest) = receipts.iter().rev().max_by_key(alike) else { return "never done".into() };
-    let differs = |(name, value): &(&String, &Value)| nearest.fields.get(*name) != Some(value);
-    match fields.iter().find(differs) {
-        Some((name, _)) if INPUTS.contains(&name.as_str()) => format!("new {name}"),
-        Some((name, new)) => match nearest.fields.get(name) {
-            Some(old) => format!("{name}: {old} -> {new}"),
-            None => format!("{name}: {new}"),
-        },
-        None => "its receipt is gone".into(),
+/// The receipts of a stage, ready to be asked whether a task is done and, if not, why.
+pub struct Known<'a> {
+    by_key: HashMap<&'a str, &'a Receipt>,
+    /// Settings that differ, in the receipts' order.
+    settings: Vec<Fields>,
+    /// Inputs that some receipt has: field and value.
+    inputs: HashSet<(&'static str, String)>,
+}
+
+impl<'a> Known<'a> {
+    /// Sorts receipts for the asking.
+    pub fn new(receipts: &'a [Receipt]) -> Self {
+        let mut known = Known { by_key: HashMap::new(), settings: Vec::new(), inputs: HashSet::new() };
+        for receipt in receipts {
+            known.by_key.insert(&receipt.key, receipt);
+            known.inputs.extend(inputs(&receipt.fields));
+            let settings = settings(&receipt.fields);
+            if !known.settings.contains(&settings) {
+                known.settings.push(settings);
+            }
+        }
+        known
     }
+
+    /// The receipt of a task that is done.
+    pub fn get(&self, key: &str) -> Option<&'a Receipt> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Why a task is new: the first setting that differs from the most similar settings there are, or else the first input that no
+    /// receipt has.
+    pub fn why(&self, fields: &Fields) -> String {
+        let settings = settings(fields);
+        let alike = |other: &&Fields| settings.iter().filter(|(name, value)| other.get(*name) == Some(value)).count();
+        let Some(nearest) = self.settings.iter().rev().max_by_key(alike) else { return "never done".into() };
+        if let Some((name, new)) = settings.iter().find(|(name, value)| nearest.get(*name) != Some(value)) {
+            return nearest.get(name).map_or_else(|| format!("{name}: {new}"), |old| format!("{name}: {old} -> {new}"));
+        }
+        let new = inputs(fields).find(|input| !self.inputs.contains(input));
+        new.map_or_else(|| "never done with these inputs".into(), |(name, _)| format!("new {name}"))
+    }
+}
+
+fn inputs(fields: &Fields) -> impl Iterator<Item = (&'static str, String)> {
+    INPUTS.into_iter().filter_map(|name| Some((name, fields.get(name)?.to_string())))
 }
 
 #[cfg(test)]
@@ -122,10 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_first_difference_from_the_nearest_receipt() {
+    fn the_reason_is_the_first_setting_or_else_the_first_input_that_is_new() {
         let done = [receipt(fields(64, "a")), receipt(fields(64, "b"))];
-        assert_eq!(why(&fields(32, "b"), &done), "size: 64 -> 32");
-        assert_eq!(why(&fields(64, "c"), &done), "new videos");
-        assert_eq!(why(&fields(64, "c"), &[]), "never done");
+        let known = Known::new(&done);
+        assert_eq!(known.why(&fields(32, "b")), "size: 64 -> 32");
+        assert_eq!(known.why(&fields(64, "c")), "new videos");
+        assert_eq!(known.get(&key(&fields(64, "b"))).map(|r| r.fields["videos"].clone()), Some(json!(["b"])));
+        assert!(known.get(&key(&fields(64, "c"))).is_none());
+        assert_eq!(Known::new(&[]).why(&fields(64, "c")), "never done");
     }
 }

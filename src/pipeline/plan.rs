@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::check::Checked;
-use super::key::{Fields, key, of_decode, of_import_dynamics, of_label, of_train_dynamics, settings, why};
+use super::key::{Fields, Known, key, of_decode, of_import_dynamics, of_label, of_train_dynamics, settings};
 use super::spec::StageSpec;
 use super::videos::identify;
 use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
@@ -98,16 +98,16 @@ impl<'a> Planner<'a> {
         let receipts = all_receipts(self.store, name)?;
         let plan = StagePlan::empty(name, spec.kind(), head(self.store, name)?.map(|manifest| manifest.version));
         match spec {
-            StageSpec::Decode(config) => self.decode(plan, config, receipts),
-            StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, receipts),
-            StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &receipts)),
-            StageSpec::Label(config) => Ok(self.label(plan, config, receipts)),
+            StageSpec::Decode(config) => self.decode(plan, config, &receipts),
+            StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, &receipts),
+            StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
+            StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
         }
     }
 
     /// Old partitions stay as they are while all their videos are there; the other videos form new ones.
-    fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: Vec<Receipt>) -> Result<StagePlan, dataset::Error> {
-        let videos = identify(&self.checked.videos[&plan.stage], &receipts);
+    fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: &[Receipt]) -> Result<StagePlan, dataset::Error> {
+        let videos = identify(&self.checked.videos[&plan.stage], receipts);
         let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (v.digest.as_str(), i)).collect();
         let of = |videos: &[VideoSource]| of_decode(&DecodeTask { config: config.clone(), videos: videos.to_vec() });
         plan.settings = settings(&of(&[]));
@@ -128,31 +128,26 @@ impl<'a> Planner<'a> {
         plan.reused_videos = covered.len();
         let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(v.digest.as_str())).cloned().collect();
         plan.new_videos = missing.len();
+        let known = Known::new(receipts);
         for videos in partitions(missing, config.videos_per_shard) {
             let (fields, units) = (of(&videos), videos.len() as u64);
             let task = Task::Decode(DecodeTask { config: config.clone(), videos });
-            plan.add(fields, vec![], BTreeMap::new(), units, task, &receipts);
+            plan.add(fields, vec![], BTreeMap::new(), units, task, &known);
         }
-        plan.in_order(|key, plan| {
-            let job = |j: &Job| {
-                (j.key == key).then(|| match &j.task {
-                    Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
-                    _ => None,
-                })
-            };
-            let known = || plan.receipts.iter().find(|r| r.key == key).and_then(first);
-            (rank.get(key).copied().unwrap_or(usize::MAX), plan.jobs.iter().find_map(job).flatten().or_else(known))
-        });
+        let planned = |job: &Job| match &job.task {
+            Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
+            _ => None,
+        };
+        let mut ranked: Vec<_> = plan.receipts.iter().map(|r| (&r.key, first(r))).collect();
+        ranked.extend(plan.jobs.iter().map(|job| (&job.key, planned(job))));
+        ranked.sort_by_key(|(key, first)| (rank.get(key.as_str()).copied().unwrap_or(usize::MAX), *first));
+        plan.order = ranked.into_iter().map(|(key, _)| key.clone()).collect();
+        plan.reused = plan.receipts.len();
         Ok(plan)
     }
 
     /// One task. A model with these settings is kept, unless `refresh` says otherwise.
-    fn train_dynamics(
-        &self,
-        mut plan: StagePlan,
-        config: &TrainDynamicsConfig,
-        receipts: Vec<Receipt>,
-    ) -> Result<StagePlan, dataset::Error> {
+    fn train_dynamics(&self, mut plan: StagePlan, config: &TrainDynamicsConfig, receipts: &[Receipt]) -> Result<StagePlan, dataset::Error> {
         let frames = &self.plans[&config.frames];
         let task = self.training(config, frames);
         let fields = of_train_dynamics(&task, 0);
@@ -173,11 +168,11 @@ impl<'a> Planner<'a> {
         }
         if frames.new > 0 {
             plan.new = 1;
-            let reason = if kept.is_some() { "new frames".into() } else { why(&fields, &receipts) };
+            let reason = if kept.is_some() { "new frames".into() } else { Known::new(receipts).why(&fields) };
             plan.why.insert(reason, 1);
             return Ok(plan);
         }
-        self.new_training(&mut plan, task, kept.as_ref(), frames, forced, &receipts);
+        self.new_training(&mut plan, task, kept.as_ref(), frames, forced, receipts);
         Ok(plan)
     }
 
@@ -203,7 +198,7 @@ impl<'a> Planner<'a> {
         let count = frames.receipts.iter().map(|r| stat(r, "frames")).sum::<u64>();
         let stats = [("frames_version", frames.version.unwrap_or(0)), ("frames", count), ("steps", steps)];
         let stats = stats.into_iter().map(|(name, value)| (name.to_string(), value as f64)).collect();
-        plan.add(fields, inputs, stats, steps, Task::TrainDynamics(Box::new(task)), receipts);
+        plan.add(fields, inputs, stats, steps, Task::TrainDynamics(Box::new(task)), &Known::new(receipts));
         if forced && plan.new > 0 {
             plan.why = BTreeMap::from([("asked for by --refresh".into(), 1)]);
         }
@@ -232,17 +227,17 @@ impl<'a> Planner<'a> {
     }
 
     /// One task; another file of weights is another model.
-    fn import_dynamics(&self, mut plan: StagePlan, config: &ImportDynamicsConfig, receipts: &[Receipt]) -> StagePlan {
+    fn import_dynamics(&self, mut plan: StagePlan, config: &ImportDynamicsConfig, known: &Known) -> StagePlan {
         let weights = identify(std::slice::from_ref(&config.weights), &[]).remove(0);
         let task = ImportDynamicsTask { config: config.clone(), digest: weights.digest };
         let fields = of_import_dynamics(&task);
         plan.settings = settings(&fields);
-        plan.add(fields, vec![], BTreeMap::new(), 1, Task::ImportDynamics(task), receipts);
+        plan.add(fields, vec![], BTreeMap::new(), 1, Task::ImportDynamics(task), known);
         plan
     }
 
     /// One task per shard, all new when the model is.
-    fn label(&self, mut plan: StagePlan, config: &LabelConfig, receipts: Vec<Receipt>) -> StagePlan {
+    fn label(&self, mut plan: StagePlan, config: &LabelConfig, known: &Known) -> StagePlan {
         let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
         let model = dynamics.receipts.first().and_then(|r| r.files.first()).filter(|_| dynamics.new == 0);
         plan.settings = settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file() }));
@@ -255,7 +250,7 @@ impl<'a> Planner<'a> {
         for shard in &frames.receipts {
             let Some(file) = shard.files.first() else { continue };
             let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone() };
-            plan.add(of_label(&task), inputs(shard), BTreeMap::new(), file.rows, Task::Label(task), &receipts);
+            plan.add(of_label(&task), inputs(shard), BTreeMap::new(), file.rows, Task::Label(task), known);
         }
         if frames.new > 0 {
             plan.new += frames.new;
@@ -285,26 +280,18 @@ impl StagePlan {
     }
 
     /// Adds a task: re-used where its key has a receipt, else new.
-    fn add(&mut self, fields: Fields, inputs: Vec<String>, stats: BTreeMap<String, f64>, units: u64, task: Task, receipts: &[Receipt]) {
+    fn add(&mut self, fields: Fields, inputs: Vec<String>, stats: BTreeMap<String, f64>, units: u64, task: Task, known: &Known) {
         let key = key(&fields);
         self.order.push(key.clone());
-        if let Some(receipt) = receipts.iter().find(|r| r.key == key) {
+        if let Some(receipt) = known.get(&key) {
             self.receipts.push(receipt.clone());
             self.reused += 1;
             return;
         }
-        *self.why.entry(why(&fields, receipts)).or_default() += 1;
+        *self.why.entry(known.why(&fields)).or_default() += 1;
         self.new += 1;
         let (stage, kind) = (self.stage.clone(), self.kind.clone());
         self.jobs.push(Job { stage, kind, key, fields, inputs, stats, units, task });
-    }
-
-    /// Sorts everything by a rank of keys.
-    fn in_order<K: Ord>(&mut self, rank: impl Fn(&str, &StagePlan) -> K) {
-        self.reused = self.receipts.len();
-        let mut keys: Vec<String> = self.receipts.iter().map(|r| r.key.clone()).chain(self.jobs.iter().map(|j| j.key.clone())).collect();
-        keys.sort_by_cached_key(|key| rank(key, self));
-        self.order = keys;
     }
 
     /// The plan after its jobs are done.

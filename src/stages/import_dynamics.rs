@@ -37,13 +37,10 @@ pub struct ImportDynamicsTask {
 /// Reads, tries and files the weights.
 pub fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let mut weights = read_weights(Path::new(&task.config.weights))?;
-    let config = weights.dynamics_config()?;
-    weights.describe(DYNAMICS_FORMAT, &config);
     weights.metadata.insert("lapo.imported".into(), task.digest.clone());
-    let bytes = weights.to_bytes();
-    labeller(&Device::Cpu, &bytes)?;
+    describe_dynamics(&mut weights)?;
     let mut model = place.store.new_file(&format!("{}/model.safetensors", place.folder))?;
-    super::write(&mut model, &bytes)?;
+    super::write(&mut model, &weights.to_bytes())?;
     place.progress.advance(1);
     Ok(Done { files: vec![model.finish(0)?], stats: BTreeMap::new(), ..Done::default() })
 }
@@ -52,10 +49,7 @@ pub fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> 
 pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
     let mut weights = read_weights(path)?;
     let holds = if weights.shapes_under("policy.").is_empty() {
-        let config = weights.dynamics_config()?;
-        weights.describe(DYNAMICS_FORMAT, &config);
-        labeller(&Device::Cpu, &weights.to_bytes())?;
-        let DynamicsConfig { idm_scale, fdm_base, context, frame_size, .. } = config;
+        let DynamicsConfig { idm_scale, fdm_base, context, frame_size, .. } = describe_dynamics(&mut weights)?;
         format!("IDM x{idm_scale} and FDM {fdm_base}, {context} frame(s) of context, frames of {frame_size} x {frame_size}")
     } else {
         let config = weights.policy_config()?;
@@ -63,6 +57,14 @@ pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
         format!("latent policy x{}, latent actions of {} values", config.scale, config.latent_dim)
     };
     Ok((weights.to_bytes(), holds))
+}
+
+/// Writes the networks' sizes into the metadata, after trying that networks of these sizes take the weights.
+fn describe_dynamics(weights: &mut Weights) -> Result<DynamicsConfig, Error> {
+    let config = weights.dynamics_config()?;
+    weights.describe(DYNAMICS_FORMAT, &config);
+    labeller(&Device::Cpu, &weights.to_bytes())?;
+    Ok(config)
 }
 
 /// The weights in a safetensors file, or in a PyTorch checkpoint where the name ends in `.pt` or `.pth`.

@@ -4,7 +4,7 @@
     compare.py --lapo target/release/lapo [--part decode label train learn] [--rounds 3] [--out table.md]
 
 decode   CPU seconds against the ffmpeg CLI decoding and area-scaling the same frames in one process
-label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py)
+label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py); the IDM alone against PyTorch
 train    wall seconds of a stage-1 step against PyTorch (peer/lapo_torch.py bench)
 learn    held-out FDM error after --steps of `reference: true` against PyTorch (peer/train_probe.py), a round being a seed;
          and the default recipe's error relative to copying the last frame, which has no peer
@@ -28,6 +28,17 @@ HERE = Path(__file__).parent
 PEER = HERE / "peer"
 AREA = "area+accurate_rnd+full_chroma_int"
 QUICKSTART = dict(learning_rate=1e-3, vq=dict(revive_after=20, decay=0.99))
+# GFLOP/s of a plain matrix product.
+GEMM = """
+import sys, time, torch
+torch.set_num_threads(int(sys.argv[1]))
+a, times = torch.rand(1536, 1536), []
+for _ in range(8):
+    start = time.perf_counter()
+    a @ a
+    times.append(time.perf_counter() - start)
+print(2 * 1536**3 / sorted(times)[4] / 1e9)
+"""
 PARTS = ["decode", "label", "train", "learn"]
 
 
@@ -115,6 +126,30 @@ def label(args, folder):
         return float(re.search(r"in ([\d.]+) s", out)[1])
 
     yield "videos to labels, 128 clips, tiny", "s", *alternate(args.rounds, ours, theirs), "PyAV + PyTorch + pyarrow"
+    yield from idm(args, here, frames)
+
+
+def idm(args, here, frames):
+    """Microseconds a transition through the IDM alone, beside PyTorch's; and the share of a plain matrix product's speed that is."""
+    for preset, idm_scale, mflop in (("tiny", 1, 68.4), ("small", 2, 249.9)):
+        train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2, "preset": preset}}
+        labels = {"label": {"frames": "frames", "dynamics": "model", "fdm_error": False}}
+        gemm = []
+
+        def ours():
+            fresh_run(args.lapo, here, {"frames": frames, "model": train, "labels": labels}, args.threads)
+            stage = json.loads(next((here / "ws/runs").glob("*.json")).read_text())["stages"][2]
+            return stage["seconds"] / stage["done"]["transitions"] * 1e6
+
+        def theirs():
+            gemm.append(float(timed([args.python, "-c", GEMM, args.threads])[3]))
+            command = [args.python, PEER / "lapo_torch.py", "bench", "--idm-scale", idm_scale, "--wm-scale", 2, "--batch", 128,
+                       "--threads", args.threads, "--cpu"]
+            return 1e6 / json.loads(timed(command)[3].splitlines()[0])["transitions_per_s"]
+
+        us, peer = alternate(args.rounds, ours, theirs)
+        share = mflop / us / statistics.median(gemm) * 1e3
+        yield f"IDM forward, {preset}, batch 128", "us", us, peer, f"PyTorch eager; ours is {share:.0%} of a matrix product's FLOP/s"
 
 
 def train(args, folder):
