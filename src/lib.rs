@@ -31,7 +31,8 @@
 //!
 //! ## Invariants (`tests/it/rooms.rs` holds them)
 //!
-//! - **`video`, `dataset` and `models` know no other room.** Models know nothing of Arrow, paths or YAML; `dataset` nothing of burn.
+//! - **`video`, `dataset` and `models` know no other room.** Models know nothing of Arrow or YAML, and of paths only in
+//!   `models::published`, whose reader opens the file itself; `dataset` knows nothing of burn.
 //! - `train` knows `dataset` and `models`; `stages` also `video`. **A stage never calls another stage, reads YAML, prints, or picks
 //!   its output path.**
 //! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices.
@@ -42,6 +43,7 @@
 //!
 //! ## Where this departs from the first design
 //!
+//! - A model may come from a file (`import_dynamics`), published or ours, and labels like one trained here.
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
 //! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.

@@ -101,7 +101,7 @@ pub struct Datasets {
 pub struct Import {
     /// The checkpoint: idm_fdm.pt or latent_policy.pt
     pub checkpoint: String,
-    /// The file to write, e.g. model.safetensors; `import_dynamics` and `label` take it
+    /// The file to write, e.g. model.safetensors; the stage `import_dynamics` takes it, or the checkpoint itself
     pub output: String,
 }
 

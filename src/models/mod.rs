@@ -1,7 +1,7 @@
 //! Tensors become tensors: the networks of LAPO and the files their weights live in.
 //!
 //! Goes in: pixels (`u8`, height x width x channel) and latent actions. Comes out: latent actions, codes, predicted frames. Nothing here
-//! knows of Arrow, paths or YAML, and only this room and [`crate::train`] know of `burn`.
+//! knows of Arrow or YAML, and of paths only [`published`]; only this room and [`crate::train`] know of `burn`.
 //!
 //! Where to start: [`label`] is the whole way from pixels to labels in one screen. The networks, in the order the data
 //! meets them:
@@ -28,7 +28,7 @@
 //! | `paper` | 953 | 2816 | 14.7 M | 535 (760) | 1594 (2041) | 31.3 M | 924 | 2759 | 14.7 M |
 //!
 //! Under them: [`layers`] (every convolution goes through it), [`init`] (seeded initial weights), [`weights`] (safetensors with the
-//! names of the published checkpoints), [`config`] (sizes), [`device`] (where it runs).
+//! names of the published checkpoints), [`published`] (PyTorch checkpoints), [`config`] (sizes), [`device`] (where it runs).
 
 pub mod config;
 mod conv;

@@ -1,7 +1,6 @@
 //! Stage 1 done elsewhere: a trained IDM and FDM come from a file. In: weights of ours, or a published PyTorch checkpoint; out:
 //! `model.safetensors`, which `label` takes like one trained here.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -42,7 +41,7 @@ pub fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> 
     let mut model = place.store.new_file(&format!("{}/model.safetensors", place.folder))?;
     super::write(&mut model, &weights.to_bytes())?;
     place.progress.advance(1);
-    Ok(Done { files: vec![model.finish(0)?], stats: BTreeMap::new(), ..Done::default() })
+    Ok(Done { files: vec![model.finish(0)?], ..Done::default() })
 }
 
 /// A published checkpoint as safetensors, and what it holds in words.

@@ -1,6 +1,7 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
-//! Reading order: [`decode`] (videos -> shards), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`] (shards + IDM -> latent actions).
+//! Reading order: [`decode`] (videos -> shards), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
+//! (shards + IDM -> latent actions).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
 use std::collections::BTreeMap;
