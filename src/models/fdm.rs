@@ -40,13 +40,13 @@ impl<B: NetBackend> Fdm<B> {
         let mut below = width(depth);
         let up = skips.zip(outputs).map(|(skip, output)| Up::new(init, std::mem::replace(&mut below, output) + skip, output)).collect();
 
+        let (first, residual) = (Conv2d::same(init, base + past, base), UnetResidual::new(init, base));
         let mut last = Conv2d::valid(init, base, config.channels, 1);
         if config.predict == Predict::Change {
             last.weight = init.full([config.channels, base, 1, 1], 0.0);
             last.bias = init.full([config.channels], 0.0);
         }
-        let final_conv = (Conv2d::same(init, base + past, base), UnetResidual::new(init, base), Relu, last);
-        Fdm { down, up, final_conv, predict: config.predict, channels: config.channels }
+        Fdm { down, up, final_conv: (first, residual, Relu, last), predict: config.predict, channels: config.channels }
     }
 
     /// Predicts o\[t+1\] (LAPO, section 4.1).

@@ -1,22 +1,26 @@
 //! Initial weights: a seed goes in, parameters come out, the same on every run, device and number of threads.
 //!
-//! The distributions are PyTorch's defaults, uniform in ±1/sqrt(fan in).
+//! They are PyTorch's, number by number: uniform in ±1/sqrt(fan in), drawn layer after layer as its modules are made.
 
+use super::random::TorchRng;
 use burn::module::{Param, ParamId};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 /// Draws parameters one after the other, so that their order is part of the result.
 pub struct Init<'a, B: Backend> {
-    rng: ChaCha8Rng,
+    rng: TorchRng,
     device: &'a B::Device,
 }
 
 impl<'a, B: Backend> Init<'a, B> {
     /// Starts the stream of `seed`.
     pub fn new(seed: u64, device: &'a B::Device) -> Self {
-        Init { rng: ChaCha8Rng::seed_from_u64(seed), device }
+        Init { rng: TorchRng::new(seed), device }
+    }
+
+    /// How many random numbers were drawn so far.
+    pub fn drawn(&self) -> u64 {
+        self.rng.drawn()
     }
 
     /// A parameter to be trained, uniform in ±`bound`.
@@ -41,7 +45,7 @@ impl<'a, B: Backend> Init<'a, B> {
 
     fn draw<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Tensor<B, D> {
         let count = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| self.rng.random_range(-bound..=bound)).collect();
+        let values: Vec<f32> = (0..count).map(|_| self.rng.uniform(bound)).collect();
         Tensor::from_data(TensorData::new(values, shape), self.device)
     }
 }

@@ -233,7 +233,7 @@ pub fn halve<B: NetBackend>(x: Tensor<B, 4>, kernel: usize) -> Tensor<B, 4> {
 }
 
 fn fan_in_bound(fan_in: usize) -> f32 {
-    1.0 / (fan_in as f32).sqrt()
+    (1.0 / (fan_in as f64).sqrt()) as f32
 }
 
 /// `[taps, height * width]`: 1 where a tap of the kernel centred on the pixel is inside the frame.

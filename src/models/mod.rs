@@ -44,6 +44,7 @@ pub mod layers;
 pub mod metadata;
 pub mod policy;
 pub mod published;
+pub mod random;
 pub mod vq;
 pub mod weights;
 

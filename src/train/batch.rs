@@ -1,9 +1,11 @@
 //! Batches that depend on nothing but (seed, step): a run that was killed draws, at every step, what it would have drawn.
+//! They are the ones PyTorch draws from the same seed, once it has made the networks.
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::dataset::{Shard, WindowIndex};
+use crate::models::random::TorchRng;
 
 /// A generator for one purpose at one step; equal on every machine.
 pub fn generator(seed: u64, purpose: &str, step: u64) -> ChaCha8Rng {
@@ -12,10 +14,24 @@ pub fn generator(seed: u64, purpose: &str, step: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
 }
 
-/// Draws `size` windows with replacement, as the published code does.
-pub fn draw(index: &WindowIndex, size: usize, seed: u64, step: u64) -> Vec<usize> {
-    let mut rng = generator(seed, "batch", step);
-    (0..size).map(|_| rng.random_range(0..index.len())).collect()
+/// Draws windows with replacement, batch after batch.
+pub struct Draws {
+    rng: TorchRng,
+    windows: u64,
+}
+
+impl Draws {
+    /// Out of `windows`, behind the `drawn` numbers that made the initial weights and `before` windows drawn earlier.
+    pub fn new(seed: u64, drawn: u64, windows: usize, before: u64) -> Self {
+        let (mut rng, windows) = (TorchRng::new(seed), windows as u64);
+        rng.skip(drawn + before * TorchRng::numbers_below(windows));
+        Draws { rng, windows }
+    }
+
+    /// The next `size` windows.
+    pub fn next(&mut self, size: usize) -> Vec<usize> {
+        (0..size).map(|_| self.rng.below(self.windows) as usize).collect()
+    }
 }
 
 /// At most `most` windows, evenly spread over all.
@@ -38,6 +54,8 @@ pub fn gather(shards: &[Shard], index: &WindowIndex, windows: &[usize], out: &mu
 
 #[cfg(test)]
 mod tests {
+    use rand::Rng;
+
     use super::*;
 
     #[test]

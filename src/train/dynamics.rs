@@ -48,6 +48,9 @@ pub trait DynamicsTrainer: Send {
     /// Steps taken so far.
     fn steps(&self) -> u64;
 
+    /// How many random numbers the initial weights took.
+    fn drawn(&self) -> u64;
+
     /// Takes one step of gradient descent. After an error of this the state is undefined; restore a checkpoint.
     fn step(&mut self, batch: &Batch<'_>, learning_rate: f64) -> Result<StepMetrics>;
 
@@ -134,6 +137,7 @@ pub(super) struct Trainer<A: AutodiffBackend> {
     /// Whether the codebooks are where they shall start; otherwise the first batch puts them there.
     pub(super) codebooks_started: bool,
     pub(super) seed: u64,
+    drawn: u64,
 }
 
 impl<A> Trainer<A>
@@ -153,6 +157,7 @@ where
             unused: vec![0; config.vq.codebooks * config.vq.entries],
             codebooks_started: config.vq.start == CodebookStart::Uniform,
             seed,
+            drawn: init.drawn(),
             device,
         }
     }
@@ -236,6 +241,10 @@ where
 
     fn steps(&self) -> u64 {
         self.adam.step
+    }
+
+    fn drawn(&self) -> u64 {
+        self.drawn
     }
 
     fn step(&mut self, batch: &Batch<'_>, learning_rate: f64) -> Result<StepMetrics> {

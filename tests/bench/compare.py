@@ -6,7 +6,8 @@
 decode   CPU seconds against the ffmpeg CLI decoding and area-scaling the same frames in one process
 label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py); the IDM alone against PyTorch
 train    wall seconds of a stage-1 step against PyTorch (peer/lapo_torch.py bench)
-learn    held-out FDM error after --steps of `reference: true` against PyTorch (peer/train_probe.py), a round being a seed;
+learn    held-out FDM error after --steps of `reference: true` against PyTorch (peer/train_probe.py) from the same seed, a round
+         being a seed: both start with the same weights and draw the same batches;
          and the default recipe's error relative to copying the last frame, which has no peer
 
 Below 1.00 is faster (or better) than the peer. Needs ffmpeg, and for label and train: torch, av, numpy, pyarrow, safetensors.
@@ -192,16 +193,8 @@ def learn(args, folder):
         print(seed, settings, found["sentence"], file=sys.stderr, flush=True)
         return found
 
-    def start(seed):
-        """Our initial weights: what a step of no length leaves of them."""
-        config = dict(frames="frames", preset="tiny", steps=1, batch=32, reference=True, learning_rate=1e-30)
-        fresh_run(args.lapo, here, {"frames": frames, "model": {"train_dynamics": config}}, args.threads, seed)
-        return next((here / "ws/model/data").glob("*/*/model.safetensors"))
-
     def peer(seed):
         command = [args.python, PEER / "train_probe.py", args.videos, "--steps", args.steps, "--batch", 32, "--seed", seed]
-        if args.same_start:
-            command += ["--init", start(seed)]
         found = json.loads(timed(command)[3].strip().splitlines()[-1])
         print(seed, found, file=sys.stderr, flush=True)
         return found["fdm_error"]
@@ -223,7 +216,6 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--videos", type=Path, default=HERE.parent.parent / "data/maze", help="what `learn` learns from, with actions.parquet")
     parser.add_argument("--steps", type=int, default=300, help="of `learn`")
-    parser.add_argument("--same-start", action="store_true", help="`learn`: PyTorch starts from our initial weights of the same seed")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.lapo = args.lapo.resolve()
