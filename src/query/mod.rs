@@ -292,6 +292,9 @@ mod tests {
             Format::Json,
             "[{\"frame_index\":1,\"latent_action\":[0.5,-1.0,0.0,1e-7],\"latent_code\":[1,2],\"true_action\":4},{\"frame_index\":2,\"latent_action\":[0.1,0.2,0.3,0.4],\"latent_code\":[3,4],\"true_action\":null}]\n",
         );
+        let sql = "SELECT video, frame_index > 1 AS later, frame_index / 0.0 AS endless FROM labels LIMIT 1";
+        check(&store, sql, Format::Json, "[{\"video\":\"maze/a.mp4\",\"later\":false,\"endless\":null}]\n");
+        check(&store, "SELECT video FROM labels WHERE frame_index > 9", Format::Json, "[]\n");
         let mut parquet = Vec::new();
         write(&query(&store, "SELECT * FROM labels").unwrap(), Format::Parquet, &mut parquet).unwrap();
         assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use polars::prelude::{AnyValue, Column, CsvWriter, DataFrame, DataType, JsonFormat, JsonWriter, ParquetWriter, PolarsError, SerWriter};
+use polars::prelude::{AnyValue, Column, CsvWriter, DataFrame, DataType, ParquetWriter, PolarsError, SerWriter};
 
 use super::{Error, Result, Rows};
 
@@ -31,11 +31,7 @@ pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<()> {
     match format {
         Format::Table => out.write_all(table(&rows.0).as_bytes()).map_err(|cause| Error::Write(cause.into())),
         Format::Csv => CsvWriter::new(out).finish(&mut flat(&rows.0)?).map_err(failed("csv")),
-        Format::Json => {
-            let mut writer = JsonWriter::new(&mut *out).with_json_format(JsonFormat::Json);
-            writer.finish(&mut rows.0.clone()).map_err(failed("json"))?;
-            out.write_all(b"\n").map_err(|cause| Error::Write(cause.into()))
-        }
+        Format::Json => objects(&rows.0, out).map_err(|cause| Error::Write(cause.into())),
         Format::Parquet => ParquetWriter::new(out).finish(&mut rows.0.clone()).map(|_| ()).map_err(failed("parquet")),
     }
 }
@@ -94,6 +90,18 @@ fn is_number(column: &Column) -> bool {
     column.dtype().is_primitive_numeric()
 }
 
+/// An array of one object a row. Written here, since polars' own writer brings a second and a third JSON library to build.
+fn objects(rows: &DataFrame, out: &mut dyn Write) -> std::io::Result<()> {
+    for row in 0..rows.height() {
+        let fields = rows.columns().iter().map(|column| {
+            let name = serde_json::Value::from(column.name().as_str());
+            format!("{name}:{}", json(&column.get(row).unwrap_or(AnyValue::Null)))
+        });
+        write!(out, "{}{{{}}}", if row == 0 { '[' } else { ',' }, fields.collect::<Vec<_>>().join(","))?;
+    }
+    out.write_all(if rows.height() == 0 { b"[]\n" } else { b"]\n" })
+}
+
 /// The rows with every list written as JSON text: CSV knows no lists.
 fn flat(rows: &DataFrame) -> Result<DataFrame> {
     let columns = rows.columns().iter().map(|column| match column.dtype() {
@@ -117,8 +125,9 @@ fn json(value: &AnyValue) -> String {
         AnyValue::Float32(number) if number.is_finite() => format!("{number:?}"),
         AnyValue::Float64(number) if number.is_finite() => format!("{number:?}"),
         AnyValue::Null | AnyValue::Float32(_) | AnyValue::Float64(_) => "null".to_owned(),
-        AnyValue::String(text) => serde_json::Value::from(*text).to_string(),
-        other => other.str_value().into_owned(),
+        AnyValue::Boolean(_) => value.str_value().into_owned(),
+        number if number.is_integer() => number.str_value().into_owned(),
+        text => serde_json::Value::from(text.str_value().as_ref()).to_string(),
     }
 }
 
