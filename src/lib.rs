@@ -44,6 +44,8 @@
 //! ## Where this departs from the first design
 //!
 //! - A model may come from a file (`import_dynamics`), published or ours, and labels like one trained here.
+//! - Initial weights and batches are drawn with PyTorch's generator, in its order: `reference: true` is compared with PyTorch seed by seed,
+//!   since between seeds the error after a short training differs by far more than between implementations.
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
 //! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.

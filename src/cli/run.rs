@@ -92,6 +92,7 @@ fn described(plan: &StagePlan) -> String {
 
 /// The one line of truth.
 fn truth(summary: &Summary) -> String {
+    // Not `sum`: that of nothing is -0, and would be printed so.
     let sum = |kind: &str, value: &dyn Fn(&StageSummary) -> f64| -> f64 {
         summary.stages.iter().filter(|stage| stage.kind == kind).map(value).fold(0.0, |sum, value| sum + value)
     };

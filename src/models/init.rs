@@ -2,9 +2,10 @@
 //!
 //! They are PyTorch's, number by number: uniform in ±1/sqrt(fan in), drawn layer after layer as its modules are made.
 
-use super::random::TorchRng;
 use burn::module::{Param, ParamId};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
+
+use super::random::TorchRng;
 
 /// Draws parameters one after the other, so that their order is part of the result.
 pub struct Init<'a, B: Backend> {

@@ -25,7 +25,8 @@ pub struct PipelineSpec {
     pub name: String,
     /// Where all results lie: a folder, relative to where `lapo` runs.
     pub workspace: String,
-    /// Seeds everything random: weights and batches, the ones PyTorch draws after `torch.manual_seed(seed)`. Default 0.
+    /// Seeds everything random: weights and batches, the ones PyTorch draws after `torch.manual_seed(seed)`, which
+    /// takes the low 32 bits. Default 0.
     #[schemars(default)]
     pub seed: u64,
     /// Variables: `${game}` anywhere in a value is replaced; `--set game=heist` overrides.

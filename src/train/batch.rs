@@ -24,7 +24,8 @@ impl Draws {
     /// Out of `windows`, behind the `drawn` numbers that made the initial weights and `before` windows drawn earlier.
     pub fn new(seed: u64, drawn: u64, windows: usize, before: u64) -> Self {
         let (mut rng, windows) = (TorchRng::new(seed), windows as u64);
-        rng.skip(drawn + before * TorchRng::numbers_below(windows));
+        rng.skip(drawn);
+        (0..before).for_each(|_| _ = rng.below(windows));
         Draws { rng, windows }
     }
 
