@@ -27,8 +27,9 @@
 //! | `small` | 250 | 729 | 5.9 M | 140 (252) | 414 (638) | 8.0 M | 236 | 700 | 5.9 M |
 //! | `paper` | 953 | 2816 | 14.7 M | 535 (760) | 1594 (2041) | 31.3 M | 924 | 2759 | 14.7 M |
 //!
-//! Under them: [`layers`] (every convolution goes through it), [`init`] (seeded initial weights; [`random`]: the numbers they are made of), [`weights`] (safetensors with the
-//! names of the published checkpoints), [`published`] (PyTorch checkpoints), [`config`] (sizes), [`device`] (where it runs).
+//! Under them: [`layers`] (every convolution goes through it), [`init`] (seeded initial weights; [`random`]: the numbers they are made
+//! of), [`weights`] (safetensors with the names of the published checkpoints), [`published`] (PyTorch checkpoints), [`config`] (sizes),
+//! [`device`] (where it runs).
 
 pub mod config;
 mod conv;
