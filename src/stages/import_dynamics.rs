@@ -35,13 +35,25 @@ pub struct ImportDynamicsTask {
 
 /// Reads, tries and files the weights.
 pub fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
-    let mut weights = read_weights(Path::new(&task.config.weights))?;
+    let path = Path::new(&task.config.weights);
+    let mut weights = read_weights(path)?;
+    unchanged(path, &task.digest)?;
     weights.metadata.insert("lapo.imported".into(), task.digest.clone());
     describe_dynamics(&mut weights)?;
     let mut model = place.store.new_file(&format!("{}/model.safetensors", place.folder))?;
     super::write(&mut model, &weights.to_bytes())?;
     place.progress.advance(1);
     Ok(Done { files: vec![model.finish(0)?], ..Done::default() })
+}
+
+/// A file that changed since it was hashed must not be filed under its old hash.
+fn unchanged(path: &Path, digest: &str) -> Result<(), Error> {
+    let mut hasher = blake3::Hasher::new();
+    let read = std::fs::File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+    match read.is_ok() && hasher.finalize().to_hex().as_str() == digest {
+        true => Ok(()),
+        false => Err(Error::Changed { file: path.display().to_string() }),
+    }
 }
 
 /// A published checkpoint as safetensors, and what it holds in words.
@@ -74,4 +86,18 @@ pub fn read_weights(path: &Path) -> Result<Weights, Error> {
     let read = |cause| crate::dataset::Error::Io { action: "read", path: path.display().to_string(), cause };
     let weights = Weights::parse(&std::fs::read(path).map_err(read)?);
     Ok(weights.map_err(|error| ModelError::Checkpoint { file: path.display().to_string(), reason: error.to_string() })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_that_changed_are_not_filed_as_what_they_were() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let planned = blake3::hash(b"").to_hex();
+        unchanged(file.path(), &planned).unwrap();
+        std::fs::write(file.path(), "later").unwrap();
+        assert!(matches!(unchanged(file.path(), &planned), Err(Error::Changed { .. })));
+    }
 }

@@ -32,15 +32,11 @@ pub enum Error {
     /// The video could not be read for a reason that may pass (a disk error, too many open files).
     #[error(transparent)]
     Video(#[from] crate::video::Error),
-    /// A video is not what it was when the run was planned.
-    #[error("{uri}: changed while it was being decoded ({was} -> {is} bytes)")]
-    VideoChanged {
-        /// The video.
-        uri: String,
-        /// Its size when it was planned.
-        was: u64,
-        /// Its size after decoding.
-        is: u64,
+    /// A video or a file of weights is not what it was when the run was planned.
+    #[error("{file}: changed since this run looked at it")]
+    Changed {
+        /// The file.
+        file: String,
     },
     /// There is nothing to train on, or nothing to check on.
     #[error("{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}")]
@@ -93,7 +89,7 @@ impl Error {
             Error::Train(TrainError::NotFinite { .. }) => "lower `learning_rate`; the checkpoints before this step are kept".into(),
             Error::Train(_) | Error::Models(_) => return None,
             Error::Video(e) => return e.hint().map(Into::into),
-            Error::VideoChanged { .. } => "run again once nothing writes to it".into(),
+            Error::Changed { .. } => "run again once nothing writes to it".into(),
             Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
             Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
             Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
@@ -108,7 +104,7 @@ impl Error {
         match self {
             Error::Dataset(e) => e.is_transient(),
             Error::Video(e) => e.is_transient(),
-            Error::VideoChanged { .. } => true,
+            Error::Changed { .. } => true,
             _ => false,
         }
     }

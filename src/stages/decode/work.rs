@@ -102,11 +102,9 @@ fn frames_into(
 
 /// A file that changed since it was hashed must not be filed under its old hash.
 fn unchanged(video: &VideoSource) -> Result<(), Error> {
-    let now = std::fs::metadata(&video.uri).ok();
-    let is = now.as_ref().map_or(0, std::fs::Metadata::len);
-    match now.as_ref().map(modified) == Some(video.modified.clone()) && is == video.bytes {
-        true => Ok(()),
-        false => Err(Error::VideoChanged { uri: video.uri.clone(), was: video.bytes, is }),
+    match std::fs::metadata(&video.uri) {
+        Ok(now) if modified(&now) == video.modified && now.len() == video.bytes => Ok(()),
+        _ => Err(Error::Changed { file: video.uri.clone() }),
     }
 }
 
