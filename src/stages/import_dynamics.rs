@@ -94,10 +94,10 @@ mod tests {
 
     #[test]
     fn weights_that_changed_are_not_filed_as_what_they_were() {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let planned = blake3::hash(b"").to_hex();
-        unchanged(file.path(), &planned).unwrap();
-        std::fs::write(file.path(), "later").unwrap();
+        unchanged(file.path(), &planned).expect("it has not changed");
+        std::fs::write(file.path(), "later").expect("it is ours");
         assert!(matches!(unchanged(file.path(), &planned), Err(Error::Changed { .. })));
     }
 }
