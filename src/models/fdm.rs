@@ -6,8 +6,9 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
 
+use super::frames::Windows;
 use super::init::Init;
-use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, halve, relu, tanh};
+use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, halve, join, relu, tanh};
 use super::{DynamicsConfig, Predict};
 
 /// The world model.
@@ -18,7 +19,6 @@ pub struct Fdm<B: Backend> {
     final_conv: (Conv2d<B>, UnetResidual<B>, Relu, Conv2d<B>),
     #[module(skip)]
     predict: Predict,
-    channels: usize,
 }
 
 impl<B: NetBackend> Fdm<B> {
@@ -46,18 +46,19 @@ impl<B: NetBackend> Fdm<B> {
             last.weight = init.full([config.channels, base, 1, 1], 0.0);
             last.bias = init.full([config.channels], 0.0);
         }
-        Fdm { down, up, final_conv: (first, residual, Relu, last), predict: config.predict, channels: config.channels }
+        Fdm { down, up, final_conv: (first, residual, Relu, last), predict: config.predict }
     }
 
     /// Predicts o\[t+1\] (LAPO, section 4.1).
     ///
     /// # Shapes
-    /// - `past`: `[batch, (time - 1) * channel, height, width]`, in [-0.5, 0.5], o\[t\] last
+    /// - `windows`: all but their o\[t+1\] is looked at
     /// - `latent_action_q`: `[batch, latent_dim]`
     /// - output: `[batch, channel, height, width]`
     ///
     /// [`Mode::Folded`] is for a model that was [`folded`](Self::folded).
-    pub fn forward(&self, past: Tensor<B, 4>, latent_action_q: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+    pub fn forward(&self, windows: &Windows<B>, latent_action_q: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        let past = windows.past();
         let [batch, latent] = latent_action_q.dims();
         let mut skips = vec![latent_action_q.clone().reshape([batch, latent, 1, 1])];
         let mut action = Some(latent_action_q);
@@ -70,17 +71,14 @@ impl<B: NetBackend> Fdm<B> {
         levels.pop();
         skips.extend(levels.into_iter().rev());
         for (up, skip) in self.up.iter().zip(skips) {
-            x = up.forward(Tensor::cat(vec![x, skip], 1), mode);
+            x = up.forward(join(x, skip), mode);
         }
         let (enter, residual, _, leave) = &self.final_conv;
-        let x = residual.forward(enter.forward(Tensor::cat(vec![x, past.clone()], 1)));
+        let x = residual.forward(enter.forward(join(x, past)));
         let out = tanh(leave.forward_relu(x));
         match self.predict {
             Predict::Frame => out / 2.0,
-            Predict::Change => {
-                let before = past.dims()[1] - self.channels;
-                past.narrow(1, before, self.channels) + out
-            }
+            Predict::Change => windows.last() + out,
         }
     }
 

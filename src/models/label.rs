@@ -132,7 +132,7 @@ impl<B: NetBackend> Networks<B> {
             labelled.latent_code.extend(&codes[..count * self.config.codes()]);
         }
         if want.fdm_error {
-            let predicted = self.fdm.forward(windows.past(), quantised.latent_action_q, &mut Mode::Folded);
+            let predicted = self.fdm.forward(&windows, quantised.latent_action_q, &mut Mode::Folded);
             let off = predicted - next;
             append(&mut labelled.fdm_error, mean_per_window(off.clone() * off).unsqueeze_dim(1), count)?;
         }

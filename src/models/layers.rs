@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData, activation};
 
-pub use super::conv::{ConvBackend as NetBackend, tanh};
+pub use super::conv::{ConvBackend as NetBackend, join, nearest, tanh};
 use super::conv::{Pool, batch_norm, conv2d, double_conv2d, max_pool2d, relu_conv2d, relu_conv2d_add};
 use super::init::{Init, set_state};
 

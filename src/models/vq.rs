@@ -10,7 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use rand::Rng;
 
 use super::init::{Init, set_state};
-use super::layers::NetBackend;
+use super::layers::{NetBackend, nearest};
 use super::weights::to_host;
 use super::{EmaStart, Result, VqConfig};
 
@@ -154,13 +154,4 @@ pub fn perplexity(usage: &[f32]) -> f32 {
     let total: f64 = usage.iter().map(|&count| f64::from(count)).sum();
     let entropy: f64 = usage.iter().map(|&count| f64::from(count) / total).map(|share| -share * (share + 1e-10).ln()).sum();
     entropy.exp() as f32
-}
-
-/// `[codebooks, rows]`: the entry nearest to each row. Distances are summed from the differences, so that a row's code does not depend
-/// on the batch around it.
-fn nearest<B: Backend>(rows: Tensor<B, 3>, embedding: Tensor<B, 3>) -> Tensor<B, 2, Int> {
-    let [codebooks, count, _] = rows.dims();
-    let difference = rows.unsqueeze_dim::<4>(2) - embedding.unsqueeze_dim::<4>(1);
-    let distance = (difference.clone() * difference).sum_dim(3);
-    distance.argmin(2).reshape([codebooks, count])
 }

@@ -103,7 +103,7 @@ pub enum Refresh {
 }
 
 /// The version of what this stage does: raise it when the same frames and settings give another model.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
 /// Most windows the verdict is based on, and how many a pass takes.

@@ -12,7 +12,7 @@ use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::adam::{Adam, Flat, OptimConfig, gradients};
+use super::adam::{Adam, AdamBackend, Flat, OptimConfig, gradients};
 use super::{Result, TrainError};
 use crate::models::fdm::Fdm;
 use crate::models::frames::{Windows, frame_shape, mean_per_window, upload};
@@ -143,7 +143,7 @@ pub(super) struct Trainer<A: AutodiffBackend> {
 impl<A> Trainer<A>
 where
     A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend,
+    A::InnerBackend: NetBackend + AdamBackend,
 {
     pub(super) fn new(device: A::Device, config: &DynamicsConfig, optim: &OptimConfig, seed: u64) -> Self {
         let mut init = Init::new(seed, &device);
@@ -233,7 +233,7 @@ where
 impl<A> DynamicsTrainer for Trainer<A>
 where
     A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend,
+    A::InnerBackend: NetBackend + AdamBackend,
 {
     fn config(&self) -> &DynamicsConfig {
         &self.config
@@ -256,7 +256,7 @@ where
         let latent_action = self.idm.forward(windows.stacked.clone());
         let quantised = self.idm.vq.forward(latent_action);
         let mut statistics = Vec::new();
-        let predicted = self.fdm.forward(windows.past(), quantised.latent_action_q.clone(), &mut Mode::Train(&mut statistics));
+        let predicted = self.fdm.forward(&windows, quantised.latent_action_q.clone(), &mut Mode::Train(&mut statistics));
         let losses = self.loss(&windows, predicted);
         let loss = losses.minimised + quantised.loss.clone();
 
@@ -264,16 +264,16 @@ where
         let mut all = Flat::new();
         gradients("idm", &self.idm, &graph, &mut all);
         gradients("wm", &self.fdm, &graph, &mut all);
-        let grad_norm = self.adam.take(all);
-        self.idm = self.adam.apply("idm", self.idm.clone(), learning_rate);
-        self.fdm = self.adam.apply("wm", self.fdm.clone(), learning_rate);
+        let mut adam = self.adam.begin(all, learning_rate);
+        self.idm = self.adam.apply(&mut adam, "idm", self.idm.clone());
+        self.fdm = self.adam.apply(&mut adam, "wm", self.fdm.clone());
         self.fdm.update(statistics);
         self.idm.vq.update(&quantised);
 
         let usage = to_host(quantised.usage.clone())?;
         let codes_revived = self.revive_codes(&quantised, &usage)?;
         let parts = [loss, losses.wm, losses.relative, quantised.loss].map(Tensor::inner);
-        let scalars = to_host(Tensor::cat(parts.into_iter().chain([grad_norm]).collect(), 0))?;
+        let scalars = to_host(Tensor::cat(parts.into_iter().chain([adam.norm]).collect(), 0))?;
         let books = || usage.chunks(self.config.vq.entries);
         let metrics = StepMetrics {
             loss: scalars[0],
@@ -303,7 +303,7 @@ where
             let off = predicted - windows.next();
             to_host(mean_per_window(off.clone() * off))
         };
-        let error_with = |action| off(fdm.forward(windows.past(), action, &mut Mode::Folded));
+        let error_with = |action| off(fdm.forward(&windows, action, &mut Mode::Folded));
 
         let index = shuffle.iter().map(|&index| index as i32).collect();
         let index = Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);

@@ -7,7 +7,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::adam::{Flat, OptimConfig};
+use super::adam::{AdamBackend, Flat, OptimConfig};
 use super::dynamics::Trainer;
 use super::{Result, TrainError};
 use crate::models::layers::NetBackend;
@@ -29,7 +29,7 @@ struct Settings {
 impl<A> Trainer<A>
 where
     A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend,
+    A::InnerBackend: NetBackend + AdamBackend,
 {
     pub(super) fn save_state(&self) -> Result<Vec<u8>> {
         let mut weights = Weights::default();

@@ -111,7 +111,7 @@ fn the_forward_pass_is_that_of_pytorch() {
         let windows = lapo::models::frames::Windows::<B>::stack(upload(&golden.frames, frame_shape(config), &device), config.window());
         let latent_action = idm.forward(windows.stacked.clone());
         let quantised = idm.vq.forward(latent_action.clone());
-        let predicted = fdm.forward(windows.past(), quantised.latent_action_q.clone(), &mut lapo::models::layers::Mode::Folded);
+        let predicted = fdm.forward(&windows, quantised.latent_action_q.clone(), &mut lapo::models::layers::Mode::Folded);
         let usage: Vec<f32> = host(quantised.usage);
         let perplexity: f32 = usage.chunks(config.vq.entries).map(lapo::models::vq::perplexity).sum();
         let codes: Vec<u16> = quantised.codes.into_data().iter::<i64>().map(|code| code as u16).collect();
@@ -176,8 +176,7 @@ fn training_steps_are_those_of_pytorch() {
         }
         // Normalisation removes its input's mean, so that the gradient of what only shifts it (a bias; codes that are the same for the
         // whole batch) is rounding noise, of which Adam makes whole steps: the running mean is held to a hundredth of the spread it is
-        // compared with. (PyTorch run again, on one thread, is 3.6e-3 off its own file.) A file of other weights may fail all the same:
-        // in one of eleven an activation of -1.7e-8 falls on the other side of a ReLU here, which moves the IDM's gradients by 0.4 %.
+        // compared with. (PyTorch run again, on one thread, is 3.6e-3 off its own file.)
         let spread = largest(&golden.f32s("after.down0.running_var")).sqrt();
         for (name, noise) in [("running_mean", 1e-2 * spread), ("running_var", 0.0)] {
             let (what, seen) = (format!("after.down0.{name}"), get(&format!("wm.down.0.norm.{name}")));
@@ -186,7 +185,9 @@ fn training_steps_are_those_of_pytorch() {
 
         let shuffle: Vec<_> = (0..golden.batch).collect();
         let after = trainer.evaluate(&golden.batch(), &shuffle).unwrap();
-        golden.check("after.la", &after.latent_action, 1e-3);
+        // Wider than the forward pass's: in one of eleven files an activation of -1.7e-8 falls on the other side of a ReLU here, which
+        // moves the IDM's gradients by 0.4 % and, three steps of Adam later, a latent by 2.5e-3.
+        golden.check("after.la", &after.latent_action, 5e-3);
         assert_eq!(after.codes, golden.codes("after.codes"), "{}", golden.name);
         let mean = after.fdm_error.iter().sum::<f32>() / golden.batch as f32;
         golden.check_relative("after.wm_loss", mean, golden.number("after.wm_loss"), 1e-3);

@@ -7,6 +7,7 @@ use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::autodiff::{NodeId, grads};
+use burn::tensor::TensorMetadata;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
@@ -75,6 +76,19 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
         Normalised { out, mean: Self::from_inner(mean), variance: Self::from_inner(variance) }
+    }
+
+    fn nearest(rows: FloatTensor<Self>, codes: FloatTensor<Self>) -> IntTensor<Self> {
+        B::nearest(rows.primitive, codes.primitive)
+    }
+
+    fn join(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        let channels = x.primitive.shape()[1];
+        let out = B::join(x.primitive, y.primitive);
+        match Join.prepare::<C>([x.node, y.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(channels, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
     }
 
     fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -148,6 +162,23 @@ impl<B: ConvBackend> Backward<B, 3> for Normalise {
         let id = |i: usize| ops.parents[i].as_ref().map(|node| node.id);
         let found = B::normalise_backward(x, weight, mean, variance, gradient, epsilon);
         register(found, [id(0), id(1), id(2)], grads);
+    }
+}
+
+/// Parents: the channels in front and those behind.
+#[derive(Debug)]
+struct Join;
+
+impl<B: ConvBackend> Backward<B, 2> for Join {
+    type State = usize;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+        let gradients = B::join_backward(grads.consume::<B>(&ops.node), ops.state);
+        for (parent, gradient) in ops.parents.iter().zip(gradients) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, gradient);
+            }
+        }
     }
 }
 

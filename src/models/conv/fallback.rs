@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, IntTensor};
 use burn::tensor::{Shape, Tensor, TensorMetadata};
 
-use super::{ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float};
+use super::{ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float, whole};
 
 /// See [`ConvBackend::fused_conv2d`](super::ConvBackend::fused_conv2d).
 pub(super) fn conv2d<B: Backend>(
@@ -15,8 +15,10 @@ pub(super) fn conv2d<B: Backend>(
     skip: Option<FloatTensor<B>>,
     settings: ConvSettings,
 ) -> FloatTensor<B> {
-    let x = if settings.relu { B::relu(x) } else { x };
-    let out = B::conv2d(x, weight, Some(bias), options(settings));
+    let out = match whole::covers::<B>(&x, &weight, settings) {
+        true => whole::conv2d::<B>(x, weight, bias),
+        false => B::conv2d(if settings.relu { B::relu(x) } else { x }, weight, Some(bias), options(settings)),
+    };
     match skip {
         Some(skip) => B::float_add(skip, out),
         None => out,
@@ -31,6 +33,9 @@ pub(super) fn conv2d_backward<B: Backend>(
     settings: ConvSettings,
     wanted: Wanted,
 ) -> Gradients<B> {
+    if whole::covers::<B>(&x, &weight, settings) {
+        return whole::conv2d_backward::<B>(x, weight, gradient, wanted);
+    }
     let x = if settings.relu { B::relu(x) } else { x };
     Gradients {
         x: wanted.x.then(|| {
@@ -51,7 +56,10 @@ pub(super) fn conv2d_backward<B: Backend>(
 
 /// See [`ConvBackend::double_conv2d`](super::ConvBackend::double_conv2d).
 pub(super) fn double_conv2d<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
-    B::conv_transpose2d(x, weight, Some(bias), double_options())
+    match whole::is_pixel::<B>(&x) {
+        true => whole::double::<B>(x, weight, bias),
+        false => B::conv_transpose2d(x, weight, Some(bias), double_options()),
+    }
 }
 
 /// See [`ConvBackend::double_conv2d_backward`](super::ConvBackend::double_conv2d_backward).
@@ -61,6 +69,9 @@ pub(super) fn double_conv2d_backward<B: Backend>(
     gradient: FloatTensor<B>,
     wanted: Wanted,
 ) -> Gradients<B> {
+    if whole::is_pixel::<B>(&x) {
+        return whole::double_backward::<B>(x, weight, gradient, wanted);
+    }
     Gradients {
         x: wanted.x.then(|| {
             let options = double_options();
@@ -126,6 +137,22 @@ pub(super) fn normalise_backward<B: Backend>(
         weight: Some(sum_channels::<B>(into_float(along))),
         bias: Some(sum_channels::<B>(into_float(gradient))),
     }
+}
+
+/// See [`ConvBackend::nearest`](super::ConvBackend::nearest).
+pub(super) fn nearest<B: Backend>(rows: FloatTensor<B>, codes: FloatTensor<B>) -> IntTensor<B> {
+    let (rows, codes): (Tensor<B, 3>, Tensor<B, 3>) = (from_float(rows), from_float(codes));
+    let [books, count, _] = rows.dims();
+    let difference = rows.unsqueeze_dim::<4>(2) - codes.unsqueeze_dim::<4>(1);
+    let distance = (difference.clone() * difference).sum_dim(3);
+    distance.argmin(2).reshape([books, count]).into_primitive()
+}
+
+/// See [`ConvBackend::join_backward`](super::ConvBackend::join_backward).
+pub(super) fn join_backward<B: Backend>(gradient: FloatTensor<B>, channels: usize) -> [FloatTensor<B>; 2] {
+    let gradient: Tensor<B, 4> = from_float(gradient);
+    let behind = gradient.dims()[1] - channels;
+    [(0, channels), (channels, behind)].map(|(first, count)| into_float(gradient.clone().narrow(1, first, count)))
 }
 
 /// See [`ConvBackend::fast_tanh_backward`](super::ConvBackend::fast_tanh_backward).

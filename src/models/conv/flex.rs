@@ -120,6 +120,33 @@ impl ConvBackend for Flex {
         Gradients { x: Some(tensor(dx, shape)), weight: Some(tensor(dw, [shape[1]])), bias: Some(tensor(db, [shape[1]])) }
     }
 
+    fn nearest(rows: FlexTensor, codes: FlexTensor) -> FlexTensor {
+        let ([books, count, dim], [_, entries, _]) = (rows.shape().dims::<3>(), codes.shape().dims::<3>());
+        if !single(&rows, &codes) || empty(&rows) || empty(&codes) {
+            return fallback::nearest::<Flex>(rows, codes);
+        }
+        let (rows, codes) = (rows.to_contiguous(), codes.to_contiguous());
+        let pairs = rows.storage::<f32>().chunks_exact(count * dim).zip(codes.storage::<f32>().chunks_exact(entries * dim));
+        let nearest = pairs.flat_map(|(rows, codes)| rows.chunks_exact(dim).map(|row| nearest(row, codes)));
+        FlexTensor::from_data(TensorData::new(nearest.collect::<Vec<i32>>(), [books, count]))
+    }
+
+    fn join_backward(gradient: FlexTensor, channels: usize) -> [FlexTensor; 2] {
+        let [batch, both, height, width] = gradient.shape().dims();
+        if gradient.dtype() != DType::F32 || empty(&gradient) {
+            return fallback::join_backward::<Flex>(gradient, channels);
+        }
+        // burn's own are views, which all that follows would read value by value.
+        let gradient = gradient.to_contiguous();
+        let split = channels * height * width;
+        let [mut front, mut behind] = [channels, both - channels].map(|count| Vec::with_capacity(batch * count * height * width));
+        for image in gradient.storage::<f32>().chunks_exact(both * height * width) {
+            front.extend_from_slice(&image[..split]);
+            behind.extend_from_slice(&image[split..]);
+        }
+        [tensor(front, [batch, channels, height, width]), tensor(behind, [batch, both - channels, height, width])]
+    }
+
     fn fast_tanh(x: FlexTensor) -> FlexTensor {
         if x.dtype() != DType::F32 {
             return Flex::float_tanh(x);
@@ -137,6 +164,19 @@ impl ConvBackend for Flex {
         let dx = tanh::backward(out.storage(), gradient.storage());
         FlexTensor::from_data(TensorData::new(dx, out.shape()))
     }
+}
+
+/// The number of the code nearest to a row, the first of equals.
+fn nearest(row: &[f32], codes: &[f32]) -> i32 {
+    let distance = |code: &[f32]| row.iter().zip(code).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+    let (mut best, mut least) = (0, f32::INFINITY);
+    for (i, code) in codes.chunks_exact(row.len()).enumerate() {
+        let distance = distance(code);
+        if distance < least {
+            (best, least) = (i as i32, distance);
+        }
+    }
+    best
 }
 
 /// Whether the pooling is done here; windows must have at least one pixel each.

@@ -17,10 +17,11 @@ mod norm;
 mod plane;
 mod pool;
 mod tanh;
+mod whole;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 pub use pool::Pool;
 
@@ -142,6 +143,26 @@ pub trait ConvBackend: Backend {
         fallback::normalise_backward::<Self>(x, weight, [mean, variance], gradient, epsilon)
     }
 
+    /// Which code of its book is nearest to each row, the first of equals; no gradient flows through it. Distances are summed from
+    /// differences, so that a row's code does not depend on the batch around it.
+    ///
+    /// # Shapes
+    /// - `rows`: `[book, row, dim]`, `codes`: `[book, entry, dim]`
+    /// - output: `[book, row]`
+    fn nearest(rows: FloatTensor<Self>, codes: FloatTensor<Self>) -> IntTensor<Self> {
+        fallback::nearest::<Self>(rows, codes)
+    }
+
+    /// Puts `y`'s channels behind `x`'s.
+    fn join(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cat(vec![x, y], 1)
+    }
+
+    /// The gradients of what was [joined](Self::join), each dense; `channels` is how many `x` has.
+    fn join_backward(gradient: FloatTensor<Self>, channels: usize) -> [FloatTensor<Self>; 2] {
+        fallback::join_backward::<Self>(gradient, channels)
+    }
+
     /// The hyperbolic tangent.
     fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_tanh(x)
@@ -217,6 +238,23 @@ pub fn double_conv2d<B: ConvBackend>(x: Tensor<B, 4>, weight: Tensor<B, 4>, bias
     let [_, outputs, ..] = weight.dims();
     let bias = bias.unwrap_or_else(|| Tensor::zeros([outputs], &x.device()));
     from_float(B::double_conv2d(into_float(x), into_float(weight), into_float(bias)))
+}
+
+/// Puts `y`'s channels behind `x`'s.
+///
+/// # Shapes
+/// - `x`, `y`: `[batch, channel, height, width]`
+pub fn join<B: ConvBackend>(x: Tensor<B, 4>, y: Tensor<B, 4>) -> Tensor<B, 4> {
+    from_float(B::join(into_float(x), into_float(y)))
+}
+
+/// Which code of its book is nearest to each row, the first of equals; no gradient flows through it.
+///
+/// # Shapes
+/// - `rows`: `[book, row, dim]`, `codes`: `[book, entry, dim]`
+/// - output: `[book, row]`
+pub fn nearest<B: ConvBackend>(rows: Tensor<B, 3>, codes: Tensor<B, 3>) -> Tensor<B, 2, Int> {
+    Tensor::from_primitive(B::nearest(into_float(rows), into_float(codes)))
 }
 
 /// Max pooling.

@@ -124,7 +124,9 @@ fn gradients_equal_those_of_burns_own_operations() {
 
 #[test]
 fn doubling_equals_burns_transposed_convolution() {
-    for (i, [n, ci, co, h, w]) in [[6, 5, 7, 4, 5], [32, 16, 8, 32, 32], [17, 64, 32, 4, 4], [1, 1, 1, 1, 1]].into_iter().enumerate() {
+    for (i, [n, ci, co, h, w]) in
+        [[6, 5, 7, 4, 5], [32, 16, 8, 32, 32], [17, 64, 32, 4, 4], [1, 1, 1, 1, 1], [9, 40, 24, 1, 1]].into_iter().enumerate()
+    {
         let x = noise([n, ci, h, w], i as u32 + 1);
         let weight = noise([ci, co, 2, 2], i as u32 + 100);
         let bias = noise([co], i as u32 + 200);
@@ -215,6 +217,42 @@ fn gradients_equal_finite_differences() {
         let rise = loss(&x, &moved(&weight, i, step)) - loss(&x, &moved(&weight, i, -step));
         assert!((rise / f64::from(2.0 * step) - f64::from(values(&dw)[i])).abs() < 1e-3);
     }
+}
+
+#[test]
+fn a_kernel_that_covers_the_image_equals_burns_convolution() {
+    let (x, weight, bias) = (noise([6, 20, 2, 2], 1), noise([30, 20, 2, 2], 2), noise([30], 3));
+    let skip = noise([6, 30, 1, 1], 4);
+    let options = ConvOptions::new([1; 2], [0; 2], [1; 2], 1);
+    let got = gradients((&x, &weight, &bias, &skip), |x, w, b, s| s + conv2d(x, w, Some(b), 0, 1));
+    let want = gradients((&x, &weight, &bias, &skip), |x, w, b, s| s + module::conv2d(x, w, Some(b), options.clone()));
+    let apart = [apart(&got.0, &want.0), apart(&got.1, &want.1), apart(&got.2, &want.2)];
+    assert!(apart.iter().all(|&v| v < 1e-5), "{apart:?}");
+}
+
+#[test]
+fn joining_equals_burns_and_its_gradients_are_dense() {
+    let (x, weight, bias, y) = (noise([3, 2, 5, 4], 1), noise([3, 5, 3, 3], 2), noise([3], 3), noise([3, 3, 5, 4], 4));
+    let got = gradients((&x, &weight, &bias, &y), |x, w, b, y| conv2d(join(x, y), w, Some(b), 1, 1));
+    let want = gradients((&x, &weight, &bias, &y), |x, w, b, y| conv2d(Tensor::cat(vec![x, y], 1), w, Some(b), 1, 1));
+    assert_eq!([values(&got.0), values(&got.3)], [values(&want.0), values(&want.3)]);
+}
+
+#[test]
+fn the_nearest_code_is_the_first_of_the_nearest() {
+    let rows = noise([2, 40, 7], 1).mul_scalar(2.0).round();
+    let codes = noise([2, 9, 7], 2).mul_scalar(2.0).round();
+    let all = |tensor: &Tensor<Flex, 3>| tensor.to_data().to_vec::<f32>().unwrap();
+    let (r, c) = (all(&rows), all(&codes));
+    let distance = |book: usize, row: usize, code: usize| -> f32 {
+        (0..7).map(|d| (r[(book * 40 + row) * 7 + d] - c[(book * 9 + code) * 7 + d]).powi(2)).sum()
+    };
+    let best = |book, row| (1..9).fold(0, |best, code| if distance(book, row, code) < distance(book, row, best) { code } else { best });
+    let want: Vec<i64> = (0..80).map(|i| best(i / 40, i % 40) as i64).collect();
+    let found = |codes: Tensor<Flex, 2, Int>| codes.into_data().iter::<i64>().collect::<Vec<_>>();
+    assert_eq!(found(nearest(rows.clone(), codes.clone())), want);
+    let composed = fallback::nearest::<Flex>(into_float(rows), into_float(codes));
+    assert_eq!(found(Tensor::from_primitive(composed)), want);
 }
 
 #[test]

@@ -1,0 +1,76 @@
+//! Convolutions whose kernel covers the whole image, and doublings of a single pixel: plain matrix products.
+//!
+//! In and out: as in [`ConvBackend`](super::ConvBackend), on any backend. They are the U-Net's bottom; burn's general convolutions
+//! spend most of their time there arranging a few pixels.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorMetadata};
+
+use super::{ConvSettings, Gradients, Wanted, from_float, into_float};
+
+/// Whether a convolution leaves one pixel, which has seen all of the image.
+pub(super) fn covers<B: Backend>(x: &FloatTensor<B>, weight: &FloatTensor<B>, settings: ConvSettings) -> bool {
+    let ([batch, _, height, width], [.., rows, columns]) = (x.shape().dims::<4>(), weight.shape().dims::<4>());
+    batch > 0 && settings.padding == 0 && !settings.relu && (rows, columns) == (height, width)
+}
+
+/// Whether the image is a single pixel.
+pub(super) fn is_pixel<B: Backend>(x: &FloatTensor<B>) -> bool {
+    let [batch, _, height, width] = x.shape().dims();
+    batch > 0 && (height, width) == (1, 1)
+}
+
+/// The convolution of an image that the kernel covers.
+pub(super) fn conv2d<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    let [outputs, ..] = weight.shape().dims::<4>();
+    let out = rows::<B>(x).matmul(rows::<B>(weight).transpose()) + from_float::<B, 1>(bias).unsqueeze();
+    let batch = out.dims()[0];
+    into_float(out.reshape([batch, outputs, 1, 1]))
+}
+
+/// The gradients of [`conv2d`].
+pub(super) fn conv2d_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    wanted: Wanted,
+) -> Gradients<B> {
+    let (image, kernel) = (x.shape().dims::<4>(), weight.shape().dims::<4>());
+    let gradient = rows::<B>(gradient);
+    Gradients {
+        x: wanted.x.then(|| into_float(gradient.clone().matmul(rows::<B>(weight)).reshape(image))),
+        weight: wanted.weight.then(|| into_float(gradient.clone().transpose().matmul(rows::<B>(x)).reshape(kernel))),
+        bias: wanted.bias.then(|| into_float(gradient.sum_dim(0).reshape([kernel[0]]))),
+    }
+}
+
+/// The doubling of a single pixel: four times the channels are the four pixels.
+pub(super) fn double<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    let [_, outputs, ..] = weight.shape().dims::<4>();
+    let out = rows::<B>(x).matmul(rows::<B>(weight));
+    let batch = out.dims()[0];
+    into_float(out.reshape([batch, outputs, 2, 2]) + from_float::<B, 1>(bias).reshape([1, outputs, 1, 1]))
+}
+
+/// The gradients of [`double`].
+pub(super) fn double_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    wanted: Wanted,
+) -> Gradients<B> {
+    let (image, kernel) = (x.shape().dims::<4>(), weight.shape().dims::<4>());
+    let bias = || from_float::<B, 4>(gradient.clone()).sum_dim(0).reshape([kernel[1], 4]).sum_dim(1).reshape([kernel[1]]);
+    let pixels = rows::<B>(gradient.clone());
+    Gradients {
+        bias: wanted.bias.then(|| into_float(bias())),
+        x: wanted.x.then(|| into_float(pixels.clone().matmul(rows::<B>(weight).transpose()).reshape(image))),
+        weight: wanted.weight.then(|| into_float(rows::<B>(x).transpose().matmul(pixels).reshape(kernel))),
+    }
+}
+
+/// All but the first dimension as one.
+fn rows<B: Backend>(tensor: FloatTensor<B>) -> Tensor<B, 2> {
+    from_float::<B, 4>(tensor).flatten(1, 3)
+}
