@@ -2,6 +2,8 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::models::{Precision, Preset};
+
 /// Turns unlabelled video into policies: latent actions (LAPO) as a declarative, incremental pipeline.
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Start with: lapo run pipelines/quickstart.yaml")]
@@ -28,6 +30,8 @@ pub enum Command {
     Schema(Schema),
     /// Say what this machine offers: decoders, devices, memory, storage
     Doctor(Doctor),
+    /// Measure how fast this machine labels and trains
+    Bench(Bench),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -52,7 +56,7 @@ pub struct Run {
     /// Cores to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// What computes: auto, cpu or cuda:N
+    /// What computes: auto, cpu or cuda:N; of several GPUs (cuda:0,cuda:1) the first trains and all label
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
     pub device: String,
     /// Seconds between two checkpoints of a training
@@ -120,6 +124,43 @@ pub struct Doctor {
     /// Also try to write into this workspace
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Bench {
+    /// Sizes of the networks: tiny, small or paper
+    #[arg(long, default_value = "tiny", value_parser = word::<Preset>)]
+    pub preset: Preset,
+    /// How precisely they compute: f32 or bf16
+    #[arg(long, default_value = "f32", value_parser = word::<Precision>)]
+    pub precision: Precision,
+    /// Windows labelled at once
+    #[arg(long, default_value_t = 128)]
+    pub label_batch: usize,
+    /// Windows of a training step
+    #[arg(long, default_value_t = 32)]
+    pub batch: usize,
+    /// Train on these frames instead of noise, and copy random windows out of them: WORKSPACE/STAGE
+    #[arg(long)]
+    pub frames: Option<String>,
+    /// Seconds a measurement takes, at least
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Cores to use [default: all]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// What computes: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
+    pub device: String,
+    /// How to print it: table or json
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// A word that YAML knows, too.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = serde::de::IntoDeserializer::into_deserializer(text);
+    T::deserialize(word).map_err(|error| error.to_string())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,6 +8,7 @@ use clap::Parser;
 use crate::error::{Error as AnyError, Result};
 
 mod args;
+mod bench;
 mod doctor;
 mod import;
 mod look;
@@ -73,6 +74,7 @@ fn dispatch(args: &args::Args) -> Result<()> {
         Command::Import(import) => import::run(import),
         Command::Schema(schema) => schema::run(schema),
         Command::Doctor(doctor) => doctor::run(doctor),
+        Command::Bench(bench) => bench::run(bench),
     }
 }
 

@@ -16,14 +16,18 @@ use crate::pipeline::{self, load};
 pub fn run(args: &Run) -> Result<()> {
     let (checked, store) = open(&args.pipeline)?;
     let options = options(&checked, &args.refresh, args.checkpoint_secs)?;
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)).max(1);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .map_err(|e| Error::Usage { what: format!("--threads {threads}: {e}"), hint: "give a number of cores, or leave it out".into() })?;
-    let means = Means { device: args.device.parse::<Device>()?, threads };
+    let threads = use_threads(args.threads)?;
+    let means = Means { devices: args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?, threads };
     let summary = run_pipeline(&checked, &store, &options, &means, &Person)?;
     print(&truth(&summary))
+}
+
+/// Sets how many cores work; all, where no number is given.
+pub fn use_threads(asked: Option<usize>) -> Result<usize, Error> {
+    let threads = asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)).max(1);
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    let usage = |e| Error::Usage { what: format!("--threads {threads}: {e}"), hint: "give a number of cores, or leave it out".into() };
+    built.map_err(usage).map(|()| threads)
 }
 
 /// `lapo check`: silent but for one line when all is well.

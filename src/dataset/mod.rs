@@ -13,6 +13,7 @@
 //! | `store`, `disk` | create, read, list, delete, stream out, memory-map |
 //! | `schema` | every column name and every schema, once |
 //! | `shard`, `shard_reader`, `ipc` | frames of whole episodes as fixed-size rows |
+//! | `shards` | all shards of a dataset, opened when they are needed |
 //! | `window` | which runs of frames are training windows |
 //! | `labels`, `label_reader` | one Parquet row per transition |
 //! | `table` | small Parquet tables, such as metrics |
@@ -32,6 +33,7 @@ mod receipt;
 pub mod schema;
 mod shard;
 mod shard_reader;
+mod shards;
 mod store;
 mod table;
 mod window;
@@ -45,6 +47,7 @@ pub use receipt::{Filed, Receipt, Reject, VideoRecord, all_receipts, data_folder
 pub use schema::{Compression, FrameSize, LabelShape};
 pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, FrameRows, Shard, read_frame_rows};
+pub use shards::Shards;
 pub use store::{Created, Store};
 pub use table::{Column, write_table};
 pub use window::{Window, WindowIndex};

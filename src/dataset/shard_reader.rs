@@ -24,6 +24,8 @@ pub struct Shard {
     rows_per_batch: usize,
     batches: Vec<Columns>,
     videos: Vec<VideoName>,
+    /// Where each batch's pixels begin in the file; empty if they were decompressed or left out.
+    pixels_at: Vec<u64>,
 }
 
 /// Frames of one episode that follow each other with no gap.
@@ -73,6 +75,11 @@ impl Shard {
         Self::open_columns(store, path, &[0, 1, 2, 3, 4, 5])
     }
 
+    /// Rows of a batch, and where each batch's pixels begin in the file; nowhere if they are compressed.
+    pub(super) fn pixels_in_place(&self) -> (usize, &[u64]) {
+        (self.rows_per_batch, &self.pixels_at)
+    }
+
     /// The file's path, relative to the workspace.
     #[must_use]
     pub fn path(&self) -> &str {
@@ -99,12 +106,14 @@ impl Shard {
         &batch.pixels[row * bytes..(row + 1) * bytes]
     }
 
-    /// The frames of `len` rows from `first` on as one slice, where they lie in one batch.
-    #[must_use]
-    pub fn run_pixels(&self, first: usize, len: usize) -> Option<&[u8]> {
+    /// Copies the frames of the rows from `first` on, as many as `out` has room for.
+    pub(super) fn copy(&self, first: usize, out: &mut [u8]) {
         let (batch, row) = self.split(first);
         let bytes = self.size.bytes();
-        batch.pixels.get(row * bytes..(row + len) * bytes)
+        match batch.pixels.get(row * bytes..row * bytes + out.len()) {
+            Some(pixels) => out.copy_from_slice(pixels),
+            None => out.chunks_exact_mut(bytes).enumerate().for_each(|(i, out)| out.copy_from_slice(self.pixels(first + i))),
+        }
     }
 
     /// The path or address of a row's video.
@@ -182,12 +191,14 @@ impl Shard {
             return Err(corrupt(path, "its record batches differ in length"));
         }
         let videos = batches.first().map(videos).unwrap_or_default();
+        let batches: Vec<Columns> = batches.iter().map(columns).collect();
         Ok(Self {
+            pixels_at: batches.iter().map_while(|batch| offset_in(&file, &batch.pixels)).collect(),
             path: path.to_owned(),
             size,
-            rows: batches.iter().map(RecordBatch::num_rows).sum(),
+            rows: batches.iter().map(|batch| batch.video.len()).sum(),
             rows_per_batch,
-            batches: batches.iter().map(columns).collect(),
+            batches,
             videos,
         })
     }
@@ -206,6 +217,13 @@ pub fn read_frame_rows(store: &Store, path: &str, rows: &mut FrameRows) -> Resul
         rows.time_s.extend_from_slice(&batch.time_s);
     }
     Ok(())
+}
+
+/// Where `pixels` begin in the file they are a part of; none if they are a copy.
+fn offset_in(file: &Buffer, pixels: &ScalarBuffer<u8>) -> Option<u64> {
+    let (file, pixels) = (file.as_ptr_range(), pixels.as_ptr_range());
+    let inside = file.start <= pixels.start && pixels.end <= file.end && !pixels.is_empty();
+    inside.then(|| (pixels.start.addr() - file.start.addr()) as u64)
 }
 
 /// The columns of a batch whose schema was checked, pixels only where they were asked for.
@@ -304,8 +322,9 @@ mod tests {
         let place = file.windows(needle.len()).position(|bytes| bytes == needle).unwrap();
         // Two maps of one file differ in address and agree on where in a page a byte is.
         assert_eq!((needle.as_ptr() as usize) % 4096, place % 4096);
-        assert_eq!(shard.run_pixels(0, 3).unwrap().len(), 3 * SIZE.bytes());
-        assert_eq!(shard.run_pixels(254, 3), None);
+        let mut out = vec![0; 3 * SIZE.bytes()];
+        shard.copy(254, &mut out);
+        assert_eq!(out, [254, 255, 256].map(|row| shard.pixels(row)).concat());
     }
 
     #[test]

@@ -143,6 +143,12 @@ impl Store {
         map_file(root, path)
     }
 
+    /// A file of a local workspace, to read parts of.
+    pub(super) fn file(&self, path: &str) -> Result<File> {
+        location(path)?;
+        open_file(&self.root.clone().unwrap_or_default(), path)
+    }
+
     /// The folder this workspace is, where it is one.
     pub(super) fn root(&self) -> Option<&Path> {
         self.root.as_deref()
@@ -196,12 +202,7 @@ impl Store {
 
 /// The whole of a file, memory-mapped.
 fn map_file(root: &Path, path: &str) -> Result<Bytes> {
-    let full = root.join(path);
-    let file = match File::open(&full) {
-        Ok(file) => file,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => return Err(Error::Missing { path: path.into() }),
-        Err(cause) => return Err(io_error("open", &full)(cause)),
-    };
+    let (full, file) = (root.join(path), open_file(root, path)?);
     if file.metadata().map_err(io_error("open", &full))?.len() == 0 {
         return Ok(Bytes::new());
     }
@@ -211,6 +212,15 @@ fn map_file(root: &Path, path: &str) -> Result<Bytes> {
     // one unlinks it and leaves the map whole.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io_error("map", &full))?;
     Ok(Bytes::from_owner(map))
+}
+
+fn open_file(root: &Path, path: &str) -> Result<File> {
+    let full = root.join(path);
+    match File::open(&full) {
+        Ok(file) => Ok(file),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Err(Error::Missing { path: path.into() }),
+        Err(cause) => Err(io_error("open", &full)(cause)),
+    }
 }
 
 /// A path as the store takes it; `..` and the like are refused rather than escaped.

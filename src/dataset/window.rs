@@ -1,16 +1,15 @@
 //! Which runs of frames are windows: the unit of training and of labelling.
 //!
-//! In: open shards. Out: [`WindowIndex`], which numbers every window and finds the n-th one, and
+//! In: a dataset's shards. Out: [`WindowIndex`], which numbers every window and finds the n-th one, and
 //! [`WindowIndex::gather`], which copies its frames. Start at [`WindowIndex::new`].
 //!
 //! A window never crosses the end of an episode, a gap in decoding or a file. The index costs one entry
 //! per run of frames, not per frame.
 
-use std::collections::HashMap;
+use super::error::Result;
+use super::shards::{Shards, Span};
 
-use super::shard_reader::Shard;
-
-/// Every window of some shards, numbered from 0 in the shards' order.
+/// Every window of a dataset's shards, numbered from 0 in the shards' order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowIndex {
     frames_per_window: usize,
@@ -41,26 +40,12 @@ struct Run {
 impl WindowIndex {
     /// Indexes the windows of `frames_per_window` frames in `shards`.
     #[must_use]
-    pub fn new(shards: &[Shard], frames_per_window: usize) -> Self {
-        let mut ordinals = HashMap::new();
-        let mut runs = Vec::new();
-        for (shard, open) in shards.iter().enumerate() {
-            for run in open.episodes() {
-                // An episode cut by a gap is several runs, and one episode all the same.
-                let next = ordinals.len();
-                let episode = *ordinals.entry((run.digest, run.episode)).or_insert(next);
-                let windows = (run.len + 1).saturating_sub(frames_per_window.max(1));
-                if windows > 0 {
-                    runs.push(Run {
-                        shard: narrow(shard),
-                        first_row: narrow(run.first_row),
-                        windows: narrow(windows),
-                        episode: narrow(episode),
-                    });
-                }
-            }
-        }
-        Self::of(frames_per_window.max(1), runs, ordinals.len())
+    pub fn new(shards: &Shards, frames_per_window: usize) -> Self {
+        let frames_per_window = frames_per_window.max(1);
+        let windows = |span: &Span| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
+        let run = |span: &Span| Run { shard: span.shard, first_row: span.first_row, windows: windows(span), episode: span.episode };
+        let runs = shards.runs().iter().filter(|span| windows(span) > 0).map(run).collect();
+        Self::of(frames_per_window, runs, shards.episodes())
     }
 
     /// How many windows there are.
@@ -117,16 +102,13 @@ impl WindowIndex {
 
     /// Copies a window's frames to `out`: `[frames_per_window, height, width, 3]`.
     ///
+    /// # Errors
+    /// Where the window's shard can no longer be read.
+    ///
     /// # Panics
     /// If `out` has another length, or `shards` are not those the index was made of.
-    pub fn gather(&self, shards: &[Shard], window: Window, out: &mut [u8]) {
-        let shard = &shards[window.shard];
-        if let Some(pixels) = shard.run_pixels(window.row, self.frames_per_window) {
-            return out.copy_from_slice(pixels);
-        }
-        for (frame, out) in out.chunks_exact_mut(shard.frame_size().bytes()).enumerate() {
-            out.copy_from_slice(shard.pixels(window.row + frame));
-        }
+    pub fn gather(&self, shards: &Shards, window: Window, out: &mut [u8]) -> Result<()> {
+        shards.copy(window.shard, window.row, out)
     }
 
     fn of(frames_per_window: usize, runs: Vec<Run>, episodes: usize) -> Self {
@@ -145,25 +127,21 @@ impl WindowIndex {
     }
 }
 
-fn narrow(count: usize) -> u32 {
-    u32::try_from(count).expect("a shard has fewer than 2^32 rows, and a dataset fewer episodes and shards")
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    use super::super::{Compression, FrameSize, ShardLayout, ShardWriter, Store, VideoName};
+    use super::super::{Compression, FrameSize, Shard, ShardLayout, ShardWriter, Store, VideoName};
     use super::*;
 
     const SIZE: FrameSize = FrameSize { height: 2, width: 2 };
 
     /// A shard of random episodes with random gaps; each frame's pixels name it.
-    fn random_shard(store: &Store, path: &str, random: &mut ChaCha8Rng) -> Shard {
+    fn random_shard(store: &Store, path: &str, compression: Compression, random: &mut ChaCha8Rng) -> String {
         let videos = (0..3).map(|i| VideoName { uri: format!("{path}/{i}.mp4"), digest: format!("{path}{i}") });
-        let layout = ShardLayout { size: SIZE, compression: Compression::None, videos: videos.collect() };
+        let layout = ShardLayout { size: SIZE, compression, videos: videos.collect() };
         let mut writer = ShardWriter::create(store, path, &layout).unwrap();
         for video in 0..layout.videos.len() {
             writer.begin_video(video).unwrap();
@@ -177,7 +155,7 @@ mod tests {
             }
         }
         writer.finish().unwrap();
-        Shard::open(store, path).unwrap()
+        path.to_owned()
     }
 
     /// The slow, obvious version: try every row of every shard.
@@ -204,16 +182,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let random = &mut ChaCha8Rng::seed_from_u64(7);
-        let shards: Vec<Shard> = (0..3).map(|i| random_shard(&store, &format!("f/data/k{i}/a/s"), random)).collect();
+        let kinds = [Compression::None, Compression::Zstd, Compression::None];
+        let paths: Vec<String> =
+            kinds.iter().zip(0..).map(|(kind, i)| random_shard(&store, &format!("f/data/k{i}/a/s"), *kind, random)).collect();
+        let one_by_one: Vec<Shard> = paths.iter().map(|path| Shard::open(&store, path).unwrap()).collect();
+        let shards = Shards::open(&store, paths).unwrap();
         for frames in [1, 2, 3, 7, 150, 10_000] {
             let index = WindowIndex::new(&shards, frames);
             let found: Vec<Window> = (0..index.len()).map(|i| index.locate(i)).collect();
-            assert_eq!(found, obvious(&shards, frames), "{frames} frames");
+            assert_eq!(found, obvious(&one_by_one, frames), "{frames} frames");
             let mut out = vec![0; frames * SIZE.bytes()];
             for window in found {
-                index.gather(&shards, window, &mut out);
+                index.gather(&shards, window, &mut out).unwrap();
                 for (frame, pixels) in out.chunks_exact(SIZE.bytes()).enumerate() {
-                    assert_eq!(pixels, shards[window.shard].pixels(window.row + frame));
+                    assert_eq!(pixels, one_by_one[window.shard].pixels(window.row + frame));
                 }
             }
         }
@@ -223,7 +205,8 @@ mod tests {
     fn held_out_episodes_and_the_rest_share_no_window_and_miss_none() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let shards = [random_shard(&store, "f/data/k/a/s", &mut ChaCha8Rng::seed_from_u64(3))];
+        let path = random_shard(&store, "f/data/k/a/s", Compression::None, &mut ChaCha8Rng::seed_from_u64(3));
+        let shards = Shards::open(&store, vec![path]).unwrap();
         let all = WindowIndex::new(&shards, 3);
         let [train, held_out] = [all.subset(|e| e % 4 != 0), all.subset(|e| e % 4 == 0)];
         assert_eq!(train.len() + held_out.len(), all.len());

@@ -1,12 +1,15 @@
-//! Runs jobs in this process: videos side by side, one to a core; networks one job at a time, since each uses all cores.
+//! Runs jobs in this process: videos side by side, one to a core; networks one job at a time on a CPU, of which each uses all cores.
+//! Labelling on GPUs takes several jobs to a device, so that one uploads while another computes and a third writes.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use super::{GoOn, Job, Means};
 use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt};
+use crate::models::Device;
 use crate::stages::label::Label;
 use crate::stages::{Done, Error, Progress, Task, Workplace, decode, import_dynamics, train_dynamics};
 
@@ -14,30 +17,66 @@ use crate::stages::{Done, Error, Progress, Task, Workplace, decode, import_dynam
 pub fn run(store: &Store, jobs: &[Job], means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Result<Receipt, Error>> {
     let stop = AtomicBool::new(false);
     let cores_free = (means.threads / jobs.len().max(1)).max(1);
-    let one = |job: &Job, worker: &mut Option<Label>| {
+    let one = |job: &Job, device: Device, worker: &mut Option<Label>| {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let result = attempt(store, job, means, cores_free, progress, worker);
+        let result = attempt(store, job, device, cores_free, progress, worker);
         if result.as_ref().is_ok_and(|receipt| !go_on(receipt)) {
             stop.store(true, Ordering::Relaxed);
         }
         Some(result)
     };
-    let side_by_side = jobs.iter().all(|job| matches!(job.task, Task::Decode(_)));
-    if side_by_side {
-        jobs.par_iter().with_max_len(1).filter_map(|job| one(job, &mut None)).collect()
-    } else {
-        let mut worker = None;
-        jobs.iter().filter_map(|job| one(job, &mut worker)).collect()
+    if jobs.iter().all(|job| matches!(job.task, Task::Decode(_))) {
+        return jobs.par_iter().with_max_len(1).filter_map(|job| one(job, means.devices[0], &mut None)).collect();
     }
+    let labels = jobs.iter().all(|job| matches!(job.task, Task::Label(_)));
+    let gpus = means.devices.iter().filter(|device| **device != Device::Cpu);
+    let lanes: Vec<Device> = gpus.flat_map(|device| [*device; LANES]).take(if labels { jobs.len() } else { 0 }).collect();
+    match lanes.is_empty() {
+        true => {
+            let mut worker = None;
+            jobs.iter().filter_map(|job| one(job, means.devices[0], &mut worker)).collect()
+        }
+        false => in_lanes(jobs, &lanes, &one),
+    }
+}
+
+/// Jobs a GPU labels at once.
+const LANES: usize = 3;
+
+/// Each lane takes the next job, until none is left; results come back in the jobs' order.
+fn in_lanes<J, R>(jobs: &[J], lanes: &[Device], one: &(impl Fn(&J, Device, &mut Option<Label>) -> Option<R> + Sync)) -> Vec<R>
+where
+    J: Sync,
+    R: Send,
+{
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let take = || {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        jobs.get(at).map(|job| (at, job))
+    };
+    std::thread::scope(|scope| {
+        for device in lanes {
+            scope.spawn(|| {
+                let mut worker = None;
+                while let Some((at, job)) = take() {
+                    let result = one(job, *device, &mut worker);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).extend(result.map(|result| (at, result)));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts.
 fn attempt(
     store: &Store,
     job: &Job,
-    means: &Means,
+    device: Device,
     cores_free: usize,
     progress: &dyn Progress,
     worker: &mut Option<Label>,
@@ -47,7 +86,7 @@ fn attempt(
         store,
         folder: data_folder(&job.stage, &job.key, &attempt),
         scratch: format!("{}/checkpoints/{}", job.stage, job.key),
-        device: means.device,
+        device,
         cores_free,
         progress,
     };
@@ -79,7 +118,7 @@ fn perform(job: &Job, place: &Workplace, worker: &mut Option<Label>) -> Result<D
         Task::ImportDynamics(task) => import_dynamics::run(task, place),
         Task::Label(task) => {
             let kept = worker.take().filter(|worker| worker.serves(task));
-            let label = kept.map_or_else(|| Label::new(place.store, &task.model, &place.device), Ok)?;
+            let label = kept.map_or_else(|| Label::new(place.store, &task.model, &place.device, task.config.precision), Ok)?;
             worker.insert(label).run(task, place)
         }
     }
@@ -92,4 +131,25 @@ pub fn fresh_id() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     hasher.write_u128(since.as_nanos());
     format!("{:016x}", hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_do_every_job_once_and_answer_in_order() {
+        let jobs: Vec<u32> = (0..200).collect();
+        let done = Mutex::new(Vec::new());
+        let one = |job: &u32, _: Device, _: &mut Option<Label>| {
+            std::thread::yield_now();
+            done.lock().expect("no job panics").push(*job);
+            (!job.is_multiple_of(7)).then_some(job * 2)
+        };
+        let answers = in_lanes(&jobs, &[Device::Cpu; 4], &one);
+        assert_eq!(answers, jobs.iter().filter(|job| !job.is_multiple_of(7)).map(|job| job * 2).collect::<Vec<_>>());
+        let mut done = done.into_inner().expect("no job panics");
+        done.sort_unstable();
+        assert_eq!(done, jobs);
+    }
 }

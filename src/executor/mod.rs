@@ -37,8 +37,8 @@ pub struct Job {
 /// How the process behaves; nothing here changes a result.
 #[derive(Clone, Debug)]
 pub struct Means {
-    /// What computes.
-    pub device: Device,
+    /// What computes, at least one; the first trains, all label.
+    pub devices: Vec<Device>,
     /// Cores to keep busy.
     pub threads: usize,
 }

@@ -4,11 +4,11 @@
 //! frame, and again at the bottom, where it stands in for the skip connection.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{FloatDType, Tensor, backend::Backend};
 
 use super::frames::Windows;
 use super::init::Init;
-use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, halve, join, relu, tanh};
+use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, halve, join, like, relu, tanh};
 use super::{DynamicsConfig, Predict};
 
 /// The world model.
@@ -59,6 +59,7 @@ impl<B: NetBackend> Fdm<B> {
     /// [`Mode::Folded`] is for a model that was [`folded`](Self::folded).
     pub fn forward(&self, windows: &Windows<B>, latent_action_q: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
         let past = windows.past();
+        let latent_action_q = like(&past, latent_action_q);
         let [batch, latent] = latent_action_q.dims();
         let mut skips = vec![latent_action_q.clone().reshape([batch, latent, 1, 1])];
         let mut action = Some(latent_action_q);
@@ -75,7 +76,7 @@ impl<B: NetBackend> Fdm<B> {
         }
         let (enter, residual, _, leave) = &self.final_conv;
         let x = residual.forward(enter.forward(join(x, past)));
-        let out = tanh(leave.forward_relu(x));
+        let out = tanh(leave.forward_relu(x).cast(FloatDType::F32));
         match self.predict {
             Predict::Frame => out / 2.0,
             Predict::Change => windows.last() + out,

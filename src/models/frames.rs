@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-use super::{DynamicsConfig, ModelError, Result};
+use super::{DynamicsConfig, ModelError, Precision, Result};
 
 /// Uploads frames. Channels are brought to the front on the way: permuting bytes here is cheaper than floats there.
 ///
@@ -57,6 +57,11 @@ impl<B: Backend> Windows<B> {
     pub fn stack(frames: Tensor<B, 4>, time: usize) -> Self {
         let starts: Vec<usize> = (0..frames.dims()[0]).step_by(time).collect();
         Self::gather(frames, &starts, time)
+    }
+
+    /// The same for networks that compute with this precision; o\[t\] and o\[t+1\] by themselves, which losses look at, stay as they are.
+    pub fn at(self, precision: Precision) -> Self {
+        Windows { stacked: self.stacked.cast(precision.dtype()), past: self.past.cast(precision.dtype()), ..self }
     }
 
     /// Everything but o\[t+1\].

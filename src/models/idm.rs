@@ -1,7 +1,7 @@
 //! The inverse dynamics model: a window of frames goes in, the latent action between its last two comes out.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{FloatDType, Tensor, backend::Backend};
 
 use super::DynamicsConfig;
 use super::impala::{FEATURES, ImpalaStage, features, impala};
@@ -31,8 +31,8 @@ impl<B: NetBackend> Idm<B> {
     ///
     /// # Shapes
     /// - `windows`: `[batch, time * channel, height, width]`, in [-0.5, 0.5]
-    /// - output: `[batch, latent_dim]`, before quantisation
+    /// - output: `[batch, latent_dim]`, before quantisation, in single precision
     pub fn forward(&self, windows: Tensor<B, 4>) -> Tensor<B, 2> {
-        self.policy_head.forward(features(&self.conv_stack, &self.fc, windows))
+        self.policy_head.forward(features(&self.conv_stack, &self.fc, windows)).cast(FloatDType::F32)
     }
 }

@@ -13,7 +13,7 @@ use super::idm::Idm;
 use super::init::Init;
 use super::layers::{Mode, NetBackend};
 use super::weights::{Weights, to_host};
-use super::{Device, DynamicsConfig, ModelError, Result};
+use super::{Device, DynamicsConfig, ModelError, Precision, Result};
 
 /// What to compute beside the latent action and the motion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,15 +61,15 @@ pub trait Labeller: Send {
 }
 
 /// Loads IDM and FDM from a safetensors file, ours or a published one.
-pub fn labeller(device: &Device, weights: &[u8]) -> Result<Box<dyn Labeller>> {
+pub fn labeller(device: &Device, weights: &[u8], precision: Precision) -> Result<Box<dyn Labeller>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
     match device {
-        Device::Cpu => Ok(Box::new(Networks::<Flex>::load(&weights, Default::default(), CPU_PASS)?)),
+        Device::Cpu => Ok(Box::new(Networks::<Flex>::load(&weights, Default::default(), CPU_PASS, precision)?)),
         #[cfg(feature = "cuda")]
         Device::Cuda(number) => {
-            let gpu = burn_cuda::CudaDevice::new(*number);
-            Ok(Box::new(Networks::<burn_cuda::Cuda>::load(&weights, gpu, GPU_PASS)?))
+            use super::gpu::{Gpu, gpu};
+            Ok(Box::new(Networks::<Gpu>::load(&weights, gpu(*number), GPU_PASS, precision)?))
         }
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(_) => {
@@ -90,17 +90,19 @@ struct Networks<B: NetBackend> {
     idm: Idm<B>,
     fdm: Fdm<B>,
     device: B::Device,
-    /// Windows in one pass. Passes are filled up to it, so that every label is computed by the same operations on the same shapes.
+    /// Most windows in one pass. Passes are filled up to a power of two, on a CPU to this one, so that every label is computed by the same
+    /// operations on the same shapes.
     pass: usize,
+    precision: Precision,
 }
 
 impl<B: NetBackend> Networks<B> {
-    fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
+    fn load(weights: &Weights, device: B::Device, pass: usize, precision: Precision) -> Result<Self> {
         let config = weights.dynamics_config()?;
         let mut init = Init::new(0, &device);
         let idm = weights.load("idm", Idm::new(&mut init, &config), &device)?;
         let fdm = weights.load("wm", Fdm::new(&mut init, &config), &device)?.folded();
-        Ok(Networks { config, idm, fdm, device, pass })
+        Ok(Networks { config, idm, fdm, device, pass, precision })
     }
 
     /// Uploads the frames that some windows span, and gathers the windows.
@@ -111,8 +113,9 @@ impl<B: NetBackend> Networks<B> {
         let end = starts.iter().max().map_or(0, |last| last + time);
         let frames = upload::<B>(&frames[first * frame..end * frame], frame_shape(&self.config), &self.device);
 
-        let filled: Vec<usize> = starts.iter().chain(std::iter::repeat(&starts[0])).take(self.pass).map(|s| s - first).collect();
-        Windows::gather(frames, &filled, time)
+        let pass = starts.len().next_power_of_two().clamp(CPU_PASS, self.pass);
+        let filled: Vec<usize> = starts.iter().chain(std::iter::repeat(&starts[0])).take(pass).map(|s| s - first).collect();
+        Windows::gather(frames, &filled, time).at(self.precision)
     }
 
     /// Labels `starts`, at most a pass of them.

@@ -1,10 +1,10 @@
 //! The layers all networks are made of, with PyTorch's names, shapes, initial weights and semantics.
 //!
-//! Every convolution, pooling and normalisation of the crate goes through this file.
+//! Every convolution, pooling and normalisation of the crate goes through this file. A layer computes with its input's precision.
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData, activation};
+use burn::tensor::{FloatDType, Tensor, TensorData, activation};
 
 pub use super::conv::{ConvBackend as NetBackend, join, nearest, tanh};
 use super::conv::{Pool, batch_norm, conv2d, double_conv2d, max_pool2d, relu_conv2d, relu_conv2d_add};
@@ -38,17 +38,20 @@ impl<B: NetBackend> Conv2d<B> {
     /// - `x`: `[batch, in, height, width]`
     /// - output: `[batch, out, height, width]`, less `kernel - 1` without padding
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        conv2d(x, self.weight.val(), Some(self.bias.val()), self.padding, 1)
+        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        conv2d(x, weight, Some(bias), self.padding, 1)
     }
 
     /// `forward(relu(x))`, shapes alike.
     pub fn forward_relu(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        relu_conv2d(x, self.weight.val(), Some(self.bias.val()), self.padding)
+        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        relu_conv2d(x, weight, Some(bias), self.padding)
     }
 
     /// `skip + forward(relu(x))`, shapes alike: the end of a residual block.
     pub fn forward_relu_add(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        relu_conv2d_add(x, self.weight.val(), Some(self.bias.val()), self.padding, skip)
+        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        relu_conv2d_add(x, weight, Some(bias), self.padding, skip)
     }
 
     /// The same convolution of `x` with `constant` tiled over the frame behind its channels, without ever tiling it.
@@ -65,8 +68,8 @@ impl<B: NetBackend> Conv2d<B> {
         let [batch, channels, height, width] = x.dims();
         let [output, input, kernel, _] = self.weight.dims();
         let taps = kernel * kernel;
-        let weight = self.weight.val();
-        let inside = taps_inside(kernel, self.padding, height, width, &x.device());
+        let (weight, bias, constant) = (like(&x, self.weight.val()), like(&x, self.bias.val()), like(&x, constant));
+        let inside = like(&x, taps_inside(kernel, self.padding, height, width, &x.device()));
 
         // [out, constant, taps] -> [constant, out * taps]
         let map = weight.clone().narrow(1, channels, input - channels);
@@ -74,7 +77,7 @@ impl<B: NetBackend> Conv2d<B> {
         let tapped = constant.matmul(map.reshape([input - channels, output * taps]));
         let tiled = tapped.reshape([batch * output, taps]).matmul(inside);
 
-        let direct = conv2d(x, weight.narrow(1, 0, channels), Some(self.bias.val()), self.padding, 1);
+        let direct = conv2d(x, weight.narrow(1, 0, channels), Some(bias), self.padding, 1);
         direct + tiled.reshape([batch, output, height, width])
     }
 }
@@ -99,7 +102,8 @@ impl<B: NetBackend> ConvTranspose2d<B> {
     /// - `x`: `[batch, in, height, width]`
     /// - output: `[batch, out, 2 * height, 2 * width]`
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        double_conv2d(x, self.weight.val(), Some(self.bias.val()))
+        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        double_conv2d(x, weight, Some(bias))
     }
 }
 
@@ -123,7 +127,8 @@ impl<B: NetBackend> Linear<B> {
     /// - `x`: `[batch, in]`
     /// - output: `[batch, out]`
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        x.matmul(weight.transpose()) + bias.unsqueeze()
     }
 }
 
@@ -177,9 +182,9 @@ impl<B: NetBackend> BatchNorm2d<B> {
     fn by_batch(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
         let [batch, _, height, width] = x.dims();
         let count = (batch * height * width) as f64;
-        let (y, mean, variance) = batch_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON);
+        let (y, mean, variance) = batch_norm(x.clone().cast(FloatDType::F32), self.weight.val(), self.bias.val(), Self::EPSILON);
         seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
-        y
+        like(&x, y)
     }
 
     /// Normalises what a convolution made, unless the convolution has done so.
@@ -230,6 +235,11 @@ pub fn relu<B: NetBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 /// - output: `[batch, channels, height / 2, width / 2]`
 pub fn halve<B: NetBackend>(x: Tensor<B, 4>, kernel: usize) -> Tensor<B, 4> {
     max_pool2d(x, Pool { kernel, stride: 2, padding: (kernel - 1) / 2 })
+}
+
+/// Brings a tensor to the precision of a layer's input, which is the one a layer computes with.
+pub fn like<B: Backend, const D: usize, const E: usize>(x: &Tensor<B, E>, tensor: Tensor<B, D>) -> Tensor<B, D> {
+    tensor.cast(x.dtype())
 }
 
 fn fan_in_bound(fan_in: usize) -> f32 {

@@ -18,25 +18,29 @@
 //! ## What it costs
 //!
 //! Millions of floating-point operations a window of three 64 x 64 frames, a multiply-add counting as two, as PyTorch's own counter
-//! (`FlopCounterMode`) finds them in `tests/bench/peer`; the FDM's first layer as it is computed here, the constant latent channels as a
-//! linear map (in brackets: convolved, as published). Training is forward and backward pass together; bytes are those of the weights.
+//! (`FlopCounterMode`) finds them and [`cost`] computes them; the FDM's first layer as it is computed here, the constant latent channels
+//! as a linear map (in brackets: convolved, as published). Training is forward and backward pass together; bytes are those of the
+//! weights. `lapo bench` sets them beside what a plain matrix product reaches ([`roofline`]).
 //!
 //! | preset | IDM label | IDM train | bytes | FDM label | FDM train | bytes | policy act | policy train | bytes |
 //! |---|---|---|---|---|---|---|---|---|---|
-//! | `tiny` | 68 | 195 | 2.6 M | 65 (140) | 191 (340) | 3.7 M | 61 | 180 | 2.6 M |
-//! | `small` | 250 | 729 | 5.9 M | 140 (252) | 414 (638) | 8.0 M | 236 | 700 | 5.9 M |
+//! | `tiny` | 68 | 194 | 2.6 M | 65 (140) | 191 (340) | 3.7 M | 61 | 180 | 2.6 M |
+//! | `small` | 250 | 728 | 5.9 M | 140 (252) | 414 (638) | 8.0 M | 236 | 700 | 5.9 M |
 //! | `paper` | 953 | 2816 | 14.7 M | 535 (760) | 1594 (2041) | 31.3 M | 924 | 2759 | 14.7 M |
 //!
 //! Under them: [`layers`] (every convolution goes through it), [`init`] (seeded initial weights; [`random`]: the numbers they are made
 //! of), [`weights`] (safetensors with the names of the published checkpoints), [`published`] (PyTorch checkpoints), [`config`] (sizes),
-//! [`device`] (where it runs).
+//! [`device`] (where it runs), `gpu` (how a GPU is set up).
 
 pub mod config;
 mod conv;
+pub mod cost;
 pub mod device;
 mod error;
 pub mod fdm;
 pub mod frames;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod idm;
 pub mod impala;
 pub mod init;
@@ -46,10 +50,11 @@ pub mod metadata;
 pub mod policy;
 pub mod published;
 pub mod random;
+pub mod roofline;
 pub mod vq;
 pub mod weights;
 
-pub use config::{CodebookStart, DynamicsConfig, EmaStart, PolicyConfig, Predict, Preset, VqConfig};
+pub use config::{CodebookStart, DynamicsConfig, EmaStart, PolicyConfig, Precision, Predict, Preset, VqConfig};
 pub use device::Device;
 pub use error::{ModelError, Result};
 pub use label::{Labelled, Labeller, Want, labeller};

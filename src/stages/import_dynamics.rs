@@ -10,7 +10,7 @@ use super::{Done, Error, Workplace};
 use crate::models::metadata::{DYNAMICS_FORMAT, POLICY_FORMAT};
 use crate::models::published::read_pytorch;
 use crate::models::weights::Weights;
-use crate::models::{Device, DynamicsConfig, ModelError, labeller};
+use crate::models::{Device, DynamicsConfig, ModelError, Precision, labeller};
 
 /// Takes a trained inverse and forward dynamics model from a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,7 +74,7 @@ pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
 fn describe_dynamics(weights: &mut Weights) -> Result<DynamicsConfig, Error> {
     let config = weights.dynamics_config()?;
     weights.describe(DYNAMICS_FORMAT, &config);
-    labeller(&Device::Cpu, &weights.to_bytes())?;
+    labeller(&Device::Cpu, &weights.to_bytes(), Precision::F32)?;
     Ok(config)
 }
 

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace};
-use crate::dataset::{FileInfo, LabelRows, LabelShape, LabelWriter, Shard, Store, WindowIndex};
-use crate::models::{Device, Labeller, Want, labeller};
+use crate::dataset::{FileInfo, LabelRows, LabelShape, LabelWriter, Shard, Shards, Store, WindowIndex};
+use crate::models::{Device, Labeller, Precision, Want, labeller};
 
 /// Labels every transition of a dataset with its latent action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,9 @@ pub struct LabelConfig {
     /// latent action. Default true.
     #[serde(default = "default_fdm_error")]
     pub fdm_error: bool,
+    /// How precisely the networks compute: `f32`, or `bf16`, several times faster on a GPU and much slower without one. Default `f32`.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 fn default_fdm_error() -> bool {
@@ -49,24 +52,26 @@ pub struct LabelTask {
 /// The worker: a model on a device, kept from task to task.
 pub struct Label {
     digest: String,
+    precision: Precision,
     labeller: Box<dyn Labeller>,
 }
 
 impl Label {
     /// Loads the weights onto the device.
-    pub fn new(store: &Store, model: &FileInfo, device: &Device) -> Result<Label, Error> {
+    pub fn new(store: &Store, model: &FileInfo, device: &Device, precision: Precision) -> Result<Label, Error> {
         let weights = store.read(&model.path)?.ok_or_else(|| crate::dataset::Error::Missing { path: model.path.clone() })?;
-        let labeller = labeller(device, &weights)?;
-        Ok(Label { digest: model.blake3.clone(), labeller })
+        let labeller = labeller(device, &weights, precision)?;
+        Ok(Label { digest: model.blake3.clone(), precision, labeller })
     }
 
-    /// Whether this worker holds the task's model already.
+    /// Whether this worker holds the task's model already, at the task's precision.
     pub fn serves(&self, task: &LabelTask) -> bool {
-        self.digest == task.model.blake3
+        (&self.digest, self.precision) == (&task.model.blake3, task.config.precision)
     }
 
     /// Labels one shard.
     pub fn run(&self, task: &LabelTask, place: &Workplace) -> Result<Done, Error> {
+        let shards = Shards::open(place.store, vec![task.shard.path.clone()])?;
         let shard = Shard::open(place.store, &task.shard.path)?;
         let config = self.labeller.config();
         let (seen, expected) = (shard.frame_size().height as usize, config.frame_size);
@@ -78,11 +83,10 @@ impl Label {
         let provenance = self.provenance(task);
         let provenance: Vec<(&str, &str)> = provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mut labels = LabelWriter::create(place.store, &path, shape, &provenance)?;
-        let shards = [shard];
         let index = WindowIndex::new(&shards, config.window());
         for first in (0..index.len()).step_by(BATCH) {
             let last = (first + BATCH).min(index.len());
-            self.label_windows(task, &shards[0], &index, first..last, &mut labels)?;
+            self.label_windows(task, &shard, &index, first..last, &mut labels)?;
             place.progress.advance((last - first) as u64);
         }
         let stats = BTreeMap::from([("transitions".to_string(), index.len() as f64)]);

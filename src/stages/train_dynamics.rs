@@ -6,6 +6,7 @@
 //! checkpoint and ends with the same weights, since a batch depends on nothing but (seed, step).
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
@@ -13,8 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace, write};
-use crate::dataset::{FileInfo, Shard, WindowIndex};
-use crate::models::{DynamicsConfig, Predict, Preset, VqConfig};
+use crate::dataset::{FileInfo, Shards, WindowIndex};
+use crate::models::{DynamicsConfig, Precision, Predict, Preset, VqConfig};
 use crate::train::metrics::Metrics;
 use crate::train::schedule::Schedule;
 use crate::train::{Batch, DynamicsTrainer, OptimConfig, dynamics_trainer};
@@ -62,6 +63,9 @@ pub struct TrainDynamicsConfig {
     /// Steps until the learning rate is at its peak. 50 in the paper.
     #[serde(default = "default_warmup_steps")]
     pub warmup_steps: u64,
+    /// How precisely the networks compute: `f32`, or `bf16`, several times faster on a GPU and much slower without one. Default `f32`.
+    #[serde(default)]
+    pub precision: Precision,
     /// Every `holdout`-th episode is kept from training and judges the model; 0: none is.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
@@ -109,6 +113,8 @@ const LOG_EVERY: u64 = 10;
 /// Most windows the verdict is based on, and how many a pass takes.
 const VERDICT_WINDOWS: usize = 2048;
 const VERDICT_BATCH: usize = 128;
+/// Batches that lie ready before they are needed.
+const AHEAD: usize = 2;
 /// Fewest windows worth training on.
 const LEAST_WINDOWS: usize = 2;
 
@@ -187,11 +193,11 @@ impl TrainDynamicsConfig {
 pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let config = task.config.dynamics(task.size);
     let data = Data::open(task, place)?;
-    let optim = OptimConfig::default();
+    let optim = OptimConfig { precision: task.config.precision, ..OptimConfig::default() };
     let mut trainer = dynamics_trainer(&place.device, &config, &optim, task.seed)?;
     let mut metrics = Metrics::default();
     let first = resume(trainer.as_mut(), &mut metrics, place)?;
-    train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
+    let waited = train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
     let verdict = judge(trainer.as_ref(), &config, task, &data)?;
     place.progress.say(&verdict.sentence());
@@ -202,23 +208,24 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     write(&mut report, verdict.json().as_bytes())?;
     let files = vec![model.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, report.finish(0)?];
     place.store.delete_all(&place.scratch)?;
-    Ok(Done { files, stats: verdict.stats(), ..Done::default() })
+    let mut stats = verdict.stats();
+    stats.insert("waited_for_frames".into(), waited);
+    Ok(Done { files, stats, ..Done::default() })
 }
 
-/// The shards, mapped, and the windows to learn from and to judge by.
+/// The shards, and the windows to learn from and to judge by.
 struct Data {
-    shards: Vec<Shard>,
+    shards: Shards,
     training: WindowIndex,
     held_out: WindowIndex,
 }
 
 impl Data {
     fn open(task: &TrainDynamicsTask, place: &Workplace) -> Result<Data, Error> {
-        let shards = task.shards.iter().map(|file| Shard::open(place.store, &file.path)).collect::<Result<Vec<_>, _>>()?;
-        let wrong = shards.iter().zip(&task.shards).find(|(shard, _)| shard.frame_size().height as usize != task.size);
-        if let Some((shard, file)) = wrong {
-            let (file, seen) = (file.path.clone(), shard.frame_size().height as usize);
-            return Err(Error::FrameSize { file, seen, expected: task.size });
+        let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
+        if let Some(size) = shards.frame_size().filter(|size| size.height as usize != task.size) {
+            let file = task.shards.first().map_or_else(String::new, |file| file.path.clone());
+            return Err(Error::FrameSize { file, seen: size.height as usize, expected: task.size });
         }
         let (time, every) = (task.config.context + 2, task.config.holdout);
         let all = WindowIndex::new(&shards, time);
@@ -247,7 +254,7 @@ fn resume(trainer: &mut dyn DynamicsTrainer, metrics: &mut Metrics, place: &Work
     Ok(step)
 }
 
-/// The loop.
+/// The loop; returns the share of its time in which the networks waited for frames.
 fn train(
     trainer: &mut dyn DynamicsTrainer,
     metrics: &mut Metrics,
@@ -255,27 +262,44 @@ fn train(
     data: &Data,
     first: u64,
     place: &Workplace,
-) -> Result<(), Error> {
+) -> Result<f64, Error> {
     let config = &task.config;
     let schedule = Schedule::warmup_then_linear(config.learning_rate, config.warmup_steps, config.steps);
-    let (pause, mut saved, mut frames) = (Duration::from_secs(task.checkpoint_secs), Instant::now(), Vec::new());
-    let mut draws = batch::Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
-    for step in first..config.steps {
-        let windows = draws.next(config.batch);
-        batch::gather(&data.shards, &data.training, &windows, &mut frames);
-        let learning_rate = schedule.at(step);
-        let out = trainer.step(&as_batch(&frames, windows.len(), task), learning_rate)?;
-        if step % LOG_EVERY == 0 || step + 1 == config.steps {
-            place.progress.note(&format!("fdm {:.3}x copying, perplexity {:.0?}", out.relative_loss, out.perplexity));
-            metrics.push(step, learning_rate, &out);
+    let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
+    let draws = batch::Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
+    let (began, mut waited) = (Instant::now(), Duration::ZERO);
+    std::thread::scope(|scope| {
+        let (send, batches) = sync_channel(AHEAD);
+        scope.spawn(move || draw_ahead(draws, data, config.batch, &send));
+        for step in first..config.steps {
+            let asked = Instant::now();
+            let frames = batches.recv().expect("batches are drawn for as long as they are received")?;
+            waited += asked.elapsed();
+            let learning_rate = schedule.at(step);
+            let out = trainer.step(&as_batch(&frames, config.batch, task), learning_rate)?;
+            if step % LOG_EVERY == 0 || step + 1 == config.steps {
+                place.progress.note(&format!("fdm {:.3}x copying, perplexity {:.0?}", out.relative_loss, out.perplexity));
+                metrics.push(step, learning_rate, &out);
+            }
+            place.progress.advance(1);
+            if saved.elapsed() >= pause && step + 1 < config.steps {
+                checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?))?;
+                saved = Instant::now();
+            }
         }
-        place.progress.advance(1);
-        if saved.elapsed() >= pause && step + 1 < config.steps {
-            checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?))?;
-            saved = Instant::now();
+        Ok(waited.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-9))
+    })
+}
+
+/// Copies batches out of the shards, ahead of the networks, until nobody receives them.
+fn draw_ahead(mut draws: batch::Draws, data: &Data, size: usize, send: &SyncSender<Result<Vec<u8>, crate::dataset::Error>>) {
+    loop {
+        let mut frames = Vec::new();
+        let gathered = batch::gather(&data.shards, &data.training, &draws.next(size), &mut frames);
+        if send.send(gathered.map(|()| frames)).is_err() {
+            return;
         }
     }
-    Ok(())
 }
 
 fn as_batch<'a>(frames: &'a [u8], windows: usize, task: &TrainDynamicsTask) -> Batch<'a> {
@@ -313,7 +337,7 @@ fn judge(trainer: &dyn DynamicsTrainer, config: &DynamicsConfig, task: &TrainDyn
     let mut counts = vec![vec![0_u64; config.vq.entries]; config.vq.codebooks];
     let mut frames = Vec::new();
     for part in windows.chunks(VERDICT_BATCH) {
-        batch::gather(&data.shards, &data.held_out, part, &mut frames);
+        batch::gather(&data.shards, &data.held_out, part, &mut frames)?;
         let others: Vec<usize> = (0..part.len()).map(|i| (i + 1) % part.len()).collect();
         let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &others)?;
         for (sum, errors) in sums.iter_mut().zip([&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled]) {

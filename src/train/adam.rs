@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::models::Precision;
 use crate::models::weights::Path;
 
 /// Settings of the optimiser; the learning rate comes with each step.
@@ -30,11 +31,13 @@ pub struct OptimConfig {
     pub epsilon: f64,
     /// Gradients are scaled down to this norm, taken over all of them together. Default 2.
     pub max_grad_norm: f64,
+    /// How precisely the networks compute on the way to their gradients; parameters and moments are single precision. Default `f32`.
+    pub precision: Precision,
 }
 
 impl Default for OptimConfig {
     fn default() -> Self {
-        OptimConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 2.0 }
+        OptimConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 2.0, precision: Precision::F32 }
     }
 }
 
@@ -93,7 +96,7 @@ fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
 }
 
 #[cfg(feature = "cuda")]
-impl AdamBackend for burn_cuda::Cuda {}
+impl AdamBackend for crate::models::gpu::Gpu {}
 
 /// Values a thread takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -141,7 +144,7 @@ impl<B: AdamBackend> Adam<B> {
     /// Begins the next step: takes all gradients' norm and counts.
     pub fn begin(&mut self, gradients: Flat<B>, learning_rate: f64) -> Step<B> {
         self.step += 1;
-        let OptimConfig { beta1, beta2, epsilon, max_grad_norm } = self.config;
+        let OptimConfig { beta1, beta2, epsilon, max_grad_norm, .. } = self.config;
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         let factors = Factors {
             beta1: beta1 as f32,

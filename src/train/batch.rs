@@ -4,7 +4,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::dataset::{Shard, WindowIndex};
+use crate::dataset::{Shards, WindowIndex};
 use crate::models::random::TorchRng;
 
 /// A generator for one purpose at one step; equal on every machine.
@@ -45,12 +45,13 @@ pub fn spread(index: &WindowIndex, most: usize) -> Vec<usize> {
 ///
 /// # Shapes
 /// - output: `[windows, time, height, width, 3]`, u8
-pub fn gather(shards: &[Shard], index: &WindowIndex, windows: &[usize], out: &mut Vec<u8>) {
-    let bytes = shards.first().map_or(0, |shard| shard.frame_size().bytes()) * index.frames_per_window();
+pub fn gather(shards: &Shards, index: &WindowIndex, windows: &[usize], out: &mut Vec<u8>) -> Result<(), crate::dataset::Error> {
+    let bytes = shards.frame_size().map_or(0, |size| size.bytes()) * index.frames_per_window();
     out.resize(windows.len() * bytes, 0);
     for (window, place) in windows.iter().zip(out.chunks_exact_mut(bytes.max(1))) {
-        index.gather(shards, index.locate(*window), place);
+        index.gather(shards, index.locate(*window), place)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

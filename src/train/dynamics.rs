@@ -115,8 +115,8 @@ pub fn dynamics_trainer(device: &Device, config: &DynamicsConfig, optim: &OptimC
         Device::Cpu => Ok(Box::new(Trainer::<Autodiff<Flex>>::new(Default::default(), config, optim, seed))),
         #[cfg(feature = "cuda")]
         Device::Cuda(number) => {
-            let gpu = burn_cuda::CudaDevice::new(*number);
-            Ok(Box::new(Trainer::<Autodiff<burn_cuda::Cuda>>::new(gpu, config, optim, seed)))
+            use crate::models::gpu::{Gpu, gpu};
+            Ok(Box::new(Trainer::<Autodiff<Gpu>>::new(gpu(*number), config, optim, seed)))
         }
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(_) => {
@@ -170,7 +170,7 @@ where
         check("width", batch.width, width)?;
         check("number of bytes", batch.frames.len(), bytes)?;
         check("number of windows", batch.batch, batch.batch.max(1))?;
-        Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time))
+        Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time).at(self.optim.precision))
     }
 
     /// The world model's loss, and the error it comes from.

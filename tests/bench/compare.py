@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Ratios of lapo to its peers, measured in one run: A B A B, medians, one table.
 
-    compare.py --lapo target/release/lapo [--part decode label train learn] [--rounds 3] [--out table.md]
+    compare.py --lapo target/release/lapo [--part decode label speed sample learn] [--rounds 3] [--out table.md]
 
 decode   CPU seconds against the ffmpeg CLI decoding and area-scaling the same frames in one process
-label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py); the IDM alone against PyTorch
-train    wall seconds of a stage-1 step against PyTorch (peer/lapo_torch.py bench)
+label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py)
+speed    the IDM alone and a stage-1 step (`lapo bench`) against PyTorch's best of eager, channels-last and compiled (peer/torch_modes.py)
+sample   random windows out of mapped shards against numpy
 learn    held-out FDM error after --steps of `reference: true` against PyTorch (peer/train_probe.py) from the same seed, a round
          being a seed: both start with the same weights and draw the same batches;
          and the default recipe's error relative to copying the last frame, which has no peer
 
-Below 1.00 is faster (or better) than the peer. Needs ffmpeg, and for label and train: torch, av, numpy, pyarrow, safetensors.
+Below 1.00 is faster (or better) than the peer. Needs ffmpeg, and for label, speed and learn: torch, av, numpy, pyarrow, safetensors.
 Nothing else should run meanwhile: PyTorch's threads spin, and lose much when disturbed.
 """
 
@@ -29,18 +30,23 @@ HERE = Path(__file__).parent
 PEER = HERE / "peer"
 AREA = "area+accurate_rnd+full_chroma_int"
 QUICKSTART = dict(learning_rate=1e-3, vq=dict(revive_after=20, decay=0.99))
-# GFLOP/s of a plain matrix product.
-GEMM = """
-import sys, time, torch
-torch.set_num_threads(int(sys.argv[1]))
-a, times = torch.rand(1536, 1536), []
-for _ in range(8):
+# Microseconds a window.
+SAMPLE = """
+import sys, time, numpy as np
+count = 5000
+np.memmap(sys.argv[1], np.uint8, "w+", shape=(count, 64, 64, 3))[:] = 1
+frames, rng, out = np.memmap(sys.argv[1], np.uint8, "r", shape=(count, 64, 64, 3)), np.random.default_rng(0), np.empty((128, 3, 64, 64, 3), np.uint8)
+def batch():
+    for place, start in zip(out, rng.integers(0, count - 3, 128)):
+        place[:] = frames[start:start + 3]
+times = []
+for _ in range(300):
     start = time.perf_counter()
-    a @ a
+    batch()
     times.append(time.perf_counter() - start)
-print(2 * 1536**3 / sorted(times)[4] / 1e9)
+print(sorted(times)[150] / 128 * 1e6)
 """
-PARTS = ["decode", "label", "train", "learn"]
+PARTS = ["decode", "label", "speed", "sample", "learn"]
 
 
 def timed(command):
@@ -127,57 +133,48 @@ def label(args, folder):
         return float(re.search(r"in ([\d.]+) s", out)[1])
 
     yield "videos to labels, 128 clips, tiny", "s", *alternate(args.rounds, ours, theirs), "PyAV + PyTorch + pyarrow"
-    yield from idm(args, here, frames)
 
 
-def idm(args, here, frames):
-    """Microseconds a transition through the IDM alone, beside PyTorch's; and the share of a plain matrix product's speed that is."""
-    for preset, idm_scale, mflop in (("tiny", 1, 68.4), ("small", 2, 249.9)):
-        train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2, "preset": preset}}
-        labels = {"label": {"frames": "frames", "dynamics": "model", "fdm_error": False}}
-        gemm = []
-
-        def ours():
-            fresh_run(args.lapo, here, {"frames": frames, "model": train, "labels": labels}, args.threads)
-            stage = json.loads(next((here / "ws/runs").glob("*.json")).read_text())["stages"][2]
-            return stage["seconds"] / stage["done"]["transitions"] * 1e6
-
-        def theirs():
-            gemm.append(float(timed([args.python, "-c", GEMM, args.threads])[3]))
-            command = [args.python, PEER / "lapo_torch.py", "bench", "--idm-scale", idm_scale, "--wm-scale", 2, "--batch", 128,
-                       "--threads", args.threads, "--cpu"]
-            return 1e6 / json.loads(timed(command)[3].splitlines()[0])["transitions_per_s"]
-
-        us, peer = alternate(args.rounds, ours, theirs)
-        share = mflop / us / statistics.median(gemm) * 1e3
-        yield f"IDM forward, {preset}, batch 128", "us", us, peer, f"PyTorch eager; ours is {share:.0%} of a matrix product's FLOP/s"
-
-
-def train(args, folder):
-    here = folder / "train"
-    clips(here, 4, "256x256", 4)
-
-    def stages(steps, sizes):
-        frames = {"decode": {"videos": [f"{here}/*.mp4"], "cut": None}}
-        config = dict(frames="frames", steps=steps, batch=32, predict="frame", holdout=2, **sizes)
-        return {"frames": frames, "model": {"train_dynamics": config}}
-
+def speed(args, _):
+    """IDM and training step, each against the fastest of PyTorch's modes in the same round; and what share of a matrix product's speed that is."""
     for preset, idm, fdm in (("tiny", 1, 8), ("small", 2, 12)):
-        def seconds(steps):
-            fresh_run(args.lapo, here, stages(steps, dict(preset=preset)), args.threads)
-            record = json.loads(next((here / "ws/runs").glob("*.json")).read_text())
-            return record["stages"][1]["seconds"]
+        shares, modes = [], []
 
         def ours():
-            return (seconds(12) - seconds(2)) / 10
+            bench = [args.lapo, "bench", "--preset", preset, "--threads", args.threads, "--device", "cpu", "--format", "json"]
+            rows = json.loads(timed(bench)[3])["rows"]
+            shares.append([rows[0]["share"], rows[2]["share"]])
+            return 1e6 / rows[0]["speed"], 1 / rows[2]["speed"]
 
         def theirs():
-            command = [args.python, PEER / "lapo_torch.py", "bench", "--idm-scale", idm, "--wm-scale", fdm, "--batch", 32,
-                       "--threads", args.threads, "--cpu"]
-            out = timed(command)[3]
-            return json.loads(out.strip().splitlines()[-1])["seconds"]
+            command = [args.python, PEER / "torch_modes.py", "--idm-scale", idm, "--wm-scale", fdm, "--threads", args.threads, "--cpu"]
+            found = json.loads(timed(command)[3])
+            best = [max(found, key=lambda mode: found[mode][what]) for what in ("transitions_per_s", "steps_per_s")]
+            modes.append(best)
+            return 1e6 / found[best[0]]["transitions_per_s"], 1 / found[best[1]]["steps_per_s"]
 
-        yield f"training step, {preset}, batch 32", "s", *alternate(args.rounds, ours, theirs), "PyTorch eager"
+        pairs = [(ours(), theirs()) for _ in range(args.rounds)]
+        for i, (what, unit) in enumerate(((f"IDM forward, {preset}, batch 128", "us"), (f"training step, {preset}, batch 32", "s"))):
+            us, peer = (statistics.median(side[i] for side in sides) for sides in zip(*pairs))
+            share = statistics.median(share[i] for share in shares)
+            best = "/".join(sorted({mode[i] for mode in modes}))
+            yield what, unit, us, peer, f"PyTorch, best: {best}; ours at {share:.0%} of a matrix product's FLOP/s"
+
+
+def sample(args, folder):
+    """Microseconds a random window, one core, warm cache, against numpy over a memory-mapped array."""
+    here = folder / "sample"
+    here.mkdir()
+    fresh_run(args.lapo, here, {"frames": {"decode": {"videos": [f"{args.videos.resolve()}/*.mp4"], "cut": None}}}, args.threads)
+
+    def ours():
+        bench = [args.lapo, "bench", "--frames", here / "ws/frames", "--seconds", 2, "--device", "cpu", "--format", "json"]
+        return 1e6 / json.loads(timed(bench)[3])["rows"][3]["speed"]
+
+    def theirs():
+        return float(timed([args.python, "-c", SAMPLE, here / "raw"])[3])
+
+    yield "random windows of 3 frames, one core", "us", *alternate(args.rounds, ours, theirs), "numpy memmap"
 
 
 def learn(args, folder):

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lapo::models::{Device, DynamicsConfig, ModelError, Preset, VqConfig, Want, labeller};
+use lapo::models::{Device, DynamicsConfig, ModelError, Precision, Preset, VqConfig, Want, labeller};
 use lapo::train::{Batch, DynamicsTrainer, OptimConfig, StepMetrics, TrainError, dynamics_trainer};
 
 const WINDOWS: usize = 8;
@@ -52,7 +52,7 @@ fn train_with(threads: usize, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
     pool.install(|| {
         let mut trainer = trainer(config, 5);
         train(trainer.as_mut(), 0..4);
-        let labeller = labeller(&Device::Cpu, &trainer.export(&BTreeMap::new()).unwrap()).unwrap();
+        let labeller = labeller(&Device::Cpu, &trainer.export(&BTreeMap::new()).unwrap(), Precision::F32).unwrap();
         let starts: Vec<_> = (0..WINDOWS).map(|window| window * config.window()).collect();
         let labelled = labeller.label(&moving_squares(config, 9), &starts, Want { codes: true, fdm_error: true }).unwrap();
         (trainer.save().unwrap(), [labelled.latent_action, labelled.fdm_error, labelled.motion].concat())
@@ -134,7 +134,7 @@ fn the_published_start_collapses_the_codes_and_ours_does_not() {
 fn a_label_depends_on_its_own_pixels_alone() {
     let config = small();
     let weights = trainer(&config, 4).export(&BTreeMap::new()).unwrap();
-    let labeller = labeller(&Device::Cpu, &weights).unwrap();
+    let labeller = labeller(&Device::Cpu, &weights, Precision::F32).unwrap();
     let frames = moving_squares(&config, 0);
     let want = Want { codes: true, fdm_error: true };
     let starts: Vec<_> = (0..WINDOWS * config.window() - 2).chain(0..40).map(|start| start % 20).collect();
@@ -152,9 +152,46 @@ fn a_label_depends_on_its_own_pixels_alone() {
 }
 
 #[test]
+fn bfloat16_learns_as_single_precision_does_but_for_rounding() {
+    let run = |precision: Precision| {
+        let optim = OptimConfig { precision, ..OptimConfig::default() };
+        let mut trainer = dynamics_trainer(&Device::Cpu, &small(), &optim, 4).unwrap();
+        train(trainer.as_mut(), 0..4)
+    };
+    let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
+    for (rounded, exact) in rounded.iter().zip(&exact) {
+        assert!(near(rounded.loss, exact.loss, 0.05) && near(rounded.grad_norm, exact.grad_norm, 0.2), "{rounded:?} {exact:?}");
+    }
+    // The first prediction is the last frame, whatever the precision.
+    assert_ne!(rounded[3].wm_loss, exact[3].wm_loss, "nothing was rounded");
+}
+
+#[test]
+fn bfloat16_labels_as_single_precision_does_but_for_rounding() {
+    let mut trainer = trainer(&small(), 4);
+    train(trainer.as_mut(), 0..4);
+    let weights = trainer.export(&BTreeMap::new()).unwrap();
+    let label = |precision: Precision| {
+        let want = Want { codes: true, fdm_error: true };
+        labeller(&Device::Cpu, &weights, precision).unwrap().label(&moving_squares(&small(), 0), &[0, 3, 6, 9], want).unwrap()
+    };
+    let (exact, rounded) = (label(Precision::F32), label(Precision::Bf16));
+    let largest = exact.latent_action.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let apart = rounded.latent_action.iter().zip(&exact.latent_action).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(apart > 0.0 && apart < 0.05 * largest, "{apart} of {largest}");
+    let errors = rounded.fdm_error.iter().zip(&exact.fdm_error);
+    assert!(errors.clone().all(|(a, b)| near(*a, *b, 0.1)), "{:?}", errors.collect::<Vec<_>>());
+    assert_eq!(rounded.motion, exact.motion);
+}
+
+fn near(a: f32, b: f32, share: f32) -> bool {
+    (a - b).abs() <= share * b.abs().max(1e-3)
+}
+
+#[test]
 fn a_window_past_the_last_frame_is_refused() {
     let config = small();
-    let labeller = labeller(&Device::Cpu, &trainer(&config, 4).export(&BTreeMap::new()).unwrap()).unwrap();
+    let labeller = labeller(&Device::Cpu, &trainer(&config, 4).export(&BTreeMap::new()).unwrap(), Precision::F32).unwrap();
     let error = labeller.label(&moving_squares(&config, 0), &[22], Want::default()).unwrap_err();
     assert!(matches!(error, ModelError::Frames { .. }), "{error}");
     assert_eq!(error.to_string(), "take a window: seen frames 22 to 24 of 24, expected 3 frames that exist");

@@ -14,7 +14,7 @@ use lapo::models::idm::Idm;
 use lapo::models::init::Init;
 use lapo::models::policy::Policy;
 use lapo::models::weights::Weights;
-use lapo::models::{Device, DynamicsConfig, Preset, Want, labeller};
+use lapo::models::{Device, DynamicsConfig, Precision, Preset, Want, labeller};
 use lapo::train::batch::Draws;
 use lapo::train::{Batch, OptimConfig, dynamics_trainer};
 use safetensors::{SafeTensors, tensor::TensorView};
@@ -135,7 +135,7 @@ fn the_forward_pass_is_that_of_pytorch() {
 #[test]
 fn labels_are_those_of_pytorch() {
     for golden in Golden::all() {
-        let labeller = labeller(&Device::Cpu, &golden.file).unwrap();
+        let labeller = labeller(&Device::Cpu, &golden.file, Precision::F32).unwrap();
         let starts: Vec<_> = (0..golden.batch).map(|window| window * golden.config.window()).collect();
         let labelled = labeller.label(&golden.frames, &starts, Want { codes: true, fdm_error: true }).unwrap();
         golden.check("eval.la", &labelled.latent_action, 1e-4);

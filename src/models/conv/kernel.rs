@@ -13,6 +13,8 @@ use super::plane::TILE;
 
 /// Output channels a tile holds.
 pub(super) const OUTPUTS: usize = 4;
+/// Values of the input that [`Convolve`] keeps coming back to: what leaves room for weights and outputs in 32 KiB.
+const CACHE: usize = 5 << 10;
 /// Positions of a line that [`Correlate`] goes through before it turns to other channels.
 const BLOCK: usize = 20 * TILE;
 /// Registers of one line that [`Correlate`] takes in one step; `UNROLL` of them divide [`TILE`].
@@ -68,30 +70,49 @@ impl Convolve<'_> {
         }
     }
 
-    /// All output channels at `V` registers of positions.
+    /// All output channels at `V` registers of positions, so many input channels at a time as the first cache holds.
     #[inline(always)]
     fn column<S: Simd, const K: usize, const V: usize>(&mut self, start: usize) {
-        let taps = self.input.len() / self.line * K * K * OUTPUTS;
         let lanes = S::lanes32();
-        for (block, weight) in self.weight.chunks_exact(taps).enumerate() {
-            let tile = self.tile::<S, K, V>(weight, start);
-            for (o, sums) in tile.iter().enumerate() {
-                let at = (block * OUTPUTS + o) * self.positions + start;
-                let output = &mut self.output[at..][..V * lanes];
-                for (v, sum) in sums.iter().enumerate() {
-                    store::<S>(*sum, &mut output[v * lanes..][..lanes]);
+        let (channels, channel) = (self.input.len() / self.line, K * K * OUTPUTS);
+        let chunk = (CACHE / (K * (V * lanes + K - 1))).max(1);
+        for first in (0..channels).step_by(chunk) {
+            let last = channels.min(first + chunk);
+            let lines = &self.input[first * self.line..last * self.line];
+            for (block, weight) in self.weight.chunks_exact(channels * channel).enumerate() {
+                let rows: [_; OUTPUTS] = std::array::from_fn(|o| (block * OUTPUTS + o) * self.positions + start);
+                let mut sums = [[splat::<S>(0.0); V]; OUTPUTS];
+                if first > 0 {
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        let output = &self.output[row..][..V * lanes];
+                        for (v, sum) in sums.iter_mut().enumerate() {
+                            *sum = load::<S>(&output[v * lanes..]);
+                        }
+                    }
+                }
+                let sums = self.tile::<S, K, V>(lines, &weight[first * channel..last * channel], start, sums);
+                for (sums, row) in sums.iter().zip(rows) {
+                    let output = &mut self.output[row..][..V * lanes];
+                    for (v, sum) in sums.iter().enumerate() {
+                        store::<S>(*sum, &mut output[v * lanes..][..lanes]);
+                    }
                 }
             }
         }
     }
 
+    /// Adds some input channels' share to a tile.
     #[inline(always)]
-    fn tile<S: Simd, const K: usize, const V: usize>(&self, weight: &[f32], start: usize) -> [[Vector<S, f32>; V]; OUTPUTS] {
+    fn tile<S: Simd, const K: usize, const V: usize>(
+        &self,
+        lines: &[f32],
+        weight: &[f32],
+        start: usize,
+        mut sums: [[Vector<S, f32>; V]; OUTPUTS],
+    ) -> [[Vector<S, f32>; V]; OUTPUTS] {
         let lanes = S::lanes32();
-        let mut sums = [[splat::<S>(0.0); V]; OUTPUTS];
         let mut shifted = [splat::<S>(0.0); V];
-        let lines = self.input.chunks_exact(self.line);
-        for (line, weight) in lines.zip(weight.chunks_exact(K * K * OUTPUTS)) {
+        for (line, weight) in lines.chunks_exact(self.line).zip(weight.chunks_exact(K * K * OUTPUTS)) {
             for (ky, weight) in weight.chunks_exact(K * OUTPUTS).enumerate() {
                 let input = &line[start + ky * self.row..][..V * lanes + K - 1];
                 for kx in 0..K {

@@ -186,7 +186,7 @@ pub struct Normalised<B: Backend> {
 }
 
 #[cfg(feature = "cuda")]
-impl ConvBackend for burn_cuda::Cuda {}
+impl ConvBackend for super::gpu::Gpu {}
 
 /// Convolves images.
 ///

@@ -1,0 +1,163 @@
+//! `lapo bench`: how fast this machine labels and trains, beside what it could do.
+//!
+//! Frames are noise and weights are fresh, neither of which changes the time. `tests/bench/compare.py` sets these numbers beside
+//! PyTorch's.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+use super::args::{Bench, Format};
+use super::{Error, print};
+use crate::dataset::{self, Shards, Store, WindowIndex};
+use crate::error::Result;
+use crate::models::{Device, DynamicsConfig, Want, cost, labeller, roofline};
+use crate::stages;
+use crate::train::{Batch, OptimConfig, batch, dynamics_trainer};
+
+/// One measurement.
+struct Row {
+    what: String,
+    /// In a second.
+    speed: f64,
+    unit: &'static str,
+    /// Operations a unit.
+    operations: u64,
+}
+
+/// Prints a row per measurement.
+pub fn run(args: &Bench) -> Result<()> {
+    let device: Device = args.device.parse()?;
+    let threads = super::run::use_threads(args.threads)?;
+    let config = args.preset.dynamics();
+    let data = args.frames.as_ref().map(|frames| open(frames, &config)).transpose()?;
+    let bound = roofline::matrix_product(&device, args.precision)?;
+    let mut rows = label(args, &device, &config)?;
+    rows.push(train(args, &device, &config, data.as_ref())?);
+    if let Some(data) = &data {
+        rows.push(sample(args, data).map_err(stages::Error::from)?);
+    }
+    let text = match args.format {
+        Format::Json => json(&rows, bound, &device, threads),
+        _ => table(&rows, bound, &format!("{device}, {threads} threads")),
+    };
+    print(&(text + "\n"))
+}
+
+/// A workspace's frames and the windows in them.
+struct Data {
+    shards: Shards,
+    index: WindowIndex,
+}
+
+fn open(frames: &str, config: &DynamicsConfig) -> Result<Data> {
+    let usage = |what: String| Error::Usage { what, hint: "say --frames WORKSPACE/STAGE, a decode stage that has run".into() };
+    let (workspace, stage) = frames.rsplit_once('/').ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
+    let store = Store::open(workspace)?;
+    let head = dataset::head(&store, stage)?.ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
+    let receipts = dataset::receipts_of(&store, stage, &head)?;
+    let paths = receipts.into_iter().flat_map(|receipt| receipt.files).map(|file| file.path).collect();
+    let shards = Shards::open(&store, paths)?;
+    let index = WindowIndex::new(&shards, config.window());
+    if index.is_empty() {
+        Err(usage(format!("--frames {frames}: no episode is as long as a window")))?;
+    }
+    if let Some(size) = shards.frame_size().filter(|size| size.height as usize != config.frame_size) {
+        Err(usage(format!("--frames {frames}: frames of {} pixels, expected {}", size.height, config.frame_size)))?;
+    }
+    Ok(Data { shards, index })
+}
+
+impl Row {
+    /// Of the operations a plain matrix product does in the same time.
+    fn share(&self, bound: f64) -> Option<f64> {
+        (self.operations > 0).then(|| self.speed * self.operations as f64 / bound)
+    }
+}
+
+fn json(rows: &[Row], bound: f64, device: &Device, threads: usize) -> String {
+    let row = |row: &Row| json!({ "what": row.what, "speed": row.speed, "unit": row.unit, "share": row.share(bound) });
+    let rows: Vec<_> = rows.iter().map(row).collect();
+    json!({ "device": device.to_string(), "threads": threads, "matrix_product_gflops": bound / 1e9, "rows": rows }).to_string()
+}
+
+fn table(rows: &[Row], bound: f64, machine: &str) -> String {
+    let mut text = format!("{machine}: a plain matrix product does {:.0} GFLOP/s\n", bound / 1e9);
+    text += &format!("{:<56} {:>12} {:<14} {:>12} {:>7}", "what", "speed", "", "GFLOP/s", "share");
+    for row in rows {
+        let share = row.share(bound).map_or_else(String::new, |share| format!("{:.0} %", share * 100.0));
+        let flops = if row.operations > 0 { format!("{:.1}", row.speed * row.operations as f64 / 1e9) } else { String::new() };
+        text += &format!("\n{:<56} {:>12.1} {:<14} {flops:>12} {share:>7}", row.what, row.speed, row.unit);
+    }
+    text
+}
+
+/// Transitions labelled in a second, without and with the world model's error.
+fn label(args: &Bench, device: &Device, config: &DynamicsConfig) -> Result<Vec<Row>, stages::Error> {
+    let weights = dynamics_trainer(device, config, &OptimConfig::default(), 0)?.export(&BTreeMap::new())?;
+    let labeller = labeller(device, &weights, args.precision)?;
+    let (count, time) = (args.label_batch, config.window());
+    let frames = noise((count + time - 1) * config.frame_size.pow(2) * config.channels);
+    let starts: Vec<usize> = (0..count).collect();
+    let (idm, fdm) = (cost::idm(config).forward, cost::fdm(config).forward);
+    let kinds = [("IDM", Want::default(), idm), ("IDM, codes and FDM error", Want { codes: true, fdm_error: true }, idm + fdm)];
+    let row = |(what, want, operations): (&str, Want, u64)| -> Result<Row, stages::Error> {
+        let passes = per_second(args.seconds, || labeller.label(&frames, &starts, want).map(|_| ()))?;
+        let what = format!("label, {}, {count} windows, {what}", args.preset);
+        Ok(Row { what, speed: passes * count as f64, unit: "transitions/s", operations })
+    };
+    kinds.into_iter().map(row).collect()
+}
+
+/// Steps of IDM and FDM together in a second; windows are drawn from `data`, if there are any.
+fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&Data>) -> Result<Row, stages::Error> {
+    let optim = OptimConfig { precision: args.precision, ..OptimConfig::default() };
+    let mut trainer = dynamics_trainer(device, config, &optim, 0)?;
+    let (time, side, batch) = (config.window(), config.frame_size, args.batch);
+    let mut frames = noise(batch * time * side * side * config.channels);
+    let mut draws = data.map(|data| batch::Draws::new(0, 0, data.index.len(), 0));
+    let steps = per_second(args.seconds, || -> Result<(), stages::Error> {
+        if let (Some(draws), Some(data)) = (&mut draws, data) {
+            batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
+        }
+        trainer.step(&Batch { frames: &frames, batch, time, height: side, width: side }, 1e-4)?;
+        Ok(())
+    })?;
+    let operations = (cost::idm(config).training + cost::fdm(config).training) * batch as u64;
+    Ok(Row { what: format!("train, {}, batch {batch}", args.preset), speed: steps, unit: "steps/s", operations })
+}
+
+/// Random windows a second that one core copies out of mapped shards.
+fn sample(args: &Bench, data: &Data) -> Result<Row, dataset::Error> {
+    let (windows, time) = (data.index.len(), data.index.frames_per_window());
+    let (mut draws, size, mut out) = (batch::Draws::new(0, 0, windows, 0), args.batch, Vec::new());
+    let batches = per_second(args.seconds, || batch::gather(&data.shards, &data.index, &draws.next(size), &mut out))?;
+    Ok(Row {
+        what: format!("sample, one core, {windows} windows of {time} frames"),
+        speed: batches * size as f64,
+        unit: "windows/s",
+        operations: 0,
+    })
+}
+
+/// How often in a second: runs twice to warm up, then for so long; the median run counts.
+fn per_second<E>(seconds: f64, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+    (0..2).try_for_each(|_| work())?;
+    let (began, mut times) = (Instant::now(), Vec::new());
+    while began.elapsed() < Duration::from_secs_f64(seconds) || times.len() < 3 {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(1.0 / times[times.len() / 2])
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    ChaCha8Rng::seed_from_u64(0).fill_bytes(&mut noise);
+    noise
+}

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Everything about speed that needs a GPU, ready for the day there is one.
+
+    gpu.py prepare FOLDER   where cargo and libav are: builds with `--features cuda`, decodes data/maze, packs both (about 20 MB)
+    gpu.py run FOLDER OUT   where the GPU is (driver, CUDA's NVRTC; Python 3; PyTorch where it is to be compared): measures
+
+`run` writes OUT/report.json and OUT/table.md: labelling (paper's IDM, batch 1024) and training steps (paper's sizes, batch 128) in bf16
+and f32 beside PyTorch eager, channels-last and compiled, peak memory of the device, the share of a plain matrix product, and ten minutes
+of training at the paper's sizes with its curve (OUT/metrics.parquet, OUT/verdict.json).
+"""
+
+import json
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+TRAINING_SECONDS = 600
+
+
+def prepare(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    build = ["cargo", "build", "--release", "--locked"]
+    subprocess.run(build, cwd=ROOT, check=True)
+    decode = dict(name="gpu", workspace=str(folder / "ws"), stages=dict(frames=frames()))
+    run_pipeline(target / "release/lapo", folder, decode)
+    cuda = target / "cuda"
+    subprocess.run([*build, "--no-default-features", "--features", "cuda", "--target-dir", cuda], cwd=ROOT, check=True)
+    stripped = folder / "lapo"
+    subprocess.run(["strip", "-o", stripped, cuda / "release/lapo"], check=True)
+    (folder / "lapo.xz").write_bytes(lzma.compress(stripped.read_bytes(), preset=6))
+    stripped.unlink()
+    print(f"{folder}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 2**20:.0f} MiB; now `gpu.py run` where the GPU is")
+
+
+def frames():
+    return {"decode": {"videos": [f"{ROOT}/data/maze/*.mp4"], "size": 64, "cut": None}}
+
+
+def run_pipeline(lapo, folder, pipeline, *flags):
+    (folder / "pipeline.yaml").write_text(json.dumps(pipeline))
+    subprocess.run([lapo, "run", folder / "pipeline.yaml", *flags], check=True)
+
+
+class PeakMemory:
+    """The most memory that processes held on the device while this was open, in MiB."""
+
+    def __enter__(self):
+        self.peak, self.open = 0, True
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while self.open:
+            out = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True, text=True)
+            self.peak = max([self.peak, *(int(line) for line in out.stdout.split() if line.isdigit())])
+            time.sleep(0.2)
+
+    def __exit__(self, *_):
+        self.open = False
+        self.thread.join()
+
+
+def run(folder, out):
+    out.mkdir(parents=True, exist_ok=True)
+    lapo = out / "lapo"
+    lapo.write_bytes(lzma.decompress((folder / "lapo.xz").read_bytes()))
+    lapo.chmod(0o755)
+    subprocess.run([lapo, "doctor"], check=True)
+    device = os.environ.get("LAPO_DEVICE", "cuda:0")
+    preset = os.environ.get("LAPO_PRESET", "paper")
+    report, rows = {}, ["| precision | what | lapo | PyTorch eager | channels-last | compiled | lapo / best | share of matmul |", "|" + "---|" * 8]
+    for precision in ("bf16", "f32"):
+        bench = [lapo, "bench", "--preset", preset, "--precision", precision, "--label-batch", "1024", "--batch", "128"]
+        with PeakMemory() as memory:
+            ours = json.loads(capture([*bench, "--device", device, "--seconds", "10", "--format", "json"]))
+        ours["peak_mib"] = memory.peak
+        torch = json.loads(capture(peer(precision)) or "{}")
+        report[precision] = dict(lapo=ours, torch=torch)
+        for row, key in ((ours["rows"][0], "transitions_per_s"), (ours["rows"][2], "steps_per_s")):
+            theirs = [torch.get(mode, {}).get(key) for mode in ("eager", "channels-last", "compile")]
+            best = max((t for t in theirs if t), default=None)
+            cells = [precision, row["what"], f"{row['speed']:.1f} {row['unit']}", *(f"{t:.1f}" if t else "-" for t in theirs)]
+            rows.append("| " + " | ".join([*cells, f"{row['speed'] / best:.2f}" if best else "-", f"{row['share']:.0%}"]) + " |")
+        save(out, report, rows)
+    steps_per_s = report["bf16"]["lapo"]["rows"][2]["speed"]
+    seconds = float(os.environ.get("LAPO_TRAINING_SECONDS", TRAINING_SECONDS))
+    train = {"train_dynamics": dict(frames="frames", preset=preset, precision="bf16", batch=128, steps=max(60, int(steps_per_s * seconds)))}
+    shutil.copytree(folder / "ws", out / "ws", dirs_exist_ok=True)
+    with PeakMemory() as memory:
+        pipeline = dict(name="gpu", workspace=str(out / "ws"), stages=dict(frames=frames(), dynamics=train))
+        run_pipeline(lapo, out, pipeline, "--device", device)
+    report["training"] = dict(peak_mib=memory.peak, steps=train["train_dynamics"]["steps"])
+    for name in ("metrics.parquet", "verdict.json"):
+        shutil.copy(next((out / "ws/dynamics/data").glob(f"*/*/{name}")), out / name)
+    report["training"]["verdict"] = json.loads((out / "verdict.json").read_text())
+    save(out, report, rows)
+    shutil.rmtree(out / "ws")
+    lapo.unlink()
+
+
+def peer(precision):
+    sizes = dict(tiny=("1", "8"), small=("2", "12"), paper=("4", "24"))[os.environ.get("LAPO_PRESET", "paper")]
+    command = [sys.executable, HERE / "peer/torch_modes.py", "--idm-scale", sizes[0], "--wm-scale", sizes[1], "--label-batch", "1024"]
+    return [*command, "--batch", "128", "--seconds", "10", *(["--bf16"] if precision == "bf16" else [])]
+
+
+def capture(command):
+    """What a command printed; nothing, said aloud, where it failed."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode:
+        print(f"FAILED {command}\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
+        if command[1] == "bench":
+            sys.exit(1)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def save(out, report, rows):
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    (out / "table.md").write_text("\n".join(rows) + "\n")
+    print("\n".join(rows), flush=True)
+
+
+if __name__ == "__main__":
+    what, *folders = sys.argv[1:] or ["help"]
+    if (what, len(folders)) not in (("prepare", 1), ("run", 2)):
+        sys.exit(__doc__)
+    {"prepare": prepare, "run": run}[what](*(Path(f).resolve() for f in folders))
