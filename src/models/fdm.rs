@@ -8,7 +8,7 @@ use burn::tensor::{FloatDType, Tensor, backend::Backend};
 
 use super::frames::Windows;
 use super::init::Init;
-use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, halve, join, like, relu, tanh};
+use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, join, like, relu, tanh};
 use super::{DynamicsConfig, Predict};
 
 /// The world model.
@@ -145,7 +145,7 @@ impl<B: NetBackend> Down<B> {
             Some(action) => self.conv.forward_tiled(x, action),
             None => self.conv.forward(x),
         };
-        relu(halve(self.res.forward(self.norm.forward(x, mode)), 2))
+        relu(self.res.forward_halve(self.norm.forward(x, mode)))
     }
 }
 
@@ -188,5 +188,12 @@ impl<B: NetBackend> UnetResidual<B> {
         let (_, narrow, _, widen) = &self.res_block;
         let inner = narrow.forward_relu(x.clone());
         widen.forward_relu_add(inner, x)
+    }
+
+    /// The maximum of each square of four pixels.
+    fn forward_halve(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let (_, narrow, _, widen) = &self.res_block;
+        let inner = narrow.forward_relu(x.clone());
+        widen.forward_halve(inner, Some(x), 2)
     }
 }

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::init::Init;
-use super::layers::{Conv2d, Linear, NetBackend, halve, relu};
+use super::layers::{Conv2d, Linear, NetBackend, relu};
 
 /// Length of the trunk's feature vector.
 pub const FEATURES: usize = 256;
@@ -47,7 +47,7 @@ impl<B: NetBackend> ImpalaStage<B> {
     }
 
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let x = halve(self.conv.forward(x), 3);
+        let x = self.conv.forward_halve(x, None, 3);
         self.res_block1.forward(self.res_block0.forward(x))
     }
 }

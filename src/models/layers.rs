@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, Tensor, TensorData, activation};
 
 pub use super::conv::{ConvBackend as NetBackend, join, nearest, tanh};
-use super::conv::{Pool, batch_norm, conv2d, double_conv2d, max_pool2d, relu_conv2d, relu_conv2d_add};
+use super::conv::{ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d, relu_conv2d_add};
 use super::init::{Init, set_state};
 
 /// A square convolution with bias, stride 1.
@@ -52,6 +52,17 @@ impl<B: NetBackend> Conv2d<B> {
     pub fn forward_relu_add(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
         let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
         relu_conv2d_add(x, weight, Some(bias), self.padding, skip)
+    }
+
+    /// The maximum of each `kernel x kernel` field of the output, at every second pixel; `skip` is added before, and then `x` rectified.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`, `skip`: `[batch, out, height, width]`
+    /// - output: `[batch, out, height / 2, width / 2]`
+    pub fn forward_halve(&self, x: Tensor<B, 4>, skip: Option<Tensor<B, 4>>, kernel: usize) -> Tensor<B, 4> {
+        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        let settings = ConvSettings { padding: self.padding, stride: 1, relu: skip.is_some() };
+        pooled_conv2d(x, weight, bias, skip, settings, Pool { kernel, stride: 2, padding: (kernel - 1) / 2 })
     }
 
     /// The same convolution of `x` with `constant` tiled over the frame behind its channels, without ever tiling it.
@@ -226,15 +237,6 @@ pub struct Relu;
 /// `max(x, 0)`, elementwise.
 pub fn relu<B: NetBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     activation::relu(x)
-}
-
-/// The maximum of each `kernel x kernel` field, at every second pixel.
-///
-/// # Shapes
-/// - `x`: `[batch, channels, height, width]`
-/// - output: `[batch, channels, height / 2, width / 2]`
-pub fn halve<B: NetBackend>(x: Tensor<B, 4>, kernel: usize) -> Tensor<B, 4> {
-    max_pool2d(x, Pool { kernel, stride: 2, padding: (kernel - 1) / 2 })
 }
 
 /// Brings a tensor to the precision of a layer's input, which is the one a layer computes with.

@@ -8,11 +8,14 @@ use std::cell::RefCell;
 use macerator::Arch;
 use rayon::prelude::*;
 
-use super::kernel::{Convolve, Correlate, OUTPUTS, SumLines, pack};
+use super::kernel::{Convolve, Correlate, SumLines, pack};
 use super::plane::{Plane, TILE};
+use super::pool::{Maxima, Pool};
 
-/// Positions a thread works on at a time, at least: fewer would not pay for reading the weights.
+/// Positions a thread convolves at a time, at least: fewer would not pay for reading the weights.
 const POSITIONS: usize = 512;
+/// Positions a thread sums gradients over at a time, at least: fewer would not pay for adding up registers.
+const GRADIENT_POSITIONS: usize = 1024;
 /// Values all partial sums of a weight's gradient may take together.
 const PARTIALS: usize = 1 << 22;
 
@@ -65,28 +68,33 @@ thread_local! {
 }
 
 impl Layer {
-    /// `skip + convolution(x) + bias`; `skip` may be empty.
-    pub fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], skip: &[f32]) -> Vec<f32> {
-        let packed = pack(self.outputs, self.inputs, self.taps(), false, |o, c| &weight[self.weight_at(o, c)..]);
+    /// `skip + convolution(x) + bias`, or its maxima; `skip` may be empty.
+    pub fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], skip: &[f32], pool: Option<Pool>) -> Vec<f32> {
+        let packed = self.pack(self.outputs, self.inputs, false, |o, c| &weight[self.weight_at(o, c)..]);
         let batch = x.len() / self.x_len();
-        let images = self.images(batch);
-        let mut out = vec![0.0; batch * self.out_len()];
-        out.par_chunks_mut(images * self.out_len()).zip(x.par_chunks(images * self.x_len())).enumerate().for_each(|(i, (out, x))| {
+        let images = self.images(batch, POSITIONS);
+        let each = pool.map_or(self.out_len(), |pool| self.outputs * pool.output(self.plane.output()).iter().product::<usize>());
+        let mut out = vec![0.0; batch * each];
+        out.par_chunks_mut(images * each).zip(x.par_chunks(images * self.x_len())).enumerate().for_each(|(i, (out, x))| {
             let skip = skip.get(i * images * self.out_len()..).unwrap_or_default();
             SCRATCH.with_borrow_mut(|scratch| {
-                self.forward_chunk(x, &packed, bias, skip, out, scratch);
+                let count = x.len() / self.x_len();
+                let input = sized(&mut scratch.input, self.inputs * self.plane.line(count));
+                self.plane.gather(x, self.inputs, input, self.relu);
+                let flat = convolve(&self.plane, count, &packed, input, &mut scratch.output);
+                match pool {
+                    None => self.write(flat, bias, skip, out),
+                    Some(pool) => self.write_maxima(flat, bias, skip, pool, out),
+                }
             });
         });
         out
     }
 
-    fn forward_chunk(&self, x: &[f32], packed: &[f32], bias: &[f32], skip: &[f32], out: &mut [f32], scratch: &mut Scratch) {
+    /// Writes a chunk's output out of its lines.
+    fn write(&self, flat: &[f32], bias: &[f32], skip: &[f32], out: &mut [f32]) {
         let [_, width] = self.plane.output();
-        let images = x.len() / self.x_len();
-        let input = sized(&mut scratch.input, self.inputs * self.plane.line(images));
-        self.plane.gather(x, self.inputs, input, self.relu);
-        let flat = convolve(&self.plane, images, packed, input, &mut scratch.output);
-        for row in self.plane.rows(images, self.outputs) {
+        self.plane.rows(out.len() / self.out_len(), self.outputs).for_each(|row| {
             let flat = &flat[row.flat..][..width];
             let at = self.out_at(row.image, row.channel, row.y);
             match self.upscale {
@@ -106,15 +114,37 @@ impl Layer {
                     out.zip(flat).for_each(|(out, v)| *out = v + bias);
                 }
             }
+        });
+    }
+
+    /// Writes the maxima of a chunk's output out of its lines; the output itself is never whole.
+    fn write_maxima(&self, flat: &mut [f32], bias: &[f32], skip: &[f32], pool: Pool, out: &mut [f32]) {
+        let size = self.plane.output();
+        let plane: usize = pool.output(size).iter().product();
+        let images = out.len() / (self.outputs * plane);
+        self.plane.rows(images, if skip.is_empty() { 0 } else { self.outputs }).for_each(|row| {
+            let values = &mut flat[row.flat..][..size[1]];
+            let skip = &skip[self.out_at(row.image, row.channel, row.y)..];
+            values.iter_mut().zip(skip).for_each(|(value, skip)| *value += bias[row.channel] + skip);
+        });
+        let positions = self.plane.positions(images);
+        for (i, maxima) in out.chunks_exact_mut(plane).enumerate() {
+            let (image, channel) = (i / self.outputs, i % self.outputs);
+            let x = &flat[channel * positions + image * self.plane.area()..];
+            Arch::new().dispatch(Maxima { pool, x, row: self.plane.row(), size, maxima });
+            if skip.is_empty() {
+                maxima.iter_mut().for_each(|maximum| *maximum += bias[channel]);
+            }
         }
     }
 
     /// The gradients of [`forward`](Self::forward), given its output's: `want` says whether those
     /// of the input, the weight and the bias.
     pub fn backward(&self, x: &[f32], weight: &[f32], gradient: &[f32], want: [bool; 3]) -> LayerGradients {
-        let packed = pack(self.inputs, self.outputs, self.taps(), true, |c, o| &weight[self.weight_at(o, c)..]);
+        let packed = self.pack(self.inputs, self.outputs, true, |c, o| &weight[self.weight_at(o, c)..]);
         let batch = x.len() / self.x_len();
-        let images = self.images(batch) * self.group(batch);
+        let chunk = self.images(batch, GRADIENT_POSITIONS);
+        let images = chunk * self.group(batch.div_ceil(chunk));
         let mut dx = vec![0.0; if want[0] { x.len() } else { 0 }];
         let mut parts: Vec<_> = dx.chunks_mut(images * self.x_len()).collect();
         parts.resize_with(batch.div_ceil(images), Default::default);
@@ -122,7 +152,7 @@ impl Layer {
             .into_par_iter()
             .zip(x.par_chunks(images * self.x_len()))
             .zip(gradient.par_chunks(images * self.out_len()))
-            .map(|((dx, x), g)| self.backward_group(x, &packed, g, dx, want, self.images(batch)))
+            .map(|((dx, x), g)| self.backward_group(x, &packed, g, dx, want, chunk))
             .collect();
         let (dw, db) = add_up(sums);
         LayerGradients { x: dx, weight: self.order_weight(dw), bias: self.order_bias(db) }
@@ -182,17 +212,17 @@ impl Layer {
         let images = gradient.len() / self.out_len();
         lines.fill(0.0);
         let (line, [_, width]) = (back.line(images), self.plane.output());
-        for row in self.plane.rows(images, self.outputs) {
+        self.plane.rows(images, self.outputs).for_each(|row| {
             let from = gradient[self.out_at(row.image, row.channel, row.y)..].iter().step_by(2);
             let at = row.channel * line + row.image * back.area() + row.y * back.row();
             lines[at..][..width].iter_mut().zip(from).for_each(|(to, v)| *to = *v);
-        }
+        });
     }
 
     /// Writes the input's gradient out of its lines; zero where the ReLU was.
     fn scatter(&self, back: &Plane, flat: &[f32], x: &[f32], dx: &mut [f32]) {
         let Plane { height, width, .. } = self.plane;
-        for row in back.rows(x.len() / self.x_len(), self.inputs) {
+        back.rows(x.len() / self.x_len(), self.inputs).for_each(|row| {
             let at = ((row.image * self.inputs + row.channel) * height + row.y) * width;
             let (flat, dx) = (&flat[row.flat..][..width], &mut dx[at..][..width]);
             if self.relu {
@@ -202,6 +232,15 @@ impl Layer {
             } else {
                 dx.copy_from_slice(flat);
             }
+        });
+    }
+
+    /// Orders weights as the inner loops read them; see [`pack`].
+    fn pack<'a>(&self, outputs: usize, channels: usize, reverse: bool, kernel: impl Fn(usize, usize) -> &'a [f32] + Sync) -> Vec<f32> {
+        match self.plane.kernel {
+            1 => pack::<1>(outputs, channels, reverse, kernel),
+            2 => pack::<4>(outputs, channels, reverse, kernel),
+            _ => pack::<9>(outputs, channels, reverse, kernel),
         }
     }
 
@@ -257,24 +296,23 @@ impl Layer {
     }
 
     /// Images a thread takes at a time.
-    fn images(&self, batch: usize) -> usize {
-        let enough = (POSITIONS / self.plane.area()).clamp(1, batch.div_ceil(4));
+    fn images(&self, batch: usize, positions: usize) -> usize {
+        let enough = (positions / self.plane.area()).clamp(1, batch.div_ceil(4));
         enough.max(TILE.div_ceil(self.plane.area())).min(batch)
     }
 
-    /// Chunks whose weight gradients are added up one after the other.
-    fn group(&self, batch: usize) -> usize {
+    /// Of so many chunks, those whose weight gradients are added up one after the other.
+    fn group(&self, chunks: usize) -> usize {
         let weights = self.outputs * self.inputs * self.taps();
-        let chunks = batch.div_ceil(self.images(batch));
         chunks.div_ceil((PARTIALS / weights).clamp(4, 32))
     }
 }
 
 /// Convolves `images` images' lines into `output`'s first values, which it returns.
-fn convolve<'a>(plane: &Plane, images: usize, weight: &[f32], input: &[f32], output: &'a mut Vec<f32>) -> &'a [f32] {
+fn convolve<'a>(plane: &Plane, images: usize, weight: &[f32], input: &[f32], output: &'a mut Vec<f32>) -> &'a mut [f32] {
     let (line, positions) = (plane.line(images), plane.positions(images));
-    let block = input.len() / line * plane.kernel * plane.kernel * OUTPUTS;
-    let output = sized(output, weight.len() / block * OUTPUTS * positions);
+    let taps = plane.kernel * plane.kernel;
+    let output = sized(output, weight.len() / (input.len() / line * taps) * positions);
     Arch::new().dispatch(Convolve { weight, input, output, line, positions, row: plane.row(), kernel: plane.kernel });
     output
 }

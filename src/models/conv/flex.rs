@@ -18,16 +18,24 @@ const POSITIONS: usize = 16;
 
 impl ConvBackend for Flex {
     fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, skip: Option<FlexTensor>, settings: ConvSettings) -> FlexTensor {
-        let Some(layer) = convolution(&x, &weight, settings) else {
-            return fallback::conv2d::<Flex>(x, weight, bias, skip, settings);
-        };
-        let ([batch, ..], [height, width]) = (x.shape().dims::<4>(), layer.plane.output());
-        let skip = skip.map(|skip| skip.to_contiguous());
-        let skip = skip.as_ref().map_or(&[][..], |skip| skip.storage::<f32>());
-        let len = batch * layer.outputs * height * width;
-        assert!(skip.is_empty() || skip.len() == len, "a skip of {} values is added to {len}", skip.len());
-        let out = forward(&layer, &x, &weight, &bias, skip);
-        tensor(out, [batch, layer.outputs, height, width])
+        match convolution(&x, &weight, settings) {
+            Some(layer) => forward(&layer, x, weight, bias, skip, None),
+            None => fallback::conv2d::<Flex>(x, weight, bias, skip, settings),
+        }
+    }
+
+    fn pooled_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        skip: Option<FlexTensor>,
+        settings: ConvSettings,
+        pool: Pool,
+    ) -> FlexTensor {
+        match convolution(&x, &weight, settings) {
+            Some(layer) if pool.fits(layer.plane.output()) => forward(&layer, x, weight, bias, skip, Some(pool)),
+            _ => Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0,
+        }
     }
 
     fn fused_conv2d_backward(
@@ -48,7 +56,8 @@ impl ConvBackend for Flex {
             return fallback::double_conv2d::<Flex>(x, weight, bias);
         };
         let [batch, _, height, width] = x.shape().dims();
-        let out = forward(&layer, &x, &weight, &bias, &[]);
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let out = layer.forward(x.storage(), weight.storage(), bias.storage(), &[], None);
         tensor(out, [batch, layer.outputs / 4, 2 * height, 2 * width])
     }
 
@@ -179,12 +188,10 @@ fn nearest(row: &[f32], codes: &[f32]) -> i32 {
     best
 }
 
-/// Whether the pooling is done here; windows must have at least one pixel each.
+/// Whether the pooling is done here.
 fn poolable(x: &FlexTensor, pool: Pool) -> bool {
     let [_, _, height, width] = x.shape().dims();
-    let fits = height.min(width) + 2 * pool.padding >= pool.kernel;
-    let full = 2 * pool.padding <= pool.kernel && pool.kernel <= 15;
-    fits && full && x.dtype() == DType::F32 && !empty(x)
+    pool.fits([height, width]) && x.dtype() == DType::F32 && !empty(x)
 }
 
 fn empty(x: &FlexTensor) -> bool {
@@ -216,9 +223,16 @@ fn single(x: &FlexTensor, weight: &FlexTensor) -> bool {
     x.dtype() == DType::F32 && weight.dtype() == DType::F32
 }
 
-fn forward(layer: &Layer, x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, skip: &[f32]) -> Vec<f32> {
+fn forward(layer: &Layer, x: FlexTensor, weight: FlexTensor, bias: FlexTensor, skip: Option<FlexTensor>, pool: Option<Pool>) -> FlexTensor {
+    let ([batch, ..], size) = (x.shape().dims::<4>(), layer.plane.output());
+    let skip = skip.map(|skip| skip.to_contiguous());
+    let skip = skip.as_ref().map_or(&[][..], |skip| skip.storage::<f32>());
+    let len = batch * layer.outputs * size[0] * size[1];
+    assert!(skip.is_empty() || skip.len() == len, "a skip of {} values is added to {len}", skip.len());
     let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-    layer.forward(x.storage(), weight.storage(), bias.storage(), skip)
+    let out = layer.forward(x.storage(), weight.storage(), bias.storage(), skip, pool);
+    let [height, width] = pool.map_or(size, |pool| pool.output(size));
+    tensor(out, [batch, layer.outputs, height, width])
 }
 
 fn backward(layer: &Layer, x: &FlexTensor, weight: &FlexTensor, gradient: &FlexTensor, wanted: Wanted) -> Gradients<Flex> {

@@ -15,7 +15,7 @@ use super::plane::TILE;
 pub(super) const OUTPUTS: usize = 4;
 /// Values of the input that [`Convolve`] keeps coming back to: what leaves room for weights and outputs in 32 KiB.
 const CACHE: usize = 5 << 10;
-/// Positions of a line that [`Correlate`] goes through before it turns to other channels.
+/// Positions of a line that [`Correlate`] goes through before it turns to other channels, about.
 const BLOCK: usize = 20 * TILE;
 /// Registers of one line that [`Correlate`] takes in one step; `UNROLL` of them divide [`TILE`].
 const UNROLL: usize = 3;
@@ -176,8 +176,9 @@ impl Correlate<'_> {
     fn run<S: Simd, const K: usize, const C: usize>(self) {
         let channels = self.input.len() / self.line;
         let outputs = self.sums.len() / (channels * K * K);
-        for start in (0..self.positions).step_by(BLOCK) {
-            let steps = start..self.positions.min(start + BLOCK);
+        let block = (self.positions / self.positions.div_ceil(BLOCK)).next_multiple_of(TILE);
+        for start in (0..self.positions).step_by(block) {
+            let steps = start..self.positions.min(start + block);
             for o in (0..outputs).step_by(OUTPUTS) {
                 for c in (0..channels).step_by(C) {
                     for ky in 0..K {
@@ -262,24 +263,21 @@ impl WithSimd for SumLines<'_> {
 }
 
 /// Orders weights as the tiles read them: `[block of OUTPUTS, channel, kernel, kernel, OUTPUTS]`,
-/// zero past the last output channel. `weight(o, c)` is a kernel; `reverse` turns it by half.
-pub(super) fn pack<'a>(
+/// zero past the last output channel. `kernel(o, c)` is a kernel; `reverse` turns it by half.
+pub(super) fn pack<'a, const TAPS: usize>(
     outputs: usize,
     channels: usize,
-    taps: usize,
     reverse: bool,
-    weight: impl Fn(usize, usize) -> &'a [f32] + Sync,
+    kernel: impl Fn(usize, usize) -> &'a [f32] + Sync,
 ) -> Vec<f32> {
-    let block = channels * taps * OUTPUTS;
+    let block = channels * TAPS * OUTPUTS;
     let mut packed = vec![0.0; outputs.div_ceil(OUTPUTS) * block];
     packed.par_chunks_mut(block).enumerate().for_each(|(b, packed)| {
-        for (c, packed) in packed.chunks_exact_mut(taps * OUTPUTS).enumerate() {
-            for o in b * OUTPUTS..outputs.min((b + 1) * OUTPUTS) {
-                let packed = packed[o % OUTPUTS..].iter_mut().step_by(OUTPUTS);
-                let kernel = &weight(o, c)[..taps];
-                match reverse {
-                    true => packed.zip(kernel.iter().rev()).for_each(|(to, v)| *to = *v),
-                    false => packed.zip(kernel).for_each(|(to, v)| *to = *v),
+        for (c, packed) in packed.chunks_exact_mut(TAPS * OUTPUTS).enumerate() {
+            for (i, o) in (b * OUTPUTS..outputs).take(OUTPUTS).enumerate() {
+                let kernel = &kernel(o, c)[..TAPS];
+                for tap in 0..TAPS {
+                    packed[tap * OUTPUTS + i] = kernel[if reverse { TAPS - 1 - tap } else { tap }];
                 }
             }
         }

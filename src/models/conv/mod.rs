@@ -76,6 +76,18 @@ pub trait ConvBackend: Backend {
         fallback::conv2d::<Self>(x, weight, bias, skip, settings)
     }
 
+    /// [`fused_conv2d`](Self::fused_conv2d), of which only the windows' maxima are kept.
+    fn pooled_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        skip: Option<FloatTensor<Self>>,
+        settings: ConvSettings,
+        pool: Pool,
+    ) -> FloatTensor<Self> {
+        Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0
+    }
+
     /// The gradients of [`fused_conv2d`](Self::fused_conv2d), given its output's (`skip`'s
     /// gradient is the output's).
     fn fused_conv2d_backward(
@@ -228,6 +240,21 @@ pub fn relu_conv2d_add<B: ConvBackend>(
     fused(x, weight, bias, Some(skip), ConvSettings { padding, stride: 1, relu: true })
 }
 
+/// The maxima of a convolution's output, of which nothing else is written down unless a gradient is to flow through it.
+///
+/// # Shapes
+/// As [`conv2d`]; `skip` is shaped like the output before pooling, of which [`Pool::output`] says what remains.
+pub fn pooled_conv2d<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Tensor<B, 1>,
+    skip: Option<Tensor<B, 4>>,
+    settings: ConvSettings,
+    pool: Pool,
+) -> Tensor<B, 4> {
+    from_float(B::pooled_conv2d(into_float(x), into_float(weight), into_float(bias), skip.map(into_float), settings, pool))
+}
+
 /// Transposed convolution of a 2x2 kernel with stride two: doubles the image.
 ///
 /// # Shapes
@@ -255,15 +282,6 @@ pub fn join<B: ConvBackend>(x: Tensor<B, 4>, y: Tensor<B, 4>) -> Tensor<B, 4> {
 /// - output: `[book, row]`
 pub fn nearest<B: ConvBackend>(rows: Tensor<B, 3>, codes: Tensor<B, 3>) -> Tensor<B, 2, Int> {
     Tensor::from_primitive(B::nearest(into_float(rows), into_float(codes)))
-}
-
-/// Max pooling.
-///
-/// # Shapes
-/// - `x`: `[batch, channel, height, width]`
-/// - output: `[batch, channel, height', width']`, sizes as [`Pool::output`] says
-pub fn max_pool2d<B: ConvBackend>(x: Tensor<B, 4>, pool: Pool) -> Tensor<B, 4> {
-    from_float(B::pool(into_float(x), pool).0)
 }
 
 /// Normalises each channel by the batch's own mean and variance: batch normalisation in training.

@@ -83,7 +83,10 @@ impl Plane {
                         true => to.iter_mut().zip(from).for_each(|(to, &v)| *to = rectify(v)),
                         false => to.copy_from_slice(from),
                     }
-                    gap.fill(0.0);
+                    match gap {
+                        [zero] => *zero = 0.0,
+                        zeros => zeros.fill(0.0),
+                    }
                 }
                 border.fill(0.0);
                 rest = after;
@@ -95,10 +98,10 @@ impl Plane {
     /// Visits the rows of the convolution's output.
     pub fn rows(self, images: usize, channels: usize) -> impl Iterator<Item = Row> {
         let ([height, _], positions) = (self.output(), self.positions(images));
-        (0..images * channels * height).map(move |i| {
-            let (image, channel, y) = (i / (channels * height), i / height % channels, i % height);
-            let flat = channel * positions + image * self.area() + y * self.row();
-            Row { image, channel, y, flat }
+        let planes = (0..images).flat_map(move |image| (0..channels).map(move |channel| (image, channel)));
+        planes.flat_map(move |(image, channel)| {
+            let flat = channel * positions + image * self.area();
+            (0..height).map(move |y| Row { image, channel, y, flat: flat + y * self.row() })
         })
     }
 }

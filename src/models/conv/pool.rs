@@ -26,6 +26,11 @@ impl Pool {
         [height, width].map(|size| (size + 2 * self.padding - self.kernel) / self.stride + 1)
     }
 
+    /// Whether every window has at least one pixel of the image, and few enough to be counted in a byte.
+    pub(super) fn fits(&self, [height, width]: [usize; 2]) -> bool {
+        height.min(width) + 2 * self.padding >= self.kernel && 2 * self.padding <= self.kernel && self.kernel <= 15
+    }
+
     /// Maxima and where in its window each was found; the first of equals, as PyTorch.
     pub(super) fn forward(&self, x: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<u8>) {
         let [height, width] = self.output(size);
@@ -62,6 +67,51 @@ impl Pool {
         );
         dx
     }
+}
+
+/// One plane's maxima without their places: all that inference needs.
+pub(super) struct Maxima<'a> {
+    pub pool: Pool,
+    /// Starts with the plane's first pixel.
+    pub x: &'a [f32],
+    /// Values from one row of `x` to the next.
+    pub row: usize,
+    /// The plane's height and width.
+    pub size: [usize; 2],
+    /// Overwritten whole.
+    pub maxima: &'a mut [f32],
+}
+
+impl WithSimd for Maxima<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Maxima { pool, x, row, size: [height, width], maxima } = self;
+        let mut column = vec![f32::NEG_INFINITY; width + 2 * pool.padding];
+        let count = column.len() + 1 - pool.kernel;
+        let mut best = vec![0.0; count];
+        for (y, maxima) in maxima.chunks_exact_mut(pool.output([height, width])[1]).enumerate() {
+            let top = y * pool.stride;
+            let rows = top.saturating_sub(pool.padding)..(top + pool.kernel - pool.padding).min(height);
+            let inner = &mut column[pool.padding..][..width];
+            inner.fill(f32::NEG_INFINITY);
+            for y in rows {
+                inner.iter_mut().zip(&x[y * row..][..width]).for_each(|(best, x)| *best = larger(*x, *best));
+            }
+            best.copy_from_slice(&column[..count]);
+            for kx in 1..pool.kernel {
+                best.iter_mut().zip(&column[kx..]).for_each(|(best, x)| *best = larger(*x, *best));
+            }
+            maxima.iter_mut().zip(best.iter().step_by(pool.stride)).for_each(|(maximum, best)| *maximum = *best);
+        }
+    }
+}
+
+/// The larger of two numbers, or the one that is not a number.
+#[inline(always)]
+fn larger(x: f32, best: f32) -> f32 {
+    if (x > best) | x.is_nan() { x } else { best }
 }
 
 /// One plane's pooling, a struct so that it compiles for the processor's widest registers.

@@ -27,6 +27,10 @@ fn values<const D: usize>(tensor: &Tensor<Flex, D>) -> Vec<f32> {
     tensor.to_data().to_vec().unwrap()
 }
 
+fn max_pool2d<B: ConvBackend>(x: Tensor<B, 4>, pool: Pool) -> Tensor<B, 4> {
+    from_float(B::pool(into_float(x), pool).0)
+}
+
 /// Largest difference, relative to the largest value.
 fn apart<const D: usize>(a: &Tensor<Flex, D>, b: &Tensor<Flex, D>) -> f32 {
     assert_eq!(a.dims(), b.dims());
@@ -265,6 +269,34 @@ fn what_is_not_fast_falls_back_to_burn() {
     let (x, weight) = (noise([8, 3, 6, 20], 1).permute([3, 1, 0, 2]), noise([4, 3, 3, 3], 2));
     let want = obvious(&x, &weight, &Tensor::zeros([4], &Default::default()), 1);
     assert!(apart(&conv2d(x, weight, None, 1, 1), &want) < 1e-5);
+}
+
+#[test]
+fn the_maxima_of_a_convolution_are_those_of_what_it_would_have_written() {
+    let pools = [(3, 2, 1), (2, 2, 0), (2, 1, 1), (1, 3, 0)].map(|(kernel, stride, padding)| Pool { kernel, stride, padding });
+    for (i, [n, ci, co, h, w, k, padding]) in SHAPES.into_iter().enumerate() {
+        let x = noise([n, ci, h, w], i as u32 + 1);
+        let (weight, bias) = (noise([co, ci, k, k], i as u32 + 100), noise([co], i as u32 + 200));
+        let settings = ConvSettings { padding, stride: 1, relu: i % 2 == 1 };
+        let whole = fused(x.clone(), weight.clone(), Some(bias.clone()), None, settings);
+        let skip = noise(whole.dims(), 300);
+        for pool in pools.into_iter().filter(|pool| pool.fits([whole.dims()[2], whole.dims()[3]])) {
+            let got = pooled_conv2d(x.clone(), weight.clone(), bias.clone(), None, settings, pool);
+            assert_eq!(values(&got), values(&max_pool2d(whole.clone(), pool)), "{i} {pool:?}");
+            let got = pooled_conv2d(x.clone(), weight.clone(), bias.clone(), Some(skip.clone()), settings, pool);
+            let want = max_pool2d(fused(x.clone(), weight.clone(), Some(bias.clone()), Some(skip.clone()), settings), pool);
+            assert!(apart(&got, &want) < 1e-6, "{i} {pool:?}");
+        }
+    }
+    let mut broken = noise([1, 1, 6, 6], 1).to_data();
+    broken.as_mut_slice::<f32>().unwrap()[14] = f32::NAN;
+    let broken = Tensor::<Flex, 4>::from_data(broken, &Default::default());
+    let one = Tensor::<Flex, 4>::ones([1, 1, 1, 1], &Default::default());
+    let settings = ConvSettings { padding: 0, stride: 1, relu: false };
+    let got = pooled_conv2d(broken.clone(), one, Tensor::zeros([1], &Default::default()), None, settings, pools[0]);
+    let nan = |x: &Plain| values(x).iter().map(|v| v.is_nan()).collect::<Vec<_>>();
+    assert_eq!(nan(&got), nan(&max_pool2d(broken, pools[0])));
+    assert!(nan(&got).contains(&true));
 }
 
 #[test]
