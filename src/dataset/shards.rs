@@ -2,9 +2,10 @@
 //!
 //! In: the shards' paths. Out: [`Shards`], which knows every run of frames and copies any of them out. Start at [`Shards::open`].
 //!
-//! A small dataset is mapped, which is fastest. The frames of a large one are read from their place in the files, at half the speed: of a
-//! map every page that was ever touched counts as this process's memory, and a process may hold no more than some 65,000 maps. Shards
-//! that are compressed or not on a disk are opened whole, and a few of them kept.
+//! A small dataset is mapped, which is fastest. The frames of a large one are read from their place in the files, up to five times slower
+//! where the files are many and each must be opened, still far faster than a network trains: of a map every page that was ever touched
+//! counts as this process's memory, and a process may hold no more than some 65,000 maps. Shards that are compressed or not on a disk are
+//! opened whole, and a few of them kept.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -194,6 +194,6 @@ impl<B: NetBackend> UnetResidual<B> {
     fn forward_halve(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (_, narrow, _, widen) = &self.res_block;
         let inner = narrow.forward_relu(x.clone());
-        widen.forward_halve(inner, Some(x), 2)
+        widen.forward_relu_add_halve(inner, x)
     }
 }

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::init::Init;
-use super::layers::{Conv2d, Linear, NetBackend, relu};
+use super::layers::{Conv2d, Linear, NetBackend, impala_stage, relu};
 
 /// Length of the trunk's feature vector.
 pub const FEATURES: usize = 256;
@@ -21,11 +21,6 @@ pub struct ImpalaResidual<B: Backend> {
 impl<B: NetBackend> ImpalaResidual<B> {
     fn new(init: &mut Init<'_, B>, width: usize) -> Self {
         ImpalaResidual { conv0: Conv2d::same(init, width, width), conv1: Conv2d::same(init, width, width) }
-    }
-
-    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let inner = self.conv0.forward_relu(x.clone());
-        self.conv1.forward_relu_add(inner, x)
     }
 }
 
@@ -47,8 +42,9 @@ impl<B: NetBackend> ImpalaStage<B> {
     }
 
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let x = self.conv.forward_halve(x, None, 3);
-        self.res_block1.forward(self.res_block0.forward(x))
+        let (first, second) = (&self.res_block0, &self.res_block1);
+        let layers = [&self.conv, &first.conv0, &first.conv1, &second.conv0, &second.conv1].map(|conv| conv.at(&x));
+        impala_stage(x, layers)
     }
 }
 

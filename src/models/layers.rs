@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, Tensor, TensorData, activation};
 
-pub use super::conv::{ConvBackend as NetBackend, join, nearest, tanh};
+pub use super::conv::{ConvBackend as NetBackend, impala_stage, join, nearest, tanh};
 use super::conv::{ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d, relu_conv2d_add};
 use super::init::{Init, set_state};
 
@@ -38,31 +38,36 @@ impl<B: NetBackend> Conv2d<B> {
     /// - `x`: `[batch, in, height, width]`
     /// - output: `[batch, out, height, width]`, less `kernel - 1` without padding
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        let (weight, bias) = self.at(&x);
         conv2d(x, weight, Some(bias), self.padding, 1)
     }
 
     /// `forward(relu(x))`, shapes alike.
     pub fn forward_relu(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        let (weight, bias) = self.at(&x);
         relu_conv2d(x, weight, Some(bias), self.padding)
     }
 
     /// `skip + forward(relu(x))`, shapes alike: the end of a residual block.
     pub fn forward_relu_add(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        let (weight, bias) = self.at(&x);
         relu_conv2d_add(x, weight, Some(bias), self.padding, skip)
     }
 
-    /// The maximum of each `kernel x kernel` field of the output, at every second pixel; `skip` is added before, and then `x` rectified.
+    /// The maximum of each square of four pixels of `skip + forward(relu(x))`.
     ///
     /// # Shapes
     /// - `x`: `[batch, in, height, width]`, `skip`: `[batch, out, height, width]`
     /// - output: `[batch, out, height / 2, width / 2]`
-    pub fn forward_halve(&self, x: Tensor<B, 4>, skip: Option<Tensor<B, 4>>, kernel: usize) -> Tensor<B, 4> {
-        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
-        let settings = ConvSettings { padding: self.padding, stride: 1, relu: skip.is_some() };
-        pooled_conv2d(x, weight, bias, skip, settings, Pool { kernel, stride: 2, padding: (kernel - 1) / 2 })
+    pub fn forward_relu_add_halve(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
+        let (weight, bias) = self.at(&x);
+        let settings = ConvSettings { padding: self.padding, stride: 1, relu: true };
+        pooled_conv2d(x, weight, bias, Some(skip), settings, Pool { kernel: 2, stride: 2, padding: 0 })
+    }
+
+    /// Weight and bias in the precision of an input.
+    pub fn at(&self, x: &Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 1>) {
+        (like(x, self.weight.val()), like(x, self.bias.val()))
     }
 
     /// The same convolution of `x` with `constant` tiled over the frame behind its channels, without ever tiling it.

@@ -136,29 +136,29 @@ def label(args, folder):
 
 
 def speed(args, _):
-    """IDM and training step, each against the fastest of PyTorch's modes in the same round; and what share of a matrix product's speed that is."""
+    """IDM and training step, ours and PyTorch's modes in turns of seconds, so that all see the machine's moods alike; medians.
+
+    PyTorch stays up between its turns, since it compiles for a minute. The last column says what share of a plain matrix product's speed ours is.
+    """
     for preset, idm, fdm in (("tiny", 1, 8), ("small", 2, 12)):
-        shares, modes = [], []
-
-        def ours():
-            bench = [args.lapo, "bench", "--preset", preset, "--threads", args.threads, "--device", "cpu", "--format", "json"]
-            rows = json.loads(timed(bench)[3])["rows"]
-            shares.append([rows[0]["share"], rows[2]["share"]])
-            return 1e6 / rows[0]["speed"], 1 / rows[2]["speed"]
-
-        def theirs():
-            command = [args.python, PEER / "torch_modes.py", "--idm-scale", idm, "--wm-scale", fdm, "--threads", args.threads, "--cpu"]
-            found = json.loads(timed(command)[3])
-            best = [max(found, key=lambda mode: found[mode][what]) for what in ("transitions_per_s", "steps_per_s")]
-            modes.append(best)
-            return 1e6 / found[best[0]]["transitions_per_s"], 1 / found[best[1]]["steps_per_s"]
-
-        pairs = [(ours(), theirs()) for _ in range(args.rounds)]
-        for i, (what, unit) in enumerate(((f"IDM forward, {preset}, batch 128", "us"), (f"training step, {preset}, batch 32", "s"))):
-            us, peer = (statistics.median(side[i] for side in sides) for sides in zip(*pairs))
-            share = statistics.median(share[i] for share in shares)
-            best = "/".join(sorted({mode[i] for mode in modes}))
-            yield what, unit, us, peer, f"PyTorch, best: {best}; ours at {share:.0%} of a matrix product's FLOP/s"
+        bench = [args.lapo, "bench", "--preset", preset, "--threads", args.threads, "--device", "cpu", "--format", "json", "--seconds", 1.5]
+        command = [args.python, PEER / "torch_modes.py", "--idm-scale", idm, "--wm-scale", fdm, "--threads", args.threads, "--cpu", "--serve",
+                   "--seconds", 1.5]
+        ours, theirs = [], {mode: [] for mode in ("eager", "channels-last", "compile")}
+        with subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
+            assert peer.stdout.readline() == "ready\n"
+            for _ in range(args.rounds):
+                for mode, found in theirs.items():
+                    ours.append(json.loads(timed(bench)[3])["rows"])
+                    print(mode, file=peer.stdin, flush=True)
+                    found.append(json.loads(peer.stdout.readline()))
+            peer.stdin.close()
+        for what, row, key, scale, unit in ((f"IDM forward, {preset}, batch 128", 0, "transitions_per_s", 1e6, "us"),
+                                            (f"training step, {preset}, batch 32", 2, "steps_per_s", 1, "s")):
+            speeds = {mode: statistics.median(turn[key] for turn in turns) for mode, turns in theirs.items()}
+            best = max(speeds, key=speeds.get)
+            mine, share = (statistics.median(rows[row][k] for rows in ours) for k in ("speed", "share"))
+            yield what, unit, scale / mine, scale / speeds[best], f"PyTorch, best: {best}; ours at {share:.0%} of a matrix product's FLOP/s"
 
 
 def sample(args, folder):

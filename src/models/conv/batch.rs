@@ -72,7 +72,7 @@ impl Layer {
     pub fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], skip: &[f32], pool: Option<Pool>) -> Vec<f32> {
         let packed = self.pack(self.outputs, self.inputs, false, |o, c| &weight[self.weight_at(o, c)..]);
         let batch = x.len() / self.x_len();
-        let images = self.images(batch, POSITIONS);
+        let images = chunk(&self.plane, batch, POSITIONS);
         let each = pool.map_or(self.out_len(), |pool| self.outputs * pool.output(self.plane.output()).iter().product::<usize>());
         let mut out = vec![0.0; batch * each];
         out.par_chunks_mut(images * each).zip(x.par_chunks(images * self.x_len())).enumerate().for_each(|(i, (out, x))| {
@@ -131,7 +131,8 @@ impl Layer {
         for (i, maxima) in out.chunks_exact_mut(plane).enumerate() {
             let (image, channel) = (i / self.outputs, i % self.outputs);
             let x = &flat[channel * positions + image * self.plane.area()..];
-            Arch::new().dispatch(Maxima { pool, x, row: self.plane.row(), size, maxima });
+            let to_row = pool.output(size)[1];
+            Arch::new().dispatch(Maxima { pool, x, row: self.plane.row(), size, maxima, to_row });
             if skip.is_empty() {
                 maxima.iter_mut().for_each(|maximum| *maximum += bias[channel]);
             }
@@ -143,7 +144,7 @@ impl Layer {
     pub fn backward(&self, x: &[f32], weight: &[f32], gradient: &[f32], want: [bool; 3]) -> LayerGradients {
         let packed = self.pack(self.inputs, self.outputs, true, |c, o| &weight[self.weight_at(o, c)..]);
         let batch = x.len() / self.x_len();
-        let chunk = self.images(batch, GRADIENT_POSITIONS);
+        let chunk = chunk(&self.plane, batch, GRADIENT_POSITIONS);
         let images = chunk * self.group(batch.div_ceil(chunk));
         let mut dx = vec![0.0; if want[0] { x.len() } else { 0 }];
         let mut parts: Vec<_> = dx.chunks_mut(images * self.x_len()).collect();
@@ -295,12 +296,6 @@ impl Layer {
         self.outputs * self.plane.output().iter().product::<usize>()
     }
 
-    /// Images a thread takes at a time.
-    fn images(&self, batch: usize, positions: usize) -> usize {
-        let enough = (positions / self.plane.area()).clamp(1, batch.div_ceil(4));
-        enough.max(TILE.div_ceil(self.plane.area())).min(batch)
-    }
-
     /// Of so many chunks, those whose weight gradients are added up one after the other.
     fn group(&self, chunks: usize) -> usize {
         let weights = self.outputs * self.inputs * self.taps();
@@ -308,8 +303,14 @@ impl Layer {
     }
 }
 
+/// Images a thread takes at a time, so that it has so many positions.
+pub(super) fn chunk(plane: &Plane, batch: usize, positions: usize) -> usize {
+    let enough = (positions / plane.area()).clamp(1, batch.div_ceil(4).max(1));
+    enough.max(TILE.div_ceil(plane.area())).min(batch)
+}
+
 /// Convolves `images` images' lines into `output`'s first values, which it returns.
-fn convolve<'a>(plane: &Plane, images: usize, weight: &[f32], input: &[f32], output: &'a mut Vec<f32>) -> &'a mut [f32] {
+pub(super) fn convolve<'a>(plane: &Plane, images: usize, weight: &[f32], input: &[f32], output: &'a mut Vec<f32>) -> &'a mut [f32] {
     let (line, positions) = (plane.line(images), plane.positions(images));
     let taps = plane.kernel * plane.kernel;
     let output = sized(output, weight.len() / (input.len() / line * taps) * positions);
@@ -332,7 +333,7 @@ fn add_up(parts: Vec<(Vec<f32>, Vec<f32>)>) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// The first `len` values of a buffer that only grows.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }

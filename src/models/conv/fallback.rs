@@ -5,7 +5,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, IntTensor};
 use burn::tensor::{Shape, Tensor, TensorMetadata};
 
-use super::{ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float, whole};
+use super::stage::HALVE;
+use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float, whole};
 
 /// See [`ConvBackend::fused_conv2d`](super::ConvBackend::fused_conv2d).
 pub(super) fn conv2d<B: Backend>(
@@ -87,6 +88,17 @@ pub(super) fn double_conv2d_backward<B: Backend>(
 
 fn double_options() -> ConvTransposeOptions<2> {
     ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1)
+}
+
+/// See [`impala_stage`](super::impala_stage).
+pub(super) fn impala_stage<B: ConvBackend>(x: FloatTensor<B>, layers: [(FloatTensor<B>, FloatTensor<B>); 5]) -> FloatTensor<B> {
+    let settings = |relu| ConvSettings { padding: 1, stride: 1, relu };
+    let [(weight, bias), a, b, c, d] = layers;
+    let x = B::pooled_conv2d(x, weight, bias, None, settings(false), HALVE);
+    [[a, b], [c, d]].into_iter().fold(x, |x, [first, second]| {
+        let inner = B::fused_conv2d(x.clone(), first.0, first.1, None, settings(true));
+        B::fused_conv2d(inner, second.0, second.1, Some(x), settings(true))
+    })
 }
 
 /// See [`ConvBackend::pool`](super::ConvBackend::pool).

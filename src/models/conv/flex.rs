@@ -10,6 +10,7 @@ use burn::tensor::{DType, TensorData, TensorMetadata};
 
 use super::batch::{Layer, LayerGradients, Upscale};
 use super::plane::Plane;
+use super::stage::Stage;
 use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, norm, tanh};
 
 /// Positions of an image below which burn's plain matrix product is faster. It is the image that
@@ -36,6 +37,14 @@ impl ConvBackend for Flex {
             Some(layer) if pool.fits(layer.plane.output()) => forward(&layer, x, weight, bias, skip, Some(pool)),
             _ => Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0,
         }
+    }
+
+    fn impala_stage(x: FlexTensor, layers: [(FlexTensor, FlexTensor); 5]) -> FlexTensor {
+        let Some(stage) = stage(&x, &layers) else { return fallback::impala_stage::<Flex>(x, layers) };
+        let (x, layers) = (x.to_contiguous(), layers.map(|(weight, bias)| (weight.to_contiguous(), bias.to_contiguous())));
+        let out = stage.forward(x.storage(), layers.each_ref().map(|(weight, bias)| (weight.storage(), bias.storage())));
+        let (batch, halved) = (x.shape().dims::<4>()[0], stage.halved());
+        tensor(out, [batch, stage.outputs, halved.height, halved.width])
     }
 
     fn fused_conv2d_backward(
@@ -208,6 +217,15 @@ fn convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> O
     let plane = Plane { height, width, padding, kernel };
     let large = outputs > 0 && !empty(x) && plane.area() >= POSITIONS;
     (fast && large && single(x, weight)).then_some(Layer { plane, inputs, outputs, relu, upscale: Upscale::None })
+}
+
+/// The layers as a stage, if all of them are fast ones.
+fn stage(x: &FlexTensor, layers: &[(FlexTensor, FlexTensor); 5]) -> Option<Stage> {
+    let settings = ConvSettings { padding: 1, stride: 1, relu: false };
+    let Layer { plane, inputs, outputs, .. } = convolution(x, &layers[0].0, settings)?;
+    let stage = Stage { plane, inputs, outputs };
+    let inner = layers[1..].iter().all(|(weight, _)| weight.shape().dims() == [outputs, outputs, 3, 3] && single(x, weight));
+    (plane.kernel == 3 && inner && stage.halved().area() >= POSITIONS).then_some(stage)
 }
 
 /// The transposed convolution as a layer, if it is a fast one.

@@ -4,8 +4,8 @@
 //! burn's own operations give, to rounding. Start at [`conv2d`]; [`ConvBackend`] lists what a
 //! backend may do better, and by default leaves to burn.
 //!
-//! On flex, the CPU backend, [`plane`] lays images out as lines, [`kernel`] convolves lines and
-//! [`batch`] spreads a batch over the cores; [`flex`] and [`autodiff`] tie that to burn. Results
+//! On flex, the CPU backend, [`plane`] lays images out as lines, [`kernel`] convolves lines, [`batch`] spreads a batch over the cores
+//! and [`stage`] takes images through five layers at a time, for inference; [`flex`] and [`autodiff`] tie that to burn. Results
 //! are bitwise the same for any number of threads: how sums are split depends on shapes alone.
 
 mod autodiff;
@@ -16,6 +16,7 @@ mod kernel;
 mod norm;
 mod plane;
 mod pool;
+mod stage;
 mod tanh;
 mod whole;
 
@@ -86,6 +87,11 @@ pub trait ConvBackend: Backend {
         pool: Pool,
     ) -> FloatTensor<Self> {
         Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0
+    }
+
+    /// A stage of the IMPALA trunk; see [`impala_stage`].
+    fn impala_stage(x: FloatTensor<Self>, layers: [(FloatTensor<Self>, FloatTensor<Self>); 5]) -> FloatTensor<Self> {
+        fallback::impala_stage::<Self>(x, layers)
     }
 
     /// The gradients of [`fused_conv2d`](Self::fused_conv2d), given its output's (`skip`'s
@@ -253,6 +259,17 @@ pub fn pooled_conv2d<B: ConvBackend>(
     pool: Pool,
 ) -> Tensor<B, 4> {
     from_float(B::pooled_conv2d(into_float(x), into_float(weight), into_float(bias), skip.map(into_float), settings, pool))
+}
+
+/// A stage of the IMPALA trunk: a convolution, of which every second maximum of 3x3 is kept, and two residual blocks
+/// `x + conv(relu(conv(relu(x))))`. `layers` are the five convolutions' weights and biases; all have a kernel of three and keep the size.
+///
+/// # Shapes
+/// - `x`: `[batch, in, height, width]`
+/// - weights: `[out, in, 3, 3]`, then `[out, out, 3, 3]`; biases: `[out]`
+/// - output: `[batch, out, height / 2, width / 2]`
+pub fn impala_stage<B: ConvBackend>(x: Tensor<B, 4>, layers: [(Tensor<B, 4>, Tensor<B, 1>); 5]) -> Tensor<B, 4> {
+    from_float(B::impala_stage(into_float(x), layers.map(|(weight, bias)| (into_float(weight), into_float(bias)))))
 }
 
 /// Transposed convolution of a 2x2 kernel with stride two: doubles the image.

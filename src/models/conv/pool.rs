@@ -78,8 +78,10 @@ pub(super) struct Maxima<'a> {
     pub row: usize,
     /// The plane's height and width.
     pub size: [usize; 2],
-    /// Overwritten whole.
+    /// Overwritten, but for what lies between its rows.
     pub maxima: &'a mut [f32],
+    /// Values from one row of `maxima` to the next.
+    pub to_row: usize,
 }
 
 impl WithSimd for Maxima<'_> {
@@ -87,11 +89,11 @@ impl WithSimd for Maxima<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let Maxima { pool, x, row, size: [height, width], maxima } = self;
+        let Maxima { pool, x, row, size: [height, width], maxima, to_row } = self;
         let mut column = vec![f32::NEG_INFINITY; width + 2 * pool.padding];
         let count = column.len() + 1 - pool.kernel;
         let mut best = vec![0.0; count];
-        for (y, maxima) in maxima.chunks_exact_mut(pool.output([height, width])[1]).enumerate() {
+        for (y, maxima) in maxima.chunks_exact_mut(to_row).enumerate() {
             let top = y * pool.stride;
             let rows = top.saturating_sub(pool.padding)..(top + pool.kernel - pool.padding).min(height);
             let inner = &mut column[pool.padding..][..width];

@@ -300,6 +300,24 @@ fn the_maxima_of_a_convolution_are_those_of_what_it_would_have_written() {
 }
 
 #[test]
+fn a_stage_is_its_layers_bit_by_bit() {
+    for (i, [n, ci, co, h, w]) in
+        [[3, 9, 16, 64, 64], [9, 16, 32, 16, 16], [40, 5, 7, 9, 14], [1, 2, 3, 8, 8], [4, 3, 2, 4, 4]].into_iter().enumerate()
+    {
+        let x = noise([n, ci, h, w], i as u32 + 1);
+        let layer = |at: usize| {
+            let inputs = if at == 0 { ci } else { co };
+            (into_float(noise([co, inputs, 3, 3], 100 + at as u32)), into_float(noise([co], 200 + at as u32)))
+        };
+        let layers: [_; 5] = std::array::from_fn(layer);
+        let got: Plain = from_float(Flex::impala_stage(into_float(x.clone()), layers.clone()));
+        let want: Plain = from_float(fallback::impala_stage::<Flex>(into_float(x), layers));
+        assert_eq!(got.dims(), want.dims());
+        assert_eq!(values(&got), values(&want), "{i}");
+    }
+}
+
+#[test]
 fn pooling_equals_burns_and_ties_go_to_the_first() {
     for (i, [h, w, kernel, stride, padding]) in
         [[64, 64, 3, 2, 1], [8, 8, 2, 2, 0], [7, 5, 3, 2, 1], [5, 4, 2, 2, 0], [3, 3, 3, 1, 1]].into_iter().enumerate()

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import statistics
+import sys
 import time
 
 import torch
@@ -32,7 +33,8 @@ def median_seconds(work, seconds, device):
     return statistics.median(times)
 
 
-def measure(mode, args, device):
+def prepare(mode, args, device):
+    """The networks in one mode, and what is measured of them: labelling a batch, a training step."""
     torch.manual_seed(0)
     memory = torch.channels_last if mode != "eager" else torch.contiguous_format
     cfg = config(args.idm_scale, args.wm_scale, 1)
@@ -58,14 +60,17 @@ def measure(mode, args, device):
         torch.nn.utils.clip_grad_norm_([*idm.parameters(), *fdm.parameters()], 2.0)
         optimiser.step()
 
-    idm.eval(), fdm.eval()
-    found = dict(transitions_per_s=args.label_batch / median_seconds(label, args.seconds, device))
-    idm.train(), fdm.train()
-    found["steps_per_s"] = 1 / median_seconds(step, args.seconds, device)
-    if device == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        torch.cuda.reset_peak_memory_stats()
-    return found
+    def measure(seconds):
+        idm.eval(), fdm.eval()
+        found = dict(transitions_per_s=args.label_batch / median_seconds(label, seconds, device))
+        idm.train(), fdm.train()
+        found["steps_per_s"] = 1 / median_seconds(step, seconds, device)
+        if device == "cuda":
+            found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            torch.cuda.reset_peak_memory_stats()
+        return found
+
+    return measure
 
 
 def main():
@@ -78,13 +83,22 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--serve", action="store_true", help="say `ready`, then measure the mode that each line names")
     parser.add_argument("--modes", nargs="*", default=["eager", "channels-last", "compile"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     device = "cpu" if args.cpu else "cuda"
-    print(json.dumps({mode: measure(mode, args, device) for mode in args.modes}))
+    if not args.serve:
+        print(json.dumps({mode: prepare(mode, args, device)(args.seconds) for mode in args.modes}))
+        return
+    measures = {mode: prepare(mode, args, device) for mode in args.modes}
+    for measure in measures.values():
+        measure(0)
+    print("ready", flush=True)
+    for mode in map(str.strip, sys.stdin):
+        print(json.dumps(measures[mode](args.seconds)), flush=True)
 
 
 if __name__ == "__main__":
