@@ -92,7 +92,7 @@ impl WithSimd for Maxima<'_> {
         let Maxima { pool, x, row, size: [height, width], maxima, to_row } = self;
         let mut column = vec![f32::NEG_INFINITY; width + 2 * pool.padding];
         let count = column.len() + 1 - pool.kernel;
-        let mut best = vec![0.0; count];
+        let mut best = vec![0.0; count.next_multiple_of(2)];
         for (y, maxima) in maxima.chunks_exact_mut(to_row).enumerate() {
             let top = y * pool.stride;
             let rows = top.saturating_sub(pool.padding)..(top + pool.kernel - pool.padding).min(height);
@@ -101,11 +101,15 @@ impl WithSimd for Maxima<'_> {
             for y in rows {
                 inner.iter_mut().zip(&x[y * row..][..width]).for_each(|(best, x)| *best = larger(*x, *best));
             }
-            best.copy_from_slice(&column[..count]);
+            best[..count].copy_from_slice(&column[..count]);
             for kx in 1..pool.kernel {
                 best.iter_mut().zip(&column[kx..]).for_each(|(best, x)| *best = larger(*x, *best));
             }
-            maxima.iter_mut().zip(best.iter().step_by(pool.stride)).for_each(|(maximum, best)| *maximum = *best);
+            match pool.stride {
+                // Compiles to shuffles, which a step does not.
+                2 => maxima.iter_mut().zip(best.chunks_exact(2)).for_each(|(maximum, pair)| *maximum = pair[0]),
+                stride => maxima.iter_mut().zip(best.iter().step_by(stride)).for_each(|(maximum, best)| *maximum = *best),
+            }
         }
     }
 }
