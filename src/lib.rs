@@ -47,8 +47,7 @@
 //! - Initial weights and batches are drawn with PyTorch's generator, in its order: `reference: true` is compared with PyTorch seed by seed,
 //!   since between seeds the error after a short training differs by far more than between implementations.
 //! - Datasets above 1 GiB are read rather than mapped (`dataset/shards.rs` says why): training's memory does not grow with the data.
-//! - Labelling on GPUs runs several jobs a device, and on several devices; training on several GPUs is not built. burn's own strategy for
-//!   it lives in its training loop, which has no place for a checkpoint that resumes bit by bit.
+//! - Labelling on GPUs runs several jobs a device, and on several devices; training uses one.
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
 //! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.

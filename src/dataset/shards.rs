@@ -38,7 +38,7 @@ pub struct Shards {
     files: Mutex<Recent<File>>,
     whole: Mutex<Recent<Shard>>,
     /// All shards, where they are mapped; else none.
-    mapped: Vec<Shard>,
+    mapped: Vec<Arc<Shard>>,
 }
 
 /// Frames of one episode that follow each other with no gap.
@@ -64,9 +64,9 @@ impl Shards {
     /// Looks through all shards once, at all but their pixels.
     pub fn open(store: &Store, paths: Vec<String>) -> Result<Self> {
         let (mut ordinals, mut runs, mut places, mut frame_size) = (HashMap::new(), Vec::new(), Vec::new(), None);
-        let (mut mapped, mut bytes) = (Vec::new(), 0);
+        let (mut mapped, mut bytes, mut whole) = (Vec::new(), 0, Recent::default());
         for (number, path) in paths.iter().enumerate() {
-            let shard = Shard::open(store, path)?;
+            let shard = Arc::new(Shard::open(store, path)?);
             let (seen, expected) = (shard.frame_size(), *frame_size.get_or_insert(shard.frame_size()));
             if seen != expected {
                 let FrameSize { height, width } = expected;
@@ -82,8 +82,11 @@ impl Shards {
             }
             let (rows_per_batch, batches) = shard.pixels_in_place();
             let batches = if store.root().is_some() { batches.to_vec() } else { Vec::new() };
-            bytes += shard.rows() * seen.bytes();
+            bytes += pixel_bytes(&shard);
             let small = bytes <= MAPPED_BYTES && mapped.len() == number && !batches.is_empty();
+            if batches.is_empty() {
+                whole.get(number, WHOLE_BYTES, pixel_bytes, || Ok(shard.clone()))?;
+            }
             places.push(Place { rows: shard.rows(), rows_per_batch, batches });
             if small {
                 mapped.push(shard);
@@ -92,7 +95,7 @@ impl Shards {
             }
         }
         let (store, episodes) = (store.clone(), ordinals.len());
-        Ok(Self { store, paths, places, frame_size, runs, episodes, files: Mutex::default(), whole: Mutex::default(), mapped })
+        Ok(Self { store, paths, places, frame_size, runs, episodes, files: Mutex::default(), whole: Mutex::new(whole), mapped })
     }
 
     /// The size of every frame; none where there is no shard.
@@ -115,12 +118,8 @@ impl Shards {
         let (place, bytes) = (&self.places[shard], self.frame_size.map_or(1, |size| size.bytes()));
         let count = out.len() / bytes;
         assert!(first_row + count <= place.rows, "rows {first_row} to {} of {}", first_row + count, place.rows);
-        if let Some(shard) = self.mapped.get(shard) {
-            shard.copy(first_row, out);
-            return Ok(());
-        }
-        if place.batches.is_empty() {
-            self.whole(shard)?.copy(first_row, out);
+        if place.batches.is_empty() || !self.mapped.is_empty() {
+            self.shard(shard)?.copy(first_row, out);
             return Ok(());
         }
         let file = self.file(shard)?;
@@ -136,18 +135,28 @@ impl Shards {
         Ok(())
     }
 
+    /// One shard, whole.
+    pub fn shard(&self, number: usize) -> Result<Arc<Shard>> {
+        match self.mapped.get(number) {
+            Some(shard) => Ok(shard.clone()),
+            None => {
+                let open = || Shard::open(&self.store, &self.paths[number]).map(Arc::new);
+                lock(&self.whole).get(number, WHOLE_BYTES, pixel_bytes, open)
+            }
+        }
+    }
+
     pub(super) fn runs(&self) -> &[Span] {
         &self.runs
     }
 
     fn file(&self, number: usize) -> Result<Arc<File>> {
-        lock(&self.files).get(number, FILES, |_| 1, || self.store.file(&self.paths[number]))
+        lock(&self.files).get(number, FILES, |_| 1, || self.store.file(&self.paths[number]).map(Arc::new))
     }
+}
 
-    fn whole(&self, number: usize) -> Result<Arc<Shard>> {
-        let bytes = |shard: &Shard| shard.rows() * shard.frame_size().bytes();
-        lock(&self.whole).get(number, WHOLE_BYTES, bytes, || Shard::open(&self.store, &self.paths[number]))
-    }
+fn pixel_bytes(shard: &Shard) -> usize {
+    shard.rows() * shard.frame_size().bytes()
 }
 
 /// What was lately used, in two generations: when the newer is full, the older goes.
@@ -165,13 +174,13 @@ impl<T> Default for Recent<T> {
 }
 
 impl<T> Recent<T> {
-    fn get(&mut self, number: usize, most: usize, weight: impl Fn(&T) -> usize, open: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    fn get(&mut self, number: usize, most: usize, weight: impl Fn(&T) -> usize, open: impl FnOnce() -> Result<Arc<T>>) -> Result<Arc<T>> {
         if let Some(found) = self.newer.get(&number) {
             return Ok(found.clone());
         }
         let found = match self.older.remove(&number) {
             Some(found) => found,
-            None => Arc::new(open()?),
+            None => open()?,
         };
         if self.weight >= most {
             self.older = std::mem::take(&mut self.newer);
@@ -240,9 +249,9 @@ mod tests {
     fn what_was_not_used_lately_is_let_go() {
         let mut recent = Recent::default();
         for number in 0..1000 {
-            recent.get(number, 10, |_| 1, || Ok(number)).unwrap();
+            recent.get(number, 10, |_| 1, || Ok(Arc::new(number))).unwrap();
             assert!(recent.newer.len() + recent.older.len() <= 20);
-            recent.get(3, 10, |_| 1, || Ok(3)).unwrap();
+            recent.get(3, 10, |_| 1, || Ok(Arc::new(3))).unwrap();
         }
         assert_eq!(*recent.get(3, 10, |_| 1, || unreachable!("it was used just now")).unwrap(), 3);
     }

@@ -130,7 +130,7 @@ pub enum Precision {
     /// Single precision.
     #[default]
     F32,
-    /// Products of bfloat16 numbers: several times faster on a GPU, much slower on a CPU.
+    /// Products of bfloat16 numbers: for GPUs, much slower on a CPU.
     Bf16,
 }
 

@@ -24,7 +24,7 @@ pub struct LabelConfig {
     /// latent action. Default true.
     #[serde(default = "default_fdm_error")]
     pub fdm_error: bool,
-    /// How precisely the networks compute: `f32`, or `bf16`, several times faster on a GPU and much slower without one. Default `f32`.
+    /// How precisely the networks compute: `f32`, or `bf16`, which is for GPUs and much slower without one. Default `f32`.
     #[serde(default)]
     pub precision: Precision,
 }
@@ -72,7 +72,7 @@ impl Label {
     /// Labels one shard.
     pub fn run(&self, task: &LabelTask, place: &Workplace) -> Result<Done, Error> {
         let shards = Shards::open(place.store, vec![task.shard.path.clone()])?;
-        let shard = Shard::open(place.store, &task.shard.path)?;
+        let shard = shards.shard(0)?;
         let config = self.labeller.config();
         let (seen, expected) = (shard.frame_size().height as usize, config.frame_size);
         if seen != expected {
