@@ -144,7 +144,10 @@ impl<B: NetBackend> Linear<B> {
     /// - output: `[batch, out]`
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
-        x.matmul(weight.transpose()) + bias.unsqueeze()
+        let ([batch, input], [output, _]) = (x.dims(), weight.dims());
+        // As a convolution of single pixels, whose weight's gradient lies in memory as the weight does.
+        let (pixels, kernels) = (x.reshape([batch, input, 1, 1]), weight.reshape([output, input, 1, 1]));
+        conv2d(pixels, kernels, Some(bias), 0, 1).reshape([batch, output])
     }
 }
 

@@ -27,7 +27,7 @@ pub use verdict::Verdict;
 use verdict::judge;
 
 /// The version of what this stage does: raise it when the same frames and settings give another model.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
 /// Batches that lie ready before they are needed.

@@ -7,6 +7,8 @@
 `run` writes OUT/report.json and OUT/table.md: labelling (paper's IDM, batch 1024) and training steps (paper's sizes, batch 128) in bf16
 and f32 beside PyTorch eager, channels-last and compiled, peak memory of the device, the share of a plain matrix product, and ten minutes
 of training at the paper's sizes with its curve (OUT/metrics.parquet, OUT/verdict.json).
+
+A rehearsal without a GPU, minutes long: LAPO_DEVICE=cpu LAPO_PRESET=tiny LAPO_SECONDS=1 LAPO_TRAINING_SECONDS=20 gpu.py run FOLDER OUT
 """
 
 import json
@@ -21,7 +23,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TRAINING_SECONDS = 600
+DEVICE = os.environ.get("LAPO_DEVICE", "cuda:0")
+PRESET = os.environ.get("LAPO_PRESET", "paper")
+SECONDS = float(os.environ.get("LAPO_SECONDS", 10))  # of each measurement
+TRAINING_SECONDS = float(os.environ.get("LAPO_TRAINING_SECONDS", 600))
+LABEL_BATCH, BATCH = (1024, 128) if DEVICE != "cpu" else (128, 32)
 
 
 def prepare(folder):
@@ -60,6 +66,8 @@ class PeakMemory:
 
     def watch(self):
         while self.open:
+            if not shutil.which("nvidia-smi"):
+                return
             out = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True, text=True)
             self.peak = max([self.peak, *(int(line) for line in out.stdout.split() if line.isdigit())])
             time.sleep(0.2)
@@ -75,13 +83,11 @@ def run(folder, out):
     lapo.write_bytes(lzma.decompress((folder / "lapo.xz").read_bytes()))
     lapo.chmod(0o755)
     subprocess.run([lapo, "doctor"], check=True)
-    device = os.environ.get("LAPO_DEVICE", "cuda:0")
-    preset = os.environ.get("LAPO_PRESET", "paper")
     report, rows = {}, ["| precision | what | lapo | PyTorch eager | channels-last | compiled | lapo / best | share of matmul |", "|" + "---|" * 8]
     for precision in ("bf16", "f32"):
-        bench = [lapo, "bench", "--preset", preset, "--precision", precision, "--label-batch", "1024", "--batch", "128"]
+        bench = [lapo, "bench", "--preset", PRESET, "--precision", precision, "--label-batch", LABEL_BATCH, "--batch", BATCH]
         with PeakMemory() as memory:
-            ours = json.loads(capture([*bench, "--device", device, "--seconds", "10", "--format", "json"]))
+            ours = json.loads(capture([*bench, "--device", DEVICE, "--seconds", SECONDS, "--format", "json"]))
         ours["peak_mib"] = memory.peak
         torch = json.loads(capture(peer(precision)) or "{}")
         report[precision] = dict(lapo=ours, torch=torch)
@@ -91,14 +97,15 @@ def run(folder, out):
             cells = [precision, row["what"], f"{row['speed']:.1f} {row['unit']}", *(f"{t:.1f}" if t else "-" for t in theirs)]
             rows.append("| " + " | ".join([*cells, f"{row['speed'] / best:.2f}" if best else "-", f"{row['share']:.0%}"]) + " |")
         save(out, report, rows)
-    steps_per_s = report["bf16"]["lapo"]["rows"][2]["speed"]
-    seconds = float(os.environ.get("LAPO_TRAINING_SECONDS", TRAINING_SECONDS))
-    train = {"train_dynamics": dict(frames="frames", preset=preset, precision="bf16", batch=128, steps=max(60, int(steps_per_s * seconds)))}
+    precision = "bf16" if DEVICE != "cpu" else "f32"
+    steps_per_s = report[precision]["lapo"]["rows"][2]["speed"]
+    steps = max(60, int(steps_per_s * TRAINING_SECONDS))
+    train = {"train_dynamics": dict(frames="frames", preset=PRESET, precision=precision, batch=BATCH, steps=steps)}
     shutil.copytree(folder / "ws", out / "ws", dirs_exist_ok=True)
     with PeakMemory() as memory:
         pipeline = dict(name="gpu", workspace=str(out / "ws"), stages=dict(frames=frames(), dynamics=train))
-        run_pipeline(lapo, out, pipeline, "--device", device)
-    report["training"] = dict(peak_mib=memory.peak, steps=train["train_dynamics"]["steps"])
+        run_pipeline(lapo, out, pipeline, "--device", DEVICE)
+    report["training"] = dict(peak_mib=memory.peak, steps=steps)
     for name in ("metrics.parquet", "verdict.json"):
         shutil.copy(next((out / "ws/dynamics/data").glob(f"*/*/{name}")), out / name)
     report["training"]["verdict"] = json.loads((out / "verdict.json").read_text())
@@ -108,9 +115,10 @@ def run(folder, out):
 
 
 def peer(precision):
-    sizes = dict(tiny=("1", "8"), small=("2", "12"), paper=("4", "24"))[os.environ.get("LAPO_PRESET", "paper")]
-    command = [sys.executable, HERE / "peer/torch_modes.py", "--idm-scale", sizes[0], "--wm-scale", sizes[1], "--label-batch", "1024"]
-    return [*command, "--batch", "128", "--seconds", "10", *(["--bf16"] if precision == "bf16" else [])]
+    idm, fdm = dict(tiny=(1, 8), small=(2, 12), paper=(4, 24))[PRESET]
+    command = [sys.executable, HERE / "peer/torch_modes.py", "--idm-scale", idm, "--wm-scale", fdm, "--label-batch", LABEL_BATCH]
+    flags = [*(["--bf16"] if precision == "bf16" else []), *(["--cpu"] if DEVICE == "cpu" else [])]
+    return [*command, "--batch", BATCH, "--seconds", SECONDS, *flags]
 
 
 def capture(command):

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use macerator::Arch;
 use rayon::prelude::*;
 
+use super::buffer::{sized, zeros};
 use super::kernel::{Convolve, Correlate, SumLines, pack};
 use super::plane::{Plane, TILE};
 use super::pool::{Maxima, Pool};
@@ -74,7 +75,7 @@ impl Layer {
         let batch = x.len() / self.x_len();
         let images = chunk(&self.plane, batch, POSITIONS);
         let each = pool.map_or(self.out_len(), |pool| self.outputs * pool.output(self.plane.output()).iter().product::<usize>());
-        let mut out = vec![0.0; batch * each];
+        let mut out = zeros(batch * each);
         out.par_chunks_mut(images * each).zip(x.par_chunks(images * self.x_len())).enumerate().for_each(|(i, (out, x))| {
             let skip = skip.get(i * images * self.out_len()..).unwrap_or_default();
             SCRATCH.with_borrow_mut(|scratch| {
@@ -146,7 +147,7 @@ impl Layer {
         let batch = x.len() / self.x_len();
         let chunk = chunk(&self.plane, batch, GRADIENT_POSITIONS);
         let images = chunk * self.group(batch.div_ceil(chunk));
-        let mut dx = vec![0.0; if want[0] { x.len() } else { 0 }];
+        let mut dx = zeros(if want[0] { x.len() } else { 0 });
         let mut parts: Vec<_> = dx.chunks_mut(images * self.x_len()).collect();
         parts.resize_with(batch.div_ceil(images), Default::default);
         let sums: Vec<_> = parts
@@ -270,7 +271,13 @@ impl Layer {
     fn order_weight(&self, sums: Vec<f32>) -> Vec<f32> {
         match self.upscale {
             Upscale::None => sums,
-            Upscale::Double => (0..sums.len()).map(|i| sums[i % self.outputs * self.inputs + i / self.outputs]).collect(),
+            Upscale::Double => {
+                let mut weight = vec![0.0; sums.len()];
+                for (o, line) in sums.chunks_exact(self.inputs).enumerate() {
+                    line.iter().zip(weight[o..].iter_mut().step_by(self.outputs)).for_each(|(sum, weight)| *weight = *sum);
+                }
+                weight
+            }
         }
     }
 
@@ -330,12 +337,4 @@ fn add_up(parts: Vec<(Vec<f32>, Vec<f32>)>) -> (Vec<f32>, Vec<f32>) {
         add(&mut bias, &b);
     }
     (weight, bias)
-}
-
-/// The first `len` values of a buffer that only grows.
-pub(super) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }

@@ -11,9 +11,9 @@ use burn::tensor::{DType, TensorData, TensorMetadata};
 use super::batch::{Layer, LayerGradients, Upscale};
 use super::plane::Plane;
 use super::stage::Stage;
-use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, norm, tanh};
+use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, norm, tanh, whole};
 
-/// Positions of an image below which burn's plain matrix product is faster. It is the image that
+/// Positions of an image below which burn's plain matrix product is faster, going forward. It is the image that
 /// decides, not the batch, so that an image's output does not depend on what it is batched with.
 const POSITIONS: usize = 16;
 
@@ -54,7 +54,7 @@ impl ConvBackend for Flex {
         settings: ConvSettings,
         wanted: Wanted,
     ) -> Gradients<Flex> {
-        match convolution(&x, &weight, settings) {
+        match any_convolution(&x, &weight, settings) {
             Some(layer) => backward(&layer, &x, &weight, &gradient, wanted),
             None => fallback::conv2d_backward::<Flex>(x, weight, gradient, settings, wanted),
         }
@@ -71,7 +71,7 @@ impl ConvBackend for Flex {
     }
 
     fn double_conv2d_backward(x: FlexTensor, weight: FlexTensor, gradient: FlexTensor, wanted: Wanted) -> Gradients<Flex> {
-        match doubling(&x, &weight) {
+        match any_doubling(&x, &weight) {
             Some(layer) => backward(&layer, &x, &weight, &gradient, wanted),
             None => fallback::double_conv2d_backward::<Flex>(x, weight, gradient, wanted),
         }
@@ -209,14 +209,19 @@ fn empty(x: &FlexTensor) -> bool {
 
 /// The layer, if it is one of the fast ones.
 fn convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> Option<Layer> {
+    any_convolution(x, weight, settings).filter(|layer| layer.plane.area() >= POSITIONS)
+}
+
+/// The layer, if it can be done.
+fn any_convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> Option<Layer> {
     let [outputs, inputs, kernel, kernel_width] = weight.shape().dims();
     let ConvSettings { padding, stride, relu } = settings;
     let [_, channels, height, width] = x.shape().dims();
     let fits = padding < kernel && height.min(width) + 2 * padding >= kernel;
-    let fast = stride == 1 && kernel == kernel_width && kernel <= 3 && fits && channels == inputs;
+    let fast =
+        stride == 1 && kernel == kernel_width && kernel <= 3 && fits && channels == inputs && !whole::covers::<Flex>(x, weight, settings);
     let plane = Plane { height, width, padding, kernel };
-    let large = outputs > 0 && !empty(x) && plane.area() >= POSITIONS;
-    (fast && large && single(x, weight)).then_some(Layer { plane, inputs, outputs, relu, upscale: Upscale::None })
+    (fast && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer { plane, inputs, outputs, relu, upscale: Upscale::None })
 }
 
 /// The layers as a stage, if all of them are fast ones.
@@ -230,11 +235,16 @@ fn stage(x: &FlexTensor, layers: &[(FlexTensor, FlexTensor); 5]) -> Option<Stage
 
 /// The transposed convolution as a layer, if it is a fast one.
 fn doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
+    any_doubling(x, weight).filter(|layer| layer.plane.area() >= POSITIONS)
+}
+
+/// The transposed convolution as a layer, if it can be done.
+fn any_doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
     let ([inputs, outputs, rows, columns], [_, channels, height, width]) = (weight.shape().dims(), x.shape().dims());
-    let fits = (rows, columns, channels) == (2, 2, inputs);
+    let fits = (rows, columns, channels) == (2, 2, inputs) && !whole::is_pixel::<Flex>(x);
     let plane = Plane { height, width, padding: 0, kernel: 1 };
-    let large = outputs > 0 && !empty(x) && plane.area() >= POSITIONS;
-    (fits && large && single(x, weight)).then_some(Layer { plane, inputs, outputs: 4 * outputs, relu: false, upscale: Upscale::Double })
+    let upscale = Upscale::Double;
+    (fits && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer { plane, inputs, outputs: 4 * outputs, relu: false, upscale })
 }
 
 fn single(x: &FlexTensor, weight: &FlexTensor) -> bool {

@@ -10,6 +10,7 @@
 
 mod autodiff;
 mod batch;
+mod buffer;
 mod fallback;
 mod flex;
 mod kernel;

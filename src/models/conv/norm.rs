@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use super::buffer::zeros;
+
 /// Running sums a plane is added up in; what is added to which depends on the shape alone.
 const PARTS: usize = 16;
 
@@ -23,7 +25,7 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32], pixels: usize, ep
             (from, (squares / count) as f32)
         })
         .unzip();
-    let mut out = vec![0.0; x.len()];
+    let mut out = zeros(x.len());
     let planes = out.par_chunks_mut(pixels).zip(x.par_chunks(pixels)).enumerate();
     planes.for_each(|(i, (out, x))| {
         let channel = i % channels;
@@ -59,7 +61,7 @@ pub(super) fn backward(
             ((along.sum::<f64>() * deviation) as f32, bias.sum::<f64>() as f32)
         })
         .unzip();
-    let mut dx = vec![0.0; x.len()];
+    let mut dx = zeros(x.len());
     let planes = dx.par_chunks_mut(pixels).zip(x.par_chunks(pixels));
     planes.zip(gradient.par_chunks(pixels)).enumerate().for_each(|(i, ((dx, x), g))| {
         let channel = i % channels;

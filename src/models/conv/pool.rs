@@ -6,6 +6,8 @@
 use macerator::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::buffer::zeros;
+
 /// The row of a pixel that is none: after all others.
 const BORDER: u32 = 1 << 16;
 
@@ -35,7 +37,7 @@ impl Pool {
     pub(super) fn forward(&self, x: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<u8>) {
         let [height, width] = self.output(size);
         let plane = size[0] * size[1];
-        let mut maxima = vec![0.0; x.len() / plane * height * width];
+        let mut maxima = zeros(x.len() / plane * height * width);
         let mut places = vec![0; maxima.len()];
         maxima.par_chunks_mut(height * width).zip(places.par_chunks_mut(height * width)).zip(x.par_chunks(plane)).for_each_init(
             Scratch::default,
@@ -53,7 +55,7 @@ impl Pool {
         // From a window's corner, which may lie in the border, to its pixels.
         let offsets: Vec<usize> = (0..self.kernel * self.kernel).map(|place| place / self.kernel * columns + place % self.kernel).collect();
         let border = self.padding * columns + self.padding;
-        let mut dx = vec![0.0; planes * rows * columns];
+        let mut dx = zeros(planes * rows * columns);
         dx.par_chunks_mut(rows * columns).zip(gradient.par_chunks(height * width)).zip(places.par_chunks(height * width)).for_each(
             |((dx, gradient), places)| {
                 let windows = gradient.chunks(width).zip(places.chunks(width));

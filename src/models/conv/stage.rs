@@ -8,7 +8,8 @@ use std::cell::RefCell;
 use macerator::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::batch::{chunk, convolve, sized};
+use super::batch::{chunk, convolve};
+use super::buffer::{sized, zeros};
 use super::kernel::pack;
 use super::plane::{Plane, rectify};
 use super::pool::{Maxima, Pool};
@@ -65,7 +66,7 @@ impl Stage {
             let inputs = std::mem::replace(&mut channels, self.outputs);
             (pack::<9>(self.outputs, inputs, false, |o, c| &weight[(o * inputs + c) * 9..]), bias)
         });
-        let mut out = vec![0.0; batch * left];
+        let mut out = zeros(batch * left);
         out.par_chunks_mut(images * left).zip(x.par_chunks(images * each)).for_each(|(out, x)| {
             SCRATCH.with_borrow_mut(|scratch| self.forward_chunk(x, &layers, out, scratch));
         });

@@ -4,6 +4,8 @@
 
 use rayon::prelude::*;
 
+use super::buffer::zeros;
+
 /// Values a thread takes at a time.
 const CHUNK: usize = 1 << 14;
 /// Beyond, the tangent rounds to one in f32.
@@ -15,7 +17,7 @@ const BELOW: [f32; 4] = [4.893_525e-3, 2.268_434_6e-3, 1.185_347_1e-4, 1.198_258
 
 /// `tanh(x)`.
 pub(super) fn forward(x: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+    let mut out = zeros(x.len());
     out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
         out.iter_mut().zip(x).for_each(|(out, x)| *out = tanh(*x));
     });
@@ -24,7 +26,7 @@ pub(super) fn forward(x: &[f32]) -> Vec<f32> {
 
 /// The gradient of `x`, given `out = tanh(x)` and its gradient.
 pub(super) fn backward(out: &[f32], gradient: &[f32]) -> Vec<f32> {
-    let mut dx = vec![0.0; out.len()];
+    let mut dx = zeros(out.len());
     let chunks = dx.par_chunks_mut(CHUNK).zip(out.par_chunks(CHUNK));
     chunks.zip(gradient.par_chunks(CHUNK)).for_each(|((dx, out), g)| {
         let values = out.iter().zip(g);
