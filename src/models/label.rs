@@ -79,7 +79,7 @@ pub fn labeller(device: &Device, weights: &[u8], precision: Precision) -> Result
 }
 
 /// Windows a core takes through the networks at a time: few, so that what lies between two layers stays in its cache.
-const CPU_PASS: usize = 32;
+const CPU_PASS: usize = 16;
 /// Windows a GPU takes at a time: many, so that all of it is busy.
 #[cfg(feature = "cuda")]
 const GPU_PASS: usize = 1024;
