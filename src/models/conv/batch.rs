@@ -9,7 +9,8 @@ use macerator::Arch;
 use rayon::prelude::*;
 
 use super::buffer::{sized, zeros};
-use super::kernel::{Convolve, Correlate, SumLines, pack};
+use super::convolve::{Convolve, Packed};
+use super::kernel::{Correlate, SumLines};
 use super::plane::{Plane, TILE};
 use super::pool::{Maxima, Pool};
 
@@ -165,7 +166,7 @@ impl Layer {
     fn backward_group(
         &self,
         x: &[f32],
-        packed: &[f32],
+        packed: &Packed,
         gradient: &[f32],
         dx: &mut [f32],
         want: [bool; 3],
@@ -237,12 +238,12 @@ impl Layer {
         });
     }
 
-    /// Orders weights as the inner loops read them; see [`pack`].
-    fn pack<'a>(&self, outputs: usize, channels: usize, reverse: bool, kernel: impl Fn(usize, usize) -> &'a [f32] + Sync) -> Vec<f32> {
+    /// Orders weights as the inner loops read them; see [`Packed`].
+    fn pack<'a>(&self, outputs: usize, channels: usize, reverse: bool, kernel: impl Fn(usize, usize) -> &'a [f32] + Sync) -> Packed {
         match self.plane.kernel {
-            1 => pack::<1>(outputs, channels, reverse, kernel),
-            2 => pack::<4>(outputs, channels, reverse, kernel),
-            _ => pack::<9>(outputs, channels, reverse, kernel),
+            1 => Packed::new::<1>(outputs, channels, reverse, kernel),
+            2 => Packed::new::<4>(outputs, channels, reverse, kernel),
+            _ => Packed::new::<9>(outputs, channels, reverse, kernel),
         }
     }
 
@@ -317,10 +318,9 @@ pub(super) fn chunk(plane: &Plane, batch: usize, positions: usize) -> usize {
 }
 
 /// Convolves `images` images' lines into `output`'s first values, which it returns.
-pub(super) fn convolve<'a>(plane: &Plane, images: usize, weight: &[f32], input: &[f32], output: &'a mut Vec<f32>) -> &'a mut [f32] {
+pub(super) fn convolve<'a>(plane: &Plane, images: usize, weight: &Packed, input: &[f32], output: &'a mut Vec<f32>) -> &'a mut [f32] {
     let (line, positions) = (plane.line(images), plane.positions(images));
-    let taps = plane.kernel * plane.kernel;
-    let output = sized(output, weight.len() / (input.len() / line * taps) * positions);
+    let output = sized(output, weight.outputs(input.len() / line, plane.kernel) * positions);
     Arch::new().dispatch(Convolve { weight, input, output, line, positions, row: plane.row(), kernel: plane.kernel });
     output
 }

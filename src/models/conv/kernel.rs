@@ -1,136 +1,21 @@
-//! The inner loops: lines in, lines out, the widest SIMD the processor has.
+//! The inner loops' common ground, and the loop of the weights' gradient: lines in, sums out, the widest SIMD the processor has.
 //!
 //! A convolution on lines (see [`Plane`](super::plane::Plane)) is
 //! `output[o][p] = sum over c, ky, kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]`, so
 //! a tile of outputs stays in registers while shifted input is streamed past it: no im2col, no
-//! packing of the input. Start at [`Convolve`] and [`Correlate`]; `Arch::new().dispatch(..)`
+//! packing of the input. Start at [`Convolve`](super::convolve::Convolve) and [`Correlate`]; `Arch::new().dispatch(..)`
 //! runs either. The order of every sum depends on shapes and on the processor's lanes alone.
 
 use macerator::{Simd, Vector, WithSimd};
-use rayon::prelude::*;
 
 use super::plane::TILE;
 
-/// Output channels a tile holds.
-pub(super) const OUTPUTS: usize = 4;
-/// Values of the input that [`Convolve`] keeps coming back to: what leaves room for weights and outputs in 32 KiB.
-const CACHE: usize = 5 << 10;
+/// Output channels a tile of gradients holds.
+const OUTPUTS: usize = 4;
 /// Positions of a line that [`Correlate`] goes through before it turns to other channels, about.
 const BLOCK: usize = 20 * TILE;
 /// Registers of one line that [`Correlate`] takes in one step; `UNROLL` of them divide [`TILE`].
 const UNROLL: usize = 3;
-
-/// Convolves lines.
-pub(super) struct Convolve<'a> {
-    /// Weights as [`pack`] leaves them.
-    pub weight: &'a [f32],
-    /// `[channel, line]`
-    pub input: &'a [f32],
-    /// `[output channel rounded up to OUTPUTS, positions]`, overwritten whole.
-    pub output: &'a mut [f32],
-    /// Values in an input line.
-    pub line: usize,
-    /// Positions in an output line, a multiple of [`TILE`].
-    pub positions: usize,
-    /// Positions from one row to the next.
-    pub row: usize,
-    /// Rows and columns of the kernel: 1, 2 or 3.
-    pub kernel: usize,
-}
-
-impl WithSimd for Convolve<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self) {
-        match self.kernel {
-            1 => self.run::<S, 1>(),
-            2 => self.run::<S, 2>(),
-            3 => self.run::<S, 3>(),
-            kernel => unreachable!("no inner loop for a kernel of {kernel}"),
-        }
-    }
-}
-
-impl Convolve<'_> {
-    #[inline(always)]
-    fn run<S: Simd, const K: usize>(mut self) {
-        let lanes = S::lanes32();
-        let mut start = 0;
-        // 512-bit registers come in 32, narrower ones in 16 on most processors.
-        if lanes >= 16 {
-            while start + 6 * lanes <= self.positions {
-                self.column::<S, K, 6>(start);
-                start += 6 * lanes;
-            }
-        }
-        while start < self.positions {
-            self.column::<S, K, 3>(start);
-            start += 3 * lanes;
-        }
-    }
-
-    /// All output channels at `V` registers of positions, so many input channels at a time as the first cache holds.
-    #[inline(always)]
-    fn column<S: Simd, const K: usize, const V: usize>(&mut self, start: usize) {
-        let lanes = S::lanes32();
-        let (channels, channel) = (self.input.len() / self.line, K * K * OUTPUTS);
-        let chunk = (CACHE / (K * (V * lanes + K - 1))).max(1);
-        for first in (0..channels).step_by(chunk) {
-            let last = channels.min(first + chunk);
-            let lines = &self.input[first * self.line..last * self.line];
-            for (block, weight) in self.weight.chunks_exact(channels * channel).enumerate() {
-                let rows: [_; OUTPUTS] = std::array::from_fn(|o| (block * OUTPUTS + o) * self.positions + start);
-                let mut sums = [[splat::<S>(0.0); V]; OUTPUTS];
-                if first > 0 {
-                    for (sums, row) in sums.iter_mut().zip(rows) {
-                        let output = &self.output[row..][..V * lanes];
-                        for (v, sum) in sums.iter_mut().enumerate() {
-                            *sum = load::<S>(&output[v * lanes..]);
-                        }
-                    }
-                }
-                let sums = self.tile::<S, K, V>(lines, &weight[first * channel..last * channel], start, sums);
-                for (sums, row) in sums.iter().zip(rows) {
-                    let output = &mut self.output[row..][..V * lanes];
-                    for (v, sum) in sums.iter().enumerate() {
-                        store::<S>(*sum, &mut output[v * lanes..][..lanes]);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Adds some input channels' share to a tile.
-    #[inline(always)]
-    fn tile<S: Simd, const K: usize, const V: usize>(
-        &self,
-        lines: &[f32],
-        weight: &[f32],
-        start: usize,
-        mut sums: [[Vector<S, f32>; V]; OUTPUTS],
-    ) -> [[Vector<S, f32>; V]; OUTPUTS] {
-        let lanes = S::lanes32();
-        let mut shifted = [splat::<S>(0.0); V];
-        for (line, weight) in lines.chunks_exact(self.line).zip(weight.chunks_exact(K * K * OUTPUTS)) {
-            for (ky, weight) in weight.chunks_exact(K * OUTPUTS).enumerate() {
-                let input = &line[start + ky * self.row..][..V * lanes + K - 1];
-                for kx in 0..K {
-                    for (v, shifted) in shifted.iter_mut().enumerate() {
-                        *shifted = load::<S>(&input[kx + v * lanes..]);
-                    }
-                    for (o, sums) in sums.iter_mut().enumerate() {
-                        let weight = splat::<S>(weight[kx * OUTPUTS + o]);
-                        for (sum, shifted) in sums.iter_mut().zip(shifted) {
-                            *sum = weight.mul_add(shifted, *sum);
-                        }
-                    }
-                }
-            }
-        }
-        sums
-    }
-}
 
 /// Adds up the weights' gradient: `sums[o][c][ky][kx] += sum over p of
 /// gradient[o][p] * input[c][p + ky * row + kx]`.
@@ -262,42 +147,19 @@ impl WithSimd for SumLines<'_> {
     }
 }
 
-/// Orders weights as the tiles read them: `[block of OUTPUTS, channel, kernel, kernel, OUTPUTS]`,
-/// zero past the last output channel. `kernel(o, c)` is a kernel; `reverse` turns it by half.
-pub(super) fn pack<'a, const TAPS: usize>(
-    outputs: usize,
-    channels: usize,
-    reverse: bool,
-    kernel: impl Fn(usize, usize) -> &'a [f32] + Sync,
-) -> Vec<f32> {
-    let block = channels * TAPS * OUTPUTS;
-    let mut packed = vec![0.0; outputs.div_ceil(OUTPUTS) * block];
-    packed.par_chunks_mut(block).enumerate().for_each(|(b, packed)| {
-        for (c, packed) in packed.chunks_exact_mut(TAPS * OUTPUTS).enumerate() {
-            for (i, o) in (b * OUTPUTS..outputs).take(OUTPUTS).enumerate() {
-                let kernel = &kernel(o, c)[..TAPS];
-                for tap in 0..TAPS {
-                    packed[tap * OUTPUTS + i] = kernel[if reverse { TAPS - 1 - tap } else { tap }];
-                }
-            }
-        }
-    });
-    packed
-}
-
 #[inline(always)]
-fn splat<S: Simd>(value: f32) -> Vector<S, f32> {
+pub(super) fn splat<S: Simd>(value: f32) -> Vector<S, f32> {
     macerator::Scalar::splat(value)
 }
 
 /// Loads the first lanes of `from`.
 #[inline(always)]
-fn load<S: Simd>(from: &[f32]) -> Vector<S, f32> {
+pub(super) fn load<S: Simd>(from: &[f32]) -> Vector<S, f32> {
     bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..S::lanes32()]))
 }
 
 /// Stores into `to`, which has as many values as there are lanes.
 #[inline(always)]
-fn store<S: Simd>(value: Vector<S, f32>, to: &mut [f32]) {
+pub(super) fn store<S: Simd>(value: Vector<S, f32>, to: &mut [f32]) {
     bytemuck::cast_slice_mut(to).copy_from_slice(bytemuck::bytes_of(&value));
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::batch::{chunk, convolve};
 use super::buffer::{sized, zeros};
-use super::kernel::pack;
+use super::convolve::Packed;
 use super::plane::{Plane, rectify};
 use super::pool::{Maxima, Pool};
 
@@ -64,7 +64,7 @@ impl Stage {
         let mut channels = self.inputs;
         let layers = layers.map(|(weight, bias)| {
             let inputs = std::mem::replace(&mut channels, self.outputs);
-            (pack::<9>(self.outputs, inputs, false, |o, c| &weight[(o * inputs + c) * 9..]), bias)
+            (Packed::new::<9>(self.outputs, inputs, false, |o, c| &weight[(o * inputs + c) * 9..]), bias)
         });
         let mut out = zeros(batch * left);
         out.par_chunks_mut(images * left).zip(x.par_chunks(images * each)).for_each(|(out, x)| {
@@ -73,7 +73,7 @@ impl Stage {
         out
     }
 
-    fn forward_chunk(&self, x: &[f32], layers: &[(Vec<f32>, &[f32]); 5], out: &mut [f32], scratch: &mut Scratch) {
+    fn forward_chunk(&self, x: &[f32], layers: &[(Packed, &[f32]); 5], out: &mut [f32], scratch: &mut Scratch) {
         let halved = self.halved();
         let images = out.len() / (self.outputs * halved.height * halved.width);
         let (line, positions) = (halved.line(images), halved.positions(images));

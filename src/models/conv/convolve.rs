@@ -1,0 +1,174 @@
+//! The inner loop of a convolution, forward and to the input's gradient; see [`kernel`](super::kernel).
+
+use macerator::{Arch, Simd, Vector, WithSimd};
+use rayon::prelude::*;
+
+use super::kernel::{load, splat, store};
+
+/// Output channels a tile holds, where there are enough registers and the channels are a multiple.
+const TALL: usize = 8;
+/// Output channels a tile holds elsewhere.
+const SHORT: usize = 4;
+/// Values of the input that [`Convolve`] keeps coming back to: what leaves room for weights and outputs in 32 KiB.
+const CACHE: usize = 5 << 10;
+
+/// Convolves lines.
+pub(super) struct Convolve<'a> {
+    /// Weights in the order of the tiles.
+    pub weight: &'a Packed,
+    /// `[channel, line]`
+    pub input: &'a [f32],
+    /// `[output channel rounded up to blocks, positions]`, overwritten whole.
+    pub output: &'a mut [f32],
+    /// Values in an input line.
+    pub line: usize,
+    /// Positions in an output line, a multiple of [`TILE`].
+    pub positions: usize,
+    /// Positions from one row to the next.
+    pub row: usize,
+    /// Rows and columns of the kernel: 1, 2 or 3.
+    pub kernel: usize,
+}
+
+impl WithSimd for Convolve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        match self.kernel {
+            1 => self.run::<S, 1>(),
+            2 => self.run::<S, 2>(),
+            3 => self.run::<S, 3>(),
+            kernel => unreachable!("no inner loop for a kernel of {kernel}"),
+        }
+    }
+}
+
+impl Convolve<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const K: usize>(mut self) {
+        let lanes = S::lanes32();
+        let mut start = 0;
+        while start < self.positions {
+            // 512-bit registers come in 32, narrower ones in 16 on most processors. Of tiles of equal size the tall one loads fewer
+            // lines that straddle two of the cache's: a tenth faster.
+            let registers = match (self.weight.block, lanes >= 16 && start + 6 * lanes <= self.positions) {
+                (TALL, _) => self.column::<S, K, TALL, 3>(start),
+                (_, true) => self.column::<S, K, SHORT, 6>(start),
+                (_, false) => self.column::<S, K, SHORT, 3>(start),
+            };
+            start += registers * lanes;
+        }
+    }
+
+    /// All output channels at `V` registers of positions, so many input channels at a time as the first cache holds; returns `V`.
+    #[inline(always)]
+    fn column<S: Simd, const K: usize, const O: usize, const V: usize>(&mut self, start: usize) -> usize {
+        let lanes = S::lanes32();
+        let (channels, channel) = (self.input.len() / self.line, K * K * O);
+        let chunk = (CACHE / (K * (V * lanes + K - 1))).max(1);
+        for first in (0..channels).step_by(chunk) {
+            let last = channels.min(first + chunk);
+            let lines = &self.input[first * self.line..last * self.line];
+            for (block, weight) in self.weight.values.chunks_exact(channels * channel).enumerate() {
+                let rows: [_; O] = std::array::from_fn(|o| (block * O + o) * self.positions + start);
+                let mut sums = [[splat::<S>(0.0); V]; O];
+                if first > 0 {
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        let output = &self.output[row..][..V * lanes];
+                        for (v, sum) in sums.iter_mut().enumerate() {
+                            *sum = load::<S>(&output[v * lanes..]);
+                        }
+                    }
+                }
+                let sums = self.tile::<S, K, O, V>(lines, &weight[first * channel..last * channel], start, sums);
+                for (sums, row) in sums.iter().zip(rows) {
+                    let output = &mut self.output[row..][..V * lanes];
+                    for (v, sum) in sums.iter().enumerate() {
+                        store::<S>(*sum, &mut output[v * lanes..][..lanes]);
+                    }
+                }
+            }
+        }
+        V
+    }
+
+    /// Adds some input channels' share to a tile.
+    #[inline(always)]
+    fn tile<S: Simd, const K: usize, const O: usize, const V: usize>(
+        &self,
+        lines: &[f32],
+        weight: &[f32],
+        start: usize,
+        mut sums: [[Vector<S, f32>; V]; O],
+    ) -> [[Vector<S, f32>; V]; O] {
+        let lanes = S::lanes32();
+        let mut shifted = [splat::<S>(0.0); V];
+        for (line, weight) in lines.chunks_exact(self.line).zip(weight.chunks_exact(K * K * O)) {
+            for (ky, weight) in weight.chunks_exact(K * O).enumerate() {
+                let input = &line[start + ky * self.row..][..V * lanes + K - 1];
+                for kx in 0..K {
+                    for (v, shifted) in shifted.iter_mut().enumerate() {
+                        *shifted = load::<S>(&input[kx + v * lanes..]);
+                    }
+                    for (o, sums) in sums.iter_mut().enumerate() {
+                        let weight = splat::<S>(weight[kx * O + o]);
+                        for (sum, shifted) in sums.iter_mut().zip(shifted) {
+                            *sum = weight.mul_add(shifted, *sum);
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Weights in the order in which tiles read them: `[block, channel, kernel, kernel, output of the block]`, zero past the last output.
+pub(super) struct Packed {
+    values: Vec<f32>,
+    /// Outputs of a tile.
+    block: usize,
+}
+
+impl Packed {
+    /// Orders weights: `kernel(o, c)` is a kernel of `TAPS` weights; `reverse` turns it by half.
+    pub fn new<'a, const TAPS: usize>(
+        outputs: usize,
+        channels: usize,
+        reverse: bool,
+        kernel: impl Fn(usize, usize) -> &'a [f32] + Sync,
+    ) -> Packed {
+        let block = if outputs.is_multiple_of(TALL) && Arch::new().dispatch(Lanes) >= 16 { TALL } else { SHORT };
+        let each = channels * TAPS * block;
+        let mut values = vec![0.0; outputs.div_ceil(block) * each];
+        values.par_chunks_mut(each).enumerate().for_each(|(b, values)| {
+            for (c, values) in values.chunks_exact_mut(TAPS * block).enumerate() {
+                for (i, o) in (b * block..outputs).take(block).enumerate() {
+                    let kernel = &kernel(o, c)[..TAPS];
+                    for tap in 0..TAPS {
+                        values[tap * block + i] = kernel[if reverse { TAPS - 1 - tap } else { tap }];
+                    }
+                }
+            }
+        });
+        Packed { values, block }
+    }
+
+    /// Output channels, rounded up to whole blocks.
+    pub fn outputs(&self, channels: usize, kernel: usize) -> usize {
+        self.values.len() / (channels * kernel * kernel)
+    }
+}
+
+/// Values of a register.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> usize {
+        S::lanes32()
+    }
+}
