@@ -22,7 +22,7 @@ pub(super) struct Convolve<'a> {
     pub output: &'a mut [f32],
     /// Values in an input line.
     pub line: usize,
-    /// Positions in an output line, a multiple of [`TILE`].
+    /// Positions in an output line, a multiple of [`TILE`](super::plane::TILE).
     pub positions: usize,
     /// Positions from one row to the next.
     pub row: usize,
