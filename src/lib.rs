@@ -23,7 +23,7 @@
 //! | [`dataset`] | frames become rows on disk; receipts and manifests say what is done |
 //! | [`models`] | tensors become tensors: the networks |
 //! | [`train`] | what every training stage shares |
-//! | [`stages`] | the paper, one file a step |
+//! | [`stages`] | the paper, a file a step, beside it a folder where one is not enough |
 //! | [`executor`] | tasks become receipts |
 //! | [`pipeline`] | a YAML file becomes a run |
 //! | [`query`] | SQL over datasets |

@@ -1,9 +1,15 @@
-//! The inner loop of a convolution, forward and to the input's gradient; see [`kernel`](super::kernel).
+//! The inner loop of a convolution and of its input's gradient: lines in, lines out, the widest SIMD the processor has.
+//!
+//! A convolution on lines (see [`Plane`](super::plane::Plane)) is
+//! `output[o][p] = sum over c, ky, kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]`, so
+//! a tile of outputs stays in registers while shifted input is streamed past it: no im2col, no
+//! packing of the input. Start at [`Convolve`]; `Arch::new().dispatch(..)` runs it. The order of
+//! every sum depends on shapes and on the processor's lanes alone.
 
-use macerator::{Arch, Simd, Vector, WithSimd};
+use macerator::{Simd, Vector, WithSimd};
 use rayon::prelude::*;
 
-use super::kernel::{load, splat, store};
+use super::simd::{lanes, load, splat, store};
 
 /// Output channels a tile holds, where there are enough registers and the channels are a multiple.
 const TALL: usize = 8;
@@ -126,6 +132,8 @@ impl Convolve<'_> {
 
 /// Weights in the order in which tiles read them: `[block, channel, kernel, kernel, output of the block]`, zero past the last output.
 pub(super) struct Packed {
+    /// Outputs, rounded up to whole blocks.
+    pub outputs: usize,
     values: Vec<f32>,
     /// Outputs of a tile.
     block: usize,
@@ -139,7 +147,7 @@ impl Packed {
         reverse: bool,
         kernel: impl Fn(usize, usize) -> &'a [f32] + Sync,
     ) -> Packed {
-        let block = if outputs.is_multiple_of(TALL) && Arch::new().dispatch(Lanes) >= 16 { TALL } else { SHORT };
+        let block = if outputs.is_multiple_of(TALL) && lanes() >= 16 { TALL } else { SHORT };
         let each = channels * TAPS * block;
         let mut values = vec![0.0; outputs.div_ceil(block) * each];
         values.par_chunks_mut(each).enumerate().for_each(|(b, values)| {
@@ -152,23 +160,6 @@ impl Packed {
                 }
             }
         });
-        Packed { values, block }
-    }
-
-    /// Output channels, rounded up to whole blocks.
-    pub fn outputs(&self, channels: usize, kernel: usize) -> usize {
-        self.values.len() / (channels * kernel * kernel)
-    }
-}
-
-/// Values of a register.
-struct Lanes;
-
-impl WithSimd for Lanes {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self) -> usize {
-        S::lanes32()
+        Packed { outputs: outputs.next_multiple_of(block), values, block }
     }
 }

@@ -8,13 +8,14 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, TensorData, TensorMetadata};
 
-use super::batch::{Layer, LayerGradients, Upscale};
+use super::batch::{Layer, Upscale};
+use super::gradients::LayerGradients;
 use super::plane::Plane;
 use super::stage::Stage;
 use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, norm, tanh, whole};
 
-/// Positions of an image below which burn's plain matrix product is faster, going forward. It is the image that
-/// decides, not the batch, so that an image's output does not depend on what it is batched with.
+/// Positions of an image below which burn's plain matrix product is faster forward; gradients are faster here at any size. It is the
+/// image that decides, not the batch, so that an image's output does not depend on what it is batched with.
 const POSITIONS: usize = 16;
 
 impl ConvBackend for Flex {
@@ -212,14 +213,14 @@ fn convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> O
     any_convolution(x, weight, settings).filter(|layer| layer.plane.area() >= POSITIONS)
 }
 
-/// The layer, if it can be done.
+/// The layer at any size, as its gradients are computed; but a kernel that covers the image is a matrix product.
 fn any_convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> Option<Layer> {
     let [outputs, inputs, kernel, kernel_width] = weight.shape().dims();
     let ConvSettings { padding, stride, relu } = settings;
     let [_, channels, height, width] = x.shape().dims();
     let fits = padding < kernel && height.min(width) + 2 * padding >= kernel;
-    let fast =
-        stride == 1 && kernel == kernel_width && kernel <= 3 && fits && channels == inputs && !whole::covers::<Flex>(x, weight, settings);
+    let small = kernel == kernel_width && kernel <= 3 && !whole::covers::<Flex>(x, weight, settings);
+    let fast = stride == 1 && small && fits && channels == inputs;
     let plane = Plane { height, width, padding, kernel };
     (fast && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer { plane, inputs, outputs, relu, upscale: Upscale::None })
 }
@@ -238,7 +239,7 @@ fn doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
     any_doubling(x, weight).filter(|layer| layer.plane.area() >= POSITIONS)
 }
 
-/// The transposed convolution as a layer, if it can be done.
+/// The transposed convolution as a layer at any size but a single pixel, which is a matrix product.
 fn any_doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
     let ([inputs, outputs, rows, columns], [_, channels, height, width]) = (weight.shape().dims(), x.shape().dims());
     let fits = (rows, columns, channels) == (2, 2, inputs) && !whole::is_pixel::<Flex>(x);

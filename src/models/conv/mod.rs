@@ -4,21 +4,23 @@
 //! burn's own operations give, to rounding. Start at [`conv2d`]; [`ConvBackend`] lists what a
 //! backend may do better, and by default leaves to burn.
 //!
-//! On flex, the CPU backend, [`plane`] lays images out as lines, [`convolve`] convolves lines and [`kernel`] sums up their weights'
-//! gradients, [`batch`] spreads a batch over the cores and [`stage`] takes images through five layers at a time, for inference;
-//! [`flex`] and [`autodiff`] tie that to burn. Results are bitwise the same for any number of threads: how sums are split depends on
-//! shapes alone.
+//! On flex, the CPU backend, [`plane`] lays images out as lines, [`convolve`] convolves lines and [`correlate`] sums up their weights'
+//! gradients, [`batch`] and [`gradients`] spread a batch over the cores, and [`stage`] takes images through five layers at a time, for
+//! inference; [`flex`] and [`autodiff`] tie that to burn. Results are bitwise the same for any number of threads: how sums are split
+//! depends on shapes alone.
 
 mod autodiff;
 mod batch;
 mod buffer;
 mod convolve;
+mod correlate;
 mod fallback;
 mod flex;
-mod kernel;
+mod gradients;
 mod norm;
 mod plane;
 mod pool;
+mod simd;
 mod stage;
 mod tanh;
 mod whole;

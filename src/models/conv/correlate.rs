@@ -1,14 +1,9 @@
-//! The inner loops' common ground, and the loop of the weights' gradient: lines in, sums out, the widest SIMD the processor has.
-//!
-//! A convolution on lines (see [`Plane`](super::plane::Plane)) is
-//! `output[o][p] = sum over c, ky, kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]`, so
-//! a tile of outputs stays in registers while shifted input is streamed past it: no im2col, no
-//! packing of the input. Start at [`Convolve`](super::convolve::Convolve) and [`Correlate`]; `Arch::new().dispatch(..)`
-//! runs either. The order of every sum depends on shapes and on the processor's lanes alone.
+//! The inner loops of a convolution's gradients of weight and bias; see [`convolve`](super::convolve). Start at [`Correlate`].
 
 use macerator::{Simd, Vector, WithSimd};
 
 use super::plane::TILE;
+use super::simd::{load, splat};
 
 /// Output channels a tile of gradients holds.
 const OUTPUTS: usize = 4;
@@ -145,21 +140,4 @@ impl WithSimd for SumLines<'_> {
             *sum += ((a + b) + (c + d)).reduce_add() + chunks.remainder().iter().sum::<f32>();
         }
     }
-}
-
-#[inline(always)]
-pub(super) fn splat<S: Simd>(value: f32) -> Vector<S, f32> {
-    macerator::Scalar::splat(value)
-}
-
-/// Loads the first lanes of `from`.
-#[inline(always)]
-pub(super) fn load<S: Simd>(from: &[f32]) -> Vector<S, f32> {
-    bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..S::lanes32()]))
-}
-
-/// Stores into `to`, which has as many values as there are lanes.
-#[inline(always)]
-pub(super) fn store<S: Simd>(value: Vector<S, f32>, to: &mut [f32]) {
-    bytemuck::cast_slice_mut(to).copy_from_slice(bytemuck::bytes_of(&value));
 }
