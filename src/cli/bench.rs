@@ -16,7 +16,7 @@ use crate::dataset::{self, Shards, Store, WindowIndex};
 use crate::error::Result;
 use crate::models::{Device, DynamicsConfig, Want, cost, labeller, roofline};
 use crate::stages;
-use crate::train::{Batch, OptimConfig, batch, dynamics_trainer};
+use crate::train::{Batch, OptimConfig, Pace, batch, dynamics_trainer};
 
 /// One measurement.
 struct Row {
@@ -123,7 +123,7 @@ fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&D
         if let (Some(draws), Some(data)) = (&mut draws, data) {
             batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
         }
-        trainer.step(&Batch { frames: &frames, batch, time, height: side, width: side }, 1e-4)?;
+        trainer.step(&Batch { frames: &frames, batch, time, height: side, width: side }, Pace::even(1e-4))?;
         Ok(())
     })?;
     let operations = (cost::idm(config).training + cost::fdm(config).training) * batch as u64;

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelError, Result};
 
+mod vq;
+
+pub use vq::{CodebookStart, EmaStart, VqConfig};
+
 /// A named set of sizes; `lapo plan` shows what it stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -71,6 +75,14 @@ pub struct DynamicsConfig {
     pub channels: usize,
     /// The bottleneck between the two models.
     pub vq: VqConfig,
+    /// What the IDM looks at. Default `motion`.
+    pub idm_head: IdmHead,
+    /// How the latent action enters the FDM. Default `modulate`.
+    pub fdm_action: FdmAction,
+    /// Side of the picture at the bottom of the FDM's U-Net, in pixels: 1, as in the paper, or a power of two from 4 to half
+    /// the frame. Default 8.
+    // Differs from the paper: what an action does is near, and levels that see the whole picture take twice the time per step.
+    pub fdm_bottom: usize,
     /// What the FDM predicts. Default `change`.
     pub predict: Predict,
 }
@@ -84,6 +96,9 @@ impl Default for DynamicsConfig {
             frame_size: 64,
             channels: 3,
             vq: VqConfig::default(),
+            idm_head: IdmHead::Motion,
+            fdm_action: FdmAction::Modulate,
+            fdm_bottom: 8,
             predict: Predict::Change,
         }
     }
@@ -105,10 +120,16 @@ impl DynamicsConfig {
         self.context + 2
     }
 
-    /// The published behaviour: frames are predicted, EMA counts start at zero, dead codes stay dead.
+    /// How often the FDM's U-Net halves the frame. The paper's goes on to 2 x 2 pixels, of which a convolution leaves one.
+    pub fn fdm_depth(&self) -> usize {
+        (self.frame_size / self.fdm_bottom.max(2)).ilog2() as usize
+    }
+
+    /// The published networks and behaviour: features are flattened, the action is tiled, frames are predicted, codes are used from the
+    /// first step, their averages start at zero, dead ones stay dead.
     pub fn reference(self) -> Self {
-        let vq = VqConfig { start: CodebookStart::Uniform, ema_start: EmaStart::Zero, revive_after: 0, ..self.vq };
-        DynamicsConfig { vq, predict: Predict::Frame, ..self }
+        let vq = VqConfig { warmup: 0.0, start: CodebookStart::Uniform, ema_start: EmaStart::Zero, revive_after: 0, ..self.vq };
+        DynamicsConfig { vq, idm_head: IdmHead::Flatten, fdm_action: FdmAction::Tile, fdm_bottom: 1, predict: Predict::Frame, ..self }
     }
 
     /// Says which field, if any, no network can have.
@@ -119,6 +140,9 @@ impl DynamicsConfig {
         // The U-Net halves the frame until 2 x 2 remain, so that its skips meet only for powers of two.
         let size = self.frame_size;
         check("frame_size", size, size.is_power_of_two() && (16..=512).contains(&size), "a power of two from 16 to 512")?;
+        let bottom = self.fdm_bottom;
+        let turns = bottom == 1 || bottom.is_power_of_two() && (4..=size / 2).contains(&bottom);
+        check("fdm_bottom", bottom, turns, "1, or a power of two from 4 to half the frame's side")?;
         self.vq.validate()
     }
 }
@@ -144,6 +168,31 @@ impl Precision {
     }
 }
 
+/// What the inverse dynamics model looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdmHead {
+    /// At o\[t\] and at the changes from frame to frame, scaled to be seen; features are averaged where pixels change, and latent actions
+    /// normalised by the batch.
+    // Differs from the paper: moving things are a few of the pixels. With such features even random weights tell most actions apart.
+    #[default]
+    Motion,
+    /// At the frames as they are; all features are flattened, as in the paper.
+    Flatten,
+}
+
+/// How the latent action enters the forward dynamics model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FdmAction {
+    /// It scales and shifts the channels of every level (FiLM, Perez et al., 2018).
+    // Differs from the paper: to move something by an action is a product of the two, which sums must learn first.
+    #[default]
+    Modulate,
+    /// It is tiled over the frame at the input, as in the paper.
+    Tile,
+}
+
 /// What the forward dynamics model predicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -154,79 +203,6 @@ pub enum Predict {
     Change,
     /// The frame o\[t+1\] itself, as in the paper.
     Frame,
-}
-
-/// The vector quantisation between IDM and FDM (VQ-VAE with moving averages).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct VqConfig {
-    /// Independent codebooks. Default 2.
-    pub codebooks: usize,
-    /// Codes taken from each codebook per latent action. Default 4.
-    pub positions: usize,
-    /// Length of a codebook's vectors. Default 16.
-    pub dim: usize,
-    /// Vectors of each codebook, at most 65536. Default 64.
-    pub entries: usize,
-    /// Weight of the loss that pulls latent actions to their code. Default 0.05.
-    pub commitment: f64,
-    /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.999.
-    pub decay: f64,
-    /// Where the codebooks' vectors start. Default `batch`.
-    pub start: CodebookStart,
-    /// Where the moving averages start. Default `warm`.
-    pub ema_start: EmaStart,
-    /// Steps after which an unused code is moved to a latent action of the current batch; 0 never moves any. Default 100.
-    pub revive_after: u32,
-}
-
-impl Default for VqConfig {
-    fn default() -> Self {
-        VqConfig {
-            codebooks: 2,
-            positions: 4,
-            dim: 16,
-            entries: 64,
-            commitment: 0.05,
-            decay: 0.999,
-            start: CodebookStart::Batch,
-            ema_start: EmaStart::Warm,
-            revive_after: 100,
-        }
-    }
-}
-
-impl VqConfig {
-    fn validate(&self) -> Result<()> {
-        positive("vq.codebooks", self.codebooks)?;
-        positive("vq.positions", self.positions)?;
-        positive("vq.dim", self.dim)?;
-        check("vq.entries", self.entries, (2..=65536).contains(&self.entries), "2 to 65536")?;
-        check("vq.decay", self.decay, (0.0..1.0).contains(&self.decay), "a number in [0, 1)")?;
-        check("vq.commitment", self.commitment, self.commitment >= 0.0, "a number of at least 0")
-    }
-}
-
-/// Where the codebooks' vectors start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CodebookStart {
-    /// At latent actions of the first batch, so that all codes are within reach.
-    #[default]
-    Batch,
-    /// Uniform in ±5/entries, as published.
-    Uniform,
-}
-
-/// Where the codebooks' moving averages start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EmaStart {
-    /// Each code counts as used once, so that the first update moves the codebooks a little.
-    #[default]
-    Warm,
-    /// At zero, as published: the first update throws all unused codes far off, and codes collapse.
-    Zero,
 }
 
 /// Sizes of the latent policy.

@@ -1,15 +1,18 @@
 //! The forward dynamics model, LAPO's world model: past frames and a latent action go in, the next frame comes out.
 //!
-//! A U-Net that halves the frame until 2 x 2 pixels remain, and doubles it back. The latent action enters at the input, tiled over the
-//! frame, and again at the bottom, where it stands in for the skip connection.
+//! A U-Net that halves the frame until `fdm_bottom` pixels remain, and doubles it back. The latent action scales and shifts the channels
+//! of every level. In the paper's network (`FdmAction::Tile`) it enters at the input, tiled over the frame. Where the bottom is a single
+//! pixel, it also stands in for the skip connection there.
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor, backend::Backend};
 
 use super::frames::Windows;
 use super::init::Init;
-use super::layers::{BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Mode, NetBackend, Relu, join, like, relu, tanh};
-use super::{DynamicsConfig, Predict};
+use super::layers::{
+    BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Linear, Mode, NetBackend, Relu, join, like, modulate, relu, tanh,
+};
+use super::{DynamicsConfig, FdmAction, Predict};
 
 /// The world model.
 #[derive(Module, Debug)]
@@ -26,19 +29,28 @@ impl<B: NetBackend> Fdm<B> {
     pub fn new(init: &mut Init<'_, B>, config: &DynamicsConfig) -> Self {
         let (base, latent) = (config.fdm_base, config.latent_dim());
         let past = config.channels * (config.context + 1);
-        // 2 x 2 pixels remain after `depth` halvings; the bottom convolution leaves one.
-        let depth = config.frame_size.ilog2() as usize - 1;
+        let (depth, to_a_pixel) = (config.fdm_depth(), config.fdm_bottom == 1);
         let width = |level: usize| base << level;
+        let (tiled, modulating) = match config.fdm_action {
+            FdmAction::Tile => (latent, None),
+            FdmAction::Modulate => (0, Some(latent)),
+        };
 
-        let inputs = std::iter::once(past + latent).chain((0..depth).map(width));
-        let mut down: Vec<_> =
-            inputs.zip((0..depth).map(width)).map(|(input, output)| Level::Down(Down::new(init, input, output))).collect();
-        down.push(Level::Bottom(Conv2d::valid(init, width(depth - 1), width(depth), 2)));
+        let inputs = std::iter::once(past + tiled).chain((0..depth).map(width));
+        let down = inputs.zip((0..depth).map(width)).map(|(input, output)| Level::Down(Down::new(init, input, output, modulating)));
+        let mut down: Vec<_> = down.collect();
+        let bottom = if to_a_pixel {
+            Conv2d::valid(init, width(depth - 1), width(depth), 2)
+        } else {
+            Conv2d::same(init, width(depth - 1), width(depth))
+        };
+        down.push(Level::Bottom(bottom));
 
-        let skips = std::iter::once(latent).chain((0..depth).rev().map(width));
-        let outputs = (0..depth).rev().map(width).chain([base]);
+        let skips = to_a_pixel.then_some(latent).into_iter().chain((0..depth).rev().map(width));
+        let outputs = (0..depth - usize::from(!to_a_pixel)).rev().map(width).chain([base]);
         let mut below = width(depth);
-        let up = skips.zip(outputs).map(|(skip, output)| Up::new(init, std::mem::replace(&mut below, output) + skip, output)).collect();
+        let up = skips.zip(outputs).map(|(skip, output)| Up::new(init, std::mem::replace(&mut below, output) + skip, output, modulating));
+        let up = up.collect();
 
         let (first, residual) = (Conv2d::same(init, base + past, base), UnetResidual::new(init, base));
         let mut last = Conv2d::valid(init, base, config.channels, 1);
@@ -60,19 +72,20 @@ impl<B: NetBackend> Fdm<B> {
     pub fn forward(&self, windows: &Windows<B>, latent_action_q: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
         let past = windows.past();
         let latent_action_q = like(&past, latent_action_q);
-        let [batch, latent] = latent_action_q.dims();
-        let mut skips = vec![latent_action_q.clone().reshape([batch, latent, 1, 1])];
-        let mut action = Some(latent_action_q);
         let mut x = past.clone();
         let mut levels = Vec::with_capacity(self.down.len());
         for level in &self.down {
-            x = level.forward(x, action.take(), mode);
-            levels.push(x.clone());
+            levels.push(x);
+            x = level.forward(levels[levels.len() - 1].clone(), &latent_action_q, mode);
         }
-        levels.pop();
-        skips.extend(levels.into_iter().rev());
-        for (up, skip) in self.up.iter().zip(skips) {
-            x = up.forward(join(x, skip), mode);
+        // A skip joins each level to what leaves the one above it; above the first there is only the input, which enters at the end.
+        let mut skips: Vec<_> = levels.drain(1..).collect();
+        if self.up.len() > skips.len() {
+            let [batch, latent] = latent_action_q.dims();
+            skips.push(latent_action_q.clone().reshape([batch, latent, 1, 1]));
+        }
+        for (up, skip) in self.up.iter().zip(skips.into_iter().rev()) {
+            x = up.forward(join(x, skip), &latent_action_q, mode);
         }
         let (enter, residual, _, leave) = &self.final_conv;
         let x = residual.forward(enter.forward(join(x, past)));
@@ -118,7 +131,7 @@ enum Level<B: Backend> {
 }
 
 impl<B: NetBackend> Level<B> {
-    fn forward(&self, x: Tensor<B, 4>, action: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+    fn forward(&self, x: Tensor<B, 4>, action: &Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
         match self {
             Level::Down(down) => down.forward(x, action, mode),
             Level::Bottom(conv) => conv.forward(x),
@@ -132,20 +145,25 @@ struct Down<B: Backend> {
     conv: Conv2d<B>,
     norm: BatchNorm2d<B>,
     res: UnetResidual<B>,
+    modulate: Option<Linear<B>>,
 }
 
 impl<B: NetBackend> Down<B> {
-    fn new(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
-        Down { conv: Conv2d::same(init, input, output), norm: BatchNorm2d::new(init, output), res: UnetResidual::new(init, output) }
+    /// A level that a latent action of so many numbers modulates, if any does.
+    fn new(init: &mut Init<'_, B>, input: usize, output: usize, latent: Option<usize>) -> Self {
+        Down {
+            conv: Conv2d::same(init, input, output),
+            norm: BatchNorm2d::new(init, output),
+            res: UnetResidual::new(init, output),
+            modulate: latent.map(|latent| Linear::new(init, latent, 2 * output)),
+        }
     }
 
-    /// Only the first level is given the action, as channels behind its own.
-    fn forward(&self, x: Tensor<B, 4>, action: Option<Tensor<B, 2>>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        let x = match action {
-            Some(action) => self.conv.forward_tiled(x, action),
-            None => self.conv.forward(x),
-        };
-        relu(self.res.forward_halve(self.norm.forward(x, mode)))
+    /// A level with more input channels than `x` has takes the action for the others.
+    fn forward(&self, x: Tensor<B, 4>, action: &Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        let tiled = self.conv.weight.dims()[1] > x.dims()[1];
+        let x = if tiled { self.conv.forward_tiled(x, action.clone()) } else { self.conv.forward(x) };
+        relu(self.res.forward_halve(modulated(self.norm.forward(x, mode), self.modulate.as_ref(), action)))
     }
 }
 
@@ -155,19 +173,29 @@ struct Up<B: Backend> {
     conv: ConvTranspose2d<B>,
     norm: BatchNorm2d<B>,
     res: UnetResidual<B>,
+    modulate: Option<Linear<B>>,
 }
 
 impl<B: NetBackend> Up<B> {
-    fn new(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
+    fn new(init: &mut Init<'_, B>, input: usize, output: usize, latent: Option<usize>) -> Self {
         Up {
             conv: ConvTranspose2d::doubling(init, input, output),
             norm: BatchNorm2d::new(init, output),
             res: UnetResidual::new(init, output),
+            modulate: latent.map(|latent| Linear::new(init, latent, 2 * output)),
         }
     }
 
-    fn forward(&self, x: Tensor<B, 4>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        relu(self.res.forward(self.norm.forward(self.conv.forward(x), mode)))
+    fn forward(&self, x: Tensor<B, 4>, action: &Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+        relu(self.res.forward(modulated(self.norm.forward(self.conv.forward(x), mode), self.modulate.as_ref(), action)))
+    }
+}
+
+/// Scales and shifts each channel as a linear map of the latent action says (FiLM, Perez et al., 2018).
+fn modulated<B: NetBackend>(x: Tensor<B, 4>, by: Option<&Linear<B>>, action: &Tensor<B, 2>) -> Tensor<B, 4> {
+    match by {
+        Some(linear) => modulate(x, linear.forward(action.clone())),
+        None => x,
     }
 }
 

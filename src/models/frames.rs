@@ -59,6 +59,11 @@ impl<B: Backend> Windows<B> {
         Self::gather(frames, &starts, time)
     }
 
+    /// Frames of a window.
+    pub fn time(&self) -> usize {
+        self.stacked.dims()[1] / self.last.dims()[1]
+    }
+
     /// The same for networks that compute with this precision; o\[t\] and o\[t+1\] by themselves, which losses look at, stay as they are.
     pub fn at(self, precision: Precision) -> Self {
         Windows { stacked: self.stacked.cast(precision.dtype()), past: self.past.cast(precision.dtype()), ..self }

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::init::Init;
-use super::layers::{Conv2d, Linear, NetBackend, impala_stage, relu};
+use super::layers::{Conv2d, Linear, NetBackend, impala_stage, like, relu};
 
 /// Length of the trunk's feature vector.
 pub const FEATURES: usize = 256;
@@ -27,7 +27,8 @@ impl<B: NetBackend> ImpalaResidual<B> {
 /// A convolution, a pooling that halves the frame, two residual blocks.
 #[derive(Module, Debug)]
 pub struct ImpalaStage<B: Backend> {
-    conv: Conv2d<B>,
+    /// Enters the stage.
+    pub conv: Conv2d<B>,
     res_block0: ImpalaResidual<B>,
     res_block1: ImpalaResidual<B>,
 }
@@ -42,19 +43,37 @@ impl<B: NetBackend> ImpalaStage<B> {
     }
 
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.forward_by(self.conv.weight.val(), x)
+    }
+
+    /// With another weight in the first convolution.
+    fn forward_by(&self, weight: Tensor<B, 4>, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (first, second) = (&self.res_block0, &self.res_block1);
-        let layers = [&self.conv, &first.conv0, &first.conv1, &second.conv0, &second.conv1].map(|conv| conv.at(&x));
+        let mut layers = [&self.conv, &first.conv0, &first.conv1, &second.conv0, &second.conv1].map(|conv| conv.at(&x));
+        layers[0].0 = like(&x, weight);
         impala_stage(x, layers)
     }
 }
 
-/// Makes a trunk for frames of `channels` channels and side `size`: three stages of 16, 32 and 32 times `scale` channels, and the
-/// layer from what they leave to [`FEATURES`].
+/// Makes a trunk's three stages, of 16, 32 and 32 times `scale` channels, for pictures of `channels` channels.
+pub fn stages<B: NetBackend>(init: &mut Init<'_, B>, channels: usize, scale: usize) -> Vec<ImpalaStage<B>> {
+    [channels, 16 * scale, 32 * scale, 32 * scale].windows(2).map(|pair| ImpalaStage::new(init, pair[0], pair[1])).collect()
+}
+
+/// Makes a trunk for pictures of `channels` channels and side `size`: the stages, and the layer from all they leave to [`FEATURES`].
 pub fn impala<B: NetBackend>(init: &mut Init<'_, B>, channels: usize, scale: usize, size: usize) -> (Vec<ImpalaStage<B>>, Linear<B>) {
-    let widths = [channels, 16 * scale, 32 * scale, 32 * scale];
-    let stages = widths.windows(2).map(|pair| ImpalaStage::new(init, pair[0], pair[1])).collect();
-    let left = widths[3] * (size / 8) * (size / 8);
-    (stages, Linear::new(init, left, FEATURES))
+    let stages = stages(init, channels, scale);
+    (stages, Linear::new(init, 32 * scale * (size / 8) * (size / 8), FEATURES))
+}
+
+/// Runs the stages, the first with `weight` in its first convolution.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
+/// - output: `[batch, 32 * scale, height / 8, width / 8]`, at least 0
+pub fn maps<B: NetBackend>(conv_stack: &[ImpalaStage<B>], weight: Tensor<B, 4>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    let (first, rest) = conv_stack.split_first().expect("a trunk has three stages");
+    relu(rest.iter().fold(first.forward_by(weight, x), |x, stage| stage.forward(x)))
 }
 
 /// Runs a trunk.

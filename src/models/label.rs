@@ -100,7 +100,7 @@ impl<B: NetBackend> Networks<B> {
     fn load(weights: &Weights, device: B::Device, pass: usize, precision: Precision) -> Result<Self> {
         let config = weights.dynamics_config()?;
         let mut init = Init::new(0, &device);
-        let idm = weights.load("idm", Idm::new(&mut init, &config), &device)?;
+        let idm = weights.load("idm", Idm::new(&mut init, &config), &device)?.folded(&config);
         let fdm = weights.load("wm", Fdm::new(&mut init, &config), &device)?.folded();
         Ok(Networks { config, idm, fdm, device, pass, precision })
     }
@@ -124,7 +124,7 @@ impl<B: NetBackend> Networks<B> {
         let (last, next) = (windows.last(), windows.next());
         let mut labelled = Labelled::default();
         append(&mut labelled.motion, mean_per_window((next.clone() - last).abs()).unsqueeze_dim(1), count)?;
-        let latent_action = self.idm.forward(windows.stacked.clone());
+        let latent_action = self.idm.forward(&windows, &mut Mode::Folded);
         append(&mut labelled.latent_action, latent_action.clone(), count)?;
         if !want.codes && !want.fdm_error {
             return Ok(labelled);

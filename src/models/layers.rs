@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, Tensor, TensorData, activation};
 
-pub use super::conv::{ConvBackend as NetBackend, impala_stage, join, nearest, tanh};
+pub use super::conv::{ConvBackend as NetBackend, impala_stage, join, modulate, nearest, tanh};
 use super::conv::{ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d, relu_conv2d_add};
 use super::init::{Init, set_state};
 
@@ -194,6 +194,11 @@ impl<B: NetBackend> BatchNorm2d<B> {
         }
     }
 
+    /// Normalisation to mean 0 and variance 1: gain and bias are not learnt.
+    pub fn without_gain(init: &mut Init<'_, B>, channels: usize) -> Self {
+        BatchNorm2d { weight: init.state([channels], 1.0), bias: init.state([channels], 0.0), ..BatchNorm2d::new(init, channels) }
+    }
+
     /// Normalises by the batch, and hands out what was seen of it.
     ///
     /// # Shapes
@@ -217,12 +222,12 @@ impl<B: NetBackend> BatchNorm2d<B> {
         }
     }
 
-    /// By running statistics a normalisation is one factor and one term per channel. The convolution before it takes them over: its
+    /// By running statistics a normalisation is one factor and one term per channel. The layer before it takes them over: its
     /// weights, whose `axis` counts its output channels, and its bias.
-    pub fn fold_into(&self, weight: &mut Param<Tensor<B, 4>>, bias: &mut Param<Tensor<B, 1>>, axis: usize) {
+    pub fn fold_into<const D: usize>(&self, weight: &mut Param<Tensor<B, D>>, bias: &mut Param<Tensor<B, 1>>, axis: usize) {
         let scale = self.weight.val() / (self.running_var.val() + Self::EPSILON).sqrt();
         let moved = (bias.val() - self.running_mean.val()) * scale.clone() + self.bias.val();
-        let mut shape = [1; 4];
+        let mut shape = [1; D];
         shape[axis] = scale.dims()[0];
         set_state(weight, weight.val() * scale.reshape(shape));
         set_state(bias, moved);

@@ -12,7 +12,7 @@ use super::{DynamicsConfig, ModelError, PolicyConfig, Result, VqConfig};
 const FORMAT: &str = "format";
 const CONFIG: &str = "config";
 /// What `format` says in a file with IDM and FDM.
-pub const DYNAMICS_FORMAT: &str = "lapo-dynamics/1";
+pub const DYNAMICS_FORMAT: &str = "lapo-dynamics/2";
 /// What `format` says in a file with a latent policy.
 pub const POLICY_FORMAT: &str = "lapo-policy/1";
 
@@ -147,7 +147,7 @@ mod tests {
         weights.describe(DYNAMICS_FORMAT, &config);
         assert_eq!(weights.dynamics_config().expect("our own"), config);
         let message = weights.policy_config().expect_err("no policy inside").to_string();
-        assert_eq!(message, "read metadata `format` of the weights: it is `lapo-dynamics/1`, expected `lapo-policy/1`");
+        assert_eq!(message, "read metadata `format` of the weights: it is `lapo-dynamics/2`, expected `lapo-policy/1`");
     }
 
     #[test]

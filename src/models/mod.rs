@@ -47,6 +47,7 @@ pub mod init;
 pub mod label;
 pub mod layers;
 pub mod metadata;
+pub mod motion;
 pub mod policy;
 pub mod published;
 pub mod random;
@@ -54,7 +55,7 @@ pub mod roofline;
 pub mod vq;
 pub mod weights;
 
-pub use config::{CodebookStart, DynamicsConfig, EmaStart, PolicyConfig, Precision, Predict, Preset, VqConfig};
+pub use config::{CodebookStart, DynamicsConfig, EmaStart, FdmAction, IdmHead, PolicyConfig, Precision, Predict, Preset, VqConfig};
 pub use device::Device;
 pub use error::{ModelError, Result};
 pub use label::{Labelled, Labeller, Want, labeller};

@@ -8,6 +8,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use rand::Rng;
+use rand::seq::SliceRandom;
 
 use super::init::{Init, set_state};
 use super::layers::{NetBackend, nearest};
@@ -110,7 +111,7 @@ impl<B: NetBackend> Quantizer<B> {
         set_state(&mut self.ema_weight, weight);
     }
 
-    /// Moves `(codebook, entry)` pairs onto rows drawn from a batch, each counting as used once.
+    /// Moves `(codebook, entry)` pairs onto rows drawn from a batch, no row twice if there are enough, each counting as used once.
     ///
     /// # Shapes
     /// - `rows`: `[codebooks, rows, dim]`, as in [`Quantised`]
@@ -125,8 +126,15 @@ impl<B: NetBackend> Quantizer<B> {
         let mut embedding = to_host(self.embedding.val())?;
         let mut weight = to_host(self.ema_weight.val())?;
         let mut used = to_host(self.ema_count.val())?;
+        let mut shuffled = || {
+            let mut order: Vec<_> = (0..count).collect();
+            order.shuffle(rng);
+            order.into_iter().cycle()
+        };
+        let mut draws: Vec<_> = (0..codebooks).map(|_| shuffled()).collect();
         for &(codebook, entry) in pairs {
-            let row = (codebook * count + rng.random_range(0..count)) * dim;
+            let drawn = draws[codebook].next().expect("a batch has rows");
+            let row = (codebook * count + drawn) * dim;
             let at = codebook * entries + entry;
             embedding[at * dim..][..dim].copy_from_slice(&rows[row..][..dim]);
             weight[at * dim..][..dim].copy_from_slice(&rows[row..][..dim]);

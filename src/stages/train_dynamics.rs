@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::{Done, Error, Workplace, write};
 use crate::dataset::{FileInfo, Shards, WindowIndex};
 use crate::train::metrics::Metrics;
-use crate::train::schedule::Schedule;
 use crate::train::{Batch, DynamicsTrainer, OptimConfig, dynamics_trainer};
 use crate::train::{batch, checkpoint};
 
@@ -27,7 +26,7 @@ pub use verdict::Verdict;
 use verdict::judge;
 
 /// The version of what this stage does: raise it when the same frames and settings give another model.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
 /// Batches that lie ready before they are needed.
@@ -127,7 +126,6 @@ fn train(
     place: &Workplace,
 ) -> Result<f64, Error> {
     let config = &task.config;
-    let schedule = Schedule::warmup_then_linear(config.learning_rate, config.warmup_steps, config.steps);
     let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
     let draws = batch::Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
     let (began, mut waited) = (Instant::now(), Duration::ZERO);
@@ -138,11 +136,11 @@ fn train(
             let asked = Instant::now();
             let frames = batches.recv().expect("batches are drawn for as long as they are received")?;
             waited += asked.elapsed();
-            let learning_rate = schedule.at(step);
-            let out = trainer.step(&as_batch(&frames, config.batch, task), learning_rate)?;
+            let pace = config.pace(step);
+            let out = trainer.step(&as_batch(&frames, config.batch, task), pace)?;
             if step % LOG_EVERY == 0 || step + 1 == config.steps {
                 place.progress.note(&format!("fdm {:.3}x copying, perplexity {:.0?}", out.relative_loss, out.perplexity));
-                metrics.push(step, learning_rate, &out);
+                metrics.push(step, pace.learning_rate, &out);
             }
             place.progress.advance(1);
             if saved.elapsed() >= pause && step + 1 < config.steps {

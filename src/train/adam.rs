@@ -62,7 +62,7 @@ pub struct Factors {
     beta1: f32,
     beta2: f32,
     epsilon: f32,
-    /// The learning rate over the first moment's correction for its start at zero.
+    /// One over the first moment's correction for its start at zero; times the learning rate, once a network's is known.
     rate: f32,
     /// One over the root of the second moment's correction.
     spread: f32,
@@ -142,7 +142,7 @@ impl<B: AdamBackend> Adam<B> {
     }
 
     /// Begins the next step: takes all gradients' norm and counts.
-    pub fn begin(&mut self, gradients: Flat<B>, learning_rate: f64) -> Step<B> {
+    pub fn begin(&mut self, gradients: Flat<B>) -> Step<B> {
         self.step += 1;
         let OptimConfig { beta1, beta2, epsilon, max_grad_norm, .. } = self.config;
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
@@ -150,7 +150,7 @@ impl<B: AdamBackend> Adam<B> {
             beta1: beta1 as f32,
             beta2: beta2 as f32,
             epsilon: epsilon as f32,
-            rate: (learning_rate / correction(beta1)) as f32,
+            rate: correction(beta1).recip() as f32,
             spread: correction(beta2).sqrt().recip() as f32,
         };
         let norm = global_norm(&gradients);
@@ -159,20 +159,21 @@ impl<B: AdamBackend> Adam<B> {
     }
 
     /// Moves a network's parameters, whose names begin with `prefix`.
-    pub fn apply<A, M>(&mut self, step: &mut Step<B>, prefix: &str, network: M) -> M
+    pub fn apply<A, M>(&mut self, step: &mut Step<B>, prefix: &str, learning_rate: f64, network: M) -> M
     where
         A: AutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        network.map(&mut Mover { path: Path::new(prefix), adam: self, step })
+        network.map(&mut Mover { path: Path::new(prefix), adam: self, step, learning_rate })
     }
 
     /// The moved parameter, or nothing where it has no gradient.
-    fn moved(&mut self, step: &mut Step<B>, name: &str, parameter: Tensor<B, 1>) -> Option<Tensor<B, 1>> {
+    fn moved(&mut self, step: &mut Step<B>, name: &str, learning_rate: f64, parameter: Tensor<B, 1>) -> Option<Tensor<B, 1>> {
         let gradient = step.gradients.remove(name)?;
         let moment = |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
         let parts = [parameter, moment(&mut self.first), moment(&mut self.second)];
-        let moved = B::adam(parts.map(unwrap), unwrap(gradient), unwrap(step.scale.clone()), step.factors);
+        let factors = Factors { rate: step.factors.rate * learning_rate as f32, ..step.factors };
+        let moved = B::adam(parts.map(unwrap), unwrap(gradient), unwrap(step.scale.clone()), factors);
         let [parameter, first, second] = moved.map(wrap);
         self.first.insert(name.to_owned(), first);
         self.second.insert(name.to_owned(), second);
@@ -217,6 +218,7 @@ struct Mover<'a, B: Backend> {
     path: Path,
     adam: &'a mut Adam<B>,
     step: &'a mut Step<B>,
+    learning_rate: f64,
 }
 
 impl<A: AutodiffBackend> ModuleMapper<A> for Mover<'_, A::InnerBackend>
@@ -234,7 +236,7 @@ where
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
         let shape = param.shape();
         let flat = param.val().inner().reshape([shape.num_elements()]);
-        match self.adam.moved(self.step, &self.path.name(), flat) {
+        match self.adam.moved(self.step, &self.path.name(), self.learning_rate, flat) {
             Some(moved) => param.map(|_| Tensor::from_inner(moved.reshape(shape)).require_grad()),
             None => param,
         }
@@ -259,21 +261,21 @@ mod tests {
     #[test]
     fn steps_are_those_computed_by_hand() {
         let mut adam = Adam::new(OptimConfig::default());
-        let mut step = adam.begin(Flat::<Flex>::from([("x".to_owned(), vector(&[3.0, -4.0]))]), 0.1);
+        let mut step = adam.begin(Flat::<Flex>::from([("x".to_owned(), vector(&[3.0, -4.0]))]));
         assert!((step.norm.clone().into_scalar() - 5.0).abs() < 1e-6);
         // clipped to (1.2, -1.6)
-        let values = host(adam.moved(&mut step, "x", vector(&[0.0, 0.0])).expect("it has a gradient"));
+        let values = host(adam.moved(&mut step, "x", 0.1, vector(&[0.0, 0.0])).expect("it has a gradient"));
         assert!((values[0] + 0.1).abs() < 1e-6 && (values[1] - 0.1).abs() < 1e-6, "{values:?}");
 
-        let mut step = adam.begin(Flat::from([("x".to_owned(), vector(&[0.0, 1.0]))]), 0.1);
-        let values = host(adam.moved(&mut step, "x", vector(&[0.0, 0.0])).expect("it has a gradient"));
+        let mut step = adam.begin(Flat::from([("x".to_owned(), vector(&[0.0, 1.0]))]));
+        let values = host(adam.moved(&mut step, "x", 0.1, vector(&[0.0, 0.0])).expect("it has a gradient"));
         let expected = [0.9 * 0.12 / 0.19, (-0.9 * 0.16 + 0.1) / 0.19];
         let spread =
             [(0.999 * 0.001 * 1.44 / (1.0 - 0.999f64.powi(2))).sqrt(), ((0.999 * 0.001 * 2.56 + 0.001) / (1.0 - 0.999f64.powi(2))).sqrt()];
         for i in 0..2 {
             assert!((f64::from(values[i]) + 0.1 * expected[i] / spread[i]).abs() < 1e-5, "{values:?}");
         }
-        assert!(adam.moved(&mut step, "y", vector(&[0.0])).is_none());
+        assert!(adam.moved(&mut step, "y", 0.1, vector(&[0.0])).is_none());
     }
 
     #[test]

@@ -11,7 +11,8 @@ mod error;
 pub mod metrics;
 pub mod schedule;
 mod state;
+mod trainer;
 
 pub use adam::OptimConfig;
-pub use dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, dynamics_trainer};
+pub use dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, dynamics_trainer};
 pub use error::{Result, TrainError};

@@ -8,13 +8,13 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::adam::{AdamBackend, Flat, OptimConfig};
-use super::dynamics::Trainer;
+use super::trainer::Trainer;
 use super::{Result, TrainError};
 use crate::models::layers::NetBackend;
 use crate::models::weights::{Weights, to_host};
 use crate::models::{DynamicsConfig, ModelError};
 
-const FORMAT: &str = "lapo-dynamics-training/1";
+const FORMAT: &str = "lapo-dynamics-training/2";
 
 /// What a checkpoint's metadata say.
 #[derive(Serialize, Deserialize)]

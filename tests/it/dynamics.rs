@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lapo::models::{Device, DynamicsConfig, ModelError, Precision, Preset, VqConfig, Want, labeller};
-use lapo::train::{Batch, DynamicsTrainer, OptimConfig, StepMetrics, TrainError, dynamics_trainer};
+use lapo::train::{Batch, DynamicsTrainer, OptimConfig, Pace, StepMetrics, TrainError, dynamics_trainer};
 
 const WINDOWS: usize = 8;
 
@@ -42,7 +42,7 @@ fn trainer(config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
 
 fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Vec<StepMetrics> {
     let config = trainer.config().clone();
-    let step = |seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), 1e-3).unwrap();
+    let step = |seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), Pace::even(1e-3)).unwrap();
     seeds.map(step).collect()
 }
 
@@ -96,7 +96,7 @@ fn a_batch_of_the_wrong_size_is_refused() {
     let config = small();
     let frames = moving_squares(&config, 0);
     let wrong = Batch { time: 4, ..batch(&config, &frames) };
-    let error = trainer(&config, 1).step(&wrong, 1e-3).unwrap_err();
+    let error = trainer(&config, 1).step(&wrong, Pace::even(1e-3)).unwrap_err();
     assert_eq!(error.to_string(), "take a batch: its time is 4, expected 3");
 }
 
@@ -105,12 +105,12 @@ fn training_beats_copying_the_last_frame() {
     let config = small();
     let mut trainer = trainer(&config, 3);
     let frames = moving_squares(&config, 0);
-    let first = trainer.step(&batch(&config, &frames), 1e-3).unwrap();
+    let first = trainer.step(&batch(&config, &frames), Pace::even(1e-3)).unwrap();
     assert!((first.relative_loss - 1.0).abs() < 1e-5, "an untrained model copies: {first:?}");
     for _ in 0..60 {
-        trainer.step(&batch(&config, &frames), 3e-3).unwrap();
+        trainer.step(&batch(&config, &frames), Pace::even(3e-3)).unwrap();
     }
-    let last = trainer.step(&batch(&config, &frames), 1e-3).unwrap();
+    let last = trainer.step(&batch(&config, &frames), Pace::even(1e-3)).unwrap();
     assert!(last.relative_loss < 0.5, "{last:?}");
     let shuffle: Vec<_> = (0..WINDOWS).map(|window| (window + 1) % WINDOWS).collect();
     let scores = trainer.evaluate(&batch(&config, &frames), &shuffle).unwrap();

@@ -16,7 +16,7 @@ use lapo::models::policy::Policy;
 use lapo::models::weights::Weights;
 use lapo::models::{Device, DynamicsConfig, Precision, Preset, Want, labeller};
 use lapo::train::batch::Draws;
-use lapo::train::{Batch, OptimConfig, dynamics_trainer};
+use lapo::train::{Batch, OptimConfig, Pace, dynamics_trainer};
 use safetensors::{SafeTensors, tensor::TensorView};
 
 type B = Flex;
@@ -109,7 +109,7 @@ fn the_forward_pass_is_that_of_pytorch() {
         let idm = golden.weights.load("idm", Idm::<B>::new(&mut init, config), &device).unwrap();
         let fdm = golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap().folded();
         let windows = lapo::models::frames::Windows::<B>::stack(upload(&golden.frames, frame_shape(config), &device), config.window());
-        let latent_action = idm.forward(windows.stacked.clone());
+        let latent_action = idm.forward(&windows, &mut lapo::models::layers::Mode::Folded);
         let quantised = idm.vq.forward(latent_action.clone());
         let predicted = fdm.forward(&windows, quantised.latent_action_q.clone(), &mut lapo::models::layers::Mode::Folded);
         let usage: Vec<f32> = host(quantised.usage);
@@ -154,7 +154,7 @@ fn training_steps_are_those_of_pytorch() {
         let mut trainer = golden.trainer();
         let learning_rate: f64 = golden.weights.metadata["lr"].parse().unwrap();
         for (index, expected) in golden.f32s("train.steps").chunks(4).enumerate() {
-            let seen = trainer.step(&golden.batch(), learning_rate).unwrap();
+            let seen = trainer.step(&golden.batch(), Pace::even(learning_rate)).unwrap();
             let seen = [seen.wm_loss, seen.vq_loss, seen.perplexity.iter().sum(), seen.grad_norm];
             for ((what, seen), &expected) in ["wm_loss", "vq_loss", "perplexity", "grad_norm"].iter().zip(seen).zip(expected) {
                 // Later norms feel the noise told of below: PyTorch in double precision is up to 2.2e-3 off its own single-precision files.

@@ -78,6 +78,16 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         Normalised { out, mean: Self::from_inner(mean), variance: Self::from_inner(variance) }
     }
 
+    fn modulate(x: FloatTensor<Self>, by: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node, by.node];
+        let saved = (x.primitive.clone(), by.primitive.clone());
+        let out = B::modulate(x.primitive, by.primitive);
+        match Modulate.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(saved, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
     fn nearest(rows: FloatTensor<Self>, codes: FloatTensor<Self>) -> IntTensor<Self> {
         B::nearest(rows.primitive, codes.primitive)
     }
@@ -165,6 +175,21 @@ impl<B: ConvBackend> Backward<B, 3> for Normalise {
     }
 }
 
+/// Parents: x and what modulates it.
+#[derive(Debug)]
+struct Modulate;
+
+impl<B: ConvBackend> Backward<B, 2> for Modulate {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+        let (x, by) = ops.state;
+        let found = B::modulate_backward(x, by, grads.consume::<B>(&ops.node));
+        let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
+        register_each::<B>(found, ids, grads);
+    }
+}
+
 /// Parents: the channels in front and those behind.
 #[derive(Debug)]
 struct Join;
@@ -173,12 +198,9 @@ impl<B: ConvBackend> Backward<B, 2> for Join {
     type State = usize;
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
-        let gradients = B::join_backward(grads.consume::<B>(&ops.node), ops.state);
-        for (parent, gradient) in ops.parents.iter().zip(gradients) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, gradient);
-            }
-        }
+        let found = B::join_backward(grads.consume::<B>(&ops.node), ops.state);
+        let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
+        register_each::<B>(found, ids, grads);
     }
 }
 
@@ -203,6 +225,15 @@ fn wanted(ids: [Option<NodeId>; 3]) -> Wanted {
 fn register<B: Backend>(found: Gradients<B>, ids: [Option<NodeId>; 3], grads: &mut grads::Gradients) {
     for (id, gradient) in ids.into_iter().zip([found.x, found.weight, found.bias]) {
         if let (Some(id), Some(gradient)) = (id, gradient) {
+            grads.register::<B>(id, gradient);
+        }
+    }
+}
+
+/// Hands one gradient to each parent that is in the graph.
+fn register_each<B: Backend>(found: [FloatTensor<B>; 2], ids: [Option<NodeId>; 2], grads: &mut grads::Gradients) {
+    for (id, gradient) in ids.into_iter().zip(found) {
+        if let Some(id) = id {
             grads.register::<B>(id, gradient);
         }
     }

@@ -151,6 +151,30 @@ pub(super) fn normalise_backward<B: Backend>(
     }
 }
 
+/// See [`ConvBackend::modulate`](super::ConvBackend::modulate).
+pub(super) fn modulate<B: Backend>(x: FloatTensor<B>, by: FloatTensor<B>) -> FloatTensor<B> {
+    let x: Tensor<B, 4> = from_float(x);
+    let [scale, shift] = scale_and_shift::<B>(by, &x);
+    into_float(x * scale.add_scalar(1.0) + shift)
+}
+
+/// See [`ConvBackend::modulate_backward`](super::ConvBackend::modulate_backward).
+pub(super) fn modulate_backward<B: Backend>(x: FloatTensor<B>, by: FloatTensor<B>, gradient: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+    let (x, gradient): (Tensor<B, 4>, Tensor<B, 4>) = (from_float(x), from_float(gradient));
+    let [batch, channels, ..] = x.dims();
+    let [scale, _] = scale_and_shift::<B>(by, &x);
+    let sum = |tensor: Tensor<B, 4>| tensor.sum_dim(2).sum_dim(3).reshape([batch, channels]);
+    let by = Tensor::cat(vec![sum(gradient.clone() * x), sum(gradient.clone())], 1);
+    [into_float(gradient * scale.add_scalar(1.0)), into_float(by)]
+}
+
+/// `[batch, 2 * channel]` as two of `[batch, channel, 1, 1]`.
+fn scale_and_shift<B: Backend>(by: FloatTensor<B>, x: &Tensor<B, 4>) -> [Tensor<B, 4>; 2] {
+    let [batch, channels, ..] = x.dims();
+    let by: Tensor<B, 4> = from_float::<B, 2>(by).reshape([batch, 2 * channels, 1, 1]);
+    [by.clone().narrow(1, 0, channels), by.narrow(1, channels, channels)]
+}
+
 /// See [`ConvBackend::nearest`](super::ConvBackend::nearest).
 pub(super) fn nearest<B: Backend>(rows: FloatTensor<B>, codes: FloatTensor<B>) -> IntTensor<B> {
     let (rows, codes): (Tensor<B, 3>, Tensor<B, 3>) = (from_float(rows), from_float(codes));

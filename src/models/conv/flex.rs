@@ -12,7 +12,7 @@ use super::batch::{Layer, Upscale};
 use super::gradients::LayerGradients;
 use super::plane::Plane;
 use super::stage::Stage;
-use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, norm, tanh, whole};
+use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, modulate, norm, tanh, whole};
 
 /// Positions of an image below which burn's plain matrix product is faster forward; gradients are faster here at any size. It is the
 /// image that decides, not the batch, so that an image's output does not depend on what it is batched with.
@@ -137,6 +137,25 @@ impl ConvBackend for Flex {
             epsilon,
         );
         Gradients { x: Some(tensor(dx, shape)), weight: Some(tensor(dw, [shape[1]])), bias: Some(tensor(db, [shape[1]])) }
+    }
+
+    fn modulate(x: FlexTensor, by: FlexTensor) -> FlexTensor {
+        let shape: [usize; 4] = x.shape().dims();
+        if !single(&x, &by) || empty(&x) {
+            return fallback::modulate::<Flex>(x, by);
+        }
+        let (x, by) = (x.to_contiguous(), by.to_contiguous());
+        tensor(modulate::forward(x.storage(), by.storage(), shape[1], shape[2] * shape[3]), shape)
+    }
+
+    fn modulate_backward(x: FlexTensor, by: FlexTensor, gradient: FlexTensor) -> [FlexTensor; 2] {
+        let shape: [usize; 4] = x.shape().dims();
+        if !single(&x, &by) || empty(&x) {
+            return fallback::modulate_backward::<Flex>(x, by, gradient);
+        }
+        let [x, by, gradient] = [x, by, gradient].map(|tensor| tensor.to_contiguous());
+        let (dx, dby) = modulate::backward(x.storage(), by.storage(), gradient.storage(), shape[1], shape[2] * shape[3]);
+        [tensor(dx, shape), tensor(dby, [shape[0], 2 * shape[1]])]
     }
 
     fn nearest(rows: FlexTensor, codes: FlexTensor) -> FlexTensor {

@@ -80,7 +80,8 @@ fn inverse_deviation(variance: f32, epsilon: f64) -> f32 {
     (1.0 / (f64::from(variance) + epsilon).sqrt()) as f32
 }
 
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+/// The sum of what `f` makes of each value.
+pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; PARTS];
     let (chunks, rest) = x.as_chunks::<PARTS>();
     for chunk in chunks {
@@ -89,7 +90,8 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     parts.iter().sum::<f32>() + rest.iter().map(|v| f(*v)).sum::<f32>()
 }
 
-fn dot(g: &[f32], x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+/// The sum of `g` times what `f` makes of `x`.
+pub(super) fn dot(g: &[f32], x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; PARTS];
     let ((g, g_rest), (x, x_rest)) = (g.as_chunks::<PARTS>(), x.as_chunks::<PARTS>());
     for (g, x) in g.iter().zip(x) {

@@ -368,6 +368,25 @@ fn normalising_equals_autodiff_over_elementary_operations() {
 }
 
 #[test]
+fn modulating_equals_autodiff_over_elementary_operations() {
+    for [n, c, h, w] in [[5, 7, 9, 4], [3, 2, 1, 1], [2, 3, 33, 65]] {
+        let (x, by) = (noise([n, c, h, w], 1), noise([n, 2 * c], 2));
+        let elementary = |x: Tensor<Ad, 4>, by: Tensor<Ad, 2>| {
+            let by = by.reshape([n, 2 * c, 1, 1]);
+            x * (by.clone().narrow(1, 0, c) + 1.0) + by.narrow(1, c, c)
+        };
+        let run = |f: &dyn Fn(Tensor<Ad, 4>, Tensor<Ad, 2>) -> Tensor<Ad, 4>| {
+            let (x, by) = (Tensor::from_inner(x.clone()).require_grad(), Tensor::from_inner(by.clone()).require_grad());
+            let out = f(x.clone(), by.clone());
+            let grads = (out.clone() * Tensor::from_inner(noise(out.dims(), 99))).sum().backward();
+            (out.inner(), x.grad(&grads).unwrap(), by.grad(&grads).unwrap())
+        };
+        let (got, want) = (run(&modulate), run(&elementary));
+        assert!(apart(&got.0, &want.0) < 1e-6 && apart(&got.1, &want.1) < 1e-6 && apart(&got.2, &want.2) < 1e-4);
+    }
+}
+
+#[test]
 fn tanh_and_its_gradient_equal_burns() {
     let x = noise([3, 5, 7, 11], 1).mul_scalar(4.0);
     let run = |f: &dyn Fn(Tensor<Ad, 4>) -> Tensor<Ad, 4>| {

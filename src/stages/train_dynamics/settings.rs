@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::models::{DynamicsConfig, Precision, Predict, Preset, VqConfig};
+use crate::models::{DynamicsConfig, FdmAction, IdmHead, Precision, Predict, Preset, VqConfig};
+use crate::train::Pace;
+use crate::train::schedule::Schedule;
 
 /// Trains an inverse and a forward dynamics model through a vector-quantised bottleneck.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,11 +28,24 @@ pub struct TrainDynamicsConfig {
     /// The bottleneck.
     #[serde(default)]
     pub vq: VqConfig,
+    /// What the IDM looks at. Default `motion`: at `o[t]` and the changes between frames, its features averaged where pixels change, its
+    /// latent actions normalised. `flatten`: at the frames, as in the paper.
+    #[serde(default)]
+    pub idm_head: Option<IdmHead>,
+    /// How the latent action enters the FDM. Default `modulate`: it scales and shifts the channels of every level. `tile`: it is tiled
+    /// over the frame at the input, as in the paper.
+    #[serde(default)]
+    pub fdm_action: Option<FdmAction>,
+    /// Side of the picture at the bottom of the FDM's U-Net, in pixels: a power of two from 4 to half the frame, or 1, as in the
+    /// paper. Default 8.
+    #[serde(default)]
+    pub fdm_bottom: Option<usize>,
     /// What the FDM predicts. Default `change`: the change from `o[t]`, which is right about a still picture from the first step (25x
     /// lower error than the paper's after 400 steps, `tiny`, on `data/maze`). `frame`: the next frame itself, as in the paper.
     #[serde(default)]
     pub predict: Option<Predict>,
-    /// The published training, for parity: predicts the frame, EMA counts start at zero, no code is revived. Overrides `predict` and `vq`.
+    /// The published training, for parity: `idm_head: flatten`, `fdm_action: tile`, `fdm_bottom: 1`, `predict: frame`; codes are used from
+    /// the first step, EMA counts start at zero, no code is revived; both networks have the same learning rate.
     /// After 300 steps of `tiny` on `data/maze` the held-out error (x1000) of seeds 0, 1, 2 and 4 is 5.6, 5.8, 6.0 and 6.8; PyTorch's from
     /// the same seeds 5.4, 5.1, 6.1 and 6.7.
     #[serde(default)]
@@ -41,9 +56,14 @@ pub struct TrainDynamicsConfig {
     /// Windows a step. 128 in the paper.
     #[serde(default = "default_batch")]
     pub batch: usize,
-    /// Adam's peak learning rate. 3e-4 in the paper; it rises from 10 % in `warmup_steps` and falls to 1 % at the end.
-    #[serde(default = "default_learning_rate")]
-    pub learning_rate: f64,
+    /// Adam's peak learning rate; it rises from 10 % in `warmup_steps` and falls to 1 % at the end. Default 2e-3; with `reference` 3e-4, as
+    /// in the paper.
+    #[serde(default)]
+    pub learning_rate: Option<f64>,
+    /// The same for the IDM alone. Default a tenth of `learning_rate`, so that the FDM learns to read latent actions before they move on;
+    /// with `reference` the same.
+    #[serde(default)]
+    pub idm_learning_rate: Option<f64>,
     /// Steps until the learning rate is at its peak. 50 in the paper.
     #[serde(default = "default_warmup_steps")]
     pub warmup_steps: u64,
@@ -66,9 +86,6 @@ fn default_steps() -> u64 {
 }
 fn default_batch() -> usize {
     128
-}
-fn default_learning_rate() -> f64 {
-    3e-4
 }
 fn default_warmup_steps() -> u64 {
     50
@@ -100,10 +117,22 @@ impl TrainDynamicsConfig {
             context: self.context,
             frame_size: size,
             vq: self.vq.clone(),
+            idm_head: self.idm_head.unwrap_or_default(),
+            fdm_action: self.fdm_action.unwrap_or_default(),
+            fdm_bottom: self.fdm_bottom.unwrap_or(preset.fdm_bottom),
             predict: self.predict.unwrap_or_default(),
             ..preset
         };
         if self.reference { config.reference() } else { config }
+    }
+
+    /// How far each step goes.
+    pub fn pace(&self, step: u64) -> Pace {
+        let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.1) };
+        let peak = self.learning_rate.unwrap_or(peak);
+        let at = |peak| Schedule::warmup_then_linear(peak, self.warmup_steps, self.steps).at(step);
+        let quantise = self.reference || step >= (self.vq.warmup * self.steps as f64) as u64;
+        Pace { learning_rate: at(peak), idm_learning_rate: at(self.idm_learning_rate.unwrap_or(share * peak)), quantise }
     }
 
     /// Faults of single fields: `(field, what is wrong, cure)`.
@@ -124,19 +153,21 @@ impl TrainDynamicsConfig {
             expect(value > 0, field, "is too small".into(), "expected at least 1 (fdm_base: 2)");
         }
         expect(self.context <= 16, "context", format!("is {}", self.context), "expected 0 to 16 frames; the paper uses 1");
-        expect(
-            self.learning_rate.is_finite() && self.learning_rate > 0.0,
-            "learning_rate",
-            format!("is {}", self.learning_rate),
-            "expected a number above 0; the paper uses 3e-4",
-        );
+        for (field, rate) in [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)] {
+            let rate = rate.unwrap_or(3e-4);
+            expect(rate.is_finite() && rate > 0.0, field, format!("is {rate}"), "expected a number above 0; the paper uses 3e-4");
+        }
         expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every episode from training; expected 0 (none) or at least 2");
-        expect(
-            !(self.reference && self.predict == Some(Predict::Change)),
-            "predict",
-            "is `change` beside `reference: true`".into(),
-            "the published training predicts the frame: remove one of the two",
-        );
+        let departures = [
+            ("predict", self.predict == Some(Predict::Change)),
+            ("idm_head", self.idm_head == Some(IdmHead::Motion)),
+            ("fdm_action", self.fdm_action == Some(FdmAction::Modulate)),
+            ("fdm_bottom", self.fdm_bottom.is_some_and(|side| side != 1)),
+        ];
+        for (field, departs) in departures {
+            let cure = "the published training does not do so: remove one of the two";
+            expect(!(self.reference && departs), field, "departs from the paper beside `reference: true`".into(), cure);
+        }
         if let Refresh::Growth(share) = self.refresh {
             expect(share.is_finite() && share > 0.0, "refresh", format!("is growth: {share}"), "expected a share above 0, e.g. 0.25");
         }
