@@ -46,6 +46,10 @@
 //! - A model may come from a file (`import_dynamics`), published or ours, and labels like one trained here.
 //! - Initial weights and batches are drawn with PyTorch's generator, in its order: `reference: true` is compared with PyTorch seed by seed,
 //!   since between seeds the error after a short training differs by far more than between implementations.
+//! - The default recipe is not the paper's, whose latent actions carry nothing after the few hundred steps that two cores afford. The IDM
+//!   looks at changes of frames and averages its features where they are; latent actions are normalised, so that they cannot shrink while
+//!   nobody reads them; they scale and shift the channels of every level of a shallower FDM, which learns ten times faster than they do,
+//!   and are quantised once it reads them. `stages::train_dynamics` has the numbers; `reference: true` is the paper.
 //! - Datasets above 1 GiB are read rather than mapped (`dataset/shards.rs` says why): training's memory does not grow with the data.
 //! - Labelling on GPUs runs several jobs a device, and on several devices; training uses one.
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.

@@ -131,6 +131,9 @@ pub struct Bench {
     /// Sizes of the networks: tiny, small or paper
     #[arg(long, default_value = "tiny", value_parser = word::<Preset>)]
     pub preset: Preset,
+    /// The paper's networks instead of ours, for comparison with other implementations
+    #[arg(long)]
+    pub reference: bool,
     /// How precisely they compute: f32 or bf16
     #[arg(long, default_value = "f32", value_parser = word::<Precision>)]
     pub precision: Precision,

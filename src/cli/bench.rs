@@ -33,6 +33,7 @@ pub fn run(args: &Bench) -> Result<()> {
     let device: Device = args.device.parse()?;
     let threads = super::run::use_threads(args.threads)?;
     let config = args.preset.dynamics();
+    let config = if args.reference { config.reference() } else { config };
     let data = args.frames.as_ref().map(|frames| open(frames, &config)).transpose()?;
     let bound = roofline::matrix_product(&device, args.precision)?;
     let mut rows = label(args, &device, &config)?;

@@ -63,6 +63,14 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A user's file of true actions is not one.
+    #[error("cannot read true actions from `{path}`: {reason}")]
+    Actions {
+        /// The file, as the user named it.
+        path: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// Arrow or Parquet could not write a file.
     #[error("cannot write `{path}`: {reason}")]
     Encode {
@@ -100,6 +108,9 @@ impl Error {
         match self {
             Self::UnsupportedStore { .. } => Some("use a folder, for example a mounted disk or NFS share that every machine sees".into()),
             Self::NewerFormat { .. } => Some("run the newer version of the program, or start a new workspace".into()),
+            Self::Actions { .. } => Some(
+                "expected a Parquet file with the columns `video` (path or file name), `frame_index` and `action` (whole numbers)".into(),
+            ),
             Self::Corrupt { path, .. } | Self::Missing { path } => {
                 let stage = path.split('/').next().unwrap_or(path);
                 Some(format!("restore the file from a copy, or delete the folder `{stage}` and run again: only that stage is made anew"))

@@ -16,10 +16,12 @@
 //! | `shards` | all shards of a dataset, opened when they are needed |
 //! | `window` | which runs of frames are training windows |
 //! | `labels`, `label_reader` | one Parquet row per transition |
+//! | `actions` | true actions that somebody recorded |
 //! | `table` | small Parquet tables, such as metrics |
 //! | `new_file` | a large file, hashed while it is written |
 //! | `receipt`, `manifest` | what was made, and which of it is the dataset |
 
+mod actions;
 mod disk;
 mod error;
 #[cfg(test)]
@@ -38,6 +40,7 @@ mod store;
 mod table;
 mod window;
 
+pub use actions::{Actions, read_actions};
 pub use error::{Error, Result};
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};

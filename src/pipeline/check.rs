@@ -30,7 +30,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)]) -> Result<Checked
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
         let videos = matches(&mut faults, &spec);
-        weights(&mut faults, &spec);
+        files(&mut faults, &spec);
         Checked { spec, text: text.into(), order, videos }
     });
     faults.into_result()?;
@@ -146,14 +146,17 @@ fn matches(faults: &mut Faults, spec: &PipelineSpec) -> BTreeMap<String, Vec<Str
     all
 }
 
-/// Weights to import must be there.
-fn weights(faults: &mut Faults, spec: &PipelineSpec) {
+/// Weights to import and true actions must be there.
+fn files(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
-        let StageSpec::ImportDynamics(config) = stage else { continue };
-        if let Err(e) = std::fs::File::open(&config.weights) {
-            let cure = "name a `.safetensors` file of ours or a published `.pt`, relative to the current folder";
-            faults.at(&path(name, stage, "weights"), Part::Value, format!("cannot read {}: {e}", config.weights), Some(cure.into()));
-        }
+        let (field, file, cure) = match stage {
+            StageSpec::ImportDynamics(config) => ("weights", Some(&config.weights), "a `.safetensors` file of ours or a published `.pt`"),
+            StageSpec::TrainDynamics(config) => ("actions", config.actions.as_ref(), "a Parquet file of true actions"),
+            _ => continue,
+        };
+        let Some(Err(e)) = file.map(std::fs::File::open) else { continue };
+        let message = format!("cannot read {}: {e}", file.map_or("", String::as_str));
+        faults.at(&path(name, stage, field), Part::Value, message, Some(format!("name {cure}, relative to the current folder")));
     }
 }
 

@@ -38,12 +38,29 @@ pub fn of_decode(task: &decode::DecodeTask) -> Fields {
 
 /// Training: the networks as they come out of preset and overrides, the schedule, the seed, and the frames.
 pub fn of_train_dynamics(task: &train_dynamics::TrainDynamicsTask, generation: u64) -> Fields {
-    let resolved = ["frames", "refresh", "preset", "idm_scale", "fdm_base", "context", "vq", "predict", "reference"];
+    let resolved = [
+        "frames",
+        "refresh",
+        "preset",
+        "idm_scale",
+        "fdm_base",
+        "context",
+        "vq",
+        "predict",
+        "reference",
+        "idm_head",
+        "fdm_action",
+        "fdm_bottom",
+        "actions",
+    ];
     let mut fields = start("train_dynamics", train_dynamics::VERSION, &task.config, &resolved);
     flatten(&mut fields, "", json!(task.config.dynamics(task.size)));
     fields.insert("seed".into(), task.seed.into());
     fields.insert("frames".into(), task.shards.iter().map(|shard| shard.blake3.clone()).collect());
     fields.insert("generation".into(), generation.into());
+    if let Some(digest) = &task.actions {
+        fields.insert("actions".into(), digest.clone().into());
+    }
     fields
 }
 

@@ -211,6 +211,7 @@ impl<'a> Planner<'a> {
             seed: self.checked.spec.seed,
             size: size as usize,
             shards: frames.receipts.iter().filter_map(|r| r.files.first().cloned()).collect(),
+            actions: config.actions.as_ref().map(|path| identify(std::slice::from_ref(path), &[]).remove(0).digest),
             provenance: BTreeMap::new(),
             checkpoint_secs: self.options.checkpoint_secs,
         }

@@ -1,7 +1,8 @@
 //! What every training stage shares: batches go in, better weights come out.
 //!
 //! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it. [`adam`] is the optimiser,
-//! [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way.
+//! [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way;
+//! [`probe`] measures latent actions against true ones.
 
 pub mod adam;
 pub mod batch;
@@ -9,6 +10,7 @@ pub mod checkpoint;
 pub mod dynamics;
 mod error;
 pub mod metrics;
+pub mod probe;
 pub mod schedule;
 mod state;
 mod trainer;

@@ -29,7 +29,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PEER = HERE / "peer"
 AREA = "area+accurate_rnd+full_chroma_int"
-QUICKSTART = dict(learning_rate=1e-3, vq=dict(revive_after=20, decay=0.99))
 # Microseconds a window.
 SAMPLE = """
 import sys, time, numpy as np
@@ -117,7 +116,7 @@ def label(args, folder):
     here = folder / "label"
     videos = clips(here, 128, "256x256", 2)
     frames = {"decode": {"videos": [f"{here}/*.mp4"], "cut": None}}
-    train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2}}
+    train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2, "reference": True}}  # the peer's networks
     labels = {"label": {"frames": "frames", "dynamics": "model", "fdm_error": False}}  # nor does the peer
 
     def stage_seconds(record, kinds):
@@ -141,7 +140,7 @@ def speed(args, _):
     PyTorch stays up between its turns, since it compiles for a minute. The last column says what share of a plain matrix product's speed ours is.
     """
     for preset, idm, fdm in (("tiny", 1, 8), ("small", 2, 12)):
-        bench = [args.lapo, "bench", "--preset", preset, "--threads", args.threads, "--device", "cpu", "--format", "json", "--seconds", 1.5]
+        bench = [args.lapo, "bench", "--reference", "--preset", preset, "--threads", args.threads, "--device", "cpu", "--format", "json", "--seconds", 1.5]
         command = [args.python, PEER / "torch_modes.py", "--idm-scale", idm, "--wm-scale", fdm, "--threads", args.threads, "--cpu", "--serve",
                    "--seconds", 1.5]
         ours, theirs = [], {mode: [] for mode in ("eager", "channels-last", "compile")}
@@ -199,9 +198,9 @@ def learn(args, folder):
     seeds = [iter(range(args.rounds)), iter(range(args.rounds))]
     ours, theirs = alternate(args.rounds, lambda: verdict(next(seeds[0]), reference=True)["fdm_error"], lambda: peer(next(seeds[1])))
     yield f"FDM error, reference, {args.steps} steps (x1000)", "MSE", ours * 1e3, theirs * 1e3, "PyTorch, the same recipe"
-    found = [verdict(seed, **QUICKSTART) for seed in range(args.rounds)]
+    found = [verdict(seed) for seed in range(args.rounds)]
     errors, copying = ([f[key] * 1e3 for f in found] for key in ("fdm_error", "copy_error"))
-    yield f"FDM error, quickstart, {args.steps} steps (x1000)", "MSE", max(errors), copying[0], "copying o[t]; ours is the worst seed"
+    yield f"FDM error, our recipe, {args.steps} steps (x1000)", "MSE", max(errors), copying[0], "copying o[t]; ours is the worst seed"
 
 
 def main():

@@ -85,7 +85,7 @@ def run(folder, out):
     subprocess.run([lapo, "doctor"], check=True)
     report, rows = {}, ["| precision | what | lapo | PyTorch eager | channels-last | compiled | lapo / best | share of matmul |", "|" + "---|" * 8]
     for precision in ("bf16", "f32"):
-        bench = [lapo, "bench", "--preset", PRESET, "--precision", precision, "--label-batch", LABEL_BATCH, "--batch", BATCH]
+        bench = [lapo, "bench", "--reference", "--preset", PRESET, "--precision", precision, "--label-batch", LABEL_BATCH, "--batch", BATCH]
         with PeakMemory() as memory:
             ours = json.loads(capture([*bench, "--device", DEVICE, "--seconds", SECONDS, "--format", "json"]))
         ours["peak_mib"] = memory.peak

