@@ -98,7 +98,7 @@ fn table(rows: &[Row], bound: f64, machine: &str) -> String {
 
 /// Transitions labelled in a second, without and with the world model's error.
 fn label(args: &Bench, device: &Device, config: &DynamicsConfig) -> Result<Vec<Row>, stages::Error> {
-    let weights = dynamics_trainer(device, config, &OptimConfig::default(), 0)?.export(&BTreeMap::new())?;
+    let weights = dynamics_trainer(device, config, &OptimConfig::default(), None, 0)?.export(&BTreeMap::new())?;
     let labeller = labeller(device, &weights, args.precision)?;
     let (count, time) = (args.label_batch, config.window());
     let frames = noise((count + time - 1) * config.frame_size.pow(2) * config.channels);
@@ -116,7 +116,7 @@ fn label(args: &Bench, device: &Device, config: &DynamicsConfig) -> Result<Vec<R
 /// Steps of IDM and FDM together in a second; windows are drawn from `data`, if there are any.
 fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&Data>) -> Result<Row, stages::Error> {
     let optim = OptimConfig { precision: args.precision, ..OptimConfig::default() };
-    let mut trainer = dynamics_trainer(device, config, &optim, 0)?;
+    let mut trainer = dynamics_trainer(device, config, &optim, None, 0)?;
     let (time, side, batch) = (config.window(), config.frame_size, args.batch);
     let mut frames = noise(batch * time * side * side * config.channels);
     let mut draws = data.map(|data| batch::Draws::new(0, 0, data.index.len(), 0));
@@ -124,7 +124,7 @@ fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&D
         if let (Some(draws), Some(data)) = (&mut draws, data) {
             batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
         }
-        trainer.step(&Batch { frames: &frames, batch, time, height: side, width: side }, Pace::even(1e-4))?;
+        trainer.step(&Batch { frames: &frames, batch, time, height: side, width: side, actions: &[] }, Pace::even(1e-4))?;
         Ok(())
     })?;
     let operations = (cost::idm(config).training + cost::fdm(config).training) * batch as u64;

@@ -62,6 +62,16 @@ pub enum Error {
         /// The size the model was trained on.
         expected: usize,
     },
+    /// Fewer transitions have a true action than are asked for.
+    #[error("{file}: true actions of {found} transitions in the training episodes, `supervision` asks for {asked}")]
+    TooFewLabels {
+        /// The file of true actions.
+        file: String,
+        /// Transitions whose action is known.
+        found: usize,
+        /// How many are wanted.
+        asked: usize,
+    },
     /// A checkpoint that this program wrote does not read back.
     #[error("{file}: not a checkpoint of this stage ({reason})")]
     Checkpoint {
@@ -92,6 +102,9 @@ impl Error {
             Error::Changed { .. } => "run again once nothing writes to it".into(),
             Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
             Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
+            Error::TooFewLabels { .. } => {
+                "lower `labels`, or check that its `video` and `frame_index` are those of the decoded videos".into()
+            }
             Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
             Error::Checkpoint { file, .. } => format!("delete {file}: training resumes at the checkpoint before it"),
             Error::NoVideo => "build with default features, libav's headers installed".into(),

@@ -37,12 +37,13 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace, write};
 use crate::dataset::{FileInfo, Shards, WindowIndex};
 use crate::train::metrics::Metrics;
-use crate::train::{Batch, DynamicsTrainer, OptimConfig, dynamics_trainer};
+use crate::train::{Batch, DynamicsTrainer, OptimConfig, Supervision, dynamics_trainer};
 use crate::train::{batch, checkpoint};
 
 mod probe;
@@ -51,7 +52,7 @@ mod verdict;
 
 pub use probe::Probe;
 use probe::TrueActions;
-pub use settings::{Refresh, TrainDynamicsConfig};
+pub use settings::{Refresh, SupervisionConfig, TrainDynamicsConfig};
 pub use verdict::Verdict;
 use verdict::judge;
 
@@ -88,7 +89,7 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let config = task.config.dynamics(task.size);
     let data = Data::open(task, place)?;
     let optim = OptimConfig { precision: task.config.precision, ..OptimConfig::default() };
-    let mut trainer = dynamics_trainer(&place.device, &config, &optim, task.seed)?;
+    let mut trainer = dynamics_trainer(&place.device, &config, &optim, data.supervision(task), task.seed)?;
     let mut metrics = Metrics::default();
     let first = resume(trainer.as_mut(), &mut metrics, place)?;
     let waited = train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
@@ -113,6 +114,8 @@ struct Data {
     training: WindowIndex,
     held_out: WindowIndex,
     actions: Option<TrueActions>,
+    /// Training windows whose true action is learnt from, and that action.
+    labelled: Vec<(usize, u32)>,
 }
 
 impl Data {
@@ -134,7 +137,25 @@ impl Data {
             }
         }
         let actions = task.config.actions.as_deref().map(|path| TrueActions::read(path, task.config.context)).transpose()?;
-        Ok(Data { shards, training, held_out, actions })
+        let mut data = Data { shards, training, held_out, actions, labelled: Vec::new() };
+        data.labelled = data.draw_labelled(task)?;
+        Ok(data)
+    }
+
+    fn draw_labelled(&self, task: &TrainDynamicsTask) -> Result<Vec<(usize, u32)>, Error> {
+        let (Some(actions), Some(supervision)) = (&self.actions, &task.config.supervision) else { return Ok(Vec::new()) };
+        let labelled = actions.draw(&self.shards, &self.training, supervision.labels, task.seed)?;
+        if labelled.len() < supervision.labels {
+            let file = task.config.actions.clone().unwrap_or_default();
+            return Err(Error::TooFewLabels { file, found: labelled.len(), asked: supervision.labels });
+        }
+        Ok(labelled)
+    }
+
+    fn supervision(&self, task: &TrainDynamicsTask) -> Option<Supervision> {
+        let weight = task.config.supervision.as_ref()?.weight;
+        let most = self.labelled.iter().map(|(_, action)| *action).max()?;
+        Some(Supervision { actions: most as usize + 1, weight })
     }
 }
 
@@ -165,13 +186,14 @@ fn train(
     let (began, mut waited) = (Instant::now(), Duration::ZERO);
     std::thread::scope(|scope| {
         let (send, batches) = sync_channel(AHEAD);
-        scope.spawn(move || draw_ahead(draws, data, config.batch, &send));
+        scope.spawn(move || draw_ahead(draws, data, task, first, &send));
         for step in first..config.steps {
             let asked = Instant::now();
-            let frames = batches.recv().expect("batches are drawn for as long as they are received")?;
+            let (frames, actions) = batches.recv().expect("batches are drawn for as long as they are received")?;
             waited += asked.elapsed();
             let pace = config.pace(step);
-            let out = trainer.step(&as_batch(&frames, config.batch, task), pace)?;
+            let batch = Batch { actions: &actions, ..as_batch(&frames, config.batch + actions.len(), task) };
+            let out = trainer.step(&batch, pace)?;
             if step % LOG_EVERY == 0 || step + 1 == config.steps {
                 place.progress.note(&format!("fdm {:.3}x copying, perplexity {:.0?}", out.relative_loss, out.perplexity));
                 metrics.push(step, pace.learning_rate, &out);
@@ -186,17 +208,26 @@ fn train(
     })
 }
 
+/// The frames of a batch, and the true actions of its last windows.
+type Drawn = Result<(Vec<u8>, Vec<u32>), crate::dataset::Error>;
+
 /// Copies batches out of the shards, ahead of the networks, until nobody receives them.
-fn draw_ahead(mut draws: batch::Draws, data: &Data, size: usize, send: &SyncSender<Result<Vec<u8>, crate::dataset::Error>>) {
-    loop {
+fn draw_ahead(mut draws: batch::Draws, data: &Data, task: &TrainDynamicsTask, first: u64, send: &SyncSender<Drawn>) {
+    let supervised = task.config.supervision.as_ref().map_or(0, |supervision| supervision.batch);
+    for step in first.. {
+        let mut rng = batch::generator(task.seed, "supervised", step);
+        let labelled: Vec<_> = (0..supervised).map(|_| data.labelled[rng.random_range(0..data.labelled.len())]).collect();
+        let mut windows = draws.next(task.config.batch);
+        windows.extend(labelled.iter().map(|(window, _)| window));
         let mut frames = Vec::new();
-        let gathered = batch::gather(&data.shards, &data.training, &draws.next(size), &mut frames);
-        if send.send(gathered.map(|()| frames)).is_err() {
+        let gathered = batch::gather(&data.shards, &data.training, &windows, &mut frames);
+        let actions = labelled.into_iter().map(|(_, action)| action).collect();
+        if send.send(gathered.map(|()| (frames, actions))).is_err() {
             return;
         }
     }
 }
 
 fn as_batch<'a>(frames: &'a [u8], windows: usize, task: &TrainDynamicsTask) -> Batch<'a> {
-    Batch { frames, batch: windows, time: task.config.context + 2, height: task.size, width: task.size }
+    Batch { frames, batch: windows, time: task.config.context + 2, height: task.size, width: task.size, actions: &[] }
 }

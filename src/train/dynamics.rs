@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use burn::backend::{Autodiff, Flex};
+use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::adam::OptimConfig;
@@ -24,6 +25,8 @@ pub struct Batch<'a> {
     pub height: usize,
     /// Columns of a frame.
     pub width: usize,
+    /// The true actions of the last windows, as many as are known: what supervision learns from.
+    pub actions: &'a [u32],
 }
 
 /// IDM, FDM and all that their training remembers.
@@ -55,6 +58,15 @@ pub trait DynamicsTrainer: Send {
 
     /// The weights as a safetensors file with published names, for labelling.
     fn export(&self, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>>;
+}
+
+/// A few true actions that latent actions learn to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Supervision {
+    /// How many actions there are: each is a number below.
+    pub actions: usize,
+    /// What a nat of cross-entropy counts against the FDM's relative error.
+    pub weight: f64,
 }
 
 /// How far one step goes.
@@ -92,6 +104,8 @@ pub struct StepMetrics {
     pub codes_used: Vec<u32>,
     /// How many unused codes were moved to this batch's latent actions.
     pub codes_revived: u32,
+    /// Cross-entropy of the true actions, weighted; 0 without supervision.
+    pub action_loss: f32,
     /// Norm of all gradients together, before clipping.
     pub grad_norm: f32,
 }
@@ -112,15 +126,21 @@ pub struct Evaluation {
 }
 
 /// Starts a training. The same seed gives the same weights on every device and number of threads.
-pub fn dynamics_trainer(device: &Device, config: &DynamicsConfig, optim: &OptimConfig, seed: u64) -> Result<Box<dyn DynamicsTrainer>> {
+pub fn dynamics_trainer(
+    device: &Device,
+    config: &DynamicsConfig,
+    optim: &OptimConfig,
+    supervision: Option<Supervision>,
+    seed: u64,
+) -> Result<Box<dyn DynamicsTrainer>> {
     config.validate()?;
     device.check()?;
     match device {
-        Device::Cpu => Ok(Box::new(Trainer::<Autodiff<Flex>>::new(Default::default(), config, optim, seed))),
+        Device::Cpu => Ok(Box::new(Trainer::<Autodiff<Flex>>::new(Default::default(), config, optim, supervision, seed))),
         #[cfg(feature = "cuda")]
         Device::Cuda(number) => {
             use crate::models::gpu::{Gpu, gpu};
-            Ok(Box::new(Trainer::<Autodiff<Gpu>>::new(gpu(*number), config, optim, seed)))
+            Ok(Box::new(Trainer::<Autodiff<Gpu>>::new(gpu(*number), config, optim, supervision, seed)))
         }
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(_) => {

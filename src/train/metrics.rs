@@ -25,6 +25,7 @@ impl Metrics {
         put("fdm_error", out.wm_loss);
         put("fdm_error_relative", out.relative_loss);
         put("vq_loss", out.vq_loss);
+        put("action_loss", out.action_loss);
         put("grad_norm", out.grad_norm);
         put("codes_revived", out.codes_revived as f32);
         for (book, perplexity) in out.perplexity.iter().enumerate() {

@@ -16,5 +16,5 @@ mod state;
 mod trainer;
 
 pub use adam::OptimConfig;
-pub use dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, dynamics_trainer};
+pub use dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision, dynamics_trainer};
 pub use error::{Result, TrainError};

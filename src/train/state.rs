@@ -8,6 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::adam::{AdamBackend, Flat, OptimConfig};
+use super::dynamics::Supervision;
 use super::trainer::Trainer;
 use super::{Result, TrainError};
 use crate::models::layers::NetBackend;
@@ -21,6 +22,7 @@ const FORMAT: &str = "lapo-dynamics-training/2";
 struct Settings {
     dynamics: DynamicsConfig,
     optim: OptimConfig,
+    supervision: Option<Supervision>,
     seed: u64,
     step: u64,
     codebooks_started: bool,
@@ -36,6 +38,7 @@ where
         weights.describe(FORMAT, &self.settings());
         weights.store::<A, _>("idm", &self.idm)?;
         weights.store::<A, _>("wm", &self.fdm)?;
+        weights.store::<A, _>("tell", &self.tell)?;
         for (kind, moments) in [("first", &self.adam.first), ("second", &self.adam.second)] {
             for (name, moment) in moments {
                 weights.put(format!("adam.{kind}.{name}"), &moment.dims(), &to_host(moment.clone())?);
@@ -55,14 +58,16 @@ where
         let own = self.settings();
         same("dynamics", &settings.dynamics, &own.dynamics)?;
         same("optim", &settings.optim, &own.optim)?;
+        same("supervision", &settings.supervision, &own.supervision)?;
         same("seed", &settings.seed, &own.seed)?;
 
         let idm = weights.load("idm", self.idm.clone(), &self.device)?;
         let fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
+        let tell = weights.load("tell", self.tell.clone(), &self.device)?;
         let first = self.moments("first", &weights)?;
         let second = self.moments("second", &weights)?;
         let unused = weights.get("unused", &[self.unused.len()])?;
-        (self.idm, self.fdm) = (idm, fdm);
+        (self.idm, self.fdm, self.tell) = (idm, fdm, tell);
         (self.adam.first, self.adam.second) = (first, second);
         self.adam.step = settings.step;
         self.codebooks_started = settings.codebooks_started;
@@ -85,6 +90,7 @@ where
         Settings {
             dynamics: self.config.clone(),
             optim: self.optim.clone(),
+            supervision: self.supervision,
             seed: self.seed,
             step: self.adam.step,
             codebooks_started: self.codebooks_started,

@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Int, Tensor, TensorData, activation, backend::Backend};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::adam::{Adam, AdamBackend, Flat, OptimConfig, gradients};
-use super::dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics};
+use super::dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision};
 use super::{Result, TrainError};
 use crate::models::fdm::Fdm;
 use crate::models::frames::{Windows, frame_shape, mean_per_window, upload};
 use crate::models::idm::Idm;
 use crate::models::init::Init;
 use crate::models::label::host_codes;
-use crate::models::layers::{Mode, NetBackend};
+use crate::models::layers::{Linear, Mode, NetBackend};
 use crate::models::metadata::DYNAMICS_FORMAT;
 use crate::models::vq::{Quantised, perplexity};
 use crate::models::weights::{Weights, to_host};
@@ -30,6 +30,9 @@ pub(super) struct Trainer<A: AutodiffBackend> {
     pub(super) device: A::Device,
     pub(super) idm: Idm<A>,
     pub(super) fdm: Fdm<A>,
+    pub(super) supervision: Option<Supervision>,
+    /// What tells true actions from latent ones, with supervision.
+    pub(super) tell: Option<Linear<A>>,
     pub(super) adam: Adam<A::InnerBackend>,
     /// Steps since each code was last used, codebook after codebook.
     pub(super) unused: Vec<u32>,
@@ -44,10 +47,19 @@ where
     A: AutodiffBackend + NetBackend,
     A::InnerBackend: NetBackend + AdamBackend,
 {
-    pub(super) fn new(device: A::Device, config: &DynamicsConfig, optim: &OptimConfig, seed: u64) -> Self {
+    pub(super) fn new(
+        device: A::Device,
+        config: &DynamicsConfig,
+        optim: &OptimConfig,
+        supervision: Option<Supervision>,
+        seed: u64,
+    ) -> Self {
         let mut init = Init::new(seed, &device);
         let (idm, fdm) = (Idm::new(&mut init, config), Fdm::new(&mut init, config));
+        let tell = supervision.map(|supervision| Linear::new(&mut init, config.latent_dim(), supervision.actions));
         Trainer {
+            supervision,
+            tell,
             idm,
             fdm,
             config: config.clone(),
@@ -69,6 +81,11 @@ where
         check("width", batch.width, width)?;
         check("number of bytes", batch.frames.len(), bytes)?;
         check("number of windows", batch.batch, batch.batch.max(1))?;
+        check("number of true actions", batch.actions.len(), batch.actions.len().min(batch.batch))?;
+        let most = self.supervision.map_or(0, |supervision| supervision.actions);
+        if let Some(action) = batch.actions.iter().map(|&action| action as usize).find(|&action| action >= most) {
+            return Err(TrainError::Batch { what: "true action", seen: action, expected: most.saturating_sub(1) });
+        }
         Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time).at(self.optim.precision))
     }
 
@@ -92,6 +109,18 @@ where
         self.idm.vq.reseed(&rows, &all, &mut rng)?;
         self.codebooks_started = true;
         Ok(())
+    }
+
+    /// The cross-entropy of the true actions of a batch's last windows, weighted.
+    fn action_loss(&self, latent_action: &Tensor<A, 2>, actions: &[u32]) -> Tensor<A, 1> {
+        let (Some(tell), Some(supervision), false) = (&self.tell, self.supervision, actions.is_empty()) else {
+            return Tensor::zeros([1], &self.device);
+        };
+        let (windows, known) = (latent_action.dims()[0], actions.len());
+        let scores = tell.forward(latent_action.clone().narrow(0, windows - known, known));
+        let actions = actions.iter().map(|&action| action as i32).collect();
+        let right = Tensor::<A, 2, Int>::from_data(TensorData::new(actions, [known, 1]), &self.device);
+        activation::log_softmax(scores, 1).gather(1, right).mean() * -supervision.weight
     }
 
     fn quantise(&mut self, latent_action: Tensor<A, 2>) -> Result<Quantised<A>> {
@@ -170,25 +199,28 @@ where
 
         let (mut idm_saw, mut fdm_saw) = (Vec::new(), Vec::new());
         let latent_action = self.idm.forward(&windows, &mut Mode::Train(&mut idm_saw));
+        let action_loss = self.action_loss(&latent_action, batch.actions);
         let quantised = if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
         let seen = quantised.as_ref().map_or(latent_action, |quantised| quantised.latent_action_q.clone());
         let predicted = self.fdm.forward(&windows, seen, &mut Mode::Train(&mut fdm_saw));
         let losses = self.loss(&windows, predicted);
         let commitment = quantised.as_ref().map_or_else(|| losses.wm.zeros_like(), |quantised| quantised.loss.clone());
-        let loss = losses.minimised + commitment.clone();
+        let loss = losses.minimised + commitment.clone() + action_loss.clone();
 
         let graph = loss.backward();
         let mut all = Flat::new();
         gradients("idm", &self.idm, &graph, &mut all);
         gradients("wm", &self.fdm, &graph, &mut all);
+        gradients("tell", &self.tell, &graph, &mut all);
         let mut adam = self.adam.begin(all);
         self.idm = self.adam.apply(&mut adam, "idm", pace.idm_learning_rate, self.idm.clone());
         self.fdm = self.adam.apply(&mut adam, "wm", pace.learning_rate, self.fdm.clone());
+        self.tell = self.adam.apply(&mut adam, "tell", pace.learning_rate, self.tell.clone());
         self.idm.update(idm_saw);
         self.fdm.update(fdm_saw);
         let (usage, codes_revived) = self.follow(quantised)?;
 
-        let parts = [loss, losses.wm, losses.relative, commitment].map(Tensor::inner);
+        let parts = [loss, losses.wm, losses.relative, commitment, action_loss].map(Tensor::inner);
         let scalars = to_host(Tensor::cat(parts.into_iter().chain([adam.norm]).collect(), 0))?;
         let books = || usage.chunks(self.config.vq.entries);
         let metrics = StepMetrics {
@@ -196,7 +228,8 @@ where
             wm_loss: scalars[1],
             relative_loss: scalars[2],
             vq_loss: scalars[3],
-            grad_norm: scalars[4],
+            action_loss: scalars[4],
+            grad_norm: scalars[5],
             perplexity: books().map(|book| if pace.quantise { perplexity(book) } else { 0.0 }).collect(),
             codes_used: books().map(|book| book.iter().filter(|&&used| used > 0.0).count() as u32).collect(),
             codes_revived,

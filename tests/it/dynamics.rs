@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lapo::models::{Device, DynamicsConfig, ModelError, Precision, Preset, VqConfig, Want, labeller};
-use lapo::train::{Batch, DynamicsTrainer, OptimConfig, Pace, StepMetrics, TrainError, dynamics_trainer};
+use lapo::train::{Batch, DynamicsTrainer, OptimConfig, Pace, StepMetrics, Supervision, TrainError, dynamics_trainer};
 
 const WINDOWS: usize = 8;
 
@@ -28,7 +28,7 @@ fn moving_squares(config: &DynamicsConfig, seed: usize) -> Vec<u8> {
 
 fn batch<'a>(config: &DynamicsConfig, frames: &'a [u8]) -> Batch<'a> {
     let size = config.frame_size;
-    Batch { frames, batch: WINDOWS, time: config.window(), height: size, width: size }
+    Batch { frames, batch: WINDOWS, time: config.window(), height: size, width: size, actions: &[] }
 }
 
 fn small() -> DynamicsConfig {
@@ -37,7 +37,7 @@ fn small() -> DynamicsConfig {
 }
 
 fn trainer(config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
-    dynamics_trainer(&Device::Cpu, config, &OptimConfig::default(), seed).unwrap()
+    dynamics_trainer(&Device::Cpu, config, &OptimConfig::default(), None, seed).unwrap()
 }
 
 fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Vec<StepMetrics> {
@@ -82,6 +82,31 @@ fn a_restored_training_goes_on_bit_by_bit() {
     assert_eq!(train(rest.as_mut(), 3..6), metrics[3..]);
     assert!(rest.save().unwrap() == whole.save().unwrap(), "the states differ");
     assert!(metrics.iter().any(|step| step.codes_revived > 0), "no code was revived in {metrics:?}");
+}
+
+/// The last four windows' true action is which way the square moves.
+#[test]
+fn a_few_true_actions_are_learnt_and_survive_a_checkpoint() {
+    let config = small();
+    let start =
+        || dynamics_trainer(&Device::Cpu, &config, &OptimConfig::default(), Some(Supervision { actions: 4, weight: 0.1 }), 1).unwrap();
+    let step = |trainer: &mut dyn DynamicsTrainer, seed, actions: &[u32]| {
+        trainer.step(&Batch { actions, ..batch(&config, &moving_squares(&config, seed)) }, Pace::even(1e-3))
+    };
+    let mut whole = start();
+    let mut learn = |seed| step(whole.as_mut(), seed, &[0, 1, 2, 3]).unwrap();
+    let first = learn(0);
+    let later: Vec<_> = (1..40).map(&mut learn).collect();
+    assert!(later[38].action_loss < first.action_loss / 2.0, "{first:?} {:?}", later[38]);
+    assert!(trainer(&config, 1).step(&batch(&config, &moving_squares(&config, 0)), Pace::even(1e-3)).unwrap().action_loss == 0.0);
+
+    let mut half = start();
+    (0..3).for_each(|seed| _ = step(half.as_mut(), seed, &[0, 1, 2, 3]).unwrap());
+    let mut rest = start();
+    rest.restore(&half.save().unwrap()).unwrap();
+    assert_eq!(step(rest.as_mut(), 3, &[0, 1, 2, 3]).unwrap(), later[2]);
+    let error = step(rest.as_mut(), 4, &[4]).unwrap_err();
+    assert_eq!(error.to_string(), "take a batch: its true action is 4, expected 3");
 }
 
 #[test]
@@ -155,7 +180,7 @@ fn a_label_depends_on_its_own_pixels_alone() {
 fn bfloat16_learns_as_single_precision_does_but_for_rounding() {
     let run = |precision: Precision| {
         let optim = OptimConfig { precision, ..OptimConfig::default() };
-        let mut trainer = dynamics_trainer(&Device::Cpu, &small(), &optim, 4).unwrap();
+        let mut trainer = dynamics_trainer(&Device::Cpu, &small(), &optim, None, 4).unwrap();
         train(trainer.as_mut(), 0..4)
     };
     let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));

@@ -59,7 +59,7 @@ impl Golden {
 
     fn batch(&self) -> Batch<'_> {
         let [height, width, _] = frame_shape(&self.config);
-        Batch { frames: &self.frames, batch: self.batch, time: self.config.window(), height, width }
+        Batch { frames: &self.frames, batch: self.batch, time: self.config.window(), height, width, actions: &[] }
     }
 
     fn f32s(&self, name: &str) -> Vec<f32> {
@@ -94,7 +94,7 @@ impl Golden {
 
     /// The trainer at the golden weights, in the published behaviour.
     fn trainer(&self) -> Box<dyn lapo::train::DynamicsTrainer> {
-        let mut trainer = dynamics_trainer(&Device::Cpu, &self.config, &OptimConfig::default(), 0).unwrap();
+        let mut trainer = dynamics_trainer(&Device::Cpu, &self.config, &OptimConfig::default(), None, 0).unwrap();
         trainer.import(&self.file).unwrap();
         trainer
     }
@@ -213,7 +213,7 @@ fn training_steps_are_those_of_pytorch() {
 fn a_seed_starts_where_pytorch_starts() {
     // torch.manual_seed(0); Idm(config(1, 8, 1)); Fdm(config(1, 8, 1)); torch.randint(3050, (4,))
     let config = Preset::Tiny.dynamics().reference();
-    let trainer = dynamics_trainer(&Device::Cpu, &config, &OptimConfig::default(), 0).unwrap();
+    let trainer = dynamics_trainer(&Device::Cpu, &config, &OptimConfig::default(), None, 0).unwrap();
     let weights = Weights::parse(&trainer.export(&BTreeMap::new()).unwrap()).unwrap();
     let get = |name: &str| weights.get(name, &weights.shapes_under(name)[0].1).unwrap();
     assert_eq!(get("idm.conv_stack.0.conv.weight")[..3], [-0.000_831_868_9, 0.059_604_842, -0.091_449_46]);

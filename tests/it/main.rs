@@ -1,6 +1,7 @@
 //! Everything from outside: the real binary on real videos, the numbers of an outside implementation, real readers.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod actions;
 mod broken;
 mod dynamics;
 mod golden;

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::{Scored, entropy};
 use crate::dataset::{Actions, Shards, WindowIndex, read_actions};
 use crate::models::DynamicsConfig;
 use crate::stages::Error;
+use crate::train::batch;
 use crate::train::probe::{Classifier, Pairs, accuracy};
 
 /// How well true actions can be told from latent ones, on windows the model never saw.
@@ -38,21 +40,26 @@ impl TrueActions {
         Ok(TrueActions { actions: read_actions(Path::new(path))?, context })
     }
 
-    /// The true action between the last two frames of each window.
-    fn of(&self, shards: &Shards, index: &WindowIndex, windows: &[usize]) -> Result<Vec<Option<u32>>, Error> {
-        let of = |&window: &usize| {
-            let place = index.locate(window);
-            let (shard, row) = (shards.shard(place.shard)?, place.row + self.context);
-            Ok(self.actions.get(shard.video(row), shard.frame_index(row)))
-        };
-        windows.iter().map(of).collect()
+    /// The true action between the last two frames of a window, where it is known.
+    fn of(&self, shards: &Shards, index: &WindowIndex, window: usize) -> Result<Option<u32>, Error> {
+        let place = index.locate(window);
+        let (shard, row) = (shards.shard(place.shard)?, place.row + self.context);
+        Ok(self.actions.get(shard.video(row), shard.frame_index(row)))
+    }
+
+    /// So many windows whose action is known, drawn at random; fewer if there are not so many.
+    pub(super) fn draw(&self, shards: &Shards, index: &WindowIndex, count: usize, seed: u64) -> Result<Vec<(usize, u32)>, Error> {
+        let mut order: Vec<usize> = (0..index.len()).collect();
+        order.shuffle(&mut batch::generator(seed, "supervision", 0));
+        let known = order.into_iter().map(|window| Ok(self.of(shards, index, window)?.map(|action| (window, action))));
+        known.filter_map(Result::transpose).take(count).collect()
     }
 
     /// The windows whose action is known, as pairs.
     fn pairs(&self, shards: &Shards, index: &WindowIndex, scored: &Scored) -> Result<(Pairs, Vec<usize>), Error> {
         let dim = scored.latent_action.len() / scored.windows.len().max(1);
-        let known: Vec<(usize, u32)> =
-            self.of(shards, index, &scored.windows)?.into_iter().enumerate().filter_map(|(i, action)| Some((i, action?))).collect();
+        let known = scored.windows.iter().enumerate().map(|(i, &window)| Ok(self.of(shards, index, window)?.map(|action| (i, action))));
+        let known: Vec<(usize, u32)> = known.filter_map(Result::transpose).collect::<Result<_, Error>>()?;
         let latent_action = known.iter().flat_map(|(i, _)| scored.latent_action[i * dim..][..dim].iter().copied()).collect();
         Ok((
             Pairs { latent_action, action: known.iter().map(|(_, action)| *action).collect() },

@@ -74,10 +74,13 @@ pub struct TrainDynamicsConfig {
     #[serde(default = "default_holdout")]
     pub holdout: usize,
     /// True actions, where somebody recorded some: a Parquet file with `video` (path or file name), `frame_index` and `action` (whole
-    /// numbers), relative to the current folder. The model does not learn from them: the verdict says how well they can be told from its
-    /// latent actions.
+    /// numbers), relative to the current folder. The verdict says how well they can be told from latent actions; the model learns from none of
+    /// them but those of `supervision`.
     #[serde(default)]
     pub actions: Option<String>,
+    /// Learns from a few of the true actions too: `{ labels: 256 }`. Default none.
+    #[serde(default)]
+    pub supervision: Option<SupervisionConfig>,
     /// When new videos make a new model. Default `never`: they are labelled with the model that exists.
     #[serde(default)]
     pub refresh: Refresh,
@@ -97,6 +100,27 @@ fn default_warmup_steps() -> u64 {
 }
 fn default_holdout() -> usize {
     5
+}
+
+/// A few true actions, which a linear layer learns to tell from latent actions while these are learnt (LAOM, Nikulin et al., 2025).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisionConfig {
+    /// How many transitions of the training episodes, drawn at random, are learnt from with their true action.
+    pub labels: usize,
+    /// How many of them join each batch. Default 16.
+    #[serde(default = "default_supervised")]
+    pub batch: usize,
+    /// What a nat of their cross-entropy counts against the FDM's relative error. Default 0.1.
+    #[serde(default = "default_weight")]
+    pub weight: f64,
+}
+
+fn default_supervised() -> usize {
+    16
+}
+fn default_weight() -> f64 {
+    0.1
 }
 
 /// When a trained model is trained again although its settings stayed the same.
@@ -161,6 +185,13 @@ impl TrainDynamicsConfig {
         for (field, rate) in [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)] {
             let rate = rate.unwrap_or(3e-4);
             expect(rate.is_finite() && rate > 0.0, field, format!("is {rate}"), "expected a number above 0; the paper uses 3e-4");
+        }
+        if let Some(supervision) = &self.supervision {
+            expect(self.actions.is_some(), "supervision", "has no true actions".into(), "name their file with `actions:`");
+            let positive = supervision.labels > 0 && supervision.batch > 0;
+            expect(positive, "supervision", "learns from nothing".into(), "expected `labels` and `batch` of at least 1");
+            let weight = supervision.weight;
+            expect(weight.is_finite() && weight > 0.0, "supervision", format!("has weight {weight}"), "expected a number above 0");
         }
         expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every episode from training; expected 0 (none) or at least 2");
         let departures = [
