@@ -11,16 +11,18 @@
 //! | [`frames`] | pixels are uploaded and become windows o\[t-k\] .. o\[t\], o\[t+1\] |
 //! | [`impala`] | the convolutional trunk of IDM and policy |
 //! | [`idm`] | inverse dynamics model: window -> latent action |
+//! | [`motion`] | what makes the IDM look at changes and keeps latent actions at one size |
 //! | [`vq`] | the bottleneck: latent action -> codes, quantised latent action |
 //! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame |
 //! | [`policy`] | latent policy: one frame -> latent action |
 //!
 //! ## What it costs
 //!
-//! Millions of floating-point operations a window of three 64 x 64 frames, a multiply-add counting as two, as PyTorch's own counter
-//! (`FlopCounterMode`) finds them and [`cost`] computes them; the FDM's first layer as it is computed here, the constant latent channels
-//! as a linear map (in brackets: convolved, as published). Training is forward and backward pass together; bytes are those of the
-//! weights. `lapo bench` sets them beside what a plain matrix product reaches ([`roofline`]).
+//! Of the paper's networks (`reference: true`), in millions of floating-point operations a window of three 64 x 64 frames, a multiply-add
+//! counting as two, as PyTorch's own counter (`FlopCounterMode`) finds them and [`cost`] computes them; the FDM's first layer as it is
+//! computed here, the constant latent channels as a linear map (in brackets: convolved, as published). Training is forward and backward
+//! pass together; bytes are those of the weights. `lapo bench --reference` sets them beside what a plain matrix product reaches
+//! ([`roofline`]).
 //!
 //! | preset | IDM label | IDM train | bytes | FDM label | FDM train | bytes | policy act | policy train | bytes |
 //! |---|---|---|---|---|---|---|---|---|---|

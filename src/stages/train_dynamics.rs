@@ -8,13 +8,13 @@
 //!
 //! ## What the default recipe gains
 //!
-//! `tiny`, `fdm_base: 16`, frames of 32 x 32, batch 32, one seed, on held-out episodes; CPU-seconds of two shared cores. *Information* is
+//! `tiny`, `fdm_base: 16`, frames of 32 x 32, batch 32, one seed, on held-out episodes; CPU-seconds of the whole run on two shared cores. *Information* is
 //! the FDM's error with shuffled latent actions over its error with their own. Mazes were walked with 70 % random moves, 41 % of which
 //! bump into a wall and change nothing; the other two games were played at random, and many of their 15 actions do the same.
 //!
 //! | game | steps | CPU-s | error over copying | information | probe (linear, MLP) | commonest action | codes used |
 //! |---|---|---|---|---|---|---|---|
-//! | `data/maze` (expert, 15 % random) | 300 | 100 | 0.30 | 2.2 | .86 (MLP) | .38 | 64, 64 |
+//! | `data/maze` (expert, 15 % random) | 300 | 115 | 0.30 | 2.2 | .86 (MLP) | .38 | 64, 64 |
 //! | maze | 250 | 140 with the next | 0.50 | 1.8 | .59 (MLP) | .29 | 63, 63 |
 //! | maze, `supervision: { labels: 256 }` | 250 | | 0.36 | 2.5 | .74 (MLP) | .29 | 63, 63 |
 //! | maze | 1800 | 480 | 0.14 | 6.8 | .78, .80 | .29 | 64, 64 |
