@@ -20,8 +20,8 @@ use super::store::Store;
 /// The values of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Column {
-    /// Measurements.
-    F64(Vec<f64>),
+    /// Measurements; null where there is none.
+    F64(Vec<Option<f64>>),
     /// Counts, such as steps.
     U64(Vec<u64>),
     /// Names.
@@ -38,7 +38,7 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
             let what = format!("the length of column `{name}`");
             return Err(Error::WrongShape { path: path.to_owned(), what, found, expected });
         }
-        Ok(Field::new(*name, array.data_type().clone(), false))
+        Ok(Field::new(*name, array.data_type().clone(), array.is_nullable()))
     });
     let schema = Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?));
     let properties = properties().set_key_value_metadata(Some(vec![format_entry()])).build();
@@ -89,7 +89,7 @@ mod tests {
     fn columns_of_different_lengths_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let columns = [("step", Column::U64(vec![1, 2])), ("loss", Column::F64(vec![0.5]))];
+        let columns = [("step", Column::U64(vec![1, 2])), ("loss", Column::F64(vec![Some(0.5)]))];
         let error = write_table(&store, "d/data/k/a/metrics.parquet", &columns).unwrap_err();
         assert!(error.to_string().contains("column `loss` is 1, expected 2"), "{error}");
     }

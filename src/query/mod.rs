@@ -226,7 +226,7 @@ mod tests {
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         add_frames(&store, "clips");
         add_labels(&store, "order");
-        let columns = [("step", dataset::Column::U64(vec![1, 2])), ("loss", dataset::Column::F64(vec![0.5, f64::NAN]))];
+        let columns = [("step", dataset::Column::U64(vec![1, 2])), ("loss", dataset::Column::F64(vec![Some(0.5), Some(f64::NAN)]))];
         let metrics = write_table(&store, "dynamics/data/key/a/metrics.parquet", &columns).unwrap();
         add(&store, "dynamics", "train_dynamics", vec![metrics], vec![]);
         (folder, store)

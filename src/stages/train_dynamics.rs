@@ -64,6 +64,11 @@ pub const VERSION: u32 = 5;
 const LOG_EVERY: u64 = 10;
 /// Batches that lie ready before they are needed.
 const AHEAD: usize = 2;
+/// Most windows the verdict is based on, and most that a judgement on the way takes.
+const VERDICT_WINDOWS: usize = 2048;
+const GLANCE_WINDOWS: usize = 512;
+/// A training shorter than this is judged at its end alone.
+const FIRST_GLANCE: u64 = 100;
 /// Fewest windows worth training on.
 const LEAST_WINDOWS: usize = 2;
 
@@ -96,7 +101,8 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let first = resume(trainer.as_mut(), &mut metrics, place)?;
     let waited = train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
-    let verdict = judge(trainer.as_ref(), &config, task, &data)?;
+    let verdict = judge(trainer.as_ref(), task, &data, VERDICT_WINDOWS, true)?;
+    metrics.log(task.config.steps.saturating_sub(1), verdict.row());
     place.progress.say(&verdict.sentence());
     let file = |name: &str| format!("{}/{name}", place.folder);
     let mut model = place.store.new_file(&file("model.safetensors"))?;
@@ -196,9 +202,15 @@ fn train(
             let pace = config.pace(step);
             let batch = Batch { actions: &actions, ..as_batch(&frames, config.batch + actions.len(), task) };
             let out = trainer.step(&batch, pace)?;
-            if step % LOG_EVERY == 0 || step + 1 == config.steps {
+            let glance = is_glance(step + 1, config.steps);
+            if step % LOG_EVERY == 0 || step + 1 == config.steps || glance {
                 place.progress.note(&format!("fdm {:.3}x copying, perplexity {:.0?}", out.relative_loss, out.perplexity));
-                metrics.push(step, pace.learning_rate, &out);
+                metrics.push(step, pace, &out);
+            }
+            if glance {
+                let verdict = judge(trainer, task, data, GLANCE_WINDOWS, pace.quantise)?;
+                place.progress.say(&format!("after {} steps: {}", step + 1, verdict.sentence()));
+                metrics.log(step, verdict.row());
             }
             place.progress.advance(1);
             if saved.elapsed() >= pause && step + 1 < config.steps {
@@ -208,6 +220,11 @@ fn train(
         }
         Ok(waited.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-9))
     })
+}
+
+/// Whether a training is judged after so many of its steps: at a half of them, a quarter, and so on.
+fn is_glance(taken: u64, steps: u64) -> bool {
+    taken >= FIRST_GLANCE && (1..u64::BITS).any(|halvings| steps >> halvings == taken)
 }
 
 /// The frames of a batch, and the true actions of its last windows.

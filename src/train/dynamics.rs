@@ -44,8 +44,11 @@ pub trait DynamicsTrainer: Send {
     fn step(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<StepMetrics>;
 
     /// Scores windows without learning from them. `shuffle[i]` says whose latent action stands in for the one of window
-    /// `i` in `fdm_error_shuffled`.
-    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize]) -> Result<Evaluation>;
+    /// `i` in `fdm_error_shuffled`; `quantise` is what [`Pace`] has at this step.
+    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
+
+    /// What the IDM alone says of windows: `[window, latent_dim]`, before quantisation.
+    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>>;
 
     /// Starts from the weights in a safetensors file, ours or a published one, of networks of the same sizes.
     fn import(&mut self, weights: &[u8]) -> Result<()>;
@@ -119,7 +122,7 @@ pub struct Evaluation {
     pub fdm_error_shuffled: Vec<f32>,
     /// Mean squared change from o\[t\] to o\[t+1\]: the error of copying the last frame.
     pub copy_error: Vec<f32>,
-    /// `[window, codebook, position]`
+    /// `[window, codebook, position]`; empty while nothing is quantised
     pub codes: Vec<u16>,
     /// `[window, latent_dim]`: before quantisation
     pub latent_action: Vec<f32>,

@@ -2,40 +2,56 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::StepMetrics;
+use super::{Pace, StepMetrics};
 use crate::dataset::{Column, Error, FileInfo, Store, write_table};
 
-/// One row per logged step, as f32 (which JSON gives back exactly). Holds no times: the same training gives the same bytes.
+/// One row per logged step, as f32 (which JSON gives back exactly); null where a step was not asked. Holds no times: the same training
+/// gives the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     steps: Vec<u64>,
-    columns: Vec<(String, Vec<f32>)>,
+    columns: Vec<(String, Vec<Option<f32>>)>,
 }
 
 impl Metrics {
-    /// Logs one step.
-    pub fn push(&mut self, step: u64, learning_rate: f64, out: &StepMetrics) {
-        self.steps.push(step);
-        let mut put = |name: &str, value: f32| match self.columns.iter_mut().find(|(n, _)| n == name) {
-            Some((_, values)) => values.push(value),
-            None => self.columns.push((name.into(), vec![value])),
-        };
-        put("learning_rate", learning_rate as f32);
-        put("loss", out.loss);
-        put("fdm_error", out.wm_loss);
-        put("fdm_error_relative", out.relative_loss);
-        put("vq_loss", out.vq_loss);
-        put("action_loss", out.action_loss);
-        put("grad_norm", out.grad_norm);
-        put("codes_revived", out.codes_revived as f32);
-        for (book, perplexity) in out.perplexity.iter().enumerate() {
-            put(&format!("perplexity_{book}"), *perplexity);
+    /// Logs what one step saw.
+    pub fn push(&mut self, step: u64, pace: Pace, out: &StepMetrics) {
+        let values = [
+            ("learning_rate", pace.learning_rate as f32),
+            ("loss", out.loss),
+            ("fdm_error", out.wm_loss),
+            ("fdm_error_relative", out.relative_loss),
+            ("vq_loss", out.vq_loss),
+            ("action_loss", out.action_loss),
+            ("grad_norm", out.grad_norm),
+            ("codes_revived", out.codes_revived as f32),
+        ];
+        let perplexity = out.perplexity.iter().enumerate().map(|(book, perplexity)| (format!("perplexity_{book}"), *perplexity));
+        self.log(step, values.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(perplexity));
+    }
+
+    /// Adds values to the row of a step, which is the last one or comes after it.
+    pub fn log(&mut self, step: u64, values: impl IntoIterator<Item = (String, f32)>) {
+        if self.steps.last() != Some(&step) {
+            self.steps.push(step);
+            self.columns.iter_mut().for_each(|(_, column)| column.push(None));
+        }
+        let row = self.steps.len() - 1;
+        for (name, value) in values {
+            match self.columns.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, column)) => column[row] = Some(value),
+                None => {
+                    let mut column = vec![None; row];
+                    column.push(Some(value));
+                    self.columns.push((name, column));
+                }
+            }
         }
     }
 
     /// Writes the curve as Parquet: `step` and a column per metric.
     pub fn write(&self, store: &Store, path: &str) -> Result<FileInfo, Error> {
-        let wide = |values: &[f32]| Column::F64(values.iter().map(|v| f64::from(*v)).collect());
+        let wide = |values: &[Option<f32>]| Column::F64(values.iter().map(|v| v.map(f64::from)).collect());
         let mut columns = vec![("step", Column::U64(self.steps.clone()))];
         columns.extend(self.columns.iter().map(|(name, values)| (name.as_str(), wide(values))));
         write_table(store, path, &columns)
@@ -63,8 +79,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_only_some_steps_were_asked_is_null_in_the_others() {
+        let mut metrics = Metrics::default();
+        let named = |name: &str, value| [(name.to_owned(), value)];
+        metrics.log(0, named("loss", 3.0));
+        metrics.log(10, named("loss", 2.0));
+        metrics.log(10, named("probe_mlp", 0.5));
+        metrics.log(20, named("probe_mlp", 0.7));
+        assert_eq!(metrics.steps, [0, 10, 20]);
+        assert_eq!(metrics.columns[0], ("loss".to_owned(), vec![Some(3.0), Some(2.0), None]));
+        assert_eq!(metrics.columns[1], ("probe_mlp".to_owned(), vec![None, Some(0.5), Some(0.7)]));
+    }
+
+    #[test]
     fn a_checkpoint_gives_back_the_curve_bit_by_bit() {
-        let metrics = Metrics { steps: vec![0, 10], columns: vec![("loss".into(), vec![0.1 + 0.2, 1e-30 / 3.0])] };
+        let metrics = Metrics { steps: vec![0, 10], columns: vec![("loss".into(), vec![Some(0.1 + 0.2), None])] };
         let packed = metrics.pack(b"state\nwith lines");
         assert_eq!(Metrics::unpack(&packed).unwrap(), (metrics, &b"state\nwith lines"[..]));
         assert!(Metrics::unpack(b"no line").is_err());

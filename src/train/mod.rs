@@ -12,6 +12,7 @@ mod error;
 pub mod metrics;
 pub mod probe;
 pub mod schedule;
+mod score;
 mod state;
 mod trainer;
 

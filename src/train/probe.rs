@@ -1,6 +1,6 @@
-//! How much of the true action a latent action tells: pairs go in, the accuracy of a small classifier on other pairs comes out.
+//! How much of the true action a latent action tells: pairs go in, what a small classifier makes of other pairs comes out.
 //!
-//! The classifier sees what the bottleneck hides from nobody: latent actions before quantisation. Start at [`accuracy`].
+//! The classifier sees what the bottleneck hides from nobody: latent actions before quantisation. Start at [`classify`].
 
 use burn::backend::{Autodiff, Flex};
 use burn::module::{AutodiffModule, Module};
@@ -56,8 +56,8 @@ pub enum Classifier {
     Mlp,
 }
 
-/// Trains a classifier on `known` pairs; returns the share of `asked` that it gets right. Neither may be empty.
-pub fn accuracy(classifier: Classifier, known: &Pairs, asked: &Pairs, seed: u64) -> Result<f64> {
+/// Trains a classifier on `known` pairs; returns the action it tells from each latent action of `asked`. Neither may be empty.
+pub fn classify(classifier: Classifier, known: &Pairs, asked: &Pairs, seed: u64) -> Result<Vec<u32>> {
     let device = Default::default();
     let (dim, actions) = (known.latent_dim(), known.action.iter().max().map_or(1, |most| *most as usize + 1));
     let (mean, deviation) = spread(known);
@@ -84,8 +84,7 @@ pub fn accuracy(classifier: Classifier, known: &Pairs, asked: &Pairs, seed: u64)
     let x = Tensor::from_data(TensorData::new(normal(asked), [asked.len(), dim]), &device);
     let scores = to_host(net.valid().forward(x))?;
     let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
-    let right = scores.chunks_exact(actions).zip(&asked.action).filter(|(row, action)| best(row) == **action).count();
-    Ok(right as f64 / asked.len() as f64)
+    Ok(scores.chunks_exact(actions).map(best).collect())
 }
 
 /// Mean and standard deviation of each number of the latent actions.
@@ -137,7 +136,11 @@ mod tests {
 
     #[test]
     fn lines_tell_quadrants_and_only_hidden_layers_their_parity() {
-        let run = |classifier, action: fn(u32) -> u32| accuracy(classifier, &pairs(2000, 1, action), &pairs(500, 2, action), 0).unwrap();
+        let run = |classifier, action: fn(u32) -> u32| {
+            let asked = pairs(500, 2, action);
+            let told = classify(classifier, &pairs(2000, 1, action), &asked, 0).unwrap();
+            told.iter().zip(&asked.action).filter(|(told, action)| told == action).count() as f64 / 500.0
+        };
         let parity = |quadrant| u32::from(quadrant == 0 || quadrant == 3);
         assert!(run(Classifier::Linear, |quadrant| quadrant) > 0.95);
         assert!(run(Classifier::Mlp, parity) > 0.95);

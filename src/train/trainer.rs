@@ -1,5 +1,5 @@
-//! Training of IDM and FDM together on one device; [`DynamicsTrainer::step`] tells the method from top to bottom. Checkpoints are in
-//! `state`.
+//! Training of IDM and FDM together on one device; [`DynamicsTrainer::step`] tells the method from top to bottom. Scores of windows it
+//! does not learn from are in `score`, checkpoints in `state`.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,6 @@ use crate::models::fdm::Fdm;
 use crate::models::frames::{Windows, frame_shape, mean_per_window, upload};
 use crate::models::idm::Idm;
 use crate::models::init::Init;
-use crate::models::label::host_codes;
 use crate::models::layers::{Linear, Mode, NetBackend};
 use crate::models::metadata::DYNAMICS_FORMAT;
 use crate::models::vq::{Quantised, perplexity};
@@ -73,7 +72,7 @@ where
         }
     }
 
-    fn upload<B: Backend>(&self, batch: &Batch<'_>, device: &B::Device) -> Result<Windows<B>> {
+    pub(super) fn upload<B: Backend>(&self, batch: &Batch<'_>, device: &B::Device) -> Result<Windows<B>> {
         let [height, width, channels] = frame_shape(&self.config);
         let bytes = batch.batch * self.config.window() * height * width * channels;
         check("time", batch.time, self.config.window())?;
@@ -239,31 +238,13 @@ where
         Ok(metrics)
     }
 
-    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize]) -> Result<Evaluation> {
-        check("shuffle", shuffle.len(), batch.batch)?;
-        if let Some(&index) = shuffle.iter().find(|&&index| index >= batch.batch) {
-            return Err(TrainError::Batch { what: "shuffled index", seen: index, expected: batch.batch - 1 });
-        }
-        let (idm, fdm) = (self.idm.valid().folded(&self.config), self.fdm.valid().folded());
-        let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
-        let latent_action = idm.forward(&windows, &mut Mode::Folded);
-        let quantised = idm.vq.forward(latent_action.clone());
-        let off = |predicted: Tensor<A::InnerBackend, 4>| {
-            let off = predicted - windows.next();
-            to_host(mean_per_window(off.clone() * off))
-        };
-        let error_with = |action| off(fdm.forward(&windows, action, &mut Mode::Folded));
+    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
+        self.score(batch, shuffle, quantise)
+    }
 
-        let index = shuffle.iter().map(|&index| index as i32).collect();
-        let index = Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);
-        let other = quantised.latent_action_q.clone().select(0, index);
-        Ok(Evaluation {
-            fdm_error: error_with(quantised.latent_action_q)?,
-            fdm_error_shuffled: error_with(other)?,
-            copy_error: off(windows.last())?,
-            codes: host_codes(quantised.codes)?,
-            latent_action: to_host(latent_action)?,
-        })
+    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
+        Ok(to_host(self.idm.valid().folded(&self.config).forward(&windows, &mut Mode::Folded))?)
     }
 
     fn import(&mut self, weights: &[u8]) -> Result<()> {
@@ -303,6 +284,6 @@ fn mean_square<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 1> {
     mean_per_window(x.clone() * x).mean()
 }
 
-fn check(what: &'static str, seen: usize, expected: usize) -> Result<()> {
+pub(super) fn check(what: &'static str, seen: usize, expected: usize) -> Result<()> {
     if seen == expected { Ok(()) } else { Err(TrainError::Batch { what, seen, expected }) }
 }

@@ -32,7 +32,24 @@ fn a_verdict_says_what_latents_tell_of_true_actions() {
         assert!((0.0..=1.0).contains(&number(share)), "{probe}");
     }
     assert!(number("mutual_information") <= number("action_entropy") + 1e-9, "{probe}");
+    let told: u64 = probe["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).filter_map(|n| n.as_u64()).sum();
+    assert_eq!(Some(told), probe["windows"].as_u64());
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+}
+
+/// At a quarter of the steps nothing is quantised yet.
+#[test]
+fn the_curve_shows_on_the_way_what_latents_tell() {
+    let project = project(9, "actions.parquet", "");
+    project.run(&["--set", "steps=400"]).good();
+    let curve = project.query("SELECT step, information_used, probe_mlp, codes_used_0 FROM model WHERE information_used IS NOT NULL");
+    let rows = curve.as_array().unwrap();
+    let steps: Vec<_> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [99, 199, 399]);
+    assert!(rows.iter().all(|row| row["probe_mlp"].is_number()), "{curve}");
+    assert_eq!(rows.iter().map(|row| row["codes_used_0"].is_number()).collect::<Vec<_>>(), [false, true, true]);
+    let last = rows.last().unwrap()["information_used"].as_f64().unwrap();
+    assert!((last / verdict(&project)["information_used"].as_f64().unwrap() - 1.0).abs() < 1e-6, "{curve}");
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn training_beats_copying_the_last_frame() {
     let last = trainer.step(&batch(&config, &frames), Pace::even(1e-3)).unwrap();
     assert!(last.relative_loss < 0.5, "{last:?}");
     let shuffle: Vec<_> = (0..WINDOWS).map(|window| (window + 1) % WINDOWS).collect();
-    let scores = trainer.evaluate(&batch(&config, &frames), &shuffle).unwrap();
+    let scores = trainer.evaluate(&batch(&config, &frames), &shuffle, true).unwrap();
     assert_eq!(scores.fdm_error.len(), WINDOWS);
     assert_eq!(scores.codes.len(), WINDOWS * config.codes());
     assert!(last.perplexity.iter().all(|&perplexity| perplexity > 1.5), "{last:?}");

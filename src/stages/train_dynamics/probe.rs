@@ -5,12 +5,12 @@ use std::path::Path;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::verdict::{Scored, entropy};
+use super::verdict::{Latents, Scored, entropy};
 use crate::dataset::{Actions, Shards, WindowIndex, read_actions};
 use crate::models::DynamicsConfig;
 use crate::stages::Error;
 use crate::train::batch;
-use crate::train::probe::{Classifier, Pairs, accuracy};
+use crate::train::probe::{Classifier, Pairs, classify};
 
 /// How well true actions can be told from latent ones, on windows the model never saw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub struct Probe {
     pub mutual_information: f64,
     /// Bits the true action has.
     pub action_entropy: f64,
+    /// How often the hidden layers' classifier said what, `[true action][told]`: shows which actions look alike.
+    pub confusion: Vec<Vec<u64>>,
 }
 
 /// Which true action belongs to which window.
@@ -56,11 +58,11 @@ impl TrueActions {
     }
 
     /// The windows whose action is known, as pairs.
-    fn pairs(&self, shards: &Shards, index: &WindowIndex, scored: &Scored) -> Result<(Pairs, Vec<usize>), Error> {
-        let dim = scored.latent_action.len() / scored.windows.len().max(1);
-        let known = scored.windows.iter().enumerate().map(|(i, &window)| Ok(self.of(shards, index, window)?.map(|action| (i, action))));
+    fn pairs(&self, shards: &Shards, index: &WindowIndex, latents: &Latents) -> Result<(Pairs, Vec<usize>), Error> {
+        let dim = latents.latent_action.len() / latents.windows.len().max(1);
+        let known = latents.windows.iter().enumerate().map(|(i, &window)| Ok(self.of(shards, index, window)?.map(|action| (i, action))));
         let known: Vec<(usize, u32)> = known.filter_map(Result::transpose).collect::<Result<_, Error>>()?;
-        let latent_action = known.iter().flat_map(|(i, _)| scored.latent_action[i * dim..][..dim].iter().copied()).collect();
+        let latent_action = known.iter().flat_map(|(i, _)| latents.latent_action[i * dim..][..dim].iter().copied()).collect();
         Ok((
             Pairs { latent_action, action: known.iter().map(|(_, action)| *action).collect() },
             known.into_iter().map(|(i, _)| i).collect(),
@@ -73,25 +75,31 @@ pub(super) fn probe(
     actions: &TrueActions,
     config: &DynamicsConfig,
     shards: &Shards,
-    [training, held_out]: [(&WindowIndex, &Scored); 2],
+    training: (&WindowIndex, &Latents),
+    held_out: (&WindowIndex, &Scored),
     seed: u64,
 ) -> Result<Option<Probe>, Error> {
     let (known, _) = actions.pairs(shards, training.0, training.1)?;
-    let (asked, places) = actions.pairs(shards, held_out.0, held_out.1)?;
+    let (asked, places) = actions.pairs(shards, held_out.0, &held_out.1.latents)?;
     if known.is_empty() || asked.is_empty() {
         return Ok(None);
     }
     let counts = table(asked.action.iter().map(|action| (0, *action)));
     let most = counts.iter().flatten().copied().max().unwrap_or(0);
     let said = |code: usize| places.iter().map(move |&i| usize::from(held_out.1.codes[i * config.codes() + code]));
-    let told = (0..config.codes()).map(|code| mutual_information(&table(said(code).zip(asked.action.iter().copied()))));
+    let codes = if held_out.1.codes.is_empty() { 0 } else { config.codes() };
+    let told = (0..codes).map(|code| mutual_information(&table(said(code).zip(asked.action.iter().copied()))));
+    let right = |told: &[u32]| told.iter().zip(&asked.action).filter(|(told, action)| told == action).count() as f64 / asked.len() as f64;
+    let linear = classify(Classifier::Linear, &known, &asked, seed)?;
+    let mlp = classify(Classifier::Mlp, &known, &asked, seed)?;
     Ok(Some(Probe {
         windows: asked.len(),
         commonest: most as f64 / asked.len() as f64,
-        linear: accuracy(Classifier::Linear, &known, &asked, seed)?,
-        mlp: accuracy(Classifier::Mlp, &known, &asked, seed)?,
+        linear: right(&linear),
+        mlp: right(&mlp),
         mutual_information: told.fold(0.0, f64::max),
         action_entropy: counts.first().map_or(0.0, |counts| entropy(counts)),
+        confusion: table(asked.action.iter().map(|&action| action as usize).zip(mlp)),
     }))
 }
 

@@ -8,12 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::probe::{Probe, probe};
 use super::{Data, TrainDynamicsTask, as_batch};
 use crate::dataset::WindowIndex;
-use crate::models::DynamicsConfig;
 use crate::stages::Error;
 use crate::train::{DynamicsTrainer, batch};
 
-/// Most windows the verdict is based on, and how many a pass takes.
-const VERDICT_WINDOWS: usize = 2048;
+/// How many windows a pass takes.
 const VERDICT_BATCH: usize = 128;
 
 /// What the model is worth, on windows it never saw.
@@ -31,9 +29,9 @@ pub struct Verdict {
     pub copy_error: f64,
     /// The same for the FDM given another window's latent action.
     pub fdm_error_shuffled: f64,
-    /// Codes in use, by codebook.
+    /// Codes in use, by codebook; empty before codes are in use.
     pub codes_used: Vec<usize>,
-    /// Perplexity of the codes, by codebook.
+    /// Perplexity of the codes, by codebook; empty before codes are in use.
     pub perplexity: Vec<f64>,
     /// Codes a codebook holds.
     pub entries: usize,
@@ -41,42 +39,49 @@ pub struct Verdict {
     pub probe: Option<Probe>,
 }
 
-/// What the networks make of some windows.
-pub(super) struct Scored {
+/// What the IDM says of some windows.
+pub(super) struct Latents {
     /// Their numbers in the index they are of.
     pub windows: Vec<usize>,
-    /// `[window, codebook, position]`
-    pub codes: Vec<u16>,
     /// `[window, latent_dim]`: before quantisation
     pub latent_action: Vec<f32>,
+}
+
+/// What both networks make of some windows.
+pub(super) struct Scored {
+    pub latents: Latents,
+    /// `[window, codebook, position]`
+    pub codes: Vec<u16>,
     /// Means of the FDM's error, of copying's, and of the FDM's given another window's latent action.
     errors: [f64; 3],
 }
 
-/// Runs the networks on held-out windows, with their own and with shuffled latent actions.
+/// Runs the networks on at most so many held-out windows, with their own and with shuffled latent actions, quantised or not.
 pub(super) fn judge(
     trainer: &dyn DynamicsTrainer,
-    config: &DynamicsConfig,
     task: &TrainDynamicsTask,
     data: &Data,
+    most: usize,
+    quantise: bool,
 ) -> Result<Verdict, Error> {
-    let held_out = score(trainer, task, data, &data.held_out)?;
+    let config = trainer.config();
+    let held_out = score(trainer, task, data, most, quantise)?;
     let probe = match &data.actions {
         None => None,
         Some(actions) => {
-            let training = score(trainer, task, data, &data.training)?;
-            let splits = [(&data.training, &training), (&data.held_out, &held_out)];
-            probe(actions, config, &data.shards, splits, task.seed)?
+            let training = latents(trainer, task, data, most)?;
+            probe(actions, config, &data.shards, (&data.training, &training), (&data.held_out, &held_out), task.seed)?
         }
     };
-    let mut counts = vec![vec![0_u64; config.vq.entries]; config.vq.codebooks];
+    let books = if quantise { config.vq.codebooks } else { 0 };
+    let mut counts = vec![vec![0_u64; config.vq.entries]; books];
     for (i, code) in held_out.codes.iter().enumerate() {
         counts[i / config.vq.positions % config.vq.codebooks][usize::from(*code)] += 1;
     }
     let [fdm_error, copy_error, fdm_error_shuffled] = held_out.errors;
     Ok(Verdict {
         training_windows: data.training.len(),
-        windows: held_out.windows.len(),
+        windows: held_out.latents.windows.len(),
         held_out: task.config.holdout > 0,
         fdm_error,
         copy_error,
@@ -88,15 +93,21 @@ pub(super) fn judge(
     })
 }
 
-/// Runs the networks on some of the windows, spread over all.
-fn score(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data, index: &WindowIndex) -> Result<Scored, Error> {
-    let mut windows = batch::spread(index, VERDICT_WINDOWS);
-    windows.shuffle(&mut batch::generator(task.seed, "verdict", 0)); // neighbours share their action; shuffled, they do not
+/// Some of the windows, spread over all and shuffled: neighbours share their action.
+fn spread(index: &WindowIndex, most: usize, seed: u64) -> Vec<usize> {
+    let mut windows = batch::spread(index, most);
+    windows.shuffle(&mut batch::generator(seed, "verdict", 0));
+    windows
+}
+
+/// Runs both networks on held-out windows.
+fn score(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data, most: usize, quantise: bool) -> Result<Scored, Error> {
+    let windows = spread(&data.held_out, most, task.seed);
     let (mut sums, mut codes, mut latent_action, mut frames) = ([0.0_f64; 3], Vec::new(), Vec::new(), Vec::new());
     for part in windows.chunks(VERDICT_BATCH) {
-        batch::gather(&data.shards, index, part, &mut frames)?;
+        batch::gather(&data.shards, &data.held_out, part, &mut frames)?;
         let others: Vec<usize> = (0..part.len()).map(|i| (i + 1) % part.len()).collect();
-        let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &others)?;
+        let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &others, quantise)?;
         for (sum, errors) in sums.iter_mut().zip([&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled]) {
             *sum += errors.iter().map(|e| f64::from(*e)).sum::<f64>();
         }
@@ -104,7 +115,18 @@ fn score(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data, i
         latent_action.extend(out.latent_action);
     }
     let errors = sums.map(|sum| sum / windows.len() as f64);
-    Ok(Scored { windows, codes, latent_action, errors })
+    Ok(Scored { latents: Latents { windows, latent_action }, codes, errors })
+}
+
+/// Runs the IDM on windows the model learnt from.
+fn latents(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data, most: usize) -> Result<Latents, Error> {
+    let windows = spread(&data.training, most, task.seed);
+    let (mut latent_action, mut frames) = (Vec::new(), Vec::new());
+    for part in windows.chunks(VERDICT_BATCH) {
+        batch::gather(&data.shards, &data.training, part, &mut frames)?;
+        latent_action.extend(trainer.latent_action(&as_batch(&frames, part.len(), task))?);
+    }
+    Ok(Latents { windows, latent_action })
 }
 
 /// The entropy of what was counted, in bits.
@@ -118,15 +140,17 @@ impl Verdict {
     /// The verdict in words.
     pub fn sentence(&self) -> String {
         let whose = if self.held_out { "held-out" } else { "training" };
-        let codes: Vec<String> = self.codes_used.iter().map(ToString::to_string).collect();
+        let codes = match self.codes_used.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ") {
+            none if none.is_empty() => "codes are not in use yet".to_owned(),
+            used => format!("codes in use: {used} of {}", self.entries),
+        };
         let told = |probe: &Probe| format!("; a probe tells {:.2} of true actions, guessing {:.2}", probe.mlp, probe.commonest);
         format!(
-            "on {} {whose} windows the world model's error is {:.2}x copying the last frame; {}; codes in use: {} of {}{}",
+            "on {} {whose} windows the world model's error is {:.2}x copying the last frame; {}; {}{}",
             self.windows,
             self.fdm_error / self.copy_error,
             self.information(),
-            codes.join(" and "),
-            self.entries,
+            codes,
             self.probe.as_ref().map(told).unwrap_or_default()
         )
     }
@@ -151,6 +175,22 @@ impl Verdict {
             all.extend(fields);
         }
         format!("{value:#}\n")
+    }
+
+    /// What the curve of the training shows of it.
+    pub(super) fn row(&self) -> Vec<(String, f32)> {
+        let mut row = vec![
+            ("held_out_error_relative".to_owned(), self.fdm_error / self.copy_error),
+            ("information_used".to_owned(), self.information_used()),
+        ];
+        for (book, (used, perplexity)) in self.codes_used.iter().zip(&self.perplexity).enumerate() {
+            row.extend([(format!("codes_used_{book}"), *used as f64), (format!("held_out_perplexity_{book}"), *perplexity)]);
+        }
+        if let Some(probe) = &self.probe {
+            let told = [("probe_linear", probe.linear), ("probe_mlp", probe.mlp), ("mutual_information", probe.mutual_information)];
+            row.extend(told.map(|(name, value)| (name.to_owned(), value)));
+        }
+        row.into_iter().map(|(name, value)| (name, value as f32)).collect()
     }
 
     pub(super) fn stats(&self) -> BTreeMap<String, f64> {

@@ -1,0 +1,53 @@
+//! What a trainer's networks make of windows they do not learn from: errors, with their own latent actions and with shuffled ones.
+
+use burn::module::AutodiffModule;
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::adam::AdamBackend;
+use super::dynamics::{Batch, Evaluation};
+use super::trainer::{Trainer, check};
+use super::{Result, TrainError};
+use crate::models::frames::mean_per_window;
+use crate::models::label::host_codes;
+use crate::models::layers::{Mode, NetBackend};
+use crate::models::weights::to_host;
+
+impl<A> Trainer<A>
+where
+    A: AutodiffBackend + NetBackend,
+    A::InnerBackend: NetBackend + AdamBackend,
+{
+    /// [`DynamicsTrainer::evaluate`](super::DynamicsTrainer::evaluate).
+    pub(super) fn score(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
+        check("shuffle", shuffle.len(), batch.batch)?;
+        if let Some(&index) = shuffle.iter().find(|&&index| index >= batch.batch) {
+            return Err(TrainError::Batch { what: "shuffled index", seen: index, expected: batch.batch - 1 });
+        }
+        let (idm, fdm) = (self.idm.valid().folded(&self.config), self.fdm.valid().folded());
+        let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
+        let latent_action = idm.forward(&windows, &mut Mode::Folded);
+        let (own, codes) = if quantise {
+            let quantised = idm.vq.forward(latent_action.clone());
+            (quantised.latent_action_q, host_codes(quantised.codes)?)
+        } else {
+            (latent_action.clone(), Vec::new())
+        };
+        let index = shuffle.iter().map(|&index| index as i32).collect();
+        let index = Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);
+        let other = own.clone().select(0, index);
+
+        let off = |predicted: Tensor<A::InnerBackend, 4>| {
+            let off = predicted - windows.next();
+            to_host(mean_per_window(off.clone() * off))
+        };
+        let error_with = |action| off(fdm.forward(&windows, action, &mut Mode::Folded));
+        Ok(Evaluation {
+            fdm_error: error_with(own)?,
+            fdm_error_shuffled: error_with(other)?,
+            copy_error: off(windows.last())?,
+            codes,
+            latent_action: to_host(latent_action)?,
+        })
+    }
+}
