@@ -12,6 +12,9 @@ pub enum Error {
     /// Storage, shards, labels, receipts or manifests.
     #[error(transparent)]
     Dataset(#[from] crate::dataset::Error),
+    /// A game could not be loaded, made or stepped.
+    #[error(transparent)]
+    Envs(#[from] crate::envs::Error),
     /// Weights, configurations of networks, devices.
     #[error(transparent)]
     Models(#[from] crate::models::ModelError),
@@ -35,6 +38,7 @@ impl Error {
         match self {
             Error::Video(e) => e.hint().map(Into::into),
             Error::Dataset(e) => e.hint(),
+            Error::Envs(e) => e.hint(),
             Error::Models(_) => None,
             Error::Stage(e) => e.hint(),
             Error::Pipeline(e) => e.hint(),
@@ -49,7 +53,7 @@ impl Error {
             Error::Video(e) => e.is_transient(),
             Error::Dataset(e) => e.is_transient(),
             Error::Stage(e) => e.is_transient(),
-            Error::Models(_) | Error::Pipeline(_) | Error::Query(_) | Error::Cli(_) => false,
+            Error::Envs(_) | Error::Models(_) | Error::Pipeline(_) | Error::Query(_) | Error::Cli(_) => false,
         }
     }
 

@@ -22,6 +22,7 @@
 //! | [`video`] | a video file becomes frames |
 //! | [`dataset`] | frames become rows on disk; receipts and manifests say what is done |
 //! | [`models`] | tensors become tensors: the networks |
+//! | [`envs`] | an action becomes the next frame: games |
 //! | [`train`] | what every training stage shares |
 //! | [`stages`] | the paper, a file a step, beside it a folder where one is not enough |
 //! | [`executor`] | tasks become receipts |
@@ -31,14 +32,14 @@
 //!
 //! ## Invariants (`tests/it/rooms.rs` holds them)
 //!
-//! - **`video`, `dataset` and `models` know no other room.** Models know nothing of Arrow or YAML, and of paths only in
+//! - **`video`, `dataset`, `models` and `envs` know no other room.** Models know nothing of Arrow or YAML, and of paths only in
 //!   `models::published`, whose reader opens the file itself; `dataset` knows nothing of burn.
 //! - `train` knows `dataset` and `models`; `stages` also `video`. **A stage never calls another stage, reads YAML, prints, or picks
 //!   its output path.**
 //! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices.
 //! - **`executor` runs tasks, which are data, never closures.** `pipeline` never touches a tensor, a frame or a record batch.
 //! - Only `cli` prints, reads settings from the environment or picks an exit code. Nothing depends on `cli`.
-//! - `unsafe` only in `video`, where libav forces it, and for the memory map in `dataset/store.rs`.
+//! - `unsafe` only in `envs/libenv.rs`, in `video` where libav forces it, and for the memory map in `dataset/store.rs`.
 //! - **Every decision on storage is one atomic create-if-absent**: no locks, no updates, nothing half.
 //!
 //! ## Where this departs from the first design
@@ -72,6 +73,7 @@
 
 pub mod cli;
 pub mod dataset;
+pub mod envs;
 pub mod error;
 pub mod executor;
 pub mod models;

@@ -1,5 +1,7 @@
 //! The words of the command line.
 
+use std::path::PathBuf;
+
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::models::{Precision, Preset};
@@ -124,6 +126,31 @@ pub struct Doctor {
     /// Also try to write into this workspace
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
+    /// Where games are.
+    #[command(flatten)]
+    pub games: Games,
+}
+
+/// Where games are.
+#[derive(Debug, ClapArgs)]
+pub struct Games {
+    /// Procgen: its Python package's folder, or a virtual environment that holds it [default: ~/.cache/lapo/procgen]
+    #[arg(long, env = "LAPO_PROCGEN")]
+    procgen: Option<PathBuf>,
+}
+
+impl Games {
+    /// Whether somebody said where.
+    pub fn are_named(&self) -> bool {
+        self.procgen.is_some()
+    }
+
+    /// Where to look.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let cache = || Some(std::env::var_os("XDG_CACHE_HOME").map_or(std::env::home_dir()?.join(".cache"), PathBuf::from));
+        let usual = || cache().map(|cache| cache.join("lapo/procgen"));
+        self.procgen.clone().or_else(usual).into_iter().collect()
+    }
 }
 
 #[derive(Debug, ClapArgs)]

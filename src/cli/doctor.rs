@@ -1,8 +1,9 @@
 //! `lapo doctor`: what this machine offers.
 
-use super::args::Doctor;
+use super::args::{Doctor, Games};
 use super::{Error, print};
 use crate::dataset::Store;
+use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig};
 use crate::error::Result;
 use crate::models::Device;
 
@@ -12,7 +13,7 @@ const CODECS: [&str; 8] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2v
 
 /// Prints a line per check; fails where something that is needed is missing.
 pub fn run(args: &Doctor) -> Result<()> {
-    let mut checks = vec![video(), device(), memory(), cores()];
+    let mut checks = vec![video(), device(), games(&args.games), memory(), cores()];
     checks.extend(args.workspace.as_deref().map(storage));
     let line = |(name, state): &(&str, Result<String, String>)| match state {
         Ok(good) => format!("good  {name}: {good}\n"),
@@ -46,6 +47,22 @@ fn device() -> Check {
         Err(why) => format!("no GPU: {why}"),
     };
     ("device", Ok(format!("auto is {}; {gpu}", Device::auto())))
+}
+
+/// Makes one game, if there is a library; to have none is no fault unless one was named.
+fn games(games: &Games) -> Check {
+    let package = match Package::find(&games.folders()) {
+        Ok(package) => package,
+        Err(none) if games.are_named() => return ("games", Err(told(&none))),
+        Err(none) => return ("games", Ok(format!("none are played here: {}", told(&none)))),
+    };
+    let config = ProcgenConfig { game: Game::Maze, mode: Mode::Easy, levels: Levels::default(), seed: 0, count: 1, threads: 0 };
+    let made = Procgen::new(&package, &config);
+    ("games", made.map(|_| format!("Procgen's {} at {}", Game::ALL.len(), package.folder().display())).map_err(|e| told(&e)))
+}
+
+fn told(fault: &crate::envs::Error) -> String {
+    fault.hint().map_or_else(|| fault.to_string(), |hint| format!("{fault}; {hint}"))
 }
 
 fn memory() -> Check {

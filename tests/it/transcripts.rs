@@ -89,6 +89,12 @@ fn a_run_ends_with_one_line_of_truth_and_can_be_asked() {
 #[test]
 fn the_doctor_tells_what_this_machine_offers() {
     let said = Project::new(0).lapo(&["doctor"]).good();
+    assert!(said.stdout.contains("games: "), "{said:#?}");
+    let wrong = Project::new(0).lapo(&["doctor", "--procgen", "/nowhere"]);
+    assert!(
+        wrong.code == 1 && wrong.stdout.contains("BAD   games: no Procgen library (searched /nowhere); fetch it: `python3"),
+        "{wrong:#?}"
+    );
     for word in ["libav", "h264", "device", "memory"] {
         assert!(said.stdout.contains(word), "{word}: {said:#?}");
     }

@@ -1,0 +1,118 @@
+//! Procgen, the real one: our steps are those of its own Python package, and the expert finds the cheese.
+//!
+//! The variable `LAPO_PROCGEN` names a virtual environment that holds `procgen-mirror`, with a Python that runs it; without it these tests
+//! say so and are skipped.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use lapo::envs::{End, Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv, maze};
+
+const ENVS: usize = 3;
+const STEPS: usize = 200;
+
+/// Plays games as `actions` says and writes what it sees, step after step.
+const PLAY: &str = r#"
+import sys, numpy as np
+from procgen import ProcgenGym3Env
+out, envs, steps, mode, *games = sys.argv[1:]
+for number, game in enumerate(games):
+    env = ProcgenGym3Env(num=int(envs), env_name=game, distribution_mode=mode, num_levels=50, start_level=7, rand_seed=number, num_threads=2)
+    with open(f"{out}/{game}", "wb") as file:
+        for step in range(int(steps)):
+            reward, ob, first = env.observe()
+            level = [info["level_seed"] for info in env.get_info()]
+            for part in (ob["rgb"], reward.astype("<f4"), first.astype(np.uint8), np.array(level, "<i4")):
+                file.write(part.tobytes())
+            env.act(np.array([(7 * step + 5 * i + step * step // 3) % 15 for i in range(int(envs))], dtype=np.int32))
+"#;
+
+fn actions(step: usize) -> [u32; ENVS] {
+    std::array::from_fn(|env| ((7 * step + 5 * env + step * step / 3) % 15) as u32)
+}
+
+fn venv() -> Option<PathBuf> {
+    let found = std::env::var_os("LAPO_PROCGEN").map(PathBuf::from);
+    if found.is_none() {
+        eprintln!("skipped: LAPO_PROCGEN names no virtual environment with procgen-mirror");
+    }
+    found
+}
+
+fn make(venv: PathBuf, game: Game, mode: Mode, seed: u32, count: usize, levels: Levels) -> Procgen {
+    let config = ProcgenConfig { game, mode, levels, seed, count, threads: 2 };
+    Procgen::new(&Package::find(&[venv]).unwrap(), &config).unwrap()
+}
+
+#[test]
+fn every_game_steps_as_in_its_own_python() {
+    let Some(venv) = venv() else { return };
+    for (mode, name) in [(Mode::Easy, "easy"), (Mode::Hard, "hard")] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut python = Command::new(venv.join("bin/python"));
+        python.args(["-c", PLAY]).arg(folder.path()).args([ENVS.to_string(), STEPS.to_string(), name.into()]);
+        let output = python.args(Game::ALL.map(Game::name)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for (number, game) in Game::ALL.into_iter().enumerate() {
+            let mut env = make(venv.clone(), game, mode, number as u32, ENVS, Levels { start: 7, count: 50 });
+            let seen = std::fs::read(folder.path().join(game.name())).unwrap();
+            let mut parts = seen.chunks_exact(ENVS * (64 * 64 * 3 + 4 + 1 + 4));
+            assert_eq!(parts.len(), STEPS, "{game}");
+            for step in 0..STEPS {
+                let first = |end: &End| u8::from(step == 0 || *end != End::None);
+                let mut ours = env.frames().to_vec();
+                ours.extend(env.rewards().iter().flat_map(|reward| reward.to_le_bytes()));
+                ours.extend(env.ends().iter().map(first));
+                ours.extend(env.levels().iter().flat_map(|level| level.to_le_bytes()));
+                assert!(Some(&ours[..]) == parts.next(), "{game}, {name}: step {step} differs");
+                env.step(&actions(step)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_expert_finds_the_cheese_and_time_runs_out_for_who_waits() {
+    let Some(venv) = venv() else { return };
+    let mut env = make(venv.clone(), Game::Maze, Mode::Easy, 1, 4, Levels::default());
+    let mut won = 0;
+    for _ in 0..400 {
+        let expert: Vec<u32> = (0..4).map(|i| maze::expert(&env, i).unwrap()).collect();
+        env.step(&expert).unwrap();
+        for (end, reward) in env.ends().iter().zip(env.rewards()) {
+            assert!(*end == End::None || (*end == End::Done && *reward == 10.0), "{end:?} {reward}");
+            won += usize::from(*end == End::Done);
+        }
+    }
+    assert!(won > 40, "{won}");
+
+    let mut idle = make(venv, Game::Maze, Mode::Easy, 2, 2, Levels::default());
+    let ends: Vec<Vec<End>> = (0..500).map(|_| idle.step(&[4, 4]).map(|()| idle.ends().to_vec()).unwrap()).collect();
+    assert!(ends[..499].iter().flatten().all(|end| *end == End::None));
+    assert_eq!(ends[499], [End::Truncated; 2]);
+}
+
+#[test]
+fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
+    let Some(venv) = venv() else { return };
+    let mut env = make(venv.clone(), Game::Coinrun, Mode::Easy, 5, 2, Levels::default());
+    let play = |env: &mut Procgen| -> Vec<Vec<u8>> {
+        (0..20).map(|step| env.step(&actions(step)[..2]).map(|()| env.frames().to_vec()).unwrap()).collect()
+    };
+    play(&mut env);
+    let states: Vec<Vec<u8>> = (0..2).map(|i| env.state_bytes(i).unwrap()).collect();
+    let once = play(&mut env);
+    states.iter().enumerate().for_each(|(i, state)| env.set_state(i, state).unwrap());
+    assert!(once == play(&mut env));
+
+    let said = |error: lapo::envs::Error| error.to_string();
+    assert_eq!(said(env.step(&[0, 15]).unwrap_err()), "action is 15, expected below 15");
+    assert_eq!(said(env.step(&[0]).unwrap_err()), "number of actions is 1, expected 2");
+    assert_eq!(said(env.state_bytes(2).unwrap_err()), "environment is 2, expected below 2");
+    assert!(env.set_state(0, b"what").is_err());
+    let none = ProcgenConfig { game: Game::Maze, mode: Mode::Easy, levels: Levels::default(), seed: 0, count: 0, threads: 0 };
+    let fault = Procgen::new(&Package::find(&[venv]).unwrap(), &none).err().map(said);
+    assert_eq!(fault.as_deref(), Some("number of environments is 0, expected 1 to 2147483647"));
+    let nowhere = Package::find(&["/nowhere".into()]).unwrap_err();
+    assert!(nowhere.hint().unwrap().contains("pip install") && nowhere.to_string().contains("/nowhere"));
+}
