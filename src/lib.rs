@@ -10,6 +10,7 @@
 //! ```text
 //! video --decode--> shard --window--> transition --IDM--> latent action
 //! video/            dataset/shard     dataset/window      stages/label
+//! game ---record--> shard
 //! ```
 //!
 //! One transition is the window o\[t-k\] .. o\[t\], o\[t+1\] (k = context, 1 in the paper); its latent action is what happened between
@@ -34,7 +35,7 @@
 //!
 //! - **`video`, `dataset`, `models` and `envs` know no other room.** Models know nothing of Arrow or YAML, and of paths only in
 //!   `models::published`, whose reader opens the file itself; `dataset` knows nothing of burn.
-//! - `train` knows `dataset` and `models`; `stages` also `video`. **A stage never calls another stage, reads YAML, prints, or picks
+//! - `train` knows `dataset` and `models`; `stages` also `video` and `envs`. **A stage never calls another stage, reads YAML, prints, or picks
 //!   its output path.**
 //! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices.
 //! - **`executor` runs tasks, which are data, never closures.** `pipeline` never touches a tensor, a frame or a record batch.

@@ -64,6 +64,9 @@ pub struct Run {
     /// Seconds between two checkpoints of a training
     #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
     pub checkpoint_secs: u64,
+    /// Where games are.
+    #[command(flatten)]
+    pub games: Games,
 }
 
 #[derive(Debug, ClapArgs)]

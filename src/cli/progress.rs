@@ -20,6 +20,7 @@ impl Watch for Person {
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         let unit = match plan.kind.as_str() {
             "decode" => "videos",
+            "record" => "episodes",
             "train_dynamics" => "steps",
             _ => "transitions",
         };

@@ -17,7 +17,8 @@ pub fn run(args: &Run) -> Result<()> {
     let (checked, store) = open(&args.pipeline)?;
     let options = options(&checked, &args.refresh, args.checkpoint_secs)?;
     let threads = use_threads(args.threads)?;
-    let means = Means { devices: args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?, threads };
+    let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
+    let means = Means { devices, threads, games: args.games.folders() };
     let summary = run_pipeline(&checked, &store, &options, &means, &Person)?;
     print(&truth(&summary))
 }
@@ -109,9 +110,9 @@ fn truth(summary: &Summary) -> String {
     format!(
         "{tasks} tasks: {} videos ({} new), {} frames, {} transitions ({} new), {rejects} rejects; \
          {:.0} frames/s decoded, {:.0} transitions/s labelled; {:.1} s: {}\n",
-        all("decode", "videos"),
-        new("decode", "videos"),
-        all("decode", "frames"),
+        all("decode", "videos") + all("record", "videos"),
+        new("decode", "videos") + new("record", "videos"),
+        all("decode", "frames") + all("record", "frames"),
         all("label", "transitions"),
         new("label", "transitions"),
         rate("decode", "frames"),

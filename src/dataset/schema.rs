@@ -32,6 +32,10 @@ pub const FDM_ERROR: &str = "fdm_error";
 pub const MOTION: &str = "motion";
 /// The true action, where it is known.
 pub const TRUE_ACTION: &str = "true_action";
+/// A true action, in a table of what was done: between its frame and the next.
+pub const ACTION: &str = "action";
+/// What that action earned.
+pub const REWARD: &str = "reward";
 /// The shard file the frames lie in, relative to the workspace.
 pub const SHARD: &str = "shard";
 /// The row of `o[t]` in that shard.

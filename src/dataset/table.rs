@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -24,6 +24,8 @@ pub enum Column {
     F64(Vec<Option<f64>>),
     /// Counts, such as steps.
     U64(Vec<u64>),
+    /// Smaller counts, such as frame numbers.
+    U32(Vec<u32>),
     /// Names.
     Text(Vec<String>),
 }
@@ -76,6 +78,7 @@ fn array(column: &Column) -> ArrayRef {
     match column {
         Column::F64(values) => Arc::new(Float64Array::from(values.clone())),
         Column::U64(values) => Arc::new(UInt64Array::from(values.clone())),
+        Column::U32(values) => Arc::new(UInt32Array::from(values.clone())),
         Column::Text(values) => Arc::new(StringArray::from(values.clone())),
     }
 }

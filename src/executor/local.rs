@@ -1,4 +1,4 @@
-//! Runs jobs in this process: videos side by side, one to a core; networks one job at a time on a CPU, of which each uses all cores.
+//! Runs jobs in this process: videos and games side by side, one to a core; networks one job at a time on a CPU, of which each uses all cores.
 //! Labelling on GPUs takes several jobs to a device, so that one uploads while another computes and a third writes.
 
 use std::hash::{BuildHasher, Hasher};
@@ -11,7 +11,7 @@ use super::{GoOn, Job, Means};
 use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt};
 use crate::models::Device;
 use crate::stages::label::Label;
-use crate::stages::{Done, Error, Progress, Task, Workplace, decode, import_dynamics, train_dynamics};
+use crate::stages::{Done, Error, Progress, Task, Workplace, decode, import_dynamics, record, train_dynamics};
 
 /// Runs the jobs of one stage; a result per job that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
 pub fn run(store: &Store, jobs: &[Job], means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Result<Receipt, Error>> {
@@ -21,13 +21,13 @@ pub fn run(store: &Store, jobs: &[Job], means: &Means, progress: &dyn Progress, 
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let result = attempt(store, job, device, cores_free, progress, worker);
+        let result = attempt(store, job, device, cores_free, &means.games, progress, worker);
         if result.as_ref().is_ok_and(|receipt| !go_on(receipt)) {
             stop.store(true, Ordering::Relaxed);
         }
         Some(result)
     };
-    if jobs.iter().all(|job| matches!(job.task, Task::Decode(_))) {
+    if jobs.iter().all(|job| matches!(job.task, Task::Decode(_) | Task::Record(_))) {
         return jobs.par_iter().with_max_len(1).filter_map(|job| one(job, means.devices[0], &mut None)).collect();
     }
     let labels = jobs.iter().all(|job| matches!(job.task, Task::Label(_)));
@@ -78,6 +78,7 @@ fn attempt(
     job: &Job,
     device: Device,
     cores_free: usize,
+    games: &[std::path::PathBuf],
     progress: &dyn Progress,
     worker: &mut Option<Label>,
 ) -> Result<Receipt, Error> {
@@ -88,6 +89,7 @@ fn attempt(
         scratch: format!("{}/checkpoints/{}", job.stage, job.key),
         device,
         cores_free,
+        games,
         progress,
     };
     let done = perform(job, &place, worker)?;
@@ -114,6 +116,7 @@ fn attempt(
 fn perform(job: &Job, place: &Workplace, worker: &mut Option<Label>) -> Result<Done, Error> {
     match &job.task {
         Task::Decode(task) => decode::run(task, place),
+        Task::Record(task) => record::run(task, place),
         Task::TrainDynamics(task) => train_dynamics::run(task, place),
         Task::ImportDynamics(task) => import_dynamics::run(task, place),
         Task::Label(task) => {

@@ -41,6 +41,8 @@ pub struct Means {
     pub devices: Vec<Device>,
     /// Cores to keep busy.
     pub threads: usize,
+    /// Folders where games are looked for.
+    pub games: Vec<std::path::PathBuf>,
 }
 
 /// Whether to go on, asked after every receipt.

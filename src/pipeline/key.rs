@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::Receipt;
-use crate::stages::{decode, import_dynamics, label, train_dynamics};
+use crate::stages::{decode, import_dynamics, label, record, train_dynamics};
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
@@ -33,6 +33,14 @@ pub fn of_decode(task: &decode::DecodeTask) -> Fields {
     let process = ["videos", "max_rejected", "limits", "videos_per_shard"];
     let mut fields = start("decode", decode::VERSION, &task.config, &process);
     fields.insert("videos".into(), task.videos.iter().map(|video| video.digest.clone()).collect());
+    fields
+}
+
+/// Recording: all settings but how many, the seed, and which episodes.
+pub fn of_record(task: &record::RecordTask) -> Fields {
+    let mut fields = start("record", record::VERSION, &task.config, &["episodes", "episodes_per_shard"]);
+    fields.insert("seed".into(), task.seed.into());
+    fields.insert("videos".into(), json!({ "first": task.first, "count": task.count }));
     fields
 }
 

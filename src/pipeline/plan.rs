@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::check::Checked;
-use super::key::{Fields, Known, key, of_decode, of_import_dynamics, of_label, of_train_dynamics, settings};
+use super::key::{Fields, Known, key, of_decode, of_import_dynamics, of_label, of_record, of_train_dynamics, settings};
 use super::spec::StageSpec;
 use super::videos::identify;
 use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
@@ -17,6 +17,7 @@ use crate::stages::Task;
 use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
 use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
 use crate::stages::label::{LabelConfig, LabelTask};
+use crate::stages::record::{RecordConfig, RecordTask};
 use crate::stages::train_dynamics::{Refresh, TrainDynamicsConfig, TrainDynamicsTask};
 
 /// What one stage has and lacks.
@@ -30,9 +31,9 @@ pub struct StagePlan {
     pub new: usize,
     /// Tasks whose receipts are there.
     pub reused: usize,
-    /// Videos among the new tasks (`decode` only).
+    /// Videos among the new tasks (`decode`; of `record`, episodes).
     pub new_videos: usize,
-    /// Videos among the re-used tasks (`decode` only).
+    /// Videos among the re-used tasks.
     pub reused_videos: usize,
     /// Why tasks are new: reason and number.
     pub why: BTreeMap<String, usize>,
@@ -99,6 +100,7 @@ impl<'a> Planner<'a> {
         let plan = StagePlan::empty(name, spec.kind(), head(self.store, name)?.map(|manifest| manifest.version));
         match spec {
             StageSpec::Decode(config) => self.decode(plan, config, &receipts),
+            StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
             StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, &receipts),
             StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
             StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
@@ -144,6 +146,19 @@ impl<'a> Planner<'a> {
         plan.order = ranked.into_iter().map(|(key, _)| key.clone()).collect();
         plan.reused = plan.receipts.len();
         Ok(plan)
+    }
+
+    /// One task per shard; the first ones stay as they are when there are more.
+    fn record(&self, mut plan: StagePlan, config: &RecordConfig, known: &Known) -> StagePlan {
+        let seed = self.checked.spec.seed;
+        plan.settings = settings(&of_record(&RecordTask { config: config.clone(), seed, first: 0, count: 0 }));
+        for task in config.tasks(seed) {
+            let (count, reused) = (task.count, plan.reused);
+            plan.add(of_record(&task), vec![], BTreeMap::new(), count, Task::Record(task), known);
+            let videos = if plan.reused > reused { &mut plan.reused_videos } else { &mut plan.new_videos };
+            *videos += count as usize;
+        }
+        plan
     }
 
     /// One task. A model with these settings is kept, unless `refresh` says otherwise.

@@ -15,6 +15,7 @@ use super::locate::Part;
 use crate::stages::decode::DecodeConfig;
 use crate::stages::import_dynamics::ImportDynamicsConfig;
 use crate::stages::label::LabelConfig;
+use crate::stages::record::RecordConfig;
 use crate::stages::train_dynamics::TrainDynamicsConfig;
 
 /// A pipeline: stages that turn videos into labelled data and models.
@@ -43,6 +44,8 @@ pub struct PipelineSpec {
 pub enum StageSpec {
     /// Videos -> shards of frames.
     Decode(DecodeConfig),
+    /// Episodes of a game -> shards of frames.
+    Record(RecordConfig),
     /// Frames -> inverse and forward dynamics model.
     TrainDynamics(TrainDynamicsConfig),
     /// A file of weights -> inverse and forward dynamics model.
@@ -73,23 +76,24 @@ impl std::fmt::Display for ArtifactKind {
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 4] = ["decode", "train_dynamics", "import_dynamics", "label"];
+pub const KINDS: [&str; 5] = ["decode", "record", "train_dynamics", "import_dynamics", "label"];
 
 impl StageSpec {
     /// The kind as the YAML names it.
     pub fn kind(&self) -> &'static str {
         match self {
             StageSpec::Decode(_) => KINDS[0],
-            StageSpec::TrainDynamics(_) => KINDS[1],
-            StageSpec::ImportDynamics(_) => KINDS[2],
-            StageSpec::Label(_) => KINDS[3],
+            StageSpec::Record(_) => KINDS[1],
+            StageSpec::TrainDynamics(_) => KINDS[2],
+            StageSpec::ImportDynamics(_) => KINDS[3],
+            StageSpec::Label(_) => KINDS[4],
         }
     }
 
     /// What it makes.
     pub fn output(&self) -> ArtifactKind {
         match self {
-            StageSpec::Decode(_) => ArtifactKind::Frames,
+            StageSpec::Decode(_) | StageSpec::Record(_) => ArtifactKind::Frames,
             StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => ArtifactKind::Dynamics,
             StageSpec::Label(_) => ArtifactKind::Labels,
         }
@@ -98,7 +102,7 @@ impl StageSpec {
     /// What it takes: field, the stage named there, what that stage must make.
     pub fn inputs(&self) -> Vec<(&'static str, &str, ArtifactKind)> {
         match self {
-            StageSpec::Decode(_) | StageSpec::ImportDynamics(_) => vec![],
+            StageSpec::Decode(_) | StageSpec::Record(_) | StageSpec::ImportDynamics(_) => vec![],
             StageSpec::TrainDynamics(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
             StageSpec::Label(c) => {
                 vec![("frames", &c.frames, ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)]
@@ -110,6 +114,7 @@ impl StageSpec {
     pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
         match self {
             StageSpec::Decode(c) => c.validate(),
+            StageSpec::Record(c) => c.validate(),
             StageSpec::TrainDynamics(c) => c.validate(),
             StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
         }
@@ -196,6 +201,7 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
     let path = [path[0].clone(), path[1].clone(), kinds[0].clone()];
     match kinds[0].as_str() {
         "decode" => settings_of(faults, &path, settings).map(StageSpec::Decode),
+        "record" => settings_of(faults, &path, settings).map(StageSpec::Record),
         "train_dynamics" => settings_of(faults, &path, settings).map(StageSpec::TrainDynamics),
         "import_dynamics" => settings_of(faults, &path, settings).map(StageSpec::ImportDynamics),
         "label" => settings_of(faults, &path, settings).map(StageSpec::Label),

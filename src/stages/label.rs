@@ -16,7 +16,7 @@ use crate::models::{Device, Labeller, Precision, Want, labeller};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelConfig {
-    /// The `decode` stage whose frames are labelled.
+    /// The `decode` or `record` stage whose frames are labelled.
     pub frames: String,
     /// The `train_dynamics` stage whose IDM labels them.
     pub dynamics: String,

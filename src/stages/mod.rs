@@ -1,6 +1,6 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
-//! Reading order: [`decode`] (videos -> shards), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
+//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
 //! (shards + IDM -> latent actions).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
@@ -15,6 +15,7 @@ use crate::train::TrainError;
 pub mod decode;
 pub mod import_dynamics;
 pub mod label;
+pub mod record;
 pub mod train_dynamics;
 
 /// A stage could not do its task.
@@ -32,6 +33,19 @@ pub enum Error {
     /// The video could not be read for a reason that may pass (a disk error, too many open files).
     #[error(transparent)]
     Video(#[from] crate::video::Error),
+    /// A game could not be played.
+    #[error(transparent)]
+    Envs(#[from] crate::envs::Error),
+    /// A game's episodes end before they are worth keeping.
+    #[error("{episodes} episodes of {game} in a row had fewer than {frames} frames")]
+    ShortEpisodes {
+        /// The game.
+        game: &'static str,
+        /// How many were played.
+        episodes: usize,
+        /// The least that is kept.
+        frames: u64,
+    },
     /// A video or a file of weights is not what it was when the run was planned.
     #[error("{file}: changed since this run looked at it")]
     Changed {
@@ -99,6 +113,8 @@ impl Error {
             Error::Train(TrainError::NotFinite { .. }) => "lower `learning_rate`; the checkpoints before this step are kept".into(),
             Error::Train(_) | Error::Models(_) => return None,
             Error::Video(e) => return e.hint().map(Into::into),
+            Error::Envs(e) => return e.hint(),
+            Error::ShortEpisodes { .. } => "lower `min_frames`".into(),
             Error::Changed { .. } => "run again once nothing writes to it".into(),
             Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
             Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
@@ -129,6 +145,8 @@ impl Error {
 pub enum Task {
     /// A few videos become one shard.
     Decode(decode::DecodeTask),
+    /// Episodes of a game become one shard.
+    Record(record::RecordTask),
     /// All shards become one model.
     TrainDynamics(Box<train_dynamics::TrainDynamicsTask>),
     /// A file of weights becomes a model.
@@ -160,6 +178,8 @@ pub struct Workplace<'a> {
     pub scratch: String,
     /// What computes.
     pub device: Device,
+    /// Folders where games are looked for.
+    pub games: &'a [std::path::PathBuf],
     /// How many tasks run at once beside this one, at most one per core.
     pub cores_free: usize,
     /// Who listens.

@@ -116,3 +116,59 @@ fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
     let nowhere = Package::find(&["/nowhere".into()]).unwrap_err();
     assert!(nowhere.hint().unwrap().contains("pip install") && nowhere.to_string().contains("/nowhere"));
 }
+
+/// A pipeline that records and learns.
+const RECORDED: &str = "
+name: recorded
+workspace: ws
+seed: 3
+vars: { episodes: 12, player: expert }
+stages:
+  play: { record: { game: maze, player: '${player}', noise: 0.1, episodes: '${episodes}', episodes_per_shard: 5, size: 16 } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  labels: { label: { frames: play, dynamics: model } }
+";
+
+fn recorded() -> crate::project::Project {
+    let project = crate::project::Project::new(0);
+    std::fs::write(project.path("pipeline.yaml"), RECORDED).unwrap();
+    project
+}
+
+#[test]
+fn recorded_episodes_are_labelled_like_videos_and_more_of_them_add_tasks() {
+    if venv().is_none() {
+        return;
+    }
+    let project = recorded();
+    assert!(project.run(&[]).good().stdout.starts_with("7 tasks: 12 videos (12 new), "));
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 12 videos (0 new), "));
+    let query = |sql: &str| project.query(sql)[0]["n"].as_u64().unwrap();
+    let (frames, labels) = (query("SELECT count(*) AS n FROM play"), query("SELECT count(*) AS n FROM labels"));
+    assert_eq!(labels, frames - 12 * 2);
+    let same = "SELECT count(*) AS n FROM play JOIN play_actions ON play.video = play_actions.video AND play.frame_index = play_actions.frame_index";
+    assert_eq!(query(same), frames);
+    // The expert always arrives, and its last step earns the cheese.
+    assert_eq!(query("SELECT count(*) AS n FROM play_actions WHERE reward = 10"), 12);
+
+    let first = project.files("play", "shard.arrow");
+    let said = project.run(&["--set", "episodes=20"]).good();
+    assert!(said.stdout.starts_with("4 tasks: 20 videos (10 new), "), "{said:#?}");
+    assert_eq!(project.files("play", "shard.arrow")[..2], first[..2]);
+    let again = recorded();
+    again.run(&["--threads", "1"]).good();
+    assert!(again.files("play", "shard.arrow") == first && again.files("play", "actions.parquet").len() == 3);
+}
+
+#[test]
+fn a_recording_that_cannot_be_is_told_before_or_while_it_runs() {
+    let project = recorded();
+    let said = project.run(&["--procgen", "/nowhere"]);
+    assert!(said.code == 1 && said.stderr.contains("no Procgen library (searched /nowhere)"), "{said:#?}");
+    assert!(said.stderr.contains("hint: fetch it: `python3 -m venv"), "{said:#?}");
+    let said = project.run(&["--set", "player=Expert"]);
+    assert!(said.code == 1 && said.stderr.contains("stages.play.record.player: unknown variant `Expert`"), "{said:#?}");
+    std::fs::write(project.path("pipeline.yaml"), RECORDED.replace("game: maze", "game: coinrun")).unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("stages.play.record.player: does not know coinrun"), "{said:#?}");
+}

@@ -11,7 +11,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("models", &[]),
     ("envs", &[]),
     ("train", &["dataset", "models"]),
-    ("stages", &["video", "dataset", "models", "train"]),
+    ("stages", &["video", "dataset", "models", "envs", "train"]),
     ("executor", &["dataset", "models", "stages"]),
     ("pipeline", &["dataset", "stages", "executor"]),
     ("query", &["dataset"]),

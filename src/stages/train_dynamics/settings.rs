@@ -11,7 +11,7 @@ use crate::train::schedule::Schedule;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainDynamicsConfig {
-    /// The `decode` stage whose frames it learns from.
+    /// The `decode` or `record` stage whose frames it learns from.
     pub frames: String,
     /// Sizes of the networks: `tiny` (IDM x1, FDM 8), `small` (x2, 12) or `paper` (x4, 24).
     #[serde(default)]

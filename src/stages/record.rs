@@ -1,0 +1,296 @@
+//! Stage 0, where there is a game instead of videos: somebody plays, and the episodes become shards, lossless. In: a game and who plays;
+//! out: one Arrow shard of whole episodes, and beside it `actions.parquet`, what was truly done and earned.
+//!
+//! The frame at which an episode's last action is taken is its last: what comes after it is the next episode's. A task plays its episodes
+//! one after the other, and the same task plays the same, so that more episodes are more tasks.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Done, Error, Workplace};
+use crate::dataset::{Column, Compression, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord, schema, write_table};
+use crate::envs::{End, Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv, maze};
+use crate::train::batch;
+
+/// Records a game of Procgen, straight into shards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecordConfig {
+    /// Which game.
+    pub game: Game,
+    /// Who plays.
+    pub player: Player,
+    /// How many episodes. More of them later leave the first ones as they are.
+    pub episodes: u64,
+    /// How hard the levels are: `easy`, as in the paper, or `hard`.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Which levels: `{ start: 0, count: 200 }`. Default all there are.
+    #[serde(default)]
+    pub levels: Levels,
+    /// Chance, at every step, of a random one of the four directions instead (0 to 1). Default 0.
+    #[serde(default)]
+    pub noise: f64,
+    /// Width and height of a frame in pixels: 64 as the game draws it, or 32 or 16, each pixel the mean of those it covers. Default 64.
+    #[serde(default = "default_size")]
+    pub size: u32,
+    /// An episode is abandoned after so many frames. Default 1000.
+    #[serde(default = "default_max_frames")]
+    pub max_frames: u64,
+    /// Episodes with fewer frames are played and not kept. 3 = one transition with one frame of context.
+    #[serde(default = "default_min_frames")]
+    pub min_frames: u64,
+    /// How pixels are stored: `none` is read in place (fastest), `zstd` takes half the disk.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Episodes of one shard. Default 32.
+    #[serde(default = "default_episodes_per_shard")]
+    pub episodes_per_shard: u64,
+}
+
+fn default_size() -> u32 {
+    NATIVE as u32
+}
+fn default_max_frames() -> u64 {
+    1000
+}
+fn default_min_frames() -> u64 {
+    3
+}
+fn default_episodes_per_shard() -> u64 {
+    32
+}
+
+/// Who plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Player {
+    /// A random action at every step.
+    Random,
+    /// Random actions, each held for one to four steps.
+    Sticky,
+    /// A shortest path, read off the game's own state: `maze` only.
+    Expert,
+}
+
+/// The version of what this stage does: raise it when the same settings give other bytes.
+pub const VERSION: u32 = 1;
+/// Rows and columns that Procgen draws.
+const NATIVE: usize = 64;
+/// Frames a second, as Procgen's own players have it.
+const FPS: f64 = 15.0;
+/// Left, right, down, up.
+const DIRECTIONS: [u32; 4] = [1, 7, 3, 5];
+/// So many episodes in a row may be too short to keep.
+const PATIENCE: usize = 1000;
+
+/// Some episodes, which become one shard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecordTask {
+    /// The stage's settings.
+    pub config: RecordConfig,
+    /// Seeds levels and random actions.
+    pub seed: u64,
+    /// The number of the first episode, and how many there are.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+}
+
+impl RecordConfig {
+    /// Faults of single fields: `(field, what is wrong, cure)`.
+    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut faults = Vec::new();
+        let mut expect = |holds: bool, field, seen: String, cure| {
+            if !holds {
+                faults.push((field, seen, cure));
+            }
+        };
+        let knows = self.player != Player::Expert || self.game == Game::Maze;
+        expect(knows, "player", format!("does not know {}", self.game), "the expert plays maze; use `sticky` or `random`");
+        expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
+        expect(self.episodes_per_shard > 0, "episodes_per_shard", "is 0".into(), "expected at least 1");
+        expect((0.0..=1.0).contains(&self.noise), "noise", format!("is {}", self.noise), "expected a chance, 0 to 1");
+        expect([16, 32, 64].contains(&self.size), "size", format!("is {}", self.size), "expected 64, 32 or 16");
+        let fits = self.min_frames <= self.max_frames && self.max_frames > 0;
+        expect(fits, "max_frames", format!("is {}", self.max_frames), "expected at least 1, and at least `min_frames`");
+        let last = u64::from(self.levels.start) + u64::from(self.levels.count);
+        expect(i32::try_from(last).is_ok(), "levels", format!("end at {last}"), "expected numbers below 2,147,483,648");
+        faults
+    }
+
+    /// The tasks these settings ask for.
+    pub fn tasks(&self, seed: u64) -> Vec<RecordTask> {
+        let firsts = (0..self.episodes).step_by(self.episodes_per_shard.max(1) as usize);
+        let task = |first: u64| {
+            let count = self.episodes_per_shard.min(self.episodes - first);
+            RecordTask { config: self.clone(), seed, first, count }
+        };
+        firsts.map(task).collect()
+    }
+}
+
+/// Plays the task's episodes into one shard.
+pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
+    let config = &task.config;
+    let package = Package::find(place.games)?;
+    let mut rng = batch::generator(task.seed, "record", task.first);
+    let seed = rng.random::<u32>() >> 1;
+    let procgen = ProcgenConfig { game: config.game, mode: config.mode, levels: config.levels, seed, count: 1, threads: 0 };
+    let mut game = Procgen::new(&package, &procgen)?;
+
+    let videos: Vec<VideoName> = (task.first..task.first + task.count).map(|number| task.name(number)).collect();
+    let size = FrameSize { height: config.size, width: config.size };
+    let layout = ShardLayout { size, compression: config.compression, videos: videos.clone() };
+    let mut shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
+    let (mut taken, mut done) = (Taken::default(), Done::default());
+    for (i, video) in videos.into_iter().enumerate() {
+        let episode = worth_keeping(task, &mut game, &mut rng)?;
+        shard.begin_video(i)?;
+        for (t, frame) in episode.frames.chunks_exact(size.bytes()).enumerate() {
+            shard.push(0, t as u32, t as f64 / FPS, frame)?;
+        }
+        let frames = episode.actions.len() as u64;
+        taken.extend(&video.uri, &episode);
+        done.videos.push(VideoRecord { digest: video.digest, uri: video.uri, bytes: 0, modified: String::new(), frames, episodes: 1 });
+        place.progress.advance(1);
+    }
+    done.stats.insert("videos".into(), done.videos.len() as f64);
+    done.stats.insert("frames".into(), taken.action.len() as f64);
+    done.stats.insert("rewards".into(), taken.reward.iter().flatten().sum());
+    done.files = vec![shard.finish()?, taken.write(place)?];
+    Ok(done)
+}
+
+impl RecordTask {
+    /// What an episode is called, and what it is: all that decides it.
+    fn name(&self, number: u64) -> VideoName {
+        let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
+        let RecordConfig { game, player, mode, levels, noise, size, max_frames, min_frames, .. } = &self.config;
+        let decides = serde_json::json!([VERSION, game, player, mode, levels, noise, size, max_frames, min_frames]);
+        let decides = format!("{decides} {} {} {number}", self.seed, self.first);
+        VideoName { uri, digest: blake3::hash(decides.as_bytes()).to_hex().to_string() }
+    }
+}
+
+/// One episode, frame by frame.
+#[derive(Default)]
+struct Episode {
+    frames: Vec<u8>,
+    actions: Vec<u32>,
+    rewards: Vec<f32>,
+}
+
+/// Plays until an episode is long enough.
+fn worth_keeping(task: &RecordTask, game: &mut Procgen, rng: &mut ChaCha8Rng) -> Result<Episode, Error> {
+    for _ in 0..PATIENCE {
+        let episode = play(&task.config, game, rng)?;
+        if episode.actions.len() as u64 >= task.config.min_frames {
+            return Ok(episode);
+        }
+    }
+    Err(Error::ShortEpisodes { game: task.config.game.name(), episodes: PATIENCE, frames: task.config.min_frames })
+}
+
+/// Plays one episode from its first frame; the game then shows the first of the next.
+fn play(config: &RecordConfig, game: &mut Procgen, rng: &mut ChaCha8Rng) -> Result<Episode, Error> {
+    let (mut episode, mut held) = (Episode::default(), (0, 0));
+    loop {
+        shrink(game.frames(), config.size as usize, &mut episode.frames);
+        let action = match config.player {
+            _ if config.noise > 0.0 && rng.random_bool(config.noise) => DIRECTIONS[rng.random_range(0..4)],
+            Player::Random => rng.random_range(0..game.actions() as u32),
+            Player::Sticky => {
+                if held.1 == 0 {
+                    held = (rng.random_range(0..game.actions() as u32), rng.random_range(1..5));
+                }
+                held.1 -= 1;
+                held.0
+            }
+            Player::Expert => maze::expert(game, 0)?,
+        };
+        game.step(&[action])?;
+        episode.actions.push(action);
+        episode.rewards.push(game.rewards()[0]);
+        if game.ends()[0] != End::None {
+            return Ok(episode);
+        }
+        if episode.actions.len() as u64 == config.max_frames {
+            game.reset();
+            return Ok(episode);
+        }
+    }
+}
+
+/// Appends a frame of the game, each pixel the mean of the square it covers.
+fn shrink(frame: &[u8], size: usize, out: &mut Vec<u8>) {
+    let by = NATIVE / size;
+    let half = (by * by / 2) as u32;
+    for (row, column, channel) in (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c)))) {
+        let square = (0..by * by).map(|i| (row * by + i / by) * NATIVE + column * by + i % by);
+        let sum: u32 = square.map(|pixel| u32::from(frame[pixel * 3 + channel])).sum();
+        out.push(((sum + half) / (by * by) as u32) as u8);
+    }
+}
+
+/// What was done and earned, row by row.
+#[derive(Default)]
+struct Taken {
+    video: Vec<String>,
+    frame_index: Vec<u32>,
+    action: Vec<u32>,
+    reward: Vec<Option<f64>>,
+}
+
+impl Taken {
+    fn extend(&mut self, video: &str, episode: &Episode) {
+        let steps = episode.actions.len();
+        self.video.extend(std::iter::repeat_n(video.to_owned(), steps));
+        self.frame_index.extend(0..steps as u32);
+        self.action.extend(&episode.actions);
+        self.reward.extend(episode.rewards.iter().map(|reward| Some(f64::from(*reward))));
+    }
+
+    fn write(self, place: &Workplace) -> Result<crate::dataset::FileInfo, Error> {
+        let columns = [
+            (schema::VIDEO, Column::Text(self.video)),
+            (schema::FRAME_INDEX, Column::U32(self.frame_index)),
+            (schema::ACTION, Column::U32(self.action)),
+            (schema::REWARD, Column::F64(self.reward)),
+        ];
+        Ok(write_table(place.store, &format!("{}/actions.parquet", place.folder), &columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_smaller_frame_is_the_mean_of_the_squares_it_covers() {
+        let frame: Vec<u8> = (0..NATIVE * NATIVE * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let mut same = Vec::new();
+        shrink(&frame, 64, &mut same);
+        assert_eq!(same, frame);
+        let mut half = Vec::new();
+        shrink(&frame, 32, &mut half);
+        assert_eq!(half.len(), 32 * 32 * 3);
+        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * NATIVE + x) * 3 + c]);
+        let mean = (at(10, 20, 1) + at(10, 21, 1) + at(11, 20, 1) + at(11, 21, 1)) / 4.0;
+        assert_eq!(f64::from(half[(5 * 32 + 10) * 3 + 1]), (mean + 1e-9).round());
+    }
+
+    #[test]
+    fn more_episodes_leave_the_first_tasks_as_they_are() {
+        let config = |episodes| RecordConfig {
+            episodes,
+            ..serde_json::from_str(r#"{"game":"maze","player":"expert","episodes":1,"episodes_per_shard":10}"#).expect("settings")
+        };
+        let cut = |episodes| config(episodes).tasks(3).iter().map(|task| (task.first, task.count)).collect::<Vec<_>>();
+        assert_eq!(cut(30), [(0, 10), (10, 10), (20, 10)]);
+        assert_eq!(cut(35)[..3], cut(30));
+        assert_eq!(cut(35)[3], (30, 5));
+    }
+}
