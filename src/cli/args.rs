@@ -188,6 +188,9 @@ pub struct Bench {
     /// How to print it: table or json
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+    /// Where games are.
+    #[command(flatten)]
+    pub games: Games,
 }
 
 /// A word that YAML knows, too.

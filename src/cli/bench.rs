@@ -1,4 +1,4 @@
-//! `lapo bench`: how fast this machine labels and trains, beside what it could do.
+//! `lapo bench`: how fast this machine labels, trains and plays, beside what it could do.
 //!
 //! Frames are noise and weights are fresh, neither of which changes the time. `tests/bench/compare.py` sets these numbers beside
 //! PyTorch's.
@@ -13,6 +13,7 @@ use serde_json::json;
 use super::args::{Bench, Format};
 use super::{Error, print};
 use crate::dataset::{self, Shards, Store, WindowIndex};
+use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::error::Result;
 use crate::models::{Device, DynamicsConfig, Want, cost, labeller, roofline};
 use crate::stages;
@@ -41,6 +42,9 @@ pub fn run(args: &Bench) -> Result<()> {
     if let Some(data) = &data {
         rows.push(sample(args, data).map_err(stages::Error::from)?);
     }
+    if let Ok(package) = Package::find(&args.games.folders()) {
+        rows.push(play(args, &package, threads)?);
+    }
     let text = match args.format {
         Format::Json => json(&rows, bound, &device, threads),
         _ => table(&rows, bound, &format!("{device}, {threads} threads")),
@@ -55,12 +59,12 @@ struct Data {
 }
 
 fn open(frames: &str, config: &DynamicsConfig) -> Result<Data> {
-    let usage = |what: String| Error::Usage { what, hint: "say --frames WORKSPACE/STAGE, a decode stage that has run".into() };
+    let usage = |what: String| Error::Usage { what, hint: "say --frames WORKSPACE/STAGE, a decode or record stage that has run".into() };
     let (workspace, stage) = frames.rsplit_once('/').ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
     let store = Store::open(workspace)?;
     let head = dataset::head(&store, stage)?.ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
     let receipts = dataset::receipts_of(&store, stage, &head)?;
-    let paths = receipts.into_iter().flat_map(|receipt| receipt.files).map(|file| file.path).collect();
+    let paths = receipts.into_iter().filter_map(|receipt| receipt.files.into_iter().next()).map(|file| file.path).collect();
     let shards = Shards::open(&store, paths)?;
     let index = WindowIndex::new(&shards, config.window());
     if index.is_empty() {
@@ -142,6 +146,16 @@ fn sample(args: &Bench, data: &Data) -> Result<Row, dataset::Error> {
         unit: "windows/s",
         operations: 0,
     })
+}
+
+/// Steps of a game a second, all environments together, random actions.
+fn play(args: &Bench, package: &Package, threads: usize) -> Result<Row, crate::envs::Error> {
+    let (game, count) = (Game::Maze, 64);
+    let config = ProcgenConfig { game, mode: Mode::Easy, levels: Levels::default(), seed: 0, count, threads };
+    let (mut env, mut rng) = (Procgen::new(package, &config)?, ChaCha8Rng::seed_from_u64(0));
+    let most = env.actions() as u32;
+    let steps = per_second(args.seconds, || env.step(&(0..count).map(|_| rng.next_u32() % most).collect::<Vec<_>>()))?;
+    Ok(Row { what: format!("play, {game}, {count} environments"), speed: steps * count as f64, unit: "frames/s", operations: 0 })
 }
 
 /// How often in a second: runs twice to warm up, then for so long; the median run counts.

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Ratios of lapo to its peers, measured in one run: A B A B, medians, one table.
 
-    compare.py --lapo target/release/lapo [--part decode label speed sample learn] [--rounds 3] [--out table.md]
+    compare.py --lapo target/release/lapo [--part decode label speed sample play learn] [--rounds 3] [--out table.md]
 
 decode   CPU seconds against the ffmpeg CLI decoding and area-scaling the same frames in one process
 label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py)
 speed    the IDM alone and a stage-1 step (`lapo bench`) against PyTorch's best of eager, channels-last and compiled (peer/torch_modes.py)
 sample   random windows out of mapped shards against numpy
+play     a frame of Procgen against gym3
 learn    held-out FDM error after --steps of `reference: true` against PyTorch (peer/train_probe.py) from the same seed, a round
          being a seed: both start with the same weights and draw the same batches;
          and the default recipe's error relative to copying the last frame, which has no peer
@@ -45,7 +46,20 @@ for _ in range(1200):
     times.append(time.perf_counter() - start)
 print(sorted(times)[600] / 32 * 1e6)
 """
-PARTS = ["decode", "label", "speed", "sample", "learn"]
+# Frames a second of 64 mazes.
+PLAY = """
+import sys, time, numpy as np
+from procgen import ProcgenGym3Env
+env = ProcgenGym3Env(num=64, env_name="maze", distribution_mode="easy", rand_seed=0, num_threads=int(sys.argv[1]))
+rng, times = np.random.default_rng(0), []
+while sum(times) < 2:
+    start = time.perf_counter()
+    env.act(rng.integers(0, 15, 64).astype(np.int32))
+    env.observe()
+    times.append(time.perf_counter() - start)
+print(64 / sorted(times)[len(times) // 2])
+"""
+PARTS = ["decode", "label", "speed", "sample", "play", "learn"]
 
 
 def timed(command):
@@ -174,6 +188,20 @@ def sample(args, folder):
         return float(timed([args.python, "-c", SAMPLE, here / "raw"])[3])
 
     yield "random windows of 3 frames, one core", "us", *alternate(args.rounds, ours, theirs), "numpy memmap"
+
+
+def play(args, _):
+    """Microseconds a frame of Procgen against gym3, its Python; LAPO_PROCGEN names the virtual environment both use."""
+    venv = os.environ["LAPO_PROCGEN"]
+
+    def ours():
+        bench = [args.lapo, "bench", "--seconds", 2, "--threads", args.threads, "--device", "cpu", "--format", "json"]
+        return 1e6 / json.loads(timed(bench)[3])["rows"][-1]["speed"]
+
+    def theirs():
+        return 1e6 / float(timed([f"{venv}/bin/python", "-c", PLAY, args.threads])[3])
+
+    yield "Procgen, 64 mazes, random actions", "us", *alternate(args.rounds, ours, theirs), "gym3"
 
 
 def learn(args, folder):
