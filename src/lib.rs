@@ -8,8 +8,8 @@
 //! ## The way of the data
 //!
 //! ```text
-//! video --decode--> shard --window--> transition --IDM--> latent action
-//! video/            dataset/shard     dataset/window      stages/label
+//! video --decode--> shard --window--> transition --IDM--> latent action --cloning--> latent policy
+//! video/            dataset/shard     dataset/window      stages/label             stages/train_policy
 //! game ---record--> shard
 //! ```
 //!

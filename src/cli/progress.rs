@@ -21,7 +21,7 @@ impl Watch for Person {
         let unit = match plan.kind.as_str() {
             "decode" => "videos",
             "record" => "episodes",
-            "train_dynamics" => "steps",
+            "train_dynamics" | "train_policy" => "steps",
             _ => "transitions",
         };
         match std::io::stderr().is_terminal() {

@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::Receipt;
-use crate::stages::{decode, import_dynamics, label, record, train_dynamics};
+use crate::stages::{decode, import_dynamics, label, record, train_dynamics, train_policy};
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 4] = ["videos", "frames", "model", "generation"];
+const INPUTS: [&str; 5] = ["videos", "frames", "labels", "model", "generation"];
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
@@ -84,6 +84,16 @@ pub fn of_label(task: &label::LabelTask) -> Fields {
     let mut fields = start("label", label::VERSION, &task.config, &["frames", "dynamics"]);
     fields.insert("frames".into(), task.shard.blake3.clone().into());
     fields.insert("model".into(), task.model.blake3.clone().into());
+    fields
+}
+
+/// Cloning: the network's width, the schedule, the seed, and the labels. What shards these are of is in the labels.
+pub fn of_train_policy(task: &train_policy::TrainPolicyTask, generation: u64) -> Fields {
+    let mut fields = start("train_policy", train_policy::VERSION, &task.config, &["labels", "refresh", "preset"]);
+    fields.insert("scale".into(), task.config.resolved_scale().into());
+    fields.insert("seed".into(), task.seed.into());
+    fields.insert("labels".into(), task.labels.iter().map(|labels| labels.blake3.clone()).collect());
+    fields.insert("generation".into(), generation.into());
     fields
 }
 

@@ -17,6 +17,7 @@ use crate::stages::import_dynamics::ImportDynamicsConfig;
 use crate::stages::label::LabelConfig;
 use crate::stages::record::RecordConfig;
 use crate::stages::train_dynamics::TrainDynamicsConfig;
+use crate::stages::train_policy::TrainPolicyConfig;
 
 /// A pipeline: stages that turn videos into labelled data and models.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -52,6 +53,8 @@ pub enum StageSpec {
     ImportDynamics(ImportDynamicsConfig),
     /// Frames and a dynamics model -> latent actions.
     Label(LabelConfig),
+    /// Labels -> latent policy.
+    TrainPolicy(TrainPolicyConfig),
 }
 
 /// What a stage makes, and another stage takes.
@@ -63,6 +66,8 @@ pub enum ArtifactKind {
     Dynamics,
     /// Latent actions.
     Labels,
+    /// A latent policy.
+    Policy,
 }
 
 impl std::fmt::Display for ArtifactKind {
@@ -71,12 +76,13 @@ impl std::fmt::Display for ArtifactKind {
             ArtifactKind::Frames => "frames",
             ArtifactKind::Dynamics => "a dynamics model",
             ArtifactKind::Labels => "labels",
+            ArtifactKind::Policy => "a latent policy",
         })
     }
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 5] = ["decode", "record", "train_dynamics", "import_dynamics", "label"];
+pub const KINDS: [&str; 6] = ["decode", "record", "train_dynamics", "import_dynamics", "label", "train_policy"];
 
 impl StageSpec {
     /// The kind as the YAML names it.
@@ -87,6 +93,7 @@ impl StageSpec {
             StageSpec::TrainDynamics(_) => KINDS[2],
             StageSpec::ImportDynamics(_) => KINDS[3],
             StageSpec::Label(_) => KINDS[4],
+            StageSpec::TrainPolicy(_) => KINDS[5],
         }
     }
 
@@ -96,6 +103,7 @@ impl StageSpec {
             StageSpec::Decode(_) | StageSpec::Record(_) => ArtifactKind::Frames,
             StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => ArtifactKind::Dynamics,
             StageSpec::Label(_) => ArtifactKind::Labels,
+            StageSpec::TrainPolicy(_) => ArtifactKind::Policy,
         }
     }
 
@@ -104,6 +112,7 @@ impl StageSpec {
         match self {
             StageSpec::Decode(_) | StageSpec::Record(_) | StageSpec::ImportDynamics(_) => vec![],
             StageSpec::TrainDynamics(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
+            StageSpec::TrainPolicy(c) => vec![("labels", &c.labels, ArtifactKind::Labels)],
             StageSpec::Label(c) => {
                 vec![("frames", &c.frames, ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)]
             }
@@ -116,6 +125,7 @@ impl StageSpec {
             StageSpec::Decode(c) => c.validate(),
             StageSpec::Record(c) => c.validate(),
             StageSpec::TrainDynamics(c) => c.validate(),
+            StageSpec::TrainPolicy(c) => c.validate(),
             StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
         }
     }
@@ -205,6 +215,7 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
         "train_dynamics" => settings_of(faults, &path, settings).map(StageSpec::TrainDynamics),
         "import_dynamics" => settings_of(faults, &path, settings).map(StageSpec::ImportDynamics),
         "label" => settings_of(faults, &path, settings).map(StageSpec::Label),
+        "train_policy" => settings_of(faults, &path, settings).map(StageSpec::TrainPolicy),
         kind => unreachable!("{kind} is not in KINDS"),
     }
 }

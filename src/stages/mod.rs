@@ -1,7 +1,7 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
 //! Reading order: [`decode`] (videos -> shards; [`record`]: from a game), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
-//! (shards + IDM -> latent actions).
+//! (shards + IDM -> latent actions), [`train_policy`] (labels -> latent policy).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ pub mod import_dynamics;
 pub mod label;
 pub mod record;
 pub mod train_dynamics;
+pub mod train_policy;
 
 /// A stage could not do its task.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,24 @@ pub enum Error {
         time: usize,
         /// The least that is needed.
         needed: usize,
+    },
+    /// There is nothing to clone from, or nothing to check on.
+    #[error("no {split} transitions: {transitions} in {videos} videos")]
+    TooFewTransitions {
+        /// Which split: `training` or `held-out`.
+        split: &'static str,
+        /// Labelled transitions in all.
+        transitions: usize,
+        /// Videos they are of.
+        videos: usize,
+    },
+    /// Labels are of a shard that is not among the frames.
+    #[error("{file}: labels frames of shard {shard}, which is not there")]
+    NoShard {
+        /// The file of labels.
+        file: String,
+        /// The shard's digest.
+        shard: String,
     },
     /// Frames and network disagree on the size of a frame.
     #[error("{file}: frames of {seen} x {seen}, the model expects {expected} x {expected}")]
@@ -121,6 +140,8 @@ impl Error {
             Error::TooFewLabels { .. } => {
                 "lower `labels`, or check that its `video` and `frame_index` are those of the decoded videos".into()
             }
+            Error::TooFewTransitions { .. } => "set `holdout: 0` to train on everything, or add videos".into(),
+            Error::NoShard { .. } => "run the pipeline again: its frames have changed since they were labelled".into(),
             Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
             Error::Checkpoint { file, .. } => format!("delete {file}: training resumes at the checkpoint before it"),
             Error::NoVideo => "build with default features, libav's headers installed".into(),
@@ -153,6 +174,8 @@ pub enum Task {
     ImportDynamics(import_dynamics::ImportDynamicsTask),
     /// One shard becomes one labels file.
     Label(label::LabelTask),
+    /// All labels become one policy.
+    TrainPolicy(Box<train_policy::TrainPolicyTask>),
 }
 
 /// What a finished task says of itself; it becomes the receipt.

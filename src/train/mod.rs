@@ -1,12 +1,13 @@
 //! What every training stage shares: batches go in, better weights come out.
 //!
-//! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it. [`adam`] is the optimiser,
+//! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it; [`cloning`], that of the policy. [`adam`] is the optimiser,
 //! [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way;
 //! [`probe`] measures latent actions against true ones.
 
 pub mod adam;
 pub mod batch;
 pub mod checkpoint;
+pub mod cloning;
 pub mod dynamics;
 mod error;
 pub mod metrics;
@@ -17,5 +18,6 @@ mod state;
 mod trainer;
 
 pub use adam::OptimConfig;
+pub use cloning::{CloningMetrics, PolicyTrainer, Shown, policy_trainer};
 pub use dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision, dynamics_trainer};
 pub use error::{Result, TrainError};

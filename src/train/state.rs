@@ -7,7 +7,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::adam::{AdamBackend, Flat, OptimConfig};
+use super::adam::{Adam, AdamBackend, Flat, OptimConfig};
 use super::dynamics::Supervision;
 use super::trainer::Trainer;
 use super::{Result, TrainError};
@@ -39,11 +39,7 @@ where
         weights.store::<A, _>("idm", &self.idm)?;
         weights.store::<A, _>("wm", &self.fdm)?;
         weights.store::<A, _>("tell", &self.tell)?;
-        for (kind, moments) in [("first", &self.adam.first), ("second", &self.adam.second)] {
-            for (name, moment) in moments {
-                weights.put(format!("adam.{kind}.{name}"), &moment.dims(), &to_host(moment.clone())?);
-            }
-        }
+        save_moments(&self.adam, &mut weights)?;
         // A code's age is reset when it is revived, far below 2^24, up to which f32 counts exactly.
         let unused: Vec<f32> = self.unused.iter().map(|&age| age as f32).collect();
         weights.put("unused", &[unused.len()], &unused);
@@ -64,26 +60,13 @@ where
         let idm = weights.load("idm", self.idm.clone(), &self.device)?;
         let fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
         let tell = weights.load("tell", self.tell.clone(), &self.device)?;
-        let first = self.moments("first", &weights)?;
-        let second = self.moments("second", &weights)?;
         let unused = weights.get("unused", &[self.unused.len()])?;
+        restore_moments(&mut self.adam, &weights, &self.device)?;
         (self.idm, self.fdm, self.tell) = (idm, fdm, tell);
-        (self.adam.first, self.adam.second) = (first, second);
         self.adam.step = settings.step;
         self.codebooks_started = settings.codebooks_started;
         self.unused = unused.into_iter().map(|age| age as u32).collect();
         Ok(())
-    }
-
-    fn moments(&self, kind: &str, weights: &Weights) -> Result<Flat<A::InnerBackend>> {
-        let prefix = format!("adam.{kind}.");
-        let mut moments = Flat::new();
-        for (name, shape) in weights.shapes_under(&prefix) {
-            let values = weights.get(&format!("{prefix}{name}"), &shape)?;
-            let count = values.len();
-            moments.insert(name, Tensor::from_data(TensorData::new(values, [count]), &self.device));
-        }
-        Ok(moments)
     }
 
     fn settings(&self) -> Settings {
@@ -98,7 +81,33 @@ where
     }
 }
 
-fn same<T: Serialize + PartialEq>(what: &'static str, seen: &T, expected: &T) -> Result<()> {
+/// Puts Adam's moments beside the weights.
+pub(super) fn save_moments<B: AdamBackend>(adam: &Adam<B>, weights: &mut Weights) -> Result<()> {
+    for (kind, moments) in [("first", &adam.first), ("second", &adam.second)] {
+        for (name, moment) in moments {
+            weights.put(format!("adam.{kind}.{name}"), &moment.dims(), &to_host(moment.clone())?);
+        }
+    }
+    Ok(())
+}
+
+/// Takes Adam's moments from beside the weights.
+pub(super) fn restore_moments<B: AdamBackend>(adam: &mut Adam<B>, weights: &Weights, device: &B::Device) -> Result<()> {
+    let moments = |kind: &str| -> Result<Flat<B>> {
+        let prefix = format!("adam.{kind}.");
+        let moment = |(name, shape): (String, Vec<usize>)| {
+            let values = weights.get(&format!("{prefix}{name}"), &shape)?;
+            let count = values.len();
+            Ok((name, Tensor::from_data(TensorData::new(values, [count]), device)))
+        };
+        weights.shapes_under(&prefix).into_iter().map(moment).collect()
+    };
+    (adam.first, adam.second) = (moments("first")?, moments("second")?);
+    Ok(())
+}
+
+/// A checkpoint must be of the same training.
+pub(super) fn same<T: Serialize + PartialEq>(what: &'static str, seen: &T, expected: &T) -> Result<()> {
     if seen == expected {
         return Ok(());
     }

@@ -8,6 +8,7 @@ mod golden;
 mod import;
 mod incremental;
 mod killed;
+mod policy;
 mod procgen;
 mod project;
 mod readers;

@@ -111,7 +111,8 @@ pub struct SupervisionConfig {
     /// How many of them join each batch. Default 16.
     #[serde(default = "default_supervised")]
     pub batch: usize,
-    /// What a nat of their cross-entropy counts against the FDM's relative error. Default 0.1.
+    /// What a nat of their cross-entropy counts against the FDM's relative error. Default 0.02, which helps where actions can be told
+    /// apart and harms nowhere it was tried; from 0.1 on few labels are learnt by heart.
     #[serde(default = "default_weight")]
     pub weight: f64,
 }
@@ -120,7 +121,7 @@ fn default_supervised() -> usize {
     16
 }
 fn default_weight() -> f64 {
-    0.1
+    0.02
 }
 
 /// When a trained model is trained again although its settings stayed the same.

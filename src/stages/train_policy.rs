@@ -1,0 +1,331 @@
+//! Stage 2: a latent policy is cloned from the labels (LAPO, section 4.3). In: labels and the shards they are of; out:
+//! `policy.safetensors`, `metrics.parquet` and a verdict, `verdict.json`.
+//!
+//! The policy sees one frame, `o[t]`, and learns the latent action before quantisation that followed it, by mean squared error. No IDM
+//! takes part: frames come from the shards, latent actions from the labels. Every `holdout`-th video is kept from training and judges it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::train_dynamics::Refresh;
+use super::{Done, Error, Workplace, write};
+use crate::dataset::{FileInfo, Shards, read_labels};
+use crate::models::{PolicyConfig, Precision, Preset};
+use crate::train::batch::Draws;
+use crate::train::metrics::Metrics;
+use crate::train::schedule::Schedule;
+use crate::train::{OptimConfig, PolicyTrainer, Shown, checkpoint, policy_trainer};
+
+/// Clones a policy that maps a frame to the latent action taken there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainPolicyConfig {
+    /// The `label` stage it learns from.
+    pub labels: String,
+    /// Size of the network: `tiny` (IMPALA x1), `small` (x2) or `paper` (x4).
+    #[serde(default)]
+    pub preset: Preset,
+    /// Width of the IMPALA network as a multiple of (16, 32, 32). Unset: the preset's.
+    #[serde(default)]
+    pub scale: Option<usize>,
+    /// Optimiser steps. 60,000 in the paper.
+    #[serde(default = "default_steps")]
+    pub steps: u64,
+    /// Frames a step. 128 in the paper.
+    #[serde(default = "default_batch")]
+    pub batch: usize,
+    /// Adam's peak learning rate; it rises from 10 % in `warmup_steps` and falls to 0 at the end. Default 2e-4, as in the paper.
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f64,
+    /// Steps until the learning rate is at its peak. Default 1,000, as in the paper, or a tenth of the steps where these are few.
+    #[serde(default)]
+    pub warmup_steps: Option<u64>,
+    /// How precisely the network computes: `f32`, or `bf16`, which is for GPUs and much slower without one. Default `f32`.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Every `holdout`-th video is kept from training and judges the policy; 0: none is.
+    #[serde(default = "default_holdout")]
+    pub holdout: usize,
+    /// When new labels make a new policy. Default `never`: the policy that exists is kept.
+    #[serde(default)]
+    pub refresh: Refresh,
+}
+
+fn default_steps() -> u64 {
+    60_000
+}
+fn default_batch() -> usize {
+    128
+}
+fn default_learning_rate() -> f64 {
+    2e-4
+}
+fn default_holdout() -> usize {
+    5
+}
+
+/// The version of what this stage does: raise it when the same labels and settings give another policy.
+pub const VERSION: u32 = 1;
+/// Steps between two rows of the metrics.
+const LOG_EVERY: u64 = 10;
+/// Batches that lie ready before they are needed.
+const AHEAD: usize = 2;
+/// Most frames the verdict is based on, and how many a pass takes.
+const VERDICT_FRAMES: usize = 4096;
+const VERDICT_BATCH: usize = 256;
+/// The gradients' norm is not limited here, as in the published code.
+const UNLIMITED: f64 = 1e9;
+
+/// The labels of one version of a dataset, their shards, and how to learn from them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainPolicyTask {
+    /// The stage's settings.
+    pub config: TrainPolicyConfig,
+    /// Seeds weights and batches.
+    pub seed: u64,
+    /// Files of labels, in the dataset's order.
+    pub labels: Vec<FileInfo>,
+    /// The shards these may be of.
+    pub shards: Vec<FileInfo>,
+    /// What the weights' file says of its origin.
+    pub provenance: BTreeMap<String, String>,
+    /// Seconds between two checkpoints; changes nothing in the result.
+    pub checkpoint_secs: u64,
+}
+
+impl TrainPolicyConfig {
+    /// Width of the network.
+    pub fn resolved_scale(&self) -> usize {
+        self.scale.unwrap_or_else(|| self.preset.policy(&self.preset.dynamics()).scale)
+    }
+
+    fn schedule(&self) -> Schedule {
+        let (peak, warmup) = (self.learning_rate, self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10)));
+        Schedule::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (self.steps as f64, 0.0)])
+    }
+
+    /// Faults of single fields: `(field, what is wrong, cure)`.
+    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut faults = Vec::new();
+        let mut expect = |holds: bool, field, seen: String, cure| {
+            if !holds {
+                faults.push((field, seen, cure));
+            }
+        };
+        expect(self.steps > 0, "steps", "is 0".into(), "expected at least 1");
+        expect(self.batch > 0, "batch", "is 0".into(), "expected at least 1");
+        expect(self.scale != Some(0), "scale", "is 0".into(), "expected at least 1");
+        let rate = self.learning_rate;
+        expect(rate.is_finite() && rate > 0.0, "learning_rate", format!("is {rate}"), "expected a number above 0; the paper uses 2e-4");
+        let warmup = self.warmup_steps.unwrap_or(0);
+        expect(warmup < self.steps.max(1), "warmup_steps", format!("is {warmup}"), "expected fewer than `steps`");
+        expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every video from training; expected 0 (none) or at least 2");
+        faults
+    }
+}
+
+/// What the policy is worth, on videos it never saw.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyVerdict {
+    /// Transitions it learnt from.
+    pub training_transitions: usize,
+    /// Transitions it was judged on.
+    pub transitions: usize,
+    /// Whether these were kept from training.
+    pub held_out: bool,
+    /// Mean squared error of its latent actions.
+    pub error: f64,
+    /// The same for always answering the mean latent action.
+    pub mean_error: f64,
+}
+
+impl PolicyVerdict {
+    /// The verdict in words.
+    pub fn sentence(&self) -> String {
+        let whose = if self.held_out { "held-out" } else { "training" };
+        let (transitions, share) = (self.transitions, self.error / self.mean_error);
+        format!("on {transitions} {whose} transitions the policy's error is {share:.2}x that of always answering the mean latent action")
+    }
+}
+
+/// Trains to the last step and judges the result.
+pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
+    let data = Data::open(task, place)?;
+    let config = PolicyConfig { scale: task.config.resolved_scale(), latent_dim: data.latent_dim, frame_size: data.side, channels: 3 };
+    let optim = OptimConfig { precision: task.config.precision, max_grad_norm: UNLIMITED, ..OptimConfig::default() };
+    let mut trainer = policy_trainer(&place.device, &config, &optim, task.seed)?;
+    let mut metrics = Metrics::default();
+    let first = resume(trainer.as_mut(), &mut metrics, place)?;
+    train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
+
+    let verdict = data.judge(trainer.as_ref(), task)?;
+    place.progress.say(&verdict.sentence());
+    metrics.log(task.config.steps.saturating_sub(1), [("held_out_error_relative".to_owned(), (verdict.error / verdict.mean_error) as f32)]);
+    let file = |name: &str| format!("{}/{name}", place.folder);
+    let mut policy = place.store.new_file(&file("policy.safetensors"))?;
+    write(&mut policy, &trainer.export(&task.provenance)?)?;
+    let mut report = place.store.new_file(&file("verdict.json"))?;
+    let mut json = serde_json::json!({ "sentence": verdict.sentence() });
+    json.as_object_mut().into_iter().for_each(|all| all.extend(serde_json::json!(verdict).as_object().cloned().unwrap_or_default()));
+    write(&mut report, format!("{json:#}\n").as_bytes())?;
+    let files = vec![policy.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, report.finish(0)?];
+    place.store.delete_all(&place.scratch)?;
+    let stats = [("training_transitions", data.training.len() as f64), ("error", verdict.error), ("mean_error", verdict.mean_error)];
+    Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
+}
+
+/// A labelled frame: its shard, its row there, and where its latent action begins.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    shard: u32,
+    row: u32,
+    label: u32,
+}
+
+/// Frames on disk and latent actions in memory.
+struct Data {
+    shards: Shards,
+    side: usize,
+    /// `[transition, latent_dim]`
+    latent_action: Vec<f32>,
+    latent_dim: usize,
+    training: Vec<Place>,
+    held_out: Vec<Place>,
+}
+
+impl Data {
+    fn open(task: &TrainPolicyTask, place: &Workplace) -> Result<Data, Error> {
+        let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
+        let number: HashMap<&str, u32> = task.shards.iter().zip(0..).map(|(file, number)| (file.blake3.as_str(), number)).collect();
+        let (mut latent_action, mut latent_dim, mut videos) = (Vec::new(), 0, HashMap::new());
+        let (mut training, mut held_out) = (Vec::new(), Vec::new());
+        for file in &task.labels {
+            let labels = read_labels(place.store, &file.path)?;
+            latent_dim = labels.shape.latent_dim;
+            for i in 0..labels.len() {
+                let name = |number: u32| labels.names[number as usize].as_str();
+                let shard = number.get(name(labels.shard[i])).copied();
+                let shard = shard.ok_or_else(|| Error::NoShard { file: file.path.clone(), shard: name(labels.shard[i]).to_owned() })?;
+                let next = videos.len();
+                let video = *videos.entry((shard, name(labels.video[i]).to_owned())).or_insert(next);
+                let kept = task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
+                let label = (latent_action.len() / latent_dim.max(1) + i) as u32;
+                if kept { &mut held_out } else { &mut training }.push(Place { shard, row: labels.row[i], label });
+            }
+            latent_action.extend(labels.latent_action);
+        }
+        let transitions = training.len() + held_out.len();
+        if task.config.holdout == 0 {
+            held_out.clone_from(&training);
+        }
+        for (split, places) in [("training", &training), ("held-out", &held_out)] {
+            if places.is_empty() {
+                return Err(Error::TooFewTransitions { split, transitions, videos: videos.len() });
+            }
+        }
+        let side = shards.frame_size().map_or(0, |size| size.height as usize);
+        Ok(Data { shards, side, latent_action, latent_dim, training, held_out })
+    }
+
+    /// Copies frames and their latent actions.
+    fn gather(&self, places: impl Iterator<Item = Place>) -> Result<(Vec<u8>, Vec<f32>), crate::dataset::Error> {
+        let bytes = self.side * self.side * 3;
+        let (mut frames, mut latent_action) = (Vec::new(), Vec::new());
+        for place in places {
+            let from = frames.len();
+            frames.resize(from + bytes, 0);
+            self.shards.copy(place.shard as usize, place.row as usize, &mut frames[from..])?;
+            latent_action.extend_from_slice(&self.latent_action[place.label as usize * self.latent_dim..][..self.latent_dim]);
+        }
+        Ok((frames, latent_action))
+    }
+
+    /// On frames spread evenly over those held out.
+    fn judge(&self, trainer: &dyn PolicyTrainer, task: &TrainPolicyTask) -> Result<PolicyVerdict, Error> {
+        let count = self.held_out.len().min(VERDICT_FRAMES);
+        let asked: Vec<Place> = (0..count).map(|i| self.held_out[i * self.held_out.len() / count]).collect();
+        let (mut error, mut all) = (0.0_f64, Vec::new());
+        for part in asked.chunks(VERDICT_BATCH) {
+            let (frames, right) = self.gather(part.iter().copied())?;
+            error += squared(trainer.act(&frames)?.iter().zip(&right));
+            all.extend(right);
+        }
+        let mut mean = vec![0.0_f32; self.latent_dim];
+        all.chunks_exact(self.latent_dim).for_each(|row| mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / count as f32));
+        let numbers = all.len() as f64;
+        Ok(PolicyVerdict {
+            training_transitions: self.training.len(),
+            transitions: count,
+            held_out: task.config.holdout > 0,
+            error: error / numbers,
+            mean_error: squared(all.iter().zip(mean.iter().cycle())) / numbers,
+        })
+    }
+}
+
+fn squared<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f32)>) -> f64 {
+    pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum()
+}
+
+/// Takes up the newest checkpoint, if there is one; returns the step to go on with.
+fn resume(trainer: &mut dyn PolicyTrainer, metrics: &mut Metrics, place: &Workplace) -> Result<u64, Error> {
+    let Some((step, bytes)) = checkpoint::newest(place.store, &place.scratch)? else { return Ok(0) };
+    let file = checkpoint::path(&place.scratch, step);
+    let fault = |reason: String| Error::Checkpoint { file: file.clone(), reason };
+    let (rows, state) = Metrics::unpack(&bytes).map_err(fault)?;
+    trainer.restore(state).map_err(|e| fault(e.to_string()))?;
+    *metrics = rows;
+    place.progress.advance(step);
+    Ok(step)
+}
+
+/// The loop.
+fn train(
+    trainer: &mut dyn PolicyTrainer,
+    metrics: &mut Metrics,
+    task: &TrainPolicyTask,
+    data: &Data,
+    first: u64,
+    place: &Workplace,
+) -> Result<(), Error> {
+    let (config, schedule) = (&task.config, task.config.schedule());
+    let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
+    let draws = Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
+    std::thread::scope(|scope| {
+        let (send, batches) = sync_channel(AHEAD);
+        scope.spawn(move || draw_ahead(draws, data, config.batch, &send));
+        for step in first..config.steps {
+            let (frames, latent_action) = batches.recv().expect("batches are drawn for as long as they are received")?;
+            let learning_rate = schedule.at(step);
+            let out = trainer.step(Shown { frames: &frames, latent_action: &latent_action }, learning_rate)?;
+            if step % LOG_EVERY == 0 || step + 1 == config.steps {
+                place.progress.note(&format!("error {:.4}", out.loss));
+                let row = [("learning_rate", learning_rate as f32), ("loss", out.loss), ("grad_norm", out.grad_norm)];
+                metrics.log(step, row.map(|(name, value)| (name.to_owned(), value)));
+            }
+            place.progress.advance(1);
+            if saved.elapsed() >= pause && step + 1 < config.steps {
+                checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?))?;
+                saved = Instant::now();
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Frames and the latent actions after them.
+type Drawn = Result<(Vec<u8>, Vec<f32>), crate::dataset::Error>;
+
+/// Copies batches ahead of the network, until nobody receives them.
+fn draw_ahead(mut draws: Draws, data: &Data, batch: usize, send: &SyncSender<Drawn>) {
+    loop {
+        let places = draws.next(batch);
+        if send.send(data.gather(places.into_iter().map(|i| data.training[i]))).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Latent policies: they learn what they are shown, a checkpoint gives one back bit by bit, and a pipeline clones one from its labels.
+
+use lapo::models::{Device, PolicyConfig};
+use lapo::train::{OptimConfig, PolicyTrainer, Shown, policy_trainer};
+
+use crate::project::{PIPELINE, Project};
+
+const SIDE: usize = 16;
+const LATENT: usize = 6;
+const BATCH: usize = 16;
+
+fn trainer(seed: u64) -> Box<dyn PolicyTrainer> {
+    let config = PolicyConfig { scale: 1, latent_dim: LATENT, frame_size: SIDE, channels: 3 };
+    policy_trainer(&Device::Cpu, &config, &OptimConfig::default(), seed).unwrap()
+}
+
+/// Frames with a bright column, and a latent action that says which.
+fn shown(step: usize) -> (Vec<u8>, Vec<f32>) {
+    let column = |i: usize| (i * 7 + step * 5) % SIDE;
+    let pixel = |i: usize, at: usize| if at / 3 % SIDE == column(i) { 220 } else { 40 };
+    let frames = (0..BATCH).flat_map(|i| (0..SIDE * SIDE * 3).map(move |at| pixel(i, at))).collect();
+    let action = |i: usize, k: usize| ((column(i) * (k + 1)) as f32 * 0.4).sin();
+    (frames, (0..BATCH).flat_map(|i| (0..LATENT).map(move |k| action(i, k))).collect())
+}
+
+fn train(trainer: &mut dyn PolicyTrainer, steps: std::ops::Range<usize>) -> Vec<f32> {
+    let step = |step| {
+        let (frames, latent_action) = shown(step);
+        trainer.step(Shown { frames: &frames, latent_action: &latent_action }, 1e-3).unwrap().loss
+    };
+    steps.map(step).collect()
+}
+
+#[test]
+fn a_policy_learns_what_it_is_shown() {
+    let mut policy = trainer(0);
+    let losses = train(policy.as_mut(), 0..150);
+    assert!(losses[0] > 0.3 && losses[149] < 0.02, "{} -> {}", losses[0], losses[149]);
+    let (frames, right) = shown(1000);
+    let told = policy.act(&frames).unwrap();
+    let error: f32 = told.iter().zip(&right).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / right.len() as f32;
+    assert!(error < 0.03, "{error}");
+    assert!(policy.act(&frames[1..]).unwrap_err().to_string().contains("number of bytes"));
+}
+
+#[test]
+fn a_restored_training_goes_on_bit_by_bit() {
+    let (mut whole, mut rest) = (trainer(3), trainer(3));
+    let losses = train(whole.as_mut(), 0..6);
+    train(rest.as_mut(), 0..3);
+    let state = rest.save().unwrap();
+    let mut rest = trainer(3);
+    rest.restore(&state).unwrap();
+    assert_eq!(train(rest.as_mut(), 3..6), losses[3..]);
+    assert_eq!(rest.export(&Default::default()).unwrap(), whole.export(&Default::default()).unwrap());
+    assert!(trainer(4).restore(&state).unwrap_err().to_string().contains("its seed is 3, expected 4"));
+}
+
+fn project() -> Project {
+    let project = Project::new(9);
+    let policy = "  policy: { train_policy: { labels: labels, steps: '${policy_steps}', batch: 8, holdout: 3 } }\n";
+    let text = PIPELINE.replace("steps: 4,", "steps: 4, policy_steps: 20,") + policy;
+    std::fs::write(project.path("pipeline.yaml"), text).unwrap();
+    project
+}
+
+#[test]
+fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
+    let project = project();
+    project.run(&[]).good();
+    let verdict: serde_json::Value = serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
+    let labels = project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap();
+    let number = |name: &str| verdict[name].as_f64().unwrap_or_else(|| panic!("{name} in {verdict}"));
+    assert_eq!(number("training_transitions") + number("transitions"), labels as f64);
+    assert!(number("error") > 0.0 && number("mean_error") > 0.0, "{verdict}");
+    let curve = project.query("SELECT step, loss FROM policy");
+    assert_eq!(curve.as_array().unwrap().iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 10, 19]);
+
+    let weights = project.files("policy", "policy.safetensors");
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    assert!(project.run(&["--set", "policy_steps=30"]).good().stdout.starts_with("1 tasks"));
+    assert_ne!(project.files("policy", "policy.safetensors"), weights);
+    // Back to what was asked for first: it is still there.
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    assert_eq!(project.files("policy", "policy.safetensors"), weights);
+
+    project.add(9..12);
+    assert!(project.run(&[]).good().stderr.contains("newer files of labels unseen"));
+    assert_eq!(project.files("policy", "policy.safetensors"), weights);
+    assert!(project.run(&["--refresh", "policy"]).good().stdout.starts_with("1 tasks"));
+    assert_ne!(project.files("policy", "policy.safetensors"), weights);
+}
+
+#[test]
+fn a_policy_that_cannot_be_is_told() {
+    let project = project();
+    std::fs::write(
+        project.path("pipeline.yaml"),
+        PIPELINE.to_owned() + "  policy: { train_policy: { labels: frames, steps: 0, holdout: 1 } }\n",
+    )
+    .unwrap();
+    let said = project.run(&[]);
+    for word in ["policy.train_policy.labels: ", "steps: is 0", "holdout: is 1"] {
+        assert!(said.code == 1 && said.stderr.contains(word), "{word}: {said:#?}");
+    }
+}
