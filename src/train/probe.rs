@@ -16,9 +16,12 @@ use crate::models::init::Init;
 use crate::models::layers::{Linear, NetBackend, relu};
 use crate::models::weights::to_host;
 
-/// Pairs a step, and steps: enough for either classifier to stop improving on a few thousand pairs.
+/// Pairs a step, and steps: enough for either classifier to stop improving on some ten thousand pairs.
 const BATCH: usize = 256;
 const STEPS: u64 = 600;
+/// One in so many pairs is kept aside, and asked every so many steps.
+const ASIDE: usize = 10;
+const LOOK_EVERY: u64 = 50;
 /// Width of each hidden layer, as in the paper's probe.
 const HIDDEN: usize = 128;
 
@@ -56,7 +59,8 @@ pub enum Classifier {
     Mlp,
 }
 
-/// Trains a classifier on `known` pairs; returns the action it tells from each latent action of `asked`. Neither may be empty.
+/// Trains a classifier on `known` pairs; returns the action it tells from each latent action of `asked`. Neither may be empty, and `known`
+/// is in random order: every tenth of it is kept aside, and the classifier is taken as it was when it told these best.
 pub fn classify(classifier: Classifier, known: &Pairs, asked: &Pairs, seed: u64) -> Result<Vec<u32>> {
     let device = Default::default();
     let (dim, actions) = (known.latent_dim(), known.action.iter().max().map_or(1, |most| *most as usize + 1));
@@ -66,25 +70,46 @@ pub fn classify(classifier: Classifier, known: &Pairs, asked: &Pairs, seed: u64)
         rows.flat_map(|row| row.iter().zip(mean.iter().zip(&deviation)).map(|(v, (mean, deviation))| (v - mean) / deviation)).collect()
     };
     let (latents, mut rng) = (normal(known), ChaCha8Rng::seed_from_u64(seed));
+    let (aside, learnt): (Vec<usize>, Vec<usize>) = (0..known.len()).partition(|i| i % ASIDE == ASIDE - 1);
+    let rows = |places: &[usize]| -> Tensor<Flex, 2> {
+        let rows = places.iter().flat_map(|&i| latents[i * dim..][..dim].iter().copied()).collect();
+        Tensor::from_data(TensorData::new(rows, [places.len(), dim]), &device)
+    };
+    let asked = Tensor::from_data(TensorData::new(normal(asked), [asked.len(), dim]), &device);
+
     let mut net = Net::<Autodiff<Flex>>::new(&mut Init::new(seed, &device), classifier, dim, actions);
     let learning_rate = if classifier == Classifier::Linear { 1e-2 } else { 1e-3 };
     let mut adam = Adam::new(OptimConfig::default());
-    for _ in 0..STEPS {
-        let drawn: Vec<usize> = (0..BATCH).map(|_| rng.random_range(0..known.len())).collect();
-        let rows = drawn.iter().flat_map(|&i| latents[i * dim..][..dim].iter().copied()).collect();
-        let x = Tensor::from_data(TensorData::new(rows, [BATCH, dim]), &device);
+    let (mut best, mut told) = (None, Vec::new());
+    for step in 1..=STEPS {
+        let drawn: Vec<usize> = (0..BATCH).map(|_| learnt[rng.random_range(0..learnt.len())]).collect();
         let right = drawn.iter().map(|&i| known.action[i] as i32).collect();
         let right = Tensor::<_, 2, Int>::from_data(TensorData::new(right, [BATCH, 1]), &device);
-        let loss = activation::log_softmax(net.forward(x), 1).gather(1, right).mean().neg();
+        let loss = activation::log_softmax(net.forward(Tensor::from_inner(rows(&drawn))), 1).gather(1, right).mean().neg();
         let mut all = Flat::new();
         gradients("probe", &net, &loss.backward(), &mut all);
-        let mut step = adam.begin(all);
-        net = adam.apply(&mut step, "probe", learning_rate, net);
+        let mut moved = adam.begin(all);
+        net = adam.apply(&mut moved, "probe", learning_rate, net);
+        if step % LOOK_EVERY == 0 || step == STEPS {
+            let net = net.valid();
+            let right = tells(&net, rows(&aside))?.iter().zip(&aside).filter(|(told, i)| **told == known.action[**i]).count();
+            if best.is_none_or(|best| right > best) || aside.is_empty() {
+                (best, told) = (Some(right), tells(&net, asked.clone())?);
+            }
+        }
     }
-    let x = Tensor::from_data(TensorData::new(normal(asked), [asked.len(), dim]), &device);
-    let scores = to_host(net.valid().forward(x))?;
+    Ok(told)
+}
+
+/// The action a classifier tells from each row.
+fn tells(net: &Net<Flex>, latents: Tensor<Flex, 2>) -> Result<Vec<u32>> {
+    if latents.dims()[0] == 0 {
+        return Ok(Vec::new());
+    }
+    let scores = net.forward(latents);
+    let [_, actions] = scores.dims();
     let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
-    Ok(scores.chunks_exact(actions).map(best).collect())
+    Ok(to_host(scores)?.chunks_exact(actions).map(best).collect())
 }
 
 /// Mean and standard deviation of each number of the latent actions.

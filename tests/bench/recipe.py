@@ -43,7 +43,7 @@ def run(args, game, recipe, seed, steps, name):
     return dict(
         game=game, recipe=recipe, fields=train, seed=seed, steps=steps, size=args.size, cpu_seconds=round(cpu_seconds, 1),
         wall_seconds=round(wall_seconds, 1), verdict=verdict, curve=curve(next(folder.rglob("metrics.parquet"))),
-        alike=alike(workspace / f"{name}-labels", videos),
+        outside=outside(workspace / f"{name}-labels", videos),
     )
 
 
@@ -82,30 +82,34 @@ def keep(args, row, minutes):
     return row
 
 
-def alike(labels, videos):
-    """Accuracy of another probe than ours (scikit-learn's) over actions that move alike, and the share of the commonest such class."""
+def outside(labels, videos):
+    """What another probe than ours, scikit-learn's, tells of the labels: over all actions and over those that move alike, each with the
+    share of the commonest."""
     import numpy as np
     import pyarrow.parquet as parquet
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import StandardScaler
 
     true = parquet.read_table(videos / "actions.parquet").to_pydict()
-    true = {(video, frame): ALIKE.get(action, action) for video, frame, action in zip(true["video"], true["frame_index"], true["action"])}
+    true = {(video, frame): action for video, frame, action in zip(true["video"], true["frame_index"], true["action"])}
     rows = [parquet.read_table(path, columns=["video", "frame_index", "latent_action"]) for path in labels.rglob("labels.parquet")]
     names = [(Path(video).name, frame) for part in rows for video, frame in zip(part["video"].to_pylist(), part["frame_index"].to_pylist())]
     latents = np.concatenate([np.stack(part["latent_action"].to_numpy()) for part in rows])
     held_out = set(sorted({video for video, _ in names})[::5])
     asked = np.array([video in held_out for video, _ in names])
-    classes = np.array([true[name] for name in names])
     latents = StandardScaler().fit(latents[~asked]).transform(latents)
-    probe = MLPClassifier((128, 128), early_stopping=True, random_state=0).fit(latents[~asked], classes[~asked])
-    commonest = np.bincount(classes[asked]).max() / asked.sum()
-    return dict(mlp=probe.score(latents[asked], classes[asked]), commonest=float(commonest))
+    found = {}
+    for kind, alike in (("all", {}), ("alike", ALIKE)):
+        actions = np.array([alike.get(true[name], true[name]) for name in names])
+        probe = MLPClassifier((128, 128), early_stopping=True, random_state=0).fit(latents[~asked], actions[~asked])
+        commonest = np.bincount(actions[asked]).max() / asked.sum()
+        found[kind] = dict(accuracy=probe.score(latents[asked], actions[asked]), commonest=float(commonest))
+    return found
 
 
 def table(rows):
-    print("| game | recipe | CPU-min | seeds | steps | error over copying | information | probe (linear, MLP) | commonest | alike (commonest) | perplexity | least codes |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("| game | recipe | CPU-min | seeds | steps | error over copying | information | probe (linear, MLP) | commonest | scikit-learn's (commonest) | of alike actions (commonest) | perplexity | least codes |")
+    print("|---" * 13 + "|")
     groups = {}
     for row in rows:
         if row["minutes"] is None:
@@ -115,13 +119,16 @@ def table(rows):
         verdicts = [row["verdict"] for row in group]
         mean = lambda of: statistics.mean(map(of, verdicts))
         several = lambda of: "/".join(f"{of(verdict):.2f}" for verdict in verdicts)
-        same = "/".join(f"{row['alike']['mlp']:.2f}" for row in group)
+        others = [
+            f"{'/'.join('%.3f' % row['outside'][kind]['accuracy'] for row in group)} ({group[0]['outside'][kind]['commonest']:.3f})"
+            for kind in ("all", "alike")
+        ]
         cpu = statistics.mean(row["cpu_seconds"] for row in group) / 60
         print(
             f"| {game} | {recipe} | {cpu:.1f} | {len(group)} | {statistics.mean(row['steps'] for row in group):.0f} "
             f"| {several(lambda v: v['fdm_error'] / v['copy_error'])} | {several(lambda v: v['information_used'])} "
             f"| {mean(lambda v: v['probe']['linear']):.3f}, {several(lambda v: v['probe']['mlp'])} | {mean(lambda v: v['probe']['commonest']):.3f} "
-            f"| {same} ({statistics.mean(row['alike']['commonest'] for row in group):.2f}) "
+            f"| {others[0]} | {others[1]} "
             f"| {min(min(v['perplexity']) for v in verdicts):.0f} | {min(min(v['codes_used']) for v in verdicts)} of {verdicts[0]['entries']} |"
         )
 

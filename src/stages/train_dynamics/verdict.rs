@@ -11,6 +11,8 @@ use crate::dataset::WindowIndex;
 use crate::stages::Error;
 use crate::train::{DynamicsTrainer, batch};
 
+/// How many windows a probe learns from, for each that it is asked about.
+const KNOWN: usize = 8;
 /// How many windows a pass takes.
 const VERDICT_BATCH: usize = 128;
 
@@ -69,7 +71,7 @@ pub(super) fn judge(
     let probe = match &data.actions {
         None => None,
         Some(actions) => {
-            let training = latents(trainer, task, data, most)?;
+            let training = latents(trainer, task, data, most * KNOWN)?;
             probe(actions, config, &data.shards, (&data.training, &training), (&data.held_out, &held_out), task.seed)?
         }
     };
