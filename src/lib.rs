@@ -45,6 +45,7 @@
 //!
 //! ## Where this departs from the first design
 //!
+//! - A game may be recorded straight into shards (`record`), with no video between: lossless, and true actions lie beside them.
 //! - A model may come from a file (`import_dynamics`), published or ours, and labels like one trained here.
 //! - Initial weights and batches are drawn with PyTorch's generator, in its order: `reference: true` is compared with PyTorch seed by seed,
 //!   since between seeds the error after a short training differs by far more than between implementations.

@@ -18,6 +18,7 @@ pub mod label;
 pub mod record;
 pub mod train_dynamics;
 pub mod train_policy;
+mod training;
 
 /// A stage could not do its task.
 #[derive(Debug, thiserror::Error)]

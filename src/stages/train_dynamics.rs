@@ -65,6 +65,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::training::resume;
 use super::{Done, Error, Workplace, write};
 use crate::dataset::{FileInfo, Shards, WindowIndex};
 use crate::train::metrics::Metrics;
@@ -120,8 +121,7 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let data = Data::open(task, place)?;
     let optim = OptimConfig { precision: task.config.precision, ..OptimConfig::default() };
     let mut trainer = dynamics_trainer(&place.device, &config, &optim, data.supervision(task), task.seed)?;
-    let mut metrics = Metrics::default();
-    let first = resume(trainer.as_mut(), &mut metrics, place)?;
+    let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
     let waited = train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
     let verdict = judge(trainer.as_ref(), task, &data, VERDICT_WINDOWS, true)?;
@@ -188,18 +188,6 @@ impl Data {
         let most = self.labelled.iter().map(|(_, action)| *action).max()?;
         Some(Supervision { actions: most as usize + 1, weight })
     }
-}
-
-/// Takes up the newest checkpoint, if there is one; returns the step to go on with.
-fn resume(trainer: &mut dyn DynamicsTrainer, metrics: &mut Metrics, place: &Workplace) -> Result<u64, Error> {
-    let Some((step, bytes)) = checkpoint::newest(place.store, &place.scratch)? else { return Ok(0) };
-    let file = checkpoint::path(&place.scratch, step);
-    let fault = |reason: String| Error::Checkpoint { file: file.clone(), reason };
-    let (rows, state) = Metrics::unpack(&bytes).map_err(fault)?;
-    trainer.restore(state).map_err(|e| fault(e.to_string()))?;
-    *metrics = rows;
-    place.progress.advance(step);
-    Ok(step)
 }
 
 /// The loop; returns the share of its time in which the networks waited for frames.

@@ -4,7 +4,7 @@
 //! The policy sees one frame, `o[t]`, and learns the latent action before quantisation that followed it, by mean squared error. No IDM
 //! takes part: frames come from the shards, latent actions from the labels. Every `holdout`-th video is kept from training and judges it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::train_dynamics::Refresh;
+use super::training::{resume, verdict_json};
 use super::{Done, Error, Workplace, write};
-use crate::dataset::{FileInfo, Shards, read_labels};
+use crate::dataset::FileInfo;
 use crate::models::{PolicyConfig, Precision, Preset};
 use crate::train::batch::Draws;
 use crate::train::metrics::Metrics;
 use crate::train::schedule::Schedule;
 use crate::train::{OptimConfig, PolicyTrainer, Shown, checkpoint, policy_trainer};
+
+mod data;
+
+use data::Data;
 
 /// Clones a policy that maps a frame to the latent action taken there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,9 +79,6 @@ pub const VERSION: u32 = 1;
 const LOG_EVERY: u64 = 10;
 /// Batches that lie ready before they are needed.
 const AHEAD: usize = 2;
-/// Most frames the verdict is based on, and how many a pass takes.
-const VERDICT_FRAMES: usize = 4096;
-const VERDICT_BATCH: usize = 256;
 /// The gradients' norm is not limited here, as in the published code.
 const UNLIMITED: f64 = 1e9;
 
@@ -158,8 +160,7 @@ pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     let config = PolicyConfig { scale: task.config.resolved_scale(), latent_dim: data.latent_dim, frame_size: data.side, channels: 3 };
     let optim = OptimConfig { precision: task.config.precision, max_grad_norm: UNLIMITED, ..OptimConfig::default() };
     let mut trainer = policy_trainer(&place.device, &config, &optim, task.seed)?;
-    let mut metrics = Metrics::default();
-    let first = resume(trainer.as_mut(), &mut metrics, place)?;
+    let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
     train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
     let verdict = data.judge(trainer.as_ref(), task)?;
@@ -169,118 +170,11 @@ pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     let mut policy = place.store.new_file(&file("policy.safetensors"))?;
     write(&mut policy, &trainer.export(&task.provenance)?)?;
     let mut report = place.store.new_file(&file("verdict.json"))?;
-    let mut json = serde_json::json!({ "sentence": verdict.sentence() });
-    json.as_object_mut().into_iter().for_each(|all| all.extend(serde_json::json!(verdict).as_object().cloned().unwrap_or_default()));
-    write(&mut report, format!("{json:#}\n").as_bytes())?;
+    write(&mut report, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
     let files = vec![policy.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, report.finish(0)?];
     place.store.delete_all(&place.scratch)?;
     let stats = [("training_transitions", data.training.len() as f64), ("error", verdict.error), ("mean_error", verdict.mean_error)];
     Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
-}
-
-/// A labelled frame: its shard, its row there, and where its latent action begins.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    shard: u32,
-    row: u32,
-    label: u32,
-}
-
-/// Frames on disk and latent actions in memory.
-struct Data {
-    shards: Shards,
-    side: usize,
-    /// `[transition, latent_dim]`
-    latent_action: Vec<f32>,
-    latent_dim: usize,
-    training: Vec<Place>,
-    held_out: Vec<Place>,
-}
-
-impl Data {
-    fn open(task: &TrainPolicyTask, place: &Workplace) -> Result<Data, Error> {
-        let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
-        let number: HashMap<&str, u32> = task.shards.iter().zip(0..).map(|(file, number)| (file.blake3.as_str(), number)).collect();
-        let (mut latent_action, mut latent_dim, mut videos) = (Vec::new(), 0, HashMap::new());
-        let (mut training, mut held_out) = (Vec::new(), Vec::new());
-        for file in &task.labels {
-            let labels = read_labels(place.store, &file.path)?;
-            latent_dim = labels.shape.latent_dim;
-            for i in 0..labels.len() {
-                let name = |number: u32| labels.names[number as usize].as_str();
-                let shard = number.get(name(labels.shard[i])).copied();
-                let shard = shard.ok_or_else(|| Error::NoShard { file: file.path.clone(), shard: name(labels.shard[i]).to_owned() })?;
-                let next = videos.len();
-                let video = *videos.entry((shard, name(labels.video[i]).to_owned())).or_insert(next);
-                let kept = task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
-                let label = (latent_action.len() / latent_dim.max(1) + i) as u32;
-                if kept { &mut held_out } else { &mut training }.push(Place { shard, row: labels.row[i], label });
-            }
-            latent_action.extend(labels.latent_action);
-        }
-        let transitions = training.len() + held_out.len();
-        if task.config.holdout == 0 {
-            held_out.clone_from(&training);
-        }
-        for (split, places) in [("training", &training), ("held-out", &held_out)] {
-            if places.is_empty() {
-                return Err(Error::TooFewTransitions { split, transitions, videos: videos.len() });
-            }
-        }
-        let side = shards.frame_size().map_or(0, |size| size.height as usize);
-        Ok(Data { shards, side, latent_action, latent_dim, training, held_out })
-    }
-
-    /// Copies frames and their latent actions.
-    fn gather(&self, places: impl Iterator<Item = Place>) -> Result<(Vec<u8>, Vec<f32>), crate::dataset::Error> {
-        let bytes = self.side * self.side * 3;
-        let (mut frames, mut latent_action) = (Vec::new(), Vec::new());
-        for place in places {
-            let from = frames.len();
-            frames.resize(from + bytes, 0);
-            self.shards.copy(place.shard as usize, place.row as usize, &mut frames[from..])?;
-            latent_action.extend_from_slice(&self.latent_action[place.label as usize * self.latent_dim..][..self.latent_dim]);
-        }
-        Ok((frames, latent_action))
-    }
-
-    /// On frames spread evenly over those held out.
-    fn judge(&self, trainer: &dyn PolicyTrainer, task: &TrainPolicyTask) -> Result<PolicyVerdict, Error> {
-        let count = self.held_out.len().min(VERDICT_FRAMES);
-        let asked: Vec<Place> = (0..count).map(|i| self.held_out[i * self.held_out.len() / count]).collect();
-        let (mut error, mut all) = (0.0_f64, Vec::new());
-        for part in asked.chunks(VERDICT_BATCH) {
-            let (frames, right) = self.gather(part.iter().copied())?;
-            error += squared(trainer.act(&frames)?.iter().zip(&right));
-            all.extend(right);
-        }
-        let mut mean = vec![0.0_f32; self.latent_dim];
-        all.chunks_exact(self.latent_dim).for_each(|row| mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / count as f32));
-        let numbers = all.len() as f64;
-        Ok(PolicyVerdict {
-            training_transitions: self.training.len(),
-            transitions: count,
-            held_out: task.config.holdout > 0,
-            error: error / numbers,
-            mean_error: squared(all.iter().zip(mean.iter().cycle())) / numbers,
-        })
-    }
-}
-
-fn squared<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f32)>) -> f64 {
-    pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum()
-}
-
-/// Takes up the newest checkpoint, if there is one; returns the step to go on with.
-fn resume(trainer: &mut dyn PolicyTrainer, metrics: &mut Metrics, place: &Workplace) -> Result<u64, Error> {
-    let Some((step, bytes)) = checkpoint::newest(place.store, &place.scratch)? else { return Ok(0) };
-    let file = checkpoint::path(&place.scratch, step);
-    let fault = |reason: String| Error::Checkpoint { file: file.clone(), reason };
-    let (rows, state) = Metrics::unpack(&bytes).map_err(fault)?;
-    trainer.restore(state).map_err(|e| fault(e.to_string()))?;
-    *metrics = rows;
-    place.progress.advance(step);
-    Ok(step)
 }
 
 /// The loop.

@@ -12,7 +12,7 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::adam::{Adam, AdamBackend, Flat, OptimConfig, gradients};
-use super::state::{restore_moments, same, save_moments};
+use super::state::{restore_moments, same, save_moments, settings_of};
 use super::{Result, TrainError};
 use crate::models::frames::upload;
 use crate::models::init::Init;
@@ -20,7 +20,7 @@ use crate::models::layers::NetBackend;
 use crate::models::metadata::POLICY_FORMAT;
 use crate::models::policy::Policy;
 use crate::models::weights::{Weights, to_host};
-use crate::models::{Device, ModelError, PolicyConfig};
+use crate::models::{Device, PolicyConfig};
 
 const FORMAT: &str = "lapo-policy-training/1";
 
@@ -180,9 +180,7 @@ where
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
         let weights = Weights::parse(state)?;
-        let settings: Settings = weights
-            .config_of(FORMAT)?
-            .ok_or_else(|| ModelError::Metadata { key: "format", problem: format!("it is not there, expected `{FORMAT}`") })?;
+        let settings: Settings = settings_of(&weights, FORMAT)?;
         let own = self.settings();
         same("policy", &settings.policy, &own.policy)?;
         same("optim", &settings.optim, &own.optim)?;

@@ -5,6 +5,7 @@
 
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Tensor, TensorData};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::adam::{Adam, AdamBackend, Flat, OptimConfig};
@@ -48,9 +49,7 @@ where
 
     pub(super) fn restore_state(&mut self, state: &[u8]) -> Result<()> {
         let weights = Weights::parse(state)?;
-        let settings: Settings = weights
-            .config_of(FORMAT)?
-            .ok_or_else(|| ModelError::Metadata { key: "format", problem: format!("it is not there, expected `{FORMAT}`") })?;
+        let settings: Settings = settings_of(&weights, FORMAT)?;
         let own = self.settings();
         same("dynamics", &settings.dynamics, &own.dynamics)?;
         same("optim", &settings.optim, &own.optim)?;
@@ -79,6 +78,12 @@ where
             codebooks_started: self.codebooks_started,
         }
     }
+}
+
+/// What a checkpoint says of the training it is of.
+pub(super) fn settings_of<T: DeserializeOwned>(weights: &Weights, format: &str) -> Result<T> {
+    let missing = || ModelError::Metadata { key: "format", problem: format!("it is not there, expected `{format}`") };
+    Ok(weights.config_of(format)?.ok_or_else(missing)?)
 }
 
 /// Puts Adam's moments beside the weights.

@@ -9,6 +9,7 @@ that are in it are not run again, so that a grid can be cut short and gone on wi
 
 `--recipe NAME=JSON` adds fields of `train_dynamics` to try: `--recipe 'slow={"learning_rate": 5e-4}'`. `default` and `paper`
 (`reference: true`) are there already, and all that are there are run, but for `--only`. Without a game the table is printed.
+Needs pyarrow and scikit-learn.
 """
 
 import argparse

@@ -9,6 +9,7 @@ use super::probe::{Probe, probe};
 use super::{Data, TrainDynamicsTask, as_batch};
 use crate::dataset::WindowIndex;
 use crate::stages::Error;
+use crate::stages::training::verdict_json;
 use crate::train::{DynamicsTrainer, batch};
 
 /// How many windows a probe learns from, for each that it is asked about.
@@ -172,11 +173,7 @@ impl Verdict {
     }
 
     pub(super) fn json(&self) -> String {
-        let mut value = serde_json::json!({ "sentence": self.sentence(), "information_used": self.information_used() });
-        if let (Some(all), Ok(serde_json::Value::Object(fields))) = (value.as_object_mut(), serde_json::to_value(self)) {
-            all.extend(fields);
-        }
-        format!("{value:#}\n")
+        verdict_json(serde_json::json!({ "sentence": self.sentence(), "information_used": self.information_used() }), self)
     }
 
     /// What the curve of the training shows of it.
