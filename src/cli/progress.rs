@@ -20,7 +20,8 @@ impl Watch for Person {
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         let unit = match plan.kind.as_str() {
             "decode" => "videos",
-            "record" => "episodes",
+            "record" | "evaluate" => "episodes",
+            "train_decoder" => "decoders",
             "train_dynamics" | "train_policy" => "steps",
             _ => "transitions",
         };

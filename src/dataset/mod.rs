@@ -40,7 +40,7 @@ mod store;
 mod table;
 mod window;
 
-pub use actions::{Actions, read_actions};
+pub use actions::{Action, Actions, read_actions};
 pub use error::{Error, Result};
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};

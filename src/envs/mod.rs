@@ -11,7 +11,7 @@ mod state;
 pub mod wrappers;
 
 pub use error::{Error, Result};
-pub use procgen::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, Returns};
+pub use procgen::{Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, Returns};
 
 /// How an environment's last step ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

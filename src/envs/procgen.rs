@@ -10,6 +10,8 @@ use super::libenv::{Libenv, Setting};
 use super::state::State;
 use super::{End, Error, Result, VecEnv};
 
+/// Rows and columns that Procgen draws.
+pub const NATIVE: usize = 64;
 /// Buttons that Procgen's Python package offers together.
 const ACTIONS: i32 = 15;
 /// Abandons an episode.
@@ -140,6 +142,18 @@ pub struct Levels {
     pub count: u32,
 }
 
+impl Levels {
+    /// The number after the last level's.
+    pub fn end(self) -> u64 {
+        u64::from(self.start) + u64::from(self.count)
+    }
+
+    /// Whether Procgen can count so far.
+    pub fn is_valid(self) -> bool {
+        i32::try_from(self.end()).is_ok()
+    }
+}
+
 /// A game, how it is played, and by how many at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcgenConfig {
@@ -210,7 +224,7 @@ impl Procgen {
         };
         int("number of environments", config.count as u64, 1)?;
         let levels = config.levels;
-        int("last level", u64::from(levels.start) + u64::from(levels.count), 0)?;
+        int("last level", levels.end(), 0)?;
         let mode = match config.mode {
             Mode::Easy => 0,
             Mode::Hard => 1,

@@ -1,6 +1,6 @@
-//! What is kept and changed around an environment: the returns of its episodes, and rewards of a learner's size.
+//! What is kept and changed around an environment: the returns of its episodes, rewards of a learner's size, smaller frames.
 
-use super::{End, VecEnv};
+use super::{End, NATIVE, VecEnv};
 
 /// An episode that ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,6 +87,17 @@ impl RewardScale {
     }
 }
 
+/// Appends a frame of a game at `size` x `size`, each pixel the mean of the square it covers.
+pub fn shrink(frame: &[u8], size: usize, out: &mut Vec<u8>) {
+    let by = NATIVE / size;
+    let half = (by * by / 2) as u32;
+    for (row, column, channel) in (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c)))) {
+        let square = (0..by * by).map(|i| (row * by + i / by) * NATIVE + column * by + i % by);
+        let sum: u32 = square.map(|pixel| u32::from(frame[pixel * 3 + channel])).sum();
+        out.push(((sum + half) / (by * by) as u32) as u8);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +130,19 @@ mod tests {
         }
         scale.clip = 2.0;
         assert_eq!(scale.scale(&[1e6], &[End::None]), [2.0]);
+    }
+
+    #[test]
+    fn a_smaller_frame_is_the_mean_of_the_squares_it_covers() {
+        let frame: Vec<u8> = (0..NATIVE * NATIVE * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let mut same = Vec::new();
+        shrink(&frame, 64, &mut same);
+        assert_eq!(same, frame);
+        let mut half = Vec::new();
+        shrink(&frame, 32, &mut half);
+        assert_eq!(half.len(), 32 * 32 * 3);
+        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * NATIVE + x) * 3 + c]);
+        let mean = (at(10, 20, 1) + at(10, 21, 1) + at(11, 20, 1) + at(11, 21, 1)) / 4.0;
+        assert_eq!(f64::from(half[(5 * 32 + 10) * 3 + 1]), (mean + 1e-9).round());
     }
 }

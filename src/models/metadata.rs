@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::weights::Weights;
-use super::{DynamicsConfig, ModelError, PolicyConfig, Result, VqConfig};
+use super::{DecoderConfig, DynamicsConfig, ModelError, PolicyConfig, Result, VqConfig};
 
 const FORMAT: &str = "format";
 const CONFIG: &str = "config";
@@ -15,6 +15,8 @@ const CONFIG: &str = "config";
 pub const DYNAMICS_FORMAT: &str = "lapo-dynamics/2";
 /// What `format` says in a file with a latent policy.
 pub const POLICY_FORMAT: &str = "lapo-policy/1";
+/// What `format` says in a file with a decoder.
+pub const DECODER_FORMAT: &str = "lapo-decoder/1";
 
 impl Weights {
     /// The sizes of the IDM and FDM in this file.
@@ -37,6 +39,12 @@ impl Weights {
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// The sizes of the decoder in this file.
+    pub fn decoder_config(&self) -> Result<DecoderConfig> {
+        let config = self.config_of::<DecoderConfig>(DECODER_FORMAT)?;
+        config.ok_or_else(|| ModelError::Metadata { key: FORMAT, problem: format!("it is not there, expected `{DECODER_FORMAT}`") })
     }
 
     /// Writes a configuration and the format that says how to read it.

@@ -14,7 +14,8 @@
 //! | [`motion`] | what makes the IDM look at changes and keeps latent actions at one size |
 //! | [`vq`] | the bottleneck: latent action -> codes, quantised latent action |
 //! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame |
-//! | [`policy`] | latent policy: one frame -> latent action |
+//! | [`policy`] | latent policy: one frame -> latent action ([`act`]: with a file's weights, on any device) |
+//! | [`decoder`] | latent action -> true action |
 //!
 //! ## What it costs
 //!
@@ -34,9 +35,11 @@
 //! of), [`weights`] (safetensors with the names of the published checkpoints), [`published`] (PyTorch checkpoints), [`config`] (sizes),
 //! [`device`] (where it runs), `gpu` (how a GPU is set up).
 
+pub mod act;
 pub mod config;
 mod conv;
 pub mod cost;
+pub mod decoder;
 pub mod device;
 mod error;
 pub mod fdm;
@@ -57,7 +60,9 @@ pub mod roofline;
 pub mod vq;
 pub mod weights;
 
+pub use act::{Actor, actor};
 pub use config::{CodebookStart, DynamicsConfig, EmaStart, FdmAction, IdmHead, PolicyConfig, Precision, Predict, Preset, VqConfig};
+pub use decoder::{DecoderConfig, LoadedDecoder, Outputs};
 pub use device::Device;
 pub use error::{ModelError, Result};
 pub use label::{Labelled, Labeller, Want, labeller};

@@ -56,14 +56,14 @@ fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
         for (field, wanted, kind) in stage.inputs() {
             let at = path(name, stage, field);
             let found = spec.stages.iter().find(|(other, _)| other == wanted);
-            let right: Vec<&str> = spec.stages.iter().filter(|(_, s)| s.output() == kind).map(|(n, _)| n.as_str()).collect();
+            let right: Vec<&str> = spec.stages.iter().filter(|(_, s)| s.outputs().contains(&kind)).map(|(n, _)| n.as_str()).collect();
             let offer = if right.is_empty() { "this pipeline has none".into() } else { format!("there is: {}", right.join(", ")) };
             match found {
                 None => {
                     let cure = similar(wanted, &names).map_or(offer, |k| format!("did you mean `{k}`?"));
                     faults.at(&at, Part::Value, format!("there is no stage `{wanted}`"), Some(cure));
                 }
-                Some((_, other)) if other.output() != kind => {
+                Some((_, other)) if !other.outputs().contains(&kind) => {
                     let message = format!("`{wanted}` is a `{}` stage, expected one that makes {kind}", other.kind());
                     faults.at(&at, Part::Value, message, Some(offer));
                 }

@@ -8,14 +8,14 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::dataset::Receipt;
-use crate::stages::{decode, import_dynamics, label, record, train_dynamics, train_policy};
+use crate::dataset::{FileInfo, Receipt};
+use crate::stages::{decode, evaluate, import_dynamics, label, record, train_decoder, train_dynamics, train_policy};
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 5] = ["videos", "frames", "labels", "model", "generation"];
+const INPUTS: [&str; 8] = ["videos", "frames", "labels", "model", "true_actions", "policy", "decoders", "generation"];
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
@@ -64,7 +64,7 @@ pub fn of_train_dynamics(task: &train_dynamics::TrainDynamicsTask, generation: u
     let mut fields = start("train_dynamics", train_dynamics::VERSION, &task.config, &resolved);
     flatten(&mut fields, "", json!(task.config.dynamics(task.size)));
     fields.insert("seed".into(), task.seed.into());
-    fields.insert("frames".into(), task.shards.iter().map(|shard| shard.blake3.clone()).collect());
+    fields.insert("frames".into(), digests(&task.shards));
     fields.insert("generation".into(), generation.into());
     if let Some(digest) = &task.actions {
         fields.insert("actions".into(), digest.clone().into());
@@ -92,9 +92,31 @@ pub fn of_train_policy(task: &train_policy::TrainPolicyTask, generation: u64) ->
     let mut fields = start("train_policy", train_policy::VERSION, &task.config, &["labels", "refresh", "preset"]);
     fields.insert("scale".into(), task.config.resolved_scale().into());
     fields.insert("seed".into(), task.seed.into());
-    fields.insert("labels".into(), task.labels.iter().map(|labels| labels.blake3.clone()).collect());
+    fields.insert("labels".into(), digests(&task.labels));
     fields.insert("generation".into(), generation.into());
     fields
+}
+
+/// Decoding: all settings but which stages, the seed, the labels and the true actions.
+pub fn of_train_decoder(task: &train_decoder::TrainDecoderTask) -> Fields {
+    let mut fields = start("train_decoder", train_decoder::VERSION, &task.config, &["labels", "actions"]);
+    fields.insert("seed".into(), task.seed.into());
+    fields.insert("labels".into(), digests(&task.labels));
+    fields.insert("true_actions".into(), digests(&task.actions));
+    fields
+}
+
+/// Evaluation: all settings but which stages, the seed, and who plays.
+pub fn of_evaluate(task: &evaluate::EvaluateTask) -> Fields {
+    let mut fields = start("evaluate", evaluate::VERSION, &task.config, &["policy", "decoder"]);
+    fields.insert("seed".into(), task.seed.into());
+    fields.insert("policy".into(), task.policy.blake3.clone().into());
+    fields.insert("decoders".into(), digests(&task.decoders));
+    fields
+}
+
+fn digests(files: &[FileInfo]) -> Value {
+    files.iter().map(|file| file.blake3.clone()).collect()
 }
 
 fn start(kind: &str, version: u32, config: &impl Serialize, without: &[&str]) -> Fields {

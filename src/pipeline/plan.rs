@@ -8,16 +8,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::check::Checked;
-use super::key::{Fields, Known, key, of_decode, of_import_dynamics, of_label, of_record, settings};
+use super::key::{Fields, Known, key, of_decode, of_evaluate, of_import_dynamics, of_label, of_record, of_train_decoder, settings};
 use super::spec::StageSpec;
 use super::videos::identify;
 use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
 use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
+use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
 use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
 use crate::stages::label::{LabelConfig, LabelTask};
 use crate::stages::record::{RecordConfig, RecordTask};
+use crate::stages::train_decoder::{TrainDecoderConfig, TrainDecoderTask};
 
 mod training;
 
@@ -106,6 +108,8 @@ impl<'a> Planner<'a> {
             StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
             StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
             StageSpec::TrainPolicy(config) => self.train_policy(plan, config, &receipts),
+            StageSpec::TrainDecoder(config) => Ok(self.train_decoder(plan, config, &Known::new(&receipts))),
+            StageSpec::Evaluate(config) => Ok(self.evaluate(plan, config, &Known::new(&receipts))),
         }
     }
 
@@ -195,6 +199,48 @@ impl<'a> Planner<'a> {
         }
         plan
     }
+
+    /// One task: all decoders learn from the same labels.
+    fn train_decoder(&self, mut plan: StagePlan, config: &TrainDecoderConfig, known: &Known) -> StagePlan {
+        let (labels, actions) = (&self.plans[&config.labels], &self.plans[&config.actions]);
+        let task = TrainDecoderTask {
+            config: config.clone(),
+            seed: self.checked.spec.seed,
+            labels: labels.files("labels.parquet"),
+            actions: actions.files("actions.parquet"),
+            provenance: BTreeMap::new(),
+        };
+        let fields = of_train_decoder(&task);
+        plan.settings = settings(&fields);
+        if plan.waits_for([("labels", labels), ("true actions", actions)]) {
+            return plan;
+        }
+        let provenance = BTreeMap::from([("lapo.key".to_owned(), key(&fields))]);
+        let units = config.decoders().len() as u64;
+        let inputs = labels.order.iter().chain(&actions.order).cloned().collect();
+        plan.add(fields, inputs, BTreeMap::new(), units, Task::TrainDecoder(TrainDecoderTask { provenance, ..task }), known);
+        plan
+    }
+
+    /// One task: all decoders play the same levels.
+    fn evaluate(&self, mut plan: StagePlan, config: &EvaluateConfig, known: &Known) -> StagePlan {
+        let (policy, decoder) = (&self.plans[&config.policy], &self.plans[&config.decoder]);
+        let task = EvaluateTask {
+            config: config.clone(),
+            seed: self.checked.spec.seed,
+            policy: policy.files("policy.safetensors").pop().unwrap_or_else(no_file),
+            decoders: decoder.files(".safetensors"),
+        };
+        let fields = of_evaluate(&task);
+        plan.settings = settings(&fields);
+        if plan.waits_for([("policy", policy), ("decoders", decoder)]) {
+            return plan;
+        }
+        let units = config.episodes * (config.baselines() + task.decoders.len() as u64);
+        let inputs = policy.order.iter().chain(&decoder.order).cloned().collect();
+        plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(task), known);
+        plan
+    }
 }
 
 impl StagePlan {
@@ -214,6 +260,19 @@ impl StagePlan {
             receipts: Vec::new(),
             version,
         }
+    }
+
+    /// The files of what is there whose names end so.
+    fn files(&self, end: &str) -> Vec<FileInfo> {
+        self.receipts.iter().flat_map(|receipt| &receipt.files).filter(|file| file.path.ends_with(end)).cloned().collect()
+    }
+
+    /// Whether the stage's one task is not known yet, since an input is still to be made.
+    fn waits_for<const N: usize>(&mut self, inputs: [(&str, &StagePlan); N]) -> bool {
+        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.new > 0) else { return false };
+        self.new = 1;
+        self.why.insert(format!("new {name}"), 1);
+        true
     }
 
     /// Adds a task: re-used where its key has a receipt, else new.

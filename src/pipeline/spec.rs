@@ -13,9 +13,11 @@ use serde_yaml::{Mapping, Value};
 use super::fault::{Faults, similar};
 use super::locate::Part;
 use crate::stages::decode::DecodeConfig;
+use crate::stages::evaluate::EvaluateConfig;
 use crate::stages::import_dynamics::ImportDynamicsConfig;
 use crate::stages::label::LabelConfig;
 use crate::stages::record::RecordConfig;
+use crate::stages::train_decoder::TrainDecoderConfig;
 use crate::stages::train_dynamics::TrainDynamicsConfig;
 use crate::stages::train_policy::TrainPolicyConfig;
 
@@ -55,6 +57,10 @@ pub enum StageSpec {
     Label(LabelConfig),
     /// Labels -> latent policy.
     TrainPolicy(TrainPolicyConfig),
+    /// Labels and a few true actions -> decoders of latent actions.
+    TrainDecoder(TrainDecoderConfig),
+    /// Latent policy and decoders -> what they earn in the game.
+    Evaluate(EvaluateConfig),
 }
 
 /// What a stage makes, and another stage takes.
@@ -68,6 +74,10 @@ pub enum ArtifactKind {
     Labels,
     /// A latent policy.
     Policy,
+    /// What was truly done.
+    Actions,
+    /// Decoders of latent actions.
+    Decoder,
 }
 
 impl std::fmt::Display for ArtifactKind {
@@ -77,12 +87,15 @@ impl std::fmt::Display for ArtifactKind {
             ArtifactKind::Dynamics => "a dynamics model",
             ArtifactKind::Labels => "labels",
             ArtifactKind::Policy => "a latent policy",
+            ArtifactKind::Actions => "true actions",
+            ArtifactKind::Decoder => "decoders",
         })
     }
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 6] = ["decode", "record", "train_dynamics", "import_dynamics", "label", "train_policy"];
+pub const KINDS: [&str; 8] =
+    ["decode", "record", "train_dynamics", "import_dynamics", "label", "train_policy", "train_decoder", "evaluate"];
 
 impl StageSpec {
     /// The kind as the YAML names it.
@@ -94,16 +107,21 @@ impl StageSpec {
             StageSpec::ImportDynamics(_) => KINDS[3],
             StageSpec::Label(_) => KINDS[4],
             StageSpec::TrainPolicy(_) => KINDS[5],
+            StageSpec::TrainDecoder(_) => KINDS[6],
+            StageSpec::Evaluate(_) => KINDS[7],
         }
     }
 
     /// What it makes.
-    pub fn output(&self) -> ArtifactKind {
+    pub fn outputs(&self) -> &'static [ArtifactKind] {
         match self {
-            StageSpec::Decode(_) | StageSpec::Record(_) => ArtifactKind::Frames,
-            StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => ArtifactKind::Dynamics,
-            StageSpec::Label(_) => ArtifactKind::Labels,
-            StageSpec::TrainPolicy(_) => ArtifactKind::Policy,
+            StageSpec::Decode(_) => &[ArtifactKind::Frames],
+            StageSpec::Record(_) => &[ArtifactKind::Frames, ArtifactKind::Actions],
+            StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => &[ArtifactKind::Dynamics],
+            StageSpec::Label(_) => &[ArtifactKind::Labels],
+            StageSpec::TrainPolicy(_) => &[ArtifactKind::Policy],
+            StageSpec::TrainDecoder(_) => &[ArtifactKind::Decoder],
+            StageSpec::Evaluate(_) => &[],
         }
     }
 
@@ -113,6 +131,10 @@ impl StageSpec {
             StageSpec::Decode(_) | StageSpec::Record(_) | StageSpec::ImportDynamics(_) => vec![],
             StageSpec::TrainDynamics(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
             StageSpec::TrainPolicy(c) => vec![("labels", &c.labels, ArtifactKind::Labels)],
+            StageSpec::TrainDecoder(c) => vec![("labels", &c.labels, ArtifactKind::Labels), ("actions", &c.actions, ArtifactKind::Actions)],
+            StageSpec::Evaluate(c) => {
+                vec![("policy", &c.policy, ArtifactKind::Policy), ("decoder", &c.decoder, ArtifactKind::Decoder)]
+            }
             StageSpec::Label(c) => {
                 vec![("frames", &c.frames, ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)]
             }
@@ -126,6 +148,8 @@ impl StageSpec {
             StageSpec::Record(c) => c.validate(),
             StageSpec::TrainDynamics(c) => c.validate(),
             StageSpec::TrainPolicy(c) => c.validate(),
+            StageSpec::TrainDecoder(c) => c.validate(),
+            StageSpec::Evaluate(c) => c.validate(),
             StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
         }
     }
@@ -216,6 +240,8 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
         "import_dynamics" => settings_of(faults, &path, settings).map(StageSpec::ImportDynamics),
         "label" => settings_of(faults, &path, settings).map(StageSpec::Label),
         "train_policy" => settings_of(faults, &path, settings).map(StageSpec::TrainPolicy),
+        "train_decoder" => settings_of(faults, &path, settings).map(StageSpec::TrainDecoder),
+        "evaluate" => settings_of(faults, &path, settings).map(StageSpec::Evaluate),
         kind => unreachable!("{kind} is not in KINDS"),
     }
 }

@@ -1,7 +1,8 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
 //! Reading order: [`decode`] (videos -> shards; [`record`]: from a game), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
-//! (shards + IDM -> latent actions), [`train_policy`] (labels -> latent policy).
+//! (shards + IDM -> latent actions), [`train_policy`] (labels -> latent policy), [`train_decoder`] (labels + true actions -> decoders), [`evaluate`]
+//! (policy + decoders -> returns in the game).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
 use std::collections::BTreeMap;
@@ -13,9 +14,11 @@ use crate::models::Device;
 use crate::train::TrainError;
 
 pub mod decode;
+pub mod evaluate;
 pub mod import_dynamics;
 pub mod label;
 pub mod record;
+pub mod train_decoder;
 pub mod train_dynamics;
 pub mod train_policy;
 mod training;
@@ -96,8 +99,26 @@ pub enum Error {
         /// The size the model was trained on.
         expected: usize,
     },
+    /// Policy and decoder do not fit.
+    #[error("{file}: decodes latent actions of {seen} numbers, the policy's have {expected}")]
+    LatentSize {
+        /// The decoder.
+        file: String,
+        /// Length of the latent actions it decodes.
+        seen: usize,
+        /// Length of the policy's.
+        expected: usize,
+    },
+    /// A game is played with buttons.
+    #[error("{file}: decodes to {axes} continuous numbers, the game takes discrete actions")]
+    Continuous {
+        /// The decoder.
+        file: String,
+        /// Numbers of an action.
+        axes: usize,
+    },
     /// Fewer transitions have a true action than are asked for.
-    #[error("{file}: true actions of {found} transitions in the training episodes, `supervision` asks for {asked}")]
+    #[error("{file}: true actions of {found} transitions in the training videos, {asked} are asked for")]
     TooFewLabels {
         /// The file of true actions.
         file: String,
@@ -139,9 +160,11 @@ impl Error {
             Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
             Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
             Error::TooFewLabels { .. } => {
-                "lower `labels`, or check that its `video` and `frame_index` are those of the decoded videos".into()
+                "ask for fewer, or check that its `video` and `frame_index` are those of the decoded videos".into()
             }
             Error::TooFewTransitions { .. } => "set `holdout: 0` to train on everything, or add videos".into(),
+            Error::LatentSize { .. } => "let `train_decoder` learn from the labels that the policy was cloned from".into(),
+            Error::Continuous { .. } => "give `train_decoder` the actions of this game".into(),
             Error::NoShard { .. } => "run the pipeline again: its frames have changed since they were labelled".into(),
             Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
             Error::Checkpoint { file, .. } => format!("delete {file}: training resumes at the checkpoint before it"),
@@ -177,6 +200,10 @@ pub enum Task {
     Label(label::LabelTask),
     /// All labels become one policy.
     TrainPolicy(Box<train_policy::TrainPolicyTask>),
+    /// Labels and true actions become decoders.
+    TrainDecoder(train_decoder::TrainDecoderTask),
+    /// A policy plays.
+    Evaluate(evaluate::EvaluateTask),
 }
 
 /// What a finished task says of itself; it becomes the receipt.

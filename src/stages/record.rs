@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace};
 use crate::dataset::{Column, Compression, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord, schema, write_table};
-use crate::envs::{End, Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv, maze};
+use crate::envs::wrappers::shrink;
+use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, VecEnv, maze};
 use crate::train::batch;
 
 /// Records a game of Procgen, straight into shards.
@@ -77,8 +78,6 @@ pub enum Player {
 
 /// The version of what this stage does: raise it when the same settings give other bytes.
 pub const VERSION: u32 = 1;
-/// Rows and columns that Procgen draws.
-const NATIVE: usize = 64;
 /// Frames a second, as Procgen's own players have it.
 const FPS: f64 = 15.0;
 /// Left, right, down, up.
@@ -116,8 +115,7 @@ impl RecordConfig {
         expect([16, 32, 64].contains(&self.size), "size", format!("is {}", self.size), "expected 64, 32 or 16");
         let fits = self.min_frames <= self.max_frames && self.max_frames > 0;
         expect(fits, "max_frames", format!("is {}", self.max_frames), "expected at least 1, and at least `min_frames`");
-        let last = u64::from(self.levels.start) + u64::from(self.levels.count);
-        expect(i32::try_from(last).is_ok(), "levels", format!("end at {last}"), "expected numbers below 2,147,483,648");
+        expect(self.levels.is_valid(), "levels", format!("end at {}", self.levels.end()), "expected numbers below 2,147,483,648");
         faults
     }
 
@@ -224,17 +222,6 @@ fn play(config: &RecordConfig, game: &mut Procgen, rng: &mut ChaCha8Rng) -> Resu
     }
 }
 
-/// Appends a frame of the game, each pixel the mean of the square it covers.
-fn shrink(frame: &[u8], size: usize, out: &mut Vec<u8>) {
-    let by = NATIVE / size;
-    let half = (by * by / 2) as u32;
-    for (row, column, channel) in (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c)))) {
-        let square = (0..by * by).map(|i| (row * by + i / by) * NATIVE + column * by + i % by);
-        let sum: u32 = square.map(|pixel| u32::from(frame[pixel * 3 + channel])).sum();
-        out.push(((sum + half) / (by * by) as u32) as u8);
-    }
-}
-
 /// What was done and earned, row by row.
 #[derive(Default)]
 struct Taken {
@@ -267,20 +254,6 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_smaller_frame_is_the_mean_of_the_squares_it_covers() {
-        let frame: Vec<u8> = (0..NATIVE * NATIVE * 3).map(|i| (i * 7 % 251) as u8).collect();
-        let mut same = Vec::new();
-        shrink(&frame, 64, &mut same);
-        assert_eq!(same, frame);
-        let mut half = Vec::new();
-        shrink(&frame, 32, &mut half);
-        assert_eq!(half.len(), 32 * 32 * 3);
-        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * NATIVE + x) * 3 + c]);
-        let mean = (at(10, 20, 1) + at(10, 21, 1) + at(11, 20, 1) + at(11, 21, 1)) / 4.0;
-        assert_eq!(f64::from(half[(5 * 32 + 10) * 3 + 1]), (mean + 1e-9).round());
-    }
 
     #[test]
     fn more_episodes_leave_the_first_tasks_as_they_are() {

@@ -1,13 +1,14 @@
 //! What every training stage shares: batches go in, better weights come out.
 //!
-//! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it; [`cloning`], that of the policy. [`adam`] is the optimiser,
-//! [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way;
+//! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it; [`cloning`], that of the policy;
+//! [`decoding`], that of decoders. [`adam`] is the optimiser, [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way;
 //! [`probe`] measures latent actions against true ones.
 
 pub mod adam;
 pub mod batch;
 pub mod checkpoint;
 pub mod cloning;
+pub mod decoding;
 pub mod dynamics;
 mod error;
 pub mod metrics;

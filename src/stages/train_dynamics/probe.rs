@@ -46,7 +46,7 @@ impl TrueActions {
     fn of(&self, shards: &Shards, index: &WindowIndex, window: usize) -> Result<Option<u32>, Error> {
         let place = index.locate(window);
         let (shard, row) = (shards.shard(place.shard)?, place.row + self.context);
-        Ok(self.actions.get(shard.video(row), shard.frame_index(row)))
+        Ok(self.actions.discrete(shard.video(row), shard.frame_index(row)))
     }
 
     /// So many windows whose action is known, drawn at random; fewer if there are not so many.

@@ -1,0 +1,153 @@
+//! The decoder of latent actions: a latent action goes in, the true action it stands for comes out.
+//!
+//! [`Decoder`] is the network; [`LoadedDecoder`] is one with its sizes, ready to decode. It is so small that it always runs on the CPU.
+
+use std::collections::BTreeMap;
+
+use burn::backend::Flex;
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::init::Init;
+use super::layers::{Linear, NetBackend, relu};
+use super::metadata::DECODER_FORMAT;
+use super::weights::{Weights, to_host};
+use super::{ModelError, Result};
+
+/// What a decoder's numbers mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outputs {
+    /// The logarithm of each action's likelihood, up to a constant.
+    Discrete {
+        /// How many actions there are.
+        actions: usize,
+    },
+    /// The action itself.
+    Continuous {
+        /// Numbers an action has.
+        axes: usize,
+    },
+}
+
+impl Outputs {
+    /// How many numbers there are.
+    pub fn width(self) -> usize {
+        match self {
+            Outputs::Discrete { actions } => actions,
+            Outputs::Continuous { axes } => axes,
+        }
+    }
+}
+
+/// The sizes of a decoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecoderConfig {
+    /// Length of the latent actions it decodes.
+    pub latent_dim: usize,
+    /// Width of each hidden layer, the first one first.
+    pub hidden: Vec<usize>,
+    /// What comes out.
+    pub outputs: Outputs,
+}
+
+/// Linear layers with ReLU between them.
+#[derive(Module, Debug)]
+pub struct Decoder<B: Backend> {
+    layers: Vec<Linear<B>>,
+}
+
+impl<B: NetBackend> Decoder<B> {
+    /// A decoder with fresh weights.
+    pub fn new(init: &mut Init<'_, B>, config: &DecoderConfig) -> Self {
+        let widths: Vec<usize> =
+            [config.latent_dim].into_iter().chain(config.hidden.iter().copied()).chain([config.outputs.width()]).collect();
+        Decoder { layers: widths.windows(2).map(|pair| Linear::new(init, pair[0], pair[1])).collect() }
+    }
+
+    /// # Shapes
+    /// - `latent_action`: `[batch, latent_dim]`
+    /// - output: `[batch, outputs]`
+    pub fn forward(&self, latent_action: Tensor<B, 2>) -> Tensor<B, 2> {
+        let (first, rest) = self.layers.split_first().expect("there is at least one layer");
+        rest.iter().fold(first.forward(latent_action), |x, layer| layer.forward(relu(x)))
+    }
+
+    /// The decoder that does to `x` what this one does to `(x - mean) / deviation`.
+    #[must_use]
+    pub fn after_normalising(mut self, mean: &[f32], deviation: &[f32], device: &B::Device) -> Self {
+        let row = |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [1, mean.len()]), device);
+        let first = &mut self.layers[0];
+        let weight = first.weight.val() * row(deviation.iter().map(|deviation| 1.0 / deviation).collect());
+        let bias = first.bias.val() - (weight.clone() * row(mean.to_vec())).sum_dim(1).squeeze_dim(1);
+        first.weight = first.weight.clone().map(|_| weight);
+        first.bias = first.bias.clone().map(|_| bias);
+        self
+    }
+
+    /// The decoder whose answers are this one's, times `deviation`, plus `mean`.
+    #[must_use]
+    pub fn before_scaling(mut self, mean: &[f32], deviation: &[f32], device: &B::Device) -> Self {
+        let values = |values: &[f32]| Tensor::<B, 1>::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
+        let last = self.layers.last_mut().expect("there is at least one layer");
+        let weight = last.weight.val() * values(deviation).unsqueeze_dim(1);
+        let bias = last.bias.val() * values(deviation) + values(mean);
+        last.weight = last.weight.clone().map(|_| weight);
+        last.bias = last.bias.clone().map(|_| bias);
+        self
+    }
+}
+
+/// A decoder, its sizes, and what its file says of its origin.
+#[derive(Clone, Debug)]
+pub struct LoadedDecoder {
+    /// Free text by key.
+    pub metadata: BTreeMap<String, String>,
+    /// Its sizes.
+    pub config: DecoderConfig,
+    net: Decoder<Flex>,
+}
+
+impl LoadedDecoder {
+    /// A trained network of these sizes.
+    pub fn new(config: DecoderConfig, net: Decoder<Flex>) -> Self {
+        LoadedDecoder { metadata: BTreeMap::new(), config, net }
+    }
+
+    /// Reads a safetensors file.
+    pub fn load(file: &[u8]) -> Result<Self> {
+        let (weights, device) = (Weights::parse(file)?, Default::default());
+        let config = weights.decoder_config()?;
+        let net = weights.load("decoder", Decoder::new(&mut Init::new(0, &device), &config), &device)?;
+        Ok(LoadedDecoder { metadata: weights.metadata, config, net })
+    }
+
+    /// The weights as a safetensors file.
+    pub fn export(&self) -> Result<Vec<u8>> {
+        let mut weights = Weights::default();
+        weights.metadata.clone_from(&self.metadata);
+        weights.describe(DECODER_FORMAT, &self.config);
+        weights.store::<Flex, _>("decoder", &self.net)?;
+        Ok(weights.to_bytes())
+    }
+
+    /// What the latent actions stand for.
+    ///
+    /// # Shapes
+    /// - `latent_action`: `[batch, latent_dim]`
+    /// - output: `[batch, outputs]`
+    pub fn decode(&self, latent_action: &[f32]) -> Result<Vec<f32>> {
+        let (dim, length) = (self.config.latent_dim, latent_action.len());
+        if !length.is_multiple_of(dim) {
+            let expected = format!("a multiple of {dim} numbers");
+            return Err(ModelError::Frames { what: "latent actions", seen: format!("{length} numbers"), expected });
+        }
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let latent_action = TensorData::new(latent_action.to_vec(), [length / dim, dim]);
+        to_host(self.net.forward(Tensor::from_data(latent_action, &Default::default())))
+    }
+}

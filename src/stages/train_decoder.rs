@@ -1,0 +1,343 @@
+//! Stage 3, offline: decoders from latent to true actions, learnt from a few transitions whose true action is known (LAPO, section 4.4).
+//! In: labels and true actions; out: a decoder for each number of transitions and each draw of them, and their accuracy, `curve.parquet`.
+//!
+//! Which transitions are drawn depends on the seed and on the transitions alone: the 64 of one draw are among its 256, and neither changes
+//! when other numbers are asked for. Every `holdout`-th video is kept from all of them and judges all of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Done, Error, Workplace, write};
+use crate::dataset::{Action, Actions, Column, FileInfo, Labels, read_labels, write_table};
+use crate::models::{DecoderConfig, LoadedDecoder, Outputs};
+use crate::train::decoding::{Answers, Fit, Pairs, Spread, Sums, fit};
+
+/// Learns what true action a latent action stands for, from a few transitions where both are known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainDecoderConfig {
+    /// The `label` stage whose latent actions are decoded.
+    pub labels: String,
+    /// The stage that knows what was truly done: `record` or `import_actions`.
+    pub actions: String,
+    /// From how many transitions to learn; a decoder for each number. Default `[256]`; the paper's curve goes from 16 to 8192.
+    #[serde(default = "default_transitions")]
+    pub transitions: Vec<usize>,
+    /// How often to draw so many transitions: a decoder for each draw. Default 3.
+    #[serde(default = "default_draws")]
+    pub draws: u64,
+    /// Width of each hidden layer. Default `[128, 128]`.
+    #[serde(default = "default_hidden")]
+    pub hidden: Vec<usize>,
+    /// Optimiser steps.
+    #[serde(default = "default_steps")]
+    pub steps: u64,
+    /// Transitions a step.
+    #[serde(default = "default_batch")]
+    pub batch: usize,
+    /// Adam's learning rate at the start; it falls to 0.
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f64,
+    /// Share of an action's likelihood that is spread over all of them, against overconfidence. Discrete actions only.
+    #[serde(default = "default_label_smoothing")]
+    pub label_smoothing: f64,
+    /// Every `holdout`-th video is kept from training and judges the decoders; 0: none is.
+    #[serde(default = "default_holdout")]
+    pub holdout: usize,
+}
+
+fn default_transitions() -> Vec<usize> {
+    vec![256]
+}
+fn default_draws() -> u64 {
+    3
+}
+fn default_hidden() -> Vec<usize> {
+    vec![128, 128]
+}
+fn default_steps() -> u64 {
+    1000
+}
+fn default_batch() -> usize {
+    256
+}
+fn default_learning_rate() -> f64 {
+    1e-3
+}
+fn default_label_smoothing() -> f64 {
+    0.05
+}
+fn default_holdout() -> usize {
+    5
+}
+
+/// The version of what this stage does: raise it when the same labels and settings give other decoders.
+pub const VERSION: u32 = 1;
+/// Most held-out transitions that judge a decoder.
+const ASKED: usize = 8192;
+
+/// The labels of one version of a dataset, true actions, and how to learn from them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainDecoderTask {
+    /// The stage's settings.
+    pub config: TrainDecoderConfig,
+    /// Seeds weights, batches and which transitions are drawn.
+    pub seed: u64,
+    /// Files of labels, in the dataset's order.
+    pub labels: Vec<FileInfo>,
+    /// Files of true actions.
+    pub actions: Vec<FileInfo>,
+    /// What the weights' files say of their origin.
+    pub provenance: BTreeMap<String, String>,
+}
+
+impl TrainDecoderConfig {
+    /// Faults of single fields: `(field, what is wrong, cure)`.
+    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut faults = Vec::new();
+        let mut expect = |holds: bool, field, seen: String, cure| {
+            if !holds {
+                faults.push((field, seen, cure));
+            }
+        };
+        expect(!self.transitions.is_empty(), "transitions", "is empty".into(), "expected at least one number, e.g. [64, 256]");
+        expect(!self.transitions.contains(&0), "transitions", "has a 0".into(), "expected numbers of at least 1");
+        expect(self.draws > 0, "draws", "is 0".into(), "expected at least 1");
+        expect(!self.hidden.contains(&0), "hidden", "has a 0".into(), "expected widths of at least 1; [] for a linear decoder");
+        expect(self.steps > 0, "steps", "is 0".into(), "expected at least 1");
+        expect(self.batch > 0, "batch", "is 0".into(), "expected at least 1");
+        let (rate, smoothing) = (self.learning_rate, self.label_smoothing);
+        expect(rate.is_finite() && rate > 0.0, "learning_rate", format!("is {rate}"), "expected a number above 0");
+        expect((0.0..1.0).contains(&smoothing), "label_smoothing", format!("is {smoothing}"), "expected a share, 0 to below 1");
+        expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every video from training; expected 0 (none) or at least 2");
+        faults
+    }
+
+    /// Every decoder that is asked for: how many transitions, and which draw of them.
+    pub fn decoders(&self) -> Vec<(usize, u64)> {
+        let numbers: BTreeSet<usize> = self.transitions.iter().copied().collect();
+        numbers.into_iter().flat_map(|transitions| (0..self.draws).map(move |draw| (transitions, draw))).collect()
+    }
+}
+
+/// Trains and judges every decoder.
+pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
+    let known = Known::read(task, place)?;
+    let TrainDecoderConfig { hidden, steps, batch, learning_rate, label_smoothing, .. } = task.config.clone();
+    let how = Fit { hidden: hidden.clone(), steps, batch, learning_rate, label_smoothing };
+    let config = DecoderConfig { latent_dim: known.latent_dim, hidden, outputs: known.outputs };
+    let (mut files, mut curve) = (Vec::new(), Curve::default());
+    for (transitions, draw) in task.config.decoders() {
+        let pairs = known.draws[draw as usize].take(&(0..transitions).collect::<Vec<_>>());
+        let mut decoder = fit(&config, &how, &pairs, &known.spread, task.seed.wrapping_add(draw))?;
+        decoder.metadata.clone_from(&task.provenance);
+        decoder.metadata.insert("lapo.transitions".into(), transitions.to_string());
+        decoder.metadata.insert("lapo.draw".into(), draw.to_string());
+        let mut file = place.store.new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", place.folder))?;
+        write(&mut file, &decoder.export()?)?;
+        files.push(file.finish(0)?);
+        let score = curve.add(transitions, draw, &decoder, &known.asked)?;
+        place.progress.note(&format!("{transitions} transitions: {score:.3}"));
+        place.progress.advance(1);
+    }
+    place.progress.say(&curve.sentence(&known.asked, task.config.holdout > 0));
+    files.push(curve.write(place)?);
+    let stats = [("known", known.count as f64), ("held_out", known.asked.len() as f64)];
+    Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
+}
+
+/// What is known: transitions to learn from, draw by draw, and some to be asked about.
+struct Known {
+    latent_dim: usize,
+    outputs: Outputs,
+    /// Of every latent action, whether its true action is known or not.
+    spread: Spread,
+    /// The most transitions asked for, in the order in which fewer are taken.
+    draws: Vec<Pairs>,
+    asked: Pairs,
+    /// Transitions that were to choose from.
+    count: usize,
+}
+
+impl Known {
+    fn read(task: &TrainDecoderTask, place: &Workplace) -> Result<Known, Error> {
+        let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
+        let actions = Actions::read(place.store, &paths)?;
+        let most = task.config.transitions.iter().copied().max().unwrap_or(0);
+        let mut draws: Vec<Lowest> = (0..task.config.draws).map(|_| Lowest::new(most)).collect();
+        let (mut asked, mut sums, mut latent_dim, mut count) = (Lowest::new(ASKED), Sums::default(), 0, 0);
+        let mut videos = HashMap::new();
+        for (at, file) in task.labels.iter().enumerate() {
+            let labels = read_labels(place.store, &file.path)?;
+            latent_dim = labels.shape.latent_dim;
+            sums.add(&labels.latent_action, latent_dim);
+            for i in 0..labels.len() {
+                let next = videos.len();
+                let video = *videos.entry((at, labels.video[i])).or_insert(next);
+                let Some(action) = actions.get(video_of(&labels, i), labels.frame_index[i]) else { continue };
+                let kept = task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
+                let row = || (labels.latent_action[i * latent_dim..][..latent_dim].to_vec(), owned(action));
+                if kept || task.config.holdout == 0 {
+                    asked.offer(rank(&labels, i, task.seed, u64::MAX), row);
+                }
+                if !kept {
+                    count += 1;
+                    draws.iter_mut().zip(0..).for_each(|(draw, number)| draw.offer(rank(&labels, i, task.seed, number), row));
+                }
+            }
+        }
+        let file = || paths.join(", ");
+        if count < most {
+            return Err(Error::TooFewLabels { file: file(), found: count, asked: most });
+        }
+        if asked.rows.is_empty() {
+            return Err(Error::TooFewTransitions { split: "held-out", transitions: count, videos: videos.len() });
+        }
+        let outputs = match actions.axes() {
+            Some(axes) => Outputs::Continuous { axes },
+            None => Outputs::Discrete { actions: actions.count() },
+        };
+        let pairs = |lowest: Lowest| lowest.pairs(outputs);
+        Ok(Known {
+            latent_dim,
+            outputs,
+            spread: sums.spread(),
+            draws: draws.into_iter().map(pairs).collect(),
+            asked: asked.pairs(outputs),
+            count,
+        })
+    }
+}
+
+fn video_of(labels: &Labels, row: usize) -> &str {
+    &labels.names[labels.video[row] as usize]
+}
+
+/// A number that decides which transitions are drawn: random, and the same wherever the transition stands.
+fn rank(labels: &Labels, row: usize, seed: u64, draw: u64) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(&draw.to_le_bytes()).update(&labels.frame_index[row].to_le_bytes());
+    hasher.update(video_of(labels, row).as_bytes());
+    u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+/// The action of one transition.
+type Row = (Vec<f32>, (u32, Vec<f32>));
+
+fn owned(action: Action<'_>) -> (u32, Vec<f32>) {
+    match action {
+        Action::Discrete(number) => (number, vec![]),
+        Action::Continuous(numbers) => (0, numbers.to_vec()),
+    }
+}
+
+/// The transitions of lowest rank, at most so many.
+struct Lowest {
+    most: usize,
+    rows: BTreeMap<u64, Row>,
+}
+
+impl Lowest {
+    fn new(most: usize) -> Self {
+        Lowest { most, rows: BTreeMap::new() }
+    }
+
+    fn offer(&mut self, rank: u64, row: impl Fn() -> Row) {
+        let full = self.rows.len() == self.most;
+        if full && self.rows.last_key_value().is_none_or(|(highest, _)| rank > *highest) {
+            return;
+        }
+        self.rows.insert(rank, row());
+        if self.rows.len() > self.most {
+            self.rows.pop_last();
+        }
+    }
+
+    fn pairs(self, outputs: Outputs) -> Pairs {
+        let rows = self.rows.into_values().collect::<Vec<_>>();
+        let action = match outputs {
+            Outputs::Discrete { .. } => Answers::Discrete(rows.iter().map(|(_, (number, _))| *number).collect()),
+            Outputs::Continuous { axes } => Answers::Continuous(rows.iter().flat_map(|(_, (_, numbers))| numbers.clone()).collect(), axes),
+        };
+        Pairs { latent_action: rows.into_iter().flat_map(|(latent_action, _)| latent_action).collect(), action }
+    }
+}
+
+/// How well each decoder tells the true actions it is asked for.
+#[derive(Default)]
+struct Curve {
+    transitions: Vec<u64>,
+    draw: Vec<u64>,
+    accuracy: Vec<Option<f64>>,
+    r2: Vec<Option<f64>>,
+}
+
+impl Curve {
+    fn add(&mut self, transitions: usize, draw: u64, decoder: &LoadedDecoder, asked: &Pairs) -> Result<f64, Error> {
+        let told = decoder.decode(&asked.latent_action)?;
+        let (accuracy, r2) = match &asked.action {
+            Answers::Discrete(right) => (Some(accuracy(&told, right)), None),
+            Answers::Continuous(right, axes) => (None, Some(r2(&told, right, *axes))),
+        };
+        self.transitions.push(transitions as u64);
+        self.draw.push(draw);
+        self.accuracy.push(accuracy);
+        self.r2.push(r2);
+        Ok(accuracy.or(r2).unwrap_or(f64::NAN))
+    }
+
+    /// The curve in words: the mean over draws, for each number of transitions.
+    fn sentence(&self, asked: &Pairs, held_out: bool) -> String {
+        let mut means: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+        for (i, transitions) in self.transitions.iter().enumerate() {
+            let (sum, count) = means.entry(*transitions).or_default();
+            *sum += self.accuracy[i].or(self.r2[i]).unwrap_or(f64::NAN);
+            *count += 1.0;
+        }
+        let whose = if held_out { "held-out" } else { "training" };
+        let means: Vec<String> = means.into_iter().map(|(number, (sum, count))| format!("{:.3} from {number}", sum / count)).collect();
+        let what = match &asked.action {
+            Answers::Discrete(right) => format!("right on {whose} transitions (the commonest action: {:.3})", commonest(right)),
+            Answers::Continuous(..) => format!("R2 on {whose} transitions"),
+        };
+        format!("decoders are {what}: {}", means.join(", "))
+    }
+
+    fn write(self, place: &Workplace) -> Result<FileInfo, Error> {
+        let columns = [
+            ("transitions", Column::U64(self.transitions)),
+            ("draw", Column::U64(self.draw)),
+            ("accuracy", Column::F64(self.accuracy)),
+            ("r2", Column::F64(self.r2)),
+        ];
+        Ok(write_table(place.store, &format!("{}/curve.parquet", place.folder), &columns)?)
+    }
+}
+
+fn accuracy(told: &[f32], right: &[u32]) -> f64 {
+    let width = told.len() / right.len();
+    let best = |row: &[f32]| (0..width).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
+    told.chunks_exact(width).zip(right).filter(|(row, right)| best(row) == **right).count() as f64 / right.len() as f64
+}
+
+fn commonest(actions: &[u32]) -> f64 {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    actions.iter().for_each(|action| *counts.entry(*action).or_default() += 1);
+    counts.into_values().max().unwrap_or(0) as f64 / actions.len() as f64
+}
+
+/// Share of the variance that is explained, the mean over axes; an axis that never changes does not count.
+fn r2(told: &[f32], right: &[f32], axes: usize) -> f64 {
+    let of_axis = |axis: usize| {
+        let column = |values: &[f32]| values.iter().skip(axis).step_by(axes).map(|v| f64::from(*v)).collect::<Vec<_>>();
+        let (told, right) = (column(told), column(right));
+        let mean = right.iter().sum::<f64>() / right.len() as f64;
+        let all: f64 = right.iter().map(|v| (v - mean).powi(2)).sum();
+        let off: f64 = told.iter().zip(&right).map(|(told, right)| (told - right).powi(2)).sum();
+        (all > 0.0).then(|| 1.0 - off / all)
+    };
+    let known: Vec<f64> = (0..axes).filter_map(of_axis).collect();
+    known.iter().sum::<f64>() / known.len().max(1) as f64
+}
