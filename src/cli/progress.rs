@@ -22,6 +22,7 @@ impl Watch for Person {
             "decode" => "videos",
             "record" | "evaluate" => "episodes",
             "train_decoder" => "decoders",
+            "import_actions" => "shards",
             "train_dynamics" | "train_policy" => "steps",
             _ => "transitions",
         };

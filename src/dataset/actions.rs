@@ -1,16 +1,8 @@
-//! What an agent truly did, where somebody recorded it.
-//!
-//! In: Parquet with `video`, `frame_index` and `action`, of ours or of the user's. Out: [`Actions`]. Start at [`Actions::read`].
+//! What an agent truly did, where somebody recorded it: rows go in, the action at any frame of any video comes out.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::Path;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type};
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::file::reader::ChunkReader;
-
+use super::action_rows::ActionRows;
 use super::error::{Error, Result};
 use super::store::Store;
 
@@ -28,35 +20,44 @@ pub enum Action<'a> {
 pub struct Actions {
     /// Where a frame's action lies.
     by_video: HashMap<String, HashMap<u32, usize>>,
-    /// Numbers an action has; 0: it is discrete.
-    axes: usize,
-    discrete: Vec<u32>,
-    /// `[action, axis]`
-    continuous: Vec<f32>,
+    rows: ActionRows,
 }
 
 impl Actions {
     /// Reads files of a workspace.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it: a column that is missing or of another type, a value below zero or missing, a frame with
-    /// two actions, actions of another kind than those before.
+    /// Names the files and what is wrong with them, such as a frame with two actions.
     pub fn read(store: &Store, paths: &[String]) -> Result<Actions> {
-        let mut actions = Actions::default();
-        for path in paths {
-            actions.add(path, store.map(path)?)?;
-        }
-        Ok(actions)
+        let rows = ActionRows::read(store, paths)?;
+        Actions::new(rows).map_err(|reason| Error::Actions { path: paths.join(", "), reason })
     }
 
-    /// What was done at frame `frame_index` of a video, that is between it and the next. The file may name videos by path or by file name.
+    /// Sorts rows by video and frame.
+    ///
+    /// # Errors
+    /// Names the frame that has two actions.
+    pub fn new(rows: ActionRows) -> Result<Actions, String> {
+        let mut by_video: HashMap<String, HashMap<u32, usize>> = HashMap::new();
+        for (row, (video, frame)) in rows.video.iter().zip(&rows.frame_index).enumerate() {
+            let of_video = match by_video.get_mut(video) {
+                Some(found) => found,
+                None => by_video.entry(video.to_owned()).or_default(),
+            };
+            if of_video.insert(*frame, row).is_some() {
+                return Err(format!("frame {frame} of `{video}` has two actions"));
+            }
+        }
+        Ok(Actions { by_video, rows })
+    }
+
+    /// What was done at frame `frame_index` of a video, that is between it and the next.
     #[must_use]
     pub fn get(&self, video: &str, frame_index: u32) -> Option<Action<'_>> {
-        let name = video.rsplit('/').next().unwrap_or(video);
-        let at = *self.by_video.get(video).or_else(|| self.by_video.get(name))?.get(&frame_index)?;
-        Some(match self.axes {
-            0 => Action::Discrete(self.discrete[at]),
-            axes => Action::Continuous(&self.continuous[at * axes..][..axes]),
+        let row = self.row(video, frame_index)?;
+        Some(match self.rows.axes {
+            0 => Action::Discrete(self.rows.discrete[row]),
+            axes => Action::Continuous(&self.rows.continuous[row * axes..][..axes]),
         })
     }
 
@@ -72,144 +73,29 @@ impl Actions {
     /// How many numbers an action has; none if it is one of a few.
     #[must_use]
     pub fn axes(&self) -> Option<usize> {
-        (self.axes > 0).then_some(self.axes)
+        (self.rows.axes > 0).then_some(self.rows.axes)
     }
 
     /// How many discrete actions there are: every one of them is a number below.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.discrete.iter().max().map_or(0, |most| *most as usize + 1)
+        self.rows.discrete.iter().max().map_or(0, |most| *most as usize + 1)
     }
 
-    fn add(&mut self, path: &str, file: impl ChunkReader + 'static) -> Result<()> {
-        let wrong = |reason: String| Error::Actions { path: path.to_owned(), reason };
-        // Without the writer's own schema strings are plain strings, however the writer held them.
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).map_err(|cause| wrong(cause.to_string()))?;
-        let reader = builder.build().map_err(|cause| wrong(cause.to_string()))?;
-        for batch in reader {
-            self.extend(&batch.map_err(|cause| wrong(cause.to_string()))?).map_err(wrong)?;
-        }
-        Ok(())
+    /// The row of a frame's action.
+    #[must_use]
+    pub fn row(&self, video: &str, frame_index: u32) -> Option<usize> {
+        self.by_video.get(video)?.get(&frame_index).copied()
     }
 
-    fn extend(&mut self, batch: &RecordBatch) -> Result<(), String> {
-        let videos = whole(batch, "video")?.as_string_opt::<i32>().ok_or("column `video` is not text")?;
-        let frames = counts("frame_index", whole(batch, "frame_index")?)?;
-        let column = whole(batch, "action")?;
-        let (axes, before) = (axes_of(column), self.discrete.len() + self.continuous.len() / self.axes.max(1));
-        if before > 0 && axes != self.axes {
-            return Err(format!("column `action` has {axes} numbers a row, those before have {}", self.axes));
-        }
-        self.axes = axes;
-        match axes {
-            0 => self.discrete.extend(counts("action", column)?),
-            axes => self.continuous.extend(vectors(column, axes)?),
-        }
-        for (i, (video, frame)) in videos.iter().flatten().zip(frames).enumerate() {
-            let of_video = match self.by_video.get_mut(video) {
-                Some(found) => found,
-                None => self.by_video.entry(video.to_owned()).or_default(),
-            };
-            if of_video.insert(frame, before + i).is_some() {
-                return Err(format!("frame {frame} of `{video}` has two actions"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reads a file of the user's.
-///
-/// # Errors
-/// As [`Actions::read`].
-pub fn read_actions(path: &Path) -> Result<Actions> {
-    let name = path.display().to_string();
-    let file = File::open(path).map_err(|cause| Error::Actions { path: name.clone(), reason: cause.to_string() })?;
-    let mut actions = Actions::default();
-    actions.add(&name, file)?;
-    Ok(actions)
-}
-
-/// A column without missing values.
-fn whole<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, String> {
-    let column = batch.column_by_name(name).ok_or_else(|| format!("it has no column `{name}`"))?;
-    if column.null_count() == 0 { Ok(column) } else { Err(format!("column `{name}` has missing values")) }
-}
-
-/// Numbers a continuous action has; 0 where the column is not of continuous actions.
-fn axes_of(column: &ArrayRef) -> usize {
-    match column.data_type() {
-        DataType::Float32 | DataType::Float64 => 1,
-        DataType::List(_) => column.as_list::<i32>().iter().flatten().next().map_or(1, |first| first.len()),
-        DataType::FixedSizeList(_, length) => usize::try_from(*length).unwrap_or(1),
-        _ => 0,
-    }
-}
-
-/// The numbers of continuous actions, `axes` to a row.
-fn vectors(column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String> {
-    let rows: Vec<ArrayRef> = match column.data_type() {
-        DataType::List(_) => column.as_list::<i32>().iter().flatten().collect(),
-        DataType::FixedSizeList(..) => column.as_fixed_size_list().iter().flatten().collect(),
-        _ => (0..column.len()).map(|row| column.slice(row, 1)).collect(),
-    };
-    let mut numbers = Vec::with_capacity(rows.len() * axes);
-    for row in rows {
-        if row.len() != axes || row.null_count() > 0 {
-            return Err(format!("column `action` has {} numbers in a row, those before have {axes}", row.len() - row.null_count()));
-        }
-        match row.data_type() {
-            DataType::Float32 => numbers.extend_from_slice(row.as_primitive::<Float32Type>().values()),
-            DataType::Float64 => numbers.extend(row.as_primitive::<Float64Type>().values().iter().map(|v| *v as f32)),
-            other => return Err(format!("column `action` holds lists of {other}, expected floating-point numbers")),
-        }
-    }
-    match numbers.iter().find(|number| !number.is_finite()) {
-        Some(number) => Err(format!("column `action` holds {number}, expected finite numbers")),
-        None => Ok(numbers),
-    }
-}
-
-/// The whole numbers of a column of any integer type.
-fn counts(name: &str, column: &ArrayRef) -> Result<Vec<u32>, String> {
-    let wide: Vec<i64> = match column.data_type() {
-        DataType::Int8 => column.as_primitive::<Int8Type>().values().iter().map(|v| i64::from(*v)).collect(),
-        DataType::Int16 => column.as_primitive::<Int16Type>().values().iter().map(|v| i64::from(*v)).collect(),
-        DataType::Int32 => column.as_primitive::<Int32Type>().values().iter().map(|v| i64::from(*v)).collect(),
-        DataType::Int64 => column.as_primitive::<Int64Type>().values().to_vec(),
-        DataType::UInt8 => column.as_primitive::<UInt8Type>().values().iter().map(|v| i64::from(*v)).collect(),
-        DataType::UInt16 => column.as_primitive::<UInt16Type>().values().iter().map(|v| i64::from(*v)).collect(),
-        DataType::UInt32 => column.as_primitive::<UInt32Type>().values().iter().map(|v| i64::from(*v)).collect(),
-        other => return Err(format!("column `{name}` holds {other}, not whole numbers")),
-    };
-    wide.into_iter().map(|v| u32::try_from(v).map_err(|_| format!("column `{name}` holds {v}, expected 0 or more"))).collect()
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recorded_actions_are_found_by_path_and_by_name() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/maze/actions.parquet");
-        let actions = read_actions(&path).unwrap();
-        // pyarrow: the first three of maze_1_000.mp4
-        let first = |video| (0..3).map(|frame| actions.discrete(video, frame)).collect::<Vec<_>>();
-        assert_eq!(first("maze_1_000.mp4"), FIRST.map(Some));
-        assert_eq!(first("data/maze/maze_1_000.mp4"), FIRST.map(Some));
-        assert_eq!(actions.get("maze_1_000.mp4", 1_000_000), None);
-        assert_eq!(actions.get("other.mp4", 0), None);
+    /// All rows.
+    #[must_use]
+    pub fn rows(&self) -> &ActionRows {
+        &self.rows
     }
 
-    const FIRST: [u32; 3] = [5, 5, 5];
-
-    #[test]
-    fn a_file_that_holds_no_actions_is_named() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-        let error = read_actions(&path).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("cannot read true actions from `{}`: ", path.display())), "{error}");
-        assert!(error.hint().unwrap().contains("frame_index"));
+    /// The videos, and the row of each of their frames that has one.
+    pub fn videos(&self) -> impl Iterator<Item = (&str, &HashMap<u32, usize>)> {
+        self.by_video.iter().map(|(video, frames)| (video.as_str(), frames))
     }
 }

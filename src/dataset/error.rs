@@ -109,7 +109,7 @@ impl Error {
             Self::UnsupportedStore { .. } => Some("use a folder, for example a mounted disk or NFS share that every machine sees".into()),
             Self::NewerFormat { .. } => Some("run the newer version of the program, or start a new workspace".into()),
             Self::Actions { .. } => Some(
-                "expected a Parquet file with the columns `video` (path or file name), `frame_index` and `action` (whole numbers)".into(),
+                "expected Parquet or CSV with the columns `video` (path or file name), `frame_index` and `action` (a whole number; lists of numbers, in CSV `action_0`, `action_1`, where it is continuous)".into(),
             ),
             Self::Corrupt { path, .. } | Self::Missing { path } => {
                 let stage = path.split('/').next().unwrap_or(path);

@@ -16,11 +16,12 @@
 //! | `shards` | all shards of a dataset, opened when they are needed |
 //! | `window` | which runs of frames are training windows |
 //! | `labels`, `label_reader` | one Parquet row per transition |
-//! | `actions` | true actions that somebody recorded |
+//! | `action_rows`, `actions` | true actions that somebody recorded: files, and the action at any frame |
 //! | `table` | small Parquet tables, such as metrics |
 //! | `new_file` | a large file, hashed while it is written |
 //! | `receipt`, `manifest` | what was made, and which of it is the dataset |
 
+mod action_rows;
 mod actions;
 mod disk;
 mod error;
@@ -40,7 +41,8 @@ mod store;
 mod table;
 mod window;
 
-pub use actions::{Action, Actions, read_actions};
+pub use action_rows::ActionRows;
+pub use actions::{Action, Actions};
 pub use error::{Error, Result};
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};

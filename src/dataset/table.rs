@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{Field, Schema};
+use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -28,6 +28,8 @@ pub enum Column {
     U32(Vec<u32>),
     /// Names.
     Text(Vec<String>),
+    /// Numbers that belong together, so many to a row.
+    F32Rows(Vec<f32>, usize),
 }
 
 /// Writes a table; every column must have the same length.
@@ -80,6 +82,11 @@ fn array(column: &Column) -> ArrayRef {
         Column::U64(values) => Arc::new(UInt64Array::from(values.clone())),
         Column::U32(values) => Arc::new(UInt32Array::from(values.clone())),
         Column::Text(values) => Arc::new(StringArray::from(values.clone())),
+        Column::F32Rows(values, width) => {
+            let item = Arc::new(Field::new("item", DataType::Float32, false));
+            let width = i32::try_from(*width).expect("rows are short");
+            Arc::new(FixedSizeListArray::new(item, width, Arc::new(Float32Array::from(values.clone())), None))
+        }
     }
 }
 

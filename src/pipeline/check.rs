@@ -150,12 +150,12 @@ fn matches(faults: &mut Faults, spec: &PipelineSpec) -> BTreeMap<String, Vec<Str
 fn files(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
         let (field, file, cure) = match stage {
-            StageSpec::ImportDynamics(config) => ("weights", Some(&config.weights), "a `.safetensors` file of ours or a published `.pt`"),
-            StageSpec::TrainDynamics(config) => ("actions", config.actions.as_ref(), "a Parquet file of true actions"),
+            StageSpec::ImportDynamics(config) => ("weights", &config.weights, "a `.safetensors` file of ours or a published `.pt`"),
+            StageSpec::ImportActions(config) => ("file", &config.file, "a Parquet or CSV file of true actions"),
             _ => continue,
         };
-        let Some(Err(e)) = file.map(std::fs::File::open) else { continue };
-        let message = format!("cannot read {}: {e}", file.map_or("", String::as_str));
+        let Err(e) = std::fs::File::open(file) else { continue };
+        let message = format!("cannot read {file}: {e}");
         faults.at(&path(name, stage, field), Part::Value, message, Some(format!("name {cure}, relative to the current folder")));
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::{FileInfo, Receipt};
-use crate::stages::{decode, evaluate, import_dynamics, label, record, train_decoder, train_dynamics, train_policy};
+use crate::stages::{decode, evaluate, import_actions, import_dynamics, label, record, train_decoder, train_dynamics, train_policy};
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
@@ -66,9 +66,18 @@ pub fn of_train_dynamics(task: &train_dynamics::TrainDynamicsTask, generation: u
     fields.insert("seed".into(), task.seed.into());
     fields.insert("frames".into(), digests(&task.shards));
     fields.insert("generation".into(), generation.into());
-    if let Some(digest) = &task.actions {
-        fields.insert("actions".into(), digest.clone().into());
+    if task.config.actions.is_some() {
+        fields.insert("measured".into(), true.into());
+        fields.insert("true_actions".into(), digests(&task.actions));
     }
+    fields
+}
+
+/// Import of actions: the file's digest and the frames'.
+pub fn of_import_actions(task: &import_actions::ImportActionsTask) -> Fields {
+    let mut fields = start("import_actions", import_actions::VERSION, &task.config, &["frames", "file"]);
+    fields.insert("true_actions".into(), task.digest.clone().into());
+    fields.insert("frames".into(), digests(&task.shards));
     fields
 }
 
@@ -99,10 +108,14 @@ pub fn of_train_policy(task: &train_policy::TrainPolicyTask, generation: u64) ->
 
 /// Decoding: all settings but which stages, the seed, the labels and the true actions.
 pub fn of_train_decoder(task: &train_decoder::TrainDecoderTask) -> Fields {
-    let mut fields = start("train_decoder", train_decoder::VERSION, &task.config, &["labels", "actions"]);
+    let mut fields = start("train_decoder", train_decoder::VERSION, &task.config, &["labels", "actions", "policy"]);
+    fields.insert("decodes".into(), if task.config.policy.is_some() { "policy" } else { "labels" }.into());
     fields.insert("seed".into(), task.seed.into());
     fields.insert("labels".into(), digests(&task.labels));
     fields.insert("true_actions".into(), digests(&task.actions));
+    if let Some((policy, _)) = &task.policy {
+        fields.insert("policy".into(), policy.blake3.clone().into());
+    }
     fields
 }
 

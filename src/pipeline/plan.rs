@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::check::Checked;
-use super::key::{Fields, Known, key, of_decode, of_evaluate, of_import_dynamics, of_label, of_record, of_train_decoder, settings};
+use super::key::{
+    Fields, Known, key, of_decode, of_evaluate, of_import_actions, of_import_dynamics, of_label, of_record, of_train_decoder, settings,
+};
 use super::spec::StageSpec;
 use super::videos::identify;
 use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
@@ -16,6 +18,7 @@ use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
 use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
+use crate::stages::import_actions::{ImportActionsConfig, ImportActionsTask};
 use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
 use crate::stages::label::{LabelConfig, LabelTask};
 use crate::stages::record::{RecordConfig, RecordTask};
@@ -104,6 +107,7 @@ impl<'a> Planner<'a> {
         match spec {
             StageSpec::Decode(config) => self.decode(plan, config, &receipts),
             StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
+            StageSpec::ImportActions(config) => Ok(self.import_actions(plan, config, &Known::new(&receipts))),
             StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, &receipts),
             StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
             StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
@@ -167,6 +171,24 @@ impl<'a> Planner<'a> {
         plan
     }
 
+    /// One task: whether a video is there at all is seen from all frames.
+    fn import_actions(&self, mut plan: StagePlan, config: &ImportActionsConfig, known: &Known) -> StagePlan {
+        let frames = &self.plans[&config.frames];
+        let task = ImportActionsTask {
+            config: config.clone(),
+            digest: identify(std::slice::from_ref(&config.file), &[]).remove(0).digest,
+            shards: frames.files(".arrow"),
+            rejected: frames.receipts.iter().flat_map(|receipt| &receipt.rejects).map(|reject| reject.video.clone()).collect(),
+        };
+        let fields = of_import_actions(&task);
+        plan.settings = settings(&fields);
+        if !plan.waits_for(&[("frames", Some(frames))]) {
+            let units = task.shards.len() as u64;
+            plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::ImportActions(task), known);
+        }
+        plan
+    }
+
     /// One task; another file of weights is another model.
     fn import_dynamics(&self, mut plan: StagePlan, config: &ImportDynamicsConfig, known: &Known) -> StagePlan {
         let weights = identify(std::slice::from_ref(&config.weights), &[]).remove(0);
@@ -203,22 +225,23 @@ impl<'a> Planner<'a> {
     /// One task: all decoders learn from the same labels.
     fn train_decoder(&self, mut plan: StagePlan, config: &TrainDecoderConfig, known: &Known) -> StagePlan {
         let (labels, actions) = (&self.plans[&config.labels], &self.plans[&config.actions]);
+        let policy = config.policy.as_ref().map(|policy| &self.plans[policy]);
         let task = TrainDecoderTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
             labels: labels.files("labels.parquet"),
-            actions: actions.files("actions.parquet"),
-            provenance: BTreeMap::new(),
+            actions: actions.action_files(),
+            policy: policy.and_then(|policy| Some((policy.files("policy.safetensors").pop()?, self.shards_of(&config.labels)))),
         };
         let fields = of_train_decoder(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for([("labels", labels), ("true actions", actions)]) {
+        if plan.waits_for(&[("labels", Some(labels)), ("true actions", Some(actions)), ("policy", policy)]) {
             return plan;
         }
-        let provenance = BTreeMap::from([("lapo.key".to_owned(), key(&fields))]);
         let units = config.decoders().len() as u64;
-        let inputs = labels.order.iter().chain(&actions.order).cloned().collect();
-        plan.add(fields, inputs, BTreeMap::new(), units, Task::TrainDecoder(TrainDecoderTask { provenance, ..task }), known);
+        let policy = policy.into_iter().flat_map(|policy| &policy.order);
+        let inputs = labels.order.iter().chain(&actions.order).chain(policy).cloned().collect();
+        plan.add(fields, inputs, BTreeMap::new(), units, Task::TrainDecoder(task), known);
         plan
     }
 
@@ -233,7 +256,7 @@ impl<'a> Planner<'a> {
         };
         let fields = of_evaluate(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for([("policy", policy), ("decoders", decoder)]) {
+        if plan.waits_for(&[("policy", Some(policy)), ("decoders", Some(decoder))]) {
             return plan;
         }
         let units = config.episodes * (config.baselines() + task.decoders.len() as u64);
@@ -267,9 +290,16 @@ impl StagePlan {
         self.receipts.iter().flat_map(|receipt| &receipt.files).filter(|file| file.path.ends_with(end)).cloned().collect()
     }
 
+    /// The files of true actions: as many as there are shards, in their order.
+    fn action_files(&self) -> Vec<FileInfo> {
+        let is_actions = |file: &&FileInfo| file.path.rsplit('/').next().is_some_and(|name| name.starts_with("actions"));
+        self.receipts.iter().flat_map(|receipt| &receipt.files).filter(is_actions).cloned().collect()
+    }
+
     /// Whether the stage's one task is not known yet, since an input is still to be made.
-    fn waits_for<const N: usize>(&mut self, inputs: [(&str, &StagePlan); N]) -> bool {
-        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.new > 0) else { return false };
+    fn waits_for(&mut self, inputs: &[(&str, Option<&StagePlan>)]) -> bool {
+        let is_new = |(_, plan): &&(&str, Option<&StagePlan>)| plan.is_some_and(|plan| plan.new > 0);
+        let Some((name, _)) = inputs.iter().find(is_new) else { return false };
         self.new = 1;
         self.why.insert(format!("new {name}"), 1);
         true

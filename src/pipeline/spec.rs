@@ -14,6 +14,7 @@ use super::fault::{Faults, similar};
 use super::locate::Part;
 use crate::stages::decode::DecodeConfig;
 use crate::stages::evaluate::EvaluateConfig;
+use crate::stages::import_actions::ImportActionsConfig;
 use crate::stages::import_dynamics::ImportDynamicsConfig;
 use crate::stages::label::LabelConfig;
 use crate::stages::record::RecordConfig;
@@ -49,6 +50,8 @@ pub enum StageSpec {
     Decode(DecodeConfig),
     /// Episodes of a game -> shards of frames.
     Record(RecordConfig),
+    /// A file of true actions -> the action at each frame.
+    ImportActions(ImportActionsConfig),
     /// Frames -> inverse and forward dynamics model.
     TrainDynamics(TrainDynamicsConfig),
     /// A file of weights -> inverse and forward dynamics model.
@@ -94,8 +97,8 @@ impl std::fmt::Display for ArtifactKind {
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 8] =
-    ["decode", "record", "train_dynamics", "import_dynamics", "label", "train_policy", "train_decoder", "evaluate"];
+pub const KINDS: [&str; 9] =
+    ["decode", "record", "import_actions", "train_dynamics", "import_dynamics", "label", "train_policy", "train_decoder", "evaluate"];
 
 impl StageSpec {
     /// The kind as the YAML names it.
@@ -103,12 +106,13 @@ impl StageSpec {
         match self {
             StageSpec::Decode(_) => KINDS[0],
             StageSpec::Record(_) => KINDS[1],
-            StageSpec::TrainDynamics(_) => KINDS[2],
-            StageSpec::ImportDynamics(_) => KINDS[3],
-            StageSpec::Label(_) => KINDS[4],
-            StageSpec::TrainPolicy(_) => KINDS[5],
-            StageSpec::TrainDecoder(_) => KINDS[6],
-            StageSpec::Evaluate(_) => KINDS[7],
+            StageSpec::ImportActions(_) => KINDS[2],
+            StageSpec::TrainDynamics(_) => KINDS[3],
+            StageSpec::ImportDynamics(_) => KINDS[4],
+            StageSpec::Label(_) => KINDS[5],
+            StageSpec::TrainPolicy(_) => KINDS[6],
+            StageSpec::TrainDecoder(_) => KINDS[7],
+            StageSpec::Evaluate(_) => KINDS[8],
         }
     }
 
@@ -117,6 +121,7 @@ impl StageSpec {
         match self {
             StageSpec::Decode(_) => &[ArtifactKind::Frames],
             StageSpec::Record(_) => &[ArtifactKind::Frames, ArtifactKind::Actions],
+            StageSpec::ImportActions(_) => &[ArtifactKind::Actions],
             StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => &[ArtifactKind::Dynamics],
             StageSpec::Label(_) => &[ArtifactKind::Labels],
             StageSpec::TrainPolicy(_) => &[ArtifactKind::Policy],
@@ -129,9 +134,17 @@ impl StageSpec {
     pub fn inputs(&self) -> Vec<(&'static str, &str, ArtifactKind)> {
         match self {
             StageSpec::Decode(_) | StageSpec::Record(_) | StageSpec::ImportDynamics(_) => vec![],
-            StageSpec::TrainDynamics(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
+            StageSpec::ImportActions(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
+            StageSpec::TrainDynamics(c) => {
+                let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));
+                [("frames", c.frames.as_str(), ArtifactKind::Frames)].into_iter().chain(actions).collect()
+            }
             StageSpec::TrainPolicy(c) => vec![("labels", &c.labels, ArtifactKind::Labels)],
-            StageSpec::TrainDecoder(c) => vec![("labels", &c.labels, ArtifactKind::Labels), ("actions", &c.actions, ArtifactKind::Actions)],
+            StageSpec::TrainDecoder(c) => {
+                let policy = c.policy.iter().map(|policy| ("policy", policy.as_str(), ArtifactKind::Policy));
+                let labels = [("labels", c.labels.as_str(), ArtifactKind::Labels), ("actions", &c.actions, ArtifactKind::Actions)];
+                labels.into_iter().chain(policy).collect()
+            }
             StageSpec::Evaluate(c) => {
                 vec![("policy", &c.policy, ArtifactKind::Policy), ("decoder", &c.decoder, ArtifactKind::Decoder)]
             }
@@ -150,7 +163,7 @@ impl StageSpec {
             StageSpec::TrainPolicy(c) => c.validate(),
             StageSpec::TrainDecoder(c) => c.validate(),
             StageSpec::Evaluate(c) => c.validate(),
-            StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
+            StageSpec::ImportActions(_) | StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
         }
     }
 }
@@ -236,6 +249,7 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
     match kinds[0].as_str() {
         "decode" => settings_of(faults, &path, settings).map(StageSpec::Decode),
         "record" => settings_of(faults, &path, settings).map(StageSpec::Record),
+        "import_actions" => settings_of(faults, &path, settings).map(StageSpec::ImportActions),
         "train_dynamics" => settings_of(faults, &path, settings).map(StageSpec::TrainDynamics),
         "import_dynamics" => settings_of(faults, &path, settings).map(StageSpec::ImportDynamics),
         "label" => settings_of(faults, &path, settings).map(StageSpec::Label),

@@ -11,11 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::training::verdict_json;
 use super::{Done, Error, Workplace, write};
-use crate::dataset::{Column, FileInfo, write_table};
+use crate::dataset::FileInfo;
 use crate::envs::wrappers::{EpisodeStatistics, shrink};
-use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, Returns, VecEnv, maze};
+use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, VecEnv, maze};
 use crate::models::{Actor, LoadedDecoder, Outputs, actor};
 use crate::train::batch;
+
+mod played;
+
+use played::Played;
 
 /// Lets a policy play, once with each decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -125,7 +129,7 @@ pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
     let mut file = place.store.new_file(&format!("{}/evaluation.json", place.folder))?;
     write(&mut file, verdict_json(serde_json::json!({ "sentence": evaluation.sentence() }), &evaluation).as_bytes())?;
     let files = vec![file.finish(0)?, played.write(place)?];
-    Ok(Done { files, stats: [("episodes".to_owned(), played.episode_return.len() as f64)].into(), ..Done::default() })
+    Ok(Done { files, stats: [("episodes".to_owned(), played.len() as f64)].into(), ..Done::default() })
 }
 
 /// A decoder that fits the policy and a game of discrete actions.
@@ -222,130 +226,6 @@ fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
     drawn.unwrap_or(best) as u32
 }
 
-/// Every episode of every player, row by row.
-#[derive(Default)]
-struct Played {
-    player: Vec<String>,
-    transitions: Vec<Option<u64>>,
-    draw: Vec<Option<u64>>,
-    level: Vec<i32>,
-    episode_return: Vec<f64>,
-    length: Vec<u64>,
-    end: Vec<End>,
-}
-
-impl Played {
-    fn extend(&mut self, player: &Player, episodes: Vec<Episode>) {
-        let (name, transitions, draw) = match player {
-            Player::Random => ("random", None, None),
-            Player::Expert => ("expert", None, None),
-            Player::Decoder { transitions, draw, .. } => ("policy", Some(*transitions), Some(*draw)),
-        };
-        for episode in episodes {
-            self.player.push(name.to_owned());
-            self.transitions.push(transitions);
-            self.draw.push(draw);
-            self.level.push(episode.level);
-            self.episode_return.push(episode.episode_return);
-            self.length.push(episode.length);
-            self.end.push(episode.end);
-        }
-    }
-
-    fn write(&self, place: &Workplace) -> Result<FileInfo, Error> {
-        let counts = |values: &[Option<u64>]| Column::F64(values.iter().map(|value| value.map(|value| value as f64)).collect());
-        let ends = self.end.iter().map(|end| if *end == End::Truncated { "truncated" } else { "done" }.to_owned());
-        let columns = [
-            ("player", Column::Text(self.player.clone())),
-            ("transitions", counts(&self.transitions)),
-            ("draw", counts(&self.draw)),
-            ("level", Column::F64(self.level.iter().map(|level| Some(f64::from(*level))).collect())),
-            ("episode_return", Column::F64(self.episode_return.iter().copied().map(Some).collect())),
-            ("length", Column::U64(self.length.clone())),
-            ("end", Column::Text(ends.collect())),
-        ];
-        Ok(write_table(place.store, &format!("{}/episodes.parquet", place.folder), &columns)?)
-    }
-
-    fn evaluation(&self, game: Game) -> Evaluation {
-        let returns = game.returns();
-        let mut rows: Vec<Row> = Vec::new();
-        let mut at = 0;
-        while at < self.player.len() {
-            let same = |i: &usize| (&self.player[*i], self.transitions[*i]) == (&self.player[at], self.transitions[at]);
-            let end = (at..self.player.len()).take_while(same).count() + at;
-            rows.push(Row::new(&self.player[at], self.transitions[at], &self.episode_return[at..end], returns));
-            at = end;
-        }
-        Evaluation { game, rows, published: Published::from(returns) }
-    }
-}
-
-/// What every kind of player earned, draws together.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Row {
-    player: String,
-    transitions: Option<u64>,
-    episodes: usize,
-    mean_return: f64,
-    /// Standard deviation of the mean.
-    standard_error: f64,
-    /// On the scale where published random actions have 0 and the published expert has 1.
-    normalised: f64,
-}
-
-impl Row {
-    fn new(player: &str, transitions: Option<u64>, returns: &[f64], published: Returns) -> Row {
-        let count = returns.len() as f64;
-        let mean = returns.iter().sum::<f64>() / count;
-        let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-        Row {
-            player: player.to_owned(),
-            transitions,
-            episodes: returns.len(),
-            mean_return: mean,
-            standard_error: (variance / count).sqrt(),
-            normalised: published.normalised(mean),
-        }
-    }
-}
-
-/// What others earned in this game, easy mode.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Published {
-    random: f64,
-    expert: f64,
-    offline_256: f64,
-    offline_8192: f64,
-}
-
-impl From<Returns> for Published {
-    fn from(Returns { random, expert, offline: [few, many] }: Returns) -> Self {
-        Published { random, expert, offline_256: few, offline_8192: many }
-    }
-}
-
-/// The table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Evaluation {
-    game: Game,
-    rows: Vec<Row>,
-    published: Published,
-}
-
-impl Evaluation {
-    fn sentence(&self) -> String {
-        let row = |row: &Row| {
-            let who = row.transitions.map_or(row.player.clone(), |transitions| format!("{transitions} transitions"));
-            format!("{who} {:.2} (±{:.2})", row.mean_return, row.standard_error)
-        };
-        let rows: Vec<String> = self.rows.iter().map(row).collect();
-        let Published { random, expert, offline_256, offline_8192 } = self.published;
-        let published = format!("random {random:.2}, expert {expert:.2}, 256 transitions {offline_256:.2}, 8192 {offline_8192:.2}");
-        format!("mean return in {}: {}; published: {published}", self.game, rows.join(", "))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
@@ -364,28 +244,5 @@ mod tests {
         // To the power of two: 1 to 9.
         let sharp = (0..4000).filter(|_| draw(&scores, 0.5, &mut rng) == 1).count();
         assert!((3500..3700).contains(&sharp), "{sharp}");
-    }
-
-    #[test]
-    fn draws_of_as_many_transitions_are_one_row() {
-        let mut played = Played::default();
-        let episode = |episode_return| Episode { level: 0, episode_return, length: 3, end: End::Done };
-        played.extend(&Player::Random, vec![episode(0.0), episode(10.0)]);
-        let row = |transitions, returns: &[f64]| Row::new("policy", transitions, returns, Game::Maze.returns());
-        for returns in [[10.0, 10.0], [0.0, 10.0]] {
-            for value in returns {
-                played.player.push("policy".into());
-                played.transitions.push(Some(64));
-                played.draw.push(Some(0));
-                played.level.push(0);
-                played.episode_return.push(value);
-                played.length.push(1);
-                played.end.push(End::Done);
-            }
-        }
-        let evaluation = played.evaluation(Game::Maze);
-        assert_eq!(evaluation.rows.len(), 2);
-        assert_eq!(evaluation.rows[1], row(Some(64), &[10.0, 10.0, 0.0, 10.0]));
-        assert!((evaluation.rows[1].standard_error - 2.5).abs() < 1e-12);
     }
 }

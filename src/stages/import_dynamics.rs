@@ -6,6 +6,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::training::unchanged;
 use super::{Done, Error, Workplace};
 use crate::models::metadata::{DYNAMICS_FORMAT, POLICY_FORMAT};
 use crate::models::published::read_pytorch;
@@ -46,16 +47,6 @@ pub fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> 
     Ok(Done { files: vec![model.finish(0)?], ..Done::default() })
 }
 
-/// A file that changed since it was hashed must not be filed under its old hash.
-fn unchanged(path: &Path, digest: &str) -> Result<(), Error> {
-    let mut hasher = blake3::Hasher::new();
-    let read = std::fs::File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
-    match read.is_ok() && hasher.finalize().to_hex().as_str() == digest {
-        true => Ok(()),
-        false => Err(Error::Changed { file: path.display().to_string() }),
-    }
-}
-
 /// A published checkpoint as safetensors, and what it holds in words.
 pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
     let mut weights = read_weights(path)?;
@@ -86,18 +77,4 @@ pub fn read_weights(path: &Path) -> Result<Weights, Error> {
     let read = |cause| crate::dataset::Error::Io { action: "read", path: path.display().to_string(), cause };
     let weights = Weights::parse(&std::fs::read(path).map_err(read)?);
     Ok(weights.map_err(|error| ModelError::Checkpoint { file: path.display().to_string(), reason: error.to_string() })?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weights_that_changed_are_not_filed_as_what_they_were() {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        let planned = blake3::hash(b"").to_hex();
-        unchanged(file.path(), &planned).expect("it has not changed");
-        std::fs::write(file.path(), "later").expect("it is ours");
-        assert!(matches!(unchanged(file.path(), &planned), Err(Error::Changed { .. })));
-    }
 }

@@ -1,6 +1,6 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
-//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
+//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
 //! (shards + IDM -> latent actions), [`train_policy`] (labels -> latent policy), [`train_decoder`] (labels + true actions -> decoders), [`evaluate`]
 //! (policy + decoders -> returns in the game).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
@@ -15,6 +15,7 @@ use crate::train::TrainError;
 
 pub mod decode;
 pub mod evaluate;
+pub mod import_actions;
 pub mod import_dynamics;
 pub mod label;
 pub mod record;
@@ -80,6 +81,16 @@ pub enum Error {
         transitions: usize,
         /// Videos they are of.
         videos: usize,
+    },
+    /// A file of true actions does not fit the frames.
+    #[error("{file}: {reason}")]
+    Actions {
+        /// The file.
+        file: String,
+        /// What does not fit.
+        reason: String,
+        /// What helps.
+        cure: &'static str,
     },
     /// Labels are of a shard that is not among the frames.
     #[error("{file}: labels frames of shard {shard}, which is not there")]
@@ -163,6 +174,7 @@ impl Error {
                 "ask for fewer, or check that its `video` and `frame_index` are those of the decoded videos".into()
             }
             Error::TooFewTransitions { .. } => "set `holdout: 0` to train on everything, or add videos".into(),
+            Error::Actions { cure, .. } => (*cure).into(),
             Error::LatentSize { .. } => "let `train_decoder` learn from the labels that the policy was cloned from".into(),
             Error::Continuous { .. } => "give `train_decoder` the actions of this game".into(),
             Error::NoShard { .. } => "run the pipeline again: its frames have changed since they were labelled".into(),
@@ -194,6 +206,8 @@ pub enum Task {
     Record(record::RecordTask),
     /// All shards become one model.
     TrainDynamics(Box<train_dynamics::TrainDynamicsTask>),
+    /// A file of true actions becomes one for each shard.
+    ImportActions(import_actions::ImportActionsTask),
     /// A file of weights becomes a model.
     ImportDynamics(import_dynamics::ImportDynamicsTask),
     /// One shard becomes one labels file.

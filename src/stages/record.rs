@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace};
-use crate::dataset::{Column, Compression, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord, schema, write_table};
+use crate::dataset::{ActionRows, Compression, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
 use crate::envs::wrappers::shrink;
 use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, VecEnv, maze};
 use crate::train::batch;
@@ -143,7 +143,7 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
     let size = FrameSize { height: config.size, width: config.size };
     let layout = ShardLayout { size, compression: config.compression, videos: videos.clone() };
     let mut shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
-    let (mut taken, mut done) = (Taken::default(), Done::default());
+    let (mut taken, mut done) = (ActionRows::default(), Done::default());
     for (i, video) in videos.into_iter().enumerate() {
         let episode = worth_keeping(task, &mut game, &mut rng)?;
         shard.begin_video(i)?;
@@ -151,14 +151,17 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
             shard.push(0, t as u32, t as f64 / FPS, frame)?;
         }
         let frames = episode.actions.len() as u64;
-        taken.extend(&video.uri, &episode);
+        taken.video.extend(std::iter::repeat_n(video.uri.clone(), episode.actions.len()));
+        taken.frame_index.extend(0..episode.actions.len() as u32);
+        taken.discrete.extend(&episode.actions);
+        taken.reward.extend(episode.rewards.iter().map(|reward| Some(f64::from(*reward))));
         done.videos.push(VideoRecord { digest: video.digest, uri: video.uri, bytes: 0, modified: String::new(), frames, episodes: 1 });
         place.progress.advance(1);
     }
     done.stats.insert("videos".into(), done.videos.len() as f64);
-    done.stats.insert("frames".into(), taken.action.len() as f64);
+    done.stats.insert("frames".into(), taken.len() as f64);
     done.stats.insert("rewards".into(), taken.reward.iter().flatten().sum());
-    done.files = vec![shard.finish()?, taken.write(place)?];
+    done.files = vec![shard.finish()?, taken.write(place.store, &format!("{}/actions.parquet", place.folder))?];
     Ok(done)
 }
 
@@ -219,35 +222,6 @@ fn play(config: &RecordConfig, game: &mut Procgen, rng: &mut ChaCha8Rng) -> Resu
             game.reset();
             return Ok(episode);
         }
-    }
-}
-
-/// What was done and earned, row by row.
-#[derive(Default)]
-struct Taken {
-    video: Vec<String>,
-    frame_index: Vec<u32>,
-    action: Vec<u32>,
-    reward: Vec<Option<f64>>,
-}
-
-impl Taken {
-    fn extend(&mut self, video: &str, episode: &Episode) {
-        let steps = episode.actions.len();
-        self.video.extend(std::iter::repeat_n(video.to_owned(), steps));
-        self.frame_index.extend(0..steps as u32);
-        self.action.extend(&episode.actions);
-        self.reward.extend(episode.rewards.iter().map(|reward| Some(f64::from(*reward))));
-    }
-
-    fn write(self, place: &Workplace) -> Result<crate::dataset::FileInfo, Error> {
-        let columns = [
-            (schema::VIDEO, Column::Text(self.video)),
-            (schema::FRAME_INDEX, Column::U32(self.frame_index)),
-            (schema::ACTION, Column::U32(self.action)),
-            (schema::REWARD, Column::F64(self.reward)),
-        ];
-        Ok(write_table(place.store, &format!("{}/actions.parquet", place.folder), &columns)?)
     }
 }
 

@@ -10,9 +10,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace, write};
-use crate::dataset::{Action, Actions, Column, FileInfo, Labels, read_labels, write_table};
-use crate::models::{DecoderConfig, LoadedDecoder, Outputs};
-use crate::train::decoding::{Answers, Fit, Pairs, Spread, Sums, fit};
+use crate::dataset::{Column, FileInfo, write_table};
+use crate::models::{DecoderConfig, LoadedDecoder};
+use crate::train::decoding::{Answers, Fit, Pairs, fit};
+
+mod known;
+
+use known::Known;
 
 /// Learns what true action a latent action stands for, from a few transitions where both are known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +26,10 @@ pub struct TrainDecoderConfig {
     pub labels: String,
     /// The stage that knows what was truly done: `record` or `import_actions`.
     pub actions: String,
+    /// The `train_policy` stage whose latent actions are decoded rather than those of the labels. A decoder then learns how sure the policy
+    /// is of itself, and what it confuses. Default none: as in the paper.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// From how many transitions to learn; a decoder for each number. Default `[256]`; the paper's curve goes from 16 to 8192.
     #[serde(default = "default_transitions")]
     pub transitions: Vec<usize>,
@@ -75,9 +83,6 @@ fn default_holdout() -> usize {
 
 /// The version of what this stage does: raise it when the same labels and settings give other decoders.
 pub const VERSION: u32 = 1;
-/// Most held-out transitions that judge a decoder.
-const ASKED: usize = 8192;
-
 /// The labels of one version of a dataset, true actions, and how to learn from them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrainDecoderTask {
@@ -89,8 +94,8 @@ pub struct TrainDecoderTask {
     pub labels: Vec<FileInfo>,
     /// Files of true actions.
     pub actions: Vec<FileInfo>,
-    /// What the weights' files say of their origin.
-    pub provenance: BTreeMap<String, String>,
+    /// The policy's weights, where it is its latent actions that are decoded, and the shards that the labels are of.
+    pub policy: Option<(FileInfo, Vec<FileInfo>)>,
 }
 
 impl TrainDecoderConfig {
@@ -132,7 +137,6 @@ pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     for (transitions, draw) in task.config.decoders() {
         let pairs = known.draws[draw as usize].take(&(0..transitions).collect::<Vec<_>>());
         let mut decoder = fit(&config, &how, &pairs, &known.spread, task.seed.wrapping_add(draw))?;
-        decoder.metadata.clone_from(&task.provenance);
         decoder.metadata.insert("lapo.transitions".into(), transitions.to_string());
         decoder.metadata.insert("lapo.draw".into(), draw.to_string());
         let mut file = place.store.new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", place.folder))?;
@@ -146,123 +150,6 @@ pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     files.push(curve.write(place)?);
     let stats = [("known", known.count as f64), ("held_out", known.asked.len() as f64)];
     Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
-}
-
-/// What is known: transitions to learn from, draw by draw, and some to be asked about.
-struct Known {
-    latent_dim: usize,
-    outputs: Outputs,
-    /// Of every latent action, whether its true action is known or not.
-    spread: Spread,
-    /// The most transitions asked for, in the order in which fewer are taken.
-    draws: Vec<Pairs>,
-    asked: Pairs,
-    /// Transitions that were to choose from.
-    count: usize,
-}
-
-impl Known {
-    fn read(task: &TrainDecoderTask, place: &Workplace) -> Result<Known, Error> {
-        let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
-        let actions = Actions::read(place.store, &paths)?;
-        let most = task.config.transitions.iter().copied().max().unwrap_or(0);
-        let mut draws: Vec<Lowest> = (0..task.config.draws).map(|_| Lowest::new(most)).collect();
-        let (mut asked, mut sums, mut latent_dim, mut count) = (Lowest::new(ASKED), Sums::default(), 0, 0);
-        let mut videos = HashMap::new();
-        for (at, file) in task.labels.iter().enumerate() {
-            let labels = read_labels(place.store, &file.path)?;
-            latent_dim = labels.shape.latent_dim;
-            sums.add(&labels.latent_action, latent_dim);
-            for i in 0..labels.len() {
-                let next = videos.len();
-                let video = *videos.entry((at, labels.video[i])).or_insert(next);
-                let Some(action) = actions.get(video_of(&labels, i), labels.frame_index[i]) else { continue };
-                let kept = task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
-                let row = || (labels.latent_action[i * latent_dim..][..latent_dim].to_vec(), owned(action));
-                if kept || task.config.holdout == 0 {
-                    asked.offer(rank(&labels, i, task.seed, u64::MAX), row);
-                }
-                if !kept {
-                    count += 1;
-                    draws.iter_mut().zip(0..).for_each(|(draw, number)| draw.offer(rank(&labels, i, task.seed, number), row));
-                }
-            }
-        }
-        let file = || paths.join(", ");
-        if count < most {
-            return Err(Error::TooFewLabels { file: file(), found: count, asked: most });
-        }
-        if asked.rows.is_empty() {
-            return Err(Error::TooFewTransitions { split: "held-out", transitions: count, videos: videos.len() });
-        }
-        let outputs = match actions.axes() {
-            Some(axes) => Outputs::Continuous { axes },
-            None => Outputs::Discrete { actions: actions.count() },
-        };
-        let pairs = |lowest: Lowest| lowest.pairs(outputs);
-        Ok(Known {
-            latent_dim,
-            outputs,
-            spread: sums.spread(),
-            draws: draws.into_iter().map(pairs).collect(),
-            asked: asked.pairs(outputs),
-            count,
-        })
-    }
-}
-
-fn video_of(labels: &Labels, row: usize) -> &str {
-    &labels.names[labels.video[row] as usize]
-}
-
-/// A number that decides which transitions are drawn: random, and the same wherever the transition stands.
-fn rank(labels: &Labels, row: usize, seed: u64, draw: u64) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes()).update(&draw.to_le_bytes()).update(&labels.frame_index[row].to_le_bytes());
-    hasher.update(video_of(labels, row).as_bytes());
-    u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
-}
-
-/// The action of one transition.
-type Row = (Vec<f32>, (u32, Vec<f32>));
-
-fn owned(action: Action<'_>) -> (u32, Vec<f32>) {
-    match action {
-        Action::Discrete(number) => (number, vec![]),
-        Action::Continuous(numbers) => (0, numbers.to_vec()),
-    }
-}
-
-/// The transitions of lowest rank, at most so many.
-struct Lowest {
-    most: usize,
-    rows: BTreeMap<u64, Row>,
-}
-
-impl Lowest {
-    fn new(most: usize) -> Self {
-        Lowest { most, rows: BTreeMap::new() }
-    }
-
-    fn offer(&mut self, rank: u64, row: impl Fn() -> Row) {
-        let full = self.rows.len() == self.most;
-        if full && self.rows.last_key_value().is_none_or(|(highest, _)| rank > *highest) {
-            return;
-        }
-        self.rows.insert(rank, row());
-        if self.rows.len() > self.most {
-            self.rows.pop_last();
-        }
-    }
-
-    fn pairs(self, outputs: Outputs) -> Pairs {
-        let rows = self.rows.into_values().collect::<Vec<_>>();
-        let action = match outputs {
-            Outputs::Discrete { .. } => Answers::Discrete(rows.iter().map(|(_, (number, _))| *number).collect()),
-            Outputs::Continuous { axes } => Answers::Continuous(rows.iter().flat_map(|(_, (_, numbers))| numbers.clone()).collect(), axes),
-        };
-        Pairs { latent_action: rows.into_iter().flat_map(|(latent_action, _)| latent_action).collect(), action }
-    }
 }
 
 /// How well each decoder tells the true actions it is asked for.

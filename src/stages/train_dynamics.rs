@@ -107,8 +107,8 @@ pub struct TrainDynamicsTask {
     pub size: usize,
     /// The frames, in the dataset's order.
     pub shards: Vec<FileInfo>,
-    /// The blake3 of the true actions' file, as it was planned.
-    pub actions: Option<String>,
+    /// Files of true actions, where there are some.
+    pub actions: Vec<FileInfo>,
     /// What the weights' file says of its origin (the task's key, the dataset's version).
     pub provenance: BTreeMap<String, String>,
     /// Seconds between two checkpoints; changes nothing in the result.
@@ -167,7 +167,7 @@ impl Data {
                 return Err(Error::TooFewWindows { split, windows, episodes, time, needed });
             }
         }
-        let actions = task.config.actions.as_deref().map(|path| TrueActions::read(path, task.config.context)).transpose()?;
+        let actions = task.config.actions.is_some().then(|| TrueActions::read(task, place.store)).transpose()?;
         let mut data = Data { shards, training, held_out, actions, labelled: Vec::new() };
         data.labelled = data.draw_labelled(task)?;
         Ok(data)
@@ -177,7 +177,7 @@ impl Data {
         let (Some(actions), Some(supervision)) = (&self.actions, &task.config.supervision) else { return Ok(Vec::new()) };
         let labelled = actions.draw(&self.shards, &self.training, supervision.labels, task.seed)?;
         if labelled.len() < supervision.labels {
-            let file = task.config.actions.clone().unwrap_or_default();
+            let file = task.actions.first().map_or_else(String::new, |file| file.path.clone());
             return Err(Error::TooFewLabels { file, found: labelled.len(), asked: supervision.labels });
         }
         Ok(labelled)

@@ -217,7 +217,7 @@ impl<'a> Right<'a> {
 mod tests {
     use super::*;
 
-    const HOW: Fit = Fit { hidden: Vec::new(), steps: 400, batch: 64, learning_rate: 1e-2, label_smoothing: 0.0 };
+    const HOW: Fit = Fit { hidden: Vec::new(), steps: 1200, batch: 64, learning_rate: 1e-2, label_smoothing: 0.0 };
 
     /// Points far from zero, of very different spreads.
     fn latents(count: usize, seed: u64) -> Vec<f32> {

@@ -30,9 +30,10 @@ ALIKE = {action: 4 for action in range(9, 15)}
 def run(args, game, recipe, seed, steps, name):
     """One training; returns its verdict, its curve and what it cost."""
     videos, workspace = args.games[game], args.out / game
-    train = {"frames": "frames", "steps": steps, "actions": f"{videos}/actions.parquet", **NETWORKS, **args.recipes[recipe]}
+    train = {"frames": "frames", "steps": steps, "actions": "actions", **NETWORKS, **args.recipes[recipe]}
     frames = {"videos": [f"{videos}/*.mp4"], "size": args.size}
-    pipeline = dict(name=game, workspace=str(workspace), seed=seed, stages=dict(frames={"decode": frames}))
+    actions = {"frames": "frames", "file": f"{videos}/actions.parquet"}
+    pipeline = dict(name=game, workspace=str(workspace), seed=seed, stages=dict(frames={"decode": frames}, actions={"import_actions": actions}))
     spec = args.out / f"{game}-{name}.yaml"
     lapo(args, spec, pipeline)  # decoding is not the recipe's
     pipeline["stages"][name] = {"train_dynamics": train}

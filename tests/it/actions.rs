@@ -1,17 +1,22 @@
-//! True actions: they measure a model, a few of them may teach it, and a file that does not fit is told.
+//! True actions: they measure a model, a few of them may teach it or become a decoder, and a file that does not fit is told.
 
 use std::fs;
 use std::path::Path;
 
 use crate::project::{PIPELINE, Project};
 
-/// The pipeline of a project whose model knows a file of true actions.
-fn project(count: usize, actions: &str, more: &str) -> Project {
+/// The pipeline of a project whose model is measured by a file of true actions, of which it needs a part.
+fn project(count: usize, file: &str, more: &str) -> Project {
+    importing(count, &format!("{file}, partial: true"), more)
+}
+
+fn importing(count: usize, file: &str, more: &str) -> Project {
     let project = Project::new(count);
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/maze/actions.parquet");
     fs::copy(recorded, project.path("actions.parquet")).unwrap();
     fs::write(project.path("other.parquet"), "no Parquet").unwrap();
-    let text = PIPELINE.replace("holdout: 3", &format!("holdout: 3, actions: {actions}{more}"));
+    let text = PIPELINE.replace("holdout: 3", &format!("holdout: 3, actions: actions{more}"))
+        + &format!("  actions: {{ import_actions: {{ frames: frames, file: {file} }} }}\n");
     fs::write(project.path("pipeline.yaml"), text).unwrap();
     project
 }
@@ -60,15 +65,102 @@ fn a_few_true_actions_teach_and_too_few_are_told() {
 
     let said = project(9, "actions.parquet", ", supervision: { labels: 100000 }").run(&[]);
     assert_eq!(said.code, 1, "{said:#?}");
-    assert!(said.stderr.contains("`supervision` asks for 100000") && said.stderr.contains("hint: lower `labels`"), "{said:#?}");
+    assert!(said.stderr.contains("100000 are asked for") && said.stderr.contains("hint: ask for fewer"), "{said:#?}");
 }
 
 #[test]
 fn a_file_that_holds_no_actions_is_told() {
     let said = project(4, "missing.parquet", "").run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("actions: cannot read missing.parquet"), "{said:#?}");
+    assert!(said.code == 1 && said.stderr.contains("file: cannot read missing.parquet"), "{said:#?}");
     let said = project(4, "other.parquet", "").run(&[]);
     assert!(said.code == 1 && said.stderr.contains("cannot read true actions from `other.parquet`"), "{said:#?}");
     let said = project(4, "actions.parquet", ", supervision: { labels: 0 }").run(&[]);
     assert!(said.code == 1 && said.stderr.contains("supervision: learns from nothing"), "{said:#?}");
+}
+
+/// Five frames of three videos, as they are in `data/maze`.
+fn csv(project: &Project) -> Vec<String> {
+    let actions = project.query("SELECT video, frame_index, action FROM actions ORDER BY video, frame_index");
+    let row = |row: &serde_json::Value| format!("{},{},{}", row["video"].as_str().unwrap(), row["frame_index"], row["action"]);
+    actions.as_array().unwrap().iter().map(row).collect()
+}
+
+#[test]
+fn actions_find_their_frames_and_csv_says_what_parquet_does() {
+    let project = project(4, "actions.parquet", "");
+    project.run(&[]).good();
+    let rows = csv(&project);
+    let frames = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap() as usize;
+    // Nothing was recorded at the last frame of a video.
+    assert!(rows.len() <= frames && rows.len() + 4 >= frames, "{} of {frames}", rows.len());
+
+    let text = format!("video,frame_index,action\n{}\n", rows.join("\n"));
+    fs::write(project.path("actions.csv"), text.replace("videos/", "")).unwrap();
+    let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
+    fs::write(project.path("pipeline.yaml"), yaml.replace("actions.parquet, partial: true", "actions.csv")).unwrap();
+    project.run(&[]).good();
+    assert_eq!(csv(&project), rows);
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+}
+
+#[test]
+fn actions_and_videos_that_do_not_match_are_told() {
+    let told = |lines: &[&str], words: &str| {
+        let project = importing(2, "actions.csv", "");
+        fs::write(project.path("actions.csv"), format!("video,frame_index,action\n{}\n", lines.join("\n"))).unwrap();
+        let said = project.run(&[]);
+        assert!(said.code == 1 && said.stderr.contains(words), "{words}: {said:#?}");
+    };
+    told(&["maze_9.mp4,0,1"], "actions.csv: no video is called `maze_9.mp4`");
+    told(&["maze_1_000.mp4,0,1", "maze_1_000.mp4,9999,1"], "frame 9999 of `maze_1_000.mp4` is not there: the last one decoded is");
+    told(&["maze_1_000.mp4,0,1", "maze_1_000.mp4,0,2"], "frame 0 of `maze_1_000.mp4` has two actions");
+    told(&["maze_1_000.mp4,0,1", "maze_1_000.mp4,2,2"], "frame 1 of `maze_1_000.mp4` has no action");
+    told(&["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"], "are both `videos/maze_1_000.mp4`");
+    told(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
+}
+
+const DECODER: &str =
+    "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
+
+#[test]
+fn decoders_learn_from_a_few_true_actions_alone() {
+    let project = project(9, "actions.parquet", "");
+    let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + DECODER;
+    fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
+    project.run(&[]).good();
+    let curve = project.query("SELECT transitions, draw, accuracy, r2 FROM decoder ORDER BY transitions, draw");
+    let rows = curve.as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["transitions"].as_u64().unwrap()).collect::<Vec<_>>(), [8, 8, 32, 32]);
+    assert!(rows.iter().all(|row| row["accuracy"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)) && row["r2"].is_null()));
+    let decoders = project.files("decoder", ".safetensors");
+    assert_eq!(decoders.len(), 4);
+
+    // Other numbers leave the decoders of 32 as they are; nothing before the decoder is done again.
+    fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[16, 32]")).unwrap();
+    assert!(project.run(&[]).good().stdout.starts_with("1 tasks"));
+    let others = project.files("decoder", ".safetensors");
+    assert!(others.contains(&decoders[2]) && others.contains(&decoders[3]) && !others.contains(&decoders[0]));
+
+    fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[100000]")).unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("100000 are asked for"), "{said:#?}");
+}
+
+#[test]
+fn continuous_actions_are_decoded_too() {
+    let project = project(9, "actions.parquet", "");
+    project.run(&[]).good();
+    let turned = |line: &String| {
+        let (frame, action) = line.rsplit_once(',').unwrap();
+        let angle = action.parse::<f64>().unwrap();
+        format!("{frame},{},{}", angle.cos(), angle.sin())
+    };
+    let rows: Vec<String> = csv(&project).iter().map(turned).collect();
+    fs::write(project.path("actions.csv"), format!("video,frame_index,action_0,action_1\n{}\n", rows.join("\n"))).unwrap();
+    let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
+    let yaml = yaml.replace("actions.parquet", "actions.csv").replace(", actions: actions", "") + DECODER;
+    fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+    project.run(&[]).good();
+    let curve = project.query("SELECT accuracy, r2 FROM decoder");
+    assert!(curve.as_array().unwrap().iter().all(|row| row["r2"].is_number() && row["accuracy"].is_null()), "{curve}");
 }

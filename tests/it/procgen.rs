@@ -172,3 +172,77 @@ fn a_recording_that_cannot_be_is_told_before_or_while_it_runs() {
     let said = project.run(&[]);
     assert!(said.code == 1 && said.stderr.contains("stages.play.record.player: does not know coinrun"), "{said:#?}");
 }
+
+/// What is learnt from the recording, and how it plays.
+const PLAYED: &str = "
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  decoder: { train_decoder: { labels: labels, actions: play, transitions: [16], draws: 2, steps: 20, hidden: [8], holdout: 3 } }
+  score: { evaluate: { policy: policy, decoder: decoder, game: maze, episodes: 7, envs: 3 } }
+";
+
+#[test]
+fn a_policy_plays_beside_random_actions_and_the_expert() {
+    if venv().is_none() {
+        return;
+    }
+    let project = recorded();
+    let yaml = RECORDED.to_owned() + PLAYED.trim_start_matches('\n');
+    std::fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
+    project.run(&[]).good();
+    let rows = project
+        .query("SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score GROUP BY player, draw ORDER BY player, draw");
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["player"].as_str().unwrap()).collect::<Vec<_>>(), ["expert", "policy", "policy", "random"]);
+    assert!(rows.iter().all(|row| row["n"] == 7) && rows[0]["mean"] == 10.0, "{rows:?}");
+    let told: serde_json::Value = serde_json::from_slice(&project.files("score", "evaluation.json")[0]).unwrap();
+    let means: Vec<_> = told["rows"].as_array().unwrap().iter().map(|row| (row["player"].clone(), row["episodes"].clone())).collect();
+    assert_eq!(serde_json::json!(means), serde_json::json!([["random", 7], ["expert", 7], ["policy", 14]]));
+    assert!(told["sentence"].as_str().unwrap().starts_with("mean return in maze: random "), "{told}");
+    let unfinished = "SELECT count(*) AS n FROM score WHERE \"end\" = 'truncated' AND (length <> 500 OR episode_return <> 0)";
+    assert_eq!(project.query(unfinished)[0]["n"], 0);
+
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    let decoders = project.files("decoder", ".safetensors");
+    std::fs::write(project.path("pipeline.yaml"), yaml.replace("actions: play, t", "actions: play, policy: policy, t")).unwrap();
+    assert!(project.run(&[]).good().stdout.starts_with("2 tasks"));
+    assert_ne!(project.files("decoder", ".safetensors"), decoders);
+
+    std::fs::write(project.path("pipeline.yaml"), yaml.replace("hidden: [8]", "hidden: [9]")).unwrap();
+    let planned = project.planned(&[]);
+    let new: Vec<&str> = planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
+    assert_eq!(new, ["decoder", "score"]);
+    // Played again, the same episodes.
+    let episodes = project.files("score", "episodes.parquet");
+    let again = recorded();
+    std::fs::write(again.path("pipeline.yaml"), &yaml).unwrap();
+    again.run(&["--threads", "1"]).good();
+    assert!(again.files("score", "episodes.parquet") == episodes);
+}
+
+#[test]
+fn a_decoder_that_does_not_fit_is_told() {
+    if venv().is_none() {
+        return;
+    }
+    let project = recorded();
+    let other = "  model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3, vq: { dim: 8 } } }
+  labels2: { label: { frames: play, dynamics: model2 } }\n";
+    let yaml = RECORDED.to_owned()
+        + other
+        + &PLAYED.trim_start_matches('\n').replace("train_decoder: { labels: labels", "train_decoder: { labels: labels2");
+    std::fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("decodes latent actions of 64 numbers, the policy's have 128"), "{said:#?}");
+    let wrong =
+        RECORDED.to_owned() + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
+    std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("score.evaluate.game: unknown variant `mase`"), "{said:#?}");
+    let wrong =
+        RECORDED.to_owned() + "  score: { evaluate: { policy: labels, decoder: model, game: maze, episodes: 0, temperature: -1 } }\n";
+    std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
+    let said = project.run(&[]);
+    for word in ["expected one that makes a latent policy", "expected one that makes decoders", "episodes: is 0", "temperature: is -1"] {
+        assert!(said.code == 1 && said.stderr.contains(word), "{word}: {said:#?}");
+    }
+}

@@ -5,10 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::{Planner, StagePlan};
-use crate::dataset::{self, Receipt, head};
+use crate::dataset::{self, FileInfo, Receipt, head};
 use crate::pipeline::key::{Fields, Known, key, of_train_dynamics, of_train_policy, settings};
 use crate::pipeline::spec::StageSpec;
-use crate::pipeline::videos::identify;
 use crate::stages::Task;
 use crate::stages::train_dynamics::{Refresh, TrainDynamicsConfig, TrainDynamicsTask};
 use crate::stages::train_policy::{TrainPolicyConfig, TrainPolicyTask};
@@ -18,6 +17,8 @@ struct Training<'a> {
     refresh: &'a Refresh,
     /// The stage it learns from.
     source: &'a StagePlan,
+    /// Another stage that must have run.
+    beside: Option<&'a StagePlan>,
     /// What that is called, what is counted there, and what of it a kept model may not have seen.
     names: [&'static str; 3],
     steps: u64,
@@ -51,19 +52,21 @@ impl Planner<'_> {
         receipts: &[Receipt],
     ) -> Result<StagePlan, dataset::Error> {
         let frames = &self.plans[&config.frames];
+        let actions = config.actions.as_ref().map(|actions| &self.plans[actions]);
         let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
         let task = TrainDynamicsTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
             size: size as usize,
-            shards: frames.receipts.iter().filter_map(|r| r.files.first().cloned()).collect(),
-            actions: config.actions.as_ref().map(|path| identify(std::slice::from_ref(path), &[]).remove(0).digest),
+            shards: frames.files(".arrow"),
+            actions: actions.map(StagePlan::action_files).unwrap_or_default(),
             provenance: BTreeMap::new(),
             checkpoint_secs: self.options.checkpoint_secs,
         };
         let training = Training {
             refresh: &config.refresh,
             source: frames,
+            beside: actions,
             names: ["frames", "frames", "videos"],
             steps: config.steps,
             unseen: &|kept| unseen_videos(kept, frames),
@@ -81,18 +84,18 @@ impl Planner<'_> {
         receipts: &[Receipt],
     ) -> Result<StagePlan, dataset::Error> {
         let labels = &self.plans[&config.labels];
-        let files = |plan: &StagePlan| plan.receipts.iter().filter_map(|r| r.files.first().cloned()).collect();
         let task = TrainPolicyTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
-            labels: files(labels),
-            shards: self.frames_of(&config.labels).map(files).unwrap_or_default(),
+            labels: labels.files("labels.parquet"),
+            shards: self.shards_of(&config.labels),
             provenance: BTreeMap::new(),
             checkpoint_secs: self.options.checkpoint_secs,
         };
         let training = Training {
             refresh: &config.refresh,
             source: labels,
+            beside: None,
             names: ["labels", "transitions", "files of labels"],
             steps: config.steps,
             unseen: &|kept| labels.receipts.iter().filter(|r| !kept.inputs.contains(&r.key)).count() + labels.new,
@@ -102,12 +105,12 @@ impl Planner<'_> {
         self.train(plan, &training, receipts)
     }
 
-    /// The frames that a stage of labels labels.
-    fn frames_of(&self, labels: &str) -> Option<&StagePlan> {
-        let (_, spec) = self.checked.spec.stages.iter().find(|(name, _)| name == labels)?;
+    /// The shards that a stage of labels labels.
+    pub(super) fn shards_of(&self, labels: &str) -> Vec<FileInfo> {
+        let spec = self.checked.spec.stages.iter().find(|(name, _)| name == labels);
         match spec {
-            StageSpec::Label(config) => self.plans.get(&config.frames),
-            _ => None,
+            Some((_, StageSpec::Label(config))) => self.plans[&config.frames].files(".arrow"),
+            _ => vec![],
         }
     }
 
@@ -130,7 +133,7 @@ impl Planner<'_> {
             plan.reused = 1;
             return Ok(plan);
         }
-        if source.new > 0 {
+        if source.new > 0 || training.beside.is_some_and(|beside| beside.new > 0) {
             plan.new = 1;
             let reason = if kept.is_some() { format!("new {name}") } else { Known::new(receipts).why(&fields) };
             plan.why.insert(reason, 1);

@@ -1,12 +1,11 @@
 //! What latent actions tell of true ones, where these are known: scored windows and a file of actions go in, accuracies come out.
 
-use std::path::Path;
-
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::TrainDynamicsTask;
 use super::verdict::{Latents, Scored, entropy};
-use crate::dataset::{Actions, Shards, WindowIndex, read_actions};
+use crate::dataset::{Actions, Shards, Store, WindowIndex};
 use crate::models::DynamicsConfig;
 use crate::stages::Error;
 use crate::train::batch;
@@ -38,8 +37,9 @@ pub(super) struct TrueActions {
 }
 
 impl TrueActions {
-    pub(super) fn read(path: &str, context: usize) -> Result<Self, Error> {
-        Ok(TrueActions { actions: read_actions(Path::new(path))?, context })
+    pub(super) fn read(task: &TrainDynamicsTask, store: &Store) -> Result<Self, Error> {
+        let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
+        Ok(TrueActions { actions: Actions::read(store, &paths)?, context: task.config.context })
     }
 
     /// The true action between the last two frames of a window, where it is known.

@@ -73,9 +73,8 @@ pub struct TrainDynamicsConfig {
     /// Every `holdout`-th episode is kept from training and judges the model; 0: none is.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
-    /// True actions, where somebody recorded some: a Parquet file with `video` (path or file name), `frame_index` and `action` (whole
-    /// numbers), relative to the current folder. The verdict says how well they can be told from latent actions; the model learns from none of
-    /// them but those of `supervision`.
+    /// The stage that knows true actions, where somebody recorded some: `record` or `import_actions`. The verdict says how well they can be
+    /// told from latent actions; the model learns from none of them but those of `supervision`.
     #[serde(default)]
     pub actions: Option<String>,
     /// Learns from a few of the true actions too: `{ labels: 256 }`. Default none.
@@ -188,7 +187,7 @@ impl TrainDynamicsConfig {
             expect(rate.is_finite() && rate > 0.0, field, format!("is {rate}"), "expected a number above 0; the paper uses 3e-4");
         }
         if let Some(supervision) = &self.supervision {
-            expect(self.actions.is_some(), "supervision", "has no true actions".into(), "name their file with `actions:`");
+            expect(self.actions.is_some(), "supervision", "has no true actions".into(), "name the stage that knows them with `actions:`");
             let positive = supervision.labels > 0 && supervision.batch > 0;
             expect(positive, "supervision", "learns from nothing".into(), "expected `labels` and `batch` of at least 1");
             let weight = supervision.weight;
