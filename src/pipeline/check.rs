@@ -27,6 +27,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)]) -> Result<Checked
     let checked = spec.map(|spec| {
         fields(&mut faults, &spec);
         inputs(&mut faults, &spec);
+        actions(&mut faults, &spec);
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
         let videos = matches(&mut faults, &spec);
@@ -69,6 +70,24 @@ fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
                 }
                 Some(_) => {}
             }
+        }
+    }
+}
+
+/// True actions that labels are set beside must be of the same frames.
+fn actions(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in &spec.stages {
+        let StageSpec::Label(config) = stage else { continue };
+        let Some(wanted) = &config.actions else { continue };
+        let found = spec.stages.iter().find(|(other, _)| other == wanted).map(|(_, stage)| stage);
+        let of = match found {
+            Some(StageSpec::ImportActions(actions)) => &actions.frames,
+            Some(StageSpec::Record(_)) => wanted,
+            _ => continue,
+        };
+        if *of != config.frames {
+            let message = format!("`{wanted}` knows actions of `{of}`, the frames are `{}`", config.frames);
+            faults.at(&path(name, stage, "actions"), Part::Value, message, Some("name a stage that knows those of the same frames".into()));
         }
     }
 }

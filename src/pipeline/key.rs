@@ -90,9 +90,12 @@ pub fn of_import_dynamics(task: &import_dynamics::ImportDynamicsTask) -> Fields 
 
 /// Labelling: the frames' and the model's digest.
 pub fn of_label(task: &label::LabelTask) -> Fields {
-    let mut fields = start("label", label::VERSION, &task.config, &["frames", "dynamics"]);
+    let mut fields = start("label", label::VERSION, &task.config, &["frames", "dynamics", "actions"]);
     fields.insert("frames".into(), task.shard.blake3.clone().into());
     fields.insert("model".into(), task.model.blake3.clone().into());
+    if let Some(actions) = &task.actions {
+        fields.insert("true_actions".into(), actions.blake3.clone().into());
+    }
     fields
 }
 

@@ -202,17 +202,21 @@ impl<'a> Planner<'a> {
     /// One task per shard, all new when the model is.
     fn label(&self, mut plan: StagePlan, config: &LabelConfig, known: &Known) -> StagePlan {
         let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
+        let actions = config.actions.as_ref().map(|actions| &self.plans[actions]);
         let model = dynamics.receipts.first().and_then(|r| r.files.first()).filter(|_| dynamics.new == 0);
-        plan.settings = settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file() }));
-        let Some(model) = model else {
+        plan.settings = settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file(), actions: None }));
+        let waits = actions.is_some_and(|actions| actions.new > 0 && frames.new == 0);
+        let Some(model) = model.filter(|_| !waits) else {
             plan.new = frames.new + frames.receipts.len();
-            plan.why.insert("new model".into(), plan.new);
+            plan.why.insert(if waits { "new true actions" } else { "new model" }.into(), plan.new);
             return plan;
         };
+        let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
         let inputs = |frames: &Receipt| vec![frames.key.clone(), dynamics.receipts[0].key.clone()];
-        for shard in &frames.receipts {
+        for (i, shard) in frames.receipts.iter().enumerate() {
             let Some(file) = shard.files.first() else { continue };
-            let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone() };
+            let actions = true_actions.get(i).cloned();
+            let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions };
             plan.add(of_label(&task), inputs(shard), BTreeMap::new(), file.rows, Task::Label(task), known);
         }
         if frames.new > 0 {

@@ -149,7 +149,9 @@ impl StageSpec {
                 vec![("policy", &c.policy, ArtifactKind::Policy), ("decoder", &c.decoder, ArtifactKind::Decoder)]
             }
             StageSpec::Label(c) => {
-                vec![("frames", &c.frames, ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)]
+                let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));
+                let frames = [("frames", c.frames.as_str(), ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)];
+                frames.into_iter().chain(actions).collect()
             }
         }
     }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace};
-use crate::dataset::{FileInfo, LabelRows, LabelShape, LabelWriter, Shard, Shards, Store, WindowIndex};
+use crate::dataset::{Actions, FileInfo, LabelRows, LabelShape, LabelWriter, Shard, Shards, Store, WindowIndex};
 use crate::models::{Device, Labeller, Precision, Want, labeller};
 
 /// Labels every transition of a dataset with its latent action.
@@ -20,6 +20,10 @@ pub struct LabelConfig {
     pub frames: String,
     /// The `train_dynamics` stage whose IDM labels them.
     pub dynamics: String,
+    /// The stage that knows true actions of these frames, `record` or `import_actions`: they are set beside the latent ones, as
+    /// `true_action`, where they are discrete. Default none.
+    #[serde(default)]
+    pub actions: Option<String>,
     /// Whether to compute the world model's error on every transition, the label's own quality sign. It costs as much again as the
     /// latent action. Default true.
     #[serde(default = "default_fdm_error")]
@@ -47,6 +51,8 @@ pub struct LabelTask {
     pub shard: FileInfo,
     /// The weights; its `blake3` is the model's digest.
     pub model: FileInfo,
+    /// The true actions of the shard's frames, where they are asked for.
+    pub actions: Option<FileInfo>,
 }
 
 /// The worker: a model on a device, kept from task to task.
@@ -84,9 +90,11 @@ impl Label {
         let provenance: Vec<(&str, &str)> = provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mut labels = LabelWriter::create(place.store, &path, shape, &provenance)?;
         let index = WindowIndex::new(&shards, config.window());
+        let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
+        let actions = Actions::read(place.store, &paths)?;
         for first in (0..index.len()).step_by(BATCH) {
             let last = (first + BATCH).min(index.len());
-            self.label_windows(task, &shard, &index, first..last, &mut labels)?;
+            self.label_windows(task, (&shard, &actions), &index, first..last, &mut labels)?;
             place.progress.advance((last - first) as u64);
         }
         let stats = BTreeMap::from([("transitions".to_string(), index.len() as f64)]);
@@ -97,7 +105,7 @@ impl Label {
     fn label_windows(
         &self,
         task: &LabelTask,
-        shard: &Shard,
+        (shard, actions): (&Shard, &Actions),
         index: &WindowIndex,
         windows: std::ops::Range<usize>,
         labels: &mut LabelWriter,
@@ -108,6 +116,8 @@ impl Label {
         let want = Want { codes: true, fdm_error: task.config.fdm_error };
         let out = self.labeller.label(&frames, &starts, want)?;
         let now: Vec<usize> = rows.iter().map(|row| row + time - 2).collect();
+        let true_action = |row: &usize| actions.discrete(shard.video(*row), shard.frame_index(*row)).map(|action| action as i32);
+        let true_action: Vec<Option<i32>> = now.iter().map(true_action).collect();
         labels.push(&LabelRows {
             video: &now.iter().map(|row| shard.video(*row)).collect::<Vec<_>>(),
             episode: &now.iter().map(|row| shard.episode(*row)).collect::<Vec<_>>(),
@@ -117,7 +127,7 @@ impl Label {
             latent_code: &out.latent_code,
             fdm_error: task.config.fdm_error.then_some(&out.fdm_error),
             motion: &out.motion,
-            true_action: &vec![None; now.len()],
+            true_action: &true_action,
             shard: &task.shard.blake3,
             row: &now.iter().map(|row| *row as u32).collect::<Vec<_>>(),
         })?;

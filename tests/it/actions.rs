@@ -104,6 +104,22 @@ fn actions_find_their_frames_and_csv_says_what_parquet_does() {
 }
 
 #[test]
+fn true_actions_stand_beside_latent_ones_and_shards_without_new_ones_keep_their_labels() {
+    let project = project(5, "actions.parquet", "");
+    let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
+    fs::write(project.path("pipeline.yaml"), yaml.replace("dynamics: model }", "dynamics: model, actions: actions }")).unwrap();
+    project.run(&[]).good();
+    let wrong = "SELECT count(*) AS n FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index \
+                 WHERE true_action = action";
+    let right = project.query("SELECT count(*) AS n FROM labels WHERE true_action IS NOT NULL")[0]["n"].as_u64().unwrap();
+    assert_eq!(project.query(wrong)[0]["n"].as_u64(), Some(right));
+    assert!(right + 5 >= project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap());
+    // Videos come: one shard of frames, their actions, their labels.
+    project.add(5..7);
+    assert!(project.run(&[]).good().stdout.starts_with("3 tasks"));
+}
+
+#[test]
 fn actions_and_videos_that_do_not_match_are_told() {
     let told = |lines: &[&str], words: &str| {
         let project = importing(2, "actions.csv", "");
