@@ -8,9 +8,9 @@
 //! ## The way of the data
 //!
 //! ```text
-//! video --decode--> shard --window--> transition --IDM--> latent action --cloning--> latent policy
-//! video/            dataset/shard     dataset/window      stages/label             stages/train_policy
-//! game ---record--> shard
+//! video --decode--> shard --window--> transition --IDM--> latent action --cloning--> latent policy --decoder--> action
+//! video/            dataset/shard     dataset/window      stages/label               stages/train_policy  stages/train_decoder
+//! game ---record--> shard                                                        game <--evaluate-- latent policy and decoder
 //! ```
 //!
 //! One transition is the window o\[t-k\] .. o\[t\], o\[t+1\] (k = context, 1 in the paper); its latent action is what happened between
@@ -46,6 +46,9 @@
 //! ## Where this departs from the first design
 //!
 //! - A game may be recorded straight into shards (`record`), with no video between: lossless, and true actions lie beside them.
+//! - True actions are an artifact like frames: `record` makes them, `import_actions` checks a file of them against the videos. Whatever needs
+//!   them names the stage. A decoder is judged on videos kept from it; which transitions it learns from depends on a seed and on these alone.
+//! - In `evaluate` every environment plays its own share of the episodes: the first ones to end are the short ones, not a fair sample.
 //! - A model may come from a file (`import_dynamics`), published or ours, and labels like one trained here.
 //! - Initial weights and batches are drawn with PyTorch's generator, in its order: `reference: true` is compared with PyTorch seed by seed,
 //!   since between seeds the error after a short training differs by far more than between implementations.

@@ -111,14 +111,11 @@ pub fn of_train_policy(task: &train_policy::TrainPolicyTask, generation: u64) ->
 
 /// Decoding: all settings but which stages, the seed, the labels and the true actions.
 pub fn of_train_decoder(task: &train_decoder::TrainDecoderTask) -> Fields {
-    let mut fields = start("train_decoder", train_decoder::VERSION, &task.config, &["labels", "actions", "policy"]);
-    fields.insert("decodes".into(), if task.config.policy.is_some() { "policy" } else { "labels" }.into());
+    let mut fields = start("train_decoder", train_decoder::VERSION, &task.config, &["labels", "actions"]);
     fields.insert("seed".into(), task.seed.into());
     fields.insert("labels".into(), digests(&task.labels));
     fields.insert("true_actions".into(), digests(&task.actions));
-    if let Some((policy, _)) = &task.policy {
-        fields.insert("policy".into(), policy.blake3.clone().into());
-    }
+
     fields
 }
 

@@ -182,7 +182,7 @@ impl<'a> Planner<'a> {
         };
         let fields = of_import_actions(&task);
         plan.settings = settings(&fields);
-        if !plan.waits_for(&[("frames", Some(frames))]) {
+        if !plan.waits_for([("frames", frames)]) {
             let units = task.shards.len() as u64;
             plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::ImportActions(task), known);
         }
@@ -229,22 +229,19 @@ impl<'a> Planner<'a> {
     /// One task: all decoders learn from the same labels.
     fn train_decoder(&self, mut plan: StagePlan, config: &TrainDecoderConfig, known: &Known) -> StagePlan {
         let (labels, actions) = (&self.plans[&config.labels], &self.plans[&config.actions]);
-        let policy = config.policy.as_ref().map(|policy| &self.plans[policy]);
         let task = TrainDecoderTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
             labels: labels.files("labels.parquet"),
             actions: actions.action_files(),
-            policy: policy.and_then(|policy| Some((policy.files("policy.safetensors").pop()?, self.shards_of(&config.labels)))),
         };
         let fields = of_train_decoder(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for(&[("labels", Some(labels)), ("true actions", Some(actions)), ("policy", policy)]) {
+        if plan.waits_for([("labels", labels), ("true actions", actions)]) {
             return plan;
         }
         let units = config.decoders().len() as u64;
-        let policy = policy.into_iter().flat_map(|policy| &policy.order);
-        let inputs = labels.order.iter().chain(&actions.order).chain(policy).cloned().collect();
+        let inputs = labels.order.iter().chain(&actions.order).cloned().collect();
         plan.add(fields, inputs, BTreeMap::new(), units, Task::TrainDecoder(task), known);
         plan
     }
@@ -260,7 +257,7 @@ impl<'a> Planner<'a> {
         };
         let fields = of_evaluate(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for(&[("policy", Some(policy)), ("decoders", Some(decoder))]) {
+        if plan.waits_for([("policy", policy), ("decoders", decoder)]) {
             return plan;
         }
         let units = config.episodes * (config.baselines() + task.decoders.len() as u64);
@@ -301,9 +298,8 @@ impl StagePlan {
     }
 
     /// Whether the stage's one task is not known yet, since an input is still to be made.
-    fn waits_for(&mut self, inputs: &[(&str, Option<&StagePlan>)]) -> bool {
-        let is_new = |(_, plan): &&(&str, Option<&StagePlan>)| plan.is_some_and(|plan| plan.new > 0);
-        let Some((name, _)) = inputs.iter().find(is_new) else { return false };
+    fn waits_for<const N: usize>(&mut self, inputs: [(&str, &StagePlan); N]) -> bool {
+        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.new > 0) else { return false };
         self.new = 1;
         self.why.insert(format!("new {name}"), 1);
         true

@@ -140,11 +140,7 @@ impl StageSpec {
                 [("frames", c.frames.as_str(), ArtifactKind::Frames)].into_iter().chain(actions).collect()
             }
             StageSpec::TrainPolicy(c) => vec![("labels", &c.labels, ArtifactKind::Labels)],
-            StageSpec::TrainDecoder(c) => {
-                let policy = c.policy.iter().map(|policy| ("policy", policy.as_str(), ArtifactKind::Policy));
-                let labels = [("labels", c.labels.as_str(), ArtifactKind::Labels), ("actions", &c.actions, ArtifactKind::Actions)];
-                labels.into_iter().chain(policy).collect()
-            }
+            StageSpec::TrainDecoder(c) => vec![("labels", &c.labels, ArtifactKind::Labels), ("actions", &c.actions, ArtifactKind::Actions)],
             StageSpec::Evaluate(c) => {
                 vec![("policy", &c.policy, ArtifactKind::Policy), ("decoder", &c.decoder, ArtifactKind::Decoder)]
             }

@@ -3,6 +3,10 @@
 //!
 //! Which transitions are drawn depends on the seed and on the transitions alone: the 64 of one draw are among its 256, and neither changes
 //! when other numbers are asked for. Every `holdout`-th video is kept from all of them and judges all of them.
+//!
+//! A decoder learns from the IDM's latent actions, as in the paper, and meets the policy's only when it plays. Learning from what the policy
+//! answers was tried on maze: from 256 transitions the decoder then is right half as often and earns what random actions do; from 8,192 it
+//! earns as much as this one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,10 +30,6 @@ pub struct TrainDecoderConfig {
     pub labels: String,
     /// The stage that knows what was truly done: `record` or `import_actions`.
     pub actions: String,
-    /// The `train_policy` stage whose latent actions are decoded rather than those of the labels. A decoder then learns how sure the policy
-    /// is of itself, and what it confuses. Default none: as in the paper.
-    #[serde(default)]
-    pub policy: Option<String>,
     /// From how many transitions to learn; a decoder for each number. Default `[256]`; the paper's curve goes from 16 to 8192.
     #[serde(default = "default_transitions")]
     pub transitions: Vec<usize>,
@@ -94,8 +94,6 @@ pub struct TrainDecoderTask {
     pub labels: Vec<FileInfo>,
     /// Files of true actions.
     pub actions: Vec<FileInfo>,
-    /// The policy's weights, where it is its latent actions that are decoded, and the shards that the labels are of.
-    pub policy: Option<(FileInfo, Vec<FileInfo>)>,
 }
 
 impl TrainDecoderConfig {

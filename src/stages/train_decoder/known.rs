@@ -3,21 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::TrainDecoderTask;
-use crate::dataset::{Action, Actions, FileInfo, Labels, Shards, read_labels};
-use crate::models::{Outputs, actor};
+use crate::dataset::{Action, Actions, Labels, read_labels};
+use crate::models::Outputs;
 use crate::stages::{Error, Workplace};
 use crate::train::decoding::{Answers, Pairs, Spread, Sums};
 
 /// Most held-out transitions that judge a decoder.
 const ASKED: usize = 8192;
-/// Frames that a policy is shown at once.
-const FRAMES: usize = 1024;
 
 /// Transitions to learn from, draw by draw, and some to be asked about.
 pub(super) struct Known {
     pub latent_dim: usize,
     pub outputs: Outputs,
-    /// Of every latent action, whether its true action is known or not; of a policy's, of those in the draws.
+    /// Of every latent action, whether its true action is known or not.
     pub spread: Spread,
     /// The most transitions asked for, in the order in which fewer are taken.
     pub draws: Vec<Pairs>,
@@ -47,9 +45,6 @@ impl Known {
         }
         if drawn.asked.rows.is_empty() {
             return Err(Error::TooFewTransitions { split: "held-out", transitions: drawn.count, videos: drawn.videos });
-        }
-        if let Some((policy, shards)) = &task.policy {
-            drawn.see_with(policy, shards, place)?;
         }
         let outputs = match actions.axes() {
             Some(axes) => Outputs::Continuous { axes },
@@ -88,12 +83,7 @@ impl Drawn {
             let video = *videos.entry(labels.video[i]).or_insert(next);
             let Some(action) = actions.get(video_of(labels, i), labels.frame_index[i]) else { continue };
             let held_out = task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
-            let row = || Row {
-                latent_action: labels.latent_action[i * dim..][..dim].to_vec(),
-                action: Owned::from(action),
-                shard: labels.names[labels.shard[i] as usize].clone(),
-                row: labels.row[i] as usize,
-            };
+            let row = || Row { latent_action: labels.latent_action[i * dim..][..dim].to_vec(), action: Owned::from(action) };
             if held_out || task.config.holdout == 0 {
                 self.asked.offer(rank(labels, i, task.seed, u64::MAX), row);
             }
@@ -103,32 +93,6 @@ impl Drawn {
             }
         }
         self.videos += videos.len();
-    }
-
-    /// Puts a policy's latent actions in the place of the labels'.
-    fn see_with(&mut self, policy: &FileInfo, shards: &[FileInfo], place: &Workplace) -> Result<(), Error> {
-        let weights = place.store.read(&policy.path)?.ok_or_else(|| crate::dataset::Error::Missing { path: policy.path.clone() })?;
-        let policy = actor(&place.device, &weights)?;
-        let number: HashMap<&str, usize> = shards.iter().zip(0..).map(|(file, number)| (file.blake3.as_str(), number)).collect();
-        let shards = Shards::open(place.store, shards.iter().map(|file| file.path.clone()).collect())?;
-        let bytes = shards.frame_size().map_or(0, |size| size.bytes());
-        self.latent_dim = policy.config().latent_dim;
-        self.sums = Sums::default();
-        for lowest in self.draws.iter_mut().chain([&mut self.asked]) {
-            let mut rows: Vec<&mut Row> = lowest.rows.values_mut().collect();
-            for rows in rows.chunks_mut(FRAMES) {
-                let mut frames = vec![0; rows.len() * bytes];
-                for (row, frame) in rows.iter().zip(frames.chunks_exact_mut(bytes)) {
-                    let shard = number.get(row.shard.as_str()).copied();
-                    let shard = shard.ok_or_else(|| Error::NoShard { file: "labels".into(), shard: row.shard.clone() })?;
-                    shards.copy(shard, row.row, frame)?;
-                }
-                let seen = policy.latent_action(&frames)?;
-                self.sums.add(&seen, self.latent_dim);
-                rows.iter_mut().zip(seen.chunks_exact(self.latent_dim)).for_each(|(row, seen)| row.latent_action = seen.to_vec());
-            }
-        }
-        Ok(())
     }
 }
 
@@ -148,9 +112,6 @@ fn rank(labels: &Labels, row: usize, seed: u64, draw: u64) -> u64 {
 struct Row {
     latent_action: Vec<f32>,
     action: Owned,
-    /// The digest of the shard that holds its frame, and the frame's row there.
-    shard: String,
-    row: usize,
 }
 
 enum Owned {
