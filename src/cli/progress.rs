@@ -23,6 +23,7 @@ impl Watch for Person {
             "record" | "evaluate" => "episodes",
             "train_decoder" => "decoders",
             "import_actions" => "shards",
+            "report" => "sections",
             "train_dynamics" | "train_policy" => "steps",
             _ => "transitions",
         };

@@ -54,7 +54,7 @@ pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, FrameRows, Shard, read_frame_rows};
 pub use shards::Shards;
 pub use store::{Created, Store};
-pub use table::{Column, write_table};
+pub use table::{Column, Table, read_table, write_table};
 pub use window::{Window, WindowIndex};
 
 /// The version of every file format this room writes; readers check it before anything else.

@@ -1,12 +1,15 @@
 //! Small Parquet tables, such as a training run's metrics.
 //!
-//! In: named columns of equal length. Out: a file any Parquet reader opens. Start at [`write_table`].
+//! In: named columns of equal length. Out: a file any Parquet reader opens, or the columns again. Start at [`write_table`] and [`read_table`].
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -53,6 +56,64 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
     writer.into_inner().map_err(parquet_error(path))?.finish(rows as u64)
 }
 
+/// A table that [`write_table`] wrote, column by column.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Table {
+    columns: Vec<(String, Column)>,
+}
+
+/// Reads a whole table into memory.
+pub fn read_table(store: &Store, path: &str) -> Result<Table> {
+    let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(store.map(path)?).map_err(|cause| corrupt(cause.to_string()))?;
+    let empty = |field: &Arc<Field>| {
+        let column = match field.data_type() {
+            DataType::Float64 => Column::F64(vec![]),
+            DataType::UInt64 => Column::U64(vec![]),
+            DataType::UInt32 => Column::U32(vec![]),
+            DataType::Utf8 => Column::Text(vec![]),
+            DataType::FixedSizeList(item, width) if *item.data_type() == DataType::Float32 => {
+                Column::F32Rows(vec![], usize::try_from(*width).map_err(|_| corrupt(format!("lists of {width} numbers")))?)
+            }
+            other => return Err(corrupt(format!("column `{}` holds {other}", field.name()))),
+        };
+        Ok((field.name().clone(), column))
+    };
+    let mut columns = builder.schema().fields().iter().map(empty).collect::<Result<Vec<_>>>()?;
+    for batch in builder.build().map_err(|cause| corrupt(cause.to_string()))? {
+        let batch = batch.map_err(|cause| corrupt(cause.to_string()))?;
+        columns.iter_mut().zip(batch.columns()).for_each(|((_, column), array)| column.extend(array));
+    }
+    Ok(Table { columns })
+}
+
+impl Table {
+    /// The names of the columns.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// A column as measurements, counts included; none where there is no such column or it holds names.
+    #[must_use]
+    pub fn numbers(&self, name: &str) -> Option<Vec<Option<f64>>> {
+        match &self.columns.iter().find(|(known, _)| known == name)?.1 {
+            Column::F64(values) => Some(values.clone()),
+            Column::U64(values) => Some(values.iter().map(|value| Some(*value as f64)).collect()),
+            Column::U32(values) => Some(values.iter().map(|value| Some(f64::from(*value))).collect()),
+            Column::Text(_) | Column::F32Rows(..) => None,
+        }
+    }
+
+    /// A column of names; none where there is no such column or it holds numbers.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&[String]> {
+        match &self.columns.iter().find(|(known, _)| known == name)?.1 {
+            Column::Text(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
 /// What all our Parquet files have in common: the same rows are the same bytes.
 pub(super) fn properties() -> WriterPropertiesBuilder {
     WriterProperties::builder()
@@ -76,6 +137,41 @@ pub(super) fn parquet_error(path: &str) -> impl FnOnce(ParquetError) -> Error {
     }
 }
 
+impl Column {
+    /// How many rows it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Column::F64(values) => values.len(),
+            Column::U64(values) => values.len(),
+            Column::U32(values) => values.len(),
+            Column::Text(values) => values.len(),
+            Column::F32Rows(values, width) => values.len() / width,
+        }
+    }
+
+    /// Whether it has no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds values of the column's own type.
+    fn extend(&mut self, array: &ArrayRef) {
+        match self {
+            Column::F64(values) => values.extend(array.as_primitive::<Float64Type>().iter()),
+            Column::U64(values) => values.extend(array.as_primitive::<UInt64Type>().values()),
+            Column::U32(values) => values.extend(array.as_primitive::<UInt32Type>().values()),
+            Column::Text(values) => values.extend(array.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned())),
+            Column::F32Rows(values, _) => {
+                let rows = array.as_fixed_size_list();
+                let numbers = rows.values().as_primitive::<Float32Type>().values();
+                values.extend(&numbers[rows.value_offset_at(0) as usize..][..rows.len() * rows.value_length() as usize]);
+            }
+        }
+    }
+}
+
 fn array(column: &Column) -> ArrayRef {
     match column {
         Column::F64(values) => Arc::new(Float64Array::from(values.clone())),
@@ -94,6 +190,23 @@ fn array(column: &Column) -> ArrayRef {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[test]
+    fn a_table_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+        let columns = [
+            ("step", Column::U64(vec![1, 1 << 40])),
+            ("loss", Column::F64(vec![None, Some(0.1 + 0.2)])),
+            ("frame_index", Column::U32(vec![7, 8])),
+            ("player", Column::Text(vec!["random".into(), "a \"b\"".into()])),
+        ];
+        write_table(&store, "d/data/k/a/metrics.parquet", &columns).unwrap();
+        let table = read_table(&store, "d/data/k/a/metrics.parquet").unwrap();
+        assert_eq!(table.columns, columns.map(|(name, column)| (name.to_owned(), column)));
+        assert_eq!(table.numbers("step"), Some(vec![Some(1.0), Some(2f64.powi(40))]));
+        assert_eq!((table.numbers("player"), table.text("loss")), (None, None));
+    }
 
     #[test]
     fn columns_of_different_lengths_are_refused_by_name() {

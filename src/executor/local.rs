@@ -12,8 +12,8 @@ use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt};
 use crate::models::Device;
 use crate::stages::label::Label;
 use crate::stages::{
-    Done, Error, Progress, Task, Workplace, decode, evaluate, import_actions, import_dynamics, record, train_decoder, train_dynamics,
-    train_policy,
+    Done, Error, Progress, Task, Workplace, decode, evaluate, import_actions, import_dynamics, record, report, train_decoder,
+    train_dynamics, train_policy,
 };
 
 /// Runs the jobs of one stage; a result per job that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
@@ -125,6 +125,7 @@ fn perform(job: &Job, place: &Workplace, worker: &mut Option<Label>) -> Result<D
         Task::TrainDecoder(task) => train_decoder::run(task, place),
         Task::Evaluate(task) => evaluate::run(task, place),
         Task::ImportActions(task) => import_actions::run(task, place),
+        Task::Report(task) => report::run(task, place),
         Task::ImportDynamics(task) => import_dynamics::run(task, place),
         Task::Label(task) => {
             let kept = worker.take().filter(|worker| worker.serves(task));

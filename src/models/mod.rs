@@ -13,7 +13,7 @@
 //! | [`idm`] | inverse dynamics model: window -> latent action |
 //! | [`motion`] | what makes the IDM look at changes and keeps latent actions at one size |
 //! | [`vq`] | the bottleneck: latent action -> codes, quantised latent action |
-//! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame |
+//! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame ([`predict`]: with a file's weights, on any device) |
 //! | [`policy`] | latent policy: one frame -> latent action ([`act`]: with a file's weights, on any device) |
 //! | [`decoder`] | latent action -> true action |
 //!
@@ -54,6 +54,7 @@ pub mod layers;
 pub mod metadata;
 pub mod motion;
 pub mod policy;
+pub mod predict;
 pub mod published;
 pub mod random;
 pub mod roofline;
@@ -66,3 +67,4 @@ pub use decoder::{DecoderConfig, LoadedDecoder, Outputs};
 pub use device::Device;
 pub use error::{ModelError, Result};
 pub use label::{Labelled, Labeller, Want, labeller};
+pub use predict::{Predictor, predictor};

@@ -9,13 +9,15 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::{FileInfo, Receipt};
-use crate::stages::{decode, evaluate, import_actions, import_dynamics, label, record, train_decoder, train_dynamics, train_policy};
+use crate::stages::{
+    decode, evaluate, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics, train_policy,
+};
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 8] = ["videos", "frames", "labels", "model", "true_actions", "policy", "decoders", "generation"];
+const INPUTS: [&str; 9] = ["videos", "frames", "labels", "model", "true_actions", "policy", "decoders", "results", "generation"];
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
@@ -125,6 +127,17 @@ pub fn of_evaluate(task: &evaluate::EvaluateTask) -> Fields {
     fields.insert("seed".into(), task.seed.into());
     fields.insert("policy".into(), task.policy.blake3.clone().into());
     fields.insert("decoders".into(), digests(&task.decoders));
+    fields
+}
+
+/// A report: what it is of, by name, since the page shows these, the program's version, which it shows too, and every file.
+pub fn of_report(task: &report::ReportTask) -> Fields {
+    let mut fields = start("report", report::VERSION, &json!({}), &[]);
+    fields.insert("lapo".into(), env!("CARGO_PKG_VERSION").into());
+    fields.insert("pipeline".into(), task.pipeline.clone().into());
+    fields.insert("of".into(), json!(task.config));
+    let results = task.sources.iter().map(|source| json!([source.stage, source.tasks, digests(&source.files)]));
+    fields.insert("results".into(), results.collect());
     fields
 }
 

@@ -9,20 +9,22 @@ use serde::Serialize;
 
 use super::check::Checked;
 use super::key::{
-    Fields, Known, key, of_decode, of_evaluate, of_import_actions, of_import_dynamics, of_label, of_record, of_train_decoder, settings,
+    Fields, Known, key, of_decode, of_evaluate, of_import_actions, of_import_dynamics, of_label, of_record, of_report, of_train_decoder,
+    settings,
 };
 use super::spec::StageSpec;
 use super::videos::identify;
 use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
 use crate::executor::Job;
-use crate::stages::Task;
 use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
 use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
 use crate::stages::import_actions::{ImportActionsConfig, ImportActionsTask};
 use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
 use crate::stages::label::{LabelConfig, LabelTask};
 use crate::stages::record::{RecordConfig, RecordTask};
+use crate::stages::report::{ReportConfig, ReportTask, Source};
 use crate::stages::train_decoder::{TrainDecoderConfig, TrainDecoderTask};
+use crate::stages::{Task, report};
 
 mod training;
 
@@ -114,6 +116,7 @@ impl<'a> Planner<'a> {
             StageSpec::TrainPolicy(config) => self.train_policy(plan, config, &receipts),
             StageSpec::TrainDecoder(config) => Ok(self.train_decoder(plan, config, &Known::new(&receipts))),
             StageSpec::Evaluate(config) => Ok(self.evaluate(plan, config, &Known::new(&receipts))),
+            StageSpec::Report(config) => Ok(self.report(plan, config, &Known::new(&receipts))),
         }
     }
 
@@ -265,6 +268,27 @@ impl<'a> Planner<'a> {
         plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(task), known);
         plan
     }
+
+    /// One task: a page is made of everything at once.
+    fn report(&self, mut plan: StagePlan, config: &ReportConfig, known: &Known) -> StagePlan {
+        let stages: Vec<&StagePlan> = config.stages().into_iter().map(|stage| &self.plans[stage]).collect();
+        let task = ReportTask {
+            config: config.clone(),
+            pipeline: self.checked.spec.name.clone(),
+            name: plan.stage.clone(),
+            sources: stages.iter().map(|stage| stage.as_source()).collect(),
+        };
+        let fields = of_report(&task);
+        plan.settings = settings(&fields);
+        if let Some(waited) = stages.iter().find(|stage| stage.new > 0) {
+            plan.new = 1;
+            plan.why.insert(format!("new {}", waited.stage), 1);
+            return plan;
+        }
+        let inputs = stages.iter().flat_map(|stage| stage.order.clone()).collect();
+        plan.add(fields, inputs, BTreeMap::new(), report::SECTIONS, Task::Report(Box::new(task)), known);
+        plan
+    }
 }
 
 impl StagePlan {
@@ -295,6 +319,22 @@ impl StagePlan {
     fn action_files(&self) -> Vec<FileInfo> {
         let is_actions = |file: &&FileInfo| file.path.rsplit('/').next().is_some_and(|name| name.starts_with("actions"));
         self.receipts.iter().flat_map(|receipt| &receipt.files).filter(is_actions).cloned().collect()
+    }
+
+    /// What a report says of the stage.
+    fn as_source(&self) -> Source {
+        let sum = |sums: &mut BTreeMap<String, f64>, (name, value): (&String, &f64)| *sums.entry(name.clone()).or_default() += value;
+        let mut stats = BTreeMap::new();
+        self.receipts.iter().flat_map(|receipt| &receipt.stats).for_each(|stat| sum(&mut stats, stat));
+        Source {
+            stage: self.stage.clone(),
+            kind: self.kind.clone(),
+            settings: self.settings.clone(),
+            tasks: self.order.clone(),
+            stats,
+            files: self.files(""),
+            rejects: self.receipts.iter().flat_map(|receipt| receipt.rejects.clone()).collect(),
+        }
     }
 
     /// Whether the stage's one task is not known yet, since an input is still to be made.

@@ -18,6 +18,7 @@ use crate::stages::import_actions::ImportActionsConfig;
 use crate::stages::import_dynamics::ImportDynamicsConfig;
 use crate::stages::label::LabelConfig;
 use crate::stages::record::RecordConfig;
+use crate::stages::report::ReportConfig;
 use crate::stages::train_decoder::TrainDecoderConfig;
 use crate::stages::train_dynamics::TrainDynamicsConfig;
 use crate::stages::train_policy::TrainPolicyConfig;
@@ -64,6 +65,8 @@ pub enum StageSpec {
     TrainDecoder(TrainDecoderConfig),
     /// Latent policy and decoders -> what they earn in the game.
     Evaluate(EvaluateConfig),
+    /// Whatever other stages made -> one HTML page.
+    Report(ReportConfig),
 }
 
 /// What a stage makes, and another stage takes.
@@ -81,6 +84,8 @@ pub enum ArtifactKind {
     Actions,
     /// Decoders of latent actions.
     Decoder,
+    /// What a policy earned.
+    Evaluation,
 }
 
 impl std::fmt::Display for ArtifactKind {
@@ -92,27 +97,39 @@ impl std::fmt::Display for ArtifactKind {
             ArtifactKind::Policy => "a latent policy",
             ArtifactKind::Actions => "true actions",
             ArtifactKind::Decoder => "decoders",
+            ArtifactKind::Evaluation => "an evaluation",
         })
     }
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 9] =
-    ["decode", "record", "import_actions", "train_dynamics", "import_dynamics", "label", "train_policy", "train_decoder", "evaluate"];
+pub const KINDS: [&str; 10] = [
+    "decode",
+    "record",
+    "import_actions",
+    "train_dynamics",
+    "import_dynamics",
+    "label",
+    "train_policy",
+    "train_decoder",
+    "evaluate",
+    "report",
+];
 
 impl StageSpec {
     /// The kind as the YAML names it.
     pub fn kind(&self) -> &'static str {
         match self {
-            StageSpec::Decode(_) => KINDS[0],
-            StageSpec::Record(_) => KINDS[1],
-            StageSpec::ImportActions(_) => KINDS[2],
-            StageSpec::TrainDynamics(_) => KINDS[3],
-            StageSpec::ImportDynamics(_) => KINDS[4],
-            StageSpec::Label(_) => KINDS[5],
-            StageSpec::TrainPolicy(_) => KINDS[6],
-            StageSpec::TrainDecoder(_) => KINDS[7],
-            StageSpec::Evaluate(_) => KINDS[8],
+            StageSpec::Decode(_) => "decode",
+            StageSpec::Record(_) => "record",
+            StageSpec::ImportActions(_) => "import_actions",
+            StageSpec::TrainDynamics(_) => "train_dynamics",
+            StageSpec::ImportDynamics(_) => "import_dynamics",
+            StageSpec::Label(_) => "label",
+            StageSpec::TrainPolicy(_) => "train_policy",
+            StageSpec::TrainDecoder(_) => "train_decoder",
+            StageSpec::Evaluate(_) => "evaluate",
+            StageSpec::Report(_) => "report",
         }
     }
 
@@ -126,7 +143,8 @@ impl StageSpec {
             StageSpec::Label(_) => &[ArtifactKind::Labels],
             StageSpec::TrainPolicy(_) => &[ArtifactKind::Policy],
             StageSpec::TrainDecoder(_) => &[ArtifactKind::Decoder],
-            StageSpec::Evaluate(_) => &[],
+            StageSpec::Evaluate(_) => &[ArtifactKind::Evaluation],
+            StageSpec::Report(_) => &[],
         }
     }
 
@@ -149,6 +167,7 @@ impl StageSpec {
                 let frames = [("frames", c.frames.as_str(), ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)];
                 frames.into_iter().chain(actions).collect()
             }
+            StageSpec::Report(c) => c.sources().into_iter().map(|(field, stage)| (field, stage, of_report(field))).collect(),
         }
     }
 
@@ -161,8 +180,22 @@ impl StageSpec {
             StageSpec::TrainPolicy(c) => c.validate(),
             StageSpec::TrainDecoder(c) => c.validate(),
             StageSpec::Evaluate(c) => c.validate(),
+            StageSpec::Report(c) => c.validate(),
             StageSpec::ImportActions(_) | StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
         }
+    }
+}
+
+/// What the stage in a field of a report must make.
+fn of_report(field: &str) -> ArtifactKind {
+    match field {
+        "frames" => ArtifactKind::Frames,
+        "dynamics" => ArtifactKind::Dynamics,
+        "labels" => ArtifactKind::Labels,
+        "actions" => ArtifactKind::Actions,
+        "policy" => ArtifactKind::Policy,
+        "decoder" => ArtifactKind::Decoder,
+        _ => ArtifactKind::Evaluation,
     }
 }
 
@@ -254,6 +287,7 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
         "train_policy" => settings_of(faults, &path, settings).map(StageSpec::TrainPolicy),
         "train_decoder" => settings_of(faults, &path, settings).map(StageSpec::TrainDecoder),
         "evaluate" => settings_of(faults, &path, settings).map(StageSpec::Evaluate),
+        "report" => settings_of(faults, &path, settings).map(StageSpec::Report),
         kind => unreachable!("{kind} is not in KINDS"),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`]
 //! (shards + IDM -> latent actions), [`train_policy`] (labels -> latent policy), [`train_decoder`] (labels + true actions -> decoders), [`evaluate`]
-//! (policy + decoders -> returns in the game).
+//! (policy + decoders -> returns in the game), [`report`] (all of it -> one page).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ pub mod import_actions;
 pub mod import_dynamics;
 pub mod label;
 pub mod record;
+pub mod report;
 pub mod train_decoder;
 pub mod train_dynamics;
 pub mod train_policy;
@@ -218,6 +219,8 @@ pub enum Task {
     TrainDecoder(train_decoder::TrainDecoderTask),
     /// A policy plays.
     Evaluate(evaluate::EvaluateTask),
+    /// What was made is shown.
+    Report(Box<report::ReportTask>),
 }
 
 /// What a finished task says of itself; it becomes the receipt.

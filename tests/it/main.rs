@@ -12,6 +12,7 @@ mod policy;
 mod procgen;
 mod project;
 mod readers;
+mod report;
 mod rooms;
 mod schemas;
 mod transcripts;

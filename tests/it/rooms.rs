@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates that only some rooms may know.
-const KNOWN_TO: [(&str, &[&str]); 9] = [
+const KNOWN_TO: [(&str, &[&str]); 12] = [
     ("burn_store", &["models"]),
     ("burn", &["models", "train"]),
     ("ffmpeg_next", &["video"]),
@@ -28,6 +28,9 @@ const KNOWN_TO: [(&str, &[&str]); 9] = [
     ("parquet", &["dataset"]),
     ("serde_yaml", &["pipeline"]),
     ("indicatif", &["cli"]),
+    ("plotters", &["stages"]),
+    ("png", &["stages"]),
+    ("base64", &["stages"]),
 ];
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -1,0 +1,101 @@
+//! Predicting: frames and what is done there go in, the frames that the world model expects next come out.
+//!
+//! [`predictor`] reads a weight file and hides the device behind [`Predictor`].
+
+use burn::backend::Flex;
+use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
+
+use super::fdm::Fdm;
+use super::frames::{Windows, count_frames, frame_shape, upload};
+use super::idm::Idm;
+use super::init::Init;
+use super::layers::{Mode, NetBackend};
+use super::vq::Quantizer;
+use super::weights::{Weights, to_host};
+use super::{Device, DynamicsConfig, ModelError, Result};
+
+/// A trained FDM and the codes it understands.
+pub trait Predictor: Send {
+    /// The sizes of its networks.
+    fn config(&self) -> &DynamicsConfig;
+
+    /// Predicts o\[t+1\]; latent actions are quantised first, as in training.
+    ///
+    /// # Shapes
+    /// - `past`: `[count, context + 1, height, width, channel]`, the last of them o\[t\]
+    /// - `latent_action`: `[count, latent_dim]`, before quantisation
+    /// - output: `[count, height, width, channel]`, in [-0.5, 0.5], or a little beyond where changes are predicted
+    fn predict(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>>;
+}
+
+/// Loads an FDM from a safetensors file, ours or a published one.
+pub fn predictor(device: &Device, weights: &[u8]) -> Result<Box<dyn Predictor>> {
+    device.check()?;
+    let weights = Weights::parse(weights)?;
+    match device {
+        Device::Cpu => Ok(Box::new(Network::<Flex>::load(&weights, Default::default())?)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(number) => {
+            use super::gpu::{Gpu, gpu};
+            Ok(Box::new(Network::<Gpu>::load(&weights, gpu(*number))?))
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => {
+            unreachable!("a build without GPU support has no GPU that passes the check")
+        }
+    }
+}
+
+/// Frames predicted at a time.
+const PASS: usize = 16;
+
+#[derive(Clone)]
+struct Network<B: NetBackend> {
+    config: DynamicsConfig,
+    vq: Quantizer<B>,
+    fdm: Fdm<B>,
+    device: B::Device,
+}
+
+impl<B: NetBackend> Network<B> {
+    fn load(weights: &Weights, device: B::Device) -> Result<Self> {
+        let config = weights.dynamics_config()?;
+        let mut init = Init::new(0, &device);
+        let vq = weights.load("idm", Idm::new(&mut init, &config), &device)?.vq;
+        let fdm = weights.load("wm", Fdm::new(&mut init, &config), &device)?.folded();
+        Ok(Network { config, vq, fdm, device })
+    }
+
+    fn pass(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
+        let bytes: usize = frame_shape(&self.config).iter().product();
+        let known = self.config.context + 1;
+        // A window has a place for o[t+1], at which nobody looks here: o[t] stands there.
+        let windows = past.chunks_exact(known * bytes).flat_map(|past| [past, &past[(known - 1) * bytes..]].concat());
+        let frames = upload::<B>(&windows.collect::<Vec<u8>>(), frame_shape(&self.config), &self.device);
+        let dim = self.config.latent_dim();
+        let latent_action = TensorData::new(latent_action.to_vec(), [latent_action.len() / dim, dim]);
+        let quantised = self.vq.forward(Tensor::from_data(latent_action, &self.device)).latent_action_q;
+        let predicted = self.fdm.forward(&Windows::stack(frames, known + 1), quantised, &mut Mode::Folded);
+        to_host(predicted.permute([0, 2, 3, 1]))
+    }
+}
+
+impl<B: NetBackend> Predictor for Network<B> {
+    fn config(&self) -> &DynamicsConfig {
+        &self.config
+    }
+
+    fn predict(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
+        let (known, dim) = (self.config.context + 1, self.config.latent_dim());
+        let count = count_frames(past, &self.config)?;
+        if count * dim != latent_action.len() * known {
+            let (seen, expected) = (format!("{} numbers", latent_action.len()), format!("{dim} for every {known} of {count} frames"));
+            return Err(ModelError::Frames { what: "latent actions", seen, expected });
+        }
+        let bytes = past.len() / count * known;
+        let pass = |network: &mut Self, (past, action): (&[u8], &[f32])| network.pass(past, action);
+        let passes = past.par_chunks(PASS * bytes).zip(latent_action.par_chunks(PASS * dim)).map_with(self.clone(), pass);
+        Ok(passes.collect::<Result<Vec<_>>>()?.concat())
+    }
+}

@@ -1,0 +1,159 @@
+//! What a policy is worth: the decoding curve and the episodes go in, two charts come out, returns beside the published ones.
+
+use std::collections::BTreeMap;
+
+use super::numbers::{Numbers, shown, table};
+use super::page::{Section, escape, figure, halves, legend, paragraph};
+use super::plots::{Axes, BLUE, Bar, GREY, Line, ORANGE, bars, css, lines};
+use super::{Inputs, Source};
+use crate::dataset::{Column, read_table};
+use crate::stages::Error;
+
+/// Decoding and returns.
+pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
+    let (mut html, mut figures) = (String::new(), Vec::new());
+    if let Some(source) = inputs.of("decoder") {
+        figures.extend(decoding(inputs, source)?);
+    }
+    if let Some(source) = inputs.of("evaluation") {
+        let evaluation = evaluation(inputs, source)?;
+        html += &evaluation["sentence"].as_str().map(|sentence| paragraph(&format!("In the end, the {sentence}."))).unwrap_or_default();
+        figures.extend(returns(inputs, source, &evaluation)?);
+    }
+    Ok((!figures.is_empty()).then(|| Section::new("Policy", html + &halves(&figures))))
+}
+
+/// How well latent actions are decoded, over the number of transitions that decoders learnt from.
+fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
+    let Some(path) = source.paths("curve.parquet").pop() else { return Ok(None) };
+    let curve = read_table(inputs.place.store, &path)?;
+    let (Some(transitions), Some(accuracy), Some(r2)) = (curve.numbers("transitions"), curve.numbers("accuracy"), curve.numbers("r2"))
+    else {
+        return Ok(None);
+    };
+    let (measure, values, label) = if accuracy.iter().any(Option::is_some) { ("accuracy", accuracy, "accuracy") } else { ("r2", r2, "R2") };
+    let mut by_number: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (number, value) in transitions.iter().zip(&values) {
+        if let (Some(number), Some(value)) = (number, value) {
+            by_number.entry(*number as u64).or_default().push(*value);
+        }
+    }
+    let rows: Vec<(u64, [f64; 3])> = by_number.iter().map(|(number, values)| (*number, mean_and_range(values))).collect();
+    let column = |at: usize| Column::F64(rows.iter().map(|(_, row)| Some(row[at])).collect());
+    let numbers = Numbers::new(
+        format!(
+            "SELECT transitions, avg({measure}) AS mean, min({measure}) AS least, max({measure}) AS most FROM {} \
+             GROUP BY transitions ORDER BY transitions",
+            table(source, "curve")
+        ),
+        [
+            ("transitions", Column::U64(rows.iter().map(|(number, _)| *number).collect())),
+            ("mean", column(0)),
+            ("least", column(1)),
+            ("most", column(2)),
+        ],
+    );
+    let every = Numbers::new(
+        format!("SELECT transitions, draw, {measure} FROM {} ORDER BY transitions, draw", table(source, "curve")),
+        [
+            ("transitions", whole(&transitions)),
+            ("draw", whole(&curve.numbers("draw").unwrap_or_default())),
+            (measure, Column::F64(values.clone())),
+        ],
+    );
+    let mut line = Line::new(label, rows.iter().map(|(number, row)| ((*number as f64).log2(), row[0])).collect());
+    line.beside = by_number.iter().flat_map(|(number, values)| values.iter().map(|value| ((*number as f64).log2(), *value))).collect();
+    let chart = lines(&Axes::powers("transitions with a true action", label).wide(), &[line])?;
+    let caption = format!("Decoding held-out true actions: {label}, its mean over draws (line) and every draw (pale)");
+    Ok(Some(figure(&chart, &caption, &[numbers, every])))
+}
+
+/// Counts, none of which is missing.
+fn whole(values: &[Option<f64>]) -> Column {
+    Column::U64(values.iter().map(|value| value.unwrap_or(0.0) as u64).collect())
+}
+
+fn mean_and_range(values: &[f64]) -> [f64; 3] {
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    [mean, values.iter().copied().fold(f64::INFINITY, f64::min), values.iter().copied().fold(f64::NEG_INFINITY, f64::max)]
+}
+
+fn evaluation(inputs: &Inputs, source: &Source) -> Result<serde_json::Value, Error> {
+    let Some(path) = source.paths("evaluation.json").pop() else { return Ok(serde_json::Value::Null) };
+    Ok(serde_json::from_slice(&inputs.read(&path)?).unwrap_or_default())
+}
+
+/// One player and the returns of its episodes.
+struct Player {
+    name: String,
+    transitions: Option<u64>,
+    mean: f64,
+    /// Standard deviation of the mean, where there is more than one episode.
+    error: Option<f64>,
+    episodes: u64,
+}
+
+/// Every player's mean return, beside what others published.
+fn returns(inputs: &Inputs, source: &Source, evaluation: &serde_json::Value) -> Result<Option<String>, Error> {
+    let Some(path) = source.paths("episodes.parquet").pop() else { return Ok(None) };
+    let players = players(&read_table(inputs.place.store, &path)?);
+    let numbers = Numbers::new(
+        format!(
+            "SELECT player, transitions, count(*) AS episodes, avg(episode_return) AS mean_return, \
+             stddev(episode_return) / sqrt(count(*)) AS standard_error FROM {} GROUP BY player, transitions ORDER BY player, transitions",
+            table(source, "episodes")
+        ),
+        [
+            ("player", Column::Text(players.iter().map(|player| player.name.clone()).collect())),
+            ("transitions", Column::F64(players.iter().map(|player| player.transitions.map(|number| number as f64)).collect())),
+            ("episodes", Column::U64(players.iter().map(|player| player.episodes).collect())),
+            ("mean_return", Column::F64(players.iter().map(|player| Some(player.mean)).collect())),
+            ("standard_error", Column::F64(players.iter().map(|player| player.error).collect())),
+        ],
+    );
+    let bar = |player: &Player, label: String, colour| Bar::new(label, player.mean, colour).spread(player.error.map(|error| 1.96 * error));
+    let baseline =
+        |name: &'static str| players.iter().filter(move |player| player.name == name).map(|player| bar(player, player.name.clone(), GREY));
+    let ours = players.iter().filter_map(|player| Some(bar(player, player.transitions?.to_string(), BLUE)));
+    let all: Vec<Bar> = baseline("random").chain(ours).chain(baseline("expert")).chain(published(evaluation)).collect();
+    let chart = bars(&Axes::new("who plays: random, the policy by its decoder's transitions, the expert", "mean return").wide(), &all)?;
+    let colours = [("measured here", BLUE), ("random and expert, measured here", GREY), ("published", ORANGE)];
+    let colours = colours.map(|(name, colour)| (name.to_owned(), css(colour)));
+    let caption = "Mean returns; a line spans 95 % of where the mean may lie".to_owned();
+    Ok(Some(figure(&(chart + &legend(&colours) + &told(evaluation)), &caption, &[numbers])))
+}
+
+const PUBLISHED: [(&str, &str); 4] = [("random", "random"), ("offline_256", "256"), ("offline_8192", "8192"), ("expert", "expert")];
+
+/// What others published, from the evaluation's own file.
+fn published(evaluation: &serde_json::Value) -> impl Iterator<Item = Bar> {
+    let figures = evaluation["published"].clone();
+    PUBLISHED.into_iter().filter_map(move |(key, label)| Some(Bar::new(label.into(), figures[key].as_f64()?, ORANGE)))
+}
+
+/// The published figures in words: no dataset holds them.
+fn told(evaluation: &serde_json::Value) -> String {
+    let figure = |(key, label): (&str, &str)| Some(format!("{label} {}", shown(evaluation["published"][key].as_f64()?)));
+    let all: Vec<String> = PUBLISHED.into_iter().filter_map(figure).collect();
+    let game = evaluation["game"].as_str().unwrap_or("this game");
+    let sentence = format!("Published for {game}, easy mode (evaluation.json; no dataset holds them): {}.", all.join(", "));
+    if all.is_empty() { String::new() } else { format!("<p class=\"note\">{}</p>", escape(&sentence)) }
+}
+
+/// Players in the order in which a query sorts them.
+fn players(episodes: &crate::dataset::Table) -> Vec<Player> {
+    let mut by_player: BTreeMap<(String, Option<u64>), Vec<f64>> = BTreeMap::new();
+    let (names, numbers) = (episodes.text("player").unwrap_or_default(), episodes.numbers("transitions").unwrap_or_default());
+    let values = episodes.numbers("episode_return").unwrap_or_default();
+    for ((name, number), value) in names.iter().zip(numbers).zip(values) {
+        by_player.entry((name.clone(), number.map(|number| number as u64))).or_default().extend(value);
+    }
+    let player = |((name, transitions), returns): ((String, Option<u64>), Vec<f64>)| {
+        let count = returns.len() as f64;
+        let mean = returns.iter().sum::<f64>() / count.max(1.0);
+        let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let error = (returns.len() > 1).then(|| (variance / count).sqrt());
+        Player { name, transitions, mean, error, episodes: returns.len() as u64 }
+    };
+    by_player.into_iter().map(player).collect()
+}

@@ -1,0 +1,135 @@
+//! The numbers of a figure: the rows that its query returns, and the query. In: columns; out: HTML.
+
+use std::fmt::Write;
+
+use super::Source;
+use super::page::escape;
+use crate::dataset::Column;
+
+/// Rows that a table shows at most; the others are the query's to find.
+const SHOWN: usize = 12;
+
+/// What a figure is drawn from.
+pub struct Numbers {
+    /// Finds just these rows, in this order.
+    pub sql: String,
+    /// The columns by name, as the query calls them.
+    pub columns: Vec<(String, Column)>,
+}
+
+impl Numbers {
+    /// Columns of equal length, and the query that finds them.
+    pub fn new<const N: usize>(sql: String, columns: [(&str, Column); N]) -> Self {
+        Numbers { sql, columns: columns.into_iter().map(|(name, column)| (name.to_owned(), column)).collect() }
+    }
+
+    fn rows(&self) -> usize {
+        self.columns.first().map_or(0, |(_, column)| column.len())
+    }
+
+    /// The query, and its first rows folded away.
+    pub fn html(&self) -> String {
+        let rows = self.rows();
+        let more = if rows > SHOWN { format!(", the first {SHOWN} of them") } else { String::new() };
+        let mut html = format!("<pre class=\"sql\">{}</pre>\n", escape(&command(&self.sql)));
+        let plural = if rows == 1 { "" } else { "s" };
+        let _ = write!(html, "<details data-rows=\"{rows}\"><summary>{rows} row{plural}{more}</summary><table><tr>");
+        self.columns.iter().for_each(|(name, _)| _ = write!(html, "<th>{}</th>", escape(name)));
+        html += "</tr>";
+        for row in 0..rows.min(SHOWN) {
+            html += "\n<tr>";
+            self.columns.iter().for_each(|(_, column)| _ = write!(html, "<td>{}</td>", escape(&cell(column, row))));
+            html += "</tr>";
+        }
+        html + "</table></details>\n"
+    }
+}
+
+/// The command that runs a query, as a shell takes it.
+pub fn command(sql: &str) -> String {
+    let quoted: String = sql.chars().flat_map(|c| if "\"\\$`".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
+    format!("lapo query \"{quoted}\"")
+}
+
+fn cell(column: &Column, row: usize) -> String {
+    match column {
+        Column::F64(values) => values[row].map_or("-".into(), shown),
+        Column::U64(values) => values[row].to_string(),
+        Column::U32(values) => values[row].to_string(),
+        Column::Text(values) => values[row].clone(),
+        Column::F32Rows(values, width) => {
+            values[row * width..][..*width].iter().map(|v| shown(f64::from(*v))).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+/// A number as people read it: whole, or four digits of it.
+pub fn shown(value: f64) -> String {
+    if value == value.trunc() && value.abs() < 1e15 {
+        return format!("{value:.0}");
+    }
+    let digits = (3.0 - value.abs().log10().floor()).clamp(0.0, 12.0) as usize;
+    format!("{value:.digits$}")
+}
+
+/// Words of SQL that a stage may well be called.
+const WORDS: [&str; 24] = [
+    "all", "and", "as", "by", "case", "end", "from", "full", "group", "in", "is", "join", "left", "limit", "not", "on", "or", "order",
+    "right", "select", "table", "union", "values", "with",
+];
+
+/// A name as SQL takes it: in quotes where it must be.
+pub fn name(name: &str) -> String {
+    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
+    if plain && first && !WORDS.contains(&name) { name.to_owned() } else { format!("\"{name}\"") }
+}
+
+/// What a query calls the rows of a stage's Parquet files of one sort (`metrics`, `actions`), as `query::catalog` names them: the first
+/// sort has the stage's own name, unless shards have it.
+pub fn table(source: &Source, sort: &str) -> String {
+    let sort_of = |path: &str| {
+        let stem = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+        Some(stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_').to_owned())
+    };
+    let shards = source.files.iter().any(|file| file.path.ends_with(".arrow"));
+    let is_first = source.files.iter().filter_map(|file| sort_of(&file.path)).all(|other| sort <= other.as_str());
+    if is_first && !shards { name(&source.stage) } else { name(&format!("{}_{sort}", source.stage)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::FileInfo;
+
+    #[test]
+    fn tables_are_called_as_a_query_calls_them() {
+        let file = |path: &str| FileInfo { path: path.into(), bytes: 0, rows: 0, blake3: String::new() };
+        let source = |stage: &str, files: &[&str]| Source {
+            stage: stage.into(),
+            kind: String::new(),
+            settings: serde_json::Map::new(),
+            tasks: vec![],
+            stats: Default::default(),
+            files: files.iter().map(|path| file(path)).collect(),
+            rejects: vec![],
+        };
+        assert_eq!(table(&source("play", &["a/shard.arrow", "a/actions.parquet"]), "actions"), "play_actions");
+        assert_eq!(table(&source("model", &["a/model.safetensors", "a/metrics.parquet"]), "metrics"), "model");
+        assert_eq!(table(&source("my-report", &["a/map.parquet", "a/pairs.parquet"]), "pairs"), "\"my-report_pairs\"");
+        assert_eq!(name("order"), "\"order\"");
+    }
+
+    #[test]
+    fn a_page_shows_the_command_and_no_more_rows_than_people_read() {
+        let sql = "SELECT \"a\" FROM t WHERE b < 'x'".to_owned();
+        let html = Numbers::new(sql, [("a", Column::F64((0..30).map(|i| Some(f64::from(i) / 8.0)).collect()))]).html();
+        assert!(html.contains("lapo query &quot;SELECT \\&quot;a\\&quot; FROM t WHERE b &lt; &#39;x&#39;&quot;"), "{html}");
+        assert!(html.contains("data-rows=\"30\"") && html.matches("<td>").count() == SHOWN, "{html}");
+    }
+
+    #[test]
+    fn four_digits_are_shown() {
+        assert_eq!([0.000_123_456, 0.5, 12.345_67, 41_234.56, 7.0].map(shown), ["0.0001235", "0.5000", "12.35", "41235", "7"]);
+    }
+}

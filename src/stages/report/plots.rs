@@ -1,0 +1,246 @@
+//! Charts as SVG, to stand inside a page: numbers go in, `<svg>` comes out. Every mark is a number that was handed in.
+
+use std::ops::Range;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+pub use plotters::style::RGBColor;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::stages::Error;
+
+/// The colour of what we measured.
+pub const BLUE: RGBColor = RGBColor(0x25, 0x63, 0xa8);
+/// The colour of what ours is held against.
+pub const GREY: RGBColor = RGBColor(0x9a, 0xa5, 0xb1);
+/// The colour of what others published.
+pub const ORANGE: RGBColor = RGBColor(0xe0, 0x8e, 0x2b);
+const INK: RGBColor = RGBColor(0x61, 0x6e, 0x7c);
+const FAINT: RGBColor = RGBColor(0xe4, 0xe7, 0xeb);
+/// Colours of groups, told apart by most eyes, in this order.
+const GROUPS: [RGBColor; 12] = [
+    RGBColor(0x25, 0x63, 0xa8),
+    RGBColor(0xe0, 0x8e, 0x2b),
+    RGBColor(0x3a, 0x9a, 0x6b),
+    RGBColor(0xc7, 0x3e, 0x4c),
+    RGBColor(0x7d, 0x5a, 0xa6),
+    RGBColor(0x2f, 0xa3, 0xb5),
+    RGBColor(0x8a, 0x63, 0x4a),
+    RGBColor(0xd0, 0x6b, 0xa6),
+    RGBColor(0x8d, 0x9b, 0x2c),
+    RGBColor(0x5b, 0x7c, 0x99),
+    RGBColor(0xb3, 0x9d, 0xdb),
+    RGBColor(0x2e, 0x4a, 0x62),
+];
+/// Pixels of a chart, of which three stand side by side, and of a wide one.
+const SMALL: (u32, u32) = (400, 240);
+const WIDE: (u32, u32) = (560, 280);
+/// A line of so few points shows them.
+const FEW: usize = 24;
+/// Most labels under bars.
+const LABELS: usize = 16;
+
+/// The colour of a group, by its number.
+pub fn colour(group: usize) -> RGBColor {
+    GROUPS[group % GROUPS.len()]
+}
+
+/// A colour as CSS writes it.
+pub fn css(RGBColor(red, green, blue): RGBColor) -> String {
+    format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
+/// What the axes are called.
+pub struct Axes<'a> {
+    x: &'a str,
+    y: &'a str,
+    /// Whether x is shown as two to its power.
+    powers: bool,
+    size: (u32, u32),
+}
+
+impl<'a> Axes<'a> {
+    /// Plain axes.
+    pub fn new(x: &'a str, y: &'a str) -> Self {
+        Axes { x, y, powers: false, size: SMALL }
+    }
+
+    /// Axes whose x is a logarithm, to base two, and is shown as what it is of.
+    pub fn powers(x: &'a str, y: &'a str) -> Self {
+        Axes { powers: true, ..Axes::new(x, y) }
+    }
+
+    /// The same for a wide chart.
+    pub fn wide(self) -> Self {
+        Axes { size: WIDE, ..self }
+    }
+}
+
+/// A curve.
+pub struct Line {
+    name: String,
+    points: Vec<(f64, f64)>,
+    /// Points beside it, not joined.
+    pub beside: Vec<(f64, f64)>,
+}
+
+impl Line {
+    /// A curve through these points.
+    pub fn new(name: &str, points: Vec<(f64, f64)>) -> Self {
+        Line { name: name.to_owned(), points, beside: Vec::new() }
+    }
+
+    /// Names and colours.
+    pub fn legend(lines: &[Line]) -> Vec<(String, String)> {
+        lines.iter().enumerate().map(|(i, line)| (line.name.clone(), css(colour(i)))).collect()
+    }
+}
+
+/// A bar.
+pub struct Bar {
+    label: String,
+    value: f64,
+    /// Half the length of the line that shows how far chance may have moved it.
+    spread: Option<f64>,
+    colour: RGBColor,
+}
+
+impl Bar {
+    /// A bar without spread.
+    pub fn new(label: String, value: f64, colour: RGBColor) -> Self {
+        Bar { label, value, spread: None, colour }
+    }
+
+    /// The same bar with a spread.
+    pub fn spread(self, spread: Option<f64>) -> Self {
+        Bar { spread, ..self }
+    }
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+
+/// Curves over a common x.
+pub fn lines(axes: &Axes, lines: &[Line]) -> Result<String, Error> {
+    let all = || lines.iter().flat_map(|line| line.points.iter().chain(&line.beside)).copied();
+    let (x, y) = (span(all().map(|(x, _)| x)), span(all().map(|(_, y)| y)));
+    svg(axes.size, |area| {
+        let mut chart = ChartBuilder::on(area).margin(8).x_label_area_size(36).y_label_area_size(52).build_cartesian_2d(x, y)?;
+        let shown = |x: &f64| match axes.powers {
+            true if x.fract() == 0.0 => format!("{:.0}", x.exp2()),
+            true => String::new(),
+            false => tick(*x),
+        };
+        let label = ("sans-serif", 12).into_font().color(&INK);
+        let mut mesh = chart.configure_mesh();
+        mesh.disable_x_mesh().bold_line_style(FAINT).light_line_style(TRANSPARENT).axis_style(GREY).label_style(label.clone());
+        mesh.axis_desc_style(label).x_desc(axes.x).y_desc(axes.y).x_labels(7).y_labels(6);
+        mesh.x_label_formatter(&shown).y_label_formatter(&|y| tick(*y)).draw()?;
+        for (i, line) in lines.iter().enumerate() {
+            chart.draw_series(LineSeries::new(line.points.iter().copied(), colour(i).stroke_width(2)))?;
+            let shown = if line.points.len() <= FEW { &line.points[..] } else { &[] };
+            chart.draw_series(shown.iter().map(|point| Circle::new(*point, 3, colour(i).filled())))?;
+            chart.draw_series(line.beside.iter().map(|point| Circle::new(*point, 3, colour(i).mix(0.35).filled())))?;
+        }
+        Ok(())
+    })
+}
+
+/// Bars side by side, labelled from left to right, with the spread of those that have one.
+pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
+    let high = bars.iter().map(|bar| bar.value + bar.spread.unwrap_or(0.0)).fold(0.0, f64::max);
+    let low = bars.iter().map(|bar| bar.value - bar.spread.unwrap_or(0.0)).fold(0.0, f64::min);
+    let y = if high > low { low * 1.05..high * 1.05 } else { 0.0..1.0 };
+    let every = bars.len().div_ceil(LABELS).max(1);
+    svg(axes.size, |area| {
+        let x = -0.6..bars.len() as f64 - 0.4;
+        let mut chart = ChartBuilder::on(area).margin(8).x_label_area_size(40).y_label_area_size(52).build_cartesian_2d(x, y)?;
+        let label = ("sans-serif", 12).into_font().color(&INK);
+        let mut mesh = chart.configure_mesh();
+        mesh.disable_x_mesh().bold_line_style(FAINT).light_line_style(TRANSPARENT).axis_style(GREY).label_style(label.clone());
+        mesh.axis_desc_style(label.clone())
+            .x_desc(axes.x)
+            .y_desc(axes.y)
+            .x_labels(0)
+            .y_labels(6)
+            .y_label_formatter(&|y| tick(*y))
+            .draw()?;
+        let half = if bars.len() > 30 { 0.45 } else { 0.36 };
+        let under = label.pos(Pos::new(HPos::Center, VPos::Top));
+        for (i, bar) in bars.iter().enumerate() {
+            let at = i as f64;
+            chart.draw_series([Rectangle::new([(at - half, 0.0), (at + half, bar.value)], bar.colour.filled())])?;
+            if let Some(spread) = bar.spread {
+                let ends = [(at, bar.value - spread), (at, bar.value + spread)];
+                chart.draw_series([PathElement::new(ends, INK.stroke_width(2))])?;
+            }
+            if i % every == 0 {
+                chart.draw_series([EmptyElement::at((at, low)) + Text::new(bar.label.clone(), (0, 6), under.clone())])?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Points in a plane whose axes mean nothing, each of a colour.
+pub fn scatter(points: &[(f64, f64, RGBColor)]) -> Result<String, Error> {
+    let (x, y) = (span(points.iter().map(|point| point.0)), span(points.iter().map(|point| point.1)));
+    svg((560, 440), |area| {
+        let corners = [(x.start, y.start), (x.end, y.end)];
+        let mut chart = ChartBuilder::on(area).margin(6).build_cartesian_2d(x, y)?;
+        chart.draw_series([Rectangle::new(corners, FAINT)])?;
+        chart.draw_series(points.iter().map(|(x, y, colour)| Circle::new((*x, *y), 2, colour.mix(0.65).filled())))?;
+        Ok(())
+    })
+}
+
+/// Draws onto a picture that fills the width it is given.
+fn svg(size: (u32, u32), draw: impl for<'a> FnOnce(&Area<'a>) -> Drawn<'a>) -> Result<String, Error> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        let done = draw(&area).and_then(|()| area.present());
+        done.map_err(|e| Error::Invariant { what: format!("a chart is drawn: {e}") })?;
+    }
+    let inner = text.split_once('>').map_or("", |(_, inner)| inner);
+    Ok(format!("<svg viewBox=\"0 0 {} {}\" role=\"img\">{inner}", size.0, size.1))
+}
+
+/// The range of some numbers, and a little more.
+fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)));
+    match most - least {
+        range if range > 0.0 => least - range * 0.03..most + range * 0.05,
+        _ if least.is_finite() => least - 0.5..most + 0.5,
+        _ => 0.0..1.0,
+    }
+}
+
+/// A number beside an axis.
+fn tick(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        size if size >= 1e4 => format!("{:.0}k", value / 1e3),
+        size if size < 1e-3 => format!("{value:.0e}"),
+        _ => format!("{:.3}", value).trim_end_matches('0').trim_end_matches('.').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chart_needs_nothing_from_elsewhere_and_is_drawn_even_of_nothing() {
+        for chart in [lines(&Axes::new("x", "y"), &[]), bars(&Axes::new("<x>", "y"), &[]), scatter(&[])] {
+            let chart = chart.expect("it is drawn");
+            assert!(chart.starts_with("<svg viewBox=") && chart.trim_end().ends_with("</svg>"), "{chart}");
+            assert!(!chart.contains("http") && !chart.contains("<x>"), "{chart}");
+        }
+    }
+
+    #[test]
+    fn numbers_beside_an_axis_are_short() {
+        assert_eq!([0.0, 0.25, 1.0, 12_000.0, 0.000_02].map(tick), ["0", "0.25", "1", "12k", "2e-5"]);
+    }
+}

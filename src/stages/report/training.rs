@@ -1,0 +1,65 @@
+//! Training curves: the metrics of the dynamics model and of the policy go in, a chart per measure comes out.
+
+use super::numbers::{Numbers, table};
+use super::page::{Section, figure, grid, legend, paragraph};
+use super::plots::{Axes, Line, lines};
+use super::{Inputs, Source};
+use crate::dataset::{Column, Table, read_table};
+use crate::stages::Error;
+
+/// A chart: its heading, and the columns it shows.
+type Chart = (&'static str, &'static [&'static str]);
+
+const DYNAMICS: [Chart; 6] = [
+    ("Loss", &["loss"]),
+    ("FDM's error, 1 = copying o[t]", &["fdm_error_relative", "held_out_error_relative"]),
+    ("Information: shuffled error over error", &["information_used"]),
+    ("True actions told by a probe", &["probe_linear", "probe_mlp"]),
+    ("Perplexity of codes", &["perplexity_0", "perplexity_1", "perplexity_2", "perplexity_3"]),
+    ("Gradient's norm", &["grad_norm"]),
+];
+const POLICY: [Chart; 2] = [("Loss: squared error of latent actions", &["loss"]), ("Gradient's norm", &["grad_norm"])];
+
+/// Curves of what was trained.
+pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
+    let mut html = String::new();
+    for (field, heading, charts) in [("dynamics", "Dynamics model", &DYNAMICS[..]), ("policy", "Latent policy", &POLICY[..])] {
+        let Some(source) = inputs.of(field) else { continue };
+        let Some(path) = source.paths("metrics.parquet").pop() else { continue };
+        let metrics = read_table(inputs.place.store, &path)?;
+        let figures = charts.iter().map(|chart| curve(source, &metrics, chart)).collect::<Result<Vec<_>, _>>()?;
+        html += &format!("<h3>{heading}</h3>\n{}{}", verdict(inputs, source)?, grid(&figures.into_iter().flatten().collect::<Vec<_>>()));
+    }
+    Ok((!html.is_empty()).then(|| Section::new("Training", html)))
+}
+
+/// The verdict in words.
+fn verdict(inputs: &Inputs, source: &Source) -> Result<String, Error> {
+    let Some(path) = source.paths("verdict.json").pop() else { return Ok(String::new()) };
+    let verdict: serde_json::Value = serde_json::from_slice(&inputs.read(&path)?).unwrap_or_default();
+    Ok(verdict["sentence"].as_str().map(|sentence| paragraph(&format!("In the end, {sentence}."))).unwrap_or_default())
+}
+
+/// One chart, of those of its columns that were measured.
+fn curve(source: &Source, metrics: &Table, (heading, columns): &Chart) -> Result<Option<String>, Error> {
+    let Some(steps) = metrics.numbers("step") else { return Ok(None) };
+    let (mut curves, mut numbers) = (Vec::new(), Vec::new());
+    for column in *columns {
+        let Some(values) = metrics.numbers(column) else { continue };
+        let points: Vec<(f64, f64)> = steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
+        numbers.push(Numbers::new(
+            format!("SELECT step, {column} FROM {} WHERE {column} IS NOT NULL ORDER BY step", table(source, "metrics")),
+            [
+                ("step", Column::U64(points.iter().map(|(step, _)| *step as u64).collect())),
+                (column, Column::F64(points.iter().map(|(_, value)| Some(*value)).collect())),
+            ],
+        ));
+        curves.push(Line::new(column, points));
+    }
+    if curves.is_empty() {
+        return Ok(None);
+    }
+    let chart = lines(&Axes::new("step", ""), &curves)?;
+    let named = if columns.len() > 1 { legend(&Line::legend(&curves)) } else { String::new() };
+    Ok(Some(figure(&(chart + &named), heading, &numbers)))
+}
