@@ -166,7 +166,7 @@ impl Column {
             Column::F32Rows(values, _) => {
                 let rows = array.as_fixed_size_list();
                 let numbers = rows.values().as_primitive::<Float32Type>().values();
-                values.extend(&numbers[rows.value_offset_at(0) as usize..][..rows.len() * rows.value_length() as usize]);
+                values.extend(&numbers[rows.value_offset_at(0)..][..rows.len() * rows.value_length() as usize]);
             }
         }
     }

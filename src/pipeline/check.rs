@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::fault::{Fault, Faults, similar};
 use super::locate::Part;
-use super::spec::{PipelineSpec, StageSpec, parse};
+use super::parse::parse;
+use super::spec::{PipelineSpec, StageSpec};
 use super::videos;
 
 /// A pipeline that makes sense: its inputs exist and fit, and there is an order to run it in.

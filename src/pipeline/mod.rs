@@ -9,6 +9,7 @@ pub mod check;
 pub mod fault;
 pub mod key;
 pub mod locate;
+pub mod parse;
 pub mod plan;
 pub mod run;
 pub mod spec;

@@ -1,0 +1,130 @@
+//! Plans of stages that are one task each. In: a stage's settings and the plans of those it takes from; out: its one task, new or done.
+
+use std::collections::BTreeMap;
+
+use super::{Planner, StagePlan, no_file};
+use crate::pipeline::key::{Known, of_evaluate, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings};
+use crate::pipeline::videos::identify;
+use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
+use crate::stages::import_actions::{ImportActionsConfig, ImportActionsTask};
+use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
+use crate::stages::report::{ReportConfig, ReportTask, Source};
+use crate::stages::train_decoder::{TrainDecoderConfig, TrainDecoderTask};
+use crate::stages::{Task, report};
+
+impl Planner<'_> {
+    /// One task: whether a video is there at all is seen from all frames.
+    pub(super) fn import_actions(&self, mut plan: StagePlan, config: &ImportActionsConfig, known: &Known) -> StagePlan {
+        let frames = &self.plans[&config.frames];
+        let task = ImportActionsTask {
+            config: config.clone(),
+            digest: identify(std::slice::from_ref(&config.file), &[]).remove(0).digest,
+            shards: frames.files(".arrow"),
+            rejected: frames.receipts.iter().flat_map(|receipt| &receipt.rejects).map(|reject| reject.video.clone()).collect(),
+        };
+        let fields = of_import_actions(&task);
+        plan.settings = settings(&fields);
+        if !plan.waits_for([("frames", frames)]) {
+            let units = task.shards.len() as u64;
+            plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::ImportActions(task), known);
+        }
+        plan
+    }
+
+    /// One task; another file of weights is another model.
+    pub(super) fn import_dynamics(&self, mut plan: StagePlan, config: &ImportDynamicsConfig, known: &Known) -> StagePlan {
+        let weights = identify(std::slice::from_ref(&config.weights), &[]).remove(0);
+        let task = ImportDynamicsTask { config: config.clone(), digest: weights.digest };
+        let fields = of_import_dynamics(&task);
+        plan.settings = settings(&fields);
+        plan.add(fields, vec![], BTreeMap::new(), 1, Task::ImportDynamics(task), known);
+        plan
+    }
+
+    /// One task: all decoders learn from the same labels.
+    pub(super) fn train_decoder(&self, mut plan: StagePlan, config: &TrainDecoderConfig, known: &Known) -> StagePlan {
+        let (labels, actions) = (&self.plans[&config.labels], &self.plans[&config.actions]);
+        let task = TrainDecoderTask {
+            config: config.clone(),
+            seed: self.checked.spec.seed,
+            labels: labels.files("labels.parquet"),
+            actions: actions.action_files(),
+        };
+        let fields = of_train_decoder(&task);
+        plan.settings = settings(&fields);
+        if plan.waits_for([("labels", labels), ("true actions", actions)]) {
+            return plan;
+        }
+        let units = config.decoders().len() as u64;
+        let inputs = labels.order.iter().chain(&actions.order).cloned().collect();
+        plan.add(fields, inputs, BTreeMap::new(), units, Task::TrainDecoder(task), known);
+        plan
+    }
+
+    /// One task: all decoders play the same levels.
+    pub(super) fn evaluate(&self, mut plan: StagePlan, config: &EvaluateConfig, known: &Known) -> StagePlan {
+        let (policy, decoder) = (&self.plans[&config.policy], &self.plans[&config.decoder]);
+        let task = EvaluateTask {
+            config: config.clone(),
+            seed: self.checked.spec.seed,
+            policy: policy.files("policy.safetensors").pop().unwrap_or_else(no_file),
+            decoders: decoder.files(".safetensors"),
+        };
+        let fields = of_evaluate(&task);
+        plan.settings = settings(&fields);
+        if plan.waits_for([("policy", policy), ("decoders", decoder)]) {
+            return plan;
+        }
+        let units = config.episodes * (config.baselines() + task.decoders.len() as u64);
+        let inputs = policy.order.iter().chain(&decoder.order).cloned().collect();
+        plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(task), known);
+        plan
+    }
+
+    /// One task: a page is made of everything at once.
+    pub(super) fn report(&self, mut plan: StagePlan, config: &ReportConfig, known: &Known) -> StagePlan {
+        let stages: Vec<&StagePlan> = config.stages().into_iter().map(|stage| &self.plans[stage]).collect();
+        let task = ReportTask {
+            config: config.clone(),
+            pipeline: self.checked.spec.name.clone(),
+            name: plan.stage.clone(),
+            sources: stages.iter().map(|stage| stage.as_source()).collect(),
+        };
+        let fields = of_report(&task);
+        plan.settings = settings(&fields);
+        if let Some(waited) = stages.iter().find(|stage| stage.new > 0) {
+            plan.new = 1;
+            plan.why.insert(format!("new {}", waited.stage), 1);
+            return plan;
+        }
+        let inputs = stages.iter().flat_map(|stage| stage.order.clone()).collect();
+        plan.add(fields, inputs, BTreeMap::new(), report::SECTIONS, Task::Report(Box::new(task)), known);
+        plan
+    }
+}
+
+impl StagePlan {
+    /// What a report says of the stage.
+    fn as_source(&self) -> Source {
+        let sum = |sums: &mut BTreeMap<String, f64>, (name, value): (&String, &f64)| *sums.entry(name.clone()).or_default() += value;
+        let mut stats = BTreeMap::new();
+        self.receipts.iter().flat_map(|receipt| &receipt.stats).for_each(|stat| sum(&mut stats, stat));
+        Source {
+            stage: self.stage.clone(),
+            kind: self.kind.clone(),
+            settings: self.settings.clone(),
+            tasks: self.order.clone(),
+            stats,
+            files: self.files(""),
+            rejects: self.receipts.iter().flat_map(|receipt| receipt.rejects.clone()).collect(),
+        }
+    }
+
+    /// Whether the stage's one task is not known yet, since an input is still to be made.
+    fn waits_for<const N: usize>(&mut self, inputs: [(&str, &StagePlan); N]) -> bool {
+        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.new > 0) else { return false };
+        self.new = 1;
+        self.why.insert(format!("new {name}"), 1);
+        true
+    }
+}
