@@ -29,6 +29,14 @@ pub struct FileInfo {
     pub blake3: String,
 }
 
+impl FileInfo {
+    /// Whether it is one of true actions, by its name.
+    #[must_use]
+    pub fn holds_actions(&self) -> bool {
+        self.path.rsplit('/').next().is_some_and(|name| name.starts_with("actions"))
+    }
+}
+
 /// A file being written; made by [`Store::new_file`].
 #[derive(Debug)]
 pub struct NewFile {

@@ -77,6 +77,11 @@ impl Store {
         }
     }
 
+    /// The bytes of `path`, which must be there.
+    pub fn require(&self, path: &str) -> Result<Bytes> {
+        self.read(path)?.ok_or_else(|| Error::Missing { path: path.into() })
+    }
+
     /// The bytes of `path`, or `None` where nothing is.
     pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
         let location = location(path)?;
@@ -138,7 +143,7 @@ impl Store {
     pub fn map(&self, path: &str) -> Result<Bytes> {
         location(path)?;
         let Some(root) = &self.root else {
-            return self.read(path)?.ok_or_else(|| Error::Missing { path: path.into() });
+            return self.require(path);
         };
         map_file(root, path)
     }

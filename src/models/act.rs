@@ -2,9 +2,9 @@
 //!
 //! [`actor`] reads a weight file and hides the device behind [`Actor`].
 
-use burn::backend::Flex;
 use rayon::prelude::*;
 
+use super::device::on_device;
 use super::frames::upload;
 use super::init::Init;
 use super::layers::NetBackend;
@@ -29,25 +29,8 @@ pub trait Actor: Send {
 pub fn actor(device: &Device, weights: &[u8]) -> Result<Box<dyn Actor>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    match device {
-        Device::Cpu => Ok(Box::new(Network::<Flex>::load(&weights, Default::default(), CPU_PASS)?)),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(number) => {
-            use super::gpu::{Gpu, gpu};
-            Ok(Box::new(Network::<Gpu>::load(&weights, gpu(*number), GPU_PASS)?))
-        }
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => {
-            unreachable!("a build without GPU support has no GPU that passes the check")
-        }
-    }
+    on_device!(device, B, at => Ok(Box::new(Network::<B>::load(&weights, at, device.pass())?)))
 }
-
-/// Frames a core takes through the network at a time.
-const CPU_PASS: usize = 16;
-/// Frames a GPU takes at a time.
-#[cfg(feature = "cuda")]
-const GPU_PASS: usize = 1024;
 
 #[derive(Clone)]
 struct Network<B: NetBackend> {

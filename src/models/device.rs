@@ -15,7 +15,43 @@ pub enum Device {
     Cuda(usize),
 }
 
+/// Inputs that a core takes through the networks at a time: few, so that what lies between two layers stays in its cache.
+pub const CPU_PASS: usize = 16;
+/// Inputs that a GPU takes at a time: many, so that all of it is busy.
+const GPU_PASS: usize = 1024;
+
+/// Computes an expression on a device that passed its check: `on_device!(device, B, at => ...)`, where `B` is the device's backend and
+/// `at` the device as the backend knows it. Every network that hides its device behind a trait is made by this.
+macro_rules! on_device {
+    ($device:expr, $backend:ident, $at:ident => $made:expr) => {
+        match $device {
+            $crate::models::Device::Cpu => {
+                type $backend = burn::backend::Flex;
+                let $at = Default::default();
+                $made
+            }
+            #[cfg(feature = "cuda")]
+            $crate::models::Device::Cuda(number) => {
+                type $backend = $crate::models::gpu::Gpu;
+                let $at = $crate::models::gpu::gpu(*number);
+                $made
+            }
+            #[cfg(not(feature = "cuda"))]
+            $crate::models::Device::Cuda(_) => unreachable!("a build without GPU support has no GPU that passes the check"),
+        }
+    };
+}
+pub(crate) use on_device;
+
 impl Device {
+    /// Inputs that go through the networks at a time.
+    pub fn pass(self) -> usize {
+        match self {
+            Device::Cpu => CPU_PASS,
+            Device::Cuda(_) => GPU_PASS,
+        }
+    }
+
     /// The first GPU if this build and this machine have one, else the CPU.
     pub fn auto() -> Device {
         let gpu = Device::Cuda(0);

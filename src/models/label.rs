@@ -3,10 +3,10 @@
 //! [`labeller`] reads a weight file and hides the device behind [`Labeller`]; [`Labeller::label`] is the work. Frames are uploaded once
 //! and windows, which overlap, are gathered on the device.
 
-use burn::backend::Flex;
 use burn::tensor::{Int, Tensor};
 use rayon::prelude::*;
 
+use super::device::{CPU_PASS, on_device};
 use super::fdm::Fdm;
 use super::frames::{Windows, count_frames, frame_shape, mean_per_window, upload};
 use super::idm::Idm;
@@ -64,25 +64,8 @@ pub trait Labeller: Send {
 pub fn labeller(device: &Device, weights: &[u8], precision: Precision) -> Result<Box<dyn Labeller>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    match device {
-        Device::Cpu => Ok(Box::new(Networks::<Flex>::load(&weights, Default::default(), CPU_PASS, precision)?)),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(number) => {
-            use super::gpu::{Gpu, gpu};
-            Ok(Box::new(Networks::<Gpu>::load(&weights, gpu(*number), GPU_PASS, precision)?))
-        }
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => {
-            unreachable!("a build without GPU support has no GPU that passes the check")
-        }
-    }
+    on_device!(device, B, at => Ok(Box::new(Networks::<B>::load(&weights, at, device.pass(), precision)?)))
 }
-
-/// Windows a core takes through the networks at a time: few, so that what lies between two layers stays in its cache.
-const CPU_PASS: usize = 16;
-/// Windows a GPU takes at a time: many, so that all of it is busy.
-#[cfg(feature = "cuda")]
-const GPU_PASS: usize = 1024;
 
 #[derive(Clone)]
 struct Networks<B: NetBackend> {

@@ -2,10 +2,10 @@
 //!
 //! [`predictor`] reads a weight file and hides the device behind [`Predictor`].
 
-use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::device::on_device;
 use super::fdm::Fdm;
 use super::frames::{Windows, count_frames, frame_shape, upload};
 use super::idm::Idm;
@@ -33,18 +33,7 @@ pub trait Predictor: Send {
 pub fn predictor(device: &Device, weights: &[u8]) -> Result<Box<dyn Predictor>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    match device {
-        Device::Cpu => Ok(Box::new(Network::<Flex>::load(&weights, Default::default())?)),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(number) => {
-            use super::gpu::{Gpu, gpu};
-            Ok(Box::new(Network::<Gpu>::load(&weights, gpu(*number))?))
-        }
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => {
-            unreachable!("a build without GPU support has no GPU that passes the check")
-        }
-    }
+    on_device!(device, B, at => Ok(Box::new(Network::<B>::load(&weights, at)?)))
 }
 
 /// Frames predicted at a time.

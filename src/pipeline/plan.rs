@@ -222,8 +222,7 @@ impl StagePlan {
 
     /// The files of true actions: as many as there are shards, in their order.
     fn action_files(&self) -> Vec<FileInfo> {
-        let is_actions = |file: &&FileInfo| file.path.rsplit('/').next().is_some_and(|name| name.starts_with("actions"));
-        self.receipts.iter().flat_map(|receipt| &receipt.files).filter(is_actions).cloned().collect()
+        self.receipts.iter().flat_map(|receipt| &receipt.files).filter(|file| file.holds_actions()).cloned().collect()
     }
 
     /// Adds a task: re-used where its key has a receipt, else new.

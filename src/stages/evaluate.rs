@@ -120,16 +120,13 @@ enum Player {
 
 /// Every player plays; the table says what they earned.
 pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
-    let read = |file: &FileInfo| {
-        place.store.read(&file.path)?.ok_or_else(|| Error::from(crate::dataset::Error::Missing { path: file.path.clone() }))
-    };
-    let policy = actor(&place.device, &read(&task.policy)?)?;
+    let policy = actor(&place.device, &place.store.require(&task.policy.path)?)?;
     let mut players = vec![Player::Random];
     if task.config.game == Game::Maze {
         players.push(Player::Expert);
     }
     for file in &task.decoders {
-        players.push(decoder(file, &read(file)?, policy.as_ref())?);
+        players.push(decoder(file, &place.store.require(&file.path)?, policy.as_ref())?);
     }
     let package = Package::find(place.games)?;
     let mut played = Played::default();

@@ -65,7 +65,7 @@ pub struct Label {
 impl Label {
     /// Loads the weights onto the device.
     pub fn new(store: &Store, model: &FileInfo, device: &Device, precision: Precision) -> Result<Label, Error> {
-        let weights = store.read(&model.path)?.ok_or_else(|| crate::dataset::Error::Missing { path: model.path.clone() })?;
+        let weights = store.require(&model.path)?;
         let labeller = labeller(device, &weights, precision)?;
         Ok(Label { digest: model.blake3.clone(), precision, labeller })
     }

@@ -166,8 +166,7 @@ impl Source {
 
     /// The files of true actions: `record` and `import_actions` name them alike.
     fn action_paths(&self) -> Vec<String> {
-        let is_actions = |path: &String| path.rsplit('/').next().is_some_and(|name| name.starts_with("actions"));
-        self.paths(".parquet").into_iter().filter(is_actions).collect()
+        self.files.iter().filter(|file| file.holds_actions()).map(|file| file.path.clone()).collect()
     }
 }
 
@@ -184,9 +183,9 @@ impl<'a> Inputs<'a> {
         self.task.sources.iter().find(|source| source.stage == stage)
     }
 
-    fn read(&self, path: &str) -> Result<bytes::Bytes, Error> {
-        let missing = || Error::from(crate::dataset::Error::Missing { path: path.to_owned() });
-        self.place.store.read(path)?.ok_or_else(missing)
+    fn json(&self, path: &str) -> Result<serde_json::Value, Error> {
+        let corrupt = |e: serde_json::Error| crate::dataset::Error::Corrupt { path: path.to_owned(), reason: e.to_string() };
+        Ok(serde_json::from_slice(&self.place.store.require(path)?).map_err(corrupt)?)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::backend::{Autodiff, Flex};
+use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Tensor, TensorData, backend::Backend};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::adam::{Adam, AdamBackend, Flat, OptimConfig, gradients};
 use super::state::{restore_moments, same, save_moments, settings_of};
 use super::{Result, TrainError};
+use crate::models::device::on_device;
 use crate::models::frames::upload;
 use crate::models::init::Init;
 use crate::models::layers::NetBackend;
@@ -70,18 +71,7 @@ pub trait PolicyTrainer: Send {
 pub fn policy_trainer(device: &Device, config: &PolicyConfig, optim: &OptimConfig, seed: u64) -> Result<Box<dyn PolicyTrainer>> {
     config.validate()?;
     device.check()?;
-    match device {
-        Device::Cpu => Ok(Box::new(Cloner::<Autodiff<Flex>>::new(Default::default(), config, optim, seed))),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(number) => {
-            use crate::models::gpu::{Gpu, gpu};
-            Ok(Box::new(Cloner::<Autodiff<Gpu>>::new(gpu(*number), config, optim, seed)))
-        }
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => {
-            unreachable!("a build without GPU support has no GPU that passes the check")
-        }
-    }
+    on_device!(device, B, at => Ok(Box::new(Cloner::<Autodiff<B>>::new(at, config, optim, seed))))
 }
 
 struct Cloner<A: AutodiffBackend> {

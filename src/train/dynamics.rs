@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::backend::{Autodiff, Flex};
+use burn::backend::Autodiff;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::adam::OptimConfig;
 use super::trainer::Trainer;
+use crate::models::device::on_device;
 use crate::models::{Device, DynamicsConfig};
 
 /// Windows of frames, as they lie in a shard.
@@ -138,16 +139,5 @@ pub fn dynamics_trainer(
 ) -> Result<Box<dyn DynamicsTrainer>> {
     config.validate()?;
     device.check()?;
-    match device {
-        Device::Cpu => Ok(Box::new(Trainer::<Autodiff<Flex>>::new(Default::default(), config, optim, supervision, seed))),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(number) => {
-            use crate::models::gpu::{Gpu, gpu};
-            Ok(Box::new(Trainer::<Autodiff<Gpu>>::new(gpu(*number), config, optim, supervision, seed)))
-        }
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => {
-            unreachable!("a build without GPU support has no GPU that passes the check")
-        }
-    }
+    on_device!(device, B, at => Ok(Box::new(Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed))))
 }

@@ -80,7 +80,7 @@ fn mean_and_range(values: &[f64]) -> [f64; 3] {
 
 fn evaluation(inputs: &Inputs, source: &Source) -> Result<serde_json::Value, Error> {
     let Some(path) = source.paths("evaluation.json").pop() else { return Ok(serde_json::Value::Null) };
-    Ok(serde_json::from_slice(&inputs.read(&path)?).unwrap_or_default())
+    inputs.json(&path)
 }
 
 /// One player and the returns of its episodes.

@@ -36,7 +36,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
 /// The verdict in words.
 fn verdict(inputs: &Inputs, source: &Source) -> Result<String, Error> {
     let Some(path) = source.paths("verdict.json").pop() else { return Ok(String::new()) };
-    let verdict: serde_json::Value = serde_json::from_slice(&inputs.read(&path)?).unwrap_or_default();
+    let verdict = inputs.json(&path)?;
     Ok(verdict["sentence"].as_str().map(|sentence| paragraph(&format!("In the end, {sentence}."))).unwrap_or_default())
 }
 

@@ -20,7 +20,7 @@ const STARTS: usize = 2;
 pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Section>, Error> {
     let (Some(frames), Some(dynamics)) = (inputs.of("frames"), inputs.of("dynamics")) else { return Ok(None) };
     let Some(model) = dynamics.paths(".safetensors").pop() else { return Ok(None) };
-    let (weights, device) = (inputs.read(&model)?, inputs.place.device);
+    let (weights, device) = (inputs.place.store.require(&model)?, inputs.place.device);
     let (labeller, predictor) = (labeller(&device, &weights, Precision::F32)?, predictor(&device, &weights)?);
     let shards = Shards::open(inputs.place.store, frames.paths(".arrow"))?;
     let (seen, expected) = (shards.frame_size().map_or(0, |size| size.height as usize), labeller.config().frame_size);
