@@ -24,6 +24,8 @@ pub enum Command {
     Plan(Plan),
     /// Ask a workspace with SQL: tables `labels`, `frames`, `rejects` and every stage by name
     Query(Query),
+    /// Say what a stage's dataset is, or a file of weights
+    Inspect(Inspect),
     /// List a workspace's datasets
     Datasets(Datasets),
     /// Turn a published PyTorch checkpoint into safetensors
@@ -94,6 +96,15 @@ pub struct Query {
     /// Write to a file instead of stdout
     #[arg(long, short)]
     pub output: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Inspect {
+    /// A stage's name, or a .safetensors file
+    pub what: String,
+    /// The workspace [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -33,7 +33,8 @@ fn video() -> Check {
     let (version, missing) = (crate::video::libav_version(), crate::video::missing_decoders(&CODECS));
     let found: Vec<&str> = CODECS.into_iter().filter(|codec| !missing.contains(codec)).collect();
     let lacks = if missing.is_empty() { String::new() } else { format!("; lacks {}", missing.join(", ")) };
-    ("video", Ok(format!("libav {version} decodes {} and more{lacks}", found.join(", "))))
+    let writes = if crate::video::writes_h264() { "writes H.264" } else { "writes no videos: it has no libx264" };
+    ("video", Ok(format!("libav {version} decodes {} and more{lacks}; {writes}", found.join(", "))))
 }
 
 #[cfg(not(feature = "video"))]

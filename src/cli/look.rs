@@ -66,7 +66,7 @@ pub fn datasets(args: &Datasets) -> Result<()> {
 }
 
 /// The workspace that was named, or the only one under `runs/`.
-fn workspace(named: Option<&str>) -> Result<String, Error> {
+pub(super) fn workspace(named: Option<&str>) -> Result<String, Error> {
     if let Some(named) = named {
         return Ok(named.into());
     }

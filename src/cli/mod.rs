@@ -11,6 +11,7 @@ mod args;
 mod bench;
 mod doctor;
 mod import;
+mod inspect;
 mod look;
 mod progress;
 mod run;
@@ -35,6 +36,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Input could not be read.
+    #[error("cannot read {from}: {source}")]
+    Input {
+        /// Where from.
+        from: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The machine lacks something.
     #[error("{0} of the checks failed")]
     Doctor(usize),
@@ -45,7 +54,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Usage { hint, .. } => Some(hint.clone()),
-            Error::Output { .. } | Error::Doctor(_) => None,
+            Error::Input { .. } | Error::Output { .. } | Error::Doctor(_) => None,
         }
     }
 }
@@ -70,6 +79,7 @@ fn dispatch(args: &args::Args) -> Result<()> {
         Command::Check(pipeline) => run::check(pipeline),
         Command::Plan(plan) => run::plan(plan),
         Command::Query(query) => look::query(query),
+        Command::Inspect(what) => inspect::run(what),
         Command::Datasets(datasets) => look::datasets(datasets),
         Command::Import(import) => import::run(import),
         Command::Schema(schema) => schema::run(schema),

@@ -75,6 +75,16 @@ impl Weights {
         self.tensors.is_empty()
     }
 
+    /// Of each network, by the first word of its tensors' names: how many tensors, and how many numbers in them.
+    pub fn networks(&self) -> Vec<(&str, usize, usize)> {
+        let mut networks: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for (name, stored) in &self.tensors {
+            let (tensors, numbers) = networks.entry(name.split('.').next().unwrap_or(name)).or_default();
+            (*tensors, *numbers) = (*tensors + 1, *numbers + stored.shape.iter().product::<usize>());
+        }
+        networks.into_iter().map(|(name, (tensors, numbers))| (name, tensors, numbers)).collect()
+    }
+
     /// The shape of a tensor, if it has `D` axes.
     pub fn shape<const D: usize>(&self, name: &str) -> Result<[usize; D]> {
         let stored = self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;

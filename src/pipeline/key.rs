@@ -38,10 +38,14 @@ pub fn of_decode(task: &decode::DecodeTask) -> Fields {
     fields
 }
 
-/// Recording: all settings but how many, the seed, and which episodes.
+/// Recording: all settings but how many, the seed, which episodes, and what was learnt by whoever plays.
 pub fn of_record(task: &record::RecordTask) -> Fields {
-    let mut fields = start("record", record::VERSION, &task.config, &["episodes", "episodes_per_shard"]);
+    let mut fields = start("record", record::VERSION, &task.config, &["episodes", "episodes_per_shard", "policy", "decoder"]);
     fields.insert("seed".into(), task.seed.into());
+    if let Some([policy, decoder]) = &task.learnt {
+        fields.insert("policy".into(), policy.blake3.clone().into());
+        fields.insert("decoders".into(), decoder.blake3.clone().into());
+    }
     fields.insert("videos".into(), json!({ "first": task.first, "count": task.count }));
     fields
 }
@@ -117,7 +121,6 @@ pub fn of_train_decoder(task: &train_decoder::TrainDecoderTask) -> Fields {
     fields.insert("seed".into(), task.seed.into());
     fields.insert("labels".into(), digests(&task.labels));
     fields.insert("true_actions".into(), digests(&task.actions));
-
     fields
 }
 

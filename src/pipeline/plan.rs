@@ -17,7 +17,7 @@ use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
 use crate::stages::label::{LabelConfig, LabelTask};
-use crate::stages::record::{RecordConfig, RecordTask};
+use crate::stages::record::RecordConfig;
 
 mod single;
 mod training;
@@ -158,10 +158,23 @@ impl<'a> Planner<'a> {
     /// One task per shard; the first ones stay as they are when there are more.
     fn record(&self, mut plan: StagePlan, config: &RecordConfig, known: &Known) -> StagePlan {
         let seed = self.checked.spec.seed;
-        plan.settings = settings(&of_record(&RecordTask { config: config.clone(), seed, first: 0, count: 0 }));
-        for task in config.tasks(seed) {
+        let learnt =
+            config.policy.as_ref().zip(config.decoder.as_ref()).map(|(policy, decoder)| [&self.plans[policy], &self.plans[decoder]]);
+        let weights = learnt.map(|[policy, decoder]| {
+            // Decoders stand by transitions, then by draw: the first draw of most is the one that plays.
+            let of_most = decoder.files("-0.safetensors").pop();
+            [policy.files("policy.safetensors").pop(), of_most].map(|file| file.unwrap_or_else(no_file))
+        });
+        let (tasks, inputs) = (config.tasks(seed, weights), learnt.map_or(vec![], |learnt| learnt.map(|plan| plan.order.clone()).concat()));
+        plan.settings = tasks.first().map(|task| settings(&of_record(task))).unwrap_or_default();
+        if let Some(waited) = learnt.into_iter().flatten().find(|plan| plan.new > 0) {
+            (plan.new, plan.new_videos) = (tasks.len(), config.episodes as usize);
+            plan.why.insert(format!("new {}", waited.stage), plan.new);
+            return plan;
+        }
+        for task in tasks {
             let (count, reused) = (task.count, plan.reused);
-            plan.add(of_record(&task), vec![], BTreeMap::new(), count, Task::Record(task), known);
+            plan.add(of_record(&task), inputs.clone(), BTreeMap::new(), count, Task::Record(task), known);
             let videos = if plan.reused > reused { &mut plan.reused_videos } else { &mut plan.new_videos };
             *videos += count as usize;
         }

@@ -147,7 +147,11 @@ impl StageSpec {
     /// What it takes: field, the stage named there, what that stage must make.
     pub fn inputs(&self) -> Vec<(&'static str, &str, ArtifactKind)> {
         match self {
-            StageSpec::Decode(_) | StageSpec::Record(_) | StageSpec::ImportDynamics(_) => vec![],
+            StageSpec::Decode(_) | StageSpec::ImportDynamics(_) => vec![],
+            StageSpec::Record(c) => {
+                let stages = [("policy", &c.policy, ArtifactKind::Policy), ("decoder", &c.decoder, ArtifactKind::Decoder)];
+                stages.into_iter().filter_map(|(field, stage, makes)| Some((field, stage.as_deref()?, makes))).collect()
+            }
             StageSpec::ImportActions(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
             StageSpec::TrainDynamics(c) => {
                 let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));

@@ -113,6 +113,11 @@ impl Catalog {
         })
     }
 
+    /// The receipts of a stage's newest version.
+    pub fn receipts(&self, stage: &str) -> &[Receipt] {
+        self.stages.iter().find(|one| one.name == stage).map_or(&[], |stage| &stage.receipts)
+    }
+
     /// How much each stage's dataset is.
     pub fn datasets(&self) -> Vec<DatasetInfo> {
         self.stages.iter().map(Stage::info).collect()

@@ -1,13 +1,14 @@
 //! SQL over the datasets of a workspace: every stage is a table.
 //!
 //! In: a workspace and a query. Out: [`Rows`], printed by [`write()`] as a table, CSV, JSON or Parquet. Start at
-//! [`query`]; [`tables`] says what there is to ask, [`datasets`] what there is at all.
+//! [`query`]; [`tables`] says what there is to ask, [`datasets`] what there is at all, [`inspect()`] what one stage has.
 //!
 //! A stage's table is the stage's newest version: frames without their pixels where it made shards, else the
 //! rows of its Parquet files. Besides, there are `rejects`, the videos that could not be read, and `frames` and
 //! `labels` where just one stage made such.
 
 mod catalog;
+mod inspect;
 mod print;
 
 use polars::prelude::{DataFrame, IntoLazy, PolarsError};
@@ -16,6 +17,7 @@ use polars::sql::{SQLContext, extract_table_identifiers};
 use crate::dataset::{self, Store};
 use catalog::Catalog;
 pub use catalog::{DatasetInfo, Table};
+pub use inspect::{Inspection, inspect};
 pub use print::{Format, write};
 
 /// What this room's functions return.
@@ -38,6 +40,12 @@ impl Rows {
         self.len() == 0
     }
 
+    /// The columns in order, each with its type.
+    #[must_use]
+    pub fn typed_columns(&self) -> Vec<String> {
+        self.0.columns().iter().map(|column| format!("{} {}", column.name(), column.dtype())).collect()
+    }
+
     /// The names of the columns, in order.
     #[must_use]
     pub fn columns(&self) -> Vec<&str> {
@@ -54,6 +62,14 @@ pub enum Error {
     /// There is nothing to ask.
     #[error("the workspace has no dataset yet")]
     EmptyWorkspace,
+    /// No stage is called so.
+    #[error("the workspace has no stage `{stage}`")]
+    NoStage {
+        /// The name.
+        stage: String,
+        /// The names there are.
+        hint: String,
+    },
     /// A short name that several stages answer to.
     #[error("table `{name}` could be any of {}", list(stages))]
     Ambiguous {
@@ -92,6 +108,7 @@ impl Error {
         match self {
             Self::Dataset(error) => error.hint(),
             Self::EmptyWorkspace => Some("run a pipeline in it first: `lapo run pipelines/<name>.yaml`".into()),
+            Self::NoStage { hint, .. } => Some(hint.clone()),
             Self::Ambiguous { stages, .. } => Some(format!("name the stage: FROM {}", stages.first()?)),
             Self::Sql { unknown, tables, .. } => {
                 let near = unknown.as_ref().and_then(|name| nearest(name, tables));

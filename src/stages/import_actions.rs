@@ -76,13 +76,18 @@ impl ImportActionsTask {
             }
         }
         let mut by_name: HashMap<&str, Vec<&String>> = HashMap::new();
-        last.keys().for_each(|video| by_name.entry(base(video)).or_default().push(video));
+        for video in last.keys() {
+            by_name.entry(base(video)).or_default().push(video);
+            if stem(video) != base(video) {
+                by_name.entry(stem(video)).or_default().push(video);
+            }
+        }
         let rejected = |name: &str| self.rejected.iter().any(|video| video == name || base(video) == base(name));
         let mut known_as = HashMap::new();
         for (name, frames) in actions.videos() {
             let found = match last.get_key_value(name) {
                 Some((video, _)) => vec![video],
-                None => by_name.get(base(name)).cloned().unwrap_or_default(),
+                None => by_name.get(base(name)).or_else(|| by_name.get(stem(name))).cloned().unwrap_or_default(),
             };
             let video = match found[..] {
                 [video] => video,
@@ -127,6 +132,11 @@ impl ImportActionsTask {
     fn fault(&self, reason: String, cure: &'static str) -> Error {
         Error::Actions { file: self.config.file.clone(), reason, cure }
     }
+}
+
+/// A file name without its ending: a recorded episode has none, the video of it has.
+fn stem(video: &str) -> &str {
+    base(video).rsplit_once('.').map_or(base(video), |(stem, _)| stem)
 }
 
 fn base(video: &str) -> &str {

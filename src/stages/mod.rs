@@ -18,6 +18,7 @@ pub mod evaluate;
 pub mod import_actions;
 pub mod import_dynamics;
 pub mod label;
+mod player;
 pub mod record;
 pub mod report;
 pub mod train_decoder;
@@ -129,6 +130,14 @@ pub enum Error {
         /// Numbers of an action.
         axes: usize,
     },
+    /// A policy sees other frames than the game can show it.
+    #[error("the policy sees frames of {seen} x {seen}, the game draws {native} x {native}")]
+    Policy {
+        /// The side of the policy's frames.
+        seen: usize,
+        /// The side of the game's.
+        native: usize,
+    },
     /// Fewer transitions have a true action than are asked for.
     #[error("{file}: true actions of {found} transitions in the training videos, {asked} are asked for")]
     TooFewLabels {
@@ -147,8 +156,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An episode could not become a video.
+    #[cfg(feature = "video")]
+    #[error("{path}: cannot write the video: {source}")]
+    Film {
+        /// The video.
+        path: String,
+        /// What libav said.
+        source: crate::video::FilmError,
+    },
     /// This binary lacks the part that the stage needs.
-    #[error("cannot decode: this lapo was built without the `video` feature")]
+    #[error("this lapo was built without the `video` feature: it neither reads nor writes videos")]
     NoVideo,
     /// Our fault, not the user's.
     #[error("internal: {what}")]
@@ -181,6 +199,9 @@ impl Error {
             Error::NoShard { .. } => "run the pipeline again: its frames have changed since they were labelled".into(),
             Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
             Error::Checkpoint { file, .. } => format!("delete {file}: training resumes at the checkpoint before it"),
+            Error::Policy { .. } => "clone it from frames of 64, 32 or 16 pixels a side".into(),
+            #[cfg(feature = "video")]
+            Error::Film { .. } => "`lapo doctor` says whether libav can write H.264; or leave `videos` out".into(),
             Error::NoVideo => "build with default features, libav's headers installed".into(),
             Error::Invariant { .. } => return None,
         })

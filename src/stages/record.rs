@@ -1,18 +1,23 @@
 //! Stage 0, where there is a game instead of videos: somebody plays, and the episodes become shards, lossless. In: a game and who plays;
-//! out: one Arrow shard of whole episodes, and beside it `actions.parquet`, what was truly done and earned.
+//! out: one Arrow shard of whole episodes, and beside it `actions.parquet`, what was truly done and earned, and videos where they are
+//! asked for.
 //!
 //! The frame at which an episode's last action is taken is its last: what comes after it is the next episode's. A task plays its episodes
 //! one after the other, and the same task plays the same, so that more episodes are more tasks.
+
+use std::rc::Rc;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::player::{Learnt, Player as Hand};
 use super::{Done, Error, Workplace};
-use crate::dataset::{ActionRows, Compression, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
+use crate::dataset::{ActionRows, Compression, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
 use crate::envs::wrappers::shrink;
-use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, VecEnv, maze};
+use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::models::{Actor, actor};
 use crate::train::batch;
 
 /// Records a game of Procgen, straight into shards.
@@ -23,6 +28,12 @@ pub struct RecordConfig {
     pub game: Game,
     /// Who plays.
     pub player: Player,
+    /// The `train_policy` stage whose policy plays, where `player` is `policy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// The `train_decoder` stage that decodes what the policy wants: its first decoder of most transitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<String>,
     /// How many episodes. More of them later leave the first ones as they are.
     pub episodes: u64,
     /// How hard the levels are: `easy`, as in the paper, or `hard`.
@@ -46,6 +57,10 @@ pub struct RecordConfig {
     /// How pixels are stored: `none` is read in place (fastest), `zstd` takes half the disk.
     #[serde(default)]
     pub compression: Compression,
+    /// Also write each episode as a video beside its shard, `000123.mp4`: H.264, 15 frames a second, every pixel a block of 4 x 4, so that
+    /// scaling back restores it up to the codec's noise. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub videos: bool,
     /// Episodes of one shard. Default 32.
     #[serde(default = "default_episodes_per_shard")]
     pub episodes_per_shard: u64,
@@ -74,12 +89,14 @@ pub enum Player {
     Sticky,
     /// A shortest path, read off the game's own state: `maze` only.
     Expert,
+    /// What was learnt: a latent policy and a decoder.
+    Policy,
 }
 
 /// The version of what this stage does: raise it when the same settings give other bytes.
 pub const VERSION: u32 = 1;
 /// Frames a second, as Procgen's own players have it.
-const FPS: f64 = 15.0;
+const FPS: u32 = 15;
 /// Left, right, down, up.
 const DIRECTIONS: [u32; 4] = [1, 7, 3, 5];
 /// So many episodes in a row may be too short to keep.
@@ -96,6 +113,9 @@ pub struct RecordTask {
     pub first: u64,
     /// How many.
     pub count: u64,
+    /// The weights of policy and decoder, where these play.
+    #[serde(default)]
+    pub learnt: Option<[FileInfo; 2]>,
 }
 
 impl RecordConfig {
@@ -107,6 +127,11 @@ impl RecordConfig {
                 faults.push((field, seen, cure));
             }
         };
+        for (field, stage) in [("policy", &self.policy), ("decoder", &self.decoder)] {
+            let fits = stage.is_some() == (self.player == Player::Policy);
+            let seen = if stage.is_some() { "does not play" } else { "is missing" };
+            expect(fits, field, seen.into(), "`player: policy` takes `policy` and `decoder`, other players neither");
+        }
         let knows = self.player != Player::Expert || self.game == Game::Maze;
         expect(knows, "player", format!("does not know {}", self.game), "the expert plays maze; use `sticky` or `random`");
         expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
@@ -120,11 +145,11 @@ impl RecordConfig {
     }
 
     /// The tasks these settings ask for.
-    pub fn tasks(&self, seed: u64) -> Vec<RecordTask> {
+    pub fn tasks(&self, seed: u64, learnt: Option<[FileInfo; 2]>) -> Vec<RecordTask> {
         let firsts = (0..self.episodes).step_by(self.episodes_per_shard.max(1) as usize);
         let task = |first: u64| {
             let count = self.episodes_per_shard.min(self.episodes - first);
-            RecordTask { config: self.clone(), seed, first, count }
+            RecordTask { config: self.clone(), seed, first, count, learnt: learnt.clone() }
         };
         firsts.map(task).collect()
     }
@@ -137,7 +162,7 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
     let mut rng = batch::generator(task.seed, "record", task.first);
     let seed = rng.random::<u32>() >> 1;
     let procgen = ProcgenConfig { game: config.game, mode: config.mode, levels: config.levels, seed, count: 1, threads: 0 };
-    let mut game = Procgen::new(&package, &procgen)?;
+    let mut table = Table { config, learnt: task.load(place)?, game: Procgen::new(&package, &procgen)?, rng };
 
     let videos: Vec<VideoName> = (task.first..task.first + task.count).map(|number| task.name(number)).collect();
     let size = FrameSize { height: config.size, width: config.size };
@@ -145,10 +170,13 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
     let mut shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
     let (mut taken, mut done) = (ActionRows::default(), Done::default());
     for (i, video) in videos.into_iter().enumerate() {
-        let episode = worth_keeping(task, &mut game, &mut rng)?;
+        let episode = table.worth_keeping()?;
         shard.begin_video(i)?;
         for (t, frame) in episode.frames.chunks_exact(size.bytes()).enumerate() {
-            shard.push(0, t as u32, t as f64 / FPS, frame)?;
+            shard.push(0, t as u32, t as f64 / f64::from(FPS), frame)?;
+        }
+        if config.videos {
+            done.files.push(film(&episode.frames, config.size, &format!("{}/{:06}.mp4", place.folder, task.first + i as u64), place)?);
         }
         let frames = episode.actions.len() as u64;
         taken.video.extend(std::iter::repeat_n(video.uri.clone(), episode.actions.len()));
@@ -161,17 +189,41 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
     done.stats.insert("videos".into(), done.videos.len() as f64);
     done.stats.insert("frames".into(), taken.len() as f64);
     done.stats.insert("rewards".into(), taken.reward.iter().flatten().sum());
-    done.files = vec![shard.finish()?, taken.write(place.store, &format!("{}/actions.parquet", place.folder))?];
+    let actions = taken.write(place.store, &format!("{}/actions.parquet", place.folder))?;
+    done.files.splice(0..0, [shard.finish()?, actions]);
     Ok(done)
 }
 
+/// An episode as a video.
+#[cfg(feature = "video")]
+fn film(frames: &[u8], side: u32, path: &str, place: &Workplace) -> Result<FileInfo, Error> {
+    let film = crate::video::Film { width: side, height: side, fps: FPS, zoom: 4 };
+    let bytes = film.encode(frames).map_err(|source| Error::Film { path: path.into(), source })?;
+    let mut file = place.store.new_file(path)?;
+    super::write(&mut file, &bytes)?;
+    Ok(file.finish(0)?)
+}
+
+#[cfg(not(feature = "video"))]
+fn film(_: &[u8], _: u32, _: &str, _: &Workplace) -> Result<FileInfo, Error> {
+    Err(Error::NoVideo)
+}
+
 impl RecordTask {
+    /// What was learnt, where that plays.
+    fn load(&self, place: &Workplace) -> Result<Option<Learnt>, Error> {
+        let Some([policy, decoder]) = &self.learnt else { return Ok(None) };
+        let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&policy.path)?)?.into();
+        Ok(Some(Learnt::load(policy, decoder, place.store, 1.0)?))
+    }
+
     /// What an episode is called, and what it is: all that decides it.
     fn name(&self, number: u64) -> VideoName {
         let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
         let RecordConfig { game, player, mode, levels, noise, size, max_frames, min_frames, .. } = &self.config;
         let decides = serde_json::json!([VERSION, game, player, mode, levels, noise, size, max_frames, min_frames]);
-        let decides = format!("{decides} {} {} {number}", self.seed, self.first);
+        let learnt: String = self.learnt.iter().flatten().map(|file| format!(" {}", file.blake3)).collect();
+        let decides = format!("{decides} {} {} {number}{learnt}", self.seed, self.first);
         VideoName { uri, digest: blake3::hash(decides.as_bytes()).to_hex().to_string() }
     }
 }
@@ -184,43 +236,52 @@ struct Episode {
     rewards: Vec<f32>,
 }
 
-/// Plays until an episode is long enough.
-fn worth_keeping(task: &RecordTask, game: &mut Procgen, rng: &mut ChaCha8Rng) -> Result<Episode, Error> {
-    for _ in 0..PATIENCE {
-        let episode = play(&task.config, game, rng)?;
-        if episode.actions.len() as u64 >= task.config.min_frames {
-            return Ok(episode);
-        }
-    }
-    Err(Error::ShortEpisodes { game: task.config.game.name(), episodes: PATIENCE, frames: task.config.min_frames })
+/// One game and who sits at it.
+struct Table<'a> {
+    config: &'a RecordConfig,
+    learnt: Option<Learnt>,
+    game: Procgen,
+    rng: ChaCha8Rng,
 }
 
-/// Plays one episode from its first frame; the game then shows the first of the next.
-fn play(config: &RecordConfig, game: &mut Procgen, rng: &mut ChaCha8Rng) -> Result<Episode, Error> {
-    let (mut episode, mut held) = (Episode::default(), (0, 0));
-    loop {
-        shrink(game.frames(), config.size as usize, &mut episode.frames);
-        let action = match config.player {
-            _ if config.noise > 0.0 && rng.random_bool(config.noise) => DIRECTIONS[rng.random_range(0..4)],
-            Player::Random => rng.random_range(0..game.actions() as u32),
-            Player::Sticky => {
-                if held.1 == 0 {
-                    held = (rng.random_range(0..game.actions() as u32), rng.random_range(1..5));
-                }
-                held.1 -= 1;
-                held.0
+impl Table<'_> {
+    /// Plays until an episode is long enough.
+    fn worth_keeping(&mut self) -> Result<Episode, Error> {
+        for _ in 0..PATIENCE {
+            let episode = self.play()?;
+            if episode.actions.len() as u64 >= self.config.min_frames {
+                return Ok(episode);
             }
-            Player::Expert => maze::expert(game, 0)?,
-        };
-        game.step(&[action])?;
-        episode.actions.push(action);
-        episode.rewards.push(game.rewards()[0]);
-        if game.ends()[0] != End::None {
-            return Ok(episode);
         }
-        if episode.actions.len() as u64 == config.max_frames {
-            game.reset();
-            return Ok(episode);
+        Err(Error::ShortEpisodes { game: self.config.game.name(), episodes: PATIENCE, frames: self.config.min_frames })
+    }
+
+    /// Plays one episode from its first frame; the game then shows the first of the next.
+    fn play(&mut self) -> Result<Episode, Error> {
+        let (config, game, rng) = (self.config, &mut self.game, &mut self.rng);
+        let mut player = match (config.player, &self.learnt) {
+            (_, Some(learnt)) => Hand::Learnt(learnt),
+            (Player::Sticky, _) => Hand::Sticky(vec![(0, 0)]),
+            (Player::Expert, _) => Hand::Expert,
+            (Player::Random | Player::Policy, None) => Hand::Random,
+        };
+        let mut episode = Episode::default();
+        loop {
+            shrink(game.frames(), config.size as usize, &mut episode.frames);
+            let action = match config.noise > 0.0 && rng.random_bool(config.noise) {
+                true => DIRECTIONS[rng.random_range(0..4)],
+                false => player.act(game, &[0], rng)?[0],
+            };
+            game.step(&[action])?;
+            episode.actions.push(action);
+            episode.rewards.push(game.rewards()[0]);
+            if game.ends()[0] != End::None {
+                return Ok(episode);
+            }
+            if episode.actions.len() as u64 == config.max_frames {
+                game.reset();
+                return Ok(episode);
+            }
         }
     }
 }
@@ -235,7 +296,7 @@ mod tests {
             episodes,
             ..serde_json::from_str(r#"{"game":"maze","player":"expert","episodes":1,"episodes_per_shard":10}"#).expect("settings")
         };
-        let cut = |episodes| config(episodes).tasks(3).iter().map(|task| (task.first, task.count)).collect::<Vec<_>>();
+        let cut = |episodes| config(episodes).tasks(3, None).iter().map(|task| (task.first, task.count)).collect::<Vec<_>>();
         assert_eq!(cut(30), [(0, 10), (10, 10), (20, 10)]);
         assert_eq!(cut(35)[..3], cut(30));
         assert_eq!(cut(35)[3], (30, 5));

@@ -1,4 +1,4 @@
-//! A video file becomes frames.
+//! A video file becomes frames, and frames a video file.
 //!
 //! In: a path to any video libav knows. Out: upright RGB frames of one size, in order, each with
 //! its time; and an account of what was wrong with the file, because a broken video is an outcome
@@ -19,6 +19,7 @@
 //! | `layout` | which part of a picture goes where |
 //! | `orientation` | pixels are turned upright |
 //! | `decode` | the parts together: [`Decoder`] |
+//! | `encode` | the other way: frames become a video, [`Film`] |
 //! | `about` | what the linked libav is |
 //! | `ffi` | the few calls libav has no safe wrapper for; the only `unsafe` of the room |
 //!
@@ -35,6 +36,8 @@ mod clock;
 mod codec;
 #[cfg(feature = "video")]
 mod decode;
+#[cfg(feature = "video")]
+mod encode;
 #[cfg(feature = "video")]
 mod ffi;
 #[cfg(feature = "video")]
@@ -63,9 +66,11 @@ pub use config::{DecodeOptions, Fit, Limits};
 pub use outcome::{Fault, FaultClass, Frame, Outcome, Probe};
 
 #[cfg(feature = "video")]
-pub use about::{libav_version, missing_decoders};
+pub use about::{libav_version, missing_decoders, writes_h264};
 #[cfg(feature = "video")]
 pub use decode::Decoder;
+#[cfg(feature = "video")]
+pub use encode::{Film, FilmError};
 #[cfg(feature = "video")]
 pub use probe::probe;
 

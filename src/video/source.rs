@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::format::stream::Disposition;
@@ -36,7 +35,7 @@ pub(super) struct Source {
 impl Source {
     /// Opens `path` as a video, or says why it is none.
     pub(super) fn open(path: &Path, limits: &Limits, guard: &Guard) -> Result<Self, Error> {
-        silence_libav();
+        super::about::silence_libav();
         let refuse = |fault| Error::Refused { path: path.to_owned(), fault };
         let input = open_container(path, limits, guard)?;
         let stream_index = video_stream(&input).map_err(refuse)?;
@@ -135,14 +134,4 @@ fn check_size((width, height): (u32, u32), max_pixels: u64) -> Result<(), Fault>
 /// Whether libav ran out of memory: not the file's fault.
 pub(super) fn is_out_of_memory(error: ffmpeg_next::Error) -> bool {
     error == ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOMEM }
-}
-
-/// libav prints to stderr by itself; what it has to say comes back as errors instead.
-fn silence_libav() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Fills the texts of libav's error codes; it has nothing else to start.
-        let _ = ffmpeg_next::init();
-        ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Quiet);
-    });
 }

@@ -31,7 +31,7 @@ fn actions(step: usize) -> [u32; ENVS] {
     std::array::from_fn(|env| ((7 * step + 5 * env + step * step / 3) % 15) as u32)
 }
 
-fn venv() -> Option<PathBuf> {
+pub fn venv() -> Option<PathBuf> {
     let found = std::env::var_os("LAPO_PROCGEN").map(PathBuf::from);
     if found.is_none() {
         eprintln!("skipped: LAPO_PROCGEN names no virtual environment with procgen-mirror");

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Episode, Player};
+use super::Episode;
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::envs::{End, Game, Returns};
+use crate::stages::player::Player;
 use crate::stages::{Error, Workplace};
 
 /// Every episode of every player, row by row.
@@ -27,9 +28,9 @@ impl Played {
 
     pub(super) fn extend(&mut self, player: &Player, episodes: Vec<Episode>) {
         let (name, transitions, draw) = match player {
-            Player::Random => ("random", None, None),
+            Player::Random | Player::Sticky(_) => ("random", None, None),
             Player::Expert => ("expert", None, None),
-            Player::Decoder { transitions, draw, .. } => ("policy", Some(*transitions), Some(*draw)),
+            Player::Learnt(learnt) => ("policy", Some(learnt.number("lapo.transitions")), Some(learnt.number("lapo.draw"))),
         };
         for episode in episodes {
             self.player.push(name.to_owned());

@@ -1,0 +1,105 @@
+//! What one stage's dataset is. In: a workspace and a stage's name; out: [`Inspection`], the facts of its receipts and what its tables say.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::catalog::{Catalog, Content, DatasetInfo};
+use super::{Error, Result, Rows, list, nearest, query};
+use crate::dataset::{Receipt, Store};
+
+/// One stage's newest version, told.
+#[derive(Debug)]
+pub struct Inspection {
+    /// How much it is.
+    pub info: DatasetInfo,
+    /// What its tasks were set to, inputs included; of several tasks, what they share.
+    pub fields: Map<String, Value>,
+    /// Counts and seconds, all tasks together.
+    pub stats: BTreeMap<String, f64>,
+    /// What the stage says of its result.
+    pub sentences: Vec<String>,
+    /// Files of weights.
+    pub weights: Vec<String>,
+    /// Of every table its name, and columns with their types.
+    pub tables: Vec<(String, Vec<String>)>,
+    /// Questions, and what the tables answer.
+    pub answers: Vec<(String, Rows)>,
+}
+
+/// Reads what there is to know of a stage.
+///
+/// # Errors
+/// Names the stages there are where none is called so.
+pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
+    let catalog = Catalog::read(store)?;
+    let infos = catalog.datasets();
+    let Some(info) = infos.iter().find(|info| info.stage == stage).cloned() else {
+        let stages: Vec<String> = infos.into_iter().map(|info| info.stage).collect();
+        let near = nearest(stage, &stages).map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
+        return Err(Error::NoStage { stage: stage.into(), hint: format!("{near}stages here: {}", list(&stages)) });
+    };
+    let receipts = catalog.receipts(stage);
+    let files = || receipts.iter().flat_map(|receipt| &receipt.files);
+    let mut stats = BTreeMap::new();
+    for (name, value) in receipts.iter().flat_map(|receipt| &receipt.stats) {
+        *stats.entry(name.clone()).or_default() += value;
+    }
+    let (mut tables, mut answers) = (Vec::new(), Vec::new());
+    for table in catalog.tables.iter().filter(|table| table.stage.as_deref() == Some(stage)) {
+        if ["frames", "labels"].contains(&table.name.as_str()) && table.name != stage {
+            continue;
+        }
+        let columns = query(store, &format!("SELECT * FROM \"{}\" LIMIT 0", table.name))?.typed_columns();
+        let sort = if let Content::Parquet(sort, _) = &table.content { sort.as_str() } else { "frames" };
+        if let Some(sql) = question(sort, &table.name) {
+            let rows = query(store, &sql)?;
+            answers.push((sql, rows));
+        }
+        tables.push((table.name.clone(), columns));
+    }
+    Ok(Inspection {
+        info,
+        fields: shared(receipts),
+        stats,
+        sentences: files().filter(|file| file.path.ends_with(".json")).filter_map(|file| sentence(store, &file.path)).collect(),
+        weights: files().filter(|file| file.path.ends_with(".safetensors")).map(|file| file.path.clone()).collect(),
+        tables,
+        answers,
+    })
+}
+
+/// What one asks first, by what sort of table it is.
+fn question(sort: &str, table: &str) -> Option<String> {
+    Some(match sort {
+        "frames" => format!(
+            "SELECT count(*) AS frames, count(DISTINCT video) AS videos, min(time_s) AS from_s, max(time_s) AS to_s FROM \"{table}\""
+        ),
+        "labels" => format!(
+            "SELECT count(*) AS transitions, count(DISTINCT video) AS videos, count(true_action) AS with_true_action, avg(motion) AS motion, \
+             avg(fdm_error) AS fdm_error FROM \"{table}\""
+        ),
+        "actions" => format!("SELECT action, count(*) AS n FROM \"{table}\" GROUP BY action ORDER BY n DESC LIMIT 16"),
+        "metrics" => format!("SELECT * FROM \"{table}\" ORDER BY step DESC LIMIT 5"),
+        "curve" => format!(
+            "SELECT transitions, count(*) AS draws, avg(accuracy) AS accuracy, avg(r2) AS r2 FROM \"{table}\" GROUP BY transitions ORDER BY transitions"
+        ),
+        "episodes" => format!(
+            "SELECT player, transitions, count(*) AS episodes, avg(episode_return) AS mean_return, avg(length) AS length FROM \"{table}\" \
+             GROUP BY player, transitions ORDER BY player, transitions"
+        ),
+        _ => return None,
+    })
+}
+
+/// The fields that all receipts have alike.
+fn shared(receipts: &[Receipt]) -> Map<String, Value> {
+    let Some((first, rest)) = receipts.split_first() else { return Map::new() };
+    let alike = |(name, value): &(&String, &Value)| rest.iter().all(|receipt| receipt.fields.get(*name) == Some(value));
+    first.fields.iter().filter(alike).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn sentence(store: &Store, path: &str) -> Option<String> {
+    let told: Value = serde_json::from_slice(&store.require(path).ok()?).ok()?;
+    Some(told.get("sentence")?.as_str()?.to_owned())
+}

@@ -1,0 +1,122 @@
+//! Who plays. In: games and what they show; out: an action for each. [`record`](super::record) and [`evaluate`](super::evaluate) let
+//! the same players play.
+
+use std::rc::Rc;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use super::Error;
+use crate::dataset::{FileInfo, Store};
+use crate::envs::wrappers::shrink;
+use crate::envs::{NATIVE, Procgen, VecEnv, maze};
+use crate::models::{Actor, LoadedDecoder, Outputs};
+
+/// What decides on actions.
+pub(super) enum Player<'a> {
+    /// A random action at every step.
+    Random,
+    /// Random actions, each held for one to four steps: of every environment the action and for how long still.
+    Sticky(Vec<(u32, u32)>),
+    /// A shortest path through a maze.
+    Expert,
+    /// What was learnt.
+    Learnt(&'a Learnt),
+}
+
+impl Player<'_> {
+    /// An action for each of `envs`.
+    pub(super) fn act(&mut self, game: &Procgen, envs: &[usize], rng: &mut ChaCha8Rng) -> Result<Vec<u32>, Error> {
+        let actions = game.actions() as u32;
+        match self {
+            Player::Random => Ok(envs.iter().map(|_| rng.random_range(0..actions)).collect()),
+            Player::Sticky(held) => Ok(envs.iter().map(|env| stick(&mut held[*env], actions, rng)).collect()),
+            Player::Expert => envs.iter().map(|env| Ok(maze::expert(game, *env)?)).collect(),
+            Player::Learnt(learnt) => learnt.act(game, envs, rng),
+        }
+    }
+}
+
+fn stick(held: &mut (u32, u32), actions: u32, rng: &mut ChaCha8Rng) -> u32 {
+    if held.1 == 0 {
+        *held = (rng.random_range(0..actions), rng.random_range(1..5));
+    }
+    held.1 -= 1;
+    held.0
+}
+
+/// A latent policy with a decoder of its latent actions.
+pub(super) struct Learnt {
+    policy: Rc<dyn Actor>,
+    decoder: LoadedDecoder,
+    temperature: f64,
+}
+
+impl Learnt {
+    /// A policy and a decoder that fits it and a game of discrete actions.
+    pub(super) fn load(policy: Rc<dyn Actor>, file: &FileInfo, store: &Store, temperature: f64) -> Result<Self, Error> {
+        let decoder = LoadedDecoder::load(&store.require(&file.path)?)?;
+        let (seen, expected) = (decoder.config.latent_dim, policy.config().latent_dim);
+        if seen != expected {
+            return Err(Error::LatentSize { file: file.path.clone(), seen, expected });
+        }
+        if let Outputs::Continuous { axes } = decoder.config.outputs {
+            return Err(Error::Continuous { file: file.path.clone(), axes });
+        }
+        let side = policy.config().frame_size;
+        if side > NATIVE || !NATIVE.is_multiple_of(side) {
+            return Err(Error::Policy { seen: side, native: NATIVE });
+        }
+        Ok(Learnt { policy, decoder, temperature })
+    }
+
+    /// A number that the decoder's file says of its origin, such as `lapo.transitions`.
+    pub(super) fn number(&self, key: &str) -> u64 {
+        self.decoder.metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    fn act(&self, game: &Procgen, envs: &[usize], rng: &mut ChaCha8Rng) -> Result<Vec<u32>, Error> {
+        let (side, native) = (self.policy.config().frame_size, game.frame_shape().iter().product::<usize>());
+        let mut frames = Vec::with_capacity(envs.len() * side * side * 3);
+        envs.iter().for_each(|env| shrink(&game.frames()[env * native..][..native], side, &mut frames));
+        let scores = self.decoder.decode(&self.policy.latent_action(&frames)?)?;
+        let width = self.decoder.config.outputs.width();
+        Ok(scores.chunks_exact(width).map(|scores| draw(scores, self.temperature, rng)).collect())
+    }
+}
+
+/// An action, by the logarithms of their likelihoods.
+fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
+    let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+    if temperature == 0.0 {
+        return best as u32;
+    }
+    let weights: Vec<f64> = scores.iter().map(|score| (f64::from(score - scores[best]) / temperature).exp()).collect();
+    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
+    let drawn = weights.iter().position(|weight| {
+        left -= weight;
+        left < 0.0
+    });
+    drawn.unwrap_or(best) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn actions_are_drawn_as_often_as_they_are_likely() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let scores = [0.0, 3.0_f32.ln(), f32::NEG_INFINITY];
+        let mut counts = [0; 3];
+        (0..4000).for_each(|_| counts[draw(&scores, 1.0, &mut rng) as usize] += 1);
+        assert_eq!(counts[2], 0);
+        assert!((2850..3150).contains(&counts[1]), "{counts:?}");
+        assert!((0..100).all(|_| draw(&scores, 0.0, &mut rng) == 1));
+        // To the power of two: 1 to 9.
+        let sharp = (0..4000).filter(|_| draw(&scores, 0.5, &mut rng) == 1).count();
+        assert!((3500..3700).contains(&sharp), "{sharp}");
+    }
+}

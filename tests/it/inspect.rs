@@ -1,0 +1,48 @@
+//! `lapo inspect`: what a person is told of a stage and of weights.
+
+use crate::project::Project;
+
+#[test]
+fn a_stage_and_its_weights_are_told() {
+    let project = Project::new(6);
+    project.run(&[]).good();
+    let told = |what: &str| project.lapo(&["inspect", what, "--workspace", "ws"]).good().stdout;
+    let frames = told("frames");
+    assert!(frames.starts_with("frames (decode), version 1: 2 tasks, 2 files of "), "{frames}");
+    let counted = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap();
+    for part in [
+        "\n  size: 16\n".to_owned(),
+        format!("\n  frames: {counted}\n"),
+        "\ntable frames\n  video str, ".to_owned(),
+        format!("\n{counted:>6}       6"),
+    ] {
+        assert!(frames.contains(&part), "{part} is not in\n{frames}");
+    }
+    let model = told("model");
+    let sentence = "held-out windows the world model's error is ";
+    assert!(model.contains(sentence) && model.contains("\n  steps: 4\n") && model.contains("ORDER BY step DESC"), "{model}");
+    let file = model.lines().map(str::trim).find(|line| line.ends_with(".safetensors")).unwrap();
+    let weights = project.lapo(&["inspect", &format!("ws/{file}")]).good().stdout;
+    for part in ["\nformat: lapo-dynamics/2\n", "\n  frame_size: 16\n", "\nidm: ", "\nwm: "] {
+        assert!(weights.contains(part), "{part} is not in\n{weights}");
+    }
+    assert!(told("labels").contains("with_true_action"));
+}
+
+#[test]
+fn what_is_not_there_is_told_with_what_is() {
+    let project = Project::new(3);
+    let said = project.lapo(&["inspect", "frames", "--workspace", "ws"]);
+    assert!(said.code == 1 && said.stderr.contains("hint: run a pipeline in it first"), "{said:#?}");
+    project.run(&[]).good();
+    let said = project.lapo(&["inspect", "modle", "--workspace", "ws"]);
+    assert_eq!(
+        said.stderr,
+        "error: the workspace has no stage `modle`\n  hint: did you mean `model`? stages here: `frames`, `labels`, `model`\n"
+    );
+    let said = project.lapo(&["inspect", "none.safetensors"]);
+    assert!(said.code == 1 && said.stderr.starts_with("error: cannot read none.safetensors: "), "{said:#?}");
+    std::fs::write(project.path("bad.safetensors"), "{}").unwrap();
+    let said = project.lapo(&["inspect", "bad.safetensors"]);
+    assert!(said.code != 0 && said.stderr.starts_with("error: bad.safetensors: "), "{said:#?}");
+}

@@ -1,0 +1,86 @@
+//! Recordings as videos, and by a learnt player: what is decoded again is what was played.
+
+use std::fs;
+
+use lapo::dataset::{Receipt, Shard, Store, head, receipts_of};
+
+use crate::project::Project;
+
+/// A recording, what is learnt from it, and a recording of that.
+const PLAYED: &str = "
+name: played
+workspace: ws
+seed: 5
+stages:
+  play: { record: { game: maze, player: sticky, episodes: 6, episodes_per_shard: 6, size: 16, max_frames: 40, videos: true } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  labels: { label: { frames: play, dynamics: model } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  decoder: { train_decoder: { labels: labels, actions: play, transitions: [16, 32], draws: 1, steps: 20, hidden: [8], holdout: 3 } }
+  again: { record: { game: maze, player: policy, policy: policy, decoder: decoder, episodes: 3, size: 32, max_frames: 20 } }
+";
+
+/// The recording's videos, decoded, and what was done in them.
+const DECODED: &str = "
+name: decoded
+workspace: ws
+stages:
+  films: { decode: { videos: ['ws/play/data/**/*.mp4'], size: 16 } }
+  done: { import_actions: { frames: films, file: ACTIONS } }
+";
+
+fn project() -> Option<Project> {
+    crate::procgen::venv()?;
+    let project = Project::new(0);
+    fs::write(project.path("pipeline.yaml"), PLAYED).unwrap();
+    project.run(&[]).good();
+    Some(project)
+}
+
+/// What a stage of one task made.
+fn receipt(store: &Store, stage: &str) -> Receipt {
+    receipts_of(store, stage, &head(store, stage).unwrap().unwrap()).unwrap().remove(0)
+}
+
+#[test]
+fn videos_of_a_recording_decode_to_its_frames_and_take_its_actions() {
+    let Some(project) = project() else { return };
+    let store = Store::open(project.path("ws").to_str().unwrap()).unwrap();
+    let played = receipt(&store, "play");
+    let actions = played.files.iter().find(|file| file.holds_actions()).unwrap();
+    assert_eq!(played.files.iter().filter(|file| file.path.ends_with(".mp4")).count(), 6);
+    fs::write(project.path("pipeline.yaml"), DECODED.replace("ACTIONS", &format!("ws/{}", actions.path))).unwrap();
+    project.run(&[]).good();
+
+    let lengths = |stage: &str| project.query(&format!("SELECT count(*) AS n FROM {stage} GROUP BY video ORDER BY video"));
+    assert_eq!(lengths("play"), lengths("films"));
+    let done = |table: &str| project.query(&format!("SELECT frame_index, action, reward FROM {table} ORDER BY video, frame_index"));
+    assert_eq!(done("play_actions"), done("done"));
+    let pixels = |stage: &str| {
+        let shard = Shard::open(&store, &receipt(&store, stage).files[0].path).unwrap();
+        (0..shard.rows()).flat_map(|row| shard.pixels(row).to_vec()).collect::<Vec<u8>>()
+    };
+    let (played, decoded) = (pixels("play"), pixels("films"));
+    assert_eq!(played.len(), decoded.len());
+    let differ = played.iter().zip(&decoded).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>() as f64 / played.len() as f64;
+    assert!(differ < 4.0, "the mean difference is {differ} of 255");
+}
+
+#[test]
+fn what_was_learnt_plays_for_a_recording() {
+    let Some(project) = project() else { return };
+    let rows = project.query("SELECT count(DISTINCT video) AS videos, count(*) AS frames FROM again")[0].clone();
+    assert!(rows["videos"] == 3 && rows["frames"].as_u64().unwrap() <= 60, "{rows}");
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    // Another decoder plays otherwise; another player has no use for it.
+    fs::write(project.path("pipeline.yaml"), PLAYED.replace("hidden: [8]", "hidden: [9]")).unwrap();
+    let planned = project.planned(&[]);
+    let new: Vec<&str> = planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
+    assert_eq!(new, ["again", "decoder"]);
+    fs::write(project.path("pipeline.yaml"), PLAYED.replace("player: policy, policy: policy", "player: random")).unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("stages.again.record.decoder: does not play"), "{said:#?}");
+    fs::write(project.path("pipeline.yaml"), PLAYED.replace("policy: policy, decoder: decoder, ", "policy: policy, ")).unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("stages.again.record.decoder: is missing"), "{said:#?}");
+}
