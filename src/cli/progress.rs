@@ -24,6 +24,7 @@ impl Watch for Person {
             "train_decoder" => "decoders",
             "import_actions" => "shards",
             "report" => "sections",
+            "finetune" => "env steps",
             "train_dynamics" | "train_policy" => "steps",
             _ => "transitions",
         };

@@ -260,8 +260,11 @@ impl Procgen {
 
     /// Makes an environment what it, or another of the same game, was. Bytes from elsewhere may end the process.
     pub fn set_state(&mut self, env: usize, state: &[u8]) -> Result<()> {
-        State::read(state)?;
-        self.env.set_state(env, state)
+        let time = State::read(state)?.time;
+        self.env.set_state(env, state)?;
+        self.lengths[env] = time;
+        self.ends[env] = End::None;
+        Ok(())
     }
 
     /// The levels being played: `[env]`.

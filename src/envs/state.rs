@@ -15,6 +15,8 @@ const ENTITY: usize = 31;
 pub(super) struct State {
     /// The steps after which an episode is cut off.
     pub timeout: u32,
+    /// The steps of this episode so far.
+    pub time: u32,
     /// Where the player is, in cells, from the lower left.
     pub player: (f32, f32),
     /// Columns of the grid.
@@ -36,8 +38,9 @@ impl State {
         words.random()?;
         words.skip(4)?; // the last step's reward and how it ended, the action
         let timeout = words.int()?;
-        words.skip(4 + 3 + 1 + 2)?; // levels, the last reward, the look, the clock
-        words.skip(1)?; // cells of the grid
+        words.skip(4 + 3 + 1)?; // levels, the last reward, the look
+        let time = words.int()?;
+        words.skip(1 + 1)?; // whether it waits, cells of the grid
         let entities = words.count()?;
         let mut player = None;
         for _ in 0..entities {
@@ -55,7 +58,7 @@ impl State {
         }
         let grid = words.take(cells)?;
         let player = player.ok_or_else(|| Error::State { what: "no entity is the player".into() })?;
-        Ok(State { timeout: timeout.max(0) as u32, player, width, grid })
+        Ok(State { timeout: timeout.max(0) as u32, time: time.max(0) as u32, player, width, grid })
     }
 }
 

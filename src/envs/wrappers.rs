@@ -32,6 +32,16 @@ impl EpisodeStatistics {
         self.take(env.rewards(), env.ends())
     }
 
+    /// All it remembers, bit by bit.
+    pub fn bits(&self) -> Vec<u64> {
+        self.running.iter().flat_map(|(sum, length)| [sum.to_bits(), *length]).collect()
+    }
+
+    /// Takes over what another remembered.
+    pub fn restore(&mut self, bits: &[u64]) {
+        self.running = bits.chunks_exact(2).map(|pair| (f64::from_bits(pair[0]), pair[1])).collect();
+    }
+
     fn take(&mut self, rewards: &[f32], ends: &[End]) -> Vec<Episode> {
         let mut ended = Vec::new();
         for (env, ((sum, length), (reward, end))) in self.running.iter_mut().zip(rewards.iter().zip(ends)).enumerate() {
@@ -60,6 +70,19 @@ impl RewardScale {
     /// For so many environments; rewards end within `[-clip, clip]`.
     pub fn new(envs: usize, gamma: f64, clip: f64) -> Self {
         RewardScale { gamma, clip, returns: vec![0.0; envs], mean: 0.0, variance: 1.0, seen: 1e-4 }
+    }
+
+    /// All it remembers, bit by bit.
+    pub fn bits(&self) -> Vec<u64> {
+        self.returns.iter().chain([&self.mean, &self.variance, &self.seen]).map(|value| value.to_bits()).collect()
+    }
+
+    /// Takes over what another remembered.
+    pub fn restore(&mut self, bits: &[u64]) {
+        let mut values: Vec<f64> = bits.iter().map(|bits| f64::from_bits(*bits)).collect();
+        if let [mean, variance, seen] = values.split_off(bits.len().saturating_sub(3))[..] {
+            (self.mean, self.variance, self.seen, self.returns) = (mean, variance, seen, values);
+        }
     }
 
     /// The rewards of one step, scaled by all that was seen so far.

@@ -12,7 +12,7 @@ use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt};
 use crate::models::Device;
 use crate::stages::label::Label;
 use crate::stages::{
-    Done, Error, Progress, Task, Workplace, decode, evaluate, import_actions, import_dynamics, record, report, train_decoder,
+    Done, Error, Progress, Task, Workplace, decode, evaluate, finetune, import_actions, import_dynamics, record, report, train_decoder,
     train_dynamics, train_policy,
 };
 
@@ -123,6 +123,7 @@ fn perform(job: &Job, place: &Workplace, worker: &mut Option<Label>) -> Result<D
         Task::TrainDynamics(task) => train_dynamics::run(task, place),
         Task::TrainPolicy(task) => train_policy::run(task, place),
         Task::TrainDecoder(task) => train_decoder::run(task, place),
+        Task::Finetune(task) => finetune::run(task, place),
         Task::Evaluate(task) => evaluate::run(task, place),
         Task::ImportActions(task) => import_actions::run(task, place),
         Task::Report(task) => report::run(task, place),

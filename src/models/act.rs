@@ -46,10 +46,6 @@ impl<B: NetBackend> Network<B> {
         let policy = weights.load("policy", Policy::new(&mut Init::new(0, &device), &config), &device)?;
         Ok(Network { config, policy, device, pass })
     }
-
-    fn shape(&self) -> [usize; 3] {
-        [self.config.frame_size, self.config.frame_size, self.config.channels]
-    }
 }
 
 impl<B: NetBackend> Actor for Network<B> {
@@ -58,14 +54,14 @@ impl<B: NetBackend> Actor for Network<B> {
     }
 
     fn latent_action(&self, frames: &[u8]) -> Result<Vec<f32>> {
-        let bytes: usize = self.shape().iter().product();
+        let bytes: usize = self.config.frame_shape().iter().product();
         if !frames.len().is_multiple_of(bytes) {
-            let [height, width, channels] = self.shape();
+            let [height, width, channels] = self.config.frame_shape();
             let (seen, expected) = (format!("{} bytes", frames.len()), format!("a multiple of {height} x {width} x {channels}"));
             return Err(ModelError::Frames { what: "frames", seen, expected });
         }
         let pass = |network: &mut Self, frames: &[u8]| {
-            let frames = upload::<B>(frames, network.shape(), &network.device);
+            let frames = upload::<B>(frames, network.config.frame_shape(), &network.device);
             to_host(network.policy.latent_action(network.policy.features(frames)))
         };
         let passes: Vec<_> = frames.par_chunks(self.pass * bytes).map_with(self.clone(), pass).collect::<Result<_>>()?;

@@ -206,7 +206,7 @@ pub enum Predict {
 }
 
 /// Sizes of the latent policy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
     /// Width: the stages have 16, 32 and 32 channels times this (paper: 4).
@@ -220,6 +220,11 @@ pub struct PolicyConfig {
 }
 
 impl PolicyConfig {
+    /// Rows, columns and channels of a frame.
+    pub fn frame_shape(&self) -> [usize; 3] {
+        [self.frame_size, self.frame_size, self.channels]
+    }
+
     /// Says which field, if any, no network can have.
     pub fn validate(&self) -> Result<()> {
         positive("scale", self.scale)?;

@@ -76,12 +76,20 @@ pub fn maps<B: NetBackend>(conv_stack: &[ImpalaStage<B>], weight: Tensor<B, 4>, 
     relu(rest.iter().fold(first.forward_by(weight, x), |x, stage| stage.forward(x)))
 }
 
+/// Runs the stages, and lays what they leave out in a row.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
+/// - output: `[batch, 32 * scale * height / 8 * width / 8]`, at least 0
+pub fn base<B: NetBackend>(conv_stack: &[ImpalaStage<B>], x: Tensor<B, 4>) -> Tensor<B, 2> {
+    relu(conv_stack.iter().fold(x, |x, stage| stage.forward(x)).flatten(1, 3))
+}
+
 /// Runs a trunk.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
 /// - output: `[batch, FEATURES]`, at least 0
 pub fn features<B: NetBackend>(conv_stack: &[ImpalaStage<B>], fc: &Linear<B>, x: Tensor<B, 4>) -> Tensor<B, 2> {
-    let x = conv_stack.iter().fold(x, |x, stage| stage.forward(x));
-    relu(fc.forward(relu(x.flatten(1, 3))))
+    relu(fc.forward(base(conv_stack, x)))
 }

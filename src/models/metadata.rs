@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::weights::Weights;
-use super::{DecoderConfig, DynamicsConfig, ModelError, PolicyConfig, Result, VqConfig};
+use super::{AgentConfig, DecoderConfig, DynamicsConfig, ModelError, PolicyConfig, Result, VqConfig};
 
 const FORMAT: &str = "format";
 const CONFIG: &str = "config";
@@ -17,6 +17,9 @@ pub const DYNAMICS_FORMAT: &str = "lapo-dynamics/2";
 pub const POLICY_FORMAT: &str = "lapo-policy/1";
 /// What `format` says in a file with a decoder.
 pub const DECODER_FORMAT: &str = "lapo-decoder/1";
+
+/// What `format` says in a file with an agent.
+pub const AGENT_FORMAT: &str = "lapo-agent/1";
 
 impl Weights {
     /// The sizes of the IDM and FDM in this file.
@@ -45,6 +48,15 @@ impl Weights {
     pub fn decoder_config(&self) -> Result<DecoderConfig> {
         let config = self.config_of::<DecoderConfig>(DECODER_FORMAT)?;
         config.ok_or_else(|| ModelError::Metadata { key: FORMAT, problem: format!("it is not there, expected `{DECODER_FORMAT}`") })
+    }
+
+    /// The sizes of the agent in this file.
+    pub fn agent_config(&self) -> Result<AgentConfig> {
+        let config = self.config_of::<AgentConfig>(AGENT_FORMAT)?;
+        let config =
+            config.ok_or_else(|| ModelError::Metadata { key: FORMAT, problem: format!("it is not there, expected `{AGENT_FORMAT}`") })?;
+        config.network.validate()?;
+        Ok(config)
     }
 
     /// Writes a configuration and the format that says how to read it.

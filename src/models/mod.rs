@@ -36,6 +36,7 @@
 //! [`device`] (where it runs), `gpu` (how a GPU is set up).
 
 pub mod act;
+pub mod agent;
 pub mod config;
 mod conv;
 pub mod cost;
@@ -62,6 +63,7 @@ pub mod vq;
 pub mod weights;
 
 pub use act::{Actor, actor};
+pub use agent::{Agent, AgentConfig, agent};
 pub use config::{CodebookStart, DynamicsConfig, EmaStart, FdmAction, IdmHead, PolicyConfig, Precision, Predict, Preset, VqConfig};
 pub use decoder::{DecoderConfig, LoadedDecoder, Outputs};
 pub use device::Device;

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::PolicyConfig;
-use super::impala::{FEATURES, ImpalaStage, features, impala};
+use super::impala::{FEATURES, ImpalaStage, base, features, impala};
 use super::init::Init;
 use super::layers::{Linear, NetBackend};
 
@@ -12,9 +12,12 @@ use super::layers::{Linear, NetBackend};
 #[derive(Module, Debug)]
 pub struct Policy<B: Backend> {
     conv_stack: Vec<ImpalaStage<B>>,
-    fc: Linear<B>,
-    policy_head: Linear<B>,
-    value_head: Linear<B>,
+    /// From what the convolutions leave to what both heads see.
+    pub fc: Linear<B>,
+    /// The latent action; of an agent, the actions.
+    pub policy_head: Linear<B>,
+    /// The expected return.
+    pub value_head: Linear<B>,
 }
 
 impl<B: NetBackend> Policy<B> {
@@ -22,6 +25,15 @@ impl<B: NetBackend> Policy<B> {
     pub fn new(init: &mut Init<'_, B>, config: &PolicyConfig) -> Self {
         let (conv_stack, fc) = impala(init, config.channels, config.scale, config.frame_size);
         Policy { conv_stack, fc, policy_head: Linear::new(init, FEATURES, config.latent_dim), value_head: Linear::new(init, FEATURES, 1) }
+    }
+
+    /// What the convolutions leave: the input of `fc`.
+    ///
+    /// # Shapes
+    /// - `frames`: `[batch, channel, height, width]`, in [-0.5, 0.5]
+    /// - output: `[batch, 32 * scale * height / 8 * width / 8]`
+    pub fn base(&self, frames: Tensor<B, 4>) -> Tensor<B, 2> {
+        base(&self.conv_stack, frames)
     }
 
     /// What both heads see.

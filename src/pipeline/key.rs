@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 
 use crate::dataset::{FileInfo, Receipt};
 use crate::stages::{
-    decode, evaluate, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics, train_policy,
+    decode, evaluate, finetune, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics, train_policy,
 };
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 9] = ["videos", "frames", "labels", "model", "true_actions", "policy", "decoders", "results", "generation"];
+const INPUTS: [&str; 10] = ["videos", "frames", "labels", "model", "true_actions", "policy", "decoders", "agent", "results", "generation"];
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
@@ -40,11 +40,15 @@ pub fn of_decode(task: &decode::DecodeTask) -> Fields {
 
 /// Recording: all settings but how many, the seed, which episodes, and what was learnt by whoever plays.
 pub fn of_record(task: &record::RecordTask) -> Fields {
-    let mut fields = start("record", record::VERSION, &task.config, &["episodes", "episodes_per_shard", "policy", "decoder"]);
+    let mut fields = start("record", record::VERSION, &task.config, &["episodes", "episodes_per_shard", "policy", "decoder", "agent"]);
     fields.insert("seed".into(), task.seed.into());
-    if let Some([policy, decoder]) = &task.learnt {
-        fields.insert("policy".into(), policy.blake3.clone().into());
-        fields.insert("decoders".into(), decoder.blake3.clone().into());
+    match task.learnt.as_slice() {
+        [policy, decoder] => {
+            fields.insert("policy".into(), policy.blake3.clone().into());
+            fields.insert("decoders".into(), decoder.blake3.clone().into());
+        }
+        [agent] => _ = fields.insert("agent".into(), agent.blake3.clone().into()),
+        _ => {}
     }
     fields.insert("videos".into(), json!({ "first": task.first, "count": task.count }));
     fields
@@ -124,12 +128,29 @@ pub fn of_train_decoder(task: &train_decoder::TrainDecoderTask) -> Fields {
     fields
 }
 
+/// Online training: all settings but which stages, the seed, and what it starts from.
+pub fn of_finetune(task: &finetune::FinetuneTask) -> Fields {
+    let mut fields = start("finetune", finetune::VERSION, &task.config, &["policy", "dynamics", "seed"]);
+    fields.insert("seed".into(), task.seed.into());
+    for (name, file) in [("policy", &task.policy), ("model", &task.dynamics)] {
+        if let Some(file) = file {
+            fields.insert(name.into(), file.blake3.clone().into());
+        }
+    }
+    fields
+}
+
 /// Evaluation: all settings but which stages, the seed, and who plays.
 pub fn of_evaluate(task: &evaluate::EvaluateTask) -> Fields {
-    let mut fields = start("evaluate", evaluate::VERSION, &task.config, &["policy", "decoder"]);
+    let mut fields = start("evaluate", evaluate::VERSION, &task.config, &["policy", "decoder", "agent"]);
     fields.insert("seed".into(), task.seed.into());
-    fields.insert("policy".into(), task.policy.blake3.clone().into());
-    fields.insert("decoders".into(), digests(&task.decoders));
+    if let Some(policy) = &task.policy {
+        fields.insert("policy".into(), policy.blake3.clone().into());
+        fields.insert("decoders".into(), digests(&task.decoders));
+    }
+    if let Some(agent) = &task.agent {
+        fields.insert("agent".into(), agent.blake3.clone().into());
+    }
     fields
 }
 

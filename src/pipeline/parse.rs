@@ -97,6 +97,7 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
         "label" => settings_of(faults, &path, settings).map(StageSpec::Label),
         "train_policy" => settings_of(faults, &path, settings).map(StageSpec::TrainPolicy),
         "train_decoder" => settings_of(faults, &path, settings).map(StageSpec::TrainDecoder),
+        "finetune" => settings_of(faults, &path, settings).map(StageSpec::Finetune),
         "evaluate" => settings_of(faults, &path, settings).map(StageSpec::Evaluate),
         "report" => settings_of(faults, &path, settings).map(StageSpec::Report),
         kind => unreachable!("{kind} is not in KINDS"),

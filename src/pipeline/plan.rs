@@ -109,6 +109,7 @@ impl<'a> Planner<'a> {
             StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
             StageSpec::TrainPolicy(config) => self.train_policy(plan, config, &receipts),
             StageSpec::TrainDecoder(config) => Ok(self.train_decoder(plan, config, &Known::new(&receipts))),
+            StageSpec::Finetune(config) => Ok(self.finetune(plan, config, &Known::new(&receipts))),
             StageSpec::Evaluate(config) => Ok(self.evaluate(plan, config, &Known::new(&receipts))),
             StageSpec::Report(config) => Ok(self.report(plan, config, &Known::new(&receipts))),
         }
@@ -158,16 +159,14 @@ impl<'a> Planner<'a> {
     /// One task per shard; the first ones stay as they are when there are more.
     fn record(&self, mut plan: StagePlan, config: &RecordConfig, known: &Known) -> StagePlan {
         let seed = self.checked.spec.seed;
-        let learnt =
-            config.policy.as_ref().zip(config.decoder.as_ref()).map(|(policy, decoder)| [&self.plans[policy], &self.plans[decoder]]);
-        let weights = learnt.map(|[policy, decoder]| {
-            // Decoders stand by transitions, then by draw: the first draw of most is the one that plays.
-            let of_most = decoder.files("-0.safetensors").pop();
-            [policy.files("policy.safetensors").pop(), of_most].map(|file| file.unwrap_or_else(no_file))
-        });
-        let (tasks, inputs) = (config.tasks(seed, weights), learnt.map_or(vec![], |learnt| learnt.map(|plan| plan.order.clone()).concat()));
+        let learnt: Vec<&StagePlan> =
+            [&config.policy, &config.decoder, &config.agent].into_iter().flatten().map(|name| &self.plans[name]).collect();
+        // Decoders stand by transitions, then by draw: the first draw of most is the one that plays.
+        let weights = |plan: &&StagePlan| plan.files(if plan.kind == "train_decoder" { "-0.safetensors" } else { ".safetensors" }).pop();
+        let weights = learnt.iter().map(|plan| weights(plan).unwrap_or_else(no_file)).collect();
+        let (tasks, inputs) = (config.tasks(seed, weights), learnt.iter().flat_map(|plan| plan.order.clone()).collect::<Vec<_>>());
         plan.settings = tasks.first().map(|task| settings(&of_record(task))).unwrap_or_default();
-        if let Some(waited) = learnt.into_iter().flatten().find(|plan| plan.new > 0) {
+        if let Some(waited) = learnt.iter().find(|plan| plan.new > 0) {
             (plan.new, plan.new_videos) = (tasks.len(), config.episodes as usize);
             plan.why.insert(format!("new {}", waited.stage), plan.new);
             return plan;

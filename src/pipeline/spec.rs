@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stages::decode::DecodeConfig;
 use crate::stages::evaluate::EvaluateConfig;
+use crate::stages::finetune::FinetuneConfig;
 use crate::stages::import_actions::ImportActionsConfig;
 use crate::stages::import_dynamics::ImportDynamicsConfig;
 use crate::stages::label::LabelConfig;
@@ -59,7 +60,9 @@ pub enum StageSpec {
     TrainPolicy(TrainPolicyConfig),
     /// Labels and a few true actions -> decoders of latent actions.
     TrainDecoder(TrainDecoderConfig),
-    /// Latent policy and decoders -> what they earn in the game.
+    /// Latent policy and a game -> agent.
+    Finetune(FinetuneConfig),
+    /// Latent policy and decoders, or an agent -> what they earn in the game.
     Evaluate(EvaluateConfig),
     /// Whatever other stages made -> one HTML page.
     Report(ReportConfig),
@@ -80,6 +83,8 @@ pub enum ArtifactKind {
     Actions,
     /// Decoders of latent actions.
     Decoder,
+    /// A network that plays.
+    Agent,
     /// What a policy earned.
     Evaluation,
 }
@@ -93,13 +98,14 @@ impl std::fmt::Display for ArtifactKind {
             ArtifactKind::Policy => "a latent policy",
             ArtifactKind::Actions => "true actions",
             ArtifactKind::Decoder => "decoders",
+            ArtifactKind::Agent => "an agent",
             ArtifactKind::Evaluation => "an evaluation",
         })
     }
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 11] = [
     "decode",
     "record",
     "import_actions",
@@ -108,6 +114,7 @@ pub const KINDS: [&str; 10] = [
     "label",
     "train_policy",
     "train_decoder",
+    "finetune",
     "evaluate",
     "report",
 ];
@@ -124,6 +131,7 @@ impl StageSpec {
             StageSpec::Label(_) => "label",
             StageSpec::TrainPolicy(_) => "train_policy",
             StageSpec::TrainDecoder(_) => "train_decoder",
+            StageSpec::Finetune(_) => "finetune",
             StageSpec::Evaluate(_) => "evaluate",
             StageSpec::Report(_) => "report",
         }
@@ -139,6 +147,7 @@ impl StageSpec {
             StageSpec::Label(_) => &[ArtifactKind::Labels],
             StageSpec::TrainPolicy(_) => &[ArtifactKind::Policy],
             StageSpec::TrainDecoder(_) => &[ArtifactKind::Decoder],
+            StageSpec::Finetune(_) => &[ArtifactKind::Agent],
             StageSpec::Evaluate(_) => &[ArtifactKind::Evaluation],
             StageSpec::Report(_) => &[],
         }
@@ -148,10 +157,11 @@ impl StageSpec {
     pub fn inputs(&self) -> Vec<(&'static str, &str, ArtifactKind)> {
         match self {
             StageSpec::Decode(_) | StageSpec::ImportDynamics(_) => vec![],
-            StageSpec::Record(c) => {
-                let stages = [("policy", &c.policy, ArtifactKind::Policy), ("decoder", &c.decoder, ArtifactKind::Decoder)];
-                stages.into_iter().filter_map(|(field, stage, makes)| Some((field, stage.as_deref()?, makes))).collect()
-            }
+            StageSpec::Record(c) => named([
+                ("policy", &c.policy, ArtifactKind::Policy),
+                ("decoder", &c.decoder, ArtifactKind::Decoder),
+                ("agent", &c.agent, ArtifactKind::Agent),
+            ]),
             StageSpec::ImportActions(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
             StageSpec::TrainDynamics(c) => {
                 let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));
@@ -159,9 +169,14 @@ impl StageSpec {
             }
             StageSpec::TrainPolicy(c) => vec![("labels", &c.labels, ArtifactKind::Labels)],
             StageSpec::TrainDecoder(c) => vec![("labels", &c.labels, ArtifactKind::Labels), ("actions", &c.actions, ArtifactKind::Actions)],
-            StageSpec::Evaluate(c) => {
-                vec![("policy", &c.policy, ArtifactKind::Policy), ("decoder", &c.decoder, ArtifactKind::Decoder)]
+            StageSpec::Finetune(c) => {
+                named([("policy", &c.policy, ArtifactKind::Policy), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)])
             }
+            StageSpec::Evaluate(c) => named([
+                ("policy", &c.policy, ArtifactKind::Policy),
+                ("decoder", &c.decoder, ArtifactKind::Decoder),
+                ("agent", &c.agent, ArtifactKind::Agent),
+            ]),
             StageSpec::Label(c) => {
                 let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));
                 let frames = [("frames", c.frames.as_str(), ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)];
@@ -179,11 +194,17 @@ impl StageSpec {
             StageSpec::TrainDynamics(c) => c.validate(),
             StageSpec::TrainPolicy(c) => c.validate(),
             StageSpec::TrainDecoder(c) => c.validate(),
+            StageSpec::Finetune(c) => c.validate(),
             StageSpec::Evaluate(c) => c.validate(),
             StageSpec::Report(c) => c.validate(),
             StageSpec::ImportActions(_) | StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
         }
     }
+}
+
+/// The inputs that are given.
+fn named<'a, const N: usize>(fields: [(&'static str, &'a Option<String>, ArtifactKind); N]) -> Vec<(&'static str, &'a str, ArtifactKind)> {
+    fields.into_iter().filter_map(|(field, stage, makes)| Some((field, stage.as_deref()?, makes))).collect()
 }
 
 /// What the stage in a field of a report must make.

@@ -41,9 +41,14 @@ use played::Played;
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
     /// The `train_policy` stage whose policy plays.
-    pub policy: String,
+    #[serde(default)]
+    pub policy: Option<String>,
     /// The `train_decoder` stage whose decoders say which action a latent action is.
-    pub decoder: String,
+    #[serde(default)]
+    pub decoder: Option<String>,
+    /// The `finetune` stage whose agent plays.
+    #[serde(default)]
+    pub agent: Option<String>,
     /// Which game of Procgen.
     pub game: Game,
     /// How hard the levels are: `easy`, as in the paper, or `hard`.
@@ -85,9 +90,12 @@ pub struct EvaluateTask {
     /// Seeds levels and chance.
     pub seed: u64,
     /// The policy's weights.
-    pub policy: FileInfo,
+    pub policy: Option<FileInfo>,
     /// The decoders' weights.
     pub decoders: Vec<FileInfo>,
+    /// The agent's weights.
+    #[serde(default)]
+    pub agent: Option<FileInfo>,
 }
 
 impl EvaluateConfig {
@@ -99,6 +107,10 @@ impl EvaluateConfig {
                 faults.push((field, seen, cure));
             }
         };
+        let plays = self.policy.is_some() || self.agent.is_some();
+        expect(plays, "policy", "is missing".into(), "name a `policy` and its `decoder`, or an `agent`");
+        let seen = if self.decoder.is_some() { "has no `policy`" } else { "is missing" };
+        expect(self.decoder.is_some() == self.policy.is_some(), "decoder", seen.into(), "a policy plays by its decoder");
         expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
         expect(self.envs > 0, "envs", "is 0".into(), "expected at least 1");
         let warm = self.temperature.is_finite() && self.temperature >= 0.0;
@@ -115,9 +127,16 @@ impl EvaluateConfig {
 
 /// Every player plays; the table says what they earned.
 pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
-    let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&task.policy.path)?)?.into();
-    let load = |file| Learnt::load(Rc::clone(&policy), file, place.store, task.config.temperature);
-    let learnt = task.decoders.iter().map(load).collect::<Result<Vec<_>, Error>>()?;
+    let (mut learnt, temperature) = (Vec::new(), task.config.temperature);
+    if let Some(file) = &task.policy {
+        let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&file.path)?)?.into();
+        for decoder in &task.decoders {
+            learnt.push(Learnt::decoded(Rc::clone(&policy), decoder, place.store, temperature)?);
+        }
+    }
+    if let Some(file) = &task.agent {
+        learnt.push(Learnt::agent(file, place, temperature)?);
+    }
     let package = Package::find(place.games)?;
     let mut played = Played::default();
     let players = [Some(Player::Random), (task.config.game == Game::Maze).then_some(Player::Expert)];

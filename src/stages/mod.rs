@@ -15,6 +15,7 @@ use crate::train::TrainError;
 
 pub mod decode;
 pub mod evaluate;
+pub mod finetune;
 pub mod import_actions;
 pub mod import_dynamics;
 pub mod label;
@@ -238,6 +239,8 @@ pub enum Task {
     TrainPolicy(Box<train_policy::TrainPolicyTask>),
     /// Labels and true actions become decoders.
     TrainDecoder(train_decoder::TrainDecoderTask),
+    /// A policy learns in the game.
+    Finetune(Box<finetune::FinetuneTask>),
     /// A policy plays.
     Evaluate(evaluate::EvaluateTask),
     /// What was made is shown.

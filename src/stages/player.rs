@@ -6,11 +6,11 @@ use std::rc::Rc;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::Error;
+use super::{Error, Workplace};
 use crate::dataset::{FileInfo, Store};
 use crate::envs::wrappers::shrink;
 use crate::envs::{NATIVE, Procgen, VecEnv, maze};
-use crate::models::{Actor, LoadedDecoder, Outputs};
+use crate::models::{Actor, Agent, LoadedDecoder, Outputs, agent};
 
 /// What decides on actions.
 pub(super) enum Player<'a> {
@@ -45,16 +45,23 @@ fn stick(held: &mut (u32, u32), actions: u32, rng: &mut ChaCha8Rng) -> u32 {
     held.0
 }
 
-/// A latent policy with a decoder of its latent actions.
+/// What was learnt, and how much of its play is left to chance.
 pub(super) struct Learnt {
-    policy: Rc<dyn Actor>,
-    decoder: LoadedDecoder,
+    mind: Mind,
     temperature: f64,
+}
+
+/// What says how likely each action is.
+enum Mind {
+    /// A latent policy with a decoder of its latent actions.
+    Decoded(Rc<dyn Actor>, LoadedDecoder),
+    /// A network that was trained in the game.
+    Agent(Box<dyn Agent>),
 }
 
 impl Learnt {
     /// A policy and a decoder that fits it and a game of discrete actions.
-    pub(super) fn load(policy: Rc<dyn Actor>, file: &FileInfo, store: &Store, temperature: f64) -> Result<Self, Error> {
+    pub(super) fn decoded(policy: Rc<dyn Actor>, file: &FileInfo, store: &Store, temperature: f64) -> Result<Self, Error> {
         let decoder = LoadedDecoder::load(&store.require(&file.path)?)?;
         let (seen, expected) = (decoder.config.latent_dim, policy.config().latent_dim);
         if seen != expected {
@@ -63,25 +70,46 @@ impl Learnt {
         if let Outputs::Continuous { axes } = decoder.config.outputs {
             return Err(Error::Continuous { file: file.path.clone(), axes });
         }
-        let side = policy.config().frame_size;
-        if side > NATIVE || !NATIVE.is_multiple_of(side) {
-            return Err(Error::Policy { seen: side, native: NATIVE });
-        }
-        Ok(Learnt { policy, decoder, temperature })
+        can_be_shown(policy.config().frame_size)?;
+        Ok(Learnt { mind: Mind::Decoded(policy, decoder), temperature })
     }
 
-    /// A number that the decoder's file says of its origin, such as `lapo.transitions`.
-    pub(super) fn number(&self, key: &str) -> u64 {
-        self.decoder.metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0)
+    /// An agent.
+    pub(super) fn agent(file: &FileInfo, place: &Workplace, temperature: f64) -> Result<Self, Error> {
+        let agent = agent(&place.device, &place.store.require(&file.path)?)?;
+        can_be_shown(agent.config().network.frame_size)?;
+        Ok(Learnt { mind: Mind::Agent(agent), temperature })
+    }
+
+    /// What the decoder is of: labelled transitions, and which draw of them.
+    pub(super) fn decoder(&self) -> Option<[u64; 2]> {
+        let Mind::Decoded(_, decoder) = &self.mind else { return None };
+        let number = |key: &str| decoder.metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
+        Some([number("lapo.transitions"), number("lapo.draw")])
     }
 
     fn act(&self, game: &Procgen, envs: &[usize], rng: &mut ChaCha8Rng) -> Result<Vec<u32>, Error> {
-        let (side, native) = (self.policy.config().frame_size, game.frame_shape().iter().product::<usize>());
+        let side = match &self.mind {
+            Mind::Decoded(policy, _) => policy.config().frame_size,
+            Mind::Agent(agent) => agent.config().network.frame_size,
+        };
+        let native = game.frame_shape().iter().product::<usize>();
         let mut frames = Vec::with_capacity(envs.len() * side * side * 3);
         envs.iter().for_each(|env| shrink(&game.frames()[env * native..][..native], side, &mut frames));
-        let scores = self.decoder.decode(&self.policy.latent_action(&frames)?)?;
-        let width = self.decoder.config.outputs.width();
-        Ok(scores.chunks_exact(width).map(|scores| draw(scores, self.temperature, rng)).collect())
+        let scores = match &self.mind {
+            Mind::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
+            Mind::Agent(agent) => agent.logits(&frames)?,
+        };
+        let width = scores.len() / envs.len().max(1);
+        Ok(scores.chunks_exact(width.max(1)).map(|scores| draw(scores, self.temperature, rng)).collect())
+    }
+}
+
+/// Whether a game's frames can be brought to this size.
+pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
+    match side <= NATIVE && NATIVE.is_multiple_of(side) {
+        true => Ok(()),
+        false => Err(Error::Policy { seen: side, native: NATIVE }),
     }
 }
 

@@ -34,6 +34,9 @@ pub struct RecordConfig {
     /// The `train_decoder` stage that decodes what the policy wants: its first decoder of most transitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder: Option<String>,
+    /// The `finetune` stage whose agent plays, where `player` is `agent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// How many episodes. More of them later leave the first ones as they are.
     pub episodes: u64,
     /// How hard the levels are: `easy`, as in the paper, or `hard`.
@@ -91,6 +94,8 @@ pub enum Player {
     Expert,
     /// What was learnt: a latent policy and a decoder.
     Policy,
+    /// What was learnt in the game.
+    Agent,
 }
 
 /// The version of what this stage does: raise it when the same settings give other bytes.
@@ -113,9 +118,9 @@ pub struct RecordTask {
     pub first: u64,
     /// How many.
     pub count: u64,
-    /// The weights of policy and decoder, where these play.
+    /// The weights of policy and decoder, or of an agent, where these play.
     #[serde(default)]
-    pub learnt: Option<[FileInfo; 2]>,
+    pub learnt: Vec<FileInfo>,
 }
 
 impl RecordConfig {
@@ -127,10 +132,12 @@ impl RecordConfig {
                 faults.push((field, seen, cure));
             }
         };
-        for (field, stage) in [("policy", &self.policy), ("decoder", &self.decoder)] {
-            let fits = stage.is_some() == (self.player == Player::Policy);
+        let takes =
+            [("policy", &self.policy, Player::Policy), ("decoder", &self.decoder, Player::Policy), ("agent", &self.agent, Player::Agent)];
+        for (field, stage, player) in takes {
             let seen = if stage.is_some() { "does not play" } else { "is missing" };
-            expect(fits, field, seen.into(), "`player: policy` takes `policy` and `decoder`, other players neither");
+            let cure = "`player: policy` takes `policy` and `decoder`, `player: agent` an `agent`, other players none of these";
+            expect(stage.is_some() == (self.player == player), field, seen.into(), cure);
         }
         let knows = self.player != Player::Expert || self.game == Game::Maze;
         expect(knows, "player", format!("does not know {}", self.game), "the expert plays maze; use `sticky` or `random`");
@@ -145,7 +152,7 @@ impl RecordConfig {
     }
 
     /// The tasks these settings ask for.
-    pub fn tasks(&self, seed: u64, learnt: Option<[FileInfo; 2]>) -> Vec<RecordTask> {
+    pub fn tasks(&self, seed: u64, learnt: Vec<FileInfo>) -> Vec<RecordTask> {
         let firsts = (0..self.episodes).step_by(self.episodes_per_shard.max(1) as usize);
         let task = |first: u64| {
             let count = self.episodes_per_shard.min(self.episodes - first);
@@ -212,9 +219,14 @@ fn film(_: &[u8], _: u32, _: &str, _: &Workplace) -> Result<FileInfo, Error> {
 impl RecordTask {
     /// What was learnt, where that plays.
     fn load(&self, place: &Workplace) -> Result<Option<Learnt>, Error> {
-        let Some([policy, decoder]) = &self.learnt else { return Ok(None) };
-        let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&policy.path)?)?.into();
-        Ok(Some(Learnt::load(policy, decoder, place.store, 1.0)?))
+        match self.learnt.as_slice() {
+            [policy, decoder] => {
+                let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&policy.path)?)?.into();
+                Ok(Some(Learnt::decoded(policy, decoder, place.store, 1.0)?))
+            }
+            [agent] => Ok(Some(Learnt::agent(agent, place, 1.0)?)),
+            _ => Ok(None),
+        }
     }
 
     /// What an episode is called, and what it is: all that decides it.
@@ -222,7 +234,7 @@ impl RecordTask {
         let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
         let RecordConfig { game, player, mode, levels, noise, size, max_frames, min_frames, .. } = &self.config;
         let decides = serde_json::json!([VERSION, game, player, mode, levels, noise, size, max_frames, min_frames]);
-        let learnt: String = self.learnt.iter().flatten().map(|file| format!(" {}", file.blake3)).collect();
+        let learnt: String = self.learnt.iter().map(|file| format!(" {}", file.blake3)).collect();
         let decides = format!("{decides} {} {} {number}{learnt}", self.seed, self.first);
         VideoName { uri, digest: blake3::hash(decides.as_bytes()).to_hex().to_string() }
     }
@@ -263,7 +275,7 @@ impl Table<'_> {
             (_, Some(learnt)) => Hand::Learnt(learnt),
             (Player::Sticky, _) => Hand::Sticky(vec![(0, 0)]),
             (Player::Expert, _) => Hand::Expert,
-            (Player::Random | Player::Policy, None) => Hand::Random,
+            (Player::Random | Player::Policy | Player::Agent, None) => Hand::Random,
         };
         let mut episode = Episode::default();
         loop {
@@ -296,7 +308,7 @@ mod tests {
             episodes,
             ..serde_json::from_str(r#"{"game":"maze","player":"expert","episodes":1,"episodes_per_shard":10}"#).expect("settings")
         };
-        let cut = |episodes| config(episodes).tasks(3, None).iter().map(|task| (task.first, task.count)).collect::<Vec<_>>();
+        let cut = |episodes| config(episodes).tasks(3, vec![]).iter().map(|task| (task.first, task.count)).collect::<Vec<_>>();
         assert_eq!(cut(30), [(0, 10), (10, 10), (20, 10)]);
         assert_eq!(cut(35)[..3], cut(30));
         assert_eq!(cut(35)[3], (30, 5));

@@ -49,6 +49,12 @@ impl Metrics {
         }
     }
 
+    /// One metric, row by row.
+    pub fn column(&self, name: &str) -> impl DoubleEndedIterator<Item = Option<f32>> + ExactSizeIterator {
+        let values = self.columns.iter().find(|(known, _)| known == name).map(|(_, values)| values.as_slice());
+        (0..self.steps.len()).map(move |row| values.and_then(|values| values[row]))
+    }
+
     /// Writes the curve as Parquet: `step` and a column per metric.
     pub fn write(&self, store: &Store, path: &str) -> Result<FileInfo, Error> {
         let wide = |values: &[Option<f32>]| Column::F64(values.iter().map(|v| v.map(f64::from)).collect());

@@ -15,7 +15,7 @@ pub mod metrics;
 pub mod probe;
 pub mod schedule;
 mod score;
-mod state;
+pub mod state;
 mod trainer;
 
 pub use adam::OptimConfig;

@@ -87,7 +87,7 @@ pub(super) fn settings_of<T: DeserializeOwned>(weights: &Weights, format: &str) 
 }
 
 /// Puts Adam's moments beside the weights.
-pub(super) fn save_moments<B: AdamBackend>(adam: &Adam<B>, weights: &mut Weights) -> Result<()> {
+pub fn save_moments<B: AdamBackend>(adam: &Adam<B>, weights: &mut Weights) -> Result<()> {
     for (kind, moments) in [("first", &adam.first), ("second", &adam.second)] {
         for (name, moment) in moments {
             weights.put(format!("adam.{kind}.{name}"), &moment.dims(), &to_host(moment.clone())?);
@@ -97,7 +97,7 @@ pub(super) fn save_moments<B: AdamBackend>(adam: &Adam<B>, weights: &mut Weights
 }
 
 /// Takes Adam's moments from beside the weights.
-pub(super) fn restore_moments<B: AdamBackend>(adam: &mut Adam<B>, weights: &Weights, device: &B::Device) -> Result<()> {
+pub fn restore_moments<B: AdamBackend>(adam: &mut Adam<B>, weights: &Weights, device: &B::Device) -> Result<()> {
     let moments = |kind: &str| -> Result<Flat<B>> {
         let prefix = format!("adam.{kind}.");
         let moment = |(name, shape): (String, Vec<usize>)| {
@@ -112,7 +112,7 @@ pub(super) fn restore_moments<B: AdamBackend>(adam: &mut Adam<B>, weights: &Weig
 }
 
 /// A checkpoint must be of the same training.
-pub(super) fn same<T: Serialize + PartialEq>(what: &'static str, seen: &T, expected: &T) -> Result<()> {
+pub fn same<T: Serialize + PartialEq>(what: &'static str, seen: &T, expected: &T) -> Result<()> {
     if seen == expected {
         return Ok(());
     }

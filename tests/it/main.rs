@@ -4,6 +4,7 @@
 mod actions;
 mod broken;
 mod dynamics;
+mod finetune;
 mod golden;
 mod import;
 mod incremental;

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{Planner, StagePlan, no_file};
-use crate::pipeline::key::{Known, of_evaluate, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings};
+use crate::dataset::FileInfo;
+use crate::pipeline::key::{
+    Known, key, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
+};
 use crate::pipeline::videos::identify;
 use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
+use crate::stages::finetune::{FinetuneConfig, FinetuneTask};
 use crate::stages::import_actions::{ImportActionsConfig, ImportActionsTask};
 use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
 use crate::stages::report::{ReportConfig, ReportTask, Source};
@@ -24,7 +28,7 @@ impl Planner<'_> {
         };
         let fields = of_import_actions(&task);
         plan.settings = settings(&fields);
-        if !plan.waits_for([("frames", frames)]) {
+        if !plan.waits_for([("frames", Some(frames))]) {
             let units = task.shards.len() as u64;
             plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::ImportActions(task), known);
         }
@@ -52,7 +56,7 @@ impl Planner<'_> {
         };
         let fields = of_train_decoder(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for([("labels", labels), ("true actions", actions)]) {
+        if plan.waits_for([("labels", Some(labels)), ("true actions", Some(actions))]) {
             return plan;
         }
         let units = config.decoders().len() as u64;
@@ -61,22 +65,47 @@ impl Planner<'_> {
         plan
     }
 
+    /// One task.
+    pub(super) fn finetune(&self, mut plan: StagePlan, config: &FinetuneConfig, known: &Known) -> StagePlan {
+        let [policy, dynamics] = [&config.policy, &config.dynamics].map(|name| name.as_ref().map(|name| &self.plans[name]));
+        let task = FinetuneTask {
+            config: config.clone(),
+            seed: config.seed.unwrap_or(self.checked.spec.seed),
+            policy: policy.map(StagePlan::weights),
+            dynamics: dynamics.map(StagePlan::weights),
+            provenance: BTreeMap::new(),
+            checkpoint_secs: self.options.checkpoint_secs,
+        };
+        let fields = of_finetune(&task);
+        plan.settings = settings(&fields);
+        if plan.waits_for([("policy", policy), ("dynamics", dynamics)]) {
+            return plan;
+        }
+        let inputs = [policy, dynamics].into_iter().flatten().flat_map(|plan| plan.order.clone()).collect();
+        let provenance = BTreeMap::from([("lapo.key".into(), key(&fields))]);
+        let units = config.updates() * config.batch() as u64;
+        plan.add(fields, inputs, BTreeMap::new(), units, Task::Finetune(Box::new(FinetuneTask { provenance, ..task })), known);
+        plan
+    }
+
     /// One task: all decoders play the same levels.
     pub(super) fn evaluate(&self, mut plan: StagePlan, config: &EvaluateConfig, known: &Known) -> StagePlan {
-        let (policy, decoder) = (&self.plans[&config.policy], &self.plans[&config.decoder]);
+        let [policy, decoder, agent] =
+            [&config.policy, &config.decoder, &config.agent].map(|name| name.as_ref().map(|name| &self.plans[name]));
         let task = EvaluateTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
-            policy: policy.files("policy.safetensors").pop().unwrap_or_else(no_file),
-            decoders: decoder.files(".safetensors"),
+            policy: policy.map(StagePlan::weights),
+            decoders: decoder.map(|decoder| decoder.files(".safetensors")).unwrap_or_default(),
+            agent: agent.map(StagePlan::weights),
         };
         let fields = of_evaluate(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for([("policy", policy), ("decoders", decoder)]) {
+        if plan.waits_for([("policy", policy), ("decoders", decoder), ("agent", agent)]) {
             return plan;
         }
-        let units = config.episodes * (config.baselines() + task.decoders.len() as u64);
-        let inputs = policy.order.iter().chain(&decoder.order).cloned().collect();
+        let units = config.episodes * (config.baselines() + task.decoders.len() as u64 + u64::from(task.agent.is_some()));
+        let inputs = [policy, decoder, agent].into_iter().flatten().flat_map(|plan| plan.order.clone()).collect();
         plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(task), known);
         plan
     }
@@ -120,9 +149,14 @@ impl StagePlan {
         }
     }
 
+    /// The file of weights of a stage that makes one.
+    fn weights(&self) -> FileInfo {
+        self.files(".safetensors").pop().unwrap_or_else(no_file)
+    }
+
     /// Whether the stage's one task is not known yet, since an input is still to be made.
-    fn waits_for<const N: usize>(&mut self, inputs: [(&str, &StagePlan); N]) -> bool {
-        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.new > 0) else { return false };
+    fn waits_for<const N: usize>(&mut self, inputs: [(&str, Option<&StagePlan>); N]) -> bool {
+        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.is_some_and(|plan| plan.new > 0)) else { return false };
         self.new = 1;
         self.why.insert(format!("new {name}"), 1);
         true

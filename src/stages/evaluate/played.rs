@@ -30,7 +30,10 @@ impl Played {
         let (name, transitions, draw) = match player {
             Player::Random | Player::Sticky(_) => ("random", None, None),
             Player::Expert => ("expert", None, None),
-            Player::Learnt(learnt) => ("policy", Some(learnt.number("lapo.transitions")), Some(learnt.number("lapo.draw"))),
+            Player::Learnt(learnt) => match learnt.decoder() {
+                Some([transitions, draw]) => ("policy", Some(transitions), Some(draw)),
+                None => ("agent", None, None),
+            },
         };
         for episode in episodes {
             self.player.push(name.to_owned());

@@ -1,0 +1,62 @@
+//! What online training starts from: a latent policy or fresh weights, and the IDM that teaches. In: the task's files; out: networks that
+//! fit each other.
+
+use burn::tensor::backend::AutodiffBackend;
+
+use super::FinetuneTask;
+use super::teacher::Teacher;
+use crate::models::agent::AgentNet;
+use crate::models::init::Init;
+use crate::models::layers::NetBackend;
+use crate::models::policy::Policy;
+use crate::models::weights::Weights;
+use crate::models::{AgentConfig, DecoderConfig, Outputs, PolicyConfig, Precision, labeller};
+use crate::stages::player::can_be_shown;
+use crate::stages::{Error, Workplace};
+
+/// Width of the decoder's hidden layers.
+const DECODER: [usize; 3] = [192, 128, 64];
+
+/// The network to start from: fresh, or a latent policy's.
+pub(super) fn start<A>(
+    task: &FinetuneTask,
+    place: &Workplace,
+    actions: usize,
+    device: &A::Device,
+) -> Result<(AgentConfig, AgentNet<A>), Error>
+where
+    A: AutodiffBackend + NetBackend,
+{
+    let mut init = Init::new(task.seed, device);
+    let Some(file) = &task.policy else {
+        let scale = task.config.preset.policy(&task.config.preset.dynamics()).scale;
+        let network = PolicyConfig { scale, latent_dim: actions, frame_size: task.config.size, channels: 3 };
+        let config = AgentConfig { network, decoder: None };
+        let net = AgentNet::new(&mut init, &config);
+        return Ok((config, net));
+    };
+    let weights = Weights::parse(&place.store.require(&file.path)?)?;
+    let latent = weights.policy_config()?;
+    let policy = weights.load("policy", Policy::new(&mut init, &latent), device)?;
+    let decoder = DecoderConfig { latent_dim: latent.latent_dim, hidden: DECODER.to_vec(), outputs: Outputs::Discrete { actions } };
+    let decoder = task.config.has_supervised_path().then_some(decoder);
+    can_be_shown(latent.frame_size)?;
+    let config = AgentConfig { network: PolicyConfig { latent_dim: actions, ..latent }, decoder };
+    let net = AgentNet::of_policy(&mut init, &config, policy);
+    Ok((config, net))
+}
+
+/// The IDM that labelled for the policy, where there is a supervised path.
+pub(super) fn teacher_of(task: &FinetuneTask, place: &Workplace, agent: &AgentConfig) -> Result<Option<Teacher>, Error> {
+    let Some((file, decoder)) = task.dynamics.as_ref().zip(agent.decoder.as_ref()) else { return Ok(None) };
+    let idm = labeller(&place.device, &place.store.require(&file.path)?, Precision::F32)?;
+    let (seen, expected) = (agent.network.frame_size, idm.config().frame_size);
+    if seen != expected {
+        return Err(Error::FrameSize { file: file.path.clone(), seen, expected });
+    }
+    let (seen, expected) = (idm.config().latent_dim(), decoder.latent_dim);
+    if seen != expected {
+        return Err(Error::LatentSize { file: file.path.clone(), seen, expected });
+    }
+    Ok(Some(Teacher::new(idm)))
+}

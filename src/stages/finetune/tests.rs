@@ -1,0 +1,134 @@
+//! One update against PyTorch's numbers, and its parts by hand.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use burn::backend::Flex;
+use rand::SeedableRng;
+
+use super::*;
+use crate::models::PolicyConfig;
+use crate::models::init::Init;
+use crate::models::weights::Weights;
+
+type Train = Autodiff<Flex>;
+
+fn config(more: &str) -> FinetuneConfig {
+    serde_json::from_str(&format!(r#"{{"game":"maze","from_scratch":true{more}}}"#)).unwrap()
+}
+
+/// `tests/bench/peer/ppo_torch.py` wrote it.
+fn golden() -> Weights {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ppo.safetensors");
+    Weights::parse(&std::fs::read(path).unwrap()).unwrap()
+}
+
+const STEPS: usize = 6;
+const ENVS: usize = 4;
+
+fn rollout(golden: &Weights) -> Rollout<Flex> {
+    let rows = |name: &str| golden.get(name, &[STEPS, ENVS]).unwrap();
+    let frames = golden.get("frames", &[(STEPS + 1) * ENVS, 16, 16, 3]).unwrap();
+    Rollout {
+        frames: frames.into_iter().map(|pixel| pixel as u8).collect(),
+        actions: golden.get("actions", &[STEPS * ENVS]).unwrap().into_iter().map(|action| action as u32).collect(),
+        log_probs: rows("log_probs"),
+        values: rows("values"),
+        rewards: rows("rewards"),
+        ends: rows("ends").into_iter().map(|end| end > 0.0).collect(),
+        last_values: golden.get("last_values", &[ENVS]).unwrap(),
+        ..Rollout::default()
+    }
+}
+
+fn assert_close(what: &str, seen: &[f32], expected: &[f32], within: f32) {
+    assert_eq!(seen.len(), expected.len(), "{what}");
+    let far = seen.iter().zip(expected).find(|(a, b)| (**a - **b).abs() > within * b.abs().max(1.0));
+    assert!(far.is_none(), "{what}: {far:?}");
+}
+
+#[test]
+fn an_update_is_pytorch_s() {
+    let (golden, device) = (golden(), Default::default());
+    let config = config(r#","gamma":0.9,"lambda":0.8,"entropy":0.01"#);
+    let rollout = rollout(&golden);
+    let (advantages, returns) = advantages(&rollout, &config);
+    assert_close("advantages", &advantages, &golden.get("advantages", &[STEPS, ENVS]).unwrap(), 1e-5);
+    assert_close("returns", &returns, &golden.get("returns", &[STEPS, ENVS]).unwrap(), 1e-5);
+
+    let network = PolicyConfig { scale: 1, latent_dim: 5, frame_size: 16, channels: 3 };
+    let agent = AgentConfig { network, decoder: None };
+    let fresh = AgentNet::<Train>::new(&mut Init::new(0, &device), &agent);
+    let net = golden.load("agent", fresh, &device).unwrap();
+    let mut learner = Learner::new(config, 0, agent, net, device);
+    let places: Vec<usize> = golden.get("places", &[STEPS * ENVS]).unwrap().into_iter().map(|place| place as usize).collect();
+    let steps = golden.get("steps", &[2, PARTS.len()]).unwrap();
+    for (places, expected) in places.chunks(STEPS * ENVS / 2).zip(steps.chunks(PARTS.len())) {
+        let seen = to_host(learner.step(&rollout, &advantages, &returns, places, [1e-3, 2e-3, 5e-4])).unwrap();
+        assert_close("parts", &seen, expected, 1e-4);
+    }
+    let mut after = Weights::default();
+    after.store::<Flex, _>("after", &learner.net.valid()).unwrap();
+    for (name, shape) in golden.shapes_under("after.") {
+        let [seen, expected] = [&after, &golden].map(|weights| weights.get(&format!("after.{name}"), &shape).unwrap());
+        assert_close(&name, &seen, &expected, 2e-5);
+    }
+}
+
+#[test]
+fn advantages_are_the_sums_of_all_that_surprises_until_the_end() {
+    let (steps, envs) = (7, 3);
+    let wave = |speed: f32| (0..steps * envs).map(|i| (i as f32 * speed).sin()).collect::<Vec<f32>>();
+    let mut rollout = Rollout::<Flex> { rewards: wave(0.7), values: wave(1.3), last_values: vec![0.3, -0.2, 0.9], ..Rollout::default() };
+    rollout.ends = (0..steps * envs).map(|i| i % 5 == 3).collect();
+    let config = config(r#","gamma":0.9,"lambda":0.7"#);
+    let (seen, returns) = advantages(&rollout, &config);
+    for at in 0..steps * envs {
+        let (mut sum, mut weight) = (0.0, 1.0);
+        for later in (at..steps * envs).step_by(envs) {
+            let next = rollout.values.get(later + envs).copied().unwrap_or(rollout.last_values[at % envs]);
+            let next = if rollout.ends[later] { 0.0 } else { 0.9 * next };
+            sum += weight * (rollout.rewards[later] + next - rollout.values[later]);
+            weight *= 0.9 * 0.7;
+            if rollout.ends[later] {
+                break;
+            }
+        }
+        assert!((seen[at] - sum).abs() < 1e-5 && (returns[at] - sum - rollout.values[at]).abs() < 1e-5, "{at}: {} for {sum}", seen[at]);
+    }
+}
+
+/// Two actions, equally likely now; one was half as likely and is praised, the other three quarters as likely as now and is blamed.
+#[test]
+fn losses_are_those_computed_by_hand() {
+    let device = Default::default();
+    let column = |values: [f32; 2]| Tensor::<Train, 2>::from_floats([[values[0]], [values[1]]], &device);
+    let shown = Minibatch {
+        actions: Tensor::from_ints([[0], [1]], &device),
+        log_probs: column([0.25_f32.ln(), 0.375_f32.ln()]),
+        values: column([0.0, 1.0]),
+        advantages: column([1.0, -1.0]),
+        returns: column([1.0, 1.0]),
+    };
+    let losses = losses(Tensor::zeros([2, 2], &device), column([0.5, 0.9]), &shown, &config(""));
+    let parts = to_host(losses.parts.inner()).unwrap();
+    // Ratios 2 and 4/3: praise is clipped at 1.2, blame is not.
+    let policy = (-1.2 + 4.0 / 3.0) / 2.0;
+    // Values may move by 0.2: (0.2 - 1)^2 is worse than (0.5 - 1)^2; the other is within.
+    let value = (0.64 + 0.01) / 2.0 / 2.0;
+    let kl = ((2.0 - 1.0 - 2.0_f32.ln()) + (1.0 / 3.0 - (4.0_f32 / 3.0).ln())) / 2.0;
+    assert_close("parts", &parts, &[policy, value, 2.0_f32.ln(), kl, 1.0], 1e-6);
+    let total = policy + 0.5 * value - 0.0025 * 2.0_f32.ln();
+    assert!((losses.total.into_scalar() - total).abs() < 1e-6);
+}
+
+#[test]
+fn an_action_comes_with_the_logarithm_of_its_likelihood() {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let logits = [5.0, 5.0 + 3.0_f32.ln(), f32::NEG_INFINITY];
+    let mut counts = [0; 3];
+    for _ in 0..4000 {
+        let (action, log_prob) = draw(&logits, &mut rng);
+        counts[action as usize] += 1;
+        assert!((log_prob - [0.25_f32, 0.75][action as usize].ln()).abs() < 1e-6);
+    }
+    assert!(counts[2] == 0 && (2850..3150).contains(&counts[1]), "{counts:?}");
+}

@@ -1,0 +1,85 @@
+//! What an agent is worth at the end of its training, and the files it leaves.
+
+use burn::module::AutodiffModule;
+use burn::tensor::backend::AutodiffBackend;
+use serde::Serialize;
+
+use super::Ppo;
+use crate::envs::Game;
+use crate::models::layers::NetBackend;
+use crate::stages::training::verdict_json;
+use crate::stages::{Done, Error, write};
+use crate::train::metrics::Metrics;
+
+/// It is the mean of at least so many last episodes.
+const LAST_EPISODES: f64 = 100.0;
+
+/// What the last episodes earned, explored as they were.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Verdict {
+    game: Game,
+    steps: u64,
+    last_episodes: f64,
+    mean_return: f64,
+    /// On the scale where published random actions have 0 and the published expert has 1.
+    normalised: f64,
+}
+
+impl Verdict {
+    fn new(game: Game, steps: u64, metrics: &Metrics) -> Self {
+        let (mut sum, mut last_episodes) = (0.0, 0.0);
+        for (mean, count) in metrics.column("episode_return").zip(metrics.column("episodes")).rev() {
+            if let (Some(mean), Some(count), true) = (mean, count, last_episodes < LAST_EPISODES) {
+                (sum, last_episodes) = (sum + f64::from(mean) * f64::from(count), last_episodes + f64::from(count));
+            }
+        }
+        let mean_return = sum / last_episodes;
+        Verdict { game, steps, last_episodes, mean_return, normalised: game.returns().normalised(mean_return) }
+    }
+
+    fn sentence(&self) -> String {
+        let Verdict { game, steps, last_episodes, mean_return, normalised } = self;
+        format!(
+            "after {steps} steps in {game} the last {last_episodes} episodes earned {mean_return:.2} ({normalised:.2} of the way from random to expert)"
+        )
+    }
+}
+
+impl<A> Ppo<'_, A>
+where
+    A: AutodiffBackend + NetBackend,
+    A::InnerBackend: NetBackend,
+{
+    /// Files the agent and its curve.
+    pub(super) fn finish(&self, metrics: &Metrics) -> Result<Done, Error> {
+        let (place, config) = (self.place, &self.task.config);
+        let verdict = Verdict::new(config.game, config.updates() * config.batch() as u64, metrics);
+        place.progress.say(&verdict.sentence());
+        let file = |name: &str| format!("{}/{name}", place.folder);
+        let mut agent = place.store.new_file(&file("agent.safetensors"))?;
+        write(&mut agent, &self.learner.net.valid().export(&self.learner.agent, &self.task.provenance)?)?;
+        let mut told = place.store.new_file(&file("verdict.json"))?;
+        write(&mut told, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
+        let files = vec![agent.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, told.finish(0)?];
+        place.store.delete_all(&place.scratch)?;
+        let mut stats = self.seconds.clone();
+        stats.extend([("env_steps".to_owned(), verdict.steps as f64), ("mean_return".to_owned(), verdict.mean_return)]);
+        Ok(Done { files, stats, ..Done::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_episodes_count_as_often_as_they_are() {
+        let mut metrics = Metrics::default();
+        for (step, mean, count) in [(1, 0.0, 50.0), (2, 10.0, 60.0), (3, 4.0, 40.0)] {
+            metrics.log(step, [("episode_return".to_owned(), mean), ("episodes".to_owned(), count)]);
+        }
+        metrics.log(4, [("episodes".to_owned(), 0.0)]);
+        let verdict = Verdict::new(Game::Maze, 4, &metrics);
+        assert_eq!((verdict.last_episodes, verdict.mean_return), (100.0, 7.6));
+    }
+}

@@ -1,0 +1,108 @@
+//! Online training in the real game: it comes to an end, survives being killed, and its agent plays.
+
+use std::fs;
+
+use crate::project::Project;
+
+const LEARNT: &str = "
+name: learnt
+workspace: ws
+seed: 4
+vars: { steps: 96, hidden: '' }
+stages:
+  play: { record: { game: maze, player: expert, noise: 0.2, episodes: 8, size: 16 } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  labels: { label: { frames: play, dynamics: model } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: '${steps}', envs: 4, rollout: 6, minibatches: 2 } }
+  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 48, envs: 4, rollout: 6, minibatches: 2 } }
+  scratch: { finetune: { from_scratch: true, size: 16, game: coinrun, steps: '${steps}', envs: 4, rollout: 6, minibatches: 2 } }
+  score: { evaluate: { agent: agent, game: maze, episodes: 3, envs: 3 } }
+  again: { record: { game: coinrun, player: agent, agent: scratch, episodes: 2, size: 16, max_frames: 20 } }
+";
+
+fn project() -> Option<Project> {
+    crate::procgen::venv()?;
+    let project = Project::new(0);
+    fs::write(project.path("pipeline.yaml"), LEARNT).unwrap();
+    Some(project)
+}
+
+#[test]
+fn agents_learn_and_play_and_are_not_trained_twice() {
+    let Some(project) = project() else { return };
+    project.run(&[]).good();
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    for stage in ["agent", "scratch"] {
+        let rows = project.query(&format!("SELECT step, entropy, grad_norm, rate_trunk FROM {stage} ORDER BY step"));
+        let rows = rows.as_array().unwrap();
+        assert_eq!(rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [24, 48, 72, 96]);
+        assert!(rows.iter().all(|row| row["entropy"].as_f64().unwrap() > 2.0 && row["grad_norm"].as_f64().unwrap() > 0.0), "{rows:?}");
+    }
+    let players = project.query("SELECT player, count(*) AS n FROM score GROUP BY player ORDER BY player");
+    assert_eq!(players, serde_json::json!([{"player": "agent", "n": 3}, {"player": "expert", "n": 3}, {"player": "random", "n": 3}]));
+    assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM again")[0]["n"], 2);
+    // The same on any number of threads; a longer training is another one.
+    let again = self::project().unwrap();
+    again.run(&["--threads", "1"]).good();
+    for (stage, file) in [("agent", "agent.safetensors"), ("scratch", "agent.safetensors"), ("scratch", "metrics.parquet")] {
+        assert!(project.files(stage, file) == again.files(stage, file), "{stage}/{file}");
+    }
+    let planned = project.planned(&["--set", "steps=120"]);
+    let new: Vec<&str> = planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
+    assert_eq!(new, ["again", "agent", "score", "scratch"]);
+}
+
+#[test]
+fn a_killed_training_goes_on_as_if_nothing_had_happened() {
+    let Some(whole) = project() else { return };
+    let (steps, every) = (["--set", "steps=480"], ["--checkpoint-secs", "0"]);
+    whole.run(&steps).good();
+    let killed = project().unwrap();
+    let mut child = killed.command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat()).spawn().unwrap();
+    let saved = |stage: &str| {
+        let folders = fs::read_dir(killed.path("ws").join(stage).join("checkpoints")).into_iter().flatten().flatten();
+        folders.flat_map(|key| fs::read_dir(key.path()).into_iter().flatten().flatten()).count()
+    };
+    for stage in ["agent", "scratch"] {
+        while saved(stage) == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        child = killed.command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat()).spawn().unwrap();
+    }
+    assert!(crate::project::said(child).code == 0);
+    for stage in ["agent", "scratch"] {
+        for file in ["agent.safetensors", "metrics.parquet"] {
+            assert!(whole.files(stage, file) == killed.files(stage, file), "{stage}/{file}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_told() {
+    let Some(project) = project() else { return };
+    let tell = |from: &str, to: &str| {
+        fs::write(project.path("pipeline.yaml"), LEARNT.replacen(from, to, 1)).unwrap();
+        let said = project.run(&[]);
+        assert_eq!(said.code, 1, "{said:#?}");
+        said.stderr
+    };
+    let said = tell("dynamics: model, game", "game");
+    assert!(said.contains("stages.agent.finetune.dynamics: is missing"), "{said}");
+    let said = tell("policy: policy, supervised_path: false", "supervised_path: false");
+    assert!(said.contains("stages.alone.finetune.policy: is missing"), "{said}");
+    let said = tell("finetune: { policy: policy, dynamics: model", "finetune: { policy: labels, dynamics: model");
+    assert!(said.contains("is a `label` stage, expected one that makes a latent policy"), "{said}");
+    let said = tell("minibatches: 2", "minibatches: 5");
+    assert!(said.contains("stages.agent.finetune.minibatches: is 5") && said.contains("expected a divisor"), "{said}");
+    let said = tell("evaluate: { agent: agent, ", "evaluate: { ");
+    assert!(said.contains("stages.score.evaluate.policy: is missing"), "{said}");
+    let other = "labels2: { label: { frames: play, dynamics: model2 } }
+  model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3, vq: { dim: 8 } } }
+  policy: { train_policy: { labels: labels2, ";
+    let said = tell("policy: { train_policy: { labels: labels, ", other);
+    assert!(said.contains("numbers, the policy's have 64"), "{said}");
+}
