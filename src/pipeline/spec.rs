@@ -216,6 +216,7 @@ fn of_report(field: &str) -> ArtifactKind {
         "actions" => ArtifactKind::Actions,
         "policy" => ArtifactKind::Policy,
         "decoder" => ArtifactKind::Decoder,
+        "agents" => ArtifactKind::Agent,
         _ => ArtifactKind::Evaluation,
     }
 }

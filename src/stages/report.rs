@@ -4,7 +4,7 @@
 //! Under every figure stands the query that finds its numbers in the datasets; a figure is drawn from the very rows its query returns
 //! (`numbers`; `tests/it/report.rs` asks them all). The sections, in the page's order: `facts` (what ran, on which data), `training`
 //! (curves), `codes` (how often each code is used), `map` (latent actions in two dimensions, by `pca` and `umap`), `world` (predicted
-//! frames, and what each code does), `earned` (decoding and returns).
+//! frames, and what each code does), `earned` (decoding and returns), `online` (learning in the game).
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,7 @@ mod earned;
 mod facts;
 mod map;
 mod numbers;
+mod online;
 mod page;
 mod pca;
 mod pictures;
@@ -55,6 +56,9 @@ pub struct ReportConfig {
     /// The `evaluate` stage: what the policy earned.
     #[serde(default)]
     pub evaluation: Option<String>,
+    /// `finetune` stages: what their agents earned while they learnt, on one chart.
+    #[serde(default)]
+    pub agents: Vec<String>,
     /// Most latent actions on the map. Default 2000; the time for it grows with their square.
     #[serde(default = "default_points")]
     pub points: usize,
@@ -79,7 +83,7 @@ fn default_rollouts() -> usize {
 /// The version of what this stage does: raise it when the same inputs give another page.
 pub const VERSION: u32 = 1;
 /// How many sections a page may have.
-pub const SECTIONS: u64 = 6;
+pub const SECTIONS: u64 = 7;
 /// Most points of a map: their distances fill a quarter of a GiB.
 const MOST_POINTS: usize = 8192;
 
@@ -127,7 +131,8 @@ impl ReportConfig {
             ("decoder", &self.decoder),
             ("evaluation", &self.evaluation),
         ];
-        fields.into_iter().filter_map(|(field, stage)| Some((field, stage.as_deref()?))).collect()
+        let named = fields.into_iter().filter_map(|(field, stage)| Some((field, stage.as_deref()?)));
+        named.chain(self.agents.iter().map(|stage| ("agents", stage.as_str()))).collect()
     }
 
     /// The stages it names, each once.
@@ -179,8 +184,13 @@ struct Inputs<'a> {
 impl<'a> Inputs<'a> {
     /// The stage that a field of the settings names.
     fn of(&self, field: &str) -> Option<&'a Source> {
-        let (_, stage) = self.task.config.sources().into_iter().find(|(known, _)| *known == field)?;
-        self.task.sources.iter().find(|source| source.stage == stage)
+        self.all(field).into_iter().next()
+    }
+
+    /// The stages that a field of the settings names.
+    fn all(&self, field: &str) -> Vec<&'a Source> {
+        let named = self.task.config.sources().into_iter().filter(|(known, _)| *known == field);
+        named.filter_map(|(_, stage)| self.task.sources.iter().find(|source| source.stage == stage)).collect()
     }
 
     fn json(&self, path: &str) -> Result<serde_json::Value, Error> {
@@ -200,6 +210,7 @@ pub fn run(task: &ReportTask, place: &Workplace) -> Result<Done, Error> {
         &|| map::section(&inputs, survey.as_ref()),
         &|| world::section(&inputs, survey.as_ref()),
         &|| earned::section(&inputs),
+        &|| online::section(&inputs),
     ];
     let mut sections = Vec::new();
     for make in makers {

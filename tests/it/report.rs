@@ -31,7 +31,9 @@ stages:
   policy: { train_policy: { labels: labels, steps: 4, batch: 4 } }
   decoder: { train_decoder: { labels: labels, actions: play, transitions: [4, 16], steps: 5 } }
   played: { evaluate: { policy: policy, decoder: decoder, game: maze, episodes: 4, envs: 4 } }
-  page: { report: { frames: play, dynamics: model, labels: labels, actions: play, policy: policy, decoder: decoder, evaluation: played } }
+  agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: 4096, envs: 8, rollout: 64, minibatches: 2 } }
+  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 2048, envs: 8, rollout: 64, minibatches: 2 } }
+  page: { report: { frames: play, dynamics: model, labels: labels, actions: play, policy: policy, decoder: decoder, evaluation: played, agents: [agent, alone] } }
 ";
 
 fn page(project: &Project, stage: &str) -> String {
@@ -124,7 +126,7 @@ fn a_page_of_a_game_shows_decoding_and_returns() {
     let html = page(&project, "page");
     check_alone(&html);
     assert!(check_numbers(&project, &html) >= 20);
-    for section in ["What ran", "Training", "Codebooks", "Map", "World model", "Policy"] {
+    for section in ["What ran", "Training", "Codebooks", "Map", "World model", "Policy", "Learning in the game"] {
         assert!(html.contains(&format!("<h2>{section}</h2>")), "{section}");
     }
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));

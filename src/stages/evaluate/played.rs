@@ -114,7 +114,7 @@ struct Published {
 }
 
 impl From<Returns> for Published {
-    fn from(Returns { random, expert, offline: [few, many] }: Returns) -> Self {
+    fn from(Returns { random, expert, offline: [few, many], .. }: Returns) -> Self {
         Published { random, expert, offline_256: few, offline_8192: many }
     }
 }

@@ -90,6 +90,11 @@ impl Line {
         Line { name: name.to_owned(), points, beside: Vec::new() }
     }
 
+    /// Where it ends, in x.
+    pub fn last(&self) -> Option<f64> {
+        self.points.last().map(|(x, _)| *x)
+    }
+
     /// Names and colours.
     pub fn legend(lines: &[Line]) -> Vec<(String, String)> {
         lines.iter().enumerate().map(|(i, line)| (line.name.clone(), css(colour(i)))).collect()

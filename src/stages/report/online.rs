@@ -1,0 +1,123 @@
+//! Learning in the game: the curves of agents go in, one chart comes out, the published returns behind them.
+
+use super::numbers::{Numbers, shown, table};
+use super::page::{Section, escape, figure, grid, legend, paragraph};
+use super::plots::{Axes, Line, lines};
+use super::{Inputs, Source};
+use crate::dataset::{Column, Table, read_table};
+use crate::envs::{Game, Returns};
+use crate::stages::Error;
+
+/// Points of a curve.
+const POINTS: u64 = 40;
+/// What stands below the returns: what tells whether learning goes well.
+const CHARTS: [(&str, &str); 4] = [
+    ("Entropy", "entropy"),
+    ("Approximate KL of an update", "approximate_kl"),
+    ("Explained variance", "explained_variance"),
+    ("Value loss", "value_loss"),
+];
+
+/// What agents earned while they learnt.
+pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
+    let sources: Vec<&Source> = inputs.all("agents");
+    let (mut curves, mut numbers, mut verdicts, mut below) = (Vec::new(), Vec::new(), String::new(), CHARTS.map(|_| Vec::new()));
+    for source in &sources {
+        let Some(path) = source.paths("metrics.parquet").pop() else { continue };
+        let metrics = read_table(inputs.place.store, &path)?;
+        let (rows, line) = returns(source, &metrics);
+        numbers.push(rows);
+        curves.push(line);
+        for ((_, column), lines) in CHARTS.iter().zip(&mut below) {
+            lines.extend(plain(source, &metrics, column));
+        }
+        if let Some(verdict) = source.paths("verdict.json").pop() {
+            let told = inputs.json(&verdict)?["sentence"].as_str().map(|told| paragraph(&format!("{}: {told}.", source.stage)));
+            verdicts += &told.unwrap_or_default();
+        }
+    }
+    if curves.is_empty() {
+        return Ok(None);
+    }
+    let own = curves.len();
+    let game = sources.iter().find_map(|source| serde_json::from_value::<Game>(source.settings.get("game")?.clone()).ok());
+    let last = curves.iter().flat_map(Line::last).fold(0.0, f64::max);
+    curves.extend(game.map(|game| game.returns()).into_iter().flat_map(|returns| published(returns, last)));
+    let chart = lines(&Axes::new("environment steps", "mean return").wide(), &curves)?;
+    let caption = "Mean return of the episodes that ended, explored as they were".to_owned();
+    let note = game.map_or(String::new(), |game| told(game, game.returns()));
+    let mut html = verdicts + &figure(&(chart + &legend(&Line::legend(&curves)) + &note), &caption, &numbers);
+    let mut figures = Vec::new();
+    for ((heading, _), lines_and_numbers) in CHARTS.iter().zip(below) {
+        let (drawn, numbers): (Vec<Line>, Vec<Numbers>) = lines_and_numbers.into_iter().unzip();
+        let named = if own > 1 { legend(&Line::legend(&drawn)) } else { String::new() };
+        figures.push(figure(&(lines(&Axes::new("environment steps", ""), &drawn)? + &named), heading, &numbers));
+    }
+    html += &grid(&figures);
+    Ok(Some(Section::new("Learning in the game", html)))
+}
+
+/// Mean returns over stretches of the training, an episode counting as much as any other.
+fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
+    let column = |name: &str| metrics.numbers(name).unwrap_or_default();
+    let (steps, means, counts) = (column("step"), column("episode_return"), column("episodes"));
+    let last = steps.iter().flatten().copied().fold(0.0, f64::max) as u64;
+    let width = last.div_ceil(POINTS).max(1);
+    let mut stretches: std::collections::BTreeMap<u64, [f64; 2]> = Default::default();
+    for ((step, mean), count) in steps.iter().zip(&means).zip(&counts) {
+        if let (Some(step), Some(mean), Some(count)) = (step, mean, count) {
+            let [sum, episodes] = stretches.entry(*step as u64 / width).or_default();
+            (*sum, *episodes) = (*sum + mean * count, *episodes + count);
+        }
+    }
+    let sql = format!(
+        "SELECT CAST(floor(step / {width}.0) AS BIGINT) AS stretch, sum(episode_return * episodes) / sum(episodes) AS mean_return, \
+         sum(episodes) AS episodes FROM {} WHERE episode_return IS NOT NULL GROUP BY stretch ORDER BY stretch",
+        table(source, "metrics")
+    );
+    let numbers = Numbers::new(
+        sql,
+        [
+            ("stretch", Column::U64(stretches.keys().copied().collect())),
+            ("mean_return", Column::F64(stretches.values().map(|[sum, episodes]| Some(sum / episodes)).collect())),
+            ("episodes", Column::F64(stretches.values().map(|[_, episodes]| Some(*episodes)).collect())),
+        ],
+    );
+    let point = |(stretch, [sum, episodes]): (&u64, &[f64; 2])| (((*stretch as f64 + 0.5) * width as f64).min(last as f64), sum / episodes);
+    (numbers, Line::new(&source.stage, stretches.iter().map(point).collect()))
+}
+
+/// One column as it is.
+fn plain(source: &Source, metrics: &Table, column: &str) -> Option<(Line, Numbers)> {
+    let (steps, values) = (metrics.numbers("step")?, metrics.numbers(column)?);
+    let points: Vec<(f64, f64)> = steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
+    let numbers = Numbers::new(
+        format!("SELECT step, {column} FROM {} WHERE {column} IS NOT NULL ORDER BY step", table(source, "metrics")),
+        [
+            ("step", Column::U64(points.iter().map(|(step, _)| *step as u64).collect())),
+            (column, Column::F64(points.iter().map(|(_, value)| Some(*value)).collect())),
+        ],
+    );
+    Some((Line::new(&source.stage, points), numbers))
+}
+
+/// Level lines: what random actions and the expert earn, and what was published after four million steps.
+fn published(returns: Returns, last: f64) -> Vec<Line> {
+    let level = |name: &str, value: f64| Line::new(name, vec![(0.0, value), (last, value)]);
+    let [scratch, _, both] = returns.online;
+    vec![
+        level("published: random actions", returns.random),
+        level("published: PPO from scratch, 4M steps", scratch),
+        level("published: LAPO, 4M steps", both),
+        level("published: expert", returns.expert),
+    ]
+}
+
+fn told(game: Game, Returns { random, expert, online: [scratch, rl, both], .. }: Returns) -> String {
+    let [random, expert, scratch, rl, both] = [random, expert, scratch, rl, both].map(shown);
+    let sentence = format!(
+        "Published for {game}, easy mode (no dataset holds them): random {random}, expert {expert}; after 4,000,000 steps PPO from scratch \
+         {scratch}, the latent policy without its supervised path {rl}, with it {both}."
+    );
+    format!("<p class=\"note\">{}</p>", escape(&sentence))
+}
