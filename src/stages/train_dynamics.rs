@@ -132,7 +132,8 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     write(&mut model, &trainer.export(&task.provenance)?)?;
     let mut report = place.store.new_file(&file("verdict.json"))?;
     write(&mut report, verdict.json().as_bytes())?;
-    let files = vec![model.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, report.finish(0)?];
+    let [table, events] = metrics.write(place.store, &place.folder)?;
+    let files = vec![model.finish(0)?, table, report.finish(0)?, events];
     place.store.delete_all(&place.scratch)?;
     let mut stats = verdict.stats();
     stats.insert("waited_for_frames".into(), waited);

@@ -171,7 +171,8 @@ pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     write(&mut policy, &trainer.export(&task.provenance)?)?;
     let mut report = place.store.new_file(&file("verdict.json"))?;
     write(&mut report, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
-    let files = vec![policy.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, report.finish(0)?];
+    let [table, events] = metrics.write(place.store, &place.folder)?;
+    let files = vec![policy.finish(0)?, table, report.finish(0)?, events];
     place.store.delete_all(&place.scratch)?;
     let stats = [("training_transitions", data.training.len() as f64), ("error", verdict.error), ("mean_error", verdict.mean_error)];
     Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })

@@ -1,7 +1,8 @@
-//! The curve of a training run: kept in its checkpoints, written as Parquet at the end.
+//! The curve of a training run: kept in its checkpoints, written as Parquet, and for TensorBoard, at the end.
 
 use serde::{Deserialize, Serialize};
 
+use super::tensorboard::Events;
 use super::{Pace, StepMetrics};
 use crate::dataset::{Column, Error, FileInfo, Store, write_table};
 
@@ -55,12 +56,21 @@ impl Metrics {
         (0..self.steps.len()).map(move |row| values.and_then(|values| values[row]))
     }
 
-    /// Writes the curve as Parquet: `step` and a column per metric.
-    pub fn write(&self, store: &Store, path: &str) -> Result<FileInfo, Error> {
+    /// Writes the curve as Parquet, `step` and a column per metric, and as an event file for TensorBoard.
+    pub fn write(&self, store: &Store, folder: &str) -> Result<[FileInfo; 2], Error> {
         let wide = |values: &[Option<f32>]| Column::F64(values.iter().map(|v| v.map(f64::from)).collect());
         let mut columns = vec![("step", Column::U64(self.steps.clone()))];
         columns.extend(self.columns.iter().map(|(name, values)| (name.as_str(), wide(values))));
-        write_table(store, path, &columns)
+        let table = write_table(store, &format!("{folder}/metrics.parquet"), &columns)?;
+
+        let mut events = Events::default();
+        for (row, step) in self.steps.iter().enumerate() {
+            events.push(*step, self.columns.iter().filter_map(|(name, values)| Some((name.as_str(), values[row]?))));
+        }
+        let path = format!("{folder}/events.out.tfevents.0.lapo");
+        let mut file = store.new_file(&path)?;
+        std::io::Write::write_all(&mut file, &events.into_bytes()).map_err(|cause| Error::Io { action: "write", path, cause })?;
+        Ok([table, file.finish(0)?])
     }
 
     /// The curve so far and the trainer's state, in one checkpoint: a line of JSON, then the state.

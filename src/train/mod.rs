@@ -1,7 +1,7 @@
 //! What every training stage shares: batches go in, better weights come out.
 //!
 //! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it; [`cloning`], that of the policy;
-//! [`decoding`], that of decoders. [`adam`] is the optimiser, [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way;
+//! [`decoding`], that of decoders. [`adam`] is the optimiser, [`batch`] draws windows, [`schedule`] the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way, [`tensorboard`] shows the latter;
 //! [`probe`] measures latent actions against true ones.
 
 pub mod adam;
@@ -16,6 +16,7 @@ pub mod probe;
 pub mod schedule;
 mod score;
 pub mod state;
+pub mod tensorboard;
 mod trainer;
 
 pub use adam::OptimConfig;

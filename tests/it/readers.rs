@@ -1,7 +1,7 @@
 //! What others read of our files: pyarrow, polars and DuckDB, each in a real Python.
 //!
 //! In: a shard and labels this crate writes. Out: the same values, seen from Python. The variable `LAPO_PYTHON` names
-//! a Python with `pyarrow`, `polars`, `duckdb` and `numpy`; without it these tests say so and are skipped.
+//! a Python with `pyarrow`, `polars`, `duckdb`, `numpy` and `tensorboard`; without it these tests say so and are skipped.
 
 use std::process::Command;
 
@@ -53,6 +53,36 @@ assert (np.array([row[1] for row in rows]) == code).all()
 assert [row[2] for row in rows] == known and rows[0][3:] == ("a.mp4", "frames/s.arrow")
 print("read by pyarrow", pa.__version__, "polars", pl.__version__, "duckdb", duckdb.__version__)
 "#;
+
+/// TensorBoard's own reader and the Parquet file tell the same curve.
+const CURVE: &str = r#"
+import sys, glob, pyarrow.parquet as pq
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+[events] = glob.glob(sys.argv[1] + "/data/*/*/*tfevents*")
+board = EventAccumulator(events)
+board.Reload()
+[path] = glob.glob(sys.argv[1] + "/data/*/*/metrics.parquet")
+table = pq.read_table(path).to_pydict()
+steps = table.pop("step")
+assert sorted(board.Tags()["scalars"]) == sorted(table), board.Tags()
+for name, values in table.items():
+    known = [(step, value) for step, value in zip(steps, values) if value is not None]
+    assert [(event.step, event.value) for event in board.Scalars(name)] == known, name
+print(len(steps), "steps of", len(table), "metrics")
+"#;
+
+#[test]
+fn tensorboard_shows_the_curve() {
+    let Ok(python) = std::env::var("LAPO_PYTHON") else {
+        eprintln!("skipped: LAPO_PYTHON names no Python with tensorboard");
+        return;
+    };
+    let project = crate::project::Project::new(6);
+    project.run(&["--set", "steps=40"]).good();
+    let said = Command::new(python).args(["-c", CURVE]).arg(project.path("ws/model")).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(String::from_utf8_lossy(&said.stdout).split(' ').next(), Some("5"));
+}
 
 #[test]
 fn python_readers_see_what_was_written() {

@@ -60,7 +60,8 @@ where
         write(&mut agent, &self.learner.net.valid().export(&self.learner.agent, &self.task.provenance)?)?;
         let mut told = place.store.new_file(&file("verdict.json"))?;
         write(&mut told, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
-        let files = vec![agent.finish(0)?, metrics.write(place.store, &file("metrics.parquet"))?, told.finish(0)?];
+        let [table, events] = metrics.write(place.store, &place.folder)?;
+        let files = vec![agent.finish(0)?, table, told.finish(0)?, events];
         place.store.delete_all(&place.scratch)?;
         let mut stats = self.seconds.clone();
         stats.extend([("env_steps".to_owned(), verdict.steps as f64), ("mean_return".to_owned(), verdict.mean_return)]);
