@@ -11,6 +11,7 @@
 //! video --decode--> shard --window--> transition --IDM--> latent action --cloning--> latent policy --decoder--> action
 //! video/            dataset/shard     dataset/window      stages/label               stages/train_policy  stages/train_decoder
 //! game ---record--> shard                                                        game <--evaluate-- latent policy and decoder
+//!                                                                                game <--finetune-> latent policy becomes agent
 //! ```
 //!
 //! One transition is the window o\[t-k\] .. o\[t\], o\[t+1\] (k = context, 1 in the paper); its latent action is what happened between
@@ -37,7 +38,8 @@
 //!   `models::published`, whose reader opens the file itself; `dataset` knows nothing of burn.
 //! - `train` knows `dataset` and `models`; `stages` also `video` and `envs`. **A stage never calls another stage, reads YAML, prints, or picks
 //!   its output path.**
-//! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices.
+//! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices. `stages/finetune` is the exception: PPO
+//!   is read in one file, what is played beside what is learnt of it.
 //! - **`executor` runs tasks, which are data, never closures.** `pipeline` never touches a tensor, a frame or a record batch.
 //! - Only `cli` prints, reads settings from the environment or picks an exit code. Nothing depends on `cli`.
 //! - `unsafe` only in `envs/libenv.rs`, in `video` where libav forces it, and for the memory map in `dataset/store.rs`.
@@ -49,6 +51,9 @@
 //! - True actions are an artifact like frames: `record` makes them, `import_actions` checks a file of them against the videos. Whatever needs
 //!   them names the stage. A decoder is judged on videos kept from it; which transitions it learns from depends on a seed and on these alone.
 //! - In `evaluate` every environment plays its own share of the episodes: the first ones to end are the short ones, not a fair sample.
+//! - In `finetune` the frozen convolutions' output is kept with the rollout, so that an update goes through two linear layers; gradients
+//!   are clipped over what is trained (the published code counts those of frozen layers, which pile up); the decoder's pairs never cross
+//!   an episode's end.
 //! - A model may come from a file (`import_dynamics`), published or ours, and labels like one trained here.
 //! - Initial weights and batches are drawn with PyTorch's generator, in its order: `reference: true` is compared with PyTorch seed by seed,
 //!   since between seeds the error after a short training differs by far more than between implementations.

@@ -1,9 +1,9 @@
 //! Stage 3 online: a latent policy learns in the game, by PPO (LAPO, section 4.4; Schulman et al., 2017). In: a latent policy and the IDM
 //! that labelled for it, or nothing; out: `agent.safetensors`, `metrics.parquet` and a verdict, `verdict.json`.
 //!
-//! Read from top to bottom: [`learn`] is the loop; it plays a rollout ([`Ppo::play`]), looks back ([`advantages`]) and improves the agent
-//! ([`Learner::improve`], whose loss is [`losses`]). Which layer learns when is in [`settings`], how the decoder is taught in `teacher`,
-//! what the network is in [`agent`](crate::models::agent).
+//! Read from top to bottom: `learn` is the loop; it plays a rollout (`Ppo::play`), looks back (`advantages`) and improves the agent
+//! (`Learner::improve`, whose loss is `losses`). Which layer learns when is in [`settings`], how the decoder is taught in `teacher`,
+//! what the network is in [`AgentNet`].
 //!
 //! The latent policy's convolutions stay as they were cloned, so a rollout keeps what they left of each frame and an update goes through
 //! two linear layers alone. The published code computes and differentiates them in every pass over a rollout, and counts those gradients,
@@ -18,10 +18,10 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use rand::Rng;
 use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::player::draw;
 use super::training::resume;
 use super::{Done, Error, Workplace};
 use crate::dataset::FileInfo;
@@ -184,7 +184,7 @@ where
         for _ in 0..self.task.config.rollout {
             let acted = self.act(&net, &mut rollout.frames)?;
             for logits in acted.logits.chunks_exact(self.game.actions()) {
-                let (action, log_prob) = draw(logits, &mut rng);
+                let (action, log_prob) = draw(logits, 1.0, &mut rng);
                 rollout.actions.push(action);
                 rollout.log_probs.push(log_prob);
             }
@@ -253,20 +253,6 @@ where
     fn took(&mut self, what: &str, begun: Instant) {
         *self.seconds.entry(what.to_owned()).or_default() += begun.elapsed().as_secs_f64();
     }
-}
-
-/// An action drawn by its likelihood, and the likelihood's logarithm.
-fn draw(logits: &[f32], rng: &mut ChaCha8Rng) -> (u32, f32) {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f64> = logits.iter().map(|logit| f64::from(logit - most).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    let mut left = rng.random::<f64>() * sum;
-    let drawn = weights.iter().position(|weight| {
-        left -= weight;
-        left < 0.0
-    });
-    let action = drawn.unwrap_or(logits.len() - 1);
-    (action as u32, (f64::from(logits[action] - most) - sum.ln()) as f32)
 }
 
 /// Generalised advantage estimates (Schulman et al., 2016) and the returns they stand for: `[step, env]` each.

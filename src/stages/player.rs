@@ -101,7 +101,7 @@ impl Learnt {
             Mind::Agent(agent) => agent.logits(&frames)?,
         };
         let width = scores.len() / envs.len().max(1);
-        Ok(scores.chunks_exact(width.max(1)).map(|scores| draw(scores, self.temperature, rng)).collect())
+        Ok(scores.chunks_exact(width.max(1)).map(|scores| draw(scores, self.temperature, rng).0).collect())
     }
 }
 
@@ -113,19 +113,23 @@ pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
     }
 }
 
-/// An action, by the logarithms of their likelihoods.
-fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
+/// An action, by the logarithms of their likelihoods up to a constant, and the logarithm of its own.
+///
+/// Likelihoods count to the power of one over `temperature`; at 0 the likeliest action is taken.
+pub(super) fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> (u32, f32) {
     let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
     if temperature == 0.0 {
-        return best as u32;
+        return (best as u32, 0.0);
     }
     let weights: Vec<f64> = scores.iter().map(|score| (f64::from(score - scores[best]) / temperature).exp()).collect();
-    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
+    let sum = weights.iter().sum::<f64>();
+    let mut left = rng.random::<f64>() * sum;
     let drawn = weights.iter().position(|weight| {
         left -= weight;
         left < 0.0
     });
-    drawn.unwrap_or(best) as u32
+    let action = drawn.unwrap_or(best);
+    (action as u32, (weights[action] / sum).ln() as f32)
 }
 
 #[cfg(test)]
@@ -139,12 +143,16 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let scores = [0.0, 3.0_f32.ln(), f32::NEG_INFINITY];
         let mut counts = [0; 3];
-        (0..4000).for_each(|_| counts[draw(&scores, 1.0, &mut rng) as usize] += 1);
+        for _ in 0..4000 {
+            let (action, likelihood) = draw(&scores, 1.0, &mut rng);
+            counts[action as usize] += 1;
+            assert!((likelihood - [0.25_f32, 0.75][action as usize].ln()).abs() < 1e-6);
+        }
         assert_eq!(counts[2], 0);
         assert!((2850..3150).contains(&counts[1]), "{counts:?}");
-        assert!((0..100).all(|_| draw(&scores, 0.0, &mut rng) == 1));
+        assert!((0..100).all(|_| draw(&scores, 0.0, &mut rng).0 == 1));
         // To the power of two: 1 to 9.
-        let sharp = (0..4000).filter(|_| draw(&scores, 0.5, &mut rng) == 1).count();
+        let sharp = (0..4000).filter(|_| draw(&scores, 0.5, &mut rng).0 == 1).count();
         assert!((3500..3700).contains(&sharp), "{sharp}");
     }
 }
