@@ -434,21 +434,4 @@ impl<B: Backend> Rollout<B> {
         let bytes = self.frames.len() / (self.actions.len() + self.last_values.len());
         places.iter().flat_map(|&i| &self.frames[i * bytes..][..bytes]).copied().collect()
     }
-
-    /// What is logged of it.
-    fn told(&self, returns: &[f32]) -> Row {
-        let variance = |values: &mut dyn Iterator<Item = f32>| {
-            let values: Vec<f64> = values.map(f64::from).collect();
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
-        };
-        let off = variance(&mut returns.iter().zip(&self.values).map(|(right, value)| right - value));
-        let count = self.episodes.len();
-        let mut row = vec![("explained_variance", (1.0 - off / variance(&mut returns.iter().copied())) as f32), ("episodes", count as f32)];
-        if count > 0 {
-            let (sum, length) = self.episodes.iter().fold((0.0, 0), |(sum, length), one| (sum + one.0, length + one.1));
-            row.extend([("episode_return", (sum / count as f64) as f32), ("episode_length", length as f32 / count as f32)]);
-        }
-        row
-    }
 }

@@ -1,10 +1,10 @@
-//! What an agent is worth at the end of its training, and the files it leaves.
+//! What is told of a training: of every rollout, and of the agent at the end, with the files it leaves.
 
 use burn::module::AutodiffModule;
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use serde::Serialize;
 
-use super::Ppo;
+use super::{Ppo, Rollout, Row};
 use crate::envs::Game;
 use crate::models::layers::NetBackend;
 use crate::stages::training::verdict_json;
@@ -42,6 +42,25 @@ impl Verdict {
         format!(
             "after {steps} steps in {game} the last {last_episodes} episodes earned {mean_return:.2} ({normalised:.2} of the way from random to expert)"
         )
+    }
+}
+
+impl<B: Backend> Rollout<B> {
+    /// What is logged of it.
+    pub(super) fn told(&self, returns: &[f32]) -> Row {
+        let variance = |values: &mut dyn Iterator<Item = f32>| {
+            let values: Vec<f64> = values.map(f64::from).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
+        };
+        let off = variance(&mut returns.iter().zip(&self.values).map(|(right, value)| right - value));
+        let count = self.episodes.len();
+        let mut row = vec![("explained_variance", (1.0 - off / variance(&mut returns.iter().copied())) as f32), ("episodes", count as f32)];
+        if count > 0 {
+            let (sum, length) = self.episodes.iter().fold((0.0, 0), |(sum, length), one| (sum + one.0, length + one.1));
+            row.extend([("episode_return", (sum / count as f64) as f32), ("episode_length", length as f32 / count as f32)]);
+        }
+        row
     }
 }
 
