@@ -8,6 +8,19 @@
 //! The latent policy's convolutions stay as they were cloned, so a rollout keeps what they left of each frame and an update goes through
 //! two linear layers alone. The published code computes and differentiates them in every pass over a rollout, and counts those gradients,
 //! which nothing uses and nothing clears, into the norm it clips; it lets the IDM look across the ends of episodes, and rollouts.
+//!
+//! `pipelines/maze_online_small.yaml`, two cores, the policy of `maze_small.yaml` (seed 0; the table's seeds are those of this stage): mean
+//! returns of the episodes that ended in each stretch of steps (in brackets how many, all seeds together). The first episodes to end are
+//! the short ones, so that what is earned before 20,000 steps says little.
+//!
+//! | steps | 20k to 41k | 61k to 82k | 123k to 164k | 225k to 299k |
+//! |---|---|---|---|---|
+//! | both paths | 7.80, 8.43, 7.65 (341) | 8.13, 7.50, 6.57 (391) | 7.36, 6.67, 7.83 (705) | 7.51, 7.75, 7.82 (1,459) |
+//! | without the supervised path | 2.63, 3.65, 2.92 (222) | 5.50, 6.19, 6.24 (315) | 7.86, 7.04, 7.37 (722) | 7.50, 7.32, 7.39 (1,306) |
+//!
+//! Both end where the cloned policy's own decoder ends (7.58, `stages::evaluate`): its convolutions, a tiny network's, say no more of a
+//! maze. More passes (12 epochs) and five times the learning rate earned 6.4 and 7.3 after 300,000 steps, 12 epochs with `gamma: 0.99` 7.3.
+//! Of 112 seconds without the supervised path 92 are acting, 11 the game, 8 the updates: 2,500 steps a second.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
