@@ -1,6 +1,6 @@
 //! The networks and their training against an independent PyTorch implementation.
 //!
-//! Every `*.safetensors` of `tests/golden/`, or of the folder `LAPO_GOLDEN_DIR` names, holds random weights, one batch, and
+//! Every `*.safetensors` right in `tests/golden/`, or of the folder `LAPO_GOLDEN_DIR` names, holds random weights, one batch, and
 //! what PyTorch makes of them: a forward pass, a few steps of Adam, and another forward pass.
 
 use std::collections::BTreeMap;

@@ -16,7 +16,7 @@ fn config(more: &str) -> FinetuneConfig {
 
 /// `tests/bench/peer/ppo_torch.py` wrote it.
 fn golden() -> Weights {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ppo.safetensors");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/online/ppo.safetensors");
     Weights::parse(&std::fs::read(path).unwrap()).unwrap()
 }
 

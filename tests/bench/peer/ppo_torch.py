@@ -4,7 +4,7 @@ by the definition's sum, the clipped losses, the gradients' norm, Adam with a ra
 
 Writes the weights before and after, the rollout, and what every step saw:
 
-  ppo_torch.py ../../golden/ppo.safetensors
+  ppo_torch.py ../../golden/online/ppo.safetensors
 """
 
 import argparse
