@@ -112,11 +112,13 @@ fn returns(inputs: &Inputs, source: &Source, evaluation: &serde_json::Value) -> 
         ],
     );
     let bar = |player: &Player, label: String, colour| Bar::new(label, player.mean, colour).spread(player.error.map(|error| 1.96 * error));
-    let baseline =
-        |name: &'static str| players.iter().filter(move |player| player.name == name).map(|player| bar(player, player.name.clone(), GREY));
-    let ours = players.iter().filter_map(|player| Some(bar(player, player.transitions?.to_string(), BLUE)));
-    let all: Vec<Bar> = baseline("random").chain(ours).chain(baseline("expert")).chain(published(evaluation)).collect();
-    let chart = bars(&Axes::new("who plays: random, the policy by its decoder's transitions, the expert", "mean return").wide(), &all)?;
+    let named = |name: &'static str, colour| {
+        players.iter().filter(move |player| player.name == name).map(move |player| bar(player, player.name.clone(), colour))
+    };
+    let ours = players.iter().filter_map(|player| Some(bar(player, player.transitions?.to_string(), BLUE))).chain(named("agent", BLUE));
+    let all: Vec<Bar> = named("random", GREY).chain(ours).chain(named("expert", GREY)).chain(published(evaluation)).collect();
+    let chart =
+        bars(&Axes::new("who plays: random, the policy by its decoder's transitions, an agent, the expert", "mean return").wide(), &all)?;
     let colours = [("measured here", BLUE), ("random and expert, measured here", GREY), ("published", ORANGE)];
     let colours = colours.map(|(name, colour)| (name.to_owned(), css(colour)));
     let caption = "Mean returns; a line spans 95 % of where the mean may lie".to_owned();

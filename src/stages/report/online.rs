@@ -9,7 +9,7 @@ use crate::envs::{Game, Returns};
 use crate::stages::Error;
 
 /// Points of a curve.
-const POINTS: u64 = 40;
+const POINTS: u64 = 20;
 /// What stands below the returns: what tells whether learning goes well.
 const CHARTS: [(&str, &str); 4] = [
     ("Entropy", "entropy"),
