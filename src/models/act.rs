@@ -54,17 +54,31 @@ impl<B: NetBackend> Actor for Network<B> {
     }
 
     fn latent_action(&self, frames: &[u8]) -> Result<Vec<f32>> {
-        let bytes: usize = self.config.frame_shape().iter().product();
-        if !frames.len().is_multiple_of(bytes) {
-            let [height, width, channels] = self.config.frame_shape();
-            let (seen, expected) = (format!("{} bytes", frames.len()), format!("a multiple of {height} x {width} x {channels}"));
-            return Err(ModelError::Frames { what: "frames", seen, expected });
-        }
-        let pass = |network: &mut Self, frames: &[u8]| {
-            let frames = upload::<B>(frames, network.config.frame_shape(), &network.device);
+        let shape = self.config.frame_shape();
+        in_passes(self, frames, shape, self.pass, |network, frames| {
+            let frames = upload::<B>(frames, shape, &network.device);
             to_host(network.policy.latent_action(network.policy.features(frames)))
-        };
-        let passes: Vec<_> = frames.par_chunks(self.pass * bytes).map_with(self.clone(), pass).collect::<Result<_>>()?;
-        Ok(passes.concat())
+        })
     }
+}
+
+/// Sends frames through a network, `pass` at a time, side by side; the rows that come out stand one after the other.
+///
+/// # Shapes
+/// - `frames`: `[count, height, width, channel]`, of which `shape` has the last three
+pub(super) fn in_passes<N: Clone + Send>(
+    network: &N,
+    frames: &[u8],
+    shape: [usize; 3],
+    pass: usize,
+    look: impl Fn(&mut N, &[u8]) -> Result<Vec<f32>> + Sync + Send,
+) -> Result<Vec<f32>> {
+    let bytes: usize = shape.iter().product();
+    if !frames.len().is_multiple_of(bytes) {
+        let [height, width, channels] = shape;
+        let (seen, expected) = (format!("{} bytes", frames.len()), format!("a multiple of {height} x {width} x {channels}"));
+        return Err(ModelError::Frames { what: "frames", seen, expected });
+    }
+    let passes: Vec<_> = frames.par_chunks(pass * bytes).map_with(network.clone(), look).collect::<Result<_>>()?;
+    Ok(passes.concat())
 }

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::act::in_passes;
 use super::decoder::Decoder;
 use super::device::on_device;
 use super::frames::upload;
@@ -22,7 +22,7 @@ use super::layers::{Linear, NetBackend, relu};
 use super::metadata::AGENT_FORMAT;
 use super::policy::Policy;
 use super::weights::{Weights, to_host};
-use super::{DecoderConfig, Device, LoadedDecoder, ModelError, PolicyConfig, Result};
+use super::{DecoderConfig, Device, LoadedDecoder, PolicyConfig, Result};
 
 /// The sizes of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,19 +166,11 @@ impl<B: NetBackend> Agent for Player<B> {
 
     fn logits(&self, frames: &[u8]) -> Result<Vec<f32>> {
         let shape = self.config.network.frame_shape();
-        let bytes: usize = shape.iter().product();
-        if !frames.len().is_multiple_of(bytes) {
-            let [height, width, channels] = shape;
-            let (seen, expected) = (format!("{} bytes", frames.len()), format!("a multiple of {height} x {width} x {channels}"));
-            return Err(ModelError::Frames { what: "frames", seen, expected });
-        }
-        let pass = |player: &mut Self, frames: &[u8]| {
+        in_passes(self, frames, shape, self.pass, |player, frames| {
             let base = player.net.rl.base(upload::<B>(frames, shape, &player.device));
             let supervised = player.net.supervised_logits(base.clone());
             to_host(player.net.logits_and_value(base, supervised).0)
-        };
-        let passes: Vec<_> = frames.par_chunks(self.pass * bytes).map_with(self.clone(), pass).collect::<Result<_>>()?;
-        Ok(passes.concat())
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::catalog::{Catalog, Content, DatasetInfo};
 use super::{Error, Result, Rows, list, nearest, query};
-use crate::dataset::{Receipt, Store};
+use crate::dataset::{self, Receipt, Store};
 
 /// One stage's newest version, told.
 #[derive(Debug)]
@@ -58,11 +58,13 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
         }
         tables.push((table.name.clone(), columns));
     }
+    let told = files().filter(|file| file.path.ends_with(".json")).map(|file| sentence(store, &file.path));
+    let sentences = told.collect::<Result<Vec<Option<String>>>>()?;
     Ok(Inspection {
         info,
         fields: shared(receipts),
         stats,
-        sentences: files().filter(|file| file.path.ends_with(".json")).filter_map(|file| sentence(store, &file.path)).collect(),
+        sentences: sentences.into_iter().flatten().collect(),
         weights: files().filter(|file| file.path.ends_with(".safetensors")).map(|file| file.path.clone()).collect(),
         tables,
         answers,
@@ -99,7 +101,9 @@ fn shared(receipts: &[Receipt]) -> Map<String, Value> {
     first.fields.iter().filter(alike).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn sentence(store: &Store, path: &str) -> Option<String> {
-    let told: Value = serde_json::from_slice(&store.require(path).ok()?).ok()?;
-    Some(told.get("sentence")?.as_str()?.to_owned())
+/// What a verdict says in words.
+fn sentence(store: &Store, path: &str) -> Result<Option<String>> {
+    let corrupt = |e: serde_json::Error| dataset::Error::Corrupt { path: path.to_owned(), reason: e.to_string() };
+    let told: Value = serde_json::from_slice(&store.require(path)?).map_err(corrupt)?;
+    Ok(told["sentence"].as_str().map(str::to_owned))
 }

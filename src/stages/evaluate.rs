@@ -170,8 +170,8 @@ fn play(task: &EvaluateTask, player: &mut Player, package: &Package, place: &Wor
     let config = &task.config;
     let envs = config.envs.min(config.episodes as usize);
     let seed = batch::generator(task.seed, "evaluate", 0).random::<u32>() >> 1;
-    let threads = if place.cores_free > 1 { place.cores_free } else { 0 };
-    let procgen = ProcgenConfig { game: config.game, mode: config.mode, levels: config.levels, seed, count: envs, threads };
+    let procgen =
+        ProcgenConfig { game: config.game, mode: config.mode, levels: config.levels, seed, count: envs, threads: place.game_threads() };
     let mut game = Procgen::new(package, &procgen)?;
     let mut left: Vec<u64> = (0..envs as u64).map(|env| (config.episodes - env).div_ceil(envs as u64)).collect();
     let (mut statistics, mut episodes) = (EpisodeStatistics::new(envs), Vec::new());

@@ -171,9 +171,15 @@ where
 {
     fn new(task: &'a FinetuneTask, place: &'a Workplace<'a>, device: A::Device) -> Result<Self, Error> {
         let config = &task.config;
-        let threads = if place.cores_free > 1 { place.cores_free } else { 0 };
         let seed = batch::generator(task.seed, "levels", 0).random::<u32>() >> 1;
-        let procgen = ProcgenConfig { game: config.game, mode: config.mode, levels: config.levels, seed, count: config.envs, threads };
+        let procgen = ProcgenConfig {
+            game: config.game,
+            mode: config.mode,
+            levels: config.levels,
+            seed,
+            count: config.envs,
+            threads: place.game_threads(),
+        };
         let game = Procgen::new(&Package::find(place.games)?, &procgen)?;
         let (agent, net) = start(task, place, game.actions(), &device)?;
         let teacher = teacher_of(task, place, &agent)?;

@@ -279,6 +279,13 @@ pub struct Workplace<'a> {
     pub progress: &'a dyn Progress,
 }
 
+impl Workplace<'_> {
+    /// Threads on which many environments step; 0: on the caller's own.
+    fn game_threads(&self) -> usize {
+        if self.cores_free > 1 { self.cores_free } else { 0 }
+    }
+}
+
 fn write(file: &mut NewFile, bytes: &[u8]) -> Result<(), Error> {
     let path = file.path().to_string();
     let failed = |cause| crate::dataset::Error::Io { action: "write", path, cause };

@@ -272,10 +272,13 @@ impl Table<'_> {
     fn play(&mut self) -> Result<Episode, Error> {
         let (config, game, rng) = (self.config, &mut self.game, &mut self.rng);
         let mut player = match (config.player, &self.learnt) {
-            (_, Some(learnt)) => Hand::Learnt(learnt),
+            (Player::Random, _) => Hand::Random,
             (Player::Sticky, _) => Hand::Sticky(vec![(0, 0)]),
             (Player::Expert, _) => Hand::Expert,
-            (Player::Random | Player::Policy | Player::Agent, None) => Hand::Random,
+            (Player::Policy | Player::Agent, Some(learnt)) => Hand::Learnt(learnt),
+            (Player::Policy | Player::Agent, None) => {
+                return Err(Error::Invariant { what: "what was learnt plays: no weights are named".into() });
+            }
         };
         let mut episode = Episode::default();
         loop {

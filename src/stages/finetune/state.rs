@@ -1,6 +1,7 @@
 //! The state of [`finetune`](super) between two updates: weights, optimiser, games and all that was counted go into a checkpoint, and back.
 //!
-//! A checkpoint is a line of JSON, then safetensors. Numbers of double precision are kept as their bits.
+//! The folder it lies in is named by all that decides the training, so that it need not say that again. It is a line of JSON, then
+//! safetensors. Numbers of double precision are kept as their bits.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +9,7 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
 use serde::{Deserialize, Serialize};
 
-use super::{FinetuneConfig, Ppo};
+use super::Ppo;
 use crate::envs::VecEnv;
 use crate::models::layers::NetBackend;
 use crate::models::metadata::AGENT_FORMAT;
@@ -22,9 +23,7 @@ use crate::train::{Result, TrainError};
 /// What is no tensor.
 #[derive(Serialize, Deserialize)]
 struct Counted {
-    config: FinetuneConfig,
     agent: AgentConfig,
-    seed: u64,
     step: u64,
     /// Of every environment the bytes that bring its game back.
     games: Vec<String>,
@@ -47,9 +46,7 @@ where
             _ => (&[][..], vec![]),
         };
         let counted = Counted {
-            config: self.task.config.clone(),
             agent: self.learner.agent.clone(),
-            seed: self.task.seed,
             step: self.learner.adam.step,
             games: games.collect::<Result<_>>()?,
             scale: self.scale.bits(),
@@ -71,9 +68,7 @@ where
     pub(super) fn restore(&mut self, state: &[u8]) -> Result<()> {
         let end = state.iter().position(|byte| *byte == b'\n').ok_or_else(|| lost("it has no header line"))?;
         let counted: Counted = serde_json::from_slice(&state[..end]).map_err(lost)?;
-        same("config", &counted.config, &self.task.config)?;
         same("agent", &counted.agent, &self.learner.agent)?;
-        same("seed", &counted.seed, &self.task.seed)?;
         let (weights, learner) = (Weights::parse(&state[end + 1..])?, &mut self.learner);
         learner.net = weights.load("agent", learner.net.clone(), &learner.device)?;
         restore_moments(&mut learner.adam, &weights, &learner.device)?;

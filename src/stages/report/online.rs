@@ -1,8 +1,11 @@
 //! Learning in the game: the curves of agents go in, one chart comes out, the published returns behind them.
 
+use std::collections::BTreeMap;
+
 use super::numbers::{Numbers, shown, table};
 use super::page::{Section, escape, figure, grid, legend, paragraph};
 use super::plots::{Axes, Line, lines};
+use super::training::measured;
 use super::{Inputs, Source};
 use crate::dataset::{Column, Table, read_table};
 use crate::envs::{Game, Returns};
@@ -29,7 +32,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
         numbers.push(rows);
         curves.push(line);
         for ((_, column), lines) in CHARTS.iter().zip(&mut below) {
-            lines.extend(plain(source, &metrics, column));
+            lines.extend(measured(source, &metrics, column).map(|(points, rows)| (Line::new(&source.stage, points), rows)));
         }
         if let Some(verdict) = source.paths("verdict.json").pop() {
             let told = inputs.json(&verdict)?["sentence"].as_str().map(|told| paragraph(&format!("{}: {told}.", source.stage)));
@@ -63,7 +66,7 @@ fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
     let (steps, means, counts) = (column("step"), column("episode_return"), column("episodes"));
     let last = steps.iter().flatten().copied().fold(0.0, f64::max) as u64;
     let width = last.div_ceil(POINTS).max(1);
-    let mut stretches: std::collections::BTreeMap<u64, [f64; 2]> = Default::default();
+    let mut stretches: BTreeMap<u64, [f64; 2]> = Default::default();
     for ((step, mean), count) in steps.iter().zip(&means).zip(&counts) {
         if let (Some(step), Some(mean), Some(count)) = (step, mean, count) {
             let [sum, episodes] = stretches.entry(*step as u64 / width).or_default();
@@ -85,20 +88,6 @@ fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
     );
     let point = |(stretch, [sum, episodes]): (&u64, &[f64; 2])| (((*stretch as f64 + 0.5) * width as f64).min(last as f64), sum / episodes);
     (numbers, Line::new(&source.stage, stretches.iter().map(point).collect()))
-}
-
-/// One column as it is.
-fn plain(source: &Source, metrics: &Table, column: &str) -> Option<(Line, Numbers)> {
-    let (steps, values) = (metrics.numbers("step")?, metrics.numbers(column)?);
-    let points: Vec<(f64, f64)> = steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
-    let numbers = Numbers::new(
-        format!("SELECT step, {column} FROM {} WHERE {column} IS NOT NULL ORDER BY step", table(source, "metrics")),
-        [
-            ("step", Column::U64(points.iter().map(|(step, _)| *step as u64).collect())),
-            (column, Column::F64(points.iter().map(|(_, value)| Some(*value)).collect())),
-        ],
-    );
-    Some((Line::new(&source.stage, points), numbers))
 }
 
 /// Level lines: what random actions and the expert earn, and what was published after four million steps.

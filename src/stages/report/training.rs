@@ -42,19 +42,11 @@ fn verdict(inputs: &Inputs, source: &Source) -> Result<String, Error> {
 
 /// One chart, of those of its columns that were measured.
 fn curve(source: &Source, metrics: &Table, (heading, columns): &Chart) -> Result<Option<String>, Error> {
-    let Some(steps) = metrics.numbers("step") else { return Ok(None) };
     let (mut curves, mut numbers) = (Vec::new(), Vec::new());
     for column in *columns {
-        let Some(values) = metrics.numbers(column) else { continue };
-        let points: Vec<(f64, f64)> = steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
-        numbers.push(Numbers::new(
-            format!("SELECT step, {column} FROM {} WHERE {column} IS NOT NULL ORDER BY step", table(source, "metrics")),
-            [
-                ("step", Column::U64(points.iter().map(|(step, _)| *step as u64).collect())),
-                (column, Column::F64(points.iter().map(|(_, value)| Some(*value)).collect())),
-            ],
-        ));
+        let Some((points, rows)) = measured(source, metrics, column) else { continue };
         curves.push(Line::new(column, points));
+        numbers.push(rows);
     }
     if curves.is_empty() {
         return Ok(None);
@@ -62,4 +54,18 @@ fn curve(source: &Source, metrics: &Table, (heading, columns): &Chart) -> Result
     let chart = lines(&Axes::new("step", ""), &curves)?;
     let named = if columns.len() > 1 { legend(&Line::legend(&curves)) } else { String::new() };
     Ok(Some(figure(&(chart + &named), heading, &numbers)))
+}
+
+/// A metric at the steps where it was measured, and the query that finds it.
+pub fn measured(source: &Source, metrics: &Table, column: &str) -> Option<(Vec<(f64, f64)>, Numbers)> {
+    let (steps, values) = (metrics.numbers("step")?, metrics.numbers(column)?);
+    let points: Vec<(f64, f64)> = steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
+    let numbers = Numbers::new(
+        format!("SELECT step, {column} FROM {} WHERE {column} IS NOT NULL ORDER BY step", table(source, "metrics")),
+        [
+            ("step", Column::U64(points.iter().map(|(step, _)| *step as u64).collect())),
+            (column, Column::F64(points.iter().map(|(_, value)| Some(*value)).collect())),
+        ],
+    );
+    Some((points, numbers))
 }
