@@ -142,7 +142,7 @@ pub fn of_finetune(task: &finetune::FinetuneTask) -> Fields {
 
 /// Evaluation: all settings but which stages, the seed, and who plays.
 pub fn of_evaluate(task: &evaluate::EvaluateTask) -> Fields {
-    let mut fields = start("evaluate", evaluate::VERSION, &task.config, &["policy", "decoder", "agent"]);
+    let mut fields = start("evaluate", evaluate::VERSION, &task.config, &["policy", "decoder", "agent", "labels", "actions"]);
     fields.insert("seed".into(), task.seed.into());
     if let Some(policy) = &task.policy {
         fields.insert("policy".into(), policy.blake3.clone().into());
@@ -150,6 +150,10 @@ pub fn of_evaluate(task: &evaluate::EvaluateTask) -> Fields {
     }
     if let Some(agent) = &task.agent {
         fields.insert("agent".into(), agent.blake3.clone().into());
+    }
+    if !task.labels.is_empty() {
+        fields.insert("labels".into(), digests(&task.labels));
+        fields.insert("true_actions".into(), digests(&task.actions));
     }
     fields
 }

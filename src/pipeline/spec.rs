@@ -176,6 +176,8 @@ impl StageSpec {
                 ("policy", &c.policy, ArtifactKind::Policy),
                 ("decoder", &c.decoder, ArtifactKind::Decoder),
                 ("agent", &c.agent, ArtifactKind::Agent),
+                ("labels", &c.labels, ArtifactKind::Labels),
+                ("actions", &c.actions, ArtifactKind::Actions),
             ]),
             StageSpec::Label(c) => {
                 let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));

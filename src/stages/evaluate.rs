@@ -1,6 +1,9 @@
 //! Stage 4: what a policy earns in the game (LAPO, section 5). In: a latent policy and decoders; out: every episode they played,
 //! `episodes.parquet`, beside those of random actions and of an expert where there is one, and the means, `evaluation.json`.
 //!
+//! And what latent actions tell of true ones, where these are known, game or not (`labels`, `actions`): `probe.parquet`. Networks of its own
+//! learn from some videos' labels and are asked about other videos'.
+//!
 //! Every player meets the same levels. Each environment plays its own share of the episodes to their ends, so that short ones do not count
 //! more often than long ones.
 //!
@@ -28,6 +31,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::known::Choice;
 use super::player::{Learnt, Player};
 use super::training::verdict_json;
 use super::{Done, Error, Workplace, write};
@@ -36,12 +40,13 @@ use crate::envs::wrappers::EpisodeStatistics;
 use crate::envs::{End, Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::models::{Actor, actor};
 use crate::train::batch;
+use crate::train::probe::{self, Probe};
 
 mod played;
 
-use played::Played;
+use played::{Evaluation, Played};
 
-/// Lets a policy play, once with each decoder.
+/// Lets a policy play, once with each decoder; asks how much latent actions tell of true ones; or both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
@@ -54,8 +59,19 @@ pub struct EvaluateConfig {
     /// The `finetune` stage whose agent plays.
     #[serde(default)]
     pub agent: Option<String>,
-    /// Which game of Procgen.
-    pub game: Game,
+    /// Which game of Procgen is played.
+    #[serde(default)]
+    pub game: Option<Game>,
+    /// The `label` stage whose latent actions are asked about true ones.
+    #[serde(default)]
+    pub labels: Option<String>,
+    /// The stage that knows these: `record` or `import_actions`.
+    #[serde(default)]
+    pub actions: Option<String>,
+    /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others: as in `train_dynamics`, so that the
+    /// model knows none of the former either. Default 5; 0: all are both.
+    #[serde(default = "default_holdout")]
+    pub holdout: usize,
     /// How hard the levels are: `easy`, as in the paper, or `hard`.
     #[serde(default)]
     pub mode: Mode,
@@ -74,6 +90,9 @@ pub struct EvaluateConfig {
     pub temperature: f64,
 }
 
+fn default_holdout() -> usize {
+    5
+}
 fn default_episodes() -> u64 {
     200
 }
@@ -86,6 +105,8 @@ fn default_temperature() -> f64 {
 
 /// The version of what this stage does: raise it when the same policy and settings play otherwise.
 pub const VERSION: u32 = 1;
+/// Transitions that a probe learns from.
+const KNOWN: usize = 32_768;
 
 /// A policy, decoders, and how to play.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -101,6 +122,12 @@ pub struct EvaluateTask {
     /// The agent's weights.
     #[serde(default)]
     pub agent: Option<FileInfo>,
+    /// Files of labels that are asked about true actions.
+    #[serde(default)]
+    pub labels: Vec<FileInfo>,
+    /// Files of these.
+    #[serde(default)]
+    pub actions: Vec<FileInfo>,
 }
 
 impl EvaluateConfig {
@@ -112,8 +139,15 @@ impl EvaluateConfig {
                 faults.push((field, seen, cure));
             }
         };
-        let plays = self.policy.is_some() || self.agent.is_some();
-        expect(plays, "policy", "is missing".into(), "name a `policy` and its `decoder`, or an `agent`");
+        let (plays, asks) = (self.policy.is_some() || self.agent.is_some(), self.labels.is_some());
+        let missing = || "is missing".to_owned();
+        expect(plays || asks, "policy", missing(), "name a `policy` and its `decoder`, an `agent`, or `labels` and true `actions`");
+        let needs = if plays { "what plays needs one: `lapo doctor` names them" } else { "nobody plays it: name a `policy` or an `agent`" };
+        let seen = self.game.map_or_else(missing, |game| format!("is {game}"));
+        expect(self.game.is_some() == plays, "game", seen, needs);
+        let seen = if asks { missing() } else { "has no `labels`".into() };
+        expect(self.actions.is_some() == asks, "actions", seen, "`labels` are asked about true actions");
+        expect(self.holdout != 1, "holdout", "is 1".into(), "the probe would have no video to learn from; expected 0 (none) or at least 2");
         let seen = if self.decoder.is_some() { "has no `policy`" } else { "is missing" };
         expect(self.decoder.is_some() == self.policy.is_some(), "decoder", seen.into(), "a policy plays by its decoder");
         expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
@@ -124,14 +158,39 @@ impl EvaluateConfig {
         faults
     }
 
-    /// How many kinds of player there are beside the decoders.
-    pub fn baselines(&self) -> u64 {
-        1 + u64::from(self.game == Game::Maze)
+    /// Who plays that learnt nothing.
+    fn baselines<'a>(&self) -> impl Iterator<Item = Player<'a>> + use<'a> {
+        let expert = (self.game == Some(Game::Maze)).then_some(Player::Expert);
+        self.game.map(|_| Player::Random).into_iter().chain(expert)
+    }
+
+    /// How many episodes so many learnt players play, and all others.
+    pub fn all_episodes(&self, learnt: usize) -> u64 {
+        self.episodes * (self.baselines().count() + learnt) as u64
     }
 }
 
-/// Every player plays; the table says what they earned.
+/// Every player plays, the probe is asked; tables say what came of it.
 pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
+    let mut played = Played::default();
+    if let Some(game) = task.config.game {
+        let (learnt, package) = (learnt(task, place)?, Package::find(place.games)?);
+        for mut player in task.config.baselines().chain(learnt.iter().map(Player::Learnt)) {
+            let episodes = play(task, game, &mut player, &package, place)?;
+            played.extend(&player, episodes);
+        }
+    }
+    let evaluation = Evaluation { probe: probe(task, place)?, returns: task.config.game.map(|game| played.returns(game)) };
+    let sentence = evaluation.sentence();
+    place.progress.say(&sentence);
+    let mut file = place.store.new_file(&format!("{}/evaluation.json", place.folder))?;
+    write(&mut file, verdict_json(serde_json::json!({ "sentence": sentence }), &evaluation).as_bytes())?;
+    let files = [vec![file.finish(0)?], played.write(place)?, evaluation.write(place)?].concat();
+    Ok(Done { files, stats: [("episodes".to_owned(), played.len() as f64)].into(), ..Done::default() })
+}
+
+/// Who plays that learnt something.
+fn learnt(task: &EvaluateTask, place: &Workplace) -> Result<Vec<Learnt>, Error> {
     let (mut learnt, temperature) = (Vec::new(), task.config.temperature);
     if let Some(file) = &task.policy {
         let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&file.path)?)?.into();
@@ -142,19 +201,17 @@ pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
     if let Some(file) = &task.agent {
         learnt.push(Learnt::agent(file, place, temperature)?);
     }
-    let package = Package::find(place.games)?;
-    let mut played = Played::default();
-    let players = [Some(Player::Random), (task.config.game == Game::Maze).then_some(Player::Expert)];
-    for mut player in players.into_iter().flatten().chain(learnt.iter().map(Player::Learnt)) {
-        let episodes = play(task, &mut player, &package, place)?;
-        played.extend(&player, episodes);
+    Ok(learnt)
+}
+
+/// How much the labels tell of true actions.
+fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error> {
+    let EvaluateTask { labels, actions, seed, config, .. } = task;
+    if labels.is_empty() {
+        return Ok(None);
     }
-    let evaluation = played.evaluation(task.config.game);
-    place.progress.say(&evaluation.sentence());
-    let mut file = place.store.new_file(&format!("{}/evaluation.json", place.folder))?;
-    write(&mut file, verdict_json(serde_json::json!({ "sentence": evaluation.sentence() }), &evaluation).as_bytes())?;
-    let files = vec![file.finish(0)?, played.write(place)?];
-    Ok(Done { files, stats: [("episodes".to_owned(), played.len() as f64)].into(), ..Done::default() })
+    let known = Choice { labels, actions, most: KNOWN, draws: 1, holdout: config.holdout, seed: *seed }.draw(place)?;
+    Ok(Some(probe::probe(&known.draws[0], &known.asked, &known.asked_codes, *seed)?))
 }
 
 /// An episode that was played to its end.
@@ -166,12 +223,11 @@ struct Episode {
 }
 
 /// All episodes of one player.
-fn play(task: &EvaluateTask, player: &mut Player, package: &Package, place: &Workplace) -> Result<Vec<Episode>, Error> {
+fn play(task: &EvaluateTask, game: Game, player: &mut Player, package: &Package, place: &Workplace) -> Result<Vec<Episode>, Error> {
     let config = &task.config;
     let envs = config.envs.min(config.episodes as usize);
     let seed = batch::generator(task.seed, "evaluate", 0).random::<u32>() >> 1;
-    let procgen =
-        ProcgenConfig { game: config.game, mode: config.mode, levels: config.levels, seed, count: envs, threads: place.game_threads() };
+    let procgen = ProcgenConfig { game, mode: config.mode, levels: config.levels, seed, count: envs, threads: place.game_threads() };
     let mut game = Procgen::new(package, &procgen)?;
     let mut left: Vec<u64> = (0..envs as u64).map(|env| (config.episodes - env).div_ceil(envs as u64)).collect();
     let (mut statistics, mut episodes) = (EpisodeStatistics::new(envs), Vec::new());

@@ -19,6 +19,7 @@ pub mod evaluate;
 pub mod finetune;
 pub mod import_actions;
 pub mod import_dynamics;
+mod known;
 pub mod label;
 mod player;
 pub mod record;

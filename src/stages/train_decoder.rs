@@ -8,19 +8,17 @@
 //! answers was tried on maze: from 256 transitions the decoder then is right half as often and earns what random actions do; from 8,192 it
 //! earns as much as this one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::known::Choice;
 use super::{Done, Error, Workplace, write};
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::models::{DecoderConfig, LoadedDecoder};
 use crate::train::decoding::{Answers, Fit, Pairs, fit};
-
-mod known;
-
-use known::Known;
+use crate::train::probe::{guessing, score};
 
 /// Learns what true action a latent action stands for, from a few transitions where both are known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -127,8 +125,13 @@ impl TrainDecoderConfig {
 
 /// Trains and judges every decoder.
 pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
-    let known = Known::read(task, place)?;
-    let TrainDecoderConfig { hidden, steps, batch, learning_rate, label_smoothing, .. } = task.config.clone();
+    let TrainDecoderConfig { hidden, steps, batch, learning_rate, label_smoothing, draws, holdout, .. } = task.config.clone();
+    let most = task.config.transitions.iter().copied().max().unwrap_or(0);
+    let known = Choice { labels: &task.labels, actions: &task.actions, most, draws, holdout, seed: task.seed }.draw(place)?;
+    if known.count < most {
+        let file = task.actions.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Error::TooFewLabels { file, found: known.count, asked: most });
+    }
     let how = Fit { hidden: hidden.clone(), steps, batch, learning_rate, label_smoothing };
     let config = DecoderConfig { latent_dim: known.latent_dim, hidden, outputs: known.outputs };
     let (mut files, mut curve) = (Vec::new(), Curve::default());
@@ -161,16 +164,13 @@ struct Curve {
 
 impl Curve {
     fn add(&mut self, transitions: usize, draw: u64, decoder: &LoadedDecoder, asked: &Pairs) -> Result<f64, Error> {
-        let told = decoder.decode(&asked.latent_action)?;
-        let (accuracy, r2) = match &asked.action {
-            Answers::Discrete(right) => (Some(accuracy(&told, right)), None),
-            Answers::Continuous(right, axes) => (None, Some(r2(&told, right, *axes))),
-        };
+        let score = score(&decoder.decode(&asked.latent_action)?, &asked.action);
+        let discrete = matches!(asked.action, Answers::Discrete(_));
         self.transitions.push(transitions as u64);
         self.draw.push(draw);
-        self.accuracy.push(accuracy);
-        self.r2.push(r2);
-        Ok(accuracy.or(r2).unwrap_or(f64::NAN))
+        self.accuracy.push(discrete.then_some(score));
+        self.r2.push((!discrete).then_some(score));
+        Ok(score)
     }
 
     /// The curve in words: the mean over draws, for each number of transitions.
@@ -184,7 +184,7 @@ impl Curve {
         let whose = if held_out { "held-out" } else { "training" };
         let means: Vec<String> = means.into_iter().map(|(number, (sum, count))| format!("{:.3} from {number}", sum / count)).collect();
         let what = match &asked.action {
-            Answers::Discrete(right) => format!("right on {whose} transitions (the commonest action: {:.3})", commonest(right)),
+            right @ Answers::Discrete(_) => format!("right on {whose} transitions (the commonest action: {:.3})", guessing(right)),
             Answers::Continuous(..) => format!("R2 on {whose} transitions"),
         };
         format!("decoders are {what}: {}", means.join(", "))
@@ -199,30 +199,4 @@ impl Curve {
         ];
         Ok(write_table(place.store, &format!("{}/curve.parquet", place.folder), &columns)?)
     }
-}
-
-fn accuracy(told: &[f32], right: &[u32]) -> f64 {
-    let width = told.len() / right.len();
-    let best = |row: &[f32]| (0..width).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
-    told.chunks_exact(width).zip(right).filter(|(row, right)| best(row) == **right).count() as f64 / right.len() as f64
-}
-
-fn commonest(actions: &[u32]) -> f64 {
-    let mut counts: HashMap<u32, usize> = HashMap::new();
-    actions.iter().for_each(|action| *counts.entry(*action).or_default() += 1);
-    counts.into_values().max().unwrap_or(0) as f64 / actions.len() as f64
-}
-
-/// Share of the variance that is explained, the mean over axes; an axis that never changes does not count.
-fn r2(told: &[f32], right: &[f32], axes: usize) -> f64 {
-    let of_axis = |axis: usize| {
-        let column = |values: &[f32]| values.iter().skip(axis).step_by(axes).map(|v| f64::from(*v)).collect::<Vec<_>>();
-        let (told, right) = (column(told), column(right));
-        let mean = right.iter().sum::<f64>() / right.len() as f64;
-        let all: f64 = right.iter().map(|v| (v - mean).powi(2)).sum();
-        let off: f64 = told.iter().zip(&right).map(|(told, right)| (told - right).powi(2)).sum();
-        (all > 0.0).then(|| 1.0 - off / all)
-    };
-    let known: Vec<f64> = (0..axes).filter_map(of_axis).collect();
-    known.iter().sum::<f64>() / known.len().max(1) as f64
 }

@@ -76,7 +76,6 @@ mod probe;
 mod settings;
 mod verdict;
 
-pub use probe::Probe;
 use probe::TrueActions;
 pub use settings::{Refresh, SupervisionConfig, TrainDynamicsConfig};
 pub use verdict::Verdict;

@@ -129,7 +129,7 @@ def table(rows):
         print(
             f"| {game} | {recipe} | {cpu:.1f} | {len(group)} | {statistics.mean(row['steps'] for row in group):.0f} "
             f"| {several(lambda v: v['fdm_error'] / v['copy_error'])} | {several(lambda v: v['information_used'])} "
-            f"| {mean(lambda v: v['probe']['linear']):.3f}, {several(lambda v: v['probe']['mlp'])} | {mean(lambda v: v['probe']['commonest']):.3f} "
+            f"| {mean(lambda v: v['probe']['linear']):.3f}, {several(lambda v: v['probe']['mlp'])} | {mean(lambda v: v['probe']['guessing']):.3f} "
             f"| {others[0]} | {others[1]} "
             f"| {min(min(v['perplexity']) for v in verdicts):.0f} | {min(min(v['codes_used']) for v in verdicts)} of {verdicts[0]['entries']} |"
         )

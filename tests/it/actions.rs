@@ -32,13 +32,13 @@ fn a_verdict_says_what_latents_tell_of_true_actions() {
     project.run(&[]).good();
     let probe = verdict(&project)["probe"].clone();
     let number = |name: &str| probe[name].as_f64().unwrap_or_else(|| panic!("{name} in {probe}"));
-    assert!(number("windows") > 20.0 && number("commonest") > 0.2, "{probe}");
+    assert!(number("transitions") > 20.0 && number("guessing") > 0.2, "{probe}");
     for share in ["linear", "mlp"] {
         assert!((0.0..=1.0).contains(&number(share)), "{probe}");
     }
     assert!(number("mutual_information") <= number("action_entropy") + 1e-9, "{probe}");
     let told: u64 = probe["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).filter_map(|n| n.as_u64()).sum();
-    assert_eq!(Some(told), probe["windows"].as_u64());
+    assert_eq!(Some(told), probe["transitions"].as_u64());
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
 }
 
@@ -162,6 +162,44 @@ fn decoders_learn_from_a_few_true_actions_alone() {
     assert!(said.code == 1 && said.stderr.contains("100000 are asked for"), "{said:#?}");
 }
 
+const ASKED: &str = "  asked: { evaluate: { labels: labels, actions: actions, holdout: 3 } }\n";
+
+#[test]
+fn labels_are_asked_about_true_actions_without_a_game() {
+    let project = project(9, "actions.parquet", "");
+    let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + ASKED;
+    fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
+    project.run(&[]).good();
+    let told = project.query("SELECT * FROM asked")[0].clone();
+    let number = |name: &str| told[name].as_f64().unwrap_or_else(|| panic!("{name} in {told}"));
+    let of = "FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index";
+    let videos = project.query(&format!("SELECT DISTINCT labels.video AS video {of} ORDER BY video"));
+    let held_out = videos.as_array().unwrap().iter().step_by(3).map(|row| format!("'{}'", row["video"].as_str().unwrap()));
+    let held_out = held_out.collect::<Vec<_>>().join(", ");
+    let counts =
+        project.query(&format!("SELECT actions.action, count(*) AS n {of} WHERE labels.video IN ({held_out}) GROUP BY actions.action"));
+    let counts: Vec<f64> = counts.as_array().unwrap().iter().map(|row| row["n"].as_f64().unwrap()).collect();
+    let all: f64 = counts.iter().sum();
+    let entropy: f64 = counts.iter().map(|n| -n / all * (n / all).log2()).sum();
+    assert_eq!(number("transitions"), all);
+    assert!((number("guessing") - counts.iter().copied().fold(0.0, f64::max) / all).abs() < 1e-9, "{told} {counts:?}");
+    assert!((number("action_entropy") - entropy).abs() < 1e-9 && number("mutual_information") <= entropy, "{told} {entropy}");
+    assert!((0.0..=1.0).contains(&number("linear")) && (0.0..=1.0).contains(&number("mlp")), "{told}");
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+
+    for (wrong, fault) in [
+        ("{ labels: labels }", "asked.evaluate.actions: is missing"),
+        ("{ actions: actions }", "asked.evaluate.actions: has no `labels`"),
+        ("{ labels: labels, actions: actions, game: maze }", "asked.evaluate.game: is maze"),
+        ("{ labels: labels, actions: actions, holdout: 1 }", "asked.evaluate.holdout: is 1"),
+        ("{}", "asked.evaluate.policy: is missing"),
+    ] {
+        fs::write(project.path("pipeline.yaml"), yaml.replace("{ labels: labels, actions: actions, holdout: 3 }", wrong)).unwrap();
+        let said = project.run(&[]);
+        assert!(said.code == 1 && said.stderr.contains(fault), "{wrong}: {said:#?}");
+    }
+}
+
 #[test]
 fn continuous_actions_are_decoded_too() {
     let project = project(9, "actions.parquet", "");
@@ -174,9 +212,12 @@ fn continuous_actions_are_decoded_too() {
     let rows: Vec<String> = csv(&project).iter().map(turned).collect();
     fs::write(project.path("actions.csv"), format!("video,frame_index,action_0,action_1\n{}\n", rows.join("\n"))).unwrap();
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
-    let yaml = yaml.replace("actions.parquet", "actions.csv").replace(", actions: actions", "") + DECODER;
+    let yaml = yaml.replace("actions.parquet", "actions.csv") + DECODER + ASKED;
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
-    project.run(&[]).good();
+    project.run(&["--refresh", "model"]).good();
+    assert!(verdict(&project)["probe"]["linear"].is_number() && verdict(&project)["probe"]["mutual_information"].is_null());
+    let asked = project.query("SELECT * FROM asked")[0].clone();
+    assert!(asked["linear"].is_number() && asked["guessing"] == 0.0 && asked["mutual_information"].is_null(), "{asked}");
     let curve = project.query("SELECT accuracy, r2 FROM decoder");
     assert!(curve.as_array().unwrap().iter().all(|row| row["r2"].is_number() && row["accuracy"].is_null()), "{curve}");
 }

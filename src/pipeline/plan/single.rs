@@ -90,22 +90,25 @@ impl Planner<'_> {
 
     /// One task: all decoders play the same levels.
     pub(super) fn evaluate(&self, mut plan: StagePlan, config: &EvaluateConfig, known: &Known) -> StagePlan {
-        let [policy, decoder, agent] =
-            [&config.policy, &config.decoder, &config.agent].map(|name| name.as_ref().map(|name| &self.plans[name]));
+        let EvaluateConfig { policy, decoder, agent, labels, actions, .. } = config;
+        let of = [policy, decoder, agent, labels, actions].map(|name| name.as_ref().map(|name| &self.plans[name]));
+        let [policy, decoder, agent, labels, actions] = of;
         let task = EvaluateTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
             policy: policy.map(StagePlan::weights),
             decoders: decoder.map(|decoder| decoder.files(".safetensors")).unwrap_or_default(),
             agent: agent.map(StagePlan::weights),
+            labels: labels.map(|labels| labels.files("labels.parquet")).unwrap_or_default(),
+            actions: actions.map(StagePlan::action_files).unwrap_or_default(),
         };
         let fields = of_evaluate(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for([("policy", policy), ("decoders", decoder), ("agent", agent)]) {
+        if plan.waits_for(["policy", "decoders", "agent", "labels", "true actions"].into_iter().zip(of)) {
             return plan;
         }
-        let units = config.episodes * (config.baselines() + task.decoders.len() as u64 + u64::from(task.agent.is_some()));
-        let inputs = [policy, decoder, agent].into_iter().flatten().flat_map(|plan| plan.order.clone()).collect();
+        let units = config.all_episodes(task.decoders.len() + usize::from(task.agent.is_some()));
+        let inputs = of.into_iter().flatten().flat_map(|plan| plan.order.clone()).collect();
         plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(task), known);
         plan
     }
@@ -155,7 +158,7 @@ impl StagePlan {
     }
 
     /// Whether the stage's one task is not known yet, since an input is still to be made.
-    fn waits_for<const N: usize>(&mut self, inputs: [(&str, Option<&StagePlan>); N]) -> bool {
+    fn waits_for<'a>(&mut self, inputs: impl IntoIterator<Item = (&'a str, Option<&'a StagePlan>)>) -> bool {
         let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.is_some_and(|plan| plan.new > 0)) else { return false };
         self.new = 1;
         self.why.insert(format!("new {name}"), 1);

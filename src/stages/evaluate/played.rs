@@ -7,6 +7,7 @@ use crate::dataset::{Column, FileInfo, write_table};
 use crate::envs::{End, Game, Returns};
 use crate::stages::player::Player;
 use crate::stages::{Error, Workplace};
+use crate::train::probe::Probe;
 
 /// Every episode of every player, row by row.
 #[derive(Default)]
@@ -46,7 +47,11 @@ impl Played {
         }
     }
 
-    pub(super) fn write(&self, place: &Workplace) -> Result<FileInfo, Error> {
+    /// A row for every episode; no file if there was none.
+    pub(super) fn write(&self, place: &Workplace) -> Result<Vec<FileInfo>, Error> {
+        if self.player.is_empty() {
+            return Ok(vec![]);
+        }
         let counts = |values: &[Option<u64>]| Column::F64(values.iter().map(|value| value.map(|value| value as f64)).collect());
         let ends = self.end.iter().map(|end| if *end == End::Truncated { "truncated" } else { "done" }.to_owned());
         let columns = [
@@ -58,10 +63,11 @@ impl Played {
             ("length", Column::U64(self.length.clone())),
             ("end", Column::Text(ends.collect())),
         ];
-        Ok(write_table(place.store, &format!("{}/episodes.parquet", place.folder), &columns)?)
+        Ok(vec![write_table(place.store, &format!("{}/episodes.parquet", place.folder), &columns)?])
     }
 
-    pub(super) fn evaluation(&self, game: Game) -> Evaluation {
+    /// The means, player by player.
+    pub(super) fn returns(&self, game: Game) -> Earned {
         let returns = game.returns();
         let mut rows: Vec<Row> = Vec::new();
         let mut at = 0;
@@ -71,7 +77,7 @@ impl Played {
             rows.push(Row::new(&self.player[at], self.transitions[at], &self.episode_return[at..end], returns));
             at = end;
         }
-        Evaluation { game, rows, published: Published::from(returns) }
+        Earned { game, rows, published: Published::from(returns) }
     }
 }
 
@@ -119,16 +125,16 @@ impl From<Returns> for Published {
     }
 }
 
-/// The table.
+/// What was earned in a game.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Evaluation {
+pub(super) struct Earned {
     game: Game,
     rows: Vec<Row>,
     published: Published,
 }
 
-impl Evaluation {
-    pub(super) fn sentence(&self) -> String {
+impl Earned {
+    fn sentence(&self) -> String {
         let row = |row: &Row| {
             let who = row.transitions.map_or(row.player.clone(), |transitions| format!("{transitions} transitions"));
             format!("{who} {:.2} (±{:.2})", row.mean_return, row.standard_error)
@@ -137,6 +143,36 @@ impl Evaluation {
         let Published { random, expert, offline_256, offline_8192 } = self.published;
         let published = format!("random {random:.2}, expert {expert:.2}, 256 transitions {offline_256:.2}, 8192 {offline_8192:.2}");
         format!("mean return in {}: {}; published: {published}", self.game, rows.join(", "))
+    }
+}
+
+/// All that was found out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Evaluation {
+    #[serde(flatten)]
+    pub returns: Option<Earned>,
+    pub probe: Option<Probe>,
+}
+
+impl Evaluation {
+    pub(super) fn sentence(&self) -> String {
+        let told = [self.returns.as_ref().map(Earned::sentence), self.probe.as_ref().map(Probe::sentence)];
+        told.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+
+    /// The probe's row; no file if it was not asked.
+    pub(super) fn write(&self, place: &Workplace) -> Result<Vec<FileInfo>, Error> {
+        let Some(probe) = &self.probe else { return Ok(vec![]) };
+        let number = |value: Option<f64>| Column::F64(vec![value]);
+        let columns = [
+            ("transitions", Column::U64(vec![probe.transitions as u64])),
+            ("guessing", number(Some(probe.guessing))),
+            ("linear", number(Some(probe.linear))),
+            ("mlp", number(Some(probe.mlp))),
+            ("mutual_information", number(probe.mutual_information)),
+            ("action_entropy", number(probe.action_entropy)),
+        ];
+        Ok(vec![write_table(place.store, &format!("{}/probe.parquet", place.folder), &columns)?])
     }
 }
 
@@ -161,7 +197,7 @@ mod tests {
                 played.end.push(End::Done);
             }
         }
-        let evaluation = played.evaluation(Game::Maze);
+        let evaluation = played.returns(Game::Maze);
         assert_eq!(evaluation.rows.len(), 2);
         assert_eq!(evaluation.rows[1], row(Some(64), &[10.0, 10.0, 0.0, 10.0]));
         assert!((evaluation.rows[1].standard_error - 2.5).abs() < 1e-12);

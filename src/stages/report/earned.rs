@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::numbers::{Numbers, shown, table};
 use super::page::{Section, escape, figure, halves, legend, paragraph};
-use super::plots::{Axes, BLUE, Bar, GREY, Line, ORANGE, bars, css, lines};
+use super::plots::{Axes, BLUE, Bar, GREY, Line, ORANGE, RGBColor, bars, css, lines};
 use super::{Inputs, Source};
 use crate::dataset::{Column, read_table};
 use crate::stages::Error;
@@ -17,7 +17,8 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     }
     if let Some(source) = inputs.of("evaluation") {
         let evaluation = evaluation(inputs, source)?;
-        html += &evaluation["sentence"].as_str().map(|sentence| paragraph(&format!("In the end, the {sentence}."))).unwrap_or_default();
+        html += &evaluation["sentence"].as_str().map(|sentence| paragraph(&format!("In the end: {sentence}."))).unwrap_or_default();
+        figures.extend(probed(inputs, source)?);
         figures.extend(returns(inputs, source, &evaluation)?);
     }
     Ok((!figures.is_empty()).then(|| Section::new("Policy", html + &halves(&figures))))
@@ -66,6 +67,25 @@ fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let chart = lines(&Axes::powers("transitions with a true action", label).wide(), &[line])?;
     let caption = format!("Decoding held-out true actions: {label}, its mean over draws (line) and every draw (pale)");
     Ok(Some(figure(&chart, &caption, &[numbers, every])))
+}
+
+/// What a probe made of held-out latent actions, beside guessing.
+fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
+    const TOLD: [(&str, &str, RGBColor); 3] =
+        [("guessing", "guessing", GREY), ("linear", "a linear probe", BLUE), ("mlp", "hidden layers", BLUE)];
+    let Some(path) = source.paths("probe.parquet").pop() else { return Ok(None) };
+    let probe = read_table(inputs.place.store, &path)?;
+    let value = |name: &str| probe.numbers(name).and_then(|values| values.first().copied().flatten());
+    let discrete = value("action_entropy").is_some();
+    let columns = ["transitions", "guessing", "linear", "mlp", "mutual_information", "action_entropy"];
+    let numbers = Numbers::new(
+        format!("SELECT {} FROM {}", columns.join(", "), table(source, "probe")),
+        columns.map(|name| (name, if name == "transitions" { whole(&[value(name)]) } else { Column::F64(vec![value(name)]) })),
+    );
+    let bar = |(name, label, colour): (&str, &str, RGBColor)| Some(Bar::new(label.into(), value(name)?, colour));
+    let (measure, what) = if discrete { ("accuracy", "share told right") } else { ("R2", "R2") };
+    let chart = bars(&Axes::new("who is asked", measure).wide(), &TOLD.into_iter().filter_map(bar).collect::<Vec<_>>())?;
+    Ok(Some(figure(&chart, &format!("True actions told from held-out latent actions: {what}"), &[numbers])))
 }
 
 /// Counts, none of which is missing.

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::probe::{Probe, probe};
-use super::{Data, TrainDynamicsTask, as_batch};
+use super::{Data, TrainDynamicsTask, as_batch, probe};
 use crate::dataset::WindowIndex;
 use crate::stages::Error;
 use crate::stages::training::verdict_json;
+use crate::train::probe::{Probe, entropy};
 use crate::train::{DynamicsTrainer, batch};
 
 /// How many windows a probe learns from, for each that it is asked about.
@@ -73,7 +73,7 @@ pub(super) fn judge(
         None => None,
         Some(actions) => {
             let training = latents(trainer, task, data, most * KNOWN)?;
-            probe(actions, config, &data.shards, (&data.training, &training), (&data.held_out, &held_out), task.seed)?
+            probe::judge(actions, config, &data.shards, (&data.training, &training), (&data.held_out, &held_out), task.seed)?
         }
     };
     let books = if quantise { config.vq.codebooks } else { 0 };
@@ -132,13 +132,6 @@ fn latents(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data,
     Ok(Latents { windows, latent_action })
 }
 
-/// The entropy of what was counted, in bits.
-pub(super) fn entropy(counts: &[u64]) -> f64 {
-    let total = counts.iter().sum::<u64>().max(1) as f64;
-    let shares = counts.iter().filter(|n| **n > 0).map(|n| *n as f64 / total);
-    -shares.map(|p| p * p.log2()).sum::<f64>()
-}
-
 impl Verdict {
     /// The verdict in words.
     pub fn sentence(&self) -> String {
@@ -147,7 +140,10 @@ impl Verdict {
             none if none.is_empty() => "codes are not in use yet".to_owned(),
             used => format!("codes in use: {used} of {}", self.entries),
         };
-        let told = |probe: &Probe| format!("; a probe tells {:.2} of true actions, guessing {:.2}", probe.mlp, probe.commonest);
+        let told = |probe: &Probe| match probe.action_entropy {
+            Some(_) => format!("; a probe tells {:.2} of true actions, guessing {:.2}", probe.mlp, probe.guessing),
+            None => format!("; a probe of the true action has R2 {:.2}", probe.mlp),
+        };
         format!(
             "on {} {whose} windows the world model's error is {:.2}x copying the last frame; {}; {}{}",
             self.windows,
@@ -186,8 +182,8 @@ impl Verdict {
             row.extend([(format!("codes_used_{book}"), *used as f64), (format!("held_out_perplexity_{book}"), *perplexity)]);
         }
         if let Some(probe) = &self.probe {
-            let told = [("probe_linear", probe.linear), ("probe_mlp", probe.mlp), ("mutual_information", probe.mutual_information)];
-            row.extend(told.map(|(name, value)| (name.to_owned(), value)));
+            row.extend([("probe_linear".to_owned(), probe.linear), ("probe_mlp".to_owned(), probe.mlp)]);
+            row.extend(probe.mutual_information.map(|bits| ("mutual_information".to_owned(), bits)));
         }
         row.into_iter().map(|(name, value)| (name, value as f32)).collect()
     }
@@ -210,13 +206,6 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn four_equally_frequent_codes_have_two_bits() {
-        assert!((entropy(&[5, 5, 5, 5, 0]) - 2.0).abs() < 1e-12);
-        assert!(entropy(&[7, 0, 0]).abs() < 1e-12);
-        assert!(entropy(&[]).abs() < 1e-12);
-    }
 
     #[test]
     fn the_verdict_says_when_latents_carry_nothing() {
