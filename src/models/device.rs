@@ -52,6 +52,15 @@ impl Device {
         }
     }
 
+    /// Runs what calls the networks many times: on a CPU, on a thread of the pool, so that it takes part in the work and is not woken for
+    /// every layer.
+    pub fn run<R: Send>(self, work: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Device::Cpu => rayon::scope(|_| work()),
+            Device::Cuda(_) => work(),
+        }
+    }
+
     /// The first GPU if this build and this machine have one, else the CPU.
     pub fn auto() -> Device {
         let gpu = Device::Cuda(0);

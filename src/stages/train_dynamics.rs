@@ -59,7 +59,6 @@
 //! for 200 steps.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -68,6 +67,7 @@ use serde::{Deserialize, Serialize};
 use super::training::resume;
 use super::{Done, Error, Workplace, write};
 use crate::dataset::{FileInfo, Shards, WindowIndex};
+use crate::train::ahead::Ahead;
 use crate::train::metrics::Metrics;
 use crate::train::{Batch, DynamicsTrainer, OptimConfig, Supervision, dynamics_trainer};
 use crate::train::{batch, checkpoint};
@@ -85,8 +85,6 @@ use verdict::judge;
 pub const VERSION: u32 = 5;
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
-/// Batches that lie ready before they are needed.
-const AHEAD: usize = 2;
 /// Most windows the verdict is based on, and most that a judgement on the way takes.
 const VERDICT_WINDOWS: usize = 2048;
 const GLANCE_WINDOWS: usize = 512;
@@ -183,6 +181,13 @@ impl Data {
         Ok(labelled)
     }
 
+    /// The windows of a step whose true actions teach the model, and these.
+    fn labelled(&self, task: &TrainDynamicsTask, step: u64) -> (Vec<usize>, Vec<u32>) {
+        let count = task.config.supervision.as_ref().map_or(0, |supervision| supervision.batch);
+        let mut rng = batch::generator(task.seed, "supervised", step);
+        (0..count).map(|_| self.labelled[rng.random_range(0..self.labelled.len())]).unzip()
+    }
+
     fn supervision(&self, task: &TrainDynamicsTask) -> Option<Supervision> {
         let weight = task.config.supervision.as_ref()?.weight;
         let most = self.labelled.iter().map(|(_, action)| *action).max()?;
@@ -201,18 +206,26 @@ fn train(
 ) -> Result<f64, Error> {
     let config = &task.config;
     let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
-    let draws = batch::Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
+    let mut draws = batch::Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
     let (began, mut waited) = (Instant::now(), Duration::ZERO);
     std::thread::scope(|scope| {
-        let (send, batches) = sync_channel(AHEAD);
-        scope.spawn(move || draw_ahead(draws, data, task, first, &send));
+        let copy = move |(windows, actions): (Vec<usize>, Vec<u32>)| {
+            let mut frames = Vec::new();
+            batch::gather(&data.shards, &data.training, &windows, &mut frames).map(|()| (frames, actions))
+        };
+        let mut supervised = first..;
+        let decide = || {
+            let (labelled, actions) = data.labelled(task, supervised.next().unwrap_or(0));
+            ([draws.next(config.batch), labelled].concat(), actions)
+        };
+        let mut batches = Ahead::start(scope, decide, copy);
         for step in first..config.steps {
             let asked = Instant::now();
-            let (frames, actions) = batches.recv().expect("batches are drawn for as long as they are received")?;
+            let (frames, actions) = batches.wait()?;
             waited += asked.elapsed();
             let pace = config.pace(step);
             let batch = Batch { actions: &actions, ..as_batch(&frames, config.batch + actions.len(), task) };
-            let out = trainer.step(&batch, pace)?;
+            let out = place.device.run(|| trainer.step(&batch, pace))?;
             let glance = is_glance(step + 1, config.steps);
             if step % LOG_EVERY == 0 || step + 1 == config.steps || glance {
                 place.progress.note(&format!("fdm {:.3}x copying, perplexity {:.0?}", out.relative_loss, out.perplexity));
@@ -236,26 +249,6 @@ fn train(
 /// Whether a training is judged after so many of its steps: at a half of them, a quarter, and so on.
 fn is_glance(taken: u64, steps: u64) -> bool {
     taken >= FIRST_GLANCE && (1..u64::BITS).any(|halvings| steps >> halvings == taken)
-}
-
-/// The frames of a batch, and the true actions of its last windows.
-type Drawn = Result<(Vec<u8>, Vec<u32>), crate::dataset::Error>;
-
-/// Copies batches out of the shards, ahead of the networks, until nobody receives them.
-fn draw_ahead(mut draws: batch::Draws, data: &Data, task: &TrainDynamicsTask, first: u64, send: &SyncSender<Drawn>) {
-    let supervised = task.config.supervision.as_ref().map_or(0, |supervision| supervision.batch);
-    for step in first.. {
-        let mut rng = batch::generator(task.seed, "supervised", step);
-        let labelled: Vec<_> = (0..supervised).map(|_| data.labelled[rng.random_range(0..data.labelled.len())]).collect();
-        let mut windows = draws.next(task.config.batch);
-        windows.extend(labelled.iter().map(|(window, _)| window));
-        let mut frames = Vec::new();
-        let gathered = batch::gather(&data.shards, &data.training, &windows, &mut frames);
-        let actions = labelled.into_iter().map(|(_, action)| action).collect();
-        if send.send(gathered.map(|()| (frames, actions))).is_err() {
-            return;
-        }
-    }
 }
 
 fn as_batch<'a>(frames: &'a [u8], windows: usize, task: &TrainDynamicsTask) -> Batch<'a> {

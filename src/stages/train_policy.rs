@@ -5,7 +5,6 @@
 //! takes part: frames come from the shards, latent actions from the labels. Every `holdout`-th video is kept from training and judges it.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -16,6 +15,7 @@ use super::training::{resume, verdict_json};
 use super::{Done, Error, Workplace, write};
 use crate::dataset::FileInfo;
 use crate::models::{PolicyConfig, Precision, Preset};
+use crate::train::ahead::Ahead;
 use crate::train::batch::Draws;
 use crate::train::metrics::Metrics;
 use crate::train::schedule::Schedule;
@@ -77,8 +77,6 @@ fn default_holdout() -> usize {
 pub const VERSION: u32 = 1;
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
-/// Batches that lie ready before they are needed.
-const AHEAD: usize = 2;
 /// The gradients' norm is not limited here, as in the published code.
 const UNLIMITED: f64 = 1e9;
 
@@ -189,14 +187,15 @@ fn train(
 ) -> Result<(), Error> {
     let (config, schedule) = (&task.config, task.config.schedule());
     let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
-    let draws = Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
+    let mut draws = Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
     std::thread::scope(|scope| {
-        let (send, batches) = sync_channel(AHEAD);
-        scope.spawn(move || draw_ahead(draws, data, config.batch, &send));
+        let copy = move |drawn: Vec<usize>| data.gather(drawn.into_iter().map(|i| data.training[i]));
+        let mut batches = Ahead::start(scope, || draws.next(config.batch), copy);
         for step in first..config.steps {
-            let (frames, latent_action) = batches.recv().expect("batches are drawn for as long as they are received")?;
+            let (frames, latent_action) = batches.wait()?;
             let learning_rate = schedule.at(step);
-            let out = trainer.step(Shown { frames: &frames, latent_action: &latent_action }, learning_rate)?;
+            let shown = Shown { frames: &frames, latent_action: &latent_action };
+            let out = place.device.run(|| trainer.step(shown, learning_rate))?;
             if step % LOG_EVERY == 0 || step + 1 == config.steps {
                 place.progress.note(&format!("error {:.4}", out.loss));
                 let row = [("learning_rate", learning_rate as f32), ("loss", out.loss), ("grad_norm", out.grad_norm)];
@@ -210,17 +209,4 @@ fn train(
         }
         Ok(())
     })
-}
-
-/// Frames and the latent actions after them.
-type Drawn = Result<(Vec<u8>, Vec<f32>), crate::dataset::Error>;
-
-/// Copies batches ahead of the network, until nobody receives them.
-fn draw_ahead(mut draws: Draws, data: &Data, batch: usize, send: &SyncSender<Drawn>) {
-    loop {
-        let places = draws.next(batch);
-        if send.send(data.gather(places.into_iter().map(|i| data.training[i]))).is_err() {
-            return;
-        }
-    }
 }
