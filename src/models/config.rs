@@ -128,7 +128,8 @@ impl DynamicsConfig {
     /// The published networks and behaviour: features are flattened, the action is tiled, frames are predicted, codes are used from the
     /// first step, their averages start at zero, dead ones stay dead.
     pub fn reference(self) -> Self {
-        let vq = VqConfig { warmup: 0.0, start: CodebookStart::Uniform, ema_start: EmaStart::Zero, revive_after: 0, ..self.vq };
+        let warmup = if self.vq.quantises() { 0.0 } else { 1.0 };
+        let vq = VqConfig { warmup, start: CodebookStart::Uniform, ema_start: EmaStart::Zero, revive_after: 0, ..self.vq };
         DynamicsConfig { vq, idm_head: IdmHead::Flatten, fdm_action: FdmAction::Tile, fdm_bottom: 1, predict: Predict::Frame, ..self }
     }
 

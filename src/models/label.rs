@@ -112,13 +112,13 @@ impl<B: NetBackend> Networks<B> {
         if !want.codes && !want.fdm_error {
             return Ok(labelled);
         }
-        let quantised = self.idm.vq.forward(latent_action);
+        let (latent_action_q, codes) = self.idm.vq.bottleneck(latent_action);
         if want.codes {
-            let codes = host_codes(quantised.codes)?;
+            let codes = host_codes(codes)?;
             labelled.latent_code.extend(&codes[..count * self.config.codes()]);
         }
         if want.fdm_error {
-            let predicted = self.fdm.forward(&windows, quantised.latent_action_q, &mut Mode::Folded);
+            let predicted = self.fdm.forward(&windows, latent_action_q, &mut Mode::Folded);
             let off = predicted - next;
             append(&mut labelled.fdm_error, mean_per_window(off.clone() * off).unsqueeze_dim(1), count)?;
         }

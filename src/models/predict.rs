@@ -64,7 +64,7 @@ impl<B: NetBackend> Network<B> {
         let frames = upload::<B>(&windows.collect::<Vec<u8>>(), frame_shape(&self.config), &self.device);
         let dim = self.config.latent_dim();
         let latent_action = TensorData::new(latent_action.to_vec(), [latent_action.len() / dim, dim]);
-        let quantised = self.vq.forward(Tensor::from_data(latent_action, &self.device)).latent_action_q;
+        let (quantised, _) = self.vq.bottleneck(Tensor::from_data(latent_action, &self.device));
         let predicted = self.fdm.forward(&Windows::stack(frames, known + 1), quantised, &mut Mode::Folded);
         to_host(predicted.permute([0, 2, 3, 1]))
     }

@@ -61,6 +61,21 @@ impl<B: NetBackend> Quantizer<B> {
         Quantizer { embedding, ema_count: init.state([config.codebooks, config.entries], count), ema_weight, config: config.clone() }
     }
 
+    /// What a trained model's FDM reads of latent actions, and their codes: these as they are, and 0, where it never quantises.
+    ///
+    /// # Shapes
+    /// - `latent_action`: `[batch, codebooks * dim * positions]`
+    /// - output: the same; `[batch, codebooks, positions]`
+    pub fn bottleneck(&self, latent_action: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 3, Int>) {
+        if self.config.quantises() {
+            let Quantised { latent_action_q, codes, .. } = self.forward(latent_action);
+            return (latent_action_q, codes);
+        }
+        let shape = [latent_action.dims()[0], self.config.codebooks, self.config.positions];
+        let codes = Tensor::zeros(shape, &latent_action.device());
+        (latent_action, codes)
+    }
+
     /// Replaces each row by its nearest code.
     ///
     /// # Shapes

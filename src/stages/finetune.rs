@@ -104,7 +104,7 @@ where
         let rollout = ppo.play(update)?;
         let (advantages, returns) = advantages(&rollout, config);
         let begun = Instant::now();
-        let mut row = ppo.learner.improve(update, &rollout, &advantages, &returns)?;
+        let mut row = place.device.run(|| ppo.learner.improve(update, &rollout, &advantages, &returns))?;
         ppo.took("seconds_improving", begun);
         ppo.teach(update, done, &rollout)?;
 

@@ -121,7 +121,7 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
     let waited = train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
-    let verdict = judge(trainer.as_ref(), task, &data, VERDICT_WINDOWS, true)?;
+    let verdict = judge(trainer.as_ref(), task, &data, VERDICT_WINDOWS, config.vq.quantises())?;
     metrics.log(task.config.steps.saturating_sub(1), verdict.row());
     place.progress.say(&verdict.sentence());
     let file = |name: &str| format!("{}/{name}", place.folder);

@@ -91,3 +91,26 @@ fn copies_of_one_video_are_all_labelled() {
     project.run(&[]).good();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 5);
 }
+
+/// What the FDM makes of latent actions is the same in training and in labelling, with codes and without.
+#[test]
+fn a_model_without_codes_labels_all_the_same() {
+    for (vq, used) in [("vq: { warmup: 0 }", 2), ("vq: { warmup: 1 }", 0)] {
+        let project = Project::new(9);
+        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("holdout: 3", &format!("holdout: 3, {vq}"))).unwrap();
+        project.run(&["--set", "steps=30"]).good();
+        let verdict: serde_json::Value = serde_json::from_slice(&project.files("model", "verdict.json")[0]).unwrap();
+        assert_eq!(verdict["codes_used"].as_array().unwrap().len(), used, "{verdict}");
+        let videos = project.query("SELECT video, avg(fdm_error) AS error, count(*) AS n FROM labels GROUP BY video ORDER BY video");
+        let held_out = videos.as_array().unwrap().iter().step_by(3);
+        let (sum, count) = held_out.fold((0.0, 0.0), |(sum, count), row| {
+            let n = row["n"].as_f64().unwrap();
+            (sum + n * row["error"].as_f64().unwrap(), count + n)
+        });
+        assert_eq!(verdict["windows"].as_f64(), Some(count), "{vq}");
+        let error = verdict["fdm_error"].as_f64().unwrap();
+        assert!((sum / count / error - 1.0).abs() < 1e-3, "{vq}: {} in labels, {error} in the verdict", sum / count);
+        let codes = project.query("SELECT DISTINCT array_to_string(latent_code, '-') AS codes FROM labels");
+        assert_eq!(codes.as_array().unwrap().len() == 1, used == 0, "{codes}");
+    }
+}

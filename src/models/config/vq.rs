@@ -20,7 +20,8 @@ pub struct VqConfig {
     pub entries: usize,
     /// Weight of the loss that pulls latent actions to their code. Default 0.05.
     pub commitment: f64,
-    /// Share of the training, in \[0, 1), before latent actions are quantised. Default 0.3.
+    /// Share of the training, in \[0, 1\], before latent actions are quantised. Default 0.3; 1: they never are, every code is 0, and nothing but
+    /// its length narrows a latent action (the paper's ablation without VQ).
     // Differs from the paper (0): at first the FDM learns to use latent actions that hold still; a code of 64 moving ones is noise to it.
     pub warmup: f64,
     /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.99 (paper: 0.999).
@@ -51,12 +52,17 @@ impl Default for VqConfig {
 }
 
 impl VqConfig {
+    /// Whether a trained model quantises at all.
+    pub fn quantises(&self) -> bool {
+        self.warmup < 1.0
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         positive("vq.codebooks", self.codebooks)?;
         positive("vq.positions", self.positions)?;
         positive("vq.dim", self.dim)?;
         check("vq.entries", self.entries, (2..=65536).contains(&self.entries), "2 to 65536")?;
-        check("vq.warmup", self.warmup, (0.0..1.0).contains(&self.warmup), "a number in [0, 1)")?;
+        check("vq.warmup", self.warmup, (0.0..=1.0).contains(&self.warmup), "a number in [0, 1]")?;
         check("vq.decay", self.decay, (0.0..1.0).contains(&self.decay), "a number in [0, 1)")?;
         check("vq.commitment", self.commitment, self.commitment >= 0.0, "a number of at least 0")
     }

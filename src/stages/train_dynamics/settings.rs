@@ -160,7 +160,7 @@ impl TrainDynamicsConfig {
         let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.1) };
         let peak = self.learning_rate.unwrap_or(peak);
         let at = |peak| Schedule::warmup_then_linear(peak, self.warmup_steps, self.steps).at(step);
-        let quantise = self.reference || step >= (self.vq.warmup * self.steps as f64) as u64;
+        let quantise = self.vq.quantises() && (self.reference || step >= (self.vq.warmup * self.steps as f64) as u64);
         Pace { learning_rate: at(peak), idm_learning_rate: at(self.idm_learning_rate.unwrap_or(share * peak)), quantise }
     }
 

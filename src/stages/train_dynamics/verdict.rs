@@ -137,7 +137,7 @@ impl Verdict {
     pub fn sentence(&self) -> String {
         let whose = if self.held_out { "held-out" } else { "training" };
         let codes = match self.codes_used.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ") {
-            none if none.is_empty() => "codes are not in use yet".to_owned(),
+            none if none.is_empty() => "codes are not in use".to_owned(),
             used => format!("codes in use: {used} of {}", self.entries),
         };
         let told = |probe: &Probe| match probe.action_entropy {
