@@ -1,0 +1,104 @@
+//! How a policy is evaluated: what a pipeline says, its defaults, what is wrong with it, and who plays beside it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::envs::{Game, Levels, Mode};
+use crate::stages::player::Player;
+
+/// Lets a policy play, once with each decoder; asks how much latent actions tell of true ones; or both.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateConfig {
+    /// The `train_policy` stage whose policy plays.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// The `train_decoder` stage whose decoders say which action a latent action is.
+    #[serde(default)]
+    pub decoder: Option<String>,
+    /// The `finetune` stage whose agent plays.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// Which game of Procgen is played.
+    #[serde(default)]
+    pub game: Option<Game>,
+    /// The `label` stage whose latent actions are asked about true ones.
+    #[serde(default)]
+    pub labels: Option<String>,
+    /// The stage that knows these: `record` or `import_actions`.
+    #[serde(default)]
+    pub actions: Option<String>,
+    /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others: as in `train_dynamics`, so that the
+    /// model knows none of the former either. Default 5; 0: all are both.
+    #[serde(default = "default_holdout")]
+    pub holdout: usize,
+    /// How hard the levels are: `easy`, as in the paper, or `hard`.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Which levels: `{ start: 0, count: 100000 }`. Default all there are. Levels that were not recorded say what the policy makes of new ones.
+    #[serde(default)]
+    pub levels: Levels,
+    /// Episodes of each decoder, and of random actions. Default 200.
+    #[serde(default = "default_episodes")]
+    pub episodes: u64,
+    /// Environments that play side by side. Default 50.
+    #[serde(default = "default_envs")]
+    pub envs: usize,
+    /// How much is left to chance: actions are drawn with their likelihoods to the power of one over this; 0: the likeliest is taken.
+    /// Default 1.
+    #[serde(default = "default_temperature")]
+    pub temperature: f64,
+}
+
+fn default_holdout() -> usize {
+    5
+}
+fn default_episodes() -> u64 {
+    200
+}
+fn default_envs() -> usize {
+    50
+}
+fn default_temperature() -> f64 {
+    1.0
+}
+
+impl EvaluateConfig {
+    /// Faults of single fields: `(field, what is wrong, cure)`.
+    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut faults = Vec::new();
+        let mut expect = |holds: bool, field, seen: String, cure| {
+            if !holds {
+                faults.push((field, seen, cure));
+            }
+        };
+        let (plays, asks) = (self.policy.is_some() || self.agent.is_some(), self.labels.is_some());
+        let missing = || "is missing".to_owned();
+        expect(plays || asks, "policy", missing(), "name a `policy` and its `decoder`, an `agent`, or `labels` and true `actions`");
+        let needs = if plays { "what plays needs one: `lapo doctor` names them" } else { "nobody plays it: name a `policy` or an `agent`" };
+        let seen = self.game.map_or_else(missing, |game| format!("is {game}"));
+        expect(self.game.is_some() == plays, "game", seen, needs);
+        let seen = if asks { missing() } else { "has no `labels`".into() };
+        expect(self.actions.is_some() == asks, "actions", seen, "`labels` are asked about true actions");
+        expect(self.holdout != 1, "holdout", "is 1".into(), "the probe would have no video to learn from; expected 0 (none) or at least 2");
+        let seen = if self.decoder.is_some() { "has no `policy`" } else { "is missing" };
+        expect(self.decoder.is_some() == self.policy.is_some(), "decoder", seen.into(), "a policy plays by its decoder");
+        expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
+        expect(self.envs > 0, "envs", "is 0".into(), "expected at least 1");
+        let warm = self.temperature.is_finite() && self.temperature >= 0.0;
+        expect(warm, "temperature", format!("is {}", self.temperature), "expected 0 (the likeliest action) or more");
+        expect(self.levels.is_valid(), "levels", format!("end at {}", self.levels.end()), "expected numbers below 2,147,483,648");
+        faults
+    }
+
+    /// Who plays that learnt nothing.
+    pub(super) fn baselines<'a>(&self) -> impl Iterator<Item = Player<'a>> + use<'a> {
+        let expert = (self.game == Some(Game::Maze)).then_some(Player::Expert);
+        self.game.map(|_| Player::Random).into_iter().chain(expert)
+    }
+
+    /// How many episodes so many learnt players play, and all others.
+    pub fn all_episodes(&self, learnt: usize) -> u64 {
+        self.episodes * (self.baselines().count() + learnt) as u64
+    }
+}
