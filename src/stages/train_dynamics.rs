@@ -213,9 +213,10 @@ fn train(
             let mut frames = Vec::new();
             batch::gather(&data.shards, &data.training, &windows, &mut frames).map(|()| (frames, actions))
         };
-        let mut supervised = first..;
+        let mut decided = first;
         let decide = || {
-            let (labelled, actions) = data.labelled(task, supervised.next().unwrap_or(0));
+            let (labelled, actions) = data.labelled(task, decided);
+            decided += 1;
             ([draws.next(config.batch), labelled].concat(), actions)
         };
         let mut batches = Ahead::start(scope, decide, copy);

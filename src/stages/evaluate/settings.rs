@@ -28,8 +28,8 @@ pub struct EvaluateConfig {
     /// The stage that knows these: `record` or `import_actions`.
     #[serde(default)]
     pub actions: Option<String>,
-    /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others: as in `train_dynamics`, so that the
-    /// model knows none of the former either. Default 5; 0: all are both.
+    /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others. Default 5, as in `train_dynamics`: where
+    /// every video is one episode the model knows none of those asked about either. 0: all are both.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
     /// How hard the levels are: `easy`, as in the paper, or `hard`.
