@@ -7,8 +7,8 @@
 //! Every player meets the same levels. Each environment plays its own share of the episodes to their ends, so that short ones do not count
 //! more often than long ones.
 //!
-//! `pipelines/maze_small.yaml`, 45 to 65 minutes of two cores, 67 CPU-minutes (two thirds of it the policy's 50,000 steps of 64): 40,000
-//! recorded mazes, `tiny` networks on 32 x 32 pixels, played on levels that were not recorded. Mean returns of 200 episodes for each of
+//! `pipelines/maze_small.yaml --set episodes=40000`, a fifth of the mazes kept from the policy, 45 to 65 minutes of two cores, 67 CPU-minutes
+//! (two thirds of it the policy's 50,000 steps of 64): 40,000 recorded mazes, `tiny` networks on 32 x 32 pixels, played on levels that were not recorded. Mean returns of 200 episodes for each of
 //! three draws of labelled transitions, which meet the same 200 levels; the paper's are of its full sizes on 64 x 64.
 //!
 //! | labelled transitions | 64 | 256 | 1,024 | 8,192 | random | expert |
@@ -19,7 +19,10 @@
 //! | mean | 7.45 | 7.58 | 7.55 | 7.54 | 4.37 | 10.00 |
 //! | paper | | 7.51 | | 9.41 | 4.27 | 9.97 |
 //!
-//! Two hundred levels are few: of 800 the three seeds earn 7.63, 7.63 and 7.48 from 256 transitions (mean 7.58).
+//! Two hundred levels are few: of 800 the three seeds earn 7.63, 7.63 and 7.48 from 256 transitions (mean 7.58). Forty thousand mazes are
+//! learnt by heart: with 80,000, one in twenty kept aside, as the pipeline says now, the policy's error falls from .599 to .566 of the mean
+//! answer's in as many steps, and seed 0 earns 7.88 (three draws of 256 transitions, the same 800 levels); the other seeds wait. Its model
+//! was that of the first 40,000.
 //!
 //! Three moves in ten of that recording are random, so that it shows the way back. With one in ten, 16,000 mazes and 8,000 steps of the
 //! policy it earned what random actions do (4.1); with three, 40,000 mazes and 24,000 steps 7.5: which of these did it was not looked into.
