@@ -63,6 +63,7 @@
 //!   and are quantised once it reads them. `stages::train_dynamics` has the numbers; `reference: true` is the paper.
 //! - Datasets above 1 GiB are read rather than mapped (`dataset/shards.rs` says why): training's memory does not grow with the data.
 //! - Labelling on GPUs runs several jobs a device, and on several devices; training uses one.
+//! - On a CPU a training step runs on a thread of the pool it keeps busy, and sixteen threads copy batches ahead of it (`train::ahead`).
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
 //! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.

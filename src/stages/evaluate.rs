@@ -1,15 +1,16 @@
 //! Stage 4: what a policy earns in the game (LAPO, section 5). In: a latent policy and decoders; out: every episode they played,
 //! `episodes.parquet`, beside those of random actions and of an expert where there is one, and the means, `evaluation.json`.
 //!
-//! And what latent actions tell of true ones, where these are known, game or not (`labels`, `actions`): `probe.parquet`. Networks of its own
-//! learn from some videos' labels and are asked about other videos'.
+//! And what latent actions tell of true ones, where these are known, game or not (`labels`, `actions`): `probe.parquet`. Networks of its
+//! own learn from some videos' labels and are asked about other videos'.
 //!
 //! Every player meets the same levels. Each environment plays its own share of the episodes to their ends, so that short ones do not count
 //! more often than long ones.
 //!
-//! `pipelines/maze_small.yaml --set episodes=40000`, a fifth of the mazes kept from the policy, 45 to 65 minutes of two cores, 67 CPU-minutes
-//! (two thirds of it the policy's 50,000 steps of 64): 40,000 recorded mazes, `tiny` networks on 32 x 32 pixels, played on levels that were not recorded. Mean returns of 200 episodes for each of
-//! three draws of labelled transitions, which meet the same 200 levels; the paper's are of its full sizes on 64 x 64.
+//! `pipelines/maze_small.yaml --set episodes=40000`, a fifth of the mazes kept from the policy, 45 to 65 minutes of two cores, 67
+//! CPU-minutes (two thirds of it the policy's 50,000 steps of 64): `tiny` networks on 32 x 32 pixels, played on levels that were not
+//! recorded. Mean returns of 200 episodes for each of three draws of labelled transitions, which meet the same 200 levels; the paper's are
+//! of its full sizes on 64 x 64.
 //!
 //! | labelled transitions | 64 | 256 | 1,024 | 8,192 | random | expert |
 //! |---|---|---|---|---|---|---|
@@ -28,12 +29,12 @@
 //! policy it earned what random actions do (4.1); with three, 40,000 mazes and 24,000 steps 7.5: which of these did it was not looked into.
 //! Half and twice the temperature earn less (6.1 and 6.8 from 256 transitions).
 //!
-//! What is missing is planning: where the shortest path has fewer than 8 steps seed 0 earns 9.7, to 15 8.5, to 23 6.2, to 39 4.5, beyond 2.8.
-//! It says what the expert does on .71 of held-out frames (.78 is all there is, three moves in ten being random), and its error is .584 there
-//! and .546 on frames it learnt from. Tried on seed 0, without gain: a learning rate of 2e-3 (ahead after 8,000 steps, .608 to .599 of the mean
-//! answer's error after 50,000, 7.4 to 7.6); twice the width for as much compute (.697 to .675 after 8,000 steps); 16,000 steps of 32
-//! (.671); decoders that also learn from mixtures of transitions (mixup: cross-entropy of the actions .94 for 1.30, returns 7.4, 7.7 at
-//! a temperature of 2.5).
+//! What is missing is planning: where the shortest path has fewer than 8 steps seed 0 earns 9.7, to 15 8.5, to 23 6.2, to 39 4.5, beyond
+//! 2.8. It says what the expert does on .71 of held-out frames (.78 is all there is, three moves in ten being random), and its error is
+//! .584 there and .546 on frames it learnt from. Tried on seed 0, without gain: a learning rate of 2e-3 (ahead after 8,000 steps, .608 to
+//! .599 of the mean answer's error after 50,000, 7.4 to 7.6); twice the width for as much compute (.697 to .675 after 8,000 steps); 16,000
+//! steps of 32 (.671); decoders that also learn from mixtures of transitions (mixup: cross-entropy of the actions .94 for 1.30, returns 7.4,
+//! 7.7 at a temperature of 2.5).
 
 use std::rc::Rc;
 
@@ -124,7 +125,7 @@ fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error>
     if labels.is_empty() {
         return Ok(None);
     }
-    let known = Choice { labels, actions, most: KNOWN, draws: 1, holdout: config.holdout, seed: *seed }.draw(place)?;
+    let known = Choice { labels, actions, most: KNOWN, least: 1, draws: 1, holdout: config.holdout, seed: *seed }.draw(place)?;
     Ok(Some(probe::probe(&known.draws[0], &known.asked, &known.asked_codes, *seed)?))
 }
 

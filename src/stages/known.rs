@@ -14,8 +14,9 @@ const ASKED: usize = 8192;
 pub(super) struct Choice<'a> {
     pub labels: &'a [FileInfo],
     pub actions: &'a [FileInfo],
-    /// Transitions of a draw.
+    /// Transitions of a draw, if there are so many, and how many there must be.
     pub most: usize,
+    pub least: usize,
     pub draws: u64,
     /// Every so many-th video is asked about and not drawn from; 0: all are both.
     pub holdout: usize,
@@ -41,7 +42,7 @@ impl Choice<'_> {
     /// Reads all labels, once.
     ///
     /// # Errors
-    /// Where no transition with a true action is held out.
+    /// Where fewer transitions have a true action, or none that is held out.
     pub(super) fn draw(&self, place: &Workplace) -> Result<Known, Error> {
         let paths: Vec<String> = self.actions.iter().map(|file| file.path.clone()).collect();
         let actions = Actions::read(place.store, &paths)?;
@@ -56,8 +57,8 @@ impl Choice<'_> {
         for file in self.labels {
             drawn.take(self, &actions, &read_labels(place.store, &file.path)?);
         }
-        if drawn.count == 0 {
-            return Err(Error::TooFewLabels { file: paths.join(", "), found: 0, asked: self.most });
+        if drawn.count < self.least {
+            return Err(Error::TooFewLabels { file: paths.join(", "), found: drawn.count, asked: self.least });
         }
         if drawn.asked.rows.is_empty() {
             return Err(Error::TooFewTransitions { split: "held-out", transitions: drawn.count, videos: drawn.videos });

@@ -127,11 +127,8 @@ impl TrainDecoderConfig {
 pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     let TrainDecoderConfig { hidden, steps, batch, learning_rate, label_smoothing, draws, holdout, .. } = task.config.clone();
     let most = task.config.transitions.iter().copied().max().unwrap_or(0);
-    let known = Choice { labels: &task.labels, actions: &task.actions, most, draws, holdout, seed: task.seed }.draw(place)?;
-    if known.count < most {
-        let file = task.actions.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Error::TooFewLabels { file, found: known.count, asked: most });
-    }
+    let TrainDecoderTask { labels, actions, seed, .. } = task;
+    let known = Choice { labels, actions, most, least: most, draws, holdout, seed: *seed }.draw(place)?;
     let how = Fit { hidden: hidden.clone(), steps, batch, learning_rate, label_smoothing };
     let config = DecoderConfig { latent_dim: known.latent_dim, hidden, outputs: known.outputs };
     let (mut files, mut curve) = (Vec::new(), Curve::default());
