@@ -88,3 +88,34 @@ impl<B: NetBackend> Predictor for Network<B> {
         Ok(passes.collect::<Result<Vec<_>>>()?.concat())
     }
 }
+
+/// Bytes as the model sees them.
+pub fn pixels(frame: &[u8]) -> Vec<f32> {
+    frame.iter().map(|byte| f32::from(*byte) / 255.0 - 0.5).collect()
+}
+
+/// Pixels in [-0.5, 0.5] as bytes.
+pub fn as_bytes(frame: &[f32]) -> Vec<u8> {
+    frame.iter().map(|value| ((value + 0.5) * 255.0).round().clamp(0.0, 255.0) as u8).collect()
+}
+
+/// Mean squared error of a predicted frame, pixels spanning 1.
+pub fn squared_error(predicted: &[f32], real: &[u8]) -> f64 {
+    let sum: f64 = predicted.iter().zip(pixels(real)).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    sum / real.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_beyond_the_range_are_black_or_white() {
+        assert_eq!(as_bytes(&[-0.7, -0.5, 0.0, 0.5, 0.9]), [0, 0, 128, 255, 255]);
+    }
+
+    #[test]
+    fn errors_are_means() {
+        assert!((squared_error(&[0.5, -0.5], &[255, 255]) - 0.5).abs() < 1e-12);
+    }
+}

@@ -142,7 +142,8 @@ pub fn of_finetune(task: &finetune::FinetuneTask) -> Fields {
 
 /// Evaluation: all settings but which stages, the seed, and who plays.
 pub fn of_evaluate(task: &evaluate::EvaluateTask) -> Fields {
-    let mut fields = start("evaluate", evaluate::VERSION, &task.config, &["policy", "decoder", "agent", "labels", "actions"]);
+    let stages = ["policy", "decoder", "agent", "labels", "actions", "dynamics", "frames"];
+    let mut fields = start("evaluate", evaluate::VERSION, &task.config, &stages);
     fields.insert("seed".into(), task.seed.into());
     if let Some(policy) = &task.policy {
         fields.insert("policy".into(), policy.blake3.clone().into());
@@ -154,6 +155,10 @@ pub fn of_evaluate(task: &evaluate::EvaluateTask) -> Fields {
     if !task.labels.is_empty() {
         fields.insert("labels".into(), digests(&task.labels));
         fields.insert("true_actions".into(), digests(&task.actions));
+    }
+    if let Some(model) = &task.dynamics {
+        fields.insert("model".into(), model.blake3.clone().into());
+        fields.insert("frames".into(), digests(&task.shards));
     }
     fields
 }

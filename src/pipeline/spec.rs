@@ -178,6 +178,8 @@ impl StageSpec {
                 ("agent", &c.agent, ArtifactKind::Agent),
                 ("labels", &c.labels, ArtifactKind::Labels),
                 ("actions", &c.actions, ArtifactKind::Actions),
+                ("dynamics", &c.dynamics, ArtifactKind::Dynamics),
+                ("frames", &c.frames, ArtifactKind::Frames),
             ]),
             StageSpec::Label(c) => {
                 let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));

@@ -1,6 +1,8 @@
 //! Stage 4: what a policy earns in the game (LAPO, section 5). In: a latent policy and decoders; out: every episode they played,
 //! `episodes.parquet`, beside those of random actions and of an expert where there is one, and the means, `evaluation.json`.
 //!
+//! And how far the world model sees (`dynamics`, `frames`): `rollouts.parquet`.
+//!
 //! And what latent actions tell of true ones, where these are known, game or not (`labels`, `actions`): `probe.parquet`. Networks of its
 //! own learn from some videos' labels and are asked about other videos'.
 //!
@@ -33,8 +35,8 @@
 //! 2.8. It says what the expert does on .71 of held-out frames (.78 is all there is, three moves in ten being random), and its error is
 //! .584 there and .546 on frames it learnt from. Tried on seed 0, without gain: a learning rate of 2e-3 (ahead after 8,000 steps, .608 to
 //! .599 of the mean answer's error after 50,000, 7.4 to 7.6); twice the width for as much compute (.697 to .675 after 8,000 steps); 16,000
-//! steps of 32 (.671); decoders that also learn from mixtures of transitions (mixup: cross-entropy of the actions .94 for 1.30, returns 7.4,
-//! 7.7 at a temperature of 2.5).
+//! steps of 32 (.671); decoders that also learn from mixtures of transitions (mixup: cross-entropy of the actions .94 for 1.30, returns
+//! 7.4, 7.7 at a temperature of 2.5).
 
 use std::rc::Rc;
 
@@ -53,6 +55,7 @@ use crate::train::batch;
 use crate::train::probe::{self, Probe};
 
 mod played;
+mod rollouts;
 mod settings;
 
 use played::{Evaluation, Played};
@@ -83,6 +86,12 @@ pub struct EvaluateTask {
     /// Files of these.
     #[serde(default)]
     pub actions: Vec<FileInfo>,
+    /// The weights of IDM and FDM that predict.
+    #[serde(default)]
+    pub dynamics: Option<FileInfo>,
+    /// The shards they predict.
+    #[serde(default)]
+    pub shards: Vec<FileInfo>,
 }
 
 /// Every player plays, the probe is asked; tables say what came of it.
@@ -95,12 +104,14 @@ pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
             played.extend(&player, episodes);
         }
     }
-    let evaluation = Evaluation { probe: probe(task, place)?, returns: task.config.game.map(|game| played.returns(game)) };
+    let returns = task.config.game.map(|game| played.returns(game));
+    let evaluation = Evaluation { returns, probe: probe(task, place)?, rollouts: rollouts::roll(task, place)? };
     let sentence = evaluation.sentence();
     place.progress.say(&sentence);
     let mut file = place.store.new_file(&format!("{}/evaluation.json", place.folder))?;
     write(&mut file, verdict_json(serde_json::json!({ "sentence": sentence }), &evaluation).as_bytes())?;
-    let files = [vec![file.finish(0)?], played.write(place)?, evaluation.write(place)?].concat();
+    let mut files = [vec![file.finish(0)?], played.write(place)?, evaluation.write(place)?].concat();
+    files.extend(evaluation.rollouts.map(|rollouts| rollouts.write(place)).transpose()?);
     Ok(Done { files, stats: [("episodes".to_owned(), played.len() as f64)].into(), ..Done::default() })
 }
 

@@ -114,7 +114,7 @@ where
         place.progress.advance(batch);
         metrics.log(done, row.into_iter().map(|(name, value)| (name.to_owned(), value)));
         if saved.elapsed() >= pause && update < config.updates() {
-            checkpoint::save(place.store, &place.scratch, done, &metrics.pack(&ppo.save()?))?;
+            checkpoint::save(place.store, &place.scratch, done, &metrics.pack(&ppo.save()?), None)?;
             saved = Instant::now();
         }
     }

@@ -191,6 +191,7 @@ impl Error {
             Error::ShortEpisodes { .. } => "lower `min_frames`".into(),
             Error::Changed { .. } => "run again once nothing writes to it".into(),
             Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
+            Error::TooFewWindows { split: "predicted", .. } => "shorten `rollout`, lower `holdout`, or add videos".into(),
             Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
             Error::TooFewLabels { .. } => {
                 "ask for fewer, or check that its `video` and `frame_index` are those of the decoded videos".into()

@@ -239,7 +239,7 @@ fn train(
             }
             place.progress.advance(1);
             if saved.elapsed() >= pause && step + 1 < config.steps {
-                checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?))?;
+                checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?), None)?;
                 saved = Instant::now();
             }
         }

@@ -7,76 +7,30 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::train_dynamics::Refresh;
 use super::training::{resume, verdict_json};
 use super::{Done, Error, Workplace, write};
 use crate::dataset::FileInfo;
-use crate::models::{PolicyConfig, Precision, Preset};
+use crate::models::PolicyConfig;
 use crate::train::ahead::Ahead;
 use crate::train::batch::Draws;
 use crate::train::metrics::Metrics;
-use crate::train::schedule::Schedule;
 use crate::train::{OptimConfig, PolicyTrainer, Shown, checkpoint, policy_trainer};
 
 mod data;
+mod settings;
 
 use data::Data;
-
-/// Clones a policy that maps a frame to the latent action taken there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TrainPolicyConfig {
-    /// The `label` stage it learns from.
-    pub labels: String,
-    /// Size of the network: `tiny` (IMPALA x1), `small` (x2) or `paper` (x4).
-    #[serde(default)]
-    pub preset: Preset,
-    /// Width of the IMPALA network as a multiple of (16, 32, 32). Unset: the preset's.
-    #[serde(default)]
-    pub scale: Option<usize>,
-    /// Optimiser steps. 60,000 in the paper.
-    #[serde(default = "default_steps")]
-    pub steps: u64,
-    /// Frames a step. 128 in the paper.
-    #[serde(default = "default_batch")]
-    pub batch: usize,
-    /// Adam's peak learning rate; it rises from 10 % in `warmup_steps` and falls to 0 at the end. Default 2e-4, as in the paper.
-    #[serde(default = "default_learning_rate")]
-    pub learning_rate: f64,
-    /// Steps until the learning rate is at its peak. Default 1,000, as in the paper, or a tenth of the steps where these are few.
-    #[serde(default)]
-    pub warmup_steps: Option<u64>,
-    /// How precisely the network computes: `f32`, or `bf16`, which is for GPUs and much slower without one. Default `f32`.
-    #[serde(default)]
-    pub precision: Precision,
-    /// Every `holdout`-th video is kept from training and judges the policy; 0: none is.
-    #[serde(default = "default_holdout")]
-    pub holdout: usize,
-    /// When new labels make a new policy. Default `never`: the policy that exists is kept.
-    #[serde(default)]
-    pub refresh: Refresh,
-}
-
-fn default_steps() -> u64 {
-    60_000
-}
-fn default_batch() -> usize {
-    128
-}
-fn default_learning_rate() -> f64 {
-    2e-4
-}
-fn default_holdout() -> usize {
-    5
-}
+pub use settings::TrainPolicyConfig;
 
 /// The version of what this stage does: raise it when the same labels and settings give another policy.
 pub const VERSION: u32 = 1;
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
+/// Steps between two judgements on videos kept aside, at most; there are at least so many where there are as many steps.
+const JUDGE_EVERY: u64 = 1000;
+const JUDGEMENTS: u64 = 20;
 /// The gradients' norm is not limited here, as in the published code.
 const UNLIMITED: f64 = 1e9;
 
@@ -97,40 +51,11 @@ pub struct TrainPolicyTask {
     pub checkpoint_secs: u64,
 }
 
-impl TrainPolicyConfig {
-    /// Width of the network.
-    pub fn resolved_scale(&self) -> usize {
-        self.scale.unwrap_or_else(|| self.preset.policy(&self.preset.dynamics()).scale)
-    }
-
-    fn schedule(&self) -> Schedule {
-        let (peak, warmup) = (self.learning_rate, self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10)));
-        Schedule::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (self.steps as f64, 0.0)])
-    }
-
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, field, seen: String, cure| {
-            if !holds {
-                faults.push((field, seen, cure));
-            }
-        };
-        expect(self.steps > 0, "steps", "is 0".into(), "expected at least 1");
-        expect(self.batch > 0, "batch", "is 0".into(), "expected at least 1");
-        expect(self.scale != Some(0), "scale", "is 0".into(), "expected at least 1");
-        let rate = self.learning_rate;
-        expect(rate.is_finite() && rate > 0.0, "learning_rate", format!("is {rate}"), "expected a number above 0; the paper uses 2e-4");
-        let warmup = self.warmup_steps.unwrap_or(0);
-        expect(warmup < self.steps.max(1), "warmup_steps", format!("is {warmup}"), "expected fewer than `steps`");
-        expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every video from training; expected 0 (none) or at least 2");
-        faults
-    }
-}
-
 /// What the policy is worth, on videos it never saw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PolicyVerdict {
+    /// Steps it took.
+    pub steps: u64,
     /// Transitions it learnt from.
     pub training_transitions: usize,
     /// Transitions it was judged on.
@@ -148,7 +73,8 @@ impl PolicyVerdict {
     pub fn sentence(&self) -> String {
         let whose = if self.held_out { "held-out" } else { "training" };
         let (transitions, share) = (self.transitions, self.error / self.mean_error);
-        format!("on {transitions} {whose} transitions the policy's error is {share:.2}x that of always answering the mean latent action")
+        let answer = "that of always answering the mean latent action";
+        format!("after {} steps, on {transitions} {whose} transitions, the policy's error is {share:.2}x {answer}", self.steps)
     }
 }
 
@@ -161,9 +87,9 @@ pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
     train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
-    let verdict = data.judge(trainer.as_ref(), task)?;
+    let steps = go_back(trainer.as_mut(), &metrics, &task.config, place)?;
+    let verdict = data.judge(trainer.as_ref(), task, steps)?;
     place.progress.say(&verdict.sentence());
-    metrics.log(task.config.steps.saturating_sub(1), [("held_out_error_relative".to_owned(), (verdict.error / verdict.mean_error) as f32)]);
     let file = |name: &str| format!("{}/{name}", place.folder);
     let mut policy = place.store.new_file(&file("policy.safetensors"))?;
     write(&mut policy, &trainer.export(&task.provenance)?)?;
@@ -186,6 +112,8 @@ fn train(
     place: &Workplace,
 ) -> Result<(), Error> {
     let (config, schedule) = (&task.config, task.config.schedule());
+    let judge_every = (config.steps / JUDGEMENTS).clamp(1, JUDGE_EVERY);
+    let mut best = Best::of(metrics, config);
     let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
     let mut draws = Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
     std::thread::scope(|scope| {
@@ -196,17 +124,56 @@ fn train(
             let learning_rate = schedule.at(step);
             let shown = Shown { frames: &frames, latent_action: &latent_action };
             let out = place.device.run(|| trainer.step(shown, learning_rate))?;
-            if step % LOG_EVERY == 0 || step + 1 == config.steps {
+            let last = step + 1 == config.steps;
+            if step % LOG_EVERY == 0 || last {
                 place.progress.note(&format!("error {:.4}", out.loss));
                 let row = [("learning_rate", learning_rate as f32), ("loss", out.loss), ("grad_norm", out.grad_norm)];
                 metrics.log(step, row.map(|(name, value)| (name.to_owned(), value)));
             }
             place.progress.advance(1);
-            if saved.elapsed() >= pause && step + 1 < config.steps {
-                checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?))?;
+            if config.holdout > 0 && ((step + 1).is_multiple_of(judge_every) || last) {
+                let error = data.judge(trainer, task, step + 1)?.error;
+                metrics.log(step, [("held_out_error".to_owned(), error as f32)]);
+                best = Best::of(metrics, config);
+            }
+            let over = last || best.is_some_and(|best| best.is_left_alone);
+            let is_best = best.is_some_and(|best| best.steps == step + 1);
+            if is_best || (saved.elapsed() >= pause && !over) {
+                let state = metrics.pack(&trainer.save()?);
+                checkpoint::save(place.store, &place.scratch, step + 1, &state, best.map(|best| best.steps))?;
                 saved = Instant::now();
+            }
+            if over {
+                break;
             }
         }
         Ok(())
     })
+}
+
+/// The smallest error on videos kept aside, where these end a training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Best {
+    /// Steps it took.
+    steps: u64,
+    /// Whether so many judgements after it were worse that training ends.
+    is_left_alone: bool,
+}
+
+impl Best {
+    fn of(metrics: &Metrics, config: &TrainPolicyConfig) -> Option<Best> {
+        let judged: Vec<(u64, f32)> = metrics.points("held_out_error").collect();
+        let (at, (step, _)) = judged.iter().enumerate().min_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b))?;
+        Some(Best { steps: step + 1, is_left_alone: judged.len() - 1 - at >= config.patience? })
+    }
+}
+
+/// Goes back to the policy that is kept; returns how many steps that took.
+fn go_back(trainer: &mut dyn PolicyTrainer, metrics: &Metrics, config: &TrainPolicyConfig, place: &Workplace) -> Result<u64, Error> {
+    let Some(Best { steps, .. }) = Best::of(metrics, config) else { return Ok(config.steps) };
+    let file = checkpoint::path(&place.scratch, steps);
+    let bytes = place.store.require(&file)?;
+    let restored = Metrics::unpack(&bytes).and_then(|(_, state)| trainer.restore(state).map_err(|e| e.to_string()));
+    restored.map_err(|reason| Error::Checkpoint { file, reason })?;
+    Ok(steps)
 }

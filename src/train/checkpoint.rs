@@ -15,12 +15,12 @@ pub fn newest(store: &Store, folder: &str) -> Result<Option<(u64, Vec<u8>)>, Err
     Ok(store.read(&path)?.map(|bytes| (step, bytes.to_vec())))
 }
 
-/// Saves the state before `step`, then forgets the oldest.
-pub fn save(store: &Store, folder: &str, step: u64, state: &[u8]) -> Result<(), Error> {
+/// Saves the state before `step`, then forgets the oldest, but not the one before step `kept`.
+pub fn save(store: &Store, folder: &str, step: u64, state: &[u8], kept: Option<u64>) -> Result<(), Error> {
     store.create(&path(folder, step), state)?;
     let mut saved = all(store, folder)?;
     saved.truncate(saved.len().saturating_sub(KEPT));
-    saved.iter().try_for_each(|(step, _)| store.delete_all(&of(folder, *step)))
+    saved.iter().filter(|(step, _)| Some(*step) != kept).try_for_each(|(step, _)| store.delete_all(&of(folder, *step)))
 }
 
 /// Where the checkpoint before `step` lies.
@@ -46,14 +46,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_is_found_and_only_two_are_kept() {
+    fn the_newest_is_found_and_only_two_are_kept_beside_the_best() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         assert!(newest(&store, "d/checkpoints/k").unwrap().is_none());
         for step in [5, 10, 200] {
-            save(&store, "d/checkpoints/k", step, &step.to_le_bytes()).unwrap();
+            save(&store, "d/checkpoints/k", step, &step.to_le_bytes(), None).unwrap();
         }
         assert_eq!(newest(&store, "d/checkpoints/k").unwrap(), Some((200, 200_u64.to_le_bytes().to_vec())));
         assert_eq!(all(&store, "d/checkpoints/k").unwrap().len(), 2);
+        for step in [300, 400] {
+            save(&store, "d/checkpoints/k", step, b"", Some(10)).unwrap();
+        }
+        let steps: Vec<u64> = all(&store, "d/checkpoints/k").unwrap().into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [10, 300, 400]);
     }
 }

@@ -56,6 +56,11 @@ impl Metrics {
         (0..self.steps.len()).map(move |row| values.and_then(|values| values[row]))
     }
 
+    /// One metric where it was measured, with its steps.
+    pub fn points(&self, name: &str) -> impl Iterator<Item = (u64, f32)> {
+        self.steps.iter().zip(self.column(name)).filter_map(|(step, value)| Some((*step, value?)))
+    }
+
     /// Writes the curve as Parquet, `step` and a column per metric, and as an event file for TensorBoard.
     pub fn write(&self, store: &Store, folder: &str) -> Result<[FileInfo; 2], Error> {
         let wide = |values: &[Option<f32>]| Column::F64(values.iter().map(|v| v.map(f64::from)).collect());

@@ -16,6 +16,7 @@ mod project;
 mod readers;
 mod recording;
 mod report;
+mod rollouts;
 mod rooms;
 mod schemas;
 mod transcripts;

@@ -73,7 +73,7 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     let number = |name: &str| verdict[name].as_f64().unwrap_or_else(|| panic!("{name} in {verdict}"));
     assert_eq!(number("training_transitions") + number("transitions"), labels as f64);
     assert!(number("error") > 0.0 && number("mean_error") > 0.0, "{verdict}");
-    let curve = project.query("SELECT step, loss FROM policy");
+    let curve = project.query("SELECT step FROM policy WHERE loss IS NOT NULL");
     assert_eq!(curve.as_array().unwrap().iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 10, 19]);
 
     let weights = project.files("policy", "policy.safetensors");
@@ -89,6 +89,29 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
     assert!(project.run(&["--refresh", "policy"]).good().stdout.starts_with("1 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
+}
+
+#[test]
+fn a_policy_that_learns_nothing_more_is_stopped_and_the_best_is_kept() {
+    let project = project();
+    let pipeline = std::fs::read_to_string(project.path("pipeline.yaml")).unwrap();
+    let impatient = "steps: 400, patience: 2, learning_rate: 0.01,";
+    std::fs::write(project.path("pipeline.yaml"), pipeline.replace("steps: '${policy_steps}',", impatient)).unwrap();
+    project.run(&[]).good();
+    let verdict: serde_json::Value = serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
+    let judged = project.query("SELECT step, held_out_error FROM policy WHERE held_out_error IS NOT NULL ORDER BY step");
+    let judged: Vec<_> =
+        judged.as_array().unwrap().iter().map(|row| (row["step"].as_u64().unwrap(), row["held_out_error"].as_f64().unwrap())).collect();
+    let (stopped, kept) = (judged[judged.len() - 1].0, judged[judged.len() - 3]);
+    assert!(stopped < 399 && stopped % 20 == 19, "{judged:?}");
+    assert!(judged.iter().all(|(_, error)| *error >= kept.1), "{judged:?}");
+    assert_eq!(verdict["steps"], kept.0 + 1);
+    assert_eq!(verdict["error"].as_f64().unwrap() as f32, kept.1 as f32);
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+
+    std::fs::write(project.path("pipeline.yaml"), pipeline.replace("batch: 8, holdout: 3", "batch: 8, holdout: 0, patience: 1")).unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("patience: has no videos to judge by"), "{said:#?}");
 }
 
 #[test]

@@ -90,9 +90,9 @@ impl Planner<'_> {
 
     /// One task: all decoders play the same levels.
     pub(super) fn evaluate(&self, mut plan: StagePlan, config: &EvaluateConfig, known: &Known) -> StagePlan {
-        let EvaluateConfig { policy, decoder, agent, labels, actions, .. } = config;
-        let of = [policy, decoder, agent, labels, actions].map(|name| name.as_ref().map(|name| &self.plans[name]));
-        let [policy, decoder, agent, labels, actions] = of;
+        let EvaluateConfig { policy, decoder, agent, labels, actions, dynamics, frames, .. } = config;
+        let of = [policy, decoder, agent, labels, actions, dynamics, frames].map(|name| name.as_ref().map(|name| &self.plans[name]));
+        let [policy, decoder, agent, labels, actions, dynamics, frames] = of;
         let task = EvaluateTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
@@ -101,10 +101,12 @@ impl Planner<'_> {
             agent: agent.map(StagePlan::weights),
             labels: labels.map(|labels| labels.files("labels.parquet")).unwrap_or_default(),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
+            dynamics: dynamics.map(StagePlan::weights),
+            shards: frames.map(|frames| frames.files(".arrow")).unwrap_or_default(),
         };
         let fields = of_evaluate(&task);
         plan.settings = settings(&fields);
-        if plan.waits_for(["policy", "decoders", "agent", "labels", "true actions"].into_iter().zip(of)) {
+        if plan.waits_for(["policy", "decoders", "agent", "labels", "true actions", "dynamics", "frames"].into_iter().zip(of)) {
             return plan;
         }
         let units = config.all_episodes(task.decoders.len() + usize::from(task.agent.is_some()));

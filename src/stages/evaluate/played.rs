@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Episode;
+use super::rollouts::Rollouts;
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::envs::{End, Game, Returns};
 use crate::stages::player::Player;
@@ -152,11 +153,13 @@ pub(super) struct Evaluation {
     #[serde(flatten)]
     pub returns: Option<Earned>,
     pub probe: Option<Probe>,
+    pub rollouts: Option<Rollouts>,
 }
 
 impl Evaluation {
     pub(super) fn sentence(&self) -> String {
-        let told = [self.returns.as_ref().map(Earned::sentence), self.probe.as_ref().map(Probe::sentence)];
+        let Evaluation { returns, probe, rollouts } = self;
+        let told = [returns.as_ref().map(Earned::sentence), probe.as_ref().map(Probe::sentence), rollouts.as_ref().map(Rollouts::sentence)];
         told.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::envs::{Game, Levels, Mode};
 use crate::stages::player::Player;
 
-/// Lets a policy play, once with each decoder; asks how much latent actions tell of true ones; or both.
+/// Lets a policy play, once with each decoder; asks how much latent actions tell of true ones; lets the world model predict from its own
+/// predictions; or all of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
@@ -28,8 +29,17 @@ pub struct EvaluateConfig {
     /// The stage that knows these: `record` or `import_actions`.
     #[serde(default)]
     pub actions: Option<String>,
-    /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others. Default 5, as in `train_dynamics`: where
-    /// every video is one episode the model knows none of those asked about either. 0: all are both.
+    /// The stage whose model predicts, and whose IDM says what is done: `train_dynamics` or `import_dynamics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamics: Option<String>,
+    /// The stage whose frames it predicts: `decode` or `record`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<String>,
+    /// Frames it predicts, each from its own predictions before it. Default 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<usize>,
+    /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others; the world model predicts them.
+    /// Default 5, as in `train_dynamics`: where every video is one episode the model knows none of these either. 0: all are both.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
     /// How hard the levels are: `easy`, as in the paper, or `hard`.
@@ -73,8 +83,15 @@ impl EvaluateConfig {
             }
         };
         let (plays, asks) = (self.policy.is_some() || self.agent.is_some(), self.labels.is_some());
+        let predicts = self.dynamics.is_some();
         let missing = || "is missing".to_owned();
-        expect(plays || asks, "policy", missing(), "name a `policy` and its `decoder`, an `agent`, or `labels` and true `actions`");
+        let cure = "name a `policy` and its `decoder`, an `agent`, `labels` and true `actions`, or `dynamics` and `frames`";
+        expect(plays || asks || predicts, "policy", missing(), cure);
+        let seen = if predicts { missing() } else { "has no `dynamics`".into() };
+        expect(self.frames.is_some() == predicts, "frames", seen, "the world model predicts frames");
+        let seen = if predicts { "is 0" } else { "has no `dynamics`" };
+        let right = self.rollout.is_none_or(|rollout| rollout > 0 && predicts);
+        expect(right, "rollout", seen.into(), "expected at least 1, and `dynamics` that predict");
         let needs = if plays { "what plays needs one: `lapo doctor` names them" } else { "nobody plays it: name a `policy` or an `agent`" };
         let seen = self.game.map_or_else(missing, |game| format!("is {game}"));
         expect(self.game.is_some() == plays, "game", seen, needs);
@@ -89,6 +106,11 @@ impl EvaluateConfig {
         expect(warm, "temperature", format!("is {}", self.temperature), "expected 0 (the likeliest action) or more");
         expect(self.levels.is_valid(), "levels", format!("end at {}", self.levels.end()), "expected numbers below 2,147,483,648");
         faults
+    }
+
+    /// How many frames the world model predicts.
+    pub(super) fn frames_ahead(&self) -> usize {
+        self.rollout.unwrap_or(8)
     }
 
     /// Who plays that learnt nothing.

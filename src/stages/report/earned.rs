@@ -19,6 +19,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
         let evaluation = evaluation(inputs, source)?;
         html += &evaluation["sentence"].as_str().map(|sentence| paragraph(&format!("In the end: {sentence}."))).unwrap_or_default();
         figures.extend(probed(inputs, source)?);
+        figures.extend(foreseen(inputs, source)?);
         figures.extend(returns(inputs, source, &evaluation)?);
     }
     Ok((!figures.is_empty()).then(|| Section::new("Policy", html + &halves(&figures))))
@@ -86,6 +87,25 @@ fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let (measure, what) = if discrete { ("accuracy", "share told right") } else { ("R2", "R2") };
     let chart = bars(&Axes::new("who is asked", measure).wide(), &TOLD.into_iter().filter_map(bar).collect::<Vec<_>>())?;
     Ok(Some(figure(&chart, &format!("True actions told from held-out latent actions: {what}"), &[numbers])))
+}
+
+/// The world model's error, frame after frame.
+fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
+    const ERRORS: [(&str, &str); 3] =
+        [("copy_error", "copying the last real frame"), ("shuffled_error", "another stretch's latent actions"), ("fdm_error", "the FDM")];
+    let Some(path) = source.paths("rollouts.parquet").pop() else { return Ok(None) };
+    let rollouts = read_table(inputs.place.store, &path)?;
+    let column = |name: &str| rollouts.numbers(name).unwrap_or_default();
+    let ahead = column("frames_ahead");
+    let points = |name: &str| ahead.iter().zip(column(name)).filter_map(|(ahead, error)| Some(((*ahead)?, error?))).collect();
+    let curves: Vec<Line> = ERRORS.iter().map(|(name, label)| Line::new(label, points(name))).collect();
+    let names = ["frames_ahead", "fdm_error", "copy_error", "shuffled_error"];
+    let numbers = Numbers::new(
+        format!("SELECT {} FROM {} ORDER BY frames_ahead", names.join(", "), table(source, "rollouts")),
+        names.map(|name| (name, if name == "frames_ahead" { whole(&ahead) } else { Column::F64(column(name)) })),
+    );
+    let chart = lines(&Axes::new("frames ahead", "mean squared error"), &curves)? + &legend(&Line::legend(&curves));
+    Ok(Some(figure(&chart, "Frames predicted from predictions, of stretches kept from training", &[numbers])))
 }
 
 /// Counts, none of which is missing.

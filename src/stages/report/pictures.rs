@@ -34,11 +34,6 @@ fn png(frame: &[u8], side: usize) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Pixels in [-0.5, 0.5] as bytes.
-pub fn as_bytes(frame: &[f32]) -> Vec<u8> {
-    frame.iter().map(|value| ((value + 0.5) * 255.0).round().clamp(0.0, 255.0) as u8).collect()
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -54,10 +49,5 @@ mod tests {
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut pixels).unwrap();
         assert_eq!(pixels, frame);
-    }
-
-    #[test]
-    fn pixels_beyond_the_range_are_black_or_white() {
-        assert_eq!(as_bytes(&[-0.7, -0.5, 0.0, 0.5, 0.9]), [0, 0, 128, 255, 255]);
     }
 }

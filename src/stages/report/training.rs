@@ -18,7 +18,8 @@ const DYNAMICS: [Chart; 6] = [
     ("Perplexity of codes", &["perplexity_0", "perplexity_1", "perplexity_2", "perplexity_3"]),
     ("Gradient's norm", &["grad_norm"]),
 ];
-const POLICY: [Chart; 2] = [("Loss: squared error of latent actions", &["loss"]), ("Gradient's norm", &["grad_norm"])];
+const POLICY: [Chart; 2] =
+    [("Squared error of latent actions, of a batch and held out", &["loss", "held_out_error"]), ("Gradient's norm", &["grad_norm"])];
 
 /// Curves of what was trained.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {

@@ -3,9 +3,10 @@
 use super::codes::{Survey, Tuple, text};
 use super::numbers::{Numbers, name, table};
 use super::page::{Section, escape, figure, halves};
-use super::pictures::{as_bytes, image};
+use super::pictures::image;
 use super::{Inputs, Source};
 use crate::dataset::{Column, FileInfo, Shards, WindowIndex, write_table};
+use crate::models::predict::{as_bytes, pixels, squared_error};
 use crate::models::{Labeller, Precision, Predictor, Want, labeller, predictor};
 use crate::stages::Error;
 use crate::train::batch;
@@ -119,7 +120,7 @@ impl World<'_> {
         for (i, (video, frame_index)) in places.iter().enumerate() {
             let (last, next) = (self.chosen.frame(i, time - 2), self.chosen.frame(i, time - 1));
             let ours = &predicted[i * bytes..(i + 1) * bytes];
-            let [error, copied] = [squared(ours, next), squared(&pixels(last), next)];
+            let [error, copied] = [squared_error(ours, next), squared_error(&pixels(last), next)];
             errors[0].push(Some(error));
             errors[1].push(Some(copied));
             let shown_as = [(last, "o[t]".to_owned()), (next, "o[t+1]".into()), (&as_bytes(ours)[..], "o[t+1] as predicted".into())];
@@ -239,24 +240,12 @@ fn changed(first: &[u8], last: &[u8]) -> Vec<u8> {
     first.iter().zip(last).map(|(a, b)| 255 - a.abs_diff(*b).saturating_mul(3)).collect()
 }
 
-/// Bytes as the model sees them.
-fn pixels(frame: &[u8]) -> Vec<f32> {
-    frame.iter().map(|byte| f32::from(*byte) / 255.0 - 0.5).collect()
-}
-
-/// Mean squared error, pixels spanning 1.
-fn squared(predicted: &[f32], real: &[u8]) -> f64 {
-    let sum: f64 = predicted.iter().zip(pixels(real)).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    sum / real.len().max(1) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_change_is_white_and_errors_are_means() {
+    fn what_does_not_change_is_white() {
         assert_eq!(changed(&[10, 10, 200], &[10, 30, 0]), [255, 195, 0]);
-        assert!((squared(&[0.5, -0.5], &[255, 255]) - 0.5).abs() < 1e-12);
     }
 }

@@ -77,8 +77,8 @@ impl Data {
         Ok((frames, latent_action))
     }
 
-    /// On frames spread evenly over those held out.
-    pub(super) fn judge(&self, trainer: &dyn PolicyTrainer, task: &TrainPolicyTask) -> Result<PolicyVerdict, Error> {
+    /// On frames spread evenly over those held out, after so many steps.
+    pub(super) fn judge(&self, trainer: &dyn PolicyTrainer, task: &TrainPolicyTask, steps: u64) -> Result<PolicyVerdict, Error> {
         let count = self.held_out.len().min(VERDICT_FRAMES);
         let asked: Vec<Place> = (0..count).map(|i| self.held_out[i * self.held_out.len() / count]).collect();
         let (mut error, mut all) = (0.0_f64, Vec::new());
@@ -91,6 +91,7 @@ impl Data {
         all.chunks_exact(self.latent_dim).for_each(|row| mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / count as f32));
         let numbers = all.len() as f64;
         Ok(PolicyVerdict {
+            steps,
             training_transitions: self.training.len(),
             transitions: count,
             held_out: task.config.holdout > 0,

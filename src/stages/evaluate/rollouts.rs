@@ -1,0 +1,168 @@
+//! How far the world model sees. In: frames and the model; out: its error 1, 2, ... frames ahead, `rollouts.parquet`.
+//!
+//! It is given the first frames of a stretch and the IDM's latent action of every transition there, and predicts each frame from its own
+//! predictions before it, rounded to bytes. Beside it stand two that cost nothing: copying the last frame it was given, and the same model
+//! with another stretch's latent actions, which says what these are worth.
+
+use serde::Serialize;
+
+use super::EvaluateTask;
+use crate::dataset::{Column, FileInfo, Shards, WindowIndex, write_table};
+use crate::models::predict::{as_bytes, pixels, squared_error};
+use crate::models::{Precision, Predictor, Want, labeller, predictor};
+use crate::stages::{Error, Workplace};
+use crate::train::batch;
+
+/// Most stretches that are predicted, evenly spread.
+const STRETCHES: usize = 128;
+
+/// Errors by the number of frames ahead.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Rollouts {
+    stretches: usize,
+    rows: Vec<Ahead>,
+}
+
+/// Mean squared errors so many frames ahead, pixels spanning 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Ahead {
+    frames_ahead: u64,
+    fdm_error: f64,
+    copy_error: f64,
+    /// With the latent actions of another stretch.
+    shuffled_error: f64,
+}
+
+/// Predicts stretches nobody trained on, where the model and frames are given.
+pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Rollouts>, Error> {
+    let Some(model) = &task.dynamics else { return Ok(None) };
+    let (weights, ahead) = (place.store.require(&model.path)?, task.config.frames_ahead());
+    let (labeller, predictor) = (labeller(&place.device, &weights, Precision::F32)?, predictor(&place.device, &weights)?);
+    let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
+    let (seen, expected) = (shards.frame_size().map_or(0, |size| size.height as usize), labeller.config().frame_size);
+    if seen != expected {
+        return Err(Error::FrameSize { file: model.path.clone(), seen, expected });
+    }
+    let (every, known) = (task.config.holdout, labeller.config().window() - 1);
+    let index = WindowIndex::new(&shards, known + ahead).subset(|episode| every == 0 || episode.is_multiple_of(every));
+    let chosen = batch::spread(&index, STRETCHES);
+    if chosen.len() < 2 {
+        let (windows, episodes) = (chosen.len(), index.episodes());
+        return Err(Error::TooFewWindows { split: "predicted", windows, time: known + ahead, episodes, needed: 2 });
+    }
+    let mut frames = Vec::new();
+    batch::gather(&shards, &index, &chosen, &mut frames)?;
+    let starts: Vec<usize> = (0..chosen.len()).flat_map(|i| (0..ahead).map(move |at| i * (known + ahead) + at)).collect();
+    let latent_action = labeller.label(&frames, &starts, Want::default())?.latent_action;
+    let stretches = Stretches { frames, latent_action, count: chosen.len(), known, ahead };
+    Ok(Some(Rollouts { stretches: chosen.len(), rows: stretches.errors(predictor.as_ref())? }))
+}
+
+/// Frames that follow each other, and what is done between them.
+struct Stretches {
+    /// `[stretch, known + ahead, height, width, 3]`
+    frames: Vec<u8>,
+    /// `[stretch, ahead, latent_dim]`
+    latent_action: Vec<f32>,
+    count: usize,
+    known: usize,
+    ahead: usize,
+}
+
+impl Stretches {
+    fn errors(&self, predictor: &dyn Predictor) -> Result<Vec<Ahead>, Error> {
+        let (own, shuffled) = (self.predicted(predictor, 0)?, self.predicted(predictor, self.count / 2)?);
+        let last: Vec<Vec<f32>> = (0..self.count).map(|i| pixels(self.frame(i, self.known - 1))).collect();
+        let mean = |errors: &mut dyn Iterator<Item = f64>| errors.sum::<f64>() / self.count as f64;
+        let row = |at: usize| Ahead {
+            frames_ahead: at as u64 + 1,
+            fdm_error: mean(&mut (0..self.count).map(|i| own[at][i])),
+            copy_error: mean(&mut (0..self.count).map(|i| squared_error(&last[i], self.frame(i, self.known + at)))),
+            shuffled_error: mean(&mut (0..self.count).map(|i| shuffled[at][i])),
+        };
+        Ok((0..self.ahead).map(row).collect())
+    }
+
+    /// Errors by frames ahead and stretch, each with the latent actions of the stretch so many further on.
+    fn predicted(&self, predictor: &dyn Predictor, further: usize) -> Result<Vec<Vec<f64>>, Error> {
+        let (dim, bytes) = (self.latent_action.len() / (self.count * self.ahead), self.frame(0, 0).len());
+        let mut past: Vec<Vec<u8>> = (0..self.count).map(|i| (0..self.known).flat_map(|at| self.frame(i, at)).copied().collect()).collect();
+        let mut errors = Vec::new();
+        for at in 0..self.ahead {
+            let done = |i: usize| &self.latent_action[((i + further) % self.count * self.ahead + at) * dim..][..dim];
+            let predicted = predictor.predict(&past.concat(), &(0..self.count).flat_map(done).copied().collect::<Vec<f32>>())?;
+            let predicted: Vec<&[f32]> = predicted.chunks_exact(bytes).collect();
+            errors.push((0..self.count).map(|i| squared_error(predicted[i], self.frame(i, self.known + at))).collect());
+            for (past, predicted) in past.iter_mut().zip(predicted) {
+                past.drain(..bytes);
+                past.extend(as_bytes(predicted));
+            }
+        }
+        Ok(errors)
+    }
+
+    fn frame(&self, stretch: usize, at: usize) -> &[u8] {
+        let bytes = self.frames.len() / (self.count * (self.known + self.ahead));
+        &self.frames[(stretch * (self.known + self.ahead) + at) * bytes..][..bytes]
+    }
+}
+
+impl Rollouts {
+    pub(super) fn sentence(&self) -> String {
+        let share = |row: &Ahead| row.fdm_error / row.copy_error.max(f64::MIN_POSITIVE);
+        let row = |row: &Ahead| format!("{:.2}x {} ahead", share(row), row.frames_ahead);
+        let told: Vec<String> =
+            [self.rows.first(), self.rows.last().filter(|_| self.rows.len() > 1)].into_iter().flatten().map(row).collect();
+        format!("frames predicted from predictions: error {} of that of copying the last real one", told.join(", "))
+    }
+
+    /// A row for every number of frames ahead.
+    pub(super) fn write(&self, place: &Workplace) -> Result<FileInfo, Error> {
+        let column = |of: fn(&Ahead) -> f64| Column::F64(self.rows.iter().map(|row| Some(of(row))).collect());
+        let columns = [
+            ("frames_ahead", Column::U64(self.rows.iter().map(|row| row.frames_ahead).collect())),
+            ("fdm_error", column(|row| row.fdm_error)),
+            ("copy_error", column(|row| row.copy_error)),
+            ("shuffled_error", column(|row| row.shuffled_error)),
+        ];
+        Ok(write_table(place.store, &format!("{}/rollouts.parquet", place.folder), &columns)?)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::models::{DynamicsConfig, Preset, Result};
+
+    /// Adds its latent action to the last frame.
+    struct Adds(DynamicsConfig);
+
+    impl Predictor for Adds {
+        fn config(&self) -> &DynamicsConfig {
+            &self.0
+        }
+
+        fn predict(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
+            let step =
+                |(past, action): (&[u8], &f32)| past[2..].iter().map(|byte| f32::from(*byte) / 255.0 - 0.5 + action).collect::<Vec<_>>();
+            Ok(past.chunks_exact(4).zip(latent_action).flat_map(step).collect())
+        }
+    }
+
+    #[test]
+    fn each_frame_is_predicted_from_the_prediction_before_it() {
+        // Two stretches of frames of two bytes, two known: 51 (.2 of the range) more with every frame, and no change at all.
+        let frames = [[0, 0], [0, 0], [51, 51], [102, 102], [9, 9], [9, 9], [9, 9], [9, 9]].concat();
+        let stretches = Stretches { frames, latent_action: vec![0.2, 0.2, 0.0, 0.0], count: 2, known: 2, ahead: 2 };
+        let rows = stretches.errors(&Adds(Preset::Tiny.dynamics())).unwrap();
+        let near = |seen: f64, right: f64| assert!((seen - right).abs() < 1e-6, "{seen} for {right}");
+        for (row, [copied, shuffled]) in rows.iter().zip([[0.02, 0.04], [0.08, 0.16]]) {
+            near(row.fdm_error, 0.0);
+            near(row.copy_error, copied);
+            near(row.shuffled_error, shuffled);
+        }
+        let rollouts = Rollouts { stretches: 2, rows };
+        assert!(rollouts.sentence().contains("error 0.00x 1 ahead, 0.00x 2 ahead"), "{}", rollouts.sentence());
+    }
+}
