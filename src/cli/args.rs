@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -28,6 +29,8 @@ pub enum Command {
     Inspect(Inspect),
     /// List a workspace's datasets
     Datasets(Datasets),
+    /// Say what nobody needs any more, and delete it where asked to
+    Gc(Gc),
     /// Turn a published PyTorch checkpoint into safetensors
     Import(Import),
     /// Print the JSON Schema of the YAML, or another schema
@@ -105,6 +108,25 @@ pub struct Inspect {
     /// The workspace [default: the only one under runs/]
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Gc {
+    /// The workspace [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+    /// Newest versions of each dataset to keep, with all that is in them [default: every version, and every result]
+    #[arg(long, value_name = "VERSIONS", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub keep: Option<usize>,
+    /// What changed later is left alone: a run that lives may need it
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = super::gc::duration)]
+    pub older_than: Duration,
+    /// Delete it, rather than only list it
+    #[arg(long)]
+    pub delete: bool,
+    /// How to print it: table or json
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
 }
 
 #[derive(Debug, ClapArgs)]

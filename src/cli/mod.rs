@@ -10,6 +10,7 @@ use crate::error::{Error as AnyError, Result};
 mod args;
 mod bench;
 mod doctor;
+mod gc;
 mod import;
 mod inspect;
 mod look;
@@ -81,6 +82,7 @@ fn dispatch(args: &args::Args) -> Result<()> {
         Command::Query(query) => look::query(query),
         Command::Inspect(what) => inspect::run(what),
         Command::Datasets(datasets) => look::datasets(datasets),
+        Command::Gc(gc) => gc::run(gc),
         Command::Import(import) => import::run(import),
         Command::Schema(schema) => schema::run(schema),
         Command::Doctor(doctor) => doctor::run(doctor),

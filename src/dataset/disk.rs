@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
-use super::store::Created;
+use super::store::{Created, Stored};
 
 /// Creates a file by writing it aside, syncing it and hard-linking it into place.
 ///
@@ -56,6 +56,39 @@ pub(super) fn sync_folders(root: &Path, target: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Every file under a folder of `root`, whole or not; a run that lives may delete some meanwhile.
+pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
+    let (mut files, mut folders) = (Vec::new(), vec![root.join(prefix)]);
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => continue,
+            entries => entries.map_err(io_error("list", &folder))?,
+        };
+        for entry in entries {
+            let place = entry.map_err(io_error("list", &folder))?.path();
+            match place.symlink_metadata() {
+                Ok(found) if found.is_dir() => folders.push(place),
+                Ok(found) => {
+                    let path = place.strip_prefix(root).unwrap_or(&place).to_string_lossy().into_owned();
+                    let modified = found.modified().map_err(io_error("look at", &place))?;
+                    files.push(Stored { path, bytes: found.len(), modified });
+                }
+                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
+                Err(cause) => return Err(io_error("look at", &place)(cause)),
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Removes a file, where there is one.
+pub(super) fn remove_file(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("delete", file)(cause)),
+        _ => Ok(()),
+    }
 }
 
 /// Removes a folder and all that is in it, where there is one.

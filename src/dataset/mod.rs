@@ -20,6 +20,7 @@
 //! | `table` | small Parquet tables, such as metrics |
 //! | `new_file` | a large file, hashed while it is written |
 //! | `receipt`, `manifest` | what was made, and which of it is the dataset |
+//! | `gc` | what nobody needs any more |
 
 mod action_rows;
 mod actions;
@@ -27,6 +28,7 @@ mod disk;
 mod error;
 #[cfg(test)]
 mod faults;
+pub mod gc;
 mod ipc;
 mod label_reader;
 mod labels;

@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
-use object_store::{ListResult, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use object_store::{ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
 use tokio::runtime::{Builder, Runtime};
 
 use super::disk::{self, io_error};
@@ -32,6 +32,22 @@ pub enum Created {
     New,
     /// Somebody else's file is there, with other bytes; it was left alone.
     Exists,
+}
+
+/// A file of a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Relative to the workspace.
+    pub path: String,
+    pub bytes: u64,
+    pub modified: SystemTime,
+}
+
+impl Stored {
+    /// Whether it is one that a create left behind when it died.
+    pub(super) fn is_staged(&self) -> bool {
+        self.path.contains('#')
+    }
 }
 
 /// A workspace. Cheap to clone, and usable from every thread that is not itself inside an async runtime.
@@ -95,15 +111,30 @@ impl Store {
 
     /// Every file under the folder `prefix`, sorted; the paths are relative to the workspace.
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let mut paths = Vec::new();
-        let mut folders = vec![location(prefix)?];
-        while let Some(folder) = folders.pop() {
-            let found = self.list_folder(&folder)?;
-            paths.extend(found.objects.into_iter().map(|file| file.location.to_string()));
-            folders.extend(found.common_prefixes);
+        Ok(self.objects(prefix)?.into_iter().map(|file| file.location.to_string()).collect())
+    }
+
+    /// Every file under the folder `prefix`, with files that were never whole, sorted by path.
+    pub(super) fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
+        let Some(root) = &self.root else {
+            let stored =
+                |file: ObjectMeta| Stored { path: file.location.to_string(), bytes: file.size, modified: file.last_modified.into() };
+            return Ok(self.objects(prefix)?.into_iter().map(stored).collect());
+        };
+        let mut files = disk::files(root, prefix)?;
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(files)
+    }
+
+    /// Deletes a file; it need not exist.
+    pub(super) fn delete(&self, path: &str) -> Result<()> {
+        if let Some(root) = &self.root {
+            return disk::remove_file(&root.join(path));
         }
-        paths.sort_unstable();
-        Ok(paths)
+        match self.runtime.block_on(self.objects.delete(&location(path)?)) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(cause) => Err(storage_error("delete", path)(cause)),
+        }
     }
 
     /// The names of the folders right under `prefix`, sorted; `""` is the workspace itself.
@@ -121,12 +152,7 @@ impl Store {
     /// If `prefix` is empty: nothing may delete a whole workspace.
     pub fn delete_all(&self, prefix: &str) -> Result<()> {
         assert!(!prefix.is_empty(), "a folder of the workspace, never all of it");
-        for path in self.list(prefix)? {
-            match self.runtime.block_on(self.objects.delete(&location(&path)?)) {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(cause) => return Err(storage_error("delete", &path)(cause)),
-            }
-        }
+        self.list(prefix)?.iter().try_for_each(|path| self.delete(path))?;
         match &self.root {
             Some(root) => disk::remove_folder(&root.join(prefix)),
             None => Ok(()),
@@ -177,6 +203,18 @@ impl Store {
             parts.finish().await.map_err(storage_error("upload", path))?;
             Ok(())
         })
+    }
+
+    /// Every file under a folder, sorted by path.
+    fn objects(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        let (mut files, mut folders) = (Vec::new(), vec![location(prefix)?]);
+        while let Some(folder) = folders.pop() {
+            let found = self.list_folder(&folder)?;
+            files.extend(found.objects);
+            folders.extend(found.common_prefixes);
+        }
+        files.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(files)
     }
 
     fn list_folder(&self, folder: &object_store::path::Path) -> Result<ListResult> {

@@ -1,0 +1,83 @@
+//! `lapo gc`: what nobody needs is told, and deleted where that is asked for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::args::{Format, Gc};
+use super::look::workspace;
+use super::{Error, print};
+use crate::dataset::Store;
+use crate::dataset::gc::{Garbage, Keep, delete, garbage};
+use crate::error::Result;
+
+/// Lists garbage; deletes it with `--delete`.
+pub fn run(args: &Gc) -> Result<()> {
+    let store = Store::open(&workspace(args.workspace.as_deref())?)?;
+    let all = garbage(&store, &Keep { versions: args.keep, younger_than: args.older_than })?;
+    if args.delete {
+        delete(&store, &all)?;
+    }
+    match args.format {
+        Format::Json => print(&format!("{:#}\n", serde_json::json!(all))),
+        Format::Table => print(&(table(&all) + &sum(&all, args.delete))),
+        other => Err(Error::Usage {
+            what: format!("--format {other:?}: garbage is printed as table or json"),
+            hint: "leave --format out, or say --format json".into(),
+        })?,
+    }
+}
+
+/// A line for every stage and kind of waste.
+fn table(all: &[Garbage]) -> String {
+    let mut rows: BTreeMap<(&str, &str), [u64; 3]> = BTreeMap::new();
+    for found in all {
+        let row = rows.entry((&found.stage, found.what.words())).or_default();
+        (row[0], row[1], row[2]) = (row[0] + 1, row[1] + found.files, row[2] + found.bytes);
+    }
+    let line = |stage: &str, what: &str, numbers: [String; 3]| {
+        let [count, files, bytes] = numbers;
+        format!("{stage:<16} {what:<40} {count:>7} {files:>7} {bytes:>14}\n")
+    };
+    let head = line("stage", "what", ["count", "files", "bytes"].map(String::from));
+    let rows: String =
+        rows.into_iter().map(|((stage, what), numbers)| line(stage, what, numbers.map(|number| number.to_string()))).collect();
+    if rows.is_empty() { rows } else { head + &rows }
+}
+
+fn sum(all: &[Garbage], deleted: bool) -> String {
+    let bytes: u64 = all.iter().map(|found| found.bytes).sum();
+    match (all.is_empty(), deleted) {
+        (true, _) => "no garbage\n".into(),
+        (false, true) => format!("{bytes} bytes deleted\n"),
+        (false, false) => format!("{bytes} bytes; nothing was deleted: say --delete\n"),
+    }
+}
+
+/// A number and its unit: `7d`, `12h`, `30m`, `0s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match &text[at..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("expected a number and s, m, h or d, such as 12h".into()),
+    };
+    let seconds = text[..at].parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|seconds| *seconds < 1 << 32);
+    seconds.map(Duration::from_secs).ok_or_else(|| "expected a whole number of less than 136 years, such as 12h".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        for (text, seconds) in [("7d", 604_800), ("12h", 43_200), ("30m", 1_800), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "7", "d", "-1d", "1w", "99999999999999999999s", "999999d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}
