@@ -27,7 +27,7 @@ pub enum Command {
     Query(Query),
     /// Say what a stage's dataset is, or a file of weights
     Inspect(Inspect),
-    /// List a workspace's datasets
+    /// List a workspace's datasets, a dataset's versions, or what changed between two of these
     Datasets(Datasets),
     /// Say what nobody needs any more, and delete it where asked to
     Gc(Gc),
@@ -57,9 +57,8 @@ pub struct Pipeline {
 pub struct Run {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Train this stage again, whatever its `refresh` says
-    #[arg(long, value_name = "STAGE")]
-    pub refresh: Vec<String>,
+    #[command(flatten)]
+    pub again: Again,
     /// Cores to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
@@ -78,12 +77,22 @@ pub struct Run {
 pub struct Plan {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Plan as if this stage were trained again
-    #[arg(long, value_name = "STAGE")]
-    pub refresh: Vec<String>,
+    #[command(flatten)]
+    pub again: Again,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// What is done again although it is done.
+#[derive(Debug, ClapArgs)]
+pub struct Again {
+    /// Train this stage again, whatever its `refresh` says
+    #[arg(long, value_name = "STAGE")]
+    pub refresh: Vec<String>,
+    /// Decode videos again that were rejected, those of a class or all: after a change of `limits`, or of libav
+    #[arg(long, value_name = "CLASS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub retry_rejected: Option<Vec<String>>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -131,6 +140,11 @@ pub struct Gc {
 
 #[derive(Debug, ClapArgs)]
 pub struct Datasets {
+    /// A stage, to see its versions [default: the newest version of every stage]
+    pub stage: Option<String>,
+    /// What changed between two of its versions
+    #[arg(long, value_names = ["FROM", "TO"], num_args = 2, requires = "stage")]
+    pub diff: Vec<u64>,
     /// The workspace [default: the only one under runs/]
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::args::{Datasets, Format, Query};
 use super::{Error, print};
 use crate::dataset::Store;
@@ -39,30 +41,62 @@ pub fn query(args: &Query) -> Result<()> {
     }
 }
 
-/// `lapo datasets`: what a workspace holds.
+/// `lapo datasets`: what a workspace holds, how one dataset came to be, or what changed in it.
 pub fn datasets(args: &Datasets) -> Result<()> {
     let store = Store::open(&workspace(args.workspace.as_deref())?)?;
-    let all = query::datasets(&store)?;
+    let (json, table) = match (&args.stage, args.diff.as_slice()) {
+        (Some(stage), &[from, to]) => told(&query::diff(&store, stage, [from, to])?, diff),
+        (Some(stage), _) => told(&query::history(&store, stage)?, |versions| versions.iter().map(version).collect()),
+        (None, _) => told(&query::datasets(&store)?, |all| newest(all)),
+    };
     match args.format {
-        Format::Json => print(&format!("{:#}\n", serde_json::json!(all))),
-        Format::Table => {
-            let head = format!(
-                "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
-                "stage", "kind", "version", "tasks", "videos", "rows", "bytes", "rejects"
-            );
-            let line = |d: &query::DatasetInfo| {
-                format!(
-                    "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
-                    d.stage, d.kind, d.version, d.receipts, d.videos, d.rows, d.bytes, d.rejects
-                )
-            };
-            print(&(head + &all.iter().map(line).collect::<String>()))
-        }
+        Format::Json => print(&json),
+        Format::Table => print(&table),
         other => Err(Error::Usage {
             what: format!("--format {other:?}: datasets are printed as table or json"),
             hint: "leave --format out, or say --format json".into(),
         })?,
     }
+}
+
+fn told<T: Serialize>(facts: &T, table: impl Fn(&T) -> String) -> (String, String) {
+    (format!("{:#}\n", serde_json::json!(facts)), table(facts))
+}
+
+fn newest(all: &[query::DatasetInfo]) -> String {
+    let head = format!(
+        "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
+        "stage", "kind", "version", "tasks", "videos", "rows", "bytes", "rejects"
+    );
+    let line = |d: &query::DatasetInfo| {
+        format!(
+            "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
+            d.stage, d.kind, d.version, d.receipts, d.videos, d.rows, d.bytes, d.rejects
+        )
+    };
+    head + &all.iter().map(line).collect::<String>()
+}
+
+fn version(version: &query::Version) -> String {
+    let query::Version { version, tasks, added, dropped, rows, bytes, why, run } = version;
+    let why = if why.is_empty() { "tasks that were done before" } else { why };
+    format!("{version}: {tasks} tasks (+{added} -{dropped}), {rows} rows, {bytes} bytes; {why}; run {run}\n")
+}
+
+fn diff(diff: &query::Diff) -> String {
+    let query::Diff { versions: [from, to], why, fields, tasks, videos, rows } = diff;
+    let mut text = format!("version {from} -> {to}: rows {} -> {}\n", rows[0], rows[1]);
+    for (version, why) in why {
+        text += &format!("why, version {version}: {}\n", if why.is_empty() { "tasks that were done before" } else { why });
+    }
+    for (name, [before, after]) in fields {
+        text += &format!("{name}: {before} -> {after}\n");
+    }
+    text += &format!("tasks: +{} -{}\n", tasks.added.len(), tasks.dropped.len());
+    for (sign, videos) in [("+", &videos.added), ("-", &videos.dropped)] {
+        text += &videos.iter().map(|video| format!("{sign} {video}\n")).collect::<String>();
+    }
+    text
 }
 
 /// The workspace that was named, or the only one under `runs/`.

@@ -1,6 +1,6 @@
 //! `lapo run`, `lapo check`, `lapo plan`.
 
-use super::args::{Format, Pipeline, Plan, Run};
+use super::args::{Again, Format, Pipeline, Plan, Run};
 use super::progress::Person;
 use super::{Error, print};
 use crate::dataset::Store;
@@ -15,7 +15,7 @@ use crate::pipeline::{self, load};
 /// `lapo run`: ends with one line of truth on stdout.
 pub fn run(args: &Run) -> Result<()> {
     let (checked, store) = open(&args.pipeline)?;
-    let options = options(&checked, &args.refresh, args.checkpoint_secs)?;
+    let options = options(&checked, &args.again, args.checkpoint_secs)?;
     let threads = use_threads(args.threads)?;
     let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
     let means = Means { devices, threads, games: args.games.folders() };
@@ -41,7 +41,7 @@ pub fn check(args: &Pipeline) -> Result<()> {
 /// `lapo plan`: what would run, and why.
 pub fn plan(args: &Plan) -> Result<()> {
     let (checked, store) = open(&args.pipeline)?;
-    let options = options(&checked, &args.refresh, 0)?;
+    let options = options(&checked, &args.again, 0)?;
     let plans = Planner::new(&checked, &store, &options).plan_all()?;
     match args.format {
         Format::Table => print(&plans.iter().map(described).collect::<String>()),
@@ -69,7 +69,7 @@ fn assignment(pair: &str) -> Result<(String, String), Error> {
 }
 
 /// `--refresh` must name stages that are trained.
-fn options(checked: &Checked, refresh: &[String], checkpoint_secs: u64) -> Result<PlanOptions> {
+fn options(checked: &Checked, Again { refresh, retry_rejected }: &Again, checkpoint_secs: u64) -> Result<PlanOptions> {
     let trained = |(_, spec): &&(String, pipeline::spec::StageSpec)| spec.kind().starts_with("train");
     let names: Vec<&str> = checked.spec.stages.iter().filter(trained).map(|(name, _)| name.as_str()).collect();
     match refresh.iter().find(|name| !names.contains(&name.as_str())) {
@@ -77,7 +77,11 @@ fn options(checked: &Checked, refresh: &[String], checkpoint_secs: u64) -> Resul
             what: format!("--refresh {name}: not a stage that is trained"),
             hint: format!("there is: {}", names.join(", ")),
         })?,
-        None => Ok(PlanOptions { refresh: refresh.to_vec(), checkpoint_secs }),
+        None => Ok(PlanOptions {
+            refresh: refresh.clone(),
+            checkpoint_secs,
+            retry_rejected: retry_rejected.as_ref().map(|classes| classes.iter().filter(|class| !class.is_empty()).cloned().collect()),
+        }),
     }
 }
 

@@ -17,7 +17,8 @@ use crate::stages::{
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 10] = ["videos", "frames", "labels", "model", "true_actions", "policy", "decoders", "agent", "results", "generation"];
+const INPUTS: [&str; 11] =
+    ["videos", "try", "frames", "labels", "model", "true_actions", "policy", "decoders", "agent", "results", "generation"];
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
@@ -30,11 +31,14 @@ pub fn settings(fields: &Fields) -> Fields {
     fields.iter().filter(|(name, _)| !INPUTS.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// Decode: all settings but the patterns and guards, and the videos' digests.
+/// Decode: all settings but the patterns and guards, the videos' digests, and which try it is, where it is not the first.
 pub fn of_decode(task: &decode::DecodeTask) -> Fields {
     let process = ["videos", "max_rejected", "limits", "videos_per_shard"];
     let mut fields = start("decode", decode::VERSION, &task.config, &process);
     fields.insert("videos".into(), task.videos.iter().map(|video| video.digest.clone()).collect());
+    if task.tries > 1 {
+        fields.insert("try".into(), task.tries.into());
+    }
     fields
 }
 

@@ -2,23 +2,22 @@
 //!
 //! New videos, a retrained model, a changed setting and a killed run are one path: a task is its key, and a key without a receipt
 //! is to be done. Nothing is written here. What is trained is planned in `training`: a model is kept although its input
-//! has grown. Stages of one task are in `single`.
+//! has grown. `decode` is planned in `decode`, stages of one task in `single`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
 use super::check::Checked;
-use super::key::{Fields, Known, key, of_decode, of_label, of_record, settings};
+use super::key::{Fields, Known, key, of_label, of_record, settings};
 use super::spec::StageSpec;
-use super::videos::identify;
 use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
 use crate::executor::Job;
 use crate::stages::Task;
-use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
 use crate::stages::label::{LabelConfig, LabelTask};
 use crate::stages::record::RecordConfig;
 
+mod decode;
 mod single;
 mod training;
 
@@ -64,6 +63,9 @@ pub struct PlanOptions {
     pub refresh: Vec<String>,
     /// Seconds between two checkpoints of a training.
     pub checkpoint_secs: u64,
+    /// Videos that were rejected are decoded again, with all that share a shard with them: those of these classes, or, where the list is
+    /// empty, of any.
+    pub retry_rejected: Option<Vec<String>>,
 }
 
 /// Plans stage by stage; each stage sees the plans of those before it.
@@ -113,47 +115,6 @@ impl<'a> Planner<'a> {
             StageSpec::Evaluate(config) => Ok(self.evaluate(plan, config, &Known::new(&receipts))),
             StageSpec::Report(config) => Ok(self.report(plan, config, &Known::new(&receipts))),
         }
-    }
-
-    /// Old partitions stay as they are while all their videos are there; the other videos form new ones.
-    fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: &[Receipt]) -> Result<StagePlan, dataset::Error> {
-        let videos = identify(&self.checked.videos[&plan.stage], receipts);
-        let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (v.digest.as_str(), i)).collect();
-        let of = |videos: &[VideoSource]| of_decode(&DecodeTask { config: config.clone(), videos: videos.to_vec() });
-        plan.settings = settings(&of(&[]));
-
-        let committed = head(self.store, &plan.stage)?.map(|manifest| manifest.receipts).unwrap_or_default();
-        let rank: HashMap<&str, usize> = committed.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
-        let first = |r: &Receipt| r.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied();
-        let mut usable: Vec<&Receipt> = receipts.iter().filter(|r| settings(&r.fields) == plan.settings).collect();
-        usable.sort_by_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
-        let mut covered: HashSet<&str> = HashSet::new();
-        for receipt in usable {
-            let fits = |v: &dataset::VideoRecord| place.contains_key(v.digest.as_str()) && !covered.contains(v.digest.as_str());
-            if receipt.videos.iter().all(fits) {
-                covered.extend(receipt.videos.iter().map(|v| v.digest.as_str()));
-                plan.receipts.push(receipt.clone());
-            }
-        }
-        plan.reused_videos = covered.len();
-        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(v.digest.as_str())).cloned().collect();
-        plan.new_videos = missing.len();
-        let known = Known::new(receipts);
-        for videos in partitions(missing, config.videos_per_shard) {
-            let (fields, units) = (of(&videos), videos.len() as u64);
-            let task = Task::Decode(DecodeTask { config: config.clone(), videos });
-            plan.add(fields, vec![], BTreeMap::new(), units, task, &known);
-        }
-        let planned = |job: &Job| match &job.task {
-            Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
-            _ => None,
-        };
-        let mut ranked: Vec<_> = plan.receipts.iter().map(|r| (&r.key, first(r))).collect();
-        ranked.extend(plan.jobs.iter().map(|job| (&job.key, planned(job))));
-        ranked.sort_by_key(|(key, first)| (rank.get(key.as_str()).copied().unwrap_or(usize::MAX), *first));
-        plan.order = ranked.into_iter().map(|(key, _)| key.clone()).collect();
-        plan.reused = plan.receipts.len();
-        Ok(plan)
     }
 
     /// One task per shard; the first ones stay as they are when there are more.
@@ -263,40 +224,4 @@ impl StagePlan {
 
 fn no_file() -> FileInfo {
     FileInfo { path: String::new(), bytes: 0, rows: 0, blake3: String::new() }
-}
-
-/// Cuts videos into partitions. A partition closes by what is in it alone, so a run that was killed cuts the rest as before.
-fn partitions(videos: Vec<VideoSource>, most: usize) -> Vec<Vec<VideoSource>> {
-    let (mut all, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for video in videos {
-        bytes += video.bytes;
-        current.push(video);
-        if current.len() >= most || bytes >= SHARD_BYTES {
-            all.push(std::mem::take(&mut current));
-            bytes = 0;
-        }
-    }
-    all.extend((!current.is_empty()).then_some(current));
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn video(name: usize, bytes: u64) -> VideoSource {
-        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, modified: String::new(), unusable: None }
-    }
-
-    #[test]
-    fn partitions_of_what_a_killed_run_left_are_the_old_ones() {
-        let sizes = [1, SHARD_BYTES, 3, 4, 5, SHARD_BYTES / 2, SHARD_BYTES / 2, 9, 9, 9, 9];
-        let videos: Vec<VideoSource> = sizes.iter().enumerate().map(|(i, bytes)| video(i, *bytes)).collect();
-        let whole = partitions(videos.clone(), 3);
-        assert_eq!(whole.concat(), videos);
-        for done in 0_usize..1 << whole.len() {
-            let left: Vec<Vec<VideoSource>> = (0..whole.len()).filter(|i| done >> i & 1 == 0).map(|i| whole[i].clone()).collect();
-            assert_eq!(partitions(left.concat(), 3), left, "done: {done:b}");
-        }
-    }
 }

@@ -35,9 +35,7 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     let catalog = Catalog::read(store)?;
     let infos = catalog.datasets();
     let Some(info) = infos.iter().find(|info| info.stage == stage).cloned() else {
-        let stages: Vec<String> = infos.into_iter().map(|info| info.stage).collect();
-        let near = nearest(stage, &stages).map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
-        return Err(Error::NoStage { stage: stage.into(), hint: format!("{near}stages here: {}", list(&stages)) });
+        return Err(no_stage(store, stage)?);
     };
     let receipts = catalog.receipts(stage);
     let files = || receipts.iter().flat_map(|receipt| &receipt.files);
@@ -71,6 +69,16 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     })
 }
 
+/// The error of a stage that is not there.
+pub(super) fn no_stage(store: &Store, stage: &str) -> Result<Error> {
+    let stages: Vec<String> = dataset::stages(store)?.into_iter().map(|(name, _)| name).collect();
+    if stages.is_empty() {
+        return Ok(Error::EmptyWorkspace);
+    }
+    let near = nearest(stage, &stages).map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
+    Ok(Error::NoStage { stage: stage.into(), hint: format!("{near}stages here: {}", list(&stages)) })
+}
+
 /// What one asks first, by what sort of table it is.
 fn question(sort: &str, table: &str) -> Option<String> {
     Some(match sort {
@@ -95,7 +103,7 @@ fn question(sort: &str, table: &str) -> Option<String> {
 }
 
 /// The fields that all receipts have alike.
-fn shared(receipts: &[Receipt]) -> Map<String, Value> {
+pub(super) fn shared(receipts: &[Receipt]) -> Map<String, Value> {
     let Some((first, rest)) = receipts.split_first() else { return Map::new() };
     let alike = |(name, value): &(&String, &Value)| rest.iter().all(|receipt| receipt.fields.get(*name) == Some(value));
     first.fields.iter().filter(alike).map(|(name, value)| (name.clone(), value.clone())).collect()

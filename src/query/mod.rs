@@ -1,13 +1,15 @@
 //! SQL over the datasets of a workspace: every stage is a table.
 //!
 //! In: a workspace and a query. Out: [`Rows`], printed by [`write()`] as a table, CSV, JSON or Parquet. Start at
-//! [`query`]; [`tables`] says what there is to ask, [`datasets`] what there is at all, [`inspect()`] what one stage has.
+//! [`query`]; [`tables`] says what there is to ask, [`datasets`] what there is at all, [`inspect()`] what one stage has,
+//! [`history()`] how it came to be.
 //!
 //! A stage's table is the stage's newest version: frames without their pixels where it made shards, else the
 //! rows of its Parquet files. Besides, there are `rejects`, the videos that could not be read, and `frames` and
 //! `labels` where just one stage made such.
 
 mod catalog;
+mod history;
 mod inspect;
 mod print;
 
@@ -17,6 +19,7 @@ use polars::sql::{SQLContext, extract_table_identifiers};
 use crate::dataset::{self, Store};
 use catalog::Catalog;
 pub use catalog::{DatasetInfo, Table};
+pub use history::{Changed, Diff, Version, diff, history};
 pub use inspect::{Inspection, inspect};
 pub use print::{Format, write};
 
@@ -70,6 +73,16 @@ pub enum Error {
         /// The names there are.
         hint: String,
     },
+    /// The stage has no such version.
+    #[error("`{stage}` has no version {version}")]
+    NoVersion {
+        /// The stage.
+        stage: String,
+        /// The version that was asked for.
+        version: u64,
+        /// The versions there are.
+        there: String,
+    },
     /// A short name that several stages answer to.
     #[error("table `{name}` could be any of {}", list(stages))]
     Ambiguous {
@@ -109,6 +122,7 @@ impl Error {
             Self::Dataset(error) => error.hint(),
             Self::EmptyWorkspace => Some("run a pipeline in it first: `lapo run pipelines/<name>.yaml`".into()),
             Self::NoStage { hint, .. } => Some(hint.clone()),
+            Self::NoVersion { there, .. } => Some(format!("versions here: {there}")),
             Self::Ambiguous { stages, .. } => Some(format!("name the stage: FROM {}", stages.first()?)),
             Self::Sql { unknown, tables, .. } => {
                 let near = unknown.as_ref().and_then(|name| nearest(name, tables));

@@ -93,6 +93,8 @@ pub struct DecodeTask {
     pub config: DecodeConfig,
     /// The videos.
     pub videos: Vec<VideoSource>,
+    /// How often these were tried, this time included.
+    pub tries: u64,
 }
 
 impl DecodeConfig {

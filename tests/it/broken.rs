@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::project::Project;
+use crate::project::{PIPELINE, Project};
 
 /// Runs the ffmpeg command line with bounded memory; false where there is none.
 fn ffmpeg(args: &str, to: &Path) -> bool {
@@ -120,4 +120,43 @@ fn too_many_rejects_stop_the_run_and_keep_what_is_done() {
     assert_eq!(said.code, 1);
     assert!(said.stderr.contains("of 8 videos rejected, `max_rejected` allows a share of 0.5: "), "{said:#?}");
     assert!(said.stderr.contains("unknown_format"), "the reasons are told: {said:#?}");
+}
+
+#[test]
+fn rejected_videos_are_tried_again_where_that_is_asked_for() {
+    let limited = |project: &Project, most: u64| {
+        let limits = format!("videos_per_shard: 4, limits: {{ max_pixels: {most} }}");
+        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos_per_shard: 4", &limits)).unwrap();
+    };
+    let with_large = || {
+        let project = Project::new(4);
+        assert!(ffmpeg("-f lavfi -i testsrc2=size=1280x960:rate=25 -t 1 -c:v libx264", &project.path("videos/large.mp4")));
+        project
+    };
+    let whole = with_large();
+    whole.run(&[]).good();
+
+    let project = with_large();
+    fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
+    limited(&project, 1_000_000);
+    project.run(&[]).good();
+    let rejects = || project.query("SELECT video, class FROM rejects ORDER BY video");
+    let [large, text] = [("large", "too_large"), ("text", "unknown_format")]
+        .map(|(name, class)| serde_json::json!({ "video": format!("videos/{name}.mp4"), "class": class }));
+    assert_eq!(rejects(), serde_json::json!([large, text]));
+
+    // Guards are no part of a key: a change alone does nothing.
+    limited(&project, 10_000_000);
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    let said = project.lapo(&["plan", "pipeline.yaml", "--retry-rejected=too_large"]).good();
+    assert!(said.stdout.contains("new because of new try: 1"), "{said:#?}");
+    project.run(&["--retry-rejected=too_large"]).good();
+    assert_eq!(rejects(), serde_json::json!([text]));
+    assert_eq!(project.files("frames", "shard.arrow").last(), whole.files("frames", "shard.arrow").first());
+    assert!(project.run(&["--retry-rejected=too_large"]).good().stdout.starts_with("0 tasks"));
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"), "what was tried again is what counts");
+
+    // Another try of all gives the same frames: only they are decoded, and no label is made again.
+    let again = project.run(&["--retry-rejected"]).good();
+    assert!(again.stdout.starts_with("1 tasks"), "{again:#?}");
 }

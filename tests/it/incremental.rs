@@ -71,6 +71,43 @@ fn a_removed_video_leaves_the_dataset() {
 }
 
 #[test]
+fn versions_and_what_lies_between_them_are_told() {
+    let project = Project::new(4);
+    project.run(&[]).good();
+    project.add(4..6);
+    project.run(&[]).good();
+    fs::remove_file(project.path("videos/maze_1_000.mp4")).unwrap();
+    project.run(&["--set", "size=32"]).good();
+    let told = |more: &[&str]| -> serde_json::Value {
+        let said = project.lapo(&[&["datasets", "frames", "--workspace", "ws", "--format", "json"], more].concat()).good();
+        serde_json::from_str(&said.stdout).unwrap()
+    };
+    let versions = told(&[]);
+    let of = |name: &str| versions.as_array().unwrap().iter().map(|version| version[name].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!((of("version"), of("tasks"), of("added"), of("dropped")), (vec![1, 2, 3], vec![1, 2, 2], vec![1, 1, 2], vec![0, 0, 2]));
+    assert_eq!(of("rows")[2], project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap());
+    for version in versions.as_array().unwrap() {
+        assert!(project.path(&format!("ws/runs/{}.json", version["run"].as_str().unwrap())).is_file(), "{version}");
+    }
+
+    let grown = told(&["--diff", "1", "2"]);
+    assert_eq!(grown["videos"], serde_json::json!({ "added": ["videos/maze_1_004.mp4", "videos/maze_1_005.mp4"], "dropped": [] }));
+    assert_eq!((&grown["fields"], &grown["why"]), (&serde_json::json!({}), &serde_json::json!([[2, "new videos (1)"]])));
+    assert_eq!(grown["rows"], serde_json::json!(of("rows")[..2]));
+    let resized = told(&["--diff", "2", "3"]);
+    assert_eq!(resized["fields"], serde_json::json!({ "size": [16, 32] }));
+    assert_eq!(resized["videos"]["dropped"], serde_json::json!(["videos/maze_1_000.mp4"]));
+    assert_eq!(resized["why"], serde_json::json!([[3, "size: 16 -> 32 (2)"]]));
+
+    let said = project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).good();
+    assert!(said.stdout.contains("size: 16 -> 32\n") && said.stdout.contains("- videos/maze_1_000.mp4\n"), "{said:#?}");
+    let said = project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "7"]);
+    assert!(said.code != 0 && said.stderr.contains("no version 7") && said.stderr.contains("1, 2, 3"), "{said:#?}");
+    let said = project.lapo(&["datasets", "frame", "--workspace", "ws"]);
+    assert!(said.code != 0 && said.stderr.contains("did you mean `frames`?"), "{said:#?}");
+}
+
+#[test]
 fn one_thread_and_two_give_the_same_bytes() {
     let (one, two) = (Project::new(6), Project::new(6));
     one.run(&["--threads", "1"]).good();

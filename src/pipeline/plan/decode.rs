@@ -1,0 +1,108 @@
+//! Plans of `decode`. In: the videos there are, and the receipts of those that were decoded; out: partitions that are kept, and new ones.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{Planner, StagePlan};
+use crate::dataset::{self, Receipt, head};
+use crate::executor::Job;
+use crate::pipeline::key::{Known, of_decode, settings};
+use crate::pipeline::videos::identify;
+use crate::stages::Task;
+use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
+
+impl Planner<'_> {
+    /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.
+    pub(super) fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: &[Receipt]) -> Result<StagePlan, dataset::Error> {
+        let videos = identify(&self.checked.videos[&plan.stage], receipts);
+        let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (v.digest.as_str(), i)).collect();
+        let task = |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
+        plan.settings = settings(&of_decode(&task(vec![], 1)));
+
+        let committed = head(self.store, &plan.stage)?.map(|manifest| manifest.receipts).unwrap_or_default();
+        let rank: HashMap<&str, usize> = committed.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
+        let first = |r: &Receipt| r.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied();
+        let mut usable: Vec<&Receipt> = receipts.iter().filter(|r| settings(&r.fields) == plan.settings).collect();
+        let (again, tries) = (self.again(&usable), usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1);
+        usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
+        usable.sort_by_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
+        let mut covered: HashSet<&str> = HashSet::new();
+        for receipt in usable {
+            let fits = |v: &dataset::VideoRecord| place.contains_key(v.digest.as_str()) && !covered.contains(v.digest.as_str());
+            if receipt.videos.iter().all(fits) {
+                covered.extend(receipt.videos.iter().map(|v| v.digest.as_str()));
+                plan.receipts.push(receipt.clone());
+            }
+        }
+        plan.reused_videos = covered.len();
+        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(v.digest.as_str())).cloned().collect();
+        plan.new_videos = missing.len();
+        let known = Known::new(receipts);
+        let (again, fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
+        for (videos, tries) in [(fresh, 1), (again, tries)] {
+            for videos in partitions(videos, config.videos_per_shard) {
+                let task = task(videos, tries);
+                let (fields, units) = (of_decode(&task), task.videos.len() as u64);
+                plan.add(fields, vec![], BTreeMap::new(), units, Task::Decode(task), &known);
+            }
+        }
+        let planned = |job: &Job| match &job.task {
+            Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
+            _ => None,
+        };
+        let mut ranked: Vec<_> = plan.receipts.iter().map(|r| (&r.key, first(r))).collect();
+        ranked.extend(plan.jobs.iter().map(|job| (&job.key, planned(job))));
+        ranked.sort_by_key(|(key, first)| (rank.get(key.as_str()).copied().unwrap_or(usize::MAX), *first));
+        plan.order = ranked.into_iter().map(|(key, _)| key.clone()).collect();
+        plan.reused = plan.receipts.len();
+        Ok(plan)
+    }
+
+    /// The videos of partitions in which one was rejected that is to be tried again, by digest.
+    fn again<'r>(&self, receipts: &[&'r Receipt]) -> HashSet<&'r str> {
+        let Some(classes) = &self.options.retry_rejected else { return HashSet::new() };
+        let asked = |reject: &dataset::Reject| classes.is_empty() || classes.contains(&reject.class);
+        let rejected = receipts.iter().filter(|r| r.rejects.iter().any(asked));
+        rejected.flat_map(|r| &r.videos).map(|video| video.digest.as_str()).collect()
+    }
+}
+
+/// How often its videos had been tried when it was filed.
+fn tries(receipt: &Receipt) -> u64 {
+    receipt.fields.get("try").and_then(serde_json::Value::as_u64).unwrap_or(1)
+}
+
+/// Cuts videos into partitions. A partition closes by what is in it alone, so a run that was killed cuts the rest as before.
+fn partitions(videos: Vec<VideoSource>, most: usize) -> Vec<Vec<VideoSource>> {
+    let (mut all, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for video in videos {
+        bytes += video.bytes;
+        current.push(video);
+        if current.len() >= most || bytes >= SHARD_BYTES {
+            all.push(std::mem::take(&mut current));
+            bytes = 0;
+        }
+    }
+    all.extend((!current.is_empty()).then_some(current));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn video(name: usize, bytes: u64) -> VideoSource {
+        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, modified: String::new(), unusable: None }
+    }
+
+    #[test]
+    fn partitions_of_what_a_killed_run_left_are_the_old_ones() {
+        let sizes = [1, SHARD_BYTES, 3, 4, 5, SHARD_BYTES / 2, SHARD_BYTES / 2, 9, 9, 9, 9];
+        let videos: Vec<VideoSource> = sizes.iter().enumerate().map(|(i, bytes)| video(i, *bytes)).collect();
+        let whole = partitions(videos.clone(), 3);
+        assert_eq!(whole.concat(), videos);
+        for done in 0_usize..1 << whole.len() {
+            let left: Vec<Vec<VideoSource>> = (0..whole.len()).filter(|i| done >> i & 1 == 0).map(|i| whole[i].clone()).collect();
+            assert_eq!(partitions(left.concat(), 3), left, "done: {done:b}");
+        }
+    }
+}
