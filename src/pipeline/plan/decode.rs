@@ -22,17 +22,12 @@ impl Planner<'_> {
         let rank: HashMap<&str, usize> = committed.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
         let first = |r: &Receipt| r.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied();
         let mut usable: Vec<&Receipt> = receipts.iter().filter(|r| settings(&r.fields) == plan.settings).collect();
-        let (again, tries) = (self.again(&usable), usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1);
-        usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
         usable.sort_by_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
-        let mut covered: HashSet<&str> = HashSet::new();
-        for receipt in usable {
-            let fits = |v: &dataset::VideoRecord| place.contains_key(v.digest.as_str()) && !covered.contains(v.digest.as_str());
-            if receipt.videos.iter().all(fits) {
-                covered.extend(receipt.videos.iter().map(|v| v.digest.as_str()));
-                plan.receipts.push(receipt.clone());
-            }
-        }
+        let tries = usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1;
+        let again = self.again(&covering(&usable, &place));
+        usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
+        plan.receipts = covering(&usable, &place).into_iter().cloned().collect();
+        let covered: HashSet<&str> = plan.receipts.iter().flat_map(|r| &r.videos).map(|v| v.digest.as_str()).collect();
         plan.reused_videos = covered.len();
         let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(v.digest.as_str())).cloned().collect();
         plan.new_videos = missing.len();
@@ -64,6 +59,18 @@ impl Planner<'_> {
         let rejected = receipts.iter().filter(|r| r.rejects.iter().any(asked));
         rejected.flat_map(|r| &r.videos).map(|video| video.digest.as_str()).collect()
     }
+}
+
+/// Receipts of videos that are there, the first of those that share one.
+fn covering<'r>(receipts: &[&'r Receipt], place: &HashMap<&str, usize>) -> Vec<&'r Receipt> {
+    let mut covered: HashSet<&str> = HashSet::new();
+    let mut fits = |receipt: &&&'r Receipt| {
+        let videos = || receipt.videos.iter().map(|video| video.digest.as_str());
+        let fits = videos().all(|video| place.contains_key(video) && !covered.contains(video));
+        covered.extend(videos().filter(|_| fits));
+        fits
+    };
+    receipts.iter().filter(|receipt| fits(receipt)).copied().collect()
 }
 
 /// How often its videos had been tried when it was filed.
