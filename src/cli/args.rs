@@ -41,6 +41,13 @@ pub enum Command {
     Bench(Bench),
 }
 
+impl Command {
+    /// Whether errors are told as JSON.
+    pub fn tells_json(&self) -> bool {
+        matches!(self, Command::Run(run) if run.log_format == LogFormat::Json)
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub struct Pipeline {
     /// The pipeline's YAML file
@@ -68,9 +75,23 @@ pub struct Run {
     /// Seconds between two checkpoints of a training
     #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
     pub checkpoint_secs: u64,
+    /// How progress is told on stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "LAPO_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// Keep gauges in this file, for the textfile collector of Prometheus' node exporter: /var/lib/node_exporter/lapo.prom
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
     /// Where games are.
     #[command(flatten)]
     pub games: Games,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Bars or lines, for people
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 #[derive(Debug, ClapArgs)]

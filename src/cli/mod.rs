@@ -10,6 +10,7 @@ use crate::error::{Error as AnyError, Result};
 mod args;
 mod bench;
 mod doctor;
+mod fleet;
 mod gc;
 mod import;
 mod inspect;
@@ -67,7 +68,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(AnyError::Cli(Error::Output { source, .. })) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error);
+            tell(&error, args.command.tells_json());
             ExitCode::from(error.exit_code())
         }
     }
@@ -91,8 +92,11 @@ fn dispatch(args: &args::Args) -> Result<()> {
 }
 
 /// An error and its cure, on stderr.
-fn tell(error: &AnyError) {
+fn tell(error: &AnyError, as_json: bool) {
     let message = error.to_string();
+    if as_json {
+        return fleet::event("error", serde_json::json!({ "message": message, "hint": error.hint() }));
+    }
     let label = if message.contains('\n') { "errors:\n" } else { "error: " };
     eprintln!("{label}{message}");
     if let Some(hint) = error.hint() {

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use crate::pipeline::plan::StagePlan;
 use crate::pipeline::run::{StageSummary, Watch};
@@ -18,19 +19,13 @@ pub struct Person;
 
 impl Watch for Person {
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
-        let unit = match plan.kind.as_str() {
-            "decode" => "videos",
-            "record" | "evaluate" => "episodes",
-            "train_decoder" => "decoders",
-            "import_actions" => "shards",
-            "report" => "sections",
-            "finetune" => "env steps",
-            "train_dynamics" | "train_policy" => "steps",
-            _ => "transitions",
+        let line = |count: &Count| {
+            let Count { stage, unit, done, units, per_second, seconds_left, note } = count;
+            eprintln!("{stage}: {done}/{units} {unit}, {per_second:.1}/s, {seconds_left:.0} s left  {note}");
         };
         match std::io::stderr().is_terminal() {
-            true => Box::new(Bar::new(&plan.stage, unit, units)),
-            false => Box::new(Lines::new(&plan.stage, unit, units)),
+            true => Box::new(Bar::new(&plan.stage, unit(&plan.kind), units)),
+            false => Box::new(Counted::new(plan, units, line, |text| eprintln!("{text}"))),
         }
     }
 
@@ -38,6 +33,20 @@ impl Watch for Person {
         let rejects = if stage.rejects > 0 { format!(", {} rejects", stage.rejects) } else { String::new() };
         let note = stage.note.iter().map(|n| format!("; {n}")).collect::<String>();
         eprintln!("{}: {} tasks done, {} re-used{rejects} in {:.1} s{note}", stage.stage, stage.new, stage.reused, stage.seconds);
+    }
+}
+
+/// What a kind of stage counts.
+pub fn unit(kind: &str) -> &'static str {
+    match kind {
+        "decode" => "videos",
+        "record" | "evaluate" => "episodes",
+        "train_decoder" => "decoders",
+        "import_actions" => "shards",
+        "report" => "sections",
+        "finetune" => "env steps",
+        "train_dynamics" | "train_policy" => "steps",
+        _ => "transitions",
     }
 }
 
@@ -73,49 +82,62 @@ impl Drop for Bar {
     }
 }
 
-struct Lines {
-    stage: String,
-    unit: String,
-    units: u64,
+/// How far a stage is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Count {
+    pub stage: String,
+    pub unit: &'static str,
+    pub done: u64,
+    pub units: u64,
+    pub per_second: f64,
+    pub seconds_left: f64,
+    /// A few words on how it goes.
+    pub note: String,
+}
+
+/// Counts, and tells how far it is now and then.
+pub struct Counted<T, S> {
     state: Mutex<State>,
+    tell: T,
+    say: S,
 }
 
 struct State {
-    done: u64,
-    note: String,
+    count: Count,
     begun: Instant,
     told: Instant,
 }
 
-impl Lines {
-    fn new(stage: &str, unit: &str, units: u64) -> Self {
-        let now = Instant::now();
-        let state = State { done: 0, note: String::new(), begun: now, told: now };
-        Lines { stage: stage.into(), unit: unit.into(), units, state: Mutex::new(state) }
+impl<T: Fn(&Count), S: Fn(&str)> Counted<T, S> {
+    /// Nothing is done yet.
+    pub fn new(plan: &StagePlan, units: u64, tell: T, say: S) -> Self {
+        let (now, unit) = (Instant::now(), unit(&plan.kind));
+        let count = Count { stage: plan.stage.clone(), unit, done: 0, units, per_second: 0.0, seconds_left: 0.0, note: String::new() };
+        Counted { state: Mutex::new(State { count, begun: now, told: now }), tell, say }
     }
 }
 
-impl Progress for Lines {
+impl<T: Fn(&Count) + Sync, S: Fn(&str) + Sync> Progress for Counted<T, S> {
     fn advance(&self, units: u64) {
         let Ok(mut state) = self.state.lock() else { return };
-        state.done += units;
+        state.count.done += units;
         if state.told.elapsed() < QUIET {
             return;
         }
-        let rate = state.done as f64 / state.begun.elapsed().as_secs_f64();
-        let left = self.units.saturating_sub(state.done) as f64 / rate.max(1e-9);
-        let (done, note) = (state.done, &state.note);
-        eprintln!("{}: {done}/{} {}, {rate:.1}/s, {left:.0} s left  {note}", self.stage, self.units, self.unit);
+        let (begun, count) = (state.begun, &mut state.count);
+        count.per_second = count.done as f64 / begun.elapsed().as_secs_f64();
+        count.seconds_left = count.units.saturating_sub(count.done) as f64 / count.per_second.max(1e-9);
+        (self.tell)(count);
         state.told = Instant::now();
     }
 
     fn note(&self, text: &str) {
         if let Ok(mut state) = self.state.lock() {
-            state.note = text.to_string();
+            state.count.note = text.to_owned();
         }
     }
 
     fn say(&self, text: &str) {
-        eprintln!("{text}");
+        (self.say)(text);
     }
 }

@@ -1,6 +1,7 @@
 //! `lapo run`, `lapo check`, `lapo plan`.
 
-use super::args::{Again, Format, Pipeline, Plan, Run};
+use super::args::{Again, Format, LogFormat, Pipeline, Plan, Run};
+use super::fleet::{self, Metered};
 use super::progress::Person;
 use super::{Error, print};
 use crate::dataset::Store;
@@ -9,7 +10,7 @@ use crate::executor::Means;
 use crate::models::Device;
 use crate::pipeline::check::Checked;
 use crate::pipeline::plan::{PlanOptions, Planner, StagePlan};
-use crate::pipeline::run::{StageSummary, Summary, run as run_pipeline};
+use crate::pipeline::run::{StageSummary, Summary, Watch, run as run_pipeline};
 use crate::pipeline::{self, load};
 
 /// `lapo run`: ends with one line of truth on stdout.
@@ -19,7 +20,15 @@ pub fn run(args: &Run) -> Result<()> {
     let threads = use_threads(args.threads)?;
     let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
     let means = Means { devices, threads, games: args.games.folders() };
-    let summary = run_pipeline(&checked, &store, &options, &means, &Person)?;
+    let watch: &dyn Watch = match args.log_format {
+        LogFormat::Text => &Person,
+        LogFormat::Json => &fleet::Json,
+    };
+    let metered = args.metrics_file.as_ref().map(|file| Metered::new(watch, file, &checked.spec.name)).transpose()?;
+    let result = run_pipeline(&checked, &store, &options, &means, metered.as_ref().map_or(watch, |metered| metered));
+    let told = metered.map_or(Ok(()), |metered| metered.finish(result.is_ok()));
+    let summary = result?;
+    told?;
     print(&truth(&summary))
 }
 

@@ -5,6 +5,7 @@ mod actions;
 mod broken;
 mod dynamics;
 mod finetune;
+mod fleet;
 mod gc;
 mod golden;
 mod import;
