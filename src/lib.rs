@@ -51,6 +51,8 @@
 //! - True actions are an artifact like frames: `record` makes them, `import_actions` checks a file of them against the videos. Whatever needs
 //!   them names the stage. A decoder is judged on videos kept from it; which transitions it learns from depends on a seed and on these alone.
 //! - In `evaluate` every environment plays its own share of the episodes: the first ones to end are the short ones, not a fair sample.
+//! - In `finetune` games do not step while the network works: actions wait for it, and in two halves that take turns it would be called
+//!   twice as often. Games take a tenth of the time on two cores, where both want the same cores; nobody has measured a GPU.
 //! - In `finetune` the frozen convolutions' output is kept with the rollout, so that an update goes through two linear layers; gradients
 //!   are clipped over what is trained (the published code counts those of frozen layers, which pile up); the decoder's pairs never cross
 //!   an episode's end.

@@ -104,7 +104,7 @@ fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         format!("SELECT {} FROM {} ORDER BY frames_ahead", names.join(", "), table(source, "rollouts")),
         names.map(|name| (name, if name == "frames_ahead" { whole(&ahead) } else { Column::F64(column(name)) })),
     );
-    let chart = lines(&Axes::new("frames ahead", "mean squared error"), &curves)? + &legend(&Line::legend(&curves));
+    let chart = lines(&Axes::new("frames ahead", "mean squared error").wide(), &curves)? + &legend(&Line::legend(&curves));
     Ok(Some(figure(&chart, "Frames predicted from predictions, of stretches kept from training", &[numbers])))
 }
 

@@ -226,7 +226,7 @@ fn tick(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
         size if size >= 1e4 => format!("{:.0}k", value / 1e3),
-        size if size < 1e-3 => format!("{value:.0e}"),
+        size if size < 1e-3 => format!("{value:.1e}").replace(".0e", "e"),
         _ => format!("{:.3}", value).trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
 }
@@ -246,6 +246,6 @@ mod tests {
 
     #[test]
     fn numbers_beside_an_axis_are_short() {
-        assert_eq!([0.0, 0.25, 1.0, 12_000.0, 0.000_02].map(tick), ["0", "0.25", "1", "12k", "2e-5"]);
+        assert_eq!([0.0, 0.25, 1.0, 12_000.0, 0.000_02, 0.000_15].map(tick), ["0", "0.25", "1", "12k", "2e-5", "1.5e-4"]);
     }
 }
