@@ -245,7 +245,7 @@ pub enum Task {
     /// A policy learns in the game.
     Finetune(Box<finetune::FinetuneTask>),
     /// A policy plays.
-    Evaluate(evaluate::EvaluateTask),
+    Evaluate(Box<evaluate::EvaluateTask>),
     /// What was made is shown.
     Report(Box<report::ReportTask>),
 }

@@ -111,7 +111,7 @@ impl Planner<'_> {
         }
         let units = config.all_episodes(task.decoders.len() + usize::from(task.agent.is_some()));
         let inputs = of.into_iter().flatten().flat_map(|plan| plan.order.clone()).collect();
-        plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(task), known);
+        plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(Box::new(task)), known);
         plan
     }
 
