@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::args::{Format, Gc};
+use super::args::Gc;
 use super::look::workspace;
-use super::{Error, print};
+use super::{print, told};
 use crate::dataset::Store;
 use crate::dataset::gc::{Garbage, Keep, delete, garbage};
 use crate::error::Result;
@@ -14,17 +14,11 @@ use crate::error::Result;
 pub fn run(args: &Gc) -> Result<()> {
     let store = Store::open(&workspace(args.workspace.as_deref())?)?;
     let all = garbage(&store, &Keep { versions: args.keep, younger_than: args.older_than })?;
+    let text = told(args.format, "garbage is", &all, |all| table(all) + &sum(all, args.delete))?;
     if args.delete {
         delete(&store, &all)?;
     }
-    match args.format {
-        Format::Json => print(&format!("{:#}\n", serde_json::json!(all))),
-        Format::Table => print(&(table(&all) + &sum(&all, args.delete))),
-        other => Err(Error::Usage {
-            what: format!("--format {other:?}: garbage is printed as table or json"),
-            hint: "leave --format out, or say --format json".into(),
-        })?,
-    }
+    print(&text)
 }
 
 /// A line for every stage and kind of waste.

@@ -4,10 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use serde::Serialize;
-
 use super::args::{Datasets, Format, Query};
-use super::{Error, print};
+use super::{Error, print, told};
 use crate::dataset::Store;
 use crate::error::Result;
 use crate::query;
@@ -44,23 +42,12 @@ pub fn query(args: &Query) -> Result<()> {
 /// `lapo datasets`: what a workspace holds, how one dataset came to be, or what changed in it.
 pub fn datasets(args: &Datasets) -> Result<()> {
     let store = Store::open(&workspace(args.workspace.as_deref())?)?;
-    let (json, table) = match (&args.stage, args.diff.as_slice()) {
-        (Some(stage), &[from, to]) => told(&query::diff(&store, stage, [from, to])?, diff),
-        (Some(stage), _) => told(&query::history(&store, stage)?, |versions| versions.iter().map(version).collect()),
-        (None, _) => told(&query::datasets(&store)?, |all| newest(all)),
+    let text = match (&args.stage, args.diff.as_slice()) {
+        (Some(stage), &[from, to]) => told(args.format, "datasets are", &query::diff(&store, stage, [from, to])?, diff),
+        (Some(stage), _) => told(args.format, "datasets are", &query::history(&store, stage)?, |all| all.iter().map(version).collect()),
+        (None, _) => told(args.format, "datasets are", &query::datasets(&store)?, |all| newest(all)),
     };
-    match args.format {
-        Format::Json => print(&json),
-        Format::Table => print(&table),
-        other => Err(Error::Usage {
-            what: format!("--format {other:?}: datasets are printed as table or json"),
-            hint: "leave --format out, or say --format json".into(),
-        })?,
-    }
-}
-
-fn told<T: Serialize>(facts: &T, table: impl Fn(&T) -> String) -> (String, String) {
-    (format!("{:#}\n", serde_json::json!(facts)), table(facts))
+    print(&text?)
 }
 
 fn newest(all: &[query::DatasetInfo]) -> String {
@@ -79,15 +66,19 @@ fn newest(all: &[query::DatasetInfo]) -> String {
 
 fn version(version: &query::Version) -> String {
     let query::Version { version, tasks, added, dropped, rows, bytes, why, run } = version;
-    let why = if why.is_empty() { "tasks that were done before" } else { why };
-    format!("{version}: {tasks} tasks (+{added} -{dropped}), {rows} rows, {bytes} bytes; {why}; run {run}\n")
+    format!("{version}: {tasks} tasks (+{added} -{dropped}), {rows} rows, {bytes} bytes; {}; run {run}\n", reason(why))
+}
+
+/// Why a version has tasks that the one before did not have.
+fn reason(why: &str) -> &str {
+    if why.is_empty() { "tasks that were done before" } else { why }
 }
 
 fn diff(diff: &query::Diff) -> String {
     let query::Diff { versions: [from, to], why, fields, tasks, videos, rows } = diff;
     let mut text = format!("version {from} -> {to}: rows {} -> {}\n", rows[0], rows[1]);
     for (version, why) in why {
-        text += &format!("why, version {version}: {}\n", if why.is_empty() { "tasks that were done before" } else { why });
+        text += &format!("why, version {version}: {}\n", reason(why));
     }
     for (name, [before, after]) in fields {
         text += &format!("{name}: {before} -> {after}\n");

@@ -4,8 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::Serialize;
 
 use crate::error::{Error as AnyError, Result};
+use args::Format;
 
 mod args;
 mod bench;
@@ -101,6 +103,18 @@ fn tell(error: &AnyError, as_json: bool) {
     eprintln!("{label}{message}");
     if let Some(hint) = error.hint() {
         eprintln!("  hint: {hint}");
+    }
+}
+
+/// Facts as JSON or as a table; `are` says what they are: "datasets are".
+fn told<T: Serialize>(format: Format, are: &str, facts: &T, table: impl FnOnce(&T) -> String) -> Result<String, Error> {
+    match format {
+        Format::Json => Ok(format!("{:#}\n", serde_json::json!(facts))),
+        Format::Table => Ok(table(facts)),
+        other => Err(Error::Usage {
+            what: format!("--format {other:?}: {are} printed as table or json"),
+            hint: "leave --format out, or say --format json".into(),
+        }),
     }
 }
 

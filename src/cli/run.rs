@@ -1,9 +1,9 @@
 //! `lapo run`, `lapo check`, `lapo plan`.
 
-use super::args::{Again, Format, LogFormat, Pipeline, Plan, Run};
+use super::args::{Again, LogFormat, Pipeline, Plan, Run};
 use super::fleet::{self, Metered};
 use super::progress::Person;
-use super::{Error, print};
+use super::{Error, print, told};
 use crate::dataset::Store;
 use crate::error::Result;
 use crate::executor::Means;
@@ -52,14 +52,7 @@ pub fn plan(args: &Plan) -> Result<()> {
     let (checked, store) = open(&args.pipeline)?;
     let options = options(&checked, &args.again, 0)?;
     let plans = Planner::new(&checked, &store, &options).plan_all()?;
-    match args.format {
-        Format::Table => print(&plans.iter().map(described).collect::<String>()),
-        Format::Json => print(&format!("{:#}\n", serde_json::json!(plans))),
-        other => Err(Error::Usage {
-            what: format!("--format {other:?}: a plan is printed as table or json"),
-            hint: "leave --format out, or say --format json".into(),
-        })?,
-    }
+    print(&told(args.format, "a plan is", &plans, |plans| plans.iter().map(described).collect())?)
 }
 
 fn open(args: &Pipeline) -> Result<(Checked, Store)> {

@@ -72,15 +72,13 @@ impl Waste {
 
 /// All that nobody needs, sorted as it may be deleted.
 pub fn garbage(store: &Store, keep: &Keep) -> Result<Vec<Garbage>> {
-    let mut all = Vec::new();
+    let (mut all, before) = (Vec::new(), SystemTime::now() - keep.younger_than);
     for stage in store.folders("")? {
-        let old = Old { stage: &stage, before: SystemTime::now() - keep.younger_than, files: store.files(&stage)? };
+        let old = Old { stage: &stage, before, files: store.files(&stage)? };
         old.versions(store, keep.versions, &mut all)?;
-        old.checkpoints(&mut all);
-        all.extend(old.files.iter().filter(|file| file.is_staged() && !old.in_folder(file, "data")).filter_map(|file| {
-            let found = Garbage { stage: stage.clone(), what: Waste::Staged, path: file.path.clone(), files: 1, bytes: file.bytes };
-            (file.modified <= old.before).then_some(found)
-        }));
+        all.extend(old.aged(old.grouped(Waste::Checkpoint, "checkpoints", 1)));
+        let staged = old.files.iter().filter(|file| file.is_staged() && !old.in_folder(file, "data") && file.modified <= before);
+        all.extend(staged.map(|file| old.one(Waste::Staged, file)));
     }
     all.sort_by(|a, b| (a.what, &a.path).cmp(&(b.what, &b.path)));
     Ok(all)
@@ -117,7 +115,7 @@ impl Old<'_> {
             needed.extend(read_existing::<Manifest>(store, &file.path)?.receipts);
         }
         let times: HashMap<&str, &Stored> = filed.iter().map(|file| (file.path.as_str(), *file)).collect();
-        let mut attempts = self.grouped("data", 2);
+        let mut attempts = self.grouped(Waste::Attempt, "data", 2);
         for receipt in all_receipts(store, self.stage)? {
             let folder = data_folder(self.stage, &receipt.key, &receipt.attempt);
             let (file, data) = (times.get(receipt_path(self.stage, &receipt.key).as_str()), attempts.remove(&folder));
@@ -127,26 +125,22 @@ impl Old<'_> {
             all.push(self.one(Waste::Receipt, file));
             all.extend(data.map(|data| Garbage { what: Waste::Data, ..data.0 }));
         }
-        all.extend(self.aged(attempts, Waste::Attempt));
+        all.extend(self.aged(attempts));
         Ok(())
     }
 
-    fn checkpoints(&self, all: &mut Vec<Garbage>) {
-        all.extend(self.aged(self.grouped("checkpoints", 1), Waste::Checkpoint));
-    }
-
     /// Folders in which nothing changed lately.
-    fn aged(&self, folders: BTreeMap<String, (Garbage, SystemTime)>, what: Waste) -> impl Iterator<Item = Garbage> {
+    fn aged(&self, folders: BTreeMap<String, (Garbage, SystemTime)>) -> impl Iterator<Item = Garbage> + use<> {
         let before = self.before;
-        folders.into_values().filter(move |(_, modified)| *modified <= before).map(move |(found, _)| Garbage { what, ..found })
+        folders.into_values().filter(move |(_, modified)| *modified <= before).map(|(found, _)| found)
     }
 
     /// Files by the folder so many levels below one of the stage's; each with the time at which one of its files changed last.
-    fn grouped(&self, folder: &str, levels: usize) -> BTreeMap<String, (Garbage, SystemTime)> {
+    fn grouped(&self, what: Waste, folder: &str, levels: usize) -> BTreeMap<String, (Garbage, SystemTime)> {
         let mut folders = BTreeMap::new();
         for file in self.files.iter().filter(|file| self.in_folder(file, folder)) {
             let path = file.path.split('/').take(2 + levels).collect::<Vec<_>>().join("/");
-            let fresh = || (Garbage { files: 0, bytes: 0, path: path.clone(), ..self.one(Waste::Attempt, file) }, file.modified);
+            let fresh = || (Garbage { files: 0, bytes: 0, path: path.clone(), ..self.one(what, file) }, file.modified);
             let (found, modified) = folders.entry(path.clone()).or_insert_with(fresh);
             (found.files, found.bytes, *modified) = (found.files + 1, found.bytes + file.bytes, file.modified.max(*modified));
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::training::{resume, verdict_json};
+use super::training::{go_back, resume, verdict_json};
 use super::{Done, Error, Workplace, write};
 use crate::dataset::FileInfo;
 use crate::models::PolicyConfig;
@@ -87,7 +87,10 @@ pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
     train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
-    let steps = go_back(trainer.as_mut(), &metrics, &task.config, place)?;
+    let steps = match Best::of(&metrics, &task.config) {
+        Some(Best { steps, .. }) => go_back(place, steps, |state| trainer.restore(state)).map(|()| steps)?,
+        None => task.config.steps,
+    };
     let verdict = data.judge(trainer.as_ref(), task, steps)?;
     place.progress.say(&verdict.sentence());
     let file = |name: &str| format!("{}/{name}", place.folder);
@@ -166,14 +169,4 @@ impl Best {
         let (at, (step, _)) = judged.iter().enumerate().min_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b))?;
         Some(Best { steps: step + 1, is_left_alone: judged.len() - 1 - at >= config.patience? })
     }
-}
-
-/// Goes back to the policy that is kept; returns how many steps that took.
-fn go_back(trainer: &mut dyn PolicyTrainer, metrics: &Metrics, config: &TrainPolicyConfig, place: &Workplace) -> Result<u64, Error> {
-    let Some(Best { steps, .. }) = Best::of(metrics, config) else { return Ok(config.steps) };
-    let file = checkpoint::path(&place.scratch, steps);
-    let bytes = place.store.require(&file)?;
-    let restored = Metrics::unpack(&bytes).and_then(|(_, state)| trainer.restore(state).map_err(|e| e.to_string()));
-    restored.map_err(|reason| Error::Checkpoint { file, reason })?;
-    Ok(steps)
 }

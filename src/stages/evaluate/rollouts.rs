@@ -7,9 +7,10 @@
 use serde::Serialize;
 
 use super::EvaluateTask;
-use crate::dataset::{Column, FileInfo, Shards, WindowIndex, write_table};
+use crate::dataset::{Column, FileInfo, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
-use crate::models::{Precision, Predictor, Want, labeller, predictor};
+use crate::models::{Predictor, Want};
+use crate::stages::training::WorldModel;
 use crate::stages::{Error, Workplace};
 use crate::train::batch;
 
@@ -36,14 +37,9 @@ struct Ahead {
 /// Predicts stretches nobody trained on, where the model and frames are given.
 pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Rollouts>, Error> {
     let Some(model) = &task.dynamics else { return Ok(None) };
-    let (weights, ahead) = (place.store.require(&model.path)?, task.config.frames_ahead());
-    let (labeller, predictor) = (labeller(&place.device, &weights, Precision::F32)?, predictor(&place.device, &weights)?);
-    let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
-    let (seen, expected) = (shards.frame_size().map_or(0, |size| size.height as usize), labeller.config().frame_size);
-    if seen != expected {
-        return Err(Error::FrameSize { file: model.path.clone(), seen, expected });
-    }
-    let (every, known) = (task.config.holdout, labeller.config().window() - 1);
+    let paths = task.shards.iter().map(|file| file.path.clone()).collect();
+    let WorldModel { labeller, predictor, shards } = WorldModel::open(place, &model.path, paths)?;
+    let (every, known, ahead) = (task.config.holdout, labeller.config().window() - 1, task.config.frames_ahead());
     let index = WindowIndex::new(&shards, known + ahead).subset(|episode| every == 0 || episode.is_multiple_of(every));
     let chosen = batch::spread(&index, STRETCHES);
     if chosen.len() < 2 {

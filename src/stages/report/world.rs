@@ -7,8 +7,9 @@ use super::pictures::image;
 use super::{Inputs, Source};
 use crate::dataset::{Column, FileInfo, Shards, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
-use crate::models::{Labeller, Precision, Predictor, Want, labeller, predictor};
+use crate::models::{Labeller, Predictor, Want};
 use crate::stages::Error;
+use crate::stages::training::WorldModel;
 use crate::train::batch;
 
 /// Windows out of which one is shown: the one in which most moves.
@@ -21,13 +22,7 @@ const STARTS: usize = 2;
 pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Section>, Error> {
     let (Some(frames), Some(dynamics)) = (inputs.of("frames"), inputs.of("dynamics")) else { return Ok(None) };
     let Some(model) = dynamics.paths(".safetensors").pop() else { return Ok(None) };
-    let (weights, device) = (inputs.place.store.require(&model)?, inputs.place.device);
-    let (labeller, predictor) = (labeller(&device, &weights, Precision::F32)?, predictor(&device, &weights)?);
-    let shards = Shards::open(inputs.place.store, frames.paths(".arrow"))?;
-    let (seen, expected) = (shards.frame_size().map_or(0, |size| size.height as usize), labeller.config().frame_size);
-    if seen != expected {
-        return Err(Error::FrameSize { file: model, seen, expected });
-    }
+    let WorldModel { labeller, predictor, shards } = WorldModel::open(inputs.place, &model, frames.paths(".arrow"))?;
     let chosen = Chosen::from(&shards, held_out(&shards, labeller.as_ref(), dynamics), labeller.as_ref(), inputs.task.config.pairs)?;
     let world = World { inputs, chosen, predictor: predictor.as_ref() };
     let (mut html, file) = world.pairs()?;
