@@ -29,8 +29,8 @@
 //! | [`stages`] | the paper, a file a step, beside it a folder where one is not enough |
 //! | [`executor`] | tasks become receipts |
 //! | [`pipeline`] | a YAML file becomes a run |
-//! | [`query`] | SQL over datasets |
-//! | [`cli`] | people |
+//! | [`query`] | SQL over datasets, and how they came to be |
+//! | [`cli`] | people, and machines that watch a fleet |
 //!
 //! ## Invariants (`tests/it/rooms.rs` holds them)
 //!

@@ -3,7 +3,7 @@
 //! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there), [`train_dynamics`]
 //! (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`] (shards + IDM -> latent actions), [`train_policy`] (labels -> latent
 //! policy), [`train_decoder`] (labels + true actions -> decoders), [`finetune`] (latent policy + game -> agent), [`evaluate`] (policy +
-//! decoder, or agent -> returns in the game), [`report`] (all of it -> one page).
+//! decoder, or agent -> returns in the game; what latents tell, how far the FDM sees), [`report`] (all of it -> one page).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ pub enum Error {
     /// There is nothing to train on, or nothing to check on.
     #[error("{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}")]
     TooFewWindows {
-        /// Which split: `training` or `held-out`.
+        /// Which split: `training`, `held-out` or `predicted`.
         split: &'static str,
         /// Windows found.
         windows: usize,
