@@ -28,7 +28,7 @@
 //! | [`train`] | what every training stage shares |
 //! | [`stages`] | the paper, a file a step, beside it a folder where one is not enough |
 //! | [`executor`] | tasks become receipts |
-//! | [`pipeline`] | a YAML file becomes a run |
+//! | [`pipeline`] | a YAML file becomes a run, or partitions for other engines |
 //! | [`query`] | SQL over datasets, and how they came to be |
 //! | [`cli`] | people, and machines that watch a fleet |
 //!
@@ -69,6 +69,10 @@
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
 //! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.
+//! - Local folders go past `object_store`: its create is not lasting on disk, and its listings and reads take a thread each. A file in an object
+//!   store is mapped and read as a copy on this machine's disk; videos are decoded as they are read, without one.
+//! - What can be done by others is one wave of a plan at a time (`pipeline::handout`): a stage's partitions are known once what it takes from
+//!   is there, so an engine plans, works and commits until a plan is empty.
 //! - Copies of the same bytes under several names are separate videos, `#2` and so on added to their digest, so that each has rows.
 //!
 //! ## Example
@@ -77,7 +81,7 @@
 //!
 //! ```
 //! let text = "name: demo\nworkspace: runs/demo\nstages:\n  frames: { decode: { videos: [\"Cargo.toml\"], sise: 64 } }\n";
-//! let faults = lapo::pipeline::check::check("demo.yaml", text, &[]).unwrap_err();
+//! let faults = lapo::pipeline::check::check("demo.yaml", text, &[], &lapo::dataset::Access::default()).unwrap_err();
 //! assert_eq!(
 //!     faults[0].to_string(),
 //!     "demo.yaml:4:47: stages.frames.decode.sise: unknown key `sise`\n  hint: did you mean `size`?"

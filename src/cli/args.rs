@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::dataset::Access;
 use crate::models::{Precision, Preset};
 
 /// Turns unlabelled video into policies: latent actions (LAPO) as a declarative, incremental pipeline.
@@ -13,6 +14,35 @@ use crate::models::{Precision, Preset};
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// How object stores are reached: credentials, region and endpoint are in the environment.
+#[derive(Debug, ClapArgs)]
+pub struct Storage {
+    /// Where copies of files in object stores are kept [default: ~/.cache/lapo/copies]
+    #[arg(long, global = true, env = "LAPO_CACHE", value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+    /// How many GiB of them, about
+    #[arg(long, global = true, env = "LAPO_CACHE_GIB", default_value_t = 16)]
+    cache_gib: u64,
+}
+
+impl Storage {
+    /// What the environment says of object stores.
+    pub fn access(&self) -> Access {
+        let theirs = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
+        let options = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let folder = self.cache.clone().or_else(|| cache("copies")).unwrap_or_else(|| std::env::temp_dir().join("lapo-copies"));
+        Access::new(options.filter(|(name, _)| theirs(name)), folder, self.cache_gib << 30)
+    }
+}
+
+/// A folder of ours among those that may be deleted at any time.
+fn cache(name: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or(std::env::home_dir()?.join(".cache"), PathBuf::from);
+    Some(cache.join("lapo").join(name))
 }
 
 #[derive(Debug, Subcommand)]
@@ -23,6 +53,10 @@ pub enum Command {
     Check(Pipeline),
     /// Show what would run, and why
     Plan(Plan),
+    /// Do partitions of a plan that `lapo plan --out` wrote: for any engine that hands out work
+    Worker(Worker),
+    /// Make what the workers of a plan did the datasets' next versions
+    Commit(Committed),
     /// Ask a workspace with SQL: tables `labels`, `frames`, `rejects` and every stage by name
     Query(Query),
     /// Say what a stage's dataset is, or a file of weights
@@ -44,7 +78,12 @@ pub enum Command {
 impl Command {
     /// Whether errors are told as JSON.
     pub fn tells_json(&self) -> bool {
-        matches!(self, Command::Run(run) if run.log_format == LogFormat::Json)
+        let format = match self {
+            Command::Run(run) => run.computing.log_format,
+            Command::Worker(worker) => worker.computing.log_format,
+            _ => LogFormat::Text,
+        };
+        format == LogFormat::Json
     }
 }
 
@@ -66,24 +105,56 @@ pub struct Run {
     pub pipeline: Pipeline,
     #[command(flatten)]
     pub again: Again,
+    #[command(flatten)]
+    pub computing: Computing,
+    /// Seconds between two checkpoints of a training
+    #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
+    pub checkpoint_secs: u64,
+    /// Keep gauges in this file, for the textfile collector of Prometheus' node exporter: /var/lib/node_exporter/lapo.prom
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// How the process computes.
+#[derive(Debug, ClapArgs)]
+pub struct Computing {
     /// Cores to use [default: all]
     #[arg(long)]
     pub threads: Option<usize>,
     /// What computes: auto, cpu or cuda:N; of several GPUs (cuda:0,cuda:1) the first trains and all label
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
     pub device: String,
-    /// Seconds between two checkpoints of a training
-    #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
-    pub checkpoint_secs: u64,
     /// How progress is told on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "LAPO_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// Keep gauges in this file, for the textfile collector of Prometheus' node exporter: /var/lib/node_exporter/lapo.prom
-    #[arg(long, value_name = "FILE")]
-    pub metrics_file: Option<PathBuf>,
     /// Where games are.
     #[command(flatten)]
     pub games: Games,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Worker {
+    /// The folder of the plan, or its address in an object store
+    #[arg(long, value_name = "FOLDER")]
+    pub plan: String,
+    /// Which partitions, from 0; the others are other workers'
+    #[arg(long, value_name = "NUMBER", num_args = 1.., required = true)]
+    pub partition: Vec<usize>,
+    /// Use this workspace instead of the plan's
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+    #[command(flatten)]
+    pub computing: Computing,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Committed {
+    /// The folder of the plan, or its address in an object store
+    #[arg(long, value_name = "FOLDER")]
+    pub plan: String,
+    /// Use this workspace instead of the plan's
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -100,6 +171,12 @@ pub struct Plan {
     pub pipeline: Pipeline,
     #[command(flatten)]
     pub again: Again,
+    /// Write what can be done now into this new folder (or s3://...), for `lapo worker` and `lapo commit`, and print how many partitions
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<String>,
+    /// Of a plan with --out: seconds between two checkpoints of a training
+    #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
+    pub checkpoint_secs: u64,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
@@ -218,9 +295,7 @@ impl Games {
 
     /// Where to look.
     pub fn folders(&self) -> Vec<PathBuf> {
-        let cache = || Some(std::env::var_os("XDG_CACHE_HOME").map_or(std::env::home_dir()?.join(".cache"), PathBuf::from));
-        let usual = || cache().map(|cache| cache.join("lapo/procgen"));
-        self.procgen.clone().or_else(usual).into_iter().collect()
+        self.procgen.clone().or_else(|| cache("procgen")).into_iter().collect()
     }
 }
 

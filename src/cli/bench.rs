@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::args::{Bench, Format};
 use super::{Error, print};
-use crate::dataset::{self, Shards, Store, WindowIndex};
+use crate::dataset::{self, Access, Shards, Store, WindowIndex};
 use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::error::Result;
 use crate::models::{Device, DynamicsConfig, Want, cost, labeller, roofline};
@@ -30,12 +30,12 @@ struct Row {
 }
 
 /// Prints a row per measurement.
-pub fn run(args: &Bench) -> Result<()> {
+pub fn run(args: &Bench, access: &Access) -> Result<()> {
     let device: Device = args.device.parse()?;
     let threads = super::run::use_threads(args.threads)?;
     let config = args.preset.dynamics();
     let config = if args.reference { config.reference() } else { config };
-    let data = args.frames.as_ref().map(|frames| open(frames, &config)).transpose()?;
+    let data = args.frames.as_ref().map(|frames| open(frames, &config, access)).transpose()?;
     let bound = roofline::matrix_product(&device, args.precision)?;
     let mut rows = label(args, &device, &config)?;
     rows.push(train(args, &device, &config, data.as_ref())?);
@@ -58,10 +58,10 @@ struct Data {
     index: WindowIndex,
 }
 
-fn open(frames: &str, config: &DynamicsConfig) -> Result<Data> {
+fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> {
     let usage = |what: String| Error::Usage { what, hint: "say --frames WORKSPACE/STAGE, a decode or record stage that has run".into() };
     let (workspace, stage) = frames.rsplit_once('/').ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
-    let store = Store::open(workspace)?;
+    let store = Store::open_with(workspace, access)?;
     let head = dataset::head(&store, stage)?.ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
     let receipts = dataset::receipts_of(&store, stage, &head)?;
     let paths = receipts.into_iter().filter_map(|receipt| receipt.files.into_iter().next()).map(|file| file.path).collect();

@@ -2,7 +2,7 @@
 
 use super::args::{Doctor, Games};
 use super::{Error, print};
-use crate::dataset::Store;
+use crate::dataset::{Access, Store};
 use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig};
 use crate::error::Result;
 use crate::models::Device;
@@ -12,9 +12,9 @@ use crate::models::Device;
 const CODECS: [&str; 8] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg"];
 
 /// Prints a line per check; fails where something that is needed is missing.
-pub fn run(args: &Doctor) -> Result<()> {
+pub fn run(args: &Doctor, access: &Access) -> Result<()> {
     let mut checks = vec![video(), device(), games(&args.games), memory(), cores()];
-    checks.extend(args.workspace.as_deref().map(storage));
+    checks.extend(args.workspace.as_deref().map(|workspace| storage(workspace, access)));
     let line = |(name, state): &(&str, Result<String, String>)| match state {
         Ok(good) => format!("good  {name}: {good}\n"),
         Err(bad) => format!("BAD   {name}: {bad}\n"),
@@ -85,9 +85,9 @@ fn cores() -> Check {
 }
 
 /// Creates a file, finds that it cannot be created twice, and deletes it.
-fn storage(workspace: &str) -> Check {
+fn storage(workspace: &str, access: &Access) -> Check {
     let probe = || -> std::result::Result<String, crate::dataset::Error> {
-        let store = Store::open(workspace)?;
+        let store = Store::open_with(workspace, access)?;
         let path = format!("doctor/{}", crate::executor::local::fresh_id());
         store.create(&path, b"one")?;
         let twice = store.create(&path, b"two")?;

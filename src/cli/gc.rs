@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::args::Gc;
 use super::look::workspace;
 use super::{print, told};
-use crate::dataset::Store;
 use crate::dataset::gc::{Garbage, Keep, delete, garbage};
+use crate::dataset::{Access, Store};
 use crate::error::Result;
 
 /// Lists garbage; deletes it with `--delete`.
-pub fn run(args: &Gc) -> Result<()> {
-    let store = Store::open(&workspace(args.workspace.as_deref())?)?;
+pub fn run(args: &Gc, access: &Access) -> Result<()> {
+    let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
     let all = garbage(&store, &Keep { versions: args.keep, younger_than: args.older_than })?;
     let text = told(args.format, "garbage is", &all, |all| table(all) + &sum(all, args.delete))?;
     if args.delete {

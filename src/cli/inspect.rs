@@ -5,17 +5,17 @@ use std::path::Path;
 use super::args::Inspect;
 use super::look::workspace;
 use super::{Error, print};
-use crate::dataset::Store;
+use crate::dataset::{Access, Store};
 use crate::error::Result;
 use crate::models::weights::Weights;
 use crate::query::{self, Inspection};
 
 /// A stage's dataset, or else a safetensors file.
-pub fn run(args: &Inspect) -> Result<()> {
+pub fn run(args: &Inspect, access: &Access) -> Result<()> {
     match args.what.ends_with(".safetensors") {
         true => print(&weights(&args.what)?),
         false => {
-            let store = Store::open(&workspace(args.workspace.as_deref())?)?;
+            let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
             print(&told(&query::inspect(&store, &args.what)?)?)
         }
     }

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use super::args::{Datasets, Format, Query};
 use super::{Error, print, told};
-use crate::dataset::Store;
+use crate::dataset::{Access, Store};
 use crate::error::Result;
 use crate::query;
 
 /// `lapo query`: rows on stdout, or into a file.
-pub fn query(args: &Query) -> Result<()> {
-    let store = Store::open(&workspace(args.workspace.as_deref())?)?;
+pub fn query(args: &Query, access: &Access) -> Result<()> {
+    let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
     let rows = query::query(&store, &args.sql)?;
     let format = match args.format {
         Format::Table => query::Format::Table,
@@ -40,8 +40,8 @@ pub fn query(args: &Query) -> Result<()> {
 }
 
 /// `lapo datasets`: what a workspace holds, how one dataset came to be, or what changed in it.
-pub fn datasets(args: &Datasets) -> Result<()> {
-    let store = Store::open(&workspace(args.workspace.as_deref())?)?;
+pub fn datasets(args: &Datasets, access: &Access) -> Result<()> {
+    let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
     let text = match (&args.stage, args.diff.as_slice()) {
         (Some(stage), &[from, to]) => told(args.format, "datasets are", &query::diff(&store, stage, [from, to])?, diff),
         (Some(stage), _) => told(args.format, "datasets are", &query::history(&store, stage)?, |all| all.iter().map(version).collect()),

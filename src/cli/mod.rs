@@ -78,18 +78,21 @@ pub fn run() -> ExitCode {
 
 fn dispatch(args: &args::Args) -> Result<()> {
     use args::Command;
+    let access = &args.storage.access();
     match &args.command {
-        Command::Run(run) => run::run(run),
-        Command::Check(pipeline) => run::check(pipeline),
-        Command::Plan(plan) => run::plan(plan),
-        Command::Query(query) => look::query(query),
-        Command::Inspect(what) => inspect::run(what),
-        Command::Datasets(datasets) => look::datasets(datasets),
-        Command::Gc(gc) => gc::run(gc),
+        Command::Run(run) => run::run(run, access),
+        Command::Check(pipeline) => run::check(pipeline, access),
+        Command::Plan(plan) => run::plan(plan, access),
+        Command::Worker(worker) => run::worker(worker, access),
+        Command::Commit(plan) => run::commit(plan, access),
+        Command::Query(query) => look::query(query, access),
+        Command::Inspect(what) => inspect::run(what, access),
+        Command::Datasets(datasets) => look::datasets(datasets, access),
+        Command::Gc(gc) => gc::run(gc, access),
         Command::Import(import) => import::run(import),
         Command::Schema(schema) => schema::run(schema),
-        Command::Doctor(doctor) => doctor::run(doctor),
-        Command::Bench(bench) => bench::run(bench),
+        Command::Doctor(doctor) => doctor::run(doctor, access),
+        Command::Bench(bench) => bench::run(bench, access),
     }
 }
 

@@ -1,35 +1,44 @@
 //! `lapo run`, `lapo check`, `lapo plan`.
 
-use super::args::{Again, LogFormat, Pipeline, Plan, Run};
+use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Run, Worker};
 use super::fleet::{self, Metered};
 use super::progress::Person;
 use super::{Error, print, told};
-use crate::dataset::Store;
+use crate::dataset::{Access, Store};
 use crate::error::Result;
 use crate::executor::Means;
 use crate::models::Device;
 use crate::pipeline::check::Checked;
+use crate::pipeline::handout::{self, hand_out};
 use crate::pipeline::plan::{PlanOptions, Planner, StagePlan};
 use crate::pipeline::run::{StageSummary, Summary, Watch, run as run_pipeline};
 use crate::pipeline::{self, load};
 
 /// `lapo run`: ends with one line of truth on stdout.
-pub fn run(args: &Run) -> Result<()> {
-    let (checked, store) = open(&args.pipeline)?;
+pub fn run(args: &Run, access: &Access) -> Result<()> {
+    let (checked, store) = open(&args.pipeline, access)?;
     let options = options(&checked, &args.again, args.checkpoint_secs)?;
-    let threads = use_threads(args.threads)?;
-    let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
-    let means = Means { devices, threads, games: args.games.folders() };
-    let watch: &dyn Watch = match args.log_format {
-        LogFormat::Text => &Person,
-        LogFormat::Json => &fleet::Json,
-    };
+    let (means, watch) = (means(&args.computing)?, watch(&args.computing));
     let metered = args.metrics_file.as_ref().map(|file| Metered::new(watch, file, &checked.spec.name)).transpose()?;
     let result = run_pipeline(&checked, &store, &options, &means, metered.as_ref().map_or(watch, |metered| metered));
     let told = metered.map_or(Ok(()), |metered| metered.finish(result.is_ok()));
     let summary = result?;
     told?;
     print(&truth(&summary))
+}
+
+/// What the process may use.
+fn means(args: &Computing) -> Result<Means> {
+    let threads = use_threads(args.threads)?;
+    let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
+    Ok(Means { devices, threads, games: args.games.folders() })
+}
+
+fn watch(args: &Computing) -> &'static dyn Watch {
+    match args.log_format {
+        LogFormat::Text => &Person,
+        LogFormat::Json => &fleet::Json,
+    }
 }
 
 /// Sets how many cores work; all, where no number is given.
@@ -41,27 +50,51 @@ pub fn use_threads(asked: Option<usize>) -> Result<usize, Error> {
 }
 
 /// `lapo check`: silent but for one line when all is well.
-pub fn check(args: &Pipeline) -> Result<()> {
-    let (checked, _) = open(args)?;
+pub fn check(args: &Pipeline, access: &Access) -> Result<()> {
+    let (checked, _) = open(args, access)?;
     let names: Vec<&str> = checked.order.iter().map(|at| checked.spec.stages[*at].0.as_str()).collect();
     print(&format!("{}: good: {}\n", args.pipeline, names.join(" -> ")))
 }
 
 /// `lapo plan`: what would run, and why.
-pub fn plan(args: &Plan) -> Result<()> {
-    let (checked, store) = open(&args.pipeline)?;
-    let options = options(&checked, &args.again, 0)?;
+pub fn plan(args: &Plan, access: &Access) -> Result<()> {
+    let (checked, store) = open(&args.pipeline, access)?;
+    let options = options(&checked, &args.again, args.checkpoint_secs)?;
+    if let Some(out) = &args.out {
+        let handout = hand_out(&checked, &store, &options, &Store::open_with(out, access)?)?;
+        return print(&format!("{}\n", handout.partitions));
+    }
     let plans = Planner::new(&checked, &store, &options).plan_all()?;
     print(&told(args.format, "a plan is", &plans, |plans| plans.iter().map(described).collect())?)
 }
 
-fn open(args: &Pipeline) -> Result<(Checked, Store)> {
+/// `lapo worker`: partitions of a plan, those that are done left out.
+pub fn worker(args: &Worker, access: &Access) -> Result<()> {
+    let (plan, means, watch) = (Store::open_with(&args.plan, access)?, means(&args.computing)?, watch(&args.computing));
+    let handout = handout::read(&plan)?;
+    let store = Store::open_with(args.workspace.as_ref().unwrap_or(&handout.workspace), access)?;
+    for partition in &args.partition {
+        let was_done = handout::work(&handout, &plan, *partition, &store, &means, watch)?;
+        print(&format!("partition {partition}: {}\n", if was_done { "was done already" } else { "done" }))?;
+    }
+    Ok(())
+}
+
+/// `lapo commit`: ends with the line of truth, as a run does.
+pub fn commit(args: &Committed, access: &Access) -> Result<()> {
+    let plan = Store::open_with(&args.plan, access)?;
+    let handout = handout::read(&plan)?;
+    let store = Store::open_with(args.workspace.as_ref().unwrap_or(&handout.workspace), access)?;
+    print(&truth(&handout::commit_all(&handout, &plan, &store, &Person)?))
+}
+
+fn open(args: &Pipeline, access: &Access) -> Result<(Checked, Store)> {
     let set = args.set.iter().map(|pair| assignment(pair)).collect::<Result<Vec<_>, _>>()?;
-    let mut checked = load(&args.pipeline, &set)?;
+    let mut checked = load(&args.pipeline, &set, access)?;
     if let Some(workspace) = &args.workspace {
         checked.spec.workspace.clone_from(workspace);
     }
-    let store = Store::open(&checked.spec.workspace)?;
+    let store = Store::open_with(&checked.spec.workspace, access)?;
     Ok((checked, store))
 }
 

@@ -1,4 +1,4 @@
-//! What a folder needs to be a store: a create that is atomic and lasting.
+//! What a folder needs to be a workspace: a create that is atomic and lasting.
 //!
 //! In: a workspace's folder and a path in it. Out: files that survive a power cut.
 //! Start at [`create`].
@@ -8,12 +8,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::error::{Error, Result};
 use super::store::{Created, Stored};
 
 /// Creates a file by writing it aside, syncing it and hard-linking it into place.
 ///
-/// The store's own local `PutMode::Create` links before anything is synced, so a power cut could leave
+/// `object_store`'s local `PutMode::Create` links before anything is synced, so a power cut could leave
 /// an empty receipt behind; hence this one.
 pub(super) fn create(root: &Path, path: &str, bytes: &[u8]) -> Result<Created> {
     let target = root.join(path);
@@ -73,7 +75,7 @@ pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
                 Ok(found) => {
                     let path = place.strip_prefix(root).unwrap_or(&place).to_string_lossy().into_owned();
                     let modified = found.modified().map_err(io_error("look at", &place))?;
-                    files.push(Stored { path, bytes: found.len(), modified });
+                    files.push(Stored { path, bytes: found.len(), modified, etag: None });
                 }
                 Err(cause) if cause.kind() == ErrorKind::NotFound => {}
                 Err(cause) => return Err(io_error("look at", &place)(cause)),
@@ -81,6 +83,41 @@ pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
         }
     }
     Ok(files)
+}
+
+/// The names of the folders in a folder, which need not exist.
+pub(super) fn folders(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error("list", folder))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", folder))?;
+        if entry.path().is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// The bytes of a file, where there is one.
+pub(super) fn read(file: &Path) -> Result<Option<Bytes>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(io_error("read", file)(cause)),
+    }
+}
+
+/// Opens a file that must be there.
+pub(super) fn open(root: &Path, path: &str) -> Result<File> {
+    let full = root.join(path);
+    match File::open(&full) {
+        Ok(file) => Ok(file),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Err(Error::Missing { path: path.into() }),
+        Err(cause) => Err(io_error("open", &full)(cause)),
+    }
 }
 
 /// Removes a file, where there is one.

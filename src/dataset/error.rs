@@ -11,23 +11,27 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A failure on one file of a workspace; every variant but the first names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The workspace is a URL whose scheme this build cannot reach.
-    #[error("workspace `{workspace}`: this build stores on local disks only, not on `{scheme}`")]
-    UnsupportedStore {
-        /// The workspace as the user gave it.
-        workspace: String,
-        /// Its scheme, such as `s3`.
-        scheme: String,
+    /// An address that leads to no object store.
+    #[error("`{address}`: {reason}")]
+    Address {
+        /// The address as the user gave it, without secrets.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The object store refused an operation.
-    #[error("cannot {action} `{path}`: {cause}")]
+    #[error("cannot {action} `{path}`: {said}")]
     Storage {
         /// What was tried, as a verb.
         action: &'static str,
-        /// The file, relative to the workspace.
+        /// The file, with the store's address.
         path: String,
-        /// What the store said.
-        cause: object_store::Error,
+        /// What the store said, without secrets.
+        said: String,
+        /// What the system calls it, where that is known.
+        kind: Option<ErrorKind>,
+        /// Whether it is the store's own trouble, which passes.
+        passing: bool,
     },
     /// The operating system refused an operation.
     #[error("cannot {action} `{path}`: {cause}")]
@@ -71,6 +75,14 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A user's list of videos is not one.
+    #[error("cannot read the list of videos `{path}`: {reason}")]
+    List {
+        /// The list, as the user named it.
+        path: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// Arrow or Parquet could not write a file.
     #[error("cannot write `{path}`: {reason}")]
     Encode {
@@ -106,10 +118,24 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnsupportedStore { .. } => Some("use a folder, for example a mounted disk or NFS share that every machine sees".into()),
+            Self::Address { .. } => Some(
+                "write s3://bucket/folder (or gs://, az://), and give credentials, region and endpoint in the environment: \
+                 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL"
+                    .into(),
+            ),
+            Self::Storage { kind: Some(ErrorKind::PermissionDenied), .. } => {
+                Some("the credentials in the environment must allow this: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN".into())
+            }
+            Self::Storage { kind: Some(ErrorKind::NotFound), .. } => Some("the bucket must exist, in AWS_REGION and at AWS_ENDPOINT_URL".into()),
+            Self::Storage { passing: true, .. } => {
+                Some("run again when the store answers: what is finished is kept; AWS_ENDPOINT_URL says where it is".into())
+            }
             Self::NewerFormat { .. } => Some("run the newer version of the program, or start a new workspace".into()),
             Self::Actions { .. } => Some(
                 "expected Parquet or CSV with the columns `video` (path or file name), `frame_index` and `action` (a whole number; lists of numbers, in CSV `action_0`, `action_1`, where it is continuous)".into(),
+            ),
+            Self::List { .. } => Some(
+                "expected text with a path or address a line, or CSV or Parquet with the column `uri` and, where they are known, `bytes` and `etag`".into(),
             ),
             Self::Corrupt { path, .. } | Self::Missing { path } => {
                 let stage = path.split('/').next().unwrap_or(path);
@@ -149,26 +175,54 @@ impl Error {
                     | ErrorKind::NetworkDown
             ),
             // A remote store that answers with neither an outcome nor a system error: its own trouble.
-            None => matches!(self, Self::Storage { cause: object_store::Error::Generic { .. }, .. }),
+            None => matches!(self, Self::Storage { passing: true, .. }),
         }
     }
 
-    /// The system's error at the root of this one, if there is one.
-    fn io_kind(&self) -> Option<ErrorKind> {
+    /// What an object store said; `said` are its words where secrets were taken out of them.
+    pub(super) fn storage(action: &'static str, path: &str, cause: &object_store::Error, said: Option<String>) -> Self {
+        use object_store::Error as Cause;
+        let kind = match cause {
+            Cause::NotFound { .. } => Some(ErrorKind::NotFound),
+            Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => Some(ErrorKind::PermissionDenied),
+            cause => std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |error| error.source())
+                .find_map(|error| error.downcast_ref::<std::io::Error>().map(std::io::Error::kind))
+                // An answer that breaks off: of a file it would be the file's fault.
+                .map(|kind| if kind == ErrorKind::UnexpectedEof { ErrorKind::ConnectionAborted } else { kind }),
+        };
+        let said = said.unwrap_or_else(|| cause.to_string());
+        // The library has words of its own for what is missing or forbidden, but not when it lists.
+        let status = said.split("status code: ").nth(1).and_then(|status| status.get(..3));
+        // Too late, somebody else is at it, too many at once: these pass.
+        let refused = status.filter(|status| status.starts_with('4') && !["408", "409", "429"].contains(status));
+        let kind = kind.or_else(|| match refused? {
+            "404" => Some(ErrorKind::NotFound),
+            "401" | "403" => Some(ErrorKind::PermissionDenied),
+            _ => None,
+        });
+        let passing = refused.is_none() && matches!(cause, Cause::Generic { .. });
+        Self::Storage { action, path: path.to_owned(), said, kind, passing }
+    }
+
+    /// The system's word for it, if there is one.
+    pub(super) fn io_kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Io { cause, .. } => Some(cause.kind()),
-            Self::Storage { cause, .. } => {
-                let mut error: Option<&(dyn std::error::Error + 'static)> = Some(cause);
-                while let Some(inner) = error {
-                    if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-                        return Some(io.kind());
-                    }
-                    error = inner.source();
-                }
-                None
-            }
+            Self::Storage { kind, .. } => *kind,
             _ => None,
         }
+    }
+}
+
+impl From<Error> for std::io::Error {
+    /// For whoever reads a stream: the kind says whether trying again may help.
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Missing { .. } => ErrorKind::NotFound,
+            error if error.is_transient() => error.io_kind().unwrap_or(ErrorKind::NetworkDown),
+            error => error.io_kind().unwrap_or(ErrorKind::PermissionDenied),
+        };
+        Self::new(kind, error)
     }
 }
 

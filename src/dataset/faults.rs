@@ -17,7 +17,7 @@ use object_store::{
     PutResult, Result,
 };
 
-use super::Store;
+use super::{Access, Store};
 
 /// What happens to a put.
 #[derive(Debug, Clone, Copy)]
@@ -30,14 +30,18 @@ pub enum Fault {
 
 #[derive(Debug)]
 struct Faulty {
+    /// Where local copies lie, as long as the store lives.
+    _copies: tempfile::TempDir,
     inner: InMemory,
     faults: Mutex<VecDeque<Fault>>,
 }
 
 /// A store in memory whose next puts meet `faults`, one each.
 pub fn faulty_store(faults: &[Fault]) -> Store {
+    let copies = tempfile::tempdir().expect("a folder can be made");
+    let access = Access::new([], copies.path().to_owned(), 1 << 30);
     let faults = Mutex::new(faults.iter().copied().collect());
-    Store::over(Arc::new(Faulty { inner: InMemory::new(), faults })).expect("a runtime starts")
+    Store::over("faulty", Arc::new(Faulty { _copies: copies, inner: InMemory::new(), faults }), &access).expect("a runtime starts")
 }
 
 impl fmt::Display for Faulty {

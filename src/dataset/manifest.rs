@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::receipt::{Receipt, read_existing, read_json, receipt_path, to_json};
+use super::receipt::{Receipt, read_existing, read_json, read_many, receipt_path, to_json};
 use super::store::{Created, Store};
 
 /// One version of a stage's dataset.
@@ -94,7 +94,13 @@ pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> 
 
 /// The receipts of a manifest, in its order.
 pub fn receipts_of(store: &Store, stage: &str, manifest: &Manifest) -> Result<Vec<Receipt>> {
-    manifest.receipts.iter().map(|key| read_existing(store, &receipt_path(stage, key))).collect()
+    read_many(store, &manifest.receipts.iter().map(|key| receipt_path(stage, key)).collect::<Vec<_>>())
+}
+
+/// Those of some tasks that have no receipt, in their order.
+pub fn unfiled(store: &Store, stage: &str, keys: &[String]) -> Result<Vec<String>> {
+    let filed: HashSet<String> = store.list(&format!("{stage}/receipts"))?.into_iter().collect();
+    Ok(keys.iter().filter(|key| !filed.contains(&receipt_path(stage, key))).cloned().collect())
 }
 
 /// The names of the workspace's stages that have a dataset, each with its newest manifest.
@@ -116,9 +122,9 @@ fn manifest_path(stage: &str, version: u64) -> String {
 /// A version must not speak of what is not there; those of the version before were checked then.
 fn require_filed(store: &Store, stage: &str, head: Option<&Manifest>, receipts: &[String]) -> Result<()> {
     let known: HashSet<&String> = head.into_iter().flat_map(|head| &head.receipts).collect();
-    let filed: HashSet<String> = store.list(&format!("{stage}/receipts"))?.into_iter().collect();
-    match receipts.iter().find(|key| !known.contains(key) && !filed.contains(&receipt_path(stage, key))) {
-        Some(key) => Err(Error::MissingReceipt { stage: stage.to_owned(), key: key.clone() }),
+    let added: Vec<String> = receipts.iter().filter(|key| !known.contains(key)).cloned().collect();
+    match unfiled(store, stage, &added)?.into_iter().next() {
+        Some(key) => Err(Error::MissingReceipt { stage: stage.to_owned(), key }),
         None => Ok(()),
     }
 }

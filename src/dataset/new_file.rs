@@ -4,16 +4,17 @@
 //! [`NewFile::finish`]. A file dropped before it is finished is removed; one left by a killed process is
 //! referred to by nothing.
 
+use std::fmt;
 use std::fs::{self, File};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::disk::{io_error, make_folder_of, sync_folders};
 use super::error::Result;
-use super::store::Store;
+use super::remote::Remote;
 
 /// One immutable file, as receipts list it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,36 +38,41 @@ impl FileInfo {
     }
 }
 
-/// A file being written; made by [`Store::new_file`].
-#[derive(Debug)]
+/// A file being written; made by [`Store::new_file`](super::Store::new_file).
 pub struct NewFile {
-    store: Store,
     path: String,
-    /// The final place when the workspace is a folder, else a temporary file to upload.
+    /// Where it is while it is written: its own place in a folder, else one to upload from.
     place: PathBuf,
+    goal: Goal,
     file: BufWriter<File>,
     hasher: blake3::Hasher,
     bytes: u64,
     finished: bool,
 }
 
+/// Where a file must be to count as written.
+enum Goal {
+    /// Where it is, below this folder, whose names must survive.
+    Here(PathBuf),
+    Remote(Arc<Remote>),
+}
+
 impl NewFile {
-    pub(super) fn begin(store: Store, path: &str) -> Result<Self> {
-        let place = match store.root() {
-            Some(root) => root.join(path),
-            None => std::env::temp_dir().join(format!("lapo-{:016x}", RandomState::new().build_hasher().finish())),
-        };
+    pub(super) fn begin(root: &Path, path: &str) -> Result<Self> {
+        let place = root.join(path);
         make_folder_of(&place)?;
         let file = File::create_new(&place).map_err(io_error("create", &place))?;
-        Ok(Self {
-            store,
-            path: path.to_owned(),
-            place,
-            file: BufWriter::with_capacity(1 << 18, file),
-            hasher: blake3::Hasher::new(),
-            bytes: 0,
-            finished: false,
-        })
+        Ok(Self::over(path, file, place, Goal::Here(root.to_owned())))
+    }
+
+    pub(super) fn begin_remote(remote: Arc<Remote>, path: &str) -> Result<Self> {
+        let (file, place) = remote.access().cache().begin()?;
+        Ok(Self::over(path, file, place, Goal::Remote(remote)))
+    }
+
+    fn over(path: &str, file: File, place: PathBuf, goal: Goal) -> Self {
+        let (file, hasher) = (BufWriter::with_capacity(1 << 18, file), blake3::Hasher::new());
+        Self { path: path.to_owned(), place, goal, file, hasher, bytes: 0, finished: false }
     }
 
     /// Where the file will be, relative to the workspace.
@@ -78,17 +84,22 @@ impl NewFile {
     /// Makes the file lasting and tells what is in it; `rows` is the caller's count.
     pub fn finish(mut self, rows: u64) -> Result<FileInfo> {
         self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(io_error("write", &self.place))?;
-        match self.store.root() {
-            Some(root) => sync_folders(root, &self.place)?,
-            None => {
+        match &self.goal {
+            Goal::Here(root) => sync_folders(root, &self.place)?,
+            Goal::Remote(remote) => {
                 let file = File::open(&self.place).map_err(io_error("read back", &self.place))?;
-                self.store.upload(&self.path, file)?;
-                fs::remove_file(&self.place).map_err(io_error("delete", &self.place))?;
+                remote.upload(&self.path, file, self.bytes, &self.place)?;
             }
         }
         self.finished = true;
         let blake3 = self.hasher.finalize().to_hex().to_string();
         Ok(FileInfo { path: self.path.clone(), bytes: self.bytes, rows, blake3 })
+    }
+}
+
+impl fmt::Debug for NewFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NewFile({}, {} bytes)", self.path, self.bytes)
     }
 }
 

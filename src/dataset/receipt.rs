@@ -118,9 +118,22 @@ pub fn read_receipt(store: &Store, stage: &str, key: &str) -> Result<Option<Rece
 
 /// Every receipt of the stage named `stage`, by key; those of no manifest too.
 pub fn all_receipts(store: &Store, stage: &str) -> Result<Vec<Receipt>> {
-    let paths = store.list(&format!("{stage}/receipts"))?;
-    let receipts = paths.iter().filter(|path| path.ends_with(".json")).map(|path| read_existing(store, path));
-    receipts.collect()
+    let mut paths = store.list(&format!("{stage}/receipts"))?;
+    paths.retain(|path| path.ends_with(".json"));
+    read_many(store, &paths)
+}
+
+/// Reads JSON files that must be there.
+pub(super) fn read_many<T: DeserializeOwned>(store: &Store, paths: &[String]) -> Result<Vec<T>> {
+    /// So many lie in memory as text at once.
+    const AT_ONCE: usize = 256;
+    let mut all = Vec::with_capacity(paths.len());
+    for paths in paths.chunks(AT_ONCE) {
+        for (path, bytes) in paths.iter().zip(store.read_all(paths)?) {
+            all.push(parse(path, &bytes.ok_or_else(|| Error::Missing { path: path.clone() })?)?);
+        }
+    }
+    Ok(all)
 }
 
 /// JSON as we write it: readable, and the same bytes for the same value.
@@ -132,20 +145,21 @@ pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
 
 /// Reads a JSON file of ours, its format first; `None` where there is none.
 pub(super) fn read_json<T: DeserializeOwned>(store: &Store, path: &str) -> Result<Option<T>> {
+    store.read(path)?.map(|bytes| parse(path, &bytes)).transpose()
+}
+
+fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
     /// The one field every version has.
     #[derive(Deserialize)]
     struct Header {
         format: u32,
     }
-    let Some(bytes) = store.read(path)? else {
-        return Ok(None);
-    };
     let corrupt = |cause: serde_json::Error| Error::Corrupt { path: path.to_owned(), reason: cause.to_string() };
-    let found = serde_json::from_slice::<Header>(&bytes).map_err(corrupt)?.format;
+    let found = serde_json::from_slice::<Header>(bytes).map_err(corrupt)?.format;
     if found > super::FORMAT {
         return Err(Error::NewerFormat { path: path.to_owned(), found, known: super::FORMAT });
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
+    serde_json::from_slice(bytes).map_err(corrupt)
 }
 
 /// Reads a JSON file that must be there.

@@ -4,8 +4,8 @@
 //!
 //! A small dataset is mapped, which is fastest. The frames of a large one are read from their place in the files, up to five times slower
 //! where the files are many and each must be opened, still far faster than a network trains: of a map every page that was ever touched
-//! counts as this process's memory, and a process may hold no more than some 65,000 maps. Shards that are compressed or not on a disk are
-//! opened whole, and a few of them kept.
+//! counts as this process's memory, and a process may hold no more than some 65,000 maps. Shards that are compressed are opened whole, and
+//! a few of them kept.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -81,7 +81,7 @@ impl Shards {
                 runs.push(Span { shard, first_row, frames, episode });
             }
             let (rows_per_batch, batches) = shard.pixels_in_place();
-            let batches = if store.root().is_some() { batches.to_vec() } else { Vec::new() };
+            let batches = batches.to_vec();
             bytes += pixel_bytes(&shard);
             let small = bytes <= MAPPED_BYTES && mapped.len() == number && !batches.is_empty();
             if batches.is_empty() {

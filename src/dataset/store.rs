@@ -1,29 +1,25 @@
 //! The only door to storage: a workspace, seen as files that are created once and never change.
 //!
-//! In: a folder (or one day a bucket), paths relative to it, bytes. Out: [`Store`], whose [`Store::create`]
+//! In: a folder or an address of an object store, paths relative to it, bytes. Out: [`Store`], whose [`Store::create`]
 //! is the atomic decision everything else stands on, [`Store::new_file`] for large data and
 //! [`Store::map`] to read it in place. Start at [`Store::open`].
 //!
 //! There are no lock files. Whatever happens to a writer, readers see a whole file or none.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
-use object_store::{ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
-use tokio::runtime::{Builder, Runtime};
+use object_store::ObjectStore;
 
+use super::access::{Access, address};
 use super::disk::{self, io_error};
 use super::error::{Error, Result};
 use super::new_file::NewFile;
-
-/// How often a create is tried on a store that answers with a passing fault.
-const CREATE_TRIES: u32 = 4;
+use super::remote::Remote;
 
 /// What became of a [`Store::create`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +30,17 @@ pub enum Created {
     Exists,
 }
 
-/// A file of a workspace.
+/// A file of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
-    /// Relative to the workspace.
+pub struct Stored {
+    /// Relative to the store.
     pub path: String,
+    /// Its size.
     pub bytes: u64,
+    /// When it was written.
     pub modified: SystemTime,
+    /// What the store calls its content, where it is an object store.
+    pub etag: Option<String>,
 }
 
 impl Stored {
@@ -48,48 +48,66 @@ impl Stored {
     pub(super) fn is_staged(&self) -> bool {
         self.path.contains('#')
     }
+
+    /// What changes when its content does: the etag, or where there is none the time in nanoseconds since 1970.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let time = || self.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
+        self.etag.clone().unwrap_or_else(time)
+    }
 }
 
 /// A workspace. Cheap to clone, and usable from every thread that is not itself inside an async runtime.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
-    objects: Arc<dyn ObjectStore>,
-    runtime: Arc<Runtime>,
-    /// The folder, where the workspace is one.
-    root: Option<PathBuf>,
+    place: Place,
+    access: Access,
+}
+
+#[derive(Clone)]
+enum Place {
+    Folder(PathBuf),
+    Remote(Arc<Remote>),
 }
 
 impl Store {
-    /// Opens a workspace; a folder need not exist yet, the first write makes it.
+    /// Opens a workspace as [`Store::open_with`] does, with no credentials: a folder, in general.
     pub fn open(workspace: &str) -> Result<Self> {
-        if let Some((scheme, _)) = workspace.split_once("://") {
-            return Err(Error::UnsupportedStore { workspace: workspace.into(), scheme: scheme.into() });
-        }
-        let root = std::path::absolute(workspace).map_err(io_error("open", workspace))?;
-        let prefix = object_store::path::Path::from_absolute_path(&root).map_err(|cause| storage_error("open", workspace)(cause.into()))?;
-        let objects = Arc::new(PrefixStore::new(LocalFileSystem::new(), prefix));
-        Ok(Self { root: Some(root), ..Self::over(objects)? })
+        Self::open_with(workspace, &Access::default())
     }
 
-    /// A workspace over any object store: nothing of it is assumed to be local.
-    pub fn over(objects: Arc<dyn ObjectStore>) -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(io_error("start a runtime for", "storage"))?;
-        Ok(Self { objects, runtime: Arc::new(runtime), root: None })
-    }
-
-    /// Creates `path` with `bytes` if nothing is there: atomic, and on disk when this returns.
-    ///
-    /// A reply that got lost is no harm: whatever is found at `path` is read back, and the same bytes
-    /// count as [`Created::New`].
-    pub fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
-        let location = location(path)?;
-        let made = match &self.root {
-            Some(root) => disk::create(root, path, bytes)?,
-            None => self.create_remote(path, &location, bytes)?,
+    /// Opens a workspace: a folder, or an address such as `s3://bucket/prefix`. It need not exist yet (but a bucket must), the first
+    /// write makes it.
+    pub fn open_with(workspace: &str, access: &Access) -> Result<Self> {
+        let access = access.clone();
+        let Some((base, prefix)) = address(workspace) else {
+            let root = std::path::absolute(workspace).map_err(io_error("open", workspace))?;
+            return Ok(Self { place: Place::Folder(root), access });
         };
-        match made {
-            Created::Exists if self.read(path)?.as_deref() == Some(bytes) => Ok(Created::New),
-            made => Ok(made),
+        let remote = Remote::open(base, prefix, &access)?;
+        Ok(Self { place: Place::Remote(Arc::new(remote)), access })
+    }
+
+    /// A workspace over any object store; `name` is one that no other store has.
+    pub fn over(name: &str, objects: Arc<dyn ObjectStore>, access: &Access) -> Result<Self> {
+        let remote = Remote::new(name.into(), objects, access.clone())?;
+        Ok(Self { place: Place::Remote(Arc::new(remote)), access: access.clone() })
+    }
+
+    /// How other stores are reached.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Creates `path` with `bytes` if nothing is there: atomic, and lasting when this returns. The same bytes count as [`Created::New`].
+    pub fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
+        location(path)?;
+        match &self.place {
+            Place::Remote(remote) => remote.create(path, bytes),
+            Place::Folder(root) => match disk::create(root, path, bytes)? {
+                Created::Exists if self.read(path)?.as_deref() == Some(bytes) => Ok(Created::New),
+                made => Ok(made),
+            },
         }
     }
 
@@ -100,48 +118,54 @@ impl Store {
 
     /// The bytes of `path`, or `None` where nothing is.
     pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
-        let location = location(path)?;
-        let bytes = self.runtime.block_on(async { self.objects.get(&location).await?.bytes().await });
-        match bytes {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(cause) => Err(storage_error("read", path)(cause)),
+        location(path)?;
+        match &self.place {
+            Place::Remote(remote) => remote.read(path),
+            Place::Folder(root) => disk::read(&root.join(path)),
+        }
+    }
+
+    /// The bytes of many small files, in their order.
+    pub(super) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Bytes>>> {
+        match &self.place {
+            Place::Remote(remote) => remote.read_all(paths),
+            Place::Folder(_) => paths.iter().map(|path| self.read(path)).collect(),
         }
     }
 
     /// Every file under the folder `prefix`, sorted; the paths are relative to the workspace.
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(self.objects(prefix)?.into_iter().map(|file| file.location.to_string()).collect())
+        let whole = self.files(prefix)?.into_iter().filter(|file| !file.is_staged());
+        Ok(whole.map(|file| file.path).collect())
     }
 
     /// Every file under the folder `prefix`, with files that were never whole, sorted by path.
-    pub(super) fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
-        let Some(root) = &self.root else {
-            let stored =
-                |file: ObjectMeta| Stored { path: file.location.to_string(), bytes: file.size, modified: file.last_modified.into() };
-            return Ok(self.objects(prefix)?.into_iter().map(stored).collect());
+    pub fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
+        location(prefix)?;
+        let mut files = match &self.place {
+            Place::Remote(remote) => remote.files(prefix)?,
+            Place::Folder(root) => disk::files(root, prefix)?,
         };
-        let mut files = disk::files(root, prefix)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(files)
     }
 
     /// Deletes a file; it need not exist.
     pub(super) fn delete(&self, path: &str) -> Result<()> {
-        if let Some(root) = &self.root {
-            return disk::remove_file(&root.join(path));
-        }
-        match self.runtime.block_on(self.objects.delete(&location(path)?)) {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(cause) => Err(storage_error("delete", path)(cause)),
+        location(path)?;
+        match &self.place {
+            Place::Remote(remote) => remote.delete(&[path.to_owned()]),
+            Place::Folder(root) => disk::remove_file(&root.join(path)),
         }
     }
 
     /// The names of the folders right under `prefix`, sorted; `""` is the workspace itself.
     pub fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let found = self.list_folder(&location(prefix)?)?;
-        let names = found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned));
-        let mut names: Vec<String> = names.collect();
+        location(prefix)?;
+        let mut names = match &self.place {
+            Place::Remote(remote) => remote.folders(prefix)?,
+            Place::Folder(root) => disk::folders(&root.join(prefix))?,
+        };
         names.sort_unstable();
         Ok(names)
     }
@@ -152,134 +176,66 @@ impl Store {
     /// If `prefix` is empty: nothing may delete a whole workspace.
     pub fn delete_all(&self, prefix: &str) -> Result<()> {
         assert!(!prefix.is_empty(), "a folder of the workspace, never all of it");
-        self.list(prefix)?.iter().try_for_each(|path| self.delete(path))?;
-        match &self.root {
-            Some(root) => disk::remove_folder(&root.join(prefix)),
-            None => Ok(()),
+        location(prefix)?;
+        match &self.place {
+            Place::Remote(remote) => remote.delete(&self.list(prefix)?),
+            Place::Folder(root) => disk::remove_folder(&root.join(prefix)),
         }
     }
 
     /// Starts a file too large for memory; nothing refers to it until a receipt does.
     pub fn new_file(&self, path: &str) -> Result<NewFile> {
         location(path)?;
-        NewFile::begin(self.clone(), path)
+        match &self.place {
+            Place::Remote(remote) => NewFile::begin_remote(remote.clone(), path),
+            Place::Folder(root) => NewFile::begin(root, path),
+        }
     }
 
-    /// The whole of `path` as one buffer: memory-mapped where it is local, downloaded where it is not.
+    /// The whole of `path` as one buffer: memory-mapped, from a local copy where the workspace is not local.
     pub fn map(&self, path: &str) -> Result<Bytes> {
-        location(path)?;
-        let Some(root) = &self.root else {
-            return self.require(path);
-        };
-        map_file(root, path)
+        let file = self.file(path)?;
+        if file.metadata().map_err(io_error("open", path))?.len() == 0 {
+            return Ok(Bytes::new());
+        }
+        #[expect(unsafe_code, reason = "a memory map is how training reads shards larger than memory")]
+        // SAFETY: data files are immutable once written (every attempt has its own folder, and nothing
+        // opens one for writing again), and so are local copies, which appear under their name when they are
+        // whole; so the mapped bytes do not change while the map lives; deleting one unlinks it and leaves the map whole.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io_error("map", path))?;
+        Ok(Bytes::from_owner(map))
     }
 
-    /// A file of a local workspace, to read parts of.
+    /// A file to read parts of; where the workspace is not local, a copy of it.
     pub(super) fn file(&self, path: &str) -> Result<File> {
         location(path)?;
-        open_file(&self.root.clone().unwrap_or_default(), path)
-    }
-
-    /// The folder this workspace is, where it is one.
-    pub(super) fn root(&self) -> Option<&Path> {
-        self.root.as_deref()
-    }
-
-    /// Sends a finished local file to a store that is not local, in parts.
-    pub(super) fn upload(&self, path: &str, mut file: File) -> Result<()> {
-        let location = location(path)?;
-        self.runtime.block_on(async {
-            let upload = self.objects.put_multipart(&location).await.map_err(storage_error("upload", path))?;
-            let mut parts = WriteMultipart::new_with_chunk_size(upload, 8 << 20);
-            let mut part = vec![0; 8 << 20];
-            loop {
-                let read = file.read(&mut part).map_err(io_error("read back", path))?;
-                if read == 0 {
-                    break;
-                }
-                parts.wait_for_capacity(2).await.map_err(storage_error("upload", path))?;
-                parts.write(&part[..read]);
-            }
-            parts.finish().await.map_err(storage_error("upload", path))?;
-            Ok(())
-        })
-    }
-
-    /// Every file under a folder, sorted by path.
-    fn objects(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
-        let (mut files, mut folders) = (Vec::new(), vec![location(prefix)?]);
-        while let Some(folder) = folders.pop() {
-            let found = self.list_folder(&folder)?;
-            files.extend(found.objects);
-            folders.extend(found.common_prefixes);
-        }
-        files.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(files)
-    }
-
-    fn list_folder(&self, folder: &object_store::path::Path) -> Result<ListResult> {
-        let found = self.runtime.block_on(self.objects.list_with_delimiter(Some(folder)));
-        found.map_err(storage_error("list", folder.as_ref()))
-    }
-
-    fn create_remote(&self, path: &str, location: &object_store::path::Path, bytes: &[u8]) -> Result<Created> {
-        let mut tries = 1;
-        loop {
-            let payload = PutPayload::from(Bytes::copy_from_slice(bytes));
-            let put = self.runtime.block_on(self.objects.put_opts(location, payload, PutMode::Create.into()));
-            match put {
-                Ok(_) => return Ok(Created::New),
-                Err(object_store::Error::AlreadyExists { .. }) => return Ok(Created::Exists),
-                Err(cause) => {
-                    let error = storage_error("create", path)(cause);
-                    if tries == CREATE_TRIES || !error.is_transient() {
-                        return Err(error);
-                    }
-                }
-            }
-            std::thread::sleep(Duration::from_millis(20 << tries));
-            tries += 1;
+        match &self.place {
+            Place::Remote(remote) => remote.local(path),
+            Place::Folder(root) => disk::open(root, path),
         }
     }
 }
 
-/// The whole of a file, memory-mapped.
-fn map_file(root: &Path, path: &str) -> Result<Bytes> {
-    let (full, file) = (root.join(path), open_file(root, path)?);
-    if file.metadata().map_err(io_error("open", &full))?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    #[expect(unsafe_code, reason = "a memory map is how training reads shards larger than memory")]
-    // SAFETY: data files are immutable once written (every attempt has its own folder, and nothing
-    // opens one for writing again), so the mapped bytes do not change while the map lives; deleting
-    // one unlinks it and leaves the map whole.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io_error("map", &full))?;
-    Ok(Bytes::from_owner(map))
-}
-
-fn open_file(root: &Path, path: &str) -> Result<File> {
-    let full = root.join(path);
-    match File::open(&full) {
-        Ok(file) => Ok(file),
-        Err(cause) if cause.kind() == ErrorKind::NotFound => Err(Error::Missing { path: path.into() }),
-        Err(cause) => Err(io_error("open", &full)(cause)),
+impl fmt::Debug for Store {
+    /// By name alone: a connection holds credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Folder(root) => write!(f, "Store({})", root.display()),
+            Place::Remote(remote) => write!(f, "Store({})", remote.name()),
+        }
     }
 }
 
 /// A path as the store takes it; `..` and the like are refused rather than escaped.
-fn location(path: &str) -> Result<object_store::path::Path> {
-    object_store::path::Path::parse(path).map_err(|cause| storage_error("use the path", path)(cause.into()))
-}
-
-fn storage_error(action: &'static str, path: &str) -> impl FnOnce(object_store::Error) -> Error {
-    move |cause| Error::Storage { action, path: path.to_owned(), cause }
+pub(super) fn location(path: &str) -> Result<object_store::path::Path> {
+    object_store::path::Path::parse(path).map_err(|cause| Error::storage("use the path", path, &cause.into(), None))
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::fs;
-    use std::io::Write;
+    use std::io::{ErrorKind, Write};
 
     use super::super::faults::{Fault, faulty_store};
     use super::*;
@@ -362,7 +318,7 @@ mod tests {
         let (_folder, store) = workspace();
         assert!(store.create("../outside", b"").is_err());
         assert!(store.delete_all("../outside").is_err());
-        let error = Store::open("s3://bucket/prefix").unwrap_err();
-        assert!(error.to_string().contains("`s3`") && error.hint().is_some());
+        let error = Store::open("ftp://bucket/prefix").unwrap_err();
+        assert!(error.to_string().contains("`ftp`") && error.hint().is_some());
     }
 }

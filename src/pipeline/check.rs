@@ -6,7 +6,8 @@ use super::fault::{Fault, Faults, similar};
 use super::locate::Part;
 use super::parse::parse;
 use super::spec::{PipelineSpec, StageSpec};
-use super::videos;
+use super::videos::matching;
+use crate::dataset::{Access, ListedVideo, read_list};
 
 /// A pipeline that makes sense: its inputs exist and fit, and there is an order to run it in.
 #[derive(Clone, Debug)]
@@ -17,12 +18,12 @@ pub struct Checked {
     pub text: String,
     /// Stages in an order that has every stage after its inputs; otherwise as written.
     pub order: Vec<usize>,
-    /// The files each `decode` stage's patterns match, sorted.
-    pub videos: BTreeMap<String, Vec<String>>,
+    /// What each `decode` stage's patterns match, sorted.
+    pub videos: BTreeMap<String, Vec<ListedVideo>>,
 }
 
 /// Reads and checks a pipeline's text.
-pub fn check(file: &str, text: &str, set: &[(String, String)]) -> Result<Checked, Vec<Fault>> {
+pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) -> Result<Checked, Vec<Fault>> {
     let mut faults = Faults::new(file, text);
     let spec = parse(&mut faults, set);
     let checked = spec.map(|spec| {
@@ -31,7 +32,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)]) -> Result<Checked
         actions(&mut faults, &spec);
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
-        let videos = matches(&mut faults, &spec);
+        let videos = matches(&mut faults, &spec, access);
         files(&mut faults, &spec);
         Checked { spec, text: text.into(), order, videos }
     });
@@ -138,25 +139,34 @@ fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
 }
 
 /// What the patterns match; nothing at all is a fault.
-fn matches(faults: &mut Faults, spec: &PipelineSpec) -> BTreeMap<String, Vec<String>> {
+fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access) -> BTreeMap<String, Vec<ListedVideo>> {
     let mut all = BTreeMap::new();
     for (name, stage) in &spec.stages {
         let StageSpec::Decode(config) = stage else { continue };
         let before = faults.count();
         let mut found = Vec::new();
         for (i, pattern) in config.videos.iter().enumerate() {
-            match videos::matching(pattern) {
-                Ok(paths) => found.extend(paths),
+            match matching(pattern, access) {
+                Ok(videos) => found.extend(videos),
                 Err(message) => {
                     let at = [path(name, stage, "videos"), vec![i.to_string()]].concat();
-                    faults.at(&at, Part::Value, message, Some("write it like `data/**/*.mp4`".into()));
+                    faults.at(&at, Part::Value, message, Some("write it like `data/**/*.mp4` or `s3://bucket/clips/*.mp4`".into()));
                 }
             }
         }
-        found.sort();
-        found.dedup();
-        if found.is_empty() && !config.videos.is_empty() && faults.count() == before {
-            let message = format!("no video matches {}", config.videos.join(", "));
+        for (i, list) in config.lists.iter().enumerate() {
+            match read_list(list, access) {
+                Ok(listed) => found.extend(listed),
+                Err(error) => {
+                    faults.at(&[path(name, stage, "lists"), vec![i.to_string()]].concat(), Part::Value, error.to_string(), error.hint())
+                }
+            }
+        }
+        found.sort_by(|a: &ListedVideo, b| a.uri.cmp(&b.uri));
+        found.dedup_by(|a, b| a.uri == b.uri);
+        if found.is_empty() && (!config.videos.is_empty() || !config.lists.is_empty()) && faults.count() == before {
+            let sources: Vec<&str> = config.videos.iter().chain(&config.lists).map(String::as_str).collect();
+            let message = format!("no video matches {}", sources.join(", "));
             let here = std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default();
             let cure = format!("patterns are relative to the current folder, {here}");
             faults.at(&path(name, stage, "videos"), Part::Value, message, Some(cure));
@@ -187,7 +197,7 @@ mod tests {
 
     /// Checks `text` and compares the faults, one `line:column key: message` each.
     fn faults(text: &str, expect: &[&str]) {
-        let found = check("p.yaml", text, &[]).err().unwrap_or_default();
+        let found = check("p.yaml", text, &[], &Access::default()).err().unwrap_or_default();
         let found: Vec<String> =
             found.iter().map(|f| format!("{}:{} {}: {}", f.place.unwrap().line, f.place.unwrap().column, f.key, f.message)).collect();
         assert_eq!(found, expect);
@@ -203,7 +213,7 @@ stages:
   dynamics: { train_dynamics: { frames: frames, refresh: { growth: 0.25 } } }
   frames: { decode: { videos: ['Cargo.toml'] } }
 ";
-        let checked = check("p.yaml", text, &[]).unwrap();
+        let checked = check("p.yaml", text, &[], &Access::default()).unwrap();
         assert_eq!(checked.order, [2, 1, 0]);
     }
 
@@ -241,7 +251,7 @@ stages:
   labels: { label: { frames: frame, dynamics: model } }
   again: { train_dynamics: { frames: again } }
 ";
-        let found = check("p.yaml", text, &[]).err().unwrap();
+        let found = check("p.yaml", text, &[], &Access::default()).err().unwrap();
         let keys: Vec<&str> = found.iter().map(|f| f.key.as_str()).collect();
         assert_eq!(
             keys,
@@ -269,11 +279,11 @@ stages:
   frames: { decode: { videos: ['${file}'], size: '${size}' } }
 ";
         let set = [("n".to_string(), "b".to_string())];
-        let checked = check("p.yaml", text, &set).unwrap();
+        let checked = check("p.yaml", text, &set, &Access::default()).unwrap();
         assert_eq!(checked.spec.workspace, "runs/b");
         let StageSpec::Decode(config) = &checked.spec.stages[0].1 else { panic!("a decode stage") };
         assert_eq!(config.size, 32);
-        let unknown = check("p.yaml", text, &[("m".into(), "b".into())]).err().unwrap();
+        let unknown = check("p.yaml", text, &[("m".into(), "b".into())], &Access::default()).err().unwrap();
         assert_eq!(unknown[0].message, "--set m: no such variable");
     }
 }

@@ -33,7 +33,7 @@ pub fn settings(fields: &Fields) -> Fields {
 
 /// Decode: all settings but the patterns and guards, the videos' digests, and which try it is, where it is not the first.
 pub fn of_decode(task: &decode::DecodeTask) -> Fields {
-    let process = ["videos", "max_rejected", "limits", "videos_per_shard"];
+    let process = ["videos", "lists", "identity", "max_rejected", "limits", "videos_per_shard"];
     let mut fields = start("decode", decode::VERSION, &task.config, &process);
     fields.insert("videos".into(), task.videos.iter().map(|video| video.digest.clone()).collect());
     if task.tries > 1 {

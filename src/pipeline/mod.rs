@@ -3,10 +3,12 @@
 //! Four states, each a type: the file's text -> [`PipelineSpec`](spec::PipelineSpec) (as written) -> [`Checked`](check::Checked) (it
 //! makes sense) -> [`StagePlan`](plan::StagePlan)s (what is to be done), which [`run`](run::run) does.
 
+use crate::dataset::Access;
 use crate::stages;
 
 pub mod check;
 pub mod fault;
+pub mod handout;
 pub mod key;
 pub mod locate;
 pub mod parse;
@@ -82,8 +84,8 @@ impl Error {
     }
 }
 
-/// Reads and checks a pipeline file. `set` overrides its variables.
-pub fn load(file: &str, set: &[(String, String)]) -> Result<check::Checked, Error> {
+/// Reads and checks a pipeline file. `set` overrides its variables, `access` reaches the object stores it names.
+pub fn load(file: &str, set: &[(String, String)], access: &Access) -> Result<check::Checked, Error> {
     let text = std::fs::read_to_string(file).map_err(|source| Error::Read { file: file.into(), source })?;
-    check::check(file, &text, set).map_err(Error::Faults)
+    check::check(file, &text, set, access).map_err(Error::Faults)
 }

@@ -170,7 +170,8 @@ impl<'a> Planner<'a> {
 }
 
 impl StagePlan {
-    fn empty(stage: &str, kind: &str, version: Option<u64>) -> Self {
+    /// Nothing to be done.
+    pub fn empty(stage: &str, kind: &str, version: Option<u64>) -> Self {
         StagePlan {
             stage: stage.into(),
             kind: kind.into(),
@@ -186,6 +187,11 @@ impl StagePlan {
             receipts: Vec::new(),
             version,
         }
+    }
+
+    /// Why tasks are new, in one line.
+    pub fn reasons(&self) -> String {
+        self.why.iter().map(|(reason, count)| format!("{reason} ({count})")).collect::<Vec<_>>().join(", ")
     }
 
     /// The files of what is there whose names end so.

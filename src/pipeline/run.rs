@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
@@ -66,7 +66,7 @@ pub fn run(checked: &Checked, store: &Store, options: &PlanOptions, means: &Mean
     let mut summary = Summary { run: format!("{}-{}", since.as_secs(), local::fresh_id()), ..Summary::default() };
     let result = stages(checked, store, options, means, watch, &mut summary);
     summary.seconds = start.elapsed().as_secs_f64();
-    let recorded = record(checked, store, &summary, since, result.as_ref().err());
+    let recorded = record(&Written::of(checked), store, &summary, since, result.as_ref().err());
     result?;
     recorded?;
     Ok(summary)
@@ -101,7 +101,7 @@ fn run_stage(
     watch: &dyn Watch,
     run: &str,
 ) -> Result<(StagePlan, StageSummary), Error> {
-    let limit = Limit::new(spec, &plan);
+    let limit = Limit::new(spec.most_rejected(), plan.new_videos + plan.reused_videos, &plan.receipts);
     let mut new = Vec::new();
     if !plan.jobs.is_empty() {
         let progress = watch.begin(&plan, plan.jobs.iter().map(|job| job.units).sum());
@@ -115,48 +115,43 @@ fn run_stage(
         new.extend(done.into_iter().flatten());
     }
     limit.check(&plan.stage)?;
-    let why = plan.why.iter().map(|(reason, count)| format!("{reason} ({count})")).collect::<Vec<_>>().join(", ");
-    let manifest = commit(store, Commit { stage: &plan.stage, run, why: &why }, |_| plan.order.clone())?;
-    let mut stage = StageSummary {
-        stage: plan.stage.clone(),
-        kind: plan.kind.clone(),
-        new: new.len(),
-        reused: plan.reused,
-        version: manifest.version,
-        done: sums(&new),
-        note: plan.note.clone(),
-        ..StageSummary::default()
-    };
+    let manifest = commit(store, Commit { stage: &plan.stage, run, why: &plan.reasons() }, |_| plan.order.clone())?;
+    let (reused, note, done) = (plan.reused, plan.note.clone(), sums(&new));
+    let stage =
+        StageSummary { stage: plan.stage.clone(), kind: plan.kind.clone(), new: new.len(), reused, note, done, ..StageSummary::default() };
     let plan = plan.done(new, manifest.version);
-    stage.total = sums(&plan.receipts);
-    stage.rejects = plan.receipts.iter().map(|r| r.rejects.len()).sum();
+    let stage = stage.with_total(&plan.receipts, manifest.version);
     Ok((plan, stage))
 }
 
+impl StageSummary {
+    /// With what the whole dataset counts.
+    pub(super) fn with_total(self, receipts: &[Receipt], version: u64) -> Self {
+        let rejects = receipts.iter().map(|receipt| receipt.rejects.len()).sum();
+        StageSummary { total: sums(receipts), rejects, version, ..self }
+    }
+}
+
 /// Adds up the receipts' counts, and what their videos and rejects count.
-fn sums(receipts: &[Receipt]) -> BTreeMap<String, f64> {
+pub(super) fn sums<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
-    for (name, value) in receipts.iter().flat_map(|r| &r.stats) {
+    for (name, value) in receipts.into_iter().flat_map(|r| &r.stats) {
         *sums.entry(name.clone()).or_insert(0.0) += value;
     }
     sums
 }
 
 /// `max_rejected`: the share of videos that may be rejected before the run stops.
-struct Limit {
+pub(super) struct Limit {
     most: Option<f64>,
     videos: usize,
     classes: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Limit {
-    fn new(spec: &StageSpec, plan: &StagePlan) -> Self {
-        let most = match spec {
-            StageSpec::Decode(config) => config.max_rejected,
-            _ => None,
-        };
-        let limit = Limit { most, videos: plan.new_videos + plan.reused_videos, classes: Mutex::default() };
-        plan.receipts.iter().for_each(|receipt| _ = limit.allows(receipt));
+    pub(super) fn new(most: Option<f64>, videos: usize, receipts: &[Receipt]) -> Self {
+        let limit = Limit { most, videos, classes: Mutex::default() };
+        receipts.iter().for_each(|receipt| _ = limit.allows(receipt));
         limit
     }
 
@@ -168,7 +163,7 @@ impl Limit {
     }
 
     /// The error of a run with too many rejects, their reasons counted.
-    fn check(&self, stage: &str) -> Result<(), Error> {
+    pub(super) fn check(&self, stage: &str) -> Result<(), Error> {
         let classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
         let rejected = classes.values().sum::<u64>();
         match self.most.filter(|most| rejected as f64 > most * self.videos as f64) {
@@ -184,19 +179,33 @@ impl Limit {
     }
 }
 
+/// A pipeline as somebody wrote it, for the record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Written {
+    pipeline: String,
+    vars: BTreeMap<String, String>,
+    yaml: String,
+}
+
+impl Written {
+    pub(super) fn of(checked: &Checked) -> Self {
+        Written { pipeline: checked.spec.name.clone(), vars: checked.spec.vars.clone(), yaml: checked.text.clone() }
+    }
+}
+
 /// Keeps what the run did: `runs/<run id>.json`.
-fn record(checked: &Checked, store: &Store, summary: &Summary, since: Duration, failed: Option<&Error>) -> Result<(), Error> {
+pub(super) fn record(written: &Written, store: &Store, summary: &Summary, since: Duration, failed: Option<&Error>) -> Result<(), Error> {
     let record = serde_json::json!({
         "format": crate::dataset::FORMAT,
         "run": summary.run,
-        "pipeline": checked.spec.name,
+        "pipeline": written.pipeline,
         "started_unix_secs": since.as_secs(),
         "seconds": summary.seconds,
         "outcome": failed.map_or("done".to_string(), ToString::to_string),
         "lapo": env!("CARGO_PKG_VERSION"),
         "stages": summary.stages,
-        "vars": checked.spec.vars,
-        "yaml": checked.text,
+        "vars": written.vars,
+        "yaml": written.yaml,
     });
     store.create(&format!("runs/{}.json", summary.run), format!("{record:#}\n").as_bytes())?;
     Ok(())

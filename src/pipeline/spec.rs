@@ -120,6 +120,14 @@ pub const KINDS: [&str; 11] = [
 ];
 
 impl StageSpec {
+    /// The share of videos that may be rejected before a run stops.
+    pub fn most_rejected(&self) -> Option<f64> {
+        match self {
+            StageSpec::Decode(config) => config.max_rejected,
+            _ => None,
+        }
+    }
+
     /// The kind as the YAML names it.
     pub fn kind(&self) -> &'static str {
         match self {

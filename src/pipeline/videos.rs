@@ -1,31 +1,82 @@
-//! Patterns become videos with an identity. In: glob patterns; out: [`VideoSource`]s, by name and by the blake3 of their bytes.
+//! Patterns become videos with an identity. In: glob patterns, of files and of objects in a store; out: [`VideoSource`]s, by name and by the
+//! blake3 of their bytes.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
-use std::path::Path;
+use std::io;
 
+use glob::{MatchOptions, Pattern};
 use rayon::prelude::*;
 
-use crate::dataset::{Receipt, VideoRecord};
-use crate::stages::decode::{VideoSource, modified};
+use crate::dataset::{self, Access, ListedVideo, Member, Receipt, Store, VideoRecord, address, members, open_source, version_of};
+use crate::stages::decode::{Archived, Identity, VideoSource};
 
-/// The files a pattern matches. A folder counts only where it is named like a file: `x.mp4/` is a broken video.
-pub fn matching(pattern: &str) -> Result<Vec<String>, String> {
+/// What a pattern matches, here or in an object store.
+pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, String> {
+    match address(pattern) {
+        Some((bucket, path)) => objects(bucket, path, access),
+        None => files(pattern),
+    }
+}
+
+/// A folder counts only where it is named like a file: `x.mp4/` is a broken video.
+fn files(pattern: &str) -> Result<Vec<ListedVideo>, String> {
     let paths = glob::glob(pattern).map_err(|e| format!("`{pattern}` is not a pattern: {e}"))?;
     let mut found = Vec::new();
     for path in paths {
         let path = path.map_err(|e| format!("cannot list {}: {}", e.path().display(), e.error()))?;
         if path.extension().is_some() || !path.is_dir() {
-            found.push(path.to_string_lossy().into_owned());
+            found.push(ListedVideo { uri: path.to_string_lossy().into_owned(), known: None });
         }
     }
     Ok(found)
 }
 
-/// Gives every path its identity. Unchanged files (same name, size and time as in a receipt) are not read again.
-pub fn identify(paths: &[String], receipts: &[Receipt]) -> Vec<VideoSource> {
+/// Lists what lies below the part of the pattern that is plain.
+fn objects(bucket: &str, pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, String> {
+    let like = Pattern::new(pattern).map_err(|e| format!("`{bucket}/{pattern}` is not a pattern: {e}"))?;
+    let plain = &pattern[..pattern.find(['*', '?', '[']).unwrap_or(pattern.len())];
+    let folder = plain.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let listed = Store::open_with(bucket, access).and_then(|store| store.files(folder)).map_err(|e| e.to_string())?;
+    let as_in_paths = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+    let fitting = listed.into_iter().filter(|object| like.matches_with(&object.path, as_in_paths));
+    Ok(fitting
+        .map(|object| ListedVideo { uri: format!("{bucket}/{}", object.path), known: Some((object.bytes, object.version())) })
+        .collect())
+}
+
+/// The blake3 of a local file; of one that cannot be read, something that no file has: the task that needs it says why.
+pub fn digest_of(file: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let read = std::fs::File::open(file).and_then(|file| hasher.update_reader(file).map(|_| ()));
+    read.map_or_else(|_| blake3::hash(format!("unreadable\n{file}").as_bytes()), |()| hasher.finalize()).to_hex().to_string()
+}
+
+/// A video somewhere, not yet looked at.
+struct Candidate {
+    /// Its name: the path or address, and in an archive the path within.
+    uri: String,
+    /// Size and version, where a listing told them.
+    known: Option<(u64, String)>,
+    archived: Option<Archived>,
+    /// Why it cannot be read, where that is known already.
+    unusable: Option<String>,
+}
+
+/// Gives every video its identity; of a tar archive, every video in it. Unchanged ones (same name, size and time or etag as in a receipt)
+/// are not read again.
+///
+/// # Errors
+/// Where an object store fails in passing; a video that cannot be read is one of the outcomes.
+pub fn identify(listed: &[ListedVideo], receipts: &[Receipt], by: Identity, access: &Access) -> dataset::Result<Vec<VideoSource>> {
     let known: HashMap<&str, &VideoRecord> = receipts.iter().flat_map(|r| &r.videos).map(|video| (video.uri.as_str(), video)).collect();
-    let mut videos: Vec<VideoSource> = paths.par_iter().map(|uri| identity(uri, known.get(uri.as_str()).copied())).collect();
+    let candidates: Vec<Vec<Candidate>> = listed.par_iter().map(|listed| candidates(listed, access)).collect::<dataset::Result<_>>()?;
+    let candidates: Vec<Candidate> = candidates.into_iter().flatten().collect();
+    let identities = candidates.into_par_iter().map(|found| {
+        let known = known.get(found.uri.as_str()).copied();
+        identity(found, known, by, access)
+    });
+    let mut videos: Vec<VideoSource> = identities.collect::<dataset::Result<_>>()?;
     let mut copies: HashMap<String, usize> = HashMap::new();
     for video in &mut videos {
         let count = copies.entry(video.digest.clone()).and_modify(|n| *n += 1).or_insert(1);
@@ -33,38 +84,85 @@ pub fn identify(paths: &[String], receipts: &[Receipt]) -> Vec<VideoSource> {
             video.digest = format!("{}#{count}", video.digest);
         }
     }
-    videos
+    Ok(videos)
 }
 
-fn identity(uri: &str, known: Option<&VideoRecord>) -> VideoSource {
-    let unusable = |class: &str, reason: String| VideoSource {
-        uri: uri.into(),
-        digest: blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string(),
-        bytes: 0,
-        modified: String::new(),
-        unusable: Some((class.into(), reason)),
-    };
-    let metadata = match std::fs::metadata(uri) {
-        Ok(metadata) if metadata.is_file() => metadata,
-        Ok(metadata) => return unusable("not_a_file", format!("{uri}: is {}, expected a file", sort_of(&metadata))),
-        Err(e) => return unusable("unreadable", format!("{uri}: {e}")),
-    };
-    let (bytes, modified) = (metadata.len(), modified(&metadata));
-    let same = known.filter(|k| k.bytes == bytes && k.modified == modified && !modified.is_empty());
-    let digest = match same {
-        Some(known) => Ok(known.digest.split('#').next().unwrap_or_default().to_string()),
-        None => digest_of(Path::new(uri)),
-    };
-    match digest {
-        Ok(digest) => VideoSource { uri: uri.into(), digest, bytes, modified, unusable: None },
-        Err(e) => unusable("unreadable", format!("{uri}: {e}")),
+/// The videos that a listed file holds: itself, or, if it is an archive, those in it.
+fn candidates(listed: &ListedVideo, access: &Access) -> dataset::Result<Vec<Candidate>> {
+    let ListedVideo { uri, known } = listed;
+    if !uri.to_ascii_lowercase().ends_with(".tar") {
+        return Ok(vec![Candidate { uri: uri.clone(), known: known.clone(), archived: None, unusable: None }]);
+    }
+    let found = version_of(uri, access).and_then(|(_, version)| Ok((version, members(uri, access)?)));
+    match passing(uri, found)? {
+        Ok((version, members)) => {
+            let candidate = |member: Member| Candidate {
+                uri: format!("{uri}/{}", member.name),
+                known: Some((member.bytes, version.clone())),
+                archived: Some(Archived { path: uri.clone(), at: member.at }),
+                unusable: None,
+            };
+            Ok(members.into_iter().map(candidate).collect())
+        }
+        Err(cause) => Ok(vec![Candidate { uri: uri.clone(), known: None, archived: None, unusable: Some(format!("{uri}: {cause}")) }]),
     }
 }
 
-fn digest_of(path: &Path) -> std::io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(std::fs::File::open(path)?)?;
-    Ok(hasher.finalize().to_hex().to_string())
+fn identity(found: Candidate, known: Option<&VideoRecord>, by: Identity, access: &Access) -> dataset::Result<VideoSource> {
+    let Candidate { uri, known: listed, archived, unusable } = found;
+    let refuse = |class: &str, reason: String| VideoSource {
+        uri: uri.clone(),
+        digest: blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string(),
+        bytes: 0,
+        modified: String::new(),
+        archived: None,
+        unusable: Some((class.into(), reason)),
+    };
+    if let Some(reason) = unusable {
+        return Ok(refuse("unreadable", reason));
+    }
+    let remote = address(&uri).is_some();
+    // Asked before opening: opening a pipe that nobody writes to never returns.
+    if !remote && archived.is_none() {
+        match std::fs::metadata(&uri) {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(metadata) => return Ok(refuse("not_a_file", format!("{uri}: is {}, expected a file", sort_of(&metadata)))),
+            Err(cause) => return Ok(refuse("unreadable", format!("{uri}: {cause}"))),
+        }
+    }
+    let read = || -> io::Result<_> {
+        let (bytes, modified) = match listed.filter(|_| remote || archived.is_some()) {
+            Some(told) => told,
+            None => version_of(&uri, access)?,
+        };
+        let same = known.filter(|k| k.bytes == bytes && k.modified == modified && !modified.is_empty());
+        let digest = match same {
+            Some(known) => known.digest.split('#').next().unwrap_or_default().to_string(),
+            None if by == Identity::Etag && remote => {
+                let within = archived.as_ref().map_or(String::new(), |archived| format!("\n{}", archived.at));
+                blake3::hash(format!("etag\n{modified}\n{bytes}{within}").as_bytes()).to_hex().to_string()
+            }
+            None => {
+                let place = archived.as_ref().map_or(uri.as_str(), |archived| &archived.path);
+                let file = open_source(place, archived.as_ref().map(|archived| (archived.at, bytes)), access)?;
+                blake3::Hasher::new().update_reader(file)?.finalize().to_hex().to_string()
+            }
+        };
+        Ok((bytes, modified, digest))
+    };
+    match passing(&uri, read())? {
+        Ok((bytes, modified, digest)) => Ok(VideoSource { uri, digest, bytes, modified, archived, unusable: None }),
+        Err(cause) => Ok(refuse("unreadable", format!("{uri}: {cause}"))),
+    }
+}
+
+/// Takes a fault of an object store that passes for an error: nothing follows from it for the video.
+fn passing<T>(uri: &str, answer: io::Result<T>) -> dataset::Result<io::Result<T>> {
+    match answer.map_err(|cause| dataset::Error::Io { action: "read", path: uri.to_owned(), cause }) {
+        Err(error) if address(uri).is_some() && error.is_transient() => Err(error),
+        Err(dataset::Error::Io { cause, .. }) => Ok(Err(cause)),
+        answer => Ok(Ok(answer?)),
+    }
 }
 
 fn sort_of(metadata: &Metadata) -> &'static str {

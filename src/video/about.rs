@@ -20,12 +20,12 @@ pub fn missing_decoders<'a>(names: &[&'a str]) -> Vec<&'a str> {
     names.iter().copied().filter(|name| codec::decoder::find_by_name(name).is_none()).collect()
 }
 
-/// libav prints to stderr by itself; what it has to say comes back as errors instead.
+/// libav prints to stderr by itself; what it has to say comes back as errors instead, or is heard in `ffi`.
 pub(super) fn silence_libav() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Fills the texts of libav's error codes; it has nothing else to start.
         let _ = ffmpeg_next::init();
-        ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Quiet);
+        super::ffi::listen_to_libav();
     });
 }

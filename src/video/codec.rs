@@ -9,7 +9,7 @@ use ffmpeg_next::codec::{self, Id, threading};
 use ffmpeg_next::decoder::{self, Check};
 use ffmpeg_next::{Error as AvError, Packet};
 
-use super::source::{Source, codec_options, is_out_of_memory};
+use super::source::{Source, codec_options, is_out_of_memory, out_of_memory};
 use super::{Error, FaultClass, Limits};
 
 /// The codecs that may run on several threads: heavy to decode, and orderly when they meet damage.
@@ -34,7 +34,7 @@ pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Re
     codec.check(Check::EXPLODE | Check::CRC);
     let opened = codec.open_as_with(found, codec_options(limits)).and_then(|opened| opened.video());
     opened.map_err(|error| match is_out_of_memory(error) {
-        true => Error::OutOfMemory { path: source.path.clone() },
+        true => out_of_memory(&source.path),
         false => unsupported(&error),
     })
 }

@@ -3,13 +3,12 @@
 //! In: the time limit, and an opened file. Out: a [`Guard`] that knows when the file has had its
 //! time, and a [`GuardedFile`] that libav reads through. Start at [`Guard::timed`].
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Error, Fault, FaultClass, Limits};
+use super::{Error, Fault, FaultClass, Limits, VideoFile};
 
 /// Knows how much time the file has left and what went wrong with the disk, across threads.
 #[derive(Clone)]
@@ -36,6 +35,19 @@ impl Guard {
         let mut state = self.state();
         if let Some(since) = state.since.take() {
             state.spent += since.elapsed();
+        }
+        drop(state);
+        result
+    }
+
+    /// Waits for something that is not the file's doing: a disk or a network.
+    pub(super) fn paused<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let since = Instant::now();
+        let result = wait();
+        let mut state = self.state();
+        // A file that is not being timed has nothing to be given back.
+        if let Some(begun) = state.since {
+            state.since = Some((begun + since.elapsed()).min(Instant::now()));
         }
         drop(state);
         result
@@ -75,21 +87,21 @@ impl Guard {
 /// The file as libav reads it. Many demuxers take a failed read for the end of the file, so what
 /// the disk said is kept.
 pub(super) struct GuardedFile {
-    file: File,
+    file: Box<dyn VideoFile>,
     guard: Guard,
 }
 
 impl GuardedFile {
     /// A file that is watched by `guard`.
-    pub(super) fn new(file: File, guard: &Guard) -> Self {
+    pub(super) fn new(file: Box<dyn VideoFile>, guard: &Guard) -> Self {
         Self { file, guard: guard.clone() }
     }
 
     fn keep<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| {
             if error.kind() != ErrorKind::Interrupted {
-                let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-                self.guard.state().disk = Some(copy);
+                let worded = || io::Error::new(error.kind(), error.to_string());
+                self.guard.state().disk = Some(error.raw_os_error().map_or_else(worded, io::Error::from_raw_os_error));
             }
         })
     }
@@ -100,7 +112,7 @@ impl Read for GuardedFile {
         if self.guard.expired() {
             return Err(ErrorKind::TimedOut.into());
         }
-        let result = self.file.read(buffer);
+        let result = self.guard.paused(|| self.file.read(buffer));
         self.keep(result)
     }
 }
@@ -115,6 +127,8 @@ impl Seek for GuardedFile {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
@@ -127,13 +141,20 @@ mod tests {
     }
 
     #[test]
+    fn waiting_for_the_disk_does_not_count() {
+        let guard = Guard::new(&Limits { deadline_secs: 0.01, ..Limits::default() });
+        guard.timed(|| guard.paused(|| std::thread::sleep(Duration::from_millis(30))));
+        assert!(!guard.expired());
+    }
+
+    #[test]
     fn what_the_disk_said_outlives_the_read() {
         let guard = Guard::new(&Limits::default());
         // A folder opens as a file on Linux, and fails when it is read.
         let Ok(folder) = File::open(std::env::temp_dir()) else {
             return;
         };
-        assert!(GuardedFile::new(folder, &guard).read(&mut [0; 8]).is_err());
+        assert!(GuardedFile::new(Box::new(folder), &guard).read(&mut [0; 8]).is_err());
         let error = guard.disk_error("videos/a.mp4".as_ref()).unwrap();
         assert!(error.is_transient() && error.to_string().starts_with("videos/a.mp4: cannot be read"));
         assert!(guard.disk_error("videos/a.mp4".as_ref()).is_none());

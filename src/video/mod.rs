@@ -59,8 +59,9 @@ mod source;
 #[cfg(all(test, feature = "video"))]
 mod tests;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Seek};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use config::{DecodeOptions, Fit, Limits};
 pub use outcome::{Fault, FaultClass, Frame, Outcome, Probe};
@@ -73,6 +74,13 @@ pub use decode::Decoder;
 pub use encode::{Film, FilmError};
 #[cfg(feature = "video")]
 pub use probe::probe;
+
+/// A video's bytes, wherever they lie: a file, or an object of a store.
+pub trait VideoFile: Read + Seek + Send {}
+impl<T: Read + Seek + Send> VideoFile for T {}
+
+/// Opens a video's bytes at their beginning.
+pub type OpenVideo = Arc<dyn Fn() -> std::io::Result<Box<dyn VideoFile>> + Send + Sync>;
 
 /// Why a file gave no frames, or stopped giving them.
 ///
@@ -95,12 +103,6 @@ pub enum Error {
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
-    },
-    /// There was no memory for the codec or a picture.
-    #[error("{}: no memory left to decode it", path.display())]
-    OutOfMemory {
-        /// The file.
-        path: PathBuf,
     },
     /// An option has a value that no file could be decoded with.
     #[error("{field} is {seen}, expected {expected}")]
@@ -136,7 +138,6 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Read { source, .. } => !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied),
-            Self::OutOfMemory { .. } => true,
             _ => false,
         }
     }
@@ -144,7 +145,6 @@ impl Error {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::OutOfMemory { .. } => Some("decode fewer files at once, or lower `max_pixels`"),
             Self::Read { .. } if self.is_transient() => Some("run it again when the disk or network is back"),
             _ => self.class().map(FaultClass::hint),
         }

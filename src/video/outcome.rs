@@ -107,11 +107,13 @@ pub enum FaultClass {
     CorruptPackets,
     /// Decoding took longer than the limit.
     Deadline,
+    /// It asks for more memory than there is: a broken header may ask for any amount.
+    OutOfMemory,
 }
 
 impl FaultClass {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::EmptyFile,
         Self::NotAFile,
         Self::Unreadable,
@@ -125,6 +127,7 @@ impl FaultClass {
         Self::Truncated,
         Self::CorruptPackets,
         Self::Deadline,
+        Self::OutOfMemory,
     ];
 
     /// The name in tables and receipts.
@@ -143,6 +146,7 @@ impl FaultClass {
             Self::Truncated => "truncated",
             Self::CorruptPackets => "corrupt_packets",
             Self::Deadline => "deadline",
+            Self::OutOfMemory => "out_of_memory",
         }
     }
 
@@ -160,6 +164,7 @@ impl FaultClass {
             Self::NoFrames => "the file may be cut short, or its pictures larger than `max_pixels`",
             Self::CorruptPackets => "the frames around the damage were left out; copy the file again if it matters",
             Self::Deadline => "raise `deadline_secs`, or cut the file into pieces",
+            Self::OutOfMemory => "if the file is sound, decode fewer at once and try it again",
         }
     }
 }

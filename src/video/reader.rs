@@ -13,16 +13,13 @@
 //! thread, and the pictures already given are skipped. (The flags libav puts on damaged pictures
 //! are no such sign: which pictures have them depends on the threads.)
 
-use std::path::Path;
-
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as AvError, Packet, decoder, frame};
 
 use super::clock::Clock;
 use super::codec::{Resume, open_codec};
-use super::guard::Guard;
 use super::resample::Moment;
-use super::source::{Source, is_out_of_memory};
+use super::source::{Source, is_out_of_memory, out_of_memory};
 use super::{Error, Fault, FaultClass, Limits, Outcome, ffi, probe};
 
 /// This many failed reads on end are the end of the file: an MP4 cut short fails at every packet
@@ -41,6 +38,8 @@ pub(super) struct Reader {
     gap: bool,
     /// Pictures that an earlier pass with more threads has given already.
     given_before: u64,
+    /// How many packets the header counts, where that can be relied on.
+    counted: Option<u64>,
     read_failures: u32,
     first_error: Option<String>,
     /// The account so far; its fault is set where the file was given up.
@@ -61,15 +60,16 @@ enum Stage {
 }
 
 impl Reader {
-    /// Opens the file and its codec.
-    pub(super) fn open(path: &Path, limits: &Limits, threads: usize, guard: &Guard) -> Result<Self, Error> {
-        let mut source = Source::open(path, limits, guard)?;
+    /// Opens the codec of a file.
+    pub(super) fn open(mut source: Source, limits: &Limits, threads: usize) -> Result<Self, Error> {
         let codec = open_codec(&source, limits, threads)?;
         let clock = Clock::new(&source);
         if !clock.needs_every_stream() {
             ffi::read_only(&mut source.input, source.stream_index);
         }
         let expected_frames = probe::describe(&source).expected_frames;
+        // An edit list leaves pictures out that the count has; where the two agree there is none.
+        let counted = u64::try_from(source.stream().frames()).ok().filter(|counted| Some(*counted) == expected_frames);
         Ok(Self {
             source,
             codec,
@@ -80,6 +80,7 @@ impl Reader {
             resume: Resume::Unmarked,
             gap: false,
             given_before: 0,
+            counted,
             read_failures: 0,
             first_error: None,
             outcome: Outcome { expected_frames, ..Outcome::default() },
@@ -163,7 +164,7 @@ impl Reader {
 
     fn undecodable(&mut self, error: AvError) -> Result<(), Error> {
         if is_out_of_memory(error) {
-            return Err(Error::OutOfMemory { path: self.source.path.clone() });
+            return Err(out_of_memory(&self.source.path));
         }
         self.damaged(&error.to_string())
     }
@@ -188,7 +189,7 @@ impl Reader {
     fn count_error(&mut self, reason: &str) -> Result<bool, Error> {
         if self.threads > 1 {
             let given_before = self.outcome.decoded;
-            *self = Self::open(&self.source.path, &self.limits, 1, &self.source.guard)?;
+            *self = Self::open(self.source.again(&self.limits)?, &self.limits, 1)?;
             self.given_before = given_before;
             return Ok(false);
         }
@@ -241,9 +242,13 @@ impl Reader {
             let reason = format!("it ends after {covered:.2} s, expected {promised:.2} s");
             return Some(Fault::new(FaultClass::Truncated, reason));
         }
-        (errors > 0).then(|| {
-            let reason = format!("{errors} of {packets} packets are broken, {skipped_packets} after them were skipped; the first: {first}");
-            Fault::new(FaultClass::CorruptPackets, reason)
-        })
+        let counted = self.counted.filter(|counted| ended && decoded < *counted);
+        let reason = match (errors, counted, ffi::complaints(&self.source.input)) {
+            (0, None, None) => return None,
+            (0, Some(counted), _) => format!("{decoded} pictures came out of {packets} packets, its header counts {counted}"),
+            (0, None, Some((count, first))) => format!("its container is damaged, {count} times by libav's word; the first: {first}"),
+            _ => format!("{errors} of {packets} packets are broken, {skipped_packets} after them were skipped; the first: {first}"),
+        };
+        Some(Fault::new(FaultClass::CorruptPackets, reason))
     }
 }

@@ -1,17 +1,19 @@
 //! A path becomes an opened container and its video stream, past the guards.
 //!
-//! In: a path and [`Limits`]. Out: a [`Source`] that reads one local file and nothing else. Start at
+//! In: a path, or whatever opens the file, and [`Limits`]. Out: a [`Source`] that reads this one file and nothing else. Start at
 //! [`Source::open`].
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Dictionary, Stream, media};
 
 use super::guard::{Guard, GuardedFile};
-use super::{Error, Fault, FaultClass, Limits, ffi};
+use super::{Error, Fault, FaultClass, Limits, OpenVideo, ffi};
 
 /// Formats that would make libav open other files, the network or a script interpreter.
 const FORBIDDEN: [&str; 14] =
@@ -30,18 +32,42 @@ pub(super) struct Source {
     pub(super) guard: Guard,
     /// The file.
     pub(super) path: PathBuf,
+    open: OpenVideo,
 }
 
 impl Source {
     /// Opens `path` as a video, or says why it is none.
     pub(super) fn open(path: &Path, limits: &Limits, guard: &Guard) -> Result<Self, Error> {
+        // Asked before opening: opening a pipe that nobody writes to never returns.
+        let metadata = std::fs::metadata(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        if !metadata.is_file() {
+            let fault = Fault::new(FaultClass::NotAFile, "it is a directory, pipe or device; expected a file");
+            return Err(Error::Refused { path: path.to_owned(), fault });
+        }
+        let place = path.to_owned();
+        Self::read(path, Arc::new(move || Ok(Box::new(File::open(&place)?))), limits, guard)
+    }
+
+    /// Reads what `open` opens, wherever it lies, as the video called `path`.
+    pub(super) fn read(path: &Path, open: OpenVideo, limits: &Limits, guard: &Guard) -> Result<Self, Error> {
         super::about::silence_libav();
         let refuse = |fault| Error::Refused { path: path.to_owned(), fault };
-        let input = open_container(path, limits, guard)?;
+        let unreadable = |source| Error::Read { path: path.to_owned(), source };
+        let mut file = guard.paused(|| open()).map_err(unreadable)?;
+        if file.seek(SeekFrom::End(0)).map_err(unreadable)? == 0 {
+            return Err(refuse(Fault::new(FaultClass::EmptyFile, "it has 0 bytes")));
+        }
+        file.rewind().map_err(unreadable)?;
+        let input = open_container(path, GuardedFile::new(file, guard), limits, guard)?;
         let stream_index = video_stream(&input).map_err(refuse)?;
         let stream = input.stream(stream_index).expect("the index of one of its streams");
         check_size(ffi::stated_size(&stream), limits.max_pixels).map_err(refuse)?;
-        Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned() })
+        Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned(), open })
+    }
+
+    /// The same file, from its beginning.
+    pub(super) fn again(&self, limits: &Limits) -> Result<Self, Error> {
+        Self::read(&self.path, self.open.clone(), limits, &self.guard)
     }
 
     /// The video stream.
@@ -62,9 +88,9 @@ pub(super) fn codec_options(limits: &Limits) -> Dictionary<'static> {
     options
 }
 
-fn open_container(path: &Path, limits: &Limits, guard: &Guard) -> Result<Input, Error> {
+fn open_container(path: &Path, file: GuardedFile, limits: &Limits, guard: &Guard) -> Result<Input, Error> {
     let refuse = |class, reason: String| Error::Refused { path: path.to_owned(), fault: Fault::new(class, reason) };
-    let mut io = StreamIo::from_read_seek(open_file(path, guard)?).map_err(|_| Error::OutOfMemory { path: path.to_owned() })?;
+    let mut io = StreamIo::from_read_seek(file).map_err(|_| out_of_memory(path))?;
     let found = ffi::find_format(&mut io, limits.probe_bytes);
     guard.check(path)?;
     let format = match found {
@@ -86,24 +112,9 @@ fn open_container(path: &Path, limits: &Limits, guard: &Guard) -> Result<Input, 
     let opened = ffi::open_input(io, &format, format_options, &codec_options(limits));
     guard.check(path)?;
     opened.map_err(|error| match error {
-        error if is_out_of_memory(error) => Error::OutOfMemory { path: path.to_owned() },
+        error if is_out_of_memory(error) => out_of_memory(path),
         error => refuse(FaultClass::IncompleteHeader, format!("the header of its {name} format is broken or cut off: {error}")),
     })
-}
-
-fn open_file(path: &Path, guard: &Guard) -> Result<GuardedFile, Error> {
-    let unreadable = |source| Error::Read { path: path.to_owned(), source };
-    let refuse = |class, reason: &str| Error::Refused { path: path.to_owned(), fault: Fault::new(class, reason) };
-    // Asked before opening: opening a pipe that nobody writes to never returns.
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(refuse(FaultClass::NotAFile, "it is a directory, pipe or device; expected a file"));
-    }
-    if metadata.len() == 0 {
-        return Err(refuse(FaultClass::EmptyFile, "it has 0 bytes"));
-    }
-    let file = File::open(path).map_err(unreadable)?;
-    Ok(GuardedFile::new(file, guard))
 }
 
 /// The stream a player would show; a cover picture is a picture of the sound, not a video.
@@ -131,7 +142,12 @@ fn check_size((width, height): (u32, u32), max_pixels: u64) -> Result<(), Fault>
     Err(Fault::new(FaultClass::TooLarge, format!("its pictures are {width}x{height}, expected at most {max_pixels} pixels")))
 }
 
-/// Whether libav ran out of memory: not the file's fault.
+/// What libav could not get memory for, as a fault: a broken header may ask for any amount, and one such file must not stop a run.
+pub(super) fn out_of_memory(path: &Path) -> Error {
+    Error::Refused { path: path.to_owned(), fault: Fault::new(FaultClass::OutOfMemory, "it asks for more memory than there is") }
+}
+
+/// Whether libav ran out of memory.
 pub(super) fn is_out_of_memory(error: ffmpeg_next::Error) -> bool {
     error == ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOMEM }
 }

@@ -3,11 +3,15 @@
 
 mod actions;
 mod broken;
+mod buckets;
+mod cuts;
 mod dynamics;
 mod finetune;
 mod fleet;
+mod fuzz;
 mod gc;
 mod golden;
+mod handout;
 mod import;
 mod incremental;
 mod inspect;
@@ -21,4 +25,5 @@ mod report;
 mod rollouts;
 mod rooms;
 mod schemas;
+mod sources;
 mod transcripts;

@@ -25,7 +25,7 @@ fn every_example_pipeline_is_planned() {
     let store = lapo::dataset::Store::open(workspace.path().to_str().unwrap()).unwrap();
     for entry in fs::read_dir(root().join("pipelines")).unwrap() {
         let path = entry.unwrap().path();
-        let checked = pipeline::load(path.to_str().unwrap(), &[]).unwrap_or_else(|e| panic!("{e}"));
+        let checked = pipeline::load(path.to_str().unwrap(), &[], store.access()).unwrap_or_else(|e| panic!("{e}"));
         let options = pipeline::plan::PlanOptions::default();
         let plans = pipeline::plan::Planner::new(&checked, &store, &options).plan_all().unwrap();
         assert!(plans.iter().all(|plan| plan.new > 0), "{}", path.display());

@@ -13,7 +13,7 @@ use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
 impl Planner<'_> {
     /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.
     pub(super) fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: &[Receipt]) -> Result<StagePlan, dataset::Error> {
-        let videos = identify(&self.checked.videos[&plan.stage], receipts);
+        let videos = identify(&self.checked.videos[&plan.stage], receipts, config.identity, self.store.access())?;
         let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (v.digest.as_str(), i)).collect();
         let task = |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
         plan.settings = settings(&of_decode(&task(vec![], 1)));
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn video(name: usize, bytes: u64) -> VideoSource {
-        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, modified: String::new(), unusable: None }
+        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, modified: String::new(), archived: None, unusable: None }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::dataset::FileInfo;
 use crate::pipeline::key::{
     Known, key, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
 };
-use crate::pipeline::videos::identify;
+use crate::pipeline::videos::digest_of;
 use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
 use crate::stages::finetune::{FinetuneConfig, FinetuneTask};
 use crate::stages::import_actions::{ImportActionsConfig, ImportActionsTask};
@@ -22,7 +22,7 @@ impl Planner<'_> {
         let frames = &self.plans[&config.frames];
         let task = ImportActionsTask {
             config: config.clone(),
-            digest: identify(std::slice::from_ref(&config.file), &[]).remove(0).digest,
+            digest: digest_of(&config.file),
             shards: frames.files(".arrow"),
             rejected: frames.receipts.iter().flat_map(|receipt| &receipt.rejects).map(|reject| reject.video.clone()).collect(),
         };
@@ -37,8 +37,7 @@ impl Planner<'_> {
 
     /// One task; another file of weights is another model.
     pub(super) fn import_dynamics(&self, mut plan: StagePlan, config: &ImportDynamicsConfig, known: &Known) -> StagePlan {
-        let weights = identify(std::slice::from_ref(&config.weights), &[]).remove(0);
-        let task = ImportDynamicsTask { config: config.clone(), digest: weights.digest };
+        let task = ImportDynamicsTask { config: config.clone(), digest: digest_of(&config.weights) };
         let fields = of_import_dynamics(&task);
         plan.settings = settings(&fields);
         plan.add(fields, vec![], BTreeMap::new(), 1, Task::ImportDynamics(task), known);

@@ -1,10 +1,14 @@
 //! The work of [`decode`](super): videos, one after the other, into one shard. Compiled where libav is.
 
-use crate::dataset::{FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord};
-use crate::stages::{Done, Error, Workplace};
-use crate::video::{DecodeOptions, Decoder, FaultClass};
+use std::path::Path;
+use std::sync::Arc;
 
-use super::{DecodeTask, VideoSource, modified};
+use crate::dataset::{FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, open_source, version_of};
+use crate::stages::{Done, Error, Workplace};
+use crate::video::{DecodeOptions, Decoder, FaultClass, OpenVideo};
+
+use super::episodes::{Episodes, Timed};
+use super::{DecodeTask, VideoSource};
 
 /// Decodes the task's videos, one after the other, into one shard.
 pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
@@ -36,12 +40,15 @@ fn decode_video(
     place: &Workplace,
     shard: &mut ShardWriter,
 ) -> Result<(VideoRecord, Option<Reject>), Error> {
-    let mut episodes = Episodes::new(task.config.cut);
-    let (mut frames, mut fault) = (0, video.unusable.clone());
+    let mut frames = Frames { shard, episodes: Episodes::new(task.config.cut), count: 0 };
+    let mut fault = video.unusable.clone();
     if fault.is_none() {
-        fault = frames_into(task, video, place, shard, &mut episodes, &mut frames)?;
-        unchanged(video)?;
+        fault = frames_into(task, video, place, &mut frames)?;
+        if fault.as_ref().is_none_or(|(class, _)| class != FaultClass::Unreadable.as_str()) {
+            unchanged(video, place)?;
+        }
     }
+    let (frames, episodes) = (frames.count, frames.episodes.count());
     if fault.is_none() && frames < task.config.min_frames {
         let reason = format!("{frames} frames, expected at least {}", task.config.min_frames);
         fault = Some(("too_short".into(), reason));
@@ -52,7 +59,7 @@ fn decode_video(
         bytes: video.bytes,
         modified: video.modified.clone(),
         frames,
-        episodes: episodes.count(),
+        episodes,
     };
     let reject =
         fault.map(|(class, reason)| Reject { video: video.uri.clone(), digest: video.digest.clone(), class, reason, frames_kept: frames });
@@ -60,14 +67,7 @@ fn decode_video(
 }
 
 /// Decodes until the end or the first fault that ends the file; returns the fault as (class, reason).
-fn frames_into(
-    task: &DecodeTask,
-    video: &VideoSource,
-    place: &Workplace,
-    shard: &mut ShardWriter,
-    episodes: &mut Episodes,
-    frames: &mut u64,
-) -> Result<Option<(String, String)>, Error> {
+fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames: &mut Frames) -> Result<Option<(String, String)>, Error> {
     let options = DecodeOptions {
         width: task.config.size,
         height: task.config.size,
@@ -77,92 +77,78 @@ fn frames_into(
         limits: task.config.limits,
     };
     // The file's fault is an outcome; anything else (a disk error, a file that vanished) is an error, and tried again by the next run.
+    // That an object may be listed but not read shows only here.
+    let remote = address(&video.uri).is_some();
     let worded = |e: crate::video::Error| match e.class() {
-        Some(FaultClass::Unreadable) | None => Err(Error::Video(e)),
+        Some(FaultClass::Unreadable) if !remote => Err(Error::Video(e)),
+        None => Err(Error::Video(e)),
         Some(class) => Ok(Some((class.as_str().to_string(), e.to_string()))),
     };
-    let mut decoder = match Decoder::open(std::path::Path::new(&video.uri), &options) {
+    let decoder = match remote || video.archived.is_some() {
+        true => Decoder::read(Path::new(&video.uri), opener(video, place), &options),
+        false => Decoder::open(Path::new(&video.uri), &options),
+    };
+    let mut decoder = match decoder {
         Ok(decoder) => decoder,
         Err(e) => return worded(e),
     };
-    let mut pixels = vec![0; 3 * (task.config.size * task.config.size) as usize];
     loop {
+        let mut pixels = vec![0; options.frame_bytes()];
         match decoder.next_frame(&mut pixels) {
-            Ok(Some(frame)) => {
-                let episode = episodes.of(&pixels, frame.gap_before);
-                shard.push(episode, *frames as u32, frame.time_secs, &pixels)?;
-                *frames += 1;
-            }
+            Ok(Some(frame)) => frames.push(Timed { pixels, time_secs: frame.time_secs }, frame.gap_before)?,
             Ok(None) => break,
-            Err(e) => return worded(e),
+            Err(e) => {
+                frames.finish()?;
+                return worded(e);
+            }
         }
     }
+    frames.finish()?;
     Ok(decoder.finish().fault.map(|fault| (fault.class.as_str().to_string(), fault.reason)))
 }
 
-/// A file that changed since it was hashed must not be filed under its old hash.
-fn unchanged(video: &VideoSource) -> Result<(), Error> {
-    match std::fs::metadata(&video.uri) {
-        Ok(now) if modified(&now) == video.modified && now.len() == video.bytes => Ok(()),
-        _ => Err(Error::Changed { file: video.uri.clone() }),
-    }
+/// The frames of one video on their way into a shard.
+struct Frames<'a> {
+    shard: &'a mut ShardWriter,
+    episodes: Episodes,
+    /// How many are in the shard.
+    count: u64,
 }
 
-/// Numbers the episodes of one video: the next begins after lost frames and at scene cuts.
-struct Episodes {
-    cut: Option<f32>,
-    last: Vec<u8>,
-    current: u32,
-}
-
-impl Episodes {
-    fn new(cut: Option<f32>) -> Self {
-        Episodes { cut, last: Vec::new(), current: 0 }
+impl Frames<'_> {
+    fn push(&mut self, frame: Timed, gap_before: bool) -> Result<(), Error> {
+        let ready = self.episodes.push(frame, gap_before);
+        self.write(ready)
     }
 
-    /// The episode of the next frame.
-    fn of(&mut self, pixels: &[u8], gap_before: bool) -> u32 {
-        let first = self.last.is_empty();
-        let is_cut = || self.cut.is_some_and(|cut| motion(&self.last, pixels) > cut);
-        if !first && (gap_before || is_cut()) {
-            self.current += 1;
+    /// Those that waited for what comes after them.
+    fn finish(&mut self) -> Result<(), Error> {
+        while let Some(ready) = self.episodes.pop() {
+            self.write(Some(ready))?;
         }
-        self.last.clear();
-        self.last.extend_from_slice(pixels);
-        self.current
+        Ok(())
     }
 
-    fn count(&self) -> u64 {
-        if self.last.is_empty() { 0 } else { u64::from(self.current) + 1 }
+    fn write(&mut self, ready: Option<(u32, Timed)>) -> Result<(), Error> {
+        if let Some((episode, frame)) = ready {
+            self.shard.push(episode, self.count as u32, frame.time_secs, &frame.pixels)?;
+            self.count += 1;
+        }
+        Ok(())
     }
 }
 
-/// Mean absolute pixel change between two frames, 0 to 1.
-fn motion(before: &[u8], after: &[u8]) -> f32 {
-    let sum: u64 = before.iter().zip(after).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-    sum as f32 / (255.0 * before.len().max(1) as f32)
+/// Opens a video that is no local file of its own, to be read as it is decoded.
+fn opener(video: &VideoSource, place: &Workplace) -> OpenVideo {
+    let (file, access) = (video.file().to_owned(), place.store.access().clone());
+    let member = video.archived.as_ref().map(|archived| (archived.at, video.bytes));
+    Arc::new(move || Ok(Box::new(open_source(&file, member, &access)?)))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_episode_ends_at_a_cut_and_at_lost_frames() {
-        let (dark, light) = (vec![10; 48], vec![200; 48]);
-        let mut episodes = Episodes::new(Some(0.3));
-        assert_eq!(episodes.count(), 0);
-        assert_eq!(episodes.of(&dark, false), 0);
-        assert_eq!(episodes.of(&dark, false), 0);
-        assert_eq!(episodes.of(&light, false), 1, "a cut");
-        assert_eq!(episodes.of(&light, true), 2, "a gap");
-        assert_eq!(episodes.count(), 3);
-    }
-
-    #[test]
-    fn without_a_threshold_nothing_is_cut() {
-        let mut episodes = Episodes::new(None);
-        assert_eq!(episodes.of(&[0; 3], false), 0);
-        assert_eq!(episodes.of(&[255; 3], false), 0);
+/// A file that changed since it was hashed must not be filed under its old hash.
+fn unchanged(video: &VideoSource, place: &Workplace) -> Result<(), Error> {
+    match version_of(video.file(), place.store.access()) {
+        Ok((bytes, version)) if version == video.modified && (bytes == video.bytes || video.archived.is_some()) => Ok(()),
+        _ => Err(Error::Changed { file: video.uri.clone() }),
     }
 }

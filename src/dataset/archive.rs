@@ -1,0 +1,168 @@
+//! Videos within tar archives, as WebDataset keeps them, read in place. In: an archive here or in an object store; out: which videos are where
+//! in it, and a reader for one of them.
+//!
+//! Start at [`members`]. Nothing is unpacked: a video in an archive is a stretch of its bytes.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use super::access::{Access, address};
+use super::remote_file::RemoteFile;
+
+/// What a video's name ends in; archives hold other things beside them.
+const VIDEOS: [&str; 16] =
+    ["3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "vob", "webm", "wmv"];
+
+/// A video in an archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its path within.
+    pub name: String,
+    /// Where its bytes begin.
+    pub at: u64,
+    /// How many there are.
+    pub bytes: u64,
+}
+
+/// Something that is read in order or at random.
+pub trait Readable: Read + Seek + Send {}
+impl<T: Read + Seek + Send> Readable for T {}
+
+/// Opens a file, here or in an object store; of an archive, the member that begins at `at` and has so many bytes.
+pub fn open_source(uri: &str, member: Option<(u64, u64)>, access: &Access) -> io::Result<Box<dyn Readable>> {
+    let file: Box<dyn Readable> = match address(uri) {
+        Some(_) => Box::new(RemoteFile::open(uri, access)?),
+        None => Box::new(File::open(uri)?),
+    };
+    Ok(match member {
+        Some((from, bytes)) => Box::new(Section::new(file, from, bytes)?),
+        None => file,
+    })
+}
+
+/// The size of a file, and what changes when its content does: an etag, or the time in nanoseconds since 1970.
+pub fn version_of(uri: &str, access: &Access) -> io::Result<(u64, String)> {
+    if address(uri).is_some() {
+        let file = RemoteFile::open(uri, access)?;
+        return Ok((file.size(), file.version()));
+    }
+    let metadata = std::fs::metadata(uri)?;
+    let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok((metadata.len(), since.map(|since| since.as_nanos().to_string()).unwrap_or_default()))
+}
+
+/// The videos in a tar archive, in its order. Of an archive in an object store the answer is kept beside the local copies, since every
+/// member costs a request.
+pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
+    if address(uri).is_none() {
+        // Asked before opening: opening a pipe that nobody writes to never returns.
+        return if std::fs::metadata(uri)?.is_file() { list(File::open(uri)?) } else { Err(ErrorKind::InvalidInput.into()) };
+    }
+    let (bytes, version) = version_of(uri, access)?;
+    let name = blake3::hash(format!("members\n{uri}\n{version}\n{bytes}").as_bytes()).to_hex().to_string();
+    let mut file = access.cache().file(&name, |copy| {
+        let found = RemoteFile::open(uri, access).map_err(io::Error::from).and_then(list).map_err(super::disk::io_error("read", uri))?;
+        copy.write_all(&serde_json::to_vec(&found).expect("plain data")).map_err(super::disk::io_error("write a copy of", uri))
+    })?;
+    let mut json = Vec::new();
+    file.read_to_end(&mut json)?;
+    serde_json::from_slice(&json).map_err(io::Error::other)
+}
+
+fn list(archive: impl Read + Seek) -> io::Result<Vec<Member>> {
+    let mut found = Vec::new();
+    for entry in tar::Archive::new(archive).entries_with_seek()? {
+        let entry = entry?;
+        let name = entry.path()?.to_string_lossy().into_owned();
+        let kind = name.rsplit_once('.').map_or("", |(_, kind)| kind).to_ascii_lowercase();
+        if entry.header().entry_type().is_file() && VIDEOS.contains(&kind.as_str()) {
+            found.push(Member { name, at: entry.raw_file_position(), bytes: entry.size() });
+        }
+    }
+    Ok(found)
+}
+
+/// A stretch of a file as a file of its own.
+struct Section<R> {
+    file: R,
+    from: u64,
+    bytes: u64,
+    at: u64,
+}
+
+impl<R: Seek> Section<R> {
+    fn new(mut file: R, from: u64, bytes: u64) -> io::Result<Self> {
+        file.seek(SeekFrom::Start(from))?;
+        Ok(Section { file, from, bytes, at: 0 })
+    }
+}
+
+impl<R: Read> Read for Section<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = self.bytes.saturating_sub(self.at).min(out.len() as u64) as usize;
+        let read = self.file.read(&mut out[..most])?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl<R: Seek> Seek for Section<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.bytes.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(ErrorKind::InvalidInput)?;
+        let place = self.from.checked_add(self.at).ok_or(ErrorKind::InvalidInput)?;
+        self.file.seek(SeekFrom::Start(place))?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_reads_like_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let mut builder = tar::Builder::new(File::create(&path).unwrap());
+        let long = format!("{}/clip.MP4", "x".repeat(150));
+        for (name, bytes) in [("a/0001.mp4", &b"first"[..]), ("a/0001.json", b"{}"), (&long, b"the second"), ("c.webm", b"")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            builder.append_data(&mut header, name, bytes).unwrap();
+        }
+        builder.finish().unwrap();
+        let uri = path.to_str().unwrap();
+        let found = members(uri, &Access::default()).unwrap();
+        assert_eq!(found.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["a/0001.mp4", &long, "c.webm"]);
+        let second = &found[1];
+        let mut file = open_source(uri, Some((second.at, second.bytes)), &Access::default()).unwrap();
+        let mut read = |from: SeekFrom| {
+            let mut text = String::new();
+            file.seek(from).unwrap();
+            file.read_to_string(&mut text).unwrap();
+            text
+        };
+        assert_eq!(
+            (read(SeekFrom::Start(0)), read(SeekFrom::Start(4)), read(SeekFrom::End(-3))),
+            ("the second".into(), "second".into(), "ond".into())
+        );
+        assert_eq!(read(SeekFrom::Start(100)), "");
+    }
+
+    #[test]
+    fn what_is_no_archive_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        std::fs::write(&path, "this is no archive\n".repeat(100)).unwrap();
+        assert!(members(path.to_str().unwrap(), &Access::default()).is_err());
+    }
+}

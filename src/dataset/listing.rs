@@ -1,0 +1,158 @@
+//! Lists of videos that people keep: text, CSV or Parquet. In: a path or an address; out: an address a row, and what the list says of it.
+//!
+//! Start at [`read_list`]. Size and etag are believed, so that nothing is asked of a store for videos that are known: a list of a million
+//! needs no request.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+
+use super::access::{Access, address};
+use super::error::{Error, Result};
+use super::remote_file::RemoteFile;
+
+/// The column of addresses.
+const URI: &str = "uri";
+/// The column of sizes in bytes.
+const BYTES: &str = "bytes";
+/// The column of etags.
+const ETAG: &str = "etag";
+
+/// A row of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedVideo {
+    /// Where the video is.
+    pub uri: String,
+    /// Its size and etag, where the list says both.
+    pub known: Option<(u64, String)>,
+}
+
+/// Reads a list: `.csv` and `.parquet` by their column `uri`, with `bytes` and `etag` where they know them; anything else is text, an
+/// address a line.
+///
+/// # Errors
+/// Names the list and what is wrong with it: it cannot be read, a column is missing, a row has no address or a size that is none.
+pub fn read_list(path: &str, access: &Access) -> Result<Vec<ListedVideo>> {
+    let wrong = |reason: String| Error::List { path: path.to_owned(), reason };
+    let bytes = read(path, access).map_err(|cause| wrong(cause.to_string()))?;
+    let kind = path.rsplit_once('.').map_or("", |(_, kind)| kind).to_ascii_lowercase();
+    let rows = match kind.as_str() {
+        "csv" => of_csv(&bytes),
+        "parquet" => of_parquet(bytes.into()),
+        _ => of_text(&bytes),
+    };
+    rows.map_err(wrong)
+}
+
+fn read(path: &str, access: &Access) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match address(path) {
+        Some(_) => RemoteFile::open(path, access)?.read_to_end(&mut bytes)?,
+        None => File::open(path)?.read_to_end(&mut bytes)?,
+    };
+    Ok(bytes)
+}
+
+fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not text; expected an address a line, or a file named .csv or .parquet")?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(lines.map(|line| ListedVideo { uri: line.to_owned(), known: None }).collect())
+}
+
+fn of_csv(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
+    let head = reader.headers().map_err(|cause| cause.to_string())?.clone();
+    let place = |name: &str| head.iter().position(|column| column == name);
+    let uri = place(URI).ok_or_else(|| format!("it has no column `{URI}`"))?;
+    let (size, etag) = (place(BYTES), place(ETAG));
+    let mut rows = Vec::new();
+    for (row, record) in reader.records().enumerate() {
+        let (record, line) = (record.map_err(|cause| cause.to_string())?, row + 2);
+        let text = |at: Option<usize>| at.map(|at| &record[at]).filter(|text| !text.is_empty());
+        let bad = |name: &str, seen: &str| format!("line {line}: `{name}` is `{seen}`");
+        let uri = text(Some(uri)).ok_or_else(|| bad(URI, ""))?.to_owned();
+        let size = text(size).map(|text| text.parse::<u64>().map_err(|_| bad(BYTES, text))).transpose()?;
+        rows.push(ListedVideo { uri, known: size.zip(text(etag).map(str::to_owned)) });
+    }
+    Ok(rows)
+}
+
+fn of_parquet(bytes: Bytes) -> Result<Vec<ListedVideo>, String> {
+    // Without the writer's own schema strings are plain strings, however the writer held them.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options).map_err(|cause| cause.to_string())?;
+    let mut rows = Vec::new();
+    for batch in builder.build().map_err(|cause| cause.to_string())? {
+        of_batch(&batch.map_err(|cause| cause.to_string())?, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn of_batch(batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(), String> {
+    let column = |name: &str, kind: DataType, are: &str| {
+        let column = batch.column_by_name(name);
+        column.map(|column| cast(column, &kind).map_err(|_| format!("column `{name}` does not hold {are}"))).transpose()
+    };
+    let uris = column(URI, DataType::Utf8, "text")?.ok_or_else(|| format!("it has no column `{URI}`"))?;
+    let (sizes, etags) = (column(BYTES, DataType::Int64, "whole numbers")?, column(ETAG, DataType::Utf8, "text")?);
+    for row in 0..batch.num_rows() {
+        let there = |column: &&arrow::array::ArrayRef| column.is_valid(row);
+        let size = sizes.as_ref().filter(there).map(|sizes| sizes.as_primitive::<Int64Type>().value(row));
+        let size = size.map(|size| u64::try_from(size).map_err(|_| format!("row {row}: `{BYTES}` is {size}"))).transpose()?;
+        let etag = etags.as_ref().filter(there).map(|etags| etags.as_string::<i32>().value(row).to_owned());
+        let uri = Some(&uris).filter(there).map(|uris| uris.as_string::<i32>().value(row)).filter(|uri| !uri.is_empty());
+        let uri = uri.ok_or_else(|| format!("row {row}: `{URI}` is empty"))?.to_owned();
+        rows.push(ListedVideo { uri, known: size.zip(etag) });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::{Column, Store, write_table};
+    use super::*;
+
+    fn row(uri: &str, known: Option<(u64, &str)>) -> ListedVideo {
+        ListedVideo { uri: uri.into(), known: known.map(|(bytes, etag)| (bytes, etag.to_owned())) }
+    }
+
+    #[test]
+    fn text_csv_and_parquet_say_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str| read_list(folder.path().join(name).to_str().unwrap(), &Access::default());
+        std::fs::write(folder.path().join("a.txt"), "# clips\ns3://b/one.mp4\n\n  two.mp4\r\n").unwrap();
+        assert_eq!(read("a.txt").unwrap(), [row("s3://b/one.mp4", None), row("two.mp4", None)]);
+        std::fs::write(folder.path().join("a.csv"), "split,uri,bytes,etag\nx,s3://b/one.mp4,7,e1\ny,two.mp4,8,\n").unwrap();
+        assert_eq!(read("a.csv").unwrap(), [row("s3://b/one.mp4", Some((7, "e1"))), row("two.mp4", None)]);
+        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+        let columns = [
+            ("uri", Column::Text(vec!["s3://b/one.mp4".into(), "two.mp4".into()])),
+            ("bytes", Column::U32(vec![7, 8])),
+            ("etag", Column::Text(vec!["e1".into(), "e2".into()])),
+        ];
+        write_table(&store, "a.parquet", &columns).unwrap();
+        assert_eq!(read("a.parquet").unwrap(), [row("s3://b/one.mp4", Some((7, "e1"))), row("two.mp4", Some((8, "e2")))]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_list_is_said_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let fault = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            read_list(path.to_str().unwrap(), &Access::default()).unwrap_err().to_string()
+        };
+        assert!(fault("a.csv", b"video\nx.mp4\n").contains("it has no column `uri`"));
+        assert!(fault("b.csv", b"uri,bytes\nx.mp4,7\ny.mp4,many\n").contains("line 3: `bytes` is `many`"));
+        assert!(fault("c.csv", b"uri,bytes\n,7\n").contains("line 2: `uri` is ``"));
+        assert!(fault("d.txt", &[0xff, 0xfe, 0]).contains("it is not text"));
+        assert!(fault("e.parquet", b"PAR0").contains("e.parquet"));
+        assert!(read_list("nowhere.txt", &Access::default()).unwrap_err().to_string().contains("nowhere.txt"));
+    }
+}

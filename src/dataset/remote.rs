@@ -1,0 +1,243 @@
+//! What an object store needs to be a workspace: a create that one writer wins, files read in place, and large files sent in parts.
+//!
+//! In: paths relative to the workspace, bytes. Out: the same answers as a folder gives. Start at [`Remote::create`]. Requests that fail
+//! in passing are made again by the library, with growing and random waits; what is here decides what a lost reply may have meant.
+
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{Read, Seek, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{Error as Cause, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use tokio::runtime::Runtime;
+
+use super::access::Access;
+use super::disk::io_error;
+use super::error::{Error, Result};
+use super::store::{Created, Stored, location};
+
+/// How often a request is tried that the store answers with a passing fault, on top of what the library tries.
+const TRIES: u32 = 5;
+/// No further try begins later: a store that is gone has been waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of a part of a large file.
+const PART: u64 = 8 << 20;
+/// Parts under way at once.
+const PARTS: usize = 4;
+/// Small files asked for at once.
+const REQUESTS: usize = 32;
+
+/// A folder of an object store.
+pub(super) struct Remote {
+    /// Its address, or another name no other store has.
+    name: String,
+    objects: Arc<dyn ObjectStore>,
+    runtime: Arc<Runtime>,
+    access: Access,
+}
+
+impl Remote {
+    pub(super) fn new(name: String, objects: Arc<dyn ObjectStore>, access: Access) -> Result<Self> {
+        Ok(Self { name, objects, runtime: access.runtime()?, access })
+    }
+
+    /// The folder or bucket at an address.
+    pub(super) fn open(base: &str, path: &str, access: &Access) -> Result<Self> {
+        let (bucket, prefix) = (access.connect(base)?, location(path)?);
+        let name = if path.is_empty() { base.to_owned() } else { format!("{base}/{path}") };
+        Self::new(name, Arc::new(PrefixStore::new(bucket, prefix)), access.clone())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Creates a file unless one is there. A reply that got lost is no harm: what is found is read back, and the same bytes count as ours.
+    pub(super) fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
+        let place = location(path)?;
+        self.again(|| {
+            let payload = PutPayload::from(Bytes::copy_from_slice(bytes));
+            match self.runtime.block_on(self.objects.put_opts(&place, payload, PutMode::Create.into())) {
+                Ok(_) => Ok(Created::New),
+                // "Somebody is about to create it" is told like "it is there": only what is found decides.
+                Err(Cause::AlreadyExists { path: at, source }) => match self.read(path)? {
+                    Some(found) if found == bytes => Ok(Created::New),
+                    Some(_) => Ok(Created::Exists),
+                    None => {
+                        Err(self.failed("create", path)(Cause::Generic { store: "conflict", source: format!("{at}: {source}").into() }))
+                    }
+                },
+                Err(cause) => Err(self.failed("create", path)(cause)),
+            }
+        })
+    }
+
+    /// The bytes of a file, or `None` where nothing is.
+    pub(super) fn read(&self, path: &str) -> Result<Option<Bytes>> {
+        self.again(|| self.runtime.block_on(self.get(path)))
+    }
+
+    /// The bytes of many small files, in their order.
+    pub(super) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Bytes>>> {
+        let all = || futures::stream::iter(paths).map(|path| self.get(path)).buffered(REQUESTS).try_collect();
+        self.again(|| self.runtime.block_on(all()))
+    }
+
+    /// Some bytes of a file; fails where it is no longer the one that `etag` names.
+    pub(super) fn read_part(&self, path: &str, etag: Option<&str>, from: u64, count: u64) -> Result<Bytes> {
+        let place = location(path)?;
+        let range = Some(GetRange::Bounded(from..from + count));
+        let options = || GetOptions { range: range.clone(), if_match: etag.map(Into::into), ..GetOptions::default() };
+        let part = || self.runtime.block_on(async { self.objects.get_opts(&place, options()).await?.bytes().await });
+        self.again(|| part().map_err(self.failed("read", path)))
+    }
+
+    /// A copy of a file on this machine's disk.
+    pub(super) fn local(&self, path: &str) -> Result<File> {
+        let found = self.look(path)?.ok_or_else(|| Error::Missing { path: path.into() })?;
+        let place = location(path)?;
+        let fetch = |file: &mut File| {
+            file.rewind().map_err(io_error("write a copy of", path))?;
+            let parts = (0..found.bytes).step_by(PART as usize).map(|from| from..(from + PART).min(found.bytes));
+            let mut parts = futures::stream::iter(parts).map(|part| self.objects.get_range(&place, part)).buffered(PARTS);
+            self.runtime.block_on(async {
+                while let Some(part) = parts.try_next().await.map_err(self.failed("read", path))? {
+                    file.write_all(&part).map_err(io_error("write a copy of", path))?;
+                }
+                Ok(())
+            })
+        };
+        self.access.cache().file(&self.copy_name(&found), |file| self.again(|| fetch(file)))
+    }
+
+    /// What is known of a file without its bytes, or `None` where nothing is.
+    pub(super) fn look(&self, path: &str) -> Result<Option<Stored>> {
+        let place = location(path)?;
+        self.again(|| match self.runtime.block_on(self.objects.head(&place)) {
+            Ok(found) => Ok(Some(stored(found))),
+            Err(Cause::NotFound { .. }) => Ok(None),
+            Err(cause) => Err(self.failed("look at", path)(cause)),
+        })
+    }
+
+    /// Every file under the folder `prefix`, in no order.
+    pub(super) fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
+        let place = location(prefix)?;
+        let found = || self.objects.list(Some(&place)).map_ok(stored).try_collect();
+        self.again(|| self.runtime.block_on(found()).map_err(self.failed("list", prefix)))
+    }
+
+    /// The names of the folders right under `prefix`.
+    pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let found =
+            self.runtime.block_on(self.objects.list_with_delimiter(Some(&location(prefix)?))).map_err(self.failed("list", prefix))?;
+        Ok(found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect())
+    }
+
+    /// Deletes files, which need not be there, many with one request.
+    pub(super) fn delete(&self, paths: &[String]) -> Result<()> {
+        let places = paths.iter().map(|path| location(path)).collect::<Result<Vec<Path>>>()?;
+        self.again(|| {
+            let mut deleted = self.objects.delete_stream(futures::stream::iter(places.clone().into_iter().map(Ok)).boxed());
+            self.runtime.block_on(async {
+                while let Some(gone) = deleted.next().await {
+                    match gone {
+                        Ok(_) | Err(Cause::NotFound { .. }) => {}
+                        Err(cause) => return Err(self.failed("delete", paths.first().map_or("", String::as_str))(cause)),
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Sends a finished file, which must be at its beginning, and keeps it as the local copy.
+    pub(super) fn upload(&self, path: &str, mut file: File, bytes: u64, part: &std::path::Path) -> Result<()> {
+        let place = location(path)?;
+        let found = self.again(|| {
+            file.rewind().map_err(io_error("read back", path))?;
+            let sent = if bytes <= PART {
+                let mut whole = Vec::new();
+                (&file).read_to_end(&mut whole).map_err(io_error("read back", path))?;
+                self.runtime.block_on(self.objects.put(&place, whole.into())).map(|_| ()).map_err(self.failed("upload", path))
+            } else {
+                self.runtime.block_on(self.upload_parts(path, &place, &file))
+            };
+            // Where the last reply got lost the file is there all the same: its path is this attempt's own, so nobody else wrote it.
+            match (sent, self.look(path)?) {
+                (_, Some(found)) if found.bytes == bytes => Ok(found),
+                (Err(error), _) => Err(error),
+                (Ok(()), _) => Err(Error::Missing { path: path.into() }),
+            }
+        })?;
+        self.access.cache().keep(part, &self.copy_name(&found))
+    }
+
+    async fn upload_parts(&self, path: &str, place: &Path, mut file: &File) -> Result<()> {
+        let upload = self.objects.put_multipart(place).await.map_err(self.failed("upload", path))?;
+        let mut parts = WriteMultipart::new_with_chunk_size(upload, PART as usize);
+        let mut part = vec![0; PART as usize];
+        loop {
+            let read = file.read(&mut part).map_err(io_error("read back", path))?;
+            if read == 0 {
+                break;
+            }
+            if let Err(cause) = parts.wait_for_capacity(PARTS).await {
+                // Parts that stay behind cost money; the first fault is the one to tell.
+                let _ = parts.abort().await;
+                return Err(self.failed("upload", path)(cause));
+            }
+            parts.write(&part[..read]);
+        }
+        parts.finish().await.map(|_| ()).map_err(self.failed("upload", path))
+    }
+
+    /// Tries something that may be done twice until it is done, or fails for good. The library tries again where a request fails, but not
+    /// where the answer to a listing breaks off.
+    fn again<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        for tries in 1..TRIES {
+            match attempt() {
+                Err(error) if error.is_transient() && begun.elapsed() < PATIENCE => {}
+                answer => return answer,
+            }
+            // Longer and longer, and not all writers at once.
+            let most = 40 << tries;
+            std::thread::sleep(Duration::from_millis(most / 2 + RandomState::new().build_hasher().finish() % most));
+        }
+        attempt()
+    }
+
+    async fn get(&self, path: &str) -> Result<Option<Bytes>> {
+        let place = location(path)?;
+        let bytes = async { self.objects.get(&place).await?.bytes().await };
+        match bytes.await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Cause::NotFound { .. }) => Ok(None),
+            Err(cause) => Err(self.failed("read", path)(cause)),
+        }
+    }
+
+    /// A name that no other content ever has.
+    fn copy_name(&self, found: &Stored) -> String {
+        let (name, path, version) = (&self.name, &found.path, found.version());
+        blake3::hash(format!("{name}\n{path}\n{version}\n{}", found.bytes).as_bytes()).to_hex().to_string()
+    }
+
+    fn failed<'a>(&'a self, action: &'static str, path: &'a str) -> impl Fn(Cause) -> Error + 'a {
+        move |cause| Error::storage(action, &format!("{}/{path}", self.name), &cause, Some(self.access.hide(&cause.to_string())))
+    }
+}
+
+fn stored(found: ObjectMeta) -> Stored {
+    Stored { path: found.location.to_string(), bytes: found.size, modified: found.last_modified.into(), etag: found.e_tag }
+}

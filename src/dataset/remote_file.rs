@@ -1,0 +1,132 @@
+//! A file of an object store as something to read and to seek in, for whoever cannot wait for all of it.
+//!
+//! In: a path. Out: [`RemoteFile`], which asks for ever larger pieces while it is read in order. Start at [`RemoteFile::open`].
+
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+
+use bytes::Bytes;
+
+use super::access::{Access, address};
+use super::error::{Error, Result};
+use super::remote::Remote;
+use super::store::Stored;
+
+/// The first piece that is asked for, and the first after a jump.
+const LEAST: u64 = 256 << 10;
+/// The largest.
+const MOST: u64 = 8 << 20;
+
+/// An open file. It fails where the file is replaced meanwhile.
+pub struct RemoteFile {
+    remote: Remote,
+    found: Stored,
+    at: u64,
+    piece: Bytes,
+    piece_at: u64,
+    ask: u64,
+}
+
+impl RemoteFile {
+    /// Opens the file at an address such as `s3://bucket/clips/a.mp4`, which must be there.
+    pub fn open(uri: &str, access: &Access) -> Result<Self> {
+        let none = || Error::Address { address: access.hide(uri), reason: "it names no file of an object store".into() };
+        let (base, path) = address(uri).ok_or_else(none)?;
+        Self::of(Remote::open(base, "", access)?, path)
+    }
+
+    fn of(remote: Remote, path: &str) -> Result<Self> {
+        let found = remote.look(path)?.ok_or_else(|| Error::Missing { path: format!("{}/{path}", remote.name()) })?;
+        Ok(Self { remote, found, at: 0, piece: Bytes::new(), piece_at: 0, ask: LEAST })
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.found.bytes
+    }
+
+    /// What changes when its content does: the etag, or where there is none the time.
+    #[must_use]
+    pub fn version(&self) -> String {
+        self.found.version()
+    }
+}
+
+impl Read for RemoteFile {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let end = self.piece_at + self.piece.len() as u64;
+        if self.at >= self.found.bytes || out.is_empty() {
+            return Ok(0);
+        }
+        if self.at < self.piece_at || self.at >= end {
+            self.ask = if self.at == end && end > 0 { (self.ask * 2).min(MOST) } else { LEAST };
+            let count = self.ask.min(self.found.bytes - self.at);
+            self.piece = self.remote.read_part(&self.found.path, self.found.etag.as_deref(), self.at, count)?;
+            self.piece_at = self.at;
+        }
+        let piece = &self.piece[(self.at - self.piece_at) as usize..];
+        let count = piece.len().min(out.len());
+        out[..count].copy_from_slice(&piece[..count]);
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for RemoteFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.found.bytes.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    fn bucket() -> Remote {
+        Remote::new("memory".into(), Arc::new(InMemory::new()), Access::default()).unwrap()
+    }
+
+    #[test]
+    fn what_is_read_in_any_order_is_what_is_there() {
+        let bytes: Vec<u8> = (0..3 << 20).map(|i: u32| (i / 5) as u8).collect();
+        let remote = bucket();
+        remote.create("v.mp4", &bytes).unwrap();
+        let mut file = RemoteFile::of(remote, "v.mp4").unwrap();
+        assert_eq!((file.size(), file.seek(SeekFrom::End(-5)).unwrap()), (3 << 20, (3 << 20) - 5));
+        let mut out = Vec::new();
+        file.read_to_end(&mut out).unwrap();
+        assert_eq!(out, bytes[bytes.len() - 5..]);
+        for (from, count) in [(0, 10), (5, 600_000), (600_005, 1_000_000), (7, 3)] {
+            let mut out = vec![0; count];
+            file.seek(SeekFrom::Start(from as u64)).unwrap();
+            file.read_exact(&mut out).unwrap();
+            assert_eq!(out, bytes[from..from + count], "{count} from {from}");
+        }
+        assert!(file.seek(SeekFrom::Current(-10_000_000)).is_err());
+        assert_eq!(file.seek(SeekFrom::Start(9 << 20)).and_then(|_| file.read(&mut [0; 4])).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_not_read_on() {
+        let remote = bucket();
+        remote.create("v.mp4", &[1; 1 << 20]).unwrap();
+        let mut file = RemoteFile::of(remote, "v.mp4").unwrap();
+        file.read_exact(&mut [0; 10]).unwrap();
+        file.remote.delete(&["v.mp4".into()]).unwrap();
+        file.remote.create("v.mp4", &[2; 1 << 20]).unwrap();
+        file.seek(SeekFrom::Start(1 << 19)).unwrap();
+        let error = file.read(&mut [0; 10]).unwrap_err();
+        assert!(error.to_string().contains("v.mp4"), "{error}");
+    }
+}

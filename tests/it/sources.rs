@@ -1,0 +1,63 @@
+//! Where videos come from: lists that people keep, and archives as WebDataset makes them, by the `tar` command.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::project::{PIPELINE, Project};
+
+const LABELS: &str = "SELECT frame_index, latent_code, fdm_error FROM labels ORDER BY video, frame_index";
+
+/// A project whose decode stage takes `source` instead of the pattern.
+fn taking(project: &Project, source: &str) {
+    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source)).unwrap();
+}
+
+fn archive(project: &Project, name: &str, from: &str) {
+    let line = format!("cd {from} && tar cf ../{name} *");
+    assert!(Command::new("sh").args(["-c", &line]).current_dir(project.folder.path()).status().unwrap().success());
+}
+
+#[test]
+fn videos_in_archives_are_videos_like_others() {
+    let project = Project::new(8);
+    fs::write(project.path("videos/maze_1_000.json"), "{\"not\": \"a video\"}").unwrap();
+    archive(&project, "clips.tar", "videos");
+    taking(&project, "videos: ['*.tar']");
+    assert!(project.run(&[]).good().stdout.contains("8 videos (8 new)"));
+    let alone = Project::new(8);
+    alone.run(&[]).good();
+    assert_eq!(project.query(LABELS), alone.query(LABELS));
+    let names = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
+    assert_eq!(names[0]["video"], Value::from("clips.tar/maze_1_000.mp4"));
+
+    // An archive that grew: only what is new in it is decoded.
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    project.add(8..9);
+    archive(&project, "clips.tar", "videos");
+    assert_eq!(project.planned(&[])["frames"], (1, 2));
+    // Half an archive: what is whole in it is there, and so is the word on what is not.
+    let whole = fs::read(project.path("clips.tar")).unwrap();
+    fs::write(project.path("clips.tar"), &whole[..whole.len() / 2]).unwrap();
+    let said = project.run(&[]).good();
+    assert!(said.stdout.contains("1 rejects"), "{said:#?}");
+    let rejects = project.query("SELECT video, class, reason FROM rejects");
+    assert!(rejects[0]["video"].as_str().unwrap().starts_with("clips.tar"), "{rejects}");
+}
+
+#[test]
+fn lists_name_videos_once_and_what_is_wrong_with_them_is_told() {
+    let project = Project::new(6);
+    fs::write(project.path("clips.txt"), "# three of them\nvideos/maze_1_000.mp4\nvideos/maze_1_001.mp4\n\nvideos/nowhere.mp4\n").unwrap();
+    let sizes: String = (0..4).map(|i| format!("train,videos/maze_1_{i:03}.mp4\n")).collect();
+    fs::write(project.path("clips.csv"), format!("split,uri\n{sizes}")).unwrap();
+    taking(&project, "videos: ['videos/*_005.mp4'], lists: [clips.txt, clips.csv]");
+    let said = project.run(&[]).good();
+    assert!(said.stdout.contains("6 videos (6 new)") && said.stdout.contains("1 rejects"), "{said:#?}");
+    assert_eq!(project.query("SELECT video, class FROM rejects")[0]["video"], Value::from("videos/nowhere.mp4"));
+
+    fs::write(project.path("clips.csv"), "split,file\nx,y.mp4\n").unwrap();
+    let said = project.run(&[]);
+    assert!(said.code == 1 && said.stderr.contains("cannot read the list of videos `clips.csv`: it has no column `uri`"), "{said:#?}");
+}
