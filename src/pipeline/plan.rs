@@ -103,7 +103,7 @@ impl<'a> Planner<'a> {
         let receipts = all_receipts(self.store, name)?;
         let plan = StagePlan::empty(name, spec.kind(), head(self.store, name)?.map(|manifest| manifest.version));
         match spec {
-            StageSpec::Decode(config) => self.decode(plan, config, &receipts),
+            StageSpec::Decode(config) => self.decode(plan, config, receipts),
             StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
             StageSpec::ImportActions(config) => Ok(self.import_actions(plan, config, &Known::new(&receipts))),
             StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, &receipts),

@@ -1,6 +1,7 @@
 //! Patterns become videos with an identity. In: glob patterns, of files and of objects in a store; out: [`VideoSource`]s, by name and by the
 //! blake3 of their bytes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::io;
@@ -63,28 +64,61 @@ struct Candidate {
     unusable: Option<String>,
 }
 
+/// A video with its identity. Of a million most are known, and cost a few words each.
+pub struct Identified<'a> {
+    /// What makes it the video it is; [`VideoSource::digest`].
+    pub digest: Cow<'a, str>,
+    is: Is<'a>,
+}
+
+enum Is<'a> {
+    /// The video of a receipt, unchanged.
+    Known(&'a VideoRecord),
+    New(Box<VideoSource>),
+}
+
+impl Identified<'_> {
+    /// All that a task must know of it.
+    pub fn source(&self) -> VideoSource {
+        let digest = self.digest.clone().into_owned();
+        match &self.is {
+            Is::New(video) => VideoSource { digest, ..(**video).clone() },
+            Is::Known(VideoRecord { uri, bytes, modified, .. }) => {
+                let (uri, modified) = (uri.clone(), modified.clone());
+                VideoSource { uri, digest, bytes: *bytes, modified, archived: None, unusable: None }
+            }
+        }
+    }
+}
+
 /// Gives every video its identity; of a tar archive, every video in it. Unchanged ones (same name, size and time or etag as in a receipt)
 /// are not read again.
 ///
 /// # Errors
 /// Where an object store fails in passing; a video that cannot be read is one of the outcomes.
-pub fn identify(listed: &[ListedVideo], receipts: &[Receipt], by: Identity, access: &Access) -> dataset::Result<Vec<VideoSource>> {
+pub fn identify<'a>(
+    listed: &[ListedVideo],
+    receipts: &'a [Receipt],
+    by: Identity,
+    access: &Access,
+) -> dataset::Result<Vec<Identified<'a>>> {
     let known: HashMap<&str, &VideoRecord> = receipts.iter().flat_map(|r| &r.videos).map(|video| (video.uri.as_str(), video)).collect();
-    let candidates: Vec<Vec<Candidate>> = listed.par_iter().map(|listed| candidates(listed, access)).collect::<dataset::Result<_>>()?;
-    let candidates: Vec<Candidate> = candidates.into_iter().flatten().collect();
-    let identities = candidates.into_par_iter().map(|found| {
-        let known = known.get(found.uri.as_str()).copied();
-        identity(found, known, by, access)
-    });
-    let mut videos: Vec<VideoSource> = identities.collect::<dataset::Result<_>>()?;
-    let mut copies: HashMap<String, usize> = HashMap::new();
-    for video in &mut videos {
-        let count = copies.entry(video.digest.clone()).and_modify(|n| *n += 1).or_insert(1);
-        if *count > 1 {
-            video.digest = format!("{}#{count}", video.digest);
-        }
-    }
+    let of = |listed: &ListedVideo| match candidates(listed, access) {
+        Ok(found) => found.into_iter().map(|found| identity(found, &known, by, access)).collect(),
+        Err(error) => vec![Err(error)],
+    };
+    let mut videos: Vec<Identified> = listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
+    number_copies(&mut videos);
     Ok(videos)
+}
+
+/// Of videos with the same bytes all but the first are told apart by a number.
+fn number_copies(videos: &mut [Identified]) {
+    let mut copies: HashMap<&str, usize> = HashMap::with_capacity(videos.len());
+    let numbers: Vec<usize> = videos.iter().map(|video| *copies.entry(&video.digest).and_modify(|n| *n += 1).or_insert(1)).collect();
+    for (video, number) in videos.iter_mut().zip(numbers).filter(|(_, number)| *number > 1) {
+        video.digest = format!("{}#{number}", video.digest).into();
+    }
 }
 
 /// The videos that a listed file holds: itself, or, if it is an archive, those in it.
@@ -108,15 +142,19 @@ fn candidates(listed: &ListedVideo, access: &Access) -> dataset::Result<Vec<Cand
     }
 }
 
-fn identity(found: Candidate, known: Option<&VideoRecord>, by: Identity, access: &Access) -> dataset::Result<VideoSource> {
+fn identity<'a>(
+    found: Candidate,
+    known: &HashMap<&str, &'a VideoRecord>,
+    by: Identity,
+    access: &Access,
+) -> dataset::Result<Identified<'a>> {
     let Candidate { uri, known: listed, archived, unusable } = found;
-    let refuse = |class: &str, reason: String| VideoSource {
-        uri: uri.clone(),
-        digest: blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string(),
-        bytes: 0,
-        modified: String::new(),
-        archived: None,
-        unusable: Some((class.into(), reason)),
+    let known = known.get(uri.as_str()).copied();
+    let new = |video: VideoSource| Identified { digest: video.digest.clone().into(), is: Is::New(Box::new(video)) };
+    let refuse = |class: &str, reason: String| {
+        let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
+        let unusable = Some((class.into(), reason));
+        new(VideoSource { uri: uri.clone(), digest, bytes: 0, modified: String::new(), archived: None, unusable })
     };
     if let Some(reason) = unusable {
         return Ok(refuse("unreadable", reason));
@@ -130,28 +168,29 @@ fn identity(found: Candidate, known: Option<&VideoRecord>, by: Identity, access:
             Err(cause) => return Ok(refuse("unreadable", format!("{uri}: {cause}"))),
         }
     }
-    let read = || -> io::Result<_> {
-        let (bytes, modified) = match listed.filter(|_| remote || archived.is_some()) {
-            Some(told) => told,
-            None => version_of(&uri, access)?,
-        };
-        let same = known.filter(|k| k.bytes == bytes && k.modified == modified && !modified.is_empty());
-        let digest = match same {
-            Some(known) => known.digest.split('#').next().unwrap_or_default().to_string(),
-            None if by == Identity::Etag && remote => {
-                let within = archived.as_ref().map_or(String::new(), |archived| format!("\n{}", archived.at));
-                blake3::hash(format!("etag\n{modified}\n{bytes}{within}").as_bytes()).to_hex().to_string()
-            }
-            None => {
-                let place = archived.as_ref().map_or(uri.as_str(), |archived| &archived.path);
-                let file = open_source(place, archived.as_ref().map(|archived| (archived.at, bytes)), access)?;
-                blake3::Hasher::new().update_reader(file)?.finalize().to_hex().to_string()
-            }
-        };
-        Ok((bytes, modified, digest))
+    let told = listed.filter(|_| remote || archived.is_some());
+    let looked = told.map_or_else(|| version_of(&uri, access), Ok);
+    let (bytes, modified) = match passing(&uri, looked)? {
+        Ok(found) => found,
+        Err(cause) => return Ok(refuse("unreadable", format!("{uri}: {cause}"))),
     };
-    match passing(&uri, read())? {
-        Ok((bytes, modified, digest)) => Ok(VideoSource { uri, digest, bytes, modified, archived, unusable: None }),
+    let same = known.filter(|k| k.bytes == bytes && k.modified == modified && !modified.is_empty());
+    let same = same.map(|same| (same, same.digest.split('#').next().unwrap_or_default()));
+    let within = archived.as_ref().map(|archived| archived.at);
+    let digest = match same {
+        Some((same, digest)) if archived.is_none() => return Ok(Identified { digest: digest.into(), is: Is::Known(same) }),
+        Some((_, digest)) => Ok(digest.to_owned()),
+        None if by == Identity::Etag && remote => {
+            Ok(blake3::hash(format!("etag\n{modified}\n{bytes}\n{within:?}").as_bytes()).to_hex().to_string())
+        }
+        None => {
+            let place = archived.as_ref().map_or(uri.as_str(), |archived| &archived.path);
+            let content = open_source(place, within.map(|at| (at, bytes)), access);
+            content.and_then(|content| Ok(blake3::Hasher::new().update_reader(content)?.finalize().to_hex().to_string()))
+        }
+    };
+    match passing(&uri, digest)? {
+        Ok(digest) => Ok(new(VideoSource { uri: uri.clone(), digest, bytes, modified, archived, unusable: None })),
         Err(cause) => Ok(refuse("unreadable", format!("{uri}: {cause}"))),
     }
 }

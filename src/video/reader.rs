@@ -242,6 +242,9 @@ impl Reader {
             let reason = format!("it ends after {covered:.2} s, expected {promised:.2} s");
             return Some(Fault::new(FaultClass::Truncated, reason));
         }
+        if ended && self.source.ends_within_a_packet() {
+            return Some(Fault::new(FaultClass::Truncated, "its last packet is cut off"));
+        }
         let counted = self.counted.filter(|counted| ended && decoded < *counted);
         let reason = match (errors, counted, ffi::complaints(&self.source.input)) {
             (0, None, None) => return None,

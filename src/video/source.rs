@@ -19,6 +19,9 @@ use super::{Error, Fault, FaultClass, Limits, OpenVideo, ffi};
 const FORBIDDEN: [&str; 14] =
     ["applehttp", "avisynth", "concat", "dash", "hls", "image2", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vapoursynth", "vobsub"];
 
+/// Sizes of a transport stream's packets: plain, with a time stamp, with error correction.
+const TRANSPORT_PACKETS: [u64; 3] = [188, 192, 204];
+
 /// libav's score for a format that any bytes could be.
 const SCORE_OF_A_GUESS: i32 = 1;
 
@@ -33,6 +36,8 @@ pub(super) struct Source {
     /// The file.
     pub(super) path: PathBuf,
     open: OpenVideo,
+    /// Its size.
+    bytes: u64,
 }
 
 impl Source {
@@ -54,7 +59,8 @@ impl Source {
         let refuse = |fault| Error::Refused { path: path.to_owned(), fault };
         let unreadable = |source| Error::Read { path: path.to_owned(), source };
         let mut file = guard.paused(|| open()).map_err(unreadable)?;
-        if file.seek(SeekFrom::End(0)).map_err(unreadable)? == 0 {
+        let bytes = file.seek(SeekFrom::End(0)).map_err(unreadable)?;
+        if bytes == 0 {
             return Err(refuse(Fault::new(FaultClass::EmptyFile, "it has 0 bytes")));
         }
         file.rewind().map_err(unreadable)?;
@@ -62,7 +68,12 @@ impl Source {
         let stream_index = video_stream(&input).map_err(refuse)?;
         let stream = input.stream(stream_index).expect("the index of one of its streams");
         check_size(ffi::stated_size(&stream), limits.max_pixels).map_err(refuse)?;
-        Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned(), open })
+        Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned(), open, bytes })
+    }
+
+    /// Whether a transport stream, which says nothing of its length, ends within a packet.
+    pub(super) fn ends_within_a_packet(&self) -> bool {
+        self.input.format().name() == "mpegts" && TRANSPORT_PACKETS.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
     }
 
     /// The same file, from its beginning.

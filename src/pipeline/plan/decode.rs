@@ -6,15 +6,15 @@ use super::{Planner, StagePlan};
 use crate::dataset::{self, Receipt, head};
 use crate::executor::Job;
 use crate::pipeline::key::{Known, of_decode, settings};
-use crate::pipeline::videos::identify;
+use crate::pipeline::videos::{Identified, identify};
 use crate::stages::Task;
 use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
 
 impl Planner<'_> {
     /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.
-    pub(super) fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: &[Receipt]) -> Result<StagePlan, dataset::Error> {
-        let videos = identify(&self.checked.videos[&plan.stage], receipts, config.identity, self.store.access())?;
-        let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (v.digest.as_str(), i)).collect();
+    pub(super) fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: Vec<Receipt>) -> Result<StagePlan, dataset::Error> {
+        let videos = identify(&self.checked.videos[&plan.stage], &receipts, config.identity, self.store.access())?;
+        let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (&*v.digest, i)).collect();
         let task = |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
         plan.settings = settings(&of_decode(&task(vec![], 1)));
 
@@ -26,12 +26,12 @@ impl Planner<'_> {
         let tries = usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1;
         let again = self.again(&covering(&usable, &place));
         usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
-        plan.receipts = covering(&usable, &place).into_iter().cloned().collect();
-        let covered: HashSet<&str> = plan.receipts.iter().flat_map(|r| &r.videos).map(|v| v.digest.as_str()).collect();
+        let kept = covering(&usable, &place);
+        let covered: HashSet<&str> = kept.iter().flat_map(|r| &r.videos).map(|v| v.digest.as_str()).collect();
         plan.reused_videos = covered.len();
-        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(v.digest.as_str())).cloned().collect();
+        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(&*v.digest)).map(Identified::source).collect();
         plan.new_videos = missing.len();
-        let known = Known::new(receipts);
+        let known = Known::new(&receipts);
         let (again, fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
         for (videos, tries) in [(fresh, 1), (again, tries)] {
             for videos in partitions(videos, config.videos_per_shard) {
@@ -44,11 +44,15 @@ impl Planner<'_> {
             Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
             _ => None,
         };
-        let mut ranked: Vec<_> = plan.receipts.iter().map(|r| (&r.key, first(r))).collect();
+        let mut ranked: Vec<_> = kept.iter().map(|r| (&r.key, first(r))).collect();
         ranked.extend(plan.jobs.iter().map(|job| (&job.key, planned(job))));
         ranked.sort_by_key(|(key, first)| (rank.get(key.as_str()).copied().unwrap_or(usize::MAX), *first));
         plan.order = ranked.into_iter().map(|(key, _)| key.clone()).collect();
-        plan.reused = plan.receipts.len();
+        plan.reused = kept.len();
+        // There may be a hundred thousand of them: they are moved.
+        let kept: HashMap<String, usize> = kept.iter().enumerate().map(|(at, r)| (r.key.clone(), at)).collect();
+        plan.receipts = receipts.into_iter().filter(|r| kept.contains_key(&r.key)).collect();
+        plan.receipts.sort_by_key(|r| kept[&r.key]);
         Ok(plan)
     }
 
