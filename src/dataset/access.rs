@@ -17,7 +17,7 @@ use super::error::{Error, Result};
 /// Schemes of addresses that are understood.
 const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
 /// A setting is a secret where its name holds one of these.
-const SECRET: [&str; 7] = ["key", "secret", "token", "password", "credential", "signature", "account"];
+const SECRET: [&str; 6] = ["key", "secret", "token", "password", "credential", "signature"];
 /// Shorter values stand in any text by chance.
 const SHORT: usize = 4;
 

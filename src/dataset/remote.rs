@@ -138,8 +138,9 @@ impl Remote {
 
     /// The names of the folders right under `prefix`.
     pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let found =
-            self.runtime.block_on(self.objects.list_with_delimiter(Some(&location(prefix)?))).map_err(self.failed("list", prefix))?;
+        let place = location(prefix)?;
+        let list = || self.runtime.block_on(self.objects.list_with_delimiter(Some(&place))).map_err(self.failed("list", prefix));
+        let found = self.again(list)?;
         Ok(found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect())
     }
 
@@ -172,14 +173,29 @@ impl Remote {
             } else {
                 self.runtime.block_on(self.upload_parts(path, &place, &file))
             };
-            // Where the last reply got lost the file is there all the same: its path is this attempt's own, so nobody else wrote it.
             match (sent, self.look(path)?) {
-                (_, Some(found)) if found.bytes == bytes => Ok(found),
+                (Ok(()), Some(found)) => Ok(found),
+                // Where the last reply got lost it is there all the same.
+                (Err(_), Some(found)) if found.bytes == bytes && self.is_same(&found, &file)? => Ok(found),
                 (Err(error), _) => Err(error),
-                (Ok(()), _) => Err(Error::Missing { path: path.into() }),
+                (Ok(()), None) => Err(Error::Missing { path: path.into() }),
             }
         })?;
         self.access.cache().keep(part, &self.copy_name(&found))
+    }
+
+    /// Whether what is there are the bytes of a local file.
+    fn is_same(&self, found: &Stored, mut file: &File) -> Result<bool> {
+        file.rewind().map_err(io_error("read back", &found.path))?;
+        for from in (0..found.bytes).step_by(PART as usize) {
+            let theirs = self.read_part(&found.path, found.etag.as_deref(), from, PART.min(found.bytes - from))?;
+            let mut ours = vec![0; theirs.len()];
+            file.read_exact(&mut ours).map_err(io_error("read back", &found.path))?;
+            if theirs != ours {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn upload_parts(&self, path: &str, place: &Path, mut file: &File) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A YAML file becomes a run. In: text; out: datasets in a workspace. Never touches a tensor, a frame or a record batch.
 //!
 //! Four states, each a type: the file's text -> [`PipelineSpec`](spec::PipelineSpec) (as written) -> [`Checked`](check::Checked) (it
-//! makes sense) -> [`StagePlan`](plan::StagePlan)s (what is to be done), which [`run`](run::run) does.
+//! makes sense) -> [`StagePlan`](plan::StagePlan)s (what is to be done), which [`run`](run::run) does, or [`handout`] gives to others.
 
 use crate::dataset::Access;
 use crate::stages;

@@ -1,0 +1,72 @@
+"""Many clips decoded and labelled by one process: does its memory stay as it is, and is it as fast at the end as at the start?
+
+    python tests/bench/soak.py target/release/lapo [--clips 50000]
+
+The clips are hard links to the recordings in `data/maze`. Throughput is that of the receipts: a tenth of each stage's tasks near its
+beginning against a tenth near its end, by when they were filed. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+
+PIPELINE = """
+name: soak
+workspace: ws
+stages:
+  frames: { decode: { videos: ['clips/*.mp4'], size: 32 } }
+  dynamics: { train_dynamics: { frames: frames, preset: tiny, fdm_base: 16, batch: 32, steps: 20 } }
+  labels: { label: { frames: frames, dynamics: dynamics, fdm_error: false } }
+"""
+
+
+def resident_mib(pid):
+    """What is the process's own, not pages of files that it maps."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("RssAnon"))
+
+
+def rates(folder):
+    """Tasks a second from the first to the second tenth of a stage's receipts, and from the last but one to the last."""
+    filed = sorted(entry.stat().st_mtime for entry in os.scandir(folder / "receipts"))
+    tenth = len(filed) // 10
+    return tenth / (filed[2 * tenth] - filed[tenth]), tenth / (filed[-1] - filed[-1 - tenth])
+
+
+def main():
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("lapo", type=pathlib.Path)
+    asked.add_argument("--clips", type=int, default=50_000)
+    asked.add_argument("--folder", help="where, on the file system of the recordings, so that links can be made")
+    asked = asked.parse_args()
+    recordings = sorted((pathlib.Path(__file__).resolve().parents[2] / "data/maze").glob("*.mp4"))
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        folder = pathlib.Path(folder)
+        (folder / "clips").mkdir()
+        for i in range(asked.clips):
+            os.link(recordings[i % len(recordings)], folder / f"clips/{i:06d}.mp4")
+        (folder / "pipeline.yaml").write_text(PIPELINE)
+        with open(folder / "log", "w") as log:
+            process = subprocess.Popen([asked.lapo.resolve(), "run", "pipeline.yaml"], cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
+            memory = {"frames": [], "dynamics": [], "labels": []}
+            while process.poll() is None:
+                stage = next((stage for stage in ("labels", "dynamics", "frames") if (folder / "ws" / stage).exists()), "frames")
+                try:
+                    memory[stage].append(resident_mib(process.pid))
+                except (FileNotFoundError, StopIteration):
+                    break
+                time.sleep(0.5)
+            print(process.communicate()[0].strip())
+        for stage in ("frames", "labels"):
+            first, last = rates(folder / "ws" / stage)
+            taken = memory[stage][len(memory[stage]) // 10 :]
+            tenth = max(len(taken) // 10, 1)
+            early, late = sum(taken[:tenth]) / tenth, sum(taken[-tenth:]) / tenth
+            print(f"{stage}: {first:.1f} tasks/s early, {last:.1f} late ({last / first:.3f}); own memory {early:.0f} MiB early, {late:.0f} late")
+
+
+if __name__ == "__main__":
+    main()
