@@ -35,17 +35,11 @@ fn told(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
 #[test]
 fn what_killed_runs_left_is_found_and_nothing_else() {
     let project = Project::new(12);
-    let workspace = project.path("ws");
     for millis in [30, 60, 90, 150, 250, 400] {
         let mut child = project.command(&["run", "pipeline.yaml", "--checkpoint-secs", "0", "--set", "steps=40"]).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(millis));
         child.kill().unwrap();
         child.wait().unwrap();
-    }
-    // Whatever the kills met, one attempt is surely dead and one training surely left.
-    for left in ["frames/data/k/dead/shard.arrow", "model/checkpoints/other/0000000004/state"] {
-        fs::create_dir_all(workspace.join(left).parent().unwrap()).unwrap();
-        fs::write(workspace.join(left), "left").unwrap();
     }
     project.run(&["--set", "steps=40"]).good();
     gc_finds_what_is_left_over(&project, &["--set", "steps=40"]);
@@ -54,6 +48,11 @@ fn what_killed_runs_left_is_found_and_nothing_else() {
 /// All that is left over is found by walking the folder, and `gc` must find the same; then it is deleted.
 pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
     let workspace = project.path("ws");
+    // Whatever the kills met, one attempt is surely dead and one training surely left.
+    for left in ["frames/data/k/dead/shard.arrow", "model/checkpoints/other/0000000004/state"] {
+        fs::create_dir_all(workspace.join(left).parent().unwrap()).unwrap();
+        fs::write(workspace.join(left), "left").unwrap();
+    }
     let (all, spoken_of) = (files(&workspace), spoken_of(&workspace));
     let orphans: BTreeSet<String> = all
         .iter()
