@@ -72,8 +72,10 @@ fn jobs_file(partition: usize) -> String {
 /// Plans, and writes the plan into the folder `out`, which must hold none.
 pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &Store) -> Result<Handout, Error> {
     let taken =
-        |_| Error::Request { what: "the folder for the plan holds one already".into(), hint: "name a new folder: --out plans/2".into() };
-    out.read(FRONT)?.map_or(Ok(()), |_| Err(taken(())))?;
+        || Error::Request { what: "the folder for the plan holds one already".into(), hint: "name a new folder: --out plans/2".into() };
+    if out.read(FRONT)?.is_some() {
+        return Err(taken());
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (run, workspace) = (format!("{now}-{}", local::fresh_id()), checked.spec.workspace.clone());
     let (mut stages, mut jobs) = (Vec::new(), Vec::new());
@@ -91,7 +93,7 @@ pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &S
     let handout = Handout { format: FORMAT, run, workspace, partitions: jobs.len(), planned_unix_secs: now, written, stages };
     match out.create(FRONT, json(&handout).as_bytes())? {
         Created::New => Ok(handout),
-        Created::Exists => Err(taken(())),
+        Created::Exists => Err(taken()),
     }
 }
 
