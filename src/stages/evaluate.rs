@@ -25,8 +25,8 @@
 //! 50,000 steps of 64 are 27 minutes, labels 5, returns 4. (The other seeds were run in parts; their models are those of the first 40,000
 //! mazes.) The standard error of a seed's figure over levels is about .14; on 800 levels seeds 0 to 2 earn 7.88, 7.97 and 7.50 from 256
 //! transitions. Forty thousand mazes, one in five kept aside, are learnt by heart: the policy's error is .599 of the mean answer's instead
-//! of .566 after as many steps, and these seeds earn 7.63, 7.63 and 7.48. Predicted from its own predictions the world model's error is .06 of that of copying the last real frame one frame ahead,
-//! .21 eight ahead.
+//! of .566 after as many steps, and these seeds earn 7.63, 7.63 and 7.48. Predicted from its own predictions the world model's error is .06
+//! of that of copying the last real frame one frame ahead, .21 eight ahead.
 //!
 //! Three moves in ten of that recording are random, so that it shows the way back. With one in ten, 16,000 mazes and 8,000 steps of the
 //! policy it earned what random actions do (4.1); with three, 40,000 mazes and 24,000 steps 7.5: which of these did it was not looked into.
