@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
     PutResult, Result,
@@ -36,12 +37,13 @@ struct Faulty {
     faults: Mutex<VecDeque<Fault>>,
 }
 
-/// A store in memory whose next puts meet `faults`, one each.
+/// A folder of a store in memory whose next puts meet `faults`, one each.
 pub fn faulty_store(faults: &[Fault]) -> Store {
     let copies = tempfile::tempdir().expect("a folder can be made");
     let access = Access::new([], copies.path().to_owned(), 1 << 30);
     let faults = Mutex::new(faults.iter().copied().collect());
-    Store::over("faulty", Arc::new(Faulty { _copies: copies, inner: InMemory::new(), faults }), &access).expect("a runtime starts")
+    let bucket = Faulty { _copies: copies, inner: InMemory::new(), faults };
+    Store::over("faulty", Arc::new(PrefixStore::new(bucket, "a/folder")), &access).expect("a runtime starts")
 }
 
 impl fmt::Display for Faulty {

@@ -123,7 +123,8 @@ impl Remote {
     pub(super) fn look(&self, path: &str) -> Result<Option<Stored>> {
         let place = location(path)?;
         self.again(|| match self.runtime.block_on(self.objects.head(&place)) {
-            Ok(found) => Ok(Some(stored(found))),
+            // The library's prefix is still before the path that is found.
+            Ok(found) => Ok(Some(Stored { path: path.to_owned(), ..stored(found) })),
             Err(Cause::NotFound { .. }) => Ok(None),
             Err(cause) => Err(self.failed("look at", path)(cause)),
         })

@@ -287,6 +287,15 @@ mod tests {
     }
 
     #[test]
+    fn a_sent_file_whose_reply_was_lost_is_there() {
+        let store = faulty_store(&[Fault::LostReply]);
+        let mut file = store.new_file("s/data/k/a/model").unwrap();
+        file.write_all(b"mine").unwrap();
+        let info = file.finish(1).unwrap();
+        assert_eq!(store.require(&info.path).unwrap(), "mine");
+    }
+
+    #[test]
     fn a_passing_fault_is_tried_again_and_a_full_disk_is_not() {
         let store = faulty_store(&[Fault::Before(ErrorKind::TimedOut), Fault::LostReply]);
         assert_eq!(store.create("a/x.json", b"mine").unwrap(), Created::New);
