@@ -37,6 +37,13 @@ impl Storage {
         let folder = self.cache.clone().or_else(|| cache("copies")).unwrap_or_else(|| std::env::temp_dir().join("lapo-copies"));
         Access::new(options.filter(|(name, _)| theirs(name)), folder, self.cache_gib << 30)
     }
+
+    /// The words that say the same.
+    #[cfg(feature = "video")]
+    pub fn words(&self) -> Vec<std::ffi::OsString> {
+        let folder = self.cache.iter().flat_map(|folder| ["--cache".into(), folder.into()]);
+        folder.chain(["--cache-gib".into(), self.cache_gib.to_string().into()]).collect()
+    }
 }
 
 /// A folder of ours among those that may be deleted at any time.
@@ -73,6 +80,10 @@ pub enum Command {
     Doctor(Doctor),
     /// Measure how fast this machine labels and trains
     Bench(Bench),
+    /// Decode what is asked for on stdin
+    #[cfg(feature = "video")]
+    #[command(hide = true)]
+    Decoder(Decoder),
 }
 
 impl Command {
@@ -124,6 +135,9 @@ pub struct Computing {
     /// What computes: auto, cpu or cuda:N; of several GPUs (cuda:0,cuda:1) the first trains and all label
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
     pub device: String,
+    /// Most memory that a process which decodes a video may take [default: 4, or its share of half of the machine's]
+    #[arg(long, value_name = "GIB", env = "LAPO_DECODER_MEMORY_GIB")]
+    pub decoder_memory_gib: Option<f64>,
     /// How progress is told on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "LAPO_LOG_FORMAT")]
     pub log_format: LogFormat,
@@ -145,6 +159,14 @@ pub struct Worker {
     pub workspace: Option<String>,
     #[command(flatten)]
     pub computing: Computing,
+}
+
+#[cfg(feature = "video")]
+#[derive(Debug, ClapArgs)]
+pub struct Decoder {
+    /// Most memory it may take
+    #[arg(long, value_name = "GIB")]
+    pub memory_gib: f64,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -67,17 +67,19 @@ fn told(fault: &crate::envs::Error) -> String {
 }
 
 fn memory() -> Check {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let gib = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / f64::from(1 << 20))
-    };
-    let state = match (gib("MemAvailable:"), gib("MemTotal:")) {
+    let state = match (memory_gib("MemAvailable:"), memory_gib("MemTotal:")) {
         (Some(free), Some(total)) if free < 1.0 => Err(format!("{free:.1} of {total:.1} GiB free, expected at least 1")),
         (Some(free), Some(total)) => Ok(format!("{free:.1} of {total:.1} GiB free")),
         _ => Ok("unknown on this system".into()),
     };
     ("memory", state)
+}
+
+/// What the system says of its memory under this name.
+pub fn memory_gib(name: &str) -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / f64::from(1 << 20))
 }
 
 fn cores() -> Check {

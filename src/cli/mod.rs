@@ -11,6 +11,8 @@ use args::Format;
 
 mod args;
 mod bench;
+#[cfg(feature = "video")]
+mod decoder;
 mod doctor;
 mod fleet;
 mod gc;
@@ -80,10 +82,10 @@ fn dispatch(args: &args::Args) -> Result<()> {
     use args::Command;
     let access = &args.storage.access();
     match &args.command {
-        Command::Run(run) => run::run(run, access),
+        Command::Run(run) => run::run(run, access, &args.storage),
         Command::Check(pipeline) => run::check(pipeline, access),
         Command::Plan(plan) => run::plan(plan, access),
-        Command::Worker(worker) => run::worker(worker, access),
+        Command::Worker(worker) => run::worker(worker, access, &args.storage),
         Command::Commit(plan) => run::commit(plan, access),
         Command::Query(query) => look::query(query, access),
         Command::Inspect(what) => inspect::run(what, access),
@@ -93,6 +95,8 @@ fn dispatch(args: &args::Args) -> Result<()> {
         Command::Schema(schema) => schema::run(schema),
         Command::Doctor(doctor) => doctor::run(doctor, access),
         Command::Bench(bench) => bench::run(bench, access),
+        #[cfg(feature = "video")]
+        Command::Decoder(decoder) => decoder::run(decoder, access),
     }
 }
 

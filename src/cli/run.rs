@@ -1,6 +1,6 @@
 //! `lapo run`, `lapo check`, `lapo plan`.
 
-use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Run, Worker};
+use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Run, Storage, Worker};
 use super::fleet::{self, Metered};
 use super::progress::Person;
 use super::{Error, print, told};
@@ -13,12 +13,13 @@ use crate::pipeline::handout::{self, hand_out};
 use crate::pipeline::plan::{PlanOptions, Planner, StagePlan};
 use crate::pipeline::run::{StageSummary, Summary, Watch, run as run_pipeline};
 use crate::pipeline::{self, load};
+use crate::stages::decode::child::Launch;
 
 /// `lapo run`: ends with one line of truth on stdout.
-pub fn run(args: &Run, access: &Access) -> Result<()> {
+pub fn run(args: &Run, access: &Access, storage: &Storage) -> Result<()> {
     let (checked, store) = open(&args.pipeline, access)?;
     let options = options(&checked, &args.again, args.checkpoint_secs)?;
-    let (means, watch) = (means(&args.computing)?, watch(&args.computing));
+    let (means, watch) = (means(&args.computing, storage)?, watch(&args.computing));
     let metered = args.metrics_file.as_ref().map(|file| Metered::new(watch, file, &checked.spec.name)).transpose()?;
     let result = run_pipeline(&checked, &store, &options, &means, metered.as_ref().map_or(watch, |metered| metered));
     let told = metered.map_or(Ok(()), |metered| metered.finish(result.is_ok()));
@@ -28,10 +29,20 @@ pub fn run(args: &Run, access: &Access) -> Result<()> {
 }
 
 /// What the process may use.
-fn means(args: &Computing) -> Result<Means> {
+fn means(args: &Computing, storage: &Storage) -> Result<Means> {
     let threads = use_threads(args.threads)?;
     let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
-    Ok(Means { devices, threads, games: args.games.folders() })
+    Ok(Means { devices, threads, decoder: decoder(args, storage, threads)?, games: args.games.folders() })
+}
+
+#[cfg(feature = "video")]
+fn decoder(args: &Computing, storage: &Storage, threads: usize) -> Result<Option<Launch>, Error> {
+    super::decoder::launch(args, storage, threads).map(Some)
+}
+
+#[cfg(not(feature = "video"))]
+fn decoder(_: &Computing, _: &Storage, _: usize) -> Result<Option<Launch>, Error> {
+    Ok(None)
 }
 
 fn watch(args: &Computing) -> &'static dyn Watch {
@@ -69,8 +80,9 @@ pub fn plan(args: &Plan, access: &Access) -> Result<()> {
 }
 
 /// `lapo worker`: partitions of a plan, those that are done left out.
-pub fn worker(args: &Worker, access: &Access) -> Result<()> {
-    let (plan, means, watch) = (Store::open_with(&args.plan, access)?, means(&args.computing)?, watch(&args.computing));
+pub fn worker(args: &Worker, access: &Access, storage: &Storage) -> Result<()> {
+    let (means, watch) = (means(&args.computing, storage)?, watch(&args.computing));
+    let plan = Store::open_with(&args.plan, access)?;
     let handout = handout::read(&plan)?;
     let store = Store::open_with(args.workspace.as_ref().unwrap_or(&handout.workspace), access)?;
     for partition in &args.partition {

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{GoOn, Job, Means};
 use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt};
 use crate::models::Device;
+use crate::stages::decode::child::Decoders;
 use crate::stages::label::Label;
 use crate::stages::{
     Done, Error, Progress, Task, Workplace, decode, evaluate, finetune, import_actions, import_dynamics, record, report, train_decoder,
@@ -19,12 +20,14 @@ use crate::stages::{
 /// Runs the jobs of one stage; a result per job that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
 pub fn run(store: &Store, jobs: &[Job], means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Result<Receipt, Error>> {
     let stop = AtomicBool::new(false);
-    let cores_free = (means.threads / jobs.len().max(1)).max(1);
+    let decoders = means.decoder.clone().map(Decoders::new);
+    let here =
+        Here { store, games: &means.games, decoders: decoders.as_ref(), cores_free: (means.threads / jobs.len().max(1)).max(1), progress };
     let one = |job: &Job, device: Device, worker: &mut Option<Label>| {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let result = attempt(store, job, device, cores_free, &means.games, progress, worker);
+        let result = here.attempt(job, device, worker);
         if result.as_ref().is_ok_and(|receipt| !go_on(receipt)) {
             stop.store(true, Ordering::Relaxed);
         }
@@ -75,44 +78,40 @@ where
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts.
-fn attempt(
-    store: &Store,
-    job: &Job,
-    device: Device,
+/// What all attempts share.
+struct Here<'a> {
+    store: &'a Store,
+    games: &'a [std::path::PathBuf],
+    decoders: Option<&'a Decoders>,
     cores_free: usize,
-    games: &[std::path::PathBuf],
-    progress: &dyn Progress,
-    worker: &mut Option<Label>,
-) -> Result<Receipt, Error> {
-    let attempt = fresh_id();
-    let place = Workplace {
-        store,
-        folder: data_folder(&job.stage, &job.key, &attempt),
-        scratch: format!("{}/checkpoints/{}", job.stage, job.key),
-        device,
-        cores_free,
-        games,
-        progress,
-    };
-    let done = perform(job, &place, worker)?;
-    let mut stats = done.stats;
-    stats.extend(job.stats.clone());
-    let receipt = Receipt {
-        format: FORMAT,
-        key: job.key.clone(),
-        stage: job.kind.clone(),
-        attempt,
-        fields: job.fields.clone(),
-        files: done.files,
-        inputs: job.inputs.clone(),
-        videos: done.videos,
-        rejects: done.rejects,
-        stats,
-    };
-    match file_receipt(store, &job.stage, &receipt)? {
-        Filed::Won => Ok(receipt),
-        Filed::Lost(theirs) => Ok(*theirs),
+    progress: &'a dyn Progress,
+}
+
+impl Here<'_> {
+    /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts.
+    fn attempt(&self, job: &Job, device: Device, worker: &mut Option<Label>) -> Result<Receipt, Error> {
+        let Here { store, games, decoders, cores_free, progress } = *self;
+        let attempt = fresh_id();
+        let (folder, scratch) = (data_folder(&job.stage, &job.key, &attempt), format!("{}/checkpoints/{}", job.stage, job.key));
+        let done = perform(job, &Workplace { store, folder, scratch, device, games, decoders, cores_free, progress }, worker)?;
+        let mut stats = done.stats;
+        stats.extend(job.stats.clone());
+        let receipt = Receipt {
+            format: FORMAT,
+            key: job.key.clone(),
+            stage: job.kind.clone(),
+            attempt,
+            fields: job.fields.clone(),
+            files: done.files,
+            inputs: job.inputs.clone(),
+            videos: done.videos,
+            rejects: done.rejects,
+            stats,
+        };
+        match file_receipt(store, &job.stage, &receipt)? {
+            Filed::Won => Ok(receipt),
+            Filed::Lost(theirs) => Ok(*theirs),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::Receipt;
 use crate::models::Device;
 use crate::stages::Task;
+use crate::stages::decode::child::Launch;
 
 pub mod local;
 
@@ -41,6 +42,8 @@ pub struct Means {
     pub devices: Vec<Device>,
     /// Cores to keep busy.
     pub threads: usize,
+    /// How a process is started that decodes videos; without, they are decoded in this one.
+    pub decoder: Option<Launch>,
     /// Folders where games are looked for.
     pub games: Vec<std::path::PathBuf>,
 }

@@ -1,7 +1,8 @@
 //! Stage 0: videos become shards. In: a few videos; out: one Arrow shard of whole episodes, and a word on every video that failed.
 //!
 //! A video is one episode until something breaks it: lost frames, or a scene cut. A broken video is an outcome, not an error: what
-//! could be decoded is kept, and the reject says class, reason and frames kept.
+//! could be decoded is kept, and the reject says class, reason and frames kept. Where the run can start processes, libav works in one of
+//! these ([`child`]), so that a file may also take it down.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,14 @@ use super::{Done, Error, Workplace};
 use crate::dataset::Compression;
 use crate::video::{Fit, Limits};
 
+pub mod child;
 #[cfg(feature = "video")]
 mod episodes;
+#[cfg(feature = "video")]
+mod frames;
+#[cfg(feature = "video")]
+pub mod serve;
+pub mod wire;
 #[cfg(feature = "video")]
 mod work;
 #[cfg(feature = "video")]

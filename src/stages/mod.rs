@@ -168,6 +168,14 @@ pub enum Error {
         /// What libav said.
         source: crate::video::FilmError,
     },
+    /// A process that decodes ended, and not of what it decoded.
+    #[error("{video}: its decoder {how}")]
+    Decoder {
+        /// The video it was about.
+        video: String,
+        /// How it ended.
+        how: String,
+    },
     /// This binary lacks the part that the stage needs.
     #[error("this lapo was built without the `video` feature: it neither reads nor writes videos")]
     NoVideo,
@@ -206,6 +214,7 @@ impl Error {
             Error::Policy { .. } => "clone it from frames of 64, 32 or 16 pixels a side".into(),
             #[cfg(feature = "video")]
             Error::Film { .. } => "`lapo doctor` says whether libav can write H.264; or leave `videos` out".into(),
+            Error::Decoder { .. } => "run again; where memory ran out, with fewer --threads or a lower --decoder-memory-gib".into(),
             Error::NoVideo => "build with default features, libav's headers installed".into(),
             Error::Invariant { .. } => return None,
         })
@@ -216,7 +225,7 @@ impl Error {
         match self {
             Error::Dataset(e) => e.is_transient(),
             Error::Video(e) => e.is_transient(),
-            Error::Changed { .. } => true,
+            Error::Changed { .. } | Error::Decoder { .. } => true,
             _ => false,
         }
     }
@@ -275,6 +284,8 @@ pub struct Workplace<'a> {
     pub device: Device,
     /// Folders where games are looked for.
     pub games: &'a [std::path::PathBuf],
+    /// Processes that decode; without, videos are decoded in this one.
+    pub decoders: Option<&'a decode::child::Decoders>,
     /// How many tasks run at once beside this one, at most one per core.
     pub cores_free: usize,
     /// Who listens.

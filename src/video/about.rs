@@ -26,6 +26,6 @@ pub(super) fn silence_libav() {
     ONCE.call_once(|| {
         // Fills the texts of libav's error codes; it has nothing else to start.
         let _ = ffmpeg_next::init();
-        super::ffi::listen_to_libav();
+        super::listen::listen_to_libav();
     });
 }

@@ -9,6 +9,7 @@ use ffmpeg_next::codec::{self, Id, threading};
 use ffmpeg_next::decoder::{self, Check};
 use ffmpeg_next::{Error as AvError, Packet};
 
+use super::listen::Ear;
 use super::source::{Source, codec_options, is_out_of_memory, out_of_memory};
 use super::{Error, FaultClass, Limits};
 
@@ -17,8 +18,8 @@ use super::{Error, FaultClass, Limits};
 /// damaged pictures with whatever the threads happen to have ready.
 const THREADED: [Id; 4] = [Id::H264, Id::HEVC, Id::VP9, Id::AV1];
 
-/// Opens the codec of the video stream.
-pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Result<decoder::Video, Error> {
+/// Opens the codec of the video stream, and listens to it.
+pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Result<(decoder::Video, Ear), Error> {
     let stream = source.stream();
     let unsupported = |error: &AvError| {
         let name = stream.parameters().id().name();
@@ -29,11 +30,12 @@ pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Re
     let mut threading = threading::Config::kind(threading::Type::Frame);
     threading.count = if THREADED.contains(&stream.parameters().id()) { threads } else { 1 };
     context.set_threading(threading);
+    let ear = Ear::on(&mut context);
     let mut codec = context.decoder();
     codec.set_packet_time_base(stream.time_base());
     codec.check(Check::EXPLODE | Check::CRC);
     let opened = codec.open_as_with(found, codec_options(limits)).and_then(|opened| opened.video());
-    opened.map_err(|error| match is_out_of_memory(error) {
+    opened.map(|codec| (codec, ear)).map_err(|error| match is_out_of_memory(error) {
         true => out_of_memory(&source.path),
         false => unsupported(&error),
     })

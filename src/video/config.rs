@@ -54,7 +54,7 @@ impl Default for Limits {
 }
 
 /// What [`Decoder::open`](super::Decoder::open) is asked for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DecodeOptions {
     /// Width of the frames given, in pixels, 1 to 8192.
     pub width: u32,

@@ -49,18 +49,18 @@ struct Pace {
 impl Decoder {
     /// Opens a file; [`Error::class`] tells what is wrong with one that cannot be.
     pub fn open(path: &Path, options: &DecodeOptions) -> Result<Self, Error> {
-        Self::begin(options, |guard| Source::open(path, &options.limits, guard))
+        Self::guarded(path, None, options, Guard::new(&options.limits))
     }
 
-    /// Reads what `open` opens, wherever it lies, as the video called `name`; a damaged file is opened a second time.
-    pub fn read(name: &Path, open: OpenVideo, options: &DecodeOptions) -> Result<Self, Error> {
-        Self::begin(options, |guard| Source::read(name, open, &options.limits, guard))
-    }
-
-    fn begin(options: &DecodeOptions, source: impl FnOnce(&Guard) -> Result<Source, Error>) -> Result<Self, Error> {
+    /// Reads what `open` opens, wherever it lies, as the video called `name`; a damaged file is opened a second time. Without `open`, `name`
+    /// is a local file's path. The new `guard` lets others watch.
+    pub fn guarded(name: &Path, open: Option<OpenVideo>, options: &DecodeOptions, guard: Guard) -> Result<Self, Error> {
         options.validate()?;
-        let guard = Guard::new(&options.limits);
-        let reader = guard.timed(|| Reader::open(source(&guard)?, &options.limits, options.codec_threads))?;
+        let source = || match open {
+            Some(open) => Source::read(name, open, &options.limits, &guard),
+            None => Source::open(name, &options.limits, &guard),
+        };
+        let reader = guard.timed(|| Reader::open(source()?, &options.limits, options.codec_threads))?;
         let scaler = Scaler::new(options, probe::orientation(&reader.source().stream()));
         let pace = options.fps.map(|fps| Pace { resampler: Resampler::new(fps), shown: None, ahead: None });
         Ok(Self { reader, scaler, pace, guard, frame_bytes: options.frame_bytes(), frames: 0 })

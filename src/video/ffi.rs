@@ -1,17 +1,17 @@
 //! The few calls libav has no safe wrapper for, each behind a safe function.
 //!
 //! In and out: `ffmpeg-next`'s own types. Nothing here decides anything: policy is in `source`,
-//! `reader` and `scale`. All `unsafe` of the room is in this file.
+//! `reader` and `scale`. All `unsafe` of the room is in this file and in `listen`.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_int};
 use std::ptr;
 
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::software::scaling;
 use ffmpeg_next::{Dictionary, Error, Stream, frame};
+
+use super::listen;
 
 /// A container format found in a file's first bytes; libav keeps these for the whole process.
 pub(super) struct Format(*const ffi::AVInputFormat);
@@ -43,54 +43,6 @@ impl Format {
     }
 }
 
-thread_local! {
-    /// How often the demuxer of each open container complained, and what it said first. A container is read on one thread.
-    static COMPLAINTS: RefCell<HashMap<usize, (u64, String)>> = RefCell::default();
-}
-
-/// Has libav's messages counted, where a demuxer tells of damage that it then passes over, and none printed.
-#[expect(unsafe_code, reason = "ffmpeg-next cannot take libav's messages")]
-#[expect(clippy::missing_transmute_annotations, reason = "the type of variadic arguments differs between machines")]
-pub(super) fn listen_to_libav() {
-    // SAFETY: the callback stays for the process's life. It takes the variadic arguments, whose type differs between machines but is
-    // handed over like a pointer on all of them, as a pointer that it does not use.
-    unsafe {
-        let listener: unsafe extern "C" fn(*mut c_void, c_int, *const c_char, *mut c_void) = hear;
-        ffi::av_log_set_callback(Some(std::mem::transmute(listener)));
-    }
-}
-
-#[expect(unsafe_code, reason = "libav calls it")]
-unsafe extern "C" fn hear(context: *mut c_void, level: c_int, format: *const c_char, _: *mut c_void) {
-    if level > ffi::AV_LOG_ERROR as c_int || context.is_null() || format.is_null() {
-        return;
-    }
-    // SAFETY: what libav hands over is a struct that begins with a pointer to its class, whose name, like the format, is a C string.
-    let (is_container, text) = unsafe {
-        let class: *const ffi::AVClass = *context.cast();
-        let is_container = !class.is_null() && CStr::from_ptr((*class).class_name) == c"AVFormatContext";
-        (is_container, CStr::from_ptr(format))
-    };
-    if is_container {
-        let first = || (0, text.to_string_lossy().split('%').next().unwrap_or_default().trim().to_owned());
-        // A thread that ends may have nowhere to keep it any more.
-        let _ = COMPLAINTS.try_with(|all| all.borrow_mut().entry(context as usize).or_insert_with(first).0 += 1);
-    }
-}
-
-/// How often the container's demuxer complained on this thread, and what it said first, up to the numbers in it.
-#[expect(unsafe_code, reason = "the context's address names it")]
-pub(super) fn complaints(input: &Input) -> Option<(u64, String)> {
-    // SAFETY: the pointer is only taken for a number.
-    let context = unsafe { input.as_ptr() } as usize;
-    COMPLAINTS.with(|all| all.borrow().get(&context).cloned())
-}
-
-/// Forgets what was said of a container whose address another may get.
-fn forget_complaints(context: *const ffi::AVFormatContext) {
-    COMPLAINTS.with(|all| all.borrow_mut().remove(&(context as usize)));
-}
-
 /// Opens the container and finds out its streams' parameters.
 ///
 /// `format_options` go to the demuxer, `codec_options` to the codecs that libav opens for a look.
@@ -109,7 +61,7 @@ pub(super) fn open_input(
         if context.is_null() {
             return Err(Error::Other { errno: ffmpeg_next::error::ENOMEM });
         }
-        forget_complaints(context);
+        listen::forget_complaints(context);
         (*context).pb = io.as_mut_ptr();
         (*context).flags |= ffi::AVFMT_FLAG_CUSTOM_IO as c_int;
         let mut options = format_options.disown();

@@ -1,7 +1,7 @@
 //! What one file may cost, and what the disk said.
 //!
 //! In: the time limit, and an opened file. Out: a [`Guard`] that knows when the file has had its
-//! time, and a [`GuardedFile`] that libav reads through. Start at [`Guard::timed`].
+//! time, and a `GuardedFile` that libav reads through. Start at [`Guard`].
 
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use super::{Error, Fault, FaultClass, Limits, VideoFile};
 
 /// Knows how much time the file has left and what went wrong with the disk, across threads.
+///
+/// A decoder asks it between packets. Whoever decodes in a process of its own also asks [`Guard::is_stuck`] from another thread, for a
+/// file that keeps libav from coming back.
 #[derive(Clone)]
-pub(super) struct Guard(Arc<Mutex<GuardState>>);
+pub struct Guard(Arc<Mutex<GuardState>>);
 
 struct GuardState {
     allowed: Duration,
@@ -23,7 +26,8 @@ struct GuardState {
 
 impl Guard {
     /// A guard whose time has not begun to run.
-    pub(super) fn new(limits: &Limits) -> Self {
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
         let allowed = Duration::from_secs_f64(limits.deadline_secs);
         Self(Arc::new(Mutex::new(GuardState { allowed, spent: Duration::ZERO, since: None, disk: None })))
     }
@@ -59,8 +63,16 @@ impl Guard {
         state.spent + state.since.map_or(Duration::ZERO, |since| since.elapsed()) > state.allowed
     }
 
+    /// Whether the time was up `grace` ago and the file still has not been given up.
+    #[must_use]
+    pub fn is_stuck(&self, grace: Duration) -> bool {
+        let state = self.state();
+        state.since.is_some_and(|since| state.spent + since.elapsed() > state.allowed + grace)
+    }
+
     /// The time limit as a fault.
-    pub(super) fn deadline(&self) -> Fault {
+    #[must_use]
+    pub fn deadline(&self) -> Fault {
         let allowed = self.state().allowed.as_secs_f64();
         Fault::new(FaultClass::Deadline, format!("decoding took longer than {allowed} s"))
     }
@@ -138,6 +150,18 @@ mod tests {
         assert!(!guard.timed(|| guard.expired()));
         guard.timed(|| std::thread::sleep(Duration::from_millis(20)));
         assert!(guard.expired());
+    }
+
+    #[test]
+    fn what_does_not_come_back_is_stuck() {
+        let guard = Guard::new(&Limits { deadline_secs: 0.005, ..Limits::default() });
+        let grace = Duration::from_millis(5);
+        assert!(!guard.is_stuck(grace));
+        guard.timed(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(guard.is_stuck(grace) && !guard.is_stuck(Duration::from_secs(60)));
+        });
+        assert!(guard.expired() && !guard.is_stuck(grace), "it came back");
     }
 
     #[test]

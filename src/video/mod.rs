@@ -9,7 +9,7 @@
 //! | [`config`] | what to ask for: [`DecodeOptions`], [`Fit`], [`Limits`] |
 //! | [`outcome`] | what comes back: [`Probe`], [`Frame`], [`Outcome`], [`Fault`] |
 //! | `source` | a path becomes an opened container and its video stream, past the guards |
-//! | `guard` | what a file may cost, and what the disk said |
+//! | `guard` | what a file may cost, and what the disk said: [`Guard`] |
 //! | `probe` | what a file says about itself |
 //! | `reader` | a container becomes intact pictures |
 //! | `codec` | the codec, and which packets it can use |
@@ -21,7 +21,8 @@
 //! | `decode` | the parts together: [`Decoder`] |
 //! | `encode` | the other way: frames become a video, [`Film`] |
 //! | `about` | what the linked libav is |
-//! | `ffi` | the few calls libav has no safe wrapper for; the only `unsafe` of the room |
+//! | `listen` | what libav says only in words |
+//! | `ffi` | the few calls libav has no safe wrapper for; here and in `listen` is the `unsafe` of the room |
 //!
 //! Without the cargo feature `video` only `config` and `outcome` are there.
 
@@ -44,6 +45,8 @@ mod ffi;
 mod guard;
 #[cfg(feature = "video")]
 mod layout;
+#[cfg(feature = "video")]
+mod listen;
 #[cfg(feature = "video")]
 mod orientation;
 #[cfg(feature = "video")]
@@ -72,6 +75,8 @@ pub use about::{libav_version, missing_decoders, writes_h264};
 pub use decode::Decoder;
 #[cfg(feature = "video")]
 pub use encode::{Film, FilmError};
+#[cfg(feature = "video")]
+pub use guard::Guard;
 #[cfg(feature = "video")]
 pub use probe::probe;
 

@@ -109,11 +109,13 @@ pub enum FaultClass {
     Deadline,
     /// It asks for more memory than there is: a broken header may ask for any amount.
     OutOfMemory,
+    /// libav, or what we make of it, died on it.
+    Crashed,
 }
 
 impl FaultClass {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::EmptyFile,
         Self::NotAFile,
         Self::Unreadable,
@@ -128,6 +130,7 @@ impl FaultClass {
         Self::CorruptPackets,
         Self::Deadline,
         Self::OutOfMemory,
+        Self::Crashed,
     ];
 
     /// The name in tables and receipts.
@@ -147,6 +150,7 @@ impl FaultClass {
             Self::CorruptPackets => "corrupt_packets",
             Self::Deadline => "deadline",
             Self::OutOfMemory => "out_of_memory",
+            Self::Crashed => "crashed",
         }
     }
 
@@ -164,7 +168,8 @@ impl FaultClass {
             Self::NoFrames => "the file may be cut short, or its pictures larger than `max_pixels`",
             Self::CorruptPackets => "the frames around the damage were left out; copy the file again if it matters",
             Self::Deadline => "raise `deadline_secs`, or cut the file into pieces",
-            Self::OutOfMemory => "if the file is sound, decode fewer at once and try it again",
+            Self::OutOfMemory => "if the file is sound, give its decoder more: `--decoder-memory-gib`",
+            Self::Crashed => "the frames before it are kept; a newer libav may read on",
         }
     }
 }

@@ -18,9 +18,10 @@ use ffmpeg_next::{Error as AvError, Packet, decoder, frame};
 
 use super::clock::Clock;
 use super::codec::{Resume, open_codec};
+use super::listen::Ear;
 use super::resample::Moment;
 use super::source::{Source, is_out_of_memory, out_of_memory};
-use super::{Error, Fault, FaultClass, Limits, Outcome, ffi, probe};
+use super::{Error, Fault, FaultClass, Limits, Outcome, ffi, listen, probe};
 
 /// This many failed reads on end are the end of the file: an MP4 cut short fails at every packet
 /// its index still names.
@@ -30,6 +31,7 @@ const READ_FAILURES_AT_THE_END: u32 = 16;
 pub(super) struct Reader {
     source: Source,
     codec: decoder::Video,
+    ear: Ear,
     clock: Clock,
     limits: Limits,
     threads: usize,
@@ -62,7 +64,7 @@ enum Stage {
 impl Reader {
     /// Opens the codec of a file.
     pub(super) fn open(mut source: Source, limits: &Limits, threads: usize) -> Result<Self, Error> {
-        let codec = open_codec(&source, limits, threads)?;
+        let (codec, ear) = open_codec(&source, limits, threads)?;
         let clock = Clock::new(&source);
         if !clock.needs_every_stream() {
             ffi::read_only(&mut source.input, source.stream_index);
@@ -73,6 +75,7 @@ impl Reader {
         Ok(Self {
             source,
             codec,
+            ear,
             clock,
             limits: *limits,
             threads,
@@ -163,7 +166,7 @@ impl Reader {
     }
 
     fn undecodable(&mut self, error: AvError) -> Result<(), Error> {
-        if is_out_of_memory(error) {
+        if is_out_of_memory(error) || self.ear.heard_of_no_memory() {
             return Err(out_of_memory(&self.source.path));
         }
         self.damaged(&error.to_string())
@@ -246,7 +249,7 @@ impl Reader {
             return Some(Fault::new(FaultClass::Truncated, "its last packet is cut off"));
         }
         let counted = self.counted.filter(|counted| ended && decoded < *counted);
-        let reason = match (errors, counted, ffi::complaints(&self.source.input)) {
+        let reason = match (errors, counted, listen::complaints(&self.source.input)) {
             (0, None, None) => return None,
             (0, Some(counted), _) => format!("{decoded} pictures came out of {packets} packets, its header counts {counted}"),
             (0, None, Some((count, first))) => format!("its container is damaged, {count} times by libav's word; the first: {first}"),

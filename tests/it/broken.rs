@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::project::{PIPELINE, Project};
 
 /// Runs the ffmpeg command line with bounded memory; false where there is none.
-fn ffmpeg(args: &str, to: &Path) -> bool {
+pub fn ffmpeg(args: &str, to: &Path) -> bool {
     let line = format!("ulimit -v 4000000; ffmpeg -v error -y {args} '{}'", to.display());
     Command::new("bash").args(["-c", &line]).status().is_ok_and(|s| s.success())
 }

@@ -12,6 +12,7 @@ mod fuzz;
 mod gc;
 mod golden;
 mod handout;
+mod hostile;
 mod import;
 mod incremental;
 mod inspect;

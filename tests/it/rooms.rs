@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates that only some rooms may know.
-const KNOWN_TO: [(&str, &[&str]); 12] = [
+const KNOWN_TO: [(&str, &[&str]); 13] = [
     ("burn_store", &["models"]),
     // PPO is told in one file: what is played and what is learnt of it.
     ("burn", &["models", "train", "stages/finetune"]),
@@ -29,6 +29,7 @@ const KNOWN_TO: [(&str, &[&str]); 12] = [
     ("parquet", &["dataset"]),
     ("serde_yaml", &["pipeline"]),
     ("indicatif", &["cli"]),
+    ("rustix", &["cli"]),
     ("plotters", &["stages"]),
     ("png", &["stages"]),
     ("base64", &["stages"]),

@@ -1,14 +1,12 @@
 //! The work of [`decode`](super): videos, one after the other, into one shard. Compiled where libav is.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use crate::dataset::{FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, open_source, version_of};
-use crate::stages::{Done, Error, Workplace};
-use crate::video::{DecodeOptions, Decoder, FaultClass, OpenVideo};
-
 use super::episodes::{Episodes, Timed};
+use super::frames::decode;
+use super::wire::Request;
 use super::{DecodeTask, VideoSource};
+use crate::dataset::{FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, version_of};
+use crate::stages::{Done, Error, Workplace};
+use crate::video::{DecodeOptions, FaultClass, Frame, Guard};
 
 /// Decodes the task's videos, one after the other, into one shard.
 pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
@@ -76,35 +74,26 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
         codec_threads: place.cores_free.max(1),
         limits: task.config.limits,
     };
-    // The file's fault is an outcome; anything else (a disk error, a file that vanished) is an error, and tried again by the next run.
-    // That an object may be listed but not read shows only here.
-    let remote = address(&video.uri).is_some();
-    let worded = |e: crate::video::Error| match e.class() {
-        Some(FaultClass::Unreadable) if !remote => Err(Error::Video(e)),
-        None => Err(Error::Video(e)),
-        Some(class) => Ok(Some((class.as_str().to_string(), e.to_string()))),
+    let request = Request { video: video.clone(), options };
+    let mut take =
+        |frame: Frame, pixels: &[u8]| frames.push(Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs }, frame.gap_before);
+    let result = match place.decoders {
+        Some(decoders) => decoders.decode(&request, &mut take),
+        None => decode(&request, place.store.access(), Guard::new(&request.options.limits), &mut take),
     };
-    let decoder = match remote || video.archived.is_some() {
-        true => Decoder::read(Path::new(&video.uri), opener(video, place), &options),
-        false => Decoder::open(Path::new(&video.uri), &options),
-    };
-    let mut decoder = match decoder {
-        Ok(decoder) => decoder,
-        Err(e) => return worded(e),
-    };
-    loop {
-        let mut pixels = vec![0; options.frame_bytes()];
-        match decoder.next_frame(&mut pixels) {
-            Ok(Some(frame)) => frames.push(Timed { pixels, time_secs: frame.time_secs }, frame.gap_before)?,
-            Ok(None) => break,
-            Err(e) => {
-                frames.finish()?;
-                return worded(e);
-            }
-        }
-    }
     frames.finish()?;
-    Ok(decoder.finish().fault.map(|fault| (fault.class.as_str().to_string(), fault.reason)))
+    let fault = match result {
+        Ok(fault) => fault.map(|fault| (fault.class, fault.reason)),
+        // The file's fault is an outcome; anything else (a disk error, a file that vanished) is an error, and tried again by the next run.
+        // That an object may be listed but not read shows only here.
+        Err(Error::Video(error)) => match error.class() {
+            Some(FaultClass::Unreadable) if address(&video.uri).is_none() => return Err(error.into()),
+            None => return Err(error.into()),
+            Some(class) => Some((class, error.to_string())),
+        },
+        Err(error) => return Err(error),
+    };
+    Ok(fault.map(|(class, reason)| (class.as_str().to_string(), reason)))
 }
 
 /// The frames of one video on their way into a shard.
@@ -136,13 +125,6 @@ impl Frames<'_> {
         }
         Ok(())
     }
-}
-
-/// Opens a video that is no local file of its own, to be read as it is decoded.
-fn opener(video: &VideoSource, place: &Workplace) -> OpenVideo {
-    let (file, access) = (video.file().to_owned(), place.store.access().clone());
-    let member = video.archived.as_ref().map(|archived| (archived.at, video.bytes));
-    Arc::new(move || Ok(Box::new(open_source(&file, member, &access)?)))
 }
 
 /// A file that changed since it was hashed must not be filed under its old hash.

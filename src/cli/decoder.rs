@@ -1,0 +1,51 @@
+//! `lapo decoder`: a process that decodes for a run, with bounded memory. Nobody types it.
+
+use std::io::{BufWriter, Error as IoError, stdin, stdout};
+use std::path::PathBuf;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::Error;
+use super::args::{Computing, Decoder, Storage};
+use super::doctor::memory_gib;
+use crate::dataset::Access;
+use crate::error::Result;
+use crate::stages::decode::child::{Launch, STUCK};
+use crate::stages::decode::serve::serve;
+
+/// Most memory a decoder may take by default: above what any video in use asks for.
+const ENOUGH_GIB: f64 = 4.0;
+
+/// How a run of so many threads starts it.
+pub fn launch(computing: &Computing, storage: &Storage, threads: usize) -> Result<Launch, Error> {
+    let share = memory_gib("MemTotal:").map_or(ENOUGH_GIB, |all| all / 2.0 / threads as f64);
+    let memory = computing.decoder_memory_gib.unwrap_or(share.min(ENOUGH_GIB));
+    if !(0.05..=1e6).contains(&memory) {
+        return Err(Error::Usage {
+            what: format!("--decoder-memory-gib {memory}: expected at least 0.05"),
+            hint: "leave it out, or give GiB, such as 4".into(),
+        });
+    }
+    // This program, whatever is installed in its place while it runs.
+    let own = PathBuf::from("/proc/self/exe");
+    let program = if own.exists() { own } else { std::env::current_exe().map_err(|source| input("this program's path", source))? };
+    let words = ["decoder".into(), "--memory-gib".into(), memory.to_string().into()];
+    Ok(Launch { program, args: words.into_iter().chain(storage.words()).collect() })
+}
+
+/// Decodes what is asked for on stdin, until that ends.
+pub fn run(args: &Decoder, access: &Access) -> Result<()> {
+    let limit = |resource, most| {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        setrlimit(resource, limit).map_err(|cause| input("the limit of this process", cause.into()))
+    };
+    limit(Resource::Data, (args.memory_gib * f64::from(1 << 30)) as u64)?;
+    // Its death is an outcome; nobody wants its core.
+    limit(Resource::Core, 0)?;
+    let served = serve(stdin().lock(), BufWriter::with_capacity(1 << 16, stdout()), access, || std::process::exit(STUCK.into()));
+    Ok(served.map_err(|source| Error::Output { to: "stdout".into(), source })?)
+}
+
+fn input(from: &str, source: IoError) -> Error {
+    Error::Input { from: from.into(), source }
+}

@@ -1,0 +1,108 @@
+//! Videos that take their decoder down: another outcome, and the run goes on.
+
+use std::fs;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::broken::ffmpeg;
+use crate::project::{Project, said};
+
+/// The project's pipeline, but decoding alone.
+const DECODE: &str = "
+name: test
+workspace: ws
+stages:
+  frames: { decode: { videos: ['videos/*'], size: 16, videos_per_shard: 4 } }
+";
+
+/// A project with three recorded games around a video that takes seconds to decode; `None` without the ffmpeg command line.
+fn with_long_video() -> Option<Project> {
+    let project = Project::new(3);
+    fs::write(project.path("pipeline.yaml"), DECODE).unwrap();
+    let source = "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 40 -pix_fmt yuv420p -c:v libx264 -preset ultrafast";
+    if !ffmpeg(source, &project.path("videos/maze_1_001_long.mp4")) {
+        println!("skipped: no ffmpeg command line");
+        return None;
+    }
+    Some(project)
+}
+
+/// Waits until a process of the run has read some of the video, and sends it a signal.
+fn strike(run: &Child, video: &str, signal: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < deadline, "no process decodes {video}");
+        let threads = fs::read_dir(format!("/proc/{}/task", run.id())).unwrap();
+        let children = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
+        let children: Vec<String> = children.flat_map(|c| c.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+        let reads = |child: &&String| {
+            let files = fs::read_dir(format!("/proc/{child}/fd")).into_iter().flatten();
+            files.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|file| file.ends_with(video))
+        };
+        if let Some(child) = children.iter().find(reads) {
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(Command::new("kill").args([signal, child]).status().unwrap().success());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A run whose decoder gets a signal while it reads the long video.
+fn struck(project: &Project, signal: &str) -> crate::project::Said {
+    let run = project.command(&["run", "pipeline.yaml", "--threads", "1"]).spawn().unwrap();
+    strike(&run, "maze_1_001_long.mp4", signal);
+    said(run)
+}
+
+#[test]
+fn a_video_that_takes_its_decoder_down_is_recorded_and_the_others_are_decoded() {
+    let Some(project) = with_long_video() else { return };
+    let first = struck(&project, "-ABRT").good();
+    assert!(first.stdout.contains("4 videos (4 new)") && first.stdout.contains("1 rejects"), "{first:#?}");
+    let rejects = project.query("SELECT video, class, reason, frames_kept FROM rejects");
+    let (reject, kept) = (&rejects[0], rejects[0]["frames_kept"].as_u64().unwrap());
+    assert_eq!((&reject["video"], &reject["class"]), (&"videos/maze_1_001_long.mp4".into(), &"crashed".into()), "{rejects}");
+    assert!(reject["reason"].as_str().unwrap().contains("SIGABRT"), "{rejects}");
+    assert!((1..1000).contains(&kept), "what came before is kept: {kept}");
+
+    let counts = "SELECT video, count(*) AS n FROM frames GROUP BY video ORDER BY video";
+    let after = project.query(counts);
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    project.run(&["--retry-rejected=crashed"]).good();
+    let whole = project.query(counts);
+    assert_eq!(whole[2]["n"], 1000, "{whole}");
+    for good in [0, 1, 3] {
+        assert_eq!(after[good], whole[good], "the others lost nothing");
+    }
+    assert_eq!(project.query("SELECT * FROM rejects"), serde_json::json!([]));
+}
+
+#[test]
+fn a_decoder_that_is_killed_from_outside_is_no_fault_of_the_video() {
+    let Some(project) = with_long_video() else { return };
+    let first = struck(&project, "-KILL");
+    assert_eq!(first.code, 1, "{first:#?}");
+    assert!(first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"), "{first:#?}");
+    assert!(first.stderr.contains("--decoder-memory-gib"), "{first:#?}");
+    let again = project.run(&[]).good();
+    assert!(again.stdout.contains("4 videos (") && again.stdout.contains("0 rejects"), "{again:#?}");
+}
+
+#[test]
+fn a_video_that_asks_for_too_much_memory_is_recorded() {
+    let project = Project::new(3);
+    fs::write(project.path("pipeline.yaml"), DECODE).unwrap();
+    let source = "-f lavfi -i testsrc2=size=6000x6000:rate=25 -frames:v 4 -pix_fmt yuv420p -c:v mpeg4";
+    if !ffmpeg(source, &project.path("videos/huge.mp4")) {
+        println!("skipped: no ffmpeg command line");
+        return;
+    }
+    let run = project.run(&["--threads", "1", "--decoder-memory-gib", "0.08"]).good();
+    let rejects = project.query("SELECT video, class FROM rejects");
+    assert_eq!(rejects, serde_json::json!([{"video": "videos/huge.mp4", "class": "out_of_memory"}]), "{run:#?}");
+    let enough = project.run(&["--retry-rejected"]).good();
+    assert!(enough.stdout.contains("0 rejects"), "{enough:#?}");
+    let refused = project.run(&["--decoder-memory-gib", "0.001"]);
+    assert!(refused.stderr.contains("--decoder-memory-gib 0.001: expected at least 0.05"), "{refused:#?}");
+}
