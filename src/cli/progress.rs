@@ -31,8 +31,12 @@ impl Watch for Person {
 
     fn end(&self, stage: &StageSummary) {
         let rejects = if stage.rejects > 0 { format!(", {} rejects", stage.rejects) } else { String::new() };
+        let left_out =
+            |why: &str| stage.done.get(&format!("{why}_frames")).filter(|count| **count > 0.0).map(|count| (*count, why.to_owned()));
+        let left_out = ["blank", "still"].into_iter().filter_map(left_out).map(|(count, why)| format!(", {count} {why} frames left out"));
+        let left_out: String = left_out.collect();
         let note = stage.note.iter().map(|n| format!("; {n}")).collect::<String>();
-        eprintln!("{}: {} tasks done, {} re-used{rejects} in {:.1} s{note}", stage.stage, stage.new, stage.reused, stage.seconds);
+        eprintln!("{}: {} tasks done, {} re-used{rejects}{left_out} in {:.1} s{note}", stage.stage, stage.new, stage.reused, stage.seconds);
     }
 }
 

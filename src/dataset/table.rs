@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
+    UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Schema, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
@@ -31,6 +32,10 @@ pub enum Column {
     U32(Vec<u32>),
     /// Names.
     Text(Vec<String>),
+    /// Names that repeat: where each row's is, and the names. They are read back as text by others, here not at all.
+    Names(Vec<u32>, Vec<String>),
+    /// Measurements at single precision; here, too, they are only written.
+    F32(Vec<f32>),
     /// Numbers that belong together, so many to a row.
     F32Rows(Vec<f32>, usize),
 }
@@ -100,7 +105,7 @@ impl Table {
             Column::F64(values) => Some(values.clone()),
             Column::U64(values) => Some(values.iter().map(|value| Some(*value as f64)).collect()),
             Column::U32(values) => Some(values.iter().map(|value| Some(f64::from(*value))).collect()),
-            Column::Text(_) | Column::F32Rows(..) => None,
+            Column::Text(_) | Column::Names(..) | Column::F32(_) | Column::F32Rows(..) => None,
         }
     }
 
@@ -146,6 +151,8 @@ impl Column {
             Column::U64(values) => values.len(),
             Column::U32(values) => values.len(),
             Column::Text(values) => values.len(),
+            Column::Names(rows, _) => rows.len(),
+            Column::F32(values) => values.len(),
             Column::F32Rows(values, width) => values.len() / width,
         }
     }
@@ -163,6 +170,7 @@ impl Column {
             Column::U64(values) => values.extend(array.as_primitive::<UInt64Type>().values()),
             Column::U32(values) => values.extend(array.as_primitive::<UInt32Type>().values()),
             Column::Text(values) => values.extend(array.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned())),
+            Column::Names(..) | Column::F32(_) => unreachable!("`read_table` makes none"),
             Column::F32Rows(values, _) => {
                 let rows = array.as_fixed_size_list();
                 let numbers = rows.values().as_primitive::<Float32Type>().values();
@@ -178,6 +186,12 @@ fn array(column: &Column) -> ArrayRef {
         Column::U64(values) => Arc::new(UInt64Array::from(values.clone())),
         Column::U32(values) => Arc::new(UInt32Array::from(values.clone())),
         Column::Text(values) => Arc::new(StringArray::from(values.clone())),
+        Column::Names(rows, names) => {
+            let names = Arc::new(StringArray::from(names.clone()));
+            let rows = rows.iter().map(|row| i32::try_from(*row).expect("names are few")).collect::<Vec<_>>();
+            Arc::new(DictionaryArray::<Int32Type>::try_new(rows.into(), names).expect("every row's name is among them"))
+        }
+        Column::F32(values) => Arc::new(Float32Array::from(values.clone())),
         Column::F32Rows(values, width) => {
             let item = Arc::new(Field::new("item", DataType::Float32, false));
             let width = i32::try_from(*width).expect("rows are short");

@@ -18,6 +18,8 @@ mod episodes;
 #[cfg(feature = "video")]
 mod frames;
 #[cfg(feature = "video")]
+mod quality;
+#[cfg(feature = "video")]
 pub mod serve;
 pub mod wire;
 #[cfg(feature = "video")]
@@ -56,6 +58,13 @@ pub struct DecodeConfig {
     /// around it, finds .40. What is missed looks alike on both sides.
     #[serde(default = "default_cut")]
     pub cut: Option<f32>,
+    /// Leaves out frames whose luminance deviates by less than this share of the range: black, white and faded ones. .02 is a good value for
+    /// films; what is left out ends an episode. The column `contrast` of the table `STAGE_quality` has what was measured. Unset: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blank: Option<f32>,
+    /// Leaves out what a picture that stands still shows beyond some frames: titles, pauses, frozen streams. Unset: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still: Option<Still>,
     /// How pixels are stored: `none` is read in place (fastest), `zstd` takes half the disk.
     #[serde(default)]
     pub compression: Compression,
@@ -71,6 +80,22 @@ pub struct DecodeConfig {
     /// Guards against hostile and broken files.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// When a picture has stood still for too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Still {
+    /// So many frames without a change are kept: who does nothing for a moment acts, too.
+    pub frames: u64,
+    /// A mean change of a pixel below this share of the range is none. Default .0005: compression alone changes a picture by less. In games a
+    /// small figure on a large board may move by .002.
+    #[serde(default = "default_still_change")]
+    pub change: f32,
+}
+
+fn default_still_change() -> f32 {
+    0.0005
 }
 
 /// What makes two videos the same.
@@ -99,7 +124,7 @@ fn default_videos_per_shard() -> usize {
 }
 
 /// The version of what this stage does: raise it when the same video and settings give other bytes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// A shard closes once its videos reach this many bytes.
 pub const SHARD_BYTES: u64 = 32 << 20;
 
@@ -175,6 +200,18 @@ impl DecodeConfig {
             "cut",
             format!("is {}", self.cut.unwrap_or_default()),
             "expected how many times as large as those around it a change must be, 2 by default, or null for no cuts",
+        );
+        expect(
+            self.blank.is_none_or(|b| (0.0..=1.0).contains(&b)),
+            "blank",
+            format!("is {}", self.blank.unwrap_or_default()),
+            "expected a share of the range, such as .02, or null to keep blank frames",
+        );
+        expect(
+            self.still.is_none_or(|s| (0.0..=1.0).contains(&s.change)),
+            "still",
+            format!("has `change: {}`", self.still.unwrap_or_default().change),
+            "expected a share of the range, .0005 by default",
         );
         expect(self.videos_per_shard > 0, "videos_per_shard", "is 0".into(), "expected at least 1");
         expect(

@@ -20,6 +20,7 @@ mod killed;
 mod policy;
 mod procgen;
 mod project;
+mod quality;
 mod readers;
 mod recording;
 mod report;

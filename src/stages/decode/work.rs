@@ -1,7 +1,8 @@
 //! The work of [`decode`](super): videos, one after the other, into one shard. Compiled where libav is.
 
-use super::episodes::{Episodes, Timed};
+use super::episodes::{Episodes, Judged, Timed};
 use super::frames::decode;
+use super::quality::{LeftOut, Quality};
 use super::wire::Request;
 use super::{DecodeTask, VideoSource};
 use crate::dataset::{FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, version_of};
@@ -16,18 +17,30 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
         compression: task.config.compression,
         videos: task.videos.iter().map(name).collect(),
     };
-    let mut shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
-    let mut done = Done::default();
+    let shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
+    let (mut out, mut done) = (Out { shard, quality: Quality::default() }, Done::default());
+    let mut cuts = 0;
     for (i, video) in task.videos.iter().enumerate() {
-        shard.begin_video(i)?;
-        let (record, reject) = decode_video(task, video, place, &mut shard)?;
+        out.shard.begin_video(i)?;
+        let mut frames = Frames { out: &mut out, video: i, episodes: Episodes::new(&task.config) };
+        let (record, reject) = decode_video(task, video, place, &mut frames)?;
+        cuts += frames.episodes.cuts();
         done.videos.push(record);
         done.rejects.extend(reject);
         place.progress.advance(1);
     }
-    done.stats.insert("videos".into(), done.videos.len() as f64);
-    done.stats.insert("frames".into(), done.videos.iter().map(|v| v.frames).sum::<u64>() as f64);
-    done.files.push(shard.finish()?);
+    let Out { shard, quality } = out;
+    let frames: u64 = done.videos.iter().map(|video| video.frames).sum();
+    let counts = [
+        ("videos", done.videos.len() as f64),
+        ("frames", frames as f64),
+        ("cuts", cuts as f64),
+        ("blank_frames", quality.count(LeftOut::Blank) as f64),
+        ("still_frames", quality.count(LeftOut::Still) as f64),
+    ];
+    done.stats.extend(counts.map(|(name, count)| (name.to_owned(), count)));
+    let uris = task.videos.iter().map(|video| video.uri.clone()).collect();
+    done.files = vec![shard.finish()?, quality.write(place.store, &format!("{}/quality.parquet", place.folder), uris)?];
     Ok(done)
 }
 
@@ -36,17 +49,16 @@ fn decode_video(
     task: &DecodeTask,
     video: &VideoSource,
     place: &Workplace,
-    shard: &mut ShardWriter,
+    frames: &mut Frames,
 ) -> Result<(VideoRecord, Option<Reject>), Error> {
-    let mut frames = Frames { shard, episodes: Episodes::new(task.config.cut), count: 0 };
     let mut fault = video.unusable.clone();
     if fault.is_none() {
-        fault = frames_into(task, video, place, &mut frames)?;
+        fault = frames_into(task, video, place, frames)?;
         if fault.as_ref().is_none_or(|(class, _)| class != FaultClass::Unreadable.as_str()) {
             unchanged(video, place)?;
         }
     }
-    let (frames, episodes) = (frames.count, frames.episodes.count());
+    let (frames, episodes) = (frames.episodes.kept(), frames.episodes.count());
     if fault.is_none() && frames < task.config.min_frames {
         let reason = format!("{frames} frames, expected at least {}", task.config.min_frames);
         fault = Some(("too_short".into(), reason));
@@ -96,32 +108,39 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
     Ok(fault.map(|(class, reason)| (class.as_str().to_string(), reason)))
 }
 
-/// The frames of one video on their way into a shard.
+/// What a task writes.
+struct Out {
+    shard: ShardWriter,
+    quality: Quality,
+}
+
+/// The frames of one video on their way there.
 struct Frames<'a> {
-    shard: &'a mut ShardWriter,
+    out: &'a mut Out,
+    /// Its number in the task.
+    video: usize,
     episodes: Episodes,
-    /// How many are in the shard.
-    count: u64,
 }
 
 impl Frames<'_> {
     fn push(&mut self, frame: Timed, gap_before: bool) -> Result<(), Error> {
-        let ready = self.episodes.push(frame, gap_before);
-        self.write(ready)
+        let judged = self.episodes.push(frame, gap_before);
+        self.write(judged)
     }
 
     /// Those that waited for what comes after them.
     fn finish(&mut self) -> Result<(), Error> {
-        while let Some(ready) = self.episodes.pop() {
-            self.write(Some(ready))?;
+        while let Some(judged) = self.episodes.pop() {
+            self.write(Some(judged))?;
         }
         Ok(())
     }
 
-    fn write(&mut self, ready: Option<(u32, Timed)>) -> Result<(), Error> {
-        if let Some((episode, frame)) = ready {
-            self.shard.push(episode, self.count as u32, frame.time_secs, &frame.pixels)?;
-            self.count += 1;
+    fn write(&mut self, judged: Option<Judged>) -> Result<(), Error> {
+        let Some(Judged { frame, index, episode, measured }) = judged else { return Ok(()) };
+        self.out.quality.push(self.video, index, &measured);
+        if measured.left_out.is_none() {
+            self.out.shard.push(episode, index, frame.time_secs, &frame.pixels)?;
         }
         Ok(())
     }

@@ -56,7 +56,9 @@ fn cell(column: &Column, row: usize) -> String {
         Column::F64(values) => values[row].map_or("-".into(), shown),
         Column::U64(values) => values[row].to_string(),
         Column::U32(values) => values[row].to_string(),
+        Column::F32(values) => shown(values[row].into()),
         Column::Text(values) => values[row].clone(),
+        Column::Names(rows, names) => names[rows[row] as usize].clone(),
         Column::F32Rows(values, width) => {
             values[row * width..][..*width].iter().map(|v| shown(f64::from(*v))).collect::<Vec<_>>().join(" ")
         }

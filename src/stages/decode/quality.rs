@@ -1,0 +1,159 @@
+//! What is measured of every frame, whether it is kept or not: one row each in `quality.parquet`, beside the shard.
+//!
+//! In: a frame's pixels; out: [`Look`], and in the end a table. Start at [`Look::at`]. With it people choose the settings that leave frames out,
+//! and find clips that are there twice: `hash` survives another codec, size and rate, so two videos with many hashes in common are one.
+
+use crate::dataset::{Column, FileInfo, FrameSize, Store, write_table};
+use crate::stages::Error;
+
+/// A line of pixels is part of a black bar where none is brighter, as a share of the range.
+const BLACK: f32 = 0.1;
+/// Rows and columns that [`hash_of`] looks at; neighbours in a row are compared.
+const HASHED: (usize, usize) = (8, 9);
+/// By how much of the range the right one must be brighter: what is flat must not depend on a codec's noise.
+const BRIGHTER: f32 = 0.015;
+
+/// What can be seen of one frame by itself, as shares of the range and of the picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    /// Mean luminance.
+    pub brightness: f32,
+    /// Standard deviation of the luminance: 0 is one colour all over.
+    pub contrast: f32,
+    /// Widths of the black bars: left, top, right, bottom.
+    pub bars: [f32; 4],
+    /// 64 comparisons of neighbouring parts (Krawetz's dHash).
+    pub hash: u64,
+}
+
+impl Look {
+    /// Looks at pixels, `[height, width, 3]`, at least one.
+    pub fn at(pixels: &[u8], size: FrameSize) -> Self {
+        let (height, width) = (size.height as usize, size.width as usize);
+        let luminance = |rgb: &[u8]| (77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2])) as f32 / (256.0 * 255.0);
+        let light: Vec<f32> = pixels.chunks_exact(3).map(luminance).collect();
+        let count = light.len() as f32;
+        let brightness = light.iter().sum::<f32>() / count;
+        let contrast = (light.iter().map(|l| (l - brightness).powi(2)).sum::<f32>() / count).sqrt();
+        let row = |y: usize| light[y * width..][..width].iter().all(|l| *l <= BLACK);
+        let column = |x: usize| light[x..].iter().step_by(width).all(|l| *l <= BLACK);
+        let bars = [
+            share((0..width).take_while(|x| column(*x)).count(), width),
+            share((0..height).take_while(|y| row(*y)).count(), height),
+            share((0..width).rev().take_while(|x| column(*x)).count(), width),
+            share((0..height).rev().take_while(|y| row(*y)).count(), height),
+        ];
+        Look { brightness, contrast, bars, hash: hash_of(&light, height, width) }
+    }
+}
+
+fn share(lines: usize, of: usize) -> f32 {
+    lines as f32 / of as f32
+}
+
+fn hash_of(light: &[f32], height: usize, width: usize) -> u64 {
+    let (rows, columns) = HASHED;
+    let part = |at: usize, parts: usize, of: usize| at * of / parts..((at + 1) * of / parts).max(at * of / parts + 1);
+    let mean = |row: usize, column: usize| {
+        let (ys, xs) = (part(row, rows, height), part(column, columns, width));
+        let count = (ys.len() * xs.len()) as f32;
+        ys.map(|y| light[y * width..][xs.clone()].iter().sum::<f32>()).sum::<f32>() / count
+    };
+    let brighter = (0..rows).flat_map(|row| (1..columns).map(move |column| (row, column)));
+    brighter.fold(0, |hash, (row, column)| hash << 1 | u64::from(mean(row, column) > mean(row, column - 1) + BRIGHTER))
+}
+
+/// Why a frame is in no episode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It is one colour all over: `blank`.
+    Blank,
+    /// The picture has stood still for too long: `still`.
+    Still,
+}
+
+/// What is known of a frame once those after it are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// What can be seen of it by itself.
+    pub look: Look,
+    /// Mean absolute change of a pixel from the frame before, as a share of the range.
+    pub change: f32,
+    /// How many times as large that is as the largest of the two changes before and the two after.
+    pub cut_score: f32,
+    /// Whether it is kept.
+    pub left_out: Option<LeftOut>,
+}
+
+/// The rows of one partition.
+#[derive(Default)]
+pub struct Quality {
+    video: Vec<u32>,
+    frame_index: Vec<u32>,
+    numbers: [Vec<f32>; 8],
+    hash: Vec<u64>,
+    left_out: Vec<u32>,
+}
+
+impl Quality {
+    /// Adds a frame of the partition's video `video`.
+    pub fn push(&mut self, video: usize, frame_index: u32, measured: &Measured) {
+        let Measured { look, change, cut_score, left_out } = *measured;
+        let [left, top, right, bottom] = look.bars;
+        self.video.push(video as u32);
+        self.frame_index.push(frame_index);
+        let values = [change, cut_score, look.brightness, look.contrast, left, top, right, bottom];
+        self.numbers.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+        self.hash.push(look.hash);
+        self.left_out.push(left_out.map_or(0, |why| why as u32 + 1));
+    }
+
+    /// Frames that were left out for this reason.
+    pub fn count(&self, why: LeftOut) -> usize {
+        self.left_out.iter().filter(|left_out| **left_out == why as u32 + 1).count()
+    }
+
+    /// Writes the table; `uris` are the partition's videos.
+    pub fn write(self, store: &Store, path: &str, uris: Vec<String>) -> Result<FileInfo, Error> {
+        let names = ["change", "cut_score", "brightness", "contrast", "bar_left", "bar_top", "bar_right", "bar_bottom"];
+        let mut columns = vec![("video", Column::Names(self.video, uris)), ("frame_index", Column::U32(self.frame_index))];
+        columns.extend(names.into_iter().zip(self.numbers.map(Column::F32)));
+        columns.push(("hash", Column::U64(self.hash)));
+        columns.push(("left_out", Column::Names(self.left_out, ["", "blank", "still"].map(str::to_owned).into())));
+        Ok(write_table(store, path, &columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: FrameSize = FrameSize { height: 16, width: 32 };
+
+    /// A picture of grey values.
+    fn picture(grey: impl Fn(usize, usize) -> u8) -> Look {
+        let pixels = (0..16).flat_map(|y| (0..32).map(move |x| (x, y))).flat_map(|(x, y)| [grey(x, y); 3]);
+        Look::at(&pixels.collect::<Vec<u8>>(), SIZE)
+    }
+
+    #[test]
+    fn what_is_black_flat_or_framed_is_seen() {
+        let black = picture(|_, _| 0);
+        assert_eq!((black.brightness, black.contrast, black.bars), (0.0, 0.0, [1.0; 4]));
+        let white = picture(|_, _| 255);
+        assert!((white.brightness - 1.0).abs() < 0.01 && white.contrast < 1e-3 && white.bars == [0.0; 4]);
+        let halves = picture(|x, _| if x < 16 { 0 } else { 255 });
+        assert!((halves.contrast - 0.5).abs() < 0.01 && halves.bars == [0.5, 0.0, 0.0, 0.0], "{halves:?}");
+        let framed = picture(|x, y| if !(2..12).contains(&y) || x >= 24 { 5 } else { 90 + x as u8 });
+        assert_eq!(framed.bars, [0.0, 0.125, 0.25, 0.25]);
+    }
+
+    #[test]
+    fn a_hash_stays_with_the_picture_and_not_with_its_noise() {
+        let scene = |x: usize, y: usize| (128.0 + 90.0 * (x as f32 * 0.4).sin() * (y as f32 * 0.3).cos()) as u8;
+        let (clean, noisy) = (picture(scene), picture(|x, y| scene(x, y) + ((x * 7 + y * 13) % 3) as u8));
+        assert_eq!(clean.hash, noisy.hash);
+        assert!((clean.hash ^ picture(|x, y| scene(x + 4, y)).hash).count_ones() > 8, "another scene");
+        assert_eq!(picture(|x, y| 100 + ((x * 7 + y * 13) % 3) as u8).hash, 0, "nothing in it");
+    }
+}

@@ -1,0 +1,78 @@
+//! What is measured of frames, and what is left out for it: films whose every frame is known.
+
+use std::fs;
+use std::path::Path;
+
+use crate::broken::ffmpeg;
+use crate::project::Project;
+
+fn decoding(project: &Project, settings: &str) {
+    let yaml = format!("name: test\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n");
+    fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+}
+
+#[test]
+fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
+    let project = Project::new(0);
+    let part = |source: &str, seconds: u32| format!("-f lavfi -i {source}=s=96x96:r=10:d={seconds}");
+    let parts = [part("color=black", 2), part("testsrc2", 3), part("smptebars", 4), part("testsrc2", 3)].join(" ");
+    let film = format!("{parts} -filter_complex concat=n=4:v=1,format=yuv420p -c:v libx264");
+    if !ffmpeg(&film, &project.path("videos/film.mp4")) {
+        println!("skipped: no ffmpeg command line");
+        return;
+    }
+    decoding(&project, "blank: 0.02, still: { frames: 10 }");
+    let said = project.run(&[]).good();
+    assert!(said.stderr.contains("20 blank frames left out, 30 still frames left out"), "{said:#?}");
+    let left_out = "SELECT left_out, count(*) AS n, min(frame_index) AS first, max(frame_index) AS last FROM frames_quality \
+                    GROUP BY left_out ORDER BY left_out";
+    let expected = serde_json::json!([
+        {"left_out": "", "n": 70, "first": 20, "last": 119},
+        {"left_out": "blank", "n": 20, "first": 0, "last": 19},
+        {"left_out": "still", "n": 30, "first": 60, "last": 89},
+    ]);
+    let seen = project.query(left_out);
+    // A still picture may settle for a frame before it stands.
+    let still = seen[2]["first"].as_u64().unwrap();
+    assert!((60..=62).contains(&still), "{seen}");
+    if still == 60 {
+        assert_eq!(seen, expected);
+    }
+    let episodes =
+        project.query("SELECT episode, min(frame_index) AS first, max(frame_index) AS last FROM frames GROUP BY episode ORDER BY first");
+    assert_eq!((&episodes[0]["first"], &episodes[2]["first"]), (&20.into(), &90.into()), "{episodes}");
+    assert_eq!(episodes.as_array().unwrap().len(), 3, "testsrc2, what stands still, testsrc2: {episodes}");
+
+    decoding(&project, "cut: 2");
+    assert_eq!(project.run(&[]).good().stderr.matches("left out").count(), 0, "without the settings all is kept");
+    assert_eq!(project.query("SELECT count(*) AS n FROM frames")[0]["n"], 120);
+    decoding(&project, "blank: 2, still: { frames: 3, change: -1 }");
+    let said = project.run(&[]);
+    assert!(said.stderr.contains("blank") && said.stderr.contains("is 2") && said.stderr.contains("has `change: -1`"), "{said:#?}");
+}
+
+#[test]
+fn a_copy_at_another_size_rate_and_codec_is_found_by_what_its_frames_look_like() {
+    let project = Project::new(0);
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/coinrun");
+    for game in 0..5 {
+        let name = format!("coinrun_3_{game:03}.mp4");
+        fs::copy(data.join(&name), project.path("videos").join(&name)).unwrap();
+    }
+    let copy = format!("-i '{}' -vf scale=128:128 -r 12 -c:v mpeg4 -q:v 4", data.join("coinrun_3_001.mp4").display());
+    if !ffmpeg(&copy, &project.path("videos/copy.avi")) {
+        println!("skipped: no ffmpeg command line");
+        return;
+    }
+    decoding(&project, "cut: 2");
+    project.run(&[]).good();
+    let sql = "WITH seen AS (SELECT DISTINCT video, hash FROM frames_quality), \
+               pairs AS (SELECT a.video AS one, b.video AS other, a.hash AS hash FROM seen a JOIN seen b ON a.hash = b.hash), \
+               counts AS (SELECT video, count(*) AS n FROM seen GROUP BY video), \
+               shared AS (SELECT one, other, count(*) AS same FROM pairs WHERE one < other GROUP BY one, other) \
+               SELECT one, other, 1.0 * same / n AS share FROM shared JOIN counts ON one = video ORDER BY share DESC";
+    let found = project.query(sql);
+    assert_eq!((&found[0]["one"], &found[0]["other"]), (&"videos/coinrun_3_001.mp4".into(), &"videos/copy.avi".into()), "{found}");
+    let share = |row: usize| found[row]["share"].as_f64().unwrap();
+    assert!(share(0) > 0.5 && share(1) < 0.5, "{found}");
+}
