@@ -34,7 +34,9 @@ impl Watch for Person {
         let left_out =
             |why: &str| stage.done.get(&format!("{why}_frames")).filter(|count| **count > 0.0).map(|count| (*count, why.to_owned()));
         let left_out = ["blank", "still"].into_iter().filter_map(left_out).map(|(count, why)| format!(", {count} {why} frames left out"));
-        let left_out: String = left_out.collect();
+        let trimmed =
+            stage.done.get("trimmed_videos").filter(|count| **count > 0.0).map(|count| format!(", {count} videos without their bars"));
+        let left_out: String = left_out.chain(trimmed).collect();
         let note = stage.note.iter().map(|n| format!("; {n}")).collect::<String>();
         eprintln!("{}: {} tasks done, {} re-used{rejects}{left_out} in {:.1} s{note}", stage.stage, stage.new, stage.reused, stage.seconds);
     }

@@ -52,6 +52,10 @@ pub struct DecodeConfig {
     /// How a picture that is not square becomes square.
     #[serde(default)]
     pub fit: Fit,
+    /// Whether black bars are cut off, those that stay throughout a video, before it is fitted. Each video is decoded twice then, the first time to
+    /// see them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trim_bars: bool,
     /// A new episode starts at a scene cut: where the picture changes at least this many times as much as at the two changes before and the
     /// two after, and by .02 of the range. Null: never. With the default 2, of 243 joins of recordings of eight Procgen games (within a game
     /// and across, four draws, at 32 and 64 pixels) .98 and more are found, and .98 of what is found is a join; a change of .3, whatever is

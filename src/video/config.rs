@@ -64,6 +64,8 @@ pub struct DecodeOptions {
     pub fps: Option<f64>,
     /// What to do with another aspect ratio.
     pub fit: Fit,
+    /// Cut off first, as shares of the picture as it is shown, each below a half: left, top, right, bottom.
+    pub trim: [f32; 4],
     /// Threads for the codec, where it can use them. It changes the speed and never a byte of the
     /// frames, but for pictures so damaged that libav itself does not notice. One is the cheapest;
     /// more pay off only when there are fewer files than cores.
@@ -75,7 +77,7 @@ pub struct DecodeOptions {
 impl DecodeOptions {
     /// Frames of `width` x `height`, every one, stretched, on one thread, with the default guards.
     pub fn new(width: u32, height: u32) -> Self {
-        Self { width, height, fps: None, fit: Fit::default(), codec_threads: 1, limits: Limits::default() }
+        Self { width, height, fps: None, fit: Fit::default(), trim: [0.0; 4], codec_threads: 1, limits: Limits::default() }
     }
 
     /// Bytes of one frame: `height * width * 3`.
@@ -92,6 +94,9 @@ impl DecodeOptions {
         if let Some(fps) = self.fps {
             let expected = format!("more than 0, at most {MAX_FPS}");
             check("fps", fps, fps > 0.0 && fps <= MAX_FPS, &expected)?;
+        }
+        for edge in self.trim {
+            check("trim", edge, (0.0..0.5).contains(&edge), "shares from 0 to below .5")?;
         }
         let threads = self.codec_threads;
         check("codec_threads", threads, (1..=64).contains(&threads), "1 to 64")?;

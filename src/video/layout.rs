@@ -1,7 +1,7 @@
 //! Which part of a picture goes where.
 //!
 //! In: the [`Shape`] of a coded picture, how it stands, and the frame asked for. Out: a [`Layout`].
-//! Plain arithmetic, no pixels. Start at [`Layout::new`].
+//! Plain arithmetic, no pixels. Start at [`Layout::trimmed`].
 
 use super::Fit;
 use super::orientation::Orientation;
@@ -27,8 +27,28 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// Puts what is left of a picture there; `trim` is cut off first, shares of its upright edges, and whole colour samples.
+    pub(super) fn trimmed(shape: &Shape, orientation: Orientation, fit: Fit, size: (u32, u32), trim: [f32; 4]) -> Self {
+        let (width, height) = shape.size;
+        let ((x, y), shares) = (shape.log2_chroma, orientation.coded_edges(trim));
+        let lengths = [(width, x), (height, y), (width, x), (height, y)];
+        let edge =
+            |((length, log2), share): ((u32, u8), f32)| ((f64::from(share) * f64::from(length)).ceil() as u32).div_ceil(1 << log2) << log2;
+        let mut cut = [0; 4];
+        cut.iter_mut().zip(lengths.into_iter().zip(shares)).for_each(|(cut, at)| *cut = edge(at));
+        let [left, top, right, bottom] = cut;
+        // A picture of a few pixels may be nothing but edges.
+        if left + right >= width || top + bottom >= height {
+            return Self::new(shape, orientation, fit, size);
+        }
+        let inner = Shape { size: (width - left - right, height - top - bottom), ..*shape };
+        let Layout { mut crop, place } = Self::new(&inner, orientation, fit, size);
+        crop.iter_mut().zip(cut).for_each(|(crop, cut)| *crop += cut);
+        Self { crop, place }
+    }
+
     /// Puts a picture of `shape` into a frame of `size`, going by its proportions as it is shown.
-    pub(super) fn new(shape: &Shape, orientation: Orientation, fit: Fit, size: (u32, u32)) -> Self {
+    fn new(shape: &Shape, orientation: Orientation, fit: Fit, size: (u32, u32)) -> Self {
         let (width, height) = size;
         // The frame as the coded picture sees it, and the picture's size as it is shown.
         let frame = orientation.swap((f64::from(width), f64::from(height)));
@@ -99,6 +119,23 @@ mod tests {
     #[test]
     fn crop_never_splits_a_colour_sample() {
         assert_eq!(check((101, 51), 1.0, UPRIGHT, Fit::Crop), [[24, 0, 27, 0], WHOLE]);
+    }
+
+    #[test]
+    fn bars_go_before_anything_is_fitted() {
+        let trimmed = |orientation, fit, trim| {
+            let shape = Shape { size: (640, 480), pixel_aspect: 1.0, log2_chroma: (1, 1) };
+            let layout = Layout::trimmed(&shape, orientation, fit, (64, 64), trim);
+            [layout.crop, layout.place]
+        };
+        assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.0; 4]), [[0; 4], WHOLE]);
+        assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.0, 0.125, 0.0, 0.25]), [[0, 60, 0, 120], WHOLE]);
+        assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.1001, 0.0, 0.0, 0.0]), [[66, 0, 0, 0], WHOLE], "no line of the bar stays");
+        assert_eq!(trimmed(UPRIGHT, Fit::Crop, [0.0, 0.125, 0.0, 0.125]), [[140, 60, 140, 60], WHOLE]);
+        // What is shown on top lies to the left: it is turned clockwise.
+        assert_eq!(trimmed(SIDEWAYS, Fit::Stretch, [0.0, 0.25, 0.0, 0.0]), [[160, 0, 0, 0], WHOLE]);
+        assert_eq!(trimmed(SIDEWAYS, Fit::Stretch, [0.25, 0.0, 0.0, 0.0]), [[0, 0, 0, 120], WHOLE]);
+        assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.4999, 0.0, 0.4999, 0.0]), [[0; 4], WHOLE], "nothing would be left");
     }
 
     #[test]

@@ -49,6 +49,13 @@ impl Orientation {
         if self.transpose { (height, width) } else { (width, height) }
     }
 
+    /// What the edges left, top, right and bottom of the upright picture are in the coded one, in this order.
+    pub(super) fn coded_edges<T>(self, [left, top, right, bottom]: [T; 4]) -> [T; 4] {
+        let (left, right) = if self.flip_x { (right, left) } else { (left, right) };
+        let (top, bottom) = if self.flip_y { (bottom, top) } else { (top, bottom) };
+        if self.transpose { [top, left, bottom, right] } else { [left, top, right, bottom] }
+    }
+
     /// Writes the coded `pixels` upright into a part of a larger picture.
     ///
     /// # Shapes

@@ -17,6 +17,7 @@ pub(super) struct Scaler {
     width: u32,
     height: u32,
     fit: Fit,
+    trim: [f32; 4],
     orientation: Orientation,
     built: Option<Built>,
     /// Times the pictures changed.
@@ -49,8 +50,8 @@ pub(super) struct Picture {
 impl Scaler {
     /// For frames as `options` ask, out of pictures that stand as `orientation` says.
     pub(super) fn new(options: &DecodeOptions, orientation: Orientation) -> Self {
-        let DecodeOptions { width, height, fit, .. } = *options;
-        Self { width, height, fit, orientation, built: None, rebuilds: 0 }
+        let DecodeOptions { width, height, fit, trim, .. } = *options;
+        Self { width, height, fit, trim, orientation, built: None, rebuilds: 0 }
     }
 
     /// Writes `picture` into `out`, `[height, width, 3]`.
@@ -75,7 +76,7 @@ impl Scaler {
 
     fn build(&self, picture: &mut Picture) -> Result<Built, AvError> {
         let kind = picture.kind;
-        let layout = Layout::new(&kind.shape, self.orientation, self.fit, (self.width, self.height));
+        let layout = Layout::trimmed(&kind.shape, self.orientation, self.fit, (self.width, self.height), self.trim);
         picture.crop(layout.crop)?;
         let (width, height) = self.orientation.swap((layout.place[2], layout.place[3]));
         let (from, to) = (&picture.frame, Pixel::RGB24);

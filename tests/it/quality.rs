@@ -76,3 +76,33 @@ fn a_copy_at_another_size_rate_and_codec_is_found_by_what_its_frames_look_like()
     let share = |row: usize| found[row]["share"].as_f64().unwrap();
     assert!(share(0) > 0.5 && share(1) < 0.5, "{found}");
 }
+
+#[test]
+fn black_bars_are_cut_off_where_that_is_asked_for() {
+    let project = Project::new(0);
+    let source = "-f lavfi -i testsrc2=s=192x108:r=10:d=3";
+    let framed = format!("{source} -vf pad=224:192:16:40:black -pix_fmt yuv420p -c:v libx264");
+    if !ffmpeg(&framed, &project.path("videos/framed.mp4")) {
+        println!("skipped: no ffmpeg command line");
+        return;
+    }
+    assert!(ffmpeg(&format!("{source} -pix_fmt yuv420p -c:v libx264"), &project.path("videos/plain.mp4")));
+    let bars = |name: &str| {
+        let sql = "SELECT min(bar_left) AS l, min(bar_top) AS t, min(bar_right) AS r, min(bar_bottom) AS b, avg(brightness) AS light, \
+                   avg(contrast) AS contrast, avg(change) AS change FROM frames_quality";
+        let row = project.query(&format!("{sql} WHERE video = 'videos/{name}.mp4'"));
+        ["l", "t", "r", "b", "light", "contrast", "change"].map(|column| row[0][column].as_f64().unwrap())
+    };
+    decoding(&project, "cut: 2");
+    project.run(&[]).good();
+    let seen = bars("framed");
+    let expected = [16.0 / 224.0, 40.0 / 192.0, 16.0 / 224.0, 44.0 / 192.0];
+    seen.iter().zip(expected).for_each(|(seen, expected)| assert!((seen - expected).abs() < 0.05, "{seen} {expected}"));
+
+    decoding(&project, "trim_bars: true");
+    let said = project.run(&[]).good();
+    assert!(said.stderr.contains("1 videos without their bars"), "{said:#?}");
+    let (framed, plain) = (bars("framed"), bars("plain"));
+    assert_eq!((&framed[..4], &plain[..4]), (&[0.0; 4][..], &[0.0; 4][..]));
+    framed.iter().zip(plain).for_each(|(framed, plain)| assert!((framed - plain).abs() < 0.01, "{framed} {plain}"));
+}

@@ -2,12 +2,17 @@
 
 use super::episodes::{Episodes, Judged, Timed};
 use super::frames::decode;
-use super::quality::{LeftOut, Quality};
-use super::wire::Request;
+use super::quality::{LeftOut, Look, Quality};
+use super::wire::{Request, Take};
 use super::{DecodeTask, VideoSource};
 use crate::dataset::{FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, version_of};
 use crate::stages::{Done, Error, Workplace};
-use crate::video::{DecodeOptions, FaultClass, Frame, Guard};
+use crate::video::{DecodeOptions, Fault, FaultClass, Fit, Guard};
+
+/// Pixels of a side at which bars are looked for.
+const BARS_SIDE: u32 = 256;
+/// A bar ends here.
+const MOST_OF_A_SIDE: f32 = 0.49;
 
 /// Decodes the task's videos, one after the other, into one shard.
 pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
@@ -19,12 +24,13 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     };
     let shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
     let (mut out, mut done) = (Out { shard, quality: Quality::default() }, Done::default());
-    let mut cuts = 0;
+    let (mut cuts, mut trimmed) = (0, 0);
     for (i, video) in task.videos.iter().enumerate() {
         out.shard.begin_video(i)?;
-        let mut frames = Frames { out: &mut out, video: i, episodes: Episodes::new(&task.config) };
+        let mut frames = Frames { out: &mut out, video: i, episodes: Episodes::new(&task.config), trimmed: false };
         let (record, reject) = decode_video(task, video, place, &mut frames)?;
         cuts += frames.episodes.cuts();
+        trimmed += u64::from(frames.trimmed);
         done.videos.push(record);
         done.rejects.extend(reject);
         place.progress.advance(1);
@@ -35,6 +41,7 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
         ("videos", done.videos.len() as f64),
         ("frames", frames as f64),
         ("cuts", cuts as f64),
+        ("trimmed_videos", trimmed as f64),
         ("blank_frames", quality.count(LeftOut::Blank) as f64),
         ("still_frames", quality.count(LeftOut::Still) as f64),
     ];
@@ -79,20 +86,18 @@ fn decode_video(
 /// Decodes until the end or the first fault that ends the file; returns the fault as (class, reason).
 fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames: &mut Frames) -> Result<Option<(String, String)>, Error> {
     let options = DecodeOptions {
-        width: task.config.size,
-        height: task.config.size,
         fps: task.config.fps,
         fit: task.config.fit,
         codec_threads: place.cores_free.max(1),
         limits: task.config.limits,
+        ..DecodeOptions::new(task.config.size, task.config.size)
     };
-    let request = Request { video: video.clone(), options };
-    let mut take =
-        |frame: Frame, pixels: &[u8]| frames.push(Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs }, frame.gap_before);
-    let result = match place.decoders {
-        Some(decoders) => decoders.decode(&request, &mut take),
-        None => decode(&request, place.store.access(), Guard::new(&request.options.limits), &mut take),
-    };
+    let trim = if task.config.trim_bars { bars_of(video, &options, place)? } else { [0.0; 4] };
+    frames.trimmed = trim != [0.0; 4];
+    let request = Request { video: video.clone(), options: DecodeOptions { trim, ..options } };
+    let result = decoded(&request, place, &mut |frame, pixels| {
+        frames.push(Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs }, frame.gap_before)
+    });
     frames.finish()?;
     let fault = match result {
         Ok(fault) => fault.map(|fault| (fault.class, fault.reason)),
@@ -108,6 +113,34 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
     Ok(fault.map(|(class, reason)| (class.as_str().to_string(), reason)))
 }
 
+/// The black bars that stay throughout a video: left, top, right, bottom. What is wrong with the file is found again when it is decoded.
+fn bars_of(video: &VideoSource, options: &DecodeOptions, place: &Workplace) -> Result<[f32; 4], Error> {
+    let size = FrameSize { height: BARS_SIDE, width: BARS_SIDE };
+    let options = DecodeOptions { width: BARS_SIDE, height: BARS_SIDE, fit: Fit::Stretch, fps: None, ..options.clone() };
+    let mut least = None;
+    let seen = decoded(&Request { video: video.clone(), options }, place, &mut |_, pixels| {
+        let bars = Look::at(pixels, size).bars;
+        // Of a dark picture nothing is known.
+        if bars[0] + bars[2] < 1.0 && bars[1] + bars[3] < 1.0 {
+            let before = least.unwrap_or(bars);
+            least = Some(std::array::from_fn(|edge| before[edge].min(bars[edge])));
+        }
+        Ok(())
+    });
+    match seen {
+        Ok(_) | Err(Error::Video(_)) => Ok(least.unwrap_or_default().map(|bar: f32| bar.min(MOST_OF_A_SIDE))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decodes where this run decodes.
+fn decoded(request: &Request, place: &Workplace, take: &mut Take) -> Result<Option<Fault>, Error> {
+    match place.decoders {
+        Some(decoders) => decoders.decode(request, take),
+        None => decode(request, place.store.access(), Guard::new(&request.options.limits), take),
+    }
+}
+
 /// What a task writes.
 struct Out {
     shard: ShardWriter,
@@ -120,6 +153,8 @@ struct Frames<'a> {
     /// Its number in the task.
     video: usize,
     episodes: Episodes,
+    /// Whether black bars were cut off.
+    trimmed: bool,
 }
 
 impl Frames<'_> {
