@@ -75,7 +75,10 @@
 //!   is there, so an engine plans, works and commits until a plan is empty.
 //! - libav works in processes of its own (`stages::decode::child`), one a thread, which send frames over a pipe and never touch the workspace: what
 //!   kills one is a reject, its memory is bounded, and the frames before are kept. It costs about 6 % on clips of 64 x 64 pixels.
-//! - Copies of the same bytes under several names are separate videos, `#2` and so on added to their digest, so that each has rows.
+//! - Copies of the same bytes under several names are separate videos, `#2` and so on added to their digest, so that each has rows; or, where
+//!   asked (`duplicates: skip`), rejects.
+//! - What is measured of frames lies beside their shard, not in it: a new measure changes no shard, so that no model and no label is made again.
+//!   What lists say of videos is in the receipts: a list that changes has its partitions decoded anew, to the same shards.
 //!
 //! ## Example
 //!

@@ -64,7 +64,7 @@ pub enum Command {
     Worker(Worker),
     /// Make what the workers of a plan did the datasets' next versions
     Commit(Committed),
-    /// Ask a workspace with SQL: tables `labels`, `frames`, `rejects` and every stage by name
+    /// Ask a workspace with SQL: tables `labels`, `frames`, `videos`, `rejects` and every stage by name
     Query(Query),
     /// Say what a stage's dataset is, or a file of weights
     Inspect(Inspect),

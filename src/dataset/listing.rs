@@ -1,12 +1,13 @@
 //! Lists of videos that people keep: text, CSV or Parquet. In: a path or an address; out: an address a row, and what the list says of it.
 //!
 //! Start at [`read_list`]. Size and etag are believed, so that nothing is asked of a store for videos that are known: a list of a million
-//! needs no request.
+//! needs no request. What else a list says (licence, split, channel) stays with the video: SQL's table `videos` has it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use bytes::Bytes;
@@ -22,6 +23,8 @@ const URI: &str = "uri";
 const BYTES: &str = "bytes";
 /// The column of etags.
 const ETAG: &str = "etag";
+/// What decides where a video is and whether it changed; the rest is about it.
+const KNOWN: [&str; 3] = [URI, BYTES, ETAG];
 
 /// A row of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +33,24 @@ pub struct ListedVideo {
     pub uri: String,
     /// Its size and etag, where the list says both.
     pub known: Option<(u64, String)>,
+    /// What else the list says of it, by column.
+    pub about: About,
 }
 
-/// Reads a list: `.csv` and `.parquet` by their column `uri`, with `bytes` and `etag` where they know them; anything else is text, an
-/// address a line.
+impl ListedVideo {
+    /// Takes over what another list knows of the same video and this one does not; true, for there is one less.
+    pub fn join(&mut self, other: &mut ListedVideo) -> bool {
+        self.known = self.known.take().or(other.known.take());
+        std::mem::take(&mut other.about).into_iter().for_each(|(column, text)| _ = self.about.entry(column).or_insert(text));
+        true
+    }
+}
+
+/// What a list says of a video, by column; a column that is empty there is not in it.
+pub type About = BTreeMap<String, String>;
+
+/// Reads a list: `.csv` and `.parquet` by their column `uri`, with `bytes` and `etag` where they know them, and whatever else
+/// they have of numbers, dates and text; anything else is text, an address a line.
 ///
 /// # Errors
 /// Names the list and what is wrong with it: it cannot be read, a column is missing, a row has no address or a size that is none.
@@ -61,7 +78,7 @@ fn read(path: &str, access: &Access) -> io::Result<Vec<u8>> {
 fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not text; expected an address a line, or a file named .csv or .parquet")?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines.map(|line| ListedVideo { uri: line.to_owned(), known: None }).collect())
+    Ok(lines.map(|line| ListedVideo { uri: line.to_owned(), known: None, about: About::new() }).collect())
 }
 
 fn of_csv(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
@@ -77,7 +94,9 @@ fn of_csv(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
         let bad = |name: &str, seen: &str| format!("line {line}: `{name}` is `{seen}`");
         let uri = text(Some(uri)).ok_or_else(|| bad(URI, ""))?.to_owned();
         let size = text(size).map(|text| text.parse::<u64>().map_err(|_| bad(BYTES, text))).transpose()?;
-        rows.push(ListedVideo { uri, known: size.zip(text(etag).map(str::to_owned)) });
+        let others = head.iter().zip(&record).filter(|(name, text)| !KNOWN.contains(name) && !text.is_empty());
+        let about = others.map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        rows.push(ListedVideo { uri, known: size.zip(text(etag).map(str::to_owned)), about });
     }
     Ok(rows)
 }
@@ -100,14 +119,22 @@ fn of_batch(batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(), Stri
     };
     let uris = column(URI, DataType::Utf8, "text")?.ok_or_else(|| format!("it has no column `{URI}`"))?;
     let (sizes, etags) = (column(BYTES, DataType::Int64, "whole numbers")?, column(ETAG, DataType::Utf8, "text")?);
+    let names = batch.schema_ref().fields().iter().map(|field| field.name()).filter(|name| !KNOWN.contains(&name.as_str()));
+    let others = names.map(|name| {
+        let column = column(name, DataType::Utf8, "what can be told as text")?;
+        Ok((name.clone(), column.ok_or_else(|| format!("it has no column `{name}`"))?))
+    });
+    let others = others.collect::<Result<Vec<(String, ArrayRef)>, String>>()?;
     for row in 0..batch.num_rows() {
-        let there = |column: &&arrow::array::ArrayRef| column.is_valid(row);
+        let there = |column: &&ArrayRef| column.is_valid(row);
         let size = sizes.as_ref().filter(there).map(|sizes| sizes.as_primitive::<Int64Type>().value(row));
         let size = size.map(|size| u64::try_from(size).map_err(|_| format!("row {row}: `{BYTES}` is {size}"))).transpose()?;
         let etag = etags.as_ref().filter(there).map(|etags| etags.as_string::<i32>().value(row).to_owned());
         let uri = Some(&uris).filter(there).map(|uris| uris.as_string::<i32>().value(row)).filter(|uri| !uri.is_empty());
         let uri = uri.ok_or_else(|| format!("row {row}: `{URI}` is empty"))?.to_owned();
-        rows.push(ListedVideo { uri, known: size.zip(etag) });
+        let told = others.iter().filter(|(_, column)| column.is_valid(row));
+        let about = told.map(|(name, column)| (name.clone(), column.as_string::<i32>().value(row).to_owned())).collect();
+        rows.push(ListedVideo { uri, known: size.zip(etag), about });
     }
     Ok(())
 }
@@ -119,7 +146,7 @@ mod tests {
     use super::*;
 
     fn row(uri: &str, known: Option<(u64, &str)>) -> ListedVideo {
-        ListedVideo { uri: uri.into(), known: known.map(|(bytes, etag)| (bytes, etag.to_owned())) }
+        ListedVideo { uri: uri.into(), known: known.map(|(bytes, etag)| (bytes, etag.to_owned())), about: About::new() }
     }
 
     #[test]
@@ -128,16 +155,26 @@ mod tests {
         let read = |name: &str| read_list(folder.path().join(name).to_str().unwrap(), &Access::default());
         std::fs::write(folder.path().join("a.txt"), "# clips\ns3://b/one.mp4\n\n  two.mp4\r\n").unwrap();
         assert_eq!(read("a.txt").unwrap(), [row("s3://b/one.mp4", None), row("two.mp4", None)]);
-        std::fs::write(folder.path().join("a.csv"), "split,uri,bytes,etag\nx,s3://b/one.mp4,7,e1\ny,two.mp4,8,\n").unwrap();
-        assert_eq!(read("a.csv").unwrap(), [row("s3://b/one.mp4", Some((7, "e1"))), row("two.mp4", None)]);
+        let about = |row: ListedVideo, about: &[(&str, &str)]| {
+            let about = about.iter().map(|(column, text)| ((*column).to_owned(), (*text).to_owned())).collect();
+            ListedVideo { about, ..row }
+        };
+        std::fs::write(folder.path().join("a.csv"), "split,uri,bytes,etag,year\nx,s3://b/one.mp4,7,e1,1999\ny,two.mp4,8,,\n").unwrap();
+        let split = [
+            about(row("s3://b/one.mp4", Some((7, "e1"))), &[("split", "x"), ("year", "1999")]),
+            about(row("two.mp4", None), &[("split", "y")]),
+        ];
+        assert_eq!(read("a.csv").unwrap(), split);
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let columns = [
             ("uri", Column::Text(vec!["s3://b/one.mp4".into(), "two.mp4".into()])),
             ("bytes", Column::U32(vec![7, 8])),
             ("etag", Column::Text(vec!["e1".into(), "e2".into()])),
+            ("year", Column::F64(vec![Some(1999.0), None])),
         ];
         write_table(&store, "a.parquet", &columns).unwrap();
-        assert_eq!(read("a.parquet").unwrap(), [row("s3://b/one.mp4", Some((7, "e1"))), row("two.mp4", Some((8, "e2")))]);
+        let dated = [about(row("s3://b/one.mp4", Some((7, "e1"))), &[("year", "1999.0")]), row("two.mp4", Some((8, "e2")))];
+        assert_eq!(read("a.parquet").unwrap(), dated);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub use archive::{Member, Readable, members, open_source, version_of};
 pub use error::{Error, Result};
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
-pub use listing::{ListedVideo, read_list};
+pub use listing::{About, ListedVideo, read_list};
 pub use manifest::{Commit, Manifest, at, commit, extend, head, receipts_of, stages, unfiled};
 pub use new_file::{FileInfo, NewFile};
 pub use receipt::{Filed, Receipt, Reject, VideoRecord, all_receipts, data_folder, file_receipt, read_receipt, receipt_path};

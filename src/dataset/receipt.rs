@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
+use super::listing::About;
 use super::new_file::FileInfo;
 use super::store::{Created, Store};
 
@@ -58,6 +59,19 @@ pub struct VideoRecord {
     pub frames: u64,
     /// How many episodes it gave.
     pub episodes: u64,
+    /// What a list said of it.
+    #[serde(default, skip_serializing_if = "About::is_empty")]
+    pub about: About,
+}
+
+impl Receipt {
+    /// How many rows its stage's table has of it: frames, where it made shards, whatever lies beside them.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        let is_shard = |file: &&FileInfo| file.path.ends_with(".arrow");
+        let shards = self.files.iter().any(|file| is_shard(&file));
+        self.files.iter().filter(|file| !shards || is_shard(file)).map(|file| file.rows).sum()
+    }
 }
 
 /// A video that could not be read, wholly or in part: an outcome, not a crash.

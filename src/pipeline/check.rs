@@ -163,7 +163,7 @@ fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access) -> BTreeMa
             }
         }
         found.sort_by(|a: &ListedVideo, b| a.uri.cmp(&b.uri));
-        found.dedup_by(|a, b| a.uri == b.uri);
+        found.dedup_by(|again, first| again.uri == first.uri && first.join(again));
         if found.is_empty() && (!config.videos.is_empty() || !config.lists.is_empty()) && faults.count() == before {
             let sources: Vec<&str> = config.videos.iter().chain(&config.lists).map(String::as_str).collect();
             let message = format!("no video matches {}", sources.join(", "));

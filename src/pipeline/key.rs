@@ -17,8 +17,8 @@ use crate::stages::{
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 11] =
-    ["videos", "try", "frames", "labels", "model", "true_actions", "policy", "decoders", "agent", "results", "generation"];
+const INPUTS: [&str; 12] =
+    ["videos", "about", "try", "frames", "labels", "model", "true_actions", "policy", "decoders", "agent", "results", "generation"];
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
@@ -31,11 +31,16 @@ pub fn settings(fields: &Fields) -> Fields {
     fields.iter().filter(|(name, _)| !INPUTS.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// Decode: all settings but the patterns and guards, the videos' digests, and which try it is, where it is not the first.
+/// Decode: all settings but the patterns and guards, the videos' digests, what lists say of them, and which try it is, where it is not the
+/// first.
 pub fn of_decode(task: &decode::DecodeTask) -> Fields {
     let process = ["videos", "lists", "identity", "max_rejected", "limits", "videos_per_shard"];
     let mut fields = start("decode", decode::VERSION, &task.config, &process);
     fields.insert("videos".into(), task.videos.iter().map(|video| video.digest.clone()).collect());
+    if task.videos.iter().any(|video| !video.about.is_empty()) {
+        let about = json!(task.videos.iter().map(|video| &video.about).collect::<Vec<_>>()).to_string();
+        fields.insert("about".into(), blake3::hash(about.as_bytes()).to_hex().to_string().into());
+    }
     if task.tries > 1 {
         fields.insert("try".into(), task.tries.into());
     }

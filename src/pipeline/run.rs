@@ -15,6 +15,7 @@ use super::spec::StageSpec;
 use crate::dataset::{Commit, Receipt, Store, commit};
 use crate::executor::{Means, local};
 use crate::stages::Progress;
+use crate::stages::decode::DUPLICATE;
 
 /// Whoever watches a run.
 pub trait Watch {
@@ -158,7 +159,8 @@ impl Limit {
     /// Counts a receipt's rejects; false once there are too many.
     fn allows(&self, receipt: &Receipt) -> bool {
         let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        receipt.rejects.iter().for_each(|reject| *classes.entry(reject.class.clone()).or_default() += 1);
+        let faulty = receipt.rejects.iter().filter(|reject| reject.class != DUPLICATE);
+        faulty.for_each(|reject| *classes.entry(reject.class.clone()).or_default() += 1);
         self.most.is_none_or(|most| classes.values().sum::<u64>() as f64 <= most * self.videos as f64)
     }
 

@@ -9,7 +9,7 @@ use std::io;
 use glob::{MatchOptions, Pattern};
 use rayon::prelude::*;
 
-use crate::dataset::{self, Access, ListedVideo, Member, Receipt, Store, VideoRecord, address, members, open_source, version_of};
+use crate::dataset::{self, About, Access, ListedVideo, Member, Receipt, Store, VideoRecord, address, members, open_source, version_of};
 use crate::stages::decode::{Archived, Identity, VideoSource};
 
 /// What a pattern matches, here or in an object store.
@@ -27,7 +27,7 @@ fn files(pattern: &str) -> Result<Vec<ListedVideo>, String> {
     for path in paths {
         let path = path.map_err(|e| format!("cannot list {}: {}", e.path().display(), e.error()))?;
         if path.extension().is_some() || !path.is_dir() {
-            found.push(ListedVideo { uri: path.to_string_lossy().into_owned(), known: None });
+            found.push(ListedVideo { uri: path.to_string_lossy().into_owned(), known: None, about: About::new() });
         }
     }
     Ok(found)
@@ -42,7 +42,11 @@ fn objects(bucket: &str, pattern: &str, access: &Access) -> Result<Vec<ListedVid
     let as_in_paths = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
     let fitting = listed.into_iter().filter(|object| like.matches_with(&object.path, as_in_paths));
     Ok(fitting
-        .map(|object| ListedVideo { uri: format!("{bucket}/{}", object.path), known: Some((object.bytes, object.version())) })
+        .map(|object| ListedVideo {
+            uri: format!("{bucket}/{}", object.path),
+            known: Some((object.bytes, object.version())),
+            about: About::new(),
+        })
         .collect())
 }
 
@@ -68,6 +72,8 @@ struct Candidate {
 pub struct Identified<'a> {
     /// What makes it the video it is; [`VideoSource::digest`].
     pub digest: Cow<'a, str>,
+    /// What a list says of it.
+    pub about: &'a About,
     is: Is<'a>,
 }
 
@@ -80,12 +86,12 @@ enum Is<'a> {
 impl Identified<'_> {
     /// All that a task must know of it.
     pub fn source(&self) -> VideoSource {
-        let digest = self.digest.clone().into_owned();
+        let (digest, about) = (self.digest.clone().into_owned(), self.about.clone());
         match &self.is {
-            Is::New(video) => VideoSource { digest, ..(**video).clone() },
+            Is::New(video) => VideoSource { digest, about, ..(**video).clone() },
             Is::Known(VideoRecord { uri, bytes, modified, .. }) => {
                 let (uri, modified) = (uri.clone(), modified.clone());
-                VideoSource { uri, digest, bytes: *bytes, modified, archived: None, unusable: None }
+                VideoSource { uri, digest, bytes: *bytes, modified, archived: None, about, unusable: None }
             }
         }
     }
@@ -97,14 +103,14 @@ impl Identified<'_> {
 /// # Errors
 /// Where an object store fails in passing; a video that cannot be read is one of the outcomes.
 pub fn identify<'a>(
-    listed: &[ListedVideo],
+    listed: &'a [ListedVideo],
     receipts: &'a [Receipt],
     by: Identity,
     access: &Access,
 ) -> dataset::Result<Vec<Identified<'a>>> {
     let known: HashMap<&str, &VideoRecord> = receipts.iter().flat_map(|r| &r.videos).map(|video| (video.uri.as_str(), video)).collect();
-    let of = |listed: &ListedVideo| match candidates(listed, access) {
-        Ok(found) => found.into_iter().map(|found| identity(found, &known, by, access)).collect(),
+    let of = |listed: &'a ListedVideo| match candidates(listed, access) {
+        Ok(found) => found.into_iter().map(|found| identity(found, &listed.about, &known, by, access)).collect(),
         Err(error) => vec![Err(error)],
     };
     let mut videos: Vec<Identified> = listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
@@ -123,7 +129,7 @@ fn number_copies(videos: &mut [Identified]) {
 
 /// The videos that a listed file holds: itself, or, if it is an archive, those in it.
 fn candidates(listed: &ListedVideo, access: &Access) -> dataset::Result<Vec<Candidate>> {
-    let ListedVideo { uri, known } = listed;
+    let ListedVideo { uri, known, .. } = listed;
     if !uri.to_ascii_lowercase().ends_with(".tar") {
         return Ok(vec![Candidate { uri: uri.clone(), known: known.clone(), archived: None, unusable: None }]);
     }
@@ -144,17 +150,18 @@ fn candidates(listed: &ListedVideo, access: &Access) -> dataset::Result<Vec<Cand
 
 fn identity<'a>(
     found: Candidate,
+    about: &'a About,
     known: &HashMap<&str, &'a VideoRecord>,
     by: Identity,
     access: &Access,
 ) -> dataset::Result<Identified<'a>> {
     let Candidate { uri, known: listed, archived, unusable } = found;
     let known = known.get(uri.as_str()).copied();
-    let new = |video: VideoSource| Identified { digest: video.digest.clone().into(), is: Is::New(Box::new(video)) };
+    let new = |video: VideoSource| Identified { digest: video.digest.clone().into(), about, is: Is::New(Box::new(video)) };
     let refuse = |class: &str, reason: String| {
         let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
         let unusable = Some((class.into(), reason));
-        new(VideoSource { uri: uri.clone(), digest, bytes: 0, modified: String::new(), archived: None, unusable })
+        new(VideoSource { uri: uri.clone(), digest, bytes: 0, modified: String::new(), archived: None, about: About::new(), unusable })
     };
     if let Some(reason) = unusable {
         return Ok(refuse("unreadable", reason));
@@ -178,7 +185,7 @@ fn identity<'a>(
     let same = same.map(|same| (same, same.digest.split('#').next().unwrap_or_default()));
     let within = archived.as_ref().map(|archived| archived.at);
     let digest = match same {
-        Some((same, digest)) if archived.is_none() => return Ok(Identified { digest: digest.into(), is: Is::Known(same) }),
+        Some((same, digest)) if archived.is_none() => return Ok(Identified { digest: digest.into(), about, is: Is::Known(same) }),
         Some((_, digest)) => Ok(digest.to_owned()),
         None if by == Identity::Etag && remote => {
             Ok(blake3::hash(format!("etag\n{modified}\n{bytes}\n{within:?}").as_bytes()).to_hex().to_string())
@@ -190,7 +197,7 @@ fn identity<'a>(
         }
     };
     match passing(&uri, digest)? {
-        Ok(digest) => Ok(new(VideoSource { uri: uri.clone(), digest, bytes, modified, archived, unusable: None })),
+        Ok(digest) => Ok(new(VideoSource { uri: uri.clone(), digest, bytes, modified, archived, about: About::new(), unusable: None })),
         Err(cause) => Ok(refuse("unreadable", format!("{uri}: {cause}"))),
     }
 }

@@ -12,14 +12,14 @@ use polars::prelude::{
 use polars_buffer::Buffer;
 
 use super::{Error, Result};
-use crate::dataset::{self, FrameRows, Manifest, Receipt, Store, schema};
+use crate::dataset::{self, FrameRows, Manifest, Receipt, Store, VideoRecord, schema};
 
 /// A table a query can name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// Its name in SQL; one that is also a word of SQL needs double quotes.
     pub name: String,
-    /// The stage whose rows it has; `None` for `rejects`, which has every stage's.
+    /// The stage whose rows it has; `None` for `rejects` and `videos`, which have every stage's.
     pub stage: Option<String>,
     pub(super) content: Content,
 }
@@ -33,6 +33,8 @@ pub(super) enum Content {
     Parquet(String, Vec<String>),
     /// The rejects in the receipts.
     Rejects,
+    /// The videos in the receipts.
+    Videos,
 }
 
 /// One stage's newest version.
@@ -94,8 +96,10 @@ impl Catalog {
                 many => ambiguous.push((short.to_owned(), many.iter().map(|table| table.name.clone()).collect())),
             }
         }
-        if tables.iter().all(|table| table.name != "rejects") {
-            tables.push(Table { name: "rejects".to_owned(), stage: None, content: Content::Rejects });
+        for (name, content) in [("rejects", Content::Rejects), ("videos", Content::Videos)] {
+            if tables.iter().all(|table| table.name != name) {
+                tables.push(Table { name: name.to_owned(), stage: None, content });
+            }
         }
         Ok(Self { stages, tables, ambiguous })
     }
@@ -106,6 +110,7 @@ impl Catalog {
             Content::Frames(files) => frames(store, files)?,
             Content::Parquet(_, files) => scan_parquet(store, files)?,
             Content::Rejects => self.rejects(),
+            Content::Videos => self.videos(),
         };
         rows.map_err(|cause| {
             let path = table.stage.clone().unwrap_or_default();
@@ -142,6 +147,35 @@ impl Catalog {
             Column::new("frames_kept".into(), kept),
         ];
         DataFrame::new(rejects.len(), columns).map(IntoLazy::lazy)
+    }
+
+    /// Every video of every stage, and what lists say of it, a column each: one of ours by the same name keeps it.
+    fn videos(&self) -> Result<LazyFrame, PolarsError> {
+        let mut videos: Vec<(&str, &VideoRecord)> = Vec::new();
+        for stage in &self.stages {
+            videos.extend(stage.receipts.iter().flat_map(|receipt| &receipt.videos).map(|video| (stage.name.as_str(), video)));
+        }
+        let text = |name: &str, value: fn(&VideoRecord) -> &str| {
+            Column::new(name.into(), videos.iter().map(|(_, video)| value(video)).collect::<Vec<&str>>())
+        };
+        let count = |name: &str, value: fn(&VideoRecord) -> u64| {
+            Column::new(name.into(), videos.iter().map(|(_, video)| value(video)).collect::<Vec<u64>>())
+        };
+        let mut columns = vec![
+            Column::new("stage".into(), videos.iter().map(|(stage, _)| *stage).collect::<Vec<&str>>()),
+            text("video", |video| &video.uri),
+            text("digest", |video| &video.digest),
+            count("bytes", |video| video.bytes),
+            count("frames", |video| video.frames),
+            count("episodes", |video| video.episodes),
+        ];
+        let told: BTreeSet<&String> = videos.iter().flat_map(|(_, video)| video.about.keys()).collect();
+        for name in told {
+            let column = if columns.iter().any(|ours| ours.name() == name) { format!("listed_{name}") } else { name.clone() };
+            let values: Vec<Option<&str>> = videos.iter().map(|(_, video)| video.about.get(name).map(String::as_str)).collect();
+            columns.push(Column::new(column.into(), values));
+        }
+        DataFrame::new(videos.len(), columns).map(IntoLazy::lazy)
     }
 }
 
@@ -182,7 +216,7 @@ impl Stage {
             kind: self.receipts.first().map(|receipt| receipt.stage.clone()).unwrap_or_default(),
             version: self.manifest.version,
             receipts: self.receipts.len() as u64,
-            rows: files().map(|file| file.rows).sum(),
+            rows: self.receipts.iter().map(Receipt::rows).sum(),
             bytes: files().map(|file| file.bytes).sum(),
             videos: videos.collect::<BTreeSet<_>>().len() as u64,
             rejects: rejects.sum::<usize>() as u64,
@@ -197,7 +231,7 @@ impl Table {
         match &self.content {
             Content::Frames(_) => short == "frames",
             Content::Parquet(sort, _) => short == sort,
-            Content::Rejects => false,
+            Content::Rejects | Content::Videos => false,
         }
     }
 }

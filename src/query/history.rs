@@ -78,14 +78,14 @@ pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
     for number in 1..=head.version {
         let Some(Manifest { version, receipts: tasks, run, why, .. }) = dataset::at(store, stage, number)? else { continue };
         let Changed { added, dropped } = Changed::between(&before, &tasks);
-        let files = || tasks.iter().filter_map(|key| receipts.get(key)).flat_map(|receipt| &receipt.files);
+        let known = || tasks.iter().filter_map(|key| receipts.get(key));
         versions.push(Version {
             version,
             tasks: tasks.len(),
             added: added.len(),
             dropped: dropped.len(),
-            rows: files().map(|file| file.rows).sum(),
-            bytes: files().map(|file| file.bytes).sum(),
+            rows: known().map(Receipt::rows).sum(),
+            bytes: known().flat_map(|receipt| &receipt.files).map(|file| file.bytes).sum(),
             why,
             run,
         });
@@ -116,7 +116,7 @@ pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
     let [(earlier, before), (later, after)] = [side(versions[0])?, side(versions[1])?];
     let uris =
         |receipts: &[Receipt]| receipts.iter().flat_map(|receipt| &receipt.videos).map(|video| video.uri.clone()).collect::<Vec<_>>();
-    let rows = |receipts: &[Receipt]| receipts.iter().flat_map(|receipt| &receipt.files).map(|file| file.rows).sum();
+    let rows = |receipts: &[Receipt]| receipts.iter().map(Receipt::rows).sum();
     let between = versions[0].min(versions[1])..=versions[0].max(versions[1]);
     Ok(Diff {
         versions,

@@ -5,8 +5,8 @@
 //! [`history()`] how it came to be.
 //!
 //! A stage's table is the stage's newest version: frames without their pixels where it made shards, else the
-//! rows of its Parquet files. Besides, there are `rejects`, the videos that could not be read, and `frames` and
-//! `labels` where just one stage made such.
+//! rows of its Parquet files. Besides, there are `videos`, with what lists say of them, `rejects`, those that could not be
+//! read, and `frames` and `labels` where just one stage made such.
 
 mod catalog;
 mod history;
@@ -273,7 +273,7 @@ mod tests {
     fn every_stage_is_a_table_and_so_are_the_short_names() {
         let (_folder, store) = workspace();
         let names: Vec<String> = tables(&store).unwrap().into_iter().map(|table| table.name).collect();
-        assert_eq!(names, ["clips", "dynamics", "order", "frames", "labels", "rejects"]);
+        assert_eq!(names, ["clips", "dynamics", "order", "frames", "labels", "rejects", "videos"]);
         for (sql, rows) in [
             ("SELECT * FROM clips", 10),
             ("SELECT * FROM frames WHERE episode = 1", 5),
@@ -281,7 +281,7 @@ mod tests {
             ("SELECT * FROM labels WHERE video LIKE 'maze/%' AND motion > 0.2", 2),
             ("SELECT * FROM dynamics", 2),
             ("SELECT * FROM rejects WHERE class = 'truncated'", 1),
-            ("SHOW TABLES", 6),
+            ("SHOW TABLES", 7),
             ("WITH slow AS (SELECT * FROM labels WHERE motion < 0.2) SELECT * FROM slow", 1),
         ] {
             assert_eq!(query(&store, sql).unwrap().len(), rows, "{sql}");

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(not(feature = "video"))]
 use super::{Done, Error, Workplace};
-use crate::dataset::Compression;
+use crate::dataset::{About, Compression};
 use crate::video::{Fit, Limits};
 
 pub mod child;
@@ -36,12 +36,16 @@ pub struct DecodeConfig {
     #[serde(default)]
     pub videos: Vec<String>,
     /// Files that list videos, here or in an object store: `.csv` and `.parquet` with the column `uri` and, where they are known, `bytes` and
-    /// `etag`, which are believed; anything else is text, a path or address a line.
+    /// `etag`, which are believed; what else they say of a video is in SQL's table `videos`. Anything else is text, a path or address a line.
     #[serde(default)]
     pub lists: Vec<String>,
     /// What makes two videos the same: their content, which costs reading each new one once; or, of an object store, its etag.
     #[serde(default)]
     pub identity: Identity,
+    /// What becomes of a video whose bytes another one has, too: `keep`, it has rows of its own; or `skip`, it is not decoded, and
+    /// recorded as `duplicate`, which `max_rejected` does not count.
+    #[serde(default, skip_serializing_if = "Duplicates::are_kept")]
+    pub duplicates: Duplicates,
     /// Width and height of a frame in pixels. 64, as in the paper; a multiple of 32 for the networks here.
     #[serde(default = "default_size")]
     pub size: u32,
@@ -114,6 +118,26 @@ pub enum Identity {
     Etag,
 }
 
+/// What becomes of videos with the same bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Duplicates {
+    /// Each has rows.
+    #[default]
+    Keep,
+    /// The first by name has rows.
+    Skip,
+}
+
+impl Duplicates {
+    fn are_kept(&self) -> bool {
+        *self == Duplicates::Keep
+    }
+}
+
+/// The class of a video that is skipped since another one has its bytes.
+pub const DUPLICATE: &str = "duplicate";
+
 fn default_size() -> u32 {
     64
 }
@@ -146,6 +170,9 @@ pub struct VideoSource {
     /// Where it is, if that is within an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
+    /// What a list says of it.
+    #[serde(default, skip_serializing_if = "About::is_empty")]
+    pub about: About,
     /// Why it cannot even be read, where that is known already (a FIFO, no permission): class and reason.
     pub unusable: Option<(String, String)>,
 }

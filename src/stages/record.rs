@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::player::{Learnt, Player as Hand};
 use super::{Done, Error, Workplace};
-use crate::dataset::{ActionRows, Compression, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
+use crate::dataset::{About, ActionRows, Compression, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
 use crate::envs::wrappers::shrink;
 use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::models::{Actor, actor};
@@ -190,7 +190,15 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
         taken.frame_index.extend(0..episode.actions.len() as u32);
         taken.discrete.extend(&episode.actions);
         taken.reward.extend(episode.rewards.iter().map(|reward| Some(f64::from(*reward))));
-        done.videos.push(VideoRecord { digest: video.digest, uri: video.uri, bytes: 0, modified: String::new(), frames, episodes: 1 });
+        done.videos.push(VideoRecord {
+            digest: video.digest,
+            uri: video.uri,
+            bytes: 0,
+            modified: String::new(),
+            frames,
+            episodes: 1,
+            about: About::new(),
+        });
         place.progress.advance(1);
     }
     done.stats.insert("videos".into(), done.videos.len() as f64);

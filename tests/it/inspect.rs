@@ -8,7 +8,7 @@ fn a_stage_and_its_weights_are_told() {
     project.run(&[]).good();
     let told = |what: &str| project.lapo(&["inspect", what, "--workspace", "ws"]).good().stdout;
     let frames = told("frames");
-    assert!(frames.starts_with("frames (decode), version 1: 2 tasks, 2 files of "), "{frames}");
+    assert!(frames.starts_with("frames (decode), version 1: 2 tasks, 4 files of "), "{frames}");
     let counted = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap();
     for part in [
         "\n  size: 16\n".to_owned(),

@@ -61,3 +61,55 @@ fn lists_name_videos_once_and_what_is_wrong_with_them_is_told() {
     let said = project.run(&[]);
     assert!(said.code == 1 && said.stderr.contains("cannot read the list of videos `clips.csv`: it has no column `uri`"), "{said:#?}");
 }
+
+#[test]
+fn what_lists_say_of_videos_can_be_asked_for_and_follows_the_lists() {
+    let project = Project::new(6);
+    let list = |split: &str| {
+        let rows: String =
+            (0..6).map(|i| format!("videos/maze_1_{i:03}.mp4,{},{}\n", if i < 4 { "train" } else { split }, 2000 + i)).collect();
+        fs::write(project.path("clips.csv"), format!("uri,split,frames\n{rows}")).unwrap();
+    };
+    list("test");
+    fs::write(project.path("more.csv"), "uri,licence,split\nvideos/maze_1_000.mp4,CC-BY,other\n").unwrap();
+    taking(&project, "lists: [clips.csv, more.csv]");
+    assert!(project.run(&[]).good().stdout.contains("6 videos (6 new)"));
+    let sql =
+        "SELECT split, count(DISTINCT video) AS videos, count(*) AS n FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
+    let before = project.query(sql);
+    assert_eq!((&before[0]["split"], &before[0]["videos"], &before[1]["videos"]), (&"test".into(), &2.into(), &4.into()), "{before}");
+    let told = project.query("SELECT video, licence, split, frames, listed_frames FROM videos ORDER BY video");
+    assert_eq!((&told[0]["licence"], &told[0]["split"], &told[0]["listed_frames"]), (&"CC-BY".into(), &"train".into(), &"2000".into()));
+    assert!(told[1]["licence"].is_null() && told[1]["frames"].is_u64(), "ours keeps its name: {told}");
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+
+    // What changed in the list is decoded anew, to the same frames: no model and no label is made again.
+    list("holdout");
+    assert_eq!(project.planned(&[])["frames"], (1, 1));
+    let said = project.run(&[]).good();
+    assert!(said.stdout.starts_with("1 tasks"), "{said:#?}");
+    let after = project.query(sql);
+    assert_eq!((&after[0]["split"], &after[0]["n"]), (&"holdout".into(), &before[0]["n"]));
+}
+
+#[test]
+fn copies_may_be_skipped_and_one_takes_over_when_the_first_goes() {
+    let project = Project::new(3);
+    for copy in ["a", "b"] {
+        fs::copy(project.path("videos/maze_1_001.mp4"), project.path("videos").join(format!("maze_1_001_{copy}.mp4"))).unwrap();
+    }
+    taking(&project, "videos: ['videos/*'], duplicates: skip, max_rejected: 0");
+    let said = project.run(&[]).good();
+    assert!(said.stdout.contains("5 videos (5 new)") && said.stdout.contains("2 rejects"), "{said:#?}");
+    let rejects = project.query("SELECT video, class, reason FROM rejects ORDER BY video");
+    assert_eq!((&rejects[0]["video"], &rejects[1]["class"]), (&"videos/maze_1_001_a.mp4".into(), &"duplicate".into()));
+    assert!(rejects[1]["reason"].as_str().unwrap().ends_with("maze_1_001_b.mp4: has the bytes of videos/maze_1_001.mp4"), "{rejects}");
+    let videos = "SELECT DISTINCT video FROM labels ORDER BY video";
+    assert_eq!(project.query(videos).as_array().unwrap().len(), 3);
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+
+    fs::remove_file(project.path("videos/maze_1_001.mp4")).unwrap();
+    project.run(&[]).good();
+    assert_eq!(project.query(videos).as_array().unwrap().len(), 3, "the bytes are still there");
+    assert_eq!(project.query("SELECT count(*) AS n FROM rejects")[0]["n"], 1);
+}

@@ -8,7 +8,7 @@ use crate::executor::Job;
 use crate::pipeline::key::{Known, of_decode, settings};
 use crate::pipeline::videos::{Identified, identify};
 use crate::stages::Task;
-use crate::stages::decode::{DecodeConfig, DecodeTask, SHARD_BYTES, VideoSource};
+use crate::stages::decode::{DUPLICATE, DecodeConfig, DecodeTask, Duplicates, SHARD_BYTES, VideoSource};
 
 impl Planner<'_> {
     /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.
@@ -23,13 +23,19 @@ impl Planner<'_> {
         let first = |r: &Receipt| r.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied();
         let mut usable: Vec<&Receipt> = receipts.iter().filter(|r| settings(&r.fields) == plan.settings).collect();
         usable.sort_by_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
+        // What a list says now is what the dataset says.
+        usable.retain(|r| r.videos.iter().all(|v| place.get(v.digest.as_str()).is_none_or(|at| *videos[*at].about == v.about)));
         let tries = usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1;
         let again = self.again(&covering(&usable, &place));
         usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
         let kept = covering(&usable, &place);
         let covered: HashSet<&str> = kept.iter().flat_map(|r| &r.videos).map(|v| v.digest.as_str()).collect();
         plan.reused_videos = covered.len();
-        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(&*v.digest)).map(Identified::source).collect();
+        let source = |video: &Identified| match config.duplicates {
+            Duplicates::Skip => skipped(video.source(), |digest| place.get(digest).map(|at| videos[*at].source().uri)),
+            Duplicates::Keep => video.source(),
+        };
+        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(&*v.digest)).map(source).collect();
         plan.new_videos = missing.len();
         let known = Known::new(&receipts);
         let (again, fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
@@ -77,6 +83,13 @@ fn covering<'r>(receipts: &[&'r Receipt], place: &HashMap<&str, usize>) -> Vec<&
     receipts.iter().filter(|receipt| fits(receipt)).copied().collect()
 }
 
+/// A copy is not decoded: one of its bytes is. `named` knows the video of a digest.
+fn skipped(video: VideoSource, named: impl FnOnce(&str) -> Option<String>) -> VideoSource {
+    let Some((first, _)) = video.digest.split_once('#') else { return video };
+    let reason = format!("{}: has the bytes of {}", video.uri, named(first).unwrap_or_else(|| first.to_owned()));
+    VideoSource { unusable: Some((DUPLICATE.into(), reason)), ..video }
+}
+
 /// How often its videos had been tried when it was filed.
 fn tries(receipt: &Receipt) -> u64 {
     receipt.fields.get("try").and_then(serde_json::Value::as_u64).unwrap_or(1)
@@ -102,7 +115,15 @@ mod tests {
     use super::*;
 
     fn video(name: usize, bytes: u64) -> VideoSource {
-        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, modified: String::new(), archived: None, unusable: None }
+        VideoSource {
+            uri: format!("{name}.mp4"),
+            digest: name.to_string(),
+            bytes,
+            modified: String::new(),
+            archived: None,
+            about: Default::default(),
+            unusable: None,
+        }
     }
 
     #[test]

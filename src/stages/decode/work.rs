@@ -77,6 +77,7 @@ fn decode_video(
         modified: video.modified.clone(),
         frames,
         episodes,
+        about: video.about.clone(),
     };
     let reject =
         fault.map(|(class, reason)| Reject { video: video.uri.clone(), digest: video.digest.clone(), class, reason, frames_kept: frames });
