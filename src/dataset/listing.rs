@@ -12,6 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use serde::{Deserialize, Serialize};
 
 use super::access::{Access, address};
 use super::error::{Error, Result};
@@ -41,13 +42,48 @@ impl ListedVideo {
     /// Takes over what another list knows of the same video and this one does not; true, for there is one less.
     pub fn join(&mut self, other: &mut ListedVideo) -> bool {
         self.known = self.known.take().or(other.known.take());
-        std::mem::take(&mut other.about).into_iter().for_each(|(column, text)| _ = self.about.entry(column).or_insert(text));
+        let (theirs, ours) = (std::mem::take(&mut other.about), std::mem::take(&mut self.about));
+        self.about = theirs.columns().chain(ours.columns()).collect();
         true
     }
 }
 
-/// What a list says of a video, by column; a column that is empty there is not in it.
-pub type About = BTreeMap<String, String>;
+/// What a list says of a video, by column; a column that is empty there is not in it. Of a million videos most lists say nothing, which is
+/// eight bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+#[expect(clippy::box_collection, reason = "what says nothing should be small")]
+pub struct About(Option<Box<BTreeMap<String, String>>>);
+
+impl About {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// What a column says.
+    #[must_use]
+    pub fn get(&self, column: &str) -> Option<&str> {
+        self.0.as_ref()?.get(column).map(String::as_str)
+    }
+
+    /// The columns' names.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().flat_map(|columns| columns.keys())
+    }
+
+    fn columns(self) -> impl Iterator<Item = (String, String)> {
+        self.0.into_iter().flat_map(|columns| *columns)
+    }
+}
+
+impl FromIterator<(String, String)> for About {
+    fn from_iter<T: IntoIterator<Item = (String, String)>>(columns: T) -> Self {
+        let columns: BTreeMap<_, _> = columns.into_iter().collect();
+        About((!columns.is_empty()).then(|| Box::new(columns)))
+    }
+}
 
 /// Reads a list: `.csv` and `.parquet` by their column `uri`, with `bytes` and `etag` where they know them, and whatever else
 /// they have of numbers, dates and text; anything else is text, an address a line.
@@ -78,7 +114,7 @@ fn read(path: &str, access: &Access) -> io::Result<Vec<u8>> {
 fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not text; expected an address a line, or a file named .csv or .parquet")?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines.map(|line| ListedVideo { uri: line.to_owned(), known: None, about: About::new() }).collect())
+    Ok(lines.map(|line| ListedVideo { uri: line.to_owned(), known: None, about: About::default() }).collect())
 }
 
 fn of_csv(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
@@ -146,7 +182,7 @@ mod tests {
     use super::*;
 
     fn row(uri: &str, known: Option<(u64, &str)>) -> ListedVideo {
-        ListedVideo { uri: uri.into(), known: known.map(|(bytes, etag)| (bytes, etag.to_owned())), about: About::new() }
+        ListedVideo { uri: uri.into(), known: known.map(|(bytes, etag)| (bytes, etag.to_owned())), about: About::default() }
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn files(pattern: &str) -> Result<Vec<ListedVideo>, String> {
     for path in paths {
         let path = path.map_err(|e| format!("cannot list {}: {}", e.path().display(), e.error()))?;
         if path.extension().is_some() || !path.is_dir() {
-            found.push(ListedVideo { uri: path.to_string_lossy().into_owned(), known: None, about: About::new() });
+            found.push(ListedVideo { uri: path.to_string_lossy().into_owned(), known: None, about: About::default() });
         }
     }
     Ok(found)
@@ -45,7 +45,7 @@ fn objects(bucket: &str, pattern: &str, access: &Access) -> Result<Vec<ListedVid
         .map(|object| ListedVideo {
             uri: format!("{bucket}/{}", object.path),
             known: Some((object.bytes, object.version())),
-            about: About::new(),
+            about: About::default(),
         })
         .collect())
 }
@@ -161,7 +161,7 @@ fn identity<'a>(
     let refuse = |class: &str, reason: String| {
         let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
         let unusable = Some((class.into(), reason));
-        new(VideoSource { uri: uri.clone(), digest, bytes: 0, modified: String::new(), archived: None, about: About::new(), unusable })
+        new(VideoSource { uri: uri.clone(), digest, bytes: 0, modified: String::new(), archived: None, about: About::default(), unusable })
     };
     if let Some(reason) = unusable {
         return Ok(refuse("unreadable", reason));
@@ -197,7 +197,7 @@ fn identity<'a>(
         }
     };
     match passing(&uri, digest)? {
-        Ok(digest) => Ok(new(VideoSource { uri: uri.clone(), digest, bytes, modified, archived, about: About::new(), unusable: None })),
+        Ok(digest) => Ok(new(VideoSource { uri: uri.clone(), digest, bytes, modified, archived, about: About::default(), unusable: None })),
         Err(cause) => Ok(refuse("unreadable", format!("{uri}: {cause}"))),
     }
 }

@@ -169,10 +169,10 @@ impl Catalog {
             count("frames", |video| video.frames),
             count("episodes", |video| video.episodes),
         ];
-        let told: BTreeSet<&String> = videos.iter().flat_map(|(_, video)| video.about.keys()).collect();
+        let told: BTreeSet<&String> = videos.iter().flat_map(|(_, video)| video.about.names()).collect();
         for name in told {
             let column = if columns.iter().any(|ours| ours.name() == name) { format!("listed_{name}") } else { name.clone() };
-            let values: Vec<Option<&str>> = videos.iter().map(|(_, video)| video.about.get(name).map(String::as_str)).collect();
+            let values: Vec<Option<&str>> = videos.iter().map(|(_, video)| video.about.get(name)).collect();
             columns.push(Column::new(column.into(), values));
         }
         DataFrame::new(videos.len(), columns).map(IntoLazy::lazy)

@@ -197,7 +197,7 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
             modified: String::new(),
             frames,
             episodes: 1,
-            about: About::new(),
+            about: About::default(),
         });
         place.progress.advance(1);
     }
