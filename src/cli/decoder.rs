@@ -15,14 +15,16 @@ use crate::stages::decode::serve::serve;
 
 /// Most memory a decoder may take by default: above what any video in use asks for.
 const ENOUGH_GIB: f64 = 4.0;
+/// With less it does not even start.
+const LEAST_GIB: f64 = 0.05;
 
 /// How a run of so many threads starts it.
 pub fn launch(computing: &Computing, storage: &Storage, threads: usize) -> Result<Launch, Error> {
     let share = memory_gib("MemTotal:").map_or(ENOUGH_GIB, |all| all / 2.0 / threads as f64);
-    let memory = computing.decoder_memory_gib.unwrap_or(share.min(ENOUGH_GIB));
-    if !(0.05..=1e6).contains(&memory) {
+    let memory = computing.decoder_memory_gib.unwrap_or(share.clamp(LEAST_GIB, ENOUGH_GIB));
+    if !(LEAST_GIB..=1e6).contains(&memory) {
         return Err(Error::Usage {
-            what: format!("--decoder-memory-gib {memory}: expected at least 0.05"),
+            what: format!("--decoder-memory-gib {memory}: expected at least {LEAST_GIB}"),
             hint: "leave it out, or give GiB, such as 4".into(),
         });
     }

@@ -1,8 +1,15 @@
 //! Stage 0: videos become shards. In: a few videos; out: one Arrow shard of whole episodes, and a word on every video that failed.
 //!
 //! A video is one episode until something breaks it: lost frames, or a scene cut. A broken video is an outcome, not an error: what
-//! could be decoded is kept, and the reject says class, reason and frames kept. Where the run can start processes, libav works in one of
-//! these ([`child`]), so that a file may also take it down.
+//! could be decoded is kept, and the reject says class, reason and frames kept.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `work` | the task: video after video into one shard |
+//! | `frames` | one video's frames, decoded in this process |
+//! | [`child`], [`wire`], `serve` | the same in a process that a file may take down: who asks, what is said, who answers |
+//! | `episodes` | where an episode ends, and which frames are left out |
+//! | `quality` | what is measured of every frame |
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
