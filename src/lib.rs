@@ -73,6 +73,9 @@
 //!   store is mapped and read as a copy on this machine's disk; videos are decoded as they are read, without one.
 //! - What can be done by others is one wave of a plan at a time (`pipeline::handout`): a stage's partitions are known once what it takes from
 //!   is there, so an engine plans, works and commits until a plan is empty.
+//! - Stages run one after the other, but for labels by a model that is there and stays: those are made shard by shard while others are still
+//!   decoded (`pipeline::plan`'s `ahead`). The shard on disk is the buffer between the two, so nothing but jobs waits in memory. On a CPU
+//!   decoding comes first, since both want the same cores: labels fill the cores that the slowest videos leave.
 //! - libav works in processes of its own (`stages::decode::child`), one a thread, which send frames over a pipe and never touch the workspace: what
 //!   kills one is a reject, its memory is bounded, and the frames before are kept. With what is measured of frames it costs 6 % of the time on
 //!   720p, and a fifth on clips of 19 frames of 64 x 64.

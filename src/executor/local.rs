@@ -2,13 +2,14 @@
 //! Labelling on GPUs takes several jobs to a device, so that one uploads while another computes and a third writes.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
 use super::{GoOn, Job, Means};
-use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt};
+use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt, read_receipt};
 use crate::models::Device;
 use crate::stages::decode::child::Decoders;
 use crate::stages::label::Label;
@@ -18,12 +19,14 @@ use crate::stages::{
 };
 
 /// Runs the jobs of one stage; a result per job that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
-pub fn run(store: &Store, jobs: &[Job], means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Result<Receipt, Error>> {
+///
+/// A job is gone once its receipt is there: what a stage holds in memory stays about what it was when it began.
+pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Result<Receipt, Error>> {
     let stop = AtomicBool::new(false);
     let decoders = means.decoder.clone().map(Decoders::new);
     let here =
         Here { store, games: &means.games, decoders: decoders.as_ref(), cores_free: (means.threads / jobs.len().max(1)).max(1), progress };
-    let one = |job: &Job, device: Device, worker: &mut Option<Label>| {
+    let one = |job: Job, device: Device, worker: &mut Option<Label>| {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
@@ -34,48 +37,70 @@ pub fn run(store: &Store, jobs: &[Job], means: &Means, progress: &dyn Progress, 
         Some(result)
     };
     if jobs.iter().all(|job| matches!(job.task, Task::Decode(_) | Task::Record(_))) {
-        return jobs.par_iter().with_max_len(1).filter_map(|job| one(job, means.devices[0], &mut None)).collect();
+        return jobs.into_par_iter().with_max_len(1).filter_map(|job| one(job, means.devices[0], &mut None)).collect();
     }
     let labels = jobs.iter().all(|job| matches!(job.task, Task::Label(_)));
-    let gpus = means.devices.iter().filter(|device| **device != Device::Cpu);
-    let lanes: Vec<Device> = gpus.flat_map(|device| [*device; LANES]).take(if labels { jobs.len() } else { 0 }).collect();
-    match lanes.is_empty() {
-        true => {
-            let mut worker = None;
-            jobs.iter().filter_map(|job| one(job, means.devices[0], &mut worker)).collect()
+    let lanes = if labels { lanes(&means.devices, jobs.len()) } else { vec![means.devices[0]] };
+    let jobs = Mutex::new(jobs.into_iter());
+    in_lanes(&|| locked(&jobs).next(), &lanes, &one)
+}
+
+/// Labels shards as they come, while others are still decoded; the receipts of those that were begun before `stop` was set, as
+/// (stage, receipt). What is done already is passed over, and what fails is left to the stage's own turn, which says why.
+pub fn follow(store: &Store, jobs: Receiver<Job>, means: &Means, progress: &dyn Progress, stop: &AtomicBool) -> Vec<(String, Receipt)> {
+    let here = Here { store, games: &means.games, decoders: None, cores_free: 1, progress };
+    let one = |job: Job, device: Device, worker: &mut Option<Label>| {
+        if stop.load(Ordering::Relaxed) || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None)) {
+            return None;
         }
-        false => in_lanes(jobs, &lanes, &one),
-    }
+        let stage = job.stage.clone();
+        here.attempt(job, device, worker).ok().map(|receipt| (stage, receipt))
+    };
+    let jobs = Mutex::new(jobs);
+    in_lanes(&|| locked(&jobs).recv().ok(), &lanes(&means.devices, usize::MAX), &one)
 }
 
 /// Jobs a GPU labels at once.
 const LANES: usize = 3;
 
-/// Each lane takes the next job, until none is left; results come back in the jobs' order.
-fn in_lanes<J, R>(jobs: &[J], lanes: &[Device], one: &(impl Fn(&J, Device, &mut Option<Label>) -> Option<R> + Sync)) -> Vec<R>
-where
-    J: Sync,
-    R: Send,
-{
-    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+/// Where labels are made, at most `most` at once: several lanes to a GPU, or one on the CPU.
+fn lanes(devices: &[Device], most: usize) -> Vec<Device> {
+    let gpus = devices.iter().filter(|device| **device != Device::Cpu);
+    let lanes: Vec<Device> = gpus.flat_map(|device| [*device; LANES]).take(most).collect();
+    if lanes.is_empty() { vec![devices[0]] } else { lanes }
+}
+
+/// Each lane takes the next job, until there is none; results come back in the jobs' order.
+fn in_lanes<J: Send, R: Send>(
+    jobs: &(dyn Fn() -> Option<J> + Sync),
+    lanes: &[Device],
+    one: &(impl Fn(J, Device, &mut Option<Label>) -> Option<R> + Sync),
+) -> Vec<R> {
+    let (taken, results) = (Mutex::new(0_usize), Mutex::new(Vec::new()));
     let take = || {
-        let at = next.fetch_add(1, Ordering::Relaxed);
-        jobs.get(at).map(|job| (at, job))
+        let mut taken = locked(&taken);
+        let job = jobs()?;
+        *taken += 1;
+        Some((*taken, job))
+    };
+    let work = |device: Device| {
+        let mut worker = None;
+        while let Some((at, job)) = take() {
+            let result = one(job, device, &mut worker);
+            locked(&results).extend(result.map(|result| (at, result)));
+        }
     };
     std::thread::scope(|scope| {
-        for device in lanes {
-            scope.spawn(|| {
-                let mut worker = None;
-                while let Some((at, job)) = take() {
-                    let result = one(job, *device, &mut worker);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).extend(result.map(|result| (at, result)));
-                }
-            });
-        }
+        lanes[1..].iter().for_each(|device| _ = scope.spawn(|| work(*device)));
+        work(lanes[0]);
     });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What all attempts share.
@@ -89,26 +114,25 @@ struct Here<'a> {
 
 impl Here<'_> {
     /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts.
-    fn attempt(&self, job: &Job, device: Device, worker: &mut Option<Label>) -> Result<Receipt, Error> {
+    fn attempt(&self, job: Job, device: Device, worker: &mut Option<Label>) -> Result<Receipt, Error> {
         let Here { store, games, decoders, cores_free, progress } = *self;
         let attempt = fresh_id();
         let (folder, scratch) = (data_folder(&job.stage, &job.key, &attempt), format!("{}/checkpoints/{}", job.stage, job.key));
-        let done = perform(job, &Workplace { store, folder, scratch, device, games, decoders, cores_free, progress }, worker)?;
-        let mut stats = done.stats;
-        stats.extend(job.stats.clone());
+        let done = perform(&job, &Workplace { store, folder, scratch, device, games, decoders, cores_free, progress }, worker)?;
+        let Job { stage, kind, key, fields, inputs, stats, .. } = job;
         let receipt = Receipt {
             format: FORMAT,
-            key: job.key.clone(),
-            stage: job.kind.clone(),
+            key,
+            stage: kind,
             attempt,
-            fields: job.fields.clone(),
+            fields,
             files: done.files,
-            inputs: job.inputs.clone(),
+            inputs,
             videos: done.videos,
             rejects: done.rejects,
-            stats,
+            stats: done.stats.into_iter().chain(stats).collect(),
         };
-        match file_receipt(store, &job.stage, &receipt)? {
+        match file_receipt(store, &stage, &receipt)? {
             Filed::Won => Ok(receipt),
             Filed::Lost(theirs) => Ok(*theirs),
         }
@@ -150,17 +174,17 @@ mod tests {
 
     #[test]
     fn lanes_do_every_job_once_and_answer_in_order() {
-        let jobs: Vec<u32> = (0..200).collect();
+        let jobs = Mutex::new(0..200_u32);
         let done = Mutex::new(Vec::new());
-        let one = |job: &u32, _: Device, _: &mut Option<Label>| {
+        let one = |job: u32, _: Device, _: &mut Option<Label>| {
             std::thread::yield_now();
-            done.lock().expect("no job panics").push(*job);
+            locked(&done).push(job);
             (!job.is_multiple_of(7)).then_some(job * 2)
         };
-        let answers = in_lanes(&jobs, &[Device::Cpu; 4], &one);
-        assert_eq!(answers, jobs.iter().filter(|job| !job.is_multiple_of(7)).map(|job| job * 2).collect::<Vec<_>>());
+        let answers = in_lanes(&|| locked(&jobs).next(), &[Device::Cpu; 4], &one);
+        assert_eq!(answers, (0..200_u32).filter(|job| !job.is_multiple_of(7)).map(|job| job * 2).collect::<Vec<_>>());
         let mut done = done.into_inner().expect("no job panics");
         done.sort_unstable();
-        assert_eq!(done, jobs);
+        assert_eq!(done, (0..200).collect::<Vec<_>>());
     }
 }

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
+use super::limit::Limit;
 use super::plan::{PlanOptions, Planner, StagePlan};
-use super::run::{Limit, StageSummary, Summary, Watch, Written, record, sums};
+use super::run::{StageSummary, Summary, Watch, Written, record, sums};
 use crate::dataset::{Commit, Created, FORMAT, Store, commit, read_receipt, receipts_of, unfiled};
 use crate::executor::{Job, Means, local};
 
@@ -133,9 +134,10 @@ pub fn work(handout: &Handout, out: &Store, partition: usize, store: &Store, mea
         return Ok(true);
     }
     let progress = watch.begin(&StagePlan::empty(&job.stage, &job.kind, None), job.units);
-    let done = local::run(store, std::slice::from_ref(&job), means, progress.as_ref(), &|_| true);
+    let stage = job.stage.clone();
+    let done = local::run(store, vec![job], means, progress.as_ref(), &|_| true);
     match done.into_iter().next() {
-        Some(Err(first)) => Err(Error::Tasks { stage: job.stage, failed: 1, total: 1, first: Box::new(first) }),
+        Some(Err(first)) => Err(Error::Tasks { stage, failed: 1, total: 1, first: Box::new(first) }),
         _ => Ok(false),
     }
 }

@@ -10,6 +10,7 @@ pub mod check;
 pub mod fault;
 pub mod handout;
 pub mod key;
+mod limit;
 pub mod locate;
 pub mod parse;
 pub mod plan;

@@ -17,9 +17,12 @@ use crate::stages::Task;
 use crate::stages::label::{LabelConfig, LabelTask};
 use crate::stages::record::RecordConfig;
 
+mod ahead;
 mod decode;
 mod single;
 mod training;
+
+pub use ahead::{Ahead, Unwaiting};
 
 /// What one stage has and lacks.
 #[derive(Clone, Debug, Serialize)]
@@ -78,12 +81,14 @@ pub struct Planner<'a> {
     pub options: &'a PlanOptions,
     /// The stages planned (or run) so far.
     pub plans: HashMap<String, StagePlan>,
+    /// What this run has labelled before its stage's turn: new, although its receipts are there.
+    pub ahead: Ahead,
 }
 
 impl<'a> Planner<'a> {
     /// Nothing planned yet.
     pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Self {
-        Planner { checked, store, options, plans: HashMap::new() }
+        Planner { checked, store, options, plans: HashMap::new(), ahead: Ahead::default() }
     }
 
     /// Plans every stage, in running order.
@@ -100,7 +105,8 @@ impl<'a> Planner<'a> {
     /// Plans one stage. The stages it takes from have been planned before, since [`Checked::order`] says so.
     pub fn plan(&self, at: usize) -> Result<StagePlan, dataset::Error> {
         let (name, spec) = &self.checked.spec.stages[at];
-        let receipts = all_receipts(self.store, name)?;
+        let mut receipts = all_receipts(self.store, name)?;
+        receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
         let plan = StagePlan::empty(name, spec.kind(), head(self.store, name)?.map(|manifest| manifest.version));
         match spec {
             StageSpec::Decode(config) => self.decode(plan, config, receipts),
@@ -154,12 +160,8 @@ impl<'a> Planner<'a> {
             return plan;
         };
         let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
-        let inputs = |frames: &Receipt| vec![frames.key.clone(), dynamics.receipts[0].key.clone()];
         for (i, shard) in frames.receipts.iter().enumerate() {
-            let Some(file) = shard.files.first() else { continue };
-            let actions = true_actions.get(i).cloned();
-            let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions };
-            plan.add(of_label(&task), inputs(shard), BTreeMap::new(), file.rows, Task::Label(task), known);
+            plan.add_label(config, shard, &dynamics.receipts[0].key, model, true_actions.get(i).cloned(), known);
         }
         if frames.new > 0 {
             plan.new += frames.new;
@@ -219,12 +221,27 @@ impl StagePlan {
         self.jobs.push(Job { stage, kind, key, fields, inputs, stats, units, task });
     }
 
-    /// The plan after its jobs are done.
-    pub fn done(mut self, new: Vec<Receipt>, version: u64) -> Self {
+    /// Adds the task of one shard's labels.
+    fn add_label(
+        &mut self,
+        config: &LabelConfig,
+        shard: &Receipt,
+        dynamics: &str,
+        model: &FileInfo,
+        actions: Option<FileInfo>,
+        known: &Known,
+    ) {
+        let Some(file) = shard.files.first() else { return };
+        let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions };
+        let inputs = vec![shard.key.clone(), dynamics.to_owned()];
+        self.add(of_label(&task), inputs, BTreeMap::new(), file.rows, Task::Label(task), known);
+    }
+
+    /// Its jobs are done.
+    pub fn done(&mut self, new: Vec<Receipt>, version: u64) {
         let mut all: HashMap<String, Receipt> = self.receipts.drain(..).chain(new).map(|r| (r.key.clone(), r)).collect();
         self.receipts = self.order.iter().filter_map(|key| all.remove(key)).collect();
         (self.new, self.jobs, self.version) = (0, Vec::new(), Some(version));
-        self
     }
 }
 

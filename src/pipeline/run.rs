@@ -1,21 +1,22 @@
 //! A pipeline runs: stage by stage, plan, execute, commit. In: a checked pipeline; out: a [`Summary`], also kept in the workspace.
 //!
-//! Nothing is locked. What is done is in receipts, each created whole or not at all; a run that dies is simply run again.
+//! Where a stage of labels need not wait for all frames, since its model is there and stays, shards are labelled while others are still
+//! decoded: one slow video holds up its own shard's labels alone. Nothing is locked. What is done is in receipts, each created whole or not at all; a run that dies is simply run again.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
-use super::plan::{PlanOptions, Planner, StagePlan};
-use super::spec::StageSpec;
+use super::limit::Limit;
+use super::plan::{Ahead, PlanOptions, Planner, StagePlan, Unwaiting};
 use crate::dataset::{Commit, Receipt, Store, commit};
-use crate::executor::{Means, local};
-use crate::stages::Progress;
-use crate::stages::decode::DUPLICATE;
+use crate::executor::{Job, Means, local};
+use crate::stages::{self, Progress};
 
 /// Whoever watches a run.
 pub trait Watch {
@@ -36,7 +37,7 @@ pub struct StageSummary {
     pub new: usize,
     /// Tasks that were done already.
     pub reused: usize,
-    /// Wall time.
+    /// Wall time; that of labels begins with the first shard to be labelled, and so overlaps that of its frames.
     pub seconds: f64,
     /// The version of its dataset now.
     pub version: u64,
@@ -81,48 +82,105 @@ fn stages(
     watch: &dyn Watch,
     summary: &mut Summary,
 ) -> Result<(), Error> {
-    let mut planner = Planner::new(checked, store, options);
+    let (mut planner, run) = (Planner::new(checked, store, options), summary.run.clone());
     for &at in &checked.order {
         let begun = Instant::now();
-        let plan = planner.plan(at)?;
-        let (plan, mut stage) = run_stage(&checked.spec.stages[at].1, plan, store, means, watch, &summary.run)?;
-        stage.seconds = begun.elapsed().as_secs_f64();
+        let mut stage = run_stage(&mut planner, at, means, watch, &run)?;
+        stage.seconds += begun.elapsed().as_secs_f64();
         watch.end(&stage);
         summary.stages.push(stage);
-        planner.plans.insert(plan.stage.clone(), plan);
     }
     Ok(())
 }
 
-fn run_stage(
-    spec: &StageSpec,
-    plan: StagePlan,
-    store: &Store,
-    means: &Means,
-    watch: &dyn Watch,
-    run: &str,
-) -> Result<(StagePlan, StageSummary), Error> {
-    let limit = Limit::new(spec.most_rejected(), plan.new_videos + plan.reused_videos, &plan.receipts);
-    let mut new = Vec::new();
-    if !plan.jobs.is_empty() {
-        let progress = watch.begin(&plan, plan.jobs.iter().map(|job| job.units).sum());
-        let results = local::run(store, &plan.jobs, means, progress.as_ref(), &|receipt| limit.allows(receipt));
-        let total = plan.jobs.len();
+fn run_stage(planner: &mut Planner, at: usize, means: &Means, watch: &dyn Watch, run: &str) -> Result<StageSummary, Error> {
+    let (mut plan, store) = (planner.plan(at)?, planner.store);
+    let limit = Limit::new(planner.checked.spec.stages[at].1.most_rejected(), plan.new_videos + plan.reused_videos, &plan.receipts);
+    let (mut new, ahead) = planner.ahead.take(&mut plan);
+    let jobs = std::mem::take(&mut plan.jobs);
+    let name = plan.stage.clone();
+    planner.plans.insert(name.clone(), plan);
+    if !jobs.is_empty() {
+        let unwaiting = planner.unwaiting(&name)?;
+        let progress = watch.begin(&planner.plans[&name], jobs.iter().map(|job| job.units).sum());
+        let total = jobs.len();
+        let (results, labels) = execute(store, jobs, means, progress.as_ref(), &limit, &unwaiting);
+        planner.ahead.keep(labels);
         let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         let count = failed.len();
         if let Some(Err(first)) = failed.into_iter().next() {
-            return Err(Error::Tasks { stage: plan.stage, failed: count, total, first: Box::new(first) });
+            return Err(Error::Tasks { stage: name, failed: count, total, first: Box::new(first) });
         }
         new.extend(done.into_iter().flatten());
     }
-    limit.check(&plan.stage)?;
-    let manifest = commit(store, Commit { stage: &plan.stage, run, why: &plan.reasons() }, |_| plan.order.clone())?;
-    let (reused, note, done) = (plan.reused, plan.note.clone(), sums(&new));
-    let stage =
-        StageSummary { stage: plan.stage.clone(), kind: plan.kind.clone(), new: new.len(), reused, note, done, ..StageSummary::default() };
-    let plan = plan.done(new, manifest.version);
-    let stage = stage.with_total(&plan.receipts, manifest.version);
-    Ok((plan, stage))
+    limit.check(&name)?;
+    let plan = planner.plans.get_mut(&name).expect("inserted above");
+    let manifest = commit(store, Commit { stage: &name, run, why: &plan.reasons() }, |_| plan.order.clone())?;
+    let stage = StageSummary {
+        stage: name,
+        kind: plan.kind.clone(),
+        new: new.len(),
+        reused: plan.reused,
+        note: plan.note.clone(),
+        done: sums(&new),
+        seconds: ahead.as_secs_f64(),
+        ..StageSummary::default()
+    };
+    plan.done(new, manifest.version);
+    Ok(stage.with_total(&plan.receipts, manifest.version))
+}
+
+/// Does a stage's jobs, and labels their shards beside them where labels need not wait. When the jobs are done the rest is left to the labels'
+/// own turn.
+fn execute(
+    store: &Store,
+    jobs: Vec<Job>,
+    means: &Means,
+    progress: &dyn Progress,
+    limit: &Limit,
+    unwaiting: &[Unwaiting],
+) -> (Vec<Result<Receipt, stages::Error>>, Ahead) {
+    let (stop, first) = (AtomicBool::new(false), OnceLock::new());
+    std::thread::scope(|scope| {
+        let (send, sent) = mpsc::channel();
+        let beside = Beside { progress, done: AtomicU64::new(0) };
+        let stop = &stop;
+        let labels = scope.spawn(move || match unwaiting {
+            [] => vec![],
+            _ => local::follow(store, sent, means, &beside, stop),
+        });
+        let results = local::run(store, jobs, means, progress, &|receipt| {
+            for job in unwaiting.iter().filter_map(|stage| stage.job(receipt)) {
+                first.get_or_init(Instant::now);
+                // It fails where the labels' thread panicked, which is said below.
+                _ = send.send(job);
+            }
+            limit.allows(receipt)
+        });
+        stop.store(true, Ordering::Relaxed);
+        drop(send);
+        let labels = labels.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (results, Ahead::new(labels, first.get().map(Instant::elapsed).unwrap_or_default()))
+    })
+}
+
+/// Labels' progress, told beside that of the frames.
+struct Beside<'a> {
+    progress: &'a dyn Progress,
+    done: AtomicU64,
+}
+
+impl Progress for Beside<'_> {
+    fn advance(&self, units: u64) {
+        let done = self.done.fetch_add(units, Ordering::Relaxed) + units;
+        self.progress.note(&format!("{done} transitions labelled"));
+    }
+
+    fn note(&self, _: &str) {}
+
+    fn say(&self, text: &str) {
+        self.progress.say(text);
+    }
 }
 
 impl StageSummary {
@@ -140,45 +198,6 @@ pub(super) fn sums<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> BTree
         *sums.entry(name.clone()).or_insert(0.0) += value;
     }
     sums
-}
-
-/// `max_rejected`: the share of videos that may be rejected before the run stops.
-pub(super) struct Limit {
-    most: Option<f64>,
-    videos: usize,
-    classes: Mutex<BTreeMap<String, u64>>,
-}
-
-impl Limit {
-    pub(super) fn new(most: Option<f64>, videos: usize, receipts: &[Receipt]) -> Self {
-        let limit = Limit { most, videos, classes: Mutex::default() };
-        receipts.iter().for_each(|receipt| _ = limit.allows(receipt));
-        limit
-    }
-
-    /// Counts a receipt's rejects; false once there are too many.
-    fn allows(&self, receipt: &Receipt) -> bool {
-        let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let faulty = receipt.rejects.iter().filter(|reject| reject.class != DUPLICATE);
-        faulty.for_each(|reject| *classes.entry(reject.class.clone()).or_default() += 1);
-        self.most.is_none_or(|most| classes.values().sum::<u64>() as f64 <= most * self.videos as f64)
-    }
-
-    /// The error of a run with too many rejects, their reasons counted.
-    pub(super) fn check(&self, stage: &str) -> Result<(), Error> {
-        let classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let rejected = classes.values().sum::<u64>();
-        match self.most.filter(|most| rejected as f64 > most * self.videos as f64) {
-            None => Ok(()),
-            Some(most) => Err(Error::TooManyRejects {
-                stage: stage.into(),
-                rejected,
-                videos: self.videos,
-                most,
-                classes: classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", "),
-            }),
-        }
-    }
 }
 
 /// A pipeline as somebody wrote it, for the record.

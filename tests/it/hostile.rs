@@ -19,16 +19,21 @@ stages:
 fn with_long_video() -> Option<Project> {
     let project = Project::new(3);
     fs::write(project.path("pipeline.yaml"), DECODE).unwrap();
-    let source = "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 40 -pix_fmt yuv420p -c:v libx264 -preset ultrafast";
-    if !ffmpeg(source, &project.path("videos/maze_1_001_long.mp4")) {
-        println!("skipped: no ffmpeg command line");
-        return None;
-    }
-    Some(project)
+    add_long_video(&project).then_some(project)
 }
 
-/// Waits until a process of the run has read some of the video, and sends it a signal.
-fn strike(run: &Child, video: &str, signal: &str) {
+/// Adds a video that takes seconds to decode; false without the ffmpeg command line.
+pub fn add_long_video(project: &Project) -> bool {
+    let source = "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 40 -pix_fmt yuv420p -c:v libx264 -preset ultrafast";
+    let made = ffmpeg(source, &project.path("videos/maze_1_001_long.mp4"));
+    if !made {
+        println!("skipped: no ffmpeg command line");
+    }
+    made
+}
+
+/// Waits until a process of the run has read some of the video, and sends it a signal; the process.
+pub fn strike(run: &Child, video: &str, signal: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         assert!(Instant::now() < deadline, "no process decodes {video}");
@@ -41,11 +46,16 @@ fn strike(run: &Child, video: &str, signal: &str) {
         };
         if let Some(child) = children.iter().find(reads) {
             std::thread::sleep(Duration::from_millis(300));
-            assert!(Command::new("kill").args([signal, child]).status().unwrap().success());
-            return;
+            kill(child, signal);
+            return child.clone();
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends a process a signal.
+pub fn kill(process: &str, signal: &str) {
+    assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
 }
 
 /// A run whose decoder gets a signal while it reads the long video.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod actions;
+mod ahead;
 mod broken;
 mod buckets;
 mod cuts;

@@ -28,9 +28,12 @@ struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// How much there is to learn from.
+    /// How much there is to learn from; where videos are still to be decoded, they count as those do that were.
     fn count(&self) -> u64 {
-        self.source.receipts.iter().map(|r| stat(r, self.names[1])).sum()
+        let there: u64 = self.source.receipts.iter().map(|r| stat(r, self.names[1])).sum();
+        let StagePlan { new_videos, reused_videos, .. } = *self.source;
+        let expected = there as f64 * new_videos as f64 / reused_videos.max(1) as f64;
+        there + if self.source.new > 0 { expected as u64 } else { 0 }
     }
 
     /// Whether the model that exists still serves, by the stage's `refresh`.

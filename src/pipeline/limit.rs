@@ -1,0 +1,48 @@
+//! `max_rejected`: when so many videos are rejected that something must be wrong with their source. In: receipts as they are filed; out: whether
+//! to go on, and the error that counts the reasons.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::Error;
+use crate::dataset::Receipt;
+use crate::stages::decode::DUPLICATE;
+
+/// The share of videos that may be rejected before the run stops.
+pub(super) struct Limit {
+    most: Option<f64>,
+    videos: usize,
+    classes: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Limit {
+    pub(super) fn new(most: Option<f64>, videos: usize, receipts: &[Receipt]) -> Self {
+        let limit = Limit { most, videos, classes: Mutex::default() };
+        receipts.iter().for_each(|receipt| _ = limit.allows(receipt));
+        limit
+    }
+
+    /// Counts a receipt's rejects; false once there are too many.
+    pub(super) fn allows(&self, receipt: &Receipt) -> bool {
+        let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let faulty = receipt.rejects.iter().filter(|reject| reject.class != DUPLICATE);
+        faulty.for_each(|reject| *classes.entry(reject.class.clone()).or_default() += 1);
+        self.most.is_none_or(|most| classes.values().sum::<u64>() as f64 <= most * self.videos as f64)
+    }
+
+    /// The error of a run with too many rejects, their reasons counted.
+    pub(super) fn check(&self, stage: &str) -> Result<(), Error> {
+        let classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let rejected = classes.values().sum::<u64>();
+        match self.most.filter(|most| rejected as f64 > most * self.videos as f64) {
+            None => Ok(()),
+            Some(most) => Err(Error::TooManyRejects {
+                stage: stage.into(),
+                rejected,
+                videos: self.videos,
+                most,
+                classes: classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Labels that need not wait. In: shards as they are filed; out: the jobs that label them, where the model is there already.
+//!
+//! A shard in the workspace is all the buffer there is between decoding and labelling: nothing waits in memory but jobs. What is done ahead
+//! is what the stage of labels would do in its turn, under the same keys, so that a run that dies in between loses nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::{Planner, StagePlan};
+use crate::dataset::{self, FileInfo, Receipt};
+use crate::executor::Job;
+use crate::pipeline::key::Known;
+use crate::pipeline::spec::StageSpec;
+use crate::stages::label::LabelConfig;
+
+/// What a run has labelled before its stage's turn.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    /// By stage: the receipts by key, and how long it took.
+    stages: BTreeMap<String, (HashMap<String, Receipt>, Duration)>,
+}
+
+impl Ahead {
+    /// What was labelled while a stage of frames ran, as (stage, receipt), in so long.
+    pub fn new(done: Vec<(String, Receipt)>, took: Duration) -> Self {
+        let mut stages = BTreeMap::new();
+        for (stage, receipt) in done {
+            let (receipts, _): &mut (HashMap<_, _>, _) = stages.entry(stage).or_insert_with(|| (HashMap::new(), took));
+            receipts.insert(receipt.key.clone(), receipt);
+        }
+        Ahead { stages }
+    }
+
+    /// Keeps this too: a stage labels the frames of one stage alone.
+    pub fn keep(&mut self, other: Ahead) {
+        self.stages.extend(other.stages);
+    }
+
+    /// Whether this task was done so.
+    pub fn has(&self, stage: &str, key: &str) -> bool {
+        self.stages.get(stage).is_some_and(|(receipts, _)| receipts.contains_key(key))
+    }
+
+    /// Takes out those of the plan's jobs that were done so: their receipts, and how long they took.
+    pub fn take(&mut self, plan: &mut StagePlan) -> (Vec<Receipt>, Duration) {
+        let Some((mut receipts, took)) = self.stages.remove(&plan.stage) else { return Default::default() };
+        let mut done = Vec::new();
+        plan.jobs.retain(|job| match receipts.remove(&job.key) {
+            Some(receipt) => {
+                done.push(receipt);
+                false
+            }
+            None => true,
+        });
+        (done, took)
+    }
+}
+
+/// A stage of labels whose model is there.
+#[derive(Debug)]
+pub struct Unwaiting {
+    stage: String,
+    config: LabelConfig,
+    /// The receipt of the model, and its weights.
+    dynamics: String,
+    model: FileInfo,
+}
+
+impl Unwaiting {
+    /// The job that labels a shard.
+    pub fn job(&self, frames: &Receipt) -> Option<Job> {
+        let mut plan = StagePlan::empty(&self.stage, "label", None);
+        plan.add_label(&self.config, frames, &self.dynamics, &self.model, None, &Known::new(&[]));
+        plan.jobs.pop()
+    }
+}
+
+impl Planner<'_> {
+    /// The stages of labels that can follow a planned stage of frames shard by shard. One that takes true actions waits for these, which
+    /// wait for all frames.
+    pub fn unwaiting(&self, frames: &str) -> Result<Vec<Unwaiting>, dataset::Error> {
+        let mut all = Vec::new();
+        for (stage, spec) in &self.checked.spec.stages {
+            let StageSpec::Label(config) = spec else { continue };
+            if config.frames != frames || config.actions.is_some() {
+                continue;
+            }
+            if let Some((dynamics, model)) = self.kept_model(&config.dynamics)? {
+                all.push(Unwaiting { stage: stage.clone(), config: config.clone(), dynamics, model });
+            }
+        }
+        Ok(all)
+    }
+
+    /// A model that is there and stays, whatever is new: its receipt's key and its weights.
+    fn kept_model(&self, dynamics: &str) -> Result<Option<(String, FileInfo)>, dataset::Error> {
+        let Some(at) = self.checked.spec.stages.iter().position(|(name, _)| name == dynamics) else { return Ok(None) };
+        let known = match &self.checked.spec.stages[at].1 {
+            StageSpec::TrainDynamics(config) => [Some(&config.frames), config.actions.as_ref()],
+            _ => [None, None],
+        };
+        if !known.into_iter().flatten().all(|name| self.plans.contains_key(name)) {
+            return Ok(None);
+        }
+        let plan = self.plan(at)?;
+        let receipt = plan.receipts.first().filter(|_| plan.new == 0);
+        Ok(receipt.and_then(|receipt| Some((receipt.key.clone(), receipt.files.first()?.clone()))))
+    }
+}
