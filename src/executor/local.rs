@@ -37,7 +37,13 @@ pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress
         Some(result)
     };
     if jobs.iter().all(|job| matches!(job.task, Task::Decode(_) | Task::Record(_))) {
-        return jobs.into_par_iter().with_max_len(1).filter_map(|job| one(job, means.devices[0], &mut None)).collect();
+        let results = Mutex::new(Vec::with_capacity(jobs.len()));
+        let each = |(at, job)| {
+            let result = one(job, means.devices[0], &mut None);
+            locked(&results).extend(result.map(|result| (at, result)));
+        };
+        jobs.into_par_iter().with_max_len(1).enumerate().for_each(each);
+        return in_order(results);
     }
     let labels = jobs.iter().all(|job| matches!(job.task, Task::Label(_)));
     let lanes = if labels { lanes(&means.devices, jobs.len()) } else { vec![means.devices[0]] };
@@ -94,6 +100,10 @@ fn in_lanes<J: Send, R: Send>(
         lanes[1..].iter().for_each(|device| _ = scope.spawn(|| work(*device)));
         work(lanes[0]);
     });
+    in_order(results)
+}
+
+fn in_order<R>(results: Mutex<Vec<(usize, R)>>) -> Vec<R> {
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()

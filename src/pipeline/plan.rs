@@ -93,13 +93,13 @@ impl<'a> Planner<'a> {
 
     /// Plans every stage, in running order.
     pub fn plan_all(mut self) -> Result<Vec<StagePlan>, dataset::Error> {
-        let mut all = Vec::new();
+        let mut names = Vec::new();
         for &at in &self.checked.order {
             let plan = self.plan(at)?;
-            self.plans.insert(plan.stage.clone(), plan.clone());
-            all.push(plan);
+            names.push(plan.stage.clone());
+            self.plans.insert(plan.stage.clone(), plan);
         }
-        Ok(all)
+        Ok(names.iter().filter_map(|name| self.plans.remove(name)).collect())
     }
 
     /// Plans one stage. The stages it takes from have been planned before, since [`Checked::order`] says so.

@@ -22,20 +22,23 @@ impl Planner<'_> {
         let rank: HashMap<&str, usize> = committed.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
         let first = |r: &Receipt| r.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied();
         let mut usable: Vec<&Receipt> = receipts.iter().filter(|r| settings(&r.fields) == plan.settings).collect();
-        usable.sort_by_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
+        usable.sort_by_cached_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
         // What a list says now is what the dataset says.
         usable.retain(|r| r.videos.iter().all(|v| place.get(v.digest.as_str()).is_none_or(|at| *videos[*at].about == v.about)));
         let tries = usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1;
-        let again = self.again(&covering(&usable, &place));
-        usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
-        let kept = covering(&usable, &place);
-        let covered: HashSet<&str> = kept.iter().flat_map(|r| &r.videos).map(|v| v.digest.as_str()).collect();
-        plan.reused_videos = covered.len();
+        let (mut kept, mut covered) = covering(&usable, &place, videos.len());
+        let again = self.again(&kept);
+        if !again.is_empty() {
+            usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
+            (kept, covered) = covering(&usable, &place, videos.len());
+        }
+        plan.reused_videos = covered.iter().filter(|covered| **covered).count();
         let source = |video: &Identified| match config.duplicates {
             Duplicates::Skip => skipped(video.source(), |digest| place.get(digest).map(|at| videos[*at].source().uri)),
             Duplicates::Keep => video.source(),
         };
-        let missing: Vec<VideoSource> = videos.iter().filter(|v| !covered.contains(&*v.digest)).map(source).collect();
+        let missing: Vec<VideoSource> =
+            videos.iter().zip(&covered).filter(|(_, covered)| !**covered).map(|(video, _)| source(video)).collect();
         plan.new_videos = missing.len();
         let known = Known::new(&receipts);
         let (again, fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
@@ -71,16 +74,17 @@ impl Planner<'_> {
     }
 }
 
-/// Receipts of videos that are there, the first of those that share one.
-fn covering<'r>(receipts: &[&'r Receipt], place: &HashMap<&str, usize>) -> Vec<&'r Receipt> {
-    let mut covered: HashSet<&str> = HashSet::new();
+/// Receipts of videos that are there, the first of those that share one; and which of all videos they are of, by place.
+fn covering<'r>(receipts: &[&'r Receipt], place: &HashMap<&str, usize>, videos: usize) -> (Vec<&'r Receipt>, Vec<bool>) {
+    let mut covered = vec![false; videos];
     let mut fits = |receipt: &&&'r Receipt| {
-        let videos = || receipt.videos.iter().map(|video| video.digest.as_str());
-        let fits = videos().all(|video| place.contains_key(video) && !covered.contains(video));
-        covered.extend(videos().filter(|_| fits));
-        fits
+        let places: Option<Vec<usize>> = receipt.videos.iter().map(|video| place.get(video.digest.as_str()).copied()).collect();
+        let Some(places) = places.filter(|places| places.iter().all(|at| !covered[*at])) else { return false };
+        places.iter().for_each(|at| covered[*at] = true);
+        true
     };
-    receipts.iter().filter(|receipt| fits(receipt)).copied().collect()
+    let kept = receipts.iter().filter(|receipt| fits(receipt)).copied().collect();
+    (kept, covered)
 }
 
 /// A copy is not decoded: one of its bytes is. `named` knows the video of a digest.
