@@ -81,6 +81,8 @@
 //!   720p, and a fifth on clips of 19 frames of 64 x 64.
 //! - Copies of the same bytes under several names are separate videos, `#2` and so on added to their digest, so that each has rows; or, where
 //!   asked (`duplicates: skip`), rejects.
+//! - Whether two clips are nearly the same shows only when all are decoded: `deduplicate` is a stage, and what it finds is left out by whoever
+//!   names it (`without`), so that shards stay as they are.
 //! - What is measured of frames lies beside their shard, not in it: a new measure changes no shard, so that no model and no label is made again.
 //!   What lists say of videos is in the receipts: a list that changes has its partitions decoded anew, to the same shards.
 //!

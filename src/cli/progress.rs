@@ -45,7 +45,7 @@ impl Watch for Person {
 /// What a kind of stage counts.
 pub fn unit(kind: &str) -> &'static str {
     match kind {
-        "decode" => "videos",
+        "decode" | "deduplicate" => "videos",
         "record" | "evaluate" => "episodes",
         "train_decoder" => "decoders",
         "import_actions" => "shards",

@@ -6,6 +6,8 @@
 //! A window never crosses the end of an episode, a gap in decoding or a file. The index costs one entry
 //! per run of frames, not per frame.
 
+use std::collections::HashSet;
+
 use super::error::Result;
 use super::shards::{Shards, Span};
 
@@ -98,6 +100,24 @@ impl WindowIndex {
     pub fn subset(&self, keep: impl Fn(usize) -> bool) -> Self {
         let runs = self.runs.iter().copied().filter(|run| keep(run.episode as usize)).collect();
         Self::of(self.frames_per_window, runs, self.episodes)
+    }
+
+    /// The windows of videos other than these, given by digest, in the same order.
+    ///
+    /// # Errors
+    /// Where a shard can no longer be read.
+    pub fn without(self, shards: &Shards, videos: &[String]) -> Result<Self> {
+        if videos.is_empty() {
+            return Ok(self);
+        }
+        let videos: HashSet<&str> = videos.iter().map(String::as_str).collect();
+        let mut runs = Vec::with_capacity(self.runs.len());
+        for run in &self.runs {
+            if !videos.contains(shards.shard(run.shard as usize)?.video_digest(run.first_row as usize)) {
+                runs.push(*run);
+            }
+        }
+        Ok(Self::of(self.frames_per_window, runs, self.episodes))
     }
 
     /// Copies a window's frames to `out`: `[frames_per_window, height, width, 3]`.

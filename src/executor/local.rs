@@ -14,8 +14,8 @@ use crate::models::Device;
 use crate::stages::decode::child::Decoders;
 use crate::stages::label::Label;
 use crate::stages::{
-    Done, Error, Progress, Task, Workplace, decode, evaluate, finetune, import_actions, import_dynamics, record, report, train_decoder,
-    train_dynamics, train_policy,
+    Done, Error, Progress, Task, Workplace, decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, record, report,
+    train_decoder, train_dynamics, train_policy,
 };
 
 /// Runs the jobs of one stage; a result per job that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
@@ -159,6 +159,7 @@ fn perform(job: &Job, place: &Workplace, worker: &mut Option<Label>) -> Result<D
         Task::Finetune(task) => finetune::run(task, place),
         Task::Evaluate(task) => evaluate::run(task, place),
         Task::ImportActions(task) => import_actions::run(task, place),
+        Task::Deduplicate(task) => deduplicate::run(task, place),
         Task::Report(task) => report::run(task, place),
         Task::ImportDynamics(task) => import_dynamics::run(task, place),
         Task::Label(task) => {

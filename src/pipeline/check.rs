@@ -29,7 +29,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) 
     let checked = spec.map(|spec| {
         fields(&mut faults, &spec);
         inputs(&mut faults, &spec);
-        actions(&mut faults, &spec);
+        of_the_same_frames(&mut faults, &spec);
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
         let videos = matches(&mut faults, &spec, access);
@@ -76,20 +76,26 @@ fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
     }
 }
 
-/// True actions that labels are set beside must be of the same frames.
-fn actions(faults: &mut Faults, spec: &PipelineSpec) {
+/// True actions that labels are set beside, and near-copies that are left out, must be of the same frames.
+fn of_the_same_frames(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
-        let StageSpec::Label(config) = stage else { continue };
-        let Some(wanted) = &config.actions else { continue };
-        let found = spec.stages.iter().find(|(other, _)| other == wanted).map(|(_, stage)| stage);
-        let of = match found {
-            Some(StageSpec::ImportActions(actions)) => &actions.frames,
-            Some(StageSpec::Record(_)) => wanted,
+        let (frames, beside) = match stage {
+            StageSpec::Label(config) => (&config.frames, [("actions", &config.actions), ("without", &config.without)]),
+            StageSpec::TrainDynamics(config) => (&config.frames, [("without", &config.without), ("without", &None)]),
             _ => continue,
         };
-        if *of != config.frames {
-            let message = format!("`{wanted}` knows actions of `{of}`, the frames are `{}`", config.frames);
-            faults.at(&path(name, stage, "actions"), Part::Value, message, Some("name a stage that knows those of the same frames".into()));
+        for (field, wanted) in beside.into_iter().filter_map(|(field, wanted)| Some((field, wanted.as_ref()?))) {
+            let found = spec.stages.iter().find(|(other, _)| other == wanted).map(|(_, stage)| stage);
+            let of = match found {
+                Some(StageSpec::ImportActions(actions)) => &actions.frames,
+                Some(StageSpec::Deduplicate(copies)) => &copies.frames,
+                Some(StageSpec::Record(_)) => wanted,
+                _ => continue,
+            };
+            if of != frames {
+                let message = format!("`{wanted}` knows of `{of}`, the frames are `{frames}`");
+                faults.at(&path(name, stage, field), Part::Value, message, Some("name a stage that knows the same frames".into()));
+            }
         }
     }
 }

@@ -10,15 +10,29 @@ use serde_json::{Map, Value, json};
 
 use crate::dataset::{FileInfo, Receipt};
 use crate::stages::{
-    decode, evaluate, finetune, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics, train_policy,
+    decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics,
+    train_policy,
 };
 
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 12] =
-    ["videos", "about", "try", "frames", "labels", "model", "true_actions", "policy", "decoders", "agent", "results", "generation"];
+const INPUTS: [&str; 13] = [
+    "videos",
+    "about",
+    "try",
+    "frames",
+    "without",
+    "labels",
+    "model",
+    "true_actions",
+    "policy",
+    "decoders",
+    "agent",
+    "results",
+    "generation",
+];
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
@@ -79,6 +93,7 @@ pub fn of_train_dynamics(task: &train_dynamics::TrainDynamicsTask, generation: u
         "fdm_action",
         "fdm_bottom",
         "actions",
+        "without",
     ];
     let mut fields = start("train_dynamics", train_dynamics::VERSION, &task.config, &resolved);
     flatten(&mut fields, "", json!(task.config.dynamics(task.size)));
@@ -89,6 +104,17 @@ pub fn of_train_dynamics(task: &train_dynamics::TrainDynamicsTask, generation: u
         fields.insert("measured".into(), true.into());
         fields.insert("true_actions".into(), digests(&task.actions));
     }
+    if let Some(without) = &task.without {
+        fields.insert("no_copies".into(), true.into());
+        fields.insert("without".into(), json!(without));
+    }
+    fields
+}
+
+/// Near-copies: how near, and the frames' digests.
+pub fn of_deduplicate(task: &deduplicate::DeduplicateTask) -> Fields {
+    let mut fields = start("deduplicate", deduplicate::VERSION, &task.config, &["frames"]);
+    fields.insert("frames".into(), digests(&task.shards));
     fields
 }
 
@@ -107,13 +133,16 @@ pub fn of_import_dynamics(task: &import_dynamics::ImportDynamicsTask) -> Fields 
     fields
 }
 
-/// Labelling: the frames' and the model's digest.
+/// Labelling: the frames' and the model's digest, and which of the shard's videos are left out.
 pub fn of_label(task: &label::LabelTask) -> Fields {
-    let mut fields = start("label", label::VERSION, &task.config, &["frames", "dynamics", "actions"]);
+    let mut fields = start("label", label::VERSION, &task.config, &["frames", "dynamics", "actions", "without"]);
     fields.insert("frames".into(), task.shard.blake3.clone().into());
     fields.insert("model".into(), task.model.blake3.clone().into());
     if let Some(actions) = &task.actions {
         fields.insert("true_actions".into(), actions.blake3.clone().into());
+    }
+    if !task.without.is_empty() {
+        fields.insert("without".into(), json!(task.without));
     }
     fields
 }

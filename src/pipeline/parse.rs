@@ -92,6 +92,7 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
         "decode" => settings_of(faults, &path, settings).map(StageSpec::Decode),
         "record" => settings_of(faults, &path, settings).map(StageSpec::Record),
         "import_actions" => settings_of(faults, &path, settings).map(StageSpec::ImportActions),
+        "deduplicate" => settings_of(faults, &path, settings).map(StageSpec::Deduplicate),
         "train_dynamics" => settings_of(faults, &path, settings).map(StageSpec::TrainDynamics),
         "import_dynamics" => settings_of(faults, &path, settings).map(StageSpec::ImportDynamics),
         "label" => settings_of(faults, &path, settings).map(StageSpec::Label),

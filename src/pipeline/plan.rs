@@ -112,6 +112,7 @@ impl<'a> Planner<'a> {
             StageSpec::Decode(config) => self.decode(plan, config, receipts),
             StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
             StageSpec::ImportActions(config) => Ok(self.import_actions(plan, config, &Known::new(&receipts))),
+            StageSpec::Deduplicate(config) => Ok(self.deduplicate(plan, config, &Known::new(&receipts))),
             StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, &receipts),
             StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
             StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
@@ -150,18 +151,25 @@ impl<'a> Planner<'a> {
     /// One task per shard, all new when the model is.
     fn label(&self, mut plan: StagePlan, config: &LabelConfig, known: &Known) -> StagePlan {
         let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
-        let actions = config.actions.as_ref().map(|actions| &self.plans[actions]);
+        let [actions, copies] = [&config.actions, &config.without].map(|name| name.as_ref().map(|name| &self.plans[name]));
         let model = dynamics.receipts.first().and_then(|r| r.files.first()).filter(|_| dynamics.new == 0);
-        plan.settings = settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file(), actions: None }));
-        let waits = actions.is_some_and(|actions| actions.new > 0 && frames.new == 0);
-        let Some(model) = model.filter(|_| !waits) else {
+        plan.settings =
+            settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file(), actions: None, without: vec![] }));
+        let waits = actions.filter(|actions| actions.new > 0 && frames.new == 0).map(|_| "new true actions");
+        let waits = waits.or(copies.filter(|copies| copies.new > 0).map(|_| "new near-copies"));
+        let Some(model) = model.filter(|_| waits.is_none()) else {
             plan.new = frames.new + frames.receipts.len();
-            plan.why.insert(if waits { "new true actions" } else { "new model" }.into(), plan.new);
+            plan.why.insert(waits.unwrap_or("new model").into(), plan.new);
             return plan;
         };
         let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
+        let copies = copies.map(StagePlan::copies).unwrap_or_default();
         for (i, shard) in frames.receipts.iter().enumerate() {
-            plan.add_label(config, shard, &dynamics.receipts[0].key, model, true_actions.get(i).cloned(), known);
+            let Some(file) = shard.files.first() else { continue };
+            let (actions, digests) = (true_actions.get(i).cloned(), shard.videos.iter().map(|video| &video.digest));
+            let without = digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
+            let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions, without };
+            plan.add_label(task, shard, &dynamics.receipts[0].key, known);
         }
         if frames.new > 0 {
             plan.new += frames.new;
@@ -222,19 +230,9 @@ impl StagePlan {
     }
 
     /// Adds the task of one shard's labels.
-    fn add_label(
-        &mut self,
-        config: &LabelConfig,
-        shard: &Receipt,
-        dynamics: &str,
-        model: &FileInfo,
-        actions: Option<FileInfo>,
-        known: &Known,
-    ) {
-        let Some(file) = shard.files.first() else { return };
-        let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions };
-        let inputs = vec![shard.key.clone(), dynamics.to_owned()];
-        self.add(of_label(&task), inputs, BTreeMap::new(), file.rows, Task::Label(task), known);
+    fn add_label(&mut self, task: LabelTask, frames: &Receipt, dynamics: &str, known: &Known) {
+        let (inputs, rows) = (vec![frames.key.clone(), dynamics.to_owned()], task.shard.rows);
+        self.add(of_label(&task), inputs, BTreeMap::new(), rows, Task::Label(task), known);
     }
 
     /// Its jobs are done.

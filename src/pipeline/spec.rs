@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::stages::decode::DecodeConfig;
+use crate::stages::deduplicate::DeduplicateConfig;
 use crate::stages::evaluate::EvaluateConfig;
 use crate::stages::finetune::FinetuneConfig;
 use crate::stages::import_actions::ImportActionsConfig;
@@ -50,6 +51,8 @@ pub enum StageSpec {
     Record(RecordConfig),
     /// A file of true actions -> the action at each frame.
     ImportActions(ImportActionsConfig),
+    /// Frames -> which videos are there twice.
+    Deduplicate(DeduplicateConfig),
     /// Frames -> inverse and forward dynamics model.
     TrainDynamics(TrainDynamicsConfig),
     /// A file of weights -> inverse and forward dynamics model.
@@ -81,6 +84,8 @@ pub enum ArtifactKind {
     Policy,
     /// What was truly done.
     Actions,
+    /// Which videos are nearly the same as others.
+    Copies,
     /// Decoders of latent actions.
     Decoder,
     /// A network that plays.
@@ -97,6 +102,7 @@ impl std::fmt::Display for ArtifactKind {
             ArtifactKind::Labels => "labels",
             ArtifactKind::Policy => "a latent policy",
             ArtifactKind::Actions => "true actions",
+            ArtifactKind::Copies => "near-copies",
             ArtifactKind::Decoder => "decoders",
             ArtifactKind::Agent => "an agent",
             ArtifactKind::Evaluation => "an evaluation",
@@ -105,10 +111,11 @@ impl std::fmt::Display for ArtifactKind {
 }
 
 /// The kinds of stage as the YAML names them.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     "decode",
     "record",
     "import_actions",
+    "deduplicate",
     "train_dynamics",
     "import_dynamics",
     "label",
@@ -134,6 +141,7 @@ impl StageSpec {
             StageSpec::Decode(_) => "decode",
             StageSpec::Record(_) => "record",
             StageSpec::ImportActions(_) => "import_actions",
+            StageSpec::Deduplicate(_) => "deduplicate",
             StageSpec::TrainDynamics(_) => "train_dynamics",
             StageSpec::ImportDynamics(_) => "import_dynamics",
             StageSpec::Label(_) => "label",
@@ -151,6 +159,7 @@ impl StageSpec {
             StageSpec::Decode(_) => &[ArtifactKind::Frames],
             StageSpec::Record(_) => &[ArtifactKind::Frames, ArtifactKind::Actions],
             StageSpec::ImportActions(_) => &[ArtifactKind::Actions],
+            StageSpec::Deduplicate(_) => &[ArtifactKind::Copies],
             StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => &[ArtifactKind::Dynamics],
             StageSpec::Label(_) => &[ArtifactKind::Labels],
             StageSpec::TrainPolicy(_) => &[ArtifactKind::Policy],
@@ -171,9 +180,10 @@ impl StageSpec {
                 ("agent", &c.agent, ArtifactKind::Agent),
             ]),
             StageSpec::ImportActions(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
+            StageSpec::Deduplicate(c) => vec![("frames", &c.frames, ArtifactKind::Frames)],
             StageSpec::TrainDynamics(c) => {
-                let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));
-                [("frames", c.frames.as_str(), ArtifactKind::Frames)].into_iter().chain(actions).collect()
+                let others = named([("actions", &c.actions, ArtifactKind::Actions), ("without", &c.without, ArtifactKind::Copies)]);
+                [("frames", c.frames.as_str(), ArtifactKind::Frames)].into_iter().chain(others).collect()
             }
             StageSpec::TrainPolicy(c) => vec![("labels", &c.labels, ArtifactKind::Labels)],
             StageSpec::TrainDecoder(c) => vec![("labels", &c.labels, ArtifactKind::Labels), ("actions", &c.actions, ArtifactKind::Actions)],
@@ -190,9 +200,9 @@ impl StageSpec {
                 ("frames", &c.frames, ArtifactKind::Frames),
             ]),
             StageSpec::Label(c) => {
-                let actions = c.actions.iter().map(|actions| ("actions", actions.as_str(), ArtifactKind::Actions));
+                let others = named([("actions", &c.actions, ArtifactKind::Actions), ("without", &c.without, ArtifactKind::Copies)]);
                 let frames = [("frames", c.frames.as_str(), ArtifactKind::Frames), ("dynamics", &c.dynamics, ArtifactKind::Dynamics)];
-                frames.into_iter().chain(actions).collect()
+                frames.into_iter().chain(others).collect()
             }
             StageSpec::Report(c) => c.sources().into_iter().map(|(field, stage)| (field, stage, of_report(field))).collect(),
         }
@@ -203,6 +213,7 @@ impl StageSpec {
         match self {
             StageSpec::Decode(c) => c.validate(),
             StageSpec::Record(c) => c.validate(),
+            StageSpec::Deduplicate(c) => c.validate(),
             StageSpec::TrainDynamics(c) => c.validate(),
             StageSpec::TrainPolicy(c) => c.validate(),
             StageSpec::TrainDecoder(c) => c.validate(),

@@ -24,6 +24,9 @@ pub struct LabelConfig {
     /// `true_action`, where they are discrete. Default none.
     #[serde(default)]
     pub actions: Option<String>,
+    /// The `deduplicate` stage whose near-copies get no labels. Default none: all videos get labels.
+    #[serde(default)]
+    pub without: Option<String>,
     /// Whether to compute the world model's error on every transition, the label's own quality sign. It costs as much again as the
     /// latent action. Default true.
     #[serde(default = "default_fdm_error")]
@@ -53,6 +56,8 @@ pub struct LabelTask {
     pub model: FileInfo,
     /// The true actions of the shard's frames, where they are asked for.
     pub actions: Option<FileInfo>,
+    /// The digests of videos that are left out.
+    pub without: Vec<String>,
 }
 
 /// The worker: a model on a device, kept from task to task.
@@ -89,7 +94,7 @@ impl Label {
         let provenance = self.provenance(task);
         let provenance: Vec<(&str, &str)> = provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mut labels = LabelWriter::create(place.store, &path, shape, &provenance)?;
-        let index = WindowIndex::new(&shards, config.window());
+        let index = WindowIndex::new(&shards, config.window()).without(&shards, &task.without)?;
         let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
         let actions = Actions::read(place.store, &paths)?;
         for first in (0..index.len()).step_by(BATCH) {

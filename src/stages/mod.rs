@@ -1,6 +1,7 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
-//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there), [`train_dynamics`]
+//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there; [`deduplicate`]: what is
+//! there twice), [`train_dynamics`]
 //! (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`] (shards + IDM -> latent actions), [`train_policy`] (labels -> latent
 //! policy), [`train_decoder`] (labels + true actions -> decoders), [`finetune`] (latent policy + game -> agent), [`evaluate`] (policy +
 //! decoder, or agent -> returns in the game; what latents tell, how far the FDM sees), [`report`] (all of it -> one page).
@@ -15,6 +16,7 @@ use crate::models::Device;
 use crate::train::TrainError;
 
 pub mod decode;
+pub mod deduplicate;
 pub mod evaluate;
 pub mod finetune;
 pub mod import_actions;
@@ -239,6 +241,8 @@ pub enum Task {
     Decode(decode::DecodeTask),
     /// Episodes of a game become one shard.
     Record(record::RecordTask),
+    /// Videos that are nearly the same are found.
+    Deduplicate(deduplicate::DeduplicateTask),
     /// All shards become one model.
     TrainDynamics(Box<train_dynamics::TrainDynamicsTask>),
     /// A file of true actions becomes one for each shard.

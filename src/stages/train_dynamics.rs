@@ -106,6 +106,8 @@ pub struct TrainDynamicsTask {
     pub shards: Vec<FileInfo>,
     /// Files of true actions, where there are some.
     pub actions: Vec<FileInfo>,
+    /// The digests of videos that are left out; none where nothing is asked for.
+    pub without: Option<Vec<String>>,
     /// What the weights' file says of its origin (the task's key, the dataset's version).
     pub provenance: BTreeMap<String, String>,
     /// Seconds between two checkpoints; changes nothing in the result.
@@ -155,7 +157,7 @@ impl Data {
             return Err(Error::FrameSize { file, seen: size.height as usize, expected: task.size });
         }
         let (time, every) = (task.config.context + 2, task.config.holdout);
-        let all = WindowIndex::new(&shards, time);
+        let all = WindowIndex::new(&shards, time).without(&shards, task.without.as_deref().unwrap_or_default())?;
         let is_held_out = |episode: usize| every > 0 && episode.is_multiple_of(every);
         let training = all.subset(|episode| !is_held_out(episode));
         let held_out = if every == 0 { all.subset(|_| true) } else { all.subset(is_held_out) };

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use crate::hostile::{add_long_video, kill, strike};
 use crate::project::{PIPELINE, Project, said};
 
-/// Three games and the model trained on them, then five more and a long video that nobody has decoded.
+/// Three games and the model trained on them, near-copies left out, then five more and a long video that nobody has decoded.
 fn grown() -> Option<Project> {
     let project = Project::new(3);
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos_per_shard: 4", "videos_per_shard: 1")).unwrap();
+    let copies = "  copies: { deduplicate: { frames: frames } }\n  model: { train_dynamics: { without: copies, ";
+    let text = PIPELINE.replace("videos_per_shard: 4", "videos_per_shard: 1").replace("  model: { train_dynamics: { ", copies);
+    fs::write(project.path("pipeline.yaml"), text).unwrap();
     project.run(&[]).good();
     project.add(3..8);
     add_long_video(&project).then_some(project)
@@ -32,7 +34,7 @@ fn shards_are_labelled_while_a_slow_video_is_decoded_and_to_the_same_bytes() {
     assert_eq!((count(&project, "frames/receipts"), count(&project, "frames/manifests")), (8, 1), "the video still stands");
     kill(&decoder, "-CONT");
     let run = said(run).good();
-    assert!(run.stdout.starts_with("12 tasks: 9 videos (6 new)"), "{run:#?}");
+    assert!(run.stdout.starts_with("13 tasks: 9 videos (6 new)"), "{run:#?}");
     assert!(run.stderr.contains("labels: 6 tasks done, 3 re-used"), "{run:#?}");
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
     let history = project.lapo(&["datasets", "labels", "--workspace", "ws"]).good();

@@ -5,6 +5,7 @@ mod actions;
 mod ahead;
 mod broken;
 mod buckets;
+mod copies;
 mod cuts;
 mod dynamics;
 mod finetune;

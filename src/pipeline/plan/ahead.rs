@@ -11,7 +11,7 @@ use crate::dataset::{self, FileInfo, Receipt};
 use crate::executor::Job;
 use crate::pipeline::key::Known;
 use crate::pipeline::spec::StageSpec;
-use crate::stages::label::LabelConfig;
+use crate::stages::label::{LabelConfig, LabelTask};
 
 /// What a run has labelled before its stage's turn.
 #[derive(Debug, Default)]
@@ -70,40 +70,47 @@ impl Unwaiting {
     /// The job that labels a shard.
     pub fn job(&self, frames: &Receipt) -> Option<Job> {
         let mut plan = StagePlan::empty(&self.stage, "label", None);
-        plan.add_label(&self.config, frames, &self.dynamics, &self.model, None, &Known::new(&[]));
+        let (config, model, shard) = (self.config.clone(), self.model.clone(), frames.files.first()?.clone());
+        let task = LabelTask { config, shard, model, actions: None, without: vec![] };
+        plan.add_label(task, frames, &self.dynamics, &Known::new(&[]));
         plan.jobs.pop()
     }
 }
 
 impl Planner<'_> {
-    /// The stages of labels that can follow a planned stage of frames shard by shard. One that takes true actions waits for these, which
-    /// wait for all frames.
-    pub fn unwaiting(&self, frames: &str) -> Result<Vec<Unwaiting>, dataset::Error> {
-        let mut all = Vec::new();
-        for (stage, spec) in &self.checked.spec.stages {
+    /// The stages of labels that can follow a planned stage of frames shard by shard. One that takes true actions or leaves out
+    /// near-copies waits for these, which wait for all frames.
+    pub fn unwaiting(&mut self, frames: &str) -> Result<Vec<Unwaiting>, dataset::Error> {
+        let (mut all, checked) = (Vec::new(), self.checked);
+        for (stage, spec) in &checked.spec.stages {
             let StageSpec::Label(config) = spec else { continue };
-            if config.frames != frames || config.actions.is_some() {
+            if config.frames != frames || config.actions.is_some() || config.without.is_some() || !self.foresee(&config.dynamics)? {
                 continue;
             }
-            if let Some((dynamics, model)) = self.kept_model(&config.dynamics)? {
-                all.push(Unwaiting { stage: stage.clone(), config: config.clone(), dynamics, model });
-            }
+            let plan = &self.plans[&config.dynamics];
+            let Some(receipt) = plan.receipts.first().filter(|_| plan.new == 0) else { continue };
+            let Some(model) = receipt.files.first().cloned() else { continue };
+            all.push(Unwaiting { stage: stage.clone(), config: config.clone(), dynamics: receipt.key.clone(), model });
         }
         Ok(all)
     }
 
-    /// A model that is there and stays, whatever is new: its receipt's key and its weights.
-    fn kept_model(&self, dynamics: &str) -> Result<Option<(String, FileInfo)>, dataset::Error> {
-        let Some(at) = self.checked.spec.stages.iter().position(|(name, _)| name == dynamics) else { return Ok(None) };
-        let known = match &self.checked.spec.stages[at].1 {
-            StageSpec::TrainDynamics(config) => [Some(&config.frames), config.actions.as_ref()],
-            _ => [None, None],
-        };
-        if !known.into_iter().flatten().all(|name| self.plans.contains_key(name)) {
-            return Ok(None);
+    /// Plans a stage and what it takes before their turn, when they are planned again; false where all videos of another source would have to be
+    /// looked at.
+    fn foresee(&mut self, name: &str) -> Result<bool, dataset::Error> {
+        let checked = self.checked;
+        let Some(at) = checked.spec.stages.iter().position(|(other, _)| other == name) else { return Ok(false) };
+        let spec = &checked.spec.stages[at].1;
+        if self.plans.contains_key(name) || matches!(spec, StageSpec::Decode(_)) {
+            return Ok(self.plans.contains_key(name));
+        }
+        for (_, input, _) in spec.inputs() {
+            if !self.foresee(input)? {
+                return Ok(false);
+            }
         }
         let plan = self.plan(at)?;
-        let receipt = plan.receipts.first().filter(|_| plan.new == 0);
-        Ok(receipt.and_then(|receipt| Some((receipt.key.clone(), receipt.files.first()?.clone()))))
+        self.plans.insert(name.to_owned(), plan);
+        Ok(true)
     }
 }

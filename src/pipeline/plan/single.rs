@@ -1,13 +1,14 @@
 //! Plans of stages that are one task each. In: a stage's settings and the plans of those it takes from; out: its one task, new or done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Planner, StagePlan, no_file};
 use crate::dataset::FileInfo;
 use crate::pipeline::key::{
-    Known, key, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
+    Known, key, of_deduplicate, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
 };
 use crate::pipeline::videos::digest_of;
+use crate::stages::deduplicate::{DeduplicateConfig, DeduplicateTask};
 use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
 use crate::stages::finetune::{FinetuneConfig, FinetuneTask};
 use crate::stages::import_actions::{ImportActionsConfig, ImportActionsTask};
@@ -31,6 +32,19 @@ impl Planner<'_> {
         if !plan.waits_for([("frames", Some(frames))]) {
             let units = task.shards.len() as u64;
             plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::ImportActions(task), known);
+        }
+        plan
+    }
+
+    /// One task: every video is compared with those before it.
+    pub(super) fn deduplicate(&self, mut plan: StagePlan, config: &DeduplicateConfig, known: &Known) -> StagePlan {
+        let frames = &self.plans[&config.frames];
+        let task = DeduplicateTask { config: config.clone(), shards: frames.files(".arrow") };
+        let fields = of_deduplicate(&task);
+        plan.settings = settings(&fields);
+        if !plan.waits_for([("frames", Some(frames))]) {
+            let units = frames.receipts.iter().map(|receipt| receipt.videos.len() as u64).sum();
+            plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::Deduplicate(task), known);
         }
         plan
     }
@@ -156,6 +170,11 @@ impl StagePlan {
     /// The file of weights of a stage that makes one.
     fn weights(&self) -> FileInfo {
         self.files(".safetensors").pop().unwrap_or_else(no_file)
+    }
+
+    /// The digests of videos that a stage of near-copies leaves out.
+    pub(super) fn copies(&self) -> HashSet<&str> {
+        self.receipts.iter().flat_map(|receipt| &receipt.rejects).map(|reject| reject.digest.as_str()).collect()
     }
 
     /// Whether the stage's one task is not known yet, since an input is still to be made.

@@ -17,8 +17,8 @@ struct Training<'a> {
     refresh: &'a Refresh,
     /// The stage it learns from.
     source: &'a StagePlan,
-    /// Another stage that must have run.
-    beside: Option<&'a StagePlan>,
+    /// Other stages that must have run.
+    beside: Vec<&'a StagePlan>,
     /// What that is called, what is counted there, and what of it a kept model may not have seen.
     names: [&'static str; 3],
     steps: u64,
@@ -55,7 +55,11 @@ impl Planner<'_> {
         receipts: &[Receipt],
     ) -> Result<StagePlan, dataset::Error> {
         let frames = &self.plans[&config.frames];
-        let actions = config.actions.as_ref().map(|actions| &self.plans[actions]);
+        let [actions, copies] = [&config.actions, &config.without].map(|name| name.as_ref().map(|name| &self.plans[name]));
+        let copies_in_order = |copies: &StagePlan| {
+            let (left_out, videos) = (copies.copies(), frames.receipts.iter().flat_map(|receipt| &receipt.videos));
+            videos.filter(|video| left_out.contains(video.digest.as_str())).map(|video| video.digest.clone()).collect()
+        };
         let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
         let task = TrainDynamicsTask {
             config: config.clone(),
@@ -63,13 +67,14 @@ impl Planner<'_> {
             size: size as usize,
             shards: frames.files(".arrow"),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
+            without: copies.map(copies_in_order),
             provenance: BTreeMap::new(),
             checkpoint_secs: self.options.checkpoint_secs,
         };
         let training = Training {
             refresh: &config.refresh,
             source: frames,
-            beside: actions,
+            beside: [actions, copies].into_iter().flatten().collect(),
             names: ["frames", "frames", "videos"],
             steps: config.steps,
             unseen: &|kept| unseen_videos(kept, frames),
@@ -98,7 +103,7 @@ impl Planner<'_> {
         let training = Training {
             refresh: &config.refresh,
             source: labels,
-            beside: None,
+            beside: vec![],
             names: ["labels", "transitions", "files of labels"],
             steps: config.steps,
             unseen: &|kept| labels.receipts.iter().filter(|r| !kept.inputs.contains(&r.key)).count() + labels.new,
@@ -136,7 +141,7 @@ impl Planner<'_> {
             plan.reused = 1;
             return Ok(plan);
         }
-        if source.new > 0 || training.beside.is_some_and(|beside| beside.new > 0) {
+        if source.new > 0 || training.beside.iter().any(|beside| beside.new > 0) {
             plan.new = 1;
             let reason = if kept.is_some() { format!("new {name}") } else { Known::new(receipts).why(&fields) };
             plan.why.insert(reason, 1);
