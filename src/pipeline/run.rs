@@ -130,6 +130,9 @@ fn run_stage(planner: &mut Planner, at: usize, means: &Means, watch: &dyn Watch,
     Ok(stage.with_total(&plan.receipts, manifest.version))
 }
 
+/// Jobs of labels that wait while frames are decoded, at most: decoding never waits for labels.
+const WAITING: usize = 1000;
+
 /// Does a stage's jobs, and labels their shards beside them where labels need not wait. When the jobs are done the rest is left to the labels'
 /// own turn.
 fn execute(
@@ -142,7 +145,7 @@ fn execute(
 ) -> (Vec<Result<Receipt, stages::Error>>, Ahead) {
     let (stop, first) = (AtomicBool::new(false), OnceLock::new());
     std::thread::scope(|scope| {
-        let (send, sent) = mpsc::channel();
+        let (send, sent) = mpsc::sync_channel(WAITING);
         let beside = Beside { progress, done: AtomicU64::new(0) };
         let stop = &stop;
         let labels = scope.spawn(move || match unwaiting {
@@ -152,8 +155,8 @@ fn execute(
         let results = local::run(store, jobs, means, progress, &|receipt| {
             for job in unwaiting.iter().filter_map(|stage| stage.job(receipt)) {
                 first.get_or_init(Instant::now);
-                // It fails where the labels' thread panicked, which is said below.
-                _ = send.send(job);
+                // Where the queue is full, or its other end has panicked, the job is left to the labels' own turn.
+                _ = send.try_send(job);
             }
             limit.allows(receipt)
         });
