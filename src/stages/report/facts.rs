@@ -113,7 +113,7 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
     Ok(figure(&chart, "How long episodes are", &[numbers, totals]))
 }
 
-/// Most bars of the chart of lengths; where lengths differ more than that, each bar stands for several.
+/// Most bars of the chart of lengths; where lengths differ more than that, each bar stands for several, from the one under it on.
 const LENGTHS: u64 = 60;
 
 fn of_lengths(counts: &BTreeMap<u64, u64>) -> Vec<Bar> {
@@ -121,8 +121,7 @@ fn of_lengths(counts: &BTreeMap<u64, u64>) -> Vec<Bar> {
     let wide = (most - least + 1).div_ceil(LENGTHS);
     let bar = |first: u64| {
         let episodes: u64 = counts.range(first..first + wide).map(|(_, count)| count).sum();
-        let label = if wide == 1 { first.to_string() } else { format!("{first}-{}", first + wide - 1) };
-        Bar::new(label, episodes as f64, BLUE)
+        Bar::new(first.to_string(), episodes as f64, BLUE)
     };
     (least..=most).step_by(wide as usize).map(bar).collect()
 }

@@ -37,8 +37,8 @@ const SMALL: (u32, u32) = (400, 240);
 const WIDE: (u32, u32) = (560, 280);
 /// A line of so few points shows them.
 const FEW: usize = 24;
-/// Most labels under bars.
-const LABELS: usize = 16;
+/// So many bars all have their labels, which are names; of more, which are numbers, those that have room.
+const LABELS: usize = 10;
 
 /// The colour of a group, by its number.
 pub fn colour(group: usize) -> RGBColor {
@@ -156,7 +156,8 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
     let high = bars.iter().map(|bar| bar.value + bar.spread.unwrap_or(0.0)).fold(0.0, f64::max);
     let low = bars.iter().map(|bar| bar.value - bar.spread.unwrap_or(0.0)).fold(0.0, f64::min);
     let y = if high > low { low * 1.05..high * 1.05 } else { 0.0..1.0 };
-    let every = bars.len().div_ceil(LABELS).max(1);
+    let (room, digits) = (axes.size.0 as usize - 68, bars.iter().map(|bar| bar.label.len()).max().unwrap_or(0));
+    let every = if bars.len() > LABELS { (bars.len() * (digits * 7 + 6)).div_ceil(room) } else { 1 };
     svg(axes.size, |area| {
         let x = -0.6..bars.len() as f64 - 0.4;
         let mut chart = ChartBuilder::on(area).margin(8).x_label_area_size(40).y_label_area_size(52).build_cartesian_2d(x, y)?;
