@@ -80,8 +80,8 @@ fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
 fn of_the_same_frames(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
         let (frames, beside) = match stage {
-            StageSpec::Label(config) => (&config.frames, [("actions", &config.actions), ("without", &config.without)]),
-            StageSpec::TrainDynamics(config) => (&config.frames, [("without", &config.without), ("without", &None)]),
+            StageSpec::Label(config) => (&config.frames, vec![("actions", &config.actions), ("without", &config.without)]),
+            StageSpec::TrainDynamics(config) => (&config.frames, vec![("without", &config.without)]),
             _ => continue,
         };
         for (field, wanted) in beside.into_iter().filter_map(|(field, wanted)| Some((field, wanted.as_ref()?))) {

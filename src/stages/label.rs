@@ -57,6 +57,7 @@ pub struct LabelTask {
     /// The true actions of the shard's frames, where they are asked for.
     pub actions: Option<FileInfo>,
     /// The digests of videos that are left out.
+    #[serde(default)]
     pub without: Vec<String>,
 }
 

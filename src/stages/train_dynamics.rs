@@ -109,6 +109,7 @@ pub struct TrainDynamicsTask {
     /// Files of true actions, where there are some.
     pub actions: Vec<FileInfo>,
     /// The digests of videos that are left out; none where nothing is asked for.
+    #[serde(default)]
     pub without: Option<Vec<String>>,
     /// What the weights' file says of its origin (the task's key, the dataset's version).
     pub provenance: BTreeMap<String, String>,
