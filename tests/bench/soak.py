@@ -30,10 +30,12 @@ def resident_mib(pid):
 
 
 def rates(folder):
-    """Tasks a second from the first to the second tenth of a stage's receipts, and from the last but one to the last."""
+    """Tasks a second from the first to the second tenth of a stage's receipts, and from the last but one to the last; and in both halves."""
     filed = sorted(entry.stat().st_mtime for entry in os.scandir(folder / "receipts"))
     tenth = len(filed) // 10
-    return tenth / (filed[2 * tenth] - filed[tenth]), tenth / (filed[-1] - filed[-1 - tenth])
+    half = 5 * tenth
+    tenths = tenth / (filed[2 * tenth] - filed[tenth]), tenth / (filed[-1] - filed[-1 - tenth])
+    return *tenths, half / (filed[half] - filed[0]), half / (filed[-1] - filed[-1 - half])
 
 
 def main():
@@ -61,11 +63,11 @@ def main():
                 time.sleep(0.5)
             print(process.communicate()[0].strip())
         for stage in ("frames", "labels"):
-            first, last = rates(folder / "ws" / stage)
+            first, last, *halves = rates(folder / "ws" / stage)
             taken = memory[stage][len(memory[stage]) // 10 :]
             tenth = max(len(taken) // 10, 1)
             early, late = sum(taken[:tenth]) / tenth, sum(taken[-tenth:]) / tenth
-            print(f"{stage}: {first:.1f} tasks/s early, {last:.1f} late ({last / first:.3f}); own memory {early:.0f} MiB early, {late:.0f} late")
+            print(f"{stage}: {first:.1f} tasks/s early, {last:.1f} late ({last / first:.3f}), halves {halves[0]:.1f}, {halves[1]:.1f} ({halves[1] / halves[0]:.3f}); own memory {early:.0f} MiB early, {late:.0f} late")
 
 
 if __name__ == "__main__":
