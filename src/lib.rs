@@ -76,9 +76,9 @@
 //! - Stages run one after the other, but for labels by a model that is there and stays: those are made shard by shard while others are still
 //!   decoded (`pipeline::plan`'s `ahead`). The shard on disk is the buffer between the two, so nothing but jobs waits in memory. On a CPU
 //!   decoding comes first, since both want the same cores: labels fill the cores that the slowest videos leave.
-//! - libav works in processes of its own (`stages::decode::child`), one a thread, which send frames over a pipe and never touch the workspace: what
-//!   kills one is a reject, its memory is bounded, and the frames before are kept. With what is measured of frames it costs 6 % of the time on
-//!   720p, and a fifth on clips of 19 frames of 64 x 64.
+//! - libav works in processes of its own (`stages::decode::child`), one a thread, which send frames over a pipe and never touch the
+//!   workspace: what kills one is a reject, its memory is bounded, and the frames before are kept. With what is measured of frames it costs
+//!   6 % of the time on 720p, and a fifth on clips of 19 frames of 64 x 64.
 //! - Copies of the same bytes under several names are separate videos, `#2` and so on added to their digest, so that each has rows; or, where
 //!   asked (`duplicates: skip`), rejects.
 //! - Whether two clips are nearly the same shows only when all are decoded: `deduplicate` is a stage, and what it finds is left out by whoever

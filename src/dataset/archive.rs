@@ -1,5 +1,5 @@
-//! Videos within tar archives, as WebDataset keeps them, read in place. In: an archive here or in an object store; out: which videos are where
-//! in it, and a reader for one of them.
+//! Videos within tar archives, as WebDataset keeps them, read in place. In: an archive here or in an object store; out: which videos are
+//! where in it, and a reader for one of them.
 //!
 //! Start at [`members`]. Nothing is unpacked: a video in an archive is a stretch of its bytes.
 

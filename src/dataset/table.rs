@@ -1,6 +1,7 @@
 //! Small Parquet tables, such as a training run's metrics.
 //!
-//! In: named columns of equal length. Out: a file any Parquet reader opens, or the columns again. Start at [`write_table`] and [`read_table`].
+//! In: named columns of equal length. Out: a file any Parquet reader opens, or the columns again. Start at [`write_table`] and
+//! [`read_table`].
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Runs jobs in this process: videos and games side by side, one to a core; networks one job at a time on a CPU, of which each uses all cores.
-//! Labelling on GPUs takes several jobs to a device, so that one uploads while another computes and a third writes.
+//! Runs jobs in this process: videos and games side by side, one to a core; networks one job at a time on a CPU, of which each uses all
+//! cores. Labelling on GPUs takes several jobs to a device, so that one uploads while another computes and a third writes.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
-//! A plan becomes files that any engine can hand out. In: what can be done now; out: a folder of partitions, done in any order, anywhere and
-//! any number of times, and committed once all are.
+//! A plan becomes files that any engine can hand out. In: what can be done now; out: a folder of partitions, done in any order, anywhere
+//! and any number of times, and committed once all are.
 //!
-//! Start at [`hand_out`]; then [`work`] for every partition, on whatever machine; then [`commit_all`]. What waits for these partitions is in
-//! the next plan: plan, work and commit until a plan has none. Two live attempts at one partition are harmless, as everywhere: the first
+//! Start at [`hand_out`]; then [`work`] for every partition, on whatever machine; then [`commit_all`]. What waits for these partitions is
+//! in the next plan: plan, work and commit until a plan has none. Two live attempts at one partition are harmless, as everywhere: the first
 //! receipt counts. The local executor does the same with threads.
 
 use std::collections::HashSet;

@@ -1,5 +1,5 @@
-//! `max_rejected`: when so many videos are rejected that something must be wrong with their source. In: receipts as they are filed; out: whether
-//! to go on, and the error that counts the reasons.
+//! `max_rejected`: when so many videos are rejected that something must be wrong with their source. In: receipts as they are filed; out:
+//! whether to go on, and the error that counts the reasons.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

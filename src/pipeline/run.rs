@@ -1,7 +1,8 @@
 //! A pipeline runs: stage by stage, plan, execute, commit. In: a checked pipeline; out: a [`Summary`], also kept in the workspace.
 //!
 //! Where a stage of labels need not wait for all frames, since its model is there and stays, shards are labelled while others are still
-//! decoded: one slow video holds up its own shard's labels alone. Nothing is locked. What is done is in receipts, each created whole or not at all; a run that dies is simply run again.
+//! decoded: one slow video holds up its own shard's labels alone. Nothing is locked. What is done is in receipts, each created whole or not
+//! at all; a run that dies is simply run again.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -133,8 +134,8 @@ fn run_stage(planner: &mut Planner, at: usize, means: &Means, watch: &dyn Watch,
 /// Jobs of labels that wait while frames are decoded, at most: decoding never waits for labels.
 const WAITING: usize = 1000;
 
-/// Does a stage's jobs, and labels their shards beside them where labels need not wait. When the jobs are done the rest is left to the labels'
-/// own turn.
+/// Does a stage's jobs, and labels their shards beside them where labels need not wait. When the jobs are done the rest is left to the
+/// labels' own turn.
 fn execute(
     store: &Store,
     jobs: Vec<Job>,

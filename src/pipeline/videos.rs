@@ -1,5 +1,5 @@
-//! Patterns become videos with an identity. In: glob patterns, of files and of objects in a store; out: [`VideoSource`]s, by name and by the
-//! blake3 of their bytes.
+//! Patterns become videos with an identity. In: glob patterns, of files and of objects in a store; out: [`VideoSource`]s, by name and by
+//! the blake3 of their bytes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

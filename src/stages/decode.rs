@@ -38,8 +38,8 @@ pub use work::run;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeConfig {
-    /// Glob patterns of the videos, relative to where `lapo` runs, or addresses in object stores: `["data/**/*.mp4", "s3://bucket/clips/*.mp4"]`.
-    /// A tar archive (`*.tar`, as of WebDataset) stands for the videos in it.
+    /// Glob patterns of the videos, relative to where `lapo` runs, or addresses in object stores:
+    /// `["data/**/*.mp4", "s3://bucket/clips/*.mp4"]`. A tar archive (`*.tar`, as of WebDataset) stands for the videos in it.
     #[serde(default)]
     pub videos: Vec<String>,
     /// Files that list videos, here or in an object store: `.csv` and `.parquet` with the column `uri` and, where they are known, `bytes` and
@@ -63,8 +63,8 @@ pub struct DecodeConfig {
     /// How a picture that is not square becomes square.
     #[serde(default)]
     pub fit: Fit,
-    /// Whether black bars are cut off, those that stay throughout a video, before it is fitted. Each video is decoded twice then, the first time to
-    /// see them.
+    /// Whether black bars are cut off, those that stay throughout a video, before it is fitted. Each video is decoded twice then, the first
+    /// time to see them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trim_bars: bool,
     /// A new episode starts at a scene cut: where the picture changes at least this many times as much as at the two changes before and the

@@ -4,10 +4,11 @@
 //! Pictures are compared as 16 x 16 means of luminance. The distance of two videos is the median, over pictures of the shorter one, of the
 //! mean difference from the picture of the longer one that is most like it, as a share of the range. Of 53 copies of recordings in `data`
 //! (MPEG-4 at twice the size and another rate, H.264 at `crf` 30, at 35 with a piece cut off) among 72 others, .004 finds 52 and nothing
-//! else, .005 all and one of two mazes that look alike. `hash` in `frames_quality` finds those copies whose pictures a codec hardly changes:
-//! half of coinrun's 36 pairs share half of their hashes, 9 of bigfish's, hardly one of the mazes'.
+//! else, .005 all and one of two mazes that look alike. `hash` in `frames_quality` finds those copies whose pictures a codec hardly
+//! changes: half of coinrun's 36 pairs share half of their hashes, 9 of bigfish's, hardly one of the mazes'.
 //!
-//! What was done is not compared: two plays of one level of a game are as near as copies. Deduplicate what was collected, not what was recorded.
+//! What was done is not compared: two plays of one level of a game are as near as copies. Deduplicate what was collected, not what was
+//! recorded.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -157,8 +158,8 @@ fn difference(a: &Picture, b: &Picture) -> f64 {
     f64::from(sum) / (RANGE * a.len() as f64)
 }
 
-/// Of each video those before it whose mean pictures are most like its own. Videos are sorted by brightness, in which they differ no more than in
-/// their pictures, so that few are compared.
+/// Of each video those before it whose mean pictures are most like its own. Videos are sorted by brightness, in which they differ no more
+/// than in their pictures, so that few are compared.
 fn alike(means: &[Picture]) -> Vec<Vec<usize>> {
     let brightness: Vec<u32> = means.iter().map(|mean| mean.iter().map(|cell| u32::from(*cell)).sum()).collect();
     let mut sorted: Vec<usize> = (0..means.len()).collect();

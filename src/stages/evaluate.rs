@@ -9,8 +9,8 @@
 //! Every player meets the same levels. Each environment plays its own share of the episodes to their ends, so that short ones do not count
 //! more often than long ones.
 //!
-//! `pipelines/maze_small.yaml`: `tiny` networks on 32 x 32 pixels, played on 400 levels that were not recorded. Mean returns over three draws
-//! of labelled transitions, which meet the same levels (cut, not rounded); the paper's are of its full sizes on 64 x 64.
+//! `pipelines/maze_small.yaml`: `tiny` networks on 32 x 32 pixels, played on 400 levels that were not recorded. Mean returns over three
+//! draws of labelled transitions, which meet the same levels (cut, not rounded); the paper's are of its full sizes on 64 x 64.
 //!
 //! | labelled transitions | 64 | 256 | 1,024 | 8,192 | random | expert |
 //! |---|---|---|---|---|---|---|
@@ -21,12 +21,12 @@
 //! | mean | 7.77 | 7.76 | 7.78 | 7.82 | 4.24 | 10.00 |
 //! | paper | | 7.51 | | 9.41 | 4.27 | 9.97 |
 //!
-//! Seed 3 is one run of the file, from recording to report, with nothing beside it: 41 minutes on two cores, 4,289 CPU-seconds; the policy's
-//! 50,000 steps of 64 are 27 minutes, labels 5, returns 4. (The other seeds were run in parts; their models are those of the first 40,000
-//! mazes.) The standard error of a seed's figure over levels is about .14; on 800 levels seeds 0 to 2 earn 7.88, 7.97 and 7.50 from 256
-//! transitions. Forty thousand mazes, one in five kept aside, are learnt by heart: the policy's error is .599 of the mean answer's instead
-//! of .566 after as many steps, and these seeds earn 7.63, 7.63 and 7.48. Predicted from its own predictions the world model's error is .06
-//! of that of copying the last real frame one frame ahead, .21 eight ahead.
+//! Seed 3 is one run of the file, from recording to report, with nothing beside it: 41 minutes on two cores, 4,289 CPU-seconds; the
+//! policy's 50,000 steps of 64 are 27 minutes, labels 5, returns 4. (The other seeds were run in parts; their models are those of the first
+//! 40,000 mazes.) The standard error of a seed's figure over levels is about .14; on 800 levels seeds 0 to 2 earn 7.88, 7.97 and 7.50 from
+//! 256 transitions. Forty thousand mazes, one in five kept aside, are learnt by heart: the policy's error is .599 of the mean answer's
+//! instead of .566 after as many steps, and these seeds earn 7.63, 7.63 and 7.48. Predicted from its own predictions the world model's
+//! error is .06 of that of copying the last real frame one frame ahead, .21 eight ahead.
 //!
 //! Three moves in ten of that recording are random, so that it shows the way back. With one in ten, 16,000 mazes and 8,000 steps of the
 //! policy it earned what random actions do (4.1); with three, 40,000 mazes and 24,000 steps 7.5: which of these did it was not looked into.

@@ -67,7 +67,7 @@ use start::{start, teacher_of};
 use teacher::Teacher;
 
 /// The version of what this stage does: raise it when the same inputs and settings give another agent.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Rewards, divided by the deviation of returns, end here.
 const REWARD_CLIP: f64 = 10.0;
 
@@ -284,15 +284,15 @@ where
 /// Nothing is expected after an episode's last step, even where its time was up: Procgen does not show what would have come.
 fn advantages<B: Backend>(rollout: &Rollout<B>, config: &FinetuneConfig) -> (Vec<f32>, Vec<f32>) {
     let (envs, steps) = (rollout.last_values.len(), rollout.values.len());
-    let (gamma, lambda) = (config.gamma as f32, config.lambda as f32);
+    let (gamma, gae_lambda) = (config.gamma as f32, config.gae_lambda as f32);
     let mut advantages = vec![0.0; steps];
     let mut after = vec![0.0; envs];
     for at in (0..steps).rev() {
         let env = at % envs;
-        let goes_on = if rollout.ends[at] { 0.0 } else { 1.0 };
-        let next = *rollout.values.get(at + envs).unwrap_or(&rollout.last_values[env]);
-        let surprise = rollout.rewards[at] + gamma * next * goes_on - rollout.values[at];
-        after[env] = surprise + gamma * lambda * goes_on * after[env];
+        let nonterminal = if rollout.ends[at] { 0.0 } else { 1.0 };
+        let next_value = *rollout.values.get(at + envs).unwrap_or(&rollout.last_values[env]);
+        let delta = rollout.rewards[at] + gamma * next_value * nonterminal - rollout.values[at];
+        after[env] = delta + gamma * gae_lambda * nonterminal * after[env];
         advantages[at] = after[env];
     }
     let returns = advantages.iter().zip(&rollout.values).map(|(advantage, value)| advantage + value).collect();
@@ -314,7 +314,7 @@ struct Learner<A: AutodiffBackend> {
 type Row = Vec<(&'static str, f32)>;
 
 /// What is logged of a minibatch: [`Losses::parts`] and the gradients' norm.
-const PARTS: [&str; 6] = ["policy_loss", "value_loss", "entropy", "approximate_kl", "clipped", "grad_norm"];
+const PARTS: [&str; 6] = ["policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "grad_norm"];
 
 impl<A> Learner<A>
 where
@@ -378,7 +378,7 @@ where
     }
 }
 
-/// What a minibatch was and what became of it; each `[batch, 1]`.
+/// What a rollout says of a minibatch; each `[batch, 1]`.
 struct Minibatch<A: AutodiffBackend> {
     actions: Tensor<A, 2, Int>,
     log_probs: Tensor<A, 2>,
@@ -419,22 +419,22 @@ struct Losses<A: AutodiffBackend> {
 /// # Shapes
 /// - `logits`: `[batch, actions]`
 /// - `value`: `[batch, 1]`
-fn losses<A: AutodiffBackend>(logits: Tensor<A, 2>, value: Tensor<A, 2>, shown: &Minibatch<A>, config: &FinetuneConfig) -> Losses<A> {
-    let likelihoods = activation::log_softmax(logits, 1);
-    let entropy = (likelihoods.clone().exp() * likelihoods.clone()).sum_dim(1).mean().neg();
-    let log_ratio = likelihoods.gather(1, shown.actions.clone()) - shown.log_probs.clone();
-    let (ratio, clip) = (log_ratio.clone().exp(), config.clip);
+fn losses<A: AutodiffBackend>(logits: Tensor<A, 2>, value: Tensor<A, 2>, old: &Minibatch<A>, config: &FinetuneConfig) -> Losses<A> {
+    let log_probs = activation::log_softmax(logits, 1);
+    let entropy = (log_probs.clone().exp() * log_probs.clone()).sum_dim(1).mean().neg();
+    let log_ratio = log_probs.gather(1, old.actions.clone()) - old.log_probs.clone();
+    let (ratio, clip) = (log_ratio.clone().exp(), config.clip_coef);
 
-    let worse = shown.advantages.clone().neg();
-    let policy = (worse.clone() * ratio.clone()).max_pair(worse * ratio.clone().clamp(1.0 - clip, 1.0 + clip)).mean();
+    let blame = old.advantages.clone().neg();
+    let policy_loss = (blame.clone() * ratio.clone()).max_pair(blame * ratio.clone().clamp(1.0 - clip, 1.0 + clip)).mean();
     let square = |x: Tensor<A, 2>| x.clone() * x;
-    let near = shown.values.clone() + (value.clone() - shown.values.clone()).clamp(-clip, clip);
-    let off = square(value - shown.returns.clone()).max_pair(square(near - shown.returns.clone())).mean() / 2.0;
+    let clipped_value = old.values.clone() + (value.clone() - old.values.clone()).clamp(-clip, clip);
+    let value_loss = square(value - old.returns.clone()).max_pair(square(clipped_value - old.returns.clone())).mean() / 2.0;
 
-    let kl = (ratio.clone() - 1.0 - log_ratio).mean();
-    let clipped = (ratio - 1.0).abs().greater_elem(clip).float().mean();
-    let total = policy.clone() + off.clone() * config.value - entropy.clone() * config.entropy;
-    Losses { total, parts: Tensor::cat(vec![policy, off, entropy, kl, clipped], 0) }
+    let approx_kl = (ratio.clone() - 1.0 - log_ratio).mean();
+    let clipfrac = (ratio - 1.0).abs().greater_elem(clip).float().mean();
+    let total = policy_loss.clone() + value_loss.clone() * config.vf_coef - entropy.clone() * config.ent_coef;
+    Losses { total, parts: Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clipfrac], 0) }
 }
 
 /// Some rows.

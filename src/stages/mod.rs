@@ -1,10 +1,10 @@
 //! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
 //!
-//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there; [`deduplicate`]: what is
-//! there twice), [`train_dynamics`]
-//! (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`] (shards + IDM -> latent actions), [`train_policy`] (labels -> latent
-//! policy), [`train_decoder`] (labels + true actions -> decoders), [`finetune`] (latent policy + game -> agent), [`evaluate`] (policy +
-//! decoder, or agent -> returns in the game; what latents tell, how far the FDM sees), [`report`] (all of it -> one page).
+//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there; [`deduplicate`]:
+//! what is there twice), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`] (shards + IDM -> latent
+//! actions), [`train_policy`] (labels -> latent policy), [`train_decoder`] (labels + true actions -> decoders), [`finetune`] (latent
+//! policy + game -> agent), [`evaluate`] (policy + decoder, or agent -> returns in the game; what latents tell, how far the FDM sees),
+//! [`report`] (all of it -> one page).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 
 use std::collections::BTreeMap;

@@ -4,9 +4,9 @@
 //! Which transitions are drawn depends on the seed and on the transitions alone: the 64 of one draw are among its 256, and neither changes
 //! when other numbers are asked for. Every `holdout`-th video is kept from all of them and judges all of them.
 //!
-//! A decoder learns from the IDM's latent actions, as in the paper, and meets the policy's only when it plays. Learning from what the policy
-//! answers was tried on maze: from 256 transitions the decoder then is right half as often and earns what random actions do; from 8,192 it
-//! earns as much as this one.
+//! A decoder learns from the IDM's latent actions, as in the paper, and meets the policy's only when it plays. Learning from what the
+//! policy answers was tried on maze: from 256 transitions the decoder then is right half as often and earns what random actions do; from
+//! 8,192 it earns as much as this one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

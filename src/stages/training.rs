@@ -1,5 +1,5 @@
-//! What several stages share: a killed training is taken up again, a world model is opened beside its frames, a verdict is filed with its sentence first, a file of the user's is
-//! what it was when the run was planned.
+//! What several stages share: a killed training is taken up again, a world model is opened beside its frames, a verdict is filed with its
+//! sentence first, a file of the user's is what it was when the run was planned.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! What every training stage shares: batches go in, better weights come out.
 //!
 //! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it; [`cloning`], that of the policy;
-//! [`decoding`], that of decoders. [`adam`] is the optimiser, [`batch`] draws windows and [`ahead`] copies them in time, [`schedule`] is the
-//! learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way, [`tensorboard`] shows the latter; [`probe`] measures
+//! [`decoding`], that of decoders. [`adam`] is the optimiser, [`batch`] draws windows and [`ahead`] copies them in time, [`schedule`] is
+//! the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way, [`tensorboard`] shows the latter; [`probe`] measures
 //! latent actions against true ones.
 
 pub mod adam;

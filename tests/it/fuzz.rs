@@ -1,8 +1,8 @@
 //! Mutated files: what reads a pipeline, a manifest, a receipt or a video answers, with a result or a fault, and never panics or hangs.
 //!
-//! A mutator of our own, over real files: bits flipped, pieces cut, doubled and swapped with other files', words and numbers put in. It runs
-//! a little with the other tests; `LAPO_FUZZ_SECS=1800 cargo test --release --locked fuzz` runs each parser for half an hour and at least a
-//! million times, `LAPO_FUZZ_VIDEOS=2000` mutates so many videos. What fails is printed with its seed.
+//! A mutator of our own, over real files: bits flipped, pieces cut, doubled and swapped with other files', words and numbers put in. It
+//! runs a little with the other tests; `LAPO_FUZZ_SECS=1800 cargo test --release --locked fuzz` runs each parser for half an hour and at
+//! least a million times, `LAPO_FUZZ_VIDEOS=2000` mutates so many videos. What fails is printed with its seed.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,8 +1,8 @@
 //! What others read of our files: pyarrow, polars and DuckDB, each in a real Python.
 //!
 //! In: a shard and labels this crate writes. Out: the same values, seen from Python. The variable `LAPO_PYTHON` names
-//! a Python with `pyarrow`, `polars`, `duckdb`, `numpy` and `tensorboard` (`fleet` wants `prometheus_client`); without it these tests say so
-//! and are skipped.
+//! a Python with `pyarrow`, `polars`, `duckdb`, `numpy` and `tensorboard` (`fleet` wants `prometheus_client`); without it these tests say
+//! so and are skipped.
 
 use std::process::Command;
 

@@ -20,8 +20,8 @@ pub struct VqConfig {
     pub entries: usize,
     /// Weight of the loss that pulls latent actions to their code. Default 0.05.
     pub commitment: f64,
-    /// Share of the training, in \[0, 1\], before latent actions are quantised. Default 0.3; 1: they never are, every code is 0, and nothing but
-    /// its length narrows a latent action (the paper's ablation without VQ).
+    /// Share of the training, in \[0, 1\], before latent actions are quantised. Default 0.3; 1: they never are, every code is 0, and
+    /// nothing but its length narrows a latent action (the paper's ablation without VQ).
     // Differs from the paper (0): at first the FDM learns to use latent actions that hold still; a code of 64 moving ones is noise to it.
     pub warmup: f64,
     /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.99 (paper: 0.999).

@@ -95,8 +95,8 @@ impl Planner<'_> {
         Ok(all)
     }
 
-    /// Plans a stage and what it takes before their turn, when they are planned again; false where all videos of another source would have to be
-    /// looked at.
+    /// Plans a stage and what it takes before their turn, when they are planned again; false where all videos of another source would have
+    /// to be looked at.
     fn foresee(&mut self, name: &str) -> Result<bool, dataset::Error> {
         let checked = self.checked;
         let Some(at) = checked.spec.stages.iter().position(|(other, _)| other == name) else { return Ok(false) };

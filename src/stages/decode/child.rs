@@ -1,5 +1,5 @@
-//! Decoding in processes that may die. In: a video; out: its frames, as if they had been decoded here, and of a file that takes libav down a
-//! fault like any other: what came before it is kept, and a new process takes the next. Start at [`Decoders::decode`].
+//! Decoding in processes that may die. In: a video; out: its frames, as if they had been decoded here, and of a file that takes libav down
+//! a fault like any other: what came before it is kept, and a new process takes the next. Start at [`Decoders::decode`].
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Error as IoError, Write};

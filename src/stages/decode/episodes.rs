@@ -1,8 +1,9 @@
 //! The frames of one video fall into episodes: the next begins after lost frames, frames that are left out, and at scene cuts.
 //!
-//! In: frames as they are decoded; out: the same, two frames later, each with its episode or why it is in none. Start at [`Episodes::push`]. A cut
-//! is a change that stands out from the changes before and after it. How large it is says little: a maze changes by .002 of the range from frame
-//! to frame, a join of two mazes by .02 to .1, a platformer's run by .1. [`super::DecodeConfig::cut`] has what was measured.
+//! In: frames as they are decoded; out: the same, two frames later, each with its episode or why it is in none. Start at
+//! [`Episodes::push`]. A cut is a change that stands out from the changes before and after it. How large it is says little: a maze changes
+//! by .002 of the range from frame to frame, a join of two mazes by .02 to .1, a platformer's run by .1. [`super::DecodeConfig::cut`] has
+//! what was measured.
 
 use std::collections::VecDeque;
 

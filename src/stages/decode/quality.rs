@@ -1,7 +1,8 @@
 //! What is measured of every frame, whether it is kept or not: one row each in `quality.parquet`, beside the shard.
 //!
-//! In: a frame's pixels; out: [`Look`], and in the end a table. Start at [`Look::at`]. With it people choose the settings that leave frames out,
-//! and find pictures that are there twice: `hash` mostly survives another codec, size and rate. Of whole clips `deduplicate` finds more.
+//! In: a frame's pixels; out: [`Look`], and in the end a table. Start at [`Look::at`]. With it people choose the settings that leave frames
+//! out, and find pictures that are there twice: `hash` mostly survives another codec, size and rate. Of whole clips `deduplicate` finds
+//! more.
 
 use crate::dataset::{Column, FileInfo, FrameSize, Store, write_table};
 use crate::stages::Error;

@@ -1,5 +1,5 @@
-//! What goes between a run and the processes that decode for it. A request is a line of JSON; a reply is frames, each a tag, its time, whether
-//! there is a gap before it, and its pixels, and then how it ended. Start at [`Request`].
+//! What goes between a run and the processes that decode for it. A request is a line of JSON; a reply is frames, each a tag, its time,
+//! whether there is a gap before it, and its pixels, and then how it ended. Start at [`Request`].
 
 use std::io::{Error as IoError, ErrorKind, Read, Result as IoResult, Write};
 use std::path::PathBuf;

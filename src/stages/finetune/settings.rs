@@ -62,18 +62,18 @@ pub struct FinetuneConfig {
     /// What a reward a step later is worth. Default 0.999.
     #[serde(default = "default_gamma")]
     pub gamma: f64,
-    /// How far advantages look beyond the value function (GAE's lambda). Default 0.95.
-    #[serde(default = "default_lambda")]
-    pub lambda: f64,
+    /// How far advantages look beyond the value function. Default 0.95.
+    #[serde(default = "default_gae_lambda")]
+    pub gae_lambda: f64,
     /// Likelihoods and values move by no more than this in an update. Default 0.2.
-    #[serde(default = "default_clip")]
-    pub clip: f64,
+    #[serde(default = "default_clip_coef")]
+    pub clip_coef: f64,
     /// Weight of the entropy. Default 0.0025.
-    #[serde(default = "default_entropy")]
-    pub entropy: f64,
+    #[serde(default = "default_ent_coef")]
+    pub ent_coef: f64,
     /// Weight of the value's error. Default 0.5.
-    #[serde(default = "default_value")]
-    pub value: f64,
+    #[serde(default = "default_vf_coef")]
+    pub vf_coef: f64,
     /// Gradients are scaled down to this norm. Default 0.5.
     #[serde(default = "default_norm")]
     pub max_grad_norm: f64,
@@ -100,16 +100,16 @@ fn default_epochs() -> usize {
 fn default_gamma() -> f64 {
     0.999
 }
-fn default_lambda() -> f64 {
+fn default_gae_lambda() -> f64 {
     0.95
 }
-fn default_clip() -> f64 {
+fn default_clip_coef() -> f64 {
     0.2
 }
-fn default_entropy() -> f64 {
+fn default_ent_coef() -> f64 {
     0.0025
 }
-fn default_value() -> f64 {
+fn default_vf_coef() -> f64 {
     0.5
 }
 fn default_norm() -> f64 {
@@ -185,12 +185,13 @@ impl FinetuneConfig {
         let parts = self.minibatches;
         expect(parts == 0 || batch.is_multiple_of(parts), "minibatches", format!("is {parts}"), "expected a divisor of `envs` x `rollout`");
         expect(parts == 0 || batch >= 2 * parts, "minibatches", format!("is {parts}"), "expected two transitions in each");
-        for (field, seen) in [("gamma", self.gamma), ("lambda", self.lambda)] {
+        for (field, seen) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
             expect((0.0..=1.0).contains(&seen), field, format!("is {seen}"), "expected 0 to 1");
         }
-        let weights = [("clip", self.clip), ("entropy", self.entropy), ("value", self.value), ("max_grad_norm", self.max_grad_norm)];
+        let weights =
+            [("clip_coef", self.clip_coef), ("ent_coef", self.ent_coef), ("vf_coef", self.vf_coef), ("max_grad_norm", self.max_grad_norm)];
         for (field, seen) in weights.into_iter().chain(self.learning_rate.map(|rate| ("learning_rate", rate))) {
-            let positive = seen.is_finite() && seen >= 0.0 && (seen > 0.0 || field == "entropy" || field == "value");
+            let positive = seen.is_finite() && seen >= 0.0 && (seen > 0.0 || field == "ent_coef" || field == "vf_coef");
             expect(positive, field, format!("is {seen}"), "expected a number above 0");
         }
         faults
@@ -234,7 +235,7 @@ mod tests {
         assert!(fields(r#","from_scratch":true"#).is_empty());
         assert_eq!(fields(r#","from_scratch":true,"policy":"p""#), ["policy"]);
         assert_eq!(fields(r#","policy":"p","supervised_path":false,"dynamics":"d""#), ["dynamics"]);
-        assert_eq!(fields(r#","from_scratch":true,"minibatches":7,"gamma":2,"clip":0"#), ["minibatches", "gamma", "clip"]);
+        assert_eq!(fields(r#","from_scratch":true,"minibatches":7,"gamma":2,"clip_coef":0"#), ["minibatches", "gamma", "clip_coef"]);
         assert_eq!(fields(r#","from_scratch":true,"steps":4000"#), ["steps"]);
     }
 }

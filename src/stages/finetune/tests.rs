@@ -47,7 +47,7 @@ fn assert_close(what: &str, seen: &[f32], expected: &[f32], within: f32) {
 #[test]
 fn an_update_is_pytorch_s() {
     let (golden, device) = (golden(), Default::default());
-    let config = config(r#","gamma":0.9,"lambda":0.8,"entropy":0.01"#);
+    let config = config(r#","gamma":0.9,"gae_lambda":0.8,"ent_coef":0.01"#);
     let rollout = rollout(&golden);
     let (advantages, returns) = advantages(&rollout, &config);
     assert_close("advantages", &advantages, &golden.get("advantages", &[STEPS, ENVS]).unwrap(), 1e-5);
@@ -78,7 +78,7 @@ fn advantages_are_the_sums_of_all_that_surprises_until_the_end() {
     let wave = |speed: f32| (0..steps * envs).map(|i| (i as f32 * speed).sin()).collect::<Vec<f32>>();
     let mut rollout = Rollout::<Flex> { rewards: wave(0.7), values: wave(1.3), last_values: vec![0.3, -0.2, 0.9], ..Rollout::default() };
     rollout.ends = (0..steps * envs).map(|i| i % 5 == 3).collect();
-    let config = config(r#","gamma":0.9,"lambda":0.7"#);
+    let config = config(r#","gamma":0.9,"gae_lambda":0.7"#);
     let (seen, returns) = advantages(&rollout, &config);
     for at in 0..steps * envs {
         let (mut sum, mut weight) = (0.0, 1.0);

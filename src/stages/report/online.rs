@@ -16,7 +16,7 @@ const POINTS: u64 = 20;
 /// What stands below the returns: what tells whether learning goes well.
 const CHARTS: [(&str, &str); 4] = [
     ("Entropy", "entropy"),
-    ("Approximate KL of an update", "approximate_kl"),
+    ("Approximate KL of an update", "approx_kl"),
     ("Explained variance", "explained_variance"),
     ("Value loss", "value_loss"),
 ];

@@ -77,8 +77,8 @@ pub struct TrainDynamicsConfig {
     /// told from latent actions; the model learns from none of them but those of `supervision`.
     #[serde(default)]
     pub actions: Option<String>,
-    /// The `deduplicate` stage whose near-copies are left out: what is there twice counts twice, and a copy of a training video that is held out
-    /// judges nothing. Default none.
+    /// The `deduplicate` stage whose near-copies are left out: what is there twice counts twice, and a copy of a training video that is
+    /// held out judges nothing. Default none.
     #[serde(default)]
     pub without: Option<String>,
     /// Learns from a few of the true actions too: `{ labels: 256 }`. Default none.
