@@ -32,9 +32,12 @@ pub fn add_long_video(project: &Project) -> bool {
     made
 }
 
-/// Waits until a process of the run has read some of the video, and sends it a signal; the process.
+/// Frames of the long video that a process has sent, in bytes, when it is struck.
+const SENT: u64 = 40_000;
+
+/// Waits until a process of the run has sent some frames of the video, and sends it a signal; the process.
 pub fn strike(run: &Child, video: &str, signal: &str) -> String {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let (deadline, mut before) = (Instant::now() + Duration::from_secs(60), None);
     loop {
         assert!(Instant::now() < deadline, "no process decodes {video}");
         let threads = fs::read_dir(format!("/proc/{}/task", run.id())).unwrap();
@@ -45,12 +48,20 @@ pub fn strike(run: &Child, video: &str, signal: &str) -> String {
             files.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|file| file.ends_with(video))
         };
         if let Some(child) = children.iter().find(reads) {
-            std::thread::sleep(Duration::from_millis(300));
-            kill(child, signal);
-            return child.clone();
+            let before = *before.get_or_insert_with(|| written(child));
+            if written(child) >= before + SENT {
+                kill(child, signal);
+                return child.clone();
+            }
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Bytes that a process has written.
+fn written(process: &str) -> u64 {
+    let counts = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    counts.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0)
 }
 
 /// Sends a process a signal.

@@ -21,10 +21,13 @@ pub struct VqConfig {
     /// Weight of the loss that pulls latent actions to their code. Default 0.05.
     pub commitment: f64,
     /// Share of the training, in \[0, 1\], before latent actions are quantised. Default 0.3; 1: they never are, every code is 0, and
-    /// nothing but its length narrows a latent action (the paper's ablation without VQ).
+    /// nothing but its length narrows a latent action (the paper's ablation without VQ). From the first step on, a probe tells a little less
+    /// (.74 of a maze's actions, not .75; .19 of bigfish's, not .20).
     // Differs from the paper (0): at first the FDM learns to use latent actions that hold still; a code of 64 moving ones is noise to it.
     pub warmup: f64,
-    /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.99 (paper: 0.999).
+    /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.99 (paper: 0.999), which with the three
+    /// fields below keeps 58 of 64 codes in use after 600 steps of a maze with the paper's networks (the paper's: at most 5); with the
+    /// default networks none of the four makes a difference.
     pub decay: f64,
     /// Where the codebooks' vectors start. Default `batch`.
     pub start: CodebookStart,

@@ -29,15 +29,16 @@ pub struct TrainDynamicsConfig {
     #[serde(default)]
     pub vq: VqConfig,
     /// What the IDM looks at. Default `motion`: at `o[t]` and the changes between frames, its features averaged where pixels change, its
-    /// latent actions normalised. `flatten`: at the frames, as in the paper.
+    /// latent actions normalised. `flatten`: at the frames, as in the paper; a probe then tells .29 of a maze's actions after 600 steps, not
+    /// .75, and .06 of bigfish's after 1,200, not .20: no more than guessing.
     #[serde(default)]
     pub idm_head: Option<IdmHead>,
     /// How the latent action enters the FDM. Default `modulate`: it scales and shifts the channels of every level. `tile`: it is tiled
-    /// over the frame at the input, as in the paper.
+    /// over the frame at the input, as in the paper; a probe then tells .56 of a maze's actions after 600 steps, not .75.
     #[serde(default)]
     pub fdm_action: Option<FdmAction>,
     /// Side of the picture at the bottom of the FDM's U-Net, in pixels: a power of two from 4 to half the frame, or 1, as in the
-    /// paper. Default 8.
+    /// paper. Default 8: as good as 1, in 0.7 of the time.
     #[serde(default)]
     pub fdm_bottom: Option<usize>,
     /// What the FDM predicts. Default `change`: the change from `o[t]`, which is right about a still picture from the first step (25x
@@ -56,12 +57,13 @@ pub struct TrainDynamicsConfig {
     /// Windows a step. 128 in the paper.
     #[serde(default = "default_batch")]
     pub batch: usize,
-    /// Adam's peak learning rate; it rises from 10 % in `warmup_steps` and falls to 1 % at the end. Default 2e-3; with `reference` 3e-4, as
-    /// in the paper.
+    /// Adam's peak learning rate; it rises from 10 % in `warmup_steps` and falls to 1 % at the end. Default 2e-3: after 600 steps of a maze
+    /// the error is .28 of copying's; .58 at 3e-4, as in the paper and with `reference`.
     #[serde(default)]
     pub learning_rate: Option<f64>,
-    /// The same for the IDM alone. Default a tenth of `learning_rate`, so that the FDM learns to read latent actions before they move on;
-    /// with `reference` the same.
+    /// The same for the IDM alone. Default 0.3 of `learning_rate`. At a tenth a probe tells .20 of bigfish's actions after 1,200 steps, not
+    /// .28; at all of it latent actions move on before the FDM reads them: .58 of a maze's after 600 steps, not .75. With `reference` the
+    /// same as the FDM's.
     #[serde(default)]
     pub idm_learning_rate: Option<f64>,
     /// Steps until the learning rate is at its peak. 50 in the paper.
@@ -161,7 +163,7 @@ impl TrainDynamicsConfig {
 
     /// How far each step goes.
     pub fn pace(&self, step: u64) -> Pace {
-        let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.1) };
+        let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.3) };
         let peak = self.learning_rate.unwrap_or(peak);
         let at = |peak| Schedule::warmup_then_linear(peak, self.warmup_steps, self.steps).at(step);
         let quantise = self.vq.quantises() && (self.reference || step >= (self.vq.warmup * self.steps as f64) as u64);
