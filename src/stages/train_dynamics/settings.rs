@@ -62,8 +62,8 @@ pub struct TrainDynamicsConfig {
     #[serde(default)]
     pub learning_rate: Option<f64>,
     /// The same for the IDM alone. Default 0.3 of `learning_rate`. At a tenth a probe tells .20, .17 (two seeds) of bigfish's actions
-    /// after 1,200 steps, not .28, .24. At all of it latent actions move on before the FDM reads them: .58 of a maze's after 600 steps, .75 at
-    /// a tenth. With `reference` the same as the FDM's.
+    /// after 1,200 steps, not .28, .24. At all of it latent actions move on before the FDM reads them: .58 of a maze's after 600 steps, .75
+    /// at a tenth. With `reference` the same as the FDM's.
     #[serde(default)]
     pub idm_learning_rate: Option<f64>,
     /// Steps until the learning rate is at its peak. 50 in the paper.
