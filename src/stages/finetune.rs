@@ -2,16 +2,17 @@
 //! that labelled for it, or nothing; out: `agent.safetensors`, `metrics.parquet` and a verdict, `verdict.json`.
 //!
 //! Read from top to bottom: `learn` is the loop; it plays a rollout (`Ppo::play`), looks back (`advantages`) and improves the agent
-//! (`Learner::improve`, whose loss is `losses`). Which layer learns when is in [`settings`], how the decoder is taught in `teacher`,
-//! what the network is in [`AgentNet`].
+//! (`learner`, where the loss is). Which layer learns when is in [`settings`], how the decoder is taught in `teacher`, what the network is
+//! in [`AgentNet`].
 //!
 //! The latent policy's convolutions stay as they were cloned, so a rollout keeps what they left of each frame and an update goes through
 //! two linear layers alone. The published code computes and differentiates them in every pass over a rollout, and counts those gradients,
 //! which nothing uses and nothing clears, into the norm it clips; it lets the IDM look across the ends of episodes, and rollouts.
 //!
 //! `pipelines/maze_online_small.yaml`, two cores, the policy of `maze_small.yaml` (seed 0, 80,000 mazes, an IDM that learnt at a tenth of
-//! the FDM's rate; the table's seeds are those of this stage): mean returns of the episodes that ended in each stretch of steps (in brackets how many, all seeds together). The first
-//! episodes to end are the short ones, so that what is earned before 20,000 steps says little.
+//! the FDM's rate; the table's seeds are those of this stage): mean returns of the episodes that ended in each stretch of steps (in
+//! brackets how many, all seeds together). The first episodes to end are the short ones, so that what is earned before 20,000 steps says
+//! little.
 //!
 //! | steps | 20k to 41k | 61k to 82k | 123k to 164k | 225k to 299k |
 //! |---|---|---|---|---|
@@ -32,10 +33,9 @@ use std::time::{Duration, Instant};
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
+use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Int, Tensor, TensorData, activation};
 use rand::Rng;
-use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -45,15 +45,16 @@ use super::{Done, Error, Workplace};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::{EpisodeStatistics, RewardScale, shrink};
 use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
-use crate::models::AgentConfig;
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
 use crate::models::frames::upload;
 use crate::models::layers::NetBackend;
 use crate::models::weights::to_host;
-use crate::train::adam::{Adam, AdamBackend, Flat, gradients};
-use crate::train::{OptimConfig, TrainError, batch, checkpoint};
+use crate::train::adam::AdamBackend;
+use crate::train::{batch, checkpoint};
 
+mod learner;
+mod rollout;
 pub mod settings;
 mod start;
 mod state;
@@ -62,6 +63,8 @@ mod teacher;
 mod tests;
 mod verdict;
 
+use learner::Learner;
+use rollout::{Rollout, advantages};
 pub use settings::{FinetuneConfig, Rates};
 use start::{start, teacher_of};
 use teacher::Teacher;
@@ -137,28 +140,6 @@ struct Ppo<'a, A: AutodiffBackend> {
     teacher: Option<Teacher>,
     /// Where the time went.
     seconds: BTreeMap<String, f64>,
-}
-
-/// What was played between two updates: `[step, env]`, one row after the other.
-struct Rollout<B: Backend> {
-    /// One step more than the others: `[step + 1, env, height, width, channel]`
-    frames: Vec<u8>,
-    /// What frozen convolutions left of each frame; without them nothing.
-    base: Option<Tensor<B, 2>>,
-    /// The supervised path's logits.
-    supervised: Option<Tensor<B, 2>>,
-    actions: Vec<u32>,
-    /// Of the action taken, when it was taken.
-    log_probs: Vec<f32>,
-    values: Vec<f32>,
-    /// Scaled and clipped.
-    rewards: Vec<f32>,
-    /// Whether the step was its episode's last.
-    ends: Vec<bool>,
-    /// The value of what each environment shows at the end: `[env]`
-    last_values: Vec<f32>,
-    /// Returns and lengths of the episodes that ended.
-    episodes: Vec<(f64, u64)>,
 }
 
 /// What the network says of some frames.
@@ -276,186 +257,5 @@ where
 
     fn took(&mut self, what: &str, begun: Instant) {
         *self.seconds.entry(what.to_owned()).or_default() += begun.elapsed().as_secs_f64();
-    }
-}
-
-/// Generalised advantage estimates (Schulman et al., 2016) and the returns they stand for: `[step, env]` each.
-///
-/// Nothing is expected after an episode's last step, even where its time was up: Procgen does not show what would have come.
-fn advantages<B: Backend>(rollout: &Rollout<B>, config: &FinetuneConfig) -> (Vec<f32>, Vec<f32>) {
-    let (envs, steps) = (rollout.last_values.len(), rollout.values.len());
-    let (gamma, gae_lambda) = (config.gamma as f32, config.gae_lambda as f32);
-    let mut advantages = vec![0.0; steps];
-    let mut after = vec![0.0; envs];
-    for at in (0..steps).rev() {
-        let env = at % envs;
-        let nonterminal = if rollout.ends[at] { 0.0 } else { 1.0 };
-        let next_value = *rollout.values.get(at + envs).unwrap_or(&rollout.last_values[env]);
-        let delta = rollout.rewards[at] + gamma * next_value * nonterminal - rollout.values[at];
-        after[env] = delta + gamma * gae_lambda * nonterminal * after[env];
-        advantages[at] = after[env];
-    }
-    let returns = advantages.iter().zip(&rollout.values).map(|(advantage, value)| advantage + value).collect();
-    (advantages, returns)
-}
-
-/// The network and what moves it.
-struct Learner<A: AutodiffBackend> {
-    config: FinetuneConfig,
-    seed: u64,
-    agent: AgentConfig,
-    net: AgentNet<A>,
-    adam: Adam<A::InnerBackend>,
-    rates: Rates,
-    device: A::Device,
-}
-
-/// What one update says, by name.
-type Row = Vec<(&'static str, f32)>;
-
-/// What is logged of a minibatch: [`Losses::parts`] and the gradients' norm.
-const PARTS: [&str; 6] = ["policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "grad_norm"];
-
-impl<A> Learner<A>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend + AdamBackend,
-{
-    fn new(config: FinetuneConfig, seed: u64, agent: AgentConfig, net: AgentNet<A>, device: A::Device) -> Self {
-        let epsilon = if config.from_scratch { 1e-5 } else { 1e-8 };
-        let adam = Adam::new(OptimConfig { max_grad_norm: config.max_grad_norm, epsilon, ..OptimConfig::default() });
-        Learner { rates: config.rates(), config, seed, agent, net, adam, device }
-    }
-
-    /// Goes through a rollout several times, a minibatch a step; returns the means of what these saw.
-    fn improve(&mut self, update: u64, rollout: &Rollout<A::InnerBackend>, advantages: &[f32], returns: &[f32]) -> Result<Row, Error> {
-        let at = (update - 1) * self.config.batch() as u64;
-        let rates = [&self.rates.policy_head, &self.rates.value_head, &self.rates.trunk].map(|rate| rate.at(at));
-        let mut rng = batch::generator(self.seed, "minibatch", update);
-        let (mut order, mut seen): (Vec<usize>, _) = ((0..self.config.batch()).collect(), Vec::new());
-        for _ in 0..self.config.epochs {
-            order.shuffle(&mut rng);
-            for places in order.chunks_exact(self.config.batch() / self.config.minibatches) {
-                seen.push(self.step(rollout, advantages, returns, places, rates).reshape([1, PARTS.len()]));
-            }
-        }
-        let steps = seen.len() as f32;
-        let parts = to_host(Tensor::cat(seen, 0).sum_dim(0).div_scalar(steps))?;
-        if let Some((&what, &seen)) = PARTS.iter().zip(&parts).find(|(_, value)| !value.is_finite()) {
-            return Err(TrainError::NotFinite { step: at, what, seen }.into());
-        }
-        let rates = ["rate_policy_head", "rate_value_head", "rate_trunk"].into_iter().zip(rates.map(|rate| rate as f32));
-        Ok(PARTS.into_iter().zip(parts).chain(rates).collect())
-    }
-
-    /// One minibatch: moves the weights, each layer by its own rate; returns [`PARTS`] as they were before.
-    fn step(
-        &mut self,
-        rollout: &Rollout<A::InnerBackend>,
-        advantages: &[f32],
-        returns: &[f32],
-        places: &[usize],
-        [policy_head, value_head, trunk]: [f64; 3],
-    ) -> Tensor<A::InnerBackend, 1> {
-        let shown = Minibatch::<A>::gather(rollout, advantages, returns, places, &self.device);
-        let base = match &rollout.base {
-            Some(base) => Tensor::from_inner(select(base, places, &self.device)),
-            None => self.net.rl.base(upload(&rollout.frames_at(places), self.agent.network.frame_shape(), &self.device)),
-        };
-        let supervised = rollout.supervised.as_ref().map(|logits| Tensor::from_inner(select(logits, places, &self.device)));
-        let (logits, value) = self.net.logits_and_value(base, supervised);
-        let losses = losses(logits, value, &shown, &self.config);
-
-        let mut all = Flat::new();
-        gradients("agent", &self.net, &losses.total.backward(), &mut all);
-        let mut step = self.adam.begin(all);
-        let rl = &mut self.net.rl;
-        rl.policy_head = self.adam.apply(&mut step, "agent.rl.policy_head", policy_head, rl.policy_head.clone());
-        rl.value_head = self.adam.apply(&mut step, "agent.rl.value_head", value_head, rl.value_head.clone());
-        // What is left: the trunk's last layer, and from scratch all before it.
-        self.net = self.adam.apply(&mut step, "agent", trunk, self.net.clone());
-        Tensor::cat(vec![losses.parts.inner(), step.norm], 0)
-    }
-}
-
-/// What a rollout says of a minibatch; each `[batch, 1]`.
-struct Minibatch<A: AutodiffBackend> {
-    actions: Tensor<A, 2, Int>,
-    log_probs: Tensor<A, 2>,
-    values: Tensor<A, 2>,
-    /// Normalised within the minibatch.
-    advantages: Tensor<A, 2>,
-    returns: Tensor<A, 2>,
-}
-
-impl<A: AutodiffBackend> Minibatch<A> {
-    fn gather<B: Backend>(rollout: &Rollout<B>, advantages: &[f32], returns: &[f32], places: &[usize], device: &A::Device) -> Self {
-        let column = |values: &[f32]| -> Tensor<A, 2> {
-            let values: Vec<f32> = places.iter().map(|&i| values[i]).collect();
-            Tensor::from_data(TensorData::new(values, [places.len(), 1]), device)
-        };
-        let actions: Vec<i32> = places.iter().map(|&i| rollout.actions[i] as i32).collect();
-        let count = places.len() as f64;
-        let mean = places.iter().map(|&i| f64::from(advantages[i])).sum::<f64>() / count;
-        let variance = places.iter().map(|&i| (f64::from(advantages[i]) - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        Minibatch {
-            actions: Tensor::from_data(TensorData::new(actions, [places.len(), 1]), device),
-            log_probs: column(&rollout.log_probs),
-            values: column(&rollout.values),
-            advantages: (column(advantages) - mean) / (variance.sqrt() + 1e-8),
-            returns: column(returns),
-        }
-    }
-}
-
-/// What is to be made small, and what is logged of it: [`PARTS`] but the norm.
-struct Losses<A: AutodiffBackend> {
-    total: Tensor<A, 1>,
-    parts: Tensor<A, 1>,
-}
-
-/// PPO's loss: the clipped surrogate, the clipped value's error and the entropy.
-///
-/// # Shapes
-/// - `logits`: `[batch, actions]`
-/// - `value`: `[batch, 1]`
-fn losses<A: AutodiffBackend>(logits: Tensor<A, 2>, value: Tensor<A, 2>, old: &Minibatch<A>, config: &FinetuneConfig) -> Losses<A> {
-    let log_probs = activation::log_softmax(logits, 1);
-    let entropy = (log_probs.clone().exp() * log_probs.clone()).sum_dim(1).mean().neg();
-    let log_ratio = log_probs.gather(1, old.actions.clone()) - old.log_probs.clone();
-    let (ratio, clip) = (log_ratio.clone().exp(), config.clip_coef);
-
-    let blame = old.advantages.clone().neg();
-    let policy_loss = (blame.clone() * ratio.clone()).max_pair(blame * ratio.clone().clamp(1.0 - clip, 1.0 + clip)).mean();
-    let square = |x: Tensor<A, 2>| x.clone() * x;
-    let clipped_value = old.values.clone() + (value.clone() - old.values.clone()).clamp(-clip, clip);
-    let value_loss = square(value - old.returns.clone()).max_pair(square(clipped_value - old.returns.clone())).mean() / 2.0;
-
-    let approx_kl = (ratio.clone() - 1.0 - log_ratio).mean();
-    let clipfrac = (ratio - 1.0).abs().greater_elem(clip).float().mean();
-    let total = policy_loss.clone() + value_loss.clone() * config.vf_coef - entropy.clone() * config.ent_coef;
-    Losses { total, parts: Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clipfrac], 0) }
-}
-
-/// Some rows.
-fn select<B: Backend>(rows: &Tensor<B, 2>, places: &[usize], device: &B::Device) -> Tensor<B, 2> {
-    let places: Vec<i32> = places.iter().map(|&i| i as i32).collect();
-    let count = places.len();
-    rows.clone().select(0, Tensor::from_data(TensorData::new(places, [count]), device))
-}
-
-impl<B: Backend> Default for Rollout<B> {
-    fn default() -> Self {
-        let (frames, base, supervised, actions, log_probs, values) = Default::default();
-        let (rewards, ends, last_values, episodes) = Default::default();
-        Rollout { frames, base, supervised, actions, log_probs, values, rewards, ends, last_values, episodes }
-    }
-}
-
-impl<B: Backend> Rollout<B> {
-    /// The frames of some steps.
-    fn frames_at(&self, places: &[usize]) -> Vec<u8> {
-        let bytes = self.frames.len() / (self.actions.len() + self.last_values.len());
-        places.iter().flat_map(|&i| &self.frames[i * bytes..][..bytes]).copied().collect()
     }
 }

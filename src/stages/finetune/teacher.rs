@@ -2,7 +2,7 @@
 
 use rand::seq::SliceRandom;
 
-use super::Rollout;
+use super::rollout::Rollout;
 use crate::models::{DecoderConfig, Labeller, LoadedDecoder, Want};
 use crate::stages::Error;
 use crate::train::batch;

@@ -3,10 +3,11 @@
 
 use burn::backend::Flex;
 
+use super::learner::{Minibatch, PARTS, losses};
 use super::*;
-use crate::models::PolicyConfig;
 use crate::models::init::Init;
 use crate::models::weights::Weights;
+use crate::models::{AgentConfig, PolicyConfig};
 
 type Train = Autodiff<Flex>;
 

@@ -4,7 +4,9 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use serde::Serialize;
 
-use super::{Ppo, Rollout, Row};
+use super::Ppo;
+use super::learner::Row;
+use super::rollout::Rollout;
 use crate::envs::Game;
 use crate::models::layers::NetBackend;
 use crate::stages::training::verdict_json;
