@@ -63,7 +63,7 @@ fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> 
     let (workspace, stage) = frames.rsplit_once('/').ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
     let store = Store::open_with(workspace, access)?;
     let head = dataset::head(&store, stage)?.ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
-    let receipts = dataset::receipts_of(&store, stage, &head)?;
+    let receipts = dataset::receipts_of(&store, stage, &head.receipts)?;
     let paths = receipts.into_iter().filter_map(|receipt| receipt.files.into_iter().next()).map(|file| file.path).collect();
     let shards = Shards::open(&store, paths)?;
     let index = WindowIndex::new(&shards, config.window());

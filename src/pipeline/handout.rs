@@ -15,7 +15,7 @@ use super::check::Checked;
 use super::limit::Limit;
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::{StageSummary, Summary, Watch, Written, record, sums};
-use crate::dataset::{Commit, Created, FORMAT, Store, commit, read_receipt, receipts_of, unfiled};
+use crate::dataset::{Commit, Created, FORMAT, Receipt, Store, commit, read_receipt, receipts_of, unfiled};
 use crate::executor::{Job, Means, local};
 
 /// A plan's front page: `plan.json` in its folder.
@@ -71,6 +71,9 @@ fn jobs_file(partition: usize) -> String {
 }
 
 /// Plans, and writes the plan into the folder `out`, which must hold none.
+///
+/// # Errors
+/// Also where more videos are rejected already than `max_rejected` allows.
 pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &Store) -> Result<Handout, Error> {
     let taken =
         || Error::Request { what: "the folder for the plan holds one already".into(), hint: "name a new folder: --out plans/2".into() };
@@ -82,6 +85,7 @@ pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &S
     let (mut stages, mut jobs) = (Vec::new(), Vec::new());
     for plan in Planner::new(checked, store, options).plan_all()? {
         let share = Share::of(&plan, checked, jobs.len());
+        share.check(&plan.receipts)?;
         let keys = Keys { order: plan.order, new: plan.jobs.iter().map(|job| job.key.clone()).collect() };
         out.create(&format!("stages/{}.json", share.stage), json(&keys).as_bytes())?;
         stages.push(share);
@@ -114,6 +118,11 @@ impl Share {
             note: plan.note.clone(),
         }
     }
+
+    /// Whether what is done may be built upon.
+    fn check(&self, done: &[Receipt]) -> Result<(), Error> {
+        Limit::new(self.most_rejected, self.videos, done).check(&self.stage)
+    }
 }
 
 /// The plan in the folder `out`.
@@ -145,7 +154,8 @@ pub fn work(handout: &Handout, out: &Store, partition: usize, store: &Store, mea
 /// Makes what was done the datasets' next versions; a plan that was committed is left as it is.
 ///
 /// # Errors
-/// Where partitions are not done: how many, and the first of them.
+/// Where partitions are not done: how many, and the first of them. Where more videos were rejected than `max_rejected` allows; then no
+/// version is made.
 pub fn commit_all(handout: &Handout, out: &Store, store: &Store, watch: &dyn Watch) -> Result<Summary, Error> {
     let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
     for share in handout.stages.iter().filter(|share| share.complete) {
@@ -162,9 +172,9 @@ pub fn commit_all(handout: &Handout, out: &Store, store: &Store, watch: &dyn Wat
             );
             return Err(Error::Request { what, hint: format!("lapo worker --plan ... --partition {}", share.first + at) });
         }
+        let (receipts, new) = (receipts_of(store, &share.stage, &keys.order)?, keys.new.iter().collect::<HashSet<_>>());
+        share.check(&receipts)?;
         let manifest = commit(store, Commit { stage: &share.stage, run: &handout.run, why: &share.why }, |_| keys.order.clone())?;
-        let (receipts, new) = (receipts_of(store, &share.stage, &manifest)?, keys.new.iter().collect::<HashSet<_>>());
-        Limit::new(share.most_rejected, share.videos, &receipts).check(&share.stage)?;
         let stage = StageSummary {
             stage: share.stage.clone(),
             kind: share.kind.clone(),

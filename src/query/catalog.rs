@@ -79,7 +79,7 @@ impl Catalog {
     pub fn read(store: &Store) -> Result<Self> {
         let mut stages = Vec::new();
         for (name, manifest) in dataset::stages(store)? {
-            let receipts = dataset::receipts_of(store, &name, &manifest)?;
+            let receipts = dataset::receipts_of(store, &name, &manifest.receipts)?;
             stages.push(Stage { name, manifest, receipts });
         }
         if stages.is_empty() {

@@ -110,7 +110,7 @@ pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
             version,
             there: "it has just been deleted".into(),
         })?;
-        let receipts = dataset::receipts_of(store, stage, &manifest)?;
+        let receipts = dataset::receipts_of(store, stage, &manifest.receipts)?;
         Ok((manifest, receipts))
     };
     let [(earlier, before), (later, after)] = [side(versions[0])?, side(versions[1])?];

@@ -96,7 +96,7 @@ fn upload(project: &Project, store: &Store) {
 fn results(store: &Store) -> Vec<(String, Vec<u8>)> {
     let named = |stage: &'static str, name: &'static str| {
         let manifest = head(store, stage).unwrap().unwrap();
-        let files = receipts_of(store, stage, &manifest).unwrap().into_iter().flat_map(|receipt| receipt.files);
+        let files = receipts_of(store, stage, &manifest.receipts).unwrap().into_iter().flat_map(|receipt| receipt.files);
         let files: Vec<String> = files.map(|file| file.path).filter(|path| path.ends_with(name)).collect();
         files.into_iter().map(move |path| (format!("{stage}/{name}"), store.require(&path).unwrap().to_vec()))
     };

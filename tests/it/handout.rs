@@ -1,6 +1,7 @@
 //! The contract for other engines: plan, work and commit give what a run gives, whoever dies on the way.
 
 use std::collections::HashSet;
+use std::fs;
 use std::process::Child;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::gc::gc_finds_what_is_left_over;
 use crate::killed::results;
-use crate::project::{Project, said};
+use crate::project::{PIPELINE, Project, said};
 
 /// Plans into a new folder; how many partitions there are.
 fn plan(project: &Project, folder: &str) -> usize {
@@ -47,6 +48,27 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
     let alone = Project::new(9);
     alone.run(&[]).good();
     assert!(results(&project) == results(&alone));
+}
+
+#[test]
+fn too_many_rejects_are_never_committed_nor_planned_upon() {
+    let project = Project::new(2);
+    (0..6).for_each(|i| fs::write(project.path("videos").join(format!("bad{i}.mp4")), format!("bad {i}")).unwrap());
+    let limited = |most: &str| {
+        let yaml = PIPELINE.replace("videos_per_shard: 4", &format!("videos_per_shard: 4, max_rejected: {most}"));
+        fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+    };
+    limited("0.5");
+    let partitions = plan(&project, "plans/a");
+    (0..partitions).for_each(|partition| _ = said(worker(&project, "plans/a", partition)).good());
+    for args in [&["commit", "--plan", "plans/a"][..], &["plan", "pipeline.yaml", "--out", "plans/b"]] {
+        let refused = project.lapo(args);
+        let why = "6 of 8 videos rejected, `max_rejected` allows a share of 0.5: ";
+        assert!(refused.code == 1 && refused.stderr.contains(why), "{args:?}: {refused:#?}");
+        assert!(!project.path("ws/frames/manifests").exists(), "{args:?}");
+    }
+    limited("0.75");
+    assert_eq!(plan(&project, "plans/c"), 1, "what is done counts, and training is next");
 }
 
 #[test]

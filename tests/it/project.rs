@@ -88,7 +88,7 @@ impl Project {
     pub fn files(&self, stage: &str, name: &str) -> Vec<Vec<u8>> {
         let store = lapo::dataset::Store::open(self.path("ws").to_str().unwrap()).unwrap();
         let manifest = lapo::dataset::head(&store, stage).unwrap().unwrap();
-        let receipts = lapo::dataset::receipts_of(&store, stage, &manifest).unwrap();
+        let receipts = lapo::dataset::receipts_of(&store, stage, &manifest.receipts).unwrap();
         let files = receipts.iter().flat_map(|r| &r.files).filter(|f| f.path.ends_with(name));
         files.map(|f| fs::read(self.path("ws").join(&f.path)).unwrap()).collect()
     }

@@ -39,7 +39,7 @@ fn project() -> Option<Project> {
 
 /// What a stage of one task made.
 fn receipt(store: &Store, stage: &str) -> Receipt {
-    receipts_of(store, stage, &head(store, stage).unwrap().unwrap()).unwrap().remove(0)
+    receipts_of(store, stage, &head(store, stage).unwrap().unwrap().receipts).unwrap().remove(0)
 }
 
 #[test]
