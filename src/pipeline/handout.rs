@@ -15,7 +15,7 @@ use super::check::Checked;
 use super::limit::Limit;
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::{StageSummary, Summary, Watch, Written, record, sums};
-use crate::dataset::{Commit, Created, FORMAT, Receipt, Store, commit, read_receipt, receipts_of, unfiled};
+use crate::dataset::{Commit, Created, FORMAT, Manifest, Receipt, Store, at, commit, head, read_receipt, receipts_of, unfiled};
 use crate::executor::{Job, Means, local};
 
 /// A plan's front page: `plan.json` in its folder.
@@ -45,6 +45,8 @@ struct Share {
     count: usize,
     /// Whether these are all: a stage that waits for others is not committed.
     complete: bool,
+    /// The dataset's version when this was planned.
+    version: Option<u64>,
     reused: usize,
     videos: usize,
     most_rejected: Option<f64>,
@@ -111,6 +113,7 @@ impl Share {
             first,
             count: plan.jobs.len(),
             complete: plan.jobs.len() == plan.new,
+            version: plan.version,
             reused: plan.reused,
             videos: plan.new_videos + plan.reused_videos,
             most_rejected: spec.and_then(|(_, spec)| spec.most_rejected()),
@@ -122,6 +125,22 @@ impl Share {
     /// Whether what is done may be built upon.
     fn check(&self, done: &[Receipt]) -> Result<(), Error> {
         Limit::new(self.most_rejected, self.videos, done).check(&self.stage)
+    }
+
+    /// Makes the plan's tasks the dataset's next version, unless that was done before. What others made of it since is never undone.
+    fn commit(&self, store: &Store, run: &str, order: &[String]) -> Result<Manifest, Error> {
+        let planned_on = self.version.unwrap_or(0);
+        let newest = head(store, &self.stage)?.filter(|head| head.version > planned_on && head.receipts != order);
+        if let Some(newest) = newest {
+            for version in planned_on + 1..=newest.version {
+                if let Some(ours) = at(store, &self.stage, version)?.filter(|manifest| manifest.run == run) {
+                    return Ok(ours);
+                }
+            }
+            let what = format!("stage {}: since this plan was made on version {planned_on}, {} was made", self.stage, newest.version);
+            return Err(Error::Request { what, hint: "plan again, into a new folder: what is done counts".into() });
+        }
+        Ok(commit(store, Commit { stage: &self.stage, run, why: &self.why }, |_| order.to_vec())?)
     }
 }
 
@@ -151,11 +170,11 @@ pub fn work(handout: &Handout, out: &Store, partition: usize, store: &Store, mea
     }
 }
 
-/// Makes what was done the datasets' next versions; a plan that was committed is left as it is.
+/// Makes what was done the datasets' next versions; a plan that was committed is left as it is, whatever came after.
 ///
 /// # Errors
-/// Where partitions are not done: how many, and the first of them. Where more videos were rejected than `max_rejected` allows; then no
-/// version is made.
+/// Where partitions are not done: how many, and the first of them. Where more videos were rejected than `max_rejected` allows, or a run or
+/// another plan made a version of something else since this one was planned; then no version is made.
 pub fn commit_all(handout: &Handout, out: &Store, store: &Store, watch: &dyn Watch) -> Result<Summary, Error> {
     let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
     for share in handout.stages.iter().filter(|share| share.complete) {
@@ -174,7 +193,7 @@ pub fn commit_all(handout: &Handout, out: &Store, store: &Store, watch: &dyn Wat
         }
         let (receipts, new) = (receipts_of(store, &share.stage, &keys.order)?, keys.new.iter().collect::<HashSet<_>>());
         share.check(&receipts)?;
-        let manifest = commit(store, Commit { stage: &share.stage, run: &handout.run, why: &share.why }, |_| keys.order.clone())?;
+        let manifest = share.commit(store, &handout.run, &keys.order)?;
         let stage = StageSummary {
             stage: share.stage.clone(),
             kind: share.kind.clone(),

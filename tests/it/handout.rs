@@ -71,6 +71,32 @@ fn too_many_rejects_are_never_committed_nor_planned_upon() {
     assert_eq!(plan(&project, "plans/c"), 1, "what is done counts, and training is next");
 }
 
+/// An engine may try a commit again a week later, and two may plan at once.
+#[test]
+fn an_old_plan_s_commit_undoes_nothing_that_came_since() {
+    let project = Project::new(3);
+    let work = |folder: &str| {
+        let partitions = plan(&project, folder);
+        (0..partitions).for_each(|partition| _ = said(worker(&project, folder, partition)).good());
+    };
+    work("plans/first");
+    project.lapo(&["commit", "--plan", "plans/first"]).good();
+    project.add(3..5);
+    work("plans/second");
+    project.add(5..6);
+    project.run(&[]).good();
+    let whole = results(&project);
+
+    let again = project.lapo(&["commit", "--plan", "plans/first"]).good();
+    assert!(again.stdout.contains("3 videos"), "{again:#?}");
+    let late = project.lapo(&["commit", "--plan", "plans/second"]);
+    assert!(late.code == 1 && late.stderr.contains("stage frames: since this plan was made on version 1, 2 was made"), "{late:#?}");
+    assert!(results(&project) == whole);
+    assert_eq!(plan(&project, "plans/third"), 0);
+    project.lapo(&["commit", "--plan", "plans/third"]).good();
+    assert!(results(&project) == whole);
+}
+
 #[test]
 fn a_plan_that_is_not_there_or_has_no_such_partition_is_a_clear_error() {
     let project = Project::new(3);
