@@ -67,6 +67,8 @@
 //! - Labelling on GPUs runs several jobs a device, and on several devices; training uses one.
 //! - On a CPU a training step runs on a thread of the pool it keeps busy, and sixteen threads copy batches ahead of it (`train::ahead`).
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
+//! - Runs that overlap do not merge what they found, since what one saw go the other would bring back: the one that began last is the dataset,
+//!   whenever the others end (`dataset::commit`).
 //! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.
 //! - Local folders go past `object_store`: its create is not lasting on disk, and its listings and reads take a thread each. A file in an object

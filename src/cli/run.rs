@@ -75,7 +75,7 @@ pub fn plan(args: &Plan, access: &Access) -> Result<()> {
         let handout = hand_out(&checked, &store, &options, &Store::open_with(out, access)?)?;
         return print(&format!("{}\n", handout.partitions));
     }
-    let plans = Planner::new(&checked, &store, &options).plan_all()?;
+    let plans = Planner::new(&checked, &store, &options)?.plan_all()?;
     print(&told(args.format, "a plan is", &plans, |plans| plans.iter().map(described).collect())?)
 }
 

@@ -174,7 +174,7 @@ mod tests {
             store.create(&format!("frames/data/{key}/a/shard.arrow"), key.as_bytes()).unwrap();
             file_receipt(&store, "frames", &receipt(key, "a")).unwrap();
             if key != "k3" {
-                commit(&store, Commit { stage: "frames", run: "r", why: "a test" }, |_| vec![key.to_owned()]).unwrap();
+                commit(&store, Commit { stage: "frames", run: "r", why: "a test", since: 0 }, |_| vec![key.to_owned()]).unwrap();
             }
         }
         (folder, store)

@@ -23,7 +23,7 @@ pub struct Manifest {
     pub parent: Option<u64>,
     /// The keys of the receipts, in the dataset's order.
     pub receipts: Vec<String>,
-    /// The run that committed it.
+    /// The run that committed it; its id starts with the second in which it began.
     pub run: String,
     /// Why it did, for people.
     pub why: String,
@@ -38,18 +38,28 @@ pub struct Commit<'a> {
     pub run: &'a str,
     /// The reason, for people.
     pub why: &'a str,
+    /// The newest version when the run began; 0 where there was none.
+    pub since: u64,
+}
+
+impl Commit<'_> {
+    /// Whether a version was made meanwhile by a run that began later, and so has seen what is newer.
+    fn is_outdated(&self, head: &Manifest) -> bool {
+        let began = |run: &str| run.split_once('-').and_then(|(seconds, _)| seconds.parse::<u64>().ok());
+        head.version > self.since && began(&head.run) > began(self.run)
+    }
 }
 
 /// Makes the receipts that `wanted` asks for the newest version.
 ///
 /// `wanted` is given the newest manifest, and is asked again where another committer was faster: [`extend`] is
-/// the one that loses nothing. Where the newest version has just these receipts, it is returned, and nothing
-/// is written. Every receipt must have been filed.
+/// the one that loses nothing. Where the newest version has just these receipts, or those of a run that began
+/// later, it is returned, and nothing is written. Every receipt must have been filed.
 pub fn commit(store: &Store, commit: Commit<'_>, wanted: impl Fn(Option<&Manifest>) -> Vec<String>) -> Result<Manifest> {
     loop {
         let head = head(store, commit.stage)?;
         let receipts = wanted(head.as_ref());
-        if let Some(head) = head.as_ref().filter(|head| head.receipts == receipts) {
+        if let Some(head) = head.as_ref().filter(|head| head.receipts == receipts || commit.is_outdated(head)) {
             return Ok(head.clone());
         }
         require_filed(store, commit.stage, head.as_ref(), &receipts)?;
@@ -139,7 +149,7 @@ mod tests {
 
     fn add(store: &Store, key: &str) -> Manifest {
         file_receipt(store, "frames", &receipt(key, "a")).unwrap();
-        let by = Commit { stage: "frames", run: &format!("run of {key}"), why: "a test" };
+        let by = Commit { stage: "frames", run: &format!("run of {key}"), why: "a test", since: 0 };
         commit(store, by, |head| extend(head, &[key.to_owned()])).unwrap()
     }
 
@@ -183,9 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn of_runs_that_overlap_the_one_that_began_last_is_the_dataset() {
+        let store = faulty_store(&[]);
+        ["old", "new"].iter().for_each(|key| _ = file_receipt(&store, "frames", &receipt(key, "a")).unwrap());
+        let commit = |run: &str, key: &str, since: u64| {
+            let manifest = commit(&store, Commit { stage: "frames", run, why: "a test", since }, |_| vec![key.to_owned()]).unwrap();
+            (manifest.version, manifest.receipts.concat())
+        };
+        assert_eq!(commit("1000-a", "old", 0), (1, "old".to_owned()));
+        assert_eq!(commit("2000-b", "new", 0), (2, "new".to_owned()), "it began later, and ends later");
+        assert_eq!(commit("1000-a", "old", 0), (2, "new".to_owned()), "it ends later, but began earlier");
+        assert_eq!(commit("900-c", "old", 2), (3, "old".to_owned()), "it knew of the newest: its clock is wrong, no more");
+    }
+
+    #[test]
     fn a_receipt_nobody_filed_cannot_be_committed() {
         let store = faulty_store(&[]);
-        let by = Commit { stage: "frames", run: "r", why: "w" };
+        let by = Commit { stage: "frames", run: "r", why: "w", since: 0 };
         let error = commit(&store, by, |head| extend(head, &["ghost".to_owned()])).unwrap_err();
         assert!(error.to_string().contains("`ghost`"), "{error}");
         assert_eq!(head(&store, "frames").unwrap(), None);
@@ -197,7 +221,7 @@ mod tests {
         let store = faulty_store(&[]);
         file_receipt(&store, "frames", &receipt("crashed", "a")).unwrap();
         add(&store, "later");
-        let by = Commit { stage: "frames", run: "next", why: "the rest" };
+        let by = Commit { stage: "frames", run: "next", why: "the rest", since: 0 };
         let all = ["crashed".to_owned(), "later".to_owned()];
         let head = commit(&store, by, |head| extend(head, &all)).unwrap();
         assert_eq!(head.receipts, ["later", "crashed"]);

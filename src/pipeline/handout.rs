@@ -14,8 +14,8 @@ use super::Error;
 use super::check::Checked;
 use super::limit::Limit;
 use super::plan::{PlanOptions, Planner, StagePlan};
-use super::run::{StageSummary, Summary, Watch, Written, record, sums};
-use crate::dataset::{Commit, Created, FORMAT, Manifest, Receipt, Store, at, commit, head, read_receipt, receipts_of, unfiled};
+use super::run::{StageSummary, Summary, Watch, Written, note, record, sums};
+use crate::dataset::{Commit, Created, FORMAT, Receipt, Store, commit, read_receipt, receipts_of, unfiled};
 use crate::executor::{Job, Means, local};
 
 /// A plan's front page: `plan.json` in its folder.
@@ -85,7 +85,7 @@ pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &S
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (run, workspace) = (format!("{now}-{}", local::fresh_id()), checked.spec.workspace.clone());
     let (mut stages, mut jobs) = (Vec::new(), Vec::new());
-    for plan in Planner::new(checked, store, options).plan_all()? {
+    for plan in Planner::new(checked, store, options)?.plan_all()? {
         let share = Share::of(&plan, checked, jobs.len());
         share.check(&plan.receipts)?;
         let keys = Keys { order: plan.order, new: plan.jobs.iter().map(|job| job.key.clone()).collect() };
@@ -126,22 +126,6 @@ impl Share {
     fn check(&self, done: &[Receipt]) -> Result<(), Error> {
         Limit::new(self.most_rejected, self.videos, done).check(&self.stage)
     }
-
-    /// Makes the plan's tasks the dataset's next version, unless that was done before. What others made of it since is never undone.
-    fn commit(&self, store: &Store, run: &str, order: &[String]) -> Result<Manifest, Error> {
-        let planned_on = self.version.unwrap_or(0);
-        let newest = head(store, &self.stage)?.filter(|head| head.version > planned_on && head.receipts != order);
-        if let Some(newest) = newest {
-            for version in planned_on + 1..=newest.version {
-                if let Some(ours) = at(store, &self.stage, version)?.filter(|manifest| manifest.run == run) {
-                    return Ok(ours);
-                }
-            }
-            let what = format!("stage {}: since this plan was made on version {planned_on}, {} was made", self.stage, newest.version);
-            return Err(Error::Request { what, hint: "plan again, into a new folder: what is done counts".into() });
-        }
-        Ok(commit(store, Commit { stage: &self.stage, run, why: &self.why }, |_| order.to_vec())?)
-    }
 }
 
 /// The plan in the folder `out`.
@@ -170,11 +154,11 @@ pub fn work(handout: &Handout, out: &Store, partition: usize, store: &Store, mea
     }
 }
 
-/// Makes what was done the datasets' next versions; a plan that was committed is left as it is, whatever came after.
+/// Makes what was done the datasets' next versions; a plan that was committed, and what a later plan or run made, is left as it is.
 ///
 /// # Errors
-/// Where partitions are not done: how many, and the first of them. Where more videos were rejected than `max_rejected` allows, or a run or
-/// another plan made a version of something else since this one was planned; then no version is made.
+/// Where partitions are not done: how many, and the first of them. Where more videos were rejected than `max_rejected` allows; then no
+/// version is made.
 pub fn commit_all(handout: &Handout, out: &Store, store: &Store, watch: &dyn Watch) -> Result<Summary, Error> {
     let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
     for share in handout.stages.iter().filter(|share| share.complete) {
@@ -193,14 +177,15 @@ pub fn commit_all(handout: &Handout, out: &Store, store: &Store, watch: &dyn Wat
         }
         let (receipts, new) = (receipts_of(store, &share.stage, &keys.order)?, keys.new.iter().collect::<HashSet<_>>());
         share.check(&receipts)?;
-        let manifest = share.commit(store, &handout.run, &keys.order)?;
+        let by = Commit { stage: &share.stage, run: &handout.run, why: &share.why, since: share.version.unwrap_or(0) };
+        let manifest = commit(store, by, |_| keys.order.clone())?;
         let stage = StageSummary {
             stage: share.stage.clone(),
             kind: share.kind.clone(),
             new: share.count,
             reused: share.reused,
             done: sums(receipts.iter().filter(|receipt| new.contains(&receipt.key))),
-            note: share.note.clone(),
+            note: note(share.note.as_ref(), &manifest, &keys.order),
             ..StageSummary::default()
         };
         let stage = stage.with_total(&receipts, manifest.version);

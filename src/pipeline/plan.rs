@@ -54,7 +54,7 @@ pub struct StagePlan {
     /// The receipts that are there, in the dataset's order.
     #[serde(skip)]
     pub receipts: Vec<Receipt>,
-    /// The version of the stage's dataset, where nothing is new.
+    /// The version of the stage's dataset: the newest when planning began, then the one that is made.
     #[serde(skip)]
     pub version: Option<u64>,
 }
@@ -81,14 +81,18 @@ pub struct Planner<'a> {
     pub options: &'a PlanOptions,
     /// The stages planned (or run) so far.
     pub plans: HashMap<String, StagePlan>,
+    /// The newest version of every stage's dataset when planning began.
+    pub versions: HashMap<String, u64>,
     /// What this run has labelled before its stage's turn: new, although its receipts are there.
     pub ahead: Ahead,
 }
 
 impl<'a> Planner<'a> {
     /// Nothing planned yet.
-    pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Self {
-        Planner { checked, store, options, plans: HashMap::new(), ahead: Ahead::default() }
+    pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Result<Self, dataset::Error> {
+        let newest = checked.spec.stages.iter().map(|(name, _)| Ok(head(store, name)?.map(|manifest| (name.clone(), manifest.version))));
+        let versions = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
+        Ok(Planner { checked, store, options, plans: HashMap::new(), versions, ahead: Ahead::default() })
     }
 
     /// Plans every stage, in running order.
@@ -107,7 +111,7 @@ impl<'a> Planner<'a> {
         let (name, spec) = &self.checked.spec.stages[at];
         let mut receipts = all_receipts(self.store, name)?;
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
-        let plan = StagePlan::empty(name, spec.kind(), head(self.store, name)?.map(|manifest| manifest.version));
+        let plan = StagePlan::empty(name, spec.kind(), self.versions.get(name).copied());
         match spec {
             StageSpec::Decode(config) => self.decode(plan, config, receipts),
             StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),

@@ -15,7 +15,7 @@ use super::Error;
 use super::check::Checked;
 use super::limit::Limit;
 use super::plan::{Ahead, PlanOptions, Planner, StagePlan, Unwaiting};
-use crate::dataset::{Commit, Receipt, Store, commit};
+use crate::dataset::{Commit, Manifest, Receipt, Store, commit};
 use crate::executor::{Job, Means, local};
 use crate::stages::{self, Progress};
 
@@ -83,7 +83,7 @@ fn stages(
     watch: &dyn Watch,
     summary: &mut Summary,
 ) -> Result<(), Error> {
-    let (mut planner, run) = (Planner::new(checked, store, options), summary.run.clone());
+    let (mut planner, run) = (Planner::new(checked, store, options)?, summary.run.clone());
     for &at in &checked.order {
         let begun = Instant::now();
         let mut stage = run_stage(&mut planner, at, means, watch, &run)?;
@@ -116,19 +116,27 @@ fn run_stage(planner: &mut Planner, at: usize, means: &Means, watch: &dyn Watch,
     }
     limit.check(&name)?;
     let plan = planner.plans.get_mut(&name).expect("inserted above");
-    let manifest = commit(store, Commit { stage: &name, run, why: &plan.reasons() }, |_| plan.order.clone())?;
+    let by = Commit { stage: &name, run, why: &plan.reasons(), since: plan.version.unwrap_or(0) };
+    let manifest = commit(store, by, |_| plan.order.clone())?;
     let stage = StageSummary {
         stage: name,
         kind: plan.kind.clone(),
         new: new.len(),
         reused: plan.reused,
-        note: plan.note.clone(),
+        note: note(plan.note.as_ref(), &manifest, &plan.order),
         done: sums(&new),
         seconds: ahead.as_secs_f64(),
         ..StageSummary::default()
     };
     plan.done(new, manifest.version);
     Ok(stage.with_total(&plan.receipts, manifest.version))
+}
+
+/// What is to be said of a stage: what its plan did, and whether the dataset is another run's, which began later and has seen more.
+pub(super) fn note(planned: Option<&String>, manifest: &Manifest, order: &[String]) -> Option<String> {
+    let Manifest { version, run, .. } = manifest;
+    let stays = (manifest.receipts != order).then(|| format!("version {version} stays: run {run} began later than this one"));
+    planned.cloned().into_iter().chain(stays).reduce(|planned, stays| format!("{planned}; {stays}"))
 }
 
 /// Jobs of labels that wait while frames are decoded, at most: decoding never waits for labels.

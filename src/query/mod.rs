@@ -213,7 +213,7 @@ mod tests {
             stats: std::collections::BTreeMap::new(),
         };
         file_receipt(store, stage, &receipt).unwrap();
-        let by = Commit { stage, run: "run", why: "a test" };
+        let by = Commit { stage, run: "run", why: "a test", since: 0 };
         commit(store, by, |head| extend(head, &["key".to_owned()])).unwrap();
     }
 

@@ -214,7 +214,8 @@ fn of_32_committers_at_once_one_wins_each_version_and_nothing_is_lost() {
         let own = format!("key{i}");
         file_receipt(&store, "frames", &receipt(&own, i)).unwrap();
         let filed = file_receipt(&store, "frames", &receipt("contested", i)).unwrap();
-        commit(&store, Commit { stage: "frames", run: &own, why: "a test" }, |head| extend(head, std::slice::from_ref(&own))).unwrap();
+        commit(&store, Commit { stage: "frames", run: &own, why: "a test", since: 0 }, |head| extend(head, std::slice::from_ref(&own)))
+            .unwrap();
         filed == lapo::dataset::Filed::Won
     };
     let won: Vec<bool> = std::thread::scope(|scope| {

@@ -27,7 +27,7 @@ fn every_example_pipeline_is_planned() {
         let path = entry.unwrap().path();
         let checked = pipeline::load(path.to_str().unwrap(), &[], store.access()).unwrap_or_else(|e| panic!("{e}"));
         let options = pipeline::plan::PlanOptions::default();
-        let plans = pipeline::plan::Planner::new(&checked, &store, &options).plan_all().unwrap();
+        let plans = pipeline::plan::Planner::new(&checked, &store, &options).unwrap().plan_all().unwrap();
         assert!(plans.iter().all(|plan| plan.new > 0), "{}", path.display());
         assert!(plans[0].new_videos > 0, "{}", path.display());
     }
