@@ -207,7 +207,7 @@ pub struct Plan {
 /// What is done again although it is done.
 #[derive(Debug, ClapArgs)]
 pub struct Again {
-    /// Train this stage again, whatever its `refresh` says
+    /// Train this stage (`train_dynamics` or `train_policy`) again, whatever its `refresh` says
     #[arg(long, value_name = "STAGE")]
     pub refresh: Vec<String>,
     /// Decode videos again that were rejected, those of a class or all: after a change of `limits`, or of libav

@@ -12,6 +12,7 @@ use crate::pipeline::check::Checked;
 use crate::pipeline::handout::{self, hand_out};
 use crate::pipeline::plan::{PlanOptions, Planner, StagePlan};
 use crate::pipeline::run::{StageSummary, Summary, Watch, run as run_pipeline};
+use crate::pipeline::spec::StageSpec;
 use crate::pipeline::{self, load};
 use crate::stages::decode::child::Launch;
 
@@ -115,14 +116,17 @@ fn assignment(pair: &str) -> Result<(String, String), Error> {
     pair.split_once('=').map(|(name, value)| (name.to_string(), value.to_string())).ok_or_else(usage)
 }
 
-/// `--refresh` must name stages that are trained.
+/// `--refresh` must name stages whose model is kept although what it learns from grows; all others follow by themselves.
 fn options(checked: &Checked, Again { refresh, retry_rejected }: &Again, checkpoint_secs: u64) -> Result<PlanOptions> {
-    let trained = |(_, spec): &&(String, pipeline::spec::StageSpec)| spec.kind().starts_with("train");
-    let names: Vec<&str> = checked.spec.stages.iter().filter(trained).map(|(name, _)| name.as_str()).collect();
+    let is_kept = |(_, spec): &&(String, StageSpec)| matches!(spec, StageSpec::TrainDynamics(_) | StageSpec::TrainPolicy(_));
+    let names: Vec<&str> = checked.spec.stages.iter().filter(is_kept).map(|(name, _)| name.as_str()).collect();
     match refresh.iter().find(|name| !names.contains(&name.as_str())) {
         Some(name) => Err(pipeline::Error::Request {
-            what: format!("--refresh {name}: not a stage that is trained"),
-            hint: format!("there is: {}", names.join(", ")),
+            what: format!("--refresh {name}: not a stage that keeps its model while what it learns from grows"),
+            hint: match names.as_slice() {
+                [] => "this pipeline has none; what a stage takes decides whether it is done again".into(),
+                names => format!("these do: {}; what all others take decides whether they are done again", names.join(", ")),
+            },
         })?,
         None => Ok(PlanOptions {
             refresh: refresh.clone(),

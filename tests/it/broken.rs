@@ -153,7 +153,9 @@ fn rejected_videos_are_tried_again_where_that_is_asked_for() {
     project.run(&["--retry-rejected=too_large"]).good();
     assert_eq!(rejects(), serde_json::json!([text]));
     assert_eq!(project.files("frames", "shard.arrow").last(), whole.files("frames", "shard.arrow").first());
-    assert!(project.run(&["--retry-rejected=too_large"]).good().stdout.starts_with("0 tasks"));
+    let none = project.run(&["--retry-rejected=too_large"]).good();
+    assert!(none.stdout.starts_with("0 tasks"), "{none:#?}");
+    assert!(none.stderr.contains("no video was rejected as too_large, so none is tried again; others: 1 as "), "{none:#?}");
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"), "what was tried again is what counts");
 
     // Another try of all gives the same frames: only they are decoded, and no label is made again.

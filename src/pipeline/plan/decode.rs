@@ -28,7 +28,9 @@ impl Planner<'_> {
         let tries = usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1;
         let (mut kept, mut covered) = covering(&usable, &place, videos.len());
         let again = self.again(&kept);
-        if !again.is_empty() {
+        if again.is_empty() {
+            plan.note = self.nothing_again(&kept);
+        } else {
             usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
             (kept, covered) = covering(&usable, &place, videos.len());
         }
@@ -71,6 +73,17 @@ impl Planner<'_> {
         let asked = |reject: &dataset::Reject| classes.is_empty() || classes.contains(&reject.class);
         let rejected = receipts.iter().filter(|r| r.rejects.iter().any(asked));
         rejected.flat_map(|r| &r.videos).map(|video| video.digest.as_str()).collect()
+    }
+
+    /// What to say where videos were to be tried again, and none is: the class may be misspelt.
+    fn nothing_again(&self, receipts: &[&Receipt]) -> Option<String> {
+        let classes = self.options.retry_rejected.as_ref()?;
+        let mut there = BTreeMap::new();
+        receipts.iter().flat_map(|r| &r.rejects).for_each(|reject| *there.entry(reject.class.as_str()).or_insert(0) += 1);
+        let asked = if classes.is_empty() { String::new() } else { format!(" as {}", classes.join(", ")) };
+        let others: Vec<String> = there.into_iter().map(|(class, count)| format!("{count} as {class}")).collect();
+        let others = if others.is_empty() { String::new() } else { format!("; others: {}", others.join(", ")) };
+        Some(format!("no video was rejected{asked}, so none is tried again{others}"))
     }
 }
 
