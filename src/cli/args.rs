@@ -35,7 +35,7 @@ impl Storage {
         let theirs = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
         let options = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let folder = self.cache.clone().or_else(|| cache("copies")).unwrap_or_else(|| std::env::temp_dir().join("lapo-copies"));
-        Access::new(options.filter(|(name, _)| theirs(name)), folder, self.cache_gib << 30)
+        Access::new(options.filter(|(name, _)| theirs(name)), folder, self.cache_gib.saturating_mul(1 << 30))
     }
 
     /// The words that say the same.

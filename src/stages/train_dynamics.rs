@@ -34,11 +34,22 @@
 //! | coinrun | 15-17 | tenth | 7,920 | .05, .05, .05 | 25.0, 26.8, 25.7 | .16, .15, .16 | .17, .18, .17 (.08) | .54, .52, .54 (.49) | 53, 64 |
 //! | coinrun | 14 | paper | 5,480 | .11, .11, .11 | 7.6, 6.5, 6.3 | .15, .15, .16 | .16, .16, .17 (.08) | .53, .54, .54 (.49) | 14, 23 |
 //!
-//! More is hardly to be had from coinrun's frames: an IDM that learns from the true actions of 12,000 transitions of the same videos
-//! (`supervision: { labels: 12000, batch: 32, weight: 3 }`, 1,200 steps) tells .17. On the way (`tenth`), bigfish, 3,000 steps of 60
-//! episodes: the information is 1.14, 1.22, 1.39, 1.54, 1.61 and the verdict's probe .15, .16, .26, .31, .37 after 187, 375, 750, 1,500 and
-//! 3,000 steps. In 28 trainings of 400 to 7,920 steps on eight games (also chaser, heist, leaper, ninja, starpilot) no codebook used fewer
-//! than 59 of its 64 codes. `data/maze`, 300 steps: 0.256, 2.7, a probe of .92 (.38); `tenth` 0.303, 2.1, .86.
+//! The same steps of seed 0 on recordings made anew, as many episodes of each, on a processor that takes twice as long for a step:
+//!
+//! | game | CPU-min | recipe | steps | error over copying | information | linear | MLP | alike | codes |
+//! |---|---|---|---|---|---|---|---|---|---|
+//! | maze | 26 | default | 7,520 | .10 | 10.0 | .81 | .795 (.29) | | 51, 64 |
+//! | bigfish | 9 | default | 2,460 | .35 | 1.4 | .28 | .29 (.08) | .66 (.48) | 54, 64 |
+//! | bigfish | 28 | default | 7,460 | .31 | 1.5 | .32 | .32 (.08) | .70 (.48) | 50, 62 |
+//! | bigfish | 24 | tenth | 7,460 | .31 | 1.5 | .30 | .31 (.08) | .68 (.48) | 52, 62 |
+//! | coinrun | 10 | default | 2,610 | .06 | 21.1 | .18 | .18 (.08) | .55 (.49) | 51, 64 |
+//! | coinrun | 31 | default | 7,920 | .04 | 32.6 | .19 | .17 (.08) | .55 (.49) | 46, 64 |
+//!
+//! On the way, bigfish's 7,460 steps: the information is 1.05, 1.17, 1.16, 1.30, 1.46, 1.48, 1.54 and the verdict's linear probe .14, .14,
+//! .18, .21, .28, .30, .32 after 115, 232, 465, 931, 1,864, 3,729 and 7,459 steps. More is hardly to be had from coinrun's frames: an IDM
+//! that learns from the true actions of 12,000 transitions of the same videos (`supervision: { labels: 12000, batch: 32, weight: 3 }`, 1,200
+//! steps) tells .17. In 26 trainings of the default, of 300 to 7,920 steps, on all 16 games of Procgen no codebook used fewer than 49 of its
+//! 64 codes; the fewest are miner's, after 300 steps. `data/maze`, 300 steps: 0.256, 2.7, a probe of .92 (.38); `tenth` 0.303, 2.1, .86.
 //!
 //! Learning from 256 true actions too (`supervision`; `tenth`), 600 steps:
 //!
