@@ -1,9 +1,9 @@
 //! Stage 3 online: a latent policy learns in the game, by PPO (LAPO, section 4.4; Schulman et al., 2017). In: a latent policy and the IDM
 //! that labelled for it, or nothing; out: `agent.safetensors`, `metrics.parquet` and a verdict, `verdict.json`.
 //!
-//! Read from top to bottom: `learn` is the loop; it plays a rollout (`Ppo::play`), looks back (`advantages`) and improves the agent
-//! (`learner`, where the loss is). Which layer learns when is in [`settings`], how the decoder is taught in `teacher`, what the network is
-//! in [`AgentNet`].
+//! Read from top to bottom: `learn` is the loop; it plays a rollout (`Ppo::play`), looks back (`advantages`, in `rollout`) and improves the
+//! agent (`learner`, where the loss is). Which layer learns when is in [`settings`], how the decoder is taught in `teacher`, what the
+//! network is in [`AgentNet`].
 //!
 //! The latent policy's convolutions stay as they were cloned, so a rollout keeps what they left of each frame and an update goes through
 //! two linear layers alone. The published code computes and differentiates them in every pass over a rollout, and counts those gradients,
