@@ -9,8 +9,8 @@
 //! two linear layers alone. The published code computes and differentiates them in every pass over a rollout, and counts those gradients,
 //! which nothing uses and nothing clears, into the norm it clips; it lets the IDM look across the ends of episodes, and rollouts.
 //!
-//! `pipelines/maze_online_small.yaml`, two cores, the policy of `maze_small.yaml` (seed 0, 80,000 mazes, an IDM that learnt at a tenth of
-//! the FDM's rate; the table's seeds are those of this stage): mean returns of the episodes that ended in each stretch of steps (in
+//! `pipelines/maze_online_small.yaml`, two cores, the policy of `maze_small.yaml` (seed 0, 80,000 mazes, an IDM that learnt by Adam at a
+//! tenth of the FDM's rate; the table's seeds are those of this stage): mean returns of the episodes that ended in each stretch of steps (in
 //! brackets how many, all seeds together). The first episodes to end are the short ones, so that what is earned before 20,000 steps says
 //! little.
 //!
@@ -50,7 +50,7 @@ use crate::models::device::on_device;
 use crate::models::frames::upload;
 use crate::models::layers::NetBackend;
 use crate::models::weights::to_host;
-use crate::train::adam::AdamBackend;
+use crate::train::optim::AdamBackend;
 use crate::train::{batch, checkpoint};
 
 mod learner;

@@ -11,7 +11,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::adam::{Adam, AdamBackend, Flat, OptimConfig, gradients};
+use super::optim::{AdamBackend, Flat, OptimConfig, Optimizer, gradients};
 use super::state::{restore_moments, same, save_moments, settings_of};
 use super::{Result, TrainError};
 use crate::models::device::on_device;
@@ -79,7 +79,7 @@ struct Cloner<A: AutodiffBackend> {
     optim: OptimConfig,
     device: A::Device,
     policy: Policy<A>,
-    adam: Adam<A::InnerBackend>,
+    optimizer: Optimizer<A::InnerBackend>,
     seed: u64,
     drawn: u64,
 }
@@ -101,8 +101,8 @@ where
     fn new(device: A::Device, config: &PolicyConfig, optim: &OptimConfig, seed: u64) -> Self {
         let mut init = Init::new(seed, &device);
         let policy = Policy::new(&mut init, config);
-        let (drawn, adam) = (init.drawn(), Adam::new(optim.clone()));
-        Cloner { config: config.clone(), optim: optim.clone(), policy, adam, seed, drawn, device }
+        let (drawn, optimizer) = (init.drawn(), Optimizer::new(optim.clone()));
+        Cloner { config: config.clone(), optim: optim.clone(), policy, optimizer, seed, drawn, device }
     }
 
     fn upload<B: Backend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
@@ -116,7 +116,7 @@ where
     }
 
     fn settings(&self) -> Settings {
-        Settings { policy: self.config.clone(), optim: self.optim.clone(), seed: self.seed, step: self.adam.step }
+        Settings { policy: self.config.clone(), optim: self.optim.clone(), seed: self.seed, step: self.optimizer.step }
     }
 }
 
@@ -143,10 +143,10 @@ where
 
         let mut all = Flat::new();
         gradients("policy", &self.policy, &loss.backward(), &mut all);
-        let mut step = self.adam.begin(all);
-        self.policy = self.adam.apply(&mut step, "policy", learning_rate, self.policy.clone());
+        let mut step = self.optimizer.begin(all);
+        self.policy = self.optimizer.apply(&mut step, "policy", learning_rate, self.policy.clone());
         let seen = to_host(Tensor::cat(vec![loss.inner(), step.norm], 0))?;
-        let not_finite = |what, seen| TrainError::NotFinite { step: self.adam.step - 1, what, seen };
+        let not_finite = |what, seen| TrainError::NotFinite { step: self.optimizer.step - 1, what, seen };
         match seen[..] {
             [loss, _] if !loss.is_finite() => Err(not_finite("loss", loss)),
             [_, norm] if !norm.is_finite() => Err(not_finite("gradient norm", norm)),
@@ -164,7 +164,7 @@ where
         let mut weights = Weights::default();
         weights.describe(FORMAT, &self.settings());
         weights.store::<A, _>("policy", &self.policy)?;
-        save_moments(&self.adam, &mut weights)?;
+        save_moments(&self.optimizer, &mut weights)?;
         Ok(weights.to_bytes())
     }
 
@@ -176,9 +176,9 @@ where
         same("optim", &settings.optim, &own.optim)?;
         same("seed", &settings.seed, &own.seed)?;
         let policy = weights.load("policy", self.policy.clone(), &self.device)?;
-        restore_moments(&mut self.adam, &weights, &self.device)?;
+        restore_moments(&mut self.optimizer, &weights, &self.device)?;
         self.policy = policy;
-        self.adam.step = settings.step;
+        self.optimizer.step = settings.step;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Result;
-use super::adam::{Adam, Flat, OptimConfig, gradients};
+use super::optim::{Flat, OptimConfig, Optimizer, gradients};
 use crate::models::decoder::Decoder;
 use crate::models::init::Init;
 use crate::models::{DecoderConfig, LoadedDecoder, Outputs};
@@ -153,16 +153,16 @@ pub fn fit(config: &DecoderConfig, how: &Fit, known: &Pairs, spread: &Spread, se
     };
 
     let mut net = Decoder::<Train>::new(&mut Init::new(seed, &device), config);
-    let (mut adam, mut rng) = (Adam::new(OptimConfig::default()), ChaCha8Rng::seed_from_u64(seed));
+    let (mut optimizer, mut rng) = (Optimizer::new(OptimConfig::default()), ChaCha8Rng::seed_from_u64(seed));
     let mut best: Option<(f32, Decoder<Flex>)> = None;
     for step in 1..=how.steps {
         let drawn: Vec<usize> = (0..how.batch).map(|_| learnt[rng.random_range(0..learnt.len())]).collect();
         let loss = right.loss(net.forward(Tensor::from_inner(rows(&drawn))), &drawn);
         let mut all = Flat::new();
         gradients("decoder", &net, &loss.backward(), &mut all);
-        let mut moved = adam.begin(all);
+        let mut moved = optimizer.begin(all);
         let learning_rate = how.learning_rate * (1.0 - (step - 1) as f64 / how.steps as f64);
-        net = adam.apply(&mut moved, "decoder", learning_rate, net);
+        net = optimizer.apply(&mut moved, "decoder", learning_rate, net);
         if !aside.is_empty() && (step % LOOK_EVERY == 0 || step == how.steps) {
             let off = right.loss(net.forward(Tensor::from_inner(rows(&aside))), &aside).into_scalar();
             if best.as_ref().is_none_or(|(least, _)| off < *least) {

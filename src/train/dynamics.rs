@@ -8,7 +8,7 @@ use burn::backend::Autodiff;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use super::adam::OptimConfig;
+use super::optim::OptimConfig;
 use super::trainer::Trainer;
 use crate::models::device::on_device;
 use crate::models::{Device, DynamicsConfig};

@@ -1,11 +1,10 @@
 //! What every training stage shares: batches go in, better weights come out.
 //!
 //! Where to start: [`dynamics`], the training of IDM and FDM behind one trait without a tensor in it; [`cloning`], that of the policy;
-//! [`decoding`], that of decoders. [`adam`] is the optimiser, [`batch`] draws windows and [`ahead`] copies them in time, [`schedule`] is
+//! [`decoding`], that of decoders. [`optim`] is the optimiser, [`batch`] draws windows and [`ahead`] copies them in time, [`schedule`] is
 //! the learning rate; [`checkpoint`] and [`metrics`] are what a run leaves on its way, [`tensorboard`] shows the latter; [`probe`] measures
 //! latent actions against true ones.
 
-pub mod adam;
 pub mod ahead;
 pub mod batch;
 pub mod checkpoint;
@@ -14,6 +13,7 @@ pub mod decoding;
 pub mod dynamics;
 mod error;
 pub mod metrics;
+pub mod optim;
 pub mod probe;
 pub mod schedule;
 mod score;
@@ -21,7 +21,7 @@ pub mod state;
 pub mod tensorboard;
 mod trainer;
 
-pub use adam::OptimConfig;
 pub use cloning::{CloningMetrics, PolicyTrainer, Shown, policy_trainer};
 pub use dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision, dynamics_trainer};
 pub use error::{Result, TrainError};
+pub use optim::{OptimConfig, Rule};

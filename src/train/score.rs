@@ -4,8 +4,8 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::adam::AdamBackend;
 use super::dynamics::{Batch, Evaluation};
+use super::optim::AdamBackend;
 use super::trainer::{Trainer, check};
 use super::{Result, TrainError};
 use crate::models::frames::mean_per_window;

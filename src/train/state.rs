@@ -1,6 +1,6 @@
 //! Checkpoints: the whole state of a training goes in, one safetensors file comes out, and back.
 //!
-//! Beside the weights under their published names, the file holds Adam's moments (`adam.first.*`, `adam.second.*`) and the age of
+//! Beside the weights under their published names, the file holds the optimiser's moments (`adam.first.*`, `adam.second.*`) and the age of
 //! unused codes (`unused`); its metadata hold the step, the seed and the settings, which must be the same on the way back.
 
 use burn::tensor::backend::AutodiffBackend;
@@ -8,8 +8,8 @@ use burn::tensor::{Tensor, TensorData};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::adam::{Adam, AdamBackend, Flat, OptimConfig};
 use super::dynamics::Supervision;
+use super::optim::{AdamBackend, Flat, OptimConfig, Optimizer};
 use super::trainer::Trainer;
 use super::{Result, TrainError};
 use crate::models::layers::NetBackend;
@@ -40,7 +40,7 @@ where
         weights.store::<A, _>("idm", &self.idm)?;
         weights.store::<A, _>("wm", &self.fdm)?;
         weights.store::<A, _>("tell", &self.tell)?;
-        save_moments(&self.adam, &mut weights)?;
+        save_moments(&self.optimizer, &mut weights)?;
         // A code's age is reset when it is revived, far below 2^24, up to which f32 counts exactly.
         let unused: Vec<f32> = self.unused.iter().map(|&age| age as f32).collect();
         weights.put("unused", &[unused.len()], &unused);
@@ -60,9 +60,9 @@ where
         let fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
         let tell = weights.load("tell", self.tell.clone(), &self.device)?;
         let unused = weights.get("unused", &[self.unused.len()])?;
-        restore_moments(&mut self.adam, &weights, &self.device)?;
+        restore_moments(&mut self.optimizer, &weights, &self.device)?;
         (self.idm, self.fdm, self.tell) = (idm, fdm, tell);
-        self.adam.step = settings.step;
+        self.optimizer.step = settings.step;
         self.codebooks_started = settings.codebooks_started;
         self.unused = unused.into_iter().map(|age| age as u32).collect();
         Ok(())
@@ -74,7 +74,7 @@ where
             optim: self.optim.clone(),
             supervision: self.supervision,
             seed: self.seed,
-            step: self.adam.step,
+            step: self.optimizer.step,
             codebooks_started: self.codebooks_started,
         }
     }
@@ -86,9 +86,9 @@ pub(super) fn settings_of<T: DeserializeOwned>(weights: &Weights, format: &str) 
     Ok(weights.config_of(format)?.ok_or_else(missing)?)
 }
 
-/// Puts Adam's moments beside the weights.
-pub fn save_moments<B: AdamBackend>(adam: &Adam<B>, weights: &mut Weights) -> Result<()> {
-    for (kind, moments) in [("first", &adam.first), ("second", &adam.second)] {
+/// Puts the optimiser's moments beside the weights.
+pub fn save_moments<B: AdamBackend>(optimizer: &Optimizer<B>, weights: &mut Weights) -> Result<()> {
+    for (kind, moments) in [("first", &optimizer.first), ("second", &optimizer.second)] {
         for (name, moment) in moments {
             weights.put(format!("adam.{kind}.{name}"), &moment.dims(), &to_host(moment.clone())?);
         }
@@ -96,8 +96,8 @@ pub fn save_moments<B: AdamBackend>(adam: &Adam<B>, weights: &mut Weights) -> Re
     Ok(())
 }
 
-/// Takes Adam's moments from beside the weights.
-pub fn restore_moments<B: AdamBackend>(adam: &mut Adam<B>, weights: &Weights, device: &B::Device) -> Result<()> {
+/// Takes the optimiser's moments from beside the weights.
+pub fn restore_moments<B: AdamBackend>(optimizer: &mut Optimizer<B>, weights: &Weights, device: &B::Device) -> Result<()> {
     let moments = |kind: &str| -> Result<Flat<B>> {
         let prefix = format!("adam.{kind}.");
         let moment = |(name, shape): (String, Vec<usize>)| {
@@ -107,7 +107,7 @@ pub fn restore_moments<B: AdamBackend>(adam: &mut Adam<B>, weights: &Weights, de
         };
         weights.shapes_under(&prefix).into_iter().map(moment).collect()
     };
-    (adam.first, adam.second) = (moments("first")?, moments("second")?);
+    (optimizer.first, optimizer.second) = (moments("first")?, moments("second")?);
     Ok(())
 }
 

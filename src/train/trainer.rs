@@ -9,8 +9,8 @@ use burn::tensor::{Int, Tensor, TensorData, activation, backend::Backend};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::adam::{Adam, AdamBackend, Flat, OptimConfig, gradients};
 use super::dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision};
+use super::optim::{AdamBackend, Flat, OptimConfig, Optimizer, gradients};
 use super::{Result, TrainError};
 use crate::models::fdm::Fdm;
 use crate::models::frames::{Windows, frame_shape, mean_per_window, upload};
@@ -32,7 +32,7 @@ pub(super) struct Trainer<A: AutodiffBackend> {
     pub(super) supervision: Option<Supervision>,
     /// What tells true actions from latent ones, with supervision.
     pub(super) tell: Option<Linear<A>>,
-    pub(super) adam: Adam<A::InnerBackend>,
+    pub(super) optimizer: Optimizer<A::InnerBackend>,
     /// Steps since each code was last used, codebook after codebook.
     pub(super) unused: Vec<u32>,
     /// Whether the codebooks are where they shall start; otherwise the first batch puts them there.
@@ -63,7 +63,7 @@ where
             fdm,
             config: config.clone(),
             optim: optim.clone(),
-            adam: Adam::new(optim.clone()),
+            optimizer: Optimizer::new(optim.clone()),
             unused: vec![0; config.vq.codebooks * config.vq.entries],
             codebooks_started: config.vq.start == CodebookStart::Uniform,
             seed,
@@ -163,12 +163,12 @@ where
     /// A stream of its own for every step, so that a checkpoint need not hold one.
     fn rng(&self) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(self.adam.step);
+        rng.set_stream(self.optimizer.step);
         rng
     }
 
     fn finite(&self, what: &'static str, seen: f32) -> Result<()> {
-        let step = self.adam.step - 1;
+        let step = self.optimizer.step - 1;
         if seen.is_finite() { Ok(()) } else { Err(TrainError::NotFinite { step, what, seen }) }
     }
 }
@@ -183,7 +183,7 @@ where
     }
 
     fn steps(&self) -> u64 {
-        self.adam.step
+        self.optimizer.step
     }
 
     fn drawn(&self) -> u64 {
@@ -192,7 +192,7 @@ where
 
     fn step(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<StepMetrics> {
         let windows = self.upload::<A>(batch, &self.device)?;
-        if self.adam.step == 0 {
+        if self.optimizer.step == 0 {
             self.idm.start(&windows)?;
         }
 
@@ -211,16 +211,16 @@ where
         gradients("idm", &self.idm, &graph, &mut all);
         gradients("wm", &self.fdm, &graph, &mut all);
         gradients("tell", &self.tell, &graph, &mut all);
-        let mut adam = self.adam.begin(all);
-        self.idm = self.adam.apply(&mut adam, "idm", pace.idm_learning_rate, self.idm.clone());
-        self.fdm = self.adam.apply(&mut adam, "wm", pace.learning_rate, self.fdm.clone());
-        self.tell = self.adam.apply(&mut adam, "tell", pace.learning_rate, self.tell.clone());
+        let mut step = self.optimizer.begin(all);
+        self.idm = self.optimizer.apply(&mut step, "idm", pace.idm_learning_rate, self.idm.clone());
+        self.fdm = self.optimizer.apply(&mut step, "wm", pace.learning_rate, self.fdm.clone());
+        self.tell = self.optimizer.apply(&mut step, "tell", pace.learning_rate, self.tell.clone());
         self.idm.update(idm_saw);
         self.fdm.update(fdm_saw);
         let (usage, codes_revived) = self.follow(quantised)?;
 
         let parts = [loss, losses.wm, losses.relative, commitment, action_loss].map(Tensor::inner);
-        let scalars = to_host(Tensor::cat(parts.into_iter().chain([adam.norm]).collect(), 0))?;
+        let scalars = to_host(Tensor::cat(parts.into_iter().chain([step.norm]).collect(), 0))?;
         let books = || usage.chunks(self.config.vq.entries);
         let metrics = StepMetrics {
             loss: scalars[0],
@@ -269,7 +269,7 @@ where
         weights.describe(DYNAMICS_FORMAT, &self.config);
         weights.store::<A, _>("idm", &self.idm)?;
         weights.store::<A, _>("wm", &self.fdm)?;
-        weights.count_batches(self.adam.step);
+        weights.count_batches(self.optimizer.step);
         Ok(weights.to_bytes())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lapo::models::{Device, DynamicsConfig, ModelError, Precision, Preset, VqConfig, Want, labeller};
-use lapo::train::{Batch, DynamicsTrainer, OptimConfig, Pace, StepMetrics, Supervision, TrainError, dynamics_trainer};
+use lapo::train::{Batch, DynamicsTrainer, OptimConfig, Pace, Rule, StepMetrics, Supervision, TrainError, dynamics_trainer};
 
 const WINDOWS: usize = 8;
 
@@ -37,7 +37,11 @@ fn small() -> DynamicsConfig {
 }
 
 fn trainer(config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
-    dynamics_trainer(&Device::Cpu, config, &OptimConfig::default(), None, seed).unwrap()
+    trainer_by(Rule::Muon, config, seed)
+}
+
+fn trainer_by(rule: Rule, config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
+    dynamics_trainer(&Device::Cpu, config, &OptimConfig { rule, ..OptimConfig::default() }, None, seed).unwrap()
 }
 
 fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Vec<StepMetrics> {
@@ -47,10 +51,10 @@ fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Ve
 }
 
 /// In a pool of this many threads: the state after four steps, and the labels it gives.
-fn train_with(threads: usize, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
+fn train_with(threads: usize, rule: Rule, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let mut trainer = trainer(config, 5);
+        let mut trainer = trainer_by(rule, config, 5);
         train(trainer.as_mut(), 0..4);
         let labeller = labeller(&Device::Cpu, &trainer.export(&BTreeMap::new()).unwrap(), Precision::F32).unwrap();
         let starts: Vec<_> = (0..WINDOWS).map(|window| window * config.window()).collect();
@@ -61,27 +65,37 @@ fn train_with(threads: usize, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for config in [small(), Preset::Tiny.dynamics()] {
-        let one = train_with(1, &config);
-        assert!(one == train_with(2, &config), "two threads differ from one");
-        assert!(one == train_with(3, &config), "three threads differ from one");
+    for (rule, config) in [(Rule::Muon, small()), (Rule::Muon, Preset::Tiny.dynamics()), (Rule::Adam, small())] {
+        let one = train_with(1, rule, &config);
+        assert!(one == train_with(2, rule, &config), "{rule:?}: two threads differ from one");
+        assert!(one == train_with(3, rule, &config), "{rule:?}: three threads differ from one");
     }
 }
 
 #[test]
 fn a_restored_training_goes_on_bit_by_bit() {
-    let config = small();
-    let mut whole = trainer(&config, 1);
-    let metrics = train(whole.as_mut(), 0..6);
+    for rule in [Rule::Muon, Rule::Adam] {
+        let vq = VqConfig { revive_after: 1, ..small().vq };
+        let config = DynamicsConfig { vq, ..small() };
+        let mut whole = trainer_by(rule, &config, 1);
+        let metrics = train(whole.as_mut(), 0..6);
 
-    let mut half = trainer(&config, 1);
-    train(half.as_mut(), 0..3);
-    let mut rest = trainer(&config, 1);
-    rest.restore(&half.save().unwrap()).unwrap();
-    assert_eq!(rest.steps(), 3);
-    assert_eq!(train(rest.as_mut(), 3..6), metrics[3..]);
-    assert!(rest.save().unwrap() == whole.save().unwrap(), "the states differ");
-    assert!(metrics.iter().any(|step| step.codes_revived > 0), "no code was revived in {metrics:?}");
+        let mut half = trainer_by(rule, &config, 1);
+        train(half.as_mut(), 0..3);
+        let mut rest = trainer_by(rule, &config, 1);
+        rest.restore(&half.save().unwrap()).unwrap();
+        assert_eq!(rest.steps(), 3);
+        assert_eq!(train(rest.as_mut(), 3..6), metrics[3..]);
+        assert!(rest.save().unwrap() == whole.save().unwrap(), "{rule:?}: the states differ");
+        assert!(metrics.iter().any(|step| step.codes_revived > 0), "{rule:?}: no code was revived in {metrics:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_optimiser_is_refused() {
+    let [adam, mut muon] = [Rule::Adam, Rule::Muon].map(|rule| trainer_by(rule, &small(), 1));
+    let error = muon.restore(&adam.save().unwrap()).unwrap_err();
+    assert!(matches!(error, TrainError::Checkpoint { what: "optim", .. }), "{error}");
 }
 
 /// The last four windows' true action is which way the square moves.

@@ -12,7 +12,7 @@ use crate::models::frames::upload;
 use crate::models::layers::NetBackend;
 use crate::models::weights::to_host;
 use crate::stages::Error;
-use crate::train::adam::{Adam, AdamBackend, Flat, gradients};
+use crate::train::optim::{AdamBackend, Flat, Optimizer, gradients};
 use crate::train::{OptimConfig, TrainError, batch};
 
 /// The network and what moves it.
@@ -21,7 +21,7 @@ pub(super) struct Learner<A: AutodiffBackend> {
     seed: u64,
     pub(super) agent: AgentConfig,
     pub(super) net: AgentNet<A>,
-    pub(super) adam: Adam<A::InnerBackend>,
+    pub(super) optimizer: Optimizer<A::InnerBackend>,
     rates: Rates,
     pub(super) device: A::Device,
 }
@@ -39,8 +39,8 @@ where
 {
     pub(super) fn new(config: FinetuneConfig, seed: u64, agent: AgentConfig, net: AgentNet<A>, device: A::Device) -> Self {
         let epsilon = if config.from_scratch { 1e-5 } else { 1e-8 };
-        let adam = Adam::new(OptimConfig { max_grad_norm: config.max_grad_norm, epsilon, ..OptimConfig::default() });
-        Learner { rates: config.rates(), config, seed, agent, net, adam, device }
+        let optimizer = Optimizer::new(OptimConfig { max_grad_norm: config.max_grad_norm, epsilon, ..OptimConfig::default() });
+        Learner { rates: config.rates(), config, seed, agent, net, optimizer, device }
     }
 
     /// Goes through a rollout several times, a minibatch a step; returns the means of what these saw.
@@ -90,12 +90,12 @@ where
 
         let mut all = Flat::new();
         gradients("agent", &self.net, &losses.total.backward(), &mut all);
-        let mut step = self.adam.begin(all);
+        let mut step = self.optimizer.begin(all);
         let rl = &mut self.net.rl;
-        rl.policy_head = self.adam.apply(&mut step, "agent.rl.policy_head", policy_head, rl.policy_head.clone());
-        rl.value_head = self.adam.apply(&mut step, "agent.rl.value_head", value_head, rl.value_head.clone());
+        rl.policy_head = self.optimizer.apply(&mut step, "agent.rl.policy_head", policy_head, rl.policy_head.clone());
+        rl.value_head = self.optimizer.apply(&mut step, "agent.rl.value_head", value_head, rl.value_head.clone());
         // What is left: the trunk's last layer, and from scratch all before it.
-        self.net = self.adam.apply(&mut step, "agent", trunk, self.net.clone());
+        self.net = self.optimizer.apply(&mut step, "agent", trunk, self.net.clone());
         Tensor::cat(vec![losses.parts.inner(), step.norm], 0)
     }
 }

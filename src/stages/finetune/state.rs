@@ -15,8 +15,8 @@ use crate::models::layers::NetBackend;
 use crate::models::metadata::AGENT_FORMAT;
 use crate::models::weights::Weights;
 use crate::models::{AgentConfig, ModelError};
-use crate::train::adam::AdamBackend;
 use crate::train::decoding::{Answers, Pairs};
+use crate::train::optim::AdamBackend;
 use crate::train::state::{restore_moments, same, save_moments};
 use crate::train::{Result, TrainError};
 
@@ -47,7 +47,7 @@ where
         };
         let counted = Counted {
             agent: self.learner.agent.clone(),
-            step: self.learner.adam.step,
+            step: self.learner.optimizer.step,
             games: games.collect::<Result<_>>()?,
             scale: self.scale.bits(),
             statistics: self.statistics.bits(),
@@ -56,7 +56,7 @@ where
         let mut weights = Weights::default();
         weights.describe(AGENT_FORMAT, &self.learner.agent);
         weights.store::<A::InnerBackend, _>("agent", &self.learner.net.valid())?;
-        save_moments(&self.learner.adam, &mut weights)?;
+        save_moments(&self.learner.optimizer, &mut weights)?;
         weights.put("pairs", &[latents.len()], latents);
         let mut bytes = serde_json::to_vec(&counted).map_err(lost)?;
         bytes.push(b'\n');
@@ -71,8 +71,8 @@ where
         same("agent", &counted.agent, &self.learner.agent)?;
         let (weights, learner) = (Weights::parse(&state[end + 1..])?, &mut self.learner);
         learner.net = weights.load("agent", learner.net.clone(), &learner.device)?;
-        restore_moments(&mut learner.adam, &weights, &learner.device)?;
-        learner.adam.step = counted.step;
+        restore_moments(&mut learner.optimizer, &weights, &learner.device)?;
+        learner.optimizer.step = counted.step;
         for (env, game) in counted.games.iter().enumerate() {
             self.game.set_state(env, &STANDARD.decode(game).map_err(lost)?).map_err(lost)?;
         }

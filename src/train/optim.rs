@@ -1,0 +1,241 @@
+//! The optimiser: gradients go in, moved parameters come out.
+//!
+//! The global norm of the gradients is clipped; `adam` then moves each parameter or, where [`Rule::Muon`] is asked for, `muon` the weights
+//! of convolutions. Written out rather than taken from `burn` because LAPO clips the norm over *all* gradients, and because a checkpoint
+//! must hold the moments under the parameters' names. Start with [`Optimizer::begin`].
+
+use std::collections::BTreeMap;
+
+use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorPrimitive, backend::Backend};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::models::Precision;
+use crate::models::weights::Path;
+
+mod adam;
+mod muon;
+
+pub use adam::AdamBackend;
+use adam::Factors;
+
+/// What moves the weights of convolutions; all other parameters are Adam's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Adam, as in the paper.
+    #[default]
+    Adam,
+    /// Muon (Jordan et al., 2024).
+    Muon,
+}
+
+/// Settings of the optimiser; the learning rate comes with each step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimConfig {
+    /// Share of the mean gradient that stays at each step. Default 0.9.
+    pub beta1: f64,
+    /// Share of the mean squared gradient that stays at each step. Default 0.999.
+    pub beta2: f64,
+    /// Keeps the division finite. Default 1e-8.
+    pub epsilon: f64,
+    /// Gradients are scaled down to this norm, taken over all of them together. Default 2.
+    pub max_grad_norm: f64,
+    /// What moves the weights of convolutions. Default `adam`.
+    pub rule: Rule,
+    /// How precisely the networks compute on the way to their gradients; parameters and moments are single precision. Default `f32`.
+    pub precision: Precision,
+}
+
+impl Default for OptimConfig {
+    fn default() -> Self {
+        OptimConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 2.0, rule: Rule::Adam, precision: Precision::F32 }
+    }
+}
+
+/// Flat gradients or moments by published parameter name.
+pub type Flat<B> = BTreeMap<String, Tensor<B, 1>>;
+
+/// The optimiser's state.
+#[derive(Clone, Debug)]
+pub struct Optimizer<B: Backend> {
+    config: OptimConfig,
+    /// Steps taken.
+    pub step: u64,
+    /// Moving means of the gradients.
+    pub first: Flat<B>,
+    /// Moving means of the squared gradients, which Muon goes without.
+    pub second: Flat<B>,
+}
+
+/// A step that has begun: gradients by name, and what scales them down to the norm allowed.
+pub struct Step<B: Backend> {
+    gradients: Flat<B>,
+    scale: Tensor<B, 1>,
+    factors: Factors,
+    /// The gradients' norm before clipping, as a tensor, so that nothing waits for it.
+    pub norm: Tensor<B, 1>,
+}
+
+impl<B: AdamBackend> Optimizer<B> {
+    /// Starts with all moments at zero.
+    pub fn new(config: OptimConfig) -> Self {
+        Optimizer { config, step: 0, first: BTreeMap::new(), second: BTreeMap::new() }
+    }
+
+    /// Begins the next step: takes all gradients' norm and counts.
+    pub fn begin(&mut self, gradients: Flat<B>) -> Step<B> {
+        self.step += 1;
+        let norm = global_norm(&gradients);
+        let scale = ((norm.clone() + 1e-6).recip() * self.config.max_grad_norm).clamp_max(1.0);
+        Step { gradients, scale, factors: Factors::new(&self.config, self.step), norm }
+    }
+
+    /// Moves a network's parameters, whose names begin with `prefix`.
+    pub fn apply<A, M>(&mut self, step: &mut Step<B>, prefix: &str, learning_rate: f64, network: M) -> M
+    where
+        A: AutodiffBackend<InnerBackend = B>,
+        M: AutodiffModule<A>,
+    {
+        network.map(&mut Mover { path: Path::new(prefix), optimizer: self, step, learning_rate })
+    }
+
+    /// The moved parameter of a shape, flat, or nothing where it has no gradient.
+    fn moved(
+        &mut self,
+        step: &mut Step<B>,
+        name: &str,
+        learning_rate: f64,
+        parameter: Tensor<B, 1>,
+        shape: &[usize],
+    ) -> Option<Tensor<B, 1>> {
+        let gradient = step.gradients.remove(name)?;
+        let moment = |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
+        let first = moment(&mut self.first);
+        if let (Rule::Muon, Some(matrix)) = (self.config.rule, muon::matrix(shape)) {
+            let gradient = gradient * step.scale.clone();
+            let [parameter, first] = muon::moved([parameter, first], gradient, learning_rate, matrix);
+            self.first.insert(name.to_owned(), first);
+            return Some(parameter);
+        }
+        let parts = [parameter, first, moment(&mut self.second)];
+        let factors = step.factors.at(learning_rate);
+        let moved = B::adam(parts.map(unwrap), unwrap(gradient), unwrap(step.scale.clone()), factors);
+        let [parameter, first, second] = moved.map(wrap);
+        self.first.insert(name.to_owned(), first);
+        self.second.insert(name.to_owned(), second);
+        Some(parameter)
+    }
+}
+
+/// The gradients of a network's parameters, by name.
+pub fn gradients<A: AutodiffBackend, M: Module<A>>(prefix: &str, network: &M, gradients: &A::Gradients, into: &mut Flat<A::InnerBackend>) {
+    network.visit(&mut Collector::<A> { path: Path::new(prefix), gradients, into });
+}
+
+fn wrap<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+fn global_norm<B: Backend>(gradients: &Flat<B>) -> Tensor<B, 1> {
+    let squares = gradients.values().map(|gradient| (gradient.clone() * gradient.clone()).sum()).collect();
+    Tensor::cat(squares, 0).sum().sqrt()
+}
+
+struct Collector<'a, A: AutodiffBackend> {
+    path: Path,
+    gradients: &'a A::Gradients,
+    into: &'a mut Flat<A::InnerBackend>,
+}
+
+impl<A: AutodiffBackend> ModuleVisitor<A> for Collector<'_, A> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
+        if let Some(gradient) = param.grad(self.gradients) {
+            let count = gradient.shape().num_elements();
+            self.into.insert(self.path.name(), gradient.reshape([count]));
+        }
+    }
+}
+
+struct Mover<'a, B: Backend> {
+    path: Path,
+    optimizer: &'a mut Optimizer<B>,
+    step: &'a mut Step<B>,
+    learning_rate: f64,
+}
+
+impl<A: AutodiffBackend> ModuleMapper<A> for Mover<'_, A::InnerBackend>
+where
+    A::InnerBackend: AdamBackend,
+{
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
+        let shape = param.shape();
+        let flat = param.val().inner().reshape([shape.num_elements()]);
+        match self.optimizer.moved(self.step, &self.path.name(), self.learning_rate, flat, shape.as_slice()) {
+            Some(moved) => param.map(|_| Tensor::from_inner(moved.reshape(shape)).require_grad()),
+            None => param,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+
+    use super::*;
+
+    type Vector = Tensor<Flex, 1>;
+
+    pub(super) fn vector(values: &[f32]) -> Vector {
+        Tensor::from_floats(values, &Default::default())
+    }
+
+    pub(super) fn host(tensor: Vector) -> Vec<f32> {
+        tensor.into_data().into_vec().expect("f32")
+    }
+
+    /// Two steps by hand: the first moves by the learning rate whatever the gradient, norms above the limit are scaled to it.
+    #[test]
+    fn steps_are_those_computed_by_hand() {
+        let mut optimizer = Optimizer::new(OptimConfig::default());
+        let mut step = optimizer.begin(Flat::<Flex>::from([("x".to_owned(), vector(&[3.0, -4.0]))]));
+        assert!((step.norm.clone().into_scalar() - 5.0).abs() < 1e-6);
+        // clipped to (1.2, -1.6)
+        let values = host(optimizer.moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2]).expect("it has a gradient"));
+        assert!((values[0] + 0.1).abs() < 1e-6 && (values[1] - 0.1).abs() < 1e-6, "{values:?}");
+
+        let mut step = optimizer.begin(Flat::from([("x".to_owned(), vector(&[0.0, 1.0]))]));
+        let values = host(optimizer.moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2]).expect("it has a gradient"));
+        let expected = [0.9 * 0.12 / 0.19, (-0.9 * 0.16 + 0.1) / 0.19];
+        let spread =
+            [(0.999 * 0.001 * 1.44 / (1.0 - 0.999f64.powi(2))).sqrt(), ((0.999 * 0.001 * 2.56 + 0.001) / (1.0 - 0.999f64.powi(2))).sqrt()];
+        for i in 0..2 {
+            assert!((f64::from(values[i]) + 0.1 * expected[i] / spread[i]).abs() < 1e-5, "{values:?}");
+        }
+        assert!(optimizer.moved(&mut step, "y", 0.1, vector(&[0.0]), &[1]).is_none());
+    }
+}
