@@ -61,8 +61,9 @@
 //!   since between seeds the error after a short training differs by far more than between implementations.
 //! - The default recipe is not the paper's, whose latent actions carry nothing after the few hundred steps that two cores afford. The IDM
 //!   looks at changes of frames and averages its features where they are; latent actions are normalised, so that they cannot shrink while
-//!   nobody reads them; they scale and shift the channels of every level of a shallower FDM, which learns three times faster than they do,
-//!   and are quantised once it reads them. `stages::train_dynamics` has the numbers; `reference: true` is the paper.
+//!   nobody reads them, and decorrelated, so that their numbers do not all come to say the same; they scale and shift the channels of
+//!   every level of a shallower FDM, which learns three times faster than they do, and are quantised once it reads them. Muon moves the
+//!   weights of convolutions, Adam the others. `stages::train_dynamics` has the numbers; `reference: true` is the paper.
 //! - Datasets above 1 GiB are read rather than mapped (`dataset/shards.rs` says why): training's memory does not grow with the data.
 //! - Labelling on GPUs runs several jobs a device, and on several devices; training uses one.
 //! - On a CPU a training step runs on a thread of the pool it keeps busy, and sixteen threads copy batches ahead of it (`train::ahead`).

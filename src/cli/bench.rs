@@ -17,7 +17,7 @@ use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::error::Result;
 use crate::models::{Device, DynamicsConfig, Want, cost, labeller, roofline};
 use crate::stages;
-use crate::train::{Batch, OptimConfig, Pace, batch, dynamics_trainer};
+use crate::train::{Batch, OptimConfig, Pace, Rule, batch, dynamics_trainer};
 
 /// One measurement.
 struct Row {
@@ -119,7 +119,8 @@ fn label(args: &Bench, device: &Device, config: &DynamicsConfig) -> Result<Vec<R
 
 /// Steps of IDM and FDM together in a second; windows are drawn from `data`, if there are any.
 fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&Data>) -> Result<Row, stages::Error> {
-    let optim = OptimConfig { precision: args.precision, ..OptimConfig::default() };
+    let rule = if args.reference { Rule::Adam } else { Rule::Muon };
+    let optim = OptimConfig { rule, precision: args.precision, ..OptimConfig::default() };
     let mut trainer = dynamics_trainer(device, config, &optim, None, 0)?;
     let (time, side, batch) = (config.window(), config.frame_size, args.batch);
     let mut frames = noise(batch * time * side * side * config.channels);

@@ -11,7 +11,7 @@
 //!
 //! `pipelines/maze_small.yaml`: `tiny` networks on 32 x 32 pixels, played on 400 levels that were not recorded. Mean returns over three
 //! draws of labelled transitions, which meet the same levels (cut, not rounded); the paper's are of its full sizes on 64 x 64.
-//! All of it before the IDM's default rate rose from a tenth of the FDM's to 0.3 (`stages::train_dynamics`).
+//! All of it with Adam, an IDM's rate of a tenth of the FDM's and no decorrelation (`stages::train_dynamics` says what is now, and why).
 //!
 //! | labelled transitions | 64 | 256 | 1,024 | 8,192 | random | expert |
 //! |---|---|---|---|---|---|---|

@@ -82,12 +82,14 @@ pub struct Pace {
     pub idm_learning_rate: f64,
     /// Whether the FDM is given codes; otherwise the latent action as it is, and the codebooks rest.
     pub quantise: bool,
+    /// What the mean squared correlation of two numbers of a latent action counts against the FDM's relative error.
+    pub decorrelation: f64,
 }
 
 impl Pace {
     /// Both networks alike, through the bottleneck, as published.
     pub fn even(learning_rate: f64) -> Self {
-        Pace { learning_rate, idm_learning_rate: learning_rate, quantise: true }
+        Pace { learning_rate, idm_learning_rate: learning_rate, quantise: true, decorrelation: 0.0 }
     }
 }
 
@@ -110,6 +112,8 @@ pub struct StepMetrics {
     pub codes_revived: u32,
     /// Cross-entropy of the true actions, weighted; 0 without supervision.
     pub action_loss: f32,
+    /// Mean squared correlation of two numbers of a latent action: 1 if all of them say the same.
+    pub correlation: f32,
     /// Norm of all gradients together, before clipping.
     pub grad_norm: f32,
 }

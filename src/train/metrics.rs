@@ -24,6 +24,7 @@ impl Metrics {
             ("fdm_error_relative", out.relative_loss),
             ("vq_loss", out.vq_loss),
             ("action_loss", out.action_loss),
+            ("correlation", out.correlation),
             ("grad_norm", out.grad_norm),
             ("codes_revived", out.codes_revived as f32),
         ];

@@ -12,6 +12,7 @@ pub mod cloning;
 pub mod decoding;
 pub mod dynamics;
 mod error;
+mod losses;
 pub mod metrics;
 pub mod optim;
 pub mod probe;

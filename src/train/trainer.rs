@@ -1,26 +1,27 @@
-//! Training of IDM and FDM together on one device; [`DynamicsTrainer::step`] tells the method from top to bottom. Scores of windows it
-//! does not learn from are in `score`, checkpoints in `state`.
+//! Training of IDM and FDM together on one device; [`DynamicsTrainer::step`] tells the method from top to bottom. What it
+//! minimises is in `losses`, scores of windows it does not learn from in `score`, checkpoints in `state`.
 
 use std::collections::BTreeMap;
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Int, Tensor, TensorData, activation, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision};
+use super::losses;
 use super::optim::{AdamBackend, Flat, OptimConfig, Optimizer, gradients};
 use super::{Result, TrainError};
 use crate::models::fdm::Fdm;
-use crate::models::frames::{Windows, frame_shape, mean_per_window, upload};
+use crate::models::frames::{Windows, frame_shape, upload};
 use crate::models::idm::Idm;
 use crate::models::init::Init;
 use crate::models::layers::{Linear, Mode, NetBackend};
 use crate::models::metadata::DYNAMICS_FORMAT;
 use crate::models::vq::{Quantised, perplexity};
 use crate::models::weights::{Weights, to_host};
-use crate::models::{CodebookStart, DynamicsConfig, Predict};
+use crate::models::{CodebookStart, DynamicsConfig};
 
 /// IDM, FDM and all that their training remembers.
 pub(super) struct Trainer<A: AutodiffBackend> {
@@ -88,19 +89,6 @@ where
         Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time).at(self.optim.precision))
     }
 
-    /// The world model's loss, and the error it comes from.
-    fn loss(&self, windows: &Windows<A>, predicted: Tensor<A, 4>) -> Losses<A> {
-        let wm = mean_square(predicted - windows.next());
-        // A batch where nothing moves must not divide by zero.
-        let change = mean_square(windows.next() - windows.last()).clamp_min(1e-6);
-        let relative = wm.clone() / change;
-        let minimised = match self.config.predict {
-            Predict::Change => relative.clone(),
-            Predict::Frame => wm.clone(),
-        };
-        Losses { wm, relative, minimised }
-    }
-
     fn start_codebooks(&mut self, latent_action: Tensor<A, 2>) -> Result<()> {
         let rows = self.idm.vq.rows(latent_action.detach());
         let mut rng = self.rng();
@@ -110,16 +98,12 @@ where
         Ok(())
     }
 
-    /// The cross-entropy of the true actions of a batch's last windows, weighted.
+    /// What true actions add to the loss: nothing without supervision.
     fn action_loss(&self, latent_action: &Tensor<A, 2>, actions: &[u32]) -> Tensor<A, 1> {
-        let (Some(tell), Some(supervision), false) = (&self.tell, self.supervision, actions.is_empty()) else {
-            return Tensor::zeros([1], &self.device);
-        };
-        let (windows, known) = (latent_action.dims()[0], actions.len());
-        let scores = tell.forward(latent_action.clone().narrow(0, windows - known, known));
-        let actions = actions.iter().map(|&action| action as i32).collect();
-        let right = Tensor::<A, 2, Int>::from_data(TensorData::new(actions, [known, 1]), &self.device);
-        activation::log_softmax(scores, 1).gather(1, right).mean() * -supervision.weight
+        match (&self.tell, self.supervision, actions) {
+            (Some(tell), Some(supervision), [_, ..]) => losses::cross_entropy(tell, latent_action, actions) * supervision.weight,
+            _ => Tensor::zeros([1], &self.device),
+        }
     }
 
     fn quantise(&mut self, latent_action: Tensor<A, 2>) -> Result<Quantised<A>> {
@@ -199,12 +183,16 @@ where
         let (mut idm_saw, mut fdm_saw) = (Vec::new(), Vec::new());
         let latent_action = self.idm.forward(&windows, &mut Mode::Train(&mut idm_saw));
         let action_loss = self.action_loss(&latent_action, batch.actions);
+        let correlation = losses::correlation(latent_action.clone());
         let quantised = if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
         let seen = quantised.as_ref().map_or(latent_action, |quantised| quantised.latent_action_q.clone());
         let predicted = self.fdm.forward(&windows, seen, &mut Mode::Train(&mut fdm_saw));
-        let losses = self.loss(&windows, predicted);
-        let commitment = quantised.as_ref().map_or_else(|| losses.wm.zeros_like(), |quantised| quantised.loss.clone());
-        let loss = losses.minimised + commitment.clone() + action_loss.clone();
+        let prediction = losses::prediction(self.config.predict, &windows, predicted);
+        let commitment = quantised.as_ref().map_or_else(|| prediction.wm.zeros_like(), |quantised| quantised.loss.clone());
+        let mut loss = prediction.minimised + commitment.clone() + action_loss.clone();
+        if pace.decorrelation > 0.0 {
+            loss = loss + correlation.clone() * pace.decorrelation;
+        }
 
         let graph = loss.backward();
         let mut all = Flat::new();
@@ -219,7 +207,7 @@ where
         self.fdm.update(fdm_saw);
         let (usage, codes_revived) = self.follow(quantised)?;
 
-        let parts = [loss, losses.wm, losses.relative, commitment, action_loss].map(Tensor::inner);
+        let parts = [loss, prediction.wm, prediction.relative, commitment, action_loss, correlation].map(Tensor::inner);
         let scalars = to_host(Tensor::cat(parts.into_iter().chain([step.norm]).collect(), 0))?;
         let books = || usage.chunks(self.config.vq.entries);
         let metrics = StepMetrics {
@@ -228,7 +216,8 @@ where
             relative_loss: scalars[2],
             vq_loss: scalars[3],
             action_loss: scalars[4],
-            grad_norm: scalars[5],
+            correlation: scalars[5],
+            grad_norm: scalars[6],
             perplexity: books().map(|book| if pace.quantise { perplexity(book) } else { 0.0 }).collect(),
             codes_used: books().map(|book| book.iter().filter(|&&used| used > 0.0).count() as u32).collect(),
             codes_revived,
@@ -272,16 +261,6 @@ where
         weights.count_batches(self.optimizer.step);
         Ok(weights.to_bytes())
     }
-}
-
-struct Losses<B: Backend> {
-    wm: Tensor<B, 1>,
-    relative: Tensor<B, 1>,
-    minimised: Tensor<B, 1>,
-}
-
-fn mean_square<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 1> {
-    mean_per_window(x.clone() * x).mean()
 }
 
 pub(super) fn check(what: &'static str, seen: usize, expected: usize) -> Result<()> {

@@ -5,7 +5,8 @@
 
 A game is a folder of videos with `actions.parquet` (video, frame_index, action) beside them. `--minutes` are of CPU time; how many steps
 they pay for is read off a short training of each game and recipe. FOLDER/results.jsonl has a line a training, with its curve; trainings
-that are in it are not run again, so that a grid can be cut short and gone on with. `--steps` in place of `--minutes` says them outright.
+that are in it are not run again, and one whose lapo was killed goes on from its newest checkpoint, so that a grid can be cut short and
+gone on with. `--steps` in place of `--minutes` says them outright.
 
 `--recipe NAME=JSON` adds fields of `train_dynamics` to try: `--recipe 'slow={"learning_rate": 5e-4}'`. `default` and `paper`
 (`reference: true`) are there already, and all that are there are run, but for `--only`. Without a game the table is printed.
@@ -50,15 +51,20 @@ def run(args, game, recipe, seed, steps, name):
 
 
 def lapo(args, spec, pipeline):
-    """Runs a pipeline; returns its CPU and wall seconds."""
+    """Runs a pipeline; returns its CPU and wall seconds, with those of runs that were killed before its last stage had ended."""
     spec.write_text(json.dumps(pipeline))
+    spent = spec.with_name(f"{spec.stem}.{list(pipeline['stages'])[-1]}.spent")
+    cpu, wall = json.loads(spent.read_text()) if spent.exists() else (0, 0)
     began = time.monotonic()
     with open(spec.with_suffix(".log"), "w") as log:
-        process = subprocess.Popen([args.lapo, "run", spec, "--threads", str(args.threads), "--checkpoint-secs", "1000000"], stdout=log, stderr=log)
+        process = subprocess.Popen([args.lapo, "run", spec, "--threads", str(args.threads), "--checkpoint-secs", "60"], stdout=log, stderr=log)
         _, status, used = os.wait4(process.pid, 0)
+    cpu, wall = cpu + used.ru_utime + used.ru_stime, wall + time.monotonic() - began
     if status:
+        spent.write_text(json.dumps([cpu, wall]))
         raise SystemExit(f"lapo failed: {spec.with_suffix('.log')}")
-    return used.ru_utime + used.ru_stime, time.monotonic() - began
+    spent.unlink(missing_ok=True)
+    return cpu, wall
 
 
 def curve(path):
@@ -131,7 +137,7 @@ def table(rows):
             f"| {several(lambda v: v['fdm_error'] / v['copy_error'])} | {several(lambda v: v['information_used'])} "
             f"| {mean(lambda v: v['probe']['linear']):.3f}, {several(lambda v: v['probe']['mlp'])} | {mean(lambda v: v['probe']['guessing']):.3f} "
             f"| {others[0]} | {others[1]} "
-            f"| {min(min(v['perplexity']) for v in verdicts):.0f} | {min(min(v['codes_used']) for v in verdicts)} of {verdicts[0]['entries']} |"
+            f"| {min(min(v['perplexity'], default=0) for v in verdicts):.0f} | {min(min(v['codes_used'], default=0) for v in verdicts)} of {verdicts[0]['entries']} |"
         )
 
 

@@ -46,8 +46,8 @@ fn trainer_by(rule: Rule, config: &DynamicsConfig, seed: u64) -> Box<dyn Dynamic
 
 fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Vec<StepMetrics> {
     let config = trainer.config().clone();
-    let step = |seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), Pace::even(1e-3)).unwrap();
-    seeds.map(step).collect()
+    let pace = Pace { decorrelation: 0.03, ..Pace::even(1e-3) };
+    seeds.map(|seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap()).collect()
 }
 
 /// In a pool of this many threads: the state after four steps, and the labels it gives.
@@ -89,6 +89,21 @@ fn a_restored_training_goes_on_bit_by_bit() {
         assert!(rest.save().unwrap() == whole.save().unwrap(), "{rule:?}: the states differ");
         assert!(metrics.iter().any(|step| step.codes_revived > 0), "{rule:?}: no code was revived in {metrics:?}");
     }
+}
+
+/// Thirty steps from one start, with and without the penalty.
+#[test]
+fn decorrelated_latent_actions_do_not_all_say_the_same() {
+    let config = small();
+    let correlation = |decorrelation| {
+        let mut trainer = trainer(&config, 1);
+        let pace = Pace { quantise: false, decorrelation, ..Pace::even(1e-3) };
+        let steps = (0..30).map(|seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap().correlation);
+        steps.collect::<Vec<_>>()
+    };
+    let (without, with) = (correlation(0.0), correlation(1.0));
+    assert_eq!(without[0], with[0]);
+    assert!(with[29] < 0.5 * without[29], "{} {}", with[29], without[29]);
 }
 
 #[test]
