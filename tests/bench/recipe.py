@@ -51,7 +51,8 @@ def run(args, game, recipe, seed, steps, name):
 
 
 def lapo(args, spec, pipeline):
-    """Runs a pipeline; returns its CPU and wall seconds, with those of runs that were killed before its last stage had ended."""
+    """Runs a pipeline; returns its CPU and wall seconds, with those of runs killed before the last stage had ended (what they did
+    after their newest checkpoint is done and counted again)."""
     spec.write_text(json.dumps(pipeline))
     spent = spec.with_name(f"{spec.stem}.{list(pipeline['stages'])[-1]}.spent")
     cpu, wall = json.loads(spent.read_text()) if spent.exists() else (0, 0)
