@@ -119,7 +119,7 @@ fn label(args: &Bench, device: &Device, config: &DynamicsConfig) -> Result<Vec<R
 
 /// Steps of IDM and FDM together in a second; windows are drawn from `data`, if there are any.
 fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&Data>) -> Result<Row, stages::Error> {
-    let rule = if args.reference { Rule::Adam } else { Rule::Muon };
+    let rule = Rule::of_dynamics(args.reference);
     let optim = OptimConfig { rule, precision: args.precision, ..OptimConfig::default() };
     let mut trainer = dynamics_trainer(device, config, &optim, None, 0)?;
     let (time, side, batch) = (config.window(), config.frame_size, args.batch);

@@ -33,6 +33,13 @@ pub enum Rule {
     Muon,
 }
 
+impl Rule {
+    /// The rule of dynamics models: Muon, or Adam where they are the published ones.
+    pub fn of_dynamics(reference: bool) -> Rule {
+        if reference { Rule::Adam } else { Rule::Muon }
+    }
+}
+
 /// Settings of the optimiser; the learning rate comes with each step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -173,8 +173,8 @@ impl TrainDynamicsConfig {
 
     /// The optimiser.
     pub fn optim(&self) -> OptimConfig {
-        let rule = if self.reference { Rule::Adam } else { Rule::Muon };
-        OptimConfig { rule: self.optimizer.unwrap_or(rule), precision: self.precision, ..OptimConfig::default() }
+        let rule = self.optimizer.unwrap_or(Rule::of_dynamics(self.reference));
+        OptimConfig { rule, precision: self.precision, ..OptimConfig::default() }
     }
 
     /// How far each step goes.
