@@ -127,13 +127,12 @@ struct Moved {
 impl Progress for Moved {
     fn advance(&self, units: u64) {
         self.progress.advance(units);
-        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(done) = gauges.values.get_mut("lapo_stage_units_done").and_then(|stages| stages.get_mut(&self.stage)) {
-            *done += units as f64;
-        }
-        if gauges.written.elapsed() >= PAUSE {
-            gauges.write();
-        }
+        self.count(units);
+    }
+
+    fn resume(&self, units: u64) {
+        self.progress.resume(units);
+        self.count(units);
     }
 
     fn note(&self, text: &str) {
@@ -142,6 +141,18 @@ impl Progress for Moved {
 
     fn say(&self, text: &str) {
         self.progress.say(text);
+    }
+}
+
+impl Moved {
+    fn count(&self, units: u64) {
+        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(done) = gauges.values.get_mut("lapo_stage_units_done").and_then(|stages| stages.get_mut(&self.stage)) {
+            *done += units as f64;
+        }
+        if gauges.written.elapsed() >= PAUSE {
+            gauges.write();
+        }
     }
 }
 

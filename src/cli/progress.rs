@@ -73,6 +73,11 @@ impl Progress for Bar {
         self.0.inc(units);
     }
 
+    fn resume(&self, units: u64) {
+        self.0.inc(units);
+        self.0.reset_eta();
+    }
+
     fn note(&self, text: &str) {
         self.0.set_message(text.to_string());
     }
@@ -101,6 +106,14 @@ pub struct Count {
     pub note: String,
 }
 
+impl Count {
+    /// The rate of this attempt, which found `resumed` units done, and how long the rest takes at that rate.
+    fn measure(&mut self, resumed: u64, elapsed: Duration) {
+        self.per_second = self.done.saturating_sub(resumed) as f64 / elapsed.as_secs_f64();
+        self.seconds_left = self.units.saturating_sub(self.done) as f64 / self.per_second.max(1e-9);
+    }
+}
+
 /// Counts, and tells how far it is now and then.
 pub struct Counted<T, S> {
     state: Mutex<State>,
@@ -110,6 +123,8 @@ pub struct Counted<T, S> {
 
 struct State {
     count: Count,
+    /// Units that an attempt before this one did.
+    resumed: u64,
     begun: Instant,
     told: Instant,
 }
@@ -119,7 +134,7 @@ impl<T: Fn(&Count), S: Fn(&str)> Counted<T, S> {
     pub fn new(plan: &StagePlan, units: u64, tell: T, say: S) -> Self {
         let (now, unit) = (Instant::now(), unit(&plan.kind));
         let count = Count { stage: plan.stage.clone(), unit, done: 0, units, per_second: 0.0, seconds_left: 0.0, note: String::new() };
-        Counted { state: Mutex::new(State { count, begun: now, told: now }), tell, say }
+        Counted { state: Mutex::new(State { count, resumed: 0, begun: now, told: now }), tell, say }
     }
 }
 
@@ -130,11 +145,16 @@ impl<T: Fn(&Count) + Sync, S: Fn(&str) + Sync> Progress for Counted<T, S> {
         if state.told.elapsed() < QUIET {
             return;
         }
-        let (begun, count) = (state.begun, &mut state.count);
-        count.per_second = count.done as f64 / begun.elapsed().as_secs_f64();
-        count.seconds_left = count.units.saturating_sub(count.done) as f64 / count.per_second.max(1e-9);
+        let State { count, resumed, begun, .. } = &mut *state;
+        count.measure(*resumed, begun.elapsed());
         (self.tell)(count);
         state.told = Instant::now();
+    }
+
+    fn resume(&self, units: u64) {
+        let Ok(mut state) = self.state.lock() else { return };
+        state.count.done += units;
+        state.resumed += units;
     }
 
     fn note(&self, text: &str) {
@@ -145,5 +165,18 @@ impl<T: Fn(&Count) + Sync, S: Fn(&str) + Sync> Progress for Counted<T, S> {
 
     fn say(&self, text: &str) {
         (self.say)(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_training_taken_up_again_promises_no_more_than_it_does() {
+        let stage = "dynamics".to_owned();
+        let mut count = Count { stage, unit: "steps", done: 950, units: 1000, per_second: 0.0, seconds_left: 0.0, note: String::new() };
+        count.measure(900, Duration::from_secs(10));
+        assert_eq!((count.per_second, count.seconds_left), (5.0, 10.0));
     }
 }

@@ -313,6 +313,10 @@ fn write(file: &mut NewFile, bytes: &[u8]) -> Result<(), Error> {
 pub trait Progress: Sync {
     /// `units` more are done (videos, steps, transitions: whatever the stage counts).
     fn advance(&self, units: u64);
+    /// `units` were done by an attempt before this one, which tells nothing of how fast this one is.
+    fn resume(&self, units: u64) {
+        self.advance(units);
+    }
     /// A few words on how it goes, shown beside the count.
     fn note(&self, text: &str);
     /// A sentence that should stay to be read.

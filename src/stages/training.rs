@@ -16,7 +16,7 @@ use crate::train::{Result as TrainResult, checkpoint};
 pub(super) fn resume(place: &Workplace, restore: impl FnOnce(&[u8]) -> TrainResult<()>) -> Result<(u64, Metrics), Error> {
     let Some((step, bytes)) = checkpoint::newest(place.store, &place.scratch)? else { return Ok((0, Metrics::default())) };
     let metrics = take_up(place, step, &bytes, restore)?;
-    place.progress.advance(step);
+    place.progress.resume(step);
     Ok((step, metrics))
 }
 
