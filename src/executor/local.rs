@@ -123,12 +123,19 @@ struct Here<'a> {
 }
 
 impl Here<'_> {
-    /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts.
+    /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts. Only then are checkpoints
+    /// deleted: until then a training that is lost goes on from them.
     fn attempt(&self, job: Job, device: Device, worker: &mut Option<Label>) -> Result<Receipt, Error> {
         let Here { store, games, decoders, cores_free, progress } = *self;
         let attempt = fresh_id();
         let (folder, scratch) = (data_folder(&job.stage, &job.key, &attempt), format!("{}/checkpoints/{}", job.stage, job.key));
-        let done = perform(&job, &Workplace { store, folder, scratch, device, games, decoders, cores_free, progress }, worker)?;
+        let place = Workplace { store, folder, scratch, device, games, decoders, cores_free, progress };
+        let done = match perform(&job, &place, worker) {
+            Ok(done) => done,
+            // The attempt that was first has taken this one's checkpoints away, or the store fails.
+            Err(error) => return read_receipt(store, &job.stage, &job.key).ok().flatten().ok_or(error),
+        };
+        let checkpoints = job.task.has_checkpoints().then_some(place.scratch);
         let Job { stage, kind, key, fields, inputs, stats, .. } = job;
         let receipt = Receipt {
             format: FORMAT,
@@ -142,10 +149,14 @@ impl Here<'_> {
             rejects: done.rejects,
             stats: done.stats.into_iter().chain(stats).collect(),
         };
-        match file_receipt(store, &stage, &receipt)? {
-            Filed::Won => Ok(receipt),
-            Filed::Lost(theirs) => Ok(*theirs),
+        let filed = match file_receipt(store, &stage, &receipt)? {
+            Filed::Won => receipt,
+            Filed::Lost(theirs) => *theirs,
+        };
+        if let Some(checkpoints) = checkpoints {
+            store.delete_all(&checkpoints)?;
         }
+        Ok(filed)
     }
 }
 

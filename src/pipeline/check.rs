@@ -30,6 +30,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) 
         fields(&mut faults, &spec);
         inputs(&mut faults, &spec);
         of_the_same_frames(&mut faults, &spec);
+        networks(&mut faults, &spec);
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
         let videos = matches(&mut faults, &spec, access);
@@ -41,7 +42,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) 
 }
 
 fn path(stage: &str, spec: &StageSpec, field: &str) -> Vec<String> {
-    ["stages", stage, spec.kind(), field].map(String::from).to_vec()
+    ["stages", stage, spec.kind()].into_iter().chain(field.split('.')).map(String::from).collect()
 }
 
 fn fields(faults: &mut Faults, spec: &PipelineSpec) {
@@ -97,6 +98,21 @@ fn of_the_same_frames(faults: &mut Faults, spec: &PipelineSpec) {
                 faults.at(&path(name, stage, field), Part::Value, message, Some("name a stage that knows the same frames".into()));
             }
         }
+    }
+}
+
+/// There must be such networks for frames of this size.
+fn networks(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in &spec.stages {
+        let StageSpec::TrainDynamics(config) = stage else { continue };
+        let frames = spec.stages.iter().find(|(other, _)| *other == config.frames);
+        let size = frames.and_then(|(_, frames)| frames.frame_size());
+        let Some((field, seen, expected)) = config.network_fault(size.unwrap_or(64) as usize) else { continue };
+        let (at, message) = match frames {
+            Some((frames, of)) if field == "frame_size" => (path(frames, of, "size"), format!("is {seen}, and `{name}` learns from it")),
+            _ => (path(name, stage, field), format!("is {seen}")),
+        };
+        faults.at(&at, Part::Value, message, Some(format!("expected {expected}")));
     }
 }
 
@@ -252,8 +268,8 @@ stages:
         let text = "name: x
 workspace: Cargo.toml
 stages:
-  frames: { decode: { videos: ['nowhere/*.mp4'], size: 1 } }
-  model: { train_dynamics: { frames: labels, holdout: 1 } }
+  frames: { decode: { videos: ['nowhere/*.mp4'], size: 1, limits: { deadline_secs: -1 } } }
+  model: { train_dynamics: { frames: labels, holdout: 1, vq: { entries: 1 } } }
   labels: { label: { frames: frame, dynamics: model } }
   again: { train_dynamics: { frames: again } }
 ";
@@ -265,9 +281,11 @@ stages:
                 "workspace",
                 "stages.frames.decode.videos",
                 "stages.frames.decode.size",
+                "stages.frames.decode.limits",
                 "stages.model",
                 "stages.model.train_dynamics.frames",
                 "stages.model.train_dynamics.holdout",
+                "stages.model.train_dynamics.vq.entries",
                 "stages.labels.label.frames",
                 "stages.again",
                 "stages.again.train_dynamics.frames",

@@ -82,6 +82,11 @@ pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &S
     if out.read(FRONT)?.is_some() {
         return Err(taken());
     }
+    // What another plan left, one that was killed say, must not become a part of this one.
+    let create = |path: &str, text: &str| match out.create(path, text.as_bytes())? {
+        Created::New => Ok(()),
+        Created::Exists => Err(taken()),
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (run, workspace) = (format!("{now}-{}", local::fresh_id()), checked.spec.workspace.clone());
     let (mut stages, mut jobs) = (Vec::new(), Vec::new());
@@ -89,19 +94,17 @@ pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &S
         let share = Share::of(&plan, checked, jobs.len());
         share.check(&plan.receipts)?;
         let keys = Keys { order: plan.order, new: plan.jobs.iter().map(|job| job.key.clone()).collect() };
-        out.create(&format!("stages/{}.json", share.stage), json(&keys).as_bytes())?;
+        create(&format!("stages/{}.json", share.stage), &json(&keys))?;
         stages.push(share);
         jobs.extend(plan.jobs);
     }
     for (file, jobs) in jobs.chunks(PER_FILE).enumerate() {
-        out.create(&jobs_file(file * PER_FILE), jobs.iter().map(json).collect::<String>().as_bytes())?;
+        create(&jobs_file(file * PER_FILE), &jobs.iter().map(json).collect::<String>())?;
     }
     let written = Written::of(checked);
     let handout = Handout { format: FORMAT, run, workspace, partitions: jobs.len(), planned_unix_secs: now, written, stages };
-    match out.create(FRONT, json(&handout).as_bytes())? {
-        Created::New => Ok(handout),
-        Created::Exists => Err(taken()),
-    }
+    create(FRONT, &json(&handout))?;
+    Ok(handout)
 }
 
 impl Share {
@@ -113,7 +116,7 @@ impl Share {
             first,
             count: plan.jobs.len(),
             complete: plan.jobs.len() == plan.new,
-            version: plan.version,
+            version: plan.since,
             reused: plan.reused,
             videos: plan.new_videos + plan.reused_videos,
             most_rejected: spec.and_then(|(_, spec)| spec.most_rejected()),
@@ -145,7 +148,7 @@ pub fn work(handout: &Handout, out: &Store, partition: usize, store: &Store, mea
     if read_receipt(store, &job.stage, &job.key)?.is_some() {
         return Ok(true);
     }
-    let progress = watch.begin(&StagePlan::empty(&job.stage, &job.kind, None), job.units);
+    let progress = watch.begin(&StagePlan::empty(&job.stage, &job.kind), job.units);
     let stage = job.stage.clone();
     let done = local::run(store, vec![job], means, progress.as_ref(), &|_| true);
     match done.into_iter().next() {

@@ -24,8 +24,8 @@ const INPUTS: [&str; 13] = [
     "try",
     "frames",
     "without",
-    "labels",
     "model",
+    "labels",
     "true_actions",
     "policy",
     "decoders",
@@ -97,6 +97,10 @@ pub fn of_train_dynamics(task: &train_dynamics::TrainDynamicsTask, generation: u
     ];
     let mut fields = start("train_dynamics", train_dynamics::VERSION, &task.config, &resolved);
     flatten(&mut fields, "", json!(task.config.dynamics(task.size)));
+    // The same networks by the paper's optimiser and rates are another model.
+    if task.config.reference {
+        fields.insert("reference".into(), true.into());
+    }
     fields.insert("seed".into(), task.seed.into());
     fields.insert("frames".into(), digests(&task.shards));
     fields.insert("generation".into(), generation.into());
@@ -147,11 +151,13 @@ pub fn of_label(task: &label::LabelTask) -> Fields {
     fields
 }
 
-/// Cloning: the network's width, the schedule, the seed, and the labels. What shards these are of is in the labels.
-pub fn of_train_policy(task: &train_policy::TrainPolicyTask, generation: u64) -> Fields {
+/// Cloning: the network's width, the schedule, the seed, the model that labelled, if it is there already, and the labels. What shards these
+/// are of is in the labels.
+pub fn of_train_policy(task: &train_policy::TrainPolicyTask, model: Option<&FileInfo>, generation: u64) -> Fields {
     let mut fields = start("train_policy", train_policy::VERSION, &task.config, &["labels", "refresh", "preset"]);
     fields.insert("scale".into(), task.config.resolved_scale().into());
     fields.insert("seed".into(), task.seed.into());
+    fields.insert("model".into(), json!(model.map(|model| &model.blake3)));
     fields.insert("labels".into(), digests(&task.labels));
     fields.insert("generation".into(), generation.into());
     fields
@@ -285,6 +291,7 @@ fn inputs(fields: &Fields) -> impl Iterator<Item = (&'static str, blake3::Hash)>
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -307,6 +314,19 @@ mod tests {
         assert_ne!(key(&fields(64, "a")), key(&fields(32, "a")));
         assert_ne!(key(&fields(64, "a")), key(&fields(64, "b")));
         assert_eq!(settings(&fields(64, "a")), settings(&fields(64, "b")));
+    }
+
+    #[test]
+    fn the_paper_s_training_is_not_that_of_its_networks_spelled_out() {
+        let key = |settings: &str| {
+            let task = json!({ "config": serde_yaml::from_str::<Value>(settings).unwrap(), "seed": 0, "size": 64, "shards": [],
+                "actions": [], "provenance": {}, "checkpoint_secs": 60 });
+            key(&of_train_dynamics(&serde_json::from_value(task).unwrap(), 0))
+        };
+        let vq = "vq: { warmup: 0, start: uniform, ema_start: zero, revive_after: 0 }";
+        let networks = format!("idm_head: flatten, fdm_action: tile, fdm_bottom: 1, predict: frame, {vq}");
+        assert_ne!(key("{ frames: a, reference: true }"), key(&format!("{{ frames: a, {networks} }}")));
+        assert_eq!(key("{ frames: a, preset: tiny }"), key("{ frames: a, idm_scale: 1, fdm_base: 8 }"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::check::Checked;
 use super::key::{Fields, Known, key, of_label, of_record, settings};
 use super::spec::StageSpec;
-use crate::dataset::{self, FileInfo, Receipt, Store, all_receipts, head};
+use crate::dataset::{self, FileInfo, Manifest, Receipt, Store, all_receipts, head};
 use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::label::{LabelConfig, LabelTask};
@@ -54,7 +54,10 @@ pub struct StagePlan {
     /// The receipts that are there, in the dataset's order.
     #[serde(skip)]
     pub receipts: Vec<Receipt>,
-    /// The version of the stage's dataset: the newest when planning began, then the one that is made.
+    /// The newest version of the stage's dataset when planning began.
+    #[serde(skip)]
+    pub since: Option<u64>,
+    /// The version that has just these receipts, if there is one: of runs that overlap, the later one's stays.
     #[serde(skip)]
     pub version: Option<u64>,
 }
@@ -82,7 +85,7 @@ pub struct Planner<'a> {
     /// The stages planned (or run) so far.
     pub plans: HashMap<String, StagePlan>,
     /// The newest version of every stage's dataset when planning began.
-    pub versions: HashMap<String, u64>,
+    pub heads: HashMap<String, Manifest>,
     /// What this run has labelled before its stage's turn: new, although its receipts are there.
     pub ahead: Ahead,
 }
@@ -90,9 +93,9 @@ pub struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// Nothing planned yet.
     pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Result<Self, dataset::Error> {
-        let newest = checked.spec.stages.iter().map(|(name, _)| Ok(head(store, name)?.map(|manifest| (name.clone(), manifest.version))));
-        let versions = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
-        Ok(Planner { checked, store, options, plans: HashMap::new(), versions, ahead: Ahead::default() })
+        let newest = checked.spec.stages.iter().map(|(name, _)| Ok(head(store, name)?.map(|head| (name.clone(), head))));
+        let heads = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
+        Ok(Planner { checked, store, options, plans: HashMap::new(), heads, ahead: Ahead::default() })
     }
 
     /// Plans every stage, in running order.
@@ -111,7 +114,14 @@ impl<'a> Planner<'a> {
         let (name, spec) = &self.checked.spec.stages[at];
         let mut receipts = all_receipts(self.store, name)?;
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
-        let plan = StagePlan::empty(name, spec.kind(), self.versions.get(name).copied());
+        let head = self.heads.get(name);
+        let plan = StagePlan { since: head.map(|head| head.version), ..StagePlan::empty(name, spec.kind()) };
+        let mut plan = self.plan_stage(spec, plan, receipts)?;
+        plan.version = head.filter(|head| plan.new == 0 && head.receipts == plan.order).map(|head| head.version);
+        Ok(plan)
+    }
+
+    fn plan_stage(&self, spec: &StageSpec, plan: StagePlan, receipts: Vec<Receipt>) -> Result<StagePlan, dataset::Error> {
         match spec {
             StageSpec::Decode(config) => self.decode(plan, config, receipts),
             StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
@@ -156,7 +166,7 @@ impl<'a> Planner<'a> {
     fn label(&self, mut plan: StagePlan, config: &LabelConfig, known: &Known) -> StagePlan {
         let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
         let [actions, copies] = [&config.actions, &config.without].map(|name| name.as_ref().map(|name| &self.plans[name]));
-        let model = dynamics.receipts.first().and_then(|r| r.files.first()).filter(|_| dynamics.new == 0);
+        let model = dynamics.model();
         plan.settings =
             settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file(), actions: None, without: vec![] }));
         let waits = actions.filter(|actions| actions.new > 0 && frames.new == 0).map(|_| "new true actions");
@@ -185,7 +195,7 @@ impl<'a> Planner<'a> {
 
 impl StagePlan {
     /// Nothing to be done.
-    pub fn empty(stage: &str, kind: &str, version: Option<u64>) -> Self {
+    pub fn empty(stage: &str, kind: &str) -> Self {
         StagePlan {
             stage: stage.into(),
             kind: kind.into(),
@@ -199,7 +209,8 @@ impl StagePlan {
             jobs: Vec::new(),
             order: Vec::new(),
             receipts: Vec::new(),
-            version,
+            since: None,
+            version: None,
         }
     }
 
@@ -211,6 +222,11 @@ impl StagePlan {
     /// The files of what is there whose names end so.
     fn files(&self, end: &str) -> Vec<FileInfo> {
         self.receipts.iter().flat_map(|receipt| &receipt.files).filter(|file| file.path.ends_with(end)).cloned().collect()
+    }
+
+    /// The weights that a training or an import made, once they are there.
+    fn model(&self) -> Option<&FileInfo> {
+        self.receipts.first().and_then(|receipt| receipt.files.first()).filter(|_| self.new == 0)
     }
 
     /// The files of true actions: as many as there are shards, in their order.
@@ -239,11 +255,12 @@ impl StagePlan {
         self.add(of_label(&task), inputs, BTreeMap::new(), rows, Task::Label(task), known);
     }
 
-    /// Its jobs are done.
-    pub fn done(&mut self, new: Vec<Receipt>, version: u64) {
+    /// Its jobs are done, and `newest` is the dataset's newest version.
+    pub fn done(&mut self, new: Vec<Receipt>, newest: &Manifest) {
         let mut all: HashMap<String, Receipt> = self.receipts.drain(..).chain(new).map(|r| (r.key.clone(), r)).collect();
         self.receipts = self.order.iter().filter_map(|key| all.remove(key)).collect();
-        (self.new, self.jobs, self.version) = (0, Vec::new(), Some(version));
+        (self.new, self.jobs) = (0, Vec::new());
+        self.version = (newest.receipts == self.order).then_some(newest.version);
     }
 }
 

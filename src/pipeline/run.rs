@@ -116,7 +116,7 @@ fn run_stage(planner: &mut Planner, at: usize, means: &Means, watch: &dyn Watch,
     }
     limit.check(&name)?;
     let plan = planner.plans.get_mut(&name).expect("inserted above");
-    let by = Commit { stage: &name, run, why: &plan.reasons(), since: plan.version.unwrap_or(0) };
+    let by = Commit { stage: &name, run, why: &plan.reasons(), since: plan.since.unwrap_or(0) };
     let manifest = commit(store, by, |_| plan.order.clone())?;
     let stage = StageSummary {
         stage: name,
@@ -128,7 +128,7 @@ fn run_stage(planner: &mut Planner, at: usize, means: &Means, watch: &dyn Watch,
         seconds: ahead.as_secs_f64(),
         ..StageSummary::default()
     };
-    plan.done(new, manifest.version);
+    plan.done(new, &manifest);
     Ok(stage.with_total(&plan.receipts, manifest.version))
 }
 

@@ -135,6 +135,15 @@ impl StageSpec {
         }
     }
 
+    /// The side of the frames it makes, in pixels.
+    pub fn frame_size(&self) -> Option<u32> {
+        match self {
+            StageSpec::Decode(config) => Some(config.size),
+            StageSpec::Record(config) => Some(config.size),
+            _ => None,
+        }
+    }
+
     /// The kind as the YAML names it.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@
 //! the blake3 of their bytes.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
 use std::io;
 
@@ -10,7 +10,7 @@ use glob::{MatchOptions, Pattern};
 use rayon::prelude::*;
 
 use crate::dataset::{self, About, Access, ListedVideo, Member, Receipt, Store, VideoRecord, address, members, open_source, version_of};
-use crate::stages::decode::{Archived, Identity, VideoSource};
+use crate::stages::decode::{Archived, Duplicates, Identity, VideoSource};
 
 /// What a pattern matches, here or in an object store.
 pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, String> {
@@ -72,6 +72,8 @@ struct Candidate {
 pub struct Identified<'a> {
     /// What makes it the video it is; [`VideoSource::digest`].
     pub digest: Cow<'a, str>,
+    /// Whether that is what a receipt calls it already.
+    known: bool,
     /// What a list says of it.
     pub about: &'a About,
     is: Is<'a>,
@@ -106,6 +108,7 @@ pub fn identify<'a>(
     listed: &'a [ListedVideo],
     receipts: &'a [Receipt],
     by: Identity,
+    duplicates: Duplicates,
     access: &Access,
 ) -> dataset::Result<Vec<Identified<'a>>> {
     let known: HashMap<&str, &VideoRecord> = receipts.iter().flat_map(|r| &r.videos).map(|video| (video.uri.as_str(), video)).collect();
@@ -114,17 +117,38 @@ pub fn identify<'a>(
         Err(error) => vec![Err(error)],
     };
     let mut videos: Vec<Identified> = listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
-    number_copies(&mut videos);
+    number_copies(&mut videos, duplicates);
     Ok(videos)
 }
 
-/// Of videos with the same bytes all but the first are told apart by a number.
-fn number_copies(videos: &mut [Identified]) {
-    let mut copies: HashMap<&str, usize> = HashMap::with_capacity(videos.len());
-    let numbers: Vec<usize> = videos.iter().map(|video| *copies.entry(&video.digest).and_modify(|n| *n += 1).or_insert(1)).collect();
-    for (video, number) in videos.iter_mut().zip(numbers).filter(|(_, number)| *number > 1) {
-        video.digest = format!("{}#{number}", video.digest).into();
+/// Of videos with the same bytes all but one are told apart by a number. One that has rows keeps its number, whatever comes later; where
+/// copies are skipped, the numbers are by name alone, since there must be a first one.
+fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
+    let (mut taken, mut numbers) = (HashSet::new(), HashMap::<&str, usize>::new());
+    let stay = |video: &Identified| duplicates == Duplicates::Keep && video.known;
+    let stay: Vec<bool> = videos.iter().map(|video| stay(video) && taken.insert(&*video.digest)).collect();
+    let numbered = videos.iter().zip(stay).map(|(video, stays)| {
+        if stays {
+            return None;
+        }
+        let bytes = of_bytes(&video.digest);
+        let last = numbers.entry(bytes).or_default();
+        let mut digests = (*last + 1..).map(|n| (n, if n == 1 { bytes.to_owned() } else { format!("{bytes}#{n}") }));
+        let (number, digest) = digests.find(|(_, digest)| !taken.contains(digest.as_str()))?;
+        *last = number;
+        (digest != video.digest).then_some(digest)
+    });
+    let numbered: Vec<Option<String>> = numbered.collect();
+    for (video, digest) in videos.iter_mut().zip(numbered) {
+        if let Some(digest) = digest {
+            video.digest = digest.into();
+        }
     }
+}
+
+/// A digest without the number that tells copies apart.
+fn of_bytes(digest: &str) -> &str {
+    digest.split('#').next().unwrap_or_default()
 }
 
 /// The videos that a listed file holds: itself, or, if it is an archive, those in it.
@@ -157,7 +181,7 @@ fn identity<'a>(
 ) -> dataset::Result<Identified<'a>> {
     let Candidate { uri, known: listed, archived, unusable } = found;
     let known = known.get(uri.as_str()).copied();
-    let new = |video: VideoSource| Identified { digest: video.digest.clone().into(), about, is: Is::New(Box::new(video)) };
+    let new = |video: VideoSource| Identified { digest: video.digest.clone().into(), known: false, about, is: Is::New(Box::new(video)) };
     let refuse = |class: &str, reason: String| {
         let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
         let unusable = Some((class.into(), reason));
@@ -182,11 +206,12 @@ fn identity<'a>(
         Err(cause) => return Ok(refuse("unreadable", format!("{uri}: {cause}"))),
     };
     let same = known.filter(|k| k.bytes == bytes && k.modified == modified && !modified.is_empty());
-    let same = same.map(|same| (same, same.digest.split('#').next().unwrap_or_default()));
     let within = archived.as_ref().map(|archived| archived.at);
     let digest = match same {
-        Some((same, digest)) if archived.is_none() => return Ok(Identified { digest: digest.into(), about, is: Is::Known(same) }),
-        Some((_, digest)) => Ok(digest.to_owned()),
+        Some(same) if archived.is_none() => {
+            return Ok(Identified { digest: same.digest.as_str().into(), known: true, about, is: Is::Known(same) });
+        }
+        Some(same) => Ok(same.digest.clone()),
         None if by == Identity::Etag && remote => {
             Ok(blake3::hash(format!("etag\n{modified}\n{bytes}\n{within:?}").as_bytes()).to_hex().to_string())
         }
@@ -197,7 +222,10 @@ fn identity<'a>(
         }
     };
     match passing(&uri, digest)? {
-        Ok(digest) => Ok(new(VideoSource { uri: uri.clone(), digest, bytes, modified, archived, about: About::default(), unusable: None })),
+        Ok(digest) => {
+            let video = VideoSource { uri: uri.clone(), digest, bytes, modified, archived, about: About::default(), unusable: None };
+            Ok(Identified { known: same.is_some(), ..new(video) })
+        }
         Err(cause) => Ok(refuse("unreadable", format!("{uri}: {cause}"))),
     }
 }

@@ -53,7 +53,7 @@ pub struct DecodeConfig {
     /// recorded as `duplicate`, which `max_rejected` does not count.
     #[serde(default, skip_serializing_if = "Duplicates::are_kept")]
     pub duplicates: Duplicates,
-    /// Width and height of a frame in pixels. 64, as in the paper; a multiple of 32 for the networks here.
+    /// Width and height of a frame in pixels. 64, as in the paper; for the networks here a power of two from 16 to 512.
     #[serde(default = "default_size")]
     pub size: u32,
     /// Frames per second to resample to (nearest frame in time). Unset: every frame is kept. Set it when sources differ in rate, since
@@ -258,6 +258,8 @@ impl DecodeConfig {
             format!("is {:?}", self.max_rejected.unwrap_or_default()),
             "expected a share of the videos, 0 to 1",
         );
+        let limits = self.limits.validate().err().map(|fault| fault.to_string());
+        expect(limits.is_none(), "limits", limits.unwrap_or_default(), "what is left out keeps its default, which suits any video");
         faults
     }
 }

@@ -263,6 +263,13 @@ pub enum Task {
     Report(Box<report::ReportTask>),
 }
 
+impl Task {
+    /// Whether it keeps checkpoints in [`Workplace::scratch`].
+    pub fn has_checkpoints(&self) -> bool {
+        matches!(self, Task::TrainDynamics(_) | Task::TrainPolicy(_) | Task::Finetune(_))
+    }
+}
+
 /// What a finished task says of itself; it becomes the receipt.
 #[derive(Clone, Debug, Default)]
 pub struct Done {

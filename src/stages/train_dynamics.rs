@@ -83,7 +83,6 @@ pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     write(&mut report, verdict.json().as_bytes())?;
     let [table, events] = metrics.write(place.store, &place.folder)?;
     let files = vec![model.finish(0)?, table, report.finish(0)?, events];
-    place.store.delete_all(&place.scratch)?;
     let mut stats = verdict.stats();
     stats.insert("waited_for_frames".into(), waited);
     Ok(Done { files, stats, ..Done::default() })

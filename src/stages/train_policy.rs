@@ -100,7 +100,6 @@ pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     write(&mut report, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
     let [table, events] = metrics.write(place.store, &place.folder)?;
     let files = vec![policy.finish(0)?, table, report.finish(0)?, events];
-    place.store.delete_all(&place.scratch)?;
     let stats = [("training_transitions", data.training.len() as f64), ("error", verdict.error), ("mean_error", verdict.mean_error)];
     Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
 }

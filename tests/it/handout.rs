@@ -69,6 +69,22 @@ fn too_many_rejects_are_never_committed_nor_planned_upon() {
     }
     limited("0.75");
     assert_eq!(plan(&project, "plans/c"), 1, "what is done counts, and training is next");
+    // These frames are no version yet.
+    let job: serde_json::Value = serde_json::from_slice(&fs::read(project.path("plans/c/jobs/000000.jsonl")).unwrap()).unwrap();
+    let stats = job["stats"].as_object().unwrap();
+    assert!(stats.contains_key("frames") && !stats.contains_key("frames_version"), "{stats:?}");
+}
+
+#[test]
+fn what_a_killed_plan_left_never_becomes_part_of_another() {
+    let project = Project::new(3);
+    assert_eq!(plan(&project, "plans/a"), 1);
+    fs::remove_file(project.path("plans/a/plan.json")).unwrap();
+    assert_eq!(plan(&project, "plans/a"), 1, "the same plan again");
+    fs::remove_file(project.path("plans/a/plan.json")).unwrap();
+    project.add(3..5);
+    let said = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]);
+    assert!(said.code == 1 && said.stderr.contains("name a new folder"), "{said:#?}");
 }
 
 /// An engine may try a commit again a week later, and two may plan at once.

@@ -126,7 +126,17 @@ fn copies_of_one_video_are_all_labelled() {
         fs::copy(project.path("videos/maze_1_000.mp4"), project.path("videos").join(copy)).unwrap();
     }
     project.run(&[]).good();
-    assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 5);
+    let whole = project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
+    assert_eq!(whole.as_array().unwrap().len(), 5);
+    // One that comes before the others by name takes nobody's place.
+    fs::copy(project.path("videos/a.mp4"), project.path("videos/A.mp4")).unwrap();
+    let more = project.run(&[]).good();
+    assert!(more.stdout.starts_with("2 tasks: 6 videos (1 new)"), "{more:#?}");
+    let rows = project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
+    let (first, rest) = rows.as_array().unwrap().split_first().unwrap();
+    assert_eq!(rest, whole.as_array().unwrap());
+    assert!(first["video"].as_str().unwrap().ends_with("A.mp4") && first["n"] == rest[0]["n"], "{rows}");
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
 }
 
 /// What the FDM makes of latent actions is the same in training and in labelling, with codes and without.

@@ -87,6 +87,16 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     project.add(9..12);
     assert!(project.run(&[]).good().stderr.contains("newer files of labels unseen"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
+
+    // To another model latent actions mean something else: its labels are no newer labels, but others.
+    let other = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
+    let policy = other.lines().skip_while(|line| !line.starts_with("policy (train_policy): 1 tasks new")).nth(1);
+    assert_eq!(policy, Some("  new because of new model: 1"), "{other}");
+    assert!(project.run(&["--set", "steps=5"]).good().stdout.starts_with("6 tasks"));
+    assert_ne!(project.files("policy", "policy.safetensors"), weights);
+    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    assert_eq!(project.files("policy", "policy.safetensors"), weights);
+
     let refused = project.run(&["--refresh", "labels"]);
     assert!(refused.code == 1 && refused.stderr.contains("these do: model, policy; "), "{refused:#?}");
     assert!(project.run(&["--refresh", "policy"]).good().stdout.starts_with("1 tasks"));

@@ -69,7 +69,7 @@ pub struct Unwaiting {
 impl Unwaiting {
     /// The job that labels a shard.
     pub fn job(&self, frames: &Receipt) -> Option<Job> {
-        let mut plan = StagePlan::empty(&self.stage, "label", None);
+        let mut plan = StagePlan::empty(&self.stage, "label");
         let (config, model, shard) = (self.config.clone(), self.model.clone(), frames.files.first()?.clone());
         let task = LabelTask { config, shard, model, actions: None, without: vec![] };
         plan.add_label(task, frames, &self.dynamics, &Known::new(&[]));

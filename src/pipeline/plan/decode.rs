@@ -13,7 +13,7 @@ use crate::stages::decode::{DUPLICATE, DecodeConfig, DecodeTask, Duplicates, SHA
 impl Planner<'_> {
     /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.
     pub(super) fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: Vec<Receipt>) -> Result<StagePlan, dataset::Error> {
-        let videos = identify(&self.checked.videos[&plan.stage], &receipts, config.identity, self.store.access())?;
+        let videos = identify(&self.checked.videos[&plan.stage], &receipts, config.identity, config.duplicates, self.store.access())?;
         let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (&*v.digest, i)).collect();
         let task = |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
         plan.settings = settings(&of_decode(&task(vec![], 1)));

@@ -1,6 +1,7 @@
 //! Plans of what is trained. In: a stage's settings and the plan of the stage it learns from; out: its one task, or the model that is kept.
 //!
-//! New input alone does not make a new model, unless `refresh` says so; a changed setting always does.
+//! New input alone does not make a new model, unless `refresh` says so; a changed setting always does, and of a policy another model that
+//! labels: its latent actions mean something else.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use crate::dataset::{self, FileInfo, Receipt, head};
 use crate::pipeline::key::{Fields, Known, key, of_train_dynamics, of_train_policy, settings};
 use crate::pipeline::spec::StageSpec;
 use crate::stages::Task;
+use crate::stages::label::LabelConfig;
 use crate::stages::train_dynamics::{Refresh, TrainDynamicsConfig, TrainDynamicsTask};
 use crate::stages::train_policy::{TrainPolicyConfig, TrainPolicyTask};
 
@@ -92,6 +94,7 @@ impl Planner<'_> {
         receipts: &[Receipt],
     ) -> Result<StagePlan, dataset::Error> {
         let labels = &self.plans[&config.labels];
+        let model = self.labels_of(&config.labels).and_then(|config| self.plans[&config.dynamics].model());
         let task = TrainPolicyTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
@@ -107,7 +110,7 @@ impl Planner<'_> {
             names: ["labels", "transitions", "files of labels"],
             steps: config.steps,
             unseen: &|kept| labels.receipts.iter().filter(|r| !kept.inputs.contains(&r.key)).count() + labels.new,
-            fields: &|generation| of_train_policy(&task, generation),
+            fields: &|generation| of_train_policy(&task, model, generation),
             task: &|provenance| Task::TrainPolicy(Box::new(TrainPolicyTask { provenance, ..task.clone() })),
         };
         self.train(plan, &training, receipts)
@@ -115,10 +118,14 @@ impl Planner<'_> {
 
     /// The shards that a stage of labels labels.
     pub(super) fn shards_of(&self, labels: &str) -> Vec<FileInfo> {
-        let spec = self.checked.spec.stages.iter().find(|(name, _)| name == labels);
-        match spec {
-            Some((_, StageSpec::Label(config))) => self.plans[&config.frames].files(".arrow"),
-            _ => vec![],
+        self.labels_of(labels).map(|config| self.plans[&config.frames].files(".arrow")).unwrap_or_default()
+    }
+
+    /// The settings of a stage of labels.
+    fn labels_of(&self, labels: &str) -> Option<&LabelConfig> {
+        match self.checked.spec.stages.iter().find(|(name, _)| name == labels)? {
+            (_, StageSpec::Label(config)) => Some(config),
+            _ => None,
         }
     }
 
@@ -129,13 +136,14 @@ impl Planner<'_> {
         let version = format!("{name}_version");
         plan.settings = settings(&fields);
         let current = head(self.store, &plan.stage)?.and_then(|manifest| manifest.receipts.into_iter().next());
-        let trained = |r: &&Receipt| settings(&r.fields) == plan.settings;
+        let trained = |r: &&Receipt| settings(&r.fields) == plan.settings && r.fields.get("model") == fields.get("model");
         let latest = |r: &&Receipt| (Some(&r.key) == current.as_ref(), stat(r, &version), r.fields["generation"].as_u64());
         let kept = receipts.iter().filter(trained).max_by_key(latest).cloned();
         let forced = self.options.refresh.contains(&plan.stage);
         if let Some(kept) = kept.as_ref().filter(|kept| !forced && training.is_kept(kept)) {
             let unseen = (training.unseen)(kept);
-            plan.note = (unseen > 0).then(|| format!("kept: trained on version {}, {unseen} newer {units} unseen", stat(kept, &version)));
+            let on = kept.stats.get(&version).map_or_else(|| "no version".into(), |version| format!("version {version}"));
+            plan.note = (unseen > 0).then(|| format!("kept: trained on {on}, {unseen} newer {units} unseen"));
             plan.order = vec![kept.key.clone()];
             plan.receipts = vec![kept.clone()];
             plan.reused = 1;
@@ -160,11 +168,13 @@ impl Planner<'_> {
         if forced && receipts.iter().any(|r| r.key == key(&fields)) {
             fields = (training.fields)(newest + 1);
         }
-        let (version, count) = (source.version.unwrap_or(0), training.count());
-        let provenance = BTreeMap::from([("lapo.key".into(), key(&fields)), (format!("lapo.{name}_version"), version.to_string())]);
         let (steps, inputs) = (training.steps, source.order.clone());
-        let stats = [(format!("{name}_version"), version), (counted.to_owned(), count), ("steps".to_owned(), steps)];
-        let stats = stats.into_iter().map(|(name, value)| (name, value as f64)).collect();
+        let mut provenance = BTreeMap::from([("lapo.key".to_owned(), key(&fields))]);
+        let mut stats = BTreeMap::from([(counted.to_owned(), training.count() as f64), ("steps".to_owned(), steps as f64)]);
+        if let Some(version) = source.version {
+            provenance.insert(format!("lapo.{name}_version"), version.to_string());
+            stats.insert(format!("{name}_version"), version as f64);
+        }
         plan.add(fields, inputs, stats, steps, (training.task)(provenance), &Known::new(receipts));
         if forced && plan.new > 0 {
             plan.why = BTreeMap::from([("asked for by --refresh".into(), 1)]);

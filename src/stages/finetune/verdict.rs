@@ -83,7 +83,6 @@ where
         write(&mut told, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
         let [table, events] = metrics.write(place.store, &place.folder)?;
         let files = vec![agent.finish(0)?, table, told.finish(0)?, events];
-        place.store.delete_all(&place.scratch)?;
         let mut stats = self.seconds.clone();
         stats.extend([("env_steps".to_owned(), verdict.steps as f64), ("mean_return".to_owned(), verdict.mean_return)]);
         Ok(Done { files, stats, ..Done::default() })
