@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::fault::{Fault, Faults, similar};
 use super::locate::Part;
 use super::parse::parse;
-use super::spec::{PipelineSpec, StageSpec};
+use super::spec::{ArtifactKind, PipelineSpec, StageSpec};
 use super::videos::matching;
 use crate::dataset::{Access, ListedVideo, read_list};
 
@@ -31,6 +31,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) 
         inputs(&mut faults, &spec);
         of_the_same_frames(&mut faults, &spec);
         networks(&mut faults, &spec);
+        of_one_model(&mut faults, &spec);
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
         let videos = matches(&mut faults, &spec, access);
@@ -98,6 +99,40 @@ fn of_the_same_frames(faults: &mut Faults, spec: &PipelineSpec) {
                 faults.at(&path(name, stage, field), Part::Value, message, Some("name a stage that knows the same frames".into()));
             }
         }
+    }
+}
+
+/// Who acts together must speak of the same latent actions, those of one model.
+fn of_one_model(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in &spec.stages {
+        let acts = |kind: ArtifactKind| match stage {
+            StageSpec::Finetune(_) => matches!(kind, ArtifactKind::Policy | ArtifactKind::Dynamics),
+            StageSpec::Record(_) | StageSpec::Evaluate(_) => matches!(kind, ArtifactKind::Policy | ArtifactKind::Decoder),
+            _ => false,
+        };
+        let inputs = stage.inputs().into_iter().filter(|(.., kind)| acts(*kind));
+        let known: Vec<_> = inputs.filter_map(|(field, wanted, _)| Some((field, wanted, model(spec, wanted)?))).collect();
+        let Some((_, first, of)) = known.first() else { continue };
+        for (field, wanted, other) in known.iter().filter(|(.., other)| other != of) {
+            let message = format!("`{wanted}` knows the latent actions of `{other}`, `{first}` those of `{of}`");
+            let cure = "they mean something to one model only: name stages that learnt from the same one";
+            faults.at(&path(name, stage, field), Part::Value, message, Some(cure.into()));
+        }
+    }
+}
+
+/// The stage of the model whose latent actions a stage knows.
+fn model<'a>(spec: &'a PipelineSpec, name: &'a str) -> Option<&'a str> {
+    let find = |name: &str| spec.stages.iter().find(|(other, _)| other == name).map(|(_, stage)| stage);
+    let labels = match find(name)? {
+        StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => return Some(name),
+        StageSpec::TrainPolicy(config) => &config.labels,
+        StageSpec::TrainDecoder(config) => &config.labels,
+        _ => return None,
+    };
+    match find(labels)? {
+        StageSpec::Label(config) => Some(&config.dynamics),
+        _ => None,
     }
 }
 
@@ -237,6 +272,23 @@ stages:
 ";
         let checked = check("p.yaml", text, &[], &Access::default()).unwrap();
         assert_eq!(checked.order, [2, 1, 0]);
+    }
+
+    #[test]
+    fn a_policy_acts_through_the_model_that_labelled_for_it() {
+        let text = "name: x
+workspace: runs/x
+stages:
+  frames: { decode: { videos: ['Cargo.toml'] } }
+  model: { train_dynamics: { frames: frames } }
+  other: { train_dynamics: { frames: frames, steps: 5 } }
+  labels: { label: { frames: frames, dynamics: model } }
+  policy: { train_policy: { labels: labels } }
+  agent: { finetune: { policy: policy, dynamics: other, game: maze } }
+";
+        let message = "`other` knows the latent actions of `other`, `policy` those of `model`";
+        faults(text, &[&format!("9:50 stages.agent.finetune.dynamics: {message}")]);
+        faults(&text.replace("dynamics: other", "dynamics: model"), &[]);
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct ImportActionsConfig {
 /// The version of what this stage does: raise it when the same file and frames give other actions.
 pub const VERSION: u32 = 1;
 
+/// The highest number of an action: probes and decoders have an output for each up to it.
+const MOST: u32 = u16::MAX as u32;
+
 /// One file, and the frames it is about.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportActionsTask {
@@ -49,6 +52,11 @@ pub struct ImportActionsTask {
 pub fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
     let path = Path::new(&task.config.file);
     let actions = Actions::new(ActionRows::read_file(path)?).map_err(|reason| task.fault(reason, "keep one action of each frame"))?;
+    let rows = actions.rows();
+    if let Some(row) = rows.discrete.iter().position(|action| *action > MOST) {
+        let reason = format!("frame {} of `{}` has action {}", rows.frame_index[row], rows.video[row], rows.discrete[row]);
+        return Err(task.fault(reason, "number the actions from 0 to 65,535: every number up to the highest has a place in a network"));
+    }
     unchanged(path, &task.digest)?;
     let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
     let known_as = task.names(&actions, &shards)?;

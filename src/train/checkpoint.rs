@@ -15,12 +15,12 @@ pub fn newest(store: &Store, folder: &str) -> Result<Option<(u64, Vec<u8>)>, Err
     Ok(store.read(&path)?.map(|bytes| (step, bytes.to_vec())))
 }
 
-/// Saves the state before `step`, then forgets the oldest, but not the one before step `kept`.
+/// Saves the state before `step`, then forgets older ones, but not the one before step `kept`, nor what a run that is ahead has saved.
 pub fn save(store: &Store, folder: &str, step: u64, state: &[u8], kept: Option<u64>) -> Result<(), Error> {
     store.create(&path(folder, step), state)?;
     let mut saved = all(store, folder)?;
     saved.truncate(saved.len().saturating_sub(KEPT));
-    saved.iter().filter(|(step, _)| Some(*step) != kept).try_for_each(|(step, _)| store.delete_all(&of(folder, *step)))
+    saved.iter().filter(|(old, _)| *old < step && Some(*old) != kept).try_for_each(|(old, _)| store.delete_all(&of(folder, *old)))
 }
 
 /// Where the checkpoint before `step` lies.
@@ -60,5 +60,7 @@ mod tests {
         }
         let steps: Vec<u64> = all(&store, "d/checkpoints/k").unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(steps, [10, 300, 400]);
+        save(&store, "d/checkpoints/k", 20, b"", Some(10)).unwrap();
+        assert_eq!(all(&store, "d/checkpoints/k").unwrap().len(), 4, "a run that lags takes nothing from one that is ahead");
     }
 }

@@ -227,7 +227,8 @@ fn a_decoder_that_does_not_fit_is_told() {
         + &PLAYED.trim_start_matches('\n').replace("train_decoder: { labels: labels", "train_decoder: { labels: labels2");
     std::fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("decodes latent actions of 64 numbers, the policy's have 128"), "{said:#?}");
+    let known = "evaluate.decoder: `decoder` knows the latent actions of `model2`, `policy` those of `model`";
+    assert!(said.code == 1 && said.stderr.contains(known), "{said:#?}");
     let wrong =
         RECORDED.to_owned() + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();

@@ -85,8 +85,9 @@ pub struct Line {
 }
 
 impl Line {
-    /// A curve through these points.
+    /// A curve through those of these points that are numbers.
     pub fn new(name: &str, points: Vec<(f64, f64)>) -> Self {
+        let points = points.into_iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
         Line { name: name.to_owned(), points, beside: Vec::new() }
     }
 
@@ -118,7 +119,7 @@ impl Bar {
 
     /// The same bar with a spread.
     pub fn spread(self, spread: Option<f64>) -> Self {
-        Bar { spread, ..self }
+        Bar { spread: spread.filter(|spread| spread.is_finite()), ..self }
     }
 }
 
@@ -151,8 +152,9 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> Result<String, Error> {
     })
 }
 
-/// Bars side by side, labelled from left to right, with the spread of those that have one.
+/// Bars of finite height side by side, labelled from left to right, with the spread of those that have one.
 pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
+    let bars: Vec<&Bar> = bars.iter().filter(|bar| bar.value.is_finite()).collect();
     let high = bars.iter().map(|bar| bar.value + bar.spread.unwrap_or(0.0)).fold(0.0, f64::max);
     let low = bars.iter().map(|bar| bar.value - bar.spread.unwrap_or(0.0)).fold(0.0, f64::min);
     let y = if high > low { low * 1.05..high * 1.05 } else { 0.0..1.0 };
@@ -243,6 +245,16 @@ mod tests {
             assert!(chart.starts_with("<svg viewBox=") && chart.trim_end().ends_with("</svg>"), "{chart}");
             assert!(!chart.contains("http") && !chart.contains("<x>"), "{chart}");
         }
+    }
+
+    #[test]
+    fn what_is_no_number_has_no_mark() {
+        let points = vec![(0.0, f64::INFINITY), (1.0, 0.5), (2.0, f64::NAN), (3.0, 0.25)];
+        let drawn = lines(&Axes::new("x", "y"), &[Line::new("error", points)]).expect("it is drawn");
+        assert_eq!(drawn.matches("<circle").count(), 2, "{drawn}");
+        let tall = |value| Bar::new("a".into(), value, BLUE).spread(Some(f64::INFINITY));
+        let drawn = bars(&Axes::new("x", "y"), &[tall(f64::INFINITY), tall(1.0)]).expect("it is drawn");
+        assert!(!drawn.contains("inf") && !drawn.contains("NaN"), "{drawn}");
     }
 
     #[test]

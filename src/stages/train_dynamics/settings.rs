@@ -227,6 +227,8 @@ impl TrainDynamicsConfig {
         expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every episode from training; expected 0 (none) or at least 2");
         let departures = [
             ("optimizer", self.optimizer == Some(Rule::Muon)),
+            ("idm_learning_rate", self.idm_learning_rate.is_some()),
+            ("supervision", self.supervision.is_some()),
             ("decorrelation", weight > 0.0),
             ("predict", self.predict == Some(Predict::Change)),
             ("idm_head", self.idm_head == Some(IdmHead::Motion)),

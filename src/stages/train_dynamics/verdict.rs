@@ -172,7 +172,7 @@ impl Verdict {
         verdict_json(serde_json::json!({ "sentence": self.sentence(), "information_used": self.information_used() }), self)
     }
 
-    /// What the curve of the training shows of it.
+    /// What the curve of the training shows of it: no ratio to nothing, as of frames that do not change.
     pub(super) fn row(&self) -> Vec<(String, f32)> {
         let mut row = vec![
             ("held_out_error_relative".to_owned(), self.fdm_error / self.copy_error),
@@ -185,7 +185,7 @@ impl Verdict {
             row.extend([("probe_linear".to_owned(), probe.linear), ("probe_mlp".to_owned(), probe.mlp)]);
             row.extend(probe.mutual_information.map(|bits| ("mutual_information".to_owned(), bits)));
         }
-        row.into_iter().map(|(name, value)| (name, value as f32)).collect()
+        row.into_iter().map(|(name, value)| (name, value as f32)).filter(|(_, value)| !value.is_infinite()).collect()
     }
 
     pub(super) fn stats(&self) -> BTreeMap<String, f64> {
