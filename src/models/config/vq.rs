@@ -26,7 +26,7 @@ pub struct VqConfig {
     // Differs from the paper (0): at first the FDM learns to use latent actions that hold still; a code of 64 moving ones is noise to it.
     pub warmup: f64,
     /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.99 (paper: 0.999), which with the three
-    /// fields below keeps 58 of 64 codes in use after 600 steps of a maze with the paper's networks (the paper's: at most 5); with the
+    /// fields below keeps 58 of 64 codes in use after 600 steps of a maze with the paper's networks (the paper's: at most 2); with the
     /// default networks none of the four makes a difference.
     pub decay: f64,
     /// Where the codebooks' vectors start. Default `batch`.

@@ -34,7 +34,7 @@ struct Ahead {
     shuffled_error: f64,
 }
 
-/// Predicts stretches nobody trained on, where the model and frames are given.
+/// Predicts stretches of every `holdout`-th episode, where the model and frames are given.
 pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Rollouts>, Error> {
     let Some(model) = &task.dynamics else { return Ok(None) };
     let paths = task.shards.iter().map(|file| file.path.clone()).collect();

@@ -39,7 +39,8 @@ pub struct EvaluateConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<usize>,
     /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others; the world model predicts them.
-    /// Default 5, as in `train_dynamics`: where every video is one episode the model knows none of these either. 0: all are both.
+    /// Default 5, as in `train_dynamics`: where the two are the same and every video is one episode the model knows none of these either.
+    /// 0: all are both.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
     /// How hard the levels are: `easy`, as in the paper, or `hard`.

@@ -105,7 +105,7 @@ fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         names.map(|name| (name, if name == "frames_ahead" { whole(&ahead) } else { Column::F64(column(name)) })),
     );
     let chart = lines(&Axes::new("frames ahead", "mean squared error").wide(), &curves)? + &legend(&Line::legend(&curves));
-    Ok(Some(figure(&chart, "Frames predicted from predictions, of stretches kept from training", &[numbers])))
+    Ok(Some(figure(&chart, "Frames predicted from predictions, of every `holdout`-th episode", &[numbers])))
 }
 
 /// Counts, none of which is missing.
