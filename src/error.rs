@@ -47,21 +47,33 @@ impl Error {
         }
     }
 
-    /// Whether the same task may succeed when tried again as it is.
+    /// Returns whether the same command may succeed when tried again as it is.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Video(e) => e.is_transient(),
-            Error::Dataset(e) => e.is_transient(),
+            Error::Dataset(e) | Error::Query(crate::query::Error::Dataset(e)) => e.is_transient(),
             Error::Stage(e) => e.is_transient(),
-            Error::Envs(_) | Error::Models(_) | Error::Pipeline(_) | Error::Query(_) | Error::Cli(_) => false,
+            Error::Pipeline(e) => e.is_transient(),
+            Error::Envs(_) | Error::Models(_) | Error::Query(_) | Error::Cli(_) => false,
         }
     }
 
-    /// 1: the user's or the data's fault; 2: ours.
-    pub fn exit_code(&self) -> u8 {
+    /// Returns the signal that ended the command, if one did.
+    pub fn stopped(&self) -> Option<crate::stages::Signal> {
         match self {
-            Error::Stage(crate::stages::Error::Invariant { .. }) => 2,
-            _ => 1,
+            Error::Stage(e) => e.stopped(),
+            Error::Pipeline(e) => e.stopped(),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the fault is in this program.
+    pub fn is_bug(&self) -> bool {
+        match self {
+            Error::Stage(e) => e.is_bug(),
+            Error::Pipeline(e) => e.is_bug(),
+            Error::Cli(e) => e.is_bug(),
+            _ => false,
         }
     }
 }

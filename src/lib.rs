@@ -17,6 +17,26 @@
 //! One transition is the window o\[t-k\] .. o\[t\], o\[t+1\] (k = context, 1 in the paper); its latent action is what happened between
 //! o\[t\] and o\[t+1\]. A window never crosses an episode, a scene cut, a decode gap or a file.
 //!
+//! ## Files
+//!
+//! ```text
+//! <workspace>/lapo.json                            makes the folder a workspace, and says whose
+//! <workspace>/<stage>/data/<key>/<attempt>/...     what a task wrote: shards, labels, weights
+//! <workspace>/<stage>/receipts/<key>.json          which attempt counts, and its files
+//! <workspace>/<stage>/manifests/<version>.json     a version, and its packs
+//! <workspace>/<stage>/packs/...parquet             receipts of versions, many to a file
+//! <workspace>/<stage>/_delta_log/...               the same versions for polars, Spark and others
+//! <workspace>/runs/, <workspace>/pins/             what each run did, and what is still needed
+//! ```
+//!
+//! Every file is created once and never changed. A task is done if its receipt is filed and its files have their sizes. A version says what it is
+//! made of, so that reading it costs a few files. [`dataset::format`] describes every field; [`dataset`] has the decisions, why they were taken and
+//! what they cost.
+//!
+//! **A dataset never shrinks silently.** A pattern that matches nothing is a fault, even if others match. A plan that drops more than a tenth of the
+//! videos (`max_dropped`) is refused until somebody says `--max-dropped 1`. A workspace belongs to the pipeline that created it; another one says
+//! `shares_with:` or `--take-over`. Nothing is deleted that a version kept, a run, a plan that is out or a query still needs.
+//!
 //! ## Rooms, in reading order
 //!
 //! | room | what happens there |
@@ -31,6 +51,7 @@
 //! | [`pipeline`] | a YAML file becomes a run, or partitions for other engines |
 //! | [`query`] | SQL over datasets, and how they came to be |
 //! | [`cli`] | people, and machines that watch a fleet |
+//! | [`build_info`](mod@build_info) | what this program is, for whoever records it |
 //!
 //! ## Invariants (`tests/it/rooms.rs` holds them)
 //!
@@ -68,14 +89,15 @@
 //! - Labelling on GPUs runs several jobs a device, and on several devices; training uses one.
 //! - On a CPU a training step runs on a thread of the pool it keeps busy, and sixteen threads copy batches ahead of it (`train::ahead`).
 //! - Training depends on `models`, since the step of a training is its networks' forward and backward pass.
-//! - Runs that overlap do not merge what they found, since what one saw go the other would bring back: the one that began last is the dataset,
-//!   whenever the others end (`dataset::commit`).
+//! - Overlapping runs are not merged: a merge could restore videos that one of them saw deleted. Runs are numbered when they begin, whatever the
+//!   clocks say, and the run with the greater number wins, whenever the others end (`dataset::commit`, `dataset::runs`).
 //! - A partition of videos is decoded anew when one of its videos is gone: the dataset is always what the patterns match.
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.
 //! - Local folders go past `object_store`: its create is not lasting on disk, and its listings and reads take a thread each. A file in an object
 //!   store is mapped and read as a copy on this machine's disk; videos are decoded as they are read, without one.
 //! - What can be done by others is one wave of a plan at a time (`pipeline::handout`): a stage's partitions are known once what it takes from
-//!   is there, so an engine plans, works and commits until a plan is empty.
+//!   is there, so an engine plans, works and commits until a plan has no changes. A plan without partitions may have some: videos are gone, or
+//!   a setting was put back.
 //! - Stages run one after the other, but for labels by a model that is there and stays: those are made shard by shard while others are still
 //!   decoded (`pipeline::plan`'s `ahead`). The shard on disk is the buffer between the two, so nothing but jobs waits in memory. On a CPU
 //!   decoding comes first, since both want the same cores: labels fill the cores that the slowest videos leave.
@@ -102,6 +124,7 @@
 //! );
 //! ```
 
+pub mod build_info;
 pub mod cli;
 pub mod dataset;
 pub mod envs;
@@ -114,4 +137,5 @@ pub mod stages;
 pub mod train;
 pub mod video;
 
+pub use build_info::{BuildInfo, build_info, host_name};
 pub use error::{Error, Result};

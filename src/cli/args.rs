@@ -3,14 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::dataset::Access;
-use crate::models::{Precision, Preset};
+use super::bench::Bench;
+use super::completions::Completions;
+use super::init::Init;
+use super::progress::Verbosity;
+use super::row_format::RowFormat;
+use super::runs::Runs;
+use crate::build_info::{BuildInfo, build_info};
+use crate::dataset::{Access, CacheFolder};
 
 /// Turns unlabelled video into policies: latent actions (LAPO) as a declarative, incremental pipeline.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Start with: lapo run pipelines/quickstart.yaml")]
+#[command(version = build(BuildInfo::short), long_version = build(BuildInfo::long), after_help = "Start with: lapo run pipelines/quickstart.yaml")]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -18,14 +25,19 @@ pub struct Args {
     pub storage: Storage,
 }
 
+/// What `-V` and `--version` print.
+fn build(told: fn(&BuildInfo) -> String) -> &'static str {
+    Box::leak(told(build_info()).into_boxed_str())
+}
+
 /// How object stores are reached: credentials, region and endpoint are in the environment.
 #[derive(Debug, ClapArgs)]
 pub struct Storage {
-    /// Where copies of files in object stores are kept [default: ~/.cache/lapo/copies]
-    #[arg(long, global = true, env = "LAPO_CACHE", value_name = "FOLDER")]
+    /// Where copies of files in object stores are kept [default: ~/.cache/lapo/copies; without a home a private folder in /tmp]
+    #[arg(long, global = true, env = "LAPO_CACHE", value_name = "FOLDER", hide_short_help = true, help_heading = "Object stores")]
     cache: Option<PathBuf>,
     /// How many GiB of them, about
-    #[arg(long, global = true, env = "LAPO_CACHE_GIB", default_value_t = 16)]
+    #[arg(long, global = true, env = "LAPO_CACHE_GIB", default_value_t = 16, hide_short_help = true, help_heading = "Object stores")]
     cache_gib: u64,
 }
 
@@ -34,7 +46,7 @@ impl Storage {
     pub fn access(&self) -> Access {
         let theirs = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
         let options = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let folder = self.cache.clone().or_else(|| cache("copies")).unwrap_or_else(|| std::env::temp_dir().join("lapo-copies"));
+        let folder = self.cache.clone().or_else(|| cache("copies")).map_or(CacheFolder::Private, CacheFolder::At);
         Access::new(options.filter(|(name, _)| theirs(name)), folder, self.cache_gib.saturating_mul(1 << 30))
     }
 
@@ -46,9 +58,15 @@ impl Storage {
     }
 }
 
-/// A folder of ours among those that may be deleted at any time.
+/// Returns our folder for files that may be deleted at any time; `None` without a home and XDG_CACHE_HOME.
 fn cache(name: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or(std::env::home_dir()?.join(".cache"), PathBuf::from);
+    cache_in(std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from), std::env::home_dir(), name)
+}
+
+/// The XDG specification has relative paths ignored, and what is empty counts as not set.
+fn cache_in(cache: Option<PathBuf>, home: Option<PathBuf>, name: &str) -> Option<PathBuf> {
+    let cache = cache.filter(|cache| cache.is_absolute());
+    let cache = cache.or_else(|| home.filter(|home| home.is_absolute()).map(|home| home.join(".cache")))?;
     Some(cache.join("lapo").join(name))
 }
 
@@ -70,8 +88,20 @@ pub enum Command {
     Inspect(Inspect),
     /// List a workspace's datasets, a dataset's versions, or what changed between two of these
     Datasets(Datasets),
+    /// Print the paths of a dataset's files, for programs that read them
+    Files(super::files::Files),
+    /// Look whether a workspace's files are what its receipts say
+    Verify(super::mend::Verify),
+    /// Make an older version of a dataset the newest again
+    Rollback(super::mend::Rollback),
+    /// Tell which partitions of a plan are done
+    Status(Planned),
     /// Say what nobody needs any more, and delete it where asked to
     Gc(Gc),
+    /// List a workspace's runs, or show what one of them did
+    Runs(Runs),
+    /// Write a pipeline for a folder of videos
+    Init(Init),
     /// Turn a published PyTorch checkpoint into safetensors
     Import(Import),
     /// Print the JSON Schema of the YAML, or another schema
@@ -80,6 +110,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Measure how fast this machine labels and trains
     Bench(Bench),
+    /// Print a script that completes lapo's words in a shell
+    Completions(Completions),
     /// Decode what is asked for on stdin
     #[cfg(feature = "video")]
     #[command(hide = true)]
@@ -106,7 +138,7 @@ pub struct Pipeline {
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
     /// Use this workspace instead of the pipeline's
-    #[arg(long, env = "LAPO_WORKSPACE")]
+    #[arg(long)]
     pub workspace: Option<String>,
 }
 
@@ -121,16 +153,19 @@ pub struct Run {
     /// Seconds between two checkpoints of a training
     #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
     pub checkpoint_secs: u64,
-    /// Keep gauges in this file, for the textfile collector of Prometheus' node exporter: /var/lib/node_exporter/lapo.prom
-    #[arg(long, value_name = "FILE")]
-    pub metrics_file: Option<PathBuf>,
+    /// Run only this stage; those before it must be done. Give it again for several
+    #[arg(long, value_name = "STAGE", conflicts_with = "until")]
+    pub only: Vec<String>,
+    /// Run only this stage and all that it needs. Give it again for several
+    #[arg(long, value_name = "STAGE")]
+    pub until: Vec<String>,
 }
 
 /// How the process computes.
 #[derive(Debug, ClapArgs)]
 pub struct Computing {
     /// Cores to use [default: all]
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     pub threads: Option<usize>,
     /// What computes: auto, cpu or cuda:N; of several GPUs (cuda:0,cuda:1) the first trains and all label
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
@@ -141,9 +176,34 @@ pub struct Computing {
     /// How progress is told on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "LAPO_LOG_FORMAT")]
     pub log_format: LogFormat,
+    /// Keep gauges in this file, for the textfile collector of Prometheus' node exporter: /var/lib/node_exporter/lapo.prom
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
+    /// Tell no progress, only errors
+    #[arg(long, short, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Tell progress every second, and why each stage has something to do
+    #[arg(long, short)]
+    verbose: bool,
     /// Where games are.
     #[command(flatten)]
     pub games: Games,
+}
+
+impl Computing {
+    /// Returns how much is told.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+/// A number of at least 1.
+pub fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 #[derive(Debug, ClapArgs)]
@@ -155,7 +215,7 @@ pub struct Worker {
     #[arg(long, value_name = "NUMBER", num_args = 1.., required = true)]
     pub partition: Vec<usize>,
     /// Use this workspace instead of the plan's
-    #[arg(long, env = "LAPO_WORKSPACE")]
+    #[arg(long)]
     pub workspace: Option<String>,
     #[command(flatten)]
     pub computing: Computing,
@@ -174,9 +234,25 @@ pub struct Committed {
     /// The folder of the plan, or its address in an object store
     #[arg(long, value_name = "FOLDER")]
     pub plan: String,
+    /// Commit what is done although some partitions are not: these are left for the next plan
+    #[arg(long)]
+    pub partial: bool,
     /// Use this workspace instead of the plan's
-    #[arg(long, env = "LAPO_WORKSPACE")]
+    #[arg(long)]
     pub workspace: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Planned {
+    /// The folder of the plan, or its address in an object store
+    #[arg(long, value_name = "FOLDER")]
+    pub plan: String,
+    /// Use this workspace instead of the plan's
+    #[arg(long)]
+    pub workspace: Option<String>,
+    /// How to print it: table or json
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -200,7 +276,7 @@ pub struct Plan {
     #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
     pub checkpoint_secs: u64,
     /// How to print it
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
     pub format: Format,
 }
 
@@ -213,21 +289,43 @@ pub struct Again {
     /// Decode videos again that were rejected, those of a class or all: after a change of `limits`, or of libav
     #[arg(long, value_name = "CLASS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub retry_rejected: Option<Vec<String>>,
+    /// Let this share of the dataset's videos go (0 to 1), instead of what `max_dropped` says
+    #[arg(long, value_name = "SHARE")]
+    pub max_dropped: Option<f64>,
+    /// Write into a workspace of another pipeline: its datasets become this pipeline's
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct Query {
-    /// The question, e.g. "SELECT video, count(*) AS n FROM labels GROUP BY video"
+    /// The question, e.g. "SELECT video, count(*) AS n FROM labels GROUP BY video"; `labels@3` is version 3
     pub sql: String,
     /// The workspace [default: the only one under runs/]
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
-    /// How to print the rows
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
-    /// Write to a file instead of stdout
-    #[arg(long, short)]
+    /// Read this version of a stage, wherever the question names it
+    #[arg(long, value_name = "STAGE=VERSION", value_parser = version)]
+    pub at: Vec<(String, u64)>,
+    /// Read the versions that this run left behind; its id is the name of its record in WORKSPACE/runs
+    #[arg(long, value_name = "RUN_ID")]
+    pub run: Option<String>,
+    /// How to print the rows [default: by the suffix of --output, else table]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub format: Option<RowFormat>,
+    /// Print at most this many rows [default: 1000 of a table, else all]
+    #[arg(long, value_name = "ROWS")]
+    pub limit: Option<u64>,
+    /// Write to a file instead of stdout: .csv, .json, .jsonl, .ndjson, .parquet, or a table under any other name
+    #[arg(long, short, value_name = "FILE")]
     pub output: Option<String>,
+}
+
+/// A stage and its version: `labels=3`.
+fn version(text: &str) -> Result<(String, u64), String> {
+    let parts = text.split_once('=').and_then(|(stage, version)| Some((stage, version.parse().ok()?)));
+    let (stage, version) = parts.filter(|(stage, _)| !stage.is_empty()).ok_or("expected a stage and its version, such as labels=3")?;
+    Ok((stage.to_owned(), version))
 }
 
 #[derive(Debug, ClapArgs)]
@@ -245,7 +343,7 @@ pub struct Gc {
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
     /// Newest versions of each dataset to keep, with all that is in them [default: every version, and every result]
-    #[arg(long, value_name = "VERSIONS", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "VERSIONS", value_parser = at_least_one())]
     pub keep: Option<usize>,
     /// What changed later is left alone: a run that lives may need it
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = super::gc::duration)]
@@ -253,8 +351,8 @@ pub struct Gc {
     /// Delete it, rather than only list it
     #[arg(long)]
     pub delete: bool,
-    /// How to print it: table or json
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to print it
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
     pub format: Format,
 }
 
@@ -269,7 +367,7 @@ pub struct Datasets {
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
     /// How to print them
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
     pub format: Format,
 }
 
@@ -294,7 +392,7 @@ pub struct Schema {
 #[derive(Debug, ClapArgs)]
 pub struct Doctor {
     /// Also try to write into this workspace
-    #[arg(long, env = "LAPO_WORKSPACE")]
+    #[arg(long)]
     pub workspace: Option<String>,
     /// Where games are.
     #[command(flatten)]
@@ -321,57 +419,26 @@ impl Games {
     }
 }
 
-#[derive(Debug, ClapArgs)]
-pub struct Bench {
-    /// Sizes of the networks: tiny, small or paper
-    #[arg(long, default_value = "tiny", value_parser = word::<Preset>)]
-    pub preset: Preset,
-    /// The paper's networks instead of ours, for comparison with other implementations
-    #[arg(long)]
-    pub reference: bool,
-    /// How precisely they compute: f32 or bf16
-    #[arg(long, default_value = "f32", value_parser = word::<Precision>)]
-    pub precision: Precision,
-    /// Windows labelled at once
-    #[arg(long, default_value_t = 128)]
-    pub label_batch: usize,
-    /// Windows of a training step
-    #[arg(long, default_value_t = 32)]
-    pub batch: usize,
-    /// Train on these frames instead of noise, and copy random windows out of them: WORKSPACE/STAGE
-    #[arg(long)]
-    pub frames: Option<String>,
-    /// Seconds a measurement takes, at least
-    #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
-    /// Cores to use [default: all]
-    #[arg(long)]
-    pub threads: Option<usize>,
-    /// What computes: auto, cpu or cuda:N
-    #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
-    pub device: String,
-    /// How to print it: table or json
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
-    /// Where games are.
-    #[command(flatten)]
-    pub games: Games,
-}
-
-/// A word that YAML knows, too.
-fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = serde::de::IntoDeserializer::into_deserializer(text);
-    T::deserialize(word).map_err(|error| error.to_string())
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// A table for people
     Table,
-    /// Comma-separated values
-    Csv,
-    /// One JSON array
+    /// JSON
     Json,
-    /// A Parquet file
-    Parquet,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_environment_says_with_or_without_a_home() {
+        let folder = |cache: Option<&str>, home: Option<&str>| cache_in(cache.map(Into::into), home.map(Into::into), "copies");
+        assert_eq!(folder(Some("/c"), None), Some("/c/lapo/copies".into()));
+        assert_eq!(folder(Some("/c"), Some("/h")), Some("/c/lapo/copies".into()));
+        for unset in [None, Some(""), Some("relative")] {
+            assert_eq!(folder(unset, Some("/h")), Some("/h/.cache/lapo/copies".into()));
+            assert_eq!([folder(unset, None), folder(unset, Some(""))], [None, None]);
+        }
+    }
 }

@@ -6,18 +6,56 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use clap::Args as ClapArgs;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::args::{Bench, Format};
+use super::args::{Format, Games, at_least_one};
 use super::{Error, print};
 use crate::dataset::{self, Access, Shards, Store, WindowIndex};
 use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::error::Result;
-use crate::models::{Device, DynamicsConfig, Want, cost, labeller, roofline};
+use crate::models::{Device, DynamicsConfig, Precision, Preset, Want, cost, labeller, roofline};
 use crate::stages;
 use crate::train::{Batch, OptimConfig, Pace, Rule, batch, dynamics_trainer};
+
+#[derive(Debug, ClapArgs)]
+pub struct Bench {
+    /// Sizes of the networks: tiny, small or paper
+    #[arg(long, default_value = "tiny", value_parser = word::<Preset>)]
+    pub preset: Preset,
+    /// The paper's networks instead of ours, for comparison with other implementations
+    #[arg(long)]
+    pub reference: bool,
+    /// How precisely they compute: f32 or bf16
+    #[arg(long, default_value = "f32", value_parser = word::<Precision>)]
+    pub precision: Precision,
+    /// Windows labelled at once
+    #[arg(long, default_value_t = 128)]
+    pub label_batch: usize,
+    /// Windows of a training step
+    #[arg(long, default_value_t = 32)]
+    pub batch: usize,
+    /// Train on these frames instead of noise, and copy random windows out of them: WORKSPACE/STAGE
+    #[arg(long)]
+    pub frames: Option<String>,
+    /// Seconds a measurement takes, at least
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Cores to use [default: all]
+    #[arg(long, value_parser = at_least_one())]
+    pub threads: Option<usize>,
+    /// What computes: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
+    pub device: String,
+    /// How to print it: table or json
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Where games are.
+    #[command(flatten)]
+    pub games: Games,
+}
 
 /// One measurement.
 struct Row {
@@ -63,8 +101,8 @@ fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> 
     let (workspace, stage) = frames.rsplit_once('/').ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
     let store = Store::open_with(workspace, access)?;
     let head = dataset::head(&store, stage)?.ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
-    let receipts = dataset::receipts_of(&store, stage, &head.receipts)?;
-    let paths = receipts.into_iter().filter_map(|receipt| receipt.files.into_iter().next()).map(|file| file.path).collect();
+    let files = head.files(&store)?.into_iter().map(|file| file.path);
+    let paths = files.filter(|path| path.ends_with(".arrow")).collect();
     let shards = Shards::open(&store, paths)?;
     let index = WindowIndex::new(&shards, config.window());
     if index.is_empty() {
@@ -169,7 +207,14 @@ fn per_second<E>(seconds: f64, mut work: impl FnMut() -> Result<(), E>) -> Resul
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
-    Ok(1.0 / times[times.len() / 2])
+    // The clock may be too coarse to see the shortest work.
+    Ok(1.0 / times[times.len() / 2].max(1e-9))
+}
+
+/// A word that YAML knows, too.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = serde::de::IntoDeserializer::into_deserializer(text);
+    T::deserialize(word).map_err(|error| error.to_string())
 }
 
 fn noise(bytes: usize) -> Vec<u8> {

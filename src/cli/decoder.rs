@@ -8,6 +8,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use super::Error;
 use super::args::{Computing, Decoder, Storage};
 use super::doctor::memory_gib;
+use super::signals::leave_signals_to_the_parent;
 use crate::dataset::Access;
 use crate::error::Result;
 use crate::stages::decode::child::{Launch, STUCK};
@@ -37,6 +38,7 @@ pub fn launch(computing: &Computing, storage: &Storage, threads: usize) -> Resul
 
 /// Decodes what is asked for on stdin, until that ends.
 pub fn run(args: &Decoder, access: &Access) -> Result<()> {
+    leave_signals_to_the_parent()?;
     let limit = |resource, most| {
         let limit = Rlimit { current: Some(most), maximum: Some(most) };
         setrlimit(resource, limit).map_err(|cause| input("the limit of this process", cause.into()))

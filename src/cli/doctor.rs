@@ -2,6 +2,7 @@
 
 use super::args::{Doctor, Games};
 use super::{Error, print};
+use crate::build_info::build_info;
 use crate::dataset::{Access, Store};
 use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig};
 use crate::error::Result;
@@ -19,7 +20,7 @@ pub fn run(args: &Doctor, access: &Access) -> Result<()> {
         Ok(good) => format!("good  {name}: {good}\n"),
         Err(bad) => format!("BAD   {name}: {bad}\n"),
     };
-    print(&format!("lapo {}\n{}", env!("CARGO_PKG_VERSION"), checks.iter().map(line).collect::<String>()))?;
+    print(&format!("lapo {}\n{}", build_info().short(), checks.iter().map(line).collect::<String>()))?;
     match checks.iter().filter(|(_, state)| state.is_err()).count() {
         0 => Ok(()),
         bad => Err(Error::Doctor(bad))?,

@@ -1,35 +1,42 @@
-//! A run, told to machines: JSON lines on stderr, and a file of gauges that Prometheus' node exporter collects.
+//! A run, told to machines: JSON lines on stderr. Gauges for Prometheus are in `gauges`.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::Error;
-use super::progress::{Counted, unit};
+use super::exit::Exit;
+use super::progress::{Counted, Verbosity, unit};
+use super::{human, stderr};
+use crate::build_info::host_name;
 use crate::pipeline::plan::StagePlan;
 use crate::pipeline::run::{StageSummary, Watch};
-use crate::stages::Progress;
+use crate::stages::{Progress, Silent};
 
-/// Between two writes of the gauges.
-const PAUSE: Duration = Duration::from_secs(10);
+/// One event per line, each with its name, its time, its host and its run.
+pub struct Json(pub Verbosity);
 
-/// One event per line, each with its name and its time.
-pub struct Json;
+/// The run that this process does; there is one at most.
+static RUN: OnceLock<String> = OnceLock::new();
 
 impl Watch for Json {
+    fn start(&self, run: &str) {
+        _ = RUN.set(run.to_owned());
+        event("run_began", json!({ "process": std::process::id() }));
+    }
+
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         event(
             "stage_began",
-            json!({ "stage": plan.stage, "kind": plan.kind, "tasks": plan.new, "units": units, "unit": unit(&plan.kind) }),
+            json!({ "stage": plan.stage, "kind": plan.kind, "tasks": plan.new_tasks(), "units": units, "unit": unit(&plan.kind) }),
         );
+        if self.0 == Verbosity::Quiet {
+            return Box::new(Silent);
+        }
         let stage = plan.stage.clone();
         let told = |count: &_| event("progress", json!(count));
-        Box::new(Counted::new(plan, units, told, move |text| event("said", json!({ "stage": stage, "text": text }))))
+        let said = move |text: &str| event("said", json!({ "stage": stage, "text": text }));
+        Box::new(Counted::new(plan, units, self.0.pause(), told, said))
     }
 
     fn end(&self, stage: &StageSummary) {
@@ -37,158 +44,25 @@ impl Watch for Json {
     }
 }
 
+/// Prints how the run ended, if one began.
+pub fn run_ended(exit: Exit) {
+    if RUN.get().is_some() {
+        event("run_ended", json!({ "exit_code": exit.code(), "outcome": exit.to_string() }));
+    }
+}
+
 /// Prints an event.
 pub fn event(name: &str, facts: Value) {
-    let mut line = json!({ "unix_seconds": now(), "event": name });
+    let now = now();
+    let mut line = json!({ "time": human::date_with_millis(now), "unix_seconds": now, "event": name, "host": host_name() });
     if let (Some(line), Value::Object(facts)) = (line.as_object_mut(), facts) {
+        line.extend(RUN.get().map(|run| ("run".to_owned(), json!(run))));
         line.extend(facts);
     }
-    eprintln!("{line}");
+    stderr::line(line);
 }
 
-fn now() -> f64 {
+/// Seconds since 1970.
+pub fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-/// Watches as another does, and keeps a file of gauges.
-pub struct Metered<'a> {
-    watch: &'a dyn Watch,
-    gauges: Arc<Mutex<Gauges>>,
-}
-
-struct Gauges {
-    file: PathBuf,
-    pipeline: String,
-    /// By metric, then by stage.
-    values: BTreeMap<&'static str, BTreeMap<String, f64>>,
-    written: Instant,
-    failed: Option<std::io::Error>,
-}
-
-/// What each metric is, for those who read the file.
-const HELP: [(&str, &str); 8] = [
-    ("lapo_run_finished_unix_seconds", "When the run ended."),
-    ("lapo_run_succeeded", "1 where the run ended well, 0 where it failed."),
-    ("lapo_stage_rejects", "Videos of the dataset that were rejected, wholly or in part."),
-    ("lapo_stage_seconds", "Wall time of the stage."),
-    ("lapo_stage_tasks_new", "Tasks this run did."),
-    ("lapo_stage_tasks_reused", "Tasks that were done before."),
-    ("lapo_stage_units", "Units of work this run has to do: videos, episodes, steps or transitions."),
-    ("lapo_stage_units_done", "Units of work this run has done."),
-];
-
-impl<'a> Metered<'a> {
-    /// Begins the file.
-    pub fn new(watch: &'a dyn Watch, file: &Path, pipeline: &str) -> Result<Self, Error> {
-        let (file, pipeline) = (file.to_owned(), pipeline.to_owned());
-        let mut gauges = Gauges { file, pipeline, values: BTreeMap::new(), written: Instant::now(), failed: None };
-        gauges.write();
-        gauges.check()?;
-        Ok(Metered { watch, gauges: Arc::new(Mutex::new(gauges)) })
-    }
-
-    /// Says how the run ended.
-    pub fn finish(self, well: bool) -> Result<(), Error> {
-        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        gauges.set("lapo_run_succeeded", "", f64::from(u8::from(well)));
-        gauges.set("lapo_run_finished_unix_seconds", "", now());
-        gauges.write();
-        gauges.check()
-    }
-}
-
-impl Watch for Metered<'_> {
-    fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
-        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        gauges.set("lapo_stage_units", &plan.stage, units as f64);
-        gauges.set("lapo_stage_units_done", &plan.stage, 0.0);
-        gauges.write();
-        Box::new(Moved { progress: self.watch.begin(plan, units), stage: plan.stage.clone(), gauges: Arc::clone(&self.gauges) })
-    }
-
-    fn end(&self, stage: &StageSummary) {
-        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        gauges.set("lapo_stage_seconds", &stage.stage, stage.seconds);
-        gauges.set("lapo_stage_tasks_new", &stage.stage, stage.new as f64);
-        gauges.set("lapo_stage_tasks_reused", &stage.stage, stage.reused as f64);
-        gauges.set("lapo_stage_rejects", &stage.stage, stage.rejects as f64);
-        gauges.write();
-        self.watch.end(stage);
-    }
-}
-
-/// A stage's progress, which moves a gauge too.
-struct Moved {
-    progress: Box<dyn Progress>,
-    stage: String,
-    gauges: Arc<Mutex<Gauges>>,
-}
-
-impl Progress for Moved {
-    fn advance(&self, units: u64) {
-        self.progress.advance(units);
-        self.count(units);
-    }
-
-    fn resume(&self, units: u64) {
-        self.progress.resume(units);
-        self.count(units);
-    }
-
-    fn note(&self, text: &str) {
-        self.progress.note(text);
-    }
-
-    fn say(&self, text: &str) {
-        self.progress.say(text);
-    }
-}
-
-impl Moved {
-    fn count(&self, units: u64) {
-        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(done) = gauges.values.get_mut("lapo_stage_units_done").and_then(|stages| stages.get_mut(&self.stage)) {
-            *done += units as f64;
-        }
-        if gauges.written.elapsed() >= PAUSE {
-            gauges.write();
-        }
-    }
-}
-
-impl Gauges {
-    fn set(&mut self, metric: &'static str, stage: &str, value: f64) {
-        self.values.entry(metric).or_default().insert(stage.to_owned(), value);
-    }
-
-    /// Replaces the file, so that nobody reads half of one.
-    fn write(&mut self) {
-        let mut staged = self.file.clone().into_os_string();
-        staged.push(".new");
-        self.failed = fs::write(&staged, self.text()).and_then(|()| fs::rename(&staged, &self.file)).err();
-        self.written = Instant::now();
-    }
-
-    /// Prometheus' text format.
-    fn text(&self) -> String {
-        let mut text = String::new();
-        for (metric, help) in HELP {
-            let Some(stages) = self.values.get(metric) else { continue };
-            _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} gauge");
-            for (stage, value) in stages {
-                let stage = if stage.is_empty() { String::new() } else { format!(",stage=\"{}\"", escaped(stage)) };
-                _ = writeln!(text, "{metric}{{pipeline=\"{}\"{stage}}} {value}", escaped(&self.pipeline));
-            }
-        }
-        text
-    }
-
-    fn check(&mut self) -> Result<(), Error> {
-        let failed = |source| Error::Output { to: self.file.display().to_string(), source };
-        self.failed.take().map_or(Ok(()), |source| Err(failed(source)))
-    }
-}
-
-fn escaped(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,24 +1,35 @@
 //! `lapo gc`: what nobody needs is told, and deleted where that is asked for.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::args::Gc;
+use super::human::{bytes, date};
 use super::look::workspace;
 use super::{print, told};
-use crate::dataset::gc::{Garbage, Keep, delete, garbage};
+use crate::dataset::gc::{Garbage, Keep, delete, survey};
+use crate::dataset::pins::Pin;
 use crate::dataset::{Access, Store};
 use crate::error::Result;
 
 /// Lists garbage; deletes it with `--delete`.
 pub fn run(args: &Gc, access: &Access) -> Result<()> {
     let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
-    let all = garbage(&store, &Keep { versions: args.keep, younger_than: args.older_than })?;
-    let text = told(args.format, "garbage is", &all, |all| table(all) + &sum(all, args.delete))?;
+    let keep = Keep { versions: args.keep, younger_than: args.older_than, now: SystemTime::now() };
+    let mut survey = survey(&store, &keep)?;
     if args.delete {
-        delete(&store, &all)?;
+        survey.garbage = delete(&store, &survey, SystemTime::now())?;
     }
-    print(&text)
+    print(&told(args.format, &survey, |survey| table(&survey.garbage) + &held(&survey.pins) + &sum(&survey.garbage, args.delete)))
+}
+
+/// Who holds something back.
+fn held(pins: &[Pin]) -> String {
+    let line = |pin: &Pin| {
+        let stages: Vec<&str> = pin.stages.keys().map(String::as_str).collect();
+        format!("held by run {} until {}: {}\n", pin.run, date(pin.expires_unix_secs), stages.join(", "))
+    };
+    pins.iter().map(line).collect()
 }
 
 /// A line for every stage and kind of waste.
@@ -29,21 +40,21 @@ fn table(all: &[Garbage]) -> String {
         (row[0], row[1], row[2]) = (row[0] + 1, row[1] + found.files, row[2] + found.bytes);
     }
     let line = |stage: &str, what: &str, numbers: [String; 3]| {
-        let [count, files, bytes] = numbers;
-        format!("{stage:<16} {what:<40} {count:>7} {files:>7} {bytes:>14}\n")
+        let [count, files, size] = numbers;
+        format!("{stage:<16} {what:<40} {count:>7} {files:>7} {size:>14}\n")
     };
-    let head = line("stage", "what", ["count", "files", "bytes"].map(String::from));
-    let rows: String =
-        rows.into_iter().map(|((stage, what), numbers)| line(stage, what, numbers.map(|number| number.to_string()))).collect();
+    let head = line("stage", "what", ["count", "files", "size"].map(String::from));
+    let cells = |[count, files, size]: [u64; 3]| [count.to_string(), files.to_string(), bytes(size)];
+    let rows: String = rows.into_iter().map(|((stage, what), numbers)| line(stage, what, cells(numbers))).collect();
     if rows.is_empty() { rows } else { head + &rows }
 }
 
 fn sum(all: &[Garbage], deleted: bool) -> String {
-    let bytes: u64 = all.iter().map(|found| found.bytes).sum();
+    let size = bytes(all.iter().map(|found| found.bytes).sum());
     match (all.is_empty(), deleted) {
         (true, _) => "no garbage\n".into(),
-        (false, true) => format!("{bytes} bytes deleted\n"),
-        (false, false) => format!("{bytes} bytes; nothing was deleted: say --delete\n"),
+        (false, true) => format!("{size} deleted\n"),
+        (false, false) => format!("{size}; nothing was deleted: say --delete\n"),
     }
 }
 

@@ -1,40 +1,85 @@
 //! `lapo query`, `lapo datasets`.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
-use super::args::{Datasets, Format, Query};
+use super::args::{Datasets, Query};
+use super::human::{bytes, date};
+use super::row_format::RowFormat;
 use super::{Error, print, told};
 use crate::dataset::{Access, Store};
 use crate::error::Result;
-use crate::query;
+use crate::query::{self, Answer, Versions};
+
+/// Rows of a table that are printed if nobody says how many.
+const TABLE_ROWS: u64 = 1000;
 
 /// `lapo query`: rows on stdout, or into a file.
 pub fn query(args: &Query, access: &Access) -> Result<()> {
+    let named = args.format.or_else(|| args.output.as_deref().and_then(RowFormat::of_file));
+    let format = named.map_or(query::Format::Table, Into::into);
+    let stdout = std::io::stdout();
+    if args.output.is_none() && format == query::Format::Parquet && stdout.is_terminal() {
+        let hint = "say where to write it (--output rows.parquet), or pipe it: | python -c ...".into();
+        return Err(Error::Usage { what: "--format parquet cannot be shown on a terminal".into(), hint }.into());
+    }
     let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
-    let rows = query::query(&store, &args.sql)?;
-    let format = match args.format {
-        Format::Table => query::Format::Table,
-        Format::Csv => query::Format::Csv,
-        Format::Json => query::Format::Json,
-        Format::Parquet => query::Format::Parquet,
+    let mut versions = match &args.run {
+        Some(run) => Versions::of_run(&store, run)?,
+        None => Versions::default(),
     };
+    for (stage, version) in &args.at {
+        versions = versions.at(stage, *version);
+    }
+    let answer = query::answer(&store, &args.sql, &versions)?;
+    let limit = args.limit.or((format == query::Format::Table).then_some(TABLE_ROWS));
     match &args.output {
-        Some(path) => {
-            let failed = |source| Error::Output { to: path.clone(), source };
-            let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-            query::write(&rows, format, &mut file)?;
-            file.flush().map_err(failed)?;
-            Ok(())
-        }
-        None if format == query::Format::Parquet => {
-            Err(Error::Usage { what: "--format parquet writes a file".into(), hint: "say where: --output rows.parquet".into() })?
-        }
-        None => {
-            let mut text = Vec::new();
-            query::write(&rows, format, &mut text)?;
-            print(&String::from_utf8_lossy(&text))
+        Some(path) => to_file(answer, format, limit, path),
+        None => to_stdout(answer, format, limit, &mut BufWriter::with_capacity(1 << 16, stdout.lock())),
+    }
+}
+
+fn to_stdout(answer: Answer, format: query::Format, limit: Option<u64>, out: &mut dyn Write) -> Result<()> {
+    let failed = |source| Error::Output { to: "stdout".into(), source };
+    let left_out = answer.write(format, limit, out).map_err(|error| match error {
+        // Whoever reads a pipe may stop early.
+        query::Error::Write(cause) if cause.kind() == ErrorKind::BrokenPipe => failed(ErrorKind::BrokenPipe.into()).into(),
+        other => crate::error::Error::from(other),
+    })?;
+    write_rest(format, limit, left_out, out).and_then(|()| out.flush()).map_err(failed)?;
+    Ok(())
+}
+
+/// Says after a table how much of it is not there.
+fn write_rest(format: query::Format, limit: Option<u64>, left_out: u64, out: &mut dyn Write) -> std::io::Result<()> {
+    if format != query::Format::Table || left_out == 0 {
+        return Ok(());
+    }
+    let all = limit.unwrap_or_default() + left_out;
+    writeln!(out, "... {left_out} more rows: --limit {all} prints them all, --format csv writes them for programs")
+}
+
+/// Writes a file that appears under its name when it is whole.
+fn to_file(answer: Answer, format: query::Format, limit: Option<u64>, path: &str) -> Result<()> {
+    let failed = |source| Error::Output { to: path.to_owned(), source };
+    // A pipe or a device cannot be replaced by a file.
+    let special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+    let staged = if special { PathBuf::from(path) } else { PathBuf::from(format!("{path}.part")) };
+    let mut file = BufWriter::new(File::create(&staged).map_err(failed)?);
+    let written = answer.write(format, limit, &mut file).map_err(crate::error::Error::from).and_then(|left_out| {
+        write_rest(format, limit, left_out, &mut file).and_then(|()| file.flush()).map_err(failed)?;
+        Ok(())
+    });
+    if special {
+        return written;
+    }
+    match written {
+        Ok(()) => std::fs::rename(&staged, path).map_err(|source| failed(source).into()),
+        Err(error) => {
+            // What is half written is nobody's file; the first error is the one to tell.
+            let _ = std::fs::remove_file(&staged);
+            Err(error)
         }
     }
 }
@@ -43,11 +88,11 @@ pub fn query(args: &Query, access: &Access) -> Result<()> {
 pub fn datasets(args: &Datasets, access: &Access) -> Result<()> {
     let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
     let text = match (&args.stage, args.diff.as_slice()) {
-        (Some(stage), &[from, to]) => told(args.format, "datasets are", &query::diff(&store, stage, [from, to])?, diff),
-        (Some(stage), _) => told(args.format, "datasets are", &query::history(&store, stage)?, |all| all.iter().map(version).collect()),
-        (None, _) => told(args.format, "datasets are", &query::datasets(&store)?, |all| newest(all)),
+        (Some(stage), &[from, to]) => told(args.format, &query::diff(&store, stage, [from, to])?, diff),
+        (Some(stage), _) => told(args.format, &query::history(&store, stage)?, |all| all.iter().map(version).collect()),
+        (None, _) => told(args.format, &query::datasets(&store)?, |all| newest(all)),
     };
-    print(&text?)
+    print(&text)
 }
 
 fn newest(all: &[query::DatasetInfo]) -> String {
@@ -58,15 +103,24 @@ fn newest(all: &[query::DatasetInfo]) -> String {
     let line = |d: &query::DatasetInfo| {
         format!(
             "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
-            d.stage, d.kind, d.version, d.receipts, d.videos, d.rows, d.bytes, d.rejects
+            d.stage,
+            d.kind,
+            d.version,
+            d.receipts,
+            d.videos,
+            d.rows,
+            bytes(d.bytes),
+            d.rejects
         )
     };
     head + &all.iter().map(line).collect::<String>()
 }
 
 fn version(version: &query::Version) -> String {
-    let query::Version { version, tasks, added, dropped, rows, bytes, why, run } = version;
-    format!("{version}: {tasks} tasks (+{added} -{dropped}), {rows} rows, {bytes} bytes; {}; run {run}\n", reason(why))
+    let (version_bytes, committed) = (version.bytes, version.committed_unix_ms);
+    let query::Version { version, tasks, added, dropped, rows, why, run, .. } = version;
+    let (size, when) = (bytes(version_bytes), date(committed / 1000));
+    format!("{version}: {when}, {tasks} tasks (+{added} -{dropped}), {rows} rows, {size}; {}; run {run}\n", reason(why))
 }
 
 /// Why a version has tasks that the one before did not have.
@@ -75,13 +129,16 @@ fn reason(why: &str) -> &str {
 }
 
 fn diff(diff: &query::Diff) -> String {
-    let query::Diff { versions: [from, to], why, fields, tasks, videos, rows } = diff;
+    let query::Diff { versions: [from, to], why, fields, made, tasks, videos, rows } = diff;
     let mut text = format!("version {from} -> {to}: rows {} -> {}\n", rows[0], rows[1]);
     for (version, why) in why {
         text += &format!("why, version {version}: {}\n", reason(why));
     }
     for (name, [before, after]) in fields {
         text += &format!("{name}: {before} -> {after}\n");
+    }
+    for (name, [before, after]) in made {
+        text += &format!("made by another {name}: {before} -> {after}\n");
     }
     text += &format!("tasks: +{} -{}\n", tasks.added.len(), tasks.dropped.len());
     for (sign, videos) in [("+", &videos.added), ("-", &videos.dropped)] {

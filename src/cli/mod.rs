@@ -8,20 +8,33 @@ use serde::Serialize;
 
 use crate::error::{Error as AnyError, Result};
 use args::Format;
+use exit::Exit;
 
 mod args;
 mod bench;
+mod completions;
 #[cfg(feature = "video")]
 mod decoder;
 mod doctor;
+mod exit;
+mod failures;
+mod files;
 mod fleet;
+mod gauges;
 mod gc;
+mod human;
 mod import;
+mod init;
 mod inspect;
 mod look;
+mod mend;
 mod progress;
+mod row_format;
 mod run;
+mod runs;
 pub mod schema;
+mod signals;
+mod stderr;
 
 /// The command line asked for something that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +63,18 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Files are not what the receipts say.
+    #[error("{0} files are damaged")]
+    Damaged(usize),
     /// The machine lacks something.
     #[error("{0} of the checks failed")]
     Doctor(usize),
+    /// The program panicked.
+    #[error("internal: {what}")]
+    Panic {
+        /// The panic's message, and where it happened.
+        what: String,
+    },
 }
 
 impl Error {
@@ -60,68 +82,105 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Usage { hint, .. } => Some(hint.clone()),
-            Error::Input { .. } | Error::Output { .. } | Error::Doctor(_) => None,
+            Error::Damaged(_) => Some("`lapo verify --delete` deletes just these, and the next run makes their tasks anew".into()),
+            Error::Input { .. } | Error::Output { .. } | Error::Doctor(_) | Error::Panic { .. } => None,
         }
+    }
+
+    /// Returns whether the fault is in this program.
+    pub fn is_bug(&self) -> bool {
+        matches!(self, Error::Panic { .. })
     }
 }
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let args = args::Args::parse();
-    match dispatch(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(AnyError::Cli(Error::Output { source, .. })) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(&error, args.command.tells_json());
-            ExitCode::from(error.exit_code())
-        }
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(answer) => return answered(&answer).into(),
+    };
+    // A process that decodes dies of its panics: they tell its parent of the file.
+    let result = match &args.command {
+        #[cfg(feature = "video")]
+        args::Command::Decoder(decoder) => decoder::run(decoder, &args.storage.access()).map(|()| Exit::Done),
+        _ => exit::guarded(|| dispatch(&args)),
+    };
+    let exit = match &result {
+        Ok(exit) => *exit,
+        Err(error) => Exit::of(error),
+    };
+    if let Err(error) = result.as_ref()
+        && exit != Exit::Done
+    {
+        tell(error, args.command.tells_json());
+    }
+    if args.command.tells_json() {
+        fleet::run_ended(exit);
+    }
+    exit.into()
+}
+
+/// Prints what clap has to say: help or a version that was asked for, or what is wrong with the command line.
+fn answered(answer: &clap::Error) -> Exit {
+    if answer.use_stderr() {
+        stderr::write(&answer.render().to_string());
+        return Exit::Usage;
+    }
+    match print(&answer.render().to_string()) {
+        Ok(()) => Exit::Done,
+        Err(error) => Exit::of(&error),
     }
 }
 
-fn dispatch(args: &args::Args) -> Result<()> {
+fn dispatch(args: &args::Args) -> Result<Exit> {
     use args::Command;
     let access = &args.storage.access();
-    match &args.command {
-        Command::Run(run) => run::run(run, access, &args.storage),
+    let done = match &args.command {
+        Command::Run(run) => return run::run(run, access, &args.storage),
         Command::Check(pipeline) => run::check(pipeline, access),
         Command::Plan(plan) => run::plan(plan, access),
         Command::Worker(worker) => run::worker(worker, access, &args.storage),
-        Command::Commit(plan) => run::commit(plan, access),
+        Command::Commit(plan) => return run::commit(plan, access),
         Command::Query(query) => look::query(query, access),
         Command::Inspect(what) => inspect::run(what, access),
         Command::Datasets(datasets) => look::datasets(datasets, access),
+        Command::Files(files) => files::run(files, access),
+        Command::Verify(what) => mend::verify(what, access),
+        Command::Rollback(what) => mend::rollback(what, access),
+        Command::Status(plan) => run::status(plan, access),
         Command::Gc(gc) => gc::run(gc, access),
+        Command::Runs(runs) => runs::run(runs, access),
+        Command::Init(init) => init::run(init, access),
+        Command::Completions(shell) => completions::run(shell),
         Command::Import(import) => import::run(import),
         Command::Schema(schema) => schema::run(schema),
         Command::Doctor(doctor) => doctor::run(doctor, access),
         Command::Bench(bench) => bench::run(bench, access),
         #[cfg(feature = "video")]
         Command::Decoder(decoder) => decoder::run(decoder, access),
-    }
+    };
+    done.map(|()| Exit::Done)
 }
 
-/// An error and its cure, on stderr.
+/// Tells an error and its cure on stderr.
 fn tell(error: &AnyError, as_json: bool) {
-    let message = error.to_string();
+    let (message, is_bug) = (error.to_string(), error.is_bug());
+    let hint = if is_bug { Some(exit::how_to_report()) } else { error.hint() };
     if as_json {
-        return fleet::event("error", serde_json::json!({ "message": message, "hint": error.hint() }));
+        return fleet::event("error", serde_json::json!({ "message": message, "hint": hint }));
     }
     let label = if message.contains('\n') { "errors:\n" } else { "error: " };
-    eprintln!("{label}{message}");
-    if let Some(hint) = error.hint() {
-        eprintln!("  hint: {hint}");
+    stderr::line(format!("{label}{message}"));
+    if let Some(hint) = hint {
+        stderr::line(format!("  hint: {hint}"));
     }
 }
 
-/// Facts as JSON or as a table; `are` says what they are: "datasets are".
-fn told<T: Serialize>(format: Format, are: &str, facts: &T, table: impl FnOnce(&T) -> String) -> Result<String, Error> {
+/// Facts as JSON or as a table.
+fn told<T: Serialize>(format: Format, facts: &T, table: impl FnOnce(&T) -> String) -> String {
     match format {
-        Format::Json => Ok(format!("{:#}\n", serde_json::json!(facts))),
-        Format::Table => Ok(table(facts)),
-        other => Err(Error::Usage {
-            what: format!("--format {other:?}: {are} printed as table or json"),
-            hint: "leave --format out, or say --format json".into(),
-        }),
+        Format::Json => format!("{:#}\n", serde_json::json!(facts)),
+        Format::Table => table(facts),
     }
 }
 

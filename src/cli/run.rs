@@ -1,15 +1,17 @@
 //! `lapo run`, `lapo check`, `lapo plan`.
 
-use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Run, Storage, Worker};
-use super::fleet::{self, Metered};
-use super::progress::Person;
-use super::{Error, print, told};
+use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Planned, Run, Storage, Worker};
+use super::exit::Exit;
+use super::gauges::Metered;
+use super::progress::{Person, Verbosity, rate};
+use super::signals::stop_on_signals;
+use super::{Error, failures, fleet, print, stderr, told};
 use crate::dataset::{Access, Store};
 use crate::error::Result;
 use crate::executor::Means;
 use crate::models::Device;
 use crate::pipeline::check::Checked;
-use crate::pipeline::handout::{self, hand_out};
+use crate::pipeline::handout::{self, Handout, Missing, StageStatus, Worked, hand_out};
 use crate::pipeline::plan::{PlanOptions, Planner, StagePlan};
 use crate::pipeline::run::{StageSummary, Summary, Watch, run as run_pipeline};
 use crate::pipeline::spec::StageSpec;
@@ -17,23 +19,71 @@ use crate::pipeline::{self, load};
 use crate::stages::decode::child::Launch;
 
 /// `lapo run`: ends with one line of truth on stdout.
-pub fn run(args: &Run, access: &Access, storage: &Storage) -> Result<()> {
+pub fn run(args: &Run, access: &Access, storage: &Storage) -> Result<Exit> {
     let (checked, store) = open(&args.pipeline, access)?;
-    let options = options(&checked, &args.again, args.checkpoint_secs)?;
-    let (means, watch) = (means(&args.computing, storage)?, watch(&args.computing));
-    let metered = args.metrics_file.as_ref().map(|file| Metered::new(watch, file, &checked.spec.name)).transpose()?;
-    let result = run_pipeline(&checked, &store, &options, &means, metered.as_ref().map_or(watch, |metered| metered));
-    let told = metered.map_or(Ok(()), |metered| metered.finish(result.is_ok()));
-    let summary = result?;
+    let only = chosen(&checked, args)?;
+    let options = PlanOptions { only, ..options(&checked, &args.again, args.checkpoint_secs)? };
+    let means = means(&args.computing, storage)?;
+    let work = |watch: &dyn Watch| Ok(run_pipeline(&checked, &store, &options, &means, watch)?);
+    let summary = watched(&args.computing, &checked.spec.name, work)?;
+    print(&truth(&summary))?;
+    Ok(exit_of(&summary))
+}
+
+/// Returns how a run ends that came to its end, and tells which tasks failed.
+fn exit_of(summary: &Summary) -> Exit {
+    let failures = failures_of(summary);
+    failures::lines(&failures, &summary.run).iter().for_each(stderr::line);
+    if failures.is_empty() { Exit::Done } else { Exit::Partial }
+}
+
+/// The messages of the tasks that failed while others were committed.
+fn failures_of(summary: &Summary) -> Vec<String> {
+    summary.failures.iter().map(|failure| format!("stage {}: {}", failure.stage, failure.message)).collect()
+}
+
+/// The stages that are asked for: those of `--only`, or those of `--until` and all that they need; `None` for all.
+fn chosen(checked: &Checked, args: &Run) -> Result<Option<Vec<String>>, Error> {
+    let stages = &checked.spec.stages;
+    let spec = |name: &str| stages.iter().find(|(known, _)| known == name).map(|(_, spec)| spec);
+    let names = || stages.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    for (flag, name) in args.only.iter().map(|name| ("only", name)).chain(args.until.iter().map(|name| ("until", name))) {
+        if spec(name).is_none() {
+            let what = format!("--{flag} {name}: the pipeline has no such stage");
+            return Err(Error::Usage { what, hint: format!("its stages are {}", names()) });
+        }
+    }
+    let (mut chosen, mut at) = ([args.only.as_slice(), &args.until].concat(), 0);
+    while let Some(name) = chosen.get(at).filter(|_| !args.until.is_empty()).cloned() {
+        let needed = spec(&name).into_iter().flat_map(StageSpec::inputs).map(|(_, input, _)| input.to_owned());
+        let new: Vec<String> = needed.filter(|input| !chosen.contains(input)).collect();
+        chosen.extend(new);
+        at += 1;
+    }
+    Ok((!chosen.is_empty()).then_some(chosen))
+}
+
+/// Works, watched as the flags say.
+fn watched<T>(args: &Computing, pipeline: &str, work: impl FnOnce(&dyn Watch) -> Result<T>) -> Result<T> {
+    let watch: Box<dyn Watch> = match args.log_format {
+        LogFormat::Text => Box::new(Person(args.verbosity())),
+        LogFormat::Json => Box::new(fleet::Json(args.verbosity())),
+    };
+    let Some(file) = &args.metrics_file else { return work(watch.as_ref()) };
+    let metered = Metered::new(watch.as_ref(), file, pipeline)?;
+    let result = work(&metered);
+    let told = metered.finish(result.is_ok());
+    let done = result?;
     told?;
-    print(&truth(&summary))
+    Ok(done)
 }
 
 /// What the process may use.
 fn means(args: &Computing, storage: &Storage) -> Result<Means> {
     let threads = use_threads(args.threads)?;
     let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
-    Ok(Means { devices, threads, decoder: decoder(args, storage, threads)?, games: args.games.folders() })
+    let (decoder, games) = (decoder(args, storage, threads)?, args.games.folders());
+    Ok(Means { devices, threads, decoder, games, stop: stop_on_signals()? })
 }
 
 #[cfg(feature = "video")]
@@ -46,16 +96,9 @@ fn decoder(_: &Computing, _: &Storage, _: usize) -> Result<Option<Launch>, Error
     Ok(None)
 }
 
-fn watch(args: &Computing) -> &'static dyn Watch {
-    match args.log_format {
-        LogFormat::Text => &Person,
-        LogFormat::Json => &fleet::Json,
-    }
-}
-
 /// Sets how many cores work; all, where no number is given.
 pub fn use_threads(asked: Option<usize>) -> Result<usize, Error> {
-    let threads = asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)).max(1);
+    let threads = asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     let usage = |e| Error::Usage { what: format!("--threads {threads}: {e}"), hint: "give a number of cores, or leave it out".into() };
     built.map_err(usage).map(|()| threads)
@@ -74,31 +117,72 @@ pub fn plan(args: &Plan, access: &Access) -> Result<()> {
     let options = options(&checked, &args.again, args.checkpoint_secs)?;
     if let Some(out) = &args.out {
         let handout = hand_out(&checked, &store, &options, &Store::open_with(out, access)?)?;
-        return print(&format!("{}\n", handout.partitions));
+        let (partitions, changes) = (handout.partitions, handout.changes);
+        let facts = serde_json::json!({ "run": handout.run, "partitions": partitions, "changes": changes });
+        return print(&told(args.format, &facts, |_| format!("{partitions} partitions, {changes} changes\n")));
     }
     let plans = Planner::new(&checked, &store, &options)?.plan_all()?;
-    print(&told(args.format, "a plan is", &plans, |plans| plans.iter().map(described).collect())?)
+    print(&told(args.format, &plans, |plans| plans.iter().map(described).collect()))
 }
 
 /// `lapo worker`: partitions of a plan, those that are done left out.
 pub fn worker(args: &Worker, access: &Access, storage: &Storage) -> Result<()> {
-    let (means, watch) = (means(&args.computing, storage)?, watch(&args.computing));
-    let plan = Store::open_with(&args.plan, access)?;
+    let means = means(&args.computing, storage)?;
+    let (plan, handout, store) = planned(&args.plan, args.workspace.as_deref(), access)?;
+    // Relative paths of videos start where the plan was made.
+    let failed = |source| Error::Input { from: format!("the folder {} in which the plan was made", handout.base), source };
+    std::env::set_current_dir(&handout.base).map_err(failed)?;
+    watched(&args.computing, handout.pipeline(), |watch| {
+        watch.start(&handout.run);
+        let worked = handout::work(&handout, &plan, &args.partition, &store, &means, watch)?;
+        let (mut failures, mut said) = (Vec::new(), String::new());
+        for Worked { partition, result } in worked {
+            let how = match result {
+                Ok(true) => "was done already",
+                Ok(false) => "done",
+                Err(failure) => {
+                    failures.push(failure);
+                    "failed"
+                }
+            };
+            said += &format!("partition {partition}: {how}\n");
+        }
+        print(&said)?;
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(pipeline::Error::Partitions { total: args.partition.len(), failures }.into()),
+        }
+    })
+}
+
+/// A plan that is out, and the workspace it is for.
+fn planned(plan: &str, workspace: Option<&str>, access: &Access) -> Result<(Store, Handout, Store)> {
+    let plan = Store::open_with(plan, access)?;
     let handout = handout::read(&plan)?;
-    let store = Store::open_with(args.workspace.as_ref().unwrap_or(&handout.workspace), access)?;
-    for partition in &args.partition {
-        let was_done = handout::work(&handout, &plan, *partition, &store, &means, watch)?;
-        print(&format!("partition {partition}: {}\n", if was_done { "was done already" } else { "done" }))?;
-    }
-    Ok(())
+    let store = Store::open_with(workspace.unwrap_or(&handout.workspace), access)?;
+    crate::dataset::workspace::require(&store)?;
+    Ok((plan, handout, store))
+}
+
+/// `lapo status`: how far the partitions of a plan are.
+pub fn status(args: &Planned, access: &Access) -> Result<()> {
+    let (plan, handout, store) = planned(&args.plan, args.workspace.as_deref(), access)?;
+    let status = handout::status(&handout, &plan, &store)?;
+    let line = |stage: &StageStatus| {
+        let missing = stage.missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let missing = if missing.is_empty() { String::new() } else { format!("; missing {missing}") };
+        format!("{} ({}): {} of {} partitions done{missing}\n", stage.stage, stage.kind, stage.done, stage.done + stage.missing.len())
+    };
+    print(&told(args.format, &status, |status| status.iter().map(line).collect()))
 }
 
 /// `lapo commit`: ends with the line of truth, as a run does.
-pub fn commit(args: &Committed, access: &Access) -> Result<()> {
-    let plan = Store::open_with(&args.plan, access)?;
-    let handout = handout::read(&plan)?;
-    let store = Store::open_with(args.workspace.as_ref().unwrap_or(&handout.workspace), access)?;
-    print(&truth(&handout::commit_all(&handout, &plan, &store, &Person)?))
+pub fn commit(args: &Committed, access: &Access) -> Result<Exit> {
+    let (plan, handout, store) = planned(&args.plan, args.workspace.as_deref(), access)?;
+    let missing = if args.partial { Missing::LeaveOut } else { Missing::Refuse };
+    let summary = handout::commit_all(&handout, &plan, &store, missing, &Person(Verbosity::Normal))?;
+    print(&truth(&summary))?;
+    Ok(exit_of(&summary))
 }
 
 fn open(args: &Pipeline, access: &Access) -> Result<(Checked, Store)> {
@@ -117,7 +201,11 @@ fn assignment(pair: &str) -> Result<(String, String), Error> {
 }
 
 /// `--refresh` must name stages whose model is kept although what it learns from grows; all others follow by themselves.
-fn options(checked: &Checked, Again { refresh, retry_rejected }: &Again, checkpoint_secs: u64) -> Result<PlanOptions> {
+fn options(
+    checked: &Checked,
+    Again { refresh, retry_rejected, max_dropped, take_over }: &Again,
+    checkpoint_secs: u64,
+) -> Result<PlanOptions> {
     let is_kept = |(_, spec): &&(String, StageSpec)| matches!(spec, StageSpec::TrainDynamics(_) | StageSpec::TrainPolicy(_));
     let names: Vec<&str> = checked.spec.stages.iter().filter(is_kept).map(|(name, _)| name.as_str()).collect();
     match refresh.iter().find(|name| !names.contains(&name.as_str())) {
@@ -131,23 +219,43 @@ fn options(checked: &Checked, Again { refresh, retry_rejected }: &Again, checkpo
         None => Ok(PlanOptions {
             refresh: refresh.clone(),
             checkpoint_secs,
+            only: None,
             retry_rejected: retry_rejected.as_ref().map(|classes| classes.iter().filter(|class| !class.is_empty()).cloned().collect()),
+            max_dropped: *max_dropped,
+            take_over: *take_over,
         }),
     }
 }
 
 /// One stage of a plan, for people.
 fn described(plan: &StagePlan) -> String {
-    let videos = match plan.new_videos + plan.reused_videos {
+    let videos = match plan.new_videos() + plan.reused_videos() {
         0 => String::new(),
-        _ => format!(" ({} videos new, {} re-used)", plan.new_videos, plan.reused_videos),
+        _ => format!(" ({} videos new, {} re-used)", plan.new_videos(), plan.reused_videos()),
     };
-    let mut text = format!("{} ({}): {} tasks new, {} re-used{videos}\n", plan.stage, plan.kind, plan.new, plan.reused);
+    let (new, reused) = (plan.new_tasks(), plan.tasks.reused());
+    let mut text = format!("{} ({}): {new} tasks new, {reused} re-used{videos}\n", plan.stage, plan.kind);
     text.extend(plan.why.iter().map(|(reason, count)| format!("  new because of {reason}: {count}\n")));
+    text.extend(gone(plan.videos_gone, plan.rows_fewer(), &plan.kind).map(|gone| format!("  {gone}\n")));
+    text.extend(plan.damaged.iter().map(|damaged| format!("  damaged, made again: {}\n", damaged.path)));
+    text.extend(plan.left_out.iter().map(|left| format!("  left for the next run: {}: {}\n", left.video, left.reason)));
     text.extend(plan.note.iter().map(|note| format!("  {note}\n")));
     let shown = plan.settings.iter().filter(|(name, _)| !["stage", "version"].contains(&name.as_str()));
     let settings: Vec<String> = shown.map(|(name, value)| format!("{name} {value}")).collect();
     text + &format!("  with {}\n", settings.join(", "))
+}
+
+/// What a dataset has lost, in words.
+pub fn gone(videos: usize, rows: u64, kind: &str) -> Option<String> {
+    let unit = match kind {
+        "decode" | "record" => "frame",
+        "label" => "transition",
+        _ => "row",
+    };
+    let plural = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let videos = (videos > 0).then(|| format!("{} gone", plural(videos as u64, "video")));
+    let rows = (rows > 0).then(|| format!("{} fewer", plural(rows, unit)));
+    videos.into_iter().chain(rows).reduce(|videos, rows| format!("{videos}, {rows}"))
 }
 
 /// The one line of truth.
@@ -156,22 +264,28 @@ fn truth(summary: &Summary) -> String {
     let sum = |kind: &str, value: &dyn Fn(&StageSummary) -> f64| -> f64 {
         summary.stages.iter().filter(|stage| stage.kind == kind).map(value).fold(0.0, |sum, value| sum + value)
     };
-    let all = |kind: &str, name: &str| sum(kind, &|stage| stage.total.get(name).copied().unwrap_or(0.0));
+    let all = |kind: &str, name: &str| sum(kind, &|stage| stage.total.counts.get(name).map_or(0.0, |count| *count as f64));
     let new = |kind: &str, name: &str| sum(kind, &|stage| stage.done.get(name).copied().unwrap_or(0.0));
-    let rate = |kind: &str, name: &str| new(kind, name) / sum(kind, &|stage| stage.seconds).max(1e-9);
+    let rate = |kind: &str, name: &str, unit: &str| {
+        let rate = rate(new(kind, name), sum(kind, &|stage| stage.seconds))?;
+        Some(format!("{rate:.0} {unit}"))
+    };
+    let rates = [rate("decode", "frames", "frames/s decoded"), rate("label", "transitions", "transitions/s labelled")];
+    let rates: Vec<String> = rates.into_iter().flatten().collect();
+    let rates = if rates.is_empty() { String::new() } else { format!("{}; ", rates.join(", ")) };
     let tasks: usize = summary.stages.iter().map(|stage| stage.new).sum();
-    let rejects: usize = summary.stages.iter().map(|stage| stage.rejects).sum();
+    let rejects: u64 = summary.stages.iter().map(|stage| stage.total.rejects).sum();
     let times: Vec<String> = summary.stages.iter().map(|stage| format!("{} {:.1} s", stage.stage, stage.seconds)).collect();
+    let lost = |stage: &StageSummary| Some(format!("{}: {}; ", stage.stage, gone(stage.videos_gone, stage.rows_fewer, &stage.kind)?));
+    let lost: String = summary.stages.iter().filter_map(lost).collect();
     format!(
-        "{tasks} tasks: {} videos ({} new), {} frames, {} transitions ({} new), {rejects} rejects; \
-         {:.0} frames/s decoded, {:.0} transitions/s labelled; {:.1} s: {}\n",
+        "{tasks} tasks: {} videos ({} new), {} frames, {} transitions ({} new), {rejects} rejects; {lost}\
+         {rates}{:.1} s: {}\n",
         all("decode", "videos") + all("record", "videos"),
         new("decode", "videos") + new("record", "videos"),
         all("decode", "frames") + all("record", "frames"),
         all("label", "transitions"),
         new("label", "transitions"),
-        rate("decode", "frames"),
-        rate("label", "transitions"),
         summary.seconds,
         times.join(", "),
     )

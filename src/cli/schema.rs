@@ -4,21 +4,18 @@ use serde_json::{Value, json};
 
 use super::args::Schema;
 use super::{Error, print};
+use crate::dataset::FrameSize;
 use crate::dataset::schema::{describe, labels, shard};
-use crate::dataset::{FrameSize, LabelShape};
 use crate::error::Result;
-use crate::models::DynamicsConfig;
 use crate::pipeline::spec::PipelineSpec;
 
 /// Every schema: the file name under `schemas/` and its text.
 pub fn all() -> Vec<(&'static str, String)> {
-    let paper = DynamicsConfig::default();
-    let shape = LabelShape { latent_dim: paper.latent_dim(), codes: paper.codes() };
     let text = |value: Value| format!("{value:#}\n");
     vec![
         ("pipeline.schema.json", text(json!(schemars::schema_for!(PipelineSpec)))),
         ("shard.arrow.json", text(describe(&shard(FrameSize { height: 64, width: 64 })))),
-        ("labels.parquet.json", text(describe(&labels(shape)))),
+        ("labels.parquet.json", text(describe(&labels()))),
     ]
 }
 

@@ -3,16 +3,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use object_store::ObjectStore;
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-use super::cache::Cache;
-use super::disk::io_error;
-use super::error::{Error, Result};
+use super::cache::{Cache, CacheFolder};
+use super::error::{Error, Result, io_error};
 
 /// Schemes of addresses that are understood.
 const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
@@ -40,15 +38,15 @@ struct Connections {
 
 impl Access {
     /// `options` are named as in the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`,
-    /// `AZURE_STORAGE_ACCOUNT_NAME`, ...); of files that lie elsewhere at most `cache_bytes` are kept in the folder `cache`.
+    /// `AZURE_STORAGE_ACCOUNT_NAME`, ...); at most `cache_bytes` of copies are kept in the folder `cache`.
     #[must_use]
-    pub fn new(options: impl IntoIterator<Item = (String, String)>, cache: PathBuf, cache_bytes: u64) -> Self {
+    pub fn new(options: impl IntoIterator<Item = (String, String)>, cache: impl Into<CacheFolder>, cache_bytes: u64) -> Self {
         let mut options: Vec<_> = options.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
         // Who writes `http://` means it; the library wants it said twice.
         if options.iter().any(|(name, value)| name.contains("endpoint") && value.starts_with("http://")) {
             options.push(("allow_http".into(), "true".into()));
         }
-        Self(Arc::new(Inner { options, cache: Cache::new(cache, cache_bytes), connections: Mutex::default() }))
+        Self(Arc::new(Inner { options, cache: Cache::new(cache.into(), cache_bytes), connections: Mutex::default() }))
     }
 
     pub(super) fn cache(&self) -> &Cache {
@@ -100,9 +98,9 @@ impl Access {
 }
 
 impl Default for Access {
-    /// No credentials, and a cache of 16 GiB among the system's temporary files.
+    /// Returns access with no credentials, and a private cache of 16 GiB among the system's temporary files.
     fn default() -> Self {
-        Self::new([], std::env::temp_dir().join("lapo-cache"), 16 << 30)
+        Self::new([], CacheFolder::Private, 16 << 30)
     }
 }
 
@@ -124,6 +122,8 @@ pub fn address(uri: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]

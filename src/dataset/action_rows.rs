@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 use parquet::file::reader::ChunkReader;
 
 use super::error::{Error, Result};
-use super::new_file::FileInfo;
+use super::place::FileInfo;
 use super::schema;
 use super::store::Store;
 use super::table::{Column, write_table};

@@ -63,9 +63,9 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
     }
     let (bytes, version) = version_of(uri, access)?;
     let name = blake3::hash(format!("members\n{uri}\n{version}\n{bytes}").as_bytes()).to_hex().to_string();
-    let mut file = access.cache().file(&name, |copy| {
-        let found = RemoteFile::open(uri, access).map_err(io::Error::from).and_then(list).map_err(super::disk::io_error("read", uri))?;
-        copy.write_all(&serde_json::to_vec(&found).expect("plain data")).map_err(super::disk::io_error("write a copy of", uri))
+    let mut file = access.cache().file(&name, None, |copy| {
+        let found = RemoteFile::open(uri, access).map_err(io::Error::from).and_then(list).map_err(super::error::io_error("read", uri))?;
+        copy.write_all(&serde_json::to_vec(&found).expect("plain data")).map_err(super::error::io_error("write a copy of", uri))
     })?;
     let mut json = Vec::new();
     file.read_to_end(&mut json)?;

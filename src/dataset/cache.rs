@@ -1,44 +1,71 @@
 //! Files of an object store, kept on this machine's disk while there is room.
 //!
 //! In: a name that belongs to one content for ever, and a way to fetch it. Out: an opened file. Start at [`Cache::file`]. Any number of
-//! processes may share the folder: a file appears whole, and one that is deleted stays readable to whoever has opened it.
+//! processes may share the folder: a file appears whole, and one that is deleted stays readable to whoever has opened it. Files that are
+//! still being written are in a folder of their own, `parts`, which counts for nothing and is left alone for a day.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{ErrorKind, Seek};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::disk::{io_error, make_folder_of, remove_file};
-use super::error::Result;
+use super::disk::remove_file;
+use super::durable::make_folders;
+use super::error::{Error, Result, io_error};
+
+/// Files being written, in the cache's folder.
+const PARTS: &str = "parts";
+/// A part that nobody wrote to for so long is one of a process that died.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where local copies are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheFolder {
+    /// In a folder that the user chose, or that is the user's own.
+    At(PathBuf),
+    /// In a folder among the system's temporary files that only this user can read or change.
+    Private,
+}
+
+impl From<PathBuf> for CacheFolder {
+    fn from(folder: PathBuf) -> Self {
+        Self::At(folder)
+    }
+}
 
 /// A folder of copies, the least used of which go first.
 #[derive(Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
+    is_private: bool,
     /// About how many bytes it may hold.
     most: u64,
-    /// How many it held when somebody looked, and what came since; unknown before the first file.
+    /// How many bytes it held when it was last listed, plus what came since; unknown before the first file.
     held: Mutex<Option<u64>>,
 }
 
 impl Cache {
-    pub(super) fn new(folder: PathBuf, most: u64) -> Self {
-        Self { folder, most, held: Mutex::new(None) }
+    pub(super) fn new(folder: CacheFolder, most: u64) -> Self {
+        let (folder, is_private) = match folder {
+            CacheFolder::At(folder) => (folder, false),
+            CacheFolder::Private => (std::env::temp_dir().join(format!("lapo-{}", rustix::process::getuid().as_raw())), true),
+        };
+        Self { folder, is_private, most, held: Mutex::new(None) }
     }
 
-    /// The copy called `name`; `fetch` writes it where it is not there.
-    pub(super) fn file(&self, name: &str, fetch: impl FnOnce(&mut File) -> Result<()>) -> Result<File> {
-        let place = self.folder.join(name);
-        match File::open(&place) {
-            Ok(file) => {
-                // How lately it was used; where that cannot be noted it goes a little sooner.
-                let _ = file.set_modified(SystemTime::now());
-                return Ok(file);
-            }
-            Err(cause) if cause.kind() == ErrorKind::NotFound => {}
-            Err(cause) => return Err(io_error("open", &place)(cause)),
+    /// Where copies are, for tests.
+    #[cfg(test)]
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Returns the copy called `name`; `fetch` writes it if there is none, or none of `bytes` bytes where that is known.
+    pub(super) fn file(&self, name: &str, bytes: Option<u64>, fetch: impl FnOnce(&mut File) -> Result<()>) -> Result<File> {
+        if let Some(file) = self.find(name, bytes)? {
+            return Ok(file);
         }
         let (mut file, part) = self.begin()?;
         let fetched =
@@ -52,17 +79,44 @@ impl Cache {
         }
     }
 
-    /// An empty file for a copy that is under way, and where it is.
+    /// Returns the copy called `name`, if there is one; one of another size is damaged and is deleted.
+    pub(super) fn find(&self, name: &str, bytes: Option<u64>) -> Result<Option<File>> {
+        self.check()?;
+        let place = self.folder.join(name);
+        let file = match File::open(&place) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(io_error("open", &place))?,
+        };
+        let found = file.metadata().map_err(io_error("look at", &place))?.len();
+        if bytes.is_some_and(|bytes| bytes != found) {
+            remove_file(&place)?;
+            return Ok(None);
+        }
+        // How lately it was used; where that cannot be noted it goes a little sooner.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(Some(file))
+    }
+
+    /// Deletes the copy called `name`, if there is one.
+    pub(super) fn forget(&self, name: &str) -> Result<()> {
+        remove_file(&self.folder.join(name))
+    }
+
+    /// Returns an empty file for a copy that is being written, and its place.
     pub(super) fn begin(&self) -> Result<(File, PathBuf)> {
-        let part = self.folder.join(format!("part-{:016x}", RandomState::new().build_hasher().finish()));
-        make_folder_of(&part)?;
+        self.make()?;
+        let part = self.folder.join(PARTS).join(format!("{:016x}", RandomState::new().build_hasher().finish()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part).map_err(io_error("create", &part))?;
         Ok((file, part))
     }
 
     /// Makes a whole file the copy called `name`, and room where there is none left.
     pub(super) fn keep(&self, part: &Path, name: &str) -> Result<()> {
-        let file = File::open(part).map_err(io_error("open", part))?;
+        let file = match File::open(part) {
+            // A part that was written for over a day may be taken for an abandoned one: then there is no copy.
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(io_error("open", part))?,
+        };
         file.sync_all().map_err(io_error("sync", part))?;
         let bytes = file.metadata().map_err(io_error("look at", part))?.len();
         fs::rename(part, self.folder.join(name)).map_err(io_error("rename", part))?;
@@ -72,16 +126,14 @@ impl Cache {
         Ok(())
     }
 
-    /// Deletes the least lately used until a tenth is free; returns what is left.
+    /// Deletes the least lately used copies until a tenth is free, and abandoned parts; returns how many bytes are left.
     fn shrink(&self) -> Result<u64> {
-        let mut copies = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(io_error("list", &self.folder))? {
-            let entry = entry.map_err(io_error("list", &self.folder))?;
-            // Another process may delete meanwhile.
-            if let Ok(found) = entry.metadata() {
-                copies.push((found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len(), entry.path()));
+        for (modified, _, part) in listed(&self.folder.join(PARTS))? {
+            if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
+                remove_file(&part)?;
             }
         }
+        let mut copies = listed(&self.folder)?;
         copies.sort();
         let mut held: u64 = copies.iter().map(|(_, bytes, _)| bytes).sum();
         let most = if held > self.most { self.most - self.most / 10 } else { self.most };
@@ -94,6 +146,47 @@ impl Cache {
         }
         Ok(held)
     }
+
+    /// Makes the folder, and the one for parts.
+    fn make(&self) -> Result<()> {
+        let parts = self.folder.join(PARTS);
+        if self.is_private {
+            make_private(&self.folder)?;
+        }
+        make_folders(&parts).map(drop).map_err(io_error("create the folder", &parts))
+    }
+
+    /// Checks that nobody else can have written copies, where the folder must be private.
+    fn check(&self) -> Result<()> {
+        if self.is_private { make_private(&self.folder) } else { Ok(()) }
+    }
+}
+
+/// Makes a folder that only this user can read or change, or checks that the one that is there is such a folder.
+fn make_private(folder: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => {}
+        made => return made.map_err(io_error("create the folder", folder)),
+    }
+    // Not through a link, which another user may have put there.
+    let found = fs::symlink_metadata(folder).map_err(io_error("look at", folder))?;
+    let is_ours = found.is_dir() && found.uid() == rustix::process::getuid().as_raw() && found.mode() & 0o077 == 0;
+    if is_ours { Ok(()) } else { Err(Error::NotPrivate { folder: folder.display().to_string() }) }
+}
+
+/// Returns the files right in a folder, with the times at which they were last used, and their sizes.
+fn listed(folder: &Path) -> Result<Vec<(SystemTime, u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
+        let entry = entry.map_err(io_error("list", folder))?;
+        // Another process may delete meanwhile.
+        if let Ok(found) = entry.metadata()
+            && found.is_file()
+        {
+            files.push((found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len(), entry.path()));
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -102,7 +195,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::time::Duration;
 
-    use super::super::error::Error;
     use super::*;
 
     fn read(mut file: File) -> Vec<u8> {
@@ -118,14 +210,14 @@ mod tests {
     #[test]
     fn a_copy_is_fetched_once_and_the_least_used_goes_first() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(folder.path().join("cache"), 1000);
+        let cache = Cache::new(folder.path().join("cache").into(), 1000);
         for i in 0..10_u8 {
-            assert_eq!(read(cache.file(&i.to_string(), write(&[i; 100])).unwrap()), [i; 100]);
+            assert_eq!(read(cache.file(&i.to_string(), None, write(&[i; 100])).unwrap()), [i; 100]);
             let old = SystemTime::now() - Duration::from_secs(100 - u64::from(i));
             File::open(folder.path().join(format!("cache/{i}"))).unwrap().set_modified(old).unwrap();
         }
-        let kept = cache.file("0", |_| unreachable!("it is there")).unwrap();
-        cache.file("10", write(&[10; 100])).unwrap();
+        let kept = cache.file("0", Some(100), |_| unreachable!("it is there")).unwrap();
+        cache.file("10", None, write(&[10; 100])).unwrap();
         let names: Vec<String> = fs::read_dir(&cache.folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         assert!(["0", "3", "10"].iter().all(|name| names.contains(&(*name).to_owned())), "{names:?}");
         assert!(!names.contains(&"1".to_owned()) && !names.contains(&"2".to_owned()), "{names:?}");
@@ -135,9 +227,64 @@ mod tests {
     #[test]
     fn a_fetch_that_fails_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(folder.path().into(), 1000);
-        assert!(cache.file("a", |_| Err(Error::Missing { path: "a".into() })).is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert_eq!(read(cache.file("a", write(b"x")).unwrap()), b"x");
+        let cache = Cache::new(folder.path().to_owned().into(), 1000);
+        assert!(cache.file("a", None, |_| Err(Error::Missing { path: "a".into() })).is_err());
+        assert_eq!(listed(folder.path()).unwrap(), []);
+        assert_eq!(listed(&folder.path().join(PARTS)).unwrap(), []);
+        assert_eq!(read(cache.file("a", None, write(b"x")).unwrap()), b"x");
+    }
+    #[test]
+    fn what_is_being_written_stays_whatever_other_processes_keep() {
+        let folder = tempfile::tempdir().unwrap();
+        // Two processes, and no room at all.
+        let [ours, theirs] = [0, 0].map(|most| Cache::new(folder.path().to_owned().into(), most));
+        let (mut file, part) = ours.begin().unwrap();
+        file.write_all(b"first half").unwrap();
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(hour_ago).unwrap();
+        assert_eq!(read(theirs.file("a", None, write(b"theirs")).unwrap()), b"theirs");
+        assert_eq!(read(ours.file("b", None, write(b"ours")).unwrap()), b"ours");
+        assert_eq!(fs::read(&part).unwrap(), b"first half");
+        ours.keep(&part, "c").unwrap();
+        assert_eq!(listed(folder.path()).unwrap(), [], "there is no room for copies");
+    }
+
+    #[test]
+    fn a_part_of_a_process_that_died_goes_after_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_owned().into(), 1000);
+        let (file, part) = cache.begin().unwrap();
+        file.set_modified(SystemTime::now() - ABANDONED - Duration::from_secs(60)).unwrap();
+        cache.file("a", None, write(b"x")).unwrap();
+        assert!(!part.exists());
+        cache.keep(&part, "b").unwrap();
+        assert_eq!(listed(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_copy_of_another_size_is_fetched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_owned().into(), 1000);
+        cache.file("a", Some(4), write(b"four")).unwrap();
+        fs::write(folder.path().join("a"), b"fo").unwrap();
+        assert_eq!(read(cache.file("a", Some(4), write(b"four")).unwrap()), b"four");
+        assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"four");
+    }
+
+    #[test]
+    fn a_private_folder_that_others_made_or_can_change_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| Cache { folder: folder.path().join(name), is_private: true, most: 1000, held: Mutex::new(None) };
+        at("new").file("a", None, write(b"x")).unwrap();
+        assert_eq!(fs::metadata(folder.path().join("new")).unwrap().mode() & 0o777, 0o700);
+        at("new").file("a", None, |_| unreachable!("it is there")).unwrap();
+        DirBuilder::new().mode(0o755).create(folder.path().join("open")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("new"), folder.path().join("link")).unwrap();
+        for name in ["open", "link"] {
+            let error = at(name).file("a", None, write(b"x")).unwrap_err();
+            assert!(matches!(error, Error::NotPrivate { .. }), "{error}");
+            assert!(error.to_string().contains(name) && error.hint().unwrap().contains("--cache"), "{error}");
+        }
+        assert!(format!("{:?}", Cache::new(CacheFolder::Private, 1)).contains(&format!("lapo-{}", rustix::process::getuid().as_raw())));
     }
 }

@@ -1,7 +1,8 @@
-//! What a folder needs to be a workspace: a create that is atomic and lasting.
+//! A folder of this machine as a workspace: a create that is atomic, and lasting after a power cut.
 //!
-//! In: a workspace's folder and a path in it. Out: files that survive a power cut.
-//! Start at [`create`].
+//! In: a workspace's folder and a checked path in it. Out: files that are whole or absent. Start at [`Folder::create`].
+//!
+//! What reaches the disk before a file counts as written: its bytes, and every name on the way to it; see [`Durable`].
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,33 +10,87 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
-use super::error::{Error, Result};
-use super::store::{Created, Stored};
+use super::durable::Durable;
+use super::error::{Error, Result, io_error};
+use super::place::Created;
 
-/// Creates a file by writing it aside, syncing it and hard-linking it into place.
-///
-/// `object_store`'s local `PutMode::Create` links before anything is synced, so a power cut could leave
-/// an empty receipt behind; hence this one.
-pub(super) fn create(root: &Path, path: &str, bytes: &[u8]) -> Result<Created> {
-    let target = root.join(path);
-    make_folder_of(&target)?;
-    let staged = staged_beside(&target);
-    let written = File::create_new(&staged).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    let linked = written.and_then(|()| fs::hard_link(&staged, &target));
-    // A staged file that stays behind is never listed or read.
-    let _ = fs::remove_file(&staged);
-    match linked {
-        Ok(()) => sync_folders(root, &target).map(|()| Created::New),
-        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(Created::Exists),
-        Err(cause) => Err(io_error("create", &target)(cause)),
+/// A workspace's folder; it need not exist yet.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+    durable: Durable,
+}
+
+impl Folder {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { durable: Durable::new(root.clone()), root }
+    }
+
+    /// Returns the full path of a checked path.
+    pub(super) fn place(&self, path: &object_store::path::Path) -> PathBuf {
+        self.root.join(path.as_ref())
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What was made durable, for tests.
+    #[cfg(test)]
+    pub(super) fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// Creates a file by writing it aside, syncing it and linking it into place.
+    ///
+    /// `object_store`'s local `PutMode::Create` links before anything is synced, so a power cut could leave an empty receipt behind;
+    /// hence this one.
+    pub(super) fn create(&self, path: &object_store::path::Path, bytes: &[u8], lasts: Lasts) -> Result<Created> {
+        let target = self.place(path);
+        self.durable.make_folder_of(&target)?;
+        let staged = staged_beside(&target);
+        let written = File::create_new(&staged).and_then(|mut file| {
+            file.write_all(bytes)?;
+            if lasts == Lasts::UntilPowerIsCut { Ok(()) } else { self.durable.sync(&file, &staged) }
+        });
+        let placed = written.and_then(|()| put_in_place(&staged, &target));
+        // A staged file that stays behind is never listed or read.
+        let _ = fs::remove_file(&staged);
+        match placed {
+            Ok(()) if lasts == Lasts::UntilPowerIsCut => Ok(Created::New),
+            Ok(()) => self.durable.sync_names(&target).map(|()| Created::New),
+            Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(Created::Exists),
+            Err(cause) => Err(io_error("create", &target)(cause)),
+        }
+    }
+
+    /// Starts a file at its place, for one writer.
+    pub(super) fn begin(&self, path: &object_store::path::Path) -> Result<(File, PathBuf)> {
+        let target = self.place(path);
+        self.durable.make_folder_of(&target)?;
+        let file = File::create_new(&target).map_err(io_error("create", &target))?;
+        Ok((file, target))
+    }
+
+    /// Makes a file that [`Folder::begin`] started lasting: its bytes and its name.
+    pub(super) fn finish(&self, file: &File, target: &Path) -> Result<()> {
+        self.durable.sync_new(file, target)
     }
 }
 
-/// A name beside `target` that nobody else uses and that listings leave out (`name#digits`).
+/// What a created file survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// Everything.
+    Always,
+    /// The end of the process, but no power cut: it means nothing after one.
+    UntilPowerIsCut,
+}
+
+/// Returns a name beside `target` that no other writer uses and that listings leave out (`name#digits`).
 fn staged_beside(target: &Path) -> PathBuf {
     let random = RandomState::new().build_hasher().finish();
     let mut name = target.file_name().unwrap_or_default().to_owned();
@@ -43,65 +98,45 @@ fn staged_beside(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
-/// Makes the folders above `target`.
-pub(super) fn make_folder_of(target: &Path) -> Result<()> {
-    let folder = target.parent().unwrap_or(target);
-    fs::create_dir_all(folder).map_err(io_error("create the folder", folder))
+/// Gives a staged file its name, unless the name is taken.
+fn put_in_place(staged: &Path, target: &Path) -> io::Result<()> {
+    link_or_move(fs::hard_link(staged, target), || Ok(renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE)?))
 }
 
-/// Makes the names on the way from `root` to `target` survive a power cut.
-pub(super) fn sync_folders(root: &Path, target: &Path) -> Result<()> {
-    for folder in target.ancestors().skip(1) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))?;
-        if folder == root {
-            break;
+/// Moves a file where it could not be linked: FAT, exFAT and some FUSE file systems have no hard links, but move atomically too.
+fn link_or_move(linked: io::Result<()>, move_instead: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let is = |cause: &io::Error, errors: &[Errno]| Errno::from_io_error(cause).is_some_and(|error| errors.contains(&error));
+    match linked {
+        Err(cause) if is(&cause, &[Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS]) => {
+            let cannot = |cause: &io::Error| is(cause, &[Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]);
+            let unsupported =
+                || io::Error::new(ErrorKind::Unsupported, "the file system can neither link a file nor move it without replacing another");
+            move_instead().map_err(|cause| if cannot(&cause) { unsupported() } else { cause })
         }
+        linked => linked,
     }
-    Ok(())
 }
 
-/// Every file under a folder of `root`, whole or not; a run that lives may delete some meanwhile.
-pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
-    let (mut files, mut folders) = (Vec::new(), vec![root.join(prefix)]);
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Err(cause) if cause.kind() == ErrorKind::NotFound => continue,
-            entries => entries.map_err(io_error("list", &folder))?,
-        };
-        for entry in entries {
-            let place = entry.map_err(io_error("list", &folder))?.path();
-            match place.symlink_metadata() {
-                Ok(found) if found.is_dir() => folders.push(place),
-                Ok(found) => {
-                    let path = place.strip_prefix(root).unwrap_or(&place).to_string_lossy().into_owned();
-                    let modified = found.modified().map_err(io_error("look at", &place))?;
-                    files.push(Stored { path, bytes: found.len(), modified, etag: None });
-                }
-                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
-                Err(cause) => return Err(io_error("look at", &place)(cause)),
-            }
-        }
-    }
-    Ok(files)
-}
-
-/// The names of the folders in a folder, which need not exist.
-pub(super) fn folders(folder: &Path) -> Result<Vec<String>> {
+/// The names in a folder, which need not exist, without hidden ones; at most a few.
+pub(super) fn first_names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(io_error("list", folder))?,
     };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(io_error("list", folder))?;
-        if entry.path().is_dir() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    Ok(names)
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    Ok(names.filter(|name| !name.starts_with('.') && name != "lost+found").take(8).collect())
 }
 
-/// The bytes of a file, where there is one.
+/// Returns when a file was written, or `None` if there is none.
+pub(super) fn modified(file: &Path) -> Result<Option<std::time::SystemTime>> {
+    match fs::metadata(file).and_then(|found| found.modified()) {
+        Ok(modified) => Ok(Some(modified)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(io_error("look at", file)(cause)),
+    }
+}
+
+/// Returns the bytes of a file, or `None` if there is none.
 pub(super) fn read(file: &Path) -> Result<Option<Bytes>> {
     match fs::read(file) {
         Ok(bytes) => Ok(Some(bytes.into())),
@@ -110,17 +145,16 @@ pub(super) fn read(file: &Path) -> Result<Option<Bytes>> {
     }
 }
 
-/// Opens a file that must be there.
-pub(super) fn open(root: &Path, path: &str) -> Result<File> {
-    let full = root.join(path);
-    match File::open(&full) {
+/// Opens a file that must be there; `path` is what to call it.
+pub(super) fn open(full: &Path, path: &str) -> Result<File> {
+    match File::open(full) {
         Ok(file) => Ok(file),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Err(Error::Missing { path: path.into() }),
-        Err(cause) => Err(io_error("open", &full)(cause)),
+        Err(cause) => Err(io_error("open", full)(cause)),
     }
 }
 
-/// Removes a file, where there is one.
+/// Removes a file, if it is there.
 pub(super) fn remove_file(file: &Path) -> Result<()> {
     match fs::remove_file(file) {
         Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("delete", file)(cause)),
@@ -128,7 +162,7 @@ pub(super) fn remove_file(file: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder and all that is in it, where there is one.
+/// Removes a folder and all that is in it, if it is there.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("delete", folder)(cause)),
@@ -136,7 +170,59 @@ pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     }
 }
 
-/// Tells which file an operating system error is about.
-pub(super) fn io_error(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
-    move |cause| Error::Io { action, path: path.as_ref().display().to_string(), cause }
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::process::Command;
+
+    use super::super::place::location;
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_hard_links_is_told_from_a_folder_that_is_not_writable() {
+        let error = |errno: Errno| Err(io::Error::from(errno));
+        for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS] {
+            link_or_move(error(errno), || Ok(())).unwrap();
+            let taken = link_or_move(error(errno), || error(Errno::EXIST)).unwrap_err();
+            assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+            let neither = link_or_move(error(errno), || error(Errno::INVAL)).unwrap_err();
+            let neither = io_error("create", "a/receipts/k.json")(neither);
+            let (text, hint) = (neither.to_string(), neither.hint().unwrap());
+            assert!(text.contains("a/receipts/k.json") && hint.contains("hard links") && hint.contains("another disk"), "{text}; {hint}");
+        }
+        let forbidden = link_or_move(error(Errno::ACCESS), || unreachable!("that a move could not do either")).unwrap_err();
+        assert!(io_error("create", "a")(forbidden).hint().unwrap().contains("writable"));
+    }
+
+    #[test]
+    fn a_move_never_replaces_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [staged, target] = ["k.json#1", "k.json"].map(|name| folder.path().join(name));
+        let place = || link_or_move(Err(Errno::PERM.into()), || Ok(renameat_with(CWD, &staged, CWD, &target, RenameFlags::NOREPLACE)?));
+        fs::write(&staged, b"one").unwrap();
+        place().unwrap();
+        fs::write(&staged, b"two").unwrap();
+        assert_eq!(place().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&target).unwrap(), b"one");
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "a test says what it skips")]
+    fn a_disk_formatted_as_fat_is_a_workspace() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "dd if=/dev/zero of=image bs=1M count=4 && mkfs.vfat image && mkdir disk && mount -o loop image disk";
+        let made = Command::new("sh").args(["-c", script]).current_dir(folder.path()).output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            println!("skipped: formatting and mounting a disk needs root, mkfs.vfat and a loop device");
+            return;
+        }
+        let disk = folder.path().join("disk");
+        let store = Folder::new(disk.join("ws"));
+        let path = location("frames/receipts/k.json").unwrap();
+        let created = [b"one", b"two"].map(|bytes| store.create(&path, bytes, Lasts::Always));
+        let found = read(&store.place(&path));
+        assert!(Command::new("umount").arg(&disk).status().unwrap().success());
+        assert_eq!(created.map(Result::unwrap), [Created::New, Created::Exists]);
+        assert_eq!(found.unwrap().unwrap(), "one");
+    }
 }

@@ -4,6 +4,7 @@
 //! [`Error::hint`] names the cure, and whose [`Error::is_transient`] says whether trying again may help.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 /// What this room's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,6 +17,14 @@ pub enum Error {
     Address {
         /// The address as the user gave it, without secrets.
         address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A path that is none of a workspace.
+    #[error("{path:?} is no path in a workspace: {reason}")]
+    Path {
+        /// The path as it was given.
+        path: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -43,21 +52,83 @@ pub enum Error {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The folder for local copies could be read or changed by other users.
+    #[error("`{folder}` cannot hold copies of files: it must be a folder that only this user can read or change (mode 700)")]
+    NotPrivate {
+        /// The folder.
+        folder: String,
+    },
+    /// An object store that overwrites files, so that two writers at once lose data.
+    #[error("`{place}` overwrites a file that must be created only once")]
+    NotAtomic {
+        /// The workspace.
+        place: String,
+    },
+    /// A file that does not have the size its receipt says.
+    #[error("`{path}` is damaged: it has {found} bytes, its receipt says {expected}")]
+    Damaged {
+        /// The file, relative to the workspace.
+        path: String,
+        /// The size the receipt says.
+        expected: u64,
+        /// The size it has.
+        found: u64,
+    },
     /// A file that receipts or manifests speak of is not there.
     #[error("`{path}` is missing")]
     Missing {
         /// The file, relative to the workspace.
         path: String,
     },
-    /// A file written by a newer version of this program.
-    #[error("`{path}` has format {found}, and this version reads formats up to {known}")]
-    NewerFormat {
+    /// A file written by another version of this program.
+    #[error("`{path}` has format {found}, this version of lapo reads format {known}")]
+    OtherFormat {
         /// The file, relative to the workspace.
         path: String,
         /// The format the file states.
         found: u32,
-        /// The newest format this version reads.
+        /// The format this version reads.
         known: u32,
+    },
+    /// A manifest whose number is not its name.
+    #[error("`{path}` was not written by lapo: {reason}")]
+    Misnamed {
+        /// The file, relative to the workspace.
+        path: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A folder that is no workspace.
+    #[error("`{path}` is not a lapo workspace: it has no lapo.json")]
+    NoWorkspace {
+        /// The folder or address.
+        path: String,
+    },
+    /// A folder of something else that a run would write into.
+    #[error("`{path}` is not a lapo workspace and not empty: it holds `{found}` and no lapo.json")]
+    ForeignFolder {
+        /// The folder or address.
+        path: String,
+        /// One of the names in it.
+        found: String,
+    },
+    /// A workspace or a stage in it belongs to another pipeline.
+    #[error("{} of `{workspace}` belongs to the pipeline `{owner}`, this one is `{pipeline}`", stage.as_ref().map_or("the workspace".to_owned(), |stage| format!("stage `{stage}`")))]
+    OtherPipeline {
+        /// The folder or address.
+        workspace: String,
+        /// The stage, if one of this name is there.
+        stage: Option<String>,
+        /// The pipeline that wrote it.
+        owner: String,
+        /// The pipeline that would write now.
+        pipeline: String,
+    },
+    /// Another program committed to a stage's Delta Lake table.
+    #[error("`{path}` was written by another program, expected the entry that lapo writes for a version of the stage")]
+    ForeignLog {
+        /// The log entry, relative to the workspace.
+        path: String,
     },
     /// A file whose content cannot be what was written.
     #[error("`{path}` is damaged or not ours: {reason}")]
@@ -123,6 +194,7 @@ impl Error {
                  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL"
                     .into(),
             ),
+            Self::Path { .. } => Some("write names joined by `/`, such as `frames/data/KEY/ATTEMPT/shard.arrow`, relative to the workspace".into()),
             Self::Storage { kind: Some(ErrorKind::PermissionDenied), .. } => {
                 Some("the credentials in the environment must allow this: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN".into())
             }
@@ -130,23 +202,38 @@ impl Error {
             Self::Storage { passing: true, .. } => {
                 Some("run again when the store answers: what is finished is kept; AWS_ENDPOINT_URL says where it is".into())
             }
-            Self::NewerFormat { .. } => Some("run the newer version of the program, or start a new workspace".into()),
+            Self::OtherFormat { found, known, .. } if found > known => Some("use the newer version of lapo, or start a new workspace".into()),
+            Self::OtherFormat { .. } => Some("start a new workspace: nothing in this one is changed".into()),
+            Self::Misnamed { .. } => {
+                Some("move that one file away; to go back to an older version say `lapo rollback STAGE VERSION`".into())
+            }
+            Self::NoWorkspace { .. } => Some("run a pipeline in it first: the first `lapo run` makes the folder that a pipeline's `workspace` names".into()),
+            Self::ForeignFolder { .. } => Some("name a new or empty folder as `workspace`".into()),
+            Self::OtherPipeline { owner, .. } => Some(format!(
+                "name another workspace; if the two are meant to share it, write `shares_with: [{owner}]` in this pipeline; if it replaces \
+                 the other one, say --take-over once"
+            )),
+            Self::ForeignLog { path } => Some(format!(
+                "the table is read-only for other programs; delete the folder `{}` and run again: it is written anew, and no data file is touched",
+                path.rsplit_once('/').map_or(path.as_str(), |(folder, _)| folder)
+            )),
             Self::Actions { .. } => Some(
                 "expected Parquet or CSV with the columns `video` (path or file name), `frame_index` and `action` (a whole number; lists of numbers, in CSV `action_0`, `action_1`, where it is continuous)".into(),
             ),
             Self::List { .. } => Some(
                 "expected text with a path or address a line, or CSV or Parquet with the column `uri` and, where they are known, `bytes` and `etag`".into(),
             ),
-            Self::Corrupt { path, .. } | Self::Missing { path } => {
-                let stage = path.split('/').next().unwrap_or(path);
-                Some(format!("restore the file from a copy, or delete the folder `{stage}` and run again: only that stage is made anew"))
+            Self::NotPrivate { .. } => Some("name another folder with --cache or LAPO_CACHE, or delete this one if it is yours".into()),
+            Self::NotAtomic { .. } => {
+                Some("the store must support conditional writes (If-None-Match: *): use a newer version of it, or another store".into())
             }
+            Self::Corrupt { path, .. } | Self::Missing { path } | Self::Damaged { path, .. } => repair(path),
             _ => match self.io_kind()? {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                     Some("free space on that disk and run again: what is finished is kept".into())
                 }
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Some("the workspace must be writable by this user".into()),
-                ErrorKind::Unsupported => Some("the workspace's file system must know hard links: use another disk".into()),
+                ErrorKind::Unsupported => Some("the workspace's file system must support hard links or atomic creates (a rename that replaces nothing): use another disk".into()),
                 _ => None,
             },
         }
@@ -177,6 +264,12 @@ impl Error {
             // A remote store that answers with neither an outcome nor a system error: its own trouble.
             None => matches!(self, Self::Storage { passing: true, .. }),
         }
+    }
+
+    /// Whether nothing can be written there.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.io_kind(), Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem))
     }
 
     /// What an object store said; `said` are its words where secrets were taken out of them.
@@ -219,11 +312,32 @@ impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Missing { .. } => ErrorKind::NotFound,
+            Error::Path { .. } => ErrorKind::InvalidInput,
             error if error.is_transient() => error.io_kind().unwrap_or(ErrorKind::NetworkDown),
             error => error.io_kind().unwrap_or(ErrorKind::PermissionDenied),
         };
         Self::new(kind, error)
     }
+}
+
+/// Returns how to make one task's file anew, if the path is one of a task; nothing safe to advise is known of others.
+fn repair(path: &str) -> Option<String> {
+    let mut parts = path.split('/');
+    let (stage, folder, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let key = match folder {
+        "data" => name,
+        "receipts" => name.strip_suffix(".json")?,
+        _ => return None,
+    };
+    // Nothing that a shell or a path takes for more than a name.
+    let is_plain = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    (is_plain(stage) && is_plain(key))
+        .then(|| format!("run `lapo verify --delete`, or delete `{stage}/receipts/{key}.json`, and run again: only this task is done anew"))
+}
+
+/// Adds the file to an error of the operating system.
+pub(super) fn io_error(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+    move |cause| Error::Io { action, path: path.as_ref().display().to_string(), cause }
 }
 
 #[cfg(test)]
@@ -247,6 +361,44 @@ mod tests {
         assert!(io(ErrorKind::TimedOut).is_transient());
         let damaged = Error::Corrupt { path: "frames/data/k/a/shard.arrow".into(), reason: "no footer".into() };
         assert!(!damaged.is_transient());
-        assert!(damaged.hint().is_some_and(|hint| hint.contains("`frames`")));
+    }
+
+    #[test]
+    fn no_hint_deletes_more_than_the_receipt_of_the_broken_file() {
+        let errors = |path: &str| {
+            let path = path.to_owned();
+            let reason = String::new();
+            [
+                Error::Missing { path: path.clone() },
+                Error::Damaged { path: path.clone(), expected: 2, found: 1 },
+                Error::Corrupt { path, reason },
+            ]
+        };
+        for path in ["frames/data/0a1b/att/shard.arrow", "frames/receipts/0a1b.json"] {
+            for error in errors(path) {
+                let hint = error.hint().unwrap_or_default();
+                assert!(hint.contains("`lapo verify --delete`") && hint.contains("delete `frames/receipts/0a1b.json`"), "{hint}");
+                assert_eq!(hint.matches('`').count(), 4, "{hint}");
+            }
+        }
+        let others = [
+            "plan.json",
+            "partitions/3.json",
+            "frames/manifests/0000000001.json",
+            "/etc/passwd",
+            "",
+            "runs/1-a.json",
+            "lapo.json",
+            "frames/receipts",
+            "a b/data/k/x",
+            "../data/k/x",
+            "frames/data/../x",
+            "frames/receipts/k.json#12",
+        ];
+        for path in others {
+            for error in errors(path) {
+                assert!(error.hint().is_none_or(|hint| !hint.contains("delete")), "{path}: {:?}", error.hint());
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -14,8 +15,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result,
 };
 
 use super::{Access, Store};
@@ -23,6 +24,8 @@ use super::{Access, Store};
 /// What happens to a put.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
+    /// Nothing: it succeeds.
+    Pass,
     /// It fails before anything is written.
     Before(ErrorKind),
     /// It is done, but the reply gets lost.
@@ -35,15 +38,33 @@ struct Faulty {
     _copies: tempfile::TempDir,
     inner: InMemory,
     faults: Mutex<VecDeque<Fault>>,
+    /// Whether it ignores the condition of a put.
+    overwrites: bool,
+    /// How many bytes were read.
+    read: Arc<AtomicU64>,
 }
 
-/// A folder of a store in memory whose next puts meet `faults`, one each.
+/// Returns a folder of a store in memory whose next puts meet `faults`, one each.
 pub fn faulty_store(faults: &[Fault]) -> Store {
+    store(faults, false).0
+}
+
+/// Returns a store that ignores the condition of a conditional put.
+pub fn overwriting_store() -> Store {
+    store(&[], true).0
+}
+
+/// Returns a store and the number of bytes that were read from it.
+pub fn metered_store() -> (Store, Arc<AtomicU64>) {
+    store(&[], false)
+}
+
+fn store(faults: &[Fault], overwrites: bool) -> (Store, Arc<AtomicU64>) {
     let copies = tempfile::tempdir().expect("a folder can be made");
     let access = Access::new([], copies.path().to_owned(), 1 << 30);
-    let faults = Mutex::new(faults.iter().copied().collect());
-    let bucket = Faulty { _copies: copies, inner: InMemory::new(), faults };
-    Store::over("faulty", Arc::new(PrefixStore::new(bucket, "a/folder")), &access).expect("a runtime starts")
+    let (faults, read) = (Mutex::new(faults.iter().copied().collect()), Arc::default());
+    let bucket = Faulty { _copies: copies, inner: InMemory::new(), faults, overwrites, read: Arc::clone(&read) };
+    (Store::over("faulty", Arc::new(PrefixStore::new(bucket, "a/folder")), &access).expect("a runtime starts"), read)
 }
 
 impl fmt::Display for Faulty {
@@ -63,8 +84,9 @@ impl ObjectStore for Faulty {
         if let Some(Fault::Before(kind)) = fault {
             return Err(failure(kind));
         }
+        let options = if self.overwrites { PutOptions { mode: PutMode::Overwrite, ..options } } else { options };
         let put = self.inner.put_opts(location, payload, options).await?;
-        if fault.is_some() { Err(failure(ErrorKind::TimedOut)) } else { Ok(put) }
+        if matches!(fault, Some(Fault::LostReply)) { Err(failure(ErrorKind::TimedOut)) } else { Ok(put) }
     }
 
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -72,7 +94,12 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
+        let is_head = options.head;
+        let found = self.inner.get_opts(location, options).await?;
+        if !is_head {
+            self.read.fetch_add(found.range.end - found.range.start, Ordering::Relaxed);
+        }
+        Ok(found)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

@@ -1,32 +1,47 @@
-//! What nobody needs. In: a workspace, how many versions to keep, how old garbage must be; out: what may be deleted, and it is gone.
+//! What nobody needs. In: a workspace, how many versions to keep, how old garbage must be. Out: a [`Survey`] of what may be deleted and why,
+//! and what is held back by whom; [`delete`] deletes it.
 //!
-//! Start at [`garbage`]. What a run made and filed is kept, committed or not, unless versions are limited: the next run takes it up. What
-//! is younger than the limit may belong to a run that lives, and is left alone. A run that plans while old results are deleted may find one
-//! of them gone; it fails with its name, and the next one makes it again.
+//! - Only in a marked workspace, and only files whose paths are those that lapo writes: a folder of something else is never looked into.
+//! - The age of a version counts from the commit that superseded it, that of anything else from its last change.
+//! - What a pin names stays: runs under way, plans that are out, readers.
+//! - Manifests and receipts go first. Then pins and newest versions are read again, what somebody relies on meanwhile is put back, and only
+//!   the data of the rest go (see [`pins`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::error::Result;
-use super::manifest::Manifest;
-use super::receipt::{all_receipts, data_folder, read_existing, receipt_path};
-use super::store::{Store, Stored};
+use super::manifest::{Manifest, at, manifest_path, stage_names};
+use super::pins::{self, Pin};
+use super::place::Stored;
+use super::place::is_key;
+use super::receipt::find_receipts;
+use super::store::Store;
+use super::{runs, workspace};
+
+mod delete;
+#[cfg(test)]
+mod tests;
+
+pub use delete::delete;
 
 /// What is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// Newest versions of every dataset; without a number all of them.
+    /// Newest versions of every dataset; without a number all of them, and every receipt.
     pub versions: Option<usize>,
-    /// Whatever changed less than this ago.
+    /// Whatever was superseded or changed less than this ago.
     pub younger_than: Duration,
+    /// Now.
+    pub now: SystemTime,
 }
 
 /// A file, or a folder and all in it, that nobody needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Garbage {
-    /// The stage whose it is; `runs` for the runs' records.
+    /// The stage whose it is; `runs`, `pins` and `probes` for the workspace's own.
     pub stage: String,
     /// Why nobody needs it.
     pub what: Waste,
@@ -38,7 +53,7 @@ pub struct Garbage {
     pub bytes: u64,
 }
 
-/// Why nobody needs something; in the order in which it may be deleted.
+/// Why nobody needs something; in the order in which it is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Waste {
@@ -52,175 +67,326 @@ pub enum Waste {
     Attempt,
     /// Checkpoints of a training that ended, or was not gone on with.
     Checkpoint,
+    /// Receipts of versions that are gone, or of a commit that died.
+    Pack,
     /// A file that was never whole.
     Staged,
+    /// A pin that has expired.
+    Pin,
+    /// The record of an old run that no version kept names.
+    Record,
 }
 
 impl Waste {
     /// For people.
+    #[must_use]
     pub fn words(self) -> &'static str {
         match self {
             Waste::Version => "old version",
             Waste::Receipt => "receipt in no version kept",
-            Waste::Data => "its data",
+            Waste::Data => "data of such a receipt",
             Waste::Attempt => "attempt that died or was slower",
             Waste::Checkpoint => "checkpoints of a training that ended",
+            Waste::Pack => "packed receipts of no version kept",
             Waste::Staged => "file that was never whole",
+            Waste::Pin => "expired pin",
+            Waste::Record => "record of an old run",
         }
     }
 }
 
-/// All that nobody needs, sorted as it may be deleted.
-pub fn garbage(store: &Store, keep: &Keep) -> Result<Vec<Garbage>> {
-    let (mut all, before) = (Vec::new(), SystemTime::now() - keep.younger_than);
-    for stage in store.folders("")? {
-        let old = Old { stage: &stage, before, files: store.files(&stage)? };
-        old.versions(store, keep.versions, &mut all)?;
-        all.extend(old.aged(old.grouped(Waste::Checkpoint, "checkpoints", 1)));
-        let staged = old.files.iter().filter(|file| file.is_staged() && !old.in_folder(file, "data") && file.modified <= before);
-        all.extend(staged.map(|file| old.one(Waste::Staged, file)));
-    }
-    all.sort_by(|a, b| (a.what, &a.path).cmp(&(b.what, &b.path)));
-    Ok(all)
+/// What may be deleted, and what would be if nobody needed it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Survey {
+    /// In the order in which it is deleted.
+    pub garbage: Vec<Garbage>,
+    /// The pins that hold something back.
+    pub pins: Vec<Pin>,
+    /// By stage, the newest version that was looked at.
+    #[serde(skip)]
+    newest: BTreeMap<String, u64>,
 }
 
-/// Deletes it, manifests before receipts before data, so that nothing that is left speaks of what is not there.
-pub fn delete(store: &Store, garbage: &[Garbage]) -> Result<()> {
-    for found in garbage {
-        match found.what {
-            Waste::Version | Waste::Receipt | Waste::Staged => store.delete(&found.path)?,
-            Waste::Data | Waste::Attempt | Waste::Checkpoint => store.delete_all(&found.path)?,
+/// Files that were never whole are left alone for so long, whatever is asked: a create that is under way takes less.
+const STAGED: Duration = Duration::from_secs(3_600);
+/// So many newest runs keep their records.
+const RECORDS: usize = 50;
+
+/// Returns all that nobody needs.
+///
+/// # Errors
+/// Where the store has no `lapo.json`: it is no workspace.
+pub fn survey(store: &Store, keep: &Keep) -> Result<Survey> {
+    workspace::require(store)?;
+    let names = stage_names(store)?;
+    let pins = pins::all(store)?;
+    let live = Live::new(&pins, keep.now);
+    let mut survey = Survey { pins: live.pins.iter().map(|pin| (*pin).clone()).collect(), ..Survey::default() };
+    let mut named_runs = HashSet::new();
+    for stage in names {
+        let stage = Stage::read(store, &stage, keep, &live)?;
+        named_runs.extend(stage.manifests.iter().map(|(manifest, _)| manifest.run.clone()));
+        survey.newest.extend(stage.manifests.last().map(|(newest, _)| (stage.name.clone(), newest.version)));
+        stage.survey(store, &mut survey.garbage)?;
+    }
+    survey.garbage.extend(old_records(store, keep, &live, &named_runs)?);
+    survey.garbage.extend(expired(store, keep, &pins)?);
+    survey.garbage.sort_by(|a, b| (a.what, &a.path).cmp(&(b.what, &b.path)));
+    Ok(survey)
+}
+
+/// Records of old runs that no version names.
+fn old_records(store: &Store, keep: &Keep, live: &Live, named: &HashSet<String>) -> Result<Vec<Garbage>> {
+    if keep.versions.is_none() {
+        return Ok(vec![]);
+    }
+    let mut files = store.files("runs")?;
+    files.retain(|file| runs::number(&file.path).is_some());
+    let mut numbers: Vec<u64> = files.iter().filter_map(|file| runs::number(&file.path)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let first = numbers.len().checked_sub(RECORDS).map_or(0, |at| numbers[at]);
+    let is_old = |file: &&Stored| {
+        let number = runs::number(&file.path).unwrap_or(u64::MAX);
+        let run = format!("{number:08}");
+        number < first && keep.is_old(file) && !named.contains(&run) && !live.runs.contains(run.as_str())
+    };
+    Ok(files.iter().filter(is_old).map(|file| one("runs", Waste::Record, file)).collect())
+}
+
+/// Pins that no longer count, and what a probe of the store left behind.
+fn expired(store: &Store, keep: &Keep, pins: &[(String, Pin)]) -> Result<Vec<Garbage>> {
+    let gone: HashSet<&str> = pins.iter().filter(|(_, pin)| !pin.is_live(keep.now)).map(|(path, _)| path.as_str()).collect();
+    let files = store.files("pins")?;
+    let pins = files.iter().filter(|file| gone.contains(file.path.as_str()) && keep.is_old(file)).map(|file| one("pins", Waste::Pin, file));
+    let probes = store.files("probes")?;
+    let probes = probes.iter().filter(|file| keep.is_staged(file)).map(|file| one("probes", Waste::Staged, file));
+    Ok(pins.chain(probes).collect())
+}
+
+impl Keep {
+    fn is_old(&self, file: &Stored) -> bool {
+        self.is_past(file.modified)
+    }
+
+    fn is_past(&self, time: SystemTime) -> bool {
+        time + self.younger_than <= self.now
+    }
+
+    fn is_staged(&self, file: &Stored) -> bool {
+        file.modified + self.younger_than.max(STAGED) <= self.now
+    }
+}
+
+fn one(stage: &str, what: Waste, file: &Stored) -> Garbage {
+    Garbage { stage: stage.to_owned(), what, path: file.path.clone(), files: 1, bytes: file.bytes }
+}
+
+/// What live pins name.
+struct Live<'a> {
+    pins: Vec<&'a Pin>,
+    runs: HashSet<&'a str>,
+    keys: HashSet<(&'a str, &'a str)>,
+    versions: HashSet<(&'a str, u64)>,
+}
+
+impl<'a> Live<'a> {
+    fn new(pins: &'a [(String, Pin)], now: SystemTime) -> Self {
+        let pins: Vec<&Pin> = pins.iter().map(|(_, pin)| pin).filter(|pin| pin.is_live(now)).collect();
+        let held = || pins.iter().flat_map(|pin| &pin.stages);
+        Live {
+            runs: pins.iter().map(|pin| pin.run.as_str()).collect(),
+            keys: held().flat_map(|(stage, held)| held.keys.iter().map(|key| (stage.as_str(), key.as_str()))).collect(),
+            versions: held().flat_map(|(stage, held)| held.versions.iter().map(|version| (stage.as_str(), *version))).collect(),
+            pins,
         }
     }
-    Ok(())
+
+    /// Whether a version stays: somebody reads it, or commits on top of the one before and must find its number taken.
+    fn holds(&self, stage: &str, version: u64) -> bool {
+        [version, version.saturating_sub(1)].iter().any(|version| self.versions.contains(&(stage, *version)))
+    }
+
+    /// Whether a pack was written by a run that may be about to commit it.
+    fn is_of_live_run(&self, pack: &str) -> bool {
+        pack.rsplit('/').next().and_then(|name| name.split_once('-')).is_some_and(|(run, _)| self.runs.contains(run))
+    }
 }
 
-/// A stage's files, and before when they must have changed last.
-struct Old<'a> {
-    stage: &'a str,
-    before: SystemTime,
+/// What a path within a stage is, by its form.
+#[derive(Debug, PartialEq, Eq)]
+enum Is<'a> {
+    Manifest(u64),
+    Receipt(&'a str),
+    Pack,
+    Data { key: &'a str, attempt: &'a str },
+    Checkpoint(&'a str),
+    Staged,
+}
+
+/// Tells what a file is by its path below the stage's folder; none where lapo writes no such file.
+fn sort_of(path: &str) -> Option<Is<'_>> {
+    let mut parts = path.splitn(4, '/');
+    let (folder, first, second, rest) = (parts.next()?, parts.next()?, parts.next(), parts.next());
+    let is_staged = |name: &str| name.rsplit_once('#').is_some_and(|(_, digits)| digits.parse::<u64>().is_ok());
+    match (folder, second, rest) {
+        ("manifests" | "receipts" | "packs", None, None) if is_staged(first) => Some(Is::Staged),
+        ("manifests", None, None) => {
+            let number = first.strip_suffix(".json").filter(|digits| digits.len() == 10)?;
+            Some(Is::Manifest(number.parse().ok()?))
+        }
+        ("receipts", None, None) => first.strip_suffix(".json").filter(|key| is_key(key)).map(Is::Receipt),
+        ("packs", None, None) => first.ends_with(".parquet").then_some(Is::Pack),
+        ("data", Some(attempt), Some(_)) if is_key(first) && is_attempt(attempt) => Some(Is::Data { key: first, attempt }),
+        ("checkpoints", Some(_), _) if is_key(first) => Some(Is::Checkpoint(first)),
+        _ => None,
+    }
+}
+
+fn is_attempt(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// One stage, as it is surveyed.
+struct Stage<'a> {
+    name: String,
+    keep: &'a Keep,
+    live: &'a Live<'a>,
     files: Vec<Stored>,
+    /// Every version with the time of its file, oldest first.
+    manifests: Vec<(Manifest, SystemTime)>,
 }
 
-impl Old<'_> {
-    /// Versions, receipts, and what attempts wrote.
-    fn versions(&self, store: &Store, most: Option<usize>, all: &mut Vec<Garbage>) -> Result<()> {
-        let filed: Vec<&Stored> = self.files.iter().filter(|file| !file.is_staged()).collect();
-        let manifests: Vec<&Stored> = filed.iter().copied().filter(|file| self.in_folder(file, "manifests")).collect();
-        let kept = most.map_or(0, |most| manifests.len().saturating_sub(most));
-        let (old, kept): (Vec<_>, Vec<_>) = manifests.iter().enumerate().partition(|(i, file)| *i < kept && file.modified <= self.before);
-        all.extend(old.into_iter().map(|(_, file)| self.one(Waste::Version, file)));
-        let mut needed = HashSet::new();
-        for (_, file) in kept {
-            needed.extend(read_existing::<Manifest>(store, &file.path)?.receipts);
+impl<'a> Stage<'a> {
+    fn read(store: &Store, name: &str, keep: &'a Keep, live: &'a Live<'a>) -> Result<Self> {
+        let files = store.files(name)?;
+        let mut manifests = Vec::new();
+        for file in &files {
+            if let Some(Is::Manifest(version)) = sort_of(&file.path[name.len() + 1..]) {
+                manifests.extend(at(store, name, version)?.map(|manifest| (manifest, file.modified)));
+            }
         }
-        let times: HashMap<&str, &Stored> = filed.iter().map(|file| (file.path.as_str(), *file)).collect();
-        let mut attempts = self.grouped(Waste::Attempt, "data", 2);
-        for receipt in all_receipts(store, self.stage)? {
-            let folder = data_folder(self.stage, &receipt.key, &receipt.attempt);
-            let (file, data) = (times.get(receipt_path(self.stage, &receipt.key).as_str()), attempts.remove(&folder));
-            let Some(file) = file.filter(|file| most.is_some() && !needed.contains(&receipt.key) && file.modified <= self.before) else {
+        Ok(Stage { name: name.to_owned(), keep, live, files, manifests })
+    }
+
+    fn survey(&self, store: &Store, garbage: &mut Vec<Garbage>) -> Result<()> {
+        let (old, kept): (Vec<_>, Vec<_>) = (0..self.manifests.len()).partition(|at| self.is_old_version(*at));
+        let needed = Needed::read(store, kept.iter().map(|at| &self.manifests[*at].0))?;
+        let old: HashSet<String> = old.iter().map(|at| manifest_path(&self.name, self.manifests[*at].0.version)).collect();
+        let mut receipts = Vec::new();
+        let mut folders = BTreeMap::<(Waste, String), (Garbage, SystemTime, bool)>::new();
+        let mut attempts = HashMap::<&str, HashSet<&str>>::new();
+        for file in &self.files {
+            let Some(sort) = sort_of(&file.path[self.name.len() + 1..]) else { continue };
+            match sort {
+                Is::Manifest(_) if old.contains(&file.path) => garbage.push(self.one(Waste::Version, file)),
+                Is::Receipt(key) if self.is_waste(key, file, &needed) => receipts.push((key, file)),
+                Is::Pack if self.is_old_pack(file, &needed) => garbage.push(self.one(Waste::Pack, file)),
+                Is::Staged if self.keep.is_staged(file) => garbage.push(self.one(Waste::Staged, file)),
+                Is::Checkpoint(key) => {
+                    let folder = format!("{}/checkpoints/{key}", self.name);
+                    self.gather(&mut folders, Waste::Checkpoint, folder, file, self.is_pinned(key));
+                }
+                Is::Data { key, attempt } => {
+                    attempts.entry(key).or_default().insert(attempt);
+                    let folder = format!("{}/data/{key}/{attempt}", self.name);
+                    let is_needed = self.is_pinned(key) || needed.tasks.contains(&(key.to_owned(), attempt.to_owned()));
+                    self.gather(&mut folders, Waste::Attempt, folder, file, is_needed);
+                }
+                _ => {}
+            }
+        }
+        let winners = self.winners(store, &attempts, &needed)?;
+        let wasted: HashSet<&str> = receipts.iter().map(|(key, _)| *key).collect();
+        garbage.extend(receipts.iter().map(|(_, file)| self.one(Waste::Receipt, file)));
+        for ((what, _), (mut found, modified, is_needed)) in folders {
+            let key = found.path.split('/').nth(2).unwrap_or_default().to_owned();
+            let is_winner = what == Waste::Attempt && winners.contains(found.path.as_str());
+            if is_needed || (is_winner && !wasted.contains(key.as_str())) {
                 continue;
-            };
-            all.push(self.one(Waste::Receipt, file));
-            all.extend(data.map(|data| Garbage { what: Waste::Data, ..data.0 }));
+            }
+            if is_winner {
+                found.what = Waste::Data;
+            }
+            if is_winner || self.keep.is_past(modified) {
+                garbage.push(found);
+            }
         }
-        all.extend(self.aged(attempts));
         Ok(())
     }
 
-    /// Folders in which nothing changed lately.
-    fn aged(&self, folders: BTreeMap<String, (Garbage, SystemTime)>) -> impl Iterator<Item = Garbage> + use<> {
-        let before = self.before;
-        folders.into_values().filter(move |(_, modified)| *modified <= before).map(|(found, _)| found)
+    /// Whether a version is not among the newest, was superseded long enough ago, and nobody pins it.
+    fn is_old_version(&self, at: usize) -> bool {
+        let Some(most) = self.keep.versions else { return false };
+        let (version, next) = (self.manifests[at].0.version, self.manifests.get(at + 1));
+        let superseded = next.map(|(next, written)| (UNIX_EPOCH + Duration::from_millis(next.committed_unix_ms)).max(*written));
+        at + most < self.manifests.len()
+            && superseded.is_some_and(|superseded| self.keep.is_past(superseded))
+            && !self.live.holds(&self.name, version)
     }
 
-    /// Files by the folder so many levels below one of the stage's; each with the time at which one of its files changed last.
-    fn grouped(&self, what: Waste, folder: &str, levels: usize) -> BTreeMap<String, (Garbage, SystemTime)> {
-        let mut folders = BTreeMap::new();
-        for file in self.files.iter().filter(|file| self.in_folder(file, folder)) {
-            let path = file.path.split('/').take(2 + levels).collect::<Vec<_>>().join("/");
-            let fresh = || (Garbage { files: 0, bytes: 0, path: path.clone(), ..self.one(what, file) }, file.modified);
-            let (found, modified) = folders.entry(path.clone()).or_insert_with(fresh);
-            (found.files, found.bytes, *modified) = (found.files + 1, found.bytes + file.bytes, file.modified.max(*modified));
-        }
-        folders
+    fn is_waste(&self, key: &str, file: &Stored, needed: &Needed) -> bool {
+        self.keep.versions.is_some() && !needed.keys.contains(key) && !self.is_pinned(key) && self.keep.is_old(file)
     }
 
-    fn in_folder(&self, file: &Stored, folder: &str) -> bool {
-        file.path.strip_prefix(self.stage).and_then(|rest| rest.strip_prefix('/')?.strip_prefix(folder)).is_some_and(|r| r.starts_with('/'))
+    fn is_old_pack(&self, file: &Stored, needed: &Needed) -> bool {
+        !needed.packs.contains(&file.path) && self.keep.is_old(file) && !self.live.is_of_live_run(&file.path)
+    }
+
+    fn is_pinned(&self, key: &str) -> bool {
+        self.live.keys.contains(&(self.name.as_str(), key))
+    }
+
+    /// Adds a file to its folder's weight and age.
+    fn gather(
+        &self,
+        folders: &mut BTreeMap<(Waste, String), (Garbage, SystemTime, bool)>,
+        what: Waste,
+        folder: String,
+        file: &Stored,
+        is_needed: bool,
+    ) {
+        let fresh = || (Garbage { path: folder.clone(), files: 0, bytes: 0, ..self.one(what, file) }, file.modified, is_needed);
+        let (found, modified, _) = folders.entry((what, folder.clone())).or_insert_with(fresh);
+        (found.files, found.bytes, *modified) = (found.files + 1, found.bytes + file.bytes, file.modified.max(*modified));
+    }
+
+    /// The folders of data that a receipt names. Only receipts are read whose task has data that no version kept names.
+    fn winners(&self, store: &Store, attempts: &HashMap<&str, HashSet<&str>>, needed: &Needed) -> Result<HashSet<String>> {
+        let is_open = |(key, attempts): &(&&str, &HashSet<&str>)| {
+            attempts.iter().any(|attempt| !needed.tasks.contains(&((**key).to_owned(), (*attempt).to_owned())))
+        };
+        let mut keys: Vec<String> = attempts.iter().filter(is_open).map(|(key, _)| (*key).to_owned()).collect();
+        keys.sort_unstable();
+        let receipts = find_receipts(store, &self.name, &keys)?.into_iter().flatten();
+        Ok(receipts.map(|receipt| super::data_folder(&self.name, &receipt.key, &receipt.attempt)).collect())
     }
 
     fn one(&self, what: Waste, file: &Stored) -> Garbage {
-        Garbage { stage: self.stage.to_owned(), what, path: file.path.clone(), files: 1, bytes: file.bytes }
+        one(&self.name, what, file)
     }
 }
 
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::super::manifest::{Commit, commit};
-    use super::super::receipt::file_receipt;
-    use super::super::receipt::tests::receipt;
-    use super::*;
+/// What the versions that are kept are made of.
+#[derive(Default)]
+struct Needed {
+    keys: HashSet<String>,
+    /// Key and attempt.
+    tasks: HashSet<(String, String)>,
+    packs: HashSet<String>,
+}
 
-    const ALL: Duration = Duration::ZERO;
-
-    /// Two versions: of task 1, then of task 2; and task 3, which no version has.
-    fn workspace() -> (tempfile::TempDir, Store) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        for key in ["k1", "k2", "k3"] {
-            store.create(&format!("frames/data/{key}/a/shard.arrow"), key.as_bytes()).unwrap();
-            file_receipt(&store, "frames", &receipt(key, "a")).unwrap();
-            if key != "k3" {
-                commit(&store, Commit { stage: "frames", run: "r", why: "a test", since: 0 }, |_| vec![key.to_owned()]).unwrap();
+impl Needed {
+    fn read<'m>(store: &Store, manifests: impl Iterator<Item = &'m Manifest>) -> Result<Self> {
+        let (mut needed, mut read) = (Self::default(), HashMap::new());
+        for pack in manifests.flat_map(|manifest| &manifest.packs) {
+            needed.packs.insert(pack.file.path.clone());
+            if !read.contains_key(&pack.file.path) {
+                read.insert(pack.file.path.clone(), pack.entries(store)?);
             }
+            needed.tasks.extend(pack.kept(read[&pack.file.path].clone()));
         }
-        (folder, store)
-    }
-
-    fn found(store: &Store, versions: Option<usize>, younger_than: Duration) -> Vec<(Waste, String)> {
-        garbage(store, &Keep { versions, younger_than }).unwrap().into_iter().map(|found| (found.what, found.path)).collect()
-    }
-
-    #[test]
-    fn dead_attempts_left_checkpoints_and_torn_files_are_garbage_once_they_are_old() {
-        let (folder, store) = workspace();
-        assert_eq!(found(&store, None, ALL), []);
-        store.create("frames/data/k1/b/shard.arrow", b"slower").unwrap();
-        store.create("frames/checkpoints/k9/0000000005/state", b"left").unwrap();
-        std::fs::write(folder.path().join("frames/receipts/k4.json#12"), "{").unwrap();
-        let expect = [
-            (Waste::Attempt, "frames/data/k1/b".to_owned()),
-            (Waste::Checkpoint, "frames/checkpoints/k9".into()),
-            (Waste::Staged, "frames/receipts/k4.json#12".into()),
-        ];
-        assert_eq!(found(&store, None, ALL), expect);
-        assert_eq!(found(&store, None, Duration::from_secs(60)), []);
-        let all = garbage(&store, &Keep { versions: None, younger_than: ALL }).unwrap();
-        assert_eq!(all.iter().map(|found| (found.files, found.bytes)).collect::<Vec<_>>(), [(1, 6), (1, 4), (1, 1)]);
-        delete(&store, &all).unwrap();
-        assert_eq!(found(&store, None, ALL), []);
-        assert!(store.read("frames/data/k1/a/shard.arrow").unwrap().is_some());
-    }
-
-    #[test]
-    fn of_old_versions_goes_what_no_newer_one_has() {
-        let (_folder, store) = workspace();
-        assert_eq!(found(&store, Some(1), Duration::from_secs(60)), []);
-        let garbage = garbage(&store, &Keep { versions: Some(1), younger_than: ALL }).unwrap();
-        let paths: Vec<&str> = garbage.iter().map(|found| found.path.as_str()).collect();
-        let expect = [
-            "frames/manifests/0000000001.json",
-            "frames/receipts/k1.json",
-            "frames/receipts/k3.json",
-            "frames/data/k1/a",
-            "frames/data/k3/a",
-        ];
-        assert_eq!(paths, expect);
-        delete(&store, &garbage).unwrap();
-        assert_eq!(store.read("frames/data/k2/a/shard.arrow").unwrap().as_deref(), Some(&b"k2"[..]));
-        assert_eq!(found(&store, Some(1), ALL), []);
+        needed.keys = needed.tasks.iter().map(|(key, _)| key.clone()).collect();
+        Ok(needed)
     }
 }

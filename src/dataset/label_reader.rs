@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, UInt16Type, UInt32Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type};
 
 use super::error::{Error, Result};
 use super::schema::{self, LabelShape};
 use super::store::Store;
+use super::table_reader::{elements, open_parquet};
 
 /// The labels of one file; every column has a value per transition.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,19 +46,26 @@ pub struct Labels {
 }
 
 /// Reads a whole file of labels into memory.
+///
+/// # Errors
+/// Says whether the file is missing, has another format, is damaged, or holds other columns or lists than its metadata states.
 pub fn read_labels(store: &Store, path: &str) -> Result<Labels> {
     let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
-    let file = store.map(path)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|cause| corrupt(cause.to_string()))?;
-    let metadata: BTreeMap<String, String> = metadata(&builder);
-    check_format(path, &metadata)?;
-    let shape = schema::label_shape(builder.schema()).ok_or_else(|| corrupt("its columns are not those of labels".into()))?;
-    let reader = builder.build().map_err(|cause| corrupt(cause.to_string()))?;
-    let mut labels = Labels::empty(shape, metadata);
+    let mut parquet = open_parquet(store, path)?;
+    if parquet.schema().fields() != schema::labels().fields() {
+        return Err(corrupt("its columns are not those of labels".into()));
+    }
+    let list_size = |column| {
+        let missing = || corrupt(format!("its metadata does not state `{}`", schema::list_size_key(column)));
+        parquet.list_size(column).ok_or_else(missing)
+    };
+    let shape = LabelShape { latent_dim: list_size(schema::LATENT_ACTION)?, codes: list_size(schema::LATENT_CODE)? };
+    let mut labels = Labels::empty(shape, std::mem::take(&mut parquet.metadata));
     let mut places = BTreeMap::new();
-    for batch in reader {
+    // Names stay dictionaries on the way: they are looked up once, not once a row.
+    for batch in parquet.batches(path, schema::labels_in_memory())? {
         let batch = batch.map_err(|cause| corrupt(cause.to_string()))?;
-        labels.extend(&batch, &mut places);
+        labels.extend(&batch, &mut places).map_err(corrupt)?;
     }
     Ok(labels)
 }
@@ -95,34 +102,21 @@ impl Labels {
         }
     }
 
-    /// Adds a batch whose schema was checked; `places` remembers where each name is.
-    fn extend(&mut self, batch: &RecordBatch, places: &mut BTreeMap<String, u32>) {
+    /// Adds a batch whose schema was checked, or says which value is none of a label; `places` remembers where each name is.
+    fn extend(&mut self, batch: &RecordBatch, places: &mut BTreeMap<String, u32>) -> Result<(), String> {
         let column = |name| batch.column_by_name(name).expect("the schema was checked");
+        let lists = |name, size| elements(column(name), size).map_err(|reason| format!("column `{name}` {reason}"));
         add_names(column(schema::VIDEO), &mut self.names, places, &mut self.video);
-        add::<UInt32Type>(column(schema::EPISODE), &mut self.episode);
-        add::<UInt32Type>(column(schema::FRAME_INDEX), &mut self.frame_index);
+        add_counts::<Int32Type, u32>(schema::EPISODE, column(schema::EPISODE), &mut self.episode)?;
+        add_counts::<Int64Type, u32>(schema::FRAME_INDEX, column(schema::FRAME_INDEX), &mut self.frame_index)?;
         add::<Float64Type>(column(schema::TIME_S), &mut self.time_s);
-        add::<Float32Type>(&items(column(schema::LATENT_ACTION)), &mut self.latent_action);
-        add::<UInt16Type>(&items(column(schema::LATENT_CODE)), &mut self.latent_code);
+        add::<Float32Type>(&lists(schema::LATENT_ACTION, self.shape.latent_dim)?, &mut self.latent_action);
+        add_counts::<Int32Type, u16>(schema::LATENT_CODE, &lists(schema::LATENT_CODE, self.shape.codes)?, &mut self.latent_code)?;
         self.fdm_error.extend(column(schema::FDM_ERROR).as_primitive::<Float32Type>().iter());
         add::<Float32Type>(column(schema::MOTION), &mut self.motion);
         self.true_action.extend(column(schema::TRUE_ACTION).as_primitive::<Int32Type>().iter());
         add_names(column(schema::SHARD), &mut self.names, places, &mut self.shard);
-        add::<UInt32Type>(column(schema::ROW), &mut self.row);
-    }
-}
-
-fn metadata(builder: &ParquetRecordBatchReaderBuilder<bytes::Bytes>) -> BTreeMap<String, String> {
-    let entries = builder.metadata().file_metadata().key_value_metadata().into_iter().flatten();
-    let entries = entries.filter(|entry| entry.key != "ARROW:schema");
-    entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect()
-}
-
-fn check_format(path: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
-    match metadata.get(schema::FORMAT_KEY).and_then(|format| format.parse().ok()) {
-        Some(super::FORMAT) => Ok(()),
-        Some(found) => Err(Error::NewerFormat { path: path.to_owned(), found, known: super::FORMAT }),
-        None => Err(Error::Corrupt { path: path.to_owned(), reason: "it states no format".into() }),
+        add_counts::<Int64Type, u32>(schema::ROW, column(schema::ROW), &mut self.row)
     }
 }
 
@@ -130,11 +124,13 @@ fn add<T: ArrowPrimitiveType>(column: &ArrayRef, to: &mut Vec<T::Native>) {
     to.extend_from_slice(column.as_primitive::<T>().values());
 }
 
-/// The items of fixed-size lists, of the rows in view.
-fn items(column: &ArrayRef) -> ArrayRef {
-    let lists = column.as_fixed_size_list();
-    let length = usize::try_from(lists.value_length()).expect("the schema was checked");
-    lists.values().slice(lists.offset() * length, lists.len() * length)
+/// Adds whole numbers, which the file holds signed, or names one that is out of range.
+fn add_counts<T: ArrowPrimitiveType, U: TryFrom<T::Native>>(name: &str, column: &ArrayRef, to: &mut Vec<U>) -> Result<(), String> {
+    to.reserve(column.len());
+    for value in column.as_primitive::<T>().values() {
+        to.push(U::try_from(*value).map_err(|_| format!("column `{name}` holds {value:?}, which is out of range"))?);
+    }
+    Ok(())
 }
 
 fn add_names(column: &ArrayRef, names: &mut Vec<String>, places: &mut BTreeMap<String, u32>, to: &mut Vec<u32>) {
@@ -153,7 +149,9 @@ fn add_names(column: &ArrayRef, names: &mut Vec<String>, places: &mut BTreeMap<S
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use super::super::{FileInfo, LabelRows, LabelWriter};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::super::{Column, FileInfo, LabelRows, LabelWriter, write_table};
     use super::*;
 
     const SHAPE: LabelShape = LabelShape { latent_dim: 128, codes: 8 };
@@ -229,6 +227,24 @@ mod tests {
             write(&store).0.blake3
         });
         assert!(digests.iter().all(|digest| *digest == digests[0]));
+    }
+
+    #[test]
+    fn files_state_their_list_sizes_and_no_arrow_schema() {
+        let (_folder, store) = workspace();
+        write(&store);
+        let metadata = open_parquet(&store, PATH).unwrap().metadata;
+        let keys: Vec<&str> = metadata.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["lapo.format", "lapo.list_size.latent_action", "lapo.list_size.latent_code", "lapo.model"]);
+        assert_eq!((&metadata["lapo.list_size.latent_action"][..], &metadata["lapo.list_size.latent_code"][..]), ("128", "8"));
+    }
+
+    #[test]
+    fn a_table_that_holds_no_labels_is_refused() {
+        let (_folder, store) = workspace();
+        write_table(&store, PATH, &[("step", Column::U64(vec![1]))]).unwrap();
+        let error = read_labels(&store, PATH).unwrap_err();
+        assert!(error.to_string().contains("its columns are not those of labels"), "{error}");
     }
 
     #[test]

@@ -1,16 +1,13 @@
 //! Labels go to disk: one Parquet row per transition, with the model and versions in the file's metadata.
 //!
-//! In: columns of labels, shard by shard. Out: a file of ~10 MiB row groups that polars, DuckDB and pyarrow
-//! read; its columns are those of [`super::schema::labels`]. Start at [`LabelWriter::create`]. The same
+//! In: columns of labels, shard by shard. Out: a file of ~10 MiB row groups that polars, DuckDB, pyarrow and Spark
+//! read; its columns are those of [`super::schema::labels`], and its metadata states the lengths of the lists. Start at [`LabelWriter::create`]. The same
 //! labels make the same bytes.
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray, UInt16Array,
-    UInt32Array,
-};
-use arrow::datatypes::{DataType, Int32Type, SchemaRef};
+use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
@@ -20,10 +17,7 @@ use super::error::{Error, Result};
 use super::new_file::{FileInfo, NewFile};
 use super::schema::{self, LabelShape};
 use super::store::Store;
-use super::table::{format_entry, parquet_error, properties};
-
-/// Row groups are cut near this size: larger ones make streaming readers run out of memory.
-const ROW_GROUP_BYTES: usize = 10 << 20;
+use super::table::{list_array, parquet_error, parquet_writer, properties};
 
 /// Labels of one shard, column by column; every column has a value per transition.
 #[derive(Debug, Clone, Copy)]
@@ -64,20 +58,19 @@ pub struct LabelWriter {
 impl LabelWriter {
     /// Starts the file `path`; `metadata` says what made the labels: the model's digest, versions, settings.
     pub fn create(store: &Store, path: &str, shape: LabelShape, metadata: &[(&str, &str)]) -> Result<Self> {
-        let schema = Arc::new(schema::labels(shape));
+        let schema = Arc::new(schema::labels_in_memory());
+        let sizes = [(schema::LATENT_ACTION, shape.latent_dim), (schema::LATENT_CODE, shape.codes)];
+        let sizes = sizes.map(|(column, size)| KeyValue::new(schema::list_size_key(column), size.to_string()));
         let entries = metadata.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
-        let row_bytes = shape.latent_dim * 4 + shape.codes * 2 + 44;
-        let mut properties = properties()
-            .set_max_row_group_row_count(Some((ROW_GROUP_BYTES / row_bytes).max(1)))
-            .set_key_value_metadata(Some(std::iter::once(format_entry()).chain(entries).collect()));
+        // A code takes two bytes or less once it is looked up in the file's dictionary.
+        let row_bytes = shape.latent_dim * 4 + shape.codes * 2 + 52;
+        let mut properties = properties(row_bytes, sizes.into_iter().chain(entries));
         // Values that hardly ever repeat: a dictionary of them only costs.
-        for column in [vec![schema::LATENT_ACTION, "list", "item"], vec![schema::FDM_ERROR], vec![schema::MOTION]] {
+        for column in [vec![schema::LATENT_ACTION, "list", "element"], vec![schema::FDM_ERROR], vec![schema::MOTION]] {
             let column = ColumnPath::new(column.into_iter().map(str::to_owned).collect());
             properties = properties.set_column_dictionary_enabled(column, false);
         }
-        let file = store.new_file(path)?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build()));
-        let writer = writer.map_err(parquet_error(path))?;
+        let writer = parquet_writer(store, path, schema.clone(), properties.build())?;
         Ok(Self { writer, schema, shape, path: path.to_owned(), rows: 0 })
     }
 
@@ -86,7 +79,12 @@ impl LabelWriter {
         let rows = labels.row.len();
         self.check(labels, rows)?;
         let encode = |cause: ArrowError| Error::Encode { path: self.path.clone(), reason: cause.to_string() };
-        let columns = columns(labels, self.shape).map_err(encode)?;
+        let episode = labels.episode.iter().map(|episode| i32::try_from(*episode).map_err(|_| *episode)).collect::<Result<Vec<i32>, u32>>();
+        let episode = episode.map_err(|episode| Error::Encode {
+            path: self.path.clone(),
+            reason: format!("column `episode` holds {episode}, expected at most {}", i32::MAX),
+        })?;
+        let columns = columns(labels, self.shape, episode).map_err(encode)?;
         let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(encode)?;
         self.writer.write(&batch).map_err(parquet_error(&self.path))?;
         self.rows += rows as u64;
@@ -123,27 +121,26 @@ impl LabelWriter {
     }
 }
 
-fn columns(labels: &LabelRows<'_>, shape: LabelShape) -> Result<Vec<ArrayRef>, ArrowError> {
+fn columns(labels: &LabelRows<'_>, shape: LabelShape, episode: Vec<i32>) -> Result<Vec<ArrayRef>, ArrowError> {
     let video: DictionaryArray<Int32Type> = labels.video.iter().copied().collect();
     let shard = Arc::new(StringArray::from_iter_values([labels.shard]));
-    let action: ArrayRef = Arc::new(Float32Array::from(labels.latent_action.to_vec()));
-    let code: ArrayRef = Arc::new(UInt16Array::from(labels.latent_code.to_vec()));
+    let action = Arc::new(Float32Array::from(labels.latent_action.to_vec()));
+    let code = Arc::new(Int32Array::from_iter_values(labels.latent_code.iter().map(|code| i32::from(*code))));
     Ok(vec![
         Arc::new(video),
-        Arc::new(UInt32Array::from(labels.episode.to_vec())),
-        Arc::new(UInt32Array::from(labels.frame_index.to_vec())),
+        Arc::new(Int32Array::from(episode)),
+        int64(labels.frame_index),
         Arc::new(Float64Array::from(labels.time_s.to_vec())),
-        fixed_list(action, DataType::Float32, shape.latent_dim)?,
-        fixed_list(code, DataType::UInt16, shape.codes)?,
+        Arc::new(list_array(action, shape.latent_dim)?),
+        Arc::new(list_array(code, shape.codes)?),
         Arc::new(labels.fdm_error.map_or_else(|| Float32Array::new_null(labels.row.len()), |error| error.to_vec().into())),
         Arc::new(Float32Array::from(labels.motion.to_vec())),
         Arc::new(Int32Array::from(labels.true_action.to_vec())),
         Arc::new(DictionaryArray::<Int32Type>::try_new(Int32Array::from(vec![0; labels.row.len()]), shard)?),
-        Arc::new(UInt32Array::from(labels.row.to_vec())),
+        int64(labels.row),
     ])
 }
 
-fn fixed_list(values: ArrayRef, item: DataType, length: usize) -> Result<ArrayRef, ArrowError> {
-    let length = i32::try_from(length).expect("the schema was made with this length");
-    Ok(Arc::new(FixedSizeListArray::try_new(Arc::new(schema::item(item)), length, values, None)?))
+fn int64(values: &[u32]) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values.iter().map(|value| i64::from(*value))))
 }

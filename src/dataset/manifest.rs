@@ -1,15 +1,23 @@
-//! A manifest: which receipts are a stage's dataset, version after version.
+//! A manifest: one version of a stage's dataset, and what it is made of.
 //!
-//! In: the keys of finished tasks. Out: a JSON file per version, created once, so that readers pin a version
-//! and two committers at once lose nothing. Start at [`commit`].
+//! In: a stage's name, and a version or the newest. Out: totals, and the receipts, files, videos and rejects, read from a few packs. A
+//! manifest is created once, under its number, so that a reader pins a version and it stays what it was. Start at [`head`]; versions are
+//! made by [`commit`](super::commit()).
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
-use super::receipt::{Receipt, read_existing, read_json, read_many, receipt_path, to_json};
-use super::store::{Created, Store};
+use super::pack::Pack;
+use super::pins;
+use super::place::Created;
+use super::place::FileInfo;
+use super::place::is_name;
+use super::receipt::{Receipt, Reject, VideoRecord, read_json};
+use super::store::Store;
 
 /// One version of a stage's dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,106 +25,197 @@ use super::store::{Created, Store};
 pub struct Manifest {
     /// The version of this file's format: [`super::FORMAT`].
     pub format: u32,
-    /// This version: 1, 2, 3 and so on.
+    /// This version: 1, 2, 3 and so on; also the file's name.
     pub version: u64,
     /// The version before, if there is one.
     pub parent: Option<u64>,
-    /// The keys of the receipts, in the dataset's order.
-    pub receipts: Vec<String>,
-    /// The run that committed it; its id starts with the second in which it began.
+    /// When it was committed, in milliseconds since 1970.
+    pub committed_unix_ms: u64,
+    /// The run that committed it: `runs/<run>.json` is its record.
     pub run: String,
-    /// Why it did, for people.
+    /// The pipeline.
+    pub pipeline: String,
+    /// The stage's kind, such as `decode`.
+    pub kind: String,
+    /// Why it was made.
     pub why: String,
+    /// The settings of its tasks.
+    pub settings: Map<String, Value>,
+    /// How much it is.
+    pub totals: Totals,
+    /// What changed since the version before.
+    pub changes: Changes,
+    /// The receipts, in the dataset's order.
+    pub packs: Vec<Pack>,
 }
 
-/// Who commits, and why.
-#[derive(Debug, Clone, Copy)]
-pub struct Commit<'a> {
-    /// The stage's name.
-    pub stage: &'a str,
-    /// The run's id.
-    pub run: &'a str,
-    /// The reason, for people.
-    pub why: &'a str,
-    /// The newest version when the run began; 0 where there was none.
-    pub since: u64,
+/// How much a version is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    /// Tasks.
+    pub tasks: u64,
+    /// Files.
+    pub files: u64,
+    /// What the files weigh.
+    pub bytes: u64,
+    /// Rows of the stage's own table.
+    pub rows: u64,
+    /// Videos that were read.
+    pub videos: u64,
+    /// Videos that could not be read, wholly or in part.
+    pub rejects: u64,
+    /// Sums of the tasks' counts: `frames`, `transitions`, ...
+    pub counts: BTreeMap<String, u64>,
+    /// Shards and tables, by sort: `shard.arrow`, `labels.parquet`.
+    pub tables: BTreeMap<String, TableTotals>,
 }
 
-impl Commit<'_> {
-    /// Whether a version was made meanwhile by a run that began later, and so has seen what is newer.
-    fn is_outdated(&self, head: &Manifest) -> bool {
-        let began = |run: &str| run.split_once('-').and_then(|(seconds, _)| seconds.parse::<u64>().ok());
-        head.version > self.since && began(&head.run) > began(self.run)
-    }
+/// How much the files of one sort are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableTotals {
+    /// Files.
+    pub files: u64,
+    /// Rows.
+    pub rows: u64,
 }
 
-/// Makes the receipts that `wanted` asks for the newest version.
-///
-/// `wanted` is given the newest manifest, and is asked again where another committer was faster: [`extend`] is
-/// the one that loses nothing. Where the newest version has just these receipts, or those of a run that began
-/// later, it is returned, and nothing is written. Every receipt must have been filed.
-pub fn commit(store: &Store, commit: Commit<'_>, wanted: impl Fn(Option<&Manifest>) -> Vec<String>) -> Result<Manifest> {
-    loop {
-        let head = head(store, commit.stage)?;
-        let receipts = wanted(head.as_ref());
-        if let Some(head) = head.as_ref().filter(|head| head.receipts == receipts || commit.is_outdated(head)) {
-            return Ok(head.clone());
-        }
-        require_filed(store, commit.stage, head.as_ref(), &receipts)?;
-        let parent = head.map(|head| head.version);
-        let next = Manifest {
-            format: super::FORMAT,
-            version: parent.unwrap_or(0) + 1,
-            parent,
-            receipts,
-            run: commit.run.to_owned(),
-            why: commit.why.to_owned(),
-        };
-        let path = manifest_path(commit.stage, next.version);
-        if store.create(&path, &to_json(&next))? == Created::New {
-            return Ok(next);
-        }
-    }
-}
-
-/// The newest manifest's receipts, then those of `keys` it lacks.
+/// Returns the sort of a shard or a table: its name without what numbers it, such as `labels.parquet`; none of other files.
 #[must_use]
-pub fn extend(head: Option<&Manifest>, keys: &[String]) -> Vec<String> {
-    let mut receipts = head.map(|head| head.receipts.clone()).unwrap_or_default();
-    let mut known: HashSet<String> = receipts.iter().cloned().collect();
-    receipts.extend(keys.iter().filter(|key| known.insert((*key).clone())).cloned());
-    receipts
+pub fn sort_of(path: &str) -> Option<String> {
+    let (stem, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
+    let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_');
+    ["arrow", "parquet"].contains(&extension).then(|| format!("{stem}.{extension}"))
 }
 
-/// The newest version of a stage's dataset, if it has one.
-pub fn head(store: &Store, stage: &str) -> Result<Option<Manifest>> {
-    let paths = store.list(&format!("{stage}/manifests"))?;
-    match paths.iter().rfind(|path| path.ends_with(".json")) {
-        Some(path) => read_existing(store, path).map(Some),
-        None => Ok(None),
+/// How a version differs from the one before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changes {
+    /// Tasks that the version before did not have.
+    pub tasks_added: u64,
+    /// Tasks that only the version before had.
+    pub tasks_dropped: u64,
+}
+
+/// Numbers of receipts that add up; the others are measures.
+const COUNTS: [&str; 8] = ["videos", "frames", "episodes", "transitions", "copies", "actions", "unused", "env_steps"];
+
+impl Totals {
+    /// Adds what one task counts.
+    pub fn add(&mut self, receipt: &Receipt) {
+        self.combine(receipt, u64::saturating_add);
+    }
+
+    /// Takes away what one task counts.
+    pub fn remove(&mut self, receipt: &Receipt) {
+        self.combine(receipt, u64::saturating_sub);
+    }
+
+    fn combine(&mut self, receipt: &Receipt, with: fn(u64, u64) -> u64) {
+        let bytes = receipt.files.iter().map(|file| file.bytes).sum();
+        let numbers = [
+            (&mut self.tasks, 1),
+            (&mut self.files, receipt.files.len() as u64),
+            (&mut self.bytes, bytes),
+            (&mut self.rows, receipt.rows()),
+            (&mut self.videos, receipt.videos.len() as u64),
+            (&mut self.rejects, receipt.rejects.len() as u64),
+        ];
+        numbers.into_iter().for_each(|(total, number)| *total = with(*total, number));
+        for name in COUNTS {
+            if let Some(value) = receipt.stats.get(name) {
+                let total = self.counts.entry(name.to_owned()).or_default();
+                *total = with(*total, *value as u64);
+            }
+        }
+        self.counts.retain(|_, count| *count > 0);
+        for file in &receipt.files {
+            let Some(sort) = sort_of(&file.path) else { continue };
+            let table = self.tables.entry(sort).or_default();
+            (table.files, table.rows) = (with(table.files, 1), with(table.rows, file.rows));
+        }
+        self.tables.retain(|_, table| table.files > 0);
+    }
+
+    /// Returns the totals of some receipts.
+    pub fn of<'a>(receipts: impl IntoIterator<Item = &'a Arc<Receipt>>) -> Self {
+        let mut totals = Self::default();
+        receipts.into_iter().for_each(|receipt| totals.add(receipt));
+        totals
     }
 }
 
-/// One version of a stage's dataset, if it exists.
+impl Manifest {
+    /// Returns the receipts, in the dataset's order.
+    pub fn receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
+        let packs = self.packs.iter().map(|pack| pack.receipts(store)).collect::<Result<Vec<_>>>()?;
+        Ok(packs.into_iter().flatten().collect())
+    }
+
+    /// Returns key and attempt of every task, in the dataset's order.
+    pub fn entries(&self, store: &Store) -> Result<Vec<(String, String)>> {
+        let packs = self.packs.iter().map(|pack| Ok(pack.kept(pack.entries(store)?))).collect::<Result<Vec<_>>>()?;
+        Ok(packs.into_iter().flatten().collect())
+    }
+
+    /// Returns the files, in the dataset's order.
+    pub fn files(&self, store: &Store) -> Result<Vec<FileInfo>> {
+        let packs = self.packs.iter().map(|pack| pack.files(store)).collect::<Result<Vec<_>>>()?;
+        Ok(packs.into_iter().flatten().flatten().collect())
+    }
+
+    /// Returns the videos that were read.
+    pub fn videos(&self, store: &Store) -> Result<Vec<VideoRecord>> {
+        let packs = self.packs.iter().map(|pack| pack.videos(store)).collect::<Result<Vec<_>>>()?;
+        Ok(packs.into_iter().flatten().flatten().collect())
+    }
+
+    /// Returns the videos that could not be read, wholly or in part.
+    pub fn rejects(&self, store: &Store) -> Result<Vec<Reject>> {
+        let packs = self.packs.iter().map(|pack| pack.rejects(store)).collect::<Result<Vec<_>>>()?;
+        Ok(packs.into_iter().flatten().flatten().collect())
+    }
+}
+
+/// Returns the numbers of a stage's versions that there are, ascending.
+pub fn versions(store: &Store, stage: &str) -> Result<Vec<u64>> {
+    let paths = store.list(&format!("{stage}/manifests"))?;
+    Ok(paths.iter().filter_map(|path| path.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()).collect())
+}
+
+/// Returns the newest version of a stage's dataset, if it has one.
+pub fn head(store: &Store, stage: &str) -> Result<Option<Manifest>> {
+    // A version that a collector deletes meanwhile is not the newest: what is listed again has a newer one.
+    for _ in 0..8 {
+        let Some(newest) = versions(store, stage)?.pop() else { return Ok(None) };
+        if let Some(found) = at(store, stage, newest)? {
+            return Ok(Some(found));
+        }
+    }
+    Err(Error::Missing { path: format!("{stage}/manifests") })
+}
+
+/// Returns one version of a stage's dataset, if it exists.
+///
+/// # Errors
+/// Where the number in the file is not that of its name: it was copied by hand.
 pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> {
-    read_json(store, &manifest_path(stage, version))
+    let path = manifest_path(stage, version);
+    match read_json::<Manifest>(store, &path)? {
+        Some(found) if found.version != version => {
+            let reason = format!("it says that it is version {}, its name says {version}", found.version);
+            Err(Error::Misnamed { path, reason })
+        }
+        found => Ok(found),
+    }
 }
 
-/// The receipts of some tasks, a manifest's say, in their order.
-pub fn receipts_of(store: &Store, stage: &str, keys: &[String]) -> Result<Vec<Receipt>> {
-    read_many(store, &keys.iter().map(|key| receipt_path(stage, key)).collect::<Vec<_>>())
-}
-
-/// Those of some tasks that have no receipt, in their order.
-pub fn unfiled(store: &Store, stage: &str, keys: &[String]) -> Result<Vec<String>> {
-    let filed: HashSet<String> = store.list(&format!("{stage}/receipts"))?.into_iter().collect();
-    Ok(keys.iter().filter(|key| !filed.contains(&receipt_path(stage, key))).cloned().collect())
-}
-
-/// The names of the workspace's stages that have a dataset, each with its newest manifest.
+/// Returns the workspace's stages that have a dataset, each with its newest version.
 pub fn stages(store: &Store) -> Result<Vec<(String, Manifest)>> {
     let mut stages = Vec::new();
-    for stage in store.folders("")? {
+    for stage in stage_names(store)? {
         if let Some(head) = head(store, &stage)? {
             stages.push((stage, head));
         }
@@ -124,107 +223,40 @@ pub fn stages(store: &Store) -> Result<Vec<(String, Manifest)>> {
     Ok(stages)
 }
 
-/// Zero-padded, so that the order of names is the order of versions.
-fn manifest_path(stage: &str, version: u64) -> String {
+/// Returns the names of the workspace's folders that may be stages.
+pub(super) fn stage_names(store: &Store) -> Result<Vec<String>> {
+    let mut names = store.folders("")?;
+    names.retain(|name| is_name(name) && !["pins", "runs", "probes"].contains(&name.as_str()));
+    Ok(names)
+}
+
+/// Returns the path of a version's manifest: zero-padded, so that the order of names is the order of versions.
+#[must_use]
+pub fn manifest_path(stage: &str, version: u64) -> String {
     format!("{stage}/manifests/{version:010}.json")
 }
 
-/// A version must not speak of what is not there; those of the version before were checked then.
-fn require_filed(store: &Store, stage: &str, head: Option<&Manifest>, receipts: &[String]) -> Result<()> {
-    let known: HashSet<&String> = head.into_iter().flat_map(|head| &head.receipts).collect();
-    let added: Vec<String> = receipts.iter().filter(|key| !known.contains(key)).cloned().collect();
-    match unfiled(store, stage, &added)?.into_iter().next() {
-        Some(key) => Err(Error::MissingReceipt { stage: stage.to_owned(), key }),
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use super::super::faults::{Fault, faulty_store};
-    use super::super::receipt::file_receipt;
-    use super::super::receipt::tests::receipt;
-    use super::*;
-
-    fn add(store: &Store, key: &str) -> Manifest {
-        file_receipt(store, "frames", &receipt(key, "a")).unwrap();
-        let by = Commit { stage: "frames", run: &format!("run of {key}"), why: "a test", since: 0 };
-        commit(store, by, |head| extend(head, &[key.to_owned()])).unwrap()
-    }
-
-    #[test]
-    fn of_many_commits_at_once_none_is_lost() {
-        let folder = tempfile::tempdir().unwrap();
-        let local = Store::open(folder.path().to_str().unwrap()).unwrap();
-        for store in [local, faulty_store(&[])] {
-            std::thread::scope(|scope| {
-                for i in 0..16 {
-                    let store = &store;
-                    scope.spawn(move || add(store, &format!("key{i}")));
-                }
-            });
-            let head = head(&store, "frames").unwrap().unwrap();
-            let keys: HashSet<&str> = head.receipts.iter().map(String::as_str).collect();
-            assert_eq!((head.version, head.receipts.len(), keys.len()), (16, 16, 16));
-            // Every version extends the one before it.
-            for version in 2..=16 {
-                let [before, this] = [version - 1, version].map(|v| at(&store, "frames", v).unwrap().unwrap());
-                assert_eq!(this.parent, Some(before.version));
-                assert!(this.receipts.starts_with(&before.receipts));
-            }
-        }
-    }
-
-    #[test]
-    fn committing_what_is_there_writes_nothing() {
-        let store = faulty_store(&[]);
-        assert_eq!(add(&store, "one").version, 1);
-        assert_eq!(add(&store, "one").version, 1);
-        assert_eq!(store.list("frames/manifests").unwrap(), ["frames/manifests/0000000001.json"]);
-    }
-
-    #[test]
-    fn a_commit_whose_reply_got_lost_makes_one_version() {
-        // The receipt's put is the first, the manifest's the second.
-        let store = faulty_store(&[Fault::LostReply, Fault::LostReply]);
-        assert_eq!(add(&store, "one").version, 1);
-        assert_eq!(head(&store, "frames").unwrap().unwrap().version, 1);
-    }
-
-    #[test]
-    fn of_runs_that_overlap_the_one_that_began_last_is_the_dataset() {
-        let store = faulty_store(&[]);
-        ["old", "new"].iter().for_each(|key| _ = file_receipt(&store, "frames", &receipt(key, "a")).unwrap());
-        let commit = |run: &str, key: &str, since: u64| {
-            let manifest = commit(&store, Commit { stage: "frames", run, why: "a test", since }, |_| vec![key.to_owned()]).unwrap();
-            (manifest.version, manifest.receipts.concat())
+/// Makes an older version the newest again: a new version of the same tasks.
+///
+/// # Errors
+/// Where the version is not there.
+pub fn rolled_back(store: &Store, stage: &str, to: u64, run: &str, now_unix_ms: u64) -> Result<Manifest> {
+    // Held first, then looked at: no collector takes its packs and data while the new version is made.
+    let _held = pins::reading(store, stage, to)?;
+    let old = at(store, stage, to)?.ok_or_else(|| Error::Missing { path: manifest_path(stage, to) })?;
+    loop {
+        let newest = head(store, stage)?.ok_or_else(|| Error::Missing { path: format!("{stage}/manifests") })?;
+        let next = Manifest {
+            version: newest.version + 1,
+            parent: Some(newest.version),
+            committed_unix_ms: now_unix_ms,
+            run: run.to_owned(),
+            why: format!("rolled back to version {to}"),
+            changes: Changes { tasks_added: old.totals.tasks, tasks_dropped: newest.totals.tasks },
+            ..old.clone()
         };
-        assert_eq!(commit("1000-a", "old", 0), (1, "old".to_owned()));
-        assert_eq!(commit("2000-b", "new", 0), (2, "new".to_owned()), "it began later, and ends later");
-        assert_eq!(commit("1000-a", "old", 0), (2, "new".to_owned()), "it ends later, but began earlier");
-        assert_eq!(commit("900-c", "old", 2), (3, "old".to_owned()), "it knew of the newest: its clock is wrong, no more");
-    }
-
-    #[test]
-    fn a_receipt_nobody_filed_cannot_be_committed() {
-        let store = faulty_store(&[]);
-        let by = Commit { stage: "frames", run: "r", why: "w", since: 0 };
-        let error = commit(&store, by, |head| extend(head, &["ghost".to_owned()])).unwrap_err();
-        assert!(error.to_string().contains("`ghost`"), "{error}");
-        assert_eq!(head(&store, "frames").unwrap(), None);
-        assert!(stages(&store).unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_crash_between_receipt_and_manifest_is_made_good_by_the_next_commit() {
-        let store = faulty_store(&[]);
-        file_receipt(&store, "frames", &receipt("crashed", "a")).unwrap();
-        add(&store, "later");
-        let by = Commit { stage: "frames", run: "next", why: "the rest", since: 0 };
-        let all = ["crashed".to_owned(), "later".to_owned()];
-        let head = commit(&store, by, |head| extend(head, &all)).unwrap();
-        assert_eq!(head.receipts, ["later", "crashed"]);
-        assert_eq!(receipts_of(&store, "frames", &head.receipts).unwrap().len(), 2);
+        if store.create(&manifest_path(stage, next.version), &super::receipt::to_json(&next))? == Created::New {
+            return Ok(next);
+        }
     }
 }

@@ -7,36 +7,13 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use super::disk::{io_error, make_folder_of, sync_folders};
-use super::error::Result;
+use super::disk::Folder;
+use super::error::{Result, io_error};
+pub use super::place::FileInfo;
 use super::remote::Remote;
-
-/// One immutable file, as receipts list it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileInfo {
-    /// Where it is, relative to the workspace.
-    pub path: String,
-    /// Its size.
-    pub bytes: u64,
-    /// How many rows it holds; 0 where rows make no sense.
-    pub rows: u64,
-    /// The BLAKE3 digest of its bytes, in hexadecimal.
-    pub blake3: String,
-}
-
-impl FileInfo {
-    /// Whether it is one of true actions, by its name.
-    #[must_use]
-    pub fn holds_actions(&self) -> bool {
-        self.path.rsplit('/').next().is_some_and(|name| name.starts_with("actions"))
-    }
-}
 
 /// A file being written; made by [`Store::new_file`](super::Store::new_file).
 pub struct NewFile {
@@ -52,17 +29,15 @@ pub struct NewFile {
 
 /// Where a file must be to count as written.
 enum Goal {
-    /// Where it is, below this folder, whose names must survive.
-    Here(PathBuf),
+    /// Where it is, in this folder.
+    Here(Arc<Folder>),
     Remote(Arc<Remote>),
 }
 
 impl NewFile {
-    pub(super) fn begin(root: &Path, path: &str) -> Result<Self> {
-        let place = root.join(path);
-        make_folder_of(&place)?;
-        let file = File::create_new(&place).map_err(io_error("create", &place))?;
-        Ok(Self::over(path, file, place, Goal::Here(root.to_owned())))
+    pub(super) fn begin(folder: Arc<Folder>, path: &object_store::path::Path) -> Result<Self> {
+        let (file, place) = folder.begin(path)?;
+        Ok(Self::over(path.as_ref(), file, place, Goal::Here(folder)))
     }
 
     pub(super) fn begin_remote(remote: Arc<Remote>, path: &str) -> Result<Self> {
@@ -83,9 +58,9 @@ impl NewFile {
 
     /// Makes the file lasting and tells what is in it; `rows` is the caller's count.
     pub fn finish(mut self, rows: u64) -> Result<FileInfo> {
-        self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(io_error("write", &self.place))?;
+        self.file.flush().map_err(io_error("write", &self.place))?;
         match &self.goal {
-            Goal::Here(root) => sync_folders(root, &self.place)?,
+            Goal::Here(folder) => folder.finish(self.file.get_ref(), &self.place)?,
             Goal::Remote(remote) => {
                 let file = File::open(&self.place).map_err(io_error("read back", &self.place))?;
                 remote.upload(&self.path, file, self.bytes, &self.place)?;

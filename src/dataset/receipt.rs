@@ -4,16 +4,18 @@
 //! another attempt was first. Start at [`file_receipt`]. Two live attempts at one task are harmless: the
 //! first receipt counts, and the other attempt's data are deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
+use super::fields::Fields;
 use super::listing::About;
-use super::new_file::FileInfo;
-use super::store::{Created, Store};
+use super::place::Created;
+use super::place::FileInfo;
+use super::store::Store;
 
 /// What one finished task made, from what.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,7 +30,7 @@ pub struct Receipt {
     /// The attempt that won, and the folder its data are in.
     pub attempt: String,
     /// What the key was made of: a plan compares them to say why a task is new.
-    pub fields: Map<String, Value>,
+    pub fields: Fields,
     /// The files, relative to the workspace.
     pub files: Vec<FileInfo>,
     /// The digests of the inputs, in order.
@@ -41,6 +43,26 @@ pub struct Receipt {
     /// and read back as NaN.
     #[serde(with = "numbers")]
     pub stats: BTreeMap<String, f64>,
+    /// By what it was made.
+    pub made: Made,
+}
+
+/// By what, where and when a task was done. Nothing here decides a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Made {
+    /// The version of lapo.
+    pub lapo: String,
+    /// The commit that it was built from.
+    pub commit: String,
+    /// The version of libav, where the build has it.
+    pub libav: Option<String>,
+    /// What computed: `cpu`, `cuda:0`.
+    pub device: String,
+    /// The machine's name.
+    pub host: String,
+    /// When it was done, in seconds since 1970.
+    pub finished_unix_secs: u64,
 }
 
 /// A video a task has read.
@@ -55,6 +77,9 @@ pub struct VideoRecord {
     pub bytes: u64,
     /// When it last changed: nanoseconds since 1970, or an etag. A cache of the identity, never the answer.
     pub modified: String,
+    /// Where it begins in the archive that holds it: two members may have one name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
     /// How many frames it gave.
     pub frames: u64,
     /// How many episodes it gave.
@@ -130,21 +155,57 @@ pub fn read_receipt(store: &Store, stage: &str, key: &str) -> Result<Option<Rece
     read_json(store, &receipt_path(stage, key))
 }
 
-/// Every receipt of the stage named `stage`, by key; those of no manifest too.
-pub fn all_receipts(store: &Store, stage: &str) -> Result<Vec<Receipt>> {
-    let mut paths = store.list(&format!("{stage}/receipts"))?;
-    paths.retain(|path| path.ends_with(".json"));
-    read_many(store, &paths)
+/// Files receipts that lost their own file, as they are.
+pub(super) fn file_again<'a>(store: &Store, stage: &str, receipts: impl Iterator<Item = &'a Arc<Receipt>>) -> Result<()> {
+    let mut lost: Vec<&Arc<Receipt>> = receipts.collect();
+    if lost.len() > 16 {
+        let filed: HashSet<String> = store.list(&format!("{stage}/receipts"))?.into_iter().collect();
+        lost.retain(|receipt| !filed.contains(&receipt_path(stage, &receipt.key)));
+    }
+    for receipt in lost {
+        let path = receipt_path(stage, &receipt.key);
+        if store.read(&path)?.is_none() {
+            store.create(&path, &to_json(receipt))?;
+        }
+    }
+    Ok(())
 }
 
-/// Reads JSON files that must be there.
-pub(super) fn read_many<T: DeserializeOwned>(store: &Store, paths: &[String]) -> Result<Vec<T>> {
-    /// So many lie in memory as text at once.
-    const AT_ONCE: usize = 256;
+/// Reads receipts by their paths, which must be there.
+pub(super) fn read_receipts(store: &Store, paths: &[String]) -> Result<Vec<Receipt>> {
+    read_many(store, paths)
+}
+
+/// Reads the receipts of some tasks of a stage, in their order; `None` where a task has none.
+pub fn find_receipts(store: &Store, stage: &str, keys: &[String]) -> Result<Vec<Option<Receipt>>> {
+    let paths: Vec<String> = keys.iter().map(|key| receipt_path(stage, key)).collect();
     let mut all = Vec::with_capacity(paths.len());
     for paths in paths.chunks(AT_ONCE) {
         for (path, bytes) in paths.iter().zip(store.read_all(paths)?) {
-            all.push(parse(path, &bytes.ok_or_else(|| Error::Missing { path: path.clone() })?)?);
+            all.push(bytes.map(|bytes| parse_versioned(path, &bytes)).transpose()?);
+        }
+    }
+    Ok(all)
+}
+
+/// Whether all of these tasks have a receipt.
+pub fn are_filed(store: &Store, stage: &str, keys: &[String]) -> Result<bool> {
+    if keys.len() > AT_ONCE {
+        let filed: HashSet<String> = store.list(&format!("{stage}/receipts"))?.into_iter().collect();
+        return Ok(keys.iter().all(|key| filed.contains(&receipt_path(stage, key))));
+    }
+    Ok(find_receipts(store, stage, keys)?.iter().all(Option::is_some))
+}
+
+/// So many lie in memory as text at once.
+const AT_ONCE: usize = 256;
+
+/// Reads JSON files that must be there.
+pub(super) fn read_many<T: DeserializeOwned>(store: &Store, paths: &[String]) -> Result<Vec<T>> {
+    let mut all = Vec::with_capacity(paths.len());
+    for paths in paths.chunks(AT_ONCE) {
+        for (path, bytes) in paths.iter().zip(store.read_all(paths)?) {
+            all.push(parse_versioned(path, &bytes.ok_or_else(|| Error::Missing { path: path.clone() })?)?);
         }
     }
     Ok(all)
@@ -159,10 +220,11 @@ pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
 
 /// Reads a JSON file of ours, its format first; `None` where there is none.
 pub(super) fn read_json<T: DeserializeOwned>(store: &Store, path: &str) -> Result<Option<T>> {
-    store.read(path)?.map(|bytes| parse(path, &bytes)).transpose()
+    store.read(path)?.map(|bytes| parse_versioned(path, &bytes)).transpose()
 }
 
-fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
+/// Reads JSON of ours, its format first.
+pub fn parse_versioned<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
     /// The one field every version has.
     #[derive(Deserialize)]
     struct Header {
@@ -170,19 +232,14 @@ fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
     }
     let corrupt = |cause: serde_json::Error| Error::Corrupt { path: path.to_owned(), reason: cause.to_string() };
     let found = serde_json::from_slice::<Header>(bytes).map_err(corrupt)?.format;
-    if found > super::FORMAT {
-        return Err(Error::NewerFormat { path: path.to_owned(), found, known: super::FORMAT });
+    if found != super::FORMAT {
+        return Err(Error::OtherFormat { path: path.to_owned(), found, known: super::FORMAT });
     }
     serde_json::from_slice(bytes).map_err(corrupt)
 }
 
-/// Reads a JSON file that must be there.
-pub(super) fn read_existing<T: DeserializeOwned>(store: &Store, path: &str) -> Result<T> {
-    read_json(store, path)?.ok_or_else(|| Error::Missing { path: path.to_owned() })
-}
-
 /// Numbers that JSON cannot say become `null`, and `null` becomes NaN.
-mod numbers {
+pub(super) mod numbers {
     use std::collections::BTreeMap;
 
     use serde::{Deserialize, Deserializer, Serializer};
@@ -210,13 +267,26 @@ pub(super) mod tests {
             key: key.into(),
             stage: "decode".into(),
             attempt: attempt.into(),
-            fields: Map::new(),
+            fields: Fields::default(),
             files: vec![],
             inputs: vec![],
             videos: vec![],
             rejects: vec![],
             stats: BTreeMap::new(),
+            made: Made::default(),
         }
+    }
+
+    /// A task that is done: its file, and its receipt.
+    pub fn made(store: &Store, stage: &str, key: &str, attempt: &str) -> Arc<Receipt> {
+        let path = format!("{}/out", data_folder(stage, key, attempt));
+        let bytes = format!("{key} by {attempt}");
+        store.create(&path, bytes.as_bytes()).unwrap();
+        let blake3 = blake3::hash(bytes.as_bytes()).to_hex().to_string();
+        let files = vec![FileInfo { path, bytes: bytes.len() as u64, rows: 2, blake3 }];
+        let receipt = Receipt { files, stats: BTreeMap::from([("frames".into(), 2.0)]), ..receipt(key, attempt) };
+        file_receipt(store, stage, &receipt).unwrap();
+        Arc::new(receipt)
     }
 
     fn workspace() -> (tempfile::TempDir, Store) {
@@ -265,10 +335,10 @@ pub(super) mod tests {
     fn receipts_come_back_as_they_were_and_numbers_json_cannot_say_as_nan() {
         let (_folder, store) = workspace();
         let mut written = receipt("key", "a");
-        written.fields.insert("size".into(), 64.into());
+        written.fields = serde_json::Map::from_iter([("size".to_owned(), 64.into())]).into();
         written.stats.insert("seconds".into(), 1.5);
         file_receipt(&store, "frames", &written).unwrap();
-        assert_eq!(all_receipts(&store, "frames").unwrap(), [written.clone()]);
+        assert_eq!(read_receipt(&store, "frames", "key").unwrap().unwrap(), written);
         written.key = "diverged".into();
         written.stats.insert("loss".into(), f64::INFINITY);
         file_receipt(&store, "frames", &written).unwrap();
@@ -280,8 +350,8 @@ pub(super) mod tests {
         let (_folder, store) = workspace();
         store.create("frames/receipts/k.json", br#"{"format": 7, "shiny": true}"#).unwrap();
         let error = read_receipt(&store, "frames", "k").unwrap_err();
-        assert!(matches!(error, Error::NewerFormat { found: 7, .. }), "{error}");
-        store.create("frames/receipts/l.json", br#"{"format": 1, "shiny": true}"#).unwrap();
+        assert!(matches!(error, Error::OtherFormat { found: 7, .. }), "{error}");
+        store.create("frames/receipts/l.json", br#"{"format": 2, "shiny": true}"#).unwrap();
         let error = read_receipt(&store, "frames", "l").unwrap_err();
         assert!(error.to_string().contains("frames/receipts/l.json") && error.to_string().contains("shiny"), "{error}");
     }

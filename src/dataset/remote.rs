@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Seek, Write};
+use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +19,8 @@ use object_store::{Error as Cause, GetOptions, GetRange, ObjectMeta, ObjectStore
 use tokio::runtime::Runtime;
 
 use super::access::Access;
-use super::disk::io_error;
-use super::error::{Error, Result};
-use super::store::{Created, Stored, location};
+use super::error::{Error, Result, io_error};
+use super::place::{Created, FileInfo, Stored, object};
 
 /// How often a request is tried that the store answers with a passing fault, on top of what the library tries.
 const TRIES: u32 = 5;
@@ -48,7 +49,7 @@ impl Remote {
 
     /// The folder or bucket at an address.
     pub(super) fn open(base: &str, path: &str, access: &Access) -> Result<Self> {
-        let (bucket, prefix) = (access.connect(base)?, location(path)?);
+        let (bucket, prefix) = (access.connect(base)?, object(path)?);
         let name = if path.is_empty() { base.to_owned() } else { format!("{base}/{path}") };
         Self::new(name, Arc::new(PrefixStore::new(bucket, prefix)), access.clone())
     }
@@ -63,7 +64,7 @@ impl Remote {
 
     /// Creates a file unless one is there. A reply that got lost is no harm: what is found is read back, and the same bytes count as ours.
     pub(super) fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
-        let place = location(path)?;
+        let place = object(path)?;
         self.again(|| {
             let payload = PutPayload::from(Bytes::copy_from_slice(bytes));
             match self.runtime.block_on(self.objects.put_opts(&place, payload, PutMode::Create.into())) {
@@ -92,36 +93,79 @@ impl Remote {
         self.again(|| self.runtime.block_on(all()))
     }
 
-    /// Some bytes of a file; fails where it is no longer the one that `etag` names.
-    pub(super) fn read_part(&self, path: &str, etag: Option<&str>, from: u64, count: u64) -> Result<Bytes> {
-        let place = location(path)?;
-        let range = Some(GetRange::Bounded(from..from + count));
-        let options = || GetOptions { range: range.clone(), if_match: etag.map(Into::into), ..GetOptions::default() };
-        let part = || self.runtime.block_on(async { self.objects.get_opts(&place, options()).await?.bytes().await });
-        self.again(|| part().map_err(self.failed("read", path)))
+    /// Returns some bytes of a file; fails if it is no longer the one that was found.
+    pub(super) fn read_part(&self, found: &Stored, from: u64, count: u64) -> Result<Bytes> {
+        Ok(self.read_parts(found, std::slice::from_ref(&(from..from + count)))?.remove(0))
     }
 
-    /// A copy of a file on this machine's disk.
-    pub(super) fn local(&self, path: &str) -> Result<File> {
-        let found = self.look(path)?.ok_or_else(|| Error::Missing { path: path.into() })?;
-        let place = location(path)?;
-        let fetch = |file: &mut File| {
-            file.rewind().map_err(io_error("write a copy of", path))?;
-            let parts = (0..found.bytes).step_by(PART as usize).map(|from| from..(from + PART).min(found.bytes));
-            let mut parts = futures::stream::iter(parts).map(|part| self.objects.get_range(&place, part)).buffered(PARTS);
-            self.runtime.block_on(async {
-                while let Some(part) = parts.try_next().await.map_err(self.failed("read", path))? {
-                    file.write_all(&part).map_err(io_error("write a copy of", path))?;
-                }
+    /// Returns some stretches of a file, in their order, many asked for at once; fails if it is no longer the one that was found.
+    pub(super) fn read_parts(&self, found: &Stored, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.again(|| {
+            let mut parts = Vec::with_capacity(ranges.len());
+            self.each_part(found, ranges, REQUESTS, |part| {
+                parts.push(part);
                 Ok(())
-            })
+            })?;
+            Ok(parts)
+        })
+    }
+
+    /// Hands over some stretches of a file, in their order, `at_once` of which are in memory.
+    fn each_part(&self, found: &Stored, ranges: &[Range<u64>], at_once: usize, mut each: impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+        let place = object(&found.path)?;
+        let part = |range: &Range<u64>| {
+            let options =
+                GetOptions { range: Some(GetRange::Bounded(range.clone())), if_match: found.etag.clone(), ..GetOptions::default() };
+            async { self.objects.get_opts(&place, options).await?.bytes().await }
         };
-        self.access.cache().file(&self.copy_name(&found), |file| self.again(|| fetch(file)))
+        let mut parts = pin!(futures::stream::iter(ranges).map(part).buffered(at_once));
+        self.runtime.block_on(async {
+            while let Some(part) = parts.try_next().await.map_err(self.failed("read", &found.path))? {
+                each(part)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns a copy of a file on this machine's disk. What is fetched is checked against `info`; of a copy that is there, the size is.
+    pub(super) fn local(&self, path: &str, info: Option<&FileInfo>) -> Result<File> {
+        let found = self.require(path, info)?;
+        let fetch = |file: &mut File| self.again(|| self.fetch(&found, info, file));
+        self.access.cache().file(&self.copy_name(&found), Some(found.bytes), fetch)
+    }
+
+    /// Returns the copy of a file on this machine's disk, if there is one.
+    pub(super) fn copy_of(&self, found: &Stored) -> Result<Option<File>> {
+        self.access.cache().find(&self.copy_name(found), Some(found.bytes))
+    }
+
+    /// Deletes the copy of a file on this machine's disk.
+    pub(super) fn forget(&self, path: &str) -> Result<()> {
+        self.look(path)?.map_or(Ok(()), |found| self.access.cache().forget(&self.copy_name(&found)))
+    }
+
+    /// Returns what is known of a file that must be there, with the size that `info` says.
+    pub(super) fn require(&self, path: &str, info: Option<&FileInfo>) -> Result<Stored> {
+        let found = self.look(path)?.ok_or_else(|| Error::Missing { path: path.into() })?;
+        info.map_or(Ok(()), |info| info.check_size(found.bytes))?;
+        Ok(found)
+    }
+
+    /// Writes the bytes of a file to another, and checks them.
+    fn fetch(&self, found: &Stored, info: Option<&FileInfo>, file: &mut File) -> Result<()> {
+        let path = found.path.as_str();
+        let mut hasher = blake3::Hasher::new();
+        file.rewind().and_then(|()| file.set_len(0)).map_err(io_error("write a copy of", path))?;
+        self.each_part(found, &whole(found), PARTS, |part| {
+            hasher.update(&part);
+            file.write_all(&part).map_err(io_error("write a copy of", path))
+        })?;
+        info.map_or(Ok(()), |info| info.check_digest(hasher.finalize()))
     }
 
     /// What is known of a file without its bytes, or `None` where nothing is.
     pub(super) fn look(&self, path: &str) -> Result<Option<Stored>> {
-        let place = location(path)?;
+        let place = object(path)?;
         self.again(|| match self.runtime.block_on(self.objects.head(&place)) {
             // The library's prefix is still before the path that is found.
             Ok(found) => Ok(Some(Stored { path: path.to_owned(), ..stored(found) })),
@@ -132,14 +176,14 @@ impl Remote {
 
     /// Every file under the folder `prefix`, in no order.
     pub(super) fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
-        let place = location(prefix)?;
+        let place = object(prefix)?;
         let found = || self.objects.list(Some(&place)).map_ok(stored).try_collect();
         self.again(|| self.runtime.block_on(found()).map_err(self.failed("list", prefix)))
     }
 
     /// The names of the folders right under `prefix`.
     pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let place = location(prefix)?;
+        let place = object(prefix)?;
         let list = || self.runtime.block_on(self.objects.list_with_delimiter(Some(&place))).map_err(self.failed("list", prefix));
         let found = self.again(list)?;
         Ok(found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect())
@@ -147,7 +191,7 @@ impl Remote {
 
     /// Deletes files, which need not be there, many with one request.
     pub(super) fn delete(&self, paths: &[String]) -> Result<()> {
-        let places = paths.iter().map(|path| location(path)).collect::<Result<Vec<Path>>>()?;
+        let places = paths.iter().map(|path| object(path)).collect::<Result<Vec<Path>>>()?;
         self.again(|| {
             let mut deleted = self.objects.delete_stream(futures::stream::iter(places.clone().into_iter().map(Ok)).boxed());
             self.runtime.block_on(async {
@@ -164,7 +208,7 @@ impl Remote {
 
     /// Sends a finished file, which must be at its beginning, and keeps it as the local copy.
     pub(super) fn upload(&self, path: &str, mut file: File, bytes: u64, part: &std::path::Path) -> Result<()> {
-        let place = location(path)?;
+        let place = object(path)?;
         let found = self.again(|| {
             file.rewind().map_err(io_error("read back", path))?;
             let sent = if bytes <= PART {
@@ -189,7 +233,7 @@ impl Remote {
     fn is_same(&self, found: &Stored, mut file: &File) -> Result<bool> {
         file.rewind().map_err(io_error("read back", &found.path))?;
         for from in (0..found.bytes).step_by(PART as usize) {
-            let theirs = self.read_part(&found.path, found.etag.as_deref(), from, PART.min(found.bytes - from))?;
+            let theirs = self.read_part(found, from, PART.min(found.bytes - from))?;
             let mut ours = vec![0; theirs.len()];
             file.read_exact(&mut ours).map_err(io_error("read back", &found.path))?;
             if theirs != ours {
@@ -199,6 +243,10 @@ impl Remote {
         Ok(true)
     }
 
+    /// Sends a file in parts.
+    ///
+    /// Parts that a killed process sent stay in the bucket, unseen, and cost money. `object_store` cannot list them: a bucket needs a rule
+    /// that aborts incomplete multipart uploads after some days (S3: `AbortIncompleteMultipartUpload`).
     async fn upload_parts(&self, path: &str, place: &Path, mut file: &File) -> Result<()> {
         let upload = self.objects.put_multipart(place).await.map_err(self.failed("upload", path))?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART as usize);
@@ -235,7 +283,7 @@ impl Remote {
     }
 
     async fn get(&self, path: &str) -> Result<Option<Bytes>> {
-        let place = location(path)?;
+        let place = object(path)?;
         let bytes = async { self.objects.get(&place).await?.bytes().await };
         match bytes.await {
             Ok(bytes) => Ok(Some(bytes)),
@@ -253,6 +301,11 @@ impl Remote {
     fn failed<'a>(&'a self, action: &'static str, path: &'a str) -> impl Fn(Cause) -> Error + 'a {
         move |cause| Error::storage(action, &format!("{}/{path}", self.name), &cause, Some(self.access.hide(&cause.to_string())))
     }
+}
+
+/// Cuts a file into parts.
+fn whole(found: &Stored) -> Vec<Range<u64>> {
+    (0..found.bytes).step_by(PART as usize).map(|from| from..(from + PART).min(found.bytes)).collect()
 }
 
 fn stored(found: ObjectMeta) -> Stored {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::access::{Access, address};
 use super::error::{Error, Result};
+use super::place::Stored;
 use super::remote::Remote;
-use super::store::Stored;
 
 /// The first piece that is asked for, and the first after a jump.
 const LEAST: u64 = 256 << 10;
@@ -61,7 +61,7 @@ impl Read for RemoteFile {
         if self.at < self.piece_at || self.at >= end {
             self.ask = if self.at == end && end > 0 { (self.ask * 2).min(MOST) } else { LEAST };
             let count = self.ask.min(self.found.bytes - self.at);
-            self.piece = self.remote.read_part(&self.found.path, self.found.etag.as_deref(), self.at, count)?;
+            self.piece = self.remote.read_part(&self.found, self.at, count)?;
             self.piece_at = self.at;
         }
         let piece = &self.piece[(self.at - self.piece_at) as usize..];

@@ -43,6 +43,8 @@ pub const ROW: &str = "row";
 
 /// The metadata key every data file states its format under.
 pub const FORMAT_KEY: &str = "lapo.format";
+/// The format of Parquet files. Format 1 had unsigned integers and fixed-size lists, which several readers refuse.
+pub const TABLE_FORMAT: u32 = 2;
 
 /// The size of a frame in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,21 +102,33 @@ pub fn shard(size: FrameSize) -> Schema {
     Schema::new_with_metadata(fields, format_metadata())
 }
 
-/// The schema of a file of labels.
+/// Returns the schema of a file of labels. The lengths of the lists are in the file's metadata, under [`list_size_key`].
+///
+/// Integers are signed, because the Delta Lake protocol and Spark know no others. `frame_index` and `row` are int64: int32 does not hold
+/// all of their values.
 #[must_use]
-pub fn labels(shape: LabelShape) -> Schema {
+pub fn labels() -> Schema {
+    label_fields(DataType::Utf8)
+}
+
+/// Returns the schema of labels in memory: names that repeat are looked up in a dictionary. In a file they are text.
+pub(super) fn labels_in_memory() -> Schema {
+    label_fields(DataType::Dictionary(DataType::Int32.into(), DataType::Utf8.into()))
+}
+
+fn label_fields(names: DataType) -> Schema {
     let fields = vec![
-        dictionary(VIDEO),
-        Field::new(EPISODE, DataType::UInt32, false),
-        Field::new(FRAME_INDEX, DataType::UInt32, false),
+        Field::new(VIDEO, names.clone(), false),
+        Field::new(EPISODE, DataType::Int32, false),
+        Field::new(FRAME_INDEX, DataType::Int64, false),
         Field::new(TIME_S, DataType::Float64, false),
-        fixed_list(LATENT_ACTION, DataType::Float32, shape.latent_dim),
-        fixed_list(LATENT_CODE, DataType::UInt16, shape.codes),
+        Field::new_list(LATENT_ACTION, element(DataType::Float32), false),
+        Field::new_list(LATENT_CODE, element(DataType::Int32), false),
         Field::new(FDM_ERROR, DataType::Float32, true),
         Field::new(MOTION, DataType::Float32, false),
         Field::new(TRUE_ACTION, DataType::Int32, true),
-        dictionary(SHARD),
-        Field::new(ROW, DataType::UInt32, false),
+        Field::new(SHARD, names, false),
+        Field::new(ROW, DataType::Int64, false),
     ];
     Schema::new(fields)
 }
@@ -129,23 +143,17 @@ pub fn frame_size(schema: &Schema) -> Option<FrameSize> {
     (*schema == shard(size)).then_some(size)
 }
 
-/// The label sizes a label file's schema states, if it is one.
-#[must_use]
-pub fn label_shape(schema: &Schema) -> Option<LabelShape> {
-    let length = |name| match schema.field_with_name(name).ok()?.data_type() {
-        DataType::FixedSizeList(_, length) => usize::try_from(*length).ok(),
-        _ => None,
-    };
-    let shape = LabelShape { latent_dim: length(LATENT_ACTION)?, codes: length(LATENT_CODE)? };
-    (schema.fields() == labels(shape).fields()).then_some(shape)
-}
-
 /// A schema as JSON, column by column: what `schemas/` shows to people.
 #[must_use]
 pub fn describe(schema: &Schema) -> Value {
     let columns = schema.fields().iter().map(|field| {
-        json!({"name": field.name(), "type": field.data_type().to_string(), "nullable": field.is_nullable(),
-               "meaning": meaning(field.name())})
+        let mut column = json!({"name": field.name(), "type": field.data_type().to_string(), "nullable": field.is_nullable(),
+                                "meaning": meaning(field.name())});
+        if matches!(field.data_type(), DataType::List(_)) {
+            column["list_size"] =
+                json!(format!("the same in every row; stated by the file's metadata entry `{}`", list_size_key(field.name())));
+        }
+        column
     });
     json!({"columns": columns.collect::<Vec<_>>()})
 }
@@ -174,6 +182,17 @@ pub(super) fn format_metadata() -> HashMap<String, String> {
     HashMap::from([(FORMAT_KEY.to_owned(), super::FORMAT.to_string())])
 }
 
+/// Returns the metadata key under which a Parquet file states the length of the lists in a column: the same in every row.
+#[must_use]
+pub fn list_size_key(column: &str) -> String {
+    format!("lapo.list_size.{column}")
+}
+
+/// Returns the field of a plain list's elements, named as the Parquet format asks.
+pub(super) fn element(data_type: DataType) -> Field {
+    Field::new("element", data_type, false)
+}
+
 /// The field of a fixed-size list's items.
 pub(super) fn item(data_type: DataType) -> Field {
     Field::new("item", data_type, false)
@@ -197,16 +216,25 @@ mod tests {
     fn sizes_come_back_from_the_schema() {
         let size = FrameSize { height: 48, width: 64 };
         assert_eq!(frame_size(&shard(size)), Some(size));
-        let shape = LabelShape { latent_dim: 128, codes: 8 };
-        assert_eq!(label_shape(&labels(shape)), Some(shape));
-        assert_eq!(frame_size(&labels(shape)), None);
-        assert_eq!(label_shape(&shard(size)), None);
+        assert_eq!(frame_size(&labels()), None);
+    }
+
+    /// Delta Lake, polars' `scan_delta` and Spark refuse unsigned integers, fixed-size lists and dictionaries.
+    #[test]
+    fn labels_hold_only_types_that_every_reader_knows() {
+        use DataType::{Float32, Float64, Int32, Int64, List, Utf8};
+        for field in labels().fields() {
+            let simple = match field.data_type() {
+                List(item) => matches!(item.data_type(), Int32 | Float32) && item.name() == "element",
+                other => matches!(other, Utf8 | Int32 | Int64 | Float32 | Float64),
+            };
+            assert!(simple, "{field}");
+        }
     }
 
     #[test]
     fn every_column_has_a_meaning() {
-        let shape = LabelShape { latent_dim: 1, codes: 1 };
-        for schema in [shard(FrameSize { height: 1, width: 1 }), labels(shape)] {
+        for schema in [shard(FrameSize { height: 1, width: 1 }), labels()] {
             for column in describe(&schema)["columns"].as_array().unwrap() {
                 assert_ne!(column["meaning"], "", "{}", column["name"]);
             }

@@ -21,7 +21,7 @@ use super::schema::{self, Compression, FrameSize};
 use super::store::Store;
 
 /// The rows of a record batch, and the bytes it may weigh where frames are large.
-const BATCH_ROWS: usize = 256;
+pub(super) const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 8 << 20;
 
 /// What a shard is made for.

@@ -1,16 +1,17 @@
 //! Frames come back from a shard, in place: an uncompressed shard is read through its memory map.
 //!
-//! In: a shard's path. Out: [`Shard`], a random-access view of its rows, and [`read_frame_rows`], the same
-//! rows without pixels. Start at [`Shard::open`]. A shard is checked when it is opened, so that the
+//! In: a shard's path. Out: [`Shard`], a random-access view of its rows. Start at [`Shard::open`]. A shard is checked when it is opened, so that the
 //! accessors need not be.
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Float64Type, Int32Type, UInt8Type, UInt32Type};
 
 use super::error::Result;
-use super::ipc::{corrupt, decode};
-use super::schema::{self, FrameSize};
+use super::ipc::{Decoded, Wanted, corrupt, decode};
+use super::parts::Parts;
+use super::place::FileInfo;
+use super::schema::FrameSize;
 use super::shard::VideoName;
 use super::store::Store;
 
@@ -24,7 +25,7 @@ pub struct Shard {
     rows_per_batch: usize,
     batches: Vec<Columns>,
     videos: Vec<VideoName>,
-    /// Where each batch's pixels begin in the file; empty if they were decompressed or left out.
+    /// Where each batch's pixels begin in the file; empty if they are compressed.
     pixels_at: Vec<u64>,
 }
 
@@ -43,28 +44,14 @@ pub struct EpisodeRun {
     pub len: usize,
 }
 
-/// The rows of a shard without their pixels, column by column.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct FrameRows {
-    /// The videos, each once.
-    pub videos: Vec<VideoName>,
-    /// The place of a frame's video in `videos`.
-    pub video: Vec<u32>,
-    /// The episode's number within the video.
-    pub episode: Vec<u32>,
-    /// The frame's number within the video.
-    pub frame_index: Vec<u32>,
-    /// The frame's time within the video, in seconds.
-    pub time_s: Vec<f64>,
-}
-
 /// One batch, as plain slices over the map.
 #[derive(Debug)]
-struct Columns {
-    video: ScalarBuffer<i32>,
-    episode: ScalarBuffer<u32>,
-    frame_index: ScalarBuffer<u32>,
-    time_s: ScalarBuffer<f64>,
+pub(super) struct Columns {
+    /// The place of a row's video in [`Shard::videos`].
+    pub video: ScalarBuffer<i32>,
+    pub episode: ScalarBuffer<u32>,
+    pub frame_index: ScalarBuffer<u32>,
+    pub time_s: ScalarBuffer<f64>,
     /// Empty where only the small columns were read.
     pixels: ScalarBuffer<u8>,
 }
@@ -72,12 +59,32 @@ struct Columns {
 impl Shard {
     /// Opens the shard at `path`; a compressed one is decompressed here, as a whole.
     pub fn open(store: &Store, path: &str) -> Result<Self> {
-        Self::open_columns(store, path, &[0, 1, 2, 3, 4, 5])
+        Self::decode(path, &Parts::Mapped { path: path.to_owned(), bytes: store.map(path)? }, Wanted::All)
+    }
+
+    /// Opens a shard that must have the size that its receipt says; a compressed one is decompressed here, as a whole.
+    pub fn open_file(store: &Store, info: &FileInfo) -> Result<Self> {
+        Self::decode(&info.path, &Parts::Mapped { path: info.path.clone(), bytes: store.map_file(info)? }, Wanted::All)
+    }
+
+    /// Opens all of a shard but its pixels, which are not read.
+    pub(super) fn open_rows(store: &Store, path: &str, info: Option<&FileInfo>) -> Result<Self> {
+        Self::decode(path, &store.parts(path, info)?, Wanted::Small)
     }
 
     /// Rows of a batch, and where each batch's pixels begin in the file; nowhere if they are compressed.
     pub(super) fn pixels_in_place(&self) -> (usize, &[u64]) {
         (self.rows_per_batch, &self.pixels_at)
+    }
+
+    /// Returns the videos of the shard, each once.
+    pub(super) fn videos(&self) -> &[VideoName] {
+        &self.videos
+    }
+
+    /// Returns the columns other than pixels, batch after batch.
+    pub(super) fn batches(&self) -> &[Columns] {
+        &self.batches
     }
 
     /// The file's path, relative to the workspace.
@@ -181,10 +188,8 @@ impl Shard {
         (&self.batches[row / self.rows_per_batch], row % self.rows_per_batch)
     }
 
-    fn open_columns(store: &Store, path: &str, projection: &[usize]) -> Result<Self> {
-        let file = Buffer::from(store.map(path)?);
-        let (schema, batches) = decode(path, &file, projection)?;
-        let size = schema::frame_size(&schema).ok_or_else(|| corrupt(path, "its columns are not those of a shard"))?;
+    fn decode(path: &str, file: &Parts, wanted: Wanted) -> Result<Self> {
+        let Decoded { size, batches, pixels_at } = decode(path, file, wanted)?;
         let rows_per_batch = batches.first().map_or(1, RecordBatch::num_rows).max(1);
         let short = batches.iter().rev().skip(1).any(|batch| batch.num_rows() != rows_per_batch);
         if short || batches.last().is_some_and(|batch| batch.num_rows() > rows_per_batch) {
@@ -192,38 +197,9 @@ impl Shard {
         }
         let videos = batches.first().map(videos).unwrap_or_default();
         let batches: Vec<Columns> = batches.iter().map(columns).collect();
-        Ok(Self {
-            pixels_at: batches.iter().map_while(|batch| offset_in(&file, &batch.pixels)).collect(),
-            path: path.to_owned(),
-            size,
-            rows: batches.iter().map(|batch| batch.video.len()).sum(),
-            rows_per_batch,
-            batches,
-            videos,
-        })
+        let rows = batches.iter().map(|batch| batch.video.len()).sum();
+        Ok(Self { path: path.to_owned(), size, rows, rows_per_batch, batches, videos, pixels_at })
     }
-}
-
-/// Adds a shard's rows to `rows` without ever touching its pixels.
-pub fn read_frame_rows(store: &Store, path: &str, rows: &mut FrameRows) -> Result<()> {
-    let shard = Shard::open_columns(store, path, &[0, 1, 2, 3, 4])?;
-    let first = rows.videos.len();
-    rows.videos.extend(shard.videos);
-    for batch in &shard.batches {
-        let place = |&video: &i32| u32::try_from(first + video as usize).expect("fewer than 2^32 videos");
-        rows.video.extend(batch.video.iter().map(place));
-        rows.episode.extend_from_slice(&batch.episode);
-        rows.frame_index.extend_from_slice(&batch.frame_index);
-        rows.time_s.extend_from_slice(&batch.time_s);
-    }
-    Ok(())
-}
-
-/// Where `pixels` begin in the file they are a part of; none if they are a copy.
-fn offset_in(file: &Buffer, pixels: &ScalarBuffer<u8>) -> Option<u64> {
-    let (file, pixels) = (file.as_ptr_range(), pixels.as_ptr_range());
-    let inside = file.start <= pixels.start && pixels.end <= file.end && !pixels.is_empty();
-    inside.then(|| (pixels.start.addr() - file.start.addr()) as u64)
 }
 
 /// The columns of a batch whose schema was checked, pixels only where they were asked for.
@@ -252,14 +228,14 @@ fn follows(before: (i32, u32, u32), this: (i32, u32, u32)) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::super::faults::faulty_store;
     use super::super::{Compression, Error, ShardLayout, ShardWriter};
     use super::*;
 
     const SIZE: FrameSize = FrameSize { height: 8, width: 4 };
-    const PATH: &str = "frames/data/key/attempt/shard.arrow";
+    pub const PATH: &str = "frames/data/key/attempt/shard.arrow";
 
     fn workspace() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
@@ -272,7 +248,7 @@ mod tests {
     }
 
     /// Two videos of two episodes of 150 frames, with one frame missing in the last episode.
-    fn write(store: &Store, compression: Compression) -> crate::dataset::FileInfo {
+    pub fn write(store: &Store, compression: Compression) -> crate::dataset::FileInfo {
         let names = [("films/a.mp4", "d0"), ("unread.mp4", "d1"), ("films/b.mp4", "d2")];
         let names = names.map(|(uri, digest)| VideoName { uri: uri.into(), digest: digest.into() });
         let layout = ShardLayout { size: SIZE, compression, videos: names.to_vec() };
@@ -328,21 +304,6 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_without_pixels_are_the_same_rows() {
-        let (_folder, store) = workspace();
-        write(&store, Compression::Zstd);
-        let shard = Shard::open(&store, PATH).unwrap();
-        let mut rows = FrameRows::default();
-        read_frame_rows(&store, PATH, &mut rows).unwrap();
-        read_frame_rows(&store, PATH, &mut rows).unwrap();
-        assert_eq!(rows.video.len(), 2 * 599);
-        for (twice, row) in (0..599).chain(0..599).enumerate() {
-            assert_eq!(rows.videos[rows.video[twice] as usize].digest, shard.video_digest(row));
-            assert_eq!(rows.frame_index[twice], shard.frame_index(row));
-        }
-    }
-
-    #[test]
     fn the_same_frames_are_the_same_bytes() {
         let digests = [(); 3].map(|()| {
             let (_folder, store) = workspace();
@@ -381,7 +342,8 @@ mod tests {
         for (i, bytes) in damaged.chain(truncated).enumerate() {
             let path = format!("frames/data/key/bad{i}/shard.arrow");
             store.create(&path, &bytes).unwrap();
-            if let Err(error) = Shard::open(&store, &path) {
+            let rows = Shard::open_rows(&store, &path, None);
+            for error in [rows.err(), Shard::open(&store, &path).err()].into_iter().flatten() {
                 assert!(error.to_string().contains(&path), "{error}");
             }
             store.delete_all(&format!("frames/data/key/bad{i}")).unwrap();

@@ -2,6 +2,9 @@
 //!
 //! In: the shards' paths. Out: [`Shards`], which knows every run of frames and copies any of them out. Start at [`Shards::open`].
 //!
+//! Opening reads everything but the pixels, many shards at once. Of an object store, a shard is copied when its pixels are first asked
+//! for.
+//!
 //! A small dataset is mapped, which is fastest. The frames of a large one are read from their place in the files, up to five times slower
 //! where the files are many and each must be opened, still far faster than a network trains: of a map every page that was ever touched
 //! counts as this process's memory, and a process may hold no more than some 65,000 maps. Shards that are compressed are opened whole, and
@@ -10,11 +13,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::disk::io_error;
-use super::error::Result;
+use rayon::prelude::*;
+
+use super::error::{Result, io_error};
+use super::frame_rows::AT_ONCE;
 use super::ipc::corrupt;
+use super::place::FileInfo;
 use super::schema::FrameSize;
 use super::shard_reader::Shard;
 use super::store::Store;
@@ -30,15 +36,49 @@ const MAPPED_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub struct Shards {
     store: Store,
-    paths: Vec<String>,
+    sources: Vec<Source>,
     places: Vec<Place>,
     frame_size: Option<FrameSize>,
     runs: Vec<Span>,
     episodes: usize,
     files: Mutex<Recent<File>>,
     whole: Mutex<Recent<Shard>>,
-    /// All shards, where they are mapped; else none.
-    mapped: Vec<Arc<Shard>>,
+    /// All shards, if they are to be mapped; else none.
+    mapped: Vec<OnceLock<Arc<Shard>>>,
+    /// Held while a shard is mapped, so that none is copied twice.
+    mapping: Mutex<()>,
+}
+
+/// A shard's file.
+#[derive(Debug)]
+enum Source {
+    Path(String),
+    /// As its receipt describes it.
+    File(FileInfo),
+}
+
+impl Source {
+    fn path(&self) -> &str {
+        match self {
+            Self::Path(path) => path,
+            Self::File(info) => &info.path,
+        }
+    }
+
+    fn info(&self) -> Option<&FileInfo> {
+        match self {
+            Self::Path(_) => None,
+            Self::File(info) => Some(info),
+        }
+    }
+
+    fn open(&self, store: &Store) -> Result<Arc<Shard>> {
+        match self {
+            Self::Path(path) => Shard::open(store, path),
+            Self::File(info) => Shard::open_file(store, info),
+        }
+        .map(Arc::new)
+    }
 }
 
 /// Frames of one episode that follow each other with no gap.
@@ -61,41 +101,45 @@ struct Place {
 }
 
 impl Shards {
-    /// Looks through all shards once, at all but their pixels.
+    /// Opens the shards at `paths`: reads all of them but their pixels.
     pub fn open(store: &Store, paths: Vec<String>) -> Result<Self> {
+        Self::open_sources(store, paths.into_iter().map(Source::Path).collect())
+    }
+
+    /// Opens shards as [`Shards::open`] does; each must have the size that its receipt says.
+    pub fn open_files(store: &Store, files: &[FileInfo]) -> Result<Self> {
+        Self::open_sources(store, files.iter().cloned().map(Source::File).collect())
+    }
+
+    fn open_sources(store: &Store, sources: Vec<Source>) -> Result<Self> {
         let (mut ordinals, mut runs, mut places, mut frame_size) = (HashMap::new(), Vec::new(), Vec::new(), None);
-        let (mut mapped, mut bytes, mut whole) = (Vec::new(), 0, Recent::default());
-        for (number, path) in paths.iter().enumerate() {
-            let shard = Arc::new(Shard::open(store, path)?);
-            let (seen, expected) = (shard.frame_size(), *frame_size.get_or_insert(shard.frame_size()));
-            if seen != expected {
-                let FrameSize { height, width } = expected;
-                let reason = format!("its frames are {} x {} pixels, those before are {height} x {width}", seen.height, seen.width);
-                return Err(corrupt(path, reason));
-            }
-            for run in shard.episodes() {
-                // An episode cut by a gap is several runs, and one episode all the same.
-                let next = ordinals.len();
-                let episode = *ordinals.entry((run.digest, run.episode)).or_insert(next);
-                let [shard, first_row, frames, episode] = [number, run.first_row, run.len, episode].map(narrow);
-                runs.push(Span { shard, first_row, frames, episode });
-            }
-            let (rows_per_batch, batches) = shard.pixels_in_place();
-            let batches = batches.to_vec();
-            bytes += pixel_bytes(&shard);
-            let small = bytes <= MAPPED_BYTES && mapped.len() == number && !batches.is_empty();
-            if batches.is_empty() {
-                whole.get(number, WHOLE_BYTES, pixel_bytes, || Ok(shard.clone()))?;
-            }
-            places.push(Place { rows: shard.rows(), rows_per_batch, batches });
-            if small {
-                mapped.push(shard);
-            } else {
-                mapped.clear();
+        let (mut bytes, mut number) = (0, 0);
+        for some in sources.chunks(AT_ONCE) {
+            let open = |source: &Source| {
+                let shard = Shard::open_rows(store, source.path(), source.info())?;
+                Ok((shard.episodes(), shard.frame_size(), Place::of(&shard)))
+            };
+            let opened: Vec<Result<_>> = some.par_iter().map(open).collect();
+            for (source, opened) in some.iter().zip(opened) {
+                let (episodes, size, place) = opened?;
+                check_size(source.path(), size, *frame_size.get_or_insert(size))?;
+                for run in episodes {
+                    // An episode cut by a gap is several runs, and one episode all the same.
+                    let next = ordinals.len();
+                    let episode = *ordinals.entry((run.digest, run.episode)).or_insert(next);
+                    let [shard, first_row, frames, episode] = [number, run.first_row, run.len, episode].map(narrow);
+                    runs.push(Span { shard, first_row, frames, episode });
+                }
+                bytes += place.rows * size.bytes();
+                places.push(place);
+                number += 1;
             }
         }
-        let (store, episodes) = (store.clone(), ordinals.len());
-        Ok(Self { store, paths, places, frame_size, runs, episodes, files: Mutex::default(), whole: Mutex::new(whole), mapped })
+        let is_small = bytes <= MAPPED_BYTES && places.iter().all(|place| !place.batches.is_empty());
+        let mapped = (0..if is_small { number } else { 0 }).map(|_| OnceLock::new()).collect();
+        let (store, episodes, mapping) = (store.clone(), ordinals.len(), Mutex::default());
+        let (files, whole) = (Mutex::default(), Mutex::default());
+        Ok(Self { store, sources, places, frame_size, runs, episodes, files, whole, mapped, mapping })
     }
 
     /// The size of every frame; none where there is no shard.
@@ -129,20 +173,25 @@ impl Shards {
             let rows = (place.rows_per_batch - within).min(rest.len() / bytes);
             let (here, after) = rest.split_at_mut(rows * bytes);
             let at = place.batches[batch] + (within * bytes) as u64;
-            file.read_exact_at(here, at).map_err(io_error("read", &self.paths[shard]))?;
+            file.read_exact_at(here, at).map_err(io_error("read", self.sources[shard].path()))?;
             (row, rest) = (row + rows, after);
         }
         Ok(())
     }
 
-    /// One shard, whole.
+    /// Returns one shard, whole.
     pub fn shard(&self, number: usize) -> Result<Arc<Shard>> {
-        match self.mapped.get(number) {
+        let open = || self.sources[number].open(&self.store);
+        let Some(mapped) = self.mapped.get(number) else {
+            return lock(&self.whole).get(number, WHOLE_BYTES, pixel_bytes, open);
+        };
+        if let Some(shard) = mapped.get() {
+            return Ok(shard.clone());
+        }
+        let _alone = lock(&self.mapping);
+        match mapped.get() {
             Some(shard) => Ok(shard.clone()),
-            None => {
-                let open = || Shard::open(&self.store, &self.paths[number]).map(Arc::new);
-                lock(&self.whole).get(number, WHOLE_BYTES, pixel_bytes, open)
-            }
+            None => open().map(|shard| mapped.get_or_init(|| shard).clone()),
         }
     }
 
@@ -151,8 +200,25 @@ impl Shards {
     }
 
     fn file(&self, number: usize) -> Result<Arc<File>> {
-        lock(&self.files).get(number, FILES, |_| 1, || self.store.file(&self.paths[number]).map(Arc::new))
+        let source = &self.sources[number];
+        lock(&self.files).get(number, FILES, |_| 1, || self.store.file_of(source.path(), source.info()).map(Arc::new))
     }
+}
+
+impl Place {
+    fn of(shard: &Shard) -> Self {
+        let (rows_per_batch, batches) = shard.pixels_in_place();
+        Self { rows: shard.rows(), rows_per_batch, batches: batches.to_vec() }
+    }
+}
+
+/// Checks that a shard's frames have the size of those before.
+fn check_size(path: &str, found: FrameSize, expected: FrameSize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let FrameSize { height, width } = expected;
+    Err(corrupt(path, format!("its frames are {} x {} pixels, those before are {height} x {width}", found.height, found.width)))
 }
 
 fn pixel_bytes(shard: &Shard) -> usize {

@@ -6,56 +6,23 @@
 //!
 //! There are no lock files. Whatever happens to a writer, readers see a whole file or none.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
 
 use super::access::{Access, address};
-use super::disk::{self, io_error};
-use super::error::{Error, Result};
+use super::disk::{self, Folder, Lasts};
+use super::error::{Error, Result, io_error};
 use super::new_file::NewFile;
+use super::parts::Parts;
+use super::place::{Created, FileInfo, Stored, folder, is_staged, location};
 use super::remote::Remote;
-
-/// What became of a [`Store::create`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
-    /// The file now holds exactly these bytes.
-    New,
-    /// Somebody else's file is there, with other bytes; it was left alone.
-    Exists,
-}
-
-/// A file of a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Relative to the store.
-    pub path: String,
-    /// Its size.
-    pub bytes: u64,
-    /// When it was written.
-    pub modified: SystemTime,
-    /// What the store calls its content, where it is an object store.
-    pub etag: Option<String>,
-}
-
-impl Stored {
-    /// Whether it is one that a create left behind when it died.
-    pub(super) fn is_staged(&self) -> bool {
-        self.path.contains('#')
-    }
-
-    /// What changes when its content does: the etag, or where there is none the time in nanoseconds since 1970.
-    #[must_use]
-    pub fn version(&self) -> String {
-        let time = || self.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
-        self.etag.clone().unwrap_or_else(time)
-    }
-}
+use super::walk;
 
 /// A workspace. Cheap to clone, and usable from every thread that is not itself inside an async runtime.
 #[derive(Clone)]
@@ -66,7 +33,7 @@ pub struct Store {
 
 #[derive(Clone)]
 enum Place {
-    Folder(PathBuf),
+    Folder(Arc<Folder>),
     Remote(Arc<Remote>),
 }
 
@@ -82,7 +49,7 @@ impl Store {
         let access = access.clone();
         let Some((base, prefix)) = address(workspace) else {
             let root = std::path::absolute(workspace).map_err(io_error("open", workspace))?;
-            return Ok(Self { place: Place::Folder(root), access });
+            return Ok(Self { place: Place::Folder(Arc::new(Folder::new(root))), access });
         };
         let remote = Remote::open(base, prefix, &access)?;
         Ok(Self { place: Place::Remote(Arc::new(remote)), access })
@@ -94,6 +61,23 @@ impl Store {
         Ok(Self { place: Place::Remote(Arc::new(remote)), access: access.clone() })
     }
 
+    /// Returns the folder's absolute path, or the address.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.place {
+            Place::Folder(root) => root.root().display().to_string(),
+            Place::Remote(remote) => remote.name().to_owned(),
+        }
+    }
+
+    /// Returns some names right in the workspace; hidden ones are left out.
+    pub(super) fn first_names(&self) -> Result<Vec<String>> {
+        match &self.place {
+            Place::Folder(root) => disk::first_names(root.root()),
+            Place::Remote(_) => self.folders(""),
+        }
+    }
+
     /// How other stores are reached.
     pub fn access(&self) -> &Access {
         &self.access
@@ -101,13 +85,22 @@ impl Store {
 
     /// Creates `path` with `bytes` if nothing is there: atomic, and lasting when this returns. The same bytes count as [`Created::New`].
     pub fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
-        location(path)?;
+        let place = location(path)?;
         match &self.place {
             Place::Remote(remote) => remote.create(path, bytes),
-            Place::Folder(root) => match disk::create(root, path, bytes)? {
+            Place::Folder(root) => match root.create(&place, bytes, Lasts::Always)? {
                 Created::Exists if self.read(path)?.as_deref() == Some(bytes) => Ok(Created::New),
                 made => Ok(made),
             },
+        }
+    }
+
+    /// Creates a file as [`Store::create`] does that means nothing after a power cut, and need not survive one.
+    pub(super) fn create_fleeting(&self, path: &str, bytes: &[u8]) -> Result<Created> {
+        let place = location(path)?;
+        match &self.place {
+            Place::Remote(remote) => remote.create(path, bytes),
+            Place::Folder(root) => root.create(&place, bytes, Lasts::UntilPowerIsCut),
         }
     }
 
@@ -118,53 +111,83 @@ impl Store {
 
     /// The bytes of `path`, or `None` where nothing is.
     pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
-        location(path)?;
+        let place = location(path)?;
         match &self.place {
             Place::Remote(remote) => remote.read(path),
-            Place::Folder(root) => disk::read(&root.join(path)),
+            Place::Folder(root) => disk::read(&root.place(&place)),
         }
     }
 
     /// The bytes of many small files, in their order.
     pub(super) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Bytes>>> {
         match &self.place {
-            Place::Remote(remote) => remote.read_all(paths),
+            Place::Remote(remote) => {
+                paths.iter().try_for_each(|path| location(path).map(drop))?;
+                remote.read_all(paths)
+            }
             Place::Folder(_) => paths.iter().map(|path| self.read(path)).collect(),
         }
     }
 
-    /// Every file under the folder `prefix`, sorted; the paths are relative to the workspace.
+    /// Returns the path of every whole file under the folder `prefix`, sorted; the paths are relative to the workspace.
+    ///
+    /// In a folder, files and folders whose names this program never gives (no UTF-8, backslashes, control characters) are left out here,
+    /// in [`Store::files`] and in [`Store::folders`].
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let whole = self.files(prefix)?.into_iter().filter(|file| !file.is_staged());
-        Ok(whole.map(|file| file.path).collect())
+        let place = folder(prefix)?;
+        let mut paths = match &self.place {
+            Place::Remote(remote) => remote.files(prefix)?.into_iter().map(|file| file.path).collect(),
+            Place::Folder(root) => walk::paths(root.root(), place.as_ref())?,
+        };
+        paths.retain(|path| !is_staged(path));
+        paths.sort_unstable();
+        Ok(paths)
     }
 
-    /// Every file under the folder `prefix`, with files that were never whole, sorted by path.
+    /// Returns the size of every whole file under the folder `prefix`, by its path in the workspace.
+    pub fn sizes(&self, prefix: &str) -> Result<HashMap<String, u64>> {
+        Ok(self.unsorted(prefix)?.into_iter().filter(|file| !file.is_staged()).map(|file| (file.path, file.bytes)).collect())
+    }
+
+    /// Returns every file under the folder `prefix`, sorted by path, with the temporary files of creates that were killed.
     pub fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
-        location(prefix)?;
-        let mut files = match &self.place {
-            Place::Remote(remote) => remote.files(prefix)?,
-            Place::Folder(root) => disk::files(root, prefix)?,
-        };
-        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut files = self.unsorted(prefix)?;
+        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(files)
     }
 
+    fn unsorted(&self, prefix: &str) -> Result<Vec<Stored>> {
+        let place = folder(prefix)?;
+        match &self.place {
+            Place::Remote(remote) => remote.files(prefix),
+            Place::Folder(root) => walk::files(root.root(), place.as_ref()),
+        }
+    }
+
+    /// Returns when a file was written; `None` where there is none.
+    pub(super) fn modified(&self, path: &str) -> Result<Option<std::time::SystemTime>> {
+        let place = location(path)?;
+        match &self.place {
+            Place::Remote(remote) => Ok(remote.look(path)?.map(|found| found.modified)),
+            Place::Folder(root) => disk::modified(&root.place(&place)),
+        }
+    }
+
     /// Deletes a file; it need not exist.
-    pub(super) fn delete(&self, path: &str) -> Result<()> {
-        location(path)?;
+    pub fn delete(&self, path: &str) -> Result<()> {
+        let place = location(path)?;
         match &self.place {
             Place::Remote(remote) => remote.delete(&[path.to_owned()]),
-            Place::Folder(root) => disk::remove_file(&root.join(path)),
+            Place::Folder(root) => disk::remove_file(&root.place(&place)),
         }
     }
 
     /// The names of the folders right under `prefix`, sorted; `""` is the workspace itself.
     pub fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        location(prefix)?;
+        let place = folder(prefix)?;
         let mut names = match &self.place {
             Place::Remote(remote) => remote.folders(prefix)?,
-            Place::Folder(root) => disk::folders(&root.join(prefix))?,
+            Place::Folder(root) => walk::folders(&root.place(&place))?,
         };
         names.sort_unstable();
         Ok(names)
@@ -176,59 +199,116 @@ impl Store {
     /// If `prefix` is empty: nothing may delete a whole workspace.
     pub fn delete_all(&self, prefix: &str) -> Result<()> {
         assert!(!prefix.is_empty(), "a folder of the workspace, never all of it");
-        location(prefix)?;
+        let place = location(prefix)?;
         match &self.place {
             Place::Remote(remote) => remote.delete(&self.list(prefix)?),
-            Place::Folder(root) => disk::remove_folder(&root.join(prefix)),
+            Place::Folder(root) => disk::remove_folder(&root.place(&place)),
         }
     }
 
     /// Starts a file too large for memory; nothing refers to it until a receipt does.
     pub fn new_file(&self, path: &str) -> Result<NewFile> {
-        location(path)?;
+        let place = location(path)?;
         match &self.place {
             Place::Remote(remote) => NewFile::begin_remote(remote.clone(), path),
-            Place::Folder(root) => NewFile::begin(root, path),
+            Place::Folder(root) => NewFile::begin(root.clone(), &place),
         }
     }
 
-    /// The whole of `path` as one buffer: memory-mapped, from a local copy where the workspace is not local.
+    /// Returns the whole of `path` as one buffer: memory-mapped, from a local copy where the workspace is not local.
     pub fn map(&self, path: &str) -> Result<Bytes> {
-        let file = self.file(path)?;
-        if file.metadata().map_err(io_error("open", path))?.len() == 0 {
-            return Ok(Bytes::new());
-        }
-        #[expect(unsafe_code, reason = "a memory map is how training reads shards larger than memory")]
-        // SAFETY: data files are immutable once written (every attempt has its own folder, and nothing
-        // opens one for writing again), and so are local copies, which appear under their name when they are
-        // whole; so the mapped bytes do not change while the map lives; deleting one unlinks it and leaves the map whole.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io_error("map", path))?;
-        Ok(Bytes::from_owner(map))
+        map(&self.file(path)?, path)
     }
 
-    /// A file to read parts of; where the workspace is not local, a copy of it.
-    pub(super) fn file(&self, path: &str) -> Result<File> {
-        location(path)?;
+    /// Returns where a file lies on this machine; `None` where the workspace is in an object store. The file need not be there.
+    ///
+    /// # Errors
+    /// Fails on a path out of the workspace.
+    pub fn local_path(&self, path: &str) -> Result<Option<PathBuf>> {
+        let place = location(path)?;
         match &self.place {
-            Place::Remote(remote) => remote.local(path),
-            Place::Folder(root) => disk::open(root, path),
+            Place::Remote(_) => Ok(None),
+            Place::Folder(root) => Ok(Some(root.place(&place))),
         }
     }
+
+    /// Returns the whole of a file as [`Store::map`] does, if it has the size that its receipt says; a copy made now also has the digest.
+    pub fn map_file(&self, info: &FileInfo) -> Result<Bytes> {
+        let bytes = map(&self.file_of(&info.path, Some(info))?, &info.path)?;
+        info.check_size(bytes.len() as u64)?;
+        Ok(bytes)
+    }
+
+    /// Returns `count` bytes of a file from `from` on, with no copy of the rest.
+    pub fn read_part(&self, path: &str, from: u64, count: u64) -> Result<Bytes> {
+        self.parts(path, None)?.read_one(from..from.saturating_add(count))
+    }
+
+    /// Returns a file to read stretches of; a local copy that is there is used, but none is made.
+    pub(super) fn parts(&self, path: &str, info: Option<&FileInfo>) -> Result<Parts> {
+        match self.source(path, info)? {
+            Parts::Remote(remote, found) => match remote.copy_of(&found)? {
+                Some(file) => Ok(Parts::Mapped { path: path.to_owned(), bytes: map(&file, path)? }),
+                None => Ok(Parts::Remote(remote, found)),
+            },
+            mapped => Ok(mapped),
+        }
+    }
+
+    /// Returns a file to read stretches of, from the store itself.
+    pub(super) fn source(&self, path: &str, info: Option<&FileInfo>) -> Result<Parts> {
+        let place = location(path)?;
+        match &self.place {
+            Place::Remote(remote) => Ok(Parts::Remote(remote.clone(), remote.require(path, info)?)),
+            Place::Folder(root) => {
+                let bytes = map(&disk::open(&root.place(&place), path)?, path)?;
+                info.map_or(Ok(()), |info| info.check_size(bytes.len() as u64))?;
+                Ok(Parts::Mapped { path: path.to_owned(), bytes })
+            }
+        }
+    }
+
+    /// Deletes the local copy of a file of an object store.
+    pub(super) fn forget_copy(&self, path: &str) -> Result<()> {
+        match &self.place {
+            Place::Remote(remote) => remote.forget(path),
+            Place::Folder(_) => Ok(()),
+        }
+    }
+
+    /// Returns a file to read parts of; where the workspace is not local, a copy of it.
+    pub(super) fn file(&self, path: &str) -> Result<File> {
+        self.file_of(path, None)
+    }
+
+    /// Returns a file as [`Store::file`] does; of a copy made now the size and the digest are checked.
+    pub(super) fn file_of(&self, path: &str, info: Option<&FileInfo>) -> Result<File> {
+        let place = location(path)?;
+        match &self.place {
+            Place::Remote(remote) => remote.local(path, info),
+            Place::Folder(root) => disk::open(&root.place(&place), path),
+        }
+    }
+}
+
+/// Maps a file, which must not change any more.
+fn map(file: &File, path: &str) -> Result<Bytes> {
+    if file.metadata().map_err(io_error("open", path))?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    #[expect(unsafe_code, reason = "a memory map is how training reads shards larger than memory")]
+    // SAFETY: data files are immutable once written (every attempt has its own folder, and nothing
+    // opens one for writing again), and so are local copies, which appear under their name when they are
+    // whole; so the mapped bytes do not change while the map lives; deleting one unlinks it and leaves the map whole.
+    let map = unsafe { memmap2::Mmap::map(file) }.map_err(io_error("map", path))?;
+    Ok(Bytes::from_owner(map))
 }
 
 impl fmt::Debug for Store {
     /// By name alone: a connection holds credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Folder(root) => write!(f, "Store({})", root.display()),
-            Place::Remote(remote) => write!(f, "Store({})", remote.name()),
-        }
+        write!(f, "Store({})", self.name())
     }
-}
-
-/// A path as the store takes it; `..` and the like are refused rather than escaped.
-pub(super) fn location(path: &str) -> Result<object_store::path::Path> {
-    object_store::path::Path::parse(path).map_err(|cause| Error::storage("use the path", path, &cause.into(), None))
 }
 
 #[cfg(test)]
@@ -323,10 +403,36 @@ mod tests {
     }
 
     #[test]
-    fn paths_out_of_the_workspace_and_unknown_schemes_are_refused() {
-        let (_folder, store) = workspace();
-        assert!(store.create("../outside", b"").is_err());
-        assert!(store.delete_all("../outside").is_err());
+    fn no_call_reaches_a_file_outside_the_workspace() {
+        let (folder, local) = workspace();
+        let outside = folder.path().join("outside/file");
+        fs::create_dir(folder.path().join("outside")).unwrap();
+        fs::write(&outside, b"theirs").unwrap();
+        let absolute = outside.to_str().unwrap();
+        for store in [local, faulty_store(&[])] {
+            store.create("a/inside", b"ours").unwrap();
+            for path in [absolute, "../outside/file", "a/../../outside/file", "/outside/file", "a//inside", "a/inside/", "a\\inside", ""] {
+                let refused = [
+                    store.create(path, b"new").is_err(),
+                    store.new_file(path).is_err(),
+                    store.read(path).is_err(),
+                    store.read_all(&[path.to_owned()]).is_err(),
+                    store.map(path).is_err(),
+                    store.delete(path).is_err(),
+                    path.is_empty() || store.delete_all(path).is_err(),
+                    path.is_empty() || store.files(path).is_err(),
+                    path.is_empty() || store.folders(path).is_err(),
+                ];
+                assert_eq!(refused, [true; 9], "{store:?} {path:?}");
+            }
+            assert_eq!(store.list("").unwrap(), ["a/inside"]);
+        }
+        assert_eq!(fs::read(&outside).unwrap(), b"theirs");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn unknown_schemes_are_refused() {
         let error = Store::open("ftp://bucket/prefix").unwrap_err();
         assert!(error.to_string().contains("`ftp`") && error.hint().is_some());
     }

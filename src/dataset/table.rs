@@ -1,135 +1,121 @@
 //! Small Parquet tables, such as a training run's metrics.
 //!
-//! In: named columns of equal length. Out: a file any Parquet reader opens, or the columns again. Start at [`write_table`] and
-//! [`read_table`].
+//! In: named columns of equal length. Out: a file that every Parquet reader opens. Start at [`write_table`]; the module
+//! `table_reader` reads the columns back.
+//!
+//! Files hold only what all readers and the Delta Lake protocol know: signed integers, doubles, floats, text and plain lists, without
+//! an embedded Arrow schema. A list column has the same length in every row; the file's metadata states it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
-    UInt64Array,
-};
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Schema, UInt32Type, UInt64Type};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{Field, Int32Type, Schema};
+use arrow::error::ArrowError;
+use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use super::error::{Error, Result};
-use super::new_file::FileInfo;
-use super::schema::FORMAT_KEY;
+use super::new_file::{FileInfo, NewFile};
+use super::schema::{FORMAT_KEY, TABLE_FORMAT, element, list_size_key};
 use super::store::Store;
+
+/// Row groups are cut near this size: larger ones make streaming readers run out of memory.
+const ROW_GROUP_BYTES: usize = 10 << 20;
 
 /// The values of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Column {
-    /// Measurements; null where there is none.
+    /// Measurements; null where there is none. Stored as doubles.
     F64(Vec<Option<f64>>),
-    /// Counts, such as steps.
+    /// Whole numbers. Stored as int64.
+    I64(Vec<i64>),
+    /// Counts, such as steps. Stored as int64 and read back as [`Column::I64`]; a count beyond `i64::MAX` is an error.
     U64(Vec<u64>),
-    /// Smaller counts, such as frame numbers.
+    /// Smaller counts, such as frame numbers. Stored as int64, because int32 does not hold all of them, and read back as [`Column::I64`].
     U32(Vec<u32>),
-    /// Names.
+    /// 64 bits without an order, such as hashes. Stored as the int64 with the same bits and read back as [`Column::I64`].
+    Bits(Vec<u64>),
+    /// Text.
     Text(Vec<String>),
-    /// Names that repeat: where each row's is, and the names. They are read back as text by others, here not at all.
+    /// Text that repeats: the place of each row's text in the list. Stored as text and read back as [`Column::Text`].
     Names(Vec<u32>, Vec<String>),
-    /// Measurements at single precision; here, too, they are only written.
+    /// Measurements at single precision. Stored as floats.
     F32(Vec<f32>),
-    /// Numbers that belong together, so many to a row.
+    /// Lists of numbers, and the length of each. Stored as lists of floats; the file's metadata states the length.
     F32Rows(Vec<f32>, usize),
 }
 
 /// Writes a table; every column must have the same length.
+///
+/// # Errors
+/// Names a column whose length differs from the first one's, and a count that int64 cannot hold.
 pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Result<FileInfo> {
-    let arrays: Vec<ArrayRef> = columns.iter().map(|(_, column)| array(column)).collect();
-    let rows = arrays.first().map_or(0, |first| first.len());
-    let fields = columns.iter().zip(&arrays).map(|((name, _), array)| {
-        if array.len() != rows {
-            let [found, expected] = [array.len() as u64, rows as u64];
+    let encode = |cause: ArrowError| Error::Encode { path: path.to_owned(), reason: cause.to_string() };
+    let rows = columns.first().map_or(0, |(_, first)| first.len());
+    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+    for (name, column) in columns {
+        if column.len() != rows {
+            let [found, expected] = [column.len() as u64, rows as u64];
             let what = format!("the length of column `{name}`");
             return Err(Error::WrongShape { path: path.to_owned(), what, found, expected });
         }
-        Ok(Field::new(*name, array.data_type().clone(), array.is_nullable()))
+        let array = array(column).map_err(|reason| Error::Encode { path: path.to_owned(), reason: format!("column `{name}` {reason}") })?;
+        fields.push(Field::new(*name, array.data_type().clone(), matches!(column, Column::F64(_))));
+        arrays.push(array);
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let list_sizes = columns.iter().filter_map(|(name, column)| match column {
+        Column::F32Rows(_, width) => Some(KeyValue::new(list_size_key(name), width.to_string())),
+        _ => None,
     });
-    let schema = Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?));
-    let properties = properties().set_key_value_metadata(Some(vec![format_entry()])).build();
-    let file = store.new_file(path)?;
-    let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(parquet_error(path))?;
-    let batch = RecordBatch::try_new(schema, arrays).map_err(|cause| Error::Encode { path: path.to_owned(), reason: cause.to_string() })?;
+    let row_bytes: usize = columns.iter().map(|(_, column)| column.row_bytes()).sum();
+    let properties = properties(row_bytes, list_sizes);
+    let mut writer = parquet_writer(store, path, schema.clone(), properties.build())?;
+    let batch = RecordBatch::try_new(schema, arrays).map_err(encode)?;
     writer.write(&batch).map_err(parquet_error(path))?;
     writer.into_inner().map_err(parquet_error(path))?.finish(rows as u64)
 }
 
-/// A table that [`write_table`] wrote, column by column.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Table {
-    columns: Vec<(String, Column)>,
+/// Returns the sort of a Parquet file, by which SQL names its table: the file's name without suffix and trailing digits, `-` and `_`.
+#[must_use]
+pub fn table_sort(path: &str) -> Option<&str> {
+    let stem = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+    Some(stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_'))
 }
 
-/// Reads a whole table into memory.
-pub fn read_table(store: &Store, path: &str) -> Result<Table> {
-    let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(store.map(path)?).map_err(|cause| corrupt(cause.to_string()))?;
-    let empty = |field: &Arc<Field>| {
-        let column = match field.data_type() {
-            DataType::Float64 => Column::F64(vec![]),
-            DataType::UInt64 => Column::U64(vec![]),
-            DataType::UInt32 => Column::U32(vec![]),
-            DataType::Utf8 => Column::Text(vec![]),
-            DataType::FixedSizeList(item, width) if *item.data_type() == DataType::Float32 => {
-                Column::F32Rows(vec![], usize::try_from(*width).map_err(|_| corrupt(format!("lists of {width} numbers")))?)
-            }
-            other => return Err(corrupt(format!("column `{}` holds {other}", field.name()))),
-        };
-        Ok((field.name().clone(), column))
-    };
-    let mut columns = builder.schema().fields().iter().map(empty).collect::<Result<Vec<_>>>()?;
-    for batch in builder.build().map_err(|cause| corrupt(cause.to_string()))? {
-        let batch = batch.map_err(|cause| corrupt(cause.to_string()))?;
-        columns.iter_mut().zip(batch.columns()).for_each(|((_, column), array)| column.extend(array));
-    }
-    Ok(Table { columns })
-}
-
-impl Table {
-    /// The names of the columns.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.columns.iter().map(|(name, _)| name.as_str())
-    }
-
-    /// A column as measurements, counts included; none where there is no such column or it holds names.
-    #[must_use]
-    pub fn numbers(&self, name: &str) -> Option<Vec<Option<f64>>> {
-        match &self.columns.iter().find(|(known, _)| known == name)?.1 {
-            Column::F64(values) => Some(values.clone()),
-            Column::U64(values) => Some(values.iter().map(|value| Some(*value as f64)).collect()),
-            Column::U32(values) => Some(values.iter().map(|value| Some(f64::from(*value))).collect()),
-            Column::Text(_) | Column::Names(..) | Column::F32(_) | Column::F32Rows(..) => None,
+/// Returns the files of a stage's own table, if that is Parquet: those of the first sort by name. A stage that makes shards has none.
+#[must_use]
+pub fn own_table<'a>(files: impl IntoIterator<Item = &'a FileInfo>) -> Vec<&'a FileInfo> {
+    let mut sorts: BTreeMap<&str, Vec<&FileInfo>> = BTreeMap::new();
+    for file in files {
+        match table_sort(&file.path) {
+            Some(sort) => sorts.entry(sort).or_default().push(file),
+            None if file.path.ends_with(".arrow") => return vec![],
+            None => {}
         }
     }
-
-    /// A column of names; none where there is no such column or it holds numbers.
-    #[must_use]
-    pub fn text(&self, name: &str) -> Option<&[String]> {
-        match &self.columns.iter().find(|(known, _)| known == name)?.1 {
-            Column::Text(values) => Some(values),
-            _ => None,
-        }
-    }
+    sorts.into_values().next().unwrap_or_default()
 }
 
-/// What all our Parquet files have in common: the same rows are the same bytes.
-pub(super) fn properties() -> WriterPropertiesBuilder {
+/// Returns what all our Parquet files have in common. The same rows become the same bytes.
+pub(super) fn properties(row_bytes: usize, metadata: impl Iterator<Item = KeyValue>) -> WriterPropertiesBuilder {
+    let format = KeyValue::new(FORMAT_KEY.to_owned(), TABLE_FORMAT.to_string());
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("zstd has a level 3")))
         .set_created_by("lapo".to_owned())
+        .set_max_row_group_row_count(Some((ROW_GROUP_BYTES / row_bytes.max(1)).max(1)))
+        .set_key_value_metadata(Some(std::iter::once(format).chain(metadata).collect()))
 }
 
-/// The entry every Parquet file of ours carries.
-pub(super) fn format_entry() -> KeyValue {
-    KeyValue::new(FORMAT_KEY.to_owned(), super::FORMAT.to_string())
+/// Starts a Parquet file without an embedded Arrow schema: with one, readers would see dictionaries and other types of Arrow's own.
+pub(super) fn parquet_writer(store: &Store, path: &str, schema: Arc<Schema>, properties: WriterProperties) -> Result<ArrowWriter<NewFile>> {
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(store.new_file(path)?, schema, options).map_err(parquet_error(path))
 }
 
 /// Keeps a full disk recognisable: an I/O error inside Parquet stays one.
@@ -143,92 +129,95 @@ pub(super) fn parquet_error(path: &str) -> impl FnOnce(ParquetError) -> Error {
     }
 }
 
+/// Returns the lists of a column in which all lists have the same length.
+pub(super) fn list_array(values: ArrayRef, length: usize) -> Result<ListArray, ArrowError> {
+    let rows = values.len().checked_div(length).unwrap_or(0);
+    let offsets =
+        OffsetBuffer::try_from_repeated_length(length, rows).map_err(|cause| ArrowError::InvalidArgumentError(cause.to_string()))?;
+    ListArray::try_new(Arc::new(element(values.data_type().clone())), offsets, values, None)
+}
+
 impl Column {
-    /// How many rows it has.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Column::F64(values) => values.len(),
-            Column::U64(values) => values.len(),
+            Column::I64(values) => values.len(),
+            Column::U64(values) | Column::Bits(values) => values.len(),
             Column::U32(values) => values.len(),
             Column::Text(values) => values.len(),
             Column::Names(rows, _) => rows.len(),
             Column::F32(values) => values.len(),
-            Column::F32Rows(values, width) => values.len() / width,
+            Column::F32Rows(values, width) => values.len().checked_div(*width).unwrap_or(0),
         }
     }
 
-    /// Whether it has no row.
+    /// Returns whether there is no row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds values of the column's own type.
-    fn extend(&mut self, array: &ArrayRef) {
+    /// Returns the bytes of a row in a Parquet file before compression, on average.
+    fn row_bytes(&self) -> usize {
         match self {
-            Column::F64(values) => values.extend(array.as_primitive::<Float64Type>().iter()),
-            Column::U64(values) => values.extend(array.as_primitive::<UInt64Type>().values()),
-            Column::U32(values) => values.extend(array.as_primitive::<UInt32Type>().values()),
-            Column::Text(values) => values.extend(array.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned())),
-            Column::Names(..) | Column::F32(_) => unreachable!("`read_table` makes none"),
-            Column::F32Rows(values, _) => {
-                let rows = array.as_fixed_size_list();
-                let numbers = rows.values().as_primitive::<Float32Type>().values();
-                values.extend(&numbers[rows.value_offset_at(0)..][..rows.len() * rows.value_length() as usize]);
-            }
+            Column::F64(_) | Column::I64(_) | Column::U64(_) | Column::U32(_) | Column::Bits(_) => 8,
+            Column::Text(values) => 4 + values.iter().map(String::len).sum::<usize>().checked_div(values.len()).unwrap_or(0),
+            Column::Names(..) | Column::F32(_) => 4,
+            Column::F32Rows(_, width) => 4 * width,
         }
     }
 }
 
-fn array(column: &Column) -> ArrayRef {
-    match column {
+/// Returns a column as it is stored, or what does not fit.
+fn array(column: &Column) -> Result<ArrayRef, String> {
+    Ok(match column {
         Column::F64(values) => Arc::new(Float64Array::from(values.clone())),
-        Column::U64(values) => Arc::new(UInt64Array::from(values.clone())),
-        Column::U32(values) => Arc::new(UInt32Array::from(values.clone())),
-        Column::Text(values) => Arc::new(StringArray::from(values.clone())),
+        Column::I64(values) => Arc::new(Int64Array::from(values.clone())),
+        Column::U64(values) => Arc::new(Int64Array::from(signed(values)?)),
+        Column::U32(values) => Arc::new(Int64Array::from_iter_values(values.iter().map(|value| i64::from(*value)))),
+        Column::Bits(values) => Arc::new(Int64Array::from_iter_values(values.iter().map(|value| value.cast_signed()))),
+        Column::Text(values) => Arc::new(StringArray::from_iter_values(values)),
         Column::Names(rows, names) => {
-            let names = Arc::new(StringArray::from(names.clone()));
-            let rows = rows.iter().map(|row| i32::try_from(*row).expect("names are few")).collect::<Vec<_>>();
-            Arc::new(DictionaryArray::<Int32Type>::try_new(rows.into(), names).expect("every row's name is among them"))
+            let names = Arc::new(StringArray::from_iter_values(names));
+            let rows = rows.iter().map(|row| i32::try_from(*row).map_err(|_| format!("points at name {row}, which is too far")));
+            let rows = Int32Array::from(rows.collect::<Result<Vec<_>, _>>()?);
+            Arc::new(DictionaryArray::<Int32Type>::try_new(rows, names).map_err(|cause| cause.to_string())?)
         }
         Column::F32(values) => Arc::new(Float32Array::from(values.clone())),
-        Column::F32Rows(values, width) => {
-            let item = Arc::new(Field::new("item", DataType::Float32, false));
-            let width = i32::try_from(*width).expect("rows are short");
-            Arc::new(FixedSizeListArray::new(item, width, Arc::new(Float32Array::from(values.clone())), None))
+        Column::F32Rows(values, width) if values.len().checked_rem(*width) != Some(0) => {
+            return Err(format!("holds {} numbers, expected lists of {width}", values.len()));
         }
-    }
+        Column::F32Rows(values, width) => {
+            Arc::new(list_array(Arc::new(Float32Array::from(values.clone())), *width).map_err(|cause| cause.to_string())?)
+        }
+    })
+}
+
+fn signed(values: &[u64]) -> Result<Vec<i64>, String> {
+    let fits = |(row, value): (usize, &u64)| {
+        i64::try_from(*value).map_err(|_| format!("holds {value} in row {row}, expected at most {}", i64::MAX))
+    };
+    values.iter().enumerate().map(fits).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
     #[test]
-    fn a_table_comes_back_as_it_was() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let columns = [
-            ("step", Column::U64(vec![1, 1 << 40])),
-            ("loss", Column::F64(vec![None, Some(0.1 + 0.2)])),
-            ("frame_index", Column::U32(vec![7, 8])),
-            ("player", Column::Text(vec!["random".into(), "a \"b\"".into()])),
-        ];
-        write_table(&store, "d/data/k/a/metrics.parquet", &columns).unwrap();
-        let table = read_table(&store, "d/data/k/a/metrics.parquet").unwrap();
-        assert_eq!(table.columns, columns.map(|(name, column)| (name.to_owned(), column)));
-        assert_eq!(table.numbers("step"), Some(vec![Some(1.0), Some(2f64.powi(40))]));
-        assert_eq!((table.numbers("player"), table.text("loss")), (None, None));
-    }
-
-    #[test]
-    fn columns_of_different_lengths_are_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let columns = [("step", Column::U64(vec![1, 2])), ("loss", Column::F64(vec![Some(0.5)]))];
-        let error = write_table(&store, "d/data/k/a/metrics.parquet", &columns).unwrap_err();
-        assert!(error.to_string().contains("column `loss` is 1, expected 2"), "{error}");
+    fn a_stage_s_own_table_is_its_first_sort_of_parquet_files() {
+        let file = |path: &&str| FileInfo { path: (*path).to_owned(), bytes: 0, rows: 0, blake3: String::new() };
+        for (files, own) in [
+            (vec!["l/b/labels.parquet", "l/a/labels-0001.parquet", "l/x.json"], vec![0, 1]),
+            (vec!["e/rollouts.parquet", "e/episodes.parquet", "e/episodes_2.parquet", "e/probe.parquet"], vec![1, 2]),
+            (vec!["f/shard.arrow", "f/quality.parquet"], vec![]),
+            (vec!["m/model.safetensors"], vec![]),
+        ] {
+            let files: Vec<FileInfo> = files.iter().map(file).collect();
+            assert_eq!(own_table(&files), own.iter().map(|at: &usize| &files[*at]).collect::<Vec<_>>());
+        }
+        assert_eq!((table_sort("a.b/curve_10.parquet"), table_sort("a/curve.csv")), (Some("curve"), None));
     }
 }

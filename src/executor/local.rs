@@ -2,39 +2,41 @@
 //! cores. Labelling on GPUs takes several jobs to a device, so that one uploads while another computes and a third writes.
 
 use std::hash::{BuildHasher, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{GoOn, Job, Means};
-use crate::dataset::{FORMAT, Filed, Receipt, Store, data_folder, file_receipt, read_receipt};
+use super::{Ended, GoOn, Job, Means};
+use crate::build_info::build_info;
+use crate::dataset::{FORMAT, Filed, Made, Receipt, Store, data_folder, file_receipt, host, read_receipt};
 use crate::models::Device;
 use crate::stages::decode::child::Decoders;
 use crate::stages::label::Label;
 use crate::stages::{
-    Done, Error, Progress, Task, Workplace, decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, record, report,
+    Done, Error, Progress, Stop, Task, Workplace, decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, record, report,
     train_decoder, train_dynamics, train_policy,
 };
 
-/// Runs the jobs of one stage; a result per job that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
+/// Runs the jobs of one stage; how each job ended that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
 ///
 /// A job is gone once its receipt is there: what a stage holds in memory stays about what it was when it began.
-pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Result<Receipt, Error>> {
+pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Ended> {
     let stop = AtomicBool::new(false);
     let decoders = means.decoder.clone().map(Decoders::new);
-    let here =
-        Here { store, games: &means.games, decoders: decoders.as_ref(), cores_free: (means.threads / jobs.len().max(1)).max(1), progress };
+    let cores_free = (means.threads / jobs.len().max(1)).max(1);
+    let here = Here { store, games: &means.games, decoders: decoders.as_ref(), cores_free, progress, asked_to_end: &means.stop };
     let one = |job: Job, device: Device, worker: &mut Option<Label>| {
-        if stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) || means.stop.is_set() {
             return None;
         }
-        let result = here.attempt(job, device, worker);
+        let (key, result) = (job.key.clone(), here.attempt(job, device, worker));
         if result.as_ref().is_ok_and(|receipt| !go_on(receipt)) {
             stop.store(true, Ordering::Relaxed);
         }
-        Some(result)
+        Some(Ended { key, result })
     };
     if jobs.iter().all(|job| matches!(job.task, Task::Decode(_) | Task::Record(_))) {
         let results = Mutex::new(Vec::with_capacity(jobs.len()));
@@ -53,10 +55,16 @@ pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress
 
 /// Labels shards as they come, while others are still decoded; the receipts of those that were begun before `stop` was set, as
 /// (stage, receipt). What is done already is passed over, and what fails is left to the stage's own turn, which says why.
-pub fn follow(store: &Store, jobs: Receiver<Job>, means: &Means, progress: &dyn Progress, stop: &AtomicBool) -> Vec<(String, Receipt)> {
-    let here = Here { store, games: &means.games, decoders: None, cores_free: 1, progress };
+pub fn follow(
+    store: &Store,
+    jobs: Receiver<Job>,
+    means: &Means,
+    progress: &dyn Progress,
+    stop: &AtomicBool,
+) -> Vec<(String, Arc<Receipt>)> {
+    let here = Here { store, games: &means.games, decoders: None, cores_free: 1, progress, asked_to_end: &means.stop };
     let one = |job: Job, device: Device, worker: &mut Option<Label>| {
-        if stop.load(Ordering::Relaxed) || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None)) {
+        if stop.load(Ordering::Relaxed) || means.stop.is_set() || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None)) {
             return None;
         }
         let stage = job.stage.clone();
@@ -120,20 +128,21 @@ struct Here<'a> {
     decoders: Option<&'a Decoders>,
     cores_free: usize,
     progress: &'a dyn Progress,
+    asked_to_end: &'a Stop,
 }
 
 impl Here<'_> {
     /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts. Only then are checkpoints
     /// deleted: until then a training that is lost goes on from them.
-    fn attempt(&self, job: Job, device: Device, worker: &mut Option<Label>) -> Result<Receipt, Error> {
-        let Here { store, games, decoders, cores_free, progress } = *self;
+    fn attempt(&self, job: Job, device: Device, worker: &mut Option<Label>) -> Result<Arc<Receipt>, Error> {
+        let Here { store, games, decoders, cores_free, progress, asked_to_end: stop } = *self;
         let attempt = fresh_id();
         let (folder, scratch) = (data_folder(&job.stage, &job.key, &attempt), format!("{}/checkpoints/{}", job.stage, job.key));
-        let place = Workplace { store, folder, scratch, device, games, decoders, cores_free, progress };
-        let done = match perform(&job, &place, worker) {
+        let place = Workplace { store, folder, scratch, device, games, decoders, cores_free, progress, stop };
+        let done = match guarded(|| perform(&job, &place, worker)) {
             Ok(done) => done,
             // The attempt that was first has taken this one's checkpoints away, or the store fails.
-            Err(error) => return read_receipt(store, &job.stage, &job.key).ok().flatten().ok_or(error),
+            Err(error) => return read_receipt(store, &job.stage, &job.key).ok().flatten().map(Arc::new).ok_or(error),
         };
         let checkpoints = job.task.has_checkpoints().then_some(place.scratch);
         let Job { stage, kind, key, fields, inputs, stats, .. } = job;
@@ -142,12 +151,13 @@ impl Here<'_> {
             key,
             stage: kind,
             attempt,
-            fields,
+            fields: fields.into(),
             files: done.files,
             inputs,
             videos: done.videos,
             rejects: done.rejects,
             stats: done.stats.into_iter().chain(stats).collect(),
+            made: made(device),
         };
         let filed = match file_receipt(store, &stage, &receipt)? {
             Filed::Won => receipt,
@@ -156,8 +166,26 @@ impl Here<'_> {
         if let Some(checkpoints) = checkpoints {
             store.delete_all(&checkpoints)?;
         }
-        Ok(filed)
+        Ok(Arc::new(filed))
     }
+}
+
+/// By what, where and when a task was done.
+fn made(device: Device) -> Made {
+    let build = build_info();
+    Made {
+        lapo: build.version.into(),
+        commit: build.commit.into(),
+        libav: build.libav.clone(),
+        device: device.to_string(),
+        host: host(),
+        finished_unix_secs: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs(),
+    }
+}
+
+/// Makes a panic an error of the job it happened in, so that the others go on.
+fn guarded(work: impl FnOnce() -> Result<Done, Error>) -> Result<Done, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))
 }
 
 fn perform(job: &Job, place: &Workplace, worker: &mut Option<Label>) -> Result<Done, Error> {

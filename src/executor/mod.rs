@@ -4,13 +4,14 @@
 //! create-if-absent, so two live attempts at one job are harmless.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Receipt;
 use crate::models::Device;
-use crate::stages::Task;
 use crate::stages::decode::child::Launch;
+use crate::stages::{Error, Stop, Task};
 
 pub mod local;
 
@@ -35,6 +36,15 @@ pub struct Job {
     pub task: Task,
 }
 
+/// How a job ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The task's key.
+    pub key: String,
+    /// Its receipt, or why there is none.
+    pub result: Result<Arc<Receipt>, Error>,
+}
+
 /// How the process behaves; nothing here changes a result.
 #[derive(Clone, Debug)]
 pub struct Means {
@@ -46,6 +56,8 @@ pub struct Means {
     pub decoder: Option<Launch>,
     /// Folders where games are looked for.
     pub games: Vec<std::path::PathBuf>,
+    /// Set when the process was asked to end: no job is begun any more, and those under way end early.
+    pub stop: Stop,
 }
 
 /// Whether to go on, asked after every receipt.

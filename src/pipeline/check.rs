@@ -7,7 +7,7 @@ use super::locate::Part;
 use super::parse::parse;
 use super::spec::{ArtifactKind, PipelineSpec, StageSpec};
 use super::videos::matching;
-use crate::dataset::{Access, ListedVideo, read_list};
+use crate::dataset::{Access, ListedVideo, address, read_list};
 
 /// A pipeline that makes sense: its inputs exist and fit, and there is an order to run it in.
 #[derive(Clone, Debug)]
@@ -195,42 +195,50 @@ fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
     order
 }
 
-/// What the patterns match; nothing at all is a fault.
+/// What the patterns and lists name. One that names nothing is a fault of its own, even where others name videos: a disk may not be there.
 fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access) -> BTreeMap<String, Vec<ListedVideo>> {
     let mut all = BTreeMap::new();
     for (name, stage) in &spec.stages {
         let StageSpec::Decode(config) = stage else { continue };
-        let before = faults.count();
+        let at = |field: &str, i: usize| [path(name, stage, field), vec![i.to_string()]].concat();
         let mut found = Vec::new();
         for (i, pattern) in config.videos.iter().enumerate() {
             match matching(pattern, access) {
+                Ok(videos) if videos.is_empty() => {
+                    let message = format!("no video matches {pattern}");
+                    faults.at(&at("videos", i), Part::Value, message, Some(nothing_there(pattern)));
+                }
                 Ok(videos) => found.extend(videos),
                 Err(message) => {
-                    let at = [path(name, stage, "videos"), vec![i.to_string()]].concat();
-                    faults.at(&at, Part::Value, message, Some("write it like `data/**/*.mp4` or `s3://bucket/clips/*.mp4`".into()));
+                    let cure = "write it like `data/**/*.mp4` or `s3://bucket/clips/*.mp4`";
+                    faults.at(&at("videos", i), Part::Value, message, Some(cure.into()));
                 }
             }
         }
         for (i, list) in config.lists.iter().enumerate() {
             match read_list(list, access) {
-                Ok(listed) => found.extend(listed),
-                Err(error) => {
-                    faults.at(&[path(name, stage, "lists"), vec![i.to_string()]].concat(), Part::Value, error.to_string(), error.hint())
+                Ok(videos) if videos.is_empty() => {
+                    let cure = "add videos to it, or remove the list from `lists`";
+                    faults.at(&at("lists", i), Part::Value, format!("{list} lists no video"), Some(cure.into()));
                 }
+                Ok(videos) => found.extend(videos),
+                Err(error) => faults.at(&at("lists", i), Part::Value, error.to_string(), error.hint()),
             }
         }
         found.sort_by(|a: &ListedVideo, b| a.uri.cmp(&b.uri));
         found.dedup_by(|again, first| again.uri == first.uri && first.join(again));
-        if found.is_empty() && (!config.videos.is_empty() || !config.lists.is_empty()) && faults.count() == before {
-            let sources: Vec<&str> = config.videos.iter().chain(&config.lists).map(String::as_str).collect();
-            let message = format!("no video matches {}", sources.join(", "));
-            let here = std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default();
-            let cure = format!("patterns are relative to the current folder, {here}");
-            faults.at(&path(name, stage, "videos"), Part::Value, message, Some(cure));
-        }
         all.insert(name.clone(), found);
     }
     all
+}
+
+/// The cure for a pattern that matches nothing.
+fn nothing_there(pattern: &str) -> String {
+    if address(pattern).is_some() {
+        return "check the bucket and the folder in it, or remove the pattern from `videos`".into();
+    }
+    let here = std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default();
+    format!("patterns are relative to the current folder, {here}; check that its disk is there, or remove the pattern from `videos`")
 }
 
 /// Weights to import and true actions must be there.
@@ -331,7 +339,7 @@ stages:
             keys,
             [
                 "workspace",
-                "stages.frames.decode.videos",
+                "stages.frames.decode.videos.0",
                 "stages.frames.decode.size",
                 "stages.frames.decode.limits",
                 "stages.model",
@@ -343,6 +351,21 @@ stages:
                 "stages.again.train_dynamics.frames",
             ]
         );
+    }
+
+    #[test]
+    fn every_pattern_and_list_that_names_no_video_is_a_fault_although_others_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("none.txt").display().to_string();
+        std::fs::write(&list, "# none yet\n").unwrap();
+        let videos = "['Cargo.toml', 'away/*.mp4', 'gone/*.mp4']";
+        let text = format!("name: x\nworkspace: runs/x\nstages:\n  frames: {{ decode: {{ videos: {videos}, lists: [{list}] }} }}\n");
+        let expect = [
+            "4:46 stages.frames.decode.videos.1: no video matches away/*.mp4".to_owned(),
+            "4:60 stages.frames.decode.videos.2: no video matches gone/*.mp4".to_owned(),
+            format!("4:83 stages.frames.decode.lists.0: {list} lists no video"),
+        ];
+        faults(&text, &expect.each_ref().map(String::as_str));
     }
 
     #[test]

@@ -1,22 +1,28 @@
 //! A plan becomes files that any engine can hand out. In: what can be done now; out: a folder of partitions, done in any order, anywhere
 //! and any number of times, and committed once all are.
 //!
-//! Start at [`hand_out`]; then [`work`] for every partition, on whatever machine; then [`commit_all`]. What waits for these partitions is
-//! in the next plan: plan, work and commit until a plan has none. Two live attempts at one partition are harmless, as everywhere: the first
-//! receipt counts. The local executor does the same with threads.
+//! Start at [`hand_out`]; then [`work`] for the partitions, on whatever machines; then [`commit_all`]. What waits for these partitions is
+//! in the next plan: plan, work and commit until a plan changes nothing; a plan without partitions may still change something, where videos
+//! are gone or a setting was put back. Two live attempts at one partition are harmless, as everywhere: the first receipt counts. The local
+//! executor does the same with threads.
 
-use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
-use super::limit::Limit;
-use super::plan::{PlanOptions, Planner, StagePlan};
-use super::run::{StageSummary, Summary, Watch, Written, note, record, sums};
-use crate::dataset::{Commit, Created, FORMAT, Receipt, Store, commit, read_receipt, receipts_of, unfiled};
-use crate::executor::{Job, Means, local};
+use super::key::{Fields, key, of_job};
+use super::limit::{Limit, check_dropped};
+use super::plan::{PlanOptions, Planned, Planner, StagePlan, Tasks};
+use super::run::{StageSummary, Summary, Watch, Written};
+use super::session::{PinsFor, Session, TaskFailure, now, publish};
+use crate::dataset::{
+    self, Commit, Committed, Created, FORMAT, Manifest, Receipt, Store, commit, find_receipts, head, is_key, is_name, pins,
+};
+use crate::executor::{Ended, Job, Means, local};
+use crate::stages::Task;
 
 /// A plan's front page: `plan.json` in its folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,13 +31,27 @@ pub struct Handout {
     format: u32,
     /// The run's id.
     pub run: String,
-    /// Where results go.
+    /// The version of lapo that planned it.
+    pub lapo: String,
+    /// Where results go: an absolute path, or an address.
     pub workspace: String,
+    /// The folder that relative paths of videos start from.
+    pub base: String,
     /// How many partitions there are, numbered from 0.
     pub partitions: usize,
+    /// How many stages' datasets will change.
+    pub changes: usize,
     planned_unix_secs: u64,
+    take_over: bool,
     written: Written,
     stages: Vec<Share>,
+}
+
+impl Handout {
+    /// Returns the name of the pipeline that was planned.
+    pub fn pipeline(&self) -> &str {
+        &self.written.pipeline
+    }
 }
 
 /// What one stage has in a plan.
@@ -49,7 +69,9 @@ struct Share {
     version: Option<u64>,
     reused: usize,
     videos: usize,
+    videos_gone: usize,
     most_rejected: Option<f64>,
+    settings: Fields,
     why: String,
     note: Option<String>,
 }
@@ -64,6 +86,22 @@ struct Keys {
     new: Vec<String>,
 }
 
+/// Receipts by key.
+type ByKey = HashMap<String, Arc<Receipt>>;
+
+/// How far a stage's partitions are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StageStatus {
+    /// The stage's name.
+    pub stage: String,
+    /// Its kind.
+    pub kind: String,
+    /// Partitions that are done.
+    pub done: usize,
+    /// The numbers of those that are not.
+    pub missing: Vec<usize>,
+}
+
 /// So many partitions share a file.
 const PER_FILE: usize = 1000;
 const FRONT: &str = "plan.json";
@@ -75,130 +113,379 @@ fn jobs_file(partition: usize) -> String {
 /// Plans, and writes the plan into the folder `out`, which must hold none.
 ///
 /// # Errors
-/// Also where more videos are rejected already than `max_rejected` allows.
+/// Also where more videos are rejected already than `max_rejected` allows, or more are gone than `max_dropped` does.
 pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &Store) -> Result<Handout, Error> {
     let taken =
         || Error::Request { what: "the folder for the plan holds one already".into(), hint: "name a new folder: --out plans/2".into() };
     if out.read(FRONT)?.is_some() {
         return Err(taken());
     }
+    let session = Session::begin(checked, store, options, PinsFor::Workers)?;
+    let plans = held(&session, options)?;
     // What another plan left, one that was killed say, must not become a part of this one.
     let create = |path: &str, text: &str| match out.create(path, text.as_bytes())? {
         Created::New => Ok(()),
         Created::Exists => Err(taken()),
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (run, workspace) = (format!("{now}-{}", local::fresh_id()), checked.spec.workspace.clone());
-    let (mut stages, mut jobs) = (Vec::new(), Vec::new());
-    for plan in Planner::new(checked, store, options)?.plan_all()? {
-        let share = Share::of(&plan, checked, jobs.len());
-        share.check(&plan.receipts)?;
-        let keys = Keys { order: plan.order, new: plan.jobs.iter().map(|job| job.key.clone()).collect() };
-        create(&format!("stages/{}.json", share.stage), &json(&keys))?;
+    let (mut stages, mut jobs, mut changes) = (Vec::new(), Vec::new(), 0);
+    for mut plan in plans {
+        check_dropped(&plan, options.max_dropped.or(max_dropped(checked, &plan.stage)))?;
+        changes += usize::from(plan.changes());
+        let new: Vec<String> = plan.tasks.jobs().map(|job| job.key.clone()).collect();
+        let share = Share::of(&plan, checked, jobs.len(), new.len());
+        Limit::new(share.most_rejected, share.videos, plan.tasks.receipts()).check(&share.stage)?;
+        create(&format!("stages/{}.json", share.stage), &json(&Keys { order: plan.tasks.keys(), new }))?;
         stages.push(share);
-        jobs.extend(plan.jobs);
+        jobs.extend(plan.tasks.begin());
     }
     for (file, jobs) in jobs.chunks(PER_FILE).enumerate() {
         create(&jobs_file(file * PER_FILE), &jobs.iter().map(json).collect::<String>())?;
     }
-    let written = Written::of(checked);
-    let handout = Handout { format: FORMAT, run, workspace, partitions: jobs.len(), planned_unix_secs: now, written, stages };
+    let handout = Handout {
+        format: FORMAT,
+        run: session.run.clone(),
+        lapo: env!("CARGO_PKG_VERSION").into(),
+        workspace: store.name(),
+        base: std::env::current_dir().map(|here| here.display().to_string()).unwrap_or_default(),
+        partitions: jobs.len(),
+        changes,
+        planned_unix_secs: now().as_secs(),
+        take_over: options.take_over,
+        written: Written::of(checked),
+        stages,
+    };
     create(FRONT, &json(&handout))?;
+    if changes == 0 {
+        pins::release(store, &session.run)?;
+        dataset::runs::abandon(store, &session.run)?;
+    }
     Ok(handout)
 }
 
+/// Plans all stages, and pins what the plans rely on.
+fn held(session: &Session, options: &PlanOptions) -> Result<Vec<StagePlan>, Error> {
+    loop {
+        let plans = Planner::new(session.checked, session.store, options)?.plan_all()?;
+        let mut all_there = true;
+        for plan in &plans {
+            all_there &= session.hold(plan)?;
+            for damaged in &plan.damaged {
+                dataset::take_back(session.store, &plan.stage, damaged)?;
+            }
+        }
+        if all_there {
+            return Ok(plans);
+        }
+    }
+}
+
+fn max_dropped(checked: &Checked, stage: &str) -> Option<f64> {
+    checked.spec.stages.iter().find(|(name, _)| name == stage).and_then(|(_, spec)| spec.max_dropped())
+}
+
 impl Share {
-    fn of(plan: &StagePlan, checked: &Checked, first: usize) -> Self {
+    fn of(plan: &StagePlan, checked: &Checked, first: usize, count: usize) -> Self {
         let spec = checked.spec.stages.iter().find(|(name, _)| *name == plan.stage);
         Share {
             stage: plan.stage.clone(),
             kind: plan.kind.clone(),
             first,
-            count: plan.jobs.len(),
-            complete: plan.jobs.len() == plan.new,
-            version: plan.since,
-            reused: plan.reused,
-            videos: plan.new_videos + plan.reused_videos,
+            count,
+            complete: plan.waiting.tasks == 0,
+            version: plan.before.as_ref().map(|before| before.version),
+            reused: plan.tasks.reused(),
+            videos: plan.new_videos() + plan.reused_videos(),
+            videos_gone: plan.videos_gone,
             most_rejected: spec.and_then(|(_, spec)| spec.most_rejected()),
+            settings: plan.settings.clone(),
             why: plan.reasons(),
             note: plan.note.clone(),
         }
     }
-
-    /// Whether what is done may be built upon.
-    fn check(&self, done: &[Receipt]) -> Result<(), Error> {
-        Limit::new(self.most_rejected, self.videos, done).check(&self.stage)
-    }
 }
 
 /// The plan in the folder `out`.
+///
+/// # Errors
+/// Where it is of another format, or its names lead out of the workspace.
 pub fn read(out: &Store) -> Result<Handout, Error> {
-    parse(FRONT, &out.require(FRONT)?)
+    let handout: Handout = dataset::parse_versioned(FRONT, &out.require(FRONT)?)?;
+    match handout.stages.iter().find(|share| !is_name(&share.stage)) {
+        Some(share) => Err(edited(FRONT, format!("`{}` is no name of a stage", share.stage))),
+        None => Ok(handout),
+    }
 }
 
-/// Does one partition, unless it is done; says whether it was.
-pub fn work(handout: &Handout, out: &Store, partition: usize, store: &Store, means: &Means, watch: &dyn Watch) -> Result<bool, Error> {
-    if partition >= handout.partitions {
-        let what = format!("there is no partition {partition}: the plan has {}, numbered from 0", handout.partitions);
-        return Err(Error::Request { what, hint: "`lapo plan --out` prints how many there are".into() });
+fn edited(path: &str, reason: String) -> Error {
+    Error::Request { what: format!("{path}: {reason}"), hint: "plan again: `lapo plan --out` writes a whole plan".into() }
+}
+
+/// What became of a partition.
+#[derive(Debug)]
+pub struct Worked {
+    /// Its number.
+    pub partition: usize,
+    /// Whether it was done before; or why it failed.
+    pub result: Result<bool, TaskFailure>,
+}
+
+/// Does partitions, those that are done left out, a stage's side by side as a run does; tells what became of each, in order.
+///
+/// # Errors
+/// Where there is no such partition, or one that this version of lapo would do otherwise than was planned.
+pub fn work(
+    handout: &Handout,
+    out: &Store,
+    partitions: &[usize],
+    store: &Store,
+    means: &Means,
+    watch: &dyn Watch,
+) -> Result<Vec<Worked>, Error> {
+    let mut stages: BTreeMap<usize, Vec<(usize, Job)>> = BTreeMap::new();
+    for (partition, job) in jobs(handout, out, partitions)? {
+        let place = handout.stages.iter().position(|share| share.stage == job.stage);
+        let place = place.ok_or_else(|| edited(&jobs_file(partition), format!("`{}` is no stage of this plan", job.stage)))?;
+        stages.entry(place).or_default().push((partition, job));
     }
-    let (path, bytes) = (jobs_file(partition), out.require(&jobs_file(partition))?);
-    let line = bytes.split(|byte| *byte == b'\n').nth(partition % PER_FILE).unwrap_or_default();
-    let job: Job = parse(&path, line)?;
-    if read_receipt(store, &job.stage, &job.key)?.is_some() {
-        return Ok(true);
+    let mut worked = Vec::new();
+    for (place, jobs) in stages {
+        let share = &handout.stages[place];
+        let keys: Vec<String> = jobs.iter().map(|(_, job)| job.key.clone()).collect();
+        let filed = find_receipts(store, &share.stage, &keys)?;
+        let numbers: HashMap<&str, usize> = keys.iter().map(String::as_str).zip(jobs.iter().map(|(partition, _)| *partition)).collect();
+        let mut open = Vec::new();
+        for ((partition, job), filed) in jobs.into_iter().zip(filed) {
+            match filed {
+                Some(_) => worked.push(Worked { partition, result: Ok(true) }),
+                None => open.push(job),
+            }
+        }
+        if open.is_empty() {
+            continue;
+        }
+        let progress = watch.begin(&StagePlan::empty(&share.stage, &share.kind), open.iter().map(|job| job.units).sum());
+        let ended = local::run(store, open, means, progress.as_ref(), &|_| true);
+        if let Some(signal) = means.stop.signal() {
+            return Err(Error::Stopped(signal));
+        }
+        for Ended { key, result } in ended {
+            let result = result.map(|_| false).map_err(|error| TaskFailure::new(&share.stage, &key, &error));
+            worked.push(Worked { partition: numbers[key.as_str()], result });
+        }
     }
-    let progress = watch.begin(&StagePlan::empty(&job.stage, &job.kind), job.units);
-    let stage = job.stage.clone();
-    let done = local::run(store, vec![job], means, progress.as_ref(), &|_| true);
-    match done.into_iter().next() {
-        Some(Err(first)) => Err(Error::Tasks { stage, failed: 1, total: 1, first: Box::new(first) }),
-        _ => Ok(false),
+    worked.sort_by_key(|worked| worked.partition);
+    Ok(worked)
+}
+
+/// Reads and checks the jobs of partitions.
+fn jobs(handout: &Handout, out: &Store, partitions: &[usize]) -> Result<Vec<(usize, Job)>, Error> {
+    let mut files: HashMap<String, bytes::Bytes> = HashMap::new();
+    let mut jobs = Vec::new();
+    let partitions: std::collections::BTreeSet<usize> = partitions.iter().copied().collect();
+    for partition in partitions {
+        if partition >= handout.partitions {
+            let what = format!("there is no partition {partition}: the plan has {}, numbered from 0", handout.partitions);
+            return Err(Error::Request { what, hint: "`lapo plan --out` prints how many there are".into() });
+        }
+        let path = jobs_file(partition);
+        let bytes = match files.get(&path) {
+            Some(bytes) => bytes.clone(),
+            None => files.entry(path.clone()).or_insert(out.require(&path)?).clone(),
+        };
+        let line = bytes.split(|byte| *byte == b'\n').nth(partition % PER_FILE).unwrap_or_default();
+        let job: Job = parse(&path, line)?;
+        check(&path, &job)?;
+        jobs.push((partition, job));
     }
+    Ok(jobs)
+}
+
+/// Refuses a job that this program would file under a key that is not its own.
+pub(super) fn check(path: &str, job: &Job) -> Result<(), Error> {
+    if !is_name(&job.stage) || !is_key(&job.key) {
+        return Err(edited(path, format!("`{}` of stage `{}` is no key of a task", job.key, job.stage)));
+    }
+    let fields = of_job(&job.task, &job.fields);
+    let version = |fields: &Fields| fields.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default();
+    if version(&fields) != version(&job.fields) {
+        let what = format!(
+            "{path}: the plan was made for version {} of the stage kind `{}`, this lapo has version {}",
+            version(&job.fields),
+            job.kind,
+            version(&fields)
+        );
+        return Err(Error::Request { what, hint: "use one version of lapo for planning and working, or plan again with this one".into() });
+    }
+    if key(&fields) != job.key {
+        return Err(edited(path, format!("the task of stage `{}` has the key {}, the plan says {}", job.stage, key(&fields), job.key)));
+    }
+    Ok(())
+}
+
+/// Tells how far the partitions of a plan are.
+pub fn status(handout: &Handout, out: &Store, store: &Store) -> Result<Vec<StageStatus>, Error> {
+    let of = |share: &Share| {
+        let keys: Keys = keys(out, share)?;
+        let filed: HashSet<String> = store.list(&format!("{}/receipts", share.stage))?.into_iter().collect();
+        let is_missing = |key: &String| !filed.contains(&dataset::receipt_path(&share.stage, key));
+        let missing: Vec<usize> = keys.new.iter().enumerate().filter(|(_, key)| is_missing(key)).map(|(at, _)| share.first + at).collect();
+        Ok(StageStatus { stage: share.stage.clone(), kind: share.kind.clone(), done: share.count - missing.len(), missing })
+    };
+    handout.stages.iter().filter(|share| share.count > 0).map(of).collect()
+}
+
+fn keys(out: &Store, share: &Share) -> Result<Keys, Error> {
+    let path = format!("stages/{}.json", share.stage);
+    let keys: Keys = parse(&path, &out.require(&path)?)?;
+    match keys.order.iter().chain(&keys.new).find(|key| !is_key(key)) {
+        Some(key) => Err(edited(&path, format!("`{key}` is no key of a task"))),
+        None => Ok(keys),
+    }
+}
+
+/// What to do about partitions that are not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Commit nothing.
+    Refuse,
+    /// Commit what is done; the rest is in the next plan.
+    LeaveOut,
 }
 
 /// Makes what was done the datasets' next versions; a plan that was committed, and what a later plan or run made, is left as it is.
 ///
 /// # Errors
-/// Where partitions are not done: how many, and the first of them. Where more videos were rejected than `max_rejected` allows; then no
+/// Where partitions are not done and `missing` does not leave them out. Where more videos were rejected than `max_rejected` allows; then no
 /// version is made.
-pub fn commit_all(handout: &Handout, out: &Store, store: &Store, watch: &dyn Watch) -> Result<Summary, Error> {
+pub fn commit_all(handout: &Handout, out: &Store, store: &Store, missing: Missing, watch: &dyn Watch) -> Result<Summary, Error> {
     let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
+    let status = status(handout, out, store)?;
+    if let Some(open) = status.iter().find(|stage| !stage.missing.is_empty()).filter(|_| missing == Missing::Refuse) {
+        let count: usize = status.iter().map(|stage| stage.missing.len()).sum();
+        let what =
+            format!("{count} of {} partitions are not done; stage {} lacks {}", handout.partitions, open.stage, listed(&open.missing));
+        let hint = "`lapo status --plan ...` lists them; `lapo commit --partial` leaves them for the next plan".into();
+        return Err(Error::Request { what, hint });
+    }
     for share in handout.stages.iter().filter(|share| share.complete) {
-        let path = format!("stages/{}.json", share.stage);
-        let keys: Keys = parse(&path, &out.require(&path)?)?;
-        let missing: HashSet<String> = unfiled(store, &share.stage, &keys.order)?.into_iter().collect();
-        if let Some(at) = keys.new.iter().position(|key| missing.contains(key)) {
-            let what = format!(
-                "stage {}: {} of {} partitions are not done; the first: {}",
-                share.stage,
-                missing.len(),
-                share.count,
-                share.first + at
-            );
-            return Err(Error::Request { what, hint: format!("lapo worker --plan ... --partition {}", share.first + at) });
-        }
-        let (receipts, new) = (receipts_of(store, &share.stage, &keys.order)?, keys.new.iter().collect::<HashSet<_>>());
-        share.check(&receipts)?;
-        let by = Commit { stage: &share.stage, run: &handout.run, why: &share.why, since: share.version.unwrap_or(0) };
-        let manifest = commit(store, by, |_| keys.order.clone())?;
-        let stage = StageSummary {
-            stage: share.stage.clone(),
-            kind: share.kind.clone(),
-            new: share.count,
-            reused: share.reused,
-            done: sums(receipts.iter().filter(|receipt| new.contains(&receipt.key))),
-            note: note(share.note.as_ref(), &manifest, &keys.order),
-            ..StageSummary::default()
-        };
-        let stage = stage.with_total(&receipts, manifest.version);
+        let lacks = status.iter().find(|stage| stage.stage == share.stage).map_or(&[][..], |stage| &stage.missing);
+        let (stage, failures) = commit_share(handout, share, lacks, out, store)?;
         watch.end(&stage);
         summary.stages.push(stage);
+        summary.failures.extend(failures);
     }
-    let (since, now) = (Duration::from_secs(handout.planned_unix_secs), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-    summary.seconds = now.saturating_sub(since).as_secs_f64();
-    record(&handout.written, store, &summary, since, None)?;
+    pins::release(store, &handout.run)?;
+    summary.seconds = now().as_secs_f64() - handout.planned_unix_secs as f64;
+    if dataset::runs::is_recorded(store, &handout.run)? {
+        return Ok(summary);
+    }
+    let outcome = if summary.failures.is_empty() { "done" } else { "done in part" };
+    dataset::runs::record(store, &handout.run, &handout.written.record(&summary, handout.planned_unix_secs, outcome))?;
     Ok(summary)
+}
+
+fn listed(partitions: &[usize]) -> String {
+    let shown: Vec<String> = partitions.iter().take(8).map(ToString::to_string).collect();
+    let more = partitions.len().saturating_sub(8);
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
+fn commit_share(
+    handout: &Handout,
+    share: &Share,
+    lacks: &[usize],
+    out: &Store,
+    store: &Store,
+) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
+    let Keys { order, new } = keys(out, share)?;
+    let missing: HashSet<&String> = lacks.iter().map(|partition| &new[partition - share.first]).collect();
+    let made: HashMap<String, Arc<Receipt>> = {
+        let done: Vec<String> = new.iter().filter(|key| !missing.contains(key)).cloned().collect();
+        let receipts = find_receipts(store, &share.stage, &done)?.into_iter().flatten();
+        receipts.map(|receipt| (receipt.key.clone(), Arc::new(receipt))).collect()
+    };
+    let newest = head(store, &share.stage)?;
+    let mut order: Vec<String> = order.into_iter().filter(|key| !missing.contains(key)).collect();
+    let mut fresh = made.clone();
+    if !lacks.is_empty() && share.kind == "decode" {
+        (order, fresh) = restored(handout, share, lacks, order, made.clone(), newest.as_ref(), out, store)?;
+    }
+    if share.most_rejected.is_some() {
+        let all = newest.as_ref().map_or(Ok(vec![]), |newest| newest.receipts(store))?;
+        let planned: HashSet<&String> = order.iter().collect();
+        let all = all.iter().filter(|receipt| planned.contains(&receipt.key) && !made.contains_key(&receipt.key));
+        Limit::new(share.most_rejected, share.videos, all.chain(made.values())).check(&share.stage)?;
+    }
+    let by = Commit {
+        stage: &share.stage,
+        kind: &share.kind,
+        run: &handout.run,
+        pipeline: &handout.written.pipeline,
+        take_over: handout.take_over,
+        why: &share.why,
+        settings: &share.settings,
+        since: share.version.unwrap_or(0),
+        now_unix_ms: now().as_millis() as u64,
+    };
+    let committed = commit(store, &by, &order, &fresh)?;
+    let mut share = share.clone();
+    publish(store, &share.stage, &committed, &mut share.note)?;
+    let failure = |partition: &usize| TaskFailure {
+        stage: share.stage.clone(),
+        key: new[partition - share.first].clone(),
+        subject: format!("partition {partition}"),
+        message: format!("stage {}: partition {partition} is not done", share.stage),
+        hint: None,
+        transient: true,
+        is_video: false,
+    };
+    let summary = StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref()) };
+    Ok((summary, lacks.iter().map(failure).collect()))
+}
+
+/// The tasks of a version that lacks some partitions: tasks of the version before stay in their place.
+#[expect(clippy::too_many_arguments, reason = "one step of `commit_share`")]
+fn restored(
+    handout: &Handout,
+    share: &Share,
+    lacks: &[usize],
+    order: Vec<String>,
+    made: HashMap<String, Arc<Receipt>>,
+    newest: Option<&Manifest>,
+    out: &Store,
+    store: &Store,
+) -> Result<(Vec<String>, ByKey), Error> {
+    let before = newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?;
+    let videos = jobs(handout, out, lacks)?.into_iter().filter_map(|(_, job)| match job.task {
+        Task::Decode(task) => Some(task.videos),
+        _ => None,
+    });
+    let missing: HashSet<String> = videos.flatten().map(|video| video.digest).collect();
+    let planned: HashSet<&String> = order.iter().collect();
+    let (kept, dropped): (Vec<_>, Vec<_>) = before.into_iter().partition(|receipt| planned.contains(&receipt.key));
+    let mut known: HashMap<String, Arc<Receipt>> = kept.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
+    known.extend(made);
+    let adopted: Vec<String> = order.iter().filter(|key| !known.contains_key(*key)).cloned().collect();
+    known.extend(
+        find_receipts(store, &share.stage, &adopted)?.into_iter().flatten().map(|receipt| (receipt.key.clone(), Arc::new(receipt))),
+    );
+    let mut tasks = Tasks::default();
+    order.iter().filter_map(|key| known.get(key)).for_each(|receipt| tasks.push(Planned::Done(receipt.clone())));
+    tasks.restore(&dropped, missing);
+    let fresh = tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
+    Ok((tasks.keys(), fresh))
+}
+
+impl Share {
+    fn summary(&self, made: &HashMap<String, Arc<Receipt>>, committed: &Committed, before: Option<&Manifest>) -> StageSummary {
+        let mut plan = StagePlan::empty(&self.stage, &self.kind);
+        plan.before = before.cloned();
+        plan.videos_gone = self.videos_gone;
+        plan.note.clone_from(&self.note);
+        made.values().for_each(|receipt| plan.tasks.push(Planned::Done(receipt.clone())));
+        let summary = StageSummary::of(&plan, made).with(committed, &plan);
+        StageSummary { reused: self.reused, ..summary }
+    }
 }
 
 /// One line.
@@ -208,6 +495,6 @@ fn json(value: &impl Serialize) -> String {
 }
 
 fn parse<'a, T: Deserialize<'a>>(path: &str, bytes: &'a [u8]) -> Result<T, Error> {
-    let damaged = |cause: serde_json::Error| crate::dataset::Error::Corrupt { path: path.to_owned(), reason: cause.to_string() };
-    Ok(serde_json::from_slice(bytes).map_err(damaged)?)
+    let damaged = |cause: serde_json::Error| edited(path, cause.to_string());
+    serde_json::from_slice(bytes).map_err(damaged)
 }

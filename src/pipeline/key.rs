@@ -3,14 +3,16 @@
 //! A key hashes the kind of stage, the version of its code, the settings that change the output, and the digests of its inputs,
 //! in this order. Thread counts, paths and limits are not in it.
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::{FileInfo, Receipt};
 use crate::stages::{
-    decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics,
+    Task, decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics,
     train_policy,
 };
 
@@ -36,19 +38,52 @@ const INPUTS: [&str; 13] = [
 
 /// The key of some fields: 32 hex digits of their blake3.
 pub fn key(fields: &Fields) -> String {
-    let text = Value::Object(fields.clone()).to_string();
-    blake3::hash(text.as_bytes()).to_hex()[..32].to_string()
+    blake3::hash(canonical(fields).as_bytes()).to_hex()[..32].to_string()
+}
+
+/// The text that is hashed. Fields are compared by it, never by the numbers that a reader makes of it.
+pub fn canonical(fields: &Fields) -> String {
+    serde_json::to_string(fields).expect("fields are plain JSON")
+}
+
+/// Says of receipts whether they have some settings, each distinct text of which is made once.
+pub struct WithSettings {
+    canonical: String,
+    /// What was found of fields that many receipts share.
+    found: RefCell<HashMap<*const Fields, bool>>,
+}
+
+impl WithSettings {
+    /// Those whose settings are these.
+    pub fn new(settings: &Fields) -> Self {
+        WithSettings { canonical: canonical(settings), found: RefCell::default() }
+    }
+
+    /// Whether the receipt has them.
+    pub fn are_of(&self, receipt: &Receipt) -> bool {
+        let look = || canonical(&settings(receipt.fields.iter())) == self.canonical;
+        match shared_settings(receipt) {
+            Some(shared) => *self.found.borrow_mut().entry(Arc::as_ptr(shared)).or_insert_with(look),
+            None => look(),
+        }
+    }
+}
+
+/// What the receipt shares with others, where it differs from them in inputs alone.
+fn shared_settings(receipt: &Receipt) -> Option<&Arc<Fields>> {
+    let (shared, mut own) = receipt.fields.shared();
+    own.all(|name| INPUTS.contains(&name)).then_some(shared)
 }
 
 /// The fields without the inputs: two tasks with equal settings differ only in what they work on.
-pub fn settings(fields: &Fields) -> Fields {
-    fields.iter().filter(|(name, _)| !INPUTS.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+pub fn settings<'f>(fields: impl IntoIterator<Item = (&'f String, &'f Value)>) -> Fields {
+    fields.into_iter().filter(|(name, _)| !INPUTS.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// Decode: all settings but the patterns and guards, the videos' digests, what lists say of them, and which try it is, where it is not the
 /// first.
 pub fn of_decode(task: &decode::DecodeTask) -> Fields {
-    let process = ["videos", "lists", "identity", "max_rejected", "limits", "videos_per_shard"];
+    let process = ["videos", "lists", "identity", "max_rejected", "max_dropped", "limits", "videos_per_shard", "shard_mib"];
     let mut fields = start("decode", decode::VERSION, &task.config, &process);
     fields.insert("videos".into(), task.videos.iter().map(|video| video.digest.clone()).collect());
     if task.videos.iter().any(|video| !video.about.is_empty()) {
@@ -218,6 +253,29 @@ pub fn of_report(task: &report::ReportTask) -> Fields {
     fields
 }
 
+/// The fields of a task as this program makes them; of what is not in the task itself, as `given` has them.
+pub fn of_job(task: &Task, given: &Fields) -> Fields {
+    let generation = given.get("generation").and_then(Value::as_u64).unwrap_or(0);
+    match task {
+        Task::Decode(task) => of_decode(task),
+        Task::Record(task) => of_record(task),
+        Task::Deduplicate(task) => of_deduplicate(task),
+        Task::TrainDynamics(task) => of_train_dynamics(task, generation),
+        Task::ImportActions(task) => of_import_actions(task),
+        Task::ImportDynamics(task) => of_import_dynamics(task),
+        Task::Label(task) => of_label(task),
+        Task::TrainPolicy(task) => {
+            let digest = given.get("model").and_then(Value::as_str);
+            let model = digest.map(|digest| FileInfo { path: String::new(), bytes: 0, rows: 0, blake3: digest.to_owned() });
+            of_train_policy(task, model.as_ref(), generation)
+        }
+        Task::TrainDecoder(task) => of_train_decoder(task),
+        Task::Finetune(task) => of_finetune(task),
+        Task::Evaluate(task) => of_evaluate(task),
+        Task::Report(task) => of_report(task),
+    }
+}
+
 fn digests(files: &[FileInfo]) -> Value {
     files.iter().map(|file| file.blake3.clone()).collect()
 }
@@ -245,22 +303,26 @@ fn flatten(fields: &mut Fields, prefix: &str, value: Value) {
 
 /// The receipts of a stage, ready to be asked whether a task is done and, if not, why.
 pub struct Known<'a> {
-    by_key: HashMap<&'a str, &'a Receipt>,
+    by_key: HashMap<&'a str, &'a Arc<Receipt>>,
     /// Settings that differ, in the receipts' order.
     settings: Vec<Fields>,
-    /// Inputs that some receipt has: field and hash of the value. A million videos are named in them.
-    inputs: HashSet<(&'static str, blake3::Hash)>,
+    receipts: &'a [Arc<Receipt>],
+    /// Inputs that some receipt has: field and hash of the value. A million videos are named in them, so they are looked at when somebody asks.
+    inputs: OnceCell<HashSet<(&'static str, blake3::Hash)>>,
 }
 
 impl<'a> Known<'a> {
     /// Sorts receipts for the asking.
-    pub fn new(receipts: &'a [Receipt]) -> Self {
-        let mut known = Known { by_key: HashMap::new(), settings: Vec::new(), inputs: HashSet::new() };
+    pub fn new(receipts: &'a [Arc<Receipt>]) -> Self {
+        let by_key = receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
+        let mut known = Known { by_key, settings: Vec::new(), receipts, inputs: OnceCell::new() };
+        let (mut seen, mut shared) = (HashSet::new(), HashSet::new());
         for receipt in receipts {
-            known.by_key.insert(&receipt.key, receipt);
-            known.inputs.extend(inputs(&receipt.fields));
-            let settings = settings(&receipt.fields);
-            if !known.settings.contains(&settings) {
+            if shared_settings(receipt).is_some_and(|fields| !shared.insert(Arc::as_ptr(fields))) {
+                continue;
+            }
+            let settings = settings(receipt.fields.iter());
+            if seen.insert(canonical(&settings)) {
                 known.settings.push(settings);
             }
         }
@@ -268,7 +330,7 @@ impl<'a> Known<'a> {
     }
 
     /// The receipt of a task that is done.
-    pub fn get(&self, key: &str) -> Option<&'a Receipt> {
+    pub fn get(&self, key: &str) -> Option<&'a Arc<Receipt>> {
         self.by_key.get(key).copied()
     }
 
@@ -281,13 +343,14 @@ impl<'a> Known<'a> {
         if let Some((name, new)) = settings.iter().find(|(name, value)| nearest.get(*name) != Some(value)) {
             return nearest.get(name).map_or_else(|| format!("{name}: {new}"), |old| format!("{name}: {old} -> {new}"));
         }
-        let new = inputs(fields).find(|input| !self.inputs.contains(input));
+        let known = self.inputs.get_or_init(|| self.receipts.iter().flat_map(|receipt| inputs(|name| receipt.fields.get(name))).collect());
+        let new = inputs(|name| fields.get(name)).find(|input| !known.contains(input));
         new.map_or_else(|| "never done with these inputs".into(), |(name, _)| format!("new {name}"))
     }
 }
 
-fn inputs(fields: &Fields) -> impl Iterator<Item = (&'static str, blake3::Hash)> {
-    INPUTS.into_iter().filter_map(|name| Some((name, blake3::hash(fields.get(name)?.to_string().as_bytes()))))
+fn inputs<'f>(field: impl Fn(&str) -> Option<&'f Value>) -> impl Iterator<Item = (&'static str, blake3::Hash)> {
+    INPUTS.into_iter().filter_map(move |name| Some((name, blake3::hash(field(name)?.to_string().as_bytes()))))
 }
 
 #[cfg(test)]
@@ -302,10 +365,11 @@ mod tests {
             .collect()
     }
 
-    fn receipt(fields: Fields) -> Receipt {
+    fn receipt(fields: Fields) -> Arc<Receipt> {
         let (key, stage, attempt) = (key(&fields), "decode".into(), String::new());
         let (files, inputs, videos, rejects, stats) = Default::default();
-        Receipt { format: 1, key, stage, attempt, fields, files, inputs, videos, rejects, stats }
+        let made = Default::default();
+        Arc::new(Receipt { format: 2, key, stage, attempt, fields: fields.into(), files, inputs, videos, rejects, stats, made })
     }
 
     #[test]
@@ -335,7 +399,7 @@ mod tests {
         let known = Known::new(&done);
         assert_eq!(known.why(&fields(32, "b")), "size: 64 -> 32");
         assert_eq!(known.why(&fields(64, "c")), "new videos");
-        assert_eq!(known.get(&key(&fields(64, "b"))).map(|r| r.fields["videos"].clone()), Some(json!(["b"])));
+        assert_eq!(known.get(&key(&fields(64, "b"))).and_then(|r| r.fields.get("videos").cloned()), Some(json!(["b"])));
         assert!(known.get(&key(&fields(64, "c"))).is_none());
         assert_eq!(Known::new(&[]).why(&fields(64, "c")), "never done");
     }

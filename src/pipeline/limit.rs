@@ -2,9 +2,10 @@
 //! whether to go on, and the error that counts the reasons.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Error;
+use super::plan::StagePlan;
 use crate::dataset::Receipt;
 use crate::stages::decode::DUPLICATE;
 
@@ -16,9 +17,9 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn new(most: Option<f64>, videos: usize, receipts: &[Receipt]) -> Self {
+    pub(super) fn new<'a>(most: Option<f64>, videos: usize, receipts: impl IntoIterator<Item = &'a Arc<Receipt>>) -> Self {
         let limit = Limit { most, videos, classes: Mutex::default() };
-        receipts.iter().for_each(|receipt| _ = limit.allows(receipt));
+        receipts.into_iter().for_each(|receipt| _ = limit.allows(receipt));
         limit
     }
 
@@ -45,4 +46,15 @@ impl Limit {
             }),
         }
     }
+}
+
+/// Refuses a plan that drops more of the dataset's videos than `most` allows, or all of its tasks.
+pub(super) fn check_dropped(plan: &StagePlan, most: Option<f64>) -> Result<(), Error> {
+    let Some(before) = &plan.before else { return Ok(()) };
+    let (gone, videos) = (plan.videos_gone as u64, before.totals.videos);
+    let most = most.unwrap_or(1.0);
+    if gone > 0 && gone as f64 > most * videos as f64 {
+        return Err(Error::TooManyDropped { stage: plan.stage.clone(), gone, videos, most });
+    }
+    Ok(())
 }

@@ -15,6 +15,9 @@ pub mod locate;
 pub mod parse;
 pub mod plan;
 pub mod run;
+pub mod session;
+#[cfg(test)]
+mod settings_tests;
 pub mod spec;
 pub mod videos;
 
@@ -55,6 +58,29 @@ pub enum Error {
         /// The first failure.
         first: Box<stages::Error>,
     },
+    /// Some partitions of a plan failed; the others are done and kept.
+    #[error("{} of {total} partitions failed; the first: {}", failures.len(), failures.first().map_or("", |failure| &failure.message))]
+    Partitions {
+        /// What failed.
+        failures: Vec<session::TaskFailure>,
+        /// Partitions that were asked for.
+        total: usize,
+    },
+    /// More videos of the dataset are gone than `max_dropped` allows.
+    #[error("stage {stage}: {gone} of {videos} videos of the newest version no longer match, `max_dropped` allows a share of {most}")]
+    TooManyDropped {
+        /// The stage.
+        stage: String,
+        /// Videos that are gone.
+        gone: u64,
+        /// Videos of the newest version.
+        videos: u64,
+        /// The share allowed.
+        most: f64,
+    },
+    /// The process was asked to end. What is done is kept.
+    #[error("stopped by {0}")]
+    Stopped(stages::Signal),
     /// More videos were rejected than `max_rejected` allows.
     #[error("stage {stage}: {rejected} of {videos} videos rejected, `max_rejected` allows a share of {most}: {classes}")]
     TooManyRejects {
@@ -80,8 +106,45 @@ impl Error {
             Error::Request { hint, .. } => Some(hint.clone()),
             Error::Dataset(e) => e.hint(),
             Error::Tasks { first, .. } => first.hint().or_else(|| Some("run again: what is done is kept".into())),
+            Error::Partitions { failures, .. } => failures
+                .first()
+                .and_then(|failure| failure.hint.clone())
+                .or_else(|| Some("work on the plan again: what is done is kept".into())),
+            Error::TooManyDropped { .. } => {
+                Some("check that every disk and bucket is there; if the videos are meant to go, say --max-dropped 1 once".into())
+            }
+            Error::Stopped(signal) => stages::Error::Stopped(*signal).hint(),
             Error::TooManyRejects { .. } => Some("what was decoded is kept; mend or remove the videos, or raise `max_rejected`".into()),
         }
+    }
+}
+
+impl Error {
+    /// Returns whether the same run may succeed when tried again as it is.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Dataset(e) => e.is_transient(),
+            Error::Tasks { first, .. } => first.is_transient(),
+            Error::Partitions { failures, .. } => failures.iter().all(|failure| failure.transient),
+            Error::Stopped(_) => true,
+            Error::Read { .. } | Error::Faults(_) | Error::Request { .. } | Error::TooManyRejects { .. } | Error::TooManyDropped { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Returns the signal that ended it, if one did.
+    pub fn stopped(&self) -> Option<stages::Signal> {
+        match self {
+            Error::Stopped(signal) => Some(*signal),
+            Error::Tasks { first, .. } => first.stopped(),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the fault is in this program.
+    pub fn is_bug(&self) -> bool {
+        matches!(self, Error::Tasks { first, .. } if first.is_bug())
     }
 }
 

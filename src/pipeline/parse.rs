@@ -26,13 +26,21 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     let vars = variables(faults, &document, set);
     let mut document = document;
     document.iter_mut().for_each(|(key, value)| substitute(faults, &[text_of(key)], value, &vars));
-    unknown_keys(faults, &[], &mut document, &["name", "workspace", "seed", "vars", "stages"]);
+    unknown_keys(faults, &[], &mut document, &["name", "workspace", "seed", "shares_with", "vars", "stages"]);
 
     let name = field(faults, &[], &document, "name", true);
     let workspace = field(faults, &[], &document, "workspace", true);
     let seed = field(faults, &[], &document, "seed", false);
+    let shares_with = field(faults, &[], &document, "shares_with", false);
     let stages = stages(faults, &document);
-    Some(PipelineSpec { name: name?, workspace: workspace?, seed: seed.unwrap_or(0), vars, stages: stages? })
+    Some(PipelineSpec {
+        name: name?,
+        workspace: workspace?,
+        seed: seed.unwrap_or(0),
+        shares_with: shares_with.unwrap_or_default(),
+        vars,
+        stages: stages?,
+    })
 }
 
 /// The stages, in the file's order.

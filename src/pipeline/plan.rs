@@ -1,17 +1,18 @@
-//! What would run, and why. In: a checked pipeline and a workspace; out: for every stage the tasks that have no receipt.
+//! What would run, and why. In: a checked pipeline and a workspace; out: for every stage its tasks, each done or new.
 //!
 //! New videos, a retrained model, a changed setting and a killed run are one path: a task is its key, and a key without a receipt
 //! is to be done. Nothing is written here. What is trained is planned in `training`: a model is kept although its input
 //! has grown. `decode` is planned in `decode`, stages of one task in `single`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::check::Checked;
 use super::key::{Fields, Known, key, of_label, of_record, settings};
 use super::spec::StageSpec;
-use crate::dataset::{self, FileInfo, Manifest, Receipt, Store, all_receipts, head};
+use crate::dataset::{self, Damaged, FileInfo, Finished, Manifest, Receipt, Store, finished, head};
 use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::label::{LabelConfig, LabelTask};
@@ -20,46 +21,104 @@ use crate::stages::record::RecordConfig;
 mod ahead;
 mod decode;
 mod single;
+mod tasks;
 mod training;
 
 pub use ahead::{Ahead, Unwaiting};
+pub use tasks::{Planned, Tasks};
 
 /// What one stage has and lacks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct StagePlan {
     /// The stage's name.
     pub stage: String,
     /// Its kind.
     pub kind: String,
-    /// Tasks that must run; some may not be known in detail before the stages they wait for have run.
-    pub new: usize,
-    /// Tasks whose receipts are there.
-    pub reused: usize,
-    /// Videos among the new tasks (`decode`; of `record`, episodes).
-    pub new_videos: usize,
-    /// Videos among the re-used tasks.
-    pub reused_videos: usize,
+    /// Its tasks, as far as they are known, in the dataset's order.
+    pub tasks: Tasks,
+    /// Tasks that are not known before the stages they wait for have run.
+    pub waiting: Waiting,
     /// Why tasks are new: reason and number.
     pub why: BTreeMap<String, usize>,
     /// What else is to be said: a model that is kept, and what it has not seen.
     pub note: Option<String>,
     /// The settings as they come out of presets and overrides.
     pub settings: Fields,
-    /// The new tasks, as far as they are known.
-    #[serde(skip)]
-    pub jobs: Vec<Job>,
-    /// Keys of all tasks in the dataset's order, new ones included.
-    #[serde(skip)]
-    pub order: Vec<String>,
-    /// The receipts that are there, in the dataset's order.
-    #[serde(skip)]
-    pub receipts: Vec<Receipt>,
     /// The newest version of the stage's dataset when planning began.
-    #[serde(skip)]
-    pub since: Option<u64>,
-    /// The version that has just these receipts, if there is one: of runs that overlap, the later one's stays.
-    #[serde(skip)]
-    pub version: Option<u64>,
+    pub before: Option<Manifest>,
+    /// Key and attempt of that version's tasks.
+    pub before_entries: Vec<(String, String)>,
+    /// Those of its tasks that are not planned, their outputs whole.
+    pub dropped: Vec<Arc<Receipt>>,
+    /// Videos of that version that are gone.
+    pub videos_gone: usize,
+    /// The digests of all videos of the plan, where some of the version before are not planned.
+    pub planned_digests: HashSet<String>,
+    /// Videos that are left for the next run: they are being written, or could not be read for a reason that passes.
+    pub left_out: Vec<LeftOut>,
+    /// Tasks that were done, and whose outputs are damaged.
+    pub damaged: Vec<Damaged>,
+    /// The version that this run made of it, once it has.
+    pub committed: Option<u64>,
+}
+
+/// Tasks whose number is known and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many tasks.
+    pub tasks: usize,
+    /// How many videos they will read.
+    pub videos: usize,
+}
+
+/// A video that is left for the next run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Its path or address.
+    pub video: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a plan says of a stage, for programs.
+#[derive(Serialize)]
+struct StageView<'a> {
+    stage: &'a str,
+    kind: &'a str,
+    new: usize,
+    reused: usize,
+    new_videos: usize,
+    reused_videos: usize,
+    videos_gone: usize,
+    rows_fewer: u64,
+    changes: bool,
+    left_out: &'a [LeftOut],
+    damaged: usize,
+    why: &'a BTreeMap<String, usize>,
+    note: Option<&'a str>,
+    settings: &'a Fields,
+}
+
+impl Serialize for StagePlan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let view = StageView {
+            stage: &self.stage,
+            kind: &self.kind,
+            new: self.new_tasks(),
+            reused: self.tasks.reused(),
+            new_videos: self.new_videos(),
+            reused_videos: self.reused_videos(),
+            videos_gone: self.videos_gone,
+            rows_fewer: self.rows_fewer(),
+            changes: self.changes(),
+            left_out: &self.left_out,
+            damaged: self.damaged.len(),
+            why: &self.why,
+            note: self.note.as_deref(),
+            settings: &self.settings,
+        };
+        view.serialize(serializer)
+    }
 }
 
 /// What a person asks for beyond the pipeline's file.
@@ -72,6 +131,19 @@ pub struct PlanOptions {
     /// Videos that were rejected are decoded again, with all that share a shard with them: those of these classes, or, where the list is
     /// empty, of any.
     pub retry_rejected: Option<Vec<String>>,
+    /// The pipeline writes into a workspace of another one.
+    pub take_over: bool,
+    /// The share of a dataset's videos that may be gone, instead of what the pipeline says.
+    pub max_dropped: Option<f64>,
+    /// Run only these stages; the others are planned. `None`: run all.
+    pub only: Option<Vec<String>>,
+}
+
+impl PlanOptions {
+    /// Returns whether a stage is run, and not only planned.
+    pub fn runs(&self, stage: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == stage))
+    }
 }
 
 /// Plans stage by stage; each stage sees the plans of those before it.
@@ -88,6 +160,8 @@ pub struct Planner<'a> {
     pub heads: HashMap<String, Manifest>,
     /// What this run has labelled before its stage's turn: new, although its receipts are there.
     pub ahead: Ahead,
+    /// Videos that this run leaves for the next one, and why.
+    pub left_out: BTreeMap<String, String>,
 }
 
 impl<'a> Planner<'a> {
@@ -95,7 +169,8 @@ impl<'a> Planner<'a> {
     pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Result<Self, dataset::Error> {
         let newest = checked.spec.stages.iter().map(|(name, _)| Ok(head(store, name)?.map(|head| (name.clone(), head))));
         let heads = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
-        Ok(Planner { checked, store, options, plans: HashMap::new(), heads, ahead: Ahead::default() })
+        let (plans, ahead, left_out) = Default::default();
+        Ok(Planner { checked, store, options, plans, heads, ahead, left_out })
     }
 
     /// Plans every stage, in running order.
@@ -112,25 +187,46 @@ impl<'a> Planner<'a> {
     /// Plans one stage. The stages it takes from have been planned before, since [`Checked::order`] says so.
     pub fn plan(&self, at: usize) -> Result<StagePlan, dataset::Error> {
         let (name, spec) = &self.checked.spec.stages[at];
-        let mut receipts = all_receipts(self.store, name)?;
+        let before = self.heads.get(name);
+        let Finished { mut receipts, damaged } = finished(self.store, name, before)?;
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
-        let head = self.heads.get(name);
-        let plan = StagePlan { since: head.map(|head| head.version), ..StagePlan::empty(name, spec.kind()) };
+        let before_entries = before.map_or(Ok(vec![]), |before| before.entries(self.store))?;
+        let plan = StagePlan { before: before.cloned(), before_entries, damaged, ..StagePlan::empty(name, spec.kind()) };
+        let known: HashMap<String, Arc<Receipt>> = match before {
+            Some(_) => receipts.iter().map(|receipt| (receipt.key.clone(), receipt.clone())).collect(),
+            None => HashMap::new(),
+        };
         let mut plan = self.plan_stage(spec, plan, receipts)?;
-        plan.version = head.filter(|head| plan.new == 0 && head.receipts == plan.order).map(|head| head.version);
+        let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
+        let gone = plan.before_entries.iter().filter(|(key, _)| !planned.contains(key.as_str()));
+        plan.dropped = gone.filter_map(|(key, _)| known.get(key).cloned()).collect();
+        if !plan.dropped.is_empty() {
+            plan.planned_digests = plan.digests().into_iter().map(str::to_owned).collect();
+            plan.videos_gone = self.videos_gone(&plan);
+        }
         Ok(plan)
     }
 
-    fn plan_stage(&self, spec: &StageSpec, plan: StagePlan, receipts: Vec<Receipt>) -> Result<StagePlan, dataset::Error> {
+    /// Videos of the newest version that no longer match, by name and content.
+    fn videos_gone(&self, plan: &StagePlan) -> usize {
+        let Some(listed) = self.checked.videos.get(&plan.stage) else { return 0 };
+        let there: HashSet<&str> = listed.iter().map(|video| video.uri.as_str()).collect();
+        let is_there =
+            |uri: &str| there.contains(uri) || uri.rsplit_once(".tar/").is_some_and(|(tar, _)| there.contains(&*format!("{tar}.tar")));
+        let videos = plan.dropped.iter().flat_map(|receipt| &receipt.videos);
+        videos.filter(|video| !is_there(&video.uri) && !plan.planned_digests.contains(&video.digest)).count()
+    }
+
+    fn plan_stage(&self, spec: &StageSpec, plan: StagePlan, receipts: Vec<Arc<Receipt>>) -> Result<StagePlan, dataset::Error> {
         match spec {
             StageSpec::Decode(config) => self.decode(plan, config, receipts),
             StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
             StageSpec::ImportActions(config) => Ok(self.import_actions(plan, config, &Known::new(&receipts))),
             StageSpec::Deduplicate(config) => Ok(self.deduplicate(plan, config, &Known::new(&receipts))),
-            StageSpec::TrainDynamics(config) => self.train_dynamics(plan, config, &receipts),
+            StageSpec::TrainDynamics(config) => Ok(self.train_dynamics(plan, config, &receipts)),
             StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
             StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
-            StageSpec::TrainPolicy(config) => self.train_policy(plan, config, &receipts),
+            StageSpec::TrainPolicy(config) => Ok(self.train_policy(plan, config, &receipts)),
             StageSpec::TrainDecoder(config) => Ok(self.train_decoder(plan, config, &Known::new(&receipts))),
             StageSpec::Finetune(config) => Ok(self.finetune(plan, config, &Known::new(&receipts))),
             StageSpec::Evaluate(config) => Ok(self.evaluate(plan, config, &Known::new(&receipts))),
@@ -144,20 +240,18 @@ impl<'a> Planner<'a> {
         let learnt: Vec<&StagePlan> =
             [&config.policy, &config.decoder, &config.agent].into_iter().flatten().map(|name| &self.plans[name]).collect();
         // Decoders stand by transitions, then by draw: the first draw of most is the one that plays.
-        let weights = |plan: &&StagePlan| plan.files(if plan.kind == "train_decoder" { "-0.safetensors" } else { ".safetensors" }).pop();
+        let weights =
+            |plan: &&StagePlan| plan.tasks.files(if plan.kind == "train_decoder" { "-0.safetensors" } else { ".safetensors" }).pop();
         let weights = learnt.iter().map(|plan| weights(plan).unwrap_or_else(no_file)).collect();
-        let (tasks, inputs) = (config.tasks(seed, weights), learnt.iter().flat_map(|plan| plan.order.clone()).collect::<Vec<_>>());
+        let (tasks, inputs) = (config.tasks(seed, weights), learnt.iter().flat_map(|plan| plan.tasks.keys()).collect::<Vec<_>>());
         plan.settings = tasks.first().map(|task| settings(&of_record(task))).unwrap_or_default();
-        if let Some(waited) = learnt.iter().find(|plan| plan.new > 0) {
-            (plan.new, plan.new_videos) = (tasks.len(), config.episodes as usize);
-            plan.why.insert(format!("new {}", waited.stage), plan.new);
+        if let Some(waited) = learnt.iter().find(|plan| plan.new_tasks() > 0) {
+            plan.wait(Waiting { tasks: tasks.len(), videos: config.episodes as usize }, format!("new {}", waited.stage));
             return plan;
         }
         for task in tasks {
-            let (count, reused) = (task.count, plan.reused);
-            plan.add(of_record(&task), inputs.clone(), BTreeMap::new(), count, Task::Record(task), known);
-            let videos = if plan.reused > reused { &mut plan.reused_videos } else { &mut plan.new_videos };
-            *videos += count as usize;
+            let units = task.count;
+            plan.add(of_record(&task), inputs.clone(), BTreeMap::new(), units, Task::Record(task), known);
         }
         plan
     }
@@ -166,28 +260,26 @@ impl<'a> Planner<'a> {
     fn label(&self, mut plan: StagePlan, config: &LabelConfig, known: &Known) -> StagePlan {
         let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
         let [actions, copies] = [&config.actions, &config.without].map(|name| name.as_ref().map(|name| &self.plans[name]));
-        let model = dynamics.model();
         plan.settings =
             settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file(), actions: None, without: vec![] }));
-        let waits = actions.filter(|actions| actions.new > 0 && frames.new == 0).map(|_| "new true actions");
-        let waits = waits.or(copies.filter(|copies| copies.new > 0).map(|_| "new near-copies"));
-        let Some(model) = model.filter(|_| waits.is_none()) else {
-            plan.new = frames.new + frames.receipts.len();
-            plan.why.insert(waits.unwrap_or("new model").into(), plan.new);
+        let waits = actions.filter(|actions| actions.new_tasks() > 0 && frames.new_tasks() == 0).map(|_| "new true actions");
+        let waits = waits.or(copies.filter(|copies| copies.new_tasks() > 0).map(|_| "new near-copies"));
+        let Some((dynamics, model)) = dynamics.model().filter(|_| waits.is_none()) else {
+            let tasks = frames.new_tasks() + frames.tasks.reused();
+            plan.wait(Waiting { tasks, videos: 0 }, waits.unwrap_or("new model").into());
             return plan;
         };
         let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
         let copies = copies.map(StagePlan::copies).unwrap_or_default();
-        for (i, shard) in frames.receipts.iter().enumerate() {
+        for (i, shard) in frames.tasks.receipts().enumerate() {
             let Some(file) = shard.files.first() else { continue };
             let (actions, digests) = (true_actions.get(i).cloned(), shard.videos.iter().map(|video| &video.digest));
             let without = digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
             let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions, without };
-            plan.add_label(task, shard, &dynamics.receipts[0].key, known);
+            plan.add_label(task, shard, &dynamics.key, known);
         }
-        if frames.new > 0 {
-            plan.new += frames.new;
-            *plan.why.entry("new frames".into()).or_default() += frames.new;
+        if frames.new_tasks() > 0 {
+            plan.wait(Waiting { tasks: frames.new_tasks(), videos: 0 }, "new frames".into());
         }
         plan
     }
@@ -199,54 +291,98 @@ impl StagePlan {
         StagePlan {
             stage: stage.into(),
             kind: kind.into(),
-            new: 0,
-            reused: 0,
-            new_videos: 0,
-            reused_videos: 0,
+            tasks: Tasks::default(),
+            waiting: Waiting::default(),
             why: BTreeMap::new(),
             note: None,
             settings: Fields::new(),
-            jobs: Vec::new(),
-            order: Vec::new(),
-            receipts: Vec::new(),
-            since: None,
-            version: None,
+            before: None,
+            before_entries: Vec::new(),
+            dropped: Vec::new(),
+            videos_gone: 0,
+            planned_digests: HashSet::new(),
+            left_out: Vec::new(),
+            damaged: Vec::new(),
+            committed: None,
         }
     }
 
-    /// Why tasks are new, in one line.
+    /// Tasks that must run, those that are not known yet included.
+    pub fn new_tasks(&self) -> usize {
+        self.tasks.undone() + self.waiting.tasks
+    }
+
+    /// Videos among the new tasks (`decode`; of `record`, episodes).
+    pub fn new_videos(&self) -> usize {
+        self.tasks.new_videos() + self.waiting.videos
+    }
+
+    /// Videos among the re-used tasks.
+    pub fn reused_videos(&self) -> usize {
+        if ["decode", "record"].contains(&self.kind.as_str()) { self.tasks.reused_videos() } else { 0 }
+    }
+
+    /// Whether the newest version is not just these tasks: some are new, gone, or in another order.
+    pub fn changes(&self) -> bool {
+        let entries = || self.tasks.receipts().map(|receipt| (&receipt.key, &receipt.attempt));
+        self.new_tasks() > 0 || !entries().eq(self.before_entries.iter().map(|(key, attempt)| (key, attempt))) || self.before.is_none()
+    }
+
+    /// The version that has just these tasks, if there is one: of runs that overlap, the later one's stays.
+    pub fn version(&self) -> Option<u64> {
+        self.committed.or_else(|| self.before.as_ref().filter(|_| !self.changes()).map(|before| before.version))
+    }
+
+    /// Rows that the newest version has and the plan has not; 0 while that is not known.
+    pub fn rows_fewer(&self) -> u64 {
+        let Some(before) = self.before.as_ref().filter(|_| self.new_tasks() == 0) else { return 0 };
+        before.totals.rows.saturating_sub(self.tasks.receipts().map(|receipt| receipt.rows()).sum())
+    }
+
+    /// Why tasks are new, and what is gone, in one line.
     pub fn reasons(&self) -> String {
-        self.why.iter().map(|(reason, count)| format!("{reason} ({count})")).collect::<Vec<_>>().join(", ")
+        let why = self.why.iter().map(|(reason, count)| format!("{reason} ({count})"));
+        let gone = (self.videos_gone > 0).then(|| counted(self.videos_gone, "video gone", "videos gone"));
+        let reasons = why.chain(gone).collect::<Vec<_>>().join(", ");
+        if reasons.is_empty() && self.changes() { "other tasks than before".into() } else { reasons }
     }
 
-    /// The files of what is there whose names end so.
-    fn files(&self, end: &str) -> Vec<FileInfo> {
-        self.receipts.iter().flat_map(|receipt| &receipt.files).filter(|file| file.path.ends_with(end)).cloned().collect()
-    }
-
-    /// The weights that a training or an import made, once they are there.
-    fn model(&self) -> Option<&FileInfo> {
-        self.receipts.first().and_then(|receipt| receipt.files.first()).filter(|_| self.new == 0)
+    /// The receipt of a training or an import and the weights that it made, once they are there.
+    fn model(&self) -> Option<(&Arc<Receipt>, &FileInfo)> {
+        let receipt = self.tasks.receipts().next().filter(|_| self.new_tasks() == 0)?;
+        Some((receipt, receipt.files.first()?))
     }
 
     /// The files of true actions: as many as there are shards, in their order.
     fn action_files(&self) -> Vec<FileInfo> {
-        self.receipts.iter().flat_map(|receipt| &receipt.files).filter(|file| file.holds_actions()).cloned().collect()
+        self.tasks.receipts().flat_map(|receipt| &receipt.files).filter(|file| file.holds_actions()).cloned().collect()
+    }
+
+    /// The digests of all videos of all tasks.
+    fn digests(&self) -> HashSet<&str> {
+        self.tasks.iter().flat_map(Planned::digests).collect()
+    }
+
+    /// Adds tasks of which only the number is known.
+    fn wait(&mut self, waiting: Waiting, why: String) {
+        self.waiting.tasks += waiting.tasks;
+        self.waiting.videos += waiting.videos;
+        *self.why.entry(why).or_default() += waiting.tasks;
     }
 
     /// Adds a task: re-used where its key has a receipt, else new.
     fn add(&mut self, fields: Fields, inputs: Vec<String>, stats: BTreeMap<String, f64>, units: u64, task: Task, known: &Known) {
         let key = key(&fields);
-        self.order.push(key.clone());
+        if self.tasks.has(&key) {
+            return;
+        }
         if let Some(receipt) = known.get(&key) {
-            self.receipts.push(receipt.clone());
-            self.reused += 1;
+            self.tasks.push(Planned::Done(receipt.clone()));
             return;
         }
         *self.why.entry(known.why(&fields)).or_default() += 1;
-        self.new += 1;
         let (stage, kind) = (self.stage.clone(), self.kind.clone());
-        self.jobs.push(Job { stage, kind, key, fields, inputs, stats, units, task });
+        self.tasks.push(Planned::New(Box::new(Job { stage, kind, key, fields, inputs, stats, units, task })));
     }
 
     /// Adds the task of one shard's labels.
@@ -254,14 +390,11 @@ impl StagePlan {
         let (inputs, rows) = (vec![frames.key.clone(), dynamics.to_owned()], task.shard.rows);
         self.add(of_label(&task), inputs, BTreeMap::new(), rows, Task::Label(task), known);
     }
+}
 
-    /// Its jobs are done, and `newest` is the dataset's newest version.
-    pub fn done(&mut self, new: Vec<Receipt>, newest: &Manifest) {
-        let mut all: HashMap<String, Receipt> = self.receipts.drain(..).chain(new).map(|r| (r.key.clone(), r)).collect();
-        self.receipts = self.order.iter().filter_map(|key| all.remove(key)).collect();
-        (self.new, self.jobs) = (0, Vec::new());
-        self.version = (newest.receipts == self.order).then_some(newest.version);
-    }
+/// A number and what it counts.
+pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn no_file() -> FileInfo {

@@ -33,6 +33,9 @@ pub struct PipelineSpec {
     /// takes the low 32 bits. Default 0.
     #[schemars(default)]
     pub seed: u64,
+    /// Other pipelines that use the same workspace: a pipeline writes only into its own workspace otherwise.
+    #[schemars(default)]
+    pub shares_with: Vec<String>,
     /// Variables: `${game}` anywhere in a value is replaced; `--set game=heist` overrides.
     #[schemars(with = "BTreeMap<String, serde_json::Value>", default)]
     pub vars: BTreeMap<String, String>,
@@ -131,6 +134,14 @@ impl StageSpec {
     pub fn most_rejected(&self) -> Option<f64> {
         match self {
             StageSpec::Decode(config) => config.max_rejected,
+            _ => None,
+        }
+    }
+
+    /// The share of the dataset's videos that may be gone before a run stops.
+    pub fn max_dropped(&self) -> Option<f64> {
+        match self {
+            StageSpec::Decode(config) => Some(config.max_dropped),
             _ => None,
         }
     }

@@ -2,15 +2,18 @@
 //! the blake3 of their bytes.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::Metadata;
 use std::io;
+use std::sync::Arc;
 
 use glob::{MatchOptions, Pattern};
 use rayon::prelude::*;
 
 use crate::dataset::{self, About, Access, ListedVideo, Member, Receipt, Store, VideoRecord, address, members, open_source, version_of};
-use crate::stages::decode::{Archived, Duplicates, Identity, VideoSource};
+use crate::stages::decode::{Archived, DecodeConfig, Duplicates, Identity, VideoSource};
+
+use super::plan::LeftOut;
 
 /// What a pattern matches, here or in an object store.
 pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, String> {
@@ -99,26 +102,71 @@ impl Identified<'_> {
     }
 }
 
+/// Videos with their identities, and those that are left for the next run.
+pub struct Identities<'a> {
+    /// Those that can be read.
+    pub videos: Vec<Identified<'a>>,
+    /// Those that cannot be read now; what was read of one before stays as it is.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What is known when a video gets its identity.
+struct Known<'a> {
+    /// Records of receipts by name, size, version and place in an archive: one name may have had several contents.
+    records: HashMap<(&'a str, u64, &'a str, Option<u64>), &'a VideoRecord>,
+    left_out: &'a BTreeMap<String, String>,
+    by: Identity,
+    access: &'a Access,
+}
+
 /// Gives every video its identity; of a tar archive, every video in it. Unchanged ones (same name, size and time or etag as in a receipt)
-/// are not read again.
+/// are not read again. Those of `left_out` are not looked at: what was read of them before stays.
 ///
 /// # Errors
 /// Where an object store fails in passing; a video that cannot be read is one of the outcomes.
 pub fn identify<'a>(
     listed: &'a [ListedVideo],
-    receipts: &'a [Receipt],
-    by: Identity,
-    duplicates: Duplicates,
-    access: &Access,
-) -> dataset::Result<Vec<Identified<'a>>> {
-    let known: HashMap<&str, &VideoRecord> = receipts.iter().flat_map(|r| &r.videos).map(|video| (video.uri.as_str(), video)).collect();
+    receipts: &'a [Arc<Receipt>],
+    left_out: &'a BTreeMap<String, String>,
+    config: &DecodeConfig,
+    access: &'a Access,
+) -> dataset::Result<Identities<'a>> {
+    let records = || receipts.iter().rev().flat_map(|receipt| &receipt.videos);
+    let known = Known {
+        records: records().map(|video| ((video.uri.as_str(), video.bytes, video.modified.as_str(), video.at), video)).collect(),
+        left_out,
+        by: config.identity,
+        access,
+    };
     let of = |listed: &'a ListedVideo| match candidates(listed, access) {
-        Ok(found) => found.into_iter().map(|found| identity(found, &listed.about, &known, by, access)).collect(),
+        Ok(found) => found.into_iter().map(|found| identity(found, &listed.about, &known)).collect(),
         Err(error) => vec![Err(error)],
     };
-    let mut videos: Vec<Identified> = listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
-    number_copies(&mut videos, duplicates);
-    Ok(videos)
+    let found: Vec<Result<Identified, LeftOut>> = listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
+    let (mut videos, mut waiting) = (Vec::with_capacity(found.len()), Vec::new());
+    // The last of a name, whatever its content.
+    let named: HashMap<&str, &VideoRecord> = match found.iter().any(Result::is_err) {
+        true => records().map(|video| (video.uri.as_str(), video)).collect(),
+        false => HashMap::new(),
+    };
+    for one in found {
+        match one {
+            Ok(video) => videos.push(video),
+            Err(left) => {
+                if let Some(record) = named.get(left.video.as_str()) {
+                    videos.push(Identified {
+                        digest: record.digest.as_str().into(),
+                        known: true,
+                        about: &record.about,
+                        is: Is::Known(record),
+                    });
+                }
+                waiting.push(left);
+            }
+        }
+    }
+    number_copies(&mut videos, config.duplicates);
+    Ok(Identities { videos, left_out: waiting })
 }
 
 /// Of videos with the same bytes all but one are told apart by a number. One that has rows keeps its number, whatever comes later; where
@@ -172,15 +220,12 @@ fn candidates(listed: &ListedVideo, access: &Access) -> dataset::Result<Vec<Cand
     }
 }
 
-fn identity<'a>(
-    found: Candidate,
-    about: &'a About,
-    known: &HashMap<&str, &'a VideoRecord>,
-    by: Identity,
-    access: &Access,
-) -> dataset::Result<Identified<'a>> {
+fn identity<'a>(found: Candidate, about: &'a About, known: &Known<'a>) -> dataset::Result<Result<Identified<'a>, LeftOut>> {
     let Candidate { uri, known: listed, archived, unusable } = found;
-    let known = known.get(uri.as_str()).copied();
+    if let Some(reason) = known.left_out.get(&uri) {
+        return Ok(Err(LeftOut { video: uri, reason: reason.clone() }));
+    }
+    let left_out = |cause: &io::Error| LeftOut { video: uri.clone(), reason: cause.to_string() };
     let new = |video: VideoSource| Identified { digest: video.digest.clone().into(), known: false, about, is: Is::New(Box::new(video)) };
     let refuse = |class: &str, reason: String| {
         let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
@@ -188,45 +233,48 @@ fn identity<'a>(
         new(VideoSource { uri: uri.clone(), digest, bytes: 0, modified: String::new(), archived: None, about: About::default(), unusable })
     };
     if let Some(reason) = unusable {
-        return Ok(refuse("unreadable", reason));
+        return Ok(Ok(refuse("unreadable", reason)));
     }
     let remote = address(&uri).is_some();
     // Asked before opening: opening a pipe that nobody writes to never returns.
     if !remote && archived.is_none() {
         match std::fs::metadata(&uri) {
             Ok(metadata) if metadata.is_file() => {}
-            Ok(metadata) => return Ok(refuse("not_a_file", format!("{uri}: is {}, expected a file", sort_of(&metadata)))),
-            Err(cause) => return Ok(refuse("unreadable", format!("{uri}: {cause}"))),
+            Ok(metadata) => return Ok(Ok(refuse("not_a_file", format!("{uri}: is {}, expected a file", sort_of(&metadata))))),
+            Err(cause) if may_pass(&cause) => return Ok(Err(left_out(&cause))),
+            Err(cause) => return Ok(Ok(refuse("unreadable", format!("{uri}: {cause}")))),
         }
     }
     let told = listed.filter(|_| remote || archived.is_some());
-    let looked = told.map_or_else(|| version_of(&uri, access), Ok);
+    let looked = told.map_or_else(|| version_of(&uri, known.access), Ok);
     let (bytes, modified) = match passing(&uri, looked)? {
         Ok(found) => found,
-        Err(cause) => return Ok(refuse("unreadable", format!("{uri}: {cause}"))),
+        Err(cause) if may_pass(&cause) => return Ok(Err(left_out(&cause))),
+        Err(cause) => return Ok(Ok(refuse("unreadable", format!("{uri}: {cause}")))),
     };
-    let same = known.filter(|k| k.bytes == bytes && k.modified == modified && !modified.is_empty());
     let within = archived.as_ref().map(|archived| archived.at);
+    let same = known.records.get(&(uri.as_str(), bytes, modified.as_str(), within)).copied().filter(|_| !modified.is_empty());
     let digest = match same {
         Some(same) if archived.is_none() => {
-            return Ok(Identified { digest: same.digest.as_str().into(), known: true, about, is: Is::Known(same) });
+            return Ok(Ok(Identified { digest: same.digest.as_str().into(), known: true, about, is: Is::Known(same) }));
         }
         Some(same) => Ok(same.digest.clone()),
-        None if by == Identity::Etag && remote => {
+        None if known.by == Identity::Etag && remote => {
             Ok(blake3::hash(format!("etag\n{modified}\n{bytes}\n{within:?}").as_bytes()).to_hex().to_string())
         }
         None => {
             let place = archived.as_ref().map_or(uri.as_str(), |archived| &archived.path);
-            let content = open_source(place, within.map(|at| (at, bytes)), access);
+            let content = open_source(place, within.map(|at| (at, bytes)), known.access);
             content.and_then(|content| Ok(blake3::Hasher::new().update_reader(content)?.finalize().to_hex().to_string()))
         }
     };
     match passing(&uri, digest)? {
         Ok(digest) => {
             let video = VideoSource { uri: uri.clone(), digest, bytes, modified, archived, about: About::default(), unusable: None };
-            Ok(Identified { known: same.is_some(), ..new(video) })
+            Ok(Ok(Identified { known: same.is_some(), ..new(video) }))
         }
-        Err(cause) => Ok(refuse("unreadable", format!("{uri}: {cause}"))),
+        Err(cause) if may_pass(&cause) => Ok(Err(left_out(&cause))),
+        Err(cause) => Ok(Ok(refuse("unreadable", format!("{uri}: {cause}")))),
     }
 }
 
@@ -237,6 +285,31 @@ fn passing<T>(uri: &str, answer: io::Result<T>) -> dataset::Result<io::Result<T>
         Err(dataset::Error::Io { cause, .. }) => Ok(Err(cause)),
         answer => Ok(Ok(answer?)),
     }
+}
+
+/// Whether a local file may be readable later with nothing changed by hand: a disk error, a network disk that is away.
+fn may_pass(cause: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, NotConnected, ResourceBusy,
+        StaleNetworkFileHandle, TimedOut, WouldBlock,
+    };
+    /// What Linux says of a disk that does not answer, and of too many open files.
+    const TRANSIENT: [i32; 3] = [5, 23, 24];
+    cause.raw_os_error().is_some_and(|code| TRANSIENT.contains(&code))
+        || matches!(
+            cause.kind(),
+            ConnectionAborted
+                | ConnectionReset
+                | HostUnreachable
+                | Interrupted
+                | NetworkDown
+                | NetworkUnreachable
+                | NotConnected
+                | ResourceBusy
+                | StaleNetworkFileHandle
+                | TimedOut
+                | WouldBlock
+        )
 }
 
 fn sort_of(metadata: &Metadata) -> &'static str {

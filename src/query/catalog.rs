@@ -1,18 +1,19 @@
 //! What a workspace offers to a query: its stages, as tables.
 //!
-//! In: manifests and receipts. Out: [`Catalog`], the tables by name, and their rows as lazy frames that read a
+//! In: manifests. Out: [`Catalog`], the tables by name, and their rows as lazy frames that read a
 //! column only when a query needs it. Start at [`Catalog::read`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use polars::prelude::{
-    Column, DataFrame, DataType, HiveOptions, IdxCa, IntoLazy, LazyFrame, NamedFrom, PolarsError, ScanArgsParquet, ScanSources, Series, col,
+    Column, DataFrame, DataType, HiveOptions, IdxCa, IntoLazy, LazyFrame, NamedFrom, PlRefPath, PolarsError, ScanArgsParquet, ScanSources,
+    Series, UnionArgs, col, concat,
 };
 use polars_buffer::Buffer;
 
 use super::{Error, Result};
-use crate::dataset::{self, FrameRows, Manifest, Receipt, Store, VideoRecord, schema};
+use crate::dataset::{self, FileInfo, FrameRows, Manifest, Store, VideoRecord, schema};
 
 /// A table a query can name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,17 +28,17 @@ pub struct Table {
 /// Where a table's rows come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
-    /// The frames of these shards, without their pixels.
-    Frames(Vec<String>),
-    /// The rows of these Parquet files, whose names begin with this word.
-    Parquet(String, Vec<String>),
+    /// The frames of the stage's shards, without their pixels.
+    Frames,
+    /// The rows of the stage's Parquet files whose names begin with this word.
+    Parquet(String),
     /// The rejects in the receipts.
     Rejects,
     /// The videos in the receipts.
     Videos,
 }
 
-/// One stage's newest version.
+/// One version of a stage.
 #[derive(serde::Serialize, Debug, Clone, PartialEq, Eq)]
 pub struct DatasetInfo {
     /// The stage's name.
@@ -46,6 +47,8 @@ pub struct DatasetInfo {
     pub kind: String,
     /// The version.
     pub version: u64,
+    /// When it was committed, in milliseconds since 1970.
+    pub committed_unix_ms: u64,
     /// How many tasks made it.
     pub receipts: u64,
     /// How many rows it has.
@@ -71,17 +74,13 @@ pub(super) struct Catalog {
 struct Stage {
     name: String,
     manifest: Manifest,
-    receipts: Vec<Receipt>,
 }
 
 impl Catalog {
-    /// Reads every stage's newest manifest and its receipts.
+    /// Reads every stage's newest manifest.
     pub fn read(store: &Store) -> Result<Self> {
-        let mut stages = Vec::new();
-        for (name, manifest) in dataset::stages(store)? {
-            let receipts = dataset::receipts_of(store, &name, &manifest.receipts)?;
-            stages.push(Stage { name, manifest, receipts });
-        }
+        dataset::workspace::require(store)?;
+        let stages: Vec<Stage> = dataset::stages(store)?.into_iter().map(|(name, manifest)| Stage { name, manifest }).collect();
         if stages.is_empty() {
             return Err(Error::EmptyWorkspace);
         }
@@ -104,13 +103,13 @@ impl Catalog {
         Ok(Self { stages, tables, ambiguous })
     }
 
-    /// A table's rows.
-    pub fn scan(&self, store: &Store, table: &Table) -> Result<LazyFrame> {
+    /// A table's rows; `files` are its files.
+    pub fn scan(&self, store: &Store, table: &Table, files: &[FileInfo]) -> Result<LazyFrame> {
         let rows = match &table.content {
-            Content::Frames(files) => frames(store, files)?,
-            Content::Parquet(_, files) => scan_parquet(store, files)?,
-            Content::Rejects => self.rejects(),
-            Content::Videos => self.videos(),
+            Content::Frames => frames(store, &paths(files))?,
+            Content::Parquet(_) => scan_parquet(store, &paths(files))?,
+            Content::Rejects => self.rejects(store)?,
+            Content::Videos => self.videos(store)?,
         };
         rows.map_err(|cause| {
             let path = table.stage.clone().unwrap_or_default();
@@ -118,9 +117,48 @@ impl Catalog {
         })
     }
 
-    /// The receipts of a stage's newest version.
-    pub fn receipts(&self, stage: &str) -> &[Receipt] {
-        self.stages.iter().find(|one| one.name == stage).map_or(&[], |stage| &stage.receipts)
+    /// How many rows a table has, by its manifest.
+    pub fn rows(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Option<u64>> {
+        let Some(sort) = table.sort() else {
+            let totals = self.stages.iter().map(|stage| &stage.manifest.totals);
+            let rows = if table.content == Content::Rejects {
+                totals.map(|totals| totals.rejects).sum()
+            } else {
+                totals.map(|totals| totals.videos).sum()
+            };
+            return Ok(Some(rows));
+        };
+        let manifest = self.at(store, table, version)?;
+        Ok(manifest.map(|manifest| manifest.totals.tables.get(&sort).map_or(0, |totals| totals.rows)))
+    }
+
+    /// A table's files, in the newest version or the one that is named.
+    pub fn files(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Vec<FileInfo>> {
+        let (Some(sort), Some(manifest)) = (table.sort(), self.at(store, table, version)?) else { return Ok(vec![]) };
+        let mut files = manifest.files(store)?;
+        files.retain(|file| dataset::sort_of(&file.path).as_deref() == Some(&sort));
+        Ok(files)
+    }
+
+    /// The version of a table's stage: the newest, or the one that is named.
+    fn at(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Option<Manifest>> {
+        let Some(stage) = table.stage.as_deref().and_then(|name| self.stage(name)) else { return Ok(None) };
+        match version.filter(|version| *version != stage.manifest.version) {
+            None => Ok(Some(stage.manifest.clone())),
+            Some(version) => match dataset::at(store, &stage.name, version)? {
+                Some(manifest) => Ok(Some(manifest)),
+                None => Err(no_version(store, &stage.name, version)?),
+            },
+        }
+    }
+
+    fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// The version of a stage that is read.
+    pub fn manifest(&self, stage: &str) -> Option<&Manifest> {
+        self.stage(stage).map(|stage| &stage.manifest)
     }
 
     /// How much each stage's dataset is.
@@ -128,12 +166,11 @@ impl Catalog {
         self.stages.iter().map(Stage::info).collect()
     }
 
-    fn rejects(&self) -> Result<LazyFrame, PolarsError> {
-        let of_stage = |stage: &'_ Stage| -> Vec<_> {
-            let rejects = stage.receipts.iter().flat_map(|receipt| &receipt.rejects);
-            rejects.map(|reject| (stage.name.clone(), reject.clone())).collect()
-        };
-        let rejects: Vec<_> = self.stages.iter().flat_map(of_stage).collect();
+    fn rejects(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
+        let mut rejects = Vec::new();
+        for stage in self.stages.iter().filter(|stage| stage.manifest.totals.rejects > 0) {
+            rejects.extend(stage.manifest.rejects(store)?.into_iter().map(|reject| (stage.name.clone(), reject)));
+        }
         let text = |name: &str, value: fn(&(String, dataset::Reject)) -> &str| {
             Column::new(name.into(), rejects.iter().map(value).collect::<Vec<&str>>())
         };
@@ -146,14 +183,14 @@ impl Catalog {
             text("reason", |(_, reject)| &reject.reason),
             Column::new("frames_kept".into(), kept),
         ];
-        DataFrame::new(rejects.len(), columns).map(IntoLazy::lazy)
+        Ok(DataFrame::new(rejects.len(), columns).map(IntoLazy::lazy))
     }
 
     /// Every video of every stage, and what lists say of it, a column each: one of ours by the same name keeps it.
-    fn videos(&self) -> Result<LazyFrame, PolarsError> {
-        let mut videos: Vec<(&str, &VideoRecord)> = Vec::new();
-        for stage in &self.stages {
-            videos.extend(stage.receipts.iter().flat_map(|receipt| &receipt.videos).map(|video| (stage.name.as_str(), video)));
+    fn videos(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
+        let mut videos: Vec<(&str, VideoRecord)> = Vec::new();
+        for stage in self.stages.iter().filter(|stage| stage.manifest.totals.videos > 0) {
+            videos.extend(stage.manifest.videos(store)?.into_iter().map(|video| (stage.name.as_str(), video)));
         }
         let text = |name: &str, value: fn(&VideoRecord) -> &str| {
             Column::new(name.into(), videos.iter().map(|(_, video)| value(video)).collect::<Vec<&str>>())
@@ -169,37 +206,35 @@ impl Catalog {
             count("frames", |video| video.frames),
             count("episodes", |video| video.episodes),
         ];
-        let told: BTreeSet<&String> = videos.iter().flat_map(|(_, video)| video.about.names()).collect();
-        for name in told {
+        let listed: BTreeSet<&String> = videos.iter().flat_map(|(_, video)| video.about.names()).collect();
+        for name in listed {
             let column = if columns.iter().any(|ours| ours.name() == name) { format!("listed_{name}") } else { name.clone() };
             let values: Vec<Option<&str>> = videos.iter().map(|(_, video)| video.about.get(name)).collect();
             columns.push(Column::new(column.into(), values));
         }
-        DataFrame::new(videos.len(), columns).map(IntoLazy::lazy)
+        Ok(DataFrame::new(videos.len(), columns).map(IntoLazy::lazy))
     }
+}
+
+fn paths(files: &[FileInfo]) -> Vec<String> {
+    files.iter().map(|file| file.path.clone()).collect()
+}
+
+/// The error of a version that is not there.
+pub(super) fn no_version(store: &Store, stage: &str, version: u64) -> Result<Error> {
+    let there = dataset::versions(store, stage)?.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Ok(Error::NoVersion { stage: stage.to_owned(), version, there })
 }
 
 impl Stage {
     /// The stage's own table, and one for every further sort of Parquet file it made.
     fn tables(&self) -> Vec<Table> {
-        let mut shards = Vec::new();
-        let mut sorts: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for file in self.receipts.iter().flat_map(|receipt| &receipt.files) {
-            let name = file.path.rsplit('/').next().unwrap_or_default();
-            match name.rsplit_once('.') {
-                Some((_, "arrow")) => shards.push(file.path.clone()),
-                Some((stem, "parquet")) => {
-                    let sort = stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_');
-                    sorts.entry(sort.to_owned()).or_default().push(file.path.clone());
-                }
-                _ => {}
-            }
-        }
-        let mut contents: Vec<Content> = (!shards.is_empty()).then_some(Content::Frames(shards)).into_iter().collect();
-        contents.extend(sorts.into_iter().map(|(sort, files)| Content::Parquet(sort, files)));
+        let sorts = || self.manifest.totals.tables.keys();
+        let mut contents: Vec<Content> = sorts().any(|sort| sort == "shard.arrow").then_some(Content::Frames).into_iter().collect();
+        contents.extend(sorts().filter_map(|sort| sort.strip_suffix(".parquet")).map(|sort| Content::Parquet(sort.to_owned())));
         let name_of = |(place, content): (usize, Content)| {
             let name = match &content {
-                Content::Parquet(sort, _) if place > 0 => format!("{}_{sort}", self.name),
+                Content::Parquet(sort) if place > 0 => format!("{}_{sort}", self.name),
                 _ => self.name.clone(),
             };
             Table { name, stage: Some(self.name.clone()), content }
@@ -208,29 +243,37 @@ impl Stage {
     }
 
     fn info(&self) -> DatasetInfo {
-        let files = || self.receipts.iter().flat_map(|receipt| &receipt.files);
-        let videos = self.receipts.iter().flat_map(|receipt| &receipt.videos).map(|video| &video.digest);
-        let rejects = self.receipts.iter().map(|receipt| receipt.rejects.len());
+        let Manifest { version, committed_unix_ms, kind, totals, .. } = &self.manifest;
         DatasetInfo {
             stage: self.name.clone(),
-            kind: self.receipts.first().map(|receipt| receipt.stage.clone()).unwrap_or_default(),
-            version: self.manifest.version,
-            receipts: self.receipts.len() as u64,
-            rows: self.receipts.iter().map(Receipt::rows).sum(),
-            bytes: files().map(|file| file.bytes).sum(),
-            videos: videos.collect::<BTreeSet<_>>().len() as u64,
-            rejects: rejects.sum::<usize>() as u64,
-            files: files().count() as u64,
+            kind: kind.clone(),
+            version: *version,
+            committed_unix_ms: *committed_unix_ms,
+            receipts: totals.tasks,
+            rows: totals.rows,
+            bytes: totals.bytes,
+            videos: totals.videos,
+            rejects: totals.rejects,
+            files: totals.files,
         }
     }
 }
 
 impl Table {
+    /// The sort of its files, as manifests count them; none where it is not made of files.
+    fn sort(&self) -> Option<String> {
+        match &self.content {
+            Content::Frames => Some("shard.arrow".to_owned()),
+            Content::Parquet(sort) => Some(format!("{sort}.parquet")),
+            Content::Rejects | Content::Videos => None,
+        }
+    }
+
     /// Whether the short name `short` may mean this table.
     fn is_called(&self, short: &str) -> bool {
         match &self.content {
-            Content::Frames(_) => short == "frames",
-            Content::Parquet(sort, _) => short == sort,
+            Content::Frames => short == "frames",
+            Content::Parquet(sort) => short == sort,
             Content::Rejects | Content::Videos => false,
         }
     }
@@ -239,9 +282,7 @@ impl Table {
 /// The rows of shards, read by our own reader: it never touches a pixel.
 fn frames(store: &Store, files: &[String]) -> Result<Result<LazyFrame, PolarsError>> {
     let mut rows = FrameRows::default();
-    for file in files {
-        dataset::read_frame_rows(store, file, &mut rows)?;
-    }
+    dataset::read_all_frame_rows(store, files, &mut rows)?;
     Ok(frames_of(rows).map(IntoLazy::lazy))
 }
 
@@ -253,25 +294,78 @@ fn frames_of(rows: FrameRows) -> Result<DataFrame, PolarsError> {
     let columns = vec![
         names(schema::VIDEO, rows.videos.iter().map(|video| video.uri.as_str()).collect())?,
         names(schema::VIDEO_DIGEST, rows.videos.iter().map(|video| video.digest.as_str()).collect())?,
-        Column::new(schema::EPISODE.into(), rows.episode),
-        Column::new(schema::FRAME_INDEX.into(), rows.frame_index),
+        // The types that labels and tables have, so that they can be joined.
+        Column::new(schema::EPISODE.into(), rows.episode).strict_cast(&DataType::Int32)?,
+        Column::new(schema::FRAME_INDEX.into(), rows.frame_index).strict_cast(&DataType::Int64)?,
         Column::new(schema::TIME_S.into(), rows.time_s),
     ];
     DataFrame::new(height, columns)
 }
 
-/// The rows of Parquet files; names are text, so that `LIKE` and joins with other tables work.
+/// Most files of an object store that are mapped at once: Linux allows a process 65,530 maps.
+const MOST_MAPS: usize = 10_000;
+
+/// The rows of Parquet files; names are text, so that `LIKE` and joins with other tables work, and lists can be indexed.
 fn scan_parquet(store: &Store, files: &[String]) -> Result<Result<LazyFrame, PolarsError>> {
+    if let Some(paths) = local_paths(store, files)? {
+        return Ok(scan(ScanSources::Paths(paths)));
+    }
+    scan_copies(store, files, MOST_MAPS)
+}
+
+/// The rows of files that are mapped, at most `most` of them at once: of more, the rows are kept instead of the maps.
+pub(super) fn scan_copies(store: &Store, files: &[String], most: usize) -> Result<Result<LazyFrame, PolarsError>> {
+    if files.len() <= most {
+        return Ok(scan(mapped(store, files)?));
+    }
+    let mut parts = Vec::new();
+    for some in files.chunks(most) {
+        match scan(mapped(store, some)?).and_then(LazyFrame::collect) {
+            Ok(rows) => parts.push(rows.lazy()),
+            Err(cause) => return Ok(Err(cause)),
+        }
+    }
+    Ok(concat(parts, UnionArgs::default()))
+}
+
+/// The files of a folder by path, to be opened when a query gets there; `None` of an object store, or a path that is not UTF-8.
+fn local_paths(store: &Store, files: &[String]) -> Result<Option<Buffer<PlRefPath>>> {
+    let mut paths = Vec::with_capacity(files.len());
+    for file in files {
+        match store.local_path(file)? {
+            Some(path) if path.to_str().is_some() => paths.push(PlRefPath::new(path.to_string_lossy())),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(paths.into()))
+}
+
+/// Files as buffers, from copies on this machine where the workspace is not local.
+fn mapped(store: &Store, files: &[String]) -> Result<ScanSources> {
     let maps = files.iter().map(|file| store.map(file).map(Buffer::from_owner));
     let maps: Arc<[Buffer<u8>]> = maps.collect::<Result<_, _>>()?;
-    let text = |mut rows: LazyFrame| {
-        let schema = rows.collect_schema()?;
-        let names = schema.iter().filter(|(_, kind)| matches!(kind, DataType::Categorical(..)));
-        let names: Vec<_> = names.map(|(name, _)| col(name.clone()).cast(DataType::String)).collect();
-        Ok(if names.is_empty() { rows } else { rows.with_columns(names) })
-    };
-    // Our folders hold no columns in their names.
+    Ok(ScanSources::Buffers(maps))
+}
+
+fn scan(sources: ScanSources) -> Result<LazyFrame, PolarsError> {
+    // Our folders hold no columns in their names, and names may look like patterns.
     let hive_options = HiveOptions { enabled: Some(false), ..HiveOptions::default() };
-    let options = ScanArgsParquet { hive_options, ..ScanArgsParquet::default() };
-    Ok(LazyFrame::scan_parquet_sources(ScanSources::Buffers(maps), options).and_then(text))
+    let options = ScanArgsParquet { hive_options, glob: false, ..ScanArgsParquet::default() };
+    let mut rows = LazyFrame::scan_parquet_sources(sources, options)?;
+    let schema = rows.collect_schema()?;
+    let changed = schema.iter().filter_map(|(name, kind)| {
+        let wanted = queryable(kind);
+        (wanted != *kind).then(|| col(name.clone()).cast(wanted))
+    });
+    let changed: Vec<_> = changed.collect();
+    Ok(if changed.is_empty() { rows } else { rows.with_columns(changed) })
+}
+
+/// The type as which SQL can use a column: text for names of a dictionary, lists for arrays of one length.
+fn queryable(kind: &DataType) -> DataType {
+    match kind {
+        DataType::Categorical(..) => DataType::String,
+        DataType::Array(item, _) | DataType::List(item) => DataType::List(Box::new(queryable(item))),
+        other => other.clone(),
+    }
 }

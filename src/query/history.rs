@@ -1,12 +1,14 @@
 //! How a stage's dataset came to be. In: a workspace and a stage's name; out: its versions, and what lies between two of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::Result;
+use super::catalog::no_version;
 use super::inspect::{no_stage, shared};
-use super::{Error, Result};
 use crate::dataset::{self, Manifest, Receipt, Store};
 
 /// One version of a dataset.
@@ -14,19 +16,23 @@ use crate::dataset::{self, Manifest, Receipt, Store};
 pub struct Version {
     /// 1, 2, 3 and so on.
     pub version: u64,
+    /// When it was committed, in milliseconds since 1970.
+    pub committed_unix_ms: u64,
     /// Tasks that it is made of.
-    pub tasks: usize,
+    pub tasks: u64,
     /// Tasks that the version before did not have.
-    pub added: usize,
+    pub added: u64,
     /// Tasks that only the version before had.
-    pub dropped: usize,
-    /// Rows of all files; of tasks whose receipts are gone, none.
+    pub dropped: u64,
+    /// Rows of the stage's own table.
     pub rows: u64,
     /// What the files weigh.
     pub bytes: u64,
-    /// Why tasks were new.
+    /// Why it was made.
     pub why: String,
-    /// The run that committed it: `runs/<run>.json` is its record. Its id begins with the seconds since 1970.
+    /// The pipeline.
+    pub pipeline: String,
+    /// The run that committed it: `runs/<run>.json` is its record.
     pub run: String,
 }
 
@@ -39,6 +45,8 @@ pub struct Diff {
     pub why: Vec<(u64, String)>,
     /// Settings and inputs that changed, each as it was and is.
     pub fields: BTreeMap<String, [Value; 2]>,
+    /// By what tasks were made, where that changed: lapo, libav, device, host.
+    pub made: BTreeMap<String, [Value; 2]>,
     /// Tasks, by key.
     pub tasks: Changed,
     /// Videos, by the address they were found at.
@@ -66,70 +74,79 @@ impl Changed {
     }
 }
 
-/// A stage's versions that are there, oldest first.
+/// Returns a stage's versions that are there, oldest first.
 ///
 /// # Errors
 /// Names the stages there are where none is called so.
 pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
-    let Some(head) = dataset::head(store, stage)? else { return Err(no_stage(store, stage)?) };
-    let receipts: HashMap<String, Receipt> =
-        dataset::all_receipts(store, stage)?.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
-    let (mut versions, mut before) = (Vec::new(), Vec::new());
-    for number in 1..=head.version {
-        let Some(Manifest { version, receipts: tasks, run, why, .. }) = dataset::at(store, stage, number)? else { continue };
-        let Changed { added, dropped } = Changed::between(&before, &tasks);
-        let known = || tasks.iter().filter_map(|key| receipts.get(key));
+    dataset::workspace::require(store)?;
+    let numbers = dataset::versions(store, stage)?;
+    if numbers.is_empty() {
+        return Err(no_stage(store, stage)?);
+    }
+    let mut versions = Vec::new();
+    for number in numbers {
+        let Some(manifest) = dataset::at(store, stage, number)? else { continue };
+        let Manifest { version, committed_unix_ms, totals, changes, why, pipeline, run, .. } = manifest;
         versions.push(Version {
             version,
-            tasks: tasks.len(),
-            added: added.len(),
-            dropped: dropped.len(),
-            rows: known().map(Receipt::rows).sum(),
-            bytes: known().flat_map(|receipt| &receipt.files).map(|file| file.bytes).sum(),
+            committed_unix_ms,
+            tasks: totals.tasks,
+            added: changes.tasks_added,
+            dropped: changes.tasks_dropped,
+            rows: totals.rows,
+            bytes: totals.bytes,
             why,
+            pipeline,
             run,
         });
-        before = tasks;
     }
     Ok(versions)
 }
 
-/// What changed from one version of a stage's dataset to another.
+/// Returns what changed from one version of a stage's dataset to another.
 ///
 /// # Errors
 /// Names the versions there are where one of the two is not.
 pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
     let all = history(store, stage)?;
-    if let Some(missing) = versions.iter().find(|version| all.iter().all(|one| one.version != **version)) {
-        let there = all.iter().map(|one| one.version.to_string()).collect::<Vec<_>>().join(", ");
-        return Err(Error::NoVersion { stage: stage.to_owned(), version: *missing, there });
-    }
-    let side = |version: u64| -> Result<(Manifest, Vec<Receipt>)> {
-        let manifest = dataset::at(store, stage, version)?.ok_or_else(|| Error::NoVersion {
-            stage: stage.to_owned(),
-            version,
-            there: "it has just been deleted".into(),
-        })?;
-        let receipts = dataset::receipts_of(store, stage, &manifest.receipts)?;
-        Ok((manifest, receipts))
+    let side = |version: u64| match dataset::at(store, stage, version)? {
+        Some(manifest) => Ok((manifest.receipts(store)?, manifest)),
+        None => Err(no_version(store, stage, version)?),
     };
-    let [(earlier, before), (later, after)] = [side(versions[0])?, side(versions[1])?];
+    let [(before, earlier), (after, later)] = [side(versions[0])?, side(versions[1])?];
     let uris =
-        |receipts: &[Receipt]| receipts.iter().flat_map(|receipt| &receipt.videos).map(|video| video.uri.clone()).collect::<Vec<_>>();
-    let rows = |receipts: &[Receipt]| receipts.iter().map(Receipt::rows).sum();
+        |receipts: &[Arc<Receipt>]| receipts.iter().flat_map(|receipt| &receipt.videos).map(|video| video.uri.clone()).collect::<Vec<_>>();
+    let keys = |receipts: &[Arc<Receipt>]| receipts.iter().map(|receipt| receipt.key.clone()).collect::<Vec<_>>();
     let between = versions[0].min(versions[1])..=versions[0].max(versions[1]);
     Ok(Diff {
         versions,
         why: all.into_iter().filter(|one| between.contains(&one.version)).skip(1).map(|one| (one.version, one.why)).collect(),
-        fields: changed(&told(&before), &told(&after)),
-        tasks: Changed::between(&earlier.receipts, &later.receipts),
+        fields: changed(&common_fields(&before), &common_fields(&after)),
+        made: changed(&common_origin(&before), &common_origin(&after)),
+        tasks: Changed::between(&keys(&before), &keys(&after)),
         videos: Changed::between(&uris(&before), &uris(&after)),
-        rows: [rows(&before), rows(&after)],
+        rows: [earlier.totals.rows, later.totals.rows],
     })
 }
 
+/// By what the tasks of a version were made; `None` where they are not alike.
+fn common_origin(receipts: &[Arc<Receipt>]) -> BTreeMap<String, Option<Value>> {
+    let mut common = BTreeMap::new();
+    for receipt in receipts {
+        let Value::Object(made) = serde_json::json!(receipt.made) else { continue };
+        for (name, value) in made.into_iter().filter(|(name, _)| name != "finished_unix_secs") {
+            let known = common.entry(name).or_insert_with(|| Some(value.clone()));
+            if known.as_ref() != Some(&value) {
+                *known = None;
+            }
+        }
+    }
+    common
+}
+
 /// The fields of a version's tasks; `None` where they are not alike, which is what each of them works on.
-fn told(receipts: &[Receipt]) -> BTreeMap<String, Option<Value>> {
+fn common_fields(receipts: &[Arc<Receipt>]) -> BTreeMap<String, Option<Value>> {
     let alike = shared(receipts);
     let names = receipts.iter().flat_map(|receipt| receipt.fields.keys());
     names.map(|name| (name.clone(), alike.get(name).cloned())).collect()

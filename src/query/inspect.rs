@@ -1,6 +1,7 @@
 //! What one stage's dataset is. In: a workspace and a stage's name; out: [`Inspection`], the facts of its receipts and what its tables say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -37,7 +38,7 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     let Some(info) = infos.iter().find(|info| info.stage == stage).cloned() else {
         return Err(no_stage(store, stage)?);
     };
-    let receipts = catalog.receipts(stage);
+    let receipts = catalog.manifest(stage).map_or(Ok(vec![]), |manifest| manifest.receipts(store))?;
     let files = || receipts.iter().flat_map(|receipt| &receipt.files);
     let mut stats = BTreeMap::new();
     for (name, value) in receipts.iter().flat_map(|receipt| &receipt.stats) {
@@ -49,7 +50,7 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
             continue;
         }
         let columns = query(store, &format!("SELECT * FROM \"{}\" LIMIT 0", table.name))?.typed_columns();
-        let sort = if let Content::Parquet(sort, _) = &table.content { sort.as_str() } else { "frames" };
+        let sort = if let Content::Parquet(sort) = &table.content { sort.as_str() } else { "frames" };
         if let Some(sql) = question(sort, &table.name) {
             let rows = query(store, &sql)?;
             answers.push((sql, rows));
@@ -60,7 +61,7 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     let sentences = told.collect::<Result<Vec<Option<String>>>>()?;
     Ok(Inspection {
         info,
-        fields: shared(receipts),
+        fields: shared(&receipts),
         stats,
         sentences: sentences.into_iter().flatten().collect(),
         weights: files().filter(|file| file.path.ends_with(".safetensors")).map(|file| file.path.clone()).collect(),
@@ -103,9 +104,9 @@ fn question(sort: &str, table: &str) -> Option<String> {
 }
 
 /// The fields that all receipts have alike.
-pub(super) fn shared(receipts: &[Receipt]) -> Map<String, Value> {
+pub(super) fn shared(receipts: &[Arc<Receipt>]) -> Map<String, Value> {
     let Some((first, rest)) = receipts.split_first() else { return Map::new() };
-    let alike = |(name, value): &(&String, &Value)| rest.iter().all(|receipt| receipt.fields.get(*name) == Some(value));
+    let alike = |(name, value): &(&String, &Value)| rest.iter().all(|receipt| receipt.fields.get(name) == Some(value));
     first.fields.iter().filter(alike).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 

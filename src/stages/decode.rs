@@ -72,11 +72,11 @@ pub struct DecodeConfig {
     /// and across, four draws, at 32 and 64 pixels) .98 and more are found, and .98 of what is found is a join; a change of .3, whatever is
     /// around it, finds .40. What is missed looks alike on both sides.
     #[serde(default = "default_cut")]
-    pub cut: Option<f32>,
+    pub cut: Option<f64>,
     /// Leaves out frames whose luminance deviates by less than this share of the range: black, white and faded ones. .02 is a good value for
     /// films; what is left out ends an episode. The column `contrast` of the table `STAGE_quality` has what was measured. Unset: none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blank: Option<f32>,
+    pub blank: Option<f64>,
     /// Leaves out what a picture that stands still shows beyond some frames: titles, pauses, frozen streams. Unset: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub still: Option<Still>,
@@ -86,12 +86,19 @@ pub struct DecodeConfig {
     /// A video with fewer frames is recorded as `too_short`. 3 = one transition with one frame of context.
     #[serde(default = "default_min_frames")]
     pub min_frames: u64,
-    /// Most videos in one shard. A shard also closes when its videos exceed 32 MiB. New videos form new shards, old ones stay as they are.
+    /// Most videos in one shard. New videos form new shards, old ones stay as they are.
     #[serde(default = "default_videos_per_shard")]
     pub videos_per_shard: usize,
+    /// A shard also closes when its videos exceed so many MiB.
+    #[serde(default = "default_shard_mib")]
+    pub shard_mib: u64,
     /// Stop the run when more than this share of the videos is rejected (0 to 1). Unset: never stop.
     #[serde(default)]
     pub max_rejected: Option<f64>,
+    /// Stop before anything runs when more than this share of the dataset's videos (0 to 1) no longer matches: a disk may not be mounted.
+    /// `lapo run --max-dropped 1` lets them go once.
+    #[serde(default = "default_max_dropped")]
+    pub max_dropped: f64,
     /// Guards against hostile and broken files.
     #[serde(default)]
     pub limits: Limits,
@@ -106,10 +113,10 @@ pub struct Still {
     /// A mean change of a pixel below this share of the range is none. Default .0005: compression alone changes a picture by less. In games a
     /// small figure on a large board may move by .002.
     #[serde(default = "default_still_change")]
-    pub change: f32,
+    pub change: f64,
 }
 
-fn default_still_change() -> f32 {
+fn default_still_change() -> f64 {
     0.0005
 }
 
@@ -148,20 +155,24 @@ pub const DUPLICATE: &str = "duplicate";
 fn default_size() -> u32 {
     64
 }
-fn default_cut() -> Option<f32> {
+fn default_cut() -> Option<f64> {
     Some(2.0)
 }
 fn default_min_frames() -> u64 {
     3
 }
 fn default_videos_per_shard() -> usize {
-    8
+    32
+}
+fn default_shard_mib() -> u64 {
+    256
+}
+fn default_max_dropped() -> f64 {
+    0.1
 }
 
 /// The version of what this stage does: raise it when the same video and settings give other bytes.
 pub const VERSION: u32 = 3;
-/// A shard closes once its videos reach this many bytes.
-pub const SHARD_BYTES: u64 = 32 << 20;
 
 /// One video of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -252,6 +263,13 @@ impl DecodeConfig {
             "expected a share of the range, .0005 by default",
         );
         expect(self.videos_per_shard > 0, "videos_per_shard", "is 0".into(), "expected at least 1");
+        expect((1..=1 << 20).contains(&self.shard_mib), "shard_mib", format!("is {}", self.shard_mib), "expected MiB from 1 to 1,048,576");
+        expect(
+            (0.0..=1.0).contains(&self.max_dropped),
+            "max_dropped",
+            format!("is {}", self.max_dropped),
+            "expected a share of the videos, 0 to 1",
+        );
         expect(
             self.max_rejected.is_none_or(|m| (0.0..=1.0).contains(&m)),
             "max_rejected",

@@ -72,11 +72,16 @@ pub struct DeduplicateTask {
 
 /// Compares every video with those before it that look like it.
 pub fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
-    let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
+    let shards = Shards::open_files(place.store, &task.shards)?;
     let clips = clips(&shards, task.shards.len())?;
-    let means = clips.par_iter().map(|clip| Ok(mean(&clip.pictures(&shards)?))).collect::<Result<Vec<Picture>, Error>>()?;
+    let look = |clip: &Clip| {
+        place.go_on()?;
+        Ok(mean(&clip.pictures(&shards)?))
+    };
+    let means = clips.par_iter().map(look).collect::<Result<Vec<Picture>, Error>>()?;
     let candidates = alike(&means);
     let near = |(at, others): (usize, &Vec<usize>)| {
+        place.go_on()?;
         let own = if others.is_empty() { vec![] } else { clips[at].pictures(&shards)? };
         let far = |other: &usize| Ok((*other, distance(&own, &clips[*other].pictures(&shards)?)));
         let distances = others.iter().map(far).collect::<Result<Vec<(usize, f64)>, Error>>();

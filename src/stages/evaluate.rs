@@ -161,6 +161,7 @@ fn play(task: &EvaluateTask, game: Game, player: &mut Player, package: &Package,
     let (mut statistics, mut episodes) = (EpisodeStatistics::new(envs), Vec::new());
     let mut rng = batch::generator(task.seed, "evaluate", 1);
     while left.iter().any(|left| *left > 0) {
+        place.go_on()?;
         let busy: Vec<usize> = (0..envs).filter(|env| left[*env] > 0).collect();
         let mut actions = vec![0; envs];
         for (env, action) in busy.iter().zip(player.act(&game, &busy, &mut rng)?) {

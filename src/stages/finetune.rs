@@ -121,10 +121,11 @@ where
         place.progress.note(&earned);
         place.progress.advance(batch);
         metrics.log(done, row.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        if saved.elapsed() >= pause && update < config.updates() {
+        if place.stop.is_set() || (saved.elapsed() >= pause && update < config.updates()) {
             checkpoint::save(place.store, &place.scratch, done, &metrics.pack(&ppo.save()?), None)?;
             saved = Instant::now();
         }
+        place.go_on()?;
     }
     ppo.finish(&metrics)
 }

@@ -58,11 +58,12 @@ pub fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
         return Err(task.fault(reason, "number the actions from 0 to 65,535: every number up to the highest has a place in a network"));
     }
     unchanged(path, &task.digest)?;
-    let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
+    let shards = Shards::open_files(place.store, &task.shards)?;
     let known_as = task.names(&actions, &shards)?;
     let mut done = Done::default();
     let mut taken = 0;
     for number in 0..task.shards.len() {
+        place.go_on()?;
         let rows = task.of_shard(&actions, &shards, number, &known_as)?;
         taken += rows.len();
         done.files.push(rows.write(place.store, &format!("{}/actions-{number:06}.parquet", place.folder))?);

@@ -83,7 +83,7 @@ impl Label {
 
     /// Labels one shard.
     pub fn run(&self, task: &LabelTask, place: &Workplace) -> Result<Done, Error> {
-        let shards = Shards::open(place.store, vec![task.shard.path.clone()])?;
+        let shards = Shards::open_files(place.store, std::slice::from_ref(&task.shard))?;
         let shard = shards.shard(0)?;
         let config = self.labeller.config();
         let (seen, expected) = (shard.frame_size().height as usize, config.frame_size);
@@ -101,6 +101,7 @@ impl Label {
         for first in (0..index.len()).step_by(BATCH) {
             let last = (first + BATCH).min(index.len());
             self.label_windows(task, (&shard, &actions), &index, first..last, &mut labels)?;
+            place.go_on()?;
             place.progress.advance((last - first) as u64);
         }
         let stats = BTreeMap::from([("transitions".to_string(), index.len() as f64)]);

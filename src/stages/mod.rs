@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::{FileInfo, NewFile, Reject, Store, VideoRecord};
 use crate::models::Device;
 use crate::train::TrainError;
+pub use crate::train::{Signal, Stop};
 
 pub mod decode;
 pub mod deduplicate;
@@ -64,6 +65,14 @@ pub enum Error {
     Changed {
         /// The file.
         file: String,
+    },
+    /// A video cannot be read now, for a reason that may pass: it is being written, a disk is away.
+    #[error("{video}: {reason}")]
+    Unavailable {
+        /// Its path or address.
+        video: String,
+        /// Why.
+        reason: String,
     },
     /// There is nothing to train on, or nothing to check on.
     #[error("{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}")]
@@ -181,6 +190,9 @@ pub enum Error {
     /// This binary lacks the part that the stage needs.
     #[error("this lapo was built without the `video` feature: it neither reads nor writes videos")]
     NoVideo,
+    /// The process was asked to end. What was begun is abandoned, except for a training's checkpoint.
+    #[error("stopped by {0}")]
+    Stopped(Signal),
     /// Our fault, not the user's.
     #[error("internal: {what}")]
     Invariant {
@@ -195,11 +207,12 @@ impl Error {
         Some(match self {
             Error::Dataset(e) => return e.hint(),
             Error::Train(TrainError::NotFinite { .. }) => "lower `learning_rate`; the checkpoints before this step are kept".into(),
+            Error::Train(TrainError::Stopped(signal)) => return Error::Stopped(*signal).hint(),
             Error::Train(_) | Error::Models(_) => return None,
             Error::Video(e) => return e.hint().map(Into::into),
             Error::Envs(e) => return e.hint(),
             Error::ShortEpisodes { .. } => "lower `min_frames`".into(),
-            Error::Changed { .. } => "run again once nothing writes to it".into(),
+            Error::Changed { .. } | Error::Unavailable { .. } => "run again once nothing writes to it".into(),
             Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
             Error::TooFewWindows { split: "predicted", .. } => "shorten `rollout`, lower `holdout`, or add videos".into(),
             Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
@@ -218,6 +231,7 @@ impl Error {
             Error::Film { .. } => "`lapo doctor` says whether libav can write H.264; or leave `videos` out".into(),
             Error::Decoder { .. } => "run again; where memory ran out, with fewer --threads or a lower --decoder-memory-gib".into(),
             Error::NoVideo => "build with default features, libav's headers installed".into(),
+            Error::Stopped(_) => "run again: it goes on from where this run stopped".into(),
             Error::Invariant { .. } => return None,
         })
     }
@@ -227,9 +241,28 @@ impl Error {
         match self {
             Error::Dataset(e) => e.is_transient(),
             Error::Video(e) => e.is_transient(),
-            Error::Changed { .. } | Error::Decoder { .. } => true,
-            _ => false,
+            Error::Changed { .. } | Error::Unavailable { .. } | Error::Decoder { .. } => true,
+            _ => self.stopped().is_some(),
         }
+    }
+
+    /// Returns the signal that ended it, if one did.
+    pub fn stopped(&self) -> Option<Signal> {
+        match self {
+            Error::Stopped(signal) | Error::Train(TrainError::Stopped(signal)) => Some(*signal),
+            _ => None,
+        }
+    }
+
+    /// Returns a panic's message as our fault.
+    pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Error::Invariant { what: format!("panic: {}", text.unwrap_or("without a message")) }
+    }
+
+    /// Returns whether the fault is in this program.
+    pub fn is_bug(&self) -> bool {
+        matches!(self, Error::Invariant { .. })
     }
 }
 
@@ -264,9 +297,23 @@ pub enum Task {
 }
 
 impl Task {
+    /// How many videos (or recorded episodes) become rows of it.
+    pub fn videos(&self) -> usize {
+        match self {
+            Task::Decode(task) => task.videos.len(),
+            Task::Record(task) => task.count as usize,
+            _ => 0,
+        }
+    }
+
+    /// Whether other tasks of its stage are of use where it fails: each makes rows of its own.
+    pub fn is_independent(&self) -> bool {
+        matches!(self, Task::Decode(_) | Task::Record(_) | Task::Label(_))
+    }
+
     /// Whether it keeps checkpoints in [`Workplace::scratch`].
     pub fn has_checkpoints(&self) -> bool {
-        matches!(self, Task::TrainDynamics(_) | Task::TrainPolicy(_) | Task::Finetune(_))
+        matches!(self, Task::TrainDynamics(_) | Task::TrainPolicy(_) | Task::TrainDecoder(_) | Task::Finetune(_))
     }
 }
 
@@ -301,9 +348,16 @@ pub struct Workplace<'a> {
     pub cores_free: usize,
     /// Who listens.
     pub progress: &'a dyn Progress,
+    /// Set when the process was asked to end.
+    pub stop: &'a Stop,
 }
 
 impl Workplace<'_> {
+    /// Fails once the process was asked to end. For loops whose work is abandoned then.
+    pub fn go_on(&self) -> Result<(), Error> {
+        self.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))
+    }
+
     /// Threads on which many environments step; 0: on the caller's own.
     fn game_threads(&self) -> usize {
         if self.cores_free > 1 { self.cores_free } else { 0 }

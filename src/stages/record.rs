@@ -177,6 +177,7 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
     let mut shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
     let (mut taken, mut done) = (ActionRows::default(), Done::default());
     for (i, video) in videos.into_iter().enumerate() {
+        place.go_on()?;
         let episode = table.worth_keeping()?;
         shard.begin_video(i)?;
         for (t, frame) in episode.frames.chunks_exact(size.bytes()).enumerate() {
@@ -195,6 +196,7 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
             uri: video.uri,
             bytes: 0,
             modified: String::new(),
+            at: None,
             frames,
             episodes: 1,
             about: About::default(),

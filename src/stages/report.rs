@@ -214,6 +214,7 @@ pub fn run(task: &ReportTask, place: &Workplace) -> Result<Done, Error> {
     ];
     let mut sections = Vec::new();
     for make in makers {
+        place.go_on()?;
         sections.extend(make()?);
         place.progress.advance(1);
     }

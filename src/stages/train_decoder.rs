@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,7 @@ use crate::dataset::{Column, FileInfo, write_table};
 use crate::models::{DecoderConfig, LoadedDecoder};
 use crate::train::decoding::{Answers, Fit, Pairs, fit};
 use crate::train::probe::{guessing, score};
+use crate::train::{TrainError, checkpoint};
 
 /// Learns what true action a latent action stands for, from a few transitions where both are known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -129,16 +132,20 @@ pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     let most = task.config.transitions.iter().copied().max().unwrap_or(0);
     let TrainDecoderTask { labels, actions, seed, .. } = task;
     let known = Choice { labels, actions, most, least: most, draws, holdout, seed: *seed }.draw(place)?;
-    let how = Fit { hidden: hidden.clone(), steps, batch, learning_rate, label_smoothing };
+    let how = Fit { hidden: hidden.clone(), steps, batch, learning_rate, label_smoothing, stop: Some(place.stop.clone()) };
     let config = DecoderConfig { latent_dim: known.latent_dim, hidden, outputs: known.outputs };
-    let (mut files, mut curve) = (Vec::new(), Curve::default());
-    for (transitions, draw) in task.config.decoders() {
-        let pairs = known.draws[draw as usize].take(&(0..transitions).collect::<Vec<_>>());
-        let mut decoder = fit(&config, &how, &pairs, &known.spread, task.seed.wrapping_add(draw))?;
-        decoder.metadata.insert("lapo.transitions".into(), transitions.to_string());
-        decoder.metadata.insert("lapo.draw".into(), draw.to_string());
+    let (mut files, mut curve, mut trained) = (Vec::new(), Curve::default(), Trained::newest(place)?);
+    for (at, (transitions, draw)) in task.config.decoders().into_iter().enumerate() {
+        let train = || {
+            let pairs = known.draws[draw as usize].take(&(0..transitions).collect::<Vec<_>>());
+            let mut decoder = fit(&config, &how, &pairs, &known.spread, task.seed.wrapping_add(draw))?;
+            decoder.metadata.insert("lapo.transitions".into(), transitions.to_string());
+            decoder.metadata.insert("lapo.draw".into(), draw.to_string());
+            Ok(decoder.export()?)
+        };
+        let decoder = LoadedDecoder::load(trained.get_or_train(at, place, train)?)?;
         let mut file = place.store.new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", place.folder))?;
-        write(&mut file, &decoder.export()?)?;
+        write(&mut file, &trained.0[at])?;
         files.push(file.finish(0)?);
         let score = curve.add(transitions, draw, &decoder, &known.asked)?;
         place.progress.note(&format!("{transitions} transitions: {score:.3}"));
@@ -148,6 +155,35 @@ pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     files.push(curve.write(place)?);
     let stats = [("known", known.count as f64), ("held_out", known.asked.len() as f64)];
     Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
+}
+
+/// The weights of the decoders that are trained, in their order. A run that is stopped leaves them as its checkpoint.
+struct Trained(Vec<Vec<u8>>);
+
+impl Trained {
+    fn newest(place: &Workplace) -> Result<Self, Error> {
+        let Some((count, bytes)) = checkpoint::newest(place.store, &place.scratch)? else { return Ok(Trained(vec![])) };
+        let fault = |reason: String| Error::Checkpoint { file: checkpoint::path(&place.scratch, count), reason };
+        let texts: Vec<String> = serde_json::from_slice(&bytes).map_err(|e| fault(e.to_string()))?;
+        let weights = texts.iter().map(|text| STANDARD.decode(text)).collect::<Result<_, _>>();
+        Ok(Trained(weights.map_err(|e| fault(e.to_string()))?))
+    }
+
+    /// Returns a decoder's weights, trained now unless they are there. Decoders come one after the other.
+    fn get_or_train(&mut self, at: usize, place: &Workplace, train: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<&[u8], Error> {
+        if at == self.0.len() {
+            match train() {
+                Err(stopped @ Error::Train(TrainError::Stopped(_))) => {
+                    let texts: Vec<String> = self.0.iter().map(|weights| STANDARD.encode(weights)).collect();
+                    let state = serde_json::json!(texts).to_string();
+                    checkpoint::save(place.store, &place.scratch, at as u64, state.as_bytes(), None)?;
+                    return Err(stopped);
+                }
+                weights => self.0.push(weights?),
+            }
+        }
+        Ok(&self.0[at])
+    }
 }
 
 /// How well each decoder tells the true actions it is asked for.

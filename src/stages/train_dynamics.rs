@@ -100,7 +100,7 @@ struct Data {
 
 impl Data {
     fn open(task: &TrainDynamicsTask, place: &Workplace) -> Result<Data, Error> {
-        let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
+        let shards = Shards::open_files(place.store, &task.shards)?;
         if let Some(size) = shards.frame_size().filter(|size| size.height as usize != task.size) {
             let file = task.shards.first().map_or_else(String::new, |file| file.path.clone());
             return Err(Error::FrameSize { file, seen: size.height as usize, expected: task.size });
@@ -189,10 +189,11 @@ fn train(
                 metrics.log(step, verdict.row());
             }
             place.progress.advance(1);
-            if saved.elapsed() >= pause && step + 1 < config.steps {
+            if place.stop.is_set() || (saved.elapsed() >= pause && step + 1 < config.steps) {
                 checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?), None)?;
                 saved = Instant::now();
             }
+            place.go_on()?;
         }
         Ok(waited.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-9))
     })

@@ -140,13 +140,17 @@ fn train(
             }
             let over = last || best.is_some_and(|best| best.is_left_alone);
             let is_best = best.is_some_and(|best| best.steps == step + 1);
-            if is_best || (saved.elapsed() >= pause && !over) {
+            let stops = place.stop.is_set() && !over;
+            if is_best || stops || (saved.elapsed() >= pause && !over) {
                 let state = metrics.pack(&trainer.save()?);
                 checkpoint::save(place.store, &place.scratch, step + 1, &state, best.map(|best| best.steps))?;
                 saved = Instant::now();
             }
             if over {
                 break;
+            }
+            if stops {
+                place.go_on()?;
             }
         }
         Ok(())

@@ -9,8 +9,8 @@ use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::Result;
 use super::optim::{Flat, OptimConfig, Optimizer, gradients};
+use super::{Result, Stop, TrainError};
 use crate::models::decoder::Decoder;
 use crate::models::init::Init;
 use crate::models::{DecoderConfig, LoadedDecoder, Outputs};
@@ -65,7 +65,7 @@ impl Pairs {
 }
 
 /// How a decoder learns.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Fit {
     /// Width of each hidden layer.
     pub hidden: Vec<usize>,
@@ -77,6 +77,8 @@ pub struct Fit {
     pub learning_rate: f64,
     /// Share of the likelihood that is spread over all actions.
     pub label_smoothing: f64,
+    /// Ends the training early with [`TrainError::Stopped`]. Default `None`: the training is too short to be worth it.
+    pub stop: Option<Stop>,
 }
 
 /// Mean and standard deviation of each column.
@@ -156,6 +158,9 @@ pub fn fit(config: &DecoderConfig, how: &Fit, known: &Pairs, spread: &Spread, se
     let (mut optimizer, mut rng) = (Optimizer::new(OptimConfig::default()), ChaCha8Rng::seed_from_u64(seed));
     let mut best: Option<(f32, Decoder<Flex>)> = None;
     for step in 1..=how.steps {
+        if let Some(signal) = how.stop.as_ref().and_then(Stop::signal) {
+            return Err(TrainError::Stopped(signal));
+        }
         let drawn: Vec<usize> = (0..how.batch).map(|_| learnt[rng.random_range(0..learnt.len())]).collect();
         let loss = right.loss(net.forward(Tensor::from_inner(rows(&drawn))), &drawn);
         let mut all = Flat::new();
@@ -217,7 +222,7 @@ impl<'a> Right<'a> {
 mod tests {
     use super::*;
 
-    const HOW: Fit = Fit { hidden: Vec::new(), steps: 1200, batch: 64, learning_rate: 1e-2, label_smoothing: 0.0 };
+    const HOW: Fit = Fit { hidden: Vec::new(), steps: 1200, batch: 64, learning_rate: 1e-2, label_smoothing: 0.0, stop: None };
 
     /// Points far from zero, of very different spreads.
     fn latents(count: usize, seed: u64) -> Vec<f32> {

@@ -28,6 +28,9 @@ pub enum TrainError {
         /// Its value.
         seen: f32,
     },
+    /// The process was asked to end before the training did.
+    #[error("stopped by {0}")]
+    Stopped(super::Signal),
     /// A checkpoint of another training.
     #[error("restore a training: its {what} is {seen}, expected {expected}")]
     Checkpoint {

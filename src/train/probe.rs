@@ -85,7 +85,7 @@ fn told(hidden: Vec<usize>, learning_rate: f64, known: &Pairs, asked: &Pairs, se
         Answers::Continuous(_, axes) => Outputs::Continuous { axes: *axes },
     };
     let config = DecoderConfig { latent_dim, hidden: hidden.clone(), outputs };
-    let how = Fit { hidden, steps: STEPS, batch: BATCH, learning_rate, label_smoothing: 0.0 };
+    let how = Fit { hidden, steps: STEPS, batch: BATCH, learning_rate, label_smoothing: 0.0, stop: None };
     let decoder = fit(&config, &how, known, &Spread::of(&known.latent_action, latent_dim), seed)?;
     Ok(decoder.decode(&asked.latent_action)?)
 }

@@ -55,7 +55,7 @@ fn copies_are_found_told_and_left_out_of_training_and_labels() {
     let labelled = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     let videos: Vec<&str> = labelled.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
     assert_eq!(videos, ["videos/again.avi", "videos/clip_0.mp4", "videos/clip_2.mp4", "videos/clip_3.mp4", "videos/clip_4.mp4"]);
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    project.run_changes_nothing(&[]);
 
     // Nobody leaves them out any more: only the two shards that hold some are labelled again, and the model, a changed setting, is trained.
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("dynamics: model, without: copies", "dynamics: model")).unwrap();

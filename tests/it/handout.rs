@@ -11,10 +11,15 @@ use crate::gc::gc_finds_what_is_left_over;
 use crate::killed::results;
 use crate::project::{PIPELINE, Project, said};
 
-/// Plans into a new folder; how many partitions there are.
+/// Plans into a new folder; how many partitions there are, and how many datasets will change.
+fn planned(project: &Project, folder: &str) -> (usize, usize) {
+    let said = project.lapo(&["plan", "pipeline.yaml", "--out", folder, "--format", "json"]).good();
+    let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    (plan["partitions"].as_u64().unwrap() as usize, plan["changes"].as_u64().unwrap() as usize)
+}
+
 fn plan(project: &Project, folder: &str) -> usize {
-    let said = project.lapo(&["plan", "pipeline.yaml", "--out", folder]).good();
-    said.stdout.trim().parse().unwrap()
+    planned(project, folder).0
 }
 
 fn worker(project: &Project, plan: &str, partition: usize) -> Child {
@@ -34,7 +39,7 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
         waves.push(partitions);
         let early = project.lapo(&["commit", "--plan", &folder]);
         assert!(early.code == 1 && early.stderr.contains(&format!("{partitions} of {partitions} partitions are not done")), "{early:#?}");
-        assert!(early.stderr.contains("--partition 0"), "{early:#?}");
+        assert!(early.stderr.contains("lapo status"), "{early:#?}");
         // The last first, and each by two workers at once.
         let both = (0..partitions).rev().flat_map(|partition| [worker(&project, &folder, partition), worker(&project, &folder, partition)]);
         both.collect::<Vec<Child>>().into_iter().for_each(|child| _ = said(child).good());
@@ -44,7 +49,7 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
         assert!(first.stdout.contains("9 videos") && second.stdout.contains("9 videos"), "{first:#?} {second:#?}");
     }
     assert_eq!(waves, [3, 1, 3], "decode, train, label");
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    project.run_changes_nothing(&[]);
     let alone = Project::new(9);
     alone.run(&[]).good();
     assert!(results(&project) == results(&alone));
@@ -105,7 +110,7 @@ fn an_old_plan_s_commit_undoes_nothing_that_came_since() {
     let whole = results(&project);
 
     let again = project.lapo(&["commit", "--plan", "plans/first"]).good();
-    assert!(again.stdout.contains("3 videos"), "{again:#?}");
+    assert!(again.stderr.contains("version 2 stays: run "), "{again:#?}");
     let late = project.lapo(&["commit", "--plan", "plans/second"]).good();
     assert!(late.stderr.contains("version 2 stays: run "), "{late:#?}");
     assert!(results(&project) == whole);
@@ -150,17 +155,90 @@ fn workers_killed_at_random_while_two_runs_work_change_nothing() {
     runs.into_iter().for_each(|child| _ = said(child).good());
     println!("{killed} of 20 kills met a living worker");
     assert!(killed >= 5, "only {killed} of 20 kills met a living worker");
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    project.run_changes_nothing(&[]);
     assert!(results(&project) == results(&alone));
     let rows = project.query("SELECT count(*) AS n, count(DISTINCT concat(video, '/', cast(frame_index AS varchar))) AS rows FROM labels");
     assert_eq!(rows[0]["n"], rows[0]["rows"], "no row twice");
+    let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
     for stage in ["frames", "labels"] {
-        let newest = std::fs::read_dir(project.path("ws").join(stage).join("manifests")).unwrap().map(|e| e.unwrap().path()).max().unwrap();
-        let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(newest).unwrap()).unwrap();
-        let keys: Vec<&str> = manifest["receipts"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
-        assert_eq!(keys.len(), keys.iter().collect::<HashSet<_>>().len(), "no receipt twice");
-        let filed = |key: &&str| project.path("ws").join(stage).join("receipts").join(format!("{key}.json")).is_file();
+        let entries = lapo::dataset::head(&store, stage).unwrap().unwrap().entries(&store).unwrap();
+        let keys: HashSet<&String> = entries.iter().map(|(key, _)| key).collect();
+        assert_eq!(keys.len(), entries.len(), "no task twice");
+        let filed = |key: &&String| project.path("ws").join(stage).join("receipts").join(format!("{key}.json")).is_file();
         assert!(keys.iter().all(filed), "every receipt is there");
     }
     gc_finds_what_is_left_over(&project, &[]);
+}
+
+/// Videos that are gone and a setting that was put back are changes, although nothing is to be done.
+#[test]
+fn a_plan_without_partitions_still_commits_what_is_gone_and_what_was_put_back() {
+    let project = Project::new(8);
+    project.run(&[]).good();
+    (4..8).for_each(|game| fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap());
+    let refused = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/refused"]);
+    assert!(refused.code == 1 && refused.stderr.contains("4 of 8 videos of the newest version no longer match"), "{refused:#?}");
+    let waves = |more: &[&str], name: &str| {
+        for wave in 0..5 {
+            let folder = format!("plans/{name}{wave}");
+            let said = project.lapo(&[&["plan", "pipeline.yaml", "--out", &folder, "--format", "json"], more].concat()).good();
+            let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+            if plan["changes"] == 0 {
+                return wave;
+            }
+            let partitions = plan["partitions"].as_u64().unwrap() as usize;
+            (0..partitions).for_each(|partition| _ = said_by(worker(&project, &folder, partition)));
+            project.lapo(&["commit", "--plan", &folder]).good();
+        }
+        panic!("five waves do not end it");
+    };
+    let rows = |project: &Project| project.query("SELECT count(DISTINCT video) AS videos FROM labels")[0]["videos"].as_u64().unwrap();
+    assert_eq!((waves(&["--max-dropped", "1"], "gone"), rows(&project)), (1, 4));
+    let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
+    waves(&["--set", "size=32"], "other");
+    assert!(project.query("SELECT * FROM labels ORDER BY video, frame_index") != labels);
+    assert_eq!(waves(&[], "back"), 1);
+    assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels);
+    project.run_changes_nothing(&[]);
+}
+
+fn said_by(child: Child) -> crate::project::Said {
+    said(child).good()
+}
+
+/// A fleet in the middle of an upgrade, or a plan that was edited.
+#[test]
+fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
+    let project = Project::new(3);
+    assert_eq!(planned(&project, "plans/a"), (1, 3));
+    let job = fs::read_to_string(project.path("plans/a/jobs/000000.jsonl")).unwrap();
+    let front = fs::read_to_string(project.path("plans/a/plan.json")).unwrap();
+    let cases = [
+        ("another setting", "jobs/000000.jsonl", job.replace("\"size\":16", "\"size\":32"), "the plan says"),
+        (
+            "another version of the stage",
+            "jobs/000000.jsonl",
+            job.replace("\"version\":3", "\"version\":2"),
+            "the plan was made for version 2",
+        ),
+        (
+            "an absolute path",
+            "jobs/000000.jsonl",
+            job.replace("\"stage\":\"frames\"", "\"stage\":\"/tmp/x\""),
+            "of stage `/tmp/x` is no key",
+        ),
+        ("a newer format", "plan.json", front.replace("\"format\":2", "\"format\":99"), "has format 99"),
+        ("a stage out of the workspace", "plan.json", front.replace("\"stage\":\"frames\"", "\"stage\":\"../x\""), "no name of a stage"),
+    ];
+    for (case, file, edited, expect) in cases {
+        let path = project.path("plans/a").join(file);
+        let whole = fs::read_to_string(&path).unwrap();
+        assert!(edited != whole, "{case}");
+        fs::write(&path, edited).unwrap();
+        let refused = said(worker(&project, "plans/a", 0));
+        assert!(refused.code == 1 && refused.stderr.contains(expect), "{case}: {refused:#?}");
+        assert!(!project.path("ws/frames/receipts").exists(), "{case}");
+        fs::write(&path, whole).unwrap();
+    }
+    said(worker(&project, "plans/a", 0)).good();
 }

@@ -40,7 +40,7 @@ fn a_new_model_relabels_all_and_decodes_nothing() {
 
     let forced = project.run(&["--set", "steps=5", "--refresh", "model"]).good();
     assert!(forced.stdout.starts_with("3 tasks: 6 videos (0 new)"), "{forced:#?}");
-    assert!(project.run(&["--set", "steps=5"]).good().stdout.starts_with("0 tasks"));
+    project.run_changes_nothing(&["--set", "steps=5"]);
 
     let back = project.run(&[]).good();
     assert!(back.stdout.starts_with("0 tasks"), "the first model and its labels are still there: {back:#?}");
@@ -53,7 +53,7 @@ fn refresh_says_when_new_videos_make_a_new_model() {
         let project = Project::new(4);
         fs::write(project.path("pipeline.yaml"), PIPELINE.replace("holdout: 3", &format!("holdout: 3, refresh: {refresh}"))).unwrap();
         project.run(&[]).good();
-        assert!(project.run(&[]).good().stdout.starts_with("0 tasks"), "{refresh}");
+        project.run_changes_nothing(&[]);
         project.add(4..8);
         assert_eq!(project.run(&[]).good().stdout.chars().next(), Some(if trained == 1 { '4' } else { '2' }), "{refresh}");
     }
@@ -64,7 +64,10 @@ fn a_removed_video_leaves_the_dataset() {
     let project = Project::new(6);
     project.run(&[]).good();
     fs::remove_file(project.path("videos/maze_1_001.mp4")).unwrap();
-    project.run(&[]).good();
+    let refused = project.run(&[]);
+    assert!(refused.code == 1 && refused.stderr.contains("1 of 6 videos of the newest version no longer match"), "{refused:#?}");
+    let said = project.run(&["--max-dropped", "1"]).good();
+    assert!(said.stdout.contains("frames: 1 video gone, ") && said.stdout.contains("labels: "), "{said:#?}");
     let videos = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     let videos: Vec<&str> = videos.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
     assert_eq!(videos, [0, 2, 3, 4, 5].map(|i| format!("videos/maze_1_{i:03}.mp4")));
@@ -77,7 +80,7 @@ fn versions_and_what_lies_between_them_are_told() {
     project.add(4..6);
     project.run(&[]).good();
     fs::remove_file(project.path("videos/maze_1_000.mp4")).unwrap();
-    project.run(&["--set", "size=32"]).good();
+    project.run(&["--set", "size=32", "--max-dropped", "1"]).good();
     let told = |more: &[&str]| -> serde_json::Value {
         let said = project.lapo(&[&["datasets", "frames", "--workspace", "ws", "--format", "json"], more].concat()).good();
         serde_json::from_str(&said.stdout).unwrap()
@@ -97,7 +100,7 @@ fn versions_and_what_lies_between_them_are_told() {
     let resized = told(&["--diff", "2", "3"]);
     assert_eq!(resized["fields"], serde_json::json!({ "size": [16, 32] }));
     assert_eq!(resized["videos"]["dropped"], serde_json::json!(["videos/maze_1_000.mp4"]));
-    assert_eq!(resized["why"], serde_json::json!([[3, "size: 16 -> 32 (2)"]]));
+    assert_eq!(resized["why"], serde_json::json!([[3, "size: 16 -> 32 (2), 1 video gone"]]));
 
     let said = project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).good();
     assert!(said.stdout.contains("size: 16 -> 32\n") && said.stdout.contains("- videos/maze_1_000.mp4\n"), "{said:#?}");
@@ -136,7 +139,7 @@ fn copies_of_one_video_are_all_labelled() {
     let (first, rest) = rows.as_array().unwrap().split_first().unwrap();
     assert_eq!(rest, whole.as_array().unwrap());
     assert!(first["video"].as_str().unwrap().ends_with("A.mp4") && first["n"] == rest[0]["n"], "{rows}");
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    project.run_changes_nothing(&[]);
 }
 
 /// What the FDM makes of latent actions is the same in training and in labelling, with codes and without.

@@ -1,5 +1,6 @@
 //! Everything from outside: the real binary on real videos, the numbers of an outside implementation, real readers.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it skips")]
 
 mod actions;
 mod ahead;
@@ -8,26 +9,33 @@ mod buckets;
 mod copies;
 mod cuts;
 mod dynamics;
+mod ends;
 mod finetune;
 mod fleet;
 mod fuzz;
 mod gc;
 mod golden;
+mod growing;
 mod handout;
 mod hostile;
 mod import;
 mod incremental;
 mod inspect;
 mod killed;
+mod lake;
+mod ledger;
 mod policy;
 mod procgen;
 mod project;
 mod quality;
+mod queries;
 mod readers;
 mod recording;
+mod repair;
 mod report;
 mod rollouts;
 mod rooms;
 mod schemas;
+mod shrink;
 mod sources;
 mod transcripts;

@@ -88,9 +88,32 @@ impl Project {
     pub fn files(&self, stage: &str, name: &str) -> Vec<Vec<u8>> {
         let store = lapo::dataset::Store::open(self.path("ws").to_str().unwrap()).unwrap();
         let manifest = lapo::dataset::head(&store, stage).unwrap().unwrap();
-        let receipts = lapo::dataset::receipts_of(&store, stage, &manifest.receipts).unwrap();
-        let files = receipts.iter().flat_map(|r| &r.files).filter(|f| f.path.ends_with(name));
+        let files = manifest.files(&store).unwrap().into_iter().filter(|f| f.path.ends_with(name));
         files.map(|f| fs::read(self.path("ws").join(&f.path)).unwrap()).collect()
+    }
+
+    /// Every stage's manifests, with their bytes: what was committed.
+    pub fn committed(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        for stage in fs::read_dir(self.path("ws")).unwrap() {
+            for manifest in fs::read_dir(stage.unwrap().path().join("manifests")).into_iter().flatten() {
+                let path = manifest.unwrap().path();
+                all.insert(path.clone(), fs::read(path).unwrap());
+            }
+        }
+        all
+    }
+
+    /// Runs the pipeline, which must find nothing to do: no task runs, and no version is committed.
+    pub fn run_changes_nothing(&self, more: &[&str]) -> Said {
+        let before = self.committed();
+        let said = self.run(more).good();
+        assert!(said.stdout.starts_with("0 tasks"), "{said:#?}");
+        let now = self.committed();
+        let new: Vec<_> =
+            now.iter().filter(|(path, _)| !before.contains_key(*path)).map(|(_, bytes)| String::from_utf8_lossy(bytes)).collect();
+        assert!(now == before, "a version was committed: {said:#?} {new:#?}");
+        said
     }
 
     /// How many tasks each stage would run.

@@ -1,12 +1,18 @@
-//! What others read of our files: pyarrow, polars and DuckDB, each in a real Python.
+//! What others read of our files: pyarrow, polars, DuckDB and deltalake, each in a real Python.
 //!
 //! In: a shard and labels this crate writes. Out: the same values, seen from Python. The variable `LAPO_PYTHON` names
-//! a Python with `pyarrow`, `polars`, `duckdb`, `numpy` and `tensorboard` (`fleet` wants `prometheus_client`); without it these tests say
-//! so and are skipped.
+//! a Python with `pyarrow`, `polars`, `duckdb`, `deltalake`, `numpy` and `tensorboard` (`fleet` wants `prometheus_client`); without it
+//! these tests say so and are skipped.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use lapo::dataset::{Compression, FrameSize, LabelRows, LabelShape, LabelWriter, ShardLayout, ShardWriter, Store, VideoName};
+use lapo::dataset::delta::{self, DeltaTable, TableVersion};
+use lapo::dataset::{
+    Column, Compression, FileInfo, FrameSize, LabelRows, LabelShape, LabelWriter, ShardLayout, ShardWriter, Store, VideoName, own_table,
+    write_table,
+};
 
 const ROWS: usize = 600;
 
@@ -27,7 +33,7 @@ for path in (plain, zstd):
     assert frames.shape == (n, h, w, 3) and (frames.reshape(n, -1) == want).all()
     assert table["video"].to_pylist() == ["a.mp4"] * 300 + ["b.mp4"] * 300
     assert table["frame_index"].to_pylist() == [i % 300 for i in range(n)]
-    assert table.schema.metadata[b"lapo.format"] == b"1"
+    assert table.schema.metadata[b"lapo.format"] == b"2"
     frame = pl.read_ipc(path)
     assert frame.height == n and frame["video_digest"].cast(pl.String).to_list() == ["da"] * 300 + ["db"] * 300
     pixels = frame["pixels"]
@@ -45,14 +51,74 @@ assert (np.array(table["latent_code"].to_pylist()) == code).all()
 assert table["true_action"].to_pylist() == known
 metadata = pq.read_metadata(labels)
 assert metadata.metadata[b"lapo.model"] == b"digest" and metadata.created_by == "lapo"
+assert metadata.metadata[b"lapo.list_size.latent_action"] == b"8" and b"ARROW:schema" not in metadata.metadata
 frame = pl.scan_parquet(labels).filter(pl.col("row") >= 100).collect()
-assert frame.height == n - 100 and frame["latent_action"].dtype == pl.Array(pl.Float32, 8)
-assert (frame["latent_action"].to_numpy() == action[100:]).all() and (frame["latent_code"].to_numpy() == code[100:]).all()
+assert frame.height == n - 100 and frame["latent_action"].dtype == pl.List(pl.Float32)
+assert (np.array(frame["latent_action"].to_list(), np.float32) == action[100:]).all()
+assert (np.array(frame["latent_code"].to_list()) == code[100:]).all()
+assert frame["video"].dtype == pl.String and frame.schema["row"] == pl.Int64
 rows = duckdb.sql(f"select latent_action, latent_code, true_action, video, shard from '{labels}' order by row").fetchall()
 assert (np.array([row[0] for row in rows], np.float32) == action).all()
 assert (np.array([row[1] for row in rows]) == code).all()
 assert [row[2] for row in rows] == known and rows[0][3:] == ("a.mp4", "frames/s.arrow")
 print("read by pyarrow", pa.__version__, "polars", pl.__version__, "duckdb", duckdb.__version__)
+"#;
+
+/// Every reader finds in each version of the table the rows of that version's files.
+const DELTA: &str = r#"
+import sys, json, os, shutil, tempfile, polars as pl, pyarrow.parquet as pq, pyarrow as pa, duckdb, deltalake
+from deltalake import DeltaTable, QueryBuilder
+table, versions = sys.argv[1], json.loads(sys.argv[2])
+order = ["video", "frame_index"]
+
+def rows(frame):
+    return frame.select(sorted(frame.columns)).sort(order).to_dicts()
+
+for version, files in enumerate(versions):
+    assert files, version
+    want = rows(pl.concat(pl.read_parquet(file, glob=False) for file in files))
+    newest = version == len(versions) - 1
+    for scan in [pl.scan_delta(table, version=version)] + [pl.scan_delta(table)] * newest:
+        assert rows(scan.collect()) == want, version
+    some = pl.scan_delta(table, version=version).filter(pl.col("frame_index") >= 3).select("latent_code", "video", "frame_index").collect()
+    assert some.height == sum(row["frame_index"] >= 3 for row in want)
+    lake = DeltaTable(table, version=version)
+    assert rows(pl.from_arrow(lake.to_pyarrow_table())) == want, version
+    assert sorted(lake.file_uris()) == sorted(files), version
+    query = QueryBuilder().register("labels", lake)
+    counted = pl.DataFrame(query.execute("select count(*) as n, sum(latent_code[1]) as s, max(true_action) as t from labels").read_all())
+    assert counted.row(0) == (len(want), sum(row["latent_code"][0] for row in want), max(row["true_action"] or -1 for row in want)), counted
+    plain = duckdb.execute("select count(*), sum(latent_code[1]), max(true_action) from read_parquet(?)", [files]).fetchall()
+    assert plain[0] == counted.row(0), plain
+    assert rows(pl.from_arrow(pa.concat_tables(pq.read_table(file) for file in files))) == want
+lake = DeltaTable(table)
+assert lake.version() == len(versions) - 1 and lake.metadata().name == "labels" and lake.metadata().created_time == 1700000000001
+fields = {field.name: field.type for field in lake.schema().fields}
+assert str(fields["frame_index"]) == 'PrimitiveType("long")' and str(fields["video"]) == 'PrimitiveType("string")', fields
+history = lake.history()
+assert [entry["operationParameters"]["why"] for entry in history] == [f"why {n}" for n in range(len(versions), 0, -1)], history
+assert history[0]["operationParameters"]["run"] == "run 4" and history[0]["timestamp"] == 1700000000004
+print("read by deltalake", deltalake.__version__, "and polars", pl.__version__)
+"#;
+
+/// A long table is read from its last checkpoint: the entries before it are not needed.
+const LONG: &str = r#"
+import sys, glob, os, polars as pl
+from deltalake import DeltaTable
+table, versions = sys.argv[1], int(sys.argv[2])
+def check():
+    lake = DeltaTable(table)
+    assert lake.version() == versions - 1
+    # One file more a version, each with its own number as its only row.
+    assert sorted(lake.to_pyarrow_table()["step"].to_pylist()) == list(range(versions))
+    assert pl.scan_delta(table).collect()["step"].sort().to_list() == list(range(versions))
+    assert sorted(DeltaTable(table, version=102).to_pyarrow_table()["step"].to_pylist()) == list(range(103))
+check()
+early = [path for path in glob.glob(table + "/_delta_log/*.json") if int(os.path.basename(path)[:20]) < 100]
+assert len(early) == 100
+[os.remove(path) for path in early]
+check()
+print(versions, "versions")
 "#;
 
 /// TensorBoard's own reader and the Parquet file tell the same curve.
@@ -103,6 +169,86 @@ fn python_readers_see_what_was_written() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     eprint!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Publishes `versions` of a stage as a Delta Lake table.
+fn publish(store: &Store, stage: &str, versions: &[Vec<FileInfo>]) {
+    let at = |version: u64| {
+        let files = versions.get(version as usize - 1)?;
+        let [run, why] = ["run", "why"].map(|name| format!("{name} {version}"));
+        Some(TableVersion { committed_unix_ms: 1_700_000_000_000 + version, run, pipeline: "p".into(), why, files: files.clone() })
+    };
+    let table = DeltaTable { store, workspace: "readers", stage };
+    delta::publish(table, versions.len() as u64, &|version| Ok(at(version))).expect("a published table");
+}
+
+fn python(script: &str, arguments: &[&str]) {
+    let Ok(python) = std::env::var("LAPO_PYTHON") else {
+        eprintln!("skipped: LAPO_PYTHON names no Python with deltalake, pyarrow, polars and duckdb");
+        return;
+    };
+    let output = Command::new(python).arg("-c").arg(script).args(arguments).output().expect("LAPO_PYTHON runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn labels_are_a_delta_lake_table_version_by_version() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = Store::open(folder.path().to_str().expect("a plain path")).expect("a workspace");
+    // Names that must be encoded in the log.
+    let files: Vec<FileInfo> = ["k1/a", "k 2/a%20b", "k=3/ä+b", "k4/a"]
+        .iter()
+        .enumerate()
+        .map(|(at, name)| write_few_labels(&store, &format!("labels/data/{name}/labels.parquet"), at))
+        .collect();
+    // A first version, a new video, everything relabelled, and an older file back again.
+    let versions =
+        [vec![0], vec![0, 1], vec![2, 3], vec![1, 3, 2]].map(|version| version.into_iter().map(|at: usize| files[at].clone()).collect());
+    publish(&store, "labels", &versions);
+    let absolute = |file: &FileInfo| folder.path().join(&file.path).to_str().expect("a plain path").to_owned();
+    let paths: Vec<Vec<String>> =
+        versions.iter().map(|version: &Vec<FileInfo>| own_table(version).into_iter().map(absolute).collect()).collect();
+    python(DELTA, &[&absolute_path(folder.path(), "labels"), &serde_json::json!(paths).to_string()]);
+}
+
+#[test]
+fn a_long_delta_log_is_read_from_its_checkpoint() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = Store::open(folder.path().to_str().expect("a plain path")).expect("a workspace");
+    let file = |at: u64| write_table(&store, &format!("steps/data/{at}/a/metrics.parquet"), &[("step", Column::U64(vec![at]))]);
+    let files: Vec<FileInfo> = (0..105).map(|at| file(at).expect("a table")).collect();
+    let versions: Vec<Vec<FileInfo>> = (1..=files.len()).map(|count| files[..count].to_vec()).collect();
+    publish(&store, "steps", &versions);
+    assert!(fs::exists(folder.path().join("steps/_delta_log/00000000000000000100.checkpoint.parquet")).expect("a folder"));
+    python(LONG, &[&absolute_path(folder.path(), "steps"), "105"]);
+}
+
+fn absolute_path(folder: &Path, name: &str) -> String {
+    folder.join(name).to_str().expect("a plain path").to_owned()
+}
+
+/// A few labels of one video, `at`.
+fn write_few_labels(store: &Store, path: &str, at: usize) -> FileInfo {
+    let rows = 5 + at;
+    let counts: Vec<u32> = (0..rows as u32).collect();
+    let (video, errors) = (format!("video {at}.mp4"), vec![0.1; rows]);
+    let mut writer = LabelWriter::create(store, path, LabelShape { latent_dim: 2, codes: 3 }, &[]).expect("a label file");
+    let labels = LabelRows {
+        video: &vec![&video[..]; rows],
+        episode: &vec![0; rows],
+        frame_index: &counts,
+        time_s: &vec![0.5; rows],
+        latent_action: &(0..rows * 2).map(|i| (i + at) as f32 / 16.0).collect::<Vec<_>>(),
+        latent_code: &(0..rows * 3).map(|i| ((i + at) % 64) as u16).collect::<Vec<_>>(),
+        fdm_error: (at != 2).then_some(&errors),
+        motion: &vec![0.1; rows],
+        true_action: &(0..rows as i32).map(|i| (i % 3 != 0).then_some(i)).collect::<Vec<_>>(),
+        shard: "frames/s.arrow",
+        row: &counts,
+    };
+    writer.push(&labels).expect("labels");
+    writer.finish().expect("finished labels")
 }
 
 fn write_shard(store: &Store, path: &str, compression: Compression) -> String {

@@ -5,31 +5,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and all it may use.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("video", &[]),
-    ("dataset", &[]),
+    ("build_info", &["video"]),
+    ("dataset", &["build_info"]),
     ("models", &[]),
     ("envs", &[]),
     ("train", &["dataset", "models"]),
     ("stages", &["video", "dataset", "models", "envs", "train"]),
-    ("executor", &["dataset", "models", "stages"]),
-    ("pipeline", &["dataset", "stages", "executor"]),
+    ("executor", &["build_info", "dataset", "models", "stages"]),
+    ("pipeline", &["build_info", "dataset", "stages", "executor"]),
     ("query", &["dataset"]),
 ];
 
 /// Crates that only some rooms may know.
-const KNOWN_TO: [(&str, &[&str]); 13] = [
+const KNOWN_TO: [(&str, &[&str]); 18] = [
     ("burn_store", &["models"]),
     // PPO is told in one file: what is played and what is learnt of it.
     ("burn", &["models", "train", "stages/finetune"]),
     ("ffmpeg_next", &["video"]),
     ("libloading", &["envs"]),
     ("polars", &["query"]),
+    ("sqlparser", &["query"]),
     ("arrow", &["dataset"]),
     ("parquet", &["dataset"]),
     ("serde_yaml", &["pipeline"]),
     ("indicatif", &["cli"]),
-    ("rustix", &["cli"]),
+    ("rustix", &["cli", "dataset"]),
+    ("signal_hook", &["cli"]),
+    ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("chrono", &["cli"]),
     ("plotters", &["stages"]),
     ("png", &["stages"]),
     ("base64", &["stages"]),

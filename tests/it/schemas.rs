@@ -28,8 +28,8 @@ fn every_example_pipeline_is_planned() {
         let checked = pipeline::load(path.to_str().unwrap(), &[], store.access()).unwrap_or_else(|e| panic!("{e}"));
         let options = pipeline::plan::PlanOptions::default();
         let plans = pipeline::plan::Planner::new(&checked, &store, &options).unwrap().plan_all().unwrap();
-        assert!(plans.iter().all(|plan| plan.new > 0), "{}", path.display());
-        assert!(plans[0].new_videos > 0, "{}", path.display());
+        assert!(plans.iter().all(|plan| plan.new_tasks() > 0), "{}", path.display());
+        assert!(plans[0].new_videos() > 0, "{}", path.display());
     }
     assert_eq!(fs::read_dir(workspace.path()).unwrap().count(), 0, "a plan writes nothing");
 }

@@ -48,7 +48,7 @@ stages:
     let said = project.lapo(&["check", "pipeline.yaml"]);
     assert_eq!(said.code, 1);
     for part in [
-        "pipeline.yaml:4:31: stages.frames.decode.videos: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
+        "pipeline.yaml:4:32: stages.frames.decode.videos.0: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
         "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: there is: frames",
         "pipeline.yaml:6:30: stages.labels.label.frames: there is no stage `frame`\n  hint: did you mean `frames`?",
         "a cycle: model -> labels -> model",

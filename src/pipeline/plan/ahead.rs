@@ -4,6 +4,7 @@
 //! is what the stage of labels would do in its turn, under the same keys, so that a run that dies in between loses nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Planner, StagePlan};
@@ -17,12 +18,12 @@ use crate::stages::label::{LabelConfig, LabelTask};
 #[derive(Debug, Default)]
 pub struct Ahead {
     /// By stage: the receipts by key, and how long it took.
-    stages: BTreeMap<String, (HashMap<String, Receipt>, Duration)>,
+    stages: BTreeMap<String, (HashMap<String, Arc<Receipt>>, Duration)>,
 }
 
 impl Ahead {
     /// What was labelled while a stage of frames ran, as (stage, receipt), in so long.
-    pub fn new(done: Vec<(String, Receipt)>, took: Duration) -> Self {
+    pub fn new(done: Vec<(String, Arc<Receipt>)>, took: Duration) -> Self {
         let mut stages = BTreeMap::new();
         for (stage, receipt) in done {
             let (receipts, _): &mut (HashMap<_, _>, _) = stages.entry(stage).or_insert_with(|| (HashMap::new(), took));
@@ -41,18 +42,9 @@ impl Ahead {
         self.stages.get(stage).is_some_and(|(receipts, _)| receipts.contains_key(key))
     }
 
-    /// Takes out those of the plan's jobs that were done so: their receipts, and how long they took.
-    pub fn take(&mut self, plan: &mut StagePlan) -> (Vec<Receipt>, Duration) {
-        let Some((mut receipts, took)) = self.stages.remove(&plan.stage) else { return Default::default() };
-        let mut done = Vec::new();
-        plan.jobs.retain(|job| match receipts.remove(&job.key) {
-            Some(receipt) => {
-                done.push(receipt);
-                false
-            }
-            None => true,
-        });
-        (done, took)
+    /// Takes out what was done so of a stage, by key, and how long it took.
+    pub fn take(&mut self, stage: &str) -> (HashMap<String, Arc<Receipt>>, Duration) {
+        self.stages.remove(stage).unwrap_or_default()
     }
 }
 
@@ -73,7 +65,7 @@ impl Unwaiting {
         let (config, model, shard) = (self.config.clone(), self.model.clone(), frames.files.first()?.clone());
         let task = LabelTask { config, shard, model, actions: None, without: vec![] };
         plan.add_label(task, frames, &self.dynamics, &Known::new(&[]));
-        plan.jobs.pop()
+        plan.tasks.begin().pop()
     }
 }
 
@@ -84,13 +76,18 @@ impl Planner<'_> {
         let (mut all, checked) = (Vec::new(), self.checked);
         for (stage, spec) in &checked.spec.stages {
             let StageSpec::Label(config) = spec else { continue };
-            if config.frames != frames || config.actions.is_some() || config.without.is_some() || !self.foresee(&config.dynamics)? {
+            if !self.options.runs(stage)
+                || config.frames != frames
+                || config.actions.is_some()
+                || config.without.is_some()
+                || !self.foresee(&config.dynamics)?
+            {
                 continue;
             }
             let plan = &self.plans[&config.dynamics];
-            let Some(receipt) = plan.receipts.first().filter(|_| plan.new == 0) else { continue };
-            let Some(model) = receipt.files.first().cloned() else { continue };
-            all.push(Unwaiting { stage: stage.clone(), config: config.clone(), dynamics: receipt.key.clone(), model });
+            let Some((receipt, model)) = plan.model() else { continue };
+            let (dynamics, model) = (receipt.key.clone(), model.clone());
+            all.push(Unwaiting { stage: stage.clone(), config: config.clone(), dynamics, model });
         }
         Ok(all)
     }

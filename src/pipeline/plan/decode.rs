@@ -1,74 +1,82 @@
 //! Plans of `decode`. In: the videos there are, and the receipts of those that were decoded; out: partitions that are kept, and new ones.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use super::{Planner, StagePlan};
-use crate::dataset::{self, Receipt, head};
-use crate::executor::Job;
-use crate::pipeline::key::{Known, of_decode, settings};
+use rayon::prelude::*;
+
+use super::{Planned, Planner, StagePlan};
+use crate::dataset::{self, Receipt, VideoRecord};
+use crate::pipeline::key::{Known, WithSettings, of_decode, settings};
 use crate::pipeline::videos::{Identified, identify};
 use crate::stages::Task;
-use crate::stages::decode::{DUPLICATE, DecodeConfig, DecodeTask, Duplicates, SHARD_BYTES, VideoSource};
+use crate::stages::decode::{DUPLICATE, DecodeConfig, DecodeTask, Duplicates, VideoSource};
 
 impl Planner<'_> {
     /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.
-    pub(super) fn decode(&self, mut plan: StagePlan, config: &DecodeConfig, receipts: Vec<Receipt>) -> Result<StagePlan, dataset::Error> {
-        let videos = identify(&self.checked.videos[&plan.stage], &receipts, config.identity, config.duplicates, self.store.access())?;
+    pub(super) fn decode(
+        &self,
+        mut plan: StagePlan,
+        config: &DecodeConfig,
+        receipts: Vec<Arc<Receipt>>,
+    ) -> Result<StagePlan, dataset::Error> {
+        let listed = &self.checked.videos[&plan.stage];
+        let identified = identify(listed, &receipts, &self.left_out, config, self.store.access())?;
+        plan.left_out = identified.left_out;
+        let videos = identified.videos;
         let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (&*v.digest, i)).collect();
         let task = |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
         plan.settings = settings(&of_decode(&task(vec![], 1)));
 
-        let committed = head(self.store, &plan.stage)?.map(|manifest| manifest.receipts).unwrap_or_default();
-        let rank: HashMap<&str, usize> = committed.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
-        let first = |r: &Receipt| r.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied();
-        let mut usable: Vec<&Receipt> = receipts.iter().filter(|r| settings(&r.fields) == plan.settings).collect();
-        usable.sort_by_cached_key(|r| (rank.get(r.key.as_str()).copied().unwrap_or(usize::MAX), first(r)));
+        let rank: HashMap<String, usize> = plan.before_entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
+        let with_settings = WithSettings::new(&plan.settings);
+        let with_settings: Vec<&Arc<Receipt>> = receipts.iter().filter(|r| with_settings.are_of(r)).collect();
+        let mut usable: Vec<Old> = with_settings.into_par_iter().map(|receipt| Old::new(receipt, &place)).collect();
+        usable.sort_by_cached_key(|old| (rank.get(&old.receipt.key).copied().unwrap_or(usize::MAX), old.first()));
         // What a list says now is what the dataset says.
-        usable.retain(|r| r.videos.iter().all(|v| place.get(v.digest.as_str()).is_none_or(|at| *videos[*at].about == v.about)));
-        let tries = usable.iter().map(|r| tries(r)).max().unwrap_or(0) + 1;
-        let (mut kept, mut covered) = covering(&usable, &place, videos.len());
+        let says_so = |(at, video): (&Option<usize>, &VideoRecord)| at.is_none_or(|at| *videos[at].about == video.about);
+        usable.retain(|old| old.places.iter().zip(&old.receipt.videos).all(says_so));
+        let firsts: HashMap<&str, Option<usize>> = usable.iter().map(|old| (old.receipt.key.as_str(), old.first())).collect();
+        let tries = usable.iter().map(|old| tries(old.receipt)).max().unwrap_or(0) + 1;
+        let (mut kept, mut covered) = covering(&usable, videos.len());
         let again = self.again(&kept);
         if again.is_empty() {
             plan.note = self.nothing_again(&kept);
         } else {
-            usable.retain(|r| r.videos.iter().all(|v| !again.contains(v.digest.as_str())));
-            (kept, covered) = covering(&usable, &place, videos.len());
+            usable.retain(|old| old.receipt.videos.iter().all(|v| !again.contains(v.digest.as_str())));
+            (kept, covered) = covering(&usable, videos.len());
         }
-        plan.reused_videos = covered.iter().filter(|covered| **covered).count();
         let source = |video: &Identified| match config.duplicates {
             Duplicates::Skip => skipped(video.source(), |digest| place.get(digest).map(|at| videos[*at].source().uri)),
             Duplicates::Keep => video.source(),
         };
         let missing: Vec<VideoSource> =
             videos.iter().zip(&covered).filter(|(_, covered)| !**covered).map(|(video, _)| source(video)).collect();
-        plan.new_videos = missing.len();
-        let known = Known::new(&receipts);
+        let kept_tasks: Vec<Planned> = kept.iter().map(|receipt| Planned::Done((*receipt).clone())).collect();
         let (again, fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
+        let known = Known::new(&receipts);
         for (videos, tries) in [(fresh, 1), (again, tries)] {
-            for videos in partitions(videos, config.videos_per_shard) {
+            for videos in partitions(videos, config.videos_per_shard, config.shard_mib << 20) {
                 let task = task(videos, tries);
                 let (fields, units) = (of_decode(&task), task.videos.len() as u64);
                 plan.add(fields, vec![], BTreeMap::new(), units, Task::Decode(task), &known);
             }
         }
-        let planned = |job: &Job| match &job.task {
-            Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
-            _ => None,
+        kept_tasks.into_iter().for_each(|task| plan.tasks.push(task));
+        let first_planned = |task: &Planned| match task {
+            Planned::Done(receipt) => firsts.get(receipt.key.as_str()).copied().unwrap_or_else(|| Old::new(receipt, &place).first()),
+            Planned::New(job) => match &job.task {
+                Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
+                _ => None,
+            },
+            Planned::Running { .. } => None,
         };
-        let mut ranked: Vec<_> = kept.iter().map(|r| (&r.key, first(r))).collect();
-        ranked.extend(plan.jobs.iter().map(|job| (&job.key, planned(job))));
-        ranked.sort_by_key(|(key, first)| (rank.get(key.as_str()).copied().unwrap_or(usize::MAX), *first));
-        plan.order = ranked.into_iter().map(|(key, _)| key.clone()).collect();
-        plan.reused = kept.len();
-        // There may be a hundred thousand of them: they are moved.
-        let kept: HashMap<String, usize> = kept.iter().enumerate().map(|(at, r)| (r.key.clone(), at)).collect();
-        plan.receipts = receipts.into_iter().filter(|r| kept.contains_key(&r.key)).collect();
-        plan.receipts.sort_by_key(|r| kept[&r.key]);
+        plan.tasks.sort_by_cached_key(|task| (rank.get(task.key()).copied().unwrap_or(usize::MAX), first_planned(task)));
         Ok(plan)
     }
 
     /// The videos of partitions in which one was rejected that is to be tried again, by digest.
-    fn again<'r>(&self, receipts: &[&'r Receipt]) -> HashSet<&'r str> {
+    fn again<'r>(&self, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str> {
         let Some(classes) = &self.options.retry_rejected else { return HashSet::new() };
         let asked = |reject: &dataset::Reject| classes.is_empty() || classes.contains(&reject.class);
         let rejected = receipts.iter().filter(|r| r.rejects.iter().any(asked));
@@ -76,7 +84,7 @@ impl Planner<'_> {
     }
 
     /// What to say where videos were to be tried again, and none is: the class may be misspelt.
-    fn nothing_again(&self, receipts: &[&Receipt]) -> Option<String> {
+    fn nothing_again(&self, receipts: &[&Arc<Receipt>]) -> Option<String> {
         let classes = self.options.retry_rejected.as_ref()?;
         let mut there = BTreeMap::new();
         receipts.iter().flat_map(|r| &r.rejects).for_each(|reject| *there.entry(reject.class.as_str()).or_insert(0) += 1);
@@ -87,16 +95,34 @@ impl Planner<'_> {
     }
 }
 
+/// An old partition.
+struct Old<'r> {
+    receipt: &'r Arc<Receipt>,
+    /// Where its videos are among those that are there.
+    places: Vec<Option<usize>>,
+}
+
+impl<'r> Old<'r> {
+    fn new(receipt: &'r Arc<Receipt>, place: &HashMap<&str, usize>) -> Self {
+        Old { receipt, places: receipt.videos.iter().map(|video| place.get(video.digest.as_str()).copied()).collect() }
+    }
+
+    fn first(&self) -> Option<usize> {
+        self.places.iter().flatten().min().copied()
+    }
+}
+
 /// Receipts of videos that are there, the first of those that share one; and which of all videos they are of, by place.
-fn covering<'r>(receipts: &[&'r Receipt], place: &HashMap<&str, usize>, videos: usize) -> (Vec<&'r Receipt>, Vec<bool>) {
+fn covering<'r>(all: &[Old<'r>], videos: usize) -> (Vec<&'r Arc<Receipt>>, Vec<bool>) {
     let mut covered = vec![false; videos];
-    let mut fits = |receipt: &&&'r Receipt| {
-        let places: Option<Vec<usize>> = receipt.videos.iter().map(|video| place.get(video.digest.as_str()).copied()).collect();
-        let Some(places) = places.filter(|places| places.iter().all(|at| !covered[*at])) else { return false };
-        places.iter().for_each(|at| covered[*at] = true);
-        true
+    let mut fits = |old: &&Old| {
+        let fits = old.places.iter().all(|at| at.is_some_and(|at| !covered[at]));
+        if fits {
+            old.places.iter().flatten().for_each(|at| covered[*at] = true);
+        }
+        fits
     };
-    let kept = receipts.iter().filter(|receipt| fits(receipt)).copied().collect();
+    let kept = all.iter().filter(|old| fits(old)).map(|old| old.receipt).collect();
     (kept, covered)
 }
 
@@ -113,12 +139,12 @@ fn tries(receipt: &Receipt) -> u64 {
 }
 
 /// Cuts videos into partitions. A partition closes by what is in it alone, so a run that was killed cuts the rest as before.
-fn partitions(videos: Vec<VideoSource>, most: usize) -> Vec<Vec<VideoSource>> {
+fn partitions(videos: Vec<VideoSource>, most: usize, most_bytes: u64) -> Vec<Vec<VideoSource>> {
     let (mut all, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
     for video in videos {
         bytes += video.bytes;
         current.push(video);
-        if current.len() >= most || bytes >= SHARD_BYTES {
+        if current.len() >= most || bytes >= most_bytes {
             all.push(std::mem::take(&mut current));
             bytes = 0;
         }
@@ -130,6 +156,8 @@ fn partitions(videos: Vec<VideoSource>, most: usize) -> Vec<Vec<VideoSource>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SHARD_BYTES: u64 = 32 << 20;
 
     fn video(name: usize, bytes: u64) -> VideoSource {
         VideoSource {
@@ -147,11 +175,11 @@ mod tests {
     fn partitions_of_what_a_killed_run_left_are_the_old_ones() {
         let sizes = [1, SHARD_BYTES, 3, 4, 5, SHARD_BYTES / 2, SHARD_BYTES / 2, 9, 9, 9, 9];
         let videos: Vec<VideoSource> = sizes.iter().enumerate().map(|(i, bytes)| video(i, *bytes)).collect();
-        let whole = partitions(videos.clone(), 3);
+        let whole = partitions(videos.clone(), 3, SHARD_BYTES);
         assert_eq!(whole.concat(), videos);
         for done in 0_usize..1 << whole.len() {
             let left: Vec<Vec<VideoSource>> = (0..whole.len()).filter(|i| done >> i & 1 == 0).map(|i| whole[i].clone()).collect();
-            assert_eq!(partitions(left.concat(), 3), left, "done: {done:b}");
+            assert_eq!(partitions(left.concat(), 3, SHARD_BYTES), left, "done: {done:b}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Planner, StagePlan, no_file};
+use super::{Planner, StagePlan, Waiting, no_file};
 use crate::dataset::FileInfo;
 use crate::pipeline::key::{
     Known, key, of_deduplicate, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
@@ -24,14 +24,14 @@ impl Planner<'_> {
         let task = ImportActionsTask {
             config: config.clone(),
             digest: digest_of(&config.file),
-            shards: frames.files(".arrow"),
-            rejected: frames.receipts.iter().flat_map(|receipt| &receipt.rejects).map(|reject| reject.video.clone()).collect(),
+            shards: frames.tasks.files(".arrow"),
+            rejected: frames.tasks.receipts().flat_map(|receipt| &receipt.rejects).map(|reject| reject.video.clone()).collect(),
         };
         let fields = of_import_actions(&task);
         plan.settings = settings(&fields);
         if !plan.waits_for([("frames", Some(frames))]) {
             let units = task.shards.len() as u64;
-            plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::ImportActions(task), known);
+            plan.add(fields, frames.tasks.keys(), BTreeMap::new(), units, Task::ImportActions(task), known);
         }
         plan
     }
@@ -39,12 +39,12 @@ impl Planner<'_> {
     /// One task: every video is compared with those before it.
     pub(super) fn deduplicate(&self, mut plan: StagePlan, config: &DeduplicateConfig, known: &Known) -> StagePlan {
         let frames = &self.plans[&config.frames];
-        let task = DeduplicateTask { config: config.clone(), shards: frames.files(".arrow") };
+        let task = DeduplicateTask { config: config.clone(), shards: frames.tasks.files(".arrow") };
         let fields = of_deduplicate(&task);
         plan.settings = settings(&fields);
         if !plan.waits_for([("frames", Some(frames))]) {
-            let units = frames.receipts.iter().map(|receipt| receipt.videos.len() as u64).sum();
-            plan.add(fields, frames.order.clone(), BTreeMap::new(), units, Task::Deduplicate(task), known);
+            let units = frames.tasks.receipts().map(|receipt| receipt.videos.len() as u64).sum();
+            plan.add(fields, frames.tasks.keys(), BTreeMap::new(), units, Task::Deduplicate(task), known);
         }
         plan
     }
@@ -64,7 +64,7 @@ impl Planner<'_> {
         let task = TrainDecoderTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
-            labels: labels.files("labels.parquet"),
+            labels: labels.tasks.files("labels.parquet"),
             actions: actions.action_files(),
         };
         let fields = of_train_decoder(&task);
@@ -73,7 +73,7 @@ impl Planner<'_> {
             return plan;
         }
         let units = config.decoders().len() as u64;
-        let inputs = labels.order.iter().chain(&actions.order).cloned().collect();
+        let inputs = labels.tasks.keys().into_iter().chain(actions.tasks.keys()).collect();
         plan.add(fields, inputs, BTreeMap::new(), units, Task::TrainDecoder(task), known);
         plan
     }
@@ -94,7 +94,7 @@ impl Planner<'_> {
         if plan.waits_for([("policy", policy), ("dynamics", dynamics)]) {
             return plan;
         }
-        let inputs = [policy, dynamics].into_iter().flatten().flat_map(|plan| plan.order.clone()).collect();
+        let inputs = [policy, dynamics].into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
         let provenance = BTreeMap::from([("lapo.key".into(), key(&fields))]);
         let units = config.updates() * config.batch() as u64;
         plan.add(fields, inputs, BTreeMap::new(), units, Task::Finetune(Box::new(FinetuneTask { provenance, ..task })), known);
@@ -110,12 +110,12 @@ impl Planner<'_> {
             config: config.clone(),
             seed: self.checked.spec.seed,
             policy: policy.map(StagePlan::weights),
-            decoders: decoder.map(|decoder| decoder.files(".safetensors")).unwrap_or_default(),
+            decoders: decoder.map(|decoder| decoder.tasks.files(".safetensors")).unwrap_or_default(),
             agent: agent.map(StagePlan::weights),
-            labels: labels.map(|labels| labels.files("labels.parquet")).unwrap_or_default(),
+            labels: labels.map(|labels| labels.tasks.files("labels.parquet")).unwrap_or_default(),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
             dynamics: dynamics.map(StagePlan::weights),
-            shards: frames.map(|frames| frames.files(".arrow")).unwrap_or_default(),
+            shards: frames.map(|frames| frames.tasks.files(".arrow")).unwrap_or_default(),
         };
         let fields = of_evaluate(&task);
         plan.settings = settings(&fields);
@@ -123,7 +123,7 @@ impl Planner<'_> {
             return plan;
         }
         let units = config.all_episodes(task.decoders.len() + usize::from(task.agent.is_some()));
-        let inputs = of.into_iter().flatten().flat_map(|plan| plan.order.clone()).collect();
+        let inputs = of.into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
         plan.add(fields, inputs, BTreeMap::new(), units, Task::Evaluate(Box::new(task)), known);
         plan
     }
@@ -139,12 +139,11 @@ impl Planner<'_> {
         };
         let fields = of_report(&task);
         plan.settings = settings(&fields);
-        if let Some(waited) = stages.iter().find(|stage| stage.new > 0) {
-            plan.new = 1;
-            plan.why.insert(format!("new {}", waited.stage), 1);
+        if let Some(waited) = stages.iter().find(|stage| stage.new_tasks() > 0) {
+            plan.wait(Waiting { tasks: 1, videos: 0 }, format!("new {}", waited.stage));
             return plan;
         }
-        let inputs = stages.iter().flat_map(|stage| stage.order.clone()).collect();
+        let inputs = stages.iter().flat_map(|stage| stage.tasks.keys()).collect();
         plan.add(fields, inputs, BTreeMap::new(), report::SECTIONS, Task::Report(Box::new(task)), known);
         plan
     }
@@ -155,33 +154,32 @@ impl StagePlan {
     fn as_source(&self) -> Source {
         let sum = |sums: &mut BTreeMap<String, f64>, (name, value): (&String, &f64)| *sums.entry(name.clone()).or_default() += value;
         let mut stats = BTreeMap::new();
-        self.receipts.iter().flat_map(|receipt| &receipt.stats).for_each(|stat| sum(&mut stats, stat));
+        self.tasks.receipts().flat_map(|receipt| &receipt.stats).for_each(|stat| sum(&mut stats, stat));
         Source {
             stage: self.stage.clone(),
             kind: self.kind.clone(),
             settings: self.settings.clone(),
-            tasks: self.order.clone(),
+            tasks: self.tasks.keys(),
             stats,
-            files: self.files(""),
-            rejects: self.receipts.iter().flat_map(|receipt| receipt.rejects.clone()).collect(),
+            files: self.tasks.files(""),
+            rejects: self.tasks.receipts().flat_map(|receipt| receipt.rejects.clone()).collect(),
         }
     }
 
     /// The file of weights of a stage that makes one.
     fn weights(&self) -> FileInfo {
-        self.files(".safetensors").pop().unwrap_or_else(no_file)
+        self.tasks.files(".safetensors").pop().unwrap_or_else(no_file)
     }
 
     /// The digests of videos that a stage of near-copies leaves out.
     pub(super) fn copies(&self) -> HashSet<&str> {
-        self.receipts.iter().flat_map(|receipt| &receipt.rejects).map(|reject| reject.digest.as_str()).collect()
+        self.tasks.receipts().flat_map(|receipt| &receipt.rejects).map(|reject| reject.digest.as_str()).collect()
     }
 
     /// Whether the stage's one task is not known yet, since an input is still to be made.
     fn waits_for<'a>(&mut self, inputs: impl IntoIterator<Item = (&'a str, Option<&'a StagePlan>)>) -> bool {
-        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.is_some_and(|plan| plan.new > 0)) else { return false };
-        self.new = 1;
-        self.why.insert(format!("new {name}"), 1);
+        let Some((name, _)) = inputs.into_iter().find(|(_, plan)| plan.is_some_and(|plan| plan.new_tasks() > 0)) else { return false };
+        self.wait(Waiting { tasks: 1, videos: 0 }, format!("new {name}"));
         true
     }
 }

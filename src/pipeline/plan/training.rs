@@ -3,11 +3,12 @@
 //! New input alone does not make a new model, unless `refresh` says so; a changed setting always does, and of a policy another model that
 //! labels: its latent actions mean something else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use super::{Planner, StagePlan};
-use crate::dataset::{self, FileInfo, Receipt, head};
-use crate::pipeline::key::{Fields, Known, key, of_train_dynamics, of_train_policy, settings};
+use super::{Planned, Planner, StagePlan, Waiting};
+use crate::dataset::{FileInfo, Receipt};
+use crate::pipeline::key::{Fields, Known, WithSettings, key, of_train_dynamics, of_train_policy, settings};
 use crate::pipeline::spec::StageSpec;
 use crate::stages::Task;
 use crate::stages::label::LabelConfig;
@@ -32,17 +33,17 @@ struct Training<'a> {
 impl Training<'_> {
     /// How much there is to learn from; where videos are still to be decoded, they count as those do that were.
     fn count(&self) -> u64 {
-        let there: u64 = self.source.receipts.iter().map(|r| stat(r, self.names[1])).sum();
-        let StagePlan { new_videos, reused_videos, .. } = *self.source;
-        let expected = there as f64 * new_videos as f64 / reused_videos.max(1) as f64;
-        there + if self.source.new > 0 { expected as u64 } else { 0 }
+        let there: u64 = self.source.tasks.receipts().map(|r| stat(r, self.names[1])).sum();
+        let (new, reused) = (self.source.new_videos(), self.source.reused_videos());
+        let expected = there as f64 * new as f64 / reused.max(1) as f64;
+        there + if self.source.new_tasks() > 0 { expected as u64 } else { 0 }
     }
 
     /// Whether the model that exists still serves, by the stage's `refresh`.
     fn is_kept(&self, kept: &Receipt) -> bool {
         match self.refresh {
             Refresh::Never => true,
-            Refresh::Always => self.source.new == 0 && kept.inputs == self.source.order,
+            Refresh::Always => self.source.new_tasks() == 0 && kept.inputs == self.source.tasks.keys(),
             Refresh::Growth(share) => (self.count() as f64) < stat(kept, self.names[1]) as f64 * (1.0 + share),
         }
     }
@@ -50,16 +51,11 @@ impl Training<'_> {
 
 impl Planner<'_> {
     /// One task.
-    pub(super) fn train_dynamics(
-        &self,
-        plan: StagePlan,
-        config: &TrainDynamicsConfig,
-        receipts: &[Receipt],
-    ) -> Result<StagePlan, dataset::Error> {
+    pub(super) fn train_dynamics(&self, plan: StagePlan, config: &TrainDynamicsConfig, receipts: &[Arc<Receipt>]) -> StagePlan {
         let frames = &self.plans[&config.frames];
         let [actions, copies] = [&config.actions, &config.without].map(|name| name.as_ref().map(|name| &self.plans[name]));
         let copies_in_order = |copies: &StagePlan| {
-            let (left_out, videos) = (copies.copies(), frames.receipts.iter().flat_map(|receipt| &receipt.videos));
+            let (left_out, videos) = (copies.copies(), frames.tasks.receipts().flat_map(|receipt| &receipt.videos));
             videos.filter(|video| left_out.contains(video.digest.as_str())).map(|video| video.digest.clone()).collect()
         };
         let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
@@ -67,7 +63,7 @@ impl Planner<'_> {
             config: config.clone(),
             seed: self.checked.spec.seed,
             size: size as usize,
-            shards: frames.files(".arrow"),
+            shards: frames.tasks.files(".arrow"),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
             without: copies.map(copies_in_order),
             provenance: BTreeMap::new(),
@@ -87,18 +83,13 @@ impl Planner<'_> {
     }
 
     /// One task.
-    pub(super) fn train_policy(
-        &self,
-        plan: StagePlan,
-        config: &TrainPolicyConfig,
-        receipts: &[Receipt],
-    ) -> Result<StagePlan, dataset::Error> {
+    pub(super) fn train_policy(&self, plan: StagePlan, config: &TrainPolicyConfig, receipts: &[Arc<Receipt>]) -> StagePlan {
         let labels = &self.plans[&config.labels];
-        let model = self.labels_of(&config.labels).and_then(|config| self.plans[&config.dynamics].model());
+        let model = self.labels_of(&config.labels).and_then(|config| self.plans[&config.dynamics].model()).map(|(_, model)| model);
         let task = TrainPolicyTask {
             config: config.clone(),
             seed: self.checked.spec.seed,
-            labels: labels.files("labels.parquet"),
+            labels: labels.tasks.files("labels.parquet"),
             shards: self.shards_of(&config.labels),
             provenance: BTreeMap::new(),
             checkpoint_secs: self.options.checkpoint_secs,
@@ -109,7 +100,7 @@ impl Planner<'_> {
             beside: vec![],
             names: ["labels", "transitions", "files of labels"],
             steps: config.steps,
-            unseen: &|kept| labels.receipts.iter().filter(|r| !kept.inputs.contains(&r.key)).count() + labels.new,
+            unseen: &|kept| unseen(kept, labels).count() + labels.new_tasks(),
             fields: &|generation| of_train_policy(&task, model, generation),
             task: &|provenance| Task::TrainPolicy(Box::new(TrainPolicyTask { provenance, ..task.clone() })),
         };
@@ -118,7 +109,7 @@ impl Planner<'_> {
 
     /// The shards that a stage of labels labels.
     pub(super) fn shards_of(&self, labels: &str) -> Vec<FileInfo> {
-        self.labels_of(labels).map(|config| self.plans[&config.frames].files(".arrow")).unwrap_or_default()
+        self.labels_of(labels).map(|config| self.plans[&config.frames].tasks.files(".arrow")).unwrap_or_default()
     }
 
     /// The settings of a stage of labels.
@@ -130,62 +121,69 @@ impl Planner<'_> {
     }
 
     /// A model with these settings is kept, unless `refresh` says otherwise.
-    fn train(&self, mut plan: StagePlan, training: &Training, receipts: &[Receipt]) -> Result<StagePlan, dataset::Error> {
+    fn train(&self, mut plan: StagePlan, training: &Training, receipts: &[Arc<Receipt>]) -> StagePlan {
         let (source, fields) = (training.source, (training.fields)(0));
         let [name, _, units] = training.names;
         let version = format!("{name}_version");
         plan.settings = settings(&fields);
-        let current = head(self.store, &plan.stage)?.and_then(|manifest| manifest.receipts.into_iter().next());
-        let trained = |r: &&Receipt| settings(&r.fields) == plan.settings && r.fields.get("model") == fields.get("model");
-        let latest = |r: &&Receipt| (Some(&r.key) == current.as_ref(), stat(r, &version), r.fields["generation"].as_u64());
+        let with_settings = WithSettings::new(&plan.settings);
+        let current = plan.before_entries.first().map(|(key, _)| key.clone());
+        let trained = |r: &&Arc<Receipt>| with_settings.are_of(r) && r.fields.get("model") == fields.get("model");
+        let latest = |r: &&Arc<Receipt>| (Some(&r.key) == current.as_ref(), stat(r, &version), generation(r));
         let kept = receipts.iter().filter(trained).max_by_key(latest).cloned();
         let forced = self.options.refresh.contains(&plan.stage);
         if let Some(kept) = kept.as_ref().filter(|kept| !forced && training.is_kept(kept)) {
             let unseen = (training.unseen)(kept);
             let on = kept.stats.get(&version).map_or_else(|| "no version".into(), |version| format!("version {version}"));
             plan.note = (unseen > 0).then(|| format!("kept: trained on {on}, {unseen} newer {units} unseen"));
-            plan.order = vec![kept.key.clone()];
-            plan.receipts = vec![kept.clone()];
-            plan.reused = 1;
-            return Ok(plan);
+            plan.tasks.push(Planned::Done(kept.clone()));
+            return plan;
         }
-        if source.new > 0 || training.beside.iter().any(|beside| beside.new > 0) {
-            plan.new = 1;
+        if source.new_tasks() > 0 || training.beside.iter().any(|beside| beside.new_tasks() > 0) {
             let reason = if kept.is_some() { format!("new {name}") } else { Known::new(receipts).why(&fields) };
-            plan.why.insert(reason, 1);
-            return Ok(plan);
+            plan.wait(Waiting { tasks: 1, videos: 0 }, reason);
+            return plan;
         }
-        self.new_training(&mut plan, training, kept.as_ref(), forced, receipts);
-        Ok(plan)
+        self.new_training(&mut plan, training, kept.as_deref(), forced, receipts);
+        plan
     }
 
     /// What is learnt from is all there, and a model is to be trained on it (or was, by a run that was not committed).
-    fn new_training(&self, plan: &mut StagePlan, training: &Training, kept: Option<&Receipt>, forced: bool, receipts: &[Receipt]) {
+    fn new_training(&self, plan: &mut StagePlan, training: &Training, kept: Option<&Receipt>, forced: bool, receipts: &[Arc<Receipt>]) {
         let (source, [name, counted, _]) = (training.source, training.names);
-        let generations = receipts.iter().filter(|r| settings(&r.fields) == plan.settings);
-        let newest = generations.filter_map(|r| r.fields["generation"].as_u64()).max().unwrap_or(0);
-        let mut fields = (training.fields)(kept.and_then(|k| k.fields["generation"].as_u64()).unwrap_or(0));
+        let with_settings = WithSettings::new(&plan.settings);
+        let newest = receipts.iter().filter(|r| with_settings.are_of(r)).filter_map(|r| generation(r)).max().unwrap_or(0);
+        let mut fields = (training.fields)(kept.and_then(generation).unwrap_or(0));
         if forced && receipts.iter().any(|r| r.key == key(&fields)) {
             fields = (training.fields)(newest + 1);
         }
-        let (steps, inputs) = (training.steps, source.order.clone());
+        let (steps, inputs) = (training.steps, source.tasks.keys());
         let mut provenance = BTreeMap::from([("lapo.key".to_owned(), key(&fields))]);
         let mut stats = BTreeMap::from([(counted.to_owned(), training.count() as f64), ("steps".to_owned(), steps as f64)]);
-        if let Some(version) = source.version {
+        if let Some(version) = source.version() {
             provenance.insert(format!("lapo.{name}_version"), version.to_string());
             stats.insert(format!("{name}_version"), version as f64);
         }
         plan.add(fields, inputs, stats, steps, (training.task)(provenance), &Known::new(receipts));
-        if forced && plan.new > 0 {
+        if forced && plan.tasks.undone() > 0 {
             plan.why = BTreeMap::from([("asked for by --refresh".into(), 1)]);
         }
     }
 }
 
+/// What a model's training has not seen of its source.
+fn unseen<'p>(kept: &Receipt, source: &'p StagePlan) -> impl Iterator<Item = &'p Arc<Receipt>> {
+    let seen: HashSet<String> = kept.inputs.iter().cloned().collect();
+    source.tasks.receipts().filter(move |receipt| !seen.contains(&receipt.key))
+}
+
 /// Videos of the frames that the model was not trained on, those still to be decoded included.
 fn unseen_videos(kept: &Receipt, frames: &StagePlan) -> usize {
-    let unseen = frames.receipts.iter().filter(|r| !kept.inputs.contains(&r.key));
-    unseen.map(|r| r.videos.len()).sum::<usize>() + frames.new_videos * usize::from(frames.new > 0)
+    unseen(kept, frames).map(|r| r.videos.len()).sum::<usize>() + frames.new_videos() * usize::from(frames.new_tasks() > 0)
+}
+
+fn generation(receipt: &Receipt) -> Option<u64> {
+    receipt.fields.get("generation")?.as_u64()
 }
 
 fn stat(receipt: &Receipt, name: &str) -> u64 {

@@ -72,8 +72,8 @@ impl Episodes {
     pub fn new(config: &DecodeConfig) -> Self {
         Episodes {
             size: FrameSize { height: config.size, width: config.size },
-            cut: config.cut,
-            blank: config.blank,
+            cut: config.cut.map(|cut| cut as f32),
+            blank: config.blank.map(|blank| blank as f32),
             still: config.still,
             waiting: VecDeque::new(),
             before: [0.0; AROUND],
@@ -116,7 +116,7 @@ impl Episodes {
     }
 
     fn left_out(&mut self, look: &Look, change: Option<f32>) -> Option<LeftOut> {
-        let still = self.still.filter(|still| change.is_some_and(|change| change < still.change));
+        let still = self.still.filter(|still| change.is_some_and(|change| change < still.change as f32));
         self.stood = if still.is_some() { self.stood + 1 } else { 0 };
         let blank = self.blank.filter(|blank| look.contrast < *blank).map(|_| LeftOut::Blank);
         blank.or_else(|| still.filter(|still| self.stood > still.frames).map(|_| LeftOut::Still))
@@ -172,7 +172,7 @@ mod tests {
         judged(config, frames).iter().map(of).collect()
     }
 
-    fn cut(cut: Option<f32>) -> DecodeConfig {
+    fn cut(cut: Option<f64>) -> DecodeConfig {
         DecodeConfig { cut, ..serde_json::from_str("{}").expect("all fields have defaults") }
     }
 

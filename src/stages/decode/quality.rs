@@ -23,7 +23,7 @@ pub struct Look {
     pub contrast: f32,
     /// Widths of the black bars: left, top, right, bottom.
     pub bars: [f32; 4],
-    /// 64 comparisons of neighbouring parts (Krawetz's dHash).
+    /// 64 comparisons of neighbouring parts (Krawetz's dHash). The table holds the int64 with the same bits.
     pub hash: u64,
 }
 
@@ -119,7 +119,7 @@ impl Quality {
         let names = ["change", "cut_score", "brightness", "contrast", "bar_left", "bar_top", "bar_right", "bar_bottom"];
         let mut columns = vec![("video", Column::Names(self.video, uris)), ("frame_index", Column::U32(self.frame_index))];
         columns.extend(names.into_iter().zip(self.numbers.map(Column::F32)));
-        columns.push(("hash", Column::U64(self.hash)));
+        columns.push(("hash", Column::Bits(self.hash)));
         columns.push(("left_out", Column::Names(self.left_out, ["", "blank", "still"].map(str::to_owned).into())));
         Ok(write_table(store, path, &columns)?)
     }

@@ -75,6 +75,7 @@ fn decode_video(
         uri: video.uri.clone(),
         bytes: video.bytes,
         modified: video.modified.clone(),
+        at: video.archived.as_ref().map(|archived| archived.at),
         frames,
         episodes,
         about: video.about.clone(),
@@ -97,6 +98,7 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
     frames.trimmed = trim != [0.0; 4];
     let request = Request { video: video.clone(), options: DecodeOptions { trim, ..options } };
     let result = decoded(&request, place, &mut |frame, pixels| {
+        place.go_on()?;
         frames.push(Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs }, frame.gap_before)
     });
     frames.finish()?;
@@ -105,7 +107,9 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
         // The file's fault is an outcome; anything else (a disk error, a file that vanished) is an error, and tried again by the next run.
         // That an object may be listed but not read shows only here.
         Err(Error::Video(error)) => match error.class() {
-            Some(FaultClass::Unreadable) if address(&video.uri).is_none() => return Err(error.into()),
+            Some(FaultClass::Unreadable) if address(&video.uri).is_none() => {
+                return Err(Error::Unavailable { video: video.uri.clone(), reason: error.to_string() });
+            }
             None => return Err(error.into()),
             Some(class) => Some((class, error.to_string())),
         },
@@ -120,6 +124,7 @@ fn bars_of(video: &VideoSource, options: &DecodeOptions, place: &Workplace) -> R
     let options = DecodeOptions { width: BARS_SIDE, height: BARS_SIDE, fit: Fit::Stretch, fps: None, ..options.clone() };
     let mut least = None;
     let seen = decoded(&Request { video: video.clone(), options }, place, &mut |_, pixels| {
+        place.go_on()?;
         let bars = Look::at(pixels, size).bars;
         // Of a dark picture nothing is known.
         if bars[0] + bars[2] < 1.0 && bars[1] + bars[3] < 1.0 {
@@ -136,10 +141,14 @@ fn bars_of(video: &VideoSource, options: &DecodeOptions, place: &Workplace) -> R
 
 /// Decodes where this run decodes.
 fn decoded(request: &Request, place: &Workplace, take: &mut Take) -> Result<Option<Fault>, Error> {
-    match place.decoders {
+    place.go_on()?;
+    let result = match place.decoders {
         Some(decoders) => decoders.decode(request, take),
         None => decode(request, place.store.access(), Guard::new(&request.options.limits), take),
-    }
+    };
+    // A signal to the whole group may have ended the process that decodes: that says nothing of the video.
+    place.go_on()?;
+    result
 }
 
 /// What a task writes.
@@ -186,6 +195,6 @@ impl Frames<'_> {
 fn unchanged(video: &VideoSource, place: &Workplace) -> Result<(), Error> {
     match version_of(video.file(), place.store.access()) {
         Ok((bytes, version)) if version == video.modified && (bytes == video.bytes || video.archived.is_some()) => Ok(()),
-        _ => Err(Error::Changed { file: video.uri.clone() }),
+        _ => Err(Error::Unavailable { video: video.uri.clone(), reason: "it changed since this run looked at it".into() }),
     }
 }

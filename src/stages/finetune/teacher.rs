@@ -76,6 +76,7 @@ impl Teacher {
             batch: BATCH,
             learning_rate: 1e-3,
             label_smoothing: 0.05,
+            stop: None,
         };
         let known = self.pairs.take(&order);
         let spread = Spread::of(&known.latent_action, config.latent_dim);

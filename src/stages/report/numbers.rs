@@ -54,7 +54,9 @@ pub fn command(sql: &str) -> String {
 fn cell(column: &Column, row: usize) -> String {
     match column {
         Column::F64(values) => values[row].map_or("-".into(), shown),
+        Column::I64(values) => values[row].to_string(),
         Column::U64(values) => values[row].to_string(),
+        Column::Bits(values) => values[row].cast_signed().to_string(),
         Column::U32(values) => values[row].to_string(),
         Column::F32(values) => shown(values[row].into()),
         Column::Text(values) => values[row].clone(),

@@ -32,7 +32,7 @@ pub(super) struct Data {
 
 impl Data {
     pub(super) fn open(task: &TrainPolicyTask, place: &Workplace) -> Result<Data, Error> {
-        let shards = Shards::open(place.store, task.shards.iter().map(|file| file.path.clone()).collect())?;
+        let shards = Shards::open_files(place.store, &task.shards)?;
         let number: HashMap<&str, u32> = task.shards.iter().zip(0..).map(|(file, number)| (file.blake3.as_str(), number)).collect();
         let (mut latent_action, mut latent_dim, mut videos) = (Vec::new(), 0, HashMap::new());
         let (mut training, mut held_out) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@
 //! that is not a good video. Without an `ffmpeg` on the path the tests say so and skip.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a test says what it skips")]
 
 mod broken;
 mod pictures;

@@ -1,0 +1,278 @@
+//! What must reach the disk so that a file is there after a power cut, and no sync more.
+//!
+//! In: files and folders that were just made. Out: as few syncs as the file system allows. Start at [`Durable::sync_names`].
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::error::{Result, io_error};
+
+/// File systems that write metadata in order, by the type that `statfs` gives. (ext2, which shares its number with ext4, is served by
+/// ext4's code, which syncs new names itself.)
+#[cfg(target_os = "linux")]
+const ORDERED: [u64; 8] = [
+    0xEF53,      // ext4
+    0x5846_5342, // XFS
+    0x9123_683E, // btrfs
+    0xF2F5_2010, // F2FS
+    0x2FC1_2FC1, // ZFS
+    0x794C_7630, // overlayfs, whose upper layer is one of these
+    0x6969,      // NFS: its server makes names durable before it answers
+    0x0102_1994, // tmpfs, which no power cut spares
+];
+/// Names of folders that are remembered to be durable.
+const REMEMBERED: usize = 4096;
+
+/// Makes the files of a workspace's folder durable.
+#[derive(Debug)]
+pub(super) struct Durable {
+    root: PathBuf,
+    names: OnceLock<Names>,
+    /// What was synced, in order.
+    #[cfg(test)]
+    synced: Mutex<Vec<PathBuf>>,
+}
+
+/// What a sync makes durable besides the file it is called on.
+#[derive(Debug)]
+enum Names {
+    /// The file system writes metadata in the order in which it changed, so that syncing a new file or its folder also makes the names
+    /// of all folders above it durable. A data file costs 1 sync, a create 2.
+    Ordered,
+    /// Nothing, as POSIX has it: each folder in which a name is new must be synced. A data file in two new folders costs 4 syncs.
+    Each(Mutex<Known>),
+}
+
+/// What is known of the names of folders.
+#[derive(Debug, Default)]
+struct Known {
+    /// Folders whose names, and those of all folders above, are durable.
+    durable: HashSet<PathBuf>,
+    /// Folders above the root that this process made.
+    above: HashSet<PathBuf>,
+}
+
+impl Durable {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            names: OnceLock::new(),
+            #[cfg(test)]
+            synced: Mutex::default(),
+        }
+    }
+
+    fn names(&self) -> &Names {
+        let find = || if has_ordered_metadata(&self.root) { Names::Ordered } else { Names::Each(Mutex::default()) };
+        self.names.get_or_init(find)
+    }
+
+    /// Makes the folders above `target`.
+    pub(super) fn make_folder_of(&self, target: &Path) -> Result<()> {
+        let folder = target.parent().unwrap_or(target);
+        let made = make_folders(folder).map_err(io_error("create the folder", folder))?;
+        if let Names::Each(known) = self.names() {
+            let mut known = lock(known);
+            for folder in made {
+                known.durable.remove(&folder);
+                if !folder.starts_with(&self.root) {
+                    known.above.insert(folder);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a file that was just created at its place durable: its bytes and its name.
+    pub(super) fn sync_new(&self, file: &File, target: &Path) -> Result<()> {
+        self.sync(file, target).map_err(io_error("sync", target))?;
+        match self.names() {
+            Names::Ordered => Ok(()),
+            Names::Each(_) => self.sync_names(target),
+        }
+    }
+
+    /// Makes the name of `target` durable, and those of the folders above it.
+    pub(super) fn sync_names(&self, target: &Path) -> Result<()> {
+        let folder = target.parent().unwrap_or(target);
+        self.sync_folder(folder)?;
+        let Names::Each(known) = self.names() else { return Ok(()) };
+        let mut now_durable = Vec::new();
+        for folder in folder.ancestors() {
+            let Some(above) = folder.parent() else { break };
+            // Another process may have made a folder that was there, so that each is synced once.
+            let is_done = {
+                let known = lock(known);
+                let is_ours = folder.starts_with(&self.root) || known.above.contains(folder);
+                !is_ours || known.durable.contains(folder)
+            };
+            if is_done {
+                break;
+            }
+            match self.sync_folder(above) {
+                // Above the workspace others decide what may be opened.
+                Err(error) if error.io_kind() == Some(ErrorKind::PermissionDenied) && !above.starts_with(&self.root) => {}
+                synced => synced?,
+            }
+            now_durable.push(folder.to_owned());
+        }
+        let mut known = lock(known);
+        if known.durable.len() + now_durable.len() > REMEMBERED {
+            known.durable.clear();
+        }
+        known.durable.extend(now_durable);
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &Path) -> Result<()> {
+        match File::open(folder).and_then(|file| self.sync(&file, folder)) {
+            // A file system that cannot sync folders says so in this way.
+            Err(cause) if cause.kind() == ErrorKind::InvalidInput => Ok(()),
+            synced => synced.map_err(io_error("sync", folder)),
+        }
+    }
+
+    /// The one place in which this module calls fsync; `_path` is what a test counts.
+    pub(super) fn sync(&self, file: &File, _path: &Path) -> io::Result<()> {
+        file.sync_all()?;
+        #[cfg(test)]
+        lock(&self.synced).push(_path.to_owned());
+        Ok(())
+    }
+}
+
+/// Whether the file system of a folder that exists writes metadata in order.
+fn has_ordered_metadata(folder: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::fs::statfs(folder).is_ok_and(|found| ORDERED.contains(&u64::try_from(found.f_type).unwrap_or(0)));
+    #[cfg(not(target_os = "linux"))]
+    return false;
+}
+
+/// Makes a folder and the missing ones above it; returns those that it made, the highest first.
+pub(super) fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let make = || match fs::create_dir(folder) {
+        Ok(()) => Ok(vec![folder.to_owned()]),
+        Err(cause) if cause.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(Vec::new()),
+        Err(cause) => Err(cause),
+    };
+    match (make(), folder.parent()) {
+        (Err(cause), Some(above)) if cause.kind() == ErrorKind::NotFound => {
+            let mut made = make_folders(above)?;
+            made.extend(make()?);
+            Ok(made)
+        }
+        (made, _) => made,
+    }
+}
+
+/// A thread that panicked leaves nothing half-done under a lock of this module.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::collections::BTreeSet;
+
+    use rand::{Rng, SeedableRng};
+
+    use super::super::disk::{Folder, Lasts};
+    use super::super::place::location;
+    use super::*;
+
+    impl Durable {
+        /// Treats the file system as one that promises only what POSIX does.
+        pub fn expect_no_order(&self) {
+            self.names.set(Names::Each(Mutex::default())).unwrap();
+        }
+
+        /// Returns what was synced since it was last asked.
+        pub fn take_synced(&self) -> Vec<PathBuf> {
+            std::mem::take(&mut lock(&self.synced))
+        }
+    }
+
+    /// Every file and folder below one.
+    fn tree(folder: &Path) -> BTreeSet<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| std::iter::once(path.clone()).chain(if path.is_dir() { tree(&path) } else { BTreeSet::new() })).collect()
+    }
+
+    /// A disk as POSIX promises it: a name is there after a power cut if its folder was synced since the name was made.
+    #[derive(Default)]
+    struct Disk {
+        seen: BTreeSet<PathBuf>,
+        durable: BTreeSet<PathBuf>,
+    }
+
+    impl Disk {
+        fn update(&mut self, base: &Path, synced: &[PathBuf]) {
+            let now = tree(base);
+            self.durable.retain(|path| now.contains(path));
+            let is_synced = |path: &PathBuf| synced.iter().any(|folder| Some(folder.as_path()) == path.parent());
+            self.durable.extend(now.iter().filter(|path| is_synced(path)).cloned());
+            self.seen = now;
+        }
+
+        fn survives(&self, base: &Path, file: &Path) -> bool {
+            file.ancestors().take_while(|path| *path != base).all(|path| self.durable.contains(path))
+        }
+    }
+
+    #[test]
+    fn what_was_written_survives_a_power_cut_on_a_disk_that_promises_no_order() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let names = ["a", "b", "data", "receipts"];
+        for _ in 0..60 {
+            let folder = tempfile::tempdir().unwrap();
+            // Neither the root nor the folder it is in is there.
+            let store = Folder::new(folder.path().join("new/ws"));
+            store.durable().expect_no_order();
+            let mut disk = Disk::default();
+            for number in 0..12 {
+                let depth = rng.random_range(0..4);
+                let above: String = (0..depth).map(|_| format!("{}/", names[rng.random_range(0..names.len())])).collect();
+                let path = location(&format!("{above}file{number}")).unwrap();
+                if rng.random() {
+                    store.create(&path, b"x", Lasts::Always).unwrap();
+                } else {
+                    let (file, target) = store.begin(&path).unwrap();
+                    store.finish(&file, &target).unwrap();
+                }
+                disk.update(folder.path(), &store.durable().take_synced());
+                assert!(disk.survives(folder.path(), &store.place(&path)), "{path}");
+                if rng.random_range(0..4) == 0 {
+                    // A folder that is deleted and made again has a new name.
+                    let _ = fs::remove_dir_all(store.place(&location(names[rng.random_range(0..names.len())]).unwrap()));
+                    disk.update(folder.path(), &[]);
+                }
+            }
+        }
+    }
+
+    /// Writes what a label task writes, and counts its syncs after the first task.
+    fn syncs_of_a_task(store: &Folder) -> Vec<usize> {
+        let count = |task: usize| {
+            let (file, target) = store.begin(&location(&format!("labels/data/k{task}/a{task}/labels.parquet")).unwrap()).unwrap();
+            store.finish(&file, &target).unwrap();
+            store.create(&location(&format!("labels/receipts/k{task}.json")).unwrap(), b"{}", Lasts::Always).unwrap();
+            store.durable().take_synced().len()
+        };
+        (0..5).map(count).skip(1).collect()
+    }
+
+    #[test]
+    fn a_task_with_one_file_costs_3_syncs_where_metadata_are_ordered_and_6_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ordered, other] = ["ordered", "other"].map(|name| Folder::new(folder.path().join(name)));
+        ordered.durable().names.set(Names::Ordered).unwrap();
+        other.durable().expect_no_order();
+        assert_eq!(syncs_of_a_task(&ordered), [3; 4]);
+        assert_eq!(syncs_of_a_task(&other), [6; 4]);
+    }
+}

@@ -1,0 +1,186 @@
+//! Receipts of a version, many to a Parquet file.
+//!
+//! In: receipts. Out: a file of one row per task, which never changes, and the receipts again, or only their keys, or only their files. A
+//! dataset of a million tasks is read from a few such files; a commit of one task writes one small file. Start at [`write`] and [`Pack`].
+//!
+//! Columns: `key`, `attempt` and `stage` as in the receipt; `files`, `videos` and `rejects` as JSON lists; `origin`, the rest as one JSON
+//! object.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::fields::Fields;
+use super::place::FileInfo;
+use super::receipt::{Made, Receipt, Reject, VideoRecord, numbers};
+use super::store::Store;
+use super::table::{Column, write_table};
+use super::table_reader::{Table, read_columns};
+
+/// The most receipts in one file.
+pub(super) const MOST: usize = 1 << 15;
+
+/// A file of receipts, as a manifest lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// The file; its rows are receipts.
+    pub file: FileInfo,
+    /// Rows that are no longer part of the dataset, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<u32>,
+}
+
+/// What a receipt holds beside its files and videos.
+#[derive(Serialize, Deserialize)]
+struct Origin {
+    fields: Fields,
+    inputs: Vec<String>,
+    #[serde(with = "numbers")]
+    stats: std::collections::BTreeMap<String, f64>,
+    made: Made,
+}
+
+/// Writes receipts into the new file `path`, in their order.
+pub(super) fn write(store: &Store, path: &str, receipts: &[Arc<Receipt>]) -> Result<Pack> {
+    let text = |value: &(dyn Fn(&Receipt) -> String + Sync)| Column::Text(receipts.par_iter().map(|receipt| value(receipt)).collect());
+    let origin = |receipt: &Receipt| {
+        let Receipt { fields, inputs, stats, made, .. } = receipt.clone();
+        json(&Origin { fields, inputs, stats, made })
+    };
+    let columns = [
+        ("key", text(&|receipt| receipt.key.clone())),
+        ("attempt", text(&|receipt| receipt.attempt.clone())),
+        ("stage", text(&|receipt| receipt.stage.clone())),
+        ("files", text(&|receipt| json(&receipt.files))),
+        ("videos", text(&|receipt| json(&receipt.videos))),
+        ("rejects", text(&|receipt| json(&receipt.rejects))),
+        ("origin", text(&origin)),
+    ];
+    Ok(Pack { file: write_table(store, path, &columns)?, dropped: vec![] })
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data with text keys")
+}
+
+impl Pack {
+    /// How many tasks of the dataset are in it.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        (self.file.rows as usize).saturating_sub(self.dropped.len())
+    }
+
+    /// Key and attempt of every row, dropped ones included.
+    pub(super) fn entries(&self, store: &Store) -> Result<Vec<(String, String)>> {
+        let mut table = self.columns(store, &["key", "attempt"])?;
+        let (keys, attempts) = (self.take(&mut table, "key")?, self.take(&mut table, "attempt")?);
+        Ok(keys.into_iter().zip(attempts).collect())
+    }
+
+    /// The receipts in it that are part of the dataset, in order.
+    pub(super) fn receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
+        let rows = self.all_receipts(store)?;
+        Ok(self.kept(rows))
+    }
+
+    /// The receipts of all rows.
+    pub(super) fn all_receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
+        let mut table = self.columns(store, &["key", "attempt", "stage", "files", "videos", "rejects", "origin"])?;
+        let [keys, attempts, stages] = ["key", "attempt", "stage"].map(|name| self.take(&mut table, name));
+        let (keys, attempts, stages) = (keys?, attempts?, stages?);
+        let [files, videos, rejects, origins] = ["files", "videos", "rejects", "origin"].map(|name| self.take(&mut table, name));
+        let (files, videos, rejects, origins) = (files?, videos?, rejects?, origins?);
+        // Tasks of one stage have most fields alike: they share them.
+        let like = origins.first().map_or(Ok(Fields::default()), |origin| Ok(self.parse::<Origin>(origin)?.fields))?;
+        let names = keys.into_par_iter().zip(attempts).zip(stages);
+        let rows = names.zip(files).zip(videos).zip(rejects).zip(origins);
+        rows.map(|((((((key, attempt), stage), files), videos), rejects), origin)| {
+            let files: Vec<FileInfo> = self.parse(&files)?;
+            let videos: Vec<VideoRecord> = self.parse(&videos)?;
+            let rejects: Vec<Reject> = self.parse(&rejects)?;
+            let Origin { fields, inputs, stats, made } = self.parse(&origin)?;
+            let (format, fields) = (super::FORMAT, fields.sharing(&like));
+            Ok(Arc::new(Receipt { format, key, stage, attempt, fields, files, inputs, videos, rejects, stats, made }))
+        })
+        .collect()
+    }
+
+    /// The files of every task that is part of the dataset, in order.
+    pub(super) fn files(&self, store: &Store) -> Result<Vec<Vec<FileInfo>>> {
+        self.json_column(store, "files")
+    }
+
+    /// The videos of every task that is part of the dataset, in order.
+    pub(super) fn videos(&self, store: &Store) -> Result<Vec<Vec<VideoRecord>>> {
+        self.json_column(store, "videos")
+    }
+
+    /// The rejects of every task that is part of the dataset, in order.
+    pub(super) fn rejects(&self, store: &Store) -> Result<Vec<Vec<Reject>>> {
+        self.json_column(store, "rejects")
+    }
+
+    fn json_column<T: DeserializeOwned + Send>(&self, store: &Store, name: &str) -> Result<Vec<T>> {
+        let mut table = self.columns(store, &[name])?;
+        let texts = self.kept(self.take(&mut table, name)?);
+        texts.par_iter().map(|text| self.parse(text)).collect()
+    }
+
+    /// Leaves out the dropped rows.
+    pub(super) fn kept<T>(&self, rows: Vec<T>) -> Vec<T> {
+        let mut dropped = self.dropped.iter().peekable();
+        let is_kept = |(row, value): (usize, T)| {
+            let gone = dropped.next_if(|gone| **gone as usize == row).is_some();
+            (!gone).then_some(value)
+        };
+        rows.into_iter().enumerate().filter_map(is_kept).collect()
+    }
+
+    fn columns(&self, store: &Store, names: &[&str]) -> Result<Table> {
+        read_columns(store, &self.file.path, names)
+    }
+
+    fn take(&self, table: &mut Table, name: &str) -> Result<Vec<String>> {
+        let rows = table.take_text(name).ok_or_else(|| self.corrupt(format!("no text column `{name}`")))?;
+        if rows.len() as u64 == self.file.rows {
+            return Ok(rows);
+        }
+        Err(self.corrupt(format!("{} rows, the manifest says {}", rows.len(), self.file.rows)))
+    }
+
+    fn parse<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
+        serde_json::from_str(text).map_err(|cause| self.corrupt(cause.to_string()))
+    }
+
+    fn corrupt(&self, reason: String) -> Error {
+        Error::Corrupt { path: self.file.path.clone(), reason }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::faults::faulty_store;
+    use super::super::receipt::tests::receipt;
+    use super::*;
+
+    #[test]
+    fn receipts_come_back_as_they_were_and_dropped_rows_do_not() {
+        let store = faulty_store(&[]);
+        let mut all: Vec<Arc<Receipt>> = (0..5).map(|i| Arc::new(receipt(&format!("k{i}"), "a"))).collect();
+        let with = Arc::make_mut(&mut all[1]);
+        with.fields = serde_json::Map::from_iter([("blank".to_owned(), 0.029999999329447746.into())]).into();
+        with.stats.insert("loss".into(), 0.1 + 0.2);
+        with.files.push(FileInfo { path: "s/data/k1/a/x".into(), bytes: 3, rows: 2, blake3: "b".into() });
+        let mut pack = write(&store, "s/packs/p.parquet", &all).unwrap();
+        assert_eq!(pack.receipts(&store).unwrap(), all);
+        pack.dropped = vec![0, 3];
+        assert_eq!(pack.receipts(&store).unwrap(), [all[1].clone(), all[2].clone(), all[4].clone()]);
+        assert_eq!(pack.files(&store).unwrap(), [all[1].files.clone(), vec![], vec![]]);
+        assert_eq!((pack.tasks(), pack.entries(&store).unwrap().len()), (3, 5));
+    }
+}

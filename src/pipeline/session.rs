@@ -1,0 +1,215 @@
+//! One run in a workspace: its number, what it pins, what it commits, its record. In: a checked pipeline and a store. Start at
+//! `Session::begin`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::check::Checked;
+use super::plan::{LeftOut, PlanOptions, Planned, StagePlan};
+use super::run::{Summary, Written};
+use crate::dataset::pins::{self, Held, Holder};
+use crate::dataset::workspace::{self, Claim};
+use crate::dataset::{Commit, Committed, Process, Receipt, Store, commit, delta, head, host, runs};
+use crate::executor::Job;
+use crate::executor::local::fresh_id;
+use crate::stages;
+
+/// A task that failed, or a video that could not be read now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFailure {
+    /// The stage.
+    pub stage: String,
+    /// The task's key; empty where no task was begun.
+    pub key: String,
+    /// What it is about: a video, or the task.
+    pub subject: String,
+    /// What went wrong.
+    pub message: String,
+    /// The cure, where it is known.
+    pub hint: Option<String>,
+    /// Whether the next run may succeed with nothing changed by hand.
+    pub transient: bool,
+    /// Whether it is a video that is left for the next run.
+    pub is_video: bool,
+}
+
+impl TaskFailure {
+    /// The failure of a task.
+    pub fn new(stage: &str, key: &str, error: &stages::Error) -> Self {
+        let (subject, is_video) = match error {
+            stages::Error::Unavailable { video, .. } => (video.clone(), true),
+            _ => (key.to_owned(), false),
+        };
+        TaskFailure {
+            stage: stage.to_owned(),
+            key: key.to_owned(),
+            subject,
+            message: error.to_string(),
+            hint: error.hint(),
+            transient: error.is_transient(),
+            is_video,
+        }
+    }
+
+    pub(super) fn left_out(stage: &str, left: &LeftOut) -> Self {
+        let LeftOut { video, reason } = left.clone();
+        let message = format!("{video}: {reason}");
+        TaskFailure { stage: stage.to_owned(), key: String::new(), subject: video, message, hint: None, transient: true, is_video: true }
+    }
+
+    /// The video that it is about, and what is wrong with it.
+    pub(super) fn unavailable(&self) -> Option<(String, String)> {
+        let reason = || self.message.strip_prefix(&format!("{}: ", self.subject)).unwrap_or(&self.message).to_owned();
+        self.is_video.then(|| (self.subject.clone(), reason()))
+    }
+}
+
+/// Who works while a run's pins hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PinsFor {
+    /// This process, and nobody after it.
+    ThisProcess,
+    /// Whoever works on the plan that it hands out.
+    Workers,
+}
+
+/// A run that has begun.
+pub(super) struct Session<'a> {
+    pub checked: &'a Checked,
+    pub store: &'a Store,
+    pub run: String,
+    /// The process whose end ends the run; `None` where the run is a plan that others work on.
+    process: Option<Process>,
+    take_over: bool,
+    started_unix_secs: u64,
+}
+
+impl<'a> Session<'a> {
+    /// Claims the workspace, takes a number, and pins the newest versions, until this process ends or for others.
+    pub fn begin(checked: &'a Checked, store: &'a Store, options: &PlanOptions, pins_for: PinsFor) -> Result<Self, Error> {
+        let started_unix_secs = now().as_secs();
+        claim(checked, store, options)?;
+        let run = runs::begin(store, &checked.spec.name, &host(), started_unix_secs)?;
+        let process = Process::this().filter(|_| pins_for == PinsFor::ThisProcess);
+        let session = Session { checked, store, run, process, take_over: options.take_over, started_unix_secs };
+        session.pin_newest()?;
+        Ok(session)
+    }
+
+    fn holder(&self) -> Holder<'_> {
+        Holder { run: &self.run, process: self.process.as_ref(), holds: pins::RUN, now_unix_secs: now().as_secs() }
+    }
+
+    /// Pins every stage's newest version.
+    fn pin_newest(&self) -> Result<(), Error> {
+        let mut stages = BTreeMap::new();
+        for (name, _) in &self.checked.spec.stages {
+            if let Some(newest) = head(self.store, name)? {
+                stages.insert(name.clone(), Held { versions: vec![newest.version], keys: vec![] });
+            }
+        }
+        if !stages.is_empty() {
+            pins::pin(self.store, self.holder(), "start", stages)?;
+        }
+        Ok(())
+    }
+
+    /// Pins the tasks of a plan that no version keeps: those to be done, and those that are done and not in the newest version. False where
+    /// one of the latter has been collected meanwhile: then the stage must be planned again.
+    pub fn hold(&self, plan: &StagePlan) -> Result<bool, Error> {
+        let kept: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
+        let adopted: Vec<String> =
+            plan.tasks.receipts().map(|receipt| &receipt.key).filter(|key| !kept.contains(key.as_str())).cloned().collect();
+        let new = plan.tasks.iter().filter(|task| !matches!(task, Planned::Done(_))).map(|task| task.key().to_owned());
+        let keys: Vec<String> = adopted.iter().cloned().chain(new).collect();
+        if keys.is_empty() {
+            return Ok(true);
+        }
+        let held = BTreeMap::from([(plan.stage.clone(), Held { versions: vec![], keys })]);
+        pins::pin(self.store, self.holder(), &format!("{}-{}", plan.stage, fresh_id()), held)?;
+        Ok(crate::dataset::are_filed(self.store, &plan.stage, &adopted)?)
+    }
+
+    /// Pins a task that is begun before its stage is planned.
+    pub fn hold_job(&self, job: &Job) -> Result<(), Error> {
+        let held = BTreeMap::from([(job.stage.clone(), Held { versions: vec![], keys: vec![job.key.clone()] })]);
+        Ok(pins::pin(self.store, self.holder(), &format!("{}-{}", job.stage, fresh_id()), held)?)
+    }
+
+    /// Makes a plan whose tasks are all done the newest version, and pins it.
+    pub fn commit(&self, plan: &mut StagePlan) -> Result<Committed, Error> {
+        let why = plan.reasons();
+        let by = Commit {
+            stage: &plan.stage,
+            kind: &plan.kind,
+            run: &self.run,
+            pipeline: &self.checked.spec.name,
+            take_over: self.take_over,
+            why: &why,
+            settings: &plan.settings,
+            since: plan.before.as_ref().map_or(0, |before| before.version),
+            now_unix_ms: now().as_millis() as u64,
+        };
+        let fresh: HashMap<String, Arc<Receipt>> = plan.tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
+        let committed = commit(self.store, &by, &plan.tasks.keys(), &fresh)?;
+        publish(self.store, &plan.stage, &committed, &mut plan.note)?;
+        if let Committed::New(manifest) = &committed {
+            let held = BTreeMap::from([(plan.stage.clone(), Held { versions: vec![manifest.version], keys: vec![] })]);
+            pins::pin(self.store, self.holder(), &format!("{}-v{}", plan.stage, manifest.version), held)?;
+        }
+        plan.committed = match &committed {
+            Committed::New(manifest) | Committed::Unchanged(manifest) => Some(manifest.version),
+            Committed::Overtaken(_) => None,
+        };
+        Ok(committed)
+    }
+
+    /// Keeps the run's record and gives back what it pinned; a run that did nothing leaves nothing.
+    pub fn end(&self, summary: &mut Summary, failed: Option<&Error>) -> Result<(), Error> {
+        pins::release(self.store, &self.run)?;
+        let is_idle =
+            failed.is_none() && summary.failures.is_empty() && summary.stages.iter().all(|stage| !stage.changed && stage.new == 0);
+        if is_idle {
+            runs::abandon(self.store, &self.run)?;
+            summary.run = String::new();
+            return Ok(());
+        }
+        let outcome = match failed {
+            Some(error) => error.to_string(),
+            None if summary.failures.is_empty() => "done".to_owned(),
+            None => format!("done in part: {} failed", summary.failures.len()),
+        };
+        let record = Written::of(self.checked).record(summary, self.started_unix_secs, &outcome);
+        Ok(runs::record(self.store, &self.run, &record)?)
+    }
+}
+
+/// Writes what is missing of a stage's Delta Lake log. Another program's entry in it is told, and stops nothing.
+pub(super) fn publish(store: &Store, stage: &str, committed: &Committed, note: &mut Option<String>) -> Result<(), Error> {
+    match delta::publish_stage(store, stage, committed.manifest()) {
+        Err(error @ crate::dataset::Error::ForeignLog { .. }) => {
+            let hint = error.hint().unwrap_or_default();
+            *note = note.take().into_iter().chain([format!("{error}: {hint}")]).reduce(|note, error| format!("{note}; {error}"));
+            Ok(())
+        }
+        published => Ok(published?),
+    }
+}
+
+/// Claims the workspace for the pipeline; makes it one where it is none.
+pub(super) fn claim(checked: &Checked, store: &Store, options: &PlanOptions) -> Result<(), Error> {
+    let names: Vec<&str> = checked.spec.stages.iter().map(|(name, _)| name.as_str()).collect();
+    let claim =
+        Claim { pipeline: &checked.spec.name, shares_with: &checked.spec.shares_with, stages: &names, take_over: options.take_over };
+    workspace::claim(store, &claim, &fresh_id(), now().as_secs())?;
+    Ok(())
+}
+
+/// Since 1970.
+pub(super) fn now() -> std::time::Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

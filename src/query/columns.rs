@@ -1,0 +1,252 @@
+//! Names of columns: which a query means, and what unnamed ones are called.
+//!
+//! In: a query whose tables are known. Out: the query with the columns' own spelling and a distinct name for every result. Start at
+//! [`name_results`], then [`fold`].
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    AccessExpr, Expr, GroupByExpr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, Visit, VisitMut, Visitor,
+    VisitorMut,
+};
+
+use super::statement::same;
+use super::{Error, Result};
+
+/// Gives every unnamed expression its own text as a name, as in `median(motion)`, and a number where that is taken.
+///
+/// Polars calls an expression by the first column in it, so that two of the same column are an error.
+///
+/// # Errors
+/// Fails where rows that are groups are ordered by an aggregate that is no result: the engine would take it of the groups.
+pub(super) fn name_results(query: &mut Query) -> Result<()> {
+    match VisitMut::visit(query, &mut Namer) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+struct Namer;
+
+impl VisitorMut for Namer {
+    type Break = Box<Error>;
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Box<Error>> {
+        let SetExpr::Select(select) = &*query.body else { return ControlFlow::Continue(()) };
+        let Some(OrderBy { kind: OrderByKind::Expressions(keys), .. }) = &mut query.order_by else { return ControlFlow::Continue(()) };
+        let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
+        for key in keys {
+            let text = key.expr.to_string();
+            let result = select.projection.iter().find_map(|item| match item {
+                SelectItem::ExprWithAlias { expr, alias } if is_alike(&expr.to_string(), &text) => Some(alias.clone()),
+                _ => None,
+            });
+            match result {
+                Some(name) => key.expr = Expr::Identifier(name),
+                None if grouped && calls(&key.expr, AGGREGATES) => {
+                    let expected = "one of the results: put it into SELECT, too".to_owned();
+                    return ControlFlow::Break(Box::new(Error::Refused { seen: format!("`ORDER BY {text}`"), expected }));
+                }
+                None => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Box<Error>> {
+        let mut taken: BTreeSet<String> = select.projection.iter().filter_map(given).collect();
+        for item in &mut select.projection {
+            let SelectItem::UnnamedExpr(expr) = item else { continue };
+            let (name, otherwise) = match &*expr {
+                Expr::Identifier(ident) => (ident.value.clone(), ident.value.clone()),
+                // As the engine itself calls columns of joined tables.
+                Expr::CompoundIdentifier(parts) => match &parts[..] {
+                    [.., table, column] => (column.value.clone(), format!("{}:{}", column.value, table.value)),
+                    _ => continue,
+                },
+                other if expands(other) => continue,
+                other => (String::new(), other.to_string()),
+            };
+            if !name.is_empty() && taken.insert(name) {
+                continue;
+            }
+            let mut names = (0..).map(|n| if n == 0 { otherwise.clone() } else { format!("{otherwise}_{n}") });
+            let free = names.find(|name| taken.insert(name.clone())).unwrap_or_default();
+            // Quotes that look doubled are printed as they are.
+            let alias = Ident::with_quote('"', free.replace('"', "\"\""));
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The name that a query gives to a result.
+fn given(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::ExprWithAlias { alias, .. } => Some(alias.value.clone()),
+        _ => None,
+    }
+}
+
+/// Functions of all rows of a group.
+const AGGREGATES: &[&str] = &[
+    "array_agg",
+    "avg",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "first",
+    "last",
+    "max",
+    "median",
+    "min",
+    "quantile_cont",
+    "quantile_disc",
+    "stddev",
+    "string_agg",
+    "sum",
+    "variance",
+];
+
+/// Whether an expression may stand for several columns: `COLUMNS('latent.*')`.
+fn expands(expr: &Expr) -> bool {
+    calls(expr, &["columns"])
+}
+
+/// Whether an expression calls one of these functions.
+fn calls(expr: &Expr, functions: &[&str]) -> bool {
+    let mut found = false;
+    let _ = sqlparser::ast::visit_expressions(expr, |one: &Expr| {
+        if let Expr::Function(call) = one {
+            found |= functions.contains(&call.name.to_string().to_lowercase().as_str());
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    found
+}
+
+/// Whether two expressions are written alike; the case of text in them counts.
+fn is_alike(one: &str, other: &str) -> bool {
+    one == other || (same(one, other) && !one.contains('\''))
+}
+
+/// Spells columns as their tables do where a query differs in case alone, and returns the names that no table or query defines.
+pub(super) fn fold(query: &mut Query, columns: &BTreeSet<String>) -> Vec<String> {
+    let mut defined = Defined::default();
+    let _ = Visit::visit(query, &mut defined);
+    let mut columns = columns.clone();
+    columns.extend(defined.columns);
+    let mut folder = Folder { columns, tables: defined.tables, unknown: Vec::new() };
+    let _ = VisitMut::visit(query, &mut folder);
+    folder.unknown
+}
+
+/// The names that a query gives to columns and tables.
+#[derive(Default)]
+struct Defined {
+    columns: BTreeSet<String>,
+    tables: BTreeSet<String>,
+}
+
+impl Visitor for Defined {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        for table in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.alias(&table.alias);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        self.columns.extend(select.projection.iter().filter_map(given));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        let alias = match factor {
+            TableFactor::Table { alias, .. }
+            | TableFactor::Derived { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
+            _ => None,
+        };
+        if let Some(alias) = alias {
+            self.alias(alias);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Defined {
+    fn alias(&mut self, alias: &sqlparser::ast::TableAlias) {
+        self.tables.insert(alias.name.value.clone());
+        self.columns.extend(alias.columns.iter().map(|column| column.name.value.clone()));
+    }
+}
+
+/// Puts the name in `l.latent_code[1]` into brackets, as in `(l.latent_code)[1]`: without, the engine takes it for a field of `l`.
+fn bracket(expr: &mut Expr) {
+    let Expr::CompoundFieldAccess { root, access_chain } = expr else { return };
+    let mut parts = match &**root {
+        Expr::Identifier(first) => vec![first.clone()],
+        Expr::CompoundIdentifier(parts) => parts.clone(),
+        _ => return,
+    };
+    let names = access_chain.iter().map_while(|access| match access {
+        AccessExpr::Dot(Expr::Identifier(name)) => Some(name.clone()),
+        _ => None,
+    });
+    parts.extend(names);
+    if parts.len() > 1 {
+        access_chain.retain(|access| !matches!(access, AccessExpr::Dot(Expr::Identifier(_))));
+        **root = Expr::Nested(Box::new(Expr::CompoundIdentifier(parts)));
+    }
+}
+
+struct Folder {
+    columns: BTreeSet<String>,
+    tables: BTreeSet<String>,
+    unknown: Vec<String>,
+}
+
+impl Folder {
+    /// Spells a column as it is called; notes one that is not known.
+    fn column(&mut self, ident: &mut Ident) {
+        if !spell(ident, &self.columns) && !self.tables.contains(&ident.value) && !self.unknown.contains(&ident.value) {
+            self.unknown.push(ident.value.clone());
+        }
+    }
+}
+
+/// Takes over the one spelling that differs in case alone; `false` where there is none, or several.
+fn spell(ident: &mut Ident, names: &BTreeSet<String>) -> bool {
+    if names.contains(&ident.value) {
+        return true;
+    }
+    let mut near = names.iter().filter(|name| same(name, &ident.value));
+    let (Some(name), None) = (near.next(), near.next()) else { return false };
+    *ident = Ident::with_quote('"', name.clone());
+    true
+}
+
+impl VisitorMut for Folder {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        bracket(expr);
+        match expr {
+            Expr::Identifier(ident) => self.column(ident),
+            Expr::CompoundIdentifier(parts) => {
+                if let [table, column, ..] = &mut parts[..] {
+                    spell(table, &self.tables);
+                    self.column(column);
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,83 @@
+//! A video that is still being written costs itself: the others are committed, and it is left for the next run.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::project::{Project, Said};
+
+/// Runs while another thread appends to a file without end; the file is then what it was.
+fn while_it_grows(path: &Path, run: impl FnOnce() -> Said) -> Said {
+    let whole = fs::read(path).unwrap();
+    let stop = AtomicBool::new(false);
+    let said = std::thread::scope(|scope| {
+        let grow = || {
+            let mut file = File::options().append(true).open(path).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                file.write_all(&[0]).unwrap();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        };
+        scope.spawn(grow);
+        let said = run();
+        stop.store(true, Ordering::Relaxed);
+        said
+    });
+    fs::write(path, whole).unwrap();
+    said
+}
+
+fn labelled(project: &Project) -> Vec<String> {
+    let rows = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
+    rows.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_growing_video_is_left_for_the_next_run_and_the_others_are_labelled() {
+    let project = Project::new(6);
+    let grown = project.path("videos/maze_1_002.mp4");
+    let said = while_it_grows(&grown, || project.run(&[]));
+    assert_eq!(said.code, 3, "done in part: {said:#?}");
+    assert!(said.stderr.contains("videos/maze_1_002.mp4"), "{said:#?}");
+    let others: Vec<String> = [0, 1, 3, 4, 5].map(|game| format!("videos/maze_1_{game:03}.mp4")).to_vec();
+    assert_eq!(labelled(&project), others);
+    project.run(&[]).good();
+    assert_eq!(labelled(&project).len(), 6);
+    project.run_changes_nothing(&[]);
+}
+
+/// What was read of a video stays while its next content is being written.
+#[test]
+fn a_video_that_is_being_replaced_keeps_its_rows_until_it_is_whole() {
+    let project = Project::new(6);
+    project.run(&[]).good();
+    let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
+    project.add(6..8);
+    let replaced = project.path("videos/maze_1_002.mp4");
+    let said = while_it_grows(&replaced, || project.run(&[]));
+    assert_eq!(said.code, 3, "done in part: {said:#?}");
+    assert_eq!(labelled(&project).len(), 8);
+    let kept = "SELECT * FROM labels WHERE video < 'videos/maze_1_006.mp4' ORDER BY video, frame_index";
+    assert_eq!(project.query(kept), labels);
+}
+
+#[test]
+fn a_video_that_changes_after_the_plan_fails_its_partition_and_no_other() {
+    let project = Project::new(6);
+    project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]).good();
+    fs::copy(project.path("videos/maze_1_001.mp4"), project.path("videos/maze_1_005.mp4")).unwrap();
+    let worked = project.lapo(&["worker", "--plan", "plans/a", "--partition", "0", "1"]);
+    assert!(
+        worked.code != 0 && worked.stdout.contains("partition 0: done") && worked.stdout.contains("partition 1: failed"),
+        "{worked:#?}"
+    );
+    assert!(worked.stderr.contains("videos/maze_1_005.mp4"), "{worked:#?}");
+    let refused = project.lapo(&["commit", "--plan", "plans/a"]);
+    assert!(refused.code == 1 && refused.stderr.contains("1 of 2 partitions are not done"), "{refused:#?}");
+    project.lapo(&["commit", "--plan", "plans/a", "--partial"]);
+    assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 4);
+    project.run(&[]).good();
+    assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 6);
+}

@@ -1,0 +1,62 @@
+//! What other programs read of a workspace that has lived: relabelled, killed, collected. `LAPO_PYTHON` names the Python, as in `readers`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::project::Project;
+
+/// Every reader gives the rows that `lapo query` gave, of the newest version and of the first.
+const CHECK: &str = r#"
+import sys, subprocess, polars as pl, pyarrow.dataset as ds, duckdb
+from deltalake import DeltaTable
+lapo, workspace, *answers = sys.argv[1:]
+table = workspace + "/labels"
+order = ["video", "frame_index"]
+
+def same(rows, want, reader):
+    assert rows.columns == want.columns, (reader, rows.columns)
+    rows = rows.cast(dict(want.schema)).sort(order)
+    assert rows.equals(want.sort(order), null_equal=True), (reader, rows, want)
+
+for at, answer in zip([[], ["--at", "1"]], answers):
+    want = pl.read_parquet(answer)
+    assert want.height > 0
+    version = {} if not at else {"version": 0}
+    same(pl.scan_delta(table, **version).collect(), want, "scan_delta")
+    lake = DeltaTable(table, **version)
+    same(pl.from_arrow(lake.to_pyarrow_table()), want, "deltalake")
+    listed = subprocess.check_output([lapo, "files", "labels", *at, "--workspace", workspace], text=True).splitlines()
+    assert sorted(listed) == sorted(lake.file_uris()), (listed, lake.file_uris())
+    same(pl.scan_parquet(listed, glob=False).collect(), want, "polars")
+    same(pl.from_arrow(ds.dataset(listed).to_table()), want, "pyarrow")
+    same(pl.from_arrow(duckdb.execute("select * from read_parquet(?)", [listed]).to_arrow_table()), want, "duckdb")
+assert not pl.read_parquet(answers[0]).equals(pl.read_parquet(answers[1]))
+print("read by polars", pl.__version__, "and duckdb", duckdb.__version__)
+"#;
+
+#[test]
+fn every_reader_sees_the_rows_of_each_version_after_a_relabelling_a_kill_and_a_gc() {
+    let project = Project::new(8);
+    project.run(&[]).good();
+    project.run(&["--set", "steps=5"]).good();
+    // A third relabelling that dies on the way; then its remains are collected.
+    for millis in [200, 400, 600] {
+        let mut child = project.command(&["run", "pipeline.yaml", "--set", "steps=400", "--checkpoint-secs", "0"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(millis));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).good();
+    let answers = [("labels", "newest.parquet"), ("labels@1", "first.parquet")].map(|(table, file)| {
+        project.lapo(&["query", &format!("SELECT * FROM {table}"), "--workspace", "ws", "-o", file]).good();
+        project.path(file)
+    });
+    let Ok(python) = std::env::var("LAPO_PYTHON") else {
+        eprintln!("skipped: LAPO_PYTHON names no Python with polars, pyarrow, duckdb and deltalake");
+        return;
+    };
+    let workspace = project.path("ws");
+    let output = Command::new(python).args(["-c", CHECK, env!("CARGO_BIN_EXE_lapo")]).arg(workspace).args(answers).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+}

@@ -1,0 +1,187 @@
+//! Damage is found, named, and costs its own task: never another one's work.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::killed::results;
+use crate::project::{PIPELINE, Project};
+
+/// The files of a name that a stage's newest version lists: folders of older attempts may lie beside them.
+fn paths(project: &Project, stage: &str, name: &str) -> Vec<PathBuf> {
+    let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
+    let files = lapo::dataset::head(&store, stage).unwrap().unwrap().files(&store).unwrap();
+    files.iter().filter(|file| file.path.ends_with(name)).map(|file| project.path("ws").join(&file.path)).collect()
+}
+
+/// The task's key in a path `STAGE/data/KEY/ATTEMPT/NAME`.
+fn key(path: &std::path::Path) -> String {
+    path.ancestors().nth(2).unwrap().file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn truncate(path: &PathBuf) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+fn verify(project: &Project, more: &[&str]) -> (i32, serde_json::Value) {
+    let said = project.lapo(&[&["verify", "--workspace", "ws", "--format", "json"], more].concat());
+    (said.code, serde_json::from_str(&said.stdout).unwrap())
+}
+
+#[test]
+fn a_file_that_is_cut_short_or_gone_is_made_again_and_nothing_else() {
+    let project = Project::new(8);
+    project.run(&[]).good();
+    let whole = results(&project);
+    type Damage = fn(&PathBuf);
+    let cases: [(&str, &str, Damage); 4] = [
+        ("frames", "shard.arrow", truncate),
+        ("labels", "labels.parquet", |path| fs::remove_file(path).unwrap()),
+        ("labels", "labels.parquet", truncate),
+        ("frames", "quality.parquet", |path| fs::remove_file(path).unwrap()),
+    ];
+    for (stage, name, damage) in cases {
+        let damaged = paths(&project, stage, name).remove(0);
+        damage(&damaged);
+        let (code, report) = verify(&project, &["--fast"]);
+        assert!(code == 1 && report["findings"].as_array().unwrap().len() == 1, "{stage}/{name}: {report}");
+        let plan = project.lapo(&["plan", "pipeline.yaml"]).good();
+        assert!(plan.stdout.contains("damaged, made again: ") && plan.stdout.contains(&key(&damaged)), "{plan:#?}");
+        let said = project.run(&[]).good();
+        assert!(said.stdout.starts_with("1 tasks"), "{stage}/{name}: {said:#?}");
+        assert!(results(&project) == whole, "{stage}/{name}");
+        project.run_changes_nothing(&[]);
+        assert_eq!(verify(&project, &[]).0, 0, "{stage}/{name}");
+    }
+}
+
+#[test]
+fn verify_finds_every_kind_of_damage_and_its_cure_is_one_task_each() {
+    let project = Project::new(12);
+    project.run(&[]).good();
+    let whole = results(&project);
+    let sound = verify(&project, &[]);
+    assert!(sound.0 == 0 && sound.1["findings"].as_array().unwrap().is_empty() && sound.1["files"].as_u64().unwrap() > 8, "{sound:?}");
+
+    let labels = paths(&project, "labels", "labels.parquet");
+    let shard = paths(&project, "frames", "shard.arrow").remove(0);
+    truncate(&shard);
+    fs::remove_file(&labels[0]).unwrap();
+    let mut bytes = fs::read(&labels[1]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&labels[1], bytes).unwrap();
+
+    let found = |report: &serde_json::Value| {
+        let findings = report["findings"].as_array().unwrap().iter();
+        let mut found: Vec<String> = findings.map(|finding| finding["path"].as_str().unwrap().to_owned()).collect();
+        found.sort();
+        found
+    };
+    let expect = |files: &[&PathBuf]| {
+        let mut paths: Vec<String> =
+            files.iter().map(|file| file.strip_prefix(project.path("ws")).unwrap().to_str().unwrap().to_owned()).collect();
+        paths.sort();
+        paths
+    };
+    let (code, report) = verify(&project, &["--fast"]);
+    assert_eq!((code, found(&report)), (1, expect(&[&shard, &labels[0]])), "a flipped bit has the same size");
+    let (code, report) = verify(&project, &[]);
+    assert_eq!((code, found(&report)), (1, expect(&[&shard, &labels[0], &labels[1]])));
+
+    let (code, report) = verify(&project, &["--delete"]);
+    assert_eq!((code, found(&report).len()), (0, 3));
+    let said = project.run(&[]).good();
+    assert!(said.stdout.starts_with("3 tasks"), "{said:#?}");
+    assert!(results(&project) == whole);
+    assert_eq!(verify(&project, &[]).0, 0);
+    project.run_changes_nothing(&[]);
+}
+
+#[test]
+fn an_error_about_a_damaged_file_names_the_file_and_one_receipt() {
+    let project = Project::new(8);
+    project.run(&[]).good();
+    let damaged = paths(&project, "labels", "labels.parquet").remove(0);
+    for damage in [truncate as fn(&PathBuf), |path| fs::remove_file(path).unwrap()] {
+        damage(&damaged);
+        let said = project.lapo(&["query", "SELECT avg(motion) FROM labels", "--workspace", "ws"]);
+        assert!(said.code == 1 && said.stderr.contains(&key(&damaged)), "{said:#?}");
+        let hint = said.stderr.lines().find(|line| line.contains("hint: ")).unwrap_or_default();
+        assert!(hint.contains(&format!("delete `labels/receipts/{}.json`", key(&damaged))), "{said:#?}");
+        assert!(!hint.contains("folder"), "{said:#?}");
+    }
+}
+
+/// Copying an old manifest over a new number was a way back; `lapo rollback` is.
+#[test]
+fn a_manifest_copied_by_hand_is_an_error_and_rollback_brings_old_rows_back() {
+    let project = Project::new(6);
+    project.run(&[]).good();
+    let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
+    project.run(&["--set", "steps=5"]).good();
+    assert!(project.query("SELECT * FROM labels ORDER BY video, frame_index") != labels);
+    let manifest = |version: u64| project.path(&format!("ws/labels/manifests/{version:010}.json"));
+    fs::copy(manifest(1), manifest(4)).unwrap();
+    for args in [&["run", "pipeline.yaml"][..], &["query", "SELECT * FROM labels", "--workspace", "ws"]] {
+        let said = project.lapo(args);
+        assert!(said.code == 1 && said.stderr.contains("labels/manifests/0000000004.json` was not written by lapo"), "{said:#?}");
+        assert!(said.stderr.contains("lapo rollback"), "{said:#?}");
+    }
+    fs::remove_file(manifest(4)).unwrap();
+
+    let said = project.lapo(&["rollback", "labels", "1", "--workspace", "ws"]).good();
+    assert!(said.stdout.contains("version 3 has the tasks of version 1"), "{said:#?}");
+    assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels);
+    assert_eq!(project.query("SELECT * FROM labels@1 ORDER BY video, frame_index"), labels);
+    let none = project.lapo(&["rollback", "labels", "9", "--workspace", "ws"]);
+    assert!(none.code == 1 && none.stderr.contains("no version 9"), "{none:#?}");
+    // The next run commits its own tasks again.
+    project.run(&["--set", "steps=5"]).good();
+    assert!(project.query("SELECT * FROM labels ORDER BY video, frame_index") != labels);
+    project.run_changes_nothing(&["--set", "steps=5"]);
+}
+
+#[test]
+fn what_is_damaged_of_one_stage_does_not_break_queries_of_another() {
+    let project = Project::new(4);
+    let report = "  page: { report: { frames: frames, dynamics: model, labels: labels } }\n";
+    fs::write(project.path("pipeline.yaml"), format!("{}\n{report}", PIPELINE.trim_end())).unwrap();
+    project.run(&[]).good();
+    let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
+    for file in ["ws/page/receipts/*.json", "ws/page/packs/*.parquet"] {
+        let [path] = &glob::glob(project.path(file).to_str().unwrap()).unwrap().map(Result::unwrap).collect::<Vec<_>>()[..] else {
+            panic!("one {file}")
+        };
+        truncate(path);
+        assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels, "{file}");
+    }
+}
+
+/// Receipts are files that anybody may have edited.
+#[test]
+fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
+    let project = Project::new(3);
+    project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]).good();
+    project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).good();
+    let [receipt] =
+        &glob::glob(project.path("ws/frames/receipts/*.json").to_str().unwrap()).unwrap().map(Result::unwrap).collect::<Vec<_>>()[..]
+    else {
+        panic!("one receipt")
+    };
+    let shards = glob::glob(project.path("ws/frames/data/*/*/shard.arrow").to_str().unwrap()).unwrap();
+    let shard = shards.map(Result::unwrap).next().unwrap();
+    let outside = project.path("outside.arrow");
+    fs::rename(&shard, &outside).unwrap();
+    let (inside, text) = (shard.strip_prefix(project.path("ws")).unwrap().to_str().unwrap(), fs::read_to_string(receipt).unwrap());
+    let edited = text.replace(inside, outside.to_str().unwrap());
+    assert!(edited != text);
+    fs::write(receipt, edited).unwrap();
+    let committed = project.lapo(&["commit", "--plan", "plans/a"]);
+    let asked = project.lapo(&["query", "SELECT count(*) AS n FROM frames", "--workspace", "ws"]);
+    assert!(committed.code == 1 && asked.code == 1, "{committed:#?} {asked:#?}");
+    assert!(committed.stderr.contains("is no path in a workspace"), "{committed:#?}");
+    // A run makes the task again.
+    project.run(&[]).good();
+    assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 3);
+}
