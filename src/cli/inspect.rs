@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::args::Inspect;
+use super::human::bytes;
 use super::look::workspace;
 use super::{Error, print};
 use crate::dataset::{Access, Store};
@@ -82,13 +83,5 @@ fn cut(text: &str) -> String {
     match text.char_indices().nth(100) {
         Some((at, _)) => format!("{}... ({} characters)", &text[..at], text.chars().count()),
         None => text.to_owned(),
-    }
-}
-
-fn bytes(bytes: u64) -> String {
-    match bytes as f64 {
-        large if large >= 1e9 => format!("{:.1} GB", large / 1e9),
-        middle if middle >= 1e6 => format!("{:.1} MB", middle / 1e6),
-        small => format!("{:.1} kB", small / 1e3),
     }
 }

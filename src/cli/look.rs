@@ -163,8 +163,8 @@ pub(super) fn workspace(named: Option<&str>) -> Result<String, Error> {
             hint: "run a pipeline first (lapo run pipelines/quickstart.yaml), or name one: --workspace FOLDER".into(),
         }),
         several => Err(Error::Usage {
-            what: format!("{} workspaces under runs/", several.len()),
-            hint: format!("name one: --workspace {}", several.join(" | ")),
+            what: format!("{} workspaces under runs/: {}", several.len(), several.join(", ")),
+            hint: format!("name one: --workspace {}", several[0]),
         }),
     }
 }

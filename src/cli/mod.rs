@@ -167,12 +167,24 @@ fn tell(error: &AnyError, as_json: bool) {
     let (message, is_bug) = (error.to_string(), error.is_bug());
     let hint = if is_bug { Some(exit::how_to_report()) } else { error.hint() };
     if as_json {
-        return fleet::event("error", serde_json::json!({ "message": message, "hint": hint }));
+        return fleet::event("error", serde_json::json!({ "stage": stage_of(error), "message": message, "hint": hint }));
     }
     let label = if message.contains('\n') { "errors:\n" } else { "error: " };
     stderr::line(format!("{label}{message}"));
     if let Some(hint) = hint {
         stderr::line(format!("  hint: {hint}"));
+    }
+}
+
+/// The stage in which it happened, where it is known.
+fn stage_of(error: &AnyError) -> Option<&str> {
+    use crate::pipeline::Error as Failed;
+    match error {
+        AnyError::Pipeline(Failed::Tasks { stage, .. } | Failed::TooManyRejects { stage, .. } | Failed::TooManyDropped { stage, .. }) => {
+            Some(stage)
+        }
+        AnyError::Pipeline(Failed::Partitions { failures, .. }) => failures.first().map(|failure| failure.stage.as_str()),
+        _ => None,
     }
 }
 

@@ -223,6 +223,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_panic_is_the_error_of_its_job_alone() {
+        let ended = guarded(|| panic!("no such layer: {}", 7));
+        let Err(Error::Invariant { what }) = ended else { unreachable!("it panicked") };
+        assert_eq!(what, "panic: no such layer: 7");
+        assert!(guarded(|| Ok(Done::default())).is_ok());
+    }
+
+    #[test]
     fn lanes_do_every_job_once_and_answer_in_order() {
         let jobs = Mutex::new(0..200_u32);
         let done = Mutex::new(Vec::new());

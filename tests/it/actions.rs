@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::project::{PIPELINE, Project};
 
 /// The pipeline of a project whose model is measured by a file of true actions, of which it needs a part.
-fn project(count: usize, file: &str, more: &str) -> Project {
+pub fn project(count: usize, file: &str, more: &str) -> Project {
     importing(count, &format!("{file}, partial: true"), more)
 }
 

@@ -111,28 +111,32 @@ fn until(what: &str, child: &mut Child, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Sends a signal, and waits for the end, but not for ever.
-fn end(mut child: Child, signal: &str) -> Said {
+/// Sends a signal, and waits for the end.
+fn end(child: Child, signal: &str) -> Said {
     let killed = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
     assert!(killed.success());
+    end_by_itself(child)
+}
+
+/// Waits for the end, but not for ever.
+fn end_by_itself(mut child: Child) -> Said {
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if begun.elapsed() > Duration::from_secs(60) {
             child.kill().unwrap();
-            panic!("it lived on for a minute after SIG{signal}");
+            panic!("it lived on for a minute");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     said(child)
 }
 
-/// The records of the project's runs, oldest first.
-fn records(project: &Project) -> Vec<Value> {
-    let files = fs::read_dir(project.path("ws/runs")).unwrap().map(|file| file.unwrap().path());
-    let ended = files.filter(|file| !file.to_string_lossy().ends_with(".begun.json"));
-    let mut records: Vec<Value> = ended.map(|file| serde_json::from_slice(&fs::read(file).unwrap()).unwrap()).collect();
-    records.sort_by_key(|record| record["run"].as_str().unwrap().to_owned());
-    records
+/// The outcomes of the project's runs.
+fn outcomes(project: &Project) -> Vec<String> {
+    let files = fs::read_dir(project.path("ws/runs")).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap());
+    // A run that has begun and not ended has a file without an outcome.
+    let outcome = |bytes: Vec<u8>| Some(serde_json::from_slice::<Value>(&bytes).unwrap()["outcome"].as_str()?.to_owned());
+    files.filter_map(outcome).collect()
 }
 
 /// The steps of a stage's checkpoints.
@@ -143,29 +147,31 @@ fn checkpoints(project: &Project, stage: &str) -> Vec<u64> {
     steps.filter_map(|step| step.file_name()?.to_str()?.parse().ok()).collect()
 }
 
-/// A run that says how far it is in JSON, so that a test may wait for a step.
-fn steps_done(project: &Project) -> f64 {
+/// Whether a run with `--metrics-file gauges` has begun a stage's tasks.
+fn has_begun(project: &Project, stage: &str) -> bool {
     let gauges = fs::read_to_string(project.path("gauges")).unwrap_or_default();
-    let line = gauges.lines().find(|line| line.starts_with("lapo_stage_units{") && line.contains("stage=\"model\""));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    gauges.lines().any(|line| line.starts_with("lapo_stage_units{") && line.contains(&format!("stage=\"{stage}\"")))
 }
 
 #[test]
 fn a_training_that_is_stopped_goes_on_from_its_last_step_to_the_same_bytes() {
-    let (steps, never) = (["--set", "steps=400"], ["--checkpoint-secs", "3600"]);
+    let steps = ["--set", "steps=1500"];
     let project = Project::new(6);
     for (signal, code, name) in [("TERM", 143, "SIGTERM"), ("INT", 130, "SIGINT")] {
         let before = checkpoints(&project, "model").into_iter().max().unwrap_or(0);
-        _ = fs::remove_file(project.path("gauges"));
-        let mut child = project.command(&["run", "pipeline.yaml", "--metrics-file", "gauges"]).args(steps).args(never).spawn().unwrap();
-        until("the training began", &mut child, || steps_done(&project) > 0.0);
+        let log = || fs::read_to_string(project.path("log")).unwrap();
+        let mut command = project.command(&["run", "pipeline.yaml", "--checkpoint-secs", "3600", "--log-format", "json", "--verbose"]);
+        let stderr = fs::File::create(project.path("log")).unwrap();
+        let mut child = command.args(steps).stderr(stderr).spawn().unwrap();
+        until("the first second of the training", &mut child, || {
+            log().lines().any(|line| line.contains("\"event\":\"progress\"") && line.contains("\"stage\":\"model\""))
+        });
         let stopped = end(child, signal);
-        assert_eq!(stopped.code, code, "{stopped:#?}");
-        assert_eq!(stopped.stdout, "");
-        assert!(stopped.stderr.contains(&format!("error: stopped by {name}\n  hint: run again")), "{stopped:#?}");
-        assert_eq!(records(&project).last().unwrap()["outcome"], format!("stopped by {name}"));
+        assert_eq!((stopped.code, stopped.stdout.as_str()), (code, ""), "{}", log());
+        assert!(log().contains(&format!("\"message\":\"stopped by {name}\",\"hint\":\"run again")), "{}", log());
+        assert!(outcomes(&project).contains(&format!("stopped by {name}")), "{:?}", outcomes(&project));
         let after = checkpoints(&project, "model").into_iter().max().expect("a checkpoint");
-        assert!(after > before && after <= 400, "it goes on from {before}, and stopped at {after}");
+        assert!(after > before && after < 1500, "it goes on from {before}, and stopped at {after}");
     }
     project.run(&steps).good();
     assert!(checkpoints(&project, "model").is_empty(), "a training that is done needs none");
@@ -192,4 +198,50 @@ fn decoding_that_is_stopped_blames_no_video_and_goes_on() {
     let whole = Project::new(8);
     whole.run(&[]).good();
     assert!(results(&project) == results(&whole));
+}
+
+#[test]
+fn decoders_that_are_trained_when_it_is_stopped_are_not_trained_again() {
+    let more =
+        "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 16, 32], draws: 2, steps: 600, holdout: 3 } }\n";
+    let new = || {
+        let project = crate::actions::project(9, "actions.parquet", "");
+        let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + more;
+        fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+        project
+    };
+    let project = new();
+    let mut child = project.command(&["run", "pipeline.yaml", "--metrics-file", "gauges"]).spawn().unwrap();
+    until("decoders are trained", &mut child, || has_begun(&project, "decoder"));
+    // Somewhere among the six.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(end(child, "TERM").code, 143);
+    assert_eq!(checkpoints(&project, "decoder").len(), 1);
+    project.run(&[]).good();
+    assert!(checkpoints(&project, "decoder").is_empty());
+    let whole = new();
+    whole.run(&[]).good();
+    for name in [".safetensors", "curve.parquet"] {
+        assert!(project.files("decoder", name) == whole.files("decoder", name), "{name}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_process_that_waits() {
+    let project = Project::new(1);
+    if !crate::hostile::add_long_video(&project) {
+        return;
+    }
+    let mut child = project.command(&["run", "pipeline.yaml", "--threads", "1"]).spawn().unwrap();
+    let decoder = crate::hostile::strike(&child, "maze_1_001_long.mp4", "-STOP");
+    let run = child.id().to_string();
+    crate::hostile::kill(&run, "-TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    if child.try_wait().unwrap().is_none() {
+        crate::hostile::kill(&run, "-TERM");
+    }
+    let ended = end_by_itself(child);
+    crate::hostile::kill(&decoder, "-KILL");
+    assert_eq!(ended.code, 143, "{ended:#?}");
+    project.run(&[]).good();
 }

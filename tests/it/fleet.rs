@@ -10,7 +10,11 @@ use crate::project::Project;
 fn events(stderr: &str) -> Vec<Value> {
     let event = |line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     let events: Vec<Value> = stderr.lines().map(event).collect();
-    assert!(events.iter().all(|event| event["unix_seconds"].as_f64().is_some_and(|seconds| seconds > 1.7e9)), "{events:#?}");
+    for event in &events {
+        assert!(event["unix_seconds"].as_f64().is_some_and(|seconds| seconds > 1.7e9), "{event:#}");
+        let is_text = |field: &str| event[field].as_str().is_some_and(|text| !text.is_empty());
+        assert!(is_text("event") && is_text("host") && is_text("time"), "{event:#}");
+    }
     events
 }
 
@@ -24,10 +28,15 @@ fn a_log_is_one_event_a_line() {
     assert_eq!((stages("stage_began"), stages("stage_ended")), (vec!["frames", "model", "labels"], vec!["frames", "model", "labels"]));
     assert_eq!((&of("stage_began")[0]["units"], &of("stage_began")[0]["unit"]), (&7.into(), &"videos".into()));
     assert_eq!((&of("stage_ended")[0]["new"], &of("stage_ended")[0]["rejects"]), (&2.into(), &1.into()));
+    assert_eq!((&events[0]["event"], &events.last().unwrap()["event"]), (&"run_began".into(), &"run_ended".into()));
+    assert_eq!(events.last().unwrap()["exit_code"], 0);
+    let run = events[0]["run"].as_str().unwrap();
+    assert!(events.iter().all(|event| event["run"] == run), "{events:#?}");
+    assert!(project.path("ws/runs").join(format!("{run}.json")).is_file());
     assert!(of("said").iter().any(|event| event["text"].as_str().unwrap().contains("held-out windows")), "{events:#?}");
 
     let said = project.run(&["--log-format", "json", "--set", "steps=none"]);
-    let failed = self::events(&said.stderr).pop().unwrap();
+    let failed = self::events(&said.stderr).into_iter().find(|event| event["event"] == "error").unwrap();
     assert!(said.code == 1 && failed["event"] == "error" && failed["message"].as_str().unwrap().contains("steps"), "{said:#?}");
 }
 
@@ -41,6 +50,21 @@ for family in text_string_to_metric_families(open(sys.argv[1]).read()):
         assert sample.labels['pipeline'] == 'test', sample
         print(sample.name, sample.labels.get('stage', '-'), float(sample.value))
 ";
+
+#[test]
+fn a_worker_tells_machines_as_a_run_does() {
+    let project = Project::new(6);
+    project.lapo(&["plan", "pipeline.yaml", "--out", "plan"]).good();
+    let args = ["worker", "--plan", "plan", "--partition", "0", "1", "--log-format", "json", "--metrics-file", "gauges"];
+    let events = events(&project.lapo(&args).good().stderr);
+    assert!(events[0]["event"] == "run_began" && events.last().unwrap()["event"] == "run_ended", "{events:#?}");
+    assert!(events.iter().all(|event| event["run"] == events[0]["run"]), "{events:#?}");
+    let gauges = fs::read_to_string(project.path("gauges")).unwrap();
+    assert!(gauges.contains("lapo_stage_units{pipeline=\"test\",stage=\"frames\"} 6\n"), "{gauges}");
+    assert!(gauges.contains("lapo_run_succeeded{pipeline=\"test\"} 1\n"), "{gauges}");
+    let committed = project.lapo(&["commit", "--plan", "plan"]).good();
+    assert!(!committed.stdout.contains("/s decoded") && committed.stdout.contains("6 videos (6 new)"), "{committed:#?}");
+}
 
 #[test]
 fn gauges_are_read_by_prometheus_own_parser() {

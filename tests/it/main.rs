@@ -6,6 +6,7 @@ mod actions;
 mod ahead;
 mod broken;
 mod buckets;
+mod commands;
 mod copies;
 mod cuts;
 mod dynamics;
