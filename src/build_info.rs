@@ -1,4 +1,4 @@
-//! What this program is: its version, the commit it was built from, its features and libraries; and the name of the machine it runs on.
+//! What this program is: its version, the commit it was built from, its features and libraries.
 //! For `--version`, `lapo doctor` and whatever records who made a result.
 
 use std::sync::OnceLock;
@@ -40,15 +40,6 @@ fn libav() -> Option<String> {
 #[cfg(not(feature = "video"))]
 fn libav() -> Option<String> {
     None
-}
-
-/// Returns the machine's name, `unknown` where the system does not say.
-pub fn host_name() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| {
-        let named = ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().filter_map(|file| std::fs::read_to_string(file).ok());
-        named.map(|name| name.trim().to_owned()).find(|name| !name.is_empty()).unwrap_or_else(|| "unknown".into())
-    })
 }
 
 impl BuildInfo {

@@ -137,5 +137,5 @@ pub mod stages;
 pub mod train;
 pub mod video;
 
-pub use build_info::{BuildInfo, build_info, host_name};
+pub use build_info::{BuildInfo, build_info};
 pub use error::{Error, Result};

@@ -1,7 +1,6 @@
 //! The words of the command line.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -10,7 +9,6 @@ use super::bench::Bench;
 use super::completions::Completions;
 use super::init::Init;
 use super::progress::Verbosity;
-use super::row_format::RowFormat;
 use super::runs::Runs;
 use crate::build_info::{BuildInfo, build_info};
 use crate::dataset::{Access, CacheFolder};
@@ -83,11 +81,11 @@ pub enum Command {
     /// Make what the workers of a plan did the datasets' next versions
     Commit(Committed),
     /// Ask a workspace with SQL: tables `labels`, `frames`, `videos`, `rejects` and every stage by name
-    Query(Query),
+    Query(super::look::Query),
     /// Say what a stage's dataset is, or a file of weights
     Inspect(Inspect),
     /// List a workspace's datasets, a dataset's versions, or what changed between two of these
-    Datasets(Datasets),
+    Datasets(super::look::Datasets),
     /// Print the paths of a dataset's files, for programs that read them
     Files(super::files::Files),
     /// Look whether a workspace's files are what its receipts say
@@ -97,7 +95,7 @@ pub enum Command {
     /// Tell which partitions of a plan are done
     Status(Planned),
     /// Say what nobody needs any more, and delete it where asked to
-    Gc(Gc),
+    Gc(super::gc::Gc),
     /// List a workspace's runs, or show what one of them did
     Runs(Runs),
     /// Write a pipeline for a folder of videos
@@ -298,77 +296,12 @@ pub struct Again {
 }
 
 #[derive(Debug, ClapArgs)]
-pub struct Query {
-    /// The question, e.g. "SELECT video, count(*) AS n FROM labels GROUP BY video"; `labels@3` is version 3
-    pub sql: String,
-    /// The workspace [default: the only one under runs/]
-    #[arg(long, env = "LAPO_WORKSPACE")]
-    pub workspace: Option<String>,
-    /// Read this version of a stage, wherever the question names it
-    #[arg(long, value_name = "STAGE=VERSION", value_parser = version)]
-    pub at: Vec<(String, u64)>,
-    /// Read the versions that this run left behind; its id is the name of its record in WORKSPACE/runs
-    #[arg(long, value_name = "RUN_ID")]
-    pub run: Option<String>,
-    /// How to print the rows [default: by the suffix of --output, else table]
-    #[arg(long, value_enum, ignore_case = true)]
-    pub format: Option<RowFormat>,
-    /// Print at most this many rows [default: 1000 of a table, else all]
-    #[arg(long, value_name = "ROWS")]
-    pub limit: Option<u64>,
-    /// Write to a file instead of stdout: .csv, .json, .jsonl, .ndjson, .parquet, or a table under any other name
-    #[arg(long, short, value_name = "FILE")]
-    pub output: Option<String>,
-}
-
-/// A stage and its version: `labels=3`.
-fn version(text: &str) -> Result<(String, u64), String> {
-    let parts = text.split_once('=').and_then(|(stage, version)| Some((stage, version.parse().ok()?)));
-    let (stage, version) = parts.filter(|(stage, _)| !stage.is_empty()).ok_or("expected a stage and its version, such as labels=3")?;
-    Ok((stage.to_owned(), version))
-}
-
-#[derive(Debug, ClapArgs)]
 pub struct Inspect {
     /// A stage's name, or a .safetensors file
     pub what: String,
     /// The workspace [default: the only one under runs/]
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Gc {
-    /// The workspace [default: the only one under runs/]
-    #[arg(long, env = "LAPO_WORKSPACE")]
-    pub workspace: Option<String>,
-    /// Newest versions of each dataset to keep, with all that is in them [default: every version, and every result]
-    #[arg(long, value_name = "VERSIONS", value_parser = at_least_one())]
-    pub keep: Option<usize>,
-    /// What changed later is left alone: a run that lives may need it
-    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = super::gc::duration)]
-    pub older_than: Duration,
-    /// Delete it, rather than only list it
-    #[arg(long)]
-    pub delete: bool,
-    /// How to print it
-    #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
-    pub format: Format,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Datasets {
-    /// A stage, to see its versions [default: the newest version of every stage]
-    pub stage: Option<String>,
-    /// What changed between two of its versions
-    #[arg(long, value_names = ["FROM", "TO"], num_args = 2, requires = "stage")]
-    pub diff: Vec<u64>,
-    /// The workspace [default: the only one under runs/]
-    #[arg(long, env = "LAPO_WORKSPACE")]
-    pub workspace: Option<String>,
-    /// How to print them
-    #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
-    pub format: Format,
 }
 
 #[derive(Debug, ClapArgs)]

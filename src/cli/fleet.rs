@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::exit::Exit;
 use super::progress::{Counted, Verbosity, unit};
 use super::{human, stderr};
-use crate::build_info::host_name;
+use crate::dataset::host;
 use crate::pipeline::plan::StagePlan;
 use crate::pipeline::run::{StageSummary, Watch};
 use crate::stages::{Progress, Silent};
@@ -54,7 +54,7 @@ pub fn run_ended(exit: Exit) {
 /// Prints an event.
 pub fn event(name: &str, facts: Value) {
     let now = now();
-    let mut line = json!({ "time": human::date_with_millis(now), "unix_seconds": now, "event": name, "host": host_name() });
+    let mut line = json!({ "time": human::date_with_millis(now), "unix_seconds": now, "event": name, "host": host() });
     if let (Some(line), Value::Object(facts)) = (line.as_object_mut(), facts) {
         line.extend(RUN.get().map(|run| ("run".to_owned(), json!(run))));
         line.extend(facts);

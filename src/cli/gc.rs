@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::args::Gc;
+use clap::Args as ClapArgs;
+
+use super::args::{Format, at_least_one};
 use super::human::{bytes, date};
 use super::look::workspace;
 use super::{print, told};
@@ -11,6 +13,26 @@ use crate::dataset::gc::{Garbage, Keep, delete, survey};
 use crate::dataset::pins::Pin;
 use crate::dataset::{Access, Store};
 use crate::error::Result;
+
+/// What `lapo gc` takes.
+#[derive(Debug, ClapArgs)]
+pub struct Gc {
+    /// The workspace [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+    /// Newest versions of each dataset to keep, with all that is in them [default: every version, and every result]
+    #[arg(long, value_name = "VERSIONS", value_parser = at_least_one())]
+    pub keep: Option<usize>,
+    /// What changed later is left alone: a run that lives may need it
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = duration)]
+    pub older_than: Duration,
+    /// Delete it, rather than only list it
+    #[arg(long)]
+    pub delete: bool,
+    /// How to print it
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
+    pub format: Format,
+}
 
 /// Lists garbage; deletes it with `--delete`.
 pub fn run(args: &Gc, access: &Access) -> Result<()> {

@@ -4,13 +4,63 @@ use std::fs::File;
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use super::args::{Datasets, Query};
+use clap::Args as ClapArgs;
+
+use super::args::Format;
 use super::human::{bytes, date};
 use super::row_format::RowFormat;
 use super::{Error, print, told};
 use crate::dataset::{Access, Store};
 use crate::error::Result;
 use crate::query::{self, Answer, Versions};
+
+/// What `lapo query` takes.
+#[derive(Debug, ClapArgs)]
+pub struct Query {
+    /// The question, e.g. "SELECT video, count(*) AS n FROM labels GROUP BY video"; `labels@3` is version 3
+    pub sql: String,
+    /// The workspace [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+    /// Read this version of a stage, wherever the question names it
+    #[arg(long, value_name = "STAGE=VERSION", value_parser = stage_version)]
+    pub at: Vec<(String, u64)>,
+    /// Read the versions that this run left behind; its id is the name of its record in WORKSPACE/runs
+    #[arg(long, value_name = "RUN_ID")]
+    pub run: Option<String>,
+    /// How to print the rows [default: by the suffix of --output, else table]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub format: Option<RowFormat>,
+    /// Print at most this many rows [default: 1000 of a table, else all]
+    #[arg(long, value_name = "ROWS")]
+    pub limit: Option<u64>,
+    /// Write to a file instead of stdout: .csv, .json, .jsonl, .ndjson, .parquet, or a table under any other name
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<String>,
+}
+
+/// A stage and its version: `labels=3`.
+fn stage_version(text: &str) -> Result<(String, u64), String> {
+    let parts = text.split_once('=').and_then(|(stage, version)| Some((stage, version.parse().ok()?)));
+    let (stage, version) = parts.filter(|(stage, _)| !stage.is_empty()).ok_or("expected a stage and its version, such as labels=3")?;
+    Ok((stage.to_owned(), version))
+}
+
+/// What `lapo datasets` takes.
+#[derive(Debug, ClapArgs)]
+pub struct Datasets {
+    /// A stage, to see its versions [default: the newest version of every stage]
+    pub stage: Option<String>,
+    /// What changed between two of its versions
+    #[arg(long, value_names = ["FROM", "TO"], num_args = 2, requires = "stage")]
+    pub diff: Vec<u64>,
+    /// The workspace [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
+    /// How to print them
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
+    pub format: Format,
+}
 
 /// Rows of a table that are printed if nobody says how many.
 const TABLE_ROWS: u64 = 1000;
@@ -98,7 +148,7 @@ pub fn datasets(args: &Datasets, access: &Access) -> Result<()> {
 fn newest(all: &[query::DatasetInfo]) -> String {
     let head = format!(
         "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
-        "stage", "kind", "version", "tasks", "videos", "rows", "bytes", "rejects"
+        "stage", "kind", "version", "tasks", "videos", "rows", "size", "rejects"
     );
     let line = |d: &query::DatasetInfo| {
         format!(

@@ -210,7 +210,7 @@ fn options(
     let is_kept = |(_, spec): &&(String, StageSpec)| matches!(spec, StageSpec::TrainDynamics(_) | StageSpec::TrainPolicy(_));
     let names: Vec<&str> = checked.spec.stages.iter().filter(is_kept).map(|(name, _)| name.as_str()).collect();
     match refresh.iter().find(|name| !names.contains(&name.as_str())) {
-        Some(name) => Err(pipeline::Error::Request {
+        Some(name) => Err(Error::Usage {
             what: format!("--refresh {name}: not a stage that keeps its model while what it learns from grows"),
             hint: match names.as_slice() {
                 [] => "this pipeline has none; what a stage takes decides whether it is done again".into(),

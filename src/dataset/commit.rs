@@ -1,11 +1,7 @@
-//! Tasks become the next version of a dataset.
+//! Commits: finished tasks become the next version of a dataset. Start at [`commit`].
 //!
-//! In: the keys of the tasks in the dataset's order, and the receipts of those that the newest version lacks. Out: a new version, created
-//! once, or the newest one where nothing changes. Start at [`commit`].
-//!
-//! A version shares the packs of the one before: those whose rows are all there in their order stay, with the rows that went listed in the
-//! manifest, and only what is new, or lies too scattered, is written. Small packs before the new rows are merged into theirs, so that a
-//! dataset of n tasks is a few packs and O(log n) small ones.
+//! Versions share packs. A pack stays if most of its rows are still used in their order; the manifest lists its dropped rows. New rows and
+//! scattered rows are written to a new pack, together with small packs before them, so that a dataset of n tasks has O(log n) small packs.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

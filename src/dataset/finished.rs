@@ -1,8 +1,8 @@
-//! Which tasks of a stage are done: those with a receipt whose files are there, at their full size.
+//! Finished tasks of a stage: tasks with a receipt whose files exist at their full size.
 //!
-//! In: a stage and its newest version. Out: [`Finished`], for planning. That a receipt is there is seen from one listing; what it says is read
-//! once and from as few files as there can be: packs of the newest version, then those of older ones, and one file a task only for what no
-//! version has. Start at [`finished`].
+//! Planning starts at [`finished`]. One listing shows which receipts exist, another one shows the sizes of all files. Receipts are read from
+//! the packs of the newest version, then from packs of older versions. A receipt's own file is read only if no version has it, or if it was
+//! filed after the newest version.
 
 use std::collections::HashMap;
 use std::sync::Arc;

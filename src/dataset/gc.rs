@@ -1,11 +1,12 @@
-//! What nobody needs. In: a workspace, how many versions to keep, how old garbage must be. Out: a [`Survey`] of what may be deleted and why,
-//! and what is held back by whom; [`delete`] deletes it.
+//! Garbage collection: finds the files of a workspace that are no longer needed, and deletes them.
 //!
-//! - Only in a marked workspace, and only files whose paths are those that lapo writes: a folder of something else is never looked into.
-//! - The age of a version counts from the commit that superseded it, that of anything else from its last change.
-//! - What a pin names stays: runs under way, plans that are out, readers.
-//! - Manifests and receipts go first. Then pins and newest versions are read again, what somebody relies on meanwhile is put back, and only
-//!   the data of the rest go (see [`pins`]).
+//! Start at [`survey`], which changes nothing and gives a reason for every file; then [`delete`].
+//!
+//! - Only workspaces with a `lapo.json` are surveyed, and in them only paths that lapo itself writes. Other files are ignored.
+//! - The age of a version counts from the commit that superseded it. The age of any other file counts from its last change.
+//! - Pinned versions and tasks are kept: those of running runs, of plans that are handed out, and of readers (see [`pins`]).
+//! - [`delete`] removes manifests and receipts first. Then it reads pins and newest versions again, restores what was pinned or committed
+//!   since the survey, and deletes only the data of the rest.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,12 +39,12 @@ pub struct Keep {
     pub now: SystemTime,
 }
 
-/// A file, or a folder and all in it, that nobody needs.
+/// A file or a whole folder that is no longer needed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Garbage {
     /// The stage whose it is; `runs`, `pins` and `probes` for the workspace's own.
     pub stage: String,
-    /// Why nobody needs it.
+    /// Why it is not needed.
     pub what: Waste,
     /// Relative to the workspace.
     pub path: String,
@@ -53,7 +54,7 @@ pub struct Garbage {
     pub bytes: u64,
 }
 
-/// Why nobody needs something; in the order in which it is deleted.
+/// Why a file is not needed, in the order of deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Waste {
@@ -95,7 +96,7 @@ impl Waste {
     }
 }
 
-/// What may be deleted, and what would be if nobody needed it.
+/// What may be deleted, and the pins that keep more from being deleted.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Survey {
     /// In the order in which it is deleted.
@@ -112,7 +113,7 @@ const STAGED: Duration = Duration::from_secs(3_600);
 /// So many newest runs keep their records.
 const RECORDS: usize = 50;
 
-/// Returns all that nobody needs.
+/// Finds all files that are no longer needed.
 ///
 /// # Errors
 /// Where the store has no `lapo.json`: it is no workspace.
@@ -202,7 +203,7 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Whether a version stays: somebody reads it, or commits on top of the one before and must find its number taken.
+    /// Whether a version is kept: it is pinned, or the version before is pinned by a commit that must find this number taken.
     fn holds(&self, stage: &str, version: u64) -> bool {
         [version, version.saturating_sub(1)].iter().any(|version| self.versions.contains(&(stage, *version)))
     }
@@ -315,7 +316,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Whether a version is not among the newest, was superseded long enough ago, and nobody pins it.
+    /// Whether a version is not among the newest, was superseded long enough ago, and is not pinned.
     fn is_old_version(&self, at: usize) -> bool {
         let Some(most) = self.keep.versions else { return false };
         let (version, next) = (self.manifests[at].0.version, self.manifests.get(at + 1));

@@ -1,8 +1,7 @@
-//! A manifest: one version of a stage's dataset, and what it is made of.
+//! Manifests: the versions of a stage's dataset.
 //!
-//! In: a stage's name, and a version or the newest. Out: totals, and the receipts, files, videos and rejects, read from a few packs. A
-//! manifest is created once, under its number, so that a reader pins a version and it stays what it was. Start at [`head`]; versions are
-//! made by [`commit`](super::commit()).
+//! A manifest holds totals and settings, and lists the packs that hold the receipts. It is created once, under its number, so that a version
+//! never changes. Start at [`head`]; [`commit`](super::commit()) creates versions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use super::place::FileInfo;
 use super::place::is_name;
 use super::receipt::{Receipt, Reject, VideoRecord, read_json};
 use super::store::Store;
+use super::table::table_sort;
 
 /// One version of a stage's dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,9 +84,10 @@ pub struct TableTotals {
 /// Returns the sort of a shard or a table: its name without what numbers it, such as `labels.parquet`; none of other files.
 #[must_use]
 pub fn sort_of(path: &str) -> Option<String> {
-    let (stem, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
-    let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_');
-    ["arrow", "parquet"].contains(&extension).then(|| format!("{stem}.{extension}"))
+    match table_sort(path) {
+        Some(sort) => Some(format!("{sort}.parquet")),
+        None => path.ends_with(".arrow").then(|| "shard.arrow".to_owned()),
+    }
 }
 
 /// How a version differs from the one before.

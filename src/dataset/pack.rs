@@ -1,10 +1,9 @@
-//! Receipts of a version, many to a Parquet file.
+//! Packs: Parquet files that hold the receipts of a version, one row per task.
 //!
-//! In: receipts. Out: a file of one row per task, which never changes, and the receipts again, or only their keys, or only their files. A
-//! dataset of a million tasks is read from a few such files; a commit of one task writes one small file. Start at [`write`] and [`Pack`].
+//! A pack never changes. A dataset of a million tasks is read from a few packs, and a reader decodes only the columns it needs.
 //!
-//! Columns: `key`, `attempt` and `stage` as in the receipt; `files`, `videos` and `rejects` as JSON lists; `origin`, the rest as one JSON
-//! object.
+//! Columns: `key`, `attempt` and `stage` as in the receipt; `files`, `videos` and `rejects` as JSON lists; `origin` holds the rest as one
+//! JSON object.
 
 use std::sync::Arc;
 

@@ -1,11 +1,10 @@
-//! What a run, a plan that is out, or a reader still needs, so that garbage collection leaves it alone.
+//! Pins: files in `pins/` that name versions and tasks which garbage collection must keep.
 //!
-//! In: the versions and task keys that somebody reads or is about to write. Out: a file in `pins/`, created once, with an expiry. Start at
-//! [`pin`].
+//! A run, a handed-out plan or a reader creates a pin with [`pin`]. A pin ends when it is released, when it expires, or when the process
+//! that made it ends.
 //!
-//! **Pin first, then look.** Whoever relies on a receipt or a version pins it and then checks that it is there. The collector deletes
-//! receipts and manifests first, then reads the pins again, and puts back what somebody has pinned meanwhile: whichever came first, the data
-//! that are relied on stay.
+//! **Pin first, then check.** A process pins a receipt or a version, and then checks that it still exists. The collector deletes receipts
+//! and manifests first, then reads the pins again, and restores what is pinned. In either order of these steps the pinned data are kept.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -81,7 +80,7 @@ pub fn pin(store: &Store, holder: Holder, name: &str, stages: BTreeMap<String, H
 }
 
 impl Pin {
-    /// Whether somebody may still need what it names.
+    /// Whether the pin still counts.
     #[must_use]
     pub fn is_live(&self, now: SystemTime) -> bool {
         let expires = UNIX_EPOCH + Duration::from_secs(self.expires_unix_secs);

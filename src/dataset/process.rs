@@ -1,11 +1,13 @@
-//! Which process holds something, and whether it still lives. In: nothing, or what another process said of itself; out: an answer only where
-//! it is certain: on the same boot of the same machine, in the same namespace of processes.
+//! The identity of a process, to find out whether the owner of a pin has ended.
+//!
+//! [`Process::has_ended`] is true only if that is certain: on the same boot of the same machine, in the same PID namespace. A process of
+//! another machine or container counts as alive.
 
 use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-/// A process, told apart from every other one, later ones with its number included.
+/// A process, distinct from later processes with the same PID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
@@ -18,7 +20,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Returns this process; `None` where the system does not tell it apart from others.
+    /// Returns this process; `None` on systems without `/proc`.
     #[must_use]
     pub fn this() -> Option<Self> {
         let pid = std::process::id();
@@ -44,7 +46,7 @@ fn place() -> Option<String> {
     Some(format!("{} {}", boot.trim(), namespace.display()))
 }
 
-/// When a process began; `None` where there is none, or a dead one that nobody has waited for.
+/// Returns when a process began; `None` if there is none, or only a zombie.
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the program's name, may hold anything, brackets and spaces included.

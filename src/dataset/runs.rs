@@ -1,7 +1,6 @@
-//! The runs of a workspace: `runs/<run>.begun.json` when one begins, `runs/<run>.json` when it ends.
+//! The runs of a workspace: `runs/<run>.begun.json` is created when a run begins, `runs/<run>.json` when it ends.
 //!
-//! A run's id is a number, the next one that is free: of two runs the one with the greater id began later, whatever the clocks say. A run
-//! that was killed has the first file and not the second. Start at [`begin`].
+//! A run's id is the next free number, so that runs are ordered without clocks. A killed run has only the first file. Start at [`begin`].
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,5 +1,6 @@
-//! Whether the files of a workspace are what its receipts say. In: a workspace; out: what is damaged, and, where asked for, the damaged files
-//! and their receipts deleted, so that the next run makes just these tasks anew. Start at [`verify`].
+//! Verification: compares the files of a workspace with its receipts. Start at [`verify`].
+//!
+//! [`delete`] deletes damaged files together with their receipts. The next run makes exactly these tasks again.
 
 use std::collections::HashMap;
 use std::io::Read;

@@ -1,7 +1,7 @@
-//! What makes a folder a workspace: `lapo.json`, created once by the first run.
+//! The marker of a workspace: `lapo.json`, created once by the first run.
 //!
-//! In: a store and a pipeline's name. Out: [`Workspace`], or an error where the folder is none, is of a newer format, or belongs to another
-//! pipeline. Nothing is deleted, and nothing is read as a dataset, in a folder without it. Start at [`claim`] and [`require`].
+//! [`claim`] returns the marker or creates it. [`require`] fails if there is none: nothing is read or deleted in a folder without it. A
+//! workspace belongs to the pipeline that the marker names.
 
 use serde::{Deserialize, Serialize};
 

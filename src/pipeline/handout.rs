@@ -7,7 +7,6 @@
 //! executor does the same with threads.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,14 +14,15 @@ use super::Error;
 use super::check::Checked;
 use super::key::{Fields, key, of_job};
 use super::limit::{Limit, check_dropped};
-use super::plan::{PlanOptions, Planned, Planner, StagePlan, Tasks};
-use super::run::{StageSummary, Summary, Watch, Written};
-use super::session::{PinsFor, Session, TaskFailure, now, publish};
-use crate::dataset::{
-    self, Commit, Committed, Created, FORMAT, Manifest, Receipt, Store, commit, find_receipts, head, is_key, is_name, pins,
-};
+use super::plan::{PlanOptions, Planner, StagePlan};
+use super::run::Watch;
+use super::session::{PinsFor, Session, TaskFailure, Written, now};
+use crate::dataset::{self, Created, FORMAT, Store, find_receipts, is_key, is_name, pins};
 use crate::executor::{Ended, Job, Means, local};
-use crate::stages::Task;
+
+mod commit;
+
+pub use commit::{Missing, commit_all};
 
 /// A plan's front page: `plan.json` in its folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,9 +85,6 @@ struct Keys {
     /// Of the partitions, in theirs.
     new: Vec<String>,
 }
-
-/// Receipts by key.
-type ByKey = HashMap<String, Arc<Receipt>>;
 
 /// How far a stage's partitions are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -340,151 +337,6 @@ fn keys(out: &Store, share: &Share) -> Result<Keys, Error> {
     match keys.order.iter().chain(&keys.new).find(|key| !is_key(key)) {
         Some(key) => Err(edited(&path, format!("`{key}` is no key of a task"))),
         None => Ok(keys),
-    }
-}
-
-/// What to do about partitions that are not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// Commit nothing.
-    Refuse,
-    /// Commit what is done; the rest is in the next plan.
-    LeaveOut,
-}
-
-/// Makes what was done the datasets' next versions; a plan that was committed, and what a later plan or run made, is left as it is.
-///
-/// # Errors
-/// Where partitions are not done and `missing` does not leave them out. Where more videos were rejected than `max_rejected` allows; then no
-/// version is made.
-pub fn commit_all(handout: &Handout, out: &Store, store: &Store, missing: Missing, watch: &dyn Watch) -> Result<Summary, Error> {
-    let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
-    let status = status(handout, out, store)?;
-    if let Some(open) = status.iter().find(|stage| !stage.missing.is_empty()).filter(|_| missing == Missing::Refuse) {
-        let count: usize = status.iter().map(|stage| stage.missing.len()).sum();
-        let what =
-            format!("{count} of {} partitions are not done; stage {} lacks {}", handout.partitions, open.stage, listed(&open.missing));
-        let hint = "`lapo status --plan ...` lists them; `lapo commit --partial` leaves them for the next plan".into();
-        return Err(Error::Request { what, hint });
-    }
-    for share in handout.stages.iter().filter(|share| share.complete) {
-        let lacks = status.iter().find(|stage| stage.stage == share.stage).map_or(&[][..], |stage| &stage.missing);
-        let (stage, failures) = commit_share(handout, share, lacks, out, store)?;
-        watch.end(&stage);
-        summary.stages.push(stage);
-        summary.failures.extend(failures);
-    }
-    pins::release(store, &handout.run)?;
-    summary.seconds = now().as_secs_f64() - handout.planned_unix_secs as f64;
-    if dataset::runs::is_recorded(store, &handout.run)? {
-        return Ok(summary);
-    }
-    let outcome = if summary.failures.is_empty() { "done" } else { "done in part" };
-    dataset::runs::record(store, &handout.run, &handout.written.record(&summary, handout.planned_unix_secs, outcome))?;
-    Ok(summary)
-}
-
-fn listed(partitions: &[usize]) -> String {
-    let shown: Vec<String> = partitions.iter().take(8).map(ToString::to_string).collect();
-    let more = partitions.len().saturating_sub(8);
-    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
-}
-
-fn commit_share(
-    handout: &Handout,
-    share: &Share,
-    lacks: &[usize],
-    out: &Store,
-    store: &Store,
-) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
-    let Keys { order, new } = keys(out, share)?;
-    let missing: HashSet<&String> = lacks.iter().map(|partition| &new[partition - share.first]).collect();
-    let made: HashMap<String, Arc<Receipt>> = {
-        let done: Vec<String> = new.iter().filter(|key| !missing.contains(key)).cloned().collect();
-        let receipts = find_receipts(store, &share.stage, &done)?.into_iter().flatten();
-        receipts.map(|receipt| (receipt.key.clone(), Arc::new(receipt))).collect()
-    };
-    let newest = head(store, &share.stage)?;
-    let mut order: Vec<String> = order.into_iter().filter(|key| !missing.contains(key)).collect();
-    let mut fresh = made.clone();
-    if !lacks.is_empty() && share.kind == "decode" {
-        (order, fresh) = restored(handout, share, lacks, order, made.clone(), newest.as_ref(), out, store)?;
-    }
-    if share.most_rejected.is_some() {
-        let all = newest.as_ref().map_or(Ok(vec![]), |newest| newest.receipts(store))?;
-        let planned: HashSet<&String> = order.iter().collect();
-        let all = all.iter().filter(|receipt| planned.contains(&receipt.key) && !made.contains_key(&receipt.key));
-        Limit::new(share.most_rejected, share.videos, all.chain(made.values())).check(&share.stage)?;
-    }
-    let by = Commit {
-        stage: &share.stage,
-        kind: &share.kind,
-        run: &handout.run,
-        pipeline: &handout.written.pipeline,
-        take_over: handout.take_over,
-        why: &share.why,
-        settings: &share.settings,
-        since: share.version.unwrap_or(0),
-        now_unix_ms: now().as_millis() as u64,
-    };
-    let committed = commit(store, &by, &order, &fresh)?;
-    let mut share = share.clone();
-    publish(store, &share.stage, &committed, &mut share.note)?;
-    let failure = |partition: &usize| TaskFailure {
-        stage: share.stage.clone(),
-        key: new[partition - share.first].clone(),
-        subject: format!("partition {partition}"),
-        message: format!("stage {}: partition {partition} is not done", share.stage),
-        hint: None,
-        transient: true,
-        is_video: false,
-    };
-    let summary = StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref()) };
-    Ok((summary, lacks.iter().map(failure).collect()))
-}
-
-/// The tasks of a version that lacks some partitions: tasks of the version before stay in their place.
-#[expect(clippy::too_many_arguments, reason = "one step of `commit_share`")]
-fn restored(
-    handout: &Handout,
-    share: &Share,
-    lacks: &[usize],
-    order: Vec<String>,
-    made: HashMap<String, Arc<Receipt>>,
-    newest: Option<&Manifest>,
-    out: &Store,
-    store: &Store,
-) -> Result<(Vec<String>, ByKey), Error> {
-    let before = newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?;
-    let videos = jobs(handout, out, lacks)?.into_iter().filter_map(|(_, job)| match job.task {
-        Task::Decode(task) => Some(task.videos),
-        _ => None,
-    });
-    let missing: HashSet<String> = videos.flatten().map(|video| video.digest).collect();
-    let planned: HashSet<&String> = order.iter().collect();
-    let (kept, dropped): (Vec<_>, Vec<_>) = before.into_iter().partition(|receipt| planned.contains(&receipt.key));
-    let mut known: HashMap<String, Arc<Receipt>> = kept.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
-    known.extend(made);
-    let adopted: Vec<String> = order.iter().filter(|key| !known.contains_key(*key)).cloned().collect();
-    known.extend(
-        find_receipts(store, &share.stage, &adopted)?.into_iter().flatten().map(|receipt| (receipt.key.clone(), Arc::new(receipt))),
-    );
-    let mut tasks = Tasks::default();
-    order.iter().filter_map(|key| known.get(key)).for_each(|receipt| tasks.push(Planned::Done(receipt.clone())));
-    tasks.restore(&dropped, missing);
-    let fresh = tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
-    Ok((tasks.keys(), fresh))
-}
-
-impl Share {
-    fn summary(&self, made: &HashMap<String, Arc<Receipt>>, committed: &Committed, before: Option<&Manifest>) -> StageSummary {
-        let mut plan = StagePlan::empty(&self.stage, &self.kind);
-        plan.before = before.cloned();
-        plan.videos_gone = self.videos_gone;
-        plan.note.clone_from(&self.note);
-        made.values().for_each(|receipt| plan.tasks.push(Planned::Done(receipt.clone())));
-        let summary = StageSummary::of(&plan, made).with(committed, &plan);
-        StageSummary { reused: self.reused, ..summary }
     }
 }
 

@@ -48,7 +48,7 @@ impl Limit {
     }
 }
 
-/// Refuses a plan that drops more of the dataset's videos than `most` allows, or all of its tasks.
+/// Refuses a plan that drops a larger share of the dataset's videos than `most`.
 pub(super) fn check_dropped(plan: &StagePlan, most: Option<f64>) -> Result<(), Error> {
     let Some(before) = &plan.before else { return Ok(()) };
     let (gone, videos) = (plan.videos_gone as u64, before.totals.videos);

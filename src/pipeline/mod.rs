@@ -144,7 +144,11 @@ impl Error {
 
     /// Returns whether the fault is in this program.
     pub fn is_bug(&self) -> bool {
-        matches!(self, Error::Tasks { first, .. } if first.is_bug())
+        match self {
+            Error::Tasks { first, .. } => first.is_bug(),
+            Error::Partitions { failures, .. } => failures.iter().any(|failure| failure.is_bug),
+            _ => false,
+        }
     }
 }
 

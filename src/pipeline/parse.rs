@@ -66,13 +66,16 @@ fn stages(faults: &mut Faults, document: &Mapping) -> Option<Vec<(String, StageS
     }
 }
 
+/// Names that no stage may have: folders of the workspace, and tables that hold every stage's rows.
+const RESERVED: [&str; 5] = ["runs", "pins", "probes", "videos", "rejects"];
+
 /// One stage: exactly one known kind, and its settings.
 fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
     let path = ["stages".to_string(), name.to_string()];
     let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    if !valid || name == "runs" {
-        let cure = "use letters, digits, `_` and `-`: it is a folder and a table; `runs` is taken";
-        faults.at(&path, Part::Key, format!("`{name}` cannot be a stage's name"), Some(cure.into()));
+    if !valid || RESERVED.contains(&name) {
+        let cure = format!("use letters, digits, `_` and `-`, but none of {}: it names a folder and a table", RESERVED.join(", "));
+        faults.at(&path, Part::Key, format!("`{name}` cannot be a stage's name"), Some(cure));
         return None;
     }
     let Value::Mapping(map) = value else {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::check::Checked;
 use super::key::{Fields, Known, key, of_label, of_record, settings};
@@ -23,6 +23,7 @@ mod decode;
 mod single;
 mod tasks;
 mod training;
+mod view;
 
 pub use ahead::{Ahead, Unwaiting};
 pub use tasks::{Planned, Tasks};
@@ -40,7 +41,7 @@ pub struct StagePlan {
     pub waiting: Waiting,
     /// Why tasks are new: reason and number.
     pub why: BTreeMap<String, usize>,
-    /// What else is to be said: a model that is kept, and what it has not seen.
+    /// A note for people, such as how many videos a kept model has not seen.
     pub note: Option<String>,
     /// The settings as they come out of presets and overrides.
     pub settings: Fields,
@@ -54,7 +55,7 @@ pub struct StagePlan {
     pub videos_gone: usize,
     /// The digests of all videos of the plan, where some of the version before are not planned.
     pub planned_digests: HashSet<String>,
-    /// Videos that are left for the next run: they are being written, or could not be read for a reason that passes.
+    /// Videos left for the next run: they are still being written, or reading them failed in passing.
     pub left_out: Vec<LeftOut>,
     /// Tasks that were done, and whose outputs are damaged.
     pub damaged: Vec<Damaged>,
@@ -78,47 +79,6 @@ pub struct LeftOut {
     pub video: String,
     /// Why.
     pub reason: String,
-}
-
-/// What a plan says of a stage, for programs.
-#[derive(Serialize)]
-struct StageView<'a> {
-    stage: &'a str,
-    kind: &'a str,
-    new: usize,
-    reused: usize,
-    new_videos: usize,
-    reused_videos: usize,
-    videos_gone: usize,
-    rows_fewer: u64,
-    changes: bool,
-    left_out: &'a [LeftOut],
-    damaged: usize,
-    why: &'a BTreeMap<String, usize>,
-    note: Option<&'a str>,
-    settings: &'a Fields,
-}
-
-impl Serialize for StagePlan {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let view = StageView {
-            stage: &self.stage,
-            kind: &self.kind,
-            new: self.new_tasks(),
-            reused: self.tasks.reused(),
-            new_videos: self.new_videos(),
-            reused_videos: self.reused_videos(),
-            videos_gone: self.videos_gone,
-            rows_fewer: self.rows_fewer(),
-            changes: self.changes(),
-            left_out: &self.left_out,
-            damaged: self.damaged.len(),
-            why: &self.why,
-            note: self.note.as_deref(),
-            settings: &self.settings,
-        };
-        view.serialize(serializer)
-    }
 }
 
 /// What a person asks for beyond the pipeline's file.

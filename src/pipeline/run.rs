@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::Error;
 use super::check::Checked;
@@ -258,8 +258,8 @@ impl Running<'_, '_, '_> {
     }
 }
 
-/// Marks what was made as done, and leaves out what was not; where that should have taken the place of tasks of the version before, these
-/// stay. Returns how many tasks were left out.
+/// Marks finished tasks as done and removes the others from the plan. If a removed task should have replaced tasks of the version before,
+/// these stay. Returns how many tasks were removed.
 pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>) -> usize {
     let keys = |plan: &StagePlan| plan.tasks.keys().into_iter().collect::<HashSet<_>>();
     let before: HashSet<String> = plan.dropped.iter().flat_map(|receipt| &receipt.videos).map(|video| video.digest.clone()).collect();
@@ -318,7 +318,7 @@ fn execute(
     })
 }
 
-/// Labels' progress, told beside that of the frames.
+/// Shows the progress of labelling beside that of decoding.
 struct Beside<'a> {
     progress: &'a dyn Progress,
     done: AtomicU64,
@@ -383,35 +383,4 @@ fn sums<'a>(receipts: impl IntoIterator<Item = &'a Arc<Receipt>>) -> BTreeMap<St
         *sums.entry(name.clone()).or_insert(0.0) += value;
     }
     sums
-}
-
-/// A pipeline as somebody wrote it, for the record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Written {
-    pub(super) pipeline: String,
-    vars: BTreeMap<String, String>,
-    yaml: String,
-}
-
-impl Written {
-    pub(super) fn of(checked: &Checked) -> Self {
-        Written { pipeline: checked.spec.name.clone(), vars: checked.spec.vars.clone(), yaml: checked.text.clone() }
-    }
-
-    /// What a run did, for the workspace.
-    pub(super) fn record(&self, summary: &Summary, started_unix_secs: u64, outcome: &str) -> serde_json::Value {
-        serde_json::json!({
-            "format": crate::dataset::FORMAT,
-            "run": summary.run,
-            "pipeline": self.pipeline,
-            "started_unix_secs": started_unix_secs,
-            "seconds": summary.seconds,
-            "outcome": outcome,
-            "lapo": env!("CARGO_PKG_VERSION"),
-            "stages": summary.stages,
-            "failures": summary.failures,
-            "vars": self.vars,
-            "yaml": self.yaml,
-        })
-    }
 }

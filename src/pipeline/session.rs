@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::check::Checked;
 use super::plan::{LeftOut, PlanOptions, Planned, StagePlan};
-use super::run::{Summary, Written};
+use super::run::Summary;
 use crate::dataset::pins::{self, Held, Holder};
 use crate::dataset::workspace::{self, Claim};
 use crate::dataset::{Commit, Committed, Process, Receipt, Store, commit, delta, head, host, runs};
@@ -35,6 +35,8 @@ pub struct TaskFailure {
     pub transient: bool,
     /// Whether it is a video that is left for the next run.
     pub is_video: bool,
+    /// Whether the fault is in this program.
+    pub is_bug: bool,
 }
 
 impl TaskFailure {
@@ -52,13 +54,15 @@ impl TaskFailure {
             hint: error.hint(),
             transient: error.is_transient(),
             is_video,
+            is_bug: error.is_bug(),
         }
     }
 
     pub(super) fn left_out(stage: &str, left: &LeftOut) -> Self {
         let LeftOut { video, reason } = left.clone();
         let message = format!("{video}: {reason}");
-        TaskFailure { stage: stage.to_owned(), key: String::new(), subject: video, message, hint: None, transient: true, is_video: true }
+        let (stage, key) = (stage.to_owned(), String::new());
+        TaskFailure { stage, key, subject: video, message, hint: None, transient: true, is_video: true, is_bug: false }
     }
 
     /// The video that it is about, and what is wrong with it.
@@ -68,12 +72,12 @@ impl TaskFailure {
     }
 }
 
-/// Who works while a run's pins hold.
+/// Whose work the pins of a run protect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PinsFor {
-    /// This process, and nobody after it.
+    /// This process: the pins end with it.
     ThisProcess,
-    /// Whoever works on the plan that it hands out.
+    /// The workers of a handed-out plan: the pins outlive this process.
     Workers,
 }
 
@@ -188,7 +192,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Writes what is missing of a stage's Delta Lake log. Another program's entry in it is told, and stops nothing.
+/// Writes the missing entries of a stage's Delta Lake log. A foreign entry becomes a note, not an error.
 pub(super) fn publish(store: &Store, stage: &str, committed: &Committed, note: &mut Option<String>) -> Result<(), Error> {
     match delta::publish_stage(store, stage, committed.manifest()) {
         Err(error @ crate::dataset::Error::ForeignLog { .. }) => {
@@ -212,4 +216,35 @@ pub(super) fn claim(checked: &Checked, store: &Store, options: &PlanOptions) -> 
 /// Since 1970.
 pub(super) fn now() -> std::time::Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A pipeline's text and variables, for a run's record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Written {
+    pub(super) pipeline: String,
+    vars: BTreeMap<String, String>,
+    yaml: String,
+}
+
+impl Written {
+    pub(super) fn of(checked: &Checked) -> Self {
+        Written { pipeline: checked.spec.name.clone(), vars: checked.spec.vars.clone(), yaml: checked.text.clone() }
+    }
+
+    /// What a run did, for the workspace.
+    pub(super) fn record(&self, summary: &Summary, started_unix_secs: u64, outcome: &str) -> serde_json::Value {
+        serde_json::json!({
+            "format": crate::dataset::FORMAT,
+            "run": summary.run,
+            "pipeline": self.pipeline,
+            "started_unix_secs": started_unix_secs,
+            "seconds": summary.seconds,
+            "outcome": outcome,
+            "lapo": env!("CARGO_PKG_VERSION"),
+            "stages": summary.stages,
+            "failures": summary.failures,
+            "vars": self.vars,
+            "yaml": self.yaml,
+        })
+    }
 }

@@ -59,6 +59,12 @@ fn stages(folder: &str) -> Vec<(&'static str, &'static str, Value)> {
             "label",
             json!([{ "frames": "played", "dynamics": "model", "actions": "played" }, { "frames": "played", "dynamics": "model" }]),
         ),
+    ]
+}
+
+/// The stages that learn from these, play, or show them.
+fn learning_stages() -> Vec<(&'static str, &'static str, Value)> {
+    vec![
         ("policy", "train_policy", json!([{ "labels": "seen" }])),
         ("decoders", "train_decoder", json!([{ "labels": "seen", "actions": "played" }])),
         (
@@ -187,7 +193,7 @@ impl Draw<'_> {
     /// A pipeline of which every stage has random settings; adds to the counts by kind.
     fn pipeline(&mut self, folder: &str, counts: &mut BTreeMap<&'static str, usize>) -> String {
         let first = |from: &Value| from[0].clone();
-        let all = stages(folder);
+        let all = [stages(folder), learning_stages()].concat();
         let mut chosen: Vec<Value> = all.iter().map(|(_, kind, from)| json!({ *kind: first(from) })).collect();
         let seed = self.random.next_u64() >> self.random.random_range(0..64_u32);
         let text = |chosen: &[Value]| {
@@ -209,14 +215,14 @@ impl Draw<'_> {
     }
 }
 
-/// Does jobs as stages do, but for the contents.
-struct Fake<'a> {
+/// Files receipts and files of the right names for jobs. Planning reads no content, so that none is computed.
+struct FilesOnly<'a> {
     store: &'a Store,
     /// The digests of the videos in a shard, by its hash.
     videos: HashMap<String, Vec<String>>,
 }
 
-impl Fake<'_> {
+impl FilesOnly<'_> {
     fn file(&self, path: String, rows: u64) -> FileInfo {
         // A table is published, and so its schema is read.
         if path.ends_with(".parquet") {
@@ -382,7 +388,7 @@ fn whatever_the_settings_a_second_run_changes_nothing() {
         let text = draw.pipeline(folder.path().to_str().unwrap(), &mut counts);
         let store = faulty_store(&[]);
         let checked = check("p.yaml", &text, &[], &Access::default()).unwrap();
-        let done = Fake { store: &store, videos: HashMap::new() }.run(&checked);
+        let done = FilesOnly { store: &store, videos: HashMap::new() }.run(&checked);
         expect_done(&text, &store, &done);
         for (stage, keys) in &done {
             expect_packed(&store, stage, keys);

@@ -98,7 +98,7 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
     let refused = project.run(&["--refresh", "labels"]);
-    assert!(refused.code == 1 && refused.stderr.contains("these do: model, policy; "), "{refused:#?}");
+    assert!(refused.code == 64 && refused.stderr.contains("these do: model, policy; "), "{refused:#?}");
     assert!(project.run(&["--refresh", "policy"]).good().stdout.starts_with("1 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
 }

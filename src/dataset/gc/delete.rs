@@ -12,7 +12,7 @@ use super::super::receipt::parse_versioned;
 use super::super::store::Store;
 use super::{Garbage, Live, Needed, Survey, Waste};
 
-/// Deletes what was surveyed, except for what somebody has come to rely on since; returns what was deleted.
+/// Deletes what a survey found, except what was pinned or committed since. Returns what was deleted.
 pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Garbage>> {
     let mut taken: Vec<(&Garbage, Bytes)> = Vec::new();
     for found in survey.garbage.iter().filter(|found| matches!(found.what, Waste::Version | Waste::Receipt)) {

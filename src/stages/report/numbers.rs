@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Source;
 use super::page::escape;
-use crate::dataset::Column;
+use crate::dataset::{Column, table_sort};
 
 /// Rows that a table shows at most; the others are the query's to find.
 const SHOWN: usize = 12;
@@ -92,12 +92,8 @@ pub fn name(name: &str) -> String {
 /// What a query calls the rows of a stage's Parquet files of one sort (`metrics`, `actions`), as `query::catalog` names them: the first
 /// sort has the stage's own name, unless shards have it.
 pub fn table(source: &Source, sort: &str) -> String {
-    let sort_of = |path: &str| {
-        let stem = path.rsplit('/').next()?.strip_suffix(".parquet")?;
-        Some(stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_').to_owned())
-    };
     let shards = source.files.iter().any(|file| file.path.ends_with(".arrow"));
-    let is_first = source.files.iter().filter_map(|file| sort_of(&file.path)).all(|other| sort <= other.as_str());
+    let is_first = source.files.iter().filter_map(|file| table_sort(&file.path)).all(|other| sort <= other);
     if is_first && !shards { name(&source.stage) } else { name(&format!("{}_{sort}", source.stage)) }
 }
 

@@ -1,0 +1,49 @@
+//! A stage's plan as `lapo plan --format json` prints it.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+
+use super::{LeftOut, StagePlan};
+use crate::pipeline::key::Fields;
+
+/// What a plan says of a stage, for programs.
+#[derive(Serialize)]
+struct StageView<'a> {
+    stage: &'a str,
+    kind: &'a str,
+    new: usize,
+    reused: usize,
+    new_videos: usize,
+    reused_videos: usize,
+    videos_gone: usize,
+    rows_fewer: u64,
+    changes: bool,
+    left_out: &'a [LeftOut],
+    damaged: usize,
+    why: &'a BTreeMap<String, usize>,
+    note: Option<&'a str>,
+    settings: &'a Fields,
+}
+
+impl Serialize for StagePlan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let view = StageView {
+            stage: &self.stage,
+            kind: &self.kind,
+            new: self.new_tasks(),
+            reused: self.tasks.reused(),
+            new_videos: self.new_videos(),
+            reused_videos: self.reused_videos(),
+            videos_gone: self.videos_gone,
+            rows_fewer: self.rows_fewer(),
+            changes: self.changes(),
+            left_out: &self.left_out,
+            damaged: self.damaged.len(),
+            why: &self.why,
+            note: self.note.as_deref(),
+            settings: &self.settings,
+        };
+        view.serialize(serializer)
+    }
+}
