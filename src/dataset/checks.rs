@@ -15,6 +15,12 @@ use super::store::Store;
 const PIECE: u64 = 8 << 20;
 const PIECES: usize = 4;
 
+/// Returns whether a path is one that [`Store::probe_create`] writes.
+pub(super) fn is_probe(path: &str) -> bool {
+    let name = path.strip_prefix("probes/").and_then(|name| name.split('#').next()).unwrap_or_default();
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 impl Store {
     /// Checks that a file is there and has the size that its receipt says; reads none of it.
     pub fn check_size(&self, info: &FileInfo) -> Result<()> {

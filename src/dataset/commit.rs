@@ -74,9 +74,6 @@ pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<Stri
     let order = order.as_slice();
     let mut newest = head_of(store, by.stage)?;
     loop {
-        if let Some(head) = newest.as_ref().filter(|head| head.version > by.since && *head.run > *by.run) {
-            return Ok(Committed::Overtaken(head.clone()));
-        }
         // Held, and still the newest: a collector keeps it and the number after it, so that no number is given twice.
         let _held = match &newest {
             Some(head) => match pins::reading(store, by.stage, head.version) {
@@ -97,6 +94,9 @@ pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<Stri
         let taken_over = newest.as_ref().is_some_and(|head| by.take_over && head.pipeline != by.pipeline);
         if let Some(head) = newest.as_ref().filter(|_| before.is_same(&slots) && !taken_over) {
             return Ok(Committed::Unchanged(head.clone()));
+        }
+        if let Some(head) = newest.as_ref().filter(|head| head.version > by.since && *head.run > *by.run) {
+            return Ok(Committed::Overtaken(head.clone()));
         }
         let next = before.next(store, by, order, slots, fresh)?;
         let path = manifest_path(by.stage, next.version);
@@ -502,11 +502,13 @@ pub(super) mod tests {
         let commit = |run: &str, receipt: &Arc<Receipt>, since: u64| {
             let (order, fresh) = by_key(std::slice::from_ref(receipt));
             let committed = commit(&store, &by("s", run, since), &order, &fresh).unwrap();
-            (committed.manifest().version, committed.manifest().receipts(&store).unwrap()[0].key.clone())
+            let overtaken = matches!(committed, Committed::Overtaken(_));
+            (committed.manifest().version, committed.manifest().receipts(&store).unwrap()[0].key.clone(), overtaken)
         };
-        assert_eq!(commit("00000001", &old, 0), (1, key(1)));
-        assert_eq!(commit("00000002", &new, 0), (2, key(2)), "it began later, and ends later");
-        assert_eq!(commit("00000001", &old, 0), (2, key(2)), "it ends later, but began earlier");
+        assert_eq!(commit("00000001", &old, 0), (1, key(1), false));
+        assert_eq!(commit("00000002", &new, 0), (2, key(2), false), "it began later, and ends later");
+        assert_eq!(commit("00000001", &old, 0), (2, key(2), true), "it ends later, but began earlier");
+        assert_eq!(commit("00000001", &new, 0), (2, key(2), false), "its tasks are the newest version's");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::checks::is_probe;
 use super::error::Result;
 use super::manifest::{Manifest, at, manifest_path, stage_names};
 use super::pins::{self, Pin};
@@ -161,7 +162,7 @@ fn expired(store: &Store, keep: &Keep, pins: &[(String, Pin)]) -> Result<Vec<Gar
     let files = store.files("pins")?;
     let pins = files.iter().filter(|file| gone.contains(file.path.as_str()) && keep.is_old(file)).map(|file| one("pins", Waste::Pin, file));
     let probes = store.files("probes")?;
-    let probes = probes.iter().filter(|file| keep.is_staged(file)).map(|file| one("probes", Waste::Staged, file));
+    let probes = probes.iter().filter(|file| is_probe(&file.path) && keep.is_staged(file)).map(|file| one("probes", Waste::Staged, file));
     Ok(pins.chain(probes).collect())
 }
 

@@ -76,7 +76,8 @@ fn a_video_that_changes_after_the_plan_fails_its_partition_and_no_other() {
     assert!(worked.stderr.contains("videos/maze_1_005.mp4"), "{worked:#?}");
     let refused = project.lapo(&["commit", "--plan", "plans/a"]);
     assert!(refused.code == 1 && refused.stderr.contains("1 of 2 partitions are not done"), "{refused:#?}");
-    project.lapo(&["commit", "--plan", "plans/a", "--partial"]);
+    let partial = project.lapo(&["commit", "--plan", "plans/a", "--partial"]);
+    assert!(partial.code == 3 && partial.stderr.contains("partition 1 is not done"), "{partial:#?}");
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 4);
     project.run(&[]).good();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 6);

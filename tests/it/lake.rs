@@ -1,9 +1,9 @@
 //! What other programs read of a workspace that has lived: relabelled, killed, collected. `LAPO_PYTHON` names the Python, as in `readers`.
 
-use std::process::Command;
 use std::time::Duration;
 
 use crate::project::Project;
+use crate::python::passes;
 
 /// Every reader gives the rows that `lapo query` gave, of the newest version and of the first.
 const CHECK: &str = r#"
@@ -51,12 +51,6 @@ fn every_reader_sees_the_rows_of_each_version_after_a_relabelling_a_kill_and_a_g
         project.lapo(&["query", &format!("SELECT * FROM {table}"), "--workspace", "ws", "-o", file]).good();
         project.path(file)
     });
-    let Ok(python) = std::env::var("LAPO_PYTHON") else {
-        eprintln!("skipped: LAPO_PYTHON names no Python with polars, pyarrow, duckdb and deltalake");
-        return;
-    };
-    let workspace = project.path("ws");
-    let output = Command::new(python).args(["-c", CHECK, env!("CARGO_BIN_EXE_lapo")]).arg(workspace).args(answers).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    let [newest, first] = answers;
+    passes(CHECK, [env!("CARGO_BIN_EXE_lapo").into(), project.path("ws"), newest, first]);
 }

@@ -28,6 +28,7 @@ mod ledger;
 mod policy;
 mod procgen;
 mod project;
+mod python;
 mod quality;
 mod queries;
 mod readers;

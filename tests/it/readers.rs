@@ -6,13 +6,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use lapo::dataset::delta::{self, DeltaTable, TableVersion};
 use lapo::dataset::{
     Column, Compression, FileInfo, FrameSize, LabelRows, LabelShape, LabelWriter, ShardLayout, ShardWriter, Store, VideoName, own_table,
     write_table,
 };
+
+use crate::python::passes;
 
 const ROWS: usize = 600;
 
@@ -140,23 +141,14 @@ print(len(steps), "steps of", len(table), "metrics")
 
 #[test]
 fn tensorboard_shows_the_curve() {
-    let Ok(python) = std::env::var("LAPO_PYTHON") else {
-        eprintln!("skipped: LAPO_PYTHON names no Python with tensorboard");
-        return;
-    };
     let project = crate::project::Project::new(6);
     project.run(&["--set", "steps=40"]).good();
-    let said = Command::new(python).args(["-c", CURVE]).arg(project.path("ws/model")).output().unwrap();
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    assert_eq!(String::from_utf8_lossy(&said.stdout).split(' ').next(), Some("5"));
+    let Some(printed) = passes(CURVE, [project.path("ws/model")]) else { return };
+    assert_eq!(printed.split(' ').next(), Some("5"));
 }
 
 #[test]
 fn python_readers_see_what_was_written() {
-    let Ok(python) = std::env::var("LAPO_PYTHON") else {
-        eprintln!("skipped: LAPO_PYTHON names no Python with pyarrow, polars, duckdb and numpy");
-        return;
-    };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(folder.path().to_str().expect("a plain path")).expect("a workspace");
     let mut files = Vec::new();
@@ -165,10 +157,7 @@ fn python_readers_see_what_was_written() {
     }
     files.push(write_labels(&store));
     let paths = files.iter().map(|file| folder.path().join(file));
-    let output = Command::new(python).arg("-c").arg(CHECK).args(paths).output().expect("LAPO_PYTHON runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    passes(CHECK, paths);
 }
 
 /// Publishes `versions` of a stage as a Delta Lake table.
@@ -180,16 +169,6 @@ fn publish(store: &Store, stage: &str, versions: &[Vec<FileInfo>]) {
     };
     let table = DeltaTable { store, workspace: "readers", stage };
     delta::publish(table, versions.len() as u64, &|version| Ok(at(version))).expect("a published table");
-}
-
-fn python(script: &str, arguments: &[&str]) {
-    let Ok(python) = std::env::var("LAPO_PYTHON") else {
-        eprintln!("skipped: LAPO_PYTHON names no Python with deltalake, pyarrow, polars and duckdb");
-        return;
-    };
-    let output = Command::new(python).arg("-c").arg(script).args(arguments).output().expect("LAPO_PYTHON runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    eprint!("{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
@@ -209,7 +188,7 @@ fn labels_are_a_delta_lake_table_version_by_version() {
     let absolute = |file: &FileInfo| folder.path().join(&file.path).to_str().expect("a plain path").to_owned();
     let paths: Vec<Vec<String>> =
         versions.iter().map(|version: &Vec<FileInfo>| own_table(version).into_iter().map(absolute).collect()).collect();
-    python(DELTA, &[&absolute_path(folder.path(), "labels"), &serde_json::json!(paths).to_string()]);
+    passes(DELTA, [absolute_path(folder.path(), "labels"), serde_json::json!(paths).to_string()]);
 }
 
 #[test]
@@ -221,7 +200,7 @@ fn a_long_delta_log_is_read_from_its_checkpoint() {
     let versions: Vec<Vec<FileInfo>> = (1..=files.len()).map(|count| files[..count].to_vec()).collect();
     publish(&store, "steps", &versions);
     assert!(fs::exists(folder.path().join("steps/_delta_log/00000000000000000100.checkpoint.parquet")).expect("a folder"));
-    python(LONG, &[&absolute_path(folder.path(), "steps"), "105"]);
+    passes(LONG, [absolute_path(folder.path(), "steps"), "105".to_owned()]);
 }
 
 fn absolute_path(folder: &Path, name: &str) -> String {

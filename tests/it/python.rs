@@ -1,0 +1,23 @@
+//! Checks that a real Python runs: readers other than ours must agree with us.
+
+use std::ffi::OsStr;
+use std::process::Command;
+
+/// Ends the process without Python's own end, in which threads of native libraries may abort it after all checks have passed.
+const END: &str = "\nimport os\nprint('all checks passed', flush=True)\nos._exit(0)\n";
+
+/// Runs a script to its last line; returns what it prints, or `None` where `LAPO_PYTHON` names no Python.
+///
+/// # Panics
+/// If a check in the script fails, or if Python is missing in CI, which installs it.
+pub fn passes<S: AsRef<OsStr>>(script: &str, arguments: impl IntoIterator<Item = S>) -> Option<String> {
+    let Ok(python) = std::env::var("LAPO_PYTHON") else {
+        assert!(std::env::var_os("CI").is_none(), "LAPO_PYTHON must name a Python with the packages of the README's test command");
+        eprintln!("skipped: LAPO_PYTHON names no Python with the packages of the README's test command");
+        return None;
+    };
+    let output = Command::new(python).args(["-c", &format!("{script}{END}")]).args(arguments).output().expect("LAPO_PYTHON runs");
+    let (printed, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && printed.ends_with("all checks passed\n"), "{printed}{error}");
+    Some(printed.into_owned())
+}
