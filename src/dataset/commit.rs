@@ -74,16 +74,13 @@ pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<Stri
     let order = order.as_slice();
     let mut newest = head_of(store, by.stage)?;
     loop {
-        // Held, and still the newest: a collector keeps it and the number after it, so that no number is given twice.
-        let _held = match &newest {
-            Some(head) => match pins::reading(store, by.stage, head.version) {
-                Err(Error::Missing { .. }) => {
-                    newest = head_of(store, by.stage)?;
-                    continue;
-                }
-                held => held?,
-            },
-            None => None,
+        // Held, and still the newest: a collector keeps it, the number after it, so that no number is given twice, and this run's packs.
+        let _held = match pins::committing(store, by.run, by.stage, newest.as_ref().map(|head| head.version)) {
+            Err(Error::Missing { .. }) => {
+                newest = head_of(store, by.stage)?;
+                continue;
+            }
+            held => held?,
         };
         if newest.as_ref().map(|head| head.version) != versions(store, by.stage)?.last().copied() {
             newest = head_of(store, by.stage)?;

@@ -5,8 +5,8 @@
 //! - Only workspaces with a `lapo.json` are surveyed, and in them only paths that lapo itself writes. Other files are ignored.
 //! - The age of a version counts from the commit that superseded it. The age of any other file counts from its last change.
 //! - Pinned versions and tasks are kept: those of running runs, of plans that are handed out, and of readers (see [`pins`]).
-//! - [`delete`] removes manifests and receipts first. Then it reads pins and newest versions again, restores what was pinned or committed
-//!   since the survey, and deletes only the data of the rest.
+//! - [`delete`] announces what it will delete, then reads pins and newest versions again, and spares what was pinned or committed since
+//!   the survey. It deletes manifests and receipts before data, and restores nothing: it may be killed at any moment.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::checks::is_probe;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::manifest::{Manifest, at, manifest_path, stage_names};
 use super::pins::{self, Pin};
 use super::place::Stored;
@@ -194,7 +194,7 @@ struct Live<'a> {
 
 impl<'a> Live<'a> {
     fn new(pins: &'a [(String, Pin)], now: SystemTime) -> Self {
-        let pins: Vec<&Pin> = pins.iter().map(|(_, pin)| pin).filter(|pin| pin.is_live(now)).collect();
+        let pins: Vec<&Pin> = pins.iter().map(|(_, pin)| pin).filter(|pin| pin.is_live(now) && !pin.is_announcement()).collect();
         let held = || pins.iter().flat_map(|pin| &pin.stages);
         Live {
             runs: pins.iter().map(|pin| pin.run.as_str()).collect(),
@@ -273,7 +273,7 @@ impl<'a> Stage<'a> {
 
     fn survey(&self, store: &Store, garbage: &mut Vec<Garbage>) -> Result<()> {
         let (old, kept): (Vec<_>, Vec<_>) = (0..self.manifests.len()).partition(|at| self.is_old_version(*at));
-        let needed = Needed::read(store, kept.iter().map(|at| &self.manifests[*at].0))?;
+        let needed = Needed::read(store, &self.name, kept.iter().map(|at| &self.manifests[*at].0))?;
         let old: HashSet<String> = old.iter().map(|at| manifest_path(&self.name, self.manifests[*at].0.version)).collect();
         let mut receipts = Vec::new();
         let mut folders = BTreeMap::<(Waste, String), (Garbage, SystemTime, bool)>::new();
@@ -379,16 +379,27 @@ struct Needed {
 }
 
 impl Needed {
-    fn read<'m>(store: &Store, manifests: impl Iterator<Item = &'m Manifest>) -> Result<Self> {
+    /// What versions need; one that another collector deletes meanwhile needs nothing.
+    fn read<'m>(store: &Store, stage: &str, manifests: impl Iterator<Item = &'m Manifest>) -> Result<Self> {
         let (mut needed, mut read) = (Self::default(), HashMap::new());
-        for pack in manifests.flat_map(|manifest| &manifest.packs) {
-            needed.packs.insert(pack.file.path.clone());
-            if !read.contains_key(&pack.file.path) {
-                read.insert(pack.file.path.clone(), pack.entries(store)?);
+        for manifest in manifests {
+            match needed.add(store, manifest, &mut read) {
+                Err(Error::Missing { .. }) if at(store, stage, manifest.version)?.is_none() => {}
+                added => added?,
             }
-            needed.tasks.extend(pack.kept(read[&pack.file.path].clone()));
         }
         needed.keys = needed.tasks.iter().map(|(key, _)| key.clone()).collect();
         Ok(needed)
+    }
+
+    fn add(&mut self, store: &Store, manifest: &Manifest, read: &mut HashMap<String, Vec<(String, String)>>) -> Result<()> {
+        for pack in &manifest.packs {
+            self.packs.insert(pack.file.path.clone());
+            if !read.contains_key(&pack.file.path) {
+                read.insert(pack.file.path.clone(), pack.entries(store)?);
+            }
+            self.tasks.extend(pack.kept(read[&pack.file.path].clone()));
+        }
+        Ok(())
     }
 }

@@ -91,6 +91,8 @@ mod shards;
 mod store;
 mod table;
 mod table_reader;
+#[cfg(test)]
+mod turns;
 pub mod verify;
 mod walk;
 mod window;
@@ -128,6 +130,8 @@ pub use shards::Shards;
 pub use store::Store;
 pub use table::{Column, own_table, table_sort, write_table};
 pub use table_reader::{Table, read_columns, read_table};
+#[cfg(test)]
+pub(crate) use turns::Turns;
 pub use window::{Window, WindowIndex};
 
 /// The format on disk: every file and every field.

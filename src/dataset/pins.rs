@@ -3,8 +3,9 @@
 //! A run, a handed-out plan or a reader creates a pin with [`pin`]. A pin ends when it is released, when it expires, or when the process
 //! that made it ends.
 //!
-//! **Pin first, then check.** A process pins a receipt or a version, and then checks that it still exists. The collector deletes receipts
-//! and manifests first, then reads the pins again, and restores what is pinned. In either order of these steps the pinned data are kept.
+//! **Announce first, then look.** A process pins a receipt or a version, then reads what collectors have announced, then checks that the
+//! file exists. A collector announces what it will delete ([`announce`]), then reads the pins, and spares what is pinned. In any order of
+//! these steps, at least one of the two sees the other. Nothing is ever deleted and restored, so a collector may die at any moment.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -22,6 +23,10 @@ use super::store::Store;
 pub const RUN: Duration = Duration::from_secs(30 * 86_400);
 /// How long a reader's pin holds: an hour.
 pub const READER: Duration = Duration::from_secs(3_600);
+/// How long an announcement holds: ten minutes. A collector deletes only in the first half.
+const ANNOUNCEMENT: Duration = Duration::from_secs(600);
+/// The `run` of an announcement.
+const COLLECTION: &str = "collection";
 
 /// One file of `pins/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +85,12 @@ pub fn pin(store: &Store, holder: Holder, name: &str, stages: BTreeMap<String, H
 }
 
 impl Pin {
+    /// Whether this is not a pin but a collector's announcement of what it deletes.
+    #[must_use]
+    pub fn is_announcement(&self) -> bool {
+        self.run == COLLECTION
+    }
+
     /// Whether the pin still counts.
     #[must_use]
     pub fn is_live(&self, now: SystemTime) -> bool {
@@ -95,50 +106,108 @@ pub fn release(store: &Store, run: &str) -> Result<()> {
     paths.iter().filter(|path| path.starts_with(&prefix)).try_for_each(|path| store.delete(path))
 }
 
-/// Returns the pins that there are, with their paths; one that was released meanwhile is left out.
+/// Returns the files of `pins/`, announcements included, with their paths; one that was released meanwhile is left out.
 pub(super) fn all(store: &Store) -> Result<Vec<(String, Pin)>> {
+    read(store, store.list("pins")?)
+}
+
+fn read(store: &Store, paths: Vec<String>) -> Result<Vec<(String, Pin)>> {
     let mut all = Vec::new();
-    for path in store.list("pins")?.into_iter().filter(|path| path.ends_with(".json")) {
+    for path in paths.into_iter().filter(|path| path.ends_with(".json")) {
         match read_many(store, std::slice::from_ref(&path)) {
             Ok(mut pins) => all.extend(pins.pop().map(|pin| (path, pin))),
-            Err(super::Error::Missing { .. }) => {}
+            Err(Error::Missing { .. }) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(all)
 }
 
-/// A version that a reader holds until this is dropped.
+/// A file of `pins/` that is deleted when this is dropped.
 #[derive(Debug)]
-pub struct Reading {
+pub struct TemporaryPin {
     store: Store,
     path: String,
 }
 
-impl Drop for Reading {
+impl Drop for TemporaryPin {
     fn drop(&mut self) {
         // One that cannot be deleted expires.
         let _ = self.store.delete(&self.path);
     }
 }
 
+/// Creates a pin of this process that ends when it is dropped; `None` where nothing may be written, and nothing can be held.
+fn pin_while(store: &Store, run: &str, holds: Duration, now: SystemTime, stages: BTreeMap<String, Held>) -> Result<Option<TemporaryPin>> {
+    let now_unix_secs = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let process = Process::this();
+    let holder = Holder { run, process: process.as_ref(), holds, now_unix_secs };
+    let name = format!("{:016x}", RandomState::new().build_hasher().finish());
+    match pin(store, holder, &name, stages) {
+        Ok(()) => Ok(Some(TemporaryPin { store: store.clone(), path: format!("pins/{run}-{name}.json") })),
+        Err(error) if error.is_read_only() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Holds a version of a stage while it is read; `None` where nothing may be written, and nothing can be held.
 ///
 /// # Errors
-/// Where the version is no longer there.
-pub fn reading(store: &Store, stage: &str, version: u64) -> Result<Option<Reading>> {
-    let now_unix_secs = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let process = Process::this();
-    let holder = Holder { run: "reader", process: process.as_ref(), holds: READER, now_unix_secs };
-    let name = format!("{:016x}", RandomState::new().build_hasher().finish());
-    let held = Held { versions: vec![version], keys: vec![] };
-    let pinned = match pin(store, holder, &name, BTreeMap::from([(stage.to_owned(), held)])) {
-        Ok(()) => Some(Reading { store: store.clone(), path: format!("pins/reader-{name}.json") }),
-        Err(error) if error.is_read_only() => None,
-        Err(error) => return Err(error),
-    };
+/// Fails with [`Error::Missing`] if the version does not exist, or is being collected.
+pub fn reading(store: &Store, stage: &str, version: u64) -> Result<Option<TemporaryPin>> {
+    held_by(store, "reader", stage, Some(version))
+}
+
+/// Holds the newest version of a stage, if it has one, and what `run` writes, while the run commits.
+///
+/// # Errors
+/// As [`reading`].
+pub(super) fn committing(store: &Store, run: &str, stage: &str, newest: Option<u64>) -> Result<Option<TemporaryPin>> {
+    held_by(store, run, stage, newest)
+}
+
+fn held_by(store: &Store, run: &str, stage: &str, version: Option<u64>) -> Result<Option<TemporaryPin>> {
+    let held = Held { versions: version.into_iter().collect(), keys: vec![] };
+    let pinned = pin_while(store, run, READER, SystemTime::now(), BTreeMap::from([(stage.to_owned(), held)]))?;
+    let Some(version) = version else { return Ok(pinned) };
+    let is_announced = announced(store)?.get(stage).is_some_and(|announced| announced.versions.contains(&version));
     match at(store, stage, version)? {
-        Some(_) => Ok(pinned),
-        None => Err(Error::Missing { path: manifest_path(stage, version) }),
+        Some(_) if !is_announced => Ok(pinned),
+        _ => Err(Error::Missing { path: manifest_path(stage, version) }),
     }
+}
+
+/// What a collector will delete, announced until this is dropped.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    _file: Option<TemporaryPin>,
+    ends: SystemTime,
+}
+
+impl Announcement {
+    /// Whether it is too late to delete: the announcement will soon no longer count.
+    pub(super) fn is_late(&self) -> bool {
+        SystemTime::now() > self.ends
+    }
+}
+
+/// Announces that these versions and tasks will be deleted, unless pins name them.
+pub(super) fn announce(store: &Store, stages: BTreeMap<String, Held>, now: SystemTime) -> Result<Announcement> {
+    let ends = SystemTime::now() + ANNOUNCEMENT / 2;
+    Ok(Announcement { _file: pin_while(store, COLLECTION, ANNOUNCEMENT, now, stages)?, ends })
+}
+
+/// Returns the versions and tasks that collectors are about to delete, by stage.
+pub fn announced(store: &Store) -> Result<BTreeMap<String, Held>> {
+    let prefix = format!("pins/{COLLECTION}-");
+    let mut announced = BTreeMap::<String, Held>::new();
+    let paths = store.list("pins")?.into_iter().filter(|path| path.starts_with(&prefix)).collect();
+    for (_, pin) in read(store, paths)?.into_iter().filter(|(_, pin)| pin.is_live(SystemTime::now())) {
+        for (stage, held) in pin.stages {
+            let all = announced.entry(stage).or_default();
+            all.versions.extend(held.versions);
+            all.keys.extend(held.keys);
+        }
+    }
+    Ok(announced)
 }

@@ -2,6 +2,8 @@
 //!
 //! A run's id is the next free number, so that runs are ordered without clocks. A killed run has only the first file. Start at [`begin`].
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +28,8 @@ pub struct Begun {
     pub host: String,
     /// The process, on that machine.
     pub process: u32,
+    /// A random name that no other run has: containers may share host name, process number and time.
+    pub id: String,
 }
 
 /// Gives a run its id.
@@ -34,7 +38,8 @@ pub fn begin(store: &Store, pipeline: &str, host: &str, now_unix_secs: u64) -> R
     loop {
         let run = format!("{number:08}");
         let (pipeline, host, process) = (pipeline.to_owned(), host.to_owned(), std::process::id());
-        let begun = Begun { format: super::FORMAT, run: run.clone(), pipeline, started_unix_secs: now_unix_secs, host, process };
+        let id = format!("{:016x}", RandomState::new().build_hasher().finish());
+        let begun = Begun { format: super::FORMAT, run: run.clone(), pipeline, started_unix_secs: now_unix_secs, host, process, id };
         if store.create(&begun_path(&run), &to_json(&begun))? == Created::New && !is_recorded(store, &run)? {
             return Ok(run);
         }
@@ -78,4 +83,23 @@ pub(super) fn number(path: &str) -> Option<u64> {
 
 fn newest(store: &Store) -> Result<u64> {
     Ok(store.list("runs")?.iter().filter_map(|path| number(path)).max().unwrap_or(0))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::faults::faulty_store;
+    use super::*;
+
+    #[test]
+    fn runs_that_begin_in_the_same_second_under_one_host_name_and_number_are_two() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in [Store::open(folder.path().to_str().unwrap()).unwrap(), faulty_store(&[])] {
+            let runs = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..16).map(|_| scope.spawn(|| begin(&store, "p", "pod", 7).unwrap())).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<std::collections::BTreeSet<String>>()
+            });
+            assert_eq!(runs.len(), 16);
+        }
+    }
 }

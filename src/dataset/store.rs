@@ -22,6 +22,8 @@ use super::new_file::NewFile;
 use super::parts::Parts;
 use super::place::{Created, FileInfo, Stored, folder, is_staged, location};
 use super::remote::Remote;
+#[cfg(test)]
+use super::turns::Step;
 use super::walk;
 
 /// A workspace. Cheap to clone, and usable from every thread that is not itself inside an async runtime.
@@ -29,6 +31,9 @@ use super::walk;
 pub struct Store {
     place: Place,
     access: Access,
+    /// Where tests let several users take turns.
+    #[cfg(test)]
+    turn: Option<super::turns::Turn>,
 }
 
 #[derive(Clone)]
@@ -49,16 +54,36 @@ impl Store {
         let access = access.clone();
         let Some((base, prefix)) = address(workspace) else {
             let root = std::path::absolute(workspace).map_err(io_error("open", workspace))?;
-            return Ok(Self { place: Place::Folder(Arc::new(Folder::new(root))), access });
+            return Ok(Self::at(Place::Folder(Arc::new(Folder::new(root))), access));
         };
         let remote = Remote::open(base, prefix, &access)?;
-        Ok(Self { place: Place::Remote(Arc::new(remote)), access })
+        Ok(Self::at(Place::Remote(Arc::new(remote)), access))
     }
 
     /// A workspace over any object store; `name` is one that no other store has.
     pub fn over(name: &str, objects: Arc<dyn ObjectStore>, access: &Access) -> Result<Self> {
         let remote = Remote::new(name.into(), objects, access.clone())?;
-        Ok(Self { place: Place::Remote(Arc::new(remote)), access: access.clone() })
+        Ok(Self::at(Place::Remote(Arc::new(remote)), access.clone()))
+    }
+
+    fn at(place: Place, access: Access) -> Self {
+        Self {
+            place,
+            access,
+            #[cfg(test)]
+            turn: None,
+        }
+    }
+
+    #[cfg(test)]
+    fn wait(&self, step: Step) -> Result<()> {
+        self.turn.as_ref().map_or(Ok(()), |turn| turn.take(step))
+    }
+
+    /// Returns the same workspace, where every call waits for its turn.
+    #[cfg(test)]
+    pub(super) fn in_turns(&self, turn: super::turns::Turn) -> Self {
+        Self { turn: Some(turn), ..self.clone() }
     }
 
     /// Returns the folder's absolute path, or the address.
@@ -86,6 +111,8 @@ impl Store {
     /// Creates `path` with `bytes` if nothing is there: atomic, and lasting when this returns. The same bytes count as [`Created::New`].
     pub fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::Create(path, bytes))?;
         match &self.place {
             Place::Remote(remote) => remote.create(path, bytes),
             Place::Folder(root) => match root.create(&place, bytes, Lasts::Always)? {
@@ -98,6 +125,8 @@ impl Store {
     /// Creates a file as [`Store::create`] does that means nothing after a power cut, and need not survive one.
     pub(super) fn create_fleeting(&self, path: &str, bytes: &[u8]) -> Result<Created> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::Create(path, bytes))?;
         match &self.place {
             Place::Remote(remote) => remote.create(path, bytes),
             Place::Folder(root) => root.create(&place, bytes, Lasts::UntilPowerIsCut),
@@ -112,6 +141,8 @@ impl Store {
     /// The bytes of `path`, or `None` where nothing is.
     pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::Look)?;
         match &self.place {
             Place::Remote(remote) => remote.read(path),
             Place::Folder(root) => disk::read(&root.place(&place)),
@@ -135,6 +166,8 @@ impl Store {
     /// in [`Store::files`] and in [`Store::folders`].
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
         let place = folder(prefix)?;
+        #[cfg(test)]
+        self.wait(Step::Look)?;
         let mut paths = match &self.place {
             Place::Remote(remote) => remote.files(prefix)?.into_iter().map(|file| file.path).collect(),
             Place::Folder(root) => walk::paths(root.root(), place.as_ref())?,
@@ -158,6 +191,8 @@ impl Store {
 
     fn unsorted(&self, prefix: &str) -> Result<Vec<Stored>> {
         let place = folder(prefix)?;
+        #[cfg(test)]
+        self.wait(Step::Look)?;
         match &self.place {
             Place::Remote(remote) => remote.files(prefix),
             Place::Folder(root) => walk::files(root.root(), place.as_ref()),
@@ -167,6 +202,8 @@ impl Store {
     /// Returns when a file was written; `None` where there is none.
     pub(super) fn modified(&self, path: &str) -> Result<Option<std::time::SystemTime>> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::Look)?;
         match &self.place {
             Place::Remote(remote) => Ok(remote.look(path)?.map(|found| found.modified)),
             Place::Folder(root) => disk::modified(&root.place(&place)),
@@ -176,6 +213,8 @@ impl Store {
     /// Deletes a file; it need not exist.
     pub fn delete(&self, path: &str) -> Result<()> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::Delete(path))?;
         match &self.place {
             Place::Remote(remote) => remote.delete(&[path.to_owned()]),
             Place::Folder(root) => disk::remove_file(&root.place(&place)),
@@ -185,6 +224,8 @@ impl Store {
     /// The names of the folders right under `prefix`, sorted; `""` is the workspace itself.
     pub fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let place = folder(prefix)?;
+        #[cfg(test)]
+        self.wait(Step::Look)?;
         let mut names = match &self.place {
             Place::Remote(remote) => remote.folders(prefix)?,
             Place::Folder(root) => walk::folders(&root.place(&place))?,
@@ -200,6 +241,8 @@ impl Store {
     pub fn delete_all(&self, prefix: &str) -> Result<()> {
         assert!(!prefix.is_empty(), "a folder of the workspace, never all of it");
         let place = location(prefix)?;
+        #[cfg(test)]
+        self.wait(Step::DeleteAll(prefix))?;
         match &self.place {
             Place::Remote(remote) => remote.delete(&self.list(prefix)?),
             Place::Folder(root) => disk::remove_folder(&root.place(&place)),
@@ -209,6 +252,8 @@ impl Store {
     /// Starts a file too large for memory; nothing refers to it until a receipt does.
     pub fn new_file(&self, path: &str) -> Result<NewFile> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::NewFile(path))?;
         match &self.place {
             Place::Remote(remote) => NewFile::begin_remote(remote.clone(), path),
             Place::Folder(root) => NewFile::begin(root.clone(), &place),
@@ -258,6 +303,8 @@ impl Store {
     /// Returns a file to read stretches of, from the store itself.
     pub(super) fn source(&self, path: &str, info: Option<&FileInfo>) -> Result<Parts> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::Look)?;
         match &self.place {
             Place::Remote(remote) => Ok(Parts::Remote(remote.clone(), remote.require(path, info)?)),
             Place::Folder(root) => {
@@ -284,6 +331,8 @@ impl Store {
     /// Returns a file as [`Store::file`] does; of a copy made now the size and the digest are checked.
     pub(super) fn file_of(&self, path: &str, info: Option<&FileInfo>) -> Result<File> {
         let place = location(path)?;
+        #[cfg(test)]
+        self.wait(Step::Look)?;
         match &self.place {
             Place::Remote(remote) => remote.local(path, info),
             Place::Folder(root) => disk::open(&root.place(&place), path),

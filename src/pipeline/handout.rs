@@ -112,13 +112,26 @@ fn jobs_file(partition: usize) -> String {
 /// # Errors
 /// Also where more videos are rejected already than `max_rejected` allows, or more are gone than `max_dropped` does.
 pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &Store) -> Result<Handout, Error> {
-    let taken =
-        || Error::Request { what: "the folder for the plan holds one already".into(), hint: "name a new folder: --out plans/2".into() };
     if out.read(FRONT)?.is_some() {
         return Err(taken());
     }
     let session = Session::begin(checked, store, options, PinsFor::Workers)?;
-    let plans = held(&session, options)?;
+    let written = write_plan(&session, options, out);
+    if !written.as_ref().is_ok_and(|plan| plan.changes > 0) {
+        pins::release(store, &session.run)?;
+        dataset::runs::abandon(store, &session.run)?;
+    }
+    written
+}
+
+fn taken() -> Error {
+    Error::Request { what: "the folder for the plan holds one already".into(), hint: "name a new folder: --out plans/2".into() }
+}
+
+/// Plans all stages, and writes the plan.
+fn write_plan(session: &Session, options: &PlanOptions, out: &Store) -> Result<Handout, Error> {
+    let (checked, store) = (session.checked, session.store);
+    let plans = held(session, options)?;
     // What another plan left, one that was killed say, must not become a part of this one.
     let create = |path: &str, text: &str| match out.create(path, text.as_bytes())? {
         Created::New => Ok(()),
@@ -152,10 +165,6 @@ pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &S
         stages,
     };
     create(FRONT, &json(&handout))?;
-    if changes == 0 {
-        pins::release(store, &session.run)?;
-        dataset::runs::abandon(store, &session.run)?;
-    }
     Ok(handout)
 }
 

@@ -302,7 +302,7 @@ fn execute(
         let ended = local::run(store, jobs, means, progress, &|receipt| {
             for job in unwaiting.iter().filter_map(|stage| stage.job(receipt)) {
                 // Its stage has not been planned, so that no pin names it yet. What is not pinned is left to the labels' own turn.
-                if session.hold_job(&job).is_err() {
+                if !session.hold_job(&job).unwrap_or(false) {
                     continue;
                 }
                 first.get_or_init(Instant::now);

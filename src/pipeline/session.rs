@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
     }
 
     /// Pins the tasks of a plan that no version keeps: those to be done, and those that are done and not in the newest version. False where
-    /// one of the latter has been collected meanwhile: then the stage must be planned again.
+    /// one of them has been collected meanwhile, or is being collected: then the stage must be planned again.
     pub fn hold(&self, plan: &StagePlan) -> Result<bool, Error> {
         let kept: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
         let adopted: Vec<String> =
@@ -133,15 +133,25 @@ impl<'a> Session<'a> {
         if keys.is_empty() {
             return Ok(true);
         }
-        let held = BTreeMap::from([(plan.stage.clone(), Held { versions: vec![], keys })]);
-        pins::pin(self.store, self.holder(), &format!("{}-{}", plan.stage, fresh_id()), held)?;
+        if !self.hold_keys(&plan.stage, keys)? {
+            // A collector is at it; planning again at once would find the same.
+            std::thread::sleep(Duration::from_millis(50));
+            return Ok(false);
+        }
         Ok(crate::dataset::are_filed(self.store, &plan.stage, &adopted)?)
     }
 
-    /// Pins a task that is begun before its stage is planned.
-    pub fn hold_job(&self, job: &Job) -> Result<(), Error> {
-        let held = BTreeMap::from([(job.stage.clone(), Held { versions: vec![], keys: vec![job.key.clone()] })]);
-        Ok(pins::pin(self.store, self.holder(), &format!("{}-{}", job.stage, fresh_id()), held)?)
+    /// Pins a task that is begun before its stage is planned; false where a collector is deleting what is left of it.
+    pub fn hold_job(&self, job: &Job) -> Result<bool, Error> {
+        self.hold_keys(&job.stage, vec![job.key.clone()])
+    }
+
+    fn hold_keys(&self, stage: &str, keys: Vec<String>) -> Result<bool, Error> {
+        let held = BTreeMap::from([(stage.to_owned(), Held { versions: vec![], keys: keys.clone() })]);
+        pins::pin(self.store, self.holder(), &format!("{stage}-{}", fresh_id()), held)?;
+        let Some(announced) = pins::announced(self.store)?.remove(stage) else { return Ok(true) };
+        let announced: HashSet<String> = announced.keys.into_iter().collect();
+        Ok(keys.iter().all(|key| !announced.contains(key)))
     }
 
     /// Makes a plan whose tasks are all done the newest version, and pins it.
@@ -214,7 +224,7 @@ pub(super) fn claim(checked: &Checked, store: &Store, options: &PlanOptions) -> 
 }
 
 /// Since 1970.
-pub(super) fn now() -> std::time::Duration {
+pub(super) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

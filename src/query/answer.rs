@@ -11,7 +11,7 @@ use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsError, S
 use super::damage::Sources;
 use super::sink::{self, Format};
 use super::{Error, Result, failed};
-use crate::dataset::pins::Reading;
+use crate::dataset::pins::TemporaryPin;
 
 /// Rows written at once; of a Parquet file, a row group.
 const BATCH: usize = 50_000;
@@ -25,7 +25,7 @@ pub struct Answer {
     /// The files that it is read from, for what there is to say of an error.
     pub(super) sources: Option<Sources>,
     /// The versions that it is read from, held until it is.
-    pub(super) _held: Vec<Reading>,
+    pub(super) _held: Vec<TemporaryPin>,
 }
 
 impl Answer {

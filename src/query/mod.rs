@@ -31,7 +31,7 @@ use polars::sql::SQLContext;
 use sqlparser::ast::Query;
 
 use crate::dataset::Store;
-use crate::dataset::pins::{self, Reading};
+use crate::dataset::pins::{self, TemporaryPin};
 pub use answer::{Answer, Rows};
 use catalog::Catalog;
 pub use catalog::{DatasetInfo, Table};
@@ -57,7 +57,7 @@ pub fn query(store: &Store, sql: &str) -> Result<Rows> {
 /// Prepares the answer to an SQL query. Rows are read when the answer is written or collected.
 pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
     let statement = Statement::parse(sql)?;
-    let asked = Workspace::open(store, versions)?;
+    let mut asked = Workspace::open(store, versions)?;
     match statement {
         Statement::Tables => {
             let mut names: Vec<String> = asked.catalog.tables.iter().map(|table| table.name.clone()).collect();
@@ -70,9 +70,22 @@ pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
             let (names, types): (Vec<String>, Vec<String>) = schema.iter().map(|(name, kind)| (name.to_string(), kind.to_string())).unzip();
             Answer::of(vec![Column::new("column_name".into(), names), Column::new("column_type".into(), types)])
         }
-        Statement::Rows(query) => asked.rows(query),
+        Statement::Rows(query) => {
+            for _ in 0..RETRIES {
+                match asked.rows(query.clone()) {
+                    Err(Error::Dataset(crate::dataset::Error::Missing { path })) if path.contains("/manifests/") => {}
+                    rows => return rows,
+                }
+                // What was the newest version has been superseded and collected meanwhile.
+                asked = Workspace::open(store, versions)?;
+            }
+            asked.rows(query)
+        }
     }
 }
+
+/// How often a query looks again for the newest versions.
+const RETRIES: usize = 8;
 
 /// The error of a stage that is not there, or has no such version.
 ///
@@ -167,20 +180,22 @@ impl<'a> Workspace<'a> {
         self.catalog.rows(self.store, table, version)
     }
 
-    /// Holds the version of a table's stage while it is read.
-    fn hold(&self, asked: &Asked) -> Result<Option<Reading>> {
+    /// Holds the versions of a table while they are read.
+    fn hold(&self, asked: &Asked) -> Result<Vec<TemporaryPin>> {
         let (table, version) = self.find(asked)?;
-        let newest = table.stage.as_deref().and_then(|stage| self.catalog.manifest(stage));
-        match (newest, &table.stage) {
-            (Some(newest), Some(stage)) => {
-                let version = version.unwrap_or(newest.version);
-                match pins::reading(self.store, stage, version) {
-                    Err(crate::dataset::Error::Missing { .. }) => Err(catalog::no_version(self.store, stage, version)?),
-                    held => Ok(held?),
+        let mut held = Vec::new();
+        for stage in
+            table.stage.clone().map_or_else(|| self.catalog.datasets().into_iter().map(|info| info.stage).collect(), |stage| vec![stage])
+        {
+            let Some(newest) = self.catalog.manifest(&stage) else { continue };
+            match pins::reading(self.store, &stage, version.unwrap_or(newest.version)) {
+                Err(crate::dataset::Error::Missing { .. }) if version.is_some() => {
+                    return Err(catalog::no_version(self.store, &stage, version.unwrap_or_default())?);
                 }
+                reading => held.extend(reading?),
             }
-            _ => Ok(None),
         }
+        Ok(held)
     }
 
     /// A table's rows, and a name for them that no name in a query can hide.

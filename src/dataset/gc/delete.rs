@@ -1,47 +1,86 @@
-//! The deleting half of garbage collection: manifests and receipts first, then a fresh look, then data.
+//! The deleting half of garbage collection: announce, look again, delete what names data, then the data.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
-
-use bytes::Bytes;
 
 use super::super::error::Result;
 use super::super::manifest::{Manifest, at, versions};
-use super::super::pins;
-use super::super::receipt::parse_versioned;
+use super::super::pins::{self, Held};
 use super::super::store::Store;
 use super::{Garbage, Live, Needed, Survey, Waste};
 
+/// So many files are announced at once.
+const AT_ONCE: usize = 1_000;
+
 /// Deletes what a survey found, except what was pinned or committed since. Returns what was deleted.
 pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Garbage>> {
-    let mut taken: Vec<(&Garbage, Bytes)> = Vec::new();
-    for found in survey.garbage.iter().filter(|found| matches!(found.what, Waste::Version | Waste::Receipt)) {
-        if let Some(bytes) = store.read(&found.path)? {
-            taken.push((found, bytes));
-            store.delete(&found.path)?;
+    let (mut relied, mut deleted) = (Relied::default(), Vec::new());
+    let (named, rest): (Vec<&Garbage>, Vec<&Garbage>) = survey.garbage.iter().partition(|found| is_named(found.what));
+    for some in named.chunks(AT_ONCE) {
+        let announcement = pins::announce(store, named_in(some), now)?;
+        relied.look(store, survey, now)?;
+        relied.spare_versions(store, some)?;
+        for found in some.iter().filter(|found| !relied.on(found)) {
+            if announcement.is_late() {
+                // What is left is found by the next survey.
+                return Ok(deleted);
+            }
+            remove(store, found)?;
+            deleted.push((*found).clone());
         }
     }
-    let relied = Relied::read(store, survey, &taken, now)?;
-    let mut deleted = Vec::new();
-    for (found, bytes) in taken {
-        if relied.on(found) {
-            store.create(&found.path, &bytes)?;
-        } else {
-            deleted.push(found.clone());
-        }
-    }
-    for found in survey.garbage.iter().filter(|found| !relied.on(found)) {
-        match found.what {
-            Waste::Version | Waste::Receipt => continue,
-            Waste::Data | Waste::Attempt | Waste::Checkpoint => store.delete_all(&found.path)?,
-            Waste::Pack | Waste::Staged | Waste::Pin | Waste::Record => store.delete(&found.path)?,
-        }
+    relied.look(store, survey, now)?;
+    for found in rest.into_iter().filter(|found| !relied.on(found)) {
+        remove(store, found)?;
         deleted.push(found.clone());
     }
+    deleted.sort_by(|a, b| (a.what, &a.path).cmp(&(b.what, &b.path)));
     Ok(deleted)
 }
 
+/// Whether pins name it, or the task that it belongs to.
+fn is_named(what: Waste) -> bool {
+    matches!(what, Waste::Version | Waste::Receipt | Waste::Checkpoint)
+}
+
+fn remove(store: &Store, found: &Garbage) -> Result<()> {
+    match found.what {
+        Waste::Data | Waste::Attempt | Waste::Checkpoint => store.delete_all(&found.path),
+        Waste::Version | Waste::Receipt | Waste::Pack | Waste::Staged | Waste::Pin | Waste::Record => store.delete(&found.path),
+    }
+}
+
+/// The versions and tasks of some garbage, by stage.
+fn named_in(some: &[&Garbage]) -> BTreeMap<String, Held> {
+    let mut stages = BTreeMap::<String, Held>::new();
+    for found in some {
+        let held = stages.entry(found.stage.clone()).or_default();
+        match found.what {
+            Waste::Version => held.versions.push(found.version()),
+            _ => held.keys.push(found.key().to_owned()),
+        }
+    }
+    stages
+}
+
+impl Garbage {
+    fn file_name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The number of a version.
+    fn version(&self) -> u64 {
+        self.file_name().trim_end_matches(".json").parse().unwrap_or(0)
+    }
+
+    /// The key of a receipt's, an attempt's or a checkpoint's task.
+    fn key(&self) -> &str {
+        self.path.split('/').nth(2).unwrap_or_default().trim_end_matches(".json")
+    }
+}
+
 /// What pins name and versions hold that came since the survey.
+#[derive(Default)]
 struct Relied {
     runs: HashSet<String>,
     keys: HashSet<(String, String)>,
@@ -50,49 +89,52 @@ struct Relied {
 }
 
 impl Relied {
-    fn read(store: &Store, survey: &Survey, taken: &[(&Garbage, Bytes)], now: SystemTime) -> Result<Self> {
+    /// Adds what pins name now, and what versions hold that were committed since the survey.
+    fn look(&mut self, store: &Store, survey: &Survey, now: SystemTime) -> Result<()> {
         let pins = pins::all(store)?;
         let live = Live::new(&pins, now);
-        let mut relied = Relied {
-            runs: live.runs.iter().map(|run| (*run).to_owned()).collect(),
-            keys: live.keys.iter().map(|(stage, key)| ((*stage).to_owned(), (*key).to_owned())).collect(),
-            versions: live.versions.iter().map(|(stage, version)| ((*stage).to_owned(), *version)).collect(),
-            packs: HashSet::new(),
-        };
+        self.runs.extend(live.runs.iter().map(|run| (*run).to_owned()));
+        self.keys.extend(live.keys.iter().map(|(stage, key)| ((*stage).to_owned(), (*key).to_owned())));
+        self.versions.extend(live.versions.iter().map(|(stage, version)| ((*stage).to_owned(), *version)));
         let stages: HashSet<&String> = survey.garbage.iter().map(|found| &found.stage).collect();
         for stage in stages {
             let seen = survey.newest.get(stage).copied().unwrap_or(0);
             for version in versions(store, stage)?.into_iter().filter(|version| *version > seen) {
                 let Some(manifest) = at(store, stage, version)? else { continue };
-                relied.add(store, stage, &manifest)?;
+                self.add(store, stage, &manifest)?;
             }
         }
-        for (found, bytes) in taken.iter().filter(|(found, _)| found.what == Waste::Version) {
-            if relied.on(found) {
-                relied.add(store, &found.stage, &parse_versioned(&found.path, bytes)?)?;
-            }
+        Ok(())
+    }
+
+    /// Keeps all that is in the pinned versions among some garbage.
+    fn spare_versions(&mut self, store: &Store, some: &[&Garbage]) -> Result<()> {
+        for found in some.iter().filter(|found| found.what == Waste::Version && self.on(found)).collect::<Vec<_>>() {
+            let Some(manifest) = at(store, &found.stage, found.version())? else { continue };
+            self.add(store, &found.stage, &manifest)?;
         }
-        Ok(relied)
+        Ok(())
     }
 
     fn add(&mut self, store: &Store, stage: &str, manifest: &Manifest) -> Result<()> {
-        let needed = Needed::read(store, std::iter::once(manifest))?;
+        let needed = Needed::read(store, stage, std::iter::once(manifest))?;
         self.keys.extend(needed.keys.into_iter().map(|key| (stage.to_owned(), key)));
         self.packs.extend(needed.packs);
         Ok(())
     }
 
     fn on(&self, found: &Garbage) -> bool {
-        let name = found.path.rsplit('/').next().unwrap_or_default();
-        let holds = |key: &str| self.keys.contains(&(found.stage.clone(), key.to_owned()));
         match found.what {
             Waste::Version => {
-                let version: u64 = name.trim_end_matches(".json").parse().unwrap_or(0);
+                let version = found.version();
                 [version, version.saturating_sub(1)].iter().any(|version| self.versions.contains(&(found.stage.clone(), *version)))
             }
-            Waste::Receipt => holds(name.trim_end_matches(".json")),
-            Waste::Data | Waste::Attempt | Waste::Checkpoint => holds(found.path.split('/').nth(2).unwrap_or_default()),
-            Waste::Pack => self.packs.contains(&found.path) || name.split_once('-').is_some_and(|(run, _)| self.runs.contains(run)),
+            Waste::Receipt | Waste::Data | Waste::Attempt | Waste::Checkpoint => {
+                self.keys.contains(&(found.stage.clone(), found.key().to_owned()))
+            }
+            Waste::Pack => {
+                self.packs.contains(&found.path) || found.file_name().split_once('-').is_some_and(|(run, _)| self.runs.contains(run))
+            }
             Waste::Staged | Waste::Pin | Waste::Record => false,
         }
     }
