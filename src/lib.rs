@@ -130,6 +130,8 @@ pub mod dataset;
 pub mod envs;
 pub mod error;
 pub mod executor;
+#[cfg(test)]
+mod fault_schedules;
 pub mod models;
 pub mod pipeline;
 pub mod query;

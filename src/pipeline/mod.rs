@@ -15,8 +15,6 @@ pub mod locate;
 pub mod parse;
 pub mod plan;
 pub mod run;
-#[cfg(test)]
-mod schedule_tests;
 pub mod session;
 #[cfg(test)]
 mod settings_tests;

@@ -1,7 +1,7 @@
 //! Whatever the order of their steps and whoever is killed: runs, plans, workers, commits, collectors and readers of one workspace never
 //! lose a video, never give a version's number twice, and leave every version whole.
 
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it did")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -13,14 +13,14 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::check::{Checked, check};
-use super::handout::{self, Missing};
-use super::plan::{PlanOptions, StagePlan};
-use super::run::{StageSummary, Watch, run};
 use crate::dataset::gc::{Keep, delete, survey};
 use crate::dataset::{Access, Shards, Store, Turns, at, faulty_store, head, rolled_back, runs, versions};
 use crate::executor::Means;
 use crate::models::Device;
+use crate::pipeline::check::{Checked, check};
+use crate::pipeline::handout::{self, Missing};
+use crate::pipeline::plan::{PlanOptions, StagePlan};
+use crate::pipeline::run::{StageSummary, Watch, run};
 use crate::query;
 use crate::stages::Progress;
 
@@ -211,7 +211,7 @@ impl Schedule<'_> {
         for wave in 0..6 {
             let out = self.world.folder.path().join(format!("plans/{number}-{wave}"));
             let out = Store::open(out.to_str().unwrap()).unwrap();
-            let text = |error: super::Error| error.to_string();
+            let text = |error: crate::pipeline::Error| error.to_string();
             let plan = handout::hand_out(&self.world.checked(), store, &options(), &out).map_err(text)?;
             if plan.changes == 0 {
                 return Ok(());
@@ -323,14 +323,13 @@ fn schedule(seed: u64, weights: &Path, known: &mut Expected) {
     let first = |stage: &str| head(&store, stage).unwrap().map(|newest| (stage.to_owned(), newest.version));
     let made = Mutex::new(["frames", "model", "labels"].iter().filter_map(|stage| first(stage)).collect());
     let actors = cast(&mut random);
-    eprintln!("schedule {seed}: {actors:?}");
     let schedule = Schedule { world: &world, turns: Turns::new(&store, seed), made, seed };
     let stores: Vec<Store> = actors.iter().enumerate().map(|(number, (_, dies_at))| schedule.turns.store(number, *dies_at)).collect();
     let act = |number: usize, actor: Actor, store: &Store| {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let result = threads.install(|| schedule.act(actor, number, store));
         let is_killed = schedule.turns.leave(number);
-        assert!(result.is_ok() || is_killed, "schedule {seed}: {number} {actor:?}: {}", result.unwrap_err());
+        assert!(result.is_ok() || is_killed, "schedule {seed}, {actors:?}: {number} {actor:?}: {}", result.unwrap_err());
     };
     std::thread::scope(|scope| {
         for ((number, (actor, _)), store) in actors.iter().enumerate().zip(&stores) {
