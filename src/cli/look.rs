@@ -151,6 +151,9 @@ fn newest(all: &[query::DatasetInfo]) -> String {
         "stage", "kind", "version", "tasks", "videos", "rows", "size", "rejects"
     );
     let line = |d: &query::DatasetInfo| {
+        if let Some(damage) = &d.damage {
+            return format!("{:<16} damaged: {damage}\n", d.stage);
+        }
         format!(
             "{:<16} {:<16} {:>7} {:>7} {:>7} {:>10} {:>12} {:>7}\n",
             d.stage,

@@ -3,12 +3,12 @@
 //! Versions share packs. A pack stays if most of its rows are still used in their order; the manifest lists its dropped rows. New rows and
 //! scattered rows are written to a new pack, together with small packs before them, so that a dataset of n tasks has O(log n) small packs.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
+use super::hashing::{HashMap, HashSet};
 use super::manifest::{Changes, Manifest, at, head as head_of, manifest_path, versions};
 use super::pack::{self, Pack};
 use super::pins;
@@ -69,7 +69,7 @@ impl Committed {
 /// Where a task has no receipt at all.
 pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<String, Arc<Receipt>>) -> Result<Committed> {
     // A task is part of a version once.
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::default();
     let order: Vec<String> = order.iter().filter(|key| seen.insert(*key)).cloned().collect();
     let order = order.as_slice();
     let mut newest = head_of(store, by.stage)?;
@@ -142,7 +142,7 @@ impl<'a> Before<'a> {
 
     /// Where the receipt of each task is.
     fn slots(&self, order: &[String], fresh: &HashMap<String, Arc<Receipt>>) -> Vec<Slot> {
-        let mut places = HashMap::new();
+        let mut places = HashMap::default();
         for slot in self.rows() {
             if let Slot::Kept { pack, row } = slot {
                 let (key, attempt) = &self.entries[pack][row];
@@ -246,7 +246,7 @@ impl<'a> Before<'a> {
         added: &HashMap<String, Arc<Receipt>>,
     ) -> Result<Vec<Pack>> {
         let rows: Vec<usize> = self.entries.iter().map(Vec::len).collect();
-        let (mut packs, mut read) = (Vec::new(), HashMap::new());
+        let (mut packs, mut read) = (Vec::new(), HashMap::default());
         for piece in pieces(slots, &rows) {
             match piece {
                 Piece::Keep { pack, slots: range } => {
@@ -304,7 +304,7 @@ const MOST_DROPPED: usize = 1024;
 /// Cuts the tasks of a version into packs that stay and packs to be written; `rows` says how many rows each pack has.
 fn pieces(slots: &[Slot], rows: &[usize]) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
-    let mut kept = HashSet::new();
+    let mut kept = HashSet::default();
     let mut at = 0;
     while at < slots.len() {
         let end = run_of(slots, at);
@@ -511,7 +511,7 @@ pub(super) mod tests {
     #[test]
     fn a_task_without_a_receipt_cannot_be_committed() {
         let store = faulty_store(&[]);
-        let error = commit(&store, &by("s", "1", 0), &[key(1)], &HashMap::new()).unwrap_err();
+        let error = commit(&store, &by("s", "1", 0), &[key(1)], &HashMap::default()).unwrap_err();
         assert!(matches!(&error, Error::MissingReceipt { key: missing, .. } if *missing == key(1)), "{error}");
         assert_eq!(head_of(&store, "s").unwrap(), None);
     }

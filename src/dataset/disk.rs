@@ -136,6 +136,15 @@ pub(super) fn modified(file: &Path) -> Result<Option<std::time::SystemTime>> {
     }
 }
 
+/// Returns the size of a file, or `None` if there is none. A symbolic link is not followed, as in listings.
+pub(super) fn size(file: &Path) -> Result<Option<u64>> {
+    match fs::symlink_metadata(file) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(cause) => Err(io_error("look at", file)(cause)),
+    }
+}
+
 /// Returns the bytes of a file, or `None` if there is none.
 pub(super) fn read(file: &Path) -> Result<Option<Bytes>> {
     match fs::read(file) {

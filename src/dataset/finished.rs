@@ -1,13 +1,16 @@
 //! Finished tasks of a stage: tasks with a receipt whose files exist at their full size.
 //!
-//! Planning starts at [`finished`]. One listing shows which receipts exist, another one shows the sizes of all files. Receipts are read from
-//! the packs of the newest version, then from packs of older versions. A receipt's own file is read only if no version has it, or if it was
-//! filed after the newest version.
+//! Planning starts at [`finished`]. One listing shows which receipts exist. Receipts are read from the packs of the newest version, then
+//! from packs of older versions. A receipt's own file is read only if no version has it, or if it was filed after the newest version. Then
+//! the size of every file that a receipt names is compared with what the receipt says.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
+use super::disk;
 use super::error::Result;
+use super::hashing::{HashMap, HashSet};
 use super::manifest::{Manifest, at, manifest_path, versions};
 use super::place::is_key;
 use super::receipt::{Receipt, find_receipts, receipt_path};
@@ -36,7 +39,7 @@ pub struct Damaged {
 /// Returns the tasks of a stage that are done.
 pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result<Finished> {
     let committed = newest.map_or(Ok(None), |newest| store.modified(&manifest_path(stage, newest.version)))?;
-    let (mut missing, mut refiled) = (HashMap::new(), Vec::new());
+    let (mut missing, mut refiled) = (HashSet::default(), Vec::new());
     for file in store.files(&format!("{stage}/receipts"))? {
         let Some(key) = file.path.rsplit('/').next().and_then(|name| name.strip_suffix(".json")).filter(|key| is_key(key)) else {
             continue;
@@ -44,31 +47,32 @@ pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result
         match committed {
             // Another attempt may have filed it since the version was made: its own file says so.
             Some(committed) if file.modified >= committed => refiled.push(key.to_owned()),
-            _ => _ = missing.insert(key.to_owned(), ()),
+            _ => _ = missing.insert(key.to_owned()),
         }
     }
     if missing.is_empty() && refiled.is_empty() {
         return Ok(Finished::default());
     }
-    let files = store.files(&format!("{stage}/data"))?;
-    let sizes: HashMap<&str, u64> = files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
+    let sizes = Sizes::of(store, stage)?;
     let mut done = Finished::default();
-    let mut take = |receipts: Vec<Arc<Receipt>>, missing: &mut HashMap<String, ()>| {
-        for receipt in receipts {
-            if missing.contains_key(&receipt.key) && damage(&receipt, &sizes).is_none() {
-                missing.remove(&receipt.key);
+    let mut take = |mut receipts: Vec<Arc<Receipt>>, missing: &mut HashSet<String>| {
+        receipts.retain(|receipt| missing.contains(&receipt.key));
+        for (receipt, damage) in sizes.look(receipts)? {
+            if damage.is_none() && missing.remove(&receipt.key) {
                 done.receipts.push(receipt);
             }
         }
+        Ok(())
     };
-    take(newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?, &mut missing);
+    take(newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?, &mut missing)?;
     if missing.len() > ONE_BY_ONE {
         of_older_versions(store, stage, newest, &mut missing, &mut take)?;
     }
-    let mut keys: Vec<String> = missing.into_keys().chain(refiled).collect();
+    let mut keys: Vec<String> = missing.into_iter().chain(refiled).collect();
     keys.sort_unstable();
-    for receipt in find_receipts(store, stage, &keys)?.into_iter().flatten().map(Arc::new) {
-        match damage(&receipt, &sizes) {
+    let filed = find_receipts(store, stage, &keys)?.into_iter().flatten().map(Arc::new).collect();
+    for (receipt, damage) in sizes.look(filed)? {
+        match damage {
             None => done.receipts.push(receipt),
             Some((path, found_bytes)) => done.damaged.push(Damaged { receipt, path, found_bytes }),
         }
@@ -86,16 +90,10 @@ pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result
 const ONE_BY_ONE: usize = 64;
 
 /// Takes those of some receipts that are missing and whole.
-type Take<'a> = dyn FnMut(Vec<Arc<Receipt>>, &mut HashMap<String, ()>) + 'a;
+type Take<'a> = dyn FnMut(Vec<Arc<Receipt>>, &mut HashSet<String>) -> Result<()> + 'a;
 
 /// Finds the missing receipts that older versions have.
-fn of_older_versions(
-    store: &Store,
-    stage: &str,
-    newest: Option<&Manifest>,
-    missing: &mut HashMap<String, ()>,
-    take: &mut Take,
-) -> Result<()> {
+fn of_older_versions(store: &Store, stage: &str, newest: Option<&Manifest>, missing: &mut HashSet<String>, take: &mut Take) -> Result<()> {
     let mut seen: Vec<String> = newest.into_iter().flat_map(|newest| &newest.packs).map(|pack| pack.file.path.clone()).collect();
     for version in versions(store, stage)?.into_iter().rev().skip(1) {
         if missing.len() <= ONE_BY_ONE {
@@ -104,7 +102,7 @@ fn of_older_versions(
         let Some(manifest) = at(store, stage, version)? else { continue };
         for pack in manifest.packs {
             if !seen.contains(&pack.file.path) {
-                take(pack.all_receipts(store)?, missing);
+                take(pack.all_receipts(store)?, missing)?;
                 seen.push(pack.file.path);
             }
         }
@@ -112,10 +110,52 @@ fn of_older_versions(
     Ok(())
 }
 
-/// The first file that is not what the receipt says, and its size if it is there.
-fn damage(receipt: &Receipt, sizes: &HashMap<&str, u64>) -> Option<(String, Option<u64>)> {
-    let bad = receipt.files.iter().find(|file| sizes.get(file.path.as_str()) != Some(&file.bytes))?;
-    Some((bad.path.clone(), sizes.get(bad.path.as_str()).copied()))
+/// The sizes of a stage's data files.
+enum Sizes<'a> {
+    /// In a folder, each file is looked at when a receipt names it: a listing would open two folders for every task.
+    Folder { store: &'a Store, data: String },
+    /// An object store lists a thousand files a request.
+    Listed(std::collections::HashMap<String, u64>),
+}
+
+/// A file that is not what its receipt says: its path, and its size if it exists.
+type Damage = (String, Option<u64>);
+
+impl<'a> Sizes<'a> {
+    fn of(store: &'a Store, stage: &str) -> Result<Self> {
+        let data = format!("{stage}/data");
+        match store.local_path(&data)? {
+            Some(_) => Ok(Self::Folder { store, data: data + "/" }),
+            None => Ok(Self::Listed(store.sizes(&data)?)),
+        }
+    }
+
+    /// Looks at the files of receipts; returns each receipt with its first damaged file, in their order.
+    fn look(&self, receipts: Vec<Arc<Receipt>>) -> Result<Vec<(Arc<Receipt>, Option<Damage>)>> {
+        let look = |receipt: Arc<Receipt>| {
+            for file in &receipt.files {
+                let found = self.bytes(&file.path)?;
+                if found != Some(file.bytes) {
+                    let damage = (file.path.clone(), found);
+                    return Ok((receipt, Some(damage)));
+                }
+            }
+            Ok((receipt, None))
+        };
+        receipts.into_par_iter().map(look).collect()
+    }
+
+    /// Returns the size of a file; `None` if there is none among the stage's data.
+    fn bytes(&self, path: &str) -> Result<Option<u64>> {
+        match self {
+            Self::Listed(sizes) => Ok(sizes.get(path).copied()),
+            // A receipt may have been edited: a path that leads elsewhere is that of a missing file.
+            Self::Folder { store, data } => match store.local_path(path).ok().flatten().filter(|_| path.starts_with(data.as_str())) {
+                Some(file) => disk::size(&file),
+                None => Ok(None),
+            },
+        }
+    }
 }
 
 /// Takes back the receipt of a task whose output is damaged, so that the task is done again; one that was filed anew since stays.

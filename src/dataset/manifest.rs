@@ -213,12 +213,19 @@ pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> 
     }
 }
 
-/// Returns the workspace's stages that have a dataset, each with its newest version.
-pub fn stages(store: &Store) -> Result<Vec<(String, Manifest)>> {
+/// Returns the workspace's stages that have a dataset, each with its newest version, or the error of its damaged manifest: one damaged
+/// stage must not hide the others.
+///
+/// # Errors
+/// Fails if the workspace cannot be read.
+pub fn stages(store: &Store) -> Result<Vec<(String, Result<Manifest>)>> {
+    let is_damage = |error: &Error| matches!(error, Error::Corrupt { .. } | Error::Misnamed { .. } | Error::OtherFormat { .. });
     let mut stages = Vec::new();
     for stage in stage_names(store)? {
-        if let Some(head) = head(store, &stage)? {
-            stages.push((stage, head));
+        match head(store, &stage) {
+            Ok(newest) => stages.extend(newest.map(|newest| (stage, Ok(newest)))),
+            Err(error) if is_damage(&error) => stages.push((stage, Err(error))),
+            Err(error) => return Err(error),
         }
     }
     Ok(stages)

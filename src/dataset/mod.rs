@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | Only a folder with `lapo.json` is a workspace ([`workspace`]) | a typo must not collect a stranger's folder, and a pipeline must not write into another one's | one request when a command begins |
 //! | A version lists its receipts in packs, Parquet files that versions share; small packs are merged into the rows behind them, so that sizes grow geometrically (`commit`) | a reader opens a few files, not one a task; a commit of one task among a million writes kilobytes | every receipt exists twice, as its own file and as a row, and is rewritten O(log n) times |
-//! | A task is done if its receipt is filed and its files have their sizes (`finished`) | a file that was cut short or deleted is made anew by itself, and the versions before stay as they are | two listings of a stage a plan; damage of the same size is seen only by [`verify`](mod@verify) |
+//! | A task is done if its receipt is filed and its files have their sizes (`finished`) | a file that was cut short or deleted is made anew by itself, and the versions before stay as they are | a plan lists the receipts and looks at every data file; damage of the same size is seen only by [`verify`](mod@verify) |
 //! | A receipt's own file stays beside the packs | filing is one atomic create, and workers need to agree on nothing else | a small file a task |
 //! | Pin first, then look; the collector deletes receipts, looks at pins again and puts back what is pinned ([`pins`]) | nothing is locked, and a run, a plan that is out and a query keep what they read | a file a run and stage; a killed machine's pins hold until they expire |
 //! | A version's age counts from the commit that superseded it ([`gc`]) | data that are newest until a minute ago are read by somebody | old data stay a week longer |
@@ -49,6 +49,7 @@
 //! | `finished` | which tasks are done: filed, and their files whole |
 //! | `runs`, `pins` | which runs there were, and what they and others still need |
 //! | `delta` | the same versions as a Delta Lake table, for other programs |
+//! | `hashing` | fast hash tables |
 //! | `gc` | what nobody needs any more |
 //! | `verify` | whether the files are what the receipts say |
 
@@ -69,6 +70,7 @@ mod fields;
 mod finished;
 mod frame_rows;
 pub mod gc;
+mod hashing;
 mod ipc;
 mod label_reader;
 mod labels;
@@ -110,6 +112,7 @@ pub(crate) use faults::faulty_store;
 pub use fields::Fields;
 pub use finished::{Damaged, Finished, finished, take_back};
 pub use frame_rows::{FrameRows, read_all_frame_rows, read_frame_rows};
+pub use hashing::{HashMap, HashSet};
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
 pub use listing::{About, ListedVideo, read_list};

@@ -6,7 +6,7 @@
 //! are gone or a setting was put back. Two live attempts at one partition are harmless, as everywhere: the first receipt counts. The local
 //! executor does the same with threads.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ use super::limit::{Limit, check_dropped};
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::Watch;
 use super::session::{PinsFor, Session, TaskFailure, Written, now};
-use crate::dataset::{self, Created, FORMAT, Store, find_receipts, is_key, is_name, pins};
+use crate::dataset::{self, Created, FORMAT, HashMap, HashSet, Store, find_receipts, is_key, is_name, pins};
 use crate::executor::{Ended, Job, Means, local};
 
 mod commit;
@@ -285,7 +285,7 @@ pub fn work(
 
 /// Reads and checks the jobs of partitions.
 fn jobs(handout: &Handout, out: &Store, partitions: &[usize]) -> Result<Vec<(usize, Job)>, Error> {
-    let mut files: HashMap<String, bytes::Bytes> = HashMap::new();
+    let mut files: HashMap<String, bytes::Bytes> = HashMap::default();
     let mut jobs = Vec::new();
     let partitions: std::collections::BTreeSet<usize> = partitions.iter().copied().collect();
     for partition in partitions {

@@ -4,13 +4,12 @@
 //! in this order. Thread counts, paths and limits are not in it.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::dataset::{FileInfo, Receipt};
+use crate::dataset::{FileInfo, HashMap, HashSet, Receipt};
 use crate::stages::{
     Task, decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, label, record, report, train_decoder, train_dynamics,
     train_policy,
@@ -316,7 +315,7 @@ impl<'a> Known<'a> {
     pub fn new(receipts: &'a [Arc<Receipt>]) -> Self {
         let by_key = receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
         let mut known = Known { by_key, settings: Vec::new(), receipts, inputs: OnceCell::new() };
-        let (mut seen, mut shared) = (HashSet::new(), HashSet::new());
+        let (mut seen, mut shared) = (HashSet::default(), HashSet::default());
         for receipt in receipts {
             if shared_settings(receipt).is_some_and(|fields| !shared.insert(Arc::as_ptr(fields))) {
                 continue;

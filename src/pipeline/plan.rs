@@ -4,7 +4,7 @@
 //! is to be done. Nothing is written here. What is trained is planned in `training`: a model is kept although its input
 //! has grown. `decode` is planned in `decode`, stages of one task in `single`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::check::Checked;
 use super::key::{Fields, Known, key, of_label, of_record, settings};
 use super::spec::StageSpec;
-use crate::dataset::{self, Damaged, FileInfo, Finished, Manifest, Receipt, Store, finished, head};
+use crate::dataset::{self, Damaged, FileInfo, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
 use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::label::{LabelConfig, LabelTask};
@@ -152,14 +152,15 @@ impl<'a> Planner<'a> {
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
         let before_entries = before.map_or(Ok(vec![]), |before| before.entries(self.store))?;
         let plan = StagePlan { before: before.cloned(), before_entries, damaged, ..StagePlan::empty(name, spec.kind()) };
-        let known: HashMap<String, Arc<Receipt>> = match before {
-            Some(_) => receipts.iter().map(|receipt| (receipt.key.clone(), receipt.clone())).collect(),
-            None => HashMap::new(),
-        };
+        let all = receipts.clone();
         let mut plan = self.plan_stage(spec, plan, receipts)?;
         let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
-        let gone = plan.before_entries.iter().filter(|(key, _)| !planned.contains(key.as_str()));
-        plan.dropped = gone.filter_map(|(key, _)| known.get(key).cloned()).collect();
+        let gone: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).filter(|key| !planned.contains(key)).collect();
+        if !gone.is_empty() {
+            let known: HashMap<&str, &Arc<Receipt>> = all.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
+            let gone = plan.before_entries.iter().filter(|(key, _)| gone.contains(key.as_str()));
+            plan.dropped = gone.filter_map(|(key, _)| known.get(key.as_str()).map(|receipt| (*receipt).clone())).collect();
+        }
         if !plan.dropped.is_empty() {
             plan.planned_digests = plan.digests().into_iter().map(str::to_owned).collect();
             plan.videos_gone = self.videos_gone(&plan);
@@ -260,7 +261,7 @@ impl StagePlan {
             before_entries: Vec::new(),
             dropped: Vec::new(),
             videos_gone: 0,
-            planned_digests: HashSet::new(),
+            planned_digests: HashSet::default(),
             left_out: Vec::new(),
             damaged: Vec::new(),
             committed: None,

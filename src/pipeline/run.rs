@@ -4,7 +4,7 @@
 //! decoded: one slow video holds up its own shard's labels alone. Nothing is locked. What is done is in receipts, each created whole or not
 //! at all; a run that dies is simply run again. A task that fails costs itself: the others are committed, and it is left for the next run.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, mpsc};
@@ -17,7 +17,7 @@ use super::check::Checked;
 use super::limit::{Limit, check_dropped};
 use super::plan::{Ahead, PlanOptions, Planner, StagePlan, Unwaiting};
 use super::session::{PinsFor, Session, TaskFailure};
-use crate::dataset::{Committed, Receipt, Store, Totals, take_back};
+use crate::dataset::{Committed, HashMap, HashSet, Receipt, Store, Totals, take_back};
 use crate::executor::{Ended, Job, Means, local};
 use crate::stages::Progress;
 
@@ -113,7 +113,7 @@ fn nothing_to_do(
         if plan.changes() {
             return Err(error.into());
         }
-        let stage = StageSummary::of(&plan, &HashMap::new());
+        let stage = StageSummary::of(&plan, &HashMap::default());
         watch.end(&stage);
         summary.stages.push(stage);
     }
@@ -131,7 +131,7 @@ fn stages(session: &Session, options: &PlanOptions, means: &Means, watch: &dyn W
             continue;
         }
         let begun = Instant::now();
-        let mut running = Running { session, planner: &mut planner, means, watch, at, made: HashMap::new(), failures: Vec::new() };
+        let mut running = Running { session, planner: &mut planner, means, watch, at, made: HashMap::default(), failures: Vec::new() };
         let stage = running.run();
         summary.failures.append(&mut running.failures);
         let mut stage = stage?;
@@ -252,7 +252,7 @@ impl Running<'_, '_, '_> {
         stage.seconds = ahead.as_secs_f64();
         self.failures.extend(plan.left_out.iter().map(|left| TaskFailure::left_out(name, left)));
         self.failures.extend(failed);
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::default();
         self.failures.retain(|failure| seen.insert((failure.stage.clone(), failure.subject.clone())));
         Ok(stage)
     }

@@ -1,7 +1,7 @@
 //! One run in a workspace: its number, what it pins, what it commits, its record. In: a checked pipeline and a store. Start at
 //! `Session::begin`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use super::plan::{LeftOut, PlanOptions, Planned, StagePlan};
 use super::run::Summary;
 use crate::dataset::pins::{self, Held, Holder};
 use crate::dataset::workspace::{self, Claim};
-use crate::dataset::{Commit, Committed, Process, Receipt, Store, commit, delta, head, host, runs};
+use crate::dataset::{Commit, Committed, HashMap, HashSet, Process, Receipt, Store, commit, delta, head, host, runs};
 use crate::executor::Job;
 use crate::executor::local::fresh_id;
 use crate::stages;

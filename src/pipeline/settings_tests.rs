@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::seq::IndexedRandom;
@@ -17,8 +17,8 @@ use super::session::{PinsFor, Session};
 use super::spec::{KINDS, PipelineSpec, StageSpec};
 use super::{handout, key};
 use crate::dataset::{
-    Access, FORMAT, FileInfo, Made, Receipt, Reject, Store, VideoRecord, data_folder, faulty_store, file_receipt, find_receipts, head,
-    receipt_path,
+    Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, Store, VideoRecord, data_folder, faulty_store, file_receipt, find_receipts,
+    head, receipt_path,
 };
 use crate::executor::local::fresh_id;
 use crate::executor::{Job, Means};
@@ -388,7 +388,7 @@ fn whatever_the_settings_a_second_run_changes_nothing() {
         let text = draw.pipeline(folder.path().to_str().unwrap(), &mut counts);
         let store = faulty_store(&[]);
         let checked = check("p.yaml", &text, &[], &Access::default()).unwrap();
-        let done = FilesOnly { store: &store, videos: HashMap::new() }.run(&checked);
+        let done = FilesOnly { store: &store, videos: HashMap::default() }.run(&checked);
         expect_done(&text, &store, &done);
         for (stage, keys) in &done {
             expect_packed(&store, stage, keys);

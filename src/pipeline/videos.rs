@@ -2,7 +2,7 @@
 //! the blake3 of their bytes.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use std::sync::Arc;
 use glob::{MatchOptions, Pattern};
 use rayon::prelude::*;
 
-use crate::dataset::{self, About, Access, ListedVideo, Member, Receipt, Store, VideoRecord, address, members, open_source, version_of};
+use crate::dataset::{
+    self, About, Access, HashMap, HashSet, ListedVideo, Member, Receipt, Store, VideoRecord, address, members, open_source, version_of,
+};
 use crate::stages::decode::{Archived, DecodeConfig, Duplicates, Identity, VideoSource};
 
 use super::plan::LeftOut;
@@ -119,6 +121,19 @@ struct Known<'a> {
     access: &'a Access,
 }
 
+impl<'a> Known<'a> {
+    /// The identity of an object whose name, size and version a receipt has.
+    fn unchanged(&self, listed: &'a ListedVideo) -> Option<Identified<'a>> {
+        let ListedVideo { uri, known, about } = listed;
+        let (bytes, modified) = known.as_ref().filter(|(_, modified)| !modified.is_empty())?;
+        if is_archive(uri) || address(uri).is_none() || self.left_out.contains_key(uri) {
+            return None;
+        }
+        let same = *self.records.get(&(uri.as_str(), *bytes, modified.as_str(), None))?;
+        Some(Identified { digest: same.digest.as_str().into(), known: true, about, is: Is::Known(same) })
+    }
+}
+
 /// Gives every video its identity; of a tar archive, every video in it. Unchanged ones (same name, size and time or etag as in a receipt)
 /// are not read again. Those of `left_out` are not looked at: what was read of them before stays.
 ///
@@ -132,22 +147,25 @@ pub fn identify<'a>(
     access: &'a Access,
 ) -> dataset::Result<Identities<'a>> {
     let records = || receipts.iter().rev().flat_map(|receipt| &receipt.videos);
-    let known = Known {
-        records: records().map(|video| ((video.uri.as_str(), video.bytes, video.modified.as_str(), video.at), video)).collect(),
-        left_out,
-        by: config.identity,
-        access,
-    };
-    let of = |listed: &'a ListedVideo| match candidates(listed, access) {
-        Ok(found) => found.into_iter().map(|found| identity(found, &listed.about, &known)).collect(),
-        Err(error) => vec![Err(error)],
+    let mut by_version = HashMap::default();
+    by_version.reserve(receipts.iter().map(|receipt| receipt.videos.len()).sum());
+    by_version.extend(records().map(|video| ((video.uri.as_str(), video.bytes, video.modified.as_str(), video.at), video)));
+    let known = Known { records: by_version, left_out, by: config.identity, access };
+    let of = |listed: &'a ListedVideo| {
+        let unchanged = known.unchanged(listed);
+        let looked = match unchanged.is_none().then(|| candidates(listed, access)) {
+            None => vec![],
+            Some(Ok(found)) => found.into_iter().map(|found| identity(found, &listed.about, &known)).collect(),
+            Some(Err(error)) => vec![Err(error)],
+        };
+        unchanged.map(|video| Ok(Ok(video))).into_iter().chain(looked)
     };
     let found: Vec<Result<Identified, LeftOut>> = listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
     let (mut videos, mut waiting) = (Vec::with_capacity(found.len()), Vec::new());
     // The last of a name, whatever its content.
     let named: HashMap<&str, &VideoRecord> = match found.iter().any(Result::is_err) {
         true => records().map(|video| (video.uri.as_str(), video)).collect(),
-        false => HashMap::new(),
+        false => HashMap::default(),
     };
     for one in found {
         match one {
@@ -172,7 +190,8 @@ pub fn identify<'a>(
 /// Of videos with the same bytes all but one are told apart by a number. One that has rows keeps its number, whatever comes later; where
 /// copies are skipped, the numbers are by name alone, since there must be a first one.
 fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
-    let (mut taken, mut numbers) = (HashSet::new(), HashMap::<&str, usize>::new());
+    let (mut taken, mut numbers) = (HashSet::default(), HashMap::<&str, usize>::default());
+    taken.reserve(videos.len());
     let stay = |video: &Identified| duplicates == Duplicates::Keep && video.known;
     let stay: Vec<bool> = videos.iter().map(|video| stay(video) && taken.insert(&*video.digest)).collect();
     let numbered = videos.iter().zip(stay).map(|(video, stays)| {
@@ -199,10 +218,15 @@ fn of_bytes(digest: &str) -> &str {
     digest.split('#').next().unwrap_or_default()
 }
 
+fn is_archive(uri: &str) -> bool {
+    let end = uri.len().saturating_sub(4);
+    uri.is_char_boundary(end) && uri[end..].eq_ignore_ascii_case(".tar")
+}
+
 /// The videos that a listed file holds: itself, or, if it is an archive, those in it.
 fn candidates(listed: &ListedVideo, access: &Access) -> dataset::Result<Vec<Candidate>> {
     let ListedVideo { uri, known, .. } = listed;
-    if !uri.to_ascii_lowercase().ends_with(".tar") {
+    if !is_archive(uri) {
         return Ok(vec![Candidate { uri: uri.clone(), known: known.clone(), archived: None, unusable: None }]);
     }
     let found = version_of(uri, access).and_then(|(_, version)| Ok((version, members(uri, access)?)));

@@ -39,7 +39,7 @@ pub(super) enum Content {
 }
 
 /// One version of a stage.
-#[derive(serde::Serialize, Debug, Clone, PartialEq, Eq)]
+#[derive(serde::Serialize, Debug, Clone, Default, PartialEq, Eq)]
 pub struct DatasetInfo {
     /// The stage's name.
     pub stage: String,
@@ -61,12 +61,19 @@ pub struct DatasetInfo {
     pub rejects: u64,
     /// How many files it is.
     pub files: u64,
+    /// Why its manifest cannot be read; then nothing else is known of it but the stage's name.
+    pub damage: Option<String>,
 }
+
+/// Names that mean a stage's table where just one stage has such.
+const SHORT_NAMES: [&str; 2] = ["frames", "labels"];
 
 /// The stages of a workspace, and the tables they make.
 pub(super) struct Catalog {
     stages: Vec<Stage>,
     pub tables: Vec<Table>,
+    /// Stages whose newest manifest is damaged, and how. Which tables they have is not known.
+    pub damaged: Vec<(String, String)>,
     /// Short names that several stages answer to.
     pub ambiguous: Vec<(String, Vec<String>)>,
 }
@@ -80,13 +87,20 @@ impl Catalog {
     /// Reads every stage's newest manifest.
     pub fn read(store: &Store) -> Result<Self> {
         dataset::workspace::require(store)?;
-        let stages: Vec<Stage> = dataset::stages(store)?.into_iter().map(|(name, manifest)| Stage { name, manifest }).collect();
-        if stages.is_empty() {
+        let (mut stages, mut damaged) = (Vec::new(), Vec::new());
+        for (name, newest) in dataset::stages(store)? {
+            match newest {
+                Ok(manifest) => stages.push(Stage { name, manifest }),
+                Err(error) => damaged.push((name, error.to_string())),
+            }
+        }
+        if stages.is_empty() && damaged.is_empty() {
             return Err(Error::EmptyWorkspace);
         }
         let mut tables: Vec<Table> = stages.iter().flat_map(Stage::tables).collect();
         let mut ambiguous = Vec::new();
-        for short in ["frames", "labels"] {
+        // A damaged stage may answer to a short name, too: then it means none.
+        for short in SHORT_NAMES.into_iter().filter(|_| damaged.is_empty()) {
             let meant: Vec<Table> = tables.iter().filter(|table| table.is_called(short)).cloned().collect();
             match &meant[..] {
                 _ if tables.iter().any(|table| table.name == short) => {}
@@ -100,7 +114,22 @@ impl Catalog {
                 tables.push(Table { name: name.to_owned(), stage: None, content });
             }
         }
-        Ok(Self { stages, tables, ambiguous })
+        Ok(Self { stages, tables, damaged, ambiguous })
+    }
+
+    /// Fails with the error of a damaged stage that may have the table called `name`.
+    pub fn check_damage(&self, store: &Store, name: &str) -> Result<()> {
+        let name = name.to_lowercase();
+        let is_short = SHORT_NAMES.contains(&name.as_str());
+        let may_have = |stage: &str| is_short || name.strip_prefix(stage).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+        self.fail_if_damaged(store, |stage| may_have(&stage.to_lowercase()))
+    }
+
+    /// Fails with the error of the first damaged stage that fits.
+    pub fn fail_if_damaged(&self, store: &Store, fits: impl Fn(&str) -> bool) -> Result<()> {
+        let fitting = self.damaged.iter().filter(|(stage, _)| fits(stage));
+        // Reading the manifest again gives the whole error.
+        fitting.map(|(stage, _)| stage).try_for_each(|stage| Ok(dataset::head(store, stage).map(drop)?))
     }
 
     /// A table's rows; `files` are its files.
@@ -161,9 +190,15 @@ impl Catalog {
         self.stage(stage).map(|stage| &stage.manifest)
     }
 
-    /// How much each stage's dataset is.
+    /// How much each stage's dataset is, and which is damaged.
     pub fn datasets(&self) -> Vec<DatasetInfo> {
-        self.stages.iter().map(Stage::info).collect()
+        let damaged = self.damaged.iter().map(|(stage, damage)| {
+            let (stage, damage) = (stage.clone(), Some(damage.clone()));
+            DatasetInfo { stage, damage, ..DatasetInfo::default() }
+        });
+        let mut all: Vec<DatasetInfo> = self.stages.iter().map(Stage::info).chain(damaged).collect();
+        all.sort_by(|one, other| one.stage.cmp(&other.stage));
+        all
     }
 
     fn rejects(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
@@ -255,6 +290,7 @@ impl Stage {
             videos: totals.videos,
             rejects: totals.rejects,
             files: totals.files,
+            damage: None,
         }
     }
 }

@@ -38,6 +38,7 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     let Some(info) = infos.iter().find(|info| info.stage == stage).cloned() else {
         return Err(no_stage(store, stage)?);
     };
+    catalog.fail_if_damaged(store, |damaged| damaged == stage)?;
     let receipts = catalog.manifest(stage).map_or(Ok(vec![]), |manifest| manifest.receipts(store))?;
     let files = || receipts.iter().flat_map(|receipt| &receipt.files);
     let mut stats = BTreeMap::new();

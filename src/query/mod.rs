@@ -8,6 +8,9 @@
 //! rows of its Parquet files. Besides, there are `videos`, with what lists say of them, `rejects`, those that could not be
 //! read, and `frames` and `labels` where just one stage made such. `labels@3` is version 3 of the same; [`Versions`] chooses for a
 //! whole query.
+//!
+//! A stage whose newest manifest is damaged fails the queries that read it, and those that read `videos`, `rejects` or a short name, which
+//! may be about it. `SHOW TABLES` and [`datasets`] list it with what is wrong.
 
 mod answer;
 mod catalog;
@@ -60,9 +63,12 @@ pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
     let mut asked = Workspace::open(store, versions)?;
     match statement {
         Statement::Tables => {
-            let mut names: Vec<String> = asked.catalog.tables.iter().map(|table| table.name.clone()).collect();
-            names.sort_unstable();
-            Answer::of(vec![Column::new("name".into(), names)])
+            let whole = asked.catalog.tables.iter().map(|table| (table.name.clone(), None));
+            let damaged = asked.catalog.damaged.iter().map(|(stage, damage)| (stage.clone(), Some(damage.clone())));
+            let mut all: Vec<(String, Option<String>)> = whole.chain(damaged).collect();
+            all.sort_unstable();
+            let (names, damages): (Vec<String>, Vec<Option<String>>) = all.into_iter().unzip();
+            Answer::of(vec![Column::new("name".into(), names), Column::new("damage".into(), damages)])
         }
         Statement::Columns(table) => {
             let (_, mut rows) = asked.scan(&table, &mut Sources::new(store))?;
@@ -223,8 +229,13 @@ impl<'a> Workspace<'a> {
     fn table(&self, name: &str) -> Result<&Table> {
         let tables = &self.catalog.tables;
         if let Some(table) = tables.iter().find(|table| table.name == name) {
+            // `rejects` and `videos` list what every stage has.
+            if table.stage.is_none() {
+                self.catalog.fail_if_damaged(self.store, |_| true)?;
+            }
             return Ok(table);
         }
+        self.catalog.check_damage(self.store, name)?;
         if let Some((name, stages)) = self.catalog.ambiguous.iter().find(|(short, _)| statement::same(short, name)) {
             return Err(Error::Ambiguous { name: name.clone(), stages: stages.clone() });
         }

@@ -7,6 +7,7 @@ use crate::dataset::{
     VideoName, commit, file_receipt, write_table,
 };
 
+mod damage;
 mod statements;
 
 fn claim(store: &Store) {

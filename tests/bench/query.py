@@ -86,16 +86,26 @@ def write(table, path):
 
 def make_workspace(folder, stages):
     """Writes what makes a folder a workspace: the only function that knows its format. `stages`: name -> kind, [(path, rows)]."""
+    put(folder / "lapo.json", {"format": 2, "id": "bench", "pipeline": "bench", "lapo": "bench", "created_unix_secs": 0})
+    made = {"lapo": "", "commit": "", "libav": None, "device": "cpu", "host": "", "finished_unix_secs": 0}
+    origin = json.dumps({"fields": {}, "inputs": [], "stats": {}, "made": made})
     for stage, (kind, files) in stages.items():
-        keys = []
-        for place, (path, rows) in enumerate(files):
-            key = f"{place:032x}"
-            keys.append(key)
-            file = {"path": path, "bytes": (folder / path).stat().st_size, "rows": rows, "blake3": "0" * 64}
-            receipt = {"format": 1, "key": key, "stage": kind, "attempt": "a", "fields": {}, "files": [file], "inputs": [], "videos": [],
-                       "rejects": [], "stats": {}}
-            put(folder / stage / "receipts" / f"{key}.json", receipt)
-        manifest = {"format": 1, "version": 1, "parent": None, "receipts": keys, "run": "1-bench", "why": "a benchmark"}
+        infos = [{"path": path, "bytes": (folder / path).stat().st_size, "rows": rows, "blake3": "0" * 64} for path, rows in files]
+        keys = [f"{place:032x}" for place in range(len(files))]
+        same = lambda text: [text] * len(files)
+        pack = {"key": keys, "attempt": same("a"), "stage": same(kind), "files": [json.dumps([info]) for info in infos], "videos": same("[]"),
+                "rejects": same("[]"), "origin": same(origin)}
+        path = f"{stage}/packs/00000001-bench.parquet"
+        (folder / path).parent.mkdir()
+        pq.write_table(pa.table(pack).replace_schema_metadata({"lapo.format": "2"}), folder / path, compression="zstd")
+        rows = sum(info["rows"] for info in infos)
+        sort = files[0][0].rsplit("/", 1)[1]
+        totals = {"tasks": len(files), "files": len(files), "bytes": sum(info["bytes"] for info in infos), "rows": rows, "videos": 0,
+                  "rejects": 0, "counts": {}, "tables": {sort: {"files": len(files), "rows": rows}}}
+        packed = {"path": path, "bytes": (folder / path).stat().st_size, "rows": len(files), "blake3": "0" * 64}
+        manifest = {"format": 2, "version": 1, "parent": None, "committed_unix_ms": 0, "run": "00000001", "pipeline": "bench", "kind": kind,
+                    "why": "a benchmark", "settings": {}, "totals": totals, "changes": {"tasks_added": len(files), "tasks_dropped": 0},
+                    "packs": [{"file": packed}]}
         put(folder / stage / "manifests" / "0000000001.json", manifest)
 
 

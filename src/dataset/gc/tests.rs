@@ -299,7 +299,7 @@ fn what_somebody_comes_to_rely_on_between_the_look_and_the_deletion_stays() {
             let settings = serde_json::Map::new();
             let (stage, kind, run, pipeline, why) = ("frames", "decode", "00000009", "p", "put back");
             let by = Commit { stage, kind, run, pipeline, take_over: false, why, settings: &settings, since: 2, now_unix_ms: NOW * 1000 };
-            commit(&folder.store, &by, &[key(0)], &HashMap::new()).unwrap();
+            commit(&folder.store, &by, &[key(0)], &Default::default()).unwrap();
         }),
     ];
     for (what, rely) in relies {

@@ -1,7 +1,6 @@
 //! The work of a plan becomes the datasets' next versions. In: a plan whose partitions were done; out: what was committed. Start at
 //! [`commit_all`].
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::super::Error;
@@ -10,7 +9,7 @@ use super::super::plan::{Planned, StagePlan, Tasks};
 use super::super::run::{StageSummary, Summary, Watch};
 use super::super::session::{TaskFailure, now, publish};
 use super::{Handout, Keys, Share, jobs, keys, status};
-use crate::dataset::{self, Commit, Committed, Manifest, Receipt, Store, commit, find_receipts, head, pins};
+use crate::dataset::{self, Commit, Committed, HashMap, HashSet, Manifest, Receipt, Store, commit, find_receipts, head, pins};
 use crate::stages::Task;
 
 /// Receipts by key.

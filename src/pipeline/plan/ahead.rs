@@ -3,12 +3,12 @@
 //! A shard in the workspace is all the buffer there is between decoding and labelling: nothing waits in memory but jobs. What is done ahead
 //! is what the stage of labels would do in its turn, under the same keys, so that a run that dies in between loses nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Planner, StagePlan};
-use crate::dataset::{self, FileInfo, Receipt};
+use crate::dataset::{self, FileInfo, HashMap, Receipt};
 use crate::executor::Job;
 use crate::pipeline::key::Known;
 use crate::pipeline::spec::StageSpec;
@@ -26,7 +26,7 @@ impl Ahead {
     pub fn new(done: Vec<(String, Arc<Receipt>)>, took: Duration) -> Self {
         let mut stages = BTreeMap::new();
         for (stage, receipt) in done {
-            let (receipts, _): &mut (HashMap<_, _>, _) = stages.entry(stage).or_insert_with(|| (HashMap::new(), took));
+            let (receipts, _): &mut (HashMap<_, _>, _) = stages.entry(stage).or_insert_with(|| (HashMap::default(), took));
             receipts.insert(receipt.key.clone(), receipt);
         }
         Ahead { stages }

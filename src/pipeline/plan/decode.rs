@@ -1,12 +1,12 @@
 //! Plans of `decode`. In: the videos there are, and the receipts of those that were decoded; out: partitions that are kept, and new ones.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::{Planned, Planner, StagePlan};
-use crate::dataset::{self, Receipt, VideoRecord};
+use crate::dataset::{self, HashMap, HashSet, Receipt, VideoRecord};
 use crate::pipeline::key::{Known, WithSettings, of_decode, settings};
 use crate::pipeline::videos::{Identified, identify};
 use crate::stages::Task;
@@ -77,7 +77,7 @@ impl Planner<'_> {
 
     /// The videos of partitions in which one was rejected that is to be tried again, by digest.
     fn again<'r>(&self, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str> {
-        let Some(classes) = &self.options.retry_rejected else { return HashSet::new() };
+        let Some(classes) = &self.options.retry_rejected else { return HashSet::default() };
         let asked = |reject: &dataset::Reject| classes.is_empty() || classes.contains(&reject.class);
         let rejected = receipts.iter().filter(|r| r.rejects.iter().any(asked));
         rejected.flat_map(|r| &r.videos).map(|video| video.digest.as_str()).collect()

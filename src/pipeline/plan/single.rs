@@ -1,9 +1,9 @@
 //! Plans of stages that are one task each. In: a stage's settings and the plans of those it takes from; out: its one task, new or done.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use super::{Planner, StagePlan, Waiting, no_file};
-use crate::dataset::FileInfo;
+use crate::dataset::{FileInfo, HashSet};
 use crate::pipeline::key::{
     Known, key, of_deduplicate, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
 };

@@ -1,9 +1,8 @@
 //! The tasks of a stage's plan: one entry per key, in the dataset's order. All counts are computed from the entries.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::dataset::{FileInfo, Receipt};
+use crate::dataset::{FileInfo, HashMap, HashSet, Receipt};
 use crate::executor::Job;
 use crate::stages::Task;
 
@@ -217,7 +216,7 @@ mod tests {
         done.into_iter().for_each(|receipt| tasks.push(Planned::Done(receipt)));
         // The old partition (a, b, gone) was to become new1 (a, n) and new2 (b, c), which failed; c was in another old one, with d in new4.
         let dropped = [receipt("old1", &["a", "b", "gone"]), receipt("old2", &["c"]), receipt("old3", &["x"])];
-        tasks.restore(&dropped, ["b", "c"].map(String::from).into());
+        tasks.restore(&dropped, ["b", "c"].map(String::from).into_iter().collect());
         assert_eq!(tasks.keys(), ["new3", "old1", "old2"]);
     }
 }

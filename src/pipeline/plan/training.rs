@@ -3,11 +3,11 @@
 //! New input alone does not make a new model, unless `refresh` says so; a changed setting always does, and of a policy another model that
 //! labels: its latent actions mean something else.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Planned, Planner, StagePlan, Waiting};
-use crate::dataset::{FileInfo, Receipt};
+use crate::dataset::{FileInfo, HashSet, Receipt};
 use crate::pipeline::key::{Fields, Known, WithSettings, key, of_train_dynamics, of_train_policy, settings};
 use crate::pipeline::spec::StageSpec;
 use crate::stages::Task;
