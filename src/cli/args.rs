@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -157,6 +158,26 @@ pub struct Run {
     /// Run only this stage and all that it needs. Give it again for several
     #[arg(long, value_name = "STAGE")]
     pub until: Vec<String>,
+    /// Run again so long after each end, until a signal comes: 60s, 5m, 1h. Files that were changed less long ago wait for a later run
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub watch: Option<Duration>,
+}
+
+/// Reads a time such as `60s`, `5m` or `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("expected a number and a unit, such as 60s, 5m or 1h".into()),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("`{digits}` is no number"))?;
+    Some(number * unit)
+        .filter(|seconds| (1e-3..=1e9).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "expected more than 0".into())
 }
 
 /// How the process computes.

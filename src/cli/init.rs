@@ -10,7 +10,7 @@ use clap::Args as ClapArgs;
 use super::{Error, print};
 use crate::dataset::Access;
 use crate::error::Result;
-use crate::pipeline::videos::matching;
+use crate::pipeline::entries::{Unmatched, matching};
 
 /// Endings of videos. What a pattern names is taken whatever its ending.
 const ENDINGS: [&str; 16] =
@@ -53,12 +53,12 @@ fn find(videos: &str, access: &Access) -> Result<BTreeMap<String, usize>, Error>
     let patterns = if folder.is_dir() { patterns(folder)? } else { vec![videos.to_owned()] };
     let mut found = BTreeMap::new();
     for pattern in patterns {
-        let matched = matching(&pattern, access).map_err(|what| Error::Usage {
+        let matched = matching(&pattern, access).map_err(|Unmatched(what, hint)| Error::Usage {
             what,
-            hint: "name a folder, or a pattern like 'clips/**/*.mp4' or 's3://bucket/clips/*.mp4'".into(),
+            hint: hint.unwrap_or_else(|| "name a folder, or a pattern like 'clips/**/*.mp4' or 's3://bucket/clips/*.mp4'".into()),
         })?;
         if !matched.is_empty() {
-            found.insert(pattern, matched.len());
+            found.insert(pattern, matched.iter().filter(|video| video.unread.is_none()).count());
         }
     }
     if found.is_empty() {

@@ -35,6 +35,7 @@ mod runs;
 pub mod schema;
 mod signals;
 mod stderr;
+mod watch;
 
 /// The command line asked for something that cannot be.
 #[derive(Debug, thiserror::Error)]

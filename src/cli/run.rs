@@ -1,16 +1,18 @@
 //! `lapo run`, `lapo check`, `lapo plan`.
 
+use std::time::Duration;
+
 use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Planned, Run, Storage, Worker};
 use super::exit::Exit;
 use super::gauges::Metered;
 use super::progress::{Person, Verbosity, rate};
 use super::signals::stop_on_signals;
-use super::{Error, failures, fleet, print, stderr, told};
+use super::{Error, failures, fleet, print, stderr, told, watch};
 use crate::dataset::{Access, Store};
 use crate::error::Result;
 use crate::executor::Means;
 use crate::models::Device;
-use crate::pipeline::check::Checked;
+use crate::pipeline::check::{Checked, workspace_fault};
 use crate::pipeline::handout::{self, Handout, Missing, StageStatus, Worked, hand_out};
 use crate::pipeline::plan::{PlanOptions, Planner, StagePlan};
 use crate::pipeline::run::{StageSummary, Summary, Watch, run as run_pipeline};
@@ -18,13 +20,22 @@ use crate::pipeline::spec::StageSpec;
 use crate::pipeline::{self, load};
 use crate::stages::decode::child::Launch;
 
-/// `lapo run`: ends with one line of truth on stdout.
+/// `lapo run`: ends with one line of truth on stdout. With `--watch` each round does.
 pub fn run(args: &Run, access: &Access, storage: &Storage) -> Result<Exit> {
+    let means = means(&args.computing, storage)?;
+    match args.watch {
+        Some(interval) => watch::rounds(interval, &means.stop, || once(args, access, &means)),
+        None => once(args, access, &means),
+    }
+}
+
+/// One run.
+fn once(args: &Run, access: &Access, means: &Means) -> Result<Exit> {
     let (checked, store) = open(&args.pipeline, access)?;
     let only = chosen(&checked, args)?;
-    let options = PlanOptions { only, ..options(&checked, &args.again, args.checkpoint_secs)? };
-    let means = means(&args.computing, storage)?;
-    let work = |watch: &dyn Watch| Ok(run_pipeline(&checked, &store, &options, &means, watch)?);
+    let min_age = args.watch.unwrap_or_default();
+    let options = PlanOptions { only, min_age, ..options(&checked, &args.again, args.checkpoint_secs)? };
+    let work = |watch: &dyn Watch| Ok(run_pipeline(&checked, &store, &options, means, watch)?);
     let summary = watched(&args.computing, &checked.spec.name, work)?;
     print(&truth(&summary))?;
     Ok(exit_of(&summary))
@@ -190,6 +201,9 @@ fn open(args: &Pipeline, access: &Access) -> Result<(Checked, Store)> {
     let set = args.set.iter().map(|pair| assignment(pair)).collect::<Result<Vec<_>, _>>()?;
     let mut checked = load(&args.pipeline, &set, access)?;
     if let Some(workspace) = &args.workspace {
+        if let Some((fault, hint)) = workspace_fault(workspace) {
+            return Err(Error::Usage { what: format!("--workspace {workspace}: {fault}"), hint }.into());
+        }
         checked.spec.workspace.clone_from(workspace);
     }
     let store = Store::open_with(&checked.spec.workspace, access)?;
@@ -221,6 +235,7 @@ fn options(
             refresh: refresh.clone(),
             checkpoint_secs,
             only: None,
+            min_age: Duration::ZERO,
             retry_rejected: retry_rejected.as_ref().map(|classes| classes.iter().filter(|class| !class.is_empty()).cloned().collect()),
             max_dropped: *max_dropped,
             take_over: *take_over,

@@ -76,6 +76,11 @@ impl Access {
         Ok(objects)
     }
 
+    /// The options, by name.
+    pub(super) fn options(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.options.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// What requests run on.
     pub(super) fn runtime(&self) -> Result<Arc<Runtime>> {
         let mut connections = self.connections();

@@ -4,6 +4,7 @@
 //! continuous, a number or a list of them; in CSV, which has no lists, the columns `action_0`, `action_1` and so on. Start at
 //! [`ActionRows::read_file`].
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -34,7 +35,12 @@ pub struct ActionRows {
     pub continuous: Vec<f32>,
     /// What was earned, where that is known.
     pub reward: Vec<Option<f64>>,
+    /// Whether a file of the user's holds one number a row, which may be a whole one written as a float.
+    pub is_scalar: bool,
 }
+
+/// The highest number that is taken for a discrete action where it is written as a float.
+const MOST: f32 = u16::MAX as f32;
 
 impl ActionRows {
     /// Reads a file of the user's: Parquet, or CSV where its name says so.
@@ -50,7 +56,38 @@ impl ActionRows {
         } else {
             rows.add_parquet(&path.display().to_string(), file)?;
         }
+        if rows.is_scalar {
+            rows.take_whole_numbers();
+        }
         Ok(rows)
+    }
+
+    /// Takes numbers that are all whole, and not below 0, for discrete actions: many programs write whole numbers as `1.0` wherever one was
+    /// ever missing.
+    fn take_whole_numbers(&mut self) {
+        let is_whole = |number: &f32| number.fract() == 0.0 && (0.0..=MOST).contains(number);
+        if self.continuous.iter().all(is_whole) {
+            self.discrete = self.continuous.drain(..).map(|number| number as u32).collect();
+            self.axes = 0;
+        }
+    }
+
+    /// Returns in words what the actions were taken for: `discrete, 15 values`.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        match self.axes {
+            0 => match self.discrete.iter().collect::<HashSet<_>>().len() {
+                1 => "discrete, 1 value".into(),
+                values => format!("discrete, {values} values"),
+            },
+            1 if self.is_scalar => {
+                let odd = self.continuous.iter().position(|number| number.fract() != 0.0 || *number < 0.0).unwrap_or(0);
+                let (number, frame, video) = (self.continuous[odd], self.frame_index[odd], &self.video[odd]);
+                format!("continuous, 1 number each, since frame {frame} of `{video}` has {number}")
+            }
+            1 => "continuous, 1 number each".into(),
+            axes => format!("continuous, {axes} numbers each"),
+        }
     }
 
     /// Reads files of a workspace.
@@ -112,10 +149,12 @@ impl ActionRows {
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<(), String> {
-        let videos = whole(batch, schema::VIDEO)?.as_string_opt::<i32>().ok_or("column `video` is not text")?;
+        let videos = cast(whole(batch, schema::VIDEO)?, &DataType::Utf8).map_err(|_| "column `video` is not text")?;
+        let videos = videos.as_string::<i32>();
         let frames = counts(schema::FRAME_INDEX, whole(batch, schema::FRAME_INDEX)?)?;
         let action = whole(batch, schema::ACTION)?;
         let axes = axes_of(action);
+        self.is_scalar = axes == 1 && action.data_type().is_floating();
         if !self.is_empty() && axes != self.axes {
             return Err(format!("column `action` has {axes} numbers a row, those before have {}", self.axes));
         }
@@ -149,7 +188,7 @@ impl ActionRows {
             let (record, line) = (record.map_err(|cause| cause.to_string())?, row + 2);
             let bad = |name: &str, seen: &str| format!("line {line}: `{name}` is `{seen}`");
             self.video.push(record[video].to_owned());
-            self.frame_index.push(record[frame].parse().map_err(|_| bad(schema::FRAME_INDEX, &record[frame]))?);
+            self.frame_index.push(count(&record[frame]).ok_or_else(|| bad(schema::FRAME_INDEX, &record[frame]))?);
             let reward = reward.map(|at| &record[at]).filter(|text| !text.is_empty());
             self.reward.push(reward.map(|text| text.parse().map_err(|_| bad(schema::REWARD, text))).transpose()?);
             for &at in &action {
@@ -165,6 +204,7 @@ impl ActionRows {
             Ok(discrete) if axes.is_empty() => self.discrete = discrete,
             _ => {
                 self.axes = action.len();
+                self.is_scalar = axes.is_empty();
                 self.continuous = numbers.iter().filter_map(|number| number.parse().ok()).collect();
             }
         }
@@ -213,8 +253,23 @@ fn vectors(column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String> {
     }
 }
 
-/// The whole numbers of a column of any integer type.
+/// Reads a whole number, which may be written as a float.
+fn count(text: &str) -> Option<u32> {
+    let float = || text.parse::<f64>().ok().filter(|number| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number));
+    text.parse().ok().or_else(|| float().map(|number| number as u32))
+}
+
+/// The whole numbers of a column of any integer type, or of floats that are whole.
 fn counts(name: &str, column: &ArrayRef) -> Result<Vec<u32>, String> {
+    if column.data_type().is_floating() {
+        let wide = cast(column, &DataType::Float64).map_err(|cause| cause.to_string())?;
+        let is_whole = |number: &&f64| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(*number);
+        let numbers = wide.as_primitive::<Float64Type>().values();
+        return match numbers.iter().find(|number| !is_whole(number)) {
+            Some(odd) => Err(format!("column `{name}` holds {odd}, expected whole numbers from 0")),
+            None => Ok(numbers.iter().map(|number| *number as u32).collect()),
+        };
+    }
     if !column.data_type().is_integer() {
         return Err(format!("column `{name}` holds {}, not whole numbers", column.data_type()));
     }
@@ -226,6 +281,8 @@ fn counts(name: &str, column: &ArrayRef) -> Result<Vec<u32>, String> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn csv(text: &str) -> Result<ActionRows, String> {
@@ -243,6 +300,45 @@ mod tests {
         assert_eq!((rows.axes, rows.frame_index, rows.continuous), (2, vec![7], vec![0.5, 1.0]));
         let rows = csv("video,frame_index,action\na,0,1\na,1,0.25\n").unwrap();
         assert_eq!((rows.axes, rows.continuous), (1, vec![1.0, 0.25]));
+    }
+
+    #[test]
+    fn whole_numbers_are_discrete_however_they_are_written() {
+        let csv = |actions: &str| {
+            let lines: String = actions.split(' ').enumerate().map(|(frame, action)| format!("a,{frame},{action}\n")).collect();
+            csv(&format!("video,frame_index,action\n{lines}")).unwrap()
+        };
+        let parquet = |actions: ArrayRef| {
+            let frames = arrow::array::Float64Array::from_iter_values((0..actions.len()).map(|frame| frame as f64));
+            let videos = arrow::array::StringArray::from(vec!["a"; actions.len()]);
+            let columns: [(&str, ArrayRef); 3] = [("video", Arc::new(videos)), ("frame_index", Arc::new(frames)), ("action", actions)];
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.parquet");
+            let mut writer = parquet::arrow::ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            ActionRows::read_file(&path).unwrap()
+        };
+        let floats = |numbers: &[f64]| -> ArrayRef { Arc::new(arrow::array::Float64Array::from(numbers.to_vec())) };
+        let lists: ArrayRef =
+            Arc::new(arrow::array::ListArray::from_iter_primitive::<Float64Type, _, _>([Some([Some(1.0)]), Some([Some(2.0)])]));
+        let cases = [
+            (csv("1 2 2"), "discrete, 2 values"),
+            (csv("1.0 2.0 1"), "discrete, 2 values"),
+            (csv("1e0 3"), "discrete, 2 values"),
+            (csv("1.0 0.5"), "continuous, 1 number each, since frame 1 of `a` has 0.5"),
+            (csv("1.0 -1"), "continuous, 1 number each, since frame 1 of `a` has -1"),
+            (parquet(floats(&[3.0, 3.0])), "discrete, 1 value"),
+            (parquet(floats(&[3.0, 0.25])), "continuous, 1 number each, since frame 1 of `a` has 0.25"),
+            (parquet(Arc::new(arrow::array::Float32Array::from(vec![0.0, 7.0]))), "discrete, 2 values"),
+            (parquet(Arc::new(arrow::array::Int8Array::from(vec![0, 7]))), "discrete, 2 values"),
+            (parquet(lists), "continuous, 1 number each"),
+        ];
+        for (rows, kind) in cases {
+            assert_eq!(rows.kind(), kind);
+            assert_eq!(rows.axes == 0, kind.starts_with("discrete"), "{kind}");
+        }
     }
 
     #[test]

@@ -10,13 +10,15 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use super::access::{Access, address};
+use super::local_name::local_path;
+use super::refused::Refused;
 use super::remote_file::RemoteFile;
 
-/// What a video's name ends in; archives hold other things beside them.
-const VIDEOS: [&str; 16] =
-    ["3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "vob", "webm", "wmv"];
+mod members;
 
-/// A video in an archive.
+use members::list;
+
+/// An entry of an archive: a video, or something that is not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Its path within.
@@ -25,6 +27,16 @@ pub struct Member {
     pub at: u64,
     /// How many there are.
     pub bytes: u64,
+    /// Why it is not read, if it is not. One without a name stands for the archive itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+}
+
+impl Member {
+    /// Returns one that is not read.
+    fn refused(name: String, refused: Refused) -> Self {
+        Member { name, at: 0, bytes: 0, refused: Some(refused) }
+    }
 }
 
 /// Something that is read in order or at random.
@@ -35,7 +47,7 @@ impl<T: Read + Seek + Send> Readable for T {}
 pub fn open_source(uri: &str, member: Option<(u64, u64)>, access: &Access) -> io::Result<Box<dyn Readable>> {
     let file: Box<dyn Readable> = match address(uri) {
         Some(_) => Box::new(RemoteFile::open(uri, access)?),
-        None => Box::new(File::open(uri)?),
+        None => Box::new(File::open(local_path(uri))?),
     };
     Ok(match member {
         Some((from, bytes)) => Box::new(Section::new(file, from, bytes)?),
@@ -49,20 +61,24 @@ pub fn version_of(uri: &str, access: &Access) -> io::Result<(u64, String)> {
         let file = RemoteFile::open(uri, access)?;
         return Ok((file.size(), file.version()));
     }
-    let metadata = std::fs::metadata(uri)?;
+    let metadata = std::fs::metadata(local_path(uri))?;
     let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok((metadata.len(), since.map(|since| since.as_nanos().to_string()).unwrap_or_default()))
 }
 
-/// The videos in a tar archive, in its order. Of an archive in an object store the answer is kept beside the local copies, since every
+/// The videos in a tar archive, and what else is in it and is not read, in its order. Of an archive in an object store the answer is kept beside the local copies, since every
 /// member costs a request.
 pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
     if address(uri).is_none() {
         // Asked before opening: opening a pipe that nobody writes to never returns.
-        return if std::fs::metadata(uri)?.is_file() { list(File::open(uri)?) } else { Err(ErrorKind::InvalidInput.into()) };
+        return if std::fs::metadata(local_path(uri))?.is_file() {
+            list(File::open(local_path(uri))?)
+        } else {
+            Err(ErrorKind::InvalidInput.into())
+        };
     }
     let (bytes, version) = version_of(uri, access)?;
-    let name = blake3::hash(format!("members\n{uri}\n{version}\n{bytes}").as_bytes()).to_hex().to_string();
+    let name = blake3::hash(format!("members of all kinds\n{uri}\n{version}\n{bytes}").as_bytes()).to_hex().to_string();
     let mut file = access.cache().file(&name, None, |copy| {
         let found = RemoteFile::open(uri, access).map_err(io::Error::from).and_then(list).map_err(super::error::io_error("read", uri))?;
         copy.write_all(&serde_json::to_vec(&found).expect("plain data")).map_err(super::error::io_error("write a copy of", uri))
@@ -70,19 +86,6 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
     let mut json = Vec::new();
     file.read_to_end(&mut json)?;
     serde_json::from_slice(&json).map_err(io::Error::other)
-}
-
-fn list(archive: impl Read + Seek) -> io::Result<Vec<Member>> {
-    let mut found = Vec::new();
-    for entry in tar::Archive::new(archive).entries_with_seek()? {
-        let entry = entry?;
-        let name = entry.path()?.to_string_lossy().into_owned();
-        let kind = name.rsplit_once('.').map_or("", |(_, kind)| kind).to_ascii_lowercase();
-        if entry.header().entry_type().is_file() && VIDEOS.contains(&kind.as_str()) {
-            found.push(Member { name, at: entry.raw_file_position(), bytes: entry.size() });
-        }
-    }
-    Ok(found)
 }
 
 /// A stretch of a file as a file of its own.
@@ -156,13 +159,5 @@ mod tests {
             ("the second".into(), "second".into(), "ond".into())
         );
         assert_eq!(read(SeekFrom::Start(100)), "");
-    }
-
-    #[test]
-    fn what_is_no_archive_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.tar");
-        std::fs::write(&path, "this is no archive\n".repeat(100)).unwrap();
-        assert!(members(path.to_str().unwrap(), &Access::default()).is_err());
     }
 }

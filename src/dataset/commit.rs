@@ -16,6 +16,8 @@ use super::place::{Created, location};
 use super::receipt::{Receipt, file_again, read_receipts, receipt_path, to_json};
 use super::store::Store;
 
+mod names;
+
 /// Who commits what, and why.
 #[derive(Debug, Clone, Copy)]
 pub struct Commit<'a> {
@@ -170,6 +172,9 @@ impl<'a> Before<'a> {
         fresh: &HashMap<String, Arc<Receipt>>,
     ) -> Result<Manifest> {
         let added = self.added(store, by.stage, order, &slots, fresh)?;
+        if added.values().any(|receipt| receipt.videos.iter().any(|video| video.frames > 0)) {
+            self.check_names(store, by.stage, order, &slots, &added, fresh)?;
+        }
         let dropped = self.dropped(store, &slots)?;
         let mut totals = self.manifest.map(|manifest| manifest.totals.clone()).unwrap_or_default();
         dropped.iter().for_each(|receipt| totals.remove(receipt));
@@ -189,6 +194,26 @@ impl<'a> Before<'a> {
             changes: Changes { tasks_added: added.len() as u64, tasks_dropped: dropped.len() as u64 },
             packs: self.write(store, by, order, &slots, &added)?,
         })
+    }
+
+    /// Checks that `(video, frame_index)` names one frame of the next version.
+    fn check_names(
+        &self,
+        store: &Store,
+        stage: &str,
+        order: &[String],
+        slots: &[Slot],
+        added: &HashMap<String, Arc<Receipt>>,
+        fresh: &HashMap<String, Arc<Receipt>>,
+    ) -> Result<()> {
+        let mut read = HashMap::default();
+        let receipt = |(key, slot): (&String, &Slot)| match (added.get(key).or_else(|| fresh.get(key)), *slot) {
+            (Some(receipt), _) => Ok(receipt.clone()),
+            (None, Slot::Kept { pack, row }) => self.receipt(store, pack, row, &mut read),
+            (None, Slot::Fresh) => Err(Error::MissingReceipt { stage: stage.to_owned(), key: key.clone() }),
+        };
+        let receipts = order.iter().zip(slots).map(receipt).collect::<Result<Vec<_>>>()?;
+        names::check(stage, receipts.iter())
     }
 
     /// The receipts of tasks that the version before did not have. One that no longer lies in its own file is filed again.

@@ -182,6 +182,14 @@ pub enum Error {
         /// The task's key.
         key: String,
     },
+    /// A commit holds two videos of one name.
+    #[error("stage `{stage}` cannot be committed: two of its videos are called `{video}`")]
+    NameTwice {
+        /// The stage's name.
+        stage: String,
+        /// The name.
+        video: String,
+    },
 }
 
 impl Error {

@@ -7,16 +7,15 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
-use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::access::{Access, address};
 use super::error::{Error, Result};
+use super::local_name::{bytes_text, local_path};
+use super::refused::{EntryClass, Refused};
 use super::remote_file::RemoteFile;
+
+mod parquet;
 
 /// The column of addresses.
 const URI: &str = "uri";
@@ -27,8 +26,8 @@ const ETAG: &str = "etag";
 /// What decides where a video is and whether it changed; the rest is about it.
 const KNOWN: [&str; 3] = [URI, BYTES, ETAG];
 
-/// A row of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An entry of a list, a folder or a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedVideo {
     /// Where the video is.
     pub uri: String,
@@ -36,9 +35,41 @@ pub struct ListedVideo {
     pub known: Option<(u64, String)>,
     /// What else the list says of it, by column.
     pub about: About,
+    /// Why it cannot be read, where that is known already.
+    pub unread: Option<Unread>,
+}
+
+/// Why an entry cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// As it is, it never can be.
+    Refused(Refused),
+    /// Reading it failed in passing: what was read of it, or of what is below it, stays.
+    Passing(String),
+}
+
+/// What a list holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// Its rows, those that make no sense among them.
+    pub videos: Vec<ListedVideo>,
+    /// What of it is left out, for people.
+    pub notes: Vec<String>,
 }
 
 impl ListedVideo {
+    /// Returns an entry of which nothing but its place is known.
+    #[must_use]
+    pub fn new(uri: String) -> Self {
+        ListedVideo { uri, ..ListedVideo::default() }
+    }
+
+    /// Returns a row that makes no sense, under the name of its place in the list.
+    fn bad_row(list: &str, place: &str, seen: &str) -> Self {
+        let refused = Refused::new(EntryClass::BadRow, format!("{place}: {seen}"));
+        ListedVideo { unread: Some(Unread::Refused(refused)), ..ListedVideo::new(format!("{list}, {place}")) }
+    }
+
     /// Takes over what another list knows of the same video and this one does not; true, for there is one less.
     pub fn join(&mut self, other: &mut ListedVideo) -> bool {
         self.known = self.known.take().or(other.known.take());
@@ -86,93 +117,97 @@ impl FromIterator<(String, String)> for About {
 }
 
 /// Reads a list: `.csv` and `.parquet` by their column `uri`, with `bytes` and `etag` where they know them, and whatever else
-/// they have of numbers, dates and text; anything else is text, an address a line.
+/// they have of numbers, dates and text; anything else is text, an address a line. A row that makes no sense is one of the rows.
 ///
 /// # Errors
-/// Names the list and what is wrong with it: it cannot be read, a column is missing, a row has no address or a size that is none.
-pub fn read_list(path: &str, access: &Access) -> Result<Vec<ListedVideo>> {
+/// Names the list and what is wrong with all of it: it cannot be read, or the column of addresses is missing.
+pub fn read_list(path: &str, access: &Access) -> Result<List> {
     let wrong = |reason: String| Error::List { path: path.to_owned(), reason };
     let bytes = read(path, access).map_err(|cause| wrong(cause.to_string()))?;
     let kind = path.rsplit_once('.').map_or("", |(_, kind)| kind).to_ascii_lowercase();
-    let rows = match kind.as_str() {
-        "csv" => of_csv(&bytes),
-        "parquet" => of_parquet(bytes.into()),
-        _ => of_text(&bytes),
+    let list = match kind.as_str() {
+        "csv" => of_csv(path, &plain(bytes)).map(List::from),
+        "parquet" => parquet::read(path, bytes.into()),
+        _ => of_text(&plain(bytes)).map(List::from),
     };
-    rows.map_err(wrong)
+    list.map_err(wrong)
+}
+
+impl From<Vec<ListedVideo>> for List {
+    fn from(videos: Vec<ListedVideo>) -> Self {
+        List { videos, notes: Vec::new() }
+    }
 }
 
 fn read(path: &str, access: &Access) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match address(path) {
         Some(_) => RemoteFile::open(path, access)?.read_to_end(&mut bytes)?,
-        None => File::open(path)?.read_to_end(&mut bytes)?,
+        None => File::open(local_path(path))?.read_to_end(&mut bytes)?,
     };
     Ok(bytes)
 }
 
-fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is not text; expected an address a line, or a file named .csv or .parquet")?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines.map(|line| ListedVideo { uri: line.to_owned(), known: None, about: About::default() }).collect())
+/// Returns text without its byte order mark, and UTF-16 as UTF-8: what Windows' programs write.
+fn plain(bytes: Vec<u8>) -> Vec<u8> {
+    let wide = |of: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = bytes[2..].chunks_exact(2).map(|pair| of([pair[0], pair[1]])).collect();
+        String::from_utf16(&units).map(String::into_bytes)
+    };
+    match &bytes[..] {
+        [0xef, 0xbb, 0xbf, text @ ..] => text.to_vec(),
+        [0xff, 0xfe, ..] => wide(u16::from_le_bytes).unwrap_or(bytes),
+        [0xfe, 0xff, ..] => wide(u16::from_be_bytes).unwrap_or(bytes),
+        _ => bytes,
+    }
 }
 
-fn of_csv(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-    let head = reader.headers().map_err(|cause| cause.to_string())?.clone();
+/// A line is the bytes of a path, as `ls` writes them: they need not be UTF-8.
+fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+    if bytes.contains(&0) {
+        return Err("it is not text; expected an address a line, or a file named .csv or .parquet".into());
+    }
+    let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"));
+    Ok(lines.map(|line| ListedVideo::new(bytes_text(line))).collect())
+}
+
+fn of_csv(list: &str, bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(bytes);
+    let head: Vec<String> = reader.byte_headers().map_err(|cause| cause.to_string())?.iter().map(bytes_text).collect();
     let place = |name: &str| head.iter().position(|column| column == name);
-    let uri = place(URI).ok_or_else(|| format!("it has no column `{URI}`"))?;
+    let uri = place(URI).ok_or_else(|| no_uri(head.iter().map(String::as_str)))?;
     let (size, etag) = (place(BYTES), place(ETAG));
     let mut rows = Vec::new();
-    for (row, record) in reader.records().enumerate() {
-        let (record, line) = (record.map_err(|cause| cause.to_string())?, row + 2);
-        let text = |at: Option<usize>| at.map(|at| &record[at]).filter(|text| !text.is_empty());
-        let bad = |name: &str, seen: &str| format!("line {line}: `{name}` is `{seen}`");
-        let uri = text(Some(uri)).ok_or_else(|| bad(URI, ""))?.to_owned();
-        let size = text(size).map(|text| text.parse::<u64>().map_err(|_| bad(BYTES, text))).transpose()?;
-        let others = head.iter().zip(&record).filter(|(name, text)| !KNOWN.contains(name) && !text.is_empty());
-        let about = others.map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
-        rows.push(ListedVideo { uri, known: size.zip(text(etag).map(str::to_owned)), about });
+    for record in reader.byte_records() {
+        let record = record.map_err(|cause| cause.to_string())?;
+        let line = format!("line {}", record.position().map_or(0, csv::Position::line));
+        let bad = |seen: &str| ListedVideo::bad_row(list, &line, seen);
+        if record.len() != head.len() {
+            rows.push(bad(&format!("it has {} fields, the head has {}", record.len(), head.len())));
+            continue;
+        }
+        let fields: Vec<String> = record.iter().map(bytes_text).collect();
+        let text = |at: Option<usize>| at.map(|at| fields[at].as_str()).filter(|text| !text.is_empty());
+        let bytes = text(size).map(|text| text.parse::<u64>().map_err(|_| text)).transpose();
+        rows.push(match (text(Some(uri)), bytes) {
+            (None, _) => bad("`uri` is empty"),
+            (_, Err(seen)) => bad(&format!("`{BYTES}` is `{seen}`, expected a number of bytes")),
+            (Some(uri), Ok(bytes)) => {
+                let others = head.iter().zip(&fields).filter(|(name, text)| !KNOWN.contains(&name.as_str()) && !text.is_empty());
+                let about = others.map(|(name, text)| (name.clone(), text.clone())).collect();
+                let known = bytes.zip(text(etag).map(str::to_owned));
+                ListedVideo { known, about, ..ListedVideo::new(uri.to_owned()) }
+            }
+        });
     }
     Ok(rows)
 }
 
-fn of_parquet(bytes: Bytes) -> Result<Vec<ListedVideo>, String> {
-    // Without the writer's own schema strings are plain strings, however the writer held them.
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options).map_err(|cause| cause.to_string())?;
-    let mut rows = Vec::new();
-    for batch in builder.build().map_err(|cause| cause.to_string())? {
-        of_batch(&batch.map_err(|cause| cause.to_string())?, &mut rows)?;
-    }
-    Ok(rows)
-}
-
-fn of_batch(batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(), String> {
-    let column = |name: &str, kind: DataType, are: &str| {
-        let column = batch.column_by_name(name);
-        column.map(|column| cast(column, &kind).map_err(|_| format!("column `{name}` does not hold {are}"))).transpose()
-    };
-    let uris = column(URI, DataType::Utf8, "text")?.ok_or_else(|| format!("it has no column `{URI}`"))?;
-    let (sizes, etags) = (column(BYTES, DataType::Int64, "whole numbers")?, column(ETAG, DataType::Utf8, "text")?);
-    let names = batch.schema_ref().fields().iter().map(|field| field.name()).filter(|name| !KNOWN.contains(&name.as_str()));
-    let others = names.map(|name| {
-        let column = column(name, DataType::Utf8, "what can be told as text")?;
-        Ok((name.clone(), column.ok_or_else(|| format!("it has no column `{name}`"))?))
-    });
-    let others = others.collect::<Result<Vec<(String, ArrayRef)>, String>>()?;
-    for row in 0..batch.num_rows() {
-        let there = |column: &&ArrayRef| column.is_valid(row);
-        let size = sizes.as_ref().filter(there).map(|sizes| sizes.as_primitive::<Int64Type>().value(row));
-        let size = size.map(|size| u64::try_from(size).map_err(|_| format!("row {row}: `{BYTES}` is {size}"))).transpose()?;
-        let etag = etags.as_ref().filter(there).map(|etags| etags.as_string::<i32>().value(row).to_owned());
-        let uri = Some(&uris).filter(there).map(|uris| uris.as_string::<i32>().value(row)).filter(|uri| !uri.is_empty());
-        let uri = uri.ok_or_else(|| format!("row {row}: `{URI}` is empty"))?.to_owned();
-        let told = others.iter().filter(|(_, column)| column.is_valid(row));
-        let about = told.map(|(name, column)| (name.clone(), column.as_string::<i32>().value(row).to_owned())).collect();
-        rows.push(ListedVideo { uri, known: size.zip(etag), about });
-    }
-    Ok(())
+/// Says that the column of addresses is missing, and which columns there are.
+fn no_uri<'a>(columns: impl Iterator<Item = &'a str>) -> String {
+    let columns: Vec<&str> = columns.take(8).collect();
+    format!("it has no column `{URI}`; its columns: {}", columns.join(", "))
 }
 
 #[cfg(test)]
@@ -182,13 +217,13 @@ mod tests {
     use super::*;
 
     fn row(uri: &str, known: Option<(u64, &str)>) -> ListedVideo {
-        ListedVideo { uri: uri.into(), known: known.map(|(bytes, etag)| (bytes, etag.to_owned())), about: About::default() }
+        ListedVideo { known: known.map(|(bytes, etag)| (bytes, etag.to_owned())), ..ListedVideo::new(uri.into()) }
     }
 
     #[test]
     fn text_csv_and_parquet_say_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        let read = |name: &str| read_list(folder.path().join(name).to_str().unwrap(), &Access::default());
+        let read = |name: &str| read_list(folder.path().join(name).to_str().unwrap(), &Access::default()).map(|list| list.videos);
         std::fs::write(folder.path().join("a.txt"), "# clips\ns3://b/one.mp4\n\n  two.mp4\r\n").unwrap();
         assert_eq!(read("a.txt").unwrap(), [row("s3://b/one.mp4", None), row("two.mp4", None)]);
         let about = |row: ListedVideo, about: &[(&str, &str)]| {
@@ -213,18 +248,58 @@ mod tests {
         assert_eq!(read("a.parquet").unwrap(), dated);
     }
 
-    #[test]
-    fn what_is_wrong_with_a_list_is_said_with_its_place() {
+    /// Reads a list of these bytes: what it names, `!` and the reason for each row that makes no sense, or the error.
+    fn rows(name: &str, bytes: &[u8]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
-        let fault = |name: &str, bytes: &[u8]| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).unwrap();
-            read_list(path.to_str().unwrap(), &Access::default()).unwrap_err().to_string()
-        };
-        assert!(fault("a.csv", b"video\nx.mp4\n").contains("it has no column `uri`"));
-        assert!(fault("b.csv", b"uri,bytes\nx.mp4,7\ny.mp4,many\n").contains("line 3: `bytes` is `many`"));
-        assert!(fault("c.csv", b"uri,bytes\n,7\n").contains("line 2: `uri` is ``"));
-        assert!(fault("d.txt", &[0xff, 0xfe, 0]).contains("it is not text"));
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        match read_list(path.to_str().unwrap(), &Access::default()) {
+            Err(error) => vec![format!("error: {error}")],
+            Ok(list) => list.videos.into_iter().map(|video| said(video, &format!("{}, ", path.display()))).collect(),
+        }
+    }
+
+    fn said(video: ListedVideo, list: &str) -> String {
+        match video.unread {
+            Some(Unread::Refused(refused)) => format!("!{} {}", video.uri.replace(list, ""), refused.reason),
+            _ => video.uri,
+        }
+    }
+
+    #[test]
+    fn a_row_that_makes_no_sense_costs_itself() {
+        let utf16 =
+            |text: &str, of: fn(u16) -> [u8; 2]| "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(of).collect::<Vec<u8>>();
+        let cases: [(&str, &[u8], &[&str]); 16] = [
+            ("a.txt", b"\xef\xbb\xbfone.mp4\ntwo.mp4", &["one.mp4", "two.mp4"]),
+            ("b.txt", &utf16("one.mp4\r\ntwo.mp4\r\n", u16::to_le_bytes), &["one.mp4", "two.mp4"]),
+            ("c.txt", &utf16("one.mp4\r\n", u16::to_be_bytes), &["one.mp4"]),
+            ("d.txt", b"caf\xe9.mp4\n\n  # no\n", &["caf\\xE9.mp4"]),
+            ("e.txt", &[0xff, 0xfe, 0, 0xd8], &["error"]),
+            ("f.txt", b"", &[]),
+            ("a.csv", b"\xef\xbb\xbfuri\nx.mp4\n", &["x.mp4"]),
+            ("b.csv", b"uri,bytes\nx.mp4,7\ny.mp4,many\nz.mp4,\n", &["x.mp4", "!line 3 line 3: `bytes` is `many`", "z.mp4"]),
+            ("c.csv", b"uri,bytes\n,7\ny.mp4,-1\nz.mp4,8\n", &["!line 2 line 2: `uri` is empty", "!line 3", "z.mp4"]),
+            ("d.csv", b"uri,a\nx.mp4\ny.mp4,1\nz.mp4,1,2\n", &["!line 2 line 2: it has 1 fields, the head has 2", "y.mp4", "!line 4"]),
+            ("e.csv", b"uri;bytes\nx.mp4;7\n", &["error"]),
+            ("f.csv", b"URI\nx.mp4\n", &["error"]),
+            ("g.csv", b"uri\ncaf\xe9.mp4\n", &["caf\\xE9.mp4"]),
+            ("h.csv", b"uri,note\n\"a, b.mp4\",\"line\nbreak\"\n\"say \"\"hi\"\".mp4\",x\n", &["a, b.mp4", "say \"hi\".mp4"]),
+            ("i.csv", &utf16("uri\r\nx.mp4\r\n", u16::to_le_bytes), &["x.mp4"]),
+            ("e.parquet", b"PAR0", &["error"]),
+        ];
+        for (name, bytes, expected) in cases {
+            let found = rows(name, bytes);
+            let alike = found.len() == expected.len() && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
+            assert!(alike, "{name}: {found:?}, expected {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_all_of_a_list_is_said() {
+        let fault = |name: &str, bytes: &[u8]| rows(name, bytes).remove(0);
+        assert!(fault("a.csv", b"video;x\nx.mp4;1\n").contains("it has no column `uri`; its columns: video;x"));
+        assert!(fault("d.txt", &[1, 0, 0]).contains("it is not text"));
         assert!(fault("e.parquet", b"PAR0").contains("e.parquet"));
         assert!(read_list("nowhere.txt", &Access::default()).unwrap_err().to_string().contains("nowhere.txt"));
     }

@@ -40,7 +40,8 @@
 //! | `window` | which runs of frames are training windows |
 //! | `labels`, `label_reader` | one Parquet row per transition |
 //! | `action_rows`, `actions` | true actions that somebody recorded: files, and the action at any frame |
-//! | `listing`, `archive` | lists of videos that people keep, and videos within tar archives |
+//! | `listing`, `archive`, `bucket` | lists of videos that people keep, videos within tar archives, and the objects of a bucket |
+//! | `refused`, `local_name` | entries that are listed and not read, and names of files as text |
 //! | `table`, `table_reader` | small Parquet tables, such as metrics |
 //! | `new_file` | a large file, hashed while it is written |
 //! | `workspace` | `lapo.json`, which makes a folder a workspace |
@@ -57,6 +58,7 @@ mod access;
 mod action_rows;
 mod actions;
 mod archive;
+mod bucket;
 mod cache;
 mod checks;
 mod commit;
@@ -75,6 +77,7 @@ mod ipc;
 mod label_reader;
 mod labels;
 mod listing;
+mod local_name;
 mod manifest;
 mod new_file;
 mod pack;
@@ -83,6 +86,7 @@ pub mod pins;
 mod place;
 mod process;
 mod receipt;
+mod refused;
 mod remote;
 mod remote_file;
 pub mod runs;
@@ -104,6 +108,7 @@ pub use access::{Access, address};
 pub use action_rows::ActionRows;
 pub use actions::{Action, Actions};
 pub use archive::{Member, Readable, members, open_source, version_of};
+pub use bucket::{Listed, list_objects};
 pub use cache::CacheFolder;
 pub use commit::{Commit, Committed, commit};
 pub use error::{Error, Result};
@@ -115,7 +120,8 @@ pub use frame_rows::{FrameRows, read_all_frame_rows, read_frame_rows};
 pub use hashing::{HashMap, HashSet};
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
-pub use listing::{About, ListedVideo, read_list};
+pub use listing::{About, List, ListedVideo, Unread, read_list};
+pub use local_name::{bytes_text, local_path, path_text};
 pub use manifest::{Changes, Manifest, TableTotals, Totals, at, head, rolled_back, sort_of, stages, versions};
 pub use new_file::NewFile;
 pub use pack::Pack;
@@ -125,6 +131,7 @@ pub use receipt::{
     Filed, Made, Receipt, Reject, VideoRecord, are_filed, data_folder, file_receipt, find_receipts, parse_versioned, read_receipt,
     receipt_path,
 };
+pub use refused::{EntryClass, Refused, is_uncounted};
 pub use remote_file::RemoteFile;
 pub use schema::{Compression, FrameSize, LabelShape};
 pub use shard::{ShardLayout, ShardWriter, VideoName};

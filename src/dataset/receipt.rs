@@ -66,7 +66,7 @@ pub struct Made {
 }
 
 /// A video a task has read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VideoRecord {
     /// The BLAKE3 digest of its bytes: its identity.
@@ -80,6 +80,9 @@ pub struct VideoRecord {
     /// Where it begins in the archive that holds it: two members may have one name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<u64>,
+    /// The inode of its file, or of the archive that holds it: a file that is renamed keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// How many frames it gave.
     pub frames: u64,
     /// How many episodes it gave.

@@ -308,6 +308,7 @@ fn whole(found: &Stored) -> Vec<Range<u64>> {
     (0..found.bytes).step_by(PART as usize).map(|from| from..(from + PART).min(found.bytes)).collect()
 }
 
-fn stored(found: ObjectMeta) -> Stored {
+/// Returns what a store says of an object.
+pub(super) fn stored(found: ObjectMeta) -> Stored {
     Stored { path: found.location.to_string(), bytes: found.size, modified: found.last_modified.into(), etag: found.e_tag }
 }

@@ -57,6 +57,8 @@ pub struct ShardWriter {
     uris: ArrayRef,
     digests: ArrayRef,
     video: i32,
+    /// The number of the video's last frame.
+    last: Option<u32>,
     batch: Batch,
     rows_per_batch: usize,
     rows: u64,
@@ -92,6 +94,7 @@ impl ShardWriter {
             uris: names(|video| &video.uri),
             digests: names(|video| &video.digest),
             video: -1,
+            last: None,
             batch: Batch::default(),
             rows_per_batch: (BATCH_BYTES / layout.size.bytes().max(1)).clamp(1, BATCH_ROWS),
             rows: 0,
@@ -103,17 +106,22 @@ impl ShardWriter {
         if video >= self.uris.len() {
             return Err(self.wrong_shape("the video's number", video, self.uris.len()));
         }
+        self.last = None;
         self.video = i32::try_from(video).map_err(|_| self.wrong_shape("the video's number", video, 1 << 31))?;
         Ok(())
     }
 
-    /// Adds one frame: `pixels` is `[height, width, 3]`, RGB, row by row.
+    /// Adds one frame, whose number must be greater than the last one's: `pixels` is `[height, width, 3]`, RGB, row by row.
     pub fn push(&mut self, episode: u32, frame_index: u32, time_s: f64, pixels: &[u8]) -> Result<()> {
         if pixels.len() != self.size.bytes() {
             return Err(self.wrong_shape("a frame's length in bytes", pixels.len(), self.size.bytes()));
         }
         if self.video < 0 {
             return Err(self.wrong_shape("the number of videos begun", 0, 1));
+        }
+        // So that no two frames of a video have one number.
+        if let Some(last) = self.last.replace(frame_index).filter(|last| *last >= frame_index) {
+            return Err(self.wrong_shape("a frame's number", frame_index as usize, last as usize + 1));
         }
         self.batch.video.push(self.video);
         self.batch.episode.push(episode);

@@ -6,8 +6,12 @@ use super::fault::{Fault, Faults, similar};
 use super::locate::Part;
 use super::parse::parse;
 use super::spec::{ArtifactKind, PipelineSpec, StageSpec};
-use super::videos::matching;
-use crate::dataset::{Access, ListedVideo, address, read_list};
+
+mod places;
+
+use crate::dataset::{Access, ListedVideo};
+pub use places::workspace_fault;
+use places::{files, matches, workspace};
 
 /// A pipeline that makes sense: its inputs exist and fit, and there is an order to run it in.
 #[derive(Clone, Debug)]
@@ -20,7 +24,12 @@ pub struct Checked {
     pub order: Vec<usize>,
     /// What each `decode` stage's patterns match, sorted.
     pub videos: BTreeMap<String, Vec<ListedVideo>>,
+    /// What is to be said of each stage's lists.
+    pub notes: Notes,
 }
+
+/// Sentences for people, by stage.
+pub type Notes = BTreeMap<String, Vec<String>>;
 
 /// Reads and checks a pipeline's text.
 pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) -> Result<Checked, Vec<Fault>> {
@@ -34,9 +43,10 @@ pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) 
         of_one_model(&mut faults, &spec);
         workspace(&mut faults, &spec);
         let order = order(&mut faults, &spec);
-        let videos = matches(&mut faults, &spec, access);
+        let mut notes = Notes::new();
+        let videos = matches(&mut faults, &spec, access, &mut notes);
         files(&mut faults, &spec);
-        Checked { spec, text: text.into(), order, videos }
+        Checked { spec, text: text.into(), order, videos, notes }
     });
     faults.into_result()?;
     checked.ok_or_else(Vec::new)
@@ -151,21 +161,6 @@ fn networks(faults: &mut Faults, spec: &PipelineSpec) {
     }
 }
 
-/// A workspace must be a folder, or not be there yet.
-fn workspace(faults: &mut Faults, spec: &PipelineSpec) {
-    let at = ["workspace".to_string()];
-    let folder = std::path::Path::new(&spec.workspace);
-    if spec.workspace.trim().is_empty() {
-        faults.at(&at, Part::Value, "is empty".into(), Some("name a folder, e.g. runs/quickstart".into()));
-    } else if !spec.workspace.contains("://")
-        && folder.exists()
-        && let Err(e) = std::fs::read_dir(folder)
-    {
-        let cure = "name a folder that you can read and write, or one that is not there yet";
-        faults.at(&at, Part::Value, format!("cannot read {}: {e}", spec.workspace), Some(cure.into()));
-    }
-}
-
 /// Depth-first order; a stage that is met again while its own inputs are visited is part of a cycle.
 fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
     fn visit(at: usize, spec: &PipelineSpec, trail: &mut Vec<usize>, order: &mut Vec<usize>, cycles: &mut Vec<Vec<usize>>) {
@@ -193,66 +188,6 @@ fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
         faults.at(&at, Part::Key, format!("a cycle: {}", names.join(" -> ")), Some("a stage cannot wait for itself".into()));
     }
     order
-}
-
-/// What the patterns and lists name. One that names nothing is a fault of its own, even where others name videos: a disk may not be there.
-fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access) -> BTreeMap<String, Vec<ListedVideo>> {
-    let mut all = BTreeMap::new();
-    for (name, stage) in &spec.stages {
-        let StageSpec::Decode(config) = stage else { continue };
-        let at = |field: &str, i: usize| [path(name, stage, field), vec![i.to_string()]].concat();
-        let mut found = Vec::new();
-        for (i, pattern) in config.videos.iter().enumerate() {
-            match matching(pattern, access) {
-                Ok(videos) if videos.is_empty() => {
-                    let message = format!("no video matches {pattern}");
-                    faults.at(&at("videos", i), Part::Value, message, Some(nothing_there(pattern)));
-                }
-                Ok(videos) => found.extend(videos),
-                Err(message) => {
-                    let cure = "write it like `data/**/*.mp4` or `s3://bucket/clips/*.mp4`";
-                    faults.at(&at("videos", i), Part::Value, message, Some(cure.into()));
-                }
-            }
-        }
-        for (i, list) in config.lists.iter().enumerate() {
-            match read_list(list, access) {
-                Ok(videos) if videos.is_empty() => {
-                    let cure = "add videos to it, or remove the list from `lists`";
-                    faults.at(&at("lists", i), Part::Value, format!("{list} lists no video"), Some(cure.into()));
-                }
-                Ok(videos) => found.extend(videos),
-                Err(error) => faults.at(&at("lists", i), Part::Value, error.to_string(), error.hint()),
-            }
-        }
-        found.sort_by(|a: &ListedVideo, b| a.uri.cmp(&b.uri));
-        found.dedup_by(|again, first| again.uri == first.uri && first.join(again));
-        all.insert(name.clone(), found);
-    }
-    all
-}
-
-/// The cure for a pattern that matches nothing.
-fn nothing_there(pattern: &str) -> String {
-    if address(pattern).is_some() {
-        return "check the bucket and the folder in it, or remove the pattern from `videos`".into();
-    }
-    let here = std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default();
-    format!("patterns are relative to the current folder, {here}; check that its disk is there, or remove the pattern from `videos`")
-}
-
-/// Weights to import and true actions must be there.
-fn files(faults: &mut Faults, spec: &PipelineSpec) {
-    for (name, stage) in &spec.stages {
-        let (field, file, cure) = match stage {
-            StageSpec::ImportDynamics(config) => ("weights", &config.weights, "a `.safetensors` file of ours or a published `.pt`"),
-            StageSpec::ImportActions(config) => ("file", &config.file, "a Parquet or CSV file of true actions"),
-            _ => continue,
-        };
-        let Err(e) = std::fs::File::open(file) else { continue };
-        let message = format!("cannot read {file}: {e}");
-        faults.at(&path(name, stage, field), Part::Value, message, Some(format!("name {cure}, relative to the current folder")));
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub struct Fault {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// Whether waiting may cure it: no video is there yet.
+    pub may_pass: bool,
 }
 
 impl fmt::Display for Fault {
@@ -40,9 +42,9 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Nothing found yet.
+    /// Nothing found yet. A byte order mark, which Windows' programs write, is no part of the text.
     pub fn new(file: &str, text: &str) -> Self {
-        Faults { file: file.into(), text: text.into(), found: Vec::new() }
+        Faults { file: file.into(), text: text.trim_start_matches('\u{feff}').into(), found: Vec::new() }
     }
 
     /// The text.
@@ -58,16 +60,23 @@ impl Faults {
     /// Records a fault at a key path.
     pub fn at(&mut self, path: &[String], part: Part, message: String, hint: Option<String>) {
         let place = locate(&self.text, path, part);
-        let fault = Fault { file: self.file.clone(), place, key: path.join("."), message, hint };
+        let fault = Fault { file: self.file.clone(), place, key: path.join("."), message, hint, may_pass: false };
         if !self.found.contains(&fault) {
             self.found.push(fault);
         }
     }
 
+    /// Records that there is no video yet at a key path.
+    pub fn none_yet(&mut self, path: &[String], message: String, hint: String) {
+        let before = self.found.len();
+        self.at(path, Part::Value, message, Some(hint));
+        self.found[before..].iter_mut().for_each(|fault| fault.may_pass = true);
+    }
+
     /// Records that the text is not YAML.
     pub fn syntax(&mut self, error: &serde_yaml::Error) {
         let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
-        let fault = Fault { file: self.file.clone(), place, key: String::new(), message: error.to_string(), hint: None };
+        let fault = Fault { file: self.file.clone(), place, key: String::new(), message: error.to_string(), hint: None, may_pass: false };
         self.found.push(fault);
     }
 

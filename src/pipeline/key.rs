@@ -19,8 +19,9 @@ use crate::stages::{
 pub type Fields = Map<String, Value>;
 
 /// Fields that name inputs rather than settings.
-const INPUTS: [&str; 13] = [
+const INPUTS: [&str; 14] = [
     "videos",
+    "names",
     "about",
     "try",
     "frames",
@@ -79,12 +80,14 @@ pub fn settings<'f>(fields: impl IntoIterator<Item = (&'f String, &'f Value)>) -
     fields.into_iter().filter(|(name, _)| !INPUTS.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// Decode: all settings but the patterns and guards, the videos' digests, what lists say of them, and which try it is, where it is not the
+/// Decode: all settings but the patterns and guards, the videos' digests and names, what lists say of them, and which try it is, where it is not the
 /// first.
 pub fn of_decode(task: &decode::DecodeTask) -> Fields {
-    let process = ["videos", "lists", "identity", "max_rejected", "max_dropped", "limits", "videos_per_shard", "shard_mib"];
+    let process = ["videos", "lists", "identity", "max_rejected", "max_dropped", "min_age", "limits", "videos_per_shard", "shard_mib"];
     let mut fields = start("decode", decode::VERSION, &task.config, &process);
     fields.insert("videos".into(), task.videos.iter().map(|video| video.digest.clone()).collect());
+    let names = json!(task.videos.iter().map(|video| &video.uri).collect::<Vec<_>>()).to_string();
+    fields.insert("names".into(), blake3::hash(names.as_bytes()).to_hex().to_string().into());
     if task.videos.iter().any(|video| !video.about.is_empty()) {
         let about = json!(task.videos.iter().map(|video| &video.about).collect::<Vec<_>>()).to_string();
         fields.insert("about".into(), blake3::hash(about.as_bytes()).to_hex().to_string().into());

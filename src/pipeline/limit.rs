@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Error;
 use super::plan::StagePlan;
-use crate::dataset::Receipt;
+use crate::dataset::{Receipt, is_uncounted};
 use crate::stages::decode::DUPLICATE;
 
 /// The share of videos that may be rejected before the run stops.
@@ -26,7 +26,7 @@ impl Limit {
     /// Counts a receipt's rejects; false once there are too many.
     pub(super) fn allows(&self, receipt: &Receipt) -> bool {
         let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let faulty = receipt.rejects.iter().filter(|reject| reject.class != DUPLICATE);
+        let faulty = receipt.rejects.iter().filter(|reject| reject.class != DUPLICATE && !is_uncounted(&reject.class));
         faulty.for_each(|reject| *classes.entry(reject.class.clone()).or_default() += 1);
         self.most.is_none_or(|most| classes.values().sum::<u64>() as f64 <= most * self.videos as f64)
     }

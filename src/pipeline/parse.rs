@@ -1,7 +1,5 @@
 //! Text becomes a pipeline: YAML and overridden variables go in, a [`PipelineSpec`] comes out, or every fault, each with its place.
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
@@ -9,6 +7,10 @@ use serde_yaml::{Mapping, Value};
 use super::fault::{Faults, similar};
 use super::locate::Part;
 use super::spec::{KINDS, PipelineSpec, StageSpec};
+
+mod variables;
+
+use variables::{Filled, variables};
 
 /// Reads a pipeline; `set` overrides its `vars`. All faults of the text are gathered in `faults`; None when nothing could be made of it.
 pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSpec> {
@@ -24,15 +26,20 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
         }
     };
     let vars = variables(faults, &document, set);
+    let mut filled = Filled::new(&vars);
     let mut document = document;
-    document.iter_mut().for_each(|(key, value)| substitute(faults, &[text_of(key)], value, &vars));
+    let values = document.iter_mut().filter(|(key, _)| text_of(key) != "vars");
+    values.for_each(|(key, value)| filled.fill(faults, &[text_of(key)], value));
     unknown_keys(faults, &[], &mut document, &["name", "workspace", "seed", "shares_with", "vars", "stages"]);
 
     let name = field(faults, &[], &document, "name", true);
     let workspace = field(faults, &[], &document, "workspace", true);
+    if let Some(seed) = document.get_mut("seed") {
+        filled.give_types(&["seed".into()], seed, &serde_json::json!({ "type": "integer" }));
+    }
     let seed = field(faults, &[], &document, "seed", false);
     let shares_with = field(faults, &[], &document, "shares_with", false);
-    let stages = stages(faults, &document);
+    let stages = stages(faults, &document, &filled);
     Some(PipelineSpec {
         name: name?,
         workspace: workspace?,
@@ -44,11 +51,11 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
 }
 
 /// The stages, in the file's order.
-fn stages(faults: &mut Faults, document: &Mapping) -> Option<Vec<(String, StageSpec)>> {
+fn stages(faults: &mut Faults, document: &Mapping, filled: &Filled) -> Option<Vec<(String, StageSpec)>> {
     let path = ["stages".to_string()];
     match document.get("stages") {
         Some(Value::Mapping(map)) if !map.is_empty() => {
-            let all: Vec<_> = map.iter().map(|(key, value)| Some((text_of(key), stage(faults, &text_of(key), value)?))).collect();
+            let all: Vec<_> = map.iter().map(|(key, value)| Some((text_of(key), stage(faults, &text_of(key), value, filled)?))).collect();
             all.into_iter().collect()
         }
         Some(Value::Mapping(_)) => {
@@ -70,7 +77,7 @@ fn stages(faults: &mut Faults, document: &Mapping) -> Option<Vec<(String, StageS
 const RESERVED: [&str; 5] = ["runs", "pins", "probes", "videos", "rejects"];
 
 /// One stage: exactly one known kind, and its settings.
-fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
+fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Option<StageSpec> {
     let path = ["stages".to_string(), name.to_string()];
     let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     if !valid || RESERVED.contains(&name) {
@@ -100,18 +107,18 @@ fn stage(faults: &mut Faults, name: &str, value: &Value) -> Option<StageSpec> {
     let settings = map.values().next()?;
     let path = [path[0].clone(), path[1].clone(), kinds[0].clone()];
     match kinds[0].as_str() {
-        "decode" => settings_of(faults, &path, settings).map(StageSpec::Decode),
-        "record" => settings_of(faults, &path, settings).map(StageSpec::Record),
-        "import_actions" => settings_of(faults, &path, settings).map(StageSpec::ImportActions),
-        "deduplicate" => settings_of(faults, &path, settings).map(StageSpec::Deduplicate),
-        "train_dynamics" => settings_of(faults, &path, settings).map(StageSpec::TrainDynamics),
-        "import_dynamics" => settings_of(faults, &path, settings).map(StageSpec::ImportDynamics),
-        "label" => settings_of(faults, &path, settings).map(StageSpec::Label),
-        "train_policy" => settings_of(faults, &path, settings).map(StageSpec::TrainPolicy),
-        "train_decoder" => settings_of(faults, &path, settings).map(StageSpec::TrainDecoder),
-        "finetune" => settings_of(faults, &path, settings).map(StageSpec::Finetune),
-        "evaluate" => settings_of(faults, &path, settings).map(StageSpec::Evaluate),
-        "report" => settings_of(faults, &path, settings).map(StageSpec::Report),
+        "decode" => settings_of(faults, &path, settings, filled).map(StageSpec::Decode),
+        "record" => settings_of(faults, &path, settings, filled).map(StageSpec::Record),
+        "import_actions" => settings_of(faults, &path, settings, filled).map(StageSpec::ImportActions),
+        "deduplicate" => settings_of(faults, &path, settings, filled).map(StageSpec::Deduplicate),
+        "train_dynamics" => settings_of(faults, &path, settings, filled).map(StageSpec::TrainDynamics),
+        "import_dynamics" => settings_of(faults, &path, settings, filled).map(StageSpec::ImportDynamics),
+        "label" => settings_of(faults, &path, settings, filled).map(StageSpec::Label),
+        "train_policy" => settings_of(faults, &path, settings, filled).map(StageSpec::TrainPolicy),
+        "train_decoder" => settings_of(faults, &path, settings, filled).map(StageSpec::TrainDecoder),
+        "finetune" => settings_of(faults, &path, settings, filled).map(StageSpec::Finetune),
+        "evaluate" => settings_of(faults, &path, settings, filled).map(StageSpec::Evaluate),
+        "report" => settings_of(faults, &path, settings, filled).map(StageSpec::Report),
         kind => unreachable!("{kind} is not in KINDS"),
     }
 }
@@ -121,11 +128,14 @@ fn kinds_hint() -> String {
 }
 
 /// Types the settings of a stage; every unknown key and every wrong type is a fault of its own.
-fn settings_of<T: DeserializeOwned + JsonSchema>(faults: &mut Faults, path: &[String], settings: &Value) -> Option<T> {
+fn settings_of<T: DeserializeOwned + JsonSchema>(faults: &mut Faults, path: &[String], settings: &Value, filled: &Filled) -> Option<T> {
     let mut settings = if settings.is_null() { Value::Mapping(Mapping::new()) } else { settings.clone() };
     let before = faults.count();
     let schema = serde_json::Value::from(schemars::schema_for!(T));
     unknown_in(faults, path, &mut settings, &schema, &schema);
+    filled.give_types(path, &mut settings, &schema);
+    // JSON has no such numbers: they would count as left out.
+    not_finite(faults, path, &mut settings);
     // By way of JSON, whose reader takes `refresh: { growth: 0.25 }` without a YAML tag.
     let mut settings = match serde_json::to_value(&settings) {
         Ok(json) => json,
@@ -148,7 +158,8 @@ fn settings_of<T: DeserializeOwned + JsonSchema>(faults: &mut Faults, path: &[St
             }
             return None;
         }
-        faults.at(&[path, &inner].concat(), Part::Value, message, None);
+        let cure = quotes(&message);
+        faults.at(&[path, &inner].concat(), Part::Value, message, cure);
         removed.push(inner.first()?.clone());
         settings.as_object_mut()?.remove(inner.first()?)?;
     }
@@ -200,7 +211,10 @@ fn unknown_keys(faults: &mut Faults, path: &[String], map: &mut Mapping, known: 
 fn field<T: DeserializeOwned>(faults: &mut Faults, path: &[String], map: &Mapping, key: &str, required: bool) -> Option<T> {
     let at = [path, &[key.to_string()]].concat();
     match map.get(key) {
-        Some(value) => T::deserialize(value).map_err(|e| faults.at(&at, Part::Value, e.to_string(), None)).ok(),
+        Some(value) => {
+            let wrong = |error: serde_yaml::Error| faults.at(&at, Part::Value, error.to_string(), quotes(&error.to_string()));
+            T::deserialize(value).map_err(wrong).ok()
+        }
         None => {
             if required {
                 faults.at(&at, Part::Key, "is missing".into(), Some(format!("add `{key}:`")));
@@ -210,64 +224,25 @@ fn field<T: DeserializeOwned>(faults: &mut Faults, path: &[String], map: &Mappin
     }
 }
 
-/// `vars` of the file, overridden by `--set`; a name that the file does not declare is a fault.
-fn variables(faults: &mut Faults, document: &Mapping, set: &[(String, String)]) -> BTreeMap<String, String> {
-    let mut vars = BTreeMap::new();
-    match document.get("vars") {
-        Some(Value::Mapping(map)) => vars.extend(map.iter().map(|(key, value)| (text_of(key), text_of(value)))),
-        Some(Value::Null) | None => {}
-        Some(other) => faults.at(&["vars".into()], Part::Value, format!("is {}, expected `name: value`", article(other)), None),
-    }
-    for (name, value) in set {
-        let declared: Vec<String> = vars.keys().cloned().collect();
-        match vars.get_mut(name) {
-            Some(slot) => slot.clone_from(value),
-            None => {
-                let known: Vec<&str> = declared.iter().map(String::as_str).collect();
-                let cure = similar(name, &known).map(|k| format!("did you mean `{k}`?"));
-                let cure = cure.unwrap_or_else(|| format!("`vars` declares: {}", known.join(", ")));
-                faults.at(&["vars".into()], Part::Key, format!("--set {name}: no such variable"), Some(cure));
-            }
-        }
-    }
-    vars
-}
-
-/// Replaces `${name}` in every string; a value that is nothing but a variable takes the variable's type.
-fn substitute(faults: &mut Faults, path: &[String], value: &mut Value, vars: &BTreeMap<String, String>) {
+/// Reports numbers that are not finite, and takes them out.
+fn not_finite(faults: &mut Faults, path: &[String], value: &mut Value) {
+    let at = |key: String| [path, &[key]].concat();
     match value {
-        Value::String(text) if text.contains("${") => match filled(text, vars) {
-            Ok(new) => {
-                let whole = text.starts_with("${") && text.find('}') == Some(text.len() - 1);
-                let typed = || serde_yaml::from_str(&new).ok().filter(|v: &Value| !v.is_mapping() && !v.is_sequence());
-                *value = if whole { typed().unwrap_or(Value::String(new)) } else { Value::String(new) };
-            }
-            Err(message) => faults.at(path, Part::Value, message, Some("declare it under `vars:`".into())),
-        },
-        Value::Sequence(items) => {
-            for (i, item) in items.iter_mut().enumerate() {
-                substitute(faults, &[path, &[i.to_string()]].concat(), item, vars);
-            }
+        Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
+            let cure = "write a finite number, or leave the setting out";
+            faults.at(path, Part::Value, format!("is {}, expected a finite number", text_of(&value.clone())), Some(cure.into()));
+            *value = Value::Null;
         }
-        Value::Mapping(map) => {
-            for (key, item) in map.iter_mut() {
-                substitute(faults, &[path, &[text_of(key)]].concat(), item, vars);
-            }
-        }
+        Value::Sequence(items) => items.iter_mut().enumerate().for_each(|(i, item)| not_finite(faults, &at(i.to_string()), item)),
+        Value::Mapping(map) => map.iter_mut().for_each(|(key, item)| not_finite(faults, &at(text_of(key)), item)),
         _ => {}
     }
 }
 
-fn filled(text: &str, vars: &BTreeMap<String, String>) -> Result<String, String> {
-    let (mut out, mut rest) = (String::new(), text);
-    while let Some(start) = rest.find("${") {
-        let end = rest[start..].find('}').ok_or_else(|| format!("`${{` without `}}` in `{text}`"))? + start;
-        let name = &rest[start + 2..end];
-        out.push_str(&rest[..start]);
-        out.push_str(vars.get(name).ok_or_else(|| format!("unknown variable `{name}`"))?);
-        rest = &rest[end + 1..];
-    }
-    Ok(out + rest)
+/// What to do where a number, a date or a word like `yes` stands for text.
+fn quotes(message: &str) -> Option<String> {
+    let is_scalar = ["integer", "floating point", "boolean"].iter().any(|kind| message.contains(&format!("invalid type: {kind}")));
+    (is_scalar && message.contains("expected a string")).then(|| "put it in quotes: it is taken for a number or a boolean".into())
 }
 
 /// A scalar as the text it was written as, near enough for names and messages.

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::check::Checked;
 use super::key::{Fields, Known, key, of_label, of_record, settings};
 use super::spec::StageSpec;
+use super::videos::Now;
 use crate::dataset::{self, Damaged, FileInfo, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
 use crate::executor::Job;
 use crate::stages::Task;
@@ -95,6 +97,8 @@ pub struct PlanOptions {
     pub take_over: bool,
     /// The share of a dataset's videos that may be gone, instead of what the pipeline says.
     pub max_dropped: Option<f64>,
+    /// Files that were changed less long ago are left for the next run, whatever the pipeline says.
+    pub min_age: Duration,
     /// Run only these stages; the others are planned. `None`: run all.
     pub only: Option<Vec<String>>,
 }
@@ -120,8 +124,8 @@ pub struct Planner<'a> {
     pub heads: HashMap<String, Manifest>,
     /// What this run has labelled before its stage's turn: new, although its receipts are there.
     pub ahead: Ahead,
-    /// Videos that this run leaves for the next one, and why.
-    pub left_out: BTreeMap<String, String>,
+    /// What this run says of videos, such as which ones it leaves for the next one.
+    pub now: Now,
 }
 
 impl<'a> Planner<'a> {
@@ -129,8 +133,9 @@ impl<'a> Planner<'a> {
     pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Result<Self, dataset::Error> {
         let newest = checked.spec.stages.iter().map(|(name, _)| Ok(head(store, name)?.map(|head| (name.clone(), head))));
         let heads = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
-        let (plans, ahead, left_out) = Default::default();
-        Ok(Planner { checked, store, options, plans, heads, ahead, left_out })
+        let (plans, ahead) = Default::default();
+        let now = Now { min_age: options.min_age, ..Now::default() };
+        Ok(Planner { checked, store, options, plans, heads, ahead, now })
     }
 
     /// Plans every stage, in running order.

@@ -181,7 +181,7 @@ impl Running<'_, '_, '_> {
             let unavailable: BTreeMap<String, String> = failed.iter().filter_map(TaskFailure::unavailable).collect();
             if !unavailable.is_empty() && round < ROUNDS {
                 self.failures.extend(failed.into_iter().filter(|failure| failure.unavailable().is_some()));
-                self.planner.left_out.extend(unavailable);
+                self.planner.now.left_out.extend(unavailable);
                 continue;
             }
             return self.commit(failed, ahead);
@@ -346,7 +346,7 @@ impl StageSummary {
             kind: plan.kind.clone(),
             new: new.len(),
             reused: plan.tasks.reused() - new.len(),
-            done: sums(new),
+            done: worked(sums(new)),
             total: plan.before.as_ref().map(|before| before.totals.clone()).unwrap_or_default(),
             version: plan.before.as_ref().map_or(0, |before| before.version),
             rejects: plan.before.as_ref().map_or(0, |before| before.totals.rejects),
@@ -374,6 +374,16 @@ impl StageSummary {
             ..self
         }
     }
+}
+
+/// Leaves out what was copied under other names: nothing was decoded for it.
+fn worked(mut done: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    for name in ["videos", "frames"] {
+        if let (Some(copied), Some(all)) = (done.get(&format!("copied_{name}")).copied(), done.get_mut(name)) {
+            *all -= copied;
+        }
+    }
+    done
 }
 
 /// Adds up the receipts' numbers.

@@ -129,6 +129,10 @@ impl<'a> Session<'a> {
         let adopted: Vec<String> =
             plan.tasks.receipts().map(|receipt| &receipt.key).filter(|key| !kept.contains(key.as_str())).cloned().collect();
         let new = plan.tasks.iter().filter(|task| !matches!(task, Planned::Done(_))).map(|task| task.key().to_owned());
+        // Frames are copied from tasks that no version need have.
+        let copied: HashSet<String> =
+            plan.tasks.jobs().flat_map(|job| job.task.copied_from()).filter(|key| !kept.contains(*key)).map(str::to_owned).collect();
+        let adopted: Vec<String> = adopted.into_iter().chain(copied).collect();
         let keys: Vec<String> = adopted.iter().cloned().chain(new).collect();
         if keys.is_empty() {
             return Ok(true);

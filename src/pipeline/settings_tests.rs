@@ -172,8 +172,8 @@ impl Draw<'_> {
         let properties = kinds.iter().find_map(|of| of["properties"].get(kind)).unwrap();
         let properties = self.resolved(properties)["properties"].as_object().unwrap().clone();
         for (name, of) in properties {
-            // How many tasks there are is no matter here.
-            if self.random.random() || kind == "record" && name.starts_with("episodes") {
+            // How many tasks there are is no matter here, nor that files are young.
+            if self.random.random() || kind == "record" && name.starts_with("episodes") || name == "min_age" {
                 continue;
             }
             let is_valid =
@@ -324,6 +324,7 @@ fn videos(task: &Task) -> Vec<VideoRecord> {
         bytes,
         modified,
         at: None,
+        inode: None,
         frames: 7,
         episodes: 1,
         about: Default::default(),

@@ -6,6 +6,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `work` | the task: video after video into one shard |
+//! | `copy` | frames of a video that has been decoded before, under another name |
 //! | `frames` | one video's frames, decoded in this process |
 //! | [`child`], [`wire`], `serve` | the same in a process that a file may take down: who asks, what is said, who answers |
 //! | `episodes` | where an episode ends, and which frames are left out |
@@ -16,10 +17,12 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(not(feature = "video"))]
 use super::{Done, Error, Workplace};
-use crate::dataset::{About, Compression};
+use crate::dataset::{About, Compression, FileInfo, Reject, VideoRecord};
 use crate::video::{Fit, Limits};
 
 pub mod child;
+#[cfg(feature = "video")]
+mod copy;
 #[cfg(feature = "video")]
 mod episodes;
 #[cfg(feature = "video")]
@@ -39,11 +42,13 @@ pub use work::run;
 #[serde(deny_unknown_fields)]
 pub struct DecodeConfig {
     /// Glob patterns of the videos, relative to where `lapo` runs, or addresses in object stores:
-    /// `["data/**/*.mp4", "s3://bucket/clips/*.mp4"]`. A tar archive (`*.tar`, as of WebDataset) stands for the videos in it.
+    /// `["data/**/*.mp4", "s3://bucket/clips/*.mp4"]`. Names that begin with a dot match only where the pattern begins with one, too; brackets
+    /// match as they are written, if such a name is there. A tar archive (`*.tar`, as of WebDataset) stands for the videos in it.
     #[serde(default)]
     pub videos: Vec<String>,
     /// Files that list videos, here or in an object store: `.csv` and `.parquet` with the column `uri` and, where they are known, `bytes` and
-    /// `etag`, which are believed; what else they say of a video is in SQL's table `videos`. Anything else is text, a path or address a line.
+    /// `etag`, which are believed; what else they say of a video is in SQL's table `videos`. Anything else is text, a path or address a line. A
+    /// row that makes no sense is recorded as `bad_row`, and the others are taken.
     #[serde(default)]
     pub lists: Vec<String>,
     /// What makes two videos the same: their content, which costs reading each new one once; or, of an object store, its etag.
@@ -99,9 +104,17 @@ pub struct DecodeConfig {
     /// `lapo run --max-dropped 1` lets them go once.
     #[serde(default = "default_max_dropped")]
     pub max_dropped: f64,
+    /// Files that were changed less than so many seconds ago are left for the next run, since they may still be written. Default 0; `lapo run
+    /// --watch 60s` waits for at least as long as it sleeps.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub min_age: f64,
     /// Guards against hostile and broken files.
     #[serde(default)]
     pub limits: Limits,
+}
+
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 /// When a picture has stood still for too long.
@@ -175,7 +188,7 @@ fn default_max_dropped() -> f64 {
 pub const VERSION: u32 = 3;
 
 /// One video of a task.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VideoSource {
     /// Where it is; also its name in the dataset.
     pub uri: String,
@@ -188,11 +201,32 @@ pub struct VideoSource {
     /// Where it is, if that is within an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
+    /// The inode of its file: with size and time it tells a file that was renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// What a list says of it.
     #[serde(default, skip_serializing_if = "About::is_empty")]
     pub about: About,
+    /// Where its frames are, if it has been decoded before: under another name, or among other videos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded: Option<Box<Decoded>>,
     /// Why it cannot even be read, where that is known already (a FIFO, no permission): class and reason.
     pub unusable: Option<(String, String)>,
+}
+
+/// Frames of a video that another task has decoded: they are copied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decoded {
+    /// The task's key.
+    pub key: String,
+    /// The task's shard.
+    pub shard: FileInfo,
+    /// What it measured of every frame.
+    pub quality: FileInfo,
+    /// What it said of the video.
+    pub record: VideoRecord,
+    /// What was wrong with the video.
+    pub reject: Option<Reject>,
 }
 
 /// A stretch of an archive.
@@ -262,6 +296,7 @@ impl DecodeConfig {
             format!("has `change: {}`", self.still.unwrap_or_default().change),
             "expected a share of the range, .0005 by default",
         );
+        expect((0.0..=1e9).contains(&self.min_age), "min_age", format!("is {}", self.min_age), "expected seconds, 0 or more");
         expect(self.videos_per_shard > 0, "videos_per_shard", "is 0".into(), "expected at least 1");
         expect((1..=1 << 20).contains(&self.shard_mib), "shard_mib", format!("is {}", self.shard_mib), "expected MiB from 1 to 1,048,576");
         expect(

@@ -4,7 +4,7 @@
 //! Everything that does not fit is told, unless `partial` says that it need not: a video or a frame that is not there, a frame without an
 //! action in a video that has some. A video without any action is no fault: it is one that nobody labelled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -20,9 +20,9 @@ use crate::dataset::{ActionRows, Actions, FileInfo, Shards};
 pub struct ImportActionsConfig {
     /// The `decode` stage whose videos they are of.
     pub frames: String,
-    /// Parquet or CSV, relative to the current folder, with the columns `video` (path or file name), `frame_index` (from 0), `action` and,
-    /// where known, `reward`. An action is a whole number; a continuous one is a list of numbers, in CSV the columns `action_0`, `action_1`
-    /// and so on. The action at a frame is what is done between it and the next.
+    /// Parquet or CSV, relative to the current folder, with the columns `video` (a path, or its last parts), `frame_index` (from 0), `action` and,
+    /// where known, `reward`. An action is a whole number, `1.0` included; a continuous one is a list of numbers, in CSV the columns `action_0`,
+    /// `action_1` and so on, or a number where one of them is not whole. The action at a frame is what is done between it and the next.
     pub file: String,
     /// Whether actions of videos and frames that are not there are left out, and frames may lack an action. Default false: they are faults.
     #[serde(default)]
@@ -30,7 +30,7 @@ pub struct ImportActionsConfig {
 }
 
 /// The version of what this stage does: raise it when the same file and frames give other actions.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The highest number of an action: probes and decoders have an output for each up to it.
 const MOST: u32 = u16::MAX as u32;
@@ -60,6 +60,7 @@ pub fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
     unchanged(path, &task.digest)?;
     let shards = Shards::open_files(place.store, &task.shards)?;
     let known_as = task.names(&actions, &shards)?;
+    place.progress.say(&format!("actions: {}", actions.rows().kind()));
     let mut done = Done::default();
     let mut taken = 0;
     for number in 0..task.shards.len() {
@@ -84,24 +85,18 @@ impl ImportActionsTask {
                 last.entry(run.video).and_modify(|last| *last = end.max(*last)).or_insert(end);
             }
         }
-        let mut by_name: HashMap<&str, Vec<&String>> = HashMap::new();
-        for video in last.keys() {
-            by_name.entry(base(video)).or_default().push(video);
-            if stem(video) != base(video) {
-                by_name.entry(stem(video)).or_default().push(video);
-            }
-        }
-        let rejected = |name: &str| self.rejected.iter().any(|video| video == name || base(video) == base(name));
+        let videos = ByName::new(last.keys().map(String::as_str));
+        let rejected = ByName::new(self.rejected.iter().map(String::as_str));
         let mut known_as = HashMap::new();
         for (name, frames) in actions.videos() {
-            let found = match last.get_key_value(name) {
-                Some((video, _)) => vec![video],
-                None => by_name.get(base(name)).or_else(|| by_name.get(stem(name))).cloned().unwrap_or_default(),
-            };
+            let found = videos.find(name);
             let video = match found[..] {
                 [video] => video,
-                [] if self.config.partial || rejected(name) => continue,
-                [] => return Err(self.fault(format!("no video is called `{name}`"), "decode that video, or set `partial: true`")),
+                [] if self.config.partial || !rejected.find(name).is_empty() => continue,
+                [] => {
+                    let cure = "decode that video, or set `partial: true` to leave such actions out";
+                    return Err(self.fault(format!("no video is called `{name}`"), cure));
+                }
                 [one, other, ..] => {
                     return Err(self.fault(format!("`{name}` may be `{one}` or `{other}`"), "name videos by their paths"));
                 }
@@ -111,7 +106,7 @@ impl ImportActionsTask {
                 let reason = format!("frame {most} of `{name}` is not there: the last one decoded is {}", last[video]);
                 return Err(self.fault(reason, "number frames from 0 within each video, or set `partial: true`"));
             }
-            if let Some(other) = known_as.insert(video.clone(), name) {
+            if let Some(other) = known_as.insert(video.to_owned(), name) {
                 return Err(self.fault(format!("`{name}` and `{other}` are both `{video}`"), "name each video in one way"));
             }
         }
@@ -143,11 +138,87 @@ impl ImportActionsTask {
     }
 }
 
-/// A file name without its ending: a recorded episode has none, the video of it has.
-fn stem(video: &str) -> &str {
-    base(video).rsplit_once('.').map_or(base(video), |(stem, _)| stem)
+/// Videos, by their names.
+struct ByName<'v> {
+    all: HashSet<&'v str>,
+    /// By file name, and by file name without its ending.
+    by_base: HashMap<&'v str, Vec<&'v str>>,
+}
+
+impl<'v> ByName<'v> {
+    fn new(videos: impl Iterator<Item = &'v str>) -> Self {
+        let (mut all, mut by_base) = (HashSet::new(), HashMap::<_, Vec<_>>::new());
+        for video in videos.filter(|video| all.insert(*video)) {
+            by_base.entry(base(video)).or_default().push(video);
+            if let Some((stem, _)) = base(video).rsplit_once('.') {
+                by_base.entry(stem).or_default().push(video);
+            }
+        }
+        ByName { all, by_base }
+    }
+
+    /// Returns the videos that a name may mean: the one that is called so, else those whose paths end so, part by part. `0001.mp4` may be in
+    /// any folder, `train/0001.mp4` only in one called `train`. A recorded episode has no ending, the video of it has: so one of the two may
+    /// lack it.
+    fn find(&self, name: &str) -> Vec<&'v str> {
+        if let Some(video) = self.all.get(name) {
+            return vec![video];
+        }
+        let stem = base(name).rsplit_once('.').map_or(base(name), |(stem, _)| stem);
+        let with_ending = self.by_base.get(base(name)).into_iter().flatten();
+        // A name with an ending means no video with another one.
+        let without = self.by_base.get(stem).into_iter().flatten().filter(|video| base(video) == stem && stem != base(name));
+        with_ending.chain(without).copied().filter(|video| ends_with(folders(video), folders(name))).collect()
+    }
+}
+
+/// Whether the last of some folders are these.
+fn ends_with<'n>(video: impl Iterator<Item = &'n str> + Clone, name: impl Iterator<Item = &'n str> + Clone) -> bool {
+    let (video, name): (Vec<&str>, Vec<&str>) = (video.collect(), name.collect());
+    video.ends_with(&name)
+}
+
+/// The folders of a path, outermost first.
+fn folders(path: &str) -> impl Iterator<Item = &str> + Clone {
+    path[..path.len() - base(path).len()].split('/').filter(|part| !matches!(*part, "" | "."))
 }
 
 fn base(video: &str) -> &str {
     video.rsplit('/').next().unwrap_or(video)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_the_videos_whose_paths_end_with_it_part_by_part() {
+        let videos =
+            ["d/test/0001.mp4", "d/test/0002.mp4", "d/train/0002.mp4", "0003.mp4", "x/0003.mp4", "a.tar/0004.webm", "episode-5", "x/v1.2"];
+        let by_name = ByName::new(videos.into_iter());
+        let cases: [(&str, &[&str]); 17] = [
+            ("d/test/0001.mp4", &["d/test/0001.mp4"]),
+            ("test/0001.mp4", &["d/test/0001.mp4"]),
+            ("./test/0001.mp4", &["d/test/0001.mp4"]),
+            ("0001.mp4", &["d/test/0001.mp4"]),
+            ("0001", &["d/test/0001.mp4"]),
+            ("test/0001", &["d/test/0001.mp4"]),
+            ("train/0001.mp4", &[]),
+            ("est/0001.mp4", &[]),
+            ("/other/d/test/0001.mp4", &[]),
+            ("0002.mp4", &["d/test/0002.mp4", "d/train/0002.mp4"]),
+            ("train/0002.mp4", &["d/train/0002.mp4"]),
+            ("0003.mp4", &["0003.mp4"]),
+            ("0004.mp4", &[]),
+            ("a.tar/0004.webm", &["a.tar/0004.webm"]),
+            ("episode-5.mp4", &["episode-5"]),
+            ("v1.2", &["x/v1.2"]),
+            ("v1", &["x/v1.2"]),
+        ];
+        for (name, expected) in cases {
+            let mut found = by_name.find(name);
+            found.sort_unstable();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
 }

@@ -306,6 +306,15 @@ impl Task {
         }
     }
 
+    /// Keys of the tasks whose frames it copies.
+    pub fn copied_from(&self) -> impl Iterator<Item = &str> {
+        let videos = match self {
+            Task::Decode(task) => task.videos.as_slice(),
+            _ => &[],
+        };
+        videos.iter().filter_map(|video| video.decoded.as_ref()).map(|decoded| decoded.key.as_str())
+    }
+
     /// Whether other tasks of its stage are of use where it fails: each makes rows of its own.
     pub fn is_independent(&self) -> bool {
         matches!(self, Task::Decode(_) | Task::Record(_) | Task::Label(_))

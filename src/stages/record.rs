@@ -197,6 +197,7 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
             bytes: 0,
             modified: String::new(),
             at: None,
+            inode: None,
             frames,
             episodes: 1,
             about: About::default(),

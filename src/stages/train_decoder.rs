@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::known::Choice;
+use super::training::ratio;
 use super::{Done, Error, Workplace, write};
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::models::{DecoderConfig, LoadedDecoder};
@@ -215,7 +216,11 @@ impl Curve {
             *count += 1.0;
         }
         let whose = if held_out { "held-out" } else { "training" };
-        let means: Vec<String> = means.into_iter().map(|(number, (sum, count))| format!("{:.3} from {number}", sum / count)).collect();
+        let means = means.into_iter().map(|(number, (sum, count))| match ratio(sum, count) {
+            Some(mean) => format!("{mean:.3} from {number}"),
+            None => format!("undefined from {number}"),
+        });
+        let means: Vec<String> = means.collect();
         let what = match &asked.action {
             right @ Answers::Discrete(_) => format!("right on {whose} transitions (the commonest action: {:.3})", guessing(right)),
             Answers::Continuous(..) => format!("R2 on {whose} transitions"),

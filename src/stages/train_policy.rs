@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::training::{go_back, resume, verdict_json};
+use super::training::{go_back, ratio, resume, verdict_json};
 use super::{Done, Error, Workplace, write};
 use crate::dataset::FileInfo;
 use crate::models::PolicyConfig;
@@ -72,9 +72,12 @@ impl PolicyVerdict {
     /// The verdict in words.
     pub fn sentence(&self) -> String {
         let whose = if self.held_out { "held-out" } else { "training" };
-        let (transitions, share) = (self.transitions, self.error / self.mean_error);
-        let answer = "that of always answering the mean latent action";
-        format!("after {} steps, on {transitions} {whose} transitions, the policy's error is {share:.2}x {answer}", self.steps)
+        let share = match ratio(self.error, self.mean_error) {
+            Some(share) => format!("the policy's error is {share:.2}x that of always answering the mean latent action"),
+            None if self.mean_error == 0.0 => "all latent actions are alike, so the policy cannot be judged".into(),
+            None => "the policy's error is no finite number, so it cannot be judged".into(),
+        };
+        format!("after {} steps, on {} {whose} transitions, {share}", self.steps, self.transitions)
     }
 }
 

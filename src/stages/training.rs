@@ -62,6 +62,11 @@ pub(super) fn verdict_json(first: Value, verdict: &impl Serialize) -> String {
     format!("{value:#}\n")
 }
 
+/// Returns a ratio, or `None` where it says nothing: of something to nothing, or of numbers that are not finite.
+pub(super) fn ratio(part: f64, whole: f64) -> Option<f64> {
+    Some(part / whole).filter(|ratio| ratio.is_finite() && whole.is_finite())
+}
+
 /// A file that changed since it was hashed must not be filed under its old hash.
 pub(super) fn unchanged(path: &Path, digest: &str) -> Result<(), Error> {
     let mut hasher = blake3::Hasher::new();

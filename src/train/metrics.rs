@@ -41,10 +41,10 @@ impl Metrics {
         let row = self.steps.len() - 1;
         for (name, value) in values {
             match self.columns.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, column)) => column[row] = Some(value),
+                Some((_, column)) => column[row] = defined(value),
                 None => {
                     let mut column = vec![None; row];
-                    column.push(Some(value));
+                    column.push(defined(value));
                     self.columns.push((name, column));
                 }
             }
@@ -95,10 +95,23 @@ impl Metrics {
     }
 }
 
+/// What is no finite number was not measured: a ratio to nothing.
+fn defined(value: f32) -> Option<f32> {
+    value.is_finite().then_some(value)
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_null() {
+        let mut metrics = Metrics::default();
+        metrics.log(0, [("a".to_owned(), f32::NAN), ("b".to_owned(), 1.0)]);
+        metrics.log(1, [("b".to_owned(), f32::INFINITY)]);
+        assert_eq!(metrics.columns, [("a".to_owned(), vec![None, None]), ("b".to_owned(), vec![Some(1.0), None])]);
+    }
 
     #[test]
     fn what_only_some_steps_were_asked_is_null_in_the_others() {

@@ -271,3 +271,55 @@ fn whatever_the_store_does_the_dataset_is_the_same_bytes() {
     }
     println!("{} schedules, {died} of them with a run that died", schedules());
 }
+
+/// Puts objects whose keys this program cannot make, and more than a page of others.
+const ODD_KEYS: &str = "
+import sys, boto3
+url, video = sys.argv[1:]
+s3 = boto3.client('s3', endpoint_url=url, aws_access_key_id='x', aws_secret_access_key='y', region_name='us-east-1')
+s3.create_bucket(Bucket='odd')
+data = open(video, 'rb').read()
+for key in ['v/good.mp4', 'v//odd.mp4', 'v/./odd.mp4', 'v/o\\tdd.mp4', 'v/.hidden.mp4', 'v/clip [abc].mp4', 'v/zz.mp4', 'w//odd.mp4']:
+    s3.put_object(Bucket='odd', Key=key, Body=data)
+for key in ['v/marker.mp4/', 'v/empty.mp4'] + ['v/n%04d.txt' % number for number in range(1100)]:
+    s3.put_object(Bucket='odd', Key=key, Body=b'')
+";
+
+#[test]
+fn an_odd_key_is_a_row_and_costs_no_other_object() {
+    let Some(server) = server() else { return };
+    let project = Project::new(1);
+    let endpoint = format!("http://127.0.0.1:{}", server.port);
+    let put = Command::new(std::env::var("LAPO_PYTHON").unwrap())
+        .args(["-c", ODD_KEYS, endpoint.as_str(), project.path("videos/maze_1_000.mp4").to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(put.status.success(), "{put:?}");
+    let run = |pattern: &str| {
+        let yaml =
+            format!("name: odd\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['{pattern}'], size: 16, max_dropped: 1 }} }}\n");
+        fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+        server.lapo(&project, &["run", "pipeline.yaml"])
+    };
+    let found = |table: &str, column: &str| {
+        let sql = format!("SELECT video, {column} AS it FROM {table} ORDER BY video");
+        let rows = project.query(&sql);
+        rows.as_array().unwrap().iter().map(|row| format!("{} {}", row["video"].as_str().unwrap(), row["it"])).collect::<Vec<_>>()
+    };
+    run("s3://odd/v/*.mp4").good();
+    let rejects = [
+        "s3://odd/v/./odd.mp4 \"odd_key\"",
+        "s3://odd/v//odd.mp4 \"odd_key\"",
+        "s3://odd/v/empty.mp4 \"empty_file\"",
+        "s3://odd/v/o\tdd.mp4 \"odd_key\"",
+    ];
+    assert_eq!(found("rejects", "class"), rejects);
+    let good: Vec<String> = found("videos", "frames > 0").into_iter().filter(|row| row.ends_with("true")).collect();
+    assert_eq!(good, ["s3://odd/v/clip [abc].mp4 true", "s3://odd/v/good.mp4 true", "s3://odd/v/zz.mp4 true"]);
+    for (pattern, count) in [("s3://odd/v/good.mp4", 1), ("s3://odd/v/clip [abc].mp4", 1), ("s3://odd/**/[gz]*.mp4", 2)] {
+        run(pattern).good();
+        assert_eq!(found("videos", "frames").len(), count, "{pattern}");
+    }
+    let missing = run("s3://nobody-has-this/v/*.mp4");
+    assert!(missing.code == 1 && missing.stderr.contains("there is no such bucket") && !missing.stderr.contains("<Error>"), "{missing:#?}");
+}

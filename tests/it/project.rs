@@ -135,3 +135,15 @@ pub fn said(child: Child) -> Said {
         stderr: String::from_utf8_lossy(&output.stderr).into(),
     }
 }
+
+/// Writes a video of so many frames, as plain YUV: no two numbers of frames have the same pixels.
+pub fn clip(path: &Path, frames: usize) {
+    let mut bytes = b"YUV4MPEG2 W16 H16 F15:1 Ip A1:1 C420jpeg\n".to_vec();
+    for frame in 0..frames {
+        bytes.extend_from_slice(b"FRAME\n");
+        bytes.extend((0..256).map(|at| ((at % 16 + frame * 3 + at / 16 * frames) * 16 % 256) as u8));
+        bytes.extend([128; 128]);
+    }
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}

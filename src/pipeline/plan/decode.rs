@@ -1,16 +1,21 @@
 //! Plans of `decode`. In: the videos there are, and the receipts of those that were decoded; out: partitions that are kept, and new ones.
+//!
+//! A partition is kept while all its videos are there, under their names of then. The other videos form new partitions: of one that has been
+//! decoded before, in whatever partition and under whatever name, the frames are copied. So names in frames, labels and actions are those of
+//! now, for every reader, and only new content is decoded. What it costs is that a renamed video's shard is written and labelled anew.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rayon::prelude::*;
 
 use super::{Planned, Planner, StagePlan};
 use crate::dataset::{self, HashMap, HashSet, Receipt, VideoRecord};
 use crate::pipeline::key::{Known, WithSettings, of_decode, settings};
-use crate::pipeline::videos::{Identified, identify};
+use crate::pipeline::videos::{Identified, Now, identify, of_bytes};
 use crate::stages::Task;
-use crate::stages::decode::{DUPLICATE, DecodeConfig, DecodeTask, Duplicates, VideoSource};
+use crate::stages::decode::{DUPLICATE, DecodeConfig, DecodeTask, Decoded, Duplicates, VideoSource};
 
 impl Planner<'_> {
     /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.
@@ -21,8 +26,11 @@ impl Planner<'_> {
         receipts: Vec<Arc<Receipt>>,
     ) -> Result<StagePlan, dataset::Error> {
         let listed = &self.checked.videos[&plan.stage];
-        let identified = identify(listed, &receipts, &self.left_out, config, self.store.access())?;
+        let now = Now { min_age: self.now.min_age.max(Duration::from_secs_f64(config.min_age)), ..self.now.clone() };
+        let current: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
+        let identified = identify(listed, &receipts, &current, &now, config, self.store.access())?;
         plan.left_out = identified.left_out;
+        plan.note = self.checked.notes.get(&plan.stage).filter(|notes| !notes.is_empty()).map(|notes| notes.join("; "));
         let videos = identified.videos;
         let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (&*v.digest, i)).collect();
         let task = |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
@@ -31,17 +39,17 @@ impl Planner<'_> {
         let rank: HashMap<String, usize> = plan.before_entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
         let with_settings = WithSettings::new(&plan.settings);
         let with_settings: Vec<&Arc<Receipt>> = receipts.iter().filter(|r| with_settings.are_of(r)).collect();
-        let mut usable: Vec<Old> = with_settings.into_par_iter().map(|receipt| Old::new(receipt, &place)).collect();
+        let mut usable: Vec<Old> = with_settings.par_iter().copied().map(|receipt| Old::new(receipt, &place)).collect();
         usable.sort_by_cached_key(|old| (rank.get(&old.receipt.key).copied().unwrap_or(usize::MAX), old.first()));
-        // What a list says now is what the dataset says.
-        let says_so = |(at, video): (&Option<usize>, &VideoRecord)| at.is_none_or(|at| *videos[at].about == video.about);
+        // Names, and what lists say, are those of now.
+        let is_now = |video: &Identified, record: &VideoRecord| video.uri() == record.uri && *video.about == record.about;
+        let says_so = |(at, record): (&Option<usize>, &VideoRecord)| at.is_none_or(|at| is_now(&videos[at], record));
         usable.retain(|old| old.places.iter().zip(&old.receipt.videos).all(says_so));
-        let firsts: HashMap<&str, Option<usize>> = usable.iter().map(|old| (old.receipt.key.as_str(), old.first())).collect();
         let tries = usable.iter().map(|old| tries(old.receipt)).max().unwrap_or(0) + 1;
         let (mut kept, mut covered) = covering(&usable, videos.len());
         let again = self.again(&kept);
         if again.is_empty() {
-            plan.note = self.nothing_again(&kept);
+            plan.note = plan.note.into_iter().chain(self.nothing_again(&kept)).reduce(|note, more| format!("{note}; {more}"));
         } else {
             usable.retain(|old| old.receipt.videos.iter().all(|v| !again.contains(v.digest.as_str())));
             (kept, covered) = covering(&usable, videos.len());
@@ -53,7 +61,8 @@ impl Planner<'_> {
         let missing: Vec<VideoSource> =
             videos.iter().zip(&covered).filter(|(_, covered)| !**covered).map(|(video, _)| source(video)).collect();
         let kept_tasks: Vec<Planned> = kept.iter().map(|receipt| Planned::Done((*receipt).clone())).collect();
-        let (again, fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
+        let (again, mut fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
+        find_decoded(&mut fresh, &with_settings);
         let known = Known::new(&receipts);
         for (videos, tries) in [(fresh, 1), (again, tries)] {
             for videos in partitions(videos, config.videos_per_shard, config.shard_mib << 20) {
@@ -63,15 +72,8 @@ impl Planner<'_> {
             }
         }
         kept_tasks.into_iter().for_each(|task| plan.tasks.push(task));
-        let first_planned = |task: &Planned| match task {
-            Planned::Done(receipt) => firsts.get(receipt.key.as_str()).copied().unwrap_or_else(|| Old::new(receipt, &place).first()),
-            Planned::New(job) => match &job.task {
-                Task::Decode(task) => task.videos.iter().filter_map(|v| place.get(v.digest.as_str())).min().copied(),
-                _ => None,
-            },
-            Planned::Running { .. } => None,
-        };
-        plan.tasks.sort_by_cached_key(|task| (rank.get(task.key()).copied().unwrap_or(usize::MAX), first_planned(task)));
+        let first = |task: &Planned| task.digests().into_iter().filter_map(|digest| place.get(digest)).min().copied();
+        plan.tasks.sort_by_cached_key(|task| (rank.get(task.key()).copied().unwrap_or(usize::MAX), first(task)));
         Ok(plan)
     }
 
@@ -133,6 +135,32 @@ fn skipped(video: VideoSource, named: impl FnOnce(&str) -> Option<String>) -> Vi
     VideoSource { unusable: Some((DUPLICATE.into(), reason)), ..video }
 }
 
+/// Says of videos that have been decoded before, under whatever name and among whatever other videos, where their frames are.
+fn find_decoded(videos: &mut [VideoSource], receipts: &[&Arc<Receipt>]) {
+    let wanted: HashSet<String> =
+        videos.iter().filter(|video| video.unusable.is_none()).map(|video| of_bytes(&video.digest).to_owned()).collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let mut found: HashMap<&str, Decoded> = HashMap::default();
+    for receipt in receipts {
+        let file = |end: &str| receipt.files.iter().find(|file| file.path.ends_with(end));
+        let Some((shard, quality)) = file("shard.arrow").zip(file("quality.parquet")) else { continue };
+        for record in receipt.videos.iter().filter(|record| wanted.contains(of_bytes(&record.digest))) {
+            let reject = receipt.rejects.iter().find(|reject| reject.digest == record.digest).cloned();
+            if reject.as_ref().is_some_and(|reject| reject.class == DUPLICATE) {
+                continue;
+            }
+            let decoded =
+                || Decoded { key: receipt.key.clone(), shard: shard.clone(), quality: quality.clone(), record: record.clone(), reject };
+            found.entry(of_bytes(&record.digest)).or_insert_with(decoded);
+        }
+    }
+    for video in videos.iter_mut().filter(|video| video.unusable.is_none()) {
+        video.decoded = found.get(of_bytes(&video.digest)).cloned().map(Box::new);
+    }
+}
+
 /// How often its videos had been tried when it was filed.
 fn tries(receipt: &Receipt) -> u64 {
     receipt.fields.get("try").and_then(serde_json::Value::as_u64).unwrap_or(1)
@@ -160,15 +188,7 @@ mod tests {
     const SHARD_BYTES: u64 = 32 << 20;
 
     fn video(name: usize, bytes: u64) -> VideoSource {
-        VideoSource {
-            uri: format!("{name}.mp4"),
-            digest: name.to_string(),
-            bytes,
-            modified: String::new(),
-            archived: None,
-            about: Default::default(),
-            unusable: None,
-        }
+        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, ..VideoSource::default() }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::dataset::{FileInfo, HashMap, HashSet, Receipt};
+use crate::dataset::{FileInfo, HashMap, HashSet, Receipt, VideoRecord};
 use crate::executor::Job;
 use crate::stages::Task;
 
@@ -153,7 +153,7 @@ impl Tasks {
     }
 
     /// Puts back tasks of the version before whose videos are not in it otherwise, since tasks that should have taken their place failed.
-    /// Where such a task shares videos with one that is done, the latter waits for the next run.
+    /// Where such a task shares videos, or their names, with one that is done, the latter waits for the next run.
     pub fn restore(&mut self, dropped: &[Arc<Receipt>], mut missing: HashSet<String>) {
         let mut back: Vec<Arc<Receipt>> = Vec::new();
         loop {
@@ -163,9 +163,12 @@ impl Tasks {
             if again.is_empty() {
                 break;
             }
-            let theirs: HashSet<&str> = again.iter().flat_map(|receipt| &receipt.videos).map(|video| video.digest.as_str()).collect();
+            let theirs = || again.iter().flat_map(|receipt| &receipt.videos);
+            let digests: HashSet<&str> = theirs().map(|video| video.digest.as_str()).collect();
+            let names: HashSet<&str> = theirs().map(|video| video.uri.as_str()).collect();
+            let shares = |video: &VideoRecord| digests.contains(video.digest.as_str()) || names.contains(video.uri.as_str());
             self.tasks.retain(|task| match task {
-                Planned::Done(receipt) if receipt.videos.iter().any(|video| theirs.contains(video.digest.as_str())) => {
+                Planned::Done(receipt) if receipt.videos.iter().any(shares) => {
                     missing.extend(receipt.videos.iter().map(|video| video.digest.clone()));
                     false
                 }
@@ -181,7 +184,7 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::{Made, VideoRecord};
+    use crate::dataset::Made;
 
     fn receipt(key: &str, videos: &[&str]) -> Arc<Receipt> {
         let video = |digest: &&str| VideoRecord {
@@ -190,6 +193,7 @@ mod tests {
             bytes: 1,
             modified: String::new(),
             at: None,
+            inode: None,
             frames: 1,
             episodes: 1,
             about: Default::default(),
@@ -218,5 +222,19 @@ mod tests {
         let dropped = [receipt("old1", &["a", "b", "gone"]), receipt("old2", &["c"]), receipt("old3", &["x"])];
         tasks.restore(&dropped, ["b", "c"].map(String::from).into_iter().collect());
         assert_eq!(tasks.keys(), ["new3", "old1", "old2"]);
+    }
+
+    /// A camera's file is rotated: the old content was called as the new one is now.
+    #[test]
+    fn a_task_that_stays_under_its_old_names_keeps_out_one_with_the_same_name() {
+        let mut tasks = Tasks::default();
+        let named = |key: &str, digest: &str, uri: &str| {
+            let mut receipt = (*receipt(key, &[digest])).clone();
+            receipt.videos[0].uri = uri.to_owned();
+            Arc::new(receipt)
+        };
+        tasks.push(Planned::Done(named("new", "b", "cam.mp4")));
+        tasks.restore(&[named("old", "a", "cam.mp4")], ["a".to_owned()].into());
+        assert_eq!(tasks.keys(), ["old"]);
     }
 }

@@ -1,12 +1,11 @@
 //! The frames of one video. In: where it is and what they should be like; out: frame after frame, then what was wrong with the file.
 //! Start at [`decode`], which does it in this process; [`super::child`] does it in another.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::VideoSource;
 use super::wire::{Request, Take};
-use crate::dataset::{Access, address, open_source};
+use crate::dataset::{Access, address, local_path, open_source};
 use crate::stages::Error;
 use crate::video::{Decoder, Fault, Guard, OpenVideo};
 
@@ -15,7 +14,7 @@ pub fn decode(request: &Request, access: &Access, guard: Guard, take: &mut Take)
     let (video, options) = (&request.video, &request.options);
     let elsewhere = address(&video.uri).is_some() || video.archived.is_some();
     let open = elsewhere.then(|| opener(video, access));
-    let mut decoder = Decoder::guarded(Path::new(&video.uri), open, options, guard)?;
+    let mut decoder = Decoder::guarded(&local_path(&video.uri), open, options, guard)?;
     let mut pixels = vec![0; options.frame_bytes()];
     while let Some(frame) = decoder.next_frame(&mut pixels)? {
         take(frame, &pixels)?;

@@ -4,7 +4,7 @@
 //! out, and find pictures that are there twice: `hash` mostly survives another codec, size and rate. Of whole clips `deduplicate` finds
 //! more.
 
-use crate::dataset::{Column, FileInfo, FrameSize, Store, write_table};
+use crate::dataset::{Column, FileInfo, FrameSize, Store, Table, write_table};
 use crate::stages::Error;
 
 /// A line of pixels is part of a black bar where none is brighter, as a share of the range.
@@ -86,6 +86,11 @@ pub struct Measured {
     pub left_out: Option<LeftOut>,
 }
 
+/// The columns of what is measured.
+const NUMBERS: [&str; 8] = ["change", "cut_score", "brightness", "contrast", "bar_left", "bar_top", "bar_right", "bar_bottom"];
+/// Why frames are left out, as the table says it.
+const LEFT_OUT: [&str; 3] = ["", "blank", "still"];
+
 /// The rows of one partition.
 #[derive(Default)]
 pub struct Quality {
@@ -109,6 +114,28 @@ impl Quality {
         self.left_out.push(left_out.map_or(0, |why| why as u32 + 1));
     }
 
+    /// Adds the rows of a video from another partition's table, where it is called `uri`.
+    ///
+    /// # Errors
+    /// Names the column that the table lacks.
+    pub fn copy(&mut self, video: usize, table: &Table, uri: &str) -> Result<(), String> {
+        let lacks = |name: &str| format!("it has no column `{name}`");
+        let names = table.text("video").ok_or_else(|| lacks("video"))?;
+        let rows: Vec<usize> = (0..names.len()).filter(|row| names[*row] == uri).collect();
+        let [frames, hashes] = ["frame_index", "hash"].map(|name| table.counts(name).ok_or_else(|| lacks(name)));
+        let (frames, hashes) = (frames?, hashes?);
+        let left_out = table.text("left_out").ok_or_else(|| lacks("left_out"))?;
+        self.video.extend(rows.iter().map(|_| video as u32));
+        self.frame_index.extend(rows.iter().map(|row| frames[*row] as u32));
+        self.hash.extend(rows.iter().map(|row| hashes[*row].cast_unsigned()));
+        self.left_out.extend(rows.iter().map(|row| LEFT_OUT.iter().position(|why| *why == left_out[*row]).unwrap_or(0) as u32));
+        for (column, name) in self.numbers.iter_mut().zip(NUMBERS) {
+            let Some(Column::F32(values)) = table.column(name) else { return Err(lacks(name)) };
+            column.extend(rows.iter().map(|row| values[*row]));
+        }
+        Ok(())
+    }
+
     /// Frames that were left out for this reason.
     pub fn count(&self, why: LeftOut) -> usize {
         self.left_out.iter().filter(|left_out| **left_out == why as u32 + 1).count()
@@ -116,11 +143,10 @@ impl Quality {
 
     /// Writes the table; `uris` are the partition's videos.
     pub fn write(self, store: &Store, path: &str, uris: Vec<String>) -> Result<FileInfo, Error> {
-        let names = ["change", "cut_score", "brightness", "contrast", "bar_left", "bar_top", "bar_right", "bar_bottom"];
         let mut columns = vec![("video", Column::Names(self.video, uris)), ("frame_index", Column::U32(self.frame_index))];
-        columns.extend(names.into_iter().zip(self.numbers.map(Column::F32)));
+        columns.extend(NUMBERS.into_iter().zip(self.numbers.map(Column::F32)));
         columns.push(("hash", Column::Bits(self.hash)));
-        columns.push(("left_out", Column::Names(self.left_out, ["", "blank", "still"].map(str::to_owned).into())));
+        columns.push(("left_out", Column::Names(self.left_out, LEFT_OUT.map(str::to_owned).into())));
         Ok(write_table(store, path, &columns)?)
     }
 }

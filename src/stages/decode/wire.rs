@@ -136,7 +136,7 @@ mod tests {
 
     fn video() -> VideoSource {
         let (uri, digest, modified) = ("videos/a.mp4".into(), "d".into(), "m".into());
-        VideoSource { uri, digest, bytes: 1, modified, archived: None, about: Default::default(), unusable: None }
+        VideoSource { uri, digest, bytes: 1, modified, ..VideoSource::default() }
     }
 
     #[test]

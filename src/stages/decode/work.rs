@@ -1,5 +1,6 @@
 //! The work of [`decode`](super): videos, one after the other, into one shard. Compiled where libav is.
 
+use super::copy::Copied;
 use super::episodes::{Episodes, Judged, Timed};
 use super::frames::decode;
 use super::quality::{LeftOut, Look, Quality};
@@ -24,9 +25,16 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     };
     let shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
     let (mut out, mut done) = (Out { shard, quality: Quality::default() }, Done::default());
-    let (mut cuts, mut trimmed) = (0, 0);
+    let (mut cuts, mut trimmed, mut copied) = (0, 0, Copied::default());
     for (i, video) in task.videos.iter().enumerate() {
         out.shard.begin_video(i)?;
+        if let Some(decoded) = &video.decoded {
+            let (record, reject) = copied.take(decoded, video, i, place, (&mut out.shard, &mut out.quality))?;
+            done.videos.push(record);
+            done.rejects.extend(reject);
+            place.progress.advance(1);
+            continue;
+        }
         let mut frames = Frames { out: &mut out, video: i, episodes: Episodes::new(&task.config), trimmed: false };
         let (record, reject) = decode_video(task, video, place, &mut frames)?;
         cuts += frames.episodes.cuts();
@@ -40,7 +48,9 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     let counts = [
         ("videos", done.videos.len() as f64),
         ("frames", frames as f64),
-        ("cuts", cuts as f64),
+        ("copied_videos", copied.videos as f64),
+        ("copied_frames", copied.frames as f64),
+        ("cuts", (cuts + copied.cuts) as f64),
         ("trimmed_videos", trimmed as f64),
         ("blank_frames", quality.count(LeftOut::Blank) as f64),
         ("still_frames", quality.count(LeftOut::Still) as f64),
@@ -76,6 +86,7 @@ fn decode_video(
         bytes: video.bytes,
         modified: video.modified.clone(),
         at: video.archived.as_ref().map(|archived| archived.at),
+        inode: video.inode,
         frames,
         episodes,
         about: video.about.clone(),

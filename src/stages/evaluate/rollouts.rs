@@ -10,7 +10,7 @@ use super::EvaluateTask;
 use crate::dataset::{Column, FileInfo, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
 use crate::models::{Predictor, Want};
-use crate::stages::training::WorldModel;
+use crate::stages::training::{WorldModel, ratio};
 use crate::stages::{Error, Workplace};
 use crate::train::batch;
 
@@ -105,8 +105,10 @@ impl Stretches {
 
 impl Rollouts {
     pub(super) fn sentence(&self) -> String {
-        let share = |row: &Ahead| row.fdm_error / row.copy_error.max(f64::MIN_POSITIVE);
-        let row = |row: &Ahead| format!("{:.2}x {} ahead", share(row), row.frames_ahead);
+        let row = |row: &Ahead| match ratio(row.fdm_error, row.copy_error) {
+            Some(share) => format!("{share:.2}x {} ahead", row.frames_ahead),
+            None => format!("undefined {} ahead, since nothing moves", row.frames_ahead),
+        };
         let told: Vec<String> =
             [self.rows.first(), self.rows.last().filter(|_| self.rows.len() > 1)].into_iter().flatten().map(row).collect();
         format!("frames predicted from predictions: error {} of that of copying the last real one", told.join(", "))

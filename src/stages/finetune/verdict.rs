@@ -41,6 +41,9 @@ impl Verdict {
 
     fn sentence(&self) -> String {
         let Verdict { game, steps, last_episodes, mean_return, normalised } = self;
+        if !mean_return.is_finite() {
+            return format!("after {steps} steps in {game} no episode has ended, so what the agent earns is not known");
+        }
         format!(
             "after {steps} steps in {game} the last {last_episodes} episodes earned {mean_return:.2} ({normalised:.2} of the way from random to expert)"
         )
@@ -55,6 +58,7 @@ impl<B: Backend> Rollout<B> {
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
         };
+        // Of returns that are all alike nothing can be explained; what is no number is not logged.
         let off = variance(&mut returns.iter().zip(&self.values).map(|(right, value)| right - value));
         let count = self.episodes.len();
         let mut row = vec![("explained_variance", (1.0 - off / variance(&mut returns.iter().copied())) as f32), ("episodes", count as f32)];
@@ -102,5 +106,7 @@ mod tests {
         metrics.log(4, [("episodes".to_owned(), 0.0)]);
         let verdict = Verdict::new(Game::Maze, 4, &metrics);
         assert_eq!((verdict.last_episodes, verdict.mean_return), (100.0, 7.6));
+        let none = Verdict::new(Game::Maze, 4, &Metrics::default()).sentence();
+        assert!(none.contains("no episode has ended") && !none.contains("NaN"), "{none}");
     }
 }

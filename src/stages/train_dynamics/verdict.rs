@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Data, TrainDynamicsTask, as_batch, probe};
 use crate::dataset::WindowIndex;
 use crate::stages::Error;
-use crate::stages::training::verdict_json;
+use crate::stages::training::{ratio, verdict_json};
 use crate::train::probe::{Probe, entropy};
 use crate::train::{DynamicsTrainer, batch};
 
@@ -144,23 +144,35 @@ impl Verdict {
             Some(_) => format!("; a probe tells {:.2} of true actions, guessing {:.2}", probe.mlp, probe.guessing),
             None => format!("; a probe of the true action has R2 {:.2}", probe.mlp),
         };
-        format!(
-            "on {} {whose} windows the world model's error is {:.2}x copying the last frame; {}; {}{}",
-            self.windows,
-            self.fdm_error / self.copy_error,
-            self.information(),
-            codes,
-            self.probe.as_ref().map(told).unwrap_or_default()
-        )
+        let probe = self.probe.as_ref().map(told).unwrap_or_default();
+        format!("on {} {whose} windows {}; {codes}{probe}", self.windows, self.foresight())
+    }
+
+    /// What the errors say, or why they say nothing.
+    fn foresight(&self) -> String {
+        if self.windows == 0 {
+            return "there is nothing to judge the model by".into();
+        }
+        if self.copy_error == 0.0 {
+            return "nothing moves: every frame is like the one before, so no latent action can be judged".into();
+        }
+        match ratio(self.fdm_error, self.copy_error) {
+            Some(share) => format!("the world model's error is {share:.2}x copying the last frame; {}", self.information()),
+            None => "the world model's error is no finite number: it cannot be judged".into(),
+        }
     }
 
     /// How much worse the FDM gets when it is told another window's latent action.
-    pub fn information_used(&self) -> f64 {
-        self.fdm_error_shuffled / self.fdm_error
+    ///
+    /// `None` where it is undefined, as for an FDM that makes no error.
+    pub fn information_used(&self) -> Option<f64> {
+        ratio(self.fdm_error_shuffled, self.fdm_error).filter(|_| self.copy_error > 0.0)
     }
 
     fn information(&self) -> String {
-        let used = self.information_used();
+        let Some(used) = self.information_used() else {
+            return "what shuffled latents cost is undefined: nothing can be said of what the latents carry".into();
+        };
         match used {
             x if x < 1.02 => format!("shuffled latents cost nothing ({used:.3}x): the latents carry no information yet"),
             x if x < 1.5 => format!("shuffled latents cost {used:.2}x: the latents carry a little"),
@@ -172,12 +184,10 @@ impl Verdict {
         verdict_json(serde_json::json!({ "sentence": self.sentence(), "information_used": self.information_used() }), self)
     }
 
-    /// What the curve of the training shows of it: no ratio to nothing, as of frames that do not change.
+    /// What the curve of the training shows of it. A ratio to nothing, as of frames that do not change, is NaN, which the curve has as null.
     pub(super) fn row(&self) -> Vec<(String, f32)> {
-        let mut row = vec![
-            ("held_out_error_relative".to_owned(), self.fdm_error / self.copy_error),
-            ("information_used".to_owned(), self.information_used()),
-        ];
+        let ratios = [("held_out_error_relative", ratio(self.fdm_error, self.copy_error)), ("information_used", self.information_used())];
+        let mut row = ratios.map(|(name, ratio)| (name.to_owned(), ratio.unwrap_or(f64::NAN))).to_vec();
         for (book, (used, perplexity)) in self.codes_used.iter().zip(&self.perplexity).enumerate() {
             row.extend([(format!("codes_used_{book}"), *used as f64), (format!("held_out_perplexity_{book}"), *perplexity)]);
         }
@@ -185,7 +195,7 @@ impl Verdict {
             row.extend([("probe_linear".to_owned(), probe.linear), ("probe_mlp".to_owned(), probe.mlp)]);
             row.extend(probe.mutual_information.map(|bits| ("mutual_information".to_owned(), bits)));
         }
-        row.into_iter().map(|(name, value)| (name, value as f32)).filter(|(_, value)| !value.is_infinite()).collect()
+        row.into_iter().map(|(name, value)| (name, value as f32)).collect()
     }
 
     pub(super) fn stats(&self) -> BTreeMap<String, f64> {
@@ -207,22 +217,40 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_verdict_says_when_latents_carry_nothing() {
-        let verdict = Verdict {
+    fn verdict(fdm_error: f64, copy_error: f64, fdm_error_shuffled: f64) -> Verdict {
+        Verdict {
             training_windows: 900,
             windows: 222,
             held_out: true,
-            fdm_error: 1.8e-4,
-            copy_error: 3.1e-4,
-            fdm_error_shuffled: 1.8e-4,
+            fdm_error,
+            copy_error,
+            fdm_error_shuffled,
             codes_used: vec![34, 41],
             perplexity: vec![20.0, 22.0],
             entries: 64,
             probe: None,
-        };
+        }
+    }
+
+    /// Nothing good is said of what is undefined, whichever of the numbers is 0, infinite or none.
+    #[test]
+    fn a_verdict_of_undefined_numbers_says_so() {
+        let odd = [0.0, 1e-4, f64::INFINITY, f64::NAN];
+        for (fdm, copy, shuffled) in odd.into_iter().flat_map(|a| odd.into_iter().flat_map(move |b| odd.map(|c| (a, b, c)))) {
+            let verdict = verdict(fdm, copy, shuffled);
+            let (sentence, sound) = (verdict.sentence(), fdm == 1e-4 && copy == 1e-4 && shuffled.is_finite());
+            assert!(!sentence.contains("NaN") && !sentence.contains("infx"), "{sentence}");
+            assert!(sound || !sentence.contains("carry what happened") && !sentence.contains("carry a little"), "{sentence}");
+        }
+        assert!(verdict(0.0, 0.0, 0.0).sentence().contains("nothing moves"));
+        assert!(verdict(0.0, 1e-4, 1e-4).sentence().contains("0.00x copying the last frame; what shuffled latents cost is undefined"));
+        assert!(Verdict { windows: 0, ..verdict(f64::NAN, f64::NAN, f64::NAN) }.sentence().contains("nothing to judge"));
+    }
+
+    #[test]
+    fn the_verdict_says_when_latents_carry_nothing() {
         assert_eq!(
-            verdict.sentence(),
+            verdict(1.8e-4, 3.1e-4, 1.8e-4).sentence(),
             "on 222 held-out windows the world model's error is 0.58x copying the last frame; shuffled latents cost nothing \
              (1.000x): the latents carry no information yet; codes in use: 34 and 41 of 64"
         );

@@ -1,0 +1,196 @@
+//! Names are data: a video that is renamed, moved or swapped keeps its decoded work, and has the name of now everywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::project::{Project, clip};
+
+const PIPELINE: &str = "
+name: names
+workspace: ws
+vars: { file: none.csv }
+stages:
+  frames: { decode: { videos: ['videos/**/*.y4m'], size: 16, cut: null, videos_per_shard: 4, max_dropped: 1 } }
+  model: { train_dynamics: { frames: frames, preset: tiny, steps: 2, batch: 2, holdout: 0 } }
+  labels: { label: { frames: frames, dynamics: model } }
+";
+
+fn project() -> Project {
+    let project = Project::new(0);
+    fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
+    project
+}
+
+/// A table's two columns, a name and a number, sorted.
+fn counts(project: &Project, sql: &str) -> BTreeMap<String, u64> {
+    let rows = project.query(sql);
+    let count = |row: &serde_json::Value| (row["video"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap());
+    let found: BTreeMap<_, _> = rows.as_array().unwrap().iter().map(count).collect();
+    assert_eq!(found.len(), rows.as_array().unwrap().len(), "a name is there twice: {rows}");
+    found
+}
+
+/// The videos that lie in the folder: what each is called, and how many frames it has. No two contents have as many.
+struct Folder<'a> {
+    project: &'a Project,
+    videos: BTreeMap<String, u64>,
+    seen: BTreeSet<u64>,
+    next: u64,
+}
+
+impl Folder<'_> {
+    fn name(rng: &mut ChaCha8Rng) -> String {
+        format!("videos/{}/{}.y4m", ["a", "b", "c"].choose(rng).unwrap(), rng.random_range(0..40))
+    }
+
+    fn record(&mut self, name: &str) {
+        self.next += 1;
+        clip(&self.project.path(name), self.next as usize);
+        self.videos.insert(name.to_owned(), self.next);
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        fs::create_dir_all(self.project.path(to).parent().unwrap()).unwrap();
+        fs::rename(self.project.path(from), self.project.path(to)).unwrap();
+        let frames = self.videos.remove(from).unwrap();
+        self.videos.insert(to.to_owned(), frames);
+    }
+
+    fn swap(&mut self, one: &str, other: &str) {
+        self.rename(one, "videos/a/swapped.y4m");
+        if one != other {
+            self.rename(other, one);
+        }
+        self.rename("videos/a/swapped.y4m", other);
+    }
+
+    /// Something happens to the folder.
+    fn change(&mut self, rng: &mut ChaCha8Rng) {
+        let names: Vec<String> = self.videos.keys().cloned().collect();
+        let (one, other) = (names.choose(rng).unwrap().clone(), names.choose(rng).unwrap().clone());
+        match rng.random_range(0..7) {
+            0 => {
+                let name = Self::name(rng);
+                self.record(&name);
+            }
+            1 => {
+                let to = Self::name(rng);
+                self.rename(&one, &to);
+            }
+            2 => self.swap(&one, &other),
+            // A log is rotated: the newest one has always the same name.
+            3 => {
+                let old = format!("{}.1.y4m", one.trim_end_matches(".y4m"));
+                self.rename(&one, &old);
+                self.record(&one);
+            }
+            4 if names.len() > 15 => {
+                fs::remove_file(self.project.path(&one)).unwrap();
+                self.videos.remove(&one);
+            }
+            5 => self.record(&one),
+            _ => self.swap(&other, &one),
+        }
+    }
+
+    /// Runs, and compares everything with what lies there.
+    fn check(&mut self, step: usize) {
+        let (_, said) = (step, self.project.run(&[]).good());
+        let new = self.videos.values().filter(|frames| self.seen.insert(**frames)).count();
+        assert!(said.stdout.contains(&format!("{} videos ({new} new)", self.videos.len())), "step {step}, {new} new: {said:#?}");
+        assert_eq!(counts(self.project, "SELECT video, count(*) AS n FROM frames GROUP BY video"), self.videos, "step {step}");
+        assert_eq!(counts(self.project, "SELECT video, frames AS n FROM videos"), self.videos, "step {step}");
+        let labels = self.videos.iter().map(|(name, frames)| (name.clone(), frames - 2)).collect();
+        assert_eq!(
+            counts(self.project, "SELECT video, count(DISTINCT frame_index) AS n FROM labels GROUP BY video"),
+            labels,
+            "step {step}"
+        );
+    }
+}
+
+#[test]
+fn whatever_happens_to_names_the_dataset_holds_those_of_now_and_decodes_only_what_is_new() {
+    let project = project();
+    let mut rng = ChaCha8Rng::seed_from_u64(36);
+    let mut folder = Folder { project: &project, videos: BTreeMap::new(), seen: BTreeSet::new(), next: 5 };
+    for number in 0..20 {
+        folder.record(&format!("videos/a/{number}.y4m"));
+    }
+    folder.check(0);
+    for step in 1..50 {
+        for _ in 0..rng.random_range(1..4) {
+            folder.change(&mut rng);
+        }
+        folder.check(step);
+    }
+    project.run_changes_nothing(&[]);
+    // A fresh workspace has the same frames.
+    let rows = "SELECT video, episode, frame_index, time_s FROM frames ORDER BY video, frame_index";
+    let here = project.query(rows);
+    fs::rename(project.path("ws"), project.path("old")).unwrap();
+    project.run(&["--only", "frames"]).good();
+    assert_eq!(project.query(rows), here);
+}
+
+/// The file's bytes are others, which only reading them would tell.
+#[test]
+fn a_renamed_video_is_not_read_again() {
+    let project = project();
+    for number in 0..4 {
+        clip(&project.path(&format!("videos/{number}.y4m")), 6 + number);
+    }
+    project.run(&[]).good();
+    let digests = "SELECT digest FROM videos ORDER BY digest";
+    let before = project.query(digests);
+    fs::rename(project.path("videos/0.y4m"), project.path("videos/new.y4m")).unwrap();
+    let path = project.path("videos/new.y4m");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let file = File::options().write(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut &file, &bytes).unwrap();
+    file.set_modified(modified).unwrap();
+    let said = project.run(&[]).good();
+    assert!(said.stdout.contains("4 videos (0 new)"), "{said:#?}");
+    assert_eq!(project.query(digests), before);
+    let names = counts(&project, "SELECT video, frames AS n FROM videos");
+    assert!(names.contains_key("videos/new.y4m") && !names.contains_key("videos/0.y4m"), "{names:?}");
+    project.run_changes_nothing(&[]);
+}
+
+/// The action of a video is told by its number of frames, before and after.
+#[test]
+fn actions_of_swapped_videos_stand_beside_their_own_pixels() {
+    let project = project();
+    let yaml = PIPELINE.replace("dynamics: model }", "dynamics: model, actions: actions }");
+    fs::write(project.path("pipeline.yaml"), yaml + "  actions: { import_actions: { frames: frames, file: '${file}' } }\n").unwrap();
+    let videos = [("a", 6_usize), ("b", 9)];
+    for (name, frames) in videos {
+        clip(&project.path(&format!("videos/{name}.y4m")), frames);
+    }
+    let actions = |file: &str, videos: &[(&str, usize)]| {
+        let rows = videos.iter().flat_map(|(name, frames)| (0..*frames).map(move |frame| format!("videos/{name}.y4m,{frame},{frames}\n")));
+        fs::write(project.path(file), format!("video,frame_index,action\n{}", rows.collect::<String>())).unwrap();
+    };
+    actions("before.csv", &videos);
+    actions("after.csv", &[("b", 6), ("a", 9)]);
+    project.run(&["--set", "file=before.csv"]).good();
+    fs::rename(project.path("videos/a.y4m"), project.path("t")).unwrap();
+    fs::rename(project.path("videos/b.y4m"), project.path("videos/a.y4m")).unwrap();
+    fs::rename(project.path("t"), project.path("videos/b.y4m")).unwrap();
+    project.run(&["--set", "file=after.csv"]).good();
+    let told = project.query("SELECT video, min(true_action) AS least, max(true_action) AS most, count(*) AS n FROM labels GROUP BY video");
+    for row in told.as_array().unwrap() {
+        let frames = if row["video"] == "videos/a.y4m" { 9 } else { 6 };
+        assert_eq!(
+            (row["least"].as_u64(), row["most"].as_u64(), row["n"].as_u64()),
+            (Some(frames), Some(frames), Some(frames - 2)),
+            "{told}"
+        );
+    }
+}
