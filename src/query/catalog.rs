@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use polars::prelude::{
     Column, DataFrame, DataType, HiveOptions, IdxCa, IntoLazy, LazyFrame, NamedFrom, PlRefPath, PolarsError, ScanArgsParquet, ScanSources,
-    Series, UnionArgs, col, concat,
+    Series, UnionArgs, concat,
 };
 use polars_buffer::Buffer;
 
@@ -341,7 +341,7 @@ fn frames_of(rows: FrameRows) -> Result<DataFrame, PolarsError> {
 /// Most files of an object store that are mapped at once: Linux allows a process 65,530 maps.
 const MOST_MAPS: usize = 10_000;
 
-/// The rows of Parquet files; names are text, so that `LIKE` and joins with other tables work, and lists can be indexed.
+/// The rows of Parquet files.
 fn scan_parquet(store: &Store, files: &[String]) -> Result<Result<LazyFrame, PolarsError>> {
     if let Some(paths) = local_paths(store, files)? {
         return Ok(scan(ScanSources::Paths(paths)));
@@ -388,20 +388,7 @@ fn scan(sources: ScanSources) -> Result<LazyFrame, PolarsError> {
     let hive_options = HiveOptions { enabled: Some(false), ..HiveOptions::default() };
     let options = ScanArgsParquet { hive_options, glob: false, ..ScanArgsParquet::default() };
     let mut rows = LazyFrame::scan_parquet_sources(sources, options)?;
-    let schema = rows.collect_schema()?;
-    let changed = schema.iter().filter_map(|(name, kind)| {
-        let wanted = queryable(kind);
-        (wanted != *kind).then(|| col(name.clone()).cast(wanted))
-    });
-    let changed: Vec<_> = changed.collect();
-    Ok(if changed.is_empty() { rows } else { rows.with_columns(changed) })
-}
-
-/// The type as which SQL can use a column: text for names of a dictionary, lists for arrays of one length.
-fn queryable(kind: &DataType) -> DataType {
-    match kind {
-        DataType::Categorical(..) => DataType::String,
-        DataType::Array(item, _) | DataType::List(item) => DataType::List(Box::new(queryable(item))),
-        other => other.clone(),
-    }
+    // A file that is no Parquet is found here, not in the midst of an answer.
+    rows.collect_schema()?;
+    Ok(rows)
 }

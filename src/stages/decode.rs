@@ -91,7 +91,7 @@ pub struct DecodeConfig {
     /// A video with fewer frames is recorded as `too_short`. 3 = one transition with one frame of context.
     #[serde(default = "default_min_frames")]
     pub min_frames: u64,
-    /// Most videos in one shard. New videos form new shards, old ones stay as they are.
+    /// Most videos in one shard, and so in one file of labels. New videos form new shards, old ones stay as they are.
     #[serde(default = "default_videos_per_shard")]
     pub videos_per_shard: usize,
     /// A shard also closes when its videos exceed so many MiB.
