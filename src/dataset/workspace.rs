@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{Error, Result};
 use super::checks::is_probe;
+use super::error::{Error, Result};
 use super::manifest::head;
 use super::place::Created;
 use super::receipt::{read_json, to_json};
