@@ -16,13 +16,14 @@ use crate::stages::decode::serve::serve;
 
 /// Most memory a decoder may take by default: above what any video in use asks for.
 const ENOUGH_GIB: f64 = 4.0;
+/// What any video in use needs on one thread, 4K with ten bits a sample among them: cores do not lessen it.
+const NEEDED_GIB: f64 = 1.0;
 /// With less it does not even start.
 const LEAST_GIB: f64 = 0.05;
 
 /// How a run of so many threads starts it.
 pub fn launch(computing: &Computing, storage: &Storage, threads: usize) -> Result<Launch, Error> {
-    let share = memory_gib("MemTotal:").map_or(ENOUGH_GIB, |all| all / 2.0 / threads as f64);
-    let memory = computing.decoder_memory_gib.unwrap_or(share.clamp(LEAST_GIB, ENOUGH_GIB));
+    let memory = computing.decoder_memory_gib.unwrap_or_else(|| memory_of_each(memory_gib("MemTotal:"), threads));
     if !(LEAST_GIB..=1e6).contains(&memory) {
         return Err(Error::Usage {
             what: format!("--decoder-memory-gib {memory}: expected at least {LEAST_GIB}"),
@@ -34,6 +35,12 @@ pub fn launch(computing: &Computing, storage: &Storage, threads: usize) -> Resul
     let program = if own.exists() { own } else { std::env::current_exe().map_err(|source| input("this program's path", source))? };
     let words = ["decoder".into(), "--memory-gib".into(), memory.to_string().into()];
     Ok(Launch { program, args: words.into_iter().chain(storage.words()).collect() })
+}
+
+/// The GiB each of so many decoders may take of a machine's memory: half of it among them all, and never less than a video needs.
+fn memory_of_each(all_gib: Option<f64>, threads: usize) -> f64 {
+    let half = all_gib.map_or(ENOUGH_GIB, |all| all / 2.0);
+    (half / threads.max(1) as f64).max(NEEDED_GIB.min(half)).clamp(LEAST_GIB, ENOUGH_GIB)
 }
 
 /// Decodes what is asked for on stdin, until that ends.
@@ -52,4 +59,19 @@ pub fn run(args: &Decoder, access: &Access) -> Result<()> {
 
 fn input(from: &str, source: IoError) -> Error {
     Error::Input { from: from.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_cores_never_leave_a_decoder_less_than_a_video_needs() {
+        assert_eq!(memory_of_each(Some(23.5), 2), ENOUGH_GIB);
+        for threads in [16, 96, 128, 1024] {
+            assert!(memory_of_each(Some(23.5), threads) >= NEEDED_GIB, "{threads} threads");
+        }
+        assert!((memory_of_each(Some(1.0), 64) - 0.5).abs() < 1e-9, "half of a small machine");
+        assert_eq!(memory_of_each(None, 1), ENOUGH_GIB);
+    }
 }

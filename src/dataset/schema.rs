@@ -163,7 +163,9 @@ fn meaning(column: &str) -> &'static str {
         VIDEO => "the video's path or address, as it was given",
         VIDEO_DIGEST => "BLAKE3 of the video's bytes: its identity",
         EPISODE => "the episode's number within its video",
-        FRAME_INDEX => "the frame's number within its video; a transition's is that of o[t]",
+        FRAME_INDEX => {
+            "the frame's position in the source, lost frames counted; from 2147483648 on it is unknown; a transition's is that of o[t]"
+        }
         TIME_S => "the frame's time within its video, in seconds",
         PIXELS => "the frame: [height, width, channel], RGB, 0 to 255",
         LATENT_ACTION => "the latent action before quantisation: what a policy is cloned from",

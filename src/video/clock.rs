@@ -6,12 +6,17 @@
 use ffmpeg_next::{Packet, frame};
 
 use super::ffi;
+use super::position::Position;
 use super::probe::{Promise, frame_rate};
 use super::resample::Moment;
 use super::source::Source;
 
-/// A picture shown for longer is a jump of the clock, not a still scene.
-const LONGEST_HOLD_SECS: f64 = 60.0;
+/// What happens while a picture is shown for longer than this is no transition.
+const STANDSTILL_SECS: f64 = 60.0;
+/// A longer step is a jump of the clock. In broadcasts, which may be joined anywhere, so is a standstill.
+const LONGEST_HOLD_SECS: f64 = 3600.0;
+/// A step is as usual up to this many times the step before.
+const USUAL: f64 = 1.5;
 
 /// The time of one file.
 pub(super) struct Clock {
@@ -22,6 +27,9 @@ pub(super) struct Clock {
     video: usize,
     start_secs: Option<f64>,
     last: Option<Moment>,
+    /// The last distance between two pictures that follow each other.
+    step_secs: Option<f64>,
+    longest_hold_secs: f64,
     promise: Option<Promise>,
     covered_secs: f64,
 }
@@ -35,31 +43,39 @@ impl Clock {
             video: source.stream_index,
             start_secs: ffi::start_time_secs(&source.input),
             last: None,
+            step_secs: None,
+            longest_hold_secs: if source.is_broadcast() { STANDSTILL_SECS } else { LONGEST_HOLD_SECS },
             promise: Promise::of(source),
             covered_secs: f64::NEG_INFINITY,
         }
     }
 
-    /// The time of the next picture. Without a timestamp, as in raw streams, it follows the last one
-    /// by one frame. A gap is marked where the clock goes back or leaps, and in a `suspect` place
-    /// wherever a picture does not follow the last one at once.
-    pub(super) fn moment(&mut self, picture: &frame::Video, suspect: bool) -> Moment {
+    /// The time of the next picture. Without a timestamp, as in raw streams and at the end of an AVI,
+    /// it follows the last one by the usual step. A gap is marked where pictures were lost, and where
+    /// the clock goes back or leaps; durations that files state are never held against a step, since
+    /// many state those of another order or rate.
+    pub(super) fn moment(&mut self, picture: &frame::Video, position: Position) -> Moment {
         let tick = self.ticks[self.video];
-        let frame_secs = 1.0 / self.fps;
+        let usual_secs = self.step_secs.unwrap_or(1.0 / self.fps);
         let time_secs = match picture.timestamp() {
             Some(timestamp) => {
                 let secs = timestamp as f64 * tick;
                 secs - *self.start_secs.get_or_insert(secs)
             }
-            None => self.last.map_or(0.0, |last| last.time_secs + frame_secs),
+            None => self.last.map_or(0.0, |last| last.time_secs + usual_secs),
         };
         let stated_secs = picture.packet().duration as f64 * tick;
-        let duration_secs = if stated_secs > 0.0 { stated_secs } else { frame_secs };
-        let gap_before = self.last.is_some_and(|last| {
-            let longest = if suspect { 1.5 * last.duration_secs } else { LONGEST_HOLD_SECS };
-            time_secs < last.time_secs || time_secs > last.time_secs + longest
-        });
-        let moment = Moment { time_secs, duration_secs, gap_before };
+        let duration_secs = if stated_secs > 0.0 { stated_secs } else { 1.0 / self.fps };
+        let step_secs = self.last.map_or(0.0, |last| time_secs - last.time_secs);
+        // The first step of a time lapse has none before it to be compared with.
+        let is_unusual = |longest_secs: f64| self.step_secs.is_some_and(|usual| step_secs > longest_secs.max(USUAL * usual));
+        let gap_before = position.lost_before || step_secs < 0.0 || is_unusual(self.longest_hold_secs);
+        let after_standstill = is_unusual(STANDSTILL_SECS);
+        if step_secs > 0.0 && !gap_before {
+            self.step_secs = Some(step_secs);
+        }
+        let usual_secs = duration_secs.max(self.step_secs.unwrap_or_default());
+        let moment = Moment { time_secs, duration_secs, usual_secs, gap_before, after_standstill, index: position.index };
         self.last = Some(moment);
         moment
     }

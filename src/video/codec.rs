@@ -4,41 +4,119 @@
 //! that knows where it can take up again. Start at [`open_codec`].
 //!
 //! Damage that happens to decode into something, nobody sees: VP9 can hardly fail at all.
+//!
+//! Where libav is wrong or silent:
+//!
+//! | codec, container | what libav does | what is done here |
+//! |---|---|---|
+//! | H.264 | an error where a stream cut in two releases references of before | not strict; marked pictures are dropped |
+//! | HEVC | makes up a lost reference, and says so only in words | its words count as damage (`listen`) |
+//! | FFV1, GIF | keeps a slice or picture whose checksum or code is wrong, in words | the same |
+//! | MPEG-TS | marks a packet as damaged where only a length field is off | the codec gets it, and is believed |
+//! | MP4 with alpha or depth | may prefer the auxiliary track | the first of the largest tracks |
+//! | AVI, fragmented MP4, ASF | counts and durations that no picture stands for | a count or a duration alone is no fault |
 
 use ffmpeg_next::codec::{self, Id, threading};
 use ffmpeg_next::decoder::{self, Check};
+use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as AvError, Packet};
 
 use super::listen::Ear;
 use super::source::{Source, codec_options, is_out_of_memory, out_of_memory};
-use super::{Error, FaultClass, Limits};
+use super::{Error, FaultClass, Limits, ffi};
 
 /// The codecs that may run on several threads: heavy to decode, and orderly when they meet damage.
 /// MPEG-4 is not: it aborts the process. Nor is VP8: it notices next to no damage, and fills the
 /// damaged pictures with whatever the threads happen to have ready.
 const THREADED: [Id; 4] = [Id::H264, Id::HEVC, Id::VP9, Id::AV1];
 
-/// Opens the codec of the video stream, and listens to it.
-pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Result<(decoder::Video, Ear), Error> {
+/// Codec threads above this cost memory and gain nothing: libav itself warns of more.
+const MOST_THREADS: usize = 16;
+
+/// Codecs that count the parts of a picture, so that they notice whatever is missing of a packet.
+const NOTICE_WHAT_IS_MISSING: [Id; 4] = [Id::H264, Id::MPEG1VIDEO, Id::MPEG2VIDEO, Id::MPEG4];
+
+/// A codec that was opened.
+pub(super) struct Opened {
+    /// The codec.
+    pub(super) codec: decoder::Video,
+    /// What it says.
+    pub(super) ear: Ear,
+    /// Its threads: fewer than asked for, where the machine did not have more to give.
+    pub(super) threads: usize,
+}
+
+/// Opens the codec of the video stream, and listens to it. Threads or memory that the machine does
+/// not have are no fault of the file's: it is tried again with half as many threads, down to one.
+pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Result<Opened, Error> {
+    let id = source.stream().parameters().id();
+    let mut threads = if THREADED.contains(&id) { threads.clamp(1, MOST_THREADS) } else { 1 };
+    loop {
+        match open_with(source, limits, threads) {
+            Ok((codec, ear)) => return Ok(Opened { codec, ear, threads }),
+            Err(error) if threads > 1 && is_shortage(error) => threads /= 2,
+            Err(error) if is_out_of_memory(error) => return Err(out_of_memory(&source.path)),
+            Err(error) => {
+                let reason = format!("its codec {} cannot be decoded here: {error}", name_of(source));
+                return Err(source.refuse(FaultClass::Unsupported, reason));
+            }
+        }
+    }
+}
+
+/// The codec's name; where libav has none for it, the four letters by which the container calls it.
+fn name_of(source: &Source) -> String {
+    let parameters = source.stream().parameters();
+    match parameters.id() {
+        Id::None => format!("`{}`", ffi::fourcc(&source.stream())),
+        id => id.name().to_owned(),
+    }
+}
+
+fn open_with(source: &Source, limits: &Limits, threads: usize) -> Result<(decoder::Video, Ear), AvError> {
     let stream = source.stream();
-    let unsupported = |error: &AvError| {
-        let name = stream.parameters().id().name();
-        source.refuse(FaultClass::Unsupported, format!("its codec {name} cannot be decoded here: {error}"))
-    };
-    let found = decoder::find(stream.parameters().id()).ok_or_else(|| unsupported(&AvError::DecoderNotFound))?;
-    let mut context = codec::Context::from_parameters(stream.parameters()).map_err(|error| unsupported(&error))?;
+    let id = stream.parameters().id();
+    let found = decoder::find(id).ok_or(AvError::DecoderNotFound)?;
+    let mut context = codec::Context::from_parameters(stream.parameters())?;
     let mut threading = threading::Config::kind(threading::Type::Frame);
-    threading.count = if THREADED.contains(&stream.parameters().id()) { threads } else { 1 };
+    threading.count = threads;
     context.set_threading(threading);
     let ear = Ear::on(&mut context);
     let mut codec = context.decoder();
     codec.set_packet_time_base(stream.time_base());
-    codec.check(Check::EXPLODE | Check::CRC);
-    let opened = codec.open_as_with(found, codec_options(limits)).and_then(|opened| opened.video());
-    opened.map(|codec| (codec, ear)).map_err(|error| match is_out_of_memory(error) {
-        true => out_of_memory(&source.path),
-        false => unsupported(&error),
-    })
+    // H.264 broadcasts release references of before the start: an error to libav if it is strict, and
+    // harmless. What it conceals when it is not strict, it marks.
+    codec.check(if id == Id::H264 { Check::CRC } else { Check::EXPLODE | Check::CRC });
+    let codec = codec.open_as_with(found, codec_options(limits))?.video()?;
+    Ok((codec, ear))
+}
+
+/// Whether the machine had no thread or memory to give.
+pub(super) fn is_shortage(error: AvError) -> bool {
+    error == AvError::Other { errno: EAGAIN } || is_out_of_memory(error)
+}
+
+/// Whether the codec gives a picture for each packet that holds one: it passes over what it does not know in silence.
+pub(super) fn swallows_none(source: &Source) -> bool {
+    [Id::H264, Id::HEVC, Id::AV1].contains(&source.stream().parameters().id())
+}
+
+/// Whether the codec notices whatever is missing of a packet, so that it is given damaged ones.
+pub(super) fn notices_what_is_missing(source: &Source) -> bool {
+    NOTICE_WHAT_IS_MISSING.contains(&source.stream().parameters().id())
+}
+
+/// A packet of H.264 or HEVC with so few bytes may hold no picture but a mark, such as the end of a sequence.
+const LARGEST_MARKER: usize = 8;
+
+/// Whether a packet holds a picture that is shown: VP8 has packets that only prepare others.
+pub(super) fn is_shown(id: Id, packet: &Packet) -> bool {
+    let show_frame = |first: &u8| first & 0x10 != 0;
+    match id {
+        Id::VP8 => packet.data().and_then(<[u8]>::first).is_none_or(show_frame),
+        Id::H264 | Id::HEVC => packet.size() > LARGEST_MARKER,
+        _ => true,
+    }
 }
 
 /// Which packets can be decoded.
@@ -48,8 +126,9 @@ pub(super) enum Resume {
     Unmarked,
     /// None before the next key frame.
     AtKeyFrame,
-    /// After the first key frame, those shown after it: the ones before lean on pictures not there.
-    After(Option<i64>),
+    /// After the first key frame. Pictures shown before it may lean on pictures that are not there:
+    /// at the start of a file the codec knows which, after a loss they are skipped.
+    FirstGroup { key: Option<i64>, after_loss: bool },
     /// All, from the second key frame on.
     Anywhere,
 }
@@ -59,15 +138,26 @@ impl Resume {
     pub(super) fn admits(&mut self, packet: &Packet) -> bool {
         if packet.is_key() {
             *self = match *self {
-                Self::Unmarked | Self::AtKeyFrame => Self::After(packet.pts()),
-                Self::After(_) | Self::Anywhere => Self::Anywhere,
+                Self::Unmarked => Self::FirstGroup { key: packet.pts(), after_loss: false },
+                Self::AtKeyFrame => Self::FirstGroup { key: packet.pts(), after_loss: true },
+                Self::FirstGroup { .. } | Self::Anywhere => Self::Anywhere,
             };
         }
         match *self {
-            Self::Unmarked | Self::Anywhere | Self::After(None) => true,
-            Self::After(Some(key)) => packet.pts().is_none_or(|pts| pts >= key),
+            Self::FirstGroup { after_loss: true, .. } => !self.leads(packet.pts()),
+            Self::Unmarked | Self::Anywhere | Self::FirstGroup { .. } => true,
             Self::AtKeyFrame => false,
         }
+    }
+
+    /// Whether what is shown at this time comes before the key frame that decoding began with.
+    pub(super) fn leads(&self, pts: Option<i64>) -> bool {
+        matches!((self, pts), (Self::FirstGroup { key: Some(key), .. }, Some(pts)) if pts < *key)
+    }
+
+    /// Whether the references of before the start, or of a loss, may still be named.
+    pub(super) fn is_first_group(&self) -> bool {
+        matches!(self, Self::Unmarked | Self::FirstGroup { .. })
     }
 
     /// Notes that packets were lost.
@@ -105,7 +195,8 @@ mod tests {
     fn decoding_resumes_at_a_key_frame_without_the_pictures_that_lean_on_lost_ones() {
         check("K0 1 2 K3 4 5", "K0 1 2 K3 4 5");
         check("K0 1 !2 3 K6 4 5 7 K9 8", "K0 1 K6 7 K9 8");
-        check("K2 0 1 3", "K2 3");
+        check("K2 0 1 3", "K2 0 1 3");
+        check("0 1 K4 2 3 5 !6 K9 7 8 10 K13 11 12", "0 1 K4 2 3 5 K9 10 K13 11 12");
     }
 
     #[test]

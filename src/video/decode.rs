@@ -93,17 +93,18 @@ impl Decoder {
         let Some((picture, moment)) = self.reader.next()? else {
             return Ok(None);
         };
-        let frame = Frame { time_secs: moment.time_secs, gap_before: moment.gap_before };
+        let gap_before = moment.gap_before || moment.after_standstill;
+        let frame = Frame { time_secs: moment.time_secs, gap_before, index: moment.index };
         Ok(self.write(&mut Picture::new(picture), out).then_some(frame))
     }
 
     fn next_at_pace(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
         while let Some(mut pace) = self.pace.take() {
             let due = pace.shown.as_mut().and_then(|picture| Some((picture, pace.resampler.next_frame()?)));
-            if let Some((picture, (time_secs, gap_before))) = due {
+            if let Some((picture, frame)) = due {
                 let written = self.write(picture, out);
                 self.pace = Some(pace);
-                return Ok(written.then_some(Frame { time_secs, gap_before }));
+                return Ok(written.then_some(frame));
             }
             let Some((picture, moment)) = self.ahead(pace.ahead.take())? else {
                 break;

@@ -8,8 +8,9 @@ use std::ptr;
 
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::{Input, StreamIo};
+use ffmpeg_next::packet::Ref;
 use ffmpeg_next::software::scaling;
-use ffmpeg_next::{Dictionary, Error, Stream, frame};
+use ffmpeg_next::{Dictionary, Error, Packet, Stream, frame};
 
 use super::listen;
 
@@ -116,6 +117,16 @@ pub(super) fn stated_size(stream: &Stream) -> (u32, u32) {
     (u32::try_from(width).unwrap_or(0), u32::try_from(height).unwrap_or(0))
 }
 
+/// The four letters by which the container calls the stream's codec; a number where they are none.
+#[expect(unsafe_code, reason = "a field without an accessor")]
+pub(super) fn fourcc(stream: &Stream) -> String {
+    // SAFETY: the parameters are alive as long as the stream, and the field is a plain number.
+    let tag = unsafe { (*stream.parameters().as_ptr()).codec_tag };
+    let letters = tag.to_le_bytes();
+    let is_text = letters.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+    if is_text { letters.iter().map(|byte| char::from(*byte)).collect() } else { format!("number {tag}") }
+}
+
 /// A tag of a stream, where it is there and is text.
 #[expect(unsafe_code, reason = "ffmpeg-next takes a broken file's tags for UTF-8 unchecked")]
 pub(super) fn tag<'a>(stream: &'a Stream, key: &CStr) -> Option<&'a str> {
@@ -136,6 +147,13 @@ pub(super) fn read_only(input: &mut Input, wanted: usize) {
             unsafe { (*stream.as_mut_ptr()).discard = ffi::AVDiscard::AVDISCARD_ALL };
         }
     }
+}
+
+/// Whether an edit list leaves out the packet's picture.
+#[expect(unsafe_code, reason = "a flag that ffmpeg-next does not name")]
+pub(super) fn is_left_out(packet: &Packet) -> bool {
+    // SAFETY: the packet is alive, and the field is a plain number.
+    unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD as c_int != 0 }
 }
 
 /// Cuts the picture down in place, by moving its plane pointers; no pixel is copied.

@@ -11,9 +11,11 @@
 //! | `source` | a path becomes an opened container and its video stream, past the guards |
 //! | `guard` | what a file may cost, and what the disk said: [`Guard`] |
 //! | `probe` | what a file says about itself |
+//! | `recognise` | what a file is that gave no video |
 //! | `reader` | a container becomes intact pictures |
 //! | `codec` | the codec, and which packets it can use |
 //! | `clock` | timestamps become seconds |
+//! | `position` | which number a picture has in the source, also after a loss |
 //! | `resample` | pictures at their own times become frames at a constant rate |
 //! | `scale` | a picture becomes RGB pixels of the asked size |
 //! | `layout` | which part of a picture goes where |
@@ -50,9 +52,13 @@ mod listen;
 #[cfg(feature = "video")]
 mod orientation;
 #[cfg(feature = "video")]
+mod position;
+#[cfg(feature = "video")]
 mod probe;
 #[cfg(feature = "video")]
 mod reader;
+#[cfg(feature = "video")]
+mod recognise;
 #[cfg(feature = "video")]
 mod resample;
 #[cfg(feature = "video")]
@@ -67,7 +73,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use config::{DecodeOptions, Fit, Limits};
-pub use outcome::{Fault, FaultClass, Frame, Outcome, Probe};
+pub use outcome::{Fault, FaultClass, Frame, Outcome, Probe, UNPLACED};
 
 #[cfg(feature = "video")]
 pub use about::{libav_version, missing_decoders, writes_h264};

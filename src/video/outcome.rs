@@ -37,7 +37,14 @@ pub struct Frame {
     /// Frames were lost, or the clock jumped, between the previous frame and this one: what
     /// happened in between is unknown, so no window may cross it.
     pub gap_before: bool,
+    /// Its position in the source: how many frames of the intact file come before it. What was lost
+    /// counts. From [`UNPLACED`] on the position is unknown.
+    pub index: u64,
 }
+
+/// The first number of frames whose position in the source is unknown: above every position, so that
+/// an action recorded for a position never becomes theirs.
+pub const UNPLACED: u64 = 1 << 31;
 
 /// The account of one decoded file. A fault does not unmake the frames already given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -52,6 +59,10 @@ pub struct Outcome {
     pub errors: u32,
     /// Packets skipped after such a place, up to the next key frame.
     pub skipped_packets: u64,
+    /// Places where pictures are missing between those that came out.
+    pub holes: u64,
+    /// The time of the first picture whose position in the source is unknown.
+    pub unplaced_secs: Option<f64>,
     /// Times the picture's size or format changed on the way. Handled, so no fault.
     pub resizes: u32,
     /// How many pictures the file promised (see [`Probe::expected_frames`]).
@@ -105,6 +116,8 @@ pub enum FaultClass {
     Truncated,
     /// Some packets could not be read or decoded.
     CorruptPackets,
+    /// Several files were written one behind the other, of which players read the first.
+    Joined,
     /// Decoding took longer than the limit.
     Deadline,
     /// It asks for more memory than there is: a broken header may ask for any amount.
@@ -115,7 +128,7 @@ pub enum FaultClass {
 
 impl FaultClass {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::EmptyFile,
         Self::NotAFile,
         Self::Unreadable,
@@ -128,6 +141,7 @@ impl FaultClass {
         Self::NoFrames,
         Self::Truncated,
         Self::CorruptPackets,
+        Self::Joined,
         Self::Deadline,
         Self::OutOfMemory,
         Self::Crashed,
@@ -148,6 +162,7 @@ impl FaultClass {
             Self::NoFrames => "no_frames",
             Self::Truncated => "truncated",
             Self::CorruptPackets => "corrupt_packets",
+            Self::Joined => "joined",
             Self::Deadline => "deadline",
             Self::OutOfMemory => "out_of_memory",
             Self::Crashed => "crashed",
@@ -167,6 +182,7 @@ impl FaultClass {
             Self::TooLarge => "raise `max_pixels` if the file is meant to be this large",
             Self::NoFrames => "the file may be cut short, or its pictures larger than `max_pixels`",
             Self::CorruptPackets => "the frames around the damage were left out; copy the file again if it matters",
+            Self::Joined => "split it into its files, or join videos with `ffmpeg -f concat`",
             Self::Deadline => "raise `deadline_secs`, or cut the file into pieces",
             Self::OutOfMemory => "if the file is sound, give its decoder more: `--decoder-memory-gib`",
             Self::Crashed => "the frames before it are kept; a newer libav may read on",

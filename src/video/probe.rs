@@ -82,6 +82,9 @@ impl Promise {
         }
         let stream = source.stream();
         let ticks = stream.duration();
+        if is_unknown(ticks) {
+            return None;
+        }
         if ticks != ffi::AV_NOPTS_VALUE && ticks > 0 {
             return Some(Self { secs: ticks as f64 * f64::from(stream.time_base()), any_stream: false });
         }
@@ -94,6 +97,11 @@ impl Promise {
         let stated = ticks != ffi::AV_NOPTS_VALUE && ticks > 0;
         stated.then(|| Self { secs: ticks as f64 / f64::from(ffi::AV_TIME_BASE), any_stream: true })
     }
+}
+
+/// Whether a duration is MP4's word for "cannot be determined": all bits are set, of 32 or 64.
+fn is_unknown(ticks: i64) -> bool {
+    ticks == i64::from(u32::MAX) || ticks == i64::MAX || ticks == -1
 }
 
 /// Seconds of `hours:minutes:seconds.fraction`.

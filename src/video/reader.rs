@@ -3,25 +3,35 @@
 //! In: a [`Source`]. Out: pictures in the order they are shown, each with its [`Moment`], until the
 //! file ends or is given up. Start at [`Reader::next`].
 //!
-//! **What happens at damage.** A codec would guess the missing parts and go on guessing in every
-//! picture built on them, and a policy would learn the smear as motion. So the codec is told to
-//! report damage instead of hiding it, everything up to the next key frame is skipped, and the
-//! picture after it is marked: a few seconds of video are worth less than wrong ones.
+//! **What happens at damage.** A codec guesses the missing parts and goes on guessing in every
+//! picture built on them, and a policy would learn the smear as motion. So all that libav tells of
+//! damage is heeded, whether in errors, flags or words; everything up to the next key frame is
+//! skipped, and the picture after it is marked: a few seconds of video are worth less than wrong ones.
+//!
+//! **What is no damage.** The end of a file, where the codec gives what it held back; the start, where
+//! pictures may lean on others of before the file; a header whose count or duration no picture stands
+//! for; a packet that is marked as damaged in a stream whose codec finds nothing wrong with it.
 //!
 //! **Why the pictures do not depend on the thread count.** On an intact file they never do. Threads
 //! meet damage at other moments, so at the first sign of it the file is opened again with one
-//! thread, and the pictures already given are skipped. (The flags libav puts on damaged pictures
-//! are no such sign: which pictures have them depends on the threads.)
+//! thread, and the pictures already given are skipped. The same is done, with half as many threads,
+//! where there is no memory for so many.
 
+mod feed;
+mod verdict;
+
+use ffmpeg_next::codec::Id;
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as AvError, Packet, decoder, frame};
 
 use super::clock::Clock;
-use super::codec::{Resume, open_codec};
+use super::codec::{Opened, Resume, open_codec, swallows_none};
 use super::listen::Ear;
+use super::outcome::UNPLACED;
+use super::position::Positions;
 use super::resample::Moment;
 use super::source::{Source, is_out_of_memory, out_of_memory};
-use super::{Error, Fault, FaultClass, Limits, Outcome, ffi, listen, probe};
+use super::{Error, Fault, FaultClass, Limits, Outcome, ffi, probe};
 
 /// This many failed reads on end are the end of the file: an MP4 cut short fails at every packet
 /// its index still names.
@@ -33,16 +43,32 @@ pub(super) struct Reader {
     codec: decoder::Video,
     ear: Ear,
     clock: Clock,
+    positions: Positions,
     limits: Limits,
     threads: usize,
     stage: Stage,
     resume: Resume,
     gap: bool,
+    /// Whether the codec still holds intact pictures from before a loss.
+    holds_intact: bool,
+    /// The key frame that waits until these are out.
+    waiting: Option<Packet>,
     /// Pictures that an earlier pass with more threads has given already.
     given_before: u64,
-    /// How many packets the header counts, where that can be relied on.
-    counted: Option<u64>,
     read_failures: u32,
+    /// Whether packets were lost on the way after the last packet read, or within the next.
+    in_doubt: bool,
+    /// The packet after such a mark: what follows tells whether it can be decoded.
+    doubtful: Option<Packet>,
+    /// A packet that was read already.
+    unread: Option<Packet>,
+    /// How often the demuxer has complained.
+    complaints: u64,
+    /// Whether the last packet read is not whole.
+    ends_broken: bool,
+    last_dts: Option<i64>,
+    /// Packets read before the first error.
+    sound_packets: u64,
     first_error: Option<String>,
     /// The account so far; its fault is set where the file was given up.
     pub(super) outcome: Outcome,
@@ -64,27 +90,35 @@ enum Stage {
 impl Reader {
     /// Opens the codec of a file.
     pub(super) fn open(mut source: Source, limits: &Limits, threads: usize) -> Result<Self, Error> {
-        let (codec, ear) = open_codec(&source, limits, threads)?;
+        let Opened { codec, ear, threads } = open_codec(&source, limits, threads)?;
         let clock = Clock::new(&source);
         if !clock.needs_every_stream() {
             ffi::read_only(&mut source.input, source.stream_index);
         }
         let expected_frames = probe::describe(&source).expected_frames;
-        // An edit list leaves pictures out that the count has; where the two agree there is none.
-        let counted = u64::try_from(source.stream().frames()).ok().filter(|counted| Some(*counted) == expected_frames);
+        let positions = Positions::new(swallows_none(&source));
         Ok(Self {
             source,
             codec,
             ear,
             clock,
+            positions,
             limits: *limits,
             threads,
             stage: Stage::Reading,
             resume: Resume::Unmarked,
             gap: false,
+            holds_intact: false,
+            waiting: None,
             given_before: 0,
-            counted,
             read_failures: 0,
+            in_doubt: false,
+            doubtful: None,
+            unread: None,
+            complaints: 0,
+            ends_broken: false,
+            last_dts: None,
+            sound_packets: 0,
             first_error: None,
             outcome: Outcome { expected_frames, ..Outcome::default() },
         })
@@ -104,14 +138,12 @@ impl Reader {
             }
             let mut picture = frame::Video::empty();
             match self.codec.receive_frame(&mut picture) {
-                Ok(()) if picture.is_corrupt() => self.damaged("a picture is marked as damaged")?,
                 Ok(()) => {
-                    // What the codec gives last may lie behind pictures that it never got.
-                    let mut moment = self.clock.moment(&picture, self.stage != Stage::Reading);
-                    moment.gap_before |= std::mem::take(&mut self.gap);
-                    self.outcome.decoded += 1;
-                    if self.outcome.decoded > self.given_before {
-                        return Ok(Some((picture, moment)));
+                    if self.is_intact(&picture)? {
+                        let moment = self.place(&picture);
+                        if self.outcome.decoded > self.given_before {
+                            return Ok(Some((picture, moment)));
+                        }
                     }
                 }
                 Err(AvError::Other { errno: EAGAIN }) => self.feed()?,
@@ -122,35 +154,42 @@ impl Reader {
         Ok(None)
     }
 
+    /// Whether a picture can be believed. If not, it is dropped, with what the codec holds besides.
+    fn is_intact(&mut self, picture: &frame::Video) -> Result<bool, Error> {
+        if let Some(words) = self.ear.take_damage() {
+            self.damaged(&words)?;
+            return Ok(false);
+        }
+        if !picture.is_corrupt() && !picture.has_decode_errors() {
+            return Ok(true);
+        }
+        if self.resume.leads(picture.pts()) {
+            self.positions.withhold(picture.pts());
+        } else {
+            self.damaged("a picture is marked as damaged")?;
+        }
+        Ok(false)
+    }
+
+    /// Says when the picture is shown, and which one of the source it is.
+    fn place(&mut self, picture: &frame::Video) -> Moment {
+        if picture.is_interlaced() {
+            self.positions.pair();
+        }
+        let position = self.positions.place(picture.pts(), picture.timestamp(), std::mem::take(&mut self.gap));
+        let moment = self.clock.moment(picture, position);
+        self.outcome.decoded += 1;
+        self.outcome.holes += u64::from(position.lost_before);
+        if position.index >= UNPLACED {
+            self.outcome.unplaced_secs.get_or_insert(moment.time_secs);
+        }
+        moment
+    }
+
     /// Stops reading, with the reason.
     pub(super) fn give_up(&mut self, fault: Fault) {
         self.stage = Stage::Ended;
         self.outcome.fault.get_or_insert(fault);
-    }
-
-    /// Reads one packet and gives it to the codec, if the codec can make something of it.
-    fn feed(&mut self) -> Result<(), Error> {
-        let mut packet = Packet::empty();
-        if let Err(error) = packet.read(&mut self.source.input) {
-            return self.unreadable(error);
-        }
-        self.read_failures = 0;
-        self.clock.cover(&packet);
-        if packet.stream() != self.source.stream_index || packet.size() == 0 {
-            return Ok(());
-        }
-        self.outcome.packets += 1;
-        if packet.is_corrupt() {
-            return self.lost("a packet is marked as damaged");
-        }
-        if !self.resume.admits(&packet) {
-            self.outcome.skipped_packets += 1;
-            return Ok(());
-        }
-        match self.codec.send_packet(&packet) {
-            Ok(()) => Ok(()),
-            Err(error) => self.undecodable(error),
-        }
     }
 
     /// A read failed: the end, the time limit, the disk, or damage.
@@ -160,50 +199,90 @@ impl Reader {
         }
         self.read_failures += 1;
         if error == AvError::Eof || self.read_failures > READ_FAILURES_AT_THE_END {
+            if self.is_cut() || self.source.is_broadcast() {
+                self.positions.end(self.last_dts, self.is_cut());
+            }
             return self.end_input(Stage::Ending);
         }
+        self.positions.vanish();
         self.lost(&error.to_string())
     }
 
     fn undecodable(&mut self, error: AvError) -> Result<(), Error> {
         if is_out_of_memory(error) || self.ear.heard_of_no_memory() {
-            return Err(out_of_memory(&self.source.path));
+            return match self.threads {
+                1 => Err(out_of_memory(&self.source.path)),
+                threads => self.open_again(threads / 2),
+            };
         }
         self.damaged(&error.to_string())
     }
 
-    /// Packets were lost before they reached the codec: what it holds is intact, so it may give it.
+    /// Packets were lost before they reached the codec: what it holds is intact, and comes out once all
+    /// packets up to the next key frame were seen, which tells where it belongs.
     fn lost(&mut self, reason: &str) -> Result<(), Error> {
-        if self.count_error(reason)? {
-            self.end_input(Stage::Emptying)?;
+        if !self.count_error(reason)? {
+            return Ok(());
         }
+        if self.resume == Resume::Unmarked {
+            return self.end_input(Stage::Emptying);
+        }
+        if !self.positions.are_timed() {
+            self.forget_held();
+            return Ok(());
+        }
+        self.holds_intact = self.holds_intact || self.resume != Resume::AtKeyFrame;
+        self.resume.interrupt();
         Ok(())
     }
 
     /// The codec met damage: what it holds may lean on it.
     fn damaged(&mut self, reason: &str) -> Result<(), Error> {
-        if self.count_error(reason)? {
-            self.emptied();
+        if !self.count_error(reason)? {
+            return Ok(());
         }
+        // Before its first key frame, H.264 itself withholds what it cannot know.
+        let id: Id = self.source.stream().parameters().id();
+        if self.resume == Resume::Unmarked && id == Id::H264 {
+            self.gap = true;
+            return Ok(());
+        }
+        self.forget_held();
         Ok(())
+    }
+
+    /// Drops what the codec holds.
+    fn forget_held(&mut self) {
+        self.positions.drop_held();
+        self.holds_intact = false;
+        self.emptied();
     }
 
     /// Counts an error; false where the file was opened again or given up instead.
     fn count_error(&mut self, reason: &str) -> Result<bool, Error> {
         if self.threads > 1 {
-            let given_before = self.outcome.decoded;
-            *self = Self::open(self.source.again(&self.limits)?, &self.limits, 1)?;
-            self.given_before = given_before;
+            self.open_again(1)?;
             return Ok(false);
         }
         self.outcome.errors += 1;
-        self.first_error.get_or_insert_with(|| reason.to_owned());
+        if self.first_error.is_none() {
+            self.first_error = Some(reason.to_owned());
+            self.sound_packets = self.outcome.packets.saturating_sub(1);
+        }
         if self.outcome.errors <= self.limits.max_errors {
             return Ok(true);
         }
         let reason = format!("given up after {} broken places, expected at most {}: {reason}", self.outcome.errors, self.limits.max_errors);
         self.give_up(Fault::new(FaultClass::CorruptPackets, reason));
         Ok(false)
+    }
+
+    /// Begins again with so many threads; the pictures that were given are not given again.
+    fn open_again(&mut self, threads: usize) -> Result<(), Error> {
+        let given_before = self.outcome.decoded.max(self.given_before);
+        *self = Self::open(self.source.again(&self.limits)?, &self.limits, threads)?;
+        self.given_before = given_before;
+        Ok(())
     }
 
     /// Tells the codec to give what it holds.
@@ -224,37 +303,8 @@ impl Reader {
         self.stage = Stage::Reading;
         self.codec.flush();
         self.gap = true;
-        self.resume.interrupt();
-    }
-
-    /// The account, with what was wrong with the file.
-    pub(super) fn finish(self) -> Outcome {
-        let fault = self.outcome.fault.clone().or_else(|| self.verdict());
-        Outcome { fault, ..self.outcome }
-    }
-
-    fn verdict(&self) -> Option<Fault> {
-        let Outcome { packets, decoded, errors, skipped_packets, .. } = self.outcome;
-        let ended = self.stage == Stage::Ended;
-        let first = self.first_error.as_deref().unwrap_or("none");
-        if ended && decoded == 0 {
-            let reason = format!("no picture came out of its {packets} packets; errors: {errors}, the first: {first}");
-            return Some(Fault::new(FaultClass::NoFrames, reason));
+        if self.waiting.is_none() {
+            self.resume.interrupt();
         }
-        if let Some((covered, promised)) = self.clock.shortfall().filter(|_| ended) {
-            let reason = format!("it ends after {covered:.2} s, expected {promised:.2} s");
-            return Some(Fault::new(FaultClass::Truncated, reason));
-        }
-        if ended && self.source.ends_within_a_packet() {
-            return Some(Fault::new(FaultClass::Truncated, "its last packet is cut off"));
-        }
-        let counted = self.counted.filter(|counted| ended && decoded < *counted);
-        let reason = match (errors, counted, listen::complaints(&self.source.input)) {
-            (0, None, None) => return None,
-            (0, Some(counted), _) => format!("{decoded} pictures came out of {packets} packets, its header counts {counted}"),
-            (0, None, Some((count, first))) => format!("its container is damaged, {count} times by libav's word; the first: {first}"),
-            _ => format!("{errors} of {packets} packets are broken, {skipped_packets} after them were skipped; the first: {first}"),
-        };
-        Some(Fault::new(FaultClass::CorruptPackets, reason))
     }
 }

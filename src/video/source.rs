@@ -13,6 +13,7 @@ use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Dictionary, Stream, media};
 
 use super::guard::{Guard, GuardedFile};
+use super::recognise::{Known, recognise};
 use super::{Error, Fault, FaultClass, Limits, OpenVideo, ffi};
 
 /// Formats that would make libav open other files, the network or a script interpreter.
@@ -64,16 +65,43 @@ impl Source {
             return Err(refuse(Fault::new(FaultClass::EmptyFile, "it has 0 bytes")));
         }
         file.rewind().map_err(unreadable)?;
-        let input = open_container(path, GuardedFile::new(file, guard), limits, guard)?;
-        let stream_index = video_stream(&input).map_err(refuse)?;
-        let stream = input.stream(stream_index).expect("the index of one of its streams");
-        check_size(ffi::stated_size(&stream), limits.max_pixels).map_err(refuse)?;
-        Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned(), open, bytes })
+        let input = open_container(path, GuardedFile::new(file, guard), limits, guard);
+        let opened = input.and_then(|input| {
+            let stream_index = video_stream(&input).map_err(refuse)?;
+            let stream = input.stream(stream_index).expect("the index of one of its streams");
+            check_size(ffi::stated_size(&stream), limits.max_pixels).map_err(refuse)?;
+            Ok((input, stream_index))
+        });
+        match opened {
+            Ok((input, stream_index)) => Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned(), open, bytes }),
+            Err(error) => Err(known(error, &open, guard)),
+        }
+    }
+
+    /// What the file is besides a video, or instead of one, where its bytes tell.
+    pub(super) fn recognised(&self) -> Option<Known> {
+        recognised(&self.open, &self.guard)
     }
 
     /// Whether a transport stream, which says nothing of its length, ends within a packet.
     pub(super) fn ends_within_a_packet(&self) -> bool {
         self.input.format().name() == "mpegts" && TRANSPORT_PACKETS.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
+    }
+
+    /// Whether its packets state how long each picture is shown, and are fewer than its header counts.
+    pub(super) fn states_every_duration(&self, packets: u64) -> bool {
+        let counted = u64::try_from(self.stream().frames()).unwrap_or(0);
+        self.is_mp4() && counted != packets
+    }
+
+    /// Whether it is a stream that may be cut and joined anywhere, and says nothing of its length.
+    pub(super) fn is_broadcast(&self) -> bool {
+        ["mpegts", "mpeg"].contains(&self.input.format().name())
+    }
+
+    /// Whether it is in MP4 or one of its kin.
+    pub(super) fn is_mp4(&self) -> bool {
+        self.input.format().name().starts_with("mov,")
     }
 
     /// The same file, from its beginning.
@@ -90,6 +118,20 @@ impl Source {
     pub(super) fn refuse(&self, class: FaultClass, reason: impl Into<String>) -> Error {
         Error::Refused { path: self.path.clone(), fault: Fault::new(class, reason) }
     }
+}
+
+/// An error of a file that is no video, in the words of what it is.
+fn known(error: Error, open: &OpenVideo, guard: &Guard) -> Error {
+    let Error::Refused { path, fault } = error else { return error };
+    let is_no_video = matches!(fault.class, FaultClass::UnknownFormat | FaultClass::IncompleteHeader | FaultClass::NoVideoStream);
+    let known = if is_no_video { recognised(open, guard) } else { None };
+    let fault = known.filter(|known| !matches!(known, Known::Joined(_))).map_or(fault, Known::fault);
+    Error::Refused { path, fault }
+}
+
+/// What cannot be read a second time is not recognised.
+fn recognised(open: &OpenVideo, guard: &Guard) -> Option<Known> {
+    guard.paused(|| recognise(&mut open().ok()?).ok()?)
 }
 
 /// Options for every codec opened on a file: one picture never takes more memory than allowed.
@@ -128,14 +170,18 @@ fn open_container(path: &Path, file: GuardedFile, limits: &Limits, guard: &Guard
     })
 }
 
-/// The stream a player would show; a cover picture is a picture of the sound, not a video.
+/// The stream a player would show; a cover picture is a picture of the sound, not a video. Among equals
+/// it is the first: the others may hold the transparency or the depth of its pictures.
 fn video_stream(input: &Input) -> Result<usize, Fault> {
     let is_video =
         |stream: &Stream| stream.parameters().medium() == media::Type::Video && !stream.disposition().contains(Disposition::ATTACHED_PIC);
-    let best = input.streams().best(media::Type::Video).filter(is_video);
-    best.or_else(|| input.streams().find(is_video)).map(|stream| stream.index()).ok_or_else(|| {
+    let best = input.streams().best(media::Type::Video).filter(is_video).or_else(|| input.streams().find(is_video));
+    let rank = |stream: &Stream| (ffi::stated_size(stream), stream.disposition().contains(Disposition::DEFAULT));
+    let first = best.and_then(|best| input.streams().find(|stream| is_video(stream) && rank(stream) == rank(&best)));
+    first.map(|stream| stream.index()).ok_or_else(|| {
         let kinds: Vec<_> = input.streams().map(|stream| describe(&stream)).collect();
-        Fault::new(FaultClass::NoVideoStream, format!("it has no video, only: {}", kinds.join(", ")))
+        let kinds = if kinds.is_empty() { "nothing else either".into() } else { format!("only: {}", kinds.join(", ")) };
+        Fault::new(FaultClass::NoVideoStream, format!("it has no video, {kinds}"))
     })
 }
 

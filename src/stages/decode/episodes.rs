@@ -24,14 +24,14 @@ pub struct Timed {
     pub pixels: Vec<u8>,
     /// Seconds from the start.
     pub time_secs: f64,
+    /// Its position in the source.
+    pub index: u32,
 }
 
 /// A frame whose surroundings are known.
 pub struct Judged {
     /// The frame.
     pub frame: Timed,
-    /// Its number in the video, those that are left out counted.
-    pub index: u32,
     /// Its episode, where it is not left out.
     pub episode: u32,
     /// What was measured, and whether it is left out.
@@ -47,8 +47,7 @@ pub struct Episodes {
     waiting: VecDeque<Waiting>,
     /// The changes that led to the frames that are out.
     before: [f32; AROUND],
-    /// Frames that are out, and those of them that are kept.
-    out: u32,
+    /// Frames that are kept.
     kept: u64,
     /// Cuts that were found.
     cuts: u64,
@@ -77,7 +76,6 @@ impl Episodes {
             still: config.still,
             waiting: VecDeque::new(),
             before: [0.0; AROUND],
-            out: 0,
             kept: 0,
             cuts: 0,
             episode: 0,
@@ -110,9 +108,8 @@ impl Episodes {
         }
         self.before.rotate_left(1);
         self.before[AROUND - 1] = moved;
-        self.out += 1;
         let measured = Measured { look, change: moved, cut_score: moved / around.max(NOTHING), left_out };
-        Some(Judged { frame, index: self.out - 1, episode: self.episode, measured })
+        Some(Judged { frame, episode: self.episode, measured })
     }
 
     fn left_out(&mut self, look: &Look, change: Option<f32>) -> Option<LeftOut> {
@@ -155,10 +152,10 @@ mod tests {
         for (i, frame) in frames.iter().enumerate() {
             let bright = frame.unsigned_abs() as u8;
             let pixels = (0..8 * 8 * 3).map(|at| if at / 3 % 8 < 4 { bright.saturating_sub(10) } else { bright }).collect();
-            out.extend(episodes.push(Timed { pixels, time_secs: i as f64 }, *frame < 0));
+            out.extend(episodes.push(Timed { pixels, time_secs: i as f64, index: i as u32 }, *frame < 0));
         }
         out.extend(std::iter::from_fn(|| episodes.pop()));
-        let in_order = |(i, judged): (usize, &Judged)| judged.frame.time_secs == i as f64 && judged.index == i as u32;
+        let in_order = |(i, judged): (usize, &Judged)| judged.frame.time_secs == i as f64 && judged.frame.index == i as u32;
         assert!(out.len() == frames.len() && out.iter().enumerate().all(in_order), "each frame once, in order");
         let kept = || out.iter().filter(|judged| judged.measured.left_out.is_none());
         assert_eq!(episodes.kept(), kept().count() as u64);

@@ -1,5 +1,5 @@
 //! What goes between a run and the processes that decode for it. A request is a line of JSON; a reply is frames, each a tag, its time,
-//! whether there is a gap before it, and its pixels, and then how it ended. Start at [`Request`].
+//! its position, whether there is a gap before it, and its pixels, and then how it ended. Start at [`Request`].
 
 use std::io::{Error as IoError, ErrorKind, Read, Result as IoResult, Write};
 use std::path::PathBuf;
@@ -57,9 +57,10 @@ const END: u8 = b'E';
 
 /// Sends a frame.
 pub fn write_frame(to: &mut impl Write, frame: Frame, pixels: &[u8]) -> IoResult<()> {
-    let mut head = [FRAME; 10];
+    let mut head = [FRAME; 18];
     head[1..9].copy_from_slice(&frame.time_secs.to_le_bytes());
-    head[9] = u8::from(frame.gap_before);
+    head[9..17].copy_from_slice(&frame.index.to_le_bytes());
+    head[17] = u8::from(frame.gap_before);
     to.write_all(&head)?;
     to.write_all(pixels)
 }
@@ -78,9 +79,11 @@ pub fn read(from: &mut impl Read, pixels: &mut [u8]) -> IoResult<Reply> {
     let [tag] = array(from)?;
     match tag {
         FRAME => {
-            let (time_secs, [gap]) = (f64::from_le_bytes(array(from)?), array(from)?);
+            let time_secs = f64::from_le_bytes(array(from)?);
+            let index = u64::from_le_bytes(array(from)?);
+            let [gap] = array(from)?;
             from.read_exact(pixels)?;
-            Ok(Reply::Frame(Frame { time_secs, gap_before: gap != 0 }))
+            Ok(Reply::Frame(Frame { time_secs, gap_before: gap != 0, index }))
         }
         END => {
             let length = u32::from_le_bytes(array(from)?);
@@ -144,13 +147,13 @@ mod tests {
         let mut sent = Vec::new();
         let frames = [(0.1 + 0.2, false, [1, 2, 3]), (f64::MAX, true, [4, 5, 6])];
         for (time_secs, gap_before, pixels) in frames {
-            write_frame(&mut sent, Frame { time_secs, gap_before }, &pixels).unwrap();
+            write_frame(&mut sent, Frame { time_secs, gap_before, index: 7 }, &pixels).unwrap();
         }
         let fault = || Fault::new(FaultClass::Truncated, "after \"2\" frames\n");
         write_end(&mut sent, &Ending::Done(Some(fault()))).unwrap();
         let (mut from, mut seen) = (sent.as_slice(), [0; 3]);
         for (time_secs, gap_before, pixels) in frames {
-            assert_eq!(read(&mut from, &mut seen).unwrap(), Reply::Frame(Frame { time_secs, gap_before }));
+            assert_eq!(read(&mut from, &mut seen).unwrap(), Reply::Frame(Frame { time_secs, gap_before, index: 7 }));
             assert_eq!(seen, pixels);
         }
         assert_eq!(read(&mut from, &mut seen).unwrap(), Reply::End(Ending::Done(Some(fault()))));

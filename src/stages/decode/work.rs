@@ -110,7 +110,8 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
     let request = Request { video: video.clone(), options: DecodeOptions { trim, ..options } };
     let result = decoded(&request, place, &mut |frame, pixels| {
         place.go_on()?;
-        frames.push(Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs }, frame.gap_before)
+        let index = u32::try_from(frame.index).unwrap_or(u32::MAX);
+        frames.push(Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs, index }, frame.gap_before)
     });
     frames.finish()?;
     let fault = match result {
@@ -193,10 +194,10 @@ impl Frames<'_> {
     }
 
     fn write(&mut self, judged: Option<Judged>) -> Result<(), Error> {
-        let Some(Judged { frame, index, episode, measured }) = judged else { return Ok(()) };
-        self.out.quality.push(self.video, index, &measured);
+        let Some(Judged { frame, episode, measured }) = judged else { return Ok(()) };
+        self.out.quality.push(self.video, frame.index, &measured);
         if measured.left_out.is_none() {
-            self.out.shard.push(episode, index, frame.time_secs, &frame.pixels)?;
+            self.out.shard.push(episode, frame.index, frame.time_secs, &frame.pixels)?;
         }
         Ok(())
     }

@@ -7,7 +7,9 @@
 #![expect(clippy::print_stderr, reason = "a test says what it skips")]
 
 mod broken;
+mod kinds;
 mod pictures;
+mod truth;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

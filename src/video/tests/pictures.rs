@@ -3,7 +3,7 @@
 use super::*;
 use crate::video::{Fit, Limits, probe};
 
-const SCALED: &str = "scale=64:64:flags=area+accurate_rnd+full_chroma_int";
+const SCALED: &str = "scale=64:64:flags=area+accurate_rnd+full_chroma_int+full_chroma_inp";
 
 /// The largest difference of any byte of any frame.
 fn largest_difference(seen: &[Vec<u8>], expected: &[Vec<u8>]) -> u8 {
@@ -91,7 +91,7 @@ fn crop_and_pad_are_ffmpegs_filters() {
     let path = media.clip("in.mp4", "-c:v libx264 -pix_fmt yuv420p");
     for (fit, filter) in [
         (Fit::Crop, format!("crop=120:120,{SCALED}")),
-        (Fit::Pad, "scale=64:48:flags=area+accurate_rnd+full_chroma_int,format=rgb24,pad=64:64:0:8:black".into()),
+        (Fit::Pad, "scale=64:48:flags=area+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24,pad=64:64:0:8:black".into()),
     ] {
         let options = DecodeOptions { fit, ..DecodeOptions::new(64, 64) };
         let seen = decode(&path, &options).unwrap();

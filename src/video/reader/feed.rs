@@ -1,0 +1,143 @@
+//! Packets on their way to the codec: which are read, which are given, and which are lost. Start at `Reader::feed`.
+
+use ffmpeg_next::Packet;
+use ffmpeg_next::codec::Id;
+
+use super::{Reader, Stage};
+use crate::video::codec::{Resume, is_shown, notices_what_is_missing};
+use crate::video::listen::{self, MISSING_REFERENCE};
+use crate::video::position::Fate;
+use crate::video::source::is_out_of_memory;
+use crate::video::{Error, ffi};
+
+impl Reader {
+    /// Reads one packet and gives it to the codec, if the codec can make something of it.
+    pub(super) fn feed(&mut self) -> Result<(), Error> {
+        if let Some(packet) = self.waiting.take() {
+            return self.send(&packet);
+        }
+        let Some(packet) = self.read()? else { return Ok(()) };
+        if let Some(doubtful) = self.doubtful.take() {
+            let begins_anew = packet.is_key();
+            self.unread = Some(packet);
+            if begins_anew {
+                self.positions.watch();
+                return self.take(doubtful);
+            }
+            return self.lose_on_the_way(&doubtful);
+        }
+        if self.source.is_broadcast() {
+            return self.take_from_broadcast(packet);
+        }
+        let complaints = listen::complaints(&self.source.input).map_or(0, |(count, _)| count);
+        let complained = std::mem::replace(&mut self.complaints, complaints) < complaints;
+        if complained || listen::take_loss(&self.source.input) {
+            self.positions.watch();
+        }
+        if packet.is_corrupt() {
+            self.note(&packet, Fate::Lost);
+            return self.lost("a packet is marked as damaged");
+        }
+        self.take(packet)
+    }
+
+    /// Reads the next packet of the video; `None` where there was another, or the end.
+    fn read(&mut self) -> Result<Option<Packet>, Error> {
+        if let Some(packet) = self.unread.take() {
+            return Ok(Some(packet));
+        }
+        let mut packet = Packet::empty();
+        if let Err(error) = packet.read(&mut self.source.input) {
+            match self.doubtful.take() {
+                Some(last) => self.take(last)?,
+                None => self.unreadable(error)?,
+            }
+            return Ok(None);
+        }
+        self.read_failures = 0;
+        self.clock.cover(&packet);
+        if packet.stream() != self.source.stream_index || packet.size() == 0 {
+            return Ok(None);
+        }
+        self.outcome.packets += 1;
+        self.ends_broken = packet.is_corrupt();
+        self.last_dts = packet.dts().or(self.last_dts);
+        Ok(Some(packet))
+    }
+
+    /// A transport stream's length fields are often off, so a mark alone says nothing. Where packets were
+    /// lost on the way, libav's parsers mark the picture that lacks its end, or the one before it. Some
+    /// codecs notice what is missing of it; and at a key frame all begins anew, as in joined files.
+    fn take_from_broadcast(&mut self, packet: Packet) -> Result<(), Error> {
+        let notices = notices_what_is_missing(&self.source);
+        if std::mem::take(&mut self.in_doubt) {
+            if !notices {
+                return self.lose_on_the_way(&packet);
+            }
+            if !packet.is_key() {
+                self.doubtful = Some(packet);
+                return Ok(());
+            }
+            self.positions.watch();
+        }
+        if packet.is_corrupt() && listen::take_loss(&self.source.input) {
+            self.in_doubt = true;
+            if !notices {
+                return self.lose_on_the_way(&packet);
+            }
+        }
+        self.take(packet)
+    }
+
+    fn lose_on_the_way(&mut self, packet: &Packet) -> Result<(), Error> {
+        self.positions.vanish();
+        self.note(packet, Fate::Lost);
+        self.lost("packets were lost on the way")
+    }
+
+    /// Gives a packet to the codec, if the ones before it allow.
+    fn take(&mut self, packet: Packet) -> Result<(), Error> {
+        let was_waiting = self.resume == Resume::AtKeyFrame;
+        let admitted = self.resume.admits(&packet);
+        self.note(&packet, if admitted { Fate::Decoding } else { Fate::Lost });
+        if !admitted {
+            self.outcome.skipped_packets += 1;
+            return Ok(());
+        }
+        if was_waiting {
+            self.positions.restart();
+            if std::mem::take(&mut self.holds_intact) {
+                self.waiting = Some(packet);
+                return self.end_input(Stage::Emptying);
+            }
+        }
+        self.send(&packet)
+    }
+
+    /// Takes down a packet, unless no picture is to come of it.
+    fn note(&mut self, packet: &Packet, fate: Fate) {
+        let id: Id = self.source.stream().parameters().id();
+        if is_shown(id, packet) && !ffi::is_left_out(packet) {
+            self.positions.read(packet.pts(), packet.is_key(), fate);
+        }
+    }
+
+    fn send(&mut self, packet: &Packet) -> Result<(), Error> {
+        let sent = self.codec.send_packet(packet);
+        let leads = self.resume.leads(packet.pts());
+        match (sent, self.ear.take_damage()) {
+            (Ok(()), None) => Ok(()),
+            // Only what is shown before the first key frame may lean on what was never there.
+            (Ok(()), Some(_)) if leads => Ok(()),
+            (Ok(()), Some(words)) if words == MISSING_REFERENCE && self.resume.is_first_group() => Ok(()),
+            (Ok(()), Some(words)) => self.damaged(&words),
+            (Err(error), _) if leads && !is_out_of_memory(error) => {
+                self.positions.withhold(packet.pts());
+                Ok(())
+            }
+            // Where its words are known, libav's number is often none of its own.
+            (Err(error), Some(words)) if !is_out_of_memory(error) => self.damaged(&words),
+            (Err(error), _) => self.undecodable(error),
+        }
+    }
+}
