@@ -311,7 +311,8 @@ fn expected<'e>(expected: &'e mut Expected, weights: &Path, videos: &BTreeSet<us
 fn schedule(seed: u64, weights: &Path, known: &mut Expected) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let world = World::new(weights);
-    let store = if seed % 2 == 0 { Store::open(world.folder.path().join("ws").to_str().unwrap()).unwrap() } else { faulty_store(&[]) };
+    let store =
+        if seed.is_multiple_of(2) { Store::open(world.folder.path().join("ws").to_str().unwrap()).unwrap() } else { faulty_store(&[]) };
     (0..3).for_each(|number| world.add(number));
     if random.random_bool(0.7) {
         run(&world.checked(), &store, &options(), &means(), &Silent).unwrap();

@@ -72,7 +72,7 @@ pub(super) fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access,
                 }
                 Ok(List { videos, notes: of_list }) => {
                     found.extend(videos);
-                    notes.entry(name.clone()).or_insert_with(Vec::new).extend(of_list);
+                    notes.entry(name.clone()).or_default().extend(of_list);
                 }
                 Err(error) => faults.at(&at("lists", i), Part::Value, error.to_string(), error.hint()),
             }

@@ -234,7 +234,7 @@ mod tests {
             Arc::new(receipt)
         };
         tasks.push(Planned::Done(named("new", "b", "cam.mp4")));
-        tasks.restore(&[named("old", "a", "cam.mp4")], ["a".to_owned()].into());
+        tasks.restore(&[named("old", "a", "cam.mp4")], ["a".to_owned()].into_iter().collect());
         assert_eq!(tasks.keys(), ["old"]);
     }
 }
