@@ -56,7 +56,7 @@ pub(super) struct Reader {
     /// Pictures that an earlier pass with more threads has given already.
     given_before: u64,
     read_failures: u32,
-    /// Whether packets were lost on the way after the last packet read, or within the next.
+    /// Whether packets may have been lost on the way since the last key frame.
     in_doubt: bool,
     /// The packet after such a mark: what follows tells whether it can be decoded.
     doubtful: Option<Packet>,
