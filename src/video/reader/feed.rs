@@ -127,7 +127,9 @@ impl Reader {
 
     fn send(&mut self, packet: &Packet) -> Result<(), Error> {
         let sent = self.codec.send_packet(packet);
-        let leads = self.resume.leads(packet.pts());
+        // The second field of a picture has no timestamp of its own.
+        self.last_pts = packet.pts().or(self.last_pts);
+        let leads = self.resume.leads(self.last_pts);
         let misses_a_reference = self.ear.take_gap() && self.in_doubt && !packet.is_key();
         match (sent, self.ear.take_damage()) {
             (Ok(()), None) if misses_a_reference && !leads => {
