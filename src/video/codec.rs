@@ -34,7 +34,18 @@ const THREADED: [Id; 4] = [Id::H264, Id::HEVC, Id::VP9, Id::AV1];
 const MOST_THREADS: usize = 16;
 
 /// Codecs that count the parts of a picture, so that they notice whatever is missing of a packet.
-const NOTICE_WHAT_IS_MISSING: [Id; 4] = [Id::H264, Id::MPEG1VIDEO, Id::MPEG2VIDEO, Id::MPEG4];
+const NOTICE_MISSING_PARTS: [Id; 3] = [Id::MPEG1VIDEO, Id::MPEG2VIDEO, Id::MPEG4];
+
+/// What a codec notices of packets that were lost on the way to it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Notices {
+    /// Next to nothing.
+    Nothing,
+    /// What is missing of a packet, not that one is missing.
+    Parts,
+    /// That too, where others lean on it: H.264 numbers them.
+    All,
+}
 
 /// A codec that was opened.
 pub(super) struct Opened {
@@ -101,9 +112,13 @@ pub(super) fn swallows_none(source: &Source) -> bool {
     [Id::H264, Id::HEVC, Id::AV1].contains(&source.stream().parameters().id())
 }
 
-/// Whether the codec notices whatever is missing of a packet, so that it is given damaged ones.
-pub(super) fn notices_what_is_missing(source: &Source) -> bool {
-    NOTICE_WHAT_IS_MISSING.contains(&source.stream().parameters().id())
+/// What the codec of a file notices of packets that were lost on the way to it.
+pub(super) fn notices(source: &Source) -> Notices {
+    match source.stream().parameters().id() {
+        Id::H264 => Notices::All,
+        id if NOTICE_MISSING_PARTS.contains(&id) => Notices::Parts,
+        _ => Notices::Nothing,
+    }
 }
 
 /// A packet of H.264 or HEVC with so few bytes may hold no picture but a mark, such as the end of a sequence.

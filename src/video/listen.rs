@@ -3,7 +3,7 @@
 //! In: libav's messages, none of which is printed. Out: counts and flags, by container and by codec. Start at [`listen_to_libav`].
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,6 +39,12 @@ pub(super) const MISSING_REFERENCE: &str = "Missing reference picture, default i
 
 /// What demuxers of transport streams and FLV say where packets were lost on the way.
 const LOSS: [&str; 3] = ["Continuity check failed", "Packet had TEI flag set", "Packet mismatch"];
+
+/// What H.264 says where a reference of its numbering never came. Some streams are made so: it counts where packets were lost.
+const MISSING_NUMBER: &str = "Frame num gap";
+
+/// The codecs that missed a reference by its number since they were last asked, by the number of their [`Ear`].
+static GAPPED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 
 /// What codecs said of damage since they were last asked, by the number of their [`Ear`].
 static DAMAGED: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
@@ -125,7 +131,9 @@ fn hear_codec(ear: usize, text: &str) {
     if ear == 0 {
         return;
     }
-    if DAMAGE.iter().any(|words| text.starts_with(words)) {
+    if text.starts_with(MISSING_NUMBER) {
+        gapped().insert(ear);
+    } else if DAMAGE.iter().any(|words| text.starts_with(words)) {
         damaged().entry(ear).or_insert_with(|| up_to_the_numbers(text));
     } else if text.contains("image parameters invalid") || text.starts_with("Picture size") {
         denied().insert(ear, Denied::Size);
@@ -136,6 +144,10 @@ fn hear_codec(ear: usize, text: &str) {
             _ => _ = denied.insert(ear, Denied::Memory),
         }
     }
+}
+
+fn gapped() -> MutexGuard<'static, BTreeSet<usize>> {
+    GAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn damaged() -> MutexGuard<'static, BTreeMap<usize, String>> {
@@ -170,6 +182,11 @@ impl Ear {
         denied().get(&self.0) == Some(&Denied::Size)
     }
 
+    /// Whether the codec missed a reference by its number since this was last asked.
+    pub(super) fn take_gap(&self) -> bool {
+        gapped().remove(&self.0)
+    }
+
     /// What the codec said of damage since this was last asked.
     pub(super) fn take_damage(&self) -> Option<String> {
         damaged().remove(&self.0)
@@ -179,6 +196,7 @@ impl Ear {
 impl Drop for Ear {
     fn drop(&mut self) {
         damaged().remove(&self.0);
+        gapped().remove(&self.0);
         denied().remove(&self.0);
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Positions {
     waiting: BTreeMap<(u32, i64), Waiting>,
     /// The stretch being read: joined files begin a new one, where timestamps start again.
     stretch: u32,
-    newest_key: Option<i64>,
+    newest: Option<i64>,
     shown: Option<(u32, i64)>,
     /// Packets read, and those read before the key frame at which decoding restarted.
     packets: u64,
@@ -82,7 +82,7 @@ impl Default for Positions {
         Self {
             waiting: BTreeMap::new(),
             stretch: 0,
-            newest_key: None,
+            newest: None,
             shown: None,
             packets: 0,
             before_restart: 0,
@@ -119,10 +119,10 @@ impl Positions {
             self.lost_untimed += u64::from(fate == Fate::Lost);
             return;
         };
-        if key {
-            self.stretch += u32::from(self.newest_key.is_some_and(|newest| pts < newest));
-            self.newest_key = Some(pts);
-        }
+        // A key frame is shown after all that was read before it.
+        let begins_anew = key && self.newest.is_some_and(|newest| pts <= newest);
+        self.stretch += u32::from(begins_anew);
+        self.newest = if begins_anew { Some(pts) } else { self.newest.max(Some(pts)) };
         let waiting = Waiting { fate, packet: self.packets, key };
         if self.waiting.insert((self.stretch, pts), waiting).is_some() {
             self.one_to_one = false;
@@ -301,7 +301,7 @@ mod tests {
     fn lost_packets_advance_the_position_of_what_follows() {
         assert_eq!(positions("k0 r10 r20 s0 s10 s20"), "0 1 2");
         assert_eq!(positions("k0 r10 x20 x30 k40 s0 s10 !s40"), "0 1 |4");
-        assert_eq!(positions("k0 r20 r10 - x50 k40 x30 r60 !s40 s60"), "4 |6", "all before the first picture were lost");
+        assert_eq!(positions("k0 r20 r10 - x25 k40 x30 r60 !s40 s60"), "5 6", "all before the first picture were lost");
         assert_eq!(positions("k0 r40 x10 x20 r30 s0 s30 s40"), "0 |3 4", "what the codec held before a loss");
         assert_eq!(positions("k0 r10 s0 s10 r20 r30 - x35 k50 !s50"), "0 1 |5", "at a rate that varies");
     }
@@ -338,5 +338,6 @@ mod tests {
     #[test]
     fn joined_files_are_counted_on() {
         assert_eq!(positions("k0 r10 r20 k0 r10 s0 s10 s20 s0 s10"), "0 1 2 3 4");
+        assert_eq!(positions("one k0 r10 r20 s0 s10 k5 r15 s20 s5 s15"), "0 1 2 3 4", "wherever the other one begins");
     }
 }

@@ -56,7 +56,7 @@ pub(super) struct Reader {
     /// Pictures that an earlier pass with more threads has given already.
     given_before: u64,
     read_failures: u32,
-    /// Whether packets were lost on the way after the last packet read, or within the next.
+    /// Whether packets may have been lost on the way since the last key frame.
     in_doubt: bool,
     /// The packet after such a mark: what follows tells whether it can be decoded.
     doubtful: Option<Packet>,
@@ -67,6 +67,7 @@ pub(super) struct Reader {
     /// Whether the last packet read is not whole.
     ends_broken: bool,
     last_dts: Option<i64>,
+    last_pts: Option<i64>,
     /// Packets read before the first error.
     sound_packets: u64,
     first_error: Option<String>,
@@ -118,6 +119,7 @@ impl Reader {
             complaints: 0,
             ends_broken: false,
             last_dts: None,
+            last_pts: None,
             sound_packets: 0,
             first_error: None,
             outcome: Outcome { expected_frames, ..Outcome::default() },
@@ -156,7 +158,8 @@ impl Reader {
 
     /// Whether a picture can be believed. If not, it is dropped, with what the codec holds besides.
     fn is_intact(&mut self, picture: &frame::Video) -> Result<bool, Error> {
-        if let Some(words) = self.ear.take_damage() {
+        let damage = self.ear.take_damage().filter(|_| !self.resume.leads(self.last_pts));
+        if let Some(words) = damage {
             self.damaged(&words)?;
             return Ok(false);
         }

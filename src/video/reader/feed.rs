@@ -4,7 +4,7 @@ use ffmpeg_next::Packet;
 use ffmpeg_next::codec::Id;
 
 use super::{Reader, Stage};
-use crate::video::codec::{Resume, is_shown, notices_what_is_missing};
+use crate::video::codec::{Notices, Resume, is_shown, notices};
 use crate::video::listen::{self, MISSING_REFERENCE};
 use crate::video::position::Fate;
 use crate::video::source::is_out_of_memory;
@@ -65,24 +65,27 @@ impl Reader {
         Ok(Some(packet))
     }
 
-    /// A transport stream's length fields are often off, so a mark alone says nothing. Where packets were
-    /// lost on the way, libav's parsers mark the picture that lacks its end, or the one before it. Some
-    /// codecs notice what is missing of it; and at a key frame all begins anew, as in joined files.
+    /// A transport stream's length fields and counters are often off, so a mark alone says nothing, if the
+    /// codec notices losses itself. libav's parsers mark the picture that lacks its end, or the one before
+    /// it. At a key frame all begins anew, as in joined files.
     fn take_from_broadcast(&mut self, packet: Packet) -> Result<(), Error> {
-        let notices = notices_what_is_missing(&self.source);
+        let notices = notices(&self.source);
         if std::mem::take(&mut self.in_doubt) {
-            if !notices {
-                return self.lose_on_the_way(&packet);
-            }
-            if !packet.is_key() {
-                self.doubtful = Some(packet);
-                return Ok(());
+            match notices {
+                Notices::Nothing => return self.lose_on_the_way(&packet),
+                Notices::Parts if !packet.is_key() => {
+                    self.doubtful = Some(packet);
+                    return Ok(());
+                }
+                // Until the next key frame, the codec says whether a picture that others lean on is missing.
+                Notices::All => self.in_doubt = !packet.is_key(),
+                Notices::Parts => {}
             }
             self.positions.watch();
         }
         if packet.is_corrupt() && listen::take_loss(&self.source.input) {
             self.in_doubt = true;
-            if !notices {
+            if notices == Notices::Nothing {
                 return self.lose_on_the_way(&packet);
             }
         }
@@ -124,8 +127,15 @@ impl Reader {
 
     fn send(&mut self, packet: &Packet) -> Result<(), Error> {
         let sent = self.codec.send_packet(packet);
-        let leads = self.resume.leads(packet.pts());
+        // The second field of a picture has no timestamp of its own.
+        self.last_pts = packet.pts().or(self.last_pts);
+        let leads = self.resume.leads(self.last_pts);
+        let misses_a_reference = self.ear.take_gap() && self.in_doubt && !packet.is_key();
         match (sent, self.ear.take_damage()) {
+            (Ok(()), None) if misses_a_reference && !leads => {
+                self.positions.vanish();
+                self.damaged("packets were lost on the way")
+            }
             (Ok(()), None) => Ok(()),
             // Only what is shown before the first key frame may lean on what was never there.
             (Ok(()), Some(_)) if leads => Ok(()),
