@@ -4,7 +4,7 @@
 //! that made it ends.
 //!
 //! **Announce first, then look.** A process pins a receipt or a version, then reads what collectors have announced, then checks that the
-//! file exists. A collector announces what it will delete ([`announce`]), then reads the pins, and spares what is pinned. In any order of
+//! file exists. A collector announces what it will delete (`announce`), then reads the pins, and spares what is pinned. In any order of
 //! these steps, at least one of the two sees the other. Nothing is ever deleted and restored, so a collector may die at any moment.
 
 use std::collections::BTreeMap;
