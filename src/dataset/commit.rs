@@ -172,9 +172,7 @@ impl<'a> Before<'a> {
         fresh: &HashMap<String, Arc<Receipt>>,
     ) -> Result<Manifest> {
         let added = self.added(store, by.stage, order, &slots, fresh)?;
-        if added.values().any(|receipt| receipt.videos.iter().any(|video| video.frames > 0)) {
-            self.check_names(store, by.stage, order, &slots, &added, fresh)?;
-        }
+        names::check(store, by.stage, self.packs(), slots.iter().filter_map(Slot::place), added.values())?;
         let dropped = self.dropped(store, &slots)?;
         let mut totals = self.manifest.map(|manifest| manifest.totals.clone()).unwrap_or_default();
         dropped.iter().for_each(|receipt| totals.remove(receipt));
@@ -194,26 +192,6 @@ impl<'a> Before<'a> {
             changes: Changes { tasks_added: added.len() as u64, tasks_dropped: dropped.len() as u64 },
             packs: self.write(store, by, order, &slots, &added)?,
         })
-    }
-
-    /// Checks that `(video, frame_index)` names one frame of the next version.
-    fn check_names(
-        &self,
-        store: &Store,
-        stage: &str,
-        order: &[String],
-        slots: &[Slot],
-        added: &HashMap<String, Arc<Receipt>>,
-        fresh: &HashMap<String, Arc<Receipt>>,
-    ) -> Result<()> {
-        let mut read = HashMap::default();
-        let receipt = |(key, slot): (&String, &Slot)| match (added.get(key).or_else(|| fresh.get(key)), *slot) {
-            (Some(receipt), _) => Ok(receipt.clone()),
-            (None, Slot::Kept { pack, row }) => self.receipt(store, pack, row, &mut read),
-            (None, Slot::Fresh) => Err(Error::MissingReceipt { stage: stage.to_owned(), key: key.clone() }),
-        };
-        let receipts = order.iter().zip(slots).map(receipt).collect::<Result<Vec<_>>>()?;
-        names::check(stage, receipts.iter())
     }
 
     /// The receipts of tasks that the version before did not have. One that no longer lies in its own file is filed again.
@@ -415,13 +393,13 @@ pub(super) mod tests {
         commit(store, &by(stage, run, since), &order, &fresh).unwrap()
     }
 
-    fn by<'a>(stage: &'a str, run: &'a str, since: u64) -> Commit<'a> {
+    pub fn by<'a>(stage: &'a str, run: &'a str, since: u64) -> Commit<'a> {
         static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
         let (kind, pipeline, why) = ("decode", "p", "a test");
         Commit { stage, kind, run, pipeline, take_over: false, why, settings: &NONE, since, now_unix_ms: 0 }
     }
 
-    fn by_key(receipts: &[Arc<Receipt>]) -> (Vec<String>, HashMap<String, Arc<Receipt>>) {
+    pub fn by_key(receipts: &[Arc<Receipt>]) -> (Vec<String>, HashMap<String, Arc<Receipt>>) {
         let order = receipts.iter().map(|receipt| receipt.key.clone()).collect();
         (order, receipts.iter().map(|receipt| (receipt.key.clone(), receipt.clone())).collect())
     }

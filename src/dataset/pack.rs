@@ -43,6 +43,13 @@ struct Origin {
     made: Made,
 }
 
+/// What names a video's rows.
+#[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    pub uri: String,
+    pub frames: u64,
+}
+
 /// Writes receipts into the new file `path`, in their order.
 pub(super) fn write(store: &Store, path: &str, receipts: &[Arc<Receipt>]) -> Result<Pack> {
     let text = |value: &(dyn Fn(&Receipt) -> String + Sync)| Column::Text(receipts.par_iter().map(|receipt| value(receipt)).collect());
@@ -116,6 +123,12 @@ impl Pack {
     /// The videos of every task that is part of the dataset, in order.
     pub(super) fn videos(&self, store: &Store) -> Result<Vec<Vec<VideoRecord>>> {
         self.json_column(store, "videos")
+    }
+
+    /// Names and numbers of frames of the videos in every row, dropped ones included.
+    pub(super) fn names(&self, store: &Store) -> Result<Vec<Vec<Named>>> {
+        let mut table = self.columns(store, &["videos"])?;
+        self.take(&mut table, "videos")?.par_iter().map(|text| self.parse(text)).collect()
     }
 
     /// The rejects of every task that is part of the dataset, in order.

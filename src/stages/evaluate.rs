@@ -121,7 +121,7 @@ pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
 fn learnt(task: &EvaluateTask, place: &Workplace) -> Result<Vec<Learnt>, Error> {
     let (mut learnt, temperature) = (Vec::new(), task.config.temperature);
     if let Some(file) = &task.policy {
-        let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&file.path)?)?.into();
+        let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require_file(file)?)?.into();
         for decoder in &task.decoders {
             learnt.push(Learnt::decoded(Rc::clone(&policy), decoder, place.store, temperature)?);
         }

@@ -71,7 +71,7 @@ pub struct Label {
 impl Label {
     /// Loads the weights onto the device.
     pub fn new(store: &Store, model: &FileInfo, device: &Device, precision: Precision) -> Result<Label, Error> {
-        let weights = store.require(&model.path)?;
+        let weights = store.require_file(model)?;
         let labeller = labeller(device, &weights, precision)?;
         Ok(Label { digest: model.blake3.clone(), precision, labeller })
     }

@@ -62,7 +62,7 @@ enum Mind {
 impl Learnt {
     /// A policy and a decoder that fits it and a game of discrete actions.
     pub(super) fn decoded(policy: Rc<dyn Actor>, file: &FileInfo, store: &Store, temperature: f64) -> Result<Self, Error> {
-        let decoder = LoadedDecoder::load(&store.require(&file.path)?)?;
+        let decoder = LoadedDecoder::load(&store.require_file(file)?)?;
         let (seen, expected) = (decoder.config.latent_dim, policy.config().latent_dim);
         if seen != expected {
             return Err(Error::LatentSize { file: file.path.clone(), seen, expected });
@@ -76,7 +76,7 @@ impl Learnt {
 
     /// An agent.
     pub(super) fn agent(file: &FileInfo, place: &Workplace, temperature: f64) -> Result<Self, Error> {
-        let agent = agent(&place.device, &place.store.require(&file.path)?)?;
+        let agent = agent(&place.device, &place.store.require_file(file)?)?;
         can_be_shown(agent.config().network.frame_size)?;
         Ok(Learnt { mind: Mind::Agent(agent), temperature })
     }

@@ -232,7 +232,7 @@ impl RecordTask {
     fn load(&self, place: &Workplace) -> Result<Option<Learnt>, Error> {
         match self.learnt.as_slice() {
             [policy, decoder] => {
-                let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require(&policy.path)?)?.into();
+                let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require_file(policy)?)?.into();
                 Ok(Some(Learnt::decoded(policy, decoder, place.store, 1.0)?))
             }
             [agent] => Ok(Some(Learnt::agent(agent, place, 1.0)?)),

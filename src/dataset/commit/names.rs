@@ -1,20 +1,86 @@
-//! Names of videos are unique in a version, so that `(video, frame_index)` names one frame.
+//! Names of videos are unique in a version, so that `(video, frame_index)` names one frame. Start at [`check`].
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Error, Receipt, Result};
+use super::{Error, HashMap, HashSet, Pack, Receipt, Result, Store};
 
-/// Checks that no two videos with frames have one name.
+/// Checks that no video of the added tasks has the name of another one that has frames, added or kept. The kept ones, each a pack and a row
+/// in it, are a version's, and so differ among themselves.
 ///
 /// # Errors
 /// Names the video.
-pub(super) fn check<'r>(stage: &str, receipts: impl Iterator<Item = &'r Arc<Receipt>>) -> Result<()> {
-    let mut seen = HashSet::new();
-    for video in receipts.flat_map(|receipt| &receipt.videos).filter(|video| video.frames > 0) {
-        if !seen.insert(video.uri.as_str()) {
-            return Err(Error::NameTwice { stage: stage.to_owned(), video: video.uri.clone() });
+pub(super) fn check<'r>(
+    store: &Store,
+    stage: &str,
+    packs: &[Pack],
+    kept: impl Iterator<Item = (usize, usize)>,
+    added: impl Iterator<Item = &'r Arc<Receipt>>,
+) -> Result<()> {
+    let twice = |video: &str| Error::NameTwice { stage: stage.to_owned(), video: video.to_owned() };
+    let mut names = HashSet::default();
+    for video in added.flat_map(|receipt| &receipt.videos).filter(|video| video.frames > 0) {
+        if !names.insert(video.uri.as_str()) {
+            return Err(twice(&video.uri));
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut rows = HashMap::<usize, Vec<usize>>::default();
+    kept.for_each(|(pack, row)| rows.entry(pack).or_default().push(row));
+    for (pack, rows) in rows {
+        let named = packs[pack].names(store)?;
+        if let Some(video) = rows.into_iter().flat_map(|row| &named[row]).find(|video| video.frames > 0 && names.contains(&*video.uri)) {
+            return Err(twice(&video.uri));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::super::VideoRecord;
+    use super::super::super::faults::faulty_store;
+    use super::super::super::receipt::file_receipt;
+    use super::super::super::receipt::tests::receipt;
+    use super::super::tests::{by, by_key, key};
+    use super::super::{commit, head_of};
+    use super::*;
+
+    fn with_video(store: &Store, number: usize, uri: &str, frames: u64) -> Arc<Receipt> {
+        let record = VideoRecord { uri: uri.to_owned(), frames, ..VideoRecord::default() };
+        let receipt = Receipt { videos: vec![record], ..receipt(&key(number), "a") };
+        file_receipt(store, "s", &receipt).unwrap();
+        Arc::new(receipt)
+    }
+
+    #[test]
+    fn two_videos_with_frames_and_one_name_are_never_committed() {
+        let store = faulty_store(&[]);
+        let [a, b, again, swapped, empty] = [("a", 9), ("b", 9), ("a", 9), ("b", 9), ("a", 0)]
+            .iter()
+            .enumerate()
+            .map(|(number, (name, frames))| with_video(&store, number, name, *frames))
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        let commit_of = |run: &str, receipts: &[&Arc<Receipt>]| {
+            let receipts: Vec<_> = receipts.iter().map(|receipt| Arc::clone(receipt)).collect();
+            let (order, fresh) = by_key(&receipts);
+            let since = head_of(&store, "s").unwrap().map_or(0, |head| head.version);
+            commit(&store, &by("s", run, since), &order, &fresh)
+        };
+        let refused = |run: &str, receipts: &[&Arc<Receipt>]| {
+            let error = commit_of(run, receipts).unwrap_err();
+            assert!(matches!(&error, Error::NameTwice { video, .. } if video == "a"), "{error}");
+        };
+        refused("1", &[&a, &again]);
+        commit_of("1", &[&a, &b]).unwrap();
+        refused("2", &[&a, &b, &again]);
+        commit_of("2", &[&a, &b, &empty]).unwrap();
+        // What is dropped at the same time frees its name.
+        commit_of("3", &[&again, &swapped]).unwrap();
+        assert_eq!(head_of(&store, "s").unwrap().unwrap().version, 3);
+    }
 }

@@ -35,7 +35,7 @@ where
         let net = AgentNet::new(&mut init, &config);
         return Ok((config, net));
     };
-    let weights = Weights::parse(&place.store.require(&file.path)?)?;
+    let weights = Weights::parse(&place.store.require_file(file)?)?;
     let latent = weights.policy_config()?;
     let policy = weights.load("policy", Policy::new(&mut init, &latent), device)?;
     let decoder = DecoderConfig { latent_dim: latent.latent_dim, hidden: DECODER.to_vec(), outputs: Outputs::Discrete { actions } };
@@ -49,7 +49,7 @@ where
 /// The IDM that labelled for the policy, where there is a supervised path.
 pub(super) fn teacher_of(task: &FinetuneTask, place: &Workplace, agent: &AgentConfig) -> Result<Option<Teacher>, Error> {
     let Some((file, decoder)) = task.dynamics.as_ref().zip(agent.decoder.as_ref()) else { return Ok(None) };
-    let idm = labeller(&place.device, &place.store.require(&file.path)?, Precision::F32)?;
+    let idm = labeller(&place.device, &place.store.require_file(file)?, Precision::F32)?;
     let (seen, expected) = (agent.network.frame_size, idm.config().frame_size);
     if seen != expected {
         return Err(Error::FrameSize { file: file.path.clone(), seen, expected });
