@@ -48,13 +48,6 @@ impl Storage {
         let folder = self.cache.clone().or_else(|| cache("copies")).map_or(CacheFolder::Private, CacheFolder::At);
         Access::new(options.filter(|(name, _)| theirs(name)), folder, self.cache_gib.saturating_mul(1 << 30))
     }
-
-    /// The words that say the same.
-    #[cfg(feature = "video")]
-    pub fn words(&self) -> Vec<std::ffi::OsString> {
-        let folder = self.cache.iter().flat_map(|folder| ["--cache".into(), folder.into()]);
-        folder.chain(["--cache-gib".into(), self.cache_gib.to_string().into()]).collect()
-    }
 }
 
 /// Returns our folder for files that may be deleted at any time; `None` without a home and XDG_CACHE_HOME.

@@ -1,16 +1,17 @@
-//! `lapo decoder`: a process that decodes for a run, with bounded memory. Nobody types it.
+//! `lapo decoder`: a process that decodes for a run, with bounded memory, and can do nothing else. Nobody types it.
 
-use std::io::{BufWriter, Error as IoError, stdin, stdout};
+use std::io::{BufReader, BufWriter, Error as IoError, stdin, stdout};
 use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::Error;
-use super::args::{Computing, Decoder, Storage};
+use super::args::{Computing, Decoder};
 use super::doctor::memory_gib;
+use super::sandbox;
 use super::signals::leave_signals_to_the_parent;
-use crate::dataset::Access;
 use crate::error::Result;
+use crate::stages::decode::borrowed::Line;
 use crate::stages::decode::child::{Launch, STUCK};
 use crate::stages::decode::serve::serve;
 
@@ -22,7 +23,7 @@ const NEEDED_GIB: f64 = 1.0;
 const LEAST_GIB: f64 = 0.05;
 
 /// How a run of so many threads starts it.
-pub fn launch(computing: &Computing, storage: &Storage, threads: usize) -> Result<Launch, Error> {
+pub fn launch(computing: &Computing, threads: usize) -> Result<Launch, Error> {
     let memory = computing.decoder_memory_gib.unwrap_or_else(|| memory_of_each(memory_gib("MemTotal:"), threads));
     if !(LEAST_GIB..=1e6).contains(&memory) {
         return Err(Error::Usage {
@@ -33,8 +34,8 @@ pub fn launch(computing: &Computing, storage: &Storage, threads: usize) -> Resul
     // This program, whatever is installed in its place while it runs.
     let own = PathBuf::from("/proc/self/exe");
     let program = if own.exists() { own } else { std::env::current_exe().map_err(|source| input("this program's path", source))? };
-    let words = ["decoder".into(), "--memory-gib".into(), memory.to_string().into()];
-    Ok(Launch { program, args: words.into_iter().chain(storage.words()).collect() })
+    let args = vec!["decoder".into(), "--memory-gib".into(), memory.to_string().into()];
+    Ok(Launch { program, args })
 }
 
 /// The GiB each of so many decoders may take of a machine's memory: half of it among them all, and never less than a video needs.
@@ -44,7 +45,7 @@ fn memory_of_each(all_gib: Option<f64>, threads: usize) -> f64 {
 }
 
 /// Decodes what is asked for on stdin, until that ends.
-pub fn run(args: &Decoder, access: &Access) -> Result<()> {
+pub fn run(args: &Decoder) -> Result<()> {
     leave_signals_to_the_parent()?;
     let limit = |resource, most| {
         let limit = Rlimit { current: Some(most), maximum: Some(most) };
@@ -53,7 +54,13 @@ pub fn run(args: &Decoder, access: &Access) -> Result<()> {
     limit(Resource::Data, (args.memory_gib * f64::from(1 << 30)) as u64)?;
     // Its death is an outcome; nobody wants its core.
     limit(Resource::Core, 0)?;
-    let served = serve(stdin().lock(), BufWriter::with_capacity(1 << 16, stdout()), access, || std::process::exit(STUCK.into()));
+    // Where the kernel cannot hold it, it still has no file, no address and no secret to begin with; `lapo doctor` says so.
+    sandbox::enter();
+    let line = Line {
+        requests: Box::new(BufReader::with_capacity(1 << 18, stdin())),
+        replies: Box::new(BufWriter::with_capacity(1 << 16, stdout())),
+    };
+    let served = serve(line, || std::process::exit(STUCK.into()));
     Ok(served.map_err(|source| Error::Output { to: "stdout".into(), source })?)
 }
 

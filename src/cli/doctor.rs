@@ -14,7 +14,7 @@ const CODECS: [&str; 8] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2v
 
 /// Prints a line per check; fails where something that is needed is missing.
 pub fn run(args: &Doctor, access: &Access) -> Result<()> {
-    let mut checks = vec![video(), device(), games(&args.games), memory(), cores()];
+    let mut checks = vec![video(), decoders(), device(), games(&args.games), memory(), cores()];
     checks.extend(args.workspace.as_deref().map(|workspace| storage(workspace, access)));
     let line = |(name, state): &(&str, Result<String, String>)| match state {
         Ok(good) => format!("good  {name}: {good}\n"),
@@ -41,6 +41,24 @@ fn video() -> Check {
 #[cfg(not(feature = "video"))]
 fn video() -> Check {
     ("video", Ok("this build decodes no videos; it trains and labels shards that are there (libav left out)".into()))
+}
+
+/// What a file that takes a decoder over could reach; no fault, since many kernels have no such lock.
+#[cfg(feature = "video")]
+fn decoders() -> Check {
+    let super::sandbox::Sandbox { files, network } = super::sandbox::tried();
+    let held = match (files, network) {
+        (true, true) => "see the bytes of their video: no other file, no network, no secrets",
+        (true, false) => "see no other file and no secrets; this kernel does not close the network to them (seccomp)",
+        (false, true) => "see no network and no secrets; this kernel does not close other files to them (Landlock)",
+        (false, false) => "see no secrets; this kernel closes neither files (Landlock) nor the network (seccomp) to them",
+    };
+    ("decoders", Ok(held.into()))
+}
+
+#[cfg(not(feature = "video"))]
+fn decoders() -> Check {
+    ("decoders", Ok("none: this build decodes no videos".into()))
 }
 
 fn device() -> Check {

@@ -32,6 +32,8 @@ mod progress;
 mod row_format;
 mod run;
 mod runs;
+#[cfg(feature = "video")]
+mod sandbox;
 pub mod schema;
 mod signals;
 mod stderr;
@@ -103,7 +105,7 @@ pub fn run() -> ExitCode {
     // A process that decodes dies of its panics: they tell its parent of the file.
     let result = match &args.command {
         #[cfg(feature = "video")]
-        args::Command::Decoder(decoder) => decoder::run(decoder, &args.storage.access()).map(|()| Exit::Done),
+        args::Command::Decoder(decoder) => decoder::run(decoder).map(|()| Exit::Done),
         _ => exit::guarded(|| dispatch(&args)),
     };
     let exit = match &result {
@@ -137,10 +139,10 @@ fn dispatch(args: &args::Args) -> Result<Exit> {
     use args::Command;
     let access = &args.storage.access();
     let done = match &args.command {
-        Command::Run(run) => return run::run(run, access, &args.storage),
+        Command::Run(run) => return run::run(run, access),
         Command::Check(pipeline) => run::check(pipeline, access),
         Command::Plan(plan) => run::plan(plan, access),
-        Command::Worker(worker) => run::worker(worker, access, &args.storage),
+        Command::Worker(worker) => run::worker(worker, access),
         Command::Commit(plan) => return run::commit(plan, access),
         Command::Query(query) => look::query(query, access),
         Command::Inspect(what) => inspect::run(what, access),
@@ -158,7 +160,7 @@ fn dispatch(args: &args::Args) -> Result<Exit> {
         Command::Doctor(doctor) => doctor::run(doctor, access),
         Command::Bench(bench) => bench::run(bench, access),
         #[cfg(feature = "video")]
-        Command::Decoder(decoder) => decoder::run(decoder, access),
+        Command::Decoder(decoder) => decoder::run(decoder),
     };
     done.map(|()| Exit::Done)
 }

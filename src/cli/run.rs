@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Planned, Run, Storage, Worker};
+use super::args::{Again, Committed, Computing, LogFormat, Pipeline, Plan, Planned, Run, Worker};
 use super::exit::Exit;
 use super::gauges::Metered;
 use super::progress::{Person, Verbosity, rate};
@@ -21,8 +21,8 @@ use crate::pipeline::{self, load};
 use crate::stages::decode::child::Launch;
 
 /// `lapo run`: ends with one line of truth on stdout. With `--watch` each round does.
-pub fn run(args: &Run, access: &Access, storage: &Storage) -> Result<Exit> {
-    let means = means(&args.computing, storage)?;
+pub fn run(args: &Run, access: &Access) -> Result<Exit> {
+    let means = means(&args.computing)?;
     match args.watch {
         Some(interval) => watch::rounds(interval, &means.stop, || once(args, access, &means)),
         None => once(args, access, &means),
@@ -90,20 +90,20 @@ fn watched<T>(args: &Computing, pipeline: &str, work: impl FnOnce(&dyn Watch) ->
 }
 
 /// What the process may use.
-fn means(args: &Computing, storage: &Storage) -> Result<Means> {
+fn means(args: &Computing) -> Result<Means> {
     let threads = use_threads(args.threads)?;
     let devices = args.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
-    let (decoder, games) = (decoder(args, storage, threads)?, args.games.folders());
+    let (decoder, games) = (decoder(args, threads)?, args.games.folders());
     Ok(Means { devices, threads, decoder, games, stop: stop_on_signals()? })
 }
 
 #[cfg(feature = "video")]
-fn decoder(args: &Computing, storage: &Storage, threads: usize) -> Result<Option<Launch>, Error> {
-    super::decoder::launch(args, storage, threads).map(Some)
+fn decoder(args: &Computing, threads: usize) -> Result<Option<Launch>, Error> {
+    super::decoder::launch(args, threads).map(Some)
 }
 
 #[cfg(not(feature = "video"))]
-fn decoder(_: &Computing, _: &Storage, _: usize) -> Result<Option<Launch>, Error> {
+fn decoder(_: &Computing, _: usize) -> Result<Option<Launch>, Error> {
     Ok(None)
 }
 
@@ -137,8 +137,8 @@ pub fn plan(args: &Plan, access: &Access) -> Result<()> {
 }
 
 /// `lapo worker`: partitions of a plan, those that are done left out.
-pub fn worker(args: &Worker, access: &Access, storage: &Storage) -> Result<()> {
-    let means = means(&args.computing, storage)?;
+pub fn worker(args: &Worker, access: &Access) -> Result<()> {
+    let means = means(&args.computing)?;
     let (plan, handout, store) = planned(&args.plan, args.workspace.as_deref(), access)?;
     // Relative paths of videos start where the plan was made.
     let failed = |source| Error::Input { from: format!("the folder {} in which the plan was made", handout.base), source };

@@ -7,8 +7,10 @@
 //! |---|---|
 //! | `work` | the task: video after video into one shard |
 //! | `copy` | frames of a video that has been decoded before, under another name |
+//! | `opener` | how a video is opened, wherever it lies |
 //! | `frames` | one video's frames, decoded in this process |
 //! | [`child`], [`wire`], `serve` | the same in a process that a file may take down: who asks, what is said, who answers |
+//! | `borrowed` | there, the video: its bytes are asked for, so that such a process opens no file |
 //! | `episodes` | where an episode ends, and which frames are left out |
 //! | `quality` | what is measured of every frame |
 
@@ -20,6 +22,8 @@ use super::{Done, Error, Workplace};
 use crate::dataset::{About, Compression, FileInfo, Reject, VideoRecord};
 use crate::video::{Fit, Limits};
 
+#[cfg(feature = "video")]
+pub mod borrowed;
 pub mod child;
 #[cfg(feature = "video")]
 mod copy;
@@ -27,6 +31,7 @@ mod copy;
 mod episodes;
 #[cfg(feature = "video")]
 mod frames;
+mod opener;
 #[cfg(feature = "video")]
 mod quality;
 #[cfg(feature = "video")]

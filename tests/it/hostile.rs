@@ -1,5 +1,6 @@
 //! Videos that take their decoder down: another outcome, and the run goes on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -34,34 +35,34 @@ pub fn add_long_video(project: &Project) -> bool {
 
 /// Frames of the long video that a process has sent, in bytes, when it is struck.
 const SENT: u64 = 40_000;
+/// Bytes of it that it has read by then: the other videos together have fewer.
+const READ: u64 = 1 << 20;
 
-/// Waits until a process of the run has sent some frames of the video, and sends it a signal; the process.
+/// Waits until a process of the run has sent some frames of the video, and sends it a signal; the process. It opens no file itself: the
+/// run reads the video for it, and it is the one that is given so much.
 pub fn strike(run: &Child, video: &str, signal: &str) -> String {
-    let (deadline, mut before) = (Instant::now() + Duration::from_secs(60), None);
+    let (deadline, mut before) = (Instant::now() + Duration::from_secs(60), BTreeMap::new());
     loop {
         assert!(Instant::now() < deadline, "no process decodes {video}");
         let threads = fs::read_dir(format!("/proc/{}/task", run.id())).unwrap();
         let children = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
         let children: Vec<String> = children.flat_map(|c| c.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
-        let reads = |child: &&String| {
-            let files = fs::read_dir(format!("/proc/{child}/fd")).into_iter().flatten();
-            files.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|file| file.ends_with(video))
-        };
-        if let Some(child) = children.iter().find(reads) {
-            let before = *before.get_or_insert_with(|| written(child));
-            if written(child) >= before + SENT {
-                kill(child, signal);
-                return child.clone();
+        for child in children {
+            let (read, written) = (passed(&child, "rchar: "), passed(&child, "wchar: "));
+            let (read_before, written_before) = *before.entry(child.clone()).or_insert((read, written));
+            if read >= read_before + READ && written >= written_before + SENT {
+                kill(&child, signal);
+                return child;
             }
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Bytes that a process has written.
-fn written(process: &str) -> u64 {
+/// Bytes that a process has read or written.
+fn passed(process: &str, way: &str) -> u64 {
     let counts = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
-    counts.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0)
+    counts.lines().find_map(|line| line.strip_prefix(way)?.parse().ok()).unwrap_or(0)
 }
 
 /// Sends a process a signal.

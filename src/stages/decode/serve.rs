@@ -1,33 +1,33 @@
 //! What a process does that decodes for another. In: requests, a line each; out: frames and endings. Start at [`serve`].
 
-use std::io::{BufRead, Result as IoResult, Write};
+use std::io::{BufRead, Result as IoResult};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::borrowed::{Line, SharedLine};
 use super::frames::decode;
 use super::wire::{self, Ending, Request};
-use crate::dataset::Access;
 use crate::stages::Error;
 use crate::video::Guard;
 
 /// How long after its deadline a file may keep libav.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Decodes what is asked for until there are no more requests; calls `stuck`, which must end the process, where libav does not come back.
+/// Decodes what is asked for until there are no more requests, and asks for the videos' bytes where it is asked; calls `stuck`, which must end the process, where libav does not come back.
 ///
 /// # Errors
 /// Where nobody asks or listens any more.
-pub fn serve(mut requests: impl BufRead, mut replies: impl Write, access: &Access, stuck: fn()) -> IoResult<()> {
+pub fn serve(line: Line, stuck: fn()) -> IoResult<()> {
     let current = watched(stuck)?;
-    let mut line = String::new();
-    while requests.read_line(&mut line)? > 0 {
-        let request: Request = serde_json::from_str(&line)?;
-        line.clear();
+    let (line, mut text) = (SharedLine::new(line), String::new());
+    while line.lock().requests.read_line(&mut text)? > 0 {
+        let request: Request = serde_json::from_str(&text)?;
+        text.clear();
         let guard = Guard::new(&request.options.limits);
         *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard.clone());
         let mut unheard = None;
-        let result = decode(&request, access, guard, &mut |frame, pixels| {
-            wire::write_frame(&mut replies, frame, pixels).map_err(|cause| {
+        let result = decode(&request, line.opener(), guard, &mut |frame, pixels| {
+            wire::write_frame(&mut line.lock().replies, frame, pixels).map_err(|cause| {
                 unheard = Some(cause);
                 Error::Invariant { what: "nobody listens".into() }
             })
@@ -35,7 +35,7 @@ pub fn serve(mut requests: impl BufRead, mut replies: impl Write, access: &Acces
         if let Some(cause) = unheard {
             return Err(cause);
         }
-        wire::write_end(&mut replies, &Ending::of(result))?;
+        wire::write_end(&mut line.lock().replies, &Ending::of(result))?;
     }
     Ok(())
 }

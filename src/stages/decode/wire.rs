@@ -1,5 +1,6 @@
 //! What goes between a run and the processes that decode for it. A request is a line of JSON; a reply is frames, each a tag, its time,
-//! its position, whether there is a gap before it, and its pixels, and then how it ended. Start at [`Request`].
+//! its position, whether there is a gap before it, and its pixels, and then how it ended. In between the process asks for the video's
+//! bytes, since it opens no file itself; each question is answered at once. Start at [`Request`].
 
 use std::io::{Error as IoError, ErrorKind, Read, Result as IoResult, Write};
 use std::path::PathBuf;
@@ -27,6 +28,15 @@ pub type Take<'a> = dyn FnMut(Frame, &[u8]) -> Result<(), Error> + 'a;
 pub enum Reply {
     /// A frame; its pixels are in the reader's buffer.
     Frame(Frame),
+    /// A question: the video's size, which opens it from its beginning.
+    Open,
+    /// A question: some of the video's bytes.
+    Read {
+        /// Where they begin.
+        at: u64,
+        /// How many, at most.
+        most: u32,
+    },
     /// There are no more.
     End(Ending),
 }
@@ -54,6 +64,94 @@ pub enum Ending {
 
 const FRAME: u8 = b'F';
 const END: u8 = b'E';
+const OPEN: u8 = b'O';
+const READ: u8 = b'R';
+/// An answer to a question: it worked, or what the system said.
+const GOOD: u8 = 0;
+const BAD: u8 = 1;
+/// Most bytes of one answer.
+const MOST_BYTES: u64 = 1 << 24;
+
+/// Why a video could not be read, in a form that can be sent.
+#[derive(Debug, Serialize, Deserialize)]
+struct Trouble {
+    code: Option<i32>,
+    absent: bool,
+    said: String,
+}
+
+impl Trouble {
+    fn of(error: &IoError) -> Self {
+        let absent = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+        Self { code: error.raw_os_error(), absent, said: error.to_string() }
+    }
+
+    fn error(self) -> IoError {
+        match self {
+            Self { code: Some(code), .. } => IoError::from_raw_os_error(code),
+            Self { absent, said, .. } => IoError::new(if absent { ErrorKind::NotFound } else { ErrorKind::Other }, said),
+        }
+    }
+}
+
+/// Asks for the video's size.
+pub fn ask_to_open(to: &mut impl Write) -> IoResult<()> {
+    to.write_all(&[OPEN])?;
+    to.flush()
+}
+
+/// Asks for some of the video's bytes.
+pub fn ask_to_read(to: &mut impl Write, at: u64, most: u32) -> IoResult<()> {
+    to.write_all(&[READ])?;
+    to.write_all(&at.to_le_bytes())?;
+    to.write_all(&most.to_le_bytes())?;
+    to.flush()
+}
+
+/// Answers with the video's size.
+pub fn write_size(to: &mut impl Write, size: &IoResult<u64>) -> IoResult<()> {
+    match size {
+        Ok(size) => write_bytes(to, &Ok(size.to_le_bytes().to_vec())),
+        Err(error) => write_trouble(to, error),
+    }
+}
+
+/// Answers with some of its bytes.
+pub fn write_bytes(to: &mut impl Write, bytes: &IoResult<Vec<u8>>) -> IoResult<()> {
+    match bytes {
+        Ok(bytes) => write_answer(to, GOOD, bytes),
+        Err(error) => write_trouble(to, error),
+    }
+}
+
+fn write_trouble(to: &mut impl Write, error: &IoError) -> IoResult<()> {
+    write_answer(to, BAD, &serde_json::to_vec(&Trouble::of(error))?)
+}
+
+fn write_answer(to: &mut impl Write, tag: u8, bytes: &[u8]) -> IoResult<()> {
+    to.write_all(&[tag])?;
+    to.write_all(&(bytes.len() as u64).to_le_bytes())?;
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// The video's size, as answered.
+pub fn read_size(from: &mut impl Read) -> IoResult<u64> {
+    let bytes = read_bytes(from)?;
+    let bytes = bytes.try_into().map_err(|_| IoError::new(ErrorKind::InvalidData, "a size has 8 bytes"))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Some of its bytes, as answered.
+pub fn read_bytes(from: &mut impl Read) -> IoResult<Vec<u8>> {
+    let ([tag], length) = (array(from)?, u64::from_le_bytes(array(from)?));
+    if length > MOST_BYTES {
+        return Err(IoError::new(ErrorKind::InvalidData, format!("an answer has {length} bytes")));
+    }
+    let mut bytes = vec![0; length as usize];
+    from.read_exact(&mut bytes)?;
+    if tag == GOOD { Ok(bytes) } else { Err(serde_json::from_slice::<Trouble>(&bytes)?.error()) }
+}
 
 /// Sends a frame.
 pub fn write_frame(to: &mut impl Write, frame: Frame, pixels: &[u8]) -> IoResult<()> {
@@ -85,6 +183,8 @@ pub fn read(from: &mut impl Read, pixels: &mut [u8]) -> IoResult<Reply> {
             from.read_exact(pixels)?;
             Ok(Reply::Frame(Frame { time_secs, gap_before: gap != 0, index }))
         }
+        OPEN => Ok(Reply::Open),
+        READ => Ok(Reply::Read { at: u64::from_le_bytes(array(from)?), most: u32::from_le_bytes(array(from)?) }),
         END => {
             let length = u32::from_le_bytes(array(from)?);
             let mut text = Vec::new();
@@ -164,6 +264,23 @@ mod tests {
             assert!(ended.is_some(), "{cut} bytes of an answer are not one");
         }
         assert!(read(&mut &b"X"[..], &mut seen).is_err());
+    }
+
+    #[test]
+    fn questions_and_their_answers_come_back_as_they_were_sent() {
+        let (mut asked, mut answered) = (Vec::new(), Vec::new());
+        ask_to_open(&mut asked).unwrap();
+        ask_to_read(&mut asked, 1 << 40, 7).unwrap();
+        let mut from = asked.as_slice();
+        assert_eq!(read(&mut from, &mut []).unwrap(), Reply::Open);
+        assert_eq!(read(&mut from, &mut []).unwrap(), Reply::Read { at: 1 << 40, most: 7 });
+        write_size(&mut answered, &Ok(1 << 33)).unwrap();
+        write_bytes(&mut answered, &Ok(b"bytes".to_vec())).unwrap();
+        write_bytes(&mut answered, &Err(IoError::from_raw_os_error(5))).unwrap();
+        let mut from = answered.as_slice();
+        assert_eq!(read_size(&mut from).unwrap(), 1 << 33);
+        assert_eq!(read_bytes(&mut from).unwrap(), b"bytes");
+        assert_eq!(read_bytes(&mut from).unwrap_err().raw_os_error(), Some(5));
     }
 
     #[test]

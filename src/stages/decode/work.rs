@@ -3,6 +3,7 @@
 use super::copy::Copied;
 use super::episodes::{Episodes, Judged, Timed};
 use super::frames::decode;
+use super::opener::opener;
 use super::quality::{LeftOut, Look, Quality};
 use super::wire::{Request, Take};
 use super::{DecodeTask, VideoSource};
@@ -155,8 +156,11 @@ fn bars_of(video: &VideoSource, options: &DecodeOptions, place: &Workplace) -> R
 fn decoded(request: &Request, place: &Workplace, take: &mut Take) -> Result<Option<Fault>, Error> {
     place.go_on()?;
     let result = match place.decoders {
-        Some(decoders) => decoders.decode(request, take),
-        None => decode(request, place.store.access(), Guard::new(&request.options.limits), take),
+        Some(decoders) => decoders.decode(request, place.store.access(), take),
+        None => {
+            let open = opener(&request.video, place.store.access());
+            decode(request, open, Guard::new(&request.options.limits), take)
+        }
     };
     // A signal to the whole group may have ended the process that decodes: that says nothing of the video.
     place.go_on()?;

@@ -1,0 +1,99 @@
+//! A video that is read by another process: a decoder opens no file, so that a hole in libav opens none.
+//!
+//! In: the two pipes to whoever asks. Out: an [`OpenVideo`] whose reads are requests. Start at [`Line::opener`].
+
+use std::io::{BufRead, Error as IoError, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::wire;
+use crate::video::{OpenVideo, VideoFile};
+
+/// Bytes asked for at once.
+const CHUNK: u32 = 1 << 18;
+
+/// The pipes to the process that asks for frames and reads the videos.
+pub struct Line {
+    /// What it says.
+    pub requests: Box<dyn BufRead + Send>,
+    /// What it is told.
+    pub replies: Box<dyn Write + Send>,
+}
+
+/// The pipes, which decoding and reading share.
+#[derive(Clone)]
+pub struct SharedLine(Arc<Mutex<Line>>);
+
+impl SharedLine {
+    /// Shares the pipes.
+    pub fn new(line: Line) -> Self {
+        Self(Arc::new(Mutex::new(line)))
+    }
+
+    /// The pipes, for one exchange.
+    pub fn lock(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the video of the request at hand.
+    pub fn opener(&self) -> OpenVideo {
+        let line = self.clone();
+        Arc::new(move || Ok(Box::new(BorrowedFile::open(line.clone())?) as Box<dyn VideoFile>))
+    }
+}
+
+/// The video, read in chunks.
+struct BorrowedFile {
+    line: SharedLine,
+    bytes: u64,
+    at: u64,
+    chunk: Vec<u8>,
+    chunk_at: u64,
+}
+
+impl BorrowedFile {
+    fn open(line: SharedLine) -> IoResult<Self> {
+        let bytes = {
+            let mut line = line.lock();
+            wire::ask_to_open(&mut line.replies)?;
+            wire::read_size(&mut line.requests)?
+        };
+        Ok(Self { line, bytes, at: 0, chunk: Vec::new(), chunk_at: 0 })
+    }
+
+    fn fetch(&mut self) -> IoResult<()> {
+        let mut line = self.line.lock();
+        wire::ask_to_read(&mut line.replies, self.at, CHUNK)?;
+        self.chunk = wire::read_bytes(&mut line.requests)?;
+        self.chunk_at = self.at;
+        Ok(())
+    }
+}
+
+impl Read for BorrowedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> IoResult<usize> {
+        if self.at >= self.bytes || buffer.is_empty() {
+            return Ok(0);
+        }
+        let is_there = self.at >= self.chunk_at && self.at - self.chunk_at < self.chunk.len() as u64;
+        if !is_there {
+            self.fetch()?;
+        }
+        let rest = &self.chunk[(self.at - self.chunk_at) as usize..];
+        let read = rest.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&rest[..read]);
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for BorrowedFile {
+    fn seek(&mut self, position: SeekFrom) -> IoResult<u64> {
+        let to = match position {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(offset) => self.bytes.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.at.checked_add_signed(offset),
+        };
+        self.at = to.ok_or_else(|| IoError::from(ErrorKind::InvalidInput))?;
+        Ok(self.at)
+    }
+}
