@@ -1,6 +1,6 @@
 //! A video that is read by another process: a decoder opens no file, so that a hole in libav opens none.
 //!
-//! In: the two pipes to whoever asks. Out: an [`OpenVideo`] whose reads are requests. Start at [`Line::opener`].
+//! In: the two pipes to whoever asks. Out: an [`OpenVideo`] whose reads are requests. Start at `Line::opener`.
 
 use std::io::{BufRead, Error as IoError, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
