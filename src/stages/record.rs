@@ -60,8 +60,8 @@ pub struct RecordConfig {
     /// How pixels are stored: `none` is read in place (fastest), `zstd` takes half the disk.
     #[serde(default)]
     pub compression: Compression,
-    /// Also write each episode as a video beside its shard, `000123.mp4`: H.264, 15 frames a second, every pixel a block of 4 x 4, so that
-    /// scaling back restores it up to the codec's noise. Default false.
+    /// Also write each episode as a video beside its shard, `maze/7/000123.mp4` (game, seed, number): H.264, 15 frames a second, every pixel
+    /// a block of 4 x 4, so that scaling back restores it up to the codec's noise. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub videos: bool,
     /// Episodes of one shard. Default 32.
@@ -184,7 +184,8 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
             shard.push(0, t as u32, t as f64 / f64::from(FPS), frame)?;
         }
         if config.videos {
-            done.files.push(film(&episode.frames, config.size, &format!("{}/{:06}.mp4", place.folder, task.first + i as u64), place)?);
+            // Called as the episode is, so that the actions of one find the other.
+            done.files.push(film(&episode.frames, config.size, &format!("{}/{}.mp4", place.folder, video.uri), place)?);
         }
         let frames = episode.actions.len() as u64;
         taken.video.extend(std::iter::repeat_n(video.uri.clone(), episode.actions.len()));
