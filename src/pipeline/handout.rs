@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::check::Checked;
 use super::key::{Fields, key, of_job};
-use super::limit::{Limit, check_dropped};
+use super::limit::{Limit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::Watch;
 use super::session::{PinsFor, Session, TaskFailure, Written, now};
@@ -140,6 +140,7 @@ fn write_plan(session: &Session, options: &PlanOptions, out: &Store) -> Result<H
     let (mut stages, mut jobs, mut changes) = (Vec::new(), Vec::new(), 0);
     for mut plan in plans {
         check_dropped(&plan, options.max_dropped.or(max_dropped(checked, &plan.stage)))?;
+        check_readable(&plan, &[])?;
         changes += usize::from(plan.changes());
         let new: Vec<String> = plan.tasks.jobs().map(|job| job.key.clone()).collect();
         let share = Share::of(&plan, checked, jobs.len(), new.len());

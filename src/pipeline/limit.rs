@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Error;
 use super::plan::StagePlan;
+use super::session::TaskFailure;
 use crate::dataset::{Receipt, is_uncounted};
+use crate::stages;
 use crate::stages::decode::DUPLICATE;
 
 /// The share of videos that may be rejected before the run stops.
@@ -45,6 +47,21 @@ impl Limit {
                 classes: classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", "),
             }),
         }
+    }
+}
+
+/// Refuses to commit a stage of nothing where there is something that cannot be read now: an empty version is never made for want of time.
+pub(super) fn check_readable(plan: &StagePlan, failed: &[TaskFailure]) -> Result<(), Error> {
+    let left = plan.left_out.iter().map(|left| (left.video.clone(), left.reason.clone()));
+    let unread: Vec<(String, String)> = left.chain(failed.iter().filter_map(TaskFailure::unavailable)).collect();
+    match unread.first().filter(|_| plan.new_tasks() == 0 && plan.tasks.keys().is_empty()) {
+        None => Ok(()),
+        Some((video, reason)) => Err(Error::Tasks {
+            stage: plan.stage.clone(),
+            failed: unread.len(),
+            total: unread.len(),
+            first: Box::new(stages::Error::Unavailable { video: video.clone(), reason: reason.clone() }),
+        }),
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::check::Checked;
-use super::limit::{Limit, check_dropped};
+use super::limit::{Limit, check_dropped, check_readable};
 use super::plan::{Ahead, PlanOptions, Planner, StagePlan, Unwaiting};
 use super::session::{PinsFor, Session, TaskFailure};
 use crate::dataset::{Committed, HashMap, HashSet, Receipt, Store, Totals, take_back};
@@ -245,6 +245,7 @@ impl Running<'_, '_, '_> {
         let name = &self.session.checked.spec.stages[self.at].0;
         let plan = self.planner.plans.get_mut(name).expect("planned by `work`");
         let undone = settle(plan, &self.made);
+        check_readable(plan, &failed)?;
         let committed = self.session.commit(plan)?;
         let mut stage = StageSummary::of(plan, &self.made).with(&committed, plan);
         // A video that is left out is a failure of its own, however many tasks it was tried in.

@@ -89,3 +89,25 @@ fn a_young_file_is_left_for_the_next_run_and_an_interval_must_make_sense() {
     fs::write(&broken, PIPELINE.replace("size: 16", "size: 1")).unwrap();
     assert_eq!(project.run(&["--watch", "1s"]).code, 1, "a pipeline that makes no sense is not watched");
 }
+
+/// The headline of all faults: a dataset that becomes empty because of what is only for a moment.
+#[test]
+fn a_folder_of_which_nothing_can_be_read_yet_makes_no_empty_version() {
+    let project = Project::new(0);
+    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("cut: null", "cut: null, min_age: 3600")).unwrap();
+    for name in ["a", "b"] {
+        clip(&project.path(&format!("videos/{name}.y4m")), 9);
+    }
+    let refused = project.run(&[]);
+    let why = "stage frames: 2 of 2 tasks failed; the first: videos/a.y4m: it was changed";
+    assert!(refused.code != 0 && refused.stderr.contains(why), "{refused:#?}");
+    let refused = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]);
+    assert!(refused.code != 0 && refused.stderr.contains(why), "{refused:#?}");
+    assert!(!project.path("ws/frames/manifests").exists());
+    fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
+    project.lapo(&["plan", "pipeline.yaml", "--out", "plans/b"]).good();
+    let partial = project.lapo(&["commit", "--plan", "plans/b", "--partial"]);
+    assert!(partial.code == 1 && partial.stderr.contains("none of its 1 partitions is done"), "{partial:#?}");
+    assert!(!project.path("ws/frames/manifests").exists());
+    project.run(&[]).good();
+}

@@ -86,6 +86,10 @@ fn commit_share(stage: &Planning, lacks: &[usize]) -> Result<(StageSummary, Vec<
     if !lacks.is_empty() && share.kind == "decode" {
         (order, fresh) = restored(stage, lacks, &order, made.clone(), newest.as_ref())?;
     }
+    if order.is_empty() && !lacks.is_empty() {
+        let what = format!("stage {}: none of its {} partitions is done, and nothing is there from before", share.stage, share.count);
+        return Err(Error::Request { what, hint: "work on the plan first: `lapo worker --plan ...`".into() });
+    }
     if share.most_rejected.is_some() {
         let all = newest.as_ref().map_or(Ok(vec![]), |newest| newest.receipts(store))?;
         let planned: HashSet<&String> = order.iter().collect();
