@@ -14,8 +14,8 @@ fn decoding(project: &Project, settings: &str) {
 #[test]
 fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
     let project = Project::new(0);
-    let part = |source: &str, seconds: u32| format!("-f lavfi -i {source}=s=96x96:r=10:d={seconds}");
-    let parts = [part("color=black", 2), part("testsrc2", 3), part("smptebars", 4), part("testsrc2", 3)].join(" ");
+    let part = |source: &str, seconds: u32| format!("-f lavfi -i {source}s=96x96:r=10:d={seconds}");
+    let parts = [part("color=c=black:", 2), part("testsrc2=", 3), part("smptebars=", 4), part("testsrc2=", 3)].join(" ");
     let film = format!("{parts} -filter_complex concat=n=4:v=1,format=yuv420p -c:v libx264");
     if !ffmpeg(&film, &project.path("videos/film.mp4")) {
         println!("skipped: no ffmpeg command line");
