@@ -1,10 +1,10 @@
-//! What a decoder may do: compute. It opens no file, reaches no network and starts no program, so that a hole in libav is
-//! no hole in the workspace. In: nothing. Out: what the kernel holds it to, a [`Sandbox`]. Start at [`enter`].
+//! The sandbox of a decoder process, so that a security hole in libav is not one in the workspace. A sandboxed process cannot open files,
+//! use the network or start programs. Start at [`enter`], which returns what the kernel enforces.
 //!
-//! Files and TCP are closed by Landlock, where the kernel has it; sockets of all kinds, programs and other processes by a
-//! seccomp filter. Whatever a decoder reads and writes comes and goes through the pipes that it was started with.
+//! Landlock denies files and TCP, on kernels that have it. A seccomp filter denies sockets, new programs and access to other processes. A
+//! decoder reads and writes only the pipes that it was started with.
 
-/// What this thread, and those it starts, are held to.
+/// What the kernel denies to this thread and the threads that it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sandbox {
     /// Whether no file can be opened, created or deleted.
@@ -13,19 +13,19 @@ pub struct Sandbox {
     pub network: bool,
 }
 
-/// Closes all there is to close, for good.
+/// Enters the sandbox; a thread cannot leave it again.
 #[cfg(target_os = "linux")]
 pub fn enter() -> Sandbox {
     Sandbox { files: close_files().unwrap_or(false), network: close_network().is_ok() }
 }
 
-/// Here nothing can be closed.
+/// Does nothing: only Linux has these mechanisms.
 #[cfg(not(target_os = "linux"))]
 pub fn enter() -> Sandbox {
     Sandbox { files: false, network: false }
 }
 
-/// Handles every right on files, and grants none.
+/// Denies every access to files and TCP that Landlock knows; returns whether the kernel enforces it.
 #[cfg(target_os = "linux")]
 fn close_files() -> Result<bool, landlock::RulesetError> {
     use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
@@ -35,7 +35,7 @@ fn close_files() -> Result<bool, landlock::RulesetError> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Refuses the calls by which a process gets out.
+/// Denies the system calls that reach the network, other processes or other programs.
 #[cfg(target_os = "linux")]
 fn close_network() -> Result<(), Box<dyn std::error::Error>> {
     use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ fn close_network() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What a decoder is held to on this machine, tried on a thread of its own.
+/// Returns what this machine's kernel denies to a decoder, tried out on a new thread.
 pub fn tried() -> Sandbox {
     std::thread::spawn(|| {
         let entered = enter();

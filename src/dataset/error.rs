@@ -182,8 +182,8 @@ pub enum Error {
         /// The task's key.
         key: String,
     },
-    /// A commit holds two videos of one name.
-    #[error("stage `{stage}` cannot be committed: two of its videos are called `{video}`")]
+    /// Two videos of a commit have the same name.
+    #[error("stage `{stage}` cannot be committed: two of its videos have the name `{video}`")]
     NameTwice {
         /// The stage's name.
         stage: String,

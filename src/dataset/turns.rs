@@ -1,4 +1,4 @@
-//! Several users of one store take turns, step by step, as a test's schedule says; some are killed between two steps.
+//! A scheduler for tests: several users of one store take turns at every call, in a random but seeded order, and some are killed.
 //!
 //! In: a store and a seed. Out: for each user the same store, in which every call waits for the user's turn. Start at [`Turns::store`].
 //! Between its turns a user stands still while the others go on, so that every order of the users' calls can happen.

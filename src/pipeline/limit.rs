@@ -50,7 +50,7 @@ impl Limit {
     }
 }
 
-/// Refuses to commit a stage of nothing where there is something that cannot be read now: an empty version is never made for want of time.
+/// Refuses an empty version while the stage has videos that cannot be read yet, such as files that are still being written.
 pub(super) fn check_readable(plan: &StagePlan, failed: &[TaskFailure]) -> Result<(), Error> {
     let left = plan.left_out.iter().map(|left| (left.video.clone(), left.reason.clone()));
     let unread: Vec<(String, String)> = left.chain(failed.iter().filter_map(TaskFailure::unavailable)).collect();
