@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::dataset::gc::{Keep, delete, survey};
-use crate::dataset::{Access, Shards, Store, Turns, at, faulty_store, head, rolled_back, runs, versions};
+use crate::dataset::{Access, FileInfo, Shards, Store, Turns, at, faulty_store, head, rolled_back, runs, versions};
 use crate::executor::Means;
 use crate::models::Device;
 use crate::pipeline::check::{Checked, check};
@@ -278,7 +278,13 @@ fn expect_whole(store: &Store) {
             let manifest = at(store, stage, version).unwrap().unwrap();
             assert_eq!(manifest.receipts(store).unwrap().len() as u64, manifest.totals.tasks);
             let files = manifest.files(store).unwrap();
-            files.iter().for_each(|file| store.verify(file).unwrap_or_else(|error| panic!("{stage}@{version}: {error}")));
+            let joined = manifest.joined.iter().map(|joined| &joined.file);
+            let verify = |file| store.verify(file).unwrap_or_else(|error| panic!("{stage}@{version}: {error}"));
+            files.iter().chain(joined).for_each(verify);
+            let rows = |files: &[FileInfo]| files.iter().map(|file| file.rows).sum::<u64>();
+            if stage == "labels" {
+                assert_eq!(rows(&manifest.tables(store, "labels.parquet").unwrap()), rows(&files), "labels@{version}");
+            }
         }
     }
 }

@@ -25,6 +25,7 @@
 //! <workspace>/<stage>/receipts/<key>.json          which attempt counts, and its files
 //! <workspace>/<stage>/manifests/<version>.json     a version, and its packs
 //! <workspace>/<stage>/packs/...parquet             receipts of versions, many to a file
+//! <workspace>/<stage>/tables/...parquet            small tables of many tasks, joined
 //! <workspace>/<stage>/_delta_log/...               the same versions for polars, Spark and others
 //! <workspace>/runs/, <workspace>/pins/             what each run did, and what is still needed
 //! ```

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::look::workspace;
 use super::{Error, print};
-use crate::dataset::{self, Access, FileInfo, Store, sort_of};
+use crate::dataset::{self, Access, FileInfo, Store};
 use crate::error::Result;
 use crate::query;
 
@@ -20,7 +20,7 @@ pub struct Files {
     /// Only files of this sort, such as labels.parquet or shard.arrow [default: the stage's own table, or every file where it has none]
     #[arg(long, value_name = "NAME", conflicts_with = "all")]
     pub sort: Option<String>,
-    /// Every file, whatever it is
+    /// Every file of every task, whatever it is; small tables are not joined
     #[arg(long)]
     pub all: bool,
     /// The workspace [default: the only one under runs/]
@@ -57,8 +57,7 @@ pub fn run(args: &Files, access: &Access) -> Result<()> {
         let what = format!("--sort {sort}: version {} of `{}` has no such files", manifest.version, args.stage);
         return Err(Error::Usage { what, hint: format!("it has {there}; --all prints every file") }.into());
     }
-    let mut files = manifest.files(&store)?;
-    files.retain(|file| sort.is_none_or(|sort| sort_of(&file.path).as_deref() == Some(sort)));
+    let files = sort.map_or_else(|| manifest.files(&store), |sort| manifest.tables(&store, sort))?;
     let place = |file: &FileInfo| format!("{}/{}", store.name().trim_end_matches('/'), file.path);
     print(&match args.format {
         PathFormat::Lines => files.iter().map(|file| place(file) + "\n").collect(),

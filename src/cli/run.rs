@@ -254,6 +254,7 @@ fn described(plan: &StagePlan) -> String {
     text.extend(plan.why.iter().map(|(reason, count)| format!("  new because of {reason}: {count}\n")));
     text.extend(gone(plan.videos_gone, plan.rows_fewer(), &plan.kind).map(|gone| format!("  {gone}\n")));
     text.extend(plan.damaged.iter().map(|damaged| format!("  damaged, made again: {}\n", damaged.path)));
+    text.extend(plan.damaged_tables.iter().map(|path| format!("  damaged, joined again: {path}\n")));
     text.extend(plan.left_out.iter().map(|left| format!("  left for the next run: {}: {}\n", left.video, left.reason)));
     text.extend(plan.note.iter().map(|note| format!("  {note}\n")));
     let shown = plan.settings.iter().filter(|(name, _)| !["stage", "version"].contains(&name.as_str()));

@@ -2,6 +2,7 @@
 //!
 //! Versions share packs. A pack stays if most of its rows are still used in their order; the manifest lists its dropped rows. New rows and
 //! scattered rows are written to a new pack, together with small packs before them, so that a dataset of n tasks has O(log n) small packs.
+//! Small tables of tasks are joined the same way (`join`).
 
 use std::sync::Arc;
 
@@ -16,7 +17,10 @@ use super::place::{Created, location};
 use super::receipt::{Receipt, file_again, read_receipts, receipt_path, to_json};
 use super::store::Store;
 
+mod join;
 mod names;
+
+use join::Joining;
 
 /// Who commits what, and why.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +43,8 @@ pub struct Commit<'a> {
     pub since: u64,
     /// Now, in milliseconds since 1970.
     pub now_unix_ms: u64,
+    /// The size at which joined tables are full.
+    pub file_bytes: u64,
 }
 
 /// What became of a commit.
@@ -91,7 +97,8 @@ pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<Stri
         let before = Before::read(store, newest.as_ref())?;
         let slots = before.slots(order, fresh);
         let taken_over = newest.as_ref().is_some_and(|head| by.take_over && head.pipeline != by.pipeline);
-        if let Some(head) = newest.as_ref().filter(|_| before.is_same(&slots) && !taken_over) {
+        let damaged = newest.as_ref().map_or(Ok(vec![]), |head| head.damaged_tables(store, by.stage))?;
+        if let Some(head) = newest.as_ref().filter(|_| before.is_same(&slots) && damaged.is_empty() && !taken_over) {
             return Ok(Committed::Unchanged(head.clone()));
         }
         if let Some(head) = newest.as_ref().filter(|head| head.version > by.since && *head.run > *by.run) {
@@ -178,6 +185,7 @@ impl<'a> Before<'a> {
         dropped.iter().for_each(|receipt| totals.remove(receipt));
         added.values().for_each(|receipt| totals.add(receipt));
         let parent = self.manifest.map(|manifest| manifest.version);
+        let joined = Joining { store, by, before: self, order, slots: &slots, added: &added }.next()?;
         Ok(Manifest {
             format: super::FORMAT,
             version: parent.unwrap_or(0) + 1,
@@ -191,6 +199,7 @@ impl<'a> Before<'a> {
             totals,
             changes: Changes { tasks_added: added.len() as u64, tasks_dropped: dropped.len() as u64 },
             packs: self.write(store, by, order, &slots, &added)?,
+            joined,
         })
     }
 
@@ -396,7 +405,7 @@ pub(super) mod tests {
     pub fn by<'a>(stage: &'a str, run: &'a str, since: u64) -> Commit<'a> {
         static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
         let (kind, pipeline, why) = ("decode", "p", "a test");
-        Commit { stage, kind, run, pipeline, take_over: false, why, settings: &NONE, since, now_unix_ms: 0 }
+        Commit { stage, kind, run, pipeline, take_over: false, why, settings: &NONE, since, now_unix_ms: 0, file_bytes: 1 << 20 }
     }
 
     pub fn by_key(receipts: &[Arc<Receipt>]) -> (Vec<String>, HashMap<String, Arc<Receipt>>) {

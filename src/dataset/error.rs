@@ -332,13 +332,17 @@ impl From<Error> for std::io::Error {
 fn repair(path: &str) -> Option<String> {
     let mut parts = path.split('/');
     let (stage, folder, name) = (parts.next()?, parts.next()?, parts.next()?);
+    // Nothing that a shell or a path takes for more than a name.
+    let is_plain = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     let key = match folder {
+        "tables" if [stage, name].into_iter().all(is_plain) => {
+            let file = "no task is done anew, since the tasks' own files hold the same rows";
+            return Some(format!("run `lapo verify --delete`, and run again: small tables are joined again; {file}"));
+        }
         "data" => name,
         "receipts" => name.strip_suffix(".json")?,
         _ => return None,
     };
-    // Nothing that a shell or a path takes for more than a name.
-    let is_plain = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     (is_plain(stage) && is_plain(key))
         .then(|| format!("run `lapo verify --delete`, or delete `{stage}/receipts/{key}.json`, and run again: only this task is done anew"))
 }
@@ -388,6 +392,10 @@ mod tests {
                 assert!(hint.contains("`lapo verify --delete`") && hint.contains("delete `frames/receipts/0a1b.json`"), "{hint}");
                 assert_eq!(hint.matches('`').count(), 4, "{hint}");
             }
+        }
+        for error in errors("labels/tables/00000001-0a1b/labels.parquet") {
+            let hint = error.hint().unwrap_or_default();
+            assert!(hint.contains("`lapo verify --delete`") && hint.contains("joined again"), "{hint}");
         }
         let others = [
             "plan.json",

@@ -71,6 +71,8 @@ pub enum Waste {
     Checkpoint,
     /// Receipts of versions that are gone, or of a commit that died.
     Pack,
+    /// Joined tables of such versions.
+    Joined,
     /// A file that was never whole.
     Staged,
     /// A pin that has expired.
@@ -90,6 +92,7 @@ impl Waste {
             Waste::Attempt => "attempt that died or was slower",
             Waste::Checkpoint => "checkpoints of a training that ended",
             Waste::Pack => "packed receipts of no version kept",
+            Waste::Joined => "joined tables of no version kept",
             Waste::Staged => "file that was never whole",
             Waste::Pin => "expired pin",
             Waste::Record => "record of an old run",
@@ -209,10 +212,15 @@ impl<'a> Live<'a> {
         [version, version.saturating_sub(1)].iter().any(|version| self.versions.contains(&(stage, *version)))
     }
 
-    /// Whether a pack was written by a run that may be about to commit it.
-    fn is_of_live_run(&self, pack: &str) -> bool {
-        pack.rsplit('/').next().and_then(|name| name.split_once('-')).is_some_and(|(run, _)| self.runs.contains(run))
+    /// Whether a pack or a joined table was written by a run that may be about to commit it.
+    fn is_of_live_run(&self, path: &str) -> bool {
+        run_of(path).is_some_and(|run| self.runs.contains(run))
     }
+}
+
+/// The run in the path of a pack or of joined tables: `<stage>/packs/<run>-...`.
+fn run_of(path: &str) -> Option<&str> {
+    path.split('/').nth(2)?.split_once('-').map(|(run, _)| run)
 }
 
 /// What a path within a stage is, by its form.
@@ -221,6 +229,7 @@ enum Is<'a> {
     Manifest(u64),
     Receipt(&'a str),
     Pack,
+    Joined(&'a str),
     Data { key: &'a str, attempt: &'a str },
     Checkpoint(&'a str),
     Staged,
@@ -239,6 +248,7 @@ fn sort_of(path: &str) -> Option<Is<'_>> {
         }
         ("receipts", None, None) => first.strip_suffix(".json").filter(|key| is_key(key)).map(Is::Receipt),
         ("packs", None, None) => first.ends_with(".parquet").then_some(Is::Pack),
+        ("tables", Some(file), None) if first.contains('-') && file.ends_with(".parquet") => Some(Is::Joined(first)),
         ("data", Some(attempt), Some(_)) if is_key(first) && is_attempt(attempt) => Some(Is::Data { key: first, attempt }),
         ("checkpoints", Some(_), _) if is_key(first) => Some(Is::Checkpoint(first)),
         _ => None,
@@ -285,6 +295,11 @@ impl<'a> Stage<'a> {
                 Is::Receipt(key) if self.is_waste(key, file, &needed) => receipts.push((key, file)),
                 Is::Pack if self.is_old_pack(file, &needed) => garbage.push(self.one(Waste::Pack, file)),
                 Is::Staged if self.keep.is_staged(file) => garbage.push(self.one(Waste::Staged, file)),
+                Is::Joined(name) => {
+                    let folder = format!("{}/tables/{name}", self.name);
+                    let is_needed = needed.joined.contains(&file.path) || self.live.is_of_live_run(&file.path);
+                    self.gather(&mut folders, Waste::Joined, folder, file, is_needed);
+                }
                 Is::Checkpoint(key) => {
                     let folder = format!("{}/checkpoints/{key}", self.name);
                     self.gather(&mut folders, Waste::Checkpoint, folder, file, self.is_pinned(key));
@@ -376,6 +391,7 @@ struct Needed {
     /// Key and attempt.
     tasks: HashSet<(String, String)>,
     packs: HashSet<String>,
+    joined: HashSet<String>,
 }
 
 impl Needed {
@@ -393,6 +409,7 @@ impl Needed {
     }
 
     fn add(&mut self, store: &Store, manifest: &Manifest, read: &mut HashMap<String, Vec<(String, String)>>) -> Result<()> {
+        self.joined.extend(manifest.joined.iter().map(|joined| joined.file.path.clone()));
         for pack in &manifest.packs {
             self.packs.insert(pack.file.path.clone());
             if !read.contains_key(&pack.file.path) {

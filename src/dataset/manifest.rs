@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
+use super::joined::Joined;
 use super::pack::Pack;
 use super::pins;
 use super::place::Created;
@@ -47,6 +48,9 @@ pub struct Manifest {
     pub changes: Changes,
     /// The receipts, in the dataset's order.
     pub packs: Vec<Pack>,
+    /// Tables of many tasks in one file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<Joined>,
 }
 
 /// How much a version is.
@@ -161,7 +165,45 @@ impl Manifest {
         Ok(packs.into_iter().flatten().collect())
     }
 
-    /// Returns the files, in the dataset's order.
+    /// Returns the sort of the stage's own table, if that is Parquet: the first by name. A stage that makes shards has none.
+    #[must_use]
+    pub fn own_table(&self) -> Option<&str> {
+        let sorts = &self.totals.tables;
+        sorts.keys().next().map(String::as_str).filter(|_| !sorts.contains_key("shard.arrow"))
+    }
+
+    /// Returns the files that hold all rows of one sort of table, such as `labels.parquet`, each row once: joined tables, and the files of
+    /// tasks that are in none.
+    ///
+    /// # Errors
+    /// Also where the manifest speaks of tasks that it does not have.
+    pub fn tables(&self, store: &Store, sort: &str) -> Result<Vec<FileInfo>> {
+        let mut is_joined = vec![false; self.packs.iter().map(Pack::tasks).sum()];
+        let mut placed = Vec::new();
+        for joined in self.joined.iter().filter(|joined| joined.sort().as_deref() == Some(sort)) {
+            for place in joined.places() {
+                let of_task = is_joined.get_mut(place).filter(|is_joined| !**is_joined);
+                *of_task.ok_or_else(|| self.misplaced(joined, place))? = true;
+            }
+            placed.push((joined.places().next(), joined.file.clone()));
+        }
+        if is_joined.iter().any(|is_joined| !is_joined) {
+            let packs = self.packs.iter().map(|pack| pack.files(store)).collect::<Result<Vec<_>>>()?;
+            for (place, files) in packs.into_iter().flatten().enumerate().filter(|(place, _)| !is_joined[*place]) {
+                let files = files.into_iter().filter(|file| sort_of(&file.path).as_deref() == Some(sort));
+                placed.extend(files.map(|file| (Some(place), file)));
+            }
+        }
+        placed.sort_by_key(|(place, _)| *place);
+        Ok(placed.into_iter().map(|(_, file)| file).collect())
+    }
+
+    fn misplaced(&self, joined: &Joined, place: usize) -> Error {
+        let reason = format!("version {} lists it for task {place}, which it does not have or which another file holds", self.version);
+        Error::Corrupt { path: joined.file.path.clone(), reason }
+    }
+
+    /// Returns the tasks' own files, in the dataset's order.
     pub fn files(&self, store: &Store) -> Result<Vec<FileInfo>> {
         let packs = self.packs.iter().map(|pack| pack.files(store)).collect::<Result<Vec<_>>>()?;
         Ok(packs.into_iter().flatten().flatten().collect())

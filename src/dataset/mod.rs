@@ -20,7 +20,7 @@
 //! | A version's age counts from the commit that superseded it ([`gc`]) | data that are newest until a minute ago are read by somebody | old data stay a week longer |
 //! | Runs are numbered by creating the next free name ([`runs`]) | of two runs the later one wins whatever the clocks say | one listing a run; a run that did nothing frees its number |
 //! | Delta Lake logs repeat the manifests ([`delta`]) | Python and Spark read every version by the folder's name | one file more a commit; no program but lapo may write the table |
-//! | A label file is as large as its shard makes it: `videos_per_shard` and `shard_mib` size both, and no later step joins small ones | each data file belongs to one task, one key and one receipt, which is all that workers, plans and the collector agree on | a run a night of one clip adds a small shard and a small label file a night; in a query each costs 0.7 ms of a core (20,000 files: 13 s) |
+//! | A commit joins small tables into files of up to `file_mib` (`joined`); the tasks' own files stay beside them | queries, Delta readers and `lapo files` open few files (a small one costs 0.7 ms of a core: 20,000 took 13 s), while a task, its key, its receipt and its files stay one thing for workers, plans, trainings and the collector | labels exist twice, as a task's file and in a joined one; a row is rewritten O(log n) times |
 //! | Formats have one number, [`FORMAT`], and no migration | a reader either knows a file or stops | a workspace of another format is started anew |
 //!
 //! ## Files
@@ -47,6 +47,7 @@
 //! | `new_file` | a large file, hashed while it is written |
 //! | `workspace` | `lapo.json`, which makes a folder a workspace |
 //! | `receipt`, `pack` | what a task made, and many receipts in one file |
+//! | `joined` | the small tables of many tasks as one file |
 //! | `manifest`, `commit` | a version of a dataset, and how the next one is made |
 //! | `finished` | which tasks are done: filed, and their files whole |
 //! | `runs`, `pins` | which runs there were, and what they and others still need |
@@ -75,6 +76,7 @@ mod frame_rows;
 pub mod gc;
 mod hashing;
 mod ipc;
+mod joined;
 mod label_reader;
 mod labels;
 mod listing;
@@ -119,6 +121,7 @@ pub use fields::Fields;
 pub use finished::{Damaged, Finished, finished, take_back};
 pub use frame_rows::{FrameRows, read_all_frame_rows, read_frame_rows};
 pub use hashing::{HashMap, HashSet};
+pub use joined::{DEFAULT_FILE_MIB, Joined};
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
 pub use listing::{About, List, ListedVideo, Unread, read_list};
@@ -139,7 +142,7 @@ pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, Shard};
 pub use shards::Shards;
 pub use store::Store;
-pub use table::{Column, own_table, table_sort, write_table};
+pub use table::{Column, table_sort, write_table};
 pub use table_reader::{Table, read_columns, read_table};
 #[cfg(test)]
 pub(crate) use turns::Turns;

@@ -120,6 +120,12 @@ impl Pack {
         self.json_column(store, "files")
     }
 
+    /// The files of the tasks in all rows, dropped ones included.
+    pub(super) fn files_of_all_rows(&self, store: &Store) -> Result<Vec<Vec<FileInfo>>> {
+        let mut table = self.columns(store, &["files"])?;
+        self.take(&mut table, "files")?.par_iter().map(|text| self.parse(text)).collect()
+    }
+
     /// The videos of every task that is part of the dataset, in order.
     pub(super) fn videos(&self, store: &Store) -> Result<Vec<Vec<VideoRecord>>> {
         self.json_column(store, "videos")

@@ -6,7 +6,6 @@
 //! Files hold only what all readers and the Delta Lake protocol know: signed integers, doubles, floats, text and plain lists, without
 //! an embedded Arrow schema. A list column has the same length in every row; the file's metadata states it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
@@ -86,20 +85,6 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
 pub fn table_sort(path: &str) -> Option<&str> {
     let stem = path.rsplit('/').next()?.strip_suffix(".parquet")?;
     Some(stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_'))
-}
-
-/// Returns the files of a stage's own table, if that is Parquet: those of the first sort by name. A stage that makes shards has none.
-#[must_use]
-pub fn own_table<'a>(files: impl IntoIterator<Item = &'a FileInfo>) -> Vec<&'a FileInfo> {
-    let mut sorts: BTreeMap<&str, Vec<&FileInfo>> = BTreeMap::new();
-    for file in files {
-        match table_sort(&file.path) {
-            Some(sort) => sorts.entry(sort).or_default().push(file),
-            None if file.path.ends_with(".arrow") => return vec![],
-            None => {}
-        }
-    }
-    sorts.into_values().next().unwrap_or_default()
 }
 
 /// Returns what all our Parquet files have in common. The same rows become the same bytes.
@@ -207,17 +192,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_s_own_table_is_its_first_sort_of_parquet_files() {
-        let file = |path: &&str| FileInfo { path: (*path).to_owned(), bytes: 0, rows: 0, blake3: String::new() };
-        for (files, own) in [
-            (vec!["l/b/labels.parquet", "l/a/labels-0001.parquet", "l/x.json"], vec![0, 1]),
-            (vec!["e/rollouts.parquet", "e/episodes.parquet", "e/episodes_2.parquet", "e/probe.parquet"], vec![1, 2]),
-            (vec!["f/shard.arrow", "f/quality.parquet"], vec![]),
-            (vec!["m/model.safetensors"], vec![]),
-        ] {
-            let files: Vec<FileInfo> = files.iter().map(file).collect();
-            assert_eq!(own_table(&files), own.iter().map(|at: &usize| &files[*at]).collect::<Vec<_>>());
-        }
-        assert_eq!((table_sort("a.b/curve_10.parquet"), table_sort("a/curve.csv")), (Some("curve"), None));
+    fn the_sort_of_a_table_is_its_name_without_numbers() {
+        let sorts = [("a.b/curve_10.parquet", Some("curve")), ("l/a/labels-0001.parquet", Some("labels")), ("a/curve.csv", None)];
+        sorts.iter().for_each(|(path, sort)| assert_eq!(table_sort(path), *sort));
     }
 }

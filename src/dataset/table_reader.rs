@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Sch
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::schema::types::ColumnPath;
 
 use super::error::{Error, Result};
 use super::schema::{FORMAT_KEY, TABLE_FORMAT, list_size_key};
@@ -80,6 +81,25 @@ impl OpenParquet {
         let footer = ArrowReaderMetadata::try_new(self.footer.metadata().clone(), options).map_err(|cause| corrupt(path, cause))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes, footer).with_batch_size(BATCH_ROWS);
         builder.build().map_err(|cause| corrupt(path, cause))
+    }
+
+    /// Returns the bytes of a row before compression, on average.
+    pub fn row_bytes(&self) -> usize {
+        let bytes: i64 = self.footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
+        bytes.checked_div(self.footer.metadata().file_metadata().num_rows()).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0))
+    }
+
+    /// Returns the columns that are written without a dictionary, since their values hardly ever repeat.
+    pub fn columns_without_dictionary(&self) -> Vec<ColumnPath> {
+        let columns = self.footer.metadata().row_groups().first().map_or(&[][..], |group| group.columns());
+        let plain = columns.iter().filter(|column| column.dictionary_page_offset().is_none());
+        plain.map(|column| column.column_path().clone()).collect()
+    }
+
+    /// Returns the columns as other programs see them.
+    #[cfg(test)]
+    pub fn parquet_schema(&self) -> parquet::schema::types::Type {
+        self.footer.parquet_schema().root_schema().clone()
     }
 
     /// Returns the length that the metadata states for the lists in a column.

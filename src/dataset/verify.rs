@@ -29,7 +29,7 @@ pub enum Depth {
 pub struct Finding {
     /// The stage.
     pub stage: String,
-    /// The task.
+    /// The task; empty for a pack of receipts, `joined` for a table of many tasks.
     pub key: String,
     /// The attempt that made the file.
     pub attempt: String,
@@ -82,6 +82,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
+/// What stands for the task of a table that was joined.
+const JOINED: &str = "joined";
+
 /// Looks at every file of every stage's newest version, packs of receipts included.
 pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
     workspace::require(store)?;
@@ -101,6 +104,9 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
         if report.findings.iter().any(|finding| finding.stage == stage) {
             continue;
         }
+        newest.joined.iter().for_each(|joined| report.count(&joined.file));
+        let found: Vec<Option<Finding>> = newest.joined.par_iter().map(|joined| look(JOINED, "", &joined.file)).collect::<Result<_>>()?;
+        report.findings.extend(found.into_iter().flatten());
         let receipts = newest.receipts(store)?;
         receipts.iter().flat_map(|receipt| &receipt.files).for_each(|file| report.count(file));
         let files = receipts.par_iter().flat_map_iter(|receipt| receipt.files.iter().map(move |file| (receipt, file)));
@@ -113,6 +119,11 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
 /// Deletes damaged files and the receipts of their tasks: the next run makes these tasks anew, and nothing else.
 pub fn delete(store: &Store, findings: &[Finding]) -> Result<()> {
     for Finding { stage, key, attempt, path, .. } in findings.iter().filter(|finding| !finding.key.is_empty()) {
+        if key == JOINED {
+            // The tasks' own files are whole: the next run joins them again.
+            store.delete(path)?;
+            continue;
+        }
         let filed = find_receipts(store, stage, std::slice::from_ref(key))?.pop().flatten();
         if filed.is_some_and(|filed| filed.attempt == *attempt) {
             store.delete(&receipt_path(stage, key))?;

@@ -176,7 +176,7 @@ pub fn of_import_dynamics(task: &import_dynamics::ImportDynamicsTask) -> Fields 
 
 /// Labelling: the frames' and the model's digest, and which of the shard's videos are left out.
 pub fn of_label(task: &label::LabelTask) -> Fields {
-    let mut fields = start("label", label::VERSION, &task.config, &["frames", "dynamics", "actions", "without"]);
+    let mut fields = start("label", label::VERSION, &task.config, &["frames", "dynamics", "actions", "without", "file_mib"]);
     fields.insert("frames".into(), task.shard.blake3.clone().into());
     fields.insert("model".into(), task.model.blake3.clone().into());
     if let Some(actions) = &task.actions {

@@ -61,6 +61,8 @@ pub struct StagePlan {
     pub left_out: Vec<LeftOut>,
     /// Tasks that were done, and whose outputs are damaged.
     pub damaged: Vec<Damaged>,
+    /// Joined tables of the newest version that are missing or cut short: a commit joins them again.
+    pub damaged_tables: Vec<String>,
     /// The version that this run made of it, once it has.
     pub committed: Option<u64>,
 }
@@ -156,7 +158,8 @@ impl<'a> Planner<'a> {
         let Finished { mut receipts, damaged } = finished(self.store, name, before)?;
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
         let before_entries = before.map_or(Ok(vec![]), |before| before.entries(self.store))?;
-        let plan = StagePlan { before: before.cloned(), before_entries, damaged, ..StagePlan::empty(name, spec.kind()) };
+        let damaged_tables = before.map_or(Ok(vec![]), |before| before.damaged_tables(self.store, name))?;
+        let plan = StagePlan { before: before.cloned(), before_entries, damaged, damaged_tables, ..StagePlan::empty(name, spec.kind()) };
         let all = receipts.clone();
         let mut plan = self.plan_stage(spec, plan, receipts)?;
         let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
@@ -269,6 +272,7 @@ impl StagePlan {
             planned_digests: HashSet::default(),
             left_out: Vec::new(),
             damaged: Vec::new(),
+            damaged_tables: Vec::new(),
             committed: None,
         }
     }
@@ -291,7 +295,10 @@ impl StagePlan {
     /// Whether the newest version is not just these tasks: some are new, gone, or in another order.
     pub fn changes(&self) -> bool {
         let entries = || self.tasks.receipts().map(|receipt| (&receipt.key, &receipt.attempt));
-        self.new_tasks() > 0 || !entries().eq(self.before_entries.iter().map(|(key, attempt)| (key, attempt))) || self.before.is_none()
+        self.new_tasks() > 0
+            || !self.damaged_tables.is_empty()
+            || !entries().eq(self.before_entries.iter().map(|(key, attempt)| (key, attempt)))
+            || self.before.is_none()
     }
 
     /// The version that has just these tasks, if there is one: of runs that overlap, the later one's stays.
@@ -310,7 +317,11 @@ impl StagePlan {
         let why = self.why.iter().map(|(reason, count)| format!("{reason} ({count})"));
         let gone = (self.videos_gone > 0).then(|| counted(self.videos_gone, "video gone", "videos gone"));
         let reasons = why.chain(gone).collect::<Vec<_>>().join(", ");
-        if reasons.is_empty() && self.changes() { "other tasks than before".into() } else { reasons }
+        match reasons.is_empty() {
+            true if !self.damaged_tables.is_empty() => "damaged tables, joined again".into(),
+            true if self.changes() => "other tasks than before".into(),
+            _ => reasons,
+        }
     }
 
     /// The receipt of a training or an import and the weights that it made, once they are there.

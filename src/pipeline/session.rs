@@ -171,6 +171,7 @@ impl<'a> Session<'a> {
             settings: &plan.settings,
             since: plan.before.as_ref().map_or(0, |before| before.version),
             now_unix_ms: now().as_millis() as u64,
+            file_bytes: self.checked.spec.file_bytes(&plan.stage),
         };
         let fresh: HashMap<String, Arc<Receipt>> = plan.tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
         let committed = commit(self.store, &by, &plan.tasks.keys(), &fresh)?;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::DEFAULT_FILE_MIB;
 use crate::stages::decode::DecodeConfig;
 use crate::stages::deduplicate::DeduplicateConfig;
 use crate::stages::evaluate::EvaluateConfig;
@@ -42,6 +43,17 @@ pub struct PipelineSpec {
     /// The stages by name; a stage names the stages whose results it takes.
     #[schemars(with = "BTreeMap<String, StageSpec>")]
     pub stages: Vec<(String, StageSpec)>,
+}
+
+impl PipelineSpec {
+    /// The bytes at which a stage's file of joined tables is full.
+    pub fn file_bytes(&self, stage: &str) -> u64 {
+        let file_mib = self.stages.iter().find_map(|(name, spec)| match spec {
+            StageSpec::Label(config) if name == stage => Some(config.file_mib),
+            _ => None,
+        });
+        file_mib.unwrap_or(DEFAULT_FILE_MIB) << 20
+    }
 }
 
 /// One stage: its kind and settings.
@@ -240,7 +252,8 @@ impl StageSpec {
             StageSpec::Finetune(c) => c.validate(),
             StageSpec::Evaluate(c) => c.validate(),
             StageSpec::Report(c) => c.validate(),
-            StageSpec::ImportActions(_) | StageSpec::ImportDynamics(_) | StageSpec::Label(_) => vec![],
+            StageSpec::Label(c) => c.validate(),
+            StageSpec::ImportActions(_) | StageSpec::ImportDynamics(_) => vec![],
         }
     }
 }

@@ -164,9 +164,7 @@ impl Catalog {
     /// A table's files, in the newest version or the one that is named.
     pub fn files(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Vec<FileInfo>> {
         let (Some(sort), Some(manifest)) = (table.sort(), self.at(store, table, version)?) else { return Ok(vec![]) };
-        let mut files = manifest.files(store)?;
-        files.retain(|file| dataset::sort_of(&file.path).as_deref() == Some(&sort));
-        Ok(files)
+        Ok(manifest.tables(store, &sort)?)
     }
 
     /// The version of a table's stage: the newest, or the one that is named.

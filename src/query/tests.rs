@@ -33,7 +33,8 @@ fn add(store: &Store, stage: &str, kind: &str, files: Vec<FileInfo>, rejects: Ve
     file_receipt(store, stage, &receipt).unwrap();
     let settings = serde_json::Map::new();
     let (run, pipeline, why) = ("00000001", "p", "a test");
-    let by = Commit { stage, kind, run, pipeline, take_over: false, why, settings: &settings, since: 0, now_unix_ms: 0 };
+    let by =
+        Commit { stage, kind, run, pipeline, take_over: false, why, settings: &settings, since: 0, now_unix_ms: 0, file_bytes: 1 << 20 };
     commit(store, &by, &["key".to_owned()], &Default::default()).unwrap();
 }
 

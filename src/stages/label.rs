@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Error, Workplace};
-use crate::dataset::{Actions, FileInfo, LabelRows, LabelShape, LabelWriter, Shard, Shards, Store, WindowIndex};
+use crate::dataset::{Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Shard, Shards, Store, WindowIndex};
 use crate::models::{Device, Labeller, Precision, Want, labeller};
 
 /// Labels every transition of a dataset with its latent action.
@@ -34,6 +34,24 @@ pub struct LabelConfig {
     /// How precisely the networks compute: `f32`, or `bf16`, which is for GPUs and much slower without one. Default `f32`.
     #[serde(default)]
     pub precision: Precision,
+    /// The size, in MiB, up to which small label files are joined into one when they are committed, for those who query the labels or read
+    /// them as a Delta Lake table. No label is computed again when it changes. Default 128.
+    #[serde(default = "default_file_mib")]
+    pub file_mib: u64,
+}
+
+fn default_file_mib() -> u64 {
+    DEFAULT_FILE_MIB
+}
+
+impl LabelConfig {
+    /// Faults: the field, what is wrong with it, the cure.
+    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+        match self.file_mib {
+            1..=1_048_576 => vec![],
+            other => vec![("file_mib", format!("is {other}"), "expected MiB from 1 to 1,048,576")],
+        }
+    }
 }
 
 fn default_fdm_error() -> bool {

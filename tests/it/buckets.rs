@@ -217,7 +217,18 @@ fn of_32_committers_at_once_one_wins_each_version_and_nothing_is_lost() {
         let filed = file_receipt(&store, "frames", &receipt("contested", i)).unwrap();
         let settings = serde_json::Map::new();
         let (stage, kind, run, pipeline, why) = ("frames", "decode", "00000001", "p", "a test");
-        let by = Commit { stage, kind, run, pipeline, take_over: false, why, settings: &settings, since: 99, now_unix_ms: 0 };
+        let by = Commit {
+            stage,
+            kind,
+            run,
+            pipeline,
+            take_over: false,
+            why,
+            settings: &settings,
+            since: 99,
+            now_unix_ms: 0,
+            file_bytes: 1 << 20,
+        };
         commit(&store, &by, std::slice::from_ref(&own), &Default::default()).unwrap();
         filed == lapo::dataset::Filed::Won
     };

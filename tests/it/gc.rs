@@ -17,6 +17,17 @@ fn files(root: &Path) -> BTreeSet<String> {
     entries.flat_map(below).collect()
 }
 
+/// The joined tables that versions list.
+fn joined(workspace: &Path) -> BTreeSet<String> {
+    let manifests = files(workspace).into_iter().filter(|file| file.contains("/manifests/") && file.ends_with(".json"));
+    let of = |manifest: String| {
+        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(workspace.join(manifest)).unwrap()).unwrap();
+        let joined = manifest["joined"].as_array().cloned().unwrap_or_default();
+        joined.iter().map(|joined| joined["file"]["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    manifests.flat_map(of).collect()
+}
+
 /// The files that receipts speak of.
 fn spoken_of(workspace: &Path) -> BTreeSet<String> {
     let receipts = files(workspace).into_iter().filter(|file| file.contains("/receipts/") && file.ends_with(".json"));
@@ -57,10 +68,13 @@ pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
         fs::create_dir_all(workspace.join(left).parent().unwrap()).unwrap();
         fs::write(workspace.join(left), "left").unwrap();
     }
-    let (all, spoken_of) = (files(&workspace), spoken_of(&workspace));
+    let (all, spoken_of, joined) = (files(&workspace), spoken_of(&workspace), joined(&workspace));
     let orphans: BTreeSet<String> = all
         .iter()
-        .filter(|file| (file.contains("/data/") && !spoken_of.contains(*file)) || file.contains("/checkpoints/"))
+        .filter(|file| {
+            let is_unknown = file.contains("/data/") && !spoken_of.contains(*file) || file.contains("/tables/") && !joined.contains(*file);
+            is_unknown || file.contains("/checkpoints/")
+        })
         .cloned()
         .collect();
 

@@ -55,6 +55,41 @@ fn a_file_that_is_cut_short_or_gone_is_made_again_and_nothing_else() {
     }
 }
 
+/// A table of many tasks is a copy: it is made again of the tasks' own files, and no task is.
+#[test]
+fn a_damaged_joined_table_is_found_and_joined_again() {
+    let project = Project::new(8);
+    project.run(&[]).good();
+    let rows = project.query("SELECT * FROM labels ORDER BY video, frame_index");
+    let joined = || {
+        let said = project.lapo(&["files", "labels", "--workspace", "ws"]).good();
+        assert!(said.stdout.lines().count() == 1 && said.stdout.contains("/labels/tables/"), "{said:#?}");
+        PathBuf::from(said.stdout.trim())
+    };
+    for damage in [truncate as fn(&PathBuf), |path| fs::remove_file(path).unwrap()] {
+        damage(&joined());
+        let (code, report) = verify(&project, &["--fast"]);
+        assert!(code == 1 && report["findings"].as_array().unwrap().len() == 1, "{report}");
+        let plan = project.lapo(&["plan", "pipeline.yaml"]).good();
+        assert!(plan.stdout.contains("damaged, joined again: labels/tables/"), "{plan:#?}");
+        let said = project.run(&[]).good();
+        assert!(said.stdout.starts_with("0 tasks"), "{said:#?}");
+        assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), rows);
+        assert_eq!(verify(&project, &[]).0, 0);
+        project.run_changes_nothing(&[]);
+    }
+    // Damage of the same size is found by content alone.
+    let path = joined();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!((verify(&project, &["--fast"]).0, verify(&project, &["--delete"]).0), (0, 0));
+    project.run(&[]).good();
+    assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), rows);
+    assert_eq!(verify(&project, &[]).0, 0);
+}
+
 #[test]
 fn verify_finds_every_kind_of_damage_and_its_cure_is_one_task_each() {
     let project = Project::new(12);
@@ -102,13 +137,18 @@ fn verify_finds_every_kind_of_damage_and_its_cure_is_one_task_each() {
 fn an_error_about_a_damaged_file_names_the_file_and_one_receipt() {
     let project = Project::new(8);
     project.run(&[]).good();
-    let damaged = paths(&project, "labels", "labels.parquet").remove(0);
+    let said = project.lapo(&["files", "labels", "--workspace", "ws"]).good();
+    let joined = PathBuf::from(said.stdout.trim());
+    fs::remove_file(&joined).unwrap();
+    let said = project.lapo(&["query", "SELECT avg(motion) FROM labels", "--workspace", "ws"]);
+    assert!(said.code == 1 && said.stderr.contains("labels/tables/") && said.stderr.contains("joined again"), "{said:#?}");
+    let damaged = paths(&project, "frames", "shard.arrow").remove(0);
     for damage in [truncate as fn(&PathBuf), |path| fs::remove_file(path).unwrap()] {
         damage(&damaged);
-        let said = project.lapo(&["query", "SELECT avg(motion) FROM labels", "--workspace", "ws"]);
+        let said = project.lapo(&["query", "SELECT max(time_s) FROM frames", "--workspace", "ws"]);
         assert!(said.code == 1 && said.stderr.contains(&key(&damaged)), "{said:#?}");
         let hint = said.stderr.lines().find(|line| line.contains("hint: ")).unwrap_or_default();
-        assert!(hint.contains(&format!("delete `labels/receipts/{}.json`", key(&damaged))), "{said:#?}");
+        assert!(hint.contains(&format!("delete `frames/receipts/{}.json`", key(&damaged))), "{said:#?}");
         assert!(!hint.contains("folder"), "{said:#?}");
     }
 }

@@ -23,7 +23,7 @@ use super::manifest::{self, Manifest};
 use super::place::Created;
 use super::place::FileInfo;
 use super::store::Store;
-use super::{own_table, workspace};
+use super::workspace;
 
 /// A checkpoint is written beside every entry whose number is a multiple of this: readers start there instead of at entry 0.
 const CHECKPOINT_EVERY: u64 = 100;
@@ -50,7 +50,7 @@ pub struct TableVersion {
     pub pipeline: String,
     /// Why it was committed, for people.
     pub why: String,
-    /// The Parquet files it holds, in the dataset's order; see [`own_table`].
+    /// The Parquet files it holds, in the dataset's order; see [`Manifest::own_table`].
     pub files: Vec<FileInfo>,
 }
 
@@ -80,7 +80,7 @@ pub fn publish_stage(store: &Store, stage: &str, newest: &Manifest) -> Result<()
         let older = if number == newest.version { None } else { manifest::at(store, stage, number)? };
         let Some(manifest) = (if number == newest.version { Some(newest) } else { older.as_ref() }) else { return Ok(None) };
         let Manifest { committed_unix_ms, run, pipeline, why, .. } = manifest.clone();
-        let files = own_table(&manifest.files(store)?).into_iter().cloned().collect();
+        let files = manifest.own_table().map_or(Ok(vec![]), |sort| manifest.tables(store, sort))?;
         Ok(Some(TableVersion { committed_unix_ms, run, pipeline, why, files }))
     };
     publish(DeltaTable { store, workspace: &id, stage }, newest.version, &version)

@@ -7,7 +7,7 @@ use super::super::error::Result;
 use super::super::manifest::{Manifest, at, versions};
 use super::super::pins::{self, Held};
 use super::super::store::Store;
-use super::{Garbage, Live, Needed, Survey, Waste};
+use super::{Garbage, Live, Needed, Survey, Waste, run_of};
 
 /// So many files are announced at once.
 const AT_ONCE: usize = 1_000;
@@ -45,7 +45,7 @@ fn is_named(what: Waste) -> bool {
 
 fn remove(store: &Store, found: &Garbage) -> Result<()> {
     match found.what {
-        Waste::Data | Waste::Attempt | Waste::Checkpoint => store.delete_all(&found.path),
+        Waste::Data | Waste::Attempt | Waste::Checkpoint | Waste::Joined => store.delete_all(&found.path),
         Waste::Version | Waste::Receipt | Waste::Pack | Waste::Staged | Waste::Pin | Waste::Record => store.delete(&found.path),
     }
 }
@@ -86,6 +86,8 @@ struct Relied {
     keys: HashSet<(String, String)>,
     versions: HashSet<(String, u64)>,
     packs: HashSet<String>,
+    /// Folders of joined tables.
+    joined: HashSet<String>,
 }
 
 impl Relied {
@@ -120,6 +122,7 @@ impl Relied {
         let needed = Needed::read(store, stage, std::iter::once(manifest))?;
         self.keys.extend(needed.keys.into_iter().map(|key| (stage.to_owned(), key)));
         self.packs.extend(needed.packs);
+        self.joined.extend(needed.joined.iter().filter_map(|path| Some(path.rsplit_once('/')?.0.to_owned())));
         Ok(())
     }
 
@@ -132,8 +135,9 @@ impl Relied {
             Waste::Receipt | Waste::Data | Waste::Attempt | Waste::Checkpoint => {
                 self.keys.contains(&(found.stage.clone(), found.key().to_owned()))
             }
-            Waste::Pack => {
-                self.packs.contains(&found.path) || found.file_name().split_once('-').is_some_and(|(run, _)| self.runs.contains(run))
+            Waste::Pack | Waste::Joined => {
+                let is_of_live_run = run_of(&found.path).is_some_and(|run| self.runs.contains(run));
+                self.packs.contains(&found.path) || self.joined.contains(&found.path) || is_of_live_run
             }
             Waste::Staged | Waste::Pin | Waste::Record => false,
         }

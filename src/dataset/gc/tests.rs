@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +14,7 @@ use super::super::pins::{Held, Holder};
 use super::super::receipt::tests::receipt;
 use super::super::receipt::to_json;
 use super::super::workspace::Claim;
-use super::super::{Commit, Error, FileInfo, Receipt, commit, data_folder};
+use super::super::{Column, Commit, Error, FileInfo, Receipt, commit, data_folder, write_table};
 use super::*;
 
 const HOUR: u64 = 3_600;
@@ -125,12 +125,14 @@ impl Folder {
             let stays = self.keep.versions.is_none() || in_kept.contains(&at) || is_pinned(at) || !self.is_old(task.hours);
             let receipt = filed(stage, task);
             self.write(&receipt_path_of(stage, task), &to_json(&receipt), task.hours, stays);
-            self.write(&receipt.files[0].path, b"data", task.hours, stays);
+            let bytes: &[u8] = if receipt.files[0].path.ends_with(".parquet") { &TABLE.1 } else { b"data" };
+            self.write(&receipt.files[0].path, bytes, task.hours, stays);
         }
     }
 
     fn commit(&mut self, stage: &str, tasks: &[Task], made: &[(u64, BTreeSet<usize>, u64)], kept: &[bool]) {
         let settings = serde_json::Map::new();
+        // Packs and joined tables: the hours of the version that made them, and whether a version that is kept has them.
         let mut packs: BTreeMap<String, (u64, bool)> = BTreeMap::new();
         for ((version, members, hours), is_kept) in made.iter().zip(kept) {
             let receipts: Vec<Arc<Receipt>> = members.iter().map(|at| Arc::new(filed(stage, &tasks[*at]))).collect();
@@ -138,16 +140,29 @@ impl Folder {
             let fresh = receipts.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
             let (kind, run, pipeline, why) = ("decode", "00000001", "p", "a test");
             let now_unix_ms = (NOW - hours * HOUR) * 1000;
-            let by = Commit { stage, kind, run, pipeline, take_over: false, why, settings: &settings, since: version - 1, now_unix_ms };
+            let by = Commit {
+                stage,
+                kind,
+                run,
+                pipeline,
+                take_over: false,
+                why,
+                settings: &settings,
+                since: version - 1,
+                now_unix_ms,
+                file_bytes: 1 << 20,
+            };
             let manifest = commit(&self.store, &by, &order, &fresh).unwrap().manifest().clone();
             assert_eq!(manifest.version, *version);
             self.age(&manifest_path(stage, *version), *hours, *is_kept);
-            for pack in manifest.packs {
-                let pack = packs.entry(pack.file.path).or_insert((*hours, false));
+            let packed = manifest.packs.into_iter().map(|pack| pack.file.path);
+            for path in packed.chain(manifest.joined.into_iter().map(|joined| joined.file.path)) {
+                let pack = packs.entry(path).or_insert((*hours, false));
                 pack.1 |= is_kept;
             }
         }
-        for file in self.store.list(&format!("{stage}/packs")).unwrap() {
+        let files = ["packs", "tables"].map(|folder| self.store.list(&format!("{stage}/{folder}")).unwrap());
+        for file in files.into_iter().flatten() {
             let (hours, is_needed) = packs.get(&file).copied().unwrap_or((300, false));
             let stays = is_needed || !self.is_old(hours);
             self.age(&file, hours, stays);
@@ -164,6 +179,10 @@ impl Folder {
                     self.write(&format!("{stage}/{folder}/{}/{name}", key(at)), b"left", hours, stays);
                 }
             }
+        }
+        if self.random.random_bool(0.4) {
+            let hours = self.random.random_range(0..400);
+            self.write(&format!("{stage}/tables/00000001-dead/labels.parquet"), b"joined", hours, !self.is_old(hours));
         }
         for folder in ["receipts", "manifests", "packs"] {
             let hours = self.random.random_range(0..3);
@@ -182,6 +201,8 @@ impl Folder {
             "mazes/data/train/a/clip.mp4".to_owned(),
             "mazes/receipts/shop#12/bill.json".to_owned(),
             "frames/notes.txt".to_owned(),
+            "frames/tables/notes.txt".to_owned(),
+            "labels/tables/mine/labels.parquet".to_owned(),
             "frames/data/readme".to_owned(),
             format!("frames/data/{hex}/not an attempt/x"),
             format!("frames/receipts/{hex}.txt"),
@@ -216,9 +237,21 @@ fn receipt_path_of(stage: &str, task: &Task) -> String {
     super::super::receipt_path(stage, &task.key)
 }
 
+/// A table, and its bytes.
+static TABLE: LazyLock<(FileInfo, Vec<u8>)> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let file = write_table(&store, "labels.parquet", &[("row", Column::I64(vec![1]))]).unwrap();
+    let bytes = fs::read(folder.path().join("labels.parquet")).unwrap();
+    (file, bytes)
+});
+
+/// Tasks of `labels` make tables, all others shards.
 fn filed(stage: &str, task: &Task) -> Receipt {
-    let path = format!("{}/out.arrow", data_folder(stage, &task.key, &task.attempt));
-    let files = vec![FileInfo { path, bytes: 4, rows: 1, blake3: "b".into() }];
+    let folder = data_folder(stage, &task.key, &task.attempt);
+    let shard = || FileInfo { path: format!("{folder}/out.arrow"), bytes: 4, rows: 1, blake3: "b".into() };
+    let table = || FileInfo { path: format!("{folder}/labels.parquet"), ..TABLE.0.clone() };
+    let files = vec![if stage == "labels" { table() } else { shard() }];
     Receipt { files, ..receipt(&task.key, &task.attempt) }
 }
 
@@ -298,7 +331,18 @@ fn what_somebody_comes_to_rely_on_between_the_look_and_the_deletion_stays() {
         ("a run puts the setting back", &|folder| {
             let settings = serde_json::Map::new();
             let (stage, kind, run, pipeline, why) = ("frames", "decode", "00000009", "p", "put back");
-            let by = Commit { stage, kind, run, pipeline, take_over: false, why, settings: &settings, since: 2, now_unix_ms: NOW * 1000 };
+            let by = Commit {
+                stage,
+                kind,
+                run,
+                pipeline,
+                take_over: false,
+                why,
+                settings: &settings,
+                since: 2,
+                now_unix_ms: NOW * 1000,
+                file_bytes: 1 << 20,
+            };
             commit(&folder.store, &by, &[key(0)], &Default::default()).unwrap();
         }),
     ];

@@ -106,6 +106,7 @@ fn commit_share(stage: &Planning, lacks: &[usize]) -> Result<(StageSummary, Vec<
         settings: &share.settings,
         since: share.version.unwrap_or(0),
         now_unix_ms: now().as_millis() as u64,
+        file_bytes: share.file_bytes,
     };
     let committed = commit(store, &by, &order, &fresh)?;
     let mut share = share.clone();
