@@ -183,9 +183,12 @@ fn tell(error: &AnyError, as_json: bool) {
 fn stage_of(error: &AnyError) -> Option<&str> {
     use crate::pipeline::Error as Failed;
     match error {
-        AnyError::Pipeline(Failed::Tasks { stage, .. } | Failed::TooManyRejects { stage, .. } | Failed::TooManyDropped { stage, .. }) => {
-            Some(stage)
-        }
+        AnyError::Pipeline(
+            Failed::Tasks { stage, .. }
+            | Failed::NoneReadable { stage, .. }
+            | Failed::TooManyRejects { stage, .. }
+            | Failed::TooManyDropped { stage, .. },
+        ) => Some(stage),
         AnyError::Pipeline(Failed::Partitions { failures, .. }) => failures.first().map(|failure| failure.stage.as_str()),
         _ => None,
     }

@@ -56,10 +56,9 @@ pub(super) fn check_readable(plan: &StagePlan, failed: &[TaskFailure]) -> Result
     let unread: Vec<(String, String)> = left.chain(failed.iter().filter_map(TaskFailure::unavailable)).collect();
     match unread.first().filter(|_| plan.new_tasks() == 0 && plan.tasks.keys().is_empty()) {
         None => Ok(()),
-        Some((video, reason)) => Err(Error::Tasks {
+        Some((video, reason)) => Err(Error::NoneReadable {
             stage: plan.stage.clone(),
-            failed: unread.len(),
-            total: unread.len(),
+            videos: unread.len(),
             first: Box::new(stages::Error::Unavailable { video: video.clone(), reason: reason.clone() }),
         }),
     }

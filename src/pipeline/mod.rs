@@ -69,6 +69,16 @@ pub enum Error {
         /// Partitions that were asked for.
         total: usize,
     },
+    /// No video of a stage can be read for now, and no version has any from before: it would be empty.
+    #[error("stage {stage}: none of its {videos} videos can be read yet; the first: {first}")]
+    NoneReadable {
+        /// The stage.
+        stage: String,
+        /// Its videos.
+        videos: usize,
+        /// Why the first one cannot be read.
+        first: Box<stages::Error>,
+    },
     /// More videos of the dataset are gone than `max_dropped` allows.
     #[error("stage {stage}: {gone} of {videos} videos of the newest version no longer match, `max_dropped` allows a share of {most}")]
     TooManyDropped {
@@ -108,6 +118,7 @@ impl Error {
             Error::Faults(_) => None,
             Error::Request { hint, .. } => Some(hint.clone()),
             Error::Dataset(e) => e.hint(),
+            Error::NoneReadable { first, .. } => first.hint(),
             Error::Tasks { first, .. } => first.hint().or_else(|| Some("run again: what is done is kept".into())),
             Error::Partitions { failures, .. } => failures
                 .first()
@@ -127,7 +138,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Dataset(e) => e.is_transient(),
-            Error::Tasks { first, .. } => first.is_transient(),
+            Error::Tasks { first, .. } | Error::NoneReadable { first, .. } => first.is_transient(),
             Error::Partitions { failures, .. } => failures.iter().all(|failure| failure.transient),
             Error::Stopped(_) => true,
             Error::Read { .. } | Error::Faults(_) | Error::Request { .. } | Error::TooManyRejects { .. } | Error::TooManyDropped { .. } => {

@@ -190,7 +190,7 @@ fn default_max_dropped() -> f64 {
 }
 
 /// The version of what this stage does: raise it when the same video and settings give other bytes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// One video of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@
 //! | codec, container | what libav does | what is done here |
 //! |---|---|---|
 //! | H.264 | an error where a stream cut in two releases references of before | not strict; marked pictures are dropped |
+//! | H.264 | conceals damage, and marks no picture that is predicted from it | a second decoder shows which those are (`witness`) |
 //! | HEVC | makes up a lost reference, and says so only in words | its words count as damage (`listen`) |
 //! | FFV1, GIF | keeps a slice or picture whose checksum or code is wrong, in words | the same |
 //! | MPEG-TS | marks a packet as damaged where only a length field is off | the codec gets it, and is believed |
@@ -84,7 +85,30 @@ fn name_of(source: &Source) -> String {
     }
 }
 
+/// Whether the codec conceals damage in a picture instead of refusing the picture.
+pub(super) fn conceals(source: &Source) -> bool {
+    source.stream().parameters().id() == Id::H264
+}
+
+/// Opens a second decoder of the file, on one thread, that conceals nothing.
+pub(super) fn open_second(source: &Source, limits: &Limits) -> Result<(decoder::Video, Ear), Error> {
+    open_as(source, limits, 1, Concealing::No).map_err(|_| out_of_memory(&source.path))
+}
+
 fn open_with(source: &Source, limits: &Limits, threads: usize) -> Result<(decoder::Video, Ear), AvError> {
+    open_as(source, limits, threads, Concealing::AsUsual)
+}
+
+/// What a codec shows in the damaged parts of a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Concealing {
+    /// A guess.
+    AsUsual,
+    /// Noise.
+    No,
+}
+
+fn open_as(source: &Source, limits: &Limits, threads: usize, concealing: Concealing) -> Result<(decoder::Video, Ear), AvError> {
     let stream = source.stream();
     let id = stream.parameters().id();
     let found = decoder::find(id).ok_or(AvError::DecoderNotFound)?;
@@ -93,12 +117,19 @@ fn open_with(source: &Source, limits: &Limits, threads: usize) -> Result<(decode
     threading.count = threads;
     context.set_threading(threading);
     let ear = Ear::on(&mut context);
+    let mut options = codec_options(limits);
+    if concealing == Concealing::No {
+        ffi::start_pictures_as_noise(&mut context);
+        options.set("ec", "0");
+        // The first decoder decides which pictures are whole.
+        options.set("flags", "+output_corrupt");
+    }
     let mut codec = context.decoder();
     codec.set_packet_time_base(stream.time_base());
     // H.264 broadcasts release references of before the start: an error to libav if it is strict, and
     // harmless. What it conceals when it is not strict, it marks.
     codec.check(if id == Id::H264 { Check::CRC } else { Check::EXPLODE | Check::CRC });
-    let codec = codec.open_as_with(found, codec_options(limits))?.video()?;
+    let codec = codec.open_as_with(found, options)?.video()?;
     Ok((codec, ear))
 }
 
@@ -170,9 +201,14 @@ impl Resume {
         matches!((self, pts), (Self::FirstGroup { key: Some(key), .. }, Some(pts)) if pts < *key)
     }
 
-    /// Whether the references of before the start, or of a loss, may still be named.
-    pub(super) fn is_first_group(&self) -> bool {
-        matches!(self, Self::Unmarked | Self::FirstGroup { .. })
+    /// Whether pictures may name references of before the start of the file, or of a loss unless a
+    /// second decoder shows whether they use them.
+    pub(super) fn may_miss_references(&self, has_witness: bool) -> bool {
+        match self {
+            Self::Unmarked | Self::FirstGroup { after_loss: false, .. } => true,
+            Self::FirstGroup { after_loss: true, .. } => !has_witness,
+            Self::AtKeyFrame | Self::Anywhere => false,
+        }
     }
 
     /// Notes that packets were lost.

@@ -156,6 +156,60 @@ pub(super) fn is_left_out(packet: &Packet) -> bool {
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD as c_int != 0 }
 }
 
+/// Has the codec start every picture as noise, so that what it does not decode looks like nothing.
+#[expect(unsafe_code, reason = "ffmpeg-next cannot set this callback")]
+pub(super) fn start_pictures_as_noise(codec: &mut ffmpeg_next::codec::Context) {
+    // SAFETY: the context is alive and not open yet; the callback is a plain function.
+    unsafe { (*codec.as_mut_ptr()).get_buffer2 = Some(noise) };
+}
+
+#[expect(unsafe_code, reason = "libav calls it")]
+unsafe extern "C" fn noise(codec: *mut ffi::AVCodecContext, picture: *mut ffi::AVFrame, flags: c_int) -> c_int {
+    // SAFETY: libav hands over a living context and a frame to fill; after success, its buffers are
+    // this frame's alone, each of the size it states.
+    unsafe {
+        let code = ffi::avcodec_default_get_buffer2(codec, picture, flags);
+        if code < 0 {
+            return code;
+        }
+        for buffer in (*picture).buf.iter().filter_map(|buffer| buffer.as_ref()) {
+            let bytes = std::slice::from_raw_parts_mut(buffer.data, buffer.size);
+            let noise = bytes.iter_mut().zip(NOISE.iter().cycle());
+            noise.for_each(|(byte, noise)| *byte = *noise);
+        }
+        code
+    }
+}
+
+/// Numbers that no picture holds in this order.
+const NOISE: [u8; 251] = {
+    let (mut noise, mut at, mut state) = ([0; 251], 0, 0x2545_f491_u32);
+    while at < noise.len() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        noise[at] = (state >> 24) as u8;
+        at += 1;
+    }
+    noise
+};
+
+/// Returns whether two pictures have the same size, format and visible pixels.
+#[expect(unsafe_code, reason = "ffmpeg-next does not say how much of a row is visible")]
+pub(super) fn have_same_pixels(one: &frame::Video, other: &frame::Video) -> bool {
+    if (one.width(), one.height(), one.format()) != (other.width(), other.height(), other.format()) {
+        return false;
+    }
+    (0..one.planes().min(other.planes())).all(|plane| {
+        // SAFETY: only numbers go in, the plane is one that the format has.
+        let bytes = unsafe { ffi::av_image_get_linesize(one.format().into(), one.width() as c_int, plane as c_int) };
+        let Ok(bytes) = usize::try_from(bytes) else { return false };
+        let rows = |picture: &frame::Video| picture.stride(plane);
+        let (ours, theirs) = (one.data(plane).chunks(rows(one)), other.data(plane).chunks(rows(other)));
+        ours.zip(theirs).take(one.plane_height(plane) as usize).all(|(one, other)| one.get(..bytes) == other.get(..bytes))
+    })
+}
+
 /// Cuts the picture down in place, by moving its plane pointers; no pixel is copied.
 #[expect(unsafe_code, reason = "ffmpeg-next has no cropping")]
 pub(super) fn crop(picture: &mut frame::Video, [left, top, right, bottom]: [u32; 4]) -> Result<(), Error> {

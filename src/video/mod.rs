@@ -14,6 +14,7 @@
 //! | `recognise` | what a file is that gave no video |
 //! | `reader` | a container becomes intact pictures |
 //! | `codec` | the codec, and which packets it can use |
+//! | `witness` | a second decoder, which shows how far damage reaches |
 //! | `clock` | timestamps become seconds |
 //! | `position` | which number a picture has in the source, also after a loss |
 //! | `resample` | pictures at their own times become frames at a constant rate |
@@ -67,6 +68,8 @@ mod scale;
 mod source;
 #[cfg(all(test, feature = "video"))]
 mod tests;
+#[cfg(feature = "video")]
+mod witness;
 
 use std::io::{ErrorKind, Read, Seek};
 use std::path::PathBuf;

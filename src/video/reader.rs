@@ -25,12 +25,13 @@ use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as AvError, Packet, decoder, frame};
 
 use super::clock::Clock;
-use super::codec::{Opened, Resume, open_codec, swallows_none};
+use super::codec::{Opened, Resume, conceals, open_codec, swallows_none};
 use super::listen::Ear;
 use super::outcome::UNPLACED;
 use super::position::Positions;
 use super::resample::Moment;
 use super::source::{Source, is_out_of_memory, out_of_memory};
+use super::witness::Witness;
 use super::{Error, Fault, FaultClass, Limits, Outcome, ffi, probe};
 
 /// This many failed reads on end are the end of the file: an MP4 cut short fails at every packet
@@ -53,6 +54,8 @@ pub(super) struct Reader {
     holds_intact: bool,
     /// The key frame that waits until these are out.
     waiting: Option<Packet>,
+    /// The second decoder, once damage was met that the codec conceals.
+    witness: Option<Witness>,
     /// Pictures that an earlier pass with more threads has given already.
     given_before: u64,
     read_failures: u32,
@@ -90,7 +93,11 @@ enum Stage {
 
 impl Reader {
     /// Opens the codec of a file.
-    pub(super) fn open(mut source: Source, limits: &Limits, threads: usize) -> Result<Self, Error> {
+    pub(super) fn open(source: Source, limits: &Limits, threads: usize) -> Result<Self, Error> {
+        Self::open_with(source, limits, threads, None)
+    }
+
+    fn open_with(mut source: Source, limits: &Limits, threads: usize, witness: Option<Witness>) -> Result<Self, Error> {
         let Opened { codec, ear, threads } = open_codec(&source, limits, threads)?;
         let clock = Clock::new(&source);
         if !clock.needs_every_stream() {
@@ -111,6 +118,7 @@ impl Reader {
             gap: false,
             holds_intact: false,
             waiting: None,
+            witness,
             given_before: 0,
             read_failures: 0,
             in_doubt: false,
@@ -156,8 +164,11 @@ impl Reader {
         Ok(None)
     }
 
-    /// Whether a picture can be believed. If not, it is dropped, with what the codec holds besides.
+    /// Whether a picture can be believed. If not, it is dropped, with what the codec holds besides where that may depend on it.
     fn is_intact(&mut self, picture: &frame::Video) -> Result<bool, Error> {
+        if self.witness.is_some() {
+            return self.is_confirmed(picture);
+        }
         let damage = self.ear.take_damage().filter(|_| !self.resume.leads(self.last_pts));
         if let Some(words) = damage {
             self.damaged(&words)?;
@@ -174,6 +185,36 @@ impl Reader {
         Ok(false)
     }
 
+    /// Whether the second decoder gives the same picture. If not, only this one is dropped: the same is asked of each that follows.
+    fn is_confirmed(&mut self, picture: &frame::Video) -> Result<bool, Error> {
+        let Some(witness) = &mut self.witness else { return Ok(true) };
+        let is_same = match witness.confirms(picture) {
+            Err(error) if is_out_of_memory(error) => return Err(out_of_memory(&self.source.path)),
+            confirmed => confirmed.unwrap_or(false),
+        };
+        let damage = self.ear.take_damage().filter(|_| !self.resume.leads(self.last_pts));
+        if let Some(words) = &damage {
+            self.count_error(words)?;
+        }
+        let is_marked = picture.is_corrupt() || picture.has_decode_errors();
+        // What an earlier pass has given, it gave before the damage.
+        let is_before = self.outcome.decoded < self.given_before;
+        if !is_marked && (is_same || is_before) {
+            return Ok(true);
+        }
+        if !self.resume.leads(picture.pts()) && self.outcome.errors == 0 {
+            self.count_error("a picture is marked as damaged")?;
+        }
+        self.positions.withhold(picture.pts());
+        self.gap |= picture.pts().is_none();
+        Ok(false)
+    }
+
+    /// Whether a second decoder would show how far damage reaches. Without timestamps, a picture that is left out would move all that follow.
+    fn lacks_witness(&self) -> bool {
+        self.witness.is_none() && conceals(&self.source) && (self.positions.are_timed() || self.source.is_broadcast())
+    }
+
     /// Says when the picture is shown, and which one of the source it is.
     fn place(&mut self, picture: &frame::Video) -> Moment {
         if picture.is_interlaced() {
@@ -182,7 +223,9 @@ impl Reader {
         let position = self.positions.place(picture.pts(), picture.timestamp(), std::mem::take(&mut self.gap));
         let moment = self.clock.moment(picture, position);
         self.outcome.decoded += 1;
-        self.outcome.holes += u64::from(position.lost_before);
+        // A broadcast may stop anywhere, and what it ends with follow pictures that were not sent yet.
+        let is_end_of_broadcast = self.stage == Stage::Ending && self.source.is_broadcast() && !self.is_cut();
+        self.outcome.holes += u64::from(position.lost_before && !is_end_of_broadcast);
         if position.index >= UNPLACED {
             self.outcome.unplaced_secs.get_or_insert(moment.time_secs);
         }
@@ -263,7 +306,7 @@ impl Reader {
 
     /// Counts an error; false where the file was opened again or given up instead.
     fn count_error(&mut self, reason: &str) -> Result<bool, Error> {
-        if self.threads > 1 {
+        if self.threads > 1 || self.lacks_witness() {
             self.open_again(1)?;
             return Ok(false);
         }
@@ -280,10 +323,13 @@ impl Reader {
         Ok(false)
     }
 
-    /// Begins again with so many threads; the pictures that were given are not given again.
+    /// Begins again with so many threads; the pictures that were given are not given again. On one thread, a second decoder
+    /// shows how far damage reaches.
     fn open_again(&mut self, threads: usize) -> Result<(), Error> {
         let given_before = self.outcome.decoded.max(self.given_before);
-        *self = Self::open(self.source.again(&self.limits)?, &self.limits, threads)?;
+        let source = self.source.again(&self.limits)?;
+        let witness = if threads == 1 && self.lacks_witness() { Some(Witness::open(&source, &self.limits)?) } else { None };
+        *self = Self::open_with(source, &self.limits, threads, witness)?;
         self.given_before = given_before;
         Ok(())
     }
@@ -291,6 +337,9 @@ impl Reader {
     /// Tells the codec to give what it holds.
     fn end_input(&mut self, stage: Stage) -> Result<(), Error> {
         self.stage = stage;
+        if let Some(witness) = &mut self.witness {
+            witness.end_input();
+        }
         match self.codec.send_eof() {
             Ok(()) | Err(AvError::Eof) => Ok(()),
             Err(error) => self.undecodable(error),
@@ -305,6 +354,9 @@ impl Reader {
         }
         self.stage = Stage::Reading;
         self.codec.flush();
+        if let Some(witness) = &mut self.witness {
+            witness.flush();
+        }
         self.gap = true;
         if self.waiting.is_none() {
             self.resume.interrupt();

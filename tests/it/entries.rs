@@ -4,23 +4,35 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tar::{Builder, EntryType, Header};
 
-use crate::project::{Project, clip};
+use crate::project::{Project, clip, said};
 
 /// What became of every entry: `frames` of a video that was decoded, or the class of its reject.
 type Outcome = BTreeMap<String, String>;
 
 /// A project whose `decode` stage has these settings, run: every row of `videos` and `rejects`.
 fn outcome(project: &Project, settings: &str) -> Outcome {
-    let yaml = format!("name: odd\nworkspace: ws\nstages:\n  frames: {{ decode: {{ {settings}, size: 16, cut: null, min_frames: 1 }} }}\n");
-    fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+    fs::write(project.path("pipeline.yaml"), pipeline(&format!("{settings}, size: 16, cut: null, min_frames: 1"))).unwrap();
     project.run(&[]).good();
+    let outcome = rows(project);
+    project.run_changes_nothing(&[]);
+    outcome
+}
+
+/// A pipeline that only decodes.
+fn pipeline(settings: &str) -> String {
+    format!("name: odd\nworkspace: ws\nstages:\n  frames: {{ decode: {{ {settings} }} }}\n")
+}
+
+/// Every row of `videos` and `rejects`.
+fn rows(project: &Project) -> Outcome {
     let rows = |sql: &str| project.query(sql).as_array().unwrap().clone();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let mut outcome = Outcome::new();
@@ -33,7 +45,6 @@ fn outcome(project: &Project, settings: &str) -> Outcome {
         let before = outcome.insert(text(&row["video"]), text(&row["class"]));
         assert_eq!(before.as_deref(), Some("frames"), "no row of `videos`, or two rejects: {row}");
     }
-    project.run_changes_nothing(&[]);
     outcome
 }
 
@@ -50,38 +61,75 @@ fn same(found: Outcome, expected: Outcome) {
     assert!(more.is_empty() && less.is_empty(), "found {more:#?}\nexpected {less:#?}");
 }
 
+/// The videos of twenty small trees; each has a number of frames of its own.
+const TREES: [&[u8]; 24] = [
+    b"plain/1.y4m",
+    b"loop/1.y4m",
+    b"back/x/y/1.y4m",
+    b"two/1.y4m",
+    b"hidden/.1.y4m",
+    b"hidden/.x/2.y4m",
+    b"hidden/3.y4m",
+    b"mac/1.y4m",
+    b"byte\xff/1.y4m",
+    b"bytes/caf\xe9.y4m",
+    b"bytes/caf\xc3\xa9.y4m",
+    b"bytes/\\xE9.y4m",
+    b"brackets/clip [abc].y4m",
+    b"brackets/clip a.y4m",
+    b"folder.y4m/inner.y4m",
+    b"spaces/ a  b .y4m",
+    b"new\nline/1.y4m",
+    b"percent/%20#?.y4m",
+    b"star/*.y4m",
+    b"link/1.y4m",
+    b"deep/1/2/3/4/5/6/7/8/1.y4m",
+    b"case/1.Y4M",
+    b"tar/not.tar.y4m",
+    b"unicode/\xf0\x9f\x8e\xac.y4m",
+];
+
+/// What becomes of their entries.
+const OF_TREES: [(&str, &str); 31] = [
+    ("t/plain/1.y4m", "frames"),
+    ("t/plain/empty.y4m", "empty_file"),
+    ("t/plain/junk.y4m", "unknown_format"),
+    ("t/plain/pointer.y4m", "git_lfs_pointer"),
+    ("t/plain/fifo.y4m", "not_a_file"),
+    ("t/plain/socket.y4m", "not_a_file"),
+    ("t/loop/1.y4m", "frames"),
+    ("t/back/x/y/1.y4m", "frames"),
+    ("t/two/1.y4m", "frames"),
+    ("t/hidden/3.y4m", "frames"),
+    ("t/mac/1.y4m", "frames"),
+    ("t/byte\\xFF/1.y4m", "frames"),
+    ("t/bytes/caf\\xE9.y4m", "frames"),
+    ("t/bytes/caf\u{e9}.y4m", "frames"),
+    ("t/bytes/\\x5CxE9.y4m", "frames"),
+    ("t/brackets/clip [abc].y4m", "frames"),
+    ("t/brackets/clip a.y4m", "frames"),
+    ("t/folder.y4m", "not_a_file"),
+    ("t/folder.y4m/inner.y4m", "frames"),
+    ("t/spaces/ a  b .y4m", "frames"),
+    ("t/new\nline/1.y4m", "frames"),
+    ("t/percent/%20#?.y4m", "frames"),
+    ("t/star/*.y4m", "frames"),
+    ("t/link/1.y4m", "frames"),
+    ("t/link/2.y4m", "frames"),
+    ("t/link/dangling.y4m", "unreadable"),
+    ("t/link/folder.y4m", "not_a_file"),
+    ("t/deep/1/2/3/4/5/6/7/8/1.y4m", "frames"),
+    ("t/case/1.Y4M", "frames"),
+    ("t/tar/not.tar.y4m", "frames"),
+    ("t/unicode/\u{1f3ac}.y4m", "frames"),
+];
+
 #[test]
 fn odd_trees_give_a_row_for_each_odd_entry_and_all_other_videos() {
     let project = Project::new(0);
     let at = |name: &str| project.path("t").join(name);
     let put = |name: &[u8], frames: usize| clip(&project.path("t").join(OsStr::from_bytes(name)), frames);
-    let files: [&[u8]; 24] = [
-        b"plain/1.y4m",
-        b"loop/1.y4m",
-        b"back/x/y/1.y4m",
-        b"two/1.y4m",
-        b"hidden/.1.y4m",
-        b"hidden/.x/2.y4m",
-        b"hidden/3.y4m",
-        b"mac/1.y4m",
-        b"byte\xff/1.y4m",
-        b"bytes/caf\xe9.y4m",
-        b"bytes/caf\xc3\xa9.y4m",
-        b"bytes/\\xE9.y4m",
-        b"brackets/clip [abc].y4m",
-        b"brackets/clip a.y4m",
-        b"folder.y4m/inner.y4m",
-        b"spaces/ a  b .y4m",
-        b"new\nline/1.y4m",
-        b"percent/%20#?.y4m",
-        b"star/*.y4m",
-        b"link/1.y4m",
-        b"deep/1/2/3/4/5/6/7/8/1.y4m",
-        b"case/1.Y4M",
-        b"tar/not.tar.y4m",
-        b"unicode/\xf0\x9f\x8e\xac.y4m",
-    ];
-    for (number, file) in files.iter().enumerate() {
+    for (number, file) in TREES.iter().enumerate() {
         put(file, 5 + number);
     }
     symlink("../loop", at("loop/again")).unwrap();
@@ -98,40 +146,33 @@ fn odd_trees_give_a_row_for_each_odd_entry_and_all_other_videos() {
     assert!(Command::new("mkfifo").arg(at("plain/fifo.y4m")).status().unwrap().success());
     let _socket = UnixListener::bind(at("plain/socket.y4m")).unwrap();
     let found = outcome(&project, "videos: ['t/**/*.y4m', 't/case/*.Y4M', 't/brackets/clip [abc].y4m']");
-    let rows = [
-        ("t/plain/1.y4m", "frames"),
-        ("t/plain/empty.y4m", "empty_file"),
-        ("t/plain/junk.y4m", "unknown_format"),
-        ("t/plain/pointer.y4m", "git_lfs_pointer"),
-        ("t/plain/fifo.y4m", "not_a_file"),
-        ("t/plain/socket.y4m", "not_a_file"),
-        ("t/loop/1.y4m", "frames"),
-        ("t/back/x/y/1.y4m", "frames"),
-        ("t/two/1.y4m", "frames"),
-        ("t/hidden/3.y4m", "frames"),
-        ("t/mac/1.y4m", "frames"),
-        ("t/byte\\xFF/1.y4m", "frames"),
-        ("t/bytes/caf\\xE9.y4m", "frames"),
-        ("t/bytes/caf\u{e9}.y4m", "frames"),
-        ("t/bytes/\\x5CxE9.y4m", "frames"),
-        ("t/brackets/clip [abc].y4m", "frames"),
-        ("t/brackets/clip a.y4m", "frames"),
-        ("t/folder.y4m", "not_a_file"),
-        ("t/folder.y4m/inner.y4m", "frames"),
-        ("t/spaces/ a  b .y4m", "frames"),
-        ("t/new\nline/1.y4m", "frames"),
-        ("t/percent/%20#?.y4m", "frames"),
-        ("t/star/*.y4m", "frames"),
-        ("t/link/1.y4m", "frames"),
-        ("t/link/2.y4m", "frames"),
-        ("t/link/dangling.y4m", "unreadable"),
-        ("t/link/folder.y4m", "not_a_file"),
-        ("t/deep/1/2/3/4/5/6/7/8/1.y4m", "frames"),
-        ("t/case/1.Y4M", "frames"),
-        ("t/tar/not.tar.y4m", "frames"),
-        ("t/unicode/\u{1f3ac}.y4m", "frames"),
-    ];
-    same(found, expected(&rows));
+    same(found, expected(&OF_TREES));
+}
+
+/// A folder that may not be listed: `lost+found` at the root of a disk, for anyone but root.
+#[test]
+fn a_closed_folder_is_a_row_and_all_other_videos_are_decoded() {
+    let project = Project::new(0);
+    for (number, folder) in ["", "closed/", "open/"].iter().enumerate() {
+        clip(&project.path(&format!("t/{folder}{number}.y4m")), 5 + number);
+    }
+    fs::write(project.path("t/unreadable.y4m"), "closed").unwrap();
+    for path in ["t/closed", "t/unreadable.y4m"] {
+        fs::set_permissions(project.path(path), fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let mut run = project.command(&["run", "pipeline.yaml"]);
+    if fs::read_dir(project.path("t/closed")).is_ok() {
+        // Root is let in everywhere unless it gives up the right to.
+        run = Command::new("setpriv");
+        run.args(["--bounding-set=-dac_override,-dac_read_search", env!("CARGO_BIN_EXE_lapo"), "run", "pipeline.yaml"]);
+        run.current_dir(project.path("")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    }
+    let settings = "videos: ['t/**/*.y4m'], size: 16, cut: null, min_frames: 1";
+    fs::write(project.path("pipeline.yaml"), pipeline(settings)).unwrap();
+    said(run.spawn().unwrap()).good();
+    let wanted = [("t/0.y4m", "frames"), ("t/closed", "unreadable"), ("t/open/2.y4m", "frames"), ("t/unreadable.y4m", "unreadable")];
+    same(rows(&project), expected(&wanted));
+    fs::set_permissions(project.path("t/closed"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A member of a test's archive.
@@ -184,6 +225,46 @@ fn archive(path: &Path, puts: &[Put]) {
     fs::write(path, builder.into_inner().unwrap()).unwrap();
 }
 
+/// What becomes of the members of twenty archives.
+const OF_ARCHIVES: [(&str, &str); 36] = [
+    ("t/plain.tar/1.mp4", "frames"),
+    ("t/plain.tar/2.mp4", "frames"),
+    ("t/unknown.tar/1.mpeg4", "frames"),
+    ("t/unknown.tar/2.xyz", "frames"),
+    ("t/unknown.tar/none", "frames"),
+    ("t/sidecars.tar/1.mp4", "frames"),
+    ("t/sidecars.tar/readme.md", "unknown_format"),
+    ("t/mac.tar/1.mp4", "frames"),
+    ("t/mac.tar/.2.mp4", "hidden"),
+    ("t/links.tar/1.mp4", "frames"),
+    ("t/links.tar/2.mp4", "frames"),
+    ("t/links.tar/3.mp4", "frames"),
+    ("t/broken links.tar/1.mp4", "frames"),
+    ("t/broken links.tar/2.mp4", "broken_link"),
+    ("t/broken links.tar/3.mp4", "broken_link"),
+    ("t/twice.tar/1.mp4", "frames"),
+    ("t/twice.tar/1.mp4 (at byte 512)", "replaced"),
+    ("t/folders.tar/a/1.mp4", "frames"),
+    ("t/folders.tar/b/1.mp4", "frames"),
+    ("t/holes.tar/1.mp4", "sparse_member"),
+    ("t/holes.tar/2.mp4", "frames"),
+    ("t/pipes.tar/1.mp4", "not_a_file"),
+    ("t/pipes.tar/2.mp4", "not_a_file"),
+    ("t/pipes.tar/3.mp4", "frames"),
+    ("t/empty.tar", "empty_archive"),
+    ("t/nested.tar/inner.tar", "unknown_format"),
+    ("t/nested.tar/1.mp4", "frames"),
+    ("t/zero.tar", "empty_file"),
+    ("t/gzip.tar", "compressed_archive"),
+    ("t/gzip.tar.gz", "compressed_archive"),
+    ("t/x.tgz", "compressed_archive"),
+    ("t/x.zip", "compressed_archive"),
+    ("t/junk.tar", "broken_archive"),
+    ("t/cut.tar/1.mp4", "frames"),
+    ("t/cut.tar/2.mp4", "broken_archive"),
+    ("t/folder.tar", "not_a_file"),
+];
+
 #[test]
 fn odd_archives_give_a_row_for_each_member_that_is_not_read_and_all_other_videos() {
     let project = Project::new(0);
@@ -222,47 +303,9 @@ fn odd_archives_give_a_row_for_each_member_that_is_not_read_and_all_other_videos
     fs::write(at("cut.tar"), &whole[..whole.len() - 6000]).unwrap();
     fs::create_dir(at("folder.tar")).unwrap();
     let found = outcome(&project, "videos: ['t/*.tar', 't/*.tar.gz', 't/*.tgz', 't/*.zip']");
-    let replaced = "t/twice.tar/1.mp4 (at byte 512)";
-    let rows = [
-        ("t/plain.tar/1.mp4", "frames"),
-        ("t/plain.tar/2.mp4", "frames"),
-        ("t/unknown.tar/1.mpeg4", "frames"),
-        ("t/unknown.tar/2.xyz", "frames"),
-        ("t/unknown.tar/none", "frames"),
-        ("t/sidecars.tar/1.mp4", "frames"),
-        ("t/sidecars.tar/readme.md", "unknown_format"),
-        ("t/mac.tar/1.mp4", "frames"),
-        ("t/mac.tar/.2.mp4", "hidden"),
-        ("t/links.tar/1.mp4", "frames"),
-        ("t/links.tar/2.mp4", "frames"),
-        ("t/links.tar/3.mp4", "frames"),
-        ("t/broken links.tar/1.mp4", "frames"),
-        ("t/broken links.tar/2.mp4", "broken_link"),
-        ("t/broken links.tar/3.mp4", "broken_link"),
-        ("t/twice.tar/1.mp4", "frames"),
-        (replaced, "replaced"),
-        ("t/folders.tar/a/1.mp4", "frames"),
-        ("t/folders.tar/b/1.mp4", "frames"),
-        ("t/holes.tar/1.mp4", "sparse_member"),
-        ("t/holes.tar/2.mp4", "frames"),
-        ("t/pipes.tar/1.mp4", "not_a_file"),
-        ("t/pipes.tar/2.mp4", "not_a_file"),
-        ("t/pipes.tar/3.mp4", "frames"),
-        ("t/empty.tar", "empty_archive"),
-        ("t/nested.tar/inner.tar", "unknown_format"),
-        ("t/nested.tar/1.mp4", "frames"),
-        (&format!("t/long.tar/{long}"), "frames"),
-        ("t/zero.tar", "empty_file"),
-        ("t/gzip.tar", "compressed_archive"),
-        ("t/gzip.tar.gz", "compressed_archive"),
-        ("t/x.tgz", "compressed_archive"),
-        ("t/x.zip", "compressed_archive"),
-        ("t/junk.tar", "broken_archive"),
-        ("t/cut.tar/1.mp4", "frames"),
-        ("t/cut.tar/2.mp4", "broken_archive"),
-        ("t/folder.tar", "not_a_file"),
-    ];
-    same(found, expected(&rows));
+    let mut wanted = expected(&OF_ARCHIVES);
+    wanted.insert(format!("t/long.tar/{long}"), "frames".into());
+    same(found, wanted);
 }
 
 /// Thirty lists, each of videos of its own and of rows that make no sense.

@@ -70,6 +70,10 @@ impl Reader {
     /// it. At a key frame all begins anew, as in joined files.
     fn take_from_broadcast(&mut self, packet: Packet) -> Result<(), Error> {
         let notices = notices(&self.source);
+        // H.264 says nothing of what is missing in a field.
+        if packet.is_corrupt() && self.lacks_witness() {
+            return self.open_again(1);
+        }
         if std::mem::take(&mut self.in_doubt) {
             match notices {
                 Notices::Nothing => return self.lose_on_the_way(&packet),
@@ -125,8 +129,24 @@ impl Reader {
         }
     }
 
+    /// The picture of a packet is lost or wrong as a whole; the second decoder shows which others depend on it.
+    fn deny(&mut self, packet: &Packet, reason: &str) -> Result<(), Error> {
+        if !self.count_error(reason)? {
+            return Ok(());
+        }
+        match self.witness.as_mut().map_or(Ok(()), |witness| witness.deny(packet)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.undecodable(error),
+        }
+    }
+
     fn send(&mut self, packet: &Packet) -> Result<(), Error> {
         let sent = self.codec.send_packet(packet);
+        if let Some(Err(error)) = self.witness.as_mut().map(|witness| witness.send(packet))
+            && is_out_of_memory(error)
+        {
+            return self.undecodable(error);
+        }
         // The second field of a picture has no timestamp of its own.
         self.last_pts = packet.pts().or(self.last_pts);
         let leads = self.resume.leads(self.last_pts);
@@ -139,11 +159,19 @@ impl Reader {
             (Ok(()), None) => Ok(()),
             // Only what is shown before the first key frame may lean on what was never there.
             (Ok(()), Some(_)) if leads => Ok(()),
-            (Ok(()), Some(words)) if words == MISSING_REFERENCE && self.resume.is_first_group() => Ok(()),
+            (Ok(()), Some(words)) if words == MISSING_REFERENCE && self.resume.may_miss_references(self.witness.is_some()) => Ok(()),
+            // A part of the picture is damaged: the second decoder shows which others depend on it.
+            (Ok(()), Some(words)) if words != MISSING_REFERENCE && self.witness.is_some() => self.count_error(&words).map(drop),
+            // After a loss on the way, two pictures may have become one that decodes without a word.
+            (Ok(()), Some(words)) if self.witness.is_some() && !self.in_doubt => self.deny(packet, &words),
             (Ok(()), Some(words)) => self.damaged(&words),
             (Err(error), _) if leads && !is_out_of_memory(error) => {
                 self.positions.withhold(packet.pts());
                 Ok(())
+            }
+            (Err(error), words) if self.witness.is_some() && !is_out_of_memory(error) => {
+                self.positions.withhold(packet.pts());
+                self.deny(packet, &words.unwrap_or_else(|| error.to_string()))
             }
             // Where its words are known, libav's number is often none of its own.
             (Err(error), Some(words)) if !is_out_of_memory(error) => self.damaged(&words),

@@ -102,7 +102,7 @@ fn a_file_cut_short_keeps_its_frames_and_is_called_truncated() {
 }
 
 #[test]
-fn damage_costs_the_frames_up_to_the_next_key_frame_and_leaves_a_gap() {
+fn damage_costs_frames_up_to_the_next_key_frame_and_leaves_a_gap() {
     let Some(media) = Media::new() else { return };
     for (name, encoding) in [
         ("h264.mp4", H264),
@@ -119,6 +119,30 @@ fn damage_costs_the_frames_up_to_the_next_key_frame_and_leaves_a_gap() {
         assert!((30..60).contains(&seen.frames.len()), "{name}: {:?}", seen.outcome);
         assert_kept(name, &seen, &decoded(&whole), 1);
     }
+}
+
+/// H.264 says which picture is damaged, and nothing of those predicted from it.
+#[test]
+fn of_h264_just_the_frames_that_depend_on_the_damage_are_lost() {
+    let Some(media) = Media::new() else { return };
+    let whole = media.clip("whole.mkv", "-c:v libx264 -g 60 -bf 3 -crf 5 -pix_fmt yuv420p");
+    let (expected, packets, bytes) = (decoded(&whole), media.packets(&whole), std::fs::read(&whole).unwrap());
+    let (mut lost, mut unseen) = (Vec::new(), 0);
+    for (packet, &(position, size)) in packets.iter().enumerate().take(40).skip(10) {
+        let mut bytes = bytes.clone();
+        bytes[position + size / 2..position + size].iter_mut().for_each(|byte| *byte ^= 0x55);
+        let seen = decoded(&media.write(&format!("damaged_{packet}.mkv"), &bytes));
+        if seen.outcome.fault.is_some() {
+            assert_kept(&format!("packet {packet}"), &seen, &expected, 0);
+            lost.push(60 - seen.frames.len());
+        } else {
+            unseen += 1;
+        }
+    }
+    assert!(unseen <= 3, "{unseen} damaged packets decoded into something without a sign");
+    let few = lost.iter().filter(|lost| **lost <= 3).count();
+    assert!(few >= 8, "{lost:?} frames lost: that of a B picture costs itself alone");
+    assert!(lost.iter().any(|lost| *lost > 10), "{lost:?} frames lost: that of a P picture costs all that follow");
 }
 
 #[test]

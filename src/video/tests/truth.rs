@@ -100,7 +100,7 @@ impl Media {
     }
 
     /// Where each packet of the video lies in the file: position and size, in the order of the file.
-    fn packets(&self, path: &Path) -> Vec<(usize, usize)> {
+    pub(super) fn packets(&self, path: &Path) -> Vec<(usize, usize)> {
         let entries = "-v error -select_streams v -show_entries packet=pos,size -of csv=p=0";
         let probe = Command::new("ffprobe").args(entries.split(' ')).arg(path).output().unwrap();
         let numbers = |line: &str| {
