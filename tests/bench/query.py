@@ -42,6 +42,7 @@ print(json.dumps(context.execute(sql).collect().to_dicts()))
 
 DUCKDB = """
 import json, sys, duckdb
+duckdb.sql("SET enable_progress_bar = false")  # it would be printed among the answers
 sql, labels, frames = sys.argv[1:]
 paths = lambda listing: open(listing).read().split()
 for name, listing in (("labels", labels), ("frames", frames)):
