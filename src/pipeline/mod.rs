@@ -16,6 +16,8 @@ pub mod locate;
 pub mod parse;
 mod pattern;
 pub mod plan;
+#[cfg(test)]
+mod recorded_keys;
 pub mod run;
 pub mod session;
 #[cfg(test)]

@@ -296,7 +296,8 @@ impl FilesOnly<'_> {
     }
 }
 
-fn names(task: &Task) -> Vec<String> {
+/// The names of the files that a task leaves.
+pub(super) fn names(task: &Task) -> Vec<String> {
     let names: &[&str] = match task {
         Task::Decode(_) => &["shard.arrow", "quality.parquet"],
         Task::Record(_) => &["shard.arrow", "actions.parquet"],
@@ -317,7 +318,8 @@ fn names(task: &Task) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn videos(task: &Task) -> Vec<VideoRecord> {
+/// The videos that a task reads or records.
+pub(super) fn videos(task: &Task) -> Vec<VideoRecord> {
     let record = |digest: String, uri: String, bytes, modified: String| VideoRecord {
         digest,
         uri,
