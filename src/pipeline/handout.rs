@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
-use super::key::{Fields, key, of_job};
 use super::limit::{Limit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::Watch;
 use super::session::{PinsFor, Session, TaskFailure, Written, now};
 use crate::dataset::{self, Created, FORMAT, HashMap, HashSet, Store, find_receipts, is_key, is_name, pins};
 use crate::executor::{Ended, Job, Means, local};
+use crate::stages::plan::key::{Fields, key, of_job};
 
 mod commit;
 

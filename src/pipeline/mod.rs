@@ -10,7 +10,6 @@ pub mod check;
 pub mod entries;
 pub mod fault;
 pub mod handout;
-pub mod key;
 mod limit;
 pub mod locate;
 pub mod parse;
@@ -24,7 +23,6 @@ pub mod session;
 mod settings_tests;
 pub mod spec;
 mod tree;
-pub mod videos;
 
 /// A pipeline cannot be read, makes no sense, or did not run to its end.
 #[derive(Debug, thiserror::Error)]

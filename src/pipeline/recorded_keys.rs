@@ -11,13 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::check::{Checked, check};
-use super::key::key;
 use super::plan::{PlanOptions, Planner};
 use super::run::settle;
 use super::settings_tests::{names, videos};
 use crate::dataset::{About, Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, data_folder, faulty_store};
 use crate::executor::Job;
 use crate::stages::Task;
+use crate::stages::plan::key::key;
 
 const RECORDED: &str = "src/pipeline/recorded_keys.json";
 

@@ -36,6 +36,7 @@ mod opener;
 mod quality;
 #[cfg(feature = "video")]
 pub mod serve;
+pub mod videos;
 pub mod wire;
 #[cfg(feature = "video")]
 mod work;

@@ -15,6 +15,7 @@ use crate::dataset::{FileInfo, NewFile, Reject, Store, VideoRecord};
 use crate::models::Device;
 use crate::train::TrainError;
 pub use crate::train::{Signal, Stop};
+pub use decode::videos::{digest_of, may_pass};
 
 pub mod decode;
 pub mod deduplicate;
@@ -24,6 +25,7 @@ pub mod import_actions;
 pub mod import_dynamics;
 mod known;
 pub mod label;
+pub mod plan;
 mod player;
 pub mod record;
 pub mod report;

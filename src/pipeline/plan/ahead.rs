@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::{Planner, StagePlan};
 use crate::dataset::{self, FileInfo, HashMap, Receipt};
 use crate::executor::Job;
-use crate::pipeline::key::Known;
 use crate::pipeline::spec::StageSpec;
 use crate::stages::label::{LabelConfig, LabelTask};
+use crate::stages::plan::key::Known;
 
 /// What a run has labelled before its stage's turn.
 #[derive(Debug, Default)]

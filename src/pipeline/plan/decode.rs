@@ -12,10 +12,10 @@ use rayon::prelude::*;
 
 use super::{Planned, Planner, StagePlan};
 use crate::dataset::{self, HashMap, HashSet, Receipt, VideoRecord};
-use crate::pipeline::key::{Known, WithSettings, of_decode, settings};
-use crate::pipeline::videos::{Identified, Now, identify, of_bytes};
 use crate::stages::Task;
+use crate::stages::decode::videos::{Identified, Now, identify, of_bytes};
 use crate::stages::decode::{DUPLICATE, DecodeConfig, DecodeTask, Decoded, Duplicates, VideoSource};
+use crate::stages::plan::key::{Known, WithSettings, of_decode, settings};
 
 impl Planner<'_> {
     /// Old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos form new ones.

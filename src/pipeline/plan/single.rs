@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use super::{Planner, StagePlan, Waiting, no_file};
 use crate::dataset::{FileInfo, HashSet};
-use crate::pipeline::key::{
-    Known, key, of_deduplicate, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
-};
-use crate::pipeline::videos::digest_of;
 use crate::stages::deduplicate::{DeduplicateConfig, DeduplicateTask};
+use crate::stages::digest_of;
 use crate::stages::evaluate::{EvaluateConfig, EvaluateTask};
 use crate::stages::finetune::{FinetuneConfig, FinetuneTask};
 use crate::stages::import_actions::{ImportActionsConfig, ImportActionsTask};
 use crate::stages::import_dynamics::{ImportDynamicsConfig, ImportDynamicsTask};
+use crate::stages::plan::key::{
+    Known, key, of_deduplicate, of_evaluate, of_finetune, of_import_actions, of_import_dynamics, of_report, of_train_decoder, settings,
+};
 use crate::stages::report::{ReportConfig, ReportTask, Source};
 use crate::stages::train_decoder::{TrainDecoderConfig, TrainDecoderTask};
 use crate::stages::{Task, report};

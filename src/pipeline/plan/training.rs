@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::{Planned, Planner, StagePlan, Waiting};
 use crate::dataset::{FileInfo, HashSet, Receipt};
-use crate::pipeline::key::{Fields, Known, WithSettings, key, of_train_dynamics, of_train_policy, settings};
 use crate::pipeline::spec::StageSpec;
 use crate::stages::Task;
 use crate::stages::label::LabelConfig;
+use crate::stages::plan::key::{Fields, Known, WithSettings, key, of_train_dynamics, of_train_policy, settings};
 use crate::stages::train_dynamics::{Refresh, TrainDynamicsConfig, TrainDynamicsTask};
 use crate::stages::train_policy::{TrainPolicyConfig, TrainPolicyTask};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::Job;
 use crate::dataset::{FileInfo, HashMap, HashSet, Receipt, VideoRecord};
-use crate::executor::Job;
 use crate::stages::Task;
 
 /// One task.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
+use super::key::Fields;
 use super::{LeftOut, StagePlan};
-use crate::pipeline::key::Fields;
 
 /// What a plan says of a stage, for programs.
 #[derive(Serialize)]
