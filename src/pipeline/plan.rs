@@ -1,27 +1,16 @@
 //! What would run, and why. In: a checked pipeline and a workspace; out: for every stage its tasks, each done or new.
 //!
 //! New videos, a retrained model, a changed setting and a killed run are one path: a task is its key, and a key without a receipt
-//! is to be done. Nothing is written here. What is trained is planned in `training`: a model is kept although its input
-//! has grown. `decode` is planned in `decode`, stages of one task in `single`.
+//! is to be done. Nothing is written here. Which tasks a stage has it says itself, in [`Stage::plan`](crate::stages::Stage::plan).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::Checked;
-use super::spec::StageSpec;
 use crate::dataset::{self, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
-use crate::stages::Task;
-use crate::stages::decode::videos::Now;
-use crate::stages::label::{LabelConfig, LabelTask};
-use crate::stages::plan::key::{Known, of_label, of_record, settings};
-use crate::stages::plan::no_file;
-use crate::stages::record::RecordConfig;
+use crate::stages::plan::{Given, Now, ReceiptIndex};
 
 mod ahead;
-mod decode;
-mod single;
-mod training;
 
 pub use crate::stages::plan::{LeftOut, Planned, StagePlan, Tasks, Waiting};
 pub use ahead::{Ahead, Unwaiting};
@@ -100,13 +89,19 @@ impl<'a> Planner<'a> {
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
         let before_entries = before.map_or(Ok(vec![]), |before| before.entries(self.store))?;
         let damaged_tables = before.map_or(Ok(vec![]), |before| before.damaged_tables(self.store, name))?;
-        let plan = StagePlan { before: before.cloned(), before_entries, damaged, damaged_tables, ..StagePlan::empty(name, spec.kind()) };
-        let all = receipts.clone();
-        let mut plan = self.plan_stage(spec, plan, receipts)?;
+        let mut plan = StagePlan {
+            needs: spec.needs(),
+            before: before.cloned(),
+            before_entries,
+            damaged,
+            damaged_tables,
+            ..StagePlan::empty(name, spec.kind())
+        };
+        spec.plan(&self.given(name, &receipts, &ReceiptIndex::new(&receipts)), &mut plan)?;
         let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
         let gone: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).filter(|key| !planned.contains(key)).collect();
         if !gone.is_empty() {
-            let known: HashMap<&str, &Arc<Receipt>> = all.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
+            let known: HashMap<&str, &Arc<Receipt>> = receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
             let gone = plan.before_entries.iter().filter(|(key, _)| gone.contains(key.as_str()));
             plan.dropped = gone.filter_map(|(key, _)| known.get(key.as_str()).map(|receipt| (*receipt).clone())).collect();
         }
@@ -127,78 +122,23 @@ impl<'a> Planner<'a> {
         videos.filter(|video| !is_there(&video.uri) && !plan.planned_digests.contains(&video.digest)).count()
     }
 
-    fn plan_stage(&self, spec: &StageSpec, plan: StagePlan, receipts: Vec<Arc<Receipt>>) -> Result<StagePlan, dataset::Error> {
-        match spec {
-            StageSpec::Decode(config) => self.decode(plan, config, receipts),
-            StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
-            StageSpec::ImportActions(config) => Ok(self.import_actions(plan, config, &Known::new(&receipts))),
-            StageSpec::Deduplicate(config) => Ok(self.deduplicate(plan, config, &Known::new(&receipts))),
-            StageSpec::TrainDynamics(config) => Ok(self.train_dynamics(plan, config, &receipts)),
-            StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
-            StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
-            StageSpec::TrainPolicy(config) => Ok(self.train_policy(plan, config, &receipts)),
-            StageSpec::TrainDecoder(config) => Ok(self.train_decoder(plan, config, &Known::new(&receipts))),
-            StageSpec::Finetune(config) => Ok(self.finetune(plan, config, &Known::new(&receipts))),
-            StageSpec::Evaluate(config) => Ok(self.evaluate(plan, config, &Known::new(&receipts))),
-            StageSpec::Report(config) => Ok(self.report(plan, config, &Known::new(&receipts))),
+    /// Returns what a stage may look at.
+    fn given<'g>(&'g self, stage: &str, receipts: &'g [Arc<Receipt>], known: &'g ReceiptIndex<'g>) -> Given<'g> {
+        let Checked { spec, videos, notes, .. } = self.checked;
+        Given {
+            pipeline: &spec.name,
+            seed: spec.seed,
+            stages: &spec.stages,
+            plans: &self.plans,
+            receipts,
+            known,
+            checkpoint_secs: self.options.checkpoint_secs,
+            is_forced: self.options.refresh.iter().any(|name| name == stage),
+            retry_rejected: self.options.retry_rejected.as_deref(),
+            videos: videos.get(stage).map_or(&[], Vec::as_slice),
+            notes: notes.get(stage).map_or(&[], Vec::as_slice),
+            now: &self.now,
+            access: self.store.access(),
         }
-    }
-
-    /// One task per shard; the first ones stay as they are when there are more.
-    fn record(&self, mut plan: StagePlan, config: &RecordConfig, known: &Known) -> StagePlan {
-        let seed = self.checked.spec.seed;
-        let learnt: Vec<&StagePlan> =
-            [&config.policy, &config.decoder, &config.agent].into_iter().flatten().map(|name| &self.plans[name]).collect();
-        // Decoders stand by transitions, then by draw: the first draw of most is the one that plays.
-        let weights =
-            |plan: &&StagePlan| plan.tasks.files(if plan.kind == "train_decoder" { "-0.safetensors" } else { ".safetensors" }).pop();
-        let weights = learnt.iter().map(|plan| weights(plan).unwrap_or_else(no_file)).collect();
-        let (tasks, inputs) = (config.tasks(seed, weights), learnt.iter().flat_map(|plan| plan.tasks.keys()).collect::<Vec<_>>());
-        plan.settings = tasks.first().map(|task| settings(&of_record(task))).unwrap_or_default();
-        if let Some(waited) = learnt.iter().find(|plan| plan.new_tasks() > 0) {
-            plan.wait(Waiting { tasks: tasks.len(), videos: config.episodes as usize }, format!("new {}", waited.stage));
-            return plan;
-        }
-        for task in tasks {
-            let units = task.count;
-            plan.add(of_record(&task), inputs.clone(), BTreeMap::new(), units, Task::Record(task), known);
-        }
-        plan
-    }
-
-    /// One task per shard, all new when the model is.
-    fn label(&self, mut plan: StagePlan, config: &LabelConfig, known: &Known) -> StagePlan {
-        let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
-        let [actions, copies] = [&config.actions, &config.without].map(|name| name.as_ref().map(|name| &self.plans[name]));
-        plan.settings =
-            settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file(), actions: None, without: vec![] }));
-        let waits = actions.filter(|actions| actions.new_tasks() > 0 && frames.new_tasks() == 0).map(|_| "new true actions");
-        let waits = waits.or(copies.filter(|copies| copies.new_tasks() > 0).map(|_| "new near-copies"));
-        let Some((dynamics, model)) = dynamics.model().filter(|_| waits.is_none()) else {
-            let tasks = frames.new_tasks() + frames.tasks.reused();
-            plan.wait(Waiting { tasks, videos: 0 }, waits.unwrap_or("new model").into());
-            return plan;
-        };
-        let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
-        let copies = copies.map(StagePlan::copies).unwrap_or_default();
-        for (i, shard) in frames.tasks.receipts().enumerate() {
-            let Some(file) = shard.files.first() else { continue };
-            let (actions, digests) = (true_actions.get(i).cloned(), shard.videos.iter().map(|video| &video.digest));
-            let without = digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
-            let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions, without };
-            plan.add_label(task, shard, &dynamics.key, known);
-        }
-        if frames.new_tasks() > 0 {
-            plan.wait(Waiting { tasks: frames.new_tasks(), videos: 0 }, "new frames".into());
-        }
-        plan
-    }
-}
-
-impl StagePlan {
-    /// Adds the task of one shard's labels.
-    fn add_label(&mut self, task: LabelTask, frames: &Receipt, dynamics: &str, known: &Known) {
-        let (inputs, rows) = (vec![frames.key.clone(), dynamics.to_owned()], task.shard.rows);
-        self.add(of_label(&task), inputs, BTreeMap::new(), rows, Task::Label(task), known);
     }
 }

@@ -1,7 +1,7 @@
 //! Task keys are recorded, so that no change of the code computes again what users have computed.
 //!
 //! Every pipeline of `pipelines/` is planned over made-up receipts, and one more that has every kind
-//! of stage and rare settings. If a key changes on purpose, since a stage's `VERSION` was raised,
+//! of stage and rare settings. If a key changes on purpose, since a stage's `version` was raised,
 //! record the keys anew: `LAPO_RECORD_KEYS=1 cargo test --release --lib recorded_keys`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

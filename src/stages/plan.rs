@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`tasks`] | the tasks of a stage's dataset, in order |
 //! | [`key`] | what decides whether a task is done already |
+//! | [`receipts`] | the tasks that are done, by key, and why another one is new |
+//! | `reason` | why a task is new, as a sentence |
+//! | [`training`] | when a trained model is kept |
 //! | `view` | a plan as `lapo plan --format json` prints it |
 
 use std::collections::BTreeMap;
@@ -12,13 +15,98 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub mod key;
+mod reason;
+pub mod receipts;
 pub mod tasks;
+pub mod training;
 mod view;
 
-use super::Task;
-use crate::dataset::{Damaged, FileInfo, HashSet, Manifest, Receipt};
-use key::{Fields, Known, key};
+pub use super::decode::videos::Now;
+use super::{ArtifactKind, Needs, StageKind, StageSpec, Task};
+use crate::dataset::{Access, Damaged, FileInfo, HashMap, HashSet, ListedVideo, Manifest, Receipt};
+use key::key;
+pub use key::{Fields, KeyFields};
+pub use reason::Reason;
+pub use receipts::ReceiptIndex;
 pub use tasks::{Planned, Tasks};
+
+/// What a stage may look at when it plans its tasks.
+pub struct Given<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// The pipeline's seed.
+    pub seed: u64,
+    /// All stages of the pipeline.
+    pub stages: &'a [(String, StageSpec)],
+    /// The plans of the stages before this one, its inputs among them.
+    pub plans: &'a HashMap<String, StagePlan>,
+    /// The receipts of this stage.
+    pub receipts: &'a [Arc<Receipt>],
+    /// The same, by key.
+    pub known: &'a ReceiptIndex<'a>,
+    /// Seconds between two checkpoints of a training.
+    pub checkpoint_secs: u64,
+    /// Whether it trains again, once, whatever its `refresh` says.
+    pub is_forced: bool,
+    /// Videos with rejects of these classes are decoded again; of all classes if the list is empty.
+    pub retry_rejected: Option<&'a [String]>,
+    /// What the stage's patterns and lists of videos match.
+    pub videos: &'a [ListedVideo],
+    /// Notes on the stage's lists, for people.
+    pub notes: &'a [String],
+    /// What this run says of videos.
+    pub now: &'a Now,
+    /// Access to object stores.
+    pub access: &'a Access,
+}
+
+impl<'a> Given<'a> {
+    /// Returns the plan of an input.
+    pub fn plan(&self, stage: &str) -> &'a StagePlan {
+        &self.plans[stage]
+    }
+
+    /// Returns the plan of an input, if there is one.
+    pub fn plan_if(&self, stage: Option<&String>) -> Option<&'a StagePlan> {
+        stage.map(|stage| self.plan(stage))
+    }
+
+    /// Returns the plan of an input's own input: the stage in this field of its settings.
+    pub fn input_of(&self, stage: &str, field: &str) -> Option<&'a StagePlan> {
+        let (_, spec) = self.stages.iter().find(|(name, _)| name == stage)?;
+        let input = spec.inputs().into_iter().find(|input| input.field == field)?;
+        self.plans.get(input.stage)
+    }
+}
+
+/// A trained model: the receipt's key, and the weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'a> {
+    /// The key of the task that made it.
+    pub key: &'a str,
+    /// The weights.
+    pub weights: &'a FileInfo,
+}
+
+/// A task to be added to a plan.
+#[derive(Debug)]
+pub struct NewTask {
+    /// What to do.
+    pub task: Task,
+    /// Keys of the receipts it builds on.
+    pub inputs: Vec<String>,
+    /// How far the progress bar moves for it.
+    pub units: u64,
+    /// Counts known beforehand, filed with the receipt.
+    pub stats: BTreeMap<String, f64>,
+}
+
+impl NewTask {
+    /// Creates a task of which no counts are known beforehand.
+    pub fn new(task: impl Into<Task>, inputs: Vec<String>, units: u64) -> Self {
+        NewTask { task: task.into(), inputs, units, stats: BTreeMap::new() }
+    }
+}
 
 /// One task, and under which key its result is filed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,13 +135,15 @@ pub struct StagePlan {
     /// The stage's name.
     pub stage: String,
     /// Its kind.
-    pub kind: String,
+    pub kind: &'static StageKind,
+    /// What one of its tasks needs to run.
+    pub needs: Needs,
     /// Its tasks, as far as they are known, in the dataset's order.
     pub tasks: Tasks,
     /// Tasks that are not known before the stages they wait for have run.
     pub waiting: Waiting,
     /// Why tasks are new: reason and number.
-    pub why: BTreeMap<String, usize>,
+    pub why: BTreeMap<Reason, usize>,
     /// A note for people, such as how many videos a kept model has not seen.
     pub note: Option<String>,
     /// The settings as they come out of presets and overrides.
@@ -98,10 +188,11 @@ pub struct LeftOut {
 
 impl StagePlan {
     /// Nothing to be done.
-    pub fn empty(stage: &str, kind: &str) -> Self {
+    pub fn empty(stage: &str, kind: &'static StageKind) -> Self {
         StagePlan {
             stage: stage.into(),
-            kind: kind.into(),
+            kind,
+            needs: Needs::default(),
             tasks: Tasks::default(),
             waiting: Waiting::default(),
             why: BTreeMap::new(),
@@ -131,7 +222,7 @@ impl StagePlan {
 
     /// Videos among the re-used tasks.
     pub fn reused_videos(&self) -> usize {
-        if ["decode", "record"].contains(&self.kind.as_str()) { self.tasks.reused_videos() } else { 0 }
+        if self.kind.makes(ArtifactKind::Frames) { self.tasks.reused_videos() } else { 0 }
     }
 
     /// Whether the newest version is not just these tasks: some are new, gone, or in another order.
@@ -166,31 +257,72 @@ impl StagePlan {
         }
     }
 
-    /// The receipt of a training or an import and the weights that it made, once they are there.
-    pub fn model(&self) -> Option<(&Arc<Receipt>, &FileInfo)> {
+    /// Returns the model of a stage that makes one, once it is there.
+    pub fn model(&self) -> Option<Model<'_>> {
         let receipt = self.tasks.receipts().next().filter(|_| self.new_tasks() == 0)?;
-        Some((receipt, receipt.files.first()?))
+        Some(Model { key: &receipt.key, weights: receipt.files.first()? })
     }
 
-    /// The files of true actions: as many as there are shards, in their order.
+    /// Returns the file of weights of a stage that makes one; an empty one while there is none.
+    pub fn weights(&self) -> FileInfo {
+        self.last_file(".safetensors")
+    }
+
+    /// Returns the last file whose name ends so; an empty one while there is none.
+    pub fn last_file(&self, end: &str) -> FileInfo {
+        self.tasks.files(end).pop().unwrap_or_else(no_file)
+    }
+
+    /// Returns the shards of frames, in the dataset's order.
+    pub fn shards(&self) -> Vec<FileInfo> {
+        self.tasks.files(".arrow")
+    }
+
+    /// Returns the files of true actions: one for each shard, in their order.
     pub fn action_files(&self) -> Vec<FileInfo> {
-        self.tasks.receipts().flat_map(|receipt| &receipt.files).filter(|file| file.holds_actions()).cloned().collect()
+        let files = self.tasks.receipts().flat_map(|receipt| &receipt.files);
+        files.filter(|file| file.holds_actions()).cloned().collect()
     }
 
-    /// The digests of all videos of all tasks.
+    /// Returns the digests of the videos that a stage of near-duplicates leaves out.
+    pub fn copies(&self) -> HashSet<&str> {
+        let rejects = self.tasks.receipts().flat_map(|receipt| &receipt.rejects);
+        rejects.map(|reject| reject.digest.as_str()).collect()
+    }
+
+    /// Returns the digests of all videos of all tasks.
     pub fn digests(&self) -> HashSet<&str> {
         self.tasks.iter().flat_map(Planned::digests).collect()
     }
 
+    /// Sets the settings to those that these fields of a key have.
+    pub fn set_settings(&mut self, fields: &Fields) {
+        self.settings = key::settings(self.kind, fields);
+    }
+
     /// Adds tasks of which only the number is known.
-    pub fn wait(&mut self, waiting: Waiting, why: String) {
+    pub fn wait(&mut self, waiting: Waiting, why: Reason) {
         self.waiting.tasks += waiting.tasks;
         self.waiting.videos += waiting.videos;
         *self.why.entry(why).or_default() += waiting.tasks;
     }
 
-    /// Adds a task: re-used where its key has a receipt, else new.
-    pub fn add(&mut self, fields: Fields, inputs: Vec<String>, stats: BTreeMap<String, f64>, units: u64, task: Task, known: &Known) {
+    /// Waits with the stage's one task if one of the inputs is still to be made. Returns whether it
+    /// waits.
+    pub fn waits_for<'a>(&mut self, inputs: impl IntoIterator<Item = (&'a str, Option<&'a StagePlan>)>) -> bool {
+        let is_new = |plan: &StagePlan| plan.new_tasks() > 0;
+        let mut inputs = inputs.into_iter();
+        let Some((name, _)) = inputs.find(|(_, plan)| plan.is_some_and(is_new)) else {
+            return false;
+        };
+        self.wait(Waiting { tasks: 1, videos: 0 }, Reason::new_input(name));
+        true
+    }
+
+    /// Adds a task: as done if its key has a receipt, else as new.
+    pub fn add(&mut self, new: NewTask, known: &ReceiptIndex) {
+        let NewTask { task, inputs, units, stats } = new;
+        let fields = task.key().into_fields();
         let key = key(&fields);
         if self.tasks.has(&key) {
             return;
@@ -199,9 +331,10 @@ impl StagePlan {
             self.tasks.push(Planned::Done(receipt.clone()));
             return;
         }
-        *self.why.entry(known.why(&fields)).or_default() += 1;
-        let (stage, kind) = (self.stage.clone(), self.kind.clone());
-        self.tasks.push(Planned::New(Box::new(Job { stage, kind, key, fields, inputs, stats, units, task })));
+        *self.why.entry(known.why(self.kind, &fields)).or_default() += 1;
+        let (stage, kind) = (self.stage.clone(), self.kind.name.to_owned());
+        let job = Job { stage, kind, key, fields, inputs, stats, units, task };
+        self.tasks.push(Planned::New(Box::new(job)));
     }
 }
 
