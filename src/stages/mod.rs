@@ -7,8 +7,8 @@
 //! [`report`] (all of it -> one page).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
 //!
-//! A stage is one file, which implements [`Stage`] and [`StageTask`], and one line in the list below. What planning knows is in
-//! [`plan`].
+//! A stage is one file, which implements [`Stage`] and [`StageTask`], and one line in the list below; [`adding`] shows how to add one.
+//! What planning knows is in [`plan`].
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -36,6 +36,9 @@ pub mod train_dynamics;
 pub mod train_policy;
 mod training;
 mod workplace;
+
+#[doc = include_str!("adding.md")]
+pub mod adding {}
 
 pub use decode::videos::{digest_of, may_pass};
 pub use error::Error;

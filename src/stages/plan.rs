@@ -3,7 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`tasks`] | the tasks of a stage's dataset, in order |
-//! | [`key`] | what decides whether a task is done already |
+//! | [`key`](mod@key) | what decides whether a task is done already |
 //! | [`receipts`] | the tasks that are done, by key, and why another one is new |
 //! | `reason` | why a task is new, as a sentence |
 //! | [`training`] | when a trained model is kept |
