@@ -1,7 +1,7 @@
-//! The macro behind the list of stages: it makes the types that hold a stage or a task of any kind.
+//! The macro behind the list of stages. It generates the types that hold a stage or a task of any kind.
 
-/// Makes, of a list of `Kind(module::Config)`: [`StageSpec`](super::StageSpec),
-/// [`Task`](super::Task), [`KINDS`](super::KINDS) and [`kind_of`](super::kind_of).
+/// Generates [`StageSpec`](super::StageSpec), [`Task`](super::Task), [`KINDS`](super::KINDS) and
+/// [`kind_of`](super::kind_of) from entries `Kind(module::Config)`.
 ///
 /// The module's name is the kind's name in YAML; it has a `KIND`, and its config is a
 /// [`Stage`](super::Stage).

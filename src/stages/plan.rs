@@ -54,7 +54,7 @@ pub struct Given<'a> {
     pub videos: &'a [ListedVideo],
     /// Notes on the stage's lists, for people.
     pub notes: &'a [String],
-    /// What this run says of videos.
+    /// Which videos this run leaves for the next one.
     pub now: &'a Now,
     /// Access to object stores.
     pub access: &'a Access,

@@ -1,9 +1,9 @@
-//! All there is to say of a kind of stage: [`Stage`] of its settings, [`StageTask`] of its tasks,
-//! [`StageKind`] of what never changes.
+//! The traits of a stage: [`Stage`] for its settings, [`StageTask`] for its tasks, [`StageKind`] for
+//! what all stages of one kind have in common.
 //!
-//! A stage implements them in its own file. The list in `stages/mod.rs` makes
-//! [`StageSpec`](super::StageSpec) and [`Task`](super::Task) of all of them, and everything else
-//! goes through these traits: no other module names a kind of stage.
+//! A stage implements them in its own file. The list in `stages/mod.rs` generates
+//! [`StageSpec`](super::StageSpec) and [`Task`](super::Task). All other modules use a stage through
+//! these traits and name no kind.
 
 use std::any::Any;
 
@@ -170,7 +170,7 @@ impl<'a> Input<'a> {
 /// A fault of a single field: the field, what is wrong with its value, the cure.
 pub type FieldFault = (&'static str, String, &'static str);
 
-/// What a task of a stage needs to run: estimates for whoever places tasks on machines.
+/// What a task of a stage needs to run: estimates, for placing tasks on machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Needs {
     /// Whether a GPU makes it much faster; every stage runs without one.

@@ -171,16 +171,18 @@ mod tests {
 
     #[test]
     fn the_paper_s_training_is_not_that_of_its_networks_spelled_out() {
-        let key = |settings: &str| {
-            let task = json!({ "config": serde_yaml::from_str::<Value>(settings).unwrap(), "seed": 0, "size": 64, "shards": [],
-                "actions": [], "provenance": {}, "checkpoint_secs": 60 });
+        let key = |config: Value| {
+            let task = json!({ "config": config, "seed": 0, "size": 64, "shards": [], "actions": [],
+                "provenance": {}, "checkpoint_secs": 60 });
             let task: TrainDynamicsTask = serde_json::from_value(task).unwrap();
             key(&task.key().into_fields())
         };
-        let vq = "vq: { warmup: 0, start: uniform, ema_start: zero, revive_after: 0 }";
-        let networks = format!("idm_head: flatten, fdm_action: tile, fdm_bottom: 1, predict: frame, {vq}");
-        assert_ne!(key("{ frames: a, reference: true }"), key(&format!("{{ frames: a, {networks} }}")));
-        assert_eq!(key("{ frames: a, preset: tiny }"), key("{ frames: a, idm_scale: 1, fdm_base: 8 }"));
+        let vq = json!({ "warmup": 0, "start": "uniform", "ema_start": "zero", "revive_after": 0 });
+        let networks = json!({ "frames": "a", "idm_head": "flatten", "fdm_action": "tile", "fdm_bottom": 1,
+            "predict": "frame", "vq": vq });
+        assert_ne!(key(json!({ "frames": "a", "reference": true })), key(networks));
+        let sizes = json!({ "frames": "a", "idm_scale": 1, "fdm_base": 8 });
+        assert_eq!(key(json!({ "frames": "a", "preset": "tiny" })), key(sizes));
     }
 
     #[test]
