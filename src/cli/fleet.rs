@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
-use super::progress::{Counted, Verbosity, unit};
+use super::progress::{Counted, Verbosity};
 use super::{human, stderr};
 use crate::dataset::host;
 use crate::pipeline::plan::StagePlan;
@@ -28,7 +28,7 @@ impl Watch for Json {
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         event(
             "stage_began",
-            json!({ "stage": plan.stage, "kind": plan.kind, "tasks": plan.new_tasks(), "units": units, "unit": unit(&plan.kind) }),
+            json!({ "stage": plan.stage, "kind": plan.kind.name, "tasks": plan.new_tasks(), "units": units, "unit": plan.kind.unit }),
         );
         if self.0 == Verbosity::Quiet {
             return Box::new(Silent);

@@ -43,7 +43,7 @@ impl Watch for Person {
             stderr::line(format!("{stage}: {new} tasks to do, {reused} re-used; new because of {}", plan.reasons()));
         }
         match std::io::stderr().is_terminal() {
-            true => Box::new(Bar::new(&plan.stage, unit(&plan.kind), units)),
+            true => Box::new(Bar::new(&plan.stage, plan.kind.unit, units)),
             false => {
                 Box::new(Counted::new(plan, units, self.0.pause(), |count: &Count| stderr::line(count), |text: &str| stderr::line(text)))
             }
@@ -64,20 +64,6 @@ impl Watch for Person {
         let note = stage.note.iter().map(|n| format!("; {n}")).collect::<String>();
         let StageSummary { stage, new, reused, seconds, .. } = stage;
         stderr::line(format!("{stage}: {new} tasks done, {reused} re-used{rejects}{left_out} in {seconds:.1} s{note}"));
-    }
-}
-
-/// What a kind of stage counts.
-pub fn unit(kind: &str) -> &'static str {
-    match kind {
-        "decode" | "deduplicate" => "videos",
-        "record" | "evaluate" => "episodes",
-        "train_decoder" => "decoders",
-        "import_actions" => "shards",
-        "report" => "sections",
-        "finetune" => "env steps",
-        "train_dynamics" | "train_policy" => "steps",
-        _ => "transitions",
     }
 }
 
@@ -177,7 +163,7 @@ struct State {
 impl<T: Fn(&Count), S: Fn(&str)> Counted<T, S> {
     /// Nothing is done yet.
     pub fn new(plan: &StagePlan, units: u64, pause: Duration, tell: T, say: S) -> Self {
-        let (now, unit) = (Instant::now(), unit(&plan.kind));
+        let (now, unit) = (Instant::now(), plan.kind.unit);
         let count = Count { stage: plan.stage.clone(), unit, done: 0, units, per_second: None, seconds_left: None, note: String::new() };
         Counted { state: Mutex::new(State { count, resumed: 0, begun: now, told: now, pause }), tell, say }
     }

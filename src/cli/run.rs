@@ -19,6 +19,7 @@ use crate::pipeline::run::{StageSummary, Summary, Watch, run as run_pipeline};
 use crate::pipeline::spec::StageSpec;
 use crate::pipeline::{self, load};
 use crate::stages::decode::child::Launch;
+use crate::stages::{ArtifactKind, KINDS, kind_of};
 
 /// `lapo run`: ends with one line of truth on stdout. With `--watch` each round does.
 pub fn run(args: &Run, access: &Access) -> Result<Exit> {
@@ -66,7 +67,7 @@ fn chosen(checked: &Checked, args: &Run) -> Result<Option<Vec<String>>, Error> {
     }
     let (mut chosen, mut at) = ([args.only.as_slice(), &args.until].concat(), 0);
     while let Some(name) = chosen.get(at).filter(|_| !args.until.is_empty()).cloned() {
-        let needed = spec(&name).into_iter().flat_map(StageSpec::inputs).map(|(_, input, _)| input.to_owned());
+        let needed = spec(&name).into_iter().flat_map(|spec| spec.inputs()).map(|input| input.stage.to_owned());
         let new: Vec<String> = needed.filter(|input| !chosen.contains(input)).collect();
         chosen.extend(new);
         at += 1;
@@ -221,7 +222,7 @@ fn options(
     Again { refresh, retry_rejected, max_dropped, take_over }: &Again,
     checkpoint_secs: u64,
 ) -> Result<PlanOptions> {
-    let is_kept = |(_, spec): &&(String, StageSpec)| matches!(spec, StageSpec::TrainDynamics(_) | StageSpec::TrainPolicy(_));
+    let is_kept = |(_, spec): &&(String, StageSpec)| spec.kind().keeps_model;
     let names: Vec<&str> = checked.spec.stages.iter().filter(is_kept).map(|(name, _)| name.as_str()).collect();
     match refresh.iter().find(|name| !names.contains(&name.as_str())) {
         Some(name) => Err(Error::Usage {
@@ -250,9 +251,9 @@ fn described(plan: &StagePlan) -> String {
         _ => format!(" ({} videos new, {} re-used)", plan.new_videos(), plan.reused_videos()),
     };
     let (new, reused) = (plan.new_tasks(), plan.tasks.reused());
-    let mut text = format!("{} ({}): {new} tasks new, {reused} re-used{videos}\n", plan.stage, plan.kind);
+    let mut text = format!("{} ({}): {new} tasks new, {reused} re-used{videos}\n", plan.stage, plan.kind.name);
     text.extend(plan.why.iter().map(|(reason, count)| format!("  new because of {reason}: {count}\n")));
-    text.extend(gone(plan.videos_gone, plan.rows_fewer(), &plan.kind).map(|gone| format!("  {gone}\n")));
+    text.extend(gone(plan.videos_gone, plan.rows_fewer(), plan.kind.name).map(|gone| format!("  {gone}\n")));
     text.extend(plan.damaged.iter().map(|damaged| format!("  damaged, made again: {}\n", damaged.path)));
     text.extend(plan.damaged_tables.iter().map(|path| format!("  damaged, joined again: {path}\n")));
     text.extend(plan.left_out.iter().map(|left| format!("  left for the next run: {}: {}\n", left.video, left.reason)));
@@ -264,11 +265,7 @@ fn described(plan: &StagePlan) -> String {
 
 /// What a dataset has lost, in words.
 pub fn gone(videos: usize, rows: u64, kind: &str) -> Option<String> {
-    let unit = match kind {
-        "decode" | "record" => "frame",
-        "label" => "transition",
-        _ => "row",
-    };
+    let unit = kind_of(kind).map_or("row", |kind| kind.row);
     let plural = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
     let videos = (videos > 0).then(|| format!("{} gone", plural(videos as u64, "video")));
     let rows = (rows > 0).then(|| format!("{} fewer", plural(rows, unit)));
@@ -278,17 +275,23 @@ pub fn gone(videos: usize, rows: u64, kind: &str) -> Option<String> {
 /// The one line of truth.
 fn truth(summary: &Summary) -> String {
     // Not `sum`: that of nothing is -0, and would be printed so.
-    let sum = |kind: &str, value: &dyn Fn(&StageSummary) -> f64| -> f64 {
-        summary.stages.iter().filter(|stage| stage.kind == kind).map(value).fold(0.0, |sum, value| sum + value)
+    let sum = |stages: &[&StageSummary], value: &dyn Fn(&StageSummary) -> f64| -> f64 {
+        stages.iter().map(|stage| value(stage)).fold(0.0, |sum, value| sum + value)
     };
-    let all = |kind: &str, name: &str| sum(kind, &|stage| stage.total.counts.get(name).map_or(0.0, |count| *count as f64));
-    let new = |kind: &str, name: &str| sum(kind, &|stage| stage.done.get(name).copied().unwrap_or(0.0));
-    let rate = |kind: &str, name: &str, unit: &str| {
-        let rate = rate(new(kind, name), sum(kind, &|stage| stage.seconds))?;
-        Some(format!("{rate:.0} {unit}"))
+    let makers = |artifact: ArtifactKind| -> Vec<&StageSummary> {
+        let makes = |stage: &&StageSummary| kind_of(&stage.kind).is_some_and(|kind| kind.makes(artifact));
+        summary.stages.iter().filter(makes).collect()
     };
-    let rates = [rate("decode", "frames", "frames/s decoded"), rate("label", "transitions", "transitions/s labelled")];
-    let rates: Vec<String> = rates.into_iter().flatten().collect();
+    let all = |artifact, name: &str| sum(&makers(artifact), &|stage| stage.total.counts.get(name).map_or(0.0, |count| *count as f64));
+    let done = |stage: &StageSummary, name: &str| stage.done.get(name).copied().unwrap_or(0.0);
+    let new = |artifact, name: &str| sum(&makers(artifact), &|stage| done(stage, name));
+    let speed = |kind: &&str| {
+        let speed = kind_of(kind)?.speed?;
+        let stages: Vec<&StageSummary> = summary.stages.iter().filter(|stage| stage.kind == **kind).collect();
+        let rate = rate(sum(&stages, &|stage| done(stage, speed.of)), sum(&stages, &|stage| stage.seconds))?;
+        Some(format!("{rate:.0} {}", speed.unit))
+    };
+    let rates: Vec<String> = KINDS.iter().filter_map(speed).collect();
     let rates = if rates.is_empty() { String::new() } else { format!("{}; ", rates.join(", ")) };
     let tasks: usize = summary.stages.iter().map(|stage| stage.new).sum();
     let rejects: u64 = summary.stages.iter().map(|stage| stage.total.rejects).sum();
@@ -298,11 +301,11 @@ fn truth(summary: &Summary) -> String {
     format!(
         "{tasks} tasks: {} videos ({} new), {} frames, {} transitions ({} new), {rejects} rejects; {lost}\
          {rates}{:.1} s: {}\n",
-        all("decode", "videos") + all("record", "videos"),
-        new("decode", "videos") + new("record", "videos"),
-        all("decode", "frames") + all("record", "frames"),
-        all("label", "transitions"),
-        new("label", "transitions"),
+        all(ArtifactKind::Frames, "videos"),
+        new(ArtifactKind::Frames, "videos"),
+        all(ArtifactKind::Frames, "frames"),
+        all(ArtifactKind::Labels, "transitions"),
+        new(ArtifactKind::Labels, "transitions"),
         summary.seconds,
         times.join(", "),
     )

@@ -14,11 +14,7 @@ use crate::build_info::build_info;
 use crate::dataset::{FORMAT, Filed, Made, Receipt, Store, data_folder, file_receipt, host, read_receipt};
 use crate::models::Device;
 use crate::stages::decode::child::Decoders;
-use crate::stages::label::Label;
-use crate::stages::{
-    Done, Error, Progress, Stop, Task, Workplace, decode, deduplicate, evaluate, finetune, import_actions, import_dynamics, record, report,
-    train_decoder, train_dynamics, train_policy,
-};
+use crate::stages::{Done, Error, Kept, Lanes, Progress, Stop, Workplace};
 
 /// Runs the jobs of one stage; how each job ended that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
 ///
@@ -28,17 +24,18 @@ pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress
     let decoders = means.decoder.clone().map(Decoders::new);
     let cores_free = (means.threads / jobs.len().max(1)).max(1);
     let here = Here { store, games: &means.games, decoders: decoders.as_ref(), cores_free, progress, asked_to_end: &means.stop };
-    let one = |job: Job, device: Device, worker: &mut Option<Label>| {
+    let one = |job: Job, device: Device, kept: &mut Kept| {
         if stop.load(Ordering::Relaxed) || means.stop.is_set() {
             return None;
         }
-        let (key, result) = (job.key.clone(), here.attempt(job, device, worker));
+        let (key, result) = (job.key.clone(), here.attempt(job, device, kept));
         if result.as_ref().is_ok_and(|receipt| !go_on(receipt)) {
             stop.store(true, Ordering::Relaxed);
         }
         Some(Ended { key, result })
     };
-    if jobs.iter().all(|job| matches!(job.task, Task::Decode(_) | Task::Record(_))) {
+    let all_run = |lanes: Lanes| jobs.iter().all(|job| job.task.kind().lanes == lanes);
+    if all_run(Lanes::PerCore) {
         let results = Mutex::new(Vec::with_capacity(jobs.len()));
         let each = |(at, job)| {
             let result = one(job, means.devices[0], &mut None);
@@ -47,8 +44,7 @@ pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress
         jobs.into_par_iter().with_max_len(1).enumerate().for_each(each);
         return in_order(results);
     }
-    let labels = jobs.iter().all(|job| matches!(job.task, Task::Label(_)));
-    let lanes = if labels { lanes(&means.devices, jobs.len()) } else { vec![means.devices[0]] };
+    let lanes = if all_run(Lanes::PerGpu) { lanes(&means.devices, jobs.len()) } else { vec![means.devices[0]] };
     let jobs = Mutex::new(jobs.into_iter());
     in_lanes(&|| locked(&jobs).next(), &lanes, &one)
 }
@@ -63,12 +59,12 @@ pub fn follow(
     stop: &AtomicBool,
 ) -> Vec<(String, Arc<Receipt>)> {
     let here = Here { store, games: &means.games, decoders: None, cores_free: 1, progress, asked_to_end: &means.stop };
-    let one = |job: Job, device: Device, worker: &mut Option<Label>| {
+    let one = |job: Job, device: Device, kept: &mut Kept| {
         if stop.load(Ordering::Relaxed) || means.stop.is_set() || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None)) {
             return None;
         }
         let stage = job.stage.clone();
-        here.attempt(job, device, worker).ok().map(|receipt| (stage, receipt))
+        here.attempt(job, device, kept).ok().map(|receipt| (stage, receipt))
     };
     let jobs = Mutex::new(jobs);
     in_lanes(&|| locked(&jobs).recv().ok(), &lanes(&means.devices, usize::MAX), &one)
@@ -88,7 +84,7 @@ fn lanes(devices: &[Device], most: usize) -> Vec<Device> {
 fn in_lanes<J: Send, R: Send>(
     jobs: &(dyn Fn() -> Option<J> + Sync),
     lanes: &[Device],
-    one: &(impl Fn(J, Device, &mut Option<Label>) -> Option<R> + Sync),
+    one: &(impl Fn(J, Device, &mut Kept) -> Option<R> + Sync),
 ) -> Vec<R> {
     let (taken, results) = (Mutex::new(0_usize), Mutex::new(Vec::new()));
     let take = || {
@@ -98,9 +94,9 @@ fn in_lanes<J: Send, R: Send>(
         Some((*taken, job))
     };
     let work = |device: Device| {
-        let mut worker = None;
+        let mut kept = None;
         while let Some((at, job)) = take() {
-            let result = one(job, device, &mut worker);
+            let result = one(job, device, &mut kept);
             locked(&results).extend(result.map(|result| (at, result)));
         }
     };
@@ -134,17 +130,17 @@ struct Here<'a> {
 impl Here<'_> {
     /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts. Only then are checkpoints
     /// deleted: until then a training that is lost goes on from them.
-    fn attempt(&self, job: Job, device: Device, worker: &mut Option<Label>) -> Result<Arc<Receipt>, Error> {
+    fn attempt(&self, job: Job, device: Device, kept: &mut Kept) -> Result<Arc<Receipt>, Error> {
         let Here { store, games, decoders, cores_free, progress, asked_to_end: stop } = *self;
         let attempt = fresh_id();
         let (folder, scratch) = (data_folder(&job.stage, &job.key, &attempt), format!("{}/checkpoints/{}", job.stage, job.key));
         let place = Workplace { store, folder, scratch, device, games, decoders, cores_free, progress, stop };
-        let done = match guarded(|| perform(&job, &place, worker)) {
+        let done = match guarded(|| job.task.run(&place, kept)) {
             Ok(done) => done,
             // The attempt that was first has taken this one's checkpoints away, or the store fails.
             Err(error) => return read_receipt(store, &job.stage, &job.key).ok().flatten().map(Arc::new).ok_or(error),
         };
-        let checkpoints = job.task.has_checkpoints().then_some(place.scratch);
+        let checkpoints = job.task.kind().has_checkpoints.then_some(place.scratch);
         let Job { stage, kind, key, fields, inputs, stats, .. } = job;
         let receipt = Receipt {
             format: FORMAT,
@@ -188,27 +184,6 @@ fn guarded(work: impl FnOnce() -> Result<Done, Error>) -> Result<Done, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))
 }
 
-fn perform(job: &Job, place: &Workplace, worker: &mut Option<Label>) -> Result<Done, Error> {
-    match &job.task {
-        Task::Decode(task) => decode::run(task, place),
-        Task::Record(task) => record::run(task, place),
-        Task::TrainDynamics(task) => train_dynamics::run(task, place),
-        Task::TrainPolicy(task) => train_policy::run(task, place),
-        Task::TrainDecoder(task) => train_decoder::run(task, place),
-        Task::Finetune(task) => finetune::run(task, place),
-        Task::Evaluate(task) => evaluate::run(task, place),
-        Task::ImportActions(task) => import_actions::run(task, place),
-        Task::Deduplicate(task) => deduplicate::run(task, place),
-        Task::Report(task) => report::run(task, place),
-        Task::ImportDynamics(task) => import_dynamics::run(task, place),
-        Task::Label(task) => {
-            let kept = worker.take().filter(|worker| worker.serves(task));
-            let label = kept.map_or_else(|| Label::new(place.store, &task.model, &place.device, task.config.precision), Ok)?;
-            worker.insert(label).run(task, place)
-        }
-    }
-}
-
 /// An id no other attempt has: the process, the time and the hasher's random state.
 pub fn fresh_id() -> String {
     let mut hasher = std::hash::RandomState::new().build_hasher();
@@ -234,7 +209,7 @@ mod tests {
     fn lanes_do_every_job_once_and_answer_in_order() {
         let jobs = Mutex::new(0..200_u32);
         let done = Mutex::new(Vec::new());
-        let one = |job: u32, _: Device, _: &mut Option<Label>| {
+        let one = |job: u32, _: Device, _: &mut Kept| {
             std::thread::yield_now();
             locked(&done).push(job);
             (!job.is_multiple_of(7)).then_some(job * 2)

@@ -3,38 +3,15 @@
 //! An engine is the local executor plus a wire: whatever runs a job, it works in a fresh attempt's own folder and files a receipt by
 //! create-if-absent, so two live attempts at one job are harmless.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use crate::dataset::Receipt;
 use crate::models::Device;
 use crate::stages::decode::child::Launch;
-use crate::stages::{Error, Stop, Task};
+pub use crate::stages::plan::Job;
+use crate::stages::{Error, Stop};
 
 pub mod local;
-
-/// One task, and under which key its result is filed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Job {
-    /// The stage's name: the folder of its results.
-    pub stage: String,
-    /// The stage's kind.
-    pub kind: String,
-    /// The task's key.
-    pub key: String,
-    /// What the key was made of.
-    pub fields: serde_json::Map<String, serde_json::Value>,
-    /// Keys of the receipts it builds on.
-    pub inputs: Vec<String>,
-    /// Counts known beforehand, filed with the receipt.
-    pub stats: BTreeMap<String, f64>,
-    /// How far the progress bar moves for it.
-    pub units: u64,
-    /// What to do.
-    pub task: Task,
-}
 
 /// How a job ended.
 #[derive(Debug)]

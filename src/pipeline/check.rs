@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use super::fault::{Fault, Faults, similar};
 use super::locate::Part;
 use super::parse::parse;
-use super::spec::{ArtifactKind, PipelineSpec, StageSpec};
+use super::spec::{PipelineSpec, StageSpec};
 
 mod places;
 
 use crate::dataset::{Access, ListedVideo};
+use crate::stages::{Input, LatentActions};
 pub use places::workspace_fault;
 use places::{files, matches, workspace};
 
@@ -53,7 +54,7 @@ pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) 
 }
 
 fn path(stage: &str, spec: &StageSpec, field: &str) -> Vec<String> {
-    ["stages", stage, spec.kind()].into_iter().chain(field.split('.')).map(String::from).collect()
+    ["stages", stage, spec.kind().name].into_iter().chain(field.split('.')).map(String::from).collect()
 }
 
 fn fields(faults: &mut Faults, spec: &PipelineSpec) {
@@ -68,18 +69,18 @@ fn fields(faults: &mut Faults, spec: &PipelineSpec) {
 fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
     let names: Vec<&str> = spec.stages.iter().map(|(name, _)| name.as_str()).collect();
     for (name, stage) in &spec.stages {
-        for (field, wanted, kind) in stage.inputs() {
+        for Input { field, stage: wanted, artifact, .. } in stage.inputs() {
             let at = path(name, stage, field);
-            let found = spec.stages.iter().find(|(other, _)| other == wanted);
-            let right: Vec<&str> = spec.stages.iter().filter(|(_, s)| s.outputs().contains(&kind)).map(|(n, _)| n.as_str()).collect();
+            let right = spec.stages.iter().filter(|(_, other)| other.kind().makes(artifact));
+            let right: Vec<&str> = right.map(|(name, _)| name.as_str()).collect();
             let offer = if right.is_empty() { "this pipeline has none".into() } else { format!("there is: {}", right.join(", ")) };
-            match found {
+            match spec.stage(wanted) {
                 None => {
                     let cure = similar(wanted, &names).map_or(offer, |k| format!("did you mean `{k}`?"));
                     faults.at(&at, Part::Value, format!("there is no stage `{wanted}`"), Some(cure));
                 }
-                Some((_, other)) if !other.outputs().contains(&kind) => {
-                    let message = format!("`{wanted}` is a `{}` stage, expected one that makes {kind}", other.kind());
+                Some(other) if !other.kind().makes(artifact) => {
+                    let message = format!("`{wanted}` is a `{}` stage, expected one that makes {artifact}", other.kind().name);
                     faults.at(&at, Part::Value, message, Some(offer));
                 }
                 Some(_) => {}
@@ -88,23 +89,14 @@ fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
     }
 }
 
-/// True actions that labels are set beside, and near-copies that are left out, must be of the same frames.
+/// True actions that labels are set beside, and near-duplicates that are left out, must be of the same frames.
 fn of_the_same_frames(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
-        let (frames, beside) = match stage {
-            StageSpec::Label(config) => (&config.frames, vec![("actions", &config.actions), ("without", &config.without)]),
-            StageSpec::TrainDynamics(config) => (&config.frames, vec![("without", &config.without)]),
-            _ => continue,
-        };
-        for (field, wanted) in beside.into_iter().filter_map(|(field, wanted)| Some((field, wanted.as_ref()?))) {
-            let found = spec.stages.iter().find(|(other, _)| other == wanted).map(|(_, stage)| stage);
-            let of = match found {
-                Some(StageSpec::ImportActions(actions)) => &actions.frames,
-                Some(StageSpec::Deduplicate(copies)) => &copies.frames,
-                Some(StageSpec::Record(_)) => wanted,
-                _ => continue,
-            };
-            if of != frames {
+        let inputs = stage.inputs();
+        let Some(frames) = inputs.iter().find(|input| input.field == FRAMES).map(|input| input.stage) else { continue };
+        for Input { field, stage: wanted, .. } in inputs.into_iter().filter(|input| input.same_frames) {
+            let of = spec.stage(wanted).and_then(|found| found.about_frames_of(wanted));
+            if let Some(of) = of.filter(|of| *of != frames) {
                 let message = format!("`{wanted}` knows of `{of}`, the frames are `{frames}`");
                 faults.at(&path(name, stage, field), Part::Value, message, Some("name a stage that knows the same frames".into()));
             }
@@ -112,16 +104,14 @@ fn of_the_same_frames(faults: &mut Faults, spec: &PipelineSpec) {
     }
 }
 
-/// Who acts together must speak of the same latent actions, those of one model.
+/// The field that names the stage of the frames.
+const FRAMES: &str = "frames";
+
+/// Inputs that act together must have the same latent actions, those of one model.
 fn of_one_model(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
-        let acts = |kind: ArtifactKind| match stage {
-            StageSpec::Finetune(_) => matches!(kind, ArtifactKind::Policy | ArtifactKind::Dynamics),
-            StageSpec::Record(_) | StageSpec::Evaluate(_) => matches!(kind, ArtifactKind::Policy | ArtifactKind::Decoder),
-            _ => false,
-        };
-        let inputs = stage.inputs().into_iter().filter(|(.., kind)| acts(*kind));
-        let known: Vec<_> = inputs.filter_map(|(field, wanted, _)| Some((field, wanted, model(spec, wanted)?))).collect();
+        let inputs = stage.inputs().into_iter().filter(|input| input.same_model);
+        let known: Vec<_> = inputs.filter_map(|input| Some((input.field, input.stage, model(spec, input.stage)?))).collect();
         let Some((_, first, of)) = known.first() else { continue };
         for (field, wanted, other) in known.iter().filter(|(.., other)| other != of) {
             let message = format!("`{wanted}` knows the latent actions of `{other}`, `{first}` those of `{of}`");
@@ -133,26 +123,24 @@ fn of_one_model(faults: &mut Faults, spec: &PipelineSpec) {
 
 /// The stage of the model whose latent actions a stage knows.
 fn model<'a>(spec: &'a PipelineSpec, name: &'a str) -> Option<&'a str> {
-    let find = |name: &str| spec.stages.iter().find(|(other, _)| other == name).map(|(_, stage)| stage);
-    let labels = match find(name)? {
-        StageSpec::TrainDynamics(_) | StageSpec::ImportDynamics(_) => return Some(name),
-        StageSpec::TrainPolicy(config) => &config.labels,
-        StageSpec::TrainDecoder(config) => &config.labels,
-        _ => return None,
-    };
-    match find(labels)? {
-        StageSpec::Label(config) => Some(&config.dynamics),
-        _ => None,
+    match spec.stage(name)?.latent_actions()? {
+        LatentActions::Own => Some(name),
+        LatentActions::Model(model) => Some(model),
+        LatentActions::Labels(labels) => match spec.stage(labels)?.latent_actions()? {
+            LatentActions::Model(model) => Some(model),
+            _ => None,
+        },
     }
 }
 
 /// There must be such networks for frames of this size.
 fn networks(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
-        let StageSpec::TrainDynamics(config) = stage else { continue };
-        let frames = spec.stages.iter().find(|(other, _)| *other == config.frames);
+        let inputs = stage.inputs();
+        let frames = inputs.iter().find(|input| input.field == FRAMES).map(|input| input.stage);
+        let frames = frames.and_then(|frames| Some((frames, spec.stage(frames)?)));
         let size = frames.and_then(|(_, frames)| frames.frame_size());
-        let Some((field, seen, expected)) = config.network_fault(size.unwrap_or(64) as usize) else { continue };
+        let Some((field, seen, expected)) = stage.network_fault(size.unwrap_or(64)) else { continue };
         let (at, message) = match frames {
             Some((frames, of)) if field == "frame_size" => (path(frames, of, "size"), format!("is {seen}, and `{name}` learns from it")),
             _ => (path(name, stage, field), format!("is {seen}")),
@@ -172,8 +160,8 @@ fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
             return;
         }
         trail.push(at);
-        for (_, wanted, _) in spec.stages[at].1.inputs() {
-            if let Some(input) = spec.stages.iter().position(|(name, _)| name == wanted) {
+        for input in spec.stages[at].1.inputs() {
+            if let Some(input) = spec.stages.iter().position(|(name, _)| name == input.stage) {
                 visit(input, spec, trail, order, cycles);
             }
         }

@@ -6,10 +6,10 @@ use std::io;
 
 use super::pattern::PathPattern;
 use super::tree::walk;
-use super::videos::may_pass;
 use crate::dataset::{
     self, Access, EntryClass, Error, Listed, ListedVideo, Refused, Stored, Unread, address, list_objects, path_text, version_of,
 };
+use crate::stages::may_pass;
 
 /// Returns what a pattern matches, here or in an object store.
 ///

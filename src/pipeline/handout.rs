@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
-use super::key::{Fields, key, of_job};
 use super::limit::{Limit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::Watch;
 use super::session::{PinsFor, Session, TaskFailure, Written, now};
 use crate::dataset::{self, Created, FORMAT, HashMap, HashSet, Store, find_receipts, is_key, is_name, pins};
 use crate::executor::{Ended, Job, Means, local};
+use crate::stages::plan::key::{Fields, key};
+use crate::stages::{StageKind, kind_of};
 
 mod commit;
 
@@ -188,15 +189,20 @@ fn held(session: &Session, options: &PlanOptions) -> Result<Vec<StagePlan>, Erro
 }
 
 fn max_dropped(checked: &Checked, stage: &str) -> Option<f64> {
-    checked.spec.stages.iter().find(|(name, _)| name == stage).and_then(|(_, spec)| spec.max_dropped())
+    checked.spec.stage(stage).and_then(|spec| spec.max_dropped())
 }
 
 impl Share {
+    /// Returns its kind.
+    fn kind(&self) -> Result<&'static StageKind, Error> {
+        let unknown = || edited(FRONT, format!("`{}` is not a kind of stage", self.kind));
+        kind_of(&self.kind).ok_or_else(unknown)
+    }
+
     fn of(plan: &StagePlan, checked: &Checked, first: usize, count: usize) -> Self {
-        let spec = checked.spec.stages.iter().find(|(name, _)| *name == plan.stage);
         Share {
             stage: plan.stage.clone(),
-            kind: plan.kind.clone(),
+            kind: plan.kind.name.to_owned(),
             first,
             count,
             complete: plan.waiting.tasks == 0,
@@ -204,7 +210,7 @@ impl Share {
             reused: plan.tasks.reused(),
             videos: plan.new_videos() + plan.reused_videos(),
             videos_gone: plan.videos_gone,
-            most_rejected: spec.and_then(|(_, spec)| spec.most_rejected()),
+            most_rejected: checked.spec.stage(&plan.stage).and_then(|spec| spec.max_rejected()),
             file_bytes: checked.spec.file_bytes(&plan.stage),
             settings: plan.settings.clone(),
             why: plan.reasons(),
@@ -272,7 +278,7 @@ pub fn work(
         if open.is_empty() {
             continue;
         }
-        let progress = watch.begin(&StagePlan::empty(&share.stage, &share.kind), open.iter().map(|job| job.units).sum());
+        let progress = watch.begin(&StagePlan::empty(&share.stage, share.kind()?), open.iter().map(|job| job.units).sum());
         let ended = local::run(store, open, means, progress.as_ref(), &|_| true);
         if let Some(signal) = means.stop.signal() {
             return Err(Error::Stopped(signal));
@@ -314,7 +320,7 @@ pub(super) fn check(path: &str, job: &Job) -> Result<(), Error> {
     if !is_name(&job.stage) || !is_key(&job.key) {
         return Err(edited(path, format!("`{}` of stage `{}` is no key of a task", job.key, job.stage)));
     }
-    let fields = of_job(&job.task, &job.fields);
+    let fields = job.task.key().into_fields();
     let version = |fields: &Fields| fields.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default();
     if version(&fields) != version(&job.fields) {
         let what = format!(

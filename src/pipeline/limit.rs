@@ -8,8 +8,7 @@ use super::Error;
 use super::plan::StagePlan;
 use super::session::TaskFailure;
 use crate::dataset::{Receipt, is_uncounted};
-use crate::stages;
-use crate::stages::decode::DUPLICATE;
+use crate::stages::{self, kind_of};
 
 /// The share of videos that may be rejected before the run stops.
 pub(super) struct Limit {
@@ -28,7 +27,9 @@ impl Limit {
     /// Counts a receipt's rejects; false once there are too many.
     pub(super) fn allows(&self, receipt: &Receipt) -> bool {
         let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let faulty = receipt.rejects.iter().filter(|reject| reject.class != DUPLICATE && !is_uncounted(&reject.class));
+        let harmless = kind_of(&receipt.stage).map_or(&[][..], |kind| kind.harmless);
+        let is_fault = |class: &str| !harmless.contains(&class) && !is_uncounted(class);
+        let faulty = receipt.rejects.iter().filter(|reject| is_fault(&reject.class));
         faulty.for_each(|reject| *classes.entry(reject.class.clone()).or_default() += 1);
         self.most.is_none_or(|most| classes.values().sum::<u64>() as f64 <= most * self.videos as f64)
     }

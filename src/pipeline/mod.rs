@@ -10,19 +10,19 @@ pub mod check;
 pub mod entries;
 pub mod fault;
 pub mod handout;
-pub mod key;
 mod limit;
 pub mod locate;
 pub mod parse;
 mod pattern;
 pub mod plan;
+#[cfg(test)]
+mod recorded_keys;
 pub mod run;
 pub mod session;
 #[cfg(test)]
 mod settings_tests;
 pub mod spec;
 mod tree;
-pub mod videos;
 
 /// A pipeline cannot be read, makes no sense, or did not run to its end.
 #[derive(Debug, thiserror::Error)]

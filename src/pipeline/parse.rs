@@ -7,6 +7,7 @@ use serde_yaml::{Mapping, Value};
 use super::fault::{Faults, similar};
 use super::locate::Part;
 use super::spec::{KINDS, PipelineSpec, StageSpec};
+use crate::stages::ReadSettings;
 
 mod variables;
 
@@ -106,20 +107,20 @@ fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Opt
     }
     let settings = map.values().next()?;
     let path = [path[0].clone(), path[1].clone(), kinds[0].clone()];
-    match kinds[0].as_str() {
-        "decode" => settings_of(faults, &path, settings, filled).map(StageSpec::Decode),
-        "record" => settings_of(faults, &path, settings, filled).map(StageSpec::Record),
-        "import_actions" => settings_of(faults, &path, settings, filled).map(StageSpec::ImportActions),
-        "deduplicate" => settings_of(faults, &path, settings, filled).map(StageSpec::Deduplicate),
-        "train_dynamics" => settings_of(faults, &path, settings, filled).map(StageSpec::TrainDynamics),
-        "import_dynamics" => settings_of(faults, &path, settings, filled).map(StageSpec::ImportDynamics),
-        "label" => settings_of(faults, &path, settings, filled).map(StageSpec::Label),
-        "train_policy" => settings_of(faults, &path, settings, filled).map(StageSpec::TrainPolicy),
-        "train_decoder" => settings_of(faults, &path, settings, filled).map(StageSpec::TrainDecoder),
-        "finetune" => settings_of(faults, &path, settings, filled).map(StageSpec::Finetune),
-        "evaluate" => settings_of(faults, &path, settings, filled).map(StageSpec::Evaluate),
-        "report" => settings_of(faults, &path, settings, filled).map(StageSpec::Report),
-        kind => unreachable!("{kind} is not in KINDS"),
+    StageSpec::read(&kinds[0], Settings { faults, path: &path, settings, filled })
+}
+
+/// The settings of a stage in the text, of whatever kind.
+struct Settings<'a> {
+    faults: &'a mut Faults,
+    path: &'a [String],
+    settings: &'a Value,
+    filled: &'a Filled<'a>,
+}
+
+impl ReadSettings for Settings<'_> {
+    fn read<T: DeserializeOwned + JsonSchema>(self) -> Option<T> {
+        settings_of(self.faults, self.path, self.settings, self.filled)
     }
 }
 

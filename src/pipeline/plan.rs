@@ -1,89 +1,19 @@
 //! What would run, and why. In: a checked pipeline and a workspace; out: for every stage its tasks, each done or new.
 //!
 //! New videos, a retrained model, a changed setting and a killed run are one path: a task is its key, and a key without a receipt
-//! is to be done. Nothing is written here. What is trained is planned in `training`: a model is kept although its input
-//! has grown. `decode` is planned in `decode`, stages of one task in `single`.
+//! is to be done. Nothing is written here. Which tasks a stage has it says itself, in [`Stage::plan`](crate::stages::Stage::plan).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::check::Checked;
-use super::key::{Fields, Known, key, of_label, of_record, settings};
-use super::spec::StageSpec;
-use super::videos::Now;
-use crate::dataset::{self, Damaged, FileInfo, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
-use crate::executor::Job;
-use crate::stages::Task;
-use crate::stages::label::{LabelConfig, LabelTask};
-use crate::stages::record::RecordConfig;
+use crate::dataset::{self, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
+use crate::stages::plan::{Given, Now, ReceiptIndex};
 
 mod ahead;
-mod decode;
-mod single;
-mod tasks;
-mod training;
-mod view;
 
+pub use crate::stages::plan::{LeftOut, Planned, StagePlan, Tasks, Waiting};
 pub use ahead::{Ahead, Unwaiting};
-pub use tasks::{Planned, Tasks};
-
-/// What one stage has and lacks.
-#[derive(Clone, Debug)]
-pub struct StagePlan {
-    /// The stage's name.
-    pub stage: String,
-    /// Its kind.
-    pub kind: String,
-    /// Its tasks, as far as they are known, in the dataset's order.
-    pub tasks: Tasks,
-    /// Tasks that are not known before the stages they wait for have run.
-    pub waiting: Waiting,
-    /// Why tasks are new: reason and number.
-    pub why: BTreeMap<String, usize>,
-    /// A note for people, such as how many videos a kept model has not seen.
-    pub note: Option<String>,
-    /// The settings as they come out of presets and overrides.
-    pub settings: Fields,
-    /// The newest version of the stage's dataset when planning began.
-    pub before: Option<Manifest>,
-    /// Key and attempt of that version's tasks.
-    pub before_entries: Vec<(String, String)>,
-    /// Those of its tasks that are not planned, their outputs whole.
-    pub dropped: Vec<Arc<Receipt>>,
-    /// Videos of that version that are gone.
-    pub videos_gone: usize,
-    /// The digests of all videos of the plan, where some of the version before are not planned.
-    pub planned_digests: HashSet<String>,
-    /// Videos left for the next run: they are still being written, or reading them failed in passing.
-    pub left_out: Vec<LeftOut>,
-    /// Tasks that were done, and whose outputs are damaged.
-    pub damaged: Vec<Damaged>,
-    /// Joined tables of the newest version that are missing or cut short: a commit joins them again.
-    pub damaged_tables: Vec<String>,
-    /// The version that this run made of it, once it has.
-    pub committed: Option<u64>,
-}
-
-/// Tasks whose number is known and nothing else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// How many tasks.
-    pub tasks: usize,
-    /// How many videos they will read.
-    pub videos: usize,
-}
-
-/// A video that is left for the next run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LeftOut {
-    /// Its path or address.
-    pub video: String,
-    /// Why.
-    pub reason: String,
-}
 
 /// What a person asks for beyond the pipeline's file.
 #[derive(Clone, Debug, Default)]
@@ -159,13 +89,19 @@ impl<'a> Planner<'a> {
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
         let before_entries = before.map_or(Ok(vec![]), |before| before.entries(self.store))?;
         let damaged_tables = before.map_or(Ok(vec![]), |before| before.damaged_tables(self.store, name))?;
-        let plan = StagePlan { before: before.cloned(), before_entries, damaged, damaged_tables, ..StagePlan::empty(name, spec.kind()) };
-        let all = receipts.clone();
-        let mut plan = self.plan_stage(spec, plan, receipts)?;
+        let mut plan = StagePlan {
+            needs: spec.needs(),
+            before: before.cloned(),
+            before_entries,
+            damaged,
+            damaged_tables,
+            ..StagePlan::empty(name, spec.kind())
+        };
+        spec.plan(&self.given(name, &receipts, &ReceiptIndex::new(&receipts)), &mut plan)?;
         let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
         let gone: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).filter(|key| !planned.contains(key)).collect();
         if !gone.is_empty() {
-            let known: HashMap<&str, &Arc<Receipt>> = all.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
+            let known: HashMap<&str, &Arc<Receipt>> = receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
             let gone = plan.before_entries.iter().filter(|(key, _)| gone.contains(key.as_str()));
             plan.dropped = gone.filter_map(|(key, _)| known.get(key.as_str()).map(|receipt| (*receipt).clone())).collect();
         }
@@ -186,194 +122,23 @@ impl<'a> Planner<'a> {
         videos.filter(|video| !is_there(&video.uri) && !plan.planned_digests.contains(&video.digest)).count()
     }
 
-    fn plan_stage(&self, spec: &StageSpec, plan: StagePlan, receipts: Vec<Arc<Receipt>>) -> Result<StagePlan, dataset::Error> {
-        match spec {
-            StageSpec::Decode(config) => self.decode(plan, config, receipts),
-            StageSpec::Record(config) => Ok(self.record(plan, config, &Known::new(&receipts))),
-            StageSpec::ImportActions(config) => Ok(self.import_actions(plan, config, &Known::new(&receipts))),
-            StageSpec::Deduplicate(config) => Ok(self.deduplicate(plan, config, &Known::new(&receipts))),
-            StageSpec::TrainDynamics(config) => Ok(self.train_dynamics(plan, config, &receipts)),
-            StageSpec::ImportDynamics(config) => Ok(self.import_dynamics(plan, config, &Known::new(&receipts))),
-            StageSpec::Label(config) => Ok(self.label(plan, config, &Known::new(&receipts))),
-            StageSpec::TrainPolicy(config) => Ok(self.train_policy(plan, config, &receipts)),
-            StageSpec::TrainDecoder(config) => Ok(self.train_decoder(plan, config, &Known::new(&receipts))),
-            StageSpec::Finetune(config) => Ok(self.finetune(plan, config, &Known::new(&receipts))),
-            StageSpec::Evaluate(config) => Ok(self.evaluate(plan, config, &Known::new(&receipts))),
-            StageSpec::Report(config) => Ok(self.report(plan, config, &Known::new(&receipts))),
+    /// Returns what a stage may look at.
+    fn given<'g>(&'g self, stage: &str, receipts: &'g [Arc<Receipt>], known: &'g ReceiptIndex<'g>) -> Given<'g> {
+        let Checked { spec, videos, notes, .. } = self.checked;
+        Given {
+            pipeline: &spec.name,
+            seed: spec.seed,
+            stages: &spec.stages,
+            plans: &self.plans,
+            receipts,
+            known,
+            checkpoint_secs: self.options.checkpoint_secs,
+            is_forced: self.options.refresh.iter().any(|name| name == stage),
+            retry_rejected: self.options.retry_rejected.as_deref(),
+            videos: videos.get(stage).map_or(&[], Vec::as_slice),
+            notes: notes.get(stage).map_or(&[], Vec::as_slice),
+            now: &self.now,
+            access: self.store.access(),
         }
     }
-
-    /// One task per shard; the first ones stay as they are when there are more.
-    fn record(&self, mut plan: StagePlan, config: &RecordConfig, known: &Known) -> StagePlan {
-        let seed = self.checked.spec.seed;
-        let learnt: Vec<&StagePlan> =
-            [&config.policy, &config.decoder, &config.agent].into_iter().flatten().map(|name| &self.plans[name]).collect();
-        // Decoders stand by transitions, then by draw: the first draw of most is the one that plays.
-        let weights =
-            |plan: &&StagePlan| plan.tasks.files(if plan.kind == "train_decoder" { "-0.safetensors" } else { ".safetensors" }).pop();
-        let weights = learnt.iter().map(|plan| weights(plan).unwrap_or_else(no_file)).collect();
-        let (tasks, inputs) = (config.tasks(seed, weights), learnt.iter().flat_map(|plan| plan.tasks.keys()).collect::<Vec<_>>());
-        plan.settings = tasks.first().map(|task| settings(&of_record(task))).unwrap_or_default();
-        if let Some(waited) = learnt.iter().find(|plan| plan.new_tasks() > 0) {
-            plan.wait(Waiting { tasks: tasks.len(), videos: config.episodes as usize }, format!("new {}", waited.stage));
-            return plan;
-        }
-        for task in tasks {
-            let units = task.count;
-            plan.add(of_record(&task), inputs.clone(), BTreeMap::new(), units, Task::Record(task), known);
-        }
-        plan
-    }
-
-    /// One task per shard, all new when the model is.
-    fn label(&self, mut plan: StagePlan, config: &LabelConfig, known: &Known) -> StagePlan {
-        let (frames, dynamics) = (&self.plans[&config.frames], &self.plans[&config.dynamics]);
-        let [actions, copies] = [&config.actions, &config.without].map(|name| name.as_ref().map(|name| &self.plans[name]));
-        plan.settings =
-            settings(&of_label(&LabelTask { config: config.clone(), shard: no_file(), model: no_file(), actions: None, without: vec![] }));
-        let waits = actions.filter(|actions| actions.new_tasks() > 0 && frames.new_tasks() == 0).map(|_| "new true actions");
-        let waits = waits.or(copies.filter(|copies| copies.new_tasks() > 0).map(|_| "new near-copies"));
-        let Some((dynamics, model)) = dynamics.model().filter(|_| waits.is_none()) else {
-            let tasks = frames.new_tasks() + frames.tasks.reused();
-            plan.wait(Waiting { tasks, videos: 0 }, waits.unwrap_or("new model").into());
-            return plan;
-        };
-        let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
-        let copies = copies.map(StagePlan::copies).unwrap_or_default();
-        for (i, shard) in frames.tasks.receipts().enumerate() {
-            let Some(file) = shard.files.first() else { continue };
-            let (actions, digests) = (true_actions.get(i).cloned(), shard.videos.iter().map(|video| &video.digest));
-            let without = digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
-            let task = LabelTask { config: config.clone(), shard: file.clone(), model: model.clone(), actions, without };
-            plan.add_label(task, shard, &dynamics.key, known);
-        }
-        if frames.new_tasks() > 0 {
-            plan.wait(Waiting { tasks: frames.new_tasks(), videos: 0 }, "new frames".into());
-        }
-        plan
-    }
-}
-
-impl StagePlan {
-    /// Nothing to be done.
-    pub fn empty(stage: &str, kind: &str) -> Self {
-        StagePlan {
-            stage: stage.into(),
-            kind: kind.into(),
-            tasks: Tasks::default(),
-            waiting: Waiting::default(),
-            why: BTreeMap::new(),
-            note: None,
-            settings: Fields::new(),
-            before: None,
-            before_entries: Vec::new(),
-            dropped: Vec::new(),
-            videos_gone: 0,
-            planned_digests: HashSet::default(),
-            left_out: Vec::new(),
-            damaged: Vec::new(),
-            damaged_tables: Vec::new(),
-            committed: None,
-        }
-    }
-
-    /// Tasks that must run, those that are not known yet included.
-    pub fn new_tasks(&self) -> usize {
-        self.tasks.undone() + self.waiting.tasks
-    }
-
-    /// Videos among the new tasks (`decode`; of `record`, episodes).
-    pub fn new_videos(&self) -> usize {
-        self.tasks.new_videos() + self.waiting.videos
-    }
-
-    /// Videos among the re-used tasks.
-    pub fn reused_videos(&self) -> usize {
-        if ["decode", "record"].contains(&self.kind.as_str()) { self.tasks.reused_videos() } else { 0 }
-    }
-
-    /// Whether the newest version is not just these tasks: some are new, gone, or in another order.
-    pub fn changes(&self) -> bool {
-        let entries = || self.tasks.receipts().map(|receipt| (&receipt.key, &receipt.attempt));
-        self.new_tasks() > 0
-            || !self.damaged_tables.is_empty()
-            || !entries().eq(self.before_entries.iter().map(|(key, attempt)| (key, attempt)))
-            || self.before.is_none()
-    }
-
-    /// The version that has just these tasks, if there is one: of runs that overlap, the later one's stays.
-    pub fn version(&self) -> Option<u64> {
-        self.committed.or_else(|| self.before.as_ref().filter(|_| !self.changes()).map(|before| before.version))
-    }
-
-    /// Rows that the newest version has and the plan has not; 0 while that is not known.
-    pub fn rows_fewer(&self) -> u64 {
-        let Some(before) = self.before.as_ref().filter(|_| self.new_tasks() == 0) else { return 0 };
-        before.totals.rows.saturating_sub(self.tasks.receipts().map(|receipt| receipt.rows()).sum())
-    }
-
-    /// Why tasks are new, and what is gone, in one line.
-    pub fn reasons(&self) -> String {
-        let why = self.why.iter().map(|(reason, count)| format!("{reason} ({count})"));
-        let gone = (self.videos_gone > 0).then(|| counted(self.videos_gone, "video gone", "videos gone"));
-        let reasons = why.chain(gone).collect::<Vec<_>>().join(", ");
-        match reasons.is_empty() {
-            true if !self.damaged_tables.is_empty() => "damaged tables, joined again".into(),
-            true if self.changes() => "other tasks than before".into(),
-            _ => reasons,
-        }
-    }
-
-    /// The receipt of a training or an import and the weights that it made, once they are there.
-    fn model(&self) -> Option<(&Arc<Receipt>, &FileInfo)> {
-        let receipt = self.tasks.receipts().next().filter(|_| self.new_tasks() == 0)?;
-        Some((receipt, receipt.files.first()?))
-    }
-
-    /// The files of true actions: as many as there are shards, in their order.
-    fn action_files(&self) -> Vec<FileInfo> {
-        self.tasks.receipts().flat_map(|receipt| &receipt.files).filter(|file| file.holds_actions()).cloned().collect()
-    }
-
-    /// The digests of all videos of all tasks.
-    fn digests(&self) -> HashSet<&str> {
-        self.tasks.iter().flat_map(Planned::digests).collect()
-    }
-
-    /// Adds tasks of which only the number is known.
-    fn wait(&mut self, waiting: Waiting, why: String) {
-        self.waiting.tasks += waiting.tasks;
-        self.waiting.videos += waiting.videos;
-        *self.why.entry(why).or_default() += waiting.tasks;
-    }
-
-    /// Adds a task: re-used where its key has a receipt, else new.
-    fn add(&mut self, fields: Fields, inputs: Vec<String>, stats: BTreeMap<String, f64>, units: u64, task: Task, known: &Known) {
-        let key = key(&fields);
-        if self.tasks.has(&key) {
-            return;
-        }
-        if let Some(receipt) = known.get(&key) {
-            self.tasks.push(Planned::Done(receipt.clone()));
-            return;
-        }
-        *self.why.entry(known.why(&fields)).or_default() += 1;
-        let (stage, kind) = (self.stage.clone(), self.kind.clone());
-        self.tasks.push(Planned::New(Box::new(Job { stage, kind, key, fields, inputs, stats, units, task })));
-    }
-
-    /// Adds the task of one shard's labels.
-    fn add_label(&mut self, task: LabelTask, frames: &Receipt, dynamics: &str, known: &Known) {
-        let (inputs, rows) = (vec![frames.key.clone(), dynamics.to_owned()], task.shard.rows);
-        self.add(of_label(&task), inputs, BTreeMap::new(), rows, Task::Label(task), known);
-    }
-}
-
-/// A number and what it counts.
-pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
-}
-
-fn no_file() -> FileInfo {
-    FileInfo { path: String::new(), bytes: 0, rows: 0, blake3: String::new() }
 }

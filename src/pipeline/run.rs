@@ -194,7 +194,7 @@ impl Running<'_, '_, '_> {
     }
 
     fn limit(&self, plan: &StagePlan) -> Limit {
-        let most = self.session.checked.spec.stages[self.at].1.most_rejected();
+        let most = self.session.checked.spec.stages[self.at].1.max_rejected();
         Limit::new(most, plan.new_videos() + plan.reused_videos(), plan.tasks.receipts())
     }
 
@@ -212,7 +212,7 @@ impl Running<'_, '_, '_> {
         }
         let unwaiting = self.planner.unwaiting(&name)?;
         let progress = self.watch.begin(&self.planner.plans[&name], jobs.iter().map(|job| job.units).sum());
-        let (total, independent) = (jobs.len(), jobs.iter().all(|job| job.task.is_independent()));
+        let (total, independent) = (jobs.len(), jobs.iter().all(|job| job.task.kind().independent));
         let (ended, labels) = execute(self.session, jobs, self.means, progress.as_ref(), limit, &unwaiting);
         self.planner.ahead.keep(labels);
         if let Some(signal) = self.means.stop.signal() {
@@ -264,7 +264,7 @@ impl Running<'_, '_, '_> {
 pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>) -> usize {
     let keys = |plan: &StagePlan| plan.tasks.keys().into_iter().collect::<HashSet<_>>();
     let before: HashSet<String> = plan.dropped.iter().flat_map(|receipt| &receipt.videos).map(|video| video.digest.clone()).collect();
-    let planned = if plan.kind == "decode" && !before.is_empty() { Some(plan.planned_digests.clone()) } else { None };
+    let planned = if plan.kind.restores && !before.is_empty() { Some(plan.planned_digests.clone()) } else { None };
     let all = keys(plan);
     let undone =
         plan.tasks.end(made.iter().map(|(key, receipt)| (key.clone(), receipt.clone())).filter(|(key, _)| all.contains(key)).collect());
@@ -344,7 +344,7 @@ impl StageSummary {
         let new: Vec<&Arc<Receipt>> = plan.tasks.receipts().filter(|receipt| made.contains_key(&receipt.key)).collect();
         StageSummary {
             stage: plan.stage.clone(),
-            kind: plan.kind.clone(),
+            kind: plan.kind.name.to_owned(),
             new: new.len(),
             reused: plan.tasks.reused() - new.len(),
             done: worked(sums(new)),

@@ -163,7 +163,7 @@ impl<'a> Session<'a> {
         let why = plan.reasons();
         let by = Commit {
             stage: &plan.stage,
-            kind: &plan.kind,
+            kind: plan.kind.name,
             run: &self.run,
             pipeline: &self.checked.spec.name,
             take_over: self.take_over,

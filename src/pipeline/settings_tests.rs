@@ -11,17 +11,18 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use super::check::{Checked, check};
+use super::handout;
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::{StageSummary, Summary, Watch, run, settle};
 use super::session::{PinsFor, Session};
 use super::spec::{KINDS, PipelineSpec, StageSpec};
-use super::{handout, key};
 use crate::dataset::{
     Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, Store, VideoRecord, data_folder, faulty_store, file_receipt, find_receipts,
     head, receipt_path,
 };
 use crate::executor::local::fresh_id;
 use crate::executor::{Job, Means};
+use crate::stages::plan::key;
 use crate::stages::{Progress, Task};
 
 /// So many settings are drawn, each of one stage.
@@ -296,7 +297,8 @@ impl FilesOnly<'_> {
     }
 }
 
-fn names(task: &Task) -> Vec<String> {
+/// The names of the files that a task leaves.
+pub(super) fn names(task: &Task) -> Vec<String> {
     let names: &[&str] = match task {
         Task::Decode(_) => &["shard.arrow", "quality.parquet"],
         Task::Record(_) => &["shard.arrow", "actions.parquet"],
@@ -317,7 +319,8 @@ fn names(task: &Task) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn videos(task: &Task) -> Vec<VideoRecord> {
+/// The videos that a task reads or records.
+pub(super) fn videos(task: &Task) -> Vec<VideoRecord> {
     let record = |digest: String, uri: String, bytes, modified: String| VideoRecord {
         digest,
         uri,

@@ -7,6 +7,9 @@
 //! |---|---|
 //! | `work` | the task: video after video into one shard |
 //! | `copy` | frames of a video that has been decoded before, under another name |
+//! | `settings` | the fields in YAML |
+//! | `plan` | which videos are decoded together, and which partitions are kept |
+//! | [`videos`] | what makes an entry the video it is |
 //! | `opener` | how a video is opened, wherever it lies |
 //! | `frames` | one video's frames, decoded in this process |
 //! | [`child`], [`wire`], `serve` | the same in a process that a file may take down: who asks, what is said, who answers |
@@ -14,13 +17,12 @@
 //! | `episodes` | where an episode ends, and which frames are left out |
 //! | `quality` | what is measured of every frame |
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-#[cfg(not(feature = "video"))]
-use super::{Done, Error, Workplace};
-use crate::dataset::{About, Compression, FileInfo, Reject, VideoRecord};
-use crate::video::{Fit, Limits};
+use super::plan::KeyFields;
+use super::{ArtifactKind, Done, Error, Kept, Lanes, Speed, StageKind, StageTask, Workplace};
+use crate::dataset::{About, FileInfo, Reject, VideoRecord};
 
 #[cfg(feature = "video")]
 pub mod borrowed;
@@ -32,165 +34,34 @@ mod episodes;
 #[cfg(feature = "video")]
 mod frames;
 mod opener;
+mod plan;
 #[cfg(feature = "video")]
 mod quality;
 #[cfg(feature = "video")]
 pub mod serve;
+mod settings;
+pub mod videos;
 pub mod wire;
 #[cfg(feature = "video")]
 mod work;
+pub use settings::{DecodeConfig, Duplicates, Identity, Still};
 #[cfg(feature = "video")]
-pub use work::run;
-
-/// Decodes videos into shards of RGB frames.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DecodeConfig {
-    /// Glob patterns of the videos, relative to where `lapo` runs, or addresses in object stores:
-    /// `["data/**/*.mp4", "s3://bucket/clips/*.mp4"]`. Names that begin with a dot match only where the pattern begins with one, too; brackets
-    /// match as they are written, if such a name is there. A tar archive (`*.tar`, as of WebDataset) stands for the videos in it.
-    #[serde(default)]
-    pub videos: Vec<String>,
-    /// Files that list videos, here or in an object store: `.csv` and `.parquet` with the column `uri` and, where they are known, `bytes` and
-    /// `etag`, which are believed; what else they say of a video is in SQL's table `videos`. Anything else is text, a path or address a line. A
-    /// row that makes no sense is recorded as `bad_row`, and the others are taken.
-    #[serde(default)]
-    pub lists: Vec<String>,
-    /// What makes two videos the same: their content, which costs reading each new one once; or, of an object store, its etag.
-    #[serde(default)]
-    pub identity: Identity,
-    /// What becomes of a video whose bytes another one has, too: `keep`, it has rows of its own; or `skip`, it is not decoded, and
-    /// recorded as `duplicate`, which `max_rejected` does not count.
-    #[serde(default, skip_serializing_if = "Duplicates::are_kept")]
-    pub duplicates: Duplicates,
-    /// Width and height of a frame in pixels. 64, as in the paper; for the networks here a power of two from 16 to 512.
-    #[serde(default = "default_size")]
-    pub size: u32,
-    /// Frames per second to resample to (nearest frame in time). Unset: every frame is kept. Set it when sources differ in rate, since
-    /// a latent action is the change from one frame to the next.
-    #[serde(default)]
-    pub fps: Option<f64>,
-    /// How a picture that is not square becomes square.
-    #[serde(default)]
-    pub fit: Fit,
-    /// Whether black bars are cut off, those that stay throughout a video, before it is fitted. Each video is decoded twice then, the first
-    /// time to see them.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub trim_bars: bool,
-    /// A new episode starts at a scene cut: where the picture changes at least this many times as much as at the two changes before and the
-    /// two after, and by .02 of the range. Null: never. With the default 2, of 243 joins of recordings of eight Procgen games (within a game
-    /// and across, four draws, at 32 and 64 pixels) .98 and more are found, and .98 of what is found is a join; a change of .3, whatever is
-    /// around it, finds .40. What is missed looks alike on both sides.
-    #[serde(default = "default_cut")]
-    pub cut: Option<f64>,
-    /// Leaves out frames whose luminance deviates by less than this share of the range: black, white and faded ones. .02 is a good value for
-    /// films; what is left out ends an episode. The column `contrast` of the table `STAGE_quality` has what was measured. Unset: none is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blank: Option<f64>,
-    /// Leaves out what a picture that stands still shows beyond some frames: titles, pauses, frozen streams. Unset: nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub still: Option<Still>,
-    /// How pixels are stored: `none` is read in place (fastest), `zstd` takes half the disk.
-    #[serde(default)]
-    pub compression: Compression,
-    /// A video with fewer frames is recorded as `too_short`. 3 = one transition with one frame of context.
-    #[serde(default = "default_min_frames")]
-    pub min_frames: u64,
-    /// Most videos in one shard, and so in one file of labels. New videos form new shards, old ones stay as they are.
-    #[serde(default = "default_videos_per_shard")]
-    pub videos_per_shard: usize,
-    /// A shard also closes when its videos exceed so many MiB.
-    #[serde(default = "default_shard_mib")]
-    pub shard_mib: u64,
-    /// Stop the run when more than this share of the videos is rejected (0 to 1). Unset: never stop.
-    #[serde(default)]
-    pub max_rejected: Option<f64>,
-    /// Stop before anything runs when more than this share of the dataset's videos (0 to 1) no longer matches: a disk may not be mounted.
-    /// `lapo run --max-dropped 1` lets them go once.
-    #[serde(default = "default_max_dropped")]
-    pub max_dropped: f64,
-    /// Files that were changed less than so many seconds ago are left for the next run, since they may still be written. Default 0; `lapo run
-    /// --watch 60s` waits for at least as long as it sleeps.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub min_age: f64,
-    /// Guards against hostile and broken files.
-    #[serde(default)]
-    pub limits: Limits,
-}
-
-fn is_zero(seconds: &f64) -> bool {
-    *seconds == 0.0
-}
-
-/// When a picture has stood still for too long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Still {
-    /// So many frames without a change are kept: who does nothing for a moment acts, too.
-    pub frames: u64,
-    /// A mean change of a pixel below this share of the range is none. Default .0005: compression alone changes a picture by less. In games a
-    /// small figure on a large board may move by .002.
-    #[serde(default = "default_still_change")]
-    pub change: f64,
-}
-
-fn default_still_change() -> f64 {
-    0.0005
-}
-
-/// What makes two videos the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Identity {
-    /// The blake3 of the bytes. Where name, size and time (or etag) are those of a video that was read before, it is not read again.
-    #[default]
-    Content,
-    /// In an object store the etag and the size, so that nothing is read before it is decoded. Copies in several parts are not known for
-    /// what they are. Of a local file the content, all the same.
-    Etag,
-}
-
-/// What becomes of videos with the same bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Duplicates {
-    /// Each has rows.
-    #[default]
-    Keep,
-    /// The first by name has rows.
-    Skip,
-}
-
-impl Duplicates {
-    fn are_kept(&self) -> bool {
-        *self == Duplicates::Keep
-    }
-}
+use work::run;
 
 /// The class of a video that is skipped since another one has its bytes.
 pub const DUPLICATE: &str = "duplicate";
 
-fn default_size() -> u32 {
-    64
-}
-fn default_cut() -> Option<f64> {
-    Some(2.0)
-}
-fn default_min_frames() -> u64 {
-    3
-}
-fn default_videos_per_shard() -> usize {
-    32
-}
-fn default_shard_mib() -> u64 {
-    256
-}
-fn default_max_dropped() -> f64 {
-    0.1
-}
-
-/// The version of what this stage does: raise it when the same video and settings give other bytes.
-pub const VERSION: u32 = 5;
+/// What all `decode` stages have in common. Raise `version` when the same video and settings give other bytes.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["videos", "names", "about", "try"],
+    row: "frame",
+    lanes: Lanes::PerCore,
+    independent: true,
+    restores: true,
+    harmless: &[DUPLICATE],
+    speed: Some(Speed { of: "frames", unit: "frames/s decoded" }),
+    ..StageKind::new("decode", 5, &[ArtifactKind::Frames], "videos")
+};
 
 /// One video of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -261,69 +132,74 @@ pub struct DecodeTask {
     pub tries: u64,
 }
 
-impl DecodeConfig {
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, field, seen: String, cure| {
-            if !holds {
-                faults.push((field, seen, cure));
-            }
-        };
-        expect(
-            !self.videos.is_empty() || !self.lists.is_empty(),
-            "videos",
-            "is empty".into(),
-            "give at least one pattern, e.g. [\"data/**/*.mp4\"]",
-        );
-        expect((8..=1024).contains(&self.size), "size", format!("is {}", self.size), "expected 8 to 1024; the paper uses 64");
-        expect(
-            self.fps.is_none_or(|f| f.is_finite() && f > 0.0 && f <= 1000.0),
-            "fps",
-            format!("is {:?}", self.fps.unwrap_or_default()),
-            "expected frames per second above 0, at most 1000",
-        );
-        expect(
-            self.cut.is_none_or(|c| c.is_finite() && c >= 1.0),
-            "cut",
-            format!("is {}", self.cut.unwrap_or_default()),
-            "expected how many times as large as those around it a change must be, 2 by default, or null for no cuts",
-        );
-        expect(
-            self.blank.is_none_or(|b| (0.0..=1.0).contains(&b)),
-            "blank",
-            format!("is {}", self.blank.unwrap_or_default()),
-            "expected a share of the range, such as .02, or null to keep blank frames",
-        );
-        expect(
-            self.still.is_none_or(|s| (0.0..=1.0).contains(&s.change)),
-            "still",
-            format!("has `change: {}`", self.still.unwrap_or_default().change),
-            "expected a share of the range, .0005 by default",
-        );
-        expect((0.0..=1e9).contains(&self.min_age), "min_age", format!("is {}", self.min_age), "expected seconds, 0 or more");
-        expect(self.videos_per_shard > 0, "videos_per_shard", "is 0".into(), "expected at least 1");
-        expect((1..=1 << 20).contains(&self.shard_mib), "shard_mib", format!("is {}", self.shard_mib), "expected MiB from 1 to 1,048,576");
-        expect(
-            (0.0..=1.0).contains(&self.max_dropped),
-            "max_dropped",
-            format!("is {}", self.max_dropped),
-            "expected a share of the videos, 0 to 1",
-        );
-        expect(
-            self.max_rejected.is_none_or(|m| (0.0..=1.0).contains(&m)),
-            "max_rejected",
-            format!("is {:?}", self.max_rejected.unwrap_or_default()),
-            "expected a share of the videos, 0 to 1",
-        );
-        let limits = self.limits.validate().err().map(|fault| fault.to_string());
-        expect(limits.is_none(), "limits", limits.unwrap_or_default(), "what is left out keeps its default, which suits any video");
-        faults
+impl StageTask for DecodeTask {
+    fn key(&self) -> KeyFields {
+        let DecodeTask { config, videos, tries } = self;
+        let DecodeConfig {
+            duplicates,
+            size,
+            fps,
+            fit,
+            trim_bars,
+            cut,
+            blank,
+            still,
+            compression,
+            min_frames,
+            // Which videos there are is in `videos`; how they are spread over tasks is up to planning.
+            videos: _,
+            lists: _,
+            identity: _,
+            videos_per_shard: _,
+            shard_mib: _,
+            // Guards: they decide whether there is a result, not which.
+            max_rejected: _,
+            max_dropped: _,
+            min_age: _,
+            limits: _,
+        } = config;
+        let digests: Vec<&str> = videos.iter().map(|video| video.digest.as_str()).collect();
+        let names: Vec<&str> = videos.iter().map(|video| video.uri.as_str()).collect();
+        let about: Vec<&About> = videos.iter().map(|video| &video.about).collect();
+        let hash = |value: serde_json::Value| blake3::hash(value.to_string().as_bytes()).to_hex().to_string();
+        let is_listed = about.iter().any(|about| !about.is_empty());
+        KeyFields::new(&KIND)
+            .setting_if(!duplicates.are_kept(), "duplicates", duplicates)
+            .setting("size", size)
+            .setting("fps", fps)
+            .setting("fit", fit)
+            .setting_if(*trim_bars, "trim_bars", trim_bars)
+            .setting("cut", cut)
+            .setting_if(blank.is_some(), "blank", blank)
+            .setting_if(still.is_some(), "still", still)
+            .setting("compression", compression)
+            .setting("min_frames", min_frames)
+            .input("videos", digests)
+            .input("names", hash(json!(names)))
+            .input_if(is_listed, "about", hash(json!(about)))
+            .input_if(*tries > 1, "try", tries)
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+
+    fn videos(&self) -> usize {
+        self.videos.len()
+    }
+
+    fn digests(&self) -> Vec<&str> {
+        self.videos.iter().map(|video| video.digest.as_str()).collect()
+    }
+
+    fn copied_from(&self) -> Vec<&str> {
+        let decoded = self.videos.iter().filter_map(|video| video.decoded.as_ref());
+        decoded.map(|decoded| decoded.key.as_str()).collect()
     }
 }
 
 /// Without libav there is nothing to decode with.
 #[cfg(not(feature = "video"))]
-pub fn run(_: &DecodeTask, _: &Workplace) -> Result<Done, Error> {
+fn run(_: &DecodeTask, _: &Workplace) -> Result<Done, Error> {
     Err(Error::NoVideo)
 }

@@ -17,8 +17,10 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Error, Workplace};
-use crate::dataset::{Column, FileInfo, FrameSize, Reject, Shards, write_table};
+use super::plan::key::digests;
+use super::plan::{Given, KeyFields, NewTask, StagePlan};
+use super::{ArtifactKind, Done, Error, FieldFault, Input, Kept, Needs, Stage, StageKind, StageTask, Workplace};
+use crate::dataset::{self, Column, FileInfo, FrameSize, Reject, Shards, write_table};
 
 /// Finds videos that are nearly the same as another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,18 +38,48 @@ fn default_distance() -> f64 {
     0.004
 }
 
-impl DeduplicateConfig {
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+impl Stage for DeduplicateConfig {
+    type Task = DeduplicateTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        vec![Input::new("frames", &self.frames, ArtifactKind::Frames)]
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
         match (0.0..=FARTHEST).contains(&self.distance) {
             true => vec![],
             false => vec![("distance", format!("is {}", self.distance), "expected a share of the range, at most .02")],
         }
     }
+
+    fn needs(&self) -> Needs {
+        // Each core holds the pictures of two videos, 512 bytes a frame, and a video has a mean picture.
+        Needs { gpu: false, cores: 8, memory_mib: 2048 }
+    }
+
+    /// Adds one task: every video is compared with those before it.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let frames = given.plan(&self.frames);
+        let task = DeduplicateTask { config: self.clone(), shards: frames.shards() };
+        plan.set_settings(&task.key().into_fields());
+        if !plan.waits_for([("frames", Some(frames))]) {
+            let units = frames.tasks.receipts().map(|receipt| receipt.videos.len() as u64).sum();
+            plan.add(NewTask::new(task, frames.tasks.keys(), units), given.known);
+        }
+        Ok(())
+    }
+
+    fn about_frames_of<'a>(&'a self, _own: &'a str) -> Option<&'a str> {
+        Some(&self.frames)
+    }
 }
 
-/// The version of what this stage does: raise it when the same frames have other copies.
-pub const VERSION: u32 = 1;
+/// What all `deduplicate` stages have in common. Raise `version` when the same frames have other copies.
+pub const KIND: StageKind = StageKind { key_inputs: &["frames"], ..StageKind::new("deduplicate", 1, &[ArtifactKind::Copies], "videos") };
 /// The class of a reject that is nearly the same as a video before it.
 pub const NEAR_DUPLICATE: &str = "near_duplicate";
 /// Cells on a side of a picture as it is compared.
@@ -70,8 +102,20 @@ pub struct DeduplicateTask {
     pub shards: Vec<FileInfo>,
 }
 
+impl StageTask for DeduplicateTask {
+    fn key(&self) -> KeyFields {
+        let DeduplicateTask { config, shards } = self;
+        let DeduplicateConfig { distance, frames: _ } = config;
+        KeyFields::new(&KIND).setting("distance", distance).input("frames", digests(shards))
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+}
+
 /// Compares every video with those before it that look like it.
-pub fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
     let shards = Shards::open_files(place.store, &task.shards)?;
     let clips = clips(&shards, task.shards.len())?;
     let look = |clip: &Clip| {

@@ -46,9 +46,11 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::known::Choice;
+use super::plan::KeyFields;
+use super::plan::key::digests;
 use super::player::{Learnt, Player};
 use super::training::verdict_json;
-use super::{Done, Error, Workplace, write};
+use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace, write};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::EpisodeStatistics;
 use crate::envs::{End, Game, Package, Procgen, ProcgenConfig, VecEnv};
@@ -63,8 +65,11 @@ mod settings;
 use played::{Evaluation, Played};
 pub use settings::EvaluateConfig;
 
-/// The version of what this stage does: raise it when the same policy and settings play otherwise.
-pub const VERSION: u32 = 1;
+/// What all `evaluate` stages have in common. Raise `version` when the same policy and settings play otherwise.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["frames", "model", "labels", "true_actions", "policy", "decoders", "agent"],
+    ..StageKind::new("evaluate", 1, &[ArtifactKind::Evaluation], "episodes")
+};
 /// Transitions that a probe learns from.
 const KNOWN: usize = 32_768;
 
@@ -96,8 +101,54 @@ pub struct EvaluateTask {
     pub shards: Vec<FileInfo>,
 }
 
+impl StageTask for EvaluateTask {
+    fn key(&self) -> KeyFields {
+        let EvaluateTask { config, seed, policy, decoders, agent, labels, actions, dynamics, shards } = self;
+        let EvaluateConfig {
+            game,
+            rollout,
+            holdout,
+            mode,
+            levels,
+            episodes,
+            envs,
+            temperature,
+            // What these stages made is in the key.
+            policy: _,
+            decoder: _,
+            agent: _,
+            labels: _,
+            actions: _,
+            dynamics: _,
+            frames: _,
+        } = config;
+        let digest = |file: &Option<FileInfo>| file.as_ref().map(|file| file.blake3.clone());
+        KeyFields::new(&KIND)
+            .setting("game", game)
+            .setting_if(rollout.is_some(), "rollout", rollout)
+            .setting("holdout", holdout)
+            .setting("mode", mode)
+            .setting("levels", levels)
+            .setting("episodes", episodes)
+            .setting("envs", envs)
+            .setting("temperature", temperature)
+            .setting("seed", seed)
+            .input_if(policy.is_some(), "policy", digest(policy))
+            .input_if(policy.is_some(), "decoders", digests(decoders))
+            .input_if(agent.is_some(), "agent", digest(agent))
+            .input_if(!labels.is_empty(), "labels", digests(labels))
+            .input_if(!labels.is_empty(), "true_actions", digests(actions))
+            .input_if(dynamics.is_some(), "model", digest(dynamics))
+            .input_if(dynamics.is_some(), "frames", digests(shards))
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+}
+
 /// Every player plays, the probe is asked; tables say what came of it.
-pub fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
     let mut played = Played::default();
     if let Some(game) = task.config.game {
         let (learnt, package) = (learnt(task, place)?, Package::find(place.games)?);

@@ -39,9 +39,10 @@ use rand::Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::plan::KeyFields;
 use super::player::draw;
 use super::training::resume;
-use super::{Done, Error, Workplace};
+use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::{EpisodeStatistics, RewardScale, shrink};
 use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
@@ -69,8 +70,12 @@ pub use settings::{FinetuneConfig, Rates};
 use start::{start, teacher_of};
 use teacher::Teacher;
 
-/// The version of what this stage does: raise it when the same inputs and settings give another agent.
-pub const VERSION: u32 = 2;
+/// What all `finetune` stages have in common. Raise `version` when the same inputs and settings give another agent.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["model", "policy"],
+    has_checkpoints: true,
+    ..StageKind::new("finetune", 2, &[ArtifactKind::Agent], "env steps")
+};
 /// Rewards, divided by the deviation of returns, end here.
 const REWARD_CLIP: f64 = 10.0;
 
@@ -91,8 +96,66 @@ pub struct FinetuneTask {
     pub checkpoint_secs: u64,
 }
 
+impl StageTask for FinetuneTask {
+    fn key(&self) -> KeyFields {
+        let FinetuneTask { config, seed, policy, dynamics, provenance: _, checkpoint_secs: _ } = self;
+        let FinetuneConfig {
+            game,
+            mode,
+            levels,
+            steps,
+            from_scratch,
+            supervised_path,
+            preset,
+            size,
+            envs,
+            rollout,
+            minibatches,
+            epochs,
+            learning_rate,
+            gamma,
+            gae_lambda,
+            clip_coef,
+            ent_coef,
+            vf_coef,
+            max_grad_norm,
+            // The task's own, or the pipeline's.
+            seed: _,
+            policy: _,
+            dynamics: _,
+        } = config;
+        KeyFields::new(&KIND)
+            .setting("game", game)
+            .setting("mode", mode)
+            .setting("levels", levels)
+            .setting("steps", steps)
+            .setting("from_scratch", from_scratch)
+            .setting("supervised_path", supervised_path)
+            .setting("preset", preset)
+            .setting("size", size)
+            .setting("envs", envs)
+            .setting("rollout", rollout)
+            .setting("minibatches", minibatches)
+            .setting("epochs", epochs)
+            .setting("learning_rate", learning_rate)
+            .setting("gamma", gamma)
+            .setting("gae_lambda", gae_lambda)
+            .setting("clip_coef", clip_coef)
+            .setting("ent_coef", ent_coef)
+            .setting("vf_coef", vf_coef)
+            .setting("max_grad_norm", max_grad_norm)
+            .setting("seed", seed)
+            .input_if(policy.is_some(), "policy", policy.as_ref().map(|policy| &policy.blake3))
+            .input_if(dynamics.is_some(), "model", dynamics.as_ref().map(|dynamics| &dynamics.blake3))
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+}
+
 /// Learns to the last update and says what the agent earns.
-pub fn run(task: &FinetuneTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &FinetuneTask, place: &Workplace) -> Result<Done, Error> {
     place.device.check()?;
     on_device!(&place.device, B, at => learn(&mut Ppo::<Autodiff<B>>::new(task, place, at)?))
 }

@@ -10,9 +10,11 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::plan::key::digests;
+use super::plan::{Given, KeyFields, NewTask, StagePlan};
 use super::training::unchanged;
-use super::{Done, Error, Workplace};
-use crate::dataset::{ActionRows, Actions, FileInfo, Shards};
+use super::{ArtifactKind, Done, Error, Input, InputFile, Kept, Needs, Stage, StageKind, StageTask, Workplace, digest_of};
+use crate::dataset::{self, ActionRows, Actions, FileInfo, Shards};
 
 /// Takes true actions, and rewards where they are known, from a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,8 +31,9 @@ pub struct ImportActionsConfig {
     pub partial: bool,
 }
 
-/// The version of what this stage does: raise it when the same file and frames give other actions.
-pub const VERSION: u32 = 2;
+/// What all `import_actions` stages have in common. Raise `version` when the same file and frames give other actions.
+pub const KIND: StageKind =
+    StageKind { key_inputs: &["frames", "true_actions"], ..StageKind::new("import_actions", 2, &[ArtifactKind::Actions], "shards") };
 
 /// The highest number of an action: probes and decoders have an output for each up to it.
 const MOST: u32 = u16::MAX as u32;
@@ -48,8 +51,63 @@ pub struct ImportActionsTask {
     pub rejected: Vec<String>,
 }
 
+impl Stage for ImportActionsConfig {
+    type Task = ImportActionsTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        vec![Input::new("frames", &self.frames, ArtifactKind::Frames)]
+    }
+
+    fn needs(&self) -> Needs {
+        // All actions of the file are in memory: about 100 bytes each, with the names of their videos.
+        Needs { gpu: false, cores: 1, memory_mib: 1024 }
+    }
+
+    /// Adds one task: whether a video is there at all is seen from all frames.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let frames = given.plan(&self.frames);
+        let task = ImportActionsTask {
+            config: self.clone(),
+            digest: digest_of(&self.file),
+            shards: frames.shards(),
+            rejected: frames.tasks.receipts().flat_map(|receipt| &receipt.rejects).map(|reject| reject.video.clone()).collect(),
+        };
+        plan.set_settings(&task.key().into_fields());
+        if !plan.waits_for([("frames", Some(frames))]) {
+            let units = task.shards.len() as u64;
+            plan.add(NewTask::new(task, frames.tasks.keys(), units), given.known);
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> Vec<InputFile<'_>> {
+        vec![InputFile { field: "file", path: &self.file, expected: "a Parquet or CSV file of true actions" }]
+    }
+
+    fn about_frames_of<'a>(&'a self, _own: &'a str) -> Option<&'a str> {
+        Some(&self.frames)
+    }
+}
+
+impl StageTask for ImportActionsTask {
+    fn key(&self) -> KeyFields {
+        // Which videos were rejected follows from the frames.
+        let ImportActionsTask { config, digest, shards, rejected: _ } = self;
+        let ImportActionsConfig { partial, frames: _, file: _ } = config;
+        KeyFields::new(&KIND).setting("partial", partial).input("true_actions", digest).input("frames", digests(shards))
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+}
+
 /// Finds each frame's action.
-pub fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
     let path = Path::new(&task.config.file);
     let actions = Actions::new(ActionRows::read_file(path)?).map_err(|reason| task.fault(reason, "keep one action of each frame"))?;
     let rows = actions.rows();

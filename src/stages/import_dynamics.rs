@@ -6,8 +6,10 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::plan::{Given, KeyFields, NewTask, StagePlan};
 use super::training::unchanged;
-use super::{Done, Error, Workplace};
+use super::{ArtifactKind, Done, Error, InputFile, Kept, LatentActions, Needs, Stage, StageKind, StageTask, Workplace, digest_of};
+use crate::dataset;
 use crate::models::metadata::{DYNAMICS_FORMAT, POLICY_FORMAT};
 use crate::models::published::read_pytorch;
 use crate::models::weights::Weights;
@@ -22,8 +24,9 @@ pub struct ImportDynamicsConfig {
     pub weights: String,
 }
 
-/// The version of what this stage does: raise it when the same weights give another model.
-pub const VERSION: u32 = 1;
+/// What all `import_dynamics` stages have in common. Raise `version` when the same weights give another model.
+pub const KIND: StageKind =
+    StageKind { key_inputs: &["model"], ..StageKind::new("import_dynamics", 1, &[ArtifactKind::Dynamics], "transitions") };
 
 /// One file of weights.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,8 +37,51 @@ pub struct ImportDynamicsTask {
     pub digest: String,
 }
 
+impl Stage for ImportDynamicsConfig {
+    type Task = ImportDynamicsTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn needs(&self) -> Needs {
+        // The weights, twice: the paper's are 100 MiB.
+        Needs { gpu: false, cores: 1, memory_mib: 512 }
+    }
+
+    /// Adds one task; another file of weights is another model.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let task = ImportDynamicsTask { config: self.clone(), digest: digest_of(&self.weights) };
+        plan.set_settings(&task.key().into_fields());
+        plan.add(NewTask::new(task, vec![], 1), given.known);
+        Ok(())
+    }
+
+    fn files(&self) -> Vec<InputFile<'_>> {
+        let expected = "a `.safetensors` file of ours or a published `.pt`";
+        vec![InputFile { field: "weights", path: &self.weights, expected }]
+    }
+
+    fn latent_actions(&self) -> Option<LatentActions<'_>> {
+        Some(LatentActions::Own)
+    }
+}
+
+impl StageTask for ImportDynamicsTask {
+    fn key(&self) -> KeyFields {
+        let ImportDynamicsTask { config, digest } = self;
+        // Where the file lies decides nothing.
+        let ImportDynamicsConfig { weights: _ } = config;
+        KeyFields::new(&KIND).input("model", digest)
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+}
+
 /// Reads, tries and files the weights.
-pub fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let path = Path::new(&task.config.weights);
     let mut weights = read_weights(path)?;
     unchanged(path, &task.digest)?;

@@ -8,8 +8,14 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Error, Workplace};
-use crate::dataset::{Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Shard, Shards, Store, WindowIndex};
+use super::plan::{Given, KeyFields, Model, NewTask, Reason, ReceiptIndex, StagePlan, Waiting, no_file};
+use super::{
+    ArtifactKind, Done, Error, FieldFault, Input, Kept, Lanes, LatentActions, Needs, Speed, Stage, StageKind, StageTask, Streaming,
+    Workplace,
+};
+use crate::dataset::{
+    self, Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Receipt, Shard, Shards, Store, WindowIndex,
+};
 use crate::models::{Device, Labeller, Precision, Want, labeller};
 
 /// Labels every transition of a dataset with its latent action.
@@ -44,22 +50,19 @@ fn default_file_mib() -> u64 {
     DEFAULT_FILE_MIB
 }
 
-impl LabelConfig {
-    /// Faults: the field, what is wrong with it, the cure.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
-        match self.file_mib {
-            1..=1_048_576 => vec![],
-            other => vec![("file_mib", format!("is {other}"), "expected MiB from 1 to 1,048,576")],
-        }
-    }
-}
-
 fn default_fdm_error() -> bool {
     true
 }
 
-/// The version of what this stage does: raise it when the same shard, model and settings give other bytes.
-pub const VERSION: u32 = 1;
+/// What all `label` stages have in common. Raise `version` when the same shard, model and settings give other bytes.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["frames", "without", "model", "true_actions"],
+    row: "transition",
+    lanes: Lanes::PerGpu,
+    independent: true,
+    speed: Some(Speed { of: "transitions", unit: "transitions/s labelled" }),
+    ..StageKind::new("label", 1, &[ArtifactKind::Labels], "transitions")
+};
 /// Windows whose frames are copied together.
 const BATCH: usize = 1024;
 
@@ -79,8 +82,131 @@ pub struct LabelTask {
     pub without: Vec<String>,
 }
 
+impl Stage for LabelConfig {
+    type Task = LabelTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        let needed =
+            [Input::new("frames", &self.frames, ArtifactKind::Frames), Input::new("dynamics", &self.dynamics, ArtifactKind::Dynamics)];
+        let beside =
+            [Input::given("actions", &self.actions, ArtifactKind::Actions), Input::given("without", &self.without, ArtifactKind::Copies)];
+        needed.into_iter().chain(beside.into_iter().flatten().map(Input::of_the_same_frames)).collect()
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
+        match self.file_mib {
+            1..=1_048_576 => vec![],
+            other => vec![("file_mib", format!("is {other}"), "expected MiB from 1 to 1,048,576")],
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        // The networks and a batch of windows; the shard is read in place.
+        Needs { gpu: true, cores: 2, memory_mib: 1024 }
+    }
+
+    /// Adds a task for each shard; all are new when the model is.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let (frames, dynamics) = (given.plan(&self.frames), given.plan(&self.dynamics));
+        let actions = given.plan_if(self.actions.as_ref());
+        let copies = given.plan_if(self.without.as_ref());
+        plan.set_settings(&self.task(no_file(), no_file()).key().into_fields());
+        let is_new = |plan: &&StagePlan| plan.new_tasks() > 0;
+        let waits = actions.filter(|actions| is_new(actions) && !is_new(&frames)).map(|_| "true actions");
+        let waits = waits.or(copies.filter(is_new).map(|_| "near-copies"));
+        let Some(model) = dynamics.model().filter(|_| waits.is_none()) else {
+            let tasks = frames.new_tasks() + frames.tasks.reused();
+            plan.wait(Waiting { tasks, videos: 0 }, Reason::new_input(waits.unwrap_or("model")));
+            return Ok(());
+        };
+        let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
+        let copies = copies.map(StagePlan::copies).unwrap_or_default();
+        for (i, shard) in frames.tasks.receipts().enumerate() {
+            let Some(file) = shard.files.first() else { continue };
+            let digests = shard.videos.iter().map(|video| &video.digest);
+            let without = digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
+            let actions = true_actions.get(i).cloned();
+            let task = LabelTask { actions, without, ..self.task(file.clone(), model.weights.clone()) };
+            plan.add(task.planned(shard, model), given.known);
+        }
+        if is_new(&frames) {
+            plan.wait(Waiting { tasks: frames.new_tasks(), videos: 0 }, Reason::new_input("frames"));
+        }
+        Ok(())
+    }
+
+    fn file_mib(&self) -> Option<u64> {
+        Some(self.file_mib)
+    }
+
+    fn latent_actions(&self) -> Option<LatentActions<'_>> {
+        Some(LatentActions::Model(&self.dynamics))
+    }
+
+    /// Labels follow their shards, unless they take true actions or leave out near-copies: these are known once all frames are.
+    fn streams(&self) -> Option<Streaming<'_>> {
+        let waits = self.actions.is_some() || self.without.is_some();
+        (!waits).then_some(Streaming { shards: &self.frames, model: &self.dynamics })
+    }
+
+    fn plan_shard(&self, shard: &Receipt, model: Model, plan: &mut StagePlan) {
+        if let Some(file) = shard.files.first() {
+            let task = self.task(file.clone(), model.weights.clone());
+            plan.add(task.planned(shard, model), &ReceiptIndex::default());
+        }
+    }
+}
+
+impl LabelConfig {
+    /// Creates the task of a shard without true actions, of which nothing is left out.
+    fn task(&self, shard: FileInfo, model: FileInfo) -> LabelTask {
+        LabelTask { config: self.clone(), shard, model, actions: None, without: vec![] }
+    }
+}
+
+impl LabelTask {
+    /// Returns the task with the receipts that it builds on.
+    fn planned(self, shard: &Receipt, model: Model) -> NewTask {
+        let (inputs, units) = (vec![shard.key.clone(), model.key.to_owned()], self.shard.rows);
+        NewTask::new(self, inputs, units)
+    }
+}
+
+impl StageTask for LabelTask {
+    fn key(&self) -> KeyFields {
+        let LabelTask { config, shard, model, actions, without } = self;
+        // How small files are joined changes no label.
+        let LabelConfig { fdm_error, precision, frames: _, dynamics: _, actions: _, without: _, file_mib: _ } = config;
+        KeyFields::new(&KIND)
+            .setting("fdm_error", fdm_error)
+            .setting("precision", precision)
+            .input("frames", &shard.blake3)
+            .input("model", &model.blake3)
+            .input_if(actions.is_some(), "true_actions", actions.as_ref().map(|actions| &actions.blake3))
+            .input_if(!without.is_empty(), "without", without)
+    }
+
+    /// Labels the shard with the model of the task before, if that is the same one.
+    fn run(&self, place: &Workplace, kept: &mut Kept) -> Result<Done, Error> {
+        let is_loaded = kept.as_ref().and_then(|kept| kept.downcast_ref::<Label>()).is_some_and(|label| label.serves(self));
+        if !is_loaded {
+            // The old model goes first: two need not fit onto the device.
+            *kept = None;
+            *kept = Some(Box::new(Label::new(place.store, &self.model, &place.device, self.config.precision)?));
+        }
+        match kept.as_ref().and_then(|kept| kept.downcast_ref::<Label>()) {
+            Some(label) => label.run(self, place),
+            None => Err(Error::Invariant { what: "a model was kept that does not label".into() }),
+        }
+    }
+}
+
 /// The worker: a model on a device, kept from task to task.
-pub struct Label {
+struct Label {
     digest: String,
     precision: Precision,
     labeller: Box<dyn Labeller>,
@@ -88,19 +214,19 @@ pub struct Label {
 
 impl Label {
     /// Loads the weights onto the device.
-    pub fn new(store: &Store, model: &FileInfo, device: &Device, precision: Precision) -> Result<Label, Error> {
+    fn new(store: &Store, model: &FileInfo, device: &Device, precision: Precision) -> Result<Label, Error> {
         let weights = store.require_file(model)?;
         let labeller = labeller(device, &weights, precision)?;
         Ok(Label { digest: model.blake3.clone(), precision, labeller })
     }
 
     /// Whether this worker holds the task's model already, at the task's precision.
-    pub fn serves(&self, task: &LabelTask) -> bool {
+    fn serves(&self, task: &LabelTask) -> bool {
         (&self.digest, self.precision) == (&task.model.blake3, task.config.precision)
     }
 
     /// Labels one shard.
-    pub fn run(&self, task: &LabelTask, place: &Workplace) -> Result<Done, Error> {
+    fn run(&self, task: &LabelTask, place: &Workplace) -> Result<Done, Error> {
         let shards = Shards::open_files(place.store, std::slice::from_ref(&task.shard))?;
         let shard = shards.shard(0)?;
         let config = self.labeller.config();
@@ -165,7 +291,7 @@ impl Label {
             ("lapo.model", self.digest.clone()),
             ("lapo.config", serde_json::json!(self.labeller.config()).to_string()),
             ("lapo.shard", task.shard.blake3.clone()),
-            ("lapo.label_version", VERSION.to_string()),
+            ("lapo.label_version", KIND.version.to_string()),
         ]
     }
 }

@@ -6,398 +6,93 @@
 //! policy + game -> agent), [`evaluate`] (policy + decoder, or agent -> returns in the game; what latents tell, how far the FDM sees),
 //! [`report`] (all of it -> one page).
 //! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
+//!
+//! A stage is one file, which implements [`Stage`] and [`StageTask`], and one line in the list below; [`adding`] shows how to add one.
+//! What planning knows is in [`plan`].
 
-use std::collections::BTreeMap;
-
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{FileInfo, NewFile, Reject, Store, VideoRecord};
-use crate::models::Device;
-use crate::train::TrainError;
 pub use crate::train::{Signal, Stop};
 
 pub mod decode;
 pub mod deduplicate;
+mod error;
 pub mod evaluate;
 pub mod finetune;
 pub mod import_actions;
 pub mod import_dynamics;
 mod known;
 pub mod label;
+mod list;
+pub mod plan;
 mod player;
 pub mod record;
 pub mod report;
+mod stage;
 pub mod train_decoder;
 pub mod train_dynamics;
 pub mod train_policy;
 mod training;
+mod workplace;
 
-/// A stage could not do its task.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Storage, a shard or a labels file.
-    #[error(transparent)]
-    Dataset(#[from] crate::dataset::Error),
-    /// Weights, networks or the device.
-    #[error(transparent)]
-    Models(#[from] crate::models::ModelError),
-    /// A step of training.
-    #[error(transparent)]
-    Train(#[from] TrainError),
-    /// The video could not be read for a reason that may pass (a disk error, too many open files).
-    #[error(transparent)]
-    Video(#[from] crate::video::Error),
-    /// A game could not be played.
-    #[error(transparent)]
-    Envs(#[from] crate::envs::Error),
-    /// A game's episodes end before they are worth keeping.
-    #[error("{episodes} episodes of {game} in a row had fewer than {frames} frames")]
-    ShortEpisodes {
-        /// The game.
-        game: &'static str,
-        /// How many were played.
-        episodes: usize,
-        /// The least that is kept.
-        frames: u64,
-    },
-    /// A video or a file of weights is not what it was when the run was planned.
-    #[error("{file}: changed since this run looked at it")]
-    Changed {
-        /// The file.
-        file: String,
-    },
-    /// A video cannot be read now, for a reason that may pass: it is being written, a disk is away.
-    #[error("{video}: {reason}")]
-    Unavailable {
-        /// Its path or address.
-        video: String,
-        /// Why.
-        reason: String,
-    },
-    /// There is nothing to train on, or nothing to check on.
-    #[error("{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}")]
-    TooFewWindows {
-        /// Which split: `training`, `held-out` or `predicted`.
-        split: &'static str,
-        /// Windows found.
-        windows: usize,
-        /// Episodes found in all.
-        episodes: usize,
-        /// Frames a window spans.
-        time: usize,
-        /// The least that is needed.
-        needed: usize,
-    },
-    /// There is nothing to clone from, or nothing to check on.
-    #[error("no {split} transitions: {transitions} in {videos} videos")]
-    TooFewTransitions {
-        /// Which split: `training` or `held-out`.
-        split: &'static str,
-        /// Labelled transitions in all.
-        transitions: usize,
-        /// Videos they are of.
-        videos: usize,
-    },
-    /// A file of true actions does not fit the frames.
-    #[error("{file}: {reason}")]
-    Actions {
-        /// The file.
-        file: String,
-        /// What does not fit.
-        reason: String,
-        /// What helps.
-        cure: &'static str,
-    },
-    /// Labels are of a shard that is not among the frames.
-    #[error("{file}: labels frames of shard {shard}, which is not there")]
-    NoShard {
-        /// The file of labels.
-        file: String,
-        /// The shard's digest.
-        shard: String,
-    },
-    /// Frames and network disagree on the size of a frame.
-    #[error("{file}: frames of {seen} x {seen}, the model expects {expected} x {expected}")]
-    FrameSize {
-        /// The shard.
-        file: String,
-        /// The size in the shard.
-        seen: usize,
-        /// The size the model was trained on.
-        expected: usize,
-    },
-    /// Policy and decoder do not fit.
-    #[error("{file}: decodes latent actions of {seen} numbers, the policy's have {expected}")]
-    LatentSize {
-        /// The decoder.
-        file: String,
-        /// Length of the latent actions it decodes.
-        seen: usize,
-        /// Length of the policy's.
-        expected: usize,
-    },
-    /// A game is played with buttons.
-    #[error("{file}: decodes to {axes} continuous numbers, the game takes discrete actions")]
-    Continuous {
-        /// The decoder.
-        file: String,
-        /// Numbers of an action.
-        axes: usize,
-    },
-    /// A policy sees other frames than the game can show it.
-    #[error("the policy sees frames of {seen} x {seen}, the game draws {native} x {native}")]
-    Policy {
-        /// The side of the policy's frames.
-        seen: usize,
-        /// The side of the game's.
-        native: usize,
-    },
-    /// Fewer transitions have a true action than are asked for.
-    #[error("{file}: true actions of {found} transitions in the training videos, {asked} are asked for")]
-    TooFewLabels {
-        /// The file of true actions.
-        file: String,
-        /// Transitions whose action is known.
-        found: usize,
-        /// How many are wanted.
-        asked: usize,
-    },
-    /// A checkpoint that this program wrote does not read back.
-    #[error("{file}: not a checkpoint of this stage ({reason})")]
-    Checkpoint {
-        /// The checkpoint.
-        file: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// An episode could not become a video.
-    #[cfg(feature = "video")]
-    #[error("{path}: cannot write the video: {source}")]
-    Film {
-        /// The video.
-        path: String,
-        /// What libav said.
-        source: crate::video::FilmError,
-    },
-    /// A process that decodes ended, and not of what it decoded.
-    #[error("{video}: its decoder {how}")]
-    Decoder {
-        /// The video it was about.
-        video: String,
-        /// How it ended.
-        how: String,
-    },
-    /// This binary lacks the part that the stage needs.
-    #[error("this lapo was built without the `video` feature: it neither reads nor writes videos")]
-    NoVideo,
-    /// The process was asked to end. What was begun is abandoned, except for a training's checkpoint.
-    #[error("stopped by {0}")]
-    Stopped(Signal),
-    /// Our fault, not the user's.
-    #[error("internal: {what}")]
-    Invariant {
-        /// What should have held.
-        what: String,
-    },
+#[doc = include_str!("adding.md")]
+pub mod adding {}
+
+pub use decode::videos::{digest_of, may_pass};
+pub use error::Error;
+pub use stage::{
+    ArtifactKind, FieldFault, Input, InputFile, Kept, Lanes, LatentActions, Needs, Speed, Stage, StageKind, StageTask, Streaming,
+    VideoPatterns,
+};
+use workplace::write;
+pub use workplace::{Done, Progress, Silent, Workplace};
+
+// The only list of stages: their order is that of the schema and of a run's last line.
+list::stages! {
+    /// Videos -> shards of frames.
+    Decode(decode::DecodeConfig),
+    /// Episodes of a game -> shards of frames.
+    Record(record::RecordConfig),
+    /// A file of true actions -> the action at each frame.
+    ImportActions(import_actions::ImportActionsConfig),
+    /// Frames -> which videos are there twice.
+    Deduplicate(deduplicate::DeduplicateConfig),
+    /// Frames -> inverse and forward dynamics model.
+    TrainDynamics(train_dynamics::TrainDynamicsConfig),
+    /// A file of weights -> inverse and forward dynamics model.
+    ImportDynamics(import_dynamics::ImportDynamicsConfig),
+    /// Frames and a dynamics model -> latent actions.
+    Label(label::LabelConfig),
+    /// Labels -> latent policy.
+    TrainPolicy(train_policy::TrainPolicyConfig),
+    /// Labels and a few true actions -> decoders of latent actions.
+    TrainDecoder(train_decoder::TrainDecoderConfig),
+    /// Latent policy and a game -> agent.
+    Finetune(finetune::FinetuneConfig),
+    /// Latent policy and decoders, or an agent -> what they earn in the game.
+    Evaluate(evaluate::EvaluateConfig),
+    /// Whatever other stages made -> one HTML page.
+    Report(report::ReportConfig),
 }
 
-impl Error {
-    /// The cure, where it is known.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Error::Dataset(e) => return e.hint(),
-            Error::Train(TrainError::NotFinite { .. }) => "lower `learning_rate`; the checkpoints before this step are kept".into(),
-            Error::Train(TrainError::Stopped(signal)) => return Error::Stopped(*signal).hint(),
-            Error::Train(_) | Error::Models(_) => return None,
-            Error::Video(e) => return e.hint().map(Into::into),
-            Error::Envs(e) => return e.hint(),
-            Error::ShortEpisodes { .. } => "lower `min_frames`".into(),
-            Error::Changed { .. } | Error::Unavailable { .. } => "run again once nothing writes to it".into(),
-            Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
-            Error::TooFewWindows { split: "predicted", .. } => "shorten `rollout`, lower `holdout`, or add videos".into(),
-            Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
-            Error::TooFewLabels { .. } => {
-                "ask for fewer, or check that its `video` and `frame_index` are those of the decoded videos".into()
-            }
-            Error::TooFewTransitions { .. } => "set `holdout: 0` to train on everything, or add videos".into(),
-            Error::Actions { cure, .. } => (*cure).into(),
-            Error::LatentSize { .. } => "let `train_decoder` learn from the labels that the policy was cloned from".into(),
-            Error::Continuous { .. } => "give `train_decoder` the actions of this game".into(),
-            Error::NoShard { .. } => "run the pipeline again: its frames have changed since they were labelled".into(),
-            Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
-            Error::Checkpoint { file, .. } => format!("delete {file}: training resumes at the checkpoint before it"),
-            Error::Policy { .. } => "clone it from frames of 64, 32 or 16 pixels a side".into(),
-            #[cfg(feature = "video")]
-            Error::Film { .. } => "`lapo doctor` says whether libav can write H.264; or leave `videos` out".into(),
-            Error::Decoder { .. } => "run again; where memory ran out, with fewer --threads or a lower --decoder-memory-gib".into(),
-            Error::NoVideo => "build with default features, libav's headers installed".into(),
-            Error::Stopped(_) => "run again: it goes on from where this run stopped".into(),
-            Error::Invariant { .. } => return None,
-        })
-    }
-
-    /// Whether the same task may succeed when tried again as it is.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Dataset(e) => e.is_transient(),
-            Error::Video(e) => e.is_transient(),
-            Error::Changed { .. } | Error::Unavailable { .. } | Error::Decoder { .. } => true,
-            _ => self.stopped().is_some(),
-        }
-    }
-
-    /// Returns the signal that ended it, if one did.
-    pub fn stopped(&self) -> Option<Signal> {
-        match self {
-            Error::Stopped(signal) | Error::Train(TrainError::Stopped(signal)) => Some(*signal),
-            _ => None,
-        }
-    }
-
-    /// Returns a panic's message as our fault.
-    pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Error::Invariant { what: format!("panic: {}", text.unwrap_or("without a message")) }
-    }
-
-    /// Returns whether the fault is in this program.
-    pub fn is_bug(&self) -> bool {
-        matches!(self, Error::Invariant { .. })
-    }
+/// Reads the settings of a stage from wherever they are written.
+pub trait ReadSettings {
+    /// Reads settings of this type; `None` if they have faults, which the reader keeps.
+    fn read<T: DeserializeOwned + JsonSchema>(self) -> Option<T>;
 }
 
-/// One unit of work as data: an executor may run it here or send it elsewhere.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Task {
-    /// A few videos become one shard.
-    Decode(decode::DecodeTask),
-    /// Episodes of a game become one shard.
-    Record(record::RecordTask),
-    /// Videos that are nearly the same are found.
-    Deduplicate(deduplicate::DeduplicateTask),
-    /// All shards become one model.
-    TrainDynamics(Box<train_dynamics::TrainDynamicsTask>),
-    /// A file of true actions becomes one for each shard.
-    ImportActions(import_actions::ImportActionsTask),
-    /// A file of weights becomes a model.
-    ImportDynamics(import_dynamics::ImportDynamicsTask),
-    /// One shard becomes one labels file.
-    Label(label::LabelTask),
-    /// All labels become one policy.
-    TrainPolicy(Box<train_policy::TrainPolicyTask>),
-    /// Labels and true actions become decoders.
-    TrainDecoder(train_decoder::TrainDecoderTask),
-    /// A policy learns in the game.
-    Finetune(Box<finetune::FinetuneTask>),
-    /// A policy plays.
-    Evaluate(Box<evaluate::EvaluateTask>),
-    /// What was made is shown.
-    Report(Box<report::ReportTask>),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Task {
-    /// How many videos (or recorded episodes) become rows of it.
-    pub fn videos(&self) -> usize {
-        match self {
-            Task::Decode(task) => task.videos.len(),
-            Task::Record(task) => task.count as usize,
-            _ => 0,
-        }
+    #[test]
+    fn kinds_are_called_in_yaml_as_their_modules_are() {
+        let schema = serde_json::Value::from(schemars::schema_for!(StageSpec));
+        let of = |kind: &serde_json::Value| kind["required"][0].as_str().map(str::to_owned);
+        let kinds = schema["oneOf"].as_array().map(|kinds| kinds.iter().filter_map(of).collect());
+        assert_eq!(kinds, Some(KINDS.map(str::to_owned).to_vec()));
+        assert!(KINDS.iter().all(|name| kind_of(name).is_some_and(|kind| kind.name == *name)));
     }
-
-    /// Keys of the tasks whose frames it copies.
-    pub fn copied_from(&self) -> impl Iterator<Item = &str> {
-        let videos = match self {
-            Task::Decode(task) => task.videos.as_slice(),
-            _ => &[],
-        };
-        videos.iter().filter_map(|video| video.decoded.as_ref()).map(|decoded| decoded.key.as_str())
-    }
-
-    /// Whether other tasks of its stage are of use where it fails: each makes rows of its own.
-    pub fn is_independent(&self) -> bool {
-        matches!(self, Task::Decode(_) | Task::Record(_) | Task::Label(_))
-    }
-
-    /// Whether it keeps checkpoints in [`Workplace::scratch`].
-    pub fn has_checkpoints(&self) -> bool {
-        matches!(self, Task::TrainDynamics(_) | Task::TrainPolicy(_) | Task::TrainDecoder(_) | Task::Finetune(_))
-    }
-}
-
-/// What a finished task says of itself; it becomes the receipt.
-#[derive(Clone, Debug, Default)]
-pub struct Done {
-    /// The files it wrote.
-    pub files: Vec<FileInfo>,
-    /// The videos they come from.
-    pub videos: Vec<VideoRecord>,
-    /// What could not be used, wholly or in part.
-    pub rejects: Vec<Reject>,
-    /// Counts and seconds: `frames`, `transitions`, ...
-    pub stats: BTreeMap<String, f64>,
-}
-
-/// Where a task works: one attempt's own folder, and this process' means.
-pub struct Workplace<'a> {
-    /// The workspace.
-    pub store: &'a Store,
-    /// The folder of this attempt, relative to the workspace; nobody else writes there.
-    pub folder: String,
-    /// The folder for what must outlive this attempt without being a result (checkpoints).
-    pub scratch: String,
-    /// What computes.
-    pub device: Device,
-    /// Folders where games are looked for.
-    pub games: &'a [std::path::PathBuf],
-    /// Processes that decode; without, videos are decoded in this one.
-    pub decoders: Option<&'a decode::child::Decoders>,
-    /// How many tasks run at once beside this one, at most one per core.
-    pub cores_free: usize,
-    /// Who listens.
-    pub progress: &'a dyn Progress,
-    /// Set when the process was asked to end.
-    pub stop: &'a Stop,
-}
-
-impl Workplace<'_> {
-    /// Fails once the process was asked to end. For loops whose work is abandoned then.
-    pub fn go_on(&self) -> Result<(), Error> {
-        self.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))
-    }
-
-    /// Threads on which many environments step; 0: on the caller's own.
-    fn game_threads(&self) -> usize {
-        if self.cores_free > 1 { self.cores_free } else { 0 }
-    }
-}
-
-fn write(file: &mut NewFile, bytes: &[u8]) -> Result<(), Error> {
-    let path = file.path().to_string();
-    let failed = |cause| crate::dataset::Error::Io { action: "write", path, cause };
-    Ok(std::io::Write::write_all(file, bytes).map_err(failed)?)
-}
-
-/// Whoever watches a task: a bar on a terminal, lines in a log, or nobody.
-pub trait Progress: Sync {
-    /// `units` more are done (videos, steps, transitions: whatever the stage counts).
-    fn advance(&self, units: u64);
-    /// `units` were done by an attempt before this one, which tells nothing of how fast this one is.
-    fn resume(&self, units: u64) {
-        self.advance(units);
-    }
-    /// A few words on how it goes, shown beside the count.
-    fn note(&self, text: &str);
-    /// A sentence that should stay to be read.
-    fn say(&self, text: &str);
-}
-
-/// Nobody watches.
-pub struct Silent;
-
-impl Progress for Silent {
-    fn advance(&self, _: u64) {}
-    fn note(&self, _: &str) {}
-    fn say(&self, _: &str) {}
 }

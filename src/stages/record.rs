@@ -9,97 +9,30 @@ use std::rc::Rc;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::plan::KeyFields;
 use super::player::{Learnt, Player as Hand};
-use super::{Done, Error, Workplace};
-use crate::dataset::{About, ActionRows, Compression, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
+use super::{ArtifactKind, Done, Error, Kept, Lanes, StageKind, StageTask, Workplace};
+use crate::dataset::{About, ActionRows, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
 use crate::envs::wrappers::shrink;
-use crate::envs::{End, Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::models::{Actor, actor};
 use crate::train::batch;
 
-/// Records a game of Procgen, straight into shards.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RecordConfig {
-    /// Which game.
-    pub game: Game,
-    /// Who plays.
-    pub player: Player,
-    /// The `train_policy` stage whose policy plays, where `player` is `policy`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
-    /// The `train_decoder` stage that decodes what the policy wants: its first decoder of most transitions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decoder: Option<String>,
-    /// The `finetune` stage whose agent plays, where `player` is `agent`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
-    /// How many episodes. More of them later leave the first ones as they are.
-    pub episodes: u64,
-    /// How hard the levels are: `easy`, as in the paper, or `hard`.
-    #[serde(default)]
-    pub mode: Mode,
-    /// Which levels: `{ start: 0, count: 200 }`. Default all there are.
-    #[serde(default)]
-    pub levels: Levels,
-    /// Chance, at every step, of a random one of the four directions instead (0 to 1). Default 0.
-    #[serde(default)]
-    pub noise: f64,
-    /// Width and height of a frame in pixels: 64 as the game draws it, or 32 or 16, each pixel the mean of those it covers. Default 64.
-    #[serde(default = "default_size")]
-    pub size: u32,
-    /// An episode is abandoned after so many frames. Default 1000.
-    #[serde(default = "default_max_frames")]
-    pub max_frames: u64,
-    /// Episodes with fewer frames are played and not kept. 3 = one transition with one frame of context.
-    #[serde(default = "default_min_frames")]
-    pub min_frames: u64,
-    /// How pixels are stored: `none` is read in place (fastest), `zstd` takes half the disk.
-    #[serde(default)]
-    pub compression: Compression,
-    /// Also write each episode as a video beside its shard, `maze/7/000123.mp4` (game, seed, number): H.264, 15 frames a second, every pixel
-    /// a block of 4 x 4, so that scaling back restores it up to the codec's noise. Default false.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub videos: bool,
-    /// Episodes of one shard. Default 32.
-    #[serde(default = "default_episodes_per_shard")]
-    pub episodes_per_shard: u64,
-}
+mod settings;
 
-fn default_size() -> u32 {
-    NATIVE as u32
-}
-fn default_max_frames() -> u64 {
-    1000
-}
-fn default_min_frames() -> u64 {
-    3
-}
-fn default_episodes_per_shard() -> u64 {
-    32
-}
+pub use settings::{Player, RecordConfig};
 
-/// Who plays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Player {
-    /// A random action at every step.
-    Random,
-    /// Random actions, each held for one to four steps.
-    Sticky,
-    /// A shortest path, read off the game's own state: `maze` only.
-    Expert,
-    /// What was learnt: a latent policy and a decoder.
-    Policy,
-    /// What was learnt in the game.
-    Agent,
-}
-
-/// The version of what this stage does: raise it when the same settings give other bytes.
-pub const VERSION: u32 = 1;
+/// What all `record` stages have in common. Raise `version` when the same settings give other bytes.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["videos", "policy", "decoders", "agent"],
+    row: "frame",
+    lanes: Lanes::PerCore,
+    independent: true,
+    ..StageKind::new("record", 1, &[ArtifactKind::Frames, ArtifactKind::Actions], "episodes")
+};
 /// Frames a second, as Procgen's own players have it.
 const FPS: u32 = 15;
 /// Left, right, down, up.
@@ -123,42 +56,54 @@ pub struct RecordTask {
     pub learnt: Vec<FileInfo>,
 }
 
-impl RecordConfig {
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, field, seen: String, cure| {
-            if !holds {
-                faults.push((field, seen, cure));
-            }
+impl StageTask for RecordTask {
+    fn key(&self) -> KeyFields {
+        let RecordTask { config, seed, first, count, learnt } = self;
+        let RecordConfig {
+            game,
+            player,
+            mode,
+            levels,
+            noise,
+            size,
+            max_frames,
+            min_frames,
+            compression,
+            videos,
+            // Which episodes a task plays is in `videos`, what was learnt in an input.
+            episodes: _,
+            episodes_per_shard: _,
+            policy: _,
+            decoder: _,
+            agent: _,
+        } = config;
+        let mut key = KeyFields::new(&KIND)
+            .setting("game", game)
+            .setting("player", player)
+            .setting("mode", mode)
+            .setting("levels", levels)
+            .setting("noise", noise)
+            .setting("size", size)
+            .setting("max_frames", max_frames)
+            .setting("min_frames", min_frames)
+            .setting("compression", compression)
+            // Films share the name `videos` with the episodes below: asking for them moves that field to this place in the key.
+            .input_if(*videos, "videos", true)
+            .setting("seed", seed);
+        key = match learnt.as_slice() {
+            [policy, decoder] => key.input("policy", &policy.blake3).input("decoders", &decoder.blake3),
+            [agent] => key.input("agent", &agent.blake3),
+            _ => key,
         };
-        let takes =
-            [("policy", &self.policy, Player::Policy), ("decoder", &self.decoder, Player::Policy), ("agent", &self.agent, Player::Agent)];
-        for (field, stage, player) in takes {
-            let seen = if stage.is_some() { "does not play" } else { "is missing" };
-            let cure = "`player: policy` takes `policy` and `decoder`, `player: agent` an `agent`, other players none of these";
-            expect(stage.is_some() == (self.player == player), field, seen.into(), cure);
-        }
-        let knows = self.player != Player::Expert || self.game == Game::Maze;
-        expect(knows, "player", format!("does not know {}", self.game), "the expert plays maze; use `sticky` or `random`");
-        expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
-        expect(self.episodes_per_shard > 0, "episodes_per_shard", "is 0".into(), "expected at least 1");
-        expect((0.0..=1.0).contains(&self.noise), "noise", format!("is {}", self.noise), "expected a chance, 0 to 1");
-        expect([16, 32, 64].contains(&self.size), "size", format!("is {}", self.size), "expected 64, 32 or 16");
-        let fits = self.min_frames <= self.max_frames && self.max_frames > 0;
-        expect(fits, "max_frames", format!("is {}", self.max_frames), "expected at least 1, and at least `min_frames`");
-        expect(self.levels.is_valid(), "levels", format!("end at {}", self.levels.end()), "expected numbers below 2,147,483,648");
-        faults
+        key.input("videos", json!({ "first": first, "count": count }))
     }
 
-    /// The tasks these settings ask for.
-    pub fn tasks(&self, seed: u64, learnt: Vec<FileInfo>) -> Vec<RecordTask> {
-        let firsts = (0..self.episodes).step_by(self.episodes_per_shard.max(1) as usize);
-        let task = |first: u64| {
-            let count = self.episodes_per_shard.min(self.episodes - first);
-            RecordTask { config: self.clone(), seed, first, count, learnt: learnt.clone() }
-        };
-        firsts.map(task).collect()
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+
+    fn videos(&self) -> usize {
+        self.count as usize
     }
 }
 
@@ -245,7 +190,7 @@ impl RecordTask {
     fn name(&self, number: u64) -> VideoName {
         let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
         let RecordConfig { game, player, mode, levels, noise, size, max_frames, min_frames, .. } = &self.config;
-        let decides = serde_json::json!([VERSION, game, player, mode, levels, noise, size, max_frames, min_frames]);
+        let decides = serde_json::json!([KIND.version, game, player, mode, levels, noise, size, max_frames, min_frames]);
         let learnt: String = self.learnt.iter().map(|file| format!(" {}", file.blake3)).collect();
         let decides = format!("{decides} {} {} {number}{learnt}", self.seed, self.first);
         VideoName { uri, digest: blake3::hash(decides.as_bytes()).to_hex().to_string() }

@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::{Done, Error, Workplace, write};
-use crate::dataset::{FileInfo, Reject};
+use super::plan::key::digests;
+use super::plan::{Given, KeyFields, NewTask, Reason, StagePlan, Waiting};
+use super::{ArtifactKind, Done, Error, FieldFault, Input, Kept, Needs, Stage, StageKind, StageTask, Workplace, write};
+use crate::dataset::{self, FileInfo, Reject};
 
 mod codes;
 mod earned;
@@ -80,10 +83,10 @@ fn default_rollouts() -> usize {
     6
 }
 
-/// The version of what this stage does: raise it when the same inputs give another page.
-pub const VERSION: u32 = 3;
+/// What all `report` stages have in common. Raise `version` when the same inputs give another page.
+pub const KIND: StageKind = StageKind { key_inputs: &["results"], ..StageKind::new("report", 3, &[], "sections") };
 /// How many sections a page may have.
-pub const SECTIONS: u64 = 7;
+const SECTIONS: u64 = 7;
 /// Most points of a map: their distances fill a quarter of a GiB.
 const MOST_POINTS: usize = 8192;
 
@@ -120,36 +123,42 @@ pub struct Source {
 }
 
 impl ReportConfig {
-    /// The stages it names: field and stage.
-    pub fn sources(&self) -> Vec<(&'static str, &str)> {
-        let fields = [
-            ("frames", &self.frames),
-            ("dynamics", &self.dynamics),
-            ("labels", &self.labels),
-            ("actions", &self.actions),
-            ("policy", &self.policy),
-            ("decoder", &self.decoder),
-            ("evaluation", &self.evaluation),
-        ];
-        let named = fields.into_iter().filter_map(|(field, stage)| Some((field, stage.as_deref()?)));
-        named.chain(self.agents.iter().map(|stage| ("agents", stage.as_str()))).collect()
-    }
-
     /// The stages it names, each once.
     pub fn stages(&self) -> Vec<&str> {
         let mut stages: Vec<&str> = Vec::new();
-        for (_, stage) in self.sources() {
+        for Input { stage, .. } in self.inputs() {
             if !stages.contains(&stage) {
                 stages.push(stage);
             }
         }
         stages
     }
+}
 
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+impl Stage for ReportConfig {
+    type Task = ReportTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        let inputs = [
+            Input::given("frames", &self.frames, ArtifactKind::Frames),
+            Input::given("dynamics", &self.dynamics, ArtifactKind::Dynamics),
+            Input::given("labels", &self.labels, ArtifactKind::Labels),
+            Input::given("actions", &self.actions, ArtifactKind::Actions),
+            Input::given("policy", &self.policy, ArtifactKind::Policy),
+            Input::given("decoder", &self.decoder, ArtifactKind::Decoder),
+            Input::given("evaluation", &self.evaluation, ArtifactKind::Evaluation),
+        ];
+        let agents = self.agents.iter().map(|stage| Input::new("agents", stage, ArtifactKind::Agent));
+        inputs.into_iter().flatten().chain(agents).collect()
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
-        if self.sources().is_empty() {
+        if self.inputs().is_empty() {
             faults.push(("frames", "is missing, and so is every other stage to show".into(), "name at least one, e.g. `labels: labels`"));
         }
         if self.points > MOST_POINTS {
@@ -157,9 +166,68 @@ impl ReportConfig {
         }
         faults
     }
+
+    fn needs(&self) -> Needs {
+        // The distances of up to 8,192 points of the map fill a quarter of a GiB.
+        Needs { gpu: false, cores: 2, memory_mib: 2048 }
+    }
+
+    /// Adds one task: a page is made of everything at once.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let stages: Vec<&StagePlan> = self.stages().into_iter().map(|stage| given.plan(stage)).collect();
+        let task = ReportTask {
+            config: self.clone(),
+            pipeline: given.pipeline.to_owned(),
+            name: plan.stage.clone(),
+            sources: stages.iter().map(|stage| Source::of(stage)).collect(),
+        };
+        plan.set_settings(&task.key().into_fields());
+        if let Some(waited) = stages.iter().find(|stage| stage.new_tasks() > 0) {
+            plan.wait(Waiting { tasks: 1, videos: 0 }, Reason::new_input(&waited.stage));
+            return Ok(());
+        }
+        let inputs = stages.iter().flat_map(|stage| stage.tasks.keys()).collect();
+        plan.add(NewTask::new(task, inputs, SECTIONS), given.known);
+        Ok(())
+    }
+}
+
+impl StageTask for ReportTask {
+    fn key(&self) -> KeyFields {
+        // The stage's own name is in the page, but a report of another name is another stage.
+        let ReportTask { config, pipeline, name: _, sources } = self;
+        let results: Vec<_> = sources.iter().map(|Source { stage, tasks, files, .. }| json!([stage, tasks, digests(files)])).collect();
+        KeyFields::new(&KIND)
+            .setting("lapo", env!("CARGO_PKG_VERSION"))
+            .setting("pipeline", pipeline)
+            // All settings: the page shows the names of the stages, too.
+            .setting("of", config)
+            .input("results", results)
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
 }
 
 impl Source {
+    /// Returns what a report shows of a stage.
+    fn of(plan: &StagePlan) -> Self {
+        let mut stats = BTreeMap::new();
+        for (name, value) in plan.tasks.receipts().flat_map(|receipt| &receipt.stats) {
+            *stats.entry(name.clone()).or_default() += value;
+        }
+        Source {
+            stage: plan.stage.clone(),
+            kind: plan.kind.name.to_owned(),
+            settings: plan.settings.clone(),
+            tasks: plan.tasks.keys(),
+            stats,
+            files: plan.tasks.files(""),
+            rejects: plan.tasks.receipts().flat_map(|receipt| receipt.rejects.clone()).collect(),
+        }
+    }
+
     /// The files whose names end so.
     fn files(&self, end: &str) -> Vec<FileInfo> {
         self.files.iter().filter(|file| file.path.ends_with(end)).cloned().collect()
@@ -189,8 +257,9 @@ impl<'a> Inputs<'a> {
 
     /// The stages that a field of the settings names.
     fn all(&self, field: &str) -> Vec<&'a Source> {
-        let named = self.task.config.sources().into_iter().filter(|(known, _)| *known == field);
-        named.filter_map(|(_, stage)| self.task.sources.iter().find(|source| source.stage == stage)).collect()
+        let named = self.task.config.inputs().into_iter().filter(|input| input.field == field);
+        let named = named.map(|input| input.stage.to_owned());
+        named.filter_map(|stage| self.task.sources.iter().find(|source| source.stage == stage)).collect()
     }
 
     fn json(&self, path: &str) -> Result<serde_json::Value, Error> {
@@ -200,7 +269,7 @@ impl<'a> Inputs<'a> {
 }
 
 /// Makes the page.
-pub fn run(task: &ReportTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &ReportTask, place: &Workplace) -> Result<Done, Error> {
     let inputs = Inputs { task, place };
     let survey = Survey::of(&inputs)?;
     let makers: [&dyn Fn() -> Result<Option<Section>, Error>; SECTIONS as usize] = [

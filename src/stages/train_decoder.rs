@@ -16,9 +16,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::known::Choice;
+use super::plan::key::digests;
+use super::plan::{Given, KeyFields, NewTask, StagePlan};
 use super::training::ratio;
-use super::{Done, Error, Workplace, write};
-use crate::dataset::{Column, FileInfo, write_table};
+use super::{ArtifactKind, Done, Error, FieldFault, Input, Kept, LatentActions, Needs, Stage, StageKind, StageTask, Workplace, write};
+use crate::dataset::{self, Column, FileInfo, write_table};
 use crate::models::{DecoderConfig, LoadedDecoder};
 use crate::train::decoding::{Answers, Fit, Pairs, fit};
 use crate::train::probe::{guessing, score};
@@ -83,8 +85,13 @@ fn default_holdout() -> usize {
     5
 }
 
-/// The version of what this stage does: raise it when the same labels and settings give other decoders.
-pub const VERSION: u32 = 1;
+/// What all `train_decoder` stages have in common. Raise `version` when the same labels and settings give other decoders.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["labels", "true_actions"],
+    has_checkpoints: true,
+    ..StageKind::new("train_decoder", 1, &[ArtifactKind::Decoder], "decoders")
+};
+
 /// The labels of one version of a dataset, true actions, and how to learn from them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrainDecoderTask {
@@ -99,8 +106,25 @@ pub struct TrainDecoderTask {
 }
 
 impl TrainDecoderConfig {
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+    /// Every decoder that is asked for: how many transitions, and which draw of them.
+    pub fn decoders(&self) -> Vec<(usize, u64)> {
+        let numbers: BTreeSet<usize> = self.transitions.iter().copied().collect();
+        numbers.into_iter().flat_map(|transitions| (0..self.draws).map(move |draw| (transitions, draw))).collect()
+    }
+}
+
+impl Stage for TrainDecoderConfig {
+    type Task = TrainDecoderTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        vec![Input::new("labels", &self.labels, ArtifactKind::Labels), Input::new("actions", &self.actions, ArtifactKind::Actions)]
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
         let mut expect = |holds: bool, field, seen: String, cure| {
             if !holds {
@@ -120,15 +144,61 @@ impl TrainDecoderConfig {
         faults
     }
 
-    /// Every decoder that is asked for: how many transitions, and which draw of them.
-    pub fn decoders(&self) -> Vec<(usize, u64)> {
-        let numbers: BTreeSet<usize> = self.transitions.iter().copied().collect();
-        numbers.into_iter().flat_map(|transitions| (0..self.draws).map(move |draw| (transitions, draw))).collect()
+    fn needs(&self) -> Needs {
+        // Small networks; the latent actions of the drawn transitions, half a KiB each, and where all labels are.
+        Needs { gpu: false, cores: 2, memory_mib: 1024 }
+    }
+
+    /// Adds one task: all decoders learn from the same labels.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let (labels, actions) = (given.plan(&self.labels), given.plan(&self.actions));
+        let task = TrainDecoderTask {
+            config: self.clone(),
+            seed: given.seed,
+            labels: labels.tasks.files("labels.parquet"),
+            actions: actions.action_files(),
+        };
+        plan.set_settings(&task.key().into_fields());
+        if plan.waits_for([("labels", Some(labels)), ("true actions", Some(actions))]) {
+            return Ok(());
+        }
+        let units = self.decoders().len() as u64;
+        let inputs = labels.tasks.keys().into_iter().chain(actions.tasks.keys()).collect();
+        plan.add(NewTask::new(task, inputs, units), given.known);
+        Ok(())
+    }
+
+    fn latent_actions(&self) -> Option<LatentActions<'_>> {
+        Some(LatentActions::Labels(&self.labels))
+    }
+}
+
+impl StageTask for TrainDecoderTask {
+    fn key(&self) -> KeyFields {
+        let TrainDecoderTask { config, seed, labels, actions } = self;
+        let TrainDecoderConfig { transitions, draws, hidden, steps, batch, learning_rate, label_smoothing, holdout, labels: _, actions: _ } =
+            config;
+        KeyFields::new(&KIND)
+            .setting("transitions", transitions)
+            .setting("draws", draws)
+            .setting("hidden", hidden)
+            .setting("steps", steps)
+            .setting("batch", batch)
+            .setting("learning_rate", learning_rate)
+            .setting("label_smoothing", label_smoothing)
+            .setting("holdout", holdout)
+            .setting("seed", seed)
+            .input("labels", digests(labels))
+            .input("true_actions", digests(actions))
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
     }
 }
 
 /// Trains and judges every decoder.
-pub fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     let TrainDecoderConfig { hidden, steps, batch, learning_rate, label_smoothing, draws, holdout, .. } = task.config.clone();
     let most = task.config.transitions.iter().copied().max().unwrap_or(0);
     let TrainDecoderTask { labels, actions, seed, .. } = task;

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::plan::KeyFields;
+use super::plan::key::digests;
 use super::training::resume;
-use super::{Done, Error, Workplace, write};
+use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace, write};
 use crate::dataset::{FileInfo, Shards, WindowIndex};
 use crate::train::ahead::Ahead;
 use crate::train::metrics::Metrics;
@@ -27,12 +29,17 @@ mod settings;
 mod verdict;
 
 use probe::TrueActions;
-pub use settings::{Refresh, SupervisionConfig, TrainDynamicsConfig};
+pub use settings::{SupervisionConfig, TrainDynamicsConfig};
 pub use verdict::Verdict;
 use verdict::judge;
 
-/// The version of what this stage does: raise it when the same frames and settings give another model.
-pub const VERSION: u32 = 7;
+/// What all `train_dynamics` stages have in common. Raise `version` when the same frames and settings give another model.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["frames", "without", "true_actions", "generation"],
+    has_checkpoints: true,
+    keeps_model: true,
+    ..StageKind::new("train_dynamics", 7, &[ArtifactKind::Dynamics], "steps")
+};
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
 /// Most windows the verdict is based on, and most that a judgement on the way takes.
@@ -59,14 +66,76 @@ pub struct TrainDynamicsTask {
     /// The digests of videos that are left out; none where nothing is asked for.
     #[serde(default)]
     pub without: Option<Vec<String>>,
+    /// How often the same training was asked for again, by `--refresh`.
+    #[serde(default)]
+    pub generation: u64,
     /// What the weights' file says of its origin (the task's key, the dataset's version).
     pub provenance: BTreeMap<String, String>,
     /// Seconds between two checkpoints; changes nothing in the result.
     pub checkpoint_secs: u64,
 }
 
+impl StageTask for TrainDynamicsTask {
+    fn key(&self) -> KeyFields {
+        let TrainDynamicsTask { config, seed, size, shards, actions, without, generation, provenance: _, checkpoint_secs: _ } = self;
+        let TrainDynamicsConfig {
+            steps,
+            batch,
+            optimizer,
+            learning_rate,
+            idm_learning_rate,
+            decorrelation,
+            warmup_steps,
+            precision,
+            holdout,
+            supervision,
+            reference,
+            actions: measured,
+            // The networks are in the key as they come out of these.
+            preset: _,
+            idm_scale: _,
+            fdm_base: _,
+            context: _,
+            vq: _,
+            predict: _,
+            idm_head: _,
+            fdm_action: _,
+            fdm_bottom: _,
+            // Inputs, and when a new model is made of them.
+            frames: _,
+            without: _,
+            refresh: _,
+        } = config;
+        KeyFields::new(&KIND)
+            .setting("steps", steps)
+            .setting("batch", batch)
+            .setting("optimizer", optimizer)
+            .setting("learning_rate", learning_rate)
+            .setting("idm_learning_rate", idm_learning_rate)
+            .setting("decorrelation", decorrelation)
+            .setting("warmup_steps", warmup_steps)
+            .setting("precision", precision)
+            .setting("holdout", holdout)
+            .setting("supervision", supervision)
+            .settings_of(config.dynamics(*size))
+            // The same networks by the paper's optimiser and rates are another model.
+            .setting_if(*reference, "reference", reference)
+            .setting("seed", seed)
+            .input("frames", digests(shards))
+            .input("generation", generation)
+            .setting_if(measured.is_some(), "measured", true)
+            .input_if(measured.is_some(), "true_actions", digests(actions))
+            .setting_if(without.is_some(), "no_copies", true)
+            .input_if(without.is_some(), "without", without)
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+}
+
 /// Trains to the last step and judges the result.
-pub fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let config = task.config.dynamics(task.size);
     let data = Data::open(task, place)?;
     let mut trainer = dynamics_trainer(&place.device, &config, &task.config.optim(), data.supervision(task), task.seed)?;

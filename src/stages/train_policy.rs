@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::KeyFields;
+use super::plan::key::digests;
 use super::training::{go_back, ratio, resume, verdict_json};
-use super::{Done, Error, Workplace, write};
+use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace, write};
 use crate::dataset::FileInfo;
 use crate::models::PolicyConfig;
 use crate::train::ahead::Ahead;
@@ -24,8 +26,13 @@ mod settings;
 use data::Data;
 pub use settings::TrainPolicyConfig;
 
-/// The version of what this stage does: raise it when the same labels and settings give another policy.
-pub const VERSION: u32 = 1;
+/// What all `train_policy` stages have in common. Raise `version` when the same labels and settings give another policy.
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["model", "labels", "generation"],
+    has_checkpoints: true,
+    keeps_model: true,
+    ..StageKind::new("train_policy", 1, &[ArtifactKind::Policy], "steps")
+};
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
 /// Steps between two judgements on videos kept aside, at most; there are at least so many where there are as many steps.
@@ -45,6 +52,12 @@ pub struct TrainPolicyTask {
     pub labels: Vec<FileInfo>,
     /// The shards these may be of.
     pub shards: Vec<FileInfo>,
+    /// The digest of the model that labelled, if it is there already.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// How often the same training was asked for again, by `--refresh`.
+    #[serde(default)]
+    pub generation: u64,
     /// What the weights' file says of its origin.
     pub provenance: BTreeMap<String, String>,
     /// Seconds between two checkpoints; changes nothing in the result.
@@ -81,8 +94,46 @@ impl PolicyVerdict {
     }
 }
 
+impl StageTask for TrainPolicyTask {
+    fn key(&self) -> KeyFields {
+        // Which shards the labels are of is in the labels.
+        let TrainPolicyTask { config, seed, labels, model, generation, shards: _, provenance: _, checkpoint_secs: _ } = self;
+        let TrainPolicyConfig {
+            steps,
+            batch,
+            learning_rate,
+            warmup_steps,
+            precision,
+            holdout,
+            patience,
+            // The width is in the key as it comes out of these.
+            preset: _,
+            scale: _,
+            labels: _,
+            refresh: _,
+        } = config;
+        KeyFields::new(&KIND)
+            .setting("scale", config.resolved_scale())
+            .setting("steps", steps)
+            .setting("batch", batch)
+            .setting("learning_rate", learning_rate)
+            .setting("warmup_steps", warmup_steps)
+            .setting("precision", precision)
+            .setting("holdout", holdout)
+            .setting_if(patience.is_some(), "patience", patience)
+            .setting("seed", seed)
+            .input("model", model)
+            .input("labels", digests(labels))
+            .input("generation", generation)
+    }
+
+    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
+        run(self, place)
+    }
+}
+
 /// Trains to the last step and judges the result.
-pub fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     let data = Data::open(task, place)?;
     let config = PolicyConfig { scale: task.config.resolved_scale(), latent_dim: data.latent_dim, frame_size: data.side, channels: 3 };
     let optim = OptimConfig { precision: task.config.precision, max_grad_norm: UNLIMITED, ..OptimConfig::default() };

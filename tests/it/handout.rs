@@ -220,7 +220,7 @@ fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
         (
             "another version of the stage",
             "jobs/000000.jsonl",
-            job.replace(&format!("\"version\":{}", lapo::stages::decode::VERSION), "\"version\":2"),
+            job.replace(&format!("\"version\":{}", lapo::stages::decode::KIND.version), "\"version\":2"),
             "the plan was made for version 2",
         ),
         (

@@ -9,7 +9,8 @@ use crate::dataset::{Access, List, ListedVideo, address, read_list};
 use crate::pipeline::entries::{Unmatched, matching};
 use crate::pipeline::fault::Faults;
 use crate::pipeline::locate::Part;
-use crate::pipeline::spec::{PipelineSpec, StageSpec};
+use crate::pipeline::spec::PipelineSpec;
+use crate::stages::{InputFile, VideoPatterns};
 
 /// A workspace must be a folder, or not be there yet.
 pub(super) fn workspace(faults: &mut Faults, spec: &PipelineSpec) {
@@ -48,10 +49,10 @@ fn for_a_shell(path: &str) -> Option<&str> {
 pub(super) fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access, notes: &mut Notes) -> BTreeMap<String, Vec<ListedVideo>> {
     let mut all = BTreeMap::new();
     for (name, stage) in &spec.stages {
-        let StageSpec::Decode(config) = stage else { continue };
+        let Some(VideoPatterns { videos, lists }) = stage.video_patterns() else { continue };
         let at = |field: &str, i: usize| [path(name, stage, field), vec![i.to_string()]].concat();
         let mut found = Vec::new();
-        for (i, pattern) in config.videos.iter().enumerate() {
+        for (i, pattern) in videos.iter().enumerate() {
             match matching(pattern, access) {
                 Ok(videos) if videos.is_empty() => {
                     let message = format!("no video matches {pattern}");
@@ -64,7 +65,7 @@ pub(super) fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access,
                 }
             }
         }
-        for (i, list) in config.lists.iter().enumerate() {
+        for (i, list) in lists.iter().enumerate() {
             match read_list(list, access) {
                 Ok(List { videos, .. }) if videos.is_empty() => {
                     let cure = "add videos to it, or remove the list from `lists`";
@@ -99,13 +100,11 @@ fn nothing_there(pattern: &str) -> String {
 /// Weights to import and true actions must be there.
 pub(super) fn files(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
-        let (field, file, cure) = match stage {
-            StageSpec::ImportDynamics(config) => ("weights", &config.weights, "a `.safetensors` file of ours or a published `.pt`"),
-            StageSpec::ImportActions(config) => ("file", &config.file, "a Parquet or CSV file of true actions"),
-            _ => continue,
-        };
-        let Err(e) = std::fs::File::open(file) else { continue };
-        let message = format!("cannot read {file}: {e}");
-        faults.at(&path(name, stage, field), Part::Value, message, Some(format!("name {cure}, relative to the current folder")));
+        for InputFile { field, path: file, expected } in stage.files() {
+            let Err(e) = std::fs::File::open(file) else { continue };
+            let message = format!("cannot read {file}: {e}");
+            let cure = format!("name {expected}, relative to the current folder");
+            faults.at(&path(name, stage, field), Part::Value, message, Some(cure));
+        }
     }
 }

@@ -10,7 +10,6 @@ use super::super::run::{StageSummary, Summary, Watch};
 use super::super::session::{TaskFailure, now, publish};
 use super::{Handout, Keys, Share, jobs, keys, status};
 use crate::dataset::{self, Commit, Committed, HashMap, HashSet, Manifest, Receipt, Store, commit, find_receipts, head, pins};
-use crate::stages::Task;
 
 /// Receipts by key.
 type ByKey = HashMap<String, Arc<Receipt>>;
@@ -83,7 +82,7 @@ fn commit_share(stage: &Planning, lacks: &[usize]) -> Result<(StageSummary, Vec<
     let newest = head(store, &share.stage)?;
     let mut order: Vec<String> = order.into_iter().filter(|key| !missing.contains(key)).collect();
     let mut fresh = made.clone();
-    if !lacks.is_empty() && share.kind == "decode" {
+    if !lacks.is_empty() && share.kind()?.restores {
         (order, fresh) = restored(stage, lacks, &order, made.clone(), newest.as_ref())?;
     }
     if order.is_empty() && !lacks.is_empty() {
@@ -121,7 +120,7 @@ fn commit_share(stage: &Planning, lacks: &[usize]) -> Result<(StageSummary, Vec<
         is_video: false,
         is_bug: false,
     };
-    let summary = StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref()) };
+    let summary = StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref())? };
     Ok((summary, lacks.iter().map(failure).collect()))
 }
 
@@ -135,11 +134,9 @@ fn restored(
 ) -> Result<(Vec<String>, ByKey), Error> {
     let Planning { handout, share, out, store } = *stage;
     let before = newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?;
-    let videos = jobs(handout, out, lacks)?.into_iter().filter_map(|(_, job)| match job.task {
-        Task::Decode(task) => Some(task.videos),
-        _ => None,
-    });
-    let missing: HashSet<String> = videos.flatten().map(|video| video.digest).collect();
+    let jobs = jobs(handout, out, lacks)?;
+    let digests = jobs.iter().flat_map(|(_, job)| job.task.digests());
+    let missing: HashSet<String> = digests.map(str::to_owned).collect();
     let planned: HashSet<&String> = order.iter().collect();
     let (kept, dropped): (Vec<_>, Vec<_>) = before.into_iter().partition(|receipt| planned.contains(&receipt.key));
     let mut known: HashMap<String, Arc<Receipt>> = kept.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
@@ -156,13 +153,18 @@ fn restored(
 }
 
 impl Share {
-    fn summary(&self, made: &HashMap<String, Arc<Receipt>>, committed: &Committed, before: Option<&Manifest>) -> StageSummary {
-        let mut plan = StagePlan::empty(&self.stage, &self.kind);
+    fn summary(
+        &self,
+        made: &HashMap<String, Arc<Receipt>>,
+        committed: &Committed,
+        before: Option<&Manifest>,
+    ) -> Result<StageSummary, Error> {
+        let mut plan = StagePlan::empty(&self.stage, self.kind()?);
         plan.before = before.cloned();
         plan.videos_gone = self.videos_gone;
         plan.note.clone_from(&self.note);
         made.values().for_each(|receipt| plan.tasks.push(Planned::Done(receipt.clone())));
         let summary = StageSummary::of(&plan, made).with(committed, &plan);
-        StageSummary { reused: self.reused, ..summary }
+        Ok(StageSummary { reused: self.reused, ..summary })
     }
 }

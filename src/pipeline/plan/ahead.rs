@@ -10,9 +10,8 @@ use std::time::Duration;
 use super::{Planner, StagePlan};
 use crate::dataset::{self, FileInfo, HashMap, Receipt};
 use crate::executor::Job;
-use crate::pipeline::key::Known;
 use crate::pipeline::spec::StageSpec;
-use crate::stages::label::{LabelConfig, LabelTask};
+use crate::stages::plan::Model;
 
 /// What a run has labelled before its stage's turn.
 #[derive(Debug, Default)]
@@ -48,46 +47,36 @@ impl Ahead {
     }
 }
 
-/// A stage of labels whose model is there.
+/// A stage that follows another one shard by shard, and whose model is there.
 #[derive(Debug)]
 pub struct Unwaiting {
     stage: String,
-    config: LabelConfig,
-    /// The receipt of the model, and its weights.
-    dynamics: String,
-    model: FileInfo,
+    spec: StageSpec,
+    /// The key of the model, and its weights.
+    model: (String, FileInfo),
 }
 
 impl Unwaiting {
-    /// The job that labels a shard.
-    pub fn job(&self, frames: &Receipt) -> Option<Job> {
-        let mut plan = StagePlan::empty(&self.stage, "label");
-        let (config, model, shard) = (self.config.clone(), self.model.clone(), frames.files.first()?.clone());
-        let task = LabelTask { config, shard, model, actions: None, without: vec![] };
-        plan.add_label(task, frames, &self.dynamics, &Known::new(&[]));
+    /// The job of a shard.
+    pub fn job(&self, shard: &Receipt) -> Option<Job> {
+        let mut plan = StagePlan::empty(&self.stage, self.spec.kind());
+        let (key, weights) = &self.model;
+        self.spec.plan_shard(shard, Model { key, weights }, &mut plan);
         plan.tasks.begin().pop()
     }
 }
 
 impl Planner<'_> {
-    /// The stages of labels that can follow a planned stage of frames shard by shard. One that takes true actions or leaves out
-    /// near-copies waits for these, which wait for all frames.
+    /// The stages that can follow a planned stage of frames shard by shard.
     pub fn unwaiting(&mut self, frames: &str) -> Result<Vec<Unwaiting>, dataset::Error> {
         let (mut all, checked) = (Vec::new(), self.checked);
         for (stage, spec) in &checked.spec.stages {
-            let StageSpec::Label(config) = spec else { continue };
-            if !self.options.runs(stage)
-                || config.frames != frames
-                || config.actions.is_some()
-                || config.without.is_some()
-                || !self.foresee(&config.dynamics)?
-            {
+            let Some(streams) = spec.streams().filter(|streams| streams.shards == frames) else { continue };
+            if !self.options.runs(stage) || !self.foresee(streams.model)? {
                 continue;
             }
-            let plan = &self.plans[&config.dynamics];
-            let Some((receipt, model)) = plan.model() else { continue };
-            let (dynamics, model) = (receipt.key.clone(), model.clone());
-            all.push(Unwaiting { stage: stage.clone(), config: config.clone(), dynamics, model });
+            let Some(Model { key, weights }) = self.plans[streams.model].model() else { continue };
+            all.push(Unwaiting { stage: stage.clone(), spec: spec.clone(), model: (key.to_owned(), weights.clone()) });
         }
         Ok(all)
     }
@@ -98,11 +87,11 @@ impl Planner<'_> {
         let checked = self.checked;
         let Some(at) = checked.spec.stages.iter().position(|(other, _)| other == name) else { return Ok(false) };
         let spec = &checked.spec.stages[at].1;
-        if self.plans.contains_key(name) || matches!(spec, StageSpec::Decode(_)) {
+        if self.plans.contains_key(name) || spec.video_patterns().is_some() {
             return Ok(self.plans.contains_key(name));
         }
-        for (_, input, _) in spec.inputs() {
-            if !self.foresee(input)? {
+        for input in spec.inputs() {
+            if !self.foresee(input.stage)? {
                 return Ok(false);
             }
         }

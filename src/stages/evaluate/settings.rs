@@ -3,8 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{EvaluateTask, KIND};
+use crate::dataset;
 use crate::envs::{Game, Levels, Mode};
+use crate::stages::plan::{Given, NewTask, StagePlan};
 use crate::stages::player::Player;
+use crate::stages::{ArtifactKind, FieldFault, Input, Needs, Stage, StageKind, StageTask};
 
 /// Lets a policy play, once with each decoder; asks how much latent actions tell of true ones; lets the world model predict from its own
 /// predictions; or all of these.
@@ -75,8 +79,44 @@ fn default_temperature() -> f64 {
 }
 
 impl EvaluateConfig {
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+    /// How many frames the world model predicts.
+    pub(super) fn frames_ahead(&self) -> usize {
+        self.rollout.unwrap_or(8)
+    }
+
+    /// Who plays that learnt nothing.
+    pub(super) fn baselines<'a>(&self) -> impl Iterator<Item = Player<'a>> + use<'a> {
+        let expert = (self.game == Some(Game::Maze)).then_some(Player::Expert);
+        self.game.map(|_| Player::Random).into_iter().chain(expert)
+    }
+
+    /// How many episodes so many learnt players play, and all others.
+    pub fn all_episodes(&self, learnt: usize) -> u64 {
+        self.episodes * (self.baselines().count() + learnt) as u64
+    }
+}
+
+impl Stage for EvaluateConfig {
+    type Task = EvaluateTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        let inputs = [
+            Input::given("policy", &self.policy, ArtifactKind::Policy).map(Input::of_one_model),
+            Input::given("decoder", &self.decoder, ArtifactKind::Decoder).map(Input::of_one_model),
+            Input::given("agent", &self.agent, ArtifactKind::Agent),
+            Input::given("labels", &self.labels, ArtifactKind::Labels),
+            Input::given("actions", &self.actions, ArtifactKind::Actions),
+            Input::given("dynamics", &self.dynamics, ArtifactKind::Dynamics),
+            Input::given("frames", &self.frames, ArtifactKind::Frames),
+        ];
+        inputs.into_iter().flatten().collect()
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
         let mut expect = |holds: bool, field, seen: String, cure| {
             if !holds {
@@ -109,19 +149,35 @@ impl EvaluateConfig {
         faults
     }
 
-    /// How many frames the world model predicts.
-    pub(super) fn frames_ahead(&self) -> usize {
-        self.rollout.unwrap_or(8)
+    fn needs(&self) -> Needs {
+        // The environments play on all cores, the networks on a GPU if there is one; a probe holds 32,768 transitions.
+        Needs { gpu: true, cores: 4, memory_mib: 2048 }
     }
 
-    /// Who plays that learnt nothing.
-    pub(super) fn baselines<'a>(&self) -> impl Iterator<Item = Player<'a>> + use<'a> {
-        let expert = (self.game == Some(Game::Maze)).then_some(Player::Expert);
-        self.game.map(|_| Player::Random).into_iter().chain(expert)
-    }
-
-    /// How many episodes so many learnt players play, and all others.
-    pub fn all_episodes(&self, learnt: usize) -> u64 {
-        self.episodes * (self.baselines().count() + learnt) as u64
+    /// Adds one task: all decoders play the same levels.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let EvaluateConfig { policy, decoder, agent, labels, actions, dynamics, frames, .. } = self;
+        let of = [policy, decoder, agent, labels, actions, dynamics, frames].map(|name| given.plan_if(name.as_ref()));
+        let [policy, decoder, agent, labels, actions, dynamics, frames] = of;
+        let task = EvaluateTask {
+            config: self.clone(),
+            seed: given.seed,
+            policy: policy.map(StagePlan::weights),
+            decoders: decoder.map(|decoder| decoder.tasks.files(".safetensors")).unwrap_or_default(),
+            agent: agent.map(StagePlan::weights),
+            labels: labels.map(|labels| labels.tasks.files("labels.parquet")).unwrap_or_default(),
+            actions: actions.map(StagePlan::action_files).unwrap_or_default(),
+            dynamics: dynamics.map(StagePlan::weights),
+            shards: frames.map(StagePlan::shards).unwrap_or_default(),
+        };
+        plan.set_settings(&task.key().into_fields());
+        let names = ["policy", "decoders", "agent", "labels", "true actions", "dynamics", "frames"];
+        if plan.waits_for(names.into_iter().zip(of)) {
+            return Ok(());
+        }
+        let units = self.all_episodes(task.decoders.len() + usize::from(task.agent.is_some()));
+        let inputs = of.into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
+        plan.add(NewTask::new(task, inputs, units), given.known);
+        Ok(())
     }
 }

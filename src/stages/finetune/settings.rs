@@ -3,8 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{FinetuneTask, KIND};
+use crate::dataset;
 use crate::envs::{Game, Levels, Mode, NATIVE};
 use crate::models::Preset;
+use crate::stages::plan::key::key;
+use crate::stages::plan::{Given, NewTask, StagePlan};
+use crate::stages::{ArtifactKind, FieldFault, Input, Needs, Stage, StageKind, StageTask};
 use crate::train::schedule::Schedule;
 
 /// Trains an agent in the game by PPO: from a latent policy, or from scratch.
@@ -160,9 +165,22 @@ impl FinetuneConfig {
     pub fn has_supervised_path(&self) -> bool {
         self.supervised_path && !self.from_scratch
     }
+}
 
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+impl Stage for FinetuneConfig {
+    type Task = FinetuneTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        let inputs =
+            [Input::given("policy", &self.policy, ArtifactKind::Policy), Input::given("dynamics", &self.dynamics, ArtifactKind::Dynamics)];
+        inputs.into_iter().flatten().map(Input::of_one_model).collect()
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
         let mut expect = |holds: bool, field, seen: String, cure| {
             if !holds {
@@ -195,6 +213,35 @@ impl FinetuneConfig {
             expect(positive, field, format!("is {seen}"), "expected a number above 0");
         }
         faults
+    }
+
+    fn needs(&self) -> Needs {
+        // A rollout is in memory: 48 KiB for a transition of 64 x 64 pixels, as floats. The games play on other cores.
+        let memory_mib = 1024 + (self.batch() as u64 * 48).div_ceil(1024);
+        Needs { gpu: true, cores: 4, memory_mib }
+    }
+
+    /// Adds one task.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let [policy, dynamics] = [&self.policy, &self.dynamics].map(|name| given.plan_if(name.as_ref()));
+        let mut task = FinetuneTask {
+            config: self.clone(),
+            seed: self.seed.unwrap_or(given.seed),
+            policy: policy.map(StagePlan::weights),
+            dynamics: dynamics.map(StagePlan::weights),
+            provenance: Default::default(),
+            checkpoint_secs: given.checkpoint_secs,
+        };
+        let fields = task.key().into_fields();
+        plan.set_settings(&fields);
+        if plan.waits_for([("policy", policy), ("dynamics", dynamics)]) {
+            return Ok(());
+        }
+        task.provenance.insert("lapo.key".into(), key(&fields));
+        let inputs = [policy, dynamics].into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
+        let units = self.updates() * self.batch() as u64;
+        plan.add(NewTask::new(task, inputs, units), given.known);
+        Ok(())
     }
 }
 

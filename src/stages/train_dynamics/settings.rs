@@ -3,7 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{KIND, TrainDynamicsTask};
+use crate::dataset::{self, Receipt};
 use crate::models::{DynamicsConfig, FdmAction, IdmHead, ModelError, Precision, Predict, Preset, VqConfig};
+use crate::stages::plan::training::{Refresh, Training, unseen};
+use crate::stages::plan::{Given, StagePlan};
+use crate::stages::{ArtifactKind, FieldFault, Input, LatentActions, Needs, Stage, StageKind};
 use crate::train::schedule::Schedule;
 use crate::train::{OptimConfig, Pace, Rule};
 
@@ -139,19 +144,6 @@ fn default_weight() -> f64 {
     0.02
 }
 
-/// When a trained model is trained again although its settings stayed the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Refresh {
-    /// Not because of new videos.
-    #[default]
-    Never,
-    /// On any change of the frames.
-    Always,
-    /// When the number of frames has grown by this share since: `{ growth: 0.25 }`.
-    Growth(f64),
-}
-
 impl TrainDynamicsConfig {
     /// The networks these settings ask for, on frames of `size` pixels.
     pub fn dynamics(&self, size: usize) -> DynamicsConfig {
@@ -175,14 +167,6 @@ impl TrainDynamicsConfig {
         DynamicsConfig { vq: VqConfig { decay: 0.999, ..published.vq }, ..published }
     }
 
-    /// Why there are no such networks for frames of `size` pixels, if so: `(field, what it is, what is expected)`.
-    pub fn network_fault(&self, size: usize) -> Option<(&'static str, String, String)> {
-        match self.dynamics(size).validate() {
-            Err(ModelError::Config { field, seen, expected }) => Some((field, seen, expected)),
-            _ => None,
-        }
-    }
-
     /// The optimiser.
     pub fn optim(&self) -> OptimConfig {
         let rule = self.optimizer.unwrap_or(Rule::of_dynamics(self.reference));
@@ -198,9 +182,25 @@ impl TrainDynamicsConfig {
         let decorrelation = if quantise || self.reference { 0.0 } else { self.decorrelation.unwrap_or(0.03) };
         Pace { learning_rate: at(peak), idm_learning_rate: at(self.idm_learning_rate.unwrap_or(share * peak)), quantise, decorrelation }
     }
+}
 
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+impl Stage for TrainDynamicsConfig {
+    type Task = TrainDynamicsTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        let inputs = [
+            Some(Input::new("frames", &self.frames, ArtifactKind::Frames)),
+            Input::given("actions", &self.actions, ArtifactKind::Actions),
+            Input::given("without", &self.without, ArtifactKind::Copies).map(Input::of_the_same_frames),
+        ];
+        inputs.into_iter().flatten().collect()
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
         let mut expect = |holds: bool, field, seen: String, cure| {
             if !holds {
@@ -249,6 +249,64 @@ impl TrainDynamicsConfig {
         }
         faults
     }
+
+    fn needs(&self) -> Needs {
+        // Any amount of frames is read in 0.7 GB; the paper's networks at its batch add activations of a few GiB.
+        let memory_mib = if self.preset == Preset::Paper { 8192 } else { 1024 };
+        Needs { gpu: true, cores: 4, memory_mib }
+    }
+
+    /// Adds one task, or keeps the model that is there.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let frames = given.plan(&self.frames);
+        let [actions, copies] = [&self.actions, &self.without].map(|name| given.plan_if(name.as_ref()));
+        let copies_in_order = |copies: &StagePlan| {
+            let (left_out, videos) = (copies.copies(), frames.tasks.receipts().flat_map(|receipt| &receipt.videos));
+            videos.filter(|video| left_out.contains(video.digest.as_str())).map(|video| video.digest.clone()).collect()
+        };
+        let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
+        let task = TrainDynamicsTask {
+            config: self.clone(),
+            seed: given.seed,
+            size: size as usize,
+            shards: frames.shards(),
+            actions: actions.map(StagePlan::action_files).unwrap_or_default(),
+            without: copies.map(copies_in_order),
+            generation: 0,
+            provenance: Default::default(),
+            checkpoint_secs: given.checkpoint_secs,
+        };
+        let training = Training {
+            refresh: &self.refresh,
+            source: frames,
+            source_name: "frames",
+            counted: "frames",
+            beside: [actions, copies].into_iter().flatten().collect(),
+            steps: self.steps,
+            unseen: &|kept| unseen_videos(kept, frames),
+            unseen_unit: "videos",
+            task: &|generation, provenance| TrainDynamicsTask { generation, provenance, ..task.clone() }.into(),
+        };
+        training.plan(given, plan);
+        Ok(())
+    }
+
+    fn network_fault(&self, frame_size: u32) -> Option<(&'static str, String, String)> {
+        match self.dynamics(frame_size as usize).validate() {
+            Err(ModelError::Config { field, seen, expected }) => Some((field, seen, expected)),
+            _ => None,
+        }
+    }
+
+    fn latent_actions(&self) -> Option<LatentActions<'_>> {
+        Some(LatentActions::Own)
+    }
+}
+
+/// Returns the number of videos that the model was not trained on, those still to be decoded included.
+fn unseen_videos(kept: &Receipt, frames: &StagePlan) -> usize {
+    let waiting = if frames.new_tasks() > 0 { frames.new_videos() } else { 0 };
+    unseen(kept, frames).map(|receipt| receipt.videos.len()).sum::<usize>() + waiting
 }
 
 #[cfg(test)]

@@ -3,8 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{KIND, TrainPolicyTask};
+use crate::dataset;
 use crate::models::{Precision, Preset};
-use crate::stages::train_dynamics::Refresh;
+use crate::stages::plan::training::{Refresh, Training, unseen};
+use crate::stages::plan::{Given, StagePlan};
+use crate::stages::{ArtifactKind, FieldFault, Input, LatentActions, Needs, Stage, StageKind};
 use crate::train::schedule::Schedule;
 
 /// Clones a policy that maps a frame to the latent action taken there.
@@ -70,9 +74,20 @@ impl TrainPolicyConfig {
         let (peak, warmup) = (self.learning_rate, self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10)));
         Schedule::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (self.steps as f64, 0.0)])
     }
+}
 
-    /// Faults of single fields: `(field, what is wrong, cure)`.
-    pub fn validate(&self) -> Vec<(&'static str, String, &'static str)> {
+impl Stage for TrainPolicyConfig {
+    type Task = TrainPolicyTask;
+
+    fn kind(&self) -> &'static StageKind {
+        &KIND
+    }
+
+    fn inputs(&self) -> Vec<Input<'_>> {
+        vec![Input::new("labels", &self.labels, ArtifactKind::Labels)]
+    }
+
+    fn validate(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
         let mut expect = |holds: bool, field, seen: String, cure| {
             if !holds {
@@ -91,5 +106,45 @@ impl TrainPolicyConfig {
         let stops = self.patience.is_none_or(|patience| patience > 0 && self.holdout > 0);
         expect(stops, "patience", early.into(), "expected at least 1 and a `holdout`, or nothing: every step is taken then");
         faults
+    }
+
+    fn needs(&self) -> Needs {
+        // Frames are read in 0.7 GB; the latent actions beside them take half a KiB a transition.
+        let memory_mib = if self.preset == Preset::Paper { 8192 } else { 2048 };
+        Needs { gpu: true, cores: 4, memory_mib }
+    }
+
+    /// Adds one task, or keeps the policy that is there.
+    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+        let labels = given.plan(&self.labels);
+        let model = given.input_of(&self.labels, "dynamics").and_then(StagePlan::model);
+        let frames = given.input_of(&self.labels, "frames");
+        let task = TrainPolicyTask {
+            config: self.clone(),
+            seed: given.seed,
+            labels: labels.tasks.files("labels.parquet"),
+            shards: frames.map(StagePlan::shards).unwrap_or_default(),
+            model: model.map(|model| model.weights.blake3.clone()),
+            generation: 0,
+            provenance: Default::default(),
+            checkpoint_secs: given.checkpoint_secs,
+        };
+        let training = Training {
+            refresh: &self.refresh,
+            source: labels,
+            source_name: "labels",
+            counted: "transitions",
+            beside: vec![],
+            steps: self.steps,
+            unseen: &|kept| unseen(kept, labels).count() + labels.new_tasks(),
+            unseen_unit: "files of labels",
+            task: &|generation, provenance| TrainPolicyTask { generation, provenance, ..task.clone() }.into(),
+        };
+        training.plan(given, plan);
+        Ok(())
+    }
+
+    fn latent_actions(&self) -> Option<LatentActions<'_>> {
+        Some(LatentActions::Labels(&self.labels))
     }
 }

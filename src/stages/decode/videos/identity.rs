@@ -16,8 +16,8 @@ use crate::dataset::{
     self, About, Access, EntryClass, HashMap, ListedVideo, Member, Receipt, Refused, Unread, VideoRecord, address, local_path, members,
     open_source, version_of,
 };
-use crate::pipeline::plan::LeftOut;
 use crate::stages::decode::{Archived, DecodeConfig, Identity, VideoSource};
+use crate::stages::plan::LeftOut;
 
 /// Endings of archives that are compressed, or of another kind than tar.
 const OTHER_ARCHIVES: [&str; 17] = [
@@ -271,7 +271,7 @@ fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
 }
 
 /// Returns whether a local file may be readable later with nothing changed by hand: a disk error, a network disk that is away.
-pub(in crate::pipeline) fn may_pass(cause: &io::Error) -> bool {
+pub fn may_pass(cause: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, NotConnected, ResourceBusy,
         StaleNetworkFileHandle, TimedOut, WouldBlock,

@@ -13,10 +13,10 @@ use crate::stages::decode::{DecodeConfig, Duplicates, VideoSource};
 
 mod identity;
 
-pub(super) use identity::may_pass;
+pub use identity::may_pass;
 use identity::{Known, candidates};
 
-use super::plan::LeftOut;
+use crate::stages::plan::LeftOut;
 
 /// The blake3 of a local file; of one that cannot be read, something that no file has: the task that needs it says why.
 pub fn digest_of(file: &str) -> String {
@@ -160,6 +160,6 @@ fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
 }
 
 /// A digest without the number that tells copies apart.
-pub(super) fn of_bytes(digest: &str) -> &str {
+pub fn of_bytes(digest: &str) -> &str {
     digest.split('#').next().unwrap_or_default()
 }

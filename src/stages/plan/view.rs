@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-use super::{LeftOut, StagePlan};
-use crate::pipeline::key::Fields;
+use super::key::Fields;
+use super::{LeftOut, Reason, StagePlan};
+use crate::stages::Needs;
 
 /// What a plan says of a stage, for programs.
 #[derive(Serialize)]
@@ -21,7 +22,8 @@ struct StageView<'a> {
     changes: bool,
     left_out: &'a [LeftOut],
     damaged: usize,
-    why: &'a BTreeMap<String, usize>,
+    needs: Needs,
+    why: &'a BTreeMap<Reason, usize>,
     note: Option<&'a str>,
     settings: &'a Fields,
 }
@@ -30,7 +32,7 @@ impl Serialize for StagePlan {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let view = StageView {
             stage: &self.stage,
-            kind: &self.kind,
+            kind: self.kind.name,
             new: self.new_tasks(),
             reused: self.tasks.reused(),
             new_videos: self.new_videos(),
@@ -40,6 +42,7 @@ impl Serialize for StagePlan {
             changes: self.changes(),
             left_out: &self.left_out,
             damaged: self.damaged.len(),
+            needs: self.needs,
             why: &self.why,
             note: self.note.as_deref(),
             settings: &self.settings,

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
+use super::Job;
 use crate::dataset::{FileInfo, HashMap, HashSet, Receipt, VideoRecord};
-use crate::executor::Job;
-use crate::stages::Task;
 
 /// One task.
 #[derive(Clone, Debug)]
@@ -36,10 +35,7 @@ impl Planned {
     pub fn digests(&self) -> Vec<&str> {
         match self {
             Planned::Done(receipt) => receipt.videos.iter().map(|video| video.digest.as_str()).collect(),
-            Planned::New(job) => match &job.task {
-                Task::Decode(task) => task.videos.iter().map(|video| video.digest.as_str()).collect(),
-                _ => vec![],
-            },
+            Planned::New(job) => job.task.digests(),
             Planned::Running { .. } => vec![],
         }
     }

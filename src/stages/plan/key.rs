@@ -1,0 +1,198 @@
+//! What decides whether a task is done already: its key. In: the fields that change the output; out: their hash.
+//!
+//! A key hashes the kind of stage, the version of its code, the settings that change the output, and the digests of its inputs,
+//! in this order. Thread counts, paths and limits are not in it. Which fields these are each stage says itself, in
+//! [`StageTask::key`](crate::stages::StageTask::key).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::dataset::{FileInfo, HashMap, Receipt};
+use crate::stages::{StageKind, kind_of};
+
+/// The fields of a key, in order.
+pub type Fields = Map<String, Value>;
+
+/// The fields of a task's key as its stage lists them: settings and inputs.
+#[derive(Clone, Debug)]
+pub struct KeyFields {
+    kind: &'static StageKind,
+    fields: Fields,
+}
+
+impl KeyFields {
+    /// Creates the first fields of every key: the kind of stage and the version of its code.
+    pub fn new(kind: &'static StageKind) -> Self {
+        let mut fields = Fields::new();
+        fields.insert("stage".into(), kind.name.into());
+        fields.insert("version".into(), kind.version.into());
+        KeyFields { kind, fields }
+    }
+
+    /// Adds a setting.
+    pub fn setting(mut self, name: &str, value: impl Serialize) -> Self {
+        debug_assert!(!self.kind.key_inputs.contains(&name), "{name} is an input of the kind");
+        self.fields.insert(name.into(), json!(value));
+        self
+    }
+
+    /// Adds a setting under a condition: a key stays as it was before the stage had this setting.
+    pub fn setting_if(self, condition: bool, name: &str, value: impl Serialize) -> Self {
+        if condition { self.setting(name, value) } else { self }
+    }
+
+    /// Adds nested settings, each as `vq.entries`.
+    pub fn settings_of(mut self, value: impl Serialize) -> Self {
+        flatten(&mut self.fields, "", json!(value));
+        self
+    }
+
+    /// Adds an input; its name is among the kind's [`key_inputs`](StageKind::key_inputs).
+    pub fn input(mut self, name: &str, value: impl Serialize) -> Self {
+        debug_assert!(self.kind.key_inputs.contains(&name), "{name} is no input of the kind");
+        self.fields.insert(name.into(), json!(value));
+        self
+    }
+
+    /// Adds an input under a condition.
+    pub fn input_if(self, condition: bool, name: &str, value: impl Serialize) -> Self {
+        if condition { self.input(name, value) } else { self }
+    }
+
+    /// Returns the fields.
+    pub fn into_fields(self) -> Fields {
+        self.fields
+    }
+}
+
+/// Adds nested settings as `vq.entries`.
+fn flatten(fields: &mut Fields, prefix: &str, value: Value) {
+    match value {
+        Value::Object(map) => map.into_iter().for_each(|(name, inner)| {
+            let dot = if prefix.is_empty() { "" } else { "." };
+            flatten(fields, &format!("{prefix}{dot}{name}"), inner);
+        }),
+        leaf => _ = fields.insert(prefix.into(), leaf),
+    }
+}
+
+/// Returns the digests of files, in their order.
+pub fn digests(files: &[FileInfo]) -> Vec<&str> {
+    files.iter().map(|file| file.blake3.as_str()).collect()
+}
+
+/// The key of some fields: 32 hex digits of their blake3.
+pub fn key(fields: &Fields) -> String {
+    blake3::hash(canonical(fields).as_bytes()).to_hex()[..32].to_string()
+}
+
+/// The text that is hashed. Fields are compared by it, never by the numbers that a reader makes of it.
+pub fn canonical(fields: &Fields) -> String {
+    serde_json::to_string(fields).expect("fields are plain JSON")
+}
+
+/// The fields without the inputs of this kind of stage: two tasks with equal settings differ only in what they work on.
+pub fn settings<'f>(kind: &StageKind, fields: impl IntoIterator<Item = (&'f String, &'f Value)>) -> Fields {
+    let settings = fields.into_iter().filter(|(name, _)| !kind.key_inputs.contains(&name.as_str()));
+    settings.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Returns the settings of a receipt.
+pub fn settings_of_receipt(receipt: &Receipt) -> Fields {
+    match kind_of(&receipt.stage) {
+        Some(kind) => settings(kind, receipt.fields.iter()),
+        None => receipt.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+    }
+}
+
+/// Returns what the receipt shares with others, if it differs from them in inputs alone.
+pub(super) fn shared_settings(receipt: &Receipt) -> Option<&Arc<Fields>> {
+    let inputs = kind_of(&receipt.stage).map_or(&[][..], |kind| kind.key_inputs);
+    let (shared, mut own) = receipt.fields.shared();
+    own.all(|name| inputs.contains(&name)).then_some(shared)
+}
+
+/// Says of receipts whether they have some settings, each distinct text of which is made once.
+pub struct WithSettings {
+    canonical: String,
+    /// What was found of fields that many receipts share.
+    found: RefCell<HashMap<*const Fields, bool>>,
+}
+
+impl WithSettings {
+    /// Those whose settings are these.
+    pub fn new(settings: &Fields) -> Self {
+        WithSettings { canonical: canonical(settings), found: RefCell::default() }
+    }
+
+    /// Whether the receipt has them.
+    pub fn are_of(&self, receipt: &Receipt) -> bool {
+        let look = || canonical(&settings_of_receipt(receipt)) == self.canonical;
+        match shared_settings(receipt) {
+            Some(shared) => *self.found.borrow_mut().entry(Arc::as_ptr(shared)).or_insert_with(look),
+            None => look(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::stages::StageTask;
+    use crate::stages::decode::KIND;
+    use crate::stages::plan::ReceiptIndex;
+    use crate::stages::train_dynamics::TrainDynamicsTask;
+
+    fn fields(size: u32, video: &str) -> Fields {
+        [("stage", json!("decode")), ("size", json!(size)), ("videos", json!([video]))]
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), value))
+            .collect()
+    }
+
+    fn receipt(fields: Fields) -> Arc<Receipt> {
+        let (key, stage, attempt) = (key(&fields), "decode".into(), String::new());
+        let (files, inputs, videos, rejects, stats) = Default::default();
+        let made = Default::default();
+        Arc::new(Receipt { format: 2, key, stage, attempt, fields: fields.into(), files, inputs, videos, rejects, stats, made })
+    }
+
+    #[test]
+    fn a_key_changes_with_every_field_and_nothing_else() {
+        assert_eq!(key(&fields(64, "a")), key(&fields(64, "a")));
+        assert_ne!(key(&fields(64, "a")), key(&fields(32, "a")));
+        assert_ne!(key(&fields(64, "a")), key(&fields(64, "b")));
+        assert_eq!(settings(&KIND, &fields(64, "a")), settings(&KIND, &fields(64, "b")));
+    }
+
+    #[test]
+    fn the_paper_s_training_is_not_that_of_its_networks_spelled_out() {
+        let key = |config: Value| {
+            let task = json!({ "config": config, "seed": 0, "size": 64, "shards": [], "actions": [],
+                "provenance": {}, "checkpoint_secs": 60 });
+            let task: TrainDynamicsTask = serde_json::from_value(task).unwrap();
+            key(&task.key().into_fields())
+        };
+        let vq = json!({ "warmup": 0, "start": "uniform", "ema_start": "zero", "revive_after": 0 });
+        let networks = json!({ "frames": "a", "idm_head": "flatten", "fdm_action": "tile", "fdm_bottom": 1,
+            "predict": "frame", "vq": vq });
+        assert_ne!(key(json!({ "frames": "a", "reference": true })), key(networks));
+        let sizes = json!({ "frames": "a", "idm_scale": 1, "fdm_base": 8 });
+        assert_eq!(key(json!({ "frames": "a", "preset": "tiny" })), key(sizes));
+    }
+
+    #[test]
+    fn the_reason_is_the_first_setting_or_else_the_first_input_that_is_new() {
+        let done = [receipt(fields(64, "a")), receipt(fields(64, "b"))];
+        let known = ReceiptIndex::new(&done);
+        assert_eq!(known.why(&KIND, &fields(32, "b")).to_string(), "size: 64 -> 32");
+        assert_eq!(known.why(&KIND, &fields(64, "c")).to_string(), "new videos");
+        assert_eq!(known.get(&key(&fields(64, "b"))).and_then(|r| r.fields.get("videos").cloned()), Some(json!(["b"])));
+        assert!(known.get(&key(&fields(64, "c"))).is_none());
+        assert_eq!(ReceiptIndex::new(&[]).why(&KIND, &fields(64, "c")).to_string(), "never done");
+    }
+}
