@@ -170,7 +170,8 @@ fn a_closed_folder_is_a_row_and_all_other_videos_are_decoded() {
     let settings = "videos: ['t/**/*.y4m'], size: 16, cut: null, min_frames: 1";
     fs::write(project.path("pipeline.yaml"), pipeline(settings)).unwrap();
     said(run.spawn().unwrap()).good();
-    let wanted = [("t/0.y4m", "frames"), ("t/closed/", "unreadable_folder"), ("t/open/2.y4m", "frames"), ("t/unreadable.y4m", "unreadable")];
+    let wanted =
+        [("t/0.y4m", "frames"), ("t/closed/", "unreadable_folder"), ("t/open/2.y4m", "frames"), ("t/unreadable.y4m", "unreadable")];
     same(rows(&project), expected(&wanted));
     fs::set_permissions(project.path("t/closed"), fs::Permissions::from_mode(0o755)).unwrap();
 }
