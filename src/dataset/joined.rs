@@ -36,11 +36,13 @@ pub struct Joined {
     pub file: FileInfo,
     /// The tasks whose rows it holds, as stretches of the dataset's order: the first task, and how many.
     pub tasks: Vec<(u32, u32)>,
+    /// The bytes of the tasks' own tables: whether it is full is decided by these, since a joined table is smaller than its parts.
+    pub parts_bytes: u64,
 }
 
 impl Joined {
-    /// A joined table of the tasks at these places, which are ascending.
-    pub(super) fn new(file: FileInfo, places: &[usize]) -> Self {
+    /// A joined table of the tasks at these places, which are ascending, whose own tables have so many bytes.
+    pub(super) fn new(file: FileInfo, places: &[usize], parts_bytes: u64) -> Self {
         let mut tasks: Vec<(u32, u32)> = Vec::new();
         for place in places.iter().map(|place| *place as u32) {
             match tasks.last_mut() {
@@ -48,7 +50,7 @@ impl Joined {
                 _ => tasks.push((place, 1)),
             }
         }
-        Self { file, tasks }
+        Self { file, tasks, parts_bytes }
     }
 
     /// The places of its tasks in the dataset's order.
@@ -229,7 +231,7 @@ mod tests {
     #[test]
     fn places_are_kept_as_stretches() {
         let file = FileInfo { path: "l/tables/1-a/labels.parquet".into(), bytes: 1, rows: 1, blake3: String::new() };
-        let joined = Joined::new(file, &[0, 1, 2, 5, 7, 8]);
+        let joined = Joined::new(file, &[0, 1, 2, 5, 7, 8], 9);
         assert_eq!(joined.tasks, [(0, 3), (5, 1), (7, 2)]);
         assert_eq!((joined.places().collect::<Vec<_>>(), joined.sort().as_deref()), (vec![0, 1, 2, 5, 7, 8], Some("labels.parquet")));
     }

@@ -33,16 +33,14 @@ struct Part {
     /// The places of its tasks in the dataset's order, ascending.
     places: Vec<usize>,
     files: Vec<FileInfo>,
+    /// The bytes of the tasks' own tables.
+    bytes: u64,
     is_joined: bool,
 }
 
 impl Part {
-    fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
-    }
-
     fn joined(&self) -> Option<Joined> {
-        self.is_joined.then(|| Joined::new(self.files[0].clone(), &self.places))
+        self.is_joined.then(|| Joined::new(self.files[0].clone(), &self.places, self.bytes))
     }
 }
 
@@ -65,7 +63,8 @@ impl Joining<'_> {
             for sort in &sorts {
                 let files: Vec<FileInfo> = files.iter().filter(|file| sort_of(&file.path).as_ref() == Some(sort)).cloned().collect();
                 if !files.is_empty() && !covered[sort.as_str()][place] {
-                    parts.entry(sort.clone()).or_default().push(Part { places: vec![place], files, is_joined: false });
+                    let bytes = files.iter().map(|file| file.bytes).sum();
+                    parts.entry(sort.clone()).or_default().push(Part { places: vec![place], files, bytes, is_joined: false });
                 }
             }
         }
@@ -89,8 +88,9 @@ impl Joining<'_> {
         let kept = before.joined.iter().zip(whole).filter(|(_, is_whole)| *is_whole).filter_map(|(joined, _)| {
             let mut places = joined.places().map(place_now).collect::<Option<Vec<usize>>>()?;
             places.sort_unstable();
-            let is_scattered = Joined::new(joined.file.clone(), &places).tasks.len() > MOST_STRETCHES;
-            (!is_scattered).then_some((joined.sort()?, Part { places, files: vec![joined.file.clone()], is_joined: true }))
+            let (files, bytes) = (vec![joined.file.clone()], joined.parts_bytes);
+            let is_scattered = Joined::new(joined.file.clone(), &places, bytes).tasks.len() > MOST_STRETCHES;
+            (!is_scattered).then_some((joined.sort()?, Part { places, files, bytes, is_joined: true }))
         });
         Ok(kept.collect())
     }
@@ -125,7 +125,7 @@ impl Joining<'_> {
 
     /// Joins tables of one sort, as far as they are small. Returns all that are joined.
     fn join(&self, sort: &str, parts: Vec<Part>) -> Result<Vec<Joined>> {
-        let (small, full): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.bytes() * 2 <= self.by.file_bytes);
+        let (small, full): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.bytes * 2 <= self.by.file_bytes);
         let groups: Vec<Vec<Part>> = alike(small).into_iter().flat_map(|group| cut(group, self.by.file_bytes)).collect();
         let join = |group: Vec<Part>| -> Result<Vec<Joined>> {
             if let [_, _, ..] = &group[..] {
@@ -134,7 +134,7 @@ impl Joining<'_> {
                 if let Some(file) = join(self.store, &path, &files)? {
                     let mut places: Vec<usize> = group.iter().flat_map(|part| part.places.iter().copied()).collect();
                     places.sort_unstable();
-                    return Ok(vec![Joined::new(file, &places)]);
+                    return Ok(vec![Joined::new(file, &places, group.iter().map(|part| part.bytes).sum())]);
                 }
             }
             Ok(group.iter().filter_map(Part::joined).collect())
@@ -146,10 +146,10 @@ impl Joining<'_> {
 
 /// Groups tables of like size: none is more than twice as large as all smaller ones of its group.
 fn alike(mut parts: Vec<Part>) -> Vec<Vec<Part>> {
-    parts.sort_by_key(|part| (part.bytes(), part.places[0]));
+    parts.sort_by_key(|part| (part.bytes, part.places[0]));
     let mut groups: Vec<(u64, Vec<Part>)> = Vec::new();
     for part in parts {
-        let bytes = part.bytes();
+        let bytes = part.bytes;
         match groups.last_mut() {
             Some((sum, group)) if bytes <= 2 * *sum => {
                 *sum += bytes;
@@ -166,11 +166,11 @@ fn cut(mut group: Vec<Part>, most: u64) -> Vec<Vec<Part>> {
     group.sort_by_key(|part| part.places[0]);
     let (mut cut, mut bytes) = (vec![Vec::new()], 0);
     for part in group {
-        if bytes > 0 && bytes + part.bytes() > most {
+        if bytes > 0 && bytes + part.bytes > most {
             cut.push(Vec::new());
             bytes = 0;
         }
-        bytes += part.bytes();
+        bytes += part.bytes;
         cut.last_mut().expect("there is one").push(part);
     }
     cut
@@ -196,9 +196,7 @@ mod tests {
         let table = |(at, rows): (usize, &usize)| {
             let path = format!("{}/labels-{at}.parquet", data_folder("s", &key, attempt));
             let text: Vec<String> = (0..*rows).map(|row| format!("{number} {attempt} {at} {row}")).collect();
-            // As good as no compression makes smaller, as latent actions are.
-            let noise = text.iter().flat_map(|text| blake3::hash(text.as_bytes()).as_bytes().map(f32::from)).collect();
-            write_table(store, &path, &[("row", Column::Text(text)), ("noise", Column::F32Rows(noise, 32))]).unwrap()
+            write_table(store, &path, &[("row", Column::Text(text))]).unwrap()
         };
         let files = rows.iter().enumerate().map(table).collect();
         let receipt = Receipt { files, ..receipt(&key, attempt) };
