@@ -36,7 +36,7 @@ pub struct Joined {
     pub file: FileInfo,
     /// The tasks whose rows it holds, as stretches of the dataset's order: the first task, and how many.
     pub tasks: Vec<(u32, u32)>,
-    /// The bytes of the tasks' own tables: whether it is full is decided by these, since a joined table is smaller than its parts.
+    /// The bytes of the tasks' own tables. They decide whether the joined table is full: its own size is smaller, since it has one footer.
     pub parts_bytes: u64,
 }
 
