@@ -9,10 +9,15 @@ use std::process::Command;
 
 fn main() -> std::io::Result<()> {
     let (root, mut out) = (env!("CARGO_MANIFEST_DIR"), std::io::stdout());
-    writeln!(out, "cargo:rerun-if-env-changed=LAPO_COMMIT\ncargo:rerun-if-changed=src\ncargo:rerun-if-changed=Cargo.toml")?;
+    writeln!(
+        out,
+        "cargo:rerun-if-env-changed=LAPO_COMMIT\ncargo:rerun-if-changed=src\ncargo:rerun-if-changed=Cargo.toml"
+    )?;
     let named = std::env::var("LAPO_COMMIT").ok().filter(|commit| !commit.is_empty());
     // git's log of HEAD grows with every commit and checkout.
-    if let Some(log) = git(root, &["rev-parse", "--git-path", "logs/HEAD"]).map(|log| Path::new(root).join(log)).filter(|log| log.exists())
+    if let Some(log) = git(root, &["rev-parse", "--git-path", "logs/HEAD"])
+        .map(|log| Path::new(root).join(log))
+        .filter(|log| log.exists())
     {
         writeln!(out, "cargo:rerun-if-changed={}", log.display())?;
     }
@@ -32,7 +37,13 @@ fn commit(root: &str) -> Option<String> {
 }
 
 fn git(root: &str, args: &[&str]) -> Option<String> {
-    let output = Command::new("git").arg("-C").arg(root).args(args).output().ok().filter(|output| output.status.success())?;
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(root)
+        .args(args)
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     (!text.is_empty()).then_some(text)
 }

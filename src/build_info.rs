@@ -50,8 +50,13 @@ impl BuildInfo {
 
     /// Returns everything, a fact a line, as `lapo --version` prints it.
     pub fn long(&self) -> String {
-        let features = if self.features.is_empty() { "none".to_owned() } else { self.features.join(", ") };
-        format!("{}\nfeatures: {features}\nlibavcodec: {}", self.short(), self.libav.as_deref().unwrap_or("not compiled in"))
+        let features =
+            if self.features.is_empty() { "none".to_owned() } else { self.features.join(", ") };
+        format!(
+            "{}\nfeatures: {features}\nlibavcodec: {}",
+            self.short(),
+            self.libav.as_deref().unwrap_or("not compiled in")
+        )
     }
 }
 
@@ -61,15 +66,30 @@ mod tests {
 
     #[test]
     fn the_long_version_names_commit_features_and_libav() {
-        let info = BuildInfo { version: "1.2.3", commit: "0123456789ab", features: vec!["video", "cuda"], libav: Some("59.37.100".into()) };
-        assert_eq!(info.long(), "1.2.3 (0123456789ab)\nfeatures: video, cuda\nlibavcodec: 59.37.100");
+        let info = BuildInfo {
+            version: "1.2.3",
+            commit: "0123456789ab",
+            features: vec!["video", "cuda"],
+            libav: Some("59.37.100".into()),
+        };
+        assert_eq!(
+            info.long(),
+            "1.2.3 (0123456789ab)\nfeatures: video, cuda\nlibavcodec: 59.37.100"
+        );
         let bare = BuildInfo { features: vec![], libav: None, ..info };
-        assert_eq!(bare.long(), "1.2.3 (0123456789ab)\nfeatures: none\nlibavcodec: not compiled in");
+        assert_eq!(
+            bare.long(),
+            "1.2.3 (0123456789ab)\nfeatures: none\nlibavcodec: not compiled in"
+        );
     }
 
     #[test]
     fn a_commit_is_known_in_a_checkout_and_otherwise_said_to_be_unknown() {
         let commit = build_info().commit.trim_end_matches("-dirty");
-        assert!(commit == "unknown" || commit.len() >= 7 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{commit}");
+        assert!(
+            commit == "unknown"
+                || commit.len() >= 7 && commit.chars().all(|c| c.is_ascii_hexdigit()),
+            "{commit}"
+        );
     }
 }

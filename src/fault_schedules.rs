@@ -14,7 +14,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::dataset::gc::{Keep, delete, survey};
-use crate::dataset::{Access, FileInfo, Shards, Store, Turns, at, faulty_store, head, rolled_back, runs, versions};
+use crate::dataset::{
+    Access, FileInfo, Shards, Store, Turns, at, faulty_store, head, rolled_back, runs, versions,
+};
 use crate::executor::Means;
 use crate::models::Device;
 use crate::pipeline::check::{Checked, check};
@@ -46,7 +48,13 @@ impl Watch for Silent {
 }
 
 fn means() -> Means {
-    Means { devices: vec![Device::Cpu], threads: 1, decoder: None, games: vec![], stop: Default::default() }
+    Means {
+        devices: vec![Device::Cpu],
+        threads: 1,
+        decoder: None,
+        games: vec![],
+        stop: Default::default(),
+    }
 }
 
 fn options() -> PlanOptions {
@@ -87,7 +95,8 @@ stages:
     }
 
     fn add(&self, number: usize) {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/maze/maze_1_{number:03}.mp4"));
+        let from =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/maze/maze_1_{number:03}.mp4"));
         // As a program does that copies videos into a watched folder: whole or not there.
         let aside = self.folder.path().join(format!("{number}.part"));
         fs::copy(from, &aside).unwrap();
@@ -103,12 +112,20 @@ stages:
 fn weights(folder: &Path) -> PathBuf {
     let world = World::new(Path::new("none"));
     (0..3).for_each(|number| world.add(number));
-    let text = world.pipeline.replace("import_dynamics: { weights: 'none' }", "train_dynamics: { frames: frames, steps: 2, batch: 4 }");
+    let text = world.pipeline.replace(
+        "import_dynamics: { weights: 'none' }",
+        "train_dynamics: { frames: frames, steps: 2, batch: 4 }",
+    );
     let store = Store::open(folder.join("trained").to_str().unwrap()).unwrap();
     let checked = check("p.yaml", &text, &[], &Access::default()).unwrap();
     run(&checked, &store, &options(), &means(), &Silent).unwrap();
     let files = head(&store, "model").unwrap().unwrap().files(&store).unwrap();
-    store.local_path(&files.iter().find(|file| file.path.ends_with("model.safetensors")).unwrap().path).unwrap().unwrap()
+    store
+        .local_path(
+            &files.iter().find(|file| file.path.ends_with("model.safetensors")).unwrap().path,
+        )
+        .unwrap()
+        .unwrap()
 }
 
 /// The rows of the newest labels, each with its video; none where there are no labels yet.
@@ -142,7 +159,8 @@ fn results(store: &Store) -> BTreeMap<String, (String, String)> {
         let shard = shards.shard(number).unwrap();
         for episode in shard.episodes() {
             let hasher = frames.entry(episode.digest.clone()).or_default();
-            (episode.first_row..episode.first_row + episode.len).for_each(|row| _ = hasher.update(shard.pixels(row)));
+            (episode.first_row..episode.first_row + episode.len)
+                .for_each(|row| _ = hasher.update(shard.pixels(row)));
         }
     }
     let mut labels = HashMap::<String, blake3::Hasher>::new();
@@ -197,13 +215,17 @@ impl Schedule<'_> {
     }
 
     fn run(&self, store: &Store) -> Result<(), String> {
-        let summary = run(&self.world.checked(), store, &options(), &means(), &Silent).map_err(|error| error.to_string())?;
+        let summary = run(&self.world.checked(), store, &options(), &means(), &Silent)
+            .map_err(|error| error.to_string())?;
         self.note(&summary.stages);
         Ok(())
     }
 
     fn note(&self, stages: &[StageSummary]) {
-        let new = stages.iter().filter(|stage| stage.changed).map(|stage| (stage.stage.clone(), stage.version));
+        let new = stages
+            .iter()
+            .filter(|stage| stage.changed)
+            .map(|stage| (stage.stage.clone(), stage.version));
         self.made.lock().unwrap().extend(new);
     }
 
@@ -212,13 +234,15 @@ impl Schedule<'_> {
             let out = self.world.folder.path().join(format!("plans/{number}-{wave}"));
             let out = Store::open(out.to_str().unwrap()).unwrap();
             let text = |error: crate::pipeline::Error| error.to_string();
-            let plan = handout::hand_out(&self.world.checked(), store, &options(), &out).map_err(text)?;
+            let plan =
+                handout::hand_out(&self.world.checked(), store, &options(), &out).map_err(text)?;
             if plan.changes == 0 {
                 return Ok(());
             }
             let partitions: Vec<usize> = (0..plan.partitions).collect();
             handout::work(&plan, &out, &partitions, store, &means(), &Silent).map_err(text)?;
-            let summary = handout::commit_all(&plan, &out, store, Missing::LeaveOut, &Silent).map_err(text)?;
+            let summary = handout::commit_all(&plan, &out, store, Missing::LeaveOut, &Silent)
+                .map_err(text)?;
             self.note(&summary.stages);
         }
         Ok(())
@@ -242,7 +266,9 @@ impl Schedule<'_> {
 
     fn roll_back(&self, store: &Store) -> Result<(), String> {
         let text = |error: crate::dataset::Error| error.to_string();
-        let Some(oldest) = versions(store, "labels").map_err(text)?.first().copied() else { return Ok(()) };
+        let Some(oldest) = versions(store, "labels").map_err(text)?.first().copied() else {
+            return Ok(());
+        };
         let run = runs::begin(store, "test", "here", 0).map_err(text)?;
         match rolled_back(store, "labels", oldest, &run, 0) {
             Ok(manifest) => self.made.lock().unwrap().push(("labels".to_owned(), manifest.version)),
@@ -258,7 +284,11 @@ impl Schedule<'_> {
 fn read(store: &Store) -> Result<(), String> {
     let rows = label_rows(store).map_err(|error| error.to_string())?;
     let unique: BTreeSet<&(String, String)> = rows.iter().collect();
-    if unique.len() == rows.len() { Ok(()) } else { Err("a row of the labels is there twice".into()) }
+    if unique.len() == rows.len() {
+        Ok(())
+    } else {
+        Err("a row of the labels is there twice".into())
+    }
 }
 
 fn collect(store: &Store) -> Result<(), String> {
@@ -279,11 +309,17 @@ fn expect_whole(store: &Store) {
             assert_eq!(manifest.receipts(store).unwrap().len() as u64, manifest.totals.tasks);
             let files = manifest.files(store).unwrap();
             let joined = manifest.joined.iter().map(|joined| &joined.file);
-            let verify = |file| store.verify(file).unwrap_or_else(|error| panic!("{stage}@{version}: {error}"));
+            let verify = |file| {
+                store.verify(file).unwrap_or_else(|error| panic!("{stage}@{version}: {error}"))
+            };
             files.iter().chain(joined).for_each(verify);
             let rows = |files: &[FileInfo]| files.iter().map(|file| file.rows).sum::<u64>();
             if stage == "labels" {
-                assert_eq!(rows(&manifest.tables(store, "labels.parquet").unwrap()), rows(&files), "labels@{version}");
+                assert_eq!(
+                    rows(&manifest.tables(store, "labels.parquet").unwrap()),
+                    rows(&files),
+                    "labels@{version}"
+                );
             }
         }
     }
@@ -292,19 +328,30 @@ fn expect_whole(store: &Store) {
 /// The users of a schedule, and before which of its steps each is killed.
 fn cast(random: &mut ChaCha8Rng) -> Vec<(Actor, Option<u32>)> {
     use Actor::{Collector, Engine, Reader, Rollback, Run, Videos};
-    let mut actors = vec![*[Run, Engine].choose(random).unwrap(), *[Run, Engine, Collector].choose(random).unwrap(), Collector];
-    let more: Vec<Actor> = (0..2).map(|_| *[Run, Engine, Collector, Reader, Videos, Rollback].choose(random).unwrap()).collect();
+    let mut actors = vec![
+        *[Run, Engine].choose(random).unwrap(),
+        *[Run, Engine, Collector].choose(random).unwrap(),
+        Collector,
+    ];
+    let more: Vec<Actor> = (0..2)
+        .map(|_| *[Run, Engine, Collector, Reader, Videos, Rollback].choose(random).unwrap())
+        .collect();
     actors.extend(more);
     actors.shuffle(random);
     actors.truncate(random.random_range(2..=4));
-    let dies = |random: &mut ChaCha8Rng| random.random_bool(0.4).then(|| random.random_range(1..250));
+    let dies =
+        |random: &mut ChaCha8Rng| random.random_bool(0.4).then(|| random.random_range(1..250));
     actors.into_iter().map(|actor| (actor, dies(random))).collect()
 }
 
 /// What a workspace holds that nothing has happened to, by its videos.
 type Expected = BTreeMap<BTreeSet<usize>, BTreeMap<String, (String, String)>>;
 
-fn expected<'e>(expected: &'e mut Expected, weights: &Path, videos: &BTreeSet<usize>) -> &'e BTreeMap<String, (String, String)> {
+fn expected<'e>(
+    expected: &'e mut Expected,
+    weights: &Path,
+    videos: &BTreeSet<usize>,
+) -> &'e BTreeMap<String, (String, String)> {
     expected.entry(videos.clone()).or_insert_with(|| {
         let world = World::new(weights);
         videos.iter().for_each(|number| world.add(*number));
@@ -317,8 +364,11 @@ fn expected<'e>(expected: &'e mut Expected, weights: &Path, videos: &BTreeSet<us
 fn schedule(seed: u64, weights: &Path, known: &mut Expected) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let world = World::new(weights);
-    let store =
-        if seed.is_multiple_of(2) { Store::open(world.folder.path().join("ws").to_str().unwrap()).unwrap() } else { faulty_store(&[]) };
+    let store = if seed.is_multiple_of(2) {
+        Store::open(world.folder.path().join("ws").to_str().unwrap()).unwrap()
+    } else {
+        faulty_store(&[])
+    };
     (0..3).for_each(|number| world.add(number));
     if random.random_bool(0.7) {
         run(&world.checked(), &store, &options(), &means(), &Silent).unwrap();
@@ -327,16 +377,26 @@ fn schedule(seed: u64, weights: &Path, known: &mut Expected) {
             fs::remove_file(world.video(0)).unwrap();
         }
     }
-    let first = |stage: &str| head(&store, stage).unwrap().map(|newest| (stage.to_owned(), newest.version));
-    let made = Mutex::new(["frames", "model", "labels"].iter().filter_map(|stage| first(stage)).collect());
+    let first =
+        |stage: &str| head(&store, stage).unwrap().map(|newest| (stage.to_owned(), newest.version));
+    let made =
+        Mutex::new(["frames", "model", "labels"].iter().filter_map(|stage| first(stage)).collect());
     let actors = cast(&mut random);
     let schedule = Schedule { world: &world, turns: Turns::new(&store, seed), made, seed };
-    let stores: Vec<Store> = actors.iter().enumerate().map(|(number, (_, dies_at))| schedule.turns.store(number, *dies_at)).collect();
+    let stores: Vec<Store> = actors
+        .iter()
+        .enumerate()
+        .map(|(number, (_, dies_at))| schedule.turns.store(number, *dies_at))
+        .collect();
     let act = |number: usize, actor: Actor, store: &Store| {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let result = threads.install(|| schedule.act(actor, number, store));
         let is_killed = schedule.turns.leave(number);
-        assert!(result.is_ok() || is_killed, "schedule {seed}, {actors:?}: {number} {actor:?}: {}", result.unwrap_err());
+        assert!(
+            result.is_ok() || is_killed,
+            "schedule {seed}, {actors:?}: {number} {actor:?}: {}",
+            result.unwrap_err()
+        );
     };
     std::thread::scope(|scope| {
         for ((number, (actor, _)), store) in actors.iter().enumerate().zip(&stores) {
@@ -346,22 +406,32 @@ fn schedule(seed: u64, weights: &Path, known: &mut Expected) {
     });
     let mut made = schedule.made.into_inner().unwrap();
     made.sort();
-    assert!(made.windows(2).all(|pair| pair[0] != pair[1]), "schedule {seed}: a number was given twice: {made:?}");
+    assert!(
+        made.windows(2).all(|pair| pair[0] != pair[1]),
+        "schedule {seed}: a number was given twice: {made:?}"
+    );
     expect_whole(&store);
     run(&world.checked(), &store, &options(), &means(), &Silent).unwrap();
     let there = world.there();
     let (found, wanted) = (results(&store), expected(known, weights, &there));
-    assert!(found == *wanted, "schedule {seed}: other results than of a run with no faults: {found:#?} {wanted:#?}");
+    assert!(
+        found == *wanted,
+        "schedule {seed}: other results than of a run with no faults: {found:#?} {wanted:#?}"
+    );
     collect(&store).unwrap();
     expect_whole(&store);
     let again = run(&world.checked(), &store, &options(), &means(), &Silent).unwrap();
     assert_eq!(again.run, "", "schedule {seed}: {again:?}");
-    assert!(results(&store) == *expected(known, weights, &there), "schedule {seed}: other results after a collection");
+    assert!(
+        results(&store) == *expected(known, weights, &there),
+        "schedule {seed}: other results after a collection"
+    );
 }
 
 #[test]
 fn no_order_of_steps_and_no_kill_loses_anything() {
-    let schedules = std::env::var("LAPO_FAULT_SCHEDULES").map_or(SCHEDULES, |number| number.parse().unwrap());
+    let schedules =
+        std::env::var("LAPO_FAULT_SCHEDULES").map_or(SCHEDULES, |number| number.parse().unwrap());
     let first = std::env::var("LAPO_FAULT_SEED").map_or(0, |number| number.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let weights = weights(folder.path());

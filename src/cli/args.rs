@@ -33,20 +33,46 @@ fn build(told: fn(&BuildInfo) -> String) -> &'static str {
 #[derive(Debug, ClapArgs)]
 pub struct Storage {
     /// Where copies of files in object stores are kept [default: ~/.cache/lapo/copies; without a home a private folder in /tmp]
-    #[arg(long, global = true, env = "LAPO_CACHE", value_name = "FOLDER", hide_short_help = true, help_heading = "Object stores")]
+    #[arg(
+        long,
+        global = true,
+        env = "LAPO_CACHE",
+        value_name = "FOLDER",
+        hide_short_help = true,
+        help_heading = "Object stores"
+    )]
     cache: Option<PathBuf>,
     /// How many GiB of them, about
-    #[arg(long, global = true, env = "LAPO_CACHE_GIB", default_value_t = 16, hide_short_help = true, help_heading = "Object stores")]
+    #[arg(
+        long,
+        global = true,
+        env = "LAPO_CACHE_GIB",
+        default_value_t = 16,
+        hide_short_help = true,
+        help_heading = "Object stores"
+    )]
     cache_gib: u64,
 }
 
 impl Storage {
     /// What the environment says of object stores.
     pub fn access(&self) -> Access {
-        let theirs = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
-        let options = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let folder = self.cache.clone().or_else(|| cache("copies")).map_or(CacheFolder::Private, CacheFolder::At);
-        Access::new(options.filter(|(name, _)| theirs(name)), folder, self.cache_gib.saturating_mul(1 << 30))
+        let theirs = |name: &str| {
+            ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix))
+        };
+        let options = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let folder = self
+            .cache
+            .clone()
+            .or_else(|| cache("copies"))
+            .map_or(CacheFolder::Private, CacheFolder::At);
+        Access::new(
+            options.filter(|(name, _)| theirs(name)),
+            folder,
+            self.cache_gib.saturating_mul(1 << 30),
+        )
     }
 }
 
@@ -58,7 +84,8 @@ fn cache(name: &str) -> Option<PathBuf> {
 /// The XDG specification has relative paths ignored, and what is empty counts as not set.
 fn cache_in(cache: Option<PathBuf>, home: Option<PathBuf>, name: &str) -> Option<PathBuf> {
     let cache = cache.filter(|cache| cache.is_absolute());
-    let cache = cache.or_else(|| home.filter(|home| home.is_absolute()).map(|home| home.join(".cache")))?;
+    let cache =
+        cache.or_else(|| home.filter(|home| home.is_absolute()).map(|home| home.join(".cache")))?;
     Some(cache.join("lapo").join(name))
 }
 
@@ -380,7 +407,9 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_the_environment_says_with_or_without_a_home() {
-        let folder = |cache: Option<&str>, home: Option<&str>| cache_in(cache.map(Into::into), home.map(Into::into), "copies");
+        let folder = |cache: Option<&str>, home: Option<&str>| {
+            cache_in(cache.map(Into::into), home.map(Into::into), "copies")
+        };
         assert_eq!(folder(Some("/c"), None), Some("/c/lapo/copies".into()));
         assert_eq!(folder(Some("/c"), Some("/h")), Some("/c/lapo/copies".into()));
         for unset in [None, Some(""), Some("relative")] {

@@ -97,10 +97,16 @@ struct Data {
 }
 
 fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> {
-    let usage = |what: String| Error::Usage { what, hint: "say --frames WORKSPACE/STAGE, a decode or record stage that has run".into() };
-    let (workspace, stage) = frames.rsplit_once('/').ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
+    let usage = |what: String| Error::Usage {
+        what,
+        hint: "say --frames WORKSPACE/STAGE, a decode or record stage that has run".into(),
+    };
+    let (workspace, stage) = frames
+        .rsplit_once('/')
+        .ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
     let store = Store::open_with(workspace, access)?;
-    let head = dataset::head(&store, stage)?.ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
+    let head = dataset::head(&store, stage)?
+        .ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
     let files = head.files(&store)?.into_iter().map(|file| file.path);
     let paths = files.filter(|path| path.ends_with(".arrow")).collect();
     let shards = Shards::open(&store, paths)?;
@@ -108,8 +114,12 @@ fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> 
     if index.is_empty() {
         Err(usage(format!("--frames {frames}: no episode is as long as a window")))?;
     }
-    if let Some(size) = shards.frame_size().filter(|size| size.height as usize != config.frame_size) {
-        Err(usage(format!("--frames {frames}: frames of {} pixels, expected {}", size.height, config.frame_size)))?;
+    if let Some(size) = shards.frame_size().filter(|size| size.height as usize != config.frame_size)
+    {
+        Err(usage(format!(
+            "--frames {frames}: frames of {} pixels, expected {}",
+            size.height, config.frame_size
+        )))?;
     }
     Ok(Data { shards, index })
 }
@@ -131,24 +141,41 @@ fn table(rows: &[Row], bound: f64, machine: &str) -> String {
     let mut text = format!("{machine}: a plain matrix product does {:.0} GFLOP/s\n", bound / 1e9);
     text += &format!("{:<56} {:>12} {:<14} {:>12} {:>7}", "what", "speed", "", "GFLOP/s", "share");
     for row in rows {
-        let share = row.share(bound).map_or_else(String::new, |share| format!("{:.0} %", share * 100.0));
-        let flops = if row.operations > 0 { format!("{:.1}", row.speed * row.operations as f64 / 1e9) } else { String::new() };
-        text += &format!("\n{:<56} {:>12.1} {:<14} {flops:>12} {share:>7}", row.what, row.speed, row.unit);
+        let share =
+            row.share(bound).map_or_else(String::new, |share| format!("{:.0} %", share * 100.0));
+        let flops = if row.operations > 0 {
+            format!("{:.1}", row.speed * row.operations as f64 / 1e9)
+        } else {
+            String::new()
+        };
+        text += &format!(
+            "\n{:<56} {:>12.1} {:<14} {flops:>12} {share:>7}",
+            row.what, row.speed, row.unit
+        );
     }
     text
 }
 
 /// Transitions labelled in a second, without and with the world model's error.
-fn label(args: &Bench, device: &Device, config: &DynamicsConfig) -> Result<Vec<Row>, stages::Error> {
-    let weights = dynamics_trainer(device, config, &OptimConfig::default(), None, 0)?.export(&BTreeMap::new())?;
+fn label(
+    args: &Bench,
+    device: &Device,
+    config: &DynamicsConfig,
+) -> Result<Vec<Row>, stages::Error> {
+    let weights = dynamics_trainer(device, config, &OptimConfig::default(), None, 0)?
+        .export(&BTreeMap::new())?;
     let labeller = labeller(device, &weights, args.precision)?;
     let (count, time) = (args.label_batch, config.window());
     let frames = noise((count + time - 1) * config.frame_size.pow(2) * config.channels);
     let starts: Vec<usize> = (0..count).collect();
     let (idm, fdm) = (cost::idm(config).forward, cost::fdm(config).forward);
-    let kinds = [("IDM", Want::default(), idm), ("IDM, codes and FDM error", Want { codes: true, fdm_error: true }, idm + fdm)];
+    let kinds = [
+        ("IDM", Want::default(), idm),
+        ("IDM, codes and FDM error", Want { codes: true, fdm_error: true }, idm + fdm),
+    ];
     let row = |(what, want, operations): (&str, Want, u64)| -> Result<Row, stages::Error> {
-        let passes = per_second(args.seconds, || labeller.label(&frames, &starts, want).map(|_| ()))?;
+        let passes =
+            per_second(args.seconds, || labeller.label(&frames, &starts, want).map(|_| ()))?;
         let what = format!("label, {}, {count} windows, {what}", args.preset);
         Ok(Row { what, speed: passes * count as f64, unit: "transitions/s", operations })
     };
@@ -156,7 +183,12 @@ fn label(args: &Bench, device: &Device, config: &DynamicsConfig) -> Result<Vec<R
 }
 
 /// Steps of IDM and FDM together in a second; windows are drawn from `data`, if there are any.
-fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&Data>) -> Result<Row, stages::Error> {
+fn train(
+    args: &Bench,
+    device: &Device,
+    config: &DynamicsConfig,
+    data: Option<&Data>,
+) -> Result<Row, stages::Error> {
     let rule = Rule::of_dynamics(args.reference);
     let optim = OptimConfig { rule, precision: args.precision, ..OptimConfig::default() };
     let mut trainer = dynamics_trainer(device, config, &optim, None, 0)?;
@@ -167,18 +199,28 @@ fn train(args: &Bench, device: &Device, config: &DynamicsConfig, data: Option<&D
         if let (Some(draws), Some(data)) = (&mut draws, data) {
             batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
         }
-        trainer.step(&Batch { frames: &frames, batch, time, height: side, width: side, actions: &[] }, Pace::even(1e-4))?;
+        trainer.step(
+            &Batch { frames: &frames, batch, time, height: side, width: side, actions: &[] },
+            Pace::even(1e-4),
+        )?;
         Ok(())
     })?;
     let operations = (cost::idm(config).training + cost::fdm(config).training) * batch as u64;
-    Ok(Row { what: format!("train, {}, batch {batch}", args.preset), speed: steps, unit: "steps/s", operations })
+    Ok(Row {
+        what: format!("train, {}, batch {batch}", args.preset),
+        speed: steps,
+        unit: "steps/s",
+        operations,
+    })
 }
 
 /// Random windows a second that one core copies out of mapped shards.
 fn sample(args: &Bench, data: &Data) -> Result<Row, dataset::Error> {
     let (windows, time) = (data.index.len(), data.index.frames_per_window());
     let (mut draws, size, mut out) = (batch::Draws::new(0, 0, windows, 0), args.batch, Vec::new());
-    let batches = per_second(args.seconds, || batch::gather(&data.shards, &data.index, &draws.next(size), &mut out))?;
+    let batches = per_second(args.seconds, || {
+        batch::gather(&data.shards, &data.index, &draws.next(size), &mut out)
+    })?;
     Ok(Row {
         what: format!("sample, one core, {windows} windows of {time} frames"),
         speed: batches * size as f64,
@@ -190,11 +232,25 @@ fn sample(args: &Bench, data: &Data) -> Result<Row, dataset::Error> {
 /// Steps of a game a second, all environments together, random actions.
 fn play(args: &Bench, package: &Package, threads: usize) -> Result<Row, crate::envs::Error> {
     let (game, count) = (Game::Maze, 64);
-    let config = ProcgenConfig { game, mode: Mode::Easy, levels: Levels::default(), seed: 0, count, threads };
+    let config = ProcgenConfig {
+        game,
+        mode: Mode::Easy,
+        levels: Levels::default(),
+        seed: 0,
+        count,
+        threads,
+    };
     let (mut env, mut rng) = (Procgen::new(package, &config)?, ChaCha8Rng::seed_from_u64(0));
     let most = env.actions() as u32;
-    let steps = per_second(args.seconds, || env.step(&(0..count).map(|_| rng.next_u32() % most).collect::<Vec<_>>()))?;
-    Ok(Row { what: format!("play, {game}, {count} environments"), speed: steps * count as f64, unit: "frames/s", operations: 0 })
+    let steps = per_second(args.seconds, || {
+        env.step(&(0..count).map(|_| rng.next_u32() % most).collect::<Vec<_>>())
+    })?;
+    Ok(Row {
+        what: format!("play, {game}, {count} environments"),
+        speed: steps * count as f64,
+        unit: "frames/s",
+        operations: 0,
+    })
 }
 
 /// How often in a second: runs twice to warm up, then for so long; the median run counts.
@@ -213,7 +269,8 @@ fn per_second<E>(seconds: f64, mut work: impl FnMut() -> Result<(), E>) -> Resul
 
 /// A word that YAML knows, too.
 fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = serde::de::IntoDeserializer::into_deserializer(text);
+    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+        serde::de::IntoDeserializer::into_deserializer(text);
     T::deserialize(word).map_err(|error| error.to_string())
 }
 

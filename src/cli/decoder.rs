@@ -24,7 +24,9 @@ const LEAST_GIB: f64 = 0.05;
 
 /// How a run of so many threads starts it.
 pub fn launch(computing: &Computing, threads: usize) -> Result<Launch, Error> {
-    let memory = computing.decoder_memory_gib.unwrap_or_else(|| memory_of_each(memory_gib("MemTotal:"), threads));
+    let memory = computing
+        .decoder_memory_gib
+        .unwrap_or_else(|| memory_of_each(memory_gib("MemTotal:"), threads));
     if !(LEAST_GIB..=1e6).contains(&memory) {
         return Err(Error::Usage {
             what: format!("--decoder-memory-gib {memory}: expected at least {LEAST_GIB}"),
@@ -33,7 +35,11 @@ pub fn launch(computing: &Computing, threads: usize) -> Result<Launch, Error> {
     }
     // This program, whatever is installed in its place while it runs.
     let own = PathBuf::from("/proc/self/exe");
-    let program = if own.exists() { own } else { std::env::current_exe().map_err(|source| input("this program's path", source))? };
+    let program = if own.exists() {
+        own
+    } else {
+        std::env::current_exe().map_err(|source| input("this program's path", source))?
+    };
     let args = vec!["decoder".into(), "--memory-gib".into(), memory.to_string().into()];
     Ok(Launch { program, args })
 }

@@ -20,7 +20,11 @@ pub fn run(args: &Doctor, access: &Access) -> Result<()> {
         Ok(good) => format!("good  {name}: {good}\n"),
         Err(bad) => format!("BAD   {name}: {bad}\n"),
     };
-    print(&format!("lapo {}\n{}", build_info().short(), checks.iter().map(line).collect::<String>()))?;
+    print(&format!(
+        "lapo {}\n{}",
+        build_info().short(),
+        checks.iter().map(line).collect::<String>()
+    ))?;
     match checks.iter().filter(|(_, state)| state.is_err()).count() {
         0 => Ok(()),
         bad => Err(Error::Doctor(bad))?,
@@ -31,10 +35,16 @@ type Check = (&'static str, Result<String, String>);
 
 #[cfg(feature = "video")]
 fn video() -> Check {
-    let (version, missing) = (crate::video::libav_version(), crate::video::missing_decoders(&CODECS));
+    let (version, missing) =
+        (crate::video::libav_version(), crate::video::missing_decoders(&CODECS));
     let found: Vec<&str> = CODECS.into_iter().filter(|codec| !missing.contains(codec)).collect();
-    let lacks = if missing.is_empty() { String::new() } else { format!("; lacks {}", missing.join(", ")) };
-    let writes = if crate::video::writes_h264() { "writes H.264" } else { "writes no videos: it has no libx264" };
+    let lacks =
+        if missing.is_empty() { String::new() } else { format!("; lacks {}", missing.join(", ")) };
+    let writes = if crate::video::writes_h264() {
+        "writes H.264"
+    } else {
+        "writes no videos: it has no libx264"
+    };
     ("video", Ok(format!("libav {version} decodes {} and more{lacks}; {writes}", found.join(", "))))
 }
 
@@ -49,9 +59,15 @@ fn decoders() -> Check {
     let super::sandbox::Sandbox { files, network } = super::sandbox::tried();
     let held = match (files, network) {
         (true, true) => "see the bytes of their video: no other file, no network, no secrets",
-        (true, false) => "see no other file and no secrets; this kernel does not close the network to them (seccomp)",
-        (false, true) => "see no network and no secrets; this kernel does not close other files to them (Landlock)",
-        (false, false) => "see no secrets; this kernel closes neither files (Landlock) nor the network (seccomp) to them",
+        (true, false) => {
+            "see no other file and no secrets; this kernel does not close the network to them (seccomp)"
+        }
+        (false, true) => {
+            "see no network and no secrets; this kernel does not close other files to them (Landlock)"
+        }
+        (false, false) => {
+            "see no secrets; this kernel closes neither files (Landlock) nor the network (seccomp) to them"
+        }
     };
     ("decoders", Ok(held.into()))
 }
@@ -76,9 +92,20 @@ fn games(games: &Games) -> Check {
         Err(none) if games.are_named() => return ("games", Err(told(&none))),
         Err(none) => return ("games", Ok(format!("none are played here: {}", told(&none)))),
     };
-    let config = ProcgenConfig { game: Game::Maze, mode: Mode::Easy, levels: Levels::default(), seed: 0, count: 1, threads: 0 };
+    let config = ProcgenConfig {
+        game: Game::Maze,
+        mode: Mode::Easy,
+        levels: Levels::default(),
+        seed: 0,
+        count: 1,
+        threads: 0,
+    };
     let made = Procgen::new(&package, &config);
-    ("games", made.map(|_| format!("Procgen's {} at {}", Game::ALL.len(), package.folder().display())).map_err(|e| told(&e)))
+    (
+        "games",
+        made.map(|_| format!("Procgen's {} at {}", Game::ALL.len(), package.folder().display()))
+            .map_err(|e| told(&e)),
+    )
 }
 
 fn told(fault: &crate::envs::Error) -> String {
@@ -87,7 +114,9 @@ fn told(fault: &crate::envs::Error) -> String {
 
 fn memory() -> Check {
     let state = match (memory_gib("MemAvailable:"), memory_gib("MemTotal:")) {
-        (Some(free), Some(total)) if free < 1.0 => Err(format!("{free:.1} of {total:.1} GiB free, expected at least 1")),
+        (Some(free), Some(total)) if free < 1.0 => {
+            Err(format!("{free:.1} of {total:.1} GiB free, expected at least 1"))
+        }
         (Some(free), Some(total)) => Ok(format!("{free:.1} of {total:.1} GiB free")),
         _ => Ok("unknown on this system".into()),
     };
@@ -102,7 +131,10 @@ pub fn memory_gib(name: &str) -> Option<f64> {
 }
 
 fn cores() -> Check {
-    ("cores", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string()))
+    (
+        "cores",
+        std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string()),
+    )
 }
 
 /// Creates a file, finds that it cannot be created twice, and deletes it.
@@ -114,8 +146,12 @@ fn storage(workspace: &str, access: &Access) -> Check {
         let twice = store.create(&path, b"two")?;
         store.delete_all("doctor")?;
         Ok(match twice {
-            crate::dataset::Created::Exists => format!("{workspace} can be written, and creates each file once"),
-            crate::dataset::Created::New => format!("{workspace} overwrites files: two runs at once are not safe there"),
+            crate::dataset::Created::Exists => {
+                format!("{workspace} can be written, and creates each file once")
+            }
+            crate::dataset::Created::New => {
+                format!("{workspace} overwrites files: two runs at once are not safe there")
+            }
         })
     };
     ("storage", probe().map_err(|e| e.to_string()))

@@ -50,7 +50,11 @@ impl Exit {
         match error {
             AnyError::Cli(Error::Usage { .. }) => Exit::Usage,
             // Whoever read our output wanted no more of it.
-            AnyError::Cli(Error::Output { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+            AnyError::Cli(Error::Output { source, .. })
+                if source.kind() == std::io::ErrorKind::BrokenPipe =>
+            {
+                Exit::Done
+            }
             error if error.is_bug() => Exit::Bug,
             error if error.is_transient() => Exit::TryAgain,
             _ => Exit::Fault,
@@ -83,7 +87,10 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Runs a command. A panic becomes [`Error::Panic`], without the words and the backtrace that Rust prints, unless `RUST_BACKTRACE` is set.
 pub fn guarded(command: impl FnOnce() -> Result<Exit>) -> Result<Exit> {
-    let (theirs, wants_backtrace) = (std::panic::take_hook(), std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0"));
+    let (theirs, wants_backtrace) = (
+        std::panic::take_hook(),
+        std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0"),
+    );
     std::panic::set_hook(Box::new(move |info| {
         panics().push(described(info));
         if wants_backtrace {
@@ -113,7 +120,10 @@ fn panics() -> std::sync::MutexGuard<'static, Vec<String>> {
 
 fn described(info: &PanicHookInfo) -> String {
     let message = info.payload_as_str().unwrap_or("without a message");
-    info.location().map_or_else(|| message.to_owned(), |place| format!("{message}, at {}:{}", place.file(), place.line()))
+    info.location().map_or_else(
+        || message.to_owned(),
+        |place| format!("{message}, at {}:{}", place.file(), place.line()),
+    )
 }
 
 /// What to do about a fault of ours.
@@ -137,7 +147,13 @@ mod tests {
     }
 
     fn tasks(first: stages::Error) -> AnyError {
-        pipeline::Error::Tasks { stage: "frames".into(), failed: 2, total: 3, first: Box::new(first) }.into()
+        pipeline::Error::Tasks {
+            stage: "frames".into(),
+            failed: 2,
+            total: 3,
+            first: Box::new(first),
+        }
+        .into()
     }
 
     /// Every kind of error, as deep as it comes, and how the command ends. `tests/it/ends.rs` has the same for the real binary.
@@ -152,7 +168,8 @@ mod tests {
         let (busy, disk) = (|| io(ErrorKind::ResourceBusy), || io(ErrorKind::StorageFull));
         let fault = || video::Fault::new(video::FaultClass::EmptyFile, "no bytes");
         let file = || video::Error::Refused { path: "a.mp4".into(), fault: fault() };
-        let read = |kind: ErrorKind| video::Error::Read { path: "a.mp4".into(), source: kind.into() };
+        let read =
+            |kind: ErrorKind| video::Error::Read { path: "a.mp4".into(), source: kind.into() };
         vec![
             (file().into(), Exit::Fault),
             (read(ErrorKind::NotFound).into(), Exit::Fault),
@@ -167,11 +184,20 @@ mod tests {
             (changed().into(), Exit::TryAgain),
             (stages::Error::Dataset(busy()).into(), Exit::TryAgain),
             (stages::Error::Dataset(disk()).into(), Exit::Fault),
-            (stages::Error::Decoder { video: String::new(), how: String::new() }.into(), Exit::TryAgain),
+            (
+                stages::Error::Decoder { video: String::new(), how: String::new() }.into(),
+                Exit::TryAgain,
+            ),
             (stages::Error::Stopped(Signal::Terminate).into(), Exit::Stopped(Signal::Terminate)),
-            (pipeline::Error::Read { file: String::new(), source: IoError::other("x") }.into(), Exit::Fault),
+            (
+                pipeline::Error::Read { file: String::new(), source: IoError::other("x") }.into(),
+                Exit::Fault,
+            ),
             (pipeline::Error::Faults(vec![]).into(), Exit::Fault),
-            (pipeline::Error::Request { what: String::new(), hint: String::new() }.into(), Exit::Fault),
+            (
+                pipeline::Error::Request { what: String::new(), hint: String::new() }.into(),
+                Exit::Fault,
+            ),
             (pipeline::Error::Dataset(busy()).into(), Exit::TryAgain),
             (pipeline::Error::Dataset(missing()).into(), Exit::Fault),
             (pipeline::Error::Stopped(Signal::Interrupt).into(), Exit::Stopped(Signal::Interrupt)),
@@ -203,7 +229,16 @@ mod tests {
     #[test]
     fn codes_are_those_that_scripts_and_schedulers_know() {
         let [interrupted, terminated] = [Signal::Interrupt, Signal::Terminate].map(Exit::Stopped);
-        let all = [Exit::Done, Exit::Fault, Exit::Partial, Exit::Usage, Exit::Bug, Exit::TryAgain, interrupted, terminated];
+        let all = [
+            Exit::Done,
+            Exit::Fault,
+            Exit::Partial,
+            Exit::Usage,
+            Exit::Bug,
+            Exit::TryAgain,
+            interrupted,
+            terminated,
+        ];
         assert_eq!(all.map(Exit::code), [0, 1, 3, 64, 70, 75, 130, 143]);
     }
 

@@ -33,8 +33,14 @@ mod tests {
     fn failures_are_grouped_and_at_most_twenty_lines_are_told() {
         assert!(lines(&[], "r").is_empty());
         let few = ["b: changed", "no space left", "a: changed", "no space left"].map(String::from);
-        assert_eq!(lines(&few, "r"), ["failed, 2 tasks: no space left", "failed: a: changed", "failed: b: changed"]);
-        let many: Vec<String> = (0..25).map(|i| format!("{i:02}: changed")).chain((0..3).map(|_| "disk".into())).collect();
+        assert_eq!(
+            lines(&few, "r"),
+            ["failed, 2 tasks: no space left", "failed: a: changed", "failed: b: changed"]
+        );
+        let many: Vec<String> = (0..25)
+            .map(|i| format!("{i:02}: changed"))
+            .chain((0..3).map(|_| "disk".into()))
+            .collect();
         let told = lines(&many, "12-ab");
         assert_eq!((told.len(), told[0].as_str()), (21, "failed, 3 tasks: disk"));
         assert_eq!(told[20], "and 6 more, in runs/12-ab.json");

@@ -48,16 +48,30 @@ pub fn run(args: &Files, access: &Access) -> Result<()> {
         Some(version) => dataset::at(&store, &args.stage, version)?,
         None => dataset::head(&store, &args.stage)?,
     };
-    let Some(manifest) = manifest else { return Err(query::no_such_version(&store, &args.stage, args.at)?.into()) };
+    let Some(manifest) = manifest else {
+        return Err(query::no_such_version(&store, &args.stage, args.at)?.into());
+    };
     let sorts = &manifest.totals.tables;
-    let own = if sorts.contains_key("shard.arrow") { Some("shard.arrow") } else { sorts.keys().next().map(String::as_str) };
+    let own = if sorts.contains_key("shard.arrow") {
+        Some("shard.arrow")
+    } else {
+        sorts.keys().next().map(String::as_str)
+    };
     let sort = args.sort.as_deref().or(own).filter(|_| !args.all);
     if let Some(sort) = args.sort.as_ref().filter(|sort| !sorts.contains_key(*sort)) {
         let there = sorts.keys().map(|sort| format!("`{sort}`")).collect::<Vec<_>>().join(", ");
-        let what = format!("--sort {sort}: version {} of `{}` has no such files", manifest.version, args.stage);
-        return Err(Error::Usage { what, hint: format!("it has {there}; --all prints every file") }.into());
+        let what = format!(
+            "--sort {sort}: version {} of `{}` has no such files",
+            manifest.version, args.stage
+        );
+        return Err(Error::Usage {
+            what,
+            hint: format!("it has {there}; --all prints every file"),
+        }
+        .into());
     }
-    let files = sort.map_or_else(|| manifest.files(&store), |sort| manifest.tables(&store, sort))?;
+    let files =
+        sort.map_or_else(|| manifest.files(&store), |sort| manifest.tables(&store, sort))?;
     let place = |file: &FileInfo| format!("{}/{}", store.name().trim_end_matches('/'), file.path);
     print(&match args.format {
         PathFormat::Lines => files.iter().map(|file| place(file) + "\n").collect(),

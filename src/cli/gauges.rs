@@ -39,7 +39,10 @@ const HELP: [(&str, &str); 8] = [
     ("lapo_stage_seconds", "Wall time of the stage."),
     ("lapo_stage_tasks_new", "Tasks this run did."),
     ("lapo_stage_tasks_reused", "Tasks that were done before."),
-    ("lapo_stage_units", "Units of work this run has to do: videos, episodes, steps or transitions."),
+    (
+        "lapo_stage_units",
+        "Units of work this run has to do: videos, episodes, steps or transitions.",
+    ),
     ("lapo_stage_units_done", "Units of work this run has done."),
 ];
 
@@ -47,7 +50,13 @@ impl<'a> Metered<'a> {
     /// Begins the file.
     pub fn new(watch: &'a dyn Watch, file: &Path, pipeline: &str) -> Result<Self, Error> {
         let (file, pipeline) = (file.to_owned(), pipeline.to_owned());
-        let mut gauges = Gauges { file, pipeline, values: BTreeMap::new(), written: Instant::now(), failed: None };
+        let mut gauges = Gauges {
+            file,
+            pipeline,
+            values: BTreeMap::new(),
+            written: Instant::now(),
+            failed: None,
+        };
         gauges.write();
         gauges.check()?;
         Ok(Metered { watch, gauges: Arc::new(Mutex::new(gauges)) })
@@ -73,7 +82,11 @@ impl Watch for Metered<'_> {
         gauges.set("lapo_stage_units", &plan.stage, units as f64);
         gauges.set("lapo_stage_units_done", &plan.stage, 0.0);
         gauges.write();
-        Box::new(Moved { progress: self.watch.begin(plan, units), stage: plan.stage.clone(), gauges: Arc::clone(&self.gauges) })
+        Box::new(Moved {
+            progress: self.watch.begin(plan, units),
+            stage: plan.stage.clone(),
+            gauges: Arc::clone(&self.gauges),
+        })
     }
 
     fn end(&self, stage: &StageSummary) {
@@ -117,7 +130,11 @@ impl Progress for Moved {
 impl Moved {
     fn count(&self, units: u64) {
         let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(done) = gauges.values.get_mut("lapo_stage_units_done").and_then(|stages| stages.get_mut(&self.stage)) {
+        if let Some(done) = gauges
+            .values
+            .get_mut("lapo_stage_units_done")
+            .and_then(|stages| stages.get_mut(&self.stage))
+        {
             *done += units as f64;
         }
         if gauges.written.elapsed() >= PAUSE {
@@ -135,7 +152,8 @@ impl Gauges {
     fn write(&mut self) {
         let mut staged = self.file.clone().into_os_string();
         staged.push(".new");
-        self.failed = fs::write(&staged, self.text()).and_then(|()| fs::rename(&staged, &self.file)).err();
+        self.failed =
+            fs::write(&staged, self.text()).and_then(|()| fs::rename(&staged, &self.file)).err();
         self.written = Instant::now();
     }
 
@@ -146,8 +164,16 @@ impl Gauges {
             let Some(stages) = self.values.get(metric) else { continue };
             _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} gauge");
             for (stage, value) in stages {
-                let stage = if stage.is_empty() { String::new() } else { format!(",stage=\"{}\"", escaped(stage)) };
-                _ = writeln!(text, "{metric}{{pipeline=\"{}\"{stage}}} {value}", escaped(&self.pipeline));
+                let stage = if stage.is_empty() {
+                    String::new()
+                } else {
+                    format!(",stage=\"{}\"", escaped(stage))
+                };
+                _ = writeln!(
+                    text,
+                    "{metric}{{pipeline=\"{}\"{stage}}} {value}",
+                    escaped(&self.pipeline)
+                );
             }
         }
         text

@@ -42,14 +42,21 @@ pub fn run(args: &Gc, access: &Access) -> Result<()> {
     if args.delete {
         survey.garbage = delete(&store, &survey, SystemTime::now())?;
     }
-    print(&told(args.format, &survey, |survey| table(&survey.garbage) + &held(&survey.pins) + &sum(&survey.garbage, args.delete)))
+    print(&told(args.format, &survey, |survey| {
+        table(&survey.garbage) + &held(&survey.pins) + &sum(&survey.garbage, args.delete)
+    }))
 }
 
 /// Who holds something back.
 fn held(pins: &[Pin]) -> String {
     let line = |pin: &Pin| {
         let stages: Vec<&str> = pin.stages.keys().map(String::as_str).collect();
-        format!("held by run {} until {}: {}\n", pin.run, date(pin.expires_unix_secs), stages.join(", "))
+        format!(
+            "held by run {} until {}: {}\n",
+            pin.run,
+            date(pin.expires_unix_secs),
+            stages.join(", ")
+        )
     };
     pins.iter().map(line).collect()
 }
@@ -66,8 +73,12 @@ fn table(all: &[Garbage]) -> String {
         format!("{stage:<16} {what:<40} {count:>7} {files:>7} {size:>14}\n")
     };
     let head = line("stage", "what", ["count", "files", "size"].map(String::from));
-    let cells = |[count, files, size]: [u64; 3]| [count.to_string(), files.to_string(), bytes(size)];
-    let rows: String = rows.into_iter().map(|((stage, what), numbers)| line(stage, what, cells(numbers))).collect();
+    let cells =
+        |[count, files, size]: [u64; 3]| [count.to_string(), files.to_string(), bytes(size)];
+    let rows: String = rows
+        .into_iter()
+        .map(|((stage, what), numbers)| line(stage, what, cells(numbers)))
+        .collect();
     if rows.is_empty() { rows } else { head + &rows }
 }
 
@@ -90,8 +101,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err("expected a number and s, m, h or d, such as 12h".into()),
     };
-    let seconds = text[..at].parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|seconds| *seconds < 1 << 32);
-    seconds.map(Duration::from_secs).ok_or_else(|| "expected a whole number of less than 136 years, such as 12h".into())
+    let seconds = text[..at]
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|seconds| *seconds < 1 << 32);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "expected a whole number of less than 136 years, such as 12h".into())
 }
 
 #[cfg(test)]

@@ -37,8 +37,12 @@ mod tests {
 
     #[test]
     fn sizes_are_never_1024_of_a_unit() {
-        let sizes = [0, 1, 1023, 1024, 1536, 10 << 10, 1_048_575, 1 << 20, 23_400_000_000, u64::MAX];
-        let told = ["0 B", "1 B", "1023 B", "1.0 KiB", "1.5 KiB", "10.0 KiB", "1.0 MiB", "1.0 MiB", "21.8 GiB", "16.0 EiB"];
+        let sizes =
+            [0, 1, 1023, 1024, 1536, 10 << 10, 1_048_575, 1 << 20, 23_400_000_000, u64::MAX];
+        let told = [
+            "0 B", "1 B", "1023 B", "1.0 KiB", "1.5 KiB", "10.0 KiB", "1.0 MiB", "1.0 MiB",
+            "21.8 GiB", "16.0 EiB",
+        ];
         assert_eq!(sizes.map(bytes), told);
     }
 

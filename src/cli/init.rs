@@ -13,8 +13,10 @@ use crate::error::Result;
 use crate::pipeline::entries::{Unmatched, matching};
 
 /// Endings of videos. What a pattern names is taken whatever its ending.
-const ENDINGS: [&str; 16] =
-    ["3gp", "avi", "flv", "gif", "m2ts", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm", "wmv"];
+const ENDINGS: [&str; 16] = [
+    "3gp", "avi", "flv", "gif", "m2ts", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv",
+    "ts", "webm", "wmv",
+];
 
 #[derive(Debug, ClapArgs)]
 pub struct Init {
@@ -36,7 +38,11 @@ pub fn run(args: &Init, access: &Access) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.videos));
     let text = pipeline(&name, &found, count);
     let output = args.output.display().to_string();
-    let written = OpenOptions::new().write(true).create_new(true).open(&args.output).and_then(|mut file| file.write_all(text.as_bytes()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&args.output)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|source| match source.kind() {
         ErrorKind::AlreadyExists => Error::Usage {
             what: format!("{output} is there already, and left as it is"),
@@ -55,7 +61,10 @@ fn find(videos: &str, access: &Access) -> Result<BTreeMap<String, usize>, Error>
     for pattern in patterns {
         let matched = matching(&pattern, access).map_err(|Unmatched(what, hint)| Error::Usage {
             what,
-            hint: hint.unwrap_or_else(|| "name a folder, or a pattern like 'clips/**/*.mp4' or 's3://bucket/clips/*.mp4'".into()),
+            hint: hint.unwrap_or_else(|| {
+                "name a folder, or a pattern like 'clips/**/*.mp4' or 's3://bucket/clips/*.mp4'"
+                    .into()
+            }),
         })?;
         if !matched.is_empty() {
             found.insert(pattern, matched.iter().filter(|video| video.unread.is_none()).count());
@@ -63,7 +72,10 @@ fn find(videos: &str, access: &Access) -> Result<BTreeMap<String, usize>, Error>
     }
     if found.is_empty() {
         return Err(Error::Usage {
-            what: format!("no video in {videos}: expected files that end in {}", ENDINGS.join(", ")),
+            what: format!(
+                "no video in {videos}: expected files that end in {}",
+                ENDINGS.join(", ")
+            ),
             hint: "name a folder of videos, or a pattern: lapo init 'clips/*.dat'".into(),
         });
     }
@@ -73,7 +85,8 @@ fn find(videos: &str, access: &Access) -> Result<BTreeMap<String, usize>, Error>
 /// Returns a pattern for every ending of the videos in a folder.
 fn patterns(folder: &Path) -> Result<Vec<String>, Error> {
     let mut endings = BTreeMap::new();
-    look_into(folder, &mut endings).map_err(|source| Error::Input { from: folder.display().to_string(), source })?;
+    look_into(folder, &mut endings)
+        .map_err(|source| Error::Input { from: folder.display().to_string(), source })?;
     // Brackets and stars in the folder's own name mean themselves.
     let escaped = glob_escaped(&folder.display().to_string());
     let root = escaped.trim_end_matches('/');
@@ -85,7 +98,8 @@ fn patterns(folder: &Path) -> Result<Vec<String>, Error> {
 fn look_into(folder: &Path, endings: &mut BTreeMap<String, usize>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let is_hidden =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if path.is_dir() && !path.is_symlink() && !is_hidden {
             _ = look_into(&path, endings);
         } else if let Some(ending) = path.extension().and_then(|ending| ending.to_str())
@@ -100,15 +114,25 @@ fn look_into(folder: &Path, endings: &mut BTreeMap<String, usize>) -> std::io::R
 
 /// Makes a path a pattern that matches nothing else.
 fn glob_escaped(path: &str) -> String {
-    path.chars().map(|c| if "?*[]$".contains(c) { format!("[{c}]") } else { c.to_string() }).collect()
+    path.chars()
+        .map(|c| if "?*[]$".contains(c) { format!("[{c}]") } else { c.to_string() })
+        .collect()
 }
 
 /// Returns a name made of letters, digits, `-` and `_`.
 fn name_of(videos: &str) -> String {
     let path = Path::new(videos);
-    let folder = if path.is_dir() { path.canonicalize().ok() } else { path.parent().map(Path::to_path_buf) };
-    let last = folder.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let name: String = last.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect();
+    let folder =
+        if path.is_dir() { path.canonicalize().ok() } else { path.parent().map(Path::to_path_buf) };
+    let last = folder
+        .as_deref()
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let name: String = last
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
+        .collect();
     if name.trim_matches('_').is_empty() { "videos".into() } else { name }
 }
 

@@ -37,7 +37,9 @@ fn told(what: &Inspection) -> Result<String> {
     );
     what.sentences.iter().for_each(|sentence| text += &format!("{sentence}\n"));
     text += "\nsettings and inputs\n";
-    what.fields.iter().for_each(|(name, value)| text += &format!("  {name}: {}\n", cut(&value.to_string())));
+    what.fields
+        .iter()
+        .for_each(|(name, value)| text += &format!("  {name}: {}\n", cut(&value.to_string())));
     if !what.stats.is_empty() {
         text += "\ncounts\n";
         what.stats.iter().for_each(|(name, value)| text += &format!("  {name}: {value}\n"));
@@ -59,9 +61,12 @@ fn told(what: &Inspection) -> Result<String> {
 
 /// What a safetensors file holds: its metadata, and of each network the tensors and numbers.
 fn weights(path: &str) -> Result<String> {
-    let file = std::fs::read(Path::new(path)).map_err(|source| Error::Input { from: path.into(), source })?;
-    let weights =
-        Weights::parse(&file).map_err(|e| Error::Usage { what: format!("{path}: {e}"), hint: "name a .safetensors file".into() })?;
+    let file = std::fs::read(Path::new(path))
+        .map_err(|source| Error::Input { from: path.into(), source })?;
+    let weights = Weights::parse(&file).map_err(|e| Error::Usage {
+        what: format!("{path}: {e}"),
+        hint: "name a .safetensors file".into(),
+    })?;
     let mut text = format!("{path}: {}\n", bytes(file.len() as u64));
     for (key, value) in &weights.metadata {
         match serde_json::from_str::<serde_json::Map<_, _>>(value) {

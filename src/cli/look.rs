@@ -41,8 +41,11 @@ pub struct Query {
 
 /// A stage and its version: `labels=3`.
 fn stage_version(text: &str) -> Result<(String, u64), String> {
-    let parts = text.split_once('=').and_then(|(stage, version)| Some((stage, version.parse().ok()?)));
-    let (stage, version) = parts.filter(|(stage, _)| !stage.is_empty()).ok_or("expected a stage and its version, such as labels=3")?;
+    let parts =
+        text.split_once('=').and_then(|(stage, version)| Some((stage, version.parse().ok()?)));
+    let (stage, version) = parts
+        .filter(|(stage, _)| !stage.is_empty())
+        .ok_or("expected a stage and its version, such as labels=3")?;
     Ok((stage.to_owned(), version))
 }
 
@@ -71,8 +74,13 @@ pub fn query(args: &Query, access: &Access) -> Result<()> {
     let format = named.map_or(query::Format::Table, Into::into);
     let stdout = std::io::stdout();
     if args.output.is_none() && format == query::Format::Parquet && stdout.is_terminal() {
-        let hint = "say where to write it (--output rows.parquet), or pipe it: | python -c ...".into();
-        return Err(Error::Usage { what: "--format parquet cannot be shown on a terminal".into(), hint }.into());
+        let hint =
+            "say where to write it (--output rows.parquet), or pipe it: | python -c ...".into();
+        return Err(Error::Usage {
+            what: "--format parquet cannot be shown on a terminal".into(),
+            hint,
+        }
+        .into());
     }
     let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
     let mut versions = match &args.run {
@@ -86,15 +94,24 @@ pub fn query(args: &Query, access: &Access) -> Result<()> {
     let limit = args.limit.or((format == query::Format::Table).then_some(TABLE_ROWS));
     match &args.output {
         Some(path) => to_file(answer, format, limit, path),
-        None => to_stdout(answer, format, limit, &mut BufWriter::with_capacity(1 << 16, stdout.lock())),
+        None => {
+            to_stdout(answer, format, limit, &mut BufWriter::with_capacity(1 << 16, stdout.lock()))
+        }
     }
 }
 
-fn to_stdout(answer: Answer, format: query::Format, limit: Option<u64>, out: &mut dyn Write) -> Result<()> {
+fn to_stdout(
+    answer: Answer,
+    format: query::Format,
+    limit: Option<u64>,
+    out: &mut dyn Write,
+) -> Result<()> {
     let failed = |source| Error::Output { to: "stdout".into(), source };
     let left_out = answer.write(format, limit, out).map_err(|error| match error {
         // Whoever reads a pipe may stop early.
-        query::Error::Write(cause) if cause.kind() == ErrorKind::BrokenPipe => failed(ErrorKind::BrokenPipe.into()).into(),
+        query::Error::Write(cause) if cause.kind() == ErrorKind::BrokenPipe => {
+            failed(ErrorKind::BrokenPipe.into()).into()
+        }
         other => crate::error::Error::from(other),
     })?;
     write_rest(format, limit, left_out, out).and_then(|()| out.flush()).map_err(failed)?;
@@ -102,12 +119,20 @@ fn to_stdout(answer: Answer, format: query::Format, limit: Option<u64>, out: &mu
 }
 
 /// Says after a table how much of it is not there.
-fn write_rest(format: query::Format, limit: Option<u64>, left_out: u64, out: &mut dyn Write) -> std::io::Result<()> {
+fn write_rest(
+    format: query::Format,
+    limit: Option<u64>,
+    left_out: u64,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     if format != query::Format::Table || left_out == 0 {
         return Ok(());
     }
     let all = limit.unwrap_or_default() + left_out;
-    writeln!(out, "... {left_out} more rows: --limit {all} prints them all, --format csv writes them for programs")
+    writeln!(
+        out,
+        "... {left_out} more rows: --limit {all} prints them all, --format csv writes them for programs"
+    )
 }
 
 /// Writes a file that appears under its name when it is whole.
@@ -117,10 +142,15 @@ fn to_file(answer: Answer, format: query::Format, limit: Option<u64>, path: &str
     let special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
     let staged = if special { PathBuf::from(path) } else { PathBuf::from(format!("{path}.part")) };
     let mut file = BufWriter::new(File::create(&staged).map_err(failed)?);
-    let written = answer.write(format, limit, &mut file).map_err(crate::error::Error::from).and_then(|left_out| {
-        write_rest(format, limit, left_out, &mut file).and_then(|()| file.flush()).map_err(failed)?;
-        Ok(())
-    });
+    let written = answer
+        .write(format, limit, &mut file)
+        .map_err(crate::error::Error::from)
+        .and_then(|left_out| {
+            write_rest(format, limit, left_out, &mut file)
+                .and_then(|()| file.flush())
+                .map_err(failed)?;
+            Ok(())
+        });
     if special {
         return written;
     }
@@ -138,8 +168,12 @@ fn to_file(answer: Answer, format: query::Format, limit: Option<u64>, path: &str
 pub fn datasets(args: &Datasets, access: &Access) -> Result<()> {
     let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
     let text = match (&args.stage, args.diff.as_slice()) {
-        (Some(stage), &[from, to]) => told(args.format, &query::diff(&store, stage, [from, to])?, diff),
-        (Some(stage), _) => told(args.format, &query::history(&store, stage)?, |all| all.iter().map(version).collect()),
+        (Some(stage), &[from, to]) => {
+            told(args.format, &query::diff(&store, stage, [from, to])?, diff)
+        }
+        (Some(stage), _) => told(args.format, &query::history(&store, stage)?, |all| {
+            all.iter().map(version).collect()
+        }),
         (None, _) => told(args.format, &query::datasets(&store)?, |all| newest(all)),
     };
     print(&text)
@@ -173,7 +207,10 @@ fn version(version: &query::Version) -> String {
     let (version_bytes, committed) = (version.bytes, version.committed_unix_ms);
     let query::Version { version, tasks, added, dropped, rows, why, run, .. } = version;
     let (size, when) = (bytes(version_bytes), date(committed / 1000));
-    format!("{version}: {when}, {tasks} tasks (+{added} -{dropped}), {rows} rows, {size}; {}; run {run}\n", reason(why))
+    format!(
+        "{version}: {when}, {tasks} tasks (+{added} -{dropped}), {rows} rows, {size}; {}; run {run}\n",
+        reason(why)
+    )
 }
 
 /// Why a version has tasks that the one before did not have.
@@ -207,7 +244,11 @@ pub(super) fn workspace(named: Option<&str>) -> Result<String, Error> {
     }
     let is_workspace = |path: &Path| path.join("runs").is_dir();
     let entries = std::fs::read_dir("runs").into_iter().flatten().flatten();
-    let mut found: Vec<String> = entries.map(|e| e.path()).filter(|p| is_workspace(p)).map(|p| p.display().to_string()).collect();
+    let mut found: Vec<String> = entries
+        .map(|e| e.path())
+        .filter(|p| is_workspace(p))
+        .map(|p| p.display().to_string())
+        .collect();
     found.sort();
     match found.as_slice() {
         [only] => Ok(only.clone()),

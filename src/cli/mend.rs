@@ -58,7 +58,12 @@ pub fn verify(args: &Verify, access: &Access) -> Result<()> {
 
 fn findings(report: &Report, deleted: bool) -> String {
     let lines = report.findings.iter().map(|found| format!("{}: {}\n", found.path, found.problem));
-    let all = format!("{} files of {} bytes: {} damaged", report.files, report.bytes, report.findings.len());
+    let all = format!(
+        "{} files of {} bytes: {} damaged",
+        report.files,
+        report.bytes,
+        report.findings.len()
+    );
     let end = match (report.findings.is_empty(), deleted) {
         (true, _) => "",
         (false, true) => "; deleted: run the pipeline again, it makes their tasks anew",
@@ -76,7 +81,8 @@ pub fn rollback(args: &Rollback, access: &Access) -> Result<()> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run = runs::begin(&store, &marker.pipeline, &host(), now.as_secs())?;
-    let manifest = dataset::rolled_back(&store, &args.stage, args.version, &run, now.as_millis() as u64)?;
+    let manifest =
+        dataset::rolled_back(&store, &args.stage, args.version, &run, now.as_millis() as u64)?;
     dataset::delta::publish_stage(&store, &args.stage, &manifest)?;
     let record = serde_json::json!({
         "format": dataset::FORMAT, "run": run, "pipeline": marker.pipeline, "started_unix_secs": now.as_secs(), "seconds": 0.0,

@@ -170,7 +170,10 @@ fn tell(error: &AnyError, as_json: bool) {
     let (message, is_bug) = (error.to_string(), error.is_bug());
     let hint = if is_bug { Some(exit::how_to_report()) } else { error.hint() };
     if as_json {
-        return fleet::event("error", serde_json::json!({ "stage": stage_of(error), "message": message, "hint": hint }));
+        return fleet::event(
+            "error",
+            serde_json::json!({ "stage": stage_of(error), "message": message, "hint": hint }),
+        );
     }
     let label = if message.contains('\n') { "errors:\n" } else { "error: " };
     stderr::line(format!("{label}{message}"));
@@ -189,7 +192,9 @@ fn stage_of(error: &AnyError) -> Option<&str> {
             | Failed::TooManyRejects { stage, .. }
             | Failed::TooManyDropped { stage, .. },
         ) => Some(stage),
-        AnyError::Pipeline(Failed::Partitions { failures, .. }) => failures.first().map(|failure| failure.stage.as_str()),
+        AnyError::Pipeline(Failed::Partitions { failures, .. }) => {
+            failures.first().map(|failure| failure.stage.as_str())
+        }
         _ => None,
     }
 }

@@ -40,13 +40,20 @@ impl Watch for Person {
         }
         if self.0 == Verbosity::Verbose {
             let (stage, new, reused) = (&plan.stage, plan.new_tasks(), plan.tasks.reused());
-            stderr::line(format!("{stage}: {new} tasks to do, {reused} re-used; new because of {}", plan.reasons()));
+            stderr::line(format!(
+                "{stage}: {new} tasks to do, {reused} re-used; new because of {}",
+                plan.reasons()
+            ));
         }
         match std::io::stderr().is_terminal() {
             true => Box::new(Bar::new(&plan.stage, plan.kind.unit, units)),
-            false => {
-                Box::new(Counted::new(plan, units, self.0.pause(), |count: &Count| stderr::line(count), |text: &str| stderr::line(text)))
-            }
+            false => Box::new(Counted::new(
+                plan,
+                units,
+                self.0.pause(),
+                |count: &Count| stderr::line(count),
+                |text: &str| stderr::line(text),
+            )),
         }
     }
 
@@ -54,16 +61,33 @@ impl Watch for Person {
         if self.0 == Verbosity::Quiet {
             return;
         }
-        let rejects = if stage.total.rejects > 0 { format!(", {} rejects", stage.total.rejects) } else { String::new() };
-        let left_out =
-            |why: &str| stage.done.get(&format!("{why}_frames")).filter(|count| **count > 0.0).map(|count| (*count, why.to_owned()));
-        let left_out = ["blank", "still"].into_iter().filter_map(left_out).map(|(count, why)| format!(", {count} {why} frames left out"));
-        let trimmed =
-            stage.done.get("trimmed_videos").filter(|count| **count > 0.0).map(|count| format!(", {count} videos without their bars"));
+        let rejects = if stage.total.rejects > 0 {
+            format!(", {} rejects", stage.total.rejects)
+        } else {
+            String::new()
+        };
+        let left_out = |why: &str| {
+            stage
+                .done
+                .get(&format!("{why}_frames"))
+                .filter(|count| **count > 0.0)
+                .map(|count| (*count, why.to_owned()))
+        };
+        let left_out = ["blank", "still"]
+            .into_iter()
+            .filter_map(left_out)
+            .map(|(count, why)| format!(", {count} {why} frames left out"));
+        let trimmed = stage
+            .done
+            .get("trimmed_videos")
+            .filter(|count| **count > 0.0)
+            .map(|count| format!(", {count} videos without their bars"));
         let left_out: String = left_out.chain(trimmed).collect();
         let note = stage.note.iter().map(|n| format!("; {n}")).collect::<String>();
         let StageSummary { stage, new, reused, seconds, .. } = stage;
-        stderr::line(format!("{stage}: {new} tasks done, {reused} re-used{rejects}{left_out} in {seconds:.1} s{note}"));
+        stderr::line(format!(
+            "{stage}: {new} tasks done, {reused} re-used{rejects}{left_out} in {seconds:.1} s{note}"
+        ));
     }
 }
 
@@ -71,8 +95,11 @@ struct Bar(ProgressBar);
 
 impl Bar {
     fn new(stage: &str, unit: &str, units: u64) -> Self {
-        let template = format!("{stage}: {{bar:30}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left  {{msg}}");
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let template = format!(
+            "{stage}: {{bar:30}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left  {{msg}}"
+        );
+        let style = ProgressStyle::with_template(&template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(units).with_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
         Bar(bar)
@@ -123,7 +150,8 @@ impl Count {
     /// The rate of this attempt, which found `resumed` units done, and how long the rest takes at that rate.
     fn measure(&mut self, resumed: u64, elapsed: Duration) {
         self.per_second = rate(self.done.saturating_sub(resumed) as f64, elapsed.as_secs_f64());
-        self.seconds_left = self.per_second.map(|rate| self.units.saturating_sub(self.done) as f64 / rate);
+        self.seconds_left =
+            self.per_second.map(|rate| self.units.saturating_sub(self.done) as f64 / rate);
     }
 }
 
@@ -164,8 +192,20 @@ impl<T: Fn(&Count), S: Fn(&str)> Counted<T, S> {
     /// Nothing is done yet.
     pub fn new(plan: &StagePlan, units: u64, pause: Duration, tell: T, say: S) -> Self {
         let (now, unit) = (Instant::now(), plan.kind.unit);
-        let count = Count { stage: plan.stage.clone(), unit, done: 0, units, per_second: None, seconds_left: None, note: String::new() };
-        Counted { state: Mutex::new(State { count, resumed: 0, begun: now, told: now, pause }), tell, say }
+        let count = Count {
+            stage: plan.stage.clone(),
+            unit,
+            done: 0,
+            units,
+            per_second: None,
+            seconds_left: None,
+            note: String::new(),
+        };
+        Counted {
+            state: Mutex::new(State { count, resumed: 0, begun: now, told: now, pause }),
+            tell,
+            say,
+        }
     }
 }
 
@@ -206,7 +246,15 @@ mod tests {
     #[test]
     fn a_training_taken_up_again_promises_no_more_than_it_does() {
         let stage = "dynamics".to_owned();
-        let mut count = Count { stage, unit: "steps", done: 950, units: 1000, per_second: None, seconds_left: None, note: String::new() };
+        let mut count = Count {
+            stage,
+            unit: "steps",
+            done: 950,
+            units: 1000,
+            per_second: None,
+            seconds_left: None,
+            note: String::new(),
+        };
         count.measure(900, Duration::from_secs(10));
         assert_eq!((count.per_second, count.seconds_left), (Some(5.0), Some(10.0)));
         assert_eq!(count.to_string(), "dynamics: 950/1000 steps, 5.0/s, 10 s left  ");
@@ -214,9 +262,18 @@ mod tests {
 
     #[test]
     fn no_rate_comes_of_no_time_or_of_nothing_done() {
-        let mut count =
-            Count { stage: "a".into(), unit: "steps", done: 9, units: 9, per_second: None, seconds_left: None, note: String::new() };
-        for (resumed, elapsed) in [(0, Duration::ZERO), (9, Duration::from_secs(1)), (9, Duration::ZERO)] {
+        let mut count = Count {
+            stage: "a".into(),
+            unit: "steps",
+            done: 9,
+            units: 9,
+            per_second: None,
+            seconds_left: None,
+            note: String::new(),
+        };
+        for (resumed, elapsed) in
+            [(0, Duration::ZERO), (9, Duration::from_secs(1)), (9, Duration::ZERO)]
+        {
             count.measure(resumed, elapsed);
             assert_eq!((count.per_second, count.seconds_left), (None, None));
         }

@@ -34,7 +34,8 @@ pub fn run(args: &Runs, access: &Access) -> Result<()> {
         Some(id) => told(args.format, &read(&store, &one(&ids, id)?)?, shown),
         None => {
             let newest = ids.split_off(ids.len().saturating_sub(args.last));
-            let records = newest.iter().map(|id| read(&store, id)).collect::<Result<Vec<_>, _>>()?;
+            let records =
+                newest.iter().map(|id| read(&store, id)).collect::<Result<Vec<_>, _>>()?;
             told(args.format, &records.iter().map(listed).collect::<Vec<_>>(), |rows| table(rows))
         }
     };
@@ -59,7 +60,10 @@ fn one(ids: &[String], beginning: &str) -> Result<String, Error> {
     let found: Vec<&String> = ids.iter().filter(|id| id.starts_with(beginning)).collect();
     match found[..] {
         [only] => Ok(only.clone()),
-        [] => Err(Error::Usage { what: format!("no run begins with `{beginning}`"), hint: "`lapo runs` lists the newest ones".into() }),
+        [] => Err(Error::Usage {
+            what: format!("no run begins with `{beginning}`"),
+            hint: "`lapo runs` lists the newest ones".into(),
+        }),
         [first, second, ..] => Err(Error::Usage {
             what: format!("{} runs begin with `{beginning}`", found.len()),
             hint: format!("give more of the id: {first}, {second}"),
@@ -70,12 +74,14 @@ fn one(ids: &[String], beginning: &str) -> Result<String, Error> {
 fn read(store: &Store, id: &str) -> Result<Value, dataset::Error> {
     let path = format!("runs/{id}.json");
     let Some(bytes) = store.read(&path)? else {
-        let begun: dataset::runs::Begun = dataset::parse_versioned(&path, &store.require(&format!("runs/{id}.begun.json"))?)?;
+        let begun: dataset::runs::Begun =
+            dataset::parse_versioned(&path, &store.require(&format!("runs/{id}.begun.json"))?)?;
         let mut record = json!(begun);
         record["outcome"] = "not ended: it runs, or was killed".into();
         return Ok(record);
     };
-    serde_json::from_slice(&bytes).map_err(|cause| dataset::Error::Corrupt { path, reason: cause.to_string() })
+    serde_json::from_slice(&bytes)
+        .map_err(|cause| dataset::Error::Corrupt { path, reason: cause.to_string() })
 }
 
 /// A run in a row.
@@ -102,12 +108,20 @@ fn started(record: &Value) -> String {
 
 /// A table whose last column, the outcome, may be long: only its first line is shown.
 fn table(rows: &[Value]) -> String {
-    let mut text = format!("{:<27} {:<20} {:<20} {:>9} {:>7} {}\n", "run", "pipeline", "started", "seconds", "tasks", "outcome");
+    let mut text = format!(
+        "{:<27} {:<20} {:<20} {:>9} {:>7} {}\n",
+        "run", "pipeline", "started", "seconds", "tasks", "outcome"
+    );
     for row in rows {
         let word = |name: &str| row[name].as_str().unwrap_or("-");
-        let (seconds, outcome) = (row["seconds"].as_f64().unwrap_or(0.0), word("outcome").lines().next().unwrap_or(""));
+        let (seconds, outcome) =
+            (row["seconds"].as_f64().unwrap_or(0.0), word("outcome").lines().next().unwrap_or(""));
         let [run, pipeline, started] = ["run", "pipeline", "started"].map(word);
-        _ = writeln!(text, "{run:<27} {pipeline:<20} {started:<20} {seconds:>9.1} {:>7} {outcome}", row["tasks"]);
+        _ = writeln!(
+            text,
+            "{run:<27} {pipeline:<20} {started:<20} {seconds:>9.1} {:>7} {outcome}",
+            row["tasks"]
+        );
     }
     text
 }
@@ -118,13 +132,19 @@ fn shown(record: &Value) -> String {
     for name in ["run", "pipeline", "lapo"] {
         _ = writeln!(text, "{name}: {}", record[name].as_str().unwrap_or("-"));
     }
-    let (seconds, outcome) = (record["seconds"].as_f64().unwrap_or(0.0), record["outcome"].as_str().unwrap_or("-"));
+    let (seconds, outcome) =
+        (record["seconds"].as_f64().unwrap_or(0.0), record["outcome"].as_str().unwrap_or("-"));
     _ = writeln!(text, "started: {}\nseconds: {seconds:.1}\noutcome: {outcome}", started(record));
     for stage in stages(record) {
-        let (name, kind) = (stage["stage"].as_str().unwrap_or("-"), stage["kind"].as_str().unwrap_or("-"));
-        let [new, reused, version, rejects] = ["new", "reused", "version", "rejects"].map(|field| stage[field].as_u64().unwrap_or(0));
+        let (name, kind) =
+            (stage["stage"].as_str().unwrap_or("-"), stage["kind"].as_str().unwrap_or("-"));
+        let [new, reused, version, rejects] =
+            ["new", "reused", "version", "rejects"].map(|field| stage[field].as_u64().unwrap_or(0));
         let seconds = stage["seconds"].as_f64().unwrap_or(0.0);
-        _ = writeln!(text, "{name} ({kind}): {new} tasks new, {reused} re-used, {rejects} rejects, {seconds:.1} s, version {version}");
+        _ = writeln!(
+            text,
+            "{name} ({kind}): {new} tasks new, {reused} re-used, {rejects} rejects, {seconds:.1} s, version {version}"
+        );
     }
     for failure in record["failures"].as_array().into_iter().flatten() {
         _ = writeln!(text, "failed: {failure}");
@@ -150,7 +170,12 @@ mod tests {
     fn a_record_of_which_nothing_is_known_is_listed_all_the_same() {
         let row = listed(&json!({ "run": "5-x", "outcome": "stage frames: failed\nsecond line" }));
         let text = table(&[row]);
-        assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("5-x ") && line.ends_with(" stage frames: failed")), "{text}");
+        assert!(
+            text.lines().nth(1).is_some_and(
+                |line| line.starts_with("5-x ") && line.ends_with(" stage frames: failed")
+            ),
+            "{text}"
+        );
         assert!(shown(&json!({})).starts_with("run: -\n"));
     }
 }

@@ -30,7 +30,9 @@ pub fn enter() -> Sandbox {
 fn close_files() -> Result<bool, landlock::RulesetError> {
     use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
     let newest = ABI::V5;
-    let rules = Ruleset::default().handle_access(AccessFs::from_all(newest))?.handle_access(AccessNet::from_all(newest))?;
+    let rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(newest))?
+        .handle_access(AccessNet::from_all(newest))?;
     let status = rules.create()?.restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
@@ -56,7 +58,12 @@ fn close_network() -> Result<(), Box<dyn std::error::Error>> {
     ];
     let rules: BTreeMap<i64, Vec<_>> = refused.into_iter().map(|call| (call, Vec::new())).collect();
     let denied = SeccompAction::Errno(libc::EACCES as u32);
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, std::env::consts::ARCH.try_into()?)?;
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        denied,
+        std::env::consts::ARCH.try_into()?,
+    )?;
     apply_filter(&BpfProgram::try_from(filter)?)?;
     Ok(())
 }
@@ -97,7 +104,13 @@ mod tests {
         let (sandbox, opened) = within(move || {
             let write = File::options().append(true).open(&own).is_ok();
             let moved = std::fs::rename(&own, own.with_extension("away")).is_ok();
-            [File::open(&own).is_ok(), write, moved, File::create(&new).is_ok(), std::fs::remove_file(&own).is_ok()]
+            [
+                File::open(&own).is_ok(),
+                write,
+                moved,
+                File::create(&new).is_ok(),
+                std::fs::remove_file(&own).is_ok(),
+            ]
         });
         if !sandbox.files {
             eprintln!("SKIPPED: this kernel has no Landlock");
@@ -113,7 +126,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = listener.local_addr().unwrap();
         let (sandbox, reached) = within(move || {
-            [TcpStream::connect(place).is_ok(), UdpSocket::bind("127.0.0.1:0").is_ok(), Command::new("true").status().is_ok()]
+            [
+                TcpStream::connect(place).is_ok(),
+                UdpSocket::bind("127.0.0.1:0").is_ok(),
+                Command::new("true").status().is_ok(),
+            ]
         });
         assert_eq!((sandbox.network, reached), (true, [false; 3]));
         assert!(TcpStream::connect(place).is_ok(), "only the decoder is held");

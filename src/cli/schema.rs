@@ -24,13 +24,17 @@ pub fn run(args: &Schema) -> Result<()> {
     if let Some(folder) = &args.write {
         for (name, text) in all() {
             let path = std::path::Path::new(folder).join(name);
-            std::fs::write(&path, text).map_err(|source| Error::Output { to: path.display().to_string(), source })?;
+            std::fs::write(&path, text)
+                .map_err(|source| Error::Output { to: path.display().to_string(), source })?;
         }
         return Ok(());
     }
     let named = |(name, _): &(&str, String)| name.split('.').next() == Some(args.name.as_str());
     match all().into_iter().find(named) {
         Some((_, text)) => print(&text),
-        None => Err(Error::Usage { what: format!("no schema `{}`", args.name), hint: "there is: pipeline, shard, labels".into() })?,
+        None => Err(Error::Usage {
+            what: format!("no schema `{}`", args.name),
+            hint: "there is: pipeline, shard, labels".into(),
+        })?,
     }
 }

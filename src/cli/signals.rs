@@ -16,10 +16,15 @@ pub fn stop_on_signals() -> Result<Stop, Error> {
     let signals = [(SIGINT, Signal::Interrupt), (SIGTERM, Signal::Terminate)];
     for (number, signal) in signals {
         // In this order: only a second signal finds `is_second` set.
-        let registered = flag::register_conditional_shutdown(number, Exit::Stopped(signal).code().into(), Arc::clone(&is_second))
-            .and_then(|_| flag::register(number, Arc::clone(&is_second)))
-            .and_then(|_| flag::register_usize(number, stop.number(), signal as usize));
-        registered.map_err(|source| Error::Input { from: format!("the signal {signal}"), source })?;
+        let registered = flag::register_conditional_shutdown(
+            number,
+            Exit::Stopped(signal).code().into(),
+            Arc::clone(&is_second),
+        )
+        .and_then(|_| flag::register(number, Arc::clone(&is_second)))
+        .and_then(|_| flag::register_usize(number, stop.number(), signal as usize));
+        registered
+            .map_err(|source| Error::Input { from: format!("the signal {signal}"), source })?;
     }
     Ok(stop)
 }

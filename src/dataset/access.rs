@@ -40,13 +40,25 @@ impl Access {
     /// `options` are named as in the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`,
     /// `AZURE_STORAGE_ACCOUNT_NAME`, ...); at most `cache_bytes` of copies are kept in the folder `cache`.
     #[must_use]
-    pub fn new(options: impl IntoIterator<Item = (String, String)>, cache: impl Into<CacheFolder>, cache_bytes: u64) -> Self {
-        let mut options: Vec<_> = options.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    pub fn new(
+        options: impl IntoIterator<Item = (String, String)>,
+        cache: impl Into<CacheFolder>,
+        cache_bytes: u64,
+    ) -> Self {
+        let mut options: Vec<_> =
+            options.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
         // Who writes `http://` means it; the library wants it said twice.
-        if options.iter().any(|(name, value)| name.contains("endpoint") && value.starts_with("http://")) {
+        if options
+            .iter()
+            .any(|(name, value)| name.contains("endpoint") && value.starts_with("http://"))
+        {
             options.push(("allow_http".into(), "true".into()));
         }
-        Self(Arc::new(Inner { options, cache: Cache::new(cache.into(), cache_bytes), connections: Mutex::default() }))
+        Self(Arc::new(Inner {
+            options,
+            cache: Cache::new(cache.into(), cache_bytes),
+            connections: Mutex::default(),
+        }))
     }
 
     pub(super) fn cache(&self) -> &Cache {
@@ -58,9 +70,15 @@ impl Access {
         let wrong = |reason: String| Error::Address { address: self.hide(base), reason };
         let scheme = base.split("://").next().unwrap_or_default();
         if !SCHEMES.contains(&scheme) {
-            return Err(wrong(format!("`{scheme}` is no scheme of an object store; expected s3, gs or az, or a folder")));
+            return Err(wrong(format!(
+                "`{scheme}` is no scheme of an object store; expected s3, gs or az, or a folder"
+            )));
         }
-        if base.split('@').next().is_some_and(|user| base.contains('@') && user[scheme.len() + 3..].contains(':')) {
+        if base
+            .split('@')
+            .next()
+            .is_some_and(|user| base.contains('@') && user[scheme.len() + 3..].contains(':'))
+        {
             let reason = "it holds a password, which would be written into every record".into();
             return Err(Error::Address { address: format!("{scheme}://..."), reason });
         }
@@ -70,7 +88,8 @@ impl Access {
         }
         let url = Url::parse(base).map_err(|cause| wrong(cause.to_string()))?;
         let options = self.0.options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let (objects, _) = object_store::parse_url_opts(&url, options).map_err(|cause| wrong(self.hide(&cause.to_string())))?;
+        let (objects, _) = object_store::parse_url_opts(&url, options)
+            .map_err(|cause| wrong(self.hide(&cause.to_string())))?;
         let objects: Arc<dyn ObjectStore> = Arc::from(objects);
         connections.buckets.insert(base.to_owned(), objects.clone());
         Ok(objects)
@@ -87,7 +106,10 @@ impl Access {
         if let Some(found) = &connections.runtime {
             return Ok(found.clone());
         }
-        let made = Builder::new_current_thread().enable_all().build().map_err(io_error("start a runtime for", "object stores"))?;
+        let made = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(io_error("start a runtime for", "object stores"))?;
         Ok(connections.runtime.insert(Arc::new(made)).clone())
     }
 
@@ -97,7 +119,9 @@ impl Access {
 
     /// The text without any secret that is known here.
     pub(super) fn hide(&self, text: &str) -> String {
-        let secrets = self.0.options.iter().filter(|(name, value)| value.len() >= SHORT && SECRET.iter().any(|word| name.contains(word)));
+        let secrets = self.0.options.iter().filter(|(name, value)| {
+            value.len() >= SHORT && SECRET.iter().any(|word| name.contains(word))
+        });
         secrets.fold(text.to_owned(), |text, (_, secret)| text.replace(secret, "***"))
     }
 }
@@ -136,16 +160,29 @@ mod tests {
         assert_eq!(address("s3://bucket/a/b*.mp4"), Some(("s3://bucket", "a/b*.mp4")));
         assert_eq!(address("gs://bucket/a/"), Some(("gs://bucket", "a")));
         assert_eq!(address("s3://bucket"), Some(("s3://bucket", "")));
-        assert_eq!(address("abfss://files@account.dfs.core.windows.net/x"), Some(("abfss://files@account.dfs.core.windows.net", "x")));
+        assert_eq!(
+            address("abfss://files@account.dfs.core.windows.net/x"),
+            Some(("abfss://files@account.dfs.core.windows.net", "x"))
+        );
         assert_eq!(address("data/maze.mp4"), None);
     }
 
     #[test]
     fn no_secret_is_told() {
-        let set = [("AWS_SECRET_ACCESS_KEY", "hush-hush"), ("AWS_SESSION_TOKEN", "sesame"), ("AWS_REGION", "moon-north-1")];
-        let access = Access::new(set.map(|(name, value)| (name.to_owned(), value.to_owned())), PathBuf::from("cache"), 1);
+        let set = [
+            ("AWS_SECRET_ACCESS_KEY", "hush-hush"),
+            ("AWS_SESSION_TOKEN", "sesame"),
+            ("AWS_REGION", "moon-north-1"),
+        ];
+        let access = Access::new(
+            set.map(|(name, value)| (name.to_owned(), value.to_owned())),
+            PathBuf::from("cache"),
+            1,
+        );
         assert_eq!(access.hide("hush-hush, sesame, moon-north-1"), "***, ***, moon-north-1");
-        assert!(!format!("{access:?} {:?}", access.connect("s3://bucket").map(|_| ())).contains("hush"));
+        assert!(
+            !format!("{access:?} {:?}", access.connect("s3://bucket").map(|_| ())).contains("hush")
+        );
         let error = access.connect("s3://user:pass@bucket").unwrap_err().to_string();
         assert!(!error.contains("pass@") && error.contains("s3://..."), "{error}");
     }
@@ -153,6 +190,9 @@ mod tests {
     #[test]
     fn an_unknown_scheme_says_which_are_known() {
         let error = Access::default().connect("ftp://host").unwrap_err();
-        assert!(error.to_string().contains("`ftp`") && error.to_string().contains("s3, gs or az"), "{error}");
+        assert!(
+            error.to_string().contains("`ftp`") && error.to_string().contains("s3, gs or az"),
+            "{error}"
+        );
     }
 }

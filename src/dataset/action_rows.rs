@@ -81,8 +81,13 @@ impl ActionRows {
                 values => format!("discrete, {values} values"),
             },
             1 if self.is_scalar => {
-                let odd = self.continuous.iter().position(|number| number.fract() != 0.0 || *number < 0.0).unwrap_or(0);
-                let (number, frame, video) = (self.continuous[odd], self.frame_index[odd], &self.video[odd]);
+                let odd = self
+                    .continuous
+                    .iter()
+                    .position(|number| number.fract() != 0.0 || *number < 0.0)
+                    .unwrap_or(0);
+                let (number, frame, video) =
+                    (self.continuous[odd], self.frame_index[odd], &self.video[odd]);
                 format!("continuous, 1 number each, since frame {frame} of `{video}` has {number}")
             }
             1 => "continuous, 1 number each".into(),
@@ -141,22 +146,28 @@ impl ActionRows {
     fn add_parquet(&mut self, path: &str, file: impl ChunkReader + 'static) -> Result<()> {
         // Without the writer's own schema strings are plain strings, however the writer held them.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).map_err(|cause| wrong(path, cause))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+            .map_err(|cause| wrong(path, cause))?;
         for batch in builder.build().map_err(|cause| wrong(path, cause))? {
-            self.add(&batch.map_err(|cause| wrong(path, cause))?).map_err(|cause| wrong(path, cause))?;
+            self.add(&batch.map_err(|cause| wrong(path, cause))?)
+                .map_err(|cause| wrong(path, cause))?;
         }
         Ok(())
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<(), String> {
-        let videos = cast(whole(batch, schema::VIDEO)?, &DataType::Utf8).map_err(|_| "column `video` is not text")?;
+        let videos = cast(whole(batch, schema::VIDEO)?, &DataType::Utf8)
+            .map_err(|_| "column `video` is not text")?;
         let videos = videos.as_string::<i32>();
         let frames = counts(schema::FRAME_INDEX, whole(batch, schema::FRAME_INDEX)?)?;
         let action = whole(batch, schema::ACTION)?;
         let axes = axes_of(action);
         self.is_scalar = axes == 1 && action.data_type().is_floating();
         if !self.is_empty() && axes != self.axes {
-            return Err(format!("column `action` has {axes} numbers a row, those before have {}", self.axes));
+            return Err(format!(
+                "column `action` has {axes} numbers a row, those before have {}",
+                self.axes
+            ));
         }
         self.axes = axes;
         match axes {
@@ -166,7 +177,8 @@ impl ActionRows {
         match batch.column_by_name(schema::REWARD) {
             None => self.reward.resize(self.reward.len() + frames.len(), None),
             Some(reward) => {
-                let reward = cast(reward, &DataType::Float64).map_err(|_| "column `reward` does not hold numbers")?;
+                let reward = cast(reward, &DataType::Float64)
+                    .map_err(|_| "column `reward` does not hold numbers")?;
                 self.reward.extend(reward.as_primitive::<Float64Type>().iter());
             }
         }
@@ -180,17 +192,25 @@ impl ActionRows {
         let head = reader.headers().map_err(|cause| cause.to_string())?.clone();
         let place = |name: &str| head.iter().position(|column| column == name);
         let needed = |name: &str| place(name).ok_or_else(|| format!("it has no column `{name}`"));
-        let (video, frame, reward) = (needed(schema::VIDEO)?, needed(schema::FRAME_INDEX)?, place(schema::REWARD));
-        let axes: Vec<usize> = (0..).map_while(|axis| place(&format!("{}_{axis}", schema::ACTION))).collect();
+        let (video, frame, reward) =
+            (needed(schema::VIDEO)?, needed(schema::FRAME_INDEX)?, place(schema::REWARD));
+        let axes: Vec<usize> =
+            (0..).map_while(|axis| place(&format!("{}_{axis}", schema::ACTION))).collect();
         let action = if axes.is_empty() { vec![needed(schema::ACTION)?] } else { axes.clone() };
         let mut numbers: Vec<String> = Vec::new();
         for (row, record) in reader.records().enumerate() {
             let (record, line) = (record.map_err(|cause| cause.to_string())?, row + 2);
             let bad = |name: &str, seen: &str| format!("line {line}: `{name}` is `{seen}`");
             self.video.push(record[video].to_owned());
-            self.frame_index.push(count(&record[frame]).ok_or_else(|| bad(schema::FRAME_INDEX, &record[frame]))?);
+            self.frame_index.push(
+                count(&record[frame]).ok_or_else(|| bad(schema::FRAME_INDEX, &record[frame]))?,
+            );
             let reward = reward.map(|at| &record[at]).filter(|text| !text.is_empty());
-            self.reward.push(reward.map(|text| text.parse().map_err(|_| bad(schema::REWARD, text))).transpose()?);
+            self.reward.push(
+                reward
+                    .map(|text| text.parse().map_err(|_| bad(schema::REWARD, text)))
+                    .transpose()?,
+            );
             for &at in &action {
                 let number: f64 = record[at].parse().map_err(|_| bad(&head[at], &record[at]))?;
                 if !number.is_finite() {
@@ -219,14 +239,20 @@ fn wrong(path: impl std::fmt::Display, reason: impl std::fmt::Display) -> Error 
 /// A column without missing values.
 fn whole<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, String> {
     let column = batch.column_by_name(name).ok_or_else(|| format!("it has no column `{name}`"))?;
-    if column.null_count() == 0 { Ok(column) } else { Err(format!("column `{name}` has missing values")) }
+    if column.null_count() == 0 {
+        Ok(column)
+    } else {
+        Err(format!("column `{name}` has missing values"))
+    }
 }
 
 /// Numbers a continuous action has; 0 where the column is not of continuous actions.
 fn axes_of(column: &ArrayRef) -> usize {
     match column.data_type() {
         DataType::Float16 | DataType::Float32 | DataType::Float64 => 1,
-        DataType::List(_) => column.as_list::<i32>().iter().flatten().next().map_or(1, |first| first.len()),
+        DataType::List(_) => {
+            column.as_list::<i32>().iter().flatten().next().map_or(1, |first| first.len())
+        }
         DataType::FixedSizeList(_, length) => usize::try_from(*length).unwrap_or(1),
         _ => 0,
     }
@@ -242,9 +268,13 @@ fn vectors(column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String> {
     let mut numbers = Vec::with_capacity(rows.len() * axes);
     for row in rows {
         if row.len() != axes || row.null_count() > 0 {
-            return Err(format!("column `action` has {} numbers in a row, those before have {axes}", row.len() - row.null_count()));
+            return Err(format!(
+                "column `action` has {} numbers in a row, those before have {axes}",
+                row.len() - row.null_count()
+            ));
         }
-        let row = cast(&row, &DataType::Float32).map_err(|_| "column `action` does not hold numbers")?;
+        let row =
+            cast(&row, &DataType::Float32).map_err(|_| "column `action` does not hold numbers")?;
         numbers.extend_from_slice(row.as_primitive::<Float32Type>().values());
     }
     match numbers.iter().find(|number| !number.is_finite()) {
@@ -255,7 +285,11 @@ fn vectors(column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String> {
 
 /// Reads a whole number, which may be written as a float.
 fn count(text: &str) -> Option<u32> {
-    let float = || text.parse::<f64>().ok().filter(|number| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number));
+    let float = || {
+        text.parse::<f64>()
+            .ok()
+            .filter(|number| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number))
+    };
     text.parse().ok().or_else(|| float().map(|number| number as u32))
 }
 
@@ -263,7 +297,8 @@ fn count(text: &str) -> Option<u32> {
 fn counts(name: &str, column: &ArrayRef) -> Result<Vec<u32>, String> {
     if column.data_type().is_floating() {
         let wide = cast(column, &DataType::Float64).map_err(|cause| cause.to_string())?;
-        let is_whole = |number: &&f64| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(*number);
+        let is_whole =
+            |number: &&f64| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(*number);
         let numbers = wide.as_primitive::<Float64Type>().values();
         return match numbers.iter().find(|number| !is_whole(number)) {
             Some(odd) => Err(format!("column `{name}` holds {odd}, expected whole numbers from 0")),
@@ -274,7 +309,9 @@ fn counts(name: &str, column: &ArrayRef) -> Result<Vec<u32>, String> {
         return Err(format!("column `{name}` holds {}, not whole numbers", column.data_type()));
     }
     let wide = cast(column, &DataType::Int64).map_err(|cause| cause.to_string())?;
-    let count = |v: &i64| u32::try_from(*v).map_err(|_| format!("column `{name}` holds {v}, expected 0 or more"));
+    let count = |v: &i64| {
+        u32::try_from(*v).map_err(|_| format!("column `{name}` holds {v}, expected 0 or more"))
+    };
     wide.as_primitive::<Int64Type>().values().iter().map(count).collect()
 }
 
@@ -289,12 +326,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("actions.csv");
         std::fs::write(&path, text).unwrap();
-        ActionRows::read_file(&path).map_err(|error| error.to_string().split("`: ").nth(1).unwrap().to_owned())
+        ActionRows::read_file(&path)
+            .map_err(|error| error.to_string().split("`: ").nth(1).unwrap().to_owned())
     }
 
     #[test]
     fn csv_holds_numbers_of_actions_or_a_column_an_axis() {
-        let rows = csv("video, frame_index, action, reward\na.mp4, 0, 3, 0.5\na.mp4, 1, 4,\n").unwrap();
+        let rows =
+            csv("video, frame_index, action, reward\na.mp4, 0, 3, 0.5\na.mp4, 1, 4,\n").unwrap();
         assert_eq!((rows.axes, rows.discrete, rows.reward), (0, vec![3, 4], vec![Some(0.5), None]));
         let rows = csv("frame_index,video,action_0,action_1\n7,b.mp4,0.5,1\n").unwrap();
         assert_eq!((rows.axes, rows.frame_index, rows.continuous), (2, vec![7], vec![0.5, 1.0]));
@@ -305,24 +344,44 @@ mod tests {
     #[test]
     fn whole_numbers_are_discrete_however_they_are_written() {
         let csv = |actions: &str| {
-            let lines: String = actions.split(' ').enumerate().map(|(frame, action)| format!("a,{frame},{action}\n")).collect();
+            let lines: String = actions
+                .split(' ')
+                .enumerate()
+                .map(|(frame, action)| format!("a,{frame},{action}\n"))
+                .collect();
             csv(&format!("video,frame_index,action\n{lines}")).unwrap()
         };
         let parquet = |actions: ArrayRef| {
-            let frames = arrow::array::Float64Array::from_iter_values((0..actions.len()).map(|frame| frame as f64));
+            let frames = arrow::array::Float64Array::from_iter_values(
+                (0..actions.len()).map(|frame| frame as f64),
+            );
             let videos = arrow::array::StringArray::from(vec!["a"; actions.len()]);
-            let columns: [(&str, ArrayRef); 3] = [("video", Arc::new(videos)), ("frame_index", Arc::new(frames)), ("action", actions)];
+            let columns: [(&str, ArrayRef); 3] = [
+                ("video", Arc::new(videos)),
+                ("frame_index", Arc::new(frames)),
+                ("action", actions),
+            ];
             let batch = RecordBatch::try_from_iter(columns).unwrap();
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("a.parquet");
-            let mut writer = parquet::arrow::ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(
+                File::create(&path).unwrap(),
+                batch.schema(),
+                None,
+            )
+            .unwrap();
             writer.write(&batch).unwrap();
             writer.close().unwrap();
             ActionRows::read_file(&path).unwrap()
         };
-        let floats = |numbers: &[f64]| -> ArrayRef { Arc::new(arrow::array::Float64Array::from(numbers.to_vec())) };
-        let lists: ArrayRef =
-            Arc::new(arrow::array::ListArray::from_iter_primitive::<Float64Type, _, _>([Some([Some(1.0)]), Some([Some(2.0)])]));
+        let floats = |numbers: &[f64]| -> ArrayRef {
+            Arc::new(arrow::array::Float64Array::from(numbers.to_vec()))
+        };
+        let lists: ArrayRef = Arc::new(arrow::array::ListArray::from_iter_primitive::<
+            Float64Type,
+            _,
+            _,
+        >([Some([Some(1.0)]), Some([Some(2.0)])]));
         let cases = [
             (csv("1 2 2"), "discrete, 2 values"),
             (csv("1.0 2.0 1"), "discrete, 2 values"),
@@ -330,8 +389,14 @@ mod tests {
             (csv("1.0 0.5"), "continuous, 1 number each, since frame 1 of `a` has 0.5"),
             (csv("1.0 -1"), "continuous, 1 number each, since frame 1 of `a` has -1"),
             (parquet(floats(&[3.0, 3.0])), "discrete, 1 value"),
-            (parquet(floats(&[3.0, 0.25])), "continuous, 1 number each, since frame 1 of `a` has 0.25"),
-            (parquet(Arc::new(arrow::array::Float32Array::from(vec![0.0, 7.0]))), "discrete, 2 values"),
+            (
+                parquet(floats(&[3.0, 0.25])),
+                "continuous, 1 number each, since frame 1 of `a` has 0.25",
+            ),
+            (
+                parquet(Arc::new(arrow::array::Float32Array::from(vec![0.0, 7.0]))),
+                "discrete, 2 values",
+            ),
             (parquet(Arc::new(arrow::array::Int8Array::from(vec![0, 7]))), "discrete, 2 values"),
             (parquet(lists), "continuous, 1 number each"),
         ];
@@ -344,9 +409,18 @@ mod tests {
     #[test]
     fn what_is_wrong_with_csv_is_told_by_line() {
         assert_eq!(csv("video,action\n").unwrap_err(), "it has no column `frame_index`");
-        assert_eq!(csv("video,frame_index,action\na,0,1\na,-1,1\n").unwrap_err(), "line 3: `frame_index` is `-1`");
-        assert_eq!(csv("video,frame_index,action\na,0,jump\n").unwrap_err(), "line 2: `action` is `jump`");
-        assert_eq!(csv("video,frame_index,action\na,0,NaN\n").unwrap_err(), "line 2: `action` is `NaN`");
+        assert_eq!(
+            csv("video,frame_index,action\na,0,1\na,-1,1\n").unwrap_err(),
+            "line 3: `frame_index` is `-1`"
+        );
+        assert_eq!(
+            csv("video,frame_index,action\na,0,jump\n").unwrap_err(),
+            "line 2: `action` is `jump`"
+        );
+        assert_eq!(
+            csv("video,frame_index,action\na,0,NaN\n").unwrap_err(),
+            "line 2: `action` is `NaN`"
+        );
         assert!(csv("video,frame_index,action\na,0\n").unwrap_err().contains("2 fields"));
     }
 
@@ -354,7 +428,8 @@ mod tests {
     fn vectors_come_back_from_a_workspace() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let rows = csv("video,frame_index,action_0,action_1,reward\na,0,0.5,1,2\na,1,-3,4,\n").unwrap();
+        let rows =
+            csv("video,frame_index,action_0,action_1,reward\na,0,0.5,1,2\na,1,-3,4,\n").unwrap();
         let path = "s/data/k/a/actions.parquet";
         rows.clone().write(&store, path).unwrap();
         assert_eq!(ActionRows::read(&store, &[path.to_owned()]).unwrap(), rows);

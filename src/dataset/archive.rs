@@ -44,7 +44,11 @@ pub trait Readable: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Readable for T {}
 
 /// Opens a file, here or in an object store; of an archive, the member that begins at `at` and has so many bytes.
-pub fn open_source(uri: &str, member: Option<(u64, u64)>, access: &Access) -> io::Result<Box<dyn Readable>> {
+pub fn open_source(
+    uri: &str,
+    member: Option<(u64, u64)>,
+    access: &Access,
+) -> io::Result<Box<dyn Readable>> {
     let file: Box<dyn Readable> = match address(uri) {
         Some(_) => Box::new(RemoteFile::open(uri, access)?),
         None => Box::new(File::open(local_path(uri))?),
@@ -78,10 +82,16 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
         };
     }
     let (bytes, version) = version_of(uri, access)?;
-    let name = blake3::hash(format!("members of all kinds\n{uri}\n{version}\n{bytes}").as_bytes()).to_hex().to_string();
+    let name = blake3::hash(format!("members of all kinds\n{uri}\n{version}\n{bytes}").as_bytes())
+        .to_hex()
+        .to_string();
     let mut file = access.cache().file(&name, None, |copy| {
-        let found = RemoteFile::open(uri, access).map_err(io::Error::from).and_then(list).map_err(super::error::io_error("read", uri))?;
-        copy.write_all(&serde_json::to_vec(&found).expect("plain data")).map_err(super::error::io_error("write a copy of", uri))
+        let found = RemoteFile::open(uri, access)
+            .map_err(io::Error::from)
+            .and_then(list)
+            .map_err(super::error::io_error("read", uri))?;
+        copy.write_all(&serde_json::to_vec(&found).expect("plain data"))
+            .map_err(super::error::io_error("write a copy of", uri))
     })?;
     let mut json = Vec::new();
     file.read_to_end(&mut json)?;
@@ -137,7 +147,12 @@ mod tests {
         let path = folder.path().join("a.tar");
         let mut builder = tar::Builder::new(File::create(&path).unwrap());
         let long = format!("{}/clip.MP4", "x".repeat(150));
-        for (name, bytes) in [("a/0001.mp4", &b"first"[..]), ("a/0001.json", b"{}"), (&long, b"the second"), ("c.webm", b"")] {
+        for (name, bytes) in [
+            ("a/0001.mp4", &b"first"[..]),
+            ("a/0001.json", b"{}"),
+            (&long, b"the second"),
+            ("c.webm", b""),
+        ] {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             builder.append_data(&mut header, name, bytes).unwrap();
@@ -145,9 +160,13 @@ mod tests {
         builder.finish().unwrap();
         let uri = path.to_str().unwrap();
         let found = members(uri, &Access::default()).unwrap();
-        assert_eq!(found.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["a/0001.mp4", &long, "c.webm"]);
+        assert_eq!(
+            found.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(),
+            ["a/0001.mp4", &long, "c.webm"]
+        );
         let second = &found[1];
-        let mut file = open_source(uri, Some((second.at, second.bytes)), &Access::default()).unwrap();
+        let mut file =
+            open_source(uri, Some((second.at, second.bytes)), &Access::default()).unwrap();
         let mut read = |from: SeekFrom| {
             let mut text = String::new();
             file.seek(from).unwrap();

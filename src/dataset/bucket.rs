@@ -64,11 +64,23 @@ pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Lis
             Position::Token(token) => (Some(token), None),
             Position::Behind(key) => (None, Some(key)),
         };
-        let options = PaginatedListOptions { offset, page_token, max_keys: Some(most), ..PaginatedListOptions::default() };
-        let page = again(|| runtime.block_on(store.list_paginated(Some(&prefix).filter(|p| !p.is_empty()).map(|p| &**p), options.clone())));
+        let options = PaginatedListOptions {
+            offset,
+            page_token,
+            max_keys: Some(most),
+            ..PaginatedListOptions::default()
+        };
+        let page = again(|| {
+            runtime.block_on(store.list_paginated(
+                Some(&prefix).filter(|p| !p.is_empty()).map(|p| &**p),
+                options.clone(),
+            ))
+        });
         match page {
             Ok(page) => {
-                found.extend(page.result.objects.into_iter().map(|object| Listed::Object(stored(object))));
+                found.extend(
+                    page.result.objects.into_iter().map(|object| Listed::Object(stored(object))),
+                );
                 most = PAGE.min(most * 2);
                 match page.page_token {
                     Some(token) => from = Position::Token(token),
@@ -82,7 +94,12 @@ pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Lis
                 from = Position::Behind(key);
             }
             Err(cause) => {
-                let mut failed = Error::storage("list", &format!("{base}/{folder}"), &cause, Some(access.hide(&cause.to_string())));
+                let mut failed = Error::storage(
+                    "list",
+                    &format!("{base}/{folder}"),
+                    &cause,
+                    Some(access.hide(&cause.to_string())),
+                );
                 // The store's own words are a page of XML.
                 if let Error::Storage { said, kind: Some(ErrorKind::NotFound), .. } = &mut failed {
                     *said = "there is no such bucket".into();
@@ -132,7 +149,13 @@ fn lister(base: &str, access: &Access) -> Result<Arc<dyn PaginatedListStore>> {
                 Ok(key) => builder.with_config(key, value),
                 Err(_) => builder,
             };
-            Arc::new(access.options().fold(<$builder>::new().with_url(base), known).build().map_err(refused)?)
+            Arc::new(
+                access
+                    .options()
+                    .fold(<$builder>::new().with_url(base), known)
+                    .build()
+                    .map_err(refused)?,
+            )
         }};
     }
     Ok(match scheme {

@@ -51,7 +51,10 @@ impl Cache {
     pub(super) fn new(folder: CacheFolder, most: u64) -> Self {
         let (folder, is_private) = match folder {
             CacheFolder::At(folder) => (folder, false),
-            CacheFolder::Private => (std::env::temp_dir().join(format!("lapo-{}", rustix::process::getuid().as_raw())), true),
+            CacheFolder::Private => (
+                std::env::temp_dir().join(format!("lapo-{}", rustix::process::getuid().as_raw())),
+                true,
+            ),
         };
         Self { folder, is_private, most, held: Mutex::new(None) }
     }
@@ -63,13 +66,19 @@ impl Cache {
     }
 
     /// Returns the copy called `name`; `fetch` writes it if there is none, or none of `bytes` bytes where that is known.
-    pub(super) fn file(&self, name: &str, bytes: Option<u64>, fetch: impl FnOnce(&mut File) -> Result<()>) -> Result<File> {
+    pub(super) fn file(
+        &self,
+        name: &str,
+        bytes: Option<u64>,
+        fetch: impl FnOnce(&mut File) -> Result<()>,
+    ) -> Result<File> {
         if let Some(file) = self.find(name, bytes)? {
             return Ok(file);
         }
         let (mut file, part) = self.begin()?;
-        let fetched =
-            fetch(&mut file).and_then(|()| file.rewind().map_err(io_error("rewind", &part))).and_then(|()| self.keep(&part, name));
+        let fetched = fetch(&mut file)
+            .and_then(|()| file.rewind().map_err(io_error("rewind", &part)))
+            .and_then(|()| self.keep(&part, name));
         match fetched {
             Ok(()) => Ok(file),
             Err(error) => {
@@ -105,8 +114,16 @@ impl Cache {
     /// Returns an empty file for a copy that is being written, and its place.
     pub(super) fn begin(&self) -> Result<(File, PathBuf)> {
         self.make()?;
-        let part = self.folder.join(PARTS).join(format!("{:016x}", RandomState::new().build_hasher().finish()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part).map_err(io_error("create", &part))?;
+        let part = self
+            .folder
+            .join(PARTS)
+            .join(format!("{:016x}", RandomState::new().build_hasher().finish()));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&part)
+            .map_err(io_error("create", &part))?;
         Ok((file, part))
     }
 
@@ -170,7 +187,9 @@ fn make_private(folder: &Path) -> Result<()> {
     }
     // Not through a link, which another user may have put there.
     let found = fs::symlink_metadata(folder).map_err(io_error("look at", folder))?;
-    let is_ours = found.is_dir() && found.uid() == rustix::process::getuid().as_raw() && found.mode() & 0o077 == 0;
+    let is_ours = found.is_dir()
+        && found.uid() == rustix::process::getuid().as_raw()
+        && found.mode() & 0o077 == 0;
     if is_ours { Ok(()) } else { Err(Error::NotPrivate { folder: folder.display().to_string() }) }
 }
 
@@ -183,7 +202,11 @@ fn listed(folder: &Path) -> Result<Vec<(SystemTime, u64, PathBuf)>> {
         if let Ok(found) = entry.metadata()
             && found.is_file()
         {
-            files.push((found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len(), entry.path()));
+            files.push((
+                found.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                found.len(),
+                entry.path(),
+            ));
         }
     }
     Ok(files)
@@ -214,12 +237,21 @@ mod tests {
         for i in 0..10_u8 {
             assert_eq!(read(cache.file(&i.to_string(), None, write(&[i; 100])).unwrap()), [i; 100]);
             let old = SystemTime::now() - Duration::from_secs(100 - u64::from(i));
-            File::open(folder.path().join(format!("cache/{i}"))).unwrap().set_modified(old).unwrap();
+            File::open(folder.path().join(format!("cache/{i}")))
+                .unwrap()
+                .set_modified(old)
+                .unwrap();
         }
         let kept = cache.file("0", Some(100), |_| unreachable!("it is there")).unwrap();
         cache.file("10", None, write(&[10; 100])).unwrap();
-        let names: Vec<String> = fs::read_dir(&cache.folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        assert!(["0", "3", "10"].iter().all(|name| names.contains(&(*name).to_owned())), "{names:?}");
+        let names: Vec<String> = fs::read_dir(&cache.folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(
+            ["0", "3", "10"].iter().all(|name| names.contains(&(*name).to_owned())),
+            "{names:?}"
+        );
         assert!(!names.contains(&"1".to_owned()) && !names.contains(&"2".to_owned()), "{names:?}");
         assert_eq!(read(kept), [0; 100]);
     }
@@ -274,7 +306,12 @@ mod tests {
     #[test]
     fn a_private_folder_that_others_made_or_can_change_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| Cache { folder: folder.path().join(name), is_private: true, most: 1000, held: Mutex::new(None) };
+        let at = |name: &str| Cache {
+            folder: folder.path().join(name),
+            is_private: true,
+            most: 1000,
+            held: Mutex::new(None),
+        };
         at("new").file("a", None, write(b"x")).unwrap();
         assert_eq!(fs::metadata(folder.path().join("new")).unwrap().mode() & 0o777, 0o700);
         at("new").file("a", None, |_| unreachable!("it is there")).unwrap();
@@ -283,8 +320,14 @@ mod tests {
         for name in ["open", "link"] {
             let error = at(name).file("a", None, write(b"x")).unwrap_err();
             assert!(matches!(error, Error::NotPrivate { .. }), "{error}");
-            assert!(error.to_string().contains(name) && error.hint().unwrap().contains("--cache"), "{error}");
+            assert!(
+                error.to_string().contains(name) && error.hint().unwrap().contains("--cache"),
+                "{error}"
+            );
         }
-        assert!(format!("{:?}", Cache::new(CacheFolder::Private, 1)).contains(&format!("lapo-{}", rustix::process::getuid().as_raw())));
+        assert!(
+            format!("{:?}", Cache::new(CacheFolder::Private, 1))
+                .contains(&format!("lapo-{}", rustix::process::getuid().as_raw()))
+        );
     }
 }

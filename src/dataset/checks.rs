@@ -17,7 +17,8 @@ const PIECES: usize = 4;
 
 /// Returns whether a path is one that [`Store::probe_create`] writes.
 pub(super) fn is_probe(path: &str) -> bool {
-    let name = path.strip_prefix("probes/").and_then(|name| name.split('#').next()).unwrap_or_default();
+    let name =
+        path.strip_prefix("probes/").and_then(|name| name.split('#').next()).unwrap_or_default();
     name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -30,7 +31,10 @@ impl Store {
     /// Checks that a file has the size and the digest that its receipt says; reads all of it, and keeps no copy.
     pub fn verify(&self, info: &FileInfo) -> Result<()> {
         let (file, mut hasher) = (self.source(&info.path, Some(info))?, blake3::Hasher::new());
-        let pieces: Vec<_> = (0..file.len()).step_by(PIECE as usize).map(|from| from..(from + PIECE).min(file.len())).collect();
+        let pieces: Vec<_> = (0..file.len())
+            .step_by(PIECE as usize)
+            .map(|from| from..(from + PIECE).min(file.len()))
+            .collect();
         for pieces in pieces.chunks(PIECES) {
             for piece in file.read(pieces)? {
                 hasher.update(&piece);
@@ -48,7 +52,10 @@ impl Store {
 
     /// Returns the whole of a file as [`Store::map`] does, after all its bytes were read and have the digest that its receipt says.
     pub fn map_checked(&self, info: &FileInfo) -> Result<Bytes> {
-        let check = || self.map_file(info).and_then(|bytes| info.check_digest(blake3::hash(&bytes)).map(|()| bytes));
+        let check = || {
+            self.map_file(info)
+                .and_then(|bytes| info.check_digest(blake3::hash(&bytes)).map(|()| bytes))
+        };
         match check() {
             // The local copy may be what is damaged.
             Err(Error::Corrupt { .. }) => {
@@ -101,26 +108,40 @@ mod tests {
         for store in [local, faulty_store(&[])] {
             let info = write(&store, &whole);
             store.check_size(&info).and_then(|()| store.verify(&info)).unwrap();
-            assert!(store.map_file(&info).unwrap() == whole && store.map_checked(&info).unwrap() == whole);
+            assert!(
+                store.map_file(&info).unwrap() == whole
+                    && store.map_checked(&info).unwrap() == whole
+            );
             assert!(store.require_file(&info).unwrap() == whole);
 
             let mut flipped = whole.clone();
             flipped[whole.len() / 2] ^= 1;
-            for (bytes, is_cut) in [(&whole[..whole.len() - 1], true), (&[][..], true), (&flipped[..], false)] {
+            for (bytes, is_cut) in
+                [(&whole[..whole.len() - 1], true), (&[][..], true), (&flipped[..], false)]
+            {
                 store.delete(PATH).unwrap();
                 store.create(PATH, bytes).unwrap();
                 let read = [store.map_checked(&info).err(), store.require_file(&info).err()];
-                let errors = [store.check_size(&info).err(), store.verify(&info).err()].into_iter().chain(read);
+                let errors = [store.check_size(&info).err(), store.verify(&info).err()]
+                    .into_iter()
+                    .chain(read);
                 for (number, error) in errors.enumerate() {
                     let Some(error) = error else {
                         assert!(number == 0 && !is_cut, "{store:?} {number}: nothing was found");
                         continue;
                     };
                     let text = error.to_string();
-                    assert!(text.contains(PATH) && error.hint().unwrap().contains("frames/receipts/k.json"), "{text}");
+                    assert!(
+                        text.contains(PATH)
+                            && error.hint().unwrap().contains("frames/receipts/k.json"),
+                        "{text}"
+                    );
                     match error {
                         Error::Damaged { expected, found, .. } => {
-                            assert_eq!((is_cut, expected, found), (true, info.bytes, bytes.len() as u64));
+                            assert_eq!(
+                                (is_cut, expected, found),
+                                (true, info.bytes, bytes.len() as u64)
+                            );
                         }
                         _ => assert!(!is_cut && text.contains(&info.blake3), "{text}"),
                     }
@@ -139,7 +160,9 @@ mod tests {
         store.check_size(&info).unwrap();
         assert_eq!(read.load(Ordering::Relaxed), 0);
         let damage = |bytes: &[u8]| {
-            let copies = fs::read_dir(store.access().cache().folder()).unwrap().map(|entry| entry.unwrap().path());
+            let copies = fs::read_dir(store.access().cache().folder())
+                .unwrap()
+                .map(|entry| entry.unwrap().path());
             copies.filter(|path| path.is_file()).for_each(|path| fs::write(path, bytes).unwrap());
         };
         damage(&[8; 100_000]);
@@ -160,6 +183,8 @@ mod tests {
         let store = overwriting_store();
         let error = store.probe_create().unwrap_err();
         assert!(matches!(error, Error::NotAtomic { .. }), "{error}");
-        assert!(error.hint().unwrap().contains("If-None-Match") && store.list("").unwrap().is_empty());
+        assert!(
+            error.hint().unwrap().contains("If-None-Match") && store.list("").unwrap().is_empty()
+        );
     }
 }

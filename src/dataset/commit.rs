@@ -75,7 +75,12 @@ impl Committed {
 ///
 /// # Errors
 /// Where a task has no receipt at all.
-pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<String, Arc<Receipt>>) -> Result<Committed> {
+pub fn commit(
+    store: &Store,
+    by: &Commit,
+    order: &[String],
+    fresh: &HashMap<String, Arc<Receipt>>,
+) -> Result<Committed> {
     // A task is part of a version once.
     let mut seen = HashSet::default();
     let order: Vec<String> = order.iter().filter(|key| seen.insert(*key)).cloned().collect();
@@ -83,7 +88,12 @@ pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<Stri
     let mut newest = head_of(store, by.stage)?;
     loop {
         // Held, and still the newest: a collector keeps it, the number after it, so that no number is given twice, and this run's packs.
-        let _held = match pins::committing(store, by.run, by.stage, newest.as_ref().map(|head| head.version)) {
+        let _held = match pins::committing(
+            store,
+            by.run,
+            by.stage,
+            newest.as_ref().map(|head| head.version),
+        ) {
             Err(Error::Missing { .. }) => {
                 newest = head_of(store, by.stage)?;
                 continue;
@@ -96,12 +106,18 @@ pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<Stri
         }
         let before = Before::read(store, newest.as_ref())?;
         let slots = before.slots(order, fresh);
-        let taken_over = newest.as_ref().is_some_and(|head| by.take_over && head.pipeline != by.pipeline);
-        let damaged = newest.as_ref().map_or(Ok(vec![]), |head| head.damaged_tables(store, by.stage))?;
-        if let Some(head) = newest.as_ref().filter(|_| before.is_same(&slots) && damaged.is_empty() && !taken_over) {
+        let taken_over =
+            newest.as_ref().is_some_and(|head| by.take_over && head.pipeline != by.pipeline);
+        let damaged =
+            newest.as_ref().map_or(Ok(vec![]), |head| head.damaged_tables(store, by.stage))?;
+        if let Some(head) =
+            newest.as_ref().filter(|_| before.is_same(&slots) && damaged.is_empty() && !taken_over)
+        {
             return Ok(Committed::Unchanged(head.clone()));
         }
-        if let Some(head) = newest.as_ref().filter(|head| head.version > by.since && *head.run > *by.run) {
+        if let Some(head) =
+            newest.as_ref().filter(|head| head.version > by.since && *head.run > *by.run)
+        {
             return Ok(Committed::Overtaken(head.clone()));
         }
         let next = before.next(store, by, order, slots, fresh)?;
@@ -111,7 +127,9 @@ pub fn commit(store: &Store, by: &Commit, order: &[String], fresh: &HashMap<Stri
         }
         // Another committer was faster. Its version is asked for by name: a listing may be late.
         let theirs = at(store, by.stage, next.version)?;
-        newest = head_of(store, by.stage)?.filter(|listed| theirs.as_ref().is_none_or(|theirs| listed.version > theirs.version)).or(theirs);
+        newest = head_of(store, by.stage)?
+            .filter(|listed| theirs.as_ref().is_none_or(|theirs| listed.version > theirs.version))
+            .or(theirs);
     }
 }
 
@@ -134,7 +152,10 @@ struct Before<'a> {
 impl<'a> Before<'a> {
     fn read(store: &Store, manifest: Option<&'a Manifest>) -> Result<Self> {
         let packs = manifest.map_or(&[][..], |manifest| &manifest.packs);
-        Ok(Self { manifest, entries: packs.iter().map(|pack| pack.entries(store)).collect::<Result<_>>()? })
+        Ok(Self {
+            manifest,
+            entries: packs.iter().map(|pack| pack.entries(store)).collect::<Result<_>>()?,
+        })
     }
 
     fn packs(&self) -> &'a [Pack] {
@@ -144,7 +165,11 @@ impl<'a> Before<'a> {
     /// Every row that is part of the version, in order.
     fn rows(&self) -> Vec<Slot> {
         let rows = |(pack, entries): (usize, &Vec<(String, String)>)| {
-            self.packs()[pack].kept((0..entries.len()).collect()).into_iter().map(move |row| Slot::Kept { pack, row }).collect::<Vec<_>>()
+            self.packs()[pack]
+                .kept((0..entries.len()).collect())
+                .into_iter()
+                .map(move |row| Slot::Kept { pack, row })
+                .collect::<Vec<_>>()
         };
         self.entries.iter().enumerate().flat_map(rows).collect()
     }
@@ -159,7 +184,11 @@ impl<'a> Before<'a> {
             }
         }
         let place = |key: &String| match places.get(key.as_str()) {
-            Some((slot, attempt)) if fresh.get(key).is_none_or(|receipt| receipt.attempt == *attempt) => *slot,
+            Some((slot, attempt))
+                if fresh.get(key).is_none_or(|receipt| receipt.attempt == *attempt) =>
+            {
+                *slot
+            }
             _ => Slot::Fresh,
         };
         order.iter().map(place).collect()
@@ -179,13 +208,20 @@ impl<'a> Before<'a> {
         fresh: &HashMap<String, Arc<Receipt>>,
     ) -> Result<Manifest> {
         let added = self.added(store, by.stage, order, &slots, fresh)?;
-        names::check(store, by.stage, self.packs(), slots.iter().filter_map(Slot::place), added.values())?;
+        names::check(
+            store,
+            by.stage,
+            self.packs(),
+            slots.iter().filter_map(Slot::place),
+            added.values(),
+        )?;
         let dropped = self.dropped(store, &slots)?;
         let mut totals = self.manifest.map(|manifest| manifest.totals.clone()).unwrap_or_default();
         dropped.iter().for_each(|receipt| totals.remove(receipt));
         added.values().for_each(|receipt| totals.add(receipt));
         let parent = self.manifest.map(|manifest| manifest.version);
-        let joined = Joining { store, by, before: self, order, slots: &slots, added: &added }.next()?;
+        let joined =
+            Joining { store, by, before: self, order, slots: &slots, added: &added }.next()?;
         Ok(Manifest {
             format: super::FORMAT,
             version: parent.unwrap_or(0) + 1,
@@ -197,7 +233,10 @@ impl<'a> Before<'a> {
             why: by.why.to_owned(),
             settings: by.settings.clone(),
             totals,
-            changes: Changes { tasks_added: added.len() as u64, tasks_dropped: dropped.len() as u64 },
+            changes: Changes {
+                tasks_added: added.len() as u64,
+                tasks_dropped: dropped.len() as u64,
+            },
             packs: self.write(store, by, order, &slots, &added)?,
             joined,
         })
@@ -212,18 +251,26 @@ impl<'a> Before<'a> {
         slots: &[Slot],
         fresh: &HashMap<String, Arc<Receipt>>,
     ) -> Result<HashMap<String, Arc<Receipt>>> {
-        let keys = order.iter().zip(slots).filter(|(_, slot)| **slot == Slot::Fresh).map(|(key, _)| key);
-        let (at_hand, filed): (Vec<&String>, Vec<&String>) = keys.partition(|key| fresh.contains_key(*key));
-        let mut added: HashMap<String, Arc<Receipt>> = at_hand.into_iter().map(|key| (key.clone(), fresh[key].clone())).collect();
+        let keys =
+            order.iter().zip(slots).filter(|(_, slot)| **slot == Slot::Fresh).map(|(key, _)| key);
+        let (at_hand, filed): (Vec<&String>, Vec<&String>) =
+            keys.partition(|key| fresh.contains_key(*key));
+        let mut added: HashMap<String, Arc<Receipt>> =
+            at_hand.into_iter().map(|key| (key.clone(), fresh[key].clone())).collect();
         file_again(store, stage, added.values())?;
         let paths: Vec<String> = filed.iter().map(|key| receipt_path(stage, key)).collect();
         let read = read_receipts(store, &paths).map_err(|error| match error {
-            Error::Missing { path } => Error::MissingReceipt { stage: stage.to_owned(), key: key_of(&path) },
+            Error::Missing { path } => {
+                Error::MissingReceipt { stage: stage.to_owned(), key: key_of(&path) }
+            }
             error => error,
         })?;
         added.extend(read.into_iter().map(|receipt| (receipt.key.clone(), Arc::new(receipt))));
         // A receipt may have been edited: no version lists a file outside the workspace.
-        added.values().flat_map(|receipt| &receipt.files).try_for_each(|file| location(&file.path).map(|_| ()))?;
+        added
+            .values()
+            .flat_map(|receipt| &receipt.files)
+            .try_for_each(|file| location(&file.path).map(|_| ()))?;
         Ok(added)
     }
 
@@ -231,7 +278,11 @@ impl<'a> Before<'a> {
     fn dropped(&self, store: &Store, slots: &[Slot]) -> Result<Vec<Arc<Receipt>>> {
         let kept: HashSet<(usize, usize)> = slots.iter().filter_map(Slot::place).collect();
         let mut gone = vec![Vec::new(); self.entries.len()];
-        self.rows().iter().filter_map(Slot::place).filter(|place| !kept.contains(place)).for_each(|(pack, row)| gone[pack].push(row));
+        self.rows()
+            .iter()
+            .filter_map(Slot::place)
+            .filter(|place| !kept.contains(place))
+            .for_each(|(pack, row)| gone[pack].push(row));
         let mut dropped = Vec::new();
         for (pack, rows) in gone.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let receipts = self.packs()[pack].all_receipts(store)?;
@@ -241,7 +292,13 @@ impl<'a> Before<'a> {
     }
 
     /// The receipt in a row of a pack; `read` holds the packs that were read.
-    fn receipt(&self, store: &Store, pack: usize, row: usize, read: &mut HashMap<usize, Vec<Arc<Receipt>>>) -> Result<Arc<Receipt>> {
+    fn receipt(
+        &self,
+        store: &Store,
+        pack: usize,
+        row: usize,
+        read: &mut HashMap<usize, Vec<Arc<Receipt>>>,
+    ) -> Result<Arc<Receipt>> {
         if let Some(rows) = read.get(&pack) {
             return Ok(rows[row].clone());
         }
@@ -262,8 +319,12 @@ impl<'a> Before<'a> {
         for piece in pieces(slots, &rows) {
             match piece {
                 Piece::Keep { pack, slots: range } => {
-                    let kept: HashSet<usize> = slots[range].iter().filter_map(Slot::place).map(|(_, row)| row).collect();
-                    let dropped = (0..rows[pack]).filter(|row| !kept.contains(row)).map(|row| row as u32).collect();
+                    let kept: HashSet<usize> =
+                        slots[range].iter().filter_map(Slot::place).map(|(_, row)| row).collect();
+                    let dropped = (0..rows[pack])
+                        .filter(|row| !kept.contains(row))
+                        .map(|row| row as u32)
+                        .collect();
                     packs.push(Pack { file: self.packs()[pack].file.clone(), dropped });
                 }
                 Piece::Write(range) => {
@@ -271,7 +332,9 @@ impl<'a> Before<'a> {
                     for at in range {
                         receipts.push(match slots[at] {
                             Slot::Fresh => added[&order[at]].clone(),
-                            Slot::Kept { pack, row } => self.receipt(store, pack, row, &mut read)?,
+                            Slot::Kept { pack, row } => {
+                                self.receipt(store, pack, row, &mut read)?
+                            }
                         });
                     }
                     let path = format!("{}/packs/{}-{}.parquet", by.stage, by.run, fresh_name());
@@ -321,7 +384,9 @@ fn pieces(slots: &[Slot], rows: &[usize]) -> Vec<Piece> {
     while at < slots.len() {
         let end = run_of(slots, at);
         let piece = match slots[at] {
-            Slot::Kept { pack, .. } if is_worth(end - at, rows[pack]) && kept.insert(pack) => Piece::Keep { pack, slots: at..end },
+            Slot::Kept { pack, .. } if is_worth(end - at, rows[pack]) && kept.insert(pack) => {
+                Piece::Keep { pack, slots: at..end }
+            }
             _ => Piece::Write(at..end),
         };
         match (pieces.last_mut(), piece) {
@@ -336,7 +401,9 @@ fn pieces(slots: &[Slot], rows: &[usize]) -> Vec<Piece> {
 /// The end of the rows of one pack that begin at `at` and stand in its order, or of the tasks that are in none.
 fn run_of(slots: &[Slot], at: usize) -> usize {
     let goes_on = |pair: &[Slot]| match (pair[0], pair[1]) {
-        (Slot::Kept { pack, row }, Slot::Kept { pack: next, row: later }) => pack == next && row < later,
+        (Slot::Kept { pack, row }, Slot::Kept { pack: next, row: later }) => {
+            pack == next && row < later
+        }
         (Slot::Fresh, Slot::Fresh) => true,
         _ => false,
     };
@@ -370,9 +437,11 @@ fn merged(pieces: Vec<Piece>) -> Vec<Piece> {
 
 fn split(piece: Piece) -> Vec<Piece> {
     match piece {
-        Piece::Write(range) => {
-            range.clone().step_by(pack::MOST).map(|first| Piece::Write(first..(first + pack::MOST).min(range.end))).collect()
-        }
+        Piece::Write(range) => range
+            .clone()
+            .step_by(pack::MOST)
+            .map(|first| Piece::Write(first..(first + pack::MOST).min(range.end)))
+            .collect(),
         kept => vec![kept],
     }
 }
@@ -396,7 +465,12 @@ pub(super) mod tests {
     }
 
     /// Makes these receipts the newest version.
-    pub fn commit_all(store: &Store, stage: &str, run: &str, receipts: &[Arc<Receipt>]) -> Committed {
+    pub fn commit_all(
+        store: &Store,
+        stage: &str,
+        run: &str,
+        receipts: &[Arc<Receipt>],
+    ) -> Committed {
         let since = head_of(store, stage).unwrap().map_or(0, |head| head.version);
         let (order, fresh) = by_key(receipts);
         commit(store, &by(stage, run, since), &order, &fresh).unwrap()
@@ -405,7 +479,18 @@ pub(super) mod tests {
     pub fn by<'a>(stage: &'a str, run: &'a str, since: u64) -> Commit<'a> {
         static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
         let (kind, pipeline, why) = ("decode", "p", "a test");
-        Commit { stage, kind, run, pipeline, take_over: false, why, settings: &NONE, since, now_unix_ms: 0, file_bytes: 1 << 20 }
+        Commit {
+            stage,
+            kind,
+            run,
+            pipeline,
+            take_over: false,
+            why,
+            settings: &NONE,
+            since,
+            now_unix_ms: 0,
+            file_bytes: 1 << 20,
+        }
     }
 
     pub fn by_key(receipts: &[Arc<Receipt>]) -> (Vec<String>, HashMap<String, Arc<Receipt>>) {
@@ -423,7 +508,11 @@ pub(super) mod tests {
                 let share = [0.0, 0.05, 0.6][random.random_range(0..3)];
                 now.retain(|_| !random.random_bool(share));
                 for _ in 0..random.random_range(0..30) {
-                    let at = if random.random_bool(0.8) { now.len() } else { random.random_range(0..=now.len()) };
+                    let at = if random.random_bool(0.8) {
+                        now.len()
+                    } else {
+                        random.random_range(0..=now.len())
+                    };
                     now.insert(at, made(&store, "s", &key(next), "a"));
                     next += 1;
                 }
@@ -438,13 +527,17 @@ pub(super) mod tests {
                 }
                 commit_all(&store, "s", &format!("{run}"), &now);
                 let newest = head_of(&store, "s").unwrap();
-                assert_eq!(newest.as_ref().map(|newest| &newest.totals).unwrap_or(&Totals::default()), &Totals::of(&now));
+                assert_eq!(
+                    newest.as_ref().map(|newest| &newest.totals).unwrap_or(&Totals::default()),
+                    &Totals::of(&now)
+                );
                 all.extend(newest.map(|newest| (newest.version, now.clone())));
             }
             for (version, expected) in all {
                 let manifest = at(&store, "s", version).unwrap().unwrap();
                 assert_eq!(manifest.receipts(&store).unwrap(), expected);
-                let files: Vec<_> = expected.iter().flat_map(|receipt| receipt.files.clone()).collect();
+                let files: Vec<_> =
+                    expected.iter().flat_map(|receipt| receipt.files.clone()).collect();
                 assert_eq!(manifest.files(&store).unwrap(), files);
             }
         }
@@ -458,10 +551,18 @@ pub(super) mod tests {
         for run in 0..1000 {
             now.push(Arc::new(receipt(&key(run), "a")));
             file_receipt(&store, "s", &now[run]).unwrap();
-            let (order, fresh) = (now.iter().map(|receipt| receipt.key.clone()).collect::<Vec<_>>(), by_key(&now[run..]).1);
-            let committed = commit(&store, &by("s", &format!("{run:04}"), run as u64), &order, &fresh).unwrap();
+            let (order, fresh) = (
+                now.iter().map(|receipt| receipt.key.clone()).collect::<Vec<_>>(),
+                by_key(&now[run..]).1,
+            );
+            let committed =
+                commit(&store, &by("s", &format!("{run:04}"), run as u64), &order, &fresh).unwrap();
             let Committed::New(manifest) = committed else { panic!("{committed:?}") };
-            assert!(manifest.packs.len() <= 12, "{} packs after {run} commits", manifest.packs.len());
+            assert!(
+                manifest.packs.len() <= 12,
+                "{} packs after {run} commits",
+                manifest.packs.len()
+            );
             written += manifest.packs.last().unwrap().file.rows;
         }
         assert_eq!(head_of(&store, "s").unwrap().unwrap().receipts(&store).unwrap(), now);
@@ -486,14 +587,18 @@ pub(super) mod tests {
             assert_eq!(versions(&store, "s").unwrap(), (1..=16).collect::<Vec<_>>());
             for version in 1..=16 {
                 let manifest = at(&store, "s", version).unwrap().unwrap();
-                assert_eq!((manifest.parent.unwrap_or(0), manifest.receipts(&store).unwrap().len()), (version - 1, 1));
+                assert_eq!(
+                    (manifest.parent.unwrap_or(0), manifest.receipts(&store).unwrap().len()),
+                    (version - 1, 1)
+                );
             }
         }
     }
 
     #[test]
     fn committing_what_is_there_writes_nothing_and_a_lost_reply_makes_one_version() {
-        let store = faulty_store(&[Fault::LostReply, Fault::LostReply, Fault::LostReply, Fault::LostReply]);
+        let store =
+            faulty_store(&[Fault::LostReply, Fault::LostReply, Fault::LostReply, Fault::LostReply]);
         let receipts = [made(&store, "s", &key(1), "a")];
         assert!(matches!(commit_all(&store, "s", "1", &receipts), Committed::New(_)));
         let before = store.list("s").unwrap();
@@ -512,19 +617,38 @@ pub(super) mod tests {
             let (order, fresh) = by_key(std::slice::from_ref(receipt));
             let committed = commit(&store, &by("s", run, since), &order, &fresh).unwrap();
             let overtaken = matches!(committed, Committed::Overtaken(_));
-            (committed.manifest().version, committed.manifest().receipts(&store).unwrap()[0].key.clone(), overtaken)
+            (
+                committed.manifest().version,
+                committed.manifest().receipts(&store).unwrap()[0].key.clone(),
+                overtaken,
+            )
         };
         assert_eq!(commit("00000001", &old, 0), (1, key(1), false));
-        assert_eq!(commit("00000002", &new, 0), (2, key(2), false), "it began later, and ends later");
-        assert_eq!(commit("00000001", &old, 0), (2, key(2), true), "it ends later, but began earlier");
-        assert_eq!(commit("00000001", &new, 0), (2, key(2), false), "its tasks are the newest version's");
+        assert_eq!(
+            commit("00000002", &new, 0),
+            (2, key(2), false),
+            "it began later, and ends later"
+        );
+        assert_eq!(
+            commit("00000001", &old, 0),
+            (2, key(2), true),
+            "it ends later, but began earlier"
+        );
+        assert_eq!(
+            commit("00000001", &new, 0),
+            (2, key(2), false),
+            "its tasks are the newest version's"
+        );
     }
 
     #[test]
     fn a_task_without_a_receipt_cannot_be_committed() {
         let store = faulty_store(&[]);
         let error = commit(&store, &by("s", "1", 0), &[key(1)], &HashMap::default()).unwrap_err();
-        assert!(matches!(&error, Error::MissingReceipt { key: missing, .. } if *missing == key(1)), "{error}");
+        assert!(
+            matches!(&error, Error::MissingReceipt { key: missing, .. } if *missing == key(1)),
+            "{error}"
+        );
         assert_eq!(head_of(&store, "s").unwrap(), None);
     }
 

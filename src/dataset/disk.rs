@@ -48,7 +48,12 @@ impl Folder {
     ///
     /// `object_store`'s local `PutMode::Create` links before anything is synced, so a power cut could leave an empty receipt behind;
     /// hence this one.
-    pub(super) fn create(&self, path: &object_store::path::Path, bytes: &[u8], lasts: Lasts) -> Result<Created> {
+    pub(super) fn create(
+        &self,
+        path: &object_store::path::Path,
+        bytes: &[u8],
+        lasts: Lasts,
+    ) -> Result<Created> {
         let target = self.place(path);
         self.durable.make_folder_of(&target)?;
         let staged = staged_beside(&target);
@@ -100,17 +105,29 @@ fn staged_beside(target: &Path) -> PathBuf {
 
 /// Gives a staged file its name, unless the name is taken.
 fn put_in_place(staged: &Path, target: &Path) -> io::Result<()> {
-    link_or_move(fs::hard_link(staged, target), || Ok(renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE)?))
+    link_or_move(fs::hard_link(staged, target), || {
+        Ok(renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE)?)
+    })
 }
 
 /// Moves a file where it could not be linked: FAT, exFAT and some FUSE file systems have no hard links, but move atomically too.
-fn link_or_move(linked: io::Result<()>, move_instead: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let is = |cause: &io::Error, errors: &[Errno]| Errno::from_io_error(cause).is_some_and(|error| errors.contains(&error));
+fn link_or_move(
+    linked: io::Result<()>,
+    move_instead: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let is = |cause: &io::Error, errors: &[Errno]| {
+        Errno::from_io_error(cause).is_some_and(|error| errors.contains(&error))
+    };
     match linked {
         Err(cause) if is(&cause, &[Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS]) => {
-            let cannot = |cause: &io::Error| is(cause, &[Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]);
-            let unsupported =
-                || io::Error::new(ErrorKind::Unsupported, "the file system can neither link a file nor move it without replacing another");
+            let cannot =
+                |cause: &io::Error| is(cause, &[Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]);
+            let unsupported = || {
+                io::Error::new(
+                    ErrorKind::Unsupported,
+                    "the file system can neither link a file nor move it without replacing another",
+                )
+            };
             move_instead().map_err(|cause| if cannot(&cause) { unsupported() } else { cause })
         }
         linked => linked,
@@ -123,7 +140,8 @@ pub(super) fn first_names(folder: &Path) -> Result<Vec<String>> {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(io_error("list", folder))?,
     };
-    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    let names =
+        entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
     Ok(names.filter(|name| !name.starts_with('.') && name != "lost+found").take(8).collect())
 }
 
@@ -140,7 +158,9 @@ pub(super) fn modified(file: &Path) -> Result<Option<std::time::SystemTime>> {
 pub(super) fn size(file: &Path) -> Result<Option<u64>> {
     match fs::symlink_metadata(file) {
         Ok(found) => Ok(Some(found.len())),
-        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(cause) => Err(io_error("look at", file)(cause)),
     }
 }
@@ -158,7 +178,9 @@ pub(super) fn read(file: &Path) -> Result<Option<Bytes>> {
 pub(super) fn open(full: &Path, path: &str) -> Result<File> {
     match File::open(full) {
         Ok(file) => Ok(file),
-        Err(cause) if cause.kind() == ErrorKind::NotFound => Err(Error::Missing { path: path.into() }),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            Err(Error::Missing { path: path.into() })
+        }
         Err(cause) => Err(io_error("open", full)(cause)),
     }
 }
@@ -197,9 +219,16 @@ mod tests {
             let neither = link_or_move(error(errno), || error(Errno::INVAL)).unwrap_err();
             let neither = io_error("create", "a/receipts/k.json")(neither);
             let (text, hint) = (neither.to_string(), neither.hint().unwrap());
-            assert!(text.contains("a/receipts/k.json") && hint.contains("hard links") && hint.contains("another disk"), "{text}; {hint}");
+            assert!(
+                text.contains("a/receipts/k.json")
+                    && hint.contains("hard links")
+                    && hint.contains("another disk"),
+                "{text}; {hint}"
+            );
         }
-        let forbidden = link_or_move(error(Errno::ACCESS), || unreachable!("that a move could not do either")).unwrap_err();
+        let forbidden =
+            link_or_move(error(Errno::ACCESS), || unreachable!("that a move could not do either"))
+                .unwrap_err();
         assert!(io_error("create", "a")(forbidden).hint().unwrap().contains("writable"));
     }
 
@@ -207,7 +236,11 @@ mod tests {
     fn a_move_never_replaces_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let [staged, target] = ["k.json#1", "k.json"].map(|name| folder.path().join(name));
-        let place = || link_or_move(Err(Errno::PERM.into()), || Ok(renameat_with(CWD, &staged, CWD, &target, RenameFlags::NOREPLACE)?));
+        let place = || {
+            link_or_move(Err(Errno::PERM.into()), || {
+                Ok(renameat_with(CWD, &staged, CWD, &target, RenameFlags::NOREPLACE)?)
+            })
+        };
         fs::write(&staged, b"one").unwrap();
         place().unwrap();
         fs::write(&staged, b"two").unwrap();
@@ -222,7 +255,9 @@ mod tests {
         let script = "dd if=/dev/zero of=image bs=1M count=4 && mkfs.vfat image && mkdir disk && mount -o loop image disk";
         let made = Command::new("sh").args(["-c", script]).current_dir(folder.path()).output();
         if !made.is_ok_and(|made| made.status.success()) {
-            println!("skipped: formatting and mounting a disk needs root, mkfs.vfat and a loop device");
+            println!(
+                "skipped: formatting and mounting a disk needs root, mkfs.vfat and a loop device"
+            );
             return;
         }
         let disk = folder.path().join("disk");

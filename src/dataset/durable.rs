@@ -66,7 +66,13 @@ impl Durable {
     }
 
     fn names(&self) -> &Names {
-        let find = || if has_ordered_metadata(&self.root) { Names::Ordered } else { Names::Each(Mutex::default()) };
+        let find = || {
+            if has_ordered_metadata(&self.root) {
+                Names::Ordered
+            } else {
+                Names::Each(Mutex::default())
+            }
+        };
         self.names.get_or_init(find)
     }
 
@@ -114,7 +120,9 @@ impl Durable {
             }
             match self.sync_folder(above) {
                 // Above the workspace others decide what may be opened.
-                Err(error) if error.io_kind() == Some(ErrorKind::PermissionDenied) && !above.starts_with(&self.root) => {}
+                Err(error)
+                    if error.io_kind() == Some(ErrorKind::PermissionDenied)
+                        && !above.starts_with(&self.root) => {}
                 synced => synced?,
             }
             now_durable.push(folder.to_owned());
@@ -147,7 +155,8 @@ impl Durable {
 /// Whether the file system of a folder that exists writes metadata in order.
 fn has_ordered_metadata(folder: &Path) -> bool {
     #[cfg(target_os = "linux")]
-    return rustix::fs::statfs(folder).is_ok_and(|found| ORDERED.contains(&u64::try_from(found.f_type).unwrap_or(0)));
+    return rustix::fs::statfs(folder)
+        .is_ok_and(|found| ORDERED.contains(&u64::try_from(found.f_type).unwrap_or(0)));
     #[cfg(not(target_os = "linux"))]
     return false;
 }
@@ -200,7 +209,15 @@ pub(super) mod tests {
     /// Every file and folder below one.
     fn tree(folder: &Path) -> BTreeSet<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-        entries.flat_map(|path| std::iter::once(path.clone()).chain(if path.is_dir() { tree(&path) } else { BTreeSet::new() })).collect()
+        entries
+            .flat_map(|path| {
+                std::iter::once(path.clone()).chain(if path.is_dir() {
+                    tree(&path)
+                } else {
+                    BTreeSet::new()
+                })
+            })
+            .collect()
     }
 
     /// A disk as POSIX promises it: a name is there after a power cut if its folder was synced since the name was made.
@@ -214,13 +231,17 @@ pub(super) mod tests {
         fn update(&mut self, base: &Path, synced: &[PathBuf]) {
             let now = tree(base);
             self.durable.retain(|path| now.contains(path));
-            let is_synced = |path: &PathBuf| synced.iter().any(|folder| Some(folder.as_path()) == path.parent());
+            let is_synced = |path: &PathBuf| {
+                synced.iter().any(|folder| Some(folder.as_path()) == path.parent())
+            };
             self.durable.extend(now.iter().filter(|path| is_synced(path)).cloned());
             self.seen = now;
         }
 
         fn survives(&self, base: &Path, file: &Path) -> bool {
-            file.ancestors().take_while(|path| *path != base).all(|path| self.durable.contains(path))
+            file.ancestors()
+                .take_while(|path| *path != base)
+                .all(|path| self.durable.contains(path))
         }
     }
 
@@ -236,7 +257,9 @@ pub(super) mod tests {
             let mut disk = Disk::default();
             for number in 0..12 {
                 let depth = rng.random_range(0..4);
-                let above: String = (0..depth).map(|_| format!("{}/", names[rng.random_range(0..names.len())])).collect();
+                let above: String = (0..depth)
+                    .map(|_| format!("{}/", names[rng.random_range(0..names.len())]))
+                    .collect();
                 let path = location(&format!("{above}file{number}")).unwrap();
                 if rng.random() {
                     store.create(&path, b"x", Lasts::Always).unwrap();
@@ -248,7 +271,9 @@ pub(super) mod tests {
                 assert!(disk.survives(folder.path(), &store.place(&path)), "{path}");
                 if rng.random_range(0..4) == 0 {
                     // A folder that is deleted and made again has a new name.
-                    let _ = fs::remove_dir_all(store.place(&location(names[rng.random_range(0..names.len())]).unwrap()));
+                    let _ = fs::remove_dir_all(
+                        store.place(&location(names[rng.random_range(0..names.len())]).unwrap()),
+                    );
                     disk.update(folder.path(), &[]);
                 }
             }
@@ -258,9 +283,17 @@ pub(super) mod tests {
     /// Writes what a label task writes, and counts its syncs after the first task.
     fn syncs_of_a_task(store: &Folder) -> Vec<usize> {
         let count = |task: usize| {
-            let (file, target) = store.begin(&location(&format!("labels/data/k{task}/a{task}/labels.parquet")).unwrap()).unwrap();
+            let (file, target) = store
+                .begin(&location(&format!("labels/data/k{task}/a{task}/labels.parquet")).unwrap())
+                .unwrap();
             store.finish(&file, &target).unwrap();
-            store.create(&location(&format!("labels/receipts/k{task}.json")).unwrap(), b"{}", Lasts::Always).unwrap();
+            store
+                .create(
+                    &location(&format!("labels/receipts/k{task}.json")).unwrap(),
+                    b"{}",
+                    Lasts::Always,
+                )
+                .unwrap();
             store.durable().take_synced().len()
         };
         (0..5).map(count).skip(1).collect()
@@ -269,7 +302,8 @@ pub(super) mod tests {
     #[test]
     fn a_task_with_one_file_costs_3_syncs_where_metadata_are_ordered_and_6_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
-        let [ordered, other] = ["ordered", "other"].map(|name| Folder::new(folder.path().join(name)));
+        let [ordered, other] =
+            ["ordered", "other"].map(|name| Folder::new(folder.path().join(name)));
         ordered.durable().names.set(Names::Ordered).unwrap();
         other.durable().expect_no_order();
         assert_eq!(syncs_of_a_task(&ordered), [3; 4]);

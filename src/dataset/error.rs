@@ -53,7 +53,9 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// The folder for local copies could be read or changed by other users.
-    #[error("`{folder}` cannot hold copies of files: it must be a folder that only this user can read or change (mode 700)")]
+    #[error(
+        "`{folder}` cannot hold copies of files: it must be a folder that only this user can read or change (mode 700)"
+    )]
     NotPrivate {
         /// The folder.
         folder: String,
@@ -125,7 +127,9 @@ pub enum Error {
         pipeline: String,
     },
     /// Another program committed to a stage's Delta Lake table.
-    #[error("`{path}` was written by another program, expected the entry that lapo writes for a version of the stage")]
+    #[error(
+        "`{path}` was written by another program, expected the entry that lapo writes for a version of the stage"
+    )]
     ForeignLog {
         /// The log entry, relative to the workspace.
         path: String,
@@ -281,21 +285,39 @@ impl Error {
     }
 
     /// What an object store said; `said` are its words where secrets were taken out of them.
-    pub(super) fn storage(action: &'static str, path: &str, cause: &object_store::Error, said: Option<String>) -> Self {
+    pub(super) fn storage(
+        action: &'static str,
+        path: &str,
+        cause: &object_store::Error,
+        said: Option<String>,
+    ) -> Self {
         use object_store::Error as Cause;
         let kind = match cause {
             Cause::NotFound { .. } => Some(ErrorKind::NotFound),
-            Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => Some(ErrorKind::PermissionDenied),
-            cause => std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |error| error.source())
+            Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => {
+                Some(ErrorKind::PermissionDenied)
+            }
+            cause => {
+                std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |error| {
+                    error.source()
+                })
                 .find_map(|error| error.downcast_ref::<std::io::Error>().map(std::io::Error::kind))
                 // An answer that breaks off: of a file it would be the file's fault.
-                .map(|kind| if kind == ErrorKind::UnexpectedEof { ErrorKind::ConnectionAborted } else { kind }),
+                .map(|kind| {
+                    if kind == ErrorKind::UnexpectedEof {
+                        ErrorKind::ConnectionAborted
+                    } else {
+                        kind
+                    }
+                })
+            }
         };
         let said = said.unwrap_or_else(|| cause.to_string());
         // The library has words of its own for what is missing or forbidden, but not when it lists.
         let status = said.split("status code: ").nth(1).and_then(|status| status.get(..3));
         // Too late, somebody else is at it, too many at once: these pass.
-        let refused = status.filter(|status| status.starts_with('4') && !["408", "409", "429"].contains(status));
+        let refused = status
+            .filter(|status| status.starts_with('4') && !["408", "409", "429"].contains(status));
         let kind = kind.or_else(|| match refused? {
             "404" => Some(ErrorKind::NotFound),
             "401" | "403" => Some(ErrorKind::PermissionDenied),
@@ -333,11 +355,16 @@ fn repair(path: &str) -> Option<String> {
     let mut parts = path.split('/');
     let (stage, folder, name) = (parts.next()?, parts.next()?, parts.next()?);
     // Nothing that a shell or a path takes for more than a name.
-    let is_plain = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let is_plain = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
     let key = match folder {
         "tables" if [stage, name].into_iter().all(is_plain) => {
             let file = "no task is done anew, since the tasks' own files hold the same rows";
-            return Some(format!("run `lapo verify --delete`, and run again: small tables are joined again; {file}"));
+            return Some(format!(
+                "run `lapo verify --delete`, and run again: small tables are joined again; {file}"
+            ));
         }
         "data" => name,
         "receipts" => name.strip_suffix(".json")?,
@@ -348,7 +375,10 @@ fn repair(path: &str) -> Option<String> {
 }
 
 /// Adds the file to an error of the operating system.
-pub(super) fn io_error(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+pub(super) fn io_error(
+    action: &'static str,
+    path: impl AsRef<Path>,
+) -> impl FnOnce(std::io::Error) -> Error {
     move |cause| Error::Io { action, path: path.as_ref().display().to_string(), cause }
 }
 
@@ -371,7 +401,10 @@ mod tests {
     #[test]
     fn a_lost_network_is_transient_and_a_damaged_file_is_not() {
         assert!(io(ErrorKind::TimedOut).is_transient());
-        let damaged = Error::Corrupt { path: "frames/data/k/a/shard.arrow".into(), reason: "no footer".into() };
+        let damaged = Error::Corrupt {
+            path: "frames/data/k/a/shard.arrow".into(),
+            reason: "no footer".into(),
+        };
         assert!(!damaged.is_transient());
     }
 
@@ -389,13 +422,20 @@ mod tests {
         for path in ["frames/data/0a1b/att/shard.arrow", "frames/receipts/0a1b.json"] {
             for error in errors(path) {
                 let hint = error.hint().unwrap_or_default();
-                assert!(hint.contains("`lapo verify --delete`") && hint.contains("delete `frames/receipts/0a1b.json`"), "{hint}");
+                assert!(
+                    hint.contains("`lapo verify --delete`")
+                        && hint.contains("delete `frames/receipts/0a1b.json`"),
+                    "{hint}"
+                );
                 assert_eq!(hint.matches('`').count(), 4, "{hint}");
             }
         }
         for error in errors("labels/tables/00000001-0a1b/labels.parquet") {
             let hint = error.hint().unwrap_or_default();
-            assert!(hint.contains("`lapo verify --delete`") && hint.contains("joined again"), "{hint}");
+            assert!(
+                hint.contains("`lapo verify --delete`") && hint.contains("joined again"),
+                "{hint}"
+            );
         }
         let others = [
             "plan.json",
@@ -413,7 +453,11 @@ mod tests {
         ];
         for path in others {
             for error in errors(path) {
-                assert!(error.hint().is_none_or(|hint| !hint.contains("delete")), "{path}: {:?}", error.hint());
+                assert!(
+                    error.hint().is_none_or(|hint| !hint.contains("delete")),
+                    "{path}: {:?}",
+                    error.hint()
+                );
             }
         }
     }

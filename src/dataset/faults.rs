@@ -15,8 +15,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::{Access, Store};
@@ -63,8 +63,18 @@ fn store(faults: &[Fault], overwrites: bool) -> (Store, Arc<AtomicU64>) {
     let copies = tempfile::tempdir().expect("a folder can be made");
     let access = Access::new([], copies.path().to_owned(), 1 << 30);
     let (faults, read) = (Mutex::new(faults.iter().copied().collect()), Arc::default());
-    let bucket = Faulty { _copies: copies, inner: InMemory::new(), faults, overwrites, read: Arc::clone(&read) };
-    (Store::over("faulty", Arc::new(PrefixStore::new(bucket, "a/folder")), &access).expect("a runtime starts"), read)
+    let bucket = Faulty {
+        _copies: copies,
+        inner: InMemory::new(),
+        faults,
+        overwrites,
+        read: Arc::clone(&read),
+    };
+    (
+        Store::over("faulty", Arc::new(PrefixStore::new(bucket, "a/folder")), &access)
+            .expect("a runtime starts"),
+        read,
+    )
 }
 
 impl fmt::Display for Faulty {
@@ -79,17 +89,34 @@ fn failure(kind: ErrorKind) -> object_store::Error {
 
 #[async_trait]
 impl ObjectStore for Faulty {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
         let fault = self.faults.lock().expect("no test panics here").pop_front();
         if let Some(Fault::Before(kind)) = fault {
             return Err(failure(kind));
         }
-        let options = if self.overwrites { PutOptions { mode: PutMode::Overwrite, ..options } } else { options };
+        let options = if self.overwrites {
+            PutOptions { mode: PutMode::Overwrite, ..options }
+        } else {
+            options
+        };
         let put = self.inner.put_opts(location, payload, options).await?;
-        if matches!(fault, Some(Fault::LostReply)) { Err(failure(ErrorKind::TimedOut)) } else { Ok(put) }
+        if matches!(fault, Some(Fault::LostReply)) {
+            Err(failure(ErrorKind::TimedOut))
+        } else {
+            Ok(put)
+        }
     }
 
-    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
         self.inner.put_multipart_opts(location, options).await
     }
 
@@ -102,7 +129,10 @@ impl ObjectStore for Faulty {
         Ok(found)
     }
 
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
         self.inner.delete_stream(locations)
     }
 

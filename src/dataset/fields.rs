@@ -21,12 +21,18 @@ impl Fields {
     /// Returns the same fields, which now share with `other` what both have alike, where both have the same names in the same order.
     #[must_use]
     pub fn sharing(self, other: &Fields) -> Self {
-        if !self.own.is_empty() || self.shared.len() != other.shared.len() || !self.keys().eq(other.keys()) {
+        if !self.own.is_empty()
+            || self.shared.len() != other.shared.len()
+            || !self.keys().eq(other.keys())
+        {
             return self;
         }
         let fields = Arc::unwrap_or_clone(self.shared);
-        let values = fields.into_iter().map(|(_, value)| value).zip(other.shared.values()).enumerate();
-        let own = values.filter(|(_, (value, shared))| !is_same(value, shared)).map(|(at, (value, _))| (at, value));
+        let values =
+            fields.into_iter().map(|(_, value)| value).zip(other.shared.values()).enumerate();
+        let own = values
+            .filter(|(_, (value, shared))| !is_same(value, shared))
+            .map(|(at, (value, _))| (at, value));
         Self { own: own.collect(), shared: other.shared.clone() }
     }
 
@@ -39,9 +45,11 @@ impl Fields {
     /// Returns names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Value)> {
         let mut own = self.own.iter().peekable();
-        self.shared.iter().enumerate().map(move |(at, (name, shared))| match own.next_if(|(place, _)| *place == at) {
-            Some((_, value)) => (name, value),
-            None => (name, shared),
+        self.shared.iter().enumerate().map(move |(at, (name, shared))| {
+            match own.next_if(|(place, _)| *place == at) {
+                Some((_, value)) => (name, value),
+                None => (name, shared),
+            }
         })
     }
 
@@ -60,12 +68,19 @@ impl Fields {
 /// Whether two values are written alike: 0.0 and -0.0 are not, nor are objects in another order.
 fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
-        (Value::Number(one), Value::Number(other)) => one == other && (!one.is_f64() || one.to_string() == other.to_string()),
+        (Value::Number(one), Value::Number(other)) => {
+            one == other && (!one.is_f64() || one.to_string() == other.to_string())
+        }
         (Value::Array(one), Value::Array(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+            one.len() == other.len()
+                && one.iter().zip(other).all(|(one, other)| is_same(one, other))
         }
         (Value::Object(one), Value::Object(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.0 == other.0 && is_same(one.1, other.1))
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .zip(other)
+                    .all(|(one, other)| one.0 == other.0 && is_same(one.1, other.1))
         }
         _ => one == other,
     }
@@ -127,13 +142,21 @@ mod tests {
                 let fields = Fields::from(map(text)).sharing(&first);
                 assert_eq!(serde_json::to_string(&fields).unwrap(), text);
                 assert_eq!(fields, map(text).into());
-                assert!(map(text).iter().all(|(name, value)| fields.get(name) == Some(value)) && fields.get("none").is_none());
+                assert!(
+                    map(text).iter().all(|(name, value)| fields.get(name) == Some(value))
+                        && fields.get("none").is_none()
+                );
                 assert!(fields.keys().eq(map(text).keys()));
             }
         }
         let [one, other] = [0, 1].map(|at| Fields::from(map(texts[at])));
         let shared = Fields::from(map(texts[1])).sharing(&one);
-        assert!(Arc::ptr_eq(shared.shared().0, one.shared().0) && shared.shared().1.eq(["cut", "videos"]));
-        assert!(!Arc::ptr_eq(other.shared().0, one.shared().0) && other.shared().1.next().is_none());
+        assert!(
+            Arc::ptr_eq(shared.shared().0, one.shared().0)
+                && shared.shared().1.eq(["cut", "videos"])
+        );
+        assert!(
+            !Arc::ptr_eq(other.shared().0, one.shared().0) && other.shared().1.next().is_none()
+        );
     }
 }

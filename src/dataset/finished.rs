@@ -38,10 +38,17 @@ pub struct Damaged {
 
 /// Returns the tasks of a stage that are done.
 pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result<Finished> {
-    let committed = newest.map_or(Ok(None), |newest| store.modified(&manifest_path(stage, newest.version)))?;
+    let committed =
+        newest.map_or(Ok(None), |newest| store.modified(&manifest_path(stage, newest.version)))?;
     let (mut missing, mut refiled) = (HashSet::default(), Vec::new());
     for file in store.files(&format!("{stage}/receipts"))? {
-        let Some(key) = file.path.rsplit('/').next().and_then(|name| name.strip_suffix(".json")).filter(|key| is_key(key)) else {
+        let Some(key) = file
+            .path
+            .rsplit('/')
+            .next()
+            .and_then(|name| name.strip_suffix(".json"))
+            .filter(|key| is_key(key))
+        else {
             continue;
         };
         match committed {
@@ -80,8 +87,10 @@ pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result
     if let Some(newest) = newest.filter(|_| !keys.is_empty()) {
         // Those that were read one by one may be the newest version's, too: its order stays.
         let entries = newest.entries(store)?;
-        let rank: HashMap<&str, usize> = entries.iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
-        done.receipts.sort_by_key(|receipt| rank.get(receipt.key.as_str()).copied().unwrap_or(usize::MAX));
+        let rank: HashMap<&str, usize> =
+            entries.iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
+        done.receipts
+            .sort_by_key(|receipt| rank.get(receipt.key.as_str()).copied().unwrap_or(usize::MAX));
     }
     Ok(done)
 }
@@ -93,8 +102,18 @@ const ONE_BY_ONE: usize = 64;
 type Take<'a> = dyn FnMut(Vec<Arc<Receipt>>, &mut HashSet<String>) -> Result<()> + 'a;
 
 /// Finds the missing receipts that older versions have.
-fn of_older_versions(store: &Store, stage: &str, newest: Option<&Manifest>, missing: &mut HashSet<String>, take: &mut Take) -> Result<()> {
-    let mut seen: Vec<String> = newest.into_iter().flat_map(|newest| &newest.packs).map(|pack| pack.file.path.clone()).collect();
+fn of_older_versions(
+    store: &Store,
+    stage: &str,
+    newest: Option<&Manifest>,
+    missing: &mut HashSet<String>,
+    take: &mut Take,
+) -> Result<()> {
+    let mut seen: Vec<String> = newest
+        .into_iter()
+        .flat_map(|newest| &newest.packs)
+        .map(|pack| pack.file.path.clone())
+        .collect();
     for version in versions(store, stage)?.into_iter().rev().skip(1) {
         if missing.len() <= ONE_BY_ONE {
             break;
@@ -150,7 +169,12 @@ impl<'a> Sizes<'a> {
         match self {
             Self::Listed(sizes) => Ok(sizes.get(path).copied()),
             // A receipt may have been edited: a path that leads elsewhere is that of a missing file.
-            Self::Folder { store, data } => match store.local_path(path).ok().flatten().filter(|_| path.starts_with(data.as_str())) {
+            Self::Folder { store, data } => match store
+                .local_path(path)
+                .ok()
+                .flatten()
+                .filter(|_| path.starts_with(data.as_str()))
+            {
                 Some(file) => disk::size(&file),
                 None => Ok(None),
             },
@@ -178,8 +202,13 @@ mod tests {
     fn found(store: &Store) -> (Vec<String>, Vec<String>) {
         let newest = super::super::head(store, "s").unwrap();
         let done = finished(store, "s", newest.as_ref()).unwrap();
-        let keys = |receipts: Vec<Arc<Receipt>>| receipts.iter().map(|receipt| receipt.key.clone()).collect();
-        (keys(done.receipts), keys(done.damaged.into_iter().map(|damaged| damaged.receipt).collect()))
+        let keys = |receipts: Vec<Arc<Receipt>>| {
+            receipts.iter().map(|receipt| receipt.key.clone()).collect()
+        };
+        (
+            keys(done.receipts),
+            keys(done.damaged.into_iter().map(|damaged| damaged.receipt).collect()),
+        )
     }
 
     #[test]
@@ -205,7 +234,8 @@ mod tests {
         assert_eq!(found(&store), (keys(&[0, 1, 2, 3]), vec![]));
         let newest = super::super::head(&store, "s").unwrap();
         let done = finished(&store, "s", newest.as_ref()).unwrap();
-        let attempts: Vec<&str> = done.receipts.iter().map(|receipt| receipt.attempt.as_str()).collect();
+        let attempts: Vec<&str> =
+            done.receipts.iter().map(|receipt| receipt.attempt.as_str()).collect();
         assert_eq!(attempts, ["b", "b", "a", "b"]);
     }
 }

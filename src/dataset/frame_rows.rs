@@ -36,7 +36,8 @@ pub fn read_frame_rows(store: &Store, path: &str, rows: &mut FrameRows) -> Resul
 /// Adds the rows of many shards to `rows`, in their order, without ever touching pixels; many shards are read at once.
 pub fn read_all_frame_rows(store: &Store, paths: &[String], rows: &mut FrameRows) -> Result<()> {
     for paths in paths.chunks(AT_ONCE) {
-        let shards: Vec<Result<Shard>> = paths.par_iter().map(|path| Shard::open_rows(store, path, None)).collect();
+        let shards: Vec<Result<Shard>> =
+            paths.par_iter().map(|path| Shard::open_rows(store, path, None)).collect();
         shards.into_iter().try_for_each(|shard| shard.map(|shard| rows.extend(&shard)))?;
     }
     Ok(())
@@ -47,7 +48,9 @@ impl FrameRows {
         let first = self.videos.len();
         self.videos.extend_from_slice(shard.videos());
         for batch in shard.batches() {
-            let place = |&video: &i32| u32::try_from(first + video as usize).expect("fewer than 2^32 videos");
+            let place = |&video: &i32| {
+                u32::try_from(first + video as usize).expect("fewer than 2^32 videos")
+            };
             self.video.extend(batch.video.iter().map(place));
             self.episode.extend_from_slice(&batch.episode);
             self.frame_index.extend_from_slice(&batch.frame_index);
@@ -91,7 +94,12 @@ mod tests {
             let (store, read) = metered_store();
             let names = vec![VideoName { uri: "a.mp4".into(), digest: "d".into() }];
             let size = FrameSize { height: 64, width: 64 };
-            let mut writer = ShardWriter::create(&store, PATH, &ShardLayout { size, compression, videos: names }).unwrap();
+            let mut writer = ShardWriter::create(
+                &store,
+                PATH,
+                &ShardLayout { size, compression, videos: names },
+            )
+            .unwrap();
             writer.begin_video(0).unwrap();
             let mut noise = 1_u64;
             let mut pixel = || {

@@ -126,12 +126,15 @@ pub fn survey(store: &Store, keep: &Keep) -> Result<Survey> {
     let names = stage_names(store)?;
     let pins = pins::all(store)?;
     let live = Live::new(&pins, keep.now);
-    let mut survey = Survey { pins: live.pins.iter().map(|pin| (*pin).clone()).collect(), ..Survey::default() };
+    let mut survey =
+        Survey { pins: live.pins.iter().map(|pin| (*pin).clone()).collect(), ..Survey::default() };
     let mut named_runs = HashSet::new();
     for stage in names {
         let stage = Stage::read(store, &stage, keep, &live)?;
         named_runs.extend(stage.manifests.iter().map(|(manifest, _)| manifest.run.clone()));
-        survey.newest.extend(stage.manifests.last().map(|(newest, _)| (stage.name.clone(), newest.version)));
+        survey
+            .newest
+            .extend(stage.manifests.last().map(|(newest, _)| (stage.name.clone(), newest.version)));
         stage.survey(store, &mut survey.garbage)?;
     }
     survey.garbage.extend(old_records(store, keep, &live, &named_runs)?);
@@ -141,7 +144,12 @@ pub fn survey(store: &Store, keep: &Keep) -> Result<Survey> {
 }
 
 /// Records of old runs that no version names.
-fn old_records(store: &Store, keep: &Keep, live: &Live, named: &HashSet<String>) -> Result<Vec<Garbage>> {
+fn old_records(
+    store: &Store,
+    keep: &Keep,
+    live: &Live,
+    named: &HashSet<String>,
+) -> Result<Vec<Garbage>> {
     if keep.versions.is_none() {
         return Ok(vec![]);
     }
@@ -154,18 +162,31 @@ fn old_records(store: &Store, keep: &Keep, live: &Live, named: &HashSet<String>)
     let is_old = |file: &&Stored| {
         let number = runs::number(&file.path).unwrap_or(u64::MAX);
         let run = format!("{number:08}");
-        number < first && keep.is_old(file) && !named.contains(&run) && !live.runs.contains(run.as_str())
+        number < first
+            && keep.is_old(file)
+            && !named.contains(&run)
+            && !live.runs.contains(run.as_str())
     };
     Ok(files.iter().filter(is_old).map(|file| one("runs", Waste::Record, file)).collect())
 }
 
 /// Pins that no longer count, and what a probe of the store left behind.
 fn expired(store: &Store, keep: &Keep, pins: &[(String, Pin)]) -> Result<Vec<Garbage>> {
-    let gone: HashSet<&str> = pins.iter().filter(|(_, pin)| !pin.is_live(keep.now)).map(|(path, _)| path.as_str()).collect();
+    let gone: HashSet<&str> = pins
+        .iter()
+        .filter(|(_, pin)| !pin.is_live(keep.now))
+        .map(|(path, _)| path.as_str())
+        .collect();
     let files = store.files("pins")?;
-    let pins = files.iter().filter(|file| gone.contains(file.path.as_str()) && keep.is_old(file)).map(|file| one("pins", Waste::Pin, file));
+    let pins = files
+        .iter()
+        .filter(|file| gone.contains(file.path.as_str()) && keep.is_old(file))
+        .map(|file| one("pins", Waste::Pin, file));
     let probes = store.files("probes")?;
-    let probes = probes.iter().filter(|file| is_probe(&file.path) && keep.is_staged(file)).map(|file| one("probes", Waste::Staged, file));
+    let probes = probes
+        .iter()
+        .filter(|file| is_probe(&file.path) && keep.is_staged(file))
+        .map(|file| one("probes", Waste::Staged, file));
     Ok(pins.chain(probes).collect())
 }
 
@@ -197,19 +218,33 @@ struct Live<'a> {
 
 impl<'a> Live<'a> {
     fn new(pins: &'a [(String, Pin)], now: SystemTime) -> Self {
-        let pins: Vec<&Pin> = pins.iter().map(|(_, pin)| pin).filter(|pin| pin.is_live(now) && !pin.is_announcement()).collect();
+        let pins: Vec<&Pin> = pins
+            .iter()
+            .map(|(_, pin)| pin)
+            .filter(|pin| pin.is_live(now) && !pin.is_announcement())
+            .collect();
         let held = || pins.iter().flat_map(|pin| &pin.stages);
         Live {
             runs: pins.iter().map(|pin| pin.run.as_str()).collect(),
-            keys: held().flat_map(|(stage, held)| held.keys.iter().map(|key| (stage.as_str(), key.as_str()))).collect(),
-            versions: held().flat_map(|(stage, held)| held.versions.iter().map(|version| (stage.as_str(), *version))).collect(),
+            keys: held()
+                .flat_map(|(stage, held)| {
+                    held.keys.iter().map(|key| (stage.as_str(), key.as_str()))
+                })
+                .collect(),
+            versions: held()
+                .flat_map(|(stage, held)| {
+                    held.versions.iter().map(|version| (stage.as_str(), *version))
+                })
+                .collect(),
             pins,
         }
     }
 
     /// Whether a version is kept: it is pinned, or the version before is pinned by a commit that must find this number taken.
     fn holds(&self, stage: &str, version: u64) -> bool {
-        [version, version.saturating_sub(1)].iter().any(|version| self.versions.contains(&(stage, *version)))
+        [version, version.saturating_sub(1)]
+            .iter()
+            .any(|version| self.versions.contains(&(stage, *version)))
     }
 
     /// Whether a pack or a joined table was written by a run that may be about to commit it.
@@ -239,17 +274,24 @@ enum Is<'a> {
 fn sort_of(path: &str) -> Option<Is<'_>> {
     let mut parts = path.splitn(4, '/');
     let (folder, first, second, rest) = (parts.next()?, parts.next()?, parts.next(), parts.next());
-    let is_staged = |name: &str| name.rsplit_once('#').is_some_and(|(_, digits)| digits.parse::<u64>().is_ok());
+    let is_staged =
+        |name: &str| name.rsplit_once('#').is_some_and(|(_, digits)| digits.parse::<u64>().is_ok());
     match (folder, second, rest) {
         ("manifests" | "receipts" | "packs", None, None) if is_staged(first) => Some(Is::Staged),
         ("manifests", None, None) => {
             let number = first.strip_suffix(".json").filter(|digits| digits.len() == 10)?;
             Some(Is::Manifest(number.parse().ok()?))
         }
-        ("receipts", None, None) => first.strip_suffix(".json").filter(|key| is_key(key)).map(Is::Receipt),
+        ("receipts", None, None) => {
+            first.strip_suffix(".json").filter(|key| is_key(key)).map(Is::Receipt)
+        }
         ("packs", None, None) => first.ends_with(".parquet").then_some(Is::Pack),
-        ("tables", Some(file), None) if first.contains('-') && file.ends_with(".parquet") => Some(Is::Joined(first)),
-        ("data", Some(attempt), Some(_)) if is_key(first) && is_attempt(attempt) => Some(Is::Data { key: first, attempt }),
+        ("tables", Some(file), None) if first.contains('-') && file.ends_with(".parquet") => {
+            Some(Is::Joined(first))
+        }
+        ("data", Some(attempt), Some(_)) if is_key(first) && is_attempt(attempt) => {
+            Some(Is::Data { key: first, attempt })
+        }
         ("checkpoints", Some(_), _) if is_key(first) => Some(Is::Checkpoint(first)),
         _ => None,
     }
@@ -275,29 +317,39 @@ impl<'a> Stage<'a> {
         let mut manifests = Vec::new();
         for file in &files {
             if let Some(Is::Manifest(version)) = sort_of(&file.path[name.len() + 1..]) {
-                manifests.extend(at(store, name, version)?.map(|manifest| (manifest, file.modified)));
+                manifests
+                    .extend(at(store, name, version)?.map(|manifest| (manifest, file.modified)));
             }
         }
         Ok(Stage { name: name.to_owned(), keep, live, files, manifests })
     }
 
     fn survey(&self, store: &Store, garbage: &mut Vec<Garbage>) -> Result<()> {
-        let (old, kept): (Vec<_>, Vec<_>) = (0..self.manifests.len()).partition(|at| self.is_old_version(*at));
+        let (old, kept): (Vec<_>, Vec<_>) =
+            (0..self.manifests.len()).partition(|at| self.is_old_version(*at));
         let needed = Needed::read(store, &self.name, kept.iter().map(|at| &self.manifests[*at].0))?;
-        let old: HashSet<String> = old.iter().map(|at| manifest_path(&self.name, self.manifests[*at].0.version)).collect();
+        let old: HashSet<String> =
+            old.iter().map(|at| manifest_path(&self.name, self.manifests[*at].0.version)).collect();
         let mut receipts = Vec::new();
         let mut folders = BTreeMap::<(Waste, String), (Garbage, SystemTime, bool)>::new();
         let mut attempts = HashMap::<&str, HashSet<&str>>::new();
         for file in &self.files {
             let Some(sort) = sort_of(&file.path[self.name.len() + 1..]) else { continue };
             match sort {
-                Is::Manifest(_) if old.contains(&file.path) => garbage.push(self.one(Waste::Version, file)),
+                Is::Manifest(_) if old.contains(&file.path) => {
+                    garbage.push(self.one(Waste::Version, file))
+                }
                 Is::Receipt(key) if self.is_waste(key, file, &needed) => receipts.push((key, file)),
-                Is::Pack if self.is_old_pack(file, &needed) => garbage.push(self.one(Waste::Pack, file)),
-                Is::Staged if self.keep.is_staged(file) => garbage.push(self.one(Waste::Staged, file)),
+                Is::Pack if self.is_old_pack(file, &needed) => {
+                    garbage.push(self.one(Waste::Pack, file))
+                }
+                Is::Staged if self.keep.is_staged(file) => {
+                    garbage.push(self.one(Waste::Staged, file))
+                }
                 Is::Joined(name) => {
                     let folder = format!("{}/tables/{name}", self.name);
-                    let is_needed = needed.joined.contains(&file.path) || self.live.is_of_live_run(&file.path);
+                    let is_needed =
+                        needed.joined.contains(&file.path) || self.live.is_of_live_run(&file.path);
                     self.gather(&mut folders, Waste::Joined, folder, file, is_needed);
                 }
                 Is::Checkpoint(key) => {
@@ -307,7 +359,8 @@ impl<'a> Stage<'a> {
                 Is::Data { key, attempt } => {
                     attempts.entry(key).or_default().insert(attempt);
                     let folder = format!("{}/data/{key}/{attempt}", self.name);
-                    let is_needed = self.is_pinned(key) || needed.tasks.contains(&(key.to_owned(), attempt.to_owned()));
+                    let is_needed = self.is_pinned(key)
+                        || needed.tasks.contains(&(key.to_owned(), attempt.to_owned()));
                     self.gather(&mut folders, Waste::Attempt, folder, file, is_needed);
                 }
                 _ => {}
@@ -336,18 +389,25 @@ impl<'a> Stage<'a> {
     fn is_old_version(&self, at: usize) -> bool {
         let Some(most) = self.keep.versions else { return false };
         let (version, next) = (self.manifests[at].0.version, self.manifests.get(at + 1));
-        let superseded = next.map(|(next, written)| (UNIX_EPOCH + Duration::from_millis(next.committed_unix_ms)).max(*written));
+        let superseded = next.map(|(next, written)| {
+            (UNIX_EPOCH + Duration::from_millis(next.committed_unix_ms)).max(*written)
+        });
         at + most < self.manifests.len()
             && superseded.is_some_and(|superseded| self.keep.is_past(superseded))
             && !self.live.holds(&self.name, version)
     }
 
     fn is_waste(&self, key: &str, file: &Stored, needed: &Needed) -> bool {
-        self.keep.versions.is_some() && !needed.keys.contains(key) && !self.is_pinned(key) && self.keep.is_old(file)
+        self.keep.versions.is_some()
+            && !needed.keys.contains(key)
+            && !self.is_pinned(key)
+            && self.keep.is_old(file)
     }
 
     fn is_old_pack(&self, file: &Stored, needed: &Needed) -> bool {
-        !needed.packs.contains(&file.path) && self.keep.is_old(file) && !self.live.is_of_live_run(&file.path)
+        !needed.packs.contains(&file.path)
+            && self.keep.is_old(file)
+            && !self.live.is_of_live_run(&file.path)
     }
 
     fn is_pinned(&self, key: &str) -> bool {
@@ -363,20 +423,37 @@ impl<'a> Stage<'a> {
         file: &Stored,
         is_needed: bool,
     ) {
-        let fresh = || (Garbage { path: folder.clone(), files: 0, bytes: 0, ..self.one(what, file) }, file.modified, is_needed);
+        let fresh = || {
+            (
+                Garbage { path: folder.clone(), files: 0, bytes: 0, ..self.one(what, file) },
+                file.modified,
+                is_needed,
+            )
+        };
         let (found, modified, _) = folders.entry((what, folder.clone())).or_insert_with(fresh);
-        (found.files, found.bytes, *modified) = (found.files + 1, found.bytes + file.bytes, file.modified.max(*modified));
+        (found.files, found.bytes, *modified) =
+            (found.files + 1, found.bytes + file.bytes, file.modified.max(*modified));
     }
 
     /// The folders of data that a receipt names. Only receipts are read whose task has data that no version kept names.
-    fn winners(&self, store: &Store, attempts: &HashMap<&str, HashSet<&str>>, needed: &Needed) -> Result<HashSet<String>> {
+    fn winners(
+        &self,
+        store: &Store,
+        attempts: &HashMap<&str, HashSet<&str>>,
+        needed: &Needed,
+    ) -> Result<HashSet<String>> {
         let is_open = |(key, attempts): &(&&str, &HashSet<&str>)| {
-            attempts.iter().any(|attempt| !needed.tasks.contains(&((**key).to_owned(), (*attempt).to_owned())))
+            attempts
+                .iter()
+                .any(|attempt| !needed.tasks.contains(&((**key).to_owned(), (*attempt).to_owned())))
         };
-        let mut keys: Vec<String> = attempts.iter().filter(is_open).map(|(key, _)| (*key).to_owned()).collect();
+        let mut keys: Vec<String> =
+            attempts.iter().filter(is_open).map(|(key, _)| (*key).to_owned()).collect();
         keys.sort_unstable();
         let receipts = find_receipts(store, &self.name, &keys)?.into_iter().flatten();
-        Ok(receipts.map(|receipt| super::data_folder(&self.name, &receipt.key, &receipt.attempt)).collect())
+        Ok(receipts
+            .map(|receipt| super::data_folder(&self.name, &receipt.key, &receipt.attempt))
+            .collect())
     }
 
     fn one(&self, what: Waste, file: &Stored) -> Garbage {
@@ -396,7 +473,11 @@ struct Needed {
 
 impl Needed {
     /// What versions need; one that another collector deletes meanwhile needs nothing.
-    fn read<'m>(store: &Store, stage: &str, manifests: impl Iterator<Item = &'m Manifest>) -> Result<Self> {
+    fn read<'m>(
+        store: &Store,
+        stage: &str,
+        manifests: impl Iterator<Item = &'m Manifest>,
+    ) -> Result<Self> {
         let (mut needed, mut read) = (Self::default(), HashMap::new());
         for manifest in manifests {
             match needed.add(store, manifest, &mut read) {
@@ -408,7 +489,12 @@ impl Needed {
         Ok(needed)
     }
 
-    fn add(&mut self, store: &Store, manifest: &Manifest, read: &mut HashMap<String, Vec<(String, String)>>) -> Result<()> {
+    fn add(
+        &mut self,
+        store: &Store,
+        manifest: &Manifest,
+        read: &mut HashMap<String, Vec<(String, String)>>,
+    ) -> Result<()> {
         self.joined.extend(manifest.joined.iter().map(|joined| joined.file.path.clone()));
         for pack in &manifest.packs {
             self.packs.insert(pack.file.path.clone());

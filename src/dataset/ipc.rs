@@ -69,15 +69,21 @@ fn decode_checked(path: &str, file: &Parts, wanted: Wanted) -> Result<Decoded> {
     let schema = footer.schema().ok_or_else(|| corrupt(path, "it has no schema"))?;
     let schema = Arc::new(try_fb_to_schema(schema).map_err(|cause| corrupt(path, cause))?);
     check_format(path, &schema)?;
-    let size = schema::frame_size(&schema).ok_or_else(|| corrupt(path, "its columns are not those of a shard"))?;
+    let size = schema::frame_size(&schema)
+        .ok_or_else(|| corrupt(path, "its columns are not those of a shard"))?;
     let mut decoder = FileDecoder::new(schema, footer.version());
     if wanted == Wanted::Small {
         decoder = decoder.with_projection(SMALL_COLUMNS.to_vec());
     }
     let dictionaries: Vec<&Block> = footer.dictionaries().iter().flatten().collect();
-    let ranges = dictionaries.iter().map(|block| Ok(whole(path, file, block)?.0)).collect::<Result<Vec<_>>>()?;
+    let ranges = dictionaries
+        .iter()
+        .map(|block| Ok(whole(path, file, block)?.0))
+        .collect::<Result<Vec<_>>>()?;
     for (block, bytes) in dictionaries.into_iter().zip(file.read(&ranges)?) {
-        decoder.read_dictionary(block, &Buffer::from(bytes)).map_err(|cause| corrupt(path, cause))?;
+        decoder
+            .read_dictionary(block, &Buffer::from(bytes))
+            .map_err(|cause| corrupt(path, cause))?;
     }
     let blocks: Vec<&Block> = footer.recordBatches().iter().flatten().collect();
     let (mut batches, mut pixels_at) = (Vec::new(), Vec::new());
@@ -96,7 +102,8 @@ fn footer(path: &str, file: &Parts) -> Result<Bytes> {
     let from = file.len().saturating_sub(TAIL);
     let tail = file.read_one(from..file.len())?;
     let end = tail.len().checked_sub(10).ok_or_else(none)?;
-    let length = read_footer_length(tail[end..].try_into().expect("ten bytes")).map_err(|_| none())?;
+    let length =
+        read_footer_length(tail[end..].try_into().expect("ten bytes")).map_err(|_| none())?;
     match end.checked_sub(length) {
         Some(start) => Ok(tail.slice(start..end)),
         None => {
@@ -112,15 +119,27 @@ fn beginnings(path: &str, file: &Parts, blocks: &[&Block], wanted: Wanted) -> Re
     let guess = (BATCH_ROWS * SMALL_ROW + SMALL_BUFFERS * SLACK) as u64;
     let ranges = blocks.iter().map(|block| {
         let (range, header) = whole(path, file, block)?;
-        let end = if wanted == Wanted::All { range.end } else { range.end.min(range.start + header + guess) };
+        let end = if wanted == Wanted::All {
+            range.end
+        } else {
+            range.end.min(range.start + header + guess)
+        };
         Ok(range.start..end)
     });
     let ranges = ranges.collect::<Result<Vec<_>>>()?;
     let mut read = file.read(&ranges)?;
     // A batch of more rows than are written today, or one that grew under compression.
-    for ((block, range), bytes) in blocks.iter().zip(ranges).zip(&mut read).filter(|_| wanted == Wanted::Small) {
+    for ((block, range), bytes) in
+        blocks.iter().zip(ranges).zip(&mut read).filter(|_| wanted == Wanted::Small)
+    {
         let (range_of_all, header) = whole(path, file, block)?;
-        let small = header_of(path, bytes)?.buffers.iter().take(SMALL_BUFFERS).map(|buffer| buffer.end).max().unwrap_or(0);
+        let small = header_of(path, bytes)?
+            .buffers
+            .iter()
+            .take(SMALL_BUFFERS)
+            .map(|buffer| buffer.end)
+            .max()
+            .unwrap_or(0);
         let end = range.start.saturating_add(header).saturating_add(small);
         if end > range.end && end <= range_of_all.end {
             *bytes = file.read_one(range.start..end)?;
@@ -130,7 +149,13 @@ fn beginnings(path: &str, file: &Parts, blocks: &[&Block], wanted: Wanted) -> Re
 }
 
 /// Returns where in the file a batch's pixels begin; none if they are compressed.
-fn pixels(path: &str, file: &Parts, block: &Block, bytes: &[u8], size: FrameSize) -> Result<Option<u64>> {
+fn pixels(
+    path: &str,
+    file: &Parts,
+    block: &Block,
+    bytes: &[u8],
+    size: FrameSize,
+) -> Result<Option<u64>> {
     let (batch, (range, header)) = (header_of(path, bytes)?, whole(path, file, block)?);
     if batch.is_compressed {
         return Ok(None);
@@ -139,7 +164,8 @@ fn pixels(path: &str, file: &Parts, block: &Block, bytes: &[u8], size: FrameSize
     let pixels = batch.buffers.get(PIXEL_BUFFER).ok_or_else(missing)?;
     let needed = batch.rows.checked_mul(size.bytes() as u64).ok_or_else(missing)?;
     let start = (range.start + header).checked_add(pixels.start).ok_or_else(missing)?;
-    let is_inside = needed <= pixels.end - pixels.start && start.checked_add(needed).is_some_and(|end| end <= range.end);
+    let is_inside = needed <= pixels.end - pixels.start
+        && start.checked_add(needed).is_some_and(|end| end <= range.end);
     if is_inside { Ok(Some(start)) } else { Err(missing()) }
 }
 
@@ -156,12 +182,19 @@ fn header_of(path: &str, bytes: &[u8]) -> Result<Header> {
     let prefix = if bytes.starts_with(&[0xFF; 4]) { 8 } else { 4 };
     let message = bytes.get(prefix..).ok_or_else(|| corrupt(path, "a header in it is cut"))?;
     let message = root_as_message(message).map_err(|cause| corrupt(path, cause))?;
-    let batch = message.header_as_record_batch().ok_or_else(|| corrupt(path, "a block in it is no batch"))?;
+    let batch = message
+        .header_as_record_batch()
+        .ok_or_else(|| corrupt(path, "a block in it is no batch"))?;
     let range = |offset: i64, length: i64| {
         let start = u64::try_from(offset).ok()?;
         Some(start..start.checked_add(u64::try_from(length).ok()?)?)
     };
-    let buffers = batch.buffers().into_iter().flatten().map(|buffer| range(buffer.offset(), buffer.length())).collect::<Option<Vec<_>>>();
+    let buffers = batch
+        .buffers()
+        .into_iter()
+        .flatten()
+        .map(|buffer| range(buffer.offset(), buffer.length()))
+        .collect::<Option<Vec<_>>>();
     let buffers = buffers.ok_or_else(|| corrupt(path, "a buffer in it ends before it begins"))?;
     let rows = u64::try_from(batch.length()).map_err(|cause| corrupt(path, cause))?;
     Ok(Header { rows, is_compressed: batch.compression().is_some(), buffers })
@@ -175,7 +208,9 @@ pub(super) fn corrupt(path: &str, reason: impl ToString) -> Error {
 fn check_format(path: &str, schema: &Schema) -> Result<()> {
     match schema.metadata().get(FORMAT_KEY).and_then(|format| format.parse().ok()) {
         Some(super::FORMAT) => Ok(()),
-        Some(found) => Err(Error::OtherFormat { path: path.to_owned(), found, known: super::FORMAT }),
+        Some(found) => {
+            Err(Error::OtherFormat { path: path.to_owned(), found, known: super::FORMAT })
+        }
         None => Err(corrupt(path, "it states no format")),
     }
 }
@@ -185,7 +220,8 @@ fn whole(path: &str, file: &Parts, block: &Block) -> Result<(Range<u64>, u64)> {
     let range = || {
         let start = u64::try_from(block.offset()).ok()?;
         let header = u64::try_from(block.metaDataLength()).ok()?;
-        let end = start.checked_add(header)?.checked_add(u64::try_from(block.bodyLength()).ok()?)?;
+        let end =
+            start.checked_add(header)?.checked_add(u64::try_from(block.bodyLength()).ok()?)?;
         (end <= file.len()).then_some((start..end, header))
     };
     range().ok_or_else(|| corrupt(path, "its footer points outside the file"))

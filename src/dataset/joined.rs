@@ -70,13 +70,21 @@ pub(super) fn are_whole(store: &Store, stage: &str, version: &Manifest) -> Resul
         return Ok(vec![]);
     }
     let sizes = store.sizes(&format!("{stage}/tables"))?;
-    Ok(version.joined.iter().map(|joined| sizes.get(&joined.file.path) == Some(&joined.file.bytes)).collect())
+    Ok(version
+        .joined
+        .iter()
+        .map(|joined| sizes.get(&joined.file.path) == Some(&joined.file.bytes))
+        .collect())
 }
 
 impl Manifest {
     /// Returns the paths of the joined tables of this version of `stage` that are missing or cut short.
     pub fn damaged_tables(&self, store: &Store, stage: &str) -> Result<Vec<String>> {
-        let damaged = self.joined.iter().zip(are_whole(store, stage, self)?).filter(|(_, is_whole)| !is_whole);
+        let damaged = self
+            .joined
+            .iter()
+            .zip(are_whole(store, stage, self)?)
+            .filter(|(_, is_whole)| !is_whole);
         Ok(damaged.map(|(joined, _)| joined.file.path.clone()).collect())
     }
 }
@@ -102,7 +110,10 @@ fn join_whole(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<Fi
     }
     let mut writer = parquet_writer(store, path, schema.clone(), built.build())?;
     for some in files.chunks(AT_ONCE) {
-        let opened = some.par_iter().map(|file| open_parquet(store, &file.path)).collect::<Result<Vec<_>>>()?;
+        let opened = some
+            .par_iter()
+            .map(|file| open_parquet(store, &file.path))
+            .collect::<Result<Vec<_>>>()?;
         for (file, parquet) in some.iter().zip(opened) {
             if *parquet.schema().fields() != fields || list_sizes(&parquet) != sizes {
                 return Ok(None);
@@ -110,7 +121,10 @@ fn join_whole(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<Fi
             common.retain(|name, value| parquet.metadata.get(name) == Some(value));
             let mut rows = 0;
             for batch in parquet.batches(&file.path, Schema::clone(&schema))? {
-                let batch = batch.map_err(|cause| Error::Corrupt { path: file.path.clone(), reason: cause.to_string() })?;
+                let batch = batch.map_err(|cause| Error::Corrupt {
+                    path: file.path.clone(),
+                    reason: cause.to_string(),
+                })?;
                 rows += batch.num_rows() as u64;
                 writer.write(&batch).map_err(parquet_error(path))?;
             }
@@ -120,14 +134,21 @@ fn join_whole(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<Fi
         }
     }
     common.remove(FORMAT_KEY);
-    common.into_iter().for_each(|(name, value)| writer.append_key_value_metadata(KeyValue::new(name, value)));
+    common
+        .into_iter()
+        .for_each(|(name, value)| writer.append_key_value_metadata(KeyValue::new(name, value)));
     let rows = files.iter().map(|file| file.rows).sum();
     writer.into_inner().map_err(parquet_error(path))?.finish(rows).map(Some)
 }
 
 /// What a file's metadata states of the lengths of its lists.
 fn list_sizes(parquet: &OpenParquet) -> BTreeMap<String, Option<usize>> {
-    parquet.schema().fields().iter().map(|field| (field.name().clone(), parquet.list_size(field.name()))).collect()
+    parquet
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| (field.name().clone(), parquet.list_size(field.name())))
+        .collect()
 }
 
 /// The same columns with text as dictionaries: names repeat, and are looked up once on their way.
@@ -159,10 +180,16 @@ mod tests {
 
     /// Labels of a video, `rows` of them, with a world model's error in every second file.
     fn labels(store: &Store, number: usize, rows: usize, shape: LabelShape) -> FileInfo {
-        let (video, shard, path) = (format!("clip {number}"), format!("shard {number}"), format!("l/data/{number}/a/labels.parquet"));
+        let (video, shard, path) = (
+            format!("clip {number}"),
+            format!("shard {number}"),
+            format!("l/data/{number}/a/labels.parquet"),
+        );
         let metadata = [("lapo.model", "the same"), ("lapo.shard", shard.as_str())];
         let mut writer = LabelWriter::create(store, &path, shape, &metadata).unwrap();
-        let values = |each: usize| (0..rows * each).map(|at| (number * 1000 + at) as f32).collect::<Vec<_>>();
+        let values = |each: usize| {
+            (0..rows * each).map(|at| (number * 1000 + at) as f32).collect::<Vec<_>>()
+        };
         let counts: Vec<u32> = (0..rows as u32).collect();
         let (latent_action, motion) = (values(shape.latent_dim), values(1));
         let pushed = LabelRows {
@@ -174,7 +201,10 @@ mod tests {
             latent_code: &vec![number as u16; rows * shape.codes],
             fdm_error: number.is_multiple_of(2).then_some(&motion),
             motion: &motion,
-            true_action: &counts.iter().map(|at| (at % 2 == 0).then_some(*at as i32)).collect::<Vec<_>>(),
+            true_action: &counts
+                .iter()
+                .map(|at| (at % 2 == 0).then_some(*at as i32))
+                .collect::<Vec<_>>(),
             shard: &shard,
             row: &counts,
         };
@@ -189,12 +219,19 @@ mod tests {
     #[test]
     fn joined_labels_are_those_of_the_files_one_after_the_other() {
         let (_folder, store) = workspace();
-        let files: Vec<FileInfo> = [3, 0, 9000, 1, 40].into_iter().enumerate().map(|(at, rows)| labels(&store, at, rows, SHAPE)).collect();
+        let files: Vec<FileInfo> = [3, 0, 9000, 1, 40]
+            .into_iter()
+            .enumerate()
+            .map(|(at, rows)| labels(&store, at, rows, SHAPE))
+            .collect();
         let joined = join(&store, "l/tables/1-a/labels.parquet", &files).unwrap().unwrap();
         store.verify(&joined).unwrap();
         assert_eq!(joined.rows, 9044);
         let found = read_labels(&store, &joined.path).unwrap();
-        assert_eq!((found.shape, found.metadata["lapo.model"].as_str(), found.metadata.get("lapo.shard")), (SHAPE, "the same", None));
+        assert_eq!(
+            (found.shape, found.metadata["lapo.model"].as_str(), found.metadata.get("lapo.shard")),
+            (SHAPE, "the same", None)
+        );
         let mut at = 0;
         for part in files.iter().map(|file| read_labels(&store, &file.path).unwrap()) {
             let rows = at..at + part.len();
@@ -202,12 +239,22 @@ mod tests {
             assert_eq!(names_of(&found, &found.shard[rows.clone()]), names_of(&part, &part.shard));
             assert_eq!(found.latent_action[rows.start * 3..rows.end * 3], part.latent_action);
             assert_eq!(found.latent_code[rows.start * 2..rows.end * 2], part.latent_code);
-            assert_eq!((&found.fdm_error[rows.clone()], &found.true_action[rows.clone()]), (&part.fdm_error[..], &part.true_action[..]));
-            assert_eq!((&found.time_s[rows.clone()], &found.row[rows.clone()]), (&part.time_s[..], &part.row[..]));
+            assert_eq!(
+                (&found.fdm_error[rows.clone()], &found.true_action[rows.clone()]),
+                (&part.fdm_error[..], &part.true_action[..])
+            );
+            assert_eq!(
+                (&found.time_s[rows.clone()], &found.row[rows.clone()]),
+                (&part.time_s[..], &part.row[..])
+            );
             at = rows.end;
         }
         let schema = |path: &str| open_parquet(&store, path).unwrap().parquet_schema();
-        assert_eq!(schema(&joined.path), schema(&files[0].path), "other programs see the same columns");
+        assert_eq!(
+            schema(&joined.path),
+            schema(&files[0].path),
+            "other programs see the same columns"
+        );
     }
 
     #[test]
@@ -215,14 +262,20 @@ mod tests {
         let (folder, store) = workspace();
         let good = labels(&store, 0, 5, SHAPE);
         let other_lists = labels(&store, 1, 5, LabelShape { latent_dim: 4, codes: 2 });
-        let other_columns = write_table(&store, "l/data/2/a/labels.parquet", &[("x", Column::I64(vec![1]))]).unwrap();
+        let other_columns =
+            write_table(&store, "l/data/2/a/labels.parquet", &[("x", Column::I64(vec![1]))])
+                .unwrap();
         let other_rows = FileInfo { rows: 6, ..labels(&store, 3, 5, SHAPE) };
         let missing = FileInfo { path: "l/data/4/a/labels.parquet".into(), ..good.clone() };
         let damaged = labels(&store, 5, 5, SHAPE);
         std::fs::write(folder.path().join(&damaged.path), "PAR1").unwrap();
         for bad in [other_lists, other_columns, other_rows, missing, damaged] {
             for files in [[good.clone(), bad.clone()], [bad.clone(), good.clone()]] {
-                assert_eq!(join(&store, "l/tables/1-a/labels.parquet", &files).unwrap(), None, "{bad:?}");
+                assert_eq!(
+                    join(&store, "l/tables/1-a/labels.parquet", &files).unwrap(),
+                    None,
+                    "{bad:?}"
+                );
                 assert_eq!(store.list("l/tables").unwrap(), Vec::<String>::new());
             }
         }
@@ -230,9 +283,17 @@ mod tests {
 
     #[test]
     fn places_are_kept_as_stretches() {
-        let file = FileInfo { path: "l/tables/1-a/labels.parquet".into(), bytes: 1, rows: 1, blake3: String::new() };
+        let file = FileInfo {
+            path: "l/tables/1-a/labels.parquet".into(),
+            bytes: 1,
+            rows: 1,
+            blake3: String::new(),
+        };
         let joined = Joined::new(file, &[0, 1, 2, 5, 7, 8], 9);
         assert_eq!(joined.tasks, [(0, 3), (5, 1), (7, 2)]);
-        assert_eq!((joined.places().collect::<Vec<_>>(), joined.sort().as_deref()), (vec![0, 1, 2, 5, 7, 8], Some("labels.parquet")));
+        assert_eq!(
+            (joined.places().collect::<Vec<_>>(), joined.sort().as_deref()),
+            (vec![0, 1, 2, 5, 7, 8], Some("labels.parquet"))
+        );
     }
 }

@@ -56,10 +56,14 @@ pub fn read_labels(store: &Store, path: &str) -> Result<Labels> {
         return Err(corrupt("its columns are not those of labels".into()));
     }
     let list_size = |column| {
-        let missing = || corrupt(format!("its metadata does not state `{}`", schema::list_size_key(column)));
+        let missing =
+            || corrupt(format!("its metadata does not state `{}`", schema::list_size_key(column)));
         parquet.list_size(column).ok_or_else(missing)
     };
-    let shape = LabelShape { latent_dim: list_size(schema::LATENT_ACTION)?, codes: list_size(schema::LATENT_CODE)? };
+    let shape = LabelShape {
+        latent_dim: list_size(schema::LATENT_ACTION)?,
+        codes: list_size(schema::LATENT_CODE)?,
+    };
     let mut labels = Labels::empty(shape, std::mem::take(&mut parquet.metadata));
     let mut places = BTreeMap::new();
     // Names stay dictionaries on the way: they are looked up once, not once a row.
@@ -103,15 +107,32 @@ impl Labels {
     }
 
     /// Adds a batch whose schema was checked, or says which value is none of a label; `places` remembers where each name is.
-    fn extend(&mut self, batch: &RecordBatch, places: &mut BTreeMap<String, u32>) -> Result<(), String> {
+    fn extend(
+        &mut self,
+        batch: &RecordBatch,
+        places: &mut BTreeMap<String, u32>,
+    ) -> Result<(), String> {
         let column = |name| batch.column_by_name(name).expect("the schema was checked");
-        let lists = |name, size| elements(column(name), size).map_err(|reason| format!("column `{name}` {reason}"));
+        let lists = |name, size| {
+            elements(column(name), size).map_err(|reason| format!("column `{name}` {reason}"))
+        };
         add_names(column(schema::VIDEO), &mut self.names, places, &mut self.video);
         add_counts::<Int32Type, u32>(schema::EPISODE, column(schema::EPISODE), &mut self.episode)?;
-        add_counts::<Int64Type, u32>(schema::FRAME_INDEX, column(schema::FRAME_INDEX), &mut self.frame_index)?;
+        add_counts::<Int64Type, u32>(
+            schema::FRAME_INDEX,
+            column(schema::FRAME_INDEX),
+            &mut self.frame_index,
+        )?;
         add::<Float64Type>(column(schema::TIME_S), &mut self.time_s);
-        add::<Float32Type>(&lists(schema::LATENT_ACTION, self.shape.latent_dim)?, &mut self.latent_action);
-        add_counts::<Int32Type, u16>(schema::LATENT_CODE, &lists(schema::LATENT_CODE, self.shape.codes)?, &mut self.latent_code)?;
+        add::<Float32Type>(
+            &lists(schema::LATENT_ACTION, self.shape.latent_dim)?,
+            &mut self.latent_action,
+        );
+        add_counts::<Int32Type, u16>(
+            schema::LATENT_CODE,
+            &lists(schema::LATENT_CODE, self.shape.codes)?,
+            &mut self.latent_code,
+        )?;
         self.fdm_error.extend(column(schema::FDM_ERROR).as_primitive::<Float32Type>().iter());
         add::<Float32Type>(column(schema::MOTION), &mut self.motion);
         self.true_action.extend(column(schema::TRUE_ACTION).as_primitive::<Int32Type>().iter());
@@ -125,15 +146,27 @@ fn add<T: ArrowPrimitiveType>(column: &ArrayRef, to: &mut Vec<T::Native>) {
 }
 
 /// Adds whole numbers, which the file holds signed, or names one that is out of range.
-fn add_counts<T: ArrowPrimitiveType, U: TryFrom<T::Native>>(name: &str, column: &ArrayRef, to: &mut Vec<U>) -> Result<(), String> {
+fn add_counts<T: ArrowPrimitiveType, U: TryFrom<T::Native>>(
+    name: &str,
+    column: &ArrayRef,
+    to: &mut Vec<U>,
+) -> Result<(), String> {
     to.reserve(column.len());
     for value in column.as_primitive::<T>().values() {
-        to.push(U::try_from(*value).map_err(|_| format!("column `{name}` holds {value:?}, which is out of range"))?);
+        to.push(
+            U::try_from(*value)
+                .map_err(|_| format!("column `{name}` holds {value:?}, which is out of range"))?,
+        );
     }
     Ok(())
 }
 
-fn add_names(column: &ArrayRef, names: &mut Vec<String>, places: &mut BTreeMap<String, u32>, to: &mut Vec<u32>) {
+fn add_names(
+    column: &ArrayRef,
+    names: &mut Vec<String>,
+    places: &mut BTreeMap<String, u32>,
+    to: &mut Vec<u32>,
+) {
     let column = column.as_dictionary::<Int32Type>();
     let values = column.values().as_string::<i32>();
     let mut place_of = |name: &str| {
@@ -166,14 +199,17 @@ mod tests {
 
     /// Two shards' labels, more than a row group of them.
     fn write(store: &Store) -> (FileInfo, Vec<f32>) {
-        let mut writer = LabelWriter::create(store, PATH, SHAPE, &[("lapo.model", "digest")]).unwrap();
+        let mut writer =
+            LabelWriter::create(store, PATH, SHAPE, &[("lapo.model", "digest")]).unwrap();
         let action: Vec<f32> = (0..ROWS * 128).map(|i| (i as f32 * 0.37).sin()).collect();
         let code: Vec<u16> = (0..ROWS * 8).map(|i| (i % 64) as u16).collect();
         let counts: Vec<u32> = (0..ROWS as u32).collect();
         let times: Vec<f64> = (0..ROWS).map(|i| i as f64 / 15.0).collect();
         let errors = vec![0.25; ROWS];
-        let video: Vec<&str> = (0..ROWS).map(|i| if i < 9000 { "a.mp4" } else { "b.mp4" }).collect();
-        let true_action: Vec<Option<i32>> = (0..ROWS as i32).map(|i| (i % 2 == 0).then_some(i % 15)).collect();
+        let video: Vec<&str> =
+            (0..ROWS).map(|i| if i < 9000 { "a.mp4" } else { "b.mp4" }).collect();
+        let true_action: Vec<Option<i32>> =
+            (0..ROWS as i32).map(|i| (i % 2 == 0).then_some(i % 15)).collect();
         for (shard, rows) in [("frames/one", 0..9000), ("frames/two", 9000..ROWS)] {
             let labels = LabelRows {
                 video: &video[rows.clone()],
@@ -215,7 +251,8 @@ mod tests {
         let (_folder, store) = workspace();
         write(&store);
         let builder = ParquetRecordBatchReaderBuilder::try_new(store.map(PATH).unwrap()).unwrap();
-        let sizes: Vec<i64> = builder.metadata().row_groups().iter().map(|group| group.total_byte_size()).collect();
+        let sizes: Vec<i64> =
+            builder.metadata().row_groups().iter().map(|group| group.total_byte_size()).collect();
         assert_eq!(sizes.len(), 2);
         assert!(sizes[0] > 8 << 20 && sizes[0] < 12 << 20, "{sizes:?}");
     }
@@ -235,8 +272,22 @@ mod tests {
         write(&store);
         let metadata = open_parquet(&store, PATH).unwrap().metadata;
         let keys: Vec<&str> = metadata.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["lapo.format", "lapo.list_size.latent_action", "lapo.list_size.latent_code", "lapo.model"]);
-        assert_eq!((&metadata["lapo.list_size.latent_action"][..], &metadata["lapo.list_size.latent_code"][..]), ("128", "8"));
+        assert_eq!(
+            keys,
+            [
+                "lapo.format",
+                "lapo.list_size.latent_action",
+                "lapo.list_size.latent_code",
+                "lapo.model"
+            ]
+        );
+        assert_eq!(
+            (
+                &metadata["lapo.list_size.latent_action"][..],
+                &metadata["lapo.list_size.latent_code"][..]
+            ),
+            ("128", "8")
+        );
     }
 
     #[test]

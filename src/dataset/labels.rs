@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
+    StringArray,
+};
 use arrow::datatypes::{Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
@@ -57,16 +60,28 @@ pub struct LabelWriter {
 
 impl LabelWriter {
     /// Starts the file `path`; `metadata` says what made the labels: the model's digest, versions, settings.
-    pub fn create(store: &Store, path: &str, shape: LabelShape, metadata: &[(&str, &str)]) -> Result<Self> {
+    pub fn create(
+        store: &Store,
+        path: &str,
+        shape: LabelShape,
+        metadata: &[(&str, &str)],
+    ) -> Result<Self> {
         let schema = Arc::new(schema::labels_in_memory());
         let sizes = [(schema::LATENT_ACTION, shape.latent_dim), (schema::LATENT_CODE, shape.codes)];
-        let sizes = sizes.map(|(column, size)| KeyValue::new(schema::list_size_key(column), size.to_string()));
-        let entries = metadata.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
+        let sizes = sizes
+            .map(|(column, size)| KeyValue::new(schema::list_size_key(column), size.to_string()));
+        let entries = metadata
+            .iter()
+            .map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
         // A code takes two bytes or less once it is looked up in the file's dictionary.
         let row_bytes = shape.latent_dim * 4 + shape.codes * 2 + 52;
         let mut properties = properties(row_bytes, sizes.into_iter().chain(entries));
         // Values that hardly ever repeat: a dictionary of them only costs.
-        for column in [vec![schema::LATENT_ACTION, "list", "element"], vec![schema::FDM_ERROR], vec![schema::MOTION]] {
+        for column in [
+            vec![schema::LATENT_ACTION, "list", "element"],
+            vec![schema::FDM_ERROR],
+            vec![schema::MOTION],
+        ] {
             let column = ColumnPath::new(column.into_iter().map(str::to_owned).collect());
             properties = properties.set_column_dictionary_enabled(column, false);
         }
@@ -78,8 +93,15 @@ impl LabelWriter {
     pub fn push(&mut self, labels: &LabelRows<'_>) -> Result<()> {
         let rows = labels.row.len();
         self.check(labels, rows)?;
-        let encode = |cause: ArrowError| Error::Encode { path: self.path.clone(), reason: cause.to_string() };
-        let episode = labels.episode.iter().map(|episode| i32::try_from(*episode).map_err(|_| *episode)).collect::<Result<Vec<i32>, u32>>();
+        let encode = |cause: ArrowError| Error::Encode {
+            path: self.path.clone(),
+            reason: cause.to_string(),
+        };
+        let episode = labels
+            .episode
+            .iter()
+            .map(|episode| i32::try_from(*episode).map_err(|_| *episode))
+            .collect::<Result<Vec<i32>, u32>>();
         let episode = episode.map_err(|episode| Error::Encode {
             path: self.path.clone(),
             reason: format!("column `episode` holds {episode}, expected at most {}", i32::MAX),
@@ -121,11 +143,17 @@ impl LabelWriter {
     }
 }
 
-fn columns(labels: &LabelRows<'_>, shape: LabelShape, episode: Vec<i32>) -> Result<Vec<ArrayRef>, ArrowError> {
+fn columns(
+    labels: &LabelRows<'_>,
+    shape: LabelShape,
+    episode: Vec<i32>,
+) -> Result<Vec<ArrayRef>, ArrowError> {
     let video: DictionaryArray<Int32Type> = labels.video.iter().copied().collect();
     let shard = Arc::new(StringArray::from_iter_values([labels.shard]));
     let action = Arc::new(Float32Array::from(labels.latent_action.to_vec()));
-    let code = Arc::new(Int32Array::from_iter_values(labels.latent_code.iter().map(|code| i32::from(*code))));
+    let code = Arc::new(Int32Array::from_iter_values(
+        labels.latent_code.iter().map(|code| i32::from(*code)),
+    ));
     Ok(vec![
         Arc::new(video),
         Arc::new(Int32Array::from(episode)),
@@ -133,10 +161,16 @@ fn columns(labels: &LabelRows<'_>, shape: LabelShape, episode: Vec<i32>) -> Resu
         Arc::new(Float64Array::from(labels.time_s.to_vec())),
         Arc::new(list_array(action, shape.latent_dim)?),
         Arc::new(list_array(code, shape.codes)?),
-        Arc::new(labels.fdm_error.map_or_else(|| Float32Array::new_null(labels.row.len()), |error| error.to_vec().into())),
+        Arc::new(labels.fdm_error.map_or_else(
+            || Float32Array::new_null(labels.row.len()),
+            |error| error.to_vec().into(),
+        )),
         Arc::new(Float32Array::from(labels.motion.to_vec())),
         Arc::new(Int32Array::from(labels.true_action.to_vec())),
-        Arc::new(DictionaryArray::<Int32Type>::try_new(Int32Array::from(vec![0; labels.row.len()]), shard)?),
+        Arc::new(DictionaryArray::<Int32Type>::try_new(
+            Int32Array::from(vec![0; labels.row.len()]),
+            shard,
+        )?),
         int64(labels.row),
     ])
 }

@@ -67,7 +67,10 @@ impl ListedVideo {
     /// Returns a row that makes no sense, under the name of its place in the list.
     fn bad_row(list: &str, place: &str, seen: &str) -> Self {
         let refused = Refused::new(EntryClass::BadRow, format!("{place}: {seen}"));
-        ListedVideo { unread: Some(Unread::Refused(refused)), ..ListedVideo::new(format!("{list}, {place}")) }
+        ListedVideo {
+            unread: Some(Unread::Refused(refused)),
+            ..ListedVideo::new(format!("{list}, {place}"))
+        }
     }
 
     /// Takes over what another list knows of the same video and this one does not; true, for there is one less.
@@ -151,7 +154,8 @@ fn read(path: &str, access: &Access) -> io::Result<Vec<u8>> {
 /// Returns text without its byte order mark, and UTF-16 as UTF-8: what Windows' programs write.
 fn plain(bytes: Vec<u8>) -> Vec<u8> {
     let wide = |of: fn([u8; 2]) -> u16| {
-        let units: Vec<u16> = bytes[2..].chunks_exact(2).map(|pair| of([pair[0], pair[1]])).collect();
+        let units: Vec<u16> =
+            bytes[2..].chunks_exact(2).map(|pair| of([pair[0], pair[1]])).collect();
         String::from_utf16(&units).map(String::into_bytes)
     };
     match &bytes[..] {
@@ -165,7 +169,9 @@ fn plain(bytes: Vec<u8>) -> Vec<u8> {
 /// A line is the bytes of a path, as `ls` writes them: they need not be UTF-8.
 fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
     if bytes.contains(&0) {
-        return Err("it is not text; expected an address a line, or a file named .csv or .parquet".into());
+        return Err(
+            "it is not text; expected an address a line, or a file named .csv or .parquet".into()
+        );
     }
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"));
@@ -173,8 +179,10 @@ fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
 }
 
 fn of_csv(list: &str, bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(bytes);
-    let head: Vec<String> = reader.byte_headers().map_err(|cause| cause.to_string())?.iter().map(bytes_text).collect();
+    let mut reader =
+        csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(bytes);
+    let head: Vec<String> =
+        reader.byte_headers().map_err(|cause| cause.to_string())?.iter().map(bytes_text).collect();
     let place = |name: &str| head.iter().position(|column| column == name);
     let uri = place(URI).ok_or_else(|| no_uri(head.iter().map(String::as_str)))?;
     let (size, etag) = (place(BYTES), place(ETAG));
@@ -188,13 +196,17 @@ fn of_csv(list: &str, bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
             continue;
         }
         let fields: Vec<String> = record.iter().map(bytes_text).collect();
-        let text = |at: Option<usize>| at.map(|at| fields[at].as_str()).filter(|text| !text.is_empty());
+        let text =
+            |at: Option<usize>| at.map(|at| fields[at].as_str()).filter(|text| !text.is_empty());
         let bytes = text(size).map(|text| text.parse::<u64>().map_err(|_| text)).transpose();
         rows.push(match (text(Some(uri)), bytes) {
             (None, _) => bad("`uri` is empty"),
             (_, Err(seen)) => bad(&format!("`{BYTES}` is `{seen}`, expected a number of bytes")),
             (Some(uri), Ok(bytes)) => {
-                let others = head.iter().zip(&fields).filter(|(name, text)| !KNOWN.contains(&name.as_str()) && !text.is_empty());
+                let others = head
+                    .iter()
+                    .zip(&fields)
+                    .filter(|(name, text)| !KNOWN.contains(&name.as_str()) && !text.is_empty());
                 let about = others.map(|(name, text)| (name.clone(), text.clone())).collect();
                 let known = bytes.zip(text(etag).map(str::to_owned));
                 ListedVideo { known, about, ..ListedVideo::new(uri.to_owned()) }
@@ -217,20 +229,34 @@ mod tests {
     use super::*;
 
     fn row(uri: &str, known: Option<(u64, &str)>) -> ListedVideo {
-        ListedVideo { known: known.map(|(bytes, etag)| (bytes, etag.to_owned())), ..ListedVideo::new(uri.into()) }
+        ListedVideo {
+            known: known.map(|(bytes, etag)| (bytes, etag.to_owned())),
+            ..ListedVideo::new(uri.into())
+        }
     }
 
     #[test]
     fn text_csv_and_parquet_say_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        let read = |name: &str| read_list(folder.path().join(name).to_str().unwrap(), &Access::default()).map(|list| list.videos);
-        std::fs::write(folder.path().join("a.txt"), "# clips\ns3://b/one.mp4\n\n  two.mp4\r\n").unwrap();
+        let read = |name: &str| {
+            read_list(folder.path().join(name).to_str().unwrap(), &Access::default())
+                .map(|list| list.videos)
+        };
+        std::fs::write(folder.path().join("a.txt"), "# clips\ns3://b/one.mp4\n\n  two.mp4\r\n")
+            .unwrap();
         assert_eq!(read("a.txt").unwrap(), [row("s3://b/one.mp4", None), row("two.mp4", None)]);
         let about = |row: ListedVideo, about: &[(&str, &str)]| {
-            let about = about.iter().map(|(column, text)| ((*column).to_owned(), (*text).to_owned())).collect();
+            let about = about
+                .iter()
+                .map(|(column, text)| ((*column).to_owned(), (*text).to_owned()))
+                .collect();
             ListedVideo { about, ..row }
         };
-        std::fs::write(folder.path().join("a.csv"), "split,uri,bytes,etag,year\nx,s3://b/one.mp4,7,e1,1999\ny,two.mp4,8,,\n").unwrap();
+        std::fs::write(
+            folder.path().join("a.csv"),
+            "split,uri,bytes,etag,year\nx,s3://b/one.mp4,7,e1,1999\ny,two.mp4,8,,\n",
+        )
+        .unwrap();
         let split = [
             about(row("s3://b/one.mp4", Some((7, "e1"))), &[("split", "x"), ("year", "1999")]),
             about(row("two.mp4", None), &[("split", "y")]),
@@ -244,7 +270,10 @@ mod tests {
             ("year", Column::F64(vec![Some(1999.0), None])),
         ];
         write_table(&store, "a.parquet", &columns).unwrap();
-        let dated = [about(row("s3://b/one.mp4", Some((7, "e1"))), &[("year", "1999.0")]), row("two.mp4", Some((8, "e2")))];
+        let dated = [
+            about(row("s3://b/one.mp4", Some((7, "e1"))), &[("year", "1999.0")]),
+            row("two.mp4", Some((8, "e2"))),
+        ];
         assert_eq!(read("a.parquet").unwrap(), dated);
     }
 
@@ -255,21 +284,28 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         match read_list(path.to_str().unwrap(), &Access::default()) {
             Err(error) => vec![format!("error: {error}")],
-            Ok(list) => list.videos.into_iter().map(|video| said(video, &format!("{}, ", path.display()))).collect(),
+            Ok(list) => list
+                .videos
+                .into_iter()
+                .map(|video| said(video, &format!("{}, ", path.display())))
+                .collect(),
         }
     }
 
     fn said(video: ListedVideo, list: &str) -> String {
         match video.unread {
-            Some(Unread::Refused(refused)) => format!("!{} {}", video.uri.replace(list, ""), refused.reason),
+            Some(Unread::Refused(refused)) => {
+                format!("!{} {}", video.uri.replace(list, ""), refused.reason)
+            }
             _ => video.uri,
         }
     }
 
     #[test]
     fn a_row_that_makes_no_sense_costs_itself() {
-        let utf16 =
-            |text: &str, of: fn(u16) -> [u8; 2]| "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(of).collect::<Vec<u8>>();
+        let utf16 = |text: &str, of: fn(u16) -> [u8; 2]| {
+            "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(of).collect::<Vec<u8>>()
+        };
         let cases: [(&str, &[u8], &[&str]); 16] = [
             ("a.txt", b"\xef\xbb\xbfone.mp4\ntwo.mp4", &["one.mp4", "two.mp4"]),
             ("b.txt", &utf16("one.mp4\r\ntwo.mp4\r\n", u16::to_le_bytes), &["one.mp4", "two.mp4"]),
@@ -278,19 +314,36 @@ mod tests {
             ("e.txt", &[0xff, 0xfe, 0, 0xd8], &["error"]),
             ("f.txt", b"", &[]),
             ("a.csv", b"\xef\xbb\xbfuri\nx.mp4\n", &["x.mp4"]),
-            ("b.csv", b"uri,bytes\nx.mp4,7\ny.mp4,many\nz.mp4,\n", &["x.mp4", "!line 3 line 3: `bytes` is `many`", "z.mp4"]),
-            ("c.csv", b"uri,bytes\n,7\ny.mp4,-1\nz.mp4,8\n", &["!line 2 line 2: `uri` is empty", "!line 3", "z.mp4"]),
-            ("d.csv", b"uri,a\nx.mp4\ny.mp4,1\nz.mp4,1,2\n", &["!line 2 line 2: it has 1 fields, the head has 2", "y.mp4", "!line 4"]),
+            (
+                "b.csv",
+                b"uri,bytes\nx.mp4,7\ny.mp4,many\nz.mp4,\n",
+                &["x.mp4", "!line 3 line 3: `bytes` is `many`", "z.mp4"],
+            ),
+            (
+                "c.csv",
+                b"uri,bytes\n,7\ny.mp4,-1\nz.mp4,8\n",
+                &["!line 2 line 2: `uri` is empty", "!line 3", "z.mp4"],
+            ),
+            (
+                "d.csv",
+                b"uri,a\nx.mp4\ny.mp4,1\nz.mp4,1,2\n",
+                &["!line 2 line 2: it has 1 fields, the head has 2", "y.mp4", "!line 4"],
+            ),
             ("e.csv", b"uri;bytes\nx.mp4;7\n", &["error"]),
             ("f.csv", b"URI\nx.mp4\n", &["error"]),
             ("g.csv", b"uri\ncaf\xe9.mp4\n", &["caf\\xE9.mp4"]),
-            ("h.csv", b"uri,note\n\"a, b.mp4\",\"line\nbreak\"\n\"say \"\"hi\"\".mp4\",x\n", &["a, b.mp4", "say \"hi\".mp4"]),
+            (
+                "h.csv",
+                b"uri,note\n\"a, b.mp4\",\"line\nbreak\"\n\"say \"\"hi\"\".mp4\",x\n",
+                &["a, b.mp4", "say \"hi\".mp4"],
+            ),
             ("i.csv", &utf16("uri\r\nx.mp4\r\n", u16::to_le_bytes), &["x.mp4"]),
             ("e.parquet", b"PAR0", &["error"]),
         ];
         for (name, bytes, expected) in cases {
             let found = rows(name, bytes);
-            let alike = found.len() == expected.len() && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
+            let alike = found.len() == expected.len()
+                && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
             assert!(alike, "{name}: {found:?}, expected {expected:?}");
         }
     }
@@ -298,9 +351,17 @@ mod tests {
     #[test]
     fn what_is_wrong_with_all_of_a_list_is_said() {
         let fault = |name: &str, bytes: &[u8]| rows(name, bytes).remove(0);
-        assert!(fault("a.csv", b"video;x\nx.mp4;1\n").contains("it has no column `uri`; its columns: video;x"));
+        assert!(
+            fault("a.csv", b"video;x\nx.mp4;1\n")
+                .contains("it has no column `uri`; its columns: video;x")
+        );
         assert!(fault("d.txt", &[1, 0, 0]).contains("it is not text"));
         assert!(fault("e.parquet", b"PAR0").contains("e.parquet"));
-        assert!(read_list("nowhere.txt", &Access::default()).unwrap_err().to_string().contains("nowhere.txt"));
+        assert!(
+            read_list("nowhere.txt", &Access::default())
+                .unwrap_err()
+                .to_string()
+                .contains("nowhere.txt")
+        );
     }
 }

@@ -58,7 +58,10 @@ pub fn local_path(text: &str) -> Cow<'_, Path> {
 
 /// Returns the byte that an escape at the beginning of `text` stands for: one that is not ASCII, or a backslash.
 fn escaped(text: &[u8]) -> Option<u8> {
-    let digits = text.strip_prefix(b"\\x")?.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
+    let digits = text
+        .strip_prefix(b"\\x")?
+        .get(..2)
+        .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
     let byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     (!byte.is_ascii() || byte == b'\\').then_some(byte)
 }
@@ -72,10 +75,26 @@ mod tests {
     #[test]
     fn every_path_has_a_text_of_its_own_that_names_it() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-        let pieces: [&[u8]; 12] = [b"a", b"\\", b"x", b"5C", b"5c", b"E9", b"\xe9", b"\xc3", b"\xa9", b"/", b"\xff", "\u{e9}".as_bytes()];
+        let pieces: [&[u8]; 12] = [
+            b"a",
+            b"\\",
+            b"x",
+            b"5C",
+            b"5c",
+            b"E9",
+            b"\xe9",
+            b"\xc3",
+            b"\xa9",
+            b"/",
+            b"\xff",
+            "\u{e9}".as_bytes(),
+        ];
         let mut texts = std::collections::HashMap::new();
         for _ in 0..20_000 {
-            let bytes: Vec<u8> = (0..rng.random_range(0..8)).flat_map(|_| pieces[rng.random_range(0..pieces.len())]).copied().collect();
+            let bytes: Vec<u8> = (0..rng.random_range(0..8))
+                .flat_map(|_| pieces[rng.random_range(0..pieces.len())])
+                .copied()
+                .collect();
             let text = bytes_text(&bytes);
             assert_eq!(local_path(&text).as_os_str().as_bytes(), bytes, "{text}");
             assert_eq!(*texts.entry(text).or_insert_with(|| bytes.clone()), bytes);

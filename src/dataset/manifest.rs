@@ -105,7 +105,8 @@ pub struct Changes {
 }
 
 /// Numbers of receipts that add up; the others are measures.
-const COUNTS: [&str; 8] = ["videos", "frames", "episodes", "transitions", "copies", "actions", "unused", "env_steps"];
+const COUNTS: [&str; 8] =
+    ["videos", "frames", "episodes", "transitions", "copies", "actions", "unused", "env_steps"];
 
 impl Totals {
     /// Adds what one task counts.
@@ -155,13 +156,18 @@ impl Totals {
 impl Manifest {
     /// Returns the receipts, in the dataset's order.
     pub fn receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
-        let packs = self.packs.iter().map(|pack| pack.receipts(store)).collect::<Result<Vec<_>>>()?;
+        let packs =
+            self.packs.iter().map(|pack| pack.receipts(store)).collect::<Result<Vec<_>>>()?;
         Ok(packs.into_iter().flatten().collect())
     }
 
     /// Returns key and attempt of every task, in the dataset's order.
     pub fn entries(&self, store: &Store) -> Result<Vec<(String, String)>> {
-        let packs = self.packs.iter().map(|pack| Ok(pack.kept(pack.entries(store)?))).collect::<Result<Vec<_>>>()?;
+        let packs = self
+            .packs
+            .iter()
+            .map(|pack| Ok(pack.kept(pack.entries(store)?)))
+            .collect::<Result<Vec<_>>>()?;
         Ok(packs.into_iter().flatten().collect())
     }
 
@@ -188,9 +194,13 @@ impl Manifest {
             placed.push((joined.places().next(), joined.file.clone()));
         }
         if is_joined.iter().any(|is_joined| !is_joined) {
-            let packs = self.packs.iter().map(|pack| pack.files(store)).collect::<Result<Vec<_>>>()?;
-            for (place, files) in packs.into_iter().flatten().enumerate().filter(|(place, _)| !is_joined[*place]) {
-                let files = files.into_iter().filter(|file| sort_of(&file.path).as_deref() == Some(sort));
+            let packs =
+                self.packs.iter().map(|pack| pack.files(store)).collect::<Result<Vec<_>>>()?;
+            for (place, files) in
+                packs.into_iter().flatten().enumerate().filter(|(place, _)| !is_joined[*place])
+            {
+                let files =
+                    files.into_iter().filter(|file| sort_of(&file.path).as_deref() == Some(sort));
                 placed.extend(files.map(|file| (Some(place), file)));
             }
         }
@@ -199,7 +209,10 @@ impl Manifest {
     }
 
     fn misplaced(&self, joined: &Joined, place: usize) -> Error {
-        let reason = format!("version {} lists it for task {place}, which it does not have or which another file holds", self.version);
+        let reason = format!(
+            "version {} lists it for task {place}, which it does not have or which another file holds",
+            self.version
+        );
         Error::Corrupt { path: joined.file.path.clone(), reason }
     }
 
@@ -217,7 +230,8 @@ impl Manifest {
 
     /// Returns the videos that could not be read, wholly or in part.
     pub fn rejects(&self, store: &Store) -> Result<Vec<Reject>> {
-        let packs = self.packs.iter().map(|pack| pack.rejects(store)).collect::<Result<Vec<_>>>()?;
+        let packs =
+            self.packs.iter().map(|pack| pack.rejects(store)).collect::<Result<Vec<_>>>()?;
         Ok(packs.into_iter().flatten().flatten().collect())
     }
 }
@@ -225,7 +239,10 @@ impl Manifest {
 /// Returns the numbers of a stage's versions that there are, ascending.
 pub fn versions(store: &Store, stage: &str) -> Result<Vec<u64>> {
     let paths = store.list(&format!("{stage}/manifests"))?;
-    Ok(paths.iter().filter_map(|path| path.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()).collect())
+    Ok(paths
+        .iter()
+        .filter_map(|path| path.rsplit('/').next()?.strip_suffix(".json")?.parse().ok())
+        .collect())
 }
 
 /// Returns the newest version of a stage's dataset, if it has one.
@@ -248,7 +265,8 @@ pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> 
     let path = manifest_path(stage, version);
     match read_json::<Manifest>(store, &path)? {
         Some(found) if found.version != version => {
-            let reason = format!("it says that it is version {}, its name says {version}", found.version);
+            let reason =
+                format!("it says that it is version {}, its name says {version}", found.version);
             Err(Error::Misnamed { path, reason })
         }
         found => Ok(found),
@@ -261,7 +279,9 @@ pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> 
 /// # Errors
 /// Fails if the workspace cannot be read.
 pub fn stages(store: &Store) -> Result<Vec<(String, Result<Manifest>)>> {
-    let is_damage = |error: &Error| matches!(error, Error::Corrupt { .. } | Error::Misnamed { .. } | Error::OtherFormat { .. });
+    let is_damage = |error: &Error| {
+        matches!(error, Error::Corrupt { .. } | Error::Misnamed { .. } | Error::OtherFormat { .. })
+    };
     let mut stages = Vec::new();
     for stage in stage_names(store)? {
         match head(store, &stage) {
@@ -290,12 +310,20 @@ pub fn manifest_path(stage: &str, version: u64) -> String {
 ///
 /// # Errors
 /// Where the version is not there.
-pub fn rolled_back(store: &Store, stage: &str, to: u64, run: &str, now_unix_ms: u64) -> Result<Manifest> {
+pub fn rolled_back(
+    store: &Store,
+    stage: &str,
+    to: u64,
+    run: &str,
+    now_unix_ms: u64,
+) -> Result<Manifest> {
     // Held first, then looked at: no collector takes its packs and data while the new version is made.
     let _held = pins::reading(store, stage, to)?;
-    let old = at(store, stage, to)?.ok_or_else(|| Error::Missing { path: manifest_path(stage, to) })?;
+    let old =
+        at(store, stage, to)?.ok_or_else(|| Error::Missing { path: manifest_path(stage, to) })?;
     loop {
-        let newest = head(store, stage)?.ok_or_else(|| Error::Missing { path: format!("{stage}/manifests") })?;
+        let newest = head(store, stage)?
+            .ok_or_else(|| Error::Missing { path: format!("{stage}/manifests") })?;
         let next = Manifest {
             version: newest.version + 1,
             parent: Some(newest.version),
@@ -305,7 +333,9 @@ pub fn rolled_back(store: &Store, stage: &str, to: u64, run: &str, now_unix_ms: 
             changes: Changes { tasks_added: old.totals.tasks, tasks_dropped: newest.totals.tasks },
             ..old.clone()
         };
-        if store.create(&manifest_path(stage, next.version), &super::receipt::to_json(&next))? == Created::New {
+        if store.create(&manifest_path(stage, next.version), &super::receipt::to_json(&next))?
+            == Created::New
+        {
             return Ok(next);
         }
     }

@@ -126,14 +126,16 @@ pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
 pub use listing::{About, List, ListedVideo, Unread, read_list};
 pub use local_name::{bytes_text, local_path, path_text};
-pub use manifest::{Changes, Manifest, TableTotals, Totals, at, head, rolled_back, sort_of, stages, versions};
+pub use manifest::{
+    Changes, Manifest, TableTotals, Totals, at, head, rolled_back, sort_of, stages, versions,
+};
 pub use new_file::NewFile;
 pub use pack::Pack;
 pub use place::{Created, FileInfo, Stored, is_key, is_name};
 pub use process::{Process, host};
 pub use receipt::{
-    Filed, Made, Receipt, Reject, VideoRecord, are_filed, data_folder, file_receipt, find_receipts, parse_versioned, read_receipt,
-    receipt_path,
+    Filed, Made, Receipt, Reject, VideoRecord, are_filed, data_folder, file_receipt, find_receipts,
+    parse_versioned, read_receipt, receipt_path,
 };
 pub use refused::{EntryClass, Refused, is_uncounted};
 pub use remote_file::RemoteFile;

@@ -52,7 +52,9 @@ pub(super) struct Named {
 
 /// Writes receipts into the new file `path`, in their order.
 pub(super) fn write(store: &Store, path: &str, receipts: &[Arc<Receipt>]) -> Result<Pack> {
-    let text = |value: &(dyn Fn(&Receipt) -> String + Sync)| Column::Text(receipts.par_iter().map(|receipt| value(receipt)).collect());
+    let text = |value: &(dyn Fn(&Receipt) -> String + Sync)| {
+        Column::Text(receipts.par_iter().map(|receipt| value(receipt)).collect())
+    };
     let origin = |receipt: &Receipt| {
         let Receipt { fields, inputs, stats, made, .. } = receipt.clone();
         json(&Origin { fields, inputs, stats, made })
@@ -95,13 +97,18 @@ impl Pack {
 
     /// The receipts of all rows.
     pub(super) fn all_receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
-        let mut table = self.columns(store, &["key", "attempt", "stage", "files", "videos", "rejects", "origin"])?;
-        let [keys, attempts, stages] = ["key", "attempt", "stage"].map(|name| self.take(&mut table, name));
+        let mut table = self
+            .columns(store, &["key", "attempt", "stage", "files", "videos", "rejects", "origin"])?;
+        let [keys, attempts, stages] =
+            ["key", "attempt", "stage"].map(|name| self.take(&mut table, name));
         let (keys, attempts, stages) = (keys?, attempts?, stages?);
-        let [files, videos, rejects, origins] = ["files", "videos", "rejects", "origin"].map(|name| self.take(&mut table, name));
+        let [files, videos, rejects, origins] =
+            ["files", "videos", "rejects", "origin"].map(|name| self.take(&mut table, name));
         let (files, videos, rejects, origins) = (files?, videos?, rejects?, origins?);
         // Tasks of one stage have most fields alike: they share them.
-        let like = origins.first().map_or(Ok(Fields::default()), |origin| Ok(self.parse::<Origin>(origin)?.fields))?;
+        let like = origins
+            .first()
+            .map_or(Ok(Fields::default()), |origin| Ok(self.parse::<Origin>(origin)?.fields))?;
         let names = keys.into_par_iter().zip(attempts).zip(stages);
         let rows = names.zip(files).zip(videos).zip(rejects).zip(origins);
         rows.map(|((((((key, attempt), stage), files), videos), rejects), origin)| {
@@ -110,7 +117,19 @@ impl Pack {
             let rejects: Vec<Reject> = self.parse(&rejects)?;
             let Origin { fields, inputs, stats, made } = self.parse(&origin)?;
             let (format, fields) = (super::FORMAT, fields.sharing(&like));
-            Ok(Arc::new(Receipt { format, key, stage, attempt, fields, files, inputs, videos, rejects, stats, made }))
+            Ok(Arc::new(Receipt {
+                format,
+                key,
+                stage,
+                attempt,
+                fields,
+                files,
+                inputs,
+                videos,
+                rejects,
+                stats,
+                made,
+            }))
         })
         .collect()
     }
@@ -163,7 +182,9 @@ impl Pack {
     }
 
     fn take(&self, table: &mut Table, name: &str) -> Result<Vec<String>> {
-        let rows = table.take_text(name).ok_or_else(|| self.corrupt(format!("no text column `{name}`")))?;
+        let rows = table
+            .take_text(name)
+            .ok_or_else(|| self.corrupt(format!("no text column `{name}`")))?;
         if rows.len() as u64 == self.file.rows {
             return Ok(rows);
         }
@@ -189,15 +210,25 @@ mod tests {
     #[test]
     fn receipts_come_back_as_they_were_and_dropped_rows_do_not() {
         let store = faulty_store(&[]);
-        let mut all: Vec<Arc<Receipt>> = (0..5).map(|i| Arc::new(receipt(&format!("k{i}"), "a"))).collect();
+        let mut all: Vec<Arc<Receipt>> =
+            (0..5).map(|i| Arc::new(receipt(&format!("k{i}"), "a"))).collect();
         let with = Arc::make_mut(&mut all[1]);
-        with.fields = serde_json::Map::from_iter([("blank".to_owned(), 0.029999999329447746.into())]).into();
+        with.fields =
+            serde_json::Map::from_iter([("blank".to_owned(), 0.029999999329447746.into())]).into();
         with.stats.insert("loss".into(), 0.1 + 0.2);
-        with.files.push(FileInfo { path: "s/data/k1/a/x".into(), bytes: 3, rows: 2, blake3: "b".into() });
+        with.files.push(FileInfo {
+            path: "s/data/k1/a/x".into(),
+            bytes: 3,
+            rows: 2,
+            blake3: "b".into(),
+        });
         let mut pack = write(&store, "s/packs/p.parquet", &all).unwrap();
         assert_eq!(pack.receipts(&store).unwrap(), all);
         pack.dropped = vec![0, 3];
-        assert_eq!(pack.receipts(&store).unwrap(), [all[1].clone(), all[2].clone(), all[4].clone()]);
+        assert_eq!(
+            pack.receipts(&store).unwrap(),
+            [all[1].clone(), all[2].clone(), all[4].clone()]
+        );
         assert_eq!(pack.files(&store).unwrap(), [all[1].files.clone(), vec![], vec![]]);
         assert_eq!((pack.tasks(), pack.entries(&store).unwrap().len()), (3, 5));
     }

@@ -36,12 +36,22 @@ impl Parts {
 
     /// Returns the bytes of some stretches, in their order; of a mapped file they are no copies.
     pub(super) fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        if let Some(outside) = ranges.iter().find(|range| range.start > range.end || range.end > self.len()) {
-            let reason = format!("it speaks of bytes {} to {} of {}", outside.start, outside.end, self.len());
+        if let Some(outside) =
+            ranges.iter().find(|range| range.start > range.end || range.end > self.len())
+        {
+            let reason = format!(
+                "it speaks of bytes {} to {} of {}",
+                outside.start,
+                outside.end,
+                self.len()
+            );
             return Err(Error::Corrupt { path: self.path().to_owned(), reason });
         }
         match self {
-            Self::Mapped { bytes, .. } => Ok(ranges.iter().map(|range| bytes.slice(range.start as usize..range.end as usize)).collect()),
+            Self::Mapped { bytes, .. } => Ok(ranges
+                .iter()
+                .map(|range| bytes.slice(range.start as usize..range.end as usize))
+                .collect()),
             Self::Remote(remote, found) => remote.read_parts(found, ranges),
         }
     }

@@ -71,11 +71,22 @@ pub struct Holder<'a> {
 }
 
 /// Creates a pin; `name` is unique within the run.
-pub fn pin(store: &Store, holder: Holder, name: &str, stages: BTreeMap<String, Held>) -> Result<()> {
+pub fn pin(
+    store: &Store,
+    holder: Holder,
+    name: &str,
+    stages: BTreeMap<String, Held>,
+) -> Result<()> {
     let Holder { run, process, holds, now_unix_secs } = holder;
     let path = format!("pins/{run}-{name}.json");
     let expires_unix_secs = now_unix_secs + holds.as_secs();
-    let pin = Pin { format: super::FORMAT, run: run.to_owned(), process: process.cloned(), expires_unix_secs, stages };
+    let pin = Pin {
+        format: super::FORMAT,
+        run: run.to_owned(),
+        process: process.cloned(),
+        expires_unix_secs,
+        stages,
+    };
     // A process does not survive a power cut, and its pins need not either.
     match process {
         Some(_) => store.create_fleeting(&path, &to_json(&pin))?,
@@ -138,13 +149,21 @@ impl Drop for TemporaryPin {
 }
 
 /// Creates a pin of this process that ends when it is dropped; `None` where nothing may be written, and nothing can be held.
-fn pin_while(store: &Store, run: &str, holds: Duration, now: SystemTime, stages: BTreeMap<String, Held>) -> Result<Option<TemporaryPin>> {
+fn pin_while(
+    store: &Store,
+    run: &str,
+    holds: Duration,
+    now: SystemTime,
+    stages: BTreeMap<String, Held>,
+) -> Result<Option<TemporaryPin>> {
     let now_unix_secs = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let process = Process::this();
     let holder = Holder { run, process: process.as_ref(), holds, now_unix_secs };
     let name = format!("{:016x}", RandomState::new().build_hasher().finish());
     match pin(store, holder, &name, stages) {
-        Ok(()) => Ok(Some(TemporaryPin { store: store.clone(), path: format!("pins/{run}-{name}.json") })),
+        Ok(()) => {
+            Ok(Some(TemporaryPin { store: store.clone(), path: format!("pins/{run}-{name}.json") }))
+        }
         Err(error) if error.is_read_only() => Ok(None),
         Err(error) => Err(error),
     }
@@ -162,15 +181,32 @@ pub fn reading(store: &Store, stage: &str, version: u64) -> Result<Option<Tempor
 ///
 /// # Errors
 /// As [`reading`].
-pub(super) fn committing(store: &Store, run: &str, stage: &str, newest: Option<u64>) -> Result<Option<TemporaryPin>> {
+pub(super) fn committing(
+    store: &Store,
+    run: &str,
+    stage: &str,
+    newest: Option<u64>,
+) -> Result<Option<TemporaryPin>> {
     held_by(store, run, stage, newest)
 }
 
-fn held_by(store: &Store, run: &str, stage: &str, version: Option<u64>) -> Result<Option<TemporaryPin>> {
+fn held_by(
+    store: &Store,
+    run: &str,
+    stage: &str,
+    version: Option<u64>,
+) -> Result<Option<TemporaryPin>> {
     let held = Held { versions: version.into_iter().collect(), keys: vec![] };
-    let pinned = pin_while(store, run, READER, SystemTime::now(), BTreeMap::from([(stage.to_owned(), held)]))?;
+    let pinned = pin_while(
+        store,
+        run,
+        READER,
+        SystemTime::now(),
+        BTreeMap::from([(stage.to_owned(), held)]),
+    )?;
     let Some(version) = version else { return Ok(pinned) };
-    let is_announced = announced(store)?.get(stage).is_some_and(|announced| announced.versions.contains(&version));
+    let is_announced =
+        announced(store)?.get(stage).is_some_and(|announced| announced.versions.contains(&version));
     match at(store, stage, version)? {
         Some(_) if !is_announced => Ok(pinned),
         _ => Err(Error::Missing { path: manifest_path(stage, version) }),
@@ -192,7 +228,11 @@ impl Announcement {
 }
 
 /// Announces that these versions and tasks will be deleted, unless pins name them.
-pub(super) fn announce(store: &Store, stages: BTreeMap<String, Held>, now: SystemTime) -> Result<Announcement> {
+pub(super) fn announce(
+    store: &Store,
+    stages: BTreeMap<String, Held>,
+    now: SystemTime,
+) -> Result<Announcement> {
     let ends = SystemTime::now() + ANNOUNCEMENT / 2;
     Ok(Announcement { _file: pin_while(store, COLLECTION, ANNOUNCEMENT, now, stages)?, ends })
 }
@@ -202,7 +242,9 @@ pub fn announced(store: &Store) -> Result<BTreeMap<String, Held>> {
     let prefix = format!("pins/{COLLECTION}-");
     let mut announced = BTreeMap::<String, Held>::new();
     let paths = store.list("pins")?.into_iter().filter(|path| path.starts_with(&prefix)).collect();
-    for (_, pin) in read(store, paths)?.into_iter().filter(|(_, pin)| pin.is_live(SystemTime::now())) {
+    for (_, pin) in
+        read(store, paths)?.into_iter().filter(|(_, pin)| pin.is_live(SystemTime::now()))
+    {
         for (stage, held) in pin.stages {
             let all = announced.entry(stage).or_default();
             all.versions.extend(held.versions);

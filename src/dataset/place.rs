@@ -46,7 +46,8 @@ impl Stored {
     /// Returns what changes with the content: the etag, or without one the modification time in nanoseconds since 1970.
     #[must_use]
     pub fn version(&self) -> String {
-        let time = || self.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
+        let time =
+            || self.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
         self.etag.clone().unwrap_or_else(time)
     }
 }
@@ -74,14 +75,22 @@ impl FileInfo {
 
     /// Checks the size that a file was found to have.
     pub(super) fn check_size(&self, found: u64) -> Result<()> {
-        if found == self.bytes { Ok(()) } else { Err(Error::Damaged { path: self.path.clone(), expected: self.bytes, found }) }
+        if found == self.bytes {
+            Ok(())
+        } else {
+            Err(Error::Damaged { path: self.path.clone(), expected: self.bytes, found })
+        }
     }
 
     /// Checks the digest of the bytes that a file was found to have.
     pub(super) fn check_digest(&self, found: blake3::Hash) -> Result<()> {
         let found = found.to_hex();
         let reason = format!("its BLAKE3 digest is {found}, its receipt says {}", self.blake3);
-        if *found == *self.blake3 { Ok(()) } else { Err(Error::Corrupt { path: self.path.clone(), reason }) }
+        if *found == *self.blake3 {
+            Ok(())
+        } else {
+            Err(Error::Corrupt { path: self.path.clone(), reason })
+        }
     }
 }
 
@@ -120,13 +129,15 @@ pub(super) fn folder(path: &str) -> Result<Path> {
 
 /// Returns the key of an object that need not be one of a workspace: a video in a bucket may have any name.
 pub(super) fn object(key: &str) -> Result<Path> {
-    Path::parse(key).map_err(|cause| Error::Path { path: key.to_owned(), reason: cause.to_string() })
+    Path::parse(key)
+        .map_err(|cause| Error::Path { path: key.to_owned(), reason: cause.to_string() })
 }
 
 /// Whether a text may be a stage's name: letters, digits, `_` and `-`.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 /// Whether a text may be a task's key: 32 lowercase hexadecimal digits.
@@ -172,30 +183,44 @@ mod tests {
     fn paths_that_could_leave_the_workspace_are_refused_by_name() {
         for path in REFUSED {
             let error = location(path).unwrap_err();
-            assert!(matches!(&error, Error::Path { path: named, .. } if named == path), "{path:?}: {error}");
+            assert!(
+                matches!(&error, Error::Path { path: named, .. } if named == path),
+                "{path:?}: {error}"
+            );
             assert!(folder(path).is_err(), "{path:?}");
             assert!(!error.is_transient() && error.hint().is_some(), "{error}");
         }
         assert!(location("").is_err());
         assert_eq!(folder("").unwrap(), Path::ROOT);
-        for path in ["a", "frames/data/k/a/shard.arrow", "a/..b", "...", "a/b c", "k4.json#12", "ä/ö"] {
+        for path in
+            ["a", "frames/data/k/a/shard.arrow", "a/..b", "...", "a/b c", "k4.json#12", "ä/ö"]
+        {
             assert_eq!(location(path).unwrap().as_ref(), path);
         }
     }
 
     #[test]
     fn random_texts_are_refused_or_stay_below_the_root_and_as_they_are() {
-        let pieces = ["/", "/", "..", ".", "a", "b", "\\", "\0", "\n", "#", "%2e", "%2F", " ", "~", "C:", "-", "é", "\u{2028}"];
+        let pieces = [
+            "/", "/", "..", ".", "a", "b", "\\", "\0", "\n", "#", "%2e", "%2F", " ", "~", "C:",
+            "-", "é", "\u{2028}",
+        ];
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
         let (root, mut taken) = (OsPath::new("/work/space"), 0);
         for _ in 0..100_000 {
-            let text: String = (0..rng.random_range(0..8)).map(|_| pieces[rng.random_range(0..pieces.len())]).collect();
+            let text: String = (0..rng.random_range(0..8))
+                .map(|_| pieces[rng.random_range(0..pieces.len())])
+                .collect();
             let Ok(place) = location(&text) else { continue };
             taken += 1;
             assert_eq!(place.as_ref(), text);
             let full = root.join(place.as_ref());
             let names = full.strip_prefix(root).unwrap().components();
-            assert!(names.clone().count() > 0 && names.clone().all(|part| matches!(part, Component::Normal(_))), "{text:?}");
+            assert!(
+                names.clone().count() > 0
+                    && names.clone().all(|part| matches!(part, Component::Normal(_))),
+                "{text:?}"
+            );
             assert_eq!(names.as_path().to_str(), Some(text.as_str()));
         }
         assert!(taken > 10_000, "only {taken} texts were taken");
@@ -204,10 +229,18 @@ mod tests {
     #[test]
     fn names_and_keys_are_told_from_other_texts() {
         assert!(["frames", "a-b_9", "0"].iter().all(|name| is_name(name)));
-        assert!(["", "a/b", "..", "a.b", "a b", "ä", "a#1", "a\n"].iter().all(|name| !is_name(name)));
+        assert!(
+            ["", "a/b", "..", "a.b", "a b", "ä", "a#1", "a\n"].iter().all(|name| !is_name(name))
+        );
         assert!(is_key("0123456789abcdef0123456789abcdef"));
         let long = "0".repeat(33);
-        for key in ["", "0123456789abcdef", "0123456789ABCDEF0123456789abcdef", &long, "../3456789abcdef0123456789abcdef"] {
+        for key in [
+            "",
+            "0123456789abcdef",
+            "0123456789ABCDEF0123456789abcdef",
+            &long,
+            "../3456789abcdef0123456789abcdef",
+        ] {
             assert!(!is_key(key), "{key}");
         }
     }

@@ -66,8 +66,14 @@ mod tests {
     fn a_process_has_ended_when_its_number_is_free_or_another_s() {
         let this = Process::this().unwrap();
         assert!(!this.has_ended());
-        assert!(Process { started: this.started + 1, ..this.clone() }.has_ended(), "another process has its number now");
-        assert!(!Process { place: "another machine".into(), started: 0, ..this.clone() }.has_ended(), "nothing is known of it");
+        assert!(
+            Process { started: this.started + 1, ..this.clone() }.has_ended(),
+            "another process has its number now"
+        );
+        assert!(
+            !Process { place: "another machine".into(), started: 0, ..this.clone() }.has_ended(),
+            "nothing is known of it"
+        );
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
         child.wait().unwrap();

@@ -159,10 +159,15 @@ pub fn read_receipt(store: &Store, stage: &str, key: &str) -> Result<Option<Rece
 }
 
 /// Files receipts that lost their own file, as they are.
-pub(super) fn file_again<'a>(store: &Store, stage: &str, receipts: impl Iterator<Item = &'a Arc<Receipt>>) -> Result<()> {
+pub(super) fn file_again<'a>(
+    store: &Store,
+    stage: &str,
+    receipts: impl Iterator<Item = &'a Arc<Receipt>>,
+) -> Result<()> {
     let mut lost: Vec<&Arc<Receipt>> = receipts.collect();
     if lost.len() > 16 {
-        let filed: HashSet<String> = store.list(&format!("{stage}/receipts"))?.into_iter().collect();
+        let filed: HashSet<String> =
+            store.list(&format!("{stage}/receipts"))?.into_iter().collect();
         lost.retain(|receipt| !filed.contains(&receipt_path(stage, &receipt.key)));
     }
     for receipt in lost {
@@ -194,7 +199,8 @@ pub fn find_receipts(store: &Store, stage: &str, keys: &[String]) -> Result<Vec<
 /// Whether all of these tasks have a receipt.
 pub fn are_filed(store: &Store, stage: &str, keys: &[String]) -> Result<bool> {
     if keys.len() > AT_ONCE {
-        let filed: HashSet<String> = store.list(&format!("{stage}/receipts"))?.into_iter().collect();
+        let filed: HashSet<String> =
+            store.list(&format!("{stage}/receipts"))?.into_iter().collect();
         return Ok(keys.iter().all(|key| filed.contains(&receipt_path(stage, key))));
     }
     Ok(find_receipts(store, stage, keys)?.iter().all(Option::is_some))
@@ -208,7 +214,10 @@ pub(super) fn read_many<T: DeserializeOwned>(store: &Store, paths: &[String]) ->
     let mut all = Vec::with_capacity(paths.len());
     for paths in paths.chunks(AT_ONCE) {
         for (path, bytes) in paths.iter().zip(store.read_all(paths)?) {
-            all.push(parse_versioned(path, &bytes.ok_or_else(|| Error::Missing { path: path.clone() })?)?);
+            all.push(parse_versioned(
+                path,
+                &bytes.ok_or_else(|| Error::Missing { path: path.clone() })?,
+            )?);
         }
     }
     Ok(all)
@@ -233,7 +242,10 @@ pub fn parse_versioned<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<
     struct Header {
         format: u32,
     }
-    let corrupt = |cause: serde_json::Error| Error::Corrupt { path: path.to_owned(), reason: cause.to_string() };
+    let corrupt = |cause: serde_json::Error| Error::Corrupt {
+        path: path.to_owned(),
+        reason: cause.to_string(),
+    };
     let found = serde_json::from_slice::<Header>(bytes).map_err(corrupt)?.format;
     if found != super::FORMAT {
         return Err(Error::OtherFormat { path: path.to_owned(), found, known: super::FORMAT });
@@ -247,11 +259,16 @@ pub(super) mod numbers {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(numbers: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(
+        numbers: &BTreeMap<String, f64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_map(numbers)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<String, f64>, D::Error> {
         let numbers = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
         Ok(numbers.into_iter().map(|(name, number)| (name, number.unwrap_or(f64::NAN))).collect())
     }
@@ -287,7 +304,11 @@ pub(super) mod tests {
         store.create(&path, bytes.as_bytes()).unwrap();
         let blake3 = blake3::hash(bytes.as_bytes()).to_hex().to_string();
         let files = vec![FileInfo { path, bytes: bytes.len() as u64, rows: 2, blake3 }];
-        let receipt = Receipt { files, stats: BTreeMap::from([("frames".into(), 2.0)]), ..receipt(key, attempt) };
+        let receipt = Receipt {
+            files,
+            stats: BTreeMap::from([("frames".into(), 2.0)]),
+            ..receipt(key, attempt)
+        };
         file_receipt(store, stage, &receipt).unwrap();
         Arc::new(receipt)
     }
@@ -304,7 +325,12 @@ pub(super) mod tests {
         for store in [local, faulty_store(&[])] {
             let attempt = |i: usize| {
                 let receipt = receipt("key", &format!("attempt{i}"));
-                store.create(&format!("{}/x", data_folder("frames", "key", &receipt.attempt)), b"data").unwrap();
+                store
+                    .create(
+                        &format!("{}/x", data_folder("frames", "key", &receipt.attempt)),
+                        b"data",
+                    )
+                    .unwrap();
                 file_receipt(&store, "frames", &receipt).unwrap()
             };
             let filed = std::thread::scope(|scope| {
@@ -322,7 +348,10 @@ pub(super) mod tests {
     fn an_attempt_whose_reply_got_lost_has_won() {
         let store = faulty_store(&[Fault::LostReply]);
         assert_eq!(file_receipt(&store, "frames", &receipt("key", "a")).unwrap(), Filed::Won);
-        let Filed::Lost(theirs) = file_receipt(&store, "frames", &receipt("key", "b")).unwrap() else { panic!() };
+        let Filed::Lost(theirs) = file_receipt(&store, "frames", &receipt("key", "b")).unwrap()
+        else {
+            panic!()
+        };
         assert_eq!(theirs.attempt, "a");
     }
 
@@ -345,7 +374,9 @@ pub(super) mod tests {
         written.key = "diverged".into();
         written.stats.insert("loss".into(), f64::INFINITY);
         file_receipt(&store, "frames", &written).unwrap();
-        assert!(read_receipt(&store, "frames", "diverged").unwrap().unwrap().stats["loss"].is_nan());
+        assert!(
+            read_receipt(&store, "frames", "diverged").unwrap().unwrap().stats["loss"].is_nan()
+        );
     }
 
     #[test]
@@ -356,6 +387,10 @@ pub(super) mod tests {
         assert!(matches!(error, Error::OtherFormat { found: 7, .. }), "{error}");
         store.create("frames/receipts/l.json", br#"{"format": 2, "shiny": true}"#).unwrap();
         let error = read_receipt(&store, "frames", "l").unwrap_err();
-        assert!(error.to_string().contains("frames/receipts/l.json") && error.to_string().contains("shiny"), "{error}");
+        assert!(
+            error.to_string().contains("frames/receipts/l.json")
+                && error.to_string().contains("shiny"),
+            "{error}"
+        );
     }
 }

@@ -19,7 +19,10 @@ impl Refused {
     #[must_use]
     pub fn new(class: EntryClass, seen: impl std::fmt::Display) -> Self {
         let cure = class.cure();
-        Refused { class, reason: if cure.is_empty() { seen.to_string() } else { format!("{seen}; {cure}") } }
+        Refused {
+            class,
+            reason: if cure.is_empty() { seen.to_string() } else { format!("{seen}; {cure}") },
+        }
     }
 }
 

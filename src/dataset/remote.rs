@@ -15,7 +15,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{Error as Cause, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use object_store::{
+    Error as Cause, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutPayload, WriteMultipart,
+};
 use tokio::runtime::Runtime;
 
 use super::access::Access;
@@ -67,15 +70,20 @@ impl Remote {
         let place = object(path)?;
         self.again(|| {
             let payload = PutPayload::from(Bytes::copy_from_slice(bytes));
-            match self.runtime.block_on(self.objects.put_opts(&place, payload, PutMode::Create.into())) {
+            match self.runtime.block_on(self.objects.put_opts(
+                &place,
+                payload,
+                PutMode::Create.into(),
+            )) {
                 Ok(_) => Ok(Created::New),
                 // "Somebody is about to create it" is told like "it is there": only what is found decides.
                 Err(Cause::AlreadyExists { path: at, source }) => match self.read(path)? {
                     Some(found) if found == bytes => Ok(Created::New),
                     Some(_) => Ok(Created::Exists),
-                    None => {
-                        Err(self.failed("create", path)(Cause::Generic { store: "conflict", source: format!("{at}: {source}").into() }))
-                    }
+                    None => Err(self.failed("create", path)(Cause::Generic {
+                        store: "conflict",
+                        source: format!("{at}: {source}").into(),
+                    })),
                 },
                 Err(cause) => Err(self.failed("create", path)(cause)),
             }
@@ -89,7 +97,9 @@ impl Remote {
 
     /// The bytes of many small files, in their order.
     pub(super) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Bytes>>> {
-        let all = || futures::stream::iter(paths).map(|path| self.get(path)).buffered(REQUESTS).try_collect();
+        let all = || {
+            futures::stream::iter(paths).map(|path| self.get(path)).buffered(REQUESTS).try_collect()
+        };
         self.again(|| self.runtime.block_on(all()))
     }
 
@@ -111,16 +121,27 @@ impl Remote {
     }
 
     /// Hands over some stretches of a file, in their order, `at_once` of which are in memory.
-    fn each_part(&self, found: &Stored, ranges: &[Range<u64>], at_once: usize, mut each: impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+    fn each_part(
+        &self,
+        found: &Stored,
+        ranges: &[Range<u64>],
+        at_once: usize,
+        mut each: impl FnMut(Bytes) -> Result<()>,
+    ) -> Result<()> {
         let place = object(&found.path)?;
         let part = |range: &Range<u64>| {
-            let options =
-                GetOptions { range: Some(GetRange::Bounded(range.clone())), if_match: found.etag.clone(), ..GetOptions::default() };
+            let options = GetOptions {
+                range: Some(GetRange::Bounded(range.clone())),
+                if_match: found.etag.clone(),
+                ..GetOptions::default()
+            };
             async { self.objects.get_opts(&place, options).await?.bytes().await }
         };
         let mut parts = pin!(futures::stream::iter(ranges).map(part).buffered(at_once));
         self.runtime.block_on(async {
-            while let Some(part) = parts.try_next().await.map_err(self.failed("read", &found.path))? {
+            while let Some(part) =
+                parts.try_next().await.map_err(self.failed("read", &found.path))?
+            {
                 each(part)?;
             }
             Ok(())
@@ -184,21 +205,36 @@ impl Remote {
     /// The names of the folders right under `prefix`.
     pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let place = object(prefix)?;
-        let list = || self.runtime.block_on(self.objects.list_with_delimiter(Some(&place))).map_err(self.failed("list", prefix));
+        let list = || {
+            self.runtime
+                .block_on(self.objects.list_with_delimiter(Some(&place)))
+                .map_err(self.failed("list", prefix))
+        };
         let found = self.again(list)?;
-        Ok(found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect())
+        Ok(found
+            .common_prefixes
+            .iter()
+            .filter_map(|folder| folder.filename().map(str::to_owned))
+            .collect())
     }
 
     /// Deletes files, which need not be there, many with one request.
     pub(super) fn delete(&self, paths: &[String]) -> Result<()> {
         let places = paths.iter().map(|path| object(path)).collect::<Result<Vec<Path>>>()?;
         self.again(|| {
-            let mut deleted = self.objects.delete_stream(futures::stream::iter(places.clone().into_iter().map(Ok)).boxed());
+            let mut deleted = self
+                .objects
+                .delete_stream(futures::stream::iter(places.clone().into_iter().map(Ok)).boxed());
             self.runtime.block_on(async {
                 while let Some(gone) = deleted.next().await {
                     match gone {
                         Ok(_) | Err(Cause::NotFound { .. }) => {}
-                        Err(cause) => return Err(self.failed("delete", paths.first().map_or("", String::as_str))(cause)),
+                        Err(cause) => {
+                            return Err(self
+                                .failed("delete", paths.first().map_or("", String::as_str))(
+                                cause
+                            ));
+                        }
                     }
                 }
                 Ok(())
@@ -207,21 +243,32 @@ impl Remote {
     }
 
     /// Sends a finished file, which must be at its beginning, and keeps it as the local copy.
-    pub(super) fn upload(&self, path: &str, mut file: File, bytes: u64, part: &std::path::Path) -> Result<()> {
+    pub(super) fn upload(
+        &self,
+        path: &str,
+        mut file: File,
+        bytes: u64,
+        part: &std::path::Path,
+    ) -> Result<()> {
         let place = object(path)?;
         let found = self.again(|| {
             file.rewind().map_err(io_error("read back", path))?;
             let sent = if bytes <= PART {
                 let mut whole = Vec::new();
                 (&file).read_to_end(&mut whole).map_err(io_error("read back", path))?;
-                self.runtime.block_on(self.objects.put(&place, whole.into())).map(|_| ()).map_err(self.failed("upload", path))
+                self.runtime
+                    .block_on(self.objects.put(&place, whole.into()))
+                    .map(|_| ())
+                    .map_err(self.failed("upload", path))
             } else {
                 self.runtime.block_on(self.upload_parts(path, &place, &file))
             };
             match (sent, self.look(path)?) {
                 (Ok(()), Some(found)) => Ok(found),
                 // Where the last reply got lost it is there all the same.
-                (Err(_), Some(found)) if found.bytes == bytes && self.is_same(&found, &file)? => Ok(found),
+                (Err(_), Some(found)) if found.bytes == bytes && self.is_same(&found, &file)? => {
+                    Ok(found)
+                }
                 (Err(error), _) => Err(error),
                 (Ok(()), None) => Err(Error::Missing { path: path.into() }),
             }
@@ -248,7 +295,8 @@ impl Remote {
     /// Parts that a killed process sent stay in the bucket, unseen, and cost money. `object_store` cannot list them: a bucket needs a rule
     /// that aborts incomplete multipart uploads after some days (S3: `AbortIncompleteMultipartUpload`).
     async fn upload_parts(&self, path: &str, place: &Path, mut file: &File) -> Result<()> {
-        let upload = self.objects.put_multipart(place).await.map_err(self.failed("upload", path))?;
+        let upload =
+            self.objects.put_multipart(place).await.map_err(self.failed("upload", path))?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART as usize);
         let mut part = vec![0; PART as usize];
         loop {
@@ -277,7 +325,9 @@ impl Remote {
             }
             // Longer and longer, and not all writers at once.
             let most = 40 << tries;
-            std::thread::sleep(Duration::from_millis(most / 2 + RandomState::new().build_hasher().finish() % most));
+            std::thread::sleep(Duration::from_millis(
+                most / 2 + RandomState::new().build_hasher().finish() % most,
+            ));
         }
         attempt()
     }
@@ -295,20 +345,37 @@ impl Remote {
     /// A name that no other content ever has.
     fn copy_name(&self, found: &Stored) -> String {
         let (name, path, version) = (&self.name, &found.path, found.version());
-        blake3::hash(format!("{name}\n{path}\n{version}\n{}", found.bytes).as_bytes()).to_hex().to_string()
+        blake3::hash(format!("{name}\n{path}\n{version}\n{}", found.bytes).as_bytes())
+            .to_hex()
+            .to_string()
     }
 
     fn failed<'a>(&'a self, action: &'static str, path: &'a str) -> impl Fn(Cause) -> Error + 'a {
-        move |cause| Error::storage(action, &format!("{}/{path}", self.name), &cause, Some(self.access.hide(&cause.to_string())))
+        move |cause| {
+            Error::storage(
+                action,
+                &format!("{}/{path}", self.name),
+                &cause,
+                Some(self.access.hide(&cause.to_string())),
+            )
+        }
     }
 }
 
 /// Cuts a file into parts.
 fn whole(found: &Stored) -> Vec<Range<u64>> {
-    (0..found.bytes).step_by(PART as usize).map(|from| from..(from + PART).min(found.bytes)).collect()
+    (0..found.bytes)
+        .step_by(PART as usize)
+        .map(|from| from..(from + PART).min(found.bytes))
+        .collect()
 }
 
 /// Returns what a store says of an object.
 pub(super) fn stored(found: ObjectMeta) -> Stored {
-    Stored { path: found.location.to_string(), bytes: found.size, modified: found.last_modified.into(), etag: found.e_tag }
+    Stored {
+        path: found.location.to_string(),
+        bytes: found.size,
+        modified: found.last_modified.into(),
+        etag: found.e_tag,
+    }
 }

@@ -29,13 +29,18 @@ pub struct RemoteFile {
 impl RemoteFile {
     /// Opens the file at an address such as `s3://bucket/clips/a.mp4`, which must be there.
     pub fn open(uri: &str, access: &Access) -> Result<Self> {
-        let none = || Error::Address { address: access.hide(uri), reason: "it names no file of an object store".into() };
+        let none = || Error::Address {
+            address: access.hide(uri),
+            reason: "it names no file of an object store".into(),
+        };
         let (base, path) = address(uri).ok_or_else(none)?;
         Self::of(Remote::open(base, "", access)?, path)
     }
 
     fn of(remote: Remote, path: &str) -> Result<Self> {
-        let found = remote.look(path)?.ok_or_else(|| Error::Missing { path: format!("{}/{path}", remote.name()) })?;
+        let found = remote
+            .look(path)?
+            .ok_or_else(|| Error::Missing { path: format!("{}/{path}", remote.name()) })?;
         Ok(Self { remote, found, at: 0, piece: Bytes::new(), piece_at: 0, ask: LEAST })
     }
 
@@ -114,7 +119,10 @@ mod tests {
             assert_eq!(out, bytes[from..from + count], "{count} from {from}");
         }
         assert!(file.seek(SeekFrom::Current(-10_000_000)).is_err());
-        assert_eq!(file.seek(SeekFrom::Start(9 << 20)).and_then(|_| file.read(&mut [0; 4])).unwrap(), 0);
+        assert_eq!(
+            file.seek(SeekFrom::Start(9 << 20)).and_then(|_| file.read(&mut [0; 4])).unwrap(),
+            0
+        );
     }
 
     #[test]

@@ -39,8 +39,18 @@ pub fn begin(store: &Store, pipeline: &str, host: &str, now_unix_secs: u64) -> R
         let run = format!("{number:08}");
         let (pipeline, host, process) = (pipeline.to_owned(), host.to_owned(), std::process::id());
         let id = format!("{:016x}", RandomState::new().build_hasher().finish());
-        let begun = Begun { format: super::FORMAT, run: run.clone(), pipeline, started_unix_secs: now_unix_secs, host, process, id };
-        if store.create(&begun_path(&run), &to_json(&begun))? == Created::New && !is_recorded(store, &run)? {
+        let begun = Begun {
+            format: super::FORMAT,
+            run: run.clone(),
+            pipeline,
+            started_unix_secs: now_unix_secs,
+            host,
+            process,
+            id,
+        };
+        if store.create(&begun_path(&run), &to_json(&begun))? == Created::New
+            && !is_recorded(store, &run)?
+        {
             return Ok(run);
         }
         number += 1;
@@ -51,7 +61,10 @@ pub fn begin(store: &Store, pipeline: &str, host: &str, now_unix_secs: u64) -> R
 pub fn record(store: &Store, run: &str, record: &Value) -> Result<()> {
     match store.create(&record_path(run), &to_json(record))? {
         Created::New => Ok(()),
-        Created::Exists => Err(Error::Corrupt { path: record_path(run), reason: "another run has this number".into() }),
+        Created::Exists => Err(Error::Corrupt {
+            path: record_path(run),
+            reason: "another run has this number".into(),
+        }),
     }
 }
 
@@ -96,8 +109,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for store in [Store::open(folder.path().to_str().unwrap()).unwrap(), faulty_store(&[])] {
             let runs = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..16).map(|_| scope.spawn(|| begin(&store, "p", "pod", 7).unwrap())).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<std::collections::BTreeSet<String>>()
+                let threads: Vec<_> = (0..16)
+                    .map(|_| scope.spawn(|| begin(&store, "p", "pod", 7).unwrap()))
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .collect::<std::collections::BTreeSet<String>>()
             });
             assert_eq!(runs.len(), 16);
         }

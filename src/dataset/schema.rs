@@ -86,7 +86,8 @@ pub enum Compression {
 /// The schema of a shard of frames.
 #[must_use]
 pub fn shard(size: FrameSize) -> Schema {
-    let tensor = json!({"shape": [size.height, size.width, 3], "dim_names": ["height", "width", "channel"]});
+    let tensor =
+        json!({"shape": [size.height, size.width, 3], "dim_names": ["height", "width", "channel"]});
     let pixels = fixed_list(PIXELS, DataType::UInt8, size.bytes()).with_metadata(HashMap::from([
         ("ARROW:extension:name".to_owned(), "arrow.fixed_shape_tensor".to_owned()),
         ("ARROW:extension:metadata".to_owned(), tensor.to_string()),
@@ -136,7 +137,8 @@ fn label_fields(names: DataType) -> Schema {
 /// The frame size a shard's schema states, if it is a shard's.
 #[must_use]
 pub fn frame_size(schema: &Schema) -> Option<FrameSize> {
-    let metadata = schema.field_with_name(PIXELS).ok()?.metadata().get("ARROW:extension:metadata")?;
+    let metadata =
+        schema.field_with_name(PIXELS).ok()?.metadata().get("ARROW:extension:metadata")?;
     let tensor: Value = serde_json::from_str(metadata).ok()?;
     let side = |axis: usize| u32::try_from(tensor["shape"][axis].as_u64()?).ok();
     let size = FrameSize { height: side(0)?, width: side(1)? };
@@ -170,7 +172,9 @@ fn meaning(column: &str) -> &'static str {
         PIXELS => "the frame: [height, width, channel], RGB, 0 to 255",
         LATENT_ACTION => "the latent action before quantisation: what a policy is cloned from",
         LATENT_CODE => "the codebook entries it was quantised to, one per codebook and position",
-        FDM_ERROR => "the world model's error on this transition: the label's own quality sign; null where it was not asked for",
+        FDM_ERROR => {
+            "the world model's error on this transition: the label's own quality sign; null where it was not asked for"
+        }
         MOTION => "the mean absolute change of a pixel from o[t] to o[t+1], from 0 to 1",
         TRUE_ACTION => "the true action, null where unknown",
         SHARD => "the shard file the frames lie in, relative to the workspace",
@@ -227,7 +231,9 @@ mod tests {
         use DataType::{Float32, Float64, Int32, Int64, List, Utf8};
         for field in labels().fields() {
             let simple = match field.data_type() {
-                List(item) => matches!(item.data_type(), Int32 | Float32) && item.name() == "element",
+                List(item) => {
+                    matches!(item.data_type(), Int32 | Float32) && item.name() == "element"
+                }
                 other => matches!(other, Utf8 | Int32 | Int64 | Float32 | Float64),
             };
             assert!(simple, "{field}");

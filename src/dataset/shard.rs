@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, DictionaryArray, FixedSizeListArray, Float64Array, Int32Array, RecordBatch, StringArray, UInt8Array, UInt32Array,
+    ArrayRef, DictionaryArray, FixedSizeListArray, Float64Array, Int32Array, RecordBatch,
+    StringArray, UInt8Array, UInt32Array,
 };
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Int32Type, SchemaRef};
@@ -82,10 +83,14 @@ impl ShardWriter {
             Compression::None => None,
             Compression::Zstd => Some(CompressionType::ZSTD),
         };
-        let options = IpcWriteOptions::default().try_with_compression(codec).map_err(encode_error(path))?;
+        let options =
+            IpcWriteOptions::default().try_with_compression(codec).map_err(encode_error(path))?;
         let file = store.new_file(path)?;
-        let writer = FileWriter::try_new_with_options(file, &schema, options).map_err(encode_error(path))?;
-        let names = |name: fn(&VideoName) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(layout.videos.iter().map(name))) };
+        let writer =
+            FileWriter::try_new_with_options(file, &schema, options).map_err(encode_error(path))?;
+        let names = |name: fn(&VideoName) -> &str| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(layout.videos.iter().map(name)))
+        };
         Ok(Self {
             writer,
             schema,
@@ -107,21 +112,36 @@ impl ShardWriter {
             return Err(self.wrong_shape("the video's number", video, self.uris.len()));
         }
         self.last = None;
-        self.video = i32::try_from(video).map_err(|_| self.wrong_shape("the video's number", video, 1 << 31))?;
+        self.video = i32::try_from(video)
+            .map_err(|_| self.wrong_shape("the video's number", video, 1 << 31))?;
         Ok(())
     }
 
     /// Adds one frame, whose number must be greater than the last one's: `pixels` is `[height, width, 3]`, RGB, row by row.
-    pub fn push(&mut self, episode: u32, frame_index: u32, time_s: f64, pixels: &[u8]) -> Result<()> {
+    pub fn push(
+        &mut self,
+        episode: u32,
+        frame_index: u32,
+        time_s: f64,
+        pixels: &[u8],
+    ) -> Result<()> {
         if pixels.len() != self.size.bytes() {
-            return Err(self.wrong_shape("a frame's length in bytes", pixels.len(), self.size.bytes()));
+            return Err(self.wrong_shape(
+                "a frame's length in bytes",
+                pixels.len(),
+                self.size.bytes(),
+            ));
         }
         if self.video < 0 {
             return Err(self.wrong_shape("the number of videos begun", 0, 1));
         }
         // So that no two frames of a video have one number.
         if let Some(last) = self.last.replace(frame_index).filter(|last| *last >= frame_index) {
-            return Err(self.wrong_shape("a frame's number", frame_index as usize, last as usize + 1));
+            return Err(self.wrong_shape(
+                "a frame's number",
+                frame_index as usize,
+                last as usize + 1,
+            ));
         }
         self.batch.video.push(self.video);
         self.batch.episode.push(episode);
@@ -154,13 +174,15 @@ impl ShardWriter {
     fn write_batch(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         let columns = self.columns(batch).map_err(encode_error(&self.path))?;
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(encode_error(&self.path))?;
+        let batch =
+            RecordBatch::try_new(self.schema.clone(), columns).map_err(encode_error(&self.path))?;
         self.writer.write(&batch).map_err(encode_error(&self.path))
     }
 
     fn columns(&self, batch: Batch) -> Result<Vec<ArrayRef>, ArrowError> {
         let video = Int32Array::from(batch.video);
-        let frame_bytes = i32::try_from(self.size.bytes()).expect("the schema was made with this length");
+        let frame_bytes =
+            i32::try_from(self.size.bytes()).expect("the schema was made with this length");
         let pixels = UInt8Array::new(ScalarBuffer::from(Buffer::from_vec(batch.pixels)), None);
         Ok(vec![
             Arc::new(DictionaryArray::<Int32Type>::try_new(video.clone(), self.uris.clone())?),
@@ -168,19 +190,31 @@ impl ShardWriter {
             Arc::new(UInt32Array::from(batch.episode)),
             Arc::new(UInt32Array::from(batch.frame_index)),
             Arc::new(Float64Array::from(batch.time_s)),
-            Arc::new(FixedSizeListArray::try_new(Arc::new(schema::item(DataType::UInt8)), frame_bytes, Arc::new(pixels), None)?),
+            Arc::new(FixedSizeListArray::try_new(
+                Arc::new(schema::item(DataType::UInt8)),
+                frame_bytes,
+                Arc::new(pixels),
+                None,
+            )?),
         ])
     }
 
     fn wrong_shape(&self, what: &str, found: usize, expected: usize) -> Error {
-        Error::WrongShape { path: self.path.clone(), what: what.into(), found: found as u64, expected: expected as u64 }
+        Error::WrongShape {
+            path: self.path.clone(),
+            what: what.into(),
+            found: found as u64,
+            expected: expected as u64,
+        }
     }
 }
 
 /// Keeps a full disk recognisable: an I/O error inside Arrow stays one.
 fn encode_error(path: &str) -> impl FnOnce(ArrowError) -> Error {
     move |cause| match cause {
-        ArrowError::IoError(_, cause) => Error::Io { action: "write", path: path.to_owned(), cause },
+        ArrowError::IoError(_, cause) => {
+            Error::Io { action: "write", path: path.to_owned(), cause }
+        }
         other => Error::Encode { path: path.to_owned(), reason: other.to_string() },
     }
 }

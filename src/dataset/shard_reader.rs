@@ -59,12 +59,20 @@ pub(super) struct Columns {
 impl Shard {
     /// Opens the shard at `path`; a compressed one is decompressed here, as a whole.
     pub fn open(store: &Store, path: &str) -> Result<Self> {
-        Self::decode(path, &Parts::Mapped { path: path.to_owned(), bytes: store.map(path)? }, Wanted::All)
+        Self::decode(
+            path,
+            &Parts::Mapped { path: path.to_owned(), bytes: store.map(path)? },
+            Wanted::All,
+        )
     }
 
     /// Opens a shard that must have the size that its receipt says; a compressed one is decompressed here, as a whole.
     pub fn open_file(store: &Store, info: &FileInfo) -> Result<Self> {
-        Self::decode(&info.path, &Parts::Mapped { path: info.path.clone(), bytes: store.map_file(info)? }, Wanted::All)
+        Self::decode(
+            &info.path,
+            &Parts::Mapped { path: info.path.clone(), bytes: store.map_file(info)? },
+            Wanted::All,
+        )
     }
 
     /// Opens all of a shard but its pixels, which are not read.
@@ -119,7 +127,10 @@ impl Shard {
         let bytes = self.size.bytes();
         match batch.pixels.get(row * bytes..row * bytes + out.len()) {
             Some(pixels) => out.copy_from_slice(pixels),
-            None => out.chunks_exact_mut(bytes).enumerate().for_each(|(i, out)| out.copy_from_slice(self.pixels(first + i))),
+            None => out
+                .chunks_exact_mut(bytes)
+                .enumerate()
+                .for_each(|(i, out)| out.copy_from_slice(self.pixels(first + i))),
         }
     }
 
@@ -204,20 +215,25 @@ impl Shard {
 
 /// The columns of a batch whose schema was checked, pixels only where they were asked for.
 fn columns(batch: &RecordBatch) -> Columns {
-    let numbers = |column: usize| batch.column(column).as_primitive::<UInt32Type>().values().clone();
+    let numbers =
+        |column: usize| batch.column(column).as_primitive::<UInt32Type>().values().clone();
     let pixels = batch.columns().get(5).map(|column| column.as_fixed_size_list().values().clone());
     Columns {
         video: batch.column(0).as_dictionary::<Int32Type>().keys().values().clone(),
         episode: numbers(2),
         frame_index: numbers(3),
         time_s: batch.column(4).as_primitive::<Float64Type>().values().clone(),
-        pixels: pixels.map_or_else(|| ScalarBuffer::from(vec![]), |p| p.as_primitive::<UInt8Type>().values().clone()),
+        pixels: pixels.map_or_else(
+            || ScalarBuffer::from(vec![]),
+            |p| p.as_primitive::<UInt8Type>().values().clone(),
+        ),
     }
 }
 
 /// The two dictionaries, side by side.
 fn videos(batch: &RecordBatch) -> Vec<VideoName> {
-    let [uris, digests] = [0, 1].map(|column| batch.column(column).as_dictionary::<Int32Type>().values());
+    let [uris, digests] =
+        [0, 1].map(|column| batch.column(column).as_dictionary::<Int32Type>().values());
     let pairs = uris.as_string::<i32>().iter().zip(digests.as_string::<i32>());
     let name = |text: Option<&str>| text.unwrap_or_default().to_owned();
     pairs.map(|(uri, digest)| VideoName { uri: name(uri), digest: name(digest) }).collect()
@@ -256,7 +272,9 @@ pub(super) mod tests {
         for video in [0, 2] {
             writer.begin_video(video).unwrap();
             for frame in (0..300).filter(|frame| (video, *frame) != (2, 200)) {
-                writer.push(frame / 150, frame, f64::from(frame) / 15.0, &pixels(video, frame)).unwrap();
+                writer
+                    .push(frame / 150, frame, f64::from(frame) / 15.0, &pixels(video, frame))
+                    .unwrap();
             }
         }
         writer.finish().unwrap()
@@ -271,7 +289,10 @@ pub(super) mod tests {
             assert_eq!((shard.rows(), info.rows, shard.frame_size()), (599, 599, SIZE));
             assert_eq!((shard.video(0), shard.video_digest(0)), ("films/a.mp4", "d0"));
             assert_eq!((shard.video(300), shard.video_digest(598)), ("films/b.mp4", "d2"));
-            assert_eq!((shard.episode(449), shard.frame_index(449), shard.time_s(449)), (0, 149, 149.0 / 15.0));
+            assert_eq!(
+                (shard.episode(449), shard.frame_index(449), shard.time_s(449)),
+                (0, 149, 149.0 / 15.0)
+            );
             for row in 0..300 {
                 assert_eq!(shard.pixels(row), pixels(0, row as u32));
             }
@@ -284,8 +305,18 @@ pub(super) mod tests {
         let (_folder, store) = workspace();
         write(&store, Compression::None);
         let runs = Shard::open(&store, PATH).unwrap().episodes();
-        let shown: Vec<_> = runs.iter().map(|run| (&run.digest[..], run.episode, run.first_row, run.len)).collect();
-        assert_eq!(shown, [("d0", 0, 0, 150), ("d0", 1, 150, 150), ("d2", 0, 300, 150), ("d2", 1, 450, 50), ("d2", 1, 500, 99)]);
+        let shown: Vec<_> =
+            runs.iter().map(|run| (&run.digest[..], run.episode, run.first_row, run.len)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("d0", 0, 0, 150),
+                ("d0", 1, 150, 150),
+                ("d2", 0, 300, 150),
+                ("d2", 1, 450, 50),
+                ("d2", 1, 500, 99)
+            ]
+        );
     }
 
     #[test]

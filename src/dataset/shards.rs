@@ -112,7 +112,8 @@ impl Shards {
     }
 
     fn open_sources(store: &Store, sources: Vec<Source>) -> Result<Self> {
-        let (mut ordinals, mut runs, mut places, mut frame_size) = (HashMap::new(), Vec::new(), Vec::new(), None);
+        let (mut ordinals, mut runs, mut places, mut frame_size) =
+            (HashMap::new(), Vec::new(), Vec::new(), None);
         let (mut bytes, mut number) = (0, 0);
         for some in sources.chunks(AT_ONCE) {
             let open = |source: &Source| {
@@ -127,7 +128,8 @@ impl Shards {
                     // An episode cut by a gap is several runs, and one episode all the same.
                     let next = ordinals.len();
                     let episode = *ordinals.entry((run.digest, run.episode)).or_insert(next);
-                    let [shard, first_row, frames, episode] = [number, run.first_row, run.len, episode].map(narrow);
+                    let [shard, first_row, frames, episode] =
+                        [number, run.first_row, run.len, episode].map(narrow);
                     runs.push(Span { shard, first_row, frames, episode });
                 }
                 bytes += place.rows * size.bytes();
@@ -135,11 +137,23 @@ impl Shards {
                 number += 1;
             }
         }
-        let is_small = bytes <= MAPPED_BYTES && places.iter().all(|place| !place.batches.is_empty());
+        let is_small =
+            bytes <= MAPPED_BYTES && places.iter().all(|place| !place.batches.is_empty());
         let mapped = (0..if is_small { number } else { 0 }).map(|_| OnceLock::new()).collect();
         let (store, episodes, mapping) = (store.clone(), ordinals.len(), Mutex::default());
         let (files, whole) = (Mutex::default(), Mutex::default());
-        Ok(Self { store, sources, places, frame_size, runs, episodes, files, whole, mapped, mapping })
+        Ok(Self {
+            store,
+            sources,
+            places,
+            frame_size,
+            runs,
+            episodes,
+            files,
+            whole,
+            mapped,
+            mapping,
+        })
     }
 
     /// The size of every frame; none where there is no shard.
@@ -161,7 +175,12 @@ impl Shards {
     pub fn copy(&self, shard: usize, first_row: usize, out: &mut [u8]) -> Result<()> {
         let (place, bytes) = (&self.places[shard], self.frame_size.map_or(1, |size| size.bytes()));
         let count = out.len() / bytes;
-        assert!(first_row + count <= place.rows, "rows {first_row} to {} of {}", first_row + count, place.rows);
+        assert!(
+            first_row + count <= place.rows,
+            "rows {first_row} to {} of {}",
+            first_row + count,
+            place.rows
+        );
         if place.batches.is_empty() || !self.mapped.is_empty() {
             self.shard(shard)?.copy(first_row, out);
             return Ok(());
@@ -201,7 +220,12 @@ impl Shards {
 
     fn file(&self, number: usize) -> Result<Arc<File>> {
         let source = &self.sources[number];
-        lock(&self.files).get(number, FILES, |_| 1, || self.store.file_of(source.path(), source.info()).map(Arc::new))
+        lock(&self.files).get(
+            number,
+            FILES,
+            |_| 1,
+            || self.store.file_of(source.path(), source.info()).map(Arc::new),
+        )
     }
 }
 
@@ -218,7 +242,13 @@ fn check_size(path: &str, found: FrameSize, expected: FrameSize) -> Result<()> {
         return Ok(());
     }
     let FrameSize { height, width } = expected;
-    Err(corrupt(path, format!("its frames are {} x {} pixels, those before are {height} x {width}", found.height, found.width)))
+    Err(corrupt(
+        path,
+        format!(
+            "its frames are {} x {} pixels, those before are {height} x {width}",
+            found.height, found.width
+        ),
+    ))
 }
 
 fn pixel_bytes(shard: &Shard) -> usize {
@@ -240,7 +270,13 @@ impl<T> Default for Recent<T> {
 }
 
 impl<T> Recent<T> {
-    fn get(&mut self, number: usize, most: usize, weight: impl Fn(&T) -> usize, open: impl FnOnce() -> Result<Arc<T>>) -> Result<Arc<T>> {
+    fn get(
+        &mut self,
+        number: usize,
+        most: usize,
+        weight: impl Fn(&T) -> usize,
+        open: impl FnOnce() -> Result<Arc<T>>,
+    ) -> Result<Arc<T>> {
         if let Some(found) = self.newer.get(&number) {
             return Ok(found.clone());
         }
@@ -264,7 +300,8 @@ fn lock<T>(recent: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn narrow(count: usize) -> u32 {
-    u32::try_from(count).expect("a shard has fewer than 2^32 rows, and a dataset fewer episodes and shards")
+    u32::try_from(count)
+        .expect("a shard has fewer than 2^32 rows, and a dataset fewer episodes and shards")
 }
 
 #[cfg(test)]
@@ -278,7 +315,9 @@ mod tests {
     /// A shard of one episode; each frame's first bytes are its number.
     fn write(store: &Store, path: &str, compression: Compression, frames: u32) {
         let videos = vec![VideoName { uri: path.into(), digest: path.into() }];
-        let mut writer = ShardWriter::create(store, path, &ShardLayout { size: SIZE, compression, videos }).unwrap();
+        let mut writer =
+            ShardWriter::create(store, path, &ShardLayout { size: SIZE, compression, videos })
+                .unwrap();
         writer.begin_video(0).unwrap();
         for i in 0..frames {
             let mut pixels = vec![i as u8; SIZE.bytes()];
@@ -294,7 +333,10 @@ mod tests {
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let kinds = [("a/data/k0/a/s", Compression::None), ("a/data/k1/a/s", Compression::Zstd)];
         kinds.iter().for_each(|(path, kind)| write(&store, path, *kind, 700));
-        let mut ways: Vec<Shards> = kinds.iter().map(|(path, _)| Shards::open(&store, vec![(*path).to_owned()]).unwrap()).collect();
+        let mut ways: Vec<Shards> = kinds
+            .iter()
+            .map(|(path, _)| Shards::open(&store, vec![(*path).to_owned()]).unwrap())
+            .collect();
         ways.push(Shards::open(&store, vec!["a/data/k0/a/s".into()]).unwrap());
         ways[2].mapped.clear();
         assert_eq!(ways.iter().map(|shards| shards.mapped.len()).collect::<Vec<_>>(), [1, 0, 0]);
@@ -328,12 +370,24 @@ mod tests {
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         write(&store, "a/data/k0/a/s", Compression::None, 3);
         let videos = vec![VideoName { uri: "v".into(), digest: "v".into() }];
-        let layout = ShardLayout { size: FrameSize { height: 32, width: 32 }, compression: Compression::None, videos };
+        let layout = ShardLayout {
+            size: FrameSize { height: 32, width: 32 },
+            compression: Compression::None,
+            videos,
+        };
         let mut writer = ShardWriter::create(&store, "a/data/k1/a/s", &layout).unwrap();
         writer.begin_video(0).unwrap();
         writer.push(0, 0, 0.0, &[0; 32 * 32 * 3]).unwrap();
         writer.finish().unwrap();
-        let error = Shards::open(&store, ["k0", "k1"].map(|key| format!("a/data/{key}/a/s")).to_vec()).unwrap_err().to_string();
-        assert!(error.contains("a/data/k1/a/s") && error.contains("32 x 32") && error.contains("64 x 64"), "{error}");
+        let error =
+            Shards::open(&store, ["k0", "k1"].map(|key| format!("a/data/{key}/a/s")).to_vec())
+                .unwrap_err()
+                .to_string();
+        assert!(
+            error.contains("a/data/k1/a/s")
+                && error.contains("32 x 32")
+                && error.contains("64 x 64"),
+            "{error}"
+        );
     }
 }

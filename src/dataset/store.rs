@@ -169,7 +169,9 @@ impl Store {
         #[cfg(test)]
         self.wait(Step::Look)?;
         let mut paths = match &self.place {
-            Place::Remote(remote) => remote.files(prefix)?.into_iter().map(|file| file.path).collect(),
+            Place::Remote(remote) => {
+                remote.files(prefix)?.into_iter().map(|file| file.path).collect()
+            }
             Place::Folder(root) => walk::paths(root.root(), place.as_ref())?,
         };
         paths.retain(|path| !is_staged(path));
@@ -179,7 +181,12 @@ impl Store {
 
     /// Returns the size of every whole file under the folder `prefix`, by its path in the workspace.
     pub fn sizes(&self, prefix: &str) -> Result<HashMap<String, u64>> {
-        Ok(self.unsorted(prefix)?.into_iter().filter(|file| !file.is_staged()).map(|file| (file.path, file.bytes)).collect())
+        Ok(self
+            .unsorted(prefix)?
+            .into_iter()
+            .filter(|file| !file.is_staged())
+            .map(|file| (file.path, file.bytes))
+            .collect())
     }
 
     /// Returns every file under the folder `prefix`, sorted by path, with the temporary files of creates that were killed.
@@ -397,11 +404,14 @@ mod tests {
         let (_folder, local) = workspace();
         for store in [local, faulty_store(&[])] {
             let created = std::thread::scope(|scope| {
-                let create = |i: u8| store.create("k/receipt.json", &[i; 1000]).map(|created| (i, created));
-                let threads: Vec<_> = (0..32).map(|i| scope.spawn(move || create(i).unwrap())).collect();
+                let create =
+                    |i: u8| store.create("k/receipt.json", &[i; 1000]).map(|created| (i, created));
+                let threads: Vec<_> =
+                    (0..32).map(|i| scope.spawn(move || create(i).unwrap())).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
             });
-            let winners: Vec<u8> = created.iter().filter(|(_, c)| *c == Created::New).map(|(i, _)| *i).collect();
+            let winners: Vec<u8> =
+                created.iter().filter(|(_, c)| *c == Created::New).map(|(i, _)| *i).collect();
             assert_eq!(winners.len(), 1);
             assert_eq!(store.read("k/receipt.json").unwrap().unwrap(), vec![winners[0]; 1000]);
             store.delete_all("k").unwrap();
@@ -460,7 +470,16 @@ mod tests {
         let absolute = outside.to_str().unwrap();
         for store in [local, faulty_store(&[])] {
             store.create("a/inside", b"ours").unwrap();
-            for path in [absolute, "../outside/file", "a/../../outside/file", "/outside/file", "a//inside", "a/inside/", "a\\inside", ""] {
+            for path in [
+                absolute,
+                "../outside/file",
+                "a/../../outside/file",
+                "/outside/file",
+                "a//inside",
+                "a/inside/",
+                "a\\inside",
+                "",
+            ] {
                 let refused = [
                     store.create(path, b"new").is_err(),
                     store.new_file(path).is_err(),

@@ -8,7 +8,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray,
+    RecordBatch, StringArray,
+};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{Field, Int32Type, Schema};
 use arrow::error::ArrowError;
@@ -54,7 +57,8 @@ pub enum Column {
 /// # Errors
 /// Names a column whose length differs from the first one's, and a count that int64 cannot hold.
 pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Result<FileInfo> {
-    let encode = |cause: ArrowError| Error::Encode { path: path.to_owned(), reason: cause.to_string() };
+    let encode =
+        |cause: ArrowError| Error::Encode { path: path.to_owned(), reason: cause.to_string() };
     let rows = columns.first().map_or(0, |(_, first)| first.len());
     let (mut fields, mut arrays) = (Vec::new(), Vec::new());
     for (name, column) in columns {
@@ -63,7 +67,10 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
             let what = format!("the length of column `{name}`");
             return Err(Error::WrongShape { path: path.to_owned(), what, found, expected });
         }
-        let array = array(column).map_err(|reason| Error::Encode { path: path.to_owned(), reason: format!("column `{name}` {reason}") })?;
+        let array = array(column).map_err(|reason| Error::Encode {
+            path: path.to_owned(),
+            reason: format!("column `{name}` {reason}"),
+        })?;
         fields.push(Field::new(*name, array.data_type().clone(), matches!(column, Column::F64(_))));
         arrays.push(array);
     }
@@ -88,7 +95,10 @@ pub fn table_sort(path: &str) -> Option<&str> {
 }
 
 /// Returns what all our Parquet files have in common. The same rows become the same bytes.
-pub(super) fn properties(row_bytes: usize, metadata: impl Iterator<Item = KeyValue>) -> WriterPropertiesBuilder {
+pub(super) fn properties(
+    row_bytes: usize,
+    metadata: impl Iterator<Item = KeyValue>,
+) -> WriterPropertiesBuilder {
     let format = KeyValue::new(FORMAT_KEY.to_owned(), TABLE_FORMAT.to_string());
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("zstd has a level 3")))
@@ -98,9 +108,16 @@ pub(super) fn properties(row_bytes: usize, metadata: impl Iterator<Item = KeyVal
 }
 
 /// Starts a Parquet file without an embedded Arrow schema: with one, readers would see dictionaries and other types of Arrow's own.
-pub(super) fn parquet_writer(store: &Store, path: &str, schema: Arc<Schema>, properties: WriterProperties) -> Result<ArrowWriter<NewFile>> {
-    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-    ArrowWriter::try_new_with_options(store.new_file(path)?, schema, options).map_err(parquet_error(path))
+pub(super) fn parquet_writer(
+    store: &Store,
+    path: &str,
+    schema: Arc<Schema>,
+    properties: WriterProperties,
+) -> Result<ArrowWriter<NewFile>> {
+    let options =
+        ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(store.new_file(path)?, schema, options)
+        .map_err(parquet_error(path))
 }
 
 /// Keeps a full disk recognisable: an I/O error inside Parquet stays one.
@@ -117,8 +134,8 @@ pub(super) fn parquet_error(path: &str) -> impl FnOnce(ParquetError) -> Error {
 /// Returns the lists of a column in which all lists have the same length.
 pub(super) fn list_array(values: ArrayRef, length: usize) -> Result<ListArray, ArrowError> {
     let rows = values.len().checked_div(length).unwrap_or(0);
-    let offsets =
-        OffsetBuffer::try_from_repeated_length(length, rows).map_err(|cause| ArrowError::InvalidArgumentError(cause.to_string()))?;
+    let offsets = OffsetBuffer::try_from_repeated_length(length, rows)
+        .map_err(|cause| ArrowError::InvalidArgumentError(cause.to_string()))?;
     ListArray::try_new(Arc::new(element(values.data_type().clone())), offsets, values, None)
 }
 
@@ -147,8 +164,17 @@ impl Column {
     /// Returns the bytes of a row in a Parquet file before compression, on average.
     fn row_bytes(&self) -> usize {
         match self {
-            Column::F64(_) | Column::I64(_) | Column::U64(_) | Column::U32(_) | Column::Bits(_) => 8,
-            Column::Text(values) => 4 + values.iter().map(String::len).sum::<usize>().checked_div(values.len()).unwrap_or(0),
+            Column::F64(_) | Column::I64(_) | Column::U64(_) | Column::U32(_) | Column::Bits(_) => {
+                8
+            }
+            Column::Text(values) => {
+                4 + values
+                    .iter()
+                    .map(String::len)
+                    .sum::<usize>()
+                    .checked_div(values.len())
+                    .unwrap_or(0)
+            }
             Column::Names(..) | Column::F32(_) => 4,
             Column::F32Rows(_, width) => 4 * width,
         }
@@ -161,28 +187,39 @@ fn array(column: &Column) -> Result<ArrayRef, String> {
         Column::F64(values) => Arc::new(Float64Array::from(values.clone())),
         Column::I64(values) => Arc::new(Int64Array::from(values.clone())),
         Column::U64(values) => Arc::new(Int64Array::from(signed(values)?)),
-        Column::U32(values) => Arc::new(Int64Array::from_iter_values(values.iter().map(|value| i64::from(*value)))),
-        Column::Bits(values) => Arc::new(Int64Array::from_iter_values(values.iter().map(|value| value.cast_signed()))),
+        Column::U32(values) => {
+            Arc::new(Int64Array::from_iter_values(values.iter().map(|value| i64::from(*value))))
+        }
+        Column::Bits(values) => {
+            Arc::new(Int64Array::from_iter_values(values.iter().map(|value| value.cast_signed())))
+        }
         Column::Text(values) => Arc::new(StringArray::from_iter_values(values)),
         Column::Names(rows, names) => {
             let names = Arc::new(StringArray::from_iter_values(names));
-            let rows = rows.iter().map(|row| i32::try_from(*row).map_err(|_| format!("points at name {row}, which is too far")));
+            let rows = rows.iter().map(|row| {
+                i32::try_from(*row).map_err(|_| format!("points at name {row}, which is too far"))
+            });
             let rows = Int32Array::from(rows.collect::<Result<Vec<_>, _>>()?);
-            Arc::new(DictionaryArray::<Int32Type>::try_new(rows, names).map_err(|cause| cause.to_string())?)
+            Arc::new(
+                DictionaryArray::<Int32Type>::try_new(rows, names)
+                    .map_err(|cause| cause.to_string())?,
+            )
         }
         Column::F32(values) => Arc::new(Float32Array::from(values.clone())),
         Column::F32Rows(values, width) if values.len().checked_rem(*width) != Some(0) => {
             return Err(format!("holds {} numbers, expected lists of {width}", values.len()));
         }
-        Column::F32Rows(values, width) => {
-            Arc::new(list_array(Arc::new(Float32Array::from(values.clone())), *width).map_err(|cause| cause.to_string())?)
-        }
+        Column::F32Rows(values, width) => Arc::new(
+            list_array(Arc::new(Float32Array::from(values.clone())), *width)
+                .map_err(|cause| cause.to_string())?,
+        ),
     })
 }
 
 fn signed(values: &[u64]) -> Result<Vec<i64>, String> {
     let fits = |(row, value): (usize, &u64)| {
-        i64::try_from(*value).map_err(|_| format!("holds {value} in row {row}, expected at most {}", i64::MAX))
+        i64::try_from(*value)
+            .map_err(|_| format!("holds {value} in row {row}, expected at most {}", i64::MAX))
     };
     values.iter().enumerate().map(fits).collect()
 }
@@ -193,7 +230,11 @@ mod tests {
 
     #[test]
     fn the_sort_of_a_table_is_its_name_without_numbers() {
-        let sorts = [("a.b/curve_10.parquet", Some("curve")), ("l/a/labels-0001.parquet", Some("labels")), ("a/curve.csv", None)];
+        let sorts = [
+            ("a.b/curve_10.parquet", Some("curve")),
+            ("l/a/labels-0001.parquet", Some("labels")),
+            ("a/curve.csv", None),
+        ];
         sorts.iter().for_each(|(path, sort)| assert_eq!(table_sort(path), *sort));
     }
 }

@@ -8,7 +8,10 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Schema};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
 use parquet::schema::types::ColumnPath;
 
 use super::error::{Error, Result};
@@ -55,9 +58,11 @@ pub(super) struct OpenParquet {
 pub(super) fn open_parquet(store: &Store, path: &str) -> Result<OpenParquet> {
     let bytes = store.map(path)?;
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let footer = ArrowReaderMetadata::load(&bytes, options).map_err(|cause| corrupt(path, cause))?;
+    let footer =
+        ArrowReaderMetadata::load(&bytes, options).map_err(|cause| corrupt(path, cause))?;
     let entries = footer.metadata().file_metadata().key_value_metadata().into_iter().flatten();
-    let metadata: BTreeMap<_, _> = entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect();
+    let metadata: BTreeMap<_, _> =
+        entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect();
     let format = metadata.get(FORMAT_KEY).and_then(|format| format.parse().ok());
     match format.ok_or_else(|| corrupt(path, "it states no format"))? {
         TABLE_FORMAT => Ok(OpenParquet { bytes, footer, metadata }),
@@ -78,20 +83,26 @@ impl OpenParquet {
     /// Reads all columns as the types of `schema`, batch by batch.
     pub fn batches(self, path: &str, schema: Schema) -> Result<ParquetRecordBatchReader> {
         let options = ArrowReaderOptions::new().with_schema(schema.into());
-        let footer = ArrowReaderMetadata::try_new(self.footer.metadata().clone(), options).map_err(|cause| corrupt(path, cause))?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes, footer).with_batch_size(BATCH_ROWS);
+        let footer = ArrowReaderMetadata::try_new(self.footer.metadata().clone(), options)
+            .map_err(|cause| corrupt(path, cause))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes, footer)
+            .with_batch_size(BATCH_ROWS);
         builder.build().map_err(|cause| corrupt(path, cause))
     }
 
     /// Returns the bytes of a row before compression, on average.
     pub fn row_bytes(&self) -> usize {
-        let bytes: i64 = self.footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
-        bytes.checked_div(self.footer.metadata().file_metadata().num_rows()).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0))
+        let bytes: i64 =
+            self.footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
+        bytes
+            .checked_div(self.footer.metadata().file_metadata().num_rows())
+            .map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0))
     }
 
     /// Returns the columns that are written without a dictionary, since their values hardly ever repeat.
     pub fn columns_without_dictionary(&self) -> Vec<ColumnPath> {
-        let columns = self.footer.metadata().row_groups().first().map_or(&[][..], |group| group.columns());
+        let columns =
+            self.footer.metadata().row_groups().first().map_or(&[][..], |group| group.columns());
         let plain = columns.iter().filter(|column| column.dictionary_page_offset().is_none());
         plain.map(|column| column.column_path().clone()).collect()
     }
@@ -114,24 +125,30 @@ impl OpenParquet {
         if let Some(name) = missing {
             return Err(corrupt(path, format!("it has no column `{name}`")));
         }
-        let places: Vec<usize> =
-            (0..fields.len()).filter(|at| wanted.is_none_or(|names| names.contains(&fields[*at].name().as_str()))).collect();
+        let places: Vec<usize> = (0..fields.len())
+            .filter(|at| wanted.is_none_or(|names| names.contains(&fields[*at].name().as_str())))
+            .collect();
         let rows = self.rows(path)?;
-        let empty = |at: &usize| Ok((fields[*at].name().clone(), self.empty(path, &fields[*at], rows)?));
+        let empty =
+            |at: &usize| Ok((fields[*at].name().clone(), self.empty(path, &fields[*at], rows)?));
         let mut columns = places.iter().map(empty).collect::<Result<Vec<_>>>()?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes, self.footer).with_batch_size(BATCH_ROWS);
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes, self.footer)
+            .with_batch_size(BATCH_ROWS);
         let mask = ProjectionMask::roots(builder.parquet_schema(), places);
         for batch in builder.with_projection(mask).build().map_err(|cause| corrupt(path, cause))? {
             let batch = batch.map_err(|cause| corrupt(path, cause))?;
             for ((name, column), array) in columns.iter_mut().zip(batch.columns()) {
-                column.extend(array).map_err(|reason| corrupt(path, format!("column `{name}` {reason}")))?;
+                column
+                    .extend(array)
+                    .map_err(|reason| corrupt(path, format!("column `{name}` {reason}")))?;
             }
         }
         Ok(Table { columns })
     }
 
     fn rows(&self, path: &str) -> Result<usize> {
-        usize::try_from(self.footer.metadata().file_metadata().num_rows()).map_err(|cause| corrupt(path, cause))
+        usize::try_from(self.footer.metadata().file_metadata().num_rows())
+            .map_err(|cause| corrupt(path, cause))
     }
 
     /// Makes the column that a field's values go into.
@@ -143,7 +160,10 @@ impl OpenParquet {
             DataType::Int64 => Column::I64(Vec::with_capacity(rows)),
             DataType::Utf8 => Column::Text(Vec::with_capacity(rows)),
             DataType::List(item) if *item.data_type() == DataType::Float32 => {
-                let stated = format!("column `{name}` holds lists, and the file's metadata does not state `{}`", list_size_key(name));
+                let stated = format!(
+                    "column `{name}` holds lists, and the file's metadata does not state `{}`",
+                    list_size_key(name)
+                );
                 Column::F32Rows(vec![], self.list_size(name).ok_or_else(|| corrupt(path, stated))?)
             }
             other => return Err(corrupt(path, format!("column `{name}` holds {other}"))),
@@ -168,7 +188,9 @@ impl Table {
     pub fn numbers(&self, name: &str) -> Option<Vec<Option<f64>>> {
         match self.column(name)? {
             Column::F64(values) => Some(values.clone()),
-            Column::F32(values) => Some(values.iter().map(|value| Some(f64::from(*value))).collect()),
+            Column::F32(values) => {
+                Some(values.iter().map(|value| Some(f64::from(*value))).collect())
+            }
             Column::I64(values) => Some(values.iter().map(|value| Some(*value as f64)).collect()),
             _ => None,
         }
@@ -209,11 +231,20 @@ impl Column {
         }
         match self {
             Column::F64(values) => values.extend(array.as_primitive::<Float64Type>().iter()),
-            Column::F32(values) => values.extend_from_slice(array.as_primitive::<Float32Type>().values()),
-            Column::I64(values) => values.extend_from_slice(array.as_primitive::<Int64Type>().values()),
-            Column::Text(values) => values.extend(array.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned())),
-            Column::F32Rows(values, width) => values.extend_from_slice(elements(array, *width)?.as_primitive::<Float32Type>().values()),
-            Column::U64(_) | Column::U32(_) | Column::Bits(_) | Column::Names(..) => unreachable!("`empty` makes none"),
+            Column::F32(values) => {
+                values.extend_from_slice(array.as_primitive::<Float32Type>().values())
+            }
+            Column::I64(values) => {
+                values.extend_from_slice(array.as_primitive::<Int64Type>().values())
+            }
+            Column::Text(values) => values.extend(
+                array.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned()),
+            ),
+            Column::F32Rows(values, width) => values
+                .extend_from_slice(elements(array, *width)?.as_primitive::<Float32Type>().values()),
+            Column::U64(_) | Column::U32(_) | Column::Bits(_) | Column::Names(..) => {
+                unreachable!("`empty` makes none")
+            }
         }
         Ok(())
     }
@@ -271,18 +302,28 @@ mod tests {
         ];
         assert_eq!(table.columns, expected.map(|(name, column)| (name.to_owned(), column)));
         assert_eq!(table.numbers("step"), Some(vec![Some(1.0), Some(2f64.powi(40))]));
-        assert_eq!((table.numbers("player"), table.text("loss"), table.counts("hash")), (None, None, Some(&[3, -1][..])));
+        assert_eq!(
+            (table.numbers("player"), table.text("loss"), table.counts("hash")),
+            (None, None, Some(&[3, -1][..]))
+        );
     }
 
     #[test]
     fn some_columns_are_read_without_the_others() {
         let (_folder, store) = workspace();
         let text = |name: &str| (0..20_000).map(|row| format!("{name} {row}")).collect::<Vec<_>>();
-        let columns = [("key", Column::Text(text("k"))), ("rows", Column::I64((0..20_000).collect())), ("files", Column::Text(text("f")))];
+        let columns = [
+            ("key", Column::Text(text("k"))),
+            ("rows", Column::I64((0..20_000).collect())),
+            ("files", Column::Text(text("f"))),
+        ];
         write_table(&store, PATH, &columns).unwrap();
         let table = read_columns(&store, PATH, &["files", "key"]).unwrap();
         assert_eq!(table.names().collect::<Vec<_>>(), ["key", "files"]);
-        assert_eq!((table.text("key"), table.text("files")), (Some(&text("k")[..]), Some(&text("f")[..])));
+        assert_eq!(
+            (table.text("key"), table.text("files")),
+            (Some(&text("k")[..]), Some(&text("f")[..]))
+        );
         let error = read_columns(&store, PATH, &["key", "flies"]).unwrap_err();
         assert!(error.to_string().contains("it has no column `flies`"), "{error}");
         assert_eq!(read_columns(&store, PATH, &[]).unwrap(), Table::default());
@@ -293,7 +334,10 @@ mod tests {
         let (_folder, store) = workspace();
         let columns = [("key", Column::Text(vec![])), ("action", Column::F32Rows(vec![], 3))];
         write_table(&store, PATH, &columns).unwrap();
-        assert_eq!(read_table(&store, PATH).unwrap().columns, columns.map(|(name, column)| (name.to_owned(), column)));
+        assert_eq!(
+            read_table(&store, PATH).unwrap().columns,
+            columns.map(|(name, column)| (name.to_owned(), column))
+        );
     }
 
     #[test]
@@ -306,7 +350,10 @@ mod tests {
                 ("hash", Column::U64(vec![0, u64::MAX])),
                 "column `hash` holds 18446744073709551615 in row 1, expected at most 9223372036854775807",
             ),
-            (("action", Column::F32Rows(vec![0.5; 5], 2)), "column `action` holds 5 numbers, expected lists of 2"),
+            (
+                ("action", Column::F32Rows(vec![0.5; 5], 2)),
+                "column `action` holds 5 numbers, expected lists of 2",
+            ),
             (("name", Column::Names(vec![0, 1], vec!["one".into()])), "column `name`"),
         ];
         for (column, said) in wrong {

@@ -62,7 +62,12 @@ const STALLED: Duration = Duration::from_millis(100);
 
 impl Turns {
     pub(crate) fn new(store: &Store, seed: u64) -> Arc<Self> {
-        let state = State { random: ChaCha8Rng::seed_from_u64(seed), users: HashMap::new(), turn: (0, 0), steps: 0 };
+        let state = State {
+            random: ChaCha8Rng::seed_from_u64(seed),
+            users: HashMap::new(),
+            turn: (0, 0),
+            steps: 0,
+        };
         Arc::new(Self { store: store.clone(), state: Mutex::new(state), changed: Condvar::new() })
     }
 
@@ -91,7 +96,10 @@ impl Turns {
             if state.users.get(&user).is_none_or(|user| user.is_dead) {
                 return Err(killed(step));
             }
-            if state.turn == (user, 0) || !state.users.contains_key(&state.turn.0) || state.turn.1 == 0 {
+            if state.turn == (user, 0)
+                || !state.users.contains_key(&state.turn.0)
+                || state.turn.1 == 0
+            {
                 state.next_turn();
                 self.changed.notify_all();
             }
@@ -99,7 +107,8 @@ impl Turns {
                 break;
             }
             let seen = state.steps;
-            let (waited, timeout) = self.changed.wait_timeout(state, STALLED).unwrap_or_else(PoisonError::into_inner);
+            let (waited, timeout) =
+                self.changed.wait_timeout(state, STALLED).unwrap_or_else(PoisonError::into_inner);
             state = waited;
             if timeout.timed_out() && state.steps == seen {
                 state.turn.1 = 0;
@@ -133,7 +142,11 @@ impl Turns {
             Step::NewFile(path) if is_half_done => _ = self.store.create(path, b"half a file")?,
             Step::Delete(path) if is_half_done => self.store.delete(path)?,
             Step::DeleteAll(path) if is_half_done => {
-                self.store.list(path)?.iter().step_by(2).try_for_each(|path| self.store.delete(path))?;
+                self.store
+                    .list(path)?
+                    .iter()
+                    .step_by(2)
+                    .try_for_each(|path| self.store.delete(path))?;
             }
             _ => {}
         }
@@ -150,7 +163,8 @@ fn killed(step: Step) -> Error {
 impl State {
     /// Gives the turn to any user, for a few steps or many.
     fn next_turn(&mut self) {
-        let mut users: Vec<usize> = self.users.iter().filter(|(_, user)| !user.is_dead).map(|(user, _)| *user).collect();
+        let mut users: Vec<usize> =
+            self.users.iter().filter(|(_, user)| !user.is_dead).map(|(user, _)| *user).collect();
         users.sort_unstable();
         if users.is_empty() {
             return;

@@ -65,8 +65,12 @@ impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Missing => write!(f, "missing"),
-            Self::Size { expected_bytes, found_bytes } => write!(f, "{found_bytes} bytes, expected {expected_bytes}"),
-            Self::Digest { expected, found } => write!(f, "content has digest {found}, expected {expected}"),
+            Self::Size { expected_bytes, found_bytes } => {
+                write!(f, "{found_bytes} bytes, expected {expected_bytes}")
+            }
+            Self::Digest { expected, found } => {
+                write!(f, "content has digest {found}, expected {expected}")
+            }
         }
     }
 }
@@ -91,9 +95,11 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
     let mut report = Report::default();
     for stage in stage_names(store)? {
         let Some(newest) = head(store, &stage)? else { continue };
-        let sizes: HashMap<String, u64> = store.files(&stage)?.into_iter().map(|file| (file.path, file.bytes)).collect();
+        let sizes: HashMap<String, u64> =
+            store.files(&stage)?.into_iter().map(|file| (file.path, file.bytes)).collect();
         let look = |key: &str, attempt: &str, file: &FileInfo| -> Result<Option<Finding>> {
-            let (stage, key, attempt, path) = (stage.clone(), key.to_owned(), attempt.to_owned(), file.path.clone());
+            let (stage, key, attempt, path) =
+                (stage.clone(), key.to_owned(), attempt.to_owned(), file.path.clone());
             let problem = problem(store, file, sizes.get(&file.path).copied(), depth)?;
             Ok(problem.map(|problem| Finding { stage, key, attempt, path, problem }))
         };
@@ -105,12 +111,20 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
             continue;
         }
         newest.joined.iter().for_each(|joined| report.count(&joined.file));
-        let found: Vec<Option<Finding>> = newest.joined.par_iter().map(|joined| look(JOINED, "", &joined.file)).collect::<Result<_>>()?;
+        let found: Vec<Option<Finding>> = newest
+            .joined
+            .par_iter()
+            .map(|joined| look(JOINED, "", &joined.file))
+            .collect::<Result<_>>()?;
         report.findings.extend(found.into_iter().flatten());
         let receipts = newest.receipts(store)?;
         receipts.iter().flat_map(|receipt| &receipt.files).for_each(|file| report.count(file));
-        let files = receipts.par_iter().flat_map_iter(|receipt| receipt.files.iter().map(move |file| (receipt, file)));
-        let found: Vec<Option<Finding>> = files.map(|(receipt, file)| look(&receipt.key, &receipt.attempt, file)).collect::<Result<_>>()?;
+        let files = receipts
+            .par_iter()
+            .flat_map_iter(|receipt| receipt.files.iter().map(move |file| (receipt, file)));
+        let found: Vec<Option<Finding>> = files
+            .map(|(receipt, file)| look(&receipt.key, &receipt.attempt, file))
+            .collect::<Result<_>>()?;
         report.findings.extend(found.into_iter().flatten());
     }
     Ok(report)
@@ -118,7 +132,9 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
 
 /// Deletes damaged files and the receipts of their tasks: the next run makes these tasks anew, and nothing else.
 pub fn delete(store: &Store, findings: &[Finding]) -> Result<()> {
-    for Finding { stage, key, attempt, path, .. } in findings.iter().filter(|finding| !finding.key.is_empty()) {
+    for Finding { stage, key, attempt, path, .. } in
+        findings.iter().filter(|finding| !finding.key.is_empty())
+    {
         if key == JOINED {
             // The tasks' own files are whole: the next run joins them again.
             store.delete(path)?;
@@ -139,7 +155,12 @@ impl Report {
     }
 }
 
-fn problem(store: &Store, file: &FileInfo, found: Option<u64>, depth: Depth) -> Result<Option<Problem>> {
+fn problem(
+    store: &Store,
+    file: &FileInfo,
+    found: Option<u64>,
+    depth: Depth,
+) -> Result<Option<Problem>> {
     let Some(found_bytes) = found else { return Ok(Some(Problem::Missing)) };
     if found_bytes != file.bytes {
         return Ok(Some(Problem::Size { expected_bytes: file.bytes, found_bytes }));
@@ -153,9 +174,14 @@ fn problem(store: &Store, file: &FileInfo, found: Option<u64>, depth: Depth) -> 
 
 /// The digest of a file's content, read in pieces.
 fn digest(store: &Store, path: &str) -> Result<String> {
-    let (mut file, mut hasher, mut buffer) = (store.file(path)?, blake3::Hasher::new(), vec![0; 1 << 20]);
+    let (mut file, mut hasher, mut buffer) =
+        (store.file(path)?, blake3::Hasher::new(), vec![0; 1 << 20]);
     loop {
-        let read = file.read(&mut buffer).map_err(|cause| Error::Io { action: "read", path: path.to_owned(), cause })?;
+        let read = file.read(&mut buffer).map_err(|cause| Error::Io {
+            action: "read",
+            path: path.to_owned(),
+            cause,
+        })?;
         if read == 0 {
             return Ok(hasher.finalize().to_hex().to_string());
         }

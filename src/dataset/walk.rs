@@ -18,7 +18,10 @@ pub(super) fn paths(root: &Path, prefix: &str) -> Result<Vec<String>> {
 
 /// Returns every file under the folder `prefix`, whole or not; a live run may delete some meanwhile.
 pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
-    walk(root.join(prefix), prefix.to_owned(), &|entry, path| match entry.metadata().and_then(|m| Ok((m.len(), m.modified()?))) {
+    walk(root.join(prefix), prefix.to_owned(), &|entry, path| match entry
+        .metadata()
+        .and_then(|m| Ok((m.len(), m.modified()?)))
+    {
         Ok((bytes, modified)) => Ok(Some(Stored { path, bytes, modified, etag: None })),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(io_error("look at", entry.path())(cause)),
@@ -44,7 +47,11 @@ pub(super) fn folders(folder: &Path) -> Result<Vec<String>> {
 ///
 /// A name that is no UTF-8, or holds a backslash or a control character, is none that this program gives: it is left out, with all that
 /// is below it.
-fn walk<T: Send>(folder: PathBuf, prefix: String, look: &(impl Fn(&DirEntry, String) -> Result<Option<T>> + Sync)) -> Result<Vec<T>> {
+fn walk<T: Send>(
+    folder: PathBuf,
+    prefix: String,
+    look: &(impl Fn(&DirEntry, String) -> Result<Option<T>> + Sync),
+) -> Result<Vec<T>> {
     let (mut files, mut folders) = (Vec::new(), Vec::new());
     let entries = match fs::read_dir(&folder) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -52,7 +59,10 @@ fn walk<T: Send>(folder: PathBuf, prefix: String, look: &(impl Fn(&DirEntry, Str
     };
     for entry in entries {
         let entry = entry.map_err(io_error("list", &folder))?;
-        let Some(name) = entry.file_name().into_string().ok().filter(|name| location(name).is_ok()) else { continue };
+        let Some(name) = entry.file_name().into_string().ok().filter(|name| location(name).is_ok())
+        else {
+            continue;
+        };
         let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => folders.push((entry.path(), path)),
@@ -62,8 +72,12 @@ fn walk<T: Send>(folder: PathBuf, prefix: String, look: &(impl Fn(&DirEntry, Str
         }
     }
     // The entries hold the folder open: they go before the folders below are opened.
-    let looked: Vec<Option<T>> = files.into_par_iter().map(|(entry, path)| look(&entry, path)).collect::<Result<_>>()?;
-    let below: Vec<Vec<T>> = folders.into_par_iter().map(|(folder, path)| walk(folder, path, look)).collect::<Result<_>>()?;
+    let looked: Vec<Option<T>> =
+        files.into_par_iter().map(|(entry, path)| look(&entry, path)).collect::<Result<_>>()?;
+    let below: Vec<Vec<T>> = folders
+        .into_par_iter()
+        .map(|(folder, path)| walk(folder, path, look))
+        .collect::<Result<_>>()?;
     Ok(looked.into_iter().flatten().chain(below.into_iter().flatten()).collect())
 }
 
@@ -84,14 +98,18 @@ mod tests {
         };
         write(&folder.path().join("a/b/two"));
         write(&folder.path().join("a/one"));
-        for odd in [&b"a/\xff\xfe"[..], b"a/\xff/inside", b"a/back\\slash", b"a/new\nline", b"\xff/x"] {
+        for odd in
+            [&b"a/\xff\xfe"[..], b"a/\xff/inside", b"a/back\\slash", b"a/new\nline", b"\xff/x"]
+        {
             write(&folder.path().join(OsStr::from_bytes(odd)));
         }
         std::os::unix::fs::symlink("nowhere", folder.path().join("a/link")).unwrap();
         let mut found = paths(folder.path(), "").unwrap();
         found.sort();
         assert_eq!(found, ["a/b/two", "a/link", "a/one"]);
-        let sizes = |prefix| files(folder.path(), prefix).unwrap().into_iter().map(|file| (file.path, file.bytes));
+        let sizes = |prefix| {
+            files(folder.path(), prefix).unwrap().into_iter().map(|file| (file.path, file.bytes))
+        };
         assert_eq!(sizes("a/b").collect::<Vec<_>>(), [("a/b/two".to_owned(), 4)]);
         assert_eq!(sizes("none").count(), 0);
         assert_eq!(super::folders(folder.path()).unwrap(), ["a"]);

@@ -44,8 +44,14 @@ impl WindowIndex {
     #[must_use]
     pub fn new(shards: &Shards, frames_per_window: usize) -> Self {
         let frames_per_window = frames_per_window.max(1);
-        let windows = |span: &Span| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
-        let run = |span: &Span| Run { shard: span.shard, first_row: span.first_row, windows: windows(span), episode: span.episode };
+        let windows =
+            |span: &Span| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
+        let run = |span: &Span| Run {
+            shard: span.shard,
+            first_row: span.first_row,
+            windows: windows(span),
+            episode: span.episode,
+        };
         let runs = shards.runs().iter().filter(|span| windows(span) > 0).map(run).collect();
         Self::of(frames_per_window, runs, shards.episodes())
     }
@@ -113,7 +119,9 @@ impl WindowIndex {
         let videos: HashSet<&str> = videos.iter().map(String::as_str).collect();
         let mut runs = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
-            if !videos.contains(shards.shard(run.shard as usize)?.video_digest(run.first_row as usize)) {
+            if !videos
+                .contains(shards.shard(run.shard as usize)?.video_digest(run.first_row as usize))
+            {
                 runs.push(*run);
             }
         }
@@ -159,8 +167,14 @@ mod tests {
     const SIZE: FrameSize = FrameSize { height: 2, width: 2 };
 
     /// A shard of random episodes with random gaps; each frame's pixels name it.
-    fn random_shard(store: &Store, path: &str, compression: Compression, random: &mut ChaCha8Rng) -> String {
-        let videos = (0..3).map(|i| VideoName { uri: format!("{path}/{i}.mp4"), digest: format!("{path}{i}") });
+    fn random_shard(
+        store: &Store,
+        path: &str,
+        compression: Compression,
+        random: &mut ChaCha8Rng,
+    ) -> String {
+        let videos = (0..3)
+            .map(|i| VideoName { uri: format!("{path}/{i}.mp4"), digest: format!("{path}{i}") });
         let layout = ShardLayout { size: SIZE, compression, videos: videos.collect() };
         let mut writer = ShardWriter::create(store, path, &layout).unwrap();
         for video in 0..layout.videos.len() {
@@ -169,7 +183,8 @@ mod tests {
             for episode in 0..random.random_range(0..5) {
                 for _ in 0..random.random_range(0..200) {
                     frame_index += if random.random_bool(0.05) { 2 } else { 1 };
-                    let pixels = [frame_index.to_le_bytes(), [video as u8; 4], [episode as u8; 4]].concat();
+                    let pixels =
+                        [frame_index.to_le_bytes(), [video as u8; 4], [episode as u8; 4]].concat();
                     writer.push(episode, frame_index, 0.0, &pixels).unwrap();
                 }
             }
@@ -203,9 +218,13 @@ mod tests {
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let random = &mut ChaCha8Rng::seed_from_u64(7);
         let kinds = [Compression::None, Compression::Zstd, Compression::None];
-        let paths: Vec<String> =
-            kinds.iter().zip(0..).map(|(kind, i)| random_shard(&store, &format!("f/data/k{i}/a/s"), *kind, random)).collect();
-        let one_by_one: Vec<Shard> = paths.iter().map(|path| Shard::open(&store, path).unwrap()).collect();
+        let paths: Vec<String> = kinds
+            .iter()
+            .zip(0..)
+            .map(|(kind, i)| random_shard(&store, &format!("f/data/k{i}/a/s"), *kind, random))
+            .collect();
+        let one_by_one: Vec<Shard> =
+            paths.iter().map(|path| Shard::open(&store, path).unwrap()).collect();
         let shards = Shards::open(&store, paths).unwrap();
         for frames in [1, 2, 3, 7, 150, 10_000] {
             let index = WindowIndex::new(&shards, frames);
@@ -225,7 +244,12 @@ mod tests {
     fn held_out_episodes_and_the_rest_share_no_window_and_miss_none() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let path = random_shard(&store, "f/data/k/a/s", Compression::None, &mut ChaCha8Rng::seed_from_u64(3));
+        let path = random_shard(
+            &store,
+            "f/data/k/a/s",
+            Compression::None,
+            &mut ChaCha8Rng::seed_from_u64(3),
+        );
         let shards = Shards::open(&store, vec![path]).unwrap();
         let all = WindowIndex::new(&shards, 3);
         let [train, held_out] = [all.subset(|e| e % 4 != 0), all.subset(|e| e % 4 == 0)];

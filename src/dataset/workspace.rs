@@ -54,19 +54,33 @@ pub fn claim(store: &Store, claim: &Claim, id: &str, now_unix_secs: u64) -> Resu
         Some(found) => found,
         None => create(store, claim.pipeline, id, now_unix_secs)?,
     };
-    let is_allowed = |owner: &str| owner == claim.pipeline || claim.take_over || claim.shares_with.iter().any(|name| name == owner);
+    let is_allowed = |owner: &str| {
+        owner == claim.pipeline
+            || claim.take_over
+            || claim.shares_with.iter().any(|name| name == owner)
+    };
     let mut owned = false;
     for stage in claim.stages {
         let Some(newest) = head(store, stage)? else { continue };
         owned = true;
         if !is_allowed(&newest.pipeline) {
             let (owner, pipeline) = (newest.pipeline, claim.pipeline.to_owned());
-            return Err(Error::OtherPipeline { workspace: store.name(), stage: Some((*stage).to_owned()), owner, pipeline });
+            return Err(Error::OtherPipeline {
+                workspace: store.name(),
+                stage: Some((*stage).to_owned()),
+                owner,
+                pipeline,
+            });
         }
     }
     if !owned && !is_allowed(&marker.pipeline) {
         let pipeline = claim.pipeline.to_owned();
-        return Err(Error::OtherPipeline { workspace: store.name(), stage: None, owner: marker.pipeline, pipeline });
+        return Err(Error::OtherPipeline {
+            workspace: store.name(),
+            stage: None,
+            owner: marker.pipeline,
+            pipeline,
+        });
     }
     Ok(marker)
 }
@@ -87,7 +101,8 @@ pub fn find(store: &Store) -> Result<Option<Workspace>> {
 fn create(store: &Store, pipeline: &str, id: &str, created_unix_secs: u64) -> Result<Workspace> {
     if let Some(found) = foreign_name(store)? {
         // Another run may have made the marker, and written more, since this one looked.
-        return read_json(store, MARKER)?.ok_or_else(|| Error::ForeignFolder { path: store.name(), found });
+        return read_json(store, MARKER)?
+            .ok_or_else(|| Error::ForeignFolder { path: store.name(), found });
     }
     store.probe_create()?;
     let lapo = env!("CARGO_PKG_VERSION").to_owned();
@@ -104,7 +119,10 @@ fn foreign_name(store: &Store) -> Result<Option<String>> {
     for name in store.first_names()? {
         let is_ours = match name.as_str() {
             "probes" => store.files("probes")?.iter().all(|file| is_probe(&file.path)),
-            name => name.strip_prefix(MARKER).and_then(|rest| rest.strip_prefix('#')).is_some_and(|digits| digits.parse::<u64>().is_ok()),
+            name => name
+                .strip_prefix(MARKER)
+                .and_then(|rest| rest.strip_prefix('#'))
+                .is_some_and(|digits| digits.parse::<u64>().is_ok()),
         };
         if !is_ours {
             return Ok(Some(name));
@@ -121,7 +139,8 @@ mod tests {
     use super::super::faults::faulty_store;
     use super::*;
 
-    const CLAIM: Claim = Claim { pipeline: "p", shares_with: &[], stages: &["frames"], take_over: false };
+    const CLAIM: Claim =
+        Claim { pipeline: "p", shares_with: &[], stages: &["frames"], take_over: false };
 
     fn local() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
@@ -140,7 +159,8 @@ mod tests {
                         store.create(&format!("runs/{i:08}.begun.json"), b"{}").unwrap();
                         claimed.id
                     };
-                    let threads: Vec<_> = (0..8).map(|i| scope.spawn(move || claim_and_write(i))).collect();
+                    let threads: Vec<_> =
+                        (0..8).map(|i| scope.spawn(move || claim_and_write(i))).collect();
                     threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
                 });
                 assert!(ids.iter().all(|id| *id == ids[0]), "round {round}: {ids:?}");
@@ -168,7 +188,8 @@ mod tests {
             }
             let claimed = claim(&store, &CLAIM, "a", 0);
             assert_eq!(claimed.is_ok(), is_ours, "{left:?}: {claimed:?}");
-            left.iter().for_each(|path| assert!(folder.path().join(path).is_file(), "{path} is gone"));
+            left.iter()
+                .for_each(|path| assert!(folder.path().join(path).is_file(), "{path} is gone"));
         }
     }
 }

@@ -56,10 +56,13 @@ impl Error {
     /// The cure, where it is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::NotFound { .. } => {
-                Some(format!("fetch it: `{}`; or let LAPO_PROCGEN name the folder of the Python package", Self::FETCH))
+            Error::NotFound { .. } => Some(format!(
+                "fetch it: `{}`; or let LAPO_PROCGEN name the folder of the Python package",
+                Self::FETCH
+            )),
+            Error::Load { reason, .. } if reason.contains("libGL") => {
+                Some("install it: `apt-get install libgl1 libglib2.0-0`".into())
             }
-            Error::Load { reason, .. } if reason.contains("libGL") => Some("install it: `apt-get install libgl1 libglib2.0-0`".into()),
             Error::Load { .. } => Some(format!("fetch it anew: `{}`", Self::FETCH)),
             Error::Foreign { .. } => Some(format!("fetch Procgen 0.10: `{}`", Self::FETCH)),
             Error::Range { .. } | Error::State { .. } => None,

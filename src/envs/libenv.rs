@@ -100,14 +100,18 @@ impl<T: Copy + Default> Shared<T> {
 
     /// Where each `stride` values begin.
     fn places(&self, stride: usize) -> Vec<*mut c_void> {
-        (0..self.len / stride).map(|i| self.start.as_ptr().wrapping_add(i * stride).cast()).collect()
+        (0..self.len / stride)
+            .map(|i| self.start.as_ptr().wrapping_add(i * stride).cast())
+            .collect()
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         // SAFETY: the slice leaked in `new`; the environment that wrote to it is closed (`Libenv::drop` runs before its fields').
-        drop(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len)) });
+        drop(unsafe {
+            Box::from_raw(ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len))
+        });
     }
 }
 
@@ -137,7 +141,8 @@ impl Libenv {
     /// Makes `count` environments and begins their episodes.
     pub fn new(path: &Path, count: usize, settings: &[(&str, Setting)]) -> Result<Self> {
         let library = load(path)?;
-        let make: unsafe extern "C" fn(c_int, Options) -> *mut c_void = symbol(&library, path, "libenv_make")?;
+        let make: unsafe extern "C" fn(c_int, Options) -> *mut c_void =
+            symbol(&library, path, "libenv_make")?;
         let functions = Functions {
             get_tensortypes: symbol(&library, path, "libenv_get_tensortypes")?,
             set_buffers: symbol(&library, path, "libenv_set_buffers")?,
@@ -147,7 +152,8 @@ impl Libenv {
             get_state: symbol(&library, path, "get_state")?,
             set_state: symbol(&library, path, "set_state")?,
         };
-        let number = |what, value: usize| c_int::try_from(value).map_err(|_| out_of_range(what, value));
+        let number =
+            |what, value: usize| c_int::try_from(value).map_err(|_| out_of_range(what, value));
         let mut data: Vec<Vec<u8>> = settings.iter().map(|(_, setting)| setting.bytes()).collect();
         let items = settings.iter().zip(&mut data).map(|((name, setting), data)| OptionItem {
             name: name_of(name),
@@ -159,18 +165,38 @@ impl Libenv {
         let options = Options { items: items.as_mut_ptr(), count: items.len() as c_int };
         // SAFETY: the signature is libenv.h's; `items` and the data they point to live until after the call, which copies them.
         let handle = unsafe { make(number("number of environments", count)?, options) };
-        let fault = |what, seen: String, expected: &str| Error::Foreign { path: path.into(), what, seen, expected: expected.into() };
-        let handle = NonNull::new(handle).ok_or_else(|| fault("its environment", "null".into(), "a handle"))?;
+        let fault = |what, seen: String, expected: &str| Error::Foreign {
+            path: path.into(),
+            what,
+            seen,
+            expected: expected.into(),
+        };
+        let handle = NonNull::new(handle)
+            .ok_or_else(|| fault("its environment", "null".into(), "a handle"))?;
 
         let spaces = |space| types(&functions, handle, space);
         let (observation, action, info) = (spaces(OBSERVATION), spaces(ACTION), spaces(INFO));
         let frame_shape = match &observation[..] {
-            [one] if one.dtype == UINT8 && one.ndim == 3 => [0, 1, 2].map(|axis| one.shape[axis] as usize),
-            other => return Err(fault("the number of observations", other.len().to_string(), "one frame of bytes")),
+            [one] if one.dtype == UINT8 && one.ndim == 3 => {
+                [0, 1, 2].map(|axis| one.shape[axis] as usize)
+            }
+            other => {
+                return Err(fault(
+                    "the number of observations",
+                    other.len().to_string(),
+                    "one frame of bytes",
+                ));
+            }
         };
         let action_count = match &action[..] {
             [one] if one.dtype == INT32 && one.ndim == 0 => one.high as usize + 1,
-            other => return Err(fault("the number of actions", other.len().to_string(), "one whole number")),
+            other => {
+                return Err(fault(
+                    "the number of actions",
+                    other.len().to_string(),
+                    "one whole number",
+                ));
+            }
         };
         let mut made = Libenv {
             handle,
@@ -195,7 +221,13 @@ impl Libenv {
         let mut ob = self.frames.places(self.frame_shape.iter().product());
         let (mut info, mut ac) = (self.infos.places(1), self.actions.places(1));
         let (rew, first) = (self.rewards.start.as_ptr(), self.firsts.start.as_ptr());
-        let mut buffers = Buffers { ob: ob.as_mut_ptr(), rew, first, info: info.as_mut_ptr(), ac: ac.as_mut_ptr() };
+        let mut buffers = Buffers {
+            ob: ob.as_mut_ptr(),
+            rew,
+            first,
+            info: info.as_mut_ptr(),
+            ac: ac.as_mut_ptr(),
+        };
         // SAFETY: one place per environment and space, of the space's size; the tables are copied during the call, and what they point to
         // lives until the environment is closed.
         unsafe { (self.functions.set_buffers)(self.handle.as_ptr(), &raw mut buffers) };
@@ -204,7 +236,11 @@ impl Libenv {
 
     /// Acts once; a negative number abandons the episode. Actions must be in range.
     pub fn act(&mut self, actions: impl Iterator<Item = i32>) {
-        self.actions.as_mut_slice().iter_mut().zip(actions).for_each(|(place, action)| *place = action);
+        self.actions
+            .as_mut_slice()
+            .iter_mut()
+            .zip(actions)
+            .for_each(|(place, action)| *place = action);
         // SAFETY: the handle is open; its buffers are set.
         unsafe { (self.functions.act)(self.handle.as_ptr()) };
         self.observe();
@@ -252,8 +288,18 @@ impl Libenv {
         let env = self.index(env)?;
         let mut state = vec![0_u8; STATE];
         // SAFETY: `env` is one of the handle's, and the library writes at most as many bytes as it is told.
-        let len = unsafe { (self.functions.get_state)(self.handle.as_ptr(), env, state.as_mut_ptr().cast(), STATE as c_int) };
-        state.truncate(usize::try_from(len).map_err(|_| Error::State { what: format!("its length is {len}") })?);
+        let len = unsafe {
+            (self.functions.get_state)(
+                self.handle.as_ptr(),
+                env,
+                state.as_mut_ptr().cast(),
+                STATE as c_int,
+            )
+        };
+        state.truncate(
+            usize::try_from(len)
+                .map_err(|_| Error::State { what: format!("its length is {len}") })?,
+        );
         Ok(state)
     }
 
@@ -262,7 +308,9 @@ impl Libenv {
         let env = self.index(env)?;
         let (mut state, len) = (state.to_vec(), state.len() as c_int);
         // SAFETY: `env` is one of the handle's; the library reads at most `len` bytes.
-        unsafe { (self.functions.set_state)(self.handle.as_ptr(), env, state.as_mut_ptr().cast(), len) };
+        unsafe {
+            (self.functions.set_state)(self.handle.as_ptr(), env, state.as_mut_ptr().cast(), len)
+        };
         self.observe();
         Ok(())
     }
@@ -270,7 +318,11 @@ impl Libenv {
     fn index(&self, env: usize) -> Result<c_int> {
         let known = env < self.count;
         let expected = format!("below {}", self.count);
-        if known { Ok(env as c_int) } else { Err(Error::Range { what: "environment", seen: env as i64, expected }) }
+        if known {
+            Ok(env as c_int)
+        } else {
+            Err(Error::Range { what: "environment", seen: env as i64, expected })
+        }
     }
 }
 
@@ -294,12 +346,18 @@ impl Setting {
 fn load(path: &Path) -> Result<Library> {
     // SAFETY: loading runs the library's initialisers; that it is an environment library is what its path was given for.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND) };
-    let library = library.map_err(|cause| Error::Load { path: path.into(), reason: cause.to_string() })?;
+    let library =
+        library.map_err(|cause| Error::Load { path: path.into(), reason: cause.to_string() })?;
     let version: unsafe extern "C" fn() -> c_int = symbol(&library, path, "libenv_version")?;
     // SAFETY: the signature is libenv.h's.
     match unsafe { version() } {
         VERSION => Ok(library),
-        seen => Err(Error::Foreign { path: path.into(), what: "libenv version", seen: seen.to_string(), expected: VERSION.to_string() }),
+        seen => Err(Error::Foreign {
+            path: path.into(),
+            what: "libenv version",
+            seen: seen.to_string(),
+            expected: VERSION.to_string(),
+        }),
     }
 }
 
@@ -319,7 +377,15 @@ fn symbol<F: Copy>(library: &Library, path: &Path, name: &'static str) -> Result
 fn types(functions: &Functions, handle: NonNull<c_void>, space: c_int) -> Vec<TensorType> {
     // SAFETY: the handle is open; without a place to write to, the library only counts.
     let count = unsafe { (functions.get_tensortypes)(handle.as_ptr(), space, ptr::null_mut()) };
-    let empty = || TensorType { name: [0; 128], scalar_type: 0, dtype: 0, shape: [0; 16], ndim: 0, low: 0, high: 0 };
+    let empty = || TensorType {
+        name: [0; 128],
+        scalar_type: 0,
+        dtype: 0,
+        shape: [0; 16],
+        ndim: 0,
+        low: 0,
+        high: 0,
+    };
     let mut types: Vec<TensorType> = (0..count).map(|_| empty()).collect();
     // SAFETY: there is room for as many as the library has counted.
     unsafe { (functions.get_tensortypes)(handle.as_ptr(), space, types.as_mut_ptr()) };

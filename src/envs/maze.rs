@@ -27,7 +27,11 @@ fn first_move(grid: &[i32], width: usize, start: (usize, usize)) -> u32 {
             return first[at(place)].unwrap_or(NOTHING);
         }
         for (action, (right, up)) in MOVES {
-            let (Some(x), Some(y)) = (place.0.checked_add_signed(right), place.1.checked_add_signed(up)) else { continue };
+            let (Some(x), Some(y)) =
+                (place.0.checked_add_signed(right), place.1.checked_add_signed(up))
+            else {
+                continue;
+            };
             let open = x < width && grid.get(at((x, y))).is_some_and(|cell| *cell != WALL);
             if open && (x, y) != start && first[at((x, y))].is_none() {
                 first[at((x, y))] = first[at(place)].or(Some(action));
@@ -57,8 +61,16 @@ mod tests {
             '*' => CHEESE,
             _ => 100,
         };
-        let (y, x) = rows.iter().enumerate().find_map(|(y, row)| Some((y, row.find('@')?))).expect("there is a player");
-        first_move(&rows.iter().flat_map(|row| row.chars().map(cell)).collect::<Vec<_>>(), rows[0].len(), (x, y))
+        let (y, x) = rows
+            .iter()
+            .enumerate()
+            .find_map(|(y, row)| Some((y, row.find('@')?)))
+            .expect("there is a player");
+        first_move(
+            &rows.iter().flat_map(|row| row.chars().map(cell)).collect::<Vec<_>>(),
+            rows[0].len(),
+            (x, y),
+        )
     }
 
     #[test]

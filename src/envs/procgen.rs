@@ -89,13 +89,19 @@ impl Game {
     fn row(self) -> (&'static str, f64, f64, [f64; 2], [f64; 3]) {
         match self {
             Game::Bigfish => ("bigfish", 0.8742888, 36.336166, [36.3, 36.9], [2.58, 34.26, 34.87]),
-            Game::Bossfight => ("bossfight", 0.04618272, 11.634365, [9.46, 10.2], [9.26, 10.42, 10.62]),
+            Game::Bossfight => {
+                ("bossfight", 0.04618272, 11.634365, [9.46, 10.2], [9.26, 10.42, 10.62])
+            }
             Game::Caveflyer => ("caveflyer", 2.5970738, 9.183605, [3.43, 3.58], [5.19, 6.53, 8.26]),
             Game::Chaser => ("chaser", 0.6632482, 9.955711, [0.87, 1.03], [3.55, 9.3, 10.06]),
             Game::Climber => ("climber", 2.2242901, 10.233627, [4.34, 5.77], [5.18, 9.86, 10.5]),
             Game::Coinrun => ("coinrun", 2.704834, 9.93251, [6.46, 6.66], [9.23, 9.48, 9.82]),
-            Game::Dodgeball => ("dodgeball", 0.612983, 13.486584, [13.95, 14.4], [1.51, 14.88, 15.73]),
-            Game::Fruitbot => ("fruitbot", -2.5330205, 29.925259, [1.74, 2.45], [27.6, 29.69, 29.46]),
+            Game::Dodgeball => {
+                ("dodgeball", 0.612983, 13.486584, [13.95, 14.4], [1.51, 14.88, 15.73])
+            }
+            Game::Fruitbot => {
+                ("fruitbot", -2.5330205, 29.925259, [1.74, 2.45], [27.6, 29.69, 29.46])
+            }
             Game::Heist => ("heist", 3.0758767, 9.685265, [9.41, 9.74], [3.38, 9.83, 9.9]),
             Game::Jumper => ("jumper", 3.4105318, 8.460201, [7.51, 7.66], [6.85, 8.68, 8.85]),
             Game::Leaper => ("leaper", 2.5105245, 7.4082565, [2.49, 2.58], [5.33, 6.93, 6.85]),
@@ -103,7 +109,9 @@ impl Game {
             Game::Miner => ("miner", 1.2513667, 11.892558, [7.27, 8.99], [5.71, 10.91, 12.0]),
             Game::Ninja => ("ninja", 2.5599792, 9.474582, [6.29, 6.66], [5.25, 8.31, 9.45]),
             Game::Plunder => ("plunder", 4.3207445, 11.460528, [2.86, 4.54], [4.03, 11.22, 13.81]),
-            Game::Starpilot => ("starpilot", 1.5251881, 66.98625, [52.8, 52.6], [36.38, 52.79, 56.29]),
+            Game::Starpilot => {
+                ("starpilot", 1.5251881, 66.98625, [52.8, 52.6], [36.38, 52.79, 56.29])
+            }
         }
     }
 }
@@ -183,11 +191,16 @@ impl Package {
     /// Looks for the package in a few folders: the package itself, a `site-packages`, or a virtual environment.
     pub fn find(folders: &[PathBuf]) -> Result<Package> {
         let within = folders.iter().flat_map(|folder| {
-            let environments =
-                glob::glob(&format!("{}/lib/python3*/site-packages/procgen", glob::Pattern::escape(&folder.to_string_lossy())));
-            [folder.clone(), folder.join("procgen")].into_iter().chain(environments.into_iter().flatten().flatten())
+            let environments = glob::glob(&format!(
+                "{}/lib/python3*/site-packages/procgen",
+                glob::Pattern::escape(&folder.to_string_lossy())
+            ));
+            [folder.clone(), folder.join("procgen")]
+                .into_iter()
+                .chain(environments.into_iter().flatten().flatten())
         });
-        let found = within.map(|folder| Package { folder }).find(|package| package.library().is_file());
+        let found =
+            within.map(|folder| Package { folder }).find(|package| package.library().is_file());
         found.ok_or_else(|| Error::NotFound { searched: folders.to_vec() })
     }
 
@@ -222,7 +235,11 @@ impl Procgen {
     pub fn new(package: &Package, config: &ProcgenConfig) -> Result<Self> {
         let int = |what, value: u64, least: u64| match i32::try_from(value) {
             Ok(number) if value >= least => Ok(Setting::Int(number)),
-            _ => Err(Error::Range { what, seen: value as i64, expected: format!("{least} to {}", i32::MAX) }),
+            _ => Err(Error::Range {
+                what,
+                seen: value as i64,
+                expected: format!("{least} to {}", i32::MAX),
+            }),
         };
         int("number of environments", config.count as u64, 1)?;
         let levels = config.levels;
@@ -252,7 +269,12 @@ impl Procgen {
         ];
         let env = Libenv::new(&package.library(), config.count, &settings)?;
         let timeout = State::read(&env.state(0)?)?.timeout;
-        Ok(Procgen { ends: vec![End::None; env.count()], lengths: vec![0; env.count()], timeout, env })
+        Ok(Procgen {
+            ends: vec![End::None; env.count()],
+            lengths: vec![0; env.count()],
+            timeout,
+            env,
+        })
     }
 
     /// All that one environment is, for [`set_state`](Self::set_state).
@@ -313,10 +335,18 @@ impl VecEnv for Procgen {
     fn step(&mut self, actions: &[u32]) -> Result<()> {
         let (count, most) = (self.env.count(), self.env.actions());
         if actions.len() != count {
-            return Err(Error::Range { what: "number of actions", seen: actions.len() as i64, expected: count.to_string() });
+            return Err(Error::Range {
+                what: "number of actions",
+                seen: actions.len() as i64,
+                expected: count.to_string(),
+            });
         }
         if let Some(wrong) = actions.iter().find(|action| **action as usize >= most) {
-            return Err(Error::Range { what: "action", seen: i64::from(*wrong), expected: format!("below {most}") });
+            return Err(Error::Range {
+                what: "action",
+                seen: i64::from(*wrong),
+                expected: format!("below {most}"),
+            });
         }
         self.act(actions.iter().map(|action| *action as i32));
         Ok(())
@@ -343,7 +373,10 @@ mod tests {
     fn a_return_between_random_and_expert_is_between_0_and_1() {
         for game in Game::ALL {
             let returns = game.returns();
-            assert!(returns.normalised(returns.random).abs() < 1e-12 && (returns.normalised(returns.expert) - 1.0).abs() < 1e-12);
+            assert!(
+                returns.normalised(returns.random).abs() < 1e-12
+                    && (returns.normalised(returns.expert) - 1.0).abs() < 1e-12
+            );
             assert_eq!(serde_json::to_value(game).ok(), Some(game.name().into()));
         }
         assert!((Game::Maze.returns().normalised(7.51) - 0.568).abs() < 1e-3);

@@ -30,7 +30,9 @@ impl State {
         let mut words = Words { bytes };
         match words.int()? {
             0 => {}
-            seen => return Err(Error::State { what: format!("its version is {seen}, expected 0") }),
+            seen => {
+                return Err(Error::State { what: format!("its version is {seen}, expected 0") });
+            }
         }
         words.text()?; // the game's name
         words.skip(17)?; // options, levels, its number
@@ -54,10 +56,13 @@ impl State {
         words.skip(9)?; // the world's size, what is drawn of it
         let [width, height, cells] = [words.count()?, words.count()?, words.count()?];
         if width * height != cells {
-            return Err(Error::State { what: format!("a grid of {width} x {height} has {cells} cells") });
+            return Err(Error::State {
+                what: format!("a grid of {width} x {height} has {cells} cells"),
+            });
         }
         let grid = words.take(cells)?;
-        let player = player.ok_or_else(|| Error::State { what: "no entity is the player".into() })?;
+        let player =
+            player.ok_or_else(|| Error::State { what: "no entity is the player".into() })?;
         Ok(State { timeout: timeout.max(0) as u32, time: time.max(0) as u32, player, width, grid })
     }
 }
@@ -77,7 +82,10 @@ impl Words<'_> {
 
     fn take(&mut self, count: usize) -> Result<Vec<i32>> {
         let bytes = self.raw(count.saturating_mul(4))?;
-        Ok(bytes.chunks_exact(4).map(|word| i32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+        Ok(bytes
+            .chunks_exact(4)
+            .map(|word| i32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+            .collect())
     }
 
     fn skip(&mut self, count: usize) -> Result<()> {

@@ -39,16 +39,24 @@ impl EpisodeStatistics {
 
     /// Takes over what another remembered.
     pub fn restore(&mut self, bits: &[u64]) {
-        self.running = bits.chunks_exact(2).map(|pair| (f64::from_bits(pair[0]), pair[1])).collect();
+        self.running =
+            bits.chunks_exact(2).map(|pair| (f64::from_bits(pair[0]), pair[1])).collect();
     }
 
     fn take(&mut self, rewards: &[f32], ends: &[End]) -> Vec<Episode> {
         let mut ended = Vec::new();
-        for (env, ((sum, length), (reward, end))) in self.running.iter_mut().zip(rewards.iter().zip(ends)).enumerate() {
+        for (env, ((sum, length), (reward, end))) in
+            self.running.iter_mut().zip(rewards.iter().zip(ends)).enumerate()
+        {
             *sum += f64::from(*reward);
             *length += 1;
             if *end != End::None {
-                ended.push(Episode { env, episode_return: std::mem::take(sum), length: std::mem::take(length), end: *end });
+                ended.push(Episode {
+                    env,
+                    episode_return: std::mem::take(sum),
+                    length: std::mem::take(length),
+                    end: *end,
+                });
             }
         }
         ended
@@ -74,7 +82,11 @@ impl RewardScale {
 
     /// All it remembers, bit by bit.
     pub fn bits(&self) -> Vec<u64> {
-        self.returns.iter().chain([&self.mean, &self.variance, &self.seen]).map(|value| value.to_bits()).collect()
+        self.returns
+            .iter()
+            .chain([&self.mean, &self.variance, &self.seen])
+            .map(|value| value.to_bits())
+            .collect()
     }
 
     /// Takes over what another remembered.
@@ -95,7 +107,10 @@ impl RewardScale {
             *sum = 0.0;
         }
         let deviation = (self.variance + 1e-8).sqrt();
-        rewards.iter().map(|reward| (f64::from(*reward) / deviation).clamp(-self.clip, self.clip) as f32).collect()
+        rewards
+            .iter()
+            .map(|reward| (f64::from(*reward) / deviation).clamp(-self.clip, self.clip) as f32)
+            .collect()
     }
 
     /// Joins the mean and variance of this step's returns to those before (Chan et al., 1979).
@@ -104,7 +119,10 @@ impl RewardScale {
         let mean = self.returns.iter().sum::<f64>() / count;
         let variance = self.returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
         let (total, apart) = (self.seen + count, mean - self.mean);
-        self.variance = (self.variance * self.seen + variance * count + apart * apart * self.seen * count / total) / total;
+        self.variance = (self.variance * self.seen
+            + variance * count
+            + apart * apart * self.seen * count / total)
+            / total;
         self.mean += apart * count / total;
         self.seen = total;
     }
@@ -114,7 +132,9 @@ impl RewardScale {
 pub fn shrink(frame: &[u8], size: usize, out: &mut Vec<u8>) {
     let by = NATIVE / size;
     let half = (by * by / 2) as u32;
-    for (row, column, channel) in (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c)))) {
+    for (row, column, channel) in
+        (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c))))
+    {
         let square = (0..by * by).map(|i| (row * by + i / by) * NATIVE + column * by + i % by);
         let sum: u32 = square.map(|pixel| u32::from(frame[pixel * 3 + channel])).sum();
         out.push(((sum + half) / (by * by) as u32) as u8);
@@ -132,7 +152,10 @@ mod tests {
         let ended = statistics.take(&[0.5, 4.0], &[End::None, End::Done]);
         assert_eq!(ended, [Episode { env: 1, episode_return: 6.0, length: 2, end: End::Done }]);
         let ended = statistics.take(&[1.0, 8.0], &[End::Truncated; 2]);
-        assert_eq!(ended.iter().map(|e| (e.episode_return, e.length)).collect::<Vec<_>>(), [(2.5, 3), (8.0, 1)]);
+        assert_eq!(
+            ended.iter().map(|e| (e.episode_return, e.length)).collect::<Vec<_>>(),
+            [(2.5, 3), (8.0, 1)]
+        );
     }
 
     /// The slow way: all returns at once.
@@ -144,11 +167,16 @@ mod tests {
             sum = sum * 0.5 + reward;
             all.push(sum);
             let mean = all.iter().sum::<f64>() / all.len() as f64;
-            let variance = all.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / all.len() as f64;
+            let variance =
+                all.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / all.len() as f64;
             let scaled = scale.scale(&[reward as f32], &[End::None]);
             if step > 10 {
                 let expected = reward / variance.sqrt();
-                assert!((f64::from(scaled[0]) - expected).abs() < 1e-3, "{} for {expected}", scaled[0]);
+                assert!(
+                    (f64::from(scaled[0]) - expected).abs() < 1e-3,
+                    "{} for {expected}",
+                    scaled[0]
+                );
             }
         }
         scale.clip = 2.0;

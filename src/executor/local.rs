@@ -11,7 +11,9 @@ use rayon::prelude::*;
 
 use super::{Ended, GoOn, Job, Means};
 use crate::build_info::build_info;
-use crate::dataset::{FORMAT, Filed, Made, Receipt, Store, data_folder, file_receipt, host, read_receipt};
+use crate::dataset::{
+    FORMAT, Filed, Made, Receipt, Store, data_folder, file_receipt, host, read_receipt,
+};
 use crate::models::Device;
 use crate::stages::decode::child::Decoders;
 use crate::stages::{Done, Error, Kept, Lanes, Progress, Stop, Workplace};
@@ -19,11 +21,24 @@ use crate::stages::{Done, Error, Kept, Lanes, Progress, Stop, Workplace};
 /// Runs the jobs of one stage; how each job ended that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
 ///
 /// A job is gone once its receipt is there: what a stage holds in memory stays about what it was when it began.
-pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress, go_on: &GoOn) -> Vec<Ended> {
+pub fn run(
+    store: &Store,
+    jobs: Vec<Job>,
+    means: &Means,
+    progress: &dyn Progress,
+    go_on: &GoOn,
+) -> Vec<Ended> {
     let stop = AtomicBool::new(false);
     let decoders = means.decoder.clone().map(Decoders::new);
     let cores_free = (means.threads / jobs.len().max(1)).max(1);
-    let here = Here { store, games: &means.games, decoders: decoders.as_ref(), cores_free, progress, asked_to_end: &means.stop };
+    let here = Here {
+        store,
+        games: &means.games,
+        decoders: decoders.as_ref(),
+        cores_free,
+        progress,
+        asked_to_end: &means.stop,
+    };
     let one = |job: Job, device: Device, kept: &mut Kept| {
         if stop.load(Ordering::Relaxed) || means.stop.is_set() {
             return None;
@@ -44,7 +59,11 @@ pub fn run(store: &Store, jobs: Vec<Job>, means: &Means, progress: &dyn Progress
         jobs.into_par_iter().with_max_len(1).enumerate().for_each(each);
         return in_order(results);
     }
-    let lanes = if all_run(Lanes::PerGpu) { lanes(&means.devices, jobs.len()) } else { vec![means.devices[0]] };
+    let lanes = if all_run(Lanes::PerGpu) {
+        lanes(&means.devices, jobs.len())
+    } else {
+        vec![means.devices[0]]
+    };
     let jobs = Mutex::new(jobs.into_iter());
     in_lanes(&|| locked(&jobs).next(), &lanes, &one)
 }
@@ -58,9 +77,19 @@ pub fn follow(
     progress: &dyn Progress,
     stop: &AtomicBool,
 ) -> Vec<(String, Arc<Receipt>)> {
-    let here = Here { store, games: &means.games, decoders: None, cores_free: 1, progress, asked_to_end: &means.stop };
+    let here = Here {
+        store,
+        games: &means.games,
+        decoders: None,
+        cores_free: 1,
+        progress,
+        asked_to_end: &means.stop,
+    };
     let one = |job: Job, device: Device, kept: &mut Kept| {
-        if stop.load(Ordering::Relaxed) || means.stop.is_set() || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None)) {
+        if stop.load(Ordering::Relaxed)
+            || means.stop.is_set()
+            || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None))
+        {
             return None;
         }
         let stage = job.stage.clone();
@@ -133,12 +162,31 @@ impl Here<'_> {
     fn attempt(&self, job: Job, device: Device, kept: &mut Kept) -> Result<Arc<Receipt>, Error> {
         let Here { store, games, decoders, cores_free, progress, asked_to_end: stop } = *self;
         let attempt = fresh_id();
-        let (folder, scratch) = (data_folder(&job.stage, &job.key, &attempt), format!("{}/checkpoints/{}", job.stage, job.key));
-        let place = Workplace { store, folder, scratch, device, games, decoders, cores_free, progress, stop };
+        let (folder, scratch) = (
+            data_folder(&job.stage, &job.key, &attempt),
+            format!("{}/checkpoints/{}", job.stage, job.key),
+        );
+        let place = Workplace {
+            store,
+            folder,
+            scratch,
+            device,
+            games,
+            decoders,
+            cores_free,
+            progress,
+            stop,
+        };
         let done = match guarded(|| job.task.run(&place, kept)) {
             Ok(done) => done,
             // The attempt that was first has taken this one's checkpoints away, or the store fails.
-            Err(error) => return read_receipt(store, &job.stage, &job.key).ok().flatten().map(Arc::new).ok_or(error),
+            Err(error) => {
+                return read_receipt(store, &job.stage, &job.key)
+                    .ok()
+                    .flatten()
+                    .map(Arc::new)
+                    .ok_or(error);
+            }
         };
         let checkpoints = job.task.kind().has_checkpoints.then_some(place.scratch);
         let Job { stage, kind, key, fields, inputs, stats, .. } = job;
@@ -175,20 +223,25 @@ fn made(device: Device) -> Made {
         libav: build.libav.clone(),
         device: device.to_string(),
         host: host(),
-        finished_unix_secs: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs(),
+        finished_unix_secs: std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
     }
 }
 
 /// Makes a panic an error of the job it happened in, so that the others go on.
 fn guarded(work: impl FnOnce() -> Result<Done, Error>) -> Result<Done, Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))
 }
 
 /// An id no other attempt has: the process, the time and the hasher's random state.
 pub fn fresh_id() -> String {
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     hasher.write_u128(since.as_nanos());
     format!("{:016x}", hasher.finish())
 }
@@ -215,7 +268,13 @@ mod tests {
             (!job.is_multiple_of(7)).then_some(job * 2)
         };
         let answers = in_lanes(&|| locked(&jobs).next(), &[Device::Cpu; 4], &one);
-        assert_eq!(answers, (0..200_u32).filter(|job| !job.is_multiple_of(7)).map(|job| job * 2).collect::<Vec<_>>());
+        assert_eq!(
+            answers,
+            (0..200_u32)
+                .filter(|job| !job.is_multiple_of(7))
+                .map(|job| job * 2)
+                .collect::<Vec<_>>()
+        );
         let mut done = done.into_inner().expect("no job panics");
         done.sort_unstable();
         assert_eq!(done, (0..200).collect::<Vec<_>>());

@@ -43,7 +43,8 @@ struct Network<B: NetBackend> {
 impl<B: NetBackend> Network<B> {
     fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
         let config = weights.policy_config()?;
-        let policy = weights.load("policy", Policy::new(&mut Init::new(0, &device), &config), &device)?;
+        let policy =
+            weights.load("policy", Policy::new(&mut Init::new(0, &device), &config), &device)?;
         Ok(Network { config, policy, device, pass })
     }
 }
@@ -76,9 +77,13 @@ pub(super) fn in_passes<N: Clone + Send>(
     let bytes: usize = shape.iter().product();
     if !frames.len().is_multiple_of(bytes) {
         let [height, width, channels] = shape;
-        let (seen, expected) = (format!("{} bytes", frames.len()), format!("a multiple of {height} x {width} x {channels}"));
+        let (seen, expected) = (
+            format!("{} bytes", frames.len()),
+            format!("a multiple of {height} x {width} x {channels}"),
+        );
         return Err(ModelError::Frames { what: "frames", seen, expected });
     }
-    let passes: Vec<_> = frames.par_chunks(pass * bytes).map_with(network.clone(), look).collect::<Result<_>>()?;
+    let passes: Vec<_> =
+        frames.par_chunks(pass * bytes).map_with(network.clone(), look).collect::<Result<_>>()?;
     Ok(passes.concat())
 }

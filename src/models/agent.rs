@@ -54,7 +54,10 @@ impl<B: NetBackend> AgentNet<B> {
     pub fn new(init: &mut Init<'_, B>, config: &AgentConfig) -> Self {
         let rl = Policy::new(init, &config.network);
         let supervised = config.decoder.as_ref().map(|decoder| SupervisedPath {
-            fc: Linear { weight: init.full(rl.fc.weight.dims(), 0.0), bias: init.full(rl.fc.bias.dims(), 0.0) },
+            fc: Linear {
+                weight: init.full(rl.fc.weight.dims(), 0.0),
+                bias: init.full(rl.fc.bias.dims(), 0.0),
+            },
             latent_head: Linear::new(init, FEATURES, decoder.latent_dim),
             decoder: Decoder::new(init, decoder),
         });
@@ -72,7 +75,8 @@ impl<B: NetBackend> AgentNet<B> {
             decoder: Decoder::new(init, decoder),
         });
         let actions = config.network.latent_dim;
-        let zeros = Linear { weight: init.full([actions, FEATURES], 0.0), bias: init.full([actions], 0.0) };
+        let zeros =
+            Linear { weight: init.full([actions, FEATURES], 0.0), bias: init.full([actions], 0.0) };
         let mut rl = policy;
         rl.policy_head = zeros;
         AgentNet { rl, supervised }
@@ -94,22 +98,38 @@ impl<B: NetBackend> AgentNet<B> {
     /// - `base`: `[batch, ..]`, of [`Policy::base`]
     /// - `supervised`: `[batch, actions]`, of [`supervised_logits`](Self::supervised_logits)
     /// - outputs: `[batch, actions]` and `[batch, 1]`
-    pub fn logits_and_value(&self, base: Tensor<B, 2>, supervised: Option<Tensor<B, 2>>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    pub fn logits_and_value(
+        &self,
+        base: Tensor<B, 2>,
+        supervised: Option<Tensor<B, 2>>,
+    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
         let features = relu(self.rl.fc.forward(base));
-        let (own, value) = (self.rl.policy_head.forward(features.clone()), self.rl.value_head.forward(features));
-        (supervised.map_or_else(|| own.clone(), |supervised| (own.clone() + supervised) / 2.0), value)
+        let (own, value) =
+            (self.rl.policy_head.forward(features.clone()), self.rl.value_head.forward(features));
+        (
+            supervised.map_or_else(|| own.clone(), |supervised| (own.clone() + supervised) / 2.0),
+            value,
+        )
     }
 
     /// Replaces the decoder.
     pub fn set_decoder(&mut self, decoder: &LoadedDecoder, device: &B::Device) -> Result<()> {
         if let Some(path) = &mut self.supervised {
-            path.decoder = Weights::parse(&decoder.export()?)?.load("decoder", path.decoder.clone(), device)?;
+            path.decoder = Weights::parse(&decoder.export()?)?.load(
+                "decoder",
+                path.decoder.clone(),
+                device,
+            )?;
         }
         Ok(())
     }
 
     /// The weights as a safetensors file.
-    pub fn export(&self, config: &AgentConfig, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    pub fn export(
+        &self,
+        config: &AgentConfig,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Vec<u8>> {
         let mut weights = Weights::default();
         weights.metadata.clone_from(metadata);
         weights.describe(AGENT_FORMAT, config);
@@ -154,7 +174,8 @@ struct Player<B: NetBackend> {
 impl<B: NetBackend> Player<B> {
     fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
         let config = weights.agent_config()?;
-        let net = AgentNet::load(weights, AgentNet::new(&mut Init::new(0, &device), &config), &device)?;
+        let net =
+            AgentNet::load(weights, AgentNet::new(&mut Init::new(0, &device), &config), &device)?;
         Ok(Player { config, net, device, pass })
     }
 }
@@ -186,8 +207,15 @@ mod tests {
         let device = Default::default();
         let mut init = Init::new(3, &device);
         let latent = PolicyConfig { scale: 1, latent_dim: 8, frame_size: 16, channels: 3 };
-        let decoder = DecoderConfig { latent_dim: 8, hidden: vec![6], outputs: Outputs::Discrete { actions: 5 } };
-        let config = AgentConfig { network: PolicyConfig { latent_dim: 5, ..latent.clone() }, decoder: Some(decoder) };
+        let decoder = DecoderConfig {
+            latent_dim: 8,
+            hidden: vec![6],
+            outputs: Outputs::Discrete { actions: 5 },
+        };
+        let config = AgentConfig {
+            network: PolicyConfig { latent_dim: 5, ..latent.clone() },
+            decoder: Some(decoder),
+        };
         let policy = Policy::new(&mut init, &latent);
         let net = AgentNet::of_policy(&mut init, &config, policy.clone());
         (config, policy, net)
@@ -204,7 +232,10 @@ mod tests {
         let told = to_host(net.supervised.as_ref().unwrap().decoder.forward(latent)).unwrap();
         let played = loaded.logits(&frames).unwrap();
         assert_eq!(played.len(), 10);
-        assert!(played.iter().zip(&told).all(|(played, told)| (played * 2.0 - told).abs() < 1e-6), "{played:?} for {told:?}");
+        assert!(
+            played.iter().zip(&told).all(|(played, told)| (played * 2.0 - told).abs() < 1e-6),
+            "{played:?} for {told:?}"
+        );
         assert!(loaded.logits(&frames[1..]).is_err());
     }
 }

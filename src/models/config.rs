@@ -55,7 +55,12 @@ impl Preset {
             Preset::Small => 2,
             Preset::Paper => 4,
         };
-        PolicyConfig { scale, latent_dim: dynamics.latent_dim(), frame_size: dynamics.frame_size, channels: dynamics.channels }
+        PolicyConfig {
+            scale,
+            latent_dim: dynamics.latent_dim(),
+            frame_size: dynamics.frame_size,
+            channels: dynamics.channels,
+        }
     }
 }
 
@@ -129,18 +134,41 @@ impl DynamicsConfig {
     /// first step, their averages start at zero, dead ones stay dead.
     pub fn reference(self) -> Self {
         let warmup = if self.vq.quantises() { 0.0 } else { 1.0 };
-        let vq = VqConfig { warmup, start: CodebookStart::Uniform, ema_start: EmaStart::Zero, revive_after: 0, ..self.vq };
-        DynamicsConfig { vq, idm_head: IdmHead::Flatten, fdm_action: FdmAction::Tile, fdm_bottom: 1, predict: Predict::Frame, ..self }
+        let vq = VqConfig {
+            warmup,
+            start: CodebookStart::Uniform,
+            ema_start: EmaStart::Zero,
+            revive_after: 0,
+            ..self.vq
+        };
+        DynamicsConfig {
+            vq,
+            idm_head: IdmHead::Flatten,
+            fdm_action: FdmAction::Tile,
+            fdm_bottom: 1,
+            predict: Predict::Frame,
+            ..self
+        }
     }
 
     /// Says which field, if any, no network can have.
     pub fn validate(&self) -> Result<()> {
         positive("idm_scale", self.idm_scale)?;
         positive("channels", self.channels)?;
-        check("fdm_base", self.fdm_base, self.fdm_base >= 2 && self.fdm_base.is_multiple_of(2), "an even number of at least 2")?;
+        check(
+            "fdm_base",
+            self.fdm_base,
+            self.fdm_base >= 2 && self.fdm_base.is_multiple_of(2),
+            "an even number of at least 2",
+        )?;
         // The U-Net halves the frame until 2 x 2 remain, so that its skips meet only for powers of two.
         let size = self.frame_size;
-        check("frame_size", size, size.is_power_of_two() && (16..=512).contains(&size), "a power of two from 16 to 512")?;
+        check(
+            "frame_size",
+            size,
+            size.is_power_of_two() && (16..=512).contains(&size),
+            "a power of two from 16 to 512",
+        )?;
         let bottom = self.fdm_bottom;
         let turns = bottom == 1 || bottom.is_power_of_two() && (4..=size / 2).contains(&bottom);
         check("fdm_bottom", bottom, turns, "1, or a power of two from 4 to half the frame's side")?;

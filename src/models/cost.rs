@@ -42,12 +42,15 @@ pub fn idm(config: &DynamicsConfig) -> Cost {
 /// The latent policy's cost of one frame: both heads.
 pub fn policy(config: &PolicyConfig) -> Cost {
     let trunk = stages(config.channels, config.scale, config.frame_size);
-    trunk + inner(flat(config.scale, config.frame_size) * FEATURES) + inner(FEATURES * (config.latent_dim + 1))
+    trunk
+        + inner(flat(config.scale, config.frame_size) * FEATURES)
+        + inner(FEATURES * (config.latent_dim + 1))
 }
 
 /// The FDM's cost of one window; the tiled latent action is a linear map.
 pub fn fdm(config: &DynamicsConfig) -> Cost {
-    let (base, latent, size, depth) = (config.fdm_base, config.latent_dim(), config.frame_size, config.fdm_depth());
+    let (base, latent, size, depth) =
+        (config.fdm_base, config.latent_dim(), config.frame_size, config.fdm_depth());
     let (past, bottom) = (config.channels * (config.context + 1), config.fdm_bottom);
     let width = |level: usize| base << level;
     let residual = |width: usize, pixels: usize| inner(pixels * 9 * width * width);
@@ -60,7 +63,8 @@ pub fn fdm(config: &DynamicsConfig) -> Cost {
     let enter = first(size * size * 9 * past * base) + tiled;
     let down = (0..depth).map(|level| {
         let pixels = (size >> level).pow(2);
-        let conv = if level == 0 { enter } else { inner(pixels * 9 * width(level - 1) * width(level)) };
+        let conv =
+            if level == 0 { enter } else { inner(pixels * 9 * width(level - 1) * width(level)) };
         conv + residual(width(level), pixels) + modulate(width(level))
     });
     let taps = if bottom == 1 { 4 } else { 9 * bottom * bottom };
@@ -75,7 +79,9 @@ pub fn fdm(config: &DynamicsConfig) -> Cost {
         let pixels = ((2 * bottom) << step).pow(2);
         inner(pixels * (below + skip) * output) + residual(output, pixels) + modulate(output)
     });
-    let leave = inner(size * size * 9 * (base + past) * base) + residual(base, size * size) + inner(size * size * base * config.channels);
+    let leave = inner(size * size * 9 * (base + past) * base)
+        + residual(base, size * size)
+        + inner(size * size * base * config.channels);
     down.sum::<Cost>() + turn + up.sum() + leave
 }
 
@@ -83,7 +89,8 @@ pub fn fdm(config: &DynamicsConfig) -> Cost {
 fn stages(channels: usize, scale: usize, size: usize) -> Cost {
     let widths = [channels, 16 * scale, 32 * scale, 32 * scale];
     let stage = |level: usize| {
-        let (pixels, [input, output]) = ((size >> level).pow(2), [widths[level], widths[level + 1]]);
+        let (pixels, [input, output]) =
+            ((size >> level).pow(2), [widths[level], widths[level + 1]]);
         let enter = pixels * 9 * input * output;
         let enter = if level == 0 { first(enter) } else { inner(enter) };
         enter + inner(4 * pixels / 4 * 9 * output * output)
@@ -121,7 +128,12 @@ mod tests {
         ] {
             let config = preset.dynamics().reference();
             let found = [idm(&config), fdm(&config), policy(&preset.policy(&config))];
-            let millions = found.map(|cost| ((cost.forward as f64 / 1e6).round() as u64, (cost.training as f64 / 1e6).round() as u64));
+            let millions = found.map(|cost| {
+                (
+                    (cost.forward as f64 / 1e6).round() as u64,
+                    (cost.training as f64 / 1e6).round() as u64,
+                )
+            });
             assert_eq!(millions, expected, "{preset:?}");
         }
     }

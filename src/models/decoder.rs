@@ -62,9 +62,14 @@ pub struct Decoder<B: Backend> {
 impl<B: NetBackend> Decoder<B> {
     /// A decoder with fresh weights.
     pub fn new(init: &mut Init<'_, B>, config: &DecoderConfig) -> Self {
-        let widths: Vec<usize> =
-            [config.latent_dim].into_iter().chain(config.hidden.iter().copied()).chain([config.outputs.width()]).collect();
-        Decoder { layers: widths.windows(2).map(|pair| Linear::new(init, pair[0], pair[1])).collect() }
+        let widths: Vec<usize> = [config.latent_dim]
+            .into_iter()
+            .chain(config.hidden.iter().copied())
+            .chain([config.outputs.width()])
+            .collect();
+        Decoder {
+            layers: widths.windows(2).map(|pair| Linear::new(init, pair[0], pair[1])).collect(),
+        }
     }
 
     /// # Shapes
@@ -77,11 +82,20 @@ impl<B: NetBackend> Decoder<B> {
 
     /// The decoder that does to `x` what this one does to `(x - mean) / deviation`.
     #[must_use]
-    pub fn after_normalising(mut self, mean: &[f32], deviation: &[f32], device: &B::Device) -> Self {
-        let row = |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [1, mean.len()]), device);
+    pub fn after_normalising(
+        mut self,
+        mean: &[f32],
+        deviation: &[f32],
+        device: &B::Device,
+    ) -> Self {
+        let row = |values: Vec<f32>| {
+            Tensor::<B, 2>::from_data(TensorData::new(values, [1, mean.len()]), device)
+        };
         let first = &mut self.layers[0];
-        let weight = first.weight.val() * row(deviation.iter().map(|deviation| 1.0 / deviation).collect());
-        let bias = first.bias.val() - (weight.clone() * row(mean.to_vec())).sum_dim(1).squeeze_dim(1);
+        let weight =
+            first.weight.val() * row(deviation.iter().map(|deviation| 1.0 / deviation).collect());
+        let bias =
+            first.bias.val() - (weight.clone() * row(mean.to_vec())).sum_dim(1).squeeze_dim(1);
         first.weight = first.weight.clone().map(|_| weight);
         first.bias = first.bias.clone().map(|_| bias);
         self
@@ -90,7 +104,9 @@ impl<B: NetBackend> Decoder<B> {
     /// The decoder whose answers are this one's, times `deviation`, plus `mean`.
     #[must_use]
     pub fn before_scaling(mut self, mean: &[f32], deviation: &[f32], device: &B::Device) -> Self {
-        let values = |values: &[f32]| Tensor::<B, 1>::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
+        let values = |values: &[f32]| {
+            Tensor::<B, 1>::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+        };
         let last = self.layers.last_mut().expect("there is at least one layer");
         let weight = last.weight.val() * values(deviation).unsqueeze_dim(1);
         let bias = last.bias.val() * values(deviation) + values(mean);
@@ -120,7 +136,8 @@ impl LoadedDecoder {
     pub fn load(file: &[u8]) -> Result<Self> {
         let (weights, device) = (Weights::parse(file)?, Default::default());
         let config = weights.decoder_config()?;
-        let net = weights.load("decoder", Decoder::new(&mut Init::new(0, &device), &config), &device)?;
+        let net =
+            weights.load("decoder", Decoder::new(&mut Init::new(0, &device), &config), &device)?;
         Ok(LoadedDecoder { metadata: weights.metadata, config, net })
     }
 
@@ -142,7 +159,11 @@ impl LoadedDecoder {
         let (dim, length) = (self.config.latent_dim, latent_action.len());
         if !length.is_multiple_of(dim) {
             let expected = format!("a multiple of {dim} numbers");
-            return Err(ModelError::Frames { what: "latent actions", seen: format!("{length} numbers"), expected });
+            return Err(ModelError::Frames {
+                what: "latent actions",
+                seen: format!("{length} numbers"),
+                expected,
+            });
         }
         if length == 0 {
             return Ok(Vec::new());

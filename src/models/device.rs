@@ -37,7 +37,9 @@ macro_rules! on_device {
                 $made
             }
             #[cfg(not(feature = "cuda"))]
-            $crate::models::Device::Cuda(_) => unreachable!("a build without GPU support has no GPU that passes the check"),
+            $crate::models::Device::Cuda(_) => {
+                unreachable!("a build without GPU support has no GPU that passes the check")
+            }
         }
     };
 }
@@ -113,16 +115,28 @@ impl fmt::Display for Device {
 
 /// Looks where the dynamic linker would, without loading anything.
 fn library_exists(name: &str) -> bool {
-    let cached = std::fs::read("/etc/ld.so.cache").is_ok_and(|cache| cache.windows(name.len()).any(|bytes| bytes == name.as_bytes()));
+    let cached = std::fs::read("/etc/ld.so.cache")
+        .is_ok_and(|cache| cache.windows(name.len()).any(|bytes| bytes == name.as_bytes()));
     cached || library_folders().iter().any(|folder| holds(folder, name))
 }
 
 fn library_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> =
-        std::env::var_os("LD_LIBRARY_PATH").iter().flat_map(|paths| std::env::split_paths(paths).collect::<Vec<_>>()).collect();
-    let toolkit = std::env::var_os("CUDA_PATH").map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
+    let mut folders: Vec<PathBuf> = std::env::var_os("LD_LIBRARY_PATH")
+        .iter()
+        .flat_map(|paths| std::env::split_paths(paths).collect::<Vec<_>>())
+        .collect();
+    let toolkit = std::env::var_os("CUDA_PATH")
+        .map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
     folders.extend([toolkit.join("lib64"), toolkit.join("lib")]);
-    folders.extend(["/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib/wsl/lib"].map(PathBuf::from));
+    folders.extend(
+        [
+            "/usr/lib64",
+            "/usr/lib/x86_64-linux-gnu",
+            "/usr/lib/aarch64-linux-gnu",
+            "/usr/lib/wsl/lib",
+        ]
+        .map(PathBuf::from),
+    );
     folders
 }
 
@@ -149,6 +163,12 @@ mod tests {
     #[test]
     fn a_build_without_gpu_support_says_so() {
         assert_eq!(Device::auto(), Device::Cpu);
-        assert!("cuda:1".parse::<Device>().expect_err("no GPU support").to_string().contains("--features cuda"));
+        assert!(
+            "cuda:1"
+                .parse::<Device>()
+                .expect_err("no GPU support")
+                .to_string()
+                .contains("--features cuda")
+        );
     }
 }

@@ -10,7 +10,8 @@ use burn::tensor::{FloatDType, Tensor, backend::Backend};
 use super::frames::Windows;
 use super::init::Init;
 use super::layers::{
-    BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Linear, Mode, NetBackend, Relu, join, like, modulate, relu, tanh,
+    BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Linear, Mode, NetBackend, Relu, join,
+    like, modulate, relu, tanh,
 };
 use super::{DynamicsConfig, FdmAction, Predict};
 
@@ -37,7 +38,9 @@ impl<B: NetBackend> Fdm<B> {
         };
 
         let inputs = std::iter::once(past + tiled).chain((0..depth).map(width));
-        let down = inputs.zip((0..depth).map(width)).map(|(input, output)| Level::Down(Down::new(init, input, output, modulating)));
+        let down = inputs
+            .zip((0..depth).map(width))
+            .map(|(input, output)| Level::Down(Down::new(init, input, output, modulating)));
         let mut down: Vec<_> = down.collect();
         let bottom = if to_a_pixel {
             Conv2d::valid(init, width(depth - 1), width(depth), 2)
@@ -49,10 +52,13 @@ impl<B: NetBackend> Fdm<B> {
         let skips = to_a_pixel.then_some(latent).into_iter().chain((0..depth).rev().map(width));
         let outputs = (0..depth - usize::from(!to_a_pixel)).rev().map(width).chain([base]);
         let mut below = width(depth);
-        let up = skips.zip(outputs).map(|(skip, output)| Up::new(init, std::mem::replace(&mut below, output) + skip, output, modulating));
+        let up = skips.zip(outputs).map(|(skip, output)| {
+            Up::new(init, std::mem::replace(&mut below, output) + skip, output, modulating)
+        });
         let up = up.collect();
 
-        let (first, residual) = (Conv2d::same(init, base + past, base), UnetResidual::new(init, base));
+        let (first, residual) =
+            (Conv2d::same(init, base + past, base), UnetResidual::new(init, base));
         let mut last = Conv2d::valid(init, base, config.channels, 1);
         if config.predict == Predict::Change {
             last.weight = init.full([config.channels, base, 1, 1], 0.0);
@@ -69,7 +75,12 @@ impl<B: NetBackend> Fdm<B> {
     /// - output: `[batch, channel, height, width]`
     ///
     /// [`Mode::Folded`] is for a model that was [`folded`](Self::folded).
-    pub fn forward(&self, windows: &Windows<B>, latent_action_q: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+    pub fn forward(
+        &self,
+        windows: &Windows<B>,
+        latent_action_q: Tensor<B, 2>,
+        mode: &mut Mode<'_, B>,
+    ) -> Tensor<B, 4> {
         let past = windows.past();
         let latent_action_q = like(&past, latent_action_q);
         let mut x = past.clone();
@@ -131,7 +142,12 @@ enum Level<B: Backend> {
 }
 
 impl<B: NetBackend> Level<B> {
-    fn forward(&self, x: Tensor<B, 4>, action: &Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+    fn forward(
+        &self,
+        x: Tensor<B, 4>,
+        action: &Tensor<B, 2>,
+        mode: &mut Mode<'_, B>,
+    ) -> Tensor<B, 4> {
         match self {
             Level::Down(down) => down.forward(x, action, mode),
             Level::Bottom(conv) => conv.forward(x),
@@ -160,10 +176,20 @@ impl<B: NetBackend> Down<B> {
     }
 
     /// A level with more input channels than `x` has takes the action for the others.
-    fn forward(&self, x: Tensor<B, 4>, action: &Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
+    fn forward(
+        &self,
+        x: Tensor<B, 4>,
+        action: &Tensor<B, 2>,
+        mode: &mut Mode<'_, B>,
+    ) -> Tensor<B, 4> {
         let tiled = self.conv.weight.dims()[1] > x.dims()[1];
-        let x = if tiled { self.conv.forward_tiled(x, action.clone()) } else { self.conv.forward(x) };
-        relu(self.res.forward_halve(modulated(self.norm.forward(x, mode), self.modulate.as_ref(), action)))
+        let x =
+            if tiled { self.conv.forward_tiled(x, action.clone()) } else { self.conv.forward(x) };
+        relu(self.res.forward_halve(modulated(
+            self.norm.forward(x, mode),
+            self.modulate.as_ref(),
+            action,
+        )))
     }
 }
 
@@ -186,13 +212,26 @@ impl<B: NetBackend> Up<B> {
         }
     }
 
-    fn forward(&self, x: Tensor<B, 4>, action: &Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 4> {
-        relu(self.res.forward(modulated(self.norm.forward(self.conv.forward(x), mode), self.modulate.as_ref(), action)))
+    fn forward(
+        &self,
+        x: Tensor<B, 4>,
+        action: &Tensor<B, 2>,
+        mode: &mut Mode<'_, B>,
+    ) -> Tensor<B, 4> {
+        relu(self.res.forward(modulated(
+            self.norm.forward(self.conv.forward(x), mode),
+            self.modulate.as_ref(),
+            action,
+        )))
     }
 }
 
 /// Scales and shifts each channel as a linear map of the latent action says (FiLM, Perez et al., 2018).
-fn modulated<B: NetBackend>(x: Tensor<B, 4>, by: Option<&Linear<B>>, action: &Tensor<B, 2>) -> Tensor<B, 4> {
+fn modulated<B: NetBackend>(
+    x: Tensor<B, 4>,
+    by: Option<&Linear<B>>,
+    action: &Tensor<B, 2>,
+) -> Tensor<B, 4> {
     match by {
         Some(linear) => modulate(x, linear.forward(action.clone())),
         None => x,

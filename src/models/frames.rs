@@ -11,15 +11,25 @@ use super::{DynamicsConfig, ModelError, Precision, Result};
 /// # Shapes
 /// - `pixels`: `count` frames of `[height, width, channel]`
 /// - output: `[count, channel, height, width]`, in [-0.5, 0.5]
-pub fn upload<B: Backend>(pixels: &[u8], [height, width, channels]: [usize; 3], device: &B::Device) -> Tensor<B, 4> {
+pub fn upload<B: Backend>(
+    pixels: &[u8],
+    [height, width, channels]: [usize; 3],
+    device: &B::Device,
+) -> Tensor<B, 4> {
     let plane = height * width;
     let mut planes = vec![0; pixels.len()];
-    for (planes, frame) in planes.chunks_exact_mut(plane * channels).zip(pixels.chunks_exact(plane * channels)) {
+    for (planes, frame) in
+        planes.chunks_exact_mut(plane * channels).zip(pixels.chunks_exact(plane * channels))
+    {
         for (channel, plane) in planes.chunks_exact_mut(plane).enumerate() {
-            plane.iter_mut().zip(frame.iter().skip(channel).step_by(channels)).for_each(|(to, from)| *to = *from);
+            plane
+                .iter_mut()
+                .zip(frame.iter().skip(channel).step_by(channels))
+                .for_each(|(to, from)| *to = *from);
         }
     }
-    let data = TensorData::new(planes, [pixels.len() / (plane * channels), channels, height, width]);
+    let data =
+        TensorData::new(planes, [pixels.len() / (plane * channels), channels, height, width]);
     Tensor::<B, 4, Int>::from_data(data, (device, DType::U8)).float() / 255.0 - 0.5
 }
 
@@ -42,12 +52,21 @@ impl<B: Backend> Windows<B> {
         let [_, channels, height, width] = frames.dims();
         let part = |offsets: Range<usize>| {
             let stack = offsets.len() * channels;
-            let index: Vec<i32> = starts.iter().flat_map(|start| offsets.clone().map(move |k| (start + k) as i32)).collect();
+            let index: Vec<i32> = starts
+                .iter()
+                .flat_map(|start| offsets.clone().map(move |k| (start + k) as i32))
+                .collect();
             let count = index.len();
-            let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [count]), &frames.device());
+            let index =
+                Tensor::<B, 1, Int>::from_data(TensorData::new(index, [count]), &frames.device());
             frames.clone().select(0, index).reshape([starts.len(), stack, height, width])
         };
-        Windows { stacked: part(0..time), past: part(0..time - 1), last: part(time - 2..time - 1), next: part(time - 1..time) }
+        Windows {
+            stacked: part(0..time),
+            past: part(0..time - 1),
+            last: part(time - 2..time - 1),
+            next: part(time - 1..time),
+        }
     }
 
     /// The windows that `frames` are, one after the other.
@@ -66,7 +85,11 @@ impl<B: Backend> Windows<B> {
 
     /// The same for networks that compute with this precision; o\[t\] and o\[t+1\] by themselves, which losses look at, stay as they are.
     pub fn at(self, precision: Precision) -> Self {
-        Windows { stacked: self.stacked.cast(precision.dtype()), past: self.past.cast(precision.dtype()), ..self }
+        Windows {
+            stacked: self.stacked.cast(precision.dtype()),
+            past: self.past.cast(precision.dtype()),
+            ..self
+        }
     }
 
     /// Everything but o\[t+1\].

@@ -27,7 +27,8 @@ pub fn gpu(number: usize) -> burn_cuda::CudaDevice {
 
 /// `lapo` in the user's cache folder.
 fn cache_folder() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || folder("HOME").map(|home| home.join(".cache"));
     folder("XDG_CACHE_HOME").or_else(home).unwrap_or_else(std::env::temp_dir).join("lapo")
 }

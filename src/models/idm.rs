@@ -29,9 +29,12 @@ impl<B: NetBackend> Idm<B> {
         let (channels, scale) = (config.channels * config.window(), config.idm_scale);
         let (conv_stack, fc) = match config.idm_head {
             IdmHead::Flatten => impala(init, channels, scale, config.frame_size),
-            IdmHead::Motion => (stages(init, channels, scale), Linear::new(init, 32 * scale, FEATURES)),
+            IdmHead::Motion => {
+                (stages(init, channels, scale), Linear::new(init, 32 * scale, FEATURES))
+            }
         };
-        let motion = (config.idm_head == IdmHead::Motion).then(|| Motion::new(init, config.latent_dim()));
+        let motion =
+            (config.idm_head == IdmHead::Motion).then(|| Motion::new(init, config.latent_dim()));
         let policy_head = Linear::new(init, FEATURES, config.latent_dim());
         Idm { conv_stack, fc, policy_head, motion, vq: Quantizer::new(init, &config.vq) }
     }
@@ -44,7 +47,10 @@ impl<B: NetBackend> Idm<B> {
     /// [`Mode::Folded`] is for a model that was [`folded`](Self::folded).
     pub fn forward(&self, windows: &Windows<B>, mode: &mut Mode<'_, B>) -> Tensor<B, 2> {
         let Some(motion) = &self.motion else {
-            return self.policy_head.forward(features(&self.conv_stack, &self.fc, windows.stacked.clone())).cast(FloatDType::F32);
+            return self
+                .policy_head
+                .forward(features(&self.conv_stack, &self.fc, windows.stacked.clone()))
+                .cast(FloatDType::F32);
         };
         let weight = match mode {
             Mode::Train(_) => motion.of_changes(self.entry(), windows.time()),

@@ -20,7 +20,10 @@ pub struct ImpalaResidual<B: Backend> {
 
 impl<B: NetBackend> ImpalaResidual<B> {
     fn new(init: &mut Init<'_, B>, width: usize) -> Self {
-        ImpalaResidual { conv0: Conv2d::same(init, width, width), conv1: Conv2d::same(init, width, width) }
+        ImpalaResidual {
+            conv0: Conv2d::same(init, width, width),
+            conv1: Conv2d::same(init, width, width),
+        }
     }
 }
 
@@ -49,19 +52,32 @@ impl<B: NetBackend> ImpalaStage<B> {
     /// With another weight in the first convolution.
     fn forward_by(&self, weight: Tensor<B, 4>, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (first, second) = (&self.res_block0, &self.res_block1);
-        let mut layers = [&self.conv, &first.conv0, &first.conv1, &second.conv0, &second.conv1].map(|conv| conv.at(&x));
+        let mut layers = [&self.conv, &first.conv0, &first.conv1, &second.conv0, &second.conv1]
+            .map(|conv| conv.at(&x));
         layers[0].0 = like(&x, weight);
         impala_stage(x, layers)
     }
 }
 
 /// Makes a trunk's three stages, of 16, 32 and 32 times `scale` channels, for pictures of `channels` channels.
-pub fn stages<B: NetBackend>(init: &mut Init<'_, B>, channels: usize, scale: usize) -> Vec<ImpalaStage<B>> {
-    [channels, 16 * scale, 32 * scale, 32 * scale].windows(2).map(|pair| ImpalaStage::new(init, pair[0], pair[1])).collect()
+pub fn stages<B: NetBackend>(
+    init: &mut Init<'_, B>,
+    channels: usize,
+    scale: usize,
+) -> Vec<ImpalaStage<B>> {
+    [channels, 16 * scale, 32 * scale, 32 * scale]
+        .windows(2)
+        .map(|pair| ImpalaStage::new(init, pair[0], pair[1]))
+        .collect()
 }
 
 /// Makes a trunk for pictures of `channels` channels and side `size`: the stages, and the layer from all they leave to [`FEATURES`].
-pub fn impala<B: NetBackend>(init: &mut Init<'_, B>, channels: usize, scale: usize, size: usize) -> (Vec<ImpalaStage<B>>, Linear<B>) {
+pub fn impala<B: NetBackend>(
+    init: &mut Init<'_, B>,
+    channels: usize,
+    scale: usize,
+    size: usize,
+) -> (Vec<ImpalaStage<B>>, Linear<B>) {
     let stages = stages(init, channels, scale);
     (stages, Linear::new(init, 32 * scale * (size / 8) * (size / 8), FEATURES))
 }
@@ -71,7 +87,11 @@ pub fn impala<B: NetBackend>(init: &mut Init<'_, B>, channels: usize, scale: usi
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
 /// - output: `[batch, 32 * scale, height / 8, width / 8]`, at least 0
-pub fn maps<B: NetBackend>(conv_stack: &[ImpalaStage<B>], weight: Tensor<B, 4>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+pub fn maps<B: NetBackend>(
+    conv_stack: &[ImpalaStage<B>],
+    weight: Tensor<B, 4>,
+    x: Tensor<B, 4>,
+) -> Tensor<B, 4> {
     let (first, rest) = conv_stack.split_first().expect("a trunk has three stages");
     relu(rest.iter().fold(first.forward_by(weight, x), |x, stage| stage.forward(x)))
 }
@@ -90,6 +110,10 @@ pub fn base<B: NetBackend>(conv_stack: &[ImpalaStage<B>], x: Tensor<B, 4>) -> Te
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
 /// - output: `[batch, FEATURES]`, at least 0
-pub fn features<B: NetBackend>(conv_stack: &[ImpalaStage<B>], fc: &Linear<B>, x: Tensor<B, 4>) -> Tensor<B, 2> {
+pub fn features<B: NetBackend>(
+    conv_stack: &[ImpalaStage<B>],
+    fc: &Linear<B>,
+    x: Tensor<B, 4>,
+) -> Tensor<B, 2> {
     relu(fc.forward(base(conv_stack, x)))
 }

@@ -25,7 +25,11 @@ impl<'a, B: Backend> Init<'a, B> {
     }
 
     /// A parameter to be trained, uniform in ±`bound`.
-    pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Param<Tensor<B, D>> {
+    pub fn uniform<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        bound: f32,
+    ) -> Param<Tensor<B, D>> {
         Param::from_tensor(self.draw(shape, bound))
     }
 
@@ -40,7 +44,11 @@ impl<'a, B: Backend> Init<'a, B> {
     }
 
     /// State that is kept with the weights but has no gradient, uniform in ±`bound`.
-    pub fn uniform_state<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Param<Tensor<B, D>> {
+    pub fn uniform_state<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        bound: f32,
+    ) -> Param<Tensor<B, D>> {
         Param::initialized(ParamId::new(), self.draw(shape, bound))
     }
 

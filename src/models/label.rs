@@ -61,7 +61,11 @@ pub trait Labeller: Send {
 }
 
 /// Loads IDM and FDM from a safetensors file, ours or a published one.
-pub fn labeller(device: &Device, weights: &[u8], precision: Precision) -> Result<Box<dyn Labeller>> {
+pub fn labeller(
+    device: &Device,
+    weights: &[u8],
+    precision: Precision,
+) -> Result<Box<dyn Labeller>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
     on_device!(device, B, at => Ok(Box::new(Networks::<B>::load(&weights, at, device.pass(), precision)?)))
@@ -80,7 +84,12 @@ struct Networks<B: NetBackend> {
 }
 
 impl<B: NetBackend> Networks<B> {
-    fn load(weights: &Weights, device: B::Device, pass: usize, precision: Precision) -> Result<Self> {
+    fn load(
+        weights: &Weights,
+        device: B::Device,
+        pass: usize,
+        precision: Precision,
+    ) -> Result<Self> {
         let config = weights.dynamics_config()?;
         let mut init = Init::new(0, &device);
         let idm = weights.load("idm", Idm::new(&mut init, &config), &device)?.folded(&config);
@@ -94,10 +103,19 @@ impl<B: NetBackend> Networks<B> {
         let frame: usize = frame_shape(&self.config).iter().product();
         let first = starts.iter().min().copied().unwrap_or(0);
         let end = starts.iter().max().map_or(0, |last| last + time);
-        let frames = upload::<B>(&frames[first * frame..end * frame], frame_shape(&self.config), &self.device);
+        let frames = upload::<B>(
+            &frames[first * frame..end * frame],
+            frame_shape(&self.config),
+            &self.device,
+        );
 
         let pass = starts.len().next_power_of_two().clamp(CPU_PASS, self.pass);
-        let filled: Vec<usize> = starts.iter().chain(std::iter::repeat(&starts[0])).take(pass).map(|s| s - first).collect();
+        let filled: Vec<usize> = starts
+            .iter()
+            .chain(std::iter::repeat(&starts[0]))
+            .take(pass)
+            .map(|s| s - first)
+            .collect();
         Windows::gather(frames, &filled, time).at(self.precision)
     }
 
@@ -106,7 +124,11 @@ impl<B: NetBackend> Networks<B> {
         let (windows, count) = (self.windows(frames, starts), starts.len());
         let (last, next) = (windows.last(), windows.next());
         let mut labelled = Labelled::default();
-        append(&mut labelled.motion, mean_per_window((next.clone() - last).abs()).unsqueeze_dim(1), count)?;
+        append(
+            &mut labelled.motion,
+            mean_per_window((next.clone() - last).abs()).unsqueeze_dim(1),
+            count,
+        )?;
         let latent_action = self.idm.forward(&windows, &mut Mode::Folded);
         append(&mut labelled.latent_action, latent_action.clone(), count)?;
         if !want.codes && !want.fdm_error {
@@ -120,7 +142,11 @@ impl<B: NetBackend> Networks<B> {
         if want.fdm_error {
             let predicted = self.fdm.forward(&windows, latent_action_q, &mut Mode::Folded);
             let off = predicted - next;
-            append(&mut labelled.fdm_error, mean_per_window(off.clone() * off).unsqueeze_dim(1), count)?;
+            append(
+                &mut labelled.fdm_error,
+                mean_per_window(off.clone() * off).unsqueeze_dim(1),
+                count,
+            )?;
         }
         Ok(labelled)
     }
@@ -136,10 +162,15 @@ impl<B: NetBackend> Labeller for Networks<B> {
         let time = self.config.window();
         if let Some(start) = starts.iter().find(|&&start| start + time > count) {
             let seen = format!("frames {start} to {} of {count}", start + time - 1);
-            return Err(ModelError::Frames { what: "a window", seen, expected: format!("{time} frames that exist") });
+            return Err(ModelError::Frames {
+                what: "a window",
+                seen,
+                expected: format!("{time} frames that exist"),
+            });
         }
         let pass = |networks: &mut Self, starts| networks.label_pass(frames, starts, want);
-        let passes: Vec<_> = starts.par_chunks(self.pass).map_with(self.clone(), pass).collect::<Result<_>>()?;
+        let passes: Vec<_> =
+            starts.par_chunks(self.pass).map_with(self.clone(), pass).collect::<Result<_>>()?;
         Ok(passes.into_iter().fold(Labelled::default(), Labelled::then))
     }
 }
@@ -152,6 +183,7 @@ fn append<B: NetBackend>(values: &mut Vec<f32>, rows: Tensor<B, 2>, count: usize
 
 /// Copies codes to the host; a codebook has at most 65536 entries.
 pub fn host_codes<B: NetBackend>(codes: Tensor<B, 3, Int>) -> Result<Vec<u16>> {
-    let data = codes.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;
+    let data =
+        codes.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;
     Ok(data.iter::<i64>().map(|code| code as u16).collect())
 }

@@ -7,7 +7,10 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, Tensor, TensorData, activation};
 
 pub use super::conv::{ConvBackend as NetBackend, impala_stage, join, modulate, nearest, tanh};
-use super::conv::{ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d, relu_conv2d_add};
+use super::conv::{
+    ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d,
+    relu_conv2d_add,
+};
 use super::init::{Init, set_state};
 
 /// A square convolution with bias, stride 1.
@@ -29,7 +32,11 @@ impl<B: NetBackend> Conv2d<B> {
     /// A convolution without padding.
     pub fn valid(init: &mut Init<'_, B>, input: usize, output: usize, kernel: usize) -> Self {
         let bound = fan_in_bound(input * kernel * kernel);
-        Conv2d { weight: init.uniform([output, input, kernel, kernel], bound), bias: init.uniform([output], bound), padding: 0 }
+        Conv2d {
+            weight: init.uniform([output, input, kernel, kernel], bound),
+            bias: init.uniform([output], bound),
+            padding: 0,
+        }
     }
 
     /// Convolves.
@@ -62,7 +69,14 @@ impl<B: NetBackend> Conv2d<B> {
     pub fn forward_relu_add_halve(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
         let (weight, bias) = self.at(&x);
         let settings = ConvSettings { padding: self.padding, stride: 1, relu: true };
-        pooled_conv2d(x, weight, bias, Some(skip), settings, Pool { kernel: 2, stride: 2, padding: 0 })
+        pooled_conv2d(
+            x,
+            weight,
+            bias,
+            Some(skip),
+            settings,
+            Pool { kernel: 2, stride: 2, padding: 0 },
+        )
     }
 
     /// Weight and bias in the precision of an input.
@@ -84,7 +98,8 @@ impl<B: NetBackend> Conv2d<B> {
         let [batch, channels, height, width] = x.dims();
         let [output, input, kernel, _] = self.weight.dims();
         let taps = kernel * kernel;
-        let (weight, bias, constant) = (like(&x, self.weight.val()), like(&x, self.bias.val()), like(&x, constant));
+        let (weight, bias, constant) =
+            (like(&x, self.weight.val()), like(&x, self.bias.val()), like(&x, constant));
         let inside = like(&x, taps_inside(kernel, self.padding, height, width, &x.device()));
 
         // [out, constant, taps] -> [constant, out * taps]
@@ -111,7 +126,10 @@ impl<B: NetBackend> ConvTranspose2d<B> {
     /// PyTorch takes `out * kernel^2` for the fan in.
     pub fn doubling(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
         let bound = fan_in_bound(output * 4);
-        ConvTranspose2d { weight: init.uniform([input, output, 2, 2], bound), bias: init.uniform([output], bound) }
+        ConvTranspose2d {
+            weight: init.uniform([input, output, 2, 2], bound),
+            bias: init.uniform([output], bound),
+        }
     }
 
     /// # Shapes
@@ -146,7 +164,8 @@ impl<B: NetBackend> Linear<B> {
         let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
         let ([batch, input], [output, _]) = (x.dims(), weight.dims());
         // As a convolution of single pixels, whose weight's gradient lies in memory as the weight does.
-        let (pixels, kernels) = (x.reshape([batch, input, 1, 1]), weight.reshape([output, input, 1, 1]));
+        let (pixels, kernels) =
+            (x.reshape([batch, input, 1, 1]), weight.reshape([output, input, 1, 1]));
         conv2d(pixels, kernels, Some(bias), 0, 1).reshape([batch, output])
     }
 }
@@ -196,7 +215,11 @@ impl<B: NetBackend> BatchNorm2d<B> {
 
     /// Normalisation to mean 0 and variance 1: gain and bias are not learnt.
     pub fn without_gain(init: &mut Init<'_, B>, channels: usize) -> Self {
-        BatchNorm2d { weight: init.state([channels], 1.0), bias: init.state([channels], 0.0), ..BatchNorm2d::new(init, channels) }
+        BatchNorm2d {
+            weight: init.state([channels], 1.0),
+            bias: init.state([channels], 0.0),
+            ..BatchNorm2d::new(init, channels)
+        }
     }
 
     /// Normalises by the batch, and hands out what was seen of it.
@@ -206,7 +229,12 @@ impl<B: NetBackend> BatchNorm2d<B> {
     fn by_batch(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
         let [batch, _, height, width] = x.dims();
         let count = (batch * height * width) as f64;
-        let (y, mean, variance) = batch_norm(x.clone().cast(FloatDType::F32), self.weight.val(), self.bias.val(), Self::EPSILON);
+        let (y, mean, variance) = batch_norm(
+            x.clone().cast(FloatDType::F32),
+            self.weight.val(),
+            self.bias.val(),
+            Self::EPSILON,
+        );
         seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
         like(&x, y)
     }
@@ -224,7 +252,12 @@ impl<B: NetBackend> BatchNorm2d<B> {
 
     /// By running statistics a normalisation is one factor and one term per channel. The layer before it takes them over: its
     /// weights, whose `axis` counts its output channels, and its bias.
-    pub fn fold_into<const D: usize>(&self, weight: &mut Param<Tensor<B, D>>, bias: &mut Param<Tensor<B, 1>>, axis: usize) {
+    pub fn fold_into<const D: usize>(
+        &self,
+        weight: &mut Param<Tensor<B, D>>,
+        bias: &mut Param<Tensor<B, 1>>,
+        axis: usize,
+    ) {
         let scale = self.weight.val() / (self.running_var.val() + Self::EPSILON).sqrt();
         let moved = (bias.val() - self.running_mean.val()) * scale.clone() + self.bias.val();
         let mut shape = [1; D];
@@ -235,7 +268,9 @@ impl<B: NetBackend> BatchNorm2d<B> {
 
     /// Moves the running statistics towards those of one batch.
     pub fn update(&mut self, seen: BatchStatistics<B>) {
-        let moved = |old: Tensor<B, 1>, new: Tensor<B, 1>| old * (1.0 - Self::MOMENTUM) + new * Self::MOMENTUM;
+        let moved = |old: Tensor<B, 1>, new: Tensor<B, 1>| {
+            old * (1.0 - Self::MOMENTUM) + new * Self::MOMENTUM
+        };
         let (mean, variance) = (self.running_mean.val(), self.running_var.val());
         set_state(&mut self.running_mean, moved(mean, seen.mean));
         set_state(&mut self.running_var, moved(variance, seen.variance));
@@ -253,7 +288,10 @@ pub fn relu<B: NetBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 }
 
 /// Brings a tensor to the precision of a layer's input, which is the one a layer computes with.
-pub fn like<B: Backend, const D: usize, const E: usize>(x: &Tensor<B, E>, tensor: Tensor<B, D>) -> Tensor<B, D> {
+pub fn like<B: Backend, const D: usize, const E: usize>(
+    x: &Tensor<B, E>,
+    tensor: Tensor<B, D>,
+) -> Tensor<B, D> {
     tensor.cast(x.dtype())
 }
 
@@ -262,12 +300,21 @@ fn fan_in_bound(fan_in: usize) -> f32 {
 }
 
 /// `[taps, height * width]`: 1 where a tap of the kernel centred on the pixel is inside the frame.
-fn taps_inside<B: Backend>(kernel: usize, padding: usize, height: usize, width: usize, device: &B::Device) -> Tensor<B, 2> {
-    let inside = |at: usize, tap: usize, size: usize| (padding..size + padding).contains(&(at + tap));
+fn taps_inside<B: Backend>(
+    kernel: usize,
+    padding: usize,
+    height: usize,
+    width: usize,
+    device: &B::Device,
+) -> Tensor<B, 2> {
+    let inside =
+        |at: usize, tap: usize, size: usize| (padding..size + padding).contains(&(at + tap));
     let mut mask = Vec::with_capacity(kernel * kernel * height * width);
     for (row, column) in (0..kernel * kernel).map(|tap| (tap / kernel, tap % kernel)) {
         for y in 0..height {
-            mask.extend((0..width).map(|x| f32::from(inside(y, row, height) && inside(x, column, width))));
+            mask.extend(
+                (0..width).map(|x| f32::from(inside(y, row, height) && inside(x, column, width))),
+            );
         }
     }
     Tensor::from_data(TensorData::new(mask, [kernel * kernel, height * width]), device)

@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::weights::Weights;
-use super::{AgentConfig, DecoderConfig, DynamicsConfig, ModelError, PolicyConfig, Result, VqConfig};
+use super::{
+    AgentConfig, DecoderConfig, DynamicsConfig, ModelError, PolicyConfig, Result, VqConfig,
+};
 
 const FORMAT: &str = "format";
 const CONFIG: &str = "config";
@@ -26,7 +28,9 @@ impl Weights {
     pub fn dynamics_config(&self) -> Result<DynamicsConfig> {
         let config = match self.config_of::<DynamicsConfig>(DYNAMICS_FORMAT)? {
             Some(config) => config,
-            None if self.metadata.contains_key(CONFIG) => self.parse_config::<Published>()?.dynamics(),
+            None if self.metadata.contains_key(CONFIG) => {
+                self.parse_config::<Published>()?.dynamics()
+            }
             None => self.dynamics_of_shapes()?,
         };
         config.validate()?;
@@ -37,7 +41,9 @@ impl Weights {
     pub fn policy_config(&self) -> Result<PolicyConfig> {
         let config = match self.config_of::<PolicyConfig>(POLICY_FORMAT)? {
             Some(config) => config,
-            None if self.metadata.contains_key(CONFIG) => self.parse_config::<Published>()?.policy(),
+            None if self.metadata.contains_key(CONFIG) => {
+                self.parse_config::<Published>()?.policy()
+            }
             None => self.policy_of_shapes()?,
         };
         config.validate()?;
@@ -47,14 +53,19 @@ impl Weights {
     /// The sizes of the decoder in this file.
     pub fn decoder_config(&self) -> Result<DecoderConfig> {
         let config = self.config_of::<DecoderConfig>(DECODER_FORMAT)?;
-        config.ok_or_else(|| ModelError::Metadata { key: FORMAT, problem: format!("it is not there, expected `{DECODER_FORMAT}`") })
+        config.ok_or_else(|| ModelError::Metadata {
+            key: FORMAT,
+            problem: format!("it is not there, expected `{DECODER_FORMAT}`"),
+        })
     }
 
     /// The sizes of the agent in this file.
     pub fn agent_config(&self) -> Result<AgentConfig> {
         let config = self.config_of::<AgentConfig>(AGENT_FORMAT)?;
-        let config =
-            config.ok_or_else(|| ModelError::Metadata { key: FORMAT, problem: format!("it is not there, expected `{AGENT_FORMAT}`") })?;
+        let config = config.ok_or_else(|| ModelError::Metadata {
+            key: FORMAT,
+            problem: format!("it is not there, expected `{AGENT_FORMAT}`"),
+        })?;
         config.network.validate()?;
         Ok(config)
     }
@@ -91,7 +102,13 @@ impl Weights {
             fdm_base,
             context: (stacked / channels).saturating_sub(2),
             frame_size: self.frame_size("idm", width)?,
-            vq: VqConfig { codebooks, positions: latent_dim / (codebooks * dim).max(1), dim, entries, ..published.vq.clone() },
+            vq: VqConfig {
+                codebooks,
+                positions: latent_dim / (codebooks * dim).max(1),
+                dim,
+                entries,
+                ..published.vq.clone()
+            },
             ..published
         })
     }
@@ -100,7 +117,12 @@ impl Weights {
     fn policy_of_shapes(&self) -> Result<PolicyConfig> {
         let [width, channels, ..] = self.shape::<4>("policy.conv_stack.0.conv.weight")?;
         let [latent_dim, _] = self.shape::<2>("policy.policy_head.weight")?;
-        Ok(PolicyConfig { scale: width / 16, latent_dim, frame_size: self.frame_size("policy", width)?, channels })
+        Ok(PolicyConfig {
+            scale: width / 16,
+            latent_dim,
+            frame_size: self.frame_size("policy", width)?,
+            channels,
+        })
     }
 
     /// The side of the frames a trunk takes: its last stage leaves an eighth of it, in twice the first stage's channels.
@@ -111,7 +133,8 @@ impl Weights {
 
     fn parse_config<T: DeserializeOwned>(&self) -> Result<T> {
         let problem = |problem| ModelError::Metadata { key: CONFIG, problem };
-        let text = self.metadata.get(CONFIG).ok_or_else(|| problem("it is not there".to_owned()))?;
+        let text =
+            self.metadata.get(CONFIG).ok_or_else(|| problem("it is not there".to_owned()))?;
         serde_json::from_str(text).map_err(|error| problem(error.to_string()))
     }
 }
@@ -143,7 +166,15 @@ impl Published {
             idm_scale: self.idm_scale,
             fdm_base: self.wm_scale,
             context: self.horizon,
-            vq: VqConfig { codebooks, positions: latents, dim, entries, commitment, decay, ..VqConfig::default() },
+            vq: VqConfig {
+                codebooks,
+                positions: latents,
+                dim,
+                entries,
+                commitment,
+                decay,
+                ..VqConfig::default()
+            },
             ..DynamicsConfig::default()
         }
         .reference()
@@ -151,7 +182,12 @@ impl Published {
 
     fn policy(&self) -> PolicyConfig {
         let DynamicsConfig { frame_size, channels, .. } = DynamicsConfig::default();
-        PolicyConfig { scale: self.policy_scale, latent_dim: self.dynamics().latent_dim(), frame_size, channels }
+        PolicyConfig {
+            scale: self.policy_scale,
+            latent_dim: self.dynamics().latent_dim(),
+            frame_size,
+            channels,
+        }
     }
 }
 
@@ -167,7 +203,10 @@ mod tests {
         weights.describe(DYNAMICS_FORMAT, &config);
         assert_eq!(weights.dynamics_config().expect("our own"), config);
         let message = weights.policy_config().expect_err("no policy inside").to_string();
-        assert_eq!(message, "read metadata `format` of the weights: it is `lapo-dynamics/2`, expected `lapo-policy/1`");
+        assert_eq!(
+            message,
+            "read metadata `format` of the weights: it is `lapo-dynamics/2`, expected `lapo-policy/1`"
+        );
     }
 
     #[test]
@@ -182,8 +221,13 @@ mod tests {
             ("policy.conv_stack.0.conv.weight", &[32, 3, 3, 3]),
             ("policy.policy_head.weight", &[128, 256]),
         ];
-        shapes.iter().for_each(|(name, shape)| weights.put(*name, shape, &vec![0.0; shape.iter().product()]));
-        assert_eq!(weights.dynamics_config().expect("the paper's"), crate::models::Preset::Paper.dynamics().reference());
+        shapes.iter().for_each(|(name, shape)| {
+            weights.put(*name, shape, &vec![0.0; shape.iter().product()])
+        });
+        assert_eq!(
+            weights.dynamics_config().expect("the paper's"),
+            crate::models::Preset::Paper.dynamics().reference()
+        );
         let message = weights.policy_config().expect_err("a tensor is not there").to_string();
         assert_eq!(message, "find tensor `policy.fc.weight` in the weights: it is not there");
     }

@@ -64,7 +64,10 @@ pub mod weights;
 
 pub use act::{Actor, actor};
 pub use agent::{Agent, AgentConfig, agent};
-pub use config::{CodebookStart, DynamicsConfig, EmaStart, FdmAction, IdmHead, PolicyConfig, Precision, Predict, Preset, VqConfig};
+pub use config::{
+    CodebookStart, DynamicsConfig, EmaStart, FdmAction, IdmHead, PolicyConfig, Precision, Predict,
+    Preset, VqConfig,
+};
 pub use decoder::{DecoderConfig, LoadedDecoder, Outputs};
 pub use device::Device;
 pub use error::{ModelError, Result};

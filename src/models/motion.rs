@@ -50,7 +50,9 @@ impl<B: NetBackend> Motion<B> {
     pub fn of_changes(&self, weight: Tensor<B, 4>, time: usize) -> Tensor<B, 4> {
         let [out, channels, kernel, _] = weight.dims();
         let flat = weight.reshape([out, time, channels / time * kernel * kernel]);
-        let matrix = |values| Tensor::<B, 1>::from_data(TensorData::new(values, [time * time]), &flat.device());
+        let matrix = |values| {
+            Tensor::<B, 1>::from_data(TensorData::new(values, [time * time]), &flat.device())
+        };
         let (kept, changed) = frames_to_inputs(time);
         let seen = matrix(kept) + matrix(changed) * self.scale.val();
         let seen = seen.reshape([1, time, time]).repeat_dim(0, out);
@@ -61,7 +63,9 @@ impl<B: NetBackend> Motion<B> {
     /// - `latent_action` and output: `[batch, latent_dim]`
     pub fn normalise(&self, latent_action: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 2> {
         let [batch, latent_dim] = latent_action.dims();
-        self.norm.forward(latent_action.reshape([batch, latent_dim, 1, 1]), mode).reshape([batch, latent_dim])
+        self.norm
+            .forward(latent_action.reshape([batch, latent_dim, 1, 1]), mode)
+            .reshape([batch, latent_dim])
     }
 
     /// Lets the last layer normalise, by the running statistics.
@@ -101,7 +105,8 @@ pub fn where_moved<B: NetBackend>(maps: Tensor<B, 4>, windows: &Windows<B>) -> T
     let [batch, channels, rows, columns] = maps.dims();
     let change = windows.next() - windows.last();
     let [_, colours, height, width] = change.dims();
-    let squared = (change.clone() * change).reshape([batch, colours * rows, height / rows, width]).sum_dim(2);
+    let squared =
+        (change.clone() * change).reshape([batch, colours * rows, height / rows, width]).sum_dim(2);
     let squared = squared.reshape([batch * colours * rows, columns, width / columns]).sum_dim(2);
     let weight = squared.reshape([batch, colours, rows * columns]).sum_dim(1);
     let weight = weight.clone() / (weight.sum_dim(2) + 1e-6);
@@ -118,7 +123,9 @@ mod tests {
     #[test]
     fn inputs_are_changes_but_for_the_last_frame_known() {
         let (kept, changed) = frames_to_inputs(4);
-        let input = |matrix: &[f32], input: usize| (0..4).map(|frame| matrix[frame * 4 + input]).collect::<Vec<_>>();
+        let input = |matrix: &[f32], input: usize| {
+            (0..4).map(|frame| matrix[frame * 4 + input]).collect::<Vec<_>>()
+        };
         assert_eq!(input(&changed, 0), [-1.0, 1.0, 0.0, 0.0]);
         assert_eq!(input(&changed, 1), [0.0, -1.0, 1.0, 0.0]);
         assert_eq!(input(&kept, 2), [0.0, 0.0, 1.0, 0.0]);

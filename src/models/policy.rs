@@ -24,7 +24,12 @@ impl<B: NetBackend> Policy<B> {
     /// A policy with fresh weights.
     pub fn new(init: &mut Init<'_, B>, config: &PolicyConfig) -> Self {
         let (conv_stack, fc) = impala(init, config.channels, config.scale, config.frame_size);
-        Policy { conv_stack, fc, policy_head: Linear::new(init, FEATURES, config.latent_dim), value_head: Linear::new(init, FEATURES, 1) }
+        Policy {
+            conv_stack,
+            fc,
+            policy_head: Linear::new(init, FEATURES, config.latent_dim),
+            value_head: Linear::new(init, FEATURES, 1),
+        }
     }
 
     /// What the convolutions leave: the input of `fc`.

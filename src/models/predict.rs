@@ -60,12 +60,17 @@ impl<B: NetBackend> Network<B> {
         let bytes: usize = frame_shape(&self.config).iter().product();
         let known = self.config.context + 1;
         // A window has a place for o[t+1], at which nobody looks here: o[t] stands there.
-        let windows = past.chunks_exact(known * bytes).flat_map(|past| [past, &past[(known - 1) * bytes..]].concat());
-        let frames = upload::<B>(&windows.collect::<Vec<u8>>(), frame_shape(&self.config), &self.device);
+        let windows = past
+            .chunks_exact(known * bytes)
+            .flat_map(|past| [past, &past[(known - 1) * bytes..]].concat());
+        let frames =
+            upload::<B>(&windows.collect::<Vec<u8>>(), frame_shape(&self.config), &self.device);
         let dim = self.config.latent_dim();
-        let latent_action = TensorData::new(latent_action.to_vec(), [latent_action.len() / dim, dim]);
+        let latent_action =
+            TensorData::new(latent_action.to_vec(), [latent_action.len() / dim, dim]);
         let (quantised, _) = self.vq.bottleneck(Tensor::from_data(latent_action, &self.device));
-        let predicted = self.fdm.forward(&Windows::stack(frames, known + 1), quantised, &mut Mode::Folded);
+        let predicted =
+            self.fdm.forward(&Windows::stack(frames, known + 1), quantised, &mut Mode::Folded);
         to_host(predicted.permute([0, 2, 3, 1]))
     }
 }
@@ -79,12 +84,18 @@ impl<B: NetBackend> Predictor for Network<B> {
         let (known, dim) = (self.config.context + 1, self.config.latent_dim());
         let count = count_frames(past, &self.config)?;
         if count * dim != latent_action.len() * known {
-            let (seen, expected) = (format!("{} numbers", latent_action.len()), format!("{dim} for every {known} of {count} frames"));
+            let (seen, expected) = (
+                format!("{} numbers", latent_action.len()),
+                format!("{dim} for every {known} of {count} frames"),
+            );
             return Err(ModelError::Frames { what: "latent actions", seen, expected });
         }
         let bytes = past.len() / count * known;
         let pass = |network: &mut Self, (past, action): (&[u8], &[f32])| network.pass(past, action);
-        let passes = past.par_chunks(PASS * bytes).zip(latent_action.par_chunks(PASS * dim)).map_with(self.clone(), pass);
+        let passes = past
+            .par_chunks(PASS * bytes)
+            .zip(latent_action.par_chunks(PASS * dim))
+            .map_with(self.clone(), pass);
         Ok(passes.collect::<Result<Vec<_>>>()?.concat())
     }
 }

@@ -15,7 +15,8 @@ const NETWORKS: [&str; 3] = ["idm", "wm", "policy"];
 
 /// Reads a checkpoint: every network that it holds, at least one.
 pub fn read_pytorch(path: &Path) -> Result<Weights> {
-    let failed = |reason: String| ModelError::Checkpoint { file: path.display().to_string(), reason };
+    let failed =
+        |reason: String| ModelError::Checkpoint { file: path.display().to_string(), reason };
     let mut weights = Weights::default();
     for network in NETWORKS {
         let reader = match PytorchReader::with_top_level_key(path, network) {
@@ -24,7 +25,8 @@ pub fn read_pytorch(path: &Path) -> Result<Weights> {
             Err(error) => return Err(failed(error.to_string())),
         };
         for (name, tensor) in reader.tensors() {
-            let data = tensor.to_data().map_err(|error| failed(format!("{network}.{name}: {error:?}")))?;
+            let data =
+                tensor.to_data().map_err(|error| failed(format!("{network}.{name}: {error:?}")))?;
             // Counts of batches are whole numbers, and nothing reads them.
             if data.dtype.is_float() {
                 let values: Vec<f32> = data.iter::<f32>().collect();

@@ -39,7 +39,8 @@ impl TorchRng {
     /// Uniform below `count`: `torch.randint(count)`.
     pub fn below(&mut self, count: u64) -> u64 {
         let number = u64::from(self.next());
-        let number = if count < Self::WIDE { number } else { number << 32 | u64::from(self.next()) };
+        let number =
+            if count < Self::WIDE { number } else { number << 32 | u64::from(self.next()) };
         number % count
     }
 
@@ -58,10 +59,20 @@ mod tests {
         let mut rng = TorchRng::new(7);
         let seen: Vec<f32> = (0..6).map(|_| rng.uniform(1.0 / 3.0)).collect();
         // torch.manual_seed(7); torch.empty(6).uniform_(-1 / 3, 1 / 3); torch.randint(3050, (4,)); torch.randint(2**31, (2,))
-        let expected = [0.023_281_693, -0.200_797_89, 0.106_141_135, 0.104_593_515, -0.178_158_97, -0.049_959_064];
+        let expected = [
+            0.023_281_693,
+            -0.200_797_89,
+            0.106_141_135,
+            0.104_593_515,
+            -0.178_158_97,
+            -0.049_959_064,
+        ];
         assert_eq!(seen, expected);
         assert_eq!((0..4).map(|_| rng.below(3050)).collect::<Vec<_>>(), [1637, 879, 438, 811]);
-        assert_eq!((0..2).map(|_| rng.below(1 << 31)).collect::<Vec<_>>(), [1_133_316_631, 372_560_217]);
+        assert_eq!(
+            (0..2).map(|_| rng.below(1 << 31)).collect::<Vec<_>>(),
+            [1_133_316_631, 372_560_217]
+        );
         assert_eq!(rng.drawn(), 6 + 4 + 2 * 2);
     }
 

@@ -13,16 +13,24 @@ pub fn matrix_product(device: &Device, precision: Precision) -> Result<f64> {
     match device {
         Device::Cpu => Ok(measure::<Flex>(&Default::default(), precision, 1536)),
         #[cfg(feature = "cuda")]
-        Device::Cuda(number) => Ok(measure::<super::gpu::Gpu>(&super::gpu::gpu(*number), precision, 8192)),
+        Device::Cuda(number) => {
+            Ok(measure::<super::gpu::Gpu>(&super::gpu::gpu(*number), precision, 8192))
+        }
         #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => unreachable!("a build without GPU support has no GPU that passes the check"),
+        Device::Cuda(_) => {
+            unreachable!("a build without GPU support has no GPU that passes the check")
+        }
     }
 }
 
 fn measure<B: Backend>(device: &B::Device, precision: Precision, side: usize) -> f64 {
-    let [a, b] = [0, 1].map(|_| Tensor::<B, 2>::random([side; 2], Distribution::Default, device).cast(precision.dtype()));
+    let [a, b] = [0, 1].map(|_| {
+        Tensor::<B, 2>::random([side; 2], Distribution::Default, device).cast(precision.dtype())
+    });
     // Reading one value waits for the product.
-    let wait = |product: Tensor<B, 2>| product.narrow(0, 0, 1).narrow(1, 0, 1).cast(FloatDType::F32).into_data();
+    let wait = |product: Tensor<B, 2>| {
+        product.narrow(0, 0, 1).narrow(1, 0, 1).cast(FloatDType::F32).into_data()
+    };
     (0..2).for_each(|_| _ = wait(a.clone().matmul(b.clone())));
     let mut seconds: Vec<f64> = (0..9)
         .map(|_| {

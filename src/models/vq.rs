@@ -58,7 +58,12 @@ impl<B: NetBackend> Quantizer<B> {
         let embedding = init.uniform_state(shape, 5.0 / config.entries as f32);
         let mut ema_weight = init.state(shape, 0.0);
         set_state(&mut ema_weight, embedding.val());
-        Quantizer { embedding, ema_count: init.state([config.codebooks, config.entries], count), ema_weight, config: config.clone() }
+        Quantizer {
+            embedding,
+            ema_count: init.state([config.codebooks, config.entries], count),
+            ema_weight,
+            config: config.clone(),
+        }
     }
 
     /// What a trained model's FDM reads of latent actions, and their codes: these as they are, and 0, where it never quantises.
@@ -93,7 +98,9 @@ impl<B: NetBackend> Quantizer<B> {
         let near = embedding.gather(1, index.clone().repeat_dim(2, dim));
 
         let all = Tensor::<B, 1, Int>::arange(0..entries as i64, &rows.device());
-        let chosen = index.repeat_dim(2, entries).equal(all.reshape([1, 1, entries]).expand([codebooks, count, entries]));
+        let chosen = index
+            .repeat_dim(2, entries)
+            .equal(all.reshape([1, 1, entries]).expand([codebooks, count, entries]));
         let chosen = chosen.float();
 
         let off = flat.clone() - near.clone();
@@ -121,7 +128,10 @@ impl<B: NetBackend> Quantizer<B> {
         let count = (count + Self::EPSILON) / smooth * total;
         let moved = seen.chosen.clone().swap_dims(1, 2).matmul(seen.rows.clone());
         let weight = self.ema_weight.val() * decay + moved * (1.0 - decay);
-        set_state(&mut self.embedding, weight.clone() / count.clone().reshape([codebooks, entries, 1]));
+        set_state(
+            &mut self.embedding,
+            weight.clone() / count.clone().reshape([codebooks, entries, 1]),
+        );
         set_state(&mut self.ema_count, count);
         set_state(&mut self.ema_weight, weight);
     }
@@ -130,7 +140,12 @@ impl<B: NetBackend> Quantizer<B> {
     ///
     /// # Shapes
     /// - `rows`: `[codebooks, rows, dim]`, as in [`Quantised`]
-    pub fn reseed(&mut self, rows: &Tensor<B, 3>, pairs: &[(usize, usize)], rng: &mut impl Rng) -> Result<()> {
+    pub fn reseed(
+        &mut self,
+        rows: &Tensor<B, 3>,
+        pairs: &[(usize, usize)],
+        rng: &mut impl Rng,
+    ) -> Result<()> {
         if pairs.is_empty() {
             return Ok(());
         }
@@ -156,9 +171,15 @@ impl<B: NetBackend> Quantizer<B> {
             used[at] = 1.0;
         }
         let shape = [codebooks, entries, dim];
-        set_state(&mut self.embedding, Tensor::from_data(TensorData::new(embedding, shape), &device));
+        set_state(
+            &mut self.embedding,
+            Tensor::from_data(TensorData::new(embedding, shape), &device),
+        );
         set_state(&mut self.ema_weight, Tensor::from_data(TensorData::new(weight, shape), &device));
-        set_state(&mut self.ema_count, Tensor::from_data(TensorData::new(used, [codebooks, entries]), &device));
+        set_state(
+            &mut self.ema_count,
+            Tensor::from_data(TensorData::new(used, [codebooks, entries]), &device),
+        );
         Ok(())
     }
 
@@ -168,13 +189,21 @@ impl<B: NetBackend> Quantizer<B> {
     pub fn rows(&self, latent_action: Tensor<B, 2>) -> Tensor<B, 3> {
         let VqConfig { codebooks, positions, dim, .. } = self.config;
         let batch = latent_action.dims()[0];
-        latent_action.reshape([batch, codebooks, dim, positions]).permute([1, 0, 3, 2]).reshape([codebooks, batch * positions, dim])
+        latent_action.reshape([batch, codebooks, dim, positions]).permute([1, 0, 3, 2]).reshape([
+            codebooks,
+            batch * positions,
+            dim,
+        ])
     }
 }
 
 /// How evenly the codes of one codebook are used: 1 for a single code, the number of codes when all are used alike.
 pub fn perplexity(usage: &[f32]) -> f32 {
     let total: f64 = usage.iter().map(|&count| f64::from(count)).sum();
-    let entropy: f64 = usage.iter().map(|&count| f64::from(count) / total).map(|share| -share * (share + 1e-10).ln()).sum();
+    let entropy: f64 = usage
+        .iter()
+        .map(|&count| f64::from(count) / total)
+        .map(|share| -share * (share + 1e-10).ln())
+        .sum();
     entropy.exp() as f32
 }

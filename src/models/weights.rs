@@ -36,7 +36,11 @@ impl Weights {
         let tensors = SafeTensors::deserialize(file)?
             .iter()
             .map(|(name, view)| {
-                let stored = Stored { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() };
+                let stored = Stored {
+                    dtype: view.dtype(),
+                    shape: view.shape().to_vec(),
+                    bytes: view.data().to_vec(),
+                };
                 (name.to_owned(), stored)
             })
             .collect();
@@ -79,16 +83,20 @@ impl Weights {
     pub fn networks(&self) -> Vec<(&str, usize, usize)> {
         let mut networks: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for (name, stored) in &self.tensors {
-            let (tensors, numbers) = networks.entry(name.split('.').next().unwrap_or(name)).or_default();
-            (*tensors, *numbers) = (*tensors + 1, *numbers + stored.shape.iter().product::<usize>());
+            let (tensors, numbers) =
+                networks.entry(name.split('.').next().unwrap_or(name)).or_default();
+            (*tensors, *numbers) =
+                (*tensors + 1, *numbers + stored.shape.iter().product::<usize>());
         }
         networks.into_iter().map(|(name, (tensors, numbers))| (name, tensors, numbers)).collect()
     }
 
     /// The shape of a tensor, if it has `D` axes.
     pub fn shape<const D: usize>(&self, name: &str) -> Result<[usize; D]> {
-        let stored = self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
-        let wrong = |_| ModelError::Axes { name: name.to_owned(), seen: stored.shape.clone(), expected: D };
+        let stored =
+            self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
+        let wrong =
+            |_| ModelError::Axes { name: name.to_owned(), seen: stored.shape.clone(), expected: D };
         stored.shape.clone().try_into().map_err(wrong)
     }
 
@@ -100,35 +108,54 @@ impl Weights {
     }
 
     /// Fills a network with the tensors stored as `prefix.layer.name`: all of them, and nothing is left over.
-    pub fn load<B: Backend, M: Module<B>>(&self, prefix: &str, network: M, device: &B::Device) -> Result<M> {
-        let mut loader = Loader::<B> { path: Path::new(prefix), weights: self, device, used: BTreeSet::new(), error: None };
+    pub fn load<B: Backend, M: Module<B>>(
+        &self,
+        prefix: &str,
+        network: M,
+        device: &B::Device,
+    ) -> Result<M> {
+        let mut loader = Loader::<B> {
+            path: Path::new(prefix),
+            weights: self,
+            device,
+            used: BTreeSet::new(),
+            error: None,
+        };
         let network = network.map(&mut loader);
         if let Some(error) = loader.error {
             return Err(error);
         }
         let mine = format!("{prefix}.");
-        let left =
-            self.tensors.keys().find(|name| name.starts_with(&mine) && !name.ends_with(BATCHES_TRACKED) && !loader.used.contains(*name));
+        let left = self.tensors.keys().find(|name| {
+            name.starts_with(&mine)
+                && !name.ends_with(BATCHES_TRACKED)
+                && !loader.used.contains(*name)
+        });
         left.map_or(Ok(network), |name| Err(ModelError::Unexpected { name: name.clone() }))
     }
 
     /// Adds PyTorch's count of training batches beside each running variance. Nothing reads it here.
     pub fn count_batches(&mut self, batches: u64) {
-        let names: Vec<_> = self.tensors.keys().filter_map(|name| name.strip_suffix(".running_var")).collect();
-        let names: Vec<_> = names.into_iter().map(|name| format!("{name}{BATCHES_TRACKED}")).collect();
-        let stored = Stored { dtype: Dtype::I64, shape: vec![], bytes: batches.to_le_bytes().to_vec() };
+        let names: Vec<_> =
+            self.tensors.keys().filter_map(|name| name.strip_suffix(".running_var")).collect();
+        let names: Vec<_> =
+            names.into_iter().map(|name| format!("{name}{BATCHES_TRACKED}")).collect();
+        let stored =
+            Stored { dtype: Dtype::I64, shape: vec![], bytes: batches.to_le_bytes().to_vec() };
         self.tensors.extend(names.into_iter().map(|name| (name, stored.clone())));
     }
 
     /// Puts a tensor of any shape.
     pub fn put(&mut self, name: impl Into<String>, shape: &[usize], values: &[f32]) {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.tensors.insert(name.into(), Stored { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
+        self.tensors
+            .insert(name.into(), Stored { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
     }
 
     /// The values of a tensor of the given shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let stored = self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
+        let stored =
+            self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
         if stored.shape != shape {
             let (seen, expected) = (stored.shape.clone(), shape.to_vec());
             return Err(ModelError::Shape { name: name.to_owned(), seen, expected });
@@ -143,7 +170,10 @@ impl Weights {
 
     /// Names, less the prefix they begin with, and shapes of some tensors.
     pub fn shapes_under(&self, prefix: &str) -> Vec<(String, Vec<usize>)> {
-        let under = self.tensors.iter().filter_map(|(name, stored)| Some((name.strip_prefix(prefix)?, stored)));
+        let under = self
+            .tensors
+            .iter()
+            .filter_map(|(name, stored)| Some((name.strip_prefix(prefix)?, stored)));
         under.map(|(name, stored)| (name.to_owned(), stored.shape.clone())).collect()
     }
 }
@@ -229,9 +259,10 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
         let loaded = self.weights.get(&name, &shape);
         self.used.insert(name);
         match loaded {
-            Ok(values) => {
-                param.map(|old| Tensor::from_data(TensorData::new(values, shape), self.device).set_require_grad(old.is_require_grad()))
-            }
+            Ok(values) => param.map(|old| {
+                Tensor::from_data(TensorData::new(values, shape), self.device)
+                    .set_require_grad(old.is_require_grad())
+            }),
             Err(error) => {
                 self.error.get_or_insert(error);
                 param
@@ -242,7 +273,8 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
 
 /// Copies a tensor's values to the host.
 pub fn to_host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
-    let data = tensor.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;
+    let data =
+        tensor.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;
     data.into_vec().map_err(|error| ModelError::Execution(format!("{error:?}")))
 }
 
@@ -260,7 +292,9 @@ mod tests {
     #[test]
     fn stored_weights_come_back_and_their_bytes_never_change() {
         let mut weights = Weights::default();
-        weights.metadata.extend([("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())]);
+        weights
+            .metadata
+            .extend([("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())]);
         let norm = BatchNorm2d::<Flex>::new(&mut Init::new(1, &Default::default()), 3);
         weights.store::<Flex, _>("net", &norm).expect("the CPU does not fail");
         weights.count_batches(7);
@@ -277,14 +311,27 @@ mod tests {
     fn a_tensor_that_does_not_fit_is_named() {
         let mut weights = Weights::default();
         weights.store::<Flex, _>("net", &linear(2, 3)).expect("the CPU does not fail");
-        let load = |weights: &Weights, network| match weights.load::<Flex, _>("net", network, &Default::default()) {
+        let load = |weights: &Weights, network| match weights.load::<Flex, _>(
+            "net",
+            network,
+            &Default::default(),
+        ) {
             Ok(_) => "loaded".to_owned(),
             Err(error) => error.to_string(),
         };
         assert_eq!(load(&weights, linear(2, 3)), "loaded");
-        assert_eq!(load(&weights, linear(4, 3)), "load tensor `net.weight`: its shape is [3, 2], expected [3, 4]");
+        assert_eq!(
+            load(&weights, linear(4, 3)),
+            "load tensor `net.weight`: its shape is [3, 2], expected [3, 4]"
+        );
         weights.put("net.extra", &[1], &[0.0]);
-        assert_eq!(load(&weights, linear(2, 3)), "place tensor `net.extra` of the weights: no layer of this configuration has that name");
-        assert_eq!(load(&Weights::default(), linear(2, 3)), "find tensor `net.weight` in the weights: it is not there");
+        assert_eq!(
+            load(&weights, linear(2, 3)),
+            "place tensor `net.extra` of the weights: no layer of this configuration has that name"
+        );
+        assert_eq!(
+            load(&Weights::default(), linear(2, 3)),
+            "find tensor `net.weight` in the weights: it is not there"
+        );
     }
 }

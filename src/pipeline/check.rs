@@ -33,7 +33,12 @@ pub struct Checked {
 pub type Notes = BTreeMap<String, Vec<String>>;
 
 /// Reads and checks a pipeline's text.
-pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) -> Result<Checked, Vec<Fault>> {
+pub fn check(
+    file: &str,
+    text: &str,
+    set: &[(String, String)],
+    access: &Access,
+) -> Result<Checked, Vec<Fault>> {
     let mut faults = Faults::new(file, text);
     let spec = parse(&mut faults, set);
     let checked = spec.map(|spec| {
@@ -54,7 +59,11 @@ pub fn check(file: &str, text: &str, set: &[(String, String)], access: &Access) 
 }
 
 fn path(stage: &str, spec: &StageSpec, field: &str) -> Vec<String> {
-    ["stages", stage, spec.kind().name].into_iter().chain(field.split('.')).map(String::from).collect()
+    ["stages", stage, spec.kind().name]
+        .into_iter()
+        .chain(field.split('.'))
+        .map(String::from)
+        .collect()
 }
 
 fn fields(faults: &mut Faults, spec: &PipelineSpec) {
@@ -73,14 +82,27 @@ fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
             let at = path(name, stage, field);
             let right = spec.stages.iter().filter(|(_, other)| other.kind().makes(artifact));
             let right: Vec<&str> = right.map(|(name, _)| name.as_str()).collect();
-            let offer = if right.is_empty() { "this pipeline has none".into() } else { format!("there is: {}", right.join(", ")) };
+            let offer = if right.is_empty() {
+                "this pipeline has none".into()
+            } else {
+                format!("there is: {}", right.join(", "))
+            };
             match spec.stage(wanted) {
                 None => {
-                    let cure = similar(wanted, &names).map_or(offer, |k| format!("did you mean `{k}`?"));
-                    faults.at(&at, Part::Value, format!("there is no stage `{wanted}`"), Some(cure));
+                    let cure =
+                        similar(wanted, &names).map_or(offer, |k| format!("did you mean `{k}`?"));
+                    faults.at(
+                        &at,
+                        Part::Value,
+                        format!("there is no stage `{wanted}`"),
+                        Some(cure),
+                    );
                 }
                 Some(other) if !other.kind().makes(artifact) => {
-                    let message = format!("`{wanted}` is a `{}` stage, expected one that makes {artifact}", other.kind().name);
+                    let message = format!(
+                        "`{wanted}` is a `{}` stage, expected one that makes {artifact}",
+                        other.kind().name
+                    );
                     faults.at(&at, Part::Value, message, Some(offer));
                 }
                 Some(_) => {}
@@ -93,12 +115,23 @@ fn inputs(faults: &mut Faults, spec: &PipelineSpec) {
 fn of_the_same_frames(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
         let inputs = stage.inputs();
-        let Some(frames) = inputs.iter().find(|input| input.field == FRAMES).map(|input| input.stage) else { continue };
-        for Input { field, stage: wanted, .. } in inputs.into_iter().filter(|input| input.same_frames) {
+        let Some(frames) =
+            inputs.iter().find(|input| input.field == FRAMES).map(|input| input.stage)
+        else {
+            continue;
+        };
+        for Input { field, stage: wanted, .. } in
+            inputs.into_iter().filter(|input| input.same_frames)
+        {
             let of = spec.stage(wanted).and_then(|found| found.about_frames_of(wanted));
             if let Some(of) = of.filter(|of| *of != frames) {
                 let message = format!("`{wanted}` knows of `{of}`, the frames are `{frames}`");
-                faults.at(&path(name, stage, field), Part::Value, message, Some("name a stage that knows the same frames".into()));
+                faults.at(
+                    &path(name, stage, field),
+                    Part::Value,
+                    message,
+                    Some("name a stage that knows the same frames".into()),
+                );
             }
         }
     }
@@ -111,11 +144,16 @@ const FRAMES: &str = "frames";
 fn of_one_model(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
         let inputs = stage.inputs().into_iter().filter(|input| input.same_model);
-        let known: Vec<_> = inputs.filter_map(|input| Some((input.field, input.stage, model(spec, input.stage)?))).collect();
+        let known: Vec<_> = inputs
+            .filter_map(|input| Some((input.field, input.stage, model(spec, input.stage)?)))
+            .collect();
         let Some((_, first, of)) = known.first() else { continue };
         for (field, wanted, other) in known.iter().filter(|(.., other)| other != of) {
-            let message = format!("`{wanted}` knows the latent actions of `{other}`, `{first}` those of `{of}`");
-            let cure = "they mean something to one model only: name stages that learnt from the same one";
+            let message = format!(
+                "`{wanted}` knows the latent actions of `{other}`, `{first}` those of `{of}`"
+            );
+            let cure =
+                "they mean something to one model only: name stages that learnt from the same one";
             faults.at(&path(name, stage, field), Part::Value, message, Some(cure.into()));
         }
     }
@@ -140,9 +178,13 @@ fn networks(faults: &mut Faults, spec: &PipelineSpec) {
         let frames = inputs.iter().find(|input| input.field == FRAMES).map(|input| input.stage);
         let frames = frames.and_then(|frames| Some((frames, spec.stage(frames)?)));
         let size = frames.and_then(|(_, frames)| frames.frame_size());
-        let Some((field, seen, expected)) = stage.network_fault(size.unwrap_or(64)) else { continue };
+        let Some((field, seen, expected)) = stage.network_fault(size.unwrap_or(64)) else {
+            continue;
+        };
         let (at, message) = match frames {
-            Some((frames, of)) if field == "frame_size" => (path(frames, of, "size"), format!("is {seen}, and `{name}` learns from it")),
+            Some((frames, of)) if field == "frame_size" => {
+                (path(frames, of, "size"), format!("is {seen}, and `{name}` learns from it"))
+            }
             _ => (path(name, stage, field), format!("is {seen}")),
         };
         faults.at(&at, Part::Value, message, Some(format!("expected {expected}")));
@@ -151,7 +193,13 @@ fn networks(faults: &mut Faults, spec: &PipelineSpec) {
 
 /// Depth-first order; a stage that is met again while its own inputs are visited is part of a cycle.
 fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
-    fn visit(at: usize, spec: &PipelineSpec, trail: &mut Vec<usize>, order: &mut Vec<usize>, cycles: &mut Vec<Vec<usize>>) {
+    fn visit(
+        at: usize,
+        spec: &PipelineSpec,
+        trail: &mut Vec<usize>,
+        order: &mut Vec<usize>,
+        cycles: &mut Vec<Vec<usize>>,
+    ) {
         if let Some(start) = trail.iter().position(|t| *t == at) {
             cycles.push(trail[start..].to_vec());
             return;
@@ -171,9 +219,15 @@ fn order(faults: &mut Faults, spec: &PipelineSpec) -> Vec<usize> {
     let (mut order, mut cycles) = (Vec::new(), Vec::new());
     (0..spec.stages.len()).for_each(|at| visit(at, spec, &mut Vec::new(), &mut order, &mut cycles));
     for cycle in cycles {
-        let names: Vec<&str> = cycle.iter().chain(cycle.first()).map(|i| spec.stages[*i].0.as_str()).collect();
+        let names: Vec<&str> =
+            cycle.iter().chain(cycle.first()).map(|i| spec.stages[*i].0.as_str()).collect();
         let at = ["stages".to_string(), names[0].to_string()];
-        faults.at(&at, Part::Key, format!("a cycle: {}", names.join(" -> ")), Some("a stage cannot wait for itself".into()));
+        faults.at(
+            &at,
+            Part::Key,
+            format!("a cycle: {}", names.join(" -> ")),
+            Some("a stage cannot wait for itself".into()),
+        );
     }
     order
 }
@@ -186,8 +240,18 @@ mod tests {
     /// Checks `text` and compares the faults, one `line:column key: message` each.
     fn faults(text: &str, expect: &[&str]) {
         let found = check("p.yaml", text, &[], &Access::default()).err().unwrap_or_default();
-        let found: Vec<String> =
-            found.iter().map(|f| format!("{}:{} {}: {}", f.place.unwrap().line, f.place.unwrap().column, f.key, f.message)).collect();
+        let found: Vec<String> = found
+            .iter()
+            .map(|f| {
+                format!(
+                    "{}:{} {}: {}",
+                    f.place.unwrap().line,
+                    f.place.unwrap().column,
+                    f.key,
+                    f.message
+                )
+            })
+            .collect();
         assert_eq!(found, expect);
     }
 
@@ -282,7 +346,9 @@ stages:
         let list = folder.path().join("none.txt").display().to_string();
         std::fs::write(&list, "# none yet\n").unwrap();
         let videos = "['Cargo.toml', 'away/*.mp4', 'gone/*.mp4']";
-        let text = format!("name: x\nworkspace: runs/x\nstages:\n  frames: {{ decode: {{ videos: {videos}, lists: [{list}] }} }}\n");
+        let text = format!(
+            "name: x\nworkspace: runs/x\nstages:\n  frames: {{ decode: {{ videos: {videos}, lists: [{list}] }} }}\n"
+        );
         let expect = [
             "4:46 stages.frames.decode.videos.1: no video matches away/*.mp4".to_owned(),
             "4:60 stages.frames.decode.videos.2: no video matches gone/*.mp4".to_owned(),
@@ -305,7 +371,8 @@ stages:
         assert_eq!(checked.spec.workspace, "runs/b");
         let StageSpec::Decode(config) = &checked.spec.stages[0].1 else { panic!("a decode stage") };
         assert_eq!(config.size, 32);
-        let unknown = check("p.yaml", text, &[("m".into(), "b".into())], &Access::default()).err().unwrap();
+        let unknown =
+            check("p.yaml", text, &[("m".into(), "b".into())], &Access::default()).err().unwrap();
         assert_eq!(unknown[0].message, "--set m: no such variable");
     }
 }

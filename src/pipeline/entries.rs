@@ -7,7 +7,8 @@ use std::io;
 use super::pattern::PathPattern;
 use super::tree::walk;
 use crate::dataset::{
-    self, Access, EntryClass, Error, Listed, ListedVideo, Refused, Stored, Unread, address, list_objects, path_text, version_of,
+    self, Access, EntryClass, Error, Listed, ListedVideo, Refused, Stored, Unread, address,
+    list_objects, path_text, version_of,
 };
 use crate::stages::may_pass;
 
@@ -22,7 +23,9 @@ pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, Unma
     };
     // A folder that cannot be listed is no video: alone it is the reason why there is none.
     match found.iter().find_map(closed) {
-        Some(reason) if found.iter().all(|video| closed(video).is_some()) => Err(Unmatched(reason.to_owned(), None)),
+        Some(reason) if found.iter().all(|video| closed(video).is_some()) => {
+            Err(Unmatched(reason.to_owned(), None))
+        }
         _ => Ok(found),
     }
 }
@@ -40,7 +43,9 @@ impl From<dataset::Error> for Unmatched {
 /// Returns why a folder is closed, where an entry stands for one and waiting does not help.
 fn closed(video: &ListedVideo) -> Option<&str> {
     match &video.unread {
-        Some(Unread::Refused(Refused { class: EntryClass::UnreadableFolder, reason })) => Some(reason),
+        Some(Unread::Refused(Refused { class: EntryClass::UnreadableFolder, reason })) => {
+            Some(reason)
+        }
         _ => None,
     }
 }
@@ -51,7 +56,11 @@ fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, Unmatched> {
         return Err(Unmatched(fault.clone(), None));
     }
     let closed = walked.closed.into_iter().map(|(folder, cause)| {
-        let name = if folder.as_os_str().is_empty() { "./".to_owned() } else { format!("{}/", path_text(&folder)) };
+        let name = if folder.as_os_str().is_empty() {
+            "./".to_owned()
+        } else {
+            format!("{}/", path_text(&folder))
+        };
         ListedVideo { unread: Some(not_listed(&name, &cause)), ..ListedVideo::new(name) }
     });
     Ok(walked.files.iter().map(|path| ListedVideo::new(path_text(path))).chain(closed).collect())
@@ -59,7 +68,11 @@ fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, Unmatched> {
 
 fn not_listed(folder: &str, cause: &io::Error) -> Unread {
     let seen = format!("cannot list {folder}: {cause}");
-    if may_pass(cause) { Unread::Passing(seen) } else { Unread::Refused(Refused::new(EntryClass::UnreadableFolder, seen)) }
+    if may_pass(cause) {
+        Unread::Passing(seen)
+    } else {
+        Unread::Refused(Refused::new(EntryClass::UnreadableFolder, seen))
+    }
 }
 
 fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>, Unmatched> {
@@ -68,9 +81,13 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
     let mut found = Vec::new();
     if !keys.contains(['*', '?']) {
         match version_of(&uri(keys), access) {
-            Ok(known) => found.push(ListedVideo { known: Some(known), ..ListedVideo::new(uri(keys)) }),
+            Ok(known) => {
+                found.push(ListedVideo { known: Some(known), ..ListedVideo::new(uri(keys)) })
+            }
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-            Err(cause) => return Err(Error::Io { action: "look at", path: uri(keys), cause }.into()),
+            Err(cause) => {
+                return Err(Error::Io { action: "look at", path: uri(keys), cause }.into());
+            }
         }
     }
     if !keys.contains(['*', '?', '[']) {
@@ -82,12 +99,20 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
     }
     for listed in list_objects(bucket, &pattern.folder(), access)? {
         match listed {
-            Listed::Object(object) if pattern.matches(&object.path) && !is_folder_marker(bucket, &object, access) => {
-                found.push(ListedVideo { known: Some((object.bytes, object.version())), ..ListedVideo::new(uri(&object.path)) });
+            Listed::Object(object)
+                if pattern.matches(&object.path) && !is_folder_marker(bucket, &object, access) =>
+            {
+                found.push(ListedVideo {
+                    known: Some((object.bytes, object.version())),
+                    ..ListedVideo::new(uri(&object.path))
+                });
             }
             Listed::Odd { key, reason } if pattern.matches(&key) => {
                 let refused = Refused::new(EntryClass::OddKey, reason);
-                found.push(ListedVideo { unread: Some(Unread::Refused(refused)), ..ListedVideo::new(uri(&key)) });
+                found.push(ListedVideo {
+                    unread: Some(Unread::Refused(refused)),
+                    ..ListedVideo::new(uri(&key))
+                });
             }
             _ => {}
         }
@@ -98,5 +123,6 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
 /// Returns whether an object is the empty one that consoles make for a folder: its key ends in a slash, which the listing does not tell.
 fn is_folder_marker(bucket: &str, object: &Stored, access: &Access) -> bool {
     let missing = |cause: io::Error| cause.kind() == io::ErrorKind::NotFound;
-    object.bytes == 0 && version_of(&format!("{bucket}/{}", object.path), access).is_err_and(missing)
+    object.bytes == 0
+        && version_of(&format!("{bucket}/{}", object.path), access).is_err_and(missing)
 }

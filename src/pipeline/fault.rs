@@ -44,7 +44,11 @@ pub struct Faults {
 impl Faults {
     /// Nothing found yet. A byte order mark, which Windows' programs write, is no part of the text.
     pub fn new(file: &str, text: &str) -> Self {
-        Faults { file: file.into(), text: text.trim_start_matches('\u{feff}').into(), found: Vec::new() }
+        Faults {
+            file: file.into(),
+            text: text.trim_start_matches('\u{feff}').into(),
+            found: Vec::new(),
+        }
     }
 
     /// The text.
@@ -60,7 +64,14 @@ impl Faults {
     /// Records a fault at a key path.
     pub fn at(&mut self, path: &[String], part: Part, message: String, hint: Option<String>) {
         let place = locate(&self.text, path, part);
-        let fault = Fault { file: self.file.clone(), place, key: path.join("."), message, hint, may_pass: false };
+        let fault = Fault {
+            file: self.file.clone(),
+            place,
+            key: path.join("."),
+            message,
+            hint,
+            may_pass: false,
+        };
         if !self.found.contains(&fault) {
             self.found.push(fault);
         }
@@ -76,7 +87,14 @@ impl Faults {
     /// Records that the text is not YAML.
     pub fn syntax(&mut self, error: &serde_yaml::Error) {
         let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
-        let fault = Fault { file: self.file.clone(), place, key: String::new(), message: error.to_string(), hint: None, may_pass: false };
+        let fault = Fault {
+            file: self.file.clone(),
+            place,
+            key: String::new(),
+            message: error.to_string(),
+            hint: None,
+            may_pass: false,
+        };
         self.found.push(fault);
     }
 
@@ -90,5 +108,9 @@ impl Faults {
 /// The known word closest to `word`, if one is close enough to be meant.
 pub fn similar<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let score = |k: &&str| strsim::jaro_winkler(word, k);
-    known.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b))).filter(|best| score(best) > 0.8)
+    known
+        .iter()
+        .copied()
+        .max_by(|a, b| score(a).total_cmp(&score(b)))
+        .filter(|best| score(best) > 0.8)
 }

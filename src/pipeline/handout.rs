@@ -16,7 +16,9 @@ use super::limit::{Limit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::run::Watch;
 use super::session::{PinsFor, Session, TaskFailure, Written, now};
-use crate::dataset::{self, Created, FORMAT, HashMap, HashSet, Store, find_receipts, is_key, is_name, pins};
+use crate::dataset::{
+    self, Created, FORMAT, HashMap, HashSet, Store, find_receipts, is_key, is_name, pins,
+};
 use crate::executor::{Ended, Job, Means, local};
 use crate::stages::plan::key::{Fields, key};
 use crate::stages::{StageKind, kind_of};
@@ -113,7 +115,12 @@ fn jobs_file(partition: usize) -> String {
 ///
 /// # Errors
 /// Also where more videos are rejected already than `max_rejected` allows, or more are gone than `max_dropped` does.
-pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &Store) -> Result<Handout, Error> {
+pub fn hand_out(
+    checked: &Checked,
+    store: &Store,
+    options: &PlanOptions,
+    out: &Store,
+) -> Result<Handout, Error> {
     if out.read(FRONT)?.is_some() {
         return Err(taken());
     }
@@ -127,7 +134,10 @@ pub fn hand_out(checked: &Checked, store: &Store, options: &PlanOptions, out: &S
 }
 
 fn taken() -> Error {
-    Error::Request { what: "the folder for the plan holds one already".into(), hint: "name a new folder: --out plans/2".into() }
+    Error::Request {
+        what: "the folder for the plan holds one already".into(),
+        hint: "name a new folder: --out plans/2".into(),
+    }
 }
 
 /// Plans all stages, and writes the plan.
@@ -147,7 +157,10 @@ fn write_plan(session: &Session, options: &PlanOptions, out: &Store) -> Result<H
         let new: Vec<String> = plan.tasks.jobs().map(|job| job.key.clone()).collect();
         let share = Share::of(&plan, checked, jobs.len(), new.len());
         Limit::new(share.most_rejected, share.videos, plan.tasks.receipts()).check(&share.stage)?;
-        create(&format!("stages/{}.json", share.stage), &json(&Keys { order: plan.tasks.keys(), new }))?;
+        create(
+            &format!("stages/{}.json", share.stage),
+            &json(&Keys { order: plan.tasks.keys(), new }),
+        )?;
         stages.push(share);
         jobs.extend(plan.tasks.begin());
     }
@@ -232,7 +245,10 @@ pub fn read(out: &Store) -> Result<Handout, Error> {
 }
 
 fn edited(path: &str, reason: String) -> Error {
-    Error::Request { what: format!("{path}: {reason}"), hint: "plan again: `lapo plan --out` writes a whole plan".into() }
+    Error::Request {
+        what: format!("{path}: {reason}"),
+        hint: "plan again: `lapo plan --out` writes a whole plan".into(),
+    }
 }
 
 /// What became of a partition.
@@ -259,7 +275,9 @@ pub fn work(
     let mut stages: BTreeMap<usize, Vec<(usize, Job)>> = BTreeMap::new();
     for (partition, job) in jobs(handout, out, partitions)? {
         let place = handout.stages.iter().position(|share| share.stage == job.stage);
-        let place = place.ok_or_else(|| edited(&jobs_file(partition), format!("`{}` is no stage of this plan", job.stage)))?;
+        let place = place.ok_or_else(|| {
+            edited(&jobs_file(partition), format!("`{}` is no stage of this plan", job.stage))
+        })?;
         stages.entry(place).or_default().push((partition, job));
     }
     let mut worked = Vec::new();
@@ -267,7 +285,11 @@ pub fn work(
         let share = &handout.stages[place];
         let keys: Vec<String> = jobs.iter().map(|(_, job)| job.key.clone()).collect();
         let filed = find_receipts(store, &share.stage, &keys)?;
-        let numbers: HashMap<&str, usize> = keys.iter().map(String::as_str).zip(jobs.iter().map(|(partition, _)| *partition)).collect();
+        let numbers: HashMap<&str, usize> = keys
+            .iter()
+            .map(String::as_str)
+            .zip(jobs.iter().map(|(partition, _)| *partition))
+            .collect();
         let mut open = Vec::new();
         for ((partition, job), filed) in jobs.into_iter().zip(filed) {
             match filed {
@@ -278,13 +300,17 @@ pub fn work(
         if open.is_empty() {
             continue;
         }
-        let progress = watch.begin(&StagePlan::empty(&share.stage, share.kind()?), open.iter().map(|job| job.units).sum());
+        let progress = watch.begin(
+            &StagePlan::empty(&share.stage, share.kind()?),
+            open.iter().map(|job| job.units).sum(),
+        );
         let ended = local::run(store, open, means, progress.as_ref(), &|_| true);
         if let Some(signal) = means.stop.signal() {
             return Err(Error::Stopped(signal));
         }
         for Ended { key, result } in ended {
-            let result = result.map(|_| false).map_err(|error| TaskFailure::new(&share.stage, &key, &error));
+            let result =
+                result.map(|_| false).map_err(|error| TaskFailure::new(&share.stage, &key, &error));
             worked.push(Worked { partition: numbers[key.as_str()], result });
         }
     }
@@ -299,8 +325,14 @@ fn jobs(handout: &Handout, out: &Store, partitions: &[usize]) -> Result<Vec<(usi
     let partitions: std::collections::BTreeSet<usize> = partitions.iter().copied().collect();
     for partition in partitions {
         if partition >= handout.partitions {
-            let what = format!("there is no partition {partition}: the plan has {}, numbered from 0", handout.partitions);
-            return Err(Error::Request { what, hint: "`lapo plan --out` prints how many there are".into() });
+            let what = format!(
+                "there is no partition {partition}: the plan has {}, numbered from 0",
+                handout.partitions
+            );
+            return Err(Error::Request {
+                what,
+                hint: "`lapo plan --out` prints how many there are".into(),
+            });
         }
         let path = jobs_file(partition);
         let bytes = match files.get(&path) {
@@ -318,10 +350,15 @@ fn jobs(handout: &Handout, out: &Store, partitions: &[usize]) -> Result<Vec<(usi
 /// Refuses a job that this program would file under a key that is not its own.
 pub(super) fn check(path: &str, job: &Job) -> Result<(), Error> {
     if !is_name(&job.stage) || !is_key(&job.key) {
-        return Err(edited(path, format!("`{}` of stage `{}` is no key of a task", job.key, job.stage)));
+        return Err(edited(
+            path,
+            format!("`{}` of stage `{}` is no key of a task", job.key, job.stage),
+        ));
     }
     let fields = job.task.key().into_fields();
-    let version = |fields: &Fields| fields.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default();
+    let version = |fields: &Fields| {
+        fields.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default()
+    };
     if version(&fields) != version(&job.fields) {
         let what = format!(
             "{path}: the plan was made for version {} of the stage kind `{}`, this lapo has version {}",
@@ -329,10 +366,22 @@ pub(super) fn check(path: &str, job: &Job) -> Result<(), Error> {
             job.kind,
             version(&fields)
         );
-        return Err(Error::Request { what, hint: "use one version of lapo for planning and working, or plan again with this one".into() });
+        return Err(Error::Request {
+            what,
+            hint: "use one version of lapo for planning and working, or plan again with this one"
+                .into(),
+        });
     }
     if key(&fields) != job.key {
-        return Err(edited(path, format!("the task of stage `{}` has the key {}, the plan says {}", job.stage, key(&fields), job.key)));
+        return Err(edited(
+            path,
+            format!(
+                "the task of stage `{}` has the key {}, the plan says {}",
+                job.stage,
+                key(&fields),
+                job.key
+            ),
+        ));
     }
     Ok(())
 }
@@ -341,10 +390,22 @@ pub(super) fn check(path: &str, job: &Job) -> Result<(), Error> {
 pub fn status(handout: &Handout, out: &Store, store: &Store) -> Result<Vec<StageStatus>, Error> {
     let of = |share: &Share| {
         let keys: Keys = keys(out, share)?;
-        let filed: HashSet<String> = store.list(&format!("{}/receipts", share.stage))?.into_iter().collect();
+        let filed: HashSet<String> =
+            store.list(&format!("{}/receipts", share.stage))?.into_iter().collect();
         let is_missing = |key: &String| !filed.contains(&dataset::receipt_path(&share.stage, key));
-        let missing: Vec<usize> = keys.new.iter().enumerate().filter(|(_, key)| is_missing(key)).map(|(at, _)| share.first + at).collect();
-        Ok(StageStatus { stage: share.stage.clone(), kind: share.kind.clone(), done: share.count - missing.len(), missing })
+        let missing: Vec<usize> = keys
+            .new
+            .iter()
+            .enumerate()
+            .filter(|(_, key)| is_missing(key))
+            .map(|(at, _)| share.first + at)
+            .collect();
+        Ok(StageStatus {
+            stage: share.stage.clone(),
+            kind: share.kind.clone(),
+            done: share.count - missing.len(),
+            missing,
+        })
     };
     handout.stages.iter().filter(|share| share.count > 0).map(of).collect()
 }

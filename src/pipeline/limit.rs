@@ -18,7 +18,11 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn new<'a>(most: Option<f64>, videos: usize, receipts: impl IntoIterator<Item = &'a Arc<Receipt>>) -> Self {
+    pub(super) fn new<'a>(
+        most: Option<f64>,
+        videos: usize,
+        receipts: impl IntoIterator<Item = &'a Arc<Receipt>>,
+    ) -> Self {
         let limit = Limit { most, videos, classes: Mutex::default() };
         receipts.into_iter().for_each(|receipt| _ = limit.allows(receipt));
         limit
@@ -31,7 +35,8 @@ impl Limit {
         let is_fault = |class: &str| !harmless.contains(&class) && !is_uncounted(class);
         let faulty = receipt.rejects.iter().filter(|reject| is_fault(&reject.class));
         faulty.for_each(|reject| *classes.entry(reject.class.clone()).or_default() += 1);
-        self.most.is_none_or(|most| classes.values().sum::<u64>() as f64 <= most * self.videos as f64)
+        self.most
+            .is_none_or(|most| classes.values().sum::<u64>() as f64 <= most * self.videos as f64)
     }
 
     /// The error of a run with too many rejects, their reasons counted.
@@ -45,7 +50,11 @@ impl Limit {
                 rejected,
                 videos: self.videos,
                 most,
-                classes: classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", "),
+                classes: classes
+                    .iter()
+                    .map(|(class, count)| format!("{count} {class}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
             }),
         }
     }
@@ -54,13 +63,17 @@ impl Limit {
 /// Refuses an empty version while the stage has videos that cannot be read yet, such as files that are still being written.
 pub(super) fn check_readable(plan: &StagePlan, failed: &[TaskFailure]) -> Result<(), Error> {
     let left = plan.left_out.iter().map(|left| (left.video.clone(), left.reason.clone()));
-    let unread: Vec<(String, String)> = left.chain(failed.iter().filter_map(TaskFailure::unavailable)).collect();
+    let unread: Vec<(String, String)> =
+        left.chain(failed.iter().filter_map(TaskFailure::unavailable)).collect();
     match unread.first().filter(|_| plan.new_tasks() == 0 && plan.tasks.keys().is_empty()) {
         None => Ok(()),
         Some((video, reason)) => Err(Error::NoneReadable {
             stage: plan.stage.clone(),
             videos: unread.len(),
-            first: Box::new(stages::Error::Unavailable { video: video.clone(), reason: reason.clone() }),
+            first: Box::new(stages::Error::Unavailable {
+                video: video.clone(),
+                reason: reason.clone(),
+            }),
         }),
     }
 }

@@ -59,7 +59,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((head, rest)) = self.path.split_first() else { return Err(A::Error::custom(ARRIVED)) };
+        let Some((head, rest)) = self.path.split_first() else {
+            return Err(A::Error::custom(ARRIVED));
+        };
         let wants_key = rest.is_empty() && self.part == Part::Key;
         while let Some(found) = map.next_key_seed(Key { wanted: head, stop: wants_key })? {
             if found {
@@ -72,7 +74,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let Some((head, rest)) = self.path.split_first() else { return Err(A::Error::custom(ARRIVED)) };
+        let Some((head, rest)) = self.path.split_first() else {
+            return Err(A::Error::custom(ARRIVED));
+        };
         let Ok(wanted) = head.parse::<usize>() else { return Ok(()) };
         for _ in 0..wanted {
             seq.next_element::<IgnoredAny>()?;
@@ -134,7 +138,11 @@ impl Visitor<'_> for Key<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<bool, E> {
-        if key == self.wanted && self.stop { Err(E::custom(ARRIVED)) } else { Ok(key == self.wanted) }
+        if key == self.wanted && self.stop {
+            Err(E::custom(ARRIVED))
+        } else {
+            Ok(key == self.wanted)
+        }
     }
     fn visit_bool<E: serde::de::Error>(self, key: bool) -> Result<bool, E> {
         self.visit_str(&key.to_string())
@@ -157,7 +165,8 @@ impl Visitor<'_> for Key<'_> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "name: x\nstages:\n  frames:\n    decode:\n      videos: [\"a\", 7]\n      size: big\n";
+    const TEXT: &str =
+        "name: x\nstages:\n  frames:\n    decode:\n      videos: [\"a\", 7]\n      size: big\n";
 
     fn check(path: &str, part: Part, expect: (usize, usize)) {
         let path: Vec<String> = path.split('.').map(String::from).collect();

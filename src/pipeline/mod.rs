@@ -80,7 +80,9 @@ pub enum Error {
         first: Box<stages::Error>,
     },
     /// More videos of the dataset are gone than `max_dropped` allows.
-    #[error("stage {stage}: {gone} of {videos} videos of the newest version no longer match, `max_dropped` allows a share of {most}")]
+    #[error(
+        "stage {stage}: {gone} of {videos} videos of the newest version no longer match, `max_dropped` allows a share of {most}"
+    )]
     TooManyDropped {
         /// The stage.
         stage: String,
@@ -95,7 +97,9 @@ pub enum Error {
     #[error("stopped by {0}")]
     Stopped(stages::Signal),
     /// More videos were rejected than `max_rejected` allows.
-    #[error("stage {stage}: {rejected} of {videos} videos rejected, `max_rejected` allows a share of {most}: {classes}")]
+    #[error(
+        "stage {stage}: {rejected} of {videos} videos rejected, `max_rejected` allows a share of {most}: {classes}"
+    )]
     TooManyRejects {
         /// The stage.
         stage: String,
@@ -141,9 +145,11 @@ impl Error {
             Error::Tasks { first, .. } | Error::NoneReadable { first, .. } => first.is_transient(),
             Error::Partitions { failures, .. } => failures.iter().all(|failure| failure.transient),
             Error::Stopped(_) => true,
-            Error::Read { .. } | Error::Faults(_) | Error::Request { .. } | Error::TooManyRejects { .. } | Error::TooManyDropped { .. } => {
-                false
-            }
+            Error::Read { .. }
+            | Error::Faults(_)
+            | Error::Request { .. }
+            | Error::TooManyRejects { .. }
+            | Error::TooManyDropped { .. } => false,
         }
     }
 
@@ -167,7 +173,12 @@ impl Error {
 }
 
 /// Reads and checks a pipeline file. `set` overrides its variables, `access` reaches the object stores it names.
-pub fn load(file: &str, set: &[(String, String)], access: &Access) -> Result<check::Checked, Error> {
-    let text = std::fs::read_to_string(file).map_err(|source| Error::Read { file: file.into(), source })?;
+pub fn load(
+    file: &str,
+    set: &[(String, String)],
+    access: &Access,
+) -> Result<check::Checked, Error> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|source| Error::Read { file: file.into(), source })?;
     check::check(file, &text, set, access).map_err(Error::Faults)
 }

@@ -18,7 +18,15 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     let document = match serde_yaml::from_str::<Value>(faults.text()) {
         Ok(Value::Mapping(map)) => map,
         Ok(other) => {
-            faults.at(&[], Part::Value, format!("is {}, expected keys such as `name`, `workspace`, `stages`", article(&other)), None);
+            faults.at(
+                &[],
+                Part::Value,
+                format!(
+                    "is {}, expected keys such as `name`, `workspace`, `stages`",
+                    article(&other)
+                ),
+                None,
+            );
             return None;
         }
         Err(e) => {
@@ -31,7 +39,12 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     let mut document = document;
     let values = document.iter_mut().filter(|(key, _)| text_of(key) != "vars");
     values.for_each(|(key, value)| filled.fill(faults, &[text_of(key)], value));
-    unknown_keys(faults, &[], &mut document, &["name", "workspace", "seed", "shares_with", "vars", "stages"]);
+    unknown_keys(
+        faults,
+        &[],
+        &mut document,
+        &["name", "workspace", "seed", "shares_with", "vars", "stages"],
+    );
 
     let name = field(faults, &[], &document, "name", true);
     let workspace = field(faults, &[], &document, "workspace", true);
@@ -52,19 +65,38 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
 }
 
 /// The stages, in the file's order.
-fn stages(faults: &mut Faults, document: &Mapping, filled: &Filled) -> Option<Vec<(String, StageSpec)>> {
+fn stages(
+    faults: &mut Faults,
+    document: &Mapping,
+    filled: &Filled,
+) -> Option<Vec<(String, StageSpec)>> {
     let path = ["stages".to_string()];
     match document.get("stages") {
         Some(Value::Mapping(map)) if !map.is_empty() => {
-            let all: Vec<_> = map.iter().map(|(key, value)| Some((text_of(key), stage(faults, &text_of(key), value, filled)?))).collect();
+            let all: Vec<_> = map
+                .iter()
+                .map(|(key, value)| {
+                    Some((text_of(key), stage(faults, &text_of(key), value, filled)?))
+                })
+                .collect();
             all.into_iter().collect()
         }
         Some(Value::Mapping(_)) => {
-            faults.at(&path, Part::Value, "has no stage".into(), Some("add one, e.g. `frames: { decode: { videos: [...] } }`".into()));
+            faults.at(
+                &path,
+                Part::Value,
+                "has no stage".into(),
+                Some("add one, e.g. `frames: { decode: { videos: [...] } }`".into()),
+            );
             None
         }
         Some(other) => {
-            faults.at(&path, Part::Value, format!("is {}, expected `name: {{ kind: {{ settings }} }}`", article(other)), None);
+            faults.at(
+                &path,
+                Part::Value,
+                format!("is {}, expected `name: {{ kind: {{ settings }} }}`", article(other)),
+                None,
+            );
             None
         }
         None => {
@@ -80,14 +112,23 @@ const RESERVED: [&str; 5] = ["runs", "pins", "probes", "videos", "rejects"];
 /// One stage: exactly one known kind, and its settings.
 fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Option<StageSpec> {
     let path = ["stages".to_string(), name.to_string()];
-    let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let valid =
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     if !valid || RESERVED.contains(&name) {
-        let cure = format!("use letters, digits, `_` and `-`, but none of {}: it names a folder and a table", RESERVED.join(", "));
+        let cure = format!(
+            "use letters, digits, `_` and `-`, but none of {}: it names a folder and a table",
+            RESERVED.join(", ")
+        );
         faults.at(&path, Part::Key, format!("`{name}` cannot be a stage's name"), Some(cure));
         return None;
     }
     let Value::Mapping(map) = value else {
-        faults.at(&path, Part::Value, format!("is {}, expected {{ kind: {{ settings }} }}", article(value)), Some(kinds_hint()));
+        faults.at(
+            &path,
+            Part::Value,
+            format!("is {}, expected {{ kind: {{ settings }} }}", article(value)),
+            Some(kinds_hint()),
+        );
         return None;
     };
     let kinds: Vec<String> = map.keys().map(text_of).collect();
@@ -96,11 +137,17 @@ fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Opt
     for kind in unknown {
         all_known = false;
         let at = [path[0].clone(), path[1].clone(), kind.clone()];
-        let cure = similar(kind, &KINDS).map_or_else(kinds_hint, |k| format!("did you mean `{k}`?"));
+        let cure =
+            similar(kind, &KINDS).map_or_else(kinds_hint, |k| format!("did you mean `{k}`?"));
         faults.at(&at, Part::Key, format!("`{kind}` is not a kind of stage"), Some(cure));
     }
     if kinds.len() != 1 && all_known {
-        faults.at(&path, Part::Value, format!("has {} kinds, expected one", kinds.len()), Some(kinds_hint()));
+        faults.at(
+            &path,
+            Part::Value,
+            format!("has {} kinds, expected one", kinds.len()),
+            Some(kinds_hint()),
+        );
     }
     if kinds.len() != 1 || !all_known {
         return None;
@@ -129,8 +176,14 @@ fn kinds_hint() -> String {
 }
 
 /// Types the settings of a stage; every unknown key and every wrong type is a fault of its own.
-fn settings_of<T: DeserializeOwned + JsonSchema>(faults: &mut Faults, path: &[String], settings: &Value, filled: &Filled) -> Option<T> {
-    let mut settings = if settings.is_null() { Value::Mapping(Mapping::new()) } else { settings.clone() };
+fn settings_of<T: DeserializeOwned + JsonSchema>(
+    faults: &mut Faults,
+    path: &[String],
+    settings: &Value,
+    filled: &Filled,
+) -> Option<T> {
+    let mut settings =
+        if settings.is_null() { Value::Mapping(Mapping::new()) } else { settings.clone() };
     let before = faults.count();
     let schema = serde_json::Value::from(schemars::schema_for!(T));
     unknown_in(faults, path, &mut settings, &schema, &schema);
@@ -153,9 +206,16 @@ fn settings_of<T: DeserializeOwned + JsonSchema>(faults: &mut Faults, path: &[St
         };
         let inner = keys_of(error.path());
         let message = error.inner().to_string();
-        if let Some(missing) = message.strip_prefix("missing field `").and_then(|m| m.split('`').next()) {
+        if let Some(missing) =
+            message.strip_prefix("missing field `").and_then(|m| m.split('`').next())
+        {
             if !removed.iter().any(|r| r == missing) {
-                faults.at(&[path, &inner].concat(), Part::Key, format!("lacks `{missing}`"), Some(format!("add `{missing}:`")));
+                faults.at(
+                    &[path, &inner].concat(),
+                    Part::Key,
+                    format!("lacks `{missing}`"),
+                    Some(format!("add `{missing}:`")),
+                );
             }
             return None;
         }
@@ -177,7 +237,13 @@ fn keys_of(path: &serde_path_to_error::Path) -> Vec<String> {
 }
 
 /// Finds keys that the schema does not know, at any depth, and takes them out.
-fn unknown_in(faults: &mut Faults, path: &[String], value: &mut Value, schema: &serde_json::Value, root: &serde_json::Value) {
+fn unknown_in(
+    faults: &mut Faults,
+    path: &[String],
+    value: &mut Value,
+    schema: &serde_json::Value,
+    root: &serde_json::Value,
+) {
     let Value::Mapping(map) = value else { return };
     let Some(properties) = properties_of(schema, root) else { return };
     let known: Vec<&str> = properties.keys().map(String::as_str).collect();
@@ -191,7 +257,10 @@ fn unknown_in(faults: &mut Faults, path: &[String], value: &mut Value, schema: &
 }
 
 /// The properties of an object's schema, through references and options.
-fn properties_of<'a>(schema: &'a serde_json::Value, root: &'a serde_json::Value) -> Option<&'a serde_json::Map<String, serde_json::Value>> {
+fn properties_of<'a>(
+    schema: &'a serde_json::Value,
+    root: &'a serde_json::Value,
+) -> Option<&'a serde_json::Map<String, serde_json::Value>> {
     if let Some(reference) = schema.get("$ref").and_then(|r| r.as_str()) {
         return properties_of(root.pointer(reference.trim_start_matches('#'))?, root);
     }
@@ -200,20 +269,37 @@ fn properties_of<'a>(schema: &'a serde_json::Value, root: &'a serde_json::Value)
 
 /// Reports and removes the keys of `map` that are not in `known`.
 fn unknown_keys(faults: &mut Faults, path: &[String], map: &mut Mapping, known: &[&str]) {
-    let unknown: Vec<String> = map.keys().map(text_of).filter(|key| !known.contains(&key.as_str())).collect();
+    let unknown: Vec<String> =
+        map.keys().map(text_of).filter(|key| !known.contains(&key.as_str())).collect();
     for key in unknown {
-        let cure = similar(&key, known).map_or_else(|| format!("known keys: {}", known.join(", ")), |k| format!("did you mean `{k}`?"));
-        faults.at(&[path, std::slice::from_ref(&key)].concat(), Part::Key, format!("unknown key `{key}`"), Some(cure));
+        let cure = similar(&key, known).map_or_else(
+            || format!("known keys: {}", known.join(", ")),
+            |k| format!("did you mean `{k}`?"),
+        );
+        faults.at(
+            &[path, std::slice::from_ref(&key)].concat(),
+            Part::Key,
+            format!("unknown key `{key}`"),
+            Some(cure),
+        );
         map.retain(|k, _| text_of(k) != key);
     }
 }
 
 /// One typed field of a mapping.
-fn field<T: DeserializeOwned>(faults: &mut Faults, path: &[String], map: &Mapping, key: &str, required: bool) -> Option<T> {
+fn field<T: DeserializeOwned>(
+    faults: &mut Faults,
+    path: &[String],
+    map: &Mapping,
+    key: &str,
+    required: bool,
+) -> Option<T> {
     let at = [path, &[key.to_string()]].concat();
     match map.get(key) {
         Some(value) => {
-            let wrong = |error: serde_yaml::Error| faults.at(&at, Part::Value, error.to_string(), quotes(&error.to_string()));
+            let wrong = |error: serde_yaml::Error| {
+                faults.at(&at, Part::Value, error.to_string(), quotes(&error.to_string()))
+            };
             T::deserialize(value).map_err(wrong).ok()
         }
         None => {
@@ -231,19 +317,32 @@ fn not_finite(faults: &mut Faults, path: &[String], value: &mut Value) {
     match value {
         Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
             let cure = "write a finite number, or leave the setting out";
-            faults.at(path, Part::Value, format!("is {}, expected a finite number", text_of(&value.clone())), Some(cure.into()));
+            faults.at(
+                path,
+                Part::Value,
+                format!("is {}, expected a finite number", text_of(&value.clone())),
+                Some(cure.into()),
+            );
             *value = Value::Null;
         }
-        Value::Sequence(items) => items.iter_mut().enumerate().for_each(|(i, item)| not_finite(faults, &at(i.to_string()), item)),
-        Value::Mapping(map) => map.iter_mut().for_each(|(key, item)| not_finite(faults, &at(text_of(key)), item)),
+        Value::Sequence(items) => items
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, item)| not_finite(faults, &at(i.to_string()), item)),
+        Value::Mapping(map) => {
+            map.iter_mut().for_each(|(key, item)| not_finite(faults, &at(text_of(key)), item))
+        }
         _ => {}
     }
 }
 
 /// What to do where a number, a date or a word like `yes` stands for text.
 fn quotes(message: &str) -> Option<String> {
-    let is_scalar = ["integer", "floating point", "boolean"].iter().any(|kind| message.contains(&format!("invalid type: {kind}")));
-    (is_scalar && message.contains("expected a string")).then(|| "put it in quotes: it is taken for a number or a boolean".into())
+    let is_scalar = ["integer", "floating point", "boolean"]
+        .iter()
+        .any(|kind| message.contains(&format!("invalid type: {kind}")));
+    (is_scalar && message.contains("expected a string"))
+        .then(|| "put it in quotes: it is taken for a number or a boolean".into())
 }
 
 /// A scalar as the text it was written as, near enough for names and messages.

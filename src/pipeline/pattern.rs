@@ -26,7 +26,10 @@ impl Part {
         let visible = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
         match self {
             Part::Name(text) => text == name,
-            Part::Like(text, pattern) => text == name || pattern.as_ref().is_some_and(|pattern| pattern.matches_with(name, visible)),
+            Part::Like(text, pattern) => {
+                text == name
+                    || pattern.as_ref().is_some_and(|pattern| pattern.matches_with(name, visible))
+            }
             Part::Folders => !name.starts_with('.'),
         }
     }
@@ -53,7 +56,9 @@ impl PathPattern {
                 "**" => parts.push(Part::Folders),
                 name if !name.contains(['*', '?', '[']) => parts.push(Part::Name(name.to_owned())),
                 like => {
-                    let pattern = Pattern::new(like).map_err(|cause| fault = Some(format!("`{text}` is not a pattern: {cause}")));
+                    let pattern = Pattern::new(like).map_err(|cause| {
+                        fault = Some(format!("`{text}` is not a pattern: {cause}"))
+                    });
                     parts.push(Part::Like(like.to_owned(), pattern.ok()));
                 }
             }
@@ -63,10 +68,11 @@ impl PathPattern {
 
     /// Returns the names that every match begins with, joined by `/`: the folder to be listed.
     pub(super) fn folder(&self) -> String {
-        let names = self.parts[..self.parts.len().saturating_sub(1)].iter().map_while(|part| match part {
-            Part::Name(name) => Some(name.as_str()),
-            _ => None,
-        });
+        let names =
+            self.parts[..self.parts.len().saturating_sub(1)].iter().map_while(|part| match part {
+                Part::Name(name) => Some(name.as_str()),
+                _ => None,
+            });
         names.collect::<Vec<_>>().join("/")
     }
 
@@ -99,8 +105,16 @@ mod tests {
     #[test]
     fn keys_match_as_pythons_glob_would_match_paths() {
         let cases: [(&str, &[&str], &[&str]); 9] = [
-            ("v/*.mp4", &["v/a.mp4", "v//odd.mp4"], &["v/.a.mp4", "v/b/a.mp4", "a.mp4", "v/a.mp4/x"]),
-            ("**/*.mp4", &["a.mp4", "v/a.mp4", "v/w/a.mp4"], &[".trash/a.mp4", "v/.t/a.mp4", "v/._a.mp4"]),
+            (
+                "v/*.mp4",
+                &["v/a.mp4", "v//odd.mp4"],
+                &["v/.a.mp4", "v/b/a.mp4", "a.mp4", "v/a.mp4/x"],
+            ),
+            (
+                "**/*.mp4",
+                &["a.mp4", "v/a.mp4", "v/w/a.mp4"],
+                &[".trash/a.mp4", "v/.t/a.mp4", "v/._a.mp4"],
+            ),
             ("v/**", &["v/a", "v/b/c"], &["v", "w/a", "v/.a", "v/.b/c"]),
             ("v/.*", &["v/.a"], &["v/a"]),
             (".v/*", &[".v/a"], &["v/a"]),
@@ -114,7 +128,9 @@ mod tests {
             good.iter().for_each(|key| assert!(pattern.matches(key), "{pattern:?} {key}"));
             bad.iter().for_each(|key| assert!(!pattern.matches(key), "{pattern:?} {key}"));
         }
-        assert!(PathPattern::new("v/[x").fault.is_some() && PathPattern::new("v/[x]").fault.is_none());
+        assert!(
+            PathPattern::new("v/[x").fault.is_some() && PathPattern::new("v/[x]").fault.is_none()
+        );
         assert_eq!(PathPattern::new("a/b/*.mp4").folder(), "a/b");
         assert_eq!(PathPattern::new("a/b.mp4").folder(), "a");
     }

@@ -62,8 +62,16 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     /// Nothing planned yet.
-    pub fn new(checked: &'a Checked, store: &'a Store, options: &'a PlanOptions) -> Result<Self, dataset::Error> {
-        let newest = checked.spec.stages.iter().map(|(name, _)| Ok(head(store, name)?.map(|head| (name.clone(), head))));
+    pub fn new(
+        checked: &'a Checked,
+        store: &'a Store,
+        options: &'a PlanOptions,
+    ) -> Result<Self, dataset::Error> {
+        let newest = checked
+            .spec
+            .stages
+            .iter()
+            .map(|(name, _)| Ok(head(store, name)?.map(|head| (name.clone(), head))));
         let heads = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
         let (plans, ahead) = Default::default();
         let now = Now { min_age: options.min_age, ..Now::default() };
@@ -88,7 +96,8 @@ impl<'a> Planner<'a> {
         let Finished { mut receipts, damaged } = finished(self.store, name, before)?;
         receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
         let before_entries = before.map_or(Ok(vec![]), |before| before.entries(self.store))?;
-        let damaged_tables = before.map_or(Ok(vec![]), |before| before.damaged_tables(self.store, name))?;
+        let damaged_tables =
+            before.map_or(Ok(vec![]), |before| before.damaged_tables(self.store, name))?;
         let mut plan = StagePlan {
             needs: spec.needs(),
             before: before.cloned(),
@@ -99,11 +108,19 @@ impl<'a> Planner<'a> {
         };
         spec.plan(&self.given(name, &receipts, &ReceiptIndex::new(&receipts)), &mut plan)?;
         let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
-        let gone: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).filter(|key| !planned.contains(key)).collect();
+        let gone: HashSet<&str> = plan
+            .before_entries
+            .iter()
+            .map(|(key, _)| key.as_str())
+            .filter(|key| !planned.contains(key))
+            .collect();
         if !gone.is_empty() {
-            let known: HashMap<&str, &Arc<Receipt>> = receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
+            let known: HashMap<&str, &Arc<Receipt>> =
+                receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
             let gone = plan.before_entries.iter().filter(|(key, _)| gone.contains(key.as_str()));
-            plan.dropped = gone.filter_map(|(key, _)| known.get(key.as_str()).map(|receipt| (*receipt).clone())).collect();
+            plan.dropped = gone
+                .filter_map(|(key, _)| known.get(key.as_str()).map(|receipt| (*receipt).clone()))
+                .collect();
         }
         if !plan.dropped.is_empty() {
             plan.planned_digests = plan.digests().into_iter().map(str::to_owned).collect();
@@ -116,14 +133,25 @@ impl<'a> Planner<'a> {
     fn videos_gone(&self, plan: &StagePlan) -> usize {
         let Some(listed) = self.checked.videos.get(&plan.stage) else { return 0 };
         let there: HashSet<&str> = listed.iter().map(|video| video.uri.as_str()).collect();
-        let is_there =
-            |uri: &str| there.contains(uri) || uri.rsplit_once(".tar/").is_some_and(|(tar, _)| there.contains(&*format!("{tar}.tar")));
+        let is_there = |uri: &str| {
+            there.contains(uri)
+                || uri
+                    .rsplit_once(".tar/")
+                    .is_some_and(|(tar, _)| there.contains(&*format!("{tar}.tar")))
+        };
         let videos = plan.dropped.iter().flat_map(|receipt| &receipt.videos);
-        videos.filter(|video| !is_there(&video.uri) && !plan.planned_digests.contains(&video.digest)).count()
+        videos
+            .filter(|video| !is_there(&video.uri) && !plan.planned_digests.contains(&video.digest))
+            .count()
     }
 
     /// Returns what a stage may look at.
-    fn given<'g>(&'g self, stage: &str, receipts: &'g [Arc<Receipt>], known: &'g ReceiptIndex<'g>) -> Given<'g> {
+    fn given<'g>(
+        &'g self,
+        stage: &str,
+        receipts: &'g [Arc<Receipt>],
+        known: &'g ReceiptIndex<'g>,
+    ) -> Given<'g> {
         let Checked { spec, videos, notes, .. } = self.checked;
         Given {
             pipeline: &spec.name,

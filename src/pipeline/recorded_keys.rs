@@ -14,7 +14,9 @@ use super::check::{Checked, check};
 use super::plan::{PlanOptions, Planner};
 use super::run::settle;
 use super::settings_tests::{names, videos};
-use crate::dataset::{About, Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, data_folder, faulty_store};
+use crate::dataset::{
+    About, Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, data_folder, faulty_store,
+};
 use crate::executor::Job;
 use crate::stages::Task;
 use crate::stages::plan::key::key;
@@ -64,16 +66,27 @@ fn receipt(job: &Job, seen: &HashMap<String, String>) -> Arc<Receipt> {
     let folder = data_folder(&job.stage, &job.key, "0");
     let file = |name: String| {
         let path = format!("{folder}/{name}");
-        FileInfo { bytes: 1, rows: 7, blake3: blake3::hash(path.as_bytes()).to_hex().to_string(), path }
+        FileInfo {
+            bytes: 1,
+            rows: 7,
+            blake3: blake3::hash(path.as_bytes()).to_hex().to_string(),
+            path,
+        }
     };
     let videos = videos(&job.task);
     let copy = match &job.task {
         Task::Deduplicate(task) => task.shards.first().map(|shard| seen[&shard.blake3].clone()),
         _ => None,
     };
-    let reject =
-        |digest| Reject { video: "a.mp4".into(), digest, class: "near_duplicate".into(), reason: "as b.mp4".into(), frames_kept: 0 };
-    let stats = [("frames", 7.0), ("transitions", 6.0)].map(|(name, count)| (name.to_owned(), count));
+    let reject = |digest| Reject {
+        video: "a.mp4".into(),
+        digest,
+        class: "near_duplicate".into(),
+        reason: "as b.mp4".into(),
+        frames_kept: 0,
+    };
+    let stats =
+        [("frames", 7.0), ("transitions", 6.0)].map(|(name, count)| (name.to_owned(), count));
     Arc::new(Receipt {
         format: FORMAT,
         key: job.key.clone(),
@@ -108,7 +121,8 @@ fn keys(checked: &Checked) -> Keys {
         let mut plan = planner.plan(at).unwrap();
         assert_eq!(plan.waiting.tasks, 0, "{}", plan.stage);
         let jobs = plan.tasks.begin();
-        let made: HashMap<String, Arc<Receipt>> = jobs.iter().map(|job| (job.key.clone(), receipt(job, &seen))).collect();
+        let made: HashMap<String, Arc<Receipt>> =
+            jobs.iter().map(|job| (job.key.clone(), receipt(job, &seen))).collect();
         for receipt in made.values() {
             let shard = receipt.files.first().filter(|file| file.path.ends_with(".arrow"));
             let digest = receipt.videos.first().map(|video| video.digest.clone());
@@ -155,7 +169,8 @@ fn no_recorded_key_changes() {
     if std::env::var_os("LAPO_RECORD_KEYS").is_some() {
         std::fs::write(&file, serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
     }
-    let recorded: BTreeMap<String, Keys> = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let recorded: BTreeMap<String, Keys> =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     for (pipeline, stages) in &recorded {
         for (stage, keys) in stages {
             assert_eq!(now[pipeline].get(stage), Some(keys), "{pipeline}: {stage}");

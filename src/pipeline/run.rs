@@ -82,11 +82,19 @@ pub struct Summary {
 /// # Errors
 /// Where all tasks of a stage fail, or its only one; stages before it are committed. Tasks that fail beside others are in
 /// [`Summary::failures`].
-pub fn run(checked: &Checked, store: &Store, options: &PlanOptions, means: &Means, watch: &dyn Watch) -> Result<Summary, Error> {
+pub fn run(
+    checked: &Checked,
+    store: &Store,
+    options: &PlanOptions,
+    means: &Means,
+    watch: &dyn Watch,
+) -> Result<Summary, Error> {
     let start = Instant::now();
     let session = match Session::begin(checked, store, options, PinsFor::ThisProcess) {
         Ok(session) => session,
-        Err(Error::Dataset(error)) if error.is_read_only() => return nothing_to_do(checked, store, options, watch, start, error),
+        Err(Error::Dataset(error)) if error.is_read_only() => {
+            return nothing_to_do(checked, store, options, watch, start, error);
+        }
         Err(error) => return Err(error),
     };
     let mut summary = Summary { run: session.run.clone(), ..Summary::default() };
@@ -121,7 +129,13 @@ fn nothing_to_do(
     Ok(summary)
 }
 
-fn stages(session: &Session, options: &PlanOptions, means: &Means, watch: &dyn Watch, summary: &mut Summary) -> Result<(), Error> {
+fn stages(
+    session: &Session,
+    options: &PlanOptions,
+    means: &Means,
+    watch: &dyn Watch,
+    summary: &mut Summary,
+) -> Result<(), Error> {
     let mut planner = Planner::new(session.checked, session.store, options)?;
     for &at in &session.checked.order {
         means.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))?;
@@ -131,7 +145,15 @@ fn stages(session: &Session, options: &PlanOptions, means: &Means, watch: &dyn W
             continue;
         }
         let begun = Instant::now();
-        let mut running = Running { session, planner: &mut planner, means, watch, at, made: HashMap::default(), failures: Vec::new() };
+        let mut running = Running {
+            session,
+            planner: &mut planner,
+            means,
+            watch,
+            at,
+            made: HashMap::default(),
+            failures: Vec::new(),
+        };
         let stage = running.run();
         summary.failures.append(&mut running.failures);
         let mut stage = stage?;
@@ -164,8 +186,12 @@ impl Running<'_, '_, '_> {
             let plan = self.planner.plan(self.at)?;
             let name = plan.stage.clone();
             if self.planner.options.only.is_some() && plan.waiting.tasks > 0 {
-                let what = format!("stage {name} waits for stages that are left out: {}", plan.reasons());
-                return Err(Error::Request { what, hint: format!("run what it needs, too: --until {name}") });
+                let what =
+                    format!("stage {name} waits for stages that are left out: {}", plan.reasons());
+                return Err(Error::Request {
+                    what,
+                    hint: format!("run what it needs, too: --until {name}"),
+                });
             }
             check_dropped(&plan, self.planner.options.max_dropped.or(self.spec_max_dropped()))?;
             if !self.session.hold(&plan)? {
@@ -174,13 +200,17 @@ impl Running<'_, '_, '_> {
             let (done, took) = self.planner.ahead.take(&name);
             ahead += took;
             self.made.extend(done);
-            plan.damaged.iter().try_for_each(|damaged| take_back(self.session.store, &name, damaged))?;
+            plan.damaged
+                .iter()
+                .try_for_each(|damaged| take_back(self.session.store, &name, damaged))?;
             let limit = self.limit(&plan);
             let failed = self.work(plan, &limit)?;
             limit.check(&name)?;
-            let unavailable: BTreeMap<String, String> = failed.iter().filter_map(TaskFailure::unavailable).collect();
+            let unavailable: BTreeMap<String, String> =
+                failed.iter().filter_map(TaskFailure::unavailable).collect();
             if !unavailable.is_empty() && round < ROUNDS {
-                self.failures.extend(failed.into_iter().filter(|failure| failure.unavailable().is_some()));
+                self.failures
+                    .extend(failed.into_iter().filter(|failure| failure.unavailable().is_some()));
                 self.planner.now.left_out.extend(unavailable);
                 continue;
             }
@@ -211,9 +241,11 @@ impl Running<'_, '_, '_> {
             return Ok(vec![]);
         }
         let unwaiting = self.planner.unwaiting(&name)?;
-        let progress = self.watch.begin(&self.planner.plans[&name], jobs.iter().map(|job| job.units).sum());
+        let progress =
+            self.watch.begin(&self.planner.plans[&name], jobs.iter().map(|job| job.units).sum());
         let (total, independent) = (jobs.len(), jobs.iter().all(|job| job.task.kind().independent));
-        let (ended, labels) = execute(self.session, jobs, self.means, progress.as_ref(), limit, &unwaiting);
+        let (ended, labels) =
+            execute(self.session, jobs, self.means, progress.as_ref(), limit, &unwaiting);
         self.planner.ahead.keep(labels);
         if let Some(signal) = self.means.stop.signal() {
             return Err(Error::Stopped(signal));
@@ -229,7 +261,9 @@ impl Running<'_, '_, '_> {
                 }
             }
         }
-        let is_hopeless = !independent || failed.len() == begun && failed.iter().all(|failure| failure.unavailable().is_none());
+        let is_hopeless = !independent
+            || failed.len() == begun
+                && failed.iter().all(|failure| failure.unavailable().is_none());
         match first.filter(|_| is_hopeless) {
             Some(first) => {
                 let count = failed.len();
@@ -254,7 +288,8 @@ impl Running<'_, '_, '_> {
         self.failures.extend(plan.left_out.iter().map(|left| TaskFailure::left_out(name, left)));
         self.failures.extend(failed);
         let mut seen = HashSet::default();
-        self.failures.retain(|failure| seen.insert((failure.stage.clone(), failure.subject.clone())));
+        self.failures
+            .retain(|failure| seen.insert((failure.stage.clone(), failure.subject.clone())));
         Ok(stage)
     }
 }
@@ -263,14 +298,35 @@ impl Running<'_, '_, '_> {
 /// these stay. Returns how many tasks were removed.
 pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>) -> usize {
     let keys = |plan: &StagePlan| plan.tasks.keys().into_iter().collect::<HashSet<_>>();
-    let before: HashSet<String> = plan.dropped.iter().flat_map(|receipt| &receipt.videos).map(|video| video.digest.clone()).collect();
-    let planned = if plan.kind.restores && !before.is_empty() { Some(plan.planned_digests.clone()) } else { None };
+    let before: HashSet<String> = plan
+        .dropped
+        .iter()
+        .flat_map(|receipt| &receipt.videos)
+        .map(|video| video.digest.clone())
+        .collect();
+    let planned = if plan.kind.restores && !before.is_empty() {
+        Some(plan.planned_digests.clone())
+    } else {
+        None
+    };
     let all = keys(plan);
-    let undone =
-        plan.tasks.end(made.iter().map(|(key, receipt)| (key.clone(), receipt.clone())).filter(|(key, _)| all.contains(key)).collect());
+    let undone = plan.tasks.end(
+        made.iter()
+            .map(|(key, receipt)| (key.clone(), receipt.clone()))
+            .filter(|(key, _)| all.contains(key))
+            .collect(),
+    );
     if let Some(planned) = planned.filter(|_| undone > 0) {
-        let there: HashSet<String> = plan.tasks.receipts().flat_map(|receipt| &receipt.videos).map(|video| video.digest.clone()).collect();
-        let missing = planned.into_iter().filter(|digest| !there.contains(digest) && before.contains(digest)).collect();
+        let there: HashSet<String> = plan
+            .tasks
+            .receipts()
+            .flat_map(|receipt| &receipt.videos)
+            .map(|video| video.digest.clone())
+            .collect();
+        let missing = planned
+            .into_iter()
+            .filter(|digest| !there.contains(digest) && before.contains(digest))
+            .collect();
         let dropped = plan.dropped.clone();
         plan.tasks.restore(&dropped, missing);
     }
@@ -341,7 +397,8 @@ impl Progress for Beside<'_> {
 impl StageSummary {
     /// What a stage's plan has become; `made` is what this run made of it, by key.
     pub(super) fn of(plan: &StagePlan, made: &HashMap<String, Arc<Receipt>>) -> Self {
-        let new: Vec<&Arc<Receipt>> = plan.tasks.receipts().filter(|receipt| made.contains_key(&receipt.key)).collect();
+        let new: Vec<&Arc<Receipt>> =
+            plan.tasks.receipts().filter(|receipt| made.contains_key(&receipt.key)).collect();
         StageSummary {
             stage: plan.stage.clone(),
             kind: plan.kind.name.to_owned(),
@@ -362,7 +419,10 @@ impl StageSummary {
         let manifest = committed.manifest();
         let before = plan.before.as_ref().map_or(0, |before| before.totals.rows);
         let stays = match committed {
-            Committed::Overtaken(newest) => Some(format!("version {} stays: run {} began later than this one", newest.version, newest.run)),
+            Committed::Overtaken(newest) => Some(format!(
+                "version {} stays: run {} began later than this one",
+                newest.version, newest.run
+            )),
             _ => None,
         };
         StageSummary {
@@ -371,7 +431,11 @@ impl StageSummary {
             rows_fewer: before.saturating_sub(manifest.totals.rows),
             total: manifest.totals.clone(),
             rejects: manifest.totals.rejects,
-            note: self.note.into_iter().chain(stays).reduce(|note, stays| format!("{note}; {stays}")),
+            note: self
+                .note
+                .into_iter()
+                .chain(stays)
+                .reduce(|note, stays| format!("{note}; {stays}")),
             ..self
         }
     }
@@ -380,7 +444,9 @@ impl StageSummary {
 /// Leaves out what was copied under other names: nothing was decoded for it.
 fn worked(mut done: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     for name in ["videos", "frames"] {
-        if let (Some(copied), Some(all)) = (done.get(&format!("copied_{name}")).copied(), done.get_mut(name)) {
+        if let (Some(copied), Some(all)) =
+            (done.get(&format!("copied_{name}")).copied(), done.get_mut(name))
+        {
             *all -= copied;
         }
     }

@@ -13,7 +13,9 @@ use super::plan::{LeftOut, PlanOptions, Planned, StagePlan};
 use super::run::Summary;
 use crate::dataset::pins::{self, Held, Holder};
 use crate::dataset::workspace::{self, Claim};
-use crate::dataset::{Commit, Committed, HashMap, HashSet, Process, Receipt, Store, commit, delta, head, host, runs};
+use crate::dataset::{
+    Commit, Committed, HashMap, HashSet, Process, Receipt, Store, commit, delta, head, host, runs,
+};
 use crate::executor::Job;
 use crate::executor::local::fresh_id;
 use crate::stages;
@@ -62,12 +64,26 @@ impl TaskFailure {
         let LeftOut { video, reason } = left.clone();
         let message = format!("{video}: {reason}");
         let (stage, key) = (stage.to_owned(), String::new());
-        TaskFailure { stage, key, subject: video, message, hint: None, transient: true, is_video: true, is_bug: false }
+        TaskFailure {
+            stage,
+            key,
+            subject: video,
+            message,
+            hint: None,
+            transient: true,
+            is_video: true,
+            is_bug: false,
+        }
     }
 
     /// The video that it is about, and what is wrong with it.
     pub(super) fn unavailable(&self) -> Option<(String, String)> {
-        let reason = || self.message.strip_prefix(&format!("{}: ", self.subject)).unwrap_or(&self.message).to_owned();
+        let reason = || {
+            self.message
+                .strip_prefix(&format!("{}: ", self.subject))
+                .unwrap_or(&self.message)
+                .to_owned()
+        };
         self.is_video.then(|| (self.subject.clone(), reason()))
     }
 }
@@ -94,18 +110,35 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Claims the workspace, takes a number, and pins the newest versions, until this process ends or for others.
-    pub fn begin(checked: &'a Checked, store: &'a Store, options: &PlanOptions, pins_for: PinsFor) -> Result<Self, Error> {
+    pub fn begin(
+        checked: &'a Checked,
+        store: &'a Store,
+        options: &PlanOptions,
+        pins_for: PinsFor,
+    ) -> Result<Self, Error> {
         let started_unix_secs = now().as_secs();
         claim(checked, store, options)?;
         let run = runs::begin(store, &checked.spec.name, &host(), started_unix_secs)?;
         let process = Process::this().filter(|_| pins_for == PinsFor::ThisProcess);
-        let session = Session { checked, store, run, process, take_over: options.take_over, started_unix_secs };
+        let session = Session {
+            checked,
+            store,
+            run,
+            process,
+            take_over: options.take_over,
+            started_unix_secs,
+        };
         session.pin_newest()?;
         Ok(session)
     }
 
     fn holder(&self) -> Holder<'_> {
-        Holder { run: &self.run, process: self.process.as_ref(), holds: pins::RUN, now_unix_secs: now().as_secs() }
+        Holder {
+            run: &self.run,
+            process: self.process.as_ref(),
+            holds: pins::RUN,
+            now_unix_secs: now().as_secs(),
+        }
     }
 
     /// Pins every stage's newest version.
@@ -126,12 +159,26 @@ impl<'a> Session<'a> {
     /// one of them has been collected meanwhile, or is being collected: then the stage must be planned again.
     pub fn hold(&self, plan: &StagePlan) -> Result<bool, Error> {
         let kept: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
-        let adopted: Vec<String> =
-            plan.tasks.receipts().map(|receipt| &receipt.key).filter(|key| !kept.contains(key.as_str())).cloned().collect();
-        let new = plan.tasks.iter().filter(|task| !matches!(task, Planned::Done(_))).map(|task| task.key().to_owned());
+        let adopted: Vec<String> = plan
+            .tasks
+            .receipts()
+            .map(|receipt| &receipt.key)
+            .filter(|key| !kept.contains(key.as_str()))
+            .cloned()
+            .collect();
+        let new = plan
+            .tasks
+            .iter()
+            .filter(|task| !matches!(task, Planned::Done(_)))
+            .map(|task| task.key().to_owned());
         // Frames are copied from tasks that no version need have.
-        let copied: HashSet<String> =
-            plan.tasks.jobs().flat_map(|job| job.task.copied_from()).filter(|key| !kept.contains(*key)).map(str::to_owned).collect();
+        let copied: HashSet<String> = plan
+            .tasks
+            .jobs()
+            .flat_map(|job| job.task.copied_from())
+            .filter(|key| !kept.contains(*key))
+            .map(str::to_owned)
+            .collect();
         let adopted: Vec<String> = adopted.into_iter().chain(copied).collect();
         let keys: Vec<String> = adopted.iter().cloned().chain(new).collect();
         if keys.is_empty() {
@@ -151,7 +198,8 @@ impl<'a> Session<'a> {
     }
 
     fn hold_keys(&self, stage: &str, keys: Vec<String>) -> Result<bool, Error> {
-        let held = BTreeMap::from([(stage.to_owned(), Held { versions: vec![], keys: keys.clone() })]);
+        let held =
+            BTreeMap::from([(stage.to_owned(), Held { versions: vec![], keys: keys.clone() })]);
         pins::pin(self.store, self.holder(), &format!("{stage}-{}", fresh_id()), held)?;
         let Some(announced) = pins::announced(self.store)?.remove(stage) else { return Ok(true) };
         let announced: HashSet<String> = announced.keys.into_iter().collect();
@@ -173,12 +221,21 @@ impl<'a> Session<'a> {
             now_unix_ms: now().as_millis() as u64,
             file_bytes: self.checked.spec.file_bytes(&plan.stage),
         };
-        let fresh: HashMap<String, Arc<Receipt>> = plan.tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
+        let fresh: HashMap<String, Arc<Receipt>> =
+            plan.tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
         let committed = commit(self.store, &by, &plan.tasks.keys(), &fresh)?;
         publish(self.store, &plan.stage, &committed, &mut plan.note)?;
         if let Committed::New(manifest) = &committed {
-            let held = BTreeMap::from([(plan.stage.clone(), Held { versions: vec![manifest.version], keys: vec![] })]);
-            pins::pin(self.store, self.holder(), &format!("{}-v{}", plan.stage, manifest.version), held)?;
+            let held = BTreeMap::from([(
+                plan.stage.clone(),
+                Held { versions: vec![manifest.version], keys: vec![] },
+            )]);
+            pins::pin(
+                self.store,
+                self.holder(),
+                &format!("{}-v{}", plan.stage, manifest.version),
+                held,
+            )?;
         }
         plan.committed = match &committed {
             Committed::New(manifest) | Committed::Unchanged(manifest) => Some(manifest.version),
@@ -190,8 +247,9 @@ impl<'a> Session<'a> {
     /// Keeps the run's record and gives back what it pinned; a run that did nothing leaves nothing.
     pub fn end(&self, summary: &mut Summary, failed: Option<&Error>) -> Result<(), Error> {
         pins::release(self.store, &self.run)?;
-        let is_idle =
-            failed.is_none() && summary.failures.is_empty() && summary.stages.iter().all(|stage| !stage.changed && stage.new == 0);
+        let is_idle = failed.is_none()
+            && summary.failures.is_empty()
+            && summary.stages.iter().all(|stage| !stage.changed && stage.new == 0);
         if is_idle {
             runs::abandon(self.store, &self.run)?;
             summary.run = String::new();
@@ -208,11 +266,20 @@ impl<'a> Session<'a> {
 }
 
 /// Writes the missing entries of a stage's Delta Lake log. A foreign entry becomes a note, not an error.
-pub(super) fn publish(store: &Store, stage: &str, committed: &Committed, note: &mut Option<String>) -> Result<(), Error> {
+pub(super) fn publish(
+    store: &Store,
+    stage: &str,
+    committed: &Committed,
+    note: &mut Option<String>,
+) -> Result<(), Error> {
     match delta::publish_stage(store, stage, committed.manifest()) {
         Err(error @ crate::dataset::Error::ForeignLog { .. }) => {
             let hint = error.hint().unwrap_or_default();
-            *note = note.take().into_iter().chain([format!("{error}: {hint}")]).reduce(|note, error| format!("{note}; {error}"));
+            *note = note
+                .take()
+                .into_iter()
+                .chain([format!("{error}: {hint}")])
+                .reduce(|note, error| format!("{note}; {error}"));
             Ok(())
         }
         published => Ok(published?),
@@ -222,8 +289,12 @@ pub(super) fn publish(store: &Store, stage: &str, committed: &Committed, note: &
 /// Claims the workspace for the pipeline; makes it one where it is none.
 pub(super) fn claim(checked: &Checked, store: &Store, options: &PlanOptions) -> Result<(), Error> {
     let names: Vec<&str> = checked.spec.stages.iter().map(|(name, _)| name.as_str()).collect();
-    let claim =
-        Claim { pipeline: &checked.spec.name, shares_with: &checked.spec.shares_with, stages: &names, take_over: options.take_over };
+    let claim = Claim {
+        pipeline: &checked.spec.name,
+        shares_with: &checked.spec.shares_with,
+        stages: &names,
+        take_over: options.take_over,
+    };
     workspace::claim(store, &claim, &fresh_id(), now().as_secs())?;
     Ok(())
 }
@@ -243,11 +314,20 @@ pub(super) struct Written {
 
 impl Written {
     pub(super) fn of(checked: &Checked) -> Self {
-        Written { pipeline: checked.spec.name.clone(), vars: checked.spec.vars.clone(), yaml: checked.text.clone() }
+        Written {
+            pipeline: checked.spec.name.clone(),
+            vars: checked.spec.vars.clone(),
+            yaml: checked.text.clone(),
+        }
     }
 
     /// What a run did, for the workspace.
-    pub(super) fn record(&self, summary: &Summary, started_unix_secs: u64, outcome: &str) -> serde_json::Value {
+    pub(super) fn record(
+        &self,
+        summary: &Summary,
+        started_unix_secs: u64,
+        outcome: &str,
+    ) -> serde_json::Value {
         serde_json::json!({
             "format": crate::dataset::FORMAT,
             "run": summary.run,

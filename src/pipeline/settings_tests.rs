@@ -17,8 +17,8 @@ use super::run::{StageSummary, Summary, Watch, run, settle};
 use super::session::{PinsFor, Session};
 use super::spec::{KINDS, PipelineSpec, StageSpec};
 use crate::dataset::{
-    Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, Store, VideoRecord, data_folder, faulty_store, file_receipt, find_receipts,
-    head, receipt_path,
+    Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, Store, VideoRecord, data_folder,
+    faulty_store, file_receipt, find_receipts, head, receipt_path,
 };
 use crate::executor::local::fresh_id;
 use crate::executor::{Job, Means};
@@ -30,7 +30,8 @@ const SETTINGS: usize = 2_000;
 
 /// The stages of every pipeline: names, kinds, and settings to start from, of which one is drawn.
 fn stages(folder: &str) -> Vec<(&'static str, &'static str, Value)> {
-    let [videos, actions, weights] = ["*.mp4", "actions.csv", "model.safetensors"].map(|name| format!("{folder}/{name}"));
+    let [videos, actions, weights] =
+        ["*.mp4", "actions.csv", "model.safetensors"].map(|name| format!("{folder}/{name}"));
     vec![
         ("frames", "decode", json!([{ "videos": [videos] }])),
         ("actions", "import_actions", json!([{ "frames": "frames", "file": actions }])),
@@ -117,8 +118,15 @@ impl Draw<'_> {
         if let Some(value) = schema.get("const") {
             return Some(value.clone());
         }
-        if let Some(choice) = ["oneOf", "anyOf", "enum"].iter().find_map(|name| schema.get(name)?.as_array()?.choose(&mut self.random)) {
-            return if schema.get("enum").is_some() { Some(choice.clone()) } else { self.value(&choice.clone()) };
+        if let Some(choice) = ["oneOf", "anyOf", "enum"]
+            .iter()
+            .find_map(|name| schema.get(name)?.as_array()?.choose(&mut self.random))
+        {
+            return if schema.get("enum").is_some() {
+                Some(choice.clone())
+            } else {
+                self.value(&choice.clone())
+            };
         }
         let sort = match &schema["type"] {
             Value::Array(sorts) => sorts.choose(&mut self.random)?.clone(),
@@ -129,7 +137,9 @@ impl Draw<'_> {
             "boolean" => Some(self.random.random::<bool>().into()),
             "integer" => Some(self.integer().into()),
             "number" => Some(self.float().into()),
-            "array" => (0..self.random.random_range(1..4)).map(|_| self.value(&schema["items"])).collect(),
+            "array" => {
+                (0..self.random.random_range(1..4)).map(|_| self.value(&schema["items"])).collect()
+            }
             "object" => Some(Value::Object(self.object(&schema))),
             _ => None,
         }
@@ -138,7 +148,8 @@ impl Draw<'_> {
     fn object(&mut self, schema: &Value) -> serde_json::Map<String, Value> {
         let mut object = serde_json::Map::new();
         for (name, of) in schema["properties"].as_object().unwrap() {
-            let is_required = schema["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
+            let is_required =
+                schema["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
             if is_required || self.random.random() {
                 object.extend(self.value(of).map(|value| (name.clone(), value)));
             }
@@ -158,7 +169,10 @@ impl Draw<'_> {
     fn float(&mut self) -> f64 {
         let any = self.random.random::<f64>();
         match self.random.random_range(0..5) {
-            0 => [0.03, 1.95, 0.0016, 0.1, 0.7, 1.0 / 3.0, 2.0, 29.97, 1e-7, 5e-324, 0.1 + 0.2].choose(&mut self.random).copied().unwrap(),
+            0 => [0.03, 1.95, 0.0016, 0.1, 0.7, 1.0 / 3.0, 2.0, 29.97, 1e-7, 5e-324, 0.1 + 0.2]
+                .choose(&mut self.random)
+                .copied()
+                .unwrap(),
             1 => any * 10_f64.powi(self.random.random_range(-9..4)),
             2 => f64::from(any as f32),
             3 => (any * 1000.0).round() / 1000.0,
@@ -174,11 +188,16 @@ impl Draw<'_> {
         let properties = self.resolved(properties)["properties"].as_object().unwrap().clone();
         for (name, of) in properties {
             // How many tasks there are is no matter here, nor that files are young.
-            if self.random.random() || kind == "record" && name.starts_with("episodes") || name == "min_age" {
+            if self.random.random()
+                || kind == "record" && name.starts_with("episodes")
+                || name == "min_age"
+            {
                 continue;
             }
-            let is_valid =
-                |config: &Value| serde_json::from_value::<StageSpec>(json!({ kind: config })).is_ok_and(|spec| spec.validate().is_empty());
+            let is_valid = |config: &Value| {
+                serde_json::from_value::<StageSpec>(json!({ kind: config }))
+                    .is_ok_and(|spec| spec.validate().is_empty())
+            };
             for value in (0..4).filter_map(|_| self.value(&of)).collect::<Vec<_>>() {
                 let mut changed = config.clone();
                 changed[&name] = value;
@@ -195,16 +214,22 @@ impl Draw<'_> {
     fn pipeline(&mut self, folder: &str, counts: &mut BTreeMap<&'static str, usize>) -> String {
         let first = |from: &Value| from[0].clone();
         let all = [stages(folder), learning_stages()].concat();
-        let mut chosen: Vec<Value> = all.iter().map(|(_, kind, from)| json!({ *kind: first(from) })).collect();
+        let mut chosen: Vec<Value> =
+            all.iter().map(|(_, kind, from)| json!({ *kind: first(from) })).collect();
         let seed = self.random.next_u64() >> self.random.random_range(0..64_u32);
         let text = |chosen: &[Value]| {
-            let stages: serde_json::Map<String, Value> =
-                all.iter().zip(chosen).map(|((name, ..), of)| ((*name).to_owned(), of.clone())).collect();
-            json!({ "name": "p", "workspace": "nowhere", "seed": seed, "stages": stages }).to_string()
+            let stages: serde_json::Map<String, Value> = all
+                .iter()
+                .zip(chosen)
+                .map(|((name, ..), of)| ((*name).to_owned(), of.clone()))
+                .collect();
+            json!({ "name": "p", "workspace": "nowhere", "seed": seed, "stages": stages })
+                .to_string()
         };
         for (at, (_, kind, from)) in all.iter().enumerate() {
             for _ in 0..6 {
-                let before = std::mem::replace(&mut chosen[at], json!({ *kind: self.settings(kind, from) }));
+                let before =
+                    std::mem::replace(&mut chosen[at], json!({ *kind: self.settings(kind, from) }));
                 if check("p.yaml", &text(&chosen), &[], &Access::default()).is_ok() {
                     *counts.entry(*kind).or_default() += 1;
                     break;
@@ -232,7 +257,12 @@ impl FilesOnly<'_> {
         }
         let bytes = path.as_bytes();
         self.store.create(&path, bytes).unwrap();
-        FileInfo { bytes: bytes.len() as u64, rows, blake3: blake3::hash(bytes).to_hex().to_string(), path }
+        FileInfo {
+            bytes: bytes.len() as u64,
+            rows,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+            path,
+        }
     }
 
     /// Files the receipt of a job that went through JSON.
@@ -244,10 +274,16 @@ impl FilesOnly<'_> {
         assert_eq!(key::key(&job.fields), job.key);
         let attempt = fresh_id();
         let folder = data_folder(&job.stage, &job.key, &attempt);
-        let files = names(&job.task).into_iter().map(|name| self.file(format!("{folder}/{name}"), 7)).collect::<Vec<_>>();
+        let files = names(&job.task)
+            .into_iter()
+            .map(|name| self.file(format!("{folder}/{name}"), 7))
+            .collect::<Vec<_>>();
         let videos = videos(&job.task);
         if let Some(shard) = files.first().filter(|file| file.path.ends_with(".arrow")) {
-            self.videos.insert(shard.blake3.clone(), videos.iter().map(|video| video.digest.clone()).collect());
+            self.videos.insert(
+                shard.blake3.clone(),
+                videos.iter().map(|video| video.digest.clone()).collect(),
+            );
         }
         let receipt = Receipt {
             format: FORMAT,
@@ -258,21 +294,38 @@ impl FilesOnly<'_> {
             files,
             inputs: job.inputs,
             rejects: self.rejects(&job.task),
-            stats: [("videos".to_owned(), videos.len() as f64), ("frames".to_owned(), 7.0), ("transitions".to_owned(), 6.0)]
-                .into_iter()
-                .chain(job.stats)
-                .collect(),
+            stats: [
+                ("videos".to_owned(), videos.len() as f64),
+                ("frames".to_owned(), 7.0),
+                ("transitions".to_owned(), 6.0),
+            ]
+            .into_iter()
+            .chain(job.stats)
+            .collect(),
             videos,
             made: Made::default(),
         };
         file_receipt(self.store, &job.stage, &receipt).unwrap();
-        Arc::new(find_receipts(self.store, &job.stage, std::slice::from_ref(&receipt.key)).unwrap().pop().flatten().unwrap())
+        Arc::new(
+            find_receipts(self.store, &job.stage, std::slice::from_ref(&receipt.key))
+                .unwrap()
+                .pop()
+                .flatten()
+                .unwrap(),
+        )
     }
 
     fn rejects(&self, task: &Task) -> Vec<Reject> {
         let Task::Deduplicate(task) = task else { return vec![] };
-        let digest = task.shards.first().and_then(|shard| self.videos[&shard.blake3].first()).cloned();
-        let reject = |digest| Reject { video: "a.mp4".into(), digest, class: "copy".into(), reason: "as b.mp4".into(), frames_kept: 0 };
+        let digest =
+            task.shards.first().and_then(|shard| self.videos[&shard.blake3].first()).cloned();
+        let reject = |digest| Reject {
+            video: "a.mp4".into(),
+            digest,
+            class: "copy".into(),
+            reason: "as b.mp4".into(),
+            frames_kept: 0,
+        };
         digest.into_iter().map(reject).collect()
     }
 
@@ -286,13 +339,19 @@ impl FilesOnly<'_> {
             let mut plan = planner.plan(at).unwrap();
             assert!(session.hold(&plan).unwrap());
             assert_eq!(plan.waiting.tasks, 0, "{}", plan.stage);
-            let made = plan.tasks.begin().iter().map(|job| (job.key.clone(), self.perform(job))).collect();
+            let made =
+                plan.tasks.begin().iter().map(|job| (job.key.clone(), self.perform(job))).collect();
             assert_eq!(settle(&mut plan, &made), 0);
             session.commit(&mut plan).unwrap();
             done.push((plan.stage.clone(), plan.tasks.keys()));
             planner.plans.insert(plan.stage.clone(), plan);
         }
-        session.end(&mut Summary { run: session.run.clone(), ..Summary::default() }, Some(&super::Error::Faults(vec![]))).unwrap();
+        session
+            .end(
+                &mut Summary { run: session.run.clone(), ..Summary::default() },
+                Some(&super::Error::Faults(vec![])),
+            )
+            .unwrap();
         done
     }
 }
@@ -302,14 +361,19 @@ pub(super) fn names(task: &Task) -> Vec<String> {
     let names: &[&str] = match task {
         Task::Decode(_) => &["shard.arrow", "quality.parquet"],
         Task::Record(_) => &["shard.arrow", "actions.parquet"],
-        Task::ImportActions(task) => return (0..task.shards.len()).map(|number| format!("actions-{number:06}.parquet")).collect(),
+        Task::ImportActions(task) => {
+            return (0..task.shards.len())
+                .map(|number| format!("actions-{number:06}.parquet"))
+                .collect();
+        }
         Task::Deduplicate(_) => &["copies.parquet"],
         Task::TrainDynamics(_) => &["model.safetensors", "verdict.json", "metrics.parquet"],
         Task::ImportDynamics(_) => &["model.safetensors"],
         Task::Label(_) => &["labels.parquet"],
         Task::TrainPolicy(_) => &["policy.safetensors", "verdict.json", "metrics.parquet"],
         Task::TrainDecoder(task) => {
-            let decoders = (0..task.config.decoders().len()).map(|draw| format!("decoder-000256-{draw}.safetensors"));
+            let decoders = (0..task.config.decoders().len())
+                .map(|draw| format!("decoder-000256-{draw}.safetensors"));
             return decoders.chain(["curve.parquet".to_owned()]).collect();
         }
         Task::Finetune(_) => &["agent.safetensors", "verdict.json", "metrics.parquet"],
@@ -339,9 +403,9 @@ pub(super) fn videos(task: &Task) -> Vec<VideoRecord> {
             };
             task.videos.iter().map(of).collect()
         }
-        Task::Record(task) => {
-            (task.first..task.first + task.count).map(|n| record(format!("{n:064x}"), format!("{n}"), 0, String::new())).collect()
-        }
+        Task::Record(task) => (task.first..task.first + task.count)
+            .map(|n| record(format!("{n:064x}"), format!("{n}"), 0, String::new()))
+            .collect(),
         _ => vec![],
     }
 }
@@ -366,7 +430,13 @@ fn expect_done(text: &str, store: &Store, done: &[(String, Vec<String>)]) {
         assert_eq!((plan.tasks.keys(), plan.version()), (keys.clone(), Some(1)), "{stage}\n{text}");
         assert!(plan.damaged.is_empty());
     }
-    let means = Means { devices: vec![], threads: 1, decoder: None, games: vec![], stop: Default::default() };
+    let means = Means {
+        devices: vec![],
+        threads: 1,
+        decoder: None,
+        games: vec![],
+        stop: Default::default(),
+    };
     let summary = run(&checked, store, &PlanOptions::default(), &means, &Quiet).unwrap();
     assert_eq!(summary.run, "", "{text}");
     assert!(summary.stages.iter().all(|stage| !stage.changed && stage.version == 1), "{text}");
@@ -374,7 +444,8 @@ fn expect_done(text: &str, store: &Store, done: &[(String, Vec<String>)]) {
 
 /// What packs hold is what was filed.
 fn expect_packed(store: &Store, stage: &str, keys: &[String]) {
-    let filed: Vec<Receipt> = find_receipts(store, stage, keys).unwrap().into_iter().map(Option::unwrap).collect();
+    let filed: Vec<Receipt> =
+        find_receipts(store, stage, keys).unwrap().into_iter().map(Option::unwrap).collect();
     let packed = head(store, stage).unwrap().unwrap().receipts(store).unwrap();
     assert!(packed.iter().map(|receipt| &**receipt).eq(&filed), "{stage}");
 }

@@ -70,7 +70,9 @@ impl Walker {
             let path = folder.join(&entry.name);
             match rest {
                 // A folder counts only where it is named like a file: `x.mp4/` is a broken video.
-                [] if !entry.is_folder || path.extension().is_some() => self.walked.files.push(path),
+                [] if !entry.is_folder || path.extension().is_some() => {
+                    self.walked.files.push(path)
+                }
                 [] => {}
                 _ if entry.is_folder => self.follow(&path, rest),
                 _ => {}
@@ -80,7 +82,8 @@ impl Walker {
 
     /// Follows the rest of a pattern from a folder and all below it.
     fn below(&mut self, folder: &Path, rest: &[Part]) {
-        let (mut visited, mut folders, mut links) = (HashSet::new(), VecDeque::from([folder.to_owned()]), VecDeque::new());
+        let (mut visited, mut folders, mut links) =
+            (HashSet::new(), VecDeque::from([folder.to_owned()]), VecDeque::new());
         while let Some(folder) = folders.pop_front().or_else(|| links.pop_front()) {
             match identity(&folder) {
                 Ok(identity) if !visited.insert(identity) => continue,
@@ -91,13 +94,17 @@ impl Walker {
                 }
             }
             let entries = self.list(&folder);
-            for entry in entries.iter().filter(|entry| entry.is_folder && Part::Folders.matches(&entry.name.to_string_lossy())) {
+            for entry in entries.iter().filter(|entry| {
+                entry.is_folder && Part::Folders.matches(&entry.name.to_string_lossy())
+            }) {
                 let queue = if entry.is_link { &mut links } else { &mut folders };
                 queue.push_back(folder.join(&entry.name));
             }
             match rest {
                 [] => {
-                    let files = entries.iter().filter(|entry| !entry.is_folder && Part::Folders.matches(&entry.name.to_string_lossy()));
+                    let files = entries.iter().filter(|entry| {
+                        !entry.is_folder && Part::Folders.matches(&entry.name.to_string_lossy())
+                    });
                     self.walked.files.extend(files.map(|entry| folder.join(&entry.name)));
                 }
                 [Part::Like(..), ..] => self.like(&folder, &entries, rest),
@@ -126,7 +133,8 @@ impl Walker {
             for entry in found {
                 let entry = entry?;
                 let is_link = entry.file_type()?.is_symlink();
-                let is_folder = if is_link { entry.path().is_dir() } else { entry.file_type()?.is_dir() };
+                let is_folder =
+                    if is_link { entry.path().is_dir() } else { entry.file_type()?.is_dir() };
                 entries.push(Entry { name: entry.file_name(), is_folder, is_link });
             }
             Ok(())
@@ -169,7 +177,8 @@ mod tests {
     /// What a pattern matches below a folder, sorted, relative to it, other bytes escaped.
     fn found(folder: &Path, pattern: &str) -> Vec<String> {
         let walked = walk(&PathPattern::new(&format!("{}/{pattern}", folder.display())));
-        let relative = |path: &PathBuf| crate::dataset::path_text(path.strip_prefix(folder).unwrap());
+        let relative =
+            |path: &PathBuf| crate::dataset::path_text(path.strip_prefix(folder).unwrap());
         let mut found: Vec<String> = walked.files.iter().map(relative).collect();
         found.sort();
         found
@@ -214,14 +223,18 @@ mod tests {
     #[test]
     fn names_that_are_not_utf8_are_kept_and_shown_escaped() {
         let folder = tree(&[b"v/caf\xe9.mp4", b"d\xe9j\xe0/in.mp4", b"v/ok.mp4"]);
-        assert_eq!(found(folder.path(), "**/*.mp4"), ["d\\xE9j\\xE0/in.mp4", "v/caf\\xE9.mp4", "v/ok.mp4"]);
+        assert_eq!(
+            found(folder.path(), "**/*.mp4"),
+            ["d\\xE9j\\xE0/in.mp4", "v/caf\\xE9.mp4", "v/ok.mp4"]
+        );
         assert_eq!(found(folder.path(), "v/caf?.mp4"), ["v/caf\\xE9.mp4"]);
         assert_eq!(found(folder.path(), "d\\xE9j\\xE0/*"), ["d\\xE9j\\xE0/in.mp4"]);
     }
 
     #[test]
     fn brackets_match_as_they_are_written_and_as_classes() {
-        let folder = tree(&[b"v/clip [abc].mp4", b"v/clip a.mp4", b"[x]/1.mp4", b"v/[odd", b"x/2.mp4"]);
+        let folder =
+            tree(&[b"v/clip [abc].mp4", b"v/clip a.mp4", b"[x]/1.mp4", b"v/[odd", b"x/2.mp4"]);
         assert_eq!(found(folder.path(), "v/clip [abc].mp4"), ["v/clip [abc].mp4", "v/clip a.mp4"]);
         assert_eq!(found(folder.path(), "[x]/*.mp4"), ["[x]/1.mp4", "x/2.mp4"]);
         assert_eq!(found(folder.path(), "v/[odd"), ["v/[odd"]);

@@ -44,7 +44,10 @@ impl Answer {
     /// Fails where a file cannot be read, or the query fails on its rows.
     pub fn collect(mut self) -> Result<Rows> {
         let wrong = self.wrong();
-        self.rows.collect_with_engine(Engine::Streaming).map(|rows| Rows(rows.unwrap_single())).map_err(wrong)
+        self.rows
+            .collect_with_engine(Engine::Streaming)
+            .map(|rows| Rows(rows.unwrap_single()))
+            .map_err(wrong)
     }
 
     /// Writes rows in a format as they come, at most `limit`, and returns how many were left out. They are never in memory all at once,
@@ -58,8 +61,10 @@ impl Answer {
         let (sender, receiver) = sync_channel::<DataFrame>(2);
         // A batch that nobody takes any more ends the query.
         let batches = PlanCallback::new(move |batch| Ok(sender.send(batch).is_err()));
-        let rows = self.rows.sink_batches(batches, true, NonZeroUsize::new(BATCH)).map_err(&wrong)?;
-        let reader = std::thread::spawn(move || rows.collect_with_engine(Engine::Streaming).map(|_| ()));
+        let rows =
+            self.rows.sink_batches(batches, true, NonZeroUsize::new(BATCH)).map_err(&wrong)?;
+        let reader =
+            std::thread::spawn(move || rows.collect_with_engine(Engine::Streaming).map(|_| ()));
         let (mut room, mut left_out) = (limit.unwrap_or(u64::MAX), 0);
         let mut written = Ok(());
         for batch in receiver {
@@ -74,7 +79,8 @@ impl Answer {
             }
         }
         // A query that panics has told so by itself.
-        let read: Result<(), PolarsError> = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let read: Result<(), PolarsError> =
+            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         written?;
         read.map_err(wrong)?;
         sink.finish()?;
@@ -102,7 +108,11 @@ impl Rows {
     /// The columns in order, each with its type.
     #[must_use]
     pub fn typed_columns(&self) -> Vec<String> {
-        self.0.columns().iter().map(|column| format!("{} {}", column.name(), column.dtype())).collect()
+        self.0
+            .columns()
+            .iter()
+            .map(|column| format!("{} {}", column.name(), column.dtype()))
+            .collect()
     }
 
     /// The names of the columns, in order.

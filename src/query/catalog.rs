@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use polars::prelude::{
-    Column, DataFrame, DataType, HiveOptions, IdxCa, IntoLazy, LazyFrame, NamedFrom, PlRefPath, PolarsError, ScanArgsParquet, ScanSources,
-    Series, UnionArgs, concat,
+    Column, DataFrame, DataType, HiveOptions, IdxCa, IntoLazy, LazyFrame, NamedFrom, PlRefPath,
+    PolarsError, ScanArgsParquet, ScanSources, Series, UnionArgs, concat,
 };
 use polars_buffer::Buffer;
 
@@ -101,12 +101,16 @@ impl Catalog {
         let mut ambiguous = Vec::new();
         // A damaged stage may answer to a short name, too: then it means none.
         for short in SHORT_NAMES.into_iter().filter(|_| damaged.is_empty()) {
-            let meant: Vec<Table> = tables.iter().filter(|table| table.is_called(short)).cloned().collect();
+            let meant: Vec<Table> =
+                tables.iter().filter(|table| table.is_called(short)).cloned().collect();
             match &meant[..] {
                 _ if tables.iter().any(|table| table.name == short) => {}
                 [] => {}
                 [one] => tables.push(Table { name: short.to_owned(), ..one.clone() }),
-                many => ambiguous.push((short.to_owned(), many.iter().map(|table| table.name.clone()).collect())),
+                many => ambiguous.push((
+                    short.to_owned(),
+                    many.iter().map(|table| table.name.clone()).collect(),
+                )),
             }
         }
         for (name, content) in [("rejects", Content::Rejects), ("videos", Content::Videos)] {
@@ -121,7 +125,12 @@ impl Catalog {
     pub fn check_damage(&self, store: &Store, name: &str) -> Result<()> {
         let name = name.to_lowercase();
         let is_short = SHORT_NAMES.contains(&name.as_str());
-        let may_have = |stage: &str| is_short || name.strip_prefix(stage).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+        let may_have = |stage: &str| {
+            is_short
+                || name
+                    .strip_prefix(stage)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
         self.fail_if_damaged(store, |stage| may_have(&stage.to_lowercase()))
     }
 
@@ -129,7 +138,9 @@ impl Catalog {
     pub fn fail_if_damaged(&self, store: &Store, fits: impl Fn(&str) -> bool) -> Result<()> {
         let fitting = self.damaged.iter().filter(|(stage, _)| fits(stage));
         // Reading the manifest again gives the whole error.
-        fitting.map(|(stage, _)| stage).try_for_each(|stage| Ok(dataset::head(store, stage).map(drop)?))
+        fitting
+            .map(|(stage, _)| stage)
+            .try_for_each(|stage| Ok(dataset::head(store, stage).map(drop)?))
     }
 
     /// A table's rows; `files` are its files.
@@ -158,18 +169,28 @@ impl Catalog {
             return Ok(Some(rows));
         };
         let manifest = self.at(store, table, version)?;
-        Ok(manifest.map(|manifest| manifest.totals.tables.get(&sort).map_or(0, |totals| totals.rows)))
+        Ok(manifest
+            .map(|manifest| manifest.totals.tables.get(&sort).map_or(0, |totals| totals.rows)))
     }
 
     /// A table's files, in the newest version or the one that is named.
-    pub fn files(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Vec<FileInfo>> {
-        let (Some(sort), Some(manifest)) = (table.sort(), self.at(store, table, version)?) else { return Ok(vec![]) };
+    pub fn files(
+        &self,
+        store: &Store,
+        table: &Table,
+        version: Option<u64>,
+    ) -> Result<Vec<FileInfo>> {
+        let (Some(sort), Some(manifest)) = (table.sort(), self.at(store, table, version)?) else {
+            return Ok(vec![]);
+        };
         Ok(manifest.tables(store, &sort)?)
     }
 
     /// The version of a table's stage: the newest, or the one that is named.
     fn at(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Option<Manifest>> {
-        let Some(stage) = table.stage.as_deref().and_then(|name| self.stage(name)) else { return Ok(None) };
+        let Some(stage) = table.stage.as_deref().and_then(|name| self.stage(name)) else {
+            return Ok(None);
+        };
         match version.filter(|version| *version != stage.manifest.version) {
             None => Ok(Some(stage.manifest.clone())),
             Some(version) => match dataset::at(store, &stage.name, version)? {
@@ -194,7 +215,8 @@ impl Catalog {
             let (stage, damage) = (stage.clone(), Some(damage.clone()));
             DatasetInfo { stage, damage, ..DatasetInfo::default() }
         });
-        let mut all: Vec<DatasetInfo> = self.stages.iter().map(Stage::info).chain(damaged).collect();
+        let mut all: Vec<DatasetInfo> =
+            self.stages.iter().map(Stage::info).chain(damaged).collect();
         all.sort_by(|one, other| one.stage.cmp(&other.stage));
         all
     }
@@ -202,7 +224,13 @@ impl Catalog {
     fn rejects(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
         let mut rejects = Vec::new();
         for stage in self.stages.iter().filter(|stage| stage.manifest.totals.rejects > 0) {
-            rejects.extend(stage.manifest.rejects(store)?.into_iter().map(|reject| (stage.name.clone(), reject)));
+            rejects.extend(
+                stage
+                    .manifest
+                    .rejects(store)?
+                    .into_iter()
+                    .map(|reject| (stage.name.clone(), reject)),
+            );
         }
         let text = |name: &str, value: fn(&(String, dataset::Reject)) -> &str| {
             Column::new(name.into(), rejects.iter().map(value).collect::<Vec<&str>>())
@@ -223,26 +251,43 @@ impl Catalog {
     fn videos(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
         let mut videos: Vec<(&str, VideoRecord)> = Vec::new();
         for stage in self.stages.iter().filter(|stage| stage.manifest.totals.videos > 0) {
-            videos.extend(stage.manifest.videos(store)?.into_iter().map(|video| (stage.name.as_str(), video)));
+            videos.extend(
+                stage.manifest.videos(store)?.into_iter().map(|video| (stage.name.as_str(), video)),
+            );
         }
         let text = |name: &str, value: fn(&VideoRecord) -> &str| {
-            Column::new(name.into(), videos.iter().map(|(_, video)| value(video)).collect::<Vec<&str>>())
+            Column::new(
+                name.into(),
+                videos.iter().map(|(_, video)| value(video)).collect::<Vec<&str>>(),
+            )
         };
         let count = |name: &str, value: fn(&VideoRecord) -> u64| {
-            Column::new(name.into(), videos.iter().map(|(_, video)| value(video)).collect::<Vec<u64>>())
+            Column::new(
+                name.into(),
+                videos.iter().map(|(_, video)| value(video)).collect::<Vec<u64>>(),
+            )
         };
         let mut columns = vec![
-            Column::new("stage".into(), videos.iter().map(|(stage, _)| *stage).collect::<Vec<&str>>()),
+            Column::new(
+                "stage".into(),
+                videos.iter().map(|(stage, _)| *stage).collect::<Vec<&str>>(),
+            ),
             text("video", |video| &video.uri),
             text("digest", |video| &video.digest),
             count("bytes", |video| video.bytes),
             count("frames", |video| video.frames),
             count("episodes", |video| video.episodes),
         ];
-        let listed: BTreeSet<&String> = videos.iter().flat_map(|(_, video)| video.about.names()).collect();
+        let listed: BTreeSet<&String> =
+            videos.iter().flat_map(|(_, video)| video.about.names()).collect();
         for name in listed {
-            let column = if columns.iter().any(|ours| ours.name() == name) { format!("listed_{name}") } else { name.clone() };
-            let values: Vec<Option<&str>> = videos.iter().map(|(_, video)| video.about.get(name)).collect();
+            let column = if columns.iter().any(|ours| ours.name() == name) {
+                format!("listed_{name}")
+            } else {
+                name.clone()
+            };
+            let values: Vec<Option<&str>> =
+                videos.iter().map(|(_, video)| video.about.get(name)).collect();
             columns.push(Column::new(column.into(), values));
         }
         Ok(DataFrame::new(videos.len(), columns).map(IntoLazy::lazy))
@@ -255,7 +300,11 @@ fn paths(files: &[FileInfo]) -> Vec<String> {
 
 /// The error of a version that is not there.
 pub(super) fn no_version(store: &Store, stage: &str, version: u64) -> Result<Error> {
-    let there = dataset::versions(store, stage)?.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let there = dataset::versions(store, stage)?
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     Ok(Error::NoVersion { stage: stage.to_owned(), version, there })
 }
 
@@ -263,8 +312,16 @@ impl Stage {
     /// The stage's own table, and one for every further sort of Parquet file it made.
     fn tables(&self) -> Vec<Table> {
         let sorts = || self.manifest.totals.tables.keys();
-        let mut contents: Vec<Content> = sorts().any(|sort| sort == "shard.arrow").then_some(Content::Frames).into_iter().collect();
-        contents.extend(sorts().filter_map(|sort| sort.strip_suffix(".parquet")).map(|sort| Content::Parquet(sort.to_owned())));
+        let mut contents: Vec<Content> = sorts()
+            .any(|sort| sort == "shard.arrow")
+            .then_some(Content::Frames)
+            .into_iter()
+            .collect();
+        contents.extend(
+            sorts()
+                .filter_map(|sort| sort.strip_suffix(".parquet"))
+                .map(|sort| Content::Parquet(sort.to_owned())),
+        );
         let name_of = |(place, content): (usize, Content)| {
             let name = match &content {
                 Content::Parquet(sort) if place > 0 => format!("{}_{sort}", self.name),
@@ -324,10 +381,15 @@ fn frames_of(rows: FrameRows) -> Result<DataFrame, PolarsError> {
     let height = rows.video.len();
     let place = IdxCa::new("".into(), rows.video);
     // Names are looked up, not repeated: a row costs a reference.
-    let names = |column: &str, names: Vec<&str>| Series::new(column.into(), names).take(&place).map(Column::from);
+    let names = |column: &str, names: Vec<&str>| {
+        Series::new(column.into(), names).take(&place).map(Column::from)
+    };
     let columns = vec![
         names(schema::VIDEO, rows.videos.iter().map(|video| video.uri.as_str()).collect())?,
-        names(schema::VIDEO_DIGEST, rows.videos.iter().map(|video| video.digest.as_str()).collect())?,
+        names(
+            schema::VIDEO_DIGEST,
+            rows.videos.iter().map(|video| video.digest.as_str()).collect(),
+        )?,
         // The types that labels and tables have, so that they can be joined.
         Column::new(schema::EPISODE.into(), rows.episode).strict_cast(&DataType::Int32)?,
         Column::new(schema::FRAME_INDEX.into(), rows.frame_index).strict_cast(&DataType::Int64)?,
@@ -348,7 +410,11 @@ fn scan_parquet(store: &Store, files: &[String]) -> Result<Result<LazyFrame, Pol
 }
 
 /// The rows of files that are mapped, at most `most` of them at once: of more, the rows are kept instead of the maps.
-pub(super) fn scan_copies(store: &Store, files: &[String], most: usize) -> Result<Result<LazyFrame, PolarsError>> {
+pub(super) fn scan_copies(
+    store: &Store,
+    files: &[String],
+    most: usize,
+) -> Result<Result<LazyFrame, PolarsError>> {
     if files.len() <= most {
         return Ok(scan(mapped(store, files)?));
     }
@@ -367,7 +433,9 @@ fn local_paths(store: &Store, files: &[String]) -> Result<Option<Buffer<PlRefPat
     let mut paths = Vec::with_capacity(files.len());
     for file in files {
         match store.local_path(file)? {
-            Some(path) if path.to_str().is_some() => paths.push(PlRefPath::new(path.to_string_lossy())),
+            Some(path) if path.to_str().is_some() => {
+                paths.push(PlRefPath::new(path.to_string_lossy()))
+            }
             _ => return Ok(None),
         }
     }

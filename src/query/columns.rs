@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    AccessExpr, Expr, GroupByExpr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, Visit, VisitMut, Visitor,
-    VisitorMut,
+    AccessExpr, Expr, GroupByExpr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr,
+    TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::statement::same;
@@ -34,19 +34,26 @@ impl VisitorMut for Namer {
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Box<Error>> {
         let SetExpr::Select(select) = &*query.body else { return ControlFlow::Continue(()) };
-        let Some(OrderBy { kind: OrderByKind::Expressions(keys), .. }) = &mut query.order_by else { return ControlFlow::Continue(()) };
+        let Some(OrderBy { kind: OrderByKind::Expressions(keys), .. }) = &mut query.order_by else {
+            return ControlFlow::Continue(());
+        };
         let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
         for key in keys {
             let text = key.expr.to_string();
             let result = select.projection.iter().find_map(|item| match item {
-                SelectItem::ExprWithAlias { expr, alias } if is_alike(&expr.to_string(), &text) => Some(alias.clone()),
+                SelectItem::ExprWithAlias { expr, alias } if is_alike(&expr.to_string(), &text) => {
+                    Some(alias.clone())
+                }
                 _ => None,
             });
             match result {
                 Some(name) => key.expr = Expr::Identifier(name),
                 None if grouped && calls(&key.expr, AGGREGATES) => {
                     let expected = "one of the results: put it into SELECT, too".to_owned();
-                    return ControlFlow::Break(Box::new(Error::Refused { seen: format!("`ORDER BY {text}`"), expected }));
+                    return ControlFlow::Break(Box::new(Error::Refused {
+                        seen: format!("`ORDER BY {text}`"),
+                        expected,
+                    }));
                 }
                 None => {}
             }
@@ -62,7 +69,9 @@ impl VisitorMut for Namer {
                 Expr::Identifier(ident) => (ident.value.clone(), ident.value.clone()),
                 // As the engine itself calls columns of joined tables.
                 Expr::CompoundIdentifier(parts) => match &parts[..] {
-                    [.., table, column] => (column.value.clone(), format!("{}:{}", column.value, table.value)),
+                    [.., table, column] => {
+                        (column.value.clone(), format!("{}:{}", column.value, table.value))
+                    }
                     _ => continue,
                 },
                 other if expands(other) => continue,
@@ -71,7 +80,8 @@ impl VisitorMut for Namer {
             if !name.is_empty() && taken.insert(name) {
                 continue;
             }
-            let mut names = (0..).map(|n| if n == 0 { otherwise.clone() } else { format!("{otherwise}_{n}") });
+            let mut names =
+                (0..).map(|n| if n == 0 { otherwise.clone() } else { format!("{otherwise}_{n}") });
             let free = names.find(|name| taken.insert(name.clone())).unwrap_or_default();
             // Quotes that look doubled are printed as they are.
             let alias = Ident::with_quote('"', free.replace('"', "\"\""));
@@ -215,7 +225,10 @@ struct Folder {
 impl Folder {
     /// Spells a column as it is called; notes one that is not known.
     fn column(&mut self, ident: &mut Ident) {
-        if !spell(ident, &self.columns) && !self.tables.contains(&ident.value) && !self.unknown.contains(&ident.value) {
+        if !spell(ident, &self.columns)
+            && !self.tables.contains(&ident.value)
+            && !self.unknown.contains(&ident.value)
+        {
             self.unknown.push(ident.value.clone());
         }
     }

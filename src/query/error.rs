@@ -143,7 +143,8 @@ impl Error {
 }
 
 fn columns_of(tables: &[(String, Vec<String>)]) -> String {
-    let each = tables.iter().map(|(table, columns)| format!("columns of `{table}`: {}", list(columns)));
+    let each =
+        tables.iter().map(|(table, columns)| format!("columns of `{table}`: {}", list(columns)));
     each.collect::<Vec<_>>().join("; ")
 }
 
@@ -155,8 +156,13 @@ fn did_you_mean(name: &str, names: &[String]) -> String {
 pub(super) fn nearest<'a>(name: &str, names: &'a [String]) -> Option<&'a String> {
     let lower = name.to_lowercase();
     let most = (lower.chars().count() / 3).min(3);
-    let by_distance = names.iter().map(|other| (strsim::damerau_levenshtein(&lower, &other.to_lowercase()), other));
-    by_distance.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, other)| other)
+    let by_distance = names
+        .iter()
+        .map(|other| (strsim::damerau_levenshtein(&lower, &other.to_lowercase()), other));
+    by_distance
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, other)| other)
 }
 
 /// Joins names for people.

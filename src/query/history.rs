@@ -87,7 +87,8 @@ pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
     let mut versions = Vec::new();
     for number in numbers {
         let Some(manifest) = dataset::at(store, stage, number)? else { continue };
-        let Manifest { version, committed_unix_ms, totals, changes, why, pipeline, run, .. } = manifest;
+        let Manifest { version, committed_unix_ms, totals, changes, why, pipeline, run, .. } =
+            manifest;
         versions.push(Version {
             version,
             committed_unix_ms,
@@ -115,13 +116,25 @@ pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
         None => Err(no_version(store, stage, version)?),
     };
     let [(before, earlier), (after, later)] = [side(versions[0])?, side(versions[1])?];
-    let uris =
-        |receipts: &[Arc<Receipt>]| receipts.iter().flat_map(|receipt| &receipt.videos).map(|video| video.uri.clone()).collect::<Vec<_>>();
-    let keys = |receipts: &[Arc<Receipt>]| receipts.iter().map(|receipt| receipt.key.clone()).collect::<Vec<_>>();
+    let uris = |receipts: &[Arc<Receipt>]| {
+        receipts
+            .iter()
+            .flat_map(|receipt| &receipt.videos)
+            .map(|video| video.uri.clone())
+            .collect::<Vec<_>>()
+    };
+    let keys = |receipts: &[Arc<Receipt>]| {
+        receipts.iter().map(|receipt| receipt.key.clone()).collect::<Vec<_>>()
+    };
     let between = versions[0].min(versions[1])..=versions[0].max(versions[1]);
     Ok(Diff {
         versions,
-        why: all.into_iter().filter(|one| between.contains(&one.version)).skip(1).map(|one| (one.version, one.why)).collect(),
+        why: all
+            .into_iter()
+            .filter(|one| between.contains(&one.version))
+            .skip(1)
+            .map(|one| (one.version, one.why))
+            .collect(),
         fields: changed(&common_fields(&before), &common_fields(&after)),
         made: changed(&common_origin(&before), &common_origin(&after)),
         tasks: Changed::between(&keys(&before), &keys(&after)),
@@ -153,7 +166,10 @@ fn common_fields(receipts: &[Arc<Receipt>]) -> BTreeMap<String, Option<Value>> {
 }
 
 /// Fields that all tasks of a version have alike, and those of the other have otherwise or not at all; of a long list, how long it is.
-fn changed(before: &BTreeMap<String, Option<Value>>, after: &BTreeMap<String, Option<Value>>) -> BTreeMap<String, [Value; 2]> {
+fn changed(
+    before: &BTreeMap<String, Option<Value>>,
+    after: &BTreeMap<String, Option<Value>>,
+) -> BTreeMap<String, [Value; 2]> {
     let value = |fields: &BTreeMap<String, Option<Value>>, name| match fields.get(name) {
         Some(value) => value.clone(),
         None => Some(Value::Null),
@@ -163,8 +179,12 @@ fn changed(before: &BTreeMap<String, Option<Value>>, after: &BTreeMap<String, Op
         value => value,
     };
     let names: HashSet<&String> = before.keys().chain(after.keys()).collect();
-    let both = names.into_iter().filter_map(|name| Some((name.clone(), [value(before, name)?, value(after, name)?])));
-    both.filter(|(_, [before, after])| before != after).map(|(name, pair)| (name, pair.map(short))).collect()
+    let both = names
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), [value(before, name)?, value(after, name)?])));
+    both.filter(|(_, [before, after])| before != after)
+        .map(|(name, pair)| (name, pair.map(short)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -175,7 +195,8 @@ mod tests {
 
     #[test]
     fn what_came_and_what_went() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let changed = Changed::between(&names(&["a", "b"]), &names(&["b", "c", "d"]));
         assert_eq!(changed, Changed { added: names(&["c", "d"]), dropped: names(&["a"]) });
     }
@@ -183,12 +204,19 @@ mod tests {
     #[test]
     fn a_long_list_is_told_by_its_length() {
         let fields = |size: u32, videos: usize| {
-            let fields =
-                [("size", Some(json!(size))), ("fit", Some(json!("crop"))), ("videos", Some(json!(vec!["v"; videos]))), ("shard", None)];
+            let fields = [
+                ("size", Some(json!(size))),
+                ("fit", Some(json!("crop"))),
+                ("videos", Some(json!(vec!["v"; videos]))),
+                ("shard", None),
+            ];
             fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
         };
         let seen = changed(&fields(64, 2), &fields(32, 9));
-        let expect = [("size".to_owned(), [json!(64), json!(32)]), ("videos".to_owned(), [json!(["v", "v"]), json!("9 of them")])];
+        let expect = [
+            ("size".to_owned(), [json!(64), json!(32)]),
+            ("videos".to_owned(), [json!(["v", "v"]), json!("9 of them")]),
+        ];
         assert_eq!(seen, expect.into());
         assert!(changed(&fields(64, 9), &fields(64, 9)).is_empty());
     }

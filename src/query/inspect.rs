@@ -39,7 +39,8 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
         return Err(no_stage(store, stage)?);
     };
     catalog.fail_if_damaged(store, |damaged| damaged == stage)?;
-    let receipts = catalog.manifest(stage).map_or(Ok(vec![]), |manifest| manifest.receipts(store))?;
+    let receipts =
+        catalog.manifest(stage).map_or(Ok(vec![]), |manifest| manifest.receipts(store))?;
     let files = || receipts.iter().flat_map(|receipt| &receipt.files);
     let mut stats = BTreeMap::new();
     for (name, value) in receipts.iter().flat_map(|receipt| &receipt.stats) {
@@ -50,22 +51,28 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
         if ["frames", "labels"].contains(&table.name.as_str()) && table.name != stage {
             continue;
         }
-        let columns = query(store, &format!("SELECT * FROM \"{}\" LIMIT 0", table.name))?.typed_columns();
-        let sort = if let Content::Parquet(sort) = &table.content { sort.as_str() } else { "frames" };
+        let columns =
+            query(store, &format!("SELECT * FROM \"{}\" LIMIT 0", table.name))?.typed_columns();
+        let sort =
+            if let Content::Parquet(sort) = &table.content { sort.as_str() } else { "frames" };
         if let Some(sql) = question(sort, &table.name) {
             let rows = query(store, &sql)?;
             answers.push((sql, rows));
         }
         tables.push((table.name.clone(), columns));
     }
-    let told = files().filter(|file| file.path.ends_with(".json")).map(|file| sentence(store, &file.path));
+    let told =
+        files().filter(|file| file.path.ends_with(".json")).map(|file| sentence(store, &file.path));
     let sentences = told.collect::<Result<Vec<Option<String>>>>()?;
     Ok(Inspection {
         info,
         fields: shared(&receipts),
         stats,
         sentences: sentences.into_iter().flatten().collect(),
-        weights: files().filter(|file| file.path.ends_with(".safetensors")).map(|file| file.path.clone()).collect(),
+        weights: files()
+            .filter(|file| file.path.ends_with(".safetensors"))
+            .map(|file| file.path.clone())
+            .collect(),
         tables,
         answers,
     })
@@ -77,8 +84,12 @@ pub(super) fn no_stage(store: &Store, stage: &str) -> Result<Error> {
     if stages.is_empty() {
         return Ok(Error::EmptyWorkspace);
     }
-    let near = nearest(stage, &stages).map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
-    Ok(Error::NoStage { stage: stage.into(), hint: format!("{near}stages here: {}", list(&stages)) })
+    let near =
+        nearest(stage, &stages).map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
+    Ok(Error::NoStage {
+        stage: stage.into(),
+        hint: format!("{near}stages here: {}", list(&stages)),
+    })
 }
 
 /// What one asks first, by what sort of table it is.
@@ -91,7 +102,9 @@ fn question(sort: &str, table: &str) -> Option<String> {
             "SELECT count(*) AS transitions, count(DISTINCT video) AS videos, count(true_action) AS with_true_action, avg(motion) AS motion, \
              avg(fdm_error) AS fdm_error FROM \"{table}\""
         ),
-        "actions" => format!("SELECT action, count(*) AS n FROM \"{table}\" GROUP BY action ORDER BY n DESC LIMIT 16"),
+        "actions" => format!(
+            "SELECT action, count(*) AS n FROM \"{table}\" GROUP BY action ORDER BY n DESC LIMIT 16"
+        ),
         "metrics" => format!("SELECT * FROM \"{table}\" ORDER BY step DESC LIMIT 5"),
         "curve" => format!(
             "SELECT transitions, count(*) AS draws, avg(accuracy) AS accuracy, avg(r2) AS r2 FROM \"{table}\" GROUP BY transitions ORDER BY transitions"
@@ -107,13 +120,18 @@ fn question(sort: &str, table: &str) -> Option<String> {
 /// The fields that all receipts have alike.
 pub(super) fn shared(receipts: &[Arc<Receipt>]) -> Map<String, Value> {
     let Some((first, rest)) = receipts.split_first() else { return Map::new() };
-    let alike = |(name, value): &(&String, &Value)| rest.iter().all(|receipt| receipt.fields.get(name) == Some(value));
+    let alike = |(name, value): &(&String, &Value)| {
+        rest.iter().all(|receipt| receipt.fields.get(name) == Some(value))
+    };
     first.fields.iter().filter(alike).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// What a verdict says in words.
 fn sentence(store: &Store, path: &str) -> Result<Option<String>> {
-    let corrupt = |e: serde_json::Error| dataset::Error::Corrupt { path: path.to_owned(), reason: e.to_string() };
+    let corrupt = |e: serde_json::Error| dataset::Error::Corrupt {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    };
     let told: Value = serde_json::from_slice(&store.require(path)?).map_err(corrupt)?;
     Ok(told["sentence"].as_str().map(str::to_owned))
 }

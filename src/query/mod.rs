@@ -64,22 +64,34 @@ pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
     match statement {
         Statement::Tables => {
             let whole = asked.catalog.tables.iter().map(|table| (table.name.clone(), None));
-            let damaged = asked.catalog.damaged.iter().map(|(stage, damage)| (stage.clone(), Some(damage.clone())));
+            let damaged = asked
+                .catalog
+                .damaged
+                .iter()
+                .map(|(stage, damage)| (stage.clone(), Some(damage.clone())));
             let mut all: Vec<(String, Option<String>)> = whole.chain(damaged).collect();
             all.sort_unstable();
             let (names, damages): (Vec<String>, Vec<Option<String>>) = all.into_iter().unzip();
-            Answer::of(vec![Column::new("name".into(), names), Column::new("damage".into(), damages)])
+            Answer::of(vec![
+                Column::new("name".into(), names),
+                Column::new("damage".into(), damages),
+            ])
         }
         Statement::Columns(table) => {
             let (_, mut rows) = asked.scan(&table, &mut Sources::new(store))?;
             let schema = rows.collect_schema().map_err(failed(&[]))?;
-            let (names, types): (Vec<String>, Vec<String>) = schema.iter().map(|(name, kind)| (name.to_string(), kind.to_string())).unzip();
-            Answer::of(vec![Column::new("column_name".into(), names), Column::new("column_type".into(), types)])
+            let (names, types): (Vec<String>, Vec<String>) =
+                schema.iter().map(|(name, kind)| (name.to_string(), kind.to_string())).unzip();
+            Answer::of(vec![
+                Column::new("column_name".into(), names),
+                Column::new("column_type".into(), types),
+            ])
         }
         Statement::Rows(query) => {
             for _ in 0..RETRIES {
                 match asked.rows(query.clone()) {
-                    Err(Error::Dataset(crate::dataset::Error::Missing { path })) if path.contains("/manifests/") => {}
+                    Err(Error::Dataset(crate::dataset::Error::Missing { path }))
+                        if path.contains("/manifests/") => {}
                     rows => return rows,
                 }
                 // What was the newest version has been superseded and collected meanwhile.
@@ -99,7 +111,9 @@ const RETRIES: usize = 8;
 /// Where the workspace cannot be read.
 pub fn no_such_version(store: &Store, stage: &str, version: Option<u64>) -> Result<Error> {
     match version {
-        Some(version) if !crate::dataset::versions(store, stage)?.is_empty() => catalog::no_version(store, stage, version),
+        Some(version) if !crate::dataset::versions(store, stage)?.is_empty() => {
+            catalog::no_version(store, stage, version)
+        }
         _ => inspect::no_stage(store, stage),
     }
 }
@@ -138,7 +152,10 @@ impl<'a> Workspace<'a> {
         let catalog = Catalog::read(store)?;
         let stages: Vec<String> = catalog.datasets().into_iter().map(|info| info.stage).collect();
         if let Some(stage) = versions.stages().find(|stage| !stages.contains(stage)) {
-            return Err(Error::NoStage { stage: stage.clone(), hint: format!("stages here: {}", list(&stages)) });
+            return Err(Error::NoStage {
+                stage: stage.clone(),
+                hint: format!("stages here: {}", list(&stages)),
+            });
         }
         Ok(Self { store, versions, catalog })
     }
@@ -150,7 +167,8 @@ impl<'a> Workspace<'a> {
         {
             return Answer::of(vec![Column::new(name.into(), [rows])]);
         }
-        let (mut opened, mut held, mut sources) = (Vec::<Opened>::new(), Vec::new(), Sources::new(self.store));
+        let (mut opened, mut held, mut sources) =
+            (Vec::<Opened>::new(), Vec::new(), Sources::new(self.store));
         let renamed = statement::rename_tables(&mut query, |asked| {
             if let Some(known) = opened.iter().find(|one| one.asked == *asked) {
                 return Ok(known.name.clone());
@@ -164,9 +182,11 @@ impl<'a> Workspace<'a> {
         });
         renamed.map_err(|error| sources.explain(error))?;
         columns::name_results(&mut query)?;
-        let known: BTreeSet<String> = opened.iter().flat_map(|table| table.columns.clone()).collect();
+        let known: BTreeSet<String> =
+            opened.iter().flat_map(|table| table.columns.clone()).collect();
         let unknown = columns::fold(&mut query, &known);
-        let tables: Vec<_> = opened.iter().map(|table| (table.asked.name.clone(), table.columns.clone())).collect();
+        let tables: Vec<_> =
+            opened.iter().map(|table| (table.asked.name.clone(), table.columns.clone())).collect();
         let mut context = SQLContext::new();
         for table in opened {
             context.register(&table.name, table.rows);
@@ -175,7 +195,9 @@ impl<'a> Workspace<'a> {
             Some(column) => Error::NoColumn { column: column.clone(), tables: tables.clone() },
             None => failed(&tables)(cause),
         };
-        let rows = context.execute(&query.to_string()).and_then(|mut rows| rows.collect_schema().map(|schema| (rows, schema)));
+        let rows = context
+            .execute(&query.to_string())
+            .and_then(|mut rows| rows.collect_schema().map(|schema| (rows, schema)));
         let (rows, schema) = rows.map_err(|cause| sources.explain(wrong(cause)))?;
         Ok(Answer { rows, schema, tables, sources: Some(sources), _held: held })
     }
@@ -190,13 +212,18 @@ impl<'a> Workspace<'a> {
     fn hold(&self, asked: &Asked) -> Result<Vec<TemporaryPin>> {
         let (table, version) = self.find(asked)?;
         let mut held = Vec::new();
-        for stage in
-            table.stage.clone().map_or_else(|| self.catalog.datasets().into_iter().map(|info| info.stage).collect(), |stage| vec![stage])
-        {
+        for stage in table.stage.clone().map_or_else(
+            || self.catalog.datasets().into_iter().map(|info| info.stage).collect(),
+            |stage| vec![stage],
+        ) {
             let Some(newest) = self.catalog.manifest(&stage) else { continue };
             match pins::reading(self.store, &stage, version.unwrap_or(newest.version)) {
                 Err(crate::dataset::Error::Missing { .. }) if version.is_some() => {
-                    return Err(catalog::no_version(self.store, &stage, version.unwrap_or_default())?);
+                    return Err(catalog::no_version(
+                        self.store,
+                        &stage,
+                        version.unwrap_or_default(),
+                    )?);
                 }
                 reading => held.extend(reading?),
             }
@@ -218,7 +245,11 @@ impl<'a> Workspace<'a> {
     fn find(&self, asked: &Asked) -> Result<(&Table, Option<u64>)> {
         let table = self.table(&asked.name)?;
         let Some(stage) = &table.stage else {
-            return if asked.version.is_some() { Err(Error::Unversioned(asked.clone())) } else { Ok((table, None)) };
+            return if asked.version.is_some() {
+                Err(Error::Unversioned(asked.clone()))
+            } else {
+                Ok((table, None))
+            };
         };
         match asked.version {
             Some(version) => Ok((table, Some(version))),
@@ -236,13 +267,18 @@ impl<'a> Workspace<'a> {
             return Ok(table);
         }
         self.catalog.check_damage(self.store, name)?;
-        if let Some((name, stages)) = self.catalog.ambiguous.iter().find(|(short, _)| statement::same(short, name)) {
+        if let Some((name, stages)) =
+            self.catalog.ambiguous.iter().find(|(short, _)| statement::same(short, name))
+        {
             return Err(Error::Ambiguous { name: name.clone(), stages: stages.clone() });
         }
         let mut near = tables.iter().filter(|table| statement::same(&table.name, name));
         match (near.next(), near.next()) {
             (Some(table), None) => Ok(table),
-            _ => Err(Error::NoTable { name: name.to_owned(), tables: tables.iter().map(|table| table.name.clone()).collect() }),
+            _ => Err(Error::NoTable {
+                name: name.to_owned(),
+                tables: tables.iter().map(|table| table.name.clone()).collect(),
+            }),
         }
     }
 }
@@ -250,13 +286,22 @@ impl<'a> Workspace<'a> {
 /// Tells what the engine says; its first line says what is wrong, the rest is the query's plan.
 fn failed(tables: &[(String, Vec<String>)]) -> impl Fn(PolarsError) -> Error + use<> {
     let tables = tables.to_vec();
-    move |cause| Error::Sql { cause: cause.to_string().lines().next().unwrap_or_default().to_owned(), tables: tables.clone() }
+    move |cause| Error::Sql {
+        cause: cause.to_string().lines().next().unwrap_or_default().to_owned(),
+        tables: tables.clone(),
+    }
 }
 
 impl Answer {
     /// An answer that is known already.
     fn of(columns: Vec<Column>) -> Result<Self> {
         let rows = DataFrame::new_infer_height(columns).map_err(failed(&[]))?;
-        Ok(Self { schema: rows.schema().clone(), rows: rows.lazy(), tables: vec![], sources: None, _held: vec![] })
+        Ok(Self {
+            schema: rows.schema().clone(),
+            rows: rows.lazy(),
+            tables: vec![],
+            sources: None,
+            _held: vec![],
+        })
     }
 }

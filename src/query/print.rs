@@ -34,9 +34,8 @@ struct Cells {
 
 impl<'a> TableSink<'a> {
     pub fn new(schema: &Schema, out: &'a mut (dyn Write + 'a)) -> Self {
-        let column = |(name, kind): (&polars::prelude::PlSmallStr, &polars::prelude::DataType)| Cells {
-            cells: vec![text::printable(name)],
-            is_number: kind.is_primitive_numeric(),
+        let column = |(name, kind): (&polars::prelude::PlSmallStr, &polars::prelude::DataType)| {
+            Cells { cells: vec![text::printable(name)], is_number: kind.is_primitive_numeric() }
         };
         Self { out, columns: schema.iter().map(column).collect() }
     }
@@ -45,7 +44,8 @@ impl<'a> TableSink<'a> {
 impl Sink for TableSink<'_> {
     fn rows(&mut self, rows: &DataFrame) -> Result<()> {
         for (column, values) in self.columns.iter_mut().zip(rows.columns()) {
-            let values = (0..values.len()).map(|row| text::cell(&values.get(row).unwrap_or(AnyValue::Null)));
+            let values =
+                (0..values.len()).map(|row| text::cell(&values.get(row).unwrap_or(AnyValue::Null)));
             column.cells.extend(values);
         }
         Ok(())
@@ -58,13 +58,20 @@ impl Sink for TableSink<'_> {
 
 /// All rows, aligned: numbers to the right, text to the left, two spaces between.
 fn table(columns: &[Cells]) -> String {
-    let widths: Vec<usize> = columns.iter().map(|column| column.cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = columns
+        .iter()
+        .map(|column| column.cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for line in 0..columns.first().map_or(0, |column| column.cells.len()) {
         let mut row = String::new();
         for (Cells { cells, is_number }, width) in columns.iter().zip(&widths) {
             let cell = &cells[line];
-            let written = if *is_number { write!(row, "{cell:>width$}  ") } else { write!(row, "{cell:<width$}  ") };
+            let written = if *is_number {
+                write!(row, "{cell:>width$}  ")
+            } else {
+                write!(row, "{cell:<width$}  ")
+            };
             written.expect("a string grows as needed");
         }
         text.push_str(row.trim_end());

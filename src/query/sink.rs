@@ -39,7 +39,11 @@ pub(super) trait Sink {
 }
 
 /// Begins to write rows of these columns.
-pub(super) fn open<'a>(format: Format, schema: &Schema, out: &'a mut (dyn Write + 'a)) -> Result<Box<dyn Sink + 'a>> {
+pub(super) fn open<'a>(
+    format: Format,
+    schema: &Schema,
+    out: &'a mut (dyn Write + 'a),
+) -> Result<Box<dyn Sink + 'a>> {
     Ok(match format {
         Format::Table => Box::new(TableSink::new(schema, out)),
         Format::Csv => {
@@ -50,13 +54,17 @@ pub(super) fn open<'a>(format: Format, schema: &Schema, out: &'a mut (dyn Write 
             Box::new(TextSink { out, names: vec![], style: Style::Csv, any: false })
         }
         Format::Json | Format::JsonLines => {
-            let names = schema.iter_names().map(|name| format!("{}:", serde_json::Value::from(name.as_str()))).collect();
+            let names = schema
+                .iter_names()
+                .map(|name| format!("{}:", serde_json::Value::from(name.as_str())))
+                .collect();
             let style = if format == Format::Json { Style::Json } else { Style::JsonLines };
             Box::new(TextSink { out, names, style, any: false })
         }
         Format::Parquet => {
             let cause = Rc::default();
-            let writer = ParquetWriter::new(Watched { out, cause: Rc::clone(&cause) }).batched(schema);
+            let writer =
+                ParquetWriter::new(Watched { out, cause: Rc::clone(&cause) }).batched(schema);
             Box::new(ParquetSink { writer: writer.map_err(|error| failed(&cause, &error))?, cause })
         }
     })
@@ -82,7 +90,8 @@ enum Style {
 impl Sink for TextSink<'_> {
     fn rows(&mut self, rows: &DataFrame) -> Result<()> {
         let mut bytes = Vec::new();
-        let mut columns: Vec<_> = rows.columns().iter().map(|column| column.as_materialized_series().rechunk()).collect();
+        let mut columns: Vec<_> =
+            rows.columns().iter().map(|column| column.as_materialized_series().rechunk()).collect();
         let mut columns: Vec<_> = columns.iter_mut().map(|column| column.iter()).collect();
         for _ in 0..rows.height() {
             let next = |column: usize| columns[column].next().unwrap_or(AnyValue::Null);
@@ -105,7 +114,12 @@ impl Sink for TextSink<'_> {
 }
 
 impl TextSink<'_> {
-    fn row<'v>(&mut self, out: &mut Vec<u8>, width: usize, mut next: impl FnMut(usize) -> AnyValue<'v>) {
+    fn row<'v>(
+        &mut self,
+        out: &mut Vec<u8>,
+        width: usize,
+        mut next: impl FnMut(usize) -> AnyValue<'v>,
+    ) {
         if self.style == Style::Csv {
             return text::line(out, width, |out, column| text::csv(out, &next(column)));
         }
@@ -145,7 +159,9 @@ struct Watched<'a> {
 
 impl Write for Watched<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.out.write(bytes).inspect_err(|error| *self.cause.borrow_mut() = Some(error.kind().into()))
+        self.out
+            .write(bytes)
+            .inspect_err(|error| *self.cause.borrow_mut() = Some(error.kind().into()))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

@@ -6,8 +6,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, ShowStatementFilterPosition, ShowStatementOptions, Statement as Ast,
-    TableAlias, TableFactor, VisitMut, VisitorMut,
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, ShowStatementFilterPosition,
+    ShowStatementOptions, Statement as Ast, TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::{Parser, ParserOptions};
@@ -37,7 +37,8 @@ pub struct Asked {
 impl Asked {
     /// Splits `labels@3` into a name and a version.
     fn parse(text: &str) -> Self {
-        let version = text.rsplit_once('@').and_then(|(name, version)| Some((name, version.parse().ok()?)));
+        let version =
+            text.rsplit_once('@').and_then(|(name, version)| Some((name, version.parse().ok()?)));
         match version {
             Some((name, version)) => Self { name: name.to_owned(), version: Some(version) },
             None => Self { name: text.to_owned(), version: None },
@@ -77,8 +78,10 @@ impl Statement {
     /// Parses one statement, and refuses those that are not answered.
     pub fn parse(sql: &str) -> Result<Self> {
         let options = ParserOptions { trailing_commas: true, ..ParserOptions::default() };
-        let wrong = |cause: sqlparser::parser::ParserError| Error::Syntax { cause: cause.to_string() };
-        let parser = Parser::new(&GenericDialect).with_options(options).try_with_sql(sql).map_err(wrong)?;
+        let wrong =
+            |cause: sqlparser::parser::ParserError| Error::Syntax { cause: cause.to_string() };
+        let parser =
+            Parser::new(&GenericDialect).with_options(options).try_with_sql(sql).map_err(wrong)?;
         let mut statements = { parser }.parse_statements().map_err(wrong)?;
         match (statements.pop(), statements.len()) {
             (None, _) => Err(refused("an empty query", "a statement")),
@@ -91,28 +94,44 @@ impl Statement {
         match statement {
             Ast::Query(query) => Ok(Self::Rows(query)),
             Ast::ShowTables { .. } => Ok(Self::Tables),
-            Ast::ExplainTable { describe_alias, table_name, hive_format: None, .. } if describe_alias.to_string() != "EXPLAIN" => {
+            Ast::ExplainTable { describe_alias, table_name, hive_format: None, .. }
+                if describe_alias.to_string() != "EXPLAIN" =>
+            {
                 Ok(Self::Columns(Asked::of(&table_name)))
             }
-            Ast::ShowColumns { extended: false, full: false, show_options } => match table_shown(&show_options) {
-                Some(name) => Ok(Self::Columns(Asked::of(name))),
-                None => Err(refused("`SHOW COLUMNS` without a table, or with a filter", "`SHOW COLUMNS FROM table`")),
-            },
+            Ast::ShowColumns { extended: false, full: false, show_options } => {
+                match table_shown(&show_options) {
+                    Some(name) => Ok(Self::Columns(Asked::of(name))),
+                    None => Err(refused(
+                        "`SHOW COLUMNS` without a table, or with a filter",
+                        "`SHOW COLUMNS FROM table`",
+                    )),
+                }
+            }
             other => {
                 let text = other.to_string();
                 let word = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-                Err(refused(&format!("`{word}`"), "a statement that only reads, because datasets are read-only"))
+                Err(refused(
+                    &format!("`{word}`"),
+                    "a statement that only reads, because datasets are read-only",
+                ))
             }
         }
     }
 }
 
 fn table_shown(options: &ShowStatementOptions) -> Option<&ObjectName> {
-    let filtered = options
-        .filter_position
-        .as_ref()
-        .is_some_and(|position| matches!(position, ShowStatementFilterPosition::Infix(_) | ShowStatementFilterPosition::Suffix(_)));
-    if filtered || options.starts_with.is_some() || options.limit.is_some() || options.limit_from.is_some() {
+    let filtered = options.filter_position.as_ref().is_some_and(|position| {
+        matches!(
+            position,
+            ShowStatementFilterPosition::Infix(_) | ShowStatementFilterPosition::Suffix(_)
+        )
+    });
+    if filtered
+        || options.starts_with.is_some()
+        || options.limit.is_some()
+        || options.limit_from.is_some()
+    {
         return None;
     }
     options.show_in.as_ref()?.parent_name.as_ref()
@@ -149,7 +168,10 @@ pub(super) fn counted(query: &Query) -> Option<(Asked, String)> {
 ///
 /// # Errors
 /// Fails where `resolve` does, and on whatever in a query would read files or change something.
-pub(super) fn rename_tables(query: &mut Query, resolve: impl FnMut(&Asked) -> Result<String>) -> Result<()> {
+pub(super) fn rename_tables(
+    query: &mut Query,
+    resolve: impl FnMut(&Asked) -> Result<String>,
+) -> Result<()> {
     let mut names = Names { scopes: Vec::new(), resolve };
     match VisitMut::visit(query, &mut names) {
         ControlFlow::Continue(()) => Ok(()),
@@ -174,7 +196,9 @@ type Flow = ControlFlow<Box<Error>>;
 impl<F: FnMut(&Asked) -> Result<String>> Names<F> {
     /// Returns how the innermost `WITH` that defines this name spells it.
     fn defined(&self, name: &str) -> Option<&String> {
-        let visible = |scope: &'_ Scope| scope.names[..scope.visible].iter().rev().find(|one| same(one, name)).cloned();
+        let visible = |scope: &'_ Scope| {
+            scope.names[..scope.visible].iter().rev().find(|one| same(one, name)).cloned()
+        };
         let scope = self.scopes.iter().rev().find(|scope| visible(scope).is_some())?;
         scope.names[..scope.visible].iter().rev().find(|one| same(one, name))
     }
@@ -190,7 +214,12 @@ impl<F: FnMut(&Asked) -> Result<String>> Names<F> {
             None => (self.resolve)(&asked)?,
         };
         if alias.is_none() && meant != spelled {
-            *alias = Some(TableAlias { explicit: true, name: Ident::with_quote('"', spelled), columns: vec![], at: None });
+            *alias = Some(TableAlias {
+                explicit: true,
+                name: Ident::with_quote('"', spelled),
+                columns: vec![],
+                at: None,
+            });
         }
         *name = ObjectName::from(vec![Ident::with_quote('"', meant)]);
         Ok(())
@@ -202,7 +231,10 @@ impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for Names<F> {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> Flow {
         let tables = query.with.iter().flat_map(|with| &with.cte_tables);
-        self.scopes.push(Scope { names: tables.map(|table| table.alias.name.value.clone()).collect(), visible: 0 });
+        self.scopes.push(Scope {
+            names: tables.map(|table| table.alias.name.value.clone()).collect(),
+            visible: 0,
+        });
         flow(plain(&mut query.body))
     }
 
@@ -216,13 +248,19 @@ impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for Names<F> {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> Flow {
-        flow(if select.into.is_some() { Err(refused("`SELECT INTO`", "datasets to be read-only")) } else { Ok(()) })
+        flow(if select.into.is_some() {
+            Err(refused("`SELECT INTO`", "datasets to be read-only"))
+        } else {
+            Ok(())
+        })
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> Flow {
         flow(match factor {
             TableFactor::Table { args: None, name, alias, .. } => self.rename(name, alias),
-            TableFactor::Derived { .. } | TableFactor::NestedJoin { .. } | TableFactor::UNNEST { .. } => Ok(()),
+            TableFactor::Derived { .. }
+            | TableFactor::NestedJoin { .. }
+            | TableFactor::UNNEST { .. } => Ok(()),
             other => {
                 let text = other.to_string();
                 let name = text.split('(').next().unwrap_or_default().trim().to_owned();
@@ -256,7 +294,10 @@ fn plain(body: &mut SetExpr) -> Result<()> {
         SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => Ok(()),
         other => {
             let text = other.to_string();
-            Err(refused(&format!("`{}` within a query", text.split(' ').next().unwrap_or_default()), "datasets to be read-only"))
+            Err(refused(
+                &format!("`{}` within a query", text.split(' ').next().unwrap_or_default()),
+                "datasets to be read-only",
+            ))
         }
     }
 }

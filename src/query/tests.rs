@@ -3,15 +3,20 @@
 use super::*;
 use crate::dataset;
 use crate::dataset::{
-    Commit, Compression, FORMAT, FileInfo, FrameSize, LabelRows, LabelShape, LabelWriter, Receipt, Reject, ShardLayout, ShardWriter,
-    VideoName, commit, file_receipt, write_table,
+    Commit, Compression, FORMAT, FileInfo, FrameSize, LabelRows, LabelShape, LabelWriter, Receipt,
+    Reject, ShardLayout, ShardWriter, VideoName, commit, file_receipt, write_table,
 };
 
 mod damage;
 mod statements;
 
 fn claim(store: &Store) {
-    let claim = dataset::workspace::Claim { pipeline: "p", shares_with: &[], stages: &[], take_over: false };
+    let claim = dataset::workspace::Claim {
+        pipeline: "p",
+        shares_with: &[],
+        stages: &[],
+        take_over: false,
+    };
     dataset::workspace::claim(store, &claim, "id", 0).unwrap();
 }
 
@@ -33,22 +38,42 @@ fn add(store: &Store, stage: &str, kind: &str, files: Vec<FileInfo>, rejects: Ve
     file_receipt(store, stage, &receipt).unwrap();
     let settings = serde_json::Map::new();
     let (run, pipeline, why) = ("00000001", "p", "a test");
-    let by =
-        Commit { stage, kind, run, pipeline, take_over: false, why, settings: &settings, since: 0, now_unix_ms: 0, file_bytes: 1 << 20 };
+    let by = Commit {
+        stage,
+        kind,
+        run,
+        pipeline,
+        take_over: false,
+        why,
+        settings: &settings,
+        since: 0,
+        now_unix_ms: 0,
+        file_bytes: 1 << 20,
+    };
     commit(store, &by, &["key".to_owned()], &Default::default()).unwrap();
 }
 
 fn add_frames(store: &Store, stage: &str) {
     claim(store);
     let videos = vec![VideoName { uri: "maze/a.mp4".into(), digest: "d".into() }];
-    let layout = ShardLayout { size: FrameSize { height: 2, width: 2 }, compression: Compression::None, videos };
-    let mut writer = ShardWriter::create(store, &format!("{stage}/data/key/a/shard.arrow"), &layout).unwrap();
+    let layout = ShardLayout {
+        size: FrameSize { height: 2, width: 2 },
+        compression: Compression::None,
+        videos,
+    };
+    let mut writer =
+        ShardWriter::create(store, &format!("{stage}/data/key/a/shard.arrow"), &layout).unwrap();
     writer.begin_video(0).unwrap();
     for frame in 0..10 {
         writer.push(frame / 5, frame, f64::from(frame) / 2.0, &[0; 12]).unwrap();
     }
-    let reject =
-        Reject { video: "bad.mp4".into(), digest: "b".into(), class: "truncated".into(), reason: "ends early".into(), frames_kept: 3 };
+    let reject = Reject {
+        video: "bad.mp4".into(),
+        digest: "b".into(),
+        class: "truncated".into(),
+        reason: "ends early".into(),
+        frames_kept: 3,
+    };
     add(store, stage, "decode", vec![writer.finish().unwrap()], vec![reject]);
 }
 
@@ -80,7 +105,10 @@ fn workspace() -> (tempfile::TempDir, Store) {
     let store = Store::open(folder.path().to_str().unwrap()).unwrap();
     add_frames(&store, "clips");
     add_labels(&store, "order");
-    let columns = [("step", dataset::Column::U64(vec![1, 2])), ("loss", dataset::Column::F64(vec![Some(0.5), Some(f64::NAN)]))];
+    let columns = [
+        ("step", dataset::Column::U64(vec![1, 2])),
+        ("loss", dataset::Column::F64(vec![Some(0.5), Some(f64::NAN)])),
+    ];
     let metrics = write_table(&store, "dynamics/data/key/a/metrics.parquet", &columns).unwrap();
     add(&store, "dynamics", "train_dynamics", vec![metrics], vec![]);
     (folder, store)
@@ -146,19 +174,32 @@ fn rows_are_written_for_people_and_for_programs() {
         Format::Json,
         "[{\"frame_index\":1,\"latent_action\":[0.5,-1.0,0.0,1e-7],\"latent_code\":[1,2],\"true_action\":4},{\"frame_index\":2,\"latent_action\":[0.1,0.2,0.3,0.4],\"latent_code\":[3,4],\"true_action\":null}]\n",
     );
-    let sql = "SELECT video, frame_index > 1 AS later, frame_index / 0.0 AS endless FROM labels LIMIT 1";
-    check(&store, sql, Format::Json, "[{\"video\":\"maze/a.mp4\",\"later\":false,\"endless\":null}]\n");
+    let sql =
+        "SELECT video, frame_index > 1 AS later, frame_index / 0.0 AS endless FROM labels LIMIT 1";
+    check(
+        &store,
+        sql,
+        Format::Json,
+        "[{\"video\":\"maze/a.mp4\",\"later\":false,\"endless\":null}]\n",
+    );
     check(&store, "SELECT video FROM labels WHERE frame_index > 9", Format::Json, "[]\n");
     let mut parquet = Vec::new();
     write(&query(&store, "SELECT * FROM labels").unwrap(), Format::Parquet, &mut parquet).unwrap();
     assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
-    check(&store, "SELECT * FROM dynamics", Format::Json, "[{\"step\":1,\"loss\":0.5},{\"step\":2,\"loss\":null}]\n");
+    check(
+        &store,
+        "SELECT * FROM dynamics",
+        Format::Json,
+        "[{\"step\":1,\"loss\":0.5},{\"step\":2,\"loss\":null}]\n",
+    );
 }
 
 #[test]
 fn a_version_can_be_named_in_the_query_and_for_the_whole_of_it() {
     let (_folder, store) = workspace();
-    let at = |sql: &str, versions: &Versions| answer(&store, sql, versions).and_then(Answer::collect).map(|rows| rows.len());
+    let at = |sql: &str, versions: &Versions| {
+        answer(&store, sql, versions).and_then(Answer::collect).map(|rows| rows.len())
+    };
     let newest = Versions::default();
     for sql in [
         "SELECT * FROM labels@1",
@@ -178,23 +219,42 @@ fn a_version_can_be_named_in_the_query_and_for_the_whole_of_it() {
         ("SELECT * FROM labels", newest.clone().at("order", 7)),
     ] {
         let error = at(sql, &versions).unwrap_err();
-        assert!(matches!(&error, Error::NoVersion { stage, version: 7, .. } if stage == "order"), "{sql}: {error}");
+        assert!(
+            matches!(&error, Error::NoVersion { stage, version: 7, .. } if stage == "order"),
+            "{sql}: {error}"
+        );
         assert_eq!(error.hint().unwrap(), "versions here: 1");
     }
-    assert_eq!(at("SELECT * FROM labels@1", &newest.clone().at("order", 7)).unwrap(), 3, "the query's own word wins");
+    assert_eq!(
+        at("SELECT * FROM labels@1", &newest.clone().at("order", 7)).unwrap(),
+        3,
+        "the query's own word wins"
+    );
     assert!(matches!(at("SELECT * FROM videos@1", &newest), Err(Error::Unversioned(_))));
-    assert!(matches!(at("SELECT 1", &newest.at("labels", 1)), Err(Error::NoStage { .. })), "a short name is no stage");
+    assert!(
+        matches!(at("SELECT 1", &newest.at("labels", 1)), Err(Error::NoStage { .. })),
+        "a short name is no stage"
+    );
 }
 
 #[test]
 fn a_run_is_a_snapshot() {
     let (_folder, store) = workspace();
-    let record = |version: u64| format!("{{\"id\":\"r\",\"stages\":[{{\"stage\":\"order\",\"version\":{version},\"new\":1}}]}}");
+    let record = |version: u64| {
+        format!(
+            "{{\"id\":\"r\",\"stages\":[{{\"stage\":\"order\",\"version\":{version},\"new\":1}}]}}"
+        )
+    };
     store.create("runs/100-a.json", record(1).as_bytes()).unwrap();
     store.create("runs/200-b.json", record(9).as_bytes()).unwrap();
-    let rows = |run: &str, sql: &str| answer(&store, sql, &Versions::of_run(&store, run)?).and_then(Answer::collect);
+    let rows = |run: &str, sql: &str| {
+        answer(&store, sql, &Versions::of_run(&store, run)?).and_then(Answer::collect)
+    };
     assert_eq!(rows("100-a", "SELECT * FROM labels").unwrap().len(), 3);
-    assert!(matches!(rows("200-b", "SELECT * FROM labels"), Err(Error::NoVersion { version: 9, .. })));
+    assert!(matches!(
+        rows("200-b", "SELECT * FROM labels"),
+        Err(Error::NoVersion { version: 9, .. })
+    ));
     assert!(matches!(rows("100-a", "SELECT * FROM clips"), Err(Error::NotInRun { .. })));
     let error = rows("300-c", "SELECT * FROM labels").unwrap_err();
     assert_eq!(error.hint().unwrap(), "newest runs here: `200-b`, `100-a`");
@@ -204,7 +264,12 @@ fn a_run_is_a_snapshot() {
 #[test]
 fn rows_are_counted_without_opening_a_file() {
     let (folder, store) = workspace();
-    for file in store.list("").unwrap().iter().filter(|path| path.ends_with(".parquet") || path.ends_with(".arrow")) {
+    for file in store
+        .list("")
+        .unwrap()
+        .iter()
+        .filter(|path| path.ends_with(".parquet") || path.ends_with(".arrow"))
+    {
         std::fs::remove_file(folder.path().join(file)).unwrap();
     }
     for (sql, expected) in [
@@ -236,7 +301,10 @@ fn rows_beyond_a_limit_are_left_out_and_counted() {
     for format in [Format::Table, Format::Csv, Format::Json, Format::JsonLines, Format::Parquet] {
         let written = |limit: Option<u64>, sql: &str| {
             let mut out = Vec::new();
-            let left_out = answer(&store, sql, &Versions::default()).unwrap().write(format, limit, &mut out).unwrap();
+            let left_out = answer(&store, sql, &Versions::default())
+                .unwrap()
+                .write(format, limit, &mut out)
+                .unwrap();
             (left_out, out)
         };
         let all = "SELECT frame_index FROM frames ORDER BY frame_index";
@@ -249,7 +317,10 @@ fn rows_beyond_a_limit_are_left_out_and_counted() {
         assert_eq!(whole.1.len(), collected.len(), "streamed or collected, {format:?}");
         let four = "SELECT frame_index FROM frames ORDER BY frame_index LIMIT 4";
         assert_eq!(written(Some(4), all).1.len(), written(None, four).1.len());
-        assert!(format == Format::JsonLines || !written(Some(0), all).1.is_empty(), "{format:?} has a header, or an end");
+        assert!(
+            format == Format::JsonLines || !written(Some(0), all).1.is_empty(),
+            "{format:?} has a header, or an end"
+        );
     }
 }
 
@@ -257,10 +328,14 @@ fn rows_beyond_a_limit_are_left_out_and_counted() {
 fn json_lines_are_one_object_each() {
     let (_folder, store) = workspace();
     let mut out = Vec::new();
-    let rows = answer(&store, "SELECT frame_index, latent_code, true_action FROM labels", &Versions::default()).unwrap();
+    let rows = answer(
+        &store,
+        "SELECT frame_index, latent_code, true_action FROM labels",
+        &Versions::default(),
+    )
+    .unwrap();
     rows.write(Format::JsonLines, Some(2), &mut out).unwrap();
-    let expected =
-        "{\"frame_index\":1,\"latent_code\":[1,2],\"true_action\":4}\n{\"frame_index\":2,\"latent_code\":[3,4],\"true_action\":null}\n";
+    let expected = "{\"frame_index\":1,\"latent_code\":[1,2],\"true_action\":4}\n{\"frame_index\":2,\"latent_code\":[3,4],\"true_action\":null}\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
@@ -279,9 +354,18 @@ fn a_reader_who_leaves_ends_the_query() {
     let (_folder, store) = workspace();
     for format in [Format::Table, Format::Csv, Format::Json, Format::JsonLines, Format::Parquet] {
         for bytes in [0, 20, 100] {
-            let answer = answer(&store, "SELECT f.*, l.motion FROM frames f CROSS JOIN labels l", &Versions::default());
-            let error = answer.and_then(|answer| answer.write(format, None, &mut Leaves(bytes))).unwrap_err();
-            assert!(matches!(&error, Error::Write(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe), "{format:?}: {error}");
+            let answer = answer(
+                &store,
+                "SELECT f.*, l.motion FROM frames f CROSS JOIN labels l",
+                &Versions::default(),
+            );
+            let error = answer
+                .and_then(|answer| answer.write(format, None, &mut Leaves(bytes)))
+                .unwrap_err();
+            assert!(
+                matches!(&error, Error::Write(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe),
+                "{format:?}: {error}"
+            );
         }
     }
 }
@@ -307,15 +391,25 @@ fn an_empty_workspace_says_how_to_fill_it() {
 fn datasets_are_counted_from_their_receipts() {
     let (_folder, store) = workspace();
     let all = datasets(&store).unwrap();
-    let shown: Vec<_> = all.iter().map(|d| (&d.stage[..], &d.kind[..], d.version, d.rows, d.rejects)).collect();
-    assert_eq!(shown, [("clips", "decode", 1, 10, 1), ("dynamics", "train_dynamics", 1, 2, 0), ("order", "label", 1, 3, 0)]);
+    let shown: Vec<_> =
+        all.iter().map(|d| (&d.stage[..], &d.kind[..], d.version, d.rows, d.rejects)).collect();
+    assert_eq!(
+        shown,
+        [
+            ("clips", "decode", 1, 10, 1),
+            ("dynamics", "train_dynamics", 1, 2, 0),
+            ("order", "label", 1, 3, 0)
+        ]
+    );
 }
 
 #[test]
 fn many_files_of_an_object_store_are_read_some_at_a_time() {
     let (_folder, store) = workspace();
     let files: Vec<String> = vec!["order/data/key/a/labels.parquet".to_owned(); 5];
-    let rows = |most: usize| catalog::scan_copies(&store, &files, most).unwrap().and_then(LazyFrame::collect).unwrap();
+    let rows = |most: usize| {
+        catalog::scan_copies(&store, &files, most).unwrap().and_then(LazyFrame::collect).unwrap()
+    };
     let whole = rows(5);
     assert_eq!(whole.height(), 15);
     for most in [1, 2, 4, 100] {

@@ -17,7 +17,8 @@ pub(super) fn cell(value: &AnyValue) -> String {
         AnyValue::Float32(number) => decimal(f64::from(*number)),
         AnyValue::Float64(number) => decimal(*number),
         AnyValue::Array(items, _) | AnyValue::List(items) => {
-            let shown: Vec<String> = items.iter().take(LIST_SHOWN).map(|item| cell(&item)).collect();
+            let shown: Vec<String> =
+                items.iter().take(LIST_SHOWN).map(|item| cell(&item)).collect();
             let rest = items.len().saturating_sub(LIST_SHOWN);
             let rest = if rest > 0 { format!(", +{rest}") } else { String::new() };
             format!("[{}{rest}]", shown.join(", "))
@@ -29,10 +30,17 @@ pub(super) fn cell(value: &AnyValue) -> String {
 /// Escapes whatever would move the cursor or change the terminal: names of files may hold anything.
 pub(super) fn printable(text: &str) -> String {
     // Marks that turn the direction of writing around do not count as control characters.
-    let acts = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if acts(c) { write!(shown, "{}", c.escape_default()).expect("a string grows as needed") } else { shown.push(c) }
+        if acts(c) {
+            write!(shown, "{}", c.escape_default()).expect("a string grows as needed")
+        } else {
+            shown.push(c)
+        }
     }
     shown
 }
@@ -41,9 +49,14 @@ pub(super) fn printable(text: &str) -> String {
 fn decimal(number: f64) -> String {
     let magnitude = number.abs();
     if number == 0.0 || !number.is_finite() || (1e-4..1e9).contains(&magnitude) {
-        let places = if magnitude >= 1.0 { 6 - magnitude.log10().floor().min(5.0) as usize } else { 7 };
+        let places =
+            if magnitude >= 1.0 { 6 - magnitude.log10().floor().min(5.0) as usize } else { 7 };
         let text = format!("{number:.places$}");
-        return if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
+        return if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
+        };
     }
     format!("{number:.5e}")
 }
@@ -113,9 +126,15 @@ pub(super) fn json(out: &mut Vec<u8>, value: &AnyValue) {
             }
             out.push(b']');
         }
-        AnyValue::Float32(number) if number.is_finite() => write!(out, "{number:?}").expect("a vector grows as needed"),
-        AnyValue::Float64(number) if number.is_finite() => write!(out, "{number:?}").expect("a vector grows as needed"),
-        AnyValue::Null | AnyValue::Float32(_) | AnyValue::Float64(_) => out.extend_from_slice(b"null"),
+        AnyValue::Float32(number) if number.is_finite() => {
+            write!(out, "{number:?}").expect("a vector grows as needed")
+        }
+        AnyValue::Float64(number) if number.is_finite() => {
+            write!(out, "{number:?}").expect("a vector grows as needed")
+        }
+        AnyValue::Null | AnyValue::Float32(_) | AnyValue::Float64(_) => {
+            out.extend_from_slice(b"null")
+        }
         AnyValue::Int32(number) => put(out, number),
         AnyValue::Int64(number) => put(out, number),
         AnyValue::UInt32(number) => put(out, number),

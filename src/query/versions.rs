@@ -35,7 +35,10 @@ impl Versions {
     pub fn of_run(store: &Store, run: &str) -> Result<Self> {
         let path = format!("runs/{run}.json");
         let Some(bytes) = store.read(&path)? else { return Err(no_run(store, run)?) };
-        let corrupt = |cause: serde_json::Error| dataset::Error::Corrupt { path: path.clone(), reason: cause.to_string() };
+        let corrupt = |cause: serde_json::Error| dataset::Error::Corrupt {
+            path: path.clone(),
+            reason: cause.to_string(),
+        };
         let record: Record = serde_json::from_slice(&bytes).map_err(corrupt)?;
         let of = record.stages.into_iter().map(|stage| (stage.stage, stage.version)).collect();
         Ok(Self { of, run: Some(run.to_owned()) })
@@ -61,9 +64,11 @@ impl Versions {
         match (self.of.get(stage), &self.run) {
             (Some(version), _) => Ok(Some(*version)),
             (None, None) => Ok(None),
-            (None, Some(run)) => {
-                Err(Error::NotInRun { stage: stage.to_owned(), run: run.clone(), stages: self.of.keys().cloned().collect() })
-            }
+            (None, Some(run)) => Err(Error::NotInRun {
+                stage: stage.to_owned(),
+                run: run.clone(),
+                stages: self.of.keys().cloned().collect(),
+            }),
         }
     }
 }
@@ -72,6 +77,10 @@ fn no_run(store: &Store, run: &str) -> Result<Error> {
     let files = store.list("runs")?;
     let ids = files.iter().filter_map(|path| path.strip_prefix("runs/")?.strip_suffix(".json"));
     let newest: Vec<String> = ids.rev().take(5).map(str::to_owned).collect();
-    let there = if newest.is_empty() { "no run has a record here".to_owned() } else { format!("newest runs here: {}", list(&newest)) };
+    let there = if newest.is_empty() {
+        "no run has a record here".to_owned()
+    } else {
+        format!("newest runs here: {}", list(&newest))
+    };
     Ok(Error::NoRun { run: run.to_owned(), there })
 }

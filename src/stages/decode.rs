@@ -161,7 +161,9 @@ impl StageTask for DecodeTask {
         let digests: Vec<&str> = videos.iter().map(|video| video.digest.as_str()).collect();
         let names: Vec<&str> = videos.iter().map(|video| video.uri.as_str()).collect();
         let about: Vec<&About> = videos.iter().map(|video| &video.about).collect();
-        let hash = |value: serde_json::Value| blake3::hash(value.to_string().as_bytes()).to_hex().to_string();
+        let hash = |value: serde_json::Value| {
+            blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
+        };
         let is_listed = about.iter().any(|about| !about.is_empty());
         KeyFields::new(&KIND)
             .setting_if(!duplicates.are_kept(), "duplicates", duplicates)

@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::key::digests;
 use super::plan::{Given, KeyFields, NewTask, StagePlan};
-use super::{ArtifactKind, Done, Error, FieldFault, Input, Kept, Needs, Stage, StageKind, StageTask, Workplace};
+use super::{
+    ArtifactKind, Done, Error, FieldFault, Input, Kept, Needs, Stage, StageKind, StageTask,
+    Workplace,
+};
 use crate::dataset::{self, Column, FileInfo, FrameSize, Reject, Shards, write_table};
 
 /// Finds videos that are nearly the same as another.
@@ -52,7 +55,11 @@ impl Stage for DeduplicateConfig {
     fn validate(&self) -> Vec<FieldFault> {
         match (0.0..=FARTHEST).contains(&self.distance) {
             true => vec![],
-            false => vec![("distance", format!("is {}", self.distance), "expected a share of the range, at most .02")],
+            false => vec![(
+                "distance",
+                format!("is {}", self.distance),
+                "expected a share of the range, at most .02",
+            )],
         }
     }
 
@@ -79,7 +86,10 @@ impl Stage for DeduplicateConfig {
 }
 
 /// What all `deduplicate` stages have in common. Raise `version` when the same frames have other copies.
-pub const KIND: StageKind = StageKind { key_inputs: &["frames"], ..StageKind::new("deduplicate", 1, &[ArtifactKind::Copies], "videos") };
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["frames"],
+    ..StageKind::new("deduplicate", 1, &[ArtifactKind::Copies], "videos")
+};
 /// The class of a reject that is nearly the same as a video before it.
 pub const NEAR_DUPLICATE: &str = "near_duplicate";
 /// Cells on a side of a picture as it is compared.
@@ -141,15 +151,26 @@ fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
         ("distance", Column::F64(nearest.iter().map(|(.., distance)| Some(*distance)).collect())),
     ];
     let file = write_table(place.store, &format!("{}/copies.parquet", place.folder), &table)?;
-    let rejected = nearest.iter().filter(|(at, ..)| copies.contains(at)).map(|(at, other, distance)| Reject {
-        video: name(*at),
-        digest: clips[*at].digest.clone(),
-        class: NEAR_DUPLICATE.into(),
-        reason: format!("{}: its pictures differ from those of {} by {distance:.4} of the range", name(*at), name(*other)),
-        frames_kept: 0,
-    });
-    let stats = [("videos", clips.len()), ("copies", copies.len())].map(|(name, count)| (name.to_owned(), count as f64));
-    Ok(Done { files: vec![file], rejects: rejected.collect(), stats: stats.into(), ..Done::default() })
+    let rejected =
+        nearest.iter().filter(|(at, ..)| copies.contains(at)).map(|(at, other, distance)| Reject {
+            video: name(*at),
+            digest: clips[*at].digest.clone(),
+            class: NEAR_DUPLICATE.into(),
+            reason: format!(
+                "{}: its pictures differ from those of {} by {distance:.4} of the range",
+                name(*at),
+                name(*other)
+            ),
+            frames_kept: 0,
+        });
+    let stats = [("videos", clips.len()), ("copies", copies.len())]
+        .map(|(name, count)| (name.to_owned(), count as f64));
+    Ok(Done {
+        files: vec![file],
+        rejects: rejected.collect(),
+        stats: stats.into(),
+        ..Done::default()
+    })
 }
 
 /// A video's rows in its shard.
@@ -176,9 +197,15 @@ fn clips(shards: &Shards, count: usize) -> Result<Vec<Clip>, Error> {
     for number in 0..count {
         for run in shards.shard(number)?.episodes() {
             let end = run.first_row + run.len;
-            match clips.last_mut().filter(|clip| clip.shard == number && clip.digest == run.digest) {
+            match clips.last_mut().filter(|clip| clip.shard == number && clip.digest == run.digest)
+            {
                 Some(clip) => clip.rows.end = end,
-                None => clips.push(Clip { video: run.video, digest: run.digest, shard: number, rows: run.first_row..end }),
+                None => clips.push(Clip {
+                    video: run.video,
+                    digest: run.digest,
+                    shard: number,
+                    rows: run.first_row..end,
+                }),
             }
         }
     }
@@ -187,18 +214,28 @@ fn clips(shards: &Shards, count: usize) -> Result<Vec<Clip>, Error> {
 
 fn picture(pixels: &[u8], size: FrameSize) -> Picture {
     let (height, width) = (size.height as usize, size.width as usize);
-    let part = |at: usize, of: usize| at * of / SIDE..((at + 1) * of / SIDE).max(at * of / SIDE + 1);
-    let luminance = |rgb: &[u8]| 77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2]);
+    let part =
+        |at: usize, of: usize| at * of / SIDE..((at + 1) * of / SIDE).max(at * of / SIDE + 1);
+    let luminance =
+        |rgb: &[u8]| 77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2]);
     std::array::from_fn(|cell| {
         let (ys, xs) = (part(cell / SIDE, height), part(cell % SIDE, width));
         let count = (ys.len() * xs.len()) as u32;
-        let row = |y: usize| pixels[(y * width + xs.start) * 3..(y * width + xs.end) * 3].chunks_exact(3).map(luminance).sum::<u32>();
+        let row = |y: usize| {
+            pixels[(y * width + xs.start) * 3..(y * width + xs.end) * 3]
+                .chunks_exact(3)
+                .map(luminance)
+                .sum::<u32>()
+        };
         (ys.map(row).sum::<u32>() / count) as u16
     })
 }
 
 fn mean(pictures: &[Picture]) -> Picture {
-    std::array::from_fn(|cell| (pictures.iter().map(|p| u64::from(p[cell])).sum::<u64>() / pictures.len().max(1) as u64) as u16)
+    std::array::from_fn(|cell| {
+        (pictures.iter().map(|p| u64::from(p[cell])).sum::<u64>() / pictures.len().max(1) as u64)
+            as u16
+    })
 }
 
 /// Mean difference, as a share of the range.
@@ -210,15 +247,23 @@ fn difference(a: &Picture, b: &Picture) -> f64 {
 /// Of each video those before it whose mean pictures are most like its own. Videos are sorted by brightness, in which they differ no more
 /// than in their pictures, so that few are compared.
 fn alike(means: &[Picture]) -> Vec<Vec<usize>> {
-    let brightness: Vec<u32> = means.iter().map(|mean| mean.iter().map(|cell| u32::from(*cell)).sum()).collect();
+    let brightness: Vec<u32> =
+        means.iter().map(|mean| mean.iter().map(|cell| u32::from(*cell)).sum()).collect();
     let mut sorted: Vec<usize> = (0..means.len()).collect();
     sorted.sort_by_key(|at| brightness[*at]);
     let farthest = (FARTHEST * RANGE * (SIDE * SIDE) as f64) as u32;
     let before = |at: usize| {
-        let from = sorted.partition_point(|other| brightness[*other] < brightness[at].saturating_sub(farthest));
-        let near = sorted[from..].iter().copied().take_while(|other| brightness[*other] <= brightness[at] + farthest);
-        let near = near.filter(|other| *other < at).map(|other| (difference(&means[at], &means[other]), other));
-        let mut near: Vec<(f64, usize)> = near.filter(|(difference, _)| *difference <= FARTHEST).collect();
+        let from = sorted
+            .partition_point(|other| brightness[*other] < brightness[at].saturating_sub(farthest));
+        let near = sorted[from..]
+            .iter()
+            .copied()
+            .take_while(|other| brightness[*other] <= brightness[at] + farthest);
+        let near = near
+            .filter(|other| *other < at)
+            .map(|other| (difference(&means[at], &means[other]), other));
+        let mut near: Vec<(f64, usize)> =
+            near.filter(|(difference, _)| *difference <= FARTHEST).collect();
         near.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         near.into_iter().map(|(_, other)| other).take(NEIGHBOURS).collect()
     };
@@ -230,8 +275,11 @@ fn distance(a: &[Picture], b: &[Picture]) -> f64 {
     let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     let count = short.len().min(LOOKED_FOR);
     let looked_for = (0..count).map(|i| &short[i * short.len() / count]);
-    let mut least: Vec<f64> =
-        looked_for.map(|picture| long.iter().map(|other| difference(picture, other)).fold(f64::INFINITY, f64::min)).collect();
+    let mut least: Vec<f64> = looked_for
+        .map(|picture| {
+            long.iter().map(|other| difference(picture, other)).fold(f64::INFINITY, f64::min)
+        })
+        .collect();
     least.sort_unstable_by(f64::total_cmp);
     least.get(count / 2).copied().unwrap_or(f64::INFINITY)
 }
@@ -240,7 +288,9 @@ fn distance(a: &[Picture], b: &[Picture]) -> f64 {
 fn decide(near: &[Vec<(usize, f64)>], most: f64) -> (Vec<(usize, usize, f64)>, HashSet<usize>) {
     let (mut nearest, mut copies) = (Vec::new(), HashSet::new());
     for (at, others) in near.iter().enumerate() {
-        let nearest_of = |others: &[(usize, f64)]| others.iter().min_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0))).copied();
+        let nearest_of = |others: &[(usize, f64)]| {
+            others.iter().min_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0))).copied()
+        };
         let Some((other, distance)) = nearest_of(others) else { continue };
         nearest.push((at, other, distance));
         if distance <= most {
@@ -260,11 +310,18 @@ mod tests {
     #[test]
     fn those_alike_are_those_that_a_look_at_every_pair_finds() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let scenes: Vec<Picture> = (0..40).map(|_| std::array::from_fn(|_| rng.random_range(20_000..24_000))).collect();
-        let means: Vec<Picture> = (0..300).map(|i| scenes[i * 7 % 40].map(|cell| cell + rng.random_range(0..900))).collect();
+        let scenes: Vec<Picture> =
+            (0..40).map(|_| std::array::from_fn(|_| rng.random_range(20_000..24_000))).collect();
+        let means: Vec<Picture> = (0..300)
+            .map(|i| scenes[i * 7 % 40].map(|cell| cell + rng.random_range(0..900)))
+            .collect();
         let pairs = |at: usize| {
-            let mut near: Vec<usize> = (0..at).filter(|other| difference(&means[at], &means[*other]) <= FARTHEST).collect();
-            near.sort_by(|a, b| difference(&means[at], &means[*a]).total_cmp(&difference(&means[at], &means[*b])));
+            let mut near: Vec<usize> = (0..at)
+                .filter(|other| difference(&means[at], &means[*other]) <= FARTHEST)
+                .collect();
+            near.sort_by(|a, b| {
+                difference(&means[at], &means[*a]).total_cmp(&difference(&means[at], &means[*b]))
+            });
             near.truncate(NEIGHBOURS);
             near
         };
@@ -275,22 +332,28 @@ mod tests {
 
     #[test]
     fn a_piece_of_a_video_is_near_it_and_a_copy_of_a_copy_is_a_copy() {
-        let scene = |n: u16| -> Picture { std::array::from_fn(|cell| (cell as u16 * 37 + n * 911) % 60_000) };
+        let scene = |n: u16| -> Picture {
+            std::array::from_fn(|cell| (cell as u16 * 37 + n * 911) % 60_000)
+        };
         let long: Vec<Picture> = (0..50).map(scene).collect();
         assert_eq!(distance(&long[20..40], &long), 0.0);
         assert!(distance(&(50..80).map(scene).collect::<Vec<_>>(), &long) > 0.01);
-        let near = [vec![], vec![(0, 0.5)], vec![(0, 0.003), (1, 0.6)], vec![(0, 0.005), (2, 0.001)]];
+        let near =
+            [vec![], vec![(0, 0.5)], vec![(0, 0.003), (1, 0.6)], vec![(0, 0.005), (2, 0.001)]];
         let (nearest, copies) = decide(&near, 0.004);
-        assert_eq!((nearest, copies), (vec![(1, 0, 0.5), (2, 0, 0.003), (3, 2, 0.001)], HashSet::from([2, 3])));
+        assert_eq!(
+            (nearest, copies),
+            (vec![(1, 0, 0.5), (2, 0, 0.003), (3, 2, 0.001)], HashSet::from([2, 3]))
+        );
     }
 
     #[test]
     fn a_picture_is_the_mean_luminance_of_its_cells() {
         let size = FrameSize { height: 32, width: 20 };
-        let pixels: Vec<u8> = (0..32 * 20).flat_map(|at| if at % 20 < 10 { [255; 3] } else { [0; 3] }).collect();
+        let pixels: Vec<u8> =
+            (0..32 * 20).flat_map(|at| if at % 20 < 10 { [255; 3] } else { [0; 3] }).collect();
         let seen = picture(&pixels, size);
-        assert!(
-            seen.chunks(SIDE).all(|row| row[..8].iter().all(|cell| f64::from(*cell) == RANGE) && row[8..].iter().all(|cell| *cell == 0))
-        );
+        assert!(seen.chunks(SIDE).all(|row| row[..8].iter().all(|cell| f64::from(*cell) == RANGE)
+            && row[8..].iter().all(|cell| *cell == 0)));
     }
 }

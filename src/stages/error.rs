@@ -45,7 +45,9 @@ pub enum Error {
         reason: String,
     },
     /// There is nothing to train on, or nothing to check on.
-    #[error("{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}")]
+    #[error(
+        "{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}"
+    )]
     TooFewWindows {
         /// Which split: `training`, `held-out` or `predicted`.
         split: &'static str,
@@ -123,7 +125,9 @@ pub enum Error {
         native: usize,
     },
     /// Fewer transitions have a true action than are asked for.
-    #[error("{file}: true actions of {found} transitions in the training videos, {asked} are asked for")]
+    #[error(
+        "{file}: true actions of {found} transitions in the training videos, {asked} are asked for"
+    )]
     TooFewLabels {
         /// The file of true actions.
         file: String,
@@ -226,7 +230,10 @@ impl Error {
 
     /// Returns a panic's message as our fault.
     pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         Error::Invariant { what: format!("panic: {}", text.unwrap_or("without a message")) }
     }
 

@@ -103,7 +103,17 @@ pub struct EvaluateTask {
 
 impl StageTask for EvaluateTask {
     fn key(&self) -> KeyFields {
-        let EvaluateTask { config, seed, policy, decoders, agent, labels, actions, dynamics, shards } = self;
+        let EvaluateTask {
+            config,
+            seed,
+            policy,
+            decoders,
+            agent,
+            labels,
+            actions,
+            dynamics,
+            shards,
+        } = self;
         let EvaluateConfig {
             game,
             rollout,
@@ -158,14 +168,23 @@ fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
         }
     }
     let returns = task.config.game.map(|game| played.returns(game));
-    let evaluation = Evaluation { returns, probe: probe(task, place)?, rollouts: rollouts::roll(task, place)? };
+    let evaluation =
+        Evaluation { returns, probe: probe(task, place)?, rollouts: rollouts::roll(task, place)? };
     let sentence = evaluation.sentence();
     place.progress.say(&sentence);
     let mut file = place.store.new_file(&format!("{}/evaluation.json", place.folder))?;
-    write(&mut file, verdict_json(serde_json::json!({ "sentence": sentence }), &evaluation).as_bytes())?;
-    let mut files = [vec![file.finish(0)?], played.write(place)?, evaluation.write(place)?].concat();
+    write(
+        &mut file,
+        verdict_json(serde_json::json!({ "sentence": sentence }), &evaluation).as_bytes(),
+    )?;
+    let mut files =
+        [vec![file.finish(0)?], played.write(place)?, evaluation.write(place)?].concat();
     files.extend(evaluation.rollouts.map(|rollouts| rollouts.write(place)).transpose()?);
-    Ok(Done { files, stats: [("episodes".to_owned(), played.len() as f64)].into(), ..Done::default() })
+    Ok(Done {
+        files,
+        stats: [("episodes".to_owned(), played.len() as f64)].into(),
+        ..Done::default()
+    })
 }
 
 /// Who plays that learnt something.
@@ -189,7 +208,16 @@ fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error>
     if labels.is_empty() {
         return Ok(None);
     }
-    let known = Choice { labels, actions, most: KNOWN, least: 1, draws: 1, holdout: config.holdout, seed: *seed }.draw(place)?;
+    let known = Choice {
+        labels,
+        actions,
+        most: KNOWN,
+        least: 1,
+        draws: 1,
+        holdout: config.holdout,
+        seed: *seed,
+    }
+    .draw(place)?;
     Ok(Some(probe::probe(&known.draws[0], &known.asked, &known.asked_codes, *seed)?))
 }
 
@@ -202,13 +230,27 @@ struct Episode {
 }
 
 /// All episodes of one player.
-fn play(task: &EvaluateTask, game: Game, player: &mut Player, package: &Package, place: &Workplace) -> Result<Vec<Episode>, Error> {
+fn play(
+    task: &EvaluateTask,
+    game: Game,
+    player: &mut Player,
+    package: &Package,
+    place: &Workplace,
+) -> Result<Vec<Episode>, Error> {
     let config = &task.config;
     let envs = config.envs.min(config.episodes as usize);
     let seed = batch::generator(task.seed, "evaluate", 0).random::<u32>() >> 1;
-    let procgen = ProcgenConfig { game, mode: config.mode, levels: config.levels, seed, count: envs, threads: place.game_threads() };
+    let procgen = ProcgenConfig {
+        game,
+        mode: config.mode,
+        levels: config.levels,
+        seed,
+        count: envs,
+        threads: place.game_threads(),
+    };
     let mut game = Procgen::new(package, &procgen)?;
-    let mut left: Vec<u64> = (0..envs as u64).map(|env| (config.episodes - env).div_ceil(envs as u64)).collect();
+    let mut left: Vec<u64> =
+        (0..envs as u64).map(|env| (config.episodes - env).div_ceil(envs as u64)).collect();
     let (mut statistics, mut episodes) = (EpisodeStatistics::new(envs), Vec::new());
     let mut rng = batch::generator(task.seed, "evaluate", 1);
     while left.iter().any(|left| *left > 0) {
@@ -220,10 +262,12 @@ fn play(task: &EvaluateTask, game: Game, player: &mut Player, package: &Package,
         }
         let levels = game.levels().to_vec();
         game.step(&actions)?;
-        let ended: Vec<_> = statistics.update(&game).into_iter().filter(|ended| left[ended.env] > 0).collect();
+        let ended: Vec<_> =
+            statistics.update(&game).into_iter().filter(|ended| left[ended.env] > 0).collect();
         for ended in ended {
             left[ended.env] -= 1;
-            let (level, episode_return) = (levels.get(ended.env).copied().unwrap_or(-1), ended.episode_return);
+            let (level, episode_return) =
+                (levels.get(ended.env).copied().unwrap_or(-1), ended.episode_return);
             episodes.push(Episode { level, episode_return, length: ended.length, end: ended.end });
             place.progress.advance(1);
         }

@@ -98,7 +98,8 @@ pub struct FinetuneTask {
 
 impl StageTask for FinetuneTask {
     fn key(&self) -> KeyFields {
-        let FinetuneTask { config, seed, policy, dynamics, provenance: _, checkpoint_secs: _ } = self;
+        let FinetuneTask { config, seed, policy, dynamics, provenance: _, checkpoint_secs: _ } =
+            self;
         let FinetuneConfig {
             game,
             mode,
@@ -146,7 +147,11 @@ impl StageTask for FinetuneTask {
             .setting("max_grad_norm", max_grad_norm)
             .setting("seed", seed)
             .input_if(policy.is_some(), "policy", policy.as_ref().map(|policy| &policy.blake3))
-            .input_if(dynamics.is_some(), "model", dynamics.as_ref().map(|dynamics| &dynamics.blake3))
+            .input_if(
+                dynamics.is_some(),
+                "model",
+                dynamics.as_ref().map(|dynamics| &dynamics.blake3),
+            )
     }
 
     fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
@@ -175,12 +180,16 @@ where
         let rollout = ppo.play(update)?;
         let (advantages, returns) = advantages(&rollout, config);
         let begun = Instant::now();
-        let mut row = place.device.run(|| ppo.learner.improve(update, &rollout, &advantages, &returns))?;
+        let mut row =
+            place.device.run(|| ppo.learner.improve(update, &rollout, &advantages, &returns))?;
         ppo.took("seconds_improving", begun);
         ppo.teach(update, done, &rollout)?;
 
         row.extend(rollout.told(&returns));
-        let earned = row.iter().find(|(name, _)| *name == "episode_return").map_or(String::new(), |(_, mean)| format!("return {mean:.2}"));
+        let earned = row
+            .iter()
+            .find(|(name, _)| *name == "episode_return")
+            .map_or(String::new(), |(_, mean)| format!("return {mean:.2}"));
         place.progress.note(&earned);
         place.progress.advance(batch);
         metrics.log(done, row.into_iter().map(|(name, value)| (name.to_owned(), value)));
@@ -219,7 +228,11 @@ where
     A: AutodiffBackend + NetBackend,
     A::InnerBackend: NetBackend + AdamBackend,
 {
-    fn new(task: &'a FinetuneTask, place: &'a Workplace<'a>, device: A::Device) -> Result<Self, Error> {
+    fn new(
+        task: &'a FinetuneTask,
+        place: &'a Workplace<'a>,
+        device: A::Device,
+    ) -> Result<Self, Error> {
         let config = &task.config;
         let seed = batch::generator(task.seed, "levels", 0).random::<u32>() >> 1;
         let procgen = ProcgenConfig {
@@ -247,7 +260,8 @@ where
 
     /// Plays a rollout.
     fn play(&mut self, update: u64) -> Result<Rollout<A::InnerBackend>, Error> {
-        let (envs, net, frozen) = (self.game.count(), self.learner.net.valid(), !self.task.config.from_scratch);
+        let (envs, net, frozen) =
+            (self.game.count(), self.learner.net.valid(), !self.task.config.from_scratch);
         let mut rng = batch::generator(self.task.seed, "finetune", update);
         let (mut rollout, mut base, mut supervised) = (Rollout::default(), Vec::new(), Vec::new());
         for _ in 0..self.task.config.rollout {
@@ -267,7 +281,12 @@ where
             self.took("seconds_in_game", begun);
             rollout.rewards.extend(self.scale.scale(self.game.rewards(), self.game.ends()));
             rollout.ends.extend(self.game.ends().iter().map(|end| *end != End::None));
-            rollout.episodes.extend(self.statistics.update(&self.game).into_iter().map(|episode| (episode.episode_return, episode.length)));
+            rollout.episodes.extend(
+                self.statistics
+                    .update(&self.game)
+                    .into_iter()
+                    .map(|episode| (episode.episode_return, episode.length)),
+            );
         }
         rollout.last_values = self.act(&net, &mut rollout.frames)?.values;
         rollout.base = (!base.is_empty()).then(|| Tensor::cat(base, 0));
@@ -276,21 +295,32 @@ where
     }
 
     /// Looks at what all environments show, and keeps it.
-    fn act(&mut self, net: &AgentNet<A::InnerBackend>, seen: &mut Vec<u8>) -> Result<Acted<A::InnerBackend>, Error> {
+    fn act(
+        &mut self,
+        net: &AgentNet<A::InnerBackend>,
+        seen: &mut Vec<u8>,
+    ) -> Result<Acted<A::InnerBackend>, Error> {
         let begun = Instant::now();
-        let (shape, native) = (self.learner.agent.network.frame_shape(), self.game.frame_shape().iter().product::<usize>());
+        let (shape, native) = (
+            self.learner.agent.network.frame_shape(),
+            self.game.frame_shape().iter().product::<usize>(),
+        );
         let first = seen.len();
         self.game.frames().chunks_exact(native).for_each(|frame| shrink(frame, shape[0], seen));
         let pass = self.place.device.pass() * shape.iter().product::<usize>();
-        let look = |(net, device): &mut (AgentNet<A::InnerBackend>, A::Device), frames: &[u8]| -> Result<_, Error> {
+        let look = |(net, device): &mut (AgentNet<A::InnerBackend>, A::Device),
+                    frames: &[u8]|
+         -> Result<_, Error> {
             let base = net.rl.base(upload(frames, shape, device));
             let supervised = net.supervised_logits(base.clone());
             let (logits, value) = net.logits_and_value(base.clone(), supervised.clone());
             Ok((base, supervised, to_host(logits)?, to_host(value)?))
         };
         let on = (net.clone(), self.learner.device.clone());
-        let parts: Vec<_> = seen[first..].par_chunks(pass).map_with(on, look).collect::<Result<_, _>>()?;
-        let (mut base, mut supervised, mut logits, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let parts: Vec<_> =
+            seen[first..].par_chunks(pass).map_with(on, look).collect::<Result<_, _>>()?;
+        let (mut base, mut supervised, mut logits, mut values) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for part in parts {
             base.push(part.0);
             supervised.extend(part.1);
@@ -303,8 +333,17 @@ where
     }
 
     /// Where there is a supervised path and it is time, its decoder learns what the rollout shows.
-    fn teach(&mut self, update: u64, done: u64, rollout: &Rollout<A::InnerBackend>) -> Result<(), Error> {
-        let Some((teacher, decoder)) = self.teacher.as_mut().zip(self.learner.agent.decoder.as_ref()) else { return Ok(()) };
+    fn teach(
+        &mut self,
+        update: u64,
+        done: u64,
+        rollout: &Rollout<A::InnerBackend>,
+    ) -> Result<(), Error> {
+        let Some((teacher, decoder)) =
+            self.teacher.as_mut().zip(self.learner.agent.decoder.as_ref())
+        else {
+            return Ok(());
+        };
         if !Teacher::listens(done) {
             teacher.forget();
             return Ok(());

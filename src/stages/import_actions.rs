@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::plan::key::digests;
 use super::plan::{Given, KeyFields, NewTask, StagePlan};
 use super::training::unchanged;
-use super::{ArtifactKind, Done, Error, Input, InputFile, Kept, Needs, Stage, StageKind, StageTask, Workplace, digest_of};
+use super::{
+    ArtifactKind, Done, Error, Input, InputFile, Kept, Needs, Stage, StageKind, StageTask,
+    Workplace, digest_of,
+};
 use crate::dataset::{self, ActionRows, Actions, FileInfo, Shards};
 
 /// Takes true actions, and rewards where they are known, from a file.
@@ -32,8 +35,10 @@ pub struct ImportActionsConfig {
 }
 
 /// What all `import_actions` stages have in common. Raise `version` when the same file and frames give other actions.
-pub const KIND: StageKind =
-    StageKind { key_inputs: &["frames", "true_actions"], ..StageKind::new("import_actions", 2, &[ArtifactKind::Actions], "shards") };
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["frames", "true_actions"],
+    ..StageKind::new("import_actions", 2, &[ArtifactKind::Actions], "shards")
+};
 
 /// The highest number of an action: probes and decoders have an output for each up to it.
 const MOST: u32 = u16::MAX as u32;
@@ -74,7 +79,12 @@ impl Stage for ImportActionsConfig {
             config: self.clone(),
             digest: digest_of(&self.file),
             shards: frames.shards(),
-            rejected: frames.tasks.receipts().flat_map(|receipt| &receipt.rejects).map(|reject| reject.video.clone()).collect(),
+            rejected: frames
+                .tasks
+                .receipts()
+                .flat_map(|receipt| &receipt.rejects)
+                .map(|reject| reject.video.clone())
+                .collect(),
         };
         plan.set_settings(&task.key().into_fields());
         if !plan.waits_for([("frames", Some(frames))]) {
@@ -85,7 +95,11 @@ impl Stage for ImportActionsConfig {
     }
 
     fn files(&self) -> Vec<InputFile<'_>> {
-        vec![InputFile { field: "file", path: &self.file, expected: "a Parquet or CSV file of true actions" }]
+        vec![InputFile {
+            field: "file",
+            path: &self.file,
+            expected: "a Parquet or CSV file of true actions",
+        }]
     }
 
     fn about_frames_of<'a>(&'a self, _own: &'a str) -> Option<&'a str> {
@@ -98,7 +112,10 @@ impl StageTask for ImportActionsTask {
         // Which videos were rejected follows from the frames.
         let ImportActionsTask { config, digest, shards, rejected: _ } = self;
         let ImportActionsConfig { partial, frames: _, file: _ } = config;
-        KeyFields::new(&KIND).setting("partial", partial).input("true_actions", digest).input("frames", digests(shards))
+        KeyFields::new(&KIND)
+            .setting("partial", partial)
+            .input("true_actions", digest)
+            .input("frames", digests(shards))
     }
 
     fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
@@ -109,10 +126,14 @@ impl StageTask for ImportActionsTask {
 /// Finds each frame's action.
 fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
     let path = Path::new(&task.config.file);
-    let actions = Actions::new(ActionRows::read_file(path)?).map_err(|reason| task.fault(reason, "keep one action of each frame"))?;
+    let actions = Actions::new(ActionRows::read_file(path)?)
+        .map_err(|reason| task.fault(reason, "keep one action of each frame"))?;
     let rows = actions.rows();
     if let Some(row) = rows.discrete.iter().position(|action| *action > MOST) {
-        let reason = format!("frame {} of `{}` has action {}", rows.frame_index[row], rows.video[row], rows.discrete[row]);
+        let reason = format!(
+            "frame {} of `{}` has action {}",
+            rows.frame_index[row], rows.video[row], rows.discrete[row]
+        );
         return Err(task.fault(reason, "number the actions from 0 to 65,535: every number up to the highest has a place in a network"));
     }
     unchanged(path, &task.digest)?;
@@ -125,16 +146,24 @@ fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
         place.go_on()?;
         let rows = task.of_shard(&actions, &shards, number, &known_as)?;
         taken += rows.len();
-        done.files.push(rows.write(place.store, &format!("{}/actions-{number:06}.parquet", place.folder))?);
+        done.files.push(
+            rows.write(place.store, &format!("{}/actions-{number:06}.parquet", place.folder))?,
+        );
         place.progress.advance(1);
     }
-    done.stats = [("actions", taken), ("unused", actions.rows().len() - taken)].map(|(name, count)| (name.to_owned(), count as f64)).into();
+    done.stats = [("actions", taken), ("unused", actions.rows().len() - taken)]
+        .map(|(name, count)| (name.to_owned(), count as f64))
+        .into();
     Ok(done)
 }
 
 impl ImportActionsTask {
     /// What the file calls each video, by the video's own name.
-    fn names<'a>(&self, actions: &'a Actions, shards: &Shards) -> Result<HashMap<String, &'a str>, Error> {
+    fn names<'a>(
+        &self,
+        actions: &'a Actions,
+        shards: &Shards,
+    ) -> Result<HashMap<String, &'a str>, Error> {
         let mut last: HashMap<String, u32> = HashMap::new();
         for number in 0..self.shards.len() {
             let shard = shards.shard(number)?;
@@ -152,28 +181,50 @@ impl ImportActionsTask {
                 [video] => video,
                 [] if self.config.partial || !rejected.find(name).is_empty() => continue,
                 [] => {
-                    let cure = "decode that video, or set `partial: true` to leave such actions out";
+                    let cure =
+                        "decode that video, or set `partial: true` to leave such actions out";
                     return Err(self.fault(format!("no video is called `{name}`"), cure));
                 }
                 [one, other, ..] => {
-                    return Err(self.fault(format!("`{name}` may be `{one}` or `{other}`"), "name videos by their paths"));
+                    return Err(self.fault(
+                        format!("`{name}` may be `{one}` or `{other}`"),
+                        "name videos by their paths",
+                    ));
                 }
             };
             let most = frames.keys().copied().max().unwrap_or(0);
             if most > last[video] && !self.config.partial {
-                let reason = format!("frame {most} of `{name}` is not there: the last one decoded is {}", last[video]);
-                return Err(self.fault(reason, "number frames from 0 within each video, or set `partial: true`"));
+                let reason = format!(
+                    "frame {most} of `{name}` is not there: the last one decoded is {}",
+                    last[video]
+                );
+                return Err(self.fault(
+                    reason,
+                    "number frames from 0 within each video, or set `partial: true`",
+                ));
             }
             if let Some(other) = known_as.insert(video.to_owned(), name) {
-                return Err(self.fault(format!("`{name}` and `{other}` are both `{video}`"), "name each video in one way"));
+                return Err(self.fault(
+                    format!("`{name}` and `{other}` are both `{video}`"),
+                    "name each video in one way",
+                ));
             }
         }
         Ok(known_as)
     }
 
     /// The actions of one shard's frames, in their order.
-    fn of_shard(&self, actions: &Actions, shards: &Shards, number: usize, known_as: &HashMap<String, &str>) -> Result<ActionRows, Error> {
-        let (shard, mut rows) = (shards.shard(number)?, ActionRows { axes: actions.rows().axes, ..ActionRows::default() });
+    fn of_shard(
+        &self,
+        actions: &Actions,
+        shards: &Shards,
+        number: usize,
+        known_as: &HashMap<String, &str>,
+    ) -> Result<ActionRows, Error> {
+        let (shard, mut rows) = (
+            shards.shard(number)?,
+            ActionRows { axes: actions.rows().axes, ..ActionRows::default() },
+        );
         for run in shard.episodes() {
             let Some(name) = known_as.get(&run.video) else { continue };
             for row in run.first_row..run.first_row + run.len {
@@ -183,7 +234,10 @@ impl ImportActionsTask {
                     // Nothing is done at the last frame.
                     None if self.config.partial || row + 1 == run.first_row + run.len => {}
                     None => {
-                        return Err(self.fault(format!("frame {frame} of `{name}` has no action"), "add it, or set `partial: true`"));
+                        return Err(self.fault(
+                            format!("frame {frame} of `{name}` has no action"),
+                            "add it, or set `partial: true`",
+                        ));
                     }
                 }
             }
@@ -225,13 +279,25 @@ impl<'v> ByName<'v> {
         let stem = base(name).rsplit_once('.').map_or(base(name), |(stem, _)| stem);
         let with_ending = self.by_base.get(base(name)).into_iter().flatten();
         // A name with an ending means no video with another one.
-        let without = self.by_base.get(stem).into_iter().flatten().filter(|video| base(video) == stem && stem != base(name));
-        with_ending.chain(without).copied().filter(|video| ends_with(folders(video), folders(name))).collect()
+        let without = self
+            .by_base
+            .get(stem)
+            .into_iter()
+            .flatten()
+            .filter(|video| base(video) == stem && stem != base(name));
+        with_ending
+            .chain(without)
+            .copied()
+            .filter(|video| ends_with(folders(video), folders(name)))
+            .collect()
     }
 }
 
 /// Whether the last of some folders are these.
-fn ends_with<'n>(video: impl Iterator<Item = &'n str> + Clone, name: impl Iterator<Item = &'n str> + Clone) -> bool {
+fn ends_with<'n>(
+    video: impl Iterator<Item = &'n str> + Clone,
+    name: impl Iterator<Item = &'n str> + Clone,
+) -> bool {
     let (video, name): (Vec<&str>, Vec<&str>) = (video.collect(), name.collect());
     video.ends_with(&name)
 }
@@ -251,8 +317,16 @@ mod tests {
 
     #[test]
     fn a_name_means_the_videos_whose_paths_end_with_it_part_by_part() {
-        let videos =
-            ["d/test/0001.mp4", "d/test/0002.mp4", "d/train/0002.mp4", "0003.mp4", "x/0003.mp4", "a.tar/0004.webm", "episode-5", "x/v1.2"];
+        let videos = [
+            "d/test/0001.mp4",
+            "d/test/0002.mp4",
+            "d/train/0002.mp4",
+            "0003.mp4",
+            "x/0003.mp4",
+            "a.tar/0004.webm",
+            "episode-5",
+            "x/v1.2",
+        ];
         let by_name = ByName::new(videos.into_iter());
         let cases: [(&str, &[&str]); 17] = [
             ("d/test/0001.mp4", &["d/test/0001.mp4"]),

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Given, KeyFields, NewTask, StagePlan};
 use super::training::unchanged;
-use super::{ArtifactKind, Done, Error, InputFile, Kept, LatentActions, Needs, Stage, StageKind, StageTask, Workplace, digest_of};
+use super::{
+    ArtifactKind, Done, Error, InputFile, Kept, LatentActions, Needs, Stage, StageKind, StageTask,
+    Workplace, digest_of,
+};
 use crate::dataset;
 use crate::models::metadata::{DYNAMICS_FORMAT, POLICY_FORMAT};
 use crate::models::published::read_pytorch;
@@ -25,8 +28,10 @@ pub struct ImportDynamicsConfig {
 }
 
 /// What all `import_dynamics` stages have in common. Raise `version` when the same weights give another model.
-pub const KIND: StageKind =
-    StageKind { key_inputs: &["model"], ..StageKind::new("import_dynamics", 1, &[ArtifactKind::Dynamics], "transitions") };
+pub const KIND: StageKind = StageKind {
+    key_inputs: &["model"],
+    ..StageKind::new("import_dynamics", 1, &[ArtifactKind::Dynamics], "transitions")
+};
 
 /// One file of weights.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,8 +102,11 @@ fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
 pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
     let mut weights = read_weights(path)?;
     let holds = if weights.shapes_under("policy.").is_empty() {
-        let DynamicsConfig { idm_scale, fdm_base, context, frame_size, .. } = describe_dynamics(&mut weights)?;
-        format!("IDM x{idm_scale} and FDM {fdm_base}, {context} frame(s) of context, frames of {frame_size} x {frame_size}")
+        let DynamicsConfig { idm_scale, fdm_base, context, frame_size, .. } =
+            describe_dynamics(&mut weights)?;
+        format!(
+            "IDM x{idm_scale} and FDM {fdm_base}, {context} frame(s) of context, frames of {frame_size} x {frame_size}"
+        )
     } else {
         let config = weights.policy_config()?;
         weights.describe(POLICY_FORMAT, &config);
@@ -120,7 +128,14 @@ pub fn read_weights(path: &Path) -> Result<Weights, Error> {
     if path.extension().is_some_and(|extension| extension == "pt" || extension == "pth") {
         return Ok(read_pytorch(path)?);
     }
-    let read = |cause| crate::dataset::Error::Io { action: "read", path: path.display().to_string(), cause };
+    let read = |cause| crate::dataset::Error::Io {
+        action: "read",
+        path: path.display().to_string(),
+        cause,
+    };
     let weights = Weights::parse(&std::fs::read(path).map_err(read)?);
-    Ok(weights.map_err(|error| ModelError::Checkpoint { file: path.display().to_string(), reason: error.to_string() })?)
+    Ok(weights.map_err(|error| ModelError::Checkpoint {
+        file: path.display().to_string(),
+        reason: error.to_string(),
+    })?)
 }

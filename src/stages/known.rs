@@ -58,16 +58,26 @@ impl Choice<'_> {
             drawn.take(self, &actions, &read_labels(place.store, &file.path)?);
         }
         if drawn.count < self.least {
-            return Err(Error::TooFewLabels { file: paths.join(", "), found: drawn.count, asked: self.least });
+            return Err(Error::TooFewLabels {
+                file: paths.join(", "),
+                found: drawn.count,
+                asked: self.least,
+            });
         }
         if drawn.asked.rows.is_empty() {
-            return Err(Error::TooFewTransitions { split: "held-out", transitions: drawn.count, videos: drawn.videos });
+            return Err(Error::TooFewTransitions {
+                split: "held-out",
+                transitions: drawn.count,
+                videos: drawn.videos,
+            });
         }
         let axes = actions.axes();
         let (asked, asked_codes) = drawn.asked.pairs(axes);
         Ok(Known {
             latent_dim: drawn.latent_dim,
-            outputs: axes.map_or(Outputs::Discrete { actions: actions.count() }, |axes| Outputs::Continuous { axes }),
+            outputs: axes.map_or(Outputs::Discrete { actions: actions.count() }, |axes| {
+                Outputs::Continuous { axes }
+            }),
             spread: drawn.sums.spread(),
             draws: drawn.draws.into_iter().map(|lowest| lowest.pairs(axes).0).collect(),
             asked,
@@ -78,7 +88,10 @@ impl Choice<'_> {
 }
 
 /// True actions in the form in which they are learnt; `axes` where they are vectors.
-pub(super) fn answers<'a>(actions: impl Iterator<Item = Action<'a>>, axes: Option<usize>) -> Answers {
+pub(super) fn answers<'a>(
+    actions: impl Iterator<Item = Action<'a>>,
+    axes: Option<usize>,
+) -> Answers {
     let (mut discrete, mut continuous) = (Vec::new(), Vec::new());
     for action in actions {
         match action {
@@ -102,14 +115,17 @@ struct Drawn {
 impl Drawn {
     /// Offers every transition of a file whose true action is known.
     fn take(&mut self, choice: &Choice, actions: &Actions, labels: &Labels) {
-        let (dim, codes) = (labels.shape.latent_dim, labels.latent_code.len() / labels.len().max(1));
+        let (dim, codes) =
+            (labels.shape.latent_dim, labels.latent_code.len() / labels.len().max(1));
         self.latent_dim = dim;
         self.sums.add(&labels.latent_action, dim);
         let mut videos = HashMap::new();
         for i in 0..labels.len() {
             let next = self.videos + videos.len();
             let video = *videos.entry(labels.video[i]).or_insert(next);
-            let Some(action) = actions.get(video_of(labels, i), labels.frame_index[i]) else { continue };
+            let Some(action) = actions.get(video_of(labels, i), labels.frame_index[i]) else {
+                continue;
+            };
             let held_out = choice.holdout > 0 && video.is_multiple_of(choice.holdout);
             let row = || Row {
                 latent_action: labels.latent_action[i * dim..][..dim].to_vec(),
@@ -121,7 +137,9 @@ impl Drawn {
             }
             if !held_out {
                 self.count += 1;
-                self.draws.iter_mut().zip(0..).for_each(|(draw, number)| draw.offer(rank(labels, i, choice.seed, number), row));
+                self.draws.iter_mut().zip(0..).for_each(|(draw, number)| {
+                    draw.offer(rank(labels, i, choice.seed, number), row)
+                });
             }
         }
         self.videos += videos.len();
@@ -135,7 +153,10 @@ fn video_of(labels: &Labels, row: usize) -> &str {
 /// A number that decides which transitions are drawn: random, and the same wherever the transition stands.
 fn rank(labels: &Labels, row: usize, seed: u64, draw: u64) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes()).update(&draw.to_le_bytes()).update(&labels.frame_index[row].to_le_bytes());
+    hasher
+        .update(&seed.to_le_bytes())
+        .update(&draw.to_le_bytes())
+        .update(&labels.frame_index[row].to_le_bytes());
     hasher.update(video_of(labels, row).as_bytes());
     u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
 }
@@ -195,7 +216,8 @@ impl Lowest {
     /// The pairs, and their codes.
     fn pairs(self, axes: Option<usize>) -> (Pairs, Vec<u16>) {
         let action = answers(self.rows.values().map(|row| row.action.borrowed()), axes);
-        let (latent_action, codes): (Vec<_>, Vec<_>) = self.rows.into_values().map(|row| (row.latent_action, row.codes)).unzip();
+        let (latent_action, codes): (Vec<_>, Vec<_>) =
+            self.rows.into_values().map(|row| (row.latent_action, row.codes)).unzip();
         (Pairs { latent_action: latent_action.concat(), action }, codes.concat())
     }
 }

@@ -8,13 +8,16 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Given, KeyFields, Model, NewTask, Reason, ReceiptIndex, StagePlan, Waiting, no_file};
+use super::plan::{
+    Given, KeyFields, Model, NewTask, Reason, ReceiptIndex, StagePlan, Waiting, no_file,
+};
 use super::{
-    ArtifactKind, Done, Error, FieldFault, Input, Kept, Lanes, LatentActions, Needs, Speed, Stage, StageKind, StageTask, Streaming,
-    Workplace,
+    ArtifactKind, Done, Error, FieldFault, Input, Kept, Lanes, LatentActions, Needs, Speed, Stage,
+    StageKind, StageTask, Streaming, Workplace,
 };
 use crate::dataset::{
-    self, Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Receipt, Shard, Shards, Store, WindowIndex,
+    self, Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Receipt, Shard,
+    Shards, Store, WindowIndex,
 };
 use crate::models::{Device, Labeller, Precision, Want, labeller};
 
@@ -90,11 +93,18 @@ impl Stage for LabelConfig {
     }
 
     fn inputs(&self) -> Vec<Input<'_>> {
-        let needed =
-            [Input::new("frames", &self.frames, ArtifactKind::Frames), Input::new("dynamics", &self.dynamics, ArtifactKind::Dynamics)];
-        let beside =
-            [Input::given("actions", &self.actions, ArtifactKind::Actions), Input::given("without", &self.without, ArtifactKind::Copies)];
-        needed.into_iter().chain(beside.into_iter().flatten().map(Input::of_the_same_frames)).collect()
+        let needed = [
+            Input::new("frames", &self.frames, ArtifactKind::Frames),
+            Input::new("dynamics", &self.dynamics, ArtifactKind::Dynamics),
+        ];
+        let beside = [
+            Input::given("actions", &self.actions, ArtifactKind::Actions),
+            Input::given("without", &self.without, ArtifactKind::Copies),
+        ];
+        needed
+            .into_iter()
+            .chain(beside.into_iter().flatten().map(Input::of_the_same_frames))
+            .collect()
     }
 
     fn validate(&self) -> Vec<FieldFault> {
@@ -116,7 +126,8 @@ impl Stage for LabelConfig {
         let copies = given.plan_if(self.without.as_ref());
         plan.set_settings(&self.task(no_file(), no_file()).key().into_fields());
         let is_new = |plan: &&StagePlan| plan.new_tasks() > 0;
-        let waits = actions.filter(|actions| is_new(actions) && !is_new(&frames)).map(|_| "true actions");
+        let waits =
+            actions.filter(|actions| is_new(actions) && !is_new(&frames)).map(|_| "true actions");
         let waits = waits.or(copies.filter(is_new).map(|_| "near-copies"));
         let Some(model) = dynamics.model().filter(|_| waits.is_none()) else {
             let tasks = frames.new_tasks() + frames.tasks.reused();
@@ -128,13 +139,18 @@ impl Stage for LabelConfig {
         for (i, shard) in frames.tasks.receipts().enumerate() {
             let Some(file) = shard.files.first() else { continue };
             let digests = shard.videos.iter().map(|video| &video.digest);
-            let without = digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
+            let without =
+                digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
             let actions = true_actions.get(i).cloned();
-            let task = LabelTask { actions, without, ..self.task(file.clone(), model.weights.clone()) };
+            let task =
+                LabelTask { actions, without, ..self.task(file.clone(), model.weights.clone()) };
             plan.add(task.planned(shard, model), given.known);
         }
         if is_new(&frames) {
-            plan.wait(Waiting { tasks: frames.new_tasks(), videos: 0 }, Reason::new_input("frames"));
+            plan.wait(
+                Waiting { tasks: frames.new_tasks(), videos: 0 },
+                Reason::new_input("frames"),
+            );
         }
         Ok(())
     }
@@ -180,23 +196,43 @@ impl StageTask for LabelTask {
     fn key(&self) -> KeyFields {
         let LabelTask { config, shard, model, actions, without } = self;
         // How small files are joined changes no label.
-        let LabelConfig { fdm_error, precision, frames: _, dynamics: _, actions: _, without: _, file_mib: _ } = config;
+        let LabelConfig {
+            fdm_error,
+            precision,
+            frames: _,
+            dynamics: _,
+            actions: _,
+            without: _,
+            file_mib: _,
+        } = config;
         KeyFields::new(&KIND)
             .setting("fdm_error", fdm_error)
             .setting("precision", precision)
             .input("frames", &shard.blake3)
             .input("model", &model.blake3)
-            .input_if(actions.is_some(), "true_actions", actions.as_ref().map(|actions| &actions.blake3))
+            .input_if(
+                actions.is_some(),
+                "true_actions",
+                actions.as_ref().map(|actions| &actions.blake3),
+            )
             .input_if(!without.is_empty(), "without", without)
     }
 
     /// Labels the shard with the model of the task before, if that is the same one.
     fn run(&self, place: &Workplace, kept: &mut Kept) -> Result<Done, Error> {
-        let is_loaded = kept.as_ref().and_then(|kept| kept.downcast_ref::<Label>()).is_some_and(|label| label.serves(self));
+        let is_loaded = kept
+            .as_ref()
+            .and_then(|kept| kept.downcast_ref::<Label>())
+            .is_some_and(|label| label.serves(self));
         if !is_loaded {
             // The old model goes first: two need not fit onto the device.
             *kept = None;
-            *kept = Some(Box::new(Label::new(place.store, &self.model, &place.device, self.config.precision)?));
+            *kept = Some(Box::new(Label::new(
+                place.store,
+                &self.model,
+                &place.device,
+                self.config.precision,
+            )?));
         }
         match kept.as_ref().and_then(|kept| kept.downcast_ref::<Label>()) {
             Some(label) => label.run(self, place),
@@ -214,7 +250,12 @@ struct Label {
 
 impl Label {
     /// Loads the weights onto the device.
-    fn new(store: &Store, model: &FileInfo, device: &Device, precision: Precision) -> Result<Label, Error> {
+    fn new(
+        store: &Store,
+        model: &FileInfo,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Label, Error> {
         let weights = store.require_file(model)?;
         let labeller = labeller(device, &weights, precision)?;
         Ok(Label { digest: model.blake3.clone(), precision, labeller })
@@ -237,7 +278,8 @@ impl Label {
         let shape = LabelShape { latent_dim: config.latent_dim(), codes: config.codes() };
         let path = format!("{}/labels.parquet", place.folder);
         let provenance = self.provenance(task);
-        let provenance: Vec<(&str, &str)> = provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let provenance: Vec<(&str, &str)> =
+            provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mut labels = LabelWriter::create(place.store, &path, shape, &provenance)?;
         let index = WindowIndex::new(&shards, config.window()).without(&shards, &task.without)?;
         let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
@@ -267,7 +309,9 @@ impl Label {
         let want = Want { codes: true, fdm_error: task.config.fdm_error };
         let out = self.labeller.label(&frames, &starts, want)?;
         let now: Vec<usize> = rows.iter().map(|row| row + time - 2).collect();
-        let true_action = |row: &usize| actions.discrete(shard.video(*row), shard.frame_index(*row)).map(|action| action as i32);
+        let true_action = |row: &usize| {
+            actions.discrete(shard.video(*row), shard.frame_index(*row)).map(|action| action as i32)
+        };
         let true_action: Vec<Option<i32>> = now.iter().map(true_action).collect();
         labels.push(&LabelRows {
             video: &now.iter().map(|row| shard.video(*row)).collect::<Vec<_>>(),
@@ -303,7 +347,11 @@ fn frames_once(shard: &Shard, rows: &[usize], time: usize) -> (Vec<u8>, Vec<usiz
     let mut starts = Vec::with_capacity(rows.len());
     let mut before = None;
     for &row in rows {
-        let missing = if before.is_some_and(|b| b + 1 == row) { row + time - 1..row + time } else { row..row + time };
+        let missing = if before.is_some_and(|b| b + 1 == row) {
+            row + time - 1..row + time
+        } else {
+            row..row + time
+        };
         missing.for_each(|r| frames.extend_from_slice(shard.pixels(r)));
         starts.push(frames.len() / bytes - time);
         before = Some(row);

@@ -43,8 +43,8 @@ pub mod adding {}
 pub use decode::videos::{digest_of, may_pass};
 pub use error::Error;
 pub use stage::{
-    ArtifactKind, FieldFault, Input, InputFile, Kept, Lanes, LatentActions, Needs, Speed, Stage, StageKind, StageTask, Streaming,
-    VideoPatterns,
+    ArtifactKind, FieldFault, Input, InputFile, Kept, Lanes, LatentActions, Needs, Speed, Stage,
+    StageKind, StageTask, Streaming, VideoPatterns,
 };
 use workplace::write;
 pub use workplace::{Done, Progress, Silent, Workplace};

@@ -236,7 +236,9 @@ impl StagePlan {
 
     /// The version that has just these tasks, if there is one: of runs that overlap, the later one's stays.
     pub fn version(&self) -> Option<u64> {
-        self.committed.or_else(|| self.before.as_ref().filter(|_| !self.changes()).map(|before| before.version))
+        self.committed.or_else(|| {
+            self.before.as_ref().filter(|_| !self.changes()).map(|before| before.version)
+        })
     }
 
     /// Rows that the newest version has and the plan has not; 0 while that is not known.
@@ -248,7 +250,8 @@ impl StagePlan {
     /// Why tasks are new, and what is gone, in one line.
     pub fn reasons(&self) -> String {
         let why = self.why.iter().map(|(reason, count)| format!("{reason} ({count})"));
-        let gone = (self.videos_gone > 0).then(|| counted(self.videos_gone, "video gone", "videos gone"));
+        let gone =
+            (self.videos_gone > 0).then(|| counted(self.videos_gone, "video gone", "videos gone"));
         let reasons = why.chain(gone).collect::<Vec<_>>().join(", ");
         match reasons.is_empty() {
             true if !self.damaged_tables.is_empty() => "damaged tables, joined again".into(),
@@ -309,7 +312,10 @@ impl StagePlan {
 
     /// Waits with the stage's one task if one of the inputs is still to be made. Returns whether it
     /// waits.
-    pub fn waits_for<'a>(&mut self, inputs: impl IntoIterator<Item = (&'a str, Option<&'a StagePlan>)>) -> bool {
+    pub fn waits_for<'a>(
+        &mut self,
+        inputs: impl IntoIterator<Item = (&'a str, Option<&'a StagePlan>)>,
+    ) -> bool {
         let is_new = |plan: &StagePlan| plan.new_tasks() > 0;
         let mut inputs = inputs.into_iter();
         let Some((name, _)) = inputs.find(|(_, plan)| plan.is_some_and(is_new)) else {

@@ -26,11 +26,18 @@ pub(super) enum Player<'a> {
 
 impl Player<'_> {
     /// An action for each of `envs`.
-    pub(super) fn act(&mut self, game: &Procgen, envs: &[usize], rng: &mut ChaCha8Rng) -> Result<Vec<u32>, Error> {
+    pub(super) fn act(
+        &mut self,
+        game: &Procgen,
+        envs: &[usize],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<u32>, Error> {
         let actions = game.actions() as u32;
         match self {
             Player::Random => Ok(envs.iter().map(|_| rng.random_range(0..actions)).collect()),
-            Player::Sticky(held) => Ok(envs.iter().map(|env| stick(&mut held[*env], actions, rng)).collect()),
+            Player::Sticky(held) => {
+                Ok(envs.iter().map(|env| stick(&mut held[*env], actions, rng)).collect())
+            }
             Player::Expert => envs.iter().map(|env| Ok(maze::expert(game, *env)?)).collect(),
             Player::Learnt(learnt) => learnt.act(game, envs, rng),
         }
@@ -61,7 +68,12 @@ enum Mind {
 
 impl Learnt {
     /// A policy and a decoder that fits it and a game of discrete actions.
-    pub(super) fn decoded(policy: Rc<dyn Actor>, file: &FileInfo, store: &Store, temperature: f64) -> Result<Self, Error> {
+    pub(super) fn decoded(
+        policy: Rc<dyn Actor>,
+        file: &FileInfo,
+        store: &Store,
+        temperature: f64,
+    ) -> Result<Self, Error> {
         let decoder = LoadedDecoder::load(&store.require_file(file)?)?;
         let (seen, expected) = (decoder.config.latent_dim, policy.config().latent_dim);
         if seen != expected {
@@ -75,7 +87,11 @@ impl Learnt {
     }
 
     /// An agent.
-    pub(super) fn agent(file: &FileInfo, place: &Workplace, temperature: f64) -> Result<Self, Error> {
+    pub(super) fn agent(
+        file: &FileInfo,
+        place: &Workplace,
+        temperature: f64,
+    ) -> Result<Self, Error> {
         let agent = agent(&place.device, &place.store.require_file(file)?)?;
         can_be_shown(agent.config().network.frame_size)?;
         Ok(Learnt { mind: Mind::Agent(agent), temperature })
@@ -84,7 +100,8 @@ impl Learnt {
     /// What the decoder is of: labelled transitions, and which draw of them.
     pub(super) fn decoder(&self) -> Option<[u64; 2]> {
         let Mind::Decoded(_, decoder) = &self.mind else { return None };
-        let number = |key: &str| decoder.metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let number =
+            |key: &str| decoder.metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
         Some([number("lapo.transitions"), number("lapo.draw")])
     }
 
@@ -95,13 +112,17 @@ impl Learnt {
         };
         let native = game.frame_shape().iter().product::<usize>();
         let mut frames = Vec::with_capacity(envs.len() * side * side * 3);
-        envs.iter().for_each(|env| shrink(&game.frames()[env * native..][..native], side, &mut frames));
+        envs.iter()
+            .for_each(|env| shrink(&game.frames()[env * native..][..native], side, &mut frames));
         let scores = match &self.mind {
             Mind::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
             Mind::Agent(agent) => agent.logits(&frames)?,
         };
         let width = scores.len() / envs.len().max(1);
-        Ok(scores.chunks_exact(width.max(1)).map(|scores| draw(scores, self.temperature, rng).0).collect())
+        Ok(scores
+            .chunks_exact(width.max(1))
+            .map(|scores| draw(scores, self.temperature, rng).0)
+            .collect())
     }
 }
 
@@ -121,7 +142,8 @@ pub(super) fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> (u
     if temperature == 0.0 {
         return (best as u32, 0.0);
     }
-    let weights: Vec<f64> = scores.iter().map(|score| (f64::from(score - scores[best]) / temperature).exp()).collect();
+    let weights: Vec<f64> =
+        scores.iter().map(|score| (f64::from(score - scores[best]) / temperature).exp()).collect();
     let sum = weights.iter().sum::<f64>();
     let mut left = rng.random::<f64>() * sum;
     let drawn = weights.iter().position(|weight| {

@@ -15,7 +15,9 @@ use serde_json::json;
 use super::plan::KeyFields;
 use super::player::{Learnt, Player as Hand};
 use super::{ArtifactKind, Done, Error, Kept, Lanes, StageKind, StageTask, Workplace};
-use crate::dataset::{About, ActionRows, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord};
+use crate::dataset::{
+    About, ActionRows, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord,
+};
 use crate::envs::wrappers::shrink;
 use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::models::{Actor, actor};
@@ -91,7 +93,9 @@ impl StageTask for RecordTask {
             .input_if(*videos, "videos", true)
             .setting("seed", seed);
         key = match learnt.as_slice() {
-            [policy, decoder] => key.input("policy", &policy.blake3).input("decoders", &decoder.blake3),
+            [policy, decoder] => {
+                key.input("policy", &policy.blake3).input("decoders", &decoder.blake3)
+            }
             [agent] => key.input("agent", &agent.blake3),
             _ => key,
         };
@@ -113,13 +117,23 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
     let package = Package::find(place.games)?;
     let mut rng = batch::generator(task.seed, "record", task.first);
     let seed = rng.random::<u32>() >> 1;
-    let procgen = ProcgenConfig { game: config.game, mode: config.mode, levels: config.levels, seed, count: 1, threads: 0 };
-    let mut table = Table { config, learnt: task.load(place)?, game: Procgen::new(&package, &procgen)?, rng };
+    let procgen = ProcgenConfig {
+        game: config.game,
+        mode: config.mode,
+        levels: config.levels,
+        seed,
+        count: 1,
+        threads: 0,
+    };
+    let mut table =
+        Table { config, learnt: task.load(place)?, game: Procgen::new(&package, &procgen)?, rng };
 
-    let videos: Vec<VideoName> = (task.first..task.first + task.count).map(|number| task.name(number)).collect();
+    let videos: Vec<VideoName> =
+        (task.first..task.first + task.count).map(|number| task.name(number)).collect();
     let size = FrameSize { height: config.size, width: config.size };
     let layout = ShardLayout { size, compression: config.compression, videos: videos.clone() };
-    let mut shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
+    let mut shard =
+        ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
     let (mut taken, mut done) = (ActionRows::default(), Done::default());
     for (i, video) in videos.into_iter().enumerate() {
         place.go_on()?;
@@ -130,7 +144,12 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
         }
         if config.videos {
             // Called as the episode is, so that the actions of one find the other.
-            done.files.push(film(&episode.frames, config.size, &format!("{}/{}.mp4", place.folder, video.uri), place)?);
+            done.files.push(film(
+                &episode.frames,
+                config.size,
+                &format!("{}/{}.mp4", place.folder, video.uri),
+                place,
+            )?);
         }
         let frames = episode.actions.len() as u64;
         taken.video.extend(std::iter::repeat_n(video.uri.clone(), episode.actions.len()));
@@ -178,7 +197,8 @@ impl RecordTask {
     fn load(&self, place: &Workplace) -> Result<Option<Learnt>, Error> {
         match self.learnt.as_slice() {
             [policy, decoder] => {
-                let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require_file(policy)?)?.into();
+                let policy: Rc<dyn Actor> =
+                    actor(&place.device, &place.store.require_file(policy)?)?.into();
                 Ok(Some(Learnt::decoded(policy, decoder, place.store, 1.0)?))
             }
             [agent] => Ok(Some(Learnt::agent(agent, place, 1.0)?)),
@@ -189,8 +209,20 @@ impl RecordTask {
     /// What an episode is called, and what it is: all that decides it.
     fn name(&self, number: u64) -> VideoName {
         let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
-        let RecordConfig { game, player, mode, levels, noise, size, max_frames, min_frames, .. } = &self.config;
-        let decides = serde_json::json!([KIND.version, game, player, mode, levels, noise, size, max_frames, min_frames]);
+        let RecordConfig {
+            game, player, mode, levels, noise, size, max_frames, min_frames, ..
+        } = &self.config;
+        let decides = serde_json::json!([
+            KIND.version,
+            game,
+            player,
+            mode,
+            levels,
+            noise,
+            size,
+            max_frames,
+            min_frames
+        ]);
         let learnt: String = self.learnt.iter().map(|file| format!(" {}", file.blake3)).collect();
         let decides = format!("{decides} {} {} {number}{learnt}", self.seed, self.first);
         VideoName { uri, digest: blake3::hash(decides.as_bytes()).to_hex().to_string() }
@@ -222,7 +254,11 @@ impl Table<'_> {
                 return Ok(episode);
             }
         }
-        Err(Error::ShortEpisodes { game: self.config.game.name(), episodes: PATIENCE, frames: self.config.min_frames })
+        Err(Error::ShortEpisodes {
+            game: self.config.game.name(),
+            episodes: PATIENCE,
+            frames: self.config.min_frames,
+        })
     }
 
     /// Plays one episode from its first frame; the game then shows the first of the next.
@@ -234,7 +270,9 @@ impl Table<'_> {
             (Player::Expert, _) => Hand::Expert,
             (Player::Policy | Player::Agent, Some(learnt)) => Hand::Learnt(learnt),
             (Player::Policy | Player::Agent, None) => {
-                return Err(Error::Invariant { what: "what was learnt plays: no weights are named".into() });
+                return Err(Error::Invariant {
+                    what: "what was learnt plays: no weights are named".into(),
+                });
             }
         };
         let mut episode = Episode::default();
@@ -266,9 +304,18 @@ mod tests {
     fn more_episodes_leave_the_first_tasks_as_they_are() {
         let config = |episodes| RecordConfig {
             episodes,
-            ..serde_json::from_str(r#"{"game":"maze","player":"expert","episodes":1,"episodes_per_shard":10}"#).expect("settings")
+            ..serde_json::from_str(
+                r#"{"game":"maze","player":"expert","episodes":1,"episodes_per_shard":10}"#,
+            )
+            .expect("settings")
         };
-        let cut = |episodes| config(episodes).tasks(3, vec![]).iter().map(|task| (task.first, task.count)).collect::<Vec<_>>();
+        let cut = |episodes| {
+            config(episodes)
+                .tasks(3, vec![])
+                .iter()
+                .map(|task| (task.first, task.count))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(cut(30), [(0, 10), (10, 10), (20, 10)]);
         assert_eq!(cut(35)[..3], cut(30));
         assert_eq!(cut(35)[3], (30, 5));

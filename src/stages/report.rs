@@ -14,7 +14,10 @@ use serde_json::json;
 
 use super::plan::key::digests;
 use super::plan::{Given, KeyFields, NewTask, Reason, StagePlan, Waiting};
-use super::{ArtifactKind, Done, Error, FieldFault, Input, Kept, Needs, Stage, StageKind, StageTask, Workplace, write};
+use super::{
+    ArtifactKind, Done, Error, FieldFault, Input, Kept, Needs, Stage, StageKind, StageTask,
+    Workplace, write,
+};
 use crate::dataset::{self, FileInfo, Reject};
 
 mod codes;
@@ -84,7 +87,8 @@ fn default_rollouts() -> usize {
 }
 
 /// What all `report` stages have in common. Raise `version` when the same inputs give another page.
-pub const KIND: StageKind = StageKind { key_inputs: &["results"], ..StageKind::new("report", 3, &[], "sections") };
+pub const KIND: StageKind =
+    StageKind { key_inputs: &["results"], ..StageKind::new("report", 3, &[], "sections") };
 /// How many sections a page may have.
 const SECTIONS: u64 = 7;
 /// Most points of a map: their distances fill a quarter of a GiB.
@@ -152,14 +156,19 @@ impl Stage for ReportConfig {
             Input::given("decoder", &self.decoder, ArtifactKind::Decoder),
             Input::given("evaluation", &self.evaluation, ArtifactKind::Evaluation),
         ];
-        let agents = self.agents.iter().map(|stage| Input::new("agents", stage, ArtifactKind::Agent));
+        let agents =
+            self.agents.iter().map(|stage| Input::new("agents", stage, ArtifactKind::Agent));
         inputs.into_iter().flatten().chain(agents).collect()
     }
 
     fn validate(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
         if self.inputs().is_empty() {
-            faults.push(("frames", "is missing, and so is every other stage to show".into(), "name at least one, e.g. `labels: labels`"));
+            faults.push((
+                "frames",
+                "is missing, and so is every other stage to show".into(),
+                "name at least one, e.g. `labels: labels`",
+            ));
         }
         if self.points > MOST_POINTS {
             faults.push(("points", format!("is {}", self.points), "expected at most 8192"));
@@ -174,7 +183,8 @@ impl Stage for ReportConfig {
 
     /// Adds one task: a page is made of everything at once.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
-        let stages: Vec<&StagePlan> = self.stages().into_iter().map(|stage| given.plan(stage)).collect();
+        let stages: Vec<&StagePlan> =
+            self.stages().into_iter().map(|stage| given.plan(stage)).collect();
         let task = ReportTask {
             config: self.clone(),
             pipeline: given.pipeline.to_owned(),
@@ -196,7 +206,10 @@ impl StageTask for ReportTask {
     fn key(&self) -> KeyFields {
         // The stage's own name is in the page, but a report of another name is another stage.
         let ReportTask { config, pipeline, name: _, sources } = self;
-        let results: Vec<_> = sources.iter().map(|Source { stage, tasks, files, .. }| json!([stage, tasks, digests(files)])).collect();
+        let results: Vec<_> = sources
+            .iter()
+            .map(|Source { stage, tasks, files, .. }| json!([stage, tasks, digests(files)]))
+            .collect();
         KeyFields::new(&KIND)
             .setting("lapo", env!("CARGO_PKG_VERSION"))
             .setting("pipeline", pipeline)
@@ -239,7 +252,11 @@ impl Source {
 
     /// The files of true actions: `record` and `import_actions` name them alike.
     fn action_paths(&self) -> Vec<String> {
-        self.files.iter().filter(|file| file.holds_actions()).map(|file| file.path.clone()).collect()
+        self.files
+            .iter()
+            .filter(|file| file.holds_actions())
+            .map(|file| file.path.clone())
+            .collect()
     }
 }
 
@@ -259,11 +276,16 @@ impl<'a> Inputs<'a> {
     fn all(&self, field: &str) -> Vec<&'a Source> {
         let named = self.task.config.inputs().into_iter().filter(|input| input.field == field);
         let named = named.map(|input| input.stage.to_owned());
-        named.filter_map(|stage| self.task.sources.iter().find(|source| source.stage == stage)).collect()
+        named
+            .filter_map(|stage| self.task.sources.iter().find(|source| source.stage == stage))
+            .collect()
     }
 
     fn json(&self, path: &str) -> Result<serde_json::Value, Error> {
-        let corrupt = |e: serde_json::Error| crate::dataset::Error::Corrupt { path: path.to_owned(), reason: e.to_string() };
+        let corrupt = |e: serde_json::Error| crate::dataset::Error::Corrupt {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        };
         Ok(serde_json::from_slice(&self.place.store.require(path)?).map_err(corrupt)?)
     }
 }

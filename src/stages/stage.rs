@@ -47,7 +47,12 @@ pub struct StageKind {
 
 impl StageKind {
     /// Creates a kind with defaults for all fields but these and no inputs in its keys.
-    pub const fn new(name: &'static str, version: u32, makes: &'static [ArtifactKind], unit: &'static str) -> Self {
+    pub const fn new(
+        name: &'static str,
+        version: u32,
+        makes: &'static [ArtifactKind],
+        unit: &'static str,
+    ) -> Self {
         StageKind {
             name,
             version,
@@ -152,7 +157,11 @@ impl<'a> Input<'a> {
     }
 
     /// Creates an input where the field is set.
-    pub fn given(field: &'static str, stage: &'a Option<String>, artifact: ArtifactKind) -> Option<Self> {
+    pub fn given(
+        field: &'static str,
+        stage: &'a Option<String>,
+        artifact: ArtifactKind,
+    ) -> Option<Self> {
         stage.as_deref().map(|stage| Input::new(field, stage, artifact))
     }
 

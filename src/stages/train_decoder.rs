@@ -19,7 +19,10 @@ use super::known::Choice;
 use super::plan::key::digests;
 use super::plan::{Given, KeyFields, NewTask, StagePlan};
 use super::training::ratio;
-use super::{ArtifactKind, Done, Error, FieldFault, Input, Kept, LatentActions, Needs, Stage, StageKind, StageTask, Workplace, write};
+use super::{
+    ArtifactKind, Done, Error, FieldFault, Input, Kept, LatentActions, Needs, Stage, StageKind,
+    StageTask, Workplace, write,
+};
 use crate::dataset::{self, Column, FileInfo, write_table};
 use crate::models::{DecoderConfig, LoadedDecoder};
 use crate::train::decoding::{Answers, Fit, Pairs, fit};
@@ -109,7 +112,10 @@ impl TrainDecoderConfig {
     /// Every decoder that is asked for: how many transitions, and which draw of them.
     pub fn decoders(&self) -> Vec<(usize, u64)> {
         let numbers: BTreeSet<usize> = self.transitions.iter().copied().collect();
-        numbers.into_iter().flat_map(|transitions| (0..self.draws).map(move |draw| (transitions, draw))).collect()
+        numbers
+            .into_iter()
+            .flat_map(|transitions| (0..self.draws).map(move |draw| (transitions, draw)))
+            .collect()
     }
 }
 
@@ -121,7 +127,10 @@ impl Stage for TrainDecoderConfig {
     }
 
     fn inputs(&self) -> Vec<Input<'_>> {
-        vec![Input::new("labels", &self.labels, ArtifactKind::Labels), Input::new("actions", &self.actions, ArtifactKind::Actions)]
+        vec![
+            Input::new("labels", &self.labels, ArtifactKind::Labels),
+            Input::new("actions", &self.actions, ArtifactKind::Actions),
+        ]
     }
 
     fn validate(&self) -> Vec<FieldFault> {
@@ -131,16 +140,46 @@ impl Stage for TrainDecoderConfig {
                 faults.push((field, seen, cure));
             }
         };
-        expect(!self.transitions.is_empty(), "transitions", "is empty".into(), "expected at least one number, e.g. [64, 256]");
-        expect(!self.transitions.contains(&0), "transitions", "has a 0".into(), "expected numbers of at least 1");
+        expect(
+            !self.transitions.is_empty(),
+            "transitions",
+            "is empty".into(),
+            "expected at least one number, e.g. [64, 256]",
+        );
+        expect(
+            !self.transitions.contains(&0),
+            "transitions",
+            "has a 0".into(),
+            "expected numbers of at least 1",
+        );
         expect(self.draws > 0, "draws", "is 0".into(), "expected at least 1");
-        expect(!self.hidden.contains(&0), "hidden", "has a 0".into(), "expected widths of at least 1; [] for a linear decoder");
+        expect(
+            !self.hidden.contains(&0),
+            "hidden",
+            "has a 0".into(),
+            "expected widths of at least 1; [] for a linear decoder",
+        );
         expect(self.steps > 0, "steps", "is 0".into(), "expected at least 1");
         expect(self.batch > 0, "batch", "is 0".into(), "expected at least 1");
         let (rate, smoothing) = (self.learning_rate, self.label_smoothing);
-        expect(rate.is_finite() && rate > 0.0, "learning_rate", format!("is {rate}"), "expected a number above 0");
-        expect((0.0..1.0).contains(&smoothing), "label_smoothing", format!("is {smoothing}"), "expected a share, 0 to below 1");
-        expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every video from training; expected 0 (none) or at least 2");
+        expect(
+            rate.is_finite() && rate > 0.0,
+            "learning_rate",
+            format!("is {rate}"),
+            "expected a number above 0",
+        );
+        expect(
+            (0.0..1.0).contains(&smoothing),
+            "label_smoothing",
+            format!("is {smoothing}"),
+            "expected a share, 0 to below 1",
+        );
+        expect(
+            self.holdout != 1,
+            "holdout",
+            "is 1".into(),
+            "it would keep every video from training; expected 0 (none) or at least 2",
+        );
         faults
     }
 
@@ -176,8 +215,18 @@ impl Stage for TrainDecoderConfig {
 impl StageTask for TrainDecoderTask {
     fn key(&self) -> KeyFields {
         let TrainDecoderTask { config, seed, labels, actions } = self;
-        let TrainDecoderConfig { transitions, draws, hidden, steps, batch, learning_rate, label_smoothing, holdout, labels: _, actions: _ } =
-            config;
+        let TrainDecoderConfig {
+            transitions,
+            draws,
+            hidden,
+            steps,
+            batch,
+            learning_rate,
+            label_smoothing,
+            holdout,
+            labels: _,
+            actions: _,
+        } = config;
         KeyFields::new(&KIND)
             .setting("transitions", transitions)
             .setting("draws", draws)
@@ -199,23 +248,44 @@ impl StageTask for TrainDecoderTask {
 
 /// Trains and judges every decoder.
 fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
-    let TrainDecoderConfig { hidden, steps, batch, learning_rate, label_smoothing, draws, holdout, .. } = task.config.clone();
+    let TrainDecoderConfig {
+        hidden,
+        steps,
+        batch,
+        learning_rate,
+        label_smoothing,
+        draws,
+        holdout,
+        ..
+    } = task.config.clone();
     let most = task.config.transitions.iter().copied().max().unwrap_or(0);
     let TrainDecoderTask { labels, actions, seed, .. } = task;
-    let known = Choice { labels, actions, most, least: most, draws, holdout, seed: *seed }.draw(place)?;
-    let how = Fit { hidden: hidden.clone(), steps, batch, learning_rate, label_smoothing, stop: Some(place.stop.clone()) };
+    let known =
+        Choice { labels, actions, most, least: most, draws, holdout, seed: *seed }.draw(place)?;
+    let how = Fit {
+        hidden: hidden.clone(),
+        steps,
+        batch,
+        learning_rate,
+        label_smoothing,
+        stop: Some(place.stop.clone()),
+    };
     let config = DecoderConfig { latent_dim: known.latent_dim, hidden, outputs: known.outputs };
-    let (mut files, mut curve, mut trained) = (Vec::new(), Curve::default(), Trained::newest(place)?);
+    let (mut files, mut curve, mut trained) =
+        (Vec::new(), Curve::default(), Trained::newest(place)?);
     for (at, (transitions, draw)) in task.config.decoders().into_iter().enumerate() {
         let train = || {
             let pairs = known.draws[draw as usize].take(&(0..transitions).collect::<Vec<_>>());
-            let mut decoder = fit(&config, &how, &pairs, &known.spread, task.seed.wrapping_add(draw))?;
+            let mut decoder =
+                fit(&config, &how, &pairs, &known.spread, task.seed.wrapping_add(draw))?;
             decoder.metadata.insert("lapo.transitions".into(), transitions.to_string());
             decoder.metadata.insert("lapo.draw".into(), draw.to_string());
             Ok(decoder.export()?)
         };
         let decoder = LoadedDecoder::load(trained.get_or_train(at, place, train)?)?;
-        let mut file = place.store.new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", place.folder))?;
+        let mut file = place
+            .store
+            .new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", place.folder))?;
         write(&mut file, &trained.0[at])?;
         files.push(file.finish(0)?);
         let score = curve.add(transitions, draw, &decoder, &known.asked)?;
@@ -225,7 +295,11 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     place.progress.say(&curve.sentence(&known.asked, task.config.holdout > 0));
     files.push(curve.write(place)?);
     let stats = [("known", known.count as f64), ("held_out", known.asked.len() as f64)];
-    Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
+    Ok(Done {
+        files,
+        stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),
+        ..Done::default()
+    })
 }
 
 /// The weights of the decoders that are trained, in their order. A run that is stopped leaves them as its checkpoint.
@@ -233,21 +307,39 @@ struct Trained(Vec<Vec<u8>>);
 
 impl Trained {
     fn newest(place: &Workplace) -> Result<Self, Error> {
-        let Some((count, bytes)) = checkpoint::newest(place.store, &place.scratch)? else { return Ok(Trained(vec![])) };
-        let fault = |reason: String| Error::Checkpoint { file: checkpoint::path(&place.scratch, count), reason };
-        let texts: Vec<String> = serde_json::from_slice(&bytes).map_err(|e| fault(e.to_string()))?;
+        let Some((count, bytes)) = checkpoint::newest(place.store, &place.scratch)? else {
+            return Ok(Trained(vec![]));
+        };
+        let fault = |reason: String| Error::Checkpoint {
+            file: checkpoint::path(&place.scratch, count),
+            reason,
+        };
+        let texts: Vec<String> =
+            serde_json::from_slice(&bytes).map_err(|e| fault(e.to_string()))?;
         let weights = texts.iter().map(|text| STANDARD.decode(text)).collect::<Result<_, _>>();
         Ok(Trained(weights.map_err(|e| fault(e.to_string()))?))
     }
 
     /// Returns a decoder's weights, trained now unless they are there. Decoders come one after the other.
-    fn get_or_train(&mut self, at: usize, place: &Workplace, train: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<&[u8], Error> {
+    fn get_or_train(
+        &mut self,
+        at: usize,
+        place: &Workplace,
+        train: impl FnOnce() -> Result<Vec<u8>, Error>,
+    ) -> Result<&[u8], Error> {
         if at == self.0.len() {
             match train() {
                 Err(stopped @ Error::Train(TrainError::Stopped(_))) => {
-                    let texts: Vec<String> = self.0.iter().map(|weights| STANDARD.encode(weights)).collect();
+                    let texts: Vec<String> =
+                        self.0.iter().map(|weights| STANDARD.encode(weights)).collect();
                     let state = serde_json::json!(texts).to_string();
-                    checkpoint::save(place.store, &place.scratch, at as u64, state.as_bytes(), None)?;
+                    checkpoint::save(
+                        place.store,
+                        &place.scratch,
+                        at as u64,
+                        state.as_bytes(),
+                        None,
+                    )?;
                     return Err(stopped);
                 }
                 weights => self.0.push(weights?),
@@ -267,7 +359,13 @@ struct Curve {
 }
 
 impl Curve {
-    fn add(&mut self, transitions: usize, draw: u64, decoder: &LoadedDecoder, asked: &Pairs) -> Result<f64, Error> {
+    fn add(
+        &mut self,
+        transitions: usize,
+        draw: u64,
+        decoder: &LoadedDecoder,
+        asked: &Pairs,
+    ) -> Result<f64, Error> {
         let score = score(&decoder.decode(&asked.latent_action)?, &asked.action);
         let discrete = matches!(asked.action, Answers::Discrete(_));
         self.transitions.push(transitions as u64);
@@ -292,7 +390,10 @@ impl Curve {
         });
         let means: Vec<String> = means.collect();
         let what = match &asked.action {
-            right @ Answers::Discrete(_) => format!("right on {whose} transitions (the commonest action: {:.3})", guessing(right)),
+            right @ Answers::Discrete(_) => format!(
+                "right on {whose} transitions (the commonest action: {:.3})",
+                guessing(right)
+            ),
             Answers::Continuous(..) => format!("R2 on {whose} transitions"),
         };
         format!("decoders are {what}: {}", means.join(", "))

@@ -77,7 +77,17 @@ pub struct TrainDynamicsTask {
 
 impl StageTask for TrainDynamicsTask {
     fn key(&self) -> KeyFields {
-        let TrainDynamicsTask { config, seed, size, shards, actions, without, generation, provenance: _, checkpoint_secs: _ } = self;
+        let TrainDynamicsTask {
+            config,
+            seed,
+            size,
+            shards,
+            actions,
+            without,
+            generation,
+            provenance: _,
+            checkpoint_secs: _,
+        } = self;
         let TrainDynamicsConfig {
             steps,
             batch,
@@ -138,7 +148,13 @@ impl StageTask for TrainDynamicsTask {
 fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let config = task.config.dynamics(task.size);
     let data = Data::open(task, place)?;
-    let mut trainer = dynamics_trainer(&place.device, &config, &task.config.optim(), data.supervision(task), task.seed)?;
+    let mut trainer = dynamics_trainer(
+        &place.device,
+        &config,
+        &task.config.optim(),
+        data.supervision(task),
+        task.seed,
+    )?;
     let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
     let waited = train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
@@ -175,7 +191,8 @@ impl Data {
             return Err(Error::FrameSize { file, seen: size.height as usize, expected: task.size });
         }
         let (time, every) = (task.config.context + 2, task.config.holdout);
-        let all = WindowIndex::new(&shards, time).without(&shards, task.without.as_deref().unwrap_or_default())?;
+        let all = WindowIndex::new(&shards, time)
+            .without(&shards, task.without.as_deref().unwrap_or_default())?;
         let is_held_out = |episode: usize| every > 0 && episode.is_multiple_of(every);
         let training = all.subset(|episode| !is_held_out(episode));
         let held_out = if every == 0 { all.subset(|_| true) } else { all.subset(is_held_out) };
@@ -185,18 +202,29 @@ impl Data {
                 return Err(Error::TooFewWindows { split, windows, episodes, time, needed });
             }
         }
-        let actions = task.config.actions.is_some().then(|| TrueActions::read(task, place.store)).transpose()?;
+        let actions = task
+            .config
+            .actions
+            .is_some()
+            .then(|| TrueActions::read(task, place.store))
+            .transpose()?;
         let mut data = Data { shards, training, held_out, actions, labelled: Vec::new() };
         data.labelled = data.draw_labelled(task)?;
         Ok(data)
     }
 
     fn draw_labelled(&self, task: &TrainDynamicsTask) -> Result<Vec<(usize, u32)>, Error> {
-        let (Some(actions), Some(supervision)) = (&self.actions, &task.config.supervision) else { return Ok(Vec::new()) };
+        let (Some(actions), Some(supervision)) = (&self.actions, &task.config.supervision) else {
+            return Ok(Vec::new());
+        };
         let labelled = actions.draw(&self.shards, &self.training, supervision.labels, task.seed)?;
         if labelled.len() < supervision.labels {
             let file = task.actions.first().map_or_else(String::new, |file| file.path.clone());
-            return Err(Error::TooFewLabels { file, found: labelled.len(), asked: supervision.labels });
+            return Err(Error::TooFewLabels {
+                file,
+                found: labelled.len(),
+                asked: supervision.labels,
+            });
         }
         Ok(labelled)
     }
@@ -226,12 +254,18 @@ fn train(
 ) -> Result<f64, Error> {
     let config = &task.config;
     let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
-    let mut draws = batch::Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
+    let mut draws = batch::Draws::new(
+        task.seed,
+        trainer.drawn(),
+        data.training.len(),
+        first * config.batch as u64,
+    );
     let (began, mut waited) = (Instant::now(), Duration::ZERO);
     std::thread::scope(|scope| {
         let copy = move |(windows, actions): (Vec<usize>, Vec<u32>)| {
             let mut frames = Vec::new();
-            batch::gather(&data.shards, &data.training, &windows, &mut frames).map(|()| (frames, actions))
+            batch::gather(&data.shards, &data.training, &windows, &mut frames)
+                .map(|()| (frames, actions))
         };
         let mut decided = first;
         let decide = || {
@@ -245,11 +279,17 @@ fn train(
             let (frames, actions) = batches.wait()?;
             waited += asked.elapsed();
             let pace = config.pace(step);
-            let batch = Batch { actions: &actions, ..as_batch(&frames, config.batch + actions.len(), task) };
+            let batch = Batch {
+                actions: &actions,
+                ..as_batch(&frames, config.batch + actions.len(), task)
+            };
             let out = place.device.run(|| trainer.step(&batch, pace))?;
             let glance = is_glance(step + 1, config.steps);
             if step % LOG_EVERY == 0 || step + 1 == config.steps || glance {
-                place.progress.note(&format!("fdm {:.3}x copying, perplexity {:.0?}", out.relative_loss, out.perplexity));
+                place.progress.note(&format!(
+                    "fdm {:.3}x copying, perplexity {:.0?}",
+                    out.relative_loss, out.perplexity
+                ));
                 metrics.push(step, pace, &out);
             }
             if glance {
@@ -259,7 +299,13 @@ fn train(
             }
             place.progress.advance(1);
             if place.stop.is_set() || (saved.elapsed() >= pause && step + 1 < config.steps) {
-                checkpoint::save(place.store, &place.scratch, step + 1, &metrics.pack(&trainer.save()?), None)?;
+                checkpoint::save(
+                    place.store,
+                    &place.scratch,
+                    step + 1,
+                    &metrics.pack(&trainer.save()?),
+                    None,
+                )?;
                 saved = Instant::now();
             }
             place.go_on()?;
@@ -274,5 +320,12 @@ fn is_glance(taken: u64, steps: u64) -> bool {
 }
 
 fn as_batch<'a>(frames: &'a [u8], windows: usize, task: &TrainDynamicsTask) -> Batch<'a> {
-    Batch { frames, batch: windows, time: task.config.context + 2, height: task.size, width: task.size, actions: &[] }
+    Batch {
+        frames,
+        batch: windows,
+        time: task.config.context + 2,
+        height: task.size,
+        width: task.size,
+        actions: &[],
+    }
 }

@@ -86,8 +86,12 @@ impl PolicyVerdict {
     pub fn sentence(&self) -> String {
         let whose = if self.held_out { "held-out" } else { "training" };
         let share = match ratio(self.error, self.mean_error) {
-            Some(share) => format!("the policy's error is {share:.2}x that of always answering the mean latent action"),
-            None if self.mean_error == 0.0 => "all latent actions are alike, so the policy cannot be judged".into(),
+            Some(share) => format!(
+                "the policy's error is {share:.2}x that of always answering the mean latent action"
+            ),
+            None if self.mean_error == 0.0 => {
+                "all latent actions are alike, so the policy cannot be judged".into()
+            }
             None => "the policy's error is no finite number, so it cannot be judged".into(),
         };
         format!("after {} steps, on {} {whose} transitions, {share}", self.steps, self.transitions)
@@ -97,7 +101,16 @@ impl PolicyVerdict {
 impl StageTask for TrainPolicyTask {
     fn key(&self) -> KeyFields {
         // Which shards the labels are of is in the labels.
-        let TrainPolicyTask { config, seed, labels, model, generation, shards: _, provenance: _, checkpoint_secs: _ } = self;
+        let TrainPolicyTask {
+            config,
+            seed,
+            labels,
+            model,
+            generation,
+            shards: _,
+            provenance: _,
+            checkpoint_secs: _,
+        } = self;
         let TrainPolicyConfig {
             steps,
             batch,
@@ -135,14 +148,25 @@ impl StageTask for TrainPolicyTask {
 /// Trains to the last step and judges the result.
 fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     let data = Data::open(task, place)?;
-    let config = PolicyConfig { scale: task.config.resolved_scale(), latent_dim: data.latent_dim, frame_size: data.side, channels: 3 };
-    let optim = OptimConfig { precision: task.config.precision, max_grad_norm: UNLIMITED, ..OptimConfig::default() };
+    let config = PolicyConfig {
+        scale: task.config.resolved_scale(),
+        latent_dim: data.latent_dim,
+        frame_size: data.side,
+        channels: 3,
+    };
+    let optim = OptimConfig {
+        precision: task.config.precision,
+        max_grad_norm: UNLIMITED,
+        ..OptimConfig::default()
+    };
     let mut trainer = policy_trainer(&place.device, &config, &optim, task.seed)?;
     let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
     train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
 
     let steps = match Best::of(&metrics, &task.config) {
-        Some(Best { steps, .. }) => go_back(place, steps, |state| trainer.restore(state)).map(|()| steps)?,
+        Some(Best { steps, .. }) => {
+            go_back(place, steps, |state| trainer.restore(state)).map(|()| steps)?
+        }
         None => task.config.steps,
     };
     let verdict = data.judge(trainer.as_ref(), task, steps)?;
@@ -151,11 +175,22 @@ fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     let mut policy = place.store.new_file(&file("policy.safetensors"))?;
     write(&mut policy, &trainer.export(&task.provenance)?)?;
     let mut report = place.store.new_file(&file("verdict.json"))?;
-    write(&mut report, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
+    write(
+        &mut report,
+        verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes(),
+    )?;
     let [table, events] = metrics.write(place.store, &place.folder)?;
     let files = vec![policy.finish(0)?, table, report.finish(0)?, events];
-    let stats = [("training_transitions", data.training.len() as f64), ("error", verdict.error), ("mean_error", verdict.mean_error)];
-    Ok(Done { files, stats: stats.map(|(name, value)| (name.to_owned(), value)).into(), ..Done::default() })
+    let stats = [
+        ("training_transitions", data.training.len() as f64),
+        ("error", verdict.error),
+        ("mean_error", verdict.mean_error),
+    ];
+    Ok(Done {
+        files,
+        stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),
+        ..Done::default()
+    })
 }
 
 /// The loop.
@@ -171,9 +206,11 @@ fn train(
     let judge_every = (config.steps / JUDGEMENTS).clamp(1, JUDGE_EVERY);
     let mut best = Best::of(metrics, config);
     let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
-    let mut draws = Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
+    let mut draws =
+        Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
     std::thread::scope(|scope| {
-        let copy = move |drawn: Vec<usize>| data.gather(drawn.into_iter().map(|i| data.training[i]));
+        let copy =
+            move |drawn: Vec<usize>| data.gather(drawn.into_iter().map(|i| data.training[i]));
         let mut batches = Ahead::start(scope, || draws.next(config.batch), copy);
         for step in first..config.steps {
             let (frames, latent_action) = batches.wait()?;
@@ -183,7 +220,11 @@ fn train(
             let last = step + 1 == config.steps;
             if step % LOG_EVERY == 0 || last {
                 place.progress.note(&format!("error {:.4}", out.loss));
-                let row = [("learning_rate", learning_rate as f32), ("loss", out.loss), ("grad_norm", out.grad_norm)];
+                let row = [
+                    ("learning_rate", learning_rate as f32),
+                    ("loss", out.loss),
+                    ("grad_norm", out.grad_norm),
+                ];
                 metrics.log(step, row.map(|(name, value)| (name.to_owned(), value)));
             }
             place.progress.advance(1);
@@ -197,7 +238,13 @@ fn train(
             let stops = place.stop.is_set() && !over;
             if is_best || stops || (saved.elapsed() >= pause && !over) {
                 let state = metrics.pack(&trainer.save()?);
-                checkpoint::save(place.store, &place.scratch, step + 1, &state, best.map(|best| best.steps))?;
+                checkpoint::save(
+                    place.store,
+                    &place.scratch,
+                    step + 1,
+                    &state,
+                    best.map(|best| best.steps),
+                )?;
                 saved = Instant::now();
             }
             if over {
@@ -223,7 +270,8 @@ struct Best {
 impl Best {
     fn of(metrics: &Metrics, config: &TrainPolicyConfig) -> Option<Best> {
         let judged: Vec<(u64, f32)> = metrics.points("held_out_error").collect();
-        let (at, (step, _)) = judged.iter().enumerate().min_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b))?;
+        let (at, (step, _)) =
+            judged.iter().enumerate().min_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b))?;
         Some(Best { steps: step + 1, is_left_alone: judged.len() - 1 - at >= config.patience? })
     }
 }

@@ -13,21 +13,36 @@ use crate::train::metrics::Metrics;
 use crate::train::{Result as TrainResult, checkpoint};
 
 /// Takes up the newest checkpoint, if there is one; returns the step to go on with and the curve so far.
-pub(super) fn resume(place: &Workplace, restore: impl FnOnce(&[u8]) -> TrainResult<()>) -> Result<(u64, Metrics), Error> {
-    let Some((step, bytes)) = checkpoint::newest(place.store, &place.scratch)? else { return Ok((0, Metrics::default())) };
+pub(super) fn resume(
+    place: &Workplace,
+    restore: impl FnOnce(&[u8]) -> TrainResult<()>,
+) -> Result<(u64, Metrics), Error> {
+    let Some((step, bytes)) = checkpoint::newest(place.store, &place.scratch)? else {
+        return Ok((0, Metrics::default()));
+    };
     let metrics = take_up(place, step, &bytes, restore)?;
     place.progress.resume(step);
     Ok((step, metrics))
 }
 
 /// Goes back to the checkpoint before a step, which must be there.
-pub(super) fn go_back(place: &Workplace, step: u64, restore: impl FnOnce(&[u8]) -> TrainResult<()>) -> Result<(), Error> {
+pub(super) fn go_back(
+    place: &Workplace,
+    step: u64,
+    restore: impl FnOnce(&[u8]) -> TrainResult<()>,
+) -> Result<(), Error> {
     let bytes = place.store.require(&checkpoint::path(&place.scratch, step))?;
     take_up(place, step, &bytes, restore).map(|_| ())
 }
 
-fn take_up(place: &Workplace, step: u64, checkpoint: &[u8], restore: impl FnOnce(&[u8]) -> TrainResult<()>) -> Result<Metrics, Error> {
-    let fault = |reason: String| Error::Checkpoint { file: checkpoint::path(&place.scratch, step), reason };
+fn take_up(
+    place: &Workplace,
+    step: u64,
+    checkpoint: &[u8],
+    restore: impl FnOnce(&[u8]) -> TrainResult<()>,
+) -> Result<Metrics, Error> {
+    let fault =
+        |reason: String| Error::Checkpoint { file: checkpoint::path(&place.scratch, step), reason };
     let (metrics, state) = Metrics::unpack(checkpoint).map_err(fault)?;
     restore(state).map_err(|e| fault(e.to_string()))?;
     Ok(metrics)
@@ -41,11 +56,21 @@ pub(super) struct WorldModel {
 }
 
 impl WorldModel {
-    pub(super) fn open(place: &Workplace, file: &str, shards: Vec<String>) -> Result<WorldModel, Error> {
+    pub(super) fn open(
+        place: &Workplace,
+        file: &str,
+        shards: Vec<String>,
+    ) -> Result<WorldModel, Error> {
         let weights = place.store.require(file)?;
-        let (labeller, predictor) = (labeller(&place.device, &weights, Precision::F32)?, predictor(&place.device, &weights)?);
+        let (labeller, predictor) = (
+            labeller(&place.device, &weights, Precision::F32)?,
+            predictor(&place.device, &weights)?,
+        );
         let shards = Shards::open(place.store, shards)?;
-        let (seen, expected) = (shards.frame_size().map_or(0, |size| size.height as usize), labeller.config().frame_size);
+        let (seen, expected) = (
+            shards.frame_size().map_or(0, |size| size.height as usize),
+            labeller.config().frame_size,
+        );
         match seen == expected {
             true => Ok(WorldModel { labeller, predictor, shards }),
             false => Err(Error::FrameSize { file: file.to_owned(), seen, expected }),

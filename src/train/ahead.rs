@@ -16,7 +16,11 @@ pub struct Ahead<D, P, B> {
 
 impl<D: FnMut() -> P, P: Send, B: Send> Ahead<D, P, B> {
     /// Starts to copy: `decide` says what the next batch is of, `copy` makes the batch.
-    pub fn start<'scope>(scope: &'scope Scope<'scope, '_>, mut decide: D, copy: impl Fn(P) -> B + Copy + Send + 'scope) -> Self
+    pub fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        mut decide: D,
+        copy: impl Fn(P) -> B + Copy + Send + 'scope,
+    ) -> Self
     where
         P: 'scope,
         B: 'scope,

@@ -45,7 +45,12 @@ pub fn spread(index: &WindowIndex, most: usize) -> Vec<usize> {
 ///
 /// # Shapes
 /// - output: `[windows, time, height, width, 3]`, u8
-pub fn gather(shards: &Shards, index: &WindowIndex, windows: &[usize], out: &mut Vec<u8>) -> Result<(), crate::dataset::Error> {
+pub fn gather(
+    shards: &Shards,
+    index: &WindowIndex,
+    windows: &[usize],
+    out: &mut Vec<u8>,
+) -> Result<(), crate::dataset::Error> {
     let bytes = shards.frame_size().map_or(0, |size| size.bytes()) * index.frames_per_window();
     out.resize(windows.len() * bytes, 0);
     for (window, place) in windows.iter().zip(out.chunks_exact_mut(bytes.max(1))) {

@@ -16,11 +16,20 @@ pub fn newest(store: &Store, folder: &str) -> Result<Option<(u64, Vec<u8>)>, Err
 }
 
 /// Saves the state before `step`, then forgets older ones, but not the one before step `kept`, nor what a run that is ahead has saved.
-pub fn save(store: &Store, folder: &str, step: u64, state: &[u8], kept: Option<u64>) -> Result<(), Error> {
+pub fn save(
+    store: &Store,
+    folder: &str,
+    step: u64,
+    state: &[u8],
+    kept: Option<u64>,
+) -> Result<(), Error> {
     store.create(&path(folder, step), state)?;
     let mut saved = all(store, folder)?;
     saved.truncate(saved.len().saturating_sub(KEPT));
-    saved.iter().filter(|(old, _)| *old < step && Some(*old) != kept).try_for_each(|(old, _)| store.delete_all(&of(folder, *old)))
+    saved
+        .iter()
+        .filter(|(old, _)| *old < step && Some(*old) != kept)
+        .try_for_each(|(old, _)| store.delete_all(&of(folder, *old)))
 }
 
 /// Where the checkpoint before `step` lies.
@@ -35,7 +44,8 @@ fn of(folder: &str, step: u64) -> String {
 /// Every checkpoint of the folder, oldest first.
 fn all(store: &Store, folder: &str) -> Result<Vec<(u64, String)>, Error> {
     let step = |path: &String| path.strip_suffix("/state")?.rsplit('/').next()?.parse().ok();
-    let mut found: Vec<(u64, String)> = store.list(folder)?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
+    let mut found: Vec<(u64, String)> =
+        store.list(folder)?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
     found.sort();
     Ok(found)
 }
@@ -53,14 +63,22 @@ mod tests {
         for step in [5, 10, 200] {
             save(&store, "d/checkpoints/k", step, &step.to_le_bytes(), None).unwrap();
         }
-        assert_eq!(newest(&store, "d/checkpoints/k").unwrap(), Some((200, 200_u64.to_le_bytes().to_vec())));
+        assert_eq!(
+            newest(&store, "d/checkpoints/k").unwrap(),
+            Some((200, 200_u64.to_le_bytes().to_vec()))
+        );
         assert_eq!(all(&store, "d/checkpoints/k").unwrap().len(), 2);
         for step in [300, 400] {
             save(&store, "d/checkpoints/k", step, b"", Some(10)).unwrap();
         }
-        let steps: Vec<u64> = all(&store, "d/checkpoints/k").unwrap().into_iter().map(|(step, _)| step).collect();
+        let steps: Vec<u64> =
+            all(&store, "d/checkpoints/k").unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(steps, [10, 300, 400]);
         save(&store, "d/checkpoints/k", 20, b"", Some(10)).unwrap();
-        assert_eq!(all(&store, "d/checkpoints/k").unwrap().len(), 4, "a run that lags takes nothing from one that is ahead");
+        assert_eq!(
+            all(&store, "d/checkpoints/k").unwrap().len(),
+            4,
+            "a run that lags takes nothing from one that is ahead"
+        );
     }
 }

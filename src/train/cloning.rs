@@ -68,7 +68,12 @@ pub trait PolicyTrainer: Send {
 }
 
 /// Starts a training. The same seed gives the same weights on every device and number of threads.
-pub fn policy_trainer(device: &Device, config: &PolicyConfig, optim: &OptimConfig, seed: u64) -> Result<Box<dyn PolicyTrainer>> {
+pub fn policy_trainer(
+    device: &Device,
+    config: &PolicyConfig,
+    optim: &OptimConfig,
+    seed: u64,
+) -> Result<Box<dyn PolicyTrainer>> {
     config.validate()?;
     device.check()?;
     on_device!(device, B, at => Ok(Box::new(Cloner::<Autodiff<B>>::new(at, config, optim, seed))))
@@ -102,7 +107,15 @@ where
         let mut init = Init::new(seed, &device);
         let policy = Policy::new(&mut init, config);
         let (drawn, optimizer) = (init.drawn(), Optimizer::new(optim.clone()));
-        Cloner { config: config.clone(), optim: optim.clone(), policy, optimizer, seed, drawn, device }
+        Cloner {
+            config: config.clone(),
+            optim: optim.clone(),
+            policy,
+            optimizer,
+            seed,
+            drawn,
+            device,
+        }
     }
 
     fn upload<B: Backend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
@@ -110,13 +123,22 @@ where
         let bytes = shape.iter().product::<usize>();
         let whole = frames.len().next_multiple_of(bytes).max(bytes);
         if frames.len() != whole {
-            return Err(TrainError::Batch { what: "number of bytes", seen: frames.len(), expected: whole });
+            return Err(TrainError::Batch {
+                what: "number of bytes",
+                seen: frames.len(),
+                expected: whole,
+            });
         }
         Ok(upload(frames, shape, device).cast(self.optim.precision.dtype()))
     }
 
     fn settings(&self) -> Settings {
-        Settings { policy: self.config.clone(), optim: self.optim.clone(), seed: self.seed, step: self.optimizer.step }
+        Settings {
+            policy: self.config.clone(),
+            optim: self.optim.clone(),
+            seed: self.seed,
+            step: self.optimizer.step,
+        }
     }
 }
 
@@ -134,10 +156,17 @@ where
         let [batch, ..] = frames.dims();
         let expected = batch * self.config.latent_dim;
         if shown.latent_action.len() != expected {
-            return Err(TrainError::Batch { what: "number of latent actions", seen: shown.latent_action.len(), expected });
+            return Err(TrainError::Batch {
+                what: "number of latent actions",
+                seen: shown.latent_action.len(),
+                expected,
+            });
         }
         let right = TensorData::new(shown.latent_action.to_vec(), [batch, self.config.latent_dim]);
-        let off = self.policy.latent_action(self.policy.features(frames)).cast(burn::tensor::FloatDType::F32)
+        let off = self
+            .policy
+            .latent_action(self.policy.features(frames))
+            .cast(burn::tensor::FloatDType::F32)
             - Tensor::<A, 2>::from_data(right, &self.device);
         let loss = (off.clone() * off).mean();
 
@@ -146,7 +175,8 @@ where
         let mut step = self.optimizer.begin(all);
         self.policy = self.optimizer.apply(&mut step, "policy", learning_rate, self.policy.clone());
         let seen = to_host(Tensor::cat(vec![loss.inner(), step.norm], 0))?;
-        let not_finite = |what, seen| TrainError::NotFinite { step: self.optimizer.step - 1, what, seen };
+        let not_finite =
+            |what, seen| TrainError::NotFinite { step: self.optimizer.step - 1, what, seen };
         match seen[..] {
             [loss, _] if !loss.is_finite() => Err(not_finite("loss", loss)),
             [_, norm] if !norm.is_finite() => Err(not_finite("gradient norm", norm)),
@@ -157,7 +187,9 @@ where
     fn act(&self, frames: &[u8]) -> Result<Vec<f32>> {
         let policy = self.policy.valid();
         let frames = self.upload::<A::InnerBackend>(frames, &self.device)?;
-        Ok(to_host(policy.latent_action(policy.features(frames)).cast(burn::tensor::FloatDType::F32))?)
+        Ok(to_host(
+            policy.latent_action(policy.features(frames)).cast(burn::tensor::FloatDType::F32),
+        )?)
     }
 
     fn save(&self) -> Result<Vec<u8>> {

@@ -21,7 +21,11 @@ pub(super) struct Prediction<B: Backend> {
 ///
 /// # Shapes
 /// - `predicted`: `[batch, channel, height, width]`
-pub(super) fn prediction<B: NetBackend>(predict: Predict, windows: &Windows<B>, predicted: Tensor<B, 4>) -> Prediction<B> {
+pub(super) fn prediction<B: NetBackend>(
+    predict: Predict,
+    windows: &Windows<B>,
+    predicted: Tensor<B, 4>,
+) -> Prediction<B> {
     let wm = mean_square(predicted - windows.next());
     // A batch where nothing moves must not divide by zero.
     let change = mean_square(windows.next() - windows.last()).clamp_min(1e-6);
@@ -38,11 +42,18 @@ pub(super) fn prediction<B: NetBackend>(predict: Predict, windows: &Windows<B>, 
 /// # Shapes
 /// - `latent_action`: `[batch, latent_dim]`
 /// - `actions`: at most as many as windows
-pub(super) fn cross_entropy<B: NetBackend>(tell: &Linear<B>, latent_action: &Tensor<B, 2>, actions: &[u32]) -> Tensor<B, 1> {
+pub(super) fn cross_entropy<B: NetBackend>(
+    tell: &Linear<B>,
+    latent_action: &Tensor<B, 2>,
+    actions: &[u32],
+) -> Tensor<B, 1> {
     let (windows, known) = (latent_action.dims()[0], actions.len());
     let scores = tell.forward(latent_action.clone().narrow(0, windows - known, known));
     let actions = actions.iter().map(|&action| action as i32).collect();
-    let right = Tensor::<B, 2, Int>::from_data(TensorData::new(actions, [known, 1]), &latent_action.device());
+    let right = Tensor::<B, 2, Int>::from_data(
+        TensorData::new(actions, [known, 1]),
+        &latent_action.device(),
+    );
     -activation::log_softmax(scores, 1).gather(1, right).mean()
 }
 
@@ -86,8 +97,14 @@ mod tests {
 
     #[test]
     fn copies_are_all_correlated_and_a_still_number_is_not() {
-        assert!((found([[1.0, -2.0, 4.0], [2.0, -4.0, 8.0], [3.0, -6.0, 12.0], [4.0, -8.0, 16.0]]) - 1.0).abs() < 1e-4);
-        let independent = found([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]);
+        assert!(
+            (found([[1.0, -2.0, 4.0], [2.0, -4.0, 8.0], [3.0, -6.0, 12.0], [4.0, -8.0, 16.0]])
+                - 1.0)
+                .abs()
+                < 1e-4
+        );
+        let independent =
+            found([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]);
         assert!(independent.abs() < 1e-4, "{independent}");
     }
 }

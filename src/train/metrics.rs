@@ -28,8 +28,15 @@ impl Metrics {
             ("grad_norm", out.grad_norm),
             ("codes_revived", out.codes_revived as f32),
         ];
-        let perplexity = out.perplexity.iter().enumerate().map(|(book, perplexity)| (format!("perplexity_{book}"), *perplexity));
-        self.log(step, values.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(perplexity));
+        let perplexity = out
+            .perplexity
+            .iter()
+            .enumerate()
+            .map(|(book, perplexity)| (format!("perplexity_{book}"), *perplexity));
+        self.log(
+            step,
+            values.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(perplexity),
+        );
     }
 
     /// Adds values to the row of a step, which is the last one or comes after it.
@@ -52,8 +59,15 @@ impl Metrics {
     }
 
     /// One metric, row by row.
-    pub fn column(&self, name: &str) -> impl DoubleEndedIterator<Item = Option<f32>> + ExactSizeIterator {
-        let values = self.columns.iter().find(|(known, _)| known == name).map(|(_, values)| values.as_slice());
+    pub fn column(
+        &self,
+        name: &str,
+    ) -> impl DoubleEndedIterator<Item = Option<f32>> + ExactSizeIterator {
+        let values = self
+            .columns
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, values)| values.as_slice());
         (0..self.steps.len()).map(move |row| values.and_then(|values| values[row]))
     }
 
@@ -64,18 +78,28 @@ impl Metrics {
 
     /// Writes the curve as Parquet, `step` and a column per metric, and as an event file for TensorBoard.
     pub fn write(&self, store: &Store, folder: &str) -> Result<[FileInfo; 2], Error> {
-        let wide = |values: &[Option<f32>]| Column::F64(values.iter().map(|v| v.map(f64::from)).collect());
+        let wide =
+            |values: &[Option<f32>]| Column::F64(values.iter().map(|v| v.map(f64::from)).collect());
         let mut columns = vec![("step", Column::U64(self.steps.clone()))];
         columns.extend(self.columns.iter().map(|(name, values)| (name.as_str(), wide(values))));
         let table = write_table(store, &format!("{folder}/metrics.parquet"), &columns)?;
 
         let mut events = Events::default();
         for (row, step) in self.steps.iter().enumerate() {
-            events.push(*step, self.columns.iter().filter_map(|(name, values)| Some((name.as_str(), values[row]?))));
+            events.push(
+                *step,
+                self.columns
+                    .iter()
+                    .filter_map(|(name, values)| Some((name.as_str(), values[row]?))),
+            );
         }
         let path = format!("{folder}/events.out.tfevents.0.lapo");
         let mut file = store.new_file(&path)?;
-        std::io::Write::write_all(&mut file, &events.into_bytes()).map_err(|cause| Error::Io { action: "write", path, cause })?;
+        std::io::Write::write_all(&mut file, &events.into_bytes()).map_err(|cause| Error::Io {
+            action: "write",
+            path,
+            cause,
+        })?;
         Ok([table, file.finish(0)?])
     }
 
@@ -110,7 +134,10 @@ mod tests {
         let mut metrics = Metrics::default();
         metrics.log(0, [("a".to_owned(), f32::NAN), ("b".to_owned(), 1.0)]);
         metrics.log(1, [("b".to_owned(), f32::INFINITY)]);
-        assert_eq!(metrics.columns, [("a".to_owned(), vec![None, None]), ("b".to_owned(), vec![Some(1.0), None])]);
+        assert_eq!(
+            metrics.columns,
+            [("a".to_owned(), vec![None, None]), ("b".to_owned(), vec![Some(1.0), None])]
+        );
     }
 
     #[test]
@@ -128,7 +155,10 @@ mod tests {
 
     #[test]
     fn a_checkpoint_gives_back_the_curve_bit_by_bit() {
-        let metrics = Metrics { steps: vec![0, 10], columns: vec![("loss".into(), vec![Some(0.1 + 0.2), None])] };
+        let metrics = Metrics {
+            steps: vec![0, 10],
+            columns: vec![("loss".into(), vec![Some(0.1 + 0.2), None])],
+        };
         let packed = metrics.pack(b"state\nwith lines");
         assert_eq!(Metrics::unpack(&packed).unwrap(), (metrics, &b"state\nwith lines"[..]));
         assert!(Metrics::unpack(b"no line").is_err());

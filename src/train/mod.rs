@@ -24,7 +24,9 @@ pub mod tensorboard;
 mod trainer;
 
 pub use cloning::{CloningMetrics, PolicyTrainer, Shown, policy_trainer};
-pub use dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision, dynamics_trainer};
+pub use dynamics::{
+    Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision, dynamics_trainer,
+};
 pub use error::{Result, TrainError};
 pub use optim::{OptimConfig, Rule};
 pub use stop::{Signal, Stop};

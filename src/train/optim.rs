@@ -60,7 +60,14 @@ pub struct OptimConfig {
 
 impl Default for OptimConfig {
     fn default() -> Self {
-        OptimConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 2.0, rule: Rule::Adam, precision: Precision::F32 }
+        OptimConfig {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            max_grad_norm: 2.0,
+            rule: Rule::Adam,
+            precision: Precision::F32,
+        }
     }
 }
 
@@ -103,7 +110,13 @@ impl<B: AdamBackend> Optimizer<B> {
     }
 
     /// Moves a network's parameters, whose names begin with `prefix`.
-    pub fn apply<A, M>(&mut self, step: &mut Step<B>, prefix: &str, learning_rate: f64, network: M) -> M
+    pub fn apply<A, M>(
+        &mut self,
+        step: &mut Step<B>,
+        prefix: &str,
+        learning_rate: f64,
+        network: M,
+    ) -> M
     where
         A: AutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
@@ -121,17 +134,20 @@ impl<B: AdamBackend> Optimizer<B> {
         shape: &[usize],
     ) -> Option<Tensor<B, 1>> {
         let gradient = step.gradients.remove(name)?;
-        let moment = |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
+        let moment =
+            |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
         let first = moment(&mut self.first);
         if let (Rule::Muon, Some(matrix)) = (self.config.rule, muon::matrix(shape)) {
             let gradient = gradient * step.scale.clone();
-            let [parameter, first] = muon::moved([parameter, first], gradient, learning_rate, matrix);
+            let [parameter, first] =
+                muon::moved([parameter, first], gradient, learning_rate, matrix);
             self.first.insert(name.to_owned(), first);
             return Some(parameter);
         }
         let parts = [parameter, first, moment(&mut self.second)];
         let factors = step.factors.at(learning_rate);
-        let moved = B::adam(parts.map(unwrap), unwrap(gradient), unwrap(step.scale.clone()), factors);
+        let moved =
+            B::adam(parts.map(unwrap), unwrap(gradient), unwrap(step.scale.clone()), factors);
         let [parameter, first, second] = moved.map(wrap);
         self.first.insert(name.to_owned(), first);
         self.second.insert(name.to_owned(), second);
@@ -140,7 +156,12 @@ impl<B: AdamBackend> Optimizer<B> {
 }
 
 /// The gradients of a network's parameters, by name.
-pub fn gradients<A: AutodiffBackend, M: Module<A>>(prefix: &str, network: &M, gradients: &A::Gradients, into: &mut Flat<A::InnerBackend>) {
+pub fn gradients<A: AutodiffBackend, M: Module<A>>(
+    prefix: &str,
+    network: &M,
+    gradients: &A::Gradients,
+    into: &mut Flat<A::InnerBackend>,
+) {
     network.visit(&mut Collector::<A> { path: Path::new(prefix), gradients, into });
 }
 
@@ -153,7 +174,8 @@ fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
 }
 
 fn global_norm<B: Backend>(gradients: &Flat<B>) -> Tensor<B, 1> {
-    let squares = gradients.values().map(|gradient| (gradient.clone() * gradient.clone()).sum()).collect();
+    let squares =
+        gradients.values().map(|gradient| (gradient.clone() * gradient.clone()).sum()).collect();
     Tensor::cat(squares, 0).sum().sqrt()
 }
 
@@ -202,7 +224,13 @@ where
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
         let shape = param.shape();
         let flat = param.val().inner().reshape([shape.num_elements()]);
-        match self.optimizer.moved(self.step, &self.path.name(), self.learning_rate, flat, shape.as_slice()) {
+        match self.optimizer.moved(
+            self.step,
+            &self.path.name(),
+            self.learning_rate,
+            flat,
+            shape.as_slice(),
+        ) {
             Some(moved) => param.map(|_| Tensor::from_inner(moved.reshape(shape)).require_grad()),
             None => param,
         }
@@ -229,19 +257,33 @@ mod tests {
     #[test]
     fn steps_are_those_computed_by_hand() {
         let mut optimizer = Optimizer::new(OptimConfig::default());
-        let mut step = optimizer.begin(Flat::<Flex>::from([("x".to_owned(), vector(&[3.0, -4.0]))]));
+        let mut step =
+            optimizer.begin(Flat::<Flex>::from([("x".to_owned(), vector(&[3.0, -4.0]))]));
         assert!((step.norm.clone().into_scalar() - 5.0).abs() < 1e-6);
         // clipped to (1.2, -1.6)
-        let values = host(optimizer.moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2]).expect("it has a gradient"));
+        let values = host(
+            optimizer
+                .moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
+                .expect("it has a gradient"),
+        );
         assert!((values[0] + 0.1).abs() < 1e-6 && (values[1] - 0.1).abs() < 1e-6, "{values:?}");
 
         let mut step = optimizer.begin(Flat::from([("x".to_owned(), vector(&[0.0, 1.0]))]));
-        let values = host(optimizer.moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2]).expect("it has a gradient"));
+        let values = host(
+            optimizer
+                .moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
+                .expect("it has a gradient"),
+        );
         let expected = [0.9 * 0.12 / 0.19, (-0.9 * 0.16 + 0.1) / 0.19];
-        let spread =
-            [(0.999 * 0.001 * 1.44 / (1.0 - 0.999f64.powi(2))).sqrt(), ((0.999 * 0.001 * 2.56 + 0.001) / (1.0 - 0.999f64.powi(2))).sqrt()];
+        let spread = [
+            (0.999 * 0.001 * 1.44 / (1.0 - 0.999f64.powi(2))).sqrt(),
+            ((0.999 * 0.001 * 2.56 + 0.001) / (1.0 - 0.999f64.powi(2))).sqrt(),
+        ];
         for i in 0..2 {
-            assert!((f64::from(values[i]) + 0.1 * expected[i] / spread[i]).abs() < 1e-5, "{values:?}");
+            assert!(
+                (f64::from(values[i]) + 0.1 * expected[i] / spread[i]).abs() < 1e-5,
+                "{values:?}"
+            );
         }
         assert!(optimizer.moved(&mut step, "y", 0.1, vector(&[0.0]), &[1]).is_none());
     }

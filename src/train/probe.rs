@@ -54,11 +54,16 @@ pub fn probe(known: &Pairs, asked: &Pairs, codes: &[u16], seed: u64) -> Result<P
     };
     if let Answers::Discrete(actions) = &asked.action {
         let width = codes.len() / actions.len();
-        let said = |code: usize| codes.iter().skip(code).step_by(width).map(|code| usize::from(*code));
-        let told = (0..width).map(|code| mutual_information(&table(said(code).zip(actions.iter().copied()))));
+        let said =
+            |code: usize| codes.iter().skip(code).step_by(width).map(|code| usize::from(*code));
+        let told = (0..width)
+            .map(|code| mutual_information(&table(said(code).zip(actions.iter().copied()))));
         probe.mutual_information = Some(told.fold(0.0, f64::max));
-        probe.action_entropy = table(actions.iter().map(|action| (0, *action))).first().map(|counts| entropy(counts));
-        probe.confusion = table(actions.iter().map(|&action| action as usize).zip(likeliest(&mlp, actions.len())));
+        probe.action_entropy =
+            table(actions.iter().map(|action| (0, *action))).first().map(|counts| entropy(counts));
+        probe.confusion = table(
+            actions.iter().map(|&action| action as usize).zip(likeliest(&mlp, actions.len())),
+        );
     }
     Ok(probe)
 }
@@ -72,20 +77,31 @@ impl Probe {
                 "a linear probe tells {linear:.2} of true actions, hidden layers {mlp:.2}, guessing {guessing:.2}; the most telling code \
                  says {told:.2} of the action's {all:.2} bits"
             ),
-            None => format!("a linear probe of the true action has R2 {linear:.2}, hidden layers {mlp:.2}"),
+            None => format!(
+                "a linear probe of the true action has R2 {linear:.2}, hidden layers {mlp:.2}"
+            ),
         }
     }
 }
 
 /// What a network that learnt `known` pairs says of the others: `[asked, action or axis]`.
-fn told(hidden: Vec<usize>, learning_rate: f64, known: &Pairs, asked: &Pairs, seed: u64) -> Result<Vec<f32>> {
+fn told(
+    hidden: Vec<usize>,
+    learning_rate: f64,
+    known: &Pairs,
+    asked: &Pairs,
+    seed: u64,
+) -> Result<Vec<f32>> {
     let latent_dim = known.latent_action.len() / known.len();
     let outputs = match &known.action {
-        Answers::Discrete(actions) => Outputs::Discrete { actions: actions.iter().max().map_or(1, |most| *most as usize + 1) },
+        Answers::Discrete(actions) => {
+            Outputs::Discrete { actions: actions.iter().max().map_or(1, |most| *most as usize + 1) }
+        }
         Answers::Continuous(_, axes) => Outputs::Continuous { axes: *axes },
     };
     let config = DecoderConfig { latent_dim, hidden: hidden.clone(), outputs };
-    let how = Fit { hidden, steps: STEPS, batch: BATCH, learning_rate, label_smoothing: 0.0, stop: None };
+    let how =
+        Fit { hidden, steps: STEPS, batch: BATCH, learning_rate, label_smoothing: 0.0, stop: None };
     let decoder = fit(&config, &how, known, &Spread::of(&known.latent_action, latent_dim), seed)?;
     Ok(decoder.decode(&asked.latent_action)?)
 }
@@ -97,7 +113,9 @@ fn told(hidden: Vec<usize>, learning_rate: f64, known: &Pairs, asked: &Pairs, se
 pub fn score(told: &[f32], right: &Answers) -> f64 {
     match right {
         Answers::Discrete(right) => {
-            likeliest(told, right.len()).zip(right).filter(|(told, right)| told == *right).count() as f64 / right.len() as f64
+            likeliest(told, right.len()).zip(right).filter(|(told, right)| told == *right).count()
+                as f64
+                / right.len() as f64
         }
         Answers::Continuous(right, axes) => r2(told, right, *axes),
     }
@@ -113,14 +131,17 @@ pub fn guessing(right: &Answers) -> f64 {
 
 /// The action of each row that has the greatest number.
 fn likeliest(told: &[f32], rows: usize) -> impl Iterator<Item = u32> {
-    let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
+    let best =
+        |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
     told.chunks_exact(told.len() / rows).map(best)
 }
 
 /// Share of the variance that is explained, the mean over axes; an axis that never changes does not count.
 fn r2(told: &[f32], right: &[f32], axes: usize) -> f64 {
     let of_axis = |axis: usize| {
-        let column = |values: &[f32]| values.iter().skip(axis).step_by(axes).map(|v| f64::from(*v)).collect::<Vec<_>>();
+        let column = |values: &[f32]| {
+            values.iter().skip(axis).step_by(axes).map(|v| f64::from(*v)).collect::<Vec<_>>()
+        };
         let (told, right) = (column(told), column(right));
         let mean = right.iter().sum::<f64>() / right.len() as f64;
         let all: f64 = right.iter().map(|v| (v - mean).powi(2)).sum();
@@ -147,7 +168,8 @@ fn table(pairs: impl Iterator<Item = (usize, u32)>) -> Vec<Vec<u64>> {
 fn mutual_information(counts: &[Vec<u64>]) -> f64 {
     let rows: Vec<u64> = counts.iter().map(|row| row.iter().sum()).collect();
     let width = counts.iter().map(Vec::len).max().unwrap_or(0);
-    let columns: Vec<u64> = (0..width).map(|i| counts.iter().filter_map(|row| row.get(i)).sum()).collect();
+    let columns: Vec<u64> =
+        (0..width).map(|i| counts.iter().filter_map(|row| row.get(i)).sum()).collect();
     let all: Vec<u64> = counts.iter().flatten().copied().collect();
     entropy(&rows) + entropy(&columns) - entropy(&all)
 }
@@ -178,7 +200,9 @@ mod tests {
 
     #[test]
     fn lines_tell_quadrants_and_only_hidden_layers_their_parity() {
-        let run = |action: fn(u32) -> u32| probe(&pairs(2000, 1, action), &pairs(500, 2, action), &[], 0).unwrap();
+        let run = |action: fn(u32) -> u32| {
+            probe(&pairs(2000, 1, action), &pairs(500, 2, action), &[], 0).unwrap()
+        };
         assert!(run(|quadrant| quadrant).linear > 0.95);
         let parity = run(|quadrant| u32::from(quadrant == 0 || quadrant == 3));
         assert!(parity.mlp > 0.95 && parity.linear < 0.7, "{parity:?}");
@@ -188,10 +212,19 @@ mod tests {
 
     #[test]
     fn a_code_that_names_the_action_tells_all_its_bits() {
-        assert!((mutual_information(&table([(0, 3), (1, 1), (2, 0), (3, 2)].into_iter())) - 2.0).abs() < 1e-12);
-        assert!(mutual_information(&table([(0, 0), (0, 1), (1, 0), (1, 1)].into_iter())).abs() < 1e-12);
+        assert!(
+            (mutual_information(&table([(0, 3), (1, 1), (2, 0), (3, 2)].into_iter())) - 2.0).abs()
+                < 1e-12
+        );
+        assert!(
+            mutual_information(&table([(0, 0), (0, 1), (1, 0), (1, 1)].into_iter())).abs() < 1e-12
+        );
         // H(row) = 1, H(column) = 0.8113, H(pair) = 1.5
-        assert!((mutual_information(&table([(0, 0), (0, 0), (1, 0), (1, 1)].into_iter())) - 0.311_278).abs() < 1e-6);
+        assert!(
+            (mutual_information(&table([(0, 0), (0, 0), (1, 0), (1, 1)].into_iter())) - 0.311_278)
+                .abs()
+                < 1e-6
+        );
     }
 
     #[test]

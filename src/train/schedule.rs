@@ -38,7 +38,14 @@ mod tests {
     fn stage_one_warms_up_and_falls_as_in_the_paper() {
         // numpy.interp(step, [0, 50, 1001], [3e-5, 3e-4, 3e-6])
         let lr = Schedule::warmup_then_linear(3e-4, 50, 1000);
-        for (step, expect) in [(0, 3e-5), (25, 1.65e-4), (50, 3e-4), (525, 0.00015165615141955836), (1001, 3e-6), (2000, 3e-6)] {
+        for (step, expect) in [
+            (0, 3e-5),
+            (25, 1.65e-4),
+            (50, 3e-4),
+            (525, 0.00015165615141955836),
+            (1001, 3e-6),
+            (2000, 3e-6),
+        ] {
             assert!((lr.at(step) - expect).abs() < 1e-12, "step {step}: {}", lr.at(step));
         }
     }

@@ -19,10 +19,19 @@ where
     A::InnerBackend: NetBackend + AdamBackend,
 {
     /// [`DynamicsTrainer::evaluate`](super::DynamicsTrainer::evaluate).
-    pub(super) fn score(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
+    pub(super) fn score(
+        &self,
+        batch: &Batch<'_>,
+        shuffle: &[usize],
+        quantise: bool,
+    ) -> Result<Evaluation> {
         check("shuffle", shuffle.len(), batch.batch)?;
         if let Some(&index) = shuffle.iter().find(|&&index| index >= batch.batch) {
-            return Err(TrainError::Batch { what: "shuffled index", seen: index, expected: batch.batch - 1 });
+            return Err(TrainError::Batch {
+                what: "shuffled index",
+                seen: index,
+                expected: batch.batch - 1,
+            });
         }
         let (idm, fdm) = (self.idm.valid().folded(&self.config), self.fdm.valid().folded());
         let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
@@ -34,7 +43,8 @@ where
             (latent_action.clone(), Vec::new())
         };
         let index = shuffle.iter().map(|&index| index as i32).collect();
-        let index = Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);
+        let index =
+            Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);
         let other = own.clone().select(0, index);
 
         let off = |predicted: Tensor<A::InnerBackend, 4>| {

@@ -82,7 +82,10 @@ where
 
 /// What a checkpoint says of the training it is of.
 pub(super) fn settings_of<T: DeserializeOwned>(weights: &Weights, format: &str) -> Result<T> {
-    let missing = || ModelError::Metadata { key: "format", problem: format!("it is not there, expected `{format}`") };
+    let missing = || ModelError::Metadata {
+        key: "format",
+        problem: format!("it is not there, expected `{format}`"),
+    };
     Ok(weights.config_of(format)?.ok_or_else(missing)?)
 }
 
@@ -97,7 +100,11 @@ pub fn save_moments<B: AdamBackend>(optimizer: &Optimizer<B>, weights: &mut Weig
 }
 
 /// Takes the optimiser's moments from beside the weights.
-pub fn restore_moments<B: AdamBackend>(optimizer: &mut Optimizer<B>, weights: &Weights, device: &B::Device) -> Result<()> {
+pub fn restore_moments<B: AdamBackend>(
+    optimizer: &mut Optimizer<B>,
+    weights: &Weights,
+    device: &B::Device,
+) -> Result<()> {
     let moments = |kind: &str| -> Result<Flat<B>> {
         let prefix = format!("adam.{kind}.");
         let moment = |(name, shape): (String, Vec<usize>)| {

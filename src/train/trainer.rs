@@ -56,7 +56,8 @@ where
     ) -> Self {
         let mut init = Init::new(seed, &device);
         let (idm, fdm) = (Idm::new(&mut init, config), Fdm::new(&mut init, config));
-        let tell = supervision.map(|supervision| Linear::new(&mut init, config.latent_dim(), supervision.actions));
+        let tell = supervision
+            .map(|supervision| Linear::new(&mut init, config.latent_dim(), supervision.actions));
         Trainer {
             supervision,
             tell,
@@ -73,7 +74,11 @@ where
         }
     }
 
-    pub(super) fn upload<B: Backend>(&self, batch: &Batch<'_>, device: &B::Device) -> Result<Windows<B>> {
+    pub(super) fn upload<B: Backend>(
+        &self,
+        batch: &Batch<'_>,
+        device: &B::Device,
+    ) -> Result<Windows<B>> {
         let [height, width, channels] = frame_shape(&self.config);
         let bytes = batch.batch * self.config.window() * height * width * channels;
         check("time", batch.time, self.config.window())?;
@@ -83,10 +88,17 @@ where
         check("number of windows", batch.batch, batch.batch.max(1))?;
         check("number of true actions", batch.actions.len(), batch.actions.len().min(batch.batch))?;
         let most = self.supervision.map_or(0, |supervision| supervision.actions);
-        if let Some(action) = batch.actions.iter().map(|&action| action as usize).find(|&action| action >= most) {
-            return Err(TrainError::Batch { what: "true action", seen: action, expected: most.saturating_sub(1) });
+        if let Some(action) =
+            batch.actions.iter().map(|&action| action as usize).find(|&action| action >= most)
+        {
+            return Err(TrainError::Batch {
+                what: "true action",
+                seen: action,
+                expected: most.saturating_sub(1),
+            });
         }
-        Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time).at(self.optim.precision))
+        Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time)
+            .at(self.optim.precision))
     }
 
     fn start_codebooks(&mut self, latent_action: Tensor<A, 2>) -> Result<()> {
@@ -101,7 +113,9 @@ where
     /// What true actions add to the loss: nothing without supervision.
     fn action_loss(&self, latent_action: &Tensor<A, 2>, actions: &[u32]) -> Tensor<A, 1> {
         match (&self.tell, self.supervision, actions) {
-            (Some(tell), Some(supervision), [_, ..]) => losses::cross_entropy(tell, latent_action, actions) * supervision.weight,
+            (Some(tell), Some(supervision), [_, ..]) => {
+                losses::cross_entropy(tell, latent_action, actions) * supervision.weight
+            }
             _ => Tensor::zeros([1], &self.device),
         }
     }
@@ -132,7 +146,8 @@ where
         for (unused, &used) in self.unused.iter_mut().zip(usage) {
             *unused = if used > 0.0 { 0 } else { *unused + 1 };
         }
-        let dead: Vec<_> = (0..self.unused.len()).filter(|&code| self.unused[code] >= limit).collect();
+        let dead: Vec<_> =
+            (0..self.unused.len()).filter(|&code| self.unused[code] >= limit).collect();
         dead.iter().for_each(|&code| self.unused[code] = 0);
         let pairs: Vec<_> = dead.iter().map(|&code| self.pair(code)).collect();
         let mut rng = self.rng();
@@ -184,11 +199,15 @@ where
         let latent_action = self.idm.forward(&windows, &mut Mode::Train(&mut idm_saw));
         let action_loss = self.action_loss(&latent_action, batch.actions);
         let correlation = losses::correlation(latent_action.clone());
-        let quantised = if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
-        let seen = quantised.as_ref().map_or(latent_action, |quantised| quantised.latent_action_q.clone());
+        let quantised =
+            if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
+        let seen =
+            quantised.as_ref().map_or(latent_action, |quantised| quantised.latent_action_q.clone());
         let predicted = self.fdm.forward(&windows, seen, &mut Mode::Train(&mut fdm_saw));
         let prediction = losses::prediction(self.config.predict, &windows, predicted);
-        let commitment = quantised.as_ref().map_or_else(|| prediction.wm.zeros_like(), |quantised| quantised.loss.clone());
+        let commitment = quantised
+            .as_ref()
+            .map_or_else(|| prediction.wm.zeros_like(), |quantised| quantised.loss.clone());
         let mut loss = prediction.minimised + commitment.clone() + action_loss.clone();
         if pace.decorrelation > 0.0 {
             loss = loss + correlation.clone() * pace.decorrelation;
@@ -207,7 +226,9 @@ where
         self.fdm.update(fdm_saw);
         let (usage, codes_revived) = self.follow(quantised)?;
 
-        let parts = [loss, prediction.wm, prediction.relative, commitment, action_loss, correlation].map(Tensor::inner);
+        let parts =
+            [loss, prediction.wm, prediction.relative, commitment, action_loss, correlation]
+                .map(Tensor::inner);
         let scalars = to_host(Tensor::cat(parts.into_iter().chain([step.norm]).collect(), 0))?;
         let books = || usage.chunks(self.config.vq.entries);
         let metrics = StepMetrics {
@@ -218,8 +239,12 @@ where
             action_loss: scalars[4],
             correlation: scalars[5],
             grad_norm: scalars[6],
-            perplexity: books().map(|book| if pace.quantise { perplexity(book) } else { 0.0 }).collect(),
-            codes_used: books().map(|book| book.iter().filter(|&&used| used > 0.0).count() as u32).collect(),
+            perplexity: books()
+                .map(|book| if pace.quantise { perplexity(book) } else { 0.0 })
+                .collect(),
+            codes_used: books()
+                .map(|book| book.iter().filter(|&&used| used > 0.0).count() as u32)
+                .collect(),
             codes_revived,
         };
         self.finite("loss", metrics.loss)?;

@@ -44,7 +44,11 @@ impl Clock {
             start_secs: ffi::start_time_secs(&source.input),
             last: None,
             step_secs: None,
-            longest_hold_secs: if source.is_broadcast() { STANDSTILL_SECS } else { LONGEST_HOLD_SECS },
+            longest_hold_secs: if source.is_broadcast() {
+                STANDSTILL_SECS
+            } else {
+                LONGEST_HOLD_SECS
+            },
             promise: Promise::of(source),
             covered_secs: f64::NEG_INFINITY,
         }
@@ -68,14 +72,24 @@ impl Clock {
         let duration_secs = if stated_secs > 0.0 { stated_secs } else { 1.0 / self.fps };
         let step_secs = self.last.map_or(0.0, |last| time_secs - last.time_secs);
         // The first step of a time lapse has none before it to be compared with.
-        let is_unusual = |longest_secs: f64| self.step_secs.is_some_and(|usual| step_secs > longest_secs.max(USUAL * usual));
-        let gap_before = position.lost_before || step_secs < 0.0 || is_unusual(self.longest_hold_secs);
+        let is_unusual = |longest_secs: f64| {
+            self.step_secs.is_some_and(|usual| step_secs > longest_secs.max(USUAL * usual))
+        };
+        let gap_before =
+            position.lost_before || step_secs < 0.0 || is_unusual(self.longest_hold_secs);
         let after_standstill = is_unusual(STANDSTILL_SECS);
         if step_secs > 0.0 && !gap_before {
             self.step_secs = Some(step_secs);
         }
         let usual_secs = duration_secs.max(self.step_secs.unwrap_or_default());
-        let moment = Moment { time_secs, duration_secs, usual_secs, gap_before, after_standstill, index: position.index };
+        let moment = Moment {
+            time_secs,
+            duration_secs,
+            usual_secs,
+            gap_before,
+            after_standstill,
+            index: position.index,
+        };
         self.last = Some(moment);
         moment
     }
@@ -83,7 +97,9 @@ impl Clock {
     /// Notes how far a packet reaches.
     pub(super) fn cover(&mut self, packet: &Packet) {
         let any_stream = self.promise.is_some_and(|promise| promise.any_stream);
-        let Some(tick) = self.ticks.get(packet.stream()).filter(|_| any_stream || packet.stream() == self.video) else {
+        let Some(tick) =
+            self.ticks.get(packet.stream()).filter(|_| any_stream || packet.stream() == self.video)
+        else {
             return;
         };
         if let Some(timestamp) = packet.pts().max(packet.dts()) {

@@ -60,7 +60,11 @@ pub(super) struct Opened {
 
 /// Opens the codec of the video stream, and listens to it. Threads or memory that the machine does
 /// not have are no fault of the file's: it is tried again with half as many threads, down to one.
-pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Result<Opened, Error> {
+pub(super) fn open_codec(
+    source: &Source,
+    limits: &Limits,
+    threads: usize,
+) -> Result<Opened, Error> {
     let id = source.stream().parameters().id();
     let mut threads = if THREADED.contains(&id) { threads.clamp(1, MOST_THREADS) } else { 1 };
     loop {
@@ -69,7 +73,8 @@ pub(super) fn open_codec(source: &Source, limits: &Limits, threads: usize) -> Re
             Err(error) if threads > 1 && is_shortage(error) => threads /= 2,
             Err(error) if is_out_of_memory(error) => return Err(out_of_memory(&source.path)),
             Err(error) => {
-                let reason = format!("its codec {} cannot be decoded here: {error}", name_of(source));
+                let reason =
+                    format!("its codec {} cannot be decoded here: {error}", name_of(source));
                 return Err(source.refuse(FaultClass::Unsupported, reason));
             }
         }
@@ -91,11 +96,18 @@ pub(super) fn conceals(source: &Source) -> bool {
 }
 
 /// Opens a second decoder of the file, on one thread, that conceals nothing.
-pub(super) fn open_second(source: &Source, limits: &Limits) -> Result<(decoder::Video, Ear), Error> {
+pub(super) fn open_second(
+    source: &Source,
+    limits: &Limits,
+) -> Result<(decoder::Video, Ear), Error> {
     open_as(source, limits, 1, Concealing::No).map_err(|_| out_of_memory(&source.path))
 }
 
-fn open_with(source: &Source, limits: &Limits, threads: usize) -> Result<(decoder::Video, Ear), AvError> {
+fn open_with(
+    source: &Source,
+    limits: &Limits,
+    threads: usize,
+) -> Result<(decoder::Video, Ear), AvError> {
     open_as(source, limits, threads, Concealing::AsUsual)
 }
 
@@ -108,7 +120,12 @@ enum Concealing {
     No,
 }
 
-fn open_as(source: &Source, limits: &Limits, threads: usize, concealing: Concealing) -> Result<(decoder::Video, Ear), AvError> {
+fn open_as(
+    source: &Source,
+    limits: &Limits,
+    threads: usize,
+    concealing: Concealing,
+) -> Result<(decoder::Video, Ear), AvError> {
     let stream = source.stream();
     let id = stream.parameters().id();
     let found = decoder::find(id).ok_or(AvError::DecoderNotFound)?;

@@ -49,7 +49,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_pixels: 8192 * 8192, deadline_secs: 3600.0, max_errors: 1000, probe_bytes: 5_000_000 }
+        Self {
+            max_pixels: 8192 * 8192,
+            deadline_secs: 3600.0,
+            max_errors: 1000,
+            probe_bytes: 5_000_000,
+        }
     }
 }
 
@@ -78,7 +83,15 @@ pub struct DecodeOptions {
 impl DecodeOptions {
     /// Frames of `width` x `height`, every one, stretched, on one thread, with the default guards.
     pub fn new(width: u32, height: u32) -> Self {
-        Self { width, height, fps: None, fit: Fit::default(), trim: [0.0; 4], codec_threads: 1, limits: Limits::default() }
+        Self {
+            width,
+            height,
+            fps: None,
+            fit: Fit::default(),
+            trim: [0.0; 4],
+            codec_threads: 1,
+            limits: Limits::default(),
+        }
     }
 
     /// Bytes of one frame: `height * width * 3`.
@@ -115,7 +128,12 @@ impl Limits {
     }
 }
 
-fn check(field: &'static str, seen: impl ToString, holds: bool, expected: &str) -> Result<(), Error> {
+fn check(
+    field: &'static str,
+    seen: impl ToString,
+    holds: bool,
+    expected: &str,
+) -> Result<(), Error> {
     if holds {
         return Ok(());
     }

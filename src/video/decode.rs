@@ -54,15 +54,25 @@ impl Decoder {
 
     /// Reads what `open` opens, wherever it lies, as the video called `name`; a damaged file is opened a second time. Without `open`, `name`
     /// is a local file's path. The new `guard` lets others watch.
-    pub fn guarded(name: &Path, open: Option<OpenVideo>, options: &DecodeOptions, guard: Guard) -> Result<Self, Error> {
+    pub fn guarded(
+        name: &Path,
+        open: Option<OpenVideo>,
+        options: &DecodeOptions,
+        guard: Guard,
+    ) -> Result<Self, Error> {
         options.validate()?;
         let source = || match open {
             Some(open) => Source::read(name, open, &options.limits, &guard),
             None => Source::open(name, &options.limits, &guard),
         };
-        let reader = guard.timed(|| Reader::open(source()?, &options.limits, options.codec_threads))?;
+        let reader =
+            guard.timed(|| Reader::open(source()?, &options.limits, options.codec_threads))?;
         let scaler = Scaler::new(options, probe::orientation(&reader.source().stream()));
-        let pace = options.fps.map(|fps| Pace { resampler: Resampler::new(fps), shown: None, ahead: None });
+        let pace = options.fps.map(|fps| Pace {
+            resampler: Resampler::new(fps),
+            shown: None,
+            ahead: None,
+        });
         Ok(Self { reader, scaler, pace, guard, frame_bytes: options.frame_bytes(), frames: 0 })
     }
 
@@ -100,7 +110,10 @@ impl Decoder {
 
     fn next_at_pace(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
         while let Some(mut pace) = self.pace.take() {
-            let due = pace.shown.as_mut().and_then(|picture| Some((picture, pace.resampler.next_frame()?)));
+            let due = pace
+                .shown
+                .as_mut()
+                .and_then(|picture| Some((picture, pace.resampler.next_frame()?)));
             if let Some((picture, frame)) = due {
                 let written = self.write(picture, out);
                 self.pace = Some(pace);
@@ -117,10 +130,15 @@ impl Decoder {
         Ok(None)
     }
 
-    fn ahead(&mut self, ready: Option<(Picture, Moment)>) -> Result<Option<(Picture, Moment)>, Error> {
+    fn ahead(
+        &mut self,
+        ready: Option<(Picture, Moment)>,
+    ) -> Result<Option<(Picture, Moment)>, Error> {
         match ready {
             Some(ready) => Ok(Some(ready)),
-            None => Ok(self.reader.next()?.map(|(picture, moment)| (Picture::new(picture), moment))),
+            None => {
+                Ok(self.reader.next()?.map(|(picture, moment)| (Picture::new(picture), moment)))
+            }
         }
     }
 

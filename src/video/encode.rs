@@ -53,23 +53,40 @@ impl Film {
     pub fn encode(&self, frames: &[u8]) -> Result<Vec<u8>, FilmError> {
         let bytes = (self.width * self.height * 3) as usize;
         if frames.is_empty() || !frames.len().is_multiple_of(bytes) {
-            return Err(FilmError::Frames { bytes: frames.len(), width: self.width, height: self.height });
+            return Err(FilmError::Frames {
+                bytes: frames.len(),
+                width: self.width,
+                height: self.height,
+            });
         }
         super::about::silence_libav();
         let memory = Memory::default();
         let io = StreamIo::from_write_seek(memory.clone())?;
         let mut output = output_to_stream(io, None, Some("mp4"))?;
-        let mut encoder = self.encoder(output.format().flags().contains(format::Flags::GLOBAL_HEADER))?;
+        let mut encoder =
+            self.encoder(output.format().flags().contains(format::Flags::GLOBAL_HEADER))?;
         output.add_stream_with(&encoder)?;
         output.write_header()?;
 
         let [width, height] = [self.width, self.height].map(|side| side * self.zoom);
         let flags = Flags::POINT | Flags::ACCURATE_RND;
-        let mut scaling = Scaling::get(Pixel::RGB24, self.width, self.height, Pixel::YUV420P, width, height, flags)?;
-        let (mut rgb, mut yuv) = (frame::Video::new(Pixel::RGB24, self.width, self.height), frame::Video::empty());
+        let mut scaling = Scaling::get(
+            Pixel::RGB24,
+            self.width,
+            self.height,
+            Pixel::YUV420P,
+            width,
+            height,
+            flags,
+        )?;
+        let (mut rgb, mut yuv) =
+            (frame::Video::new(Pixel::RGB24, self.width, self.height), frame::Video::empty());
         for (time, pixels) in frames.chunks_exact(bytes).enumerate() {
             let (stride, row) = (rgb.stride(0), self.width as usize * 3);
-            rgb.data_mut(0).chunks_mut(stride).zip(pixels.chunks_exact(row)).for_each(|(to, from)| to[..row].copy_from_slice(from));
+            rgb.data_mut(0)
+                .chunks_mut(stride)
+                .zip(pixels.chunks_exact(row))
+                .for_each(|(to, from)| to[..row].copy_from_slice(from));
             scaling.run(&rgb, &mut yuv)?;
             yuv.set_pts(Some(time as i64));
             encoder.send_frame(&yuv)?;
@@ -95,17 +112,24 @@ impl Film {
             context.set_flags(codec::Flags::GLOBAL_HEADER);
         }
         // One thread: the same frames give the same bytes, and tasks run side by side anyway.
-        let options = [("crf", "20"), ("preset", "slow"), ("threads", "1")].into_iter().collect::<Dictionary>();
+        let options = [("crf", "20"), ("preset", "slow"), ("threads", "1")]
+            .into_iter()
+            .collect::<Dictionary>();
         Ok(context.open_with(options)?)
     }
 
     /// Packets that are ready go into the file.
-    fn drain(&self, encoder: &mut encoder::Video, output: &mut format::context::Output) -> Result<(), FilmError> {
+    fn drain(
+        &self,
+        encoder: &mut encoder::Video,
+        output: &mut format::context::Output,
+    ) -> Result<(), FilmError> {
         let mut packet = Packet::empty();
         while encoder.receive_packet(&mut packet).is_ok() {
             packet.set_stream(0);
             packet.set_duration(1);
-            let time_base = output.stream(0).map_or(Rational(1, self.fps as i32), |stream| stream.time_base());
+            let time_base =
+                output.stream(0).map_or(Rational(1, self.fps as i32), |stream| stream.time_base());
             packet.rescale_ts(Rational(1, self.fps as i32), time_base);
             packet.write_interleaved(output)?;
         }

@@ -25,8 +25,16 @@ pub(super) fn find_format(io: &mut StreamIo, probe_bytes: u32) -> Result<(Format
     let mut format: *const ffi::AVInputFormat = ptr::null();
     // SAFETY: `io` is alive for the call; a null name and log context are allowed. The cast
     // covers the `const` that this argument has had since libav 5.
-    let score =
-        unsafe { ffi::av_probe_input_buffer2(io.as_mut_ptr(), (&raw mut format).cast(), ptr::null(), ptr::null_mut(), 0, probe_bytes) };
+    let score = unsafe {
+        ffi::av_probe_input_buffer2(
+            io.as_mut_ptr(),
+            (&raw mut format).cast(),
+            ptr::null(),
+            ptr::null_mut(),
+            0,
+            probe_bytes,
+        )
+    };
     if score < 0 || format.is_null() {
         return Err(Error::from(score.min(-1)));
     }
@@ -66,7 +74,12 @@ pub(super) fn open_input(
         (*context).pb = io.as_mut_ptr();
         (*context).flags |= ffi::AVFMT_FLAG_CUSTOM_IO as c_int;
         let mut options = format_options.disown();
-        let code = ffi::avformat_open_input(&raw mut context, ptr::null(), format.0 as *mut _, &raw mut options);
+        let code = ffi::avformat_open_input(
+            &raw mut context,
+            ptr::null(),
+            format.0 as *mut _,
+            &raw mut options,
+        );
         drop(Dictionary::own(options));
         if code < 0 {
             return Err(Error::from(code));
@@ -124,7 +137,11 @@ pub(super) fn fourcc(stream: &Stream) -> String {
     let tag = unsafe { (*stream.parameters().as_ptr()).codec_tag };
     let letters = tag.to_le_bytes();
     let is_text = letters.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
-    if is_text { letters.iter().map(|byte| char::from(*byte)).collect() } else { format!("number {tag}") }
+    if is_text {
+        letters.iter().map(|byte| char::from(*byte)).collect()
+    } else {
+        format!("number {tag}")
+    }
 }
 
 /// A tag of a stream, where it is there and is text.
@@ -164,7 +181,11 @@ pub(super) fn start_pictures_as_noise(codec: &mut ffmpeg_next::codec::Context) {
 }
 
 #[expect(unsafe_code, reason = "libav calls it")]
-unsafe extern "C" fn noise(codec: *mut ffi::AVCodecContext, picture: *mut ffi::AVFrame, flags: c_int) -> c_int {
+unsafe extern "C" fn noise(
+    codec: *mut ffi::AVCodecContext,
+    picture: *mut ffi::AVFrame,
+    flags: c_int,
+) -> c_int {
     // SAFETY: libav hands over a living context and a frame to fill; after success, its buffers are
     // this frame's alone, each of the size it states.
     unsafe {
@@ -197,22 +218,31 @@ const NOISE: [u8; 251] = {
 /// Returns whether two pictures have the same size, format and visible pixels.
 #[expect(unsafe_code, reason = "ffmpeg-next does not say how much of a row is visible")]
 pub(super) fn have_same_pixels(one: &frame::Video, other: &frame::Video) -> bool {
-    if (one.width(), one.height(), one.format()) != (other.width(), other.height(), other.format()) {
+    if (one.width(), one.height(), one.format()) != (other.width(), other.height(), other.format())
+    {
         return false;
     }
     (0..one.planes().min(other.planes())).all(|plane| {
         // SAFETY: only numbers go in, the plane is one that the format has.
-        let bytes = unsafe { ffi::av_image_get_linesize(one.format().into(), one.width() as c_int, plane as c_int) };
+        let bytes = unsafe {
+            ffi::av_image_get_linesize(one.format().into(), one.width() as c_int, plane as c_int)
+        };
         let Ok(bytes) = usize::try_from(bytes) else { return false };
         let rows = |picture: &frame::Video| picture.stride(plane);
-        let (ours, theirs) = (one.data(plane).chunks(rows(one)), other.data(plane).chunks(rows(other)));
-        ours.zip(theirs).take(one.plane_height(plane) as usize).all(|(one, other)| one.get(..bytes) == other.get(..bytes))
+        let (ours, theirs) =
+            (one.data(plane).chunks(rows(one)), other.data(plane).chunks(rows(other)));
+        ours.zip(theirs)
+            .take(one.plane_height(plane) as usize)
+            .all(|(one, other)| one.get(..bytes) == other.get(..bytes))
     })
 }
 
 /// Cuts the picture down in place, by moving its plane pointers; no pixel is copied.
 #[expect(unsafe_code, reason = "ffmpeg-next has no cropping")]
-pub(super) fn crop(picture: &mut frame::Video, [left, top, right, bottom]: [u32; 4]) -> Result<(), Error> {
+pub(super) fn crop(
+    picture: &mut frame::Video,
+    [left, top, right, bottom]: [u32; 4],
+) -> Result<(), Error> {
     // SAFETY: the frame is alive and exclusively ours; libav checks the edges against its size.
     let code = unsafe {
         let raw = picture.as_mut_ptr();
@@ -283,6 +313,8 @@ pub(super) fn set_colours(scaler: &mut scaling::Context, colours: Colours) {
             from_full = 0;
         }
         let matrix = ffi::sws_getCoefficients(colours.yuv_matrix());
-        ffi::sws_setColorspaceDetails(scaler, matrix, from_full, table, to_full, brightness, contrast, saturation);
+        ffi::sws_setColorspaceDetails(
+            scaler, matrix, from_full, table, to_full, brightness, contrast, saturation,
+        );
     }
 }

@@ -29,7 +29,12 @@ impl Guard {
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
         let allowed = Duration::from_secs_f64(limits.deadline_secs);
-        Self(Arc::new(Mutex::new(GuardState { allowed, spent: Duration::ZERO, since: None, disk: None })))
+        Self(Arc::new(Mutex::new(GuardState {
+            allowed,
+            spent: Duration::ZERO,
+            since: None,
+            disk: None,
+        })))
     }
 
     /// Does some work while the time runs: only time spent here counts, not the caller's own.
@@ -86,7 +91,9 @@ impl Guard {
     pub(super) fn check(&self, path: &Path) -> Result<(), Error> {
         match self.disk_error(path) {
             Some(error) => Err(error),
-            None if self.expired() => Err(Error::Refused { path: path.to_owned(), fault: self.deadline() }),
+            None if self.expired() => {
+                Err(Error::Refused { path: path.to_owned(), fault: self.deadline() })
+            }
             None => Ok(()),
         }
     }
@@ -113,7 +120,8 @@ impl GuardedFile {
         result.inspect_err(|error| {
             if error.kind() != ErrorKind::Interrupted {
                 let worded = || io::Error::new(error.kind(), error.to_string());
-                self.guard.state().disk = Some(error.raw_os_error().map_or_else(worded, io::Error::from_raw_os_error));
+                self.guard.state().disk =
+                    Some(error.raw_os_error().map_or_else(worded, io::Error::from_raw_os_error));
             }
         })
     }
@@ -180,7 +188,9 @@ mod tests {
         };
         assert!(GuardedFile::new(Box::new(folder), &guard).read(&mut [0; 8]).is_err());
         let error = guard.disk_error("videos/a.mp4".as_ref()).unwrap();
-        assert!(error.is_transient() && error.to_string().starts_with("videos/a.mp4: cannot be read"));
+        assert!(
+            error.is_transient() && error.to_string().starts_with("videos/a.mp4: cannot be read")
+        );
         assert!(guard.disk_error("videos/a.mp4".as_ref()).is_none());
     }
 }

@@ -28,12 +28,19 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Puts what is left of a picture there; `trim` is cut off first, shares of its upright edges, and whole colour samples.
-    pub(super) fn trimmed(shape: &Shape, orientation: Orientation, fit: Fit, size: (u32, u32), trim: [f32; 4]) -> Self {
+    pub(super) fn trimmed(
+        shape: &Shape,
+        orientation: Orientation,
+        fit: Fit,
+        size: (u32, u32),
+        trim: [f32; 4],
+    ) -> Self {
         let (width, height) = shape.size;
         let ((x, y), shares) = (shape.log2_chroma, orientation.coded_edges(trim));
         let lengths = [(width, x), (height, y), (width, x), (height, y)];
-        let edge =
-            |((length, log2), share): ((u32, u8), f32)| ((f64::from(share) * f64::from(length)).ceil() as u32).div_ceil(1 << log2) << log2;
+        let edge = |((length, log2), share): ((u32, u8), f32)| {
+            ((f64::from(share) * f64::from(length)).ceil() as u32).div_ceil(1 << log2) << log2
+        };
         let mut cut = [0; 4];
         cut.iter_mut().zip(lengths.into_iter().zip(shares)).for_each(|(cut, at)| *cut = edge(at));
         let [left, top, right, bottom] = cut;
@@ -101,7 +108,12 @@ mod tests {
     const SIDEWAYS: Orientation = Orientation { transpose: true, flip_x: true, flip_y: false };
     const WHOLE: [u32; 4] = [0, 0, 64, 64];
 
-    fn check(size: (u32, u32), pixel_aspect: f64, orientation: Orientation, fit: Fit) -> [[u32; 4]; 2] {
+    fn check(
+        size: (u32, u32),
+        pixel_aspect: f64,
+        orientation: Orientation,
+        fit: Fit,
+    ) -> [[u32; 4]; 2] {
         let shape = Shape { size, pixel_aspect, log2_chroma: (1, 1) };
         let layout = Layout::new(&shape, orientation, fit, (64, 64));
         [layout.crop, layout.place]
@@ -129,13 +141,27 @@ mod tests {
             [layout.crop, layout.place]
         };
         assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.0; 4]), [[0; 4], WHOLE]);
-        assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.0, 0.125, 0.0, 0.25]), [[0, 60, 0, 120], WHOLE]);
-        assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.1001, 0.0, 0.0, 0.0]), [[66, 0, 0, 0], WHOLE], "no line of the bar stays");
-        assert_eq!(trimmed(UPRIGHT, Fit::Crop, [0.0, 0.125, 0.0, 0.125]), [[140, 60, 140, 60], WHOLE]);
+        assert_eq!(
+            trimmed(UPRIGHT, Fit::Stretch, [0.0, 0.125, 0.0, 0.25]),
+            [[0, 60, 0, 120], WHOLE]
+        );
+        assert_eq!(
+            trimmed(UPRIGHT, Fit::Stretch, [0.1001, 0.0, 0.0, 0.0]),
+            [[66, 0, 0, 0], WHOLE],
+            "no line of the bar stays"
+        );
+        assert_eq!(
+            trimmed(UPRIGHT, Fit::Crop, [0.0, 0.125, 0.0, 0.125]),
+            [[140, 60, 140, 60], WHOLE]
+        );
         // What is shown on top lies to the left: it is turned clockwise.
         assert_eq!(trimmed(SIDEWAYS, Fit::Stretch, [0.0, 0.25, 0.0, 0.0]), [[160, 0, 0, 0], WHOLE]);
         assert_eq!(trimmed(SIDEWAYS, Fit::Stretch, [0.25, 0.0, 0.0, 0.0]), [[0, 0, 0, 120], WHOLE]);
-        assert_eq!(trimmed(UPRIGHT, Fit::Stretch, [0.4999, 0.0, 0.4999, 0.0]), [[0; 4], WHOLE], "nothing would be left");
+        assert_eq!(
+            trimmed(UPRIGHT, Fit::Stretch, [0.4999, 0.0, 0.4999, 0.0]),
+            [[0; 4], WHOLE],
+            "nothing would be left"
+        );
     }
 
     #[test]

@@ -63,7 +63,10 @@ enum Denied {
 
 /// Has libav's messages counted, and none printed.
 #[expect(unsafe_code, reason = "ffmpeg-next cannot take libav's messages")]
-#[expect(clippy::missing_transmute_annotations, reason = "the type of variadic arguments differs between machines")]
+#[expect(
+    clippy::missing_transmute_annotations,
+    reason = "the type of variadic arguments differs between machines"
+)]
 pub(super) fn listen_to_libav() {
     // SAFETY: the callback stays for the process's life. It takes the variadic arguments, whose type differs between machines but is
     // handed over like a pointer on all of them, as a pointer that it does not use.
@@ -74,7 +77,12 @@ pub(super) fn listen_to_libav() {
 }
 
 #[expect(unsafe_code, reason = "libav calls it")]
-unsafe extern "C" fn hear(context: *mut c_void, level: c_int, format: *const c_char, _: *mut c_void) {
+unsafe extern "C" fn hear(
+    context: *mut c_void,
+    level: c_int,
+    format: *const c_char,
+    _: *mut c_void,
+) {
     if level > ffi::AV_LOG_DEBUG as c_int || context.is_null() || format.is_null() {
         return;
     }
@@ -82,14 +90,21 @@ unsafe extern "C" fn hear(context: *mut c_void, level: c_int, format: *const c_c
     let (context, class, text) = unsafe {
         let context = speaker(context);
         let class: *const ffi::AVClass = *context.cast();
-        (context, if class.is_null() { c"" } else { CStr::from_ptr((*class).class_name) }, CStr::from_ptr(format))
+        (
+            context,
+            if class.is_null() { c"" } else { CStr::from_ptr((*class).class_name) },
+            CStr::from_ptr(format),
+        )
     };
     let is_error = level <= ffi::AV_LOG_ERROR as c_int;
     if class == c"AVFormatContext" {
         hear_demuxer(context as usize, &text.to_string_lossy(), is_error);
     } else if class == c"AVCodecContext" {
         // SAFETY: a context of this class is one; what is opaque in it is only taken for a number.
-        hear_codec(unsafe { (*context.cast::<ffi::AVCodecContext>()).opaque } as usize, &text.to_string_lossy());
+        hear_codec(
+            unsafe { (*context.cast::<ffi::AVCodecContext>()).opaque } as usize,
+            &text.to_string_lossy(),
+        );
     }
 }
 
@@ -102,10 +117,14 @@ unsafe fn speaker(context: *mut c_void) -> *mut c_void {
     // SAFETY: as the caller says; a class that states where its struct keeps its parent has one there, or null.
     unsafe {
         let class: *const ffi::AVClass = *context.cast();
-        if class.is_null() || CStr::from_ptr((*class).class_name) != c"IMGUTILS" || (*class).parent_log_context_offset == 0 {
+        if class.is_null()
+            || CStr::from_ptr((*class).class_name) != c"IMGUTILS"
+            || (*class).parent_log_context_offset == 0
+        {
             return context;
         }
-        let parent: *mut c_void = *context.byte_offset((*class).parent_log_context_offset as isize).cast();
+        let parent: *mut c_void =
+            *context.byte_offset((*class).parent_log_context_offset as isize).cast();
         if parent.is_null() { context } else { parent }
     }
 }
@@ -114,7 +133,8 @@ unsafe fn speaker(context: *mut c_void) -> *mut c_void {
 fn hear_demuxer(context: usize, text: &str, is_error: bool) {
     if is_error {
         let first = || (0, up_to_the_numbers(text));
-        let _ = COMPLAINTS.try_with(|all| all.borrow_mut().entry(context).or_insert_with(first).0 += 1);
+        let _ =
+            COMPLAINTS.try_with(|all| all.borrow_mut().entry(context).or_insert_with(first).0 += 1);
     }
     if LOSS.iter().any(|words| text.starts_with(words)) {
         let _ = LOSSES.try_with(|all| all.borrow_mut().insert(context));

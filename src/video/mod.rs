@@ -151,7 +151,9 @@ impl Error {
     /// Whether the same file may well decode later: a disk, network or memory failure.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Read { source, .. } => !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied),
+            Self::Read { source, .. } => {
+                !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
+            }
             _ => false,
         }
     }
@@ -159,7 +161,9 @@ impl Error {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Read { .. } if self.is_transient() => Some("run it again when the disk or network is back"),
+            Self::Read { .. } if self.is_transient() => {
+                Some("run it again when the disk or network is back")
+            }
             _ => self.class().map(FaultClass::hint),
         }
     }

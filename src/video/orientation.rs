@@ -113,8 +113,14 @@ mod tests {
         let (width, height) = orientation.swap((3, 2));
         let mut out = vec![0; 18];
         let stride = width * 3;
-        orientation.write(&pixels, 9, &mut Target { pixels: &mut out, stride, left: 0, top: 0, width, height });
-        let rows = out.chunks(width * 3).map(|row| row.chunks(3).map(|pixel| pixel[0].to_string()).collect());
+        orientation.write(
+            &pixels,
+            9,
+            &mut Target { pixels: &mut out, stride, left: 0, top: 0, width, height },
+        );
+        let rows = out
+            .chunks(width * 3)
+            .map(|row| row.chunks(3).map(|pixel| pixel[0].to_string()).collect());
         rows.collect::<Vec<String>>().join("/")
     }
 

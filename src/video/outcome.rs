@@ -172,19 +172,27 @@ impl FaultClass {
     /// What a person can do about it.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::EmptyFile | Self::IncompleteHeader | Self::Truncated => "copy or download the file again",
+            Self::EmptyFile | Self::IncompleteHeader | Self::Truncated => {
+                "copy or download the file again"
+            }
             Self::NotAFile => "list the video files themselves, as in `videos/*.mp4`",
             Self::Unreadable => "check that the file exists and may be read",
             Self::UnknownFormat => "check with `ffprobe` that the file is a video",
-            Self::ForbiddenFormat => "list the video files themselves, not a playlist or pattern of them",
+            Self::ForbiddenFormat => {
+                "list the video files themselves, not a playlist or pattern of them"
+            }
             Self::NoVideoStream => "leave sound files out of the list",
             Self::Unsupported => "convert the file, as in `ffmpeg -i in.mov out.mp4`",
             Self::TooLarge => "raise `max_pixels` if the file is meant to be this large",
             Self::NoFrames => "the file may be cut short, or its pictures larger than `max_pixels`",
-            Self::CorruptPackets => "the frames around the damage were left out; copy the file again if it matters",
+            Self::CorruptPackets => {
+                "the frames around the damage were left out; copy the file again if it matters"
+            }
             Self::Joined => "split it into its files, or join videos with `ffmpeg -f concat`",
             Self::Deadline => "raise `deadline_secs`, or cut the file into pieces",
-            Self::OutOfMemory => "if the file is sound, give its decoder more: `--decoder-memory-gib`",
+            Self::OutOfMemory => {
+                "if the file is sound, give its decoder more: `--decoder-memory-gib`"
+            }
             Self::Crashed => "the frames before it are kept; a newer libav may read on",
         }
     }

@@ -171,7 +171,12 @@ impl Positions {
 
     /// Places the next picture: the timestamp of its packet, its time in ticks, and whether the codec
     /// was restarted before it.
-    pub(super) fn place(&mut self, pts: Option<i64>, stamp: Option<i64>, restarted: bool) -> Position {
+    pub(super) fn place(
+        &mut self,
+        pts: Option<i64>,
+        stamp: Option<i64>,
+        restarted: bool,
+    ) -> Position {
         let lost = self.lost_before(pts, restarted);
         let step = self.last_stamp.zip(stamp).map(|(last, stamp)| stamp - last);
         let timed = step.and_then(|step| self.steps.pictures_in(step));
@@ -206,18 +211,29 @@ impl Positions {
     fn lost_before(&mut self, pts: Option<i64>, restarted: bool) -> u64 {
         let untimed = std::mem::take(&mut self.lost_untimed);
         let Some(pts) = pts else {
-            return if restarted { self.before_restart.saturating_sub(self.next).max(untimed) } else { untimed };
+            return if restarted {
+                self.before_restart.saturating_sub(self.next).max(untimed)
+            } else {
+                untimed
+            };
         };
         let from = self.shown.map_or(0, |(stretch, _)| stretch);
-        let at = (from..=self.stretch).map(|stretch| (stretch, pts)).find(|at| self.waiting.contains_key(at));
+        let at = (from..=self.stretch)
+            .map(|stretch| (stretch, pts))
+            .find(|at| self.waiting.contains_key(at));
         let at = at.unwrap_or((from, pts));
         let later = self.waiting.split_off(&at);
         let passed = std::mem::replace(&mut self.waiting, later);
         let own = self.waiting.remove(&at);
         let lost = passed.values().filter(|passed| passed.fate == Fate::Lost).count() as u64;
         // Pictures that lead a key frame, and lean on those before it, are left out where streams were joined: no decoder shows them.
-        let leads = |passed: &Waiting| own.is_some_and(|own| own.key && passed.packet > own.packet) && !restarted;
-        let unseen = passed.values().filter(|passed| passed.fate == Fate::Decoding && !leads(passed)).count() as u64;
+        let leads = |passed: &Waiting| {
+            own.is_some_and(|own| own.key && passed.packet > own.packet) && !restarted
+        };
+        let unseen = passed
+            .values()
+            .filter(|passed| passed.fate == Fate::Decoding && !leads(passed))
+            .count() as u64;
         let is_swallowed = restarted || (self.swallows_none && self.shown.is_some());
         if unseen > 0 && self.shown.is_some() && !is_swallowed {
             self.one_to_one = false;
@@ -258,8 +274,10 @@ impl Steps {
     /// How many pictures a distance is long, where the rate is constant and known well enough.
     fn pictures_in(&self, step: i64) -> Option<u64> {
         let pictures = step as f64 / self.mean();
-        let near = (pictures - pictures.round()).abs() < 0.25 && pictures < 16.0 * self.count as f64;
-        (self.count >= 2 && !self.varied() && near && pictures.round() >= 1.0).then(|| pictures.round() as u64)
+        let near =
+            (pictures - pictures.round()).abs() < 0.25 && pictures < 16.0 * self.count as f64;
+        (self.count >= 2 && !self.varied() && near && pictures.round() >= 1.0)
+            .then(|| pictures.round() as u64)
     }
 }
 
@@ -277,7 +295,10 @@ mod tests {
                 all = Positions::new(true);
                 continue;
             }
-            let number = word.trim_start_matches(|letter: char| !letter.is_ascii_digit()).parse::<i64>().ok();
+            let number = word
+                .trim_start_matches(|letter: char| !letter.is_ascii_digit())
+                .parse::<i64>()
+                .ok();
             match word.trim_end_matches(|letter: char| letter.is_ascii_digit()) {
                 "r" => all.read(number, false, Fate::Decoding),
                 "k" => all.read(number, true, Fate::Decoding),
@@ -289,7 +310,11 @@ mod tests {
                 "end" => all.end(number, false),
                 shows => {
                     let Position { index, lost_before } = all.place(number, number, shows == "!s");
-                    let index = if index >= UNPLACED { format!("?{}", index - UNPLACED) } else { index.to_string() };
+                    let index = if index >= UNPLACED {
+                        format!("?{}", index - UNPLACED)
+                    } else {
+                        index.to_string()
+                    };
                     seen.push(if lost_before { format!("|{index}") } else { index });
                 }
             }
@@ -301,32 +326,67 @@ mod tests {
     fn lost_packets_advance_the_position_of_what_follows() {
         assert_eq!(positions("k0 r10 r20 s0 s10 s20"), "0 1 2");
         assert_eq!(positions("k0 r10 x20 x30 k40 s0 s10 !s40"), "0 1 |4");
-        assert_eq!(positions("k0 r20 r10 - x25 k40 x30 r60 !s40 s60"), "5 6", "all before the first picture were lost");
-        assert_eq!(positions("k0 r40 x10 x20 r30 s0 s30 s40"), "0 |3 4", "what the codec held before a loss");
-        assert_eq!(positions("k0 r10 s0 s10 r20 r30 - x35 k50 !s50"), "0 1 |5", "at a rate that varies");
+        assert_eq!(
+            positions("k0 r20 r10 - x25 k40 x30 r60 !s40 s60"),
+            "5 6",
+            "all before the first picture were lost"
+        );
+        assert_eq!(
+            positions("k0 r40 x10 x20 r30 s0 s30 s40"),
+            "0 |3 4",
+            "what the codec held before a loss"
+        );
+        assert_eq!(
+            positions("k0 r10 s0 s10 r20 r30 - x35 k50 !s50"),
+            "0 1 |5",
+            "at a rate that varies"
+        );
     }
 
     #[test]
     fn packets_without_a_picture_of_their_own_are_no_positions() {
         assert_eq!(positions("k0 r1 r10 r11 s0 s10 r20 s20"), "0 1 2");
-        assert_eq!(positions("k0 r1 r10 r11 r20 r21 s0 s10 s20 x30 x31 k40 !s40"), "0 1 2 |4", "by time");
-        assert_eq!(positions("one k0 r10 r20 r30 s0 s10 s30"), "0 1 |3", "where each packet has one, it was lost in the codec");
-        assert_eq!(positions("one k0 r10 k40 r20 r30 r50 s0 s10 s40 s50"), "0 1 2 3", "but those that lead a key frame");
+        assert_eq!(
+            positions("k0 r1 r10 r11 r20 r21 s0 s10 s20 x30 x31 k40 !s40"),
+            "0 1 2 |4",
+            "by time"
+        );
+        assert_eq!(
+            positions("one k0 r10 r20 r30 s0 s10 s30"),
+            "0 1 |3",
+            "where each packet has one, it was lost in the codec"
+        );
+        assert_eq!(
+            positions("one k0 r10 k40 r20 r30 r50 s0 s10 s40 s50"),
+            "0 1 2 3",
+            "but those that lead a key frame"
+        );
     }
 
     #[test]
     fn packets_that_vanished_are_counted_by_time_or_not_at_all() {
         assert_eq!(positions("k0 r10 r20 s0 s10 s20 ? k70 !s70"), "0 1 2 |7");
         assert_eq!(positions("k0 r10 r25 s0 s10 s25 ? k70 r80 !s70 s80"), "0 1 2 |?0 ?1");
-        assert_eq!(positions("k0 r10 r20 r30 s0 s10 s20 ? s30 k70 !s70"), "0 1 2 3 |7", "what the codec held comes first");
+        assert_eq!(
+            positions("k0 r10 r20 r30 s0 s10 s20 ? s30 k70 !s70"),
+            "0 1 2 3 |7",
+            "what the codec held comes first"
+        );
         assert_eq!(positions("k0 r10 r20 s0 s10 s20 ~ r50 r60 s50 s60"), "0 1 2 |5 6");
     }
 
     #[test]
     fn what_a_cut_file_ends_with_may_follow_pictures_that_are_not_there() {
-        assert_eq!(positions("k0 r10 r20 s0 s10 r60 r40 r30 s20 s30 cut30 s40 s60"), "0 1 2 3 4 |6");
+        assert_eq!(
+            positions("k0 r10 r20 s0 s10 r60 r40 r30 s20 s30 cut30 s40 s60"),
+            "0 1 2 3 4 |6"
+        );
         assert_eq!(positions("k0 r10 r20 s0 s10 r50 r40 r30 s20 s30 cut30 s40 s50"), "0 1 2 3 4 5");
-        assert_eq!(positions("k0 r50 r25 r10 s0 s10 cut10 s25 s50"), "0 1 |?0 |?1", "at a rate that varies");
+        assert_eq!(
+            positions("k0 r50 r25 r10 s0 s10 cut10 s25 s50"),
+            "0 1 |?0 |?1",
+            "at a rate that varies"
+        );
         assert_eq!(positions("k0 r50 r25 r10 s0 s10 end10 s25 s50"), "0 1 2 3", "it was not cut");
         assert_eq!(
             positions("k0 r10 r20 s0 s10 r60 r40 r30 s20 s30 end30 s40 s60"),
@@ -338,6 +398,10 @@ mod tests {
     #[test]
     fn joined_files_are_counted_on() {
         assert_eq!(positions("k0 r10 r20 k0 r10 s0 s10 s20 s0 s10"), "0 1 2 3 4");
-        assert_eq!(positions("one k0 r10 r20 s0 s10 k5 r15 s20 s5 s15"), "0 1 2 3 4", "wherever the other one begins");
+        assert_eq!(
+            positions("one k0 r10 r20 s0 s10 k5 r15 s20 s5 s15"),
+            "0 1 2 3 4",
+            "wherever the other one begins"
+        );
     }
 }

@@ -53,7 +53,8 @@ pub(super) fn describe(source: &Source) -> Probe {
 /// How the picture is to be turned.
 pub(super) fn orientation(stream: &Stream) -> Orientation {
     let matrix = stream.side_data().find(|data| data.kind() == side_data::Type::DisplayMatrix);
-    matrix.map_or_else(Orientation::default, |matrix| Orientation::from_display_matrix(matrix.data()))
+    matrix
+        .map_or_else(Orientation::default, |matrix| Orientation::from_display_matrix(matrix.data()))
 }
 
 /// Frames a second: the average, else the nominal rate, else 25.
@@ -86,7 +87,10 @@ impl Promise {
             return None;
         }
         if ticks != ffi::AV_NOPTS_VALUE && ticks > 0 {
-            return Some(Self { secs: ticks as f64 * f64::from(stream.time_base()), any_stream: false });
+            return Some(Self {
+                secs: ticks as f64 * f64::from(stream.time_base()),
+                any_stream: false,
+            });
         }
         // Matroska states a stream's duration as text.
         let tag = libav::tag(&stream, c"DURATION").and_then(clock_secs);

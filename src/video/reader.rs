@@ -97,7 +97,12 @@ impl Reader {
         Self::open_with(source, limits, threads, None)
     }
 
-    fn open_with(mut source: Source, limits: &Limits, threads: usize, witness: Option<Witness>) -> Result<Self, Error> {
+    fn open_with(
+        mut source: Source,
+        limits: &Limits,
+        threads: usize,
+        witness: Option<Witness>,
+    ) -> Result<Self, Error> {
         let Opened { codec, ear, threads } = open_codec(&source, limits, threads)?;
         let clock = Clock::new(&source);
         if !clock.needs_every_stream() {
@@ -212,7 +217,9 @@ impl Reader {
 
     /// Whether a second decoder would show how far damage reaches. Without timestamps, a picture that is left out would move all that follow.
     fn lacks_witness(&self) -> bool {
-        self.witness.is_none() && conceals(&self.source) && (self.positions.are_timed() || self.source.is_broadcast())
+        self.witness.is_none()
+            && conceals(&self.source)
+            && (self.positions.are_timed() || self.source.is_broadcast())
     }
 
     /// Says when the picture is shown, and which one of the source it is.
@@ -220,11 +227,13 @@ impl Reader {
         if picture.is_interlaced() {
             self.positions.pair();
         }
-        let position = self.positions.place(picture.pts(), picture.timestamp(), std::mem::take(&mut self.gap));
+        let position =
+            self.positions.place(picture.pts(), picture.timestamp(), std::mem::take(&mut self.gap));
         let moment = self.clock.moment(picture, position);
         self.outcome.decoded += 1;
         // A broadcast may stop anywhere, and what it ends with follow pictures that were not sent yet.
-        let is_end_of_broadcast = self.stage == Stage::Ending && self.source.is_broadcast() && !self.is_cut();
+        let is_end_of_broadcast =
+            self.stage == Stage::Ending && self.source.is_broadcast() && !self.is_cut();
         self.outcome.holes += u64::from(position.lost_before && !is_end_of_broadcast);
         if position.index >= UNPLACED {
             self.outcome.unplaced_secs.get_or_insert(moment.time_secs);
@@ -318,7 +327,10 @@ impl Reader {
         if self.outcome.errors <= self.limits.max_errors {
             return Ok(true);
         }
-        let reason = format!("given up after {} broken places, expected at most {}: {reason}", self.outcome.errors, self.limits.max_errors);
+        let reason = format!(
+            "given up after {} broken places, expected at most {}: {reason}",
+            self.outcome.errors, self.limits.max_errors
+        );
         self.give_up(Fault::new(FaultClass::CorruptPackets, reason));
         Ok(false)
     }
@@ -328,7 +340,11 @@ impl Reader {
     fn open_again(&mut self, threads: usize) -> Result<(), Error> {
         let given_before = self.outcome.decoded.max(self.given_before);
         let source = self.source.again(&self.limits)?;
-        let witness = if threads == 1 && self.lacks_witness() { Some(Witness::open(&source, &self.limits)?) } else { None };
+        let witness = if threads == 1 && self.lacks_witness() {
+            Some(Witness::open(&source, &self.limits)?)
+        } else {
+            None
+        };
         *self = Self::open_with(source, &self.limits, threads, witness)?;
         self.given_before = given_before;
         Ok(())

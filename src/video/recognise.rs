@@ -56,9 +56,14 @@ pub(super) fn recognise(file: &mut dyn VideoFile) -> IoResult<Option<Known>> {
     let parts = parts(file)?;
     let find = |name: &[u8; 4]| parts.iter().find(|part| part.name == *name);
     let Some(index) = find(b"moov") else {
-        let is_still = find(b"ftyp").is_some() && head.get(8..12).is_some_and(|brand| STILLS.iter().any(|still| *still == brand));
+        let is_still = find(b"ftyp").is_some()
+            && head.get(8..12).is_some_and(|brand| STILLS.iter().any(|still| *still == brand));
         let is_segment = find(b"moof").is_some();
-        return Ok(if is_still { Some(Known::Still) } else { is_segment.then_some(Known::Segment) });
+        return Ok(if is_still {
+            Some(Known::Still)
+        } else {
+            is_segment.then_some(Known::Segment)
+        });
     };
     if holds(file, *index, b"encv")? {
         return Ok(Some(Known::Encrypted));
@@ -107,7 +112,9 @@ fn parts(file: &mut dyn VideoFile) -> IoResult<Vec<Part>> {
         let name = [name[0], name[1], name[2], name[3]];
         let bytes = match size {
             0 => end - at,
-            1 if read == 16 => u64::from_be_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]),
+            1 if read == 16 => u64::from_be_bytes([
+                head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15],
+            ]),
             size => size,
         };
         if bytes < 8 || !name.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
@@ -160,16 +167,34 @@ mod tests {
 
     #[test]
     fn a_file_is_known_by_its_bytes() {
-        let (kind, index, data) = (part(b"ftyp", b"isom0000"), part(b"moov", b"avc1"), part(b"mdat", b"pictures"));
+        let (kind, index, data) =
+            (part(b"ftyp", b"isom0000"), part(b"moov", b"avc1"), part(b"mdat", b"pictures"));
         let all = [kind.clone(), index.clone(), data.clone()];
         assert_eq!(known(&all), None);
-        assert_eq!(known(&[all.concat(), all.concat()]), Some(Known::Joined(all.concat().len() as u64)));
-        assert_eq!(known(&[kind.clone(), part(b"moov", b"trak encv"), data.clone()]), Some(Known::Encrypted));
-        assert_eq!(known(&[part(b"ftyp", b"heic0000"), part(b"meta", b""), data.clone()]), Some(Known::Still));
-        assert_eq!(known(&[part(b"styp", b"msdh0000"), part(b"moof", b""), data.clone()]), Some(Known::Segment));
+        assert_eq!(
+            known(&[all.concat(), all.concat()]),
+            Some(Known::Joined(all.concat().len() as u64))
+        );
+        assert_eq!(
+            known(&[kind.clone(), part(b"moov", b"trak encv"), data.clone()]),
+            Some(Known::Encrypted)
+        );
+        assert_eq!(
+            known(&[part(b"ftyp", b"heic0000"), part(b"meta", b""), data.clone()]),
+            Some(Known::Still)
+        );
+        assert_eq!(
+            known(&[part(b"styp", b"msdh0000"), part(b"moof", b""), data.clone()]),
+            Some(Known::Segment)
+        );
         assert_eq!(known(&[part(b"moof", b""), data.clone()]), Some(Known::Segment));
         assert_eq!(known(&[kind, data]), None, "an MP4 whose recording was cut short");
-        assert_eq!(known(&[b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n".to_vec()]), Some(Known::LfsPointer));
+        assert_eq!(
+            known(
+                &[b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n".to_vec()]
+            ),
+            Some(Known::LfsPointer)
+        );
         let webp = |flags: u8| [&b"RIFF0000WEBPVP8X0000"[..], &[flags, 0, 0, 0]].concat();
         assert_eq!(known(&[webp(2)]), Some(Known::AnimatedWebp));
         assert_eq!(known(&[webp(16)]), None);

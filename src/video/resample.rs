@@ -107,7 +107,11 @@ mod tests {
         for (index, time) in times.iter().enumerate() {
             resampler.show(moment(time), times.get(index + 1).map(moment));
             while let Some(Frame { time_secs, gap_before, .. }) = resampler.next_frame() {
-                seen.push(format!("{index}{}{:.0}", if gap_before { "|" } else { "@" }, time_secs * fps));
+                seen.push(format!(
+                    "{index}{}{:.0}",
+                    if gap_before { "|" } else { "@" },
+                    time_secs * fps
+                ));
             }
         }
         assert_eq!(seen.join(" "), expected);
@@ -116,7 +120,12 @@ mod tests {
     #[test]
     fn a_lower_rate_keeps_the_nearest_picture_as_the_fps_filter_does() {
         // ffmpeg -vf fps=10 on 30 pictures a second shows pictures 1, 4, 7: thirds round to the nearest, ties up.
-        check(10.0, 1.0 / 30.0, &[0.0, 1.0 / 30.0, 2.0 / 30.0, 0.1, 4.0 / 30.0, 5.0 / 30.0, 0.2], "1@0 4@1");
+        check(
+            10.0,
+            1.0 / 30.0,
+            &[0.0, 1.0 / 30.0, 2.0 / 30.0, 0.1, 4.0 / 30.0, 5.0 / 30.0, 0.2],
+            "1@0 4@1",
+        );
         check(5.0, 0.1, &[0.0, 0.1, 0.2, 0.3], "0@0 2@1");
     }
 

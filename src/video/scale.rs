@@ -76,14 +76,22 @@ impl Scaler {
 
     fn build(&self, picture: &mut Picture) -> Result<Built, AvError> {
         let kind = picture.kind;
-        let layout = Layout::trimmed(&kind.shape, self.orientation, self.fit, (self.width, self.height), self.trim);
+        let layout = Layout::trimmed(
+            &kind.shape,
+            self.orientation,
+            self.fit,
+            (self.width, self.height),
+            self.trim,
+        );
         picture.crop(layout.crop)?;
         let (width, height) = self.orientation.swap((layout.place[2], layout.place[3]));
         let (from, to) = (&picture.frame, Pixel::RGB24);
         // Area averaging does not alias when scaling down; the others cost nothing measurable, bring it
         // within rounding of the true mean, and keep the colour resolution of RGB sources.
-        let flags = Flags::AREA | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT | Flags::FULL_CHR_H_INP;
-        let mut context = Context::get(kind.format, from.width(), from.height(), to, width, height, flags)?;
+        let flags =
+            Flags::AREA | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT | Flags::FULL_CHR_H_INP;
+        let mut context =
+            Context::get(kind.format, from.width(), from.height(), to, width, height, flags)?;
         ffi::set_colours(&mut context, kind.colours);
         // Not straight into the caller's buffer: libav writes whole vectors, past the end of a row.
         Ok(Built { kind, layout, context, scaled: frame::Video::new(to, width, height) })

@@ -17,8 +17,22 @@ use super::recognise::{Known, recognise};
 use super::{Error, Fault, FaultClass, Limits, OpenVideo, ffi};
 
 /// Formats that would make libav open other files, the network or a script interpreter.
-const FORBIDDEN: [&str; 14] =
-    ["applehttp", "avisynth", "concat", "dash", "hls", "image2", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vapoursynth", "vobsub"];
+const FORBIDDEN: [&str; 14] = [
+    "applehttp",
+    "avisynth",
+    "concat",
+    "dash",
+    "hls",
+    "image2",
+    "imf",
+    "lavfi",
+    "rtp",
+    "rtsp",
+    "sap",
+    "sdp",
+    "vapoursynth",
+    "vobsub",
+];
 
 /// Sizes of a transport stream's packets: plain, with a time stamp, with error correction.
 const TRANSPORT_PACKETS: [u64; 3] = [188, 192, 204];
@@ -45,9 +59,13 @@ impl Source {
     /// Opens `path` as a video, or says why it is none.
     pub(super) fn open(path: &Path, limits: &Limits, guard: &Guard) -> Result<Self, Error> {
         // Asked before opening: opening a pipe that nobody writes to never returns.
-        let metadata = std::fs::metadata(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let metadata = std::fs::metadata(path)
+            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
         if !metadata.is_file() {
-            let fault = Fault::new(FaultClass::NotAFile, "it is a directory, pipe or device; expected a file");
+            let fault = Fault::new(
+                FaultClass::NotAFile,
+                "it is a directory, pipe or device; expected a file",
+            );
             return Err(Error::Refused { path: path.to_owned(), fault });
         }
         let place = path.to_owned();
@@ -55,7 +73,12 @@ impl Source {
     }
 
     /// Reads what `open` opens, wherever it lies, as the video called `path`.
-    pub(super) fn read(path: &Path, open: OpenVideo, limits: &Limits, guard: &Guard) -> Result<Self, Error> {
+    pub(super) fn read(
+        path: &Path,
+        open: OpenVideo,
+        limits: &Limits,
+        guard: &Guard,
+    ) -> Result<Self, Error> {
         super::about::silence_libav();
         let refuse = |fault| Error::Refused { path: path.to_owned(), fault };
         let unreadable = |source| Error::Read { path: path.to_owned(), source };
@@ -73,7 +96,14 @@ impl Source {
             Ok((input, stream_index))
         });
         match opened {
-            Ok((input, stream_index)) => Ok(Self { input, stream_index, guard: guard.clone(), path: path.to_owned(), open, bytes }),
+            Ok((input, stream_index)) => Ok(Self {
+                input,
+                stream_index,
+                guard: guard.clone(),
+                path: path.to_owned(),
+                open,
+                bytes,
+            }),
             Err(error) => Err(known(error, &open, guard)),
         }
     }
@@ -85,7 +115,8 @@ impl Source {
 
     /// Whether a transport stream, which says nothing of its length, ends within a packet.
     pub(super) fn ends_within_a_packet(&self) -> bool {
-        self.input.format().name() == "mpegts" && TRANSPORT_PACKETS.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
+        self.input.format().name() == "mpegts"
+            && TRANSPORT_PACKETS.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
     }
 
     /// Whether its packets state how long each picture is shown, and are fewer than its header counts.
@@ -123,9 +154,13 @@ impl Source {
 /// An error of a file that is no video, in the words of what it is.
 fn known(error: Error, open: &OpenVideo, guard: &Guard) -> Error {
     let Error::Refused { path, fault } = error else { return error };
-    let is_no_video = matches!(fault.class, FaultClass::UnknownFormat | FaultClass::IncompleteHeader | FaultClass::NoVideoStream);
+    let is_no_video = matches!(
+        fault.class,
+        FaultClass::UnknownFormat | FaultClass::IncompleteHeader | FaultClass::NoVideoStream
+    );
     let known = if is_no_video { recognised(open, guard) } else { None };
-    let fault = known.filter(|known| !matches!(known, Known::Joined(_))).map_or(fault, Known::fault);
+    let fault =
+        known.filter(|known| !matches!(known, Known::Joined(_))).map_or(fault, Known::fault);
     Error::Refused { path, fault }
 }
 
@@ -141,20 +176,32 @@ pub(super) fn codec_options(limits: &Limits) -> Dictionary<'static> {
     options
 }
 
-fn open_container(path: &Path, file: GuardedFile, limits: &Limits, guard: &Guard) -> Result<Input, Error> {
-    let refuse = |class, reason: String| Error::Refused { path: path.to_owned(), fault: Fault::new(class, reason) };
+fn open_container(
+    path: &Path,
+    file: GuardedFile,
+    limits: &Limits,
+    guard: &Guard,
+) -> Result<Input, Error> {
+    let refuse = |class, reason: String| Error::Refused {
+        path: path.to_owned(),
+        fault: Fault::new(class, reason),
+    };
     let mut io = StreamIo::from_read_seek(file).map_err(|_| out_of_memory(path))?;
     let found = ffi::find_format(&mut io, limits.probe_bytes);
     guard.check(path)?;
     let format = match found {
         Ok((format, score)) if score > SCORE_OF_A_GUESS => format,
         _ => {
-            return Err(refuse(FaultClass::UnknownFormat, "its bytes are in no known video format".into()));
+            return Err(refuse(
+                FaultClass::UnknownFormat,
+                "its bytes are in no known video format".into(),
+            ));
         }
     };
     let name = format.name();
     if name.split(',').any(|name| FORBIDDEN.contains(&name)) {
-        let reason = format!("it is in the format {name}, which opens other files; expected a video");
+        let reason =
+            format!("it is in the format {name}, which opens other files; expected a video");
         return Err(refuse(FaultClass::ForbiddenFormat, reason));
     }
 
@@ -166,21 +213,38 @@ fn open_container(path: &Path, file: GuardedFile, limits: &Limits, guard: &Guard
     guard.check(path)?;
     opened.map_err(|error| match error {
         error if is_out_of_memory(error) => out_of_memory(path),
-        error => refuse(FaultClass::IncompleteHeader, format!("the header of its {name} format is broken or cut off: {error}")),
+        error => refuse(
+            FaultClass::IncompleteHeader,
+            format!("the header of its {name} format is broken or cut off: {error}"),
+        ),
     })
 }
 
 /// The stream a player would show; a cover picture is a picture of the sound, not a video. Among equals
 /// it is the first: the others may hold the transparency or the depth of its pictures.
 fn video_stream(input: &Input) -> Result<usize, Fault> {
-    let is_video =
-        |stream: &Stream| stream.parameters().medium() == media::Type::Video && !stream.disposition().contains(Disposition::ATTACHED_PIC);
-    let best = input.streams().best(media::Type::Video).filter(is_video).or_else(|| input.streams().find(is_video));
-    let rank = |stream: &Stream| (ffi::stated_size(stream), stream.disposition().contains(Disposition::DEFAULT));
-    let first = best.and_then(|best| input.streams().find(|stream| is_video(stream) && rank(stream) == rank(&best)));
+    let is_video = |stream: &Stream| {
+        stream.parameters().medium() == media::Type::Video
+            && !stream.disposition().contains(Disposition::ATTACHED_PIC)
+    };
+    let best = input
+        .streams()
+        .best(media::Type::Video)
+        .filter(is_video)
+        .or_else(|| input.streams().find(is_video));
+    let rank = |stream: &Stream| {
+        (ffi::stated_size(stream), stream.disposition().contains(Disposition::DEFAULT))
+    };
+    let first = best.and_then(|best| {
+        input.streams().find(|stream| is_video(stream) && rank(stream) == rank(&best))
+    });
     first.map(|stream| stream.index()).ok_or_else(|| {
         let kinds: Vec<_> = input.streams().map(|stream| describe(&stream)).collect();
-        let kinds = if kinds.is_empty() { "nothing else either".into() } else { format!("only: {}", kinds.join(", ")) };
+        let kinds = if kinds.is_empty() {
+            "nothing else either".into()
+        } else {
+            format!("only: {}", kinds.join(", "))
+        };
         Fault::new(FaultClass::NoVideoStream, format!("it has no video, {kinds}"))
     })
 }
@@ -196,12 +260,18 @@ fn check_size((width, height): (u32, u32), max_pixels: u64) -> Result<(), Fault>
     if u64::from(width) * u64::from(height) <= max_pixels {
         return Ok(());
     }
-    Err(Fault::new(FaultClass::TooLarge, format!("its pictures are {width}x{height}, expected at most {max_pixels} pixels")))
+    Err(Fault::new(
+        FaultClass::TooLarge,
+        format!("its pictures are {width}x{height}, expected at most {max_pixels} pixels"),
+    ))
 }
 
 /// What libav could not get memory for, as a fault: a broken header may ask for any amount, and one such file must not stop a run.
 pub(super) fn out_of_memory(path: &Path) -> Error {
-    Error::Refused { path: path.to_owned(), fault: Fault::new(FaultClass::OutOfMemory, "it asks for more memory than there is") }
+    Error::Refused {
+        path: path.to_owned(),
+        fault: Fault::new(FaultClass::OutOfMemory, "it asks for more memory than there is"),
+    }
 }
 
 /// Whether libav ran out of memory.

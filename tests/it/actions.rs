@@ -37,7 +37,13 @@ fn a_verdict_says_what_latents_tell_of_true_actions() {
         assert!((0.0..=1.0).contains(&number(share)), "{probe}");
     }
     assert!(number("mutual_information") <= number("action_entropy") + 1e-9, "{probe}");
-    let told: u64 = probe["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).filter_map(|n| n.as_u64()).sum();
+    let told: u64 = probe["confusion"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|row| row.as_array().unwrap())
+        .filter_map(|n| n.as_u64())
+        .sum();
     assert_eq!(Some(told), probe["transitions"].as_u64());
     project.run_changes_nothing(&[]);
 }
@@ -52,9 +58,15 @@ fn the_curve_shows_on_the_way_what_latents_tell() {
     let steps: Vec<_> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [99, 199, 399]);
     assert!(rows.iter().all(|row| row["probe_mlp"].is_number()), "{curve}");
-    assert_eq!(rows.iter().map(|row| row["codes_used_0"].is_number()).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(
+        rows.iter().map(|row| row["codes_used_0"].is_number()).collect::<Vec<_>>(),
+        [false, true, true]
+    );
     let last = rows.last().unwrap()["information_used"].as_f64().unwrap();
-    assert!((last / verdict(&project)["information_used"].as_f64().unwrap() - 1.0).abs() < 1e-6, "{curve}");
+    assert!(
+        (last / verdict(&project)["information_used"].as_f64().unwrap() - 1.0).abs() < 1e-6,
+        "{curve}"
+    );
 }
 
 #[test]
@@ -65,23 +77,38 @@ fn a_few_true_actions_teach_and_too_few_are_told() {
 
     let said = project(9, "actions.parquet", ", supervision: { labels: 100000 }").run(&[]);
     assert_eq!(said.code, 1, "{said:#?}");
-    assert!(said.stderr.contains("100000 are asked for") && said.stderr.contains("hint: ask for fewer"), "{said:#?}");
+    assert!(
+        said.stderr.contains("100000 are asked for") && said.stderr.contains("hint: ask for fewer"),
+        "{said:#?}"
+    );
 }
 
 #[test]
 fn a_file_that_holds_no_actions_is_told() {
     let said = project(4, "missing.parquet", "").run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("file: cannot read missing.parquet"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("file: cannot read missing.parquet"),
+        "{said:#?}"
+    );
     let said = project(4, "other.parquet", "").run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("cannot read true actions from `other.parquet`"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("cannot read true actions from `other.parquet`"),
+        "{said:#?}"
+    );
     let said = project(4, "actions.parquet", ", supervision: { labels: 0 }").run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("supervision: learns from nothing"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("supervision: learns from nothing"),
+        "{said:#?}"
+    );
 }
 
 /// Five frames of three videos, as they are in `data/maze`.
 fn csv(project: &Project) -> Vec<String> {
-    let actions = project.query("SELECT video, frame_index, action FROM actions ORDER BY video, frame_index");
-    let row = |row: &serde_json::Value| format!("{},{},{}", row["video"].as_str().unwrap(), row["frame_index"], row["action"]);
+    let actions =
+        project.query("SELECT video, frame_index, action FROM actions ORDER BY video, frame_index");
+    let row = |row: &serde_json::Value| {
+        format!("{},{},{}", row["video"].as_str().unwrap(), row["frame_index"], row["action"])
+    };
     actions.as_array().unwrap().iter().map(row).collect()
 }
 
@@ -90,14 +117,19 @@ fn actions_find_their_frames_and_csv_says_what_parquet_does() {
     let project = project(4, "actions.parquet", "");
     project.run(&[]).good();
     let rows = csv(&project);
-    let frames = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap() as usize;
+    let frames =
+        project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap() as usize;
     // Nothing was recorded at the last frame of a video.
     assert!(rows.len() <= frames && rows.len() + 4 >= frames, "{} of {frames}", rows.len());
 
     let text = format!("video,frame_index,action\n{}\n", rows.join("\n"));
     fs::write(project.path("actions.csv"), text.replace("videos/", "")).unwrap();
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
-    fs::write(project.path("pipeline.yaml"), yaml.replace("actions.parquet, partial: true", "actions.csv")).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        yaml.replace("actions.parquet, partial: true", "actions.csv"),
+    )
+    .unwrap();
     project.run(&[]).good();
     assert_eq!(csv(&project), rows);
     project.run_changes_nothing(&[]);
@@ -107,13 +139,22 @@ fn actions_find_their_frames_and_csv_says_what_parquet_does() {
 fn true_actions_stand_beside_latent_ones_and_shards_without_new_ones_keep_their_labels() {
     let project = project(5, "actions.parquet", "");
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
-    fs::write(project.path("pipeline.yaml"), yaml.replace("dynamics: model }", "dynamics: model, actions: actions }")).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        yaml.replace("dynamics: model }", "dynamics: model, actions: actions }"),
+    )
+    .unwrap();
     project.run(&[]).good();
     let wrong = "SELECT count(*) AS n FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index \
                  WHERE true_action = action";
-    let right = project.query("SELECT count(*) AS n FROM labels WHERE true_action IS NOT NULL")[0]["n"].as_u64().unwrap();
+    let right = project.query("SELECT count(*) AS n FROM labels WHERE true_action IS NOT NULL")[0]
+        ["n"]
+        .as_u64()
+        .unwrap();
     assert_eq!(project.query(wrong)[0]["n"].as_u64(), Some(right));
-    assert!(right + 5 >= project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap());
+    assert!(
+        right + 5 >= project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap()
+    );
     // Videos come: one shard of frames, their actions, their labels.
     project.add(5..7);
     assert!(project.run(&[]).good().stdout.starts_with("3 tasks"));
@@ -123,20 +164,32 @@ fn true_actions_stand_beside_latent_ones_and_shards_without_new_ones_keep_their_
 fn actions_and_videos_that_do_not_match_are_told() {
     let told = |lines: &[&str], words: &str| {
         let project = importing(2, "actions.csv", "");
-        fs::write(project.path("actions.csv"), format!("video,frame_index,action\n{}\n", lines.join("\n"))).unwrap();
+        fs::write(
+            project.path("actions.csv"),
+            format!("video,frame_index,action\n{}\n", lines.join("\n")),
+        )
+        .unwrap();
         let said = project.run(&[]);
         assert!(said.code == 1 && said.stderr.contains(words), "{words}: {said:#?}");
     };
     told(&["maze_9.mp4,0,1"], "actions.csv: no video is called `maze_9.mp4`");
-    told(&["maze_1_000.mp4,0,1", "maze_1_000.mp4,9999,1"], "frame 9999 of `maze_1_000.mp4` is not there: the last one decoded is");
-    told(&["maze_1_000.mp4,0,1", "maze_1_000.mp4,0,2"], "frame 0 of `maze_1_000.mp4` has two actions");
-    told(&["maze_1_000.mp4,0,1", "maze_1_000.mp4,2,2"], "frame 1 of `maze_1_000.mp4` has no action");
+    told(
+        &["maze_1_000.mp4,0,1", "maze_1_000.mp4,9999,1"],
+        "frame 9999 of `maze_1_000.mp4` is not there: the last one decoded is",
+    );
+    told(
+        &["maze_1_000.mp4,0,1", "maze_1_000.mp4,0,2"],
+        "frame 0 of `maze_1_000.mp4` has two actions",
+    );
+    told(
+        &["maze_1_000.mp4,0,1", "maze_1_000.mp4,2,2"],
+        "frame 1 of `maze_1_000.mp4` has no action",
+    );
     told(&["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"], "are both `videos/maze_1_000.mp4`");
     told(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
 }
 
-const DECODER: &str =
-    "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
+const DECODER: &str = "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
 
 #[test]
 fn decoders_learn_from_a_few_true_actions_alone() {
@@ -144,10 +197,18 @@ fn decoders_learn_from_a_few_true_actions_alone() {
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + DECODER;
     fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
     project.run(&[]).good();
-    let curve = project.query("SELECT transitions, draw, accuracy, r2 FROM decoder ORDER BY transitions, draw");
+    let curve = project
+        .query("SELECT transitions, draw, accuracy, r2 FROM decoder ORDER BY transitions, draw");
     let rows = curve.as_array().unwrap();
-    assert_eq!(rows.iter().map(|row| row["transitions"].as_u64().unwrap()).collect::<Vec<_>>(), [8, 8, 32, 32]);
-    assert!(rows.iter().all(|row| row["accuracy"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)) && row["r2"].is_null()));
+    assert_eq!(
+        rows.iter().map(|row| row["transitions"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [8, 8, 32, 32]
+    );
+    assert!(
+        rows.iter()
+            .all(|row| row["accuracy"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share))
+                && row["r2"].is_null())
+    );
     let decoders = project.files("decoder", ".safetensors");
     assert_eq!(decoders.len(), 4);
 
@@ -155,7 +216,11 @@ fn decoders_learn_from_a_few_true_actions_alone() {
     fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[16, 32]")).unwrap();
     assert!(project.run(&[]).good().stdout.starts_with("1 tasks"));
     let others = project.files("decoder", ".safetensors");
-    assert!(others.contains(&decoders[2]) && others.contains(&decoders[3]) && !others.contains(&decoders[0]));
+    assert!(
+        others.contains(&decoders[2])
+            && others.contains(&decoders[3])
+            && !others.contains(&decoders[0])
+    );
 
     fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[100000]")).unwrap();
     let said = project.run(&[]);
@@ -173,18 +238,35 @@ fn labels_are_asked_about_true_actions_without_a_game() {
     let told = project.query("SELECT * FROM asked")[0].clone();
     let number = |name: &str| told[name].as_f64().unwrap_or_else(|| panic!("{name} in {told}"));
     let of = "FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index";
-    let videos = project.query(&format!("SELECT DISTINCT labels.video AS video {of} ORDER BY video"));
-    let held_out = videos.as_array().unwrap().iter().step_by(3).map(|row| format!("'{}'", row["video"].as_str().unwrap()));
+    let videos =
+        project.query(&format!("SELECT DISTINCT labels.video AS video {of} ORDER BY video"));
+    let held_out = videos
+        .as_array()
+        .unwrap()
+        .iter()
+        .step_by(3)
+        .map(|row| format!("'{}'", row["video"].as_str().unwrap()));
     let held_out = held_out.collect::<Vec<_>>().join(", ");
     let counts =
         project.query(&format!("SELECT actions.action, count(*) AS n {of} WHERE labels.video IN ({held_out}) GROUP BY actions.action"));
-    let counts: Vec<f64> = counts.as_array().unwrap().iter().map(|row| row["n"].as_f64().unwrap()).collect();
+    let counts: Vec<f64> =
+        counts.as_array().unwrap().iter().map(|row| row["n"].as_f64().unwrap()).collect();
     let all: f64 = counts.iter().sum();
     let entropy: f64 = counts.iter().map(|n| -n / all * (n / all).log2()).sum();
     assert_eq!(number("transitions"), all);
-    assert!((number("guessing") - counts.iter().copied().fold(0.0, f64::max) / all).abs() < 1e-9, "{told} {counts:?}");
-    assert!((number("action_entropy") - entropy).abs() < 1e-9 && number("mutual_information") <= entropy, "{told} {entropy}");
-    assert!((0.0..=1.0).contains(&number("linear")) && (0.0..=1.0).contains(&number("mlp")), "{told}");
+    assert!(
+        (number("guessing") - counts.iter().copied().fold(0.0, f64::max) / all).abs() < 1e-9,
+        "{told} {counts:?}"
+    );
+    assert!(
+        (number("action_entropy") - entropy).abs() < 1e-9
+            && number("mutual_information") <= entropy,
+        "{told} {entropy}"
+    );
+    assert!(
+        (0.0..=1.0).contains(&number("linear")) && (0.0..=1.0).contains(&number("mlp")),
+        "{told}"
+    );
     project.run_changes_nothing(&[]);
 
     for (wrong, fault) in [
@@ -194,7 +276,11 @@ fn labels_are_asked_about_true_actions_without_a_game() {
         ("{ labels: labels, actions: actions, holdout: 1 }", "asked.evaluate.holdout: is 1"),
         ("{}", "asked.evaluate.policy: is missing"),
     ] {
-        fs::write(project.path("pipeline.yaml"), yaml.replace("{ labels: labels, actions: actions, holdout: 3 }", wrong)).unwrap();
+        fs::write(
+            project.path("pipeline.yaml"),
+            yaml.replace("{ labels: labels, actions: actions, holdout: 3 }", wrong),
+        )
+        .unwrap();
         let said = project.run(&[]);
         assert!(said.code == 1 && said.stderr.contains(fault), "{wrong}: {said:#?}");
     }
@@ -210,14 +296,33 @@ fn continuous_actions_are_decoded_too() {
         format!("{frame},{},{}", angle.cos(), angle.sin())
     };
     let rows: Vec<String> = csv(&project).iter().map(turned).collect();
-    fs::write(project.path("actions.csv"), format!("video,frame_index,action_0,action_1\n{}\n", rows.join("\n"))).unwrap();
+    fs::write(
+        project.path("actions.csv"),
+        format!("video,frame_index,action_0,action_1\n{}\n", rows.join("\n")),
+    )
+    .unwrap();
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     let yaml = yaml.replace("actions.parquet", "actions.csv") + DECODER + ASKED;
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     project.run(&["--refresh", "model"]).good();
-    assert!(verdict(&project)["probe"]["linear"].is_number() && verdict(&project)["probe"]["mutual_information"].is_null());
+    assert!(
+        verdict(&project)["probe"]["linear"].is_number()
+            && verdict(&project)["probe"]["mutual_information"].is_null()
+    );
     let asked = project.query("SELECT * FROM asked")[0].clone();
-    assert!(asked["linear"].is_number() && asked["guessing"] == 0.0 && asked["mutual_information"].is_null(), "{asked}");
+    assert!(
+        asked["linear"].is_number()
+            && asked["guessing"] == 0.0
+            && asked["mutual_information"].is_null(),
+        "{asked}"
+    );
     let curve = project.query("SELECT accuracy, r2 FROM decoder");
-    assert!(curve.as_array().unwrap().iter().all(|row| row["r2"].is_number() && row["accuracy"].is_null()), "{curve}");
+    assert!(
+        curve
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|row| row["r2"].is_number() && row["accuracy"].is_null()),
+        "{curve}"
+    );
 }

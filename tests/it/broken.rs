@@ -12,7 +12,10 @@ pub fn ffmpeg(args: &str, to: &Path) -> bool {
     let line = format!("ulimit -v 4000000; ffmpeg -v error -y {args} '{}'", to.display());
     let output = Command::new("bash").args(["-c", &line]).output().unwrap();
     if output.status.code() == Some(127) {
-        assert!(std::env::var_os("CI").is_none(), "ffmpeg must be there: the README's test command installs it");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "ffmpeg must be there: the README's test command installs it"
+        );
         return false;
     }
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
@@ -29,22 +32,38 @@ fn break_videos(folder: &Path, good: &Path) -> BTreeMap<String, Vec<&'static str
     let bytes = fs::read(good).unwrap();
     for copy in 0..4 {
         fs::write(put(&format!("empty{copy}.mp4"), &["empty_file"]), []).unwrap();
-        fs::write(put(&format!("text{copy}.mp4"), &["unknown_format"]), format!("this is no video, number {copy}\n").repeat(40)).unwrap();
+        fs::write(
+            put(&format!("text{copy}.mp4"), &["unknown_format"]),
+            format!("this is no video, number {copy}\n").repeat(40),
+        )
+        .unwrap();
         fs::write(
             put(&format!("noise{copy}.mp4"), &["unknown_format"]),
             bytes.iter().map(|b| b.wrapping_mul(97 + copy)).collect::<Vec<_>>(),
         )
         .unwrap();
-        fs::write(put(&format!("cut{copy}.mp4"), &["incomplete_header", "truncated"]), &bytes[..bytes.len() * (copy as usize + 1) / 8])
-            .unwrap();
+        fs::write(
+            put(&format!("cut{copy}.mp4"), &["incomplete_header", "truncated"]),
+            &bytes[..bytes.len() * (copy as usize + 1) / 8],
+        )
+        .unwrap();
     }
-    fs::write(put("few_bytes.mp4", &["unknown_format", "incomplete_header"]), &bytes[..40]).unwrap();
+    fs::write(put("few_bytes.mp4", &["unknown_format", "incomplete_header"]), &bytes[..40])
+        .unwrap();
     fs::create_dir(put("folder.mp4", &["not_a_file"])).unwrap();
     let pipe = put("pipe.mp4", &["not_a_file"]);
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     std::os::unix::fs::symlink("nowhere.mp4", put("dangling.mp4", &["unreadable"])).unwrap();
-    fs::write(put("list.m3u8", &["forbidden_format", "unknown_format"]), "#EXTM3U\n#EXTINF:1,\nmaze_1_000.mp4\n").unwrap();
-    fs::write(put("list.ffconcat", &["forbidden_format", "unknown_format"]), "ffconcat version 1.0\nfile maze_1_000.mp4\n").unwrap();
+    fs::write(
+        put("list.m3u8", &["forbidden_format", "unknown_format"]),
+        "#EXTM3U\n#EXTINF:1,\nmaze_1_000.mp4\n",
+    )
+    .unwrap();
+    fs::write(
+        put("list.ffconcat", &["forbidden_format", "unknown_format"]),
+        "ffconcat version 1.0\nfile maze_1_000.mp4\n",
+    )
+    .unwrap();
 
     let test = "-f lavfi -i testsrc2=size=128x96:rate=25";
     let x264 = "-pix_fmt yuv420p -c:v libx264 -g 10";
@@ -53,10 +72,15 @@ fn break_videos(folder: &Path, good: &Path) -> BTreeMap<String, Vec<&'static str
         ffmpeg("-f lavfi -i sine -t 1 -c:a aac", &put("audio.mkv", &["no_video_stream"])),
         ffmpeg(&format!("{test} -frames:v 1 {x264}"), &put("one_frame.mp4", &["too_short"])),
         ffmpeg(&format!("{test} -frames:v 2 {x264}"), &put("two_frames.mp4", &["too_short"])),
-        ffmpeg("-f lavfi -i color=size=9000x9000 -frames:v 4 -c:v mjpeg -pix_fmt yuvj420p", &put("huge.avi", &["too_large", "no_frames"])),
+        ffmpeg(
+            "-f lavfi -i color=size=9000x9000 -frames:v 4 -c:v mjpeg -pix_fmt yuvj420p",
+            &put("huge.avi", &["too_large", "no_frames"]),
+        ),
     ];
     assert!(made.iter().all(|m| *m), "ffmpeg could not make the inputs");
-    for (name, to) in [("tail.mkv", "mkv"), ("tail.webm", "webm"), ("tail.ts", "ts"), ("tail.avi", "avi")] {
+    for (name, to) in
+        [("tail.mkv", "mkv"), ("tail.webm", "webm"), ("tail.ts", "ts"), ("tail.avi", "avi")]
+    {
         let path = put(name, &["truncated", "corrupt_packets"]);
         let codec = if to == "webm" { "-c:v libvpx -b:v 1M" } else { x264 };
         assert!(ffmpeg(&format!("{test} -t 4 {codec}"), &path));
@@ -68,7 +92,9 @@ fn break_videos(folder: &Path, good: &Path) -> BTreeMap<String, Vec<&'static str
         assert!(ffmpeg(&format!("{test} -t 8 {x264} -b:v 1M"), &path));
         let mut bytes = fs::read(&path).unwrap();
         let (start, end) = (bytes.len() / 8, bytes.len() * 7 / 8);
-        (start..end).filter(|i| i % every < 200).for_each(|i| bytes[i] = bytes[i].wrapping_mul(31).wrapping_add(7));
+        (start..end)
+            .filter(|i| i % every < 200)
+            .for_each(|i| bytes[i] = bytes[i].wrapping_mul(31).wrapping_add(7));
         fs::write(&path, bytes).unwrap();
     }
     expect
@@ -76,7 +102,10 @@ fn break_videos(folder: &Path, good: &Path) -> BTreeMap<String, Vec<&'static str
 
 #[test]
 fn among_100_good_videos_every_broken_one_is_recorded_and_every_good_one_labelled() {
-    if !ffmpeg("-f lavfi -i testsrc2=size=64x64 -frames:v 1", &std::env::temp_dir().join("lapo-probe.png")) {
+    if !ffmpeg(
+        "-f lavfi -i testsrc2=size=64x64 -frames:v 1",
+        &std::env::temp_dir().join("lapo-probe.png"),
+    ) {
         println!("skipped: no ffmpeg command line");
         return;
     }
@@ -88,10 +117,15 @@ fn among_100_good_videos_every_broken_one_is_recorded_and_every_good_one_labelle
 
     let said = project.run(&["--set", "steps=1"]).good();
     let rejects = project.query("SELECT video, class, reason, frames_kept FROM rejects");
-    let classes: BTreeMap<&str, &str> =
-        rejects.as_array().unwrap().iter().map(|r| (r["video"].as_str().unwrap(), r["class"].as_str().unwrap())).collect();
+    let classes: BTreeMap<&str, &str> = rejects
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["video"].as_str().unwrap(), r["class"].as_str().unwrap()))
+        .collect();
     let told = |video: &String| classes.get(video.as_str()).copied().unwrap_or("nothing");
-    let missed: Vec<_> = expect.iter().filter(|(video, allowed)| !allowed.contains(&told(video))).collect();
+    let missed: Vec<_> =
+        expect.iter().filter(|(video, allowed)| !allowed.contains(&told(video))).collect();
     assert!(missed.is_empty(), "expected: {missed:#?}\nin rejects: {classes:#?}");
     let wrong: Vec<_> = classes.keys().filter(|video| !expect.contains_key(**video)).collect();
     assert!(wrong.is_empty(), "good videos rejected: {wrong:?}");
@@ -107,7 +141,8 @@ fn among_100_good_videos_every_broken_one_is_recorded_and_every_good_one_labelle
 fn changing_size(to: &Path) {
     let parts = ["128x96", "320x200"].map(|size| {
         let part = to.with_extension(format!("{size}.part.h264"));
-        let source = format!("-f lavfi -i testsrc2=size={size}:rate=25 -t 1 -pix_fmt yuv420p -c:v libx264");
+        let source =
+            format!("-f lavfi -i testsrc2=size={size}:rate=25 -t 1 -pix_fmt yuv420p -c:v libx264");
         assert!(ffmpeg(&source, &part));
         let bytes = fs::read(&part).unwrap();
         fs::remove_file(part).unwrap();
@@ -119,12 +154,18 @@ fn changing_size(to: &Path) {
 #[test]
 fn too_many_rejects_stop_the_run_and_keep_what_is_done() {
     let project = Project::new(2);
-    (0..6).for_each(|i| fs::write(project.path("videos").join(format!("bad{i}.mp4")), format!("bad {i}")).unwrap());
-    let yaml = crate::project::PIPELINE.replace("videos_per_shard: 4", "videos_per_shard: 4, max_rejected: 0.5");
+    (0..6).for_each(|i| {
+        fs::write(project.path("videos").join(format!("bad{i}.mp4")), format!("bad {i}")).unwrap()
+    });
+    let yaml = crate::project::PIPELINE
+        .replace("videos_per_shard: 4", "videos_per_shard: 4, max_rejected: 0.5");
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     let said = project.run(&[]);
     assert_eq!(said.code, 1);
-    assert!(said.stderr.contains("of 8 videos rejected, `max_rejected` allows a share of 0.5: "), "{said:#?}");
+    assert!(
+        said.stderr.contains("of 8 videos rejected, `max_rejected` allows a share of 0.5: "),
+        "{said:#?}"
+    );
     assert!(said.stderr.contains("unknown_format"), "the reasons are told: {said:#?}");
 }
 
@@ -132,11 +173,15 @@ fn too_many_rejects_stop_the_run_and_keep_what_is_done() {
 fn rejected_videos_are_tried_again_where_that_is_asked_for() {
     let limited = |project: &Project, most: u64| {
         let limits = format!("videos_per_shard: 4, limits: {{ max_pixels: {most} }}");
-        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos_per_shard: 4", &limits)).unwrap();
+        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos_per_shard: 4", &limits))
+            .unwrap();
     };
     let with_large = || {
         let project = Project::new(4);
-        assert!(ffmpeg("-f lavfi -i testsrc2=size=1280x960:rate=25 -t 1 -c:v libx264", &project.path("videos/large.mp4")));
+        assert!(ffmpeg(
+            "-f lavfi -i testsrc2=size=1280x960:rate=25 -t 1 -c:v libx264",
+            &project.path("videos/large.mp4")
+        ));
         project
     };
     let whole = with_large();
@@ -158,10 +203,17 @@ fn rejected_videos_are_tried_again_where_that_is_asked_for() {
     assert!(said.stdout.contains("new because of new try: 1"), "{said:#?}");
     project.run(&["--retry-rejected=too_large"]).good();
     assert_eq!(rejects(), serde_json::json!([text]));
-    assert_eq!(project.files("frames", "shard.arrow").last(), whole.files("frames", "shard.arrow").first());
+    assert_eq!(
+        project.files("frames", "shard.arrow").last(),
+        whole.files("frames", "shard.arrow").first()
+    );
     let none = project.run(&["--retry-rejected=too_large"]).good();
     assert!(none.stdout.starts_with("0 tasks"), "{none:#?}");
-    assert!(none.stderr.contains("no video was rejected as too_large, so none is tried again; others: 1 as "), "{none:#?}");
+    assert!(
+        none.stderr
+            .contains("no video was rejected as too_large, so none is tried again; others: 1 as "),
+        "{none:#?}"
+    );
     project.run_changes_nothing(&[]);
 
     // Another try of all gives the same frames: only they are decoded, and no label is made again.

@@ -35,10 +35,18 @@ fn server() -> Option<&'static Server> {
             return None;
         };
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/bucket.py");
-        let mut child =
-            Command::new(python).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new(python)
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let ports = lines.map(|line| line.strip_prefix("ports ").map(str::to_owned)).find_map(|ports| ports).expect("moto starts");
+        let ports = lines
+            .map(|line| line.strip_prefix("ports ").map(str::to_owned))
+            .find_map(|ports| ports)
+            .expect("moto starts");
         let ports: Vec<u16> = ports.split_whitespace().map(|port| port.parse().unwrap()).collect();
         Some(Server { _child: child, port: ports[0], proxy: ports[1] })
     };
@@ -48,14 +56,22 @@ fn server() -> Option<&'static Server> {
 impl Server {
     fn access(&self, copies: &std::path::Path) -> Access {
         let endpoint = ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port));
-        let options = SECRETS.map(|(name, value)| (name, value.to_owned())).into_iter().chain([endpoint]);
-        Access::new(options.map(|(name, value)| (name.to_owned(), value)), copies.to_owned(), 1 << 30)
+        let options =
+            SECRETS.map(|(name, value)| (name, value.to_owned())).into_iter().chain([endpoint]);
+        Access::new(
+            options.map(|(name, value)| (name.to_owned(), value)),
+            copies.to_owned(),
+            1 << 30,
+        )
     }
 
     /// A command of the binary that reaches the server at `port`.
     fn command(&self, project: &Project, port: u16, args: &[&str]) -> Command {
         let mut command = project.command(args);
-        command.envs(SECRETS).env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")).env("LAPO_CACHE", project.path("copies"));
+        command
+            .envs(SECRETS)
+            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"))
+            .env("LAPO_CACHE", project.path("copies"));
         command
     }
 
@@ -79,7 +95,9 @@ fn in_bucket(server: &Server, name: &str, games: usize) -> (Project, Store) {
     let pipeline = PIPELINE.replace("workspace: ws", &format!("workspace: s3://lapo/{name}/ws"));
     let pipeline = pipeline.replace("videos/*", &format!("s3://lapo/{name}/videos/*.mp4"));
     fs::write(project.path("pipeline.yaml"), pipeline).unwrap();
-    let store = Store::open_with(&format!("s3://lapo/{name}"), &server.access(&project.path("our copies"))).unwrap();
+    let store =
+        Store::open_with(&format!("s3://lapo/{name}"), &server.access(&project.path("our copies")))
+            .unwrap();
     upload(&project, &store);
     (project, store)
 }
@@ -88,7 +106,12 @@ fn in_bucket(server: &Server, name: &str, games: usize) -> (Project, Store) {
 fn upload(project: &Project, store: &Store) {
     for video in fs::read_dir(project.path("videos")).unwrap() {
         let video = video.unwrap();
-        store.create(&format!("videos/{}", video.file_name().to_str().unwrap()), &fs::read(video.path()).unwrap()).unwrap();
+        store
+            .create(
+                &format!("videos/{}", video.file_name().to_str().unwrap()),
+                &fs::read(video.path()).unwrap(),
+            )
+            .unwrap();
     }
 }
 
@@ -96,9 +119,16 @@ fn upload(project: &Project, store: &Store) {
 fn results(store: &Store) -> Vec<(String, Vec<u8>)> {
     let named = |stage: &'static str, name: &'static str| {
         let manifest = head(store, stage).unwrap().unwrap();
-        let files: Vec<String> =
-            manifest.files(store).unwrap().into_iter().map(|file| file.path).filter(|path| path.ends_with(name)).collect();
-        files.into_iter().map(move |path| (format!("{stage}/{name}"), store.require(&path).unwrap().to_vec()))
+        let files: Vec<String> = manifest
+            .files(store)
+            .unwrap()
+            .into_iter()
+            .map(|file| file.path)
+            .filter(|path| path.ends_with(name))
+            .collect();
+        files
+            .into_iter()
+            .map(move |path| (format!("{stage}/{name}"), store.require(&path).unwrap().to_vec()))
     };
     let frames = named("frames", "shard.arrow").chain(named("model", "model.safetensors"));
     frames.chain(named("labels", "labels.parquet")).collect()
@@ -130,15 +160,25 @@ fn a_pipeline_over_a_bucket_gives_what_it_gives_in_a_folder() {
     fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
     upload(&project, &store);
     let more = run(&[]).good();
-    assert!(more.stdout.contains("8 videos (2 new)") && more.stdout.contains("1 rejects"), "{more:#?}");
-    let gc = rows(server.lapo(&project, &["gc", "--workspace", "s3://lapo/whole/ws", "--older-than", "0s", "--format", "json"]));
+    assert!(
+        more.stdout.contains("8 videos (2 new)") && more.stdout.contains("1 rejects"),
+        "{more:#?}"
+    );
+    let gc = rows(server.lapo(
+        &project,
+        &["gc", "--workspace", "s3://lapo/whole/ws", "--older-than", "0s", "--format", "json"],
+    ));
     assert_eq!(gc["garbage"], serde_json::json!([]), "nothing is left over");
     no_secret_in(&project, &there, &[first, again, more]);
 }
 
 /// No secret is in what the runs said, in a file they left, or in the bucket.
 fn no_secret_in(project: &Project, store: &Store, runs: &[Said]) {
-    let holds = |bytes: &[u8]| SECRETS.iter().find(|(_, secret)| bytes.windows(secret.len()).any(|at| at == secret.as_bytes()));
+    let holds = |bytes: &[u8]| {
+        SECRETS
+            .iter()
+            .find(|(_, secret)| bytes.windows(secret.len()).any(|at| at == secret.as_bytes()))
+    };
     for said in runs {
         assert_eq!(holds(format!("{said:?}").as_bytes()), None, "{said:#?}");
     }
@@ -160,20 +200,48 @@ fn no_secret_in(project: &Project, store: &Store, runs: &[Said]) {
 fn videos_listed_by_etag_or_within_archives_of_a_bucket_are_decoded_in_place() {
     let Some(server) = server() else { return };
     let (project, store) = in_bucket(server, "sources", 6);
-    assert!(Command::new("tar").args(["cf", "clips.tar", "videos"]).current_dir(project.folder.path()).status().unwrap().success());
+    assert!(
+        Command::new("tar")
+            .args(["cf", "clips.tar", "videos"])
+            .current_dir(project.folder.path())
+            .status()
+            .unwrap()
+            .success()
+    );
     store.create("clips.tar", &fs::read(project.path("clips.tar")).unwrap()).unwrap();
     let listed = store.files("videos").unwrap().into_iter().take(3);
-    let rows: String = listed.map(|file| format!("s3://lapo/sources/{},{},{:?}\n", file.path, file.bytes, file.etag.unwrap())).collect();
-    store.create("clips.csv", format!("uri,bytes,etag\n{}", rows.replace("\\\"", "\"\"")).as_bytes()).unwrap();
+    let rows: String = listed
+        .map(|file| {
+            format!("s3://lapo/sources/{},{},{:?}\n", file.path, file.bytes, file.etag.unwrap())
+        })
+        .collect();
+    store
+        .create("clips.csv", format!("uri,bytes,etag\n{}", rows.replace("\\\"", "\"\"")).as_bytes())
+        .unwrap();
     let source = "videos: ['s3://lapo/sources/*.tar'], lists: ['s3://lapo/sources/clips.csv'], identity: etag";
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source)).unwrap();
+    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source))
+        .unwrap();
     let said = server.lapo(&project, &["run", "pipeline.yaml"]).good();
-    assert!(said.stdout.contains("9 videos (9 new)") && said.stdout.contains(", 0 rejects"), "{said:#?}");
+    assert!(
+        said.stdout.contains("9 videos (9 new)") && said.stdout.contains(", 0 rejects"),
+        "{said:#?}"
+    );
     assert!(server.lapo(&project, &["run", "pipeline.yaml"]).good().stdout.starts_with("0 tasks"));
     let sql = "SELECT video, count(*) AS n FROM frames GROUP BY video ORDER BY video";
-    let counts = rows_of(&server.lapo(&project, &["query", sql, "--workspace", "ws", "--format", "json"]).good());
-    let count = |name: &str| counts.iter().find(|row| row["video"] == *format!("s3://lapo/sources/{name}")).map(|row| row["n"].clone());
-    assert_eq!(count("clips.tar/videos/maze_1_001.mp4"), count("videos/maze_1_001.mp4"), "{counts:?}");
+    let counts = rows_of(
+        &server.lapo(&project, &["query", sql, "--workspace", "ws", "--format", "json"]).good(),
+    );
+    let count = |name: &str| {
+        counts
+            .iter()
+            .find(|row| row["video"] == *format!("s3://lapo/sources/{name}"))
+            .map(|row| row["n"].clone())
+    };
+    assert_eq!(
+        count("clips.tar/videos/maze_1_001.mp4"),
+        count("videos/maze_1_001.mp4"),
+        "{counts:?}"
+    );
     assert_eq!(counts.len(), 9);
 }
 
@@ -191,10 +259,16 @@ fn what_is_wrong_with_an_address_is_said_with_its_cure_and_without_a_secret() {
         ("s3://me:secret-nobody-knows@lapo/ws", "it holds a password"),
     ] {
         let said = server.lapo(&project, &["run", "pipeline.yaml", "--workspace", workspace]);
-        assert!(said.code == 1 && said.stderr.contains(expect) && !said.stderr.contains("nobody-knows"), "{said:#?}");
+        assert!(
+            said.code == 1 && said.stderr.contains(expect) && !said.stderr.contains("nobody-knows"),
+            "{said:#?}"
+        );
     }
     let doctor = server.lapo(&project, &["doctor", "--workspace", "s3://lapo/doctor"]);
-    assert!(doctor.stdout.contains("s3://lapo/doctor can be written, and creates each file once"), "{doctor:#?}");
+    assert!(
+        doctor.stdout.contains("s3://lapo/doctor can be written, and creates each file once"),
+        "{doctor:#?}"
+    );
 }
 
 fn receipt(key: &str, attempt: usize) -> Receipt {
@@ -236,11 +310,17 @@ fn of_32_committers_at_once_one_wins_each_version_and_nothing_is_lost() {
         let threads: Vec<_> = (0..32).map(|i| scope.spawn(move || at_once(i))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    assert_eq!(won.iter().filter(|won| **won).count(), 1, "one attempt at the contested task counts");
+    assert_eq!(
+        won.iter().filter(|won| **won).count(),
+        1,
+        "one attempt at the contested task counts"
+    );
     let store = Store::open_with("s3://lapo/commits", &server.access(copies.path())).unwrap();
     let newest = head(&store, "frames").unwrap().unwrap();
     assert_eq!(newest.version, 32);
-    let of = |version: u64| at(&store, "frames", version).unwrap().unwrap().entries(&store).unwrap().remove(0).0;
+    let of = |version: u64| {
+        at(&store, "frames", version).unwrap().unwrap().entries(&store).unwrap().remove(0).0
+    };
     let keys: std::collections::BTreeSet<String> = (1..=32).map(of).collect();
     assert_eq!(keys.len(), 32, "each of them made a version");
     assert_eq!(store.list("frames/manifests").unwrap().len(), 32);
@@ -255,7 +335,8 @@ fn schedules() -> u64 {
 fn whatever_the_store_does_the_dataset_is_the_same_bytes() {
     let Some(server) = server() else { return };
     let (project, store) = in_bucket(server, "faults", 5);
-    let workspace = |name: &str| Store::open_with(&format!("s3://lapo/faults/{name}"), store.access()).unwrap();
+    let workspace =
+        |name: &str| Store::open_with(&format!("s3://lapo/faults/{name}"), store.access()).unwrap();
     server.lapo(&project, &["run", "pipeline.yaml", "--workspace", "s3://lapo/faults/calm"]).good();
     let expect = results(&workspace("calm"));
     let mut died = 0;
@@ -264,7 +345,12 @@ fn whatever_the_store_does_the_dataset_is_the_same_bytes() {
         let (name, rate) = (format!("s3://lapo/faults/{seed}"), rng.random_range(20..200));
         server.tell(&format!("faults/{seed}/{rate}"));
         // Every second run dies after a random number of requests, and is run again.
-        let run = || server.command(&project, server.proxy, &["run", "pipeline.yaml", "--workspace", &name]).spawn().unwrap();
+        let run = || {
+            server
+                .command(&project, server.proxy, &["run", "pipeline.yaml", "--workspace", &name])
+                .spawn()
+                .unwrap()
+        };
         let (mut child, last) = (run(), rng.random_range(1..160));
         while seed % 2 == 0 && child.try_wait().unwrap().is_none() {
             if server.tell("count") >= last {
@@ -277,7 +363,10 @@ fn whatever_the_store_does_the_dataset_is_the_same_bytes() {
             std::thread::sleep(Duration::from_millis(2));
         }
         said(child).good();
-        assert!(results(&workspace(&seed.to_string())) == expect, "schedule {seed}: other bytes than without faults");
+        assert!(
+            results(&workspace(&seed.to_string())) == expect,
+            "schedule {seed}: other bytes than without faults"
+        );
         store.delete_all(&seed.to_string()).unwrap();
     }
     println!("{} schedules, {died} of them with a run that died", schedules());
@@ -302,20 +391,30 @@ fn an_odd_key_is_a_row_and_costs_no_other_object() {
     let project = Project::new(1);
     let endpoint = format!("http://127.0.0.1:{}", server.port);
     let put = Command::new(std::env::var("LAPO_PYTHON").unwrap())
-        .args(["-c", ODD_KEYS, endpoint.as_str(), project.path("videos/maze_1_000.mp4").to_str().unwrap()])
+        .args([
+            "-c",
+            ODD_KEYS,
+            endpoint.as_str(),
+            project.path("videos/maze_1_000.mp4").to_str().unwrap(),
+        ])
         .output()
         .unwrap();
     assert!(put.status.success(), "{put:?}");
     let run = |pattern: &str| {
-        let yaml =
-            format!("name: odd\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['{pattern}'], size: 16, max_dropped: 1 }} }}\n");
+        let yaml = format!(
+            "name: odd\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['{pattern}'], size: 16, max_dropped: 1 }} }}\n"
+        );
         fs::write(project.path("pipeline.yaml"), yaml).unwrap();
         server.lapo(&project, &["run", "pipeline.yaml"])
     };
     let found = |table: &str, column: &str| {
         let sql = format!("SELECT video, {column} AS it FROM {table} ORDER BY video");
         let rows = project.query(&sql);
-        rows.as_array().unwrap().iter().map(|row| format!("{} {}", row["video"].as_str().unwrap(), row["it"])).collect::<Vec<_>>()
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| format!("{} {}", row["video"].as_str().unwrap(), row["it"]))
+            .collect::<Vec<_>>()
     };
     run("s3://odd/v/*.mp4").good();
     let rejects = [
@@ -325,12 +424,23 @@ fn an_odd_key_is_a_row_and_costs_no_other_object() {
         "s3://odd/v/o\tdd.mp4 \"odd_key\"",
     ];
     assert_eq!(found("rejects", "class"), rejects);
-    let good: Vec<String> = found("videos", "frames > 0").into_iter().filter(|row| row.ends_with("true")).collect();
-    assert_eq!(good, ["s3://odd/v/clip [abc].mp4 true", "s3://odd/v/good.mp4 true", "s3://odd/v/zz.mp4 true"]);
-    for (pattern, count) in [("s3://odd/v/good.mp4", 1), ("s3://odd/v/clip [abc].mp4", 1), ("s3://odd/**/[gz]*.mp4", 2)] {
+    let good: Vec<String> =
+        found("videos", "frames > 0").into_iter().filter(|row| row.ends_with("true")).collect();
+    assert_eq!(
+        good,
+        ["s3://odd/v/clip [abc].mp4 true", "s3://odd/v/good.mp4 true", "s3://odd/v/zz.mp4 true"]
+    );
+    for (pattern, count) in
+        [("s3://odd/v/good.mp4", 1), ("s3://odd/v/clip [abc].mp4", 1), ("s3://odd/**/[gz]*.mp4", 2)]
+    {
         run(pattern).good();
         assert_eq!(found("videos", "frames").len(), count, "{pattern}");
     }
     let missing = run("s3://nobody-has-this/v/*.mp4");
-    assert!(missing.code == 1 && missing.stderr.contains("there is no such bucket") && !missing.stderr.contains("<Error>"), "{missing:#?}");
+    assert!(
+        missing.code == 1
+            && missing.stderr.contains("there is no such bucket")
+            && !missing.stderr.contains("<Error>"),
+        "{missing:#?}"
+    );
 }

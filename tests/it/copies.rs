@@ -22,11 +22,17 @@ fn with_copies() -> Option<Project> {
     fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/coinrun");
     let clip = |game: usize| data.join(format!("coinrun_3_{game:03}.mp4"));
-    (0..5).for_each(|game| _ = fs::copy(clip(game), project.path(&format!("videos/clip_{game}.mp4"))).unwrap());
+    (0..5).for_each(|game| {
+        _ = fs::copy(clip(game), project.path(&format!("videos/clip_{game}.mp4"))).unwrap()
+    });
     fs::copy(clip(4), project.path("videos/same.mp4")).unwrap();
-    let made =
-        [("-vf scale=128:128 -r 12 -c:v mpeg4 -q:v 4", 1, "videos/again.avi"), ("-ss 1 -c:v libx264 -crf 28", 2, "videos/piece.mkv")]
-            .map(|(how, game, name)| ffmpeg(&format!("-i '{}' {how}", clip(game).display()), &project.path(name)));
+    let made = [
+        ("-vf scale=128:128 -r 12 -c:v mpeg4 -q:v 4", 1, "videos/again.avi"),
+        ("-ss 1 -c:v libx264 -crf 28", 2, "videos/piece.mkv"),
+    ]
+    .map(|(how, game, name)| {
+        ffmpeg(&format!("-i '{}' {how}", clip(game).display()), &project.path(name))
+    });
     if made != [true; 2] {
         println!("skipped: no ffmpeg command line");
         return None;
@@ -40,25 +46,52 @@ fn copies_are_found_told_and_left_out_of_training_and_labels() {
     let run = project.run(&[]).good();
     assert!(run.stderr.contains("copies: 1 tasks done, 0 re-used, 3 rejects"), "{run:#?}");
     let rejects = project.query("SELECT stage, video, class, reason FROM rejects ORDER BY video");
-    let told: Vec<(&str, &str)> =
-        rejects.as_array().unwrap().iter().map(|r| (r["video"].as_str().unwrap(), r["reason"].as_str().unwrap())).collect();
+    let told: Vec<(&str, &str)> = rejects
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["video"].as_str().unwrap(), r["reason"].as_str().unwrap()))
+        .collect();
     // `again.avi` comes first by name: the clip is the copy.
-    for ((video, reason), (copy, of)) in
-        told.iter().zip([("clip_1.mp4", "again.avi"), ("piece.mkv", "clip_2.mp4"), ("same.mp4", "clip_4.mp4")])
-    {
-        assert!(video.ends_with(copy) && reason.contains(&format!("those of videos/{of} by 0.00")), "{rejects}");
+    for ((video, reason), (copy, of)) in told.iter().zip([
+        ("clip_1.mp4", "again.avi"),
+        ("piece.mkv", "clip_2.mp4"),
+        ("same.mp4", "clip_4.mp4"),
+    ]) {
+        assert!(
+            video.ends_with(copy) && reason.contains(&format!("those of videos/{of} by 0.00")),
+            "{rejects}"
+        );
     }
     assert_eq!((told.len(), &rejects[0]["class"]), (3, &"near_duplicate".into()));
     let nearest = project.query("SELECT video, distance FROM copies ORDER BY distance");
-    assert_eq!((&nearest[0]["video"], nearest[0]["distance"].as_f64()), (&"videos/same.mp4".into(), Some(0.0)), "{nearest}");
+    assert_eq!(
+        (&nearest[0]["video"], nearest[0]["distance"].as_f64()),
+        (&"videos/same.mp4".into(), Some(0.0)),
+        "{nearest}"
+    );
 
     let labelled = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
-    let videos: Vec<&str> = labelled.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
-    assert_eq!(videos, ["videos/again.avi", "videos/clip_0.mp4", "videos/clip_2.mp4", "videos/clip_3.mp4", "videos/clip_4.mp4"]);
+    let videos: Vec<&str> =
+        labelled.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
+    assert_eq!(
+        videos,
+        [
+            "videos/again.avi",
+            "videos/clip_0.mp4",
+            "videos/clip_2.mp4",
+            "videos/clip_3.mp4",
+            "videos/clip_4.mp4"
+        ]
+    );
     project.run_changes_nothing(&[]);
 
     // Nobody leaves them out any more: only the two shards that hold some are labelled again, and the model, a changed setting, is trained.
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("dynamics: model, without: copies", "dynamics: model")).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        PIPELINE.replace("dynamics: model, without: copies", "dynamics: model"),
+    )
+    .unwrap();
     assert_eq!(project.planned(&[])["labels"], (2, 1));
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace(", without: copies", "")).unwrap();
     assert_eq!(project.planned(&[])["model"], (1, 0));
@@ -68,12 +101,16 @@ fn copies_are_found_told_and_left_out_of_training_and_labels() {
 fn a_video_that_comes_later_is_a_copy_of_what_was_there_and_no_label_is_made_again() {
     let Some(project) = with_copies() else { return };
     project.run(&[]).good();
-    let how = format!("-i '{}' -vf scale=96:96 -c:v libx264 -crf 23", project.path("videos/clip_0.mp4").display());
+    let how = format!(
+        "-i '{}' -vf scale=96:96 -c:v libx264 -crf 23",
+        project.path("videos/clip_0.mp4").display()
+    );
     assert!(ffmpeg(&how, &project.path("videos/a_first_by_name.mp4")));
     let run = project.run(&[]).good();
     // One shard, its copies, its labels; the model is kept.
     assert!(run.stdout.starts_with("3 tasks: 9 videos (1 new)"), "{run:#?}");
-    let late = project.query("SELECT reason FROM rejects WHERE video = 'videos/a_first_by_name.mp4'");
+    let late =
+        project.query("SELECT reason FROM rejects WHERE video = 'videos/a_first_by_name.mp4'");
     assert!(late[0]["reason"].as_str().unwrap().contains("those of videos/clip_0.mp4"), "{late}");
 }
 
@@ -81,8 +118,15 @@ fn a_video_that_comes_later_is_a_copy_of_what_was_there_and_no_label_is_made_aga
 fn copies_must_be_of_the_same_frames() {
     let project = Project::new(1);
     let other = "  others: { decode: { videos: ['videos/*'], size: 32 } }\n  copies: { deduplicate: { frames: others, distance: 2 } }\n";
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("  copies: { deduplicate: { frames: frames } }\n", other)).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        PIPELINE.replace("  copies: { deduplicate: { frames: frames } }\n", other),
+    )
+    .unwrap();
     let said = project.run(&[]);
-    assert!(said.stderr.contains("`copies` knows of `others`, the frames are `frames`"), "{said:#?}");
+    assert!(
+        said.stderr.contains("`copies` knows of `others`, the frames are `frames`"),
+        "{said:#?}"
+    );
     assert!(said.stderr.contains("stages.copies.deduplicate.distance: is 2"), "{said:#?}");
 }

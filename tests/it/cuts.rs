@@ -18,11 +18,20 @@ fn ffmpeg(args: &str) -> Command {
 
 /// Joins pieces of the recordings into one film; where each but the first piece begins.
 fn join(recordings: &[PathBuf], film: &Path, rng: &mut impl Rng) -> BTreeSet<u64> {
-    let args = format!("-f rawvideo -pix_fmt rgb24 -s 64x64 -r 15 -i - -c:v libx264 -crf 14 -pix_fmt yuv444p '{}'", film.display());
+    let args = format!(
+        "-f rawvideo -pix_fmt rgb24 -s 64x64 -r 15 -i - -c:v libx264 -crf 14 -pix_fmt yuv444p '{}'",
+        film.display()
+    );
     let mut encoder = ffmpeg(&args).stdin(Stdio::piped()).spawn().unwrap();
     let (mut pipe, mut frames, mut joins) = (encoder.stdin.take().unwrap(), 0, BTreeSet::new());
     for recording in recordings {
-        let raw = ffmpeg(&format!("-i '{}' -vf scale=64:64 -f rawvideo -pix_fmt rgb24 -", recording.display())).output().unwrap().stdout;
+        let raw = ffmpeg(&format!(
+            "-i '{}' -vf scale=64:64 -f rawvideo -pix_fmt rgb24 -",
+            recording.display()
+        ))
+        .output()
+        .unwrap()
+        .stdout;
         let whole: Vec<&[u8]> = raw.chunks_exact(64 * 64 * 3).collect();
         if whole.len() < 8 {
             continue;
@@ -43,7 +52,8 @@ fn joins_of_real_recordings_are_found_and_no_window_crosses_one_that_is() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
     let of = |game: &str| {
         let entries = fs::read_dir(data.join(game)).unwrap().map(|entry| entry.unwrap().path());
-        let mut recordings: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "mp4")).collect();
+        let mut recordings: Vec<PathBuf> =
+            entries.filter(|path| path.extension().is_some_and(|e| e == "mp4")).collect();
         recordings.sort();
         recordings
     };
@@ -59,12 +69,18 @@ fn joins_of_real_recordings_are_found_and_no_window_crosses_one_that_is() {
         recordings.truncate(28);
         recordings.shuffle(&mut rng);
         let name = format!("videos/{film}.mkv");
-        known.extend(join(&recordings, &project.path(&name), &mut rng).into_iter().map(|at| (name.clone(), at)));
+        known.extend(
+            join(&recordings, &project.path(&name), &mut rng)
+                .into_iter()
+                .map(|at| (name.clone(), at)),
+        );
     }
-    let only = "name: cuts\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'] } }\n";
+    let only =
+        "name: cuts\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'] } }\n";
     fs::write(project.path("pipeline.yaml"), only).unwrap();
     project.run(&[]).good();
-    let firsts = project.query("SELECT video, episode, min(frame_index) AS at FROM frames GROUP BY video, episode");
+    let firsts = project
+        .query("SELECT video, episode, min(frame_index) AS at FROM frames GROUP BY video, episode");
     for row in firsts.as_array().unwrap() {
         let at = row["at"].as_u64().unwrap();
         found.extend((at > 0).then(|| (row["video"].as_str().unwrap().to_owned(), at)));
@@ -72,5 +88,8 @@ fn joins_of_real_recordings_are_found_and_no_window_crosses_one_that_is() {
     let right = found.intersection(&known).count() as f64;
     let (recall, precision) = (right / known.len() as f64, right / found.len() as f64);
     println!("{} joins, recall {recall:.3}, precision {precision:.3}", known.len());
-    assert!(known.len() >= 80 && recall >= 0.95 && precision >= 0.95, "recall {recall:.3}, precision {precision:.3}");
+    assert!(
+        known.len() >= 80 && recall >= 0.95 && precision >= 0.95,
+        "recall {recall:.3}, precision {precision:.3}"
+    );
 }

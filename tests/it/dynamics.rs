@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use lapo::models::{Device, DynamicsConfig, ModelError, Precision, Preset, VqConfig, Want, labeller};
-use lapo::train::{Batch, DynamicsTrainer, OptimConfig, Pace, Rule, StepMetrics, Supervision, TrainError, dynamics_trainer};
+use lapo::models::{
+    Device, DynamicsConfig, ModelError, Precision, Preset, VqConfig, Want, labeller,
+};
+use lapo::train::{
+    Batch, DynamicsTrainer, OptimConfig, Pace, Rule, StepMetrics, Supervision, TrainError,
+    dynamics_trainer,
+};
 
 const WINDOWS: usize = 8;
 
@@ -41,13 +46,22 @@ fn trainer(config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
 }
 
 fn trainer_by(rule: Rule, config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
-    dynamics_trainer(&Device::Cpu, config, &OptimConfig { rule, ..OptimConfig::default() }, None, seed).unwrap()
+    dynamics_trainer(
+        &Device::Cpu,
+        config,
+        &OptimConfig { rule, ..OptimConfig::default() },
+        None,
+        seed,
+    )
+    .unwrap()
 }
 
 fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Vec<StepMetrics> {
     let config = trainer.config().clone();
     let pace = Pace { decorrelation: 0.03, ..Pace::even(1e-3) };
-    seeds.map(|seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap()).collect()
+    seeds
+        .map(|seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap())
+        .collect()
 }
 
 /// In a pool of this many threads: the state after four steps, and the labels it gives.
@@ -56,16 +70,25 @@ fn train_with(threads: usize, rule: Rule, config: &DynamicsConfig) -> (Vec<u8>, 
     pool.install(|| {
         let mut trainer = trainer_by(rule, config, 5);
         train(trainer.as_mut(), 0..4);
-        let labeller = labeller(&Device::Cpu, &trainer.export(&BTreeMap::new()).unwrap(), Precision::F32).unwrap();
+        let labeller =
+            labeller(&Device::Cpu, &trainer.export(&BTreeMap::new()).unwrap(), Precision::F32)
+                .unwrap();
         let starts: Vec<_> = (0..WINDOWS).map(|window| window * config.window()).collect();
-        let labelled = labeller.label(&moving_squares(config, 9), &starts, Want { codes: true, fdm_error: true }).unwrap();
-        (trainer.save().unwrap(), [labelled.latent_action, labelled.fdm_error, labelled.motion].concat())
+        let labelled = labeller
+            .label(&moving_squares(config, 9), &starts, Want { codes: true, fdm_error: true })
+            .unwrap();
+        (
+            trainer.save().unwrap(),
+            [labelled.latent_action, labelled.fdm_error, labelled.motion].concat(),
+        )
     })
 }
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for (rule, config) in [(Rule::Muon, small()), (Rule::Muon, Preset::Tiny.dynamics()), (Rule::Adam, small())] {
+    for (rule, config) in
+        [(Rule::Muon, small()), (Rule::Muon, Preset::Tiny.dynamics()), (Rule::Adam, small())]
+    {
         let one = train_with(1, rule, &config);
         assert!(one == train_with(2, rule, &config), "{rule:?}: two threads differ from one");
         assert!(one == train_with(3, rule, &config), "{rule:?}: three threads differ from one");
@@ -87,7 +110,10 @@ fn a_restored_training_goes_on_bit_by_bit() {
         assert_eq!(rest.steps(), 3);
         assert_eq!(train(rest.as_mut(), 3..6), metrics[3..]);
         assert!(rest.save().unwrap() == whole.save().unwrap(), "{rule:?}: the states differ");
-        assert!(metrics.iter().any(|step| step.codes_revived > 0), "{rule:?}: no code was revived in {metrics:?}");
+        assert!(
+            metrics.iter().any(|step| step.codes_revived > 0),
+            "{rule:?}: no code was revived in {metrics:?}"
+        );
     }
 }
 
@@ -98,7 +124,9 @@ fn decorrelated_latent_actions_do_not_all_say_the_same() {
     let correlation = |decorrelation| {
         let mut trainer = trainer(&config, 1);
         let pace = Pace { quantise: false, decorrelation, ..Pace::even(1e-3) };
-        let steps = (0..30).map(|seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap().correlation);
+        let steps = (0..30).map(|seed| {
+            trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap().correlation
+        });
         steps.collect::<Vec<_>>()
     };
     let (without, with) = (correlation(0.0), correlation(1.0));
@@ -117,17 +145,34 @@ fn a_checkpoint_of_another_optimiser_is_refused() {
 #[test]
 fn a_few_true_actions_are_learnt_and_survive_a_checkpoint() {
     let config = small();
-    let start =
-        || dynamics_trainer(&Device::Cpu, &config, &OptimConfig::default(), Some(Supervision { actions: 4, weight: 0.1 }), 1).unwrap();
+    let start = || {
+        dynamics_trainer(
+            &Device::Cpu,
+            &config,
+            &OptimConfig::default(),
+            Some(Supervision { actions: 4, weight: 0.1 }),
+            1,
+        )
+        .unwrap()
+    };
     let step = |trainer: &mut dyn DynamicsTrainer, seed, actions: &[u32]| {
-        trainer.step(&Batch { actions, ..batch(&config, &moving_squares(&config, seed)) }, Pace::even(1e-3))
+        trainer.step(
+            &Batch { actions, ..batch(&config, &moving_squares(&config, seed)) },
+            Pace::even(1e-3),
+        )
     };
     let mut whole = start();
     let mut learn = |seed| step(whole.as_mut(), seed, &[0, 1, 2, 3]).unwrap();
     let first = learn(0);
     let later: Vec<_> = (1..40).map(&mut learn).collect();
     assert!(later[38].action_loss < first.action_loss / 2.0, "{first:?} {:?}", later[38]);
-    assert!(trainer(&config, 1).step(&batch(&config, &moving_squares(&config, 0)), Pace::even(1e-3)).unwrap().action_loss == 0.0);
+    assert!(
+        trainer(&config, 1)
+            .step(&batch(&config, &moving_squares(&config, 0)), Pace::even(1e-3))
+            .unwrap()
+            .action_loss
+            == 0.0
+    );
 
     let mut half = start();
     (0..3).for_each(|seed| _ = step(half.as_mut(), seed, &[0, 1, 2, 3]).unwrap());
@@ -181,7 +226,10 @@ fn the_published_start_collapses_the_codes_and_ours_does_not() {
     };
     let published = perplexity(&small().reference());
     let ours = perplexity(&small());
-    assert!(published.iter().sum::<f32>() < ours.iter().sum::<f32>(), "published {published:?}, ours {ours:?}");
+    assert!(
+        published.iter().sum::<f32>() < ours.iter().sum::<f32>(),
+        "published {published:?}, ours {ours:?}"
+    );
 }
 
 #[test]
@@ -191,7 +239,8 @@ fn a_label_depends_on_its_own_pixels_alone() {
     let labeller = labeller(&Device::Cpu, &weights, Precision::F32).unwrap();
     let frames = moving_squares(&config, 0);
     let want = Want { codes: true, fdm_error: true };
-    let starts: Vec<_> = (0..WINDOWS * config.window() - 2).chain(0..40).map(|start| start % 20).collect();
+    let starts: Vec<_> =
+        (0..WINDOWS * config.window() - 2).chain(0..40).map(|start| start % 20).collect();
     let together = labeller.label(&frames, &starts, want).unwrap();
     let (latent, codes) = (config.latent_dim(), config.codes());
     for (row, &start) in starts.iter().enumerate().step_by(7) {
@@ -214,7 +263,10 @@ fn bfloat16_learns_as_single_precision_does_but_for_rounding() {
     };
     let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
     for (rounded, exact) in rounded.iter().zip(&exact) {
-        assert!(near(rounded.loss, exact.loss, 0.05) && near(rounded.grad_norm, exact.grad_norm, 0.2), "{rounded:?} {exact:?}");
+        assert!(
+            near(rounded.loss, exact.loss, 0.05) && near(rounded.grad_norm, exact.grad_norm, 0.2),
+            "{rounded:?} {exact:?}"
+        );
     }
     // The first prediction is the last frame, whatever the precision.
     assert_ne!(rounded[3].wm_loss, exact[3].wm_loss, "nothing was rounded");
@@ -227,11 +279,18 @@ fn bfloat16_labels_as_single_precision_does_but_for_rounding() {
     let weights = trainer.export(&BTreeMap::new()).unwrap();
     let label = |precision: Precision| {
         let want = Want { codes: true, fdm_error: true };
-        labeller(&Device::Cpu, &weights, precision).unwrap().label(&moving_squares(&small(), 0), &[0, 3, 6, 9], want).unwrap()
+        labeller(&Device::Cpu, &weights, precision)
+            .unwrap()
+            .label(&moving_squares(&small(), 0), &[0, 3, 6, 9], want)
+            .unwrap()
     };
     let (exact, rounded) = (label(Precision::F32), label(Precision::Bf16));
     let largest = exact.latent_action.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    let apart = rounded.latent_action.iter().zip(&exact.latent_action).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+    let apart = rounded
+        .latent_action
+        .iter()
+        .zip(&exact.latent_action)
+        .fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
     assert!(apart > 0.0 && apart < 0.05 * largest, "{apart} of {largest}");
     let errors = rounded.fdm_error.iter().zip(&exact.fdm_error);
     assert!(errors.clone().all(|(a, b)| near(*a, *b, 0.1)), "{:?}", errors.collect::<Vec<_>>());
@@ -245,8 +304,16 @@ fn near(a: f32, b: f32, share: f32) -> bool {
 #[test]
 fn a_window_past_the_last_frame_is_refused() {
     let config = small();
-    let labeller = labeller(&Device::Cpu, &trainer(&config, 4).export(&BTreeMap::new()).unwrap(), Precision::F32).unwrap();
+    let labeller = labeller(
+        &Device::Cpu,
+        &trainer(&config, 4).export(&BTreeMap::new()).unwrap(),
+        Precision::F32,
+    )
+    .unwrap();
     let error = labeller.label(&moving_squares(&config, 0), &[22], Want::default()).unwrap_err();
     assert!(matches!(error, ModelError::Frames { .. }), "{error}");
-    assert_eq!(error.to_string(), "take a window: seen frames 22 to 24 of 24, expected 3 frames that exist");
+    assert_eq!(
+        error.to_string(),
+        "take a window: seen frames 22 to 24 of 24, expected 3 frames that exist"
+    );
 }

@@ -29,7 +29,10 @@ fn wrong_words_on_the_command_line_end_with_64_and_help_with_0() {
     }
     for args in [&["--help"][..], &["run", "--help"], &["-V"], &["--version"]] {
         let said = project.lapo(args).good();
-        assert!(said.stdout.starts_with("lapo") || said.stdout.contains("Usage: lapo"), "{said:#?}");
+        assert!(
+            said.stdout.starts_with("lapo") || said.stdout.contains("Usage: lapo"),
+            "{said:#?}"
+        );
         assert_eq!(said.stderr, "");
     }
 }
@@ -40,10 +43,18 @@ fn faults_of_the_user_end_with_1_and_what_may_pass_with_75() {
     assert_eq!(project.lapo(&["run", "no.yaml"]).code, 1);
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("16", "17")).unwrap();
     assert_eq!(project.run(&[]).code, 1);
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("workspace: ws", "workspace: s3://bucket/ws")).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        PIPELINE.replace("workspace: ws", "workspace: s3://bucket/ws"),
+    )
+    .unwrap();
     let mut command = project.command(&["run", "pipeline.yaml"]);
-    let nobody =
-        [("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ("AWS_REGION", "x"), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")];
+    let nobody = [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+        ("AWS_REGION", "x"),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ];
     let passing = said(command.envs(nobody).env("AWS_ALLOW_HTTP", "true").spawn().unwrap());
     assert_eq!(passing.code, 75, "{passing:#?}");
 }
@@ -55,7 +66,9 @@ fn the_version_says_what_was_built() {
     let [first, features, libav] = lines[..] else { panic!("{said:#?}") };
     assert!(first.starts_with(&format!("lapo {} (", env!("CARGO_PKG_VERSION"))), "{first}");
     assert!(features.starts_with("features: ") && libav.starts_with("libavcodec: "), "{said:#?}");
-    let git = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--verify", "HEAD"]).output();
+    let git = Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--verify", "HEAD"])
+        .output();
     let commit = first.split(['(', ')']).nth(1).unwrap().trim_end_matches("-dirty");
     if git.is_ok_and(|git| git.status.success()) {
         assert!(commit.len() >= 7 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{commit}");
@@ -67,24 +80,38 @@ fn the_version_says_what_was_built() {
 /// Runs a shell line in the project's folder; `$LAPO` is the binary.
 fn shell(project: &Project, line: &str) -> Said {
     let mut command = Command::new("bash");
-    command.args(["-c", line]).current_dir(project.folder.path()).env("LAPO", env!("CARGO_BIN_EXE_lapo"));
-    said(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    command
+        .args(["-c", line])
+        .current_dir(project.folder.path())
+        .env("LAPO", env!("CARGO_BIN_EXE_lapo"));
+    said(
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
+    )
 }
 
 #[test]
 fn a_run_ends_well_when_stderr_goes_away() {
     for (what, line) in [
         ("a reader that wants one line", "\"$LAPO\" run pipeline.yaml 2> >(head -1 >&2)"),
-        ("a reader of both streams", "{ \"$LAPO\" run pipeline.yaml; echo $? > code; } 2>&1 | head -1; exit $(cat code)"),
+        (
+            "a reader of both streams",
+            "{ \"$LAPO\" run pipeline.yaml; echo $? > code; } 2>&1 | head -1; exit $(cat code)",
+        ),
         ("no stderr", "\"$LAPO\" run pipeline.yaml 2>&-"),
         ("a full disk", "\"$LAPO\" run pipeline.yaml 2> /dev/full"),
         ("a full disk, of JSON", "\"$LAPO\" run pipeline.yaml --log-format json 2> /dev/full"),
-        ("an error that nobody hears", "\"$LAPO\" run no.yaml 2> /dev/full; test $? = 1 && \"$LAPO\" run pipeline.yaml"),
+        (
+            "an error that nobody hears",
+            "\"$LAPO\" run no.yaml 2> /dev/full; test $? = 1 && \"$LAPO\" run pipeline.yaml",
+        ),
     ] {
         let project = Project::new(2);
         let said = shell(&project, line);
         assert_eq!(said.code, 0, "{what}: {said:#?}");
-        assert!(project.run(&[]).good().stdout.starts_with("0 tasks"), "{what}: the run came to its end");
+        assert!(
+            project.run(&[]).good().stdout.starts_with("0 tasks"),
+            "{what}: the run came to its end"
+        );
     }
 }
 
@@ -92,7 +119,13 @@ fn a_run_ends_well_when_stderr_goes_away() {
 fn a_listing_ends_quietly_when_stdout_goes_away() {
     let project = Project::new(2);
     project.run(&[]).good();
-    for listing in ["query 'SELECT * FROM labels' --workspace ws", "datasets --workspace ws", "schema", "--help", "runs --workspace ws"] {
+    for listing in [
+        "query 'SELECT * FROM labels' --workspace ws",
+        "datasets --workspace ws",
+        "schema",
+        "--help",
+        "runs --workspace ws",
+    ] {
         let said = shell(&project, &format!("set -o pipefail; \"$LAPO\" {listing} | true"));
         assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{listing}");
     }
@@ -113,7 +146,8 @@ fn until(what: &str, child: &mut Child, mut is_so: impl FnMut() -> bool) {
 
 /// Sends a signal, and waits for the end.
 fn end(child: Child, signal: &str) -> Said {
-    let killed = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
+    let killed =
+        Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     end_by_itself(child)
 }
@@ -133,15 +167,26 @@ fn end_by_itself(mut child: Child) -> Said {
 
 /// The outcomes of the project's runs.
 fn outcomes(project: &Project) -> Vec<String> {
-    let files = fs::read_dir(project.path("ws/runs")).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap());
+    let files = fs::read_dir(project.path("ws/runs"))
+        .unwrap()
+        .map(|file| fs::read(file.unwrap().path()).unwrap());
     // A run that has begun and not ended has a file without an outcome.
-    let outcome = |bytes: Vec<u8>| Some(serde_json::from_slice::<Value>(&bytes).unwrap()["outcome"].as_str()?.to_owned());
+    let outcome = |bytes: Vec<u8>| {
+        Some(serde_json::from_slice::<Value>(&bytes).unwrap()["outcome"].as_str()?.to_owned())
+    };
     files.filter_map(outcome).collect()
 }
 
 /// The steps of a stage's checkpoints.
 fn checkpoints(project: &Project, stage: &str) -> Vec<u64> {
-    let folders = |path: &std::path::Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let folders = |path: &std::path::Path| {
+        fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect::<Vec<_>>()
+    };
     let keys = folders(&project.path("ws").join(stage).join("checkpoints"));
     let steps = keys.iter().flat_map(|key| folders(key)).filter(|step| step.join("state").exists());
     steps.filter_map(|step| step.file_name()?.to_str()?.parse().ok()).collect()
@@ -150,7 +195,9 @@ fn checkpoints(project: &Project, stage: &str) -> Vec<u64> {
 /// Whether a run with `--metrics-file gauges` has begun a stage's tasks.
 fn has_begun(project: &Project, stage: &str) -> bool {
     let gauges = fs::read_to_string(project.path("gauges")).unwrap_or_default();
-    gauges.lines().any(|line| line.starts_with("lapo_stage_units{") && line.contains(&format!("stage=\"{stage}\"")))
+    gauges.lines().any(|line| {
+        line.starts_with("lapo_stage_units{") && line.contains(&format!("stage=\"{stage}\""))
+    })
 }
 
 #[test]
@@ -160,16 +207,34 @@ fn a_training_that_is_stopped_goes_on_from_its_last_step_to_the_same_bytes() {
     for (signal, code, name) in [("TERM", 143, "SIGTERM"), ("INT", 130, "SIGINT")] {
         let before = checkpoints(&project, "model").into_iter().max().unwrap_or(0);
         let log = || fs::read_to_string(project.path("log")).unwrap();
-        let mut command = project.command(&["run", "pipeline.yaml", "--checkpoint-secs", "3600", "--log-format", "json", "--verbose"]);
+        let mut command = project.command(&[
+            "run",
+            "pipeline.yaml",
+            "--checkpoint-secs",
+            "3600",
+            "--log-format",
+            "json",
+            "--verbose",
+        ]);
         let stderr = fs::File::create(project.path("log")).unwrap();
         let mut child = command.args(steps).stderr(stderr).spawn().unwrap();
         until("the first second of the training", &mut child, || {
-            log().lines().any(|line| line.contains("\"event\":\"progress\"") && line.contains("\"stage\":\"model\""))
+            log().lines().any(|line| {
+                line.contains("\"event\":\"progress\"") && line.contains("\"stage\":\"model\"")
+            })
         });
         let stopped = end(child, signal);
         assert_eq!((stopped.code, stopped.stdout.as_str()), (code, ""), "{}", log());
-        assert!(log().contains(&format!("\"message\":\"stopped by {name}\",\"hint\":\"run again")), "{}", log());
-        assert!(outcomes(&project).contains(&format!("stopped by {name}")), "{:?}", outcomes(&project));
+        assert!(
+            log().contains(&format!("\"message\":\"stopped by {name}\",\"hint\":\"run again")),
+            "{}",
+            log()
+        );
+        assert!(
+            outcomes(&project).contains(&format!("stopped by {name}")),
+            "{:?}",
+            outcomes(&project)
+        );
         let after = checkpoints(&project, "model").into_iter().max().expect("a checkpoint");
         assert!(after > before && after < 1500, "it goes on from {before}, and stopped at {after}");
     }
@@ -177,7 +242,10 @@ fn a_training_that_is_stopped_goes_on_from_its_last_step_to_the_same_bytes() {
     assert!(checkpoints(&project, "model").is_empty(), "a training that is done needs none");
     let whole = Project::new(6);
     whole.run(&steps).good();
-    assert!(results(&project) == results(&whole), "other bytes than those of a run that nobody stopped");
+    assert!(
+        results(&project) == results(&whole),
+        "other bytes than those of a run that nobody stopped"
+    );
 }
 
 #[test]
@@ -185,11 +253,13 @@ fn decoding_that_is_stopped_blames_no_video_and_goes_on() {
     let project = Project::new(8);
     // As Ctrl-C on a terminal does: the whole group is told, the processes that decode too.
     let mut command = project.command(&["run", "pipeline.yaml", "--threads", "1"]);
-    let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().unwrap();
+    let mut child =
+        std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().unwrap();
     until("the first shard was begun", &mut child, || {
         fs::read_dir(project.path("ws/frames/data")).is_ok_and(|mut all| all.next().is_some())
     });
-    let group = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap();
+    let group =
+        Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap();
     assert!(group.success());
     let stopped = said(child);
     assert_eq!(stopped.code, 130, "{stopped:#?}");
@@ -202,8 +272,7 @@ fn decoding_that_is_stopped_blames_no_video_and_goes_on() {
 
 #[test]
 fn decoders_that_are_trained_when_it_is_stopped_are_not_trained_again() {
-    let more =
-        "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 16, 32], draws: 2, steps: 600, holdout: 3 } }\n";
+    let more = "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 16, 32], draws: 2, steps: 600, holdout: 3 } }\n";
     let new = || {
         let project = crate::actions::project(9, "actions.parquet", "");
         let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + more;
@@ -211,7 +280,8 @@ fn decoders_that_are_trained_when_it_is_stopped_are_not_trained_again() {
         project
     };
     let project = new();
-    let mut child = project.command(&["run", "pipeline.yaml", "--metrics-file", "gauges"]).spawn().unwrap();
+    let mut child =
+        project.command(&["run", "pipeline.yaml", "--metrics-file", "gauges"]).spawn().unwrap();
     until("decoders are trained", &mut child, || has_begun(&project, "decoder"));
     // Somewhere among the six.
     std::thread::sleep(Duration::from_millis(300));

@@ -19,7 +19,11 @@ type Outcome = BTreeMap<String, String>;
 
 /// A project whose `decode` stage has these settings, run: every row of `videos` and `rejects`.
 fn outcome(project: &Project, settings: &str) -> Outcome {
-    fs::write(project.path("pipeline.yaml"), pipeline(&format!("{settings}, size: 16, cut: null, min_frames: 1"))).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        pipeline(&format!("{settings}, size: 16, cut: null, min_frames: 1")),
+    )
+    .unwrap();
     project.run(&[]).good();
     let outcome = rows(project);
     project.run_changes_nothing(&[]);
@@ -55,7 +59,10 @@ fn expected(rows: &[(&str, &str)]) -> Outcome {
 /// Compares, and shows only what differs.
 fn same(found: Outcome, expected: Outcome) {
     let (more, less): (Vec<_>, Vec<_>) = (
-        found.iter().filter(|row| !expected.contains_key(row.0) || expected[row.0] != *row.1).collect(),
+        found
+            .iter()
+            .filter(|row| !expected.contains_key(row.0) || expected[row.0] != *row.1)
+            .collect(),
         expected.iter().filter(|row| found.get(row.0) != Some(row.1)).collect(),
     );
     assert!(more.is_empty() && less.is_empty(), "found {more:#?}\nexpected {less:#?}");
@@ -128,7 +135,8 @@ const OF_TREES: [(&str, &str); 31] = [
 fn odd_trees_give_a_row_for_each_odd_entry_and_all_other_videos() {
     let project = Project::new(0);
     let at = |name: &str| project.path("t").join(name);
-    let put = |name: &[u8], frames: usize| clip(&project.path("t").join(OsStr::from_bytes(name)), frames);
+    let put =
+        |name: &[u8], frames: usize| clip(&project.path("t").join(OsStr::from_bytes(name)), frames);
     for (number, file) in TREES.iter().enumerate() {
         put(file, 5 + number);
     }
@@ -142,10 +150,15 @@ fn odd_trees_give_a_row_for_each_odd_entry_and_all_other_videos() {
     fs::write(at("mac/._1.y4m"), b"\0\x05\x16\x07 macOS").unwrap();
     fs::write(at("plain/empty.y4m"), b"").unwrap();
     fs::write(at("plain/junk.y4m"), b"no video").unwrap();
-    fs::write(at("plain/pointer.y4m"), b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n").unwrap();
+    fs::write(
+        at("plain/pointer.y4m"),
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+    )
+    .unwrap();
     assert!(Command::new("mkfifo").arg(at("plain/fifo.y4m")).status().unwrap().success());
     let _socket = UnixListener::bind(at("plain/socket.y4m")).unwrap();
-    let found = outcome(&project, "videos: ['t/**/*.y4m', 't/case/*.Y4M', 't/brackets/clip [abc].y4m']");
+    let found =
+        outcome(&project, "videos: ['t/**/*.y4m', 't/case/*.Y4M', 't/brackets/clip [abc].y4m']");
     same(found, expected(&OF_TREES));
 }
 
@@ -164,14 +177,26 @@ fn a_closed_folder_is_a_row_and_all_other_videos_are_decoded() {
     if fs::read_dir(project.path("t/closed")).is_ok() {
         // Root is let in everywhere unless it gives up the right to.
         run = Command::new("setpriv");
-        run.args(["--bounding-set=-dac_override,-dac_read_search", env!("CARGO_BIN_EXE_lapo"), "run", "pipeline.yaml"]);
-        run.current_dir(project.path("")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        run.args([
+            "--bounding-set=-dac_override,-dac_read_search",
+            env!("CARGO_BIN_EXE_lapo"),
+            "run",
+            "pipeline.yaml",
+        ]);
+        run.current_dir(project.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
     }
     let settings = "videos: ['t/**/*.y4m'], size: 16, cut: null, min_frames: 1";
     fs::write(project.path("pipeline.yaml"), pipeline(settings)).unwrap();
     said(run.spawn().unwrap()).good();
-    let wanted =
-        [("t/0.y4m", "frames"), ("t/closed/", "unreadable_folder"), ("t/open/2.y4m", "frames"), ("t/unreadable.y4m", "unreadable")];
+    let wanted = [
+        ("t/0.y4m", "frames"),
+        ("t/closed/", "unreadable_folder"),
+        ("t/open/2.y4m", "frames"),
+        ("t/unreadable.y4m", "unreadable"),
+    ];
     same(rows(&project), expected(&wanted));
     fs::set_permissions(project.path("t/closed"), fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -275,17 +300,42 @@ fn odd_archives_give_a_row_for_each_member_that_is_not_read_and_all_other_videos
     let archives: [(&str, &[Put]); 13] = [
         ("plain.tar", &[File("1.mp4", 6), File("2.mp4", 7)]),
         ("unknown.tar", &[File("1.mpeg4", 8), File("2.xyz", 9), File("none", 10)]),
-        ("sidecars.tar", &[File("1.mp4", 11), Bytes("1.json", b"{}"), Bytes("1.caption.txt", b"a"), Bytes("readme.md", b"read me")]),
+        (
+            "sidecars.tar",
+            &[
+                File("1.mp4", 11),
+                Bytes("1.json", b"{}"),
+                Bytes("1.caption.txt", b"a"),
+                Bytes("readme.md", b"read me"),
+            ],
+        ),
         ("mac.tar", &[Bytes("._1.mp4", b"macOS"), File("1.mp4", 12), File(".2.mp4", 13)]),
-        ("links.tar", &[File("1.mp4", 14), Link(EntryType::Link, "2.mp4", "1.mp4"), Link(EntryType::Symlink, "3.mp4", "1.mp4")]),
+        (
+            "links.tar",
+            &[
+                File("1.mp4", 14),
+                Link(EntryType::Link, "2.mp4", "1.mp4"),
+                Link(EntryType::Symlink, "3.mp4", "1.mp4"),
+            ],
+        ),
         (
             "broken links.tar",
-            &[File("1.mp4", 15), Link(EntryType::Symlink, "2.mp4", "/etc/passwd"), Link(EntryType::Link, "3.mp4", "9.mp4")],
+            &[
+                File("1.mp4", 15),
+                Link(EntryType::Symlink, "2.mp4", "/etc/passwd"),
+                Link(EntryType::Link, "3.mp4", "9.mp4"),
+            ],
         ),
         ("twice.tar", &[File("1.mp4", 16), File("1.mp4", 17)]),
-        ("folders.tar", &[Sort(EntryType::Directory, "a/"), File("a/1.mp4", 18), File("b/1.mp4", 19)]),
+        (
+            "folders.tar",
+            &[Sort(EntryType::Directory, "a/"), File("a/1.mp4", 18), File("b/1.mp4", 19)],
+        ),
         ("holes.tar", &[Sparse("1.mp4"), File("2.mp4", 20)]),
-        ("pipes.tar", &[Sort(EntryType::Fifo, "1.mp4"), Sort(EntryType::Char, "2.mp4"), File("3.mp4", 21)]),
+        (
+            "pipes.tar",
+            &[Sort(EntryType::Fifo, "1.mp4"), Sort(EntryType::Char, "2.mp4"), File("3.mp4", 21)],
+        ),
         ("empty.tar", &[]),
         ("nested.tar", &[Bytes("inner.tar", b"some tar"), File("1.mp4", 22)]),
         ("long.tar", &[File(&long, 23)]),
@@ -344,9 +394,17 @@ fn odd_lists_give_a_row_for_each_row_that_makes_no_sense_and_all_other_videos() 
         add(".txt", format!("*\n\n# none\n  *  {end}").as_bytes(), &[]);
         add(".csv", format!("uri,bytes\n*,7\n*,{end}").as_bytes(), &[]);
         add(".csv", format!("a,uri\n1,*\n,\n3,*{end}").as_bytes(), &["line 3"]);
-        add(".csv", format!("uri,bytes,etag\n*,x,\n*,-1,e\n*,1.5,e\n*,8,e{end}").as_bytes(), &["line 2", "line 3", "line 4"]);
+        add(
+            ".csv",
+            format!("uri,bytes,etag\n*,x,\n*,-1,e\n*,1.5,e\n*,8,e{end}").as_bytes(),
+            &["line 2", "line 3", "line 4"],
+        );
         add(".csv", format!("uri,a\n*\n*,1\n*,1,2{end}").as_bytes(), &["line 2", "line 4"]);
-        add(".csv", format!("\"uri\",\"a\"\n\"*\",\"b\nc\"\n\"*\",\"d\"\"e\"{end}").as_bytes(), &[]);
+        add(
+            ".csv",
+            format!("\"uri\",\"a\"\n\"*\",\"b\nc\"\n\"*\",\"d\"\"e\"{end}").as_bytes(),
+            &[],
+        );
         add(".csv", format!("\u{feff}uri\n*\n\"\"\n*{end}").as_bytes(), &["line 3"]);
         add(".txt", format!("\u{feff}*\n*{end}").as_bytes(), &[]);
         add(".list", format!("*\n\t*{end}").as_bytes(), &[]);
@@ -354,7 +412,9 @@ fn odd_lists_give_a_row_for_each_row_that_makes_no_sense_and_all_other_videos() 
     }
     // Rows that make no sense of videos that are there: those are not read.
     for (number, kept) in [(3, 3), (4, 1), (13, 3), (14, 1), (23, 3), (24, 1)] {
-        rows.retain(|name, _| !name.starts_with(&format!("v/{number}-")) || *name == format!("v/{number}-{kept}.y4m"));
+        rows.retain(|name, _| {
+            !name.starts_with(&format!("v/{number}-")) || *name == format!("v/{number}-{kept}.y4m")
+        });
     }
     let quoted: Vec<String> = lists.iter().map(|list| format!("'{list}'")).collect();
     same(outcome(&project, &format!("lists: [{}]", quoted.join(", "))), rows);

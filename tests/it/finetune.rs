@@ -34,22 +34,40 @@ fn agents_learn_and_play_and_are_not_trained_twice() {
     project.run(&[]).good();
     project.run_changes_nothing(&[]);
     for stage in ["agent", "scratch"] {
-        let rows = project.query(&format!("SELECT step, entropy, grad_norm, rate_trunk FROM {stage} ORDER BY step"));
+        let rows = project.query(&format!(
+            "SELECT step, entropy, grad_norm, rate_trunk FROM {stage} ORDER BY step"
+        ));
         let rows = rows.as_array().unwrap();
-        assert_eq!(rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [24, 48, 72, 96]);
-        assert!(rows.iter().all(|row| row["entropy"].as_f64().unwrap() > 2.0 && row["grad_norm"].as_f64().unwrap() > 0.0), "{rows:?}");
+        assert_eq!(
+            rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+            [24, 48, 72, 96]
+        );
+        assert!(
+            rows.iter().all(|row| row["entropy"].as_f64().unwrap() > 2.0
+                && row["grad_norm"].as_f64().unwrap() > 0.0),
+            "{rows:?}"
+        );
     }
-    let players = project.query("SELECT player, count(*) AS n FROM score GROUP BY player ORDER BY player");
-    assert_eq!(players, serde_json::json!([{"player": "agent", "n": 3}, {"player": "expert", "n": 3}, {"player": "random", "n": 3}]));
+    let players =
+        project.query("SELECT player, count(*) AS n FROM score GROUP BY player ORDER BY player");
+    assert_eq!(
+        players,
+        serde_json::json!([{"player": "agent", "n": 3}, {"player": "expert", "n": 3}, {"player": "random", "n": 3}])
+    );
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM again")[0]["n"], 2);
     // The same on any number of threads; a longer training is another one.
     let again = self::project().unwrap();
     again.run(&["--threads", "1"]).good();
-    for (stage, file) in [("agent", "agent.safetensors"), ("scratch", "agent.safetensors"), ("scratch", "metrics.parquet")] {
+    for (stage, file) in [
+        ("agent", "agent.safetensors"),
+        ("scratch", "agent.safetensors"),
+        ("scratch", "metrics.parquet"),
+    ] {
         assert!(project.files(stage, file) == again.files(stage, file), "{stage}/{file}");
     }
     let planned = project.planned(&["--set", "steps=120"]);
-    let new: Vec<&str> = planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
+    let new: Vec<&str> =
+        planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(new, ["again", "agent", "score", "scratch"]);
 }
 
@@ -59,9 +77,13 @@ fn a_killed_training_goes_on_as_if_nothing_had_happened() {
     let (steps, every) = (["--set", "steps=480"], ["--checkpoint-secs", "0"]);
     whole.run(&steps).good();
     let killed = project().unwrap();
-    let mut child = killed.command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat()).spawn().unwrap();
+    let mut child =
+        killed.command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat()).spawn().unwrap();
     let saved = |stage: &str| {
-        let folders = fs::read_dir(killed.path("ws").join(stage).join("checkpoints")).into_iter().flatten().flatten();
+        let folders = fs::read_dir(killed.path("ws").join(stage).join("checkpoints"))
+            .into_iter()
+            .flatten()
+            .flatten();
         folders.flat_map(|key| fs::read_dir(key.path()).into_iter().flatten().flatten()).count()
     };
     for stage in ["agent", "scratch"] {
@@ -71,7 +93,10 @@ fn a_killed_training_goes_on_as_if_nothing_had_happened() {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        child = killed.command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat()).spawn().unwrap();
+        child = killed
+            .command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat())
+            .spawn()
+            .unwrap();
     }
     assert!(crate::project::said(child).code == 0);
     for stage in ["agent", "scratch"] {
@@ -94,10 +119,17 @@ fn what_does_not_fit_is_told() {
     assert!(said.contains("stages.agent.finetune.dynamics: is missing"), "{said}");
     let said = tell("policy: policy, supervised_path: false", "supervised_path: false");
     assert!(said.contains("stages.alone.finetune.policy: is missing"), "{said}");
-    let said = tell("finetune: { policy: policy, dynamics: model", "finetune: { policy: labels, dynamics: model");
+    let said = tell(
+        "finetune: { policy: policy, dynamics: model",
+        "finetune: { policy: labels, dynamics: model",
+    );
     assert!(said.contains("is a `label` stage, expected one that makes a latent policy"), "{said}");
     let said = tell("minibatches: 2", "minibatches: 5");
-    assert!(said.contains("stages.agent.finetune.minibatches: is 5") && said.contains("expected a divisor"), "{said}");
+    assert!(
+        said.contains("stages.agent.finetune.minibatches: is 5")
+            && said.contains("expected a divisor"),
+        "{said}"
+    );
     let said = tell("evaluate: { agent: agent, ", "evaluate: { ");
     assert!(said.contains("stages.score.evaluate.policy: is missing"), "{said}");
     let other = "labels2: { label: { frames: play, dynamics: model2 } }

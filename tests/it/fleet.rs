@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::project::Project;
 
 fn events(stderr: &str) -> Vec<Value> {
-    let event = |line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    let event =
+        |line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     let events: Vec<Value> = stderr.lines().map(event).collect();
     for event in &events {
         assert!(event["unix_seconds"].as_f64().is_some_and(|seconds| seconds > 1.7e9), "{event:#}");
@@ -24,20 +25,43 @@ fn a_log_is_one_event_a_line() {
     fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
     let events = events(&project.run(&["--log-format", "json"]).good().stderr);
     let of = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
-    let stages = |name: &str| of(name).into_iter().map(|event| event["stage"].as_str().unwrap()).collect::<Vec<_>>();
-    assert_eq!((stages("stage_began"), stages("stage_ended")), (vec!["frames", "model", "labels"], vec!["frames", "model", "labels"]));
-    assert_eq!((&of("stage_began")[0]["units"], &of("stage_began")[0]["unit"]), (&7.into(), &"videos".into()));
-    assert_eq!((&of("stage_ended")[0]["new"], &of("stage_ended")[0]["rejects"]), (&2.into(), &1.into()));
-    assert_eq!((&events[0]["event"], &events.last().unwrap()["event"]), (&"run_began".into(), &"run_ended".into()));
+    let stages = |name: &str| {
+        of(name).into_iter().map(|event| event["stage"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (stages("stage_began"), stages("stage_ended")),
+        (vec!["frames", "model", "labels"], vec!["frames", "model", "labels"])
+    );
+    assert_eq!(
+        (&of("stage_began")[0]["units"], &of("stage_began")[0]["unit"]),
+        (&7.into(), &"videos".into())
+    );
+    assert_eq!(
+        (&of("stage_ended")[0]["new"], &of("stage_ended")[0]["rejects"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(
+        (&events[0]["event"], &events.last().unwrap()["event"]),
+        (&"run_began".into(), &"run_ended".into())
+    );
     assert_eq!(events.last().unwrap()["exit_code"], 0);
     let run = events[0]["run"].as_str().unwrap();
     assert!(events.iter().all(|event| event["run"] == run), "{events:#?}");
     assert!(project.path("ws/runs").join(format!("{run}.json")).is_file());
-    assert!(of("said").iter().any(|event| event["text"].as_str().unwrap().contains("held-out windows")), "{events:#?}");
+    assert!(
+        of("said").iter().any(|event| event["text"].as_str().unwrap().contains("held-out windows")),
+        "{events:#?}"
+    );
 
     let said = project.run(&["--log-format", "json", "--set", "steps=none"]);
-    let failed = self::events(&said.stderr).into_iter().find(|event| event["event"] == "error").unwrap();
-    assert!(said.code == 1 && failed["event"] == "error" && failed["message"].as_str().unwrap().contains("steps"), "{said:#?}");
+    let failed =
+        self::events(&said.stderr).into_iter().find(|event| event["event"] == "error").unwrap();
+    assert!(
+        said.code == 1
+            && failed["event"] == "error"
+            && failed["message"].as_str().unwrap().contains("steps"),
+        "{said:#?}"
+    );
 }
 
 /// Prints every sample as `name stage value`.
@@ -55,15 +79,35 @@ for family in text_string_to_metric_families(open(sys.argv[1]).read()):
 fn a_worker_tells_machines_as_a_run_does() {
     let project = Project::new(6);
     project.lapo(&["plan", "pipeline.yaml", "--out", "plan"]).good();
-    let args = ["worker", "--plan", "plan", "--partition", "0", "1", "--log-format", "json", "--metrics-file", "gauges"];
+    let args = [
+        "worker",
+        "--plan",
+        "plan",
+        "--partition",
+        "0",
+        "1",
+        "--log-format",
+        "json",
+        "--metrics-file",
+        "gauges",
+    ];
     let events = events(&project.lapo(&args).good().stderr);
-    assert!(events[0]["event"] == "run_began" && events.last().unwrap()["event"] == "run_ended", "{events:#?}");
+    assert!(
+        events[0]["event"] == "run_began" && events.last().unwrap()["event"] == "run_ended",
+        "{events:#?}"
+    );
     assert!(events.iter().all(|event| event["run"] == events[0]["run"]), "{events:#?}");
     let gauges = fs::read_to_string(project.path("gauges")).unwrap();
-    assert!(gauges.contains("lapo_stage_units{pipeline=\"test\",stage=\"frames\"} 6\n"), "{gauges}");
+    assert!(
+        gauges.contains("lapo_stage_units{pipeline=\"test\",stage=\"frames\"} 6\n"),
+        "{gauges}"
+    );
     assert!(gauges.contains("lapo_run_succeeded{pipeline=\"test\"} 1\n"), "{gauges}");
     let committed = project.lapo(&["commit", "--plan", "plan"]).good();
-    assert!(!committed.stdout.contains("/s decoded") && committed.stdout.contains("6 videos (6 new)"), "{committed:#?}");
+    assert!(
+        !committed.stdout.contains("/s decoded") && committed.stdout.contains("6 videos (6 new)"),
+        "{committed:#?}"
+    );
 }
 
 #[test]
@@ -74,22 +118,33 @@ fn gauges_are_read_by_prometheus_own_parser() {
     };
     let project = Project::new(6);
     project.run(&["--metrics-file", "lapo.prom"]).good();
-    let output = Command::new(&python).args(["-c", READ]).arg(project.path("lapo.prom")).output().unwrap();
+    let output =
+        Command::new(&python).args(["-c", READ]).arg(project.path("lapo.prom")).output().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for line in
-        ["lapo_run_succeeded - 1.0", "lapo_stage_tasks_new frames 2.0", "lapo_stage_units frames 6.0", "lapo_stage_units_done frames 6.0"]
-    {
+    for line in [
+        "lapo_run_succeeded - 1.0",
+        "lapo_stage_tasks_new frames 2.0",
+        "lapo_stage_units frames 6.0",
+        "lapo_stage_units_done frames 6.0",
+    ] {
         assert!(told.lines().any(|told| told == line), "{line} in {told}");
     }
     let labelled = project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap();
-    assert!(told.contains(&format!("lapo_stage_units_done labels {labelled}.0\n")), "{labelled} in {told}");
+    assert!(
+        told.contains(&format!("lapo_stage_units_done labels {labelled}.0\n")),
+        "{labelled} in {told}"
+    );
 
     let hopeless = Project::new(0);
     fs::write(hopeless.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
     assert_eq!(hopeless.run(&["--metrics-file", "lapo.prom"]).code, 1);
     let told = fs::read_to_string(hopeless.path("lapo.prom")).unwrap();
-    assert!(told.contains("lapo_run_succeeded{pipeline=\"test\"} 0\n") && told.contains("stage=\"frames\"} 1\n"), "{told}");
+    assert!(
+        told.contains("lapo_run_succeeded{pipeline=\"test\"} 0\n")
+            && told.contains("stage=\"frames\"} 1\n"),
+        "{told}"
+    );
 
     let said = project.run(&["--metrics-file", "nowhere/lapo.prom"]);
     assert!(said.code == 1 && said.stderr.contains("cannot write nowhere/lapo.prom"), "{said:#?}");

@@ -77,12 +77,14 @@ fn mutated(corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Vec<u8> {
             5 => {
                 let other = corpus.choose(rng).unwrap();
                 let from = rng.random_range(0..=other.len());
-                let piece = other[from..(from + rng.random_range(0..200)).min(other.len())].to_vec();
+                let piece =
+                    other[from..(from + rng.random_range(0..200)).min(other.len())].to_vec();
                 drop(bytes.splice(at..at, piece));
             }
             _ if rng.random_bool(0.1) => bytes.truncate(at),
             _ => {
-                let line: Vec<u8> = bytes[at..].iter().copied().take_while(|byte| *byte != b'\n').collect();
+                let line: Vec<u8> =
+                    bytes[at..].iter().copied().take_while(|byte| *byte != b'\n').collect();
                 drop(bytes.splice(at..at, line.repeat(rng.random_range(1..4))));
             }
         }
@@ -93,11 +95,14 @@ fn mutated(corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Vec<u8> {
 /// Gives mutated files to `read`, which says whether it took one for good.
 fn fuzz(what: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8]) -> bool) {
     let ((least, time), begun, seed) = (bounds(), Instant::now(), u64::from(std::process::id()));
-    let (mut rng, mut count, mut good, mut slowest) = (ChaCha8Rng::seed_from_u64(seed), 0_u64, 0_u64, Duration::ZERO);
+    let (mut rng, mut count, mut good, mut slowest) =
+        (ChaCha8Rng::seed_from_u64(seed), 0_u64, 0_u64, Duration::ZERO);
     while count < least || begun.elapsed() < time {
         let (bytes, since) = (mutated(corpus, &mut rng), Instant::now());
         let answer = catch_unwind(AssertUnwindSafe(|| read(&bytes)));
-        let Ok(taken) = answer else { panic!("{what}: seed {seed}, execution {count}: {}", String::from_utf8_lossy(&bytes)) };
+        let Ok(taken) = answer else {
+            panic!("{what}: seed {seed}, execution {count}: {}", String::from_utf8_lossy(&bytes))
+        };
         slowest = slowest.max(since.elapsed());
         assert!(
             slowest < Duration::from_secs(5),
@@ -106,14 +111,21 @@ fn fuzz(what: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8]) -> bool) {
         );
         (count, good) = (count + 1, good + u64::from(taken));
     }
-    println!("{what}: {count} executions, {good} taken for good, the slowest {slowest:?}, {:?} in all", begun.elapsed());
-    assert!(good > 0 && good < count, "{what}: {good} of {count} taken for good: nothing is tested");
+    println!(
+        "{what}: {count} executions, {good} taken for good, the slowest {slowest:?}, {:?} in all",
+        begun.elapsed()
+    );
+    assert!(
+        good > 0 && good < count,
+        "{what}: {good} of {count} taken for good: nothing is tested"
+    );
 }
 
 #[test]
 fn fuzz_pipelines() {
-    let files =
-        fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines"))
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap());
     fuzz("pipelines", &files.collect::<Vec<_>>(), |bytes| {
         let text = String::from_utf8_lossy(bytes);
         let mut faults = Faults::new("p.yaml", &text);
@@ -137,19 +149,25 @@ fn written(folder: &str) -> Vec<Vec<u8>> {
 
 /// A store in memory in which `path` holds these bytes.
 fn holding(path: &str, bytes: &[u8]) -> Store {
-    let store = Store::over("fuzz", Arc::new(object_store::memory::InMemory::new()), &Access::default()).unwrap();
+    let store =
+        Store::over("fuzz", Arc::new(object_store::memory::InMemory::new()), &Access::default())
+            .unwrap();
     store.create(path, bytes).unwrap();
     store
 }
 
 #[test]
 fn fuzz_manifests() {
-    fuzz("manifests", &written("manifests"), |bytes| head(&holding("s/manifests/0000000001.json", bytes), "s").is_ok());
+    fuzz("manifests", &written("manifests"), |bytes| {
+        head(&holding("s/manifests/0000000001.json", bytes), "s").is_ok()
+    });
 }
 
 #[test]
 fn fuzz_receipts() {
-    fuzz("receipts", &written("receipts"), |bytes| read_receipt(&holding("s/receipts/k.json", bytes), "s", "k").is_ok());
+    fuzz("receipts", &written("receipts"), |bytes| {
+        read_receipt(&holding("s/receipts/k.json", bytes), "s", "k").is_ok()
+    });
 }
 
 /// A video in each of eight containers.
@@ -185,7 +203,9 @@ fn fuzz_videos() {
         let mut bytes = whole.clone();
         match rng.random_range(0..3) {
             // Bits anywhere.
-            0 => (0..rng.random_range(1..60)).for_each(|_| bytes[rng.random_range(0..whole.len())] ^= 1 << rng.random_range(0..8)),
+            0 => (0..rng.random_range(1..60)).for_each(|_| {
+                bytes[rng.random_range(0..whole.len())] ^= 1 << rng.random_range(0..8)
+            }),
             1 => bytes.truncate(rng.random_range(1..whole.len())),
             // The header: the first bytes, and where some containers keep it, the last.
             _ => (0..rng.random_range(1..12)).for_each(|_| {
@@ -196,22 +216,41 @@ fn fuzz_videos() {
         fs::write(project.path("videos").join(format!("{i:05}.{kind}")), bytes).unwrap();
     }
     let begun = Instant::now();
-    let only =
-        "name: fuzz\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'], size: 16, limits: { deadline_secs: 20 } } }\n";
+    let only = "name: fuzz\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'], size: 16, limits: { deadline_secs: 20 } } }\n";
     fs::write(project.path("pipeline.yaml"), only).unwrap();
     let said = project.run(&[]).good();
-    let classes = project.query("SELECT class, count(*) AS n FROM rejects GROUP BY class ORDER BY n DESC");
+    let classes =
+        project.query("SELECT class, count(*) AS n FROM rejects GROUP BY class ORDER BY n DESC");
     println!("videos: {count}, seed {seed}, {:?}; rejects: {classes}", begun.elapsed());
     assert!(said.stdout.contains(&format!("{count} videos")), "{said:#?}");
     // Every video's 25 frames are there or its loss is told. No one can tell that a transport stream was cut between two packets, or that a
     // bit says of a picture that it is not to be shown: one in a hundred may be such, or three.
-    let short = project.query("SELECT video, count(*) AS n FROM frames GROUP BY video HAVING count(*) < 25");
+    let short = project
+        .query("SELECT video, count(*) AS n FROM frames GROUP BY video HAVING count(*) < 25");
     let told = project.query("SELECT DISTINCT video FROM rejects");
-    let told: Vec<&str> = told.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
-    let lost: Vec<_> = short.as_array().unwrap().iter().filter(|row| !told.contains(&row["video"].as_str().unwrap())).collect();
+    let told: Vec<&str> =
+        told.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
+    let lost: Vec<_> = short
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| !told.contains(&row["video"].as_str().unwrap()))
+        .collect();
     println!("frames are missing and no reject says so: {lost:?}");
-    assert!(lost.len() * 100 <= count.max(300), "seed {seed}: frames are missing and no reject says so: {lost:?}");
+    assert!(
+        lost.len() * 100 <= count.max(300),
+        "seed {seed}: frames are missing and no reject says so: {lost:?}"
+    );
     let there = project.query("SELECT DISTINCT video FROM frames");
-    let seen = there.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).chain(told.iter().copied());
-    assert_eq!(seen.collect::<std::collections::HashSet<_>>().len(), count, "seed {seed}: a video is nowhere");
+    let seen = there
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["video"].as_str().unwrap())
+        .chain(told.iter().copied());
+    assert_eq!(
+        seen.collect::<std::collections::HashSet<_>>().len(),
+        count,
+        "seed {seed}: a video is nowhere"
+    );
 }

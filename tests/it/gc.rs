@@ -12,34 +12,53 @@ fn files(root: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(root).into_iter().flatten().map(|entry| entry.unwrap().path());
     let below = |path: std::path::PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() { files(&path).into_iter().map(|file| format!("{name}/{file}")).collect() } else { BTreeSet::from([name]) }
+        if path.is_dir() {
+            files(&path).into_iter().map(|file| format!("{name}/{file}")).collect()
+        } else {
+            BTreeSet::from([name])
+        }
     };
     entries.flat_map(below).collect()
 }
 
 /// The joined tables that versions list.
 fn joined(workspace: &Path) -> BTreeSet<String> {
-    let manifests = files(workspace).into_iter().filter(|file| file.contains("/manifests/") && file.ends_with(".json"));
+    let manifests = files(workspace)
+        .into_iter()
+        .filter(|file| file.contains("/manifests/") && file.ends_with(".json"));
     let of = |manifest: String| {
-        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(workspace.join(manifest)).unwrap()).unwrap();
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&fs::read(workspace.join(manifest)).unwrap()).unwrap();
         let joined = manifest["joined"].as_array().cloned().unwrap_or_default();
-        joined.iter().map(|joined| joined["file"]["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        joined
+            .iter()
+            .map(|joined| joined["file"]["path"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     manifests.flat_map(of).collect()
 }
 
 /// The files that receipts speak of.
 fn spoken_of(workspace: &Path) -> BTreeSet<String> {
-    let receipts = files(workspace).into_iter().filter(|file| file.contains("/receipts/") && file.ends_with(".json"));
+    let receipts = files(workspace)
+        .into_iter()
+        .filter(|file| file.contains("/receipts/") && file.ends_with(".json"));
     let of = |receipt: String| {
-        let receipt: serde_json::Value = serde_json::from_slice(&fs::read(workspace.join(receipt)).unwrap()).unwrap();
-        receipt["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let receipt: serde_json::Value =
+            serde_json::from_slice(&fs::read(workspace.join(receipt)).unwrap()).unwrap();
+        receipt["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| file["path"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     receipts.flat_map(of).collect()
 }
 
 fn told(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
-    let said = project.lapo(&[&["gc", "--workspace", "ws", "--format", "json"], more].concat()).good();
+    let said =
+        project.lapo(&[&["gc", "--workspace", "ws", "--format", "json"], more].concat()).good();
     let survey: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     survey["garbage"].as_array().unwrap().clone()
 }
@@ -48,7 +67,10 @@ fn told(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
 fn what_killed_runs_left_is_found_and_nothing_else() {
     let project = Project::new(12);
     for millis in [30, 60, 90, 150, 250, 400] {
-        let mut child = project.command(&["run", "pipeline.yaml", "--checkpoint-secs", "0", "--set", "steps=40"]).spawn().unwrap();
+        let mut child = project
+            .command(&["run", "pipeline.yaml", "--checkpoint-secs", "0", "--set", "steps=40"])
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(millis));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -72,7 +94,8 @@ pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
     let orphans: BTreeSet<String> = all
         .iter()
         .filter(|file| {
-            let is_unknown = file.contains("/data/") && !spoken_of.contains(*file) || file.contains("/tables/") && !joined.contains(*file);
+            let is_unknown = file.contains("/data/") && !spoken_of.contains(*file)
+                || file.contains("/tables/") && !joined.contains(*file);
             is_unknown || file.contains("/checkpoints/")
         })
         .cloned()
@@ -91,13 +114,19 @@ pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
         .cloned()
         .collect();
     assert_eq!(listed, orphans);
-    assert_eq!(found.iter().map(|found| found["files"].as_u64().unwrap()).sum::<u64>(), orphans.len() as u64);
+    assert_eq!(
+        found.iter().map(|found| found["files"].as_u64().unwrap()).sum::<u64>(),
+        orphans.len() as u64
+    );
     assert_eq!(files(&workspace), all, "it only told");
 
     let said = project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).good();
     assert!(said.stdout.contains(" deleted"), "{said:#?}");
     let left = |files: BTreeSet<String>| {
-        files.into_iter().filter(|file| !file.starts_with("pins/") && !file.contains("/packs/")).collect::<BTreeSet<_>>()
+        files
+            .into_iter()
+            .filter(|file| !file.starts_with("pins/") && !file.contains("/packs/"))
+            .collect::<BTreeSet<_>>()
     };
     assert_eq!(left(files(&workspace)), left(all.difference(&orphans).cloned().collect()));
     project.run_changes_nothing(settings);
@@ -111,7 +140,12 @@ fn old_versions_go_where_that_is_asked_for() {
     project.run(&["--set", "size=32"]).good();
     assert_eq!(told(&project, &["--older-than", "0s"]).len(), 0);
     let found = told(&project, &["--older-than", "0s", "--keep", "1", "--delete"]);
-    assert!(["version", "receipt", "data"].iter().all(|what| found.iter().any(|found| found["what"] == *what)), "{found:#?}");
+    assert!(
+        ["version", "receipt", "data"]
+            .iter()
+            .all(|what| found.iter().any(|found| found["what"] == *what)),
+        "{found:#?}"
+    );
     project.run_changes_nothing(&["--set", "size=32"]);
     // The first results are made again, and are what they were.
     assert!(!project.run(&[]).good().stdout.starts_with("0 tasks"));
@@ -141,9 +175,21 @@ fn a_folder_that_is_no_workspace_is_refused_and_stays_as_it_is() {
     }
     let all = files(&project.path("home"));
     for workspace in ["home", "wss", "ws/frames"] {
-        let said = project.lapo(&["gc", "--workspace", workspace, "--keep", "1", "--older-than", "0s", "--delete"]);
+        let said = project.lapo(&[
+            "gc",
+            "--workspace",
+            workspace,
+            "--keep",
+            "1",
+            "--older-than",
+            "0s",
+            "--delete",
+        ]);
         assert!(said.code == 1 && said.stdout.is_empty(), "{workspace}: {said:#?}");
-        assert!(said.stderr.contains("is not a lapo workspace: it has no lapo.json"), "{workspace}: {said:#?}");
+        assert!(
+            said.stderr.contains("is not a lapo workspace: it has no lapo.json"),
+            "{workspace}: {said:#?}"
+        );
     }
     assert_eq!(files(&project.path("home")), all);
     assert!(!project.path("wss").exists(), "a typo makes no folder");
@@ -154,7 +200,9 @@ fn a_folder_that_is_no_workspace_is_refused_and_stays_as_it_is() {
         fs::write(&path, "mine").unwrap();
         age(&path, 30);
     }
-    project.lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s", "--delete"]).good();
+    project
+        .lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s", "--delete"])
+        .good();
     assert!(left[..3].iter().all(|file| project.path("ws").join(file).is_file()));
     project.run_changes_nothing(&[]);
 }
@@ -162,7 +210,10 @@ fn a_folder_that_is_no_workspace_is_refused_and_stays_as_it_is() {
 /// Sets a file's time back by some days.
 fn age(path: &Path, days: u64) {
     let file = fs::File::options().write(true).open(path).unwrap();
-    file.set_modified(file.metadata().unwrap().modified().unwrap() - Duration::from_secs(days * 86_400)).unwrap();
+    file.set_modified(
+        file.metadata().unwrap().modified().unwrap() - Duration::from_secs(days * 86_400),
+    )
+    .unwrap();
 }
 
 /// Makes all that is in the workspace some days older, what manifests say included.
@@ -197,7 +248,12 @@ fn a_version_that_was_superseded_a_minute_ago_is_kept_however_old_it_is() {
     // A week later it goes.
     age_all(&project, 8);
     let found = told(&project, &["--keep", "1", "--delete"]);
-    assert!(["version", "receipt", "data"].iter().all(|what| found.iter().any(|found| found["what"] == *what)), "{found:#?}");
+    assert!(
+        ["version", "receipt", "data"]
+            .iter()
+            .all(|what| found.iter().any(|found| found["what"] == *what)),
+        "{found:#?}"
+    );
     let gone = project.lapo(&["query", "SELECT * FROM labels@1", "--workspace", "ws"]);
     assert!(gone.code == 1 && gone.stderr.contains("`labels` has no version 1"), "{gone:#?}");
     project.run_changes_nothing(&["--set", "size=32"]);
@@ -211,7 +267,8 @@ fn a_plan_that_is_out_keeps_what_its_workers_read() {
     project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5", "--out", "plans/a"]).good();
     project.run(&["--set", "size=32"]).good();
     let collect = ["--keep", "1", "--older-than", "0s", "--delete"];
-    let survey = project.lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s"]).good();
+    let survey =
+        project.lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s"]).good();
     assert!(survey.stdout.contains("held by run 00000002"), "{survey:#?}");
     told(&project, &collect);
     let worked = project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).good();

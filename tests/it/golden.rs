@@ -34,8 +34,10 @@ struct Golden {
 
 impl Golden {
     fn all() -> Vec<Golden> {
-        let folder = std::env::var_os("LAPO_GOLDEN_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
+        let folder = std::env::var_os("LAPO_GOLDEN_DIR").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+            PathBuf::from,
+        );
         let mut paths: Vec<_> = std::fs::read_dir(&folder)
             .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
             .map(|entry| entry.unwrap().path())
@@ -54,12 +56,26 @@ impl Golden {
         let obs = tensors.tensor("obs").unwrap();
         let (frames, batch) = (channels_last(&obs), obs.shape()[0]);
         drop(tensors);
-        Golden { name: path.file_name().unwrap().to_string_lossy().into_owned(), weights, config, frames, batch, file }
+        Golden {
+            name: path.file_name().unwrap().to_string_lossy().into_owned(),
+            weights,
+            config,
+            frames,
+            batch,
+            file,
+        }
     }
 
     fn batch(&self) -> Batch<'_> {
         let [height, width, _] = frame_shape(&self.config);
-        Batch { frames: &self.frames, batch: self.batch, time: self.config.window(), height, width, actions: &[] }
+        Batch {
+            frames: &self.frames,
+            batch: self.batch,
+            time: self.config.window(),
+            height,
+            width,
+            actions: &[],
+        }
     }
 
     fn f32s(&self, name: &str) -> Vec<f32> {
@@ -94,27 +110,47 @@ impl Golden {
 
     /// Codes are the same, but where a latent action lies on the border between two: so near that PyTorch's, which is off by `within` in
     /// every number at most, may be nearer to the other.
-    fn check_codes(&self, what: &str, seen: &[u16], latent_action: &[f32], embedding: &[f32], within: f32) {
+    fn check_codes(
+        &self,
+        what: &str,
+        seen: &[u16],
+        latent_action: &[f32],
+        embedding: &[f32],
+        within: f32,
+    ) {
         let VqConfig { codebooks, positions, dim, entries, .. } = self.config.vq;
         let expected = self.codes(what);
         assert_eq!(seen.len(), expected.len(), "{}: {what}", self.name);
-        for (at, (&ours, &theirs)) in seen.iter().zip(&expected).enumerate().filter(|(_, (ours, theirs))| ours != theirs) {
-            let (window, book, position) = (at / positions / codebooks, at / positions % codebooks, at % positions);
+        for (at, (&ours, &theirs)) in
+            seen.iter().zip(&expected).enumerate().filter(|(_, (ours, theirs))| ours != theirs)
+        {
+            let (window, book, position) =
+                (at / positions / codebooks, at / positions % codebooks, at % positions);
             let entry = |code: u16| &embedding[(book * entries + usize::from(code)) * dim..][..dim];
-            let row = (0..dim).map(|i| latent_action[((window * codebooks + book) * dim + i) * positions + position]);
+            let row = (0..dim).map(|i| {
+                latent_action[((window * codebooks + book) * dim + i) * positions + position]
+            });
             let (mut farther, mut explained) = (0.0, 0.0);
             for ((x, ours), theirs) in row.zip(entry(ours)).zip(entry(theirs)) {
                 farther += (x - theirs).powi(2) - (x - ours).powi(2);
                 explained += 2.0 * within * (ours - theirs).abs();
             }
-            println!("{}: {what}, {at}: {ours} for {theirs}, which is farther by {farther:.1e}, at most {explained:.1e}", self.name);
-            assert!((-1e-6..=explained).contains(&farther), "{}: {what}, {at}: {ours}, expected {theirs}", self.name);
+            println!(
+                "{}: {what}, {at}: {ours} for {theirs}, which is farther by {farther:.1e}, at most {explained:.1e}",
+                self.name
+            );
+            assert!(
+                (-1e-6..=explained).contains(&farther),
+                "{}: {what}, {at}: {ours}, expected {theirs}",
+                self.name
+            );
         }
     }
 
     /// The trainer at the golden weights, in the published behaviour.
     fn trainer(&self) -> Box<dyn lapo::train::DynamicsTrainer> {
-        let mut trainer = dynamics_trainer(&Device::Cpu, &self.config, &OptimConfig::default(), None, 0).unwrap();
+        let mut trainer =
+            dynamics_trainer(&Device::Cpu, &self.config, &OptimConfig::default(), None, 0).unwrap();
         trainer.import(&self.file).unwrap();
         trainer
     }
@@ -126,15 +162,29 @@ fn the_forward_pass_is_that_of_pytorch() {
         let device = <B as BackendTypes>::Device::default();
         let mut init = Init::new(0, &device);
         let config = &golden.config;
-        let idm = golden.weights.load("idm", Idm::<B>::new(&mut init, config), &device).unwrap().folded(config);
-        let fdm = golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap().folded();
-        let windows = lapo::models::frames::Windows::<B>::stack(upload(&golden.frames, frame_shape(config), &device), config.window());
+        let idm = golden
+            .weights
+            .load("idm", Idm::<B>::new(&mut init, config), &device)
+            .unwrap()
+            .folded(config);
+        let fdm =
+            golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap().folded();
+        let windows = lapo::models::frames::Windows::<B>::stack(
+            upload(&golden.frames, frame_shape(config), &device),
+            config.window(),
+        );
         let latent_action = idm.forward(&windows, &mut lapo::models::layers::Mode::Folded);
         let quantised = idm.vq.forward(latent_action.clone());
-        let predicted = fdm.forward(&windows, quantised.latent_action_q.clone(), &mut lapo::models::layers::Mode::Folded);
+        let predicted = fdm.forward(
+            &windows,
+            quantised.latent_action_q.clone(),
+            &mut lapo::models::layers::Mode::Folded,
+        );
         let usage: Vec<f32> = host(quantised.usage);
-        let perplexity: f32 = usage.chunks(config.vq.entries).map(lapo::models::vq::perplexity).sum();
-        let codes: Vec<u16> = quantised.codes.into_data().iter::<i64>().map(|code| code as u16).collect();
+        let perplexity: f32 =
+            usage.chunks(config.vq.entries).map(lapo::models::vq::perplexity).sum();
+        let codes: Vec<u16> =
+            quantised.codes.into_data().iter::<i64>().map(|code| code as u16).collect();
         let off = predicted.clone() - windows.next();
 
         golden.check("eval.la", &host(latent_action), 1e-4);
@@ -149,7 +199,10 @@ fn the_forward_pass_is_that_of_pytorch() {
             continue;
         }
         let policy_config = golden.weights.policy_config().unwrap();
-        let policy = golden.weights.load("policy", Policy::<B>::new(&mut init, &policy_config), &device).unwrap();
+        let policy = golden
+            .weights
+            .load("policy", Policy::<B>::new(&mut init, &policy_config), &device)
+            .unwrap();
         let action = policy.latent_action(policy.features(windows.last()));
         golden.check("eval.policy", &host(action), 1e-4);
     }
@@ -159,15 +212,21 @@ fn the_forward_pass_is_that_of_pytorch() {
 fn labels_are_those_of_pytorch() {
     for golden in Golden::all() {
         let labeller = labeller(&Device::Cpu, &golden.file, Precision::F32).unwrap();
-        let starts: Vec<_> = (0..golden.batch).map(|window| window * golden.config.window()).collect();
-        let labelled = labeller.label(&golden.frames, &starts, Want { codes: true, fdm_error: true }).unwrap();
+        let starts: Vec<_> =
+            (0..golden.batch).map(|window| window * golden.config.window()).collect();
+        let labelled =
+            labeller.label(&golden.frames, &starts, Want { codes: true, fdm_error: true }).unwrap();
         golden.check("eval.la", &labelled.latent_action, 1e-4);
         assert_eq!(labelled.latent_code, golden.codes("eval.codes"), "{}", golden.name);
         let mean = labelled.fdm_error.iter().sum::<f32>() / golden.batch as f32;
         golden.check("eval.wm_loss", &[mean], 1e-4);
         let motion: f32 = labelled.motion.iter().sum::<f32>() / golden.batch as f32;
         let expected = mean_motion(&golden);
-        assert!((motion - expected).abs() < 1e-5, "{}: motion {motion}, expected {expected}", golden.name);
+        assert!(
+            (motion - expected).abs() < 1e-5,
+            "{}: motion {motion}, expected {expected}",
+            golden.name
+        );
     }
 }
 
@@ -179,7 +238,9 @@ fn training_steps_are_those_of_pytorch() {
         for (index, expected) in golden.f32s("train.steps").chunks(4).enumerate() {
             let seen = trainer.step(&golden.batch(), Pace::even(learning_rate)).unwrap();
             let seen = [seen.wm_loss, seen.vq_loss, seen.perplexity.iter().sum(), seen.grad_norm];
-            for ((what, seen), &expected) in ["wm_loss", "vq_loss", "perplexity", "grad_norm"].iter().zip(seen).zip(expected) {
+            for ((what, seen), &expected) in
+                ["wm_loss", "vq_loss", "perplexity", "grad_norm"].iter().zip(seen).zip(expected)
+            {
                 // Later norms feel the noise told of below: PyTorch in double precision is up to 2.2e-3 off its own single-precision files.
                 let tolerance = if *what == "grad_norm" && index > 0 { 3e-3 } else { 1e-3 };
                 golden.check_relative(&format!("step {index}: {what}"), seen, expected, tolerance);
@@ -191,18 +252,27 @@ fn training_steps_are_those_of_pytorch() {
             let shapes = exported.shapes_under(name);
             exported.get(name, &shapes[0].1).unwrap()
         };
-        golden.check("after.vq.ema_count", &get("idm.vq.ema_count"), 1e-3 * largest(&golden.f32s("after.vq.ema_count")));
+        golden.check(
+            "after.vq.ema_count",
+            &get("idm.vq.ema_count"),
+            1e-3 * largest(&golden.f32s("after.vq.ema_count")),
+        );
         let embedding = golden.f32s("after.vq.embedding");
         let seen = get("idm.vq.embedding");
         for (seen, expected) in seen.iter().zip(&embedding) {
-            assert!((seen - expected).abs() <= 1e-3 * expected.abs() + 1e-4, "{}: embedding {seen}, {expected}", golden.name);
+            assert!(
+                (seen - expected).abs() <= 1e-3 * expected.abs() + 1e-4,
+                "{}: embedding {seen}, {expected}",
+                golden.name
+            );
         }
         // Normalisation removes its input's mean, so that the gradient of what only shifts it (a bias; codes that are the same for the
         // whole batch) is rounding noise, of which Adam makes whole steps: the running mean is held to a hundredth of the spread it is
         // compared with. (PyTorch run again, on one thread, is 3.6e-3 off its own file.)
         let spread = largest(&golden.f32s("after.down0.running_var")).sqrt();
         for (name, noise) in [("running_mean", 1e-2 * spread), ("running_var", 0.0)] {
-            let (what, seen) = (format!("after.down0.{name}"), get(&format!("wm.down.0.norm.{name}")));
+            let (what, seen) =
+                (format!("after.down0.{name}"), get(&format!("wm.down.0.norm.{name}")));
             golden.check(&what, &seen, 1e-3 * largest(&golden.f32s(&what)) + noise);
         }
 
@@ -217,9 +287,11 @@ fn training_steps_are_those_of_pytorch() {
         let mean = after.fdm_error.iter().sum::<f32>() / golden.batch as f32;
         golden.check_relative("after.wm_loss", mean, golden.number("after.wm_loss"), 1e-3);
         let device = <B as BackendTypes>::Device::default();
-        let idm = exported.load("idm", Idm::<B>::new(&mut Init::new(0, &device), &golden.config), &device).unwrap();
-        let latent_action =
-            Tensor::<B, 1>::from_floats(&after.latent_action[..], &device).reshape([golden.batch, golden.config.latent_dim()]);
+        let idm = exported
+            .load("idm", Idm::<B>::new(&mut Init::new(0, &device), &golden.config), &device)
+            .unwrap();
+        let latent_action = Tensor::<B, 1>::from_floats(&after.latent_action[..], &device)
+            .reshape([golden.batch, golden.config.latent_dim()]);
         let vq_loss = host(idm.vq.forward(latent_action).loss)[0];
         golden.check_relative("after.vq_loss", vq_loss, golden.number("after.vq_loss"), 1e-3);
     }
@@ -229,10 +301,14 @@ fn training_steps_are_those_of_pytorch() {
 fn a_seed_starts_where_pytorch_starts() {
     // torch.manual_seed(0); Idm(config(1, 8, 1)); Fdm(config(1, 8, 1)); torch.randint(3050, (4,))
     let config = Preset::Tiny.dynamics().reference();
-    let trainer = dynamics_trainer(&Device::Cpu, &config, &OptimConfig::default(), None, 0).unwrap();
+    let trainer =
+        dynamics_trainer(&Device::Cpu, &config, &OptimConfig::default(), None, 0).unwrap();
     let weights = Weights::parse(&trainer.export(&BTreeMap::new()).unwrap()).unwrap();
     let get = |name: &str| weights.get(name, &weights.shapes_under(name)[0].1).unwrap();
-    assert_eq!(get("idm.conv_stack.0.conv.weight")[..3], [-0.000_831_868_9, 0.059_604_842, -0.091_449_46]);
+    assert_eq!(
+        get("idm.conv_stack.0.conv.weight")[..3],
+        [-0.000_831_868_9, 0.059_604_842, -0.091_449_46]
+    );
     assert_eq!(get("idm.vq.embedding")[2 * 64 * 16 - 2..], [-0.031_746_402, -0.003_423_802_6]);
     assert_eq!(get("wm.down.0.conv.weight")[..2], [-0.011_491_494, 0.014_602_197]);
     assert_eq!(get("wm.final_conv.3.bias"), [-0.121_366_866, 0.152_334_51, 0.037_874_21]);
@@ -244,7 +320,12 @@ fn exported_weights_have_the_published_names_and_shapes() {
     for golden in Golden::all() {
         let exported = Weights::parse(&golden.trainer().export(&BTreeMap::new()).unwrap()).unwrap();
         for prefix in ["idm.", "wm."] {
-            assert_eq!(exported.shapes_under(prefix), golden.weights.shapes_under(prefix), "{}", golden.name);
+            assert_eq!(
+                exported.shapes_under(prefix),
+                golden.weights.shapes_under(prefix),
+                "{}",
+                golden.name
+            );
         }
     }
 }
@@ -259,10 +340,16 @@ fn largest(values: &[f32]) -> f32 {
 
 /// `[batch, time, channel, height, width]` to channels last.
 fn channels_last(obs: &TensorView<'_>) -> Vec<u8> {
-    let [_, _, channels, height, width] = obs.shape() else { panic!("obs has shape {:?}", obs.shape()) };
+    let [_, _, channels, height, width] = obs.shape() else {
+        panic!("obs has shape {:?}", obs.shape())
+    };
     let area = height * width;
-    let pixel = |frame: &[u8], at: usize| (0..*channels).map(|c| frame[c * area + at]).collect::<Vec<_>>();
-    obs.data().chunks(channels * area).flat_map(|frame| (0..area).flat_map(|at| pixel(frame, at)).collect::<Vec<_>>()).collect()
+    let pixel =
+        |frame: &[u8], at: usize| (0..*channels).map(|c| frame[c * area + at]).collect::<Vec<_>>();
+    obs.data()
+        .chunks(channels * area)
+        .flat_map(|frame| (0..area).flat_map(|at| pixel(frame, at)).collect::<Vec<_>>())
+        .collect()
 }
 
 /// The slow obvious version, over all windows.
@@ -272,7 +359,8 @@ fn mean_motion(golden: &Golden) -> f32 {
     let windows = golden.frames.chunks(frame * time);
     let change = windows.map(|window| {
         let (last, next) = (&window[(time - 2) * frame..][..frame], &window[(time - 1) * frame..]);
-        last.iter().zip(next).map(|(&a, &b)| f64::from(a.abs_diff(b)) / 255.0).sum::<f64>() / frame as f64
+        last.iter().zip(next).map(|(&a, &b)| f64::from(a.abs_diff(b)) / 255.0).sum::<f64>()
+            / frame as f64
     });
     (change.sum::<f64>() / golden.batch as f64) as f32
 }

@@ -41,7 +41,8 @@ fn a_growing_video_is_left_for_the_next_run_and_the_others_are_labelled() {
     let said = while_it_grows(&grown, || project.run(&[]));
     assert_eq!(said.code, 3, "done in part: {said:#?}");
     assert!(said.stderr.contains("videos/maze_1_002.mp4"), "{said:#?}");
-    let others: Vec<String> = [0, 1, 3, 4, 5].map(|game| format!("videos/maze_1_{game:03}.mp4")).to_vec();
+    let others: Vec<String> =
+        [0, 1, 3, 4, 5].map(|game| format!("videos/maze_1_{game:03}.mp4")).to_vec();
     assert_eq!(labelled(&project), others);
     project.run(&[]).good();
     assert_eq!(labelled(&project).len(), 6);
@@ -59,7 +60,8 @@ fn a_video_that_is_being_replaced_keeps_its_rows_until_it_is_whole() {
     let said = while_it_grows(&replaced, || project.run(&[]));
     assert_eq!(said.code, 3, "done in part: {said:#?}");
     assert_eq!(labelled(&project).len(), 8);
-    let kept = "SELECT * FROM labels WHERE video < 'videos/maze_1_006.mp4' ORDER BY video, frame_index";
+    let kept =
+        "SELECT * FROM labels WHERE video < 'videos/maze_1_006.mp4' ORDER BY video, frame_index";
     assert_eq!(project.query(kept), labels);
 }
 
@@ -70,14 +72,22 @@ fn a_video_that_changes_after_the_plan_fails_its_partition_and_no_other() {
     fs::copy(project.path("videos/maze_1_001.mp4"), project.path("videos/maze_1_005.mp4")).unwrap();
     let worked = project.lapo(&["worker", "--plan", "plans/a", "--partition", "0", "1"]);
     assert!(
-        worked.code != 0 && worked.stdout.contains("partition 0: done") && worked.stdout.contains("partition 1: failed"),
+        worked.code != 0
+            && worked.stdout.contains("partition 0: done")
+            && worked.stdout.contains("partition 1: failed"),
         "{worked:#?}"
     );
     assert!(worked.stderr.contains("videos/maze_1_005.mp4"), "{worked:#?}");
     let refused = project.lapo(&["commit", "--plan", "plans/a"]);
-    assert!(refused.code == 1 && refused.stderr.contains("1 of 2 partitions are not done"), "{refused:#?}");
+    assert!(
+        refused.code == 1 && refused.stderr.contains("1 of 2 partitions are not done"),
+        "{refused:#?}"
+    );
     let partial = project.lapo(&["commit", "--plan", "plans/a", "--partial"]);
-    assert!(partial.code == 3 && partial.stderr.contains("partition 1 is not done"), "{partial:#?}");
+    assert!(
+        partial.code == 3 && partial.stderr.contains("partition 1 is not done"),
+        "{partial:#?}"
+    );
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 4);
     project.run(&[]).good();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 6);

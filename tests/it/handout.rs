@@ -23,7 +23,10 @@ fn plan(project: &Project, folder: &str) -> usize {
 }
 
 fn worker(project: &Project, plan: &str, partition: usize) -> Child {
-    project.command(&["worker", "--plan", plan, "--partition", &partition.to_string()]).spawn().unwrap()
+    project
+        .command(&["worker", "--plan", plan, "--partition", &partition.to_string()])
+        .spawn()
+        .unwrap()
 }
 
 #[test]
@@ -38,15 +41,26 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
         }
         waves.push(partitions);
         let early = project.lapo(&["commit", "--plan", &folder]);
-        assert!(early.code == 1 && early.stderr.contains(&format!("{partitions} of {partitions} partitions are not done")), "{early:#?}");
+        assert!(
+            early.code == 1
+                && early
+                    .stderr
+                    .contains(&format!("{partitions} of {partitions} partitions are not done")),
+            "{early:#?}"
+        );
         assert!(early.stderr.contains("lapo status"), "{early:#?}");
         // The last first, and each by two workers at once.
-        let both = (0..partitions).rev().flat_map(|partition| [worker(&project, &folder, partition), worker(&project, &folder, partition)]);
+        let both = (0..partitions).rev().flat_map(|partition| {
+            [worker(&project, &folder, partition), worker(&project, &folder, partition)]
+        });
         both.collect::<Vec<Child>>().into_iter().for_each(|child| _ = said(child).good());
         assert!(said(worker(&project, &folder, 0)).good().stdout.contains("was done already"));
         let first = project.lapo(&["commit", "--plan", &folder]).good();
         let second = project.lapo(&["commit", "--plan", &folder]).good();
-        assert!(first.stdout.contains("9 videos") && second.stdout.contains("9 videos"), "{first:#?} {second:#?}");
+        assert!(
+            first.stdout.contains("9 videos") && second.stdout.contains("9 videos"),
+            "{first:#?} {second:#?}"
+        );
     }
     assert_eq!(waves, [3, 1, 3], "decode, train, label");
     project.run_changes_nothing(&[]);
@@ -58,15 +72,20 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
 #[test]
 fn too_many_rejects_are_never_committed_nor_planned_upon() {
     let project = Project::new(2);
-    (0..6).for_each(|i| fs::write(project.path("videos").join(format!("bad{i}.mp4")), format!("bad {i}")).unwrap());
+    (0..6).for_each(|i| {
+        fs::write(project.path("videos").join(format!("bad{i}.mp4")), format!("bad {i}")).unwrap()
+    });
     let limited = |most: &str| {
-        let yaml = PIPELINE.replace("videos_per_shard: 4", &format!("videos_per_shard: 4, max_rejected: {most}"));
+        let yaml = PIPELINE
+            .replace("videos_per_shard: 4", &format!("videos_per_shard: 4, max_rejected: {most}"));
         fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     };
     limited("0.5");
     let partitions = plan(&project, "plans/a");
     (0..partitions).for_each(|partition| _ = said(worker(&project, "plans/a", partition)).good());
-    for args in [&["commit", "--plan", "plans/a"][..], &["plan", "pipeline.yaml", "--out", "plans/b"]] {
+    for args in
+        [&["commit", "--plan", "plans/a"][..], &["plan", "pipeline.yaml", "--out", "plans/b"]]
+    {
         let refused = project.lapo(args);
         let why = "6 of 8 videos rejected, `max_rejected` allows a share of 0.5: ";
         assert!(refused.code == 1 && refused.stderr.contains(why), "{args:?}: {refused:#?}");
@@ -75,7 +94,9 @@ fn too_many_rejects_are_never_committed_nor_planned_upon() {
     limited("0.75");
     assert_eq!(plan(&project, "plans/c"), 1, "what is done counts, and training is next");
     // These frames are no version yet.
-    let job: serde_json::Value = serde_json::from_slice(&fs::read(project.path("plans/c/jobs/000000.jsonl")).unwrap()).unwrap();
+    let job: serde_json::Value =
+        serde_json::from_slice(&fs::read(project.path("plans/c/jobs/000000.jsonl")).unwrap())
+            .unwrap();
     let stats = job["stats"].as_object().unwrap();
     assert!(stats.contains_key("frames") && !stats.contains_key("frames_version"), "{stats:?}");
 }
@@ -141,10 +162,12 @@ fn workers_killed_at_random_while_two_runs_work_change_nothing() {
     alone.run(&[]).good();
     let partitions = plan(&project, "plans/0");
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(std::process::id().into());
-    let runs: Vec<Child> = (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
+    let runs: Vec<Child> =
+        (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
     let mut killed = 0;
     for few in (0..20).collect::<Vec<usize>>().chunks(4) {
-        let mut workers: Vec<Child> = few.iter().map(|i| worker(&project, "plans/0", i % partitions)).collect();
+        let mut workers: Vec<Child> =
+            few.iter().map(|i| worker(&project, "plans/0", i % partitions)).collect();
         std::thread::sleep(Duration::from_millis(rng.random_range(5..120)));
         for child in &mut workers {
             killed += usize::from(child.try_wait().unwrap().is_none());
@@ -164,7 +187,9 @@ fn workers_killed_at_random_while_two_runs_work_change_nothing() {
         let entries = lapo::dataset::head(&store, stage).unwrap().unwrap().entries(&store).unwrap();
         let keys: HashSet<&String> = entries.iter().map(|(key, _)| key).collect();
         assert_eq!(keys.len(), entries.len(), "no task twice");
-        let filed = |key: &&String| project.path("ws").join(stage).join("receipts").join(format!("{key}.json")).is_file();
+        let filed = |key: &&String| {
+            project.path("ws").join(stage).join("receipts").join(format!("{key}.json")).is_file()
+        };
         assert!(keys.iter().all(filed), "every receipt is there");
     }
     // While the plan is out, it holds back what its workers left.
@@ -177,13 +202,24 @@ fn workers_killed_at_random_while_two_runs_work_change_nothing() {
 fn a_plan_without_partitions_still_commits_what_is_gone_and_what_was_put_back() {
     let project = Project::new(8);
     project.run(&[]).good();
-    (4..8).for_each(|game| fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap());
+    (4..8).for_each(|game| {
+        fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap()
+    });
     let refused = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/refused"]);
-    assert!(refused.code == 1 && refused.stderr.contains("4 of 8 videos of the newest version no longer match"), "{refused:#?}");
+    assert!(
+        refused.code == 1
+            && refused.stderr.contains("4 of 8 videos of the newest version no longer match"),
+        "{refused:#?}"
+    );
     let waves = |more: &[&str], name: &str| {
         for wave in 0..5 {
             let folder = format!("plans/{name}{wave}");
-            let said = project.lapo(&[&["plan", "pipeline.yaml", "--out", &folder, "--format", "json"], more].concat()).good();
+            let said = project
+                .lapo(
+                    &[&["plan", "pipeline.yaml", "--out", &folder, "--format", "json"], more]
+                        .concat(),
+                )
+                .good();
             let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
             if plan["changes"] == 0 {
                 return wave;
@@ -194,7 +230,11 @@ fn a_plan_without_partitions_still_commits_what_is_gone_and_what_was_put_back() 
         }
         panic!("five waves do not end it");
     };
-    let rows = |project: &Project| project.query("SELECT count(DISTINCT video) AS videos FROM labels")[0]["videos"].as_u64().unwrap();
+    let rows = |project: &Project| {
+        project.query("SELECT count(DISTINCT video) AS videos FROM labels")[0]["videos"]
+            .as_u64()
+            .unwrap()
+    };
     assert_eq!((waves(&["--max-dropped", "1"], "gone"), rows(&project)), (1, 4));
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     waves(&["--set", "size=32"], "other");
@@ -216,11 +256,19 @@ fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
     let job = fs::read_to_string(project.path("plans/a/jobs/000000.jsonl")).unwrap();
     let front = fs::read_to_string(project.path("plans/a/plan.json")).unwrap();
     let cases = [
-        ("another setting", "jobs/000000.jsonl", job.replace("\"size\":16", "\"size\":32"), "the plan says"),
+        (
+            "another setting",
+            "jobs/000000.jsonl",
+            job.replace("\"size\":16", "\"size\":32"),
+            "the plan says",
+        ),
         (
             "another version of the stage",
             "jobs/000000.jsonl",
-            job.replace(&format!("\"version\":{}", lapo::stages::decode::KIND.version), "\"version\":2"),
+            job.replace(
+                &format!("\"version\":{}", lapo::stages::decode::KIND.version),
+                "\"version\":2",
+            ),
             "the plan was made for version 2",
         ),
         (
@@ -229,8 +277,18 @@ fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
             job.replace("\"stage\":\"frames\"", "\"stage\":\"/tmp/x\""),
             "of stage `/tmp/x` is no key",
         ),
-        ("a newer format", "plan.json", front.replace("\"format\":2", "\"format\":99"), "has format 99"),
-        ("a stage out of the workspace", "plan.json", front.replace("\"stage\":\"frames\"", "\"stage\":\"../x\""), "no name of a stage"),
+        (
+            "a newer format",
+            "plan.json",
+            front.replace("\"format\":2", "\"format\":99"),
+            "has format 99",
+        ),
+        (
+            "a stage out of the workspace",
+            "plan.json",
+            front.replace("\"stage\":\"frames\"", "\"stage\":\"../x\""),
+            "no name of a stage",
+        ),
     ];
     for (case, file, edited, expect) in cases {
         let path = project.path("plans/a").join(file);

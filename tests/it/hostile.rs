@@ -45,11 +45,15 @@ pub fn strike(run: &Child, video: &str, signal: &str) -> String {
     loop {
         assert!(Instant::now() < deadline, "no process decodes {video}");
         let threads = fs::read_dir(format!("/proc/{}/task", run.id())).unwrap();
-        let children = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
-        let children: Vec<String> = children.flat_map(|c| c.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+        let children = threads
+            .filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
+        let children: Vec<String> = children
+            .flat_map(|c| c.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
         for child in children {
             let (read, written) = (passed(&child, "rchar: "), passed(&child, "wchar: "));
-            let (read_before, written_before) = *before.entry(child.clone()).or_insert((read, written));
+            let (read_before, written_before) =
+                *before.entry(child.clone()).or_insert((read, written));
             if read >= read_before + READ && written >= written_before + SENT {
                 kill(&child, signal);
                 return child;
@@ -81,10 +85,17 @@ fn struck(project: &Project, signal: &str) -> crate::project::Said {
 fn a_video_that_takes_its_decoder_down_is_recorded_and_the_others_are_decoded() {
     let Some(project) = with_long_video() else { return };
     let first = struck(&project, "-ABRT").good();
-    assert!(first.stdout.contains("4 videos (4 new)") && first.stdout.contains("1 rejects"), "{first:#?}");
+    assert!(
+        first.stdout.contains("4 videos (4 new)") && first.stdout.contains("1 rejects"),
+        "{first:#?}"
+    );
     let rejects = project.query("SELECT video, class, reason, frames_kept FROM rejects");
     let (reject, kept) = (&rejects[0], rejects[0]["frames_kept"].as_u64().unwrap());
-    assert_eq!((&reject["video"], &reject["class"]), (&"videos/maze_1_001_long.mp4".into(), &"crashed".into()), "{rejects}");
+    assert_eq!(
+        (&reject["video"], &reject["class"]),
+        (&"videos/maze_1_001_long.mp4".into(), &"crashed".into()),
+        "{rejects}"
+    );
     assert!(reject["reason"].as_str().unwrap().contains("SIGABRT"), "{rejects}");
     assert!((1..1000).contains(&kept), "what came before is kept: {kept}");
 
@@ -105,26 +116,40 @@ fn a_decoder_that_is_killed_from_outside_is_no_fault_of_the_video() {
     let Some(project) = with_long_video() else { return };
     let first = struck(&project, "-KILL");
     assert_eq!(first.code, 75, "{first:#?}");
-    assert!(first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"), "{first:#?}");
+    assert!(
+        first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"),
+        "{first:#?}"
+    );
     assert!(first.stderr.contains("--decoder-memory-gib"), "{first:#?}");
     let again = project.run(&[]).good();
-    assert!(again.stdout.contains("4 videos (") && again.stdout.contains("0 rejects"), "{again:#?}");
+    assert!(
+        again.stdout.contains("4 videos (") && again.stdout.contains("0 rejects"),
+        "{again:#?}"
+    );
 }
 
 #[test]
 fn a_video_that_asks_for_too_much_memory_is_recorded() {
     let project = Project::new(3);
     fs::write(project.path("pipeline.yaml"), DECODE).unwrap();
-    let source = "-f lavfi -i testsrc2=size=6000x6000:rate=25 -frames:v 4 -pix_fmt yuv420p -c:v mpeg4";
+    let source =
+        "-f lavfi -i testsrc2=size=6000x6000:rate=25 -frames:v 4 -pix_fmt yuv420p -c:v mpeg4";
     if !ffmpeg(source, &project.path("videos/huge.mp4")) {
         println!("skipped: no ffmpeg command line");
         return;
     }
     let run = project.run(&["--threads", "1", "--decoder-memory-gib", "0.08"]).good();
     let rejects = project.query("SELECT video, class FROM rejects");
-    assert_eq!(rejects, serde_json::json!([{"video": "videos/huge.mp4", "class": "out_of_memory"}]), "{run:#?}");
+    assert_eq!(
+        rejects,
+        serde_json::json!([{"video": "videos/huge.mp4", "class": "out_of_memory"}]),
+        "{run:#?}"
+    );
     let enough = project.run(&["--retry-rejected"]).good();
     assert!(enough.stdout.contains("0 rejects"), "{enough:#?}");
     let refused = project.run(&["--decoder-memory-gib", "0.001"]);
-    assert!(refused.stderr.contains("--decoder-memory-gib 0.001: expected at least 0.05"), "{refused:#?}");
+    assert!(
+        refused.stderr.contains("--decoder-memory-gib 0.001: expected at least 0.05"),
+        "{refused:#?}"
+    );
 }

@@ -24,12 +24,18 @@ fn expected(name: &str, count: usize) -> Vec<f32> {
 fn a_published_checkpoint_becomes_safetensors_value_by_value() {
     let project = Project::new(0);
     let said = project.lapo(&["import", published().to_str().unwrap(), "model.safetensors"]).good();
-    assert_eq!(said.stdout, "model.safetensors: IDM x1 and FDM 2, 1 frame(s) of context, frames of 16 x 16\n");
+    assert_eq!(
+        said.stdout,
+        "model.safetensors: IDM x1 and FDM 2, 1 frame(s) of context, frames of 16 x 16\n"
+    );
 
     let weights = Weights::parse(&fs::read(project.path("model.safetensors")).unwrap()).unwrap();
     assert_eq!(weights.metadata["format"], DYNAMICS_FORMAT);
     let config = weights.dynamics_config().unwrap();
-    assert_eq!((config.vq.codebooks, config.vq.positions, config.vq.dim, config.vq.entries), (2, 4, 2, 8));
+    assert_eq!(
+        (config.vq.codebooks, config.vq.positions, config.vq.dim, config.vq.entries),
+        (2, 4, 2, 8)
+    );
     assert_eq!(config.predict, Predict::Frame);
     let mut tensors = 0;
     for network in ["idm", "wm"] {
@@ -58,7 +64,10 @@ fn a_pipeline_labels_with_an_imported_model() {
     assert_eq!(rows["errors"], 0, "it was not asked for");
 
     fs::write(project.path("pipeline.yaml"), text.replace(", fdm_error: false", "")).unwrap();
-    assert!(project.run(&[]).good().stdout.starts_with("1 tasks"), "the error is asked for: relabel, nothing else");
+    assert!(
+        project.run(&[]).good().stdout.starts_with("1 tasks"),
+        "the error is asked for: relabel, nothing else"
+    );
     let rows = &project.query("SELECT count(*) AS n, count(fdm_error) AS errors FROM labels")[0];
     assert_eq!(rows["n"], rows["errors"]);
 }
@@ -67,16 +76,31 @@ fn a_pipeline_labels_with_an_imported_model() {
 fn what_is_no_checkpoint_is_told_by_name() {
     let project = Project::new(1);
     let whole = fs::read(published()).unwrap();
-    for (name, bytes) in [("cut.pt", &whole[..whole.len() / 2]), ("text.pt", b"hello"), ("text.safetensors", b"hello"), ("empty.pt", b"")] {
+    for (name, bytes) in [
+        ("cut.pt", &whole[..whole.len() / 2]),
+        ("text.pt", b"hello"),
+        ("text.safetensors", b"hello"),
+        ("empty.pt", b""),
+    ] {
         fs::write(project.path(name), bytes).unwrap();
         let said = project.lapo(&["import", name, "out.safetensors"]);
         assert_eq!(said.code, 1, "{said:?}");
-        assert!(said.stderr.starts_with(&format!("error: read the checkpoint {name}: ")), "{said:?}");
+        assert!(
+            said.stderr.starts_with(&format!("error: read the checkpoint {name}: ")),
+            "{said:?}"
+        );
         assert!(!project.path("out.safetensors").exists());
     }
-    let missing = "name: x\nworkspace: ws\nstages: { model: { import_dynamics: { weights: nowhere.pt } } }\n";
+    let missing =
+        "name: x\nworkspace: ws\nstages: { model: { import_dynamics: { weights: nowhere.pt } } }\n";
     fs::write(project.path("pipeline.yaml"), missing).unwrap();
     let said = project.lapo(&["check", "pipeline.yaml"]);
     assert_eq!(said.code, 1);
-    assert!(said.stderr.contains("pipeline.yaml:3:48: stages.model.import_dynamics.weights: cannot read nowhere.pt"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains(
+            "pipeline.yaml:3:48: stages.model.import_dynamics.weights: cannot read nowhere.pt"
+        ),
+        "{}",
+        said.stderr
+    );
 }

@@ -43,19 +43,32 @@ fn a_new_model_relabels_all_and_decodes_nothing() {
     project.run_changes_nothing(&["--set", "steps=5"]);
 
     let back = project.run(&[]).good();
-    assert!(back.stdout.starts_with("0 tasks"), "the first model and its labels are still there: {back:#?}");
+    assert!(
+        back.stdout.starts_with("0 tasks"),
+        "the first model and its labels are still there: {back:#?}"
+    );
     assert_eq!(project.files("labels", "labels.parquet"), before);
 }
 
 #[test]
 fn refresh_says_when_new_videos_make_a_new_model() {
-    for (refresh, trained) in [("always", 1), ("{ growth: 0.1 }", 1), ("{ growth: 9.0 }", 0), ("never", 0)] {
+    for (refresh, trained) in
+        [("always", 1), ("{ growth: 0.1 }", 1), ("{ growth: 9.0 }", 0), ("never", 0)]
+    {
         let project = Project::new(4);
-        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("holdout: 3", &format!("holdout: 3, refresh: {refresh}"))).unwrap();
+        fs::write(
+            project.path("pipeline.yaml"),
+            PIPELINE.replace("holdout: 3", &format!("holdout: 3, refresh: {refresh}")),
+        )
+        .unwrap();
         project.run(&[]).good();
         project.run_changes_nothing(&[]);
         project.add(4..8);
-        assert_eq!(project.run(&[]).good().stdout.chars().next(), Some(if trained == 1 { '4' } else { '2' }), "{refresh}");
+        assert_eq!(
+            project.run(&[]).good().stdout.chars().next(),
+            Some(if trained == 1 { '4' } else { '2' }),
+            "{refresh}"
+        );
     }
 }
 
@@ -65,11 +78,19 @@ fn a_removed_video_leaves_the_dataset() {
     project.run(&[]).good();
     fs::remove_file(project.path("videos/maze_1_001.mp4")).unwrap();
     let refused = project.run(&[]);
-    assert!(refused.code == 1 && refused.stderr.contains("1 of 6 videos of the newest version no longer match"), "{refused:#?}");
+    assert!(
+        refused.code == 1
+            && refused.stderr.contains("1 of 6 videos of the newest version no longer match"),
+        "{refused:#?}"
+    );
     let said = project.run(&["--max-dropped", "1"]).good();
-    assert!(said.stdout.contains("frames: 1 video gone, ") && said.stdout.contains("labels: "), "{said:#?}");
+    assert!(
+        said.stdout.contains("frames: 1 video gone, ") && said.stdout.contains("labels: "),
+        "{said:#?}"
+    );
     let videos = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
-    let videos: Vec<&str> = videos.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
+    let videos: Vec<&str> =
+        videos.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap()).collect();
     assert_eq!(videos, [0, 2, 3, 4, 5].map(|i| format!("videos/maze_1_{i:03}.mp4")));
 }
 
@@ -82,30 +103,64 @@ fn versions_and_what_lies_between_them_are_told() {
     fs::remove_file(project.path("videos/maze_1_000.mp4")).unwrap();
     project.run(&["--set", "size=32", "--max-dropped", "1"]).good();
     let told = |more: &[&str]| -> serde_json::Value {
-        let said = project.lapo(&[&["datasets", "frames", "--workspace", "ws", "--format", "json"], more].concat()).good();
+        let said = project
+            .lapo(
+                &[&["datasets", "frames", "--workspace", "ws", "--format", "json"], more].concat(),
+            )
+            .good();
         serde_json::from_str(&said.stdout).unwrap()
     };
     let versions = told(&[]);
-    let of = |name: &str| versions.as_array().unwrap().iter().map(|version| version[name].as_u64().unwrap()).collect::<Vec<_>>();
-    assert_eq!((of("version"), of("tasks"), of("added"), of("dropped")), (vec![1, 2, 3], vec![1, 2, 2], vec![1, 1, 2], vec![0, 0, 2]));
-    assert_eq!(of("rows")[2], project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap());
+    let of = |name: &str| {
+        versions
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|version| version[name].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of("version"), of("tasks"), of("added"), of("dropped")),
+        (vec![1, 2, 3], vec![1, 2, 2], vec![1, 1, 2], vec![0, 0, 2])
+    );
+    assert_eq!(
+        of("rows")[2],
+        project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap()
+    );
     for version in versions.as_array().unwrap() {
-        assert!(project.path(&format!("ws/runs/{}.json", version["run"].as_str().unwrap())).is_file(), "{version}");
+        assert!(
+            project.path(&format!("ws/runs/{}.json", version["run"].as_str().unwrap())).is_file(),
+            "{version}"
+        );
     }
 
     let grown = told(&["--diff", "1", "2"]);
-    assert_eq!(grown["videos"], serde_json::json!({ "added": ["videos/maze_1_004.mp4", "videos/maze_1_005.mp4"], "dropped": [] }));
-    assert_eq!((&grown["fields"], &grown["why"]), (&serde_json::json!({}), &serde_json::json!([[2, "new videos (1)"]])));
+    assert_eq!(
+        grown["videos"],
+        serde_json::json!({ "added": ["videos/maze_1_004.mp4", "videos/maze_1_005.mp4"], "dropped": [] })
+    );
+    assert_eq!(
+        (&grown["fields"], &grown["why"]),
+        (&serde_json::json!({}), &serde_json::json!([[2, "new videos (1)"]]))
+    );
     assert_eq!(grown["rows"], serde_json::json!(of("rows")[..2]));
     let resized = told(&["--diff", "2", "3"]);
     assert_eq!(resized["fields"], serde_json::json!({ "size": [16, 32] }));
     assert_eq!(resized["videos"]["dropped"], serde_json::json!(["videos/maze_1_000.mp4"]));
     assert_eq!(resized["why"], serde_json::json!([[3, "size: 16 -> 32 (2), 1 video gone"]]));
 
-    let said = project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).good();
-    assert!(said.stdout.contains("size: 16 -> 32\n") && said.stdout.contains("- videos/maze_1_000.mp4\n"), "{said:#?}");
+    let said =
+        project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).good();
+    assert!(
+        said.stdout.contains("size: 16 -> 32\n")
+            && said.stdout.contains("- videos/maze_1_000.mp4\n"),
+        "{said:#?}"
+    );
     let said = project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "7"]);
-    assert!(said.code != 0 && said.stderr.contains("no version 7") && said.stderr.contains("1, 2, 3"), "{said:#?}");
+    assert!(
+        said.code != 0 && said.stderr.contains("no version 7") && said.stderr.contains("1, 2, 3"),
+        "{said:#?}"
+    );
     let said = project.lapo(&["datasets", "frame", "--workspace", "ws"]);
     assert!(said.code != 0 && said.stderr.contains("did you mean `frames`?"), "{said:#?}");
 }
@@ -115,9 +170,12 @@ fn one_thread_and_two_give_the_same_bytes() {
     let (one, two) = (Project::new(6), Project::new(6));
     one.run(&["--threads", "1"]).good();
     two.run(&["--threads", "2"]).good();
-    for (stage, name) in
-        [("frames", "shard.arrow"), ("model", "model.safetensors"), ("model", "metrics.parquet"), ("labels", "labels.parquet")]
-    {
+    for (stage, name) in [
+        ("frames", "shard.arrow"),
+        ("model", "model.safetensors"),
+        ("model", "metrics.parquet"),
+        ("labels", "labels.parquet"),
+    ] {
         assert_eq!(one.files(stage, name), two.files(stage, name), "{stage} {name}");
     }
 }
@@ -129,16 +187,21 @@ fn copies_of_one_video_are_all_labelled() {
         fs::copy(project.path("videos/maze_1_000.mp4"), project.path("videos").join(copy)).unwrap();
     }
     project.run(&[]).good();
-    let whole = project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
+    let whole =
+        project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
     assert_eq!(whole.as_array().unwrap().len(), 5);
     // One that comes before the others by name takes nobody's place.
     fs::copy(project.path("videos/a.mp4"), project.path("videos/A.mp4")).unwrap();
     let more = project.run(&[]).good();
     assert!(more.stdout.starts_with("2 tasks: 6 videos (1 new)"), "{more:#?}");
-    let rows = project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
+    let rows =
+        project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
     let (first, rest) = rows.as_array().unwrap().split_first().unwrap();
     assert_eq!(rest, whole.as_array().unwrap());
-    assert!(first["video"].as_str().unwrap().ends_with("A.mp4") && first["n"] == rest[0]["n"], "{rows}");
+    assert!(
+        first["video"].as_str().unwrap().ends_with("A.mp4") && first["n"] == rest[0]["n"],
+        "{rows}"
+    );
     project.run_changes_nothing(&[]);
 }
 
@@ -147,9 +210,14 @@ fn copies_of_one_video_are_all_labelled() {
 fn a_model_without_codes_labels_all_the_same() {
     for (vq, used) in [("vq: { warmup: 0 }", 2), ("vq: { warmup: 1 }", 0)] {
         let project = Project::new(9);
-        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("holdout: 3", &format!("holdout: 3, {vq}"))).unwrap();
+        fs::write(
+            project.path("pipeline.yaml"),
+            PIPELINE.replace("holdout: 3", &format!("holdout: 3, {vq}")),
+        )
+        .unwrap();
         project.run(&["--set", "steps=30"]).good();
-        let verdict: serde_json::Value = serde_json::from_slice(&project.files("model", "verdict.json")[0]).unwrap();
+        let verdict: serde_json::Value =
+            serde_json::from_slice(&project.files("model", "verdict.json")[0]).unwrap();
         assert_eq!(verdict["codes_used"].as_array().unwrap().len(), used, "{verdict}");
         let videos = project.query("SELECT video, avg(fdm_error) AS error, count(*) AS n FROM labels GROUP BY video ORDER BY video");
         let held_out = videos.as_array().unwrap().iter().step_by(3);
@@ -159,8 +227,13 @@ fn a_model_without_codes_labels_all_the_same() {
         });
         assert_eq!(verdict["windows"].as_f64(), Some(count), "{vq}");
         let error = verdict["fdm_error"].as_f64().unwrap();
-        assert!((sum / count / error - 1.0).abs() < 1e-3, "{vq}: {} in labels, {error} in the verdict", sum / count);
-        let codes = project.query("SELECT DISTINCT array_to_string(latent_code, '-') AS codes FROM labels");
+        assert!(
+            (sum / count / error - 1.0).abs() < 1e-3,
+            "{vq}: {} in labels, {error} in the verdict",
+            sum / count
+        );
+        let codes =
+            project.query("SELECT DISTINCT array_to_string(latent_code, '-') AS codes FROM labels");
         assert_eq!(codes.as_array().unwrap().len() == 1, used == 0, "{codes}");
     }
 }

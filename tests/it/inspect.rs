@@ -20,7 +20,12 @@ fn a_stage_and_its_weights_are_told() {
     }
     let model = told("model");
     let sentence = "held-out windows the world model's error is ";
-    assert!(model.contains(sentence) && model.contains("\n  steps: 4\n") && model.contains("ORDER BY step DESC"), "{model}");
+    assert!(
+        model.contains(sentence)
+            && model.contains("\n  steps: 4\n")
+            && model.contains("ORDER BY step DESC"),
+        "{model}"
+    );
     let file = model.lines().map(str::trim).find(|line| line.ends_with(".safetensors")).unwrap();
     let weights = project.lapo(&["inspect", &format!("ws/{file}")]).good().stdout;
     for part in ["\nformat: lapo-dynamics/2\n", "\n  frame_size: 16\n", "\nidm: ", "\nwm: "] {
@@ -33,7 +38,10 @@ fn a_stage_and_its_weights_are_told() {
 fn what_is_not_there_is_told_with_what_is() {
     let project = Project::new(3);
     let said = project.lapo(&["inspect", "frames", "--workspace", "ws"]);
-    assert!(said.code == 1 && said.stderr.contains("hint: run a pipeline in it first"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("hint: run a pipeline in it first"),
+        "{said:#?}"
+    );
     project.run(&[]).good();
     let said = project.lapo(&["inspect", "modle", "--workspace", "ws"]);
     assert_eq!(
@@ -41,7 +49,10 @@ fn what_is_not_there_is_told_with_what_is() {
         "error: the workspace has no stage `modle`\n  hint: did you mean `model`? stages here: `frames`, `labels`, `model`\n"
     );
     let said = project.lapo(&["inspect", "none.safetensors"]);
-    assert!(said.code == 1 && said.stderr.starts_with("error: cannot read none.safetensors: "), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.starts_with("error: cannot read none.safetensors: "),
+        "{said:#?}"
+    );
     std::fs::write(project.path("bad.safetensors"), "{}").unwrap();
     let said = project.lapo(&["inspect", "bad.safetensors"]);
     assert!(said.code != 0 && said.stderr.starts_with("error: bad.safetensors: "), "{said:#?}");

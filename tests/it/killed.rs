@@ -10,9 +10,14 @@ use crate::project::{Project, said};
 
 /// The bytes that must not depend on how often a run died.
 pub fn results(project: &Project) -> Vec<Vec<Vec<u8>>> {
-    [("frames", "shard.arrow"), ("model", "model.safetensors"), ("model", "metrics.parquet"), ("labels", "labels.parquet")]
-        .map(|(stage, name)| project.files(stage, name))
-        .to_vec()
+    [
+        ("frames", "shard.arrow"),
+        ("model", "model.safetensors"),
+        ("model", "metrics.parquet"),
+        ("labels", "labels.parquet"),
+    ]
+    .map(|(stage, name)| project.files(stage, name))
+    .to_vec()
 }
 
 /// Waits until the run has begun to write into a folder; false where it ended before.
@@ -40,7 +45,14 @@ fn killed_at_21_moments_in_every_stage_it_ends_with_the_same_bytes() {
         let project = Project::new(12);
         for stage in ["frames/data", "model/checkpoints", "labels/data"] {
             let threads = if round % 2 == 0 { "1" } else { "2" };
-            let mut command = project.command(&["run", "pipeline.yaml", "--threads", threads, "--checkpoint-secs", "0"]);
+            let mut command = project.command(&[
+                "run",
+                "pipeline.yaml",
+                "--threads",
+                threads,
+                "--checkpoint-secs",
+                "0",
+            ]);
             let mut child = command.args(steps).spawn().unwrap();
             if has_begun(&mut child, &project.path("ws").join(stage)) {
                 std::thread::sleep(Duration::from_micros(rng.random_range(0..150_000)));
@@ -50,7 +62,10 @@ fn killed_at_21_moments_in_every_stage_it_ends_with_the_same_bytes() {
             child.wait().unwrap();
         }
         project.run(&steps).good();
-        assert!(results(&project) == expect, "round {round}: other bytes than a run that was never killed");
+        assert!(
+            results(&project) == expect,
+            "round {round}: other bytes than a run that was never killed"
+        );
         project.run_changes_nothing(&steps);
     }
     println!("{kills} of 21 kills met a living process");
@@ -60,13 +75,17 @@ fn killed_at_21_moments_in_every_stage_it_ends_with_the_same_bytes() {
 #[test]
 fn two_runs_at_once_end_with_the_same_result() {
     let project = Project::new(8);
-    let both: Vec<Child> = (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
+    let both: Vec<Child> =
+        (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
     both.into_iter().for_each(|child| _ = said(child).good());
     project.run_changes_nothing(&[]);
     let alone = Project::new(8);
     alone.run(&[]).good();
     assert!(results(&project) == results(&alone));
-    assert_eq!(project.query("SELECT count(*) AS n FROM labels"), alone.query("SELECT count(*) AS n FROM labels"));
+    assert_eq!(
+        project.query("SELECT count(*) AS n FROM labels"),
+        alone.query("SELECT count(*) AS n FROM labels")
+    );
 }
 
 #[test]
@@ -74,7 +93,13 @@ fn a_full_disk_is_a_clear_error_and_what_is_done_stays() {
     let project = Project::new(12);
     let workspace = project.path("ws");
     std::fs::create_dir(&workspace).unwrap();
-    let mount = |args: &[&str]| std::process::Command::new("mount").args(args).arg(&workspace).status().is_ok_and(|s| s.success());
+    let mount = |args: &[&str]| {
+        std::process::Command::new("mount")
+            .args(args)
+            .arg(&workspace)
+            .status()
+            .is_ok_and(|s| s.success())
+    };
     if !mount(&["-t", "tmpfs", "-o", "size=400k", "tmpfs"]) {
         println!("skipped: mounting a small disk needs root");
         return;
@@ -82,9 +107,13 @@ fn a_full_disk_is_a_clear_error_and_what_is_done_stays() {
     let full = project.run(&[]);
     let grown = mount(&["-o", "remount,size=64m"]);
     let after = project.run(&[]);
-    let unmounted = std::process::Command::new("umount").arg(&workspace).status().is_ok_and(|s| s.success());
+    let unmounted =
+        std::process::Command::new("umount").arg(&workspace).status().is_ok_and(|s| s.success());
     assert!(grown && unmounted);
     assert_eq!(full.code, 1, "{full:#?}");
-    assert!(full.stderr.contains("No space left on device") && full.stderr.contains("free space"), "{full:#?}");
+    assert!(
+        full.stderr.contains("No space left on device") && full.stderr.contains("free space"),
+        "{full:#?}"
+    );
     assert!(after.good().stdout.contains("12 videos"));
 }

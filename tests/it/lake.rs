@@ -41,16 +41,29 @@ fn every_reader_sees_the_rows_of_each_version_after_a_relabelling_a_kill_and_a_g
     project.run(&["--set", "steps=5"]).good();
     // A third relabelling that dies on the way; then its remains are collected.
     for millis in [200, 400, 600] {
-        let mut child = project.command(&["run", "pipeline.yaml", "--set", "steps=400", "--checkpoint-secs", "0"]).spawn().unwrap();
+        let mut child = project
+            .command(&["run", "pipeline.yaml", "--set", "steps=400", "--checkpoint-secs", "0"])
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(millis));
         child.kill().unwrap();
         child.wait().unwrap();
     }
     project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).good();
-    let answers = [("labels", "newest.parquet"), ("labels@1", "first.parquet")].map(|(table, file)| {
-        project.lapo(&["query", &format!("SELECT * FROM {table}"), "--workspace", "ws", "-o", file]).good();
-        project.path(file)
-    });
+    let answers =
+        [("labels", "newest.parquet"), ("labels@1", "first.parquet")].map(|(table, file)| {
+            project
+                .lapo(&[
+                    "query",
+                    &format!("SELECT * FROM {table}"),
+                    "--workspace",
+                    "ws",
+                    "-o",
+                    file,
+                ])
+                .good();
+            project.path(file)
+        });
     let [newest, first] = answers;
     passes(CHECK, [env!("CARGO_BIN_EXE_lapo").into(), project.path("ws"), newest, first]);
 }

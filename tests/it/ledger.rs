@@ -14,10 +14,14 @@ const FLOATS: [&str; 3] = ["blank: 0.03", "cut: 3.9", "still: { frames: 4, chang
 fn a_setting_of_any_digits_is_the_same_setting_in_the_next_run() {
     for setting in FLOATS {
         let project = Project::new(8);
-        fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos_per_shard: 4", &format!("videos_per_shard: 4, {setting}")))
-            .unwrap();
+        fs::write(
+            project.path("pipeline.yaml"),
+            PIPELINE.replace("videos_per_shard: 4", &format!("videos_per_shard: 4, {setting}")),
+        )
+        .unwrap();
         project.run(&[]).good();
-        let rows = || project.query("SELECT count(*) AS n, count(DISTINCT video) AS videos FROM labels");
+        let rows =
+            || project.query("SELECT count(*) AS n, count(DISTINCT video) AS videos FROM labels");
         let labels = rows();
         assert!(labels[0]["n"].as_u64().unwrap() > 0, "{setting}");
         project.run_changes_nothing(&[]);
@@ -62,17 +66,23 @@ fn a_replaced_video_is_read_once_and_not_by_every_plan() {
     // Other bytes at the size and time that receipts know: only a plan that reads a video finds them.
     for game in 0..4 {
         let path = project.path(&format!("videos/maze_1_{game:03}.mp4"));
-        let (bytes, modified) = (fs::metadata(&path).unwrap().len(), fs::metadata(&path).unwrap().modified().unwrap());
+        let (bytes, modified) =
+            (fs::metadata(&path).unwrap().len(), fs::metadata(&path).unwrap().modified().unwrap());
         fs::write(&path, vec![game as u8; bytes as usize]).unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
     }
-    assert!(project.planned(&[]).values().all(|(new, _)| *new == 0), "a plan reads videos that receipts know: {:?}", project.planned(&[]));
+    assert!(
+        project.planned(&[]).values().all(|(new, _)| *new == 0),
+        "a plan reads videos that receipts know: {:?}",
+        project.planned(&[])
+    );
     project.run_changes_nothing(&[]);
 }
 
 /// Adds the names of an object's fields; those of maps, whose names are data, are left out.
 fn fields(value: &Value, found: &mut BTreeSet<String>) {
-    const MAPS: [&str; 8] = ["fields", "settings", "counts", "tables", "stats", "done", "vars", "about"];
+    const MAPS: [&str; 8] =
+        ["fields", "settings", "counts", "tables", "stats", "done", "vars", "about"];
     match value {
         Value::Object(object) => {
             for (name, value) in object {
@@ -111,7 +121,10 @@ fn every_field_on_disk_is_described() {
         // A pin and a manifest name stages.
         let missing: Vec<&String> = found
             .iter()
-            .filter(|name| !["frames", "model", "labels"].contains(&name.as_str()) && !page.contains(&format!("`{name}`")))
+            .filter(|name| {
+                !["frames", "model", "labels"].contains(&name.as_str())
+                    && !page.contains(&format!("`{name}`"))
+            })
             .collect();
         assert!(missing.is_empty(), "{kind}: format.md does not describe {missing:?}");
     }

@@ -28,7 +28,9 @@ fn project() -> Project {
 /// A table's two columns, a name and a number, sorted.
 fn counts(project: &Project, sql: &str) -> BTreeMap<String, u64> {
     let rows = project.query(sql);
-    let count = |row: &serde_json::Value| (row["video"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap());
+    let count = |row: &serde_json::Value| {
+        (row["video"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap())
+    };
     let found: BTreeMap<_, _> = rows.as_array().unwrap().iter().map(count).collect();
     assert_eq!(found.len(), rows.as_array().unwrap().len(), "a name is there twice: {rows}");
     found
@@ -101,12 +103,26 @@ impl Folder<'_> {
     fn check(&mut self, step: usize) {
         let (_, said) = (step, self.project.run(&[]).good());
         let new = self.videos.values().filter(|frames| self.seen.insert(**frames)).count();
-        assert!(said.stdout.contains(&format!("{} videos ({new} new)", self.videos.len())), "step {step}, {new} new: {said:#?}");
-        assert_eq!(counts(self.project, "SELECT video, count(*) AS n FROM frames GROUP BY video"), self.videos, "step {step}");
-        assert_eq!(counts(self.project, "SELECT video, frames AS n FROM videos"), self.videos, "step {step}");
+        assert!(
+            said.stdout.contains(&format!("{} videos ({new} new)", self.videos.len())),
+            "step {step}, {new} new: {said:#?}"
+        );
+        assert_eq!(
+            counts(self.project, "SELECT video, count(*) AS n FROM frames GROUP BY video"),
+            self.videos,
+            "step {step}"
+        );
+        assert_eq!(
+            counts(self.project, "SELECT video, frames AS n FROM videos"),
+            self.videos,
+            "step {step}"
+        );
         let labels = self.videos.iter().map(|(name, frames)| (name.clone(), frames - 2)).collect();
         assert_eq!(
-            counts(self.project, "SELECT video, count(DISTINCT frame_index) AS n FROM labels GROUP BY video"),
+            counts(
+                self.project,
+                "SELECT video, count(DISTINCT frame_index) AS n FROM labels GROUP BY video"
+            ),
             labels,
             "step {step}"
         );
@@ -117,7 +133,8 @@ impl Folder<'_> {
 fn whatever_happens_to_names_the_dataset_holds_those_of_now_and_decodes_only_what_is_new() {
     let project = project();
     let mut rng = ChaCha8Rng::seed_from_u64(36);
-    let mut folder = Folder { project: &project, videos: BTreeMap::new(), seen: BTreeSet::new(), next: 5 };
+    let mut folder =
+        Folder { project: &project, videos: BTreeMap::new(), seen: BTreeSet::new(), next: 5 };
     for number in 0..20 {
         folder.record(&format!("videos/a/{number}.y4m"));
     }
@@ -159,7 +176,10 @@ fn a_renamed_video_is_not_read_again() {
     assert!(said.stdout.contains("4 videos (0 new)"), "{said:#?}");
     assert_eq!(project.query(digests), before);
     let names = counts(&project, "SELECT video, frames AS n FROM videos");
-    assert!(names.contains_key("videos/new.y4m") && !names.contains_key("videos/0.y4m"), "{names:?}");
+    assert!(
+        names.contains_key("videos/new.y4m") && !names.contains_key("videos/0.y4m"),
+        "{names:?}"
+    );
     project.run_changes_nothing(&[]);
 }
 
@@ -168,14 +188,24 @@ fn a_renamed_video_is_not_read_again() {
 fn actions_of_swapped_videos_stand_beside_their_own_pixels() {
     let project = project();
     let yaml = PIPELINE.replace("dynamics: model }", "dynamics: model, actions: actions }");
-    fs::write(project.path("pipeline.yaml"), yaml + "  actions: { import_actions: { frames: frames, file: '${file}' } }\n").unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        yaml + "  actions: { import_actions: { frames: frames, file: '${file}' } }\n",
+    )
+    .unwrap();
     let videos = [("a", 6_usize), ("b", 9)];
     for (name, frames) in videos {
         clip(&project.path(&format!("videos/{name}.y4m")), frames);
     }
     let actions = |file: &str, videos: &[(&str, usize)]| {
-        let rows = videos.iter().flat_map(|(name, frames)| (0..*frames).map(move |frame| format!("videos/{name}.y4m,{frame},{frames}\n")));
-        fs::write(project.path(file), format!("video,frame_index,action\n{}", rows.collect::<String>())).unwrap();
+        let rows = videos.iter().flat_map(|(name, frames)| {
+            (0..*frames).map(move |frame| format!("videos/{name}.y4m,{frame},{frames}\n"))
+        });
+        fs::write(
+            project.path(file),
+            format!("video,frame_index,action\n{}", rows.collect::<String>()),
+        )
+        .unwrap();
     };
     actions("before.csv", &videos);
     actions("after.csv", &[("b", 6), ("a", 9)]);

@@ -18,7 +18,8 @@ fn trainer(seed: u64) -> Box<dyn PolicyTrainer> {
 fn shown(step: usize) -> (Vec<u8>, Vec<f32>) {
     let column = |i: usize| (i * 7 + step * 5) % SIDE;
     let pixel = |i: usize, at: usize| if at / 3 % SIDE == column(i) { 220 } else { 40 };
-    let frames = (0..BATCH).flat_map(|i| (0..SIDE * SIDE * 3).map(move |at| pixel(i, at))).collect();
+    let frames =
+        (0..BATCH).flat_map(|i| (0..SIDE * SIDE * 3).map(move |at| pixel(i, at))).collect();
     let action = |i: usize, k: usize| ((column(i) * (k + 1)) as f32 * 0.4).sin();
     (frames, (0..BATCH).flat_map(|i| (0..LATENT).map(move |k| action(i, k))).collect())
 }
@@ -38,7 +39,8 @@ fn a_policy_learns_what_it_is_shown() {
     assert!(losses[0] > 0.3 && losses[149] < 0.02, "{} -> {}", losses[0], losses[149]);
     let (frames, right) = shown(1000);
     let told = policy.act(&frames).unwrap();
-    let error: f32 = told.iter().zip(&right).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / right.len() as f32;
+    let error: f32 =
+        told.iter().zip(&right).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / right.len() as f32;
     assert!(error < 0.03, "{error}");
     assert!(policy.act(&frames[1..]).unwrap_err().to_string().contains("number of bytes"));
 }
@@ -52,8 +54,13 @@ fn a_restored_training_goes_on_bit_by_bit() {
     let mut rest = trainer(3);
     rest.restore(&state).unwrap();
     assert_eq!(train(rest.as_mut(), 3..6), losses[3..]);
-    assert_eq!(rest.export(&Default::default()).unwrap(), whole.export(&Default::default()).unwrap());
-    assert!(trainer(4).restore(&state).unwrap_err().to_string().contains("its seed is 3, expected 4"));
+    assert_eq!(
+        rest.export(&Default::default()).unwrap(),
+        whole.export(&Default::default()).unwrap()
+    );
+    assert!(
+        trainer(4).restore(&state).unwrap_err().to_string().contains("its seed is 3, expected 4")
+    );
 }
 
 fn project() -> Project {
@@ -68,13 +75,23 @@ fn project() -> Project {
 fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     let project = project();
     project.run(&[]).good();
-    let verdict: serde_json::Value = serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
+    let verdict: serde_json::Value =
+        serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
     let labels = project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap();
-    let number = |name: &str| verdict[name].as_f64().unwrap_or_else(|| panic!("{name} in {verdict}"));
+    let number =
+        |name: &str| verdict[name].as_f64().unwrap_or_else(|| panic!("{name} in {verdict}"));
     assert_eq!(number("training_transitions") + number("transitions"), labels as f64);
     assert!(number("error") > 0.0 && number("mean_error") > 0.0, "{verdict}");
     let curve = project.query("SELECT step FROM policy WHERE loss IS NOT NULL");
-    assert_eq!(curve.as_array().unwrap().iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 10, 19]);
+    assert_eq!(
+        curve
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["step"].as_u64().unwrap())
+            .collect::<Vec<_>>(),
+        [0, 10, 19]
+    );
 
     let weights = project.files("policy", "policy.safetensors");
     project.run_changes_nothing(&[]);
@@ -90,7 +107,10 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
 
     // To another model latent actions mean something else: its labels are no newer labels, but others.
     let other = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
-    let policy = other.lines().skip_while(|line| !line.starts_with("policy (train_policy): 1 tasks new")).nth(1);
+    let policy = other
+        .lines()
+        .skip_while(|line| !line.starts_with("policy (train_policy): 1 tasks new"))
+        .nth(1);
     assert_eq!(policy, Some("  new because of new model: 1"), "{other}");
     assert!(project.run(&["--set", "steps=5"]).good().stdout.starts_with("6 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
@@ -98,7 +118,10 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
     let refused = project.run(&["--refresh", "labels"]);
-    assert!(refused.code == 64 && refused.stderr.contains("these do: model, policy; "), "{refused:#?}");
+    assert!(
+        refused.code == 64 && refused.stderr.contains("these do: model, policy; "),
+        "{refused:#?}"
+    );
     assert!(project.run(&["--refresh", "policy"]).good().stdout.starts_with("1 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
 }
@@ -108,12 +131,23 @@ fn a_policy_that_learns_nothing_more_is_stopped_and_the_best_is_kept() {
     let project = project();
     let pipeline = std::fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     let impatient = "steps: 400, patience: 2, learning_rate: 0.01,";
-    std::fs::write(project.path("pipeline.yaml"), pipeline.replace("steps: '${policy_steps}',", impatient)).unwrap();
+    std::fs::write(
+        project.path("pipeline.yaml"),
+        pipeline.replace("steps: '${policy_steps}',", impatient),
+    )
+    .unwrap();
     project.run(&[]).good();
-    let verdict: serde_json::Value = serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
-    let judged = project.query("SELECT step, held_out_error FROM policy WHERE held_out_error IS NOT NULL ORDER BY step");
-    let judged: Vec<_> =
-        judged.as_array().unwrap().iter().map(|row| (row["step"].as_u64().unwrap(), row["held_out_error"].as_f64().unwrap())).collect();
+    let verdict: serde_json::Value =
+        serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
+    let judged = project.query(
+        "SELECT step, held_out_error FROM policy WHERE held_out_error IS NOT NULL ORDER BY step",
+    );
+    let judged: Vec<_> = judged
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["step"].as_u64().unwrap(), row["held_out_error"].as_f64().unwrap()))
+        .collect();
     let (stopped, kept) = (judged[judged.len() - 1].0, judged[judged.len() - 3]);
     assert!(stopped < 399 && stopped % 20 == 19, "{judged:?}");
     assert!(judged.iter().all(|(_, error)| *error >= kept.1), "{judged:?}");
@@ -121,9 +155,16 @@ fn a_policy_that_learns_nothing_more_is_stopped_and_the_best_is_kept() {
     assert_eq!(verdict["error"].as_f64().unwrap() as f32, kept.1 as f32);
     project.run_changes_nothing(&[]);
 
-    std::fs::write(project.path("pipeline.yaml"), pipeline.replace("batch: 8, holdout: 3", "batch: 8, holdout: 0, patience: 1")).unwrap();
+    std::fs::write(
+        project.path("pipeline.yaml"),
+        pipeline.replace("batch: 8, holdout: 3", "batch: 8, holdout: 0, patience: 1"),
+    )
+    .unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("patience: has no videos to judge by"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("patience: has no videos to judge by"),
+        "{said:#?}"
+    );
 }
 
 #[test]
@@ -131,7 +172,8 @@ fn a_policy_that_cannot_be_is_told() {
     let project = project();
     std::fs::write(
         project.path("pipeline.yaml"),
-        PIPELINE.to_owned() + "  policy: { train_policy: { labels: frames, steps: 0, holdout: 1 } }\n",
+        PIPELINE.to_owned()
+            + "  policy: { train_policy: { labels: frames, steps: 0, holdout: 1 } }\n",
     )
     .unwrap();
     let said = project.run(&[]);

@@ -50,11 +50,16 @@ fn every_game_steps_as_in_its_own_python() {
     for (mode, name) in [(Mode::Easy, "easy"), (Mode::Hard, "hard")] {
         let folder = tempfile::tempdir().unwrap();
         let mut python = Command::new(venv.join("bin/python"));
-        python.args(["-c", PLAY]).arg(folder.path()).args([ENVS.to_string(), STEPS.to_string(), name.into()]);
+        python.args(["-c", PLAY]).arg(folder.path()).args([
+            ENVS.to_string(),
+            STEPS.to_string(),
+            name.into(),
+        ]);
         let output = python.args(Game::ALL.map(Game::name)).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for (number, game) in Game::ALL.into_iter().enumerate() {
-            let mut env = make(venv.clone(), game, mode, number as u32, ENVS, Levels { start: 7, count: 50 });
+            let mut env =
+                make(venv.clone(), game, mode, number as u32, ENVS, Levels { start: 7, count: 50 });
             let seen = std::fs::read(folder.path().join(game.name())).unwrap();
             let mut parts = seen.chunks_exact(ENVS * (64 * 64 * 3 + 4 + 1 + 4));
             assert_eq!(parts.len(), STEPS, "{game}");
@@ -80,14 +85,18 @@ fn the_expert_finds_the_cheese_and_time_runs_out_for_who_waits() {
         let expert: Vec<u32> = (0..4).map(|i| maze::expert(&env, i).unwrap()).collect();
         env.step(&expert).unwrap();
         for (end, reward) in env.ends().iter().zip(env.rewards()) {
-            assert!(*end == End::None || (*end == End::Done && *reward == 10.0), "{end:?} {reward}");
+            assert!(
+                *end == End::None || (*end == End::Done && *reward == 10.0),
+                "{end:?} {reward}"
+            );
             won += usize::from(*end == End::Done);
         }
     }
     assert!(won > 40, "{won}");
 
     let mut idle = make(venv, Game::Maze, Mode::Easy, 2, 2, Levels::default());
-    let ends: Vec<Vec<End>> = (0..500).map(|_| idle.step(&[4, 4]).map(|()| idle.ends().to_vec()).unwrap()).collect();
+    let ends: Vec<Vec<End>> =
+        (0..500).map(|_| idle.step(&[4, 4]).map(|()| idle.ends().to_vec()).unwrap()).collect();
     assert!(ends[..499].iter().flatten().all(|end| *end == End::None));
     assert_eq!(ends[499], [End::Truncated; 2]);
 }
@@ -97,7 +106,9 @@ fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
     let Some(venv) = venv() else { return };
     let mut env = make(venv.clone(), Game::Coinrun, Mode::Easy, 5, 2, Levels::default());
     let play = |env: &mut Procgen| -> Vec<Vec<u8>> {
-        (0..20).map(|step| env.step(&actions(step)[..2]).map(|()| env.frames().to_vec()).unwrap()).collect()
+        (0..20)
+            .map(|step| env.step(&actions(step)[..2]).map(|()| env.frames().to_vec()).unwrap())
+            .collect()
     };
     play(&mut env);
     let states: Vec<Vec<u8>> = (0..2).map(|i| env.state_bytes(i).unwrap()).collect();
@@ -110,11 +121,20 @@ fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
     assert_eq!(said(env.step(&[0]).unwrap_err()), "number of actions is 1, expected 2");
     assert_eq!(said(env.state_bytes(2).unwrap_err()), "environment is 2, expected below 2");
     assert!(env.set_state(0, b"what").is_err());
-    let none = ProcgenConfig { game: Game::Maze, mode: Mode::Easy, levels: Levels::default(), seed: 0, count: 0, threads: 0 };
+    let none = ProcgenConfig {
+        game: Game::Maze,
+        mode: Mode::Easy,
+        levels: Levels::default(),
+        seed: 0,
+        count: 0,
+        threads: 0,
+    };
     let fault = Procgen::new(&Package::find(&[venv]).unwrap(), &none).err().map(said);
     assert_eq!(fault.as_deref(), Some("number of environments is 0, expected 1 to 2147483647"));
     let nowhere = Package::find(&["/nowhere".into()]).unwrap_err();
-    assert!(nowhere.hint().unwrap().contains("pip install") && nowhere.to_string().contains("/nowhere"));
+    assert!(
+        nowhere.hint().unwrap().contains("pip install") && nowhere.to_string().contains("/nowhere")
+    );
 }
 
 /// A pipeline that records and learns.
@@ -144,7 +164,8 @@ fn recorded_episodes_are_labelled_like_videos_and_more_of_them_add_tasks() {
     assert!(project.run(&[]).good().stdout.starts_with("7 tasks: 12 videos (12 new), "));
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 12 videos (0 new), "));
     let query = |sql: &str| project.query(sql)[0]["n"].as_u64().unwrap();
-    let (frames, labels) = (query("SELECT count(*) AS n FROM play"), query("SELECT count(*) AS n FROM labels"));
+    let (frames, labels) =
+        (query("SELECT count(*) AS n FROM play"), query("SELECT count(*) AS n FROM labels"));
     assert_eq!(labels, frames - 12 * 2);
     let same = "SELECT count(*) AS n FROM play JOIN play_actions ON play.video = play_actions.video AND play.frame_index = play_actions.frame_index";
     assert_eq!(query(same), frames);
@@ -157,20 +178,34 @@ fn recorded_episodes_are_labelled_like_videos_and_more_of_them_add_tasks() {
     assert_eq!(project.files("play", "shard.arrow")[..2], first[..2]);
     let again = recorded();
     again.run(&["--threads", "1"]).good();
-    assert!(again.files("play", "shard.arrow") == first && again.files("play", "actions.parquet").len() == 3);
+    assert!(
+        again.files("play", "shard.arrow") == first
+            && again.files("play", "actions.parquet").len() == 3
+    );
 }
 
 #[test]
 fn a_recording_that_cannot_be_is_told_before_or_while_it_runs() {
     let project = recorded();
     let said = project.run(&["--procgen", "/nowhere"]);
-    assert!(said.code == 1 && said.stderr.contains("no Procgen library (searched /nowhere)"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("no Procgen library (searched /nowhere)"),
+        "{said:#?}"
+    );
     assert!(said.stderr.contains("hint: fetch it: `python3 -m venv"), "{said:#?}");
     let said = project.run(&["--set", "player=Expert"]);
-    assert!(said.code == 1 && said.stderr.contains("stages.play.record.player: unknown variant `Expert`"), "{said:#?}");
-    std::fs::write(project.path("pipeline.yaml"), RECORDED.replace("game: maze", "game: coinrun")).unwrap();
+    assert!(
+        said.code == 1
+            && said.stderr.contains("stages.play.record.player: unknown variant `Expert`"),
+        "{said:#?}"
+    );
+    std::fs::write(project.path("pipeline.yaml"), RECORDED.replace("game: maze", "game: coinrun"))
+        .unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("stages.play.record.player: does not know coinrun"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("stages.play.record.player: does not know coinrun"),
+        "{said:#?}"
+    );
 }
 
 /// What is learnt from the recording, and how it plays.
@@ -192,19 +227,36 @@ fn a_policy_plays_beside_random_actions_and_the_expert() {
     let rows = project
         .query("SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score GROUP BY player, draw ORDER BY player, draw");
     let rows = rows.as_array().unwrap();
-    assert_eq!(rows.iter().map(|row| row["player"].as_str().unwrap()).collect::<Vec<_>>(), ["expert", "policy", "policy", "random"]);
+    assert_eq!(
+        rows.iter().map(|row| row["player"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["expert", "policy", "policy", "random"]
+    );
     assert!(rows.iter().all(|row| row["n"] == 7) && rows[0]["mean"] == 10.0, "{rows:?}");
-    let told: serde_json::Value = serde_json::from_slice(&project.files("score", "evaluation.json")[0]).unwrap();
-    let means: Vec<_> = told["rows"].as_array().unwrap().iter().map(|row| (row["player"].clone(), row["episodes"].clone())).collect();
-    assert_eq!(serde_json::json!(means), serde_json::json!([["random", 7], ["expert", 7], ["policy", 14]]));
-    assert!(told["sentence"].as_str().unwrap().starts_with("mean return in maze: random "), "{told}");
+    let told: serde_json::Value =
+        serde_json::from_slice(&project.files("score", "evaluation.json")[0]).unwrap();
+    let means: Vec<_> = told["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["player"].clone(), row["episodes"].clone()))
+        .collect();
+    assert_eq!(
+        serde_json::json!(means),
+        serde_json::json!([["random", 7], ["expert", 7], ["policy", 14]])
+    );
+    assert!(
+        told["sentence"].as_str().unwrap().starts_with("mean return in maze: random "),
+        "{told}"
+    );
     let unfinished = "SELECT count(*) AS n FROM score WHERE \"end\" = 'truncated' AND (length <> 500 OR episode_return <> 0)";
     assert_eq!(project.query(unfinished)[0]["n"], 0);
 
     project.run_changes_nothing(&[]);
-    std::fs::write(project.path("pipeline.yaml"), yaml.replace("hidden: [8]", "hidden: [9]")).unwrap();
+    std::fs::write(project.path("pipeline.yaml"), yaml.replace("hidden: [8]", "hidden: [9]"))
+        .unwrap();
     let planned = project.planned(&[]);
-    let new: Vec<&str> = planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
+    let new: Vec<&str> =
+        planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(new, ["decoder", "score"]);
     // Played again, the same episodes.
     let episodes = project.files("score", "episodes.parquet");
@@ -224,21 +276,31 @@ fn a_decoder_that_does_not_fit_is_told() {
   labels2: { label: { frames: play, dynamics: model2 } }\n";
     let yaml = RECORDED.to_owned()
         + other
-        + &PLAYED.trim_start_matches('\n').replace("train_decoder: { labels: labels", "train_decoder: { labels: labels2");
+        + &PLAYED
+            .trim_start_matches('\n')
+            .replace("train_decoder: { labels: labels", "train_decoder: { labels: labels2");
     std::fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     let said = project.run(&[]);
     let known = "evaluate.decoder: `decoder` knows the latent actions of `model2`, `policy` those of `model`";
     assert!(said.code == 1 && said.stderr.contains(known), "{said:#?}");
-    let wrong =
-        RECORDED.to_owned() + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
+    let wrong = RECORDED.to_owned()
+        + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("score.evaluate.game: unknown variant `mase`"), "{said:#?}");
-    let wrong =
-        RECORDED.to_owned() + "  score: { evaluate: { policy: labels, decoder: model, game: maze, episodes: 0, temperature: -1 } }\n";
+    assert!(
+        said.code == 1 && said.stderr.contains("score.evaluate.game: unknown variant `mase`"),
+        "{said:#?}"
+    );
+    let wrong = RECORDED.to_owned()
+        + "  score: { evaluate: { policy: labels, decoder: model, game: maze, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
     let said = project.run(&[]);
-    for word in ["expected one that makes a latent policy", "expected one that makes decoders", "episodes: is 0", "temperature: is -1"] {
+    for word in [
+        "expected one that makes a latent policy",
+        "expected one that makes decoders",
+        "episodes: is 0",
+        "temperature: is -1",
+    ] {
         assert!(said.code == 1 && said.stderr.contains(word), "{word}: {said:#?}");
     }
 }

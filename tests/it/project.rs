@@ -64,7 +64,12 @@ impl Project {
     /// A command of the binary in this folder, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lapo"));
-        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -96,7 +101,9 @@ impl Project {
     pub fn committed(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut all = BTreeMap::new();
         for stage in fs::read_dir(self.path("ws")).unwrap() {
-            for manifest in fs::read_dir(stage.unwrap().path().join("manifests")).into_iter().flatten() {
+            for manifest in
+                fs::read_dir(stage.unwrap().path().join("manifests")).into_iter().flatten()
+            {
                 let path = manifest.unwrap().path();
                 all.insert(path.clone(), fs::read(path).unwrap());
             }
@@ -110,18 +117,26 @@ impl Project {
         let said = self.run(more).good();
         assert!(said.stdout.starts_with("0 tasks"), "{said:#?}");
         let now = self.committed();
-        let new: Vec<_> =
-            now.iter().filter(|(path, _)| !before.contains_key(*path)).map(|(_, bytes)| String::from_utf8_lossy(bytes)).collect();
+        let new: Vec<_> = now
+            .iter()
+            .filter(|(path, _)| !before.contains_key(*path))
+            .map(|(_, bytes)| String::from_utf8_lossy(bytes))
+            .collect();
         assert!(now == before, "a version was committed: {said:#?} {new:#?}");
         said
     }
 
     /// How many tasks each stage would run.
     pub fn planned(&self, more: &[&str]) -> BTreeMap<String, (u64, u64)> {
-        let said = self.lapo(&[&["plan", "pipeline.yaml", "--format", "json"], more].concat()).good();
+        let said =
+            self.lapo(&[&["plan", "pipeline.yaml", "--format", "json"], more].concat()).good();
         let plans: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
-        let plan =
-            |p: &serde_json::Value| (p["stage"].as_str().unwrap().into(), (p["new"].as_u64().unwrap(), p["reused"].as_u64().unwrap()));
+        let plan = |p: &serde_json::Value| {
+            (
+                p["stage"].as_str().unwrap().into(),
+                (p["new"].as_u64().unwrap(), p["reused"].as_u64().unwrap()),
+            )
+        };
         plans.as_array().unwrap().iter().map(plan).collect()
     }
 }
@@ -141,7 +156,8 @@ pub fn clip(path: &Path, frames: usize) {
     let mut bytes = b"YUV4MPEG2 W16 H16 F15:1 Ip A1:1 C420jpeg\n".to_vec();
     for frame in 0..frames {
         bytes.extend_from_slice(b"FRAME\n");
-        bytes.extend((0..256).map(|at| ((at % 16 + frame * 3 + at / 16 * frames) * 16 % 256) as u8));
+        bytes
+            .extend((0..256).map(|at| ((at % 16 + frame * 3 + at / 16 * frames) * 16 % 256) as u8));
         bytes.extend([128; 128]);
     }
     fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -10,14 +10,30 @@ const END: &str = "\nimport os\nprint('all checks passed', flush=True)\nos._exit
 ///
 /// # Panics
 /// If a check in the script fails, or if Python is missing in CI, which installs it.
-pub fn passes<S: AsRef<OsStr>>(script: &str, arguments: impl IntoIterator<Item = S>) -> Option<String> {
+pub fn passes<S: AsRef<OsStr>>(
+    script: &str,
+    arguments: impl IntoIterator<Item = S>,
+) -> Option<String> {
     let Ok(python) = std::env::var("LAPO_PYTHON") else {
-        assert!(std::env::var_os("CI").is_none(), "LAPO_PYTHON must name a Python with the packages of the README's test command");
-        eprintln!("skipped: LAPO_PYTHON names no Python with the packages of the README's test command");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "LAPO_PYTHON must name a Python with the packages of the README's test command"
+        );
+        eprintln!(
+            "skipped: LAPO_PYTHON names no Python with the packages of the README's test command"
+        );
         return None;
     };
-    let output = Command::new(python).args(["-c", &format!("{script}{END}")]).args(arguments).output().expect("LAPO_PYTHON runs");
-    let (printed, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && printed.ends_with("all checks passed\n"), "{printed}{error}");
+    let output = Command::new(python)
+        .args(["-c", &format!("{script}{END}")])
+        .args(arguments)
+        .output()
+        .expect("LAPO_PYTHON runs");
+    let (printed, error) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && printed.ends_with("all checks passed\n"),
+        "{printed}{error}"
+    );
     Some(printed.into_owned())
 }

@@ -7,7 +7,9 @@ use crate::broken::ffmpeg;
 use crate::project::Project;
 
 fn decoding(project: &Project, settings: &str) {
-    let yaml = format!("name: test\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n");
+    let yaml = format!(
+        "name: test\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n"
+    );
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
 }
 
@@ -15,7 +17,13 @@ fn decoding(project: &Project, settings: &str) {
 fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
     let project = Project::new(0);
     let part = |source: &str, seconds: u32| format!("-f lavfi -i {source}s=96x96:r=10:d={seconds}");
-    let parts = [part("color=c=black:", 2), part("testsrc2=", 3), part("smptebars=", 4), part("testsrc2=", 3)].join(" ");
+    let parts = [
+        part("color=c=black:", 2),
+        part("testsrc2=", 3),
+        part("smptebars=", 4),
+        part("testsrc2=", 3),
+    ]
+    .join(" ");
     let film = format!("{parts} -filter_complex concat=n=4:v=1,format=yuv420p -c:v libx264");
     if !ffmpeg(&film, &project.path("videos/film.mp4")) {
         println!("skipped: no ffmpeg command line");
@@ -39,15 +47,32 @@ fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
     assert!(said.stderr.contains(&counted), "{said:#?}");
     let episodes =
         project.query("SELECT episode, min(frame_index) AS first, max(frame_index) AS last FROM frames GROUP BY episode ORDER BY first");
-    assert_eq!((&episodes[0]["first"], &episodes[2]["first"]), (&20.into(), &90.into()), "{episodes}");
-    assert_eq!(episodes.as_array().unwrap().len(), 3, "testsrc2, what stands still, testsrc2: {episodes}");
+    assert_eq!(
+        (&episodes[0]["first"], &episodes[2]["first"]),
+        (&20.into(), &90.into()),
+        "{episodes}"
+    );
+    assert_eq!(
+        episodes.as_array().unwrap().len(),
+        3,
+        "testsrc2, what stands still, testsrc2: {episodes}"
+    );
 
     decoding(&project, "cut: 2");
-    assert_eq!(project.run(&[]).good().stderr.matches("left out").count(), 0, "without the settings all is kept");
+    assert_eq!(
+        project.run(&[]).good().stderr.matches("left out").count(),
+        0,
+        "without the settings all is kept"
+    );
     assert_eq!(project.query("SELECT count(*) AS n FROM frames")[0]["n"], 120);
     decoding(&project, "blank: 2, still: { frames: 3, change: -1 }");
     let said = project.run(&[]);
-    assert!(said.stderr.contains("blank") && said.stderr.contains("is 2") && said.stderr.contains("has `change: -1`"), "{said:#?}");
+    assert!(
+        said.stderr.contains("blank")
+            && said.stderr.contains("is 2")
+            && said.stderr.contains("has `change: -1`"),
+        "{said:#?}"
+    );
 }
 
 #[test]
@@ -58,7 +83,10 @@ fn a_copy_at_another_size_rate_and_codec_is_found_by_what_its_frames_look_like()
         let name = format!("coinrun_3_{game:03}.mp4");
         fs::copy(data.join(&name), project.path("videos").join(&name)).unwrap();
     }
-    let copy = format!("-i '{}' -vf scale=128:128 -r 12 -c:v mpeg4 -q:v 4", data.join("coinrun_3_001.mp4").display());
+    let copy = format!(
+        "-i '{}' -vf scale=128:128 -r 12 -c:v mpeg4 -q:v 4",
+        data.join("coinrun_3_001.mp4").display()
+    );
     if !ffmpeg(&copy, &project.path("videos/copy.avi")) {
         println!("skipped: no ffmpeg command line");
         return;
@@ -71,7 +99,11 @@ fn a_copy_at_another_size_rate_and_codec_is_found_by_what_its_frames_look_like()
                shared AS (SELECT one, other, count(*) AS same FROM pairs WHERE one < other GROUP BY one, other) \
                SELECT one, other, 1.0 * same / n AS share FROM shared JOIN counts ON one = video ORDER BY share DESC";
     let found = project.query(sql);
-    assert_eq!((&found[0]["one"], &found[0]["other"]), (&"videos/coinrun_3_001.mp4".into(), &"videos/copy.avi".into()), "{found}");
+    assert_eq!(
+        (&found[0]["one"], &found[0]["other"]),
+        (&"videos/coinrun_3_001.mp4".into(), &"videos/copy.avi".into()),
+        "{found}"
+    );
     let share = |row: usize| found[row]["share"].as_f64().unwrap();
     assert!(share(0) > 0.5 && share(1) < 0.5, "{found}");
 }
@@ -85,23 +117,32 @@ fn black_bars_are_cut_off_where_that_is_asked_for() {
         println!("skipped: no ffmpeg command line");
         return;
     }
-    assert!(ffmpeg(&format!("{source} -pix_fmt yuv420p -c:v libx264"), &project.path("videos/plain.mp4")));
+    assert!(ffmpeg(
+        &format!("{source} -pix_fmt yuv420p -c:v libx264"),
+        &project.path("videos/plain.mp4")
+    ));
     let bars = |name: &str| {
         let sql = "SELECT min(bar_left) AS l, min(bar_top) AS t, min(bar_right) AS r, min(bar_bottom) AS b, avg(brightness) AS light, \
                    avg(contrast) AS contrast, avg(change) AS change FROM frames_quality";
         let row = project.query(&format!("{sql} WHERE video = 'videos/{name}.mp4'"));
-        ["l", "t", "r", "b", "light", "contrast", "change"].map(|column| row[0][column].as_f64().unwrap())
+        ["l", "t", "r", "b", "light", "contrast", "change"]
+            .map(|column| row[0][column].as_f64().unwrap())
     };
     decoding(&project, "cut: 2");
     project.run(&[]).good();
     let seen = bars("framed");
     let expected = [16.0 / 224.0, 40.0 / 192.0, 16.0 / 224.0, 44.0 / 192.0];
-    seen.iter().zip(expected).for_each(|(seen, expected)| assert!((seen - expected).abs() < 0.05, "{seen} {expected}"));
+    seen.iter()
+        .zip(expected)
+        .for_each(|(seen, expected)| assert!((seen - expected).abs() < 0.05, "{seen} {expected}"));
 
     decoding(&project, "trim_bars: true");
     let said = project.run(&[]).good();
     assert!(said.stderr.contains("1 videos without their bars"), "{said:#?}");
     let (framed, plain) = (bars("framed"), bars("plain"));
     assert_eq!((&framed[..4], &plain[..4]), (&[0.0; 4][..], &[0.0; 4][..]));
-    framed.iter().zip(plain).for_each(|(framed, plain)| assert!((framed - plain).abs() < 0.01, "{framed} {plain}"));
+    framed
+        .iter()
+        .zip(plain)
+        .for_each(|(framed, plain)| assert!((framed - plain).abs() < 0.01, "{framed} {plain}"));
 }

@@ -12,17 +12,31 @@ fn ask(project: &Project, sql: &str, more: &[&str]) -> Said {
 fn rows_go_where_and_as_the_command_line_says() {
     let project = Project::new(2);
     project.run(&[]).good();
-    let sql = "SELECT video, frame_index, latent_code FROM labels ORDER BY video, frame_index LIMIT 3";
+    let sql =
+        "SELECT video, frame_index, latent_code FROM labels ORDER BY video, frame_index LIMIT 3";
     let stdout = |more: &[&str]| ask(&project, sql, more).good().stdout;
-    for (file, format) in
-        [("a.csv", "csv"), ("a.JSON", "json"), ("a.jsonl", "jsonl"), ("a.ndjson", "ndjson"), ("a.txt", "table"), ("a", "Table")]
-    {
+    for (file, format) in [
+        ("a.csv", "csv"),
+        ("a.JSON", "json"),
+        ("a.jsonl", "jsonl"),
+        ("a.ndjson", "ndjson"),
+        ("a.txt", "table"),
+        ("a", "Table"),
+    ] {
         assert_eq!(ask(&project, sql, &["--output", file]).good().stdout, "");
-        assert_eq!(fs::read_to_string(project.path(file)).unwrap(), stdout(&["--format", format]), "{file}");
+        assert_eq!(
+            fs::read_to_string(project.path(file)).unwrap(),
+            stdout(&["--format", format]),
+            "{file}"
+        );
         assert!(!project.path(&format!("{file}.part")).exists());
     }
     ask(&project, sql, &["--output", "b.csv", "--format", "JSON"]).good();
-    assert_eq!(fs::read_to_string(project.path("b.csv")).unwrap(), stdout(&["--format", "json"]), "--format wins over the suffix");
+    assert_eq!(
+        fs::read_to_string(project.path("b.csv")).unwrap(),
+        stdout(&["--format", "json"]),
+        "--format wins over the suffix"
+    );
     ask(&project, sql, &["-o", "a.parquet"]).good();
     let parquet = fs::read(project.path("a.parquet")).unwrap();
     assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
@@ -32,13 +46,19 @@ fn rows_go_where_and_as_the_command_line_says() {
 
     let told = ask(&project, "SELECT frame_index FROM frames", &["--limit", "2"]).good().stdout;
     let all = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap();
-    let last = format!("... {} more rows: --limit {all} prints them all, --format csv writes them for programs", all - 2);
+    let last = format!(
+        "... {} more rows: --limit {all} prints them all, --format csv writes them for programs",
+        all - 2
+    );
     assert_eq!(told.lines().count(), 4);
     assert_eq!(told.lines().last(), Some(last.as_str()));
-    let whole = ask(&project, "SELECT frame_index FROM frames", &["--limit", &all.to_string()]).good().stdout;
+    let whole = ask(&project, "SELECT frame_index FROM frames", &["--limit", &all.to_string()])
+        .good()
+        .stdout;
     assert_eq!(whole.lines().count() as u64, all + 1);
 
-    let failed = ask(&project, "SELECT frame_index / 0 + nothing FROM labels", &["-o", "never.csv"]);
+    let failed =
+        ask(&project, "SELECT frame_index / 0 + nothing FROM labels", &["-o", "never.csv"]);
     assert_eq!((failed.code, project.path("never.csv").exists()), (1, false));
 }
 
@@ -46,14 +66,21 @@ fn rows_go_where_and_as_the_command_line_says() {
 fn a_run_and_a_version_choose_what_is_read() {
     let project = Project::new(2);
     project.run(&[]).good();
-    let counted = |more: &[&str]| ask(&project, "SELECT video FROM labels", &[&["--format", "jsonl"], more].concat());
-    let runs = fs::read_dir(project.path("ws/runs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let counted = |more: &[&str]| {
+        ask(&project, "SELECT video FROM labels", &[&["--format", "jsonl"], more].concat())
+    };
+    let runs = fs::read_dir(project.path("ws/runs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let run = runs.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).next().unwrap();
     let newest = counted(&[]).good().stdout;
     assert_eq!(counted(&["--run", &run]).good().stdout, newest);
     assert_eq!(counted(&["--at", "labels=1"]).good().stdout, newest);
     assert_eq!(counted(&["--at", "labels=1", "--at", "frames=1"]).good().stdout, newest);
-    assert_eq!(ask(&project, "SELECT video FROM labels@1", &["--format", "jsonl"]).good().stdout, newest);
+    assert_eq!(
+        ask(&project, "SELECT video FROM labels@1", &["--format", "jsonl"]).good().stdout,
+        newest
+    );
     for (more, words) in [
         (["--at", "labels=9"], "`labels` has no version 9"),
         (["--at", "nothing=1"], "the workspace has no stage `nothing`"),
@@ -81,9 +108,16 @@ fn a_command_offers_the_formats_it_knows() {
         let help = project.lapo(&[command, "--help"]).good().stdout;
         let text = &help[help.find("--format").unwrap()..];
         let text = &text[..text[8..].find("\n      --").map_or(text.len(), |at| at + 8)];
-        let offered: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split(' ').next()).collect();
+        let offered: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- ")?.split(' ').next())
+            .collect();
         assert_eq!(offered, formats, "{command}");
     }
     let said = project.lapo(&["gc", "--workspace", "ws", "--format", "csv"]);
-    assert!(said.code != 0 && said.stderr.contains("[possible values: table, json]"), "{}", said.stderr);
+    assert!(
+        said.code != 0 && said.stderr.contains("[possible values: table, json]"),
+        "{}",
+        said.stderr
+    );
 }

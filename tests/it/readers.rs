@@ -9,7 +9,8 @@ use std::path::Path;
 
 use lapo::dataset::delta::{self, DeltaTable, TableVersion};
 use lapo::dataset::{
-    Column, Compression, FileInfo, FrameSize, LabelRows, LabelShape, LabelWriter, ShardLayout, ShardWriter, Store, VideoName, write_table,
+    Column, Compression, FileInfo, FrameSize, LabelRows, LabelShape, LabelWriter, ShardLayout,
+    ShardWriter, Store, VideoName, write_table,
 };
 
 use crate::python::passes;
@@ -164,10 +165,17 @@ fn publish(store: &Store, stage: &str, versions: &[Vec<FileInfo>]) {
     let at = |version: u64| {
         let files = versions.get(version as usize - 1)?;
         let [run, why] = ["run", "why"].map(|name| format!("{name} {version}"));
-        Some(TableVersion { committed_unix_ms: 1_700_000_000_000 + version, run, pipeline: "p".into(), why, files: files.clone() })
+        Some(TableVersion {
+            committed_unix_ms: 1_700_000_000_000 + version,
+            run,
+            pipeline: "p".into(),
+            why,
+            files: files.clone(),
+        })
     };
     let table = DeltaTable { store, workspace: "readers", stage };
-    delta::publish(table, versions.len() as u64, &|version| Ok(at(version))).expect("a published table");
+    delta::publish(table, versions.len() as u64, &|version| Ok(at(version)))
+        .expect("a published table");
 }
 
 #[test]
@@ -178,14 +186,20 @@ fn labels_are_a_delta_lake_table_version_by_version() {
     let files: Vec<FileInfo> = ["k1/a", "k 2/a%20b", "k=3/ä+b", "k4/a"]
         .iter()
         .enumerate()
-        .map(|(at, name)| write_few_labels(&store, &format!("labels/data/{name}/labels.parquet"), at))
+        .map(|(at, name)| {
+            write_few_labels(&store, &format!("labels/data/{name}/labels.parquet"), at)
+        })
         .collect();
     // A first version, a new video, everything relabelled, and an older file back again.
-    let versions =
-        [vec![0], vec![0, 1], vec![2, 3], vec![1, 3, 2]].map(|version| version.into_iter().map(|at: usize| files[at].clone()).collect());
+    let versions = [vec![0], vec![0, 1], vec![2, 3], vec![1, 3, 2]]
+        .map(|version| version.into_iter().map(|at: usize| files[at].clone()).collect());
     publish(&store, "labels", &versions);
-    let absolute = |file: &FileInfo| folder.path().join(&file.path).to_str().expect("a plain path").to_owned();
-    let paths: Vec<Vec<String>> = versions.iter().map(|version: &Vec<FileInfo>| version.iter().map(absolute).collect()).collect();
+    let absolute =
+        |file: &FileInfo| folder.path().join(&file.path).to_str().expect("a plain path").to_owned();
+    let paths: Vec<Vec<String>> = versions
+        .iter()
+        .map(|version: &Vec<FileInfo>| version.iter().map(absolute).collect())
+        .collect();
     passes(DELTA, [absolute_path(folder.path(), "labels"), serde_json::json!(paths).to_string()]);
 }
 
@@ -193,11 +207,21 @@ fn labels_are_a_delta_lake_table_version_by_version() {
 fn a_long_delta_log_is_read_from_its_checkpoint() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(folder.path().to_str().expect("a plain path")).expect("a workspace");
-    let file = |at: u64| write_table(&store, &format!("steps/data/{at}/a/metrics.parquet"), &[("step", Column::U64(vec![at]))]);
+    let file = |at: u64| {
+        write_table(
+            &store,
+            &format!("steps/data/{at}/a/metrics.parquet"),
+            &[("step", Column::U64(vec![at]))],
+        )
+    };
     let files: Vec<FileInfo> = (0..105).map(|at| file(at).expect("a table")).collect();
-    let versions: Vec<Vec<FileInfo>> = (1..=files.len()).map(|count| files[..count].to_vec()).collect();
+    let versions: Vec<Vec<FileInfo>> =
+        (1..=files.len()).map(|count| files[..count].to_vec()).collect();
     publish(&store, "steps", &versions);
-    assert!(fs::exists(folder.path().join("steps/_delta_log/00000000000000000100.checkpoint.parquet")).expect("a folder"));
+    assert!(
+        fs::exists(folder.path().join("steps/_delta_log/00000000000000000100.checkpoint.parquet"))
+            .expect("a folder")
+    );
     passes(LONG, [absolute_path(folder.path(), "steps"), "105".to_owned()]);
 }
 
@@ -210,7 +234,8 @@ fn write_few_labels(store: &Store, path: &str, at: usize) -> FileInfo {
     let rows = 5 + at;
     let counts: Vec<u32> = (0..rows as u32).collect();
     let (video, errors) = (format!("video {at}.mp4"), vec![0.1; rows]);
-    let mut writer = LabelWriter::create(store, path, LabelShape { latent_dim: 2, codes: 3 }, &[]).expect("a label file");
+    let mut writer = LabelWriter::create(store, path, LabelShape { latent_dim: 2, codes: 3 }, &[])
+        .expect("a label file");
     let labels = LabelRows {
         video: &vec![&video[..]; rows],
         episode: &vec![0; rows],
@@ -230,9 +255,11 @@ fn write_few_labels(store: &Store, path: &str, at: usize) -> FileInfo {
 
 fn write_shard(store: &Store, path: &str, compression: Compression) -> String {
     let names = [("a.mp4", "da"), ("b.mp4", "db")];
-    let videos = names.map(|(uri, digest)| VideoName { uri: uri.into(), digest: digest.into() }).to_vec();
+    let videos =
+        names.map(|(uri, digest)| VideoName { uri: uri.into(), digest: digest.into() }).to_vec();
     let size = FrameSize { height: 6, width: 4 };
-    let mut writer = ShardWriter::create(store, path, &ShardLayout { size, compression, videos }).expect("a shard");
+    let mut writer = ShardWriter::create(store, path, &ShardLayout { size, compression, videos })
+        .expect("a shard");
     for row in 0..ROWS {
         if row % 300 == 0 {
             writer.begin_video(row / 300).expect("a declared video");
@@ -247,7 +274,9 @@ fn write_shard(store: &Store, path: &str, compression: Compression) -> String {
 fn write_labels(store: &Store) -> String {
     let shape = LabelShape { latent_dim: 8, codes: 4 };
     let counts: Vec<u32> = (0..ROWS as u32).collect();
-    let mut writer = LabelWriter::create(store, "labels/l.parquet", shape, &[("lapo.model", "digest")]).expect("a label file");
+    let mut writer =
+        LabelWriter::create(store, "labels/l.parquet", shape, &[("lapo.model", "digest")])
+            .expect("a label file");
     let labels = LabelRows {
         video: &vec!["a.mp4"; ROWS],
         episode: &vec![0; ROWS],

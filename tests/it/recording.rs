@@ -52,12 +52,22 @@ fn videos_of_a_recording_decode_to_its_frames_and_take_its_actions() {
     let played = receipt(&store, "play");
     let actions = played.files.iter().find(|file| file.holds_actions()).unwrap();
     assert_eq!(played.files.iter().filter(|file| file.path.ends_with(".mp4")).count(), 6);
-    fs::write(project.path("pipeline.yaml"), DECODED.replace("ACTIONS", &format!("ws/{}", actions.path))).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        DECODED.replace("ACTIONS", &format!("ws/{}", actions.path)),
+    )
+    .unwrap();
     project.run(&[]).good();
 
-    let lengths = |stage: &str| project.query(&format!("SELECT count(*) AS n FROM {stage} GROUP BY video ORDER BY video"));
+    let lengths = |stage: &str| {
+        project.query(&format!("SELECT count(*) AS n FROM {stage} GROUP BY video ORDER BY video"))
+    };
     assert_eq!(lengths("play"), lengths("films"));
-    let done = |table: &str| project.query(&format!("SELECT frame_index, action, reward FROM {table} ORDER BY video, frame_index"));
+    let done = |table: &str| {
+        project.query(&format!(
+            "SELECT frame_index, action, reward FROM {table} ORDER BY video, frame_index"
+        ))
+    };
     assert_eq!(done("play_actions"), done("done"));
     let pixels = |stage: &str| {
         let shard = Shard::open(&store, &receipt(&store, stage).files[0].path).unwrap();
@@ -65,25 +75,44 @@ fn videos_of_a_recording_decode_to_its_frames_and_take_its_actions() {
     };
     let (played, decoded) = (pixels("play"), pixels("films"));
     assert_eq!(played.len(), decoded.len());
-    let differ = played.iter().zip(&decoded).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>() as f64 / played.len() as f64;
+    let differ = played.iter().zip(&decoded).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>()
+        as f64
+        / played.len() as f64;
     assert!(differ < 4.0, "the mean difference is {differ} of 255");
 }
 
 #[test]
 fn what_was_learnt_plays_for_a_recording() {
     let Some(project) = project() else { return };
-    let rows = project.query("SELECT count(DISTINCT video) AS videos, count(*) AS frames FROM again")[0].clone();
+    let rows = project
+        .query("SELECT count(DISTINCT video) AS videos, count(*) AS frames FROM again")[0]
+        .clone();
     assert!(rows["videos"] == 3 && rows["frames"].as_u64().unwrap() <= 60, "{rows}");
     project.run_changes_nothing(&[]);
     // Another decoder plays otherwise; another player has no use for it.
     fs::write(project.path("pipeline.yaml"), PLAYED.replace("hidden: [8]", "hidden: [9]")).unwrap();
     let planned = project.planned(&[]);
-    let new: Vec<&str> = planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
+    let new: Vec<&str> =
+        planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(new, ["again", "decoder"]);
-    fs::write(project.path("pipeline.yaml"), PLAYED.replace("player: policy, policy: policy", "player: random")).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        PLAYED.replace("player: policy, policy: policy", "player: random"),
+    )
+    .unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("stages.again.record.decoder: does not play"), "{said:#?}");
-    fs::write(project.path("pipeline.yaml"), PLAYED.replace("policy: policy, decoder: decoder, ", "policy: policy, ")).unwrap();
+    assert!(
+        said.code == 1 && said.stderr.contains("stages.again.record.decoder: does not play"),
+        "{said:#?}"
+    );
+    fs::write(
+        project.path("pipeline.yaml"),
+        PLAYED.replace("policy: policy, decoder: decoder, ", "policy: policy, "),
+    )
+    .unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("stages.again.record.decoder: is missing"), "{said:#?}");
+    assert!(
+        said.code == 1 && said.stderr.contains("stages.again.record.decoder: is missing"),
+        "{said:#?}"
+    );
 }

@@ -10,7 +10,11 @@ use crate::project::{PIPELINE, Project};
 fn paths(project: &Project, stage: &str, name: &str) -> Vec<PathBuf> {
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
     let files = lapo::dataset::head(&store, stage).unwrap().unwrap().files(&store).unwrap();
-    files.iter().filter(|file| file.path.ends_with(name)).map(|file| project.path("ws").join(&file.path)).collect()
+    files
+        .iter()
+        .filter(|file| file.path.ends_with(name))
+        .map(|file| project.path("ws").join(&file.path))
+        .collect()
 }
 
 /// The task's key in a path `STAGE/data/KEY/ATTEMPT/NAME`.
@@ -44,9 +48,15 @@ fn a_file_that_is_cut_short_or_gone_is_made_again_and_nothing_else() {
         let damaged = paths(&project, stage, name).remove(0);
         damage(&damaged);
         let (code, report) = verify(&project, &["--fast"]);
-        assert!(code == 1 && report["findings"].as_array().unwrap().len() == 1, "{stage}/{name}: {report}");
+        assert!(
+            code == 1 && report["findings"].as_array().unwrap().len() == 1,
+            "{stage}/{name}: {report}"
+        );
         let plan = project.lapo(&["plan", "pipeline.yaml"]).good();
-        assert!(plan.stdout.contains("damaged, made again: ") && plan.stdout.contains(&key(&damaged)), "{plan:#?}");
+        assert!(
+            plan.stdout.contains("damaged, made again: ") && plan.stdout.contains(&key(&damaged)),
+            "{plan:#?}"
+        );
         let said = project.run(&[]).good();
         assert!(said.stdout.starts_with("1 tasks"), "{stage}/{name}: {said:#?}");
         assert!(results(&project) == whole, "{stage}/{name}");
@@ -63,7 +73,10 @@ fn a_damaged_joined_table_is_found_and_joined_again() {
     let rows = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     let joined = || {
         let said = project.lapo(&["files", "labels", "--workspace", "ws"]).good();
-        assert!(said.stdout.lines().count() == 1 && said.stdout.contains("/labels/tables/"), "{said:#?}");
+        assert!(
+            said.stdout.lines().count() == 1 && said.stdout.contains("/labels/tables/"),
+            "{said:#?}"
+        );
         PathBuf::from(said.stdout.trim())
     };
     for damage in [truncate as fn(&PathBuf), |path| fs::remove_file(path).unwrap()] {
@@ -96,7 +109,12 @@ fn verify_finds_every_kind_of_damage_and_its_cure_is_one_task_each() {
     project.run(&[]).good();
     let whole = results(&project);
     let sound = verify(&project, &[]);
-    assert!(sound.0 == 0 && sound.1["findings"].as_array().unwrap().is_empty() && sound.1["files"].as_u64().unwrap() > 8, "{sound:?}");
+    assert!(
+        sound.0 == 0
+            && sound.1["findings"].as_array().unwrap().is_empty()
+            && sound.1["files"].as_u64().unwrap() > 8,
+        "{sound:?}"
+    );
 
     let labels = paths(&project, "labels", "labels.parquet");
     let shard = paths(&project, "frames", "shard.arrow").remove(0);
@@ -109,18 +127,25 @@ fn verify_finds_every_kind_of_damage_and_its_cure_is_one_task_each() {
 
     let found = |report: &serde_json::Value| {
         let findings = report["findings"].as_array().unwrap().iter();
-        let mut found: Vec<String> = findings.map(|finding| finding["path"].as_str().unwrap().to_owned()).collect();
+        let mut found: Vec<String> =
+            findings.map(|finding| finding["path"].as_str().unwrap().to_owned()).collect();
         found.sort();
         found
     };
     let expect = |files: &[&PathBuf]| {
-        let mut paths: Vec<String> =
-            files.iter().map(|file| file.strip_prefix(project.path("ws")).unwrap().to_str().unwrap().to_owned()).collect();
+        let mut paths: Vec<String> = files
+            .iter()
+            .map(|file| file.strip_prefix(project.path("ws")).unwrap().to_str().unwrap().to_owned())
+            .collect();
         paths.sort();
         paths
     };
     let (code, report) = verify(&project, &["--fast"]);
-    assert_eq!((code, found(&report)), (1, expect(&[&shard, &labels[0]])), "a flipped bit has the same size");
+    assert_eq!(
+        (code, found(&report)),
+        (1, expect(&[&shard, &labels[0]])),
+        "a flipped bit has the same size"
+    );
     let (code, report) = verify(&project, &[]);
     assert_eq!((code, found(&report)), (1, expect(&[&shard, &labels[0], &labels[1]])));
 
@@ -141,14 +166,22 @@ fn an_error_about_a_damaged_file_names_the_file_and_one_receipt() {
     let joined = PathBuf::from(said.stdout.trim());
     fs::remove_file(&joined).unwrap();
     let said = project.lapo(&["query", "SELECT avg(motion) FROM labels", "--workspace", "ws"]);
-    assert!(said.code == 1 && said.stderr.contains("labels/tables/") && said.stderr.contains("joined again"), "{said:#?}");
+    assert!(
+        said.code == 1
+            && said.stderr.contains("labels/tables/")
+            && said.stderr.contains("joined again"),
+        "{said:#?}"
+    );
     let damaged = paths(&project, "frames", "shard.arrow").remove(0);
     for damage in [truncate as fn(&PathBuf), |path| fs::remove_file(path).unwrap()] {
         damage(&damaged);
         let said = project.lapo(&["query", "SELECT max(time_s) FROM frames", "--workspace", "ws"]);
         assert!(said.code == 1 && said.stderr.contains(&key(&damaged)), "{said:#?}");
         let hint = said.stderr.lines().find(|line| line.contains("hint: ")).unwrap_or_default();
-        assert!(hint.contains(&format!("delete `frames/receipts/{}.json`", key(&damaged))), "{said:#?}");
+        assert!(
+            hint.contains(&format!("delete `frames/receipts/{}.json`", key(&damaged))),
+            "{said:#?}"
+        );
         assert!(!hint.contains("folder"), "{said:#?}");
     }
 }
@@ -163,9 +196,17 @@ fn a_manifest_copied_by_hand_is_an_error_and_rollback_brings_old_rows_back() {
     assert!(project.query("SELECT * FROM labels ORDER BY video, frame_index") != labels);
     let manifest = |version: u64| project.path(&format!("ws/labels/manifests/{version:010}.json"));
     fs::copy(manifest(1), manifest(4)).unwrap();
-    for args in [&["run", "pipeline.yaml"][..], &["query", "SELECT * FROM labels", "--workspace", "ws"]] {
+    for args in
+        [&["run", "pipeline.yaml"][..], &["query", "SELECT * FROM labels", "--workspace", "ws"]]
+    {
         let said = project.lapo(args);
-        assert!(said.code == 1 && said.stderr.contains("labels/manifests/0000000004.json` was not written by lapo"), "{said:#?}");
+        assert!(
+            said.code == 1
+                && said
+                    .stderr
+                    .contains("labels/manifests/0000000004.json` was not written by lapo"),
+            "{said:#?}"
+        );
         assert!(said.stderr.contains("lapo rollback"), "{said:#?}");
     }
     fs::remove_file(manifest(4)).unwrap();
@@ -190,11 +231,19 @@ fn what_is_damaged_of_one_stage_does_not_break_queries_of_another() {
     project.run(&[]).good();
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     for file in ["ws/page/receipts/*.json", "ws/page/packs/*.parquet"] {
-        let [path] = &glob::glob(project.path(file).to_str().unwrap()).unwrap().map(Result::unwrap).collect::<Vec<_>>()[..] else {
+        let [path] = &glob::glob(project.path(file).to_str().unwrap())
+            .unwrap()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>()[..]
+        else {
             panic!("one {file}")
         };
         truncate(path);
-        assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels, "{file}");
+        assert_eq!(
+            project.query("SELECT * FROM labels ORDER BY video, frame_index"),
+            labels,
+            "{file}"
+        );
     }
 }
 
@@ -204,16 +253,22 @@ fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
     let project = Project::new(3);
     project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]).good();
     project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).good();
-    let [receipt] =
-        &glob::glob(project.path("ws/frames/receipts/*.json").to_str().unwrap()).unwrap().map(Result::unwrap).collect::<Vec<_>>()[..]
+    let [receipt] = &glob::glob(project.path("ws/frames/receipts/*.json").to_str().unwrap())
+        .unwrap()
+        .map(Result::unwrap)
+        .collect::<Vec<_>>()[..]
     else {
         panic!("one receipt")
     };
-    let shards = glob::glob(project.path("ws/frames/data/*/*/shard.arrow").to_str().unwrap()).unwrap();
+    let shards =
+        glob::glob(project.path("ws/frames/data/*/*/shard.arrow").to_str().unwrap()).unwrap();
     let shard = shards.map(Result::unwrap).next().unwrap();
     let outside = project.path("outside.arrow");
     fs::rename(&shard, &outside).unwrap();
-    let (inside, text) = (shard.strip_prefix(project.path("ws")).unwrap().to_str().unwrap(), fs::read_to_string(receipt).unwrap());
+    let (inside, text) = (
+        shard.strip_prefix(project.path("ws")).unwrap().to_str().unwrap(),
+        fs::read_to_string(receipt).unwrap(),
+    );
     let edited = text.replace(inside, outside.to_str().unwrap());
     assert!(edited != text);
     fs::write(receipt, edited).unwrap();

@@ -15,7 +15,10 @@ fn of_videos() -> Project {
   policy: { train_policy: { labels: labels, steps: 20, batch: 8, holdout: 3 } }
   my-page: { report: { frames: frames, dynamics: model, labels: labels, policy: policy, points: '${points}', pairs: 3, rollouts: 1 } }
 ";
-    let text = PIPELINE.replace("name: test", "name: '<i>\"test\" & more</i>'").replace("vars: {", "vars: { points: 60,") + more;
+    let text = PIPELINE
+        .replace("name: test", "name: '<i>\"test\" & more</i>'")
+        .replace("vars: {", "vars: { points: 60,")
+        + more;
     std::fs::write(project.path("pipeline.yaml"), text).unwrap();
     project
 }
@@ -47,17 +50,32 @@ fn between<'a>(text: &'a str, start: &'a str, end: &'a str) -> impl Iterator<Ite
 
 /// Text as it was before it was made safe.
 fn plain(html: &str) -> String {
-    html.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&#39;", "'").replace("&amp;", "&")
+    html.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&#39;", "'")
+        .replace("&amp;", "&")
 }
 
 /// The page is one page, and asks for nothing.
 fn check_alone(html: &str) {
-    assert!(html.starts_with("<!DOCTYPE html>") && html.trim_end().ends_with("</html>") && html.matches("<html").count() == 1);
+    assert!(
+        html.starts_with("<!DOCTYPE html>")
+            && html.trim_end().ends_with("</html>")
+            && html.matches("<html").count() == 1
+    );
     for (start, end) in [("src=\"", "\""), ("href=\"", "\""), ("url(", ")")] {
-        let elsewhere: Vec<_> = between(html, start, end).filter(|to| !to.starts_with("data:") && !to.starts_with('#')).collect();
+        let elsewhere: Vec<_> = between(html, start, end)
+            .filter(|to| !to.starts_with("data:") && !to.starts_with('#'))
+            .collect();
         assert!(elsewhere.is_empty(), "{elsewhere:?}");
     }
-    assert!(!html.contains("http:") && !html.contains("https:") && !html.contains("<script") && !html.contains("NaN"));
+    assert!(
+        !html.contains("http:")
+            && !html.contains("https:")
+            && !html.contains("<script")
+            && !html.contains("NaN")
+    );
 }
 
 /// Asks every query on the page and compares the rows that the page shows; returns how many queries there were.
@@ -66,18 +84,26 @@ fn check_numbers(project: &Project, html: &str) -> usize {
     for part in &parts {
         let (command, rest) = part.split_once("</pre>").unwrap();
         let command = plain(command);
-        let sql = command.strip_prefix("lapo query \"").and_then(|sql| sql.strip_suffix('"')).unwrap();
+        let sql =
+            command.strip_prefix("lapo query \"").and_then(|sql| sql.strip_suffix('"')).unwrap();
         let found = project.query(&sql.replace("\\\"", "\""));
-        let found: Vec<&serde_json::Map<String, Value>> = found.as_array().unwrap().iter().map(|row| row.as_object().unwrap()).collect();
+        let found: Vec<&serde_json::Map<String, Value>> =
+            found.as_array().unwrap().iter().map(|row| row.as_object().unwrap()).collect();
         let shown = rest.split("</details>").next().unwrap();
-        assert_eq!(between(shown, "data-rows=\"", "\"").next().unwrap(), found.len().to_string(), "{sql}");
+        assert_eq!(
+            between(shown, "data-rows=\"", "\"").next().unwrap(),
+            found.len().to_string(),
+            "{sql}"
+        );
         let names: Vec<String> = between(shown, "<th>", "</th>").map(plain).collect();
         for (row, found) in between(shown, "\n<tr>", "</tr>").zip(&found) {
             assert_eq!(found.keys().collect::<Vec<_>>(), names.iter().collect::<Vec<_>>(), "{sql}");
             for (cell, found) in between(row, "<td>", "</td>").map(plain).zip(found.values()) {
                 let same = match found {
                     Value::Null => cell == "-",
-                    Value::Number(number) => is_near(cell.parse().unwrap(), number.as_f64().unwrap()),
+                    Value::Number(number) => {
+                        is_near(cell.parse().unwrap(), number.as_f64().unwrap())
+                    }
                     other => Some(cell.as_str()) == other.as_str(),
                 };
                 assert!(same, "{sql}: {cell} is shown, {found} is found");
@@ -126,7 +152,15 @@ fn a_page_of_a_game_shows_decoding_and_returns() {
     let html = page(&project, "page");
     check_alone(&html);
     assert!(check_numbers(&project, &html) >= 20);
-    for section in ["What ran", "Training", "Codebooks", "Map", "World model", "Policy", "Learning in the game"] {
+    for section in [
+        "What ran",
+        "Training",
+        "Codebooks",
+        "Map",
+        "World model",
+        "Policy",
+        "Learning in the game",
+    ] {
         assert!(html.contains(&format!("<h2>{section}</h2>")), "{section}");
     }
     project.run_changes_nothing(&[]);
@@ -137,11 +171,18 @@ fn a_report_of_nothing_or_of_the_wrong_stage_is_told() {
     let project = Project::new(1);
     for (settings, said) in [
         ("{}", "page.report.frames: is missing, and so is every other stage to show"),
-        ("{ labels: frames }", "page.report.labels: `frames` is a `decode` stage, expected one that makes labels"),
+        (
+            "{ labels: frames }",
+            "page.report.labels: `frames` is a `decode` stage, expected one that makes labels",
+        ),
         ("{ evaluation: model }", "expected one that makes an evaluation"),
         ("{ labels: labels, points: 100000 }", "page.report.points: is 100000"),
     ] {
-        std::fs::write(project.path("pipeline.yaml"), format!("{PIPELINE}  page: {{ report: {settings} }}\n")).unwrap();
+        std::fs::write(
+            project.path("pipeline.yaml"),
+            format!("{PIPELINE}  page: {{ report: {settings} }}\n"),
+        )
+        .unwrap();
         let run = project.run(&[]);
         assert!(run.code == 1 && run.stderr.contains(said), "{said}: {run:#?}");
     }
@@ -158,8 +199,16 @@ fn a_browser_opens_the_page_without_complaint() {
     std::fs::write(project.path("page.html"), page(&project, "my-page")).unwrap();
     let picture = project.path("page.png");
     let mut browser = Command::new(chromium);
-    browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1200,4000"]);
-    browser.arg(format!("--screenshot={}", picture.display())).arg(format!("file://{}", project.path("page.html").display()));
+    browser.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--window-size=1200,4000",
+    ]);
+    browser
+        .arg(format!("--screenshot={}", picture.display()))
+        .arg(format!("file://{}", project.path("page.html").display()));
     let output = browser.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("CONSOLE"), "{said}");

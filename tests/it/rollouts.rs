@@ -4,7 +4,8 @@ use std::fs;
 
 use crate::project::{PIPELINE, Project};
 
-const AHEAD: &str = "  ahead: { evaluate: { dynamics: model, frames: frames, holdout: 3, rollout: 6 } }\n";
+const AHEAD: &str =
+    "  ahead: { evaluate: { dynamics: model, frames: frames, holdout: 3, rollout: 6 } }\n";
 
 #[test]
 fn the_first_prediction_s_error_is_the_labels() {
@@ -13,13 +14,20 @@ fn the_first_prediction_s_error_is_the_labels() {
     let said = project.run(&[]).good();
     assert!(said.stderr.contains("x 1 ahead"), "{said:#?}");
     let rows = project.query("SELECT * FROM ahead ORDER BY frames_ahead");
-    let number = |row: usize, name: &str| rows[row][name].as_f64().unwrap_or_else(|| panic!("{name} in {rows}"));
+    let number = |row: usize, name: &str| {
+        rows[row][name].as_f64().unwrap_or_else(|| panic!("{name} in {rows}"))
+    };
     assert_eq!(rows.as_array().unwrap().len(), 6);
 
     // A stretch begins at every label that 5 others follow.
     let held_out = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
-    let held_out: Vec<String> =
-        held_out.as_array().unwrap().iter().step_by(3).map(|row| format!("'{}'", row["video"].as_str().unwrap())).collect();
+    let held_out: Vec<String> = held_out
+        .as_array()
+        .unwrap()
+        .iter()
+        .step_by(3)
+        .map(|row| format!("'{}'", row["video"].as_str().unwrap()))
+        .collect();
     let first = format!(
         "WITH ends AS (SELECT video, max(frame_index) AS last FROM labels WHERE video IN ({}) GROUP BY video) \
          SELECT count(*) AS n, avg(fdm_error) AS error FROM labels JOIN ends ON labels.video = ends.video WHERE frame_index + 5 <= last",
@@ -37,10 +45,16 @@ fn the_first_prediction_s_error_is_the_labels() {
         ("{ dynamics: model }", "ahead.evaluate.frames: is missing"),
         ("{ frames: frames }", "ahead.evaluate.frames: has no `dynamics`"),
         ("{ dynamics: model, frames: frames, rollout: 0 }", "ahead.evaluate.rollout: is 0"),
-        ("{ dynamics: model, frames: frames, rollout: 5000 }", "0 predicted windows of 5002 frames"),
+        (
+            "{ dynamics: model, frames: frames, rollout: 5000 }",
+            "0 predicted windows of 5002 frames",
+        ),
     ] {
-        fs::write(project.path("pipeline.yaml"), yaml.replace("{ dynamics: model, frames: frames, holdout: 3, rollout: 6 }", wrong))
-            .unwrap();
+        fs::write(
+            project.path("pipeline.yaml"),
+            yaml.replace("{ dynamics: model, frames: frames, holdout: 3, rollout: 6 }", wrong),
+        )
+        .unwrap();
         let said = project.run(&[]);
         assert!(said.code != 0 && said.stderr.contains(fault), "{wrong}: {said:#?}");
     }

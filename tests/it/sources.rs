@@ -7,16 +7,25 @@ use serde_json::Value;
 
 use crate::project::{PIPELINE, Project};
 
-const LABELS: &str = "SELECT frame_index, latent_code, fdm_error FROM labels ORDER BY video, frame_index";
+const LABELS: &str =
+    "SELECT frame_index, latent_code, fdm_error FROM labels ORDER BY video, frame_index";
 
 /// A project whose decode stage takes `source` instead of the pattern.
 fn taking(project: &Project, source: &str) {
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source)).unwrap();
+    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source))
+        .unwrap();
 }
 
 fn archive(project: &Project, name: &str, from: &str) {
     let line = format!("cd {from} && tar cf ../{name} *");
-    assert!(Command::new("sh").args(["-c", &line]).current_dir(project.folder.path()).status().unwrap().success());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &line])
+            .current_dir(project.folder.path())
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 #[test]
@@ -49,38 +58,72 @@ fn videos_in_archives_are_videos_like_others() {
 #[test]
 fn lists_name_videos_once_and_what_is_wrong_with_them_is_told() {
     let project = Project::new(6);
-    fs::write(project.path("clips.txt"), "# three of them\nvideos/maze_1_000.mp4\nvideos/maze_1_001.mp4\n\nvideos/nowhere.mp4\n").unwrap();
+    fs::write(
+        project.path("clips.txt"),
+        "# three of them\nvideos/maze_1_000.mp4\nvideos/maze_1_001.mp4\n\nvideos/nowhere.mp4\n",
+    )
+    .unwrap();
     let sizes: String = (0..4).map(|i| format!("train,videos/maze_1_{i:03}.mp4\n")).collect();
     fs::write(project.path("clips.csv"), format!("split,uri\n{sizes}")).unwrap();
     taking(&project, "videos: ['videos/*_005.mp4'], lists: [clips.txt, clips.csv]");
     let said = project.run(&[]).good();
-    assert!(said.stdout.contains("6 videos (6 new)") && said.stdout.contains("1 rejects"), "{said:#?}");
-    assert_eq!(project.query("SELECT video, class FROM rejects")[0]["video"], Value::from("videos/nowhere.mp4"));
+    assert!(
+        said.stdout.contains("6 videos (6 new)") && said.stdout.contains("1 rejects"),
+        "{said:#?}"
+    );
+    assert_eq!(
+        project.query("SELECT video, class FROM rejects")[0]["video"],
+        Value::from("videos/nowhere.mp4")
+    );
 
     fs::write(project.path("clips.csv"), "split,file\nx,y.mp4\n").unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("cannot read the list of videos `clips.csv`: it has no column `uri`"), "{said:#?}");
+    assert!(
+        said.code == 1
+            && said
+                .stderr
+                .contains("cannot read the list of videos `clips.csv`: it has no column `uri`"),
+        "{said:#?}"
+    );
 }
 
 #[test]
 fn what_lists_say_of_videos_can_be_asked_for_and_follows_the_lists() {
     let project = Project::new(6);
     let list = |split: &str| {
-        let rows: String =
-            (0..6).map(|i| format!("videos/maze_1_{i:03}.mp4,{},{}\n", if i < 4 { "train" } else { split }, 2000 + i)).collect();
+        let rows: String = (0..6)
+            .map(|i| {
+                format!(
+                    "videos/maze_1_{i:03}.mp4,{},{}\n",
+                    if i < 4 { "train" } else { split },
+                    2000 + i
+                )
+            })
+            .collect();
         fs::write(project.path("clips.csv"), format!("uri,split,frames\n{rows}")).unwrap();
     };
     list("test");
-    fs::write(project.path("more.csv"), "uri,licence,split\nvideos/maze_1_000.mp4,CC-BY,other\n").unwrap();
+    fs::write(project.path("more.csv"), "uri,licence,split\nvideos/maze_1_000.mp4,CC-BY,other\n")
+        .unwrap();
     taking(&project, "lists: [clips.csv, more.csv]");
     assert!(project.run(&[]).good().stdout.contains("6 videos (6 new)"));
-    let sql =
-        "SELECT split, count(DISTINCT video) AS videos, count(*) AS n FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
+    let sql = "SELECT split, count(DISTINCT video) AS videos, count(*) AS n FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
     let before = project.query(sql);
-    assert_eq!((&before[0]["split"], &before[0]["videos"], &before[1]["videos"]), (&"test".into(), &2.into(), &4.into()), "{before}");
-    let told = project.query("SELECT video, licence, split, frames, listed_frames FROM videos ORDER BY video");
-    assert_eq!((&told[0]["licence"], &told[0]["split"], &told[0]["listed_frames"]), (&"CC-BY".into(), &"train".into(), &"2000".into()));
-    assert!(told[1]["licence"].is_null() && told[1]["frames"].is_u64(), "ours keeps its name: {told}");
+    assert_eq!(
+        (&before[0]["split"], &before[0]["videos"], &before[1]["videos"]),
+        (&"test".into(), &2.into(), &4.into()),
+        "{before}"
+    );
+    let told = project
+        .query("SELECT video, licence, split, frames, listed_frames FROM videos ORDER BY video");
+    assert_eq!(
+        (&told[0]["licence"], &told[0]["split"], &told[0]["listed_frames"]),
+        (&"CC-BY".into(), &"train".into(), &"2000".into())
+    );
+    assert!(
+        told[1]["licence"].is_null() && told[1]["frames"].is_u64(),
+        "ours keeps its name: {told}"
+    );
     project.run_changes_nothing(&[]);
 
     // What changed in the list is decoded anew, to the same frames: no model and no label is made again.
@@ -96,14 +139,30 @@ fn what_lists_say_of_videos_can_be_asked_for_and_follows_the_lists() {
 fn copies_may_be_skipped_and_one_takes_over_when_the_first_goes() {
     let project = Project::new(3);
     for copy in ["a", "b"] {
-        fs::copy(project.path("videos/maze_1_001.mp4"), project.path("videos").join(format!("maze_1_001_{copy}.mp4"))).unwrap();
+        fs::copy(
+            project.path("videos/maze_1_001.mp4"),
+            project.path("videos").join(format!("maze_1_001_{copy}.mp4")),
+        )
+        .unwrap();
     }
     taking(&project, "videos: ['videos/*'], duplicates: skip, max_rejected: 0");
     let said = project.run(&[]).good();
-    assert!(said.stdout.contains("5 videos (5 new)") && said.stdout.contains("2 rejects"), "{said:#?}");
+    assert!(
+        said.stdout.contains("5 videos (5 new)") && said.stdout.contains("2 rejects"),
+        "{said:#?}"
+    );
     let rejects = project.query("SELECT video, class, reason FROM rejects ORDER BY video");
-    assert_eq!((&rejects[0]["video"], &rejects[1]["class"]), (&"videos/maze_1_001_a.mp4".into(), &"duplicate".into()));
-    assert!(rejects[1]["reason"].as_str().unwrap().ends_with("maze_1_001_b.mp4: has the bytes of videos/maze_1_001.mp4"), "{rejects}");
+    assert_eq!(
+        (&rejects[0]["video"], &rejects[1]["class"]),
+        (&"videos/maze_1_001_a.mp4".into(), &"duplicate".into())
+    );
+    assert!(
+        rejects[1]["reason"]
+            .as_str()
+            .unwrap()
+            .ends_with("maze_1_001_b.mp4: has the bytes of videos/maze_1_001.mp4"),
+        "{rejects}"
+    );
     let videos = "SELECT DISTINCT video FROM labels ORDER BY video";
     assert_eq!(project.query(videos).as_array().unwrap().len(), 3);
     project.run_changes_nothing(&[]);

@@ -61,12 +61,23 @@ stages:
 #[test]
 fn an_unreadable_workspace_and_a_missing_file_are_clear_errors() {
     let project = Project::new(1);
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("workspace: ws", "workspace: pipeline.yaml")).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        PIPELINE.replace("workspace: ws", "workspace: pipeline.yaml"),
+    )
+    .unwrap();
     let said = project.run(&[]);
     assert_eq!(said.code, 1);
-    assert!(said.stderr.starts_with("errors:\npipeline.yaml:3:12: workspace: cannot read pipeline.yaml: "), "{said:#?}");
+    assert!(
+        said.stderr
+            .starts_with("errors:\npipeline.yaml:3:12: workspace: cannot read pipeline.yaml: "),
+        "{said:#?}"
+    );
     let said = project.lapo(&["run", "no.yaml"]);
-    assert_eq!((said.code, said.stderr.lines().next().unwrap()), (1, "error: cannot read no.yaml: No such file or directory (os error 2)"));
+    assert_eq!(
+        (said.code, said.stderr.lines().next().unwrap()),
+        (1, "error: cannot read no.yaml: No such file or directory (os error 2)")
+    );
 }
 
 #[test]
@@ -92,7 +103,10 @@ fn the_doctor_tells_what_this_machine_offers() {
     assert!(said.stdout.contains("games: "), "{said:#?}");
     let wrong = Project::new(0).lapo(&["doctor", "--procgen", "/nowhere"]);
     assert!(
-        wrong.code == 1 && wrong.stdout.contains("BAD   games: no Procgen library (searched /nowhere); fetch it: `python3"),
+        wrong.code == 1
+            && wrong.stdout.contains(
+                "BAD   games: no Procgen library (searched /nowhere); fetch it: `python3"
+            ),
         "{wrong:#?}"
     );
     for word in ["libav", "h264", "device", "memory"] {

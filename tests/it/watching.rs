@@ -30,7 +30,8 @@ fn copy_slowly(project: &Project, name: &str, pieces: usize) {
 fn videos_that_are_copied_slowly_into_a_watched_folder_are_labelled_once_and_whole() {
     let project = Project::new(0);
     fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
-    let videos: Vec<(String, usize)> = (0..6).map(|number| (format!("{number}.y4m"), 12 + number)).collect();
+    let videos: Vec<(String, usize)> =
+        (0..6).map(|number| (format!("{number}.y4m"), 12 + number)).collect();
     for (name, frames) in &videos {
         clip(&project.path(&format!("whole/{name}")), *frames);
     }
@@ -43,14 +44,19 @@ fn videos_that_are_copied_slowly_into_a_watched_folder_are_labelled_once_and_who
         }
     });
     let labels = "SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video";
-    let expected: Vec<(String, u64)> = videos.iter().map(|(name, frames)| (format!("videos/{name}"), *frames as u64 - 2)).collect();
+    let expected: Vec<(String, u64)> = videos
+        .iter()
+        .map(|(name, frames)| (format!("videos/{name}"), *frames as u64 - 2))
+        .collect();
     let begun = Instant::now();
     loop {
         let asked = project.lapo(&["query", labels, "--workspace", "ws", "--format", "json"]);
         let rows: serde_json::Value = serde_json::from_str(&asked.stdout).unwrap_or_default();
         let rows = rows.as_array().cloned().unwrap_or_default();
-        let found: Vec<(String, u64)> =
-            rows.iter().map(|row| (row["video"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap())).collect();
+        let found: Vec<(String, u64)> = rows
+            .iter()
+            .map(|row| (row["video"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap()))
+            .collect();
         // Never half of one.
         assert!(found.iter().all(|row| expected.contains(row)), "{found:?}");
         if found == expected {
@@ -64,7 +70,11 @@ fn videos_that_are_copied_slowly_into_a_watched_folder_are_labelled_once_and_who
     let said = said(child);
     assert_eq!(said.code, 143, "{said:#?}");
     // Each was decoded once.
-    let new: u64 = said.stdout.lines().filter_map(|line| line.split('(').nth(1)?.split(' ').next()?.parse::<u64>().ok()).sum();
+    let new: u64 = said
+        .stdout
+        .lines()
+        .filter_map(|line| line.split('(').nth(1)?.split(' ').next()?.parse::<u64>().ok())
+        .sum();
     assert_eq!(new, 6, "{said:#?}");
 }
 
@@ -79,7 +89,10 @@ fn a_young_file_is_left_for_the_next_run_and_an_interval_must_make_sense() {
     let old = File::options().write(true).open(project.path("videos/old.y4m")).unwrap();
     old.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200)).unwrap();
     let left = project.run(&[]);
-    assert!(left.code == 3 && left.stderr.contains("videos/young.y4m: it was changed"), "{left:#?}");
+    assert!(
+        left.code == 3 && left.stderr.contains("videos/young.y4m: it was changed"),
+        "{left:#?}"
+    );
     assert_eq!(project.query("SELECT DISTINCT video FROM labels")[0]["video"], "videos/old.y4m");
     for time in ["0s", "soon", "5", "1d", "60 s"] {
         let said = project.run(&["--watch", time]);
@@ -87,14 +100,22 @@ fn a_young_file_is_left_for_the_next_run_and_an_interval_must_make_sense() {
     }
     let broken = project.path("pipeline.yaml");
     fs::write(&broken, PIPELINE.replace("size: 16", "size: 1")).unwrap();
-    assert_eq!(project.run(&["--watch", "1s"]).code, 1, "a pipeline that makes no sense is not watched");
+    assert_eq!(
+        project.run(&["--watch", "1s"]).code,
+        1,
+        "a pipeline that makes no sense is not watched"
+    );
 }
 
 /// The headline of all faults: a dataset that becomes empty because of what is only for a moment.
 #[test]
 fn a_folder_of_which_nothing_can_be_read_yet_makes_no_empty_version() {
     let project = Project::new(0);
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("cut: null", "cut: null, min_age: 3600")).unwrap();
+    fs::write(
+        project.path("pipeline.yaml"),
+        PIPELINE.replace("cut: null", "cut: null, min_age: 3600"),
+    )
+    .unwrap();
     for name in ["a", "b"] {
         clip(&project.path(&format!("videos/{name}.y4m")), 9);
     }
@@ -107,7 +128,10 @@ fn a_folder_of_which_nothing_can_be_read_yet_makes_no_empty_version() {
     fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
     project.lapo(&["plan", "pipeline.yaml", "--out", "plans/b"]).good();
     let partial = project.lapo(&["commit", "--plan", "plans/b", "--partial"]);
-    assert!(partial.code == 1 && partial.stderr.contains("none of its 1 partitions is done"), "{partial:#?}");
+    assert!(
+        partial.code == 1 && partial.stderr.contains("none of its 1 partitions is done"),
+        "{partial:#?}"
+    );
     assert!(!project.path("ws/frames/manifests").exists());
     project.run(&[]).good();
 }

@@ -17,8 +17,9 @@ use crate::dataset::refused::{EntryClass, Refused};
 
 /// What names of videos end in. It decides nothing but what is a sidecar.
 const VIDEOS: [&str; 28] = [
-    "3g2", "3gp", "asf", "avi", "avif", "dv", "f4v", "flv", "gif", "h264", "ivf", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpeg4",
-    "mpg", "mts", "mxf", "nut", "ogv", "qt", "ts", "vob", "webm", "wmv",
+    "3g2", "3gp", "asf", "avi", "avif", "dv", "f4v", "flv", "gif", "h264", "ivf", "m2ts", "m4v",
+    "mkv", "mov", "mp4", "mpeg", "mpeg4", "mpg", "mts", "mxf", "nut", "ogv", "qt", "ts", "vob",
+    "webm", "wmv",
 ];
 /// Links from link to link, at most.
 const LINKS: usize = 32;
@@ -58,7 +59,10 @@ pub(super) fn list(mut archive: impl Read + Seek) -> io::Result<Vec<Member>> {
     let mut members = taken(found);
     members.extend(broken.map(|refused| Member::refused(String::new(), refused)));
     if members.is_empty() {
-        members.push(Member::refused(String::new(), Refused::new(EntryClass::EmptyArchive, "the archive holds no file")));
+        members.push(Member::refused(
+            String::new(),
+            Refused::new(EntryClass::EmptyArchive, "the archive holds no file"),
+        ));
     }
     Ok(members)
 }
@@ -71,7 +75,12 @@ fn no_archive(archive: &mut impl Read, bytes: u64) -> io::Result<Option<Refused>
     let mut first = Vec::new();
     archive.take(8).read_to_end(&mut first)?;
     let kind = MAGIC.iter().find(|(magic, _)| first.starts_with(magic));
-    Ok(kind.map(|(_, kind)| Refused::new(EntryClass::CompressedArchive, format!("it is a {kind} file, no plain tar archive"))))
+    Ok(kind.map(|(_, kind)| {
+        Refused::new(
+            EntryClass::CompressedArchive,
+            format!("it is a {kind} file, no plain tar archive"),
+        )
+    }))
 }
 
 /// Returns the entries that are files or links, in order, and what is wrong where the archive breaks off.
@@ -80,9 +89,19 @@ fn scan(archive: impl Read + Seek, bytes: u64) -> io::Result<(Vec<Found>, Option
     for entry in tar::Archive::new(archive).entries_with_seek()? {
         match entry.and_then(|mut entry| look(&mut entry, bytes)) {
             Ok(one) => found.extend(one),
-            Err(cause) if cause.kind() == ErrorKind::Other || cause.kind() == ErrorKind::UnexpectedEof => {
-                let before = found.last().map_or("at its beginning".to_owned(), |last| format!("behind `{}`", last.member.name));
-                return Ok((found, Some(Refused::new(EntryClass::BrokenArchive, format!("the archive is broken {before}: {cause}")))));
+            Err(cause)
+                if cause.kind() == ErrorKind::Other || cause.kind() == ErrorKind::UnexpectedEof =>
+            {
+                let before = found.last().map_or("at its beginning".to_owned(), |last| {
+                    format!("behind `{}`", last.member.name)
+                });
+                return Ok((
+                    found,
+                    Some(Refused::new(
+                        EntryClass::BrokenArchive,
+                        format!("the archive is broken {before}: {cause}"),
+                    )),
+                ));
             }
             Err(cause) => return Err(cause),
         }
@@ -99,16 +118,25 @@ fn look<R: Read>(entry: &mut Entry<'_, R>, archive_bytes: u64) -> io::Result<Opt
         return Ok(None);
     }
     let (at, bytes) = (entry.raw_file_position(), entry.size());
-    let link =
-        matches!(kind, EntryType::Link | EntryType::Symlink).then(|| entry.link_name_bytes()).flatten().map(|link| bytes_text(&link));
+    let link = matches!(kind, EntryType::Link | EntryType::Symlink)
+        .then(|| entry.link_name_bytes())
+        .flatten()
+        .map(|link| bytes_text(&link));
     let mut refused = match kind {
         EntryType::Regular | EntryType::Continuous if at.saturating_add(bytes) > archive_bytes => {
             Some((EntryClass::BrokenArchive, "the archive ends within it".to_owned()))
         }
         EntryType::Regular | EntryType::Continuous | EntryType::Link | EntryType::Symlink => None,
-        EntryType::GNUSparse => Some((EntryClass::SparseMember, "it is stored with holes".to_owned())),
-        EntryType::Fifo | EntryType::Char | EntryType::Block => Some((EntryClass::NotAFile, "it is a pipe or device".to_owned())),
-        other => Some((EntryClass::NotAFile, format!("it is an entry of the unknown kind {:?}", char::from(other.as_byte())))),
+        EntryType::GNUSparse => {
+            Some((EntryClass::SparseMember, "it is stored with holes".to_owned()))
+        }
+        EntryType::Fifo | EntryType::Char | EntryType::Block => {
+            Some((EntryClass::NotAFile, "it is a pipe or device".to_owned()))
+        }
+        other => Some((
+            EntryClass::NotAFile,
+            format!("it is an entry of the unknown kind {:?}", char::from(other.as_byte())),
+        )),
     };
     // The newer way to store holes looks like a plain file of another name.
     for extension in entry.pax_extensions()?.into_iter().flatten().flatten() {
@@ -126,19 +154,31 @@ fn look<R: Read>(entry: &mut Entry<'_, R>, archive_bytes: u64) -> io::Result<Opt
 
 /// Follows links, drops sidecars, and leaves one member of every name.
 fn taken(found: Vec<Found>) -> Vec<Member> {
-    let last: HashMap<String, usize> = found.iter().enumerate().map(|(i, one)| (one.path.clone(), i)).collect();
-    let videos: HashSet<&str> = found.iter().filter(|one| is_video(&one.path)).map(|one| key(&one.path)).collect();
+    let last: HashMap<String, usize> =
+        found.iter().enumerate().map(|(i, one)| (one.path.clone(), i)).collect();
+    let videos: HashSet<&str> =
+        found.iter().filter(|one| is_video(&one.path)).map(|one| key(&one.path)).collect();
     let mut members = Vec::new();
     for (i, one) in found.iter().enumerate() {
         let name = base(&one.path);
-        let beside = |name: &str| last.contains_key(&format!("{}{name}", &one.path[..one.path.len() - base(&one.path).len()]));
-        if name.strip_prefix("._").is_some_and(beside) || !is_video(&one.path) && videos.contains(key(&one.path)) {
+        let beside = |name: &str| {
+            last.contains_key(&format!(
+                "{}{name}",
+                &one.path[..one.path.len() - base(&one.path).len()]
+            ))
+        };
+        if name.strip_prefix("._").is_some_and(beside)
+            || !is_video(&one.path) && videos.contains(key(&one.path))
+        {
             continue;
         }
         let Member { name: shown, at, bytes, refused } = one.member.clone();
         members.push(if last[&one.path] != i {
             let seen = "a later member has the same name";
-            Member::refused(format!("{shown} (at byte {at})"), Refused::new(EntryClass::Replaced, seen))
+            Member::refused(
+                format!("{shown} (at byte {at})"),
+                Refused::new(EntryClass::Replaced, seen),
+            )
         } else if name.starts_with('.') {
             Member::refused(shown, Refused::new(EntryClass::Hidden, "its name begins with a dot"))
         } else if let Some(link) = &one.link {
@@ -146,7 +186,10 @@ fn taken(found: Vec<Found>) -> Vec<Member> {
                 Some(target) => Member { name: shown, ..target.member.clone() },
                 None => Member::refused(
                     shown,
-                    Refused::new(EntryClass::BrokenLink, format!("it is a link to `{link}`, no file of the archive")),
+                    Refused::new(
+                        EntryClass::BrokenLink,
+                        format!("it is a link to `{link}`, no file of the archive"),
+                    ),
                 ),
             }
         } else {
@@ -157,7 +200,11 @@ fn taken(found: Vec<Found>) -> Vec<Member> {
 }
 
 /// Returns the member that a link leads to.
-fn target<'f>(link: &'f Found, found: &'f [Found], last: &HashMap<String, usize>) -> Option<&'f Found> {
+fn target<'f>(
+    link: &'f Found,
+    found: &'f [Found],
+    last: &HashMap<String, usize>,
+) -> Option<&'f Found> {
     let mut at = link;
     for _ in 0..LINKS {
         let Some(to) = &at.link else { return Some(at) };
@@ -194,7 +241,9 @@ fn key(path: &str) -> &str {
 }
 
 fn is_video(path: &str) -> bool {
-    let ending = base(path).rsplit_once('.').map_or(String::new(), |(_, ending)| ending.to_ascii_lowercase());
+    let ending = base(path)
+        .rsplit_once('.')
+        .map_or(String::new(), |(_, ending)| ending.to_ascii_lowercase());
     VIDEOS.contains(&ending.as_str())
 }
 
@@ -249,7 +298,12 @@ mod tests {
                     builder.append_data(&mut header, name, &b"hole"[..]).unwrap();
                 }
                 Holes(name) => {
-                    builder.append_pax_extensions([("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.name", name.as_bytes())]).unwrap();
+                    builder
+                        .append_pax_extensions([
+                            ("GNU.sparse.major", &b"1"[..]),
+                            ("GNU.sparse.name", name.as_bytes()),
+                        ])
+                        .unwrap();
                     header.set_size(4);
                     builder.append_data(&mut header, "GNUSparseFile.0/x", &b"hole"[..]).unwrap();
                 }
@@ -260,7 +314,10 @@ mod tests {
 
     /// What a listing says, a text per member: its name and content, or its class.
     fn said(bytes: &[u8]) -> Vec<String> {
-        let content = |member: &Member| String::from_utf8_lossy(&bytes[member.at as usize..][..member.bytes as usize]).into_owned();
+        let content = |member: &Member| {
+            String::from_utf8_lossy(&bytes[member.at as usize..][..member.bytes as usize])
+                .into_owned()
+        };
         let say = |member: Member| match &member.refused {
             Some(refused) => format!("{} !{}", member.name, refused.class.as_str()),
             None => format!("{}={}", member.name, content(&member)),
@@ -272,22 +329,47 @@ mod tests {
     fn every_member_is_a_video_or_a_row_that_says_why_not() {
         let (hard, soft) = (EntryType::Link, EntryType::Symlink);
         let cases: [(&str, Vec<Put>, &[&str]); 12] = [
-            ("endings", vec![File("1.mpeg4", b"a"), File("2.xyz", b"b"), File("3", b"c")], &["1.mpeg4=a", "2.xyz=b", "3=c"]),
+            (
+                "endings",
+                vec![File("1.mpeg4", b"a"), File("2.xyz", b"b"), File("3", b"c")],
+                &["1.mpeg4=a", "2.xyz=b", "3=c"],
+            ),
             (
                 "sidecars",
-                vec![File("x/1.mp4", b"a"), File("x/1.json", b"{}"), File("x/1.seg.txt", b"s"), File("1.json", b"j")],
+                vec![
+                    File("x/1.mp4", b"a"),
+                    File("x/1.json", b"{}"),
+                    File("x/1.seg.txt", b"s"),
+                    File("1.json", b"j"),
+                ],
                 &["x/1.mp4=a", "1.json=j"],
             ),
-            ("macOS", vec![File("x/._1.mp4", b"m"), File("x/1.mp4", b"a"), File(".b.mp4", b"b")], &["x/1.mp4=a", ".b.mp4 !hidden"]),
+            (
+                "macOS",
+                vec![File("x/._1.mp4", b"m"), File("x/1.mp4", b"a"), File(".b.mp4", b"b")],
+                &["x/1.mp4=a", ".b.mp4 !hidden"],
+            ),
             (
                 "links",
-                vec![File("1.mp4", b"a"), Link(hard, "2.mp4", "1.mp4"), Link(soft, "3.mp4", "2.mp4")],
+                vec![
+                    File("1.mp4", b"a"),
+                    Link(hard, "2.mp4", "1.mp4"),
+                    Link(soft, "3.mp4", "2.mp4"),
+                ],
                 &["1.mp4=a", "2.mp4=a", "3.mp4=a"],
             ),
-            ("links in folders", vec![Link(soft, "x/2.mp4", "../y/1.mp4"), File("./y/1.mp4", b"a")], &["x/2.mp4=a", "y/1.mp4=a"]),
+            (
+                "links in folders",
+                vec![Link(soft, "x/2.mp4", "../y/1.mp4"), File("./y/1.mp4", b"a")],
+                &["x/2.mp4=a", "y/1.mp4=a"],
+            ),
             (
                 "broken links",
-                vec![Link(soft, "1.mp4", "/etc/passwd"), Link(soft, "2.mp4", "../../x"), Link(hard, "3.mp4", "3.mp4")],
+                vec![
+                    Link(soft, "1.mp4", "/etc/passwd"),
+                    Link(soft, "2.mp4", "../../x"),
+                    Link(hard, "3.mp4", "3.mp4"),
+                ],
                 &["1.mp4 !broken_link", "2.mp4 !broken_link", "3.mp4 !broken_link"],
             ),
             (
@@ -300,8 +382,16 @@ mod tests {
                 vec![Sparse("1.mp4"), Holes("2.mp4"), File("3.mp4", b"c")],
                 &["1.mp4 !sparse_member", "2.mp4 !sparse_member", "3.mp4=c"],
             ),
-            ("pipes", vec![Sort(EntryType::Fifo, "1.mp4"), Sort(EntryType::Char, "2.mp4")], &["1.mp4 !not_a_file", "2.mp4 !not_a_file"]),
-            ("folders", vec![Sort(EntryType::Directory, "x.mp4/"), File("x.mp4/1.mp4", b"a")], &["x.mp4/1.mp4=a"]),
+            (
+                "pipes",
+                vec![Sort(EntryType::Fifo, "1.mp4"), Sort(EntryType::Char, "2.mp4")],
+                &["1.mp4 !not_a_file", "2.mp4 !not_a_file"],
+            ),
+            (
+                "folders",
+                vec![Sort(EntryType::Directory, "x.mp4/"), File("x.mp4/1.mp4", b"a")],
+                &["x.mp4/1.mp4=a"],
+            ),
             ("empty", vec![], &[" !empty_archive"]),
             ("only folders", vec![Sort(EntryType::Directory, "x/")], &[" !empty_archive"]),
         ];
@@ -312,7 +402,8 @@ mod tests {
 
     #[test]
     fn an_archive_that_breaks_off_keeps_what_is_before() {
-        let whole = archive(&[File("1.mp4", b"a"), File("2.mp4", &[b'b'; 2000]), File("3.mp4", b"c")]);
+        let whole =
+            archive(&[File("1.mp4", b"a"), File("2.mp4", &[b'b'; 2000]), File("3.mp4", b"c")]);
         assert_eq!(said(&whole[..2000]), ["1.mp4=a", "2.mp4 !broken_archive"]);
         let mut broken = whole;
         broken[1024..1536].fill(b'x');

@@ -61,10 +61,19 @@ impl Joining<'_> {
         let mut parts = HashMap::<String, Vec<Part>>::default();
         for (place, files) in self.loose(&covered)? {
             for sort in &sorts {
-                let files: Vec<FileInfo> = files.iter().filter(|file| sort_of(&file.path).as_ref() == Some(sort)).cloned().collect();
+                let files: Vec<FileInfo> = files
+                    .iter()
+                    .filter(|file| sort_of(&file.path).as_ref() == Some(sort))
+                    .cloned()
+                    .collect();
                 if !files.is_empty() && !covered[sort.as_str()][place] {
                     let bytes = files.iter().map(|file| file.bytes).sum();
-                    parts.entry(sort.clone()).or_default().push(Part { places: vec![place], files, bytes, is_joined: false });
+                    parts.entry(sort.clone()).or_default().push(Part {
+                        places: vec![place],
+                        files,
+                        bytes,
+                        is_joined: false,
+                    });
                 }
             }
         }
@@ -79,26 +88,44 @@ impl Joining<'_> {
 
     /// The joined tables of the version before that are whole and all of whose tasks the next version has, each with its sort.
     fn kept(&self) -> Result<Vec<(String, Part)>> {
-        let Some(before) = self.before.manifest.filter(|before| !before.joined.is_empty()) else { return Ok(vec![]) };
-        let places: HashMap<(usize, usize), usize> =
-            self.slots.iter().enumerate().filter_map(|(place, slot)| Some((slot.place()?, place))).collect();
+        let Some(before) = self.before.manifest.filter(|before| !before.joined.is_empty()) else {
+            return Ok(vec![]);
+        };
+        let places: HashMap<(usize, usize), usize> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(place, slot)| Some((slot.place()?, place)))
+            .collect();
         let rows = self.before.rows();
         let place_now = |old: usize| places.get(&rows.get(old)?.place()?).copied();
         let whole = are_whole(self.store, self.by.stage, before)?;
-        let kept = before.joined.iter().zip(whole).filter(|(_, is_whole)| *is_whole).filter_map(|(joined, _)| {
-            let mut places = joined.places().map(place_now).collect::<Option<Vec<usize>>>()?;
-            places.sort_unstable();
-            let (files, bytes) = (vec![joined.file.clone()], joined.parts_bytes);
-            let is_scattered = Joined::new(joined.file.clone(), &places, bytes).tasks.len() > MOST_STRETCHES;
-            (!is_scattered).then_some((joined.sort()?, Part { places, files, bytes, is_joined: true }))
-        });
+        let kept = before.joined.iter().zip(whole).filter(|(_, is_whole)| *is_whole).filter_map(
+            |(joined, _)| {
+                let mut places = joined.places().map(place_now).collect::<Option<Vec<usize>>>()?;
+                places.sort_unstable();
+                let (files, bytes) = (vec![joined.file.clone()], joined.parts_bytes);
+                let is_scattered =
+                    Joined::new(joined.file.clone(), &places, bytes).tasks.len() > MOST_STRETCHES;
+                (!is_scattered)
+                    .then_some((joined.sort()?, Part { places, files, bytes, is_joined: true }))
+            },
+        );
         Ok(kept.collect())
     }
 
     /// The sorts of tables that the next version may have.
     fn sorts(&self, kept: &[(String, Part)]) -> HashSet<String> {
-        let before = self.before.manifest.into_iter().flat_map(|before| before.totals.tables.keys().cloned());
-        let added = self.added.values().flat_map(|receipt| &receipt.files).filter_map(|file| sort_of(&file.path));
+        let before = self
+            .before
+            .manifest
+            .into_iter()
+            .flat_map(|before| before.totals.tables.keys().cloned());
+        let added = self
+            .added
+            .values()
+            .flat_map(|receipt| &receipt.files)
+            .filter_map(|file| sort_of(&file.path));
         let kept = kept.iter().map(|(sort, _)| sort.clone());
         before.chain(added).chain(kept).filter(|sort| sort.ends_with(".parquet")).collect()
     }
@@ -107,13 +134,20 @@ impl Joining<'_> {
     fn loose(&self, covered: &HashMap<&str, Vec<bool>>) -> Result<Vec<(usize, Vec<FileInfo>)>> {
         let mut read = HashMap::<usize, Vec<Vec<FileInfo>>>::default();
         let mut loose = Vec::new();
-        for (place, slot) in self.slots.iter().enumerate().filter(|(place, _)| covered.values().any(|covered| !covered[*place])) {
+        for (place, slot) in self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| covered.values().any(|covered| !covered[*place]))
+        {
             let files = match *slot {
                 Slot::Fresh => self.added[&self.order[place]].files.clone(),
                 Slot::Kept { pack, row } => {
                     let rows = match read.entry(pack) {
                         Entry::Occupied(rows) => rows.into_mut(),
-                        Entry::Vacant(unread) => unread.insert(self.before.packs()[pack].files_of_all_rows(self.store)?),
+                        Entry::Vacant(unread) => {
+                            unread.insert(self.before.packs()[pack].files_of_all_rows(self.store)?)
+                        }
                     };
                     std::mem::take(&mut rows[row])
                 }
@@ -125,16 +159,25 @@ impl Joining<'_> {
 
     /// Joins tables of one sort, as far as they are small. Returns all that are joined.
     fn join(&self, sort: &str, parts: Vec<Part>) -> Result<Vec<Joined>> {
-        let (small, full): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.bytes * 2 <= self.by.file_bytes);
-        let groups: Vec<Vec<Part>> = alike(small).into_iter().flat_map(|group| cut(group, self.by.file_bytes)).collect();
+        let (small, full): (Vec<Part>, Vec<Part>) =
+            parts.into_iter().partition(|part| part.bytes * 2 <= self.by.file_bytes);
+        let groups: Vec<Vec<Part>> =
+            alike(small).into_iter().flat_map(|group| cut(group, self.by.file_bytes)).collect();
         let join = |group: Vec<Part>| -> Result<Vec<Joined>> {
             if let [_, _, ..] = &group[..] {
-                let files: Vec<FileInfo> = group.iter().flat_map(|part| part.files.clone()).collect();
-                let path = format!("{}/tables/{}-{}/{sort}", self.by.stage, self.by.run, fresh_name());
+                let files: Vec<FileInfo> =
+                    group.iter().flat_map(|part| part.files.clone()).collect();
+                let path =
+                    format!("{}/tables/{}-{}/{sort}", self.by.stage, self.by.run, fresh_name());
                 if let Some(file) = join(self.store, &path, &files)? {
-                    let mut places: Vec<usize> = group.iter().flat_map(|part| part.places.iter().copied()).collect();
+                    let mut places: Vec<usize> =
+                        group.iter().flat_map(|part| part.places.iter().copied()).collect();
                     places.sort_unstable();
-                    return Ok(vec![Joined::new(file, &places, group.iter().map(|part| part.bytes).sum())]);
+                    return Ok(vec![Joined::new(
+                        file,
+                        &places,
+                        group.iter().map(|part| part.bytes).sum(),
+                    )]);
                 }
             }
             Ok(group.iter().filter_map(Part::joined).collect())
@@ -195,7 +238,8 @@ mod tests {
         let key = key(number);
         let table = |(at, rows): (usize, &usize)| {
             let path = format!("{}/labels-{at}.parquet", data_folder("s", &key, attempt));
-            let text: Vec<String> = (0..*rows).map(|row| format!("{number} {attempt} {at} {row}")).collect();
+            let text: Vec<String> =
+                (0..*rows).map(|row| format!("{number} {attempt} {at} {row}")).collect();
             write_table(store, &path, &[("row", Column::Text(text))]).unwrap()
         };
         let files = rows.iter().enumerate().map(table).collect();
@@ -205,7 +249,9 @@ mod tests {
     }
 
     fn rows_of(store: &Store, files: &[FileInfo]) -> Vec<String> {
-        let rows = |file: &FileInfo| read_columns(store, &file.path, &["row"]).unwrap().take_text("row").unwrap();
+        let rows = |file: &FileInfo| {
+            read_columns(store, &file.path, &["row"]).unwrap().take_text("row").unwrap()
+        };
         let mut rows: Vec<String> = files.iter().flat_map(rows).collect();
         rows.sort_unstable();
         rows
@@ -220,8 +266,14 @@ mod tests {
                 let share = [0.0, 0.05, 0.6][random.random_range(0..3)];
                 now.retain(|_| !random.random_bool(share));
                 for _ in 0..random.random_range(0..12) {
-                    let place = if random.random_bool(0.7) { now.len() } else { random.random_range(0..=now.len()) };
-                    let rows: Vec<usize> = (0..random.random_range(0..3)).map(|_| random.random_range(0..30)).collect();
+                    let place = if random.random_bool(0.7) {
+                        now.len()
+                    } else {
+                        random.random_range(0..=now.len())
+                    };
+                    let rows: Vec<usize> = (0..random.random_range(0..3))
+                        .map(|_| random.random_range(0..30))
+                        .collect();
                     now.insert(place, made(&store, next, "a", &rows));
                     next += 1;
                 }
@@ -233,12 +285,21 @@ mod tests {
                 let file_bytes = [1 << 10, 1 << 20][random.random_range(0..2)];
                 let since = head_of(&store, "s").unwrap().map_or(0, |head| head.version);
                 let (order, fresh) = by_key(&now);
-                commit(&store, &Commit { file_bytes, ..by("s", &format!("{run}"), since) }, &order, &fresh).unwrap();
+                commit(
+                    &store,
+                    &Commit { file_bytes, ..by("s", &format!("{run}"), since) },
+                    &order,
+                    &fresh,
+                )
+                .unwrap();
                 let newest = head_of(&store, "s").unwrap();
                 versions.extend(newest.map(|newest| (newest.version, now.clone())));
                 check(&store, versions.last());
             }
-            versions.iter().filter(|(version, _)| is_whole(&store, *version)).for_each(|version| check(&store, Some(version)));
+            versions
+                .iter()
+                .filter(|(version, _)| is_whole(&store, *version))
+                .for_each(|version| check(&store, Some(version)));
         }
     }
 
@@ -249,8 +310,10 @@ mod tests {
     fn check(store: &Store, version: Option<&(u64, Vec<Arc<Receipt>>)>) {
         let Some((version, receipts)) = version else { return };
         assert!(is_whole(store, *version));
-        let tables = at(store, "s", *version).unwrap().unwrap().tables(store, "labels.parquet").unwrap();
-        let own: Vec<FileInfo> = receipts.iter().flat_map(|receipt| receipt.files.clone()).collect();
+        let tables =
+            at(store, "s", *version).unwrap().unwrap().tables(store, "labels.parquet").unwrap();
+        let own: Vec<FileInfo> =
+            receipts.iter().flat_map(|receipt| receipt.files.clone()).collect();
         assert_eq!(rows_of(store, &tables), rows_of(store, &own));
         tables.iter().for_each(|file| store.verify(file).unwrap());
     }
@@ -274,13 +337,18 @@ mod tests {
     #[test]
     fn full_files_stay_and_only_the_one_that_lost_a_task_is_joined_anew() {
         let store = faulty_store(&[]);
-        let mut now: Vec<Arc<Receipt>> = (0..40).map(|number| made(&store, number, "a", &[50])).collect();
+        let mut now: Vec<Arc<Receipt>> =
+            (0..40).map(|number| made(&store, number, "a", &[50])).collect();
         let bytes = now[0].files[0].bytes;
         let full = Commit { file_bytes: bytes * 10, ..by("s", "1", 0) };
         let commit = |run: &str, now: &[Arc<Receipt>]| {
             let (order, fresh) = by_key(now);
             let since = head_of(&store, "s").unwrap().map_or(0, |head| head.version);
-            commit(&store, &Commit { run, since, ..full }, &order, &fresh).unwrap().manifest().joined.clone()
+            commit(&store, &Commit { run, since, ..full }, &order, &fresh)
+                .unwrap()
+                .manifest()
+                .joined
+                .clone()
         };
         let first = commit("1", &now);
         assert!((4..=5).contains(&first.len()), "{first:?}");
@@ -289,7 +357,10 @@ mod tests {
         let second = commit("2", &now);
         let kept = first.iter().filter(|old| second.iter().any(|new| new.file == old.file)).count();
         assert!(kept >= first.len() - 2, "{first:?} {second:?}");
-        assert!(second.iter().any(|joined| joined.tasks.len() == 2), "the new task stands between those of one file: {second:?}");
+        assert!(
+            second.iter().any(|joined| joined.tasks.len() == 2),
+            "the new task stands between those of one file: {second:?}"
+        );
     }
 
     #[test]

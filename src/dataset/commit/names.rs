@@ -30,7 +30,11 @@ pub(super) fn check<'r>(
     kept.for_each(|(pack, row)| rows.entry(pack).or_default().push(row));
     for (pack, rows) in rows {
         let named = packs[pack].names(store)?;
-        if let Some(video) = rows.into_iter().flat_map(|row| &named[row]).find(|video| video.frames > 0 && names.contains(&*video.uri)) {
+        if let Some(video) = rows
+            .into_iter()
+            .flat_map(|row| &named[row])
+            .find(|video| video.frames > 0 && names.contains(&*video.uri))
+        {
             return Err(twice(&video.uri));
         }
     }

@@ -96,11 +96,14 @@ pub(super) struct Remove {
 
 impl CommitInfo {
     pub fn new(version: &TableVersion, lapo: Marker) -> Self {
-        let parameters = [("run", &version.run), ("pipeline", &version.pipeline), ("why", &version.why)];
+        let parameters =
+            [("run", &version.run), ("pipeline", &version.pipeline), ("why", &version.why)];
         CommitInfo {
             timestamp: version.committed_unix_ms,
             operation: "WRITE".to_owned(),
-            operation_parameters: parameters.map(|(name, value)| (name.to_owned(), value.clone())).into(),
+            operation_parameters: parameters
+                .map(|(name, value)| (name.to_owned(), value.clone()))
+                .into(),
             engine_info: concat!("lapo/", env!("CARGO_PKG_VERSION")).to_owned(),
             lapo,
         }
@@ -163,10 +166,24 @@ pub(super) fn stats(rows: u64) -> String {
 }
 
 /// Returns a file that the log lists in `entry`.
-pub(super) fn file(stage: &str, entry: &str, path: &str, bytes: u64, stats: &str) -> Result<FileInfo> {
-    let rows = serde_json::from_str::<Value>(stats).ok().and_then(|stats| stats["numRecords"].as_u64());
-    let rows = rows.ok_or_else(|| corrupt(entry, format!("`stats` of `{path}` is {stats}, expected {{\"numRecords\":..}}")))?;
-    Ok(FileInfo { path: format!("{stage}/{}", decode(entry, path)?), bytes, rows, blake3: String::new() })
+pub(super) fn file(
+    stage: &str,
+    entry: &str,
+    path: &str,
+    bytes: u64,
+    stats: &str,
+) -> Result<FileInfo> {
+    let rows =
+        serde_json::from_str::<Value>(stats).ok().and_then(|stats| stats["numRecords"].as_u64());
+    let rows = rows.ok_or_else(|| {
+        corrupt(entry, format!("`stats` of `{path}` is {stats}, expected {{\"numRecords\":..}}"))
+    })?;
+    Ok(FileInfo {
+        path: format!("{stage}/{}", decode(entry, path)?),
+        bytes,
+        rows,
+        blake3: String::new(),
+    })
 }
 
 /// Reads the actions of an entry.
@@ -199,11 +216,15 @@ fn table_id(table: DeltaTable<'_>) -> String {
 /// Returns a file's path as the log states it: relative to the stage's folder, URL-encoded.
 pub(super) fn relative(stage: &str, file: &FileInfo) -> Result<String> {
     let inside = file.path.strip_prefix(stage).and_then(|path| path.strip_prefix('/'));
-    let inside = inside.ok_or_else(|| corrupt(&file.path, format!("it is not in the folder of its stage `{stage}`")))?;
+    let inside = inside.ok_or_else(|| {
+        corrupt(&file.path, format!("it is not in the folder of its stage `{stage}`"))
+    })?;
     let mut encoded = String::with_capacity(inside.len());
     for &byte in inside.as_bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => encoded.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                encoded.push(char::from(byte))
+            }
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -219,11 +240,17 @@ fn decode(entry: &str, encoded: &str) -> Result<String> {
             bytes.push(*byte);
             continue;
         }
-        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        bytes.push(hex.ok_or_else(|| corrupt(entry, format!("the path `{encoded}` is not URL-encoded")))?);
+        let hex = tail
+            .get(..2)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.push(
+            hex.ok_or_else(|| corrupt(entry, format!("the path `{encoded}` is not URL-encoded")))?,
+        );
         rest = &tail[2..];
     }
-    String::from_utf8(bytes).map_err(|_| corrupt(entry, format!("the path `{encoded}` is not UTF-8")))
+    String::from_utf8(bytes)
+        .map_err(|_| corrupt(entry, format!("the path `{encoded}` is not UTF-8")))
 }
 
 fn corrupt(path: &str, reason: impl std::fmt::Display) -> Error {
@@ -249,7 +276,9 @@ mod tests {
         }
         for path in ["labels2/a.parquet", "frames/a.parquet", "labels"] {
             let file = FileInfo { path: path.into(), bytes: 7, rows: 3, blake3: String::new() };
-            assert!(Add::new("labels", &file, 1).unwrap_err().to_string().contains("stage `labels`"));
+            assert!(
+                Add::new("labels", &file, 1).unwrap_err().to_string().contains("stage `labels`")
+            );
         }
         for encoded in ["a%2", "a%zz", "%ff"] {
             assert!(decode("entry", encoded).is_err(), "{encoded}");

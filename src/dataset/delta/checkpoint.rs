@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListArray, MapArray, RecordBatch, StringArray, StructArray,
-    new_empty_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListArray, MapArray,
+    RecordBatch, StringArray, StructArray, new_empty_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema};
@@ -30,7 +30,11 @@ const HEAD: usize = 2;
 pub(super) fn write(log: &Log<'_>, entry: u64, state: &State) -> Result<()> {
     let path = path(log, entry);
     let encode = |reason: String| Error::Encode { path: path.clone(), reason };
-    let paths = state.files.iter().map(|file| actions::relative(log.table.stage, file)).collect::<Result<Vec<String>>>()?;
+    let paths = state
+        .files
+        .iter()
+        .map(|file| actions::relative(log.table.stage, file))
+        .collect::<Result<Vec<String>>>()?;
     let batch = rows(state, &paths).map_err(|cause| encode(cause.to_string()))?;
     let bytes = parquet_of(&batch).map_err(|cause| encode(cause.to_string()))?;
     // Whatever another publisher has created says the same.
@@ -41,18 +45,37 @@ pub(super) fn write(log: &Log<'_>, entry: u64, state: &State) -> Result<()> {
 pub(super) fn read(log: &Log<'_>, entry: u64) -> Result<Vec<FileInfo>> {
     let path = path(log, entry);
     let corrupt = |reason: String| Error::Corrupt { path: path.clone(), reason };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(log.table.store.require(&path)?).map_err(|cause| corrupt(cause.to_string()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(log.table.store.require(&path)?)
+        .map_err(|cause| corrupt(cause.to_string()))?;
     let mut files = Vec::new();
     for batch in builder.build().map_err(|cause| corrupt(cause.to_string()))? {
         let batch = batch.map_err(|cause| corrupt(cause.to_string()))?;
-        let add = batch.column_by_name("add").and_then(|add| add.as_struct_opt()).ok_or_else(|| corrupt("it has no `add`".into()))?;
-        let column = |name: &str| add.column_by_name(name).ok_or_else(|| corrupt(format!("it has no `add.{name}`")));
-        let text = |name: &str| column(name)?.as_string_opt::<i32>().ok_or_else(|| corrupt(format!("`add.{name}` is not text")));
+        let add = batch
+            .column_by_name("add")
+            .and_then(|add| add.as_struct_opt())
+            .ok_or_else(|| corrupt("it has no `add`".into()))?;
+        let column = |name: &str| {
+            add.column_by_name(name).ok_or_else(|| corrupt(format!("it has no `add.{name}`")))
+        };
+        let text = |name: &str| {
+            column(name)?
+                .as_string_opt::<i32>()
+                .ok_or_else(|| corrupt(format!("`add.{name}` is not text")))
+        };
         let (paths, stats) = (text("path")?, text("stats")?);
-        let sizes = column("size")?.as_primitive_opt::<Int64Type>().ok_or_else(|| corrupt("`add.size` is not int64".into()))?;
+        let sizes = column("size")?
+            .as_primitive_opt::<Int64Type>()
+            .ok_or_else(|| corrupt("`add.size` is not int64".into()))?;
         for row in (0..batch.num_rows()).filter(|row| add.is_valid(*row)) {
-            let bytes = u64::try_from(sizes.value(row)).map_err(|cause| corrupt(cause.to_string()))?;
-            files.push(actions::file(log.table.stage, &path, paths.value(row), bytes, stats.value(row))?);
+            let bytes =
+                u64::try_from(sizes.value(row)).map_err(|cause| corrupt(cause.to_string()))?;
+            files.push(actions::file(
+                log.table.stage,
+                &path,
+                paths.value(row),
+                bytes,
+                stats.value(row),
+            )?);
         }
     }
     Ok(files)
@@ -68,7 +91,9 @@ fn parquet_of(batch: &RecordBatch) -> parquet::errors::Result<Vec<u8>> {
         .set_created_by("lapo".to_owned())
         // Maps and lists get the names that the Parquet format asks for.
         .set_coerce_types(true);
-    let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties.build())
+        .with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), batch.schema(), options)?;
     writer.write(batch)?;
     writer.into_inner()
@@ -79,28 +104,58 @@ fn rows(state: &State, paths: &[String]) -> Result<RecordBatch, ArrowError> {
     let metadata = state.metadata.as_ref().expect("an entry has a schema");
     let count = HEAD + paths.len();
     let columns = [
-        ("txn", action(no_rows(&[("appId", DataType::Utf8), ("version", DataType::Int64)], count), |_| false, count)?),
+        (
+            "txn",
+            action(
+                no_rows(&[("appId", DataType::Utf8), ("version", DataType::Int64)], count),
+                |_| false,
+                count,
+            )?,
+        ),
         ("add", action(adds(state, paths)?, |row| row >= HEAD, count)?),
-        ("remove", action(no_rows(&[("path", DataType::Utf8), ("dataChange", DataType::Boolean)], count), |_| false, count)?),
+        (
+            "remove",
+            action(
+                no_rows(&[("path", DataType::Utf8), ("dataChange", DataType::Boolean)], count),
+                |_| false,
+                count,
+            )?,
+        ),
         ("metaData", action(metadata_row(metadata, count)?, |row| row == 1, count)?),
         ("protocol", action(protocol_row(count), |row| row == 0, count)?),
     ];
-    let fields: Vec<Field> = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, column)| column).collect())
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(name, column)| Field::new(*name, column.data_type().clone(), true))
+        .collect();
+    RecordBatch::try_new(
+        Arc::new(Schema::new(fields)),
+        columns.into_iter().map(|(_, column)| column).collect(),
+    )
 }
 
 type Columns = Vec<(&'static str, ArrayRef)>;
 
 /// Returns an action's column, with a value in the rows that `is_set` names.
-fn action(columns: Columns, is_set: impl Fn(usize) -> bool, count: usize) -> Result<ArrayRef, ArrowError> {
+fn action(
+    columns: Columns,
+    is_set: impl Fn(usize) -> bool,
+    count: usize,
+) -> Result<ArrayRef, ArrowError> {
     let set = NullBuffer::from((0..count).map(is_set).collect::<Vec<bool>>());
-    let fields: Fields = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
+    let fields: Fields = columns
+        .iter()
+        .map(|(name, column)| Field::new(*name, column.data_type().clone(), true))
+        .collect();
     let columns = columns.into_iter().map(|(_, column)| column).collect();
     Ok(Arc::new(StructArray::try_new(fields, columns, Some(set))?))
 }
 
 fn no_rows(columns: &[(&'static str, DataType)], count: usize) -> Columns {
-    columns.iter().map(|(name, data_type)| (*name, arrow::array::new_null_array(data_type, count))).collect()
+    columns
+        .iter()
+        .map(|(name, data_type)| (*name, arrow::array::new_null_array(data_type, count)))
+        .collect()
 }
 
 fn adds(state: &State, paths: &[String]) -> Result<Columns, ArrowError> {
@@ -123,17 +178,28 @@ fn texts(values: impl Iterator<Item = String>) -> ArrayRef {
 
 /// Returns numbers after the head's rows.
 fn numbers(values: impl Iterator<Item = u64>) -> Result<ArrayRef, ArrowError> {
-    let signed = |value| i64::try_from(value).map_err(|_| ArrowError::CastError(format!("{value} is not int64")));
+    let signed = |value| {
+        i64::try_from(value).map_err(|_| ArrowError::CastError(format!("{value} is not int64")))
+    };
     let values = std::iter::repeat_n(0, HEAD).map(Ok).chain(values.map(signed));
     Ok(Arc::new(Int64Array::from(values.collect::<Result<Vec<_>, _>>()?)))
 }
 
 fn metadata_row(metadata: &MetaData, count: usize) -> Result<Columns, ArrowError> {
-    let text = |value: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, count))) };
-    let format = vec![("provider", text(&metadata.format.provider)), ("options", empty_maps(count)?)];
-    let created = i64::try_from(metadata.created_time).map_err(|cause| ArrowError::CastError(cause.to_string()))?;
+    let text = |value: &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, count)))
+    };
+    let format =
+        vec![("provider", text(&metadata.format.provider)), ("options", empty_maps(count)?)];
+    let created = i64::try_from(metadata.created_time)
+        .map_err(|cause| ArrowError::CastError(cause.to_string()))?;
     let element = Arc::new(Field::new("element", DataType::Utf8, true));
-    let no_columns = ListArray::try_new(element, OffsetBuffer::new_zeroed(count), new_empty_array(&DataType::Utf8), None)?;
+    let no_columns = ListArray::try_new(
+        element,
+        OffsetBuffer::new_zeroed(count),
+        new_empty_array(&DataType::Utf8),
+        None,
+    )?;
     Ok(vec![
         ("id", text(&metadata.id)),
         ("name", text(&metadata.name)),
@@ -148,12 +214,18 @@ fn metadata_row(metadata: &MetaData, count: usize) -> Result<Columns, ArrowError
 fn protocol_row(count: usize) -> Columns {
     let Protocol { min_reader_version, min_writer_version } = Protocol::default();
     let number = |value: i32| -> ArrayRef { Arc::new(Int32Array::from(vec![value; count])) };
-    vec![("minReaderVersion", number(min_reader_version)), ("minWriterVersion", number(min_writer_version))]
+    vec![
+        ("minReaderVersion", number(min_reader_version)),
+        ("minWriterVersion", number(min_writer_version)),
+    ]
 }
 
 /// Returns a column of maps from text to text, none of which has an entry.
 fn empty_maps(count: usize) -> Result<ArrayRef, ArrowError> {
-    let fields = Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)]);
+    let fields = Fields::from(vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("value", DataType::Utf8, true),
+    ]);
     let entries = StructArray::from(RecordBatch::new_empty(Arc::new(Schema::new(fields.clone()))));
     let field = Arc::new(Field::new("key_value", DataType::Struct(fields), false));
     Ok(Arc::new(MapArray::try_new(field, OffsetBuffer::new_zeroed(count), entries, None, false)?))

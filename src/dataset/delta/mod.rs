@@ -77,8 +77,12 @@ pub fn publish_stage(store: &Store, stage: &str, newest: &Manifest) -> Result<()
     }
     let id = workspace::require(store)?.id;
     let version = |number: u64| {
-        let older = if number == newest.version { None } else { manifest::at(store, stage, number)? };
-        let Some(manifest) = (if number == newest.version { Some(newest) } else { older.as_ref() }) else { return Ok(None) };
+        let older =
+            if number == newest.version { None } else { manifest::at(store, stage, number)? };
+        let Some(manifest) = (if number == newest.version { Some(newest) } else { older.as_ref() })
+        else {
+            return Ok(None);
+        };
         let Manifest { committed_unix_ms, run, pipeline, why, .. } = manifest.clone();
         let files = manifest.own_table().map_or(Ok(vec![]), |sort| manifest.tables(store, sort))?;
         Ok(Some(TableVersion { committed_unix_ms, run, pipeline, why, files }))
@@ -89,7 +93,12 @@ pub fn publish_stage(store: &Store, stage: &str, newest: &Manifest) -> Result<()
 /// Returns a version of a stage, or `None` once its manifest was collected.
 pub type Versions<'a> = dyn Fn(u64) -> Result<Option<TableVersion>> + 'a;
 
-fn publish_with(table: DeltaTable<'_>, newest: u64, versions: &Versions<'_>, checkpoint_every: u64) -> Result<()> {
+fn publish_with(
+    table: DeltaTable<'_>,
+    newest: u64,
+    versions: &Versions<'_>,
+    checkpoint_every: u64,
+) -> Result<()> {
     let log = Log { table, versions, checkpoint_every };
     let names = table.store.list(&log.folder())?;
     let Some(last) = names.iter().filter_map(|name| number_of(name, ".json")).max() else {
@@ -137,7 +146,8 @@ impl Log<'_> {
             }
             let TableVersion { ref files, committed_unix_ms, .. } = version;
             let (first, metadata) = (first_path(files), Some(self.metadata(&state, &version)?));
-            let after = State { holds: known, files: files.clone(), first, committed_unix_ms, metadata };
+            let after =
+                State { holds: known, files: files.clone(), first, committed_unix_ms, metadata };
             state = self.create(known, &state, after, &version)?;
             next = known + 1;
         }
@@ -149,8 +159,17 @@ impl Log<'_> {
         let committed_unix_ms = next.committed_unix_ms;
         // The first entry must state a schema, whatever else it says.
         let metadata = state.metadata.is_none().then(|| self.metadata(state, next)).transpose()?;
-        let after = State { committed_unix_ms, metadata: state.metadata.clone().or(metadata), ..state.clone() };
-        self.create(number, state, after, &TableVersion { files: vec![], why: COLLECTED.to_owned(), ..next.clone() })
+        let after = State {
+            committed_unix_ms,
+            metadata: state.metadata.clone().or(metadata),
+            ..state.clone()
+        };
+        self.create(
+            number,
+            state,
+            after,
+            &TableVersion { files: vec![], why: COLLECTED.to_owned(), ..next.clone() },
+        )
     }
 
     /// Finds the first of some versions that was not collected.
@@ -165,7 +184,13 @@ impl Log<'_> {
 
     /// Creates the entry of a version, and its checkpoint if one is due. Returns what the log says then: where another publisher was
     /// faster, its entry counts.
-    fn create(&self, number: u64, before: &State, after: State, version: &TableVersion) -> Result<State> {
+    fn create(
+        &self,
+        number: u64,
+        before: &State,
+        after: State,
+        version: &TableVersion,
+    ) -> Result<State> {
         let path = self.entry_path(number - 1);
         let state = match self.table.store.create(&path, &self.entry(before, &after, version)?)? {
             Created::New => after,
@@ -180,7 +205,10 @@ impl Log<'_> {
     /// Returns the bytes of an entry that leads from one state to another: an action a line.
     fn entry(&self, before: &State, after: &State, version: &TableVersion) -> Result<Vec<u8>> {
         let metadata = after.metadata.clone().expect("an entry has a schema");
-        let mut actions = vec![Action::CommitInfo(CommitInfo::new(version, Marker { holds: after.holds, metadata: metadata.clone() }))];
+        let mut actions = vec![Action::CommitInfo(CommitInfo::new(
+            version,
+            Marker { holds: after.holds, metadata: metadata.clone() },
+        ))];
         if before.metadata.is_none() {
             actions.push(Action::Protocol(Protocol::default()));
         }
@@ -189,7 +217,11 @@ impl Log<'_> {
         }
         let (removed, added) = difference(&before.files, &after.files);
         for file in removed {
-            actions.push(Action::Remove(Remove::new(self.table.stage, file, version.committed_unix_ms)?));
+            actions.push(Action::Remove(Remove::new(
+                self.table.stage,
+                file,
+                version.committed_unix_ms,
+            )?));
         }
         for file in added {
             actions.push(Action::Add(Add::new(self.table.stage, file, version.committed_unix_ms)?));
@@ -208,10 +240,15 @@ impl Log<'_> {
         match (&before.metadata, first) {
             (Some(known), None) => return Ok(known.clone()),
             // The same file has the same schema.
-            (Some(known), Some(first)) if before.first.as_ref() == Some(&first.path) => return Ok(known.clone()),
+            (Some(known), Some(first)) if before.first.as_ref() == Some(&first.path) => {
+                return Ok(known.clone());
+            }
             _ => {}
         }
-        let schema = first.map_or_else(|| Ok(schema::empty()), |first| schema::of_file(self.table.store, &first.path))?;
+        let schema = first.map_or_else(
+            || Ok(schema::empty()),
+            |first| schema::of_file(self.table.store, &first.path),
+        )?;
         match &before.metadata {
             Some(known) if known.schema_string == schema => Ok(known.clone()),
             _ => Ok(MetaData::new(self.table, schema, version.committed_unix_ms)),
@@ -239,10 +276,18 @@ impl Log<'_> {
     /// Returns the files that the log lists after an entry, by reading it from the checkpoint before: for versions that were collected.
     fn replay(&self, last: u64) -> Result<Vec<FileInfo>> {
         let names = self.table.store.list(&self.folder())?;
-        let checkpoint = names.iter().filter_map(|name| number_of(name, ".checkpoint.parquet")).filter(|number| *number <= last).max();
+        let checkpoint = names
+            .iter()
+            .filter_map(|name| number_of(name, ".checkpoint.parquet"))
+            .filter(|number| *number <= last)
+            .max();
         let mut files = BTreeMap::new();
         if let Some(checkpoint) = checkpoint {
-            files.extend(checkpoint::read(self, checkpoint)?.into_iter().map(|file| (file.path.clone(), file)));
+            files.extend(
+                checkpoint::read(self, checkpoint)?
+                    .into_iter()
+                    .map(|file| (file.path.clone(), file)),
+            );
         }
         for entry in checkpoint.map_or(0, |checkpoint| checkpoint + 1)..=last {
             let path = self.entry_path(entry);
@@ -252,7 +297,9 @@ impl Log<'_> {
                         let file = add.file(self.table.stage, &path)?;
                         files.insert(file.path.clone(), file);
                     }
-                    Action::Remove(remove) => _ = files.remove(&remove.file_path(self.table.stage, &path)?),
+                    Action::Remove(remove) => {
+                        _ = files.remove(&remove.file_path(self.table.stage, &path)?)
+                    }
                     _ => {}
                 }
             }
@@ -274,7 +321,8 @@ impl Log<'_> {
 }
 
 /// The reason in an entry of a version that was collected before the entry was written.
-const COLLECTED: &str = "this version was collected before it was published: its changes are in the next one";
+const COLLECTED: &str =
+    "this version was collected before it was published: its changes are in the next one";
 
 fn first_path(files: &[FileInfo]) -> Option<String> {
     files.first().map(|file| file.path.clone())
@@ -287,10 +335,14 @@ fn number_of(path: &str, suffix: &str) -> Option<u64> {
 }
 
 /// Returns the files that only the first list has, and those that only the second one has.
-fn difference<'a>(before: &'a [FileInfo], after: &'a [FileInfo]) -> (Vec<&'a FileInfo>, Vec<&'a FileInfo>) {
+fn difference<'a>(
+    before: &'a [FileInfo],
+    after: &'a [FileInfo],
+) -> (Vec<&'a FileInfo>, Vec<&'a FileInfo>) {
     // Most versions extend the one before: what both begin with needs no look-up.
     let same = before.iter().zip(after).take_while(|(one, other)| one.path == other.path).count();
-    let paths = |files: &'a [FileInfo]| files.iter().map(|file| file.path.as_str()).collect::<HashSet<_>>();
+    let paths =
+        |files: &'a [FileInfo]| files.iter().map(|file| file.path.as_str()).collect::<HashSet<_>>();
     let (had, has) = (paths(&before[same..]), paths(&after[same..]));
     let removed = before[same..].iter().filter(|file| !has.contains(file.path.as_str())).collect();
     let added = after[same..].iter().filter(|file| !had.contains(file.path.as_str())).collect();

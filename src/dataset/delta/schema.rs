@@ -25,7 +25,8 @@ pub(super) fn of_file(store: &Store, path: &str) -> Result<String> {
 
 fn of_schema(schema: &Schema) -> Result<String, String> {
     let column = |field: &std::sync::Arc<arrow::datatypes::Field>| {
-        let kind = kind(field.data_type()).ok_or_else(|| format!("column `{}` holds {}", field.name(), field.data_type()))?;
+        let kind = kind(field.data_type())
+            .ok_or_else(|| format!("column `{}` holds {}", field.name(), field.data_type()))?;
         // Every column may be null: whether one of our files has a value in each row may change from version to version.
         Ok(json!({"name": field.name(), "type": kind, "nullable": true, "metadata": {}}))
     };
@@ -50,7 +51,9 @@ fn kind(data_type: &DataType) -> Option<Value> {
         DataType::Binary => json!("binary"),
         DataType::Date32 => json!("date"),
         DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => json!("timestamp"),
-        DataType::List(item) => json!({"type": "array", "elementType": kind(item.data_type())?, "containsNull": true}),
+        DataType::List(item) => {
+            json!({"type": "array", "elementType": kind(item.data_type())?, "containsNull": true})
+        }
         _ => return None,
     })
 }
@@ -64,12 +67,24 @@ mod tests {
     #[test]
     fn labels_have_a_schema_and_shards_have_none() {
         let schema: Value = serde_json::from_str(&of_schema(&labels()).unwrap()).unwrap();
-        let types: Vec<String> = schema["fields"].as_array().unwrap().iter().map(|field| field["type"].to_string()).collect();
-        let list = |of: &str| format!("{{\"type\":\"array\",\"elementType\":\"{of}\",\"containsNull\":true}}");
-        let names = ["string", "integer", "long", "double", "", "", "float", "float", "integer", "string", "long"];
+        let types: Vec<String> = schema["fields"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|field| field["type"].to_string())
+            .collect();
+        let list = |of: &str| {
+            format!("{{\"type\":\"array\",\"elementType\":\"{of}\",\"containsNull\":true}}")
+        };
+        let names = [
+            "string", "integer", "long", "double", "", "", "float", "float", "integer", "string",
+            "long",
+        ];
         let mut expected = names.map(|name| format!("\"{name}\""));
         (expected[4], expected[5]) = (list("float"), list("integer"));
         assert_eq!(types, expected);
-        assert!(of_schema(&shard(FrameSize { height: 1, width: 1 })).unwrap_err().contains("`video`"));
+        assert!(
+            of_schema(&shard(FrameSize { height: 1, width: 1 })).unwrap_err().contains("`video`")
+        );
     }
 }

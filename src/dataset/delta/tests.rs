@@ -36,8 +36,10 @@ impl World {
     fn new(store: Store) -> Self {
         let file = |at: usize| {
             let name = if at < 6 { "motion" } else { "fdm_error" };
-            let columns = [("row", Column::U64(vec![0; at + 1])), (name, Column::F32(vec![0.5; at + 1]))];
-            write_table(&store, &format!("labels/data/key {at}/a/labels.parquet"), &columns).unwrap()
+            let columns =
+                [("row", Column::U64(vec![0; at + 1])), (name, Column::F32(vec![0.5; at + 1]))];
+            write_table(&store, &format!("labels/data/key {at}/a/labels.parquet"), &columns)
+                .unwrap()
         };
         let pool = (0..12).map(file).collect();
         World { store, pool, versions: RefCell::default(), collected: RefCell::default() }
@@ -53,13 +55,20 @@ impl World {
 
     fn commit(&self, files: Vec<FileInfo>) {
         let committed_unix_ms = 1_700_000_000_000 + self.newest();
-        let version = TableVersion { committed_unix_ms, run: "run".into(), pipeline: "p".into(), why: "a \"test\"".into(), files };
+        let version = TableVersion {
+            committed_unix_ms,
+            run: "run".into(),
+            pipeline: "p".into(),
+            why: "a \"test\"".into(),
+            files,
+        };
         self.versions.borrow_mut().push(version);
     }
 
     /// Adds a version: longer, shorter, or of other files in another order.
     fn commit_any(&self, rng: &mut ChaCha8Rng) {
-        let mut files = self.versions.borrow().last().map_or_else(Vec::new, |version| version.files.clone());
+        let mut files =
+            self.versions.borrow().last().map_or_else(Vec::new, |version| version.files.clone());
         match rng.random_range(0..4) {
             0 if !files.is_empty() => _ = files.remove(rng.random_range(0..files.len())),
             1 => {
@@ -68,7 +77,8 @@ impl World {
                 files.truncate(rng.random_range(0..6));
             }
             _ => {
-                let unused: Vec<&FileInfo> = self.pool.iter().filter(|file| !files.contains(file)).collect();
+                let unused: Vec<&FileInfo> =
+                    self.pool.iter().filter(|file| !files.contains(file)).collect();
                 files.extend(unused.first().map(|file| (*file).clone()));
             }
         }
@@ -82,7 +92,11 @@ impl World {
     }
 
     fn version(&self, version: u64) -> Option<TableVersion> {
-        if self.collected.borrow().contains(&version) { None } else { self.versions.borrow().get(version as usize - 1).cloned() }
+        if self.collected.borrow().contains(&version) {
+            None
+        } else {
+            self.versions.borrow().get(version as usize - 1).cloned()
+        }
     }
 
     fn publish(&self, newest: u64) -> Result<()> {
@@ -126,9 +140,15 @@ impl World {
         for (at, name) in entries.iter().enumerate() {
             assert_eq!(**name, format!("labels/_delta_log/{at:020}.json"));
             let bytes = self.store.require(name).unwrap();
-            let actions: Vec<Value> =
-                bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice(l).unwrap()).collect();
-            assert_eq!(actions.iter().filter(|action| action["protocol"].is_object()).count(), usize::from(at == 0));
+            let actions: Vec<Value> = bytes
+                .split(|b| *b == b'\n')
+                .filter(|l| !l.is_empty())
+                .map(|l| serde_json::from_slice(l).unwrap())
+                .collect();
+            assert_eq!(
+                actions.iter().filter(|action| action["protocol"].is_object()).count(),
+                usize::from(at == 0)
+            );
             for action in &actions {
                 replay(action, &mut files);
                 if let Some(found) = action["metaData"]["schemaString"].as_str() {
@@ -141,10 +161,15 @@ impl World {
             if now == version {
                 let expected = &self.versions.borrow()[at].files;
                 assert_eq!(files, listed(expected), "version {version}");
-                expected.first().iter().for_each(|first| assert_eq!(schema, schema::of_file(&self.store, &first.path).unwrap()));
+                expected.first().iter().for_each(|first| {
+                    assert_eq!(schema, schema::of_file(&self.store, &first.path).unwrap())
+                });
             } else {
                 assert_eq!((now, actions.iter().any(|action| action["add"].is_object() || action["remove"].is_object())), (holds, false));
-                assert!(self.collected.borrow().contains(&version), "version {version} is there, but not in its entry");
+                assert!(
+                    self.collected.borrow().contains(&version),
+                    "version {version} is there, but not in its entry"
+                );
             }
             holds = now;
             self.check_checkpoint(at as u64, &files);
@@ -165,7 +190,8 @@ impl World {
 
 /// Applies one action, which must not add what is there or remove what is not.
 fn replay(action: &Value, files: &mut BTreeMap<String, (u64, u64)>) {
-    let path = |action: &Value| format!("labels/{}", action["path"].as_str().unwrap().replace("%20", " "));
+    let path =
+        |action: &Value| format!("labels/{}", action["path"].as_str().unwrap().replace("%20", " "));
     if let Some(add) = action.get("add") {
         let stats: Value = serde_json::from_str(add["stats"].as_str().unwrap()).unwrap();
         let facts = (add["size"].as_u64().unwrap(), stats["numRecords"].as_u64().unwrap());
@@ -229,7 +255,13 @@ fn many_publishers_at_once_write_one_log() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let table = DeltaTable { store, workspace: "id", stage: "labels" };
-                    publish_with(table, 20, &|version| Ok(versions.get(version as usize - 1).cloned()), EVERY).unwrap();
+                    publish_with(
+                        table,
+                        20,
+                        &|version| Ok(versions.get(version as usize - 1).cloned()),
+                        EVERY,
+                    )
+                    .unwrap();
                 });
             }
         });
@@ -278,7 +310,10 @@ fn a_table_that_another_program_wrote_to_is_refused_with_a_safe_cure() {
     for newest in [1, 2, 3] {
         world.commit(world.pool[..3].to_vec());
         let error = world.publish(newest).unwrap_err();
-        assert!(matches!(&error, Error::ForeignLog { path } if path.ends_with("/00000000000000000001.json")), "{error}");
+        assert!(
+            matches!(&error, Error::ForeignLog { path } if path.ends_with("/00000000000000000001.json")),
+            "{error}"
+        );
         assert!(error.hint().unwrap().contains("`labels/_delta_log`"));
     }
     world.store.delete_all("labels/_delta_log").unwrap();
@@ -291,7 +326,9 @@ fn a_small_commit_on_a_large_version_writes_kilobytes() {
     let (_folder, store) = local();
     let world = World::new(store);
     let first = world.pool[0].clone();
-    let path = |at: usize| format!("labels/data/{}/1a2b3c/labels.parquet", blake3::hash(&at.to_le_bytes()).to_hex());
+    let path = |at: usize| {
+        format!("labels/data/{}/1a2b3c/labels.parquet", blake3::hash(&at.to_le_bytes()).to_hex())
+    };
     let many = (0..125_000).map(|at| FileInfo { path: path(at), ..first.clone() });
     let mut files: Vec<FileInfo> = std::iter::once(first.clone()).chain(many).collect();
     world.commit(files.clone());
@@ -299,7 +336,8 @@ fn a_small_commit_on_a_large_version_writes_kilobytes() {
     _ = files.remove(7);
     world.commit(files);
     world.publish(2).unwrap();
-    let sizes: Vec<u64> = world.store.files("labels/_delta_log").unwrap().iter().map(|file| file.bytes).collect();
+    let sizes: Vec<u64> =
+        world.store.files("labels/_delta_log").unwrap().iter().map(|file| file.bytes).collect();
     assert!(sizes[0] > 125_000 * 150 && sizes[1] < 4096, "{sizes:?}");
     world.check();
 }

@@ -15,7 +15,8 @@ const AT_ONCE: usize = 1_000;
 /// Deletes what a survey found, except what was pinned or committed since. Returns what was deleted.
 pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Garbage>> {
     let (mut relied, mut deleted) = (Relied::default(), Vec::new());
-    let (named, rest): (Vec<&Garbage>, Vec<&Garbage>) = survey.garbage.iter().partition(|found| is_named(found.what));
+    let (named, rest): (Vec<&Garbage>, Vec<&Garbage>) =
+        survey.garbage.iter().partition(|found| is_named(found.what));
     for some in named.chunks(AT_ONCE) {
         let announcement = pins::announce(store, named_in(some), now)?;
         relied.look(store, survey, now)?;
@@ -45,8 +46,15 @@ fn is_named(what: Waste) -> bool {
 
 fn remove(store: &Store, found: &Garbage) -> Result<()> {
     match found.what {
-        Waste::Data | Waste::Attempt | Waste::Checkpoint | Waste::Joined => store.delete_all(&found.path),
-        Waste::Version | Waste::Receipt | Waste::Pack | Waste::Staged | Waste::Pin | Waste::Record => store.delete(&found.path),
+        Waste::Data | Waste::Attempt | Waste::Checkpoint | Waste::Joined => {
+            store.delete_all(&found.path)
+        }
+        Waste::Version
+        | Waste::Receipt
+        | Waste::Pack
+        | Waste::Staged
+        | Waste::Pin
+        | Waste::Record => store.delete(&found.path),
     }
 }
 
@@ -96,8 +104,10 @@ impl Relied {
         let pins = pins::all(store)?;
         let live = Live::new(&pins, now);
         self.runs.extend(live.runs.iter().map(|run| (*run).to_owned()));
-        self.keys.extend(live.keys.iter().map(|(stage, key)| ((*stage).to_owned(), (*key).to_owned())));
-        self.versions.extend(live.versions.iter().map(|(stage, version)| ((*stage).to_owned(), *version)));
+        self.keys
+            .extend(live.keys.iter().map(|(stage, key)| ((*stage).to_owned(), (*key).to_owned())));
+        self.versions
+            .extend(live.versions.iter().map(|(stage, version)| ((*stage).to_owned(), *version)));
         let stages: HashSet<&String> = survey.garbage.iter().map(|found| &found.stage).collect();
         for stage in stages {
             let seen = survey.newest.get(stage).copied().unwrap_or(0);
@@ -111,7 +121,11 @@ impl Relied {
 
     /// Keeps all that is in the pinned versions among some garbage.
     fn spare_versions(&mut self, store: &Store, some: &[&Garbage]) -> Result<()> {
-        for found in some.iter().filter(|found| found.what == Waste::Version && self.on(found)).collect::<Vec<_>>() {
+        for found in some
+            .iter()
+            .filter(|found| found.what == Waste::Version && self.on(found))
+            .collect::<Vec<_>>()
+        {
             let Some(manifest) = at(store, &found.stage, found.version())? else { continue };
             self.add(store, &found.stage, &manifest)?;
         }
@@ -122,7 +136,9 @@ impl Relied {
         let needed = Needed::read(store, stage, std::iter::once(manifest))?;
         self.keys.extend(needed.keys.into_iter().map(|key| (stage.to_owned(), key)));
         self.packs.extend(needed.packs);
-        self.joined.extend(needed.joined.iter().filter_map(|path| Some(path.rsplit_once('/')?.0.to_owned())));
+        self.joined.extend(
+            needed.joined.iter().filter_map(|path| Some(path.rsplit_once('/')?.0.to_owned())),
+        );
         Ok(())
     }
 
@@ -130,14 +146,18 @@ impl Relied {
         match found.what {
             Waste::Version => {
                 let version = found.version();
-                [version, version.saturating_sub(1)].iter().any(|version| self.versions.contains(&(found.stage.clone(), *version)))
+                [version, version.saturating_sub(1)]
+                    .iter()
+                    .any(|version| self.versions.contains(&(found.stage.clone(), *version)))
             }
             Waste::Receipt | Waste::Data | Waste::Attempt | Waste::Checkpoint => {
                 self.keys.contains(&(found.stage.clone(), found.key().to_owned()))
             }
             Waste::Pack | Waste::Joined => {
                 let is_of_live_run = run_of(&found.path).is_some_and(|run| self.runs.contains(run));
-                self.packs.contains(&found.path) || self.joined.contains(&found.path) || is_of_live_run
+                self.packs.contains(&found.path)
+                    || self.joined.contains(&found.path)
+                    || is_of_live_run
             }
             Waste::Staged | Waste::Pin | Waste::Record => false,
         }

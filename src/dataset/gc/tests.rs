@@ -48,7 +48,13 @@ impl Folder {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let versions = [None, Some(1), Some(2)][random.random_range(0..3)];
         let younger_than = Duration::from_secs([0, 24, 24 * 7][random.random_range(0..3)] * HOUR);
-        Folder { root, store, random, keep: Keep { versions, younger_than, now: now() }, stays: BTreeSet::new() }
+        Folder {
+            root,
+            store,
+            random,
+            keep: Keep { versions, younger_than, now: now() },
+            stays: BTreeSet::new(),
+        }
     }
 
     /// Whether so many hours are long enough ago.
@@ -66,7 +72,12 @@ impl Folder {
 
     fn age(&mut self, path: &str, hours: u64, stays: bool) {
         let time = now() - Duration::from_secs(hours * HOUR);
-        fs::File::options().append(true).open(self.root.path().join(path)).unwrap().set_modified(time).unwrap();
+        fs::File::options()
+            .append(true)
+            .open(self.root.path().join(path))
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
         if stays {
             self.stays.insert(path.to_owned());
         }
@@ -75,14 +86,23 @@ impl Folder {
     /// A stage with versions, tasks in none, dead attempts, checkpoints and pins.
     fn add_stage(&mut self, stage: &str) {
         let tasks: Vec<Task> = (0..self.random.random_range(1..7))
-            .map(|i| Task { key: key(i), attempt: format!("{i:016x}"), hours: self.random.random_range(0..400) })
+            .map(|i| Task {
+                key: key(i),
+                attempt: format!("{i:016x}"),
+                hours: self.random.random_range(0..400),
+            })
             .collect();
-        let mut ages: Vec<u64> = (0..self.random.random_range(0..4)).map(|_| self.random.random_range(0..400)).collect();
+        let mut ages: Vec<u64> =
+            (0..self.random.random_range(0..4)).map(|_| self.random.random_range(0..400)).collect();
         ages.sort_unstable_by(|a, b| b.cmp(a));
-        let members: Vec<BTreeSet<usize>> =
-            ages.iter().map(|_| (0..tasks.len()).filter(|_| self.random.random_bool(0.6)).collect()).collect();
-        let pinned_version = (!ages.is_empty() && self.random.random_bool(0.3)).then(|| self.random.random_range(0..ages.len()));
-        let pinned_key = self.random.random_bool(0.3).then(|| self.random.random_range(0..tasks.len() + 1));
+        let members: Vec<BTreeSet<usize>> = ages
+            .iter()
+            .map(|_| (0..tasks.len()).filter(|_| self.random.random_bool(0.6)).collect())
+            .collect();
+        let pinned_version = (!ages.is_empty() && self.random.random_bool(0.3))
+            .then(|| self.random.random_range(0..ages.len()));
+        let pinned_key =
+            self.random.random_bool(0.3).then(|| self.random.random_range(0..tasks.len() + 1));
         let pin_is_live = self.random.random_bool(0.7);
         let is_pinned = |task: usize| pin_is_live && pinned_key == Some(task);
 
@@ -98,12 +118,17 @@ impl Folder {
             .map(|at| {
                 let is_newest = self.keep.versions.is_none_or(|most| at + most >= made.len());
                 let superseded = made.get(at + 1).is_some_and(|(_, _, hours)| self.is_old(*hours));
-                let held = pinned_version.is_some_and(|held| [held, held + 1].contains(&made[at].0));
+                let held =
+                    pinned_version.is_some_and(|held| [held, held + 1].contains(&made[at].0));
                 is_newest || !superseded || (pin_is_live && held)
             })
             .collect();
-        let in_kept: BTreeSet<usize> =
-            made.iter().zip(&kept).filter(|(_, kept)| **kept).flat_map(|((_, tasks, _), _)| tasks.clone()).collect();
+        let in_kept: BTreeSet<usize> = made
+            .iter()
+            .zip(&kept)
+            .filter(|(_, kept)| **kept)
+            .flat_map(|((_, tasks, _), _)| tasks.clone())
+            .collect();
         self.write_tasks(stage, &tasks, &in_kept, &is_pinned);
         self.commit(stage, &tasks, &made, &kept);
         self.leave_overs(stage, &tasks, &is_pinned);
@@ -113,31 +138,50 @@ impl Folder {
             let holds = Duration::from_secs(HOUR);
             let now_unix_secs = if pin_is_live { NOW - HOUR / 2 } else { NOW - 2 * HOUR };
             let holder = Holder { run: "00000099", process: None, holds, now_unix_secs };
-            pins::pin(&self.store, holder, stage, BTreeMap::from([(stage.to_owned(), held)])).unwrap();
+            pins::pin(&self.store, holder, stage, BTreeMap::from([(stage.to_owned(), held)]))
+                .unwrap();
             let stays = pin_is_live || !self.is_old(1);
             self.age(&format!("pins/00000099-{stage}.json"), 1, stays);
         }
     }
 
     /// Receipts and their data: a receipt in no kept version goes, and its data with it.
-    fn write_tasks(&mut self, stage: &str, tasks: &[Task], in_kept: &BTreeSet<usize>, is_pinned: &dyn Fn(usize) -> bool) {
+    fn write_tasks(
+        &mut self,
+        stage: &str,
+        tasks: &[Task],
+        in_kept: &BTreeSet<usize>,
+        is_pinned: &dyn Fn(usize) -> bool,
+    ) {
         for (at, task) in tasks.iter().enumerate() {
-            let stays = self.keep.versions.is_none() || in_kept.contains(&at) || is_pinned(at) || !self.is_old(task.hours);
+            let stays = self.keep.versions.is_none()
+                || in_kept.contains(&at)
+                || is_pinned(at)
+                || !self.is_old(task.hours);
             let receipt = filed(stage, task);
             self.write(&receipt_path_of(stage, task), &to_json(&receipt), task.hours, stays);
-            let bytes: &[u8] = if receipt.files[0].path.ends_with(".parquet") { &TABLE.1 } else { b"data" };
+            let bytes: &[u8] =
+                if receipt.files[0].path.ends_with(".parquet") { &TABLE.1 } else { b"data" };
             self.write(&receipt.files[0].path, bytes, task.hours, stays);
         }
     }
 
-    fn commit(&mut self, stage: &str, tasks: &[Task], made: &[(u64, BTreeSet<usize>, u64)], kept: &[bool]) {
+    fn commit(
+        &mut self,
+        stage: &str,
+        tasks: &[Task],
+        made: &[(u64, BTreeSet<usize>, u64)],
+        kept: &[bool],
+    ) {
         let settings = serde_json::Map::new();
         // Packs and joined tables: the hours of the version that made them, and whether a version that is kept has them.
         let mut packs: BTreeMap<String, (u64, bool)> = BTreeMap::new();
         for ((version, members, hours), is_kept) in made.iter().zip(kept) {
-            let receipts: Vec<Arc<Receipt>> = members.iter().map(|at| Arc::new(filed(stage, &tasks[*at]))).collect();
+            let receipts: Vec<Arc<Receipt>> =
+                members.iter().map(|at| Arc::new(filed(stage, &tasks[*at]))).collect();
             let order: Vec<String> = receipts.iter().map(|receipt| receipt.key.clone()).collect();
-            let fresh = receipts.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
+            let fresh =
+                receipts.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
             let (kind, run, pipeline, why) = ("decode", "00000001", "p", "a test");
             let now_unix_ms = (NOW - hours * HOUR) * 1000;
             let by = Commit {
@@ -161,7 +205,8 @@ impl Folder {
                 pack.1 |= is_kept;
             }
         }
-        let files = ["packs", "tables"].map(|folder| self.store.list(&format!("{stage}/{folder}")).unwrap());
+        let files = ["packs", "tables"]
+            .map(|folder| self.store.list(&format!("{stage}/{folder}")).unwrap());
         for file in files.into_iter().flatten() {
             let (hours, is_needed) = packs.get(&file).copied().unwrap_or((300, false));
             let stays = is_needed || !self.is_old(hours);
@@ -172,17 +217,29 @@ impl Folder {
     /// Attempts without a receipt, checkpoints, and files that were never whole.
     fn leave_overs(&mut self, stage: &str, tasks: &[Task], is_pinned: &dyn Fn(usize) -> bool) {
         for at in 0..tasks.len() + 2 {
-            for (folder, name) in [("data", "ffffffffffffffff/part"), ("checkpoints", "0000000004/state")] {
+            for (folder, name) in
+                [("data", "ffffffffffffffff/part"), ("checkpoints", "0000000004/state")]
+            {
                 if self.random.random_bool(0.4) {
                     let hours = self.random.random_range(0..400);
                     let stays = is_pinned(at) || !self.is_old(hours);
-                    self.write(&format!("{stage}/{folder}/{}/{name}", key(at)), b"left", hours, stays);
+                    self.write(
+                        &format!("{stage}/{folder}/{}/{name}", key(at)),
+                        b"left",
+                        hours,
+                        stays,
+                    );
                 }
             }
         }
         if self.random.random_bool(0.4) {
             let hours = self.random.random_range(0..400);
-            self.write(&format!("{stage}/tables/00000001-dead/labels.parquet"), b"joined", hours, !self.is_old(hours));
+            self.write(
+                &format!("{stage}/tables/00000001-dead/labels.parquet"),
+                b"joined",
+                hours,
+                !self.is_old(hours),
+            );
         }
         for folder in ["receipts", "manifests", "packs"] {
             let hours = self.random.random_range(0..3);
@@ -249,14 +306,21 @@ static TABLE: LazyLock<(FileInfo, Vec<u8>)> = LazyLock::new(|| {
 /// Tasks of `labels` make tables, all others shards.
 fn filed(stage: &str, task: &Task) -> Receipt {
     let folder = data_folder(stage, &task.key, &task.attempt);
-    let shard = || FileInfo { path: format!("{folder}/out.arrow"), bytes: 4, rows: 1, blake3: "b".into() };
+    let shard =
+        || FileInfo { path: format!("{folder}/out.arrow"), bytes: 4, rows: 1, blake3: "b".into() };
     let table = || FileInfo { path: format!("{folder}/labels.parquet"), ..TABLE.0.clone() };
     let files = vec![if stage == "labels" { table() } else { shard() }];
     Receipt { files, ..receipt(&task.key, &task.attempt) }
 }
 
 fn claim(store: &Store) {
-    workspace::claim(store, &Claim { pipeline: "p", shares_with: &[], stages: &[], take_over: false }, "id", 0).unwrap();
+    workspace::claim(
+        store,
+        &Claim { pipeline: "p", shares_with: &[], stages: &[], take_over: false },
+        "id",
+        0,
+    )
+    .unwrap();
 }
 
 #[test]
@@ -278,7 +342,10 @@ fn of_200_folders_just_that_goes_which_a_slow_model_says() {
         let found = match survey(&folder.store, &folder.keep) {
             Ok(found) => found,
             Err(error) => {
-                assert!(matches!(error, Error::NoWorkspace { .. }) && !is_marked, "seed {seed}: {error}");
+                assert!(
+                    matches!(error, Error::NoWorkspace { .. }) && !is_marked,
+                    "seed {seed}: {error}"
+                );
                 continue;
             }
         };
@@ -288,7 +355,11 @@ fn of_200_folders_just_that_goes_which_a_slow_model_says() {
         let (left, stays) = (folder.files(), &folder.stays);
         let lost: Vec<_> = stays.difference(&left).collect();
         let spared: Vec<_> = left.difference(stays).collect();
-        assert!(lost.is_empty() && spared.is_empty(), "seed {seed}, {:?}: lost {lost:?}, spared {spared:?}", folder.keep);
+        assert!(
+            lost.is_empty() && spared.is_empty(),
+            "seed {seed}, {:?}: lost {lost:?}, spared {spared:?}",
+            folder.keep
+        );
         let counted: u64 = deleted.iter().map(|garbage| garbage.files).sum();
         assert_eq!(counted as usize, before.len() - left.len(), "seed {seed}: {deleted:?}");
     }
@@ -299,7 +370,8 @@ fn two_versions() -> Folder {
     let mut folder = Folder::new(0);
     folder.keep = Keep { versions: Some(1), younger_than: Duration::ZERO, now: now() };
     claim(&folder.store);
-    let tasks: Vec<Task> = (0..2).map(|i| Task { key: key(i), attempt: format!("{i:016x}"), hours: 900 }).collect();
+    let tasks: Vec<Task> =
+        (0..2).map(|i| Task { key: key(i), attempt: format!("{i:016x}"), hours: 900 }).collect();
     folder.write_tasks("frames", &tasks, &BTreeSet::new(), &|_| true);
     folder.commit("frames", &tasks, &[(1, [0].into(), 800), (2, [1].into(), 1)], &[true, true]);
     folder
@@ -311,7 +383,13 @@ fn a_version_s_age_counts_from_the_commit_that_superseded_it() {
     folder.keep.younger_than = Duration::from_secs(24 * HOUR);
     assert_eq!(survey(&folder.store, &folder.keep).unwrap().garbage, []);
     folder.keep.younger_than = Duration::from_secs(HOUR);
-    assert!(survey(&folder.store, &folder.keep).unwrap().garbage.iter().any(|found| found.what == Waste::Version));
+    assert!(
+        survey(&folder.store, &folder.keep)
+            .unwrap()
+            .garbage
+            .iter()
+            .any(|found| found.what == Waste::Version)
+    );
 }
 
 #[test]
@@ -320,17 +398,22 @@ fn what_somebody_comes_to_rely_on_between_the_look_and_the_deletion_stays() {
     let relies: [(&str, &Rely); 3] = [
         ("a reader pins the old version", &|folder| {
             let held = Held { versions: vec![1], keys: vec![] };
-            let holder = Holder { run: "reader", process: None, holds: pins::READER, now_unix_secs: NOW };
-            pins::pin(&folder.store, holder, "1", BTreeMap::from([("frames".to_owned(), held)])).unwrap();
+            let holder =
+                Holder { run: "reader", process: None, holds: pins::READER, now_unix_secs: NOW };
+            pins::pin(&folder.store, holder, "1", BTreeMap::from([("frames".to_owned(), held)]))
+                .unwrap();
         }),
         ("a run pins the old task", &|folder| {
             let held = Held { versions: vec![], keys: vec![key(0)] };
-            let holder = Holder { run: "00000009", process: None, holds: pins::RUN, now_unix_secs: NOW };
-            pins::pin(&folder.store, holder, "1", BTreeMap::from([("frames".to_owned(), held)])).unwrap();
+            let holder =
+                Holder { run: "00000009", process: None, holds: pins::RUN, now_unix_secs: NOW };
+            pins::pin(&folder.store, holder, "1", BTreeMap::from([("frames".to_owned(), held)]))
+                .unwrap();
         }),
         ("a run puts the setting back", &|folder| {
             let settings = serde_json::Map::new();
-            let (stage, kind, run, pipeline, why) = ("frames", "decode", "00000009", "p", "put back");
+            let (stage, kind, run, pipeline, why) =
+                ("frames", "decode", "00000009", "p", "put back");
             let by = Commit {
                 stage,
                 kind,
@@ -352,7 +435,8 @@ fn what_somebody_comes_to_rely_on_between_the_look_and_the_deletion_stays() {
         assert!(found.garbage.iter().any(|found| found.what == Waste::Data));
         rely(&folder);
         delete(&folder.store, &found, now()).unwrap();
-        let data = folder.store.read(&format!("frames/data/{}/{:016x}/out.arrow", key(0), 0)).unwrap();
+        let data =
+            folder.store.read(&format!("frames/data/{}/{:016x}/out.arrow", key(0), 0)).unwrap();
         assert!(data.is_some(), "{what}");
         let receipt = folder.store.read(&super::super::receipt_path("frames", &key(0))).unwrap();
         assert!(receipt.is_some(), "{what}");

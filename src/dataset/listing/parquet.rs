@@ -17,7 +17,8 @@ use super::{BYTES, ETAG, KNOWN, List, ListedVideo, URI, bytes_text, no_uri};
 pub(super) fn read(path: &str, bytes: Bytes) -> Result<List, String> {
     // Without the writer's own schema strings are plain strings, however the writer held them.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options).map_err(|cause| cause.to_string())?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)
+        .map_err(|cause| cause.to_string())?;
     let mut list = List::default();
     let schema = builder.schema().clone();
     if schema.column_with_name(URI).is_none() {
@@ -25,7 +26,11 @@ pub(super) fn read(path: &str, bytes: Bytes) -> Result<List, String> {
     }
     let odd = |name: &str, kind: &DataType| !KNOWN.contains(&name) && !has_text(kind);
     for field in schema.fields().iter().filter(|field| odd(field.name(), field.data_type())) {
-        list.notes.push(format!("{path}: the column `{}` is left out: it holds {}", field.name(), sort_of(field.data_type())));
+        list.notes.push(format!(
+            "{path}: the column `{}` is left out: it holds {}",
+            field.name(),
+            sort_of(field.data_type())
+        ));
     }
     for batch in builder.build().map_err(|cause| cause.to_string())? {
         add(path, &batch.map_err(|cause| cause.to_string())?, &mut list.videos)?;
@@ -38,26 +43,50 @@ fn add(list: &str, batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(
     let column = |name: &str, are: &str| {
         let column = batch.column_by_name(name);
         column
-            .map(|column| text_of(column).ok_or_else(|| format!("column `{name}` holds {}, expected {are}", sort_of(column.data_type()))))
+            .map(|column| {
+                text_of(column).ok_or_else(|| {
+                    format!("column `{name}` holds {}, expected {are}", sort_of(column.data_type()))
+                })
+            })
             .transpose()
     };
     let uris = column(URI, "text")?.ok_or_else(|| no_uri(std::iter::empty()))?;
     let (sizes, etags) = (column(BYTES, "whole numbers")?, column(ETAG, "text")?);
-    let others = batch.schema_ref().fields().iter().zip(batch.columns()).filter(|(field, _)| !KNOWN.contains(&field.name().as_str()));
-    let others: Vec<(&String, StringArray)> = others.filter_map(|(field, column)| Some((field.name(), text_of(column)?))).collect();
+    let others = batch
+        .schema_ref()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .filter(|(field, _)| !KNOWN.contains(&field.name().as_str()));
+    let others: Vec<(&String, StringArray)> =
+        others.filter_map(|(field, column)| Some((field.name(), text_of(column)?))).collect();
     for row in 0..batch.num_rows() {
         let place = format!("row {}", rows.len() + 1);
-        let text =
-            |column: &Option<StringArray>| column.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row).to_owned());
+        let text = |column: &Option<StringArray>| {
+            column
+                .as_ref()
+                .filter(|column| column.is_valid(row))
+                .map(|column| column.value(row).to_owned())
+        };
         let size = text(&sizes).map(|size| whole(&size).ok_or(size)).transpose();
         let uri = uris.is_valid(row).then(|| uris.value(row).trim()).filter(|uri| !uri.is_empty());
         rows.push(match (uri, size) {
             (None, _) => ListedVideo::bad_row(list, &place, "`uri` is empty"),
-            (_, Err(seen)) => ListedVideo::bad_row(list, &place, &format!("`{BYTES}` is `{seen}`, expected a number of bytes")),
+            (_, Err(seen)) => ListedVideo::bad_row(
+                list,
+                &place,
+                &format!("`{BYTES}` is `{seen}`, expected a number of bytes"),
+            ),
             (Some(uri), Ok(size)) => {
                 let told = others.iter().filter(|(_, column)| column.is_valid(row));
-                let about = told.map(|(name, column)| ((*name).clone(), column.value(row).to_owned())).collect();
-                ListedVideo { known: size.zip(text(&etags)), about, ..ListedVideo::new(uri.to_owned()) }
+                let about = told
+                    .map(|(name, column)| ((*name).clone(), column.value(row).to_owned()))
+                    .collect();
+                ListedVideo {
+                    known: size.zip(text(&etags)),
+                    about,
+                    ..ListedVideo::new(uri.to_owned())
+                }
             }
         });
     }
@@ -66,12 +95,18 @@ fn add(list: &str, batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(
 
 /// Reads a number of bytes; a column with missing values is one of floats to many writers.
 fn whole(text: &str) -> Option<u64> {
-    text.parse().ok().or_else(|| text.parse::<f64>().ok().filter(|size| *size >= 0.0 && size.fract() == 0.0).map(|size| size as u64))
+    text.parse().ok().or_else(|| {
+        text.parse::<f64>()
+            .ok()
+            .filter(|size| *size >= 0.0 && size.fract() == 0.0)
+            .map(|size| size as u64)
+    })
 }
 
 /// Returns whether values of a type can be told as text.
 fn has_text(kind: &DataType) -> bool {
-    kind.is_primitive() && (can_cast_types(kind, &DataType::Utf8) || matches!(kind, DataType::Timestamp(..)))
+    kind.is_primitive()
+        && (can_cast_types(kind, &DataType::Utf8) || matches!(kind, DataType::Timestamp(..)))
         || matches!(
             kind,
             DataType::Boolean
@@ -89,16 +124,24 @@ fn has_text(kind: &DataType) -> bool {
 
 /// Returns a column as text, or `None` where it has none.
 fn text_of(column: &ArrayRef) -> Option<StringArray> {
-    let text = |column: &ArrayRef| cast(column, &DataType::Utf8).ok().map(|text| text.as_string::<i32>().clone());
+    let text = |column: &ArrayRef| {
+        cast(column, &DataType::Utf8).ok().map(|text| text.as_string::<i32>().clone())
+    };
     match column.data_type() {
         kind if !has_text(kind) => None,
         // The number is of UTC, whatever the zone: without one it is told as it is.
         DataType::Timestamp(unit, Some(_)) => {
-            let told = text(&cast(&cast(column, &DataType::Int64).ok()?, &DataType::Timestamp(*unit, None)).ok()?)?;
+            let told = text(
+                &cast(&cast(column, &DataType::Int64).ok()?, &DataType::Timestamp(*unit, None))
+                    .ok()?,
+            )?;
             Some(told.iter().map(|told| told.map(|told| format!("{told}Z"))).collect())
         }
         // Text of writers that know none, and digests.
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => {
             let wide = cast(column, &DataType::Binary).ok()?;
             Some(wide.as_binary::<i32>().iter().map(|bytes| bytes.map(readable)).collect())
         }
@@ -110,7 +153,11 @@ fn text_of(column: &ArrayRef) -> Option<StringArray> {
 /// Returns bytes as text where they are printable, else in hexadecimal.
 fn readable(bytes: &[u8]) -> String {
     let is_text = std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(char::is_control));
-    if is_text { bytes_text(bytes) } else { bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
+    if is_text {
+        bytes_text(bytes)
+    } else {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// What values of a type are, in words.
@@ -129,8 +176,8 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray, StructArray,
-        TimestampMicrosecondArray,
+        BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array,
+        ListArray, StructArray, TimestampMicrosecondArray,
     };
     use arrow::datatypes::{Field, Fields};
     use parquet::arrow::ArrowWriter;
@@ -140,8 +187,12 @@ mod tests {
     use super::*;
 
     fn written(columns: Vec<(&str, ArrayRef)>, codec: Compression) -> Bytes {
-        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap();
-        let (mut bytes, options) = (Vec::new(), WriterProperties::builder().set_compression(codec).build());
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, column)| (name, column, true)),
+        )
+        .unwrap();
+        let (mut bytes, options) =
+            (Vec::new(), WriterProperties::builder().set_compression(codec).build());
         let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(options)).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
@@ -172,7 +223,9 @@ mod tests {
     #[test]
     fn every_type_is_told_as_text_or_left_out_with_a_note() {
         let noon = 1_704_196_800_000_000;
-        let time = |zone: &str| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(vec![Some(noon), None]).with_timezone(zone)) };
+        let time = |zone: &str| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(noon), None]).with_timezone(zone))
+        };
         let number = Field::new("x", DataType::Int64, true);
         let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
         let cases: Vec<(ArrayRef, Option<&str>)> = vec![
@@ -183,15 +236,37 @@ mod tests {
             (Arc::new(Date32Array::from(vec![19_724; 2])), Some("2024-01-02")),
             (Arc::new(BooleanArray::from(vec![true; 2])), Some("true")),
             (Arc::new(Float64Array::from(vec![0.5; 2])), Some("0.5")),
-            (Arc::new(Decimal128Array::from(vec![150; 2]).with_precision_and_scale(5, 2).unwrap()), Some("1.50")),
+            (
+                Arc::new(
+                    Decimal128Array::from(vec![150; 2]).with_precision_and_scale(5, 2).unwrap(),
+                ),
+                Some("1.50"),
+            ),
             (Arc::new(BinaryArray::from(vec![b"cc-by".as_slice(); 2])), Some("cc-by")),
             (Arc::new(BinaryArray::from(vec![b"\x00\xff".as_slice(); 2])), Some("00ff")),
-            (Arc::new(StructArray::new(Fields::from(vec![number.clone()]), vec![numbers.clone()], None)), None),
-            (Arc::new(ListArray::new(Arc::new(number), arrow::buffer::OffsetBuffer::from_lengths([1, 1]), numbers, None)), None),
+            (
+                Arc::new(StructArray::new(
+                    Fields::from(vec![number.clone()]),
+                    vec![numbers.clone()],
+                    None,
+                )),
+                None,
+            ),
+            (
+                Arc::new(ListArray::new(
+                    Arc::new(number),
+                    arrow::buffer::OffsetBuffer::from_lengths([1, 1]),
+                    numbers,
+                    None,
+                )),
+                None,
+            ),
         ];
         for (column, told) in cases {
             let kind = column.data_type().clone();
-            let list = read("l", written(vec![("uri", uris()), ("it", column)], Compression::SNAPPY)).unwrap();
+            let list =
+                read("l", written(vec![("uri", uris()), ("it", column)], Compression::SNAPPY))
+                    .unwrap();
             assert_eq!((list.videos.len(), list.videos[0].about.get("it")), (2, told), "{kind}");
             assert_eq!(list.notes.len(), usize::from(told.is_none()), "{kind}");
         }
@@ -199,19 +274,45 @@ mod tests {
 
     #[test]
     fn sizes_may_be_floats_and_odd_rows_cost_themselves() {
-        let sizes: ArrayRef = Arc::new(Float64Array::from(vec![Some(7.0), None, Some(-1.0), Some(8.0)]));
+        let sizes: ArrayRef =
+            Arc::new(Float64Array::from(vec![Some(7.0), None, Some(-1.0), Some(8.0)]));
         let etags: ArrayRef = Arc::new(StringArray::from(vec!["e"; 4]));
-        let uris: ArrayRef = Arc::new(StringArray::from(vec![Some("a.mp4"), Some("b.mp4"), Some("c.mp4"), None]));
-        let list = read("l", written(vec![("uri", uris), ("bytes", sizes), ("etag", etags)], Compression::SNAPPY)).unwrap();
+        let uris: ArrayRef =
+            Arc::new(StringArray::from(vec![Some("a.mp4"), Some("b.mp4"), Some("c.mp4"), None]));
+        let list = read(
+            "l",
+            written(vec![("uri", uris), ("bytes", sizes), ("etag", etags)], Compression::SNAPPY),
+        )
+        .unwrap();
         let read: Vec<(&str, Option<u64>, bool)> = list
             .videos
             .iter()
-            .map(|video| (video.uri.as_str(), video.known.as_ref().map(|(bytes, _)| *bytes), video.unread.is_some()))
+            .map(|video| {
+                (
+                    video.uri.as_str(),
+                    video.known.as_ref().map(|(bytes, _)| *bytes),
+                    video.unread.is_some(),
+                )
+            })
             .collect();
-        assert_eq!(read, [("a.mp4", Some(7), false), ("b.mp4", None, false), ("l, row 3", None, true), ("l, row 4", None, true)]);
-        let numbers: ArrayRef = Arc::new(ListArray::new_null(Arc::new(Field::new("x", DataType::Int64, true)), 1));
-        assert!(read_fault(vec![("uri", numbers)]).contains("column `uri` holds lists, expected text"));
-        assert!(read_fault(vec![("URI", Arc::new(Int64Array::from(vec![1])))]).contains("its columns: URI"));
+        assert_eq!(
+            read,
+            [
+                ("a.mp4", Some(7), false),
+                ("b.mp4", None, false),
+                ("l, row 3", None, true),
+                ("l, row 4", None, true)
+            ]
+        );
+        let numbers: ArrayRef =
+            Arc::new(ListArray::new_null(Arc::new(Field::new("x", DataType::Int64, true)), 1));
+        assert!(
+            read_fault(vec![("uri", numbers)]).contains("column `uri` holds lists, expected text")
+        );
+        assert!(
+            read_fault(vec![("URI", Arc::new(Int64Array::from(vec![1])))])
+                .contains("its columns: URI")
+        );
     }
 
     fn read_fault(columns: Vec<(&str, ArrayRef)>) -> String {

@@ -44,7 +44,11 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         }
     }
 
-    fn double_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn double_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let nodes = [x.node, weight.node, bias.node];
         let (x, weight) = (x.primitive, weight.primitive);
         let saved = (x.clone(), weight.clone());
@@ -65,7 +69,12 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         (out, places)
     }
 
-    fn normalise(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> Normalised<Self> {
+    fn normalise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> Normalised<Self> {
         let nodes = [x.node, weight.node, bias.node];
         let (x, weight) = (x.primitive, weight.primitive);
         let found = B::normalise(x.clone(), weight.clone(), bias.primitive, epsilon);
@@ -117,7 +126,12 @@ struct FusedConv2d;
 impl<B: ConvBackend, const N: usize> Backward<B, N> for FusedConv2d {
     type State = (FloatTensor<B>, FloatTensor<B>, ConvSettings);
 
-    fn backward(self, ops: Ops<Self::State, N>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
         let gradient = grads.consume::<B>(&ops.node);
         let (x, weight, settings) = ops.state;
         if let Some(Some(skip)) = ops.parents.get(3) {
@@ -137,7 +151,12 @@ struct DoubleConv2d;
 impl<B: ConvBackend> Backward<B, 3> for DoubleConv2d {
     type State = (FloatTensor<B>, FloatTensor<B>);
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
         let gradient = grads.consume::<B>(&ops.node);
         let (x, weight) = ops.state;
         let id = |i: usize| ops.parents[i].as_ref().map(|node| node.id);
@@ -153,9 +172,16 @@ struct MaxPool2d;
 impl<B: ConvBackend> Backward<B, 1> for MaxPool2d {
     type State = (FloatTensor<B>, IntTensor<B>, Pool);
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
         let (x, places, pool) = ops.state;
-        unary::<B, _>(ops.parents, ops.node, grads, |gradient| B::pool_backward(x, places, gradient, pool));
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+            B::pool_backward(x, places, gradient, pool)
+        });
     }
 }
 
@@ -166,7 +192,12 @@ struct Normalise;
 impl<B: ConvBackend> Backward<B, 3> for Normalise {
     type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, f64);
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
         let gradient = grads.consume::<B>(&ops.node);
         let (x, weight, mean, variance, epsilon) = ops.state;
         let id = |i: usize| ops.parents[i].as_ref().map(|node| node.id);
@@ -182,7 +213,12 @@ struct Modulate;
 impl<B: ConvBackend> Backward<B, 2> for Modulate {
     type State = (FloatTensor<B>, FloatTensor<B>);
 
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
         let (x, by) = ops.state;
         let found = B::modulate_backward(x, by, grads.consume::<B>(&ops.node));
         let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
@@ -197,7 +233,12 @@ struct Join;
 impl<B: ConvBackend> Backward<B, 2> for Join {
     type State = usize;
 
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
         let found = B::join_backward(grads.consume::<B>(&ops.node), ops.state);
         let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
         register_each::<B>(found, ids, grads);
@@ -210,8 +251,15 @@ struct Tanh;
 impl<B: ConvBackend> Backward<B, 1> for Tanh {
     type State = FloatTensor<B>;
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut grads::Gradients, _: &mut Checkpointer) {
-        unary::<B, _>(ops.parents, ops.node, grads, |gradient| B::fast_tanh_backward(ops.state, gradient));
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+            B::fast_tanh_backward(ops.state, gradient)
+        });
     }
 }
 
@@ -222,7 +270,11 @@ fn wanted(ids: [Option<NodeId>; 3]) -> Wanted {
 }
 
 /// Hands the gradients to the parents they were wanted for.
-fn register<B: Backend>(found: Gradients<B>, ids: [Option<NodeId>; 3], grads: &mut grads::Gradients) {
+fn register<B: Backend>(
+    found: Gradients<B>,
+    ids: [Option<NodeId>; 3],
+    grads: &mut grads::Gradients,
+) {
     for (id, gradient) in ids.into_iter().zip([found.x, found.weight, found.bias]) {
         if let (Some(id), Some(gradient)) = (id, gradient) {
             grads.register::<B>(id, gradient);
@@ -231,7 +283,11 @@ fn register<B: Backend>(found: Gradients<B>, ids: [Option<NodeId>; 3], grads: &m
 }
 
 /// Hands one gradient to each parent that is in the graph.
-fn register_each<B: Backend>(found: [FloatTensor<B>; 2], ids: [Option<NodeId>; 2], grads: &mut grads::Gradients) {
+fn register_each<B: Backend>(
+    found: [FloatTensor<B>; 2],
+    ids: [Option<NodeId>; 2],
+    grads: &mut grads::Gradients,
+) {
     for (id, gradient) in ids.into_iter().zip(found) {
         if let Some(id) = id {
             grads.register::<B>(id, gradient);

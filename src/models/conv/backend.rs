@@ -71,7 +71,10 @@ pub trait ConvBackend: Backend {
     }
 
     /// A stage of the IMPALA trunk; see [`impala_stage`](super::impala_stage).
-    fn impala_stage(x: FloatTensor<Self>, layers: [(FloatTensor<Self>, FloatTensor<Self>); 5]) -> FloatTensor<Self> {
+    fn impala_stage(
+        x: FloatTensor<Self>,
+        layers: [(FloatTensor<Self>, FloatTensor<Self>); 5],
+    ) -> FloatTensor<Self> {
         fallback::impala_stage::<Self>(x, layers)
     }
 
@@ -93,7 +96,11 @@ pub trait ConvBackend: Backend {
     /// - `x`: `[batch, in, height, width]`
     /// - `weight`: `[in, out, 2, 2]`, `bias`: `[out]`
     /// - output: `[batch, out, 2 * height, 2 * width]`
-    fn double_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn double_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         fallback::double_conv2d::<Self>(x, weight, bias)
     }
 
@@ -117,7 +124,12 @@ pub trait ConvBackend: Backend {
     }
 
     /// The gradient of [`pool`](Self::pool)'s input.
-    fn pool_backward(x: FloatTensor<Self>, places: IntTensor<Self>, gradient: FloatTensor<Self>, pool: Pool) -> FloatTensor<Self> {
+    fn pool_backward(
+        x: FloatTensor<Self>,
+        places: IntTensor<Self>,
+        gradient: FloatTensor<Self>,
+        pool: Pool,
+    ) -> FloatTensor<Self> {
         fallback::pool_backward::<Self>(x, places, gradient, pool)
     }
 
@@ -126,7 +138,12 @@ pub trait ConvBackend: Backend {
     /// # Shapes
     /// - `x` and output: `[batch, channel, height, width]`
     /// - `weight`, `bias`, mean and biased variance: `[channel]`
-    fn normalise(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> Normalised<Self> {
+    fn normalise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> Normalised<Self> {
         fallback::normalise::<Self>(x, weight, bias, epsilon)
     }
 
@@ -148,7 +165,11 @@ pub trait ConvBackend: Backend {
     }
 
     /// The gradients of [`modulate`](Self::modulate)'s two inputs, given its output's.
-    fn modulate_backward(x: FloatTensor<Self>, by: FloatTensor<Self>, gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 2] {
+    fn modulate_backward(
+        x: FloatTensor<Self>,
+        by: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
         fallback::modulate_backward::<Self>(x, by, gradient)
     }
 
@@ -178,7 +199,10 @@ pub trait ConvBackend: Backend {
     }
 
     /// The gradient of [`fast_tanh`](Self::fast_tanh)'s input, given its output.
-    fn fast_tanh_backward(out: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn fast_tanh_backward(
+        out: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         fallback::tanh_backward::<Self>(out, gradient)
     }
 }

@@ -54,25 +54,38 @@ thread_local! {
 
 impl Layer {
     /// `skip + convolution(x) + bias`, or its maxima; `skip` may be empty.
-    pub fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], skip: &[f32], pool: Option<Pool>) -> Vec<f32> {
-        let packed = self.pack(self.outputs, self.inputs, false, |o, c| &weight[self.weight_at(o, c)..]);
+    pub fn forward(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        bias: &[f32],
+        skip: &[f32],
+        pool: Option<Pool>,
+    ) -> Vec<f32> {
+        let packed =
+            self.pack(self.outputs, self.inputs, false, |o, c| &weight[self.weight_at(o, c)..]);
         let batch = x.len() / self.x_len();
         let images = chunk(&self.plane, batch, POSITIONS);
-        let each = pool.map_or(self.out_len(), |pool| self.outputs * pool.output(self.plane.output()).iter().product::<usize>());
-        let mut out = zeros(batch * each);
-        out.par_chunks_mut(images * each).zip(x.par_chunks(images * self.x_len())).enumerate().for_each(|(i, (out, x))| {
-            let skip = skip.get(i * images * self.out_len()..).unwrap_or_default();
-            SCRATCH.with_borrow_mut(|scratch| {
-                let count = x.len() / self.x_len();
-                let input = sized(&mut scratch.input, self.inputs * self.plane.line(count));
-                self.plane.gather(x, self.inputs, input, self.relu);
-                let flat = convolve(&self.plane, count, &packed, input, &mut scratch.output);
-                match pool {
-                    None => self.write(flat, bias, skip, out),
-                    Some(pool) => self.write_maxima(flat, bias, skip, pool, out),
-                }
-            });
+        let each = pool.map_or(self.out_len(), |pool| {
+            self.outputs * pool.output(self.plane.output()).iter().product::<usize>()
         });
+        let mut out = zeros(batch * each);
+        out.par_chunks_mut(images * each)
+            .zip(x.par_chunks(images * self.x_len()))
+            .enumerate()
+            .for_each(|(i, (out, x))| {
+                let skip = skip.get(i * images * self.out_len()..).unwrap_or_default();
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let count = x.len() / self.x_len();
+                    let input = sized(&mut scratch.input, self.inputs * self.plane.line(count));
+                    self.plane.gather(x, self.inputs, input, self.relu);
+                    let flat = convolve(&self.plane, count, &packed, input, &mut scratch.output);
+                    match pool {
+                        None => self.write(flat, bias, skip, out),
+                        Some(pool) => self.write_maxima(flat, bias, skip, pool, out),
+                    }
+                });
+            });
         out
     }
 
@@ -103,14 +116,24 @@ impl Layer {
     }
 
     /// Writes the maxima of a chunk's output out of its lines; the output itself is never whole.
-    fn write_maxima(&self, flat: &mut [f32], bias: &[f32], skip: &[f32], pool: Pool, out: &mut [f32]) {
+    fn write_maxima(
+        &self,
+        flat: &mut [f32],
+        bias: &[f32],
+        skip: &[f32],
+        pool: Pool,
+        out: &mut [f32],
+    ) {
         let size = self.plane.output();
         let plane: usize = pool.output(size).iter().product();
         let images = out.len() / (self.outputs * plane);
         self.plane.rows(images, if skip.is_empty() { 0 } else { self.outputs }).for_each(|row| {
             let values = &mut flat[row.flat..][..size[1]];
             let skip = &skip[self.out_at(row.image, row.channel, row.y)..];
-            values.iter_mut().zip(skip).for_each(|(value, skip)| *value += bias[row.channel] + skip);
+            values
+                .iter_mut()
+                .zip(skip)
+                .for_each(|(value, skip)| *value += bias[row.channel] + skip);
         });
         let positions = self.plane.positions(images);
         for (i, maxima) in out.chunks_exact_mut(plane).enumerate() {
@@ -183,9 +206,23 @@ pub(super) fn chunk(plane: &Plane, batch: usize, positions: usize) -> usize {
 }
 
 /// Convolves `images` images' lines into `output`'s first values, which it returns.
-pub(super) fn convolve<'a>(plane: &Plane, images: usize, weight: &Packed, input: &[f32], output: &'a mut Vec<f32>) -> &'a mut [f32] {
+pub(super) fn convolve<'a>(
+    plane: &Plane,
+    images: usize,
+    weight: &Packed,
+    input: &[f32],
+    output: &'a mut Vec<f32>,
+) -> &'a mut [f32] {
     let (line, positions) = (plane.line(images), plane.positions(images));
     let output = sized(output, weight.outputs * positions);
-    Arch::new().dispatch(Convolve { weight, input, output, line, positions, row: plane.row(), kernel: plane.kernel });
+    Arch::new().dispatch(Convolve {
+        weight,
+        input,
+        output,
+        line,
+        positions,
+        row: plane.row(),
+        kernel: plane.kernel,
+    });
     output
 }

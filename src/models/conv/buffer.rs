@@ -12,7 +12,8 @@ pub(super) fn zeros(len: usize) -> Vec<f32> {
     if len < PARALLEL {
         return vec![0.0; len];
     }
-    let parts = rayon::iter::repeat_n([0f32; PART], len.div_ceil(PART)).with_min_len(PARALLEL / PART / 2);
+    let parts =
+        rayon::iter::repeat_n([0f32; PART], len.div_ceil(PART)).with_min_len(PARALLEL / PART / 2);
     let mut zeros: Vec<f32> = bytemuck::cast_vec(parts.collect::<Vec<_>>());
     zeros.truncate(len);
     zeros

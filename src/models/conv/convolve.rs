@@ -58,18 +58,22 @@ impl Convolve<'_> {
         while start < self.positions {
             // 512-bit registers come in 32, narrower ones in 16 on most processors. Of tiles of equal size the tall one loads fewer
             // lines that straddle two of the cache's: a tenth faster.
-            let registers = match (self.weight.block, lanes >= 16 && start + 6 * lanes <= self.positions) {
-                (TALL, _) => self.column::<S, K, TALL, 3>(start),
-                (_, true) => self.column::<S, K, SHORT, 6>(start),
-                (_, false) => self.column::<S, K, SHORT, 3>(start),
-            };
+            let registers =
+                match (self.weight.block, lanes >= 16 && start + 6 * lanes <= self.positions) {
+                    (TALL, _) => self.column::<S, K, TALL, 3>(start),
+                    (_, true) => self.column::<S, K, SHORT, 6>(start),
+                    (_, false) => self.column::<S, K, SHORT, 3>(start),
+                };
             start += registers * lanes;
         }
     }
 
     /// All output channels at `V` registers of positions, so many input channels at a time as the first cache holds; returns `V`.
     #[inline(always)]
-    fn column<S: Simd, const K: usize, const O: usize, const V: usize>(&mut self, start: usize) -> usize {
+    fn column<S: Simd, const K: usize, const O: usize, const V: usize>(
+        &mut self,
+        start: usize,
+    ) -> usize {
         let lanes = S::lanes32();
         let (channels, channel) = (self.input.len() / self.line, K * K * O);
         let chunk = (CACHE / (K * (V * lanes + K - 1))).max(1);
@@ -77,7 +81,8 @@ impl Convolve<'_> {
             let last = channels.min(first + chunk);
             let lines = &self.input[first * self.line..last * self.line];
             for (block, weight) in self.weight.values.chunks_exact(channels * channel).enumerate() {
-                let rows: [_; O] = std::array::from_fn(|o| (block * O + o) * self.positions + start);
+                let rows: [_; O] =
+                    std::array::from_fn(|o| (block * O + o) * self.positions + start);
                 let mut sums = [[splat::<S>(0.0); V]; O];
                 if first > 0 {
                     for (sums, row) in sums.iter_mut().zip(rows) {
@@ -87,7 +92,12 @@ impl Convolve<'_> {
                         }
                     }
                 }
-                let sums = self.tile::<S, K, O, V>(lines, &weight[first * channel..last * channel], start, sums);
+                let sums = self.tile::<S, K, O, V>(
+                    lines,
+                    &weight[first * channel..last * channel],
+                    start,
+                    sums,
+                );
                 for (sums, row) in sums.iter().zip(rows) {
                     let output = &mut self.output[row..][..V * lanes];
                     for (v, sum) in sums.iter().enumerate() {
@@ -155,7 +165,8 @@ impl Packed {
                 for (i, o) in (b * block..outputs).take(block).enumerate() {
                     let kernel = &kernel(o, c)[..TAPS];
                     for tap in 0..TAPS {
-                        values[tap * block + i] = kernel[if reverse { TAPS - 1 - tap } else { tap }];
+                        values[tap * block + i] =
+                            kernel[if reverse { TAPS - 1 - tap } else { tap }];
                     }
                 }
             }

@@ -63,8 +63,11 @@ impl Correlate<'_> {
                 for c in (0..channels).step_by(C) {
                     for ky in 0..K {
                         // Past the last channel a tile repeats it and drops the result.
-                        let rows: [_; OUTPUTS] = std::array::from_fn(|i| (o + i).min(outputs - 1) * self.gradient_line);
-                        let lines: [_; C] = std::array::from_fn(|i| (c + i).min(channels - 1) * self.line + ky * self.row);
+                        let rows: [_; OUTPUTS] =
+                            std::array::from_fn(|i| (o + i).min(outputs - 1) * self.gradient_line);
+                        let lines: [_; C] = std::array::from_fn(|i| {
+                            (c + i).min(channels - 1) * self.line + ky * self.row
+                        });
                         let tile = self.tile::<S, K, C>(rows, lines, steps.clone());
                         for (i, tile) in tile.iter().enumerate().take(outputs - o) {
                             for (j, tile) in tile.iter().enumerate().take(channels - c) {
@@ -91,8 +94,10 @@ impl Correlate<'_> {
         let mut sums = [[[splat::<S>(0.0); K]; C]; OUTPUTS];
         for at in steps.step_by(UNROLL * lanes) {
             // One bounds check a channel for UNROLL registers.
-            let gradients: [_; OUTPUTS] = std::array::from_fn(|o| &self.gradient[rows[o] + at..][..UNROLL * lanes]);
-            let inputs: [_; C] = std::array::from_fn(|c| &self.input[lines[c] + at..][..UNROLL * lanes + K - 1]);
+            let gradients: [_; OUTPUTS] =
+                std::array::from_fn(|o| &self.gradient[rows[o] + at..][..UNROLL * lanes]);
+            let inputs: [_; C] =
+                std::array::from_fn(|c| &self.input[lines[c] + at..][..UNROLL * lanes + K - 1]);
             for u in 0..UNROLL {
                 let mut gradient = [splat::<S>(0.0); OUTPUTS];
                 for (gradient, from) in gradient.iter_mut().zip(gradients) {

@@ -6,7 +6,9 @@ use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, IntTenso
 use burn::tensor::{Shape, Tensor, TensorMetadata};
 
 use super::stage::HALVE;
-use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float, whole};
+use super::{
+    ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float, whole,
+};
 
 /// See [`ConvBackend::fused_conv2d`](super::ConvBackend::fused_conv2d).
 pub(super) fn conv2d<B: Backend>(
@@ -18,7 +20,12 @@ pub(super) fn conv2d<B: Backend>(
 ) -> FloatTensor<B> {
     let out = match whole::covers::<B>(&x, &weight, settings) {
         true => whole::conv2d::<B>(x, weight, bias),
-        false => B::conv2d(if settings.relu { B::relu(x) } else { x }, weight, Some(bias), options(settings)),
+        false => B::conv2d(
+            if settings.relu { B::relu(x) } else { x },
+            weight,
+            Some(bias),
+            options(settings),
+        ),
     };
     match skip {
         Some(skip) => B::float_add(skip, out),
@@ -56,7 +63,11 @@ pub(super) fn conv2d_backward<B: Backend>(
 }
 
 /// See [`ConvBackend::double_conv2d`](super::ConvBackend::double_conv2d).
-pub(super) fn double_conv2d<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn double_conv2d<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+) -> FloatTensor<B> {
     match whole::is_pixel::<B>(&x) {
         true => whole::double::<B>(x, weight, bias),
         false => B::conv_transpose2d(x, weight, Some(bias), double_options()),
@@ -91,7 +102,10 @@ fn double_options() -> ConvTransposeOptions<2> {
 }
 
 /// See [`impala_stage`](super::impala_stage).
-pub(super) fn impala_stage<B: ConvBackend>(x: FloatTensor<B>, layers: [(FloatTensor<B>, FloatTensor<B>); 5]) -> FloatTensor<B> {
+pub(super) fn impala_stage<B: ConvBackend>(
+    x: FloatTensor<B>,
+    layers: [(FloatTensor<B>, FloatTensor<B>); 5],
+) -> FloatTensor<B> {
     let settings = |relu| ConvSettings { padding: 1, stride: 1, relu };
     let [(weight, bias), a, b, c, d] = layers;
     let x = B::pooled_conv2d(x, weight, bias, None, settings(false), HALVE);
@@ -104,19 +118,32 @@ pub(super) fn impala_stage<B: ConvBackend>(x: FloatTensor<B>, layers: [(FloatTen
 /// See [`ConvBackend::pool`](super::ConvBackend::pool).
 pub(super) fn pool<B: Backend>(x: FloatTensor<B>, pool: Pool) -> (FloatTensor<B>, IntTensor<B>) {
     let Pool { kernel, stride, padding } = pool;
-    let found = B::max_pool2d_with_indices(x, [kernel; 2], [stride; 2], [padding; 2], [1; 2], false);
+    let found =
+        B::max_pool2d_with_indices(x, [kernel; 2], [stride; 2], [padding; 2], [1; 2], false);
     (found.output, found.indices)
 }
 
 /// See [`ConvBackend::pool_backward`](super::ConvBackend::pool_backward).
-pub(super) fn pool_backward<B: Backend>(x: FloatTensor<B>, places: IntTensor<B>, gradient: FloatTensor<B>, pool: Pool) -> FloatTensor<B> {
+pub(super) fn pool_backward<B: Backend>(
+    x: FloatTensor<B>,
+    places: IntTensor<B>,
+    gradient: FloatTensor<B>,
+    pool: Pool,
+) -> FloatTensor<B> {
     let (kernel, stride, padding) = ([pool.kernel; 2], [pool.stride; 2], [pool.padding; 2]);
-    let found = B::max_pool2d_with_indices_backward(x, kernel, stride, padding, [1; 2], false, gradient, places);
+    let found = B::max_pool2d_with_indices_backward(
+        x, kernel, stride, padding, [1; 2], false, gradient, places,
+    );
     found.x_grad
 }
 
 /// See [`ConvBackend::normalise`](super::ConvBackend::normalise).
-pub(super) fn normalise<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>, epsilon: f64) -> Normalised<B> {
+pub(super) fn normalise<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    epsilon: f64,
+) -> Normalised<B> {
     let x: Tensor<B, 4> = from_float(x);
     let mean = mean_channels(x.clone());
     let centred = x - mean.clone();
@@ -159,7 +186,11 @@ pub(super) fn modulate<B: Backend>(x: FloatTensor<B>, by: FloatTensor<B>) -> Flo
 }
 
 /// See [`ConvBackend::modulate_backward`](super::ConvBackend::modulate_backward).
-pub(super) fn modulate_backward<B: Backend>(x: FloatTensor<B>, by: FloatTensor<B>, gradient: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+pub(super) fn modulate_backward<B: Backend>(
+    x: FloatTensor<B>,
+    by: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+) -> [FloatTensor<B>; 2] {
     let (x, gradient): (Tensor<B, 4>, Tensor<B, 4>) = (from_float(x), from_float(gradient));
     let [batch, channels, ..] = x.dims();
     let [scale, _] = scale_and_shift::<B>(by, &x);
@@ -185,14 +216,21 @@ pub(super) fn nearest<B: Backend>(rows: FloatTensor<B>, codes: FloatTensor<B>) -
 }
 
 /// See [`ConvBackend::join_backward`](super::ConvBackend::join_backward).
-pub(super) fn join_backward<B: Backend>(gradient: FloatTensor<B>, channels: usize) -> [FloatTensor<B>; 2] {
+pub(super) fn join_backward<B: Backend>(
+    gradient: FloatTensor<B>,
+    channels: usize,
+) -> [FloatTensor<B>; 2] {
     let gradient: Tensor<B, 4> = from_float(gradient);
     let behind = gradient.dims()[1] - channels;
-    [(0, channels), (channels, behind)].map(|(first, count)| into_float(gradient.clone().narrow(1, first, count)))
+    [(0, channels), (channels, behind)]
+        .map(|(first, count)| into_float(gradient.clone().narrow(1, first, count)))
 }
 
 /// See [`ConvBackend::fast_tanh_backward`](super::ConvBackend::fast_tanh_backward).
-pub(super) fn tanh_backward<B: Backend>(out: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn tanh_backward<B: Backend>(
+    out: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+) -> FloatTensor<B> {
     let square = B::float_mul(out.clone(), out);
     B::float_sub(gradient.clone(), B::float_mul(square, gradient))
 }

@@ -12,14 +12,23 @@ use super::batch::{Layer, Upscale};
 use super::gradients::LayerGradients;
 use super::plane::Plane;
 use super::stage::Stage;
-use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, modulate, norm, tanh, whole};
+use super::{
+    ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, modulate, norm, tanh,
+    whole,
+};
 
 /// Positions of an image below which burn's plain matrix product is faster forward; gradients are faster here at any size. It is the
 /// image that decides, not the batch, so that an image's output does not depend on what it is batched with.
 const POSITIONS: usize = 16;
 
 impl ConvBackend for Flex {
-    fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, skip: Option<FlexTensor>, settings: ConvSettings) -> FlexTensor {
+    fn fused_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        skip: Option<FlexTensor>,
+        settings: ConvSettings,
+    ) -> FlexTensor {
         match convolution(&x, &weight, settings) {
             Some(layer) => forward(&layer, x, weight, bias, skip, None),
             None => fallback::conv2d::<Flex>(x, weight, bias, skip, settings),
@@ -35,15 +44,25 @@ impl ConvBackend for Flex {
         pool: Pool,
     ) -> FlexTensor {
         match convolution(&x, &weight, settings) {
-            Some(layer) if pool.fits(layer.plane.output()) => forward(&layer, x, weight, bias, skip, Some(pool)),
+            Some(layer) if pool.fits(layer.plane.output()) => {
+                forward(&layer, x, weight, bias, skip, Some(pool))
+            }
             _ => Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0,
         }
     }
 
     fn impala_stage(x: FlexTensor, layers: [(FlexTensor, FlexTensor); 5]) -> FlexTensor {
-        let Some(stage) = stage(&x, &layers) else { return fallback::impala_stage::<Flex>(x, layers) };
-        let (x, layers) = (x.to_contiguous(), layers.map(|(weight, bias)| (weight.to_contiguous(), bias.to_contiguous())));
-        let out = stage.forward(x.storage(), layers.each_ref().map(|(weight, bias)| (weight.storage(), bias.storage())));
+        let Some(stage) = stage(&x, &layers) else {
+            return fallback::impala_stage::<Flex>(x, layers);
+        };
+        let (x, layers) = (
+            x.to_contiguous(),
+            layers.map(|(weight, bias)| (weight.to_contiguous(), bias.to_contiguous())),
+        );
+        let out = stage.forward(
+            x.storage(),
+            layers.each_ref().map(|(weight, bias)| (weight.storage(), bias.storage())),
+        );
         let (batch, halved) = (x.shape().dims::<4>()[0], stage.halved());
         tensor(out, [batch, stage.outputs, halved.height, halved.width])
     }
@@ -71,7 +90,12 @@ impl ConvBackend for Flex {
         tensor(out, [batch, layer.outputs / 4, 2 * height, 2 * width])
     }
 
-    fn double_conv2d_backward(x: FlexTensor, weight: FlexTensor, gradient: FlexTensor, wanted: Wanted) -> Gradients<Flex> {
+    fn double_conv2d_backward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        wanted: Wanted,
+    ) -> Gradients<Flex> {
         match any_doubling(&x, &weight) {
             Some(layer) => backward(&layer, &x, &weight, &gradient, wanted),
             None => fallback::double_conv2d_backward::<Flex>(x, weight, gradient, wanted),
@@ -91,7 +115,12 @@ impl ConvBackend for Flex {
         (tensor(maxima, shape), places)
     }
 
-    fn pool_backward(x: FlexTensor, places: FlexTensor, gradient: FlexTensor, pool: Pool) -> FlexTensor {
+    fn pool_backward(
+        x: FlexTensor,
+        places: FlexTensor,
+        gradient: FlexTensor,
+        pool: Pool,
+    ) -> FlexTensor {
         let shape: [usize; 4] = x.shape().dims();
         if !poolable(&x, pool) {
             return fallback::pool_backward::<Flex>(x, places, gradient, pool);
@@ -101,7 +130,12 @@ impl ConvBackend for Flex {
         tensor(pool.backward(gradient.storage(), places.storage(), size), shape)
     }
 
-    fn normalise(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, epsilon: f64) -> Normalised<Flex> {
+    fn normalise(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        epsilon: f64,
+    ) -> Normalised<Flex> {
         let shape: [usize; 4] = x.shape().dims();
         if !single(&x, &weight) || empty(&x) {
             return fallback::normalise::<Flex>(x, weight, bias, epsilon);
@@ -110,7 +144,11 @@ impl ConvBackend for Flex {
         let (weight, bias) = (weight.storage(), bias.storage());
         let pixels = shape[2] * shape[3];
         let (out, mean, variance) = norm::forward(x.storage(), weight, bias, pixels, epsilon);
-        Normalised { out: tensor(out, shape), mean: tensor(mean, [shape[1]]), variance: tensor(variance, [shape[1]]) }
+        Normalised {
+            out: tensor(out, shape),
+            mean: tensor(mean, [shape[1]]),
+            variance: tensor(variance, [shape[1]]),
+        }
     }
 
     fn normalise_backward(
@@ -136,7 +174,11 @@ impl ConvBackend for Flex {
             shape[2] * shape[3],
             epsilon,
         );
-        Gradients { x: Some(tensor(dx, shape)), weight: Some(tensor(dw, [shape[1]])), bias: Some(tensor(db, [shape[1]])) }
+        Gradients {
+            x: Some(tensor(dx, shape)),
+            weight: Some(tensor(dw, [shape[1]])),
+            bias: Some(tensor(db, [shape[1]])),
+        }
     }
 
     fn modulate(x: FlexTensor, by: FlexTensor) -> FlexTensor {
@@ -154,18 +196,29 @@ impl ConvBackend for Flex {
             return fallback::modulate_backward::<Flex>(x, by, gradient);
         }
         let [x, by, gradient] = [x, by, gradient].map(|tensor| tensor.to_contiguous());
-        let (dx, dby) = modulate::backward(x.storage(), by.storage(), gradient.storage(), shape[1], shape[2] * shape[3]);
+        let (dx, dby) = modulate::backward(
+            x.storage(),
+            by.storage(),
+            gradient.storage(),
+            shape[1],
+            shape[2] * shape[3],
+        );
         [tensor(dx, shape), tensor(dby, [shape[0], 2 * shape[1]])]
     }
 
     fn nearest(rows: FlexTensor, codes: FlexTensor) -> FlexTensor {
-        let ([books, count, dim], [_, entries, _]) = (rows.shape().dims::<3>(), codes.shape().dims::<3>());
+        let ([books, count, dim], [_, entries, _]) =
+            (rows.shape().dims::<3>(), codes.shape().dims::<3>());
         if !single(&rows, &codes) || empty(&rows) || empty(&codes) {
             return fallback::nearest::<Flex>(rows, codes);
         }
         let (rows, codes) = (rows.to_contiguous(), codes.to_contiguous());
-        let pairs = rows.storage::<f32>().chunks_exact(count * dim).zip(codes.storage::<f32>().chunks_exact(entries * dim));
-        let nearest = pairs.flat_map(|(rows, codes)| rows.chunks_exact(dim).map(|row| nearest(row, codes)));
+        let pairs = rows
+            .storage::<f32>()
+            .chunks_exact(count * dim)
+            .zip(codes.storage::<f32>().chunks_exact(entries * dim));
+        let nearest =
+            pairs.flat_map(|(rows, codes)| rows.chunks_exact(dim).map(|row| nearest(row, codes)));
         FlexTensor::from_data(TensorData::new(nearest.collect::<Vec<i32>>(), [books, count]))
     }
 
@@ -177,12 +230,16 @@ impl ConvBackend for Flex {
         // burn's own are views, which all that follows would read value by value.
         let gradient = gradient.to_contiguous();
         let split = channels * height * width;
-        let [mut front, mut behind] = [channels, both - channels].map(|count| Vec::with_capacity(batch * count * height * width));
+        let [mut front, mut behind] = [channels, both - channels]
+            .map(|count| Vec::with_capacity(batch * count * height * width));
         for image in gradient.storage::<f32>().chunks_exact(both * height * width) {
             front.extend_from_slice(&image[..split]);
             behind.extend_from_slice(&image[split..]);
         }
-        [tensor(front, [batch, channels, height, width]), tensor(behind, [batch, both - channels, height, width])]
+        [
+            tensor(front, [batch, channels, height, width]),
+            tensor(behind, [batch, both - channels, height, width]),
+        ]
     }
 
     fn fast_tanh(x: FlexTensor) -> FlexTensor {
@@ -238,10 +295,17 @@ fn any_convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) 
     let ConvSettings { padding, stride, relu } = settings;
     let [_, channels, height, width] = x.shape().dims();
     let fits = padding < kernel && height.min(width) + 2 * padding >= kernel;
-    let small = kernel == kernel_width && kernel <= 3 && !whole::covers::<Flex>(x, weight, settings);
+    let small =
+        kernel == kernel_width && kernel <= 3 && !whole::covers::<Flex>(x, weight, settings);
     let fast = stride == 1 && small && fits && channels == inputs;
     let plane = Plane { height, width, padding, kernel };
-    (fast && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer { plane, inputs, outputs, relu, upscale: Upscale::None })
+    (fast && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer {
+        plane,
+        inputs,
+        outputs,
+        relu,
+        upscale: Upscale::None,
+    })
 }
 
 /// The layers as a stage, if all of them are fast ones.
@@ -249,7 +313,9 @@ fn stage(x: &FlexTensor, layers: &[(FlexTensor, FlexTensor); 5]) -> Option<Stage
     let settings = ConvSettings { padding: 1, stride: 1, relu: false };
     let Layer { plane, inputs, outputs, .. } = convolution(x, &layers[0].0, settings)?;
     let stage = Stage { plane, inputs, outputs };
-    let inner = layers[1..].iter().all(|(weight, _)| weight.shape().dims() == [outputs, outputs, 3, 3] && single(x, weight));
+    let inner = layers[1..]
+        .iter()
+        .all(|(weight, _)| weight.shape().dims() == [outputs, outputs, 3, 3] && single(x, weight));
     (plane.kernel == 3 && inner && stage.halved().area() >= POSITIONS).then_some(stage)
 }
 
@@ -260,30 +326,54 @@ fn doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
 
 /// The transposed convolution as a layer at any size but a single pixel, which is a matrix product.
 fn any_doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
-    let ([inputs, outputs, rows, columns], [_, channels, height, width]) = (weight.shape().dims(), x.shape().dims());
+    let ([inputs, outputs, rows, columns], [_, channels, height, width]) =
+        (weight.shape().dims(), x.shape().dims());
     let fits = (rows, columns, channels) == (2, 2, inputs) && !whole::is_pixel::<Flex>(x);
     let plane = Plane { height, width, padding: 0, kernel: 1 };
     let upscale = Upscale::Double;
-    (fits && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer { plane, inputs, outputs: 4 * outputs, relu: false, upscale })
+    (fits && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer {
+        plane,
+        inputs,
+        outputs: 4 * outputs,
+        relu: false,
+        upscale,
+    })
 }
 
 fn single(x: &FlexTensor, weight: &FlexTensor) -> bool {
     x.dtype() == DType::F32 && weight.dtype() == DType::F32
 }
 
-fn forward(layer: &Layer, x: FlexTensor, weight: FlexTensor, bias: FlexTensor, skip: Option<FlexTensor>, pool: Option<Pool>) -> FlexTensor {
+fn forward(
+    layer: &Layer,
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    skip: Option<FlexTensor>,
+    pool: Option<Pool>,
+) -> FlexTensor {
     let ([batch, ..], size) = (x.shape().dims::<4>(), layer.plane.output());
     let skip = skip.map(|skip| skip.to_contiguous());
     let skip = skip.as_ref().map_or(&[][..], |skip| skip.storage::<f32>());
     let len = batch * layer.outputs * size[0] * size[1];
-    assert!(skip.is_empty() || skip.len() == len, "a skip of {} values is added to {len}", skip.len());
+    assert!(
+        skip.is_empty() || skip.len() == len,
+        "a skip of {} values is added to {len}",
+        skip.len()
+    );
     let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
     let out = layer.forward(x.storage(), weight.storage(), bias.storage(), skip, pool);
     let [height, width] = pool.map_or(size, |pool| pool.output(size));
     tensor(out, [batch, layer.outputs, height, width])
 }
 
-fn backward(layer: &Layer, x: &FlexTensor, weight: &FlexTensor, gradient: &FlexTensor, wanted: Wanted) -> Gradients<Flex> {
+fn backward(
+    layer: &Layer,
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    gradient: &FlexTensor,
+    wanted: Wanted,
+) -> Gradients<Flex> {
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
     let gradient = gradient.to_contiguous();
     let want = [wanted.x, wanted.weight, wanted.bias];

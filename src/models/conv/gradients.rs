@@ -31,8 +31,15 @@ pub(super) struct LayerGradients {
 impl Layer {
     /// The gradients of [`forward`](Self::forward), given its output's: `want` says whether those
     /// of the input, the weight and the bias.
-    pub fn backward(&self, x: &[f32], weight: &[f32], gradient: &[f32], want: [bool; 3]) -> LayerGradients {
-        let packed = self.pack(self.inputs, self.outputs, true, |c, o| &weight[self.weight_at(o, c)..]);
+    pub fn backward(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        gradient: &[f32],
+        want: [bool; 3],
+    ) -> LayerGradients {
+        let packed =
+            self.pack(self.inputs, self.outputs, true, |c, o| &weight[self.weight_at(o, c)..]);
         let batch = x.len() / self.x_len();
         let chunk = chunk(&self.plane, batch, POSITIONS);
         let images = chunk * self.group(batch.div_ceil(chunk));
@@ -133,7 +140,9 @@ impl Layer {
             Upscale::Double => {
                 let mut weight = vec![0.0; sums.len()];
                 for (o, line) in sums.chunks_exact(self.inputs).enumerate() {
-                    line.iter().zip(weight[o..].iter_mut().step_by(self.outputs)).for_each(|(sum, weight)| *weight = *sum);
+                    line.iter()
+                        .zip(weight[o..].iter_mut().step_by(self.outputs))
+                        .for_each(|(sum, weight)| *weight = *sum);
                 }
                 weight
             }

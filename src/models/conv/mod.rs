@@ -59,7 +59,12 @@ pub fn conv2d<B: ConvBackend>(
 ///
 /// # Shapes
 /// As [`conv2d`].
-pub fn relu_conv2d<B: ConvBackend>(x: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Option<Tensor<B, 1>>, padding: usize) -> Tensor<B, 4> {
+pub fn relu_conv2d<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    padding: usize,
+) -> Tensor<B, 4> {
     fused(x, weight, bias, None, ConvSettings { padding, stride: 1, relu: true })
 }
 
@@ -89,7 +94,14 @@ pub fn pooled_conv2d<B: ConvBackend>(
     settings: ConvSettings,
     pool: Pool,
 ) -> Tensor<B, 4> {
-    from_float(B::pooled_conv2d(into_float(x), into_float(weight), into_float(bias), skip.map(into_float), settings, pool))
+    from_float(B::pooled_conv2d(
+        into_float(x),
+        into_float(weight),
+        into_float(bias),
+        skip.map(into_float),
+        settings,
+        pool,
+    ))
 }
 
 /// A stage of the IMPALA trunk: a convolution, of which every second maximum of 3x3 is kept, and two residual blocks
@@ -99,8 +111,14 @@ pub fn pooled_conv2d<B: ConvBackend>(
 /// - `x`: `[batch, in, height, width]`
 /// - weights: `[out, in, 3, 3]`, then `[out, out, 3, 3]`; biases: `[out]`
 /// - output: `[batch, out, height / 2, width / 2]`
-pub fn impala_stage<B: ConvBackend>(x: Tensor<B, 4>, layers: [(Tensor<B, 4>, Tensor<B, 1>); 5]) -> Tensor<B, 4> {
-    from_float(B::impala_stage(into_float(x), layers.map(|(weight, bias)| (into_float(weight), into_float(bias)))))
+pub fn impala_stage<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    layers: [(Tensor<B, 4>, Tensor<B, 1>); 5],
+) -> Tensor<B, 4> {
+    from_float(B::impala_stage(
+        into_float(x),
+        layers.map(|(weight, bias)| (into_float(weight), into_float(bias))),
+    ))
 }
 
 /// Transposed convolution of a 2x2 kernel with stride two: doubles the image.
@@ -109,7 +127,11 @@ pub fn impala_stage<B: ConvBackend>(x: Tensor<B, 4>, layers: [(Tensor<B, 4>, Ten
 /// - `x`: `[batch, in, height, width]`
 /// - `weight`: `[in, out, 2, 2]`, `bias`: `[out]`
 /// - output: `[batch, out, 2 * height, 2 * width]`
-pub fn double_conv2d<B: ConvBackend>(x: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 4> {
+pub fn double_conv2d<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, 4> {
     let [_, outputs, ..] = weight.dims();
     let bias = bias.unwrap_or_else(|| Tensor::zeros([outputs], &x.device()));
     from_float(B::double_conv2d(into_float(x), into_float(weight), into_float(bias)))
@@ -174,7 +196,13 @@ fn fused<B: ConvBackend>(
 ) -> Tensor<B, 4> {
     let [outputs, ..] = weight.dims();
     let bias = bias.unwrap_or_else(|| Tensor::zeros([outputs], &x.device()));
-    from_float(B::fused_conv2d(into_float(x), into_float(weight), into_float(bias), skip.map(into_float), settings))
+    from_float(B::fused_conv2d(
+        into_float(x),
+        into_float(weight),
+        into_float(bias),
+        skip.map(into_float),
+        settings,
+    ))
 }
 
 fn into_float<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {

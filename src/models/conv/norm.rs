@@ -11,7 +11,13 @@ use super::buffer::zeros;
 const PARTS: usize = 16;
 
 /// Normalised values, and each channel's mean and (biased) variance.
-pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32], pixels: usize, epsilon: f64) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+pub(super) fn forward(
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    pixels: usize,
+    epsilon: f64,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let channels = weight.len();
     let planes = |channel| x.chunks(pixels).skip(channel).step_by(channels);
     let count = (x.len() / channels) as f64;

@@ -77,7 +77,9 @@ impl Plane {
             for image in images.chunks_exact(pixels).skip(channel).step_by(channels) {
                 let (area, after) = rest.split_at_mut(self.area());
                 let (rows, border) = area.split_at_mut(self.height * self.row());
-                for (to, from) in rows.chunks_exact_mut(self.row()).zip(image.chunks_exact(self.width)) {
+                for (to, from) in
+                    rows.chunks_exact_mut(self.row()).zip(image.chunks_exact(self.width))
+                {
                     let (to, gap) = to.split_at_mut(self.width);
                     match relu {
                         true => to.iter_mut().zip(from).for_each(|(to, &v)| *to = rectify(v)),
@@ -98,7 +100,8 @@ impl Plane {
     /// Visits the rows of the convolution's output.
     pub fn rows(self, images: usize, channels: usize) -> impl Iterator<Item = Row> {
         let ([height, _], positions) = (self.output(), self.positions(images));
-        let planes = (0..images).flat_map(move |image| (0..channels).map(move |channel| (image, channel)));
+        let planes =
+            (0..images).flat_map(move |image| (0..channels).map(move |channel| (image, channel)));
         planes.flat_map(move |(image, channel)| {
             let flat = channel * positions + image * self.area();
             (0..height).map(move |y| Row { image, channel, y, flat: flat + y * self.row() })

@@ -30,7 +30,9 @@ impl Pool {
 
     /// Whether every window has at least one pixel of the image, and few enough to be counted in a byte.
     pub(super) fn fits(&self, [height, width]: [usize; 2]) -> bool {
-        height.min(width) + 2 * self.padding >= self.kernel && 2 * self.padding <= self.kernel && self.kernel <= 15
+        height.min(width) + 2 * self.padding >= self.kernel
+            && 2 * self.padding <= self.kernel
+            && self.kernel <= 15
     }
 
     /// Maxima and where in its window each was found; the first of equals, as PyTorch.
@@ -39,12 +41,13 @@ impl Pool {
         let plane = size[0] * size[1];
         let mut maxima = zeros(x.len() / plane * height * width);
         let mut places = vec![0; maxima.len()];
-        maxima.par_chunks_mut(height * width).zip(places.par_chunks_mut(height * width)).zip(x.par_chunks(plane)).for_each_init(
-            Scratch::default,
-            |scratch, ((maxima, places), x)| {
+        maxima
+            .par_chunks_mut(height * width)
+            .zip(places.par_chunks_mut(height * width))
+            .zip(x.par_chunks(plane))
+            .for_each_init(Scratch::default, |scratch, ((maxima, places), x)| {
                 Arch::new().dispatch(Plane { pool: *self, x, size, maxima, places, scratch });
-            },
-        );
+            });
         (maxima, places)
     }
 
@@ -53,11 +56,15 @@ impl Pool {
         let ([height, width], [rows, columns]) = (self.output(size), size);
         let planes = gradient.len() / (height * width);
         // From a window's corner, which may lie in the border, to its pixels.
-        let offsets: Vec<usize> = (0..self.kernel * self.kernel).map(|place| place / self.kernel * columns + place % self.kernel).collect();
+        let offsets: Vec<usize> = (0..self.kernel * self.kernel)
+            .map(|place| place / self.kernel * columns + place % self.kernel)
+            .collect();
         let border = self.padding * columns + self.padding;
         let mut dx = zeros(planes * rows * columns);
-        dx.par_chunks_mut(rows * columns).zip(gradient.par_chunks(height * width)).zip(places.par_chunks(height * width)).for_each(
-            |((dx, gradient), places)| {
+        dx.par_chunks_mut(rows * columns)
+            .zip(gradient.par_chunks(height * width))
+            .zip(places.par_chunks(height * width))
+            .for_each(|((dx, gradient), places)| {
                 let windows = gradient.chunks(width).zip(places.chunks(width));
                 for (y, (gradient, places)) in windows.enumerate() {
                     for (x, (g, place)) in gradient.iter().zip(places).enumerate() {
@@ -65,8 +72,7 @@ impl Pool {
                         dx[corner + offsets[*place as usize] - border] += g;
                     }
                 }
-            },
-        );
+            });
         dx
     }
 }
@@ -97,11 +103,15 @@ impl WithSimd for Maxima<'_> {
         let mut best = vec![0.0; count.next_multiple_of(2)];
         for (y, maxima) in maxima.chunks_exact_mut(to_row).enumerate() {
             let top = y * pool.stride;
-            let rows = top.saturating_sub(pool.padding)..(top + pool.kernel - pool.padding).min(height);
+            let rows =
+                top.saturating_sub(pool.padding)..(top + pool.kernel - pool.padding).min(height);
             let inner = &mut column[pool.padding..][..width];
             inner.fill(f32::NEG_INFINITY);
             for y in rows {
-                inner.iter_mut().zip(&x[y * row..][..width]).for_each(|(best, x)| *best = larger(*x, *best));
+                inner
+                    .iter_mut()
+                    .zip(&x[y * row..][..width])
+                    .for_each(|(best, x)| *best = larger(*x, *best));
             }
             best[..count].copy_from_slice(&column[..count]);
             for kx in 1..pool.kernel {
@@ -109,8 +119,14 @@ impl WithSimd for Maxima<'_> {
             }
             match pool.stride {
                 // Compiles to shuffles, which a step does not.
-                2 => maxima.iter_mut().zip(best.chunks_exact(2)).for_each(|(maximum, pair)| *maximum = pair[0]),
-                stride => maxima.iter_mut().zip(best.iter().step_by(stride)).for_each(|(maximum, best)| *maximum = *best),
+                2 => maxima
+                    .iter_mut()
+                    .zip(best.chunks_exact(2))
+                    .for_each(|(maximum, pair)| *maximum = pair[0]),
+                stride => maxima
+                    .iter_mut()
+                    .zip(best.iter().step_by(stride))
+                    .for_each(|(maximum, best)| *maximum = *best),
             }
         }
     }
@@ -148,7 +164,9 @@ impl WithSimd for Plane<'_> {
     fn with_simd<S: Simd>(self) {
         let Plane { pool, x, size, maxima, places, scratch } = self;
         let [_, width] = pool.output(size);
-        for (y, (maxima, places)) in maxima.chunks_exact_mut(width).zip(places.chunks_exact_mut(width)).enumerate() {
+        for (y, (maxima, places)) in
+            maxima.chunks_exact_mut(width).zip(places.chunks_exact_mut(width)).enumerate()
+        {
             scratch.columns(pool, x, size, y * pool.stride);
             scratch.windows(pool.kernel);
             let found = scratch.best.iter().zip(&scratch.place).step_by(pool.stride);
@@ -195,7 +213,8 @@ impl Scratch {
             let best = self.best.iter_mut().zip(&mut self.place);
             for ((best, place), (&column, &row)) in best.zip(column.iter().zip(row)) {
                 let at = row * kernel as u32 + kx as u32;
-                let better = (column > *best) | column.is_nan() | ((column == *best) & (at < *place));
+                let better =
+                    (column > *best) | column.is_nan() | ((column == *best) & (at < *place));
                 *best = if better { column } else { *best };
                 *place = if better { at } else { *place };
             }

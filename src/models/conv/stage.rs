@@ -64,7 +64,12 @@ impl Stage {
         let mut channels = self.inputs;
         let layers = layers.map(|(weight, bias)| {
             let inputs = std::mem::replace(&mut channels, self.outputs);
-            (Packed::new::<9>(self.outputs, inputs, false, |o, c| &weight[(o * inputs + c) * 9..]), bias)
+            (
+                Packed::new::<9>(self.outputs, inputs, false, |o, c| {
+                    &weight[(o * inputs + c) * 9..]
+                }),
+                bias,
+            )
         });
         let mut out = zeros(batch * left);
         out.par_chunks_mut(images * left).zip(x.par_chunks(images * each)).for_each(|(out, x)| {
@@ -73,7 +78,13 @@ impl Stage {
         out
     }
 
-    fn forward_chunk(&self, x: &[f32], layers: &[(Packed, &[f32]); 5], out: &mut [f32], scratch: &mut Scratch) {
+    fn forward_chunk(
+        &self,
+        x: &[f32],
+        layers: &[(Packed, &[f32]); 5],
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
         let halved = self.halved();
         let images = out.len() / (self.outputs * halved.height * halved.width);
         let (line, positions) = (halved.line(images), halved.positions(images));
@@ -96,7 +107,8 @@ impl Stage {
             step(flat, block[1].1, Some(stream), rectified);
         }
         halved.rows(images, self.outputs).for_each(|row| {
-            let at = ((row.image * self.outputs + row.channel) * halved.height + row.y) * halved.width;
+            let at =
+                ((row.image * self.outputs + row.channel) * halved.height + row.y) * halved.width;
             out[at..][..halved.width].copy_from_slice(&stream[row.flat..][..halved.width]);
         });
     }
@@ -108,7 +120,14 @@ impl Stage {
             for (image, maxima) in stream.chunks_exact_mut(halved.area()).take(images).enumerate() {
                 let x = &flat[channel * whole.positions(images) + image * whole.area()..];
                 let maxima = &mut maxima[..halved.height * halved.row()];
-                Arch::new().dispatch(Maxima { pool: HALVE, x, row: whole.row(), size: whole.output(), maxima, to_row: halved.row() });
+                Arch::new().dispatch(Maxima {
+                    pool: HALVE,
+                    x,
+                    row: whole.row(),
+                    size: whole.output(),
+                    maxima,
+                    to_row: halved.row(),
+                });
             }
         }
     }
@@ -134,7 +153,9 @@ impl WithSimd for Step<'_> {
     fn with_simd<S: Simd>(self) {
         let Step { plane, images, flat, bias, mut skip, next } = self;
         let (line, positions) = (plane.line(images), plane.positions(images));
-        for (channel, (next, flat)) in next.chunks_exact_mut(line).zip(flat.chunks_exact_mut(positions)).enumerate() {
+        for (channel, (next, flat)) in
+            next.chunks_exact_mut(line).zip(flat.chunks_exact_mut(positions)).enumerate()
+        {
             let bias = bias[channel];
             let sum = match &mut skip {
                 None => {

@@ -12,7 +12,15 @@ const CHUNK: usize = 1 << 14;
 const LIMIT: f32 = 7.905_311;
 /// Coefficients of `x`, `x^3`, ... over those of `1`, `x^2`, ... (Eigen's rational
 /// approximation): right to a few units in the last place.
-const ABOVE: [f32; 7] = [4.893_525e-3, 6.372_619_3e-4, 1.485_722_4e-5, 5.122_297_1e-8, -8.604_672e-11, 2.000_188e-13, -2.760_768_5e-16];
+const ABOVE: [f32; 7] = [
+    4.893_525e-3,
+    6.372_619_3e-4,
+    1.485_722_4e-5,
+    5.122_297_1e-8,
+    -8.604_672e-11,
+    2.000_188e-13,
+    -2.760_768_5e-16,
+];
 const BELOW: [f32; 4] = [4.893_525e-3, 2.268_434_6e-3, 1.185_347_1e-4, 1.198_258_4e-6];
 
 /// `tanh(x)`.
@@ -38,7 +46,8 @@ pub(super) fn backward(out: &[f32], gradient: &[f32]) -> Vec<f32> {
 fn tanh(x: f32) -> f32 {
     let x = x.clamp(-LIMIT, LIMIT);
     let square = x * x;
-    let horner = |coefficients: &[f32]| coefficients.iter().rev().fold(0.0, |sum, c| sum * square + c);
+    let horner =
+        |coefficients: &[f32]| coefficients.iter().rev().fold(0.0, |sum, c| sum * square + c);
     x * horner(&ABOVE) / horner(&BELOW)
 }
 

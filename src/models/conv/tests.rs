@@ -47,7 +47,9 @@ fn obvious(x: &Plain, weight: &Plain, bias: &Tensor<Flex, 1>, padding: usize) ->
     let (oh, ow) = (h + 2 * padding + 1 - k, w + 2 * padding + 1 - k);
     let (x, weight, bias) = (values(x), values(weight), values(bias));
     let mut out = Vec::new();
-    for (n, o, y, z) in (0..n * co * oh * ow).map(|i| (i / (co * oh * ow), i / (oh * ow) % co, i / ow % oh, i % ow)) {
+    for (n, o, y, z) in
+        (0..n * co * oh * ow).map(|i| (i / (co * oh * ow), i / (oh * ow) % co, i / ow % oh, i % ow))
+    {
         let mut sum = f64::from(bias[o]);
         for (c, ky, kx) in (0..ci * k * k).map(|i| (i / (k * k), i / k % k, i % k)) {
             let (y, z) = ((y + ky).wrapping_sub(padding), (z + kx).wrapping_sub(padding));
@@ -107,7 +109,12 @@ fn gradients(
     let out = f(x.clone(), weight.clone(), bias.clone(), skip.clone());
     let random = Tensor::from_inner(noise(out.dims(), 99));
     let grads = (out * random).sum().backward();
-    (x.grad(&grads).unwrap(), weight.grad(&grads).unwrap(), bias.grad(&grads).unwrap(), skip.grad(&grads).unwrap())
+    (
+        x.grad(&grads).unwrap(),
+        weight.grad(&grads).unwrap(),
+        bias.grad(&grads).unwrap(),
+        skip.grad(&grads).unwrap(),
+    )
 }
 
 #[test]
@@ -123,15 +130,27 @@ fn gradients_equal_those_of_burns_own_operations() {
             let options = ConvOptions::new([1; 2], [padding; 2], [1; 2], 1);
             s + module::conv2d(activation::relu(x), w, Some(b), options)
         });
-        let apart = [apart(&got.0, &want.0), apart(&got.1, &want.1), apart(&got.2, &want.2), apart(&got.3, &want.3)];
+        let apart = [
+            apart(&got.0, &want.0),
+            apart(&got.1, &want.1),
+            apart(&got.2, &want.2),
+            apart(&got.3, &want.3),
+        ];
         assert!(apart.iter().all(|&v| v < 1e-5), "{i}: {apart:?}");
     }
 }
 
 #[test]
 fn doubling_equals_burns_transposed_convolution() {
-    for (i, [n, ci, co, h, w]) in
-        [[6, 5, 7, 4, 5], [32, 16, 8, 32, 32], [17, 64, 32, 4, 4], [1, 1, 1, 1, 1], [9, 40, 24, 1, 1]].into_iter().enumerate()
+    for (i, [n, ci, co, h, w]) in [
+        [6, 5, 7, 4, 5],
+        [32, 16, 8, 32, 32],
+        [17, 64, 32, 4, 4],
+        [1, 1, 1, 1, 1],
+        [9, 40, 24, 1, 1],
+    ]
+    .into_iter()
+    .enumerate()
     {
         let x = noise([n, ci, h, w], i as u32 + 1);
         let weight = noise([ci, co, 2, 2], i as u32 + 100);
@@ -140,10 +159,17 @@ fn doubling_equals_burns_transposed_convolution() {
         let inputs = (&x, &weight, &bias, &skip);
         let options = ConvTransposeOptions::new([2; 2], [0; 2], [0; 2], [1; 2], 1);
         let got = double_conv2d(x.clone(), weight.clone(), Some(bias.clone()));
-        let want = module::conv_transpose2d(x.clone(), weight.clone(), Some(bias.clone()), options.clone());
+        let want = module::conv_transpose2d(
+            x.clone(),
+            weight.clone(),
+            Some(bias.clone()),
+            options.clone(),
+        );
         assert!(apart(&got, &want) < 1e-5, "{i}: {}", apart(&got, &want));
         let got = gradients(inputs, |x, w, b, s| s + double_conv2d(x, w, Some(b)));
-        let want = gradients(inputs, |x, w, b, s| s + module::conv_transpose2d(x, w, Some(b), options.clone()));
+        let want = gradients(inputs, |x, w, b, s| {
+            s + module::conv_transpose2d(x, w, Some(b), options.clone())
+        });
         let apart = [apart(&got.0, &want.0), apart(&got.1, &want.1), apart(&got.2, &want.2)];
         assert!(apart.iter().all(|&v| v < 1e-5), "{i}: {apart:?}");
     }
@@ -156,18 +182,31 @@ fn with_threads(threads: usize) -> Vec<f32> {
         let x = noise([37, 9, 17, 16], 1);
         let weight = noise([12, 9, 3, 3], 2);
         let (bias, skip) = (noise([12], 3), noise([37, 12, 17, 16], 4));
-        let got = gradients((&x, &weight, &bias, &skip), |x, w, b, s| relu_conv2d_add(x, w, Some(b), 1, s));
+        let got = gradients((&x, &weight, &bias, &skip), |x, w, b, s| {
+            relu_conv2d_add(x, w, Some(b), 1, s)
+        });
         let out = relu_conv2d_add(x.clone(), weight, Some(bias), 1, skip);
         let up = noise([9, 4, 2, 2], 5);
         let skip = noise([37, 4, 34, 32], 7);
-        let double = gradients((&x, &up, &noise([4], 6), &skip), |x, w, b, s| s + double_conv2d(x, w, Some(b)));
+        let double = gradients((&x, &up, &noise([4], 6), &skip), |x, w, b, s| {
+            s + double_conv2d(x, w, Some(b))
+        });
         let norm = gradients((&x, &up, &noise([9], 6), &noise([9, 1, 1, 1], 7)), |x, up, b, w| {
             let pool = Pool { kernel: 3, stride: 2, padding: 1 };
             let x = batch_norm(x, w.flatten(0, 3), b, 1e-5).0;
             tanh(max_pool2d(x, pool)) + up.sum().reshape([1, 1, 1, 1])
         });
-        [values(&got.0), values(&got.1), values(&got.2), values(&out), values(&double.1), values(&norm.0), values(&norm.2), values(&norm.3)]
-            .concat()
+        [
+            values(&got.0),
+            values(&got.1),
+            values(&got.2),
+            values(&out),
+            values(&double.1),
+            values(&norm.0),
+            values(&norm.2),
+            values(&norm.3),
+        ]
+        .concat()
     })
 }
 
@@ -184,12 +223,20 @@ fn results_are_bitwise_equal_for_any_number_of_threads() {
 fn an_images_output_does_not_depend_on_the_batch_around_it() {
     let (x, weight) = (noise([21, 9, 8, 8], 1), noise([12, 9, 3, 3], 2));
     let up = noise([9, 4, 2, 2], 3);
-    let run = |x: Plain| [values(&conv2d(x.clone(), weight.clone(), None, 1, 1)), values(&double_conv2d(x, up.clone(), None))].concat();
+    let run = |x: Plain| {
+        [
+            values(&conv2d(x.clone(), weight.clone(), None, 1, 1)),
+            values(&double_conv2d(x, up.clone(), None)),
+        ]
+        .concat()
+    };
     let together = conv2d(x.clone(), weight.clone(), None, 1, 1);
     let doubled = double_conv2d(x.clone(), up.clone(), None);
     for i in 0..21 {
         let alone = run(x.clone().narrow(0, i, 1));
-        let among = [values(&together.clone().narrow(0, i, 1)), values(&doubled.clone().narrow(0, i, 1))].concat();
+        let among =
+            [values(&together.clone().narrow(0, i, 1)), values(&doubled.clone().narrow(0, i, 1))]
+                .concat();
         assert_eq!(alone, among);
     }
 }
@@ -198,7 +245,8 @@ fn an_images_output_does_not_depend_on_the_batch_around_it() {
 fn gradients_equal_finite_differences() {
     let (x, weight) = (noise([2, 3, 5, 4], 1), noise([2, 3, 3, 3], 2));
     let (bias, skip) = (noise([2], 3), noise([2, 2, 5, 4], 4));
-    let (dx, dw, ..) = gradients((&x, &weight, &bias, &skip), |x, w, b, s| relu_conv2d_add(x, w, Some(b), 1, s));
+    let (dx, dw, ..) =
+        gradients((&x, &weight, &bias, &skip), |x, w, b, s| relu_conv2d_add(x, w, Some(b), 1, s));
     let loss = |x: &Plain, weight: &Plain| {
         let x = activation::relu(x.clone());
         let out = obvious(&x, weight, &bias, 1) + skip.clone();
@@ -231,16 +279,22 @@ fn a_kernel_that_covers_the_image_equals_burns_convolution() {
     let skip = noise([6, 30, 1, 1], 4);
     let options = ConvOptions::new([1; 2], [0; 2], [1; 2], 1);
     let got = gradients((&x, &weight, &bias, &skip), |x, w, b, s| s + conv2d(x, w, Some(b), 0, 1));
-    let want = gradients((&x, &weight, &bias, &skip), |x, w, b, s| s + module::conv2d(x, w, Some(b), options.clone()));
+    let want = gradients((&x, &weight, &bias, &skip), |x, w, b, s| {
+        s + module::conv2d(x, w, Some(b), options.clone())
+    });
     let apart = [apart(&got.0, &want.0), apart(&got.1, &want.1), apart(&got.2, &want.2)];
     assert!(apart.iter().all(|&v| v < 1e-5), "{apart:?}");
 }
 
 #[test]
 fn joining_equals_burns_and_its_gradients_are_dense() {
-    let (x, weight, bias, y) = (noise([3, 2, 5, 4], 1), noise([3, 5, 3, 3], 2), noise([3], 3), noise([3, 3, 5, 4], 4));
-    let got = gradients((&x, &weight, &bias, &y), |x, w, b, y| conv2d(join(x, y), w, Some(b), 1, 1));
-    let want = gradients((&x, &weight, &bias, &y), |x, w, b, y| conv2d(Tensor::cat(vec![x, y], 1), w, Some(b), 1, 1));
+    let (x, weight, bias, y) =
+        (noise([3, 2, 5, 4], 1), noise([3, 5, 3, 3], 2), noise([3], 3), noise([3, 3, 5, 4], 4));
+    let got =
+        gradients((&x, &weight, &bias, &y), |x, w, b, y| conv2d(join(x, y), w, Some(b), 1, 1));
+    let want = gradients((&x, &weight, &bias, &y), |x, w, b, y| {
+        conv2d(Tensor::cat(vec![x, y], 1), w, Some(b), 1, 1)
+    });
     assert_eq!([values(&got.0), values(&got.3)], [values(&want.0), values(&want.3)]);
 }
 
@@ -253,7 +307,11 @@ fn the_nearest_code_is_the_first_of_the_nearest() {
     let distance = |book: usize, row: usize, code: usize| -> f32 {
         (0..7).map(|d| (r[(book * 40 + row) * 7 + d] - c[(book * 9 + code) * 7 + d]).powi(2)).sum()
     };
-    let best = |book, row| (1..9).fold(0, |best, code| if distance(book, row, code) < distance(book, row, best) { code } else { best });
+    let best = |book, row| {
+        (1..9).fold(0, |best, code| {
+            if distance(book, row, code) < distance(book, row, best) { code } else { best }
+        })
+    };
     let want: Vec<i64> = (0..80).map(|i| best(i / 40, i % 40) as i64).collect();
     let found = |codes: Tensor<Flex, 2, Int>| codes.into_data().iter::<i64>().collect::<Vec<_>>();
     assert_eq!(found(nearest(rows.clone(), codes.clone())), want);
@@ -275,7 +333,8 @@ fn what_is_not_fast_falls_back_to_burn() {
 
 #[test]
 fn the_maxima_of_a_convolution_are_those_of_what_it_would_have_written() {
-    let pools = [(3, 2, 1), (2, 2, 0), (2, 1, 1), (1, 3, 0)].map(|(kernel, stride, padding)| Pool { kernel, stride, padding });
+    let pools = [(3, 2, 1), (2, 2, 0), (2, 1, 1), (1, 3, 0)]
+        .map(|(kernel, stride, padding)| Pool { kernel, stride, padding });
     for (i, [n, ci, co, h, w, k, padding]) in SHAPES.into_iter().enumerate() {
         let x = noise([n, ci, h, w], i as u32 + 1);
         let (weight, bias) = (noise([co, ci, k, k], i as u32 + 100), noise([co], i as u32 + 200));
@@ -285,8 +344,18 @@ fn the_maxima_of_a_convolution_are_those_of_what_it_would_have_written() {
         for pool in pools.into_iter().filter(|pool| pool.fits([whole.dims()[2], whole.dims()[3]])) {
             let got = pooled_conv2d(x.clone(), weight.clone(), bias.clone(), None, settings, pool);
             assert_eq!(values(&got), values(&max_pool2d(whole.clone(), pool)), "{i} {pool:?}");
-            let got = pooled_conv2d(x.clone(), weight.clone(), bias.clone(), Some(skip.clone()), settings, pool);
-            let want = max_pool2d(fused(x.clone(), weight.clone(), Some(bias.clone()), Some(skip.clone()), settings), pool);
+            let got = pooled_conv2d(
+                x.clone(),
+                weight.clone(),
+                bias.clone(),
+                Some(skip.clone()),
+                settings,
+                pool,
+            );
+            let want = max_pool2d(
+                fused(x.clone(), weight.clone(), Some(bias.clone()), Some(skip.clone()), settings),
+                pool,
+            );
             assert!(apart(&got, &want) < 1e-6, "{i} {pool:?}");
         }
     }
@@ -295,7 +364,14 @@ fn the_maxima_of_a_convolution_are_those_of_what_it_would_have_written() {
     let broken = Tensor::<Flex, 4>::from_data(broken, &Default::default());
     let one = Tensor::<Flex, 4>::ones([1, 1, 1, 1], &Default::default());
     let settings = ConvSettings { padding: 0, stride: 1, relu: false };
-    let got = pooled_conv2d(broken.clone(), one, Tensor::zeros([1], &Default::default()), None, settings, pools[0]);
+    let got = pooled_conv2d(
+        broken.clone(),
+        one,
+        Tensor::zeros([1], &Default::default()),
+        None,
+        settings,
+        pools[0],
+    );
     let nan = |x: &Plain| values(x).iter().map(|v| v.is_nan()).collect::<Vec<_>>();
     assert_eq!(nan(&got), nan(&max_pool2d(broken, pools[0])));
     assert!(nan(&got).contains(&true));

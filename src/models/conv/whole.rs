@@ -10,8 +10,13 @@ use burn::tensor::{Tensor, TensorMetadata};
 use super::{ConvSettings, Gradients, Wanted, from_float, into_float};
 
 /// Whether a convolution leaves one pixel, which has seen all of the image.
-pub(super) fn covers<B: Backend>(x: &FloatTensor<B>, weight: &FloatTensor<B>, settings: ConvSettings) -> bool {
-    let ([batch, _, height, width], [.., rows, columns]) = (x.shape().dims::<4>(), weight.shape().dims::<4>());
+pub(super) fn covers<B: Backend>(
+    x: &FloatTensor<B>,
+    weight: &FloatTensor<B>,
+    settings: ConvSettings,
+) -> bool {
+    let ([batch, _, height, width], [.., rows, columns]) =
+        (x.shape().dims::<4>(), weight.shape().dims::<4>());
     batch > 0 && settings.padding == 0 && !settings.relu && (rows, columns) == (height, width)
 }
 
@@ -22,9 +27,14 @@ pub(super) fn is_pixel<B: Backend>(x: &FloatTensor<B>) -> bool {
 }
 
 /// The convolution of an image that the kernel covers.
-pub(super) fn conv2d<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn conv2d<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+) -> FloatTensor<B> {
     let [outputs, ..] = weight.shape().dims::<4>();
-    let out = rows::<B>(x).matmul(rows::<B>(weight).transpose()) + from_float::<B, 1>(bias).unsqueeze();
+    let out =
+        rows::<B>(x).matmul(rows::<B>(weight).transpose()) + from_float::<B, 1>(bias).unsqueeze();
     let batch = out.dims()[0];
     into_float(out.reshape([batch, outputs, 1, 1]))
 }
@@ -40,17 +50,25 @@ pub(super) fn conv2d_backward<B: Backend>(
     let gradient = rows::<B>(gradient);
     Gradients {
         x: wanted.x.then(|| into_float(gradient.clone().matmul(rows::<B>(weight)).reshape(image))),
-        weight: wanted.weight.then(|| into_float(gradient.clone().transpose().matmul(rows::<B>(x)).reshape(kernel))),
+        weight: wanted
+            .weight
+            .then(|| into_float(gradient.clone().transpose().matmul(rows::<B>(x)).reshape(kernel))),
         bias: wanted.bias.then(|| into_float(gradient.sum_dim(0).reshape([kernel[0]]))),
     }
 }
 
 /// The doubling of a single pixel: four times the channels are the four pixels.
-pub(super) fn double<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn double<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+) -> FloatTensor<B> {
     let [_, outputs, ..] = weight.shape().dims::<4>();
     let out = rows::<B>(x).matmul(rows::<B>(weight));
     let batch = out.dims()[0];
-    into_float(out.reshape([batch, outputs, 2, 2]) + from_float::<B, 1>(bias).reshape([1, outputs, 1, 1]))
+    into_float(
+        out.reshape([batch, outputs, 2, 2]) + from_float::<B, 1>(bias).reshape([1, outputs, 1, 1]),
+    )
 }
 
 /// The gradients of [`double`].
@@ -61,12 +79,22 @@ pub(super) fn double_backward<B: Backend>(
     wanted: Wanted,
 ) -> Gradients<B> {
     let (image, kernel) = (x.shape().dims::<4>(), weight.shape().dims::<4>());
-    let bias = || from_float::<B, 4>(gradient.clone()).sum_dim(0).reshape([kernel[1], 4]).sum_dim(1).reshape([kernel[1]]);
+    let bias = || {
+        from_float::<B, 4>(gradient.clone())
+            .sum_dim(0)
+            .reshape([kernel[1], 4])
+            .sum_dim(1)
+            .reshape([kernel[1]])
+    };
     let pixels = rows::<B>(gradient.clone());
     Gradients {
         bias: wanted.bias.then(|| into_float(bias())),
-        x: wanted.x.then(|| into_float(pixels.clone().matmul(rows::<B>(weight).transpose()).reshape(image))),
-        weight: wanted.weight.then(|| into_float(rows::<B>(x).transpose().matmul(pixels).reshape(kernel))),
+        x: wanted.x.then(|| {
+            into_float(pixels.clone().matmul(rows::<B>(weight).transpose()).reshape(image))
+        }),
+        weight: wanted
+            .weight
+            .then(|| into_float(rows::<B>(x).transpose().matmul(pixels).reshape(kernel))),
     }
 }
 

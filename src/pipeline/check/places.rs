@@ -26,7 +26,10 @@ pub fn workspace_fault(workspace: &str) -> Option<(String, String)> {
         return Some(("is empty".into(), "name a folder, e.g. runs/quickstart".into()));
     }
     if let Some(part) = for_a_shell(workspace) {
-        return Some((format!("holds `{part}`, which only a shell expands"), "write the whole path".into()));
+        return Some((
+            format!("holds `{part}`, which only a shell expands"),
+            "write the whole path".into(),
+        ));
     }
     if workspace.contains("://") || !folder.exists() {
         return None;
@@ -40,13 +43,20 @@ pub fn workspace_fault(workspace: &str) -> Option<(String, String)> {
 fn for_a_shell(path: &str) -> Option<&str> {
     let mut parts = path.split('/');
     let home = parts.clone().next().filter(|part| part.starts_with('~'));
-    let is_variable =
-        |part: &&str| part.strip_prefix('$').is_some_and(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'));
+    let is_variable = |part: &&str| {
+        part.strip_prefix('$')
+            .is_some_and(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'))
+    };
     home.or_else(|| parts.find(is_variable))
 }
 
 /// What the patterns and lists name. One that names nothing is a fault of its own, even where others name videos: a disk may not be there.
-pub(super) fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access, notes: &mut Notes) -> BTreeMap<String, Vec<ListedVideo>> {
+pub(super) fn matches(
+    faults: &mut Faults,
+    spec: &PipelineSpec,
+    access: &Access,
+    notes: &mut Notes,
+) -> BTreeMap<String, Vec<ListedVideo>> {
     let mut all = BTreeMap::new();
     for (name, stage) in &spec.stages {
         let Some(VideoPatterns { videos, lists }) = stage.video_patterns() else { continue };
@@ -60,8 +70,14 @@ pub(super) fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access,
                 }
                 Ok(videos) => found.extend(videos),
                 Err(Unmatched(message, cure)) => {
-                    let like = || "write it like `data/**/*.mp4` or `s3://bucket/clips/*.mp4`".into();
-                    faults.at(&at("videos", i), Part::Value, message, cure.or_else(|| Some(like())));
+                    let like =
+                        || "write it like `data/**/*.mp4` or `s3://bucket/clips/*.mp4`".into();
+                    faults.at(
+                        &at("videos", i),
+                        Part::Value,
+                        message,
+                        cure.or_else(|| Some(like())),
+                    );
                 }
             }
         }
@@ -75,7 +91,9 @@ pub(super) fn matches(faults: &mut Faults, spec: &PipelineSpec, access: &Access,
                     found.extend(videos);
                     notes.entry(name.clone()).or_default().extend(of_list);
                 }
-                Err(error) => faults.at(&at("lists", i), Part::Value, error.to_string(), error.hint()),
+                Err(error) => {
+                    faults.at(&at("lists", i), Part::Value, error.to_string(), error.hint())
+                }
             }
         }
         found.sort_by(|a: &ListedVideo, b| a.uri.cmp(&b.uri));
@@ -94,7 +112,9 @@ fn nothing_there(pattern: &str) -> String {
         return format!("only a shell expands `{part}`: write the whole path");
     }
     let here = std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default();
-    format!("patterns are relative to the current folder, {here}; check that its disk is there, or remove the pattern from `videos`")
+    format!(
+        "patterns are relative to the current folder, {here}; check that its disk is there, or remove the pattern from `videos`"
+    )
 }
 
 /// Weights to import and true actions must be there.

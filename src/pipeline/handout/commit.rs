@@ -9,7 +9,10 @@ use super::super::plan::{Planned, StagePlan, Tasks};
 use super::super::run::{StageSummary, Summary, Watch};
 use super::super::session::{TaskFailure, now, publish};
 use super::{Handout, Keys, Share, jobs, keys, status};
-use crate::dataset::{self, Commit, Committed, HashMap, HashSet, Manifest, Receipt, Store, commit, find_receipts, head, pins};
+use crate::dataset::{
+    self, Commit, Committed, HashMap, HashSet, Manifest, Receipt, Store, commit, find_receipts,
+    head, pins,
+};
 
 /// Receipts by key.
 type ByKey = HashMap<String, Arc<Receipt>>;
@@ -28,18 +31,33 @@ pub enum Missing {
 /// # Errors
 /// Where partitions are not done and `missing` does not leave them out. Where more videos were rejected than `max_rejected` allows; then no
 /// version is made.
-pub fn commit_all(handout: &Handout, out: &Store, store: &Store, missing: Missing, watch: &dyn Watch) -> Result<Summary, Error> {
+pub fn commit_all(
+    handout: &Handout,
+    out: &Store,
+    store: &Store,
+    missing: Missing,
+    watch: &dyn Watch,
+) -> Result<Summary, Error> {
     let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
     let status = status(handout, out, store)?;
-    if let Some(open) = status.iter().find(|stage| !stage.missing.is_empty()).filter(|_| missing == Missing::Refuse) {
+    if let Some(open) =
+        status.iter().find(|stage| !stage.missing.is_empty()).filter(|_| missing == Missing::Refuse)
+    {
         let count: usize = status.iter().map(|stage| stage.missing.len()).sum();
-        let what =
-            format!("{count} of {} partitions are not done; stage {} lacks {}", handout.partitions, open.stage, listed(&open.missing));
+        let what = format!(
+            "{count} of {} partitions are not done; stage {} lacks {}",
+            handout.partitions,
+            open.stage,
+            listed(&open.missing)
+        );
         let hint = "`lapo status --plan ...` lists them; `lapo commit --partial` leaves them for the next plan".into();
         return Err(Error::Request { what, hint });
     }
     for share in handout.stages.iter().filter(|share| share.complete) {
-        let lacks = status.iter().find(|stage| stage.stage == share.stage).map_or(&[][..], |stage| &stage.missing);
+        let lacks = status
+            .iter()
+            .find(|stage| stage.stage == share.stage)
+            .map_or(&[][..], |stage| &stage.missing);
         let (stage, failures) = commit_share(&Planning { handout, share, out, store }, lacks)?;
         watch.end(&stage);
         summary.stages.push(stage);
@@ -51,7 +69,11 @@ pub fn commit_all(handout: &Handout, out: &Store, store: &Store, missing: Missin
         return Ok(summary);
     }
     let outcome = if summary.failures.is_empty() { "done" } else { "done in part" };
-    dataset::runs::record(store, &handout.run, &handout.written.record(&summary, handout.planned_unix_secs, outcome))?;
+    dataset::runs::record(
+        store,
+        &handout.run,
+        &handout.written.record(&summary, handout.planned_unix_secs, outcome),
+    )?;
     Ok(summary)
 }
 
@@ -70,10 +92,14 @@ struct Planning<'a> {
 }
 
 /// Commits one stage, without the partitions `lacks`.
-fn commit_share(stage: &Planning, lacks: &[usize]) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
+fn commit_share(
+    stage: &Planning,
+    lacks: &[usize],
+) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
     let Planning { handout, share, out, store } = *stage;
     let Keys { order, new } = keys(out, share)?;
-    let missing: HashSet<&String> = lacks.iter().map(|partition| &new[partition - share.first]).collect();
+    let missing: HashSet<&String> =
+        lacks.iter().map(|partition| &new[partition - share.first]).collect();
     let made: HashMap<String, Arc<Receipt>> = {
         let done: Vec<String> = new.iter().filter(|key| !missing.contains(key)).cloned().collect();
         let receipts = find_receipts(store, &share.stage, &done)?.into_iter().flatten();
@@ -86,14 +112,23 @@ fn commit_share(stage: &Planning, lacks: &[usize]) -> Result<(StageSummary, Vec<
         (order, fresh) = restored(stage, lacks, &order, made.clone(), newest.as_ref())?;
     }
     if order.is_empty() && !lacks.is_empty() {
-        let what = format!("stage {}: none of its {} partitions is done, and nothing is there from before", share.stage, share.count);
-        return Err(Error::Request { what, hint: "work on the plan first: `lapo worker --plan ...`".into() });
+        let what = format!(
+            "stage {}: none of its {} partitions is done, and nothing is there from before",
+            share.stage, share.count
+        );
+        return Err(Error::Request {
+            what,
+            hint: "work on the plan first: `lapo worker --plan ...`".into(),
+        });
     }
     if share.most_rejected.is_some() {
         let all = newest.as_ref().map_or(Ok(vec![]), |newest| newest.receipts(store))?;
         let planned: HashSet<&String> = order.iter().collect();
-        let all = all.iter().filter(|receipt| planned.contains(&receipt.key) && !made.contains_key(&receipt.key));
-        Limit::new(share.most_rejected, share.videos, all.chain(made.values())).check(&share.stage)?;
+        let all = all
+            .iter()
+            .filter(|receipt| planned.contains(&receipt.key) && !made.contains_key(&receipt.key));
+        Limit::new(share.most_rejected, share.videos, all.chain(made.values()))
+            .check(&share.stage)?;
     }
     let by = Commit {
         stage: &share.stage,
@@ -120,7 +155,8 @@ fn commit_share(stage: &Planning, lacks: &[usize]) -> Result<(StageSummary, Vec<
         is_video: false,
         is_bug: false,
     };
-    let summary = StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref())? };
+    let summary =
+        StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref())? };
     Ok((summary, lacks.iter().map(failure).collect()))
 }
 
@@ -138,15 +174,24 @@ fn restored(
     let digests = jobs.iter().flat_map(|(_, job)| job.task.digests());
     let missing: HashSet<String> = digests.map(str::to_owned).collect();
     let planned: HashSet<&String> = order.iter().collect();
-    let (kept, dropped): (Vec<_>, Vec<_>) = before.into_iter().partition(|receipt| planned.contains(&receipt.key));
-    let mut known: HashMap<String, Arc<Receipt>> = kept.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
+    let (kept, dropped): (Vec<_>, Vec<_>) =
+        before.into_iter().partition(|receipt| planned.contains(&receipt.key));
+    let mut known: HashMap<String, Arc<Receipt>> =
+        kept.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
     known.extend(made);
-    let adopted: Vec<String> = order.iter().filter(|key| !known.contains_key(*key)).cloned().collect();
+    let adopted: Vec<String> =
+        order.iter().filter(|key| !known.contains_key(*key)).cloned().collect();
     known.extend(
-        find_receipts(store, &share.stage, &adopted)?.into_iter().flatten().map(|receipt| (receipt.key.clone(), Arc::new(receipt))),
+        find_receipts(store, &share.stage, &adopted)?
+            .into_iter()
+            .flatten()
+            .map(|receipt| (receipt.key.clone(), Arc::new(receipt))),
     );
     let mut tasks = Tasks::default();
-    order.iter().filter_map(|key| known.get(key)).for_each(|receipt| tasks.push(Planned::Done(receipt.clone())));
+    order
+        .iter()
+        .filter_map(|key| known.get(key))
+        .for_each(|receipt| tasks.push(Planned::Done(receipt.clone())));
     tasks.restore(&dropped, missing);
     let fresh = tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
     Ok((tasks.keys(), fresh))

@@ -27,22 +27,42 @@ struct Document {
 }
 
 /// Reads `vars` of the file, overridden by `--set`; a name that the file does not declare is a fault.
-pub(super) fn variables(faults: &mut Faults, document: &Mapping, set: &[(String, String)]) -> BTreeMap<String, String> {
+pub(super) fn variables(
+    faults: &mut Faults,
+    document: &Mapping,
+    set: &[(String, String)],
+) -> BTreeMap<String, String> {
     let mut vars: BTreeMap<String, String> = BTreeMap::new();
     match document.get("vars") {
         Some(Value::Mapping(map)) => {
-            let is_list = |value: &Value| matches!(value, Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_));
+            let is_list = |value: &Value| {
+                matches!(value, Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_))
+            };
             for (key, value) in map.iter().filter(|(_, value)| is_list(value)) {
-                faults.at(&["vars".into(), text_of(key)], Part::Value, format!("is {}, expected text or a number", article(value)), None);
+                faults.at(
+                    &["vars".into(), text_of(key)],
+                    Part::Value,
+                    format!("is {}, expected text or a number", article(value)),
+                    None,
+                );
             }
             match serde_yaml::from_str::<Document>(faults.text()) {
-                Ok(written) => vars.extend(written.vars.into_iter().flatten().map(|(name, Written(text))| (name, text))),
+                Ok(written) => vars.extend(
+                    written.vars.into_iter().flatten().map(|(name, Written(text))| (name, text)),
+                ),
                 // Told above; the names are known all the same.
-                Err(_) => vars.extend(map.iter().map(|(key, value)| (text_of(key), text_of(value)))),
+                Err(_) => {
+                    vars.extend(map.iter().map(|(key, value)| (text_of(key), text_of(value))))
+                }
             }
         }
         Some(Value::Null) | None => {}
-        Some(other) => faults.at(&["vars".into()], Part::Value, format!("is {}, expected `name: value`", article(other)), None),
+        Some(other) => faults.at(
+            &["vars".into()],
+            Part::Value,
+            format!("is {}, expected `name: value`", article(other)),
+            None,
+        ),
     }
     for (name, value) in set {
         let declared: Vec<String> = vars.keys().cloned().collect();
@@ -52,7 +72,12 @@ pub(super) fn variables(faults: &mut Faults, document: &Mapping, set: &[(String,
                 let known: Vec<&str> = declared.iter().map(String::as_str).collect();
                 let cure = similar(name, &known).map(|k| format!("did you mean `{k}`?"));
                 let cure = cure.unwrap_or_else(|| format!("`vars` declares: {}", known.join(", ")));
-                faults.at(&["vars".into()], Part::Key, format!("--set {name}: no such variable"), Some(cure));
+                faults.at(
+                    &["vars".into()],
+                    Part::Key,
+                    format!("--set {name}: no such variable"),
+                    Some(cure),
+                );
             }
         }
     }
@@ -82,7 +107,9 @@ impl<'v> Filled<'v> {
                     }
                     *value = Value::String(new);
                 }
-                Err(message) => faults.at(path, Part::Value, message, Some("declare it under `vars:`".into())),
+                Err(message) => {
+                    faults.at(path, Part::Value, message, Some("declare it under `vars:`".into()))
+                }
             },
             Value::Sequence(items) => {
                 for (i, item) in items.iter_mut().enumerate() {
@@ -99,19 +126,37 @@ impl<'v> Filled<'v> {
     }
 
     /// Gives values that are nothing but a variable the type that the schema wants, where it wants no text.
-    pub(super) fn give_types(&self, path: &[String], value: &mut Value, schema: &serde_json::Value) {
+    pub(super) fn give_types(
+        &self,
+        path: &[String],
+        value: &mut Value,
+        schema: &serde_json::Value,
+    ) {
         self.type_of(path, value, &alternatives(&[schema], schema), schema);
     }
 
-    fn type_of(&self, path: &[String], value: &mut Value, schemas: &[&serde_json::Value], root: &serde_json::Value) {
+    fn type_of(
+        &self,
+        path: &[String],
+        value: &mut Value,
+        schemas: &[&serde_json::Value],
+        root: &serde_json::Value,
+    ) {
         let below = |key: &str| [path, &[key.to_owned()]].concat();
         match value {
-            Value::String(text) if self.whole.contains(path) && !schemas.is_empty() && !schemas.iter().any(|schema| takes_text(schema)) => {
-                let typed = serde_yaml::from_str(text).ok().filter(|typed: &Value| !typed.is_mapping() && !typed.is_sequence());
+            Value::String(text)
+                if self.whole.contains(path)
+                    && !schemas.is_empty()
+                    && !schemas.iter().any(|schema| takes_text(schema)) =>
+            {
+                let typed = serde_yaml::from_str(text)
+                    .ok()
+                    .filter(|typed: &Value| !typed.is_mapping() && !typed.is_sequence());
                 *value = typed.unwrap_or_else(|| Value::String(text.clone()));
             }
             Value::Sequence(items) => {
-                let schemas: Vec<_> = schemas.iter().filter_map(|schema| schema.get("items")).collect();
+                let schemas: Vec<_> =
+                    schemas.iter().filter_map(|schema| schema.get("items")).collect();
                 let schemas = alternatives(&schemas, root);
                 for (i, item) in items.iter_mut().enumerate() {
                     self.type_of(&below(&i.to_string()), item, &schemas, root);
@@ -120,7 +165,10 @@ impl<'v> Filled<'v> {
             Value::Mapping(map) => {
                 for (key, item) in map.iter_mut() {
                     let key = text_of(key);
-                    let schemas: Vec<_> = schemas.iter().filter_map(|schema| schema.get("properties")?.get(&key)).collect();
+                    let schemas: Vec<_> = schemas
+                        .iter()
+                        .filter_map(|schema| schema.get("properties")?.get(&key))
+                        .collect();
                     self.type_of(&below(&key), item, &alternatives(&schemas, root), root);
                 }
             }
@@ -130,11 +178,19 @@ impl<'v> Filled<'v> {
 }
 
 /// Returns schemas with their references and alternatives resolved.
-fn alternatives<'s>(schemas: &[&'s serde_json::Value], root: &'s serde_json::Value) -> Vec<&'s serde_json::Value> {
+fn alternatives<'s>(
+    schemas: &[&'s serde_json::Value],
+    root: &'s serde_json::Value,
+) -> Vec<&'s serde_json::Value> {
     let mut all = Vec::new();
     for schema in schemas {
-        let reference = schema.get("$ref").and_then(|reference| root.pointer(reference.as_str()?.trim_start_matches('#')));
-        let others = ["anyOf", "oneOf", "allOf"].iter().filter_map(|name| schema.get(name)?.as_array()).flatten();
+        let reference = schema
+            .get("$ref")
+            .and_then(|reference| root.pointer(reference.as_str()?.trim_start_matches('#')));
+        let others = ["anyOf", "oneOf", "allOf"]
+            .iter()
+            .filter_map(|name| schema.get(name)?.as_array())
+            .flatten();
         let others: Vec<_> = reference.into_iter().chain(others).collect();
         match others[..] {
             [] => all.push(*schema),
@@ -150,14 +206,19 @@ fn takes_text(schema: &serde_json::Value) -> bool {
     match schema.get("type") {
         Some(serde_json::Value::Array(kinds)) => kinds.iter().any(is_text),
         Some(kind) => is_text(kind),
-        None => schema.get("const").or_else(|| schema.get("enum")?.get(0)).is_some_and(serde_json::Value::is_string),
+        None => schema
+            .get("const")
+            .or_else(|| schema.get("enum")?.get(0))
+            .is_some_and(serde_json::Value::is_string),
     }
 }
 
 fn filled(text: &str, vars: &BTreeMap<String, String>) -> Result<String, String> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(start) = rest.find("${") {
-        let end = rest[start..].find('}').ok_or_else(|| format!("`${{` without `}}` in `{text}`"))? + start;
+        let end =
+            rest[start..].find('}').ok_or_else(|| format!("`${{` without `}}` in `{text}`"))?
+                + start;
         let name = &rest[start + 2..end];
         out.push_str(&rest[..start]);
         out.push_str(vars.get(name).ok_or_else(|| format!("unknown variable `{name}`"))?);
@@ -176,7 +237,8 @@ mod tests {
     use crate::stages::decode::DecodeConfig;
 
     fn checked(text: &str, set: &[(&str, &str)]) -> Result<Checked, Vec<Fault>> {
-        let set: Vec<(String, String)> = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let set: Vec<(String, String)> =
+            set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         check("p.yaml", text, &set, &Access::default())
     }
 
@@ -188,8 +250,23 @@ mod tests {
     #[test]
     fn variables_are_the_text_they_were_written_as() {
         let folder = tempfile::tempdir().unwrap();
-        let cases =
-            ["1.10", "007", "1e3", "0x1F", "yes", "~", "null", ".5", "1_000", "2024-01-02", "'1.10'", "\"a # b\"", "12:30:00", "-0", "+1"];
+        let cases = [
+            "1.10",
+            "007",
+            "1e3",
+            "0x1F",
+            "yes",
+            "~",
+            "null",
+            ".5",
+            "1_000",
+            "2024-01-02",
+            "'1.10'",
+            "\"a # b\"",
+            "12:30:00",
+            "-0",
+            "+1",
+        ];
         for written in cases {
             let text = written.trim_matches(['\'', '"']);
             std::fs::write(folder.path().join(format!("v{text}.mp4")), "x").unwrap();
@@ -198,8 +275,12 @@ mod tests {
                 "name: ${{v}}\nworkspace: w${{v}}\nvars:\n  v: {written}\nstages:\n  f: {{ decode: {{ videos: ['{path}/v${{v}}.mp4'] }} }}\n"
             );
             for set in [vec![], vec![("v", text)]] {
-                let checked = checked(&yaml, &set).unwrap_or_else(|faults| panic!("{written}: {faults:?}"));
-                assert_eq!((checked.spec.name.as_str(), checked.spec.workspace.as_str()), (text, &*format!("w{text}")));
+                let checked =
+                    checked(&yaml, &set).unwrap_or_else(|faults| panic!("{written}: {faults:?}"));
+                assert_eq!(
+                    (checked.spec.name.as_str(), checked.spec.workspace.as_str()),
+                    (text, &*format!("w{text}"))
+                );
                 assert_eq!(decode(&checked).videos, [format!("{path}/v{text}.mp4")]);
             }
         }
@@ -212,7 +293,10 @@ mod tests {
   m: { train_dynamics: { frames: f, refresh: { growth: '${rate}' } } }\n";
         let checked = checked(yaml, &[]).unwrap();
         let config = decode(&checked);
-        assert_eq!((checked.spec.seed, config.size, config.fps, config.cut, config.trim_bars), (7, 32, Some(12.5), None, true));
+        assert_eq!(
+            (checked.spec.seed, config.size, config.fps, config.cut, config.trim_bars),
+            (7, 32, Some(12.5), None, true)
+        );
         assert_eq!(config.still.unwrap().frames, 4);
         let faults = super::tests::checked(yaml, &[("size", "big")]).unwrap_err();
         assert_eq!(faults[0].message, "invalid type: string \"big\", expected u32");
@@ -220,17 +304,31 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_are_faults_wherever_they_stand() {
-        let decode = ["fps: .inf", "max_rejected: .nan", "blank: -.inf", "cut: .NaN", "still: { frames: 3, change: .nan }", "fps: '${n}'"];
+        let decode = [
+            "fps: .inf",
+            "max_rejected: .nan",
+            "blank: -.inf",
+            "cut: .NaN",
+            "still: { frames: 3, change: .nan }",
+            "fps: '${n}'",
+        ];
         let train = ["learning_rate: .nan", "refresh: { growth: .inf }"];
-        let cases = decode.iter().map(|one| ("decode", *one)).chain(train.iter().map(|one| ("train", *one)));
+        let cases = decode
+            .iter()
+            .map(|one| ("decode", *one))
+            .chain(train.iter().map(|one| ("train", *one)));
         for (stage, setting) in cases {
-            let [decode, train] = ["decode", "train"].map(|name| if name == stage { format!(", {setting}") } else { String::new() });
+            let [decode, train] = ["decode", "train"]
+                .map(|name| if name == stage { format!(", {setting}") } else { String::new() });
             let yaml = format!(
                 "name: x\nworkspace: w\nvars: {{ n: .nan }}\nstages:\n  f: {{ decode: {{ videos: ['Cargo.toml']{decode} }} }}
   m: {{ train_dynamics: {{ frames: f{train} }} }}\n"
             );
             let faults = checked(&yaml, &[]).expect_err(setting);
-            assert!(faults.iter().any(|fault| fault.message.contains("expected a finite number")), "{setting}: {faults:?}");
+            assert!(
+                faults.iter().any(|fault| fault.message.contains("expected a finite number")),
+                "{setting}: {faults:?}"
+            );
         }
     }
 
@@ -246,12 +344,21 @@ mod tests {
     #[test]
     fn what_only_a_shell_expands_is_refused() {
         for workspace in ["~", "~/ws", "~me/ws", "$HOME/ws", "a/$X"] {
-            let yaml = format!("name: x\nworkspace: '{workspace}'\nstages:\n  f: {{ decode: {{ videos: ['Cargo.toml'] }} }}\n");
+            let yaml = format!(
+                "name: x\nworkspace: '{workspace}'\nstages:\n  f: {{ decode: {{ videos: ['Cargo.toml'] }} }}\n"
+            );
             let faults = checked(&yaml, &[]).expect_err(workspace);
-            assert!(faults[0].key == "workspace" && faults[0].message.contains("shell"), "{faults:?}");
+            assert!(
+                faults[0].key == "workspace" && faults[0].message.contains("shell"),
+                "{faults:?}"
+            );
         }
-        let yaml = "name: x\nworkspace: w~/$\nstages:\n  f: { decode: { videos: ['~/none/*.mp4'] } }\n";
+        let yaml =
+            "name: x\nworkspace: w~/$\nstages:\n  f: { decode: { videos: ['~/none/*.mp4'] } }\n";
         let faults = checked(yaml, &[]).unwrap_err();
-        assert!(faults.len() == 1 && faults[0].hint.as_ref().unwrap().contains("shell"), "{faults:?}");
+        assert!(
+            faults.len() == 1 && faults[0].hint.as_ref().unwrap().contains("shell"),
+            "{faults:?}"
+        );
     }
 }

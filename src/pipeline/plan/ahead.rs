@@ -25,7 +25,8 @@ impl Ahead {
     pub fn new(done: Vec<(String, Arc<Receipt>)>, took: Duration) -> Self {
         let mut stages = BTreeMap::new();
         for (stage, receipt) in done {
-            let (receipts, _): &mut (HashMap<_, _>, _) = stages.entry(stage).or_insert_with(|| (HashMap::default(), took));
+            let (receipts, _): &mut (HashMap<_, _>, _) =
+                stages.entry(stage).or_insert_with(|| (HashMap::default(), took));
             receipts.insert(receipt.key.clone(), receipt);
         }
         Ahead { stages }
@@ -71,12 +72,18 @@ impl Planner<'_> {
     pub fn unwaiting(&mut self, frames: &str) -> Result<Vec<Unwaiting>, dataset::Error> {
         let (mut all, checked) = (Vec::new(), self.checked);
         for (stage, spec) in &checked.spec.stages {
-            let Some(streams) = spec.streams().filter(|streams| streams.shards == frames) else { continue };
+            let Some(streams) = spec.streams().filter(|streams| streams.shards == frames) else {
+                continue;
+            };
             if !self.options.runs(stage) || !self.foresee(streams.model)? {
                 continue;
             }
             let Some(Model { key, weights }) = self.plans[streams.model].model() else { continue };
-            all.push(Unwaiting { stage: stage.clone(), spec: spec.clone(), model: (key.to_owned(), weights.clone()) });
+            all.push(Unwaiting {
+                stage: stage.clone(),
+                spec: spec.clone(),
+                model: (key.to_owned(), weights.clone()),
+            });
         }
         Ok(all)
     }
@@ -85,7 +92,9 @@ impl Planner<'_> {
     /// to be looked at.
     fn foresee(&mut self, name: &str) -> Result<bool, dataset::Error> {
         let checked = self.checked;
-        let Some(at) = checked.spec.stages.iter().position(|(other, _)| other == name) else { return Ok(false) };
+        let Some(at) = checked.spec.stages.iter().position(|(other, _)| other == name) else {
+            return Ok(false);
+        };
         let spec = &checked.spec.stages[at].1;
         if self.plans.contains_key(name) || spec.video_patterns().is_some() {
             return Ok(self.plans.contains_key(name));

@@ -2,7 +2,9 @@
 //!
 //! In: the two pipes to whoever asks. Out: an [`OpenVideo`] whose reads are requests. Start at `Line::opener`.
 
-use std::io::{BufRead, Error as IoError, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write};
+use std::io::{
+    BufRead, Error as IoError, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::wire;
@@ -74,7 +76,8 @@ impl Read for BorrowedFile {
         if self.at >= self.bytes || buffer.is_empty() {
             return Ok(0);
         }
-        let is_there = self.at >= self.chunk_at && self.at - self.chunk_at < self.chunk.len() as u64;
+        let is_there =
+            self.at >= self.chunk_at && self.at - self.chunk_at < self.chunk.len() as u64;
         if !is_there {
             self.fetch()?;
         }

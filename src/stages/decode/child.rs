@@ -2,7 +2,9 @@
 //! a fault like any other: what came before it is kept, and a new process takes the next. Start at [`Decoders::decode`].
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Error as IoError, Read, Result as IoResult, Seek, SeekFrom, Write};
+use std::io::{
+    BufRead, BufReader, Error as IoError, Read, Result as IoResult, Seek, SeekFrom, Write,
+};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -51,11 +53,17 @@ impl Decoders {
     ///
     /// # Errors
     /// As if it were decoded here, and where the process was killed from outside.
-    pub fn decode(&self, request: &Request, access: &Access, take: &mut Take) -> Result<Option<Fault>, Error> {
+    pub fn decode(
+        &self,
+        request: &Request,
+        access: &Access,
+        take: &mut Take,
+    ) -> Result<Option<Fault>, Error> {
         let rested = self.resting().pop();
         let mut process = match rested {
             Some(process) => process,
-            None => Process::start(&self.launch).map_err(|cause| failed(request, format!("could not be started: {cause}")))?,
+            None => Process::start(&self.launch)
+                .map_err(|cause| failed(request, format!("could not be started: {cause}")))?,
         };
         match process.decode(request, &opener(&request.video, access), take) {
             Ok(ending) => {
@@ -93,15 +101,29 @@ enum Broken {
 impl Process {
     fn start(launch: &Launch) -> Result<Self, IoError> {
         let mut command = Command::new(&launch.program);
-        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        command.current_dir("/").arg0("lapo").args(&launch.args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .env_clear()
+            .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        command
+            .current_dir("/")
+            .arg0("lapo")
+            .args(&launch.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let gone = || IoError::other("its pipes are not there");
-        let (requests, replies) = (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
+        let (requests, replies) =
+            (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
         Ok(Process { child, requests, replies: BufReader::with_capacity(1 << 18, replies) })
     }
 
-    fn decode(&mut self, request: &Request, open: &OpenVideo, take: &mut Take) -> Result<Ending, Broken> {
+    fn decode(
+        &mut self,
+        request: &Request,
+        open: &OpenVideo,
+        take: &mut Take,
+    ) -> Result<Ending, Broken> {
         let line = serde_json::to_string(request).map_err(|cause| Broken::Pipe(cause.into()))?;
         self.requests.write_all(format!("{line}\n").as_bytes()).map_err(Broken::Pipe)?;
         let mut pixels = vec![0; request.options.frame_bytes()];
@@ -127,10 +149,22 @@ impl Process {
         // Nonsense is no death yet; of one that has died this does nothing.
         _ = self.child.kill();
         let status = self.child.wait().map_err(|cause| failed(request, cause.to_string()))?;
-        let said = self.child.stderr.take().map(|stderr| first_words(BufReader::new(stderr))).unwrap_or_default();
+        let said = self
+            .child
+            .stderr
+            .take()
+            .map(|stderr| first_words(BufReader::new(stderr)))
+            .unwrap_or_default();
         let secs = request.options.limits.deadline_secs;
-        fault(status, &said, secs)
-            .ok_or_else(|| failed(request, format!("ended, {status}: {}", if said.is_empty() { cause.to_string() } else { said })))
+        fault(status, &said, secs).ok_or_else(|| {
+            failed(
+                request,
+                format!(
+                    "ended, {status}: {}",
+                    if said.is_empty() { cause.to_string() } else { said }
+                ),
+            )
+        })
     }
 }
 
@@ -162,8 +196,10 @@ impl Drop for Process {
 
 /// What it wrote before it died, without the backtrace.
 fn first_words(stderr: impl BufRead) -> String {
-    let lines = stderr.take(4096).lines().map_while(Result::ok).filter(|line| !line.trim().is_empty());
-    let lines = lines.take_while(|line| !["stack backtrace:", "note:"].iter().any(|end| line.starts_with(end)));
+    let lines =
+        stderr.take(4096).lines().map_while(Result::ok).filter(|line| !line.trim().is_empty());
+    let lines = lines
+        .take_while(|line| !["stack backtrace:", "note:"].iter().any(|end| line.starts_with(end)));
     lines.take(2).collect::<Vec<_>>().join(" ")
 }
 
@@ -172,11 +208,14 @@ fn fault(status: ExitStatus, said: &str, deadline_secs: f64) -> Option<Fault> {
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };
     let own_doing = status.signal().is_some_and(|signal| OWN_DOING.contains(&signal));
     let (class, reason) = match status.code() {
-        Some(code) if code == i32::from(STUCK) => {
-            (FaultClass::Deadline, format!("decoding took longer than {deadline_secs} s, and libav did not come back"))
-        }
+        Some(code) if code == i32::from(STUCK) => (
+            FaultClass::Deadline,
+            format!("decoding took longer than {deadline_secs} s, and libav did not come back"),
+        ),
         Some(PANICKED) => (FaultClass::Crashed, format!("its decoder panicked{said}")),
-        None if own_doing && said.contains(NO_MEMORY) => (FaultClass::OutOfMemory, format!("it asks for more memory than there is{said}")),
+        None if own_doing && said.contains(NO_MEMORY) => {
+            (FaultClass::OutOfMemory, format!("it asks for more memory than there is{said}"))
+        }
         None if own_doing => (FaultClass::Crashed, format!("its decoder died, {status}{said}")),
         _ => return None,
     };
@@ -197,15 +236,22 @@ mod tests {
         let mut process = Process::start(&launch).unwrap();
         _ = process.child.wait();
         let seen = std::fs::read_to_string(seen).unwrap();
-        assert!(std::env::var_os("PATH").is_some() && std::env::var_os("HOME").is_some(), "there is something to be seen");
+        assert!(
+            std::env::var_os("PATH").is_some() && std::env::var_os("HOME").is_some(),
+            "there is something to be seen"
+        );
         let own = ["PWD=", "SHLVL=", "_=", "OLDPWD=", "LD_LIBRARY_PATH=", "RUST_BACKTRACE="];
-        let others: Vec<&str> = seen.lines().filter(|line| *line != "/" && !own.iter().any(|name| line.starts_with(name))).collect();
+        let others: Vec<&str> = seen
+            .lines()
+            .filter(|line| *line != "/" && !own.iter().any(|name| line.starts_with(name)))
+            .collect();
         assert!(others.is_empty(), "{others:?}");
     }
 
     /// How a shell that does `script` ends, and what it said.
     fn end(script: &str) -> (ExitStatus, String) {
-        let output = Command::new("sh").args(["-c", &format!("ulimit -c 0; {script}")]).output().unwrap();
+        let output =
+            Command::new("sh").args(["-c", &format!("ulimit -c 0; {script}")]).output().unwrap();
         (output.status, first_words(output.stderr.as_slice()))
     }
 
@@ -216,13 +262,21 @@ mod tests {
             fault(status, &said, 5.0).map(|fault| fault.class)
         };
         assert_eq!(class("kill -SEGV $$"), Some(FaultClass::Crashed));
-        assert_eq!(class("echo 'memory allocation of 99999999999 bytes failed' >&2; kill -ABRT $$"), Some(FaultClass::OutOfMemory));
+        assert_eq!(
+            class("echo 'memory allocation of 99999999999 bytes failed' >&2; kill -ABRT $$"),
+            Some(FaultClass::OutOfMemory)
+        );
         assert_eq!(class("exit 75"), Some(FaultClass::Deadline));
         assert_eq!(class("exit 101"), Some(FaultClass::Crashed));
         for outside in ["kill -KILL $$", "kill -TERM $$", "exit 0", "exit 1"] {
             assert_eq!(class(outside), None, "{outside}");
         }
-        let (status, said) = end("printf 'thread main panicked at a.rs:1:\\nno such codec\\nnote: run with\\n' >&2; exit 101");
-        assert_eq!(fault(status, &said, 5.0).unwrap().reason, "its decoder panicked: thread main panicked at a.rs:1: no such codec");
+        let (status, said) = end(
+            "printf 'thread main panicked at a.rs:1:\\nno such codec\\nnote: run with\\n' >&2; exit 101",
+        );
+        assert_eq!(
+            fault(status, &said, 5.0).unwrap().reason,
+            "its decoder panicked: thread main panicked at a.rs:1: no such codec"
+        );
     }
 }

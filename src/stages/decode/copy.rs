@@ -47,19 +47,25 @@ impl Copied {
             },
         };
         let (shard, mut before) = (&from.shard, None);
-        for row in (0..shard.rows()).filter(|row| shard.video_digest(*row) == decoded.record.digest) {
+        for row in (0..shard.rows()).filter(|row| shard.video_digest(*row) == decoded.record.digest)
+        {
             let (episode, frame_index) = (shard.episode(row), shard.frame_index(row));
-            self.cuts += u64::from(before.is_some_and(|(other, last)| other != episode && last + 1 == frame_index));
+            self.cuts += u64::from(
+                before.is_some_and(|(other, last)| other != episode && last + 1 == frame_index),
+            );
             before = Some((episode, frame_index));
             out.push(episode, frame_index, shard.time_s(row), shard.pixels(row))?;
         }
-        let wrong = |reason: String| Error::Invariant { what: format!("{}: {reason}", decoded.quality.path) };
+        let wrong = |reason: String| Error::Invariant {
+            what: format!("{}: {reason}", decoded.quality.path),
+        };
         quality.copy(number, &from.quality, &decoded.record.uri).map_err(wrong)?;
         self.from = Some(from);
         // Another copy of bytes that are there already is a new video all the same.
         self.videos += u64::from(decoded.record.digest == video.digest);
         self.frames += decoded.record.frames;
-        let VideoSource { uri, digest, bytes, modified, archived, inode, about, .. } = video.clone();
+        let VideoSource { uri, digest, bytes, modified, archived, inode, about, .. } =
+            video.clone();
         let reject = decoded.reject.clone().map(|reject| Reject {
             video: uri.clone(),
             digest: digest.clone(),
@@ -68,6 +74,9 @@ impl Copied {
         });
         let VideoRecord { frames, episodes, .. } = decoded.record;
         let at = archived.map(|archived| archived.at);
-        Ok((VideoRecord { digest, uri, bytes, modified, at, inode, frames, episodes, about }, reject))
+        Ok((
+            VideoRecord { digest, uri, bytes, modified, at, inode, frames, episodes, about },
+            reject,
+        ))
     }
 }

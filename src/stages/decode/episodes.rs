@@ -97,7 +97,12 @@ impl Episodes {
         let Waiting { frame, change, gap } = self.waiting.pop_front()?;
         let look = Look::at(&frame.pixels, self.size);
         let moved = change.unwrap_or_default();
-        let around = self.waiting.iter().filter_map(|next| next.change).chain(self.before).fold(0.0, f32::max);
+        let around = self
+            .waiting
+            .iter()
+            .filter_map(|next| next.change)
+            .chain(self.before)
+            .fold(0.0, f32::max);
         let is_cut = self.cut.is_some_and(|cut| moved >= LEAST && moved > cut * around);
         let left_out = self.left_out(&look, change);
         self.cuts += u64::from(is_cut);
@@ -108,12 +113,14 @@ impl Episodes {
         }
         self.before.rotate_left(1);
         self.before[AROUND - 1] = moved;
-        let measured = Measured { look, change: moved, cut_score: moved / around.max(NOTHING), left_out };
+        let measured =
+            Measured { look, change: moved, cut_score: moved / around.max(NOTHING), left_out };
         Some(Judged { frame, episode: self.episode, measured })
     }
 
     fn left_out(&mut self, look: &Look, change: Option<f32>) -> Option<LeftOut> {
-        let still = self.still.filter(|still| change.is_some_and(|change| change < still.change as f32));
+        let still =
+            self.still.filter(|still| change.is_some_and(|change| change < still.change as f32));
         self.stood = if still.is_some() { self.stood + 1 } else { 0 };
         let blank = self.blank.filter(|blank| look.contrast < *blank).map(|_| LeftOut::Blank);
         blank.or_else(|| still.filter(|still| self.stood > still.frames).map(|_| LeftOut::Still))
@@ -151,21 +158,35 @@ mod tests {
         let mut out = Vec::new();
         for (i, frame) in frames.iter().enumerate() {
             let bright = frame.unsigned_abs() as u8;
-            let pixels = (0..8 * 8 * 3).map(|at| if at / 3 % 8 < 4 { bright.saturating_sub(10) } else { bright }).collect();
-            out.extend(episodes.push(Timed { pixels, time_secs: i as f64, index: i as u32 }, *frame < 0));
+            let pixels = (0..8 * 8 * 3)
+                .map(|at| if at / 3 % 8 < 4 { bright.saturating_sub(10) } else { bright })
+                .collect();
+            out.extend(
+                episodes.push(Timed { pixels, time_secs: i as f64, index: i as u32 }, *frame < 0),
+            );
         }
         out.extend(std::iter::from_fn(|| episodes.pop()));
-        let in_order = |(i, judged): (usize, &Judged)| judged.frame.time_secs == i as f64 && judged.frame.index == i as u32;
-        assert!(out.len() == frames.len() && out.iter().enumerate().all(in_order), "each frame once, in order");
+        let in_order = |(i, judged): (usize, &Judged)| {
+            judged.frame.time_secs == i as f64 && judged.frame.index == i as u32
+        };
+        assert!(
+            out.len() == frames.len() && out.iter().enumerate().all(in_order),
+            "each frame once, in order"
+        );
         let kept = || out.iter().filter(|judged| judged.measured.left_out.is_none());
         assert_eq!(episodes.kept(), kept().count() as u64);
-        assert_eq!(episodes.count(), kept().next_back().map_or(0, |judged| u64::from(judged.episode) + 1));
+        assert_eq!(
+            episodes.count(),
+            kept().next_back().map_or(0, |judged| u64::from(judged.episode) + 1)
+        );
         out
     }
 
     /// The episodes of these frames; -1 for what is left out.
     fn episodes(config: &DecodeConfig, frames: &[i16]) -> Vec<i64> {
-        let of = |judged: &Judged| if judged.measured.left_out.is_some() { -1 } else { i64::from(judged.episode) };
+        let of = |judged: &Judged| {
+            if judged.measured.left_out.is_some() { -1 } else { i64::from(judged.episode) }
+        };
         judged(config, frames).iter().map(of).collect()
     }
 
@@ -199,7 +220,11 @@ mod tests {
         assert_eq!(episodes(&blank, &[0, 0]), [-1, -1]);
         let still = DecodeConfig { still: Some(Still { frames: 2, change: 0.001 }), ..cut(None) };
         assert_eq!(episodes(&still, &[50, 50, 50, 50, 50, 60, 60, 70]), [0, 0, 0, -1, -1, 1, 1, 1]);
-        assert_eq!(episodes(&still, &[50, 50, -50, 50, 50]), [0, 0, 1, 1, 1], "what lies in a gap is not known");
+        assert_eq!(
+            episodes(&still, &[50, 50, -50, 50, 50]),
+            [0, 0, 1, 1, 1],
+            "what lies in a gap is not known"
+        );
     }
 
     #[test]
@@ -207,6 +232,9 @@ mod tests {
         let judged = judged(&cut(Some(2.0)), &[10, 11, 12, 200, 201, 202, 203]);
         let scores: Vec<f32> = judged.iter().map(|judged| judged.measured.cut_score).collect();
         assert_eq!(scores.iter().filter(|score| **score > 2.0).count(), 1);
-        assert!(scores[3] > 100.0 && (judged[3].measured.change - 188.0 / 255.0).abs() < 0.02, "{scores:?}");
+        assert!(
+            scores[3] > 100.0 && (judged[3].measured.change - 188.0 / 255.0).abs() < 0.02,
+            "{scores:?}"
+        );
     }
 }

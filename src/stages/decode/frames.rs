@@ -8,7 +8,12 @@ use crate::stages::Error;
 use crate::video::{Decoder, Fault, Guard, OpenVideo};
 
 /// Decodes until the end or the first fault that ends the file; returns the fault.
-pub fn decode(request: &Request, open: OpenVideo, guard: Guard, take: &mut Take) -> Result<Option<Fault>, Error> {
+pub fn decode(
+    request: &Request,
+    open: OpenVideo,
+    guard: Guard,
+    take: &mut Take,
+) -> Result<Option<Fault>, Error> {
     let options = &request.options;
     let mut decoder = Decoder::guarded(Path::new(&request.video.uri), Some(open), options, guard)?;
     let mut pixels = vec![0; options.frame_bytes()];

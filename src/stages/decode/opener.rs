@@ -15,7 +15,10 @@ pub fn opener(video: &VideoSource, access: &Access) -> OpenVideo {
     Arc::new(move || {
         // Asked before opening: opening a pipe that nobody writes to never returns.
         if address(&file).is_none() && !std::fs::metadata(local_path(&file))?.is_file() {
-            return Err(IoError::new(ErrorKind::InvalidInput, "it is a directory, pipe or device; expected a file"));
+            return Err(IoError::new(
+                ErrorKind::InvalidInput,
+                "it is a directory, pipe or device; expected a file",
+            ));
         }
         Ok(Box::new(open_source(&file, member, &access)?))
     })

@@ -19,43 +19,75 @@ use crate::stages::plan::{Given, NewTask, Planned, StagePlan};
 
 /// Plans the tasks: old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos
 /// form new ones.
-pub(super) fn plan(config: &DecodeConfig, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+pub(super) fn plan(
+    config: &DecodeConfig,
+    given: &Given,
+    plan: &mut StagePlan,
+) -> dataset::Result<()> {
     let receipts = given.receipts;
-    let now = Now { min_age: given.now.min_age.max(Duration::from_secs_f64(config.min_age)), ..given.now.clone() };
+    let now = Now {
+        min_age: given.now.min_age.max(Duration::from_secs_f64(config.min_age)),
+        ..given.now.clone()
+    };
     let current: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
     let identified = identify(given.videos, receipts, &current, &now, config, given.access)?;
     plan.left_out = identified.left_out;
     plan.note = (!given.notes.is_empty()).then(|| given.notes.join("; "));
     let videos = identified.videos;
-    let place: HashMap<&str, usize> = videos.iter().enumerate().map(|(i, v)| (&*v.digest, i)).collect();
-    let task = |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
+    let place: HashMap<&str, usize> =
+        videos.iter().enumerate().map(|(i, v)| (&*v.digest, i)).collect();
+    let task =
+        |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
     plan.set_settings(&task(vec![], 1).key().into_fields());
 
-    let rank: HashMap<String, usize> = plan.before_entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
+    let rank: HashMap<String, usize> =
+        plan.before_entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
     let with_settings = WithSettings::new(&plan.settings);
-    let with_settings: Vec<&Arc<Receipt>> = receipts.iter().filter(|r| with_settings.are_of(r)).collect();
-    let mut usable: Vec<Old> = with_settings.par_iter().copied().map(|receipt| Old::new(receipt, &place)).collect();
-    usable.sort_by_cached_key(|old| (rank.get(&old.receipt.key).copied().unwrap_or(usize::MAX), old.first()));
+    let with_settings: Vec<&Arc<Receipt>> =
+        receipts.iter().filter(|r| with_settings.are_of(r)).collect();
+    let mut usable: Vec<Old> =
+        with_settings.par_iter().copied().map(|receipt| Old::new(receipt, &place)).collect();
+    usable.sort_by_cached_key(|old| {
+        (rank.get(&old.receipt.key).copied().unwrap_or(usize::MAX), old.first())
+    });
     // Names, and what lists say, are those of now.
-    let is_now = |video: &Identified, record: &VideoRecord| video.uri() == record.uri && *video.about == record.about;
-    let says_so = |(at, record): (&Option<usize>, &VideoRecord)| at.is_none_or(|at| is_now(&videos[at], record));
+    let is_now = |video: &Identified, record: &VideoRecord| {
+        video.uri() == record.uri && *video.about == record.about
+    };
+    let says_so = |(at, record): (&Option<usize>, &VideoRecord)| {
+        at.is_none_or(|at| is_now(&videos[at], record))
+    };
     usable.retain(|old| old.places.iter().zip(&old.receipt.videos).all(says_so));
     let tries = usable.iter().map(|old| tries(old.receipt)).max().unwrap_or(0) + 1;
     let (mut kept, mut covered) = covering(&usable, videos.len());
     let again = again(given, &kept);
     if again.is_empty() {
-        plan.note = plan.note.take().into_iter().chain(nothing_again(given, &kept)).reduce(|note, more| format!("{note}; {more}"));
+        plan.note = plan
+            .note
+            .take()
+            .into_iter()
+            .chain(nothing_again(given, &kept))
+            .reduce(|note, more| format!("{note}; {more}"));
     } else {
         usable.retain(|old| old.receipt.videos.iter().all(|v| !again.contains(v.digest.as_str())));
         (kept, covered) = covering(&usable, videos.len());
     }
     let source = |video: &Identified| match config.duplicates {
-        Duplicates::Skip => skipped(video.source(), |digest| place.get(digest).map(|at| videos[*at].source().uri)),
+        Duplicates::Skip => {
+            skipped(video.source(), |digest| place.get(digest).map(|at| videos[*at].source().uri))
+        }
         Duplicates::Keep => video.source(),
     };
-    let missing: Vec<VideoSource> = videos.iter().zip(&covered).filter(|(_, covered)| !**covered).map(|(video, _)| source(video)).collect();
-    let kept_tasks: Vec<Planned> = kept.iter().map(|receipt| Planned::Done((*receipt).clone())).collect();
-    let (again, mut fresh): (Vec<_>, Vec<_>) = missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
+    let missing: Vec<VideoSource> = videos
+        .iter()
+        .zip(&covered)
+        .filter(|(_, covered)| !**covered)
+        .map(|(video, _)| source(video))
+        .collect();
+    let kept_tasks: Vec<Planned> =
+        kept.iter().map(|receipt| Planned::Done((*receipt).clone())).collect();
+    let (again, mut fresh): (Vec<_>, Vec<_>) =
+        missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
     find_decoded(&mut fresh, &with_settings);
     for (videos, tries) in [(fresh, 1), (again, tries)] {
         for videos in partitions(videos, config.videos_per_shard, config.shard_mib << 20) {
@@ -65,8 +97,12 @@ pub(super) fn plan(config: &DecodeConfig, given: &Given, plan: &mut StagePlan) -
         }
     }
     kept_tasks.into_iter().for_each(|task| plan.tasks.push(task));
-    let first = |task: &Planned| task.digests().into_iter().filter_map(|digest| place.get(digest)).min().copied();
-    plan.tasks.sort_by_cached_key(|task| (rank.get(task.key()).copied().unwrap_or(usize::MAX), first(task)));
+    let first = |task: &Planned| {
+        task.digests().into_iter().filter_map(|digest| place.get(digest)).min().copied()
+    };
+    plan.tasks.sort_by_cached_key(|task| {
+        (rank.get(task.key()).copied().unwrap_or(usize::MAX), first(task))
+    });
     Ok(())
 }
 
@@ -82,10 +118,16 @@ fn again<'r>(given: &Given, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str> {
 fn nothing_again(given: &Given, receipts: &[&Arc<Receipt>]) -> Option<String> {
     let classes = given.retry_rejected?;
     let mut there = BTreeMap::new();
-    receipts.iter().flat_map(|r| &r.rejects).for_each(|reject| *there.entry(reject.class.as_str()).or_insert(0) += 1);
-    let asked = if classes.is_empty() { String::new() } else { format!(" as {}", classes.join(", ")) };
-    let others: Vec<String> = there.into_iter().map(|(class, count)| format!("{count} as {class}")).collect();
-    let others = if others.is_empty() { String::new() } else { format!("; others: {}", others.join(", ")) };
+    receipts
+        .iter()
+        .flat_map(|r| &r.rejects)
+        .for_each(|reject| *there.entry(reject.class.as_str()).or_insert(0) += 1);
+    let asked =
+        if classes.is_empty() { String::new() } else { format!(" as {}", classes.join(", ")) };
+    let others: Vec<String> =
+        there.into_iter().map(|(class, count)| format!("{count} as {class}")).collect();
+    let others =
+        if others.is_empty() { String::new() } else { format!("; others: {}", others.join(", ")) };
     Some(format!("no video was rejected{asked}, so none is tried again{others}"))
 }
 
@@ -98,7 +140,14 @@ struct Old<'r> {
 
 impl<'r> Old<'r> {
     fn new(receipt: &'r Arc<Receipt>, place: &HashMap<&str, usize>) -> Self {
-        Old { receipt, places: receipt.videos.iter().map(|video| place.get(video.digest.as_str()).copied()).collect() }
+        Old {
+            receipt,
+            places: receipt
+                .videos
+                .iter()
+                .map(|video| place.get(video.digest.as_str()).copied())
+                .collect(),
+        }
     }
 
     fn first(&self) -> Option<usize> {
@@ -123,28 +172,45 @@ fn covering<'r>(all: &[Old<'r>], videos: usize) -> (Vec<&'r Arc<Receipt>>, Vec<b
 /// A copy is not decoded: one of its bytes is. `named` knows the video of a digest.
 fn skipped(video: VideoSource, named: impl FnOnce(&str) -> Option<String>) -> VideoSource {
     let Some((first, _)) = video.digest.split_once('#') else { return video };
-    let reason = format!("{}: has the bytes of {}", video.uri, named(first).unwrap_or_else(|| first.to_owned()));
+    let reason = format!(
+        "{}: has the bytes of {}",
+        video.uri,
+        named(first).unwrap_or_else(|| first.to_owned())
+    );
     VideoSource { unusable: Some((DUPLICATE.into(), reason)), ..video }
 }
 
 /// Says of videos that have been decoded before, under whatever name and among whatever other videos, where their frames are.
 fn find_decoded(videos: &mut [VideoSource], receipts: &[&Arc<Receipt>]) {
-    let wanted: HashSet<String> =
-        videos.iter().filter(|video| video.unusable.is_none()).map(|video| of_bytes(&video.digest).to_owned()).collect();
+    let wanted: HashSet<String> = videos
+        .iter()
+        .filter(|video| video.unusable.is_none())
+        .map(|video| of_bytes(&video.digest).to_owned())
+        .collect();
     if wanted.is_empty() {
         return;
     }
     let mut found: HashMap<&str, Decoded> = HashMap::default();
     for receipt in receipts {
         let file = |end: &str| receipt.files.iter().find(|file| file.path.ends_with(end));
-        let Some((shard, quality)) = file("shard.arrow").zip(file("quality.parquet")) else { continue };
-        for record in receipt.videos.iter().filter(|record| wanted.contains(of_bytes(&record.digest))) {
-            let reject = receipt.rejects.iter().find(|reject| reject.digest == record.digest).cloned();
+        let Some((shard, quality)) = file("shard.arrow").zip(file("quality.parquet")) else {
+            continue;
+        };
+        for record in
+            receipt.videos.iter().filter(|record| wanted.contains(of_bytes(&record.digest)))
+        {
+            let reject =
+                receipt.rejects.iter().find(|reject| reject.digest == record.digest).cloned();
             if reject.as_ref().is_some_and(|reject| reject.class == DUPLICATE) {
                 continue;
             }
-            let decoded =
-                || Decoded { key: receipt.key.clone(), shard: shard.clone(), quality: quality.clone(), record: record.clone(), reject };
+            let decoded = || Decoded {
+                key: receipt.key.clone(),
+                shard: shard.clone(),
+                quality: quality.clone(),
+                record: record.clone(),
+                reject,
+            };
             found.entry(of_bytes(&record.digest)).or_insert_with(decoded);
         }
     }
@@ -180,17 +246,24 @@ mod tests {
     const SHARD_BYTES: u64 = 32 << 20;
 
     fn video(name: usize, bytes: u64) -> VideoSource {
-        VideoSource { uri: format!("{name}.mp4"), digest: name.to_string(), bytes, ..VideoSource::default() }
+        VideoSource {
+            uri: format!("{name}.mp4"),
+            digest: name.to_string(),
+            bytes,
+            ..VideoSource::default()
+        }
     }
 
     #[test]
     fn partitions_of_what_a_killed_run_left_are_the_old_ones() {
         let sizes = [1, SHARD_BYTES, 3, 4, 5, SHARD_BYTES / 2, SHARD_BYTES / 2, 9, 9, 9, 9];
-        let videos: Vec<VideoSource> = sizes.iter().enumerate().map(|(i, bytes)| video(i, *bytes)).collect();
+        let videos: Vec<VideoSource> =
+            sizes.iter().enumerate().map(|(i, bytes)| video(i, *bytes)).collect();
         let whole = partitions(videos.clone(), 3, SHARD_BYTES);
         assert_eq!(whole.concat(), videos);
         for done in 0_usize..1 << whole.len() {
-            let left: Vec<Vec<VideoSource>> = (0..whole.len()).filter(|i| done >> i & 1 == 0).map(|i| whole[i].clone()).collect();
+            let left: Vec<Vec<VideoSource>> =
+                (0..whole.len()).filter(|i| done >> i & 1 == 0).map(|i| whole[i].clone()).collect();
             assert_eq!(partitions(left.concat(), 3, SHARD_BYTES), left, "done: {done:b}");
         }
     }

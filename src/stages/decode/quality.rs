@@ -31,7 +31,10 @@ impl Look {
     /// Looks at pixels, `[height, width, 3]`, at least one.
     pub fn at(pixels: &[u8], size: FrameSize) -> Self {
         let (height, width) = (size.height as usize, size.width as usize);
-        let luminance = |rgb: &[u8]| (77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2])) as f32 / (256.0 * 255.0);
+        let luminance = |rgb: &[u8]| {
+            (77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2])) as f32
+                / (256.0 * 255.0)
+        };
         let light: Vec<f32> = pixels.chunks_exact(3).map(luminance).collect();
         let count = light.len() as f32;
         let brightness = light.iter().sum::<f32>() / count;
@@ -54,14 +57,18 @@ fn share(lines: usize, of: usize) -> f32 {
 
 fn hash_of(light: &[f32], height: usize, width: usize) -> u64 {
     let (rows, columns) = HASHED;
-    let part = |at: usize, parts: usize, of: usize| at * of / parts..((at + 1) * of / parts).max(at * of / parts + 1);
+    let part = |at: usize, parts: usize, of: usize| {
+        at * of / parts..((at + 1) * of / parts).max(at * of / parts + 1)
+    };
     let mean = |row: usize, column: usize| {
         let (ys, xs) = (part(row, rows, height), part(column, columns, width));
         let count = (ys.len() * xs.len()) as f32;
         ys.map(|y| light[y * width..][xs.clone()].iter().sum::<f32>()).sum::<f32>() / count
     };
     let brighter = (0..rows).flat_map(|row| (1..columns).map(move |column| (row, column)));
-    brighter.fold(0, |hash, (row, column)| hash << 1 | u64::from(mean(row, column) > mean(row, column - 1) + BRIGHTER))
+    brighter.fold(0, |hash, (row, column)| {
+        hash << 1 | u64::from(mean(row, column) > mean(row, column - 1) + BRIGHTER)
+    })
 }
 
 /// Why a frame is in no episode.
@@ -87,7 +94,16 @@ pub struct Measured {
 }
 
 /// The columns of what is measured.
-const NUMBERS: [&str; 8] = ["change", "cut_score", "brightness", "contrast", "bar_left", "bar_top", "bar_right", "bar_bottom"];
+const NUMBERS: [&str; 8] = [
+    "change",
+    "cut_score",
+    "brightness",
+    "contrast",
+    "bar_left",
+    "bar_top",
+    "bar_right",
+    "bar_bottom",
+];
 /// Why frames are left out, as the table says it.
 const LEFT_OUT: [&str; 3] = ["", "blank", "still"];
 
@@ -122,13 +138,18 @@ impl Quality {
         let lacks = |name: &str| format!("it has no column `{name}`");
         let names = table.text("video").ok_or_else(|| lacks("video"))?;
         let rows: Vec<usize> = (0..names.len()).filter(|row| names[*row] == uri).collect();
-        let [frames, hashes] = ["frame_index", "hash"].map(|name| table.counts(name).ok_or_else(|| lacks(name)));
+        let [frames, hashes] =
+            ["frame_index", "hash"].map(|name| table.counts(name).ok_or_else(|| lacks(name)));
         let (frames, hashes) = (frames?, hashes?);
         let left_out = table.text("left_out").ok_or_else(|| lacks("left_out"))?;
         self.video.extend(rows.iter().map(|_| video as u32));
         self.frame_index.extend(rows.iter().map(|row| frames[*row] as u32));
         self.hash.extend(rows.iter().map(|row| hashes[*row].cast_unsigned()));
-        self.left_out.extend(rows.iter().map(|row| LEFT_OUT.iter().position(|why| *why == left_out[*row]).unwrap_or(0) as u32));
+        self.left_out.extend(
+            rows.iter().map(|row| {
+                LEFT_OUT.iter().position(|why| *why == left_out[*row]).unwrap_or(0) as u32
+            }),
+        );
         for (column, name) in self.numbers.iter_mut().zip(NUMBERS) {
             let Some(Column::F32(values)) = table.column(name) else { return Err(lacks(name)) };
             column.extend(rows.iter().map(|row| values[*row]));
@@ -143,10 +164,14 @@ impl Quality {
 
     /// Writes the table; `uris` are the partition's videos.
     pub fn write(self, store: &Store, path: &str, uris: Vec<String>) -> Result<FileInfo, Error> {
-        let mut columns = vec![("video", Column::Names(self.video, uris)), ("frame_index", Column::U32(self.frame_index))];
+        let mut columns = vec![
+            ("video", Column::Names(self.video, uris)),
+            ("frame_index", Column::U32(self.frame_index)),
+        ];
         columns.extend(NUMBERS.into_iter().zip(self.numbers.map(Column::F32)));
         columns.push(("hash", Column::Bits(self.hash)));
-        columns.push(("left_out", Column::Names(self.left_out, LEFT_OUT.map(str::to_owned).into())));
+        columns
+            .push(("left_out", Column::Names(self.left_out, LEFT_OUT.map(str::to_owned).into())));
         Ok(write_table(store, path, &columns)?)
     }
 }
@@ -159,7 +184,8 @@ mod tests {
 
     /// A picture of grey values.
     fn picture(grey: impl Fn(usize, usize) -> u8) -> Look {
-        let pixels = (0..16).flat_map(|y| (0..32).map(move |x| (x, y))).flat_map(|(x, y)| [grey(x, y); 3]);
+        let pixels =
+            (0..16).flat_map(|y| (0..32).map(move |x| (x, y))).flat_map(|(x, y)| [grey(x, y); 3]);
         Look::at(&pixels.collect::<Vec<u8>>(), SIZE)
     }
 
@@ -168,19 +194,33 @@ mod tests {
         let black = picture(|_, _| 0);
         assert_eq!((black.brightness, black.contrast, black.bars), (0.0, 0.0, [1.0; 4]));
         let white = picture(|_, _| 255);
-        assert!((white.brightness - 1.0).abs() < 0.01 && white.contrast < 1e-3 && white.bars == [0.0; 4]);
+        assert!(
+            (white.brightness - 1.0).abs() < 0.01
+                && white.contrast < 1e-3
+                && white.bars == [0.0; 4]
+        );
         let halves = picture(|x, _| if x < 16 { 0 } else { 255 });
-        assert!((halves.contrast - 0.5).abs() < 0.01 && halves.bars == [0.5, 0.0, 0.0, 0.0], "{halves:?}");
-        let framed = picture(|x, y| if !(2..12).contains(&y) || x >= 24 { 5 } else { 90 + x as u8 });
+        assert!(
+            (halves.contrast - 0.5).abs() < 0.01 && halves.bars == [0.5, 0.0, 0.0, 0.0],
+            "{halves:?}"
+        );
+        let framed =
+            picture(|x, y| if !(2..12).contains(&y) || x >= 24 { 5 } else { 90 + x as u8 });
         assert_eq!(framed.bars, [0.0, 0.125, 0.25, 0.25]);
     }
 
     #[test]
     fn a_hash_stays_with_the_picture_and_not_with_its_noise() {
-        let scene = |x: usize, y: usize| (128.0 + 90.0 * (x as f32 * 0.4).sin() * (y as f32 * 0.3).cos()) as u8;
-        let (clean, noisy) = (picture(scene), picture(|x, y| scene(x, y) + ((x * 7 + y * 13) % 3) as u8));
+        let scene = |x: usize, y: usize| {
+            (128.0 + 90.0 * (x as f32 * 0.4).sin() * (y as f32 * 0.3).cos()) as u8
+        };
+        let (clean, noisy) =
+            (picture(scene), picture(|x, y| scene(x, y) + ((x * 7 + y * 13) % 3) as u8));
         assert_eq!(clean.hash, noisy.hash);
-        assert!((clean.hash ^ picture(|x, y| scene(x + 4, y)).hash).count_ones() > 8, "another scene");
+        assert!(
+            (clean.hash ^ picture(|x, y| scene(x + 4, y)).hash).count_ones() > 8,
+            "another scene"
+        );
         assert_eq!(picture(|x, y| 100 + ((x * 7 + y * 13) % 3) as u8).hash, 0, "nothing in it");
     }
 }

@@ -47,7 +47,12 @@ fn watched(stuck: fn()) -> IoResult<Arc<Mutex<Option<Guard>>>> {
     let look = move || {
         loop {
             std::thread::sleep(GRACE / 10);
-            if seen.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|guard| guard.is_stuck(GRACE)) {
+            if seen
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_ref()
+                .is_some_and(|guard| guard.is_stuck(GRACE))
+            {
                 stuck();
             }
         }

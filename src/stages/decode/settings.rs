@@ -173,7 +173,12 @@ impl Stage for DecodeConfig {
             "is empty".into(),
             "give at least one pattern, e.g. [\"data/**/*.mp4\"]",
         );
-        expect((8..=1024).contains(&self.size), "size", format!("is {}", self.size), "expected 8 to 1024; the paper uses 64");
+        expect(
+            (8..=1024).contains(&self.size),
+            "size",
+            format!("is {}", self.size),
+            "expected 8 to 1024; the paper uses 64",
+        );
         expect(
             self.fps.is_none_or(|f| f.is_finite() && f > 0.0 && f <= 1000.0),
             "fps",
@@ -198,9 +203,19 @@ impl Stage for DecodeConfig {
             format!("has `change: {}`", self.still.unwrap_or_default().change),
             "expected a share of the range, .0005 by default",
         );
-        expect((0.0..=1e9).contains(&self.min_age), "min_age", format!("is {}", self.min_age), "expected seconds, 0 or more");
+        expect(
+            (0.0..=1e9).contains(&self.min_age),
+            "min_age",
+            format!("is {}", self.min_age),
+            "expected seconds, 0 or more",
+        );
         expect(self.videos_per_shard > 0, "videos_per_shard", "is 0".into(), "expected at least 1");
-        expect((1..=1 << 20).contains(&self.shard_mib), "shard_mib", format!("is {}", self.shard_mib), "expected MiB from 1 to 1,048,576");
+        expect(
+            (1..=1 << 20).contains(&self.shard_mib),
+            "shard_mib",
+            format!("is {}", self.shard_mib),
+            "expected MiB from 1 to 1,048,576",
+        );
         expect(
             (0.0..=1.0).contains(&self.max_dropped),
             "max_dropped",
@@ -214,7 +229,12 @@ impl Stage for DecodeConfig {
             "expected a share of the videos, 0 to 1",
         );
         let limits = self.limits.validate().err().map(|fault| fault.to_string());
-        expect(limits.is_none(), "limits", limits.unwrap_or_default(), "what is left out keeps its default, which suits any video");
+        expect(
+            limits.is_none(),
+            "limits",
+            limits.unwrap_or_default(),
+            "what is left out keeps its default, which suits any video",
+        );
         faults
     }
 

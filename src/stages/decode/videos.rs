@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
-use crate::dataset::{self, About, Access, HashMap, HashSet, ListedVideo, Receipt, VideoRecord, local_path};
+use crate::dataset::{
+    self, About, Access, HashMap, HashSet, ListedVideo, Receipt, VideoRecord, local_path,
+};
 use crate::stages::decode::{DecodeConfig, Duplicates, VideoSource};
 
 mod identity;
@@ -21,8 +23,14 @@ use crate::stages::plan::LeftOut;
 /// The blake3 of a local file; of one that cannot be read, something that no file has: the task that needs it says why.
 pub fn digest_of(file: &str) -> String {
     let mut hasher = blake3::Hasher::new();
-    let read = std::fs::File::open(local_path(file)).and_then(|file| hasher.update_reader(file).map(|_| ()));
-    read.map_or_else(|_| blake3::hash(format!("unreadable\n{file}").as_bytes()), |()| hasher.finalize()).to_hex().to_string()
+    let read = std::fs::File::open(local_path(file))
+        .and_then(|file| hasher.update_reader(file).map(|_| ()));
+    read.map_or_else(
+        |_| blake3::hash(format!("unreadable\n{file}").as_bytes()),
+        |()| hasher.finalize(),
+    )
+    .to_hex()
+    .to_string()
 }
 
 /// A video with its identity. Of a million most are known, and cost a few words each.
@@ -58,7 +66,15 @@ impl Identified<'_> {
             Is::New(video) => VideoSource { digest, about, ..(**video).clone() },
             Is::Known(VideoRecord { uri, bytes, modified, inode, .. }) => {
                 let (uri, modified) = (uri.clone(), modified.clone());
-                VideoSource { uri, digest, bytes: *bytes, modified, inode: *inode, about, ..VideoSource::default() }
+                VideoSource {
+                    uri,
+                    digest,
+                    bytes: *bytes,
+                    modified,
+                    inode: *inode,
+                    about,
+                    ..VideoSource::default()
+                }
             }
         }
     }
@@ -99,12 +115,15 @@ pub fn identify<'a>(
         let unchanged = known.unchanged(listed);
         let looked = match unchanged.is_none().then(|| candidates(listed, &known)) {
             None => vec![],
-            Some(Ok(found)) => found.into_iter().map(|found| known.identity(found, &listed.about)).collect(),
+            Some(Ok(found)) => {
+                found.into_iter().map(|found| known.identity(found, &listed.about)).collect()
+            }
             Some(Err(error)) => vec![Err(error)],
         };
         unchanged.map(|video| Ok(Ok(video))).into_iter().chain(looked)
     };
-    let found: Vec<Result<Identified, LeftOut>> = listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
+    let found: Vec<Result<Identified, LeftOut>> =
+        listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
     let (mut videos, mut waiting) = (Vec::with_capacity(found.len()), Vec::new());
     for one in found {
         match one {
@@ -113,7 +132,10 @@ pub fn identify<'a>(
         }
     }
     if !waiting.is_empty() {
-        let newest = receipts.iter().filter(|receipt| current.contains(receipt.key.as_str())).flat_map(|receipt| &receipt.videos);
+        let newest = receipts
+            .iter()
+            .filter(|receipt| current.contains(receipt.key.as_str()))
+            .flat_map(|receipt| &receipt.videos);
         let stay = staying(newest, &videos, &waiting);
         videos.extend(stay.into_iter().map(|record| {
             let digest = record.digest.as_str().into();
@@ -126,12 +148,21 @@ pub fn identify<'a>(
 
 /// Returns the videos of the newest version that stay as they are, since their file, folder or archive cannot be read now. One whose
 /// bytes are found under another name has only been renamed.
-fn staying<'a>(newest: impl Iterator<Item = &'a VideoRecord>, found: &[Identified], waiting: &[LeftOut]) -> Vec<&'a VideoRecord> {
+fn staying<'a>(
+    newest: impl Iterator<Item = &'a VideoRecord>,
+    found: &[Identified],
+    waiting: &[LeftOut],
+) -> Vec<&'a VideoRecord> {
     let digests: HashSet<&str> = found.iter().map(|video| &*video.digest).collect();
-    let names: HashSet<&str> = waiting.iter().map(|left| left.video.trim_end_matches('/')).collect();
+    let names: HashSet<&str> =
+        waiting.iter().map(|left| left.video.trim_end_matches('/')).collect();
     // Of a folder or an archive, all that is below it.
-    let below = |name: &str| names.contains(name) || name.match_indices('/').any(|(at, _)| names.contains(&name[..at]));
-    newest.filter(|record| below(&record.uri) && !digests.contains(record.digest.as_str())).collect()
+    let below = |name: &str| {
+        names.contains(name) || name.match_indices('/').any(|(at, _)| names.contains(&name[..at]))
+    };
+    newest
+        .filter(|record| below(&record.uri) && !digests.contains(record.digest.as_str()))
+        .collect()
 }
 
 /// Of videos with the same bytes all but one are told apart by a number. One that has rows keeps its number, whatever comes later; where
@@ -139,14 +170,16 @@ fn staying<'a>(newest: impl Iterator<Item = &'a VideoRecord>, found: &[Identifie
 fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
     let (mut taken, mut numbers) = (HashSet::default(), HashMap::<&str, usize>::default());
     let stay = |video: &Identified| duplicates == Duplicates::Keep && video.known;
-    let stay: Vec<bool> = videos.iter().map(|video| stay(video) && taken.insert(&*video.digest)).collect();
+    let stay: Vec<bool> =
+        videos.iter().map(|video| stay(video) && taken.insert(&*video.digest)).collect();
     let numbered = videos.iter().zip(stay).map(|(video, stays)| {
         if stays {
             return None;
         }
         let bytes = of_bytes(&video.digest);
         let last = numbers.entry(bytes).or_default();
-        let mut digests = (*last + 1..).map(|n| (n, if n == 1 { bytes.to_owned() } else { format!("{bytes}#{n}") }));
+        let mut digests = (*last + 1..)
+            .map(|n| (n, if n == 1 { bytes.to_owned() } else { format!("{bytes}#{n}") }));
         let (number, digest) = digests.find(|(_, digest)| !taken.contains(digest.as_str()))?;
         *last = number;
         (digest != video.digest).then_some(digest)

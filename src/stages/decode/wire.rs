@@ -89,7 +89,9 @@ impl Trouble {
     fn error(self) -> IoError {
         match self {
             Self { code: Some(code), .. } => IoError::from_raw_os_error(code),
-            Self { absent, said, .. } => IoError::new(if absent { ErrorKind::NotFound } else { ErrorKind::Other }, said),
+            Self { absent, said, .. } => {
+                IoError::new(if absent { ErrorKind::NotFound } else { ErrorKind::Other }, said)
+            }
         }
     }
 }
@@ -138,7 +140,8 @@ fn write_answer(to: &mut impl Write, tag: u8, bytes: &[u8]) -> IoResult<()> {
 /// The video's size, as answered.
 pub fn read_size(from: &mut impl Read) -> IoResult<u64> {
     let bytes = read_bytes(from)?;
-    let bytes = bytes.try_into().map_err(|_| IoError::new(ErrorKind::InvalidData, "a size has 8 bytes"))?;
+    let bytes =
+        bytes.try_into().map_err(|_| IoError::new(ErrorKind::InvalidData, "a size has 8 bytes"))?;
     Ok(u64::from_le_bytes(bytes))
 }
 
@@ -184,14 +187,19 @@ pub fn read(from: &mut impl Read, pixels: &mut [u8]) -> IoResult<Reply> {
             Ok(Reply::Frame(Frame { time_secs, gap_before: gap != 0, index }))
         }
         OPEN => Ok(Reply::Open),
-        READ => Ok(Reply::Read { at: u64::from_le_bytes(array(from)?), most: u32::from_le_bytes(array(from)?) }),
+        READ => Ok(Reply::Read {
+            at: u64::from_le_bytes(array(from)?),
+            most: u32::from_le_bytes(array(from)?),
+        }),
         END => {
             let length = u32::from_le_bytes(array(from)?);
             let mut text = Vec::new();
             from.take(u64::from(length)).read_to_end(&mut text)?;
             Ok(Reply::End(serde_json::from_slice(&text)?))
         }
-        other => Err(IoError::new(ErrorKind::InvalidData, format!("an answer begins with byte {other}"))),
+        other => {
+            Err(IoError::new(ErrorKind::InvalidData, format!("an answer begins with byte {other}")))
+        }
     }
 }
 
@@ -221,7 +229,9 @@ impl Ending {
         Err(match self {
             Ending::Done(fault) => return Ok(fault),
             Ending::Refused(fault) => VideoError::Refused { path, fault }.into(),
-            Ending::Unreadable { code: Some(code), .. } => VideoError::Read { path, source: IoError::from_raw_os_error(code) }.into(),
+            Ending::Unreadable { code: Some(code), .. } => {
+                VideoError::Read { path, source: IoError::from_raw_os_error(code) }.into()
+            }
             Ending::Unreadable { code: None, absent, said } => {
                 let kind = if absent { ErrorKind::NotFound } else { ErrorKind::Other };
                 VideoError::Read { path, source: IoError::new(kind, said) }.into()
@@ -253,14 +263,19 @@ mod tests {
         write_end(&mut sent, &Ending::Done(Some(fault()))).unwrap();
         let (mut from, mut seen) = (sent.as_slice(), [0; 3]);
         for (time_secs, gap_before, pixels) in frames {
-            assert_eq!(read(&mut from, &mut seen).unwrap(), Reply::Frame(Frame { time_secs, gap_before, index: 7 }));
+            assert_eq!(
+                read(&mut from, &mut seen).unwrap(),
+                Reply::Frame(Frame { time_secs, gap_before, index: 7 })
+            );
             assert_eq!(seen, pixels);
         }
         assert_eq!(read(&mut from, &mut seen).unwrap(), Reply::End(Ending::Done(Some(fault()))));
         assert_eq!(read(&mut from, &mut seen).unwrap_err().kind(), ErrorKind::UnexpectedEof);
         for cut in 0..sent.len() {
             let mut from = &sent[..cut];
-            let ended = std::iter::from_fn(|| Some(read(&mut from, &mut seen))).take(3).find_map(Result::err);
+            let ended = std::iter::from_fn(|| Some(read(&mut from, &mut seen)))
+                .take(3)
+                .find_map(Result::err);
             assert!(ended.is_some(), "{cut} bytes of an answer are not one");
         }
         assert!(read(&mut &b"X"[..], &mut seen).is_err());
@@ -296,8 +311,13 @@ mod tests {
         ];
         for error in errors {
             let (text, class, passes) = (error.to_string(), error.class(), error.is_transient());
-            let Err(Error::Video(told)) = Ending::of(Err(error.into())).result(&video()) else { panic!("{text}: no error any more") };
-            assert_eq!((told.to_string(), told.class(), told.is_transient()), (text, class, passes));
+            let Err(Error::Video(told)) = Ending::of(Err(error.into())).result(&video()) else {
+                panic!("{text}: no error any more")
+            };
+            assert_eq!(
+                (told.to_string(), told.class(), told.is_transient()),
+                (text, class, passes)
+            );
         }
     }
 }

@@ -7,7 +7,9 @@ use super::opener::opener;
 use super::quality::{LeftOut, Look, Quality};
 use super::wire::{Request, Take};
 use super::{DecodeTask, VideoSource};
-use crate::dataset::{FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, version_of};
+use crate::dataset::{
+    FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, version_of,
+};
 use crate::stages::{Done, Error, Workplace};
 use crate::video::{DecodeOptions, Fault, FaultClass, Fit, Guard};
 
@@ -18,25 +20,33 @@ const MOST_OF_A_SIDE: f32 = 0.49;
 
 /// Decodes the task's videos, one after the other, into one shard.
 pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
-    let name = |video: &VideoSource| VideoName { uri: video.uri.clone(), digest: video.digest.clone() };
+    let name =
+        |video: &VideoSource| VideoName { uri: video.uri.clone(), digest: video.digest.clone() };
     let layout = ShardLayout {
         size: FrameSize { height: task.config.size, width: task.config.size },
         compression: task.config.compression,
         videos: task.videos.iter().map(name).collect(),
     };
-    let shard = ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
+    let shard =
+        ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
     let (mut out, mut done) = (Out { shard, quality: Quality::default() }, Done::default());
     let (mut cuts, mut trimmed, mut copied) = (0, 0, Copied::default());
     for (i, video) in task.videos.iter().enumerate() {
         out.shard.begin_video(i)?;
         if let Some(decoded) = &video.decoded {
-            let (record, reject) = copied.take(decoded, video, i, place, (&mut out.shard, &mut out.quality))?;
+            let (record, reject) =
+                copied.take(decoded, video, i, place, (&mut out.shard, &mut out.quality))?;
             done.videos.push(record);
             done.rejects.extend(reject);
             place.progress.advance(1);
             continue;
         }
-        let mut frames = Frames { out: &mut out, video: i, episodes: Episodes::new(&task.config), trimmed: false };
+        let mut frames = Frames {
+            out: &mut out,
+            video: i,
+            episodes: Episodes::new(&task.config),
+            trimmed: false,
+        };
         let (record, reject) = decode_video(task, video, place, &mut frames)?;
         cuts += frames.episodes.cuts();
         trimmed += u64::from(frames.trimmed);
@@ -58,7 +68,10 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     ];
     done.stats.extend(counts.map(|(name, count)| (name.to_owned(), count)));
     let uris = task.videos.iter().map(|video| video.uri.clone()).collect();
-    done.files = vec![shard.finish()?, quality.write(place.store, &format!("{}/quality.parquet", place.folder), uris)?];
+    done.files = vec![
+        shard.finish()?,
+        quality.write(place.store, &format!("{}/quality.parquet", place.folder), uris)?,
+    ];
     Ok(done)
 }
 
@@ -92,13 +105,23 @@ fn decode_video(
         episodes,
         about: video.about.clone(),
     };
-    let reject =
-        fault.map(|(class, reason)| Reject { video: video.uri.clone(), digest: video.digest.clone(), class, reason, frames_kept: frames });
+    let reject = fault.map(|(class, reason)| Reject {
+        video: video.uri.clone(),
+        digest: video.digest.clone(),
+        class,
+        reason,
+        frames_kept: frames,
+    });
     Ok((record, reject))
 }
 
 /// Decodes until the end or the first fault that ends the file; returns the fault as (class, reason).
-fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames: &mut Frames) -> Result<Option<(String, String)>, Error> {
+fn frames_into(
+    task: &DecodeTask,
+    video: &VideoSource,
+    place: &Workplace,
+    frames: &mut Frames,
+) -> Result<Option<(String, String)>, Error> {
     let options = DecodeOptions {
         fps: task.config.fps,
         fit: task.config.fit,
@@ -112,7 +135,10 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
     let result = decoded(&request, place, &mut |frame, pixels| {
         place.go_on()?;
         let index = u32::try_from(frame.index).unwrap_or(u32::MAX);
-        frames.push(Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs, index }, frame.gap_before)
+        frames.push(
+            Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs, index },
+            frame.gap_before,
+        )
     });
     frames.finish()?;
     let fault = match result {
@@ -121,7 +147,10 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
         // That an object may be listed but not read shows only here.
         Err(Error::Video(error)) => match error.class() {
             Some(FaultClass::Unreadable) if address(&video.uri).is_none() => {
-                return Err(Error::Unavailable { video: video.uri.clone(), reason: error.to_string() });
+                return Err(Error::Unavailable {
+                    video: video.uri.clone(),
+                    reason: error.to_string(),
+                });
             }
             None => return Err(error.into()),
             Some(class) => Some((class, error.to_string())),
@@ -132,9 +161,19 @@ fn frames_into(task: &DecodeTask, video: &VideoSource, place: &Workplace, frames
 }
 
 /// The black bars that stay throughout a video: left, top, right, bottom. What is wrong with the file is found again when it is decoded.
-fn bars_of(video: &VideoSource, options: &DecodeOptions, place: &Workplace) -> Result<[f32; 4], Error> {
+fn bars_of(
+    video: &VideoSource,
+    options: &DecodeOptions,
+    place: &Workplace,
+) -> Result<[f32; 4], Error> {
     let size = FrameSize { height: BARS_SIDE, width: BARS_SIDE };
-    let options = DecodeOptions { width: BARS_SIDE, height: BARS_SIDE, fit: Fit::Stretch, fps: None, ..options.clone() };
+    let options = DecodeOptions {
+        width: BARS_SIDE,
+        height: BARS_SIDE,
+        fit: Fit::Stretch,
+        fps: None,
+        ..options.clone()
+    };
     let mut least = None;
     let seen = decoded(&Request { video: video.clone(), options }, place, &mut |_, pixels| {
         place.go_on()?;
@@ -147,7 +186,9 @@ fn bars_of(video: &VideoSource, options: &DecodeOptions, place: &Workplace) -> R
         Ok(())
     });
     match seen {
-        Ok(_) | Err(Error::Video(_)) => Ok(least.unwrap_or_default().map(|bar: f32| bar.min(MOST_OF_A_SIDE))),
+        Ok(_) | Err(Error::Video(_)) => {
+            Ok(least.unwrap_or_default().map(|bar: f32| bar.min(MOST_OF_A_SIDE)))
+        }
         Err(error) => Err(error),
     }
 }
@@ -210,7 +251,14 @@ impl Frames<'_> {
 /// A file that changed since it was hashed must not be filed under its old hash.
 fn unchanged(video: &VideoSource, place: &Workplace) -> Result<(), Error> {
     match version_of(video.file(), place.store.access()) {
-        Ok((bytes, version)) if version == video.modified && (bytes == video.bytes || video.archived.is_some()) => Ok(()),
-        _ => Err(Error::Unavailable { video: video.uri.clone(), reason: "it changed since this run looked at it".into() }),
+        Ok((bytes, version))
+            if version == video.modified && (bytes == video.bytes || video.archived.is_some()) =>
+        {
+            Ok(())
+        }
+        _ => Err(Error::Unavailable {
+            video: video.uri.clone(),
+            reason: "it changed since this run looked at it".into(),
+        }),
     }
 }

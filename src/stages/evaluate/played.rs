@@ -53,14 +53,25 @@ impl Played {
         if self.player.is_empty() {
             return Ok(vec![]);
         }
-        let counts = |values: &[Option<u64>]| Column::F64(values.iter().map(|value| value.map(|value| value as f64)).collect());
-        let ends = self.end.iter().map(|end| if *end == End::Truncated { "truncated" } else { "done" }.to_owned());
+        let counts = |values: &[Option<u64>]| {
+            Column::F64(values.iter().map(|value| value.map(|value| value as f64)).collect())
+        };
+        let ends = self
+            .end
+            .iter()
+            .map(|end| if *end == End::Truncated { "truncated" } else { "done" }.to_owned());
         let columns = [
             ("player", Column::Text(self.player.clone())),
             ("transitions", counts(&self.transitions)),
             ("draw", counts(&self.draw)),
-            ("level", Column::F64(self.level.iter().map(|level| Some(f64::from(*level))).collect())),
-            ("episode_return", Column::F64(self.episode_return.iter().copied().map(Some).collect())),
+            (
+                "level",
+                Column::F64(self.level.iter().map(|level| Some(f64::from(*level))).collect()),
+            ),
+            (
+                "episode_return",
+                Column::F64(self.episode_return.iter().copied().map(Some).collect()),
+            ),
             ("length", Column::U64(self.length.clone())),
             ("end", Column::Text(ends.collect())),
         ];
@@ -73,9 +84,16 @@ impl Played {
         let mut rows: Vec<Row> = Vec::new();
         let mut at = 0;
         while at < self.player.len() {
-            let same = |i: &usize| (&self.player[*i], self.transitions[*i]) == (&self.player[at], self.transitions[at]);
+            let same = |i: &usize| {
+                (&self.player[*i], self.transitions[*i]) == (&self.player[at], self.transitions[at])
+            };
             let end = (at..self.player.len()).take_while(same).count() + at;
-            rows.push(Row::new(&self.player[at], self.transitions[at], &self.episode_return[at..end], returns));
+            rows.push(Row::new(
+                &self.player[at],
+                self.transitions[at],
+                &self.episode_return[at..end],
+                returns,
+            ));
             at = end;
         }
         Earned { game, rows, published: Published::from(returns) }
@@ -99,7 +117,8 @@ impl Row {
     fn new(player: &str, transitions: Option<u64>, returns: &[f64], published: Returns) -> Row {
         let count = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / count;
-        let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>()
+            / (count - 1.0).max(1.0);
         Row {
             player: player.to_owned(),
             transitions,
@@ -137,12 +156,16 @@ pub(super) struct Earned {
 impl Earned {
     fn sentence(&self) -> String {
         let row = |row: &Row| {
-            let who = row.transitions.map_or(row.player.clone(), |transitions| format!("{transitions} transitions"));
+            let who = row
+                .transitions
+                .map_or(row.player.clone(), |transitions| format!("{transitions} transitions"));
             format!("{who} {:.2} (±{:.2})", row.mean_return, row.standard_error)
         };
         let rows: Vec<String> = self.rows.iter().map(row).collect();
         let Published { random, expert, offline_256, offline_8192 } = self.published;
-        let published = format!("random {random:.2}, expert {expert:.2}, 256 transitions {offline_256:.2}, 8192 {offline_8192:.2}");
+        let published = format!(
+            "random {random:.2}, expert {expert:.2}, 256 transitions {offline_256:.2}, 8192 {offline_8192:.2}"
+        );
         format!("mean return in {}: {}; published: {published}", self.game, rows.join(", "))
     }
 }
@@ -159,7 +182,11 @@ pub(super) struct Evaluation {
 impl Evaluation {
     pub(super) fn sentence(&self) -> String {
         let Evaluation { returns, probe, rollouts } = self;
-        let told = [returns.as_ref().map(Earned::sentence), probe.as_ref().map(Probe::sentence), rollouts.as_ref().map(Rollouts::sentence)];
+        let told = [
+            returns.as_ref().map(Earned::sentence),
+            probe.as_ref().map(Probe::sentence),
+            rollouts.as_ref().map(Rollouts::sentence),
+        ];
         told.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
@@ -186,9 +213,12 @@ mod tests {
     #[test]
     fn draws_of_as_many_transitions_are_one_row() {
         let mut played = Played::default();
-        let episode = |episode_return| Episode { level: 0, episode_return, length: 3, end: End::Done };
+        let episode =
+            |episode_return| Episode { level: 0, episode_return, length: 3, end: End::Done };
         played.extend(&Player::Random, vec![episode(0.0), episode(10.0)]);
-        let row = |transitions, returns: &[f64]| Row::new("policy", transitions, returns, Game::Maze.returns());
+        let row = |transitions, returns: &[f64]| {
+            Row::new("policy", transitions, returns, Game::Maze.returns())
+        };
         for returns in [[10.0, 10.0], [0.0, 10.0]] {
             for value in returns {
                 played.player.push("policy".into());

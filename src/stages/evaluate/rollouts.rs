@@ -39,16 +39,26 @@ pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Roll
     let Some(model) = &task.dynamics else { return Ok(None) };
     let paths = task.shards.iter().map(|file| file.path.clone()).collect();
     let WorldModel { labeller, predictor, shards } = WorldModel::open(place, &model.path, paths)?;
-    let (every, known, ahead) = (task.config.holdout, labeller.config().window() - 1, task.config.frames_ahead());
-    let index = WindowIndex::new(&shards, known + ahead).subset(|episode| every == 0 || episode.is_multiple_of(every));
+    let (every, known, ahead) =
+        (task.config.holdout, labeller.config().window() - 1, task.config.frames_ahead());
+    let index = WindowIndex::new(&shards, known + ahead)
+        .subset(|episode| every == 0 || episode.is_multiple_of(every));
     let chosen = batch::spread(&index, STRETCHES);
     if chosen.len() < 2 {
         let (windows, episodes) = (chosen.len(), index.episodes());
-        return Err(Error::TooFewWindows { split: "predicted", windows, time: known + ahead, episodes, needed: 2 });
+        return Err(Error::TooFewWindows {
+            split: "predicted",
+            windows,
+            time: known + ahead,
+            episodes,
+            needed: 2,
+        });
     }
     let mut frames = Vec::new();
     batch::gather(&shards, &index, &chosen, &mut frames)?;
-    let starts: Vec<usize> = (0..chosen.len()).flat_map(|i| (0..ahead).map(move |at| i * (known + ahead) + at)).collect();
+    let starts: Vec<usize> = (0..chosen.len())
+        .flat_map(|i| (0..ahead).map(move |at| i * (known + ahead) + at))
+        .collect();
     let latent_action = labeller.label(&frames, &starts, Want::default())?.latent_action;
     let stretches = Stretches { frames, latent_action, count: chosen.len(), known, ahead };
     Ok(Some(Rollouts { stretches: chosen.len(), rows: stretches.errors(predictor.as_ref())? }))
@@ -67,13 +77,18 @@ struct Stretches {
 
 impl Stretches {
     fn errors(&self, predictor: &dyn Predictor) -> Result<Vec<Ahead>, Error> {
-        let (own, shuffled) = (self.predicted(predictor, 0)?, self.predicted(predictor, self.count / 2)?);
-        let last: Vec<Vec<f32>> = (0..self.count).map(|i| pixels(self.frame(i, self.known - 1))).collect();
+        let (own, shuffled) =
+            (self.predicted(predictor, 0)?, self.predicted(predictor, self.count / 2)?);
+        let last: Vec<Vec<f32>> =
+            (0..self.count).map(|i| pixels(self.frame(i, self.known - 1))).collect();
         let mean = |errors: &mut dyn Iterator<Item = f64>| errors.sum::<f64>() / self.count as f64;
         let row = |at: usize| Ahead {
             frames_ahead: at as u64 + 1,
             fdm_error: mean(&mut (0..self.count).map(|i| own[at][i])),
-            copy_error: mean(&mut (0..self.count).map(|i| squared_error(&last[i], self.frame(i, self.known + at)))),
+            copy_error: mean(
+                &mut (0..self.count)
+                    .map(|i| squared_error(&last[i], self.frame(i, self.known + at))),
+            ),
             shuffled_error: mean(&mut (0..self.count).map(|i| shuffled[at][i])),
         };
         Ok((0..self.ahead).map(row).collect())
@@ -81,14 +96,26 @@ impl Stretches {
 
     /// Errors by frames ahead and stretch, each with the latent actions of the stretch so many further on.
     fn predicted(&self, predictor: &dyn Predictor, further: usize) -> Result<Vec<Vec<f64>>, Error> {
-        let (dim, bytes) = (self.latent_action.len() / (self.count * self.ahead), self.frame(0, 0).len());
-        let mut past: Vec<Vec<u8>> = (0..self.count).map(|i| (0..self.known).flat_map(|at| self.frame(i, at)).copied().collect()).collect();
+        let (dim, bytes) =
+            (self.latent_action.len() / (self.count * self.ahead), self.frame(0, 0).len());
+        let mut past: Vec<Vec<u8>> = (0..self.count)
+            .map(|i| (0..self.known).flat_map(|at| self.frame(i, at)).copied().collect())
+            .collect();
         let mut errors = Vec::new();
         for at in 0..self.ahead {
-            let done = |i: usize| &self.latent_action[((i + further) % self.count * self.ahead + at) * dim..][..dim];
-            let predicted = predictor.predict(&past.concat(), &(0..self.count).flat_map(done).copied().collect::<Vec<f32>>())?;
+            let done = |i: usize| {
+                &self.latent_action[((i + further) % self.count * self.ahead + at) * dim..][..dim]
+            };
+            let predicted = predictor.predict(
+                &past.concat(),
+                &(0..self.count).flat_map(done).copied().collect::<Vec<f32>>(),
+            )?;
             let predicted: Vec<&[f32]> = predicted.chunks_exact(bytes).collect();
-            errors.push((0..self.count).map(|i| squared_error(predicted[i], self.frame(i, self.known + at))).collect());
+            errors.push(
+                (0..self.count)
+                    .map(|i| squared_error(predicted[i], self.frame(i, self.known + at)))
+                    .collect(),
+            );
             for (past, predicted) in past.iter_mut().zip(predicted) {
                 past.drain(..bytes);
                 past.extend(as_bytes(predicted));
@@ -110,13 +137,22 @@ impl Rollouts {
             None => format!("undefined {} ahead, since nothing moves", row.frames_ahead),
         };
         let told: Vec<String> =
-            [self.rows.first(), self.rows.last().filter(|_| self.rows.len() > 1)].into_iter().flatten().map(row).collect();
-        format!("frames predicted from predictions: error {} of that of copying the last real one", told.join(", "))
+            [self.rows.first(), self.rows.last().filter(|_| self.rows.len() > 1)]
+                .into_iter()
+                .flatten()
+                .map(row)
+                .collect();
+        format!(
+            "frames predicted from predictions: error {} of that of copying the last real one",
+            told.join(", ")
+        )
     }
 
     /// A row for every number of frames ahead.
     pub(super) fn write(&self, place: &Workplace) -> Result<FileInfo, Error> {
-        let column = |of: fn(&Ahead) -> f64| Column::F64(self.rows.iter().map(|row| Some(of(row))).collect());
+        let column = |of: fn(&Ahead) -> f64| {
+            Column::F64(self.rows.iter().map(|row| Some(of(row))).collect())
+        };
         let columns = [
             ("frames_ahead", Column::U64(self.rows.iter().map(|row| row.frames_ahead).collect())),
             ("fdm_error", column(|row| row.fdm_error)),
@@ -142,8 +178,12 @@ mod tests {
         }
 
         fn predict(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
-            let step =
-                |(past, action): (&[u8], &f32)| past[2..].iter().map(|byte| f32::from(*byte) / 255.0 - 0.5 + action).collect::<Vec<_>>();
+            let step = |(past, action): (&[u8], &f32)| {
+                past[2..]
+                    .iter()
+                    .map(|byte| f32::from(*byte) / 255.0 - 0.5 + action)
+                    .collect::<Vec<_>>()
+            };
             Ok(past.chunks_exact(4).zip(latent_action).flat_map(step).collect())
         }
     }
@@ -151,16 +191,28 @@ mod tests {
     #[test]
     fn each_frame_is_predicted_from_the_prediction_before_it() {
         // Two stretches of frames of two bytes, two known: 51 (.2 of the range) more with every frame, and no change at all.
-        let frames = [[0, 0], [0, 0], [51, 51], [102, 102], [9, 9], [9, 9], [9, 9], [9, 9]].concat();
-        let stretches = Stretches { frames, latent_action: vec![0.2, 0.2, 0.0, 0.0], count: 2, known: 2, ahead: 2 };
+        let frames =
+            [[0, 0], [0, 0], [51, 51], [102, 102], [9, 9], [9, 9], [9, 9], [9, 9]].concat();
+        let stretches = Stretches {
+            frames,
+            latent_action: vec![0.2, 0.2, 0.0, 0.0],
+            count: 2,
+            known: 2,
+            ahead: 2,
+        };
         let rows = stretches.errors(&Adds(Preset::Tiny.dynamics())).unwrap();
-        let near = |seen: f64, right: f64| assert!((seen - right).abs() < 1e-6, "{seen} for {right}");
+        let near =
+            |seen: f64, right: f64| assert!((seen - right).abs() < 1e-6, "{seen} for {right}");
         for (row, [copied, shuffled]) in rows.iter().zip([[0.02, 0.04], [0.08, 0.16]]) {
             near(row.fdm_error, 0.0);
             near(row.copy_error, copied);
             near(row.shuffled_error, shuffled);
         }
         let rollouts = Rollouts { stretches: 2, rows };
-        assert!(rollouts.sentence().contains("error 0.00x 1 ahead, 0.00x 2 ahead"), "{}", rollouts.sentence());
+        assert!(
+            rollouts.sentence().contains("error 0.00x 1 ahead, 0.00x 2 ahead"),
+            "{}",
+            rollouts.sentence()
+        );
     }
 }

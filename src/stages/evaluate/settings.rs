@@ -129,23 +129,57 @@ impl Stage for EvaluateConfig {
         let cure = "name a `policy` and its `decoder`, an `agent`, `labels` and true `actions`, or `dynamics` and `frames`";
         expect(plays || asks || predicts, "policy", missing(), cure);
         let seen = if predicts { missing() } else { "has no `dynamics`".into() };
-        expect(self.frames.is_some() == predicts, "frames", seen, "the world model predicts frames");
+        expect(
+            self.frames.is_some() == predicts,
+            "frames",
+            seen,
+            "the world model predicts frames",
+        );
         let seen = if predicts { "is 0" } else { "has no `dynamics`" };
         let right = self.rollout.is_none_or(|rollout| rollout > 0 && predicts);
         expect(right, "rollout", seen.into(), "expected at least 1, and `dynamics` that predict");
-        let needs = if plays { "what plays needs one: `lapo doctor` names them" } else { "nobody plays it: name a `policy` or an `agent`" };
+        let needs = if plays {
+            "what plays needs one: `lapo doctor` names them"
+        } else {
+            "nobody plays it: name a `policy` or an `agent`"
+        };
         let seen = self.game.map_or_else(missing, |game| format!("is {game}"));
         expect(self.game.is_some() == plays, "game", seen, needs);
         let seen = if asks { missing() } else { "has no `labels`".into() };
-        expect(self.actions.is_some() == asks, "actions", seen, "`labels` are asked about true actions");
-        expect(self.holdout != 1, "holdout", "is 1".into(), "the probe would have no video to learn from; expected 0 (none) or at least 2");
+        expect(
+            self.actions.is_some() == asks,
+            "actions",
+            seen,
+            "`labels` are asked about true actions",
+        );
+        expect(
+            self.holdout != 1,
+            "holdout",
+            "is 1".into(),
+            "the probe would have no video to learn from; expected 0 (none) or at least 2",
+        );
         let seen = if self.decoder.is_some() { "has no `policy`" } else { "is missing" };
-        expect(self.decoder.is_some() == self.policy.is_some(), "decoder", seen.into(), "a policy plays by its decoder");
+        expect(
+            self.decoder.is_some() == self.policy.is_some(),
+            "decoder",
+            seen.into(),
+            "a policy plays by its decoder",
+        );
         expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
         expect(self.envs > 0, "envs", "is 0".into(), "expected at least 1");
         let warm = self.temperature.is_finite() && self.temperature >= 0.0;
-        expect(warm, "temperature", format!("is {}", self.temperature), "expected 0 (the likeliest action) or more");
-        expect(self.levels.is_valid(), "levels", format!("end at {}", self.levels.end()), "expected numbers below 2,147,483,648");
+        expect(
+            warm,
+            "temperature",
+            format!("is {}", self.temperature),
+            "expected 0 (the likeliest action) or more",
+        );
+        expect(
+            self.levels.is_valid(),
+            "levels",
+            format!("end at {}", self.levels.end()),
+            "expected numbers below 2,147,483,648",
+        );
         faults
     }
 
@@ -157,13 +191,16 @@ impl Stage for EvaluateConfig {
     /// Adds one task: all decoders play the same levels.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
         let EvaluateConfig { policy, decoder, agent, labels, actions, dynamics, frames, .. } = self;
-        let of = [policy, decoder, agent, labels, actions, dynamics, frames].map(|name| given.plan_if(name.as_ref()));
+        let of = [policy, decoder, agent, labels, actions, dynamics, frames]
+            .map(|name| given.plan_if(name.as_ref()));
         let [policy, decoder, agent, labels, actions, dynamics, frames] = of;
         let task = EvaluateTask {
             config: self.clone(),
             seed: given.seed,
             policy: policy.map(StagePlan::weights),
-            decoders: decoder.map(|decoder| decoder.tasks.files(".safetensors")).unwrap_or_default(),
+            decoders: decoder
+                .map(|decoder| decoder.tasks.files(".safetensors"))
+                .unwrap_or_default(),
             agent: agent.map(StagePlan::weights),
             labels: labels.map(|labels| labels.tasks.files("labels.parquet")).unwrap_or_default(),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),

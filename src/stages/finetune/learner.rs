@@ -30,16 +30,27 @@ pub(super) struct Learner<A: AutodiffBackend> {
 pub(super) type Row = Vec<(&'static str, f32)>;
 
 /// What is logged of a minibatch: [`Losses::parts`] and the gradients' norm.
-pub(super) const PARTS: [&str; 6] = ["policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "grad_norm"];
+pub(super) const PARTS: [&str; 6] =
+    ["policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "grad_norm"];
 
 impl<A> Learner<A>
 where
     A: AutodiffBackend + NetBackend,
     A::InnerBackend: NetBackend + AdamBackend,
 {
-    pub(super) fn new(config: FinetuneConfig, seed: u64, agent: AgentConfig, net: AgentNet<A>, device: A::Device) -> Self {
+    pub(super) fn new(
+        config: FinetuneConfig,
+        seed: u64,
+        agent: AgentConfig,
+        net: AgentNet<A>,
+        device: A::Device,
+    ) -> Self {
         let epsilon = if config.from_scratch { 1e-5 } else { 1e-8 };
-        let optimizer = Optimizer::new(OptimConfig { max_grad_norm: config.max_grad_norm, epsilon, ..OptimConfig::default() });
+        let optimizer = Optimizer::new(OptimConfig {
+            max_grad_norm: config.max_grad_norm,
+            epsilon,
+            ..OptimConfig::default()
+        });
         Learner { rates: config.rates(), config, seed, agent, net, optimizer, device }
     }
 
@@ -52,21 +63,29 @@ where
         returns: &[f32],
     ) -> Result<Row, Error> {
         let at = (update - 1) * self.config.batch() as u64;
-        let rates = [&self.rates.policy_head, &self.rates.value_head, &self.rates.trunk].map(|rate| rate.at(at));
+        let rates = [&self.rates.policy_head, &self.rates.value_head, &self.rates.trunk]
+            .map(|rate| rate.at(at));
         let mut rng = batch::generator(self.seed, "minibatch", update);
-        let (mut order, mut seen): (Vec<usize>, _) = ((0..self.config.batch()).collect(), Vec::new());
+        let (mut order, mut seen): (Vec<usize>, _) =
+            ((0..self.config.batch()).collect(), Vec::new());
         for _ in 0..self.config.epochs {
             order.shuffle(&mut rng);
             for places in order.chunks_exact(self.config.batch() / self.config.minibatches) {
-                seen.push(self.step(rollout, advantages, returns, places, rates).reshape([1, PARTS.len()]));
+                seen.push(
+                    self.step(rollout, advantages, returns, places, rates)
+                        .reshape([1, PARTS.len()]),
+                );
             }
         }
         let steps = seen.len() as f32;
         let parts = to_host(Tensor::cat(seen, 0).sum_dim(0).div_scalar(steps))?;
-        if let Some((&what, &seen)) = PARTS.iter().zip(&parts).find(|(_, value)| !value.is_finite()) {
+        if let Some((&what, &seen)) = PARTS.iter().zip(&parts).find(|(_, value)| !value.is_finite())
+        {
             return Err(TrainError::NotFinite { step: at, what, seen }.into());
         }
-        let rates = ["rate_policy_head", "rate_value_head", "rate_trunk"].into_iter().zip(rates.map(|rate| rate as f32));
+        let rates = ["rate_policy_head", "rate_value_head", "rate_trunk"]
+            .into_iter()
+            .zip(rates.map(|rate| rate as f32));
         Ok(PARTS.into_iter().zip(parts).chain(rates).collect())
     }
 
@@ -82,9 +101,16 @@ where
         let shown = Minibatch::<A>::gather(rollout, advantages, returns, places, &self.device);
         let base = match &rollout.base {
             Some(base) => Tensor::from_inner(select(base, places, &self.device)),
-            None => self.net.rl.base(upload(&rollout.frames_at(places), self.agent.network.frame_shape(), &self.device)),
+            None => self.net.rl.base(upload(
+                &rollout.frames_at(places),
+                self.agent.network.frame_shape(),
+                &self.device,
+            )),
         };
-        let supervised = rollout.supervised.as_ref().map(|logits| Tensor::from_inner(select(logits, places, &self.device)));
+        let supervised = rollout
+            .supervised
+            .as_ref()
+            .map(|logits| Tensor::from_inner(select(logits, places, &self.device)));
         let (logits, value) = self.net.logits_and_value(base, supervised);
         let losses = losses(logits, value, &shown, &self.config);
 
@@ -92,8 +118,18 @@ where
         gradients("agent", &self.net, &losses.total.backward(), &mut all);
         let mut step = self.optimizer.begin(all);
         let rl = &mut self.net.rl;
-        rl.policy_head = self.optimizer.apply(&mut step, "agent.rl.policy_head", policy_head, rl.policy_head.clone());
-        rl.value_head = self.optimizer.apply(&mut step, "agent.rl.value_head", value_head, rl.value_head.clone());
+        rl.policy_head = self.optimizer.apply(
+            &mut step,
+            "agent.rl.policy_head",
+            policy_head,
+            rl.policy_head.clone(),
+        );
+        rl.value_head = self.optimizer.apply(
+            &mut step,
+            "agent.rl.value_head",
+            value_head,
+            rl.value_head.clone(),
+        );
         // What is left: the trunk's last layer, and from scratch all before it.
         self.net = self.optimizer.apply(&mut step, "agent", trunk, self.net.clone());
         Tensor::cat(vec![losses.parts.inner(), step.norm], 0)
@@ -111,7 +147,13 @@ pub(super) struct Minibatch<A: AutodiffBackend> {
 }
 
 impl<A: AutodiffBackend> Minibatch<A> {
-    fn gather<B: Backend>(rollout: &Rollout<B>, advantages: &[f32], returns: &[f32], places: &[usize], device: &A::Device) -> Self {
+    fn gather<B: Backend>(
+        rollout: &Rollout<B>,
+        advantages: &[f32],
+        returns: &[f32],
+        places: &[usize],
+        device: &A::Device,
+    ) -> Self {
         let column = |values: &[f32]| -> Tensor<A, 2> {
             let values: Vec<f32> = places.iter().map(|&i| values[i]).collect();
             Tensor::from_data(TensorData::new(values, [places.len(), 1]), device)
@@ -119,7 +161,9 @@ impl<A: AutodiffBackend> Minibatch<A> {
         let actions: Vec<i32> = places.iter().map(|&i| rollout.actions[i] as i32).collect();
         let count = places.len() as f64;
         let mean = places.iter().map(|&i| f64::from(advantages[i])).sum::<f64>() / count;
-        let variance = places.iter().map(|&i| (f64::from(advantages[i]) - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let variance =
+            places.iter().map(|&i| (f64::from(advantages[i]) - mean).powi(2)).sum::<f64>()
+                / (count - 1.0);
         Minibatch {
             actions: Tensor::from_data(TensorData::new(actions, [places.len(), 1]), device),
             log_probs: column(&rollout.log_probs),
@@ -153,15 +197,25 @@ pub(super) fn losses<A: AutodiffBackend>(
     let (ratio, clip) = (log_ratio.clone().exp(), config.clip_coef);
 
     let blame = old.advantages.clone().neg();
-    let policy_loss = (blame.clone() * ratio.clone()).max_pair(blame * ratio.clone().clamp(1.0 - clip, 1.0 + clip)).mean();
+    let policy_loss = (blame.clone() * ratio.clone())
+        .max_pair(blame * ratio.clone().clamp(1.0 - clip, 1.0 + clip))
+        .mean();
     let square = |x: Tensor<A, 2>| x.clone() * x;
-    let clipped_value = old.values.clone() + (value.clone() - old.values.clone()).clamp(-clip, clip);
-    let value_loss = square(value - old.returns.clone()).max_pair(square(clipped_value - old.returns.clone())).mean() / 2.0;
+    let clipped_value =
+        old.values.clone() + (value.clone() - old.values.clone()).clamp(-clip, clip);
+    let value_loss = square(value - old.returns.clone())
+        .max_pair(square(clipped_value - old.returns.clone()))
+        .mean()
+        / 2.0;
 
     let approx_kl = (ratio.clone() - 1.0 - log_ratio).mean();
     let clipfrac = (ratio - 1.0).abs().greater_elem(clip).float().mean();
-    let total = policy_loss.clone() + value_loss.clone() * config.vf_coef - entropy.clone() * config.ent_coef;
-    Losses { total, parts: Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clipfrac], 0) }
+    let total = policy_loss.clone() + value_loss.clone() * config.vf_coef
+        - entropy.clone() * config.ent_coef;
+    Losses {
+        total,
+        parts: Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clipfrac], 0),
+    }
 }
 
 /// Some rows.

@@ -31,7 +31,18 @@ impl<B: Backend> Default for Rollout<B> {
     fn default() -> Self {
         let (frames, base, supervised, actions, log_probs, values) = Default::default();
         let (rewards, ends, last_values, episodes) = Default::default();
-        Rollout { frames, base, supervised, actions, log_probs, values, rewards, ends, last_values, episodes }
+        Rollout {
+            frames,
+            base,
+            supervised,
+            actions,
+            log_probs,
+            values,
+            rewards,
+            ends,
+            last_values,
+            episodes,
+        }
     }
 }
 
@@ -46,7 +57,10 @@ impl<B: Backend> Rollout<B> {
 /// Generalised advantage estimates (Schulman et al., 2016) and the returns they stand for: `[step, env]` each.
 ///
 /// Nothing is expected after an episode's last step, even where its time was up: Procgen does not show what would have come.
-pub(super) fn advantages<B: Backend>(rollout: &Rollout<B>, config: &FinetuneConfig) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn advantages<B: Backend>(
+    rollout: &Rollout<B>,
+    config: &FinetuneConfig,
+) -> (Vec<f32>, Vec<f32>) {
     let (envs, steps) = (rollout.last_values.len(), rollout.values.len());
     let (gamma, gae_lambda) = (config.gamma as f32, config.gae_lambda as f32);
     let mut advantages = vec![0.0; steps];
@@ -59,6 +73,10 @@ pub(super) fn advantages<B: Backend>(rollout: &Rollout<B>, config: &FinetuneConf
         after[env] = delta + gamma * gae_lambda * nonterminal * after[env];
         advantages[at] = after[env];
     }
-    let returns = advantages.iter().zip(&rollout.values).map(|(advantage, value)| advantage + value).collect();
+    let returns = advantages
+        .iter()
+        .zip(&rollout.values)
+        .map(|(advantage, value)| advantage + value)
+        .collect();
     (advantages, returns)
 }

@@ -135,7 +135,10 @@ impl FinetuneConfig {
     /// From a latent policy a layer's rate is 0 until so many steps, for the decoder to learn first, then rises and falls to 0 at the end
     /// (LAPO's published code). From scratch all fall from the peak to 0.
     pub fn rates(&self) -> Rates {
-        let (peak, end) = (self.learning_rate.unwrap_or(if self.from_scratch { 5e-4 } else { 1e-2 }), self.steps as f64);
+        let (peak, end) = (
+            self.learning_rate.unwrap_or(if self.from_scratch { 5e-4 } else { 1e-2 }),
+            self.steps as f64,
+        );
         if self.from_scratch {
             let falls = || Schedule::new(vec![(0.0, peak), (end, 0.0)]);
             return Rates { policy_head: falls(), value_head: falls(), trunk: falls() };
@@ -175,8 +178,10 @@ impl Stage for FinetuneConfig {
     }
 
     fn inputs(&self) -> Vec<Input<'_>> {
-        let inputs =
-            [Input::given("policy", &self.policy, ArtifactKind::Policy), Input::given("dynamics", &self.dynamics, ArtifactKind::Dynamics)];
+        let inputs = [
+            Input::given("policy", &self.policy, ArtifactKind::Policy),
+            Input::given("dynamics", &self.dynamics, ArtifactKind::Dynamics),
+        ];
         inputs.into_iter().flatten().map(Input::of_one_model).collect()
     }
 
@@ -187,29 +192,83 @@ impl Stage for FinetuneConfig {
                 faults.push((field, seen, cure));
             }
         };
-        let given = |is_there: bool| if is_there { "is of no use here" } else { "is missing" }.to_owned();
+        let given =
+            |is_there: bool| if is_there { "is of no use here" } else { "is missing" }.to_owned();
         let (policy, dynamics) = (self.policy.is_some(), self.dynamics.is_some());
-        expect(policy != self.from_scratch, "policy", given(policy), "name a `train_policy` stage, or set `from_scratch: true`");
+        expect(
+            policy != self.from_scratch,
+            "policy",
+            given(policy),
+            "name a `train_policy` stage, or set `from_scratch: true`",
+        );
         let needs = self.has_supervised_path();
-        expect(dynamics == needs, "dynamics", given(dynamics), "the supervised path, and nothing else, takes the stage whose IDM labelled");
-        expect([16, 32, 64].contains(&self.size), "size", format!("is {}", self.size), "expected 64, 32 or 16");
-        expect(self.levels.is_valid(), "levels", format!("end at {}", self.levels.end()), "expected numbers below 2,147,483,648");
-        for (field, seen) in [("envs", self.envs), ("rollout", self.rollout), ("minibatches", self.minibatches), ("epochs", self.epochs)] {
+        expect(
+            dynamics == needs,
+            "dynamics",
+            given(dynamics),
+            "the supervised path, and nothing else, takes the stage whose IDM labelled",
+        );
+        expect(
+            [16, 32, 64].contains(&self.size),
+            "size",
+            format!("is {}", self.size),
+            "expected 64, 32 or 16",
+        );
+        expect(
+            self.levels.is_valid(),
+            "levels",
+            format!("end at {}", self.levels.end()),
+            "expected numbers below 2,147,483,648",
+        );
+        for (field, seen) in [
+            ("envs", self.envs),
+            ("rollout", self.rollout),
+            ("minibatches", self.minibatches),
+            ("epochs", self.epochs),
+        ] {
             expect(seen > 0, field, "is 0".into(), "expected at least 1");
         }
-        expect(self.rollout >= 3, "rollout", format!("is {}", self.rollout), "expected at least 3: the IDM looks at three frames");
+        expect(
+            self.rollout >= 3,
+            "rollout",
+            format!("is {}", self.rollout),
+            "expected at least 3: the IDM looks at three frames",
+        );
         let batch = self.batch().max(1);
-        expect(self.steps >= batch as u64, "steps", format!("is {}", self.steps), "expected at least `envs` x `rollout`: one update");
+        expect(
+            self.steps >= batch as u64,
+            "steps",
+            format!("is {}", self.steps),
+            "expected at least `envs` x `rollout`: one update",
+        );
         let parts = self.minibatches;
-        expect(parts == 0 || batch.is_multiple_of(parts), "minibatches", format!("is {parts}"), "expected a divisor of `envs` x `rollout`");
-        expect(parts == 0 || batch >= 2 * parts, "minibatches", format!("is {parts}"), "expected two transitions in each");
+        expect(
+            parts == 0 || batch.is_multiple_of(parts),
+            "minibatches",
+            format!("is {parts}"),
+            "expected a divisor of `envs` x `rollout`",
+        );
+        expect(
+            parts == 0 || batch >= 2 * parts,
+            "minibatches",
+            format!("is {parts}"),
+            "expected two transitions in each",
+        );
         for (field, seen) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
             expect((0.0..=1.0).contains(&seen), field, format!("is {seen}"), "expected 0 to 1");
         }
-        let weights =
-            [("clip_coef", self.clip_coef), ("ent_coef", self.ent_coef), ("vf_coef", self.vf_coef), ("max_grad_norm", self.max_grad_norm)];
-        for (field, seen) in weights.into_iter().chain(self.learning_rate.map(|rate| ("learning_rate", rate))) {
-            let positive = seen.is_finite() && seen >= 0.0 && (seen > 0.0 || field == "ent_coef" || field == "vf_coef");
+        let weights = [
+            ("clip_coef", self.clip_coef),
+            ("ent_coef", self.ent_coef),
+            ("vf_coef", self.vf_coef),
+            ("max_grad_norm", self.max_grad_norm),
+        ];
+        for (field, seen) in
+            weights.into_iter().chain(self.learning_rate.map(|rate| ("learning_rate", rate)))
+        {
+            let positive = seen.is_finite()
+                && seen >= 0.0
+                && (seen > 0.0 || field == "ent_coef" || field == "vf_coef");
             expect(positive, field, format!("is {seen}"), "expected a number above 0");
         }
         faults
@@ -223,7 +282,8 @@ impl Stage for FinetuneConfig {
 
     /// Adds one task.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
-        let [policy, dynamics] = [&self.policy, &self.dynamics].map(|name| given.plan_if(name.as_ref()));
+        let [policy, dynamics] =
+            [&self.policy, &self.dynamics].map(|name| given.plan_if(name.as_ref()));
         let mut task = FinetuneTask {
             config: self.clone(),
             seed: self.seed.unwrap_or(given.seed),
@@ -238,7 +298,8 @@ impl Stage for FinetuneConfig {
             return Ok(());
         }
         task.provenance.insert("lapo.key".into(), key(&fields));
-        let inputs = [policy, dynamics].into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
+        let inputs =
+            [policy, dynamics].into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
         let units = self.updates() * self.batch() as u64;
         plan.add(NewTask::new(task, inputs, units), given.known);
         Ok(())
@@ -256,13 +317,30 @@ mod tests {
     #[test]
     fn a_policy_s_layers_wait_for_the_decoder_and_fall_to_0() {
         let Rates { policy_head, value_head, trunk } = config("").rates();
-        for (step, expect) in [(0, 0.0), (35_000, 0.0), (42_500, 1.25e-3), (50_000, 2.5e-3), (2_025_000, 1.25e-3), (4_000_000, 0.0)] {
-            assert!((policy_head.at(step) - expect).abs() < 1e-12, "{step}: {}", policy_head.at(step));
+        for (step, expect) in [
+            (0, 0.0),
+            (35_000, 0.0),
+            (42_500, 1.25e-3),
+            (50_000, 2.5e-3),
+            (2_025_000, 1.25e-3),
+            (4_000_000, 0.0),
+        ] {
+            assert!(
+                (policy_head.at(step) - expect).abs() < 1e-12,
+                "{step}: {}",
+                policy_head.at(step)
+            );
         }
         for (step, expect) in [(25_000, 0.0), (37_500, 1.25e-3), (50_000, 2.5e-3)] {
-            assert!((value_head.at(step) - expect).abs() < 1e-12, "{step}: {}", value_head.at(step));
+            assert!(
+                (value_head.at(step) - expect).abs() < 1e-12,
+                "{step}: {}",
+                value_head.at(step)
+            );
         }
-        for (step, expect) in [(50_000, 0.0), (125_000, 5e-4), (200_000, 1e-3), (2_100_000, 5e-4), (4_000_000, 0.0)] {
+        for (step, expect) in
+            [(50_000, 0.0), (125_000, 5e-4), (200_000, 1e-3), (2_100_000, 5e-4), (4_000_000, 0.0)]
+        {
             assert!((trunk.at(step) - expect).abs() < 1e-12, "{step}: {}", trunk.at(step));
         }
         assert!(config(r#","steps":100000"#).rates().trunk.at(99_999) > 9e-4);
@@ -270,19 +348,29 @@ mod tests {
 
     #[test]
     fn from_scratch_every_layer_learns_at_once() {
-        let Rates { policy_head, value_head, trunk } = config(r#","from_scratch":true,"steps":1000"#).rates();
-        assert!([policy_head, value_head, trunk].iter().all(|rate| rate.at(0) == 5e-4 && rate.at(500) == 2.5e-4 && rate.at(1000) == 0.0));
+        let Rates { policy_head, value_head, trunk } =
+            config(r#","from_scratch":true,"steps":1000"#).rates();
+        assert!(
+            [policy_head, value_head, trunk]
+                .iter()
+                .all(|rate| rate.at(0) == 5e-4 && rate.at(500) == 2.5e-4 && rate.at(1000) == 0.0)
+        );
     }
 
     #[test]
     fn faults_name_the_field() {
-        let fields = |more: &str| config(more).validate().into_iter().map(|(field, ..)| field).collect::<Vec<_>>();
+        let fields = |more: &str| {
+            config(more).validate().into_iter().map(|(field, ..)| field).collect::<Vec<_>>()
+        };
         assert_eq!(fields(""), ["policy", "dynamics"]);
         assert!(fields(r#","policy":"p","dynamics":"d""#).is_empty());
         assert!(fields(r#","from_scratch":true"#).is_empty());
         assert_eq!(fields(r#","from_scratch":true,"policy":"p""#), ["policy"]);
         assert_eq!(fields(r#","policy":"p","supervised_path":false,"dynamics":"d""#), ["dynamics"]);
-        assert_eq!(fields(r#","from_scratch":true,"minibatches":7,"gamma":2,"clip_coef":0"#), ["minibatches", "gamma", "clip_coef"]);
+        assert_eq!(
+            fields(r#","from_scratch":true,"minibatches":7,"gamma":2,"clip_coef":0"#),
+            ["minibatches", "gamma", "clip_coef"]
+        );
         assert_eq!(fields(r#","from_scratch":true,"steps":4000"#), ["steps"]);
     }
 }

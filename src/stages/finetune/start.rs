@@ -30,7 +30,8 @@ where
     let mut init = Init::new(task.seed, device);
     let Some(file) = &task.policy else {
         let scale = task.config.preset.policy(&task.config.preset.dynamics()).scale;
-        let network = PolicyConfig { scale, latent_dim: actions, frame_size: task.config.size, channels: 3 };
+        let network =
+            PolicyConfig { scale, latent_dim: actions, frame_size: task.config.size, channels: 3 };
         let config = AgentConfig { network, decoder: None };
         let net = AgentNet::new(&mut init, &config);
         return Ok((config, net));
@@ -38,7 +39,11 @@ where
     let weights = Weights::parse(&place.store.require_file(file)?)?;
     let latent = weights.policy_config()?;
     let policy = weights.load("policy", Policy::new(&mut init, &latent), device)?;
-    let decoder = DecoderConfig { latent_dim: latent.latent_dim, hidden: DECODER.to_vec(), outputs: Outputs::Discrete { actions } };
+    let decoder = DecoderConfig {
+        latent_dim: latent.latent_dim,
+        hidden: DECODER.to_vec(),
+        outputs: Outputs::Discrete { actions },
+    };
     let decoder = task.config.has_supervised_path().then_some(decoder);
     can_be_shown(latent.frame_size)?;
     let config = AgentConfig { network: PolicyConfig { latent_dim: actions, ..latent }, decoder };
@@ -47,8 +52,14 @@ where
 }
 
 /// The IDM that labelled for the policy, where there is a supervised path.
-pub(super) fn teacher_of(task: &FinetuneTask, place: &Workplace, agent: &AgentConfig) -> Result<Option<Teacher>, Error> {
-    let Some((file, decoder)) = task.dynamics.as_ref().zip(agent.decoder.as_ref()) else { return Ok(None) };
+pub(super) fn teacher_of(
+    task: &FinetuneTask,
+    place: &Workplace,
+    agent: &AgentConfig,
+) -> Result<Option<Teacher>, Error> {
+    let Some((file, decoder)) = task.dynamics.as_ref().zip(agent.decoder.as_ref()) else {
+        return Ok(None);
+    };
     let idm = labeller(&place.device, &place.store.require_file(file)?, Precision::F32)?;
     let (seen, expected) = (agent.network.frame_size, idm.config().frame_size);
     if seen != expected {

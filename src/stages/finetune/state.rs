@@ -40,9 +40,12 @@ where
 {
     /// The whole state, after an update.
     pub(super) fn save(&self) -> Result<Vec<u8>> {
-        let games = (0..self.game.count()).map(|env| Ok(STANDARD.encode(self.game.state_bytes(env).map_err(lost)?)));
+        let games = (0..self.game.count())
+            .map(|env| Ok(STANDARD.encode(self.game.state_bytes(env).map_err(lost)?)));
         let (latents, actions) = match self.teacher.as_ref().map(|teacher| &teacher.pairs) {
-            Some(Pairs { latent_action, action: Answers::Discrete(actions) }) => (latent_action.as_slice(), actions.clone()),
+            Some(Pairs { latent_action, action: Answers::Discrete(actions) }) => {
+                (latent_action.as_slice(), actions.clone())
+            }
             _ => (&[][..], vec![]),
         };
         let counted = Counted {
@@ -66,7 +69,10 @@ where
 
     /// Goes on where [`save`](Self::save) was called.
     pub(super) fn restore(&mut self, state: &[u8]) -> Result<()> {
-        let end = state.iter().position(|byte| *byte == b'\n').ok_or_else(|| lost("it has no header line"))?;
+        let end = state
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or_else(|| lost("it has no header line"))?;
         let counted: Counted = serde_json::from_slice(&state[..end]).map_err(lost)?;
         same("agent", &counted.agent, &self.learner.agent)?;
         let (weights, learner) = (Weights::parse(&state[end + 1..])?, &mut self.learner);
@@ -78,8 +84,11 @@ where
         }
         self.scale.restore(&counted.scale);
         self.statistics.restore(&counted.statistics);
-        if let Some((teacher, decoder)) = self.teacher.as_mut().zip(self.learner.agent.decoder.as_ref()) {
-            let latent_action = weights.get("pairs", &[decoder.latent_dim * counted.actions.len()])?;
+        if let Some((teacher, decoder)) =
+            self.teacher.as_mut().zip(self.learner.agent.decoder.as_ref())
+        {
+            let latent_action =
+                weights.get("pairs", &[decoder.latent_dim * counted.actions.len()])?;
             teacher.pairs = Pairs { latent_action, action: Answers::Discrete(counted.actions) };
         }
         Ok(())

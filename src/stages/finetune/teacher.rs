@@ -25,7 +25,10 @@ pub(super) struct Teacher {
 
 impl Teacher {
     pub(super) fn new(idm: Box<dyn Labeller>) -> Self {
-        Teacher { idm, pairs: Pairs { latent_action: Vec::new(), action: Answers::Discrete(Vec::new()) } }
+        Teacher {
+            idm,
+            pairs: Pairs { latent_action: Vec::new(), action: Answers::Discrete(Vec::new()) },
+        }
     }
 
     /// Whether what is played after so many steps will ever be learnt from.
@@ -42,19 +45,27 @@ impl Teacher {
     ///
     /// # Shapes
     /// - `rollout.frames`: `[step + 1, env, bytes]`
-    pub(super) fn remember<B: burn::tensor::backend::Backend>(&mut self, rollout: &Rollout<B>) -> Result<(), Error> {
+    pub(super) fn remember<B: burn::tensor::backend::Backend>(
+        &mut self,
+        rollout: &Rollout<B>,
+    ) -> Result<(), Error> {
         let envs = rollout.last_values.len();
         let (steps, context) = (rollout.actions.len() / envs, self.idm.config().context);
         let bytes = rollout.frames.len() / ((steps + 1) * envs);
-        let (mut film, mut starts, mut done) = (Vec::with_capacity(rollout.frames.len()), Vec::new(), Vec::new());
+        let (mut film, mut starts, mut done) =
+            (Vec::with_capacity(rollout.frames.len()), Vec::new(), Vec::new());
         for env in 0..envs {
-            (0..=steps).for_each(|t| film.extend_from_slice(&rollout.frames[(t * envs + env) * bytes..][..bytes]));
+            (0..=steps).for_each(|t| {
+                film.extend_from_slice(&rollout.frames[(t * envs + env) * bytes..][..bytes])
+            });
             for t in whole_windows(&rollout.ends, env, envs, context) {
                 starts.push(env * (steps + 1) + t - context);
                 done.push(rollout.actions[t * envs + env]);
             }
         }
-        self.pairs.latent_action.extend(self.idm.label(&film, &starts, Want::default())?.latent_action);
+        self.pairs
+            .latent_action
+            .extend(self.idm.label(&film, &starts, Want::default())?.latent_action);
         if let Answers::Discrete(actions) = &mut self.pairs.action {
             actions.extend(done);
         }
@@ -67,7 +78,12 @@ impl Teacher {
     }
 
     /// A fresh decoder, taught on all that is remembered.
-    pub(super) fn teach(&self, config: &DecoderConfig, seed: u64, update: u64) -> Result<LoadedDecoder, Error> {
+    pub(super) fn teach(
+        &self,
+        config: &DecoderConfig,
+        seed: u64,
+        update: u64,
+    ) -> Result<LoadedDecoder, Error> {
         let mut order: Vec<usize> = (0..self.pairs.len()).collect();
         order.shuffle(&mut batch::generator(seed, "teach", update));
         let how = Fit {
@@ -88,7 +104,12 @@ impl Teacher {
 ///
 /// # Shapes
 /// - `ends`: `[step, env]`
-fn whole_windows(ends: &[bool], env: usize, envs: usize, context: usize) -> impl Iterator<Item = usize> {
+fn whole_windows(
+    ends: &[bool],
+    env: usize,
+    envs: usize,
+    context: usize,
+) -> impl Iterator<Item = usize> {
     let ended = move |t: usize| ends[t * envs + env];
     (context..ends.len() / envs).filter(move |t| (t - context..=*t).all(|t| !ended(t)))
 }
@@ -99,7 +120,8 @@ mod tests {
 
     #[test]
     fn the_timetable_is_the_published_one() {
-        let taught: Vec<u64> = (1..=200).filter(|update| Teacher::teaches(*update, update * 4096)).collect();
+        let taught: Vec<u64> =
+            (1..=200).filter(|update| Teacher::teaches(*update, update * 4096)).collect();
         assert_eq!(taught, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 40, 60, 80]);
         assert!(Teacher::listens(399_999) && !Teacher::listens(400_000));
     }
@@ -107,7 +129,8 @@ mod tests {
     #[test]
     fn a_window_never_crosses_an_episode_s_end() {
         // Two environments; the first one's second step is its episode's last, the other one's fourth.
-        let ends = [false, false, true, false, false, false, false, true, false, false, false, false];
+        let ends =
+            [false, false, true, false, false, false, false, true, false, false, false, false];
         // A window at t spans frames t-1, t, t+1; frame t+1 is another episode's where step t was the last.
         assert_eq!(whole_windows(&ends, 0, 2, 1).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(whole_windows(&ends, 1, 2, 1).collect::<Vec<_>>(), [1, 2, 5]);

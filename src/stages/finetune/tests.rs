@@ -29,7 +29,12 @@ fn rollout(golden: &Weights) -> Rollout<Flex> {
     let frames = golden.get("frames", &[(STEPS + 1) * ENVS, 16, 16, 3]).unwrap();
     Rollout {
         frames: frames.into_iter().map(|pixel| pixel as u8).collect(),
-        actions: golden.get("actions", &[STEPS * ENVS]).unwrap().into_iter().map(|action| action as u32).collect(),
+        actions: golden
+            .get("actions", &[STEPS * ENVS])
+            .unwrap()
+            .into_iter()
+            .map(|action| action as u32)
+            .collect(),
         log_probs: rows("log_probs"),
         values: rows("values"),
         rewards: rows("rewards"),
@@ -41,7 +46,8 @@ fn rollout(golden: &Weights) -> Rollout<Flex> {
 
 fn assert_close(what: &str, seen: &[f32], expected: &[f32], within: f32) {
     assert_eq!(seen.len(), expected.len(), "{what}");
-    let far = seen.iter().zip(expected).find(|(a, b)| (**a - **b).abs() > within * b.abs().max(1.0));
+    let far =
+        seen.iter().zip(expected).find(|(a, b)| (**a - **b).abs() > within * b.abs().max(1.0));
     assert!(far.is_none(), "{what}: {far:?}");
 }
 
@@ -51,7 +57,12 @@ fn an_update_is_pytorch_s() {
     let config = config(r#","gamma":0.9,"gae_lambda":0.8,"ent_coef":0.01"#);
     let rollout = rollout(&golden);
     let (advantages, returns) = advantages(&rollout, &config);
-    assert_close("advantages", &advantages, &golden.get("advantages", &[STEPS, ENVS]).unwrap(), 1e-5);
+    assert_close(
+        "advantages",
+        &advantages,
+        &golden.get("advantages", &[STEPS, ENVS]).unwrap(),
+        1e-5,
+    );
     assert_close("returns", &returns, &golden.get("returns", &[STEPS, ENVS]).unwrap(), 1e-5);
 
     let network = PolicyConfig { scale: 1, latent_dim: 5, frame_size: 16, channels: 3 };
@@ -59,16 +70,24 @@ fn an_update_is_pytorch_s() {
     let fresh = AgentNet::<Train>::new(&mut Init::new(0, &device), &agent);
     let net = golden.load("agent", fresh, &device).unwrap();
     let mut learner = Learner::new(config, 0, agent, net, device);
-    let places: Vec<usize> = golden.get("places", &[STEPS * ENVS]).unwrap().into_iter().map(|place| place as usize).collect();
+    let places: Vec<usize> = golden
+        .get("places", &[STEPS * ENVS])
+        .unwrap()
+        .into_iter()
+        .map(|place| place as usize)
+        .collect();
     let steps = golden.get("steps", &[2, PARTS.len()]).unwrap();
     for (places, expected) in places.chunks(STEPS * ENVS / 2).zip(steps.chunks(PARTS.len())) {
-        let seen = to_host(learner.step(&rollout, &advantages, &returns, places, [1e-3, 2e-3, 5e-4])).unwrap();
+        let seen =
+            to_host(learner.step(&rollout, &advantages, &returns, places, [1e-3, 2e-3, 5e-4]))
+                .unwrap();
         assert_close("parts", &seen, expected, 1e-4);
     }
     let mut after = Weights::default();
     after.store::<Flex, _>("after", &learner.net.valid()).unwrap();
     for (name, shape) in golden.shapes_under("after.") {
-        let [seen, expected] = [&after, &golden].map(|weights| weights.get(&format!("after.{name}"), &shape).unwrap());
+        let [seen, expected] =
+            [&after, &golden].map(|weights| weights.get(&format!("after.{name}"), &shape).unwrap());
         assert_close(&name, &seen, &expected, 2e-5);
     }
 }
@@ -76,15 +95,22 @@ fn an_update_is_pytorch_s() {
 #[test]
 fn advantages_are_the_sums_of_all_that_surprises_until_the_end() {
     let (steps, envs) = (7, 3);
-    let wave = |speed: f32| (0..steps * envs).map(|i| (i as f32 * speed).sin()).collect::<Vec<f32>>();
-    let mut rollout = Rollout::<Flex> { rewards: wave(0.7), values: wave(1.3), last_values: vec![0.3, -0.2, 0.9], ..Rollout::default() };
+    let wave =
+        |speed: f32| (0..steps * envs).map(|i| (i as f32 * speed).sin()).collect::<Vec<f32>>();
+    let mut rollout = Rollout::<Flex> {
+        rewards: wave(0.7),
+        values: wave(1.3),
+        last_values: vec![0.3, -0.2, 0.9],
+        ..Rollout::default()
+    };
     rollout.ends = (0..steps * envs).map(|i| i % 5 == 3).collect();
     let config = config(r#","gamma":0.9,"gae_lambda":0.7"#);
     let (seen, returns) = advantages(&rollout, &config);
     for at in 0..steps * envs {
         let (mut sum, mut weight) = (0.0, 1.0);
         for later in (at..steps * envs).step_by(envs) {
-            let next = rollout.values.get(later + envs).copied().unwrap_or(rollout.last_values[at % envs]);
+            let next =
+                rollout.values.get(later + envs).copied().unwrap_or(rollout.last_values[at % envs]);
             let next = if rollout.ends[later] { 0.0 } else { 0.9 * next };
             sum += weight * (rollout.rewards[later] + next - rollout.values[later]);
             weight *= 0.9 * 0.7;
@@ -92,7 +118,11 @@ fn advantages_are_the_sums_of_all_that_surprises_until_the_end() {
                 break;
             }
         }
-        assert!((seen[at] - sum).abs() < 1e-5 && (returns[at] - sum - rollout.values[at]).abs() < 1e-5, "{at}: {} for {sum}", seen[at]);
+        assert!(
+            (seen[at] - sum).abs() < 1e-5 && (returns[at] - sum - rollout.values[at]).abs() < 1e-5,
+            "{at}: {} for {sum}",
+            seen[at]
+        );
     }
 }
 
@@ -100,7 +130,8 @@ fn advantages_are_the_sums_of_all_that_surprises_until_the_end() {
 #[test]
 fn losses_are_those_computed_by_hand() {
     let device = Default::default();
-    let column = |values: [f32; 2]| Tensor::<Train, 2>::from_floats([[values[0]], [values[1]]], &device);
+    let column =
+        |values: [f32; 2]| Tensor::<Train, 2>::from_floats([[values[0]], [values[1]]], &device);
     let shown = Minibatch {
         actions: Tensor::from_ints([[0], [1]], &device),
         log_probs: column([0.25_f32.ln(), 0.375_f32.ln()]),

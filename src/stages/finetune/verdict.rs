@@ -30,19 +30,29 @@ struct Verdict {
 impl Verdict {
     fn new(game: Game, steps: u64, metrics: &Metrics) -> Self {
         let (mut sum, mut last_episodes) = (0.0, 0.0);
-        for (mean, count) in metrics.column("episode_return").zip(metrics.column("episodes")).rev() {
+        for (mean, count) in metrics.column("episode_return").zip(metrics.column("episodes")).rev()
+        {
             if let (Some(mean), Some(count), true) = (mean, count, last_episodes < LAST_EPISODES) {
-                (sum, last_episodes) = (sum + f64::from(mean) * f64::from(count), last_episodes + f64::from(count));
+                (sum, last_episodes) =
+                    (sum + f64::from(mean) * f64::from(count), last_episodes + f64::from(count));
             }
         }
         let mean_return = sum / last_episodes;
-        Verdict { game, steps, last_episodes, mean_return, normalised: game.returns().normalised(mean_return) }
+        Verdict {
+            game,
+            steps,
+            last_episodes,
+            mean_return,
+            normalised: game.returns().normalised(mean_return),
+        }
     }
 
     fn sentence(&self) -> String {
         let Verdict { game, steps, last_episodes, mean_return, normalised } = self;
         if !mean_return.is_finite() {
-            return format!("after {steps} steps in {game} no episode has ended, so what the agent earns is not known");
+            return format!(
+                "after {steps} steps in {game} no episode has ended, so what the agent earns is not known"
+            );
         }
         format!(
             "after {steps} steps in {game} the last {last_episodes} episodes earned {mean_return:.2} ({normalised:.2} of the way from random to expert)"
@@ -59,12 +69,22 @@ impl<B: Backend> Rollout<B> {
             values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
         };
         // Of returns that are all alike nothing can be explained; what is no number is not logged.
-        let off = variance(&mut returns.iter().zip(&self.values).map(|(right, value)| right - value));
+        let off =
+            variance(&mut returns.iter().zip(&self.values).map(|(right, value)| right - value));
         let count = self.episodes.len();
-        let mut row = vec![("explained_variance", (1.0 - off / variance(&mut returns.iter().copied())) as f32), ("episodes", count as f32)];
+        let mut row = vec![
+            ("explained_variance", (1.0 - off / variance(&mut returns.iter().copied())) as f32),
+            ("episodes", count as f32),
+        ];
         if count > 0 {
-            let (sum, length) = self.episodes.iter().fold((0.0, 0), |(sum, length), one| (sum + one.0, length + one.1));
-            row.extend([("episode_return", (sum / count as f64) as f32), ("episode_length", length as f32 / count as f32)]);
+            let (sum, length) = self
+                .episodes
+                .iter()
+                .fold((0.0, 0), |(sum, length), one| (sum + one.0, length + one.1));
+            row.extend([
+                ("episode_return", (sum / count as f64) as f32),
+                ("episode_length", length as f32 / count as f32),
+            ]);
         }
         row
     }
@@ -82,13 +102,23 @@ where
         place.progress.say(&verdict.sentence());
         let file = |name: &str| format!("{}/{name}", place.folder);
         let mut agent = place.store.new_file(&file("agent.safetensors"))?;
-        write(&mut agent, &self.learner.net.valid().export(&self.learner.agent, &self.task.provenance)?)?;
+        write(
+            &mut agent,
+            &self.learner.net.valid().export(&self.learner.agent, &self.task.provenance)?,
+        )?;
         let mut told = place.store.new_file(&file("verdict.json"))?;
-        write(&mut told, verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes())?;
+        write(
+            &mut told,
+            verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict)
+                .as_bytes(),
+        )?;
         let [table, events] = metrics.write(place.store, &place.folder)?;
         let files = vec![agent.finish(0)?, table, told.finish(0)?, events];
         let mut stats = self.seconds.clone();
-        stats.extend([("env_steps".to_owned(), verdict.steps as f64), ("mean_return".to_owned(), verdict.mean_return)]);
+        stats.extend([
+            ("env_steps".to_owned(), verdict.steps as f64),
+            ("mean_return".to_owned(), verdict.mean_return),
+        ]);
         Ok(Done { files, stats, ..Done::default() })
     }
 }
@@ -101,7 +131,8 @@ mod tests {
     fn the_last_episodes_count_as_often_as_they_are() {
         let mut metrics = Metrics::default();
         for (step, mean, count) in [(1, 0.0, 50.0), (2, 10.0, 60.0), (3, 4.0, 40.0)] {
-            metrics.log(step, [("episode_return".to_owned(), mean), ("episodes".to_owned(), count)]);
+            metrics
+                .log(step, [("episode_return".to_owned(), mean), ("episodes".to_owned(), count)]);
         }
         metrics.log(4, [("episodes".to_owned(), 0.0)]);
         let verdict = Verdict::new(Game::Maze, 4, &metrics);

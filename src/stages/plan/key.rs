@@ -95,7 +95,10 @@ pub fn canonical(fields: &Fields) -> String {
 }
 
 /// The fields without the inputs of this kind of stage: two tasks with equal settings differ only in what they work on.
-pub fn settings<'f>(kind: &StageKind, fields: impl IntoIterator<Item = (&'f String, &'f Value)>) -> Fields {
+pub fn settings<'f>(
+    kind: &StageKind,
+    fields: impl IntoIterator<Item = (&'f String, &'f Value)>,
+) -> Fields {
     let settings = fields.into_iter().filter(|(name, _)| !kind.key_inputs.contains(&name.as_str()));
     settings.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
@@ -132,7 +135,9 @@ impl WithSettings {
     pub fn are_of(&self, receipt: &Receipt) -> bool {
         let look = || canonical(&settings_of_receipt(receipt)) == self.canonical;
         match shared_settings(receipt) {
-            Some(shared) => *self.found.borrow_mut().entry(Arc::as_ptr(shared)).or_insert_with(look),
+            Some(shared) => {
+                *self.found.borrow_mut().entry(Arc::as_ptr(shared)).or_insert_with(look)
+            }
             None => look(),
         }
     }
@@ -158,7 +163,19 @@ mod tests {
         let (key, stage, attempt) = (key(&fields), "decode".into(), String::new());
         let (files, inputs, videos, rejects, stats) = Default::default();
         let made = Default::default();
-        Arc::new(Receipt { format: 2, key, stage, attempt, fields: fields.into(), files, inputs, videos, rejects, stats, made })
+        Arc::new(Receipt {
+            format: 2,
+            key,
+            stage,
+            attempt,
+            fields: fields.into(),
+            files,
+            inputs,
+            videos,
+            rejects,
+            stats,
+            made,
+        })
     }
 
     #[test]
@@ -191,7 +208,10 @@ mod tests {
         let known = ReceiptIndex::new(&done);
         assert_eq!(known.why(&KIND, &fields(32, "b")).to_string(), "size: 64 -> 32");
         assert_eq!(known.why(&KIND, &fields(64, "c")).to_string(), "new videos");
-        assert_eq!(known.get(&key(&fields(64, "b"))).and_then(|r| r.fields.get("videos").cloned()), Some(json!(["b"])));
+        assert_eq!(
+            known.get(&key(&fields(64, "b"))).and_then(|r| r.fields.get("videos").cloned()),
+            Some(json!(["b"]))
+        );
         assert!(known.get(&key(&fields(64, "c"))).is_none());
         assert_eq!(ReceiptIndex::new(&[]).why(&KIND, &fields(64, "c")).to_string(), "never done");
     }

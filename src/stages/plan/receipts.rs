@@ -25,7 +25,8 @@ impl<'a> ReceiptIndex<'a> {
     /// Creates the index of these receipts.
     pub fn new(receipts: &'a [Arc<Receipt>]) -> Self {
         let by_key = receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
-        let mut known = ReceiptIndex { by_key, settings: Vec::new(), receipts, inputs: OnceCell::new() };
+        let mut known =
+            ReceiptIndex { by_key, settings: Vec::new(), receipts, inputs: OnceCell::new() };
         let (mut seen, mut shared) = (HashSet::default(), HashSet::default());
         for receipt in receipts {
             if shared_settings(receipt).is_some_and(|fields| !shared.insert(Arc::as_ptr(fields))) {
@@ -48,8 +49,10 @@ impl<'a> ReceiptIndex<'a> {
     /// settings there are, or else the first input that no receipt has.
     pub fn why(&self, kind: &'static StageKind, fields: &Fields) -> Reason {
         let settings = settings(kind, fields);
-        let is_same = |other: &Fields, (name, value): (&String, &Value)| other.get(name) == Some(value);
-        let alike = |other: &&Fields| settings.iter().filter(|setting| is_same(other, *setting)).count();
+        let is_same =
+            |other: &Fields, (name, value): (&String, &Value)| other.get(name) == Some(value);
+        let alike =
+            |other: &&Fields| settings.iter().filter(|setting| is_same(other, *setting)).count();
         let Some(nearest) = self.settings.iter().rev().max_by_key(alike) else {
             return Reason::NeverDone;
         };
@@ -57,7 +60,8 @@ impl<'a> ReceiptIndex<'a> {
             let old = nearest.get(name).map(ToString::to_string);
             return Reason::Setting { name: name.clone(), old, new: new.to_string() };
         }
-        let known = self.inputs.get_or_init(|| self.receipts.iter().flat_map(|r| inputs_of(r)).collect());
+        let known =
+            self.inputs.get_or_init(|| self.receipts.iter().flat_map(|r| inputs_of(r)).collect());
         let new = inputs(kind, |name| fields.get(name)).find(|input| !known.contains(input));
         new.map_or(Reason::NeverDoneWithTheseInputs, |(name, _)| Reason::new_input(name))
     }
@@ -70,7 +74,10 @@ fn inputs_of(receipt: &Receipt) -> impl Iterator<Item = (&'static str, blake3::H
 }
 
 /// Returns the inputs among fields: name and hash of the value.
-fn inputs<'f>(kind: &'static StageKind, field: impl Fn(&str) -> Option<&'f Value>) -> impl Iterator<Item = (&'static str, blake3::Hash)> {
+fn inputs<'f>(
+    kind: &'static StageKind,
+    field: impl Fn(&str) -> Option<&'f Value>,
+) -> impl Iterator<Item = (&'static str, blake3::Hash)> {
     let hash = |value: &Value| blake3::hash(value.to_string().as_bytes());
     kind.key_inputs.iter().filter_map(move |name| Some((*name, hash(field(name)?))))
 }

@@ -34,7 +34,9 @@ impl Planned {
     /// The digests of the videos that it has read, or is to decode.
     pub fn digests(&self) -> Vec<&str> {
         match self {
-            Planned::Done(receipt) => receipt.videos.iter().map(|video| video.digest.as_str()).collect(),
+            Planned::Done(receipt) => {
+                receipt.videos.iter().map(|video| video.digest.as_str()).collect()
+            }
             Planned::New(job) => job.task.digests(),
             Planned::Running { .. } => vec![],
         }
@@ -119,7 +121,11 @@ impl Tasks {
 
     /// Returns the files of the tasks that are done and whose names end so.
     pub fn files(&self, end: &str) -> Vec<FileInfo> {
-        self.receipts().flat_map(|receipt| &receipt.files).filter(|file| file.path.ends_with(end)).cloned().collect()
+        self.receipts()
+            .flat_map(|receipt| &receipt.files)
+            .filter(|file| file.path.ends_with(end))
+            .cloned()
+            .collect()
     }
 
     /// Takes the jobs out; their tasks are being done from now on.
@@ -153,16 +159,24 @@ impl Tasks {
     pub fn restore(&mut self, dropped: &[Arc<Receipt>], mut missing: HashSet<String>) {
         let mut back: Vec<Arc<Receipt>> = Vec::new();
         loop {
-            let lacks = |receipt: &&Arc<Receipt>| receipt.videos.iter().any(|video| missing.contains(&video.digest));
-            let again: Vec<Arc<Receipt>> =
-                dropped.iter().filter(lacks).filter(|one| back.iter().all(|other| other.key != one.key)).cloned().collect();
+            let lacks = |receipt: &&Arc<Receipt>| {
+                receipt.videos.iter().any(|video| missing.contains(&video.digest))
+            };
+            let again: Vec<Arc<Receipt>> = dropped
+                .iter()
+                .filter(lacks)
+                .filter(|one| back.iter().all(|other| other.key != one.key))
+                .cloned()
+                .collect();
             if again.is_empty() {
                 break;
             }
             let theirs = || again.iter().flat_map(|receipt| &receipt.videos);
             let digests: HashSet<&str> = theirs().map(|video| video.digest.as_str()).collect();
             let names: HashSet<&str> = theirs().map(|video| video.uri.as_str()).collect();
-            let shares = |video: &VideoRecord| digests.contains(video.digest.as_str()) || names.contains(video.uri.as_str());
+            let shares = |video: &VideoRecord| {
+                digests.contains(video.digest.as_str()) || names.contains(video.uri.as_str())
+            };
             self.tasks.retain(|task| match task {
                 Planned::Done(receipt) if receipt.videos.iter().any(shares) => {
                     missing.extend(receipt.videos.iter().map(|video| video.digest.clone()));
@@ -215,7 +229,11 @@ mod tests {
         let mut tasks = Tasks::default();
         done.into_iter().for_each(|receipt| tasks.push(Planned::Done(receipt)));
         // The old partition (a, b, gone) was to become new1 (a, n) and new2 (b, c), which failed; c was in another old one, with d in new4.
-        let dropped = [receipt("old1", &["a", "b", "gone"]), receipt("old2", &["c"]), receipt("old3", &["x"])];
+        let dropped = [
+            receipt("old1", &["a", "b", "gone"]),
+            receipt("old2", &["c"]),
+            receipt("old3", &["x"]),
+        ];
         tasks.restore(&dropped, ["b", "c"].map(String::from).into_iter().collect());
         assert_eq!(tasks.keys(), ["new3", "old1", "old2"]);
     }

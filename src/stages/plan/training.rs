@@ -57,8 +57,12 @@ impl Training<'_> {
         plan.set_settings(&fields);
         let with_settings = WithSettings::new(&plan.settings);
         let current = plan.before_entries.first().map(|(key, _)| key.clone());
-        let trained = |r: &&Arc<Receipt>| with_settings.are_of(r) && r.fields.get("model") == fields.get("model");
-        let latest = |r: &&Arc<Receipt>| (Some(&r.key) == current.as_ref(), stat(r, &version), generation(r));
+        let trained = |r: &&Arc<Receipt>| {
+            with_settings.are_of(r) && r.fields.get("model") == fields.get("model")
+        };
+        let latest = |r: &&Arc<Receipt>| {
+            (Some(&r.key) == current.as_ref(), stat(r, &version), generation(r))
+        };
         let kept = given.receipts.iter().filter(trained).max_by_key(latest).cloned();
         let is_kept = |kept: &&Arc<Receipt>| !given.is_forced && self.keeps(kept);
         if let Some(kept) = kept.as_ref().filter(is_kept) {
@@ -66,7 +70,8 @@ impl Training<'_> {
             let on = kept.stats.get(&version);
             let on = on.map_or_else(|| "no version".into(), |version| format!("version {version}"));
             let unit = self.unseen_unit;
-            plan.note = (unseen > 0).then(|| format!("kept: trained on {on}, {unseen} newer {unit} unseen"));
+            plan.note = (unseen > 0)
+                .then(|| format!("kept: trained on {on}, {unseen} newer {unit} unseen"));
             plan.tasks.push(Planned::Done(kept.clone()));
             return;
         }
@@ -94,7 +99,10 @@ impl Training<'_> {
             number = newest + 1;
         }
         let mut provenance = BTreeMap::from([("lapo.key".to_owned(), key(&self.fields(number)))]);
-        let mut stats = BTreeMap::from([(self.counted.to_owned(), self.count() as f64), ("steps".to_owned(), self.steps as f64)]);
+        let mut stats = BTreeMap::from([
+            (self.counted.to_owned(), self.count() as f64),
+            ("steps".to_owned(), self.steps as f64),
+        ]);
         if let Some(version) = self.source.version() {
             provenance.insert(format!("lapo.{}_version", self.source_name), version.to_string());
             stats.insert(format!("{}_version", self.source_name), version as f64);
@@ -125,8 +133,12 @@ impl Training<'_> {
     fn keeps(&self, kept: &Receipt) -> bool {
         match self.refresh {
             Refresh::Never => true,
-            Refresh::Always => self.source.new_tasks() == 0 && kept.inputs == self.source.tasks.keys(),
-            Refresh::Growth(share) => (self.count() as f64) < stat(kept, self.counted) as f64 * (1.0 + share),
+            Refresh::Always => {
+                self.source.new_tasks() == 0 && kept.inputs == self.source.tasks.keys()
+            }
+            Refresh::Growth(share) => {
+                (self.count() as f64) < stat(kept, self.counted) as f64 * (1.0 + share)
+            }
         }
     }
 }

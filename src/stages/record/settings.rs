@@ -122,22 +122,55 @@ impl Stage for RecordConfig {
                 faults.push((field, seen, cure));
             }
         };
-        let takes =
-            [("policy", &self.policy, Player::Policy), ("decoder", &self.decoder, Player::Policy), ("agent", &self.agent, Player::Agent)];
+        let takes = [
+            ("policy", &self.policy, Player::Policy),
+            ("decoder", &self.decoder, Player::Policy),
+            ("agent", &self.agent, Player::Agent),
+        ];
         for (field, stage, player) in takes {
             let seen = if stage.is_some() { "does not play" } else { "is missing" };
             let cure = "`player: policy` takes `policy` and `decoder`, `player: agent` an `agent`, other players none of these";
             expect(stage.is_some() == (self.player == player), field, seen.into(), cure);
         }
         let knows = self.player != Player::Expert || self.game == Game::Maze;
-        expect(knows, "player", format!("does not know {}", self.game), "the expert plays maze; use `sticky` or `random`");
+        expect(
+            knows,
+            "player",
+            format!("does not know {}", self.game),
+            "the expert plays maze; use `sticky` or `random`",
+        );
         expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
-        expect(self.episodes_per_shard > 0, "episodes_per_shard", "is 0".into(), "expected at least 1");
-        expect((0.0..=1.0).contains(&self.noise), "noise", format!("is {}", self.noise), "expected a chance, 0 to 1");
-        expect([16, 32, 64].contains(&self.size), "size", format!("is {}", self.size), "expected 64, 32 or 16");
+        expect(
+            self.episodes_per_shard > 0,
+            "episodes_per_shard",
+            "is 0".into(),
+            "expected at least 1",
+        );
+        expect(
+            (0.0..=1.0).contains(&self.noise),
+            "noise",
+            format!("is {}", self.noise),
+            "expected a chance, 0 to 1",
+        );
+        expect(
+            [16, 32, 64].contains(&self.size),
+            "size",
+            format!("is {}", self.size),
+            "expected 64, 32 or 16",
+        );
         let fits = self.min_frames <= self.max_frames && self.max_frames > 0;
-        expect(fits, "max_frames", format!("is {}", self.max_frames), "expected at least 1, and at least `min_frames`");
-        expect(self.levels.is_valid(), "levels", format!("end at {}", self.levels.end()), "expected numbers below 2,147,483,648");
+        expect(
+            fits,
+            "max_frames",
+            format!("is {}", self.max_frames),
+            "expected at least 1, and at least `min_frames`",
+        );
+        expect(
+            self.levels.is_valid(),
+            "levels",
+            format!("end at {}", self.levels.end()),
+            "expected numbers below 2,147,483,648",
+        );
         faults
     }
 
@@ -148,10 +181,16 @@ impl Stage for RecordConfig {
 
     /// Adds a task for each shard; the first ones stay as they are when there are more.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
-        let learnt = [(&self.policy, ".safetensors"), (&self.decoder, "-0.safetensors"), (&self.agent, ".safetensors")];
+        let learnt = [
+            (&self.policy, ".safetensors"),
+            (&self.decoder, "-0.safetensors"),
+            (&self.agent, ".safetensors"),
+        ];
         // Decoders are ordered by transitions, then by draw: the first draw of most transitions plays.
-        let learnt: Vec<(&StagePlan, &str)> =
-            learnt.into_iter().filter_map(|(name, end)| Some((given.plan(name.as_deref()?), end))).collect();
+        let learnt: Vec<(&StagePlan, &str)> = learnt
+            .into_iter()
+            .filter_map(|(name, end)| Some((given.plan(name.as_deref()?), end)))
+            .collect();
         let weights = learnt.iter().map(|(plan, end)| plan.last_file(end)).collect();
         let inputs: Vec<String> = learnt.iter().flat_map(|(plan, _)| plan.tasks.keys()).collect();
         let tasks = self.tasks(given.seed, weights);

@@ -53,9 +53,19 @@ impl Survey {
     /// Looks through the labels, where the report has some.
     pub fn of(inputs: &Inputs) -> Result<Option<Survey>, Error> {
         let Some(source) = inputs.of("labels") else { return Ok(None) };
-        let actions = inputs.of("actions").map(|source| Actions::read(inputs.place.store, &source.action_paths())).transpose()?;
+        let actions = inputs
+            .of("actions")
+            .map(|source| Actions::read(inputs.place.store, &source.action_paths()))
+            .transpose()?;
         let (store, config) = (inputs.place.store, &inputs.task.config);
-        let mut survey = Survey { entries: 0, positions: 1, counts: vec![], transitions: 0, points: vec![], tuples: vec![] };
+        let mut survey = Survey {
+            entries: 0,
+            positions: 1,
+            counts: vec![],
+            transitions: 0,
+            points: vec![],
+            tuples: vec![],
+        };
         let (mut sample, mut tuples) = (BTreeMap::new(), HashMap::<Vec<u16>, u64>::new());
         for path in source.paths(".parquet") {
             let labels = read_labels(store, &path)?;
@@ -66,14 +76,15 @@ impl Survey {
             }
         }
         survey.points = sample.into_values().collect();
-        survey
-            .points
-            .iter_mut()
-            .for_each(|point| point.action = actions.as_ref().and_then(|a| a.discrete(&point.video, point.frame_index)));
+        survey.points.iter_mut().for_each(|point| {
+            point.action =
+                actions.as_ref().and_then(|a| a.discrete(&point.video, point.frame_index))
+        });
         let mut common: Vec<(Vec<u16>, u64)> = tuples.into_iter().collect();
         common.sort_by_cached_key(|(codes, uses)| (std::cmp::Reverse(*uses), text(codes)));
         common.truncate(config.rollouts);
-        let empty = |(codes, uses)| Tuple { codes, uses, latent_action: vec![], actions: BTreeMap::new() };
+        let empty =
+            |(codes, uses)| Tuple { codes, uses, latent_action: vec![], actions: BTreeMap::new() };
         survey.tuples = common.into_iter().map(empty).collect();
         for path in source.paths(".parquet") {
             survey.describe(&read_labels(store, &path)?, actions.as_ref());
@@ -82,7 +93,10 @@ impl Survey {
     }
 
     fn add(&mut self, labels: &Labels) {
-        let config = labels.metadata.get("lapo.config").and_then(|text| serde_json::from_str::<DynamicsConfig>(text).ok());
+        let config = labels
+            .metadata
+            .get("lapo.config")
+            .and_then(|text| serde_json::from_str::<DynamicsConfig>(text).ok());
         let vq = config.map(|config| config.vq);
         self.positions = vq.as_ref().map_or(labels.shape.codes, |vq| vq.positions).max(1);
         self.entries = vq.map_or(0, |vq| vq.entries);
@@ -96,11 +110,16 @@ impl Survey {
     /// Learns of the commonest tuples a latent action and what was truly done.
     fn describe(&mut self, labels: &Labels, actions: Option<&Actions>) {
         for i in 0..labels.len() {
-            let Some(tuple) = self.tuples.iter_mut().find(|tuple| tuple.codes == codes(labels, i)) else { continue };
+            let Some(tuple) = self.tuples.iter_mut().find(|tuple| tuple.codes == codes(labels, i))
+            else {
+                continue;
+            };
             if tuple.latent_action.is_empty() {
                 tuple.latent_action = latent_action(labels, i).to_vec();
             }
-            if let Some(action) = actions.and_then(|actions| actions.discrete(video(labels, i), labels.frame_index[i])) {
+            if let Some(action) = actions
+                .and_then(|actions| actions.discrete(video(labels, i), labels.frame_index[i]))
+            {
                 *tuple.actions.entry(action).or_default() += 1;
             }
         }
@@ -127,8 +146,12 @@ pub fn text(codes: &[u16]) -> String {
 /// Keeps the transition if it is among those of lowest rank: a sample that depends on nothing but the transitions.
 fn offer(sample: &mut BTreeMap<(u64, u32), Point>, labels: &Labels, row: usize, most: usize) {
     let (name, frame_index) = (video(labels, row), labels.frame_index[row]);
-    let digest = blake3::Hasher::new().update(name.as_bytes()).update(&frame_index.to_le_bytes()).finalize();
-    let rank = (u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("a digest has 32 bytes")), frame_index);
+    let digest =
+        blake3::Hasher::new().update(name.as_bytes()).update(&frame_index.to_le_bytes()).finalize();
+    let rank = (
+        u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("a digest has 32 bytes")),
+        frame_index,
+    );
     if sample.len() >= most && sample.last_key_value().is_none_or(|(highest, _)| rank > *highest) {
         return;
     }
@@ -142,7 +165,9 @@ fn offer(sample: &mut BTreeMap<(u64, u32), Point>, labels: &Labels, row: usize, 
 /// A chart per codebook.
 pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Section>, Error> {
     let (Some(source), Some(survey)) = (inputs.of("labels"), survey) else { return Ok(None) };
-    let figures = (0..survey.counts.len()).map(|book| codebook(source, survey, book)).collect::<Result<Vec<_>, _>>()?;
+    let figures = (0..survey.counts.len())
+        .map(|book| codebook(source, survey, book))
+        .collect::<Result<Vec<_>, _>>()?;
     let (books, positions) = (survey.counts.len(), survey.positions);
     let said = format!(
         "A latent action is {positions} codes out of each of {books} codebooks; {} transitions are labelled. A codebook that is well used \
@@ -162,7 +187,9 @@ fn codebook(source: &Source, survey: &Survey, book: usize) -> Result<String, Err
         ],
     );
     let most = survey.entries.max(counts.keys().last().map_or(0, |code| usize::from(*code) + 1));
-    let bar = |code: usize| Bar::new(code.to_string(), counts.get(&(code as u16)).copied().unwrap_or(0) as f64, BLUE);
+    let bar = |code: usize| {
+        Bar::new(code.to_string(), counts.get(&(code as u16)).copied().unwrap_or(0) as f64, BLUE)
+    };
     let chart = bars(&Axes::new("code", "uses").wide(), &(0..most).map(bar).collect::<Vec<_>>())?;
     Ok(figure(&chart, &format!("Codebook {book}: {} codes in use", counts.len()), &[numbers]))
 }

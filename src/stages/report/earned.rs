@@ -17,7 +17,10 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     }
     if let Some(source) = inputs.of("evaluation") {
         let evaluation = evaluation(inputs, source)?;
-        html += &evaluation["sentence"].as_str().map(|sentence| paragraph(&format!("In the end: {sentence}."))).unwrap_or_default();
+        html += &evaluation["sentence"]
+            .as_str()
+            .map(|sentence| paragraph(&format!("In the end: {sentence}.")))
+            .unwrap_or_default();
         figures.extend(probed(inputs, source)?);
         figures.extend(foreseen(inputs, source)?);
         figures.extend(returns(inputs, source, &evaluation)?);
@@ -29,18 +32,24 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
 fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let Some(path) = source.paths("curve.parquet").pop() else { return Ok(None) };
     let curve = read_table(inputs.place.store, &path)?;
-    let (Some(transitions), Some(accuracy), Some(r2)) = (curve.numbers("transitions"), curve.numbers("accuracy"), curve.numbers("r2"))
+    let (Some(transitions), Some(accuracy), Some(r2)) =
+        (curve.numbers("transitions"), curve.numbers("accuracy"), curve.numbers("r2"))
     else {
         return Ok(None);
     };
-    let (measure, values, label) = if accuracy.iter().any(Option::is_some) { ("accuracy", accuracy, "accuracy") } else { ("r2", r2, "R2") };
+    let (measure, values, label) = if accuracy.iter().any(Option::is_some) {
+        ("accuracy", accuracy, "accuracy")
+    } else {
+        ("r2", r2, "R2")
+    };
     let mut by_number: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for (number, value) in transitions.iter().zip(&values) {
         if let (Some(number), Some(value)) = (number, value) {
             by_number.entry(*number as u64).or_default().push(*value);
         }
     }
-    let rows: Vec<(u64, [f64; 3])> = by_number.iter().map(|(number, values)| (*number, mean_and_range(values))).collect();
+    let rows: Vec<(u64, [f64; 3])> =
+        by_number.iter().map(|(number, values)| (*number, mean_and_range(values))).collect();
     let column = |at: usize| Column::F64(rows.iter().map(|(_, row)| Some(row[at])).collect());
     let numbers = Numbers::new(
         format!(
@@ -56,56 +65,111 @@ fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         ],
     );
     let every = Numbers::new(
-        format!("SELECT transitions, draw, {measure} FROM {} ORDER BY transitions, draw", table(source, "curve")),
+        format!(
+            "SELECT transitions, draw, {measure} FROM {} ORDER BY transitions, draw",
+            table(source, "curve")
+        ),
         [
             ("transitions", whole(&transitions)),
             ("draw", whole(&curve.numbers("draw").unwrap_or_default())),
             (measure, Column::F64(values.clone())),
         ],
     );
-    let mut line = Line::new(label, rows.iter().map(|(number, row)| ((*number as f64).log2(), row[0])).collect());
-    line.beside = by_number.iter().flat_map(|(number, values)| values.iter().map(|value| ((*number as f64).log2(), *value))).collect();
+    let mut line = Line::new(
+        label,
+        rows.iter().map(|(number, row)| ((*number as f64).log2(), row[0])).collect(),
+    );
+    line.beside = by_number
+        .iter()
+        .flat_map(|(number, values)| values.iter().map(|value| ((*number as f64).log2(), *value)))
+        .collect();
     let chart = lines(&Axes::powers("transitions with a true action", label).wide(), &[line])?;
-    let caption = format!("Decoding held-out true actions: {label}, its mean over draws (line) and every draw (pale)");
+    let caption = format!(
+        "Decoding held-out true actions: {label}, its mean over draws (line) and every draw (pale)"
+    );
     Ok(Some(figure(&chart, &caption, &[numbers, every])))
 }
 
 /// What a probe made of held-out latent actions, beside guessing.
 fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
-    const TOLD: [(&str, &str, RGBColor); 3] =
-        [("guessing", "guessing", GREY), ("linear", "a linear probe", BLUE), ("mlp", "hidden layers", BLUE)];
+    const TOLD: [(&str, &str, RGBColor); 3] = [
+        ("guessing", "guessing", GREY),
+        ("linear", "a linear probe", BLUE),
+        ("mlp", "hidden layers", BLUE),
+    ];
     let Some(path) = source.paths("probe.parquet").pop() else { return Ok(None) };
     let probe = read_table(inputs.place.store, &path)?;
-    let value = |name: &str| probe.numbers(name).and_then(|values| values.first().copied().flatten());
+    let value =
+        |name: &str| probe.numbers(name).and_then(|values| values.first().copied().flatten());
     let discrete = value("action_entropy").is_some();
-    let columns = ["transitions", "guessing", "linear", "mlp", "mutual_information", "action_entropy"];
+    let columns =
+        ["transitions", "guessing", "linear", "mlp", "mutual_information", "action_entropy"];
     let numbers = Numbers::new(
         format!("SELECT {} FROM {}", columns.join(", "), table(source, "probe")),
-        columns.map(|name| (name, if name == "transitions" { whole(&[value(name)]) } else { Column::F64(vec![value(name)]) })),
+        columns.map(|name| {
+            (
+                name,
+                if name == "transitions" {
+                    whole(&[value(name)])
+                } else {
+                    Column::F64(vec![value(name)])
+                },
+            )
+        }),
     );
-    let bar = |(name, label, colour): (&str, &str, RGBColor)| Some(Bar::new(label.into(), value(name)?, colour));
+    let bar = |(name, label, colour): (&str, &str, RGBColor)| {
+        Some(Bar::new(label.into(), value(name)?, colour))
+    };
     let (measure, what) = if discrete { ("accuracy", "share told right") } else { ("R2", "R2") };
-    let chart = bars(&Axes::new("who is asked", measure).wide(), &TOLD.into_iter().filter_map(bar).collect::<Vec<_>>())?;
-    Ok(Some(figure(&chart, &format!("True actions told from held-out latent actions: {what}"), &[numbers])))
+    let chart = bars(
+        &Axes::new("who is asked", measure).wide(),
+        &TOLD.into_iter().filter_map(bar).collect::<Vec<_>>(),
+    )?;
+    Ok(Some(figure(
+        &chart,
+        &format!("True actions told from held-out latent actions: {what}"),
+        &[numbers],
+    )))
 }
 
 /// The world model's error, frame after frame.
 fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
-    const ERRORS: [(&str, &str); 3] =
-        [("copy_error", "copying the last real frame"), ("shuffled_error", "another stretch's latent actions"), ("fdm_error", "the FDM")];
+    const ERRORS: [(&str, &str); 3] = [
+        ("copy_error", "copying the last real frame"),
+        ("shuffled_error", "another stretch's latent actions"),
+        ("fdm_error", "the FDM"),
+    ];
     let Some(path) = source.paths("rollouts.parquet").pop() else { return Ok(None) };
     let rollouts = read_table(inputs.place.store, &path)?;
     let column = |name: &str| rollouts.numbers(name).unwrap_or_default();
     let ahead = column("frames_ahead");
-    let points = |name: &str| ahead.iter().zip(column(name)).filter_map(|(ahead, error)| Some(((*ahead)?, error?))).collect();
-    let curves: Vec<Line> = ERRORS.iter().map(|(name, label)| Line::new(label, points(name))).collect();
+    let points = |name: &str| {
+        ahead
+            .iter()
+            .zip(column(name))
+            .filter_map(|(ahead, error)| Some(((*ahead)?, error?)))
+            .collect()
+    };
+    let curves: Vec<Line> =
+        ERRORS.iter().map(|(name, label)| Line::new(label, points(name))).collect();
     let names = ["frames_ahead", "fdm_error", "copy_error", "shuffled_error"];
     let numbers = Numbers::new(
-        format!("SELECT {} FROM {} ORDER BY frames_ahead", names.join(", "), table(source, "rollouts")),
-        names.map(|name| (name, if name == "frames_ahead" { whole(&ahead) } else { Column::F64(column(name)) })),
+        format!(
+            "SELECT {} FROM {} ORDER BY frames_ahead",
+            names.join(", "),
+            table(source, "rollouts")
+        ),
+        names.map(|name| {
+            (name, if name == "frames_ahead" { whole(&ahead) } else { Column::F64(column(name)) })
+        }),
     );
-    let chart = lines(&Axes::new("frames ahead", "mean squared error").wide(), &curves)? + &legend(&Line::legend(&curves));
-    Ok(Some(figure(&chart, "Frames predicted from predictions, of every `holdout`-th episode", &[numbers])))
+    let chart = lines(&Axes::new("frames ahead", "mean squared error").wide(), &curves)?
+        + &legend(&Line::legend(&curves));
+    Ok(Some(figure(
+        &chart,
+        "Frames predicted from predictions, of every `holdout`-th episode",
+        &[numbers],
+    )))
 }
 
 /// Counts, none of which is missing.
@@ -115,11 +179,17 @@ fn whole(values: &[Option<f64>]) -> Column {
 
 fn mean_and_range(values: &[f64]) -> [f64; 3] {
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-    [mean, values.iter().copied().fold(f64::INFINITY, f64::min), values.iter().copied().fold(f64::NEG_INFINITY, f64::max)]
+    [
+        mean,
+        values.iter().copied().fold(f64::INFINITY, f64::min),
+        values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+    ]
 }
 
 fn evaluation(inputs: &Inputs, source: &Source) -> Result<serde_json::Value, Error> {
-    let Some(path) = source.paths("evaluation.json").pop() else { return Ok(serde_json::Value::Null) };
+    let Some(path) = source.paths("evaluation.json").pop() else {
+        return Ok(serde_json::Value::Null);
+    };
     inputs.json(&path)
 }
 
@@ -134,7 +204,11 @@ struct Player {
 }
 
 /// Every player's mean return, beside what others published.
-fn returns(inputs: &Inputs, source: &Source, evaluation: &serde_json::Value) -> Result<Option<String>, Error> {
+fn returns(
+    inputs: &Inputs,
+    source: &Source,
+    evaluation: &serde_json::Value,
+) -> Result<Option<String>, Error> {
     let Some(path) = source.paths("episodes.parquet").pop() else { return Ok(None) };
     let players = players(&read_table(inputs.place.store, &path)?);
     let numbers = Numbers::new(
@@ -145,55 +219,104 @@ fn returns(inputs: &Inputs, source: &Source, evaluation: &serde_json::Value) -> 
         ),
         [
             ("player", Column::Text(players.iter().map(|player| player.name.clone()).collect())),
-            ("transitions", Column::F64(players.iter().map(|player| player.transitions.map(|number| number as f64)).collect())),
+            (
+                "transitions",
+                Column::F64(
+                    players
+                        .iter()
+                        .map(|player| player.transitions.map(|number| number as f64))
+                        .collect(),
+                ),
+            ),
             ("episodes", Column::U64(players.iter().map(|player| player.episodes).collect())),
             ("mean_return", Column::F64(players.iter().map(|player| Some(player.mean)).collect())),
             ("standard_error", Column::F64(players.iter().map(|player| player.error).collect())),
         ],
     );
-    let bar = |player: &Player, label: String, colour| Bar::new(label, player.mean, colour).spread(player.error.map(|error| 1.96 * error));
-    let named = |name: &'static str, colour| {
-        players.iter().filter(move |player| player.name == name).map(move |player| bar(player, player.name.clone(), colour))
+    let bar = |player: &Player, label: String, colour| {
+        Bar::new(label, player.mean, colour).spread(player.error.map(|error| 1.96 * error))
     };
-    let ours = players.iter().filter_map(|player| Some(bar(player, player.transitions?.to_string(), BLUE))).chain(named("agent", BLUE));
-    let all: Vec<Bar> = named("random", GREY).chain(ours).chain(named("expert", GREY)).chain(published(evaluation)).collect();
-    let chart =
-        bars(&Axes::new("who plays: random, the policy by its decoder's transitions, an agent, the expert", "mean return").wide(), &all)?;
-    let colours = [("measured here", BLUE), ("random and expert, measured here", GREY), ("published", ORANGE)];
+    let named = |name: &'static str, colour| {
+        players
+            .iter()
+            .filter(move |player| player.name == name)
+            .map(move |player| bar(player, player.name.clone(), colour))
+    };
+    let ours = players
+        .iter()
+        .filter_map(|player| Some(bar(player, player.transitions?.to_string(), BLUE)))
+        .chain(named("agent", BLUE));
+    let all: Vec<Bar> = named("random", GREY)
+        .chain(ours)
+        .chain(named("expert", GREY))
+        .chain(published(evaluation))
+        .collect();
+    let chart = bars(
+        &Axes::new(
+            "who plays: random, the policy by its decoder's transitions, an agent, the expert",
+            "mean return",
+        )
+        .wide(),
+        &all,
+    )?;
+    let colours = [
+        ("measured here", BLUE),
+        ("random and expert, measured here", GREY),
+        ("published", ORANGE),
+    ];
     let colours = colours.map(|(name, colour)| (name.to_owned(), css(colour)));
     let caption = "Mean returns; a line spans 95 % of where the mean may lie".to_owned();
     Ok(Some(figure(&(chart + &legend(&colours) + &told(evaluation)), &caption, &[numbers])))
 }
 
-const PUBLISHED: [(&str, &str); 4] = [("random", "random"), ("offline_256", "256"), ("offline_8192", "8192"), ("expert", "expert")];
+const PUBLISHED: [(&str, &str); 4] =
+    [("random", "random"), ("offline_256", "256"), ("offline_8192", "8192"), ("expert", "expert")];
 
 /// What others published, from the evaluation's own file.
 fn published(evaluation: &serde_json::Value) -> impl Iterator<Item = Bar> {
     let figures = evaluation["published"].clone();
-    PUBLISHED.into_iter().filter_map(move |(key, label)| Some(Bar::new(label.into(), figures[key].as_f64()?, ORANGE)))
+    PUBLISHED.into_iter().filter_map(move |(key, label)| {
+        Some(Bar::new(label.into(), figures[key].as_f64()?, ORANGE))
+    })
 }
 
 /// The published figures in words: no dataset holds them.
 fn told(evaluation: &serde_json::Value) -> String {
-    let figure = |(key, label): (&str, &str)| Some(format!("{label} {}", shown(evaluation["published"][key].as_f64()?)));
+    let figure = |(key, label): (&str, &str)| {
+        Some(format!("{label} {}", shown(evaluation["published"][key].as_f64()?)))
+    };
     let all: Vec<String> = PUBLISHED.into_iter().filter_map(figure).collect();
     let game = evaluation["game"].as_str().unwrap_or("this game");
-    let sentence = format!("Published for {game}, easy mode (evaluation.json; no dataset holds them): {}.", all.join(", "));
-    if all.is_empty() { String::new() } else { format!("<p class=\"note\">{}</p>", escape(&sentence)) }
+    let sentence = format!(
+        "Published for {game}, easy mode (evaluation.json; no dataset holds them): {}.",
+        all.join(", ")
+    );
+    if all.is_empty() {
+        String::new()
+    } else {
+        format!("<p class=\"note\">{}</p>", escape(&sentence))
+    }
 }
 
 /// Players in the order in which a query sorts them.
 fn players(episodes: &crate::dataset::Table) -> Vec<Player> {
     let mut by_player: BTreeMap<(String, Option<u64>), Vec<f64>> = BTreeMap::new();
-    let (names, numbers) = (episodes.text("player").unwrap_or_default(), episodes.numbers("transitions").unwrap_or_default());
+    let (names, numbers) = (
+        episodes.text("player").unwrap_or_default(),
+        episodes.numbers("transitions").unwrap_or_default(),
+    );
     let values = episodes.numbers("episode_return").unwrap_or_default();
     for ((name, number), value) in names.iter().zip(numbers).zip(values) {
-        by_player.entry((name.clone(), number.map(|number| number as u64))).or_default().extend(value);
+        by_player
+            .entry((name.clone(), number.map(|number| number as u64)))
+            .or_default()
+            .extend(value);
     }
     let player = |((name, transitions), returns): ((String, Option<u64>), Vec<f64>)| {
         let count = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / count.max(1.0);
-        let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let variance =
+            returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
         let error = (returns.len() > 1).then(|| (variance / count).sqrt());
         Player { name, transitions, mean, error, episodes: returns.len() as u64 }
     };

@@ -40,8 +40,9 @@ const FIRST: [&str; 22] = [
 
 /// What ran.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
-    let mut html =
-        String::from("<div class=\"wide\"><table>\n<tr><th>stage</th><th>kind</th><th>tasks</th><th>counts</th><th>settings</th></tr>\n");
+    let mut html = String::from(
+        "<div class=\"wide\"><table>\n<tr><th>stage</th><th>kind</th><th>tasks</th><th>counts</th><th>settings</th></tr>\n",
+    );
     inputs.task.sources.iter().for_each(|source| html += &row(source));
     html += "</table></div>\n";
     let mut figures = Vec::new();
@@ -60,9 +61,15 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
 }
 
 fn row(source: &Source) -> String {
-    let counts = source.stats.iter().map(|(name, value)| format!("{} <code>{}</code>", escape(name), shown(*value)));
-    let (settings, first) = (flat(&source.settings), |name: &String| FIRST.contains(&name.as_str()));
-    let line = |(name, value): (&String, &String)| format!("{} <code>{}</code>", escape(name), escape(value));
+    let counts = source
+        .stats
+        .iter()
+        .map(|(name, value)| format!("{} <code>{}</code>", escape(name), shown(*value)));
+    let (settings, first) =
+        (flat(&source.settings), |name: &String| FIRST.contains(&name.as_str()));
+    let line = |(name, value): (&String, &String)| {
+        format!("{} <code>{}</code>", escape(name), escape(value))
+    };
     let shown: Vec<String> = settings.iter().filter(|(name, _)| first(name)).map(line).collect();
     let others: Vec<String> = settings.iter().filter(|(name, _)| !first(name)).map(line).collect();
     let (stage, kind, tasks) = (escape(&source.stage), escape(&source.kind), source.tasks.len());
@@ -78,7 +85,9 @@ fn row(source: &Source) -> String {
 /// Settings by name, as text.
 fn flat(settings: &Map<String, Value>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
-    for (name, value) in settings.iter().filter(|(name, value)| *name != "stage" && !value.is_null()) {
+    for (name, value) in
+        settings.iter().filter(|(name, value)| *name != "stage" && !value.is_null())
+    {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         all.insert(name.clone(), text);
     }
@@ -87,7 +96,8 @@ fn flat(settings: &Map<String, Value>) -> BTreeMap<String, String> {
 
 /// How long episodes are: read without touching a pixel.
 fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
-    let (mut videos, mut episodes): (HashSet<String>, BTreeMap<(String, u32), u64>) = Default::default();
+    let (mut videos, mut episodes): (HashSet<String>, BTreeMap<(String, u32), u64>) =
+        Default::default();
     for path in frames.paths(".arrow") {
         let mut rows = FrameRows::default();
         read_frame_rows(inputs.place.store, &path, &mut rows)?;
@@ -102,12 +112,22 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
     let name = name(&frames.stage);
     let totals = Numbers::new(
         format!("SELECT count(DISTINCT video_digest) AS videos, count(*) AS frames FROM {name}"),
-        [("videos", Column::U64(vec![videos.len() as u64])), ("frames", Column::U64(vec![episodes.values().sum()]))],
+        [
+            ("videos", Column::U64(vec![videos.len() as u64])),
+            ("frames", Column::U64(vec![episodes.values().sum()])),
+        ],
     );
-    let of_episodes = format!("SELECT video_digest, episode, count(*) AS frames FROM {name} GROUP BY video_digest, episode");
+    let of_episodes = format!(
+        "SELECT video_digest, episode, count(*) AS frames FROM {name} GROUP BY video_digest, episode"
+    );
     let numbers = Numbers::new(
-        format!("SELECT frames, count(*) AS episodes FROM ({of_episodes}) GROUP BY frames ORDER BY frames"),
-        [("frames", Column::U64(counts.keys().copied().collect())), ("episodes", Column::U64(counts.values().copied().collect()))],
+        format!(
+            "SELECT frames, count(*) AS episodes FROM ({of_episodes}) GROUP BY frames ORDER BY frames"
+        ),
+        [
+            ("frames", Column::U64(counts.keys().copied().collect())),
+            ("episodes", Column::U64(counts.values().copied().collect())),
+        ],
     );
     let chart = bars(&Axes::new("frames of an episode", "episodes"), &of_lengths(&counts))?;
     Ok(figure(&chart, "How long episodes are", &[numbers, totals]))
@@ -117,7 +137,8 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
 const LENGTHS: u64 = 60;
 
 fn of_lengths(counts: &BTreeMap<u64, u64>) -> Vec<Bar> {
-    let (least, most) = (counts.keys().next().copied().unwrap_or(0), counts.keys().last().copied().unwrap_or(0));
+    let (least, most) =
+        (counts.keys().next().copied().unwrap_or(0), counts.keys().last().copied().unwrap_or(0));
     let wide = (most - least + 1).div_ceil(LENGTHS);
     let bar = |first: u64| {
         let episodes: u64 = counts.range(first..first + wide).map(|(_, count)| count).sum();
@@ -131,14 +152,19 @@ fn rejects(frames: &Source) -> String {
     let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
     frames.rejects.iter().for_each(|reject| *classes.entry(&reject.class).or_default() += 1);
     let numbers = Numbers::new(
-        format!("SELECT class, count(*) AS videos FROM rejects WHERE stage = '{}' GROUP BY class ORDER BY class", frames.stage),
+        format!(
+            "SELECT class, count(*) AS videos FROM rejects WHERE stage = '{}' GROUP BY class ORDER BY class",
+            frames.stage
+        ),
         [
             ("class", Column::Text(classes.keys().map(ToString::to_string).collect())),
             ("videos", Column::U64(classes.values().copied().collect())),
         ],
     );
     let mut body = String::new();
-    classes.iter().for_each(|(class, videos)| _ = write!(body, "<p><b>{videos}</b> {}</p>", escape(class)));
+    classes
+        .iter()
+        .for_each(|(class, videos)| _ = write!(body, "<p><b>{videos}</b> {}</p>", escape(class)));
     let body = if body.is_empty() { "<p class=\"note\">none</p>".into() } else { body };
     figure(&body, "Videos that could not be read, wholly or in part", &[numbers])
 }
@@ -152,11 +178,20 @@ fn actions_done(inputs: &Inputs, actions: &Source) -> Result<Option<String>, Err
         return Ok(None);
     }
     let numbers = Numbers::new(
-        format!("SELECT action, count(*) AS frames FROM {} GROUP BY action ORDER BY action", table(actions, "actions")),
-        [("action", Column::U64(counts.keys().copied().collect())), ("frames", Column::U64(counts.values().copied().collect()))],
+        format!(
+            "SELECT action, count(*) AS frames FROM {} GROUP BY action ORDER BY action",
+            table(actions, "actions")
+        ),
+        [
+            ("action", Column::U64(counts.keys().copied().collect())),
+            ("frames", Column::U64(counts.values().copied().collect())),
+        ],
     );
     let all: BTreeSet<u64> = (0..=counts.keys().last().copied().unwrap_or(0)).collect();
-    let bar = |action: &u64| Bar::new(action.to_string(), counts.get(action).copied().unwrap_or(0) as f64, BLUE);
-    let chart = bars(&Axes::new("true action", "frames"), &all.iter().map(bar).collect::<Vec<_>>())?;
+    let bar = |action: &u64| {
+        Bar::new(action.to_string(), counts.get(action).copied().unwrap_or(0) as f64, BLUE)
+    };
+    let chart =
+        bars(&Axes::new("true action", "frames"), &all.iter().map(bar).collect::<Vec<_>>())?;
     Ok(Some(figure(&chart, "What was truly done", &[numbers])))
 }

@@ -16,13 +16,21 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
     let (Some(labels), Some(survey)) = (inputs.of("labels"), survey) else { return Ok(None) };
     let points = &survey.points;
     let Some(dim) = points.first().map(|point| point.latent_action.len()) else { return Ok(None) };
-    let all: Vec<f32> = points.iter().flat_map(|point| point.latent_action.iter().copied()).collect();
+    let all: Vec<f32> =
+        points.iter().flat_map(|point| point.latent_action.iter().copied()).collect();
     let plane = pca(&all, dim);
     let near = umap(&all, dim, &plane.places, &mut generator(0, "umap", 0));
-    let views = [("pca_1", &plane.places, 0), ("pca_2", &plane.places, 1), ("umap_1", &near, 0), ("umap_2", &near, 1)];
-    let [pca_1, pca_2, umap_1, umap_2] =
-        views.map(|(name, places, axis)| (name, Column::F64(places.iter().map(|place| Some(place[axis])).collect())));
-    let action = ("action", Column::F64(points.iter().map(|point| point.action.map(f64::from)).collect()));
+    let views = [
+        ("pca_1", &plane.places, 0),
+        ("pca_2", &plane.places, 1),
+        ("umap_1", &near, 0),
+        ("umap_2", &near, 1),
+    ];
+    let [pca_1, pca_2, umap_1, umap_2] = views.map(|(name, places, axis)| {
+        (name, Column::F64(places.iter().map(|place| Some(place[axis])).collect()))
+    });
+    let action =
+        ("action", Column::F64(points.iter().map(|point| point.action.map(f64::from)).collect()));
     let columns = [
         ("video", Column::Text(points.iter().map(|point| point.video.clone()).collect())),
         ("frame_index", Column::U32(points.iter().map(|point| point.frame_index).collect())),
@@ -32,28 +40,42 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
         umap_1.clone(),
         umap_2.clone(),
     ];
-    let file = write_table(inputs.place.store, &format!("{}/map.parquet", inputs.place.folder), &columns)?;
+    let file =
+        write_table(inputs.place.store, &format!("{}/map.parquet", inputs.place.folder), &columns)?;
 
     let mine = name(&inputs.task.name);
     let shares = plane.shares.map(|share| format!("{:.0} %", share * 100.0)).join(" and ");
     let figures = [
         (format!("Principal components: {shares} of the variance"), &plane.places, [pca_1, pca_2]),
-        ("UMAP: neighbours stay together, distances mean little".to_owned(), &near, [umap_1, umap_2]),
+        (
+            "UMAP: neighbours stay together, distances mean little".to_owned(),
+            &near,
+            [umap_1, umap_2],
+        ),
     ]
     .map(|(caption, places, [x, y])| {
         let sql = format!("SELECT action, {}, {} FROM {mine}", x.0, y.0);
         let numbers = [Numbers::new(sql, [action.clone(), x, y])];
-        Ok(figure(&(scatter(&coloured(points, places))? + &legend(&colours(points))), &caption, &numbers))
+        Ok(figure(
+            &(scatter(&coloured(points, places))? + &legend(&colours(points))),
+            &caption,
+            &numbers,
+        ))
     });
     let figures = figures.into_iter().collect::<Result<Vec<_>, Error>>()?;
-    let whole = escape(&command(&format!("SELECT video, frame_index, latent_action FROM {}", table(labels, "labels"))));
+    let whole = escape(&command(&format!(
+        "SELECT video, frame_index, latent_action FROM {}",
+        table(labels, "labels")
+    )));
     let said = format!(
         "{} of {} latent actions, before quantisation, drawn at random; points of one colour share their true action. Where colours lie \
          apart, latent actions tell what was done.",
         points.len(),
         survey.transitions
     );
-    let html = paragraph(&said) + &halves(&figures) + &format!("<p class=\"note\">The latent actions themselves: <code>{whole}</code></p>");
+    let html = paragraph(&said)
+        + &halves(&figures)
+        + &format!("<p class=\"note\">The latent actions themselves: <code>{whole}</code></p>");
     Ok(Some(Section { title: "Map", html, files: vec![file] }))
 }
 
@@ -68,12 +90,21 @@ fn group(points: &[Point], action: u32) -> usize {
 }
 
 fn actions(points: &[Point]) -> Vec<u32> {
-    let all: std::collections::BTreeSet<u32> = points.iter().filter_map(|point| point.action).collect();
+    let all: std::collections::BTreeSet<u32> =
+        points.iter().filter_map(|point| point.action).collect();
     all.into_iter().collect()
 }
 
 fn colours(points: &[Point]) -> Vec<(String, String)> {
     let known = actions(points);
-    let unknown = points.iter().any(|point| point.action.is_none()).then(|| ("not known".to_owned(), css(GREY)));
-    known.iter().enumerate().map(|(i, action)| (format!("action {action}"), css(colour(i)))).chain(unknown).collect()
+    let unknown = points
+        .iter()
+        .any(|point| point.action.is_none())
+        .then(|| ("not known".to_owned(), css(GREY)));
+    known
+        .iter()
+        .enumerate()
+        .map(|(i, action)| (format!("action {action}"), css(colour(i))))
+        .chain(unknown)
+        .collect()
 }

@@ -20,7 +20,10 @@ pub struct Numbers {
 impl Numbers {
     /// Columns of equal length, and the query that finds them.
     pub fn new<const N: usize>(sql: String, columns: [(&str, Column); N]) -> Self {
-        Numbers { sql, columns: columns.into_iter().map(|(name, column)| (name.to_owned(), column)).collect() }
+        Numbers {
+            sql,
+            columns: columns.into_iter().map(|(name, column)| (name.to_owned(), column)).collect(),
+        }
     }
 
     fn rows(&self) -> usize {
@@ -30,15 +33,21 @@ impl Numbers {
     /// The query, and its first rows folded away.
     pub fn html(&self) -> String {
         let rows = self.rows();
-        let more = if rows > SHOWN { format!(", the first {SHOWN} of them") } else { String::new() };
+        let more =
+            if rows > SHOWN { format!(", the first {SHOWN} of them") } else { String::new() };
         let mut html = format!("<pre class=\"sql\">{}</pre>\n", escape(&command(&self.sql)));
         let plural = if rows == 1 { "" } else { "s" };
-        let _ = write!(html, "<details data-rows=\"{rows}\"><summary>{rows} row{plural}{more}</summary><table><tr>");
+        let _ = write!(
+            html,
+            "<details data-rows=\"{rows}\"><summary>{rows} row{plural}{more}</summary><table><tr>"
+        );
         self.columns.iter().for_each(|(name, _)| _ = write!(html, "<th>{}</th>", escape(name)));
         html += "</tr>";
         for row in 0..rows.min(SHOWN) {
             html += "\n<tr>";
-            self.columns.iter().for_each(|(_, column)| _ = write!(html, "<td>{}</td>", escape(&cell(column, row))));
+            self.columns.iter().for_each(|(_, column)| {
+                _ = write!(html, "<td>{}</td>", escape(&cell(column, row)))
+            });
             html += "</tr>";
         }
         html + "</table></details>\n"
@@ -47,7 +56,10 @@ impl Numbers {
 
 /// The command that runs a query, as a shell takes it.
 pub fn command(sql: &str) -> String {
-    let quoted: String = sql.chars().flat_map(|c| if "\"\\$`".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
+    let quoted: String = sql
+        .chars()
+        .flat_map(|c| if "\"\\$`".contains(c) { vec!['\\', c] } else { vec![c] })
+        .collect();
     format!("lapo query \"{quoted}\"")
 }
 
@@ -61,9 +73,11 @@ fn cell(column: &Column, row: usize) -> String {
         Column::F32(values) => shown(values[row].into()),
         Column::Text(values) => values[row].clone(),
         Column::Names(rows, names) => names[rows[row] as usize].clone(),
-        Column::F32Rows(values, width) => {
-            values[row * width..][..*width].iter().map(|v| shown(f64::from(*v))).collect::<Vec<_>>().join(" ")
-        }
+        Column::F32Rows(values, width) => values[row * width..][..*width]
+            .iter()
+            .map(|v| shown(f64::from(*v)))
+            .collect::<Vec<_>>()
+            .join(" "),
     }
 }
 
@@ -78,8 +92,8 @@ pub fn shown(value: f64) -> String {
 
 /// Words of SQL that a stage may well be called.
 const WORDS: [&str; 24] = [
-    "all", "and", "as", "by", "case", "end", "from", "full", "group", "in", "is", "join", "left", "limit", "not", "on", "or", "order",
-    "right", "select", "table", "union", "values", "with",
+    "all", "and", "as", "by", "case", "end", "from", "full", "group", "in", "is", "join", "left",
+    "limit", "not", "on", "or", "order", "right", "select", "table", "union", "values", "with",
 ];
 
 /// A name as SQL takes it: in quotes where it must be.
@@ -93,8 +107,13 @@ pub fn name(name: &str) -> String {
 /// sort has the stage's own name, unless shards have it.
 pub fn table(source: &Source, sort: &str) -> String {
     let shards = source.files.iter().any(|file| file.path.ends_with(".arrow"));
-    let is_first = source.files.iter().filter_map(|file| table_sort(&file.path)).all(|other| sort <= other);
-    if is_first && !shards { name(&source.stage) } else { name(&format!("{}_{sort}", source.stage)) }
+    let is_first =
+        source.files.iter().filter_map(|file| table_sort(&file.path)).all(|other| sort <= other);
+    if is_first && !shards {
+        name(&source.stage)
+    } else {
+        name(&format!("{}_{sort}", source.stage))
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +123,8 @@ mod tests {
 
     #[test]
     fn tables_are_called_as_a_query_calls_them() {
-        let file = |path: &str| FileInfo { path: path.into(), bytes: 0, rows: 0, blake3: String::new() };
+        let file =
+            |path: &str| FileInfo { path: path.into(), bytes: 0, rows: 0, blake3: String::new() };
         let source = |stage: &str, files: &[&str]| Source {
             stage: stage.into(),
             kind: String::new(),
@@ -114,22 +134,46 @@ mod tests {
             files: files.iter().map(|path| file(path)).collect(),
             rejects: vec![],
         };
-        assert_eq!(table(&source("play", &["a/shard.arrow", "a/actions.parquet"]), "actions"), "play_actions");
-        assert_eq!(table(&source("model", &["a/model.safetensors", "a/metrics.parquet"]), "metrics"), "model");
-        assert_eq!(table(&source("my-report", &["a/map.parquet", "a/pairs.parquet"]), "pairs"), "\"my-report_pairs\"");
+        assert_eq!(
+            table(&source("play", &["a/shard.arrow", "a/actions.parquet"]), "actions"),
+            "play_actions"
+        );
+        assert_eq!(
+            table(&source("model", &["a/model.safetensors", "a/metrics.parquet"]), "metrics"),
+            "model"
+        );
+        assert_eq!(
+            table(&source("my-report", &["a/map.parquet", "a/pairs.parquet"]), "pairs"),
+            "\"my-report_pairs\""
+        );
         assert_eq!(name("order"), "\"order\"");
     }
 
     #[test]
     fn a_page_shows_the_command_and_no_more_rows_than_people_read() {
         let sql = "SELECT \"a\" FROM t WHERE b < 'x'".to_owned();
-        let html = Numbers::new(sql, [("a", Column::F64((0..30).map(|i| Some(f64::from(i) / 8.0)).collect()))]).html();
-        assert!(html.contains("lapo query &quot;SELECT \\&quot;a\\&quot; FROM t WHERE b &lt; &#39;x&#39;&quot;"), "{html}");
-        assert!(html.contains("data-rows=\"30\"") && html.matches("<td>").count() == SHOWN, "{html}");
+        let html = Numbers::new(
+            sql,
+            [("a", Column::F64((0..30).map(|i| Some(f64::from(i) / 8.0)).collect()))],
+        )
+        .html();
+        assert!(
+            html.contains(
+                "lapo query &quot;SELECT \\&quot;a\\&quot; FROM t WHERE b &lt; &#39;x&#39;&quot;"
+            ),
+            "{html}"
+        );
+        assert!(
+            html.contains("data-rows=\"30\"") && html.matches("<td>").count() == SHOWN,
+            "{html}"
+        );
     }
 
     #[test]
     fn four_digits_are_shown() {
-        assert_eq!([0.000_123_456, 0.5, 12.345_67, 41_234.56, 7.0].map(shown), ["0.0001235", "0.5000", "12.35", "41235", "7"]);
+        assert_eq!(
+            [0.000_123_456, 0.5, 12.345_67, 41_234.56, 7.0].map(shown),
+            ["0.0001235", "0.5000", "12.35", "41235", "7"]
+        );
     }
 }

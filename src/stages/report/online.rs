@@ -24,7 +24,8 @@ const CHARTS: [(&str, &str); 4] = [
 /// What agents earned while they learnt.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     let sources: Vec<&Source> = inputs.all("agents");
-    let (mut curves, mut numbers, mut verdicts, mut below) = (Vec::new(), Vec::new(), String::new(), CHARTS.map(|_| Vec::new()));
+    let (mut curves, mut numbers, mut verdicts, mut below) =
+        (Vec::new(), Vec::new(), String::new(), CHARTS.map(|_| Vec::new()));
     for source in &sources {
         let Some(path) = source.paths("metrics.parquet").pop() else { continue };
         let metrics = read_table(inputs.place.store, &path)?;
@@ -32,10 +33,15 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
         numbers.push(rows);
         curves.push(line);
         for ((_, column), lines) in CHARTS.iter().zip(&mut below) {
-            lines.extend(measured(source, &metrics, column).map(|(points, rows)| (Line::new(&source.stage, points), rows)));
+            lines.extend(
+                measured(source, &metrics, column)
+                    .map(|(points, rows)| (Line::new(&source.stage, points), rows)),
+            );
         }
         if let Some(verdict) = source.paths("verdict.json").pop() {
-            let told = inputs.json(&verdict)?["sentence"].as_str().map(|told| paragraph(&format!("{}: {told}.", source.stage)));
+            let told = inputs.json(&verdict)?["sentence"]
+                .as_str()
+                .map(|told| paragraph(&format!("{}: {told}.", source.stage)));
             verdicts += &told.unwrap_or_default();
         }
     }
@@ -43,18 +49,27 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
         return Ok(None);
     }
     let own = curves.len();
-    let game = sources.iter().find_map(|source| serde_json::from_value::<Game>(source.settings.get("game")?.clone()).ok());
+    let game = sources.iter().find_map(|source| {
+        serde_json::from_value::<Game>(source.settings.get("game")?.clone()).ok()
+    });
     let last = curves.iter().flat_map(Line::last).fold(0.0, f64::max);
-    curves.extend(game.map(|game| game.returns()).into_iter().flat_map(|returns| published(returns, last)));
+    curves.extend(
+        game.map(|game| game.returns()).into_iter().flat_map(|returns| published(returns, last)),
+    );
     let chart = lines(&Axes::new("environment steps", "mean return").wide(), &curves)?;
     let caption = "Mean return of the episodes that ended, explored as they were".to_owned();
     let note = game.map_or(String::new(), |game| told(game, game.returns()));
-    let mut html = verdicts + &figure(&(chart + &legend(&Line::legend(&curves)) + &note), &caption, &numbers);
+    let mut html =
+        verdicts + &figure(&(chart + &legend(&Line::legend(&curves)) + &note), &caption, &numbers);
     let mut figures = Vec::new();
     for ((heading, _), lines_and_numbers) in CHARTS.iter().zip(below) {
         let (drawn, numbers): (Vec<Line>, Vec<Numbers>) = lines_and_numbers.into_iter().unzip();
         let named = if own > 1 { legend(&Line::legend(&drawn)) } else { String::new() };
-        figures.push(figure(&(lines(&Axes::new("environment steps", ""), &drawn)? + &named), heading, &numbers));
+        figures.push(figure(
+            &(lines(&Axes::new("environment steps", ""), &drawn)? + &named),
+            heading,
+            &numbers,
+        ));
     }
     html += &grid(&figures);
     Ok(Some(Section::new("Learning in the game", html)))
@@ -82,11 +97,21 @@ fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
         sql,
         [
             ("stretch", Column::U64(stretches.keys().copied().collect())),
-            ("mean_return", Column::F64(stretches.values().map(|[sum, episodes]| Some(sum / episodes)).collect())),
-            ("episodes", Column::F64(stretches.values().map(|[_, episodes]| Some(*episodes)).collect())),
+            (
+                "mean_return",
+                Column::F64(
+                    stretches.values().map(|[sum, episodes]| Some(sum / episodes)).collect(),
+                ),
+            ),
+            (
+                "episodes",
+                Column::F64(stretches.values().map(|[_, episodes]| Some(*episodes)).collect()),
+            ),
         ],
     );
-    let point = |(stretch, [sum, episodes]): (&u64, &[f64; 2])| (((*stretch as f64 + 0.5) * width as f64).min(last as f64), sum / episodes);
+    let point = |(stretch, [sum, episodes]): (&u64, &[f64; 2])| {
+        (((*stretch as f64 + 0.5) * width as f64).min(last as f64), sum / episodes)
+    };
     (numbers, Line::new(&source.stage, stretches.iter().map(point).collect()))
 }
 
@@ -102,7 +127,10 @@ fn published(returns: Returns, last: f64) -> Vec<Line> {
     ]
 }
 
-fn told(game: Game, Returns { random, expert, online: [scratch, rl, both], .. }: Returns) -> String {
+fn told(
+    game: Game,
+    Returns { random, expert, online: [scratch, rl, both], .. }: Returns,
+) -> String {
     let [random, expert, scratch, rl, both] = [random, expert, scratch, rl, both].map(shown);
     let sentence = format!(
         "Published for {game}, easy mode (no dataset holds them): random {random}, expert {expert}; after 4,000,000 steps PPO from scratch \

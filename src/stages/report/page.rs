@@ -59,16 +59,25 @@ pub fn halves(figures: &[String]) -> String {
 
 /// What each colour stands for.
 pub fn legend(entries: &[(String, String)]) -> String {
-    let entry = |(name, colour): &(String, String)| format!("<span><i style=\"background:{colour}\"></i>{}</span>", escape(name));
+    let entry = |(name, colour): &(String, String)| {
+        format!("<span><i style=\"background:{colour}\"></i>{}</span>", escape(name))
+    };
     format!("<div class=\"legend\">{}</div>", entries.iter().map(entry).collect::<String>())
 }
 
 /// The whole file.
 pub fn page(pipeline: &str, sections: &[Section]) -> String {
     let anchor = |title: &str| title.to_lowercase().replace(' ', "-");
-    let links = sections.iter().map(|section| format!("<a href=\"#{}\">{}</a>", anchor(section.title), escape(section.title)));
+    let links = sections.iter().map(|section| {
+        format!("<a href=\"#{}\">{}</a>", anchor(section.title), escape(section.title))
+    });
     let bodies = sections.iter().map(|section| {
-        format!("<section id=\"{}\">\n<h2>{}</h2>\n{}</section>\n", anchor(section.title), escape(section.title), section.html)
+        format!(
+            "<section id=\"{}\">\n<h2>{}</h2>\n{}</section>\n",
+            anchor(section.title),
+            escape(section.title),
+            section.html
+        )
     });
     let (name, version) = (escape(pipeline), env!("CARGO_PKG_VERSION"));
     format!(
@@ -130,7 +139,11 @@ mod tests {
     #[test]
     fn names_are_text_and_never_markup() {
         let html = page("<b>&\"'", &[Section::new("What ran", paragraph("a < b & c"))]);
-        assert!(html.contains("<h1>&lt;b&gt;&amp;&quot;&#39;</h1>") && html.contains("<p>a &lt; b &amp; c</p>"), "{html}");
+        assert!(
+            html.contains("<h1>&lt;b&gt;&amp;&quot;&#39;</h1>")
+                && html.contains("<p>a &lt; b &amp; c</p>"),
+            "{html}"
+        );
         assert!(!html.contains("<b>"));
     }
 }

@@ -21,18 +21,23 @@ pub fn pca(points: &[f32], dim: usize) -> Plane {
     let total: f64 = (0..dim).map(|i| covariance[i * dim + i]).sum();
     let first = component(&covariance, dim, None);
     let second = component(&covariance, dim, Some(&first));
-    let share = |component: &[f64]| dot(component, &times(&covariance, component)) / total.max(f64::MIN_POSITIVE);
+    let share = |component: &[f64]| {
+        dot(component, &times(&covariance, component)) / total.max(f64::MIN_POSITIVE)
+    };
     let shares = [share(&first), share(&second)];
-    let places = centred.chunks_exact(dim.max(1)).map(|point| [dot(point, &first), dot(point, &second)]).collect();
+    let places = centred
+        .chunks_exact(dim.max(1))
+        .map(|point| [dot(point, &first), dot(point, &second)])
+        .collect();
     Plane { places, shares }
 }
 
 fn centred(points: &[f32], dim: usize) -> Vec<f64> {
     let count = (points.len() / dim.max(1)).max(1) as f64;
     let mut mean = vec![0.0; dim];
-    points
-        .chunks_exact(dim.max(1))
-        .for_each(|point| mean.iter_mut().zip(point).for_each(|(mean, value)| *mean += f64::from(*value) / count));
+    points.chunks_exact(dim.max(1)).for_each(|point| {
+        mean.iter_mut().zip(point).for_each(|(mean, value)| *mean += f64::from(*value) / count)
+    });
     points.iter().enumerate().map(|(i, value)| f64::from(*value) - mean[i % dim]).collect()
 }
 
@@ -64,7 +69,8 @@ fn component(covariance: &[f64], dim: usize, known: Option<&[f64]>) -> Vec<f64> 
         direction = next.into_iter().map(|value| value / length).collect();
     }
     let length = dot(&direction, &direction).sqrt().max(f64::MIN_POSITIVE);
-    let largest = direction.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
+    let largest =
+        direction.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
     direction.iter().map(|value| value / length * largest.signum()).collect()
 }
 
@@ -83,12 +89,27 @@ mod tests {
     #[test]
     fn a_stretched_cloud_is_laid_along_its_axes() {
         // Along (3, 4, 0) / 5 with deviation 10, along z with deviation 1.
-        let places: Vec<(f64, f64)> = (0..200).map(|i| (10.0 * (f64::from(i) * 0.61).sin(), (f64::from(i) * 1.37).cos())).collect();
-        let points: Vec<f32> = places.iter().flat_map(|(u, v)| [3.0 * u / 5.0 + 7.0, 4.0 * u / 5.0, *v].map(|x| x as f32)).collect();
+        let places: Vec<(f64, f64)> = (0..200)
+            .map(|i| (10.0 * (f64::from(i) * 0.61).sin(), (f64::from(i) * 1.37).cos()))
+            .collect();
+        let points: Vec<f32> = places
+            .iter()
+            .flat_map(|(u, v)| [3.0 * u / 5.0 + 7.0, 4.0 * u / 5.0, *v].map(|x| x as f32))
+            .collect();
         let plane = pca(&points, 3);
         let mean = places.iter().map(|place| place.0).sum::<f64>() / 200.0;
-        assert!(plane.places.iter().zip(&places).all(|(found, place)| (found[0] - (place.0 - mean)).abs() < 0.05));
-        assert!((plane.shares[0] + plane.shares[1] - 1.0).abs() < 1e-6 && plane.shares[0] > 0.97, "{:?}", plane.shares);
+        assert!(
+            plane
+                .places
+                .iter()
+                .zip(&places)
+                .all(|(found, place)| (found[0] - (place.0 - mean)).abs() < 0.05)
+        );
+        assert!(
+            (plane.shares[0] + plane.shares[1] - 1.0).abs() < 1e-6 && plane.shares[0] > 0.97,
+            "{:?}",
+            plane.shares
+        );
     }
 
     #[test]

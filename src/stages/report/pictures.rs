@@ -24,7 +24,8 @@ pub fn image(frame: &[u8], side: usize, what: &str) -> Result<String, Error> {
 
 fn png(frame: &[u8], side: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    let failed = |e: png::EncodingError| Error::Invariant { what: format!("a frame is a picture: {e}") };
+    let failed =
+        |e: png::EncodingError| Error::Invariant { what: format!("a frame is a picture: {e}") };
     let mut encoder = png::Encoder::new(&mut bytes, side as u32, side as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
@@ -43,9 +44,14 @@ mod tests {
     fn a_frame_comes_back_from_the_page() {
         let frame: Vec<u8> = (0..16 * 16 * 3).map(|i| (i * 7 % 256) as u8).collect();
         let html = image(&frame, 16, "a <frame>").unwrap();
-        assert!(html.contains("width=\"96\"") && html.contains("alt=\"a &lt;frame&gt;\""), "{html}");
+        assert!(
+            html.contains("width=\"96\"") && html.contains("alt=\"a &lt;frame&gt;\""),
+            "{html}"
+        );
         let data = html.split("base64,").nth(1).unwrap().split('"').next().unwrap();
-        let mut reader = png::Decoder::new(std::io::Cursor::new(STANDARD.decode(data).unwrap())).read_info().unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(STANDARD.decode(data).unwrap()))
+            .read_info()
+            .unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut pixels).unwrap();
         assert_eq!(pixels, frame);

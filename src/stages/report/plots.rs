@@ -131,7 +131,11 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> Result<String, Error> {
     let all = || lines.iter().flat_map(|line| line.points.iter().chain(&line.beside)).copied();
     let (x, y) = (span(all().map(|(x, _)| x)), span(all().map(|(_, y)| y)));
     svg(axes.size, |area| {
-        let mut chart = ChartBuilder::on(area).margin(8).x_label_area_size(36).y_label_area_size(52).build_cartesian_2d(x, y)?;
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .x_label_area_size(36)
+            .y_label_area_size(52)
+            .build_cartesian_2d(x, y)?;
         let shown = |x: &f64| match axes.powers {
             true if x.fract() == 0.0 => format!("{:.0}", x.exp2()),
             true => String::new(),
@@ -139,14 +143,27 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> Result<String, Error> {
         };
         let label = ("sans-serif", 12).into_font().color(&INK);
         let mut mesh = chart.configure_mesh();
-        mesh.disable_x_mesh().bold_line_style(FAINT).light_line_style(TRANSPARENT).axis_style(GREY).label_style(label.clone());
+        mesh.disable_x_mesh()
+            .bold_line_style(FAINT)
+            .light_line_style(TRANSPARENT)
+            .axis_style(GREY)
+            .label_style(label.clone());
         mesh.axis_desc_style(label).x_desc(axes.x).y_desc(axes.y).x_labels(7).y_labels(6);
         mesh.x_label_formatter(&shown).y_label_formatter(&|y| tick(*y)).draw()?;
         for (i, line) in lines.iter().enumerate() {
-            chart.draw_series(LineSeries::new(line.points.iter().copied(), colour(i).stroke_width(2)))?;
+            chart.draw_series(LineSeries::new(
+                line.points.iter().copied(),
+                colour(i).stroke_width(2),
+            ))?;
             let shown = if line.points.len() <= FEW { &line.points[..] } else { &[] };
-            chart.draw_series(shown.iter().map(|point| Circle::new(*point, 3, colour(i).filled())))?;
-            chart.draw_series(line.beside.iter().map(|point| Circle::new(*point, 3, colour(i).mix(0.35).filled())))?;
+            chart.draw_series(
+                shown.iter().map(|point| Circle::new(*point, 3, colour(i).filled())),
+            )?;
+            chart.draw_series(
+                line.beside
+                    .iter()
+                    .map(|point| Circle::new(*point, 3, colour(i).mix(0.35).filled())),
+            )?;
         }
         Ok(())
     })
@@ -158,14 +175,24 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
     let high = bars.iter().map(|bar| bar.value + bar.spread.unwrap_or(0.0)).fold(0.0, f64::max);
     let low = bars.iter().map(|bar| bar.value - bar.spread.unwrap_or(0.0)).fold(0.0, f64::min);
     let y = if high > low { low * 1.05..high * 1.05 } else { 0.0..1.0 };
-    let (room, digits) = (axes.size.0 as usize - 68, bars.iter().map(|bar| bar.label.len()).max().unwrap_or(0));
-    let every = if bars.len() > LABELS { (bars.len() * (digits * 7 + 6)).div_ceil(room) } else { 1 };
+    let (room, digits) =
+        (axes.size.0 as usize - 68, bars.iter().map(|bar| bar.label.len()).max().unwrap_or(0));
+    let every =
+        if bars.len() > LABELS { (bars.len() * (digits * 7 + 6)).div_ceil(room) } else { 1 };
     svg(axes.size, |area| {
         let x = -0.6..bars.len() as f64 - 0.4;
-        let mut chart = ChartBuilder::on(area).margin(8).x_label_area_size(40).y_label_area_size(52).build_cartesian_2d(x, y)?;
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .x_label_area_size(40)
+            .y_label_area_size(52)
+            .build_cartesian_2d(x, y)?;
         let label = ("sans-serif", 12).into_font().color(&INK);
         let mut mesh = chart.configure_mesh();
-        mesh.disable_x_mesh().bold_line_style(FAINT).light_line_style(TRANSPARENT).axis_style(GREY).label_style(label.clone());
+        mesh.disable_x_mesh()
+            .bold_line_style(FAINT)
+            .light_line_style(TRANSPARENT)
+            .axis_style(GREY)
+            .label_style(label.clone());
         mesh.axis_desc_style(label.clone())
             .x_desc(axes.x)
             .y_desc(axes.y)
@@ -177,13 +204,17 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
         let under = label.pos(Pos::new(HPos::Center, VPos::Top));
         for (i, bar) in bars.iter().enumerate() {
             let at = i as f64;
-            chart.draw_series([Rectangle::new([(at - half, 0.0), (at + half, bar.value)], bar.colour.filled())])?;
+            chart.draw_series([Rectangle::new(
+                [(at - half, 0.0), (at + half, bar.value)],
+                bar.colour.filled(),
+            )])?;
             if let Some(spread) = bar.spread {
                 let ends = [(at, bar.value - spread), (at, bar.value + spread)];
                 chart.draw_series([PathElement::new(ends, INK.stroke_width(2))])?;
             }
             if i % every == 0 {
-                chart.draw_series([EmptyElement::at((at, low)) + Text::new(bar.label.clone(), (0, 6), under.clone())])?;
+                chart.draw_series([EmptyElement::at((at, low))
+                    + Text::new(bar.label.clone(), (0, 6), under.clone())])?;
             }
         }
         Ok(())
@@ -192,18 +223,24 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
 
 /// Points in a plane whose axes mean nothing, each of a colour.
 pub fn scatter(points: &[(f64, f64, RGBColor)]) -> Result<String, Error> {
-    let (x, y) = (span(points.iter().map(|point| point.0)), span(points.iter().map(|point| point.1)));
+    let (x, y) =
+        (span(points.iter().map(|point| point.0)), span(points.iter().map(|point| point.1)));
     svg((560, 440), |area| {
         let corners = [(x.start, y.start), (x.end, y.end)];
         let mut chart = ChartBuilder::on(area).margin(6).build_cartesian_2d(x, y)?;
         chart.draw_series([Rectangle::new(corners, FAINT)])?;
-        chart.draw_series(points.iter().map(|(x, y, colour)| Circle::new((*x, *y), 2, colour.mix(0.65).filled())))?;
+        chart.draw_series(
+            points.iter().map(|(x, y, colour)| Circle::new((*x, *y), 2, colour.mix(0.65).filled())),
+        )?;
         Ok(())
     })
 }
 
 /// Draws onto a picture that fills the width it is given.
-fn svg(size: (u32, u32), draw: impl for<'a> FnOnce(&Area<'a>) -> Drawn<'a>) -> Result<String, Error> {
+fn svg(
+    size: (u32, u32),
+    draw: impl for<'a> FnOnce(&Area<'a>) -> Drawn<'a>,
+) -> Result<String, Error> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
@@ -216,7 +253,9 @@ fn svg(size: (u32, u32), draw: impl for<'a> FnOnce(&Area<'a>) -> Drawn<'a>) -> R
 
 /// The range of some numbers, and a little more.
 fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)));
+    let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
+        (least.min(value), most.max(value))
+    });
     match most - least {
         range if range > 0.0 => least - range * 0.03..most + range * 0.05,
         _ if least.is_finite() => least - 0.5..most + 0.5,
@@ -240,9 +279,14 @@ mod tests {
 
     #[test]
     fn a_chart_needs_nothing_from_elsewhere_and_is_drawn_even_of_nothing() {
-        for chart in [lines(&Axes::new("x", "y"), &[]), bars(&Axes::new("<x>", "y"), &[]), scatter(&[])] {
+        for chart in
+            [lines(&Axes::new("x", "y"), &[]), bars(&Axes::new("<x>", "y"), &[]), scatter(&[])]
+        {
             let chart = chart.expect("it is drawn");
-            assert!(chart.starts_with("<svg viewBox=") && chart.trim_end().ends_with("</svg>"), "{chart}");
+            assert!(
+                chart.starts_with("<svg viewBox=") && chart.trim_end().ends_with("</svg>"),
+                "{chart}"
+            );
             assert!(!chart.contains("http") && !chart.contains("<x>"), "{chart}");
         }
     }
@@ -250,15 +294,20 @@ mod tests {
     #[test]
     fn what_is_no_number_has_no_mark() {
         let points = vec![(0.0, f64::INFINITY), (1.0, 0.5), (2.0, f64::NAN), (3.0, 0.25)];
-        let drawn = lines(&Axes::new("x", "y"), &[Line::new("error", points)]).expect("it is drawn");
+        let drawn =
+            lines(&Axes::new("x", "y"), &[Line::new("error", points)]).expect("it is drawn");
         assert_eq!(drawn.matches("<circle").count(), 2, "{drawn}");
         let tall = |value| Bar::new("a".into(), value, BLUE).spread(Some(f64::INFINITY));
-        let drawn = bars(&Axes::new("x", "y"), &[tall(f64::INFINITY), tall(1.0)]).expect("it is drawn");
+        let drawn =
+            bars(&Axes::new("x", "y"), &[tall(f64::INFINITY), tall(1.0)]).expect("it is drawn");
         assert!(!drawn.contains("inf") && !drawn.contains("NaN"), "{drawn}");
     }
 
     #[test]
     fn numbers_beside_an_axis_are_short() {
-        assert_eq!([0.0, 0.25, 1.0, 12_000.0, 0.000_02, 0.000_15].map(tick), ["0", "0.25", "1", "12k", "2e-5", "1.5e-4"]);
+        assert_eq!(
+            [0.0, 0.25, 1.0, 12_000.0, 0.000_02, 0.000_15].map(tick),
+            ["0", "0.25", "1", "12k", "2e-5", "1.5e-4"]
+        );
     }
 }

@@ -18,18 +18,29 @@ const DYNAMICS: [Chart; 6] = [
     ("Perplexity of codes", &["perplexity_0", "perplexity_1", "perplexity_2", "perplexity_3"]),
     ("Gradient's norm", &["grad_norm"]),
 ];
-const POLICY: [Chart; 2] =
-    [("Squared error of latent actions, of a batch and held out", &["loss", "held_out_error"]), ("Gradient's norm", &["grad_norm"])];
+const POLICY: [Chart; 2] = [
+    ("Squared error of latent actions, of a batch and held out", &["loss", "held_out_error"]),
+    ("Gradient's norm", &["grad_norm"]),
+];
 
 /// Curves of what was trained.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     let mut html = String::new();
-    for (field, heading, charts) in [("dynamics", "Dynamics model", &DYNAMICS[..]), ("policy", "Latent policy", &POLICY[..])] {
+    for (field, heading, charts) in
+        [("dynamics", "Dynamics model", &DYNAMICS[..]), ("policy", "Latent policy", &POLICY[..])]
+    {
         let Some(source) = inputs.of(field) else { continue };
         let Some(path) = source.paths("metrics.parquet").pop() else { continue };
         let metrics = read_table(inputs.place.store, &path)?;
-        let figures = charts.iter().map(|chart| curve(source, &metrics, chart)).collect::<Result<Vec<_>, _>>()?;
-        html += &format!("<h3>{heading}</h3>\n{}{}", verdict(inputs, source)?, grid(&figures.into_iter().flatten().collect::<Vec<_>>()));
+        let figures = charts
+            .iter()
+            .map(|chart| curve(source, &metrics, chart))
+            .collect::<Result<Vec<_>, _>>()?;
+        html += &format!(
+            "<h3>{heading}</h3>\n{}{}",
+            verdict(inputs, source)?,
+            grid(&figures.into_iter().flatten().collect::<Vec<_>>())
+        );
     }
     Ok((!html.is_empty()).then(|| Section::new("Training", html)))
 }
@@ -38,11 +49,18 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
 fn verdict(inputs: &Inputs, source: &Source) -> Result<String, Error> {
     let Some(path) = source.paths("verdict.json").pop() else { return Ok(String::new()) };
     let verdict = inputs.json(&path)?;
-    Ok(verdict["sentence"].as_str().map(|sentence| paragraph(&format!("In the end, {sentence}."))).unwrap_or_default())
+    Ok(verdict["sentence"]
+        .as_str()
+        .map(|sentence| paragraph(&format!("In the end, {sentence}.")))
+        .unwrap_or_default())
 }
 
 /// One chart, of those of its columns that were measured.
-fn curve(source: &Source, metrics: &Table, (heading, columns): &Chart) -> Result<Option<String>, Error> {
+fn curve(
+    source: &Source,
+    metrics: &Table,
+    (heading, columns): &Chart,
+) -> Result<Option<String>, Error> {
     let (mut curves, mut numbers) = (Vec::new(), Vec::new());
     for column in *columns {
         let Some((points, rows)) = measured(source, metrics, column) else { continue };
@@ -58,11 +76,19 @@ fn curve(source: &Source, metrics: &Table, (heading, columns): &Chart) -> Result
 }
 
 /// A metric at the steps where it was measured, and the query that finds it.
-pub fn measured(source: &Source, metrics: &Table, column: &str) -> Option<(Vec<(f64, f64)>, Numbers)> {
+pub fn measured(
+    source: &Source,
+    metrics: &Table,
+    column: &str,
+) -> Option<(Vec<(f64, f64)>, Numbers)> {
     let (steps, values) = (metrics.numbers("step")?, metrics.numbers(column)?);
-    let points: Vec<(f64, f64)> = steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
+    let points: Vec<(f64, f64)> =
+        steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
     let numbers = Numbers::new(
-        format!("SELECT step, {column} FROM {} WHERE {column} IS NOT NULL ORDER BY step", table(source, "metrics")),
+        format!(
+            "SELECT step, {column} FROM {} WHERE {column} IS NOT NULL ORDER BY step",
+            table(source, "metrics")
+        ),
         [
             ("step", Column::U64(points.iter().map(|(step, _)| *step as u64).collect())),
             (column, Column::F64(points.iter().map(|(_, value)| Some(*value)).collect())),

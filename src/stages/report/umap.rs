@@ -38,8 +38,10 @@ pub fn umap(points: &[f32], dim: usize, start: &[[f64; 2]], rng: &mut ChaCha8Rng
     let edges = together(&neighbours);
     let size = start.iter().flatten().fold(0.0_f64, |size, value| size.max(value.abs())).max(1e-9);
     // A little noise parts points that start at the same place.
-    let mut places: Vec<[f64; 2]> =
-        start.iter().map(|place| place.map(|value| value / size * 10.0 + (rng.random::<f64>() - 0.5) * 1e-3)).collect();
+    let mut places: Vec<[f64; 2]> = start
+        .iter()
+        .map(|place| place.map(|value| value / size * 10.0 + (rng.random::<f64>() - 0.5) * 1e-3))
+        .collect();
     let strongest = edges.iter().map(|edge| edge.weight).fold(0.0, f64::max);
     let mut due: Vec<f64> = edges.iter().map(|edge| strongest / edge.weight).collect();
     for epoch in 0..EPOCHS {
@@ -64,8 +66,10 @@ fn neighbours(points: &[f32], dim: usize) -> Vec<Vec<(f64, usize)>> {
     let dim = dim.max(1);
     let point = |i: usize| &points[i * dim..(i + 1) * dim];
     let of = |i: usize| {
-        let distance = |j: usize| point(i).iter().zip(point(j)).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
-        let mut all: Vec<(f32, usize)> = (0..points.len() / dim).filter(|j| *j != i).map(|j| (distance(j), j)).collect();
+        let distance =
+            |j: usize| point(i).iter().zip(point(j)).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+        let mut all: Vec<(f32, usize)> =
+            (0..points.len() / dim).filter(|j| *j != i).map(|j| (distance(j), j)).collect();
         let most = NEIGHBOURS.min(all.len());
         if most < all.len() {
             all.select_nth_unstable_by(most, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -81,7 +85,8 @@ fn neighbours(points: &[f32], dim: usize) -> Vec<Vec<(f64, usize)>> {
 fn together(neighbours: &[Vec<(f64, usize)>]) -> Vec<Edge> {
     let mut views = std::collections::BTreeMap::<(usize, usize), f64>::new();
     for (i, near) in neighbours.iter().enumerate() {
-        let (nearest, width) = (near.iter().map(|(d, _)| *d).find(|d| *d > 0.0).unwrap_or(0.0), width(near));
+        let (nearest, width) =
+            (near.iter().map(|(d, _)| *d).find(|d| *d > 0.0).unwrap_or(0.0), width(near));
         for (distance, j) in near {
             views.insert((i, *j), (-(distance - nearest).max(0.0) / width).exp());
         }
@@ -92,10 +97,11 @@ fn together(neighbours: &[Vec<(f64, usize)>]) -> Vec<Edge> {
     };
     // Both directions, so that both ends are pulled and push others away; what would not be due once in all epochs is left out.
     let there = views.iter().map(joined);
-    let back = views.iter().filter(|((from, to), _)| !views.contains_key(&(*to, *from))).map(|entry| {
-        let Edge { from, to, weight } = joined(entry);
-        Edge { from: to, to: from, weight }
-    });
+    let back =
+        views.iter().filter(|((from, to), _)| !views.contains_key(&(*to, *from))).map(|entry| {
+            let Edge { from, to, weight } = joined(entry);
+            Edge { from: to, to: from, weight }
+        });
     there.chain(back).filter(|edge| edge.weight > 1.0 / EPOCHS as f64).collect()
 }
 
@@ -103,7 +109,8 @@ fn together(neighbours: &[Vec<(f64, usize)>]) -> Vec<Edge> {
 fn width(near: &[(f64, usize)]) -> f64 {
     let nearest = near.iter().map(|(d, _)| *d).find(|d| *d > 0.0).unwrap_or(0.0);
     let wanted = (near.len() as f64).log2();
-    let sum = |width: f64| near.iter().map(|(d, _)| (-(d - nearest).max(0.0) / width).exp()).sum::<f64>();
+    let sum =
+        |width: f64| near.iter().map(|(d, _)| (-(d - nearest).max(0.0) / width).exp()).sum::<f64>();
     let (mut low, mut high) = (0.0, f64::INFINITY);
     let mut width = 1.0;
     for _ in 0..64 {
@@ -161,15 +168,21 @@ mod tests {
         let mut value = |centre: f32| centre + rng.random::<f32>() - 0.5;
         // Three clusters; the start tells nothing of them.
         let cluster = |i: usize| i % 3;
-        let points: Vec<f32> =
-            (0..300).flat_map(|i| (0..DIM).map(move |k| if k == cluster(i) { 6.0 } else { 0.0 })).map(&mut value).collect();
-        let start: Vec<[f64; 2]> = (0..300).map(|i| [f64::from(i).sin(), f64::from(i * i % 97).cos()]).collect();
+        let points: Vec<f32> = (0..300)
+            .flat_map(|i| (0..DIM).map(move |k| if k == cluster(i) { 6.0 } else { 0.0 }))
+            .map(&mut value)
+            .collect();
+        let start: Vec<[f64; 2]> =
+            (0..300).map(|i| [f64::from(i).sin(), f64::from(i * i % 97).cos()]).collect();
         let places = umap(&points, DIM, &start, &mut rng);
         assert!(places.iter().flatten().all(|value| value.is_finite()));
         let nearest = |i: usize| {
-            (0..300).filter(|j| *j != i).min_by(|a, b| squared(places[i], places[*a]).total_cmp(&squared(places[i], places[*b])))
+            (0..300).filter(|j| *j != i).min_by(|a, b| {
+                squared(places[i], places[*a]).total_cmp(&squared(places[i], places[*b]))
+            })
         };
-        let kept = (0..300).filter(|i| nearest(*i).is_some_and(|j| cluster(j) == cluster(*i))).count();
+        let kept =
+            (0..300).filter(|i| nearest(*i).is_some_and(|j| cluster(j) == cluster(*i))).count();
         assert!(kept >= 297, "{kept} of 300 lie beside one of their own");
     }
 

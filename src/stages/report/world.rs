@@ -20,10 +20,18 @@ const STARTS: usize = 2;
 
 /// Pairs of frames and rollouts.
 pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Section>, Error> {
-    let (Some(frames), Some(dynamics)) = (inputs.of("frames"), inputs.of("dynamics")) else { return Ok(None) };
+    let (Some(frames), Some(dynamics)) = (inputs.of("frames"), inputs.of("dynamics")) else {
+        return Ok(None);
+    };
     let Some(model) = dynamics.paths(".safetensors").pop() else { return Ok(None) };
-    let WorldModel { labeller, predictor, shards } = WorldModel::open(inputs.place, &model, frames.paths(".arrow"))?;
-    let chosen = Chosen::from(&shards, held_out(&shards, labeller.as_ref(), dynamics), labeller.as_ref(), inputs.task.config.pairs)?;
+    let WorldModel { labeller, predictor, shards } =
+        WorldModel::open(inputs.place, &model, frames.paths(".arrow"))?;
+    let chosen = Chosen::from(
+        &shards,
+        held_out(&shards, labeller.as_ref(), dynamics),
+        labeller.as_ref(),
+        inputs.task.config.pairs,
+    )?;
     let world = World { inputs, chosen, predictor: predictor.as_ref() };
     let (mut html, file) = world.pairs()?;
     if let (Some(labels), Some(survey)) = (inputs.of("labels"), survey) {
@@ -35,7 +43,8 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
 /// The windows that the model was not trained on, if any were kept.
 fn held_out(shards: &Shards, labeller: &dyn Labeller, dynamics: &Source) -> WindowIndex {
     let all = WindowIndex::new(shards, labeller.config().window());
-    let every = dynamics.settings.get("holdout").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
+    let every =
+        dynamics.settings.get("holdout").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
     let kept = all.subset(|episode| every > 0 && episode.is_multiple_of(every));
     if kept.is_empty() { all } else { kept }
 }
@@ -56,16 +65,26 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn from(shards: &Shards, index: WindowIndex, labeller: &dyn Labeller, pairs: usize) -> Result<Chosen, Error> {
+    fn from(
+        shards: &Shards,
+        index: WindowIndex,
+        labeller: &dyn Labeller,
+        pairs: usize,
+    ) -> Result<Chosen, Error> {
         let (config, time) = (labeller.config(), labeller.config().window());
         let (side, window) = (config.frame_size, config.frame_size * config.frame_size * 3 * time);
         let candidates = batch::spread(&index, pairs * AMONG);
         let mut all = Vec::new();
         batch::gather(shards, &index, &candidates, &mut all)?;
         let starts: Vec<usize> = (0..candidates.len()).map(|i| i * time).collect();
-        let labelled =
-            if starts.is_empty() { Default::default() } else { labeller.label(&all, &starts, Want { codes: true, fdm_error: false })? };
-        let most = |group: &[usize]| group.iter().copied().max_by(|a, b| labelled.motion[*a].total_cmp(&labelled.motion[*b]));
+        let labelled = if starts.is_empty() {
+            Default::default()
+        } else {
+            labeller.label(&all, &starts, Want { codes: true, fdm_error: false })?
+        };
+        let most = |group: &[usize]| {
+            group.iter().copied().max_by(|a, b| labelled.motion[*a].total_cmp(&labelled.motion[*b]))
+        };
         let numbers: Vec<usize> = (0..candidates.len()).collect();
         let kept: Vec<usize> = numbers.chunks(AMONG).filter_map(most).collect();
         let place = |i: &usize| {
@@ -77,9 +96,18 @@ impl Chosen {
         Ok(Chosen {
             side,
             time,
-            frames: kept.iter().flat_map(|i| all[i * window..(i + 1) * window].iter().copied()).collect(),
-            latent_action: kept.iter().flat_map(|i| labelled.latent_action[i * dim..(i + 1) * dim].iter().copied()).collect(),
-            codes: kept.iter().map(|i| text(&labelled.latent_code[i * codes..(i + 1) * codes])).collect(),
+            frames: kept
+                .iter()
+                .flat_map(|i| all[i * window..(i + 1) * window].iter().copied())
+                .collect(),
+            latent_action: kept
+                .iter()
+                .flat_map(|i| labelled.latent_action[i * dim..(i + 1) * dim].iter().copied())
+                .collect(),
+            codes: kept
+                .iter()
+                .map(|i| text(&labelled.latent_code[i * codes..(i + 1) * codes]))
+                .collect(),
             places: kept.iter().map(place).collect::<Result<_, Error>>()?,
         })
     }
@@ -109,20 +137,34 @@ impl World<'_> {
     /// Every transition's o\[t\], o\[t+1\], and what was predicted.
     fn pairs(&self) -> Result<(String, FileInfo), Error> {
         let Chosen { side, time, codes, places, .. } = &self.chosen;
-        let (mut body, mut errors, bytes) = (String::from("<div class=\"pairs\">"), [vec![], vec![]], self.chosen.bytes());
-        let past: Vec<u8> = (0..places.len()).flat_map(|i| self.chosen.past(i).iter().copied()).collect();
-        let predicted = if past.is_empty() { vec![] } else { self.predictor.predict(&past, &self.chosen.latent_action)? };
+        let (mut body, mut errors, bytes) =
+            (String::from("<div class=\"pairs\">"), [vec![], vec![]], self.chosen.bytes());
+        let past: Vec<u8> =
+            (0..places.len()).flat_map(|i| self.chosen.past(i).iter().copied()).collect();
+        let predicted = if past.is_empty() {
+            vec![]
+        } else {
+            self.predictor.predict(&past, &self.chosen.latent_action)?
+        };
         for (i, (video, frame_index)) in places.iter().enumerate() {
             let (last, next) = (self.chosen.frame(i, time - 2), self.chosen.frame(i, time - 1));
             let ours = &predicted[i * bytes..(i + 1) * bytes];
             let [error, copied] = [squared_error(ours, next), squared_error(&pixels(last), next)];
             errors[0].push(Some(error));
             errors[1].push(Some(copied));
-            let shown_as = [(last, "o[t]".to_owned()), (next, "o[t+1]".into()), (&as_bytes(ours)[..], "o[t+1] as predicted".into())];
-            let images = shown_as.into_iter().map(|(frame, what)| image(frame, *side, &what)).collect::<Result<String, _>>()?;
+            let shown_as = [
+                (last, "o[t]".to_owned()),
+                (next, "o[t+1]".into()),
+                (&as_bytes(ours)[..], "o[t+1] as predicted".into()),
+            ];
+            let images = shown_as
+                .into_iter()
+                .map(|(frame, what)| image(frame, *side, &what))
+                .collect::<Result<String, _>>()?;
             let (share, video) = (error / copied.max(f64::MIN_POSITIVE), escape(video));
-            body +=
-                &format!("<div><div class=\"strip\">{images}</div><div>{video}, frame {frame_index}: {share:.2} x copying</div></div>\n");
+            body += &format!(
+                "<div><div class=\"strip\">{images}</div><div>{video}, frame {frame_index}: {share:.2} x copying</div></div>\n"
+            );
         }
         let columns = [
             ("video", Column::Text(places.iter().map(|(video, _)| video.clone()).collect())),
@@ -142,7 +184,11 @@ impl World<'_> {
     /// What a query calls `pairs.parquet`: after the stage, unless the map is.
     fn table(&self) -> String {
         let name_of = &self.inputs.task.name;
-        if self.inputs.of("labels").is_some() { name(&format!("{name_of}_pairs")) } else { name(name_of) }
+        if self.inputs.of("labels").is_some() {
+            name(&format!("{name_of}_pairs"))
+        } else {
+            name(name_of)
+        }
     }
 
     /// A row for each tuple of codes: what the FDM predicts when it is applied again and again.
@@ -156,10 +202,15 @@ impl World<'_> {
             let all = tuple.actions.values().sum::<u64>().max(1) as f64;
             let mut actions: Vec<_> = tuple.actions.iter().collect();
             actions.sort_by_key(|(action, count)| (std::cmp::Reverse(**count), **action));
-            let done = actions.iter().take(3).map(|(action, count)| format!(", action {action}: {:.0} %", **count as f64 / all * 100.0));
-            let strips: String = strips.iter().map(|strip| format!("<div class=\"strip\">{strip}</div>")).collect();
+            let done = actions.iter().take(3).map(|(action, count)| {
+                format!(", action {action}: {:.0} %", **count as f64 / all * 100.0)
+            });
+            let strips: String =
+                strips.iter().map(|strip| format!("<div class=\"strip\">{strip}</div>")).collect();
             let (codes, uses, done) = (text(&tuple.codes), tuple.uses, done.collect::<String>());
-            format!("<div class=\"rollout\"><code>{codes}</code> <span class=\"tag\">{uses} times{done}</span>{strips}</div>\n")
+            format!(
+                "<div class=\"rollout\"><code>{codes}</code> <span class=\"tag\">{uses} times{done}</span>{strips}</div>\n"
+            )
         };
         let body = halves(&tuples.iter().zip(strips.chunks(starts)).map(block).collect::<Vec<_>>());
         let caption = format!(
@@ -173,9 +224,12 @@ impl World<'_> {
     /// Images of the first frame, of all that follow and of what changed, by tuple and start.
     fn roll(&self, tuples: &[Tuple], starts: usize) -> Result<Vec<String>, Error> {
         let (side, bytes, count) = (self.chosen.side, self.chosen.bytes(), tuples.len() * starts);
-        let mut past: Vec<Vec<u8>> = (0..count).map(|i| self.chosen.past(i % starts).to_vec()).collect();
-        let latent_action: Vec<f32> = (0..count).flat_map(|i| tuples[i / starts].latent_action.iter().copied()).collect();
-        let first = |i: usize| image(self.chosen.frame(i % starts, self.chosen.time - 2), side, "o[t]");
+        let mut past: Vec<Vec<u8>> =
+            (0..count).map(|i| self.chosen.past(i % starts).to_vec()).collect();
+        let latent_action: Vec<f32> =
+            (0..count).flat_map(|i| tuples[i / starts].latent_action.iter().copied()).collect();
+        let first =
+            |i: usize| image(self.chosen.frame(i % starts, self.chosen.time - 2), side, "o[t]");
         let mut strips = (0..count).map(first).collect::<Result<Vec<_>, _>>()?;
         for step in 1..=STEPS {
             let predicted = self.predictor.predict(&past.concat(), &latent_action)?;
@@ -187,7 +241,10 @@ impl World<'_> {
             }
         }
         for (i, strip) in strips.iter_mut().enumerate() {
-            let (first, last) = (self.chosen.frame(i % starts, self.chosen.time - 2), &past[i][past[i].len() - bytes..]);
+            let (first, last) = (
+                self.chosen.frame(i % starts, self.chosen.time - 2),
+                &past[i][past[i].len() - bytes..],
+            );
             *strip += &image(&changed(first, last), side, "what changed, three times as strong")?;
         }
         Ok(strips)
@@ -204,13 +261,22 @@ impl World<'_> {
             tuples.len()
         );
         let mut numbers = vec![Numbers::new(sql, [("codes", codes), ("uses", uses)])];
-        let Some(actions) = self.inputs.of("actions").filter(|_| tuples.iter().any(|tuple| !tuple.actions.is_empty())) else {
+        let Some(actions) = self
+            .inputs
+            .of("actions")
+            .filter(|_| tuples.iter().any(|tuple| !tuple.actions.is_empty()))
+        else {
             return numbers;
         };
-        let mut rows: Vec<(String, u32, u64)> =
-            tuples.iter().flat_map(|tuple| tuple.actions.iter().map(|(action, count)| (text(&tuple.codes), *action, *count))).collect();
+        let mut rows: Vec<(String, u32, u64)> = tuples
+            .iter()
+            .flat_map(|tuple| {
+                tuple.actions.iter().map(|(action, count)| (text(&tuple.codes), *action, *count))
+            })
+            .collect();
         rows.sort();
-        let listed: Vec<String> = tuples.iter().map(|tuple| format!("'{}'", text(&tuple.codes))).collect();
+        let listed: Vec<String> =
+            tuples.iter().map(|tuple| format!("'{}'", text(&tuple.codes))).collect();
         let sql = format!(
             "WITH texts AS (SELECT video, frame_index, ARRAY_TO_STRING(latent_code, ' ') AS codes FROM {table_of}) \
              SELECT codes, action, count(*) AS uses FROM texts JOIN {} USING (video, frame_index) WHERE codes IN ({}) \

@@ -25,14 +25,25 @@ impl TrueActions {
     }
 
     /// The true action between the last two frames of a window, where it is known.
-    fn of(&self, shards: &Shards, index: &WindowIndex, window: usize) -> Result<Option<Action<'_>>, Error> {
+    fn of(
+        &self,
+        shards: &Shards,
+        index: &WindowIndex,
+        window: usize,
+    ) -> Result<Option<Action<'_>>, Error> {
         let place = index.locate(window);
         let (shard, row) = (shards.shard(place.shard)?, place.row + self.context);
         Ok(self.actions.get(shard.video(row), shard.frame_index(row)))
     }
 
     /// So many windows whose action is known, drawn at random; fewer if there are not so many.
-    pub(super) fn draw(&self, shards: &Shards, index: &WindowIndex, count: usize, seed: u64) -> Result<Vec<(usize, u32)>, Error> {
+    pub(super) fn draw(
+        &self,
+        shards: &Shards,
+        index: &WindowIndex,
+        count: usize,
+        seed: u64,
+    ) -> Result<Vec<(usize, u32)>, Error> {
         let mut order: Vec<usize> = (0..index.len()).collect();
         order.shuffle(&mut batch::generator(seed, "supervision", 0));
         let discrete = |window: usize| match self.of(shards, index, window)? {
@@ -44,7 +55,12 @@ impl TrueActions {
     }
 
     /// The windows whose action is known, as pairs; and the places of these windows among all.
-    fn pairs(&self, shards: &Shards, index: &WindowIndex, latents: &Latents) -> Result<(Pairs, Vec<usize>), Error> {
+    fn pairs(
+        &self,
+        shards: &Shards,
+        index: &WindowIndex,
+        latents: &Latents,
+    ) -> Result<(Pairs, Vec<usize>), Error> {
         let dim = latents.latent_action.len() / latents.windows.len().max(1);
         let (mut places, mut known) = (Vec::new(), Vec::new());
         for (i, &window) in latents.windows.iter().enumerate() {
@@ -53,8 +69,14 @@ impl TrueActions {
                 known.push(action);
             }
         }
-        let latent_action = places.iter().flat_map(|i| latents.latent_action[i * dim..][..dim].iter().copied()).collect();
-        Ok((Pairs { latent_action, action: answers(known.into_iter(), self.actions.axes()) }, places))
+        let latent_action = places
+            .iter()
+            .flat_map(|i| latents.latent_action[i * dim..][..dim].iter().copied())
+            .collect();
+        Ok((
+            Pairs { latent_action, action: answers(known.into_iter(), self.actions.axes()) },
+            places,
+        ))
     }
 }
 
@@ -73,7 +95,10 @@ pub(super) fn judge(
         return Ok(None);
     }
     let in_use = !held_out.1.codes.is_empty();
-    let codes: Vec<u16> =
-        places.iter().filter(|_| in_use).flat_map(|i| held_out.1.codes[i * config.codes()..][..config.codes()].iter().copied()).collect();
+    let codes: Vec<u16> = places
+        .iter()
+        .filter(|_| in_use)
+        .flat_map(|i| held_out.1.codes[i * config.codes()..][..config.codes()].iter().copied())
+        .collect();
     Ok(Some(probe(&known, &asked, &codes, seed)?))
 }

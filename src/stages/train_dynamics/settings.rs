@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{KIND, TrainDynamicsTask};
 use crate::dataset::{self, Receipt};
-use crate::models::{DynamicsConfig, FdmAction, IdmHead, ModelError, Precision, Predict, Preset, VqConfig};
+use crate::models::{
+    DynamicsConfig, FdmAction, IdmHead, ModelError, Precision, Predict, Preset, VqConfig,
+};
 use crate::stages::plan::training::{Refresh, Training, unseen};
 use crate::stages::plan::{Given, StagePlan};
 use crate::stages::{ArtifactKind, FieldFault, Input, LatentActions, Needs, Stage, StageKind};
@@ -178,9 +180,16 @@ impl TrainDynamicsConfig {
         let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.3) };
         let peak = self.learning_rate.unwrap_or(peak);
         let at = |peak| Schedule::warmup_then_linear(peak, self.warmup_steps, self.steps).at(step);
-        let quantise = self.vq.quantises() && (self.reference || step >= (self.vq.warmup * self.steps as f64) as u64);
-        let decorrelation = if quantise || self.reference { 0.0 } else { self.decorrelation.unwrap_or(0.03) };
-        Pace { learning_rate: at(peak), idm_learning_rate: at(self.idm_learning_rate.unwrap_or(share * peak)), quantise, decorrelation }
+        let quantise = self.vq.quantises()
+            && (self.reference || step >= (self.vq.warmup * self.steps as f64) as u64);
+        let decorrelation =
+            if quantise || self.reference { 0.0 } else { self.decorrelation.unwrap_or(0.03) };
+        Pace {
+            learning_rate: at(peak),
+            idm_learning_rate: at(self.idm_learning_rate.unwrap_or(share * peak)),
+            quantise,
+            decorrelation,
+        }
     }
 }
 
@@ -195,7 +204,8 @@ impl Stage for TrainDynamicsConfig {
         let inputs = [
             Some(Input::new("frames", &self.frames, ArtifactKind::Frames)),
             Input::given("actions", &self.actions, ArtifactKind::Actions),
-            Input::given("without", &self.without, ArtifactKind::Copies).map(Input::of_the_same_frames),
+            Input::given("without", &self.without, ArtifactKind::Copies)
+                .map(Input::of_the_same_frames),
         ];
         inputs.into_iter().flatten().collect()
     }
@@ -210,21 +220,58 @@ impl Stage for TrainDynamicsConfig {
         for (field, value) in [("steps", self.steps), ("batch", self.batch as u64)] {
             expect(value > 0, field, "is 0".into(), "expected at least 1");
         }
-        expect(self.context <= 16, "context", format!("is {}", self.context), "expected 0 to 16 frames; the paper uses 1");
-        for (field, rate) in [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)] {
+        expect(
+            self.context <= 16,
+            "context",
+            format!("is {}", self.context),
+            "expected 0 to 16 frames; the paper uses 1",
+        );
+        for (field, rate) in
+            [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)]
+        {
             let rate = rate.unwrap_or(3e-4);
-            expect(rate.is_finite() && rate > 0.0, field, format!("is {rate}"), "expected a number above 0; the paper uses 3e-4");
+            expect(
+                rate.is_finite() && rate > 0.0,
+                field,
+                format!("is {rate}"),
+                "expected a number above 0; the paper uses 3e-4",
+            );
         }
         let weight = self.decorrelation.unwrap_or(0.0);
-        expect(weight.is_finite() && weight >= 0.0, "decorrelation", format!("is {weight}"), "expected a number of at least 0");
+        expect(
+            weight.is_finite() && weight >= 0.0,
+            "decorrelation",
+            format!("is {weight}"),
+            "expected a number of at least 0",
+        );
         if let Some(supervision) = &self.supervision {
-            expect(self.actions.is_some(), "supervision", "has no true actions".into(), "name the stage that knows them with `actions:`");
+            expect(
+                self.actions.is_some(),
+                "supervision",
+                "has no true actions".into(),
+                "name the stage that knows them with `actions:`",
+            );
             let positive = supervision.labels > 0 && supervision.batch > 0;
-            expect(positive, "supervision", "learns from nothing".into(), "expected `labels` and `batch` of at least 1");
+            expect(
+                positive,
+                "supervision",
+                "learns from nothing".into(),
+                "expected `labels` and `batch` of at least 1",
+            );
             let weight = supervision.weight;
-            expect(weight.is_finite() && weight > 0.0, "supervision", format!("has weight {weight}"), "expected a number above 0");
+            expect(
+                weight.is_finite() && weight > 0.0,
+                "supervision",
+                format!("has weight {weight}"),
+                "expected a number above 0",
+            );
         }
-        expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every episode from training; expected 0 (none) or at least 2");
+        expect(
+            self.holdout != 1,
+            "holdout",
+            "is 1".into(),
+            "it would keep every episode from training; expected 0 (none) or at least 2",
+        );
         let vq = VqConfig::default();
         let departures = [
             ("optimizer", self.optimizer == Some(Rule::Muon)),
@@ -242,10 +289,20 @@ impl Stage for TrainDynamicsConfig {
         ];
         for (field, departs) in departures {
             let cure = "the published training does not do so: remove one of the two";
-            expect(!(self.reference && departs), field, "departs from the paper beside `reference: true`".into(), cure);
+            expect(
+                !(self.reference && departs),
+                field,
+                "departs from the paper beside `reference: true`".into(),
+                cure,
+            );
         }
         if let Refresh::Growth(share) = self.refresh {
-            expect(share.is_finite() && share > 0.0, "refresh", format!("is growth: {share}"), "expected a share above 0, e.g. 0.25");
+            expect(
+                share.is_finite() && share > 0.0,
+                "refresh",
+                format!("is growth: {share}"),
+                "expected a share above 0, e.g. 0.25",
+            );
         }
         faults
     }
@@ -259,10 +316,15 @@ impl Stage for TrainDynamicsConfig {
     /// Adds one task, or keeps the model that is there.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
-        let [actions, copies] = [&self.actions, &self.without].map(|name| given.plan_if(name.as_ref()));
+        let [actions, copies] =
+            [&self.actions, &self.without].map(|name| given.plan_if(name.as_ref()));
         let copies_in_order = |copies: &StagePlan| {
-            let (left_out, videos) = (copies.copies(), frames.tasks.receipts().flat_map(|receipt| &receipt.videos));
-            videos.filter(|video| left_out.contains(video.digest.as_str())).map(|video| video.digest.clone()).collect()
+            let (left_out, videos) =
+                (copies.copies(), frames.tasks.receipts().flat_map(|receipt| &receipt.videos));
+            videos
+                .filter(|video| left_out.contains(video.digest.as_str()))
+                .map(|video| video.digest.clone())
+                .collect()
         };
         let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
         let task = TrainDynamicsTask {
@@ -285,7 +347,9 @@ impl Stage for TrainDynamicsConfig {
             steps: self.steps,
             unseen: &|kept| unseen_videos(kept, frames),
             unseen_unit: "videos",
-            task: &|generation, provenance| TrainDynamicsTask { generation, provenance, ..task.clone() }.into(),
+            task: &|generation, provenance| {
+                TrainDynamicsTask { generation, provenance, ..task.clone() }.into()
+            },
         };
         training.plan(given, plan);
         Ok(())
@@ -315,8 +379,10 @@ mod tests {
 
     fn faults(reference: bool, field: &str, value: &str) -> Vec<&'static str> {
         let outer = field.split('.').next().unwrap_or(field);
-        let fields = format!(r#"{{ "frames": "frames", "reference": {reference}, "{outer}": {value} }}"#);
-        let config: TrainDynamicsConfig = serde_json::from_str(&fields).expect("fields of the stage");
+        let fields =
+            format!(r#"{{ "frames": "frames", "reference": {reference}, "{outer}": {value} }}"#);
+        let config: TrainDynamicsConfig =
+            serde_json::from_str(&fields).expect("fields of the stage");
         config.validate().into_iter().map(|(field, ..)| field).collect()
     }
 

@@ -73,7 +73,14 @@ pub(super) fn judge(
         None => None,
         Some(actions) => {
             let training = latents(trainer, task, data, most * KNOWN)?;
-            probe::judge(actions, config, &data.shards, (&data.training, &training), (&data.held_out, &held_out), task.seed)?
+            probe::judge(
+                actions,
+                config,
+                &data.shards,
+                (&data.training, &training),
+                (&data.held_out, &held_out),
+                task.seed,
+            )?
         }
     };
     let books = if quantise { config.vq.codebooks } else { 0 };
@@ -104,14 +111,23 @@ fn spread(index: &WindowIndex, most: usize, seed: u64) -> Vec<usize> {
 }
 
 /// Runs both networks on held-out windows.
-fn score(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data, most: usize, quantise: bool) -> Result<Scored, Error> {
+fn score(
+    trainer: &dyn DynamicsTrainer,
+    task: &TrainDynamicsTask,
+    data: &Data,
+    most: usize,
+    quantise: bool,
+) -> Result<Scored, Error> {
     let windows = spread(&data.held_out, most, task.seed);
-    let (mut sums, mut codes, mut latent_action, mut frames) = ([0.0_f64; 3], Vec::new(), Vec::new(), Vec::new());
+    let (mut sums, mut codes, mut latent_action, mut frames) =
+        ([0.0_f64; 3], Vec::new(), Vec::new(), Vec::new());
     for part in windows.chunks(VERDICT_BATCH) {
         batch::gather(&data.shards, &data.held_out, part, &mut frames)?;
         let others: Vec<usize> = (0..part.len()).map(|i| (i + 1) % part.len()).collect();
         let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &others, quantise)?;
-        for (sum, errors) in sums.iter_mut().zip([&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled]) {
+        for (sum, errors) in
+            sums.iter_mut().zip([&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled])
+        {
             *sum += errors.iter().map(|e| f64::from(*e)).sum::<f64>();
         }
         codes.extend(out.codes);
@@ -122,7 +138,12 @@ fn score(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data, m
 }
 
 /// Runs the IDM on windows the model learnt from.
-fn latents(trainer: &dyn DynamicsTrainer, task: &TrainDynamicsTask, data: &Data, most: usize) -> Result<Latents, Error> {
+fn latents(
+    trainer: &dyn DynamicsTrainer,
+    task: &TrainDynamicsTask,
+    data: &Data,
+    most: usize,
+) -> Result<Latents, Error> {
     let windows = spread(&data.training, most, task.seed);
     let (mut latent_action, mut frames) = (Vec::new(), Vec::new());
     for part in windows.chunks(VERDICT_BATCH) {
@@ -136,12 +157,17 @@ impl Verdict {
     /// The verdict in words.
     pub fn sentence(&self) -> String {
         let whose = if self.held_out { "held-out" } else { "training" };
-        let codes = match self.codes_used.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ") {
-            none if none.is_empty() => "codes are not in use".to_owned(),
-            used => format!("codes in use: {used} of {}", self.entries),
-        };
+        let codes =
+            match self.codes_used.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+            {
+                none if none.is_empty() => "codes are not in use".to_owned(),
+                used => format!("codes in use: {used} of {}", self.entries),
+            };
         let told = |probe: &Probe| match probe.action_entropy {
-            Some(_) => format!("; a probe tells {:.2} of true actions, guessing {:.2}", probe.mlp, probe.guessing),
+            Some(_) => format!(
+                "; a probe tells {:.2} of true actions, guessing {:.2}",
+                probe.mlp, probe.guessing
+            ),
             None => format!("; a probe of the true action has R2 {:.2}", probe.mlp),
         };
         let probe = self.probe.as_ref().map(told).unwrap_or_default();
@@ -157,7 +183,10 @@ impl Verdict {
             return "nothing moves: every frame is like the one before, so no latent action can be judged".into();
         }
         match ratio(self.fdm_error, self.copy_error) {
-            Some(share) => format!("the world model's error is {share:.2}x copying the last frame; {}", self.information()),
+            Some(share) => format!(
+                "the world model's error is {share:.2}x copying the last frame; {}",
+                self.information()
+            ),
             None => "the world model's error is no finite number: it cannot be judged".into(),
         }
     }
@@ -174,26 +203,43 @@ impl Verdict {
             return "what shuffled latents cost is undefined: nothing can be said of what the latents carry".into();
         };
         match used {
-            x if x < 1.02 => format!("shuffled latents cost nothing ({used:.3}x): the latents carry no information yet"),
+            x if x < 1.02 => format!(
+                "shuffled latents cost nothing ({used:.3}x): the latents carry no information yet"
+            ),
             x if x < 1.5 => format!("shuffled latents cost {used:.2}x: the latents carry a little"),
             _ => format!("shuffled latents cost {used:.2}x: the latents carry what happened"),
         }
     }
 
     pub(super) fn json(&self) -> String {
-        verdict_json(serde_json::json!({ "sentence": self.sentence(), "information_used": self.information_used() }), self)
+        verdict_json(
+            serde_json::json!({ "sentence": self.sentence(), "information_used": self.information_used() }),
+            self,
+        )
     }
 
     /// What the curve of the training shows of it. A ratio to nothing, as of frames that do not change, is NaN, which the curve has as null.
     pub(super) fn row(&self) -> Vec<(String, f32)> {
-        let ratios = [("held_out_error_relative", ratio(self.fdm_error, self.copy_error)), ("information_used", self.information_used())];
-        let mut row = ratios.map(|(name, ratio)| (name.to_owned(), ratio.unwrap_or(f64::NAN))).to_vec();
+        let ratios = [
+            ("held_out_error_relative", ratio(self.fdm_error, self.copy_error)),
+            ("information_used", self.information_used()),
+        ];
+        let mut row =
+            ratios.map(|(name, ratio)| (name.to_owned(), ratio.unwrap_or(f64::NAN))).to_vec();
         for (book, (used, perplexity)) in self.codes_used.iter().zip(&self.perplexity).enumerate() {
-            row.extend([(format!("codes_used_{book}"), *used as f64), (format!("held_out_perplexity_{book}"), *perplexity)]);
+            row.extend([
+                (format!("codes_used_{book}"), *used as f64),
+                (format!("held_out_perplexity_{book}"), *perplexity),
+            ]);
         }
         if let Some(probe) = &self.probe {
-            row.extend([("probe_linear".to_owned(), probe.linear), ("probe_mlp".to_owned(), probe.mlp)]);
-            row.extend(probe.mutual_information.map(|bits| ("mutual_information".to_owned(), bits)));
+            row.extend([
+                ("probe_linear".to_owned(), probe.linear),
+                ("probe_mlp".to_owned(), probe.mlp),
+            ]);
+            row.extend(
+                probe.mutual_information.map(|bits| ("mutual_information".to_owned(), bits)),
+            );
         }
         row.into_iter().map(|(name, value)| (name, value as f32)).collect()
     }
@@ -236,15 +282,31 @@ mod tests {
     #[test]
     fn a_verdict_of_undefined_numbers_says_so() {
         let odd = [0.0, 1e-4, f64::INFINITY, f64::NAN];
-        for (fdm, copy, shuffled) in odd.into_iter().flat_map(|a| odd.into_iter().flat_map(move |b| odd.map(|c| (a, b, c)))) {
+        for (fdm, copy, shuffled) in
+            odd.into_iter().flat_map(|a| odd.into_iter().flat_map(move |b| odd.map(|c| (a, b, c))))
+        {
             let verdict = verdict(fdm, copy, shuffled);
-            let (sentence, sound) = (verdict.sentence(), fdm == 1e-4 && copy == 1e-4 && shuffled.is_finite());
+            let (sentence, sound) =
+                (verdict.sentence(), fdm == 1e-4 && copy == 1e-4 && shuffled.is_finite());
             assert!(!sentence.contains("NaN") && !sentence.contains("infx"), "{sentence}");
-            assert!(sound || !sentence.contains("carry what happened") && !sentence.contains("carry a little"), "{sentence}");
+            assert!(
+                sound
+                    || !sentence.contains("carry what happened")
+                        && !sentence.contains("carry a little"),
+                "{sentence}"
+            );
         }
         assert!(verdict(0.0, 0.0, 0.0).sentence().contains("nothing moves"));
-        assert!(verdict(0.0, 1e-4, 1e-4).sentence().contains("0.00x copying the last frame; what shuffled latents cost is undefined"));
-        assert!(Verdict { windows: 0, ..verdict(f64::NAN, f64::NAN, f64::NAN) }.sentence().contains("nothing to judge"));
+        assert!(
+            verdict(0.0, 1e-4, 1e-4)
+                .sentence()
+                .contains("0.00x copying the last frame; what shuffled latents cost is undefined")
+        );
+        assert!(
+            Verdict { windows: 0, ..verdict(f64::NAN, f64::NAN, f64::NAN) }
+                .sentence()
+                .contains("nothing to judge")
+        );
     }
 
     #[test]

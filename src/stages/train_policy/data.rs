@@ -33,7 +33,12 @@ pub(super) struct Data {
 impl Data {
     pub(super) fn open(task: &TrainPolicyTask, place: &Workplace) -> Result<Data, Error> {
         let shards = Shards::open_files(place.store, &task.shards)?;
-        let number: HashMap<&str, u32> = task.shards.iter().zip(0..).map(|(file, number)| (file.blake3.as_str(), number)).collect();
+        let number: HashMap<&str, u32> = task
+            .shards
+            .iter()
+            .zip(0..)
+            .map(|(file, number)| (file.blake3.as_str(), number))
+            .collect();
         let (mut latent_action, mut latent_dim, mut videos) = (Vec::new(), 0, HashMap::new());
         let (mut training, mut held_out) = (Vec::new(), Vec::new());
         for file in &task.labels {
@@ -42,12 +47,20 @@ impl Data {
             for i in 0..labels.len() {
                 let name = |number: u32| labels.names[number as usize].as_str();
                 let shard = number.get(name(labels.shard[i])).copied();
-                let shard = shard.ok_or_else(|| Error::NoShard { file: file.path.clone(), shard: name(labels.shard[i]).to_owned() })?;
+                let shard = shard.ok_or_else(|| Error::NoShard {
+                    file: file.path.clone(),
+                    shard: name(labels.shard[i]).to_owned(),
+                })?;
                 let next = videos.len();
-                let video = *videos.entry((shard, name(labels.video[i]).to_owned())).or_insert(next);
+                let video =
+                    *videos.entry((shard, name(labels.video[i]).to_owned())).or_insert(next);
                 let kept = task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
                 let label = (latent_action.len() / latent_dim.max(1) + i) as u32;
-                if kept { &mut held_out } else { &mut training }.push(Place { shard, row: labels.row[i], label });
+                if kept { &mut held_out } else { &mut training }.push(Place {
+                    shard,
+                    row: labels.row[i],
+                    label,
+                });
             }
             latent_action.extend(labels.latent_action);
         }
@@ -65,22 +78,33 @@ impl Data {
     }
 
     /// Copies frames and their latent actions.
-    pub(super) fn gather(&self, places: impl Iterator<Item = Place>) -> Result<(Vec<u8>, Vec<f32>), crate::dataset::Error> {
+    pub(super) fn gather(
+        &self,
+        places: impl Iterator<Item = Place>,
+    ) -> Result<(Vec<u8>, Vec<f32>), crate::dataset::Error> {
         let bytes = self.side * self.side * 3;
         let (mut frames, mut latent_action) = (Vec::new(), Vec::new());
         for place in places {
             let from = frames.len();
             frames.resize(from + bytes, 0);
             self.shards.copy(place.shard as usize, place.row as usize, &mut frames[from..])?;
-            latent_action.extend_from_slice(&self.latent_action[place.label as usize * self.latent_dim..][..self.latent_dim]);
+            latent_action.extend_from_slice(
+                &self.latent_action[place.label as usize * self.latent_dim..][..self.latent_dim],
+            );
         }
         Ok((frames, latent_action))
     }
 
     /// On frames spread evenly over those held out, after so many steps.
-    pub(super) fn judge(&self, trainer: &dyn PolicyTrainer, task: &TrainPolicyTask, steps: u64) -> Result<PolicyVerdict, Error> {
+    pub(super) fn judge(
+        &self,
+        trainer: &dyn PolicyTrainer,
+        task: &TrainPolicyTask,
+        steps: u64,
+    ) -> Result<PolicyVerdict, Error> {
         let count = self.held_out.len().min(VERDICT_FRAMES);
-        let asked: Vec<Place> = (0..count).map(|i| self.held_out[i * self.held_out.len() / count]).collect();
+        let asked: Vec<Place> =
+            (0..count).map(|i| self.held_out[i * self.held_out.len() / count]).collect();
         let (mut error, mut all) = (0.0_f64, Vec::new());
         for part in asked.chunks(VERDICT_BATCH) {
             let (frames, right) = self.gather(part.iter().copied())?;
@@ -88,7 +112,9 @@ impl Data {
             all.extend(right);
         }
         let mut mean = vec![0.0_f32; self.latent_dim];
-        all.chunks_exact(self.latent_dim).for_each(|row| mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / count as f32));
+        all.chunks_exact(self.latent_dim).for_each(|row| {
+            mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / count as f32)
+        });
         let numbers = all.len() as f64;
         Ok(PolicyVerdict {
             steps,

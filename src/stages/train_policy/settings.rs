@@ -71,7 +71,8 @@ impl TrainPolicyConfig {
     }
 
     pub(super) fn schedule(&self) -> Schedule {
-        let (peak, warmup) = (self.learning_rate, self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10)));
+        let (peak, warmup) =
+            (self.learning_rate, self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10)));
         Schedule::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (self.steps as f64, 0.0)])
     }
 }
@@ -98,13 +99,37 @@ impl Stage for TrainPolicyConfig {
         expect(self.batch > 0, "batch", "is 0".into(), "expected at least 1");
         expect(self.scale != Some(0), "scale", "is 0".into(), "expected at least 1");
         let rate = self.learning_rate;
-        expect(rate.is_finite() && rate > 0.0, "learning_rate", format!("is {rate}"), "expected a number above 0; the paper uses 2e-4");
+        expect(
+            rate.is_finite() && rate > 0.0,
+            "learning_rate",
+            format!("is {rate}"),
+            "expected a number above 0; the paper uses 2e-4",
+        );
         let warmup = self.warmup_steps.unwrap_or(0);
-        expect(warmup < self.steps.max(1), "warmup_steps", format!("is {warmup}"), "expected fewer than `steps`");
-        expect(self.holdout != 1, "holdout", "is 1".into(), "it would keep every video from training; expected 0 (none) or at least 2");
-        let early = if self.patience == Some(0) { "is 0" } else { "has no videos to judge by: `holdout` is 0" };
+        expect(
+            warmup < self.steps.max(1),
+            "warmup_steps",
+            format!("is {warmup}"),
+            "expected fewer than `steps`",
+        );
+        expect(
+            self.holdout != 1,
+            "holdout",
+            "is 1".into(),
+            "it would keep every video from training; expected 0 (none) or at least 2",
+        );
+        let early = if self.patience == Some(0) {
+            "is 0"
+        } else {
+            "has no videos to judge by: `holdout` is 0"
+        };
         let stops = self.patience.is_none_or(|patience| patience > 0 && self.holdout > 0);
-        expect(stops, "patience", early.into(), "expected at least 1 and a `holdout`, or nothing: every step is taken then");
+        expect(
+            stops,
+            "patience",
+            early.into(),
+            "expected at least 1 and a `holdout`, or nothing: every step is taken then",
+        );
         faults
     }
 
@@ -138,7 +163,9 @@ impl Stage for TrainPolicyConfig {
             steps: self.steps,
             unseen: &|kept| unseen(kept, labels).count() + labels.new_tasks(),
             unseen_unit: "files of labels",
-            task: &|generation, provenance| TrainPolicyTask { generation, provenance, ..task.clone() }.into(),
+            task: &|generation, provenance| {
+                TrainPolicyTask { generation, provenance, ..task.clone() }.into()
+            },
         };
         training.plan(given, plan);
         Ok(())

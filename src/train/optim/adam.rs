@@ -47,16 +47,28 @@ pub trait AdamBackend: Backend {
     ///
     /// # Shapes
     /// - `scale`: `[1]`; all others `[count]`
-    fn adam(parts: [FloatTensor<Self>; 3], gradient: FloatTensor<Self>, scale: FloatTensor<Self>, by: Factors) -> [FloatTensor<Self>; 3] {
+    fn adam(
+        parts: [FloatTensor<Self>; 3],
+        gradient: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        by: Factors,
+    ) -> [FloatTensor<Self>; 3] {
         composed::<Self>(parts, gradient, scale, by)
     }
 }
 
-fn composed<B: Backend>(parts: [FloatTensor<B>; 3], gradient: FloatTensor<B>, scale: FloatTensor<B>, by: Factors) -> [FloatTensor<B>; 3] {
-    let ([parameter, first, second], gradient) = (parts.map(wrap::<B>), wrap::<B>(gradient) * wrap(scale));
+fn composed<B: Backend>(
+    parts: [FloatTensor<B>; 3],
+    gradient: FloatTensor<B>,
+    scale: FloatTensor<B>,
+    by: Factors,
+) -> [FloatTensor<B>; 3] {
+    let ([parameter, first, second], gradient) =
+        (parts.map(wrap::<B>), wrap::<B>(gradient) * wrap(scale));
     let second = second * by.beta2 + gradient.clone() * gradient.clone() * (1.0 - by.beta2);
     let first = first * by.beta1 + gradient * (1.0 - by.beta1);
-    let parameter = parameter - first.clone() / (second.clone().sqrt() * by.spread + by.epsilon) * by.rate;
+    let parameter =
+        parameter - first.clone() / (second.clone().sqrt() * by.spread + by.epsilon) * by.rate;
     [parameter, first, second].map(unwrap)
 }
 
@@ -67,21 +79,35 @@ impl AdamBackend for crate::models::gpu::Gpu {}
 const CHUNK: usize = 1 << 14;
 
 impl AdamBackend for Flex {
-    fn adam([parameter, first, second]: [FlexTensor; 3], gradient: FlexTensor, scale: FlexTensor, by: Factors) -> [FlexTensor; 3] {
-        let [parameter, mut first, mut second, gradient] = [parameter, first, second, gradient].map(|tensor| tensor.to_contiguous());
+    fn adam(
+        [parameter, first, second]: [FlexTensor; 3],
+        gradient: FlexTensor,
+        scale: FlexTensor,
+        by: Factors,
+    ) -> [FlexTensor; 3] {
+        let [parameter, mut first, mut second, gradient] =
+            [parameter, first, second, gradient].map(|tensor| tensor.to_contiguous());
         let scale = values(&scale)[0];
         let mut moved = vec![0.0; values(&parameter).len()];
-        let moments = first.storage_mut::<f32>().par_chunks_mut(CHUNK).zip(second.storage_mut::<f32>().par_chunks_mut(CHUNK));
+        let moments = first
+            .storage_mut::<f32>()
+            .par_chunks_mut(CHUNK)
+            .zip(second.storage_mut::<f32>().par_chunks_mut(CHUNK));
         let seen = values(&parameter).par_chunks(CHUNK).zip(values(&gradient).par_chunks(CHUNK));
-        moved.par_chunks_mut(CHUNK).zip(moments).zip(seen).for_each(|((moved, (first, second)), (parameter, gradient))| {
-            let moments = first.iter_mut().zip(second);
-            for ((moved, (first, second)), (parameter, gradient)) in moved.iter_mut().zip(moments).zip(parameter.iter().zip(gradient)) {
-                let gradient = gradient * scale;
-                *second = *second * by.beta2 + gradient * gradient * (1.0 - by.beta2);
-                *first = *first * by.beta1 + gradient * (1.0 - by.beta1);
-                *moved = parameter - *first / (second.sqrt() * by.spread + by.epsilon) * by.rate;
-            }
-        });
+        moved.par_chunks_mut(CHUNK).zip(moments).zip(seen).for_each(
+            |((moved, (first, second)), (parameter, gradient))| {
+                let moments = first.iter_mut().zip(second);
+                for ((moved, (first, second)), (parameter, gradient)) in
+                    moved.iter_mut().zip(moments).zip(parameter.iter().zip(gradient))
+                {
+                    let gradient = gradient * scale;
+                    *second = *second * by.beta2 + gradient * gradient * (1.0 - by.beta2);
+                    *first = *first * by.beta1 + gradient * (1.0 - by.beta1);
+                    *moved =
+                        parameter - *first / (second.sqrt() * by.spread + by.epsilon) * by.rate;
+                }
+            },
+        );
         [FlexTensor::from_data(TensorData::new(moved, parameter.shape())), first, second]
     }
 }
@@ -99,15 +125,20 @@ mod tests {
     #[test]
     fn fused_is_what_burn_composes() {
         let count = 3 * CHUNK + 5;
-        let wave = |speed: f32| vector(&(0..count).map(|i| (i as f32 * speed).sin()).collect::<Vec<_>>());
+        let wave =
+            |speed: f32| vector(&(0..count).map(|i| (i as f32 * speed).sin()).collect::<Vec<_>>());
         let by = Factors { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, rate: 1e-3, spread: 3.0 };
         let parts = || [wave(0.1), wave(0.2), wave(0.3).abs()].map(unwrap);
-        let run = |adam: fn([FlexTensor; 3], FlexTensor, FlexTensor, Factors) -> [FlexTensor; 3]| {
-            adam(parts(), unwrap(wave(0.4)), unwrap(vector(&[0.5])), by).map(|tensor| host(wrap(tensor)))
-        };
+        let run =
+            |adam: fn([FlexTensor; 3], FlexTensor, FlexTensor, Factors) -> [FlexTensor; 3]| {
+                adam(parts(), unwrap(wave(0.4)), unwrap(vector(&[0.5])), by)
+                    .map(|tensor| host(wrap(tensor)))
+            };
         for (fused, composed) in run(Flex::adam).iter().zip(run(composed::<Flex>)) {
             assert_eq!(fused.len(), count);
-            assert!(fused.iter().zip(&composed).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs() + 1e-9));
+            assert!(
+                fused.iter().zip(&composed).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs() + 1e-9)
+            );
         }
     }
 }

@@ -73,7 +73,8 @@ mod tests {
     type Vector = Tensor<Flex, 1>;
 
     fn wave(count: usize, speed: f32) -> Vector {
-        let values: Vec<_> = (0..count).map(|i| (i as f32 * speed).sin() + (i as f32 * 0.31).cos()).collect();
+        let values: Vec<_> =
+            (0..count).map(|i| (i as f32 * speed).sin() + (i as f32 * 0.31).cos()).collect();
         Tensor::from_floats(values.as_slice(), &Default::default())
     }
 
@@ -85,8 +86,14 @@ mod tests {
     /// where ours counts 0.6, with its iterations in single precision rather than in bf16.
     #[test]
     fn steps_are_those_of_pytorch() {
-        let wide = [0.9069, 1.55468, 1.73042, 1.35327, 0.66084, -0.3462, -1.25538, -1.56433, -1.52817, -0.8147, -0.26336, -0.01366];
-        let tall = [0.99107, 1.53584, 1.63231, 1.3505, 0.65506, -0.33548, -1.26081, -1.59102, -1.29431, -0.91656, -0.21939, -0.02395];
+        let wide = [
+            0.9069, 1.55468, 1.73042, 1.35327, 0.66084, -0.3462, -1.25538, -1.56433, -1.52817,
+            -0.8147, -0.26336, -0.01366,
+        ];
+        let tall = [
+            0.99107, 1.53584, 1.63231, 1.3505, 0.65506, -0.33548, -1.26081, -1.59102, -1.29431,
+            -0.91656, -0.21939, -0.02395,
+        ];
         for (shape, expected) in [([3, 4], wide), ([4, 3], tall)] {
             let mut parts = [wave(12, 0.7), wave(12, 0.7).zeros_like()];
             for step in 0..2 {
@@ -94,7 +101,10 @@ mod tests {
             }
             let [parameter, _] = parts;
             let found = host(parameter);
-            assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 2e-4), "{shape:?}: {found:?}");
+            assert!(
+                found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 2e-4),
+                "{shape:?}: {found:?}"
+            );
         }
     }
 
@@ -102,11 +112,19 @@ mod tests {
     #[test]
     fn what_is_rare_moves_as_far_as_what_is_common() {
         for [common, rare] in [[1.0, 0.02], [3e-5, 3e-5]] {
-            let matrix = Tensor::<Flex, 2>::from_floats([[common, 0.0, 0.0], [0.0, rare, 0.0]], &Default::default());
-            let [a, none, neither, nor, b, nothing] = host(orthogonal(matrix))[..] else { panic!("six values") };
+            let matrix = Tensor::<Flex, 2>::from_floats(
+                [[common, 0.0, 0.0], [0.0, rare, 0.0]],
+                &Default::default(),
+            );
+            let [a, none, neither, nor, b, nothing] = host(orthogonal(matrix))[..] else {
+                panic!("six values")
+            };
             assert!((0.65..1.25).contains(&a) && (0.65..1.25).contains(&b), "{a} {b}");
             assert_eq!([none, neither, nor, nothing], [0.0; 4]);
         }
-        assert_eq!(host(orthogonal(Tensor::<Flex, 2>::zeros([2, 3], &Default::default()))), [0.0; 6]);
+        assert_eq!(
+            host(orthogonal(Tensor::<Flex, 2>::zeros([2, 3], &Default::default()))),
+            [0.0; 6]
+        );
     }
 }

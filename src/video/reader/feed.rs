@@ -159,11 +159,20 @@ impl Reader {
             (Ok(()), None) => Ok(()),
             // Only what is shown before the first key frame may lean on what was never there.
             (Ok(()), Some(_)) if leads => Ok(()),
-            (Ok(()), Some(words)) if words == MISSING_REFERENCE && self.resume.may_miss_references(self.witness.is_some()) => Ok(()),
+            (Ok(()), Some(words))
+                if words == MISSING_REFERENCE
+                    && self.resume.may_miss_references(self.witness.is_some()) =>
+            {
+                Ok(())
+            }
             // A part of the picture is damaged: the second decoder shows which others depend on it.
-            (Ok(()), Some(words)) if words != MISSING_REFERENCE && self.witness.is_some() => self.count_error(&words).map(drop),
+            (Ok(()), Some(words)) if words != MISSING_REFERENCE && self.witness.is_some() => {
+                self.count_error(&words).map(drop)
+            }
             // After a loss on the way, two pictures may have become one that decodes without a word.
-            (Ok(()), Some(words)) if self.witness.is_some() && !self.in_doubt => self.deny(packet, &words),
+            (Ok(()), Some(words)) if self.witness.is_some() && !self.in_doubt => {
+                self.deny(packet, &words)
+            }
             (Ok(()), Some(words)) => self.damaged(&words),
             (Err(error), _) if leads && !is_out_of_memory(error) => {
                 self.positions.withhold(packet.pts());

@@ -18,7 +18,13 @@ fn what_is_no_video_is_refused_with_its_own_word() {
         (media.path("missing.mp4"), FaultClass::Unreadable),
         (media.path("folder.mp4"), FaultClass::NotAFile),
         (media.write("empty.mp4", b""), FaultClass::EmptyFile),
-        (media.write("text.mp4", "not a video, but long enough to look at ".repeat(99).as_bytes()), FaultClass::UnknownFormat),
+        (
+            media.write(
+                "text.mp4",
+                "not a video, but long enough to look at ".repeat(99).as_bytes(),
+            ),
+            FaultClass::UnknownFormat,
+        ),
         (media.write("zeros.mp4", &[0; 100_000]), FaultClass::UnknownFormat),
         (media.cut(&video, 0.5, "no_moov.mp4"), FaultClass::IncompleteHeader),
         (media.make("sound.wav", tone), FaultClass::NoVideoStream),
@@ -76,7 +82,8 @@ fn assert_kept(name: &str, seen: &Decoded, whole: &Decoded, unseen: usize) {
         assert!(follows || pair[1].gap_before, "{name}: {pair:?}");
     }
     let differs = |(frame, pixels): &(&Frame, &Vec<u8>)| whole.pixels[index_of(frame)] != **pixels;
-    let different: Vec<_> = seen.frames.iter().zip(&seen.pixels).filter(differs).map(|(frame, _)| frame).collect();
+    let different: Vec<_> =
+        seen.frames.iter().zip(&seen.pixels).filter(differs).map(|(frame, _)| frame).collect();
     assert!(different.len() <= unseen, "{name}: {different:?}");
 }
 
@@ -126,7 +133,8 @@ fn damage_costs_frames_up_to_the_next_key_frame_and_leaves_a_gap() {
 fn of_h264_just_the_frames_that_depend_on_the_damage_are_lost() {
     let Some(media) = Media::new() else { return };
     let whole = media.clip("whole.mkv", "-c:v libx264 -g 60 -bf 3 -crf 5 -pix_fmt yuv420p");
-    let (expected, packets, bytes) = (decoded(&whole), media.packets(&whole), std::fs::read(&whole).unwrap());
+    let (expected, packets, bytes) =
+        (decoded(&whole), media.packets(&whole), std::fs::read(&whole).unwrap());
     let (mut lost, mut unseen) = (Vec::new(), 0);
     for (packet, &(position, size)) in packets.iter().enumerate().take(40).skip(10) {
         let mut bytes = bytes.clone();
@@ -142,7 +150,10 @@ fn of_h264_just_the_frames_that_depend_on_the_damage_are_lost() {
     assert!(unseen <= 3, "{unseen} damaged packets decoded into something without a sign");
     let few = lost.iter().filter(|lost| **lost <= 3).count();
     assert!(few >= 8, "{lost:?} frames lost: that of a B picture costs itself alone");
-    assert!(lost.iter().any(|lost| *lost > 10), "{lost:?} frames lost: that of a P picture costs all that follow");
+    assert!(
+        lost.iter().any(|lost| *lost > 10),
+        "{lost:?} frames lost: that of a P picture costs all that follow"
+    );
 }
 
 #[test]
@@ -159,7 +170,11 @@ fn a_picture_larger_than_the_limit_is_never_decoded() {
     for name in ["large.png", "large.gif"] {
         let path = media.clip(name, "-vf fps=2 -update 1");
         let outcome = decode(&path, &options).unwrap().outcome;
-        assert_eq!((outcome.decoded, outcome.fault.unwrap().class), (0, FaultClass::TooLarge), "{name}");
+        assert_eq!(
+            (outcome.decoded, outcome.fault.unwrap().class),
+            (0, FaultClass::TooLarge),
+            "{name}"
+        );
     }
 }
 

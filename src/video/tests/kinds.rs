@@ -28,13 +28,17 @@ fn the_end_of_a_video_is_no_gap_at_any_rate_in_any_container() {
             for fps in [None, Some(slow), Some(fast)] {
                 let frames = fps.map_or(30, |fps| frames_at(&media, &path, fps));
                 for codec_threads in [1, 2, 8, 24] {
-                    let options = DecodeOptions { fps, codec_threads, ..DecodeOptions::new(64, 64) };
+                    let options =
+                        DecodeOptions { fps, codec_threads, ..DecodeOptions::new(64, 64) };
                     let seen = decode(&path, &options).unwrap();
                     let at = format!("{name}, fps {fps:?}, {codec_threads} threads");
                     assert_eq!((seen.frames.len(), &seen.outcome.fault), (frames, &None), "{at}");
                     let marked = seen.frames.iter().filter(|frame| frame.gap_before).count();
                     assert_eq!(marked, if fps.is_none() { gaps } else { 0 }, "{at}");
-                    assert!(seen.frames.iter().enumerate().all(|(at, frame)| frame.index == at as u64), "{at}");
+                    assert!(
+                        seen.frames.iter().enumerate().all(|(at, frame)| frame.index == at as u64),
+                        "{at}"
+                    );
                 }
             }
         }
@@ -47,7 +51,8 @@ fn any_number_of_threads_may_be_asked_for() {
     let path = media.clip("video.mp4", H264);
     let one = decoded(&path);
     for codec_threads in [40, 96, 1024] {
-        let many = decode(&path, &DecodeOptions { codec_threads, ..DecodeOptions::new(64, 64) }).unwrap();
+        let many =
+            decode(&path, &DecodeOptions { codec_threads, ..DecodeOptions::new(64, 64) }).unwrap();
         assert!(many.frames == one.frames && many.pixels == one.pixels, "{codec_threads} threads");
     }
 }
@@ -55,7 +60,9 @@ fn any_number_of_threads_may_be_asked_for() {
 /// Takes one off every length that the video's parts in a transport stream state.
 fn shorten_stated_lengths(bytes: &mut [u8]) -> usize {
     let mut changed = 0;
-    for packet in bytes.chunks_mut(188).filter(|packet| packet.len() == 188 && packet[1] & 0x40 != 0) {
+    for packet in
+        bytes.chunks_mut(188).filter(|packet| packet.len() == 188 && packet[1] & 0x40 != 0)
+    {
         let at = 4 + if packet[3] & 0x20 == 0 { 0 } else { 1 + usize::from(packet[4]) };
         if let Some([0, 0, 1, 0xe0, high, low]) = packet.get_mut(at..at + 6) {
             let length = u16::from_be_bytes([*high, *low]);
@@ -85,17 +92,24 @@ fn broadcasts_that_are_joined_give_the_frames_of_all() {
     let Some(media) = Media::new() else { return };
     let one = media.clip("one.ts", H264);
     let bytes = std::fs::read(&one).unwrap();
-    let (seen, part) = (decoded(&media.write("joined.ts", &[bytes.clone(), bytes].concat())), decoded(&one));
+    let (seen, part) =
+        (decoded(&media.write("joined.ts", &[bytes.clone(), bytes].concat())), decoded(&one));
     assert_eq!((seen.frames.len(), seen.outcome.fault), (120, None));
     assert!(seen.pixels[..60] == part.pixels && seen.pixels[60..] == part.pixels);
     assert!(seen.frames.iter().enumerate().all(|(at, frame)| frame.index == at as u64));
-    assert_eq!(seen.frames.iter().filter(|frame| frame.gap_before).count(), 1, "where the clock goes back");
+    assert_eq!(
+        seen.frames.iter().filter(|frame| frame.gap_before).count(),
+        1,
+        "where the clock goes back"
+    );
 }
 
 #[test]
 fn frames_after_packets_lost_on_the_way_keep_their_number() {
     let Some(media) = Media::new() else { return };
-    for (name, codec) in [("h264.ts", H264), ("mpeg2.ts", "-c:v mpeg2video -g 12 -bf 2 -q:v 2"), ("hevc.ts", HEVC)] {
+    for (name, codec) in
+        [("h264.ts", H264), ("mpeg2.ts", "-c:v mpeg2video -g 12 -bf 2 -q:v 2"), ("hevc.ts", HEVC)]
+    {
         let path = media.clip(name, codec);
         let (whole, bytes) = (decoded(&path), std::fs::read(&path).unwrap());
         let packets: Vec<&[u8]> = bytes.chunks(188).collect();
@@ -105,10 +119,16 @@ fn frames_after_packets_lost_on_the_way_keep_their_number() {
                 let kept = [&packets[..from], &packets[from + lost..]].concat().concat();
                 let seen = decoded(&media.write("lost.ts", &kept));
                 let at = format!("{name}: {lost} packets from {from} on: {:?}", seen.outcome);
-                assert!(seen.outcome.fault.is_some() || seen.frames.len() == whole.frames.len(), "{at}");
-                for (frame, pixels) in seen.frames.iter().zip(&seen.pixels).filter(|(frame, _)| frame.index < UNPLACED) {
+                assert!(
+                    seen.outcome.fault.is_some() || seen.frames.len() == whole.frames.len(),
+                    "{at}"
+                );
+                for (frame, pixels) in
+                    seen.frames.iter().zip(&seen.pixels).filter(|(frame, _)| frame.index < UNPLACED)
+                {
                     let expected = &whole.pixels[frame.index as usize];
-                    let differs = pixels.iter().zip(expected).filter(|(a, b)| a.abs_diff(**b) > 12).count();
+                    let differs =
+                        pixels.iter().zip(expected).filter(|(a, b)| a.abs_diff(**b) > 12).count();
                     assert!(differs < 300, "{at}: {frame:?} differs at {differs} places");
                 }
             }
@@ -123,7 +143,10 @@ fn the_first_of_equal_tracks_is_the_video() {
     let Some(media) = Media::new() else { return };
     let second = "-f lavfi -i color=red:size=160x120:rate=30:duration=2";
     let both = "-map 0 -map 1 -c:v libx264 -b:v:0 20k -b:v:1 900k -disposition:v:0 default -disposition:v:1 default";
-    let path = media.make("two.mp4", &format!("-f lavfi -i testsrc2=size=160x120:rate=30:duration=2 {second} {both}"));
+    let path = media.make(
+        "two.mp4",
+        &format!("-f lavfi -i testsrc2=size=160x120:rate=30:duration=2 {second} {both}"),
+    );
     let pixels = decoded(&path).pixels.swap_remove(30);
     assert!(pixels.chunks(3).any(|pixel| pixel[1] > 150), "the second track is red throughout");
 }
@@ -158,9 +181,18 @@ fn damage_that_libav_tells_only_in_words_or_flags_ends_the_trust_in_what_follows
             media.make("dropped.mp4", &format!("-i {} -c copy {drop}", whole.display()))
         };
         let (seen, whole) = (decoded(&path), decoded(&whole));
-        assert_eq!(seen.outcome.fault.as_ref().map(|fault| fault.class), Some(FaultClass::CorruptPackets), "{name}: {:?}", seen.outcome);
+        assert_eq!(
+            seen.outcome.fault.as_ref().map(|fault| fault.class),
+            Some(FaultClass::CorruptPackets),
+            "{name}: {:?}",
+            seen.outcome
+        );
         for (frame, pixels) in seen.frames.iter().zip(&seen.pixels) {
-            let true_index = whole.frames.iter().position(|whole| (whole.time_secs - frame.time_secs).abs() < 0.001).unwrap();
+            let true_index = whole
+                .frames
+                .iter()
+                .position(|whole| (whole.time_secs - frame.time_secs).abs() < 0.001)
+                .unwrap();
             assert!(*pixels == whole.pixels[true_index], "{name}: {frame:?}");
         }
     }
@@ -171,22 +203,44 @@ fn what_is_no_video_is_called_what_it_is() {
     let Some(media) = Media::new() else { return };
     let whole = std::fs::read(media.clip("whole.mp4", H264)).unwrap();
     let key = "00112233445566778899aabbccddeeff";
-    let encrypt = format!("-encryption_scheme cenc-aes-ctr -encryption_key {key} -encryption_kid {key}");
-    let fragments = media.clip("fragments.mp4", &format!("{H264} -movflags +frag_keyframe+empty_moov+default_base_moof"));
+    let encrypt =
+        format!("-encryption_scheme cenc-aes-ctr -encryption_key {key} -encryption_kid {key}");
+    let fragments = media.clip(
+        "fragments.mp4",
+        &format!("{H264} -movflags +frag_keyframe+empty_moov+default_base_moof"),
+    );
     let fragments = std::fs::read(fragments).unwrap();
     let first = fragments.windows(4).position(|window| window == b"moof").unwrap() - 4;
-    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n".repeat(2);
+    let pointer =
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n".repeat(2);
     for (path, class, words) in [
         (media.write("pointer.mp4", &pointer), FaultClass::UnknownFormat, "git lfs pull"),
-        (media.write("segment.m4s", &fragments[first..]), FaultClass::IncompleteHeader, "initialisation segment"),
-        (media.clip("encrypted.mp4", &format!("{H264} {encrypt}")), FaultClass::Unsupported, "it is encrypted"),
-        (media.write("joined.mp4", &[whole.clone(), whole.clone()].concat()), FaultClass::Joined, "another MP4 begins at byte"),
+        (
+            media.write("segment.m4s", &fragments[first..]),
+            FaultClass::IncompleteHeader,
+            "initialisation segment",
+        ),
+        (
+            media.clip("encrypted.mp4", &format!("{H264} {encrypt}")),
+            FaultClass::Unsupported,
+            "it is encrypted",
+        ),
+        (
+            media.write("joined.mp4", &[whole.clone(), whole.clone()].concat()),
+            FaultClass::Joined,
+            "another MP4 begins at byte",
+        ),
     ] {
         let fault = match decode(&path, &DecodeOptions::new(64, 64)) {
             Ok(decoded) => decoded.outcome.fault.unwrap(),
             Err(Error::Refused { fault, .. }) => fault,
             Err(error) => panic!("{error}"),
         };
-        assert!(fault.class == class && fault.reason.contains(words), "{}: {}: {fault}", path.display(), fault.class);
+        assert!(
+            fault.class == class && fault.reason.contains(words),
+            "{}: {}: {fault}",
+            path.display(),
+            fault.class
+        );
     }
 }

@@ -32,7 +32,9 @@ impl Media {
     /// An empty folder, or nothing where there is no ffmpeg to fill it.
     fn new() -> Option<Self> {
         if Command::new("ffmpeg").arg("-version").output().is_err() {
-            eprintln!("SKIPPED: there is no `ffmpeg` command on this machine to make test videos with");
+            eprintln!(
+                "SKIPPED: there is no `ffmpeg` command on this machine to make test videos with"
+            );
             return None;
         }
         Some(Self { folder: tempfile::tempdir().unwrap() })
@@ -81,17 +83,28 @@ impl Media {
     }
 
     /// The frames ffmpeg itself makes of a file with a filter, as RGB.
-    fn reference(&self, path: &Path, filter: &str, (width, height): (usize, usize)) -> Vec<Vec<u8>> {
+    fn reference(
+        &self,
+        path: &Path,
+        filter: &str,
+        (width, height): (usize, usize),
+    ) -> Vec<Vec<u8>> {
         let rate = if filter.contains("fps=") { "" } else { "-vsync passthrough" };
         let name = path.to_str().unwrap();
-        self.ffmpeg(&format!("-i {name} -map 0:V:0 -vf {filter} {rate} -pix_fmt rgb24 -f rawvideo out.rgb"));
+        self.ffmpeg(&format!(
+            "-i {name} -map 0:V:0 -vf {filter} {rate} -pix_fmt rgb24 -f rawvideo out.rgb"
+        ));
         let pixels = std::fs::read(self.path("out.rgb")).unwrap();
         pixels.chunks(width * height * 3).map(<[u8]>::to_vec).collect()
     }
 
     fn ffmpeg(&self, arguments: &str) {
         let script = format!("ulimit -v 4000000; exec ffmpeg -v error -y {arguments}");
-        let run = Command::new("sh").args(["-c", &script]).current_dir(self.folder.path()).output().unwrap();
+        let run = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
         assert!(run.status.success(), "{script}: {}", String::from_utf8_lossy(&run.stderr));
     }
 }

@@ -8,7 +8,9 @@ const SCALED: &str = "scale=64:64:flags=area+accurate_rnd+full_chroma_int+full_c
 /// The largest difference of any byte of any frame.
 fn largest_difference(seen: &[Vec<u8>], expected: &[Vec<u8>]) -> u8 {
     assert_eq!(seen.len(), expected.len(), "number of frames");
-    let differences = |(a, b): (&Vec<u8>, &Vec<u8>)| -> u8 { a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap() };
+    let differences = |(a, b): (&Vec<u8>, &Vec<u8>)| -> u8 {
+        a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+    };
     seen.iter().zip(expected).map(differences).max().unwrap()
 }
 
@@ -18,7 +20,10 @@ fn every_frame_of_every_codec_is_ffmpegs_byte_for_byte() {
     for (name, encoding) in [
         ("h264.mp4", "-c:v libx264 -bf 3 -pix_fmt yuv420p"),
         ("faststart.mp4", "-c:v libx264 -movflags +faststart -pix_fmt yuv420p"),
-        ("fragments.mp4", "-c:v libx264 -movflags +frag_keyframe+empty_moov -g 10 -pix_fmt yuv420p"),
+        (
+            "fragments.mp4",
+            "-c:v libx264 -movflags +frag_keyframe+empty_moov -g 10 -pix_fmt yuv420p",
+        ),
         ("tenbit.mp4", "-c:v libx264 -pix_fmt yuv420p10le"),
         ("bt709.mkv", "-c:v libx264 -pix_fmt yuv422p -colorspace bt709"),
         ("full.mp4", "-c:v libx264 -pix_fmt yuvj420p"),
@@ -53,7 +58,10 @@ fn threads_change_no_byte_and_no_word_of_the_outcome() {
     for (name, encoding) in [
         ("h264.mp4", "-c:v libx264 -g 12 -bf 3 -pix_fmt yuv420p -crf 5"),
         ("hevc.mkv", "-c:v libx265 -x265-params log-level=none -g 12 -crf 5 -pix_fmt yuv420p"),
-        ("vp9.webm", "-c:v libvpx-vp9 -g 12 -cpu-used 8 -deadline realtime -b:v 2M -pix_fmt yuv420p"),
+        (
+            "vp9.webm",
+            "-c:v libvpx-vp9 -g 12 -cpu-used 8 -deadline realtime -b:v 2M -pix_fmt yuv420p",
+        ),
         ("mpeg4.avi", "-c:v mpeg4 -g 12 -q:v 1"),
     ] {
         let intact = media.clip(name, encoding);
@@ -117,7 +125,8 @@ fn rotated_recordings_stand_upright() {
     for degrees in [90, 180, 270] {
         let name = format!("turned{degrees}.mp4");
         let flat = flat.to_str().unwrap();
-        let path = media.make(&name, &format!("-i {flat} -c copy -metadata:s:v:0 rotate={degrees}"));
+        let path =
+            media.make(&name, &format!("-i {flat} -c copy -metadata:s:v:0 rotate={degrees}"));
         let seen = probe(&path, &Limits::default()).unwrap().rotation_degrees;
         // libav 5 and 6 disagree on which way that tag turns.
         assert!(seen == degrees || seen == 360 - degrees, "{seen}");
@@ -148,15 +157,23 @@ fn a_raw_stream_gets_its_times_from_its_frame_rate() {
     assert_eq!((seen.frames.len(), seen.outcome.fault), (60, None));
     let steps = seen.frames.windows(2).map(|pair| pair[1].time_secs - pair[0].time_secs);
     let fps = probe(&path, &Limits::default()).unwrap().fps;
-    assert!(steps.into_iter().all(|step| (step - 1.0 / fps).abs() < 1e-6), "{:?}", &seen.frames[..9]);
+    assert!(
+        steps.into_iter().all(|step| (step - 1.0 / fps).abs() < 1e-6),
+        "{:?}",
+        &seen.frames[..9]
+    );
 }
 
 #[test]
 fn a_change_of_size_on_the_way_is_followed_and_noted() {
     let Some(media) = Media::new() else { return };
     media.clip("small.h264", "-c:v libx264 -pix_fmt yuv420p");
-    media.make("large.h264", "-f lavfi -i testsrc2=size=320x200:rate=30:duration=1 -c:v libx264 -pix_fmt yuv444p");
-    let both = [media.path("small.h264"), media.path("large.h264")].map(|path| std::fs::read(path).unwrap());
+    media.make(
+        "large.h264",
+        "-f lavfi -i testsrc2=size=320x200:rate=30:duration=1 -c:v libx264 -pix_fmt yuv444p",
+    );
+    let both = [media.path("small.h264"), media.path("large.h264")]
+        .map(|path| std::fs::read(path).unwrap());
     let path = media.write("both.h264", &both.concat());
     let seen = decoded(&path);
     assert_eq!((seen.frames.len(), seen.outcome.resizes, seen.outcome.fault), (90, 1, None));
@@ -169,7 +186,11 @@ fn one_frame_is_a_video() {
     for name in ["one.mp4", "one.png", "one.jpg", "one.bmp", "one.webp"] {
         let path = media.clip(name, "-frames:v 1");
         let seen = decoded(&path);
-        assert_eq!(largest_difference(&seen.pixels, &media.reference(&path, SCALED, (64, 64))), 0, "{name}");
+        assert_eq!(
+            largest_difference(&seen.pixels, &media.reference(&path, SCALED, (64, 64))),
+            0,
+            "{name}"
+        );
         assert_eq!((seen.frames.len(), seen.outcome.fault), (1, None), "{name}");
     }
 }
@@ -177,7 +198,8 @@ fn one_frame_is_a_video() {
 #[test]
 fn a_probe_says_what_the_file_is() {
     let Some(media) = Media::new() else { return };
-    let seen = probe(&media.clip("in.mp4", "-c:v libx264 -pix_fmt yuv420p"), &Limits::default()).unwrap();
+    let seen =
+        probe(&media.clip("in.mp4", "-c:v libx264 -pix_fmt yuv420p"), &Limits::default()).unwrap();
     assert_eq!((seen.codec.as_str(), seen.width, seen.height), ("h264", 160, 120));
     assert_eq!((seen.fps, seen.duration_secs, seen.expected_frames), (30.0, Some(2.0), Some(60)));
     assert!(seen.container.contains("mp4"), "{}", seen.container);

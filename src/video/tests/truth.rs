@@ -19,18 +19,33 @@ const ENCODINGS: &[(&str, &str)] = &[
     ("h264_open.ts", "-c:v libx264 -preset veryfast -bf 2 -x264-params open-gop=1 -g {g}"),
     ("h264.flv", "-c:v libx264 -preset veryfast -bf 2 -g {g}"),
     ("h264.avi", "-c:v libx264 -preset veryfast -bf 0 -g {g}"),
-    ("h264_fragments.mp4", "-c:v libx264 -preset veryfast -bf 2 -g {g} -movflags +frag_keyframe+empty_moov"),
+    (
+        "h264_fragments.mp4",
+        "-c:v libx264 -preset veryfast -bf 2 -g {g} -movflags +frag_keyframe+empty_moov",
+    ),
     ("h264_422.mkv", "-c:v libx264 -preset veryfast -pix_fmt yuv422p10le -g {g}"),
     ("h264_444.mp4", "-c:v libx264 -preset veryfast -pix_fmt yuv444p -g {g}"),
     ("h264_rgb.mkv", "-c:v libx264rgb -preset veryfast -g {g}"),
     ("h264_grey.mp4", "-c:v libx264 -preset veryfast -pix_fmt gray -g {g}"),
     ("h264_full.mp4", "-c:v libx264 -preset veryfast -pix_fmt yuvj420p -g {g}"),
     ("hevc.mp4", "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=0 -g {g}"),
-    ("hevc_b.mp4", "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=3:open-gop=0 -g {g}"),
-    ("hevc_open.mkv", "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=3:open-gop=1 -g {g}"),
-    ("hevc_b.ts", "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=2:open-gop=0 -g {g}"),
+    (
+        "hevc_b.mp4",
+        "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=3:open-gop=0 -g {g}",
+    ),
+    (
+        "hevc_open.mkv",
+        "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=3:open-gop=1 -g {g}",
+    ),
+    (
+        "hevc_b.ts",
+        "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=2:open-gop=0 -g {g}",
+    ),
     ("vp8.webm", "-c:v libvpx -cpu-used 8 -deadline realtime -g {g}"),
-    ("vp8_hidden.webm", "-c:v libvpx -cpu-used 8 -auto-alt-ref 1 -lag-in-frames 8 -arnr-maxframes 5 -g {g}"),
+    (
+        "vp8_hidden.webm",
+        "-c:v libvpx -cpu-used 8 -auto-alt-ref 1 -lag-in-frames 8 -arnr-maxframes 5 -g {g}",
+    ),
     ("vp9.webm", "-c:v libvpx-vp9 -cpu-used 8 -deadline realtime -g {g}"),
     ("vp9_hidden.mp4", "-c:v libvpx-vp9 -cpu-used 8 -auto-alt-ref 1 -lag-in-frames 8 -g {g}"),
     ("mpeg4.mp4", "-c:v mpeg4 -bf 0 -q:v 3 -g {g}"),
@@ -74,13 +89,20 @@ impl Media {
     /// Encodes the test pictures; `None` where this ffmpeg has no such encoder or the container takes no such video.
     fn encode(&self, name: &str, (rate, filter): (&str, &str), options: &str) -> Option<PathBuf> {
         let source = format!("testsrc2=size=96x72:rate={rate}:duration=1000,{filter}");
-        let arguments = format!("-f lavfi -i \"{source}\" -frames:v {PICTURES} -vsync passthrough -pix_fmt yuv420p {options} {name}");
+        let arguments = format!(
+            "-f lavfi -i \"{source}\" -frames:v {PICTURES} -vsync passthrough -pix_fmt yuv420p {options} {name}"
+        );
         self.try_ffmpeg(&arguments).then(|| self.path(name))
     }
 
     fn try_ffmpeg(&self, arguments: &str) -> bool {
-        let script = format!("ulimit -v 4000000; exec ffmpeg -nostdin -v error -y -threads 1 {arguments}");
-        let run = Command::new("sh").args(["-c", &script]).current_dir(self.folder.path()).output().unwrap();
+        let script =
+            format!("ulimit -v 4000000; exec ffmpeg -nostdin -v error -y -threads 1 {arguments}");
+        let run = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
         run.status.success()
     }
 
@@ -91,12 +113,20 @@ impl Media {
             "ulimit -v 4000000; exec ffmpeg -nostdin -hide_banner -nostats -y -threads 1 -i '{name}' -map 0:V:0 \
              -vf showinfo,{scale} -vsync passthrough -pix_fmt rgb24 -f rawvideo truth.rgb"
         );
-        let run = Command::new("sh").args(["-c", &script]).current_dir(self.folder.path()).output().unwrap();
+        let run = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
         assert!(run.status.success(), "{script}: {}", String::from_utf8_lossy(&run.stderr));
         let pixels = std::fs::read(self.path("truth.rgb")).unwrap();
         let said = String::from_utf8_lossy(&run.stderr);
-        let time = |line: &str| line.split("pts_time:").nth(1)?.split_whitespace().next()?.parse().ok();
-        Truth { pixels: pixels.chunks(64 * 64 * 3).map(<[u8]>::to_vec).collect(), times: said.lines().filter_map(time).collect() }
+        let time =
+            |line: &str| line.split("pts_time:").nth(1)?.split_whitespace().next()?.parse().ok();
+        Truth {
+            pixels: pixels.chunks(64 * 64 * 3).map(<[u8]>::to_vec).collect(),
+            times: said.lines().filter_map(time).collect(),
+        }
     }
 
     /// Where each packet of the video lies in the file: position and size, in the order of the file.
@@ -136,17 +166,30 @@ fn faults(media: &Media, path: &Path) -> String {
         _ = write!(faults, " {}: {fault};", fault.class);
     }
     if one.frames.len() != truth.pixels.len() || truth.times.len() != truth.pixels.len() {
-        _ = write!(faults, " {} frames, {} times, expected {};", one.frames.len(), truth.times.len(), truth.pixels.len());
+        _ = write!(
+            faults,
+            " {} frames, {} times, expected {};",
+            one.frames.len(),
+            truth.times.len(),
+            truth.pixels.len()
+        );
     }
-    let off = one.frames.iter().zip(&truth.times).map(|(frame, time)| (frame.time_secs - time).abs()).fold(0.0, f64::max);
+    let off = one
+        .frames
+        .iter()
+        .zip(&truth.times)
+        .map(|(frame, time)| (frame.time_secs - time).abs())
+        .fold(0.0, f64::max);
     let worst = one.pixels.iter().zip(&truth.pixels).map(|(a, b)| psnr(a, b)).fold(99.0, f64::min);
-    let (gaps, counted) = (one.frames.iter().filter(|frame| frame.gap_before).count(), one.frames.iter().enumerate());
+    let (gaps, counted) =
+        (one.frames.iter().filter(|frame| frame.gap_before).count(), one.frames.iter().enumerate());
     let misplaced = counted.filter(|(at, frame)| frame.index != *at as u64).count();
     if off > 0.001 || worst < 40.0 || gaps + misplaced > 0 {
         _ = write!(faults, " {off:.4} s off, {worst:.1} dB, {gaps} gaps, {misplaced} misplaced;");
     }
     for codec_threads in [2, 8, 24] {
-        let many = decode(path, &DecodeOptions { codec_threads, ..DecodeOptions::new(64, 64) }).unwrap();
+        let many =
+            decode(path, &DecodeOptions { codec_threads, ..DecodeOptions::new(64, 64) }).unwrap();
         if many.frames != one.frames || many.pixels != one.pixels || many.outcome != one.outcome {
             _ = write!(faults, " {codec_threads} threads differ;");
         }
@@ -157,21 +200,35 @@ fn faults(media: &Media, path: &Path) -> String {
 /// What is wrong with a damaged file's frames: each is held against the whole file's frame of its number.
 fn faults_of_damaged(path: &Path, whole: &Decoded) -> String {
     let (seen, mut faults) = (decoded(path), String::new());
-    let placed = || seen.frames.iter().zip(&seen.pixels).filter(|(frame, _)| frame.index < UNPLACED);
+    let placed =
+        || seen.frames.iter().zip(&seen.pixels).filter(|(frame, _)| frame.index < UNPLACED);
     let is_wrong = |(frame, pixels): &(&Frame, &Vec<u8>)| {
         let true_pixels = whole.pixels.get(frame.index as usize);
-        let true_secs = whole.frames.get(frame.index as usize).map_or(f64::NAN, |frame| frame.time_secs);
+        let true_secs =
+            whole.frames.get(frame.index as usize).map_or(f64::NAN, |frame| frame.time_secs);
         let is_late = (frame.time_secs - true_secs).abs() > 0.001;
         is_late || true_pixels.is_none_or(|expected| psnr(expected, pixels) < 40.0)
     };
-    let wrong: Vec<_> = placed().filter(is_wrong).map(|(frame, _)| (frame.index, frame.time_secs)).collect();
-    let unmarked = seen.frames.windows(2).filter(|pair| pair[1].index != pair[0].index + 1 && !pair[1].gap_before).count();
+    let wrong: Vec<_> =
+        placed().filter(is_wrong).map(|(frame, _)| (frame.index, frame.time_secs)).collect();
+    let unmarked = seen
+        .frames
+        .windows(2)
+        .filter(|pair| pair[1].index != pair[0].index + 1 && !pair[1].gap_before)
+        .count();
     if !wrong.is_empty() || unmarked > 0 {
-        _ = write!(faults, " {} of {}: wrong frames {wrong:?}, {unmarked} holes unmarked;", seen.frames.len(), whole.frames.len());
+        _ = write!(
+            faults,
+            " {} of {}: wrong frames {wrong:?}, {unmarked} holes unmarked;",
+            seen.frames.len(),
+            whole.frames.len()
+        );
     }
     for codec_threads in [2, 8, 24] {
-        let many = decode(path, &DecodeOptions { codec_threads, ..DecodeOptions::new(64, 64) }).unwrap();
-        if many.frames != seen.frames || many.pixels != seen.pixels || many.outcome != seen.outcome {
+        let many =
+            decode(path, &DecodeOptions { codec_threads, ..DecodeOptions::new(64, 64) }).unwrap();
+        if many.frames != seen.frames || many.pixels != seen.pixels || many.outcome != seen.outcome
+        {
             _ = write!(faults, " {codec_threads} threads differ;");
         }
     }
@@ -179,7 +236,10 @@ fn faults_of_damaged(path: &Path, whole: &Decoded) -> String {
 }
 
 /// Codecs that cannot tell damage, or lose a picture by it without a sign: what comes out is not judged.
-const BLIND: [&str; 12] = ["vp8", "vp9", "raw", "prores", "theora", "wmv2", "flv1", "palette", "png", "mjpeg", "ffv1", "mpeg"];
+const BLIND: [&str; 12] = [
+    "vp8", "vp9", "raw", "prores", "theora", "wmv2", "flv1", "palette", "png", "mjpeg", "ffv1",
+    "mpeg",
+];
 
 /// Holds all encodings at one rate against ffmpeg: at least a hundred videos, and four hundred with all rates.
 fn hold_against_ffmpeg(rate_name: &str) {
@@ -192,7 +252,9 @@ fn hold_against_ffmpeg(rate_name: &str) {
         }
     };
     for (name, options) in ENCODINGS {
-        let Some(path) = media.encode(name, (rate, filter), &options.replace("{g}", "10")) else { continue };
+        let Some(path) = media.encode(name, (rate, filter), &options.replace("{g}", "10")) else {
+            continue;
+        };
         note(name, faults(&media, &path));
         intact += 1;
         for (packet, name) in variants(&media, &path, name) {
@@ -200,7 +262,8 @@ fn hold_against_ffmpeg(rate_name: &str) {
                 None => faults(&media, &media.path(&name)),
                 Some(_) => faults_of_damaged(&media.path(&name), &decoded(&path)),
             };
-            (intact, damaged) = (intact + usize::from(packet.is_none()), damaged + usize::from(packet.is_some()));
+            (intact, damaged) =
+                (intact + usize::from(packet.is_none()), damaged + usize::from(packet.is_some()));
             note(&name, faults);
         }
     }
@@ -234,7 +297,14 @@ fn variants(media: &Media, path: &Path, name: &str) -> Vec<(Option<usize>, Strin
     let mut made = Vec::new();
     let source = path.display();
     let copies: HashMap<&str, &[(&str, &str, &str)]> = HashMap::from([
-        ("mp4", &[("-ss 0.4", "", "cut.mp4"), ("", "-metadata:s:v:0 rotate=90", "turned.mp4"), ("", "", "copy.mkv")][..]),
+        (
+            "mp4",
+            &[
+                ("-ss 0.4", "", "cut.mp4"),
+                ("", "-metadata:s:v:0 rotate=90", "turned.mp4"),
+                ("", "", "copy.mkv"),
+            ][..],
+        ),
         ("mov", &[("", "-metadata:s:v:0 rotate=180", "turned.mov")][..]),
         ("mkv", &[("", "", "copy.mov")][..]),
         ("webm", &[("", "", "copy.mkv")][..]),
@@ -246,7 +316,8 @@ fn variants(media: &Media, path: &Path, name: &str) -> Vec<(Option<usize>, Strin
             made.push((None, made_name));
         }
     }
-    let can_tell = !BLIND.iter().any(|codec| name.contains(codec)) && ["mp4", "mov", "mkv", "flv", "avi"].contains(&ending);
+    let can_tell = !BLIND.iter().any(|codec| name.contains(codec))
+        && ["mp4", "mov", "mkv", "flv", "avi"].contains(&ending);
     for packet in if can_tell { &[3, 13, 17, 24][..] } else { &[] } {
         let made_name = format!("{name}.damaged_{packet}.{ending}");
         media.damage(path, *packet, &made_name);

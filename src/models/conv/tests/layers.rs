@@ -4,13 +4,23 @@ use super::*;
 
 #[test]
 fn a_stage_is_its_layers_bit_by_bit() {
-    for (i, [n, ci, co, h, w]) in
-        [[3, 9, 16, 64, 64], [9, 16, 32, 16, 16], [40, 5, 7, 9, 14], [1, 2, 3, 8, 8], [4, 3, 2, 4, 4]].into_iter().enumerate()
+    for (i, [n, ci, co, h, w]) in [
+        [3, 9, 16, 64, 64],
+        [9, 16, 32, 16, 16],
+        [40, 5, 7, 9, 14],
+        [1, 2, 3, 8, 8],
+        [4, 3, 2, 4, 4],
+    ]
+    .into_iter()
+    .enumerate()
     {
         let x = noise([n, ci, h, w], i as u32 + 1);
         let layer = |at: usize| {
             let inputs = if at == 0 { ci } else { co };
-            (into_float(noise([co, inputs, 3, 3], 100 + at as u32)), into_float(noise([co], 200 + at as u32)))
+            (
+                into_float(noise([co, inputs, 3, 3], 100 + at as u32)),
+                into_float(noise([co], 200 + at as u32)),
+            )
         };
         let layers: [_; 5] = std::array::from_fn(layer);
         let got: Plain = from_float(Flex::impala_stage(into_float(x.clone()), layers.clone()));
@@ -23,7 +33,9 @@ fn a_stage_is_its_layers_bit_by_bit() {
 #[test]
 fn pooling_equals_burns_and_ties_go_to_the_first() {
     for (i, [h, w, kernel, stride, padding]) in
-        [[64, 64, 3, 2, 1], [8, 8, 2, 2, 0], [7, 5, 3, 2, 1], [5, 4, 2, 2, 0], [3, 3, 3, 1, 1]].into_iter().enumerate()
+        [[64, 64, 3, 2, 1], [8, 8, 2, 2, 0], [7, 5, 3, 2, 1], [5, 4, 2, 2, 0], [3, 3, 3, 1, 1]]
+            .into_iter()
+            .enumerate()
     {
         // Few values, so that many windows have several maxima.
         let x = noise([3, 4, h, w], i as u32 + 1).mul_scalar(3.0).round();
@@ -35,7 +47,8 @@ fn pooling_equals_burns_and_ties_go_to_the_first() {
         let random = Tensor::from_inner(noise(out.dims(), 99));
         let grads = (out.clone() * random.clone()).sum().backward();
         let want = Tensor::<Ad, 4>::from_inner(x).require_grad();
-        let wanted = module::max_pool2d(want.clone(), [kernel; 2], [stride; 2], [padding; 2], [1; 2], false);
+        let wanted =
+            module::max_pool2d(want.clone(), [kernel; 2], [stride; 2], [padding; 2], [1; 2], false);
         assert_eq!(values(&out.inner()), values(&wanted.clone().inner()));
         let want_grads = (wanted * random).sum().backward();
         assert!(apart(&leaf.grad(&grads).unwrap(), &want.grad(&want_grads).unwrap()) < 1e-6);
@@ -50,7 +63,9 @@ fn normalising_equals_autodiff_over_elementary_operations() {
         let (weight, bias) = (noise([c], 2), noise([c], 3));
         let inputs = (&x, &noise([1, 1, 1, 1], 4), &bias, &weight.clone().reshape([1, c, 1, 1]));
         let with_all = |out: Tensor<Ad, 4>, unused: Tensor<Ad, 4>| out + unused.mul_scalar(0.0);
-        let got = gradients(inputs, |x, unused, bias, weight| with_all(batch_norm(x, weight.flatten(0, 3), bias, 1e-5).0, unused));
+        let got = gradients(inputs, |x, unused, bias, weight| {
+            with_all(batch_norm(x, weight.flatten(0, 3), bias, 1e-5).0, unused)
+        });
         let elementary = |x: Tensor<Ad, 4>, bias: Tensor<Ad, 1>, weight: Tensor<Ad, 4>| {
             let mean = x.clone().mean_dim(0).mean_dim(2).mean_dim(3);
             let centred = x - mean;
@@ -58,11 +73,17 @@ fn normalising_equals_autodiff_over_elementary_operations() {
             let bias = bias.reshape([1, c, 1, 1]);
             centred / variance.add_scalar(1e-5).sqrt() * weight + bias
         };
-        let want = gradients(inputs, |x, unused, bias, weight| with_all(elementary(x, bias, weight), unused));
+        let want = gradients(inputs, |x, unused, bias, weight| {
+            with_all(elementary(x, bias, weight), unused)
+        });
         let apart_by = [apart(&got.0, &want.0), apart(&got.2, &want.2), apart(&got.3, &want.3)];
         assert!(apart_by.iter().all(|&v| v < 2e-4), "{apart_by:?}");
         let (out, mean, variance) = batch_norm(x.clone(), weight.clone(), bias.clone(), 1e-5);
-        let want = elementary(Tensor::from_inner(x.clone()), Tensor::from_inner(bias), Tensor::from_inner(weight.reshape([1, c, 1, 1])));
+        let want = elementary(
+            Tensor::from_inner(x.clone()),
+            Tensor::from_inner(bias),
+            Tensor::from_inner(weight.reshape([1, c, 1, 1])),
+        );
         assert!(apart(&out, &want.inner()) < 2e-5);
         let x = x.swap_dims(0, 1).reshape([c, n * h * w]);
         assert!(apart(&mean, &x.clone().mean_dim(1).flatten(0, 1)) < 1e-6);
@@ -79,13 +100,20 @@ fn modulating_equals_autodiff_over_elementary_operations() {
             x * (by.clone().narrow(1, 0, c) + 1.0) + by.narrow(1, c, c)
         };
         let run = |f: &dyn Fn(Tensor<Ad, 4>, Tensor<Ad, 2>) -> Tensor<Ad, 4>| {
-            let (x, by) = (Tensor::from_inner(x.clone()).require_grad(), Tensor::from_inner(by.clone()).require_grad());
+            let (x, by) = (
+                Tensor::from_inner(x.clone()).require_grad(),
+                Tensor::from_inner(by.clone()).require_grad(),
+            );
             let out = f(x.clone(), by.clone());
             let grads = (out.clone() * Tensor::from_inner(noise(out.dims(), 99))).sum().backward();
             (out.inner(), x.grad(&grads).unwrap(), by.grad(&grads).unwrap())
         };
         let (got, want) = (run(&modulate), run(&elementary));
-        assert!(apart(&got.0, &want.0) < 1e-6 && apart(&got.1, &want.1) < 1e-6 && apart(&got.2, &want.2) < 1e-4);
+        assert!(
+            apart(&got.0, &want.0) < 1e-6
+                && apart(&got.1, &want.1) < 1e-6
+                && apart(&got.2, &want.2) < 1e-4
+        );
     }
 }
 

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 
 use super::{Identified, Is, Now};
 use crate::dataset::{
-    self, About, Access, EntryClass, HashMap, ListedVideo, Member, Receipt, Refused, Unread, VideoRecord, address, local_path, members,
-    open_source, version_of,
+    self, About, Access, EntryClass, HashMap, ListedVideo, Member, Receipt, Refused, Unread,
+    VideoRecord, address, local_path, members, open_source, version_of,
 };
 use crate::stages::decode::{Archived, DecodeConfig, Identity, VideoSource};
 use crate::stages::plan::LeftOut;
@@ -62,11 +62,21 @@ type Read<T> = dataset::Result<Result<T, Unread>>;
 /// Where an object store fails in passing.
 pub(super) fn candidates(listed: &ListedVideo, known: &Known) -> dataset::Result<Vec<Candidate>> {
     let ListedVideo { uri, known: told, unread, .. } = listed;
-    let alone = |unread: Option<Unread>| Ok(vec![Candidate { uri: uri.clone(), known: told.clone(), archived: None, inode: None, unread }]);
+    let alone = |unread: Option<Unread>| {
+        Ok(vec![Candidate {
+            uri: uri.clone(),
+            known: told.clone(),
+            archived: None,
+            inode: None,
+            unread,
+        }])
+    };
     if unread.is_some() || !is_tar(uri) {
         let name = uri.to_ascii_lowercase();
         let ending = OTHER_ARCHIVES.iter().find(|ending| name.ends_with(**ending));
-        let packed = ending.map(|ending| Refused::new(EntryClass::CompressedArchive, format!("it is an archive (`{ending}`)")));
+        let packed = ending.map(|ending| {
+            Refused::new(EntryClass::CompressedArchive, format!("it is an archive (`{ending}`)"))
+        });
         return alone(unread.clone().or(packed.map(Unread::Refused)));
     }
     let version = match known.look(uri)? {
@@ -76,7 +86,11 @@ pub(super) fn candidates(listed: &ListedVideo, known: &Known) -> dataset::Result
     match readable(uri, members(uri, known.access))? {
         Ok(members) => {
             let candidate = |member: Member| Candidate {
-                uri: if member.name.is_empty() { uri.clone() } else { format!("{uri}/{}", member.name) },
+                uri: if member.name.is_empty() {
+                    uri.clone()
+                } else {
+                    format!("{uri}/{}", member.name)
+                },
                 known: Some((member.bytes, version.modified.clone())),
                 archived: Some(Archived { path: uri.clone(), at: member.at }),
                 inode: version.inode,
@@ -114,29 +128,63 @@ pub(super) struct Known<'a> {
 
 impl<'a> Known<'a> {
     /// Sorts the records of receipts, of which the first ones are the newest.
-    pub(super) fn new(receipts: &'a [Arc<Receipt>], now: &'a Now, config: &DecodeConfig, access: &'a Access) -> Self {
-        let records = || receipts.iter().rev().flat_map(|receipt| &receipt.videos).filter(|video| !video.modified.is_empty());
-        let by_name = records().map(|video| ((video.uri.as_str(), video.bytes, video.modified.as_str(), video.at), video));
-        let by_inode = records().filter_map(|video| Some(((video.inode?, video.bytes, video.modified.as_str(), video.at), video)));
-        Known { by_name: by_name.collect(), by_inode: by_inode.collect(), now, by: config.identity, access }
+    pub(super) fn new(
+        receipts: &'a [Arc<Receipt>],
+        now: &'a Now,
+        config: &DecodeConfig,
+        access: &'a Access,
+    ) -> Self {
+        let records = || {
+            receipts
+                .iter()
+                .rev()
+                .flat_map(|receipt| &receipt.videos)
+                .filter(|video| !video.modified.is_empty())
+        };
+        let by_name = records().map(|video| {
+            ((video.uri.as_str(), video.bytes, video.modified.as_str(), video.at), video)
+        });
+        let by_inode = records().filter_map(|video| {
+            Some(((video.inode?, video.bytes, video.modified.as_str(), video.at), video))
+        });
+        Known {
+            by_name: by_name.collect(),
+            by_inode: by_inode.collect(),
+            now,
+            by: config.identity,
+            access,
+        }
     }
 
     /// Returns the identity of an object whose name, size and version a receipt has: of a million videos, of most.
     pub(super) fn unchanged(&self, listed: &'a ListedVideo) -> Option<Identified<'a>> {
         let ListedVideo { uri, known, about, unread } = listed;
         let (bytes, modified) = known.as_ref().filter(|(_, modified)| !modified.is_empty())?;
-        if unread.is_some() || is_tar(uri) || address(uri).is_none() || self.now.left_out.contains_key(uri) {
+        if unread.is_some()
+            || is_tar(uri)
+            || address(uri).is_none()
+            || self.now.left_out.contains_key(uri)
+        {
             return None;
         }
         let same = *self.by_name.get(&(uri.as_str(), *bytes, modified.as_str(), None))?;
-        Some(Identified { digest: same.digest.as_str().into(), known: true, about, is: Is::Known(same) })
+        Some(Identified {
+            digest: same.digest.as_str().into(),
+            known: true,
+            about,
+            is: Is::Known(same),
+        })
     }
 
     /// Gives a video its identity, or says why it is left for the next run. One that never can be read is a video, too.
     ///
     /// # Errors
     /// Where an object store fails in passing.
-    pub(super) fn identity(&self, found: Candidate, about: &'a About) -> dataset::Result<Result<Identified<'a>, LeftOut>> {
+    pub(super) fn identity(
+        &self,
+        found: Candidate,
+        about: &'a About,
+    ) -> dataset::Result<Result<Identified<'a>, LeftOut>> {
         let uri = found.uri.clone();
         let unread = match (self.now.left_out.get(&uri), found.unread.clone()) {
             (Some(reason), _) => Unread::Passing(reason.clone()),
@@ -166,7 +214,12 @@ impl<'a> Known<'a> {
         let at = archived.as_ref().map(|archived| archived.at);
         let same = self.known(&uri, &version, at);
         if let Some(same) = same.filter(|same| archived.is_none() && same.uri == uri) {
-            return Ok(Ok(Identified { digest: same.digest.as_str().into(), known: true, about, is: Is::Known(same) }));
+            return Ok(Ok(Identified {
+                digest: same.digest.as_str().into(),
+                known: true,
+                about,
+                is: Is::Known(same),
+            }));
         }
         let digest = match same {
             Some(same) => same.digest.clone(),
@@ -176,8 +229,21 @@ impl<'a> Known<'a> {
             },
         };
         let Version { bytes, modified, inode } = version;
-        let video = VideoSource { uri, digest: digest.clone(), bytes, modified, archived, inode, ..VideoSource::default() };
-        Ok(Ok(Identified { digest: digest.into(), known: same.is_some(), about, is: Is::New(Box::new(video)) }))
+        let video = VideoSource {
+            uri,
+            digest: digest.clone(),
+            bytes,
+            modified,
+            archived,
+            inode,
+            ..VideoSource::default()
+        };
+        Ok(Ok(Identified {
+            digest: digest.into(),
+            known: same.is_some(),
+            about,
+            is: Is::New(Box::new(video)),
+        }))
     }
 
     /// Returns the record of a file that is the same as before. Of two files that have swapped their names, and agree in size and time, the
@@ -185,7 +251,8 @@ impl<'a> Known<'a> {
     fn known(&self, uri: &str, version: &Version, at: Option<u64>) -> Option<&'a VideoRecord> {
         let Version { bytes, modified, inode } = version;
         let by_name = self.by_name.get(&(uri, *bytes, modified.as_str(), at)).copied();
-        let by_inode = inode.and_then(|inode| self.by_inode.get(&(inode, *bytes, modified.as_str(), at)).copied());
+        let by_inode = inode
+            .and_then(|inode| self.by_inode.get(&(inode, *bytes, modified.as_str(), at)).copied());
         match (by_name, by_inode) {
             (Some(named), _) if named.inode.is_none() || named.inode == *inode => Some(named),
             (named, moved) => moved.or(named),
@@ -207,14 +274,23 @@ impl<'a> Known<'a> {
             let seen = format!("is {}, expected a file", sort_of(&metadata));
             return Ok(Err(Unread::Refused(Refused::new(EntryClass::NotAFile, seen))));
         }
-        let age = metadata.modified().ok().and_then(|changed| SystemTime::now().duration_since(changed).ok());
+        let age = metadata
+            .modified()
+            .ok()
+            .and_then(|changed| SystemTime::now().duration_since(changed).ok());
         if let Some(age) = age.filter(|age| *age < self.now.min_age) {
             let (age, least) = (age.as_secs_f64(), self.now.min_age.as_secs_f64());
-            let reason = format!("it was changed {age:.0} s ago, and may still be written until that is {least:.0} s ago");
+            let reason = format!(
+                "it was changed {age:.0} s ago, and may still be written until that is {least:.0} s ago"
+            );
             return Ok(Err(Unread::Passing(reason)));
         }
         let version = readable(uri, version_of(uri, self.access))?;
-        Ok(version.map(|(bytes, modified)| Version { bytes, modified, inode: Some(metadata.ino()) }))
+        Ok(version.map(|(bytes, modified)| Version {
+            bytes,
+            modified,
+            inode: Some(metadata.ino()),
+        }))
     }
 
     /// Reads what makes a video the one it is.
@@ -226,7 +302,8 @@ impl<'a> Known<'a> {
             return Ok(Ok(blake3::hash(text.as_bytes()).to_hex().to_string()));
         }
         let place = archived.map_or(uri, |archived| &archived.path);
-        let content = open_source(place, at.map(|at| (at, *bytes)), self.access).and_then(|content| read_digest(content, *bytes));
+        let content = open_source(place, at.map(|at| (at, *bytes)), self.access)
+            .and_then(|content| read_digest(content, *bytes));
         Ok(readable(uri, content)?.and_then(|digest| {
             let seen = "it is the text that Git LFS keeps in place of the video";
             digest.ok_or_else(|| Unread::Refused(Refused::new(EntryClass::GitLfsPointer, seen)))
@@ -262,10 +339,15 @@ fn read_digest(mut content: impl io::Read, bytes: u64) -> io::Result<Option<Stri
 
 /// Says of a fault whether it may pass. One of an object store that passes is an error: nothing follows from it for the video.
 fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
-    match answer.map_err(|cause| dataset::Error::Io { action: "read", path: uri.to_owned(), cause }) {
+    match answer.map_err(|cause| dataset::Error::Io { action: "read", path: uri.to_owned(), cause })
+    {
         Err(error) if address(uri).is_some() && error.is_transient() => Err(error),
-        Err(dataset::Error::Io { cause, .. }) if may_pass(&cause) => Ok(Err(Unread::Passing(cause.to_string()))),
-        Err(dataset::Error::Io { cause, .. }) => Ok(Err(Unread::Refused(Refused::new(EntryClass::Unreadable, cause)))),
+        Err(dataset::Error::Io { cause, .. }) if may_pass(&cause) => {
+            Ok(Err(Unread::Passing(cause.to_string())))
+        }
+        Err(dataset::Error::Io { cause, .. }) => {
+            Ok(Err(Unread::Refused(Refused::new(EntryClass::Unreadable, cause))))
+        }
         answer => Ok(Ok(answer?)),
     }
 }
@@ -273,8 +355,9 @@ fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
 /// Returns whether a local file may be readable later with nothing changed by hand: a disk error, a network disk that is away.
 pub fn may_pass(cause: &io::Error) -> bool {
     use io::ErrorKind::{
-        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, NotConnected, ResourceBusy,
-        StaleNetworkFileHandle, TimedOut, WouldBlock,
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable, NotConnected, ResourceBusy, StaleNetworkFileHandle, TimedOut,
+        WouldBlock,
     };
     /// What Linux says of a disk that does not answer, and of too many open files.
     const TRANSIENT: [i32; 3] = [5, 23, 24];
