@@ -232,7 +232,7 @@ impl Remote {
                         Err(cause) => {
                             return Err(self
                                 .failed("delete", paths.first().map_or("", String::as_str))(
-                                cause
+                                cause,
                             ));
                         }
                     }

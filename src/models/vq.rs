@@ -45,6 +45,21 @@ pub struct Quantised<B: Backend> {
     chosen: Tensor<B, 3>,
 }
 
+impl<B: Backend> Quantised<B> {
+    /// Joins the passes of one step for [`Quantizer::update`] and [`Quantizer::reseed`]. The fields
+    /// that only a pass's own gradient needs are those of the first pass.
+    pub fn join(passes: Vec<Self>) -> Option<Self> {
+        let mut passes = passes.into_iter();
+        let first = passes.next()?;
+        Some(passes.fold(first, |all, pass| Quantised {
+            usage: all.usage + pass.usage,
+            rows: Tensor::cat(vec![all.rows, pass.rows], 1),
+            chosen: Tensor::cat(vec![all.chosen, pass.chosen], 1),
+            ..all
+        }))
+    }
+}
+
 impl<B: NetBackend> Quantizer<B> {
     const EPSILON: f64 = 1e-5;
 

@@ -45,11 +45,11 @@ use std::rc::Rc;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::known::Choice;
+use super::labelled_pairs::PairSampling;
+use super::model_files::verdict_json;
 use super::plan::KeyFields;
 use super::plan::key::digests;
 use super::player::{Learnt, Player};
-use super::training::verdict_json;
 use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace, write};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::EpisodeStatistics;
@@ -208,7 +208,7 @@ fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error>
     if labels.is_empty() {
         return Ok(None);
     }
-    let known = Choice {
+    let known = PairSampling {
         labels,
         actions,
         most: KNOWN,
@@ -217,8 +217,8 @@ fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error>
         holdout: config.holdout,
         seed: *seed,
     }
-    .draw(place)?;
-    Ok(Some(probe::probe(&known.draws[0], &known.asked, &known.asked_codes, *seed)?))
+    .sample(place)?;
+    Ok(Some(probe::probe(&known.draws[0], &known.held_out, &known.held_out_codes, *seed)?))
 }
 
 /// An episode that was played to its end.

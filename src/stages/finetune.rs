@@ -1,35 +1,19 @@
-//! Stage 3 online: a latent policy learns in the game, by PPO (LAPO, section 4.4; Schulman et al., 2017). In: a latent policy and the IDM
-//! that labelled for it, or nothing; out: `agent.safetensors`, `metrics.parquet` and a verdict, `verdict.json`.
+//! Stage 3, online: fine-tunes a latent policy in its game by PPO (LAPO, section 4.4; Schulman et
+//! al., 2017).
 //!
-//! Read from top to bottom: `learn` is the loop; it plays a rollout (`Ppo::play`), looks back (`advantages`, in `rollout`) and improves the
-//! agent (`learner`, where the loss is). Which layer learns when is in [`settings`], how the decoder is taught in `teacher`, what the
-//! network is in [`AgentNet`].
+//! One step of the training loop is one update: `Ppo::play` plays a rollout, `advantages` (in
+//! `rollout`) computes GAE, and `Agent::update` (in `learner`, with the loss) takes several epochs of
+//! minibatches. [`settings`] has the learning rate of each layer, `teacher` trains the decoder of the
+//! supervised path, and [`AgentNet`] is the network. The stage writes `agent.safetensors`,
+//! `metrics.parquet` and `verdict.json`.
 //!
-//! The latent policy's convolutions stay as they were cloned, so a rollout keeps what they left of each frame and an update goes through
-//! two linear layers alone. The published code computes and differentiates them in every pass over a rollout, and counts those gradients,
-//! which nothing uses and nothing clears, into the norm it clips; it lets the IDM look across the ends of episodes, and rollouts.
-//!
-//! `pipelines/maze_online_small.yaml`, two cores, the policy of `maze_small.yaml` (seed 0, 80,000 mazes, an IDM that learnt by Adam at a
-//! tenth of the FDM's rate; the table's seeds are those of this stage): mean returns of the episodes that ended in each stretch of steps (in
-//! brackets how many, all seeds together). The first episodes to end are the short ones, so that what is earned before 20,000 steps says
-//! little.
-//!
-//! | steps | 20k to 41k | 61k to 82k | 123k to 164k | 225k to 299k |
-//! |---|---|---|---|---|
-//! | both paths | 8.27, 8.48, 7.83 (396) | 7.73, 7.71, 7.51 (418) | 7.74, 7.55, 7.62 (812) | 8.15, 7.98, 7.77 (1,649) |
-//! | the same, latent actions without codes | 7.91, 7.92, 7.52 (347) | 7.37, 6.16, 7.18 (378) | 7.54, 7.16, 7.31 (741) | 7.88, 7.56, 7.71 (1,512) |
-//! | without the supervised path | 2.63, 3.64, 2.91 (222) | 5.20, 6.21, 6.16 (298) | 7.79, 7.00, 7.33 (712) | 7.48, 7.85, 8.04 (1,523) |
-//! | from scratch | 3.92, 4.89, 3.13 (251) | 3.01, 4.21, 3.86 (237) | 4.69, 3.94, 3.39 (406) | 6.09, 5.17, 3.30 (730) |
-//!
-//! Random actions earn 4.1. From the latent policy all end where its own decoder ends (7.90 from 256 labels, `stages::evaluate`): its
-//! convolutions, a tiny network's, say no more of a maze. The policy of 40,000 mazes ended at 7.51, 7.75 and 7.82; from it more passes
-//! (12 epochs) and five times the learning rate earned 6.4 and 7.3 after 300,000 steps, 12 epochs with `gamma: 0.99` 7.3.
-//! Of 112 seconds without the supervised path 92 are acting, 11 the game, 8 the updates: 2,500 steps a second.
-//! From scratch 600 a second. A quicker game from scratch, coinrun (`preset: tiny`, `size: 32`): after 147,456 steps, four minutes, three
-//! seeds earn 6.55, 6.45 and 6.47 in 400 episodes, where random actions earn 2.75 and the paper's offline policies 6.46 and 6.66.
+//! The convolutions of a latent policy are frozen, so a rollout keeps the features of each frame and
+//! an update computes two linear layers only. The published code recomputes and differentiates them
+//! in every pass, and counts these unused gradients in the norm that it clips. It also lets the IDM
+//! see across the ends of episodes and rollouts, which lapo does not.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
@@ -41,7 +25,6 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::KeyFields;
 use super::player::draw;
-use super::training::resume;
 use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::{EpisodeStatistics, RewardScale, shrink};
@@ -49,10 +32,9 @@ use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
 use crate::models::frames::upload;
-use crate::models::layers::NetBackend;
 use crate::models::weights::to_host;
-use crate::train::optim::AdamBackend;
-use crate::train::{batch, checkpoint};
+use crate::train::optim::TrainBackend;
+use crate::train::{Learner, Step, TrainError, TrainingLoop, batch};
 
 mod learner;
 mod rollout;
@@ -64,7 +46,7 @@ mod teacher;
 mod tests;
 mod verdict;
 
-use learner::Learner;
+use learner::Agent;
 use rollout::{Rollout, advantages};
 pub use settings::{FinetuneConfig, Rates};
 use start::{start, teacher_of};
@@ -159,47 +141,58 @@ impl StageTask for FinetuneTask {
     }
 }
 
-/// Learns to the last update and says what the agent earns.
+/// Trains to the last update and reports what the agent earns.
 fn run(task: &FinetuneTask, place: &Workplace) -> Result<Done, Error> {
     place.device.check()?;
-    on_device!(&place.device, B, at => learn(&mut Ppo::<Autodiff<B>>::new(task, place, at)?))
+    on_device!(&place.device, B, at => train(&mut Ppo::<Autodiff<B>>::new(task, place, at)?))
 }
 
-/// The loop.
-fn learn<A>(ppo: &mut Ppo<A>) -> Result<Done, Error>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend + AdamBackend,
-{
+fn train<A: TrainBackend>(ppo: &mut Ppo<A>) -> Result<Done, Error> {
     let (task, place) = (ppo.task, ppo.place);
-    let (config, batch) = (&task.config, task.config.batch() as u64);
-    let (first, mut metrics) = resume(place, |state| ppo.restore(state))?;
-    let (mut saved, pause) = (Instant::now(), Duration::from_secs(task.checkpoint_secs));
-    for update in first / batch + 1..=config.updates() {
-        let done = update * batch;
-        let rollout = ppo.play(update)?;
-        let (advantages, returns) = advantages(&rollout, config);
-        let begun = Instant::now();
-        let mut row =
-            place.device.run(|| ppo.learner.improve(update, &rollout, &advantages, &returns))?;
-        ppo.took("seconds_improving", begun);
-        ppo.teach(update, done, &rollout)?;
+    let training = TrainingLoop {
+        units: task.config.batch() as u64,
+        ..place.training_loop(task.config.updates(), task.checkpoint_secs)
+    };
+    let finished = training.run(ppo)?;
+    ppo.finish(&finished.metrics)
+}
 
-        row.extend(rollout.told(&returns));
-        let earned = row
-            .iter()
-            .find(|(name, _)| *name == "episode_return")
-            .map_or(String::new(), |(_, mean)| format!("return {mean:.2}"));
-        place.progress.note(&earned);
-        place.progress.advance(batch);
-        metrics.log(done, row.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        if place.stop.is_set() || (saved.elapsed() >= pause && update < config.updates()) {
-            checkpoint::save(place.store, &place.scratch, done, &metrics.pack(&ppo.save()?), None)?;
-            saved = Instant::now();
-        }
-        place.go_on()?;
+/// One step is one update: a rollout, its advantages, several epochs of minibatches.
+impl<A: TrainBackend> Learner for Ppo<'_, A> {
+    type Error = Error;
+
+    fn step(&mut self, step: u64) -> Result<Step, Error> {
+        let update = step + 1;
+        let rollout = self.play(update)?;
+        let (advantages, returns) = advantages(&rollout, &self.task.config);
+        let begun = Instant::now();
+        let before = self.learner.snapshot();
+        let result =
+            self.place.device.run(|| self.learner.update(update, &rollout, &advantages, &returns));
+        self.add_seconds("seconds_improving", begun);
+        let mut row = match result {
+            Ok(row) => row,
+            Err(TrainError::NotFinite { what, seen, .. }) => {
+                self.learner.go_back(before);
+                return Ok(Step::Skipped { what, seen });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.teach(update, update * self.task.config.batch() as u64, &rollout)?;
+        row.extend(rollout.metrics(&returns));
+        let episode_return = row.iter().find(|(name, _)| *name == "episode_return");
+        let note = episode_return.map_or(String::new(), |(_, mean)| format!("return {mean:.2}"));
+        let row = row.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(Step::Taken { row, note })
     }
-    ppo.finish(&metrics)
+
+    fn save(&self) -> Result<Vec<u8>, TrainError> {
+        self.save_state()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainError> {
+        self.restore_state(state)
+    }
 }
 
 /// All that is remembered from one update to the next.
@@ -209,7 +202,7 @@ struct Ppo<'a, A: AutodiffBackend> {
     game: Procgen,
     scale: RewardScale,
     statistics: EpisodeStatistics,
-    learner: Learner<A>,
+    learner: Agent<A>,
     teacher: Option<Teacher>,
     /// Where the time went.
     seconds: BTreeMap<String, f64>,
@@ -223,11 +216,7 @@ struct Acted<B: Backend> {
     values: Vec<f32>,
 }
 
-impl<'a, A> Ppo<'a, A>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend + AdamBackend,
-{
+impl<'a, A: TrainBackend> Ppo<'a, A> {
     fn new(
         task: &'a FinetuneTask,
         place: &'a Workplace<'a>,
@@ -249,7 +238,7 @@ where
         Ok(Ppo {
             scale: RewardScale::new(game.count(), config.gamma, REWARD_CLIP),
             statistics: EpisodeStatistics::new(game.count()),
-            learner: Learner::new(config.clone(), task.seed, agent, net, device),
+            learner: Agent::new(config.clone(), task.seed, agent, net, device),
             seconds: BTreeMap::new(),
             task,
             place,
@@ -278,7 +267,7 @@ where
             }
             let begun = Instant::now();
             self.game.step(&rollout.actions[rollout.actions.len() - envs..])?;
-            self.took("seconds_in_game", begun);
+            self.add_seconds("seconds_in_game", begun);
             rollout.rewards.extend(self.scale.scale(self.game.rewards(), self.game.ends()));
             rollout.ends.extend(self.game.ends().iter().map(|end| *end != End::None));
             rollout.episodes.extend(
@@ -327,7 +316,7 @@ where
             logits.extend(part.2);
             values.extend(part.3);
         }
-        self.took("seconds_acting", begun);
+        self.add_seconds("seconds_acting", begun);
         let supervised = (!supervised.is_empty()).then(|| Tensor::cat(supervised, 0));
         Ok(Acted { base: Tensor::cat(base, 0), supervised, logits, values })
     }
@@ -354,11 +343,11 @@ where
             let taught = teacher.teach(decoder, self.task.seed, update)?;
             self.learner.net.set_decoder(&taught, &self.learner.device)?;
         }
-        self.took("seconds_teaching", begun);
+        self.add_seconds("seconds_teaching", begun);
         Ok(())
     }
 
-    fn took(&mut self, what: &str, begun: Instant) {
+    fn add_seconds(&mut self, what: &str, begun: Instant) {
         *self.seconds.entry(what.to_owned()).or_default() += begun.elapsed().as_secs_f64();
     }
 }

@@ -10,9 +10,9 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::input_file::check_unchanged;
 use super::plan::key::digests;
 use super::plan::{Given, KeyFields, NewTask, StagePlan};
-use super::training::unchanged;
 use super::{
     ArtifactKind, Done, Error, Input, InputFile, Kept, Needs, Stage, StageKind, StageTask,
     Workplace, digest_of,
@@ -136,7 +136,7 @@ fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
         );
         return Err(task.fault(reason, "number the actions from 0 to 65,535: every number up to the highest has a place in a network"));
     }
-    unchanged(path, &task.digest)?;
+    check_unchanged(path, &task.digest)?;
     let shards = Shards::open_files(place.store, &task.shards)?;
     let known_as = task.names(&actions, &shards)?;
     place.progress.say(&format!("actions: {}", actions.rows().kind()));

@@ -6,8 +6,8 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::input_file::check_unchanged;
 use super::plan::{Given, KeyFields, NewTask, StagePlan};
-use super::training::unchanged;
 use super::{
     ArtifactKind, Done, Error, InputFile, Kept, LatentActions, Needs, Stage, StageKind, StageTask,
     Workplace, digest_of,
@@ -89,7 +89,7 @@ impl StageTask for ImportDynamicsTask {
 fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let path = Path::new(&task.config.weights);
     let mut weights = read_weights(path)?;
-    unchanged(path, &task.digest)?;
+    check_unchanged(path, &task.digest)?;
     weights.metadata.insert("lapo.imported".into(), task.digest.clone());
     describe_dynamics(&mut weights)?;
     let mut model = place.store.new_file(&format!("{}/model.safetensors", place.folder))?;

@@ -20,12 +20,15 @@ pub mod decode;
 pub mod deduplicate;
 mod error;
 pub mod evaluate;
+mod field_faults;
 pub mod finetune;
 pub mod import_actions;
 pub mod import_dynamics;
-mod known;
+mod input_file;
 pub mod label;
+mod labelled_pairs;
 mod list;
+mod model_files;
 pub mod plan;
 mod player;
 pub mod record;
@@ -34,20 +37,22 @@ mod stage;
 pub mod train_decoder;
 pub mod train_dynamics;
 pub mod train_policy;
-mod training;
 mod workplace;
+mod world_model;
 
 #[doc = include_str!("adding.md")]
 pub mod adding {}
 
+pub use crate::train::{Progress, Silent};
 pub use decode::videos::{digest_of, may_pass};
 pub use error::Error;
+pub use field_faults::{FieldFault, FieldFaults};
 pub use stage::{
-    ArtifactKind, FieldFault, Input, InputFile, Kept, Lanes, LatentActions, Needs, Speed, Stage,
-    StageKind, StageTask, Streaming, VideoPatterns,
+    ArtifactKind, Input, InputFile, Kept, Lanes, LatentActions, Needs, Speed, Stage, StageKind,
+    StageTask, Streaming, VideoPatterns,
 };
 use workplace::write;
-pub use workplace::{Done, Progress, Silent, Workplace};
+pub use workplace::{Done, Workplace};
 
 // The only list of stages: their order is that of the schema and of a run's last line.
 list::stages! {

@@ -10,7 +10,7 @@ use std::any::Any;
 use serde::Serialize;
 
 use super::plan::{Given, KeyFields, Model, StagePlan};
-use super::{Done, Error, Workplace};
+use super::{Done, Error, FieldFault, Workplace};
 use crate::dataset::{self, Receipt};
 
 /// What stages of one kind have in common, whatever their settings.
@@ -175,9 +175,6 @@ impl<'a> Input<'a> {
         Input { same_model: true, ..self }
     }
 }
-
-/// A fault of a single field: the field, what is wrong with its value, the cure.
-pub type FieldFault = (&'static str, String, &'static str);
 
 /// What a task of a stage needs to run: estimates, for placing tasks on machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

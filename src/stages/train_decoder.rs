@@ -15,17 +15,17 @@ use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::known::Choice;
+use super::labelled_pairs::PairSampling;
+use super::model_files::ratio;
 use super::plan::key::digests;
 use super::plan::{Given, KeyFields, NewTask, StagePlan};
-use super::training::ratio;
 use super::{
     ArtifactKind, Done, Error, FieldFault, Input, Kept, LatentActions, Needs, Stage, StageKind,
     StageTask, Workplace, write,
 };
 use crate::dataset::{self, Column, FileInfo, write_table};
 use crate::models::{DecoderConfig, LoadedDecoder};
-use crate::train::decoding::{Answers, Fit, Pairs, fit};
+use crate::train::decoder::{Answers, Fit, Pairs, fit};
 use crate::train::probe::{guessing, score};
 use crate::train::{TrainError, checkpoint};
 
@@ -260,8 +260,8 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     } = task.config.clone();
     let most = task.config.transitions.iter().copied().max().unwrap_or(0);
     let TrainDecoderTask { labels, actions, seed, .. } = task;
-    let known =
-        Choice { labels, actions, most, least: most, draws, holdout, seed: *seed }.draw(place)?;
+    let known = PairSampling { labels, actions, most, least: most, draws, holdout, seed: *seed }
+        .sample(place)?;
     let how = Fit {
         hidden: hidden.clone(),
         steps,
@@ -288,13 +288,13 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
             .new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", place.folder))?;
         write(&mut file, &trained.0[at])?;
         files.push(file.finish(0)?);
-        let score = curve.add(transitions, draw, &decoder, &known.asked)?;
+        let score = curve.add(transitions, draw, &decoder, &known.held_out)?;
         place.progress.note(&format!("{transitions} transitions: {score:.3}"));
         place.progress.advance(1);
     }
-    place.progress.say(&curve.sentence(&known.asked, task.config.holdout > 0));
+    place.progress.say(&curve.sentence(&known.held_out, task.config.holdout > 0));
     files.push(curve.write(place)?);
-    let stats = [("known", known.count as f64), ("held_out", known.asked.len() as f64)];
+    let stats = [("known", known.count as f64), ("held_out", known.held_out.len() as f64)];
     Ok(Done {
         files,
         stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),

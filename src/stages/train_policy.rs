@@ -1,47 +1,45 @@
-//! Stage 2: a latent policy is cloned from the labels (LAPO, section 4.3). In: labels and the shards they are of; out:
-//! `policy.safetensors`, `metrics.parquet` and a verdict, `verdict.json`.
+//! Stage 2: clones a latent policy from the labels (LAPO, section 4.3).
 //!
-//! The policy sees one frame, `o[t]`, and learns the latent action before quantisation that followed it, by mean squared error. No IDM
-//! takes part: frames come from the shards, latent actions from the labels. Every `holdout`-th video is kept from training and judges it.
+//! The policy sees one frame, `o[t]`, and predicts the latent action that followed it, before
+//! quantisation, by mean squared error. The IDM is not needed: frames come from the shards, latent
+//! actions from the labels. Every `holdout`-th video is held out and judges the policy. The stage
+//! writes `policy.safetensors`, `metrics.parquet` and `verdict.json`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::model_files::{ratio, verdict_json, write_model};
 use super::plan::KeyFields;
 use super::plan::key::digests;
-use super::training::{go_back, ratio, resume, verdict_json};
-use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace, write};
+use super::workplace::KeptState;
+use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace};
 use crate::dataset::FileInfo;
 use crate::models::PolicyConfig;
-use crate::train::ahead::Ahead;
-use crate::train::batch::Draws;
-use crate::train::metrics::Metrics;
-use crate::train::{OptimConfig, PolicyTrainer, Shown, checkpoint, policy_trainer};
+use crate::train::{OptimConfig, Selection, TrainingLoop, policy_trainer};
 
 mod data;
+mod learner;
 mod settings;
 
 use data::Data;
+use learner::{HELD_OUT_ERROR, PolicyLearner};
 pub use settings::TrainPolicyConfig;
 
-/// What all `train_policy` stages have in common. Raise `version` when the same labels and settings give another policy.
+/// The kind of all `train_policy` stages. Raise its version when the same labels and settings give
+/// another policy.
 pub const KIND: StageKind = StageKind {
-    key_inputs: &["model", "labels", "generation"],
+    key_inputs: &["model", "labels", "init", "state", "generation"],
     has_checkpoints: true,
     keeps_model: true,
     ..StageKind::new("train_policy", 1, &[ArtifactKind::Policy], "steps")
 };
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
-/// Steps between two judgements on videos kept aside, at most; there are at least so many where there are as many steps.
-const JUDGE_EVERY: u64 = 1000;
-const JUDGEMENTS: u64 = 20;
-/// The gradients' norm is not limited here, as in the published code.
+/// The norm of the gradients is not limited, as in the published code.
 const UNLIMITED: f64 = 1e9;
 
-/// The labels of one version of a dataset, their shards, and how to learn from them.
+/// A training on the labels of one version of a dataset.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrainPolicyTask {
     /// The stage's settings.
@@ -50,62 +48,70 @@ pub struct TrainPolicyTask {
     pub seed: u64,
     /// Files of labels, in the dataset's order.
     pub labels: Vec<FileInfo>,
-    /// The shards these may be of.
+    /// The shards that they label.
     pub shards: Vec<FileInfo>,
-    /// The digest of the model that labelled, if it is there already.
+    /// The digest of the model that labelled, if it is known.
     #[serde(default)]
     pub model: Option<String>,
-    /// How often the same training was asked for again, by `--refresh`.
+    /// The weights that it starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<FileInfo>,
+    /// The state of a shorter training that it continues from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<FileInfo>,
+    /// How often `--refresh` repeated this training.
     #[serde(default)]
     pub generation: u64,
-    /// What the weights' file says of its origin.
+    /// The origin of the weights, for their metadata.
     pub provenance: BTreeMap<String, String>,
-    /// Seconds between two checkpoints; changes nothing in the result.
+    /// Seconds between two checkpoints. They do not change the result.
     pub checkpoint_secs: u64,
 }
 
-/// What the policy is worth, on videos it never saw.
+/// The quality of a policy on held-out videos.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PolicyVerdict {
-    /// Steps it took.
+    /// Training steps.
     pub steps: u64,
-    /// Transitions it learnt from.
+    /// Transitions that it was trained on.
     pub training_transitions: usize,
     /// Transitions it was judged on.
     pub transitions: usize,
-    /// Whether these were kept from training.
+    /// Whether they were held out.
     pub held_out: bool,
     /// Mean squared error of its latent actions.
     pub error: f64,
-    /// The same for always answering the mean latent action.
+    /// The mean squared error of always predicting the mean latent action.
     pub mean_error: f64,
 }
 
 impl PolicyVerdict {
-    /// The verdict in words.
+    /// Returns the verdict as a sentence.
     pub fn sentence(&self) -> String {
-        let whose = if self.held_out { "held-out" } else { "training" };
+        let split = if self.held_out { "held-out" } else { "training" };
         let share = match ratio(self.error, self.mean_error) {
             Some(share) => format!(
-                "the policy's error is {share:.2}x that of always answering the mean latent action"
+                "the policy's error is {share:.2}x that of always predicting the mean latent action"
             ),
             None if self.mean_error == 0.0 => {
-                "all latent actions are alike, so the policy cannot be judged".into()
+                "all latent actions are equal, so the policy cannot be judged".into()
             }
-            None => "the policy's error is no finite number, so it cannot be judged".into(),
+            None => "the policy's error is not finite, so it cannot be judged".into(),
         };
-        format!("after {} steps, on {} {whose} transitions, {share}", self.steps, self.transitions)
+        format!("after {} steps, on {} {split} transitions, {share}", self.steps, self.transitions)
     }
 }
 
 impl StageTask for TrainPolicyTask {
     fn key(&self) -> KeyFields {
-        // Which shards the labels are of is in the labels.
+        // The labels name their shards.
         let TrainPolicyTask {
             config,
             seed,
             labels,
             model,
+            init,
+            state,
             generation,
             shards: _,
             provenance: _,
@@ -119,10 +125,14 @@ impl StageTask for TrainPolicyTask {
             precision,
             holdout,
             patience,
-            // The width is in the key as it comes out of these.
+            accumulate,
+            ema_decay,
+            continued,
+            // The key has the width, which follows from these.
             preset: _,
             scale: _,
             labels: _,
+            init_from: _,
             refresh: _,
         } = config;
         KeyFields::new(&KIND)
@@ -134,9 +144,14 @@ impl StageTask for TrainPolicyTask {
             .setting("precision", precision)
             .setting("holdout", holdout)
             .setting_if(patience.is_some(), "patience", patience)
+            .setting_if(*accumulate != 1, "accumulate", accumulate)
+            .setting_if(ema_decay.is_some(), "ema_decay", ema_decay)
+            .setting_if(*continued, "continue", true)
             .setting("seed", seed)
             .input("model", model)
             .input("labels", digests(labels))
+            .input_if(init.is_some(), "init", digests(init.as_slice()))
+            .input_if(state.is_some(), "state", digests(state.as_slice()))
             .input("generation", generation)
     }
 
@@ -156,122 +171,46 @@ fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
     };
     let optim = OptimConfig {
         precision: task.config.precision,
+        ema_decay: task.config.ema_decay,
         max_grad_norm: UNLIMITED,
         ..OptimConfig::default()
     };
     let mut trainer = policy_trainer(&place.device, &config, &optim, task.seed)?;
-    let (first, mut metrics) = resume(place, |state| trainer.restore(state))?;
-    train(trainer.as_mut(), &mut metrics, task, &data, first, place)?;
-
-    let steps = match Best::of(&metrics, &task.config) {
-        Some(Best { steps, .. }) => {
-            go_back(place, steps, |state| trainer.restore(state)).map(|()| steps)?
-        }
-        None => task.config.steps,
-    };
-    let verdict = data.judge(trainer.as_ref(), task, steps)?;
-    place.progress.say(&verdict.sentence());
-    let file = |name: &str| format!("{}/{name}", place.folder);
-    let mut policy = place.store.new_file(&file("policy.safetensors"))?;
-    write(&mut policy, &trainer.export(&task.provenance)?)?;
-    let mut report = place.store.new_file(&file("verdict.json"))?;
-    write(
-        &mut report,
-        verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict).as_bytes(),
-    )?;
-    let [table, events] = metrics.write(place.store, &place.folder)?;
-    let files = vec![policy.finish(0)?, table, report.finish(0)?, events];
-    let stats = [
-        ("training_transitions", data.training.len() as f64),
-        ("error", verdict.error),
-        ("mean_error", verdict.mean_error),
-    ];
-    Ok(Done {
-        files,
-        stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..Done::default()
-    })
-}
-
-/// The loop.
-fn train(
-    trainer: &mut dyn PolicyTrainer,
-    metrics: &mut Metrics,
-    task: &TrainPolicyTask,
-    data: &Data,
-    first: u64,
-    place: &Workplace,
-) -> Result<(), Error> {
-    let (config, schedule) = (&task.config, task.config.schedule());
-    let judge_every = (config.steps / JUDGEMENTS).clamp(1, JUDGE_EVERY);
-    let mut best = Best::of(metrics, config);
-    let (pause, mut saved) = (Duration::from_secs(task.checkpoint_secs), Instant::now());
-    let mut draws =
-        Draws::new(task.seed, trainer.drawn(), data.training.len(), first * config.batch as u64);
-    std::thread::scope(|scope| {
-        let copy =
-            move |drawn: Vec<usize>| data.gather(drawn.into_iter().map(|i| data.training[i]));
-        let mut batches = Ahead::start(scope, || draws.next(config.batch), copy);
-        for step in first..config.steps {
-            let (frames, latent_action) = batches.wait()?;
-            let learning_rate = schedule.at(step);
-            let shown = Shown { frames: &frames, latent_action: &latent_action };
-            let out = place.device.run(|| trainer.step(shown, learning_rate))?;
-            let last = step + 1 == config.steps;
-            if step % LOG_EVERY == 0 || last {
-                place.progress.note(&format!("error {:.4}", out.loss));
-                let row = [
-                    ("learning_rate", learning_rate as f32),
-                    ("loss", out.loss),
-                    ("grad_norm", out.grad_norm),
-                ];
-                metrics.log(step, row.map(|(name, value)| (name.to_owned(), value)));
-            }
-            place.progress.advance(1);
-            if config.holdout > 0 && ((step + 1).is_multiple_of(judge_every) || last) {
-                let error = data.judge(trainer, task, step + 1)?.error;
-                metrics.log(step, [("held_out_error".to_owned(), error as f32)]);
-                best = Best::of(metrics, config);
-            }
-            let over = last || best.is_some_and(|best| best.is_left_alone);
-            let is_best = best.is_some_and(|best| best.steps == step + 1);
-            let stops = place.stop.is_set() && !over;
-            if is_best || stops || (saved.elapsed() >= pause && !over) {
-                let state = metrics.pack(&trainer.save()?);
-                checkpoint::save(
-                    place.store,
-                    &place.scratch,
-                    step + 1,
-                    &state,
-                    best.map(|best| best.steps),
-                )?;
-                saved = Instant::now();
-            }
-            if over {
-                break;
-            }
-            if stops {
-                place.go_on()?;
-            }
-        }
-        Ok(())
-    })
-}
-
-/// The smallest error on videos kept aside, where these end a training.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Best {
-    /// Steps it took.
-    steps: u64,
-    /// Whether so many judgements after it were worse that training ends.
-    is_left_alone: bool,
-}
-
-impl Best {
-    fn of(metrics: &Metrics, config: &TrainPolicyConfig) -> Option<Best> {
-        let judged: Vec<(u64, f32)> = metrics.points("held_out_error").collect();
-        let (at, (step, _)) =
-            judged.iter().enumerate().min_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b))?;
-        Some(Best { steps: step + 1, is_left_alone: judged.len() - 1 - at >= config.patience? })
+    if let Some(file) = &task.init {
+        trainer.import(&place.store.require_file(file)?)?;
     }
+    let continued = place.continued(task.state.as_ref())?;
+    let selection = match task.config.patience {
+        None => Selection::Last,
+        patience => Selection::Best { column: HELD_OUT_ERROR, patience },
+    };
+    std::thread::scope(|scope| {
+        let mut learner = PolicyLearner::new(scope, task, &data, place, trainer);
+        let training = TrainingLoop {
+            log_every: LOG_EVERY,
+            selection,
+            continued: continued.as_ref().map(KeptState::as_final),
+            ..place.training_loop(task.config.steps, task.checkpoint_secs)
+        };
+        let finished = training.run(&mut learner)?;
+        let state = if task.config.continued { Some(finished.state(&learner)?) } else { None };
+
+        let verdict = data.judge(learner.trainer.as_ref(), task, finished.steps)?;
+        place.progress.say(&verdict.sentence());
+        let json = verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict);
+        let weights = learner.trainer.export(&task.provenance)?;
+        let mut files =
+            write_model(place, "policy.safetensors", &weights, &json, &finished.metrics)?;
+        files.extend(place.write_state(state)?);
+        let stats = [
+            ("training_transitions", data.training.len() as f64),
+            ("error", verdict.error),
+            ("mean_error", verdict.mean_error),
+        ];
+        Ok(Done {
+            files,
+            stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..Done::default()
+        })
+    })
 }

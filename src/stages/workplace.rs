@@ -1,11 +1,12 @@
 //! What a task is given to work with, and what it leaves.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Error;
 use crate::dataset::{FileInfo, NewFile, Reject, Store, VideoRecord};
 use crate::models::Device;
-use crate::train::Stop;
+use crate::train::{Checkpoints, FinalState, Progress, Selection, Stop, TrainingLoop};
 
 /// What a finished task says of itself; it becomes the receipt.
 #[derive(Clone, Debug, Default)]
@@ -48,9 +49,60 @@ impl Workplace<'_> {
         self.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))
     }
 
+    /// Returns the settings of a training loop with its checkpoints in [`scratch`](Self::scratch):
+    /// one unit a step, a row of metrics each step, the last state.
+    pub(super) fn training_loop(&self, steps: u64, checkpoint_secs: u64) -> TrainingLoop<'_> {
+        TrainingLoop {
+            steps,
+            units: 1,
+            log_every: 1,
+            selection: Selection::Last,
+            checkpoints: Some(Checkpoints {
+                store: self.store,
+                folder: &self.scratch,
+                every: Duration::from_secs(checkpoint_secs),
+            }),
+            continued: None,
+            stop: Some(self.stop),
+            progress: self.progress,
+        }
+    }
+
+    /// Reads the state of the training that a task continues, if it does.
+    pub(super) fn continued(&self, state: Option<&FileInfo>) -> Result<Option<KeptState>, Error> {
+        let read = |file: &FileInfo| {
+            let bytes = self.store.require_file(file)?.to_vec();
+            Ok(KeptState { file: file.path.clone(), bytes })
+        };
+        state.map(read).transpose()
+    }
+
+    /// Writes the final state of a training that can be continued.
+    pub(super) fn write_state(&self, state: Option<Vec<u8>>) -> Result<Option<FileInfo>, Error> {
+        let Some(state) = state else { return Ok(None) };
+        let mut file = self.store.new_file(&format!("{}/{STATE_FILE}", self.folder))?;
+        write(&mut file, &state)?;
+        Ok(Some(file.finish(0)?))
+    }
+
     /// Threads on which many environments step; 0: on the caller's own.
     pub(super) fn game_threads(&self) -> usize {
         if self.cores_free > 1 { self.cores_free } else { 0 }
+    }
+}
+
+/// The final state of a training, with `continue: true`.
+pub const STATE_FILE: &str = "training.state";
+
+/// The final state of a shorter training.
+pub(super) struct KeptState {
+    file: String,
+    bytes: Vec<u8>,
+}
+
+impl KeptState {
+    pub(super) fn as_final(&self) -> FinalState<'_> {
+        FinalState { file: &self.file, bytes: &self.bytes }
     }
 }
 
@@ -59,27 +111,4 @@ pub(super) fn write(file: &mut NewFile, bytes: &[u8]) -> Result<(), Error> {
     let path = file.path().to_string();
     let failed = |cause| crate::dataset::Error::Io { action: "write", path, cause };
     Ok(std::io::Write::write_all(file, bytes).map_err(failed)?)
-}
-
-/// Whoever watches a task: a bar on a terminal, lines in a log, or nobody.
-pub trait Progress: Sync {
-    /// `units` more are done (videos, steps, transitions: whatever the stage counts).
-    fn advance(&self, units: u64);
-    /// `units` were done by an attempt before this one, which tells nothing of how fast this one is.
-    fn resume(&self, units: u64) {
-        self.advance(units);
-    }
-    /// A few words on how it goes, shown beside the count.
-    fn note(&self, text: &str);
-    /// A sentence that should stay to be read.
-    fn say(&self, text: &str);
-}
-
-/// Nobody watches.
-pub struct Silent;
-
-impl Progress for Silent {
-    fn advance(&self, _: u64) {}
-    fn note(&self, _: &str) {}
-    fn say(&self, _: &str) {}
 }

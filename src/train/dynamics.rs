@@ -1,6 +1,7 @@
-//! What a training of IDM and FDM together is (LAPO, section 4.1): windows of frames go in, metrics and weights come out.
+//! The training of IDM and FDM together (LAPO, section 4.1), as an interface without tensors.
 //!
-//! [`dynamics_trainer`] makes a [`DynamicsTrainer`], which shows no tensor; one step of the method is told in `trainer`.
+//! [`dynamics_trainer`] creates a [`DynamicsTrainer`]. The method itself, step by step, is in
+//! `dynamics_trainer.rs`.
 
 use std::collections::BTreeMap;
 
@@ -8,95 +9,114 @@ use burn::backend::Autodiff;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
+use super::dynamics_trainer::Trainer;
 use super::optim::OptimConfig;
-use super::trainer::Trainer;
+use super::training_loop::Row;
 use crate::models::device::on_device;
+use crate::models::vq::perplexity;
 use crate::models::{Device, DynamicsConfig};
 
-/// Windows of frames, as they lie in a shard.
+/// Windows of frames, as a shard stores them.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// `[batch, time, height, width, channel]`
     pub frames: &'a [u8],
-    /// Number of windows.
+    /// The number of windows.
     pub batch: usize,
-    /// Frames of each.
+    /// Frames of a window.
     pub time: usize,
     /// Rows of a frame.
     pub height: usize,
     /// Columns of a frame.
     pub width: usize,
-    /// The true actions of the last windows, as many as are known: what supervision learns from.
+    /// The true actions of the last windows, for supervision. Empty without.
     pub actions: &'a [u32],
 }
 
-/// IDM, FDM and all that their training remembers.
+/// IDM and FDM with the state of their training.
 pub trait DynamicsTrainer: Send {
-    /// The sizes of the networks.
+    /// Returns the sizes of the networks.
     fn config(&self) -> &DynamicsConfig;
 
-    /// Steps taken so far.
+    /// Returns the number of steps taken so far.
     fn steps(&self) -> u64;
 
-    /// How many random numbers the initial weights took.
+    /// Returns how many random numbers the initial weights took.
     fn drawn(&self) -> u64;
 
-    /// Takes one step of gradient descent. After an error of this the state is undefined; restore a checkpoint.
-    fn step(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<StepMetrics>;
+    /// Takes one step of gradient descent.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFinite`](super::TrainError::NotFinite) if a loss or a gradient is not
+    /// finite; the weights are then unchanged. After any other error, restore a checkpoint.
+    fn step(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<StepMetrics> {
+        self.step_accumulated(&[*batch], pace)
+    }
 
-    /// Scores windows without learning from them. `shuffle[i]` says whose latent action stands in for the one of window
-    /// `i` in `fdm_error_shuffled`; `quantise` is what [`Pace`] has at this step.
+    /// Takes one step by the mean gradient of several batches, so that a large batch fits into the
+    /// device's memory piece by piece. Each is normalised by its own statistics; the codebooks
+    /// follow all of them at once.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    fn step_accumulated(&mut self, batches: &[Batch<'_>], pace: Pace) -> Result<StepMetrics>;
+
+    /// Scores windows without learning from them. For `fdm_error_shuffled`, window `i` gets the
+    /// latent action of window `shuffle[i]`. `quantise` is that of the step's [`Pace`].
     fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
 
-    /// What the IDM alone says of windows: `[window, latent_dim]`, before quantisation.
+    /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
     fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>>;
 
-    /// Starts from the weights in a safetensors file, ours or a published one, of networks of the same sizes.
+    /// Starts from the weights in a safetensors file, of lapo or published with the paper. The
+    /// networks must have the same sizes.
     fn import(&mut self, weights: &[u8]) -> Result<()>;
 
-    /// The whole state: a training restored from it goes on bit by bit as this one does.
+    /// Returns the whole state. A training that restores it continues bit by bit as this one does.
     fn save(&self) -> Result<Vec<u8>>;
 
     /// Takes over a state saved by a training of the same configuration.
     fn restore(&mut self, state: &[u8]) -> Result<()>;
 
-    /// The weights as a safetensors file with published names, for labelling.
+    /// Returns the weights as a safetensors file with the published names, for labelling.
     fn export(&self, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>>;
 }
 
-/// A few true actions that latent actions learn to tell.
+/// Supervision by a few true actions, which a linear layer predicts from latent actions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Supervision {
-    /// How many actions there are: each is a number below.
+    /// The number of actions. Each is a number below it.
     pub actions: usize,
-    /// What a nat of cross-entropy counts against the FDM's relative error.
+    /// The weight of their cross-entropy (in nats) beside the FDM's relative error.
     pub weight: f64,
 }
 
-/// How far one step goes.
+/// What a schedule sets for one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
-    /// Of the FDM.
+    /// The FDM's learning rate.
     pub learning_rate: f64,
-    /// Of the IDM.
+    /// The IDM's learning rate.
     pub idm_learning_rate: f64,
-    /// Whether the FDM is given codes; otherwise the latent action as it is, and the codebooks rest.
+    /// Whether the FDM gets quantised latent actions. Otherwise it gets them as they are and the
+    /// codebooks do not move.
     pub quantise: bool,
-    /// What the mean squared correlation of two numbers of a latent action counts against the FDM's relative error.
+    /// The weight of the mean squared correlation of two numbers of a latent action, beside the
+    /// FDM's relative error.
     pub decorrelation: f64,
 }
 
 impl Pace {
-    /// Both networks alike, through the bottleneck, as published.
+    /// Returns the published pace: one learning rate for both networks, always quantised.
     pub fn even(learning_rate: f64) -> Self {
         Pace { learning_rate, idm_learning_rate: learning_rate, quantise: true, decorrelation: 0.0 }
     }
 }
 
-/// What one step saw, before it moved the weights.
-#[derive(Clone, Debug, PartialEq)]
+/// The metrics of a step, before it moved the weights.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepMetrics {
-    /// What was minimised.
+    /// The loss that was minimised.
     pub loss: f32,
     /// Mean squared error of the predicted pixels, which span 1.
     pub wm_loss: f32,
@@ -104,26 +124,65 @@ pub struct StepMetrics {
     pub relative_loss: f32,
     /// The commitment loss, weighted.
     pub vq_loss: f32,
-    /// How evenly each codebook's codes were used by the batch: 1 to `entries`; 0 while nothing is quantised.
+    /// The perplexity of each codebook's codes in the batch: 1 to `entries`, or 0 while nothing is
+    /// quantised.
     pub perplexity: Vec<f32>,
-    /// How many codes of each codebook the batch used.
+    /// The number of codes of each codebook that the batch used.
     pub codes_used: Vec<u32>,
-    /// How many unused codes were moved to this batch's latent actions.
+    /// The number of unused codes that were moved to latent actions of this batch.
     pub codes_revived: u32,
     /// Cross-entropy of the true actions, weighted; 0 without supervision.
     pub action_loss: f32,
-    /// Mean squared correlation of two numbers of a latent action: 1 if all of them say the same.
+    /// Mean squared correlation of two numbers of a latent action: 1 if all are proportional.
     pub correlation: f32,
     /// Norm of all gradients together, before clipping.
     pub grad_norm: f32,
 }
 
-/// One entry per window.
+impl StepMetrics {
+    /// Creates metrics of how often each code was used, all others 0.
+    ///
+    /// # Shapes
+    /// - `usage`: `[codebook, entry]`
+    pub(super) fn of_usage(usage: &[f32], entries: usize, quantised: bool) -> Self {
+        let codebooks = || usage.chunks(entries);
+        let perplexity = |book| if quantised { perplexity(book) } else { 0.0 };
+        let used = |book: &[f32]| book.iter().filter(|&&used| used > 0.0).count() as u32;
+        StepMetrics {
+            perplexity: codebooks().map(perplexity).collect(),
+            codes_used: codebooks().map(used).collect(),
+            ..StepMetrics::default()
+        }
+    }
+
+    /// Returns the metrics by name, as a row of the curve.
+    pub fn row(&self, pace: Pace) -> Row {
+        let values = [
+            ("learning_rate", pace.learning_rate as f32),
+            ("loss", self.loss),
+            ("fdm_error", self.wm_loss),
+            ("fdm_error_relative", self.relative_loss),
+            ("vq_loss", self.vq_loss),
+            ("action_loss", self.action_loss),
+            ("correlation", self.correlation),
+            ("grad_norm", self.grad_norm),
+            ("codes_revived", self.codes_revived as f32),
+        ];
+        let named = values.map(|(name, value)| (name.to_owned(), value));
+        let perplexity = self.perplexity.iter().enumerate();
+        let perplexity =
+            perplexity.map(|(book, perplexity)| (format!("perplexity_{book}"), *perplexity));
+        named.into_iter().chain(perplexity).collect()
+    }
+}
+
+/// Scores of windows, one entry per window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
     /// Mean squared error of the predicted pixels.
     pub fdm_error: Vec<f32>,
-    /// The same with another window's latent action: no better than `fdm_error` if latent actions carry nothing.
+    /// The same with another window's latent action: equal to `fdm_error` if latent actions carry
+    /// no information.
     pub fdm_error_shuffled: Vec<f32>,
     /// Mean squared change from o\[t\] to o\[t+1\]: the error of copying the last frame.
     pub copy_error: Vec<f32>,
@@ -133,7 +192,8 @@ pub struct Evaluation {
     pub latent_action: Vec<f32>,
 }
 
-/// Starts a training. The same seed gives the same weights on every device and number of threads.
+/// Starts a training. The same seed gives the same weights on every device and with any number of
+/// threads.
 pub fn dynamics_trainer(
     device: &Device,
     config: &DynamicsConfig,

@@ -1,15 +1,18 @@
-//! What can go wrong in training, with the value seen and the value expected.
+//! Errors of training, with the value seen and the value expected.
 
 use crate::models::ModelError;
 
-/// A failure of this room.
+/// A training failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A failure in the networks or their weights.
+    /// The networks, their weights or the device failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A batch that does not fit the networks.
-    #[error("take a batch: its {what} is {seen}, expected {expected}")]
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Dataset(#[from] crate::dataset::Error),
+    /// A batch does not fit the networks.
+    #[error("the batch does not fit the networks: its {what} is {seen}, expected {expected}")]
     Batch {
         /// The dimension that does not fit.
         what: &'static str,
@@ -18,8 +21,8 @@ pub enum TrainError {
         /// The size expected.
         expected: usize,
     },
-    /// The training went astray; the last checkpoint is the way back.
-    #[error("take training step {step}: its {what} is {seen}, expected a finite number")]
+    /// A loss or a gradient of one step was not finite. The weights are as they were before it.
+    #[error("training step {step} was not taken: its {what} is {seen}")]
     NotFinite {
         /// The step, from 0.
         step: u64,
@@ -28,11 +31,25 @@ pub enum TrainError {
         /// Its value.
         seen: f32,
     },
-    /// The process was asked to end before the training did.
+    /// Too many steps in a row were not finite.
+    #[error(
+        "training diverged: the {what} is {seen} at step {step}, the last of {steps} steps in a row that were not finite"
+    )]
+    Diverged {
+        /// The last step, from 0.
+        step: u64,
+        /// The quantity.
+        what: &'static str,
+        /// Its value at that step.
+        seen: f32,
+        /// Steps in a row that were not finite.
+        steps: u64,
+    },
+    /// The process was asked to stop.
     #[error("stopped by {0}")]
     Stopped(super::Signal),
-    /// A checkpoint of another training.
-    #[error("restore a training: its {what} is {seen}, expected {expected}")]
+    /// A checkpoint is of another training.
+    #[error("the checkpoint is of another training: its {what} is {seen}, expected {expected}")]
     Checkpoint {
         /// What differs.
         what: &'static str,
@@ -41,7 +58,34 @@ pub enum TrainError {
         /// Its value here.
         expected: String,
     },
+    /// A checkpoint that lapo wrote does not read back.
+    #[error("cannot resume from the checkpoint {file}: {reason}")]
+    UnreadableCheckpoint {
+        /// The checkpoint.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
-/// The room's result.
+impl TrainError {
+    /// Returns the cure, where it is known.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            TrainError::Model(_) | TrainError::Batch { .. } | TrainError::Checkpoint { .. } => {
+                return None;
+            }
+            TrainError::Dataset(error) => return error.hint(),
+            TrainError::NotFinite { .. } | TrainError::Diverged { .. } => {
+                "lower `learning_rate`, or use `precision: f32` if it is `bf16`".into()
+            }
+            TrainError::Stopped(_) => "run again: it resumes from where this run stopped".into(),
+            TrainError::UnreadableCheckpoint { file, .. } => {
+                format!("delete {file}: training resumes from the checkpoint before it")
+            }
+        })
+    }
+}
+
+/// The result of a training or of a part of it.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;

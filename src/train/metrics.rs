@@ -1,13 +1,12 @@
-//! The curve of a training run: kept in its checkpoints, written as Parquet, and for TensorBoard, at the end.
+//! The curve of a training: its checkpoints hold it, Parquet and TensorBoard files at the end.
 
 use serde::{Deserialize, Serialize};
 
 use super::tensorboard::Events;
-use super::{Pace, StepMetrics};
 use crate::dataset::{Column, Error, FileInfo, Store, write_table};
 
-/// One row per logged step, as f32 (which JSON gives back exactly); null where a step was not asked. Holds no times: the same training
-/// gives the same bytes.
+/// The metrics of a training, one row per logged step, as f32, which JSON keeps exactly. Null where
+/// a step did not measure one. Holds no times: the same training gives the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     steps: Vec<u64>,
@@ -15,30 +14,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Logs what one step saw.
-    pub fn push(&mut self, step: u64, pace: Pace, out: &StepMetrics) {
-        let values = [
-            ("learning_rate", pace.learning_rate as f32),
-            ("loss", out.loss),
-            ("fdm_error", out.wm_loss),
-            ("fdm_error_relative", out.relative_loss),
-            ("vq_loss", out.vq_loss),
-            ("action_loss", out.action_loss),
-            ("correlation", out.correlation),
-            ("grad_norm", out.grad_norm),
-            ("codes_revived", out.codes_revived as f32),
-        ];
-        let perplexity = out
-            .perplexity
-            .iter()
-            .enumerate()
-            .map(|(book, perplexity)| (format!("perplexity_{book}"), *perplexity));
-        self.log(
-            step,
-            values.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(perplexity),
-        );
-    }
-
     /// Adds values to the row of a step, which is the last one or comes after it.
     pub fn log(&mut self, step: u64, values: impl IntoIterator<Item = (String, f32)>) {
         if self.steps.last() != Some(&step) {
@@ -58,7 +33,7 @@ impl Metrics {
         }
     }
 
-    /// One metric, row by row.
+    /// Returns one metric, row by row.
     pub fn column(
         &self,
         name: &str,
@@ -71,7 +46,7 @@ impl Metrics {
         (0..self.steps.len()).map(move |row| values.and_then(|values| values[row]))
     }
 
-    /// One metric where it was measured, with its steps.
+    /// Returns one metric where it was measured, with its steps.
     pub fn points(&self, name: &str) -> impl Iterator<Item = (u64, f32)> {
         self.steps.iter().zip(self.column(name)).filter_map(|(step, value)| Some((*step, value?)))
     }
@@ -103,7 +78,8 @@ impl Metrics {
         Ok([table, file.finish(0)?])
     }
 
-    /// The curve so far and the trainer's state, in one checkpoint: a line of JSON, then the state.
+    /// Packs the curve so far and the trainer's state into one checkpoint: a line of JSON, then the
+    /// state.
     pub fn pack(&self, state: &[u8]) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
@@ -111,7 +87,10 @@ impl Metrics {
         bytes
     }
 
-    /// Takes a checkpoint apart; the error says what is wrong with it.
+    /// Unpacks a checkpoint.
+    ///
+    /// # Errors
+    /// What is wrong with it, as text.
     pub fn unpack(bytes: &[u8]) -> Result<(Metrics, &[u8]), String> {
         let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no header line")?;
         let metrics = serde_json::from_slice(&bytes[..end]).map_err(|e| e.to_string())?;
@@ -119,7 +98,7 @@ impl Metrics {
     }
 }
 
-/// What is no finite number was not measured: a ratio to nothing.
+/// Returns a value unless it is not finite, such as a ratio to 0, which counts as not measured.
 fn defined(value: f32) -> Option<f32> {
     value.is_finite().then_some(value)
 }

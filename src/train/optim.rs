@@ -14,13 +14,27 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::models::Precision;
+use crate::models::layers::NetBackend;
 use crate::models::weights::Path;
 
 mod adam;
+mod average;
 mod muon;
 
 pub use adam::AdamBackend;
 use adam::Factors;
+pub use average::Average;
+
+/// A backend that trains: its gradients come from autodiff, its networks and Adam from us.
+pub trait TrainBackend:
+    AutodiffBackend<InnerBackend: NetBackend + AdamBackend> + NetBackend
+{
+}
+
+impl<A> TrainBackend for A where
+    A: AutodiffBackend<InnerBackend: NetBackend + AdamBackend> + NetBackend
+{
+}
 
 /// What moves the weights of convolutions; all other parameters are Adam's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +70,10 @@ pub struct OptimConfig {
     pub rule: Rule,
     /// How precisely the networks compute on the way to their gradients; parameters and moments are single precision. Default `f32`.
     pub precision: Precision,
+    /// Decay of the exponential moving average of all weights. Judgements and exported weights use
+    /// the average. Default none: they use the weights themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
 }
 
 impl Default for OptimConfig {
@@ -67,6 +85,7 @@ impl Default for OptimConfig {
             max_grad_norm: 2.0,
             rule: Rule::Adam,
             precision: Precision::F32,
+            ema_decay: None,
         }
     }
 }
@@ -101,7 +120,7 @@ impl<B: AdamBackend> Optimizer<B> {
         Optimizer { config, step: 0, first: BTreeMap::new(), second: BTreeMap::new() }
     }
 
-    /// Begins the next step: takes all gradients' norm and counts.
+    /// Begins the next step: counts it and computes the norm of all gradients together.
     pub fn begin(&mut self, gradients: Flat<B>) -> Step<B> {
         self.step += 1;
         let norm = global_norm(&gradients);
@@ -155,7 +174,29 @@ impl<B: AdamBackend> Optimizer<B> {
     }
 }
 
-/// The gradients of a network's parameters, by name.
+/// Adds gradients to others by name.
+pub fn accumulate<B: Backend>(into: &mut Flat<B>, gradients: Flat<B>) {
+    for (name, gradient) in gradients {
+        let sum = match into.remove(&name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        into.insert(name, sum);
+    }
+}
+
+/// Divides all gradients by a number of passes.
+pub fn divide<B: Backend>(gradients: Flat<B>, passes: usize) -> Flat<B> {
+    if passes == 1 {
+        return gradients;
+    }
+    gradients
+        .into_iter()
+        .map(|(name, gradient)| (name, gradient.div_scalar(passes as f64)))
+        .collect()
+}
+
+/// Collects the gradients of a network's parameters by name.
 pub fn gradients<A: AutodiffBackend, M: Module<A>>(
     prefix: &str,
     network: &M,

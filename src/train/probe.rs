@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use super::decoding::{Answers, Fit, Pairs, Spread, fit};
+use super::decoder::{Answers, Fit, Pairs, Spread, fit};
 use crate::models::{DecoderConfig, Outputs};
 
 /// Pairs a step, and steps: enough for either network to stop improving on some ten thousand pairs.

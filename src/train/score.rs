@@ -1,23 +1,18 @@
-//! What a trainer's networks make of windows they do not learn from: errors, with their own latent actions and with shuffled ones.
+//! Scores of windows that the networks do not learn from: errors with their own latent actions and
+//! with shuffled ones.
 
-use burn::module::AutodiffModule;
-use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::dynamics::{Batch, Evaluation};
-use super::optim::AdamBackend;
-use super::trainer::{Trainer, check};
+use super::dynamics_trainer::{Trainer, check};
+use super::optim::TrainBackend;
 use super::{Result, TrainError};
 use crate::models::frames::mean_per_window;
 use crate::models::label::host_codes;
-use crate::models::layers::{Mode, NetBackend};
+use crate::models::layers::Mode;
 use crate::models::weights::to_host;
 
-impl<A> Trainer<A>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend + AdamBackend,
-{
+impl<A: TrainBackend> Trainer<A> {
     /// [`DynamicsTrainer::evaluate`](super::DynamicsTrainer::evaluate).
     pub(super) fn score(
         &self,
@@ -33,7 +28,9 @@ where
                 expected: batch.batch - 1,
             });
         }
-        let (idm, fdm) = (self.idm.valid().folded(&self.config), self.fdm.valid().folded());
+        let (idm, fdm) = self.networks();
+        let idm = idm.folded(&self.config);
+        let fdm = fdm.folded();
         let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
         let latent_action = idm.forward(&windows, &mut Mode::Folded);
         let (own, codes) = if quantise {
@@ -47,15 +44,15 @@ where
             Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);
         let other = own.clone().select(0, index);
 
-        let off = |predicted: Tensor<A::InnerBackend, 4>| {
-            let off = predicted - windows.next();
-            to_host(mean_per_window(off.clone() * off))
+        let error_of = |predicted: Tensor<A::InnerBackend, 4>| {
+            let difference = predicted - windows.next();
+            to_host(mean_per_window(difference.clone() * difference))
         };
-        let error_with = |action| off(fdm.forward(&windows, action, &mut Mode::Folded));
+        let error_with = |action| error_of(fdm.forward(&windows, action, &mut Mode::Folded));
         Ok(Evaluation {
             fdm_error: error_with(own)?,
             fdm_error_shuffled: error_with(other)?,
-            copy_error: off(windows.last())?,
+            copy_error: error_of(windows.last())?,
             codes,
             latent_action: to_host(latent_action)?,
         })

@@ -1,24 +1,24 @@
-//! Checkpoints: the whole state of a training goes in, one safetensors file comes out, and back.
+//! The state of a training as one safetensors file.
 //!
-//! Beside the weights under their published names, the file holds the optimiser's moments (`adam.first.*`, `adam.second.*`) and the age of
-//! unused codes (`unused`); its metadata hold the step, the seed and the settings, which must be the same on the way back.
+//! Beside the weights under their published names, the file holds the optimiser's moments
+//! (`adam.first.*`, `adam.second.*`), the averaged weights (`ema.*`) and the age of unused codes
+//! (`unused`). Its metadata hold the step, the seed and the settings, which must be equal when it is
+//! restored.
 
-use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::dynamics::Supervision;
-use super::optim::{AdamBackend, Flat, OptimConfig, Optimizer};
-use super::trainer::Trainer;
+use super::dynamics_trainer::Trainer;
+use super::optim::{AdamBackend, Average, Flat, OptimConfig, Optimizer, TrainBackend};
 use super::{Result, TrainError};
-use crate::models::layers::NetBackend;
 use crate::models::weights::{Weights, to_host};
 use crate::models::{DynamicsConfig, ModelError};
 
 const FORMAT: &str = "lapo-dynamics-training/2";
 
-/// What a checkpoint's metadata say.
+/// The metadata of a checkpoint.
 #[derive(Serialize, Deserialize)]
 struct Settings {
     dynamics: DynamicsConfig,
@@ -29,18 +29,15 @@ struct Settings {
     codebooks_started: bool,
 }
 
-impl<A> Trainer<A>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend + AdamBackend,
-{
+impl<A: TrainBackend> Trainer<A> {
     pub(super) fn save_state(&self) -> Result<Vec<u8>> {
         let mut weights = Weights::default();
         weights.describe(FORMAT, &self.settings());
         weights.store::<A, _>("idm", &self.idm)?;
         weights.store::<A, _>("wm", &self.fdm)?;
-        weights.store::<A, _>("tell", &self.tell)?;
+        weights.store::<A, _>("tell", &self.action_head)?;
         save_moments(&self.optimizer, &mut weights)?;
+        save_average(self.average.as_ref(), &mut weights)?;
         // A code's age is reset when it is revived, far below 2^24, up to which f32 counts exactly.
         let unused: Vec<f32> = self.unused.iter().map(|&age| age as f32).collect();
         weights.put("unused", &[unused.len()], &unused);
@@ -58,10 +55,13 @@ where
 
         let idm = weights.load("idm", self.idm.clone(), &self.device)?;
         let fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
-        let tell = weights.load("tell", self.tell.clone(), &self.device)?;
+        let action_head = weights.load("tell", self.action_head.clone(), &self.device)?;
         let unused = weights.get("unused", &[self.unused.len()])?;
         restore_moments(&mut self.optimizer, &weights, &self.device)?;
-        (self.idm, self.fdm, self.tell) = (idm, fdm, tell);
+        restore_average(self.average.as_mut(), &weights, &self.device)?;
+        self.idm = idm;
+        self.fdm = fdm;
+        self.action_head = action_head;
         self.optimizer.step = settings.step;
         self.codebooks_started = settings.codebooks_started;
         self.unused = unused.into_iter().map(|age| age as u32).collect();
@@ -80,45 +80,73 @@ where
     }
 }
 
-/// What a checkpoint says of the training it is of.
+/// Returns the settings of the training that a checkpoint is of.
 pub(super) fn settings_of<T: DeserializeOwned>(weights: &Weights, format: &str) -> Result<T> {
     let missing = || ModelError::Metadata {
         key: "format",
-        problem: format!("it is not there, expected `{format}`"),
+        problem: format!("it is missing, expected `{format}`"),
     };
     Ok(weights.config_of(format)?.ok_or_else(missing)?)
 }
 
-/// Puts the optimiser's moments beside the weights.
+/// Adds the optimiser's moments to the weights.
 pub fn save_moments<B: AdamBackend>(optimizer: &Optimizer<B>, weights: &mut Weights) -> Result<()> {
-    for (kind, moments) in [("first", &optimizer.first), ("second", &optimizer.second)] {
-        for (name, moment) in moments {
-            weights.put(format!("adam.{kind}.{name}"), &moment.dims(), &to_host(moment.clone())?);
-        }
-    }
-    Ok(())
+    save_flat("adam.first", &optimizer.first, weights)?;
+    save_flat("adam.second", &optimizer.second, weights)
 }
 
-/// Takes the optimiser's moments from beside the weights.
+/// Reads the optimiser's moments from beside the weights.
 pub fn restore_moments<B: AdamBackend>(
     optimizer: &mut Optimizer<B>,
     weights: &Weights,
     device: &B::Device,
 ) -> Result<()> {
-    let moments = |kind: &str| -> Result<Flat<B>> {
-        let prefix = format!("adam.{kind}.");
-        let moment = |(name, shape): (String, Vec<usize>)| {
-            let values = weights.get(&format!("{prefix}{name}"), &shape)?;
-            let count = values.len();
-            Ok((name, Tensor::from_data(TensorData::new(values, [count]), device)))
-        };
-        weights.shapes_under(&prefix).into_iter().map(moment).collect()
-    };
-    (optimizer.first, optimizer.second) = (moments("first")?, moments("second")?);
+    optimizer.first = restore_flat("adam.first", weights, device)?;
+    optimizer.second = restore_flat("adam.second", weights, device)?;
     Ok(())
 }
 
-/// A checkpoint must be of the same training.
+/// Adds the averaged weights, if the training keeps an average.
+pub fn save_average<B: Backend>(average: Option<&Average<B>>, weights: &mut Weights) -> Result<()> {
+    average.map_or(Ok(()), |average| save_flat("ema", &average.weights, weights))
+}
+
+/// Reads the averaged weights, if the training keeps an average.
+pub fn restore_average<B: Backend>(
+    average: Option<&mut Average<B>>,
+    weights: &Weights,
+    device: &B::Device,
+) -> Result<()> {
+    if let Some(average) = average {
+        average.weights = restore_flat("ema", weights, device)?;
+    }
+    Ok(())
+}
+
+fn save_flat<B: Backend>(prefix: &str, tensors: &Flat<B>, weights: &mut Weights) -> Result<()> {
+    for (name, tensor) in tensors {
+        weights.put(format!("{prefix}.{name}"), &tensor.dims(), &to_host(tensor.clone())?);
+    }
+    Ok(())
+}
+
+fn restore_flat<B: Backend>(
+    prefix: &str,
+    weights: &Weights,
+    device: &B::Device,
+) -> Result<Flat<B>> {
+    let prefix = format!("{prefix}.");
+    let shapes = weights.shapes_under(&prefix).into_iter();
+    shapes
+        .map(|(name, shape)| {
+            let values = weights.get(&format!("{prefix}{name}"), &shape)?;
+            let count = values.len();
+            Ok((name, Tensor::from_data(TensorData::new(values, [count]), device)))
+        })
+        .collect()
+}
+
+/// Checks that a checkpoint is of the same training.
 pub fn same<T: Serialize + PartialEq>(what: &'static str, seen: &T, expected: &T) -> Result<()> {
     if seen == expected {
         return Ok(());

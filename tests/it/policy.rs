@@ -1,7 +1,7 @@
 //! Latent policies: they learn what they are shown, a checkpoint gives one back bit by bit, and a pipeline clones one from its labels.
 
 use lapo::models::{Device, PolicyConfig};
-use lapo::train::{OptimConfig, PolicyTrainer, Shown, policy_trainer};
+use lapo::train::{CloningBatch, OptimConfig, PolicyTrainer, policy_trainer};
 
 use crate::project::{PIPELINE, Project};
 
@@ -27,7 +27,10 @@ fn shown(step: usize) -> (Vec<u8>, Vec<f32>) {
 fn train(trainer: &mut dyn PolicyTrainer, steps: std::ops::Range<usize>) -> Vec<f32> {
     let step = |step| {
         let (frames, latent_action) = shown(step);
-        trainer.step(Shown { frames: &frames, latent_action: &latent_action }, 1e-3).unwrap().loss
+        trainer
+            .step(CloningBatch { frames: &frames, latent_action: &latent_action }, 1e-3)
+            .unwrap()
+            .loss
     };
     steps.map(step).collect()
 }

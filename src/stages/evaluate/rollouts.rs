@@ -10,7 +10,8 @@ use super::EvaluateTask;
 use crate::dataset::{Column, FileInfo, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
 use crate::models::{Predictor, Want};
-use crate::stages::training::{WorldModel, ratio};
+use crate::stages::model_files::ratio;
+use crate::stages::world_model::WorldModel;
 use crate::stages::{Error, Workplace};
 use crate::train::batch;
 

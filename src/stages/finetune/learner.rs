@@ -1,4 +1,4 @@
-//! PPO's update: a rollout's minibatches, its loss and the rates of the agent's layers.
+//! PPO's update: minibatches of a rollout, the loss, the learning rates of the agent's layers.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor, TensorData, activation};
@@ -9,14 +9,12 @@ use super::{FinetuneConfig, Rates};
 use crate::models::AgentConfig;
 use crate::models::agent::AgentNet;
 use crate::models::frames::upload;
-use crate::models::layers::NetBackend;
 use crate::models::weights::to_host;
-use crate::stages::Error;
-use crate::train::optim::{AdamBackend, Flat, Optimizer, gradients};
+use crate::train::optim::{Flat, Optimizer, TrainBackend, gradients};
 use crate::train::{OptimConfig, TrainError, batch};
 
-/// The network and what moves it.
-pub(super) struct Learner<A: AutodiffBackend> {
+/// An agent's network with its optimiser.
+pub(super) struct Agent<A: AutodiffBackend> {
     config: FinetuneConfig,
     seed: u64,
     pub(super) agent: AgentConfig,
@@ -26,18 +24,14 @@ pub(super) struct Learner<A: AutodiffBackend> {
     pub(super) device: A::Device,
 }
 
-/// What one update says, by name.
+/// The metrics of an update, by name.
 pub(super) type Row = Vec<(&'static str, f32)>;
 
-/// What is logged of a minibatch: [`Losses::parts`] and the gradients' norm.
-pub(super) const PARTS: [&str; 6] =
+/// The metrics of a minibatch: [`Losses::metrics`] and the norm of the gradients.
+pub(super) const METRICS: [&str; 6] =
     ["policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "grad_norm"];
 
-impl<A> Learner<A>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend + AdamBackend,
-{
+impl<A: TrainBackend> Agent<A> {
     pub(super) fn new(
         config: FinetuneConfig,
         seed: u64,
@@ -51,58 +45,71 @@ where
             epsilon,
             ..OptimConfig::default()
         });
-        Learner { rates: config.rates(), config, seed, agent, net, optimizer, device }
+        Agent { rates: config.rates(), config, seed, agent, net, optimizer, device }
     }
 
-    /// Goes through a rollout several times, a minibatch a step; returns the means of what these saw.
-    pub(super) fn improve(
+    /// Returns the state to go back to if an update is not finite.
+    pub(super) fn snapshot(&self) -> (AgentNet<A>, Optimizer<A::InnerBackend>) {
+        (self.net.clone(), self.optimizer.clone())
+    }
+
+    /// Undoes an update.
+    pub(super) fn go_back(&mut self, before: (AgentNet<A>, Optimizer<A::InnerBackend>)) {
+        (self.net, self.optimizer) = before;
+    }
+
+    /// Updates the agent by several epochs over a rollout, one minibatch a step. Returns the means
+    /// of the minibatches' metrics.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFinite`] if one of them is not finite.
+    pub(super) fn update(
         &mut self,
         update: u64,
         rollout: &Rollout<A::InnerBackend>,
         advantages: &[f32],
         returns: &[f32],
-    ) -> Result<Row, Error> {
-        let at = (update - 1) * self.config.batch() as u64;
+    ) -> Result<Row, TrainError> {
+        let env_steps = (update - 1) * self.config.batch() as u64;
         let rates = [&self.rates.policy_head, &self.rates.value_head, &self.rates.trunk]
-            .map(|rate| rate.at(at));
+            .map(|rate| rate.at(env_steps));
         let mut rng = batch::generator(self.seed, "minibatch", update);
-        let (mut order, mut seen): (Vec<usize>, _) =
-            ((0..self.config.batch()).collect(), Vec::new());
+        let mut indices: Vec<usize> = (0..self.config.batch()).collect();
+        let mut metrics = Vec::new();
         for _ in 0..self.config.epochs {
-            order.shuffle(&mut rng);
-            for places in order.chunks_exact(self.config.batch() / self.config.minibatches) {
-                seen.push(
-                    self.step(rollout, advantages, returns, places, rates)
-                        .reshape([1, PARTS.len()]),
-                );
+            indices.shuffle(&mut rng);
+            for mb_inds in indices.chunks_exact(self.config.batch() / self.config.minibatches) {
+                let minibatch = self.step(rollout, advantages, returns, mb_inds, rates);
+                metrics.push(minibatch.reshape([1, METRICS.len()]));
             }
         }
-        let steps = seen.len() as f32;
-        let parts = to_host(Tensor::cat(seen, 0).sum_dim(0).div_scalar(steps))?;
-        if let Some((&what, &seen)) = PARTS.iter().zip(&parts).find(|(_, value)| !value.is_finite())
-        {
-            return Err(TrainError::NotFinite { step: at, what, seen }.into());
+        let minibatches = metrics.len() as f32;
+        let means = to_host(Tensor::cat(metrics, 0).sum_dim(0).div_scalar(minibatches))?;
+        let not_finite = METRICS.iter().zip(&means).find(|(_, value)| !value.is_finite());
+        if let Some((&what, &seen)) = not_finite {
+            return Err(TrainError::NotFinite { step: update - 1, what, seen });
         }
         let rates = ["rate_policy_head", "rate_value_head", "rate_trunk"]
             .into_iter()
             .zip(rates.map(|rate| rate as f32));
-        Ok(PARTS.into_iter().zip(parts).chain(rates).collect())
+        Ok(METRICS.into_iter().zip(means).chain(rates).collect())
     }
 
-    /// One minibatch: moves the weights, each layer by its own rate; returns [`PARTS`] as they were before.
+    /// Takes one step on a minibatch, each layer by its own learning rate. Returns [`METRICS`] before
+    /// the step.
     pub(super) fn step(
         &mut self,
         rollout: &Rollout<A::InnerBackend>,
         advantages: &[f32],
         returns: &[f32],
-        places: &[usize],
+        mb_inds: &[usize],
         [policy_head, value_head, trunk]: [f64; 3],
     ) -> Tensor<A::InnerBackend, 1> {
-        let shown = Minibatch::<A>::gather(rollout, advantages, returns, places, &self.device);
+        let minibatch = Minibatch::<A>::gather(rollout, advantages, returns, mb_inds, &self.device);
         let base = match &rollout.base {
-            Some(base) => Tensor::from_inner(select(base, places, &self.device)),
+            Some(base) => Tensor::from_inner(select(base, mb_inds, &self.device)),
             None => self.net.rl.base(upload(
-                &rollout.frames_at(places),
+                &rollout.frames_at(mb_inds),
                 self.agent.network.frame_shape(),
                 &self.device,
             )),
@@ -110,9 +117,9 @@ where
         let supervised = rollout
             .supervised
             .as_ref()
-            .map(|logits| Tensor::from_inner(select(logits, places, &self.device)));
+            .map(|logits| Tensor::from_inner(select(logits, mb_inds, &self.device)));
         let (logits, value) = self.net.logits_and_value(base, supervised);
-        let losses = losses(logits, value, &shown, &self.config);
+        let losses = losses(logits, value, &minibatch, &self.config);
 
         let mut all = Flat::new();
         gradients("agent", &self.net, &losses.total.backward(), &mut all);
@@ -130,13 +137,13 @@ where
             value_head,
             rl.value_head.clone(),
         );
-        // What is left: the trunk's last layer, and from scratch all before it.
+        // The remaining gradients: the trunk's last layer, and from scratch all layers before it.
         self.net = self.optimizer.apply(&mut step, "agent", trunk, self.net.clone());
-        Tensor::cat(vec![losses.parts.inner(), step.norm], 0)
+        Tensor::cat(vec![losses.metrics.inner(), step.norm], 0)
     }
 }
 
-/// What a rollout says of a minibatch; each `[batch, 1]`.
+/// The data of a minibatch, each `[batch, 1]`.
 pub(super) struct Minibatch<A: AutodiffBackend> {
     pub(super) actions: Tensor<A, 2, Int>,
     pub(super) log_probs: Tensor<A, 2>,
@@ -151,21 +158,21 @@ impl<A: AutodiffBackend> Minibatch<A> {
         rollout: &Rollout<B>,
         advantages: &[f32],
         returns: &[f32],
-        places: &[usize],
+        mb_inds: &[usize],
         device: &A::Device,
     ) -> Self {
         let column = |values: &[f32]| -> Tensor<A, 2> {
-            let values: Vec<f32> = places.iter().map(|&i| values[i]).collect();
-            Tensor::from_data(TensorData::new(values, [places.len(), 1]), device)
+            let values: Vec<f32> = mb_inds.iter().map(|&i| values[i]).collect();
+            Tensor::from_data(TensorData::new(values, [mb_inds.len(), 1]), device)
         };
-        let actions: Vec<i32> = places.iter().map(|&i| rollout.actions[i] as i32).collect();
-        let count = places.len() as f64;
-        let mean = places.iter().map(|&i| f64::from(advantages[i])).sum::<f64>() / count;
+        let actions: Vec<i32> = mb_inds.iter().map(|&i| rollout.actions[i] as i32).collect();
+        let count = mb_inds.len() as f64;
+        let mean = mb_inds.iter().map(|&i| f64::from(advantages[i])).sum::<f64>() / count;
         let variance =
-            places.iter().map(|&i| (f64::from(advantages[i]) - mean).powi(2)).sum::<f64>()
+            mb_inds.iter().map(|&i| (f64::from(advantages[i]) - mean).powi(2)).sum::<f64>()
                 / (count - 1.0);
         Minibatch {
-            actions: Tensor::from_data(TensorData::new(actions, [places.len(), 1]), device),
+            actions: Tensor::from_data(TensorData::new(actions, [mb_inds.len(), 1]), device),
             log_probs: column(&rollout.log_probs),
             values: column(&rollout.values),
             advantages: (column(advantages) - mean) / (variance.sqrt() + 1e-8),
@@ -174,10 +181,10 @@ impl<A: AutodiffBackend> Minibatch<A> {
     }
 }
 
-/// What is to be made small, and what is logged of it: [`PARTS`] but the norm.
+/// The loss of a minibatch, and its metrics: [`METRICS`] without the norm.
 pub(super) struct Losses<A: AutodiffBackend> {
     pub(super) total: Tensor<A, 1>,
-    pub(super) parts: Tensor<A, 1>,
+    pub(super) metrics: Tensor<A, 1>,
 }
 
 /// PPO's loss: the clipped surrogate, the clipped value's error and the entropy.
@@ -194,11 +201,12 @@ pub(super) fn losses<A: AutodiffBackend>(
     let log_probs = activation::log_softmax(logits, 1);
     let entropy = (log_probs.clone().exp() * log_probs.clone()).sum_dim(1).mean().neg();
     let log_ratio = log_probs.gather(1, old.actions.clone()) - old.log_probs.clone();
-    let (ratio, clip) = (log_ratio.clone().exp(), config.clip_coef);
+    let ratio = log_ratio.clone().exp();
+    let clip = config.clip_coef;
 
-    let blame = old.advantages.clone().neg();
-    let policy_loss = (blame.clone() * ratio.clone())
-        .max_pair(blame * ratio.clone().clamp(1.0 - clip, 1.0 + clip))
+    let neg_advantages = old.advantages.clone().neg();
+    let policy_loss = (neg_advantages.clone() * ratio.clone())
+        .max_pair(neg_advantages * ratio.clone().clamp(1.0 - clip, 1.0 + clip))
         .mean();
     let square = |x: Tensor<A, 2>| x.clone() * x;
     let clipped_value =
@@ -214,13 +222,13 @@ pub(super) fn losses<A: AutodiffBackend>(
         - entropy.clone() * config.ent_coef;
     Losses {
         total,
-        parts: Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clipfrac], 0),
+        metrics: Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clipfrac], 0),
     }
 }
 
-/// Some rows.
-fn select<B: Backend>(rows: &Tensor<B, 2>, places: &[usize], device: &B::Device) -> Tensor<B, 2> {
-    let places: Vec<i32> = places.iter().map(|&i| i as i32).collect();
-    let count = places.len();
-    rows.clone().select(0, Tensor::from_data(TensorData::new(places, [count]), device))
+/// Selects rows.
+fn select<B: Backend>(rows: &Tensor<B, 2>, mb_inds: &[usize], device: &B::Device) -> Tensor<B, 2> {
+    let mb_inds: Vec<i32> = mb_inds.iter().map(|&i| i as i32).collect();
+    let count = mb_inds.len();
+    rows.clone().select(0, Tensor::from_data(TensorData::new(mb_inds, [count]), device))
 }

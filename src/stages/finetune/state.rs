@@ -1,54 +1,48 @@
-//! The state of [`finetune`](super) between two updates: weights, optimiser, games and all that was counted go into a checkpoint, and back.
+//! Checkpoints of [`finetune`](super) between two updates: weights, optimiser, games and statistics.
 //!
-//! The folder it lies in is named by all that decides the training, so that it need not say that again. It is a line of JSON, then
-//! safetensors. Numbers of double precision are kept as their bits.
+//! A checkpoint is a line of JSON, then safetensors. Double-precision numbers are stored as their
+//! bits. The settings are not stored: the folder's name is the key, which depends on all of them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use burn::module::AutodiffModule;
-use burn::tensor::backend::AutodiffBackend;
 use serde::{Deserialize, Serialize};
 
 use super::Ppo;
 use crate::envs::VecEnv;
-use crate::models::layers::NetBackend;
 use crate::models::metadata::AGENT_FORMAT;
 use crate::models::weights::Weights;
 use crate::models::{AgentConfig, ModelError};
-use crate::train::decoding::{Answers, Pairs};
-use crate::train::optim::AdamBackend;
+use crate::train::decoder::{Answers, Pairs};
+use crate::train::optim::TrainBackend;
 use crate::train::state::{restore_moments, same, save_moments};
 use crate::train::{Result, TrainError};
 
-/// What is no tensor.
+/// The part of a checkpoint that is not a tensor.
 #[derive(Serialize, Deserialize)]
-struct Counted {
+struct Header {
     agent: AgentConfig,
     step: u64,
-    /// Of every environment the bytes that bring its game back.
+    /// The state of each environment's game, in base64.
     games: Vec<String>,
     scale: Vec<u64>,
     statistics: Vec<u64>,
-    /// Actions of the pairs.
+    /// The actions of the teacher's pairs.
     actions: Vec<u32>,
 }
 
-impl<A> Ppo<'_, A>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend + AdamBackend,
-{
-    /// The whole state, after an update.
-    pub(super) fn save(&self) -> Result<Vec<u8>> {
+impl<A: TrainBackend> Ppo<'_, A> {
+    /// Returns the whole state after an update.
+    pub(super) fn save_state(&self) -> Result<Vec<u8>> {
         let games = (0..self.game.count())
-            .map(|env| Ok(STANDARD.encode(self.game.state_bytes(env).map_err(lost)?)));
+            .map(|env| Ok(STANDARD.encode(self.game.state_bytes(env).map_err(unusable)?)));
         let (latents, actions) = match self.teacher.as_ref().map(|teacher| &teacher.pairs) {
             Some(Pairs { latent_action, action: Answers::Discrete(actions) }) => {
                 (latent_action.as_slice(), actions.clone())
             }
             _ => (&[][..], vec![]),
         };
-        let counted = Counted {
+        let header = Header {
             agent: self.learner.agent.clone(),
             step: self.learner.optimizer.step,
             games: games.collect::<Result<_>>()?,
@@ -61,41 +55,44 @@ where
         weights.store::<A::InnerBackend, _>("agent", &self.learner.net.valid())?;
         save_moments(&self.learner.optimizer, &mut weights)?;
         weights.put("pairs", &[latents.len()], latents);
-        let mut bytes = serde_json::to_vec(&counted).map_err(lost)?;
+        let mut bytes = serde_json::to_vec(&header).map_err(unusable)?;
         bytes.push(b'\n');
         bytes.extend(weights.to_bytes());
         Ok(bytes)
     }
 
-    /// Goes on where [`save`](Self::save) was called.
-    pub(super) fn restore(&mut self, state: &[u8]) -> Result<()> {
+    /// Takes over a state that [`save_state`](Self::save_state) returned.
+    pub(super) fn restore_state(&mut self, state: &[u8]) -> Result<()> {
         let end = state
             .iter()
             .position(|byte| *byte == b'\n')
-            .ok_or_else(|| lost("it has no header line"))?;
-        let counted: Counted = serde_json::from_slice(&state[..end]).map_err(lost)?;
-        same("agent", &counted.agent, &self.learner.agent)?;
-        let (weights, learner) = (Weights::parse(&state[end + 1..])?, &mut self.learner);
+            .ok_or_else(|| unusable("it has no header line"))?;
+        let header: Header = serde_json::from_slice(&state[..end]).map_err(unusable)?;
+        same("agent", &header.agent, &self.learner.agent)?;
+        let weights = Weights::parse(&state[end + 1..])?;
+        let learner = &mut self.learner;
         learner.net = weights.load("agent", learner.net.clone(), &learner.device)?;
         restore_moments(&mut learner.optimizer, &weights, &learner.device)?;
-        learner.optimizer.step = counted.step;
-        for (env, game) in counted.games.iter().enumerate() {
-            self.game.set_state(env, &STANDARD.decode(game).map_err(lost)?).map_err(lost)?;
+        learner.optimizer.step = header.step;
+        for (env, game) in header.games.iter().enumerate() {
+            self.game
+                .set_state(env, &STANDARD.decode(game).map_err(unusable)?)
+                .map_err(unusable)?;
         }
-        self.scale.restore(&counted.scale);
-        self.statistics.restore(&counted.statistics);
+        self.scale.restore(&header.scale);
+        self.statistics.restore(&header.statistics);
         if let Some((teacher, decoder)) =
             self.teacher.as_mut().zip(self.learner.agent.decoder.as_ref())
         {
             let latent_action =
-                weights.get("pairs", &[decoder.latent_dim * counted.actions.len()])?;
-            teacher.pairs = Pairs { latent_action, action: Answers::Discrete(counted.actions) };
+                weights.get("pairs", &[decoder.latent_dim * header.actions.len()])?;
+            teacher.pairs = Pairs { latent_action, action: Answers::Discrete(header.actions) };
         }
         Ok(())
     }
 }
 
-/// A state that cannot be kept or read.
-fn lost(problem: impl std::fmt::Display) -> TrainError {
+/// Returns the error of a state that cannot be saved or read.
+fn unusable(problem: impl std::fmt::Display) -> TrainError {
     TrainError::Model(ModelError::Metadata { key: "state", problem: problem.to_string() })
 }

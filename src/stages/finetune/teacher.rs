@@ -6,7 +6,7 @@ use super::rollout::Rollout;
 use crate::models::{DecoderConfig, Labeller, LoadedDecoder, Want};
 use crate::stages::Error;
 use crate::train::batch;
-use crate::train::decoding::{Answers, Fit, Pairs, Spread, fit};
+use crate::train::decoder::{Answers, Fit, Pairs, Spread, fit};
 
 /// A decoder is taught after every update from the first of these many steps to the second, then after every [`OFTEN`]th to the third;
 /// by then it is as good as it gets.

@@ -3,7 +3,7 @@
 
 use burn::backend::Flex;
 
-use super::learner::{Minibatch, PARTS, losses};
+use super::learner::{METRICS, Minibatch, losses};
 use super::*;
 use crate::models::init::Init;
 use crate::models::weights::Weights;
@@ -52,7 +52,7 @@ fn assert_close(what: &str, seen: &[f32], expected: &[f32], within: f32) {
 }
 
 #[test]
-fn an_update_is_pytorch_s() {
+fn an_update_equals_that_of_pytorch() {
     let (golden, device) = (golden(), Default::default());
     let config = config(r#","gamma":0.9,"gae_lambda":0.8,"ent_coef":0.01"#);
     let rollout = rollout(&golden);
@@ -69,15 +69,15 @@ fn an_update_is_pytorch_s() {
     let agent = AgentConfig { network, decoder: None };
     let fresh = AgentNet::<Train>::new(&mut Init::new(0, &device), &agent);
     let net = golden.load("agent", fresh, &device).unwrap();
-    let mut learner = Learner::new(config, 0, agent, net, device);
+    let mut learner = Agent::new(config, 0, agent, net, device);
     let places: Vec<usize> = golden
         .get("places", &[STEPS * ENVS])
         .unwrap()
         .into_iter()
         .map(|place| place as usize)
         .collect();
-    let steps = golden.get("steps", &[2, PARTS.len()]).unwrap();
-    for (places, expected) in places.chunks(STEPS * ENVS / 2).zip(steps.chunks(PARTS.len())) {
+    let steps = golden.get("steps", &[2, METRICS.len()]).unwrap();
+    for (places, expected) in places.chunks(STEPS * ENVS / 2).zip(steps.chunks(METRICS.len())) {
         let seen =
             to_host(learner.step(&rollout, &advantages, &returns, places, [1e-3, 2e-3, 5e-4]))
                 .unwrap();
@@ -140,7 +140,7 @@ fn losses_are_those_computed_by_hand() {
         returns: column([1.0, 1.0]),
     };
     let losses = losses(Tensor::zeros([2, 2], &device), column([0.5, 0.9]), &shown, &config(""));
-    let parts = to_host(losses.parts.inner()).unwrap();
+    let parts = to_host(losses.metrics.inner()).unwrap();
     // Ratios 2 and 4/3: praise is clipped at 1.2, blame is not.
     let policy = (-1.2 + 4.0 / 3.0) / 2.0;
     // Values may move by 0.2: (0.2 - 1)^2 is worse than (0.5 - 1)^2; the other is within.

@@ -1,29 +1,30 @@
-//! What is told of a training: of every rollout, and of the agent at the end, with the files it leaves.
+//! The metrics of a rollout, and the verdict on the agent at the end.
 
 use burn::module::AutodiffModule;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use serde::Serialize;
 
 use super::Ppo;
 use super::learner::Row;
 use super::rollout::Rollout;
 use crate::envs::Game;
-use crate::models::layers::NetBackend;
-use crate::stages::training::verdict_json;
-use crate::stages::{Done, Error, write};
+use crate::stages::model_files::{verdict_json, write_model};
+use crate::stages::{Done, Error};
 use crate::train::metrics::Metrics;
+use crate::train::optim::TrainBackend;
 
-/// It is the mean of at least so many last episodes.
+/// The mean return is over at least this many last episodes.
 const LAST_EPISODES: f64 = 100.0;
 
-/// What the last episodes earned, explored as they were.
+/// The returns of the last episodes, which were played with exploration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Verdict {
     game: Game,
     steps: u64,
     last_episodes: f64,
     mean_return: f64,
-    /// On the scale where published random actions have 0 and the published expert has 1.
+    /// The mean return on a scale from 0, the published return of random actions, to 1, the published
+    /// expert's.
     normalised: f64,
 }
 
@@ -51,29 +52,32 @@ impl Verdict {
         let Verdict { game, steps, last_episodes, mean_return, normalised } = self;
         if !mean_return.is_finite() {
             return format!(
-                "after {steps} steps in {game} no episode has ended, so what the agent earns is not known"
+                "after {steps} steps in {game} no episode has ended, so the agent's return is unknown"
             );
         }
         format!(
-            "after {steps} steps in {game} the last {last_episodes} episodes earned {mean_return:.2} ({normalised:.2} of the way from random to expert)"
+            "after {steps} steps in {game} the last {last_episodes} episodes had a mean return of {mean_return:.2} ({normalised:.2} of the way from random to expert)"
         )
     }
 }
 
 impl<B: Backend> Rollout<B> {
-    /// What is logged of it.
-    pub(super) fn told(&self, returns: &[f32]) -> Row {
+    /// Returns the metrics of the rollout.
+    pub(super) fn metrics(&self, returns: &[f32]) -> Row {
         let variance = |values: &mut dyn Iterator<Item = f32>| {
             let values: Vec<f64> = values.map(f64::from).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
         };
-        // Of returns that are all alike nothing can be explained; what is no number is not logged.
-        let off =
-            variance(&mut returns.iter().zip(&self.values).map(|(right, value)| right - value));
+        // With equal returns the ratio is not finite, and such values are not logged.
+        let residual =
+            variance(&mut returns.iter().zip(&self.values).map(|(seen, value)| seen - value));
         let count = self.episodes.len();
         let mut row = vec![
-            ("explained_variance", (1.0 - off / variance(&mut returns.iter().copied())) as f32),
+            (
+                "explained_variance",
+                (1.0 - residual / variance(&mut returns.iter().copied())) as f32,
+            ),
             ("episodes", count as f32),
         ];
         if count > 0 {
@@ -90,30 +94,16 @@ impl<B: Backend> Rollout<B> {
     }
 }
 
-impl<A> Ppo<'_, A>
-where
-    A: AutodiffBackend + NetBackend,
-    A::InnerBackend: NetBackend,
-{
-    /// Files the agent and its curve.
+impl<A: TrainBackend> Ppo<'_, A> {
+    /// Writes the agent, its curve and the verdict.
     pub(super) fn finish(&self, metrics: &Metrics) -> Result<Done, Error> {
         let (place, config) = (self.place, &self.task.config);
         let verdict = Verdict::new(config.game, config.updates() * config.batch() as u64, metrics);
         place.progress.say(&verdict.sentence());
-        let file = |name: &str| format!("{}/{name}", place.folder);
-        let mut agent = place.store.new_file(&file("agent.safetensors"))?;
-        write(
-            &mut agent,
-            &self.learner.net.valid().export(&self.learner.agent, &self.task.provenance)?,
-        )?;
-        let mut told = place.store.new_file(&file("verdict.json"))?;
-        write(
-            &mut told,
-            verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict)
-                .as_bytes(),
-        )?;
-        let [table, events] = metrics.write(place.store, &place.folder)?;
-        let files = vec![agent.finish(0)?, table, told.finish(0)?, events];
+        let weights =
+            self.learner.net.valid().export(&self.learner.agent, &self.task.provenance)?;
+        let json = verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict);
+        let files = write_model(place, "agent.safetensors", &weights, &json, metrics)?;
         let mut stats = self.seconds.clone();
         stats.extend([
             ("env_steps".to_owned(), verdict.steps as f64),
@@ -128,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_episodes_count_as_often_as_they_are() {
+    fn the_mean_return_weighs_updates_by_their_episodes() {
         let mut metrics = Metrics::default();
         for (step, mean, count) in [(1, 0.0, 50.0), (2, 10.0, 60.0), (3, 4.0, 40.0)] {
             metrics

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::key::{Fields, WithSettings, key};
+use super::key::{Fields, WithSettings, canonical, key, settings, settings_of_receipt};
 use super::{Given, NewTask, Planned, Reason, StagePlan, Waiting};
-use crate::dataset::{HashSet, Receipt};
-use crate::stages::Task;
+use crate::dataset::{FileInfo, HashSet, Receipt};
+use crate::stages::workplace::STATE_FILE;
+use crate::stages::{StageKind, Task};
 
 /// When a trained model is trained again although its settings stayed the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,18 +42,31 @@ pub struct Training<'a> {
     pub beside: Vec<&'a StagePlan>,
     /// Steps of the training.
     pub steps: u64,
+    /// Whether it continues from the state of a shorter training.
+    pub continues: bool,
     /// How much of the source a kept model has not seen, and what that counts.
     pub unseen: &'a dyn Fn(&Receipt) -> usize,
     /// What `unseen` counts, such as `videos`.
     pub unseen_unit: &'static str,
-    /// Creates the task of a generation, with what the weights' file shall say of its origin.
-    pub task: &'a dyn Fn(u64, BTreeMap<String, String>) -> Task,
+    /// Creates the task of a variant.
+    pub task: &'a dyn Fn(Variant) -> Task,
+}
+
+/// What distinguishes trainings with the same settings and inputs.
+#[derive(Clone, Debug, Default)]
+pub struct Variant {
+    /// How often `--refresh` repeated the training.
+    pub generation: u64,
+    /// The state of a shorter training that it continues from.
+    pub state: Option<FileInfo>,
+    /// The origin of the weights, for their metadata.
+    pub provenance: BTreeMap<String, String>,
 }
 
 impl Training<'_> {
     /// Plans the training: a model with these settings is kept, unless `refresh` says otherwise.
     pub fn plan(&self, given: &Given, plan: &mut StagePlan) {
-        let fields = self.fields(0);
+        let fields = self.fields(&Variant::default());
         let version = format!("{}_version", self.source_name);
         plan.set_settings(&fields);
         let with_settings = WithSettings::new(&plan.settings);
@@ -93,31 +107,64 @@ impl Training<'_> {
         let with_settings = WithSettings::new(&plan.settings);
         let trained = given.receipts.iter().filter(|r| with_settings.are_of(r));
         let newest = trained.filter_map(|r| generation(r)).max().unwrap_or(0);
-        let mut number = kept.and_then(generation).unwrap_or(0);
+        let shorter = self.shorter_training(given, plan.kind);
+        let mut variant = Variant {
+            generation: kept.and_then(generation).unwrap_or(0),
+            state: shorter.as_ref().map(|(_, state)| state.clone()),
+            provenance: BTreeMap::new(),
+        };
         // The same training again makes the same model, unless its key says that it is another one.
-        if given.is_forced && given.known.get(&key(&self.fields(number))).is_some() {
-            number = newest + 1;
+        if given.is_forced && given.known.get(&key(&self.fields(&variant))).is_some() {
+            variant.generation = newest + 1;
         }
-        let mut provenance = BTreeMap::from([("lapo.key".to_owned(), key(&self.fields(number)))]);
+        let own_key = key(&self.fields(&variant));
+        variant.provenance.insert("lapo.key".to_owned(), own_key);
         let mut stats = BTreeMap::from([
             (self.counted.to_owned(), self.count() as f64),
             ("steps".to_owned(), self.steps as f64),
         ]);
         if let Some(version) = self.source.version() {
-            provenance.insert(format!("lapo.{}_version", self.source_name), version.to_string());
+            let name = format!("lapo.{}_version", self.source_name);
+            variant.provenance.insert(name, version.to_string());
             stats.insert(format!("{}_version", self.source_name), version as f64);
         }
-        let task = (self.task)(number, provenance);
+        let task = (self.task)(variant);
         let inputs = self.source.tasks.keys();
+        let continued = shorter.map(|(steps, _)| format!("continues at step {steps}"));
+        plan.note = plan.note.take().or(continued);
         plan.add(NewTask { task, inputs, units: self.steps, stats }, given.known);
         if given.is_forced && plan.tasks.undone() > 0 {
             plan.why = BTreeMap::from([(Reason::Refresh, 1)]);
         }
     }
 
-    /// Returns the fields of the key of a generation.
-    fn fields(&self, generation: u64) -> Fields {
-        (self.task)(generation, BTreeMap::new()).key().into_fields()
+    /// Returns the longest training that differs in `steps` alone and is shorter: its steps and
+    /// its final state.
+    fn shorter_training(&self, given: &Given, kind: &'static StageKind) -> Option<(u64, FileInfo)> {
+        if !self.continues {
+            return None;
+        }
+        let fields = self.fields(&Variant::default());
+        let without_steps = |mut settings: Fields| {
+            settings.remove("steps");
+            canonical(&settings)
+        };
+        let own = without_steps(settings(kind, fields.iter()));
+        let with_state = given.receipts.iter().filter_map(|receipt| {
+            let steps = receipt.fields.get("steps")?.as_u64()?;
+            let state = receipt.files.iter().find(|file| file.path.ends_with(STATE_FILE))?;
+            let is_shorter = steps < self.steps
+                && receipt.fields.get("model") == fields.get("model")
+                && without_steps(settings_of_receipt(receipt)) == own;
+            is_shorter.then(|| (steps, generation(receipt), state))
+        });
+        let longest = with_state.max_by_key(|(steps, generation, _)| (*steps, *generation));
+        longest.map(|(steps, _, state)| (steps, state.clone()))
+    }
+
+    /// Returns the fields of a variant's key.
+    fn fields(&self, variant: &Variant) -> Fields {
+        (self.task)(variant.clone()).key().into_fields()
     }
 
     /// Returns how much there is to learn from. Videos that are still to be decoded are expected to

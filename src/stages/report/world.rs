@@ -9,7 +9,7 @@ use crate::dataset::{Column, FileInfo, Shards, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
 use crate::models::{Labeller, Predictor, Want};
 use crate::stages::Error;
-use crate::stages::training::WorldModel;
+use crate::stages::world_model::WorldModel;
 use crate::train::batch;
 
 /// Windows out of which one is shown: the one in which most moves.

@@ -7,9 +7,9 @@ use super::verdict::{Latents, Scored};
 use crate::dataset::{Action, Actions, Shards, Store, WindowIndex};
 use crate::models::DynamicsConfig;
 use crate::stages::Error;
-use crate::stages::known::answers;
+use crate::stages::labelled_pairs::answers;
 use crate::train::batch;
-use crate::train::decoding::Pairs;
+use crate::train::decoder::Pairs;
 use crate::train::probe::{Probe, probe};
 
 /// Which true action belongs to which window.

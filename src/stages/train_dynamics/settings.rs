@@ -1,4 +1,4 @@
-//! The fields of the stage in YAML, what they mean for the networks, and which of their values are faults.
+//! The settings of `train_dynamics`, and the networks, optimiser and schedules that follow from them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,11 @@ use crate::dataset::{self, Receipt};
 use crate::models::{
     DynamicsConfig, FdmAction, IdmHead, ModelError, Precision, Predict, Preset, VqConfig,
 };
-use crate::stages::plan::training::{Refresh, Training, unseen};
+use crate::stages::plan::training::{Refresh, Training, Variant, unseen};
 use crate::stages::plan::{Given, StagePlan};
-use crate::stages::{ArtifactKind, FieldFault, Input, LatentActions, Needs, Stage, StageKind};
+use crate::stages::{
+    ArtifactKind, FieldFault, FieldFaults, Input, LatentActions, Needs, Stage, StageKind,
+};
 use crate::train::schedule::Schedule;
 use crate::train::{OptimConfig, Pace, Rule};
 
@@ -18,96 +20,122 @@ use crate::train::{OptimConfig, Pace, Rule};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainDynamicsConfig {
-    /// The `decode` or `record` stage whose frames it learns from.
+    /// The `decode` or `record` stage with the frames to train on.
     pub frames: String,
     /// Sizes of the networks: `tiny` (IDM x1, FDM 8), `small` (x2, 12) or `paper` (x4, 24).
     #[serde(default)]
     pub preset: Preset,
-    /// Width of the IDM's IMPALA network as a multiple of (16, 32, 32). Unset: the preset's.
+    /// Width of the IDM's IMPALA network as a multiple of (16, 32, 32). Default: the preset's.
     #[serde(default)]
     pub idm_scale: Option<usize>,
-    /// Channels of the FDM's U-Net at full resolution. Unset: the preset's.
+    /// Channels of the FDM's U-Net at full resolution. Default: the preset's.
     #[serde(default)]
     pub fdm_base: Option<usize>,
-    /// Frames before `o[t]` that both models see. 1, as in the paper: a window is `o[t-1]`, `o[t]`, `o[t+1]`.
+    /// Frames before `o[t]` that both models see. Default 1, as in the paper: a window is `o[t-1]`,
+    /// `o[t]`, `o[t+1]`.
     #[serde(default = "default_context")]
     pub context: usize,
-    /// The bottleneck.
+    /// The vector-quantised bottleneck between IDM and FDM.
     #[serde(default)]
     pub vq: VqConfig,
-    /// What the IDM looks at. Default `motion`: at `o[t]` and the changes between frames, its features averaged where pixels change, its
-    /// latent actions normalised. `flatten`: at the frames, as in the paper; a probe then tells .29 of a maze's actions after 600 steps, not
-    /// .75, and .06 of bigfish's after 1,200, not .20: no more than guessing.
+    /// The IDM's input. Default `motion`: `o[t]` and the changes between frames; features are
+    /// averaged where pixels change, and latent actions are normalised. `flatten`: the frames, as in
+    /// the paper.
     #[serde(default)]
     pub idm_head: Option<IdmHead>,
-    /// How the latent action enters the FDM. Default `modulate`: it scales and shifts the channels of every level. `tile`: it is tiled
-    /// over the frame at the input, as in the paper; a probe then tells .56 of a maze's actions after 600 steps, not .75.
+    /// How the latent action enters the FDM. Default `modulate`: it scales and shifts the channels
+    /// of every level. `tile`: it is tiled over the input frame, as in the paper.
     #[serde(default)]
     pub fdm_action: Option<FdmAction>,
-    /// Side of the picture at the bottom of the FDM's U-Net, in pixels: a power of two from 4 to half the frame, or 1, as in the
-    /// paper. Default 8: as good as 1, in 0.7 of the time.
+    /// Side of the lowest resolution of the FDM's U-Net, in pixels: a power of two from 4 to half
+    /// the frame, or 1, as in the paper. Default 8, which is as accurate as 1 in 0.7 of the time.
     #[serde(default)]
     pub fdm_bottom: Option<usize>,
-    /// What the FDM predicts. Default `change`: the change from `o[t]`, which is right about a still picture from the first step (25x
-    /// lower error than the paper's after 400 steps, `tiny`, on `data/maze`). `frame`: the next frame itself, as in the paper.
+    /// The FDM's target. Default `change`: the change from `o[t]`, so that a still picture is
+    /// predicted right from the first step. `frame`: the next frame, as in the paper.
     #[serde(default)]
     pub predict: Option<Predict>,
-    /// The published training, for parity: `idm_head: flatten`, `fdm_action: tile`, `fdm_bottom: 1`, `predict: frame`; codes are used from
-    /// the first step, EMA counts start at zero and keep .999 a step, no code is revived; both networks have the same learning rate.
-    /// After 300 steps of `tiny` on `data/maze` the held-out error (x1000) of seeds 0, 1, 2 and 4 is 5.7, 7.6, 6.0 and 7.0; PyTorch's
-    /// from the same seeds 5.4, 5.1, 6.1 and 6.7. With .99 a step seed 1 has 5.8.
+    /// Trains as the paper does, for comparison: `idm_head: flatten`, `fdm_action: tile`,
+    /// `fdm_bottom: 1`, `predict: frame`, `optimizer: adam`, one learning rate of 3e-4, quantised
+    /// from the first step, EMA counts that start at zero and decay by 0.999 a step, no revived
+    /// codes. Default false.
     #[serde(default)]
     pub reference: bool,
-    /// Optimiser steps. 50,000 in the paper.
+    /// Training steps. Default 50,000, as in the paper.
     #[serde(default = "default_steps")]
     pub steps: u64,
-    /// Windows a step. 128 in the paper.
+    /// Windows in a step. Default 128, as in the paper.
     #[serde(default = "default_batch")]
     pub batch: usize,
-    /// What moves the weights of convolutions; Adam moves all else. Default `muon` (Jordan et al., 2024), which gets as far as `adam` in
-    /// half of its time on bigfish and coinrun, and in as much on mazes: after 1,200 steps of bigfish a probe tells .29 of the actions,
-    /// `adam`'s .22, and .28 after 2,460 (none decorrelated). `adam` with `reference`, as in the paper.
+    /// Passes in a step. Each takes an equal part of the batch, and the step follows the mean of
+    /// their gradients. Raise it when a batch does not fit into the device's memory. Default 1.
+    #[serde(default = "default_accumulate", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
+    /// The optimiser of convolution weights; Adam updates all others. Default `muon` (Jordan et al.,
+    /// 2024), which needs half as many steps as `adam` on some games and as many on others. `adam`
+    /// with `reference`.
     #[serde(default)]
     pub optimizer: Option<Rule>,
-    /// Peak learning rate; it rises from 10 % in `warmup_steps` and falls to 1 % at the end. Default 2e-3: with `adam` the error is .28 of
-    /// copying's after 600 steps of a maze, .58 at 3e-4, as in the paper and with `reference`. `muon` moves weights by 0.6 of it a step.
+    /// Peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 1% at the end.
+    /// Default 2e-3; 3e-4 with `reference`, as in the paper. `muon` moves weights by 0.6 of it in a
+    /// step. Lower it if training diverges.
     #[serde(default)]
     pub learning_rate: Option<f64>,
-    /// The same for the IDM alone. Default 0.3 of `learning_rate`: after 1,200 steps of bigfish a probe tells .29 of the actions, .26 at
-    /// 0.15 and .18 at 0.6, where latent actions move on before the FDM reads them. With `reference` the same as the FDM's.
+    /// Peak learning rate of the IDM. Default 0.3 of `learning_rate`, so that latent actions change
+    /// more slowly than the FDM learns to read them; with `reference` the same as the FDM's.
     #[serde(default)]
     pub idm_learning_rate: Option<f64>,
-    /// What the mean squared correlation of two numbers of a latent action counts against the FDM's relative error until codes are used
-    /// (`vq.warmup`): they shall not all say the same. Default 0.03: after 4,350 steps of bigfish, seed 1, a probe tells .34 of the actions,
-    /// at 0 .12, in 1.2 dimensions of 128. On mazes the error is .10 of copying's, at 0 .15. To the end of the training a probe tells .01
-    /// more on bigfish and .02 less on mazes. None with `reference`.
+    /// Weight of the mean squared correlation between the numbers of a latent action, beside the
+    /// FDM's relative error, until codes are used (`vq.warmup`). It keeps the numbers from encoding
+    /// all the same. Default 0.03; 0 with `reference`.
     #[serde(default)]
     pub decorrelation: Option<f64>,
-    /// Steps until the learning rate is at its peak. 50 in the paper.
+    /// Steps until the learning rate reaches its peak. Default 50, as in the paper.
     #[serde(default = "default_warmup_steps")]
     pub warmup_steps: u64,
-    /// How precisely the networks compute: `f32`, or `bf16`, which is for GPUs and much slower without one. Default `f32`.
+    /// Decay of an exponential moving average of all weights, such as 0.999. Judgements and the
+    /// exported model then use the average. Default: no average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Precision of the networks' arithmetic: `f32`, or `bf16` for GPUs (slow on CPUs). Default
+    /// `f32`.
     #[serde(default)]
     pub precision: Precision,
-    /// Every `holdout`-th episode is kept from training and judges the model; 0: none is.
+    /// Every `holdout`-th episode is held out and judges the model. 0: none is. Default 5.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
-    /// The stage that knows true actions, where somebody recorded some: `record` or `import_actions`. The verdict says how well they can be
-    /// told from latent actions; the model learns from none of them but those of `supervision`.
+    /// The stage with true actions: `record` or `import_actions`. The verdict then says how well
+    /// latent actions predict them. The model does not learn from them, except for those of
+    /// `supervision`. Default none.
     #[serde(default)]
     pub actions: Option<String>,
-    /// The `deduplicate` stage whose near-copies are left out: what is there twice counts twice, and a copy of a training video that is
-    /// held out judges nothing. Default none.
+    /// The `deduplicate` stage whose near-duplicates are left out, so that no video counts twice or
+    /// is both trained on and held out. Default none.
     #[serde(default)]
     pub without: Option<String>,
-    /// Learns from a few of the true actions too: `{ labels: 256 }`. Default none.
+    /// Trains on a few true actions too, such as `{ labels: 256 }`. Default none.
     #[serde(default)]
     pub supervision: Option<SupervisionConfig>,
-    /// When new videos make a new model. Default `never`: they are labelled with the model that exists.
+    /// The `train_dynamics` or `import_dynamics` stage with the weights to start from, of networks
+    /// of the same sizes. Default: random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
+    /// Keeps the state at the end of the training, so that raising `steps` later continues from it
+    /// instead of starting anew. The learning rate then follows the schedule of the new `steps`, so
+    /// the model differs from one trained with them at once. Default false.
+    #[serde(default, rename = "continue", skip_serializing_if = "std::ops::Not::not")]
+    pub continued: bool,
+    /// When to train again as videos are added. Default `never`: the existing model labels them.
     #[serde(default)]
     pub refresh: Refresh,
 }
 
+fn default_accumulate() -> usize {
+    1
+}
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
 fn default_context() -> usize {
     1
 }
@@ -124,17 +152,18 @@ fn default_holdout() -> usize {
     5
 }
 
-/// A few true actions, which a linear layer learns to tell from latent actions while these are learnt (LAOM, Nikulin et al., 2025).
+/// Supervision by a few true actions, which a linear layer predicts from the latent actions (LAOM,
+/// Nikulin et al., 2025).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SupervisionConfig {
-    /// How many transitions of the training episodes, drawn at random, are learnt from with their true action.
+    /// The number of training transitions, drawn at random, whose true actions are used.
     pub labels: usize,
-    /// How many of them join each batch. Default 16.
+    /// The number of them that join each batch. Default 16.
     #[serde(default = "default_supervised")]
     pub batch: usize,
-    /// What a nat of their cross-entropy counts against the FDM's relative error. Default 0.02, which helps where actions can be told
-    /// apart and harms nowhere it was tried; from 0.1 on few labels are learnt by heart.
+    /// Weight of their cross-entropy (in nats) beside the FDM's relative error. Default 0.02. From
+    /// 0.1 on the IDM memorises a few labels.
     #[serde(default = "default_weight")]
     pub weight: f64,
 }
@@ -147,7 +176,7 @@ fn default_weight() -> f64 {
 }
 
 impl TrainDynamicsConfig {
-    /// The networks these settings ask for, on frames of `size` pixels.
+    /// Returns the sizes of the networks for frames of `size` pixels a side.
     pub fn dynamics(&self, size: usize) -> DynamicsConfig {
         let preset = self.preset.dynamics();
         let config = DynamicsConfig {
@@ -169,13 +198,18 @@ impl TrainDynamicsConfig {
         DynamicsConfig { vq: VqConfig { decay: 0.999, ..published.vq }, ..published }
     }
 
-    /// The optimiser.
+    /// Returns the optimiser's settings.
     pub fn optim(&self) -> OptimConfig {
         let rule = self.optimizer.unwrap_or(Rule::of_dynamics(self.reference));
-        OptimConfig { rule, precision: self.precision, ..OptimConfig::default() }
+        OptimConfig {
+            rule,
+            precision: self.precision,
+            ema_decay: self.ema_decay,
+            ..OptimConfig::default()
+        }
     }
 
-    /// How far each step goes.
+    /// Returns the learning rates and weights of a step.
     pub fn pace(&self, step: u64) -> Pace {
         let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.3) };
         let peak = self.learning_rate.unwrap_or(peak);
@@ -193,6 +227,105 @@ impl TrainDynamicsConfig {
     }
 }
 
+/// The rules for fields.
+impl TrainDynamicsConfig {
+    fn expect_steps(&self, faults: &mut FieldFaults) {
+        faults.expect_positive("steps", self.steps);
+        faults.expect_positive("batch", self.batch);
+        faults.expect_positive("accumulate", self.accumulate);
+        let supervised = self.supervision.as_ref().map_or(0, |supervision| supervision.batch);
+        let splits = |windows: usize| windows.is_multiple_of(self.accumulate.max(1));
+        faults.expect_value(
+            splits(self.batch) && splits(supervised),
+            "accumulate",
+            self.accumulate,
+            "expected a divisor of `batch`, and of `batch` in `supervision`",
+        );
+        faults.expect_value(
+            self.context <= 16,
+            "context",
+            self.context,
+            "expected 0 to 16 frames; the paper uses 1",
+        );
+        for (field, rate) in
+            [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)]
+        {
+            let rate = rate.unwrap_or(3e-4);
+            faults.expect_value(
+                rate.is_finite() && rate > 0.0,
+                field,
+                rate,
+                "expected a number above 0; the paper uses 3e-4",
+            );
+        }
+        let weight = self.decorrelation.unwrap_or(0.0);
+        faults.expect_value(
+            weight.is_finite() && weight >= 0.0,
+            "decorrelation",
+            weight,
+            "expected a number of at least 0",
+        );
+        let decay = self.ema_decay.unwrap_or(0.0);
+        faults.expect_value(
+            (0.0..1.0).contains(&decay),
+            "ema_decay",
+            decay,
+            "expected a number from 0 to below 1, e.g. 0.999",
+        );
+    }
+
+    fn expect_supervision(&self, faults: &mut FieldFaults) {
+        let Some(supervision) = &self.supervision else { return };
+        faults.expect(
+            self.actions.is_some(),
+            "supervision",
+            "has no true actions",
+            "name the stage with true actions in `actions:`",
+        );
+        faults.expect(
+            supervision.labels > 0 && supervision.batch > 0,
+            "supervision",
+            "has no labels",
+            "expected `labels` and `batch` of at least 1",
+        );
+        let weight = supervision.weight;
+        faults.expect(
+            weight.is_finite() && weight > 0.0,
+            "supervision",
+            format_args!("has weight {weight}"),
+            "expected a number above 0",
+        );
+    }
+
+    /// Rejects settings that differ from the paper's.
+    fn expect_published(&self, faults: &mut FieldFaults) {
+        let vq = VqConfig::default();
+        let departures = [
+            ("optimizer", self.optimizer == Some(Rule::Muon)),
+            ("idm_learning_rate", self.idm_learning_rate.is_some()),
+            ("supervision", self.supervision.is_some()),
+            ("decorrelation", self.decorrelation.unwrap_or(0.0) > 0.0),
+            ("ema_decay", self.ema_decay.is_some()),
+            ("predict", self.predict == Some(Predict::Change)),
+            ("idm_head", self.idm_head == Some(IdmHead::Motion)),
+            ("fdm_action", self.fdm_action == Some(FdmAction::Modulate)),
+            ("fdm_bottom", self.fdm_bottom.is_some_and(|side| side != 1)),
+            // A value that equals the default may be unset, so only a third value is a fault.
+            ("vq.warmup", self.vq.quantises() && ![0.0, vq.warmup].contains(&self.vq.warmup)),
+            ("vq.decay", ![0.999, vq.decay].contains(&self.vq.decay)),
+            ("vq.revive_after", ![0, vq.revive_after].contains(&self.vq.revive_after)),
+        ];
+        for (field, departs) in departures {
+            faults.expect(
+                !departs,
+                field,
+                "departs from the paper beside `reference: true`",
+                "the published training does not do so: remove one of the two",
+            );
+        }
+    }
+}
+
 impl Stage for TrainDynamicsConfig {
     type Task = TrainDynamicsTask;
 
@@ -206,121 +339,50 @@ impl Stage for TrainDynamicsConfig {
             Input::given("actions", &self.actions, ArtifactKind::Actions),
             Input::given("without", &self.without, ArtifactKind::Copies)
                 .map(Input::of_the_same_frames),
+            Input::given("init_from", &self.init_from, ArtifactKind::Dynamics),
         ];
         inputs.into_iter().flatten().collect()
     }
 
     fn validate(&self) -> Vec<FieldFault> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, field, seen: String, cure| {
-            if !holds {
-                faults.push((field, seen, cure));
-            }
-        };
-        for (field, value) in [("steps", self.steps), ("batch", self.batch as u64)] {
-            expect(value > 0, field, "is 0".into(), "expected at least 1");
-        }
-        expect(
-            self.context <= 16,
-            "context",
-            format!("is {}", self.context),
-            "expected 0 to 16 frames; the paper uses 1",
-        );
-        for (field, rate) in
-            [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)]
-        {
-            let rate = rate.unwrap_or(3e-4);
-            expect(
-                rate.is_finite() && rate > 0.0,
-                field,
-                format!("is {rate}"),
-                "expected a number above 0; the paper uses 3e-4",
-            );
-        }
-        let weight = self.decorrelation.unwrap_or(0.0);
-        expect(
-            weight.is_finite() && weight >= 0.0,
-            "decorrelation",
-            format!("is {weight}"),
-            "expected a number of at least 0",
-        );
-        if let Some(supervision) = &self.supervision {
-            expect(
-                self.actions.is_some(),
-                "supervision",
-                "has no true actions".into(),
-                "name the stage that knows them with `actions:`",
-            );
-            let positive = supervision.labels > 0 && supervision.batch > 0;
-            expect(
-                positive,
-                "supervision",
-                "learns from nothing".into(),
-                "expected `labels` and `batch` of at least 1",
-            );
-            let weight = supervision.weight;
-            expect(
-                weight.is_finite() && weight > 0.0,
-                "supervision",
-                format!("has weight {weight}"),
-                "expected a number above 0",
-            );
-        }
-        expect(
+        let mut faults = FieldFaults::default();
+        self.expect_steps(&mut faults);
+        self.expect_supervision(&mut faults);
+        faults.expect(
             self.holdout != 1,
             "holdout",
-            "is 1".into(),
-            "it would keep every episode from training; expected 0 (none) or at least 2",
+            "is 1",
+            "it would hold out every episode; expected 0 (none) or at least 2",
         );
-        let vq = VqConfig::default();
-        let departures = [
-            ("optimizer", self.optimizer == Some(Rule::Muon)),
-            ("idm_learning_rate", self.idm_learning_rate.is_some()),
-            ("supervision", self.supervision.is_some()),
-            ("decorrelation", weight > 0.0),
-            ("predict", self.predict == Some(Predict::Change)),
-            ("idm_head", self.idm_head == Some(IdmHead::Motion)),
-            ("fdm_action", self.fdm_action == Some(FdmAction::Modulate)),
-            ("fdm_bottom", self.fdm_bottom.is_some_and(|side| side != 1)),
-            // Of fields that are the default's or the paper's nobody can tell who set them.
-            ("vq.warmup", self.vq.quantises() && ![0.0, vq.warmup].contains(&self.vq.warmup)),
-            ("vq.decay", ![0.999, vq.decay].contains(&self.vq.decay)),
-            ("vq.revive_after", ![0, vq.revive_after].contains(&self.vq.revive_after)),
-        ];
-        for (field, departs) in departures {
-            let cure = "the published training does not do so: remove one of the two";
-            expect(
-                !(self.reference && departs),
-                field,
-                "departs from the paper beside `reference: true`".into(),
-                cure,
-            );
+        if self.reference {
+            self.expect_published(&mut faults);
         }
         if let Refresh::Growth(share) = self.refresh {
-            expect(
+            faults.expect(
                 share.is_finite() && share > 0.0,
                 "refresh",
-                format!("is growth: {share}"),
+                format_args!("is growth: {share}"),
                 "expected a share above 0, e.g. 0.25",
             );
         }
-        faults
+        faults.into_vec()
     }
 
     fn needs(&self) -> Needs {
-        // Any amount of frames is read in 0.7 GB; the paper's networks at its batch add activations of a few GiB.
+        // Frames take 0.7 GB, however many there are. The paper's networks at its batch size add a
+        // few GiB of activations.
         let memory_mib = if self.preset == Preset::Paper { 8192 } else { 1024 };
         Needs { gpu: true, cores: 4, memory_mib }
     }
 
-    /// Adds one task, or keeps the model that is there.
+    /// Adds one task, or keeps the existing model.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
-        let [actions, copies] =
-            [&self.actions, &self.without].map(|name| given.plan_if(name.as_ref()));
+        let [actions, copies, init] = [&self.actions, &self.without, &self.init_from]
+            .map(|name| given.plan_if(name.as_ref()));
         let copies_in_order = |copies: &StagePlan| {
-            let (left_out, videos) =
-                (copies.copies(), frames.tasks.receipts().flat_map(|receipt| &receipt.videos));
+            let left_out = copies.copies();
+            let videos = frames.tasks.receipts().flat_map(|receipt| &receipt.videos);
             videos
                 .filter(|video| left_out.contains(video.digest.as_str()))
                 .map(|video| video.digest.clone())
@@ -334,6 +396,8 @@ impl Stage for TrainDynamicsConfig {
             shards: frames.shards(),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
             without: copies.map(copies_in_order),
+            init: init.map(StagePlan::weights),
+            state: None,
             generation: 0,
             provenance: Default::default(),
             checkpoint_secs: given.checkpoint_secs,
@@ -343,12 +407,13 @@ impl Stage for TrainDynamicsConfig {
             source: frames,
             source_name: "frames",
             counted: "frames",
-            beside: [actions, copies].into_iter().flatten().collect(),
+            beside: [actions, copies, init].into_iter().flatten().collect(),
             steps: self.steps,
+            continues: self.continued,
             unseen: &|kept| unseen_videos(kept, frames),
             unseen_unit: "videos",
-            task: &|generation, provenance| {
-                TrainDynamicsTask { generation, provenance, ..task.clone() }.into()
+            task: &|Variant { generation, state, provenance }| {
+                TrainDynamicsTask { generation, state, provenance, ..task.clone() }.into()
             },
         };
         training.plan(given, plan);

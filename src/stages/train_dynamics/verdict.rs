@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Data, TrainDynamicsTask, as_batch, probe};
 use crate::dataset::WindowIndex;
 use crate::stages::Error;
-use crate::stages::training::{ratio, verdict_json};
+use crate::stages::model_files::{ratio, verdict_json};
 use crate::train::probe::{Probe, entropy};
 use crate::train::{DynamicsTrainer, batch};
 

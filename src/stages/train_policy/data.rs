@@ -1,4 +1,4 @@
-//! What a policy is cloned from: frames on disk, latent actions in memory. In: shards and labels; out: any of their pairs, and a verdict.
+//! The data of a latent policy's training: frames on disk, latent actions in memory.
 
 use std::collections::HashMap;
 
@@ -7,27 +7,30 @@ use crate::dataset::{Shards, read_labels};
 use crate::stages::{Error, Workplace};
 use crate::train::PolicyTrainer;
 
-/// Most frames the verdict is based on, and how many a pass takes.
+/// The maximum number of frames in a judgement.
 const VERDICT_FRAMES: usize = 4096;
+/// Frames in one forward pass of a judgement.
 const VERDICT_BATCH: usize = 256;
 
-/// A labelled frame: its shard, its row there, and where its latent action begins.
+/// The position of a labelled frame.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct LabelledFrame {
     shard: u32,
+    /// The row in the shard.
     row: u32,
+    /// The index of its latent action.
     label: u32,
 }
 
-/// Frames on disk and latent actions in memory.
+/// Labelled frames, split into training and held-out ones.
 pub(super) struct Data {
     shards: Shards,
     pub side: usize,
     /// `[transition, latent_dim]`
     latent_action: Vec<f32>,
     pub latent_dim: usize,
-    pub training: Vec<Place>,
-    held_out: Vec<Place>,
+    pub training: Vec<LabelledFrame>,
+    held_out: Vec<LabelledFrame>,
 }
 
 impl Data {
@@ -39,7 +42,9 @@ impl Data {
             .zip(0..)
             .map(|(file, number)| (file.blake3.as_str(), number))
             .collect();
-        let (mut latent_action, mut latent_dim, mut videos) = (Vec::new(), 0, HashMap::new());
+        let mut latent_action = Vec::new();
+        let mut latent_dim = 0;
+        let mut videos = HashMap::new();
         let (mut training, mut held_out) = (Vec::new(), Vec::new());
         for file in &task.labels {
             let labels = read_labels(place.store, &file.path)?;
@@ -54,9 +59,10 @@ impl Data {
                 let next = videos.len();
                 let video =
                     *videos.entry((shard, name(labels.video[i]).to_owned())).or_insert(next);
-                let kept = task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
+                let is_held_out =
+                    task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
                 let label = (latent_action.len() / latent_dim.max(1) + i) as u32;
-                if kept { &mut held_out } else { &mut training }.push(Place {
+                if is_held_out { &mut held_out } else { &mut training }.push(LabelledFrame {
                     shard,
                     row: labels.row[i],
                     label,
@@ -68,8 +74,8 @@ impl Data {
         if task.config.holdout == 0 {
             held_out.clone_from(&training);
         }
-        for (split, places) in [("training", &training), ("held-out", &held_out)] {
-            if places.is_empty() {
+        for (split, frames) in [("training", &training), ("held-out", &held_out)] {
+            if frames.is_empty() {
                 return Err(Error::TooFewTransitions { split, transitions, videos: videos.len() });
             }
         }
@@ -77,25 +83,25 @@ impl Data {
         Ok(Data { shards, side, latent_action, latent_dim, training, held_out })
     }
 
-    /// Copies frames and their latent actions.
+    /// Reads frames and their latent actions.
     pub(super) fn gather(
         &self,
-        places: impl Iterator<Item = Place>,
+        labelled: impl Iterator<Item = LabelledFrame>,
     ) -> Result<(Vec<u8>, Vec<f32>), crate::dataset::Error> {
         let bytes = self.side * self.side * 3;
         let (mut frames, mut latent_action) = (Vec::new(), Vec::new());
-        for place in places {
+        for frame in labelled {
             let from = frames.len();
             frames.resize(from + bytes, 0);
-            self.shards.copy(place.shard as usize, place.row as usize, &mut frames[from..])?;
+            self.shards.copy(frame.shard as usize, frame.row as usize, &mut frames[from..])?;
             latent_action.extend_from_slice(
-                &self.latent_action[place.label as usize * self.latent_dim..][..self.latent_dim],
+                &self.latent_action[frame.label as usize * self.latent_dim..][..self.latent_dim],
             );
         }
         Ok((frames, latent_action))
     }
 
-    /// On frames spread evenly over those held out, after so many steps.
+    /// Judges the policy after `steps` steps on frames spread evenly over the held-out ones.
     pub(super) fn judge(
         &self,
         trainer: &dyn PolicyTrainer,
@@ -103,18 +109,21 @@ impl Data {
         steps: u64,
     ) -> Result<PolicyVerdict, Error> {
         let count = self.held_out.len().min(VERDICT_FRAMES);
-        let asked: Vec<Place> =
+        let judged: Vec<LabelledFrame> =
             (0..count).map(|i| self.held_out[i * self.held_out.len() / count]).collect();
-        let (mut error, mut all) = (0.0_f64, Vec::new());
-        for part in asked.chunks(VERDICT_BATCH) {
-            let (frames, right) = self.gather(part.iter().copied())?;
-            error += squared(trainer.act(&frames)?.iter().zip(&right));
-            all.extend(right);
+        let mut error = 0.0_f64;
+        let mut all = Vec::new();
+        for part in judged.chunks(VERDICT_BATCH) {
+            let (frames, expected) = self.gather(part.iter().copied())?;
+            error += squared(trainer.act(&frames)?.iter().zip(&expected));
+            all.extend(expected);
         }
         let mut mean = vec![0.0_f32; self.latent_dim];
-        all.chunks_exact(self.latent_dim).for_each(|row| {
-            mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / count as f32)
-        });
+        for row in all.chunks_exact(self.latent_dim) {
+            for (mean, value) in mean.iter_mut().zip(row) {
+                *mean += value / count as f32;
+            }
+        }
         let numbers = all.len() as f64;
         Ok(PolicyVerdict {
             steps,

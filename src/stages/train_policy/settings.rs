@@ -1,4 +1,4 @@
-//! How a policy is cloned: what a pipeline says, its defaults, and what is wrong with it.
+//! The settings of `train_policy`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,47 +6,70 @@ use serde::{Deserialize, Serialize};
 use super::{KIND, TrainPolicyTask};
 use crate::dataset;
 use crate::models::{Precision, Preset};
-use crate::stages::plan::training::{Refresh, Training, unseen};
+use crate::stages::plan::training::{Refresh, Training, Variant, unseen};
 use crate::stages::plan::{Given, StagePlan};
-use crate::stages::{ArtifactKind, FieldFault, Input, LatentActions, Needs, Stage, StageKind};
+use crate::stages::{
+    ArtifactKind, FieldFault, FieldFaults, Input, LatentActions, Needs, Stage, StageKind,
+};
 use crate::train::schedule::Schedule;
 
 /// Clones a policy that maps a frame to the latent action taken there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainPolicyConfig {
-    /// The `label` stage it learns from.
+    /// The `label` stage to train on.
     pub labels: String,
     /// Size of the network: `tiny` (IMPALA x1), `small` (x2) or `paper` (x4).
     #[serde(default)]
     pub preset: Preset,
-    /// Width of the IMPALA network as a multiple of (16, 32, 32). Unset: the preset's.
+    /// Width of the IMPALA network as a multiple of (16, 32, 32). Default: the preset's.
     #[serde(default)]
     pub scale: Option<usize>,
-    /// Optimiser steps. 60,000 in the paper.
+    /// Training steps. Default 60,000, as in the paper.
     #[serde(default = "default_steps")]
     pub steps: u64,
-    /// Frames a step. 128 in the paper.
+    /// Frames in a step. Default 128, as in the paper.
     #[serde(default = "default_batch")]
     pub batch: usize,
-    /// Adam's peak learning rate; it rises from 10 % in `warmup_steps` and falls to 0 at the end. Default 2e-4, as in the paper.
+    /// Passes in a step. Each takes an equal part of the batch, and the step follows the mean of
+    /// their gradients. Raise it when a batch does not fit into the device's memory. Default 1.
+    #[serde(default = "default_accumulate", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
+    /// Adam's peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 0 at
+    /// the end. Default 2e-4, as in the paper. Lower it if training diverges.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
-    /// Steps until the learning rate is at its peak. Default 1,000, as in the paper, or a tenth of the steps where these are few.
+    /// Steps until the learning rate reaches its peak. Default 1,000, as in the paper, or a tenth of
+    /// `steps` if that is less.
     #[serde(default)]
     pub warmup_steps: Option<u64>,
-    /// How precisely the network computes: `f32`, or `bf16`, which is for GPUs and much slower without one. Default `f32`.
+    /// Decay of an exponential moving average of all weights, such as 0.999. Judgements and the
+    /// exported policy then use the average. Default: no average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Precision of the network's arithmetic: `f32`, or `bf16` for GPUs (slow on CPUs). Default
+    /// `f32`.
     #[serde(default)]
     pub precision: Precision,
-    /// Every `holdout`-th video is kept from training and judges the policy; 0: none is.
+    /// Every `holdout`-th video is held out and judges the policy. 0: none is. Default 5.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
-    /// Training ends before its last step once so many judgements in a row found no smaller error on videos kept aside; the policy of the
-    /// smallest is kept. They are 1,000 steps apart, or a twentieth of the steps where these are few. Unset: every step is taken, and the
-    /// last policy kept.
+    /// Ends the training early after this many judgements in a row without a smaller error on
+    /// held-out videos, and keeps the policy with the smallest. Judgements are 1,000 steps apart, or
+    /// a twentieth of `steps` if that is less. Default: it takes all steps and keeps the last
+    /// policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
-    /// When new labels make a new policy. Default `never`: the policy that exists is kept.
+    /// The `train_policy` stage with the weights to start from, of a network of the same size.
+    /// Default: random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
+    /// Keeps the state at the end of the training, so that raising `steps` later continues from it
+    /// instead of starting anew. The learning rate then follows the schedule of the new `steps`, so
+    /// the policy differs from one trained with them at once. Default false.
+    #[serde(default, rename = "continue", skip_serializing_if = "std::ops::Not::not")]
+    pub continued: bool,
+    /// When to train again as labels are added. Default `never`: the existing policy is kept.
     #[serde(default)]
     pub refresh: Refresh,
 }
@@ -57,6 +80,12 @@ fn default_steps() -> u64 {
 fn default_batch() -> usize {
     128
 }
+fn default_accumulate() -> usize {
+    1
+}
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
 fn default_learning_rate() -> f64 {
     2e-4
 }
@@ -65,7 +94,7 @@ fn default_holdout() -> usize {
 }
 
 impl TrainPolicyConfig {
-    /// Width of the network.
+    /// Returns the width of the network.
     pub fn resolved_scale(&self) -> usize {
         self.scale.unwrap_or_else(|| self.preset.policy(&self.preset.dynamics()).scale)
     }
@@ -85,63 +114,80 @@ impl Stage for TrainPolicyConfig {
     }
 
     fn inputs(&self) -> Vec<Input<'_>> {
-        vec![Input::new("labels", &self.labels, ArtifactKind::Labels)]
+        let labels = Input::new("labels", &self.labels, ArtifactKind::Labels);
+        let init = Input::given("init_from", &self.init_from, ArtifactKind::Policy);
+        [Some(labels), init].into_iter().flatten().collect()
     }
 
     fn validate(&self) -> Vec<FieldFault> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, field, seen: String, cure| {
-            if !holds {
-                faults.push((field, seen, cure));
-            }
-        };
-        expect(self.steps > 0, "steps", "is 0".into(), "expected at least 1");
-        expect(self.batch > 0, "batch", "is 0".into(), "expected at least 1");
-        expect(self.scale != Some(0), "scale", "is 0".into(), "expected at least 1");
-        let rate = self.learning_rate;
-        expect(
-            rate.is_finite() && rate > 0.0,
+        let mut faults = FieldFaults::default();
+        faults.expect_positive("steps", self.steps);
+        faults.expect_positive("batch", self.batch);
+        faults.expect_positive("accumulate", self.accumulate);
+        faults.expect_value(
+            self.batch.is_multiple_of(self.accumulate.max(1)),
+            "accumulate",
+            self.accumulate,
+            "expected a divisor of `batch`",
+        );
+        faults.expect(self.scale != Some(0), "scale", "is 0", "expected at least 1");
+        faults.expect_value(
+            self.learning_rate.is_finite() && self.learning_rate > 0.0,
             "learning_rate",
-            format!("is {rate}"),
+            self.learning_rate,
             "expected a number above 0; the paper uses 2e-4",
         );
         let warmup = self.warmup_steps.unwrap_or(0);
-        expect(
+        faults.expect_value(
             warmup < self.steps.max(1),
             "warmup_steps",
-            format!("is {warmup}"),
+            warmup,
             "expected fewer than `steps`",
         );
-        expect(
+        let decay = self.ema_decay.unwrap_or(0.0);
+        faults.expect_value(
+            (0.0..1.0).contains(&decay),
+            "ema_decay",
+            decay,
+            "expected a number from 0 to below 1, e.g. 0.999",
+        );
+        faults.expect(
             self.holdout != 1,
             "holdout",
-            "is 1".into(),
-            "it would keep every video from training; expected 0 (none) or at least 2",
+            "is 1",
+            "it would hold out every video; expected 0 (none) or at least 2",
         );
-        let early = if self.patience == Some(0) {
-            "is 0"
-        } else {
-            "has no videos to judge by: `holdout` is 0"
-        };
-        let stops = self.patience.is_none_or(|patience| patience > 0 && self.holdout > 0);
-        expect(
-            stops,
+        faults.expect(
+            self.patience != Some(0),
             "patience",
-            early.into(),
-            "expected at least 1 and a `holdout`, or nothing: every step is taken then",
+            "is 0",
+            "expected at least 1, or no `patience` to take every step",
         );
-        faults
+        faults.expect(
+            self.patience.is_none() || self.holdout > 0,
+            "patience",
+            "has no videos to judge by: `holdout` is 0",
+            "expected a `holdout`, or no `patience` to take every step",
+        );
+        faults.expect(
+            self.patience.is_none() || !self.continued,
+            "continue",
+            "has no last step to continue from: `patience` ends the training before it",
+            "remove one of the two",
+        );
+        faults.into_vec()
     }
 
     fn needs(&self) -> Needs {
-        // Frames are read in 0.7 GB; the latent actions beside them take half a KiB a transition.
+        // Frames take 0.7 GB; latent actions half a KiB for each transition.
         let memory_mib = if self.preset == Preset::Paper { 8192 } else { 2048 };
         Needs { gpu: true, cores: 4, memory_mib }
     }
 
-    /// Adds one task, or keeps the policy that is there.
+    /// Adds one task, or keeps the existing policy.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
         let labels = given.plan(&self.labels);
+        let init = given.plan_if(self.init_from.as_ref());
         let model = given.input_of(&self.labels, "dynamics").and_then(StagePlan::model);
         let frames = given.input_of(&self.labels, "frames");
         let task = TrainPolicyTask {
@@ -150,6 +196,8 @@ impl Stage for TrainPolicyConfig {
             labels: labels.tasks.files("labels.parquet"),
             shards: frames.map(StagePlan::shards).unwrap_or_default(),
             model: model.map(|model| model.weights.blake3.clone()),
+            init: init.map(StagePlan::weights),
+            state: None,
             generation: 0,
             provenance: Default::default(),
             checkpoint_secs: given.checkpoint_secs,
@@ -159,12 +207,13 @@ impl Stage for TrainPolicyConfig {
             source: labels,
             source_name: "labels",
             counted: "transitions",
-            beside: vec![],
+            beside: init.into_iter().collect(),
             steps: self.steps,
+            continues: self.continued,
             unseen: &|kept| unseen(kept, labels).count() + labels.new_tasks(),
             unseen_unit: "files of labels",
-            task: &|generation, provenance| {
-                TrainPolicyTask { generation, provenance, ..task.clone() }.into()
+            task: &|Variant { generation, state, provenance }| {
+                TrainPolicyTask { generation, state, provenance, ..task.clone() }.into()
             },
         };
         training.plan(given, plan);

@@ -1,0 +1,211 @@
+//! The data of a training of IDM and FDM, and its steps.
+
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use super::probe::TrueActions;
+use super::verdict::{Verdict, judge};
+use super::{TrainDynamicsTask, as_batch, is_judged};
+use crate::dataset::{self, Shards, WindowIndex};
+use crate::stages::{Error, Workplace};
+use crate::train::batch::{self, Draws};
+use crate::train::prefetch::Prefetch;
+use crate::train::{Batch, DynamicsTrainer, Judgement, Learner, Step, Supervision, TrainError};
+
+/// The maximum number of windows for a judgement during training.
+const JUDGED_WINDOWS: usize = 512;
+/// The minimum number of windows in a split.
+const MIN_WINDOWS: usize = 2;
+
+/// The shards, and the windows to train on and to judge by.
+pub(super) struct Data {
+    pub(super) shards: Shards,
+    pub(super) training: WindowIndex,
+    pub(super) held_out: WindowIndex,
+    pub(super) actions: Option<TrueActions>,
+    /// Training windows with the true actions that supervise them.
+    labelled: Vec<(usize, u32)>,
+}
+
+impl Data {
+    pub(super) fn open(task: &TrainDynamicsTask, place: &Workplace) -> Result<Data, Error> {
+        let shards = Shards::open_files(place.store, &task.shards)?;
+        if let Some(size) = shards.frame_size().filter(|size| size.height as usize != task.size) {
+            let file = task.shards.first().map_or_else(String::new, |file| file.path.clone());
+            return Err(Error::FrameSize { file, seen: size.height as usize, expected: task.size });
+        }
+        let time = task.config.context + 2;
+        let every = task.config.holdout;
+        let all = WindowIndex::new(&shards, time)
+            .without(&shards, task.without.as_deref().unwrap_or_default())?;
+        let is_held_out = |episode: usize| every > 0 && episode.is_multiple_of(every);
+        let training = all.subset(|episode| !is_held_out(episode));
+        let held_out = if every == 0 { all.subset(|_| true) } else { all.subset(is_held_out) };
+        for (split, windows) in [("training", training.len()), ("held-out", held_out.len())] {
+            if windows < MIN_WINDOWS {
+                let (episodes, needed) = (all.episodes(), MIN_WINDOWS);
+                return Err(Error::TooFewWindows { split, windows, episodes, time, needed });
+            }
+        }
+        let has_actions = task.config.actions.is_some();
+        let actions = has_actions.then(|| TrueActions::read(task, place.store)).transpose()?;
+        let mut data = Data { shards, training, held_out, actions, labelled: Vec::new() };
+        data.labelled = data.draw_labelled(task)?;
+        Ok(data)
+    }
+
+    fn draw_labelled(&self, task: &TrainDynamicsTask) -> Result<Vec<(usize, u32)>, Error> {
+        let (Some(actions), Some(supervision)) = (&self.actions, &task.config.supervision) else {
+            return Ok(Vec::new());
+        };
+        let labelled = actions.draw(&self.shards, &self.training, supervision.labels, task.seed)?;
+        if labelled.len() < supervision.labels {
+            let file = task.actions.first().map_or_else(String::new, |file| file.path.clone());
+            return Err(Error::TooFewLabels {
+                file,
+                found: labelled.len(),
+                asked: supervision.labels,
+            });
+        }
+        Ok(labelled)
+    }
+
+    /// Returns the supervised windows of a step and their true actions.
+    fn labelled(&self, task: &TrainDynamicsTask, step: u64) -> Vec<(usize, u32)> {
+        let count = task.config.supervision.as_ref().map_or(0, |supervision| supervision.batch);
+        let mut rng = batch::generator(task.seed, "supervised", step);
+        (0..count).map(|_| self.labelled[rng.random_range(0..self.labelled.len())]).collect()
+    }
+
+    /// Returns the supervision by the drawn true actions, if the stage has any.
+    pub(super) fn supervision(&self, task: &TrainDynamicsTask) -> Option<Supervision> {
+        let weight = task.config.supervision.as_ref()?.weight;
+        let most = self.labelled.iter().map(|(_, action)| *action).max()?;
+        Some(Supervision { actions: most as usize + 1, weight })
+    }
+}
+
+/// The frames of a pass and the true actions of its last windows.
+type Loaded = Result<(Vec<u8>, Vec<u32>), dataset::Error>;
+
+/// IDM and FDM, learning from windows that are loaded ahead of the steps.
+pub(super) struct DynamicsLearner<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    task: &'env TrainDynamicsTask,
+    data: &'env Data,
+    place: &'env Workplace<'env>,
+    pub(super) trainer: Box<dyn DynamicsTrainer>,
+    /// Returns the next pass.
+    next: Option<Box<dyn FnMut() -> Loaded + 'scope>>,
+    began: Instant,
+    waited: Duration,
+}
+
+impl<'scope, 'env> DynamicsLearner<'scope, 'env> {
+    pub(super) fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        task: &'env TrainDynamicsTask,
+        data: &'env Data,
+        place: &'env Workplace<'env>,
+        trainer: Box<dyn DynamicsTrainer>,
+    ) -> Self {
+        let waited = Duration::ZERO;
+        DynamicsLearner {
+            scope,
+            task,
+            data,
+            place,
+            trainer,
+            next: None,
+            began: Instant::now(),
+            waited,
+        }
+    }
+
+    /// Returns the share of the time in which the networks waited for frames.
+    pub(super) fn waited_share(&self) -> f64 {
+        self.waited.as_secs_f64() / self.began.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Judges the networks on at most `most` held-out windows.
+    pub(super) fn judge_finally(&self, most: usize, quantise: bool) -> Result<Verdict, Error> {
+        judge(self.trainer.as_ref(), self.task, self.data, most, quantise)
+    }
+}
+
+impl Learner for DynamicsLearner<'_, '_> {
+    type Error = Error;
+
+    fn begin(&mut self, first: u64) {
+        let (task, data) = (self.task, self.data);
+        let passes = task.config.accumulate as u64;
+        let windows = task.config.batch / task.config.accumulate;
+        let drawn_before = first * task.config.batch as u64;
+        let mut draws =
+            Draws::new(task.seed, self.trainer.drawn(), data.training.len(), drawn_before);
+        let mut pass = first * passes;
+        let draw = move || {
+            let labelled = data.labelled(task, pass / passes);
+            let count = labelled.len() / passes as usize;
+            let of_pass = labelled[(pass % passes) as usize * count..][..count].iter().copied();
+            let (labelled, actions): (Vec<usize>, Vec<u32>) = of_pass.unzip();
+            pass += 1;
+            ([draws.next(windows), labelled].concat(), actions)
+        };
+        let load = move |(windows, actions): (Vec<usize>, Vec<u32>)| {
+            let mut frames = Vec::new();
+            batch::gather(&data.shards, &data.training, &windows, &mut frames)?;
+            Ok((frames, actions))
+        };
+        let mut batches = Prefetch::start(self.scope, draw, load);
+        self.next = Some(Box::new(move || batches.next()));
+        self.began = Instant::now();
+    }
+
+    fn step(&mut self, step: u64) -> Result<Step, Error> {
+        let asked = Instant::now();
+        let next = self.next.as_mut().expect("`begin` came before");
+        let passes = (0..self.task.config.accumulate)
+            .map(|_| next())
+            .collect::<Result<Vec<_>, dataset::Error>>()?;
+        self.waited += asked.elapsed();
+        let windows = self.task.config.batch / self.task.config.accumulate;
+        let batches: Vec<Batch> = passes
+            .iter()
+            .map(|(frames, actions)| Batch {
+                actions,
+                ..as_batch(frames, windows + actions.len(), self.task)
+            })
+            .collect();
+        let pace = self.task.config.pace(step);
+        let result = self.place.device.run(|| self.trainer.step_accumulated(&batches, pace));
+        Ok(Step::from_result(result, |metrics| {
+            let note = format!(
+                "fdm {:.3}x copying, perplexity {:.0?}",
+                metrics.relative_loss, metrics.perplexity
+            );
+            (metrics.row(pace), note)
+        })?)
+    }
+
+    fn is_judged(&self, taken: u64) -> bool {
+        is_judged(taken, self.task.config.steps)
+    }
+
+    fn judge(&mut self, taken: u64) -> Result<Judgement, Error> {
+        let quantise = self.task.config.pace(taken - 1).quantise;
+        let verdict = self.judge_finally(JUDGED_WINDOWS, quantise)?;
+        let sentence = format!("after {taken} steps: {}", verdict.sentence());
+        Ok(Judgement { row: verdict.row(), sentence: Some(sentence) })
+    }
+
+    fn save(&self) -> Result<Vec<u8>, TrainError> {
+        self.trainer.save()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainError> {
+        self.trainer.restore(state)
+    }
+}

@@ -1,0 +1,35 @@
+//! A world model with the shards that its networks read.
+
+use super::{Error, Workplace};
+use crate::dataset::Shards;
+use crate::models::{Labeller, Precision, Predictor, labeller, predictor};
+
+/// A trained IDM and FDM, and frames of the size that they were trained on.
+pub(super) struct WorldModel {
+    pub labeller: Box<dyn Labeller>,
+    pub predictor: Box<dyn Predictor>,
+    pub shards: Shards,
+}
+
+impl WorldModel {
+    /// Loads the networks from a file of weights and opens shards.
+    ///
+    /// # Errors
+    /// [`Error::FrameSize`] if the frames have another size than the networks expect.
+    pub(super) fn open(
+        place: &Workplace,
+        file: &str,
+        shards: Vec<String>,
+    ) -> Result<WorldModel, Error> {
+        let weights = place.store.require(file)?;
+        let labeller = labeller(&place.device, &weights, Precision::F32)?;
+        let predictor = predictor(&place.device, &weights)?;
+        let shards = Shards::open(place.store, shards)?;
+        let seen = shards.frame_size().map_or(0, |size| size.height as usize);
+        let expected = labeller.config().frame_size;
+        if seen != expected {
+            return Err(Error::FrameSize { file: file.to_owned(), seen, expected });
+        }
+        Ok(WorldModel { labeller, predictor, shards })
+    }
+}

@@ -1,0 +1,354 @@
+//! The loop of every training: steps, metrics, judgements, checkpoints, early stopping.
+//!
+//! [`TrainingLoop::run`] drives a [`Learner`]: the dynamics models, the latent policy, a decoder or
+//! a PPO agent. A run that was killed resumes from its newest checkpoint and ends with the same
+//! weights, because a step depends on nothing but the learner's state and the step's number.
+
+use std::time::{Duration, Instant};
+
+use super::metrics::Metrics;
+use super::{Progress, Stop, TrainError, checkpoint};
+use crate::dataset::{self, Store};
+
+/// Skipped steps in a row after which a training has diverged.
+const MAX_SKIPPED: u64 = 10;
+/// The metric that marks a skipped step, so that a resumed run counts as an uninterrupted one does.
+const SKIPPED: &str = "skipped";
+
+/// Values of one row of the metrics, by name.
+pub type Row = Vec<(String, f32)>;
+
+/// The outcome of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// The weights moved.
+    Taken {
+        /// The metrics of the step.
+        row: Row,
+        /// A few words for the progress line.
+        note: String,
+    },
+    /// A loss or a gradient was not finite, so the weights stayed as they were.
+    Skipped {
+        /// The quantity.
+        what: &'static str,
+        /// Its value.
+        seen: f32,
+    },
+}
+
+impl Step {
+    /// Turns the result of a trainer's step into an outcome: a loss that is not finite is a skipped
+    /// step, any other error stays an error.
+    pub fn from_result<T>(
+        result: Result<T, TrainError>,
+        report: impl FnOnce(T) -> (Row, String),
+    ) -> Result<Step, TrainError> {
+        match result {
+            Ok(metrics) => {
+                let (row, note) = report(metrics);
+                Ok(Step::Taken { row, note })
+            }
+            Err(TrainError::NotFinite { what, seen, .. }) => Ok(Step::Skipped { what, seen }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a judgement of the networks on held-out data found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Judgement {
+    /// Its metrics.
+    pub row: Row,
+    /// A sentence to print. Default none.
+    pub sentence: Option<String>,
+}
+
+/// Networks and data that [`TrainingLoop`] trains.
+pub trait Learner {
+    /// The error of a step.
+    type Error: From<TrainError> + From<dataset::Error>;
+
+    /// Prepares for the steps from `first` on, after a checkpoint was restored. Default nothing.
+    fn begin(&mut self, first: u64) {
+        _ = first;
+    }
+
+    /// Takes a step, numbered from 0. A skipped step must leave the weights as they were.
+    fn step(&mut self, step: u64) -> Result<Step, Self::Error>;
+
+    /// Returns whether the networks are judged after `taken` steps. Default never.
+    fn is_judged(&self, taken: u64) -> bool {
+        _ = taken;
+        false
+    }
+
+    /// Judges the networks after `taken` steps.
+    fn judge(&mut self, taken: u64) -> Result<Judgement, Self::Error> {
+        _ = taken;
+        Ok(Judgement::default())
+    }
+
+    /// Returns the whole state. A training that restores it continues bit by bit as this one does.
+    fn save(&self) -> Result<Vec<u8>, TrainError>;
+
+    /// Takes over a state that [`save`](Learner::save) returned.
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainError>;
+}
+
+/// Which state a training ends with.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Selection {
+    /// The state after the last step.
+    #[default]
+    Last,
+    /// The state of the judgement with the lowest value.
+    Best {
+        /// The metric.
+        column: &'static str,
+        /// Training ends early after this many judgements in a row without a lower value. `None`:
+        /// it takes every step.
+        patience: Option<usize>,
+    },
+}
+
+/// Where checkpoints go, and how often.
+#[derive(Clone, Copy)]
+pub struct Checkpoints<'a> {
+    /// The workspace.
+    pub store: &'a Store,
+    /// The folder for checkpoints, relative to the workspace.
+    pub folder: &'a str,
+    /// Time between two checkpoints. It does not change the result.
+    pub every: Duration,
+}
+
+/// The settings of a training loop.
+#[derive(Clone, Copy)]
+pub struct TrainingLoop<'a> {
+    /// Steps to take.
+    pub steps: u64,
+    /// Units that a step counts for in progress, metrics and names of checkpoints: 1 for
+    /// supervised trainings, the environment steps of an update for PPO.
+    pub units: u64,
+    /// Steps between two rows of the metrics.
+    pub log_every: u64,
+    /// Which state the training ends with.
+    pub selection: Selection,
+    /// Where checkpoints go. `None`: the training is too short for any, and a stop ends it at once.
+    pub checkpoints: Option<Checkpoints<'a>>,
+    /// The final state of a shorter training, to continue from if there is no checkpoint yet.
+    pub continued: Option<FinalState<'a>>,
+    /// Ends the training early with a checkpoint and [`TrainError::Stopped`].
+    pub stop: Option<&'a Stop>,
+    /// Observes the steps.
+    pub progress: &'a dyn Progress,
+}
+
+/// The state at the end of a training, as [`Finished::state`] wrote it.
+#[derive(Clone, Copy)]
+pub struct FinalState<'a> {
+    /// The file, for messages.
+    pub file: &'a str,
+    /// Its bytes: the number of steps as a line of text, then a checkpoint.
+    pub bytes: &'a [u8],
+}
+
+/// A finished training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Its curve.
+    pub metrics: Metrics,
+    /// The steps that the selected state had taken.
+    pub steps: u64,
+}
+
+impl Finished {
+    /// Returns the state to continue from with more steps.
+    pub fn state<L: Learner>(&self, learner: &L) -> Result<Vec<u8>, TrainError> {
+        let mut bytes = format!("{}\n", self.steps).into_bytes();
+        bytes.extend(self.metrics.pack(&learner.save()?));
+        Ok(bytes)
+    }
+}
+
+/// The judgement with the lowest value so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Best {
+    steps: u64,
+    /// Judgements since.
+    since: usize,
+}
+
+/// The state of the best judgement of a training without checkpoints.
+type BestState = Option<(u64, Vec<u8>)>;
+
+impl TrainingLoop<'_> {
+    /// Trains from the newest checkpoint, or from the start, and selects the state to end with.
+    ///
+    /// # Errors
+    /// [`TrainError::Stopped`] when asked to stop, [`TrainError::NotFinite`] after too many skipped
+    /// steps in a row, and any error of the learner or of a checkpoint.
+    pub fn run<L: Learner>(&self, learner: &mut L) -> Result<Finished, L::Error> {
+        let (first, mut metrics) = self.resume(learner)?;
+        let mut best_state = BestState::None;
+        let mut skipped = self.skipped_before(&metrics, first);
+        let mut saved = Instant::now();
+        learner.begin(first);
+        let mut taken = first;
+        while taken < self.steps && !self.is_patience_over(&metrics) {
+            skipped = self.step(learner, &mut metrics, taken, skipped)?;
+            taken += 1;
+            let judged = learner.is_judged(taken);
+            if judged {
+                let judgement = learner.judge(taken)?;
+                if let Some(sentence) = judgement.sentence {
+                    self.progress.say(&sentence);
+                }
+                metrics.log(self.position(taken - 1), judgement.row);
+            }
+            let over = taken == self.steps || self.is_patience_over(&metrics);
+            let best = self.best(&metrics);
+            let is_best = judged && best.is_some_and(|best| best.steps == taken);
+            let stopped = self.stop.and_then(Stop::signal).filter(|_| !over);
+            match &self.checkpoints {
+                None if is_best => best_state = Some((taken, learner.save()?)),
+                Some(to)
+                    if is_best || stopped.is_some() || (saved.elapsed() >= to.every && !over) =>
+                {
+                    let state = metrics.pack(&learner.save()?);
+                    let kept = best.map(|best| best.steps * self.units);
+                    checkpoint::save(to.store, to.folder, taken * self.units, &state, kept)?;
+                    saved = Instant::now();
+                }
+                _ => {}
+            }
+            if let Some(signal) = stopped {
+                return Err(TrainError::Stopped(signal).into());
+            }
+        }
+        let steps = self.select(learner, &metrics, best_state, taken)?;
+        Ok(Finished { metrics, steps })
+    }
+
+    /// Takes one step and logs it. Returns the number of skipped steps in a row.
+    fn step<L: Learner>(
+        &self,
+        learner: &mut L,
+        metrics: &mut Metrics,
+        step: u64,
+        skipped: u64,
+    ) -> Result<u64, L::Error> {
+        let outcome = learner.step(step)?;
+        self.progress.advance(self.units);
+        let (row, note) = match outcome {
+            Step::Taken { row, note } => (row, note),
+            Step::Skipped { what, seen } => {
+                let steps = skipped + 1;
+                if steps >= MAX_SKIPPED {
+                    return Err(TrainError::Diverged { step, what, seen, steps }.into());
+                }
+                self.progress.say(&format!("step {step} was skipped: its {what} is {seen}"));
+                metrics.log(self.position(step), [(SKIPPED.to_owned(), 1.0)]);
+                return Ok(steps);
+            }
+        };
+        if step.is_multiple_of(self.log_every)
+            || step + 1 == self.steps
+            || learner.is_judged(step + 1)
+        {
+            self.progress.note(&note);
+            metrics.log(self.position(step), row);
+        }
+        Ok(0)
+    }
+
+    /// Returns the place of a step on the curve: the step itself, or the units at its end.
+    fn position(&self, step: u64) -> u64 {
+        if self.units == 1 { step } else { (step + 1) * self.units }
+    }
+
+    /// Restores the newest checkpoint, or the state to continue from. Returns the first step to
+    /// take and the curve so far.
+    fn resume<L: Learner>(&self, learner: &mut L) -> Result<(u64, Metrics), L::Error> {
+        if let Some(Checkpoints { store, folder, .. }) = self.checkpoints
+            && let Some((units, bytes)) = checkpoint::newest(store, folder)?
+        {
+            let metrics = restore(learner, &checkpoint::path(folder, units), &bytes)?;
+            self.progress.resume(units);
+            return Ok((units / self.units, metrics));
+        }
+        let Some(FinalState { file, bytes }) = self.continued else {
+            return Ok((0, Metrics::default()));
+        };
+        let (steps, state) = split_steps(bytes).ok_or_else(|| {
+            let reason = "it does not begin with a number of steps".to_owned();
+            TrainError::UnreadableCheckpoint { file: file.to_owned(), reason }
+        })?;
+        let metrics = restore(learner, file, state)?;
+        self.progress.resume(steps * self.units);
+        Ok((steps, metrics))
+    }
+
+    /// Returns the number of steps right before `first` that were skipped.
+    fn skipped_before(&self, metrics: &Metrics, first: u64) -> u64 {
+        let skipped: Vec<u64> = metrics.points(SKIPPED).map(|(position, _)| position).collect();
+        let before = (0..first).rev();
+        before.take_while(|&step| skipped.contains(&self.position(step))).count() as u64
+    }
+
+    fn best(&self, metrics: &Metrics) -> Option<Best> {
+        let Selection::Best { column, .. } = self.selection else { return None };
+        let judged: Vec<(u64, f32)> = metrics.points(column).collect();
+        // The first of equal values: a later one is no improvement.
+        let lowest = judged.iter().enumerate().min_by(|(_, a), (_, b)| a.1.total_cmp(&b.1));
+        let (at, (position, _)) = lowest?;
+        let steps = if self.units == 1 { position + 1 } else { position / self.units };
+        Some(Best { steps, since: judged.len() - 1 - at })
+    }
+
+    fn is_patience_over(&self, metrics: &Metrics) -> bool {
+        let Selection::Best { patience: Some(patience), .. } = self.selection else { return false };
+        self.best(metrics).is_some_and(|best| best.since >= patience)
+    }
+
+    /// Goes back to the selected state. Returns the steps that it had taken.
+    fn select<L: Learner>(
+        &self,
+        learner: &mut L,
+        metrics: &Metrics,
+        best_state: BestState,
+        taken: u64,
+    ) -> Result<u64, L::Error> {
+        let Some(best) = self.best(metrics).filter(|best| best.steps != taken) else {
+            return Ok(taken);
+        };
+        match (self.checkpoints, best_state) {
+            (Some(Checkpoints { store, folder, .. }), _) => {
+                let path = checkpoint::path(folder, best.steps * self.units);
+                restore(learner, &path, &store.require(&path)?)?;
+            }
+            (None, Some((_, state))) => learner.restore(&state)?,
+            (None, None) => return Ok(taken),
+        }
+        Ok(best.steps)
+    }
+}
+
+/// Splits a final state into its steps and its checkpoint.
+fn split_steps(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?.parse().ok()?, &bytes[end + 1..]))
+}
+
+/// Restores a checkpoint. Returns the curve up to it.
+fn restore<L: Learner>(learner: &mut L, file: &str, bytes: &[u8]) -> Result<Metrics, TrainError> {
+    let unreadable =
+        |reason: String| TrainError::UnreadableCheckpoint { file: file.to_owned(), reason };
+    let (metrics, state) = Metrics::unpack(bytes).map_err(unreadable)?;
+    learner.restore(state).map_err(|error| unreadable(error.to_string()))?;
+    Ok(metrics)
+}
+
+#[cfg(test)]
+mod tests;
