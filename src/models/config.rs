@@ -24,7 +24,7 @@ pub enum Preset {
     Tiny,
     /// In between: IDM width 2, FDM base 12, policy width 2.
     Small,
-    /// The paper's networks: IDM width 4, FDM base 24, policy width 4. Needs a GPU.
+    /// The paper's networks: IDM width 4, FDM base 24, policy width 4. Meant for a GPU.
     Paper,
 }
 

@@ -73,7 +73,7 @@ impl VqConfig {
         positive("vq.codebooks", self.codebooks)?;
         positive("vq.positions", self.positions)?;
         positive("vq.dim", self.dim)?;
-        check("vq.entries", self.entries, (2..=65536).contains(&self.entries), "2 to 65,536")?;
+        check("vq.entries", self.entries, (2..=65536).contains(&self.entries), "2 to 65536")?;
         check("vq.warmup", self.warmup, (0.0..=1.0).contains(&self.warmup), "a number in [0, 1]")?;
         check("vq.decay", self.decay, (0.0..1.0).contains(&self.decay), "a number in [0, 1)")?;
         check("vq.commitment", self.commitment, self.commitment >= 0.0, "a number of at least 0")
