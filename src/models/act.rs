@@ -31,6 +31,7 @@ pub fn actor(device: &Device, weights: &[u8]) -> Result<Box<dyn Actor>> {
     on_device!(device, B, at => Ok(Box::new(Network::<B>::load(&weights, at, device.pass())?)))
 }
 
+/// A latent policy on one device.
 #[derive(Clone)]
 struct Network<B: NetBackend> {
     config: PolicyConfig,

@@ -169,6 +169,7 @@ pub fn agent(device: &Device, weights: &[u8]) -> Result<Box<dyn Agent>> {
     on_device!(device, B, at => Ok(Box::new(LoadedAgent::<B>::load(&weights, at, device.pass())?)))
 }
 
+/// An agent on one device.
 #[derive(Clone)]
 struct LoadedAgent<B: NetBackend> {
     config: AgentConfig,

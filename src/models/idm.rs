@@ -8,7 +8,7 @@ use super::impala::{FEATURES, ImpalaStage, features, impala, maps, stages};
 use super::init::{Init, set_state};
 use super::layers::{BatchStatistics, Linear, Mode, NetBackend, relu};
 use super::motion::{Motion, mean_over_motion};
-use super::vq::Quantizer;
+use super::vq::Quantiser;
 use super::{DynamicsConfig, IdmHead, Result};
 
 /// IMPALA trunk, linear head and the codebooks behind it.
@@ -20,7 +20,7 @@ pub struct Idm<B: Backend> {
     /// Input scale and output normalisation of [`IdmHead::Motion`].
     motion: Option<Motion<B>>,
     /// The bottleneck between this model and the FDM.
-    pub vq: Quantizer<B>,
+    pub vq: Quantiser<B>,
 }
 
 impl<B: NetBackend> Idm<B> {
@@ -37,7 +37,7 @@ impl<B: NetBackend> Idm<B> {
         let motion =
             (config.idm_head == IdmHead::Motion).then(|| Motion::new(init, config.latent_dim()));
         let policy_head = Linear::new(init, FEATURES, config.latent_dim());
-        Idm { conv_stack, fc, policy_head, motion, vq: Quantizer::new(init, &config.vq) }
+        Idm { conv_stack, fc, policy_head, motion, vq: Quantiser::new(init, &config.vq) }
     }
 
     /// Infers the latent action between the last two frames (LAPO, section 4.1).

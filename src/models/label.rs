@@ -75,6 +75,7 @@ pub fn labeller(
     })
 }
 
+/// The networks of a labeller on one device.
 #[derive(Clone)]
 struct Networks<B: NetBackend> {
     config: DynamicsConfig,

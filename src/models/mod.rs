@@ -4,7 +4,7 @@
 //! codes and predicted frames.
 //!
 //! **Invariants:** this module depends on neither Arrow nor YAML. Only [`published`] opens files.
-//! No module outside this one and [`crate::train`] uses `burn`.
+//! Only this module, [`crate::train`] and online training (`stages::finetune`) use `burn`.
 //!
 //! Start with [`label`]: one screen from pixels to labels. The networks, in the order of the data
 //! flow:

@@ -11,7 +11,7 @@ use super::frames::{Windows, count_frames, frame_shape, upload};
 use super::idm::Idm;
 use super::init::Init;
 use super::layers::{Mode, NetBackend};
-use super::vq::Quantizer;
+use super::vq::Quantiser;
 use super::weights::{Weights, to_host};
 use super::{Device, DynamicsConfig, ModelError, Result};
 
@@ -40,10 +40,11 @@ pub fn predictor(device: &Device, weights: &[u8]) -> Result<Box<dyn Predictor>> 
 /// Frames per pass.
 const PASS: usize = 16;
 
+/// The FDM and the codebooks on one device.
 #[derive(Clone)]
 struct Network<B: NetBackend> {
     config: DynamicsConfig,
-    vq: Quantizer<B>,
+    vq: Quantiser<B>,
     fdm: Fdm<B>,
     device: B::Device,
 }
@@ -57,6 +58,7 @@ impl<B: NetBackend> Network<B> {
         Ok(Network { config, vq, fdm, device })
     }
 
+    /// Predicts one pass.
     fn pass(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
         let bytes: usize = frame_shape(&self.config).iter().product();
         let known = self.config.context + 1;

@@ -1,8 +1,8 @@
 //! The bottleneck between IDM and FDM: latent actions -> codes and quantised latent actions
 //! (VQ-VAE, van den Oord et al., 2017, with codebooks that follow moving averages).
 //!
-//! [`Quantizer::forward`] never changes the codebooks; training passes its result to
-//! [`Quantizer::update`]. A latent action has the layout `[codebook, dim, position]`. The vectors
+//! [`Quantiser::forward`] never changes the codebooks; training passes its result to
+//! [`Quantiser::update`]. A latent action has the layout `[codebook, dim, position]`. The vectors
 //! of one codebook, over batch and positions, are called *rows*.
 
 use burn::module::{Module, Param};
@@ -17,7 +17,7 @@ use super::{EmaStart, Result, VqConfig};
 
 /// The codebooks and their moving averages.
 #[derive(Module, Debug)]
-pub struct Quantizer<B: Backend> {
+pub struct Quantiser<B: Backend> {
     /// `[codebooks, entries, dim]`
     embedding: Param<Tensor<B, 3>>,
     /// `[codebooks, entries]`: moving average of the uses of each code
@@ -45,7 +45,8 @@ pub struct Quantised<B: Backend> {
     chosen: Tensor<B, 3>,
 }
 
-impl<B: NetBackend> Quantizer<B> {
+impl<B: NetBackend> Quantiser<B> {
+    /// Smoothing of the counts, as published.
     const EPSILON: f64 = 1e-5;
 
     /// Creates codebooks uniform in ±5/entries.
@@ -58,7 +59,7 @@ impl<B: NetBackend> Quantizer<B> {
         let embedding = init.uniform_state(shape, 5.0 / config.entries as f32);
         let mut ema_weight = init.state(shape, 0.0);
         set_state(&mut ema_weight, embedding.val());
-        Quantizer {
+        Quantiser {
             embedding,
             ema_count: init.state([config.codebooks, config.entries], count),
             ema_weight,
@@ -106,10 +107,10 @@ impl<B: NetBackend> Quantizer<B> {
             .equal(all.reshape([1, 1, entries]).expand([codebooks, count, entries]));
         let chosen = chosen.float();
 
-        let residual = live_rows.clone() - quantised.clone();
-        let loss = (residual.clone() * residual.clone()).mean() * commitment;
+        let difference = live_rows.clone() - quantised.clone();
+        let loss = (difference.clone() * difference.clone()).mean() * commitment;
         // Forward this is the code; backward it is the identity (straight-through estimator).
-        let straight_through = live_rows - residual.detach();
+        let straight_through = live_rows - difference.detach();
         Quantised {
             // [codebook, batch, position, dim] -> [batch, codebook * dim * position].
             latent_action_q: straight_through
@@ -132,8 +133,8 @@ impl<B: NetBackend> Quantizer<B> {
         // Laplace smoothing keeps unused codes from dividing by zero; the total stays the same.
         let smooth = total.clone() + entries as f64 * Self::EPSILON;
         let count = (count + Self::EPSILON) / smooth * total;
-        let moved = seen.chosen.clone().swap_dims(1, 2).matmul(seen.rows.clone());
-        let weight = self.ema_weight.val() * decay + moved * (1.0 - decay);
+        let row_sums = seen.chosen.clone().swap_dims(1, 2).matmul(seen.rows.clone());
+        let weight = self.ema_weight.val() * decay + row_sums * (1.0 - decay);
         set_state(
             &mut self.embedding,
             weight.clone() / count.clone().reshape([codebooks, entries, 1]),
@@ -163,13 +164,14 @@ impl<B: NetBackend> Quantizer<B> {
         let mut embedding = to_host(self.embedding.val())?;
         let mut weight = to_host(self.ema_weight.val())?;
         let mut used = to_host(self.ema_count.val())?;
-        // Cycles through a random order, so rows repeat only after all were drawn.
-        let mut shuffled = || {
-            let mut order: Vec<_> = (0..count).collect();
-            order.shuffle(rng);
-            order.into_iter().cycle()
-        };
-        let mut draws: Vec<_> = (0..codebooks).map(|_| shuffled()).collect();
+        // Each codebook cycles through a random order, so rows repeat only after all were drawn.
+        let mut draws: Vec<_> = (0..codebooks)
+            .map(|_| {
+                let mut order: Vec<_> = (0..count).collect();
+                order.shuffle(rng);
+                order.into_iter().cycle()
+            })
+            .collect();
         for &(codebook, entry) in pairs {
             let drawn = draws[codebook].next().expect("a batch has rows");
             let row = (codebook * count + drawn) * dim;

@@ -18,11 +18,12 @@ use super::{ModelError, Result};
 pub struct Weights {
     /// Free text by key. `config` holds the network sizes.
     pub metadata: BTreeMap<String, String>,
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, StoredTensor>,
 }
 
+/// A tensor as its bytes in the file.
 #[derive(Clone, Debug)]
-struct Stored {
+struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
@@ -36,7 +37,7 @@ impl Weights {
         let tensors = SafeTensors::deserialize(file)?
             .iter()
             .map(|(name, view)| {
-                let stored = Stored {
+                let stored = StoredTensor {
                     dtype: view.dtype(),
                     shape: view.shape().to_vec(),
                     bytes: view.data().to_vec(),
@@ -99,13 +100,15 @@ impl Weights {
         networks.into_iter().map(|(name, (tensors, numbers))| (name, tensors, numbers)).collect()
     }
 
-    /// Returns the shape of a tensor with `D` axes.
+    /// Returns the shape of a tensor. A number of axes other than `D` is an error.
     pub fn shape<const D: usize>(&self, name: &str) -> Result<[usize; D]> {
         let stored =
             self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
-        let wrong =
-            |_| ModelError::Axes { name: name.to_owned(), seen: stored.shape.clone(), expected: D };
-        stored.shape.clone().try_into().map_err(wrong)
+        stored.shape.clone().try_into().map_err(|seen| ModelError::Axes {
+            name: name.to_owned(),
+            seen,
+            expected: D,
+        })
     }
 
     /// Adds all parameters and state of a network, as `prefix.layer.name`.
@@ -152,8 +155,11 @@ impl Weights {
         // Collected first, because the map cannot grow while its keys are borrowed.
         let names: Vec<_> =
             names.into_iter().map(|name| format!("{name}{BATCHES_TRACKED}")).collect();
-        let stored =
-            Stored { dtype: Dtype::I64, shape: vec![], bytes: batches.to_le_bytes().to_vec() };
+        let stored = StoredTensor {
+            dtype: Dtype::I64,
+            shape: vec![],
+            bytes: batches.to_le_bytes().to_vec(),
+        };
         self.tensors.extend(names.into_iter().map(|name| (name, stored.clone())));
     }
 
@@ -161,7 +167,7 @@ impl Weights {
     pub fn put(&mut self, name: impl Into<String>, shape: &[usize], values: &[f32]) {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.tensors
-            .insert(name.into(), Stored { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
+            .insert(name.into(), StoredTensor { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
     }
 
     /// Returns the values of a tensor with the given shape.
@@ -191,6 +197,7 @@ impl Weights {
     }
 }
 
+/// Suffix of PyTorch's batch counters.
 const BATCHES_TRACKED: &str = ".num_batches_tracked";
 
 /// The position in a walk over the layers of a network. Enum variants are not part of a name.
@@ -223,6 +230,7 @@ impl Path {
     }
 }
 
+/// Copies the parameters of a network into [`Weights`].
 struct Storer<'a> {
     path: Path,
     weights: &'a mut Weights,
@@ -247,6 +255,7 @@ impl<B: Backend> ModuleVisitor<B> for Storer<'_> {
     }
 }
 
+/// Copies [`Weights`] into the parameters of a network.
 struct Loader<'a, B: Backend> {
     path: Path,
     weights: &'a Weights,

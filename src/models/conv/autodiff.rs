@@ -67,13 +67,13 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
 
     fn pool(x: FloatTensor<Self>, pool: Pool) -> (FloatTensor<Self>, IntTensor<Self>) {
         // Only the maxima are differentiable.
-        let (out, places) = B::pool(x.primitive.clone(), pool);
-        let saved = (x.primitive, places.clone(), pool);
+        let (out, indices) = B::pool(x.primitive.clone(), pool);
+        let saved = (x.primitive, indices.clone(), pool);
         let out = match MaxPool2d.prepare::<C>([x.node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(saved, out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
-        (out, places)
+        (out, indices)
     }
 
     fn normalise(
@@ -190,9 +190,9 @@ impl<B: ConvBackend> Backward<B, 1> for MaxPool2d {
         grads: &mut grads::Gradients,
         _: &mut Checkpointer,
     ) {
-        let (x, places, pool) = ops.state;
+        let (x, indices, pool) = ops.state;
         unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
-            B::pool_backward(x, places, gradient, pool)
+            B::pool_backward(x, indices, gradient, pool)
         });
     }
 }

@@ -122,8 +122,8 @@ pub trait ConvBackend: Backend {
         fallback::double_conv2d_backward::<Self>(x, weight, gradient, wanted)
     }
 
-    /// Returns the maxima of the pooling windows and their positions within the windows. Only
-    /// [`pool_backward`](Self::pool_backward) reads the positions.
+    /// Returns the maxima of the pooling windows and their indices within the windows. Only
+    /// [`pool_backward`](Self::pool_backward) reads the indices.
     ///
     /// # Shapes
     /// - `x`: `[batch, channel, height, width]`
@@ -135,11 +135,11 @@ pub trait ConvBackend: Backend {
     /// Returns the gradient of the input of [`pool`](Self::pool).
     fn pool_backward(
         x: FloatTensor<Self>,
-        places: IntTensor<Self>,
+        indices: IntTensor<Self>,
         gradient: FloatTensor<Self>,
         pool: Pool,
     ) -> FloatTensor<Self> {
-        fallback::pool_backward::<Self>(x, places, gradient, pool)
+        fallback::pool_backward::<Self>(x, indices, gradient, pool)
     }
 
     /// Normalises each channel by the mean and variance of the batch, and returns these as well.

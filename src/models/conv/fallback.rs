@@ -124,7 +124,7 @@ pub(super) fn pool<B: Backend>(x: FloatTensor<B>, pool: Pool) -> (FloatTensor<B>
 /// See [`ConvBackend::pool_backward`](super::ConvBackend::pool_backward).
 pub(super) fn pool_backward<B: Backend>(
     x: FloatTensor<B>,
-    places: IntTensor<B>,
+    indices: IntTensor<B>,
     gradient: FloatTensor<B>,
     pool: Pool,
 ) -> FloatTensor<B> {
@@ -132,7 +132,7 @@ pub(super) fn pool_backward<B: Backend>(
     let stride = [pool.stride; 2];
     let padding = [pool.padding; 2];
     let found = B::max_pool2d_with_indices_backward(
-        x, kernel, stride, padding, [1; 2], false, gradient, places,
+        x, kernel, stride, padding, [1; 2], false, gradient, indices,
     );
     found.x_grad
 }

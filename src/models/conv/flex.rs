@@ -102,26 +102,26 @@ impl ConvBackend for Flex {
             return fallback::pool::<Flex>(x, pool);
         }
         let x = x.to_contiguous();
-        let (maxima, places) = pool.forward(x.storage(), [height, width]);
+        let (maxima, indices) = pool.forward(x.storage(), [height, width]);
         let [height, width] = pool.output([height, width]);
         let shape = [batch, channels, height, width];
-        let places = FlexTensor::from_data(TensorData::new(places, shape));
-        (tensor(maxima, shape), places)
+        let indices = FlexTensor::from_data(TensorData::new(indices, shape));
+        (tensor(maxima, shape), indices)
     }
 
     fn pool_backward(
         x: FlexTensor,
-        places: FlexTensor,
+        indices: FlexTensor,
         gradient: FlexTensor,
         pool: Pool,
     ) -> FlexTensor {
         let shape: [usize; 4] = x.shape().dims();
         if !poolable(&x, pool) {
-            return fallback::pool_backward::<Flex>(x, places, gradient, pool);
+            return fallback::pool_backward::<Flex>(x, indices, gradient, pool);
         }
         let gradient = gradient.to_contiguous();
         let size = [shape[2], shape[3]];
-        tensor(pool.backward(gradient.storage(), places.storage(), size), shape)
+        tensor(pool.backward(gradient.storage(), indices.storage(), size), shape)
     }
 
     fn normalise(

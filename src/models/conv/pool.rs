@@ -1,7 +1,7 @@
 //! Max pooling of a batch, forward and backward.
 //!
 //! Input is contiguous planes `[batch * channel, height, width]`. Output is the maxima and, for
-//! each, its position within the window, which the backward pass needs. Start at [`Pool`].
+//! each, its index within the window, which the backward pass needs. Start at [`Pool`].
 
 use macerator::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -28,50 +28,50 @@ impl Pool {
         [height, width].map(|size| (size + 2 * self.padding - self.kernel) / self.stride + 1)
     }
 
-    /// Returns whether every window overlaps the image and its positions fit in a byte.
+    /// Returns whether every window overlaps the image and its indices fit in a byte.
     pub(super) fn fits(&self, [height, width]: [usize; 2]) -> bool {
         height.min(width) + 2 * self.padding >= self.kernel
             && 2 * self.padding <= self.kernel
             && self.kernel <= 15
     }
 
-    /// Returns the maxima and their positions within the windows. Ties go to the first position, as
+    /// Returns the maxima and their indices within the windows. Ties go to the first pixel, as
     /// in PyTorch.
     pub(super) fn forward(&self, x: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<u8>) {
         let [height, width] = self.output(size);
         let plane = size[0] * size[1];
         let mut maxima = zeros(x.len() / plane * height * width);
-        let mut places = vec![0; maxima.len()];
+        let mut indices = vec![0; maxima.len()];
         maxima
             .par_chunks_mut(height * width)
-            .zip(places.par_chunks_mut(height * width))
+            .zip(indices.par_chunks_mut(height * width))
             .zip(x.par_chunks(plane))
-            .for_each_init(Scratch::default, |scratch, ((maxima, places), x)| {
-                Arch::new().dispatch(PoolPlane { pool: *self, x, size, maxima, places, scratch });
+            .for_each_init(Scratch::default, |scratch, ((maxima, indices), x)| {
+                Arch::new().dispatch(PoolPlane { pool: *self, x, size, maxima, indices, scratch });
             });
-        (maxima, places)
+        (maxima, indices)
     }
 
-    /// Returns the gradient of the input: the gradient of each maximum goes to its position.
-    pub(super) fn backward(&self, gradient: &[f32], places: &[u8], size: [usize; 2]) -> Vec<f32> {
+    /// Returns the gradient of the input: the gradient of each maximum goes to its pixel.
+    pub(super) fn backward(&self, gradient: &[f32], indices: &[u8], size: [usize; 2]) -> Vec<f32> {
         let [height, width] = self.output(size);
         let [rows, columns] = size;
         let planes = gradient.len() / (height * width);
         // Offsets from the corner of a window to its pixels. The corner may lie in the border.
         let offsets: Vec<usize> = (0..self.kernel * self.kernel)
-            .map(|place| place / self.kernel * columns + place % self.kernel)
+            .map(|index| index / self.kernel * columns + index % self.kernel)
             .collect();
         let border = self.padding * columns + self.padding;
         let mut dx = zeros(planes * rows * columns);
         dx.par_chunks_mut(rows * columns)
             .zip(gradient.par_chunks(height * width))
-            .zip(places.par_chunks(height * width))
-            .for_each(|((dx, gradient), places)| {
-                let windows = gradient.chunks(width).zip(places.chunks(width));
-                for (y, (gradient, places)) in windows.enumerate() {
-                    for (x, (g, place)) in gradient.iter().zip(places).enumerate() {
+            .zip(indices.par_chunks(height * width))
+            .for_each(|((dx, gradient), indices)| {
+                let windows = gradient.chunks(width).zip(indices.chunks(width));
+                for (y, (gradient, indices)) in windows.enumerate() {
+                    for (x, (g, index)) in gradient.iter().zip(indices).enumerate() {
                         let corner = y * self.stride * columns + x * self.stride;
-                        dx[corner + offsets[*place as usize] - border] += g;
+                        dx[corner + offsets[*index as usize] - border] += g;
                     }
                 }
             });
@@ -79,7 +79,7 @@ impl Pool {
     }
 }
 
-/// Pools one plane without positions, for inference.
+/// Pools one plane without indices, for inference.
 pub(super) struct Maxima<'a> {
     pub pool: Pool,
     /// Starts at the first pixel of the plane.
@@ -143,25 +143,25 @@ fn larger(x: f32, best: f32) -> f32 {
     if (x > best) | x.is_nan() { x } else { best }
 }
 
-/// Pools one plane with positions. A struct, so that it compiles for the widest registers of the
+/// Pools one plane with indices. A struct, so that it compiles for the widest registers of the
 /// processor.
 struct PoolPlane<'a> {
     pool: Pool,
     x: &'a [f32],
     size: [usize; 2],
     maxima: &'a mut [f32],
-    places: &'a mut [u8],
+    indices: &'a mut [u8],
     scratch: &'a mut Scratch,
 }
 
 /// Buffers for one row of windows: the maximum of each column and its row, then the maximum of each
-/// window and its position.
+/// window and its index.
 #[derive(Default)]
 struct Scratch {
     column: Vec<f32>,
     row: Vec<u32>,
     best: Vec<f32>,
-    place: Vec<u32>,
+    index: Vec<u32>,
 }
 
 impl WithSimd for PoolPlane<'_> {
@@ -169,17 +169,17 @@ impl WithSimd for PoolPlane<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let PoolPlane { pool, x, size, maxima, places, scratch } = self;
+        let PoolPlane { pool, x, size, maxima, indices, scratch } = self;
         let [_, width] = pool.output(size);
-        for (y, (maxima, places)) in
-            maxima.chunks_exact_mut(width).zip(places.chunks_exact_mut(width)).enumerate()
+        for (y, (maxima, indices)) in
+            maxima.chunks_exact_mut(width).zip(indices.chunks_exact_mut(width)).enumerate()
         {
             scratch.columns(pool, x, size, y * pool.stride);
             scratch.windows(pool.kernel);
-            let found = scratch.best.iter().zip(&scratch.place).step_by(pool.stride);
-            for ((maximum, place), (best, at)) in maxima.iter_mut().zip(places).zip(found) {
+            let found = scratch.best.iter().zip(&scratch.index).step_by(pool.stride);
+            for ((maximum, index), (best, at)) in maxima.iter_mut().zip(indices).zip(found) {
                 *maximum = *best;
-                *place = *at as u8;
+                *index = *at as u8;
             }
         }
     }
@@ -216,19 +216,19 @@ impl Scratch {
         let count = self.column.len() + 1 - kernel;
         self.best.clear();
         self.best.extend_from_slice(&self.column[..count]);
-        self.place.clear();
-        self.place.extend(self.row[..count].iter().map(|row| row * kernel as u32));
+        self.index.clear();
+        self.index.extend(self.row[..count].iter().map(|row| row * kernel as u32));
         for kx in 1..kernel {
             let column = &self.column[kx..][..count];
             let row = &self.row[kx..][..count];
-            let best = self.best.iter_mut().zip(&mut self.place);
-            for ((best, place), (&column, &row)) in best.zip(column.iter().zip(row)) {
-                // A later column may tie in an upper row, hence at a smaller position: it wins.
+            let best = self.best.iter_mut().zip(&mut self.index);
+            for ((best, index), (&column, &row)) in best.zip(column.iter().zip(row)) {
+                // A later column may tie in an upper row, hence at a smaller index: it wins.
                 let at = row * kernel as u32 + kx as u32;
                 let better =
-                    (column > *best) | column.is_nan() | ((column == *best) & (at < *place));
+                    (column > *best) | column.is_nan() | ((column == *best) & (at < *index));
                 *best = if better { column } else { *best };
-                *place = if better { at } else { *place };
+                *index = if better { at } else { *index };
             }
         }
     }
