@@ -78,7 +78,7 @@ impl<B: NetBackend> AgentNet<B> {
             decoder: Decoder::new(init, decoder),
         });
         let actions = config.network.latent_dim;
-        // With a zero head, the first episodes follow the supervised path alone.
+        // A zero head adds nothing: at first the supervised path alone decides.
         let zeros =
             Linear { weight: init.full([actions, FEATURES], 0.0), bias: init.full([actions], 0.0) };
         let mut rl = policy;

@@ -32,19 +32,19 @@ impl std::iter::Sum for Cost {
 /// Returns the cost of one window in the IDM.
 pub fn idm(config: &DynamicsConfig) -> Cost {
     let trunk = stages(config.channels * config.window(), config.idm_scale, config.frame_size);
-    let left = match config.idm_head {
+    let features = match config.idm_head {
         IdmHead::Motion => 32 * config.idm_scale,
-        IdmHead::Flatten => flat(config.idm_scale, config.frame_size),
+        IdmHead::Flatten => feature_count(config.idm_scale, config.frame_size),
     };
-    trunk + inner(left * FEATURES) + inner(FEATURES * config.latent_dim())
+    trunk + inner_layer(features * FEATURES) + inner_layer(FEATURES * config.latent_dim())
 }
 
 /// Returns the cost of one frame in the latent policy, both heads included.
 pub fn policy(config: &PolicyConfig) -> Cost {
     let trunk = stages(config.channels, config.scale, config.frame_size);
     trunk
-        + inner(flat(config.scale, config.frame_size) * FEATURES)
-        + inner(FEATURES * (config.latent_dim + 1))
+        + inner_layer(feature_count(config.scale, config.frame_size) * FEATURES)
+        + inner_layer(FEATURES * (config.latent_dim + 1))
 }
 
 /// Returns the cost of one window in the FDM. A tiled latent action counts as a linear map.
@@ -56,25 +56,30 @@ pub fn fdm(config: &DynamicsConfig) -> Cost {
     let past = config.channels * (config.context + 1);
     let bottom = config.fdm_bottom;
     let width = |level: usize| base << level;
-    let residual = |width: usize, pixels: usize| inner(pixels * 9 * width * width);
+    let residual = |width: usize, pixels: usize| inner_layer(pixels * 9 * width * width);
     // Tiled: one linear map to the nine taps, one from the taps to the pixels.
     let (tiled, modulated) = match config.fdm_action {
-        FdmAction::Tile => (inner(latent * 9 * base) + inner(9 * base * size * size), 0),
+        FdmAction::Tile => {
+            (inner_layer(latent * 9 * base) + inner_layer(9 * base * size * size), 0)
+        }
         FdmAction::Modulate => (Cost::default(), latent),
     };
-    let modulate = |width: usize| inner(modulated * 2 * width);
+    let modulate = |width: usize| inner_layer(modulated * 2 * width);
 
     // The first layer reads frames, which need no gradient; the tiled action does.
-    let enter = first(size * size * 9 * past * base) + tiled;
+    let input_layer = first_layer(size * size * 9 * past * base) + tiled;
     let down = (0..depth).map(|level| {
         let pixels = (size >> level).pow(2);
-        let conv =
-            if level == 0 { enter } else { inner(pixels * 9 * width(level - 1) * width(level)) };
+        let conv = if level == 0 {
+            input_layer
+        } else {
+            inner_layer(pixels * 9 * width(level - 1) * width(level))
+        };
         conv + residual(width(level), pixels) + modulate(width(level))
     });
     // The bottom is a 2x2 convolution to one pixel, or a 3x3 convolution of `bottom` pixels a side.
     let taps = if bottom == 1 { 4 } else { 9 * bottom * bottom };
-    let bottom_cost = inner(taps * width(depth - 1) * width(depth));
+    let bottom_cost = inner_layer(taps * width(depth - 1) * width(depth));
     // From a single pixel there is one step more, with the latent action as its skip.
     let steps = if bottom == 1 { depth + 1 } else { depth };
     let up = (0..steps).map(|step| {
@@ -84,12 +89,12 @@ pub fn fdm(config: &DynamicsConfig) -> Cost {
         let below = if step == 0 { width(depth) } else { width(level) };
         let output = width(level.saturating_sub(1));
         let pixels = ((2 * bottom) << step).pow(2);
-        inner(pixels * (below + skip) * output) + residual(output, pixels) + modulate(output)
+        inner_layer(pixels * (below + skip) * output) + residual(output, pixels) + modulate(output)
     });
-    let leave = inner(size * size * 9 * (base + past) * base)
+    let output_layers = inner_layer(size * size * 9 * (base + past) * base)
         + residual(base, size * size)
-        + inner(size * size * base * config.channels);
-    down.sum::<Cost>() + bottom_cost + up.sum() + leave
+        + inner_layer(size * size * base * config.channels);
+    down.sum::<Cost>() + bottom_cost + up.sum() + output_layers
 }
 
 /// Returns the cost of three stages: each a convolution, a pooling and two residual blocks of two
@@ -99,27 +104,27 @@ fn stages(channels: usize, scale: usize, size: usize) -> Cost {
     let stage = |level: usize| {
         let pixels = (size >> level).pow(2);
         let [input, output] = [widths[level], widths[level + 1]];
-        let enter = pixels * 9 * input * output;
-        let enter = if level == 0 { first(enter) } else { inner(enter) };
+        let products = pixels * 9 * input * output;
+        let input_layer = if level == 0 { first_layer(products) } else { inner_layer(products) };
         // Four convolutions on a quarter of the pixels.
-        enter + inner(4 * pixels / 4 * 9 * output * output)
+        input_layer + inner_layer(4 * pixels / 4 * 9 * output * output)
     };
     (0..3).map(stage).sum()
 }
 
 /// Returns the number of features that the stages produce.
-fn flat(scale: usize, size: usize) -> usize {
+fn feature_count(scale: usize, size: usize) -> usize {
     32 * scale * (size / 8).pow(2)
 }
 
 /// Returns the cost of an inner layer. The gradients of input and weight each cost as much as the
 /// forward pass.
-fn inner(products: usize) -> Cost {
+fn inner_layer(products: usize) -> Cost {
     Cost { forward: 2 * products as u64, training: 6 * products as u64 }
 }
 
 /// Returns the cost of a layer on frames, which need no gradient.
-fn first(products: usize) -> Cost {
+fn first_layer(products: usize) -> Cost {
     Cost { forward: 2 * products as u64, training: 4 * products as u64 }
 }
 

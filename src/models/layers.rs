@@ -32,7 +32,7 @@ impl<B: NetBackend> Conv2d<B> {
 
     /// Creates a convolution without padding.
     pub fn valid(init: &mut Init<'_, B>, input: usize, output: usize, kernel: usize) -> Self {
-        let bound = fan_in_bound(input * kernel * kernel);
+        let bound = uniform_bound(input * kernel * kernel);
         Conv2d {
             weight: init.uniform([output, input, kernel, kernel], bound),
             bias: init.uniform([output], bound),
@@ -114,11 +114,11 @@ impl<B: NetBackend> Conv2d<B> {
         let constant = like(&x, constant);
         let inside = like(&x, taps_inside(kernel, self.padding, height, width, &x.device()));
 
-        // Reorders the weight: [out, constant, taps] -> [constant, out * taps].
-        // The kernels of the constant channels, as a matrix from constants to taps.
-        let map = weight.clone().narrow(1, channels, input - channels);
-        let map = map.reshape([output, input - channels, taps]).swap_dims(0, 1);
-        let tapped = constant.matmul(map.reshape([input - channels, output * taps]));
+        // The kernels of the constant channels as a matrix from constants to taps:
+        // [out, constant, taps] -> [constant, out * taps].
+        let kernels = weight.clone().narrow(1, channels, input - channels);
+        let kernels = kernels.reshape([output, input - channels, taps]).swap_dims(0, 1);
+        let tapped = constant.matmul(kernels.reshape([input - channels, output * taps]));
         // Sums over the taps inside the frame: [batch * out, taps] x [taps, pixels].
         let tiled = tapped.reshape([batch * output, taps]).matmul(inside);
 
@@ -140,7 +140,7 @@ pub struct ConvTranspose2d<B: Backend> {
 impl<B: NetBackend> ConvTranspose2d<B> {
     /// Creates a layer. As in PyTorch, the fan-in is `out * kernel^2`.
     pub fn doubling(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
-        let bound = fan_in_bound(output * 4);
+        let bound = uniform_bound(output * 4);
         ConvTranspose2d {
             weight: init.uniform([input, output, 2, 2], bound),
             bias: init.uniform([output], bound),
@@ -171,7 +171,7 @@ pub struct Linear<B: Backend> {
 impl<B: NetBackend> Linear<B> {
     /// Creates a layer from `input` to `output` features.
     pub fn new(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
-        let bound = fan_in_bound(input);
+        let bound = uniform_bound(input);
         Linear { weight: init.uniform([output, input], bound), bias: init.uniform([output], bound) }
     }
 
@@ -323,7 +323,7 @@ pub fn like<B: Backend, const D: usize, const E: usize>(
 }
 
 /// Returns the bound of PyTorch's uniform initial weights.
-fn fan_in_bound(fan_in: usize) -> f32 {
+fn uniform_bound(fan_in: usize) -> f32 {
     (1.0 / (fan_in as f64).sqrt()) as f32
 }
 

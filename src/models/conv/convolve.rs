@@ -1,10 +1,14 @@
 //! The SIMD kernel of a convolution and of its input gradient, on lines.
 //!
-//! A convolution on lines (see [`Plane`](super::plane::Plane)) is `output[o][p] = sum over c, ky,
-//! kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]`. A tile of outputs therefore stays in
-//! registers while shifted input streams past: no im2col and no packing of the input. Start at
-//! [`Convolve`]; `Arch::new().dispatch(..)` runs it. The order of every sum depends only on shapes
-//! and on the SIMD lanes of the processor.
+//! A convolution on lines (see [`Plane`](super::plane::Plane)) is
+//!
+//! ```text
+//! output[o][p] = sum over c, ky, kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]
+//! ```
+//!
+//! A tile of outputs therefore stays in registers while shifted input streams past: no im2col and
+//! no packing of the input. Start at [`Convolve`]; `Arch::new().dispatch(..)` runs it. The order of
+//! every sum depends only on shapes and on the SIMD lanes of the processor.
 
 use macerator::{Simd, Vector, WithSimd};
 use rayon::prelude::*;

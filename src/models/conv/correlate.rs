@@ -14,8 +14,11 @@ const BLOCK: usize = 20 * TILE;
 /// Registers of one line per step of [`Correlate`]; `UNROLL` registers divide [`TILE`].
 const UNROLL: usize = 3;
 
-/// Adds to the gradient of the weights: `sums[o][c][ky][kx] += sum over p of gradient[o][p] *
-/// input[c][p + ky * row + kx]`.
+/// Adds to the gradient of the weights:
+///
+/// ```text
+/// sums[o][c][ky][kx] += sum over p of gradient[o][p] * input[c][p + ky * row + kx]
+/// ```
 pub(super) struct Correlate<'a> {
     /// `[output channel, line]`, from the first position on
     pub gradient: &'a [f32],

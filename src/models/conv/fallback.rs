@@ -148,9 +148,10 @@ pub(super) fn normalise<B: Backend>(
     let mean = mean_channels(x.clone());
     let centred = x - mean.clone();
     let variance = mean_channels(centred.clone().square());
-    let scale = wide(from_float(weight)) / variance.clone().add_scalar(epsilon).sqrt();
+    let scale =
+        broadcast_channels(from_float(weight)) / variance.clone().add_scalar(epsilon).sqrt();
     Normalised {
-        out: into_float(centred * scale + wide(from_float(bias))),
+        out: into_float(centred * scale + broadcast_channels(from_float(bias))),
         mean: into_float(mean.flatten::<1>(0, 3)),
         variance: into_float(variance.flatten::<1>(0, 3)),
     }
@@ -164,14 +165,15 @@ pub(super) fn normalise_backward<B: Backend>(
     gradient: FloatTensor<B>,
     epsilon: f64,
 ) -> Gradients<B> {
-    let deviation = wide(from_float(variance)).add_scalar(epsilon).sqrt();
-    let normal = (from_float::<B, 4>(x) - wide(from_float(mean))) / deviation.clone();
+    let deviation = broadcast_channels(from_float(variance)).add_scalar(epsilon).sqrt();
+    let normal = (from_float::<B, 4>(x) - broadcast_channels(from_float(mean))) / deviation.clone();
     let gradient: Tensor<B, 4> = from_float(gradient);
     let along = gradient.clone() * normal.clone();
     let level = mean_channels(gradient.clone());
     let slope = mean_channels(along.clone());
     // The mean and the variance depend on every input, which adds the last two terms.
-    let dx = (gradient.clone() - level - normal * slope) * wide(from_float(weight)) / deviation;
+    let dx = (gradient.clone() - level - normal * slope) * broadcast_channels(from_float(weight))
+        / deviation;
     Gradients {
         x: Some(into_float(dx)),
         weight: Some(sum_channels::<B>(into_float(along))),
@@ -241,7 +243,7 @@ pub(super) fn tanh_backward<B: Backend>(
 }
 
 /// Reshapes `[channel]` to `[1, channel, 1, 1]`.
-fn wide<B: Backend>(tensor: Tensor<B, 1>) -> Tensor<B, 4> {
+fn broadcast_channels<B: Backend>(tensor: Tensor<B, 1>) -> Tensor<B, 4> {
     let [channels] = tensor.dims();
     tensor.reshape([1, channels, 1, 1])
 }
