@@ -1,6 +1,5 @@
-//! Acting: frames go in, the latent actions that a policy would take there come out.
-//!
-//! [`actor`] reads a weight file and hides the device behind [`Actor`].
+//! Runs a latent policy on frames. [`actor`] loads a weight file and returns the device-independent
+//! [`Actor`].
 
 use rayon::prelude::*;
 
@@ -12,12 +11,12 @@ use super::policy::Policy;
 use super::weights::{Weights, to_host};
 use super::{Device, ModelError, PolicyConfig, Result};
 
-/// A latent policy, ready to act.
+/// A latent policy loaded for acting.
 pub trait Actor: Send {
-    /// The sizes of its network.
+    /// Returns the sizes of the network.
     fn config(&self) -> &PolicyConfig;
 
-    /// The latent action to take at each frame.
+    /// Returns the latent action to take at each frame.
     ///
     /// # Shapes
     /// - `frames`: `[count, height, width, channel]`
@@ -25,13 +24,14 @@ pub trait Actor: Send {
     fn latent_action(&self, frames: &[u8]) -> Result<Vec<f32>>;
 }
 
-/// Loads a latent policy from a safetensors file, ours or a published one.
+/// Loads a latent policy from a safetensors file, one of ours or a published one.
 pub fn actor(device: &Device, weights: &[u8]) -> Result<Box<dyn Actor>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
     on_device!(device, B, at => Ok(Box::new(Network::<B>::load(&weights, at, device.pass())?)))
 }
 
+/// A latent policy on one device.
 #[derive(Clone)]
 struct Network<B: NetBackend> {
     config: PolicyConfig,
@@ -63,27 +63,30 @@ impl<B: NetBackend> Actor for Network<B> {
     }
 }
 
-/// Sends frames through a network, `pass` at a time, side by side; the rows that come out stand one after the other.
+/// Runs a network on frames in parallel passes of up to `pass` frames, and concatenates the
+/// results.
 ///
 /// # Shapes
-/// - `frames`: `[count, height, width, channel]`, of which `shape` has the last three
+/// - `frames`: `[count, height, width, channel]`
+/// - `shape`: `[height, width, channel]`
+/// - output: the rows of all passes, in order
 pub(super) fn in_passes<N: Clone + Send>(
     network: &N,
     frames: &[u8],
     shape: [usize; 3],
     pass: usize,
-    look: impl Fn(&mut N, &[u8]) -> Result<Vec<f32>> + Sync + Send,
+    forward: impl Fn(&mut N, &[u8]) -> Result<Vec<f32>> + Sync + Send,
 ) -> Result<Vec<f32>> {
     let bytes: usize = shape.iter().product();
     if !frames.len().is_multiple_of(bytes) {
         let [height, width, channels] = shape;
-        let (seen, expected) = (
-            format!("{} bytes", frames.len()),
-            format!("a multiple of {height} x {width} x {channels}"),
-        );
+        let seen = format!("{} bytes", frames.len());
+        let expected = format!("a multiple of {height} x {width} x {channels}");
         return Err(ModelError::Frames { what: "frames", seen, expected });
     }
-    let passes: Vec<_> =
-        frames.par_chunks(pass * bytes).map_with(network.clone(), look).collect::<Result<_>>()?;
+    let passes: Vec<_> = frames
+        .par_chunks(pass * bytes)
+        .map_with(network.clone(), forward)
+        .collect::<Result<_>>()?;
     Ok(passes.concat())
 }

@@ -1,10 +1,12 @@
-//! An agent: one frame goes in, the logarithm of each action's likelihood and the expected return come out (LAPO, section 4.4, online).
+//! The agent: one frame -> action logits and the expected return (LAPO, section 4.4, online).
 //!
-//! [`AgentNet`] is the network that online training moves; [`agent`] loads one to play and hides the device behind [`Agent`].
+//! [`AgentNet`] is the network of online training. [`agent`] loads one for playing, behind the
+//! device-independent trait [`Agent`].
 //!
-//! It has two paths, which share the latent policy's convolutions, as these were cloned. The supervised path is frozen: latent policy, then
-//! decoder. The path of reinforcement learning starts as a copy of the last trunk layer with a head of zeros, and is what PPO moves. The
-//! logits are the mean of both. An agent from scratch has the second path alone, convolutions and all.
+//! An agent has two paths that share the convolutions of the cloned latent policy. The supervised
+//! path, latent policy then decoder, is frozen. The RL path starts as a copy of the last trunk
+//! layer with a head of zeros, and PPO trains it. The logits are the mean of both paths. An agent
+//! trained from scratch has only the RL path, with its own convolutions.
 
 use std::collections::BTreeMap;
 
@@ -24,16 +26,16 @@ use super::policy::Policy;
 use super::weights::{Weights, to_host};
 use super::{DecoderConfig, Device, LoadedDecoder, PolicyConfig, Result};
 
-/// The sizes of an agent.
+/// Sizes of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentConfig {
-    /// The path of reinforcement learning; its `latent_dim` is the number of actions.
+    /// The RL path. Its `latent_dim` is the number of actions.
     pub network: PolicyConfig,
-    /// The supervised path's decoder, where there is such a path.
+    /// The decoder of the supervised path, if there is one.
     pub decoder: Option<DecoderConfig>,
 }
 
-/// The frozen path.
+/// The frozen path: latent policy, then decoder.
 #[derive(Module, Debug)]
 pub struct SupervisedPath<B: Backend> {
     fc: Linear<B>,
@@ -41,16 +43,16 @@ pub struct SupervisedPath<B: Backend> {
     decoder: Decoder<B>,
 }
 
-/// Both paths.
+/// The network of an agent.
 #[derive(Module, Debug)]
 pub struct AgentNet<B: Backend> {
-    /// Logits of the actions, and the value.
+    /// The RL path: action logits and value.
     pub rl: Policy<B>,
     supervised: Option<SupervisedPath<B>>,
 }
 
 impl<B: NetBackend> AgentNet<B> {
-    /// Fresh weights in every layer.
+    /// Creates an agent with initial weights in all layers.
     pub fn new(init: &mut Init<'_, B>, config: &AgentConfig) -> Self {
         let rl = Policy::new(init, &config.network);
         let supervised = config.decoder.as_ref().map(|decoder| SupervisedPath {
@@ -64,10 +66,11 @@ impl<B: NetBackend> AgentNet<B> {
         AgentNet { rl, supervised }
     }
 
-    /// A latent policy that has learnt nothing of actions yet.
+    /// Creates an agent from a latent policy. Its RL head starts at zero, and its decoder has
+    /// initial weights.
     ///
     /// # Shapes
-    /// - `policy`: its head gives latent actions of `config.decoder`'s length
+    /// - `policy`: its head has `config.decoder.latent_dim` outputs
     pub fn of_policy(init: &mut Init<'_, B>, config: &AgentConfig, policy: Policy<B>) -> Self {
         let supervised = config.decoder.as_ref().map(|decoder| SupervisedPath {
             fc: policy.fc.clone(),
@@ -75,6 +78,7 @@ impl<B: NetBackend> AgentNet<B> {
             decoder: Decoder::new(init, decoder),
         });
         let actions = config.network.latent_dim;
+        // A zero head adds nothing: at first the supervised path alone decides.
         let zeros =
             Linear { weight: init.full([actions, FEATURES], 0.0), bias: init.full([actions], 0.0) };
         let mut rl = policy;
@@ -82,21 +86,21 @@ impl<B: NetBackend> AgentNet<B> {
         AgentNet { rl, supervised }
     }
 
-    /// What the supervised path says, where there is one.
+    /// Returns the logits of the supervised path, if there is one.
     ///
     /// # Shapes
-    /// - `base`: `[batch, ..]`, of [`Policy::base`]
+    /// - `base`: `[batch, features]`, from [`Policy::base`]
     /// - output: `[batch, actions]`
     pub fn supervised_logits(&self, base: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
         let path = self.supervised.as_ref()?;
         Some(path.decoder.forward(path.latent_head.forward(relu(path.fc.forward(base)))))
     }
 
-    /// Logits of the actions and values.
+    /// Returns the action logits and the value.
     ///
     /// # Shapes
-    /// - `base`: `[batch, ..]`, of [`Policy::base`]
-    /// - `supervised`: `[batch, actions]`, of [`supervised_logits`](Self::supervised_logits)
+    /// - `base`: `[batch, features]`, from [`Policy::base`]
+    /// - `supervised`: `[batch, actions]`, from [`supervised_logits`](Self::supervised_logits)
     /// - outputs: `[batch, actions]` and `[batch, 1]`
     pub fn logits_and_value(
         &self,
@@ -104,17 +108,19 @@ impl<B: NetBackend> AgentNet<B> {
         supervised: Option<Tensor<B, 2>>,
     ) -> (Tensor<B, 2>, Tensor<B, 2>) {
         let features = relu(self.rl.fc.forward(base));
-        let (own, value) =
-            (self.rl.policy_head.forward(features.clone()), self.rl.value_head.forward(features));
-        (
-            supervised.map_or_else(|| own.clone(), |supervised| (own.clone() + supervised) / 2.0),
-            value,
-        )
+        let own = self.rl.policy_head.forward(features.clone());
+        let value = self.rl.value_head.forward(features);
+        let logits = match supervised {
+            Some(supervised) => (own + supervised) / 2.0,
+            None => own,
+        };
+        (logits, value)
     }
 
-    /// Replaces the decoder.
+    /// Replaces the decoder of the supervised path.
     pub fn set_decoder(&mut self, decoder: &LoadedDecoder, device: &B::Device) -> Result<()> {
         if let Some(path) = &mut self.supervised {
+            // Goes through bytes: the decoder lives on the CPU backend, the agent perhaps not.
             path.decoder = Weights::parse(&decoder.export()?)?.load(
                 "decoder",
                 path.decoder.clone(),
@@ -124,7 +130,7 @@ impl<B: NetBackend> AgentNet<B> {
         Ok(())
     }
 
-    /// The weights as a safetensors file.
+    /// Returns the weights as a safetensors file.
     pub fn export(
         &self,
         config: &AgentConfig,
@@ -137,18 +143,18 @@ impl<B: NetBackend> AgentNet<B> {
         Ok(weights.to_bytes())
     }
 
-    /// The network with the weights of these names.
+    /// Returns `fresh` with its weights replaced by the stored ones.
     pub fn load(weights: &Weights, fresh: Self, device: &B::Device) -> Result<Self> {
         weights.load("agent", fresh, device)
     }
 }
 
-/// An agent, ready to play.
+/// An agent loaded for playing.
 pub trait Agent: Send {
-    /// The sizes of its network.
+    /// Returns the sizes of the network.
     fn config(&self) -> &AgentConfig;
 
-    /// The logarithm of each action's likelihood, up to a constant.
+    /// Returns the action logits.
     ///
     /// # Shapes
     /// - `frames`: `[count, height, width, channel]`
@@ -160,37 +166,38 @@ pub trait Agent: Send {
 pub fn agent(device: &Device, weights: &[u8]) -> Result<Box<dyn Agent>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    on_device!(device, B, at => Ok(Box::new(Player::<B>::load(&weights, at, device.pass())?)))
+    on_device!(device, B, at => Ok(Box::new(LoadedAgent::<B>::load(&weights, at, device.pass())?)))
 }
 
+/// An agent on one device.
 #[derive(Clone)]
-struct Player<B: NetBackend> {
+struct LoadedAgent<B: NetBackend> {
     config: AgentConfig,
     net: AgentNet<B>,
     device: B::Device,
     pass: usize,
 }
 
-impl<B: NetBackend> Player<B> {
+impl<B: NetBackend> LoadedAgent<B> {
     fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
         let config = weights.agent_config()?;
         let net =
             AgentNet::load(weights, AgentNet::new(&mut Init::new(0, &device), &config), &device)?;
-        Ok(Player { config, net, device, pass })
+        Ok(LoadedAgent { config, net, device, pass })
     }
 }
 
-impl<B: NetBackend> Agent for Player<B> {
+impl<B: NetBackend> Agent for LoadedAgent<B> {
     fn config(&self) -> &AgentConfig {
         &self.config
     }
 
     fn logits(&self, frames: &[u8]) -> Result<Vec<f32>> {
         let shape = self.config.network.frame_shape();
-        in_passes(self, frames, shape, self.pass, |player, frames| {
-            let base = player.net.rl.base(upload::<B>(frames, shape, &player.device));
-            let supervised = player.net.supervised_logits(base.clone());
-            to_host(player.net.logits_and_value(base, supervised).0)
+        in_passes(self, frames, shape, self.pass, |agent, frames| {
+            let base = agent.net.rl.base(upload::<B>(frames, shape, &agent.device));
+            let supervised = agent.net.supervised_logits(base.clone());
+            to_host(agent.net.logits_and_value(base, supervised).0)
         })
     }
 }
@@ -222,19 +229,23 @@ mod tests {
     }
 
     #[test]
-    fn at_first_it_plays_half_of_what_the_decoder_says_of_the_cloned_latents() {
+    fn a_new_agents_logits_are_half_of_the_decoded_latent_actions() {
         let (config, policy, net) = parts();
         let frames: Vec<u8> = (0..2 * 16 * 16 * 3).map(|i| (i * 31 % 256) as u8).collect();
         let loaded = agent(&Device::Cpu, &net.export(&config, &BTreeMap::new()).unwrap()).unwrap();
         assert_eq!(loaded.config(), &config);
         let x = upload::<Flex>(&frames, [16, 16, 3], &Default::default());
+        // The RL head starts at zero, so the mean of both paths is half the supervised logits.
         let latent = policy.latent_action(policy.features(x));
-        let told = to_host(net.supervised.as_ref().unwrap().decoder.forward(latent)).unwrap();
+        let decoded = to_host(net.supervised.as_ref().unwrap().decoder.forward(latent)).unwrap();
         let played = loaded.logits(&frames).unwrap();
         assert_eq!(played.len(), 10);
         assert!(
-            played.iter().zip(&told).all(|(played, told)| (played * 2.0 - told).abs() < 1e-6),
-            "{played:?} for {told:?}"
+            played
+                .iter()
+                .zip(&decoded)
+                .all(|(played, decoded)| (played * 2.0 - decoded).abs() < 1e-6),
+            "{played:?} for {decoded:?}"
         );
         assert!(loaded.logits(&frames[1..]).is_err());
     }

@@ -1,6 +1,6 @@
-//! The sizes of the networks, as plain data: what a pipeline's YAML and a weight file's metadata hold.
+//! Network sizes as plain data, for a pipeline's YAML and a weight file's metadata.
 //!
-//! Start with [`Preset`]: each names a full set of sizes that single fields may then override.
+//! Start with [`Preset`]: each preset names a full set of sizes; single fields override them.
 
 use std::fmt;
 
@@ -14,16 +14,17 @@ mod vq;
 
 pub use vq::{CodebookStart, EmaStart, VqConfig};
 
-/// A named set of sizes; `lapo plan` shows what it stands for.
+/// A named set of network sizes. `lapo plan` prints the resulting numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
-    /// Trains on two CPU cores in minutes: IDM 1, FDM base 8, policy 1.
+    /// The smallest networks (default): IDM width 1, FDM base 8, policy width 1. Trains on two CPU
+    /// cores in minutes.
     #[default]
     Tiny,
-    /// Between the two: IDM 2, FDM base 12, policy 2.
+    /// In between: IDM width 2, FDM base 12, policy width 2.
     Small,
-    /// The paper's networks, for a GPU: IDM 4, FDM base 24, policy 4.
+    /// The paper's networks: IDM width 4, FDM base 24, policy width 4. Meant for a GPU.
     Paper,
 }
 
@@ -38,7 +39,7 @@ impl fmt::Display for Preset {
 }
 
 impl Preset {
-    /// The preset's IDM and FDM.
+    /// Returns the sizes of the IDM and FDM.
     pub fn dynamics(self) -> DynamicsConfig {
         let (idm_scale, fdm_base) = match self {
             Preset::Tiny => (1, 8),
@@ -48,7 +49,7 @@ impl Preset {
         DynamicsConfig { idm_scale, fdm_base, ..DynamicsConfig::default() }
     }
 
-    /// The preset's latent policy, for the latent actions of `dynamics`.
+    /// Returns the sizes of a latent policy for the latent actions of `dynamics`.
     pub fn policy(self, dynamics: &DynamicsConfig) -> PolicyConfig {
         let scale = match self {
             Preset::Tiny => 1,
@@ -64,31 +65,36 @@ impl Preset {
     }
 }
 
-/// Sizes of the inverse and the forward dynamics model, which are trained together.
+/// Sizes of the inverse and the forward dynamics model. The two are trained together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DynamicsConfig {
-    /// Width of the IDM: its stages have 16, 32 and 32 channels times this. Default 1 (paper: 4).
+    /// Width of the IDM: its three stages have 16, 32 and 32 channels times this. Default: 1
+    /// (paper: 4). Raise it for complex scenes; time grows with its square.
     pub idm_scale: usize,
-    /// Channels of the FDM's outermost layer; each level below has twice as many. Even. Default 8 (paper: 24).
+    /// Channels of the outermost layer of the FDM. Each level below has twice as many. Must be
+    /// even. Default: 8 (paper: 24).
     pub fdm_base: usize,
-    /// Past frames seen beyond o\[t\]: a window has `context + 2` frames. Default 1, as in the paper.
+    /// Number of past frames before `o[t]`. A window has `context + 2` frames. Default: 1, as in
+    /// the paper. Raise it if two past frames do not determine the next one.
     pub context: usize,
-    /// Side of the square frames, in pixels: a power of two from 16 to 512. Default 64.
+    /// Side of the square frames in pixels: a power of two from 16 to 512. Default: 64.
     pub frame_size: usize,
-    /// Channels of a frame. Default 3 (RGB).
+    /// Channels of a frame. Default: 3 (RGB).
     pub channels: usize,
-    /// The bottleneck between the two models.
+    /// The vector quantisation between the two models.
     pub vq: VqConfig,
-    /// What the IDM looks at. Default `motion`.
+    /// Input of the IDM. Default: `motion`.
     pub idm_head: IdmHead,
-    /// How the latent action enters the FDM. Default `modulate`.
+    /// Where the latent action enters the FDM. Default: `modulate`.
     pub fdm_action: FdmAction,
-    /// Side of the picture at the bottom of the FDM's U-Net, in pixels: 1, as in the paper, or a power of two from 4 to half
-    /// the frame. Default 8.
-    // Differs from the paper: what an action does is near, and levels that see the whole picture take twice the time per step.
+    /// Side of the feature map at the bottom of the FDM's U-Net, in pixels: a power of two from 4
+    /// to half the frame, or 1, as in the paper. Default: 8. Lower it if actions have effects far
+    /// away.
+    // Differs from the paper: the effects of an action are local, and levels that cover the whole
+    // frame double the time per step.
     pub fdm_bottom: usize,
-    /// What the FDM predicts. Default `change`.
+    /// Output of the FDM. Default: `change`.
     pub predict: Predict,
 }
 
@@ -110,28 +116,31 @@ impl Default for DynamicsConfig {
 }
 
 impl DynamicsConfig {
-    /// Length of a latent action.
+    /// Returns the length of a latent action.
     pub fn latent_dim(&self) -> usize {
         self.vq.codebooks * self.vq.positions * self.vq.dim
     }
 
-    /// Number of codes that stand for one latent action.
+    /// Returns the number of codes per latent action.
     pub fn codes(&self) -> usize {
         self.vq.codebooks * self.vq.positions
     }
 
-    /// Frames of one window: context, o\[t\] and o\[t+1\].
+    /// Returns the number of frames per window: context, `o[t]` and `o[t+1]`.
     pub fn window(&self) -> usize {
         self.context + 2
     }
 
-    /// How often the FDM's U-Net halves the frame. The paper's goes on to 2 x 2 pixels, of which a convolution leaves one.
+    /// Returns how often the FDM's U-Net halves the frame. The paper's goes down to 2 x 2 pixels,
+    /// and a convolution then reduces those to one.
     pub fn fdm_depth(&self) -> usize {
         (self.frame_size / self.fdm_bottom.max(2)).ilog2() as usize
     }
 
-    /// The published networks and behaviour: features are flattened, the action is tiled, frames are predicted, codes are used from the
-    /// first step, their averages start at zero, dead ones stay dead.
+    /// Returns the published networks and behaviour at these sizes.
+    ///
+    /// Features are flattened, the latent action is tiled and whole frames are predicted. Codes are
+    /// used from the first step, their averages start at zero and dead codes stay dead.
     pub fn reference(self) -> Self {
         let warmup = if self.vq.quantises() { 0.0 } else { 1.0 };
         let vq = VqConfig {
@@ -151,7 +160,7 @@ impl DynamicsConfig {
         }
     }
 
-    /// Says which field, if any, no network can have.
+    /// Checks that the networks can be built, or names the first invalid field.
     pub fn validate(&self) -> Result<()> {
         positive("idm_scale", self.idm_scale)?;
         positive("channels", self.channels)?;
@@ -161,7 +170,7 @@ impl DynamicsConfig {
             self.fdm_base >= 2 && self.fdm_base.is_multiple_of(2),
             "an even number of at least 2",
         )?;
-        // The U-Net halves the frame until 2 x 2 remain, so that its skips meet only for powers of two.
+        // The U-Net halves the frame repeatedly: skip connections only match for powers of two.
         let size = self.frame_size;
         check(
             "frame_size",
@@ -170,25 +179,26 @@ impl DynamicsConfig {
             "a power of two from 16 to 512",
         )?;
         let bottom = self.fdm_bottom;
-        let turns = bottom == 1 || bottom.is_power_of_two() && (4..=size / 2).contains(&bottom);
-        check("fdm_bottom", bottom, turns, "1, or a power of two from 4 to half the frame's side")?;
+        let valid = bottom == 1 || bottom.is_power_of_two() && (4..=size / 2).contains(&bottom);
+        check("fdm_bottom", bottom, valid, "1, or a power of two from 4 to half the frame's side")?;
         self.vq.validate()
     }
 }
 
-/// How precisely the networks compute. Weights, codes, losses and what normalisation sees of a batch are single precision in any case.
+/// Numeric precision of the networks. Weights, codes, losses and batch statistics always use single
+/// precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// Single precision.
+    /// Single precision (default).
     #[default]
     F32,
-    /// Products of bfloat16 numbers: for GPUs, much slower on a CPU.
+    /// Matrix products in bfloat16. Faster on GPUs, much slower on CPUs.
     Bf16,
 }
 
 impl Precision {
-    /// The type of the numbers that flow through the networks.
+    /// Returns the element type of activations.
     pub fn dtype(self) -> FloatDType {
         match self {
             Precision::F32 => FloatDType::F32,
@@ -197,40 +207,43 @@ impl Precision {
     }
 }
 
-/// What the inverse dynamics model looks at.
+/// Input of the inverse dynamics model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdmHead {
-    /// At o\[t\] and at the changes from frame to frame, scaled to be seen; features are averaged where pixels change, and latent actions
-    /// normalised by the batch.
-    // Differs from the paper: moving things are a few of the pixels. With such features even random weights tell most actions apart.
+    /// `o[t]` and the scaled changes between frames (default). Features are averaged where pixels
+    /// change, and latent actions are normalised over the batch.
+    // Differs from the paper: moving objects cover few pixels. With these features even random
+    // weights separate most actions.
     #[default]
     Motion,
-    /// At the frames as they are; all features are flattened, as in the paper.
+    /// The frames themselves, with all features flattened, as in the paper.
     Flatten,
 }
 
-/// How the latent action enters the forward dynamics model.
+/// Where the latent action enters the forward dynamics model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FdmAction {
-    /// It scales and shifts the channels of every level (FiLM, Perez et al., 2018).
-    // Differs from the paper: to move something by an action is a product of the two, which sums must learn first.
+    /// At every level: it scales and shifts the channels (FiLM, Perez et al., 2018). The default.
+    // Differs from the paper: moving an object by an action is a product of the two. A network of
+    // sums must first learn to multiply.
     #[default]
     Modulate,
-    /// It is tiled over the frame at the input, as in the paper.
+    /// At the input, tiled over the frame, as in the paper.
     Tile,
 }
 
-/// What the forward dynamics model predicts.
+/// Output of the forward dynamics model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Predict {
-    /// The change from o\[t\], starting at none; the loss is relative to the batch's mean squared change.
-    // Differs from the paper: predicting the frame must first learn to copy it, and is 14 times worse than copying after 400 steps.
+    /// The change from `o[t]`, initially zero (default). The loss is divided by the batch's mean
+    /// squared change.
+    // Differs from the paper: a network that predicts frames must first learn to copy them.
     #[default]
     Change,
-    /// The frame o\[t+1\] itself, as in the paper.
+    /// The frame `o[t+1]` itself, as in the paper.
     Frame,
 }
 
@@ -238,23 +251,23 @@ pub enum Predict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
-    /// Width: the stages have 16, 32 and 32 channels times this (paper: 4).
+    /// Width of the policy: its three stages have 16, 32 and 32 channels times this (paper: 4).
     pub scale: usize,
-    /// Length of the latent actions it was cloned from.
+    /// Length of the latent actions in the labels.
     pub latent_dim: usize,
-    /// Side of the square frames, in pixels: a multiple of 8.
+    /// Side of the square frames in pixels: a multiple of 8.
     pub frame_size: usize,
     /// Channels of a frame.
     pub channels: usize,
 }
 
 impl PolicyConfig {
-    /// Rows, columns and channels of a frame.
+    /// Returns the rows, columns and channels of a frame.
     pub fn frame_shape(&self) -> [usize; 3] {
         [self.frame_size, self.frame_size, self.channels]
     }
 
-    /// Says which field, if any, no network can have.
+    /// Checks that the network can be built, or names the first invalid field.
     pub fn validate(&self) -> Result<()> {
         positive("scale", self.scale)?;
         positive("latent_dim", self.latent_dim)?;
@@ -268,8 +281,8 @@ fn positive(field: &'static str, seen: usize) -> Result<()> {
     check(field, seen, seen > 0, "at least 1")
 }
 
-fn check(field: &'static str, seen: impl ToString, good: bool, expected: &str) -> Result<()> {
-    if good {
+fn check(field: &'static str, seen: impl ToString, valid: bool, expected: &str) -> Result<()> {
+    if valid {
         return Ok(());
     }
     Err(ModelError::Config { field, seen: seen.to_string(), expected: expected.to_owned() })
@@ -288,9 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_size_names_its_field() {
+    fn an_invalid_size_is_reported_with_its_field() {
         let config = DynamicsConfig { frame_size: 72, ..DynamicsConfig::default() };
         let message = config.validate().expect_err("72 is no power of two").to_string();
-        assert_eq!(message, "use `frame_size: 72`: expected a power of two from 16 to 512");
+        assert_eq!(message, "`frame_size` is 72, expected a power of two from 16 to 512");
     }
 }

@@ -1,17 +1,17 @@
-//! What a window costs, counted from the sizes of the networks: configurations go in, floating-point operations come out.
+//! Counts the floating-point operations per window from the sizes of the networks.
 //!
-//! A multiply-add counts as two operations; what is not a product of numbers with weights is left out, as in PyTorch's own counter.
-//! Start at [`idm`] and [`fdm`].
+//! A multiply-add counts as two operations. Only products of values and weights count, as in
+//! PyTorch's own counter. Start at [`idm`] and [`fdm`].
 
 use super::impala::FEATURES;
 use super::{DynamicsConfig, FdmAction, IdmHead, PolicyConfig};
 
-/// Operations a window.
+/// Floating-point operations per window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Of the forward pass.
+    /// Operations of the forward pass.
     pub forward: u64,
-    /// Of the forward and the backward pass together.
+    /// Operations of the forward and the backward pass together.
     pub training: u64,
 }
 
@@ -29,87 +29,102 @@ impl std::iter::Sum for Cost {
     }
 }
 
-/// The IDM's cost of one window.
+/// Returns the cost of one window in the IDM.
 pub fn idm(config: &DynamicsConfig) -> Cost {
     let trunk = stages(config.channels * config.window(), config.idm_scale, config.frame_size);
-    let left = match config.idm_head {
+    let features = match config.idm_head {
         IdmHead::Motion => 32 * config.idm_scale,
-        IdmHead::Flatten => flat(config.idm_scale, config.frame_size),
+        IdmHead::Flatten => feature_count(config.idm_scale, config.frame_size),
     };
-    trunk + inner(left * FEATURES) + inner(FEATURES * config.latent_dim())
+    trunk + inner_layer(features * FEATURES) + inner_layer(FEATURES * config.latent_dim())
 }
 
-/// The latent policy's cost of one frame: both heads.
+/// Returns the cost of one frame in the latent policy, both heads included.
 pub fn policy(config: &PolicyConfig) -> Cost {
     let trunk = stages(config.channels, config.scale, config.frame_size);
     trunk
-        + inner(flat(config.scale, config.frame_size) * FEATURES)
-        + inner(FEATURES * (config.latent_dim + 1))
+        + inner_layer(feature_count(config.scale, config.frame_size) * FEATURES)
+        + inner_layer(FEATURES * (config.latent_dim + 1))
 }
 
-/// The FDM's cost of one window; the tiled latent action is a linear map.
+/// Returns the cost of one window in the FDM. A tiled latent action counts as a linear map.
 pub fn fdm(config: &DynamicsConfig) -> Cost {
-    let (base, latent, size, depth) =
-        (config.fdm_base, config.latent_dim(), config.frame_size, config.fdm_depth());
-    let (past, bottom) = (config.channels * (config.context + 1), config.fdm_bottom);
+    let base = config.fdm_base;
+    let latent = config.latent_dim();
+    let size = config.frame_size;
+    let depth = config.fdm_depth();
+    let past = config.channels * (config.context + 1);
+    let bottom = config.fdm_bottom;
     let width = |level: usize| base << level;
-    let residual = |width: usize, pixels: usize| inner(pixels * 9 * width * width);
+    let residual = |width: usize, pixels: usize| inner_layer(pixels * 9 * width * width);
+    // Tiled: one linear map to the nine taps, one from the taps to the pixels.
     let (tiled, modulated) = match config.fdm_action {
-        FdmAction::Tile => (inner(latent * 9 * base) + inner(9 * base * size * size), 0),
+        FdmAction::Tile => {
+            (inner_layer(latent * 9 * base) + inner_layer(9 * base * size * size), 0)
+        }
         FdmAction::Modulate => (Cost::default(), latent),
     };
-    let modulate = |width: usize| inner(modulated * 2 * width);
+    let modulate = |width: usize| inner_layer(modulated * 2 * width);
 
-    let enter = first(size * size * 9 * past * base) + tiled;
+    // The first layer reads frames, which need no gradient; the tiled action does.
+    let input_layer = first_layer(size * size * 9 * past * base) + tiled;
     let down = (0..depth).map(|level| {
         let pixels = (size >> level).pow(2);
-        let conv =
-            if level == 0 { enter } else { inner(pixels * 9 * width(level - 1) * width(level)) };
+        let conv = if level == 0 {
+            input_layer
+        } else {
+            inner_layer(pixels * 9 * width(level - 1) * width(level))
+        };
         conv + residual(width(level), pixels) + modulate(width(level))
     });
+    // The bottom is a 2x2 convolution to one pixel, or a 3x3 convolution of `bottom` pixels a side.
     let taps = if bottom == 1 { 4 } else { 9 * bottom * bottom };
-    let turn = inner(taps * width(depth - 1) * width(depth));
-    // Up from a single pixel takes a step more, whose skip is the latent action.
+    let bottom_cost = inner_layer(taps * width(depth - 1) * width(depth));
+    // From a single pixel there is one step more, with the latent action as its skip.
     let steps = if bottom == 1 { depth + 1 } else { depth };
     let up = (0..steps).map(|step| {
         let level = steps - 1 - step;
+        // The step from a single pixel joins the latent action instead of a level.
         let skip = if level == depth { latent } else { width(level) };
         let below = if step == 0 { width(depth) } else { width(level) };
         let output = width(level.saturating_sub(1));
         let pixels = ((2 * bottom) << step).pow(2);
-        inner(pixels * (below + skip) * output) + residual(output, pixels) + modulate(output)
+        inner_layer(pixels * (below + skip) * output) + residual(output, pixels) + modulate(output)
     });
-    let leave = inner(size * size * 9 * (base + past) * base)
+    let output_layers = inner_layer(size * size * 9 * (base + past) * base)
         + residual(base, size * size)
-        + inner(size * size * base * config.channels);
-    down.sum::<Cost>() + turn + up.sum() + leave
+        + inner_layer(size * size * base * config.channels);
+    down.sum::<Cost>() + bottom_cost + up.sum() + output_layers
 }
 
-/// Three stages, each a convolution, a halving and two residual blocks of two.
+/// Returns the cost of three stages: each a convolution, a pooling and two residual blocks of two
+/// convolutions.
 fn stages(channels: usize, scale: usize, size: usize) -> Cost {
     let widths = [channels, 16 * scale, 32 * scale, 32 * scale];
     let stage = |level: usize| {
-        let (pixels, [input, output]) =
-            ((size >> level).pow(2), [widths[level], widths[level + 1]]);
-        let enter = pixels * 9 * input * output;
-        let enter = if level == 0 { first(enter) } else { inner(enter) };
-        enter + inner(4 * pixels / 4 * 9 * output * output)
+        let pixels = (size >> level).pow(2);
+        let [input, output] = [widths[level], widths[level + 1]];
+        let products = pixels * 9 * input * output;
+        let input_layer = if level == 0 { first_layer(products) } else { inner_layer(products) };
+        // Four convolutions on a quarter of the pixels.
+        input_layer + inner_layer(4 * pixels / 4 * 9 * output * output)
     };
     (0..3).map(stage).sum()
 }
 
-/// All that the stages leave.
-fn flat(scale: usize, size: usize) -> usize {
+/// Returns the number of features that the stages produce.
+fn feature_count(scale: usize, size: usize) -> usize {
     32 * scale * (size / 8).pow(2)
 }
 
-/// A layer within: both its input's and its weight's gradient cost as much as the way forward.
-fn inner(products: usize) -> Cost {
+/// Returns the cost of an inner layer. The gradients of input and weight each cost as much as the
+/// forward pass.
+fn inner_layer(products: usize) -> Cost {
     Cost { forward: 2 * products as u64, training: 6 * products as u64 }
 }
 
-/// A layer on the frames, which need no gradient.
-fn first(products: usize) -> Cost {
+/// Returns the cost of a layer on frames, which need no gradient.
+fn first_layer(products: usize) -> Cost {
     Cost { forward: 2 * products as u64, training: 4 * products as u64 }
 }
 
@@ -118,9 +133,9 @@ mod tests {
     use super::super::Preset;
     use super::*;
 
-    /// The table in the room's doc, which PyTorch's counter made.
     #[test]
-    fn costs_are_those_that_pytorch_counts() {
+    fn costs_equal_pytorchs_count() {
+        // The table in the documentation of `models`, as computed by `FlopCounterMode`.
         for (preset, expected) in [
             (Preset::Tiny, [(68, 194), (65, 191), (61, 180)]),
             (Preset::Small, [(250, 728), (140, 414), (236, 700)]),

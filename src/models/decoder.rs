@@ -1,6 +1,7 @@
-//! The decoder of latent actions: a latent action goes in, the true action it stands for comes out.
+//! The decoder: latent action -> true action.
 //!
-//! [`Decoder`] is the network; [`LoadedDecoder`] is one with its sizes, ready to decode. It is so small that it always runs on the CPU.
+//! [`Decoder`] is the network. [`LoadedDecoder`] adds its sizes and metadata. A decoder is so small
+//! that it always runs on the CPU.
 
 use std::collections::BTreeMap;
 
@@ -16,24 +17,24 @@ use super::metadata::DECODER_FORMAT;
 use super::weights::{Weights, to_host};
 use super::{ModelError, Result};
 
-/// What a decoder's numbers mean.
+/// The meaning of a decoder's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outputs {
-    /// The logarithm of each action's likelihood, up to a constant.
+    /// Logits of the actions.
     Discrete {
-        /// How many actions there are.
+        /// Number of actions.
         actions: usize,
     },
     /// The action itself.
     Continuous {
-        /// Numbers an action has.
+        /// Dimension of an action.
         axes: usize,
     },
 }
 
 impl Outputs {
-    /// How many numbers there are.
+    /// Returns the number of outputs.
     pub fn width(self) -> usize {
         match self {
             Outputs::Discrete { actions } => actions,
@@ -42,25 +43,25 @@ impl Outputs {
     }
 }
 
-/// The sizes of a decoder.
+/// Sizes of a decoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecoderConfig {
-    /// Length of the latent actions it decodes.
+    /// Length of a latent action.
     pub latent_dim: usize,
-    /// Width of each hidden layer, the first one first.
+    /// Width of each hidden layer, from the input on.
     pub hidden: Vec<usize>,
-    /// What comes out.
+    /// Kind and number of outputs.
     pub outputs: Outputs,
 }
 
-/// Linear layers with ReLU between them.
+/// A multilayer perceptron with ReLU.
 #[derive(Module, Debug)]
 pub struct Decoder<B: Backend> {
     layers: Vec<Linear<B>>,
 }
 
 impl<B: NetBackend> Decoder<B> {
-    /// A decoder with fresh weights.
+    /// Creates a decoder with initial weights.
     pub fn new(init: &mut Init<'_, B>, config: &DecoderConfig) -> Self {
         let widths: Vec<usize> = [config.latent_dim]
             .into_iter()
@@ -72,6 +73,8 @@ impl<B: NetBackend> Decoder<B> {
         }
     }
 
+    /// Decodes latent actions.
+    ///
     /// # Shapes
     /// - `latent_action`: `[batch, latent_dim]`
     /// - output: `[batch, outputs]`
@@ -80,7 +83,8 @@ impl<B: NetBackend> Decoder<B> {
         rest.iter().fold(first.forward(latent_action), |x, layer| layer.forward(relu(x)))
     }
 
-    /// The decoder that does to `x` what this one does to `(x - mean) / deviation`.
+    /// Folds the normalisation `(x - mean) / deviation` into the first layer, so that the returned
+    /// decoder takes raw inputs.
     #[must_use]
     pub fn after_normalising(
         mut self,
@@ -91,6 +95,7 @@ impl<B: NetBackend> Decoder<B> {
         let row = |values: Vec<f32>| {
             Tensor::<B, 2>::from_data(TensorData::new(values, [1, mean.len()]), device)
         };
+        // W (x - m) / d + b = (W / d) x + (b - (W / d) m)
         let first = &mut self.layers[0];
         let weight =
             first.weight.val() * row(deviation.iter().map(|deviation| 1.0 / deviation).collect());
@@ -101,12 +106,14 @@ impl<B: NetBackend> Decoder<B> {
         self
     }
 
-    /// The decoder whose answers are this one's, times `deviation`, plus `mean`.
+    /// Folds the scaling `y * deviation + mean` into the last layer, so that the returned decoder
+    /// has outputs on the original scale.
     #[must_use]
     pub fn before_scaling(mut self, mean: &[f32], deviation: &[f32], device: &B::Device) -> Self {
         let values = |values: &[f32]| {
             Tensor::<B, 1>::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
         };
+        // (W x + b) d + m = (W d) x + (b d + m), row by row
         let last = self.layers.last_mut().expect("there is at least one layer");
         let weight = last.weight.val() * values(deviation).unsqueeze_dim(1);
         let bias = last.bias.val() * values(deviation) + values(mean);
@@ -116,32 +123,33 @@ impl<B: NetBackend> Decoder<B> {
     }
 }
 
-/// A decoder, its sizes, and what its file says of its origin.
+/// A decoder with its sizes and the metadata of its file.
 #[derive(Clone, Debug)]
 pub struct LoadedDecoder {
     /// Free text by key.
     pub metadata: BTreeMap<String, String>,
-    /// Its sizes.
+    /// Sizes of the network.
     pub config: DecoderConfig,
     net: Decoder<Flex>,
 }
 
 impl LoadedDecoder {
-    /// A trained network of these sizes.
+    /// Wraps a trained network.
     pub fn new(config: DecoderConfig, net: Decoder<Flex>) -> Self {
         LoadedDecoder { metadata: BTreeMap::new(), config, net }
     }
 
     /// Reads a safetensors file.
     pub fn load(file: &[u8]) -> Result<Self> {
-        let (weights, device) = (Weights::parse(file)?, Default::default());
+        let weights = Weights::parse(file)?;
+        let device = Default::default();
         let config = weights.decoder_config()?;
         let net =
             weights.load("decoder", Decoder::new(&mut Init::new(0, &device), &config), &device)?;
         Ok(LoadedDecoder { metadata: weights.metadata, config, net })
     }
 
-    /// The weights as a safetensors file.
+    /// Returns the weights as a safetensors file.
     pub fn export(&self) -> Result<Vec<u8>> {
         let mut weights = Weights::default();
         weights.metadata.clone_from(&self.metadata);
@@ -150,13 +158,14 @@ impl LoadedDecoder {
         Ok(weights.to_bytes())
     }
 
-    /// What the latent actions stand for.
+    /// Decodes latent actions.
     ///
     /// # Shapes
     /// - `latent_action`: `[batch, latent_dim]`
     /// - output: `[batch, outputs]`
     pub fn decode(&self, latent_action: &[f32]) -> Result<Vec<f32>> {
-        let (dim, length) = (self.config.latent_dim, latent_action.len());
+        let dim = self.config.latent_dim;
+        let length = latent_action.len();
         if !length.is_multiple_of(dim) {
             let expected = format!("a multiple of {dim} numbers");
             return Err(ModelError::Frames {

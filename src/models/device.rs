@@ -1,4 +1,4 @@
-//! Where tensors live: `auto`, `cpu` or `cuda:N` goes in, a device that can be used comes out.
+//! The compute device: parses `auto`, `cpu` or `cuda:N` and checks that the device is usable.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,22 +6,24 @@ use std::str::FromStr;
 
 use super::{ModelError, Result};
 
-/// A device this build can compute on.
+/// A device for computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// All cores of this machine.
     Cpu,
-    /// The NVIDIA GPU of this number.
+    /// The NVIDIA GPU with this index.
     Cuda(usize),
 }
 
-/// Inputs that a core takes through the networks at a time: few, so that what lies between two layers stays in its cache.
+/// Inputs per pass and core on a CPU. Few, so that activations stay in the cache.
 pub const CPU_PASS: usize = 16;
-/// Inputs that a GPU takes at a time: many, so that all of it is busy.
+/// Inputs per pass on a GPU. Many, to keep all of it busy.
 const GPU_PASS: usize = 1024;
 
-/// Computes an expression on a device that passed its check: `on_device!(device, B, at => ...)`, where `B` is the device's backend and
-/// `at` the device as the backend knows it. Every network that hides its device behind a trait is made by this.
+/// Evaluates an expression on a device: `on_device!(device, B, at => ...)`. In the expression, `B`
+/// is the backend of the device and `at` is the device in terms of that backend. The device must
+/// have passed [`Device::check`]. All types that hide their device behind a trait are created with
+/// this macro.
 macro_rules! on_device {
     ($device:expr, $backend:ident, $at:ident => $made:expr) => {
         match $device {
@@ -46,7 +48,7 @@ macro_rules! on_device {
 pub(crate) use on_device;
 
 impl Device {
-    /// Inputs that go through the networks at a time.
+    /// Returns the number of inputs per pass.
     pub fn pass(self) -> usize {
         match self {
             Device::Cpu => CPU_PASS,
@@ -54,8 +56,8 @@ impl Device {
         }
     }
 
-    /// Runs what calls the networks many times: on a CPU, on a thread of the pool, so that it takes part in the work and is not woken for
-    /// every layer.
+    /// Runs `work`, which calls the networks many times. On a CPU it runs on a thread of the pool,
+    /// so that this thread takes part in the work and is not woken for every layer.
     pub fn run<R: Send>(self, work: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu => rayon::scope(|_| work()),
@@ -63,21 +65,23 @@ impl Device {
         }
     }
 
-    /// The first GPU if this build and this machine have one, else the CPU.
+    /// Returns the first GPU if it is usable, otherwise the CPU.
     pub fn auto() -> Device {
         let gpu = Device::Cuda(0);
         if gpu.check().is_ok() { gpu } else { Device::Cpu }
     }
 
-    /// Says why the device cannot be had. The GPU's libraries are looked for here because loading them later ends the program.
+    /// Checks that the device is usable. The GPU libraries are searched here, because a failure to
+    /// load them later would abort the program.
     pub fn check(self) -> Result<()> {
         let Device::Cuda(_) = self else { return Ok(()) };
         let problem = if cfg!(not(feature = "cuda")) {
-            "this build has no GPU support; build it with `--features cuda`"
+            "this build has no GPU support; build with `--features cuda`"
         } else if !library_exists("libcuda.so") {
-            "there is no NVIDIA driver (libcuda.so) on this machine; use `cpu`"
+            "the NVIDIA driver (libcuda.so) is not installed; use `cpu`"
         } else if !library_exists("libnvrtc.so") {
-            "CUDA's compiler (libnvrtc.so) was not found; install CUDA's toolkit or point CUDA_PATH at it"
+            "the CUDA compiler (libnvrtc.so) was not found; \
+             install the CUDA toolkit or set CUDA_PATH"
         } else {
             return Ok(());
         };
@@ -113,11 +117,12 @@ impl fmt::Display for Device {
     }
 }
 
-/// Looks where the dynamic linker would, without loading anything.
+/// Searches the places of the dynamic linker for a library, without loading it.
 fn library_exists(name: &str) -> bool {
+    // The linker's cache lists file names as plain text.
     let cached = std::fs::read("/etc/ld.so.cache")
         .is_ok_and(|cache| cache.windows(name.len()).any(|bytes| bytes == name.as_bytes()));
-    cached || library_folders().iter().any(|folder| holds(folder, name))
+    cached || library_folders().iter().any(|folder| contains(folder, name))
 }
 
 fn library_folders() -> Vec<PathBuf> {
@@ -140,7 +145,7 @@ fn library_folders() -> Vec<PathBuf> {
     folders
 }
 
-fn holds(folder: &Path, name: &str) -> bool {
+fn contains(folder: &Path, name: &str) -> bool {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return false;
     };
@@ -152,16 +157,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_device_says_what_is_known() {
+    fn the_error_for_an_unknown_device_lists_the_valid_ones() {
         let message = "gpu".parse::<Device>().expect_err("gpu is no device").to_string();
-        assert_eq!(message, "use device `gpu`: expected `auto`, `cpu`, `cuda` or `cuda:N`");
+        assert_eq!(message, "cannot use device `gpu`: expected `auto`, `cpu`, `cuda` or `cuda:N`");
         assert_eq!("cpu".parse::<Device>().expect("every machine has a CPU"), Device::Cpu);
         assert!("cuda:x".parse::<Device>().is_err());
     }
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn a_build_without_gpu_support_says_so() {
+    fn a_build_without_gpu_support_reports_it() {
         assert_eq!(Device::auto(), Device::Cpu);
         assert!(
             "cuda:1"

@@ -1,101 +1,101 @@
-//! What can go wrong between pixels and tensors, with the value seen and the value expected.
+//! Errors of networks, weights and devices.
 
-/// A failure of this room.
+/// An error of this module.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The bytes are not a safetensors file.
-    #[error("read the weights: {0}")]
+    #[error("the weights are not a valid safetensors file: {0}")]
     Format(#[from] safetensors::SafeTensorError),
-    /// A tensor the network needs is not in the file.
-    #[error("find tensor `{name}` in the weights: it is not there")]
+    /// The file lacks a tensor of the network.
+    #[error("tensor `{name}` is missing from the weights")]
     Missing {
         /// Published name of the tensor.
         name: String,
     },
-    /// A tensor has another number of axes than its layer.
-    #[error("load tensor `{name}`: its shape is {seen:?}, expected {expected} axes")]
+    /// A tensor has the wrong number of axes.
+    #[error("tensor `{name}` has shape {seen:?}, expected {expected} axes")]
     Axes {
-        /// The tensor's published name.
+        /// Published name of the tensor.
         name: String,
-        /// Its shape.
+        /// Shape in the file.
         seen: Vec<usize>,
-        /// How many axes it should have.
+        /// Expected number of axes.
         expected: usize,
     },
-    /// A tensor in the file belongs to no layer of the network.
-    #[error("place tensor `{name}` of the weights: no layer of this configuration has that name")]
+    /// The file has a tensor without a layer in the network.
+    #[error("unexpected tensor `{name}` in the weights: this configuration has no such layer")]
     Unexpected {
         /// Name of the tensor in the file.
         name: String,
     },
-    /// A tensor has another shape than its layer.
-    #[error("load tensor `{name}`: its shape is {seen:?}, expected {expected:?}")]
+    /// A tensor and its layer have different shapes.
+    #[error("tensor `{name}` has shape {seen:?}, expected {expected:?}")]
     Shape {
         /// Published name of the tensor.
         name: String,
-        /// The shape in the file.
+        /// Shape in the file.
         seen: Vec<usize>,
-        /// The shape of the layer.
+        /// Shape of the layer.
         expected: Vec<usize>,
     },
-    /// A tensor has another element type than expected.
-    #[error("load tensor `{name}`: its elements are {seen}, expected {expected}")]
+    /// A tensor has the wrong element type.
+    #[error("tensor `{name}` has element type {seen}, expected {expected}")]
     Dtype {
         /// Published name of the tensor.
         name: String,
-        /// The type in the file.
+        /// Element type in the file.
         seen: String,
-        /// The type expected.
+        /// Expected element type.
         expected: &'static str,
     },
-    /// A file of weights does not read.
-    #[error("read the checkpoint {file}: {reason}")]
+    /// A weight file is unreadable.
+    #[error("cannot read checkpoint {file}: {reason}")]
     Checkpoint {
-        /// The checkpoint.
+        /// Path of the file.
         file: String,
-        /// What is wrong with it.
+        /// Why it is unreadable.
         reason: String,
     },
     /// The file's metadata do not describe a network.
-    #[error("read metadata `{key}` of the weights: {problem}")]
+    #[error("invalid metadata `{key}` in the weights: {problem}")]
     Metadata {
-        /// The metadata's key.
+        /// Metadata key.
         key: &'static str,
-        /// What is wrong with its value.
+        /// Why its value is invalid.
         problem: String,
     },
-    /// A size that no network can have.
-    #[error("use `{field}: {seen}`: expected {expected}")]
+    /// A field has a value that no network can have.
+    #[error("`{field}` is {seen}, expected {expected}")]
     Config {
-        /// The field of the configuration.
+        /// Field of the configuration.
         field: &'static str,
         /// Its value.
         seen: String,
-        /// What is possible.
+        /// Valid values.
         expected: String,
     },
-    /// The pixels do not fit the network or the windows asked for.
-    #[error("take {what}: seen {seen}, expected {expected}")]
+    /// Frames, latent actions or a window do not fit the network.
+    #[error("invalid {what}: got {seen}, expected {expected}")]
     Frames {
-        /// What was being taken.
+        /// The invalid input: `frames`, `latent actions` or `window`.
         what: &'static str,
-        /// The size seen.
+        /// Size of the input.
         seen: String,
-        /// The size expected.
+        /// Expected size.
         expected: String,
     },
-    /// The device cannot be had.
-    #[error("use device `{device}`: {problem}")]
+    /// The device is not available.
+    #[error("cannot use device `{device}`: {problem}")]
     Device {
-        /// The device asked for.
+        /// Requested device.
         device: String,
-        /// Why it cannot be had, and the cure.
+        /// Why it is not available, and how to fix that.
         problem: String,
     },
-    /// The device failed while computing.
-    #[error("compute on the device: {0}")]
+    /// A computation on the device failed.
+    #[error("computation on the device failed: {0}")]
     Execution(String),
 }
 
-/// The room's result.
+/// This module's result.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;

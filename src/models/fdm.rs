@@ -1,8 +1,10 @@
-//! The forward dynamics model, LAPO's world model: past frames and a latent action go in, the next frame comes out.
+//! The forward dynamics model (the paper's world model): past frames and a latent action -> the
+//! next frame.
 //!
-//! A U-Net that halves the frame until `fdm_bottom` pixels remain, and doubles it back. The latent action scales and shifts the channels
-//! of every level. In the paper's network (`FdmAction::Tile`) it enters at the input, tiled over the frame. Where the bottom is a single
-//! pixel, it also stands in for the skip connection there.
+//! It is a U-Net. It halves the frame until `fdm_bottom` pixels remain, and doubles it back. The
+//! latent action scales and shifts the channels of every level. In the paper's network
+//! (`FdmAction::Tile`) it enters at the input, tiled over the frame. If the bottom is a single
+//! pixel, the latent action also replaces the skip connection there.
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor, backend::Backend};
@@ -15,7 +17,7 @@ use super::layers::{
 };
 use super::{DynamicsConfig, FdmAction, Predict};
 
-/// The world model.
+/// The forward dynamics model. Field names are those of the published checkpoints.
 #[derive(Module, Debug)]
 pub struct Fdm<B: Backend> {
     down: Vec<Level<B>>,
@@ -26,40 +28,46 @@ pub struct Fdm<B: Backend> {
 }
 
 impl<B: NetBackend> Fdm<B> {
-    /// A model with fresh weights.
+    /// Creates a model with initial weights.
     pub fn new(init: &mut Init<'_, B>, config: &DynamicsConfig) -> Self {
-        let (base, latent) = (config.fdm_base, config.latent_dim());
+        let base = config.fdm_base;
+        let latent = config.latent_dim();
         let past = config.channels * (config.context + 1);
-        let (depth, to_a_pixel) = (config.fdm_depth(), config.fdm_bottom == 1);
+        let depth = config.fdm_depth();
+        let single_pixel = config.fdm_bottom == 1;
         let width = |level: usize| base << level;
-        let (tiled, modulating) = match config.fdm_action {
+        let (tiled, modulate) = match config.fdm_action {
             FdmAction::Tile => (latent, None),
             FdmAction::Modulate => (0, Some(latent)),
         };
 
+        // Down: each level doubles the width, and the first also reads the tiled action.
         let inputs = std::iter::once(past + tiled).chain((0..depth).map(width));
         let down = inputs
             .zip((0..depth).map(width))
-            .map(|(input, output)| Level::Down(Down::new(init, input, output, modulating)));
+            .map(|(input, output)| Level::Down(Down::new(init, input, output, modulate)));
         let mut down: Vec<_> = down.collect();
-        let bottom = if to_a_pixel {
+        let bottom = if single_pixel {
             Conv2d::valid(init, width(depth - 1), width(depth), 2)
         } else {
             Conv2d::same(init, width(depth - 1), width(depth))
         };
         down.push(Level::Bottom(bottom));
 
-        let skips = to_a_pixel.then_some(latent).into_iter().chain((0..depth).rev().map(width));
-        let outputs = (0..depth - usize::from(!to_a_pixel)).rev().map(width).chain([base]);
+        // Up: each level reads the level below and, by its skip, a level of the way down. A
+        // single-pixel bottom has one level more, with the latent action as its skip.
+        let skips = single_pixel.then_some(latent).into_iter().chain((0..depth).rev().map(width));
+        let outputs = (0..depth - usize::from(!single_pixel)).rev().map(width).chain([base]);
         let mut below = width(depth);
         let up = skips.zip(outputs).map(|(skip, output)| {
-            Up::new(init, std::mem::replace(&mut below, output) + skip, output, modulating)
+            Up::new(init, std::mem::replace(&mut below, output) + skip, output, modulate)
         });
         let up = up.collect();
 
-        let (first, residual) =
-            (Conv2d::same(init, base + past, base), UnetResidual::new(init, base));
+        let first = Conv2d::same(init, base + past, base);
+        let residual = UnetResidual::new(init, base);
         let mut last = Conv2d::valid(init, base, config.channels, 1);
+        // Starts at "nothing changes".
         if config.predict == Predict::Change {
             last.weight = init.full([config.channels, base, 1, 1], 0.0);
             last.bias = init.full([config.channels], 0.0);
@@ -67,14 +75,15 @@ impl<B: NetBackend> Fdm<B> {
         Fdm { down, up, final_conv: (first, residual, Relu, last), predict: config.predict }
     }
 
-    /// Predicts o\[t+1\] (LAPO, section 4.1).
+    /// Predicts `o[t+1]` (LAPO, section 4.1).
+    ///
+    /// [`Mode::Folded`] requires a [`folded`](Self::folded) model.
     ///
     /// # Shapes
-    /// - `windows`: all but their o\[t+1\] is looked at
+    /// - `windows`: `[batch, time * channel, height, width]`; `o[t+1]` is not read
     /// - `latent_action_q`: `[batch, latent_dim]`
-    /// - output: `[batch, channel, height, width]`
-    ///
-    /// [`Mode::Folded`] is for a model that was [`folded`](Self::folded).
+    /// - output: `[batch, channel, height, width]`, in [-0.5, 0.5], or slightly beyond for
+    ///   [`Predict::Change`]
     pub fn forward(
         &self,
         windows: &Windows<B>,
@@ -89,7 +98,8 @@ impl<B: NetBackend> Fdm<B> {
             levels.push(x);
             x = level.forward(levels[levels.len() - 1].clone(), &latent_action_q, mode);
         }
-        // A skip joins each level to what leaves the one above it; above the first there is only the input, which enters at the end.
+        // `levels[i]` is the input of level `i`. The input of the first level is no skip: it joins
+        // at the end.
         let mut skips: Vec<_> = levels.drain(1..).collect();
         if self.up.len() > skips.len() {
             let [batch, latent] = latent_action_q.dims();
@@ -98,16 +108,18 @@ impl<B: NetBackend> Fdm<B> {
         for (up, skip) in self.up.iter().zip(skips.into_iter().rev()) {
             x = up.forward(join(x, skip), &latent_action_q, mode);
         }
-        let (enter, residual, _, leave) = &self.final_conv;
-        let x = residual.forward(enter.forward(join(x, past)));
-        let out = tanh(leave.forward_relu(x).cast(FloatDType::F32));
+        let (first, residual, _, last) = &self.final_conv;
+        let x = residual.forward(first.forward(join(x, past)));
+        let out = tanh(last.forward_relu(x).cast(FloatDType::F32));
         match self.predict {
+            // tanh spans [-1, 1], and pixels span [-0.5, 0.5].
             Predict::Frame => out / 2.0,
             Predict::Change => windows.last() + out,
         }
     }
 
-    /// The same model for [`Mode::Folded`]: its convolutions normalise by the running statistics, at no cost.
+    /// Returns the model for [`Mode::Folded`]: its convolutions include the normalisation by
+    /// running statistics.
     pub fn folded(mut self) -> Self {
         for level in &mut self.down {
             if let Level::Down(Down { conv, norm, .. }) = level {
@@ -120,20 +132,21 @@ impl<B: NetBackend> Fdm<B> {
         self
     }
 
-    /// Moves the running statistics by what a training pass has seen.
+    /// Updates the running statistics with those of a training pass.
     pub fn update(&mut self, seen: Vec<BatchStatistics<B>>) {
         let down = self.down.iter_mut().filter_map(|level| match level {
             Level::Down(down) => Some(&mut down.norm),
             Level::Bottom(_) => None,
         });
         let up = self.up.iter_mut().map(|up| &mut up.norm);
+        // `forward` appends statistics in this order: down, then up.
         for (norm, statistics) in down.chain(up).zip(seen) {
             norm.update(statistics);
         }
     }
 }
 
-/// One step down: a block that halves the frame or, last, the bottom.
+/// A level of the way down: a block that halves the frame or, at the end, the bottom.
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a network has six of them")]
 enum Level<B: Backend> {
@@ -142,6 +155,12 @@ enum Level<B: Backend> {
 }
 
 impl<B: NetBackend> Level<B> {
+    /// Runs the level.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`
+    /// - `action`: `[batch, latent_dim]`
+    /// - output: `[batch, out, height', width']`; [`Down`] halves the frame
     fn forward(
         &self,
         x: Tensor<B, 4>,
@@ -155,7 +174,7 @@ impl<B: NetBackend> Level<B> {
     }
 }
 
-/// Convolution, normalisation, residual block, pooling.
+/// Convolution, normalisation, modulation, residual block, max pooling.
 #[derive(Module, Debug)]
 struct Down<B: Backend> {
     conv: Conv2d<B>,
@@ -165,7 +184,7 @@ struct Down<B: Backend> {
 }
 
 impl<B: NetBackend> Down<B> {
-    /// A level that a latent action of so many numbers modulates, if any does.
+    /// Creates a level. `latent` is the length of the latent action if it modulates the level.
     fn new(init: &mut Init<'_, B>, input: usize, output: usize, latent: Option<usize>) -> Self {
         Down {
             conv: Conv2d::same(init, input, output),
@@ -175,7 +194,13 @@ impl<B: NetBackend> Down<B> {
         }
     }
 
-    /// A level with more input channels than `x` has takes the action for the others.
+    /// Halves the frame. If the convolution expects more channels than `x` has, the tiled action
+    /// fills the rest.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`
+    /// - `action`: `[batch, latent_dim]`
+    /// - output: `[batch, out, height / 2, width / 2]`
     fn forward(
         &self,
         x: Tensor<B, 4>,
@@ -185,15 +210,12 @@ impl<B: NetBackend> Down<B> {
         let tiled = self.conv.weight.dims()[1] > x.dims()[1];
         let x =
             if tiled { self.conv.forward_tiled(x, action.clone()) } else { self.conv.forward(x) };
-        relu(self.res.forward_halve(modulated(
-            self.norm.forward(x, mode),
-            self.modulate.as_ref(),
-            action,
-        )))
+        let x = self.norm.forward(x, mode);
+        relu(self.res.forward_halve(modulated(x, self.modulate.as_ref(), action)))
     }
 }
 
-/// Transposed convolution that doubles the frame, normalisation, residual block.
+/// Transposed convolution that doubles the frame, normalisation, modulation, residual block.
 #[derive(Module, Debug)]
 struct Up<B: Backend> {
     conv: ConvTranspose2d<B>,
@@ -212,21 +234,24 @@ impl<B: NetBackend> Up<B> {
         }
     }
 
+    /// Doubles the frame.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`
+    /// - `action`: `[batch, latent_dim]`
+    /// - output: `[batch, out, 2 * height, 2 * width]`
     fn forward(
         &self,
         x: Tensor<B, 4>,
         action: &Tensor<B, 2>,
         mode: &mut Mode<'_, B>,
     ) -> Tensor<B, 4> {
-        relu(self.res.forward(modulated(
-            self.norm.forward(self.conv.forward(x), mode),
-            self.modulate.as_ref(),
-            action,
-        )))
+        let x = self.norm.forward(self.conv.forward(x), mode);
+        relu(self.res.forward(modulated(x, self.modulate.as_ref(), action)))
     }
 }
 
-/// Scales and shifts each channel as a linear map of the latent action says (FiLM, Perez et al., 2018).
+/// Scales and shifts each channel by a linear map of the latent action (FiLM, Perez et al., 2018).
 fn modulated<B: NetBackend>(
     x: Tensor<B, 4>,
     by: Option<&Linear<B>>,
@@ -238,7 +263,7 @@ fn modulated<B: NetBackend>(
     }
 }
 
-/// `x + conv(relu(conv(relu(x))))` through half the width.
+/// A residual block `x + conv(relu(conv(relu(x))))` with half the width inside.
 #[derive(Module, Debug)]
 struct UnetResidual<B: Backend> {
     res_block: (Relu, Conv2d<B>, Relu, Conv2d<B>),
@@ -251,13 +276,21 @@ impl<B: NetBackend> UnetResidual<B> {
         UnetResidual { res_block: (Relu, narrow, Relu, widen) }
     }
 
+    /// Runs the block.
+    ///
+    /// # Shapes
+    /// - `x` and output: `[batch, channels, height, width]`
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (_, narrow, _, widen) = &self.res_block;
         let inner = narrow.forward_relu(x.clone());
         widen.forward_relu_add(inner, x)
     }
 
-    /// The maximum of each square of four pixels.
+    /// Runs the block and takes the maximum of each 2x2 square.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, channels, height, width]`
+    /// - output: `[batch, channels, height / 2, width / 2]`
     fn forward_halve(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (_, narrow, _, widen) = &self.res_block;
         let inner = narrow.forward_relu(x.clone());

@@ -1,4 +1,5 @@
-//! Pixels become tensors: `u8` frames are uploaded as they are and normalised on the device.
+//! Uploads frames and gathers windows. Frames travel to the device as `u8` and are normalised
+//! there.
 
 use std::ops::Range;
 
@@ -6,10 +7,11 @@ use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use super::{DynamicsConfig, ModelError, Precision, Result};
 
-/// Uploads frames. Channels are brought to the front on the way: permuting bytes here is cheaper than floats there.
+/// Uploads frames as normalised tensors. Channels move to the front on the host, since permuting
+/// bytes is cheaper than permuting floats.
 ///
 /// # Shapes
-/// - `pixels`: `count` frames of `[height, width, channel]`
+/// - `pixels`: `[count, height, width, channel]`
 /// - output: `[count, channel, height, width]`, in [-0.5, 0.5]
 pub fn upload<B: Backend>(
     pixels: &[u8],
@@ -22,10 +24,10 @@ pub fn upload<B: Backend>(
         planes.chunks_exact_mut(plane * channels).zip(pixels.chunks_exact(plane * channels))
     {
         for (channel, plane) in planes.chunks_exact_mut(plane).enumerate() {
-            plane
-                .iter_mut()
-                .zip(frame.iter().skip(channel).step_by(channels))
-                .for_each(|(to, from)| *to = *from);
+            // Every `channels`-th byte of an interleaved frame belongs to this channel.
+            for (to, from) in plane.iter_mut().zip(frame.iter().skip(channel).step_by(channels)) {
+                *to = *from;
+            }
         }
     }
     let data =
@@ -33,7 +35,8 @@ pub fn upload<B: Backend>(
     Tensor::<B, 4, Int>::from_data(data, (device, DType::U8)).float() / 255.0 - 0.5
 }
 
-/// A batch of windows, each its frames stacked along the channels; every part is dense, since all are convolved.
+/// A batch of windows, each with its frames stacked along the channels. All parts are contiguous
+/// copies, because convolutions read them.
 #[derive(Clone, Debug)]
 pub struct Windows<B: Backend> {
     /// `[batch, time * channel, height, width]`, in [-0.5, 0.5]
@@ -44,12 +47,13 @@ pub struct Windows<B: Backend> {
 }
 
 impl<B: Backend> Windows<B> {
-    /// The windows of `time` frames that begin at `starts`.
+    /// Gathers the windows of `time` frames that begin at `starts`.
     ///
     /// # Shapes
     /// - `frames`: `[count, channel, height, width]`
     pub fn gather(frames: Tensor<B, 4>, starts: &[usize], time: usize) -> Self {
         let [_, channels, height, width] = frames.dims();
+        // Gathers some frames of each window and stacks them along the channels.
         let part = |offsets: Range<usize>| {
             let stack = offsets.len() * channels;
             let index: Vec<i32> = starts
@@ -69,7 +73,7 @@ impl<B: Backend> Windows<B> {
         }
     }
 
-    /// The windows that `frames` are, one after the other.
+    /// Splits `frames` into consecutive windows.
     ///
     /// # Shapes
     /// - `frames`: `[batch * time, channel, height, width]`
@@ -78,12 +82,13 @@ impl<B: Backend> Windows<B> {
         Self::gather(frames, &starts, time)
     }
 
-    /// Frames of a window.
+    /// Returns the number of frames per window.
     pub fn time(&self) -> usize {
         self.stacked.dims()[1] / self.last.dims()[1]
     }
 
-    /// The same for networks that compute with this precision; o\[t\] and o\[t+1\] by themselves, which losses look at, stay as they are.
+    /// Casts the inputs of the networks to `precision`. The separate copies of `o[t]` and `o[t+1]`,
+    /// which losses read, keep single precision.
     pub fn at(self, precision: Precision) -> Self {
         Windows {
             stacked: self.stacked.cast(precision.dtype()),
@@ -92,42 +97,47 @@ impl<B: Backend> Windows<B> {
         }
     }
 
-    /// Everything but o\[t+1\].
+    /// Returns all frames except `o[t+1]`, stacked.
     pub fn past(&self) -> Tensor<B, 4> {
         self.past.clone()
     }
 
-    /// The frame o\[t\].
+    /// Returns the frame `o[t]`.
     pub fn last(&self) -> Tensor<B, 4> {
         self.last.clone()
     }
 
-    /// The frame o\[t+1\].
+    /// Returns the frame `o[t+1]`.
     pub fn next(&self) -> Tensor<B, 4> {
         self.next.clone()
     }
 }
 
-/// `[batch]`: the mean over each window's pixels and channels.
+/// Averages over the pixels and channels of each window.
+///
+/// # Shapes
+/// - `x`: `[batch, channel, height, width]`
+/// - output: `[batch]`
 pub fn mean_per_window<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 1> {
     let [batch, ..] = x.dims();
     x.flatten::<2>(1, 3).mean_dim(1).reshape([batch])
 }
 
-/// The side, side and channels of `config`'s frames.
+/// Returns the height, width and channels of a frame.
 pub fn frame_shape(config: &DynamicsConfig) -> [usize; 3] {
     [config.frame_size, config.frame_size, config.channels]
 }
 
-/// Says whether `pixels` are whole frames of `config`, and how many.
+/// Returns the number of frames in `pixels`. Empty input and incomplete frames are an error.
 pub fn count_frames(pixels: &[u8], config: &DynamicsConfig) -> Result<usize> {
     let bytes: usize = frame_shape(config).iter().product();
     if pixels.is_empty() || !pixels.len().is_multiple_of(bytes) {
-        let (size, channels) = (config.frame_size, config.channels);
+        let size = config.frame_size;
+        let channels = config.channels;
         return Err(ModelError::Frames {
             what: "frames",
             seen: format!("{} bytes", pixels.len()),
-            expected: format!("whole frames of {size} x {size} x {channels} bytes"),
+            expected: format!("a positive multiple of {size} x {size} x {channels}"),
         });
     }
     Ok(pixels.len() / bytes)

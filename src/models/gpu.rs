@@ -1,7 +1,7 @@
-//! The GPU backend and how it is set up: a device's number goes in, the device comes out.
+//! The GPU backend and its setup.
 //!
-//! Kernels are compiled and chosen by trial on the machine they run on. Both are kept in the user's cache folder, so that only the first
-//! run on a machine pays for it.
+//! Kernels are compiled and autotuned on the machine itself. Both results go to the user's cache
+//! directory, so only the first run on a machine pays for them.
 
 use std::path::PathBuf;
 use std::sync::Once;
@@ -9,12 +9,13 @@ use std::sync::Once;
 use cubecl::config::cache::CacheConfig;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-/// burn's backend for NVIDIA GPUs: operations are queued, fused and compiled at run time.
+/// burn's backend for NVIDIA GPUs. It queues and fuses operations and compiles them at run time.
 pub type Gpu = burn_cuda::Cuda;
 
-/// The GPU of this number.
+/// Returns the GPU with this index.
 pub fn gpu(number: usize) -> burn_cuda::CudaDevice {
     static CONFIGURED: Once = Once::new();
+    // The runtime accepts a configuration only once per process.
     CONFIGURED.call_once(|| {
         let mut config = CubeClRuntimeConfig::default();
         let folder = CacheConfig::File(cache_folder());
@@ -25,7 +26,7 @@ pub fn gpu(number: usize) -> burn_cuda::CudaDevice {
     burn_cuda::CudaDevice::new(number)
 }
 
-/// `lapo` in the user's cache folder.
+/// Returns `lapo` in the user's cache directory.
 fn cache_folder() -> PathBuf {
     let folder =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

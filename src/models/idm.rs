@@ -1,4 +1,4 @@
-//! The inverse dynamics model: a window of frames goes in, the latent action between its last two comes out.
+//! The inverse dynamics model: a window of frames -> the latent action between the last two.
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor, backend::Backend};
@@ -7,26 +7,27 @@ use super::frames::Windows;
 use super::impala::{FEATURES, ImpalaStage, features, impala, maps, stages};
 use super::init::{Init, set_state};
 use super::layers::{BatchStatistics, Linear, Mode, NetBackend, relu};
-use super::motion::{Motion, where_moved};
-use super::vq::Quantizer;
+use super::motion::{Motion, mean_over_motion};
+use super::vq::Quantiser;
 use super::{DynamicsConfig, IdmHead, Result};
 
-/// IMPALA trunk, linear head, and the codebooks behind it.
+/// IMPALA trunk, linear head and the codebooks behind it.
 #[derive(Module, Debug)]
 pub struct Idm<B: Backend> {
     conv_stack: Vec<ImpalaStage<B>>,
     fc: Linear<B>,
     policy_head: Linear<B>,
-    /// What [`IdmHead::Motion`] adds.
+    /// Input scale and output normalisation of [`IdmHead::Motion`].
     motion: Option<Motion<B>>,
-    /// The bottleneck through which its output reaches the FDM.
-    pub vq: Quantizer<B>,
+    /// The bottleneck between this model and the FDM.
+    pub vq: Quantiser<B>,
 }
 
 impl<B: NetBackend> Idm<B> {
-    /// A model with fresh weights.
+    /// Creates a model with initial weights.
     pub fn new(init: &mut Init<'_, B>, config: &DynamicsConfig) -> Self {
-        let (channels, scale) = (config.channels * config.window(), config.idm_scale);
+        let channels = config.channels * config.window();
+        let scale = config.idm_scale;
         let (conv_stack, fc) = match config.idm_head {
             IdmHead::Flatten => impala(init, channels, scale, config.frame_size),
             IdmHead::Motion => {
@@ -36,15 +37,16 @@ impl<B: NetBackend> Idm<B> {
         let motion =
             (config.idm_head == IdmHead::Motion).then(|| Motion::new(init, config.latent_dim()));
         let policy_head = Linear::new(init, FEATURES, config.latent_dim());
-        Idm { conv_stack, fc, policy_head, motion, vq: Quantizer::new(init, &config.vq) }
+        Idm { conv_stack, fc, policy_head, motion, vq: Quantiser::new(init, &config.vq) }
     }
 
     /// Infers the latent action between the last two frames (LAPO, section 4.1).
     ///
-    /// # Shapes
-    /// - output: `[batch, latent_dim]`, before quantisation, in single precision
+    /// [`Mode::Folded`] requires a [`folded`](Self::folded) model.
     ///
-    /// [`Mode::Folded`] is for a model that was [`folded`](Self::folded).
+    /// # Shapes
+    /// - `windows`: `[batch, time * channel, height, width]`, in [-0.5, 0.5]
+    /// - output: `[batch, latent_dim]`, before quantisation, in single precision
     pub fn forward(&self, windows: &Windows<B>, mode: &mut Mode<'_, B>) -> Tensor<B, 2> {
         let Some(motion) = &self.motion else {
             return self
@@ -52,39 +54,45 @@ impl<B: NetBackend> Idm<B> {
                 .forward(features(&self.conv_stack, &self.fc, windows.stacked.clone()))
                 .cast(FloatDType::F32);
         };
+        // Frame changes are linear in the frames, so the weight takes their place: no input is
+        // copied.
         let weight = match mode {
-            Mode::Train(_) => motion.of_changes(self.entry(), windows.time()),
-            Mode::Folded => self.entry(),
+            Mode::Train(_) => motion.weight_of_frames(self.first_weight(), windows.time()),
+            Mode::Folded => self.first_weight(),
         };
         let maps = maps(&self.conv_stack, weight, windows.stacked.clone());
-        let features = relu(self.fc.forward(where_moved(maps, windows)));
+        let features = relu(self.fc.forward(mean_over_motion(maps, windows)));
         motion.normalise(self.policy_head.forward(features).cast(FloatDType::F32), mode)
     }
 
-    /// The first convolution's weight.
-    fn entry(&self) -> Tensor<B, 4> {
+    /// Returns the weight of the first convolution.
+    fn first_weight(&self) -> Tensor<B, 4> {
         self.conv_stack[0].conv.weight.val()
     }
 
-    /// Sets, before the first step, how large the changes are that [`IdmHead::Motion`] scales: `windows` stand for all.
+    /// Sets the scale of frame changes for [`IdmHead::Motion`] from representative `windows`. Call
+    /// it before the first training step.
     pub fn start(&mut self, windows: &Windows<B>) -> Result<()> {
         self.motion.as_mut().map_or(Ok(()), |motion| motion.start(windows))
     }
 
-    /// The same model for [`Mode::Folded`]: what scales its input and its output is part of its first and last weights.
+    /// Returns the model for [`Mode::Folded`]: its first weight includes the input scale, its last
+    /// weight the output normalisation.
     pub fn folded(mut self, config: &DynamicsConfig) -> Self {
         if let Some(motion) = &self.motion {
-            let weight = motion.of_changes(self.entry(), config.window());
+            let weight = motion.weight_of_frames(self.first_weight(), config.window());
             set_state(&mut self.conv_stack[0].conv.weight, weight);
             motion.fold_into(&mut self.policy_head);
         }
         self
     }
 
-    /// Moves the running statistics by what a training pass has seen.
+    /// Updates the running statistics with those of a training pass.
     pub fn update(&mut self, seen: Vec<BatchStatistics<B>>) {
         if let Some(motion) = &mut self.motion {
-            seen.into_iter().for_each(|seen| motion.update(seen));
+            for statistics in seen {
+                motion.update(statistics);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The convolutional trunk of IDM and policy (Espeholt et al., IMPALA, 2018): stacked frames go in, features come out.
+//! The convolutional trunk of IDM and policy (IMPALA, Espeholt et al., 2018): stacked frames ->
+//! features.
 //!
-//! Start with [`impala`], which makes the two parts a network holds, and [`features`], which runs them.
+//! [`impala`] creates the two parts of a trunk, and [`features`] runs them.
 
 use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
@@ -11,7 +12,7 @@ use super::layers::{Conv2d, Linear, NetBackend, impala_stage, like, relu};
 /// Length of the trunk's feature vector.
 pub const FEATURES: usize = 256;
 
-/// `x + conv(relu(conv(relu(x))))` with equal widths.
+/// A residual block `x + conv(relu(conv(relu(x))))` of constant width.
 #[derive(Module, Debug)]
 pub struct ImpalaResidual<B: Backend> {
     conv0: Conv2d<B>,
@@ -27,10 +28,10 @@ impl<B: NetBackend> ImpalaResidual<B> {
     }
 }
 
-/// A convolution, a pooling that halves the frame, two residual blocks.
+/// A convolution, a pooling that halves the frame, and two residual blocks.
 #[derive(Module, Debug)]
 pub struct ImpalaStage<B: Backend> {
-    /// Enters the stage.
+    /// The first convolution.
     pub conv: Conv2d<B>,
     res_block0: ImpalaResidual<B>,
     res_block1: ImpalaResidual<B>,
@@ -45,21 +46,33 @@ impl<B: NetBackend> ImpalaStage<B> {
         }
     }
 
+    /// Runs the stage.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`
+    /// - output: `[batch, out, height / 2, width / 2]`
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.forward_by(self.conv.weight.val(), x)
+        self.forward_with(self.conv.weight.val(), x)
     }
 
-    /// With another weight in the first convolution.
-    fn forward_by(&self, weight: Tensor<B, 4>, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (first, second) = (&self.res_block0, &self.res_block1);
+    /// Runs the stage with another weight in the first convolution.
+    ///
+    /// # Shapes
+    /// - `weight`: `[out, in, 3, 3]`
+    /// - `x`: `[batch, in, height, width]`
+    /// - output: `[batch, out, height / 2, width / 2]`
+    fn forward_with(&self, weight: Tensor<B, 4>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let first = &self.res_block0;
+        let second = &self.res_block1;
         let mut layers = [&self.conv, &first.conv0, &first.conv1, &second.conv0, &second.conv1]
-            .map(|conv| conv.at(&x));
+            .map(|conv| conv.parameters_like(&x));
         layers[0].0 = like(&x, weight);
         impala_stage(x, layers)
     }
 }
 
-/// Makes a trunk's three stages, of 16, 32 and 32 times `scale` channels, for pictures of `channels` channels.
+/// Creates the three stages of a trunk for frames of `channels` channels. The stages have 16, 32
+/// and 32 channels times `scale`.
 pub fn stages<B: NetBackend>(
     init: &mut Init<'_, B>,
     channels: usize,
@@ -71,7 +84,8 @@ pub fn stages<B: NetBackend>(
         .collect()
 }
 
-/// Makes a trunk for pictures of `channels` channels and side `size`: the stages, and the layer from all they leave to [`FEATURES`].
+/// Creates a trunk for square frames: the stages, and the layer from all their features to
+/// [`FEATURES`].
 pub fn impala<B: NetBackend>(
     init: &mut Init<'_, B>,
     channels: usize,
@@ -79,12 +93,14 @@ pub fn impala<B: NetBackend>(
     size: usize,
 ) -> (Vec<ImpalaStage<B>>, Linear<B>) {
     let stages = stages(init, channels, scale);
+    // Three stages halve the side three times.
     (stages, Linear::new(init, 32 * scale * (size / 8) * (size / 8), FEATURES))
 }
 
-/// Runs the stages, the first with `weight` in its first convolution.
+/// Runs the stages with another weight in the first convolution.
 ///
 /// # Shapes
+/// - `weight`: `[16 * scale, channels, 3, 3]`
 /// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
 /// - output: `[batch, 32 * scale, height / 8, width / 8]`, at least 0
 pub fn maps<B: NetBackend>(
@@ -93,10 +109,10 @@ pub fn maps<B: NetBackend>(
     x: Tensor<B, 4>,
 ) -> Tensor<B, 4> {
     let (first, rest) = conv_stack.split_first().expect("a trunk has three stages");
-    relu(rest.iter().fold(first.forward_by(weight, x), |x, stage| stage.forward(x)))
+    relu(rest.iter().fold(first.forward_with(weight, x), |x, stage| stage.forward(x)))
 }
 
-/// Runs the stages, and lays what they leave out in a row.
+/// Runs the stages and flattens their features.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]
@@ -105,7 +121,7 @@ pub fn base<B: NetBackend>(conv_stack: &[ImpalaStage<B>], x: Tensor<B, 4>) -> Te
     relu(conv_stack.iter().fold(x, |x, stage| stage.forward(x)).flatten(1, 3))
 }
 
-/// Runs a trunk.
+/// Runs the whole trunk.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`, in [-0.5, 0.5]

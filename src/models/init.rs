@@ -1,30 +1,31 @@
-//! Initial weights: a seed goes in, parameters come out, the same on every run, device and number of threads.
+//! Seeded initial weights, identical on every run and device and for any number of threads.
 //!
-//! They are PyTorch's, number by number: uniform in ±1/sqrt(fan in), drawn layer after layer as its modules are made.
+//! They equal PyTorch's, number by number: uniform in ±1/sqrt(fan in), drawn in the order in which
+//! the modules are created.
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use super::random::TorchRng;
 
-/// Draws parameters one after the other, so that their order is part of the result.
+/// Draws parameters in sequence: the order of the calls decides the values.
 pub struct Init<'a, B: Backend> {
     rng: TorchRng,
     device: &'a B::Device,
 }
 
 impl<'a, B: Backend> Init<'a, B> {
-    /// Starts the stream of `seed`.
+    /// Starts the random stream of `seed`.
     pub fn new(seed: u64, device: &'a B::Device) -> Self {
         Init { rng: TorchRng::new(seed), device }
     }
 
-    /// How many random numbers were drawn so far.
+    /// Returns the count of random numbers drawn so far.
     pub fn drawn(&self) -> u64 {
         self.rng.drawn()
     }
 
-    /// A parameter to be trained, uniform in ±`bound`.
+    /// Returns a trainable parameter, uniform in ±`bound`.
     pub fn uniform<const D: usize>(
         &mut self,
         shape: [usize; D],
@@ -33,17 +34,17 @@ impl<'a, B: Backend> Init<'a, B> {
         Param::from_tensor(self.draw(shape, bound))
     }
 
-    /// A parameter to be trained, `value` everywhere.
+    /// Returns a trainable parameter filled with `value`.
     pub fn full<const D: usize>(&self, shape: [usize; D], value: f32) -> Param<Tensor<B, D>> {
         Param::from_tensor(Tensor::full(shape, value, self.device))
     }
 
-    /// State that is kept with the weights but has no gradient, `value` everywhere.
+    /// Returns non-trainable state filled with `value`. It is stored with the weights.
     pub fn state<const D: usize>(&self, shape: [usize; D], value: f32) -> Param<Tensor<B, D>> {
         Param::initialized(ParamId::new(), Tensor::full(shape, value, self.device))
     }
 
-    /// State that is kept with the weights but has no gradient, uniform in ±`bound`.
+    /// Returns non-trainable state, uniform in ±`bound`. It is stored with the weights.
     pub fn uniform_state<const D: usize>(
         &mut self,
         shape: [usize; D],
@@ -59,7 +60,7 @@ impl<'a, B: Backend> Init<'a, B> {
     }
 }
 
-/// Replaces the value of a parameter that has no gradient.
+/// Replaces the value of non-trainable state.
 pub fn set_state<B: Backend, const D: usize>(state: &mut Param<Tensor<B, D>>, value: Tensor<B, D>) {
     *state = Param::initialized(state.id, value.detach());
 }

@@ -1,7 +1,8 @@
-//! Labelling: frames and the windows in them go in; latent actions, codes and the signs of their quality come out.
+//! Labelling: frames and windows -> latent actions, codes and quality measures.
 //!
-//! [`labeller`] reads a weight file and hides the device behind [`Labeller`]; [`Labeller::label`] is the work. Frames are uploaded once
-//! and windows, which overlap, are gathered on the device.
+//! [`labeller`] loads a weight file and returns the device-independent [`Labeller`];
+//! [`Labeller::label`] does the work. Frames are uploaded once, and the overlapping windows are
+//! gathered on the device.
 
 use burn::tensor::{Int, Tensor};
 use rayon::prelude::*;
@@ -15,30 +16,30 @@ use super::layers::{Mode, NetBackend};
 use super::weights::{Weights, to_host};
 use super::{Device, DynamicsConfig, ModelError, Precision, Result};
 
-/// What to compute beside the latent action and the motion.
+/// Optional outputs, beside the latent action and the motion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Want {
-    /// The codes of the latent action.
+    /// The codes of each latent action.
     pub codes: bool,
-    /// The world model's error, which costs more than all the rest.
+    /// The FDM's prediction error. It costs more than all other outputs together.
     pub fdm_error: bool,
 }
 
-/// One label per window, in the order asked for; a field is empty if it was not wanted.
+/// One label per window, in the order of `starts`. Outputs that were not requested are empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Labelled {
     /// `[window, latent_dim]`: before quantisation
     pub latent_action: Vec<f32>,
     /// `[window, codebook, position]`
     pub latent_code: Vec<u16>,
-    /// `[window]`: mean squared error of the predicted frame, pixels spanning 1
+    /// `[window]`: mean squared error of the predicted frame, for pixels in [0, 1]
     pub fdm_error: Vec<f32>,
-    /// `[window]`: mean absolute change from o\[t\] to o\[t+1\], pixels spanning 1
+    /// `[window]`: mean absolute change from `o[t]` to `o[t+1]`, for pixels in [0, 1]
     pub motion: Vec<f32>,
 }
 
 impl Labelled {
-    fn then(mut self, next: Labelled) -> Labelled {
+    fn concat(mut self, next: Labelled) -> Labelled {
         self.latent_action.extend(next.latent_action);
         self.latent_code.extend(next.latent_code);
         self.fdm_error.extend(next.fdm_error);
@@ -47,20 +48,21 @@ impl Labelled {
     }
 }
 
-/// A trained IDM and FDM, ready to label.
+/// A trained IDM and FDM loaded for labelling.
 pub trait Labeller: Send {
-    /// The sizes of its networks.
+    /// Returns the sizes of the networks.
     fn config(&self) -> &DynamicsConfig;
 
-    /// Labels the windows that begin at `starts`. A window's label depends on nothing but its own pixels.
+    /// Labels the windows that begin at `starts`. The label of a window depends only on its own
+    /// pixels.
     ///
     /// # Shapes
     /// - `frames`: `[count, height, width, channel]`
-    /// - `starts`: index of each window's first frame
+    /// - `starts`: `[window]`, the index of each window's first frame
     fn label(&self, frames: &[u8], starts: &[usize], want: Want) -> Result<Labelled>;
 }
 
-/// Loads IDM and FDM from a safetensors file, ours or a published one.
+/// Loads IDM and FDM from a safetensors file, one of ours or a published one.
 pub fn labeller(
     device: &Device,
     weights: &[u8],
@@ -68,17 +70,20 @@ pub fn labeller(
 ) -> Result<Box<dyn Labeller>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    on_device!(device, B, at => Ok(Box::new(Networks::<B>::load(&weights, at, device.pass(), precision)?)))
+    on_device!(device, B, at => {
+        Ok(Box::new(Networks::<B>::load(&weights, at, device.pass(), precision)?))
+    })
 }
 
+/// The networks of a labeller on one device.
 #[derive(Clone)]
 struct Networks<B: NetBackend> {
     config: DynamicsConfig,
     idm: Idm<B>,
     fdm: Fdm<B>,
     device: B::Device,
-    /// Most windows in one pass. Passes are filled up to a power of two, on a CPU to this one, so that every label is computed by the same
-    /// operations on the same shapes.
+    /// Maximum number of windows per pass. Smaller passes are padded to a power of two, on a CPU to
+    /// this number. So every label is computed by the same operations on the same shapes.
     pass: usize,
     precision: Precision,
 }
@@ -97,10 +102,11 @@ impl<B: NetBackend> Networks<B> {
         Ok(Networks { config, idm, fdm, device, pass, precision })
     }
 
-    /// Uploads the frames that some windows span, and gathers the windows.
+    /// Uploads only the frames that the windows span, and gathers the windows.
     fn windows(&self, frames: &[u8], starts: &[usize]) -> Windows<B> {
         let time = self.config.window();
         let frame: usize = frame_shape(&self.config).iter().product();
+        // Passes may share frames with their neighbours; each uploads its own range.
         let first = starts.iter().min().copied().unwrap_or(0);
         let end = starts.iter().max().map_or(0, |last| last + time);
         let frames = upload::<B>(
@@ -109,20 +115,23 @@ impl<B: NetBackend> Networks<B> {
             &self.device,
         );
 
+        // Padding repeats the first window.
         let pass = starts.len().next_power_of_two().clamp(CPU_PASS, self.pass);
-        let filled: Vec<usize> = starts
+        let padded: Vec<usize> = starts
             .iter()
             .chain(std::iter::repeat(&starts[0]))
             .take(pass)
             .map(|s| s - first)
             .collect();
-        Windows::gather(frames, &filled, time).at(self.precision)
+        Windows::gather(frames, &padded, time).at(self.precision)
     }
 
-    /// Labels `starts`, at most a pass of them.
+    /// Labels one pass of at most `self.pass` windows.
     fn label_pass(&self, frames: &[u8], starts: &[usize], want: Want) -> Result<Labelled> {
-        let (windows, count) = (self.windows(frames, starts), starts.len());
-        let (last, next) = (windows.last(), windows.next());
+        let windows = self.windows(frames, starts);
+        let count = starts.len();
+        let last = windows.last();
+        let next = windows.next();
         let mut labelled = Labelled::default();
         append(
             &mut labelled.motion,
@@ -132,6 +141,7 @@ impl<B: NetBackend> Networks<B> {
         let latent_action = self.idm.forward(&windows, &mut Mode::Folded);
         append(&mut labelled.latent_action, latent_action.clone(), count)?;
         if !want.codes && !want.fdm_error {
+            // The FDM is the expensive part: it does not run unless requested.
             return Ok(labelled);
         }
         let (latent_action_q, codes) = self.idm.vq.bottleneck(latent_action);
@@ -141,10 +151,10 @@ impl<B: NetBackend> Networks<B> {
         }
         if want.fdm_error {
             let predicted = self.fdm.forward(&windows, latent_action_q, &mut Mode::Folded);
-            let off = predicted - next;
+            let error = predicted - next;
             append(
                 &mut labelled.fdm_error,
-                mean_per_window(off.clone() * off).unsqueeze_dim(1),
+                mean_per_window(error.clone() * error).unsqueeze_dim(1),
                 count,
             )?;
         }
@@ -163,25 +173,25 @@ impl<B: NetBackend> Labeller for Networks<B> {
         if let Some(start) = starts.iter().find(|&&start| start + time > count) {
             let seen = format!("frames {start} to {} of {count}", start + time - 1);
             return Err(ModelError::Frames {
-                what: "a window",
+                what: "window",
                 seen,
-                expected: format!("{time} frames that exist"),
+                expected: format!("{time} existing frames"),
             });
         }
         let pass = |networks: &mut Self, starts| networks.label_pass(frames, starts, want);
         let passes: Vec<_> =
             starts.par_chunks(self.pass).map_with(self.clone(), pass).collect::<Result<_>>()?;
-        Ok(passes.into_iter().fold(Labelled::default(), Labelled::then))
+        Ok(passes.into_iter().fold(Labelled::default(), Labelled::concat))
     }
 }
 
-/// Appends the first `count` rows.
+/// Appends the first `count` rows; the rest is padding.
 fn append<B: NetBackend>(values: &mut Vec<f32>, rows: Tensor<B, 2>, count: usize) -> Result<()> {
     values.extend(to_host(rows.narrow(0, 0, count))?);
     Ok(())
 }
 
-/// Copies codes to the host; a codebook has at most 65536 entries.
+/// Copies codes to the host. A codebook has at most 65,536 entries, so a code fits in 16 bits.
 pub fn host_codes<B: NetBackend>(codes: Tensor<B, 3, Int>) -> Result<Vec<u16>> {
     let data =
         codes.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;

@@ -1,6 +1,7 @@
-//! The layers all networks are made of, with PyTorch's names, shapes, initial weights and semantics.
+//! The layers of all networks, with PyTorch's names, shapes, initial weights and semantics.
 //!
-//! Every convolution, pooling and normalisation of the crate goes through this file. A layer computes with its input's precision.
+//! Every convolution, pooling and normalisation of the crate goes through this file. A layer
+//! computes in the precision of its input.
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
@@ -13,7 +14,7 @@ use super::conv::{
 };
 use super::init::{Init, set_state};
 
-/// A square convolution with bias, stride 1.
+/// A square convolution with bias and stride 1.
 #[derive(Module, Debug)]
 pub struct Conv2d<B: Backend> {
     /// `[out, in, kernel, kernel]`
@@ -24,14 +25,14 @@ pub struct Conv2d<B: Backend> {
 }
 
 impl<B: NetBackend> Conv2d<B> {
-    /// The 3x3 convolution that keeps the frame's size.
+    /// Creates a 3x3 convolution that keeps the frame size.
     pub fn same(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
         Conv2d { padding: 1, ..Conv2d::valid(init, input, output, 3) }
     }
 
-    /// A convolution without padding.
+    /// Creates a convolution without padding.
     pub fn valid(init: &mut Init<'_, B>, input: usize, output: usize, kernel: usize) -> Self {
-        let bound = fan_in_bound(input * kernel * kernel);
+        let bound = uniform_bound(input * kernel * kernel);
         Conv2d {
             weight: init.uniform([output, input, kernel, kernel], bound),
             bias: init.uniform([output], bound),
@@ -43,31 +44,39 @@ impl<B: NetBackend> Conv2d<B> {
     ///
     /// # Shapes
     /// - `x`: `[batch, in, height, width]`
-    /// - output: `[batch, out, height, width]`, less `kernel - 1` without padding
+    /// - output: `[batch, out, height, width]`; `height` and `width` shrink by `kernel - 1` without
+    ///   padding
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.at(&x);
+        let (weight, bias) = self.parameters_like(&x);
         conv2d(x, weight, Some(bias), self.padding, 1)
     }
 
-    /// `forward(relu(x))`, shapes alike.
+    /// Computes `forward(relu(x))` without storing `relu(x)`.
+    ///
+    /// # Shapes
+    /// As [`forward`](Self::forward).
     pub fn forward_relu(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.at(&x);
+        let (weight, bias) = self.parameters_like(&x);
         relu_conv2d(x, weight, Some(bias), self.padding)
     }
 
-    /// `skip + forward(relu(x))`, shapes alike: the end of a residual block.
+    /// Computes `skip + forward(relu(x))`, the end of a residual block.
+    ///
+    /// # Shapes
+    /// As [`forward`](Self::forward); `skip` has the shape of the output.
     pub fn forward_relu_add(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.at(&x);
+        let (weight, bias) = self.parameters_like(&x);
         relu_conv2d_add(x, weight, Some(bias), self.padding, skip)
     }
 
-    /// The maximum of each square of four pixels of `skip + forward(relu(x))`.
+    /// Computes `skip + forward(relu(x))` and takes the maximum of each 2x2 square.
     ///
     /// # Shapes
-    /// - `x`: `[batch, in, height, width]`, `skip`: `[batch, out, height, width]`
+    /// - `x`: `[batch, in, height, width]`
+    /// - `skip`: `[batch, out, height, width]`
     /// - output: `[batch, out, height / 2, width / 2]`
     pub fn forward_relu_add_halve(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.at(&x);
+        let (weight, bias) = self.parameters_like(&x);
         let settings = ConvSettings { padding: self.padding, stride: 1, relu: true };
         pooled_conv2d(
             x,
@@ -79,16 +88,18 @@ impl<B: NetBackend> Conv2d<B> {
         )
     }
 
-    /// Weight and bias in the precision of an input.
-    pub fn at(&self, x: &Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 1>) {
+    /// Returns weight and bias in the precision of `x`.
+    pub fn parameters_like(&self, x: &Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 1>) {
         (like(x, self.weight.val()), like(x, self.bias.val()))
     }
 
-    /// The same convolution of `x` with `constant` tiled over the frame behind its channels, without ever tiling it.
+    /// Convolves `x` with `constant` tiled over the frame as further channels, without storing the
+    /// tiles.
     ///
-    /// A tiled channel contributes to a pixel the sum of its kernel's taps, except where taps fall outside the frame: one linear
-    /// map to the nine taps, and one more from the taps to the pixels where each is inside. Exact, and ~20 times less work
-    /// than convolving 128 constant channels.
+    /// A constant channel adds the sum of its kernel's taps to each pixel, except for taps outside
+    /// the frame. So one linear map gives the contribution of each of the nine taps, and a second
+    /// one sums, for every pixel, the taps inside the frame. The result is exact and takes about 20
+    /// times less work than a convolution of 128 constant channels.
     ///
     /// # Shapes
     /// - `x`: `[batch, channels, height, width]`
@@ -98,22 +109,26 @@ impl<B: NetBackend> Conv2d<B> {
         let [batch, channels, height, width] = x.dims();
         let [output, input, kernel, _] = self.weight.dims();
         let taps = kernel * kernel;
-        let (weight, bias, constant) =
-            (like(&x, self.weight.val()), like(&x, self.bias.val()), like(&x, constant));
+        let weight = like(&x, self.weight.val());
+        let bias = like(&x, self.bias.val());
+        let constant = like(&x, constant);
         let inside = like(&x, taps_inside(kernel, self.padding, height, width, &x.device()));
 
-        // [out, constant, taps] -> [constant, out * taps]
-        let map = weight.clone().narrow(1, channels, input - channels);
-        let map = map.reshape([output, input - channels, taps]).swap_dims(0, 1);
-        let tapped = constant.matmul(map.reshape([input - channels, output * taps]));
+        // The kernels of the constant channels as a matrix from constants to taps:
+        // [out, constant, taps] -> [constant, out * taps].
+        let kernels = weight.clone().narrow(1, channels, input - channels);
+        let kernels = kernels.reshape([output, input - channels, taps]).swap_dims(0, 1);
+        let tapped = constant.matmul(kernels.reshape([input - channels, output * taps]));
+        // Sums over the taps inside the frame: [batch * out, taps] x [taps, pixels].
         let tiled = tapped.reshape([batch * output, taps]).matmul(inside);
 
+        // The other channels vary over the frame and are convolved as usual.
         let direct = conv2d(x, weight.narrow(1, 0, channels), Some(bias), self.padding, 1);
         direct + tiled.reshape([batch, output, height, width])
     }
 }
 
-/// The transposed convolution that doubles the frame: kernel 2, stride 2.
+/// A transposed convolution that doubles the frame: kernel 2, stride 2.
 #[derive(Module, Debug)]
 pub struct ConvTranspose2d<B: Backend> {
     /// `[in, out, 2, 2]`
@@ -123,20 +138,23 @@ pub struct ConvTranspose2d<B: Backend> {
 }
 
 impl<B: NetBackend> ConvTranspose2d<B> {
-    /// PyTorch takes `out * kernel^2` for the fan in.
+    /// Creates a layer. As in PyTorch, the fan-in is `out * kernel^2`.
     pub fn doubling(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
-        let bound = fan_in_bound(output * 4);
+        let bound = uniform_bound(output * 4);
         ConvTranspose2d {
             weight: init.uniform([input, output, 2, 2], bound),
             bias: init.uniform([output], bound),
         }
     }
 
+    /// Doubles the frame.
+    ///
     /// # Shapes
     /// - `x`: `[batch, in, height, width]`
     /// - output: `[batch, out, 2 * height, 2 * width]`
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
+        let weight = like(&x, self.weight.val());
+        let bias = like(&x, self.bias.val());
         double_conv2d(x, weight, Some(bias))
     }
 }
@@ -151,51 +169,57 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: NetBackend> Linear<B> {
-    /// A layer from `input` to `output` features.
+    /// Creates a layer from `input` to `output` features.
     pub fn new(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
-        let bound = fan_in_bound(input);
+        let bound = uniform_bound(input);
         Linear { weight: init.uniform([output, input], bound), bias: init.uniform([output], bound) }
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// - `x`: `[batch, in]`
     /// - output: `[batch, out]`
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let (weight, bias) = (like(&x, self.weight.val()), like(&x, self.bias.val()));
-        let ([batch, input], [output, _]) = (x.dims(), weight.dims());
-        // As a convolution of single pixels, whose weight's gradient lies in memory as the weight does.
-        let (pixels, kernels) =
-            (x.reshape([batch, input, 1, 1]), weight.reshape([output, input, 1, 1]));
+        let weight = like(&x, self.weight.val());
+        let bias = like(&x, self.bias.val());
+        let [batch, input] = x.dims();
+        let [output, _] = weight.dims();
+        // A convolution of single pixels: unlike a matrix product, it computes the gradient of the
+        // weight in the memory layout of the weight.
+        let pixels = x.reshape([batch, input, 1, 1]);
+        let kernels = weight.reshape([output, input, 1, 1]);
         conv2d(pixels, kernels, Some(bias), 0, 1).reshape([batch, output])
     }
 }
 
-/// Normalises each channel, by the batch in training and by running statistics otherwise.
+/// Batch normalisation of each channel: by the batch in training, by running statistics in
+/// inference.
 #[derive(Module, Debug)]
 pub struct BatchNorm2d<B: Backend> {
     /// `[channels]`
     pub weight: Param<Tensor<B, 1>>,
     /// `[channels]`
     pub bias: Param<Tensor<B, 1>>,
-    /// `[channels]`, moves by a tenth with each batch
+    /// `[channels]`; moves by a tenth with each batch
     pub running_mean: Param<Tensor<B, 1>>,
-    /// `[channels]`, moves by a tenth with each batch
+    /// `[channels]`; moves by a tenth with each batch
     pub running_var: Param<Tensor<B, 1>>,
 }
 
-/// What one normalisation layer saw of one batch.
+/// The statistics of one normalisation layer for one batch.
 #[derive(Clone, Debug)]
 pub struct BatchStatistics<B: Backend> {
     mean: Tensor<B, 1>,
-    /// Unbiased: the running variance is, the normalisation is not.
+    /// Unbiased, as in the running variance. The normalisation itself uses the biased variance.
     variance: Tensor<B, 1>,
 }
 
-/// Training or inference, as far as the normalisation layers are concerned.
+/// Training or inference, for normalisation layers.
 pub enum Mode<'a, B: Backend> {
-    /// Normalise by the batch and hand out what was seen, layer after layer.
+    /// Normalises by the batch and appends the statistics of each layer.
     Train(&'a mut Vec<BatchStatistics<B>>),
-    /// The convolutions do it, having been given the running statistics with [`BatchNorm2d::fold_into`].
+    /// Skips the normalisation: [`BatchNorm2d::fold_into`] has merged it into the layers before.
     Folded,
 }
 
@@ -203,7 +227,7 @@ impl<B: NetBackend> BatchNorm2d<B> {
     const EPSILON: f64 = 1e-5;
     const MOMENTUM: f64 = 0.1;
 
-    /// Normalisation of `channels` channels.
+    /// Creates a normalisation of `channels` channels.
     pub fn new(init: &mut Init<'_, B>, channels: usize) -> Self {
         BatchNorm2d {
             weight: init.full([channels], 1.0),
@@ -213,7 +237,7 @@ impl<B: NetBackend> BatchNorm2d<B> {
         }
     }
 
-    /// Normalisation to mean 0 and variance 1: gain and bias are not learnt.
+    /// Creates a normalisation to mean 0 and variance 1, without learnt gain and bias.
     pub fn without_gain(init: &mut Init<'_, B>, channels: usize) -> Self {
         BatchNorm2d {
             weight: init.state([channels], 1.0),
@@ -222,24 +246,26 @@ impl<B: NetBackend> BatchNorm2d<B> {
         }
     }
 
-    /// Normalises by the batch, and hands out what was seen of it.
+    /// Normalises by the batch and appends its statistics to `seen`.
     ///
     /// # Shapes
     /// - `x` and output: `[batch, channels, height, width]`
     fn by_batch(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
         let [batch, _, height, width] = x.dims();
         let count = (batch * height * width) as f64;
+        // Batch statistics need single precision, whatever the precision of the network.
         let (y, mean, variance) = batch_norm(
             x.clone().cast(FloatDType::F32),
             self.weight.val(),
             self.bias.val(),
             Self::EPSILON,
         );
+        // Bessel's correction, as in PyTorch's running variance.
         seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
         like(&x, y)
     }
 
-    /// Normalises what a convolution made, unless the convolution has done so.
+    /// Normalises the output of a layer, or returns it unchanged if the normalisation was folded.
     ///
     /// # Shapes
     /// - `x` and output: `[batch, channels, height, width]`
@@ -250,8 +276,8 @@ impl<B: NetBackend> BatchNorm2d<B> {
         }
     }
 
-    /// By running statistics a normalisation is one factor and one term per channel. The layer before it takes them over: its
-    /// weights, whose `axis` counts its output channels, and its bias.
+    /// Merges the normalisation by running statistics into the layer before it. That normalisation
+    /// is one factor and one term per channel. `axis` is the output axis of the weight.
     pub fn fold_into<const D: usize>(
         &self,
         weight: &mut Param<Tensor<B, D>>,
@@ -271,23 +297,24 @@ impl<B: NetBackend> BatchNorm2d<B> {
         let moved = |old: Tensor<B, 1>, new: Tensor<B, 1>| {
             old * (1.0 - Self::MOMENTUM) + new * Self::MOMENTUM
         };
-        let (mean, variance) = (self.running_mean.val(), self.running_var.val());
+        let mean = self.running_mean.val();
+        let variance = self.running_var.val();
         set_state(&mut self.running_mean, moved(mean, seen.mean));
         set_state(&mut self.running_var, moved(variance, seen.variance));
     }
 }
 
-/// Stands in a tuple of layers where PyTorch's `nn.Sequential` has a `ReLU`, so that names count alike; the layer behind it
-/// does its work.
+/// A placeholder for `ReLU` in a tuple of layers, so that layers have the same numbers as in
+/// PyTorch's `nn.Sequential`. The next layer applies the ReLU itself.
 #[derive(Module, Clone, Debug)]
 pub struct Relu;
 
-/// `max(x, 0)`, elementwise.
+/// Computes `max(x, 0)` elementwise.
 pub fn relu<B: NetBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     activation::relu(x)
 }
 
-/// Brings a tensor to the precision of a layer's input, which is the one a layer computes with.
+/// Casts `tensor` to the precision of `x`.
 pub fn like<B: Backend, const D: usize, const E: usize>(
     x: &Tensor<B, E>,
     tensor: Tensor<B, D>,
@@ -295,11 +322,15 @@ pub fn like<B: Backend, const D: usize, const E: usize>(
     tensor.cast(x.dtype())
 }
 
-fn fan_in_bound(fan_in: usize) -> f32 {
+/// Returns the bound of PyTorch's uniform initial weights.
+fn uniform_bound(fan_in: usize) -> f32 {
     (1.0 / (fan_in as f64).sqrt()) as f32
 }
 
-/// `[taps, height * width]`: 1 where a tap of the kernel centred on the pixel is inside the frame.
+/// Returns 1 for each kernel tap that lies inside the frame when the kernel is centred on a pixel.
+///
+/// # Shapes
+/// - output: `[taps, height * width]`
 fn taps_inside<B: Backend>(
     kernel: usize,
     padding: usize,

@@ -1,7 +1,8 @@
-//! What a weight file's metadata say of the networks inside: JSON goes in, sizes come out, and back.
+//! The JSON metadata of a weight file: network sizes and a format version.
 //!
-//! Our files hold `format` (a name and version, checked first) and `config`. A file without `format` is a published one: its `config`
-//! has PyTorch's field names and describes all three networks, or is not there, and the tensors' shapes say as much.
+//! Files written by lapo have the keys `format` (a name and a version, checked first) and `config`.
+//! A file without `format` is a published one. Its `config`, if present, has PyTorch's field names
+//! and covers all three networks; if absent, the sizes follow from the tensor shapes.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,84 +14,86 @@ use super::{
 
 const FORMAT: &str = "format";
 const CONFIG: &str = "config";
-/// What `format` says in a file with IDM and FDM.
+/// Format of a file with IDM and FDM.
 pub const DYNAMICS_FORMAT: &str = "lapo-dynamics/2";
-/// What `format` says in a file with a latent policy.
+/// Format of a file with a latent policy.
 pub const POLICY_FORMAT: &str = "lapo-policy/1";
-/// What `format` says in a file with a decoder.
+/// Format of a file with a decoder.
 pub const DECODER_FORMAT: &str = "lapo-decoder/1";
-
-/// What `format` says in a file with an agent.
+/// Format of a file with an agent.
 pub const AGENT_FORMAT: &str = "lapo-agent/1";
 
 impl Weights {
-    /// The sizes of the IDM and FDM in this file.
+    /// Returns the sizes of the IDM and FDM in this file.
     pub fn dynamics_config(&self) -> Result<DynamicsConfig> {
+        // Three kinds of file: ours, published with settings, published without.
         let config = match self.config_of::<DynamicsConfig>(DYNAMICS_FORMAT)? {
             Some(config) => config,
             None if self.metadata.contains_key(CONFIG) => {
                 self.parse_config::<Published>()?.dynamics()
             }
-            None => self.dynamics_of_shapes()?,
+            None => self.dynamics_from_shapes()?,
         };
         config.validate()?;
         Ok(config)
     }
 
-    /// The sizes of the latent policy in this file.
+    /// Returns the sizes of the latent policy in this file.
     pub fn policy_config(&self) -> Result<PolicyConfig> {
         let config = match self.config_of::<PolicyConfig>(POLICY_FORMAT)? {
             Some(config) => config,
             None if self.metadata.contains_key(CONFIG) => {
                 self.parse_config::<Published>()?.policy()
             }
-            None => self.policy_of_shapes()?,
+            None => self.policy_from_shapes()?,
         };
         config.validate()?;
         Ok(config)
     }
 
-    /// The sizes of the decoder in this file.
+    /// Returns the sizes of the decoder in this file.
     pub fn decoder_config(&self) -> Result<DecoderConfig> {
         let config = self.config_of::<DecoderConfig>(DECODER_FORMAT)?;
         config.ok_or_else(|| ModelError::Metadata {
             key: FORMAT,
-            problem: format!("it is not there, expected `{DECODER_FORMAT}`"),
+            problem: format!("missing, expected `{DECODER_FORMAT}`"),
         })
     }
 
-    /// The sizes of the agent in this file.
+    /// Returns the sizes of the agent in this file.
     pub fn agent_config(&self) -> Result<AgentConfig> {
         let config = self.config_of::<AgentConfig>(AGENT_FORMAT)?;
         let config = config.ok_or_else(|| ModelError::Metadata {
             key: FORMAT,
-            problem: format!("it is not there, expected `{AGENT_FORMAT}`"),
+            problem: format!("missing, expected `{AGENT_FORMAT}`"),
         })?;
         config.network.validate()?;
         Ok(config)
     }
 
-    /// Writes a configuration and the format that says how to read it.
+    /// Stores a configuration and its format.
     pub fn describe(&mut self, format: &str, config: &impl Serialize) {
         let config = serde_json::to_string(config).expect("plain numbers and names are JSON");
         self.metadata.insert(FORMAT.to_owned(), format.to_owned());
         self.metadata.insert(CONFIG.to_owned(), config);
     }
 
-    /// Reads a configuration of ours; `None` if the file is a published one.
+    /// Returns the configuration of a file in `format`, or `None` if the file has no format (a
+    /// published one).
     pub fn config_of<T: DeserializeOwned>(&self, format: &str) -> Result<Option<T>> {
         match self.metadata.get(FORMAT) {
             None => Ok(None),
             Some(seen) if seen == format => self.parse_config().map(Some),
+            // A file of another kind or version is refused: its sizes would be misread.
             Some(seen) => {
-                let problem = format!("it is `{seen}`, expected `{format}`");
+                let problem = format!("found `{seen}`, expected `{format}`");
                 Err(ModelError::Metadata { key: FORMAT, problem })
             }
         }
     }
 
-    /// The published networks that have tensors of these shapes.
-    fn dynamics_of_shapes(&self) -> Result<DynamicsConfig> {
+    /// Infers the sizes of published IDM and FDM from their tensor shapes.
+    fn dynamics_from_shapes(&self) -> Result<DynamicsConfig> {
         let published = DynamicsConfig::default().reference();
         let channels = published.channels;
         let [width, stacked, ..] = self.shape::<4>("idm.conv_stack.0.conv.weight")?;
@@ -113,8 +116,8 @@ impl Weights {
         })
     }
 
-    /// The published latent policy that has tensors of these shapes.
-    fn policy_of_shapes(&self) -> Result<PolicyConfig> {
+    /// Infers the sizes of a published latent policy from its tensor shapes.
+    fn policy_from_shapes(&self) -> Result<PolicyConfig> {
         let [width, channels, ..] = self.shape::<4>("policy.conv_stack.0.conv.weight")?;
         let [latent_dim, _] = self.shape::<2>("policy.policy_head.weight")?;
         Ok(PolicyConfig {
@@ -125,21 +128,21 @@ impl Weights {
         })
     }
 
-    /// The side of the frames a trunk takes: its last stage leaves an eighth of it, in twice the first stage's channels.
+    /// Infers the side of a trunk's frames from its fully connected layer. That layer reads the
+    /// last stage: an eighth of the side, with twice the first stage's channels.
     fn frame_size(&self, network: &str, width: usize) -> Result<usize> {
-        let [_, left] = self.shape::<2>(&format!("{network}.fc.weight"))?;
-        Ok((left / (2 * width).max(1)).isqrt() * 8)
+        let [_, inputs] = self.shape::<2>(&format!("{network}.fc.weight"))?;
+        Ok((inputs / (2 * width).max(1)).isqrt() * 8)
     }
 
     fn parse_config<T: DeserializeOwned>(&self) -> Result<T> {
         let problem = |problem| ModelError::Metadata { key: CONFIG, problem };
-        let text =
-            self.metadata.get(CONFIG).ok_or_else(|| problem("it is not there".to_owned()))?;
+        let text = self.metadata.get(CONFIG).ok_or_else(|| problem("missing".to_owned()))?;
         serde_json::from_str(text).map_err(|error| problem(error.to_string()))
     }
 }
 
-/// The configuration of a published checkpoint.
+/// The `config` of a published checkpoint, with its field names.
 #[derive(Deserialize)]
 struct Published {
     idm_scale: usize,
@@ -149,6 +152,7 @@ struct Published {
     vq: PublishedVq,
 }
 
+/// The quantiser in a published `config`.
 #[derive(Deserialize)]
 struct PublishedVq {
     codebooks: usize,
@@ -197,7 +201,7 @@ mod tests {
     use crate::models::{EmaStart, Predict};
 
     #[test]
-    fn our_configuration_comes_back() {
+    fn a_stored_configuration_is_read_back() {
         let mut weights = Weights::default();
         let config = DynamicsConfig { context: 2, frame_size: 32, ..DynamicsConfig::default() };
         weights.describe(DYNAMICS_FORMAT, &config);
@@ -205,12 +209,13 @@ mod tests {
         let message = weights.policy_config().expect_err("no policy inside").to_string();
         assert_eq!(
             message,
-            "read metadata `format` of the weights: it is `lapo-dynamics/2`, expected `lapo-policy/1`"
+            "invalid metadata `format` in the weights: \
+             found `lapo-dynamics/2`, expected `lapo-policy/1`"
         );
     }
 
     #[test]
-    fn shapes_tell_what_a_checkpoint_without_configuration_holds() {
+    fn sizes_are_inferred_from_shapes_when_a_file_has_no_configuration() {
         let mut weights = Weights::default();
         let shapes: [(&str, &[usize]); 7] = [
             ("idm.conv_stack.0.conv.weight", &[64, 9, 3, 3]),
@@ -221,22 +226,23 @@ mod tests {
             ("policy.conv_stack.0.conv.weight", &[32, 3, 3, 3]),
             ("policy.policy_head.weight", &[128, 256]),
         ];
-        shapes.iter().for_each(|(name, shape)| {
-            weights.put(*name, shape, &vec![0.0; shape.iter().product()])
-        });
+        for (name, shape) in shapes {
+            weights.put(name, shape, &vec![0.0; shape.iter().product()]);
+        }
         assert_eq!(
             weights.dynamics_config().expect("the paper's"),
             crate::models::Preset::Paper.dynamics().reference()
         );
         let message = weights.policy_config().expect_err("a tensor is not there").to_string();
-        assert_eq!(message, "find tensor `policy.fc.weight` in the weights: it is not there");
+        assert_eq!(message, "tensor `policy.fc.weight` is missing from the weights");
     }
 
     #[test]
-    fn a_published_configuration_means_the_published_behaviour() {
+    fn a_published_configuration_selects_the_published_behaviour() {
         let mut weights = Weights::default();
-        let text = r#"{"idm_scale": 4, "wm_scale": 24, "policy_scale": 2, "horizon": 1, "vq": {"codebooks": 2, "latents": 4, "dim": 16,
-            "entries": 64, "commitment": 0.05, "decay": 0.999}}"#;
+        let text = r#"{"idm_scale": 4, "wm_scale": 24, "policy_scale": 2, "horizon": 1,
+            "vq": {"codebooks": 2, "latents": 4, "dim": 16, "entries": 64,
+                   "commitment": 0.05, "decay": 0.999}}"#;
         weights.metadata.insert(CONFIG.to_owned(), text.to_owned());
         let config = weights.dynamics_config().expect("published");
         assert_eq!((config.idm_scale, config.fdm_base, config.latent_dim()), (4, 24, 128));

@@ -1,39 +1,46 @@
-//! Tensors become tensors: the networks of LAPO and the files their weights live in.
+//! The networks of LAPO and their weight files.
 //!
-//! Goes in: pixels (`u8`, height x width x channel) and latent actions. Comes out: latent actions, codes, predicted frames. Nothing here
-//! knows of Arrow or YAML, and of paths only [`published`]; only this room and [`crate::train`] know of `burn`.
+//! Input is pixels (`u8`, height x width x channel) and latent actions; output is latent actions,
+//! codes and predicted frames.
 //!
-//! Where to start: [`label`] is the whole way from pixels to labels in one screen. The networks, in the order the data
-//! meets them:
+//! **Invariants:** this module depends on neither Arrow nor YAML. Only [`published`] opens files.
+//! Only this module, [`crate::train`] and online training (`stages::finetune`) use `burn`.
 //!
-//! | file | what it is |
+//! Start with [`label`]: one screen from pixels to labels. The networks, in the order of the data
+//! flow:
+//!
+//! | file | content |
 //! |---|---|
-//! | [`frames`] | pixels are uploaded and become windows o\[t-k\] .. o\[t\], o\[t+1\] |
+//! | [`frames`] | uploads pixels and gathers windows o\[t-k\] .. o\[t\], o\[t+1\] |
 //! | [`impala`] | the convolutional trunk of IDM and policy |
 //! | [`idm`] | inverse dynamics model: window -> latent action |
-//! | [`motion`] | what makes the IDM look at changes and keeps latent actions at one size |
+//! | [`motion`] | the IDM's motion input and the normalisation of latent actions |
 //! | [`vq`] | the bottleneck: latent action -> codes, quantised latent action |
-//! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame ([`predict`]: with a file's weights, on any device) |
-//! | [`policy`] | latent policy: one frame -> latent action ([`act`]: with a file's weights, on any device) |
+//! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame ([`predict`] runs a weight file on any device) |
+//! | [`policy`] | latent policy: frame -> latent action ([`act`] runs a weight file on any device) |
 //! | [`decoder`] | latent action -> true action |
+//! | [`agent`] | frame -> action logits and value, for online training |
 //!
-//! ## What it costs
+//! Below them: [`layers`] (all convolutions), [`init`] (seeded initial weights, drawn by
+//! [`random`]), [`weights`] (safetensors files, with the tensor names of the published
+//! checkpoints), [`metadata`] (the configuration in a weight file), [`published`] (PyTorch
+//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU) and `gpu` (GPU setup).
 //!
-//! Of the paper's networks (`reference: true`), in millions of floating-point operations a window of three 64 x 64 frames, a multiply-add
-//! counting as two, as PyTorch's own counter (`FlopCounterMode`) finds them and [`cost`] computes them; the FDM's first layer as it is
-//! computed here, the constant latent channels as a linear map (in brackets: convolved, as published). Training is forward and backward
-//! pass together; bytes are those of the weights. `lapo bench --reference` sets them beside what a plain matrix product reaches
-//! ([`roofline`]).
+//! # Cost
+//!
+//! The table lists the paper's networks (`reference: true`) in millions of floating-point
+//! operations per window of three 64 x 64 frames. A multiply-add counts as two operations. [`cost`]
+//! computes these numbers, and PyTorch's own counter (`FlopCounterMode`) agrees. Training covers
+//! the forward and the backward pass; bytes are the size of the weights. The FDM's first layer
+//! treats the constant latent channels as a linear map; the number in brackets convolves them, as
+//! published. `lapo bench --reference` compares these costs with the speed of a plain matrix
+//! product ([`roofline`]).
 //!
 //! | preset | IDM label | IDM train | bytes | FDM label | FDM train | bytes | policy act | policy train | bytes |
 //! |---|---|---|---|---|---|---|---|---|---|
 //! | `tiny` | 68 | 194 | 2.6 M | 65 (140) | 191 (340) | 3.7 M | 61 | 180 | 2.6 M |
 //! | `small` | 250 | 728 | 5.9 M | 140 (252) | 414 (638) | 8.0 M | 236 | 700 | 5.9 M |
 //! | `paper` | 953 | 2816 | 14.7 M | 535 (760) | 1594 (2041) | 31.3 M | 924 | 2759 | 14.7 M |
-//!
-//! Under them: [`layers`] (every convolution goes through it), [`init`] (seeded initial weights; [`random`]: the numbers they are made
-//! of), [`weights`] (safetensors with the names of the published checkpoints), [`published`] (PyTorch checkpoints), [`config`] (sizes),
-//! [`device`] (where it runs), `gpu` (how a GPU is set up).
 
 pub mod act;
 pub mod agent;

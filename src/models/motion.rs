@@ -1,8 +1,10 @@
-//! An IDM that looks at what moves ([`IdmHead::Motion`](super::IdmHead)): changes of frames go in, normalised latent actions come out.
+//! The IDM's motion head ([`IdmHead::Motion`](super::IdmHead)): scaled frame changes as input,
+//! normalised latent actions as output.
 //!
-//! What an agent does changes a few pixels by a little. So the IDM sees `o[t]` and the changes between frames, brought to the size of
-//! its other inputs; its features are averaged over the places where `o[t+1]` differs from `o[t]`; and its latent actions have mean 0 and
-//! variance 1 over a batch, so that they cannot shrink while the FDM does not use them yet.
+//! An action changes few pixels, and only slightly. Therefore the IDM sees `o[t]` and the changes
+//! between frames, scaled to the size of its other inputs. Its features are averaged over the
+//! places where `o[t+1]` differs from `o[t]`. Its latent actions have mean 0 and variance 1 over a
+//! batch, so they cannot shrink while the FDM does not use them yet.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
@@ -13,41 +15,43 @@ use super::init::{Init, set_state};
 use super::layers::{BatchNorm2d, BatchStatistics, Linear, Mode, NetBackend, like};
 use super::weights::to_host;
 
-/// The scale of changes, and the normalisation of latent actions.
+/// The scale of frame changes and the normalisation of latent actions.
 #[derive(Module, Debug)]
 pub struct Motion<B: Backend> {
-    /// `[1]`; 0 until [`start`](Self::start) has set it
+    /// `[1]`; 0 until [`start`](Self::start) sets it
     scale: Param<Tensor<B, 1>>,
     norm: BatchNorm2d<B>,
 }
 
 impl<B: NetBackend> Motion<B> {
-    /// Changes are a quarter on average once scaled: as large as pixels, which lie in [-0.5, 0.5].
+    /// Root mean square of the scaled changes: of the size of pixels, which lie in [-0.5, 0.5].
     const MEAN_CHANGE: f64 = 0.25;
 
-    /// For latent actions of `latent_dim` numbers.
+    /// Creates a head for latent actions of length `latent_dim`.
     pub fn new(init: &mut Init<'_, B>, latent_dim: usize) -> Self {
         Motion { scale: init.state([1], 0.0), norm: BatchNorm2d::without_gain(init, latent_dim) }
     }
 
-    /// Takes the scale from the root mean squared change of some windows, unless the weights brought one along.
+    /// Sets the scale from the root mean squared change in `windows`. A scale loaded with the
+    /// weights stays.
     pub fn start(&mut self, windows: &Windows<B>) -> Result<()> {
         if to_host(self.scale.val())?[0] != 0.0 {
             return Ok(());
         }
         let change = windows.next() - windows.last();
-        // Windows in which nothing moves must not divide by zero.
+        // Avoids a division by zero if nothing moves.
         let change = mean_per_window(change.clone() * change).mean().clamp_min(1e-6).sqrt();
         set_state(&mut self.scale, change.recip() * Self::MEAN_CHANGE);
         Ok(())
     }
 
-    /// The weight that makes of a window's frames what `weight` makes of `o[t]` and the scaled changes. The changes are linear in the
-    /// frames, so nothing but this weight is ever computed for them.
+    /// Returns the weight that, applied to the frames of a window, gives the result of `weight`
+    /// applied to `o[t]` and the scaled changes. This works because changes are linear in the
+    /// frames; they are never computed.
     ///
     /// # Shapes
     /// - `weight` and output: `[out, time * channel, kernel, kernel]`
-    pub fn of_changes(&self, weight: Tensor<B, 4>, time: usize) -> Tensor<B, 4> {
+    pub fn weight_of_frames(&self, weight: Tensor<B, 4>, time: usize) -> Tensor<B, 4> {
         let [out, channels, kernel, _] = weight.dims();
         let flat = weight.reshape([out, time, channels / time * kernel * kernel]);
         let matrix = |values| {
@@ -55,10 +59,13 @@ impl<B: NetBackend> Motion<B> {
         };
         let (kept, changed) = frames_to_inputs(time);
         let seen = matrix(kept) + matrix(changed) * self.scale.val();
+        // [1, frame, input], repeated for each output channel.
         let seen = seen.reshape([1, time, time]).repeat_dim(0, out);
         seen.matmul(flat).reshape([out, channels, kernel, kernel])
     }
 
+    /// Normalises latent actions to mean 0 and variance 1.
+    ///
     /// # Shapes
     /// - `latent_action` and output: `[batch, latent_dim]`
     pub fn normalise(&self, latent_action: Tensor<B, 2>, mode: &mut Mode<'_, B>) -> Tensor<B, 2> {
@@ -68,7 +75,7 @@ impl<B: NetBackend> Motion<B> {
             .reshape([batch, latent_dim])
     }
 
-    /// Lets the last layer normalise, by the running statistics.
+    /// Merges the normalisation by running statistics into the last layer.
     pub fn fold_into(&self, head: &mut Linear<B>) {
         self.norm.fold_into(&mut head.weight, &mut head.bias, 0);
     }
@@ -79,36 +86,46 @@ impl<B: NetBackend> Motion<B> {
     }
 }
 
-/// How each frame enters each input, `[frame, input]`: as it is, and by the scale. Input `t` is `o[t]` itself, each other one the change
-/// to or from its neighbour on the side of `o[t]`.
+/// Returns two matrices that build the IDM's inputs from frames: one for unscaled frames, one for
+/// changes. Input `t` is `o[t]` itself; every other input is the change between a frame and its
+/// neighbour towards `o[t]`.
+///
+/// # Shapes
+/// - outputs: `[frame, input]`
 fn frames_to_inputs(time: usize) -> (Vec<f32>, Vec<f32>) {
-    let (mut kept, mut changed) = (vec![0.0; time * time], vec![0.0; time * time]);
+    let mut kept = vec![0.0; time * time];
+    let mut changed = vec![0.0; time * time];
     for input in 0..time {
-        match input + 2 {
-            same if same == time => kept[input * time + input] = 1.0,
-            _ => {
-                let from = input.min(time - 2);
-                changed[from * time + input] = -1.0;
-                changed[(from + 1) * time + input] = 1.0;
-            }
+        // A window is o[t-k] .. o[t], o[t+1], so o[t] is the last frame but one.
+        if input + 2 == time {
+            kept[input * time + input] = 1.0;
+        } else {
+            let from = input.min(time - 2);
+            changed[from * time + input] = -1.0;
+            changed[(from + 1) * time + input] = 1.0;
         }
     }
     (kept, changed)
 }
 
-/// Averages features over the places where `o[t+1]` differs from `o[t]`, each weighing as much as the squared change there.
+/// Averages features over the places where `o[t+1]` differs from `o[t]`, weighted by the squared
+/// change.
 ///
 /// # Shapes
 /// - `maps`: `[batch, channels, rows, columns]`
+/// - `windows`: `[batch, time * channel, height, width]`
 /// - output: `[batch, channels]`
-pub fn where_moved<B: NetBackend>(maps: Tensor<B, 4>, windows: &Windows<B>) -> Tensor<B, 2> {
+pub fn mean_over_motion<B: NetBackend>(maps: Tensor<B, 4>, windows: &Windows<B>) -> Tensor<B, 2> {
     let [batch, channels, rows, columns] = maps.dims();
     let change = windows.next() - windows.last();
     let [_, colours, height, width] = change.dims();
+    // Sums the squared change over the pixels of each feature: first rows, then columns, then
+    // colours.
     let squared =
         (change.clone() * change).reshape([batch, colours * rows, height / rows, width]).sum_dim(2);
     let squared = squared.reshape([batch * colours * rows, columns, width / columns]).sum_dim(2);
     let weight = squared.reshape([batch, colours, rows * columns]).sum_dim(1);
+    // The small number avoids a division by zero if nothing moves.
     let weight = weight.clone() / (weight.sum_dim(2) + 1e-6);
     let maps = maps.reshape([batch, channels, rows * columns]);
     let weight = like(&maps, weight);
@@ -119,9 +136,9 @@ pub fn where_moved<B: NetBackend>(maps: Tensor<B, 4>, windows: &Windows<B>) -> T
 mod tests {
     use super::*;
 
-    /// With two frames of context: changes, changes, `o[t]`, changes.
     #[test]
-    fn inputs_are_changes_but_for_the_last_frame_known() {
+    fn all_inputs_except_the_current_frame_are_changes() {
+        // Two frames of context give four inputs: change, change, `o[t]`, change.
         let (kept, changed) = frames_to_inputs(4);
         let input = |matrix: &[f32], input: usize| {
             (0..4).map(|frame| matrix[frame * 4 + input]).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! The latent policy: one frame goes in, the latent action the videos' actors would take comes out.
+//! The latent policy: one frame -> the latent action that the actors in the videos would take.
 
 use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
@@ -8,20 +8,20 @@ use super::impala::{FEATURES, ImpalaStage, base, features, impala};
 use super::init::Init;
 use super::layers::{Linear, NetBackend};
 
-/// IMPALA trunk with a head for the latent action and one for the value, which only online training uses.
+/// An IMPALA trunk with two heads: latent action and value. Only online training uses the value.
 #[derive(Module, Debug)]
 pub struct Policy<B: Backend> {
     conv_stack: Vec<ImpalaStage<B>>,
-    /// From what the convolutions leave to what both heads see.
+    /// From the features of the convolutions to the features of both heads.
     pub fc: Linear<B>,
-    /// The latent action; of an agent, the actions.
+    /// The head for the latent action or, in an agent, for the action logits.
     pub policy_head: Linear<B>,
-    /// The expected return.
+    /// The head for the expected return.
     pub value_head: Linear<B>,
 }
 
 impl<B: NetBackend> Policy<B> {
-    /// A policy with fresh weights.
+    /// Creates a policy with initial weights.
     pub fn new(init: &mut Init<'_, B>, config: &PolicyConfig) -> Self {
         let (conv_stack, fc) = impala(init, config.channels, config.scale, config.frame_size);
         Policy {
@@ -32,7 +32,7 @@ impl<B: NetBackend> Policy<B> {
         }
     }
 
-    /// What the convolutions leave: the input of `fc`.
+    /// Returns the flattened features of the convolutions, the input of `fc`.
     ///
     /// # Shapes
     /// - `frames`: `[batch, channel, height, width]`, in [-0.5, 0.5]
@@ -41,7 +41,7 @@ impl<B: NetBackend> Policy<B> {
         base(&self.conv_stack, frames)
     }
 
-    /// What both heads see.
+    /// Returns the input of both heads.
     ///
     /// # Shapes
     /// - `frames`: `[batch, channel, height, width]`, in [-0.5, 0.5]
@@ -50,7 +50,7 @@ impl<B: NetBackend> Policy<B> {
         features(&self.conv_stack, &self.fc, frames)
     }
 
-    /// The latent action to take (LAPO, section 4.3).
+    /// Returns the latent action to take (LAPO, section 4.3).
     ///
     /// # Shapes
     /// - `features`: `[batch, FEATURES]`
@@ -59,7 +59,7 @@ impl<B: NetBackend> Policy<B> {
         self.policy_head.forward(features)
     }
 
-    /// The expected return.
+    /// Returns the expected return.
     ///
     /// # Shapes
     /// - `features`: `[batch, FEATURES]`

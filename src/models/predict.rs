@@ -1,6 +1,6 @@
-//! Predicting: frames and what is done there go in, the frames that the world model expects next come out.
+//! Prediction: past frames and latent actions -> the next frames.
 //!
-//! [`predictor`] reads a weight file and hides the device behind [`Predictor`].
+//! [`predictor`] loads a weight file and returns the device-independent [`Predictor`].
 
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
@@ -11,38 +11,40 @@ use super::frames::{Windows, count_frames, frame_shape, upload};
 use super::idm::Idm;
 use super::init::Init;
 use super::layers::{Mode, NetBackend};
-use super::vq::Quantizer;
+use super::vq::Quantiser;
 use super::weights::{Weights, to_host};
 use super::{Device, DynamicsConfig, ModelError, Result};
 
-/// A trained FDM and the codes it understands.
+/// A trained FDM with its codebooks, loaded for prediction.
 pub trait Predictor: Send {
-    /// The sizes of its networks.
+    /// Returns the sizes of the networks.
     fn config(&self) -> &DynamicsConfig;
 
-    /// Predicts o\[t+1\]; latent actions are quantised first, as in training.
+    /// Predicts `o[t+1]`. Latent actions are quantised first, as in training.
     ///
     /// # Shapes
-    /// - `past`: `[count, context + 1, height, width, channel]`, the last of them o\[t\]
+    /// - `past`: `[count, context + 1, height, width, channel]`, ending with `o[t]`
     /// - `latent_action`: `[count, latent_dim]`, before quantisation
-    /// - output: `[count, height, width, channel]`, in [-0.5, 0.5], or a little beyond where changes are predicted
+    /// - output: `[count, height, width, channel]`, in [-0.5, 0.5], or slightly beyond if changes
+    ///   are predicted
     fn predict(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>>;
 }
 
-/// Loads an FDM from a safetensors file, ours or a published one.
+/// Loads an FDM from a safetensors file, one of ours or a published one.
 pub fn predictor(device: &Device, weights: &[u8]) -> Result<Box<dyn Predictor>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
     on_device!(device, B, at => Ok(Box::new(Network::<B>::load(&weights, at)?)))
 }
 
-/// Frames predicted at a time.
+/// Frames per pass.
 const PASS: usize = 16;
 
+/// The FDM and the codebooks on one device.
 #[derive(Clone)]
 struct Network<B: NetBackend> {
     config: DynamicsConfig,
-    vq: Quantizer<B>,
+    vq: Quantiser<B>,
     fdm: Fdm<B>,
     device: B::Device,
 }
@@ -56,10 +58,11 @@ impl<B: NetBackend> Network<B> {
         Ok(Network { config, vq, fdm, device })
     }
 
+    /// Predicts one pass.
     fn pass(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
         let bytes: usize = frame_shape(&self.config).iter().product();
         let known = self.config.context + 1;
-        // A window has a place for o[t+1], at which nobody looks here: o[t] stands there.
+        // A window has a place for `o[t+1]`. The FDM never reads it, so `o[t]` fills it.
         let windows = past
             .chunks_exact(known * bytes)
             .flat_map(|past| [past, &past[(known - 1) * bytes..]].concat());
@@ -71,6 +74,7 @@ impl<B: NetBackend> Network<B> {
         let (quantised, _) = self.vq.bottleneck(Tensor::from_data(latent_action, &self.device));
         let predicted =
             self.fdm.forward(&Windows::stack(frames, known + 1), quantised, &mut Mode::Folded);
+        // [count, channel, height, width] -> [count, height, width, channel].
         to_host(predicted.permute([0, 2, 3, 1]))
     }
 }
@@ -81,13 +85,12 @@ impl<B: NetBackend> Predictor for Network<B> {
     }
 
     fn predict(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
-        let (known, dim) = (self.config.context + 1, self.config.latent_dim());
+        let known = self.config.context + 1;
+        let dim = self.config.latent_dim();
         let count = count_frames(past, &self.config)?;
         if count * dim != latent_action.len() * known {
-            let (seen, expected) = (
-                format!("{} numbers", latent_action.len()),
-                format!("{dim} for every {known} of {count} frames"),
-            );
+            let seen = format!("{} numbers", latent_action.len());
+            let expected = format!("{dim} for every {known} of {count} frames");
             return Err(ModelError::Frames { what: "latent actions", seen, expected });
         }
         let bytes = past.len() / count * known;
@@ -100,17 +103,17 @@ impl<B: NetBackend> Predictor for Network<B> {
     }
 }
 
-/// Bytes as the model sees them.
+/// Converts bytes to pixels in [-0.5, 0.5].
 pub fn pixels(frame: &[u8]) -> Vec<f32> {
     frame.iter().map(|byte| f32::from(*byte) / 255.0 - 0.5).collect()
 }
 
-/// Pixels in [-0.5, 0.5] as bytes.
+/// Converts pixels in [-0.5, 0.5] to bytes.
 pub fn as_bytes(frame: &[f32]) -> Vec<u8> {
     frame.iter().map(|value| ((value + 0.5) * 255.0).round().clamp(0.0, 255.0) as u8).collect()
 }
 
-/// Mean squared error of a predicted frame, pixels spanning 1.
+/// Returns the mean squared error of a predicted frame, for pixels in [0, 1].
 pub fn squared_error(predicted: &[f32], real: &[u8]) -> f64 {
     let sum: f64 = predicted.iter().zip(pixels(real)).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     sum / real.len().max(1) as f64
@@ -121,12 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_beyond_the_range_are_black_or_white() {
+    fn pixels_out_of_range_become_black_or_white() {
         assert_eq!(as_bytes(&[-0.7, -0.5, 0.0, 0.5, 0.9]), [0, 0, 128, 255, 255]);
     }
 
     #[test]
-    fn errors_are_means() {
+    fn the_squared_error_is_a_mean() {
         assert!((squared_error(&[0.5, -0.5], &[255, 255]) - 0.5).abs() < 1e-12);
     }
 }

@@ -1,7 +1,8 @@
-//! Published PyTorch checkpoints: a file of `torch.save` goes in, [`Weights`] under the same names come out.
+//! Reads published PyTorch checkpoints into [`Weights`], with the same tensor names.
 //!
-//! `idm_fdm.pt` holds the states `idm` and `wm`, `latent_policy.pt` the state `policy`; settings and logs beside them are not looked
-//! at. Start at [`read_pytorch`]. What sizes the networks have is read off the tensors' shapes, in `metadata`.
+//! `idm_fdm.pt` holds the states `idm` and `wm`; `latent_policy.pt` holds the state `policy`. Their
+//! settings and logs are ignored: `metadata` infers the network sizes from the tensor shapes. Start
+//! at [`read_pytorch`].
 
 use std::path::Path;
 
@@ -10,10 +11,10 @@ use burn_store::pytorch::{PytorchError, PytorchReader};
 use super::weights::Weights;
 use super::{ModelError, Result};
 
-/// The networks' states, as published.
+/// Top-level keys of the networks in the published files.
 const NETWORKS: [&str; 3] = ["idm", "wm", "policy"];
 
-/// Reads a checkpoint: every network that it holds, at least one.
+/// Reads all networks of a checkpoint. A file without any of them is an error.
 pub fn read_pytorch(path: &Path) -> Result<Weights> {
     let failed =
         |reason: String| ModelError::Checkpoint { file: path.display().to_string(), reason };
@@ -21,13 +22,14 @@ pub fn read_pytorch(path: &Path) -> Result<Weights> {
     for network in NETWORKS {
         let reader = match PytorchReader::with_top_level_key(path, network) {
             Ok(reader) => reader,
+            // Each published file holds only some of the networks.
             Err(PytorchError::KeyNotFound(_)) => continue,
             Err(error) => return Err(failed(error.to_string())),
         };
         for (name, tensor) in reader.tensors() {
             let data =
                 tensor.to_data().map_err(|error| failed(format!("{network}.{name}: {error:?}")))?;
-            // Counts of batches are whole numbers, and nothing reads them.
+            // Skips `num_batches_tracked`, an integer that inference does not need.
             if data.dtype.is_float() {
                 let values: Vec<f32> = data.iter::<f32>().collect();
                 weights.put(format!("{network}.{name}"), data.shape.as_slice(), &values);

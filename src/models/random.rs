@@ -1,18 +1,18 @@
-//! The random numbers PyTorch draws on a CPU: the same seed starts the same training there and here, which is how the two are compared.
+//! PyTorch's CPU random numbers, so that a seed starts the same training here and in PyTorch.
 //!
-//! The generator is the Mersenne Twister, seeded by the low 32 bits of the seed; what is made of its numbers was found by comparing with
-//! PyTorch 2, whose results the tests hold.
+//! The generator is the Mersenne Twister, seeded with the low 32 bits of the seed. How PyTorch 2
+//! derives floats and integers from it was found by comparison, and the tests hold its results.
 
 use rand_mt::Mt;
 
-/// `torch.manual_seed`, and what follows.
+/// The generator behind `torch.manual_seed`.
 pub struct TorchRng {
     numbers: Mt,
     drawn: u64,
 }
 
 impl TorchRng {
-    /// From this many on, an integer takes two numbers.
+    /// Bounds from here on need two numbers per integer.
     const WIDE: u64 = 1 << 28;
 
     /// Starts the stream of `seed`.
@@ -20,23 +20,27 @@ impl TorchRng {
         TorchRng { numbers: Mt::new(seed as u32), drawn: 0 }
     }
 
-    /// How many numbers were drawn.
+    /// Returns the count of numbers drawn so far.
     pub fn drawn(&self) -> u64 {
         self.drawn
     }
 
-    /// Goes on as if `count` numbers had been drawn; a nanosecond each.
+    /// Skips `count` numbers, at about a nanosecond each.
     pub fn skip(&mut self, count: u64) {
-        (0..count).for_each(|_| _ = self.next());
+        for _ in 0..count {
+            self.next();
+        }
     }
 
-    /// Uniform in ±`bound`: `torch.Tensor.uniform_(-bound, bound)`.
+    /// Returns a number uniform in ±`bound`: `torch.Tensor.uniform_(-bound, bound)`.
     pub fn uniform(&mut self, bound: f32) -> f32 {
+        // A float has 24 bits of mantissa: the low 24 bits of the number.
         let share = (self.next() & 0xff_ffff) as f32 / (1 << 24) as f32;
+        // One rounding, as in PyTorch.
         share.mul_add(bound - -bound, -bound)
     }
 
-    /// Uniform below `count`: `torch.randint(count)`.
+    /// Returns an integer uniform below `count`: `torch.randint(count)`.
     pub fn below(&mut self, count: u64) -> u64 {
         let number = u64::from(self.next());
         let number =
@@ -55,10 +59,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_are_those_of_pytorch() {
+    fn numbers_equal_pytorchs() {
         let mut rng = TorchRng::new(7);
         let seen: Vec<f32> = (0..6).map(|_| rng.uniform(1.0 / 3.0)).collect();
-        // torch.manual_seed(7); torch.empty(6).uniform_(-1 / 3, 1 / 3); torch.randint(3050, (4,)); torch.randint(2**31, (2,))
+        // torch.manual_seed(7); torch.empty(6).uniform_(-1 / 3, 1 / 3);
+        // torch.randint(3050, (4,)); torch.randint(2**31, (2,))
         let expected = [
             0.023_281_693,
             -0.200_797_89,
@@ -77,9 +82,12 @@ mod tests {
     }
 
     #[test]
-    fn skipping_is_drawing() {
-        let (mut drawn, mut skipped) = (TorchRng::new(3), TorchRng::new(3));
-        (0..1000).for_each(|_| _ = drawn.below(10));
+    fn skipping_equals_drawing() {
+        let mut drawn = TorchRng::new(3);
+        let mut skipped = TorchRng::new(3);
+        for _ in 0..1000 {
+            drawn.below(10);
+        }
         skipped.skip(1000);
         assert_eq!(drawn.below(1 << 20), skipped.below(1 << 20));
     }

@@ -1,4 +1,5 @@
-//! What the device could do: the speed of a plain matrix product, beside which a network's speed is read.
+//! The speed of a plain matrix product on a device, as an upper bound for the speed of the
+//! networks.
 
 use std::time::Instant;
 
@@ -7,7 +8,8 @@ use burn::tensor::{Distribution, FloatDType, Tensor, backend::Backend};
 
 use super::{Device, Precision, Result};
 
-/// Operations a second of square matrix products through burn, a multiply-add counting as two: the median of some runs.
+/// Measures the speed of square matrix products through burn, in operations per second. A
+/// multiply-add counts as two operations; the result is the median of nine runs.
 pub fn matrix_product(device: &Device, precision: Precision) -> Result<f64> {
     device.check()?;
     match device {
@@ -27,11 +29,14 @@ fn measure<B: Backend>(device: &B::Device, precision: Precision, side: usize) ->
     let [a, b] = [0, 1].map(|_| {
         Tensor::<B, 2>::random([side; 2], Distribution::Default, device).cast(precision.dtype())
     });
-    // Reading one value waits for the product.
+    // Execution is asynchronous: reading one value waits for the product.
     let wait = |product: Tensor<B, 2>| {
         product.narrow(0, 0, 1).narrow(1, 0, 1).cast(FloatDType::F32).into_data()
     };
-    (0..2).for_each(|_| _ = wait(a.clone().matmul(b.clone())));
+    // The first runs include compilation and autotuning.
+    for _ in 0..2 {
+        wait(a.clone().matmul(b.clone()));
+    }
     let mut seconds: Vec<f64> = (0..9)
         .map(|_| {
             let start = Instant::now();

@@ -1,9 +1,9 @@
-//! The bottleneck between IDM and FDM: latent actions go in, codes and quantised latent actions come out (VQ-VAE, van den
-//! Oord et al., 2017, with codebooks that follow moving averages).
+//! The bottleneck between IDM and FDM: latent actions -> codes and quantised latent actions
+//! (VQ-VAE, van den Oord et al., 2017, with codebooks that follow moving averages).
 //!
-//! [`Quantizer::forward`] never changes the codebooks; training calls [`Quantizer::update`] with what it returned. A
-//! latent action is laid out as `[codebook, dim, position]`; the vectors of one codebook, over batch and positions, are its
-//! *rows*.
+//! [`Quantiser::forward`] never changes the codebooks; training passes its result to
+//! [`Quantiser::update`]. A latent action has the layout `[codebook, dim, position]`. The vectors
+//! of one codebook, over batch and positions, are called *rows*.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
@@ -15,38 +15,38 @@ use super::layers::{NetBackend, nearest};
 use super::weights::to_host;
 use super::{EmaStart, Result, VqConfig};
 
-/// Codebooks and their moving averages.
+/// The codebooks and their moving averages.
 #[derive(Module, Debug)]
-pub struct Quantizer<B: Backend> {
+pub struct Quantiser<B: Backend> {
     /// `[codebooks, entries, dim]`
     embedding: Param<Tensor<B, 3>>,
-    /// `[codebooks, entries]`: how often a code was used, averaged
+    /// `[codebooks, entries]`: moving average of the uses of each code
     ema_count: Param<Tensor<B, 2>>,
-    /// `[codebooks, entries, dim]`: the sum of the rows that used it, averaged
+    /// `[codebooks, entries, dim]`: moving average of the sum of its rows
     ema_weight: Param<Tensor<B, 3>>,
     #[module(skip)]
     config: VqConfig,
 }
 
-/// What the bottleneck makes of a batch.
+/// The quantisation of a batch.
 #[derive(Clone, Debug)]
 pub struct Quantised<B: Backend> {
-    /// `[batch, latent_dim]`, with the gradient passed straight through
+    /// `[batch, latent_dim]`, with a straight-through gradient
     pub latent_action_q: Tensor<B, 2>,
-    /// `[1]`: the commitment loss, weighted
+    /// `[1]`: the weighted commitment loss
     pub loss: Tensor<B, 1>,
     /// `[batch, codebooks, positions]`
     pub codes: Tensor<B, 3, Int>,
-    /// `[codebooks, entries]`: how many rows chose each code
+    /// `[codebooks, entries]`: number of rows per code
     pub usage: Tensor<B, 2>,
-    /// `[codebooks, rows, dim]`, without gradient
+    /// `[codebooks, rows, dim]`, detached
     pub rows: Tensor<B, 3>,
-    /// `[codebooks, rows, entries]`: 1 at the code chosen
+    /// `[codebooks, rows, entries]`: one-hot codes
     chosen: Tensor<B, 3>,
 }
 
 impl<B: Backend> Quantised<B> {
-    /// Joins the passes of one step for [`Quantizer::update`] and [`Quantizer::reseed`]. The fields
+    /// Joins the passes of one step for [`Quantiser::update`] and [`Quantiser::reseed`]. The fields
     /// that only a pass's own gradient needs are those of the first pass.
     pub fn join(passes: Vec<Self>) -> Option<Self> {
         let mut passes = passes.into_iter();
@@ -60,10 +60,11 @@ impl<B: Backend> Quantised<B> {
     }
 }
 
-impl<B: NetBackend> Quantizer<B> {
+impl<B: NetBackend> Quantiser<B> {
+    /// Smoothing of the counts, as published.
     const EPSILON: f64 = 1e-5;
 
-    /// Codebooks uniform in ±5/entries.
+    /// Creates codebooks uniform in ±5/entries.
     pub fn new(init: &mut Init<'_, B>, config: &VqConfig) -> Self {
         let shape = [config.codebooks, config.entries, config.dim];
         let count = match config.ema_start {
@@ -73,7 +74,7 @@ impl<B: NetBackend> Quantizer<B> {
         let embedding = init.uniform_state(shape, 5.0 / config.entries as f32);
         let mut ema_weight = init.state(shape, 0.0);
         set_state(&mut ema_weight, embedding.val());
-        Quantizer {
+        Quantiser {
             embedding,
             ema_count: init.state([config.codebooks, config.entries], count),
             ema_weight,
@@ -81,11 +82,12 @@ impl<B: NetBackend> Quantizer<B> {
         }
     }
 
-    /// What a trained model's FDM reads of latent actions, and their codes: these as they are, and 0, where it never quantises.
+    /// Returns the FDM's input and the codes: quantised latent actions or, if the model never
+    /// quantises, the raw ones and zeros.
     ///
     /// # Shapes
     /// - `latent_action`: `[batch, codebooks * dim * positions]`
-    /// - output: the same; `[batch, codebooks, positions]`
+    /// - outputs: `[batch, codebooks * dim * positions]` and `[batch, codebooks, positions]`
     pub fn bottleneck(&self, latent_action: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 3, Int>) {
         if self.config.quantises() {
             let Quantised { latent_action_q, codes, .. } = self.forward(latent_action);
@@ -100,29 +102,33 @@ impl<B: NetBackend> Quantizer<B> {
     ///
     /// # Shapes
     /// - `latent_action`: `[batch, codebooks * dim * positions]`
+    /// - output: see [`Quantised`]
     pub fn forward(&self, latent_action: Tensor<B, 2>) -> Quantised<B> {
         let VqConfig { codebooks, positions, dim, entries, commitment, .. } = self.config;
         let batch = latent_action.dims()[0];
         let count = batch * positions;
 
-        let flat = self.rows(latent_action);
-        let rows = flat.clone().detach();
+        let live_rows = self.rows(latent_action);
+        let rows = live_rows.clone().detach();
         let embedding = self.embedding.val();
         let nearest = nearest(rows.clone(), embedding.clone());
         let index = nearest.clone().unsqueeze_dim::<3>(2);
-        let near = embedding.gather(1, index.clone().repeat_dim(2, dim));
+        let quantised = embedding.gather(1, index.clone().repeat_dim(2, dim));
 
         let all = Tensor::<B, 1, Int>::arange(0..entries as i64, &rows.device());
+        // One-hot codes: each index is compared with all entries.
         let chosen = index
             .repeat_dim(2, entries)
             .equal(all.reshape([1, 1, entries]).expand([codebooks, count, entries]));
         let chosen = chosen.float();
 
-        let off = flat.clone() - near.clone();
-        let loss = (off.clone() * off.clone()).mean() * commitment;
-        let through = flat - off.detach();
+        let difference = live_rows.clone() - quantised.clone();
+        let loss = (difference.clone() * difference.clone()).mean() * commitment;
+        // Forward this is the code; backward it is the identity (straight-through estimator).
+        let straight_through = live_rows - difference.detach();
         Quantised {
-            latent_action_q: through
+            // [codebook, batch, position, dim] -> [batch, codebook * dim * position].
+            latent_action_q: straight_through
                 .reshape([codebooks, batch, positions, dim])
                 .permute([1, 0, 3, 2])
                 .reshape([batch, codebooks * dim * positions]),
@@ -134,15 +140,16 @@ impl<B: NetBackend> Quantizer<B> {
         }
     }
 
-    /// Moves the codebooks towards the rows that chose them, by one step of the moving averages.
+    /// Moves the codebooks towards their rows by one step of the moving averages.
     pub fn update(&mut self, seen: &Quantised<B>) {
         let VqConfig { codebooks, entries, decay, .. } = self.config;
         let count = self.ema_count.val() * decay + seen.usage.clone() * (1.0 - decay);
         let total = count.clone().sum_dim(1);
+        // Laplace smoothing keeps unused codes from dividing by zero; the total stays the same.
         let smooth = total.clone() + entries as f64 * Self::EPSILON;
         let count = (count + Self::EPSILON) / smooth * total;
-        let moved = seen.chosen.clone().swap_dims(1, 2).matmul(seen.rows.clone());
-        let weight = self.ema_weight.val() * decay + moved * (1.0 - decay);
+        let row_sums = seen.chosen.clone().swap_dims(1, 2).matmul(seen.rows.clone());
+        let weight = self.ema_weight.val() * decay + row_sums * (1.0 - decay);
         set_state(
             &mut self.embedding,
             weight.clone() / count.clone().reshape([codebooks, entries, 1]),
@@ -151,7 +158,8 @@ impl<B: NetBackend> Quantizer<B> {
         set_state(&mut self.ema_weight, weight);
     }
 
-    /// Moves `(codebook, entry)` pairs onto rows drawn from a batch, no row twice if there are enough, each counting as used once.
+    /// Moves codes, given as `(codebook, entry)`, onto random rows of a batch. Each then counts as
+    /// used once. Rows are drawn without replacement while there are enough.
     ///
     /// # Shapes
     /// - `rows`: `[codebooks, rows, dim]`, as in [`Quantised`]
@@ -171,12 +179,14 @@ impl<B: NetBackend> Quantizer<B> {
         let mut embedding = to_host(self.embedding.val())?;
         let mut weight = to_host(self.ema_weight.val())?;
         let mut used = to_host(self.ema_count.val())?;
-        let mut shuffled = || {
-            let mut order: Vec<_> = (0..count).collect();
-            order.shuffle(rng);
-            order.into_iter().cycle()
-        };
-        let mut draws: Vec<_> = (0..codebooks).map(|_| shuffled()).collect();
+        // Each codebook cycles through a random order, so rows repeat only after all were drawn.
+        let mut draws: Vec<_> = (0..codebooks)
+            .map(|_| {
+                let mut order: Vec<_> = (0..count).collect();
+                order.shuffle(rng);
+                order.into_iter().cycle()
+            })
+            .collect();
         for &(codebook, entry) in pairs {
             let drawn = draws[codebook].next().expect("a batch has rows");
             let row = (codebook * count + drawn) * dim;
@@ -198,6 +208,8 @@ impl<B: NetBackend> Quantizer<B> {
         Ok(())
     }
 
+    /// Splits latent actions into rows.
+    ///
     /// # Shapes
     /// - `latent_action`: `[batch, codebooks * dim * positions]`
     /// - output: `[codebooks, batch * positions, dim]`
@@ -212,12 +224,14 @@ impl<B: NetBackend> Quantizer<B> {
     }
 }
 
-/// How evenly the codes of one codebook are used: 1 for a single code, the number of codes when all are used alike.
+/// Returns how evenly the codes of one codebook are used: 1 if there is a single code in use, the
+/// number of codes if all are used equally.
 pub fn perplexity(usage: &[f32]) -> f32 {
     let total: f64 = usage.iter().map(|&count| f64::from(count)).sum();
     let entropy: f64 = usage
         .iter()
         .map(|&count| f64::from(count) / total)
+        // The small number keeps the logarithm of an unused code finite.
         .map(|share| -share * (share + 1e-10).ln())
         .sum();
     entropy.exp() as f32

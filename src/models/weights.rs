@@ -1,9 +1,9 @@
-//! Weights on their way between networks and safetensors files, under the names of the published PyTorch checkpoints (`idm.*`,
-//! `wm.*`, `policy.*`).
+//! Weights between networks and safetensors files, with the tensor names of the published PyTorch
+//! checkpoints (`idm.*`, `wm.*`, `policy.*`).
 //!
-//! Start with [`Weights`]: [`Weights::parse`] and [`Weights::load`] on the way in, [`Weights::store`] and
-//! [`Weights::to_bytes`] on the way out. The same weights always give the same bytes. What the metadata say of the
-//! networks' sizes is read and written in [`metadata`](super::metadata).
+//! Start with [`Weights`]: [`Weights::parse`] and [`Weights::load`] read, [`Weights::store`] and
+//! [`Weights::to_bytes`] write. The same weights always give the same bytes.
+//! [`metadata`](super::metadata) reads and writes the network sizes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,13 +16,14 @@ use super::{ModelError, Result};
 /// Named tensors with metadata, in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
-    /// Free text by key; `config` holds the networks' sizes.
+    /// Free text by key. `config` holds the network sizes.
     pub metadata: BTreeMap<String, String>,
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, StoredTensor>,
 }
 
+/// A tensor as its bytes in the file.
 #[derive(Clone, Debug)]
-struct Stored {
+struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
@@ -36,7 +37,7 @@ impl Weights {
         let tensors = SafeTensors::deserialize(file)?
             .iter()
             .map(|(name, view)| {
-                let stored = Stored {
+                let stored = StoredTensor {
                     dtype: view.dtype(),
                     shape: view.shape().to_vec(),
                     bytes: view.data().to_vec(),
@@ -47,9 +48,9 @@ impl Weights {
         Ok(Weights { metadata, tensors })
     }
 
-    /// Writes a safetensors file, in an order that depends on the content alone.
+    /// Returns a safetensors file. The order of the tensors depends only on the content.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Wide elements first keeps every tensor aligned.
+        // Tensors with wide elements come first, which keeps every tensor aligned.
         let mut order: Vec<_> = self.tensors.iter().collect();
         order.sort_by_key(|(name, stored)| (std::cmp::Reverse(stored.dtype.bitsize()), *name));
 
@@ -61,53 +62,64 @@ impl Weights {
         for (name, stored) in &order {
             let start = end;
             end += stored.bytes.len();
-            let entry = serde_json::json!({ "dtype": stored.dtype, "shape": stored.shape, "data_offsets": [start, end] });
+            let entry = serde_json::json!({
+                "dtype": stored.dtype,
+                "shape": stored.shape,
+                "data_offsets": [start, end],
+            });
             header.insert((*name).clone(), entry);
         }
+        // The format allows spaces after the header: they align the data to 8 bytes.
         let mut header = serde_json::Value::Object(header).to_string().into_bytes();
         header.resize(header.len().next_multiple_of(8), b' ');
 
         let mut file = Vec::with_capacity(8 + header.len() + end);
         file.extend((header.len() as u64).to_le_bytes());
         file.extend(header);
-        order.iter().for_each(|(_, stored)| file.extend(&stored.bytes));
+        for (_, stored) in order {
+            file.extend(&stored.bytes);
+        }
         file
     }
 
-    /// Whether there is no tensor at all.
+    /// Returns whether there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
 
-    /// Of each network, by the first word of its tensors' names: how many tensors, and how many numbers in them.
+    /// Returns, for each network, its name (the first part of its tensor names), the number of its
+    /// tensors and the number of its values.
     pub fn networks(&self) -> Vec<(&str, usize, usize)> {
         let mut networks: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for (name, stored) in &self.tensors {
             let (tensors, numbers) =
                 networks.entry(name.split('.').next().unwrap_or(name)).or_default();
-            (*tensors, *numbers) =
-                (*tensors + 1, *numbers + stored.shape.iter().product::<usize>());
+            *tensors += 1;
+            *numbers += stored.shape.iter().product::<usize>();
         }
         networks.into_iter().map(|(name, (tensors, numbers))| (name, tensors, numbers)).collect()
     }
 
-    /// The shape of a tensor, if it has `D` axes.
+    /// Returns the shape of a tensor. A number of axes other than `D` is an error.
     pub fn shape<const D: usize>(&self, name: &str) -> Result<[usize; D]> {
         let stored =
             self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
-        let wrong =
-            |_| ModelError::Axes { name: name.to_owned(), seen: stored.shape.clone(), expected: D };
-        stored.shape.clone().try_into().map_err(wrong)
+        stored.shape.clone().try_into().map_err(|seen| ModelError::Axes {
+            name: name.to_owned(),
+            seen,
+            expected: D,
+        })
     }
 
-    /// Takes in all parameters and state of a network, as `prefix.layer.name`.
+    /// Adds all parameters and state of a network, as `prefix.layer.name`.
     pub fn store<B: Backend, M: Module<B>>(&mut self, prefix: &str, network: &M) -> Result<()> {
         let mut storer = Storer { path: Path::new(prefix), weights: self, error: None };
         network.visit(&mut storer);
         storer.error.map_or(Ok(()), Err)
     }
 
-    /// Fills a network with the tensors stored as `prefix.layer.name`: all of them, and nothing is left over.
+    /// Returns `network` with all values replaced by the tensors `prefix.layer.name`. Missing and
+    /// surplus tensors under `prefix` are errors.
     pub fn load<B: Backend, M: Module<B>>(
         &self,
         prefix: &str,
@@ -125,39 +137,46 @@ impl Weights {
         if let Some(error) = loader.error {
             return Err(error);
         }
-        let mine = format!("{prefix}.");
-        let left = self.tensors.keys().find(|name| {
-            name.starts_with(&mine)
+        // PyTorch's batch counters have no counterpart here.
+        let prefix = format!("{prefix}.");
+        let surplus = self.tensors.keys().find(|name| {
+            name.starts_with(&prefix)
                 && !name.ends_with(BATCHES_TRACKED)
                 && !loader.used.contains(*name)
         });
-        left.map_or(Ok(network), |name| Err(ModelError::Unexpected { name: name.clone() }))
+        surplus.map_or(Ok(network), |name| Err(ModelError::Unexpected { name: name.clone() }))
     }
 
-    /// Adds PyTorch's count of training batches beside each running variance. Nothing reads it here.
+    /// Adds PyTorch's count of training batches next to each running variance. lapo itself never
+    /// reads it.
     pub fn count_batches(&mut self, batches: u64) {
         let names: Vec<_> =
             self.tensors.keys().filter_map(|name| name.strip_suffix(".running_var")).collect();
+        // Collected first, because the map cannot grow while its keys are borrowed.
         let names: Vec<_> =
             names.into_iter().map(|name| format!("{name}{BATCHES_TRACKED}")).collect();
-        let stored =
-            Stored { dtype: Dtype::I64, shape: vec![], bytes: batches.to_le_bytes().to_vec() };
+        let stored = StoredTensor {
+            dtype: Dtype::I64,
+            shape: vec![],
+            bytes: batches.to_le_bytes().to_vec(),
+        };
         self.tensors.extend(names.into_iter().map(|name| (name, stored.clone())));
     }
 
-    /// Puts a tensor of any shape.
+    /// Adds a tensor.
     pub fn put(&mut self, name: impl Into<String>, shape: &[usize], values: &[f32]) {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.tensors
-            .insert(name.into(), Stored { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
+            .insert(name.into(), StoredTensor { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
     }
 
-    /// The values of a tensor of the given shape.
+    /// Returns the values of a tensor with the given shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let stored =
             self.tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
         if stored.shape != shape {
-            let (seen, expected) = (stored.shape.clone(), shape.to_vec());
+            let seen = stored.shape.clone();
+            let expected = shape.to_vec();
             return Err(ModelError::Shape { name: name.to_owned(), seen, expected });
         }
         if stored.dtype != Dtype::F32 {
@@ -168,7 +187,7 @@ impl Weights {
         Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
-    /// Names, less the prefix they begin with, and shapes of some tensors.
+    /// Returns the names (without `prefix`) and shapes of all tensors under `prefix`.
     pub fn shapes_under(&self, prefix: &str) -> Vec<(String, Vec<usize>)> {
         let under = self
             .tensors
@@ -178,21 +197,20 @@ impl Weights {
     }
 }
 
+/// Suffix of PyTorch's batch counters.
 const BATCHES_TRACKED: &str = ".num_batches_tracked";
 
-/// Where a walk over a network's layers is.
-///
-/// Enum variants leave no trace in a name.
+/// The position in a walk over the layers of a network. Enum variants are not part of a name.
 #[derive(Clone, Debug)]
 pub struct Path(Vec<String>);
 
 impl Path {
-    /// Starts at a network's prefix.
+    /// Starts at the prefix of a network.
     pub fn new(prefix: &str) -> Self {
         Path(vec![prefix.to_owned()])
     }
 
-    /// Goes down to a field, an element or a variant.
+    /// Descends into a field, an element or a variant.
     pub fn enter(&mut self, name: &str, container: &str) {
         if !container.starts_with("Enum:") {
             self.0.push(name.to_owned());
@@ -206,12 +224,13 @@ impl Path {
         }
     }
 
-    /// The published name of the parameter here.
+    /// Returns the published name of the current parameter.
     pub fn name(&self) -> String {
         self.0.join(".")
     }
 }
 
+/// Copies the parameters of a network into [`Weights`].
 struct Storer<'a> {
     path: Path,
     weights: &'a mut Weights,
@@ -236,6 +255,7 @@ impl<B: Backend> ModuleVisitor<B> for Storer<'_> {
     }
 }
 
+/// Copies [`Weights`] into the parameters of a network.
 struct Loader<'a, B: Backend> {
     path: Path,
     weights: &'a Weights,
@@ -259,11 +279,13 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
         let loaded = self.weights.get(&name, &shape);
         self.used.insert(name);
         match loaded {
+            // Keeps state without gradient, such as running statistics, without gradient.
             Ok(values) => param.map(|old| {
                 Tensor::from_data(TensorData::new(values, shape), self.device)
                     .set_require_grad(old.is_require_grad())
             }),
             Err(error) => {
+                // The visitor cannot return early: the first error is kept.
                 self.error.get_or_insert(error);
                 param
             }
@@ -271,7 +293,7 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
     }
 }
 
-/// Copies a tensor's values to the host.
+/// Copies the values of a tensor to the host.
 pub fn to_host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
     let data =
         tensor.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;
@@ -290,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_weights_come_back_and_their_bytes_never_change() {
+    fn stored_weights_are_read_back_and_their_bytes_are_deterministic() {
         let mut weights = Weights::default();
         weights
             .metadata
@@ -308,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_that_does_not_fit_is_named() {
+    fn errors_name_the_tensor() {
         let mut weights = Weights::default();
         weights.store::<Flex, _>("net", &linear(2, 3)).expect("the CPU does not fail");
         let load = |weights: &Weights, network| match weights.load::<Flex, _>(
@@ -322,16 +344,16 @@ mod tests {
         assert_eq!(load(&weights, linear(2, 3)), "loaded");
         assert_eq!(
             load(&weights, linear(4, 3)),
-            "load tensor `net.weight`: its shape is [3, 2], expected [3, 4]"
+            "tensor `net.weight` has shape [3, 2], expected [3, 4]"
         );
         weights.put("net.extra", &[1], &[0.0]);
         assert_eq!(
             load(&weights, linear(2, 3)),
-            "place tensor `net.extra` of the weights: no layer of this configuration has that name"
+            "unexpected tensor `net.extra` in the weights: this configuration has no such layer"
         );
         assert_eq!(
             load(&Weights::default(), linear(2, 3)),
-            "find tensor `net.weight` in the weights: it is not there"
+            "tensor `net.weight` is missing from the weights"
         );
     }
 }

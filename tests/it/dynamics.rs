@@ -314,6 +314,6 @@ fn a_window_past_the_last_frame_is_refused() {
     assert!(matches!(error, ModelError::Frames { .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "take a window: seen frames 22 to 24 of 24, expected 3 frames that exist"
+        "invalid window: got frames 22 to 24 of 24, expected 3 existing frames"
     );
 }

@@ -86,7 +86,7 @@ fn what_is_no_checkpoint_is_told_by_name() {
         let said = project.lapo(&["import", name, "out.safetensors"]);
         assert_eq!(said.code, 1, "{said:?}");
         assert!(
-            said.stderr.starts_with(&format!("error: read the checkpoint {name}: ")),
+            said.stderr.starts_with(&format!("error: cannot read checkpoint {name}: ")),
             "{said:?}"
         );
         assert!(!project.path("out.safetensors").exists());

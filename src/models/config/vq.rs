@@ -1,4 +1,4 @@
-//! The bottleneck's settings.
+//! The settings of the vector quantisation.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,34 +6,43 @@ use serde::{Deserialize, Serialize};
 use super::{check, positive};
 use crate::models::Result;
 
-/// The vector quantisation between IDM and FDM (VQ-VAE with moving averages).
+/// The vector quantisation between IDM and FDM: a VQ-VAE whose codebooks follow moving averages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VqConfig {
-    /// Independent codebooks. Default 2.
+    /// Number of independent codebooks. Default: 2.
     pub codebooks: usize,
-    /// Codes taken from each codebook per latent action. Default 4.
+    /// Codes per codebook in one latent action. Default: 4. A latent action carries
+    /// `codebooks * positions * log2(entries)` bits.
     pub positions: usize,
-    /// Length of a codebook's vectors. Default 16.
+    /// Length of a codebook vector. Default: 16. A latent action has `codebooks * positions * dim`
+    /// numbers.
     pub dim: usize,
-    /// Vectors of each codebook, at most 65536. Default 64.
+    /// Vectors per codebook, from 2 to 65,536. Default: 64.
     pub entries: usize,
-    /// Weight of the loss that pulls latent actions to their code. Default 0.05.
+    /// Weight of the commitment loss, which pulls latent actions towards their codes. Default:
+    /// 0.05.
     pub commitment: f64,
-    /// Share of the training, in \[0, 1\], before latent actions are quantised. Default 0.3; 1: they never are, every code is 0, and
-    /// nothing but its length narrows a latent action (the paper's ablation without VQ). From the first step on, a probe tells a little less
-    /// (.74 of a maze's actions, not .75; .19 of bigfish's, not .20).
-    // Differs from the paper (0): at first the FDM learns to use latent actions that hold still; a code of 64 moving ones is noise to it.
+    /// Fraction of the training before quantisation starts, in `[0, 1]`. Default: 0.3 (paper: 0).
+    ///
+    /// At 1 the model never quantises (the paper's ablation without VQ): every code is 0, and only
+    /// its dimension limits a latent action. At 0, quantisation is active from the first step; a
+    /// linear probe then predicts slightly fewer true actions.
+    // Differs from the paper: the FDM first learns to use stable latent actions. To an untrained
+    // FDM, 64 codes that still move are noise.
     pub warmup: f64,
-    /// Share of a codebook's moving averages that stays at each step, in \[0, 1). Default 0.99 (paper: 0.999), which with the three
-    /// fields below keeps 58 of 64 codes in use after 600 steps of a maze with the paper's networks (the paper's: at most 2); with the
-    /// default networks none of the four makes a difference.
+    /// Decay of the codebooks' moving averages per step, in `[0, 1)`. Default: 0.99 (paper: 0.999).
+    ///
+    /// With the paper's networks, this value and the next three fields keep almost all codes in
+    /// use, whereas the paper's values keep at most two. With the default networks they make no
+    /// difference.
     pub decay: f64,
-    /// Where the codebooks' vectors start. Default `batch`.
+    /// Initial codebook vectors. Default: `batch`.
     pub start: CodebookStart,
-    /// Where the moving averages start. Default `warm`.
+    /// Initial moving averages. Default: `warm`.
     pub ema_start: EmaStart,
-    /// Steps after which an unused code is moved to a latent action of the current batch; 0 never moves any. Default 100.
+    /// Steps after which an unused code moves to a latent action of the current batch. 0 never
+    /// moves a code. Default: 100.
     pub revive_after: u32,
 }
 
@@ -55,7 +64,7 @@ impl Default for VqConfig {
 }
 
 impl VqConfig {
-    /// Whether a trained model quantises at all.
+    /// Returns whether a trained model quantises.
     pub fn quantises(&self) -> bool {
         self.warmup < 1.0
     }
@@ -71,24 +80,25 @@ impl VqConfig {
     }
 }
 
-/// Where the codebooks' vectors start.
+/// Initial codebook vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CodebookStart {
-    /// At latent actions of the first batch that is quantised, so that all codes are within reach.
+    /// Latent actions of the first quantised batch (default). All codes are then within reach.
     #[default]
     Batch,
     /// Uniform in ±5/entries, as published.
     Uniform,
 }
 
-/// Where the codebooks' moving averages start.
+/// Initial moving averages of the codebooks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EmaStart {
-    /// Each code counts as used once, so that the first update moves the codebooks a little.
+    /// Each code counts as used once (default), so the first update moves the codebooks only a
+    /// little.
     #[default]
     Warm,
-    /// At zero, as published: the first update throws all unused codes far off, and codes collapse.
+    /// Zero, as published. The first update throws all unused codes far off, and codes collapse.
     Zero,
 }

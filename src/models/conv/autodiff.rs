@@ -1,7 +1,8 @@
-//! The operations under autodiff: what each saves going forward and does going back.
+//! The operations under autodiff: the tensors that each saves during the forward pass, and its
+//! backward pass.
 //!
-//! In: tensors of `Autodiff<B>`. Out: the same, with a step in the graph whose gradients come
-//! from [`ConvBackend`]'s backward operations on `B`.
+//! Each operation on `Autodiff<B>` adds a step to the graph. The gradients of that step come from
+//! the backward operations of [`ConvBackend`] on `B`.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -22,8 +23,12 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         settings: ConvSettings,
     ) -> FloatTensor<Self> {
         let nodes = [x.node, weight.node, bias.node];
-        let (x, weight, bias) = (x.primitive, weight.primitive, bias.primitive);
+        let x = x.primitive;
+        let weight = weight.primitive;
+        let bias = bias.primitive;
+        // The bias is not needed for any gradient.
         let saved = (x.clone(), weight.clone(), settings);
+        // The number of parents is part of the type, so each case has its own step.
         match skip {
             None => {
                 let out = B::fused_conv2d(x, weight, bias, None, settings);
@@ -50,7 +55,8 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let nodes = [x.node, weight.node, bias.node];
-        let (x, weight) = (x.primitive, weight.primitive);
+        let x = x.primitive;
+        let weight = weight.primitive;
         let saved = (x.clone(), weight.clone());
         let out = B::double_conv2d(x, weight, bias.primitive);
         match DoubleConv2d.prepare::<C>(nodes).compute_bound().stateful() {
@@ -60,13 +66,14 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
     }
 
     fn pool(x: FloatTensor<Self>, pool: Pool) -> (FloatTensor<Self>, IntTensor<Self>) {
-        let (out, places) = B::pool(x.primitive.clone(), pool);
-        let saved = (x.primitive, places.clone(), pool);
+        // Only the maxima are differentiable.
+        let (out, indices) = B::pool(x.primitive.clone(), pool);
+        let saved = (x.primitive, indices.clone(), pool);
         let out = match MaxPool2d.prepare::<C>([x.node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(saved, out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
-        (out, places)
+        (out, indices)
     }
 
     fn normalise(
@@ -76,14 +83,17 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         epsilon: f64,
     ) -> Normalised<Self> {
         let nodes = [x.node, weight.node, bias.node];
-        let (x, weight) = (x.primitive, weight.primitive);
+        let x = x.primitive;
+        let weight = weight.primitive;
         let found = B::normalise(x.clone(), weight.clone(), bias.primitive, epsilon);
         let Normalised { out, mean, variance } = found;
+        // The backward pass reuses the statistics.
         let saved = (x, weight, mean.clone(), variance.clone(), epsilon);
         let out = match Normalise.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(saved, out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
+        // Constants for the graph: no gradient flows through the statistics.
         Normalised { out, mean: Self::from_inner(mean), variance: Self::from_inner(variance) }
     }
 
@@ -113,13 +123,14 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
     fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let out = B::fast_tanh(x.primitive);
         match Tanh.prepare::<C>([x.node]).compute_bound().stateful() {
+            // tanh' = 1 - tanh^2: the output is enough.
             OpsKind::Tracked(prep) => prep.finish(out.clone(), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
 }
 
-/// Parents: x, weight, bias and perhaps a skip.
+/// Parents: x, weight, bias and, with four parents, a skip.
 #[derive(Debug)]
 struct FusedConv2d;
 
@@ -134,6 +145,7 @@ impl<B: ConvBackend, const N: usize> Backward<B, N> for FusedConv2d {
     ) {
         let gradient = grads.consume::<B>(&ops.node);
         let (x, weight, settings) = ops.state;
+        // A sum passes its gradient on unchanged.
         if let Some(Some(skip)) = ops.parents.get(3) {
             grads.register::<B>(skip.id, gradient.clone());
         }
@@ -178,9 +190,9 @@ impl<B: ConvBackend> Backward<B, 1> for MaxPool2d {
         grads: &mut grads::Gradients,
         _: &mut Checkpointer,
     ) {
-        let (x, places, pool) = ops.state;
+        let (x, indices, pool) = ops.state;
         unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
-            B::pool_backward(x, places, gradient, pool)
+            B::pool_backward(x, indices, gradient, pool)
         });
     }
 }
@@ -206,7 +218,7 @@ impl<B: ConvBackend> Backward<B, 3> for Normalise {
     }
 }
 
-/// Parents: x and what modulates it.
+/// Parents: x and the scales and shifts.
 #[derive(Debug)]
 struct Modulate;
 
@@ -226,7 +238,7 @@ impl<B: ConvBackend> Backward<B, 2> for Modulate {
     }
 }
 
-/// Parents: the channels in front and those behind.
+/// Parents: x and y.
 #[derive(Debug)]
 struct Join;
 
@@ -263,13 +275,13 @@ impl<B: ConvBackend> Backward<B, 1> for Tanh {
     }
 }
 
-/// Which gradients to compute: those of parents in the graph; they are x, weight and bias.
+/// Selects the gradients of the parents in the graph: x, weight and bias.
 fn wanted(ids: [Option<NodeId>; 3]) -> Wanted {
     let [x, weight, bias] = ids.map(|id| id.is_some());
     Wanted { x, weight, bias }
 }
 
-/// Hands the gradients to the parents they were wanted for.
+/// Passes the gradients of x, weight and bias to the parents in the graph.
 fn register<B: Backend>(
     found: Gradients<B>,
     ids: [Option<NodeId>; 3],
@@ -282,7 +294,7 @@ fn register<B: Backend>(
     }
 }
 
-/// Hands one gradient to each parent that is in the graph.
+/// Passes one gradient to each parent in the graph.
 fn register_each<B: Backend>(
     found: [FloatTensor<B>; 2],
     ids: [Option<NodeId>; 2],

@@ -1,52 +1,54 @@
-//! What a burn backend may do better than burn: the networks' operations as one trait, whose defaults are burn's own.
+//! The operations that a burn backend can override. Their defaults use burn's own operations.
 //!
-//! `flex` overrides them for CPUs, `autodiff` saves on the way forward what their backward halves need.
+//! `flex` overrides them for CPUs. `autodiff` saves during the forward pass the tensors that the
+//! backward operations need.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use super::{Pool, fallback};
 
-/// How a convolution reads its input.
+/// Settings of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvSettings {
-    /// Zeros around the image.
+    /// Width of the border of zeros around the image.
     pub padding: usize,
-    /// Step from one output pixel to the next, in input pixels.
+    /// Distance between two output pixels, in input pixels.
     pub stride: usize,
-    /// Whether negative inputs count as zero, as after a ReLU.
+    /// Applies a ReLU to the input first.
     pub relu: bool,
 }
 
-/// Which of a layer's gradients are needed.
+/// The gradients of a layer to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The input's gradient.
+    /// Gradient of the input.
     pub x: bool,
-    /// The weight's gradient.
+    /// Gradient of the weight.
     pub weight: bool,
-    /// The bias's gradient.
+    /// Gradient of the bias.
     pub bias: bool,
 }
 
-/// A layer's gradients, those that were [`Wanted`].
+/// The gradients of a layer: those that [`Wanted`] selects.
 #[derive(Clone, Debug)]
 pub struct Gradients<B: Backend> {
-    /// The input's gradient.
+    /// Gradient of the input.
     pub x: Option<FloatTensor<B>>,
-    /// The weight's gradient.
+    /// Gradient of the weight.
     pub weight: Option<FloatTensor<B>>,
-    /// The bias's gradient.
+    /// Gradient of the bias.
     pub bias: Option<FloatTensor<B>>,
 }
 
-/// A backend with its own way to convolve; what it does not override, burn does.
+/// A backend with its own convolutions. burn computes the operations that it does not override.
 pub trait ConvBackend: Backend {
-    /// Convolves, after a ReLU if the settings say so, and adds `skip` if there is one.
+    /// Convolves, with a ReLU before according to the settings, and adds `skip` if present.
     ///
     /// # Shapes
     /// - `x`: `[batch, in, height, width]`
-    /// - `weight`: `[out, in, kernel, kernel]`, `bias`: `[out]`
+    /// - `weight`: `[out, in, kernel, kernel]`
+    /// - `bias`: `[out]`
     /// - `skip` and output: `[batch, out, height', width']`
     fn fused_conv2d(
         x: FloatTensor<Self>,
@@ -58,7 +60,11 @@ pub trait ConvBackend: Backend {
         fallback::conv2d::<Self>(x, weight, bias, skip, settings)
     }
 
-    /// [`fused_conv2d`](Self::fused_conv2d), of which only the windows' maxima are kept.
+    /// Computes [`fused_conv2d`](Self::fused_conv2d) and keeps only the maxima of the pooling
+    /// windows.
+    ///
+    /// # Shapes
+    /// As [`pooled_conv2d`](super::pooled_conv2d).
     fn pooled_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -70,7 +76,10 @@ pub trait ConvBackend: Backend {
         Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0
     }
 
-    /// A stage of the IMPALA trunk; see [`impala_stage`](super::impala_stage).
+    /// Runs a stage of the IMPALA trunk.
+    ///
+    /// # Shapes
+    /// As [`impala_stage`](super::impala_stage).
     fn impala_stage(
         x: FloatTensor<Self>,
         layers: [(FloatTensor<Self>, FloatTensor<Self>); 5],
@@ -78,8 +87,8 @@ pub trait ConvBackend: Backend {
         fallback::impala_stage::<Self>(x, layers)
     }
 
-    /// The gradients of [`fused_conv2d`](Self::fused_conv2d), given its output's (`skip`'s
-    /// gradient is the output's).
+    /// Returns the gradients of [`fused_conv2d`](Self::fused_conv2d) for the gradient of its
+    /// output. The gradient of `skip` equals the latter.
     fn fused_conv2d_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -90,12 +99,10 @@ pub trait ConvBackend: Backend {
         fallback::conv2d_backward::<Self>(x, weight, gradient, settings, wanted)
     }
 
-    /// The transposed convolution of a 2x2 kernel with stride two: doubles the image.
+    /// Doubles images with a transposed convolution: kernel 2, stride 2.
     ///
     /// # Shapes
-    /// - `x`: `[batch, in, height, width]`
-    /// - `weight`: `[in, out, 2, 2]`, `bias`: `[out]`
-    /// - output: `[batch, out, 2 * height, 2 * width]`
+    /// As [`double_conv2d`](super::double_conv2d).
     fn double_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -104,7 +111,8 @@ pub trait ConvBackend: Backend {
         fallback::double_conv2d::<Self>(x, weight, bias)
     }
 
-    /// The gradients of [`double_conv2d`](Self::double_conv2d), given its output's.
+    /// Returns the gradients of [`double_conv2d`](Self::double_conv2d) for the gradient of its
+    /// output.
     fn double_conv2d_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -114,7 +122,8 @@ pub trait ConvBackend: Backend {
         fallback::double_conv2d_backward::<Self>(x, weight, gradient, wanted)
     }
 
-    /// The maxima of an image's windows, and where they were, for the way back only.
+    /// Returns the maxima of the pooling windows and their indices within the windows. Only
+    /// [`pool_backward`](Self::pool_backward) reads the indices.
     ///
     /// # Shapes
     /// - `x`: `[batch, channel, height, width]`
@@ -123,17 +132,17 @@ pub trait ConvBackend: Backend {
         fallback::pool::<Self>(x, pool)
     }
 
-    /// The gradient of [`pool`](Self::pool)'s input.
+    /// Returns the gradient of the input of [`pool`](Self::pool).
     fn pool_backward(
         x: FloatTensor<Self>,
-        places: IntTensor<Self>,
+        indices: IntTensor<Self>,
         gradient: FloatTensor<Self>,
         pool: Pool,
     ) -> FloatTensor<Self> {
-        fallback::pool_backward::<Self>(x, places, gradient, pool)
+        fallback::pool_backward::<Self>(x, indices, gradient, pool)
     }
 
-    /// Normalises each channel by the batch's mean and variance, which are returned too.
+    /// Normalises each channel by the mean and variance of the batch, and returns these as well.
     ///
     /// # Shapes
     /// - `x` and output: `[batch, channel, height, width]`
@@ -147,7 +156,7 @@ pub trait ConvBackend: Backend {
         fallback::normalise::<Self>(x, weight, bias, epsilon)
     }
 
-    /// The gradients of [`normalise`](Self::normalise), given its output's.
+    /// Returns the gradients of [`normalise`](Self::normalise) for the gradient of its output.
     fn normalise_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -159,12 +168,16 @@ pub trait ConvBackend: Backend {
         fallback::normalise_backward::<Self>(x, weight, [mean, variance], gradient, epsilon)
     }
 
-    /// Scales and shifts each channel of each image; see [`modulate`](super::modulate).
+    /// Scales and shifts each channel of each image.
+    ///
+    /// # Shapes
+    /// As [`modulate`](super::modulate).
     fn modulate(x: FloatTensor<Self>, by: FloatTensor<Self>) -> FloatTensor<Self> {
         fallback::modulate::<Self>(x, by)
     }
 
-    /// The gradients of [`modulate`](Self::modulate)'s two inputs, given its output's.
+    /// Returns the gradients of both inputs of [`modulate`](Self::modulate) for the gradient of its
+    /// output.
     fn modulate_backward(
         x: FloatTensor<Self>,
         by: FloatTensor<Self>,
@@ -173,32 +186,36 @@ pub trait ConvBackend: Backend {
         fallback::modulate_backward::<Self>(x, by, gradient)
     }
 
-    /// Which code of its book is nearest to each row, the first of equals; no gradient flows through it. Distances are summed from
-    /// differences, so that a row's code does not depend on the batch around it.
+    /// Returns the index of the nearest code for each row, the first one in case of a tie. No
+    /// gradient flows through it. Distances are sums of squared differences, so the code of a row
+    /// does not depend on the rest of the batch.
     ///
     /// # Shapes
-    /// - `rows`: `[book, row, dim]`, `codes`: `[book, entry, dim]`
-    /// - output: `[book, row]`
+    /// As [`nearest`](super::nearest).
     fn nearest(rows: FloatTensor<Self>, codes: FloatTensor<Self>) -> IntTensor<Self> {
         fallback::nearest::<Self>(rows, codes)
     }
 
-    /// Puts `y`'s channels behind `x`'s.
+    /// Concatenates the channels of `x` and `y`.
+    ///
+    /// # Shapes
+    /// As [`join`](super::join).
     fn join(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_cat(vec![x, y], 1)
     }
 
-    /// The gradients of what was [joined](Self::join), each dense; `channels` is how many `x` has.
+    /// Returns the gradients of both inputs of [`join`](Self::join) as contiguous tensors.
+    /// `channels` is the number of channels of `x`.
     fn join_backward(gradient: FloatTensor<Self>, channels: usize) -> [FloatTensor<Self>; 2] {
         fallback::join_backward::<Self>(gradient, channels)
     }
 
-    /// The hyperbolic tangent.
+    /// Computes the hyperbolic tangent.
     fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_tanh(x)
     }
 
-    /// The gradient of [`fast_tanh`](Self::fast_tanh)'s input, given its output.
+    /// Returns the gradient of the input of [`fast_tanh`](Self::fast_tanh), from its output.
     fn fast_tanh_backward(
         out: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -207,13 +224,13 @@ pub trait ConvBackend: Backend {
     }
 }
 
-/// What [`ConvBackend::normalise`] returns.
+/// The result of [`ConvBackend::normalise`].
 #[derive(Clone, Debug)]
 pub struct Normalised<B: Backend> {
     /// The normalised values.
     pub out: FloatTensor<B>,
-    /// Each channel's mean; no gradient flows through it.
+    /// Mean of each channel; no gradient flows through it.
     pub mean: FloatTensor<B>,
-    /// Each channel's biased variance; no gradient flows through it.
+    /// Biased variance of each channel; no gradient flows through it.
     pub variance: FloatTensor<B>,
 }

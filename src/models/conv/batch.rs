@@ -1,6 +1,8 @@
-//! A convolution of a whole batch, chunks of images over all cores; its gradients are in [`gradients`](super::gradients).
+//! The convolution of a whole batch: chunks of images, distributed over the cores.
+//! [`gradients`](super::gradients) has the backward pass.
 //!
-//! In and out: dense slices of f32. Start at [`Layer`]. Chunks depend on shapes alone, so results do not depend on the number of threads.
+//! Inputs and outputs are contiguous f32 slices. Start at [`Layer`]. Chunks depend only on shapes,
+//! so results do not depend on the number of threads.
 
 use std::cell::RefCell;
 
@@ -12,35 +14,36 @@ use super::convolve::{Convolve, Packed};
 use super::plane::{Plane, TILE};
 use super::pool::{Maxima, Pool};
 
-/// Positions a thread convolves at a time, at least: fewer would not pay for reading the weights.
+/// Minimum number of positions per chunk. Smaller chunks spend too much time on reading the
+/// weights.
 const POSITIONS: usize = 512;
 
-/// A convolution of stride one, or a transposed one that doubles the image.
+/// A convolution with stride one, or a transposed convolution that doubles the image.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layer {
-    /// The input's geometry.
+    /// Geometry of the input.
     pub plane: Plane,
     /// Channels of the input.
     pub inputs: usize,
-    /// Channels of the output, times four for [`Upscale::Double`].
+    /// Channels of the output; for [`Upscale::Double`], times four.
     pub outputs: usize,
-    /// Whether negative inputs count as zero.
+    /// Applies a ReLU to the input first.
     pub relu: bool,
-    /// What becomes of the output's channels.
+    /// Arrangement of the output channels.
     pub upscale: Upscale,
 }
 
-/// What becomes of the convolution's channels.
+/// Arrangement of the output channels of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Upscale {
-    /// They are the output; weights are `[out, in, kernel, kernel]`.
+    /// Channels stay channels. Weights are `[out, in, kernel, kernel]`.
     None,
-    /// Four channels are the four pixels of a square: a transposed 2x2 convolution of stride two
-    /// is a 1x1 convolution to four times the channels. Weights are `[in, out, 2, 2]`.
+    /// Four channels become the four pixels of a square. This makes a transposed 2x2 convolution
+    /// with stride two a 1x1 convolution to four times the channels. Weights are `[in, out, 2, 2]`.
     Double,
 }
 
-/// Buffers a thread keeps from one convolution to the next, so that their pages stay mapped.
+/// Buffers of a thread. They live on between convolutions, so their pages stay mapped.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub input: Vec<f32>,
@@ -53,7 +56,13 @@ thread_local! {
 }
 
 impl Layer {
-    /// `skip + convolution(x) + bias`, or its maxima; `skip` may be empty.
+    /// Computes `skip + convolution(x) + bias`, and its maxima if `pool` is set. An empty `skip`
+    /// counts as zeros.
+    ///
+    /// # Shapes
+    /// - `x`: `[image, in, height, width]`
+    /// - `skip`: `[image, out, height', width']`, or empty
+    /// - output: `[image, out, height', width']`, or the size after pooling
     pub fn forward(
         &self,
         x: &[f32],
@@ -66,11 +75,11 @@ impl Layer {
             self.pack(self.outputs, self.inputs, false, |o, c| &weight[self.weight_at(o, c)..]);
         let batch = x.len() / self.x_len();
         let images = chunk(&self.plane, batch, POSITIONS);
-        let each = pool.map_or(self.out_len(), |pool| {
+        let image_len = pool.map_or(self.out_len(), |pool| {
             self.outputs * pool.output(self.plane.output()).iter().product::<usize>()
         });
-        let mut out = zeros(batch * each);
-        out.par_chunks_mut(images * each)
+        let mut out = zeros(batch * image_len);
+        out.par_chunks_mut(images * image_len)
             .zip(x.par_chunks(images * self.x_len()))
             .enumerate()
             .for_each(|(i, (out, x))| {
@@ -89,33 +98,40 @@ impl Layer {
         out
     }
 
-    /// Writes a chunk's output out of its lines.
+    /// Copies the output of a chunk from its lines.
     fn write(&self, flat: &[f32], bias: &[f32], skip: &[f32], out: &mut [f32]) {
         let [_, width] = self.plane.output();
+        // `for_each` compiles this nested iterator to plain loops.
         self.plane.rows(out.len() / self.out_len(), self.outputs).for_each(|row| {
             let flat = &flat[row.flat..][..width];
             let at = self.out_at(row.image, row.channel, row.y);
             match self.upscale {
                 Upscale::None if skip.is_empty() => {
                     let bias = bias[row.channel];
-                    out[at..][..width].iter_mut().zip(flat).for_each(|(out, v)| *out = v + bias);
+                    for (out, v) in out[at..][..width].iter_mut().zip(flat) {
+                        *out = v + bias;
+                    }
                 }
                 Upscale::None => {
                     let bias = bias[row.channel];
                     let values = flat.iter().zip(&skip[at..][..width]);
                     let out = out[at..][..width].iter_mut();
-                    out.zip(values).for_each(|(out, (v, skip))| *out = v + bias + skip);
+                    for (out, (v, skip)) in out.zip(values) {
+                        *out = v + bias + skip;
+                    }
                 }
                 Upscale::Double => {
                     let bias = bias[row.channel / 4];
-                    let out = out[at..].iter_mut().step_by(2);
-                    out.zip(flat).for_each(|(out, v)| *out = v + bias);
+                    // The two columns of each square are interleaved.
+                    for (out, v) in out[at..].iter_mut().step_by(2).zip(flat) {
+                        *out = v + bias;
+                    }
                 }
             }
         });
     }
 
-    /// Writes the maxima of a chunk's output out of its lines; the output itself is never whole.
+    /// Pools the output of a chunk from its lines. The output itself is never stored.
     fn write_maxima(
         &self,
         flat: &mut [f32],
@@ -127,27 +143,31 @@ impl Layer {
         let size = self.plane.output();
         let plane: usize = pool.output(size).iter().product();
         let images = out.len() / (self.outputs * plane);
+        // A skip differs from pixel to pixel, so it must be added before the maximum is taken.
         self.plane.rows(images, if skip.is_empty() { 0 } else { self.outputs }).for_each(|row| {
             let values = &mut flat[row.flat..][..size[1]];
             let skip = &skip[self.out_at(row.image, row.channel, row.y)..];
-            values
-                .iter_mut()
-                .zip(skip)
-                .for_each(|(value, skip)| *value += bias[row.channel] + skip);
+            for (value, skip) in values.iter_mut().zip(skip) {
+                *value += bias[row.channel] + skip;
+            }
         });
         let positions = self.plane.positions(images);
         for (i, maxima) in out.chunks_exact_mut(plane).enumerate() {
-            let (image, channel) = (i / self.outputs, i % self.outputs);
+            let image = i / self.outputs;
+            let channel = i % self.outputs;
             let x = &flat[channel * positions + image * self.plane.area()..];
             let to_row = pool.output(size)[1];
             Arch::new().dispatch(Maxima { pool, x, row: self.plane.row(), size, maxima, to_row });
             if skip.is_empty() {
-                maxima.iter_mut().for_each(|maximum| *maximum += bias[channel]);
+                // The bias is constant, so it can follow the maximum.
+                for maximum in maxima {
+                    *maximum += bias[channel];
+                }
             }
         }
     }
 
-    /// Orders weights as the inner loops read them; see [`Packed`].
+    /// Orders weights for the inner loops; see [`Packed`].
     pub(super) fn pack<'a>(
         &self,
         outputs: usize,
@@ -162,7 +182,7 @@ impl Layer {
         }
     }
 
-    /// Where the kernel from input channel `c` to output channel `o` starts.
+    /// Returns the offset of the kernel from input channel `c` to output channel `o`.
     pub(super) fn weight_at(&self, o: usize, c: usize) -> usize {
         match self.upscale {
             Upscale::None => (o * self.inputs + c) * self.taps(),
@@ -170,42 +190,48 @@ impl Layer {
         }
     }
 
-    /// Where a row of the convolution's output starts in the batch's output.
+    /// Returns the offset of an output row in the output of the batch.
     pub(super) fn out_at(&self, image: usize, channel: usize, y: usize) -> usize {
         let [height, width] = self.plane.output();
         match self.upscale {
             Upscale::None => ((image * self.outputs + channel) * height + y) * width,
             Upscale::Double => {
-                let (channel, dy, dx) = (channel / 4, channel / 2 % 2, channel % 2);
+                // The four channels of a square are its pixels in row-major order.
+                let dx = channel % 2;
+                let dy = channel / 2 % 2;
+                let channel = channel / 4;
                 let y = (image * self.outputs / 4 + channel) * 2 * height + 2 * y + dy;
                 y * 2 * width + dx
             }
         }
     }
 
-    /// Weights of a kernel.
+    /// Returns the number of weights in a kernel.
     pub(super) fn taps(&self) -> usize {
         self.plane.kernel * self.plane.kernel
     }
 
-    /// Values of one input image.
+    /// Returns the number of values in an input image.
     pub(super) fn x_len(&self) -> usize {
         self.inputs * self.plane.height * self.plane.width
     }
 
-    /// Values of one output image.
+    /// Returns the number of values in an output image.
     pub(super) fn out_len(&self) -> usize {
         self.outputs * self.plane.output().iter().product::<usize>()
     }
 }
 
-/// Images a thread takes at a time, so that it has so many positions.
+/// Returns the number of images per chunk: about `positions` positions, or fewer to get at least
+/// four chunks.
 pub(super) fn chunk(plane: &Plane, batch: usize, positions: usize) -> usize {
+    // Four chunks or more keep several cores busy, unless the batch is smaller.
     let enough = (positions / plane.area()).clamp(1, batch.div_ceil(4).max(1));
+    // A chunk fills at least one SIMD tile.
     enough.max(TILE.div_ceil(plane.area())).min(batch)
 }
 
-/// Convolves `images` images' lines into `output`'s first values, which it returns.
+/// Convolves the lines of `images` images into the first values of `output`, and returns these.
 pub(super) fn convolve<'a>(
     plane: &Plane,
     images: usize,
@@ -213,7 +239,8 @@ pub(super) fn convolve<'a>(
     input: &[f32],
     output: &'a mut Vec<f32>,
 ) -> &'a mut [f32] {
-    let (line, positions) = (plane.line(images), plane.positions(images));
+    let line = plane.line(images);
+    let positions = plane.positions(images);
     let output = sized(output, weight.outputs * positions);
     Arch::new().dispatch(Convolve {
         weight,

@@ -1,25 +1,27 @@
-//! Memory for outputs and for what threads keep to themselves.
+//! Allocates outputs and the buffers of threads.
 
 use rayon::prelude::*;
 
-/// Values that one core is done with before another has woken.
+/// Below this number of values, one core finishes before another one wakes up.
 const PARALLEL: usize = 1 << 17;
 /// Values written at a time.
 const PART: usize = 64;
 
-/// So many zeros, written by all cores: one alone takes a twentieth of a training step for it.
+/// Returns `len` zeros, written by all cores. One core alone would spend 5% of a training step on
+/// this.
 pub(super) fn zeros(len: usize) -> Vec<f32> {
     if len < PARALLEL {
         return vec![0.0; len];
     }
     let parts =
         rayon::iter::repeat_n([0f32; PART], len.div_ceil(PART)).with_min_len(PARALLEL / PART / 2);
+    // Pages are mapped where they are first written: here, on all cores.
     let mut zeros: Vec<f32> = bytemuck::cast_vec(parts.collect::<Vec<_>>());
     zeros.truncate(len);
     zeros
 }
 
-/// The first `len` values of a buffer that only grows.
+/// Returns the first `len` values of a buffer, which grows if needed. Old values remain.
 pub(super) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);

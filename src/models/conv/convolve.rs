@@ -1,36 +1,41 @@
-//! The inner loop of a convolution and of its input's gradient: lines in, lines out, the widest SIMD the processor has.
+//! The SIMD kernel of a convolution and of its input gradient, on lines.
 //!
 //! A convolution on lines (see [`Plane`](super::plane::Plane)) is
-//! `output[o][p] = sum over c, ky, kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]`, so
-//! a tile of outputs stays in registers while shifted input is streamed past it: no im2col, no
-//! packing of the input. Start at [`Convolve`]; `Arch::new().dispatch(..)` runs it. The order of
-//! every sum depends on shapes and on the processor's lanes alone.
+//!
+//! ```text
+//! output[o][p] = sum over c, ky, kx of weight[o][c][ky][kx] * input[c][p + ky * row + kx]
+//! ```
+//!
+//! A tile of outputs therefore stays in registers while shifted input streams past: no im2col and
+//! no packing of the input. Start at [`Convolve`]; `Arch::new().dispatch(..)` runs it. The order of
+//! every sum depends only on shapes and on the SIMD lanes of the processor.
 
 use macerator::{Simd, Vector, WithSimd};
 use rayon::prelude::*;
 
 use super::simd::{lanes, load, splat, store};
 
-/// Output channels a tile holds, where there are enough registers and the channels are a multiple.
+/// Output channels per tile, if there are enough registers and the channels are a multiple of it.
 const TALL: usize = 8;
-/// Output channels a tile holds elsewhere.
+/// Output channels per tile otherwise.
 const SHORT: usize = 4;
-/// Values of the input that [`Convolve`] keeps coming back to: what leaves room for weights and outputs in 32 KiB.
+/// Input values that [`Convolve`] reuses. They leave space for weights and outputs in a cache of 32
+/// KiB.
 const CACHE: usize = 5 << 10;
 
-/// Convolves lines.
+/// A convolution of lines.
 pub(super) struct Convolve<'a> {
-    /// Weights in the order of the tiles.
+    /// Weights in tile order.
     pub weight: &'a Packed,
     /// `[channel, line]`
     pub input: &'a [f32],
-    /// `[output channel rounded up to blocks, positions]`, overwritten whole.
+    /// `[output channel rounded up to blocks, positions]`, fully overwritten
     pub output: &'a mut [f32],
-    /// Values in an input line.
+    /// Values per input line.
     pub line: usize,
-    /// Positions in an output line, a multiple of [`TILE`](super::plane::TILE).
+    /// Positions per output line, a multiple of [`TILE`](super::plane::TILE).
     pub positions: usize,
-    /// Positions from one row to the next.
+    /// Distance between two rows, in positions.
     pub row: usize,
     /// Rows and columns of the kernel: 1, 2 or 3.
     pub kernel: usize,
@@ -56,8 +61,8 @@ impl Convolve<'_> {
         let lanes = S::lanes32();
         let mut start = 0;
         while start < self.positions {
-            // 512-bit registers come in 32, narrower ones in 16 on most processors. Of tiles of equal size the tall one loads fewer
-            // lines that straddle two of the cache's: a tenth faster.
+            // 512-bit registers come in 32, narrower ones mostly in 16. Of two tiles of equal size
+            // the tall one is a tenth faster: fewer of its loads cross a cache line.
             let registers =
                 match (self.weight.block, lanes >= 16 && start + 6 * lanes <= self.positions) {
                     (TALL, _) => self.column::<S, K, TALL, 3>(start),
@@ -68,14 +73,17 @@ impl Convolve<'_> {
         }
     }
 
-    /// All output channels at `V` registers of positions, so many input channels at a time as the first cache holds; returns `V`.
+    /// Computes all output channels at `V` registers of positions, and returns `V`. It processes as
+    /// many input channels at a time as the first-level cache holds.
     #[inline(always)]
     fn column<S: Simd, const K: usize, const O: usize, const V: usize>(
         &mut self,
         start: usize,
     ) -> usize {
         let lanes = S::lanes32();
-        let (channels, channel) = (self.input.len() / self.line, K * K * O);
+        let channels = self.input.len() / self.line;
+        let channel = K * K * O;
+        // Input channels whose `K` rows of a tile fit in the cache.
         let chunk = (CACHE / (K * (V * lanes + K - 1))).max(1);
         for first in (0..channels).step_by(chunk) {
             let last = channels.min(first + chunk);
@@ -84,6 +92,7 @@ impl Convolve<'_> {
                 let rows: [_; O] =
                     std::array::from_fn(|o| (block * O + o) * self.positions + start);
                 let mut sums = [[splat::<S>(0.0); V]; O];
+                // Later chunks of channels continue the sums of the earlier ones.
                 if first > 0 {
                     for (sums, row) in sums.iter_mut().zip(rows) {
                         let output = &self.output[row..][..V * lanes];
@@ -109,7 +118,7 @@ impl Convolve<'_> {
         V
     }
 
-    /// Adds some input channels' share to a tile.
+    /// Adds the contribution of some input channels to a tile.
     #[inline(always)]
     fn tile<S: Simd, const K: usize, const O: usize, const V: usize>(
         &self,
@@ -123,6 +132,7 @@ impl Convolve<'_> {
         for (line, weight) in lines.chunks_exact(self.line).zip(weight.chunks_exact(K * K * O)) {
             for (ky, weight) in weight.chunks_exact(K * O).enumerate() {
                 let input = &line[start + ky * self.row..][..V * lanes + K - 1];
+                // Unaligned loads shift the input by one column.
                 for kx in 0..K {
                     for (v, shifted) in shifted.iter_mut().enumerate() {
                         *shifted = load::<S>(&input[kx + v * lanes..]);
@@ -130,6 +140,7 @@ impl Convolve<'_> {
                     for (o, sums) in sums.iter_mut().enumerate() {
                         let weight = splat::<S>(weight[kx * O + o]);
                         for (sum, shifted) in sums.iter_mut().zip(shifted) {
+                            // O * V independent sums hide the latency of the multiply-add.
                             *sum = weight.mul_add(shifted, *sum);
                         }
                     }
@@ -140,17 +151,19 @@ impl Convolve<'_> {
     }
 }
 
-/// Weights in the order in which tiles read them: `[block, channel, kernel, kernel, output of the block]`, zero past the last output.
+/// Weights in tile order: `[block, channel, kernel, kernel, output of the block]`, with zeros after
+/// the last output.
 pub(super) struct Packed {
-    /// Outputs, rounded up to whole blocks.
+    /// Output channels, rounded up to whole blocks.
     pub outputs: usize,
     values: Vec<f32>,
-    /// Outputs of a tile.
+    /// Output channels per tile.
     block: usize,
 }
 
 impl Packed {
-    /// Orders weights: `kernel(o, c)` is a kernel of `TAPS` weights; `reverse` turns it by half.
+    /// Orders weights. `kernel(o, c)` returns a kernel of `TAPS` weights; `reverse` rotates it by
+    /// half a turn.
     pub fn new<'a, const TAPS: usize>(
         outputs: usize,
         channels: usize,

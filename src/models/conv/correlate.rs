@@ -1,33 +1,38 @@
-//! The inner loops of a convolution's gradients of weight and bias; see [`convolve`](super::convolve). Start at [`Correlate`].
+//! The SIMD kernels for the gradients of weight and bias, on lines; see
+//! [`convolve`](super::convolve). Start at [`Correlate`].
 
 use macerator::{Simd, Vector, WithSimd};
 
 use super::plane::TILE;
 use super::simd::{load, splat};
 
-/// Output channels a tile of gradients holds.
+/// Output channels per tile of gradients.
 const OUTPUTS: usize = 4;
-/// Positions of a line that [`Correlate`] goes through before it turns to other channels, about.
+/// Approximate number of positions that [`Correlate`] processes before it moves on to other
+/// channels.
 const BLOCK: usize = 20 * TILE;
-/// Registers of one line that [`Correlate`] takes in one step; `UNROLL` of them divide [`TILE`].
+/// Registers of one line per step of [`Correlate`]; `UNROLL` registers divide [`TILE`].
 const UNROLL: usize = 3;
 
-/// Adds up the weights' gradient: `sums[o][c][ky][kx] += sum over p of
-/// gradient[o][p] * input[c][p + ky * row + kx]`.
+/// Adds to the gradient of the weights:
+///
+/// ```text
+/// sums[o][c][ky][kx] += sum over p of gradient[o][p] * input[c][p + ky * row + kx]
+/// ```
 pub(super) struct Correlate<'a> {
-    /// `[output channel, line]`, its first position first.
+    /// `[output channel, line]`, from the first position on
     pub gradient: &'a [f32],
-    /// Values in a gradient line.
+    /// Values per gradient line.
     pub gradient_line: usize,
     /// `[channel, line]`
     pub input: &'a [f32],
-    /// Values in an input line.
+    /// Values per input line.
     pub line: usize,
     /// `[output channel, channel, kernel, kernel]`
     pub sums: &'a mut [f32],
-    /// Positions, a multiple of [`TILE`].
+    /// Number of positions, a multiple of [`TILE`].
     pub positions: usize,
-    /// Positions from one row to the next.
+    /// Distance between two rows, in positions.
     pub row: usize,
     /// Rows and columns of the kernel: 1, 2 or 3.
     pub kernel: usize,
@@ -38,7 +43,7 @@ impl WithSimd for Correlate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        // Kernel columns times input channels of a tile: what the registers hold.
+        // Kernel columns times input channels per tile: as many sums as there are registers.
         match (self.kernel, S::lanes32() >= 16) {
             (1, true) => self.run::<S, 1, 6>(),
             (2, true) => self.run::<S, 2, 3>(),
@@ -58,11 +63,12 @@ impl Correlate<'_> {
         let outputs = self.sums.len() / (channels * K * K);
         let block = (self.positions / self.positions.div_ceil(BLOCK)).next_multiple_of(TILE);
         for start in (0..self.positions).step_by(block) {
+            // A block of positions stays in the cache while all pairs of channels read it.
             let steps = start..self.positions.min(start + block);
             for o in (0..outputs).step_by(OUTPUTS) {
                 for c in (0..channels).step_by(C) {
                     for ky in 0..K {
-                        // Past the last channel a tile repeats it and drops the result.
+                        // After the last channel a tile repeats it and drops the result.
                         let rows: [_; OUTPUTS] =
                             std::array::from_fn(|i| (o + i).min(outputs - 1) * self.gradient_line);
                         let lines: [_; C] = std::array::from_fn(|i| {
@@ -73,6 +79,7 @@ impl Correlate<'_> {
                             for (j, tile) in tile.iter().enumerate().take(channels - c) {
                                 let at = (((o + i) * channels + c + j) * K + ky) * K;
                                 for (sum, part) in self.sums[at..at + K].iter_mut().zip(tile) {
+                                    // Lanes are added up once per block of positions.
                                     *sum += part.reduce_add();
                                 }
                             }
@@ -93,7 +100,7 @@ impl Correlate<'_> {
         let lanes = S::lanes32();
         let mut sums = [[[splat::<S>(0.0); K]; C]; OUTPUTS];
         for at in steps.step_by(UNROLL * lanes) {
-            // One bounds check a channel for UNROLL registers.
+            // One bounds check per channel for UNROLL registers.
             let gradients: [_; OUTPUTS] =
                 std::array::from_fn(|o| &self.gradient[rows[o] + at..][..UNROLL * lanes]);
             let inputs: [_; C] =
@@ -117,13 +124,13 @@ impl Correlate<'_> {
     }
 }
 
-/// Adds up each line: the bias's gradient.
+/// Adds up each line: the gradient of the bias.
 pub(super) struct SumLines<'a> {
     /// `[output channel, line]`
     pub lines: &'a [f32],
-    /// Values in a line.
+    /// Values per line.
     pub line: usize,
-    /// `[output channel]`, added to.
+    /// `[output channel]`, incremented
     pub sums: &'a mut [f32],
 }
 
@@ -134,6 +141,7 @@ impl WithSimd for SumLines<'_> {
     fn with_simd<S: Simd>(self) {
         let lanes = S::lanes32();
         for (sum, line) in self.sums.iter_mut().zip(self.lines.chunks_exact(self.line)) {
+            // Four independent sums hide the latency of the addition.
             let mut parts = [splat::<S>(0.0); 4];
             let mut chunks = line.chunks_exact(4 * lanes);
             for chunk in &mut chunks {

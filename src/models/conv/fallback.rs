@@ -1,5 +1,5 @@
-//! The same operations out of burn's own: for backends without better, and for shapes and
-//! types the fast ones do not take.
+//! The operations in terms of burn's own, for other backends and for shapes and types without a
+//! fast version.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, IntTensor};
@@ -7,7 +7,8 @@ use burn::tensor::{Shape, Tensor, TensorMetadata};
 
 use super::stage::HALVE;
 use super::{
-    ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, into_float, whole,
+    ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, from_float, full_kernel,
+    into_float,
 };
 
 /// See [`ConvBackend::fused_conv2d`](super::ConvBackend::fused_conv2d).
@@ -18,14 +19,11 @@ pub(super) fn conv2d<B: Backend>(
     skip: Option<FloatTensor<B>>,
     settings: ConvSettings,
 ) -> FloatTensor<B> {
-    let out = match whole::covers::<B>(&x, &weight, settings) {
-        true => whole::conv2d::<B>(x, weight, bias),
-        false => B::conv2d(
-            if settings.relu { B::relu(x) } else { x },
-            weight,
-            Some(bias),
-            options(settings),
-        ),
+    let out = if full_kernel::covers::<B>(&x, &weight, settings) {
+        full_kernel::conv2d::<B>(x, weight, bias)
+    } else {
+        let x = if settings.relu { B::relu(x) } else { x };
+        B::conv2d(x, weight, Some(bias), options(settings))
     };
     match skip {
         Some(skip) => B::float_add(skip, out),
@@ -41,18 +39,15 @@ pub(super) fn conv2d_backward<B: Backend>(
     settings: ConvSettings,
     wanted: Wanted,
 ) -> Gradients<B> {
-    if whole::covers::<B>(&x, &weight, settings) {
-        return whole::conv2d_backward::<B>(x, weight, gradient, wanted);
+    if full_kernel::covers::<B>(&x, &weight, settings) {
+        return full_kernel::conv2d_backward::<B>(x, weight, gradient, wanted);
     }
     let x = if settings.relu { B::relu(x) } else { x };
     Gradients {
         x: wanted.x.then(|| {
             let options = options(settings);
             let dx = B::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), options);
-            match settings.relu {
-                true => B::relu_backward(x.clone(), dx),
-                false => dx,
-            }
+            if settings.relu { B::relu_backward(x.clone(), dx) } else { dx }
         }),
         weight: wanted.weight.then(|| {
             let options = options(settings);
@@ -68,9 +63,10 @@ pub(super) fn double_conv2d<B: Backend>(
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
 ) -> FloatTensor<B> {
-    match whole::is_pixel::<B>(&x) {
-        true => whole::double::<B>(x, weight, bias),
-        false => B::conv_transpose2d(x, weight, Some(bias), double_options()),
+    if full_kernel::is_pixel::<B>(&x) {
+        full_kernel::double::<B>(x, weight, bias)
+    } else {
+        B::conv_transpose2d(x, weight, Some(bias), double_options())
     }
 }
 
@@ -81,8 +77,8 @@ pub(super) fn double_conv2d_backward<B: Backend>(
     gradient: FloatTensor<B>,
     wanted: Wanted,
 ) -> Gradients<B> {
-    if whole::is_pixel::<B>(&x) {
-        return whole::double_backward::<B>(x, weight, gradient, wanted);
+    if full_kernel::is_pixel::<B>(&x) {
+        return full_kernel::double_backward::<B>(x, weight, gradient, wanted);
     }
     Gradients {
         x: wanted.x.then(|| {
@@ -106,6 +102,8 @@ pub(super) fn impala_stage<B: ConvBackend>(
     x: FloatTensor<B>,
     layers: [(FloatTensor<B>, FloatTensor<B>); 5],
 ) -> FloatTensor<B> {
+    // Each residual block applies a ReLU before its convolutions; the first convolution reads its
+    // input unchanged.
     let settings = |relu| ConvSettings { padding: 1, stride: 1, relu };
     let [(weight, bias), a, b, c, d] = layers;
     let x = B::pooled_conv2d(x, weight, bias, None, settings(false), HALVE);
@@ -126,13 +124,15 @@ pub(super) fn pool<B: Backend>(x: FloatTensor<B>, pool: Pool) -> (FloatTensor<B>
 /// See [`ConvBackend::pool_backward`](super::ConvBackend::pool_backward).
 pub(super) fn pool_backward<B: Backend>(
     x: FloatTensor<B>,
-    places: IntTensor<B>,
+    indices: IntTensor<B>,
     gradient: FloatTensor<B>,
     pool: Pool,
 ) -> FloatTensor<B> {
-    let (kernel, stride, padding) = ([pool.kernel; 2], [pool.stride; 2], [pool.padding; 2]);
+    let kernel = [pool.kernel; 2];
+    let stride = [pool.stride; 2];
+    let padding = [pool.padding; 2];
     let found = B::max_pool2d_with_indices_backward(
-        x, kernel, stride, padding, [1; 2], false, gradient, places,
+        x, kernel, stride, padding, [1; 2], false, gradient, indices,
     );
     found.x_grad
 }
@@ -148,9 +148,10 @@ pub(super) fn normalise<B: Backend>(
     let mean = mean_channels(x.clone());
     let centred = x - mean.clone();
     let variance = mean_channels(centred.clone().square());
-    let scale = wide(from_float(weight)) / variance.clone().add_scalar(epsilon).sqrt();
+    let scale =
+        broadcast_channels(from_float(weight)) / variance.clone().add_scalar(epsilon).sqrt();
     Normalised {
-        out: into_float(centred * scale + wide(from_float(bias))),
+        out: into_float(centred * scale + broadcast_channels(from_float(bias))),
         mean: into_float(mean.flatten::<1>(0, 3)),
         variance: into_float(variance.flatten::<1>(0, 3)),
     }
@@ -164,13 +165,15 @@ pub(super) fn normalise_backward<B: Backend>(
     gradient: FloatTensor<B>,
     epsilon: f64,
 ) -> Gradients<B> {
-    let deviation = wide(from_float(variance)).add_scalar(epsilon).sqrt();
-    let normal = (from_float::<B, 4>(x) - wide(from_float(mean))) / deviation.clone();
+    let deviation = broadcast_channels(from_float(variance)).add_scalar(epsilon).sqrt();
+    let normal = (from_float::<B, 4>(x) - broadcast_channels(from_float(mean))) / deviation.clone();
     let gradient: Tensor<B, 4> = from_float(gradient);
     let along = gradient.clone() * normal.clone();
     let level = mean_channels(gradient.clone());
     let slope = mean_channels(along.clone());
-    let dx = (gradient.clone() - level - normal * slope) * wide(from_float(weight)) / deviation;
+    // The mean and the variance depend on every input, which adds the last two terms.
+    let dx = (gradient.clone() - level - normal * slope) * broadcast_channels(from_float(weight))
+        / deviation;
     Gradients {
         x: Some(into_float(dx)),
         weight: Some(sum_channels::<B>(into_float(along))),
@@ -191,7 +194,8 @@ pub(super) fn modulate_backward<B: Backend>(
     by: FloatTensor<B>,
     gradient: FloatTensor<B>,
 ) -> [FloatTensor<B>; 2] {
-    let (x, gradient): (Tensor<B, 4>, Tensor<B, 4>) = (from_float(x), from_float(gradient));
+    let x: Tensor<B, 4> = from_float(x);
+    let gradient: Tensor<B, 4> = from_float(gradient);
     let [batch, channels, ..] = x.dims();
     let [scale, _] = scale_and_shift::<B>(by, &x);
     let sum = |tensor: Tensor<B, 4>| tensor.sum_dim(2).sum_dim(3).reshape([batch, channels]);
@@ -199,7 +203,7 @@ pub(super) fn modulate_backward<B: Backend>(
     [into_float(gradient * scale.add_scalar(1.0)), into_float(by)]
 }
 
-/// `[batch, 2 * channel]` as two of `[batch, channel, 1, 1]`.
+/// Splits `[batch, 2 * channel]` into two tensors `[batch, channel, 1, 1]`.
 fn scale_and_shift<B: Backend>(by: FloatTensor<B>, x: &Tensor<B, 4>) -> [Tensor<B, 4>; 2] {
     let [batch, channels, ..] = x.dims();
     let by: Tensor<B, 4> = from_float::<B, 2>(by).reshape([batch, 2 * channels, 1, 1]);
@@ -208,8 +212,10 @@ fn scale_and_shift<B: Backend>(by: FloatTensor<B>, x: &Tensor<B, 4>) -> [Tensor<
 
 /// See [`ConvBackend::nearest`](super::ConvBackend::nearest).
 pub(super) fn nearest<B: Backend>(rows: FloatTensor<B>, codes: FloatTensor<B>) -> IntTensor<B> {
-    let (rows, codes): (Tensor<B, 3>, Tensor<B, 3>) = (from_float(rows), from_float(codes));
+    let rows: Tensor<B, 3> = from_float(rows);
+    let codes: Tensor<B, 3> = from_float(codes);
     let [books, count, _] = rows.dims();
+    // Differences, not products: rounding then does not depend on the batch.
     let difference = rows.unsqueeze_dim::<4>(2) - codes.unsqueeze_dim::<4>(1);
     let distance = (difference.clone() * difference).sum_dim(3);
     distance.argmin(2).reshape([books, count]).into_primitive()
@@ -231,17 +237,18 @@ pub(super) fn tanh_backward<B: Backend>(
     out: FloatTensor<B>,
     gradient: FloatTensor<B>,
 ) -> FloatTensor<B> {
+    // tanh' = 1 - tanh^2
     let square = B::float_mul(out.clone(), out);
     B::float_sub(gradient.clone(), B::float_mul(square, gradient))
 }
 
-/// `[channel]` as `[1, channel, 1, 1]`.
-fn wide<B: Backend>(tensor: Tensor<B, 1>) -> Tensor<B, 4> {
+/// Reshapes `[channel]` to `[1, channel, 1, 1]`.
+fn broadcast_channels<B: Backend>(tensor: Tensor<B, 1>) -> Tensor<B, 4> {
     let [channels] = tensor.dims();
     tensor.reshape([1, channels, 1, 1])
 }
 
-/// The mean over all but channels, `[1, channel, 1, 1]`.
+/// Averages over all axes except channels, to `[1, channel, 1, 1]`.
 fn mean_channels<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 4> {
     tensor.mean_dim(0).mean_dim(2).mean_dim(3)
 }

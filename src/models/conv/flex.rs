@@ -1,25 +1,20 @@
-//! The CPU backend's operations: tensors to slices and back.
+//! The fast operations on flex, burn's CPU backend: tensors to slices and back.
 //!
-//! In and out: f32 tensors. What the fast operations do not take (other types, kernels above
-//! 3x3, strides) goes to burn's own.
+//! They take f32 tensors. Other types, kernels above 3x3 and strides go to burn's own operations.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, TensorData, TensorMetadata};
 
-use super::batch::{Layer, Upscale};
+use super::batch::Layer;
 use super::gradients::LayerGradients;
-use super::plane::Plane;
-use super::stage::Stage;
+use super::supported::{
+    any_convolution, any_doubling, convolution, doubling, empty, is_f32, poolable, stage,
+};
 use super::{
     ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, modulate, norm, tanh,
-    whole,
 };
-
-/// Positions of an image below which burn's plain matrix product is faster forward; gradients are faster here at any size. It is the
-/// image that decides, not the batch, so that an image's output does not depend on what it is batched with.
-const POSITIONS: usize = 16;
 
 impl ConvBackend for Flex {
     fn fused_conv2d(
@@ -55,15 +50,14 @@ impl ConvBackend for Flex {
         let Some(stage) = stage(&x, &layers) else {
             return fallback::impala_stage::<Flex>(x, layers);
         };
-        let (x, layers) = (
-            x.to_contiguous(),
-            layers.map(|(weight, bias)| (weight.to_contiguous(), bias.to_contiguous())),
-        );
+        let x = x.to_contiguous();
+        let layers = layers.map(|(weight, bias)| (weight.to_contiguous(), bias.to_contiguous()));
         let out = stage.forward(
             x.storage(),
             layers.each_ref().map(|(weight, bias)| (weight.storage(), bias.storage())),
         );
-        let (batch, halved) = (x.shape().dims::<4>()[0], stage.halved());
+        let batch = x.shape().dims::<4>()[0];
+        let halved = stage.halved();
         tensor(out, [batch, stage.outputs, halved.height, halved.width])
     }
 
@@ -85,7 +79,7 @@ impl ConvBackend for Flex {
             return fallback::double_conv2d::<Flex>(x, weight, bias);
         };
         let [batch, _, height, width] = x.shape().dims();
-        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
         let out = layer.forward(x.storage(), weight.storage(), bias.storage(), &[], None);
         tensor(out, [batch, layer.outputs / 4, 2 * height, 2 * width])
     }
@@ -108,26 +102,26 @@ impl ConvBackend for Flex {
             return fallback::pool::<Flex>(x, pool);
         }
         let x = x.to_contiguous();
-        let (maxima, places) = pool.forward(x.storage(), [height, width]);
+        let (maxima, indices) = pool.forward(x.storage(), [height, width]);
         let [height, width] = pool.output([height, width]);
         let shape = [batch, channels, height, width];
-        let places = FlexTensor::from_data(TensorData::new(places, shape));
-        (tensor(maxima, shape), places)
+        let indices = FlexTensor::from_data(TensorData::new(indices, shape));
+        (tensor(maxima, shape), indices)
     }
 
     fn pool_backward(
         x: FlexTensor,
-        places: FlexTensor,
+        indices: FlexTensor,
         gradient: FlexTensor,
         pool: Pool,
     ) -> FlexTensor {
         let shape: [usize; 4] = x.shape().dims();
         if !poolable(&x, pool) {
-            return fallback::pool_backward::<Flex>(x, places, gradient, pool);
+            return fallback::pool_backward::<Flex>(x, indices, gradient, pool);
         }
         let gradient = gradient.to_contiguous();
         let size = [shape[2], shape[3]];
-        tensor(pool.backward(gradient.storage(), places.storage(), size), shape)
+        tensor(pool.backward(gradient.storage(), indices.storage(), size), shape)
     }
 
     fn normalise(
@@ -137,11 +131,12 @@ impl ConvBackend for Flex {
         epsilon: f64,
     ) -> Normalised<Flex> {
         let shape: [usize; 4] = x.shape().dims();
-        if !single(&x, &weight) || empty(&x) {
+        if !is_f32(&x, &weight) || empty(&x) {
             return fallback::normalise::<Flex>(x, weight, bias, epsilon);
         }
-        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let (weight, bias) = (weight.storage(), bias.storage());
+        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
+        let weight = weight.storage();
+        let bias = bias.storage();
         let pixels = shape[2] * shape[3];
         let (out, mean, variance) = norm::forward(x.storage(), weight, bias, pixels, epsilon);
         Normalised {
@@ -160,12 +155,11 @@ impl ConvBackend for Flex {
         epsilon: f64,
     ) -> Gradients<Flex> {
         let shape: [usize; 4] = x.shape().dims();
-        if !single(&x, &weight) || empty(&x) {
+        if !is_f32(&x, &weight) || empty(&x) {
             let moments = [mean, variance];
             return fallback::normalise_backward::<Flex>(x, weight, moments, gradient, epsilon);
         }
-        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let gradient = gradient.to_contiguous();
+        let [x, weight, gradient] = [x, weight, gradient].map(|tensor| tensor.to_contiguous());
         let (dx, dw, db) = norm::backward(
             x.storage(),
             weight.storage(),
@@ -183,16 +177,16 @@ impl ConvBackend for Flex {
 
     fn modulate(x: FlexTensor, by: FlexTensor) -> FlexTensor {
         let shape: [usize; 4] = x.shape().dims();
-        if !single(&x, &by) || empty(&x) {
+        if !is_f32(&x, &by) || empty(&x) {
             return fallback::modulate::<Flex>(x, by);
         }
-        let (x, by) = (x.to_contiguous(), by.to_contiguous());
+        let [x, by] = [x, by].map(|tensor| tensor.to_contiguous());
         tensor(modulate::forward(x.storage(), by.storage(), shape[1], shape[2] * shape[3]), shape)
     }
 
     fn modulate_backward(x: FlexTensor, by: FlexTensor, gradient: FlexTensor) -> [FlexTensor; 2] {
         let shape: [usize; 4] = x.shape().dims();
-        if !single(&x, &by) || empty(&x) {
+        if !is_f32(&x, &by) || empty(&x) {
             return fallback::modulate_backward::<Flex>(x, by, gradient);
         }
         let [x, by, gradient] = [x, by, gradient].map(|tensor| tensor.to_contiguous());
@@ -207,12 +201,12 @@ impl ConvBackend for Flex {
     }
 
     fn nearest(rows: FlexTensor, codes: FlexTensor) -> FlexTensor {
-        let ([books, count, dim], [_, entries, _]) =
-            (rows.shape().dims::<3>(), codes.shape().dims::<3>());
-        if !single(&rows, &codes) || empty(&rows) || empty(&codes) {
+        let [books, count, dim] = rows.shape().dims::<3>();
+        let [_, entries, _] = codes.shape().dims::<3>();
+        if !is_f32(&rows, &codes) || empty(&rows) || empty(&codes) {
             return fallback::nearest::<Flex>(rows, codes);
         }
-        let (rows, codes) = (rows.to_contiguous(), codes.to_contiguous());
+        let [rows, codes] = [rows, codes].map(|tensor| tensor.to_contiguous());
         let pairs = rows
             .storage::<f32>()
             .chunks_exact(count * dim)
@@ -227,7 +221,7 @@ impl ConvBackend for Flex {
         if gradient.dtype() != DType::F32 || empty(&gradient) {
             return fallback::join_backward::<Flex>(gradient, channels);
         }
-        // burn's own are views, which all that follows would read value by value.
+        // burn's own gradients are views, and later operations would read them value by value.
         let gradient = gradient.to_contiguous();
         let split = channels * height * width;
         let [mut front, mut behind] = [channels, both - channels]
@@ -261,10 +255,11 @@ impl ConvBackend for Flex {
     }
 }
 
-/// The number of the code nearest to a row, the first of equals.
+/// Returns the index of the code nearest to a row, the first one in case of a tie.
 fn nearest(row: &[f32], codes: &[f32]) -> i32 {
     let distance = |code: &[f32]| row.iter().zip(code).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
-    let (mut best, mut least) = (0, f32::INFINITY);
+    let mut best = 0;
+    let mut least = f32::INFINITY;
     for (i, code) in codes.chunks_exact(row.len()).enumerate() {
         let distance = distance(code);
         if distance < least {
@@ -274,76 +269,10 @@ fn nearest(row: &[f32], codes: &[f32]) -> i32 {
     best
 }
 
-/// Whether the pooling is done here.
-fn poolable(x: &FlexTensor, pool: Pool) -> bool {
-    let [_, _, height, width] = x.shape().dims();
-    pool.fits([height, width]) && x.dtype() == DType::F32 && !empty(x)
-}
-
-fn empty(x: &FlexTensor) -> bool {
-    x.shape().num_elements() == 0
-}
-
-/// The layer, if it is one of the fast ones.
-fn convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> Option<Layer> {
-    any_convolution(x, weight, settings).filter(|layer| layer.plane.area() >= POSITIONS)
-}
-
-/// The layer at any size, as its gradients are computed; but a kernel that covers the image is a matrix product.
-fn any_convolution(x: &FlexTensor, weight: &FlexTensor, settings: ConvSettings) -> Option<Layer> {
-    let [outputs, inputs, kernel, kernel_width] = weight.shape().dims();
-    let ConvSettings { padding, stride, relu } = settings;
-    let [_, channels, height, width] = x.shape().dims();
-    let fits = padding < kernel && height.min(width) + 2 * padding >= kernel;
-    let small =
-        kernel == kernel_width && kernel <= 3 && !whole::covers::<Flex>(x, weight, settings);
-    let fast = stride == 1 && small && fits && channels == inputs;
-    let plane = Plane { height, width, padding, kernel };
-    (fast && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer {
-        plane,
-        inputs,
-        outputs,
-        relu,
-        upscale: Upscale::None,
-    })
-}
-
-/// The layers as a stage, if all of them are fast ones.
-fn stage(x: &FlexTensor, layers: &[(FlexTensor, FlexTensor); 5]) -> Option<Stage> {
-    let settings = ConvSettings { padding: 1, stride: 1, relu: false };
-    let Layer { plane, inputs, outputs, .. } = convolution(x, &layers[0].0, settings)?;
-    let stage = Stage { plane, inputs, outputs };
-    let inner = layers[1..]
-        .iter()
-        .all(|(weight, _)| weight.shape().dims() == [outputs, outputs, 3, 3] && single(x, weight));
-    (plane.kernel == 3 && inner && stage.halved().area() >= POSITIONS).then_some(stage)
-}
-
-/// The transposed convolution as a layer, if it is a fast one.
-fn doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
-    any_doubling(x, weight).filter(|layer| layer.plane.area() >= POSITIONS)
-}
-
-/// The transposed convolution as a layer at any size but a single pixel, which is a matrix product.
-fn any_doubling(x: &FlexTensor, weight: &FlexTensor) -> Option<Layer> {
-    let ([inputs, outputs, rows, columns], [_, channels, height, width]) =
-        (weight.shape().dims(), x.shape().dims());
-    let fits = (rows, columns, channels) == (2, 2, inputs) && !whole::is_pixel::<Flex>(x);
-    let plane = Plane { height, width, padding: 0, kernel: 1 };
-    let upscale = Upscale::Double;
-    (fits && outputs > 0 && !empty(x) && single(x, weight)).then_some(Layer {
-        plane,
-        inputs,
-        outputs: 4 * outputs,
-        relu: false,
-        upscale,
-    })
-}
-
-fn single(x: &FlexTensor, weight: &FlexTensor) -> bool {
-    x.dtype() == DType::F32 && weight.dtype() == DType::F32
-}
-
+/// Runs a layer forward on tensors.
+///
+/// # Shapes
+/// As [`ConvBackend::pooled_conv2d`].
 fn forward(
     layer: &Layer,
     x: FlexTensor,
@@ -352,7 +281,8 @@ fn forward(
     skip: Option<FlexTensor>,
     pool: Option<Pool>,
 ) -> FlexTensor {
-    let ([batch, ..], size) = (x.shape().dims::<4>(), layer.plane.output());
+    let [batch, ..] = x.shape().dims::<4>();
+    let size = layer.plane.output();
     let skip = skip.map(|skip| skip.to_contiguous());
     let skip = skip.as_ref().map_or(&[][..], |skip| skip.storage::<f32>());
     let len = batch * layer.outputs * size[0] * size[1];
@@ -361,12 +291,13 @@ fn forward(
         "a skip of {} values is added to {len}",
         skip.len()
     );
-    let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+    let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
     let out = layer.forward(x.storage(), weight.storage(), bias.storage(), skip, pool);
     let [height, width] = pool.map_or(size, |pool| pool.output(size));
     tensor(out, [batch, layer.outputs, height, width])
 }
 
+/// Runs a layer backward on tensors.
 fn backward(
     layer: &Layer,
     x: &FlexTensor,
@@ -374,8 +305,7 @@ fn backward(
     gradient: &FlexTensor,
     wanted: Wanted,
 ) -> Gradients<Flex> {
-    let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-    let gradient = gradient.to_contiguous();
+    let [x, weight, gradient] = [x, weight, gradient].map(|tensor| tensor.to_contiguous());
     let want = [wanted.x, wanted.weight, wanted.bias];
     let found = layer.backward(x.storage(), weight.storage(), gradient.storage(), want);
     let LayerGradients { x: dx, weight: dw, bias: db } = found;
@@ -387,6 +317,7 @@ fn backward(
     }
 }
 
+/// Wraps values in a tensor.
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }

@@ -1,13 +1,23 @@
-//! The layers' heavy operations, fast on CPUs: the burn backends we use, extended.
+//! The heavy operations of the layers, fast on CPUs: an extension of burn's backends.
 //!
-//! In: `Tensor<B, 4>` of any backend `B: ConvBackend`, with or without autodiff. Out: what
-//! burn's own operations give, to rounding. Start at [`conv2d`]; [`ConvBackend`] lists what a
-//! backend may do better, and by default leaves to burn.
+//! They work on `Tensor<B, 4>` of any backend `B: ConvBackend`, with or without autodiff, and agree
+//! with burn's own operations up to rounding. Start at [`conv2d`]. [`ConvBackend`] lists the
+//! operations that a backend can override; by default burn computes them.
 //!
-//! On flex, the CPU backend, [`plane`] lays images out as lines, [`convolve`] convolves lines and [`correlate`] sums up their weights'
-//! gradients, [`batch`] and [`gradients`] spread a batch over the cores, and [`stage`] takes images through five layers at a time, for
-//! inference; [`flex`] and [`autodiff`] tie that to burn. Results are bitwise the same for any number of threads: how sums are split
-//! depends on shapes alone.
+//! On flex, the CPU backend:
+//!
+//! | file | content |
+//! |---|---|
+//! | [`plane`] | lays out images as lines |
+//! | [`convolve`] | convolves lines (SIMD kernel) |
+//! | [`correlate`] | gradients of weight and bias (SIMD kernel) |
+//! | [`batch`], [`gradients`] | distribute a batch over the cores, forward and backward |
+//! | [`stage`] | runs five layers on a few images at a time, for inference |
+//! | [`supported`] | decides which inputs the fast operations support |
+//! | [`flex`], [`autodiff`] | connect all this to burn |
+//!
+//! **Invariant:** results are bitwise identical for any number of threads. Only shapes decide how
+//! sums are split.
 
 mod autodiff;
 mod backend;
@@ -17,6 +27,7 @@ mod convolve;
 mod correlate;
 mod fallback;
 mod flex;
+mod full_kernel;
 mod gradients;
 mod modulate;
 mod norm;
@@ -24,8 +35,8 @@ mod plane;
 mod pool;
 mod simd;
 mod stage;
+mod supported;
 mod tanh;
-mod whole;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -41,8 +52,9 @@ impl ConvBackend for super::gpu::Gpu {}
 ///
 /// # Shapes
 /// - `x`: `[batch, in, height, width]`
-/// - `weight`: `[out, in, kernel, kernel]`, `bias`: `[out]`
-/// - output: `[batch, out, height', width']`, where
+/// - `weight`: `[out, in, kernel, kernel]`
+/// - `bias`: `[out]`
+/// - output: `[batch, out, height', width']`, with
 ///   `height' = (height + 2 * padding - kernel) / stride + 1`
 pub fn conv2d<B: ConvBackend>(
     x: Tensor<B, 4>,
@@ -55,7 +67,7 @@ pub fn conv2d<B: ConvBackend>(
     fused(x, weight, bias, None, settings)
 }
 
-/// `conv2d(relu(x))` with stride one, without writing `relu(x)` down.
+/// Computes `conv2d(relu(x))` with stride one, without storing `relu(x)`.
 ///
 /// # Shapes
 /// As [`conv2d`].
@@ -68,10 +80,10 @@ pub fn relu_conv2d<B: ConvBackend>(
     fused(x, weight, bias, None, ConvSettings { padding, stride: 1, relu: true })
 }
 
-/// `skip + conv2d(relu(x))` with stride one: the end of a residual block.
+/// Computes `skip + conv2d(relu(x))` with stride one: the end of a residual block.
 ///
 /// # Shapes
-/// As [`conv2d`]; `skip` is shaped like the output.
+/// As [`conv2d`]; `skip` has the shape of the output.
 pub fn relu_conv2d_add<B: ConvBackend>(
     x: Tensor<B, 4>,
     weight: Tensor<B, 4>,
@@ -82,10 +94,12 @@ pub fn relu_conv2d_add<B: ConvBackend>(
     fused(x, weight, bias, Some(skip), ConvSettings { padding, stride: 1, relu: true })
 }
 
-/// The maxima of a convolution's output, of which nothing else is written down unless a gradient is to flow through it.
+/// Convolves and takes the maximum of each pooling window. The full output is stored only if a
+/// gradient flows through it.
 ///
 /// # Shapes
-/// As [`conv2d`]; `skip` is shaped like the output before pooling, of which [`Pool::output`] says what remains.
+/// As [`conv2d`]. `skip` has the shape of the output before pooling; [`Pool::output`] gives the
+/// final size.
 pub fn pooled_conv2d<B: ConvBackend>(
     x: Tensor<B, 4>,
     weight: Tensor<B, 4>,
@@ -104,13 +118,15 @@ pub fn pooled_conv2d<B: ConvBackend>(
     ))
 }
 
-/// A stage of the IMPALA trunk: a convolution, of which every second maximum of 3x3 is kept, and two residual blocks
-/// `x + conv(relu(conv(relu(x))))`. `layers` are the five convolutions' weights and biases; all have a kernel of three and keep the size.
+/// Runs a stage of the IMPALA trunk: a convolution, a 3x3 max pooling with stride two, and two
+/// residual blocks `x + conv(relu(conv(relu(x))))`. `layers` are the weights and biases of the five
+/// convolutions, all with kernel 3 and padding 1.
 ///
 /// # Shapes
 /// - `x`: `[batch, in, height, width]`
-/// - weights: `[out, in, 3, 3]`, then `[out, out, 3, 3]`; biases: `[out]`
-/// - output: `[batch, out, height / 2, width / 2]`
+/// - weights: `[out, in, 3, 3]`, then `[out, out, 3, 3]`
+/// - biases: `[out]`
+/// - output: `[batch, out, height / 2, width / 2]`, rounded up
 pub fn impala_stage<B: ConvBackend>(
     x: Tensor<B, 4>,
     layers: [(Tensor<B, 4>, Tensor<B, 1>); 5],
@@ -121,11 +137,12 @@ pub fn impala_stage<B: ConvBackend>(
     ))
 }
 
-/// Transposed convolution of a 2x2 kernel with stride two: doubles the image.
+/// Doubles images with a transposed convolution: kernel 2, stride 2.
 ///
 /// # Shapes
 /// - `x`: `[batch, in, height, width]`
-/// - `weight`: `[in, out, 2, 2]`, `bias`: `[out]`
+/// - `weight`: `[in, out, 2, 2]`
+/// - `bias`: `[out]`
 /// - output: `[batch, out, 2 * height, 2 * width]`
 pub fn double_conv2d<B: ConvBackend>(
     x: Tensor<B, 4>,
@@ -137,27 +154,30 @@ pub fn double_conv2d<B: ConvBackend>(
     from_float(B::double_conv2d(into_float(x), into_float(weight), into_float(bias)))
 }
 
-/// Puts `y`'s channels behind `x`'s.
+/// Concatenates the channels of `x` and `y`.
 ///
 /// # Shapes
 /// - `x`, `y`: `[batch, channel, height, width]`
+/// - output: `[batch, channels of x and y, height, width]`
 pub fn join<B: ConvBackend>(x: Tensor<B, 4>, y: Tensor<B, 4>) -> Tensor<B, 4> {
     from_float(B::join(into_float(x), into_float(y)))
 }
 
-/// Which code of its book is nearest to each row, the first of equals; no gradient flows through it.
+/// Returns the index of the nearest code for each row, the first one in case of a tie. No gradient
+/// flows through it.
 ///
 /// # Shapes
-/// - `rows`: `[book, row, dim]`, `codes`: `[book, entry, dim]`
+/// - `rows`: `[book, row, dim]`
+/// - `codes`: `[book, entry, dim]`
 /// - output: `[book, row]`
 pub fn nearest<B: ConvBackend>(rows: Tensor<B, 3>, codes: Tensor<B, 3>) -> Tensor<B, 2, Int> {
     Tensor::from_primitive(B::nearest(into_float(rows), into_float(codes)))
 }
 
-/// Normalises each channel by the batch's own mean and variance: batch normalisation in training.
+/// Normalises each channel by the mean and variance of the batch: batch normalisation in training.
 ///
-/// Returns the output, and the mean and the biased variance for running statistics; no gradient
-/// flows through these two.
+/// Returns the output, the mean and the biased variance. No gradient flows through the latter two,
+/// which serve as running statistics.
 ///
 /// # Shapes
 /// - `x` and output: `[batch, channel, height, width]`
@@ -182,7 +202,7 @@ pub fn modulate<B: ConvBackend>(x: Tensor<B, 4>, by: Tensor<B, 2>) -> Tensor<B, 
     from_float(B::modulate(into_float(x), into_float(by)))
 }
 
-/// The hyperbolic tangent, right to 5e-7 of its value.
+/// Computes the hyperbolic tangent with a relative error below 5e-7.
 pub fn tanh<B: ConvBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     from_float(B::fast_tanh(into_float(x)))
 }

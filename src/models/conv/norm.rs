@@ -1,16 +1,20 @@
-//! Batch normalisation with the batch's own statistics, forward and backward.
+//! Batch normalisation by the statistics of the batch, forward and backward.
 //!
-//! In and out: dense slices `[batch, channel, pixels]`. Start at [`forward`]. Sums are taken
-//! image by image, in f32 within one and in f64 across, always in the same order.
+//! Inputs and outputs are contiguous slices `[batch, channel, pixels]`. Start at [`forward`]. Sums
+//! use f32 within an image and f64 across images, always in the same order.
 
 use rayon::prelude::*;
 
 use super::buffer::zeros;
 
-/// Running sums a plane is added up in; what is added to which depends on the shape alone.
+/// Number of running sums per plane. The shape alone decides which value goes to which sum.
 const PARTS: usize = 16;
 
-/// Normalised values, and each channel's mean and (biased) variance.
+/// Returns the normalised values, and the mean and biased variance of each channel.
+///
+/// # Shapes
+/// - `x` and output: `[batch, channel, pixels]`
+/// - `weight`, `bias`, mean and variance: `[channel]`
 pub(super) fn forward(
     x: &[f32],
     weight: &[f32],
@@ -26,6 +30,7 @@ pub(super) fn forward(
         .map(|channel| {
             let mean = planes(channel).map(|x| f64::from(sum(x, |v| v))).sum::<f64>() / count;
             let from = mean as f32;
+            // Squares are taken around the mean: a difference of large sums would lose digits.
             let square = |v: f32| (v - from) * (v - from);
             let squares = planes(channel).map(|x| f64::from(sum(x, square))).sum::<f64>();
             (from, (squares / count) as f32)
@@ -36,13 +41,20 @@ pub(super) fn forward(
     planes.for_each(|(i, (out, x))| {
         let channel = i % channels;
         let scale = weight[channel] * inverse_deviation(variance[channel], epsilon);
-        let (mean, bias) = (mean[channel], bias[channel]);
-        out.iter_mut().zip(x).for_each(|(out, v)| *out = (v - mean) * scale + bias);
+        let mean = mean[channel];
+        let bias = bias[channel];
+        for (out, v) in out.iter_mut().zip(x) {
+            *out = (v - mean) * scale + bias;
+        }
     });
     (out, mean, variance)
 }
 
-/// The gradients of the input, the weight and the bias, given the output's.
+/// Returns the gradients of input, weight and bias for the gradient of the output.
+///
+/// # Shapes
+/// - `x` and `gradient`: `[batch, channel, pixels]`
+/// - `weight`, `mean` and `variance`: `[channel]`
 pub(super) fn backward(
     x: &[f32],
     weight: &[f32],
@@ -72,7 +84,9 @@ pub(super) fn backward(
     planes.zip(gradient.par_chunks(pixels)).enumerate().for_each(|(i, ((dx, x), g))| {
         let channel = i % channels;
         let deviation = inverse_deviation(variance[channel], epsilon);
-        let (mean, scale) = (mean[channel], weight[channel] * deviation);
+        let mean = mean[channel];
+        let scale = weight[channel] * deviation;
+        // The mean and the variance depend on every input, which adds these two terms.
         let level = (f64::from(db[channel]) / count) as f32;
         let slope = (f64::from(dw[channel]) / count) as f32 * deviation;
         for (dx, (g, x)) in dx.iter_mut().zip(g.iter().zip(x)) {
@@ -82,26 +96,33 @@ pub(super) fn backward(
     (dx, dw, db)
 }
 
+/// Returns 1 / sqrt(variance + epsilon).
 fn inverse_deviation(variance: f32, epsilon: f64) -> f32 {
     (1.0 / (f64::from(variance) + epsilon).sqrt()) as f32
 }
 
-/// The sum of what `f` makes of each value.
+/// Returns the sum of `f` over all values.
 pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; PARTS];
+    // Independent sums, so that the loop vectorises.
     let (chunks, rest) = x.as_chunks::<PARTS>();
     for chunk in chunks {
-        parts.iter_mut().zip(chunk).for_each(|(part, v)| *part += f(*v));
+        for (part, v) in parts.iter_mut().zip(chunk) {
+            *part += f(*v);
+        }
     }
     parts.iter().sum::<f32>() + rest.iter().map(|v| f(*v)).sum::<f32>()
 }
 
-/// The sum of `g` times what `f` makes of `x`.
+/// Returns the sum of `g * f(x)` over all values.
 pub(super) fn dot(g: &[f32], x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; PARTS];
-    let ((g, g_rest), (x, x_rest)) = (g.as_chunks::<PARTS>(), x.as_chunks::<PARTS>());
+    let (g, g_rest) = g.as_chunks::<PARTS>();
+    let (x, x_rest) = x.as_chunks::<PARTS>();
     for (g, x) in g.iter().zip(x) {
-        parts.iter_mut().zip(g.iter().zip(x)).for_each(|(part, (g, x))| *part += g * f(*x));
+        for (part, (g, x)) in parts.iter_mut().zip(g.iter().zip(x)) {
+            *part += g * f(*x);
+        }
     }
     let rest = g_rest.iter().zip(x_rest).map(|(g, x)| g * f(*x));
     parts.iter().sum::<f32>() + rest.sum::<f32>()

@@ -1,73 +1,76 @@
-//! Where pixels lie: a batch of images becomes, channel by channel, one long line with zeros
-//! between rows and images, on which a convolution is a sum of shifted lines.
+//! The memory layout of the fast convolutions. The images of a batch become one long line per
+//! channel, with zeros between rows and between images. On such lines a convolution is a sum of
+//! shifted lines.
 //!
-//! In: images `[batch, channel, height, width]`. Out: the same values as `channel` lines.
 //! Start at [`Plane`].
 
-/// Lines hold a multiple of this many positions, so that no SIMD tile runs over their end.
+/// Lines hold a multiple of this number of positions, so that no SIMD tile runs over their end.
 pub(super) const TILE: usize = 48;
 
 /// The geometry of a square, stride-one convolution over images of one size.
 ///
-/// One run of `padding` zeros after each row serves as its right border and as the next row's
-/// left border; likewise `padding` rows of zeros between two images. An output pixel and the
-/// input pixels it reads are then a constant distance apart, whatever the image and the row.
+/// A run of `padding` zeros after each row is both its right border and the left border of the next
+/// row. Likewise, `padding` rows of zeros separate two images. So the distance between an output
+/// pixel and its input pixels is the same for all images and rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plane {
     /// Rows of an image.
     pub height: usize,
     /// Columns of an image.
     pub width: usize,
-    /// Zeros around an image; smaller than `kernel`.
+    /// Width of the border of zeros around an image; less than `kernel`.
     pub padding: usize,
     /// Rows and columns of the kernel.
     pub kernel: usize,
 }
 
 impl Plane {
-    /// Positions from one row to the next.
+    /// Returns the distance between two rows, in positions.
     pub fn row(&self) -> usize {
         self.width + self.padding
     }
 
-    /// Positions from one image to the next.
+    /// Returns the distance between two images, in positions.
     pub fn area(&self) -> usize {
         (self.height + self.padding) * self.row()
     }
 
-    /// Zeros in front of a line's first pixel.
+    /// Returns the number of zeros before the first pixel of a line.
     pub fn lead(&self) -> usize {
         self.padding * (self.row() + 1)
     }
 
-    /// Positions of `images` images, rounded up to whole tiles.
+    /// Returns the number of positions of `images` images, rounded up to whole tiles.
     pub fn positions(&self, images: usize) -> usize {
         (images * self.area()).next_multiple_of(TILE)
     }
 
-    /// Values in a line of `images` images: its positions and what the last of them reads.
+    /// Returns the number of values in a line of `images` images: its positions and the inputs of
+    /// the last of them.
     pub fn line(&self, images: usize) -> usize {
         self.positions(images) + (self.kernel - 1) * (self.row() + 1)
     }
 
-    /// The size of the convolution's output.
+    /// Returns the height and width of the output.
     pub fn output(&self) -> [usize; 2] {
         let shrink = self.kernel - 1;
         [self.height + 2 * self.padding - shrink, self.width + 2 * self.padding - shrink]
     }
 
-    /// The geometry of the input's gradient: a convolution over images of the output's size.
+    /// Returns the geometry of the input gradient: a convolution over images of the output's size.
     ///
-    /// It has the same rows and the same area, so both see one line of gradients alike.
+    /// Rows and areas have the same lengths in both geometries, so one line of gradients serves
+    /// both.
     pub fn transposed(&self) -> Plane {
         let [height, width] = self.output();
         Plane { height, width, padding: self.kernel - 1 - self.padding, kernel: self.kernel }
     }
 
-    /// Lays images out as lines with zeros around them.
+    /// Lays out images as lines with zeros around them.
     ///
+    /// # Shapes
     /// - `images`: `[image, channel, height, width]`
-    /// - `lines`: `[channel, line]`, overwritten whole
+    /// - `lines`: `[channel, line]`, fully overwritten
     pub fn gather(&self, images: &[f32], channels: usize, lines: &mut [f32], relu: bool) {
         let pixels = self.height * self.width;
         let line = self.line(images.len() / (channels * pixels));
@@ -81,10 +84,14 @@ impl Plane {
                     rows.chunks_exact_mut(self.row()).zip(image.chunks_exact(self.width))
                 {
                     let (to, gap) = to.split_at_mut(self.width);
-                    match relu {
-                        true => to.iter_mut().zip(from).for_each(|(to, &v)| *to = rectify(v)),
-                        false => to.copy_from_slice(from),
+                    if relu {
+                        for (to, &v) in to.iter_mut().zip(from) {
+                            *to = rectify(v);
+                        }
+                    } else {
+                        to.copy_from_slice(from);
                     }
+                    // One zero, the usual gap, is cheaper than a call of `fill`.
                     match gap {
                         [zero] => *zero = 0.0,
                         zeros => zeros.fill(0.0),
@@ -97,9 +104,10 @@ impl Plane {
         }
     }
 
-    /// Visits the rows of the convolution's output.
+    /// Iterates over the rows of the output.
     pub fn rows(self, images: usize, channels: usize) -> impl Iterator<Item = Row> {
-        let ([height, _], positions) = (self.output(), self.positions(images));
+        let [height, _] = self.output();
+        let positions = self.positions(images);
         let planes =
             (0..images).flat_map(move |image| (0..channels).map(move |channel| (image, channel)));
         planes.flat_map(move |(image, channel)| {
@@ -109,19 +117,19 @@ impl Plane {
     }
 }
 
-/// A row of an output, and where it starts among the lines' positions.
+/// A row of an output, and its offset in the lines.
 pub(super) struct Row {
-    /// Its image.
+    /// Index of its image.
     pub image: usize,
-    /// Its channel.
+    /// Index of its channel.
     pub channel: usize,
-    /// Its row in the image.
+    /// Index of the row in the image.
     pub y: usize,
-    /// Where it starts in the convolution's output, `[channel, positions]`.
+    /// Offset in the output of the convolution, `[channel, positions]`.
     pub flat: usize,
 }
 
-/// `max(value, 0)`; not-a-number stays what it is.
+/// Returns `max(value, 0)`. NaN stays NaN.
 pub(super) fn rectify(value: f32) -> f32 {
     if value < 0.0 { 0.0 } else { value }
 }
@@ -131,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gradient_line_serves_both_gradients() {
+    fn one_gradient_line_fits_both_gradients() {
         for (padding, kernel) in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)] {
             let plane = Plane { height: 7, width: 5, padding, kernel };
             let back = plane.transposed();
@@ -142,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_followed_by_the_border_it_shares() {
+    fn neighbouring_rows_share_one_border() {
         let plane = Plane { height: 2, width: 2, padding: 1, kernel: 3 };
         let mut lines = vec![f32::NAN; plane.line(1)];
         plane.gather(&[1., -2., 3., 4.], 1, &mut lines, true);

@@ -1,9 +1,9 @@
-//! What stands around the convolutions: stages, pooling, normalisation, modulation, tanh.
+//! Compares stages, pooling, normalisation, modulation and tanh with references.
 
 use super::*;
 
 #[test]
-fn a_stage_is_its_layers_bit_by_bit() {
+fn a_stage_equals_its_layers_bitwise() {
     for (i, [n, ci, co, h, w]) in [
         [3, 9, 16, 64, 64],
         [9, 16, 32, 16, 16],
@@ -51,7 +51,9 @@ fn pooling_equals_burns_and_ties_go_to_the_first() {
             module::max_pool2d(want.clone(), [kernel; 2], [stride; 2], [padding; 2], [1; 2], false);
         assert_eq!(values(&out.inner()), values(&wanted.clone().inner()));
         let want_grads = (wanted * random).sum().backward();
-        assert!(apart(&leaf.grad(&grads).unwrap(), &want.grad(&want_grads).unwrap()) < 1e-6);
+        assert!(
+            relative_error(&leaf.grad(&grads).unwrap(), &want.grad(&want_grads).unwrap()) < 1e-6
+        );
     }
 }
 
@@ -60,7 +62,8 @@ fn normalising_equals_autodiff_over_elementary_operations() {
     for [n, c, h, w] in [[5, 7, 9, 4], [32, 8, 1, 1], [2, 3, 33, 65]] {
         // Far from zero, where a careless variance loses its digits.
         let x = noise([n, c, h, w], 1).add_scalar(30.0);
-        let (weight, bias) = (noise([c], 2), noise([c], 3));
+        let weight = noise([c], 2);
+        let bias = noise([c], 3);
         let inputs = (&x, &noise([1, 1, 1, 1], 4), &bias, &weight.clone().reshape([1, c, 1, 1]));
         let with_all = |out: Tensor<Ad, 4>, unused: Tensor<Ad, 4>| out + unused.mul_scalar(0.0);
         let got = gradients(inputs, |x, unused, bias, weight| {
@@ -76,43 +79,47 @@ fn normalising_equals_autodiff_over_elementary_operations() {
         let want = gradients(inputs, |x, unused, bias, weight| {
             with_all(elementary(x, bias, weight), unused)
         });
-        let apart_by = [apart(&got.0, &want.0), apart(&got.2, &want.2), apart(&got.3, &want.3)];
-        assert!(apart_by.iter().all(|&v| v < 2e-4), "{apart_by:?}");
+        let errors = [
+            relative_error(&got.0, &want.0),
+            relative_error(&got.2, &want.2),
+            relative_error(&got.3, &want.3),
+        ];
+        assert!(errors.iter().all(|&v| v < 2e-4), "{errors:?}");
         let (out, mean, variance) = batch_norm(x.clone(), weight.clone(), bias.clone(), 1e-5);
         let want = elementary(
             Tensor::from_inner(x.clone()),
             Tensor::from_inner(bias),
             Tensor::from_inner(weight.reshape([1, c, 1, 1])),
         );
-        assert!(apart(&out, &want.inner()) < 2e-5);
+        assert!(relative_error(&out, &want.inner()) < 2e-5);
         let x = x.swap_dims(0, 1).reshape([c, n * h * w]);
-        assert!(apart(&mean, &x.clone().mean_dim(1).flatten(0, 1)) < 1e-6);
-        assert!(apart(&variance, &x.var_bias(1).flatten(0, 1)) < 1e-5);
+        assert!(relative_error(&mean, &x.clone().mean_dim(1).flatten(0, 1)) < 1e-6);
+        assert!(relative_error(&variance, &x.var_bias(1).flatten(0, 1)) < 1e-5);
     }
 }
 
 #[test]
 fn modulating_equals_autodiff_over_elementary_operations() {
     for [n, c, h, w] in [[5, 7, 9, 4], [3, 2, 1, 1], [2, 3, 33, 65]] {
-        let (x, by) = (noise([n, c, h, w], 1), noise([n, 2 * c], 2));
+        let x = noise([n, c, h, w], 1);
+        let by = noise([n, 2 * c], 2);
         let elementary = |x: Tensor<Ad, 4>, by: Tensor<Ad, 2>| {
             let by = by.reshape([n, 2 * c, 1, 1]);
             x * (by.clone().narrow(1, 0, c) + 1.0) + by.narrow(1, c, c)
         };
         let run = |f: &dyn Fn(Tensor<Ad, 4>, Tensor<Ad, 2>) -> Tensor<Ad, 4>| {
-            let (x, by) = (
-                Tensor::from_inner(x.clone()).require_grad(),
-                Tensor::from_inner(by.clone()).require_grad(),
-            );
+            let x = Tensor::from_inner(x.clone()).require_grad();
+            let by = Tensor::from_inner(by.clone()).require_grad();
             let out = f(x.clone(), by.clone());
             let grads = (out.clone() * Tensor::from_inner(noise(out.dims(), 99))).sum().backward();
             (out.inner(), x.grad(&grads).unwrap(), by.grad(&grads).unwrap())
         };
-        let (got, want) = (run(&modulate), run(&elementary));
+        let got = run(&modulate);
+        let want = run(&elementary);
         assert!(
-            apart(&got.0, &want.0) < 1e-6
-                && apart(&got.1, &want.1) < 1e-6
-                && apart(&got.2, &want.2) < 1e-4
+            relative_error(&got.0, &want.0) < 1e-6
+                && relative_error(&got.1, &want.1) < 1e-6
+                && relative_error(&got.2, &want.2) < 1e-4
         );
     }
 }
@@ -127,6 +134,7 @@ fn tanh_and_its_gradient_equal_burns() {
         let grads = (out.clone() * random).sum().backward();
         (out.inner(), x.grad(&grads).unwrap())
     };
-    let (got, want) = (run(&tanh), run(&Tensor::tanh));
-    assert!(apart(&got.0, &want.0) < 1e-6 && apart(&got.1, &want.1) < 1e-5);
+    let got = run(&tanh);
+    let want = run(&Tensor::tanh);
+    assert!(relative_error(&got.0, &want.0) < 1e-6 && relative_error(&got.1, &want.1) < 1e-5);
 }

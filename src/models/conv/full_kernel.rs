@@ -1,7 +1,9 @@
-//! Convolutions whose kernel covers the whole image, and doublings of a single pixel: plain matrix products.
+//! Convolutions whose kernel covers the whole image, and the doubling of a single pixel: both are
+//! plain matrix products.
 //!
-//! In and out: as in [`ConvBackend`](super::ConvBackend), on any backend. They are the U-Net's bottom; burn's general convolutions
-//! spend most of their time there arranging a few pixels.
+//! They occur at the bottom of the U-Net and work on any backend. burn's general convolutions would
+//! spend most of their time there on arranging a few pixels. See
+//! [`ConvBackend`](super::ConvBackend) for the shapes.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -9,24 +11,24 @@ use burn::tensor::{Tensor, TensorMetadata};
 
 use super::{ConvSettings, Gradients, Wanted, from_float, into_float};
 
-/// Whether a convolution leaves one pixel, which has seen all of the image.
+/// Returns whether the kernel covers the image, so that the output is a single pixel.
 pub(super) fn covers<B: Backend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
     settings: ConvSettings,
 ) -> bool {
-    let ([batch, _, height, width], [.., rows, columns]) =
-        (x.shape().dims::<4>(), weight.shape().dims::<4>());
+    let [batch, _, height, width] = x.shape().dims::<4>();
+    let [.., rows, columns] = weight.shape().dims::<4>();
     batch > 0 && settings.padding == 0 && !settings.relu && (rows, columns) == (height, width)
 }
 
-/// Whether the image is a single pixel.
+/// Returns whether the image is a single pixel.
 pub(super) fn is_pixel<B: Backend>(x: &FloatTensor<B>) -> bool {
     let [batch, _, height, width] = x.shape().dims();
     batch > 0 && (height, width) == (1, 1)
 }
 
-/// The convolution of an image that the kernel covers.
+/// Convolves images that the kernel covers.
 pub(super) fn conv2d<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -39,14 +41,15 @@ pub(super) fn conv2d<B: Backend>(
     into_float(out.reshape([batch, outputs, 1, 1]))
 }
 
-/// The gradients of [`conv2d`].
+/// Returns the gradients of [`conv2d`].
 pub(super) fn conv2d_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     gradient: FloatTensor<B>,
     wanted: Wanted,
 ) -> Gradients<B> {
-    let (image, kernel) = (x.shape().dims::<4>(), weight.shape().dims::<4>());
+    let image = x.shape().dims::<4>();
+    let kernel = weight.shape().dims::<4>();
     let gradient = rows::<B>(gradient);
     Gradients {
         x: wanted.x.then(|| into_float(gradient.clone().matmul(rows::<B>(weight)).reshape(image))),
@@ -57,7 +60,7 @@ pub(super) fn conv2d_backward<B: Backend>(
     }
 }
 
-/// The doubling of a single pixel: four times the channels are the four pixels.
+/// Doubles single pixels. The four pixels of a channel are four outputs of the matrix product.
 pub(super) fn double<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -71,14 +74,16 @@ pub(super) fn double<B: Backend>(
     )
 }
 
-/// The gradients of [`double`].
+/// Returns the gradients of [`double`].
 pub(super) fn double_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     gradient: FloatTensor<B>,
     wanted: Wanted,
 ) -> Gradients<B> {
-    let (image, kernel) = (x.shape().dims::<4>(), weight.shape().dims::<4>());
+    let image = x.shape().dims::<4>();
+    let kernel = weight.shape().dims::<4>();
+    // The bias is shared by the four pixels of a channel.
     let bias = || {
         from_float::<B, 4>(gradient.clone())
             .sum_dim(0)
@@ -98,7 +103,7 @@ pub(super) fn double_backward<B: Backend>(
     }
 }
 
-/// All but the first dimension as one.
+/// Flattens all dimensions except the first.
 fn rows<B: Backend>(tensor: FloatTensor<B>) -> Tensor<B, 2> {
     from_float::<B, 4>(tensor).flatten(1, 3)
 }
