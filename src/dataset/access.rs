@@ -72,13 +72,15 @@ impl Access {
         let scheme = base.split("://").next().unwrap_or_default();
         if !SCHEMES.contains(&scheme) {
             return Err(invalid(format!(
-                "`{scheme}` is not the scheme of an object store, expected s3, gs or az, or a folder"
+                "`{scheme}` is not the scheme of an object store, expected s3, gs or az, or a \
+                 folder"
             )));
         }
         // Receipts and manifests contain addresses, so a password must not be part of one.
         let user = base.split_once('@').map(|(user, _)| &user[scheme.len() + 3..]);
         if user.is_some_and(|user| user.contains(':')) {
             let reason = "it holds a password, and lapo would write it into every record".into();
+            // The address has the password in it, so the message does not show it.
             return Err(Error::Address { address: format!("{scheme}://..."), reason });
         }
         let mut connections = self.connections();
@@ -87,6 +89,7 @@ impl Access {
         }
         let url = Url::parse(base).map_err(|cause| invalid(cause.to_string()))?;
         let options = self.0.options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        // `object_store` ignores options of other kinds of stores.
         let (objects, _) = object_store::parse_url_opts(&url, options)
             .map_err(|cause| invalid(self.hide(&cause.to_string())))?;
         let objects: Arc<dyn ObjectStore> = Arc::from(objects);
@@ -105,6 +108,7 @@ impl Access {
         if let Some(found) = &connections.runtime {
             return Ok(found.clone());
         }
+        // One thread is enough: callers block on their requests.
         let made = Builder::new_current_thread()
             .enable_all()
             .build()

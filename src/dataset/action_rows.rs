@@ -66,6 +66,7 @@ impl ActionRows {
         } else {
             rows.add_parquet(&path.display().to_string(), file)?;
         }
+        // Only a single float a row may be a discrete action: lists are always continuous.
         if rows.is_scalar {
             rows.make_whole_numbers_discrete();
         }
@@ -91,6 +92,7 @@ impl ActionRows {
                 1 => "discrete, 1 value".into(),
                 values => format!("discrete, {values} values"),
             },
+            // Name the value that made the actions continuous: often it is a mistake.
             1 if self.is_scalar => {
                 let odd = self
                     .continuous
@@ -135,6 +137,7 @@ impl ActionRows {
         self.frame_index.push(from.frame_index[row]);
         match self.axes {
             0 => self.discrete.push(from.discrete[row]),
+            // Rows lie one after another, `axes` numbers each.
             axes => self.continuous.extend_from_slice(&from.continuous[row * axes..][..axes]),
         }
         self.reward.push(from.reward[row]);

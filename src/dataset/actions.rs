@@ -40,6 +40,7 @@ impl Actions {
     pub fn new(rows: ActionRows) -> Result<Actions, String> {
         let mut by_video: HashMap<String, HashMap<u32, usize>> = HashMap::new();
         for (row, (video, frame)) in rows.video.iter().zip(&rows.frame_index).enumerate() {
+            // Most rows belong to a known video: `entry` alone would clone the name for each row.
             let frames = match by_video.get_mut(video) {
                 Some(found) => found,
                 None => by_video.entry(video.to_owned()).or_default(),

@@ -84,6 +84,7 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
         };
     }
     let (bytes, version) = version_of(uri, access)?;
+    // The version is part of the name, so a changed archive is listed again.
     let name = blake3::hash(format!("members of all kinds\n{uri}\n{version}\n{bytes}").as_bytes())
         .to_hex()
         .to_string();
@@ -117,6 +118,7 @@ impl<R: Seek> Section<R> {
 
 impl<R: Read> Read for Section<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        // Reads stop at the end of the member, and seeks behind it read nothing.
         let wanted = self.bytes.saturating_sub(self.at).min(out.len() as u64) as usize;
         let read = self.file.read(&mut out[..wanted])?;
         self.at += read as u64;
@@ -132,6 +134,7 @@ impl<R: Seek> Seek for Section<R> {
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
         };
         self.at = at.ok_or(ErrorKind::InvalidInput)?;
+        // The inner position is always `from + at`.
         let offset = self.from.checked_add(self.at).ok_or(ErrorKind::InvalidInput)?;
         self.file.seek(SeekFrom::Start(offset))?;
         Ok(self.at)

@@ -84,6 +84,7 @@ pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Lis
                 found.extend(
                     page.result.objects.into_iter().map(|object| Listed::Object(stored(object))),
                 );
+                // After the odd key, pages grow back to the full size.
                 page_size = PAGE.min(page_size * 2);
                 match page.page_token {
                     Some(token) => from = Position::Token(token),
@@ -92,6 +93,7 @@ pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Lis
             }
             // One key of the page is odd: halve the page to find it.
             Err(Cause::InvalidPath { .. }) if page_size > 1 => page_size /= 2,
+            // A page of one object: its key is the odd one.
             Err(Cause::InvalidPath { source }) => {
                 let (key, reason) = odd_key(source);
                 found.push(Listed::Odd { key: key.clone(), reason });
@@ -116,6 +118,7 @@ fn listing_failed(base: &str, folder: &str, cause: &Cause, access: &Access) -> E
 fn with_retries<T>(mut request: impl FnMut() -> Result<T, Cause>) -> Result<T, Cause> {
     for tries in 1..TRIES {
         match request() {
+            // Waits 80, 160, 320 and 640 ms.
             Err(Cause::Generic { .. }) => std::thread::sleep(Duration::from_millis(40 << tries)),
             answer => return answer,
         }

@@ -83,6 +83,7 @@ impl Cache {
         match fetched {
             Ok(()) => Ok(file),
             Err(error) => {
+                // The fetch failed: a half-written part must not stay.
                 let _ = fs::remove_file(&part);
                 Err(error)
             }
@@ -138,10 +139,12 @@ impl Cache {
             Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
             file => file.map_err(io_error("open", part))?,
         };
+        // Sync before the rename: after a power cut a copy must not be empty.
         file.sync_all().map_err(io_error("sync", part))?;
         let bytes = file.metadata().map_err(io_error("look at", part))?.len();
         fs::rename(part, self.folder.join(name)).map_err(io_error("rename", part))?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only a full cache, or the first file of this process, needs a listing.
         let now = held.map(|held| held + bytes).filter(|held| *held <= self.max_bytes);
         *held = Some(now.map_or_else(|| self.shrink(), Ok)?);
         Ok(())
@@ -156,6 +159,7 @@ impl Cache {
             }
         }
         let mut copies = listed(&self.folder)?;
+        // Sorted by last use, then by size and path.
         copies.sort();
         let mut held: u64 = copies.iter().map(|(_, bytes, _)| bytes).sum();
         let target = if held > self.max_bytes {
@@ -190,6 +194,7 @@ impl Cache {
 
 /// Creates a folder for this user alone, or checks an existing one.
 fn make_private(folder: &Path) -> Result<()> {
+    // The mode is set at creation: a later `chmod` would leave a gap.
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(cause) if cause.kind() == ErrorKind::AlreadyExists => {}
         made => return made.map_err(io_error("create the folder", folder)),

@@ -34,6 +34,7 @@ impl Store {
             .step_by(READ_BYTES as usize)
             .map(|from| from..(from + READ_BYTES).min(file.len()))
             .collect();
+        // Read a few pieces at once, but hash them in order.
         for pieces in pieces.chunks(CONCURRENT_READS) {
             for piece in file.read(pieces)? {
                 hasher.update(&piece);
@@ -76,6 +77,7 @@ impl Store {
             let created = [self.create(&path, b"one")?, self.create(&path, b"two")?];
             Ok(created == [Created::New, Created::Exists] && self.require(&path)? == "one")
         };
+        // The probe is deleted even if the check failed.
         let is_atomic = probe();
         self.delete(&path)?;
         if is_atomic? { Ok(()) } else { Err(Error::NotAtomic { place: self.name() }) }

@@ -60,6 +60,7 @@ impl Folder {
             file.write_all(bytes)?;
             if lasts == Lasts::UntilPowerIsCut { Ok(()) } else { self.durable.sync(&file, &staged) }
         });
+        // A hard link fails if the name exists. This makes the create atomic.
         let placed = written.and_then(|()| put_in_place(&staged, &target));
         // A left-over staged file is harmless: it is never listed or read.
         let _ = fs::remove_file(&staged);
@@ -99,6 +100,7 @@ pub(super) enum Lasts {
 fn staged_beside(target: &Path) -> PathBuf {
     let random = RandomState::new().build_hasher().finish();
     let mut name = target.file_name().unwrap_or_default().to_owned();
+    // `object_store` uses the same form for its staged files.
     name.push(format!("#{random}"));
     target.with_file_name(name)
 }
@@ -120,6 +122,7 @@ fn link_or_move(
         Errno::from_io_error(cause).is_some_and(|error| errors.contains(&error))
     };
     match linked {
+        // File systems without hard links return one of these.
         Err(cause) if is(&cause, &[Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS]) => {
             let cannot =
                 |cause: &io::Error| is(cause, &[Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]);

@@ -83,6 +83,7 @@ impl Durable {
         if let Names::Each(known) = self.names() {
             let mut known = lock(known);
             for folder in made {
+                // A folder deleted and created again has a new name to sync.
                 known.durable.remove(&folder);
                 if !folder.starts_with(&self.root) {
                     known.above.insert(folder);
@@ -130,6 +131,7 @@ impl Durable {
         }
         let mut known = lock(known);
         if known.durable.len() + now_durable.len() > MAX_REMEMBERED {
+            // Forgetting folders only costs extra syncs.
             known.durable.clear();
         }
         known.durable.extend(now_durable);
@@ -156,6 +158,7 @@ impl Durable {
 /// Returns whether the file system of an existing folder writes metadata in order.
 fn has_ordered_metadata(folder: &Path) -> bool {
     #[cfg(target_os = "linux")]
+    // An unknown file system gets POSIX guarantees only.
     return rustix::fs::statfs(folder)
         .is_ok_and(|found| ORDERED.contains(&u64::try_from(found.f_type).unwrap_or(0)));
     #[cfg(not(target_os = "linux"))]

@@ -255,6 +255,7 @@ impl Error {
                 Some(ErrorKind::PermissionDenied)
             }
             cause => {
+                // The system error may be several causes deep.
                 std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |error| {
                     error.source()
                 })
@@ -268,7 +269,8 @@ impl Error {
             }
         };
         let message = redacted.unwrap_or_else(|| cause.to_string());
-        // `object_store` has error variants for missing and forbidden, except in listings.
+        // `object_store` has error variants for missing and forbidden, except in listings: there
+        // the HTTP status is only in the message.
         let status = message.split("status code: ").nth(1).and_then(|status| status.get(..3));
         // 408 (timeout), 409 (conflict) and 429 (too many requests) are temporary.
         let refused = status

@@ -99,6 +99,7 @@ impl ObjectStore for FaultyObjectStore {
         } else {
             options
         };
+        // A lost reply: the object is stored, but the caller sees an error.
         let put = self.inner.put_opts(location, payload, options).await?;
         if matches!(fault, Some(Fault::LostReply)) {
             Err(failure(ErrorKind::TimedOut))

@@ -30,6 +30,7 @@ impl Fields {
         let mut own = Vec::new();
         let values = Arc::unwrap_or_clone(self.shared).into_iter().map(|(_, value)| value);
         for (position, (value, shared)) in values.zip(other.shared.values()).enumerate() {
+            // Most tasks of a stage differ in one or two fields.
             if !is_same(&value, shared) {
                 own.push((position, value));
             }
@@ -71,6 +72,7 @@ impl Fields {
 fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => {
+            // `==` holds for 0.0 and -0.0, but their texts differ.
             one == other && (!one.is_f64() || one.to_string() == other.to_string())
         }
         (Value::Array(one), Value::Array(other)) => {

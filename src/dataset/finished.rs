@@ -58,6 +58,7 @@ pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result
     if let Some(newest) = newest {
         take(newest.receipts(store)?, &mut missing)?;
     }
+    // Reading a whole pack pays off only for many receipts.
     if missing.len() > MAX_SINGLE_READS {
         take_from_older_versions(store, stage, newest, &mut missing, &mut take)?;
     }

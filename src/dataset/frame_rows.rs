@@ -46,6 +46,7 @@ pub fn read_all_frame_rows(store: &Store, paths: &[String], rows: &mut FrameRows
 
 impl FrameRows {
     fn extend(&mut self, shard: &Shard) {
+        // Video indices of the shard continue after the videos of earlier shards.
         let first = self.videos.len();
         self.videos.extend_from_slice(shard.videos());
         for batch in shard.batches() {

@@ -144,6 +144,8 @@ pub fn survey(store: &Store, keep: &Keep) -> Result<Survey> {
     }
     survey.garbage.extend(old_records(store, keep, &live, &named_runs)?);
     survey.garbage.extend(expired_pins(store, keep, &pins)?);
+    // Manifests and receipts sort before data, so a killed collection never leaves a receipt
+    // without its data.
     survey.garbage.sort_by(|a, b| (a.what, &a.path).cmp(&(b.what, &b.path)));
     Ok(survey)
 }
@@ -163,6 +165,7 @@ fn old_records(
     let mut numbers: Vec<u64> = files.iter().filter_map(|file| runs::number(&file.path)).collect();
     numbers.sort_unstable();
     numbers.dedup();
+    // A run has several files, so count numbers, not files.
     let first = numbers.len().checked_sub(KEPT_RECORDS).map_or(0, |at| numbers[at]);
     let is_old = |file: &&Stored| {
         let number = runs::number(&file.path).unwrap_or(u64::MAX);
@@ -231,6 +234,7 @@ impl<'a> Live<'a> {
         let pins: Vec<&Pin> = pins
             .iter()
             .map(|(_, pin)| pin)
+            // Announcements of other collectors keep nothing.
             .filter(|pin| pin.is_live(now) && !pin.is_announcement())
             .collect();
         let mut live = Live {

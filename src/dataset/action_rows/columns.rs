@@ -22,6 +22,7 @@ pub(super) fn axes_of(column: &ArrayRef) -> usize {
     match column.data_type() {
         DataType::Float16 | DataType::Float32 | DataType::Float64 => 1,
         DataType::List(_) => {
+            // The first list decides. `vectors` rejects rows of another length.
             column.as_list::<i32>().iter().flatten().next().map_or(1, |first| first.len())
         }
         DataType::FixedSizeList(_, length) => usize::try_from(*length).unwrap_or(1),
@@ -34,6 +35,7 @@ pub(super) fn vectors(column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String
     let rows: Vec<ArrayRef> = match column.data_type() {
         DataType::List(_) => column.as_list::<i32>().iter().flatten().collect(),
         DataType::FixedSizeList(..) => column.as_fixed_size_list().iter().flatten().collect(),
+        // A column of plain numbers: each row is a list of one.
         _ => (0..column.len()).map(|row| column.slice(row, 1)).collect(),
     };
     let mut numbers = Vec::with_capacity(rows.len() * axes);

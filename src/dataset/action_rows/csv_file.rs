@@ -24,6 +24,7 @@ impl CsvColumns {
         let find = |name: &str| names.iter().position(|column| column == name);
         let require = |name: &str| find(name).ok_or_else(|| format!("it has no column `{name}`"));
         let axes: Vec<usize> =
+            // Axes count from 0 without gaps.
             (0..).map_while(|axis| find(&format!("{}_{axis}", schema::ACTION))).collect();
         Ok(Self {
             video: require(schema::VIDEO)?,
@@ -66,6 +67,7 @@ impl ActionRows {
         }
         let discrete: Result<Vec<u32>, _> = numbers.iter().map(|number| number.parse()).collect();
         match discrete {
+            // Whole numbers in a column `action` are discrete. In `action_0` they are continuous.
             Ok(discrete) if !columns.has_axes => self.discrete = discrete,
             _ => {
                 self.axes = columns.action.len();

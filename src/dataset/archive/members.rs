@@ -77,6 +77,8 @@ fn not_plain_tar(archive: &mut impl Read, bytes: u64) -> io::Result<Option<Refus
     }
     let mut first = Vec::new();
     archive.take(8).read_to_end(&mut first)?;
+    // tar itself has its magic bytes at offset 257, and old formats have none. So only known other
+    // formats are rejected here.
     let kind = MAGIC.iter().find(|(magic, _)| first.starts_with(magic));
     Ok(kind.map(|(_, kind)| {
         Refused::new(
@@ -120,6 +122,7 @@ fn read_entry<R: Read>(
 ) -> io::Result<Option<RawMember>> {
     let mut name = bytes_text(&entry.path_bytes());
     let kind = entry.header().entry_type();
+    // Old tar formats mark a folder only by a slash at the end.
     let is_folder = kind == EntryType::Directory || name.ends_with('/');
     if is_folder || matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
         return Ok(None);
@@ -131,6 +134,7 @@ fn read_entry<R: Read>(
         .flatten()
         .map(|link| bytes_text(&link));
     let mut refused = match kind {
+        // `tar` itself does not notice a member cut short.
         EntryType::Regular | EntryType::Continuous if at.saturating_add(bytes) > archive_bytes => {
             Some((EntryClass::BrokenArchive, "the archive ends within it".to_owned()))
         }
@@ -160,6 +164,7 @@ fn read_entry<R: Read>(
 
 /// Resolves links, drops sidecars and refuses all but the last member of a name.
 fn resolve(found: &[RawMember]) -> Vec<Member> {
+    // Later entries overwrite earlier ones of the same path.
     let last: HashMap<String, usize> =
         found.iter().enumerate().map(|(i, one)| (one.path.clone(), i)).collect();
     let videos: HashSet<&str> =

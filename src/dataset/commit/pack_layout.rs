@@ -34,6 +34,7 @@ pub(super) fn lay_out(slots: &[Slot], rows: &[usize]) -> Vec<Piece> {
             _ => Piece::Write(at..end),
         };
         match (pieces.last_mut(), piece) {
+            // Neighbouring ranges to write go to one pack.
             (Some(Piece::Write(before)), Piece::Write(range)) => before.end = range.end,
             (_, piece) => pieces.push(piece),
         }
@@ -69,6 +70,7 @@ fn merge_small(pieces: Vec<Piece>) -> Vec<Piece> {
             merged.push(piece);
             continue;
         };
+        // Each merge may make the one before small in comparison, hence the loop.
         while let Some(before) = merged.last() {
             let (Piece::Keep { slots, .. } | Piece::Write(slots)) = before;
             if slots.len() > 2 * range.len() || slots.len() + range.len() > pack::MOST {

@@ -96,8 +96,10 @@ impl<'a> Parent<'a> {
     ) -> Result<Manifest> {
         let added = self.added(store, by.stage, order, slots, fresh)?;
         let kept = slots.iter().filter_map(Slot::place);
+        // Check before writing: a refused commit leaves no files.
         unique_names::check(store, by.stage, self.packs(), kept, added.values())?;
         let dropped = self.dropped(store, slots)?;
+        // Totals are updated, not recounted: a commit of one task must not read a million receipts.
         let mut totals = self.manifest.map(|manifest| manifest.totals.clone()).unwrap_or_default();
         for receipt in &dropped {
             totals.remove(receipt);
@@ -144,6 +146,7 @@ impl<'a> Parent<'a> {
                 None => unread.push(receipt_path(stage, key)),
             }
         }
+        // Garbage collection may have deleted a receipt since the task finished.
         file_again(store, stage, added.values())?;
         let read = read_receipts(store, &unread).map_err(|error| match error {
             Error::Missing { path } => {
@@ -224,6 +227,7 @@ impl<'a> Parent<'a> {
                             }
                         });
                     }
+                    // The run in the name keeps garbage collection away from uncommitted packs.
                     let path = format!("{}/packs/{}-{}.parquet", by.stage, by.run, fresh_name());
                     packs.push(pack::write(store, &path, &receipts)?);
                 }

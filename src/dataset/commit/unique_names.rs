@@ -29,6 +29,7 @@ pub(super) fn check<'r>(
     if names.is_empty() {
         return Ok(());
     }
+    // Group by pack, so each pack is read once.
     let mut rows = HashMap::<usize, Vec<usize>>::default();
     for (pack, row) in kept {
         rows.entry(pack).or_default().push(row);

@@ -67,6 +67,7 @@ pub(super) fn read(log: &Log<'_>, entry: u64) -> Result<Vec<FileInfo>> {
         let sizes = column("size")?
             .as_primitive_opt::<Int64Type>()
             .ok_or_else(|| corrupt("`add.size` is not int64".into()))?;
+        // Rows without `add` have the protocol or the metadata.
         for row in (0..batch.num_rows()).filter(|row| add.is_valid(*row)) {
             let bytes =
                 u64::try_from(sizes.value(row)).map_err(|cause| corrupt(cause.to_string()))?;
@@ -89,6 +90,7 @@ fn parquet_of(batch: &RecordBatch) -> parquet::errors::Result<Vec<u8>> {
         .set_coerce_types(true);
     let options = ArrowWriterOptions::new()
         .with_properties(properties.build())
+        // Only the Parquet schema counts for other readers.
         .with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), batch.schema(), options)?;
     writer.write(batch)?;

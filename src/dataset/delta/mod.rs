@@ -113,6 +113,7 @@ fn publish_with(
     let log = Log { table, versions, checkpoint_every };
     let names = table.store.list(&log.folder())?;
     let Some(last) = names.iter().filter_map(|name| number_of(name, ".json")).max() else {
+        // No entry yet: publish from the first version.
         return log.extend(State::default(), 1..=newest);
     };
     // A killed run may have created the last due entry without its checkpoint.
@@ -125,6 +126,7 @@ fn publish_with(
         // next one.
         return log.info(last).map(|_| ());
     }
+    // Entry `last` has version `last + 1`.
     log.extend(log.state(last)?, last + 2..=newest)
 }
 
@@ -214,6 +216,7 @@ impl Log<'_> {
         let path = self.entry_path(number - 1);
         let state = match self.table.store.create(&path, &self.entry(before, &after, version)?)? {
             Created::New => after,
+            // Another publisher's entry may differ, for a version deleted in between.
             Created::Exists => self.state(number - 1)?,
         };
         if (number - 1).is_multiple_of(self.checkpoint_every) && number > 1 {
@@ -229,6 +232,7 @@ impl Log<'_> {
             version,
             Marker { holds: after.holds, metadata: metadata.clone() },
         ))];
+        // The protocol version is in the first entry only.
         if before.metadata.is_none() {
             actions.push(Action::Protocol(Protocol::default()));
         }
@@ -311,6 +315,7 @@ impl Log<'_> {
                     .map(|file| (file.path.clone(), file)),
             );
         }
+        // Apply later entries in order: a file may be removed and added again.
         for entry in checkpoint.map_or(0, |checkpoint| checkpoint + 1)..=last {
             let path = self.entry_path(entry);
             for action in actions::parse(&path, &self.read(entry)?)? {
@@ -365,7 +370,8 @@ fn difference<'a>(
     let same = before.iter().zip(after).take_while(|(one, other)| one.path == other.path).count();
     let paths =
         |files: &'a [FileInfo]| files.iter().map(|file| file.path.as_str()).collect::<HashSet<_>>();
-    let (had, has) = (paths(&before[same..]), paths(&after[same..]));
+    let had = paths(&before[same..]);
+    let has = paths(&after[same..]);
     let removed = before[same..].iter().filter(|file| !has.contains(file.path.as_str())).collect();
     let added = after[same..].iter().filter(|file| !had.contains(file.path.as_str())).collect();
     (removed, added)

@@ -48,6 +48,7 @@ fn kind(data_type: &DataType) -> Option<Value> {
         DataType::Utf8 => json!("string"),
         DataType::Binary => json!("binary"),
         DataType::Date32 => json!("date"),
+        // Delta timestamps are in UTC and microseconds.
         DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => json!("timestamp"),
         DataType::List(item) => {
             json!({"type": "array", "elementType": kind(item.data_type())?, "containsNull": true})

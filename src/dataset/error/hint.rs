@@ -15,8 +15,8 @@ impl Error {
                 return repair(path);
             }
             Self::Address { .. } => {
-                "write s3://bucket/folder (or gs://, az://), and set credentials, region and endpoint \
-                 in the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, \
+                "write s3://bucket/folder (or gs://, az://), and set credentials, region and \
+                 endpoint in the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, \
                  AWS_ENDPOINT_URL"
             }
             Self::Path { .. } => {
@@ -31,7 +31,8 @@ impl Error {
                 "the bucket must exist, in AWS_REGION and at AWS_ENDPOINT_URL"
             }
             Self::Storage { temporary: true, .. } => {
-                "check AWS_ENDPOINT_URL, and run again when the store answers: finished tasks are kept"
+                "check AWS_ENDPOINT_URL, and run again when the store answers: finished tasks are \
+                 kept"
             }
             Self::OtherFormat { found, known, .. } if found > known => {
                 "use the newer version of lapo, or start a new workspace"
@@ -46,8 +47,8 @@ impl Error {
             }
             Self::ForeignFolder { .. } => "set `workspace` to a new or empty folder",
             Self::Actions { .. } => {
-                "expected Parquet or CSV with the columns `video` (path or file name), `frame_index` \
-                 and `action` (a whole number; continuous actions are lists of numbers, in CSV the \
+                "expected Parquet or CSV with the columns `video` (path or file name), \
+                 `frame_index` and `action` (a whole number; continuous actions are lists of numbers, in CSV the \
                  columns `action_0`, `action_1`, ...)"
             }
             Self::List { .. } => {
@@ -55,7 +56,8 @@ impl Error {
                  `uri` and, if known, `bytes` and `etag`"
             }
             Self::NotPrivate { .. } => {
-                "choose another folder with --cache or LAPO_CACHE, or delete this one if it is yours"
+                "choose another folder with --cache or LAPO_CACHE, or delete this one if it is \
+                 yours"
             }
             Self::NotAtomic { .. } => {
                 "the store must support conditional writes (If-None-Match: *): upgrade it, or use \
@@ -77,8 +79,8 @@ fn by_kind(kind: ErrorKind) -> Option<&'static str> {
             Some("make the workspace writable by this user")
         }
         ErrorKind::Unsupported => Some(
-            "the workspace's file system must support hard links, or renames without replacing: use \
-             another disk",
+            "the workspace's file system must support hard links, or renames without replacing: \
+             use another disk",
         ),
         _ => None,
     }
@@ -86,8 +88,8 @@ fn by_kind(kind: ErrorKind) -> Option<&'static str> {
 
 fn other_pipeline(owner: &str) -> String {
     format!(
-        "set `workspace` to another folder; to share this one, add `shares_with: [{owner}]` to this \
-         pipeline; to replace the other pipeline, run once with --take-over"
+        "set `workspace` to another folder; to share this one, add `shares_with: [{owner}]` to \
+         this pipeline; to replace the other pipeline, run once with --take-over"
     )
 }
 

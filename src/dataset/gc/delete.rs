@@ -24,6 +24,7 @@ pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Gar
         // Announce first, then read the pins: see `pins` for why this order is safe.
         let announcement = pins::announce(store, named_in(some), now)?;
         in_use.look(store, survey, now)?;
+        // A pinned version needs its tasks, packs and tables, too.
         in_use.spare_versions(store, some)?;
         for found in some.iter().filter(|found| !in_use.contains(found)) {
             if announcement.is_late() {
@@ -35,6 +36,7 @@ pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Gar
         }
     }
     in_use.look(store, survey, now)?;
+    // The rest needs no announcement: nothing names these files any more.
     for found in rest.into_iter().filter(|found| !in_use.contains(found)) {
         remove(store, found)?;
         deleted.push(found.clone());
@@ -115,6 +117,7 @@ impl InUse {
         let stages: HashSet<&String> = survey.garbage.iter().map(|found| &found.stage).collect();
         for stage in stages {
             let seen = survey.newest.get(stage).copied().unwrap_or(0);
+            // Every version committed since the survey, not only the newest: a reader may have any.
             for version in versions(store, stage)?.into_iter().filter(|version| *version > seen) {
                 let Some(manifest) = at(store, stage, version)? else { continue };
                 self.add(store, stage, &manifest)?;
@@ -139,6 +142,7 @@ impl InUse {
         self.keys.extend(needed.keys.into_iter().map(|key| (stage.to_owned(), key)));
         self.packs.extend(needed.packs);
         self.joined.extend(
+            // Joined tables are deleted by folder.
             needed.joined.iter().filter_map(|path| Some(path.rsplit_once('/')?.0.to_owned())),
         );
         Ok(())

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
 
+use rand::Rng;
 use serde_json::{Map, Value};
 
 use super::super::commit::tests::key;
