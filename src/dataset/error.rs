@@ -103,7 +103,7 @@ pub enum Error {
     Misnamed {
         /// The file, relative to the workspace.
         path: String,
-        /// The mismatch.
+        /// The reason.
         reason: String,
     },
     /// A folder without `lapo.json`.
@@ -149,7 +149,7 @@ pub enum Error {
     Corrupt {
         /// The file, relative to the workspace.
         path: String,
-        /// The mismatch.
+        /// The reason.
         reason: String,
     },
     /// A file of true actions with invalid content.
@@ -157,7 +157,7 @@ pub enum Error {
     Actions {
         /// The file, as written in the pipeline.
         path: String,
-        /// The mismatch.
+        /// The reason.
         reason: String,
     },
     /// A list of videos with invalid content.
@@ -165,7 +165,7 @@ pub enum Error {
     List {
         /// The list, as written in the pipeline.
         path: String,
-        /// The mismatch.
+        /// The reason.
         reason: String,
     },
     /// Arrow or Parquet could not write a file.

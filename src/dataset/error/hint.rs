@@ -48,8 +48,8 @@ impl Error {
             Self::ForeignFolder { .. } => "set `workspace` to a new or empty folder",
             Self::Actions { .. } => {
                 "expected Parquet or CSV with the columns `video` (path or file name), \
-                 `frame_index` and `action` (a whole number; continuous actions are lists of numbers, in CSV the \
-                 columns `action_0`, `action_1`, ...)"
+                 `frame_index` and `action` (a whole number; continuous actions are lists of \
+                 numbers, in CSV the columns `action_0`, `action_1`, ...)"
             }
             Self::List { .. } => {
                 "expected text with one path or address a line, or CSV or Parquet with the column \
