@@ -16,8 +16,8 @@ impl Error {
             }
             Self::Address { .. } => {
                 "write s3://bucket/folder (or gs://, az://), and set credentials, region and \
-                 endpoint in the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, \
-                 AWS_ENDPOINT_URL"
+                 endpoint in the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
+                 AWS_REGION, AWS_ENDPOINT_URL"
             }
             Self::Path { .. } => {
                 "join names with `/`, relative to the workspace, such as \
