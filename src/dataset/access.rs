@@ -1,5 +1,4 @@
-//! How object stores are reached. In: an address such as `s3://bucket/prefix`, and what the environment says of credentials and endpoints;
-//! out: a connection, and words in which no secret stands. Start at [`Access::new`].
+//! Access to object stores: credentials, endpoints and the local cache. Start at [`Access::new`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,14 +11,15 @@ use url::Url;
 use super::cache::{Cache, CacheFolder};
 use super::error::{Error, Result, io_error};
 
-/// Schemes of addresses that are understood.
+/// Supported schemes.
 const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
-/// A setting is a secret where its name holds one of these.
-const SECRET: [&str; 6] = ["key", "secret", "token", "password", "credential", "signature"];
-/// Shorter values stand in any text by chance.
-const SHORT: usize = 4;
+/// An option is a secret if its name contains one of these.
+const SECRET_NAMES: [&str; 6] = ["key", "secret", "token", "password", "credential", "signature"];
+/// Shorter secrets are not redacted: they occur in ordinary text by chance.
+const MIN_SECRET_LEN: usize = 4;
 
-/// Credentials, endpoints and the local cache, shared by all stores that are opened with it. Never printed.
+/// Credentials, endpoints and the local cache, shared by all stores opened with it. Its `Debug`
+/// output contains no secrets.
 #[derive(Clone)]
 pub struct Access(Arc<Inner>);
 
@@ -31,14 +31,15 @@ struct Inner {
 
 #[derive(Default)]
 struct Connections {
-    /// One for all: a connection that rests is served only while its own runtime is.
+    /// All connections share one runtime: an idle connection is served only by its own runtime.
     runtime: Option<Arc<Runtime>>,
     buckets: HashMap<String, Arc<dyn ObjectStore>>,
 }
 
 impl Access {
-    /// `options` are named as in the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`,
-    /// `AZURE_STORAGE_ACCOUNT_NAME`, ...); at most `cache_bytes` of copies are kept in the folder `cache`.
+    /// Creates access from options named as in the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`, ...). The folder
+    /// `cache` holds at most `cache_bytes` of local copies.
     #[must_use]
     pub fn new(
         options: impl IntoIterator<Item = (String, String)>,
@@ -47,7 +48,7 @@ impl Access {
     ) -> Self {
         let mut options: Vec<_> =
             options.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-        // Who writes `http://` means it; the library wants it said twice.
+        // An `http://` endpoint is deliberate, but `object_store` also requires this option.
         if options
             .iter()
             .any(|(name, value)| name.contains("endpoint") && value.starts_with("http://"))
@@ -65,47 +66,49 @@ impl Access {
         &self.0.cache
     }
 
-    /// A connection to the bucket `base`, such as `s3://bucket`; each is made once.
+    /// Connects to the bucket `base`, such as `s3://bucket`, or returns its existing connection.
     pub(super) fn connect(&self, base: &str) -> Result<Arc<dyn ObjectStore>> {
-        let wrong = |reason: String| Error::Address { address: self.hide(base), reason };
+        let invalid = |reason: String| Error::Address { address: self.hide(base), reason };
         let scheme = base.split("://").next().unwrap_or_default();
         if !SCHEMES.contains(&scheme) {
-            return Err(wrong(format!(
-                "`{scheme}` is no scheme of an object store; expected s3, gs or az, or a folder"
+            return Err(invalid(format!(
+                "`{scheme}` is not the scheme of an object store, expected s3, gs or az, or a \
+                 folder"
             )));
         }
-        if base
-            .split('@')
-            .next()
-            .is_some_and(|user| base.contains('@') && user[scheme.len() + 3..].contains(':'))
-        {
-            let reason = "it holds a password, which would be written into every record".into();
+        // Receipts and manifests contain addresses, so a password must not be part of one.
+        let user = base.split_once('@').map(|(user, _)| &user[scheme.len() + 3..]);
+        if user.is_some_and(|user| user.contains(':')) {
+            let reason = "it holds a password, and lapo would write it into every record".into();
+            // The address has the password in it, so the message does not show it.
             return Err(Error::Address { address: format!("{scheme}://..."), reason });
         }
         let mut connections = self.connections();
         if let Some(found) = connections.buckets.get(base) {
             return Ok(found.clone());
         }
-        let url = Url::parse(base).map_err(|cause| wrong(cause.to_string()))?;
+        let url = Url::parse(base).map_err(|cause| invalid(cause.to_string()))?;
         let options = self.0.options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        // `object_store` ignores options of other kinds of stores.
         let (objects, _) = object_store::parse_url_opts(&url, options)
-            .map_err(|cause| wrong(self.hide(&cause.to_string())))?;
+            .map_err(|cause| invalid(self.hide(&cause.to_string())))?;
         let objects: Arc<dyn ObjectStore> = Arc::from(objects);
         connections.buckets.insert(base.to_owned(), objects.clone());
         Ok(objects)
     }
 
-    /// The options, by name.
+    /// Returns the options, by name.
     pub(super) fn options(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.options.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What requests run on.
+    /// Returns the runtime for requests, started on first use.
     pub(super) fn runtime(&self) -> Result<Arc<Runtime>> {
         let mut connections = self.connections();
         if let Some(found) = &connections.runtime {
             return Ok(found.clone());
         }
+        // One thread is enough: callers block on their requests.
         let made = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -117,17 +120,18 @@ impl Access {
         self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The text without any secret that is known here.
+    /// Returns `text` with every known secret replaced by `***`.
     pub(super) fn hide(&self, text: &str) -> String {
         let secrets = self.0.options.iter().filter(|(name, value)| {
-            value.len() >= SHORT && SECRET.iter().any(|word| name.contains(word))
+            value.len() >= MIN_SECRET_LEN && SECRET_NAMES.iter().any(|word| name.contains(word))
         });
         secrets.fold(text.to_owned(), |text, (_, secret)| text.replace(secret, "***"))
     }
 }
 
 impl Default for Access {
-    /// Returns access with no credentials, and a private cache of 16 GiB among the system's temporary files.
+    /// Returns access without credentials, with a private cache of 16 GiB among the system's
+    /// temporary files.
     fn default() -> Self {
         Self::new([], CacheFolder::Private, 16 << 30)
     }
@@ -139,7 +143,7 @@ impl fmt::Debug for Access {
     }
 }
 
-/// An address cut into its bucket and the path within; `None` for a local path.
+/// Splits an address into its bucket and the path within. Returns `None` for a local path.
 #[must_use]
 pub fn address(uri: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = uri.split_once("://")?;
@@ -156,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_cut_behind_the_bucket_and_paths_are_none() {
+    fn addresses_are_split_after_the_bucket_and_local_paths_are_not_addresses() {
         assert_eq!(address("s3://bucket/a/b*.mp4"), Some(("s3://bucket", "a/b*.mp4")));
         assert_eq!(address("gs://bucket/a/"), Some(("gs://bucket", "a")));
         assert_eq!(address("s3://bucket"), Some(("s3://bucket", "")));
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_told() {
+    fn secrets_are_redacted_in_messages_and_debug_output() {
         let set = [
             ("AWS_SECRET_ACCESS_KEY", "hush-hush"),
             ("AWS_SESSION_TOKEN", "sesame"),
@@ -188,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_scheme_says_which_are_known() {
+    fn the_error_for_an_unknown_scheme_lists_the_known_ones() {
         let error = Access::default().connect("ftp://host").unwrap_err();
         assert!(
             error.to_string().contains("`ftp`") && error.to_string().contains("s3, gs or az"),

@@ -1,7 +1,7 @@
-//! Videos within tar archives, as WebDataset keeps them, read in place. In: an archive here or in an object store; out: which videos are
-//! where in it, and a reader for one of them.
+//! Videos in tar archives (such as WebDataset's), read in place.
 //!
-//! Start at [`members`]. Nothing is unpacked: a video in an archive is a stretch of its bytes.
+//! Start at [`members`]. Archives are never unpacked: a video in an archive is a byte range.
+//! Archives may be local files or objects of an object store.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -18,32 +18,32 @@ mod members;
 
 use members::list;
 
-/// An entry of an archive: a video, or something that is not read.
+/// An entry of an archive: a video, or an entry with the reason why it is not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Its path within.
+    /// The path in the archive.
     pub name: String,
-    /// Where its bytes begin.
+    /// The offset of its first byte.
     pub at: u64,
-    /// How many there are.
+    /// The size in bytes.
     pub bytes: u64,
-    /// Why it is not read, if it is not. One without a name stands for the archive itself.
+    /// Why the entry is not read. An entry without a name stands for the archive itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
 }
 
 impl Member {
-    /// Returns one that is not read.
+    /// Returns an entry of no bytes with the reason why it is not read.
     fn refused(name: String, refused: Refused) -> Self {
         Member { name, at: 0, bytes: 0, refused: Some(refused) }
     }
 }
 
-/// Something that is read in order or at random.
+/// A byte source with sequential and random access.
 pub trait Readable: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Readable for T {}
 
-/// Opens a file, here or in an object store; of an archive, the member that begins at `at` and has so many bytes.
+/// Opens a local file or an object. `member` is the offset and size of one member of an archive.
 pub fn open_source(
     uri: &str,
     member: Option<(u64, u64)>,
@@ -59,7 +59,8 @@ pub fn open_source(
     })
 }
 
-/// The size of a file, and what changes when its content does: an etag, or the time in nanoseconds since 1970.
+/// Returns the size of a file and its version: the etag, or the time of the last change in
+/// nanoseconds since 1970.
 pub fn version_of(uri: &str, access: &Access) -> io::Result<(u64, String)> {
     if address(uri).is_some() {
         let file = RemoteFile::open(uri, access)?;
@@ -70,11 +71,12 @@ pub fn version_of(uri: &str, access: &Access) -> io::Result<(u64, String)> {
     Ok((metadata.len(), since.map(|since| since.as_nanos().to_string()).unwrap_or_default()))
 }
 
-/// The videos in a tar archive, and what else is in it and is not read, in its order. Of an archive in an object store the answer is kept beside the local copies, since every
+/// Lists a tar archive in its order: its videos, and other entries with the reason why they are not
+/// read. The list of an archive in an object store is cached beside the local copies, since each
 /// member costs a request.
 pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
     if address(uri).is_none() {
-        // Asked before opening: opening a pipe that nobody writes to never returns.
+        // Opening a pipe without a writer would block forever.
         return if std::fs::metadata(local_path(uri))?.is_file() {
             list(File::open(local_path(uri))?)
         } else {
@@ -82,6 +84,7 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
         };
     }
     let (bytes, version) = version_of(uri, access)?;
+    // The version is part of the name, so a changed archive is listed again.
     let name = blake3::hash(format!("members of all kinds\n{uri}\n{version}\n{bytes}").as_bytes())
         .to_hex()
         .to_string();
@@ -98,7 +101,7 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
     serde_json::from_slice(&json).map_err(io::Error::other)
 }
 
-/// A stretch of a file as a file of its own.
+/// A byte range of a file, read like a file of its own.
 struct Section<R> {
     file: R,
     from: u64,
@@ -115,8 +118,9 @@ impl<R: Seek> Section<R> {
 
 impl<R: Read> Read for Section<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let most = self.bytes.saturating_sub(self.at).min(out.len() as u64) as usize;
-        let read = self.file.read(&mut out[..most])?;
+        // Reads stop at the end of the member, and seeks behind it read nothing.
+        let wanted = self.bytes.saturating_sub(self.at).min(out.len() as u64) as usize;
+        let read = self.file.read(&mut out[..wanted])?;
         self.at += read as u64;
         Ok(read)
     }
@@ -130,8 +134,9 @@ impl<R: Seek> Seek for Section<R> {
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
         };
         self.at = at.ok_or(ErrorKind::InvalidInput)?;
-        let place = self.from.checked_add(self.at).ok_or(ErrorKind::InvalidInput)?;
-        self.file.seek(SeekFrom::Start(place))?;
+        // The inner position is always `from + at`.
+        let offset = self.from.checked_add(self.at).ok_or(ErrorKind::InvalidInput)?;
+        self.file.seek(SeekFrom::Start(offset))?;
         Ok(self.at)
     }
 }

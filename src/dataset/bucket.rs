@@ -1,10 +1,10 @@
-//! Lists a bucket's objects one by one.
+//! Lists the objects of a bucket. Start at [`list_objects`].
 //!
-//! In: a bucket and a folder in it. Out: every object, or the key of one that cannot be addressed. Start at [`list_objects`].
+//! `object_store` rejects a whole page of a listing for one key it cannot parse: a key with an
+//! empty part, with `.`, or with a control character. S3 allows all of these.
 //!
-//! `object_store` gives up a page of a listing for one key that it cannot parse: with an empty part, with `.`, with a control character.
-//! S3 allows them all. So a page that fails for such a key is asked for again, smaller and smaller, until the odd key stands alone; then the
-//! listing goes on behind it.
+//! So the page is requested again with half the size, until it consists of the odd key alone. The
+//! listing then continues after this key.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -23,54 +23,57 @@ use super::error::{Error, Result};
 use super::place::Stored;
 use super::remote::stored;
 
-/// Most objects of a page; no store gives more.
+/// The largest page; no store returns more objects.
 const PAGE: usize = 1000;
-/// How often a page is asked for that fails in passing, on top of what the library tries.
+/// Requests for a page with temporary faults, on top of the retries of `object_store`.
 const TRIES: u32 = 5;
 
-/// An object of a listing.
+/// One entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// One that can be read.
+    /// A readable object.
     Object(Stored),
-    /// One whose key cannot be addressed: the key, and what is odd about it.
+    /// An object with a key `object_store` cannot address.
     Odd {
         /// The key.
         key: String,
-        /// What is odd about it.
+        /// The fault of the key.
         reason: String,
     },
 }
 
-/// Where a listing goes on.
+/// The start of the next page.
 #[derive(Clone)]
 enum Position {
     Start,
     Token(String),
-    Behind(String),
+    After(String),
 }
 
-/// Lists the objects whose keys begin with `folder` and a slash; all, where it is empty.
+/// Lists the objects below `folder`, or all objects of the bucket if `folder` is empty.
 ///
 /// # Errors
-/// Where the store cannot be asked. An odd key is no error.
+/// Fails if the store does not answer. An odd key is no error.
 pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Listed>> {
-    let (store, runtime) = (lister(base, access)?, access.runtime()?);
+    let store = lister(base, access)?;
+    let runtime = access.runtime()?;
     let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-    let (mut found, mut from, mut most) = (Vec::new(), Position::Start, PAGE);
+    let mut found = Vec::new();
+    let mut from = Position::Start;
+    let mut page_size = PAGE;
     loop {
         let (page_token, offset) = match from.clone() {
             Position::Start => (None, None),
             Position::Token(token) => (Some(token), None),
-            Position::Behind(key) => (None, Some(key)),
+            Position::After(key) => (None, Some(key)),
         };
         let options = PaginatedListOptions {
             offset,
             page_token,
-            max_keys: Some(most),
+            max_keys: Some(page_size),
             ..PaginatedListOptions::default()
         };
-        let page = again(|| {
+        let page = with_retries(|| {
             runtime.block_on(store.list_paginated(
                 Some(&prefix).filter(|p| !p.is_empty()).map(|p| &**p),
                 options.clone(),
@@ -81,39 +84,41 @@ pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Lis
                 found.extend(
                     page.result.objects.into_iter().map(|object| Listed::Object(stored(object))),
                 );
-                most = PAGE.min(most * 2);
+                // After the odd key, pages grow back to the full size.
+                page_size = PAGE.min(page_size * 2);
                 match page.page_token {
                     Some(token) => from = Position::Token(token),
                     None => return Ok(found),
                 }
             }
-            Err(Cause::InvalidPath { .. }) if most > 1 => most /= 2,
+            // One key of the page is odd: halve the page to find it.
+            Err(Cause::InvalidPath { .. }) if page_size > 1 => page_size /= 2,
+            // A page of one object: its key is the odd one.
             Err(Cause::InvalidPath { source }) => {
                 let (key, reason) = odd_key(source);
                 found.push(Listed::Odd { key: key.clone(), reason });
-                from = Position::Behind(key);
+                from = Position::After(key);
             }
-            Err(cause) => {
-                let mut failed = Error::storage(
-                    "list",
-                    &format!("{base}/{folder}"),
-                    &cause,
-                    Some(access.hide(&cause.to_string())),
-                );
-                // The store's own words are a page of XML.
-                if let Error::Storage { said, kind: Some(ErrorKind::NotFound), .. } = &mut failed {
-                    *said = "there is no such bucket".into();
-                }
-                return Err(failed);
-            }
+            Err(cause) => return Err(listing_failed(base, folder, &cause, access)),
         }
     }
 }
 
-/// Tries a request until it is answered for good.
-fn again<T>(mut request: impl FnMut() -> Result<T, Cause>) -> Result<T, Cause> {
+fn listing_failed(base: &str, folder: &str, cause: &Cause, access: &Access) -> Error {
+    let redacted = Some(access.hide(&cause.to_string()));
+    let mut failed = Error::storage("list", &format!("{base}/{folder}"), cause, redacted);
+    // The store's own message is a page of XML.
+    if let Error::Storage { message, kind: Some(ErrorKind::NotFound), .. } = &mut failed {
+        *message = "there is no such bucket".into();
+    }
+    failed
+}
+
+/// Repeats a request while it fails with a temporary fault.
+fn with_retries<T>(mut request: impl FnMut() -> Result<T, Cause>) -> Result<T, Cause> {
     for tries in 1..TRIES {
         match request() {
+            // Waits 80, 160, 320 and 640 ms.
             Err(Cause::Generic { .. }) => std::thread::sleep(Duration::from_millis(40 << tries)),
             answer => return answer,
         }
@@ -121,7 +126,7 @@ fn again<T>(mut request: impl FnMut() -> Result<T, Cause>) -> Result<T, Cause> {
     request()
 }
 
-/// Returns a key that the library cannot parse, and why.
+/// Returns the key `object_store` failed to parse, and the fault.
 fn odd_key(source: PathError) -> (String, String) {
     match source {
         PathError::EmptySegment { path } => (path, "a part of its key is empty".into()),
@@ -134,15 +139,15 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(200).collect()
 }
 
-/// Connects to a bucket as [`Access::connect`] does, for listings.
+/// Connects to a bucket as [`Access::connect`] does, for paginated listings.
 fn lister(base: &str, access: &Access) -> Result<Arc<dyn PaginatedListStore>> {
-    let wrong = |reason: String| Error::Address { address: access.hide(base), reason };
-    // Says what is wrong with the address.
+    let invalid = |reason: String| Error::Address { address: access.hide(base), reason };
+    // Reports faults of the address with its better messages.
     access.connect(base)?;
-    let url = Url::parse(base).map_err(|cause| wrong(cause.to_string()))?;
-    let (scheme, _) = ObjectStoreScheme::parse(&url).map_err(|cause| wrong(cause.to_string()))?;
-    let refused = |cause: Cause| wrong(access.hide(&cause.to_string()));
-    /// Gives a builder the options that it knows.
+    let url = Url::parse(base).map_err(|cause| invalid(cause.to_string()))?;
+    let (scheme, _) = ObjectStoreScheme::parse(&url).map_err(|cause| invalid(cause.to_string()))?;
+    let rejected = |cause: Cause| invalid(access.hide(&cause.to_string()));
+    /// Builds a client from the options known to its builder.
     macro_rules! build {
         ($builder:ty) => {{
             let known = |builder: $builder, (name, value): (&str, &str)| match name.parse() {
@@ -154,7 +159,7 @@ fn lister(base: &str, access: &Access) -> Result<Arc<dyn PaginatedListStore>> {
                     .options()
                     .fold(<$builder>::new().with_url(base), known)
                     .build()
-                    .map_err(refused)?,
+                    .map_err(rejected)?,
             )
         }};
     }
@@ -162,6 +167,10 @@ fn lister(base: &str, access: &Access) -> Result<Arc<dyn PaginatedListStore>> {
         ObjectStoreScheme::AmazonS3 => build!(AmazonS3Builder),
         ObjectStoreScheme::GoogleCloudStorage => build!(GoogleCloudStorageBuilder),
         ObjectStoreScheme::MicrosoftAzure => build!(MicrosoftAzureBuilder),
-        _ => return Err(wrong("it is no address of an object store".into())),
+        _ => {
+            return Err(invalid(
+                "it is not an address of S3, Google Cloud Storage or Azure".into(),
+            ));
+        }
     })
 }

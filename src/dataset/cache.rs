@@ -1,8 +1,8 @@
-//! Files of an object store, kept on this machine's disk while there is room.
+//! A bounded cache of object store files on the local disk. Start at [`Cache::file`].
 //!
-//! In: a name that belongs to one content for ever, and a way to fetch it. Out: an opened file. Start at [`Cache::file`]. Any number of
-//! processes may share the folder: a file appears whole, and one that is deleted stays readable to whoever has opened it. Files that are
-//! still being written are in a folder of their own, `parts`, which counts for nothing and is left alone for a day.
+//! A name belongs to one content for ever. Any number of processes may share the folder: a file
+//! appears whole, and a deleted file stays readable through open handles. Files being written are
+//! in the subfolder `parts`; they do not count towards the limit, and are left alone for a day.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -16,17 +16,17 @@ use super::disk::remove_file;
 use super::durable::make_folders;
 use super::error::{Error, Result, io_error};
 
-/// Files being written, in the cache's folder.
-const PARTS: &str = "parts";
-/// A part that nobody wrote to for so long is one of a process that died.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+/// The subfolder for files being written.
+const PARTS_FOLDER: &str = "parts";
+/// A part without writes for this long belongs to a dead process.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where local copies are kept.
+/// The folder for local copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheFolder {
-    /// In a folder that the user chose, or that is the user's own.
+    /// A folder chosen by the user, or the user's own cache folder.
     At(PathBuf),
-    /// In a folder among the system's temporary files that only this user can read or change.
+    /// A folder among the system's temporary files, with access for this user alone.
     Private,
 }
 
@@ -36,19 +36,19 @@ impl From<PathBuf> for CacheFolder {
     }
 }
 
-/// A folder of copies, the least used of which go first.
+/// A folder of copies. The least recently used ones are deleted first.
 #[derive(Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
     is_private: bool,
-    /// About how many bytes it may hold.
-    most: u64,
-    /// How many bytes it held when it was last listed, plus what came since; unknown before the first file.
+    /// The limit in bytes. It may be exceeded for a moment.
+    max_bytes: u64,
+    /// The size at the last listing plus later additions; `None` before the first file.
     held: Mutex<Option<u64>>,
 }
 
 impl Cache {
-    pub(super) fn new(folder: CacheFolder, most: u64) -> Self {
+    pub(super) fn new(folder: CacheFolder, max_bytes: u64) -> Self {
         let (folder, is_private) = match folder {
             CacheFolder::At(folder) => (folder, false),
             CacheFolder::Private => (
@@ -56,16 +56,17 @@ impl Cache {
                 true,
             ),
         };
-        Self { folder, is_private, most, held: Mutex::new(None) }
+        Self { folder, is_private, max_bytes, held: Mutex::new(None) }
     }
 
-    /// Where copies are, for tests.
+    /// Returns the folder, for tests.
     #[cfg(test)]
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Returns the copy called `name`; `fetch` writes it if there is none, or none of `bytes` bytes where that is known.
+    /// Returns the copy called `name`. `fetch` writes it if it does not exist, or if its size is
+    /// not `bytes`.
     pub(super) fn file(
         &self,
         name: &str,
@@ -82,13 +83,15 @@ impl Cache {
         match fetched {
             Ok(()) => Ok(file),
             Err(error) => {
+                // The fetch failed: a half-written part must not stay.
                 let _ = fs::remove_file(&part);
                 Err(error)
             }
         }
     }
 
-    /// Returns the copy called `name`, if there is one; one of another size is damaged and is deleted.
+    /// Returns the copy called `name`, if it exists. A copy with another size than `bytes` is
+    /// damaged and gets deleted.
     pub(super) fn find(&self, name: &str, bytes: Option<u64>) -> Result<Option<File>> {
         self.check()?;
         let place = self.folder.join(name);
@@ -101,22 +104,23 @@ impl Cache {
             remove_file(&place)?;
             return Ok(None);
         }
-        // How lately it was used; where that cannot be noted it goes a little sooner.
+        // The modification time records the last use. If it cannot be set, the copy is deleted a
+        // little sooner.
         let _ = file.set_modified(SystemTime::now());
         Ok(Some(file))
     }
 
-    /// Deletes the copy called `name`, if there is one.
+    /// Deletes the copy called `name`, if it exists.
     pub(super) fn forget(&self, name: &str) -> Result<()> {
         remove_file(&self.folder.join(name))
     }
 
-    /// Returns an empty file for a copy that is being written, and its place.
+    /// Creates an empty file for a new copy. Returns it with its path.
     pub(super) fn begin(&self) -> Result<(File, PathBuf)> {
         self.make()?;
         let part = self
             .folder
-            .join(PARTS)
+            .join(PARTS_FOLDER)
             .join(format!("{:016x}", RandomState::new().build_hasher().finish()));
         let file = OpenOptions::new()
             .read(true)
@@ -127,35 +131,44 @@ impl Cache {
         Ok((file, part))
     }
 
-    /// Makes a whole file the copy called `name`, and room where there is none left.
+    /// Turns a finished part into the copy called `name`, and deletes other copies if the cache is
+    /// full.
     pub(super) fn keep(&self, part: &Path, name: &str) -> Result<()> {
         let file = match File::open(part) {
-            // A part that was written for over a day may be taken for an abandoned one: then there is no copy.
+            // Another process deletes a part after a day, as abandoned. There is no copy then.
             Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
             file => file.map_err(io_error("open", part))?,
         };
+        // Sync before the rename: after a power cut a copy must not be empty.
         file.sync_all().map_err(io_error("sync", part))?;
         let bytes = file.metadata().map_err(io_error("look at", part))?.len();
         fs::rename(part, self.folder.join(name)).map_err(io_error("rename", part))?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = held.map(|held| held + bytes).filter(|held| *held <= self.most);
+        // Only a full cache, or the first file of this process, needs a listing.
+        let now = held.map(|held| held + bytes).filter(|held| *held <= self.max_bytes);
         *held = Some(now.map_or_else(|| self.shrink(), Ok)?);
         Ok(())
     }
 
-    /// Deletes the least lately used copies until a tenth is free, and abandoned parts; returns how many bytes are left.
+    /// Deletes the least recently used copies until a tenth of the limit is free, and abandoned
+    /// parts. Returns the bytes left.
     fn shrink(&self) -> Result<u64> {
-        for (modified, _, part) in listed(&self.folder.join(PARTS))? {
-            if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
+        for (modified, _, part) in listed(&self.folder.join(PARTS_FOLDER))? {
+            if modified.elapsed().is_ok_and(|age| age > ABANDONED_AFTER) {
                 remove_file(&part)?;
             }
         }
         let mut copies = listed(&self.folder)?;
+        // Sorted by last use, then by size and path.
         copies.sort();
         let mut held: u64 = copies.iter().map(|(_, bytes, _)| bytes).sum();
-        let most = if held > self.most { self.most - self.most / 10 } else { self.most };
+        let target = if held > self.max_bytes {
+            self.max_bytes - self.max_bytes / 10
+        } else {
+            self.max_bytes
+        };
         let mut oldest = copies.into_iter();
-        while held > most
+        while held > target
             && let Some((_, bytes, place)) = oldest.next()
         {
             remove_file(&place)?;
@@ -166,26 +179,27 @@ impl Cache {
 
     /// Makes the folder, and the one for parts.
     fn make(&self) -> Result<()> {
-        let parts = self.folder.join(PARTS);
+        let parts = self.folder.join(PARTS_FOLDER);
         if self.is_private {
             make_private(&self.folder)?;
         }
         make_folders(&parts).map(drop).map_err(io_error("create the folder", &parts))
     }
 
-    /// Checks that nobody else can have written copies, where the folder must be private.
+    /// Checks that no other user can write copies, if the folder must be private.
     fn check(&self) -> Result<()> {
         if self.is_private { make_private(&self.folder) } else { Ok(()) }
     }
 }
 
-/// Makes a folder that only this user can read or change, or checks that the one that is there is such a folder.
+/// Creates a folder for this user alone, or checks an existing one.
 fn make_private(folder: &Path) -> Result<()> {
+    // The mode is set at creation: a later `chmod` would leave a gap.
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(cause) if cause.kind() == ErrorKind::AlreadyExists => {}
         made => return made.map_err(io_error("create the folder", folder)),
     }
-    // Not through a link, which another user may have put there.
+    // Links are not followed: another user may have created one.
     let found = fs::symlink_metadata(folder).map_err(io_error("look at", folder))?;
     let is_ours = found.is_dir()
         && found.uid() == rustix::process::getuid().as_raw()
@@ -193,12 +207,12 @@ fn make_private(folder: &Path) -> Result<()> {
     if is_ours { Ok(()) } else { Err(Error::NotPrivate { folder: folder.display().to_string() }) }
 }
 
-/// Returns the files right in a folder, with the times at which they were last used, and their sizes.
+/// Returns the files of a folder (not of its subfolders): last use, size and path.
 fn listed(folder: &Path) -> Result<Vec<(SystemTime, u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
         let entry = entry.map_err(io_error("list", folder))?;
-        // Another process may delete meanwhile.
+        // Another process may delete the file meanwhile.
         if let Ok(found) = entry.metadata()
             && found.is_file()
         {
@@ -231,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_fetched_once_and_the_least_used_goes_first() {
+    fn a_copy_is_fetched_once_and_the_least_recently_used_is_deleted_first() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("cache").into(), 1000);
         for i in 0..10_u8 {
@@ -257,19 +271,20 @@ mod tests {
     }
 
     #[test]
-    fn a_fetch_that_fails_leaves_nothing() {
+    fn a_failed_fetch_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().to_owned().into(), 1000);
         assert!(cache.file("a", None, |_| Err(Error::Missing { path: "a".into() })).is_err());
         assert_eq!(listed(folder.path()).unwrap(), []);
-        assert_eq!(listed(&folder.path().join(PARTS)).unwrap(), []);
+        assert_eq!(listed(&folder.path().join(PARTS_FOLDER)).unwrap(), []);
         assert_eq!(read(cache.file("a", None, write(b"x")).unwrap()), b"x");
     }
+
     #[test]
-    fn what_is_being_written_stays_whatever_other_processes_keep() {
+    fn parts_being_written_survive_deletions_by_other_processes() {
         let folder = tempfile::tempdir().unwrap();
-        // Two processes, and no room at all.
-        let [ours, theirs] = [0, 0].map(|most| Cache::new(folder.path().to_owned().into(), most));
+        // Two processes with a limit of 0 bytes.
+        let [ours, theirs] = [0, 0].map(|limit| Cache::new(folder.path().to_owned().into(), limit));
         let (mut file, part) = ours.begin().unwrap();
         file.write_all(b"first half").unwrap();
         let hour_ago = SystemTime::now() - Duration::from_secs(3600);
@@ -278,15 +293,15 @@ mod tests {
         assert_eq!(read(ours.file("b", None, write(b"ours")).unwrap()), b"ours");
         assert_eq!(fs::read(&part).unwrap(), b"first half");
         ours.keep(&part, "c").unwrap();
-        assert_eq!(listed(folder.path()).unwrap(), [], "there is no room for copies");
+        assert_eq!(listed(folder.path()).unwrap(), [], "a limit of 0 bytes keeps no copies");
     }
 
     #[test]
-    fn a_part_of_a_process_that_died_goes_after_a_day() {
+    fn the_part_of_a_dead_process_is_deleted_after_a_day() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().to_owned().into(), 1000);
         let (file, part) = cache.begin().unwrap();
-        file.set_modified(SystemTime::now() - ABANDONED - Duration::from_secs(60)).unwrap();
+        file.set_modified(SystemTime::now() - ABANDONED_AFTER - Duration::from_secs(60)).unwrap();
         cache.file("a", None, write(b"x")).unwrap();
         assert!(!part.exists());
         cache.keep(&part, "b").unwrap();
@@ -294,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_another_size_is_fetched_again() {
+    fn a_copy_with_a_wrong_size_is_fetched_again() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().to_owned().into(), 1000);
         cache.file("a", Some(4), write(b"four")).unwrap();
@@ -304,12 +319,12 @@ mod tests {
     }
 
     #[test]
-    fn a_private_folder_that_others_made_or_can_change_is_refused() {
+    fn a_private_folder_with_access_for_others_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| Cache {
             folder: folder.path().join(name),
             is_private: true,
-            most: 1000,
+            max_bytes: 1000,
             held: Mutex::new(None),
         };
         at("new").file("a", None, write(b"x")).unwrap();

@@ -1,7 +1,4 @@
-//! Checks that a store and its files are what they must be.
-//!
-//! In: a file as its receipt describes it, or a store that nobody has written to. Out: nothing, or what is wrong. Start at
-//! [`Store::check_size`].
+//! Integrity checks of files and stores. Start at [`Store::check_size`].
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -11,11 +8,11 @@ use super::error::{Error, Result};
 use super::place::{Created, FileInfo};
 use super::store::Store;
 
-/// Bytes read at once, in so many pieces.
-const PIECE: u64 = 8 << 20;
-const PIECES: usize = 4;
+/// Bytes of one read, and the number of concurrent reads.
+const READ_BYTES: u64 = 8 << 20;
+const CONCURRENT_READS: usize = 4;
 
-/// Returns whether a path is one that [`Store::probe_create`] writes.
+/// Returns whether a path was written by [`Store::probe_create`].
 pub(super) fn is_probe(path: &str) -> bool {
     let name =
         path.strip_prefix("probes/").and_then(|name| name.split('#').next()).unwrap_or_default();
@@ -23,19 +20,22 @@ pub(super) fn is_probe(path: &str) -> bool {
 }
 
 impl Store {
-    /// Checks that a file is there and has the size that its receipt says; reads none of it.
+    /// Checks a file's size against its receipt, without reading its bytes.
     pub fn check_size(&self, info: &FileInfo) -> Result<()> {
         self.source(&info.path, Some(info)).map(drop)
     }
 
-    /// Checks that a file has the size and the digest that its receipt says; reads all of it, and keeps no copy.
+    /// Checks a file's size and digest against its receipt. It reads the whole file and keeps no
+    /// copy.
     pub fn verify(&self, info: &FileInfo) -> Result<()> {
-        let (file, mut hasher) = (self.source(&info.path, Some(info))?, blake3::Hasher::new());
+        let file = self.source(&info.path, Some(info))?;
+        let mut hasher = blake3::Hasher::new();
         let pieces: Vec<_> = (0..file.len())
-            .step_by(PIECE as usize)
-            .map(|from| from..(from + PIECE).min(file.len()))
+            .step_by(READ_BYTES as usize)
+            .map(|from| from..(from + READ_BYTES).min(file.len()))
             .collect();
-        for pieces in pieces.chunks(PIECES) {
+        // Read a few pieces at once, but hash them in order.
+        for pieces in pieces.chunks(CONCURRENT_READS) {
             for piece in file.read(pieces)? {
                 hasher.update(&piece);
             }
@@ -43,21 +43,21 @@ impl Store {
         info.check_digest(hasher.finalize())
     }
 
-    /// Returns the bytes of a small file, such as weights, that must have the size and the digest that its receipt says.
+    /// Reads a small file, such as weights, and checks its size and digest against its receipt.
     pub fn require_file(&self, info: &FileInfo) -> Result<Bytes> {
         let bytes = self.require(&info.path)?;
         info.check_size(bytes.len() as u64)?;
         info.check_digest(blake3::hash(&bytes)).map(|()| bytes)
     }
 
-    /// Returns the whole of a file as [`Store::map`] does, after all its bytes were read and have the digest that its receipt says.
+    /// Maps a file as [`Store::map`] does, and checks its digest against its receipt.
     pub fn map_checked(&self, info: &FileInfo) -> Result<Bytes> {
         let check = || {
             self.map_file(info)
                 .and_then(|bytes| info.check_digest(blake3::hash(&bytes)).map(|()| bytes))
         };
         match check() {
-            // The local copy may be what is damaged.
+            // Perhaps only the local copy is damaged: fetch it again, once.
             Err(Error::Corrupt { .. }) => {
                 self.forget_copy(&info.path)?;
                 check()
@@ -66,16 +66,18 @@ impl Store {
         }
     }
 
-    /// Checks that the store creates a file only once: fails where a second create overwrites the first.
+    /// Checks that the store creates a file only once, and fails if a second create overwrites the
+    /// first.
     ///
-    /// Every decision on what exists rests on that, and some stores accept a conditional write and ignore the condition. To be asked
-    /// once, when a workspace is made.
+    /// Every commit relies on atomic creates, but some stores accept a conditional write and ignore
+    /// its condition. Checked once, when a workspace is created.
     pub fn probe_create(&self) -> Result<()> {
         let path = format!("probes/{:016x}", RandomState::new().build_hasher().finish());
         let probe = || {
             let created = [self.create(&path, b"one")?, self.create(&path, b"two")?];
             Ok(created == [Created::New, Created::Exists] && self.require(&path)? == "one")
         };
+        // The probe is deleted even if the check failed.
         let is_atomic = probe();
         self.delete(&path)?;
         if is_atomic? { Ok(()) } else { Err(Error::NotAtomic { place: self.name() }) }
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_size_or_content_is_told_from_the_one_that_was_written() {
+    fn changed_sizes_and_flipped_bits_are_detected() {
         let folder = tempfile::tempdir().unwrap();
         let local = Store::open(folder.path().to_str().unwrap()).unwrap();
         let whole: Vec<u8> = (0..70_000_u32 << 8).map(|i| (i / 3) as u8).collect();
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_copy_is_fetched_again_and_a_size_costs_no_byte() {
+    fn a_damaged_copy_is_fetched_again_and_a_size_check_reads_no_bytes() {
         let (store, read) = metered_store();
         let info = write(&store, &[7; 100_000]);
         store.check_size(&info).unwrap();
@@ -163,7 +165,9 @@ mod tests {
             let copies = fs::read_dir(store.access().cache().folder())
                 .unwrap()
                 .map(|entry| entry.unwrap().path());
-            copies.filter(|path| path.is_file()).for_each(|path| fs::write(path, bytes).unwrap());
+            for copy in copies.filter(|path| path.is_file()) {
+                fs::write(copy, bytes).unwrap();
+            }
         };
         damage(&[8; 100_000]);
         assert!(store.map_checked(&info).unwrap() == [7; 100_000][..]);
@@ -173,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_ignores_conditional_writes_is_refused_and_no_probe_stays() {
+    fn a_store_without_conditional_writes_is_refused_and_probes_are_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let local = Store::open(folder.path().join("new").to_str().unwrap()).unwrap();
         for store in [local, faulty_store(&[])] {

@@ -1,8 +1,7 @@
-//! A folder of this machine as a workspace: a create that is atomic, and lasting after a power cut.
+//! A local folder as a workspace, with atomic creates that survive a power cut. Start at
+//! [`Folder::create`].
 //!
-//! In: a workspace's folder and a checked path in it. Out: files that are whole or absent. Start at [`Folder::create`].
-//!
-//! What reaches the disk before a file counts as written: its bytes, and every name on the way to it; see [`Durable`].
+//! A file counts as written once its bytes and every name on its path are on disk; see [`Durable`].
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -17,7 +16,7 @@ use super::durable::Durable;
 use super::error::{Error, Result, io_error};
 use super::place::Created;
 
-/// A workspace's folder; it need not exist yet.
+/// A workspace's folder. It is created with the first file.
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
@@ -38,16 +37,16 @@ impl Folder {
         &self.root
     }
 
-    /// What was made durable, for tests.
+    /// Returns the record of syncs, for tests.
     #[cfg(test)]
     pub(super) fn durable(&self) -> &Durable {
         &self.durable
     }
 
-    /// Creates a file by writing it aside, syncing it and linking it into place.
+    /// Creates a file: writes it under another name, syncs it and links it into place.
     ///
-    /// `object_store`'s local `PutMode::Create` links before anything is synced, so a power cut could leave an empty receipt behind;
-    /// hence this one.
+    /// `object_store`'s local `PutMode::Create` links before it syncs, so a power cut could leave
+    /// an empty receipt. Hence this function.
     pub(super) fn create(
         &self,
         path: &object_store::path::Path,
@@ -61,8 +60,9 @@ impl Folder {
             file.write_all(bytes)?;
             if lasts == Lasts::UntilPowerIsCut { Ok(()) } else { self.durable.sync(&file, &staged) }
         });
+        // A hard link fails if the name exists. This makes the create atomic.
         let placed = written.and_then(|()| put_in_place(&staged, &target));
-        // A staged file that stays behind is never listed or read.
+        // A left-over staged file is harmless: it is never listed or read.
         let _ = fs::remove_file(&staged);
         match placed {
             Ok(()) if lasts == Lasts::UntilPowerIsCut => Ok(Created::New),
@@ -72,7 +72,7 @@ impl Folder {
         }
     }
 
-    /// Starts a file at its place, for one writer.
+    /// Creates an empty file in place, for one writer.
     pub(super) fn begin(&self, path: &object_store::path::Path) -> Result<(File, PathBuf)> {
         let target = self.place(path);
         self.durable.make_folder_of(&target)?;
@@ -80,37 +80,40 @@ impl Folder {
         Ok((file, target))
     }
 
-    /// Makes a file that [`Folder::begin`] started lasting: its bytes and its name.
+    /// Makes the bytes and the name of a file from [`Folder::begin`] durable.
     pub(super) fn finish(&self, file: &File, target: &Path) -> Result<()> {
         self.durable.sync_new(file, target)
     }
 }
 
-/// What a created file survives.
+/// How durable a created file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lasts {
-    /// Everything.
+    /// It survives power cuts.
     Always,
-    /// The end of the process, but no power cut: it means nothing after one.
+    /// It survives the process, but not a power cut. For files without meaning after a restart,
+    /// such as pins.
     UntilPowerIsCut,
 }
 
-/// Returns a name beside `target` that no other writer uses and that listings leave out (`name#digits`).
+/// Returns a unique name beside `target`. Listings leave out such names (`name#digits`).
 fn staged_beside(target: &Path) -> PathBuf {
     let random = RandomState::new().build_hasher().finish();
     let mut name = target.file_name().unwrap_or_default().to_owned();
+    // `object_store` uses the same form for its staged files.
     name.push(format!("#{random}"));
     target.with_file_name(name)
 }
 
-/// Gives a staged file its name, unless the name is taken.
+/// Gives a staged file its final name, unless the name is taken.
 fn put_in_place(staged: &Path, target: &Path) -> io::Result<()> {
     link_or_move(fs::hard_link(staged, target), || {
         Ok(renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE)?)
     })
 }
 
-/// Moves a file where it could not be linked: FAT, exFAT and some FUSE file systems have no hard links, but move atomically too.
+/// Falls back to a rename if hard links are not supported. FAT, exFAT and some FUSE file systems
+/// have no hard links, but an atomic rename.
 fn link_or_move(
     linked: io::Result<()>,
     move_instead: impl FnOnce() -> io::Result<()>,
@@ -119,22 +122,24 @@ fn link_or_move(
         Errno::from_io_error(cause).is_some_and(|error| errors.contains(&error))
     };
     match linked {
+        // File systems without hard links return one of these.
         Err(cause) if is(&cause, &[Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS]) => {
             let cannot =
                 |cause: &io::Error| is(cause, &[Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]);
-            let unsupported = || {
-                io::Error::new(
-                    ErrorKind::Unsupported,
-                    "the file system can neither link a file nor move it without replacing another",
-                )
-            };
-            move_instead().map_err(|cause| if cannot(&cause) { unsupported() } else { cause })
+            move_instead().map_err(|cause| {
+                if !cannot(&cause) {
+                    return cause;
+                }
+                let reason =
+                    "the file system supports neither hard links nor renames without replacing";
+                io::Error::new(ErrorKind::Unsupported, reason)
+            })
         }
         linked => linked,
     }
 }
 
-/// The names in a folder, which need not exist, without hidden ones; at most a few.
+/// Returns up to 8 names in a folder, without hidden ones; none if the folder does not exist.
 pub(super) fn first_names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -145,7 +150,7 @@ pub(super) fn first_names(folder: &Path) -> Result<Vec<String>> {
     Ok(names.filter(|name| !name.starts_with('.') && name != "lost+found").take(8).collect())
 }
 
-/// Returns when a file was written, or `None` if there is none.
+/// Returns the time of a file's last change, or `None` if it does not exist.
 pub(super) fn modified(file: &Path) -> Result<Option<std::time::SystemTime>> {
     match fs::metadata(file).and_then(|found| found.modified()) {
         Ok(modified) => Ok(Some(modified)),
@@ -154,7 +159,8 @@ pub(super) fn modified(file: &Path) -> Result<Option<std::time::SystemTime>> {
     }
 }
 
-/// Returns the size of a file, or `None` if there is none. A symbolic link is not followed, as in listings.
+/// Returns the size of a file, or `None` if it does not exist. Symbolic links are not followed, as
+/// in listings.
 pub(super) fn size(file: &Path) -> Result<Option<u64>> {
     match fs::symlink_metadata(file) {
         Ok(found) => Ok(Some(found.len())),
@@ -165,7 +171,7 @@ pub(super) fn size(file: &Path) -> Result<Option<u64>> {
     }
 }
 
-/// Returns the bytes of a file, or `None` if there is none.
+/// Returns the bytes of a file, or `None` if it does not exist.
 pub(super) fn read(file: &Path) -> Result<Option<Bytes>> {
     match fs::read(file) {
         Ok(bytes) => Ok(Some(bytes.into())),
@@ -174,7 +180,7 @@ pub(super) fn read(file: &Path) -> Result<Option<Bytes>> {
     }
 }
 
-/// Opens a file that must be there; `path` is what to call it.
+/// Opens an existing file. Errors name it `path`.
 pub(super) fn open(full: &Path, path: &str) -> Result<File> {
     match File::open(full) {
         Ok(file) => Ok(file),
@@ -185,7 +191,7 @@ pub(super) fn open(full: &Path, path: &str) -> Result<File> {
     }
 }
 
-/// Removes a file, if it is there.
+/// Deletes a file, if it exists.
 pub(super) fn remove_file(file: &Path) -> Result<()> {
     match fs::remove_file(file) {
         Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("delete", file)(cause)),
@@ -193,7 +199,7 @@ pub(super) fn remove_file(file: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder and all that is in it, if it is there.
+/// Deletes a folder with all its files, if it exists.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("delete", folder)(cause)),
@@ -210,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_without_hard_links_is_told_from_a_folder_that_is_not_writable() {
+    fn a_file_system_without_hard_links_and_a_read_only_folder_have_different_hints() {
         let error = |errno: Errno| Err(io::Error::from(errno));
         for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS] {
             link_or_move(error(errno), || Ok(())).unwrap();
@@ -218,7 +224,8 @@ mod tests {
             assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
             let neither = link_or_move(error(errno), || error(Errno::INVAL)).unwrap_err();
             let neither = io_error("create", "a/receipts/k.json")(neither);
-            let (text, hint) = (neither.to_string(), neither.hint().unwrap());
+            let text = neither.to_string();
+            let hint = neither.hint().unwrap();
             assert!(
                 text.contains("a/receipts/k.json")
                     && hint.contains("hard links")
@@ -227,13 +234,13 @@ mod tests {
             );
         }
         let forbidden =
-            link_or_move(error(Errno::ACCESS), || unreachable!("that a move could not do either"))
+            link_or_move(error(Errno::ACCESS), || unreachable!("a rename would fail, too"))
                 .unwrap_err();
         assert!(io_error("create", "a")(forbidden).hint().unwrap().contains("writable"));
     }
 
     #[test]
-    fn a_move_never_replaces_a_file() {
+    fn a_rename_never_replaces_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let [staged, target] = ["k.json#1", "k.json"].map(|name| folder.path().join(name));
         let place = || {
@@ -249,10 +256,11 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "a test says what it skips")]
-    fn a_disk_formatted_as_fat_is_a_workspace() {
+    #[expect(clippy::print_stdout, reason = "a test reports that it is skipped")]
+    fn a_fat_disk_can_hold_a_workspace() {
         let folder = tempfile::tempdir().unwrap();
-        let script = "dd if=/dev/zero of=image bs=1M count=4 && mkfs.vfat image && mkdir disk && mount -o loop image disk";
+        let script = "dd if=/dev/zero of=image bs=1M count=4 && mkfs.vfat image \
+                      && mkdir disk && mount -o loop image disk";
         let made = Command::new("sh").args(["-c", script]).current_dir(folder.path()).output();
         if !made.is_ok_and(|made| made.status.success()) {
             println!(

@@ -1,6 +1,5 @@
-//! What must reach the disk so that a file is there after a power cut, and no sync more.
-//!
-//! In: files and folders that were just made. Out: as few syncs as the file system allows. Start at [`Durable::sync_names`].
+//! Makes new files durable with as few syncs as the file system allows. Start at
+//! [`Durable::sync_names`].
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -10,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::error::{Result, io_error};
 
-/// File systems that write metadata in order, by the type that `statfs` gives. (ext2, which shares its number with ext4, is served by
-/// ext4's code, which syncs new names itself.)
+/// File systems with ordered metadata, by the type in `statfs`. ext2 shares its number with ext4;
+/// ext4's code serves it and syncs new names itself.
 #[cfg(target_os = "linux")]
 const ORDERED: [u64; 8] = [
     0xEF53,      // ext4
@@ -19,39 +18,41 @@ const ORDERED: [u64; 8] = [
     0x9123_683E, // btrfs
     0xF2F5_2010, // F2FS
     0x2FC1_2FC1, // ZFS
-    0x794C_7630, // overlayfs, whose upper layer is one of these
-    0x6969,      // NFS: its server makes names durable before it answers
-    0x0102_1994, // tmpfs, which no power cut spares
+    0x794C_7630, // overlayfs, with an upper layer of one of these
+    0x6969,      // NFS: the server makes names durable before it answers
+    0x0102_1994, // tmpfs: nothing survives a power cut anyway
 ];
-/// Names of folders that are remembered to be durable.
-const REMEMBERED: usize = 4096;
+/// The most folders to remember as durable.
+const MAX_REMEMBERED: usize = 4096;
 
 /// Makes the files of a workspace's folder durable.
 #[derive(Debug)]
 pub(super) struct Durable {
     root: PathBuf,
     names: OnceLock<Names>,
-    /// What was synced, in order.
+    /// Every synced path, in order.
     #[cfg(test)]
     synced: Mutex<Vec<PathBuf>>,
 }
 
-/// What a sync makes durable besides the file it is called on.
+/// Which names a sync makes durable besides the file or folder itself.
 #[derive(Debug)]
 enum Names {
-    /// The file system writes metadata in the order in which it changed, so that syncing a new file or its folder also makes the names
-    /// of all folders above it durable. A data file costs 1 sync, a create 2.
+    /// All names above. The file system writes metadata in the order of the changes, so syncing a
+    /// new file or its folder includes the names of all folders above it. A data file costs 1 sync,
+    /// a create 2.
     Ordered,
-    /// Nothing, as POSIX has it: each folder in which a name is new must be synced. A data file in two new folders costs 4 syncs.
-    Each(Mutex<Known>),
+    /// None, as in POSIX: each folder with a new name must be synced. A data file in two new
+    /// folders costs 4 syncs.
+    Each(Mutex<KnownFolders>),
 }
 
-/// What is known of the names of folders.
+/// Folders with known state.
 #[derive(Debug, Default)]
-struct Known {
-    /// Folders whose names, and those of all folders above, are durable.
+struct KnownFolders {
+    /// Folders with durable names, up to the root.
     durable: HashSet<PathBuf>,
-    /// Folders above the root that this process made.
+    /// Folders above the root created by this process.
     above: HashSet<PathBuf>,
 }
 
@@ -66,23 +67,23 @@ impl Durable {
     }
 
     fn names(&self) -> &Names {
-        let find = || {
+        self.names.get_or_init(|| {
             if has_ordered_metadata(&self.root) {
                 Names::Ordered
             } else {
                 Names::Each(Mutex::default())
             }
-        };
-        self.names.get_or_init(find)
+        })
     }
 
-    /// Makes the folders above `target`.
+    /// Creates the folders above `target`.
     pub(super) fn make_folder_of(&self, target: &Path) -> Result<()> {
         let folder = target.parent().unwrap_or(target);
         let made = make_folders(folder).map_err(io_error("create the folder", folder))?;
         if let Names::Each(known) = self.names() {
             let mut known = lock(known);
             for folder in made {
+                // A folder deleted and created again has a new name to sync.
                 known.durable.remove(&folder);
                 if !folder.starts_with(&self.root) {
                     known.above.insert(folder);
@@ -92,7 +93,7 @@ impl Durable {
         Ok(())
     }
 
-    /// Makes a file that was just created at its place durable: its bytes and its name.
+    /// Makes the bytes and the name of a new file durable.
     pub(super) fn sync_new(&self, file: &File, target: &Path) -> Result<()> {
         self.sync(file, target).map_err(io_error("sync", target))?;
         match self.names() {
@@ -101,7 +102,7 @@ impl Durable {
         }
     }
 
-    /// Makes the name of `target` durable, and those of the folders above it.
+    /// Makes the name of `target` and of all folders above it durable.
     pub(super) fn sync_names(&self, target: &Path) -> Result<()> {
         let folder = target.parent().unwrap_or(target);
         self.sync_folder(folder)?;
@@ -109,7 +110,8 @@ impl Durable {
         let mut now_durable = Vec::new();
         for folder in folder.ancestors() {
             let Some(above) = folder.parent() else { break };
-            // Another process may have made a folder that was there, so that each is synced once.
+            // An existing folder may be new, too: another process may have just created it. So this
+            // process syncs every folder once.
             let is_done = {
                 let known = lock(known);
                 let is_ours = folder.starts_with(&self.root) || known.above.contains(folder);
@@ -119,7 +121,7 @@ impl Durable {
                 break;
             }
             match self.sync_folder(above) {
-                // Above the workspace others decide what may be opened.
+                // Folders above the workspace may be unreadable for this user.
                 Err(error)
                     if error.io_kind() == Some(ErrorKind::PermissionDenied)
                         && !above.starts_with(&self.root) => {}
@@ -128,7 +130,8 @@ impl Durable {
             now_durable.push(folder.to_owned());
         }
         let mut known = lock(known);
-        if known.durable.len() + now_durable.len() > REMEMBERED {
+        if known.durable.len() + now_durable.len() > MAX_REMEMBERED {
+            // Forgetting folders only costs extra syncs.
             known.durable.clear();
         }
         known.durable.extend(now_durable);
@@ -137,13 +140,13 @@ impl Durable {
 
     fn sync_folder(&self, folder: &Path) -> Result<()> {
         match File::open(folder).and_then(|file| self.sync(&file, folder)) {
-            // A file system that cannot sync folders says so in this way.
+            // File systems without support for syncing folders return this error.
             Err(cause) if cause.kind() == ErrorKind::InvalidInput => Ok(()),
             synced => synced.map_err(io_error("sync", folder)),
         }
     }
 
-    /// The one place in which this module calls fsync; `_path` is what a test counts.
+    /// Calls fsync: the only place in this module. Tests count `_path`.
     pub(super) fn sync(&self, file: &File, _path: &Path) -> io::Result<()> {
         file.sync_all()?;
         #[cfg(test)]
@@ -152,16 +155,17 @@ impl Durable {
     }
 }
 
-/// Whether the file system of a folder that exists writes metadata in order.
+/// Returns whether the file system of an existing folder writes metadata in order.
 fn has_ordered_metadata(folder: &Path) -> bool {
     #[cfg(target_os = "linux")]
+    // An unknown file system gets POSIX guarantees only.
     return rustix::fs::statfs(folder)
         .is_ok_and(|found| ORDERED.contains(&u64::try_from(found.f_type).unwrap_or(0)));
     #[cfg(not(target_os = "linux"))]
     return false;
 }
 
-/// Makes a folder and the missing ones above it; returns those that it made, the highest first.
+/// Creates a folder and its missing parents. Returns the new ones, the highest first.
 pub(super) fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let make = || match fs::create_dir(folder) {
         Ok(()) => Ok(vec![folder.to_owned()]),
@@ -178,7 +182,7 @@ pub(super) fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// A thread that panicked leaves nothing half-done under a lock of this module.
+/// Locks a mutex. A poisoned lock is fine: no thread leaves a half-done change under it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -195,35 +199,34 @@ pub(super) mod tests {
     use super::*;
 
     impl Durable {
-        /// Treats the file system as one that promises only what POSIX does.
+        /// Treats the file system like one with only POSIX guarantees.
         pub fn expect_no_order(&self) {
             self.names.set(Names::Each(Mutex::default())).unwrap();
         }
 
-        /// Returns what was synced since it was last asked.
+        /// Returns all paths synced since the last call.
         pub fn take_synced(&self) -> Vec<PathBuf> {
             std::mem::take(&mut lock(&self.synced))
         }
     }
 
-    /// Every file and folder below one.
+    /// Returns every file and folder below `folder`.
     fn tree(folder: &Path) -> BTreeSet<PathBuf> {
-        let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-        entries
-            .flat_map(|path| {
-                std::iter::once(path.clone()).chain(if path.is_dir() {
-                    tree(&path)
-                } else {
-                    BTreeSet::new()
-                })
-            })
-            .collect()
+        let mut paths = BTreeSet::new();
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                paths.extend(tree(&path));
+            }
+            paths.insert(path);
+        }
+        paths
     }
 
-    /// A disk as POSIX promises it: a name is there after a power cut if its folder was synced since the name was made.
+    /// A simulated disk with POSIX guarantees: a name survives a power cut if its folder was synced
+    /// after the name was created.
     #[derive(Default)]
     struct Disk {
-        seen: BTreeSet<PathBuf>,
         durable: BTreeSet<PathBuf>,
     }
 
@@ -235,7 +238,6 @@ pub(super) mod tests {
                 synced.iter().any(|folder| Some(folder.as_path()) == path.parent())
             };
             self.durable.extend(now.iter().filter(|path| is_synced(path)).cloned());
-            self.seen = now;
         }
 
         fn survives(&self, base: &Path, file: &Path) -> bool {
@@ -246,12 +248,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_written_survives_a_power_cut_on_a_disk_that_promises_no_order() {
+    fn finished_files_survive_a_power_cut_on_a_disk_without_ordered_metadata() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
         let names = ["a", "b", "data", "receipts"];
         for _ in 0..60 {
             let folder = tempfile::tempdir().unwrap();
-            // Neither the root nor the folder it is in is there.
+            // Neither the root nor its parent folder exists.
             let store = Folder::new(folder.path().join("new/ws"));
             store.durable().expect_no_order();
             let mut disk = Disk::default();
@@ -270,7 +272,7 @@ pub(super) mod tests {
                 disk.update(folder.path(), &store.durable().take_synced());
                 assert!(disk.survives(folder.path(), &store.place(&path)), "{path}");
                 if rng.random_range(0..4) == 0 {
-                    // A folder that is deleted and made again has a new name.
+                    // A folder deleted and created again has a new name.
                     let _ = fs::remove_dir_all(
                         store.place(&location(names[rng.random_range(0..names.len())]).unwrap()),
                     );
@@ -280,27 +282,21 @@ pub(super) mod tests {
         }
     }
 
-    /// Writes what a label task writes, and counts its syncs after the first task.
+    /// Writes the files of five label tasks. Returns the syncs of each task after the first one.
     fn syncs_of_a_task(store: &Folder) -> Vec<usize> {
         let count = |task: usize| {
-            let (file, target) = store
-                .begin(&location(&format!("labels/data/k{task}/a{task}/labels.parquet")).unwrap())
-                .unwrap();
+            let data = format!("labels/data/k{task}/a{task}/labels.parquet");
+            let (file, target) = store.begin(&location(&data).unwrap()).unwrap();
             store.finish(&file, &target).unwrap();
-            store
-                .create(
-                    &location(&format!("labels/receipts/k{task}.json")).unwrap(),
-                    b"{}",
-                    Lasts::Always,
-                )
-                .unwrap();
+            let receipt = location(&format!("labels/receipts/k{task}.json")).unwrap();
+            store.create(&receipt, b"{}", Lasts::Always).unwrap();
             store.durable().take_synced().len()
         };
         (0..5).map(count).skip(1).collect()
     }
 
     #[test]
-    fn a_task_with_one_file_costs_3_syncs_where_metadata_are_ordered_and_6_elsewhere() {
+    fn a_task_with_one_file_costs_3_syncs_with_ordered_metadata_and_6_without() {
         let folder = tempfile::tempdir().unwrap();
         let [ordered, other] =
             ["ordered", "other"].map(|name| Folder::new(folder.path().join(name)));

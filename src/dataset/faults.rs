@@ -1,7 +1,4 @@
-//! An object store that fails on purpose, for the tests of this room.
-//!
-//! In: a list of faults. Out: [`Faulty`], a store in memory whose next puts meet them, one each. Start at
-//! [`faulty_store`].
+//! In-memory object stores with injected faults, for tests. Start at [`faulty_store`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,63 +18,61 @@ use object_store::{
 
 use super::{Access, Store};
 
-/// What happens to a put.
+/// The fate of one put.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// Nothing: it succeeds.
+    /// It succeeds.
     Pass,
     /// It fails before anything is written.
     Before(ErrorKind),
-    /// It is done, but the reply gets lost.
+    /// It succeeds, but the reply is lost.
     LostReply,
 }
 
 #[derive(Debug)]
-struct Faulty {
-    /// Where local copies lie, as long as the store lives.
+struct FaultyObjectStore {
+    /// The folder of local copies, deleted with the store.
     _copies: tempfile::TempDir,
     inner: InMemory,
     faults: Mutex<VecDeque<Fault>>,
-    /// Whether it ignores the condition of a put.
+    /// Whether conditional puts overwrite.
     overwrites: bool,
-    /// How many bytes were read.
+    /// Bytes read so far.
     read: Arc<AtomicU64>,
 }
 
-/// Returns a folder of a store in memory whose next puts meet `faults`, one each.
+/// Returns an in-memory store. Its next puts meet `faults`, one each.
 pub fn faulty_store(faults: &[Fault]) -> Store {
-    store(faults, false).0
+    build(faults, false).0
 }
 
-/// Returns a store that ignores the condition of a conditional put.
+/// Returns an in-memory store without support for conditional puts.
 pub fn overwriting_store() -> Store {
-    store(&[], true).0
+    build(&[], true).0
 }
 
-/// Returns a store and the number of bytes that were read from it.
+/// Returns an in-memory store and a counter of bytes read from it.
 pub fn metered_store() -> (Store, Arc<AtomicU64>) {
-    store(&[], false)
+    build(&[], false)
 }
 
-fn store(faults: &[Fault], overwrites: bool) -> (Store, Arc<AtomicU64>) {
+fn build(faults: &[Fault], overwrites: bool) -> (Store, Arc<AtomicU64>) {
     let copies = tempfile::tempdir().expect("a folder can be made");
     let access = Access::new([], copies.path().to_owned(), 1 << 30);
-    let (faults, read) = (Mutex::new(faults.iter().copied().collect()), Arc::default());
-    let bucket = Faulty {
+    let read = Arc::<AtomicU64>::default();
+    let bucket = FaultyObjectStore {
         _copies: copies,
         inner: InMemory::new(),
-        faults,
+        faults: Mutex::new(faults.iter().copied().collect()),
         overwrites,
         read: Arc::clone(&read),
     };
-    (
-        Store::over("faulty", Arc::new(PrefixStore::new(bucket, "a/folder")), &access)
-            .expect("a runtime starts"),
-        read,
-    )
+    // The prefix tests that every path is relative to the workspace.
+    let objects = Arc::new(PrefixStore::new(bucket, "a/folder"));
+    (Store::over("faulty", objects, &access).expect("a runtime starts"), read)
 }
 
-impl fmt::Display for Faulty {
+impl fmt::Display for FaultyObjectStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a faulty store")
     }
@@ -88,7 +83,7 @@ fn failure(kind: ErrorKind) -> object_store::Error {
 }
 
 #[async_trait]
-impl ObjectStore for Faulty {
+impl ObjectStore for FaultyObjectStore {
     async fn put_opts(
         &self,
         location: &Path,
@@ -104,6 +99,7 @@ impl ObjectStore for Faulty {
         } else {
             options
         };
+        // A lost reply: the object is stored, but the caller sees an error.
         let put = self.inner.put_opts(location, payload, options).await?;
         if matches!(fault, Some(Fault::LostReply)) {
             Err(failure(ErrorKind::TimedOut))

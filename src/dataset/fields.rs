@@ -1,24 +1,24 @@
-//! What a task's key was made of, as its receipt keeps it.
+//! The fields of a task's key, as stored in its receipt. Start at [`Fields::sharing`].
 //!
-//! In: names and JSON values, in order. Out: [`Fields`], which look the same, and of which a million take little memory: receipts that were
-//! read together share what they have alike. Start at [`Fields::sharing`].
+//! Receipts read together share equal fields, so a million receipts take little memory.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// Fields by name, in order.
+/// Fields by name, in order, possibly shared with other receipts.
 #[derive(Clone, Default)]
 pub struct Fields {
-    /// Fields with the same names, perhaps those of other receipts.
+    /// All names, with the values of the first receipt.
     shared: Arc<Map<String, Value>>,
-    /// Values that are others here, by the name's place, ascending.
+    /// Values different from the shared ones, with the position of their name, ascending.
     own: Box<[(usize, Value)]>,
 }
 
 impl Fields {
-    /// Returns the same fields, which now share with `other` what both have alike, where both have the same names in the same order.
+    /// Returns the same fields, now sharing equal values with `other`. Both must have the same
+    /// names in the same order; otherwise nothing is shared.
     #[must_use]
     pub fn sharing(self, other: &Fields) -> Self {
         if !self.own.is_empty()
@@ -27,13 +27,15 @@ impl Fields {
         {
             return self;
         }
-        let fields = Arc::unwrap_or_clone(self.shared);
-        let values =
-            fields.into_iter().map(|(_, value)| value).zip(other.shared.values()).enumerate();
-        let own = values
-            .filter(|(_, (value, shared))| !is_same(value, shared))
-            .map(|(at, (value, _))| (at, value));
-        Self { own: own.collect(), shared: other.shared.clone() }
+        let mut own = Vec::new();
+        let values = Arc::unwrap_or_clone(self.shared).into_iter().map(|(_, value)| value);
+        for (position, (value, shared)) in values.zip(other.shared.values()).enumerate() {
+            // Most tasks of a stage differ in one or two fields.
+            if !is_same(&value, shared) {
+                own.push((position, value));
+            }
+        }
+        Self { own: own.into(), shared: other.shared.clone() }
     }
 
     /// Returns the value of a field.
@@ -45,8 +47,8 @@ impl Fields {
     /// Returns names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Value)> {
         let mut own = self.own.iter().peekable();
-        self.shared.iter().enumerate().map(move |(at, (name, shared))| {
-            match own.next_if(|(place, _)| *place == at) {
+        self.shared.iter().enumerate().map(move |(position, (name, shared))| {
+            match own.next_if(|(next, _)| *next == position) {
                 Some((_, value)) => (name, value),
                 None => (name, shared),
             }
@@ -58,17 +60,19 @@ impl Fields {
         self.shared.keys()
     }
 
-    /// Returns what they share with others, and the names of the fields that are others here.
+    /// Returns the shared fields, and the names of the fields with other values here.
     pub fn shared(&self) -> (&Arc<Map<String, Value>>, impl Iterator<Item = &str>) {
         let names = self.own.iter().filter_map(|(at, _)| self.shared.keys().nth(*at));
         (&self.shared, names.map(String::as_str))
     }
 }
 
-/// Whether two values are written alike: 0.0 and -0.0 are not, nor are objects in another order.
+/// Returns whether two values have the same JSON text. 0.0 and -0.0 differ, and so do objects with
+/// another order of keys.
 fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => {
+            // `==` holds for 0.0 and -0.0, but their texts differ.
             one == other && (!one.is_f64() || one.to_string() == other.to_string())
         }
         (Value::Array(one), Value::Array(other)) => {
@@ -126,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_written_as_they_were_whatever_they_share() {
+    fn sharing_never_changes_the_json_of_fields() {
         let texts = [
             r#"{"stage":"decode","size":64,"cut":0.0,"fit":{"a":1,"b":2},"videos":["x"]}"#,
             r#"{"stage":"decode","size":64,"cut":-0.0,"fit":{"a":1,"b":2},"videos":["y","z"]}"#,

@@ -1,8 +1,9 @@
-//! Finished tasks of a stage: tasks with a receipt whose files exist at their full size.
+//! Finished tasks of a stage: tasks with a receipt and with files of the right size. Start at
+//! [`finished`].
 //!
-//! Planning starts at [`finished`]. One listing shows which receipts exist. Receipts are read from the packs of the newest version, then
-//! from packs of older versions. A receipt's own file is read only if no version has it, or if it was filed after the newest version. Then
-//! the size of every file that a receipt names is compared with what the receipt says.
+//! One listing shows which receipts exist. Most are read from the packs of the newest version, then
+//! of older versions. A receipt's own file is read only if no version has it, or if it was filed
+//! after the newest version. Finally the size of every file is compared with its receipt.
 
 use std::sync::Arc;
 
@@ -16,47 +17,29 @@ use super::place::is_key;
 use super::receipt::{Receipt, find_receipts, receipt_path};
 use super::store::Store;
 
-/// The tasks of a stage that are done, in any version or none.
+/// The finished tasks of a stage, in any version or none.
 #[derive(Debug, Clone, Default)]
 pub struct Finished {
-    /// Receipts: those of the newest version in its order, then the others.
+    /// Receipts: the newest version's in its order, then all others.
     pub receipts: Vec<Arc<Receipt>>,
-    /// Tasks that were done, and whose files are no longer what they were.
+    /// Tasks with a receipt, but with a missing or resized file.
     pub damaged: Vec<Damaged>,
 }
 
-/// A task whose output is damaged.
+/// A task with a damaged file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Damaged {
-    /// The receipt.
+    /// The task's receipt.
     pub receipt: Arc<Receipt>,
-    /// The file.
+    /// The damaged file, relative to the workspace.
     pub path: String,
-    /// Its size; `None` where it is missing.
+    /// The size found; `None` if the file is missing.
     pub found_bytes: Option<u64>,
 }
 
-/// Returns the tasks of a stage that are done.
+/// Returns the finished tasks of a stage.
 pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result<Finished> {
-    let committed =
-        newest.map_or(Ok(None), |newest| store.modified(&manifest_path(stage, newest.version)))?;
-    let (mut missing, mut refiled) = (HashSet::default(), Vec::new());
-    for file in store.files(&format!("{stage}/receipts"))? {
-        let Some(key) = file
-            .path
-            .rsplit('/')
-            .next()
-            .and_then(|name| name.strip_suffix(".json"))
-            .filter(|key| is_key(key))
-        else {
-            continue;
-        };
-        match committed {
-            // Another attempt may have filed it since the version was made: its own file says so.
-            Some(committed) if file.modified >= committed => refiled.push(key.to_owned()),
-            _ => _ = missing.insert(key.to_owned()),
-        }
-    }
+    let ReceiptFiles { mut missing, refiled } = ReceiptFiles::list(store, stage, newest)?;
     if missing.is_empty() && refiled.is_empty() {
         return Ok(Finished::default());
     }
@@ -64,28 +47,32 @@ pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result
     let mut done = Finished::default();
     let mut take = |mut receipts: Vec<Arc<Receipt>>, missing: &mut HashSet<String>| {
         receipts.retain(|receipt| missing.contains(&receipt.key));
-        for (receipt, damage) in sizes.look(receipts)? {
+        for (receipt, damage) in sizes.check(receipts)? {
+            // A damaged task stays missing: its own receipt file decides below.
             if damage.is_none() && missing.remove(&receipt.key) {
                 done.receipts.push(receipt);
             }
         }
         Ok(())
     };
-    take(newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?, &mut missing)?;
-    if missing.len() > ONE_BY_ONE {
-        of_older_versions(store, stage, newest, &mut missing, &mut take)?;
+    if let Some(newest) = newest {
+        take(newest.receipts(store)?, &mut missing)?;
+    }
+    // Reading a whole pack pays off only for many receipts.
+    if missing.len() > MAX_SINGLE_READS {
+        take_from_older_versions(store, stage, newest, &mut missing, &mut take)?;
     }
     let mut keys: Vec<String> = missing.into_iter().chain(refiled).collect();
     keys.sort_unstable();
     let filed = find_receipts(store, stage, &keys)?.into_iter().flatten().map(Arc::new).collect();
-    for (receipt, damage) in sizes.look(filed)? {
+    for (receipt, damage) in sizes.check(filed)? {
         match damage {
             None => done.receipts.push(receipt),
             Some((path, found_bytes)) => done.damaged.push(Damaged { receipt, path, found_bytes }),
         }
     }
     if let Some(newest) = newest.filter(|_| !keys.is_empty()) {
-        // Those that were read one by one may be the newest version's, too: its order stays.
+        // Receipts read one by one may be in the newest version, too: restore its order.
         let entries = newest.entries(store)?;
         let rank: HashMap<&str, usize> =
             entries.iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
@@ -95,14 +82,45 @@ pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result
     Ok(done)
 }
 
-/// Up to so many receipts are read one by one.
-const ONE_BY_ONE: usize = 64;
+/// Up to this many receipts are read from their own files.
+const MAX_SINGLE_READS: usize = 64;
 
-/// Takes those of some receipts that are missing and whole.
+/// The keys of a stage's receipt files.
+#[derive(Default)]
+struct ReceiptFiles {
+    /// Not yet read from a pack.
+    missing: HashSet<String>,
+    /// Changed since the newest version.
+    refiled: Vec<String>,
+}
+
+impl ReceiptFiles {
+    fn list(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result<Self> {
+        let committed = match newest {
+            Some(newest) => store.modified(&manifest_path(stage, newest.version))?,
+            None => None,
+        };
+        let mut files = Self::default();
+        for file in store.files(&format!("{stage}/receipts"))? {
+            let name = file.path.rsplit('/').next().unwrap_or_default();
+            let Some(key) = name.strip_suffix(".json").filter(|key| is_key(key)) else { continue };
+            // Another attempt may have filed it since the version was committed, so the packs may
+            // have an old receipt.
+            if committed.is_some_and(|committed| file.modified >= committed) {
+                files.refiled.push(key.to_owned());
+            } else {
+                files.missing.insert(key.to_owned());
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Takes the missing receipts with undamaged files.
 type Take<'a> = dyn FnMut(Vec<Arc<Receipt>>, &mut HashSet<String>) -> Result<()> + 'a;
 
-/// Finds the missing receipts that older versions have.
-fn of_older_versions(
+/// Takes missing receipts from the packs of older versions, newest first.
+fn take_from_older_versions(
     store: &Store,
     stage: &str,
     newest: Option<&Manifest>,
@@ -115,7 +133,7 @@ fn of_older_versions(
         .map(|pack| pack.file.path.clone())
         .collect();
     for version in versions(store, stage)?.into_iter().rev().skip(1) {
-        if missing.len() <= ONE_BY_ONE {
+        if missing.len() <= MAX_SINGLE_READS {
             break;
         }
         let Some(manifest) = at(store, stage, version)? else { continue };
@@ -131,13 +149,14 @@ fn of_older_versions(
 
 /// The sizes of a stage's data files.
 enum Sizes<'a> {
-    /// In a folder, each file is looked at when a receipt names it: a listing would open two folders for every task.
+    /// A local folder: the size of each file is read when needed, since a listing would open two
+    /// folders for every task.
     Folder { store: &'a Store, data: String },
-    /// An object store lists a thousand files a request.
+    /// An object store: listed once, a thousand files a request.
     Listed(std::collections::HashMap<String, u64>),
 }
 
-/// A file that is not what its receipt says: its path, and its size if it exists.
+/// A damaged file: its path, and its size if it exists.
 type Damage = (String, Option<u64>);
 
 impl<'a> Sizes<'a> {
@@ -149,9 +168,10 @@ impl<'a> Sizes<'a> {
         }
     }
 
-    /// Looks at the files of receipts; returns each receipt with its first damaged file, in their order.
-    fn look(&self, receipts: Vec<Arc<Receipt>>) -> Result<Vec<(Arc<Receipt>, Option<Damage>)>> {
-        let look = |receipt: Arc<Receipt>| {
+    /// Checks the files of receipts. Returns the receipts in order, each with its first damaged
+    /// file.
+    fn check(&self, receipts: Vec<Arc<Receipt>>) -> Result<Vec<(Arc<Receipt>, Option<Damage>)>> {
+        let check = |receipt: Arc<Receipt>| {
             for file in &receipt.files {
                 let found = self.bytes(&file.path)?;
                 if found != Some(file.bytes) {
@@ -161,35 +181,34 @@ impl<'a> Sizes<'a> {
             }
             Ok((receipt, None))
         };
-        receipts.into_par_iter().map(look).collect()
+        receipts.into_par_iter().map(check).collect()
     }
 
-    /// Returns the size of a file; `None` if there is none among the stage's data.
+    /// Returns the size of a file; `None` if the stage has no such data file.
     fn bytes(&self, path: &str) -> Result<Option<u64>> {
         match self {
             Self::Listed(sizes) => Ok(sizes.get(path).copied()),
-            // A receipt may have been edited: a path that leads elsewhere is that of a missing file.
-            Self::Folder { store, data } => match store
-                .local_path(path)
-                .ok()
-                .flatten()
-                .filter(|_| path.starts_with(data.as_str()))
-            {
-                Some(file) => disk::size(&file),
-                None => Ok(None),
-            },
+            // A receipt may have been edited by hand: a path outside counts as missing.
+            Self::Folder { store, data } => {
+                let local = store.local_path(path).ok().flatten();
+                match local.filter(|_| path.starts_with(data.as_str())) {
+                    Some(file) => disk::size(&file),
+                    None => Ok(None),
+                }
+            }
         }
     }
 }
 
-/// Takes back the receipt of a task whose output is damaged, so that the task is done again; one that was filed anew since stays.
+/// Deletes the receipt of a damaged task, so the next run repeats the task. A receipt filed since
+/// by another attempt stays.
 pub fn take_back(store: &Store, stage: &str, damaged: &Damaged) -> Result<()> {
     let key = damaged.receipt.key.clone();
     let filed = find_receipts(store, stage, std::slice::from_ref(&key))?.pop().flatten();
-    match filed.filter(|filed| filed.attempt == damaged.receipt.attempt) {
-        Some(_) => store.delete(&receipt_path(stage, &key)),
-        None => Ok(()),
+    if filed.is_some_and(|filed| filed.attempt == damaged.receipt.attempt) {
+        store.delete(&receipt_path(stage, &key))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -212,25 +231,27 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_done_while_its_receipt_is_filed_and_its_files_are_whole() {
+    fn a_task_is_finished_while_its_receipt_exists_and_its_files_are_complete() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let receipts: Vec<Arc<Receipt>> = (0..4).map(|i| made(&store, "s", &key(i), "a")).collect();
         commit_all(&store, "s", "1", &receipts[..3]);
         let keys = |numbers: &[usize]| numbers.iter().map(|i| key(*i)).collect::<Vec<_>>();
         assert_eq!(found(&store), (keys(&[0, 1, 2, 3]), vec![]));
-        // A file is gone, another one is cut short, a receipt was deleted by hand.
+        // Delete a file, cut another one short, and delete a receipt by hand.
         store.delete(&receipts[0].files[0].path).unwrap();
         std::fs::write(folder.path().join(&receipts[3].files[0].path), "").unwrap();
         store.delete(&receipt_path("s", &key(1))).unwrap();
         assert_eq!(found(&store), (keys(&[2]), keys(&[0, 3])));
-        // Made again by another attempt, and not committed yet.
+        // Another attempt makes the tasks again, without a commit.
         let newest = super::super::head(&store, "s").unwrap();
         for damaged in finished(&store, "s", newest.as_ref()).unwrap().damaged {
             take_back(&store, "s", &damaged).unwrap();
         }
         assert_eq!(found(&store), (keys(&[2]), vec![]));
-        [0, 1, 3].iter().for_each(|i| _ = made(&store, "s", &key(*i), "b"));
+        for i in [0, 1, 3] {
+            made(&store, "s", &key(i), "b");
+        }
         assert_eq!(found(&store), (keys(&[0, 1, 2, 3]), vec![]));
         let newest = super::super::head(&store, "s").unwrap();
         let done = finished(&store, "s", newest.as_ref()).unwrap();

@@ -1,7 +1,5 @@
-//! The rows of shards without their pixels: which frames there are.
-//!
-//! In: shards' paths. Out: plain vectors, a value per frame. Start at [`read_all_frame_rows`]. No pixel is read, from a disk or an
-//! object store.
+//! Frame rows: the columns of shards without pixels. Start at [`read_all_frame_rows`]. No pixels
+//! are read, neither from disk nor from an object store.
 
 use rayon::prelude::*;
 
@@ -10,41 +8,45 @@ use super::shard::VideoName;
 use super::shard_reader::Shard;
 use super::store::Store;
 
-/// Shards whose small columns are read at once.
+/// The number of shards read concurrently.
 pub(super) const AT_ONCE: usize = 64;
 
-/// The rows of a shard without their pixels, column by column.
+/// The rows of shards without pixels, column by column.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FrameRows {
     /// The videos, each once.
     pub videos: Vec<VideoName>,
-    /// The place of a frame's video in `videos`.
+    /// The index of each frame's video in `videos`.
     pub video: Vec<u32>,
-    /// The episode's number within the video.
+    /// The number of each frame's episode within the video.
     pub episode: Vec<u32>,
-    /// The frame's number within the video.
+    /// Each frame's index within the video.
     pub frame_index: Vec<u32>,
-    /// The frame's time within the video, in seconds.
+    /// Each frame's time within the video, in seconds.
     pub time_s: Vec<f64>,
 }
 
-/// Adds a shard's rows to `rows` without ever touching its pixels.
+/// Adds a shard's rows to `rows`. Pixels are not read.
 pub fn read_frame_rows(store: &Store, path: &str, rows: &mut FrameRows) -> Result<()> {
     Shard::open_rows(store, path, None).map(|shard| rows.extend(&shard))
 }
 
-/// Adds the rows of many shards to `rows`, in their order, without ever touching pixels; many shards are read at once.
+/// Adds the rows of many shards to `rows`, in order. Shards are read in parallel, and pixels are
+/// not read.
 pub fn read_all_frame_rows(store: &Store, paths: &[String], rows: &mut FrameRows) -> Result<()> {
     for paths in paths.chunks(AT_ONCE) {
         let shards: Vec<Result<Shard>> =
             paths.par_iter().map(|path| Shard::open_rows(store, path, None)).collect();
-        shards.into_iter().try_for_each(|shard| shard.map(|shard| rows.extend(&shard)))?;
+        for shard in shards {
+            rows.extend(&shard?);
+        }
     }
     Ok(())
 }
 
 impl FrameRows {
     fn extend(&mut self, shard: &Shard) {
+        // Video indices of the shard continue after the videos of earlier shards.
         let first = self.videos.len();
         self.videos.extend_from_slice(shard.videos());
         for batch in shard.batches() {
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rows_without_pixels_are_the_same_rows() {
+    fn frame_rows_equal_the_rows_of_the_shard() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         write(&store, Compression::Zstd);
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_shard_in_a_bucket_the_rows_are_read_without_the_pixels() {
+    fn reading_rows_from_an_object_store_fetches_no_pixels() {
         for compression in [Compression::None, Compression::Zstd] {
             let (store, read) = metered_store();
             let names = vec![VideoName { uri: "a.mp4".into(), digest: "d".into() }];
@@ -122,12 +124,16 @@ mod tests {
             for bytes in [for_rows, for_shards] {
                 assert!(bytes > 0 && bytes * 200 < info.bytes, "{bytes} of {} bytes", info.bytes);
             }
-            // The pixels come when they are asked for.
+            // Pixels are fetched on first use.
             let mut out = vec![0; 2 * size.bytes()];
             shards.copy(0, 700, &mut out).unwrap();
             let shard = Shard::open_file(&store, &info).unwrap();
             assert!(out == [shard.pixels(700), shard.pixels(701)].concat());
-            assert_eq!(read.load(Ordering::Relaxed), info.bytes, "once, and then there is a copy");
+            assert_eq!(
+                read.load(Ordering::Relaxed),
+                info.bytes,
+                "fetched once, then read from the local copy"
+            );
         }
     }
 }

@@ -255,7 +255,7 @@ fn what_is_wrong_with_an_address_is_said_with_its_cure_and_without_a_secret() {
     let project = Project::new(1);
     for (workspace, expect) in [
         ("s3://no-such-bucket/ws", "the bucket must exist"),
-        ("ftp://host/ws", "`ftp` is no scheme"),
+        ("ftp://host/ws", "`ftp` is not the scheme"),
         ("s3://me:secret-nobody-knows@lapo/ws", "it holds a password"),
     ] {
         let said = server.lapo(&project, &["run", "pipeline.yaml", "--workspace", workspace]);

@@ -275,7 +275,7 @@ fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
     let committed = project.lapo(&["commit", "--plan", "plans/a"]);
     let asked = project.lapo(&["query", "SELECT count(*) AS n FROM frames", "--workspace", "ws"]);
     assert!(committed.code == 1 && asked.code == 1, "{committed:#?} {asked:#?}");
-    assert!(committed.stderr.contains("is no path in a workspace"), "{committed:#?}");
+    assert!(committed.stderr.contains("is not a path in a workspace"), "{committed:#?}");
     // A run makes the task again.
     project.run(&[]).good();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 3);

@@ -1,6 +1,5 @@
-//! The actions of the Delta protocol that we write, one a line of a log entry, and the way back.
-//!
-//! In: files and facts of a version. Out: [`Action`], as JSON. Start at [`Action`] and [`info`].
+//! Actions of the Delta protocol: the lines of a log entry, written and parsed. Start at [`Action`]
+//! and [`info`].
 
 use std::collections::BTreeMap;
 
@@ -22,30 +21,30 @@ pub(super) enum Action {
     Add(Add),
 }
 
-/// Who committed, and why.
+/// The commit's time, run and reason.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CommitInfo {
-    /// When the version was committed, in milliseconds since 1970.
+    /// The commit's time, in milliseconds since 1970.
     pub timestamp: u64,
     operation: String,
     operation_parameters: BTreeMap<String, String>,
     engine_info: String,
-    /// Our own note; readers of the protocol pass over it. Without it another program wrote the entry.
+    /// lapo's own note, ignored by other readers. An entry without it comes from another program.
     pub lapo: Marker,
 }
 
-/// What the log says after an entry.
+/// lapo's note of the state after an entry.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Marker {
-    /// The version of the stage that the log holds after this entry; 0 for none.
+    /// The version of the stage in the log after this entry; 0 for none.
     pub holds: u64,
     /// The table's metadata after this entry.
     pub metadata: MetaData,
 }
 
-/// What a program must know to read and write the table.
+/// The protocol versions required for reading and writing the table.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Protocol {
@@ -53,7 +52,7 @@ pub(super) struct Protocol {
     pub min_writer_version: i32,
 }
 
-/// What the table is.
+/// The table's id, name and schema.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MetaData {
@@ -66,14 +65,14 @@ pub(super) struct MetaData {
     pub created_time: u64,
 }
 
-/// How data files are encoded.
+/// The format of data files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Format {
     pub provider: String,
     pub options: BTreeMap<String, String>,
 }
 
-/// A file that the table has from this entry on.
+/// A file added to the table.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Add {
@@ -85,7 +84,7 @@ pub(super) struct Add {
     pub stats: String,
 }
 
-/// A file that the table no longer has.
+/// A file removed from the table.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Remove {
@@ -143,7 +142,7 @@ impl Add {
         })
     }
 
-    /// Returns the file as a receipt lists it, except for its digest, which the log does not know.
+    /// Returns the file as in a receipt, except for the digest: the log has none.
     pub fn file(&self, stage: &str, entry: &str) -> Result<FileInfo> {
         file(stage, entry, &self.path, self.size, &self.stats)
     }
@@ -160,12 +159,12 @@ impl Remove {
     }
 }
 
-/// Returns the statistics of a file, as the protocol writes them.
+/// Returns the statistics of a file, in the protocol's form.
 pub(super) fn stats(rows: u64) -> String {
     format!("{{\"numRecords\":{rows}}}")
 }
 
-/// Returns a file that the log lists in `entry`.
+/// Returns a file listed in the log entry `entry`.
 pub(super) fn file(
     stage: &str,
     entry: &str,
@@ -186,13 +185,13 @@ pub(super) fn file(
     })
 }
 
-/// Reads the actions of an entry.
+/// Parses the actions of an entry.
 pub(super) fn parse(path: &str, bytes: &[u8]) -> Result<Vec<Action>> {
     let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| serde_json::from_slice(line).map_err(|cause| corrupt(path, cause))).collect()
 }
 
-/// Reads what we noted in an entry; [`Error::ForeignLog`] where there is no note of ours.
+/// Parses lapo's note in an entry. Fails with [`Error::ForeignLog`] if there is none.
 pub(super) fn info(path: &str, bytes: &[u8]) -> Result<CommitInfo> {
     let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     match serde_json::from_slice(first) {
@@ -201,23 +200,23 @@ pub(super) fn info(path: &str, bytes: &[u8]) -> Result<CommitInfo> {
     }
 }
 
-/// Returns the table's id, a UUID that depends on the workspace and the stage alone.
+/// Returns the table's id, a UUID derived from the workspace's id and the stage's name alone.
 fn table_id(table: DeltaTable<'_>) -> String {
     let digest = blake3::hash(format!("{}\n{}", table.workspace, table.stage).as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&digest.as_bytes()[..16]);
-    // RFC 9562: version 8 (the program's own), variant 10.
+    // RFC 9562: version 8 (custom), variant 10.
     id[6] = id[6] & 0x0f | 0x80;
     id[8] = id[8] & 0x3f | 0x80;
     let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// Returns a file's path as the log states it: relative to the stage's folder, URL-encoded.
+/// Returns a file's path in the log: relative to the stage's folder, URL-encoded.
 pub(super) fn relative(stage: &str, file: &FileInfo) -> Result<String> {
     let inside = file.path.strip_prefix(stage).and_then(|path| path.strip_prefix('/'));
     let inside = inside.ok_or_else(|| {
-        corrupt(&file.path, format!("it is not in the folder of its stage `{stage}`"))
+        corrupt(&file.path, format!("expected a file in the folder of its stage `{stage}`"))
     })?;
     let mut encoded = String::with_capacity(inside.len());
     for &byte in inside.as_bytes() {
@@ -231,6 +230,7 @@ pub(super) fn relative(stage: &str, file: &FileInfo) -> Result<String> {
     Ok(encoded)
 }
 
+/// Decodes a URL-encoded path.
 fn decode(entry: &str, encoded: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(encoded.len());
     let mut rest = encoded.as_bytes();
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_relative_and_encoded_and_come_back() {
+    fn paths_are_relative_and_encoded_and_survive_a_round_trip() {
         for (path, encoded) in [
             ("labels/data/k/a/labels.parquet", "data/k/a/labels.parquet"),
             ("labels/a b%/c=d?#.parquet", "a%20b%25/c%3Dd%3F%23.parquet"),

@@ -1,8 +1,8 @@
-//! Checkpoints: what the log says after an entry, as one Parquet file, so that a long log is read fast.
+//! Checkpoints: the state after an entry as one Parquet file, so readers need not replay a long
+//! log. Start at [`write`].
 //!
-//! In: the state after an entry. Out: a file that every reader of the protocol finds beside the entries. Start at [`write`].
-//!
-//! `_last_checkpoint` is not written: it would have to be replaced, and readers find checkpoints by listing the log.
+//! `_last_checkpoint` is not written, since it would have to be replaced. Readers find checkpoints
+//! by listing the log.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use super::{Log, State};
 use crate::dataset::error::{Error, Result};
 use crate::dataset::new_file::FileInfo;
 
-/// Rows before those of files: the protocol's and the metadata's.
+/// Rows before the rows of files: one for the protocol, one for the metadata.
 const HEAD: usize = 2;
 
-/// Creates the checkpoint of an entry, if there is none.
+/// Creates the checkpoint of an entry, unless it exists.
 pub(super) fn write(log: &Log<'_>, entry: u64, state: &State) -> Result<()> {
     let path = path(log, entry);
     let encode = |reason: String| Error::Encode { path: path.clone(), reason };
@@ -37,11 +37,11 @@ pub(super) fn write(log: &Log<'_>, entry: u64, state: &State) -> Result<()> {
         .collect::<Result<Vec<String>>>()?;
     let batch = rows(state, &paths).map_err(|cause| encode(cause.to_string()))?;
     let bytes = parquet_of(&batch).map_err(|cause| encode(cause.to_string()))?;
-    // Whatever another publisher has created says the same.
+    // A checkpoint by another publisher has the same content.
     log.table.store.create(&path, &bytes).map(|_| ())
 }
 
-/// Returns the files that a checkpoint lists.
+/// Returns the files listed in a checkpoint.
 pub(super) fn read(log: &Log<'_>, entry: u64) -> Result<Vec<FileInfo>> {
     let path = path(log, entry);
     let corrupt = |reason: String| Error::Corrupt { path: path.clone(), reason };
@@ -62,20 +62,17 @@ pub(super) fn read(log: &Log<'_>, entry: u64) -> Result<Vec<FileInfo>> {
                 .as_string_opt::<i32>()
                 .ok_or_else(|| corrupt(format!("`add.{name}` is not text")))
         };
-        let (paths, stats) = (text("path")?, text("stats")?);
+        let paths = text("path")?;
+        let stats = text("stats")?;
         let sizes = column("size")?
             .as_primitive_opt::<Int64Type>()
             .ok_or_else(|| corrupt("`add.size` is not int64".into()))?;
+        // Rows without `add` have the protocol or the metadata.
         for row in (0..batch.num_rows()).filter(|row| add.is_valid(*row)) {
             let bytes =
                 u64::try_from(sizes.value(row)).map_err(|cause| corrupt(cause.to_string()))?;
-            files.push(actions::file(
-                log.table.stage,
-                &path,
-                paths.value(row),
-                bytes,
-                stats.value(row),
-            )?);
+            let (file, stats) = (paths.value(row), stats.value(row));
+            files.push(actions::file(log.table.stage, &path, file, bytes, stats)?);
         }
     }
     Ok(files)
@@ -89,38 +86,28 @@ fn parquet_of(batch: &RecordBatch) -> parquet::errors::Result<Vec<u8>> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("zstd has a level 3")))
         .set_created_by("lapo".to_owned())
-        // Maps and lists get the names that the Parquet format asks for.
+        // Maps and lists get the field names required by the Parquet format.
         .set_coerce_types(true);
     let options = ArrowWriterOptions::new()
         .with_properties(properties.build())
+        // Only the Parquet schema counts for other readers.
         .with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), batch.schema(), options)?;
     writer.write(batch)?;
     writer.into_inner()
 }
 
-/// Returns the rows of a checkpoint: in each, one action's column has a value.
+/// Returns the rows of a checkpoint. Each row has a value in one action's column.
 fn rows(state: &State, paths: &[String]) -> Result<RecordBatch, ArrowError> {
     let metadata = state.metadata.as_ref().expect("an entry has a schema");
     let count = HEAD + paths.len();
+    let transactions = all_null(&[("appId", DataType::Utf8), ("version", DataType::Int64)], count);
+    let removes = all_null(&[("path", DataType::Utf8), ("dataChange", DataType::Boolean)], count);
+    // Readers expect a column for each kind of action, even without rows.
     let columns = [
-        (
-            "txn",
-            action(
-                no_rows(&[("appId", DataType::Utf8), ("version", DataType::Int64)], count),
-                |_| false,
-                count,
-            )?,
-        ),
+        ("txn", action(transactions, |_| false, count)?),
         ("add", action(adds(state, paths)?, |row| row >= HEAD, count)?),
-        (
-            "remove",
-            action(
-                no_rows(&[("path", DataType::Utf8), ("dataChange", DataType::Boolean)], count),
-                |_| false,
-                count,
-            )?,
-        ),
+        ("remove", action(removes, |_| false, count)?),
         ("metaData", action(metadata_row(metadata, count)?, |row| row == 1, count)?),
         ("protocol", action(protocol_row(count), |row| row == 0, count)?),
     ];
@@ -136,7 +123,7 @@ fn rows(state: &State, paths: &[String]) -> Result<RecordBatch, ArrowError> {
 
 type Columns = Vec<(&'static str, ArrayRef)>;
 
-/// Returns an action's column, with a value in the rows that `is_set` names.
+/// Returns an action's column, with values in the rows selected by `is_set`.
 fn action(
     columns: Columns,
     is_set: impl Fn(usize) -> bool,
@@ -151,7 +138,8 @@ fn action(
     Ok(Arc::new(StructArray::try_new(fields, columns, Some(set))?))
 }
 
-fn no_rows(columns: &[(&'static str, DataType)], count: usize) -> Columns {
+/// Returns columns of nulls.
+fn all_null(columns: &[(&'static str, DataType)], count: usize) -> Columns {
     columns
         .iter()
         .map(|(name, data_type)| (*name, arrow::array::new_null_array(data_type, count)))
@@ -171,12 +159,12 @@ fn adds(state: &State, paths: &[String]) -> Result<Columns, ArrowError> {
     ])
 }
 
-/// Returns texts after the head's rows.
+/// Returns a column of texts, with nulls in the first rows.
 fn texts(values: impl Iterator<Item = String>) -> ArrayRef {
     Arc::new(StringArray::from_iter(std::iter::repeat_n(None, HEAD).chain(values.map(Some))))
 }
 
-/// Returns numbers after the head's rows.
+/// Returns a column of numbers, with zeros in the first rows.
 fn numbers(values: impl Iterator<Item = u64>) -> Result<ArrayRef, ArrowError> {
     let signed = |value| {
         i64::try_from(value).map_err(|_| ArrowError::CastError(format!("{value} is not int64")))
@@ -220,7 +208,7 @@ fn protocol_row(count: usize) -> Columns {
     ]
 }
 
-/// Returns a column of maps from text to text, none of which has an entry.
+/// Returns a column of empty maps from text to text.
 fn empty_maps(count: usize) -> Result<ArrayRef, ArrowError> {
     let fields = Fields::from(vec![
         Field::new("key", DataType::Utf8, false),

@@ -1,12 +1,15 @@
-//! A stage's own Parquet table as a Delta Lake table: `<stage>/_delta_log/` says which files each version holds.
+//! Publishes a stage's Parquet table as a Delta Lake table: `<stage>/_delta_log/` lists the files
+//! of each version. Start at [`publish`].
 //!
-//! In: the versions of a stage. Out: one log entry a version, so that `pl.scan_delta`, `deltalake` and Spark read the newest version or
-//! an older one. Start at [`publish`].
+//! `pl.scan_delta`, `deltalake` and Spark can read the newest version or an older one. Manifests
+//! stay authoritative; the log repeats them. Version `n` of the stage is version `n - 1` of the
+//! Delta table.
 //!
-//! Manifests stay the truth, and the log repeats them. Version `n` of the stage is version `n - 1` of the Delta table. Entries and
-//! checkpoints are created once and never changed. A killed run leaves the last entries missing, and the next [`publish`] creates them.
-//! An entry for a version whose manifest was collected changes nothing: its changes are in the next entry. Each entry says in its
-//! `commitInfo.lapo` which version the log holds after it, so that the next one needs no replay.
+//! Entries and checkpoints are created once and never changed. If a run is killed, the last entries
+//! are missing, and the next [`publish`] creates them. The entry of a version without manifest
+//! (garbage collection deleted it) changes nothing: its changes are in the next entry. Each entry's
+//! `commitInfo.lapo` names the version of the stage in the log after this entry, so the next
+//! publisher need not replay the log.
 
 mod actions;
 mod checkpoint;
@@ -25,51 +28,54 @@ use super::place::FileInfo;
 use super::store::Store;
 use super::workspace;
 
-/// A checkpoint is written beside every entry whose number is a multiple of this: readers start there instead of at entry 0.
+/// A checkpoint is written beside every entry with a multiple of this number: readers start there
+/// instead of at entry 0.
 const CHECKPOINT_EVERY: u64 = 100;
 
-/// A stage whose own table is published.
+/// A stage with a published table.
 #[derive(Debug, Clone, Copy)]
 pub struct DeltaTable<'a> {
-    /// Where the workspace is.
+    /// The workspace's store.
     pub store: &'a Store,
-    /// The workspace's id: with the stage's name it decides the table's id.
+    /// The workspace's id. Together with the stage's name it determines the table's id.
     pub workspace: &'a str,
     /// The stage's name.
     pub stage: &'a str,
 }
 
-/// One version of a stage's own table.
+/// One version of a stage's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableVersion {
-    /// When it was committed, in milliseconds since 1970.
+    /// The commit's time, in milliseconds since 1970.
     pub committed_unix_ms: u64,
-    /// The run that committed it.
+    /// The run of the commit.
     pub run: String,
     /// The pipeline's name.
     pub pipeline: String,
-    /// Why it was committed, for people.
+    /// The reason of the commit, in words.
     pub why: String,
-    /// The Parquet files it holds, in the dataset's order; see [`Manifest::own_table`].
+    /// The Parquet files of the version, in the dataset's order; see [`Manifest::own_table`].
     pub files: Vec<FileInfo>,
 }
 
-/// Creates the log entries that are missing, up to version `newest`, and a checkpoint where one is due.
+/// Creates the missing log entries up to version `newest`, and a checkpoint if one is due.
 ///
-/// `versions` returns a version of the stage, counted from 1, or `None` once its manifest was collected. It may be called for any version
-/// up to `newest`, and two publishers at once are harmless.
+/// `versions` returns a version of the stage, counted from 1, or `None` if garbage collection
+/// deleted its manifest. It may be called for any version up to `newest`. Concurrent publishers are
+/// harmless.
 ///
 /// # Errors
-/// Those of the store and of `versions`; [`Error::ForeignLog`](super::Error::ForeignLog) where another program committed to the table. What was created stays, and
-/// the next call goes on from there.
+/// Fails with errors of the store and of `versions`, and with
+/// [`Error::ForeignLog`](super::Error::ForeignLog) if another program committed to the table.
+/// Created entries stay, and the next call continues from there.
 pub fn publish(table: DeltaTable<'_>, newest: u64, versions: &Versions<'_>) -> Result<()> {
     publish_with(table, newest, versions, CHECKPOINT_EVERY)
 }
 
-/// Publishes a stage up to its newest version, if its own table is Parquet.
+/// Publishes a stage up to its newest version, if its table is Parquet.
 ///
 /// # Errors
-/// Those of [`publish`].
+/// Fails like [`publish`].
 pub fn publish_stage(store: &Store, stage: &str, newest: &Manifest) -> Result<()> {
     let tables = &newest.totals.tables;
     if tables.is_empty() || tables.contains_key("shard.arrow") {
@@ -77,20 +83,25 @@ pub fn publish_stage(store: &Store, stage: &str, newest: &Manifest) -> Result<()
     }
     let id = workspace::require(store)?.id;
     let version = |number: u64| {
-        let older =
-            if number == newest.version { None } else { manifest::at(store, stage, number)? };
-        let Some(manifest) = (if number == newest.version { Some(newest) } else { older.as_ref() })
-        else {
-            return Ok(None);
+        // The newest manifest is at hand.
+        let manifest = if number == newest.version {
+            Some(newest.clone())
+        } else {
+            manifest::at(store, stage, number)?
         };
-        let Manifest { committed_unix_ms, run, pipeline, why, .. } = manifest.clone();
-        let files = manifest.own_table().map_or(Ok(vec![]), |sort| manifest.tables(store, sort))?;
+        let Some(manifest) = manifest else { return Ok(None) };
+        let files = match manifest.own_table() {
+            Some(table) => manifest.tables(store, table)?,
+            None => vec![],
+        };
+        let Manifest { committed_unix_ms, run, pipeline, why, .. } = manifest;
         Ok(Some(TableVersion { committed_unix_ms, run, pipeline, why, files }))
     };
     publish(DeltaTable { store, workspace: &id, stage }, newest.version, &version)
 }
 
-/// Returns a version of a stage, or `None` once its manifest was collected.
+/// A function to look up versions of a stage. It returns `None` if garbage collection deleted the
+/// manifest.
 pub type Versions<'a> = dyn Fn(u64) -> Result<Option<TableVersion>> + 'a;
 
 fn publish_with(
@@ -102,33 +113,39 @@ fn publish_with(
     let log = Log { table, versions, checkpoint_every };
     let names = table.store.list(&log.folder())?;
     let Some(last) = names.iter().filter_map(|name| number_of(name, ".json")).max() else {
+        // No entry yet: publish from the first version.
         return log.extend(State::default(), 1..=newest);
     };
+    // A killed run may have created the last due entry without its checkpoint.
     let due = last - last % checkpoint_every;
     if due > 0 && !names.iter().any(|name| number_of(name, ".checkpoint.parquet") == Some(due)) {
         checkpoint::write(&log, due, &log.state(due)?)?;
     }
     if last + 1 >= newest {
-        // Another program's entry would hide the next one of ours.
+        // Checks that the last entry is lapo's: another program's entry would take the place of the
+        // next one.
         return log.info(last).map(|_| ());
     }
+    // Entry `last` has version `last + 1`.
     log.extend(log.state(last)?, last + 2..=newest)
 }
 
-/// What the log says after one of its entries.
+/// The table's state after one of the log's entries.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct State {
-    /// The version of the stage whose files these are; 0 for none.
+    /// The version of the stage with these files; 0 for none.
     holds: u64,
     files: Vec<FileInfo>,
-    /// The file that the schema was read from, unless the state comes from the log alone, which knows no order.
+    /// The file with the known schema. `None` if the state comes from the log alone: the log has no
+    /// order of files.
     first: Option<String>,
-    /// When the version of the last entry was committed.
+    /// The commit time of the last entry's version.
     committed_unix_ms: u64,
-    /// The schema, once there is an entry.
+    /// The table's metadata; `None` before the first entry.
     metadata: Option<MetaData>,
 }
 
+/// The log of one table.
 struct Log<'a> {
     table: DeltaTable<'a>,
     versions: &'a Versions<'a>,
@@ -136,44 +153,49 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
-    /// Creates the entries of these versions, the first of which follows on `state`.
+    /// Creates the entries of these versions. `state` is the state before the first one.
     fn extend(&self, mut state: State, versions: RangeInclusive<u64>) -> Result<()> {
-        let (mut next, newest) = versions.into_inner();
-        // Trailing versions that were collected are left to a publisher that knows what came after them.
-        while let Some((known, version)) = self.first_known(next..=newest)? {
-            for collected in next..known {
-                state = self.create_collected(collected, &state, &version)?;
+        let mut next = *versions.start();
+        let newest = *versions.end();
+        // Deleted versions at the end are left to a later publisher: their entries need the version
+        // after them.
+        while let Some((number, version)) = self.first_available(next..=newest)? {
+            for deleted in next..number {
+                state = self.create_unchanged(deleted, &state, &version)?;
             }
-            let TableVersion { ref files, committed_unix_ms, .. } = version;
-            let (first, metadata) = (first_path(files), Some(self.metadata(&state, &version)?));
-            let after =
-                State { holds: known, files: files.clone(), first, committed_unix_ms, metadata };
-            state = self.create(known, &state, after, &version)?;
-            next = known + 1;
+            let after = State {
+                holds: number,
+                files: version.files.clone(),
+                first: first_path(&version.files),
+                committed_unix_ms: version.committed_unix_ms,
+                metadata: Some(self.metadata(&state, &version)?),
+            };
+            state = self.create(number, &state, after, &version)?;
+            next = number + 1;
         }
         Ok(())
     }
 
-    /// Creates the entry of a version that was collected; `next` is the version after it that is there.
-    fn create_collected(&self, number: u64, state: &State, next: &TableVersion) -> Result<State> {
+    /// Creates the entry of a deleted version: it changes nothing. `next` is the first later
+    /// version with a manifest.
+    fn create_unchanged(&self, number: u64, state: &State, next: &TableVersion) -> Result<State> {
         let committed_unix_ms = next.committed_unix_ms;
-        // The first entry must state a schema, whatever else it says.
+        // The first entry must have a schema, even if it has no files.
         let metadata = state.metadata.is_none().then(|| self.metadata(state, next)).transpose()?;
         let after = State {
             committed_unix_ms,
             metadata: state.metadata.clone().or(metadata),
             ..state.clone()
         };
-        self.create(
-            number,
-            state,
-            after,
-            &TableVersion { files: vec![], why: COLLECTED.to_owned(), ..next.clone() },
-        )
+        let version = TableVersion { files: vec![], why: COLLECTED.to_owned(), ..next.clone() };
+        self.create(number, state, after, &version)
     }
 
-    /// Finds the first of some versions that was not collected.
-    fn first_known(&self, versions: RangeInclusive<u64>) -> Result<Option<(u64, TableVersion)>> {
+    /// Returns the first of these versions with a manifest.
+    fn first_available(
+        &self,
+        versions: RangeInclusive<u64>,
+    ) -> Result<Option<(u64, TableVersion)>> {
         for version in versions {
             if let Some(found) = (self.versions)(version)? {
                 return Ok(Some((version, found)));
@@ -182,8 +204,8 @@ impl Log<'_> {
         Ok(None)
     }
 
-    /// Creates the entry of a version, and its checkpoint if one is due. Returns what the log says then: where another publisher was
-    /// faster, its entry counts.
+    /// Creates the entry of a version, and its checkpoint if one is due. Returns the state after
+    /// it. If another publisher was faster, its entry counts.
     fn create(
         &self,
         number: u64,
@@ -194,6 +216,7 @@ impl Log<'_> {
         let path = self.entry_path(number - 1);
         let state = match self.table.store.create(&path, &self.entry(before, &after, version)?)? {
             Created::New => after,
+            // Another publisher's entry may differ, for a version deleted in between.
             Created::Exists => self.state(number - 1)?,
         };
         if (number - 1).is_multiple_of(self.checkpoint_every) && number > 1 {
@@ -202,13 +225,14 @@ impl Log<'_> {
         Ok(state)
     }
 
-    /// Returns the bytes of an entry that leads from one state to another: an action a line.
+    /// Returns the bytes of an entry leading from one state to another, one action a line.
     fn entry(&self, before: &State, after: &State, version: &TableVersion) -> Result<Vec<u8>> {
         let metadata = after.metadata.clone().expect("an entry has a schema");
         let mut actions = vec![Action::CommitInfo(CommitInfo::new(
             version,
             Marker { holds: after.holds, metadata: metadata.clone() },
         ))];
+        // The protocol version is in the first entry only.
         if before.metadata.is_none() {
             actions.push(Action::Protocol(Protocol::default()));
         }
@@ -234,7 +258,8 @@ impl Log<'_> {
         Ok(bytes)
     }
 
-    /// Returns the table's metadata at a version: new where the schema is, else that of the state before.
+    /// Returns the table's metadata at a version: new if the schema changed, else the metadata of
+    /// the state before.
     fn metadata(&self, before: &State, version: &TableVersion) -> Result<MetaData> {
         let first = version.files.first();
         match (&before.metadata, first) {
@@ -255,7 +280,7 @@ impl Log<'_> {
         }
     }
 
-    /// Returns what the log says after an entry.
+    /// Returns the state after an entry.
     fn state(&self, entry: u64) -> Result<State> {
         let CommitInfo { timestamp, lapo: Marker { holds, metadata }, .. } = self.info(entry)?;
         let (files, first) = match holds {
@@ -268,12 +293,13 @@ impl Log<'_> {
         Ok(State { holds, files, first, committed_unix_ms: timestamp, metadata: Some(metadata) })
     }
 
-    /// Returns what we noted in an entry.
+    /// Returns lapo's own note in an entry.
     fn info(&self, entry: u64) -> Result<CommitInfo> {
         actions::info(&self.entry_path(entry), &self.read(entry)?)
     }
 
-    /// Returns the files that the log lists after an entry, by reading it from the checkpoint before: for versions that were collected.
+    /// Returns the files listed in the log after an entry, replayed from the last checkpoint. Only
+    /// needed for versions without manifest.
     fn replay(&self, last: u64) -> Result<Vec<FileInfo>> {
         let names = self.table.store.list(&self.folder())?;
         let checkpoint = names
@@ -289,6 +315,7 @@ impl Log<'_> {
                     .map(|file| (file.path.clone(), file)),
             );
         }
+        // Apply later entries in order: a file may be removed and added again.
         for entry in checkpoint.map_or(0, |checkpoint| checkpoint + 1)..=last {
             let path = self.entry_path(entry);
             for action in actions::parse(&path, &self.read(entry)?)? {
@@ -298,7 +325,7 @@ impl Log<'_> {
                         files.insert(file.path.clone(), file);
                     }
                     Action::Remove(remove) => {
-                        _ = files.remove(&remove.file_path(self.table.stage, &path)?)
+                        files.remove(&remove.file_path(self.table.stage, &path)?);
                     }
                     _ => {}
                 }
@@ -320,7 +347,7 @@ impl Log<'_> {
     }
 }
 
-/// The reason in an entry of a version that was collected before the entry was written.
+/// The reason in the entry of a deleted version.
 const COLLECTED: &str =
     "this version was collected before it was published: its changes are in the next one";
 
@@ -328,22 +355,23 @@ fn first_path(files: &[FileInfo]) -> Option<String> {
     files.first().map(|file| file.path.clone())
 }
 
-/// Returns the number of a file of the log, if its name is that of an entry or a checkpoint.
+/// Returns the number of an entry or a checkpoint, by its file name.
 fn number_of(path: &str, suffix: &str) -> Option<u64> {
     let number = path.rsplit('/').next()?.strip_suffix(suffix)?;
     (number.len() == 20).then(|| number.parse().ok())?
 }
 
-/// Returns the files that only the first list has, and those that only the second one has.
+/// Returns the files only in `before`, and the files only in `after`.
 fn difference<'a>(
     before: &'a [FileInfo],
     after: &'a [FileInfo],
 ) -> (Vec<&'a FileInfo>, Vec<&'a FileInfo>) {
-    // Most versions extend the one before: what both begin with needs no look-up.
+    // Most versions extend the one before: the common start needs no look-up.
     let same = before.iter().zip(after).take_while(|(one, other)| one.path == other.path).count();
     let paths =
         |files: &'a [FileInfo]| files.iter().map(|file| file.path.as_str()).collect::<HashSet<_>>();
-    let (had, has) = (paths(&before[same..]), paths(&after[same..]));
+    let had = paths(&before[same..]);
+    let has = paths(&after[same..]);
     let removed = before[same..].iter().filter(|file| !has.contains(file.path.as_str())).collect();
     let added = after[same..].iter().filter(|file| !had.contains(file.path.as_str())).collect();
     (removed, added)

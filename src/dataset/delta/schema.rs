@@ -1,6 +1,4 @@
-//! A Parquet file's columns as the Delta protocol describes them.
-//!
-//! In: a file's path. Out: the JSON of a `schemaString`. Start at [`of_file`].
+//! Delta schemas (`schemaString`) of Parquet files. Start at [`of_file`].
 
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
@@ -9,7 +7,7 @@ use crate::dataset::error::{Error, Result};
 use crate::dataset::store::Store;
 use crate::dataset::table_reader::open_parquet;
 
-/// Returns the schema of a table without columns, which has no file yet.
+/// Returns the schema of a table without columns. A table without files has this schema.
 pub(super) fn empty() -> String {
     of_columns(vec![])
 }
@@ -17,7 +15,7 @@ pub(super) fn empty() -> String {
 /// Returns the schema of a Parquet file.
 ///
 /// # Errors
-/// Those of reading the file's footer, and a column of a type that the protocol does not know.
+/// Fails if the file's footer cannot be read, and for a column of a type unknown to the protocol.
 pub(super) fn of_file(store: &Store, path: &str) -> Result<String> {
     let parquet = open_parquet(store, path)?;
     of_schema(parquet.schema()).map_err(|reason| Error::Corrupt { path: path.to_owned(), reason })
@@ -27,7 +25,7 @@ fn of_schema(schema: &Schema) -> Result<String, String> {
     let column = |field: &std::sync::Arc<arrow::datatypes::Field>| {
         let kind = kind(field.data_type())
             .ok_or_else(|| format!("column `{}` holds {}", field.name(), field.data_type()))?;
-        // Every column may be null: whether one of our files has a value in each row may change from version to version.
+        // Every column is nullable: a column may have nulls in one version and none in the next.
         Ok(json!({"name": field.name(), "type": kind, "nullable": true, "metadata": {}}))
     };
     Ok(of_columns(schema.fields().iter().map(column).collect::<Result<Vec<_>, String>>()?))
@@ -37,7 +35,7 @@ fn of_columns(columns: Vec<Value>) -> String {
     json!({"type": "struct", "fields": columns}).to_string()
 }
 
-/// Returns the protocol's name of a type; it has none for unsigned integers.
+/// Returns the protocol's name of a type, if it has one. Unsigned integers have none.
 fn kind(data_type: &DataType) -> Option<Value> {
     Some(match data_type {
         DataType::Boolean => json!("boolean"),
@@ -50,6 +48,7 @@ fn kind(data_type: &DataType) -> Option<Value> {
         DataType::Utf8 => json!("string"),
         DataType::Binary => json!("binary"),
         DataType::Date32 => json!("date"),
+        // Delta timestamps are in UTC and microseconds.
         DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => json!("timestamp"),
         DataType::List(item) => {
             json!({"type": "array", "elementType": kind(item.data_type())?, "containsNull": true})

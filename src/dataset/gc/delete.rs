@@ -1,4 +1,5 @@
-//! The deleting half of garbage collection: announce, look again, delete what names data, then the data.
+//! Deletes the result of a survey: announces, looks again, deletes manifests and receipts, then
+//! data. Start at [`delete`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
@@ -9,29 +10,34 @@ use super::super::pins::{self, Held};
 use super::super::store::Store;
 use super::{Garbage, Live, Needed, Survey, Waste, run_of};
 
-/// So many files are announced at once.
-const AT_ONCE: usize = 1_000;
+/// The number of files per announcement.
+const ANNOUNCED_FILES: usize = 1_000;
 
-/// Deletes what a survey found, except what was pinned or committed since. Returns what was deleted.
+/// Deletes the garbage of a survey, except for files pinned or committed since. Returns the deleted
+/// files.
 pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Garbage>> {
-    let (mut relied, mut deleted) = (Relied::default(), Vec::new());
+    let mut in_use = InUse::default();
+    let mut deleted = Vec::new();
     let (named, rest): (Vec<&Garbage>, Vec<&Garbage>) =
-        survey.garbage.iter().partition(|found| is_named(found.what));
-    for some in named.chunks(AT_ONCE) {
+        survey.garbage.iter().partition(|found| is_named_by_pins(found.what));
+    for some in named.chunks(ANNOUNCED_FILES) {
+        // Announce first, then read the pins: see `pins` for why this order is safe.
         let announcement = pins::announce(store, named_in(some), now)?;
-        relied.look(store, survey, now)?;
-        relied.spare_versions(store, some)?;
-        for found in some.iter().filter(|found| !relied.on(found)) {
+        in_use.look(store, survey, now)?;
+        // A pinned version needs its tasks, packs and tables, too.
+        in_use.spare_versions(store, some)?;
+        for found in some.iter().filter(|found| !in_use.contains(found)) {
             if announcement.is_late() {
-                // What is left is found by the next survey.
+                // The announcement may expire soon. The next survey finds the rest.
                 return Ok(deleted);
             }
             remove(store, found)?;
             deleted.push((*found).clone());
         }
     }
-    relied.look(store, survey, now)?;
-    for found in rest.into_iter().filter(|found| !relied.on(found)) {
+    in_use.look(store, survey, now)?;
+    // The rest needs no announcement: nothing names these files any more.
+    for found in rest.into_iter().filter(|found| !in_use.contains(found)) {
         remove(store, found)?;
         deleted.push(found.clone());
     }
@@ -39,8 +45,8 @@ pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Gar
     Ok(deleted)
 }
 
-/// Whether pins name it, or the task that it belongs to.
-fn is_named(what: Waste) -> bool {
+/// Returns whether pins can name this garbage or its task.
+fn is_named_by_pins(what: Waste) -> bool {
     matches!(what, Waste::Version | Waste::Receipt | Waste::Checkpoint)
 }
 
@@ -58,7 +64,7 @@ fn remove(store: &Store, found: &Garbage) -> Result<()> {
     }
 }
 
-/// The versions and tasks of some garbage, by stage.
+/// Returns the versions and tasks of garbage, by stage.
 fn named_in(some: &[&Garbage]) -> BTreeMap<String, Held> {
     let mut stages = BTreeMap::<String, Held>::new();
     for found in some {
@@ -76,20 +82,20 @@ impl Garbage {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The number of a version.
+    /// Returns the number of a version, from the name of its manifest.
     fn version(&self) -> u64 {
         self.file_name().trim_end_matches(".json").parse().unwrap_or(0)
     }
 
-    /// The key of a receipt's, an attempt's or a checkpoint's task.
+    /// Returns the key of a task, from the path of its receipt, data or checkpoint.
     fn key(&self) -> &str {
         self.path.split('/').nth(2).unwrap_or_default().trim_end_matches(".json")
     }
 }
 
-/// What pins name and versions hold that came since the survey.
+/// Everything named by pins, or in versions committed since the survey.
 #[derive(Default)]
-struct Relied {
+struct InUse {
     runs: HashSet<String>,
     keys: HashSet<(String, String)>,
     versions: HashSet<(String, u64)>,
@@ -98,8 +104,8 @@ struct Relied {
     joined: HashSet<String>,
 }
 
-impl Relied {
-    /// Adds what pins name now, and what versions hold that were committed since the survey.
+impl InUse {
+    /// Adds everything named by current pins, or in versions committed since the survey.
     fn look(&mut self, store: &Store, survey: &Survey, now: SystemTime) -> Result<()> {
         let pins = pins::all(store)?;
         let live = Live::new(&pins, now);
@@ -111,6 +117,7 @@ impl Relied {
         let stages: HashSet<&String> = survey.garbage.iter().map(|found| &found.stage).collect();
         for stage in stages {
             let seen = survey.newest.get(stage).copied().unwrap_or(0);
+            // Every version committed since the survey, not only the newest: a reader may have any.
             for version in versions(store, stage)?.into_iter().filter(|version| *version > seen) {
                 let Some(manifest) = at(store, stage, version)? else { continue };
                 self.add(store, stage, &manifest)?;
@@ -119,13 +126,11 @@ impl Relied {
         Ok(())
     }
 
-    /// Keeps all that is in the pinned versions among some garbage.
+    /// Adds everything in pinned versions among this garbage.
     fn spare_versions(&mut self, store: &Store, some: &[&Garbage]) -> Result<()> {
-        for found in some
-            .iter()
-            .filter(|found| found.what == Waste::Version && self.on(found))
-            .collect::<Vec<_>>()
-        {
+        let is_pinned = |found: &&&Garbage| found.what == Waste::Version && self.contains(found);
+        let pinned: Vec<_> = some.iter().filter(is_pinned).collect();
+        for found in pinned {
             let Some(manifest) = at(store, &found.stage, found.version())? else { continue };
             self.add(store, &found.stage, &manifest)?;
         }
@@ -137,14 +142,16 @@ impl Relied {
         self.keys.extend(needed.keys.into_iter().map(|key| (stage.to_owned(), key)));
         self.packs.extend(needed.packs);
         self.joined.extend(
+            // Joined tables are deleted by folder.
             needed.joined.iter().filter_map(|path| Some(path.rsplit_once('/')?.0.to_owned())),
         );
         Ok(())
     }
 
-    fn on(&self, found: &Garbage) -> bool {
+    fn contains(&self, found: &Garbage) -> bool {
         match found.what {
             Waste::Version => {
+                // As in `Live::holds`: a pin also keeps the version after its own.
                 let version = found.version();
                 [version, version.saturating_sub(1)]
                     .iter()

@@ -1,14 +1,17 @@
-//! Names of videos are unique in a version, so that `(video, frame_index)` names one frame. Start at [`check`].
+//! Video names are unique within a version, so `(video, frame_index)` identifies one frame. Start
+//! at [`check`].
 
 use std::sync::Arc;
 
+use super::super::pack::Named;
 use super::{Error, HashMap, HashSet, Pack, Receipt, Result, Store};
 
-/// Checks that no video of the added tasks has the name of another one that has frames, added or kept. The kept ones, each a pack and a row
-/// in it, are a version's, and so differ among themselves.
+/// Checks that no two videos with frames have the same name, among added tasks or between an added
+/// and a kept one. Kept tasks are given by pack and row; they come from one version, so their names
+/// already differ from each other.
 ///
 /// # Errors
-/// Names the video.
+/// Fails for two videos of one name, and names it.
 pub(super) fn check<'r>(
     store: &Store,
     stage: &str,
@@ -26,15 +29,16 @@ pub(super) fn check<'r>(
     if names.is_empty() {
         return Ok(());
     }
+    // Group by pack, so each pack is read once.
     let mut rows = HashMap::<usize, Vec<usize>>::default();
-    kept.for_each(|(pack, row)| rows.entry(pack).or_default().push(row));
+    for (pack, row) in kept {
+        rows.entry(pack).or_default().push(row);
+    }
     for (pack, rows) in rows {
-        let named = packs[pack].names(store)?;
-        if let Some(video) = rows
-            .into_iter()
-            .flat_map(|row| &named[row])
-            .find(|video| video.frames > 0 && names.contains(&*video.uri))
-        {
+        let names_by_row = packs[pack].names(store)?;
+        let mut videos = rows.into_iter().flat_map(|row| &names_by_row[row]);
+        let is_taken = |video: &&Named| video.frames > 0 && names.contains(&*video.uri);
+        if let Some(video) = videos.find(is_taken) {
             return Err(twice(&video.uri));
         }
     }
@@ -60,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn two_videos_with_frames_and_one_name_are_never_committed() {
+    fn two_videos_with_frames_never_share_a_name() {
         let store = faulty_store(&[]);
         let [a, b, again, swapped, empty] = [("a", 9), ("b", 9), ("a", 9), ("b", 9), ("a", 0)]
             .iter()
@@ -83,7 +87,7 @@ mod tests {
         commit_of("1", &[&a, &b]).unwrap();
         refused("2", &[&a, &b, &again]);
         commit_of("2", &[&a, &b, &empty]).unwrap();
-        // What is dropped at the same time frees its name.
+        // A task dropped in the same commit frees its name.
         commit_of("3", &[&again, &swapped]).unwrap();
         assert_eq!(head_of(&store, "s").unwrap().unwrap().version, 3);
     }
