@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::broken::ffmpeg;
+use crate::broken_videos::ffmpeg;
 use crate::project::{Project, said};
 
 /// A pipeline that only decodes.
