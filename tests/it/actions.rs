@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::project::{PIPELINE, Project};
 
-/// Creates a project whose dynamics stage reads true actions from `file`, which may also list
-/// other videos. `more` holds further settings of the training.
+/// Creates a project with a dynamics stage that reads true actions from `file`, which may also
+/// list other videos. `more` holds further settings of the training.
 pub fn project(count: usize, file: &str, more: &str) -> Project {
     importing(count, &format!("{file}, partial: true"), more)
 }

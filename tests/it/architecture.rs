@@ -1,10 +1,10 @@
-//! The invariants of `src/lib.rs`: the modules and crates that each module may use.
+//! The invariants of `src/lib.rs`: the modules and crates each module may use.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Modules, each with all other modules that it may use.
+/// Modules, each with all other modules it may use.
 const MAY_USE: [(&str, &[&str]); 10] = [
     ("video", &[]),
     ("build_info", &["video"]),
@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("query", &["dataset"]),
 ];
 
-/// Crates that only some modules may use.
+/// Restricted crates and the modules allowed to use them.
 const CRATE_USERS: [(&str, &[&str]); 18] = [
     ("burn_store", &["models"]),
     // PPO collects rollouts and computes its losses in one place.
@@ -69,7 +69,7 @@ fn code(file: &Path) -> String {
         .join("\n")
 }
 
-/// Returns the words that follow `prefix` in the code.
+/// Returns the words directly after `prefix` in the code.
 fn words_after(code: &str, prefix: &str) -> BTreeSet<String> {
     let word = |rest: &str| {
         rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or("").to_string()

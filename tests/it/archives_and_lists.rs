@@ -10,7 +10,7 @@ use crate::project::{PIPELINE, Project};
 const LABELS: &str =
     "SELECT frame_index, latent_code, fdm_error FROM labels ORDER BY video, frame_index";
 
-/// Writes a pipeline whose decode stage reads `source` instead of the pattern.
+/// Writes a pipeline that decodes `source` instead of the pattern.
 fn write_source(project: &Project, source: &str) {
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source))
         .unwrap();

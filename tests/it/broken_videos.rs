@@ -25,7 +25,7 @@ pub fn ffmpeg(args: &str, to: &Path) -> bool {
     true
 }
 
-/// Broken videos and the reject classes that each may get.
+/// Broken videos and the possible reject classes of each.
 struct BrokenVideos<'a> {
     folder: &'a Path,
     expected: BTreeMap<String, Vec<&'static str>>,
@@ -92,7 +92,7 @@ impl BrokenVideos<'_> {
         assert!(made.iter().all(|m| *m), "ffmpeg could not make the inputs");
     }
 
-    /// Adds videos of several containers that are cut in half or have damaged stretches.
+    /// Adds videos of several containers, cut in half or with damaged stretches.
     fn add_damaged(&mut self) {
         for (name, to) in
             [("tail.mkv", "mkv"), ("tail.webm", "webm"), ("tail.ts", "ts"), ("tail.avi", "avi")]
@@ -116,7 +116,7 @@ impl BrokenVideos<'_> {
     }
 }
 
-/// Writes broken videos of many kinds. Returns the reject classes that each may get.
+/// Writes broken videos of many kinds. Returns the possible reject classes of each.
 fn write_broken_videos(folder: &Path, good: &Path) -> BTreeMap<String, Vec<&'static str>> {
     let bytes = fs::read(good).unwrap();
     let mut videos = BrokenVideos { folder, expected: BTreeMap::new() };

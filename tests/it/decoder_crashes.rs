@@ -1,4 +1,4 @@
-//! Videos whose decoder crashes, is killed or runs out of memory.
+//! Decoder processes crash, are killed or run out of memory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::broken_videos::ffmpeg;
 use crate::project::{Project, said};
 
-/// A pipeline that only decodes.
+/// A pipeline with only a `decode` stage.
 const DECODE: &str = "
 name: test
 workspace: ws
@@ -34,16 +34,16 @@ pub fn add_long_video(project: &Project) -> bool {
     made
 }
 
-/// Bytes of frames that the decoder must have sent before it gets the signal.
+/// Bytes of frames sent by the decoder before it gets the signal.
 const SENT_BYTES: u64 = 40_000;
-/// Bytes that it must have read by then. All other videos together are smaller.
+/// Bytes read by it before the signal. All other videos together are smaller.
 const READ_BYTES: u64 = 1 << 20;
 
 /// Waits until a decoder process has sent some frames of the long video, then sends it a signal.
 /// Returns its process id.
 ///
 /// A decoder opens no files, because the run reads the video for it. The decoder of the long video
-/// is recognised by the number of bytes that it has read.
+/// is recognised by the number of bytes it has read.
 pub fn signal_decoder(run: &Child, video: &str, signal: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut before = BTreeMap::new();
@@ -69,7 +69,7 @@ pub fn signal_decoder(run: &Child, video: &str, signal: &str) -> String {
     }
 }
 
-/// Returns a counter of `/proc/PID/io`, such as the bytes that a process has read.
+/// Returns a counter of `/proc/PID/io`, such as `rchar`, the bytes a process has read.
 fn io_bytes(process: &str, counter: &str) -> u64 {
     let counts = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
     counts.lines().find_map(|line| line.strip_prefix(counter)?.parse().ok()).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! Videos that disappear: a run drops them from the dataset only within `max_dropped`.
+//! Missing videos: a run drops them from the dataset only within `max_dropped`.
 
 use std::fs;
 

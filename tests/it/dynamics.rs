@@ -12,7 +12,7 @@ use lapo::train::{
 
 const WINDOWS: usize = 8;
 
-/// Returns windows in which a bright square moves up, down, left or right over a fixed pattern.
+/// Returns windows of a bright square that moves up, down, left or right over a fixed pattern.
 fn moving_squares(config: &DynamicsConfig, seed: usize) -> Vec<u8> {
     let (size, time) = (config.frame_size as i64, config.window() as i64);
     let mut frames = Vec::new();

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::broken_videos::ffmpeg;
 use crate::project::Project;
 
-/// Writes a pipeline whose decode stage has these settings.
+/// Writes a pipeline with these settings of its `decode` stage.
 fn write_decode(project: &Project, settings: &str) {
     let yaml = format!(
         "name: test\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n"

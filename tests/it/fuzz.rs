@@ -97,7 +97,7 @@ fn mutated(corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Vec<u8> {
     bytes
 }
 
-/// Passes mutated files to `read`, which returns whether it accepted the input.
+/// Passes mutated files to `read`, which returns true for accepted input.
 fn fuzz(what: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8]) -> bool) {
     let (least, time) = bounds();
     let begun = Instant::now();
@@ -156,7 +156,7 @@ fn json_files(folder: &str) -> Vec<Vec<u8>> {
     ["frames", "model", "labels"].into_iter().flat_map(read_stage).collect()
 }
 
-/// Returns a store in memory whose only file is `path`.
+/// Returns a store in memory with one file, `path`.
 fn store_with(path: &str, bytes: &[u8]) -> Store {
     let store =
         Store::over("fuzz", Arc::new(object_store::memory::InMemory::new()), &Access::default())

@@ -1,4 +1,4 @@
-//! `lapo gc` finds the files that no receipt or manifest refers to, and no others.
+//! `lapo gc` finds all unreferenced files and no others.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ fn files(root: &Path) -> BTreeSet<String> {
     entries.flat_map(below).collect()
 }
 
-/// Returns the joined tables that manifests list.
+/// Returns the joined tables of all manifests.
 fn joined_tables(workspace: &Path) -> BTreeSet<String> {
     let manifests = files(workspace)
         .into_iter()
@@ -38,7 +38,7 @@ fn joined_tables(workspace: &Path) -> BTreeSet<String> {
     manifests.flat_map(tables_of).collect()
 }
 
-/// Returns the files that receipts list.
+/// Returns the files of all receipts.
 fn receipt_files(workspace: &Path) -> BTreeSet<String> {
     let receipts = files(workspace)
         .into_iter()
@@ -56,7 +56,7 @@ fn receipt_files(workspace: &Path) -> BTreeSet<String> {
     receipts.flat_map(files_of).collect()
 }
 
-/// Runs `lapo gc` and returns the garbage that it found.
+/// Runs `lapo gc` and returns its list of garbage.
 fn garbage(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
     let said =
         project.lapo(&[&["gc", "--workspace", "ws", "--format", "json"], more].concat()).good();
@@ -80,7 +80,7 @@ fn gc_finds_exactly_the_files_that_killed_runs_left() {
     assert_gc_finds_all_garbage(&project, &["--set", "steps=40"]);
 }
 
-/// Asserts that `lapo gc` finds the same garbage as a walk over the workspace, and deletes it.
+/// Compares the garbage of `lapo gc` with a walk over the workspace, then deletes it.
 pub fn assert_gc_finds_all_garbage(project: &Project, settings: &[&str]) {
     let workspace = project.path("ws");
     // In case no kill left any, adds the files of a dead attempt and an old checkpoint.

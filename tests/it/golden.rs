@@ -96,7 +96,7 @@ impl Golden {
         self.f32s(name)[0]
     }
 
-    /// Asserts that no value differs from the golden tensor by more than `tolerance`.
+    /// Panics if a value differs from the golden tensor by more than `tolerance`.
     fn check(&self, what: &str, seen: &[f32], tolerance: f32) {
         let expected = self.f32s(what);
         assert_eq!(seen.len(), expected.len(), "{}: {what}", self.name);
@@ -105,16 +105,16 @@ impl Golden {
         assert!(off <= tolerance, "{}: {what} is off by {off}", self.name);
     }
 
-    /// Asserts that a value differs from the expected one by at most the share `tolerance`.
+    /// Panics if a value differs from the expected one by more than the share `tolerance`.
     fn check_relative(&self, what: &str, seen: f32, expected: f32, tolerance: f32) {
         let off = (seen - expected).abs() / expected.abs().max(1e-6);
         println!("{}: {what}: {seen} against {expected}, relatively off by {off:.1e}", self.name);
         assert!(off <= tolerance, "{}: {what} is {seen}, expected {expected}", self.name);
     }
 
-    /// Asserts that the codes are PyTorch's, except where a latent action is about equally near to
-    /// two codebook entries: there PyTorch's latent action, which may differ by `within` in every
-    /// dimension, may be nearer to the other entry.
+    /// Compares codes. They may differ if a latent action is about equally near to two codebook
+    /// entries: PyTorch's latent action differs by up to `within` in every dimension and may be
+    /// nearer to the other entry.
     fn check_codes(
         &self,
         what: &str,
@@ -239,8 +239,8 @@ fn labels_equal_pytorch() {
 
 /// Training amplifies rounding noise in two ways, so later values get wider tolerances:
 ///
-/// - Normalisation removes the mean of its input. The gradient of anything that only shifts this
-///   mean (a bias; codes that are equal in the whole batch) is rounding noise, and Adam turns it
+/// - Normalisation removes the mean of its input. The gradient of anything that only shifts
+///   this mean (a bias; equal codes in the whole batch) is rounding noise, and Adam turns it
 ///   into full steps. This moves normalised latent actions by 0.001 to 0.002, differently on every
 ///   processor.
 /// - In one of eleven files, an activation of -1.7e-8 gets the other sign here before a ReLU. This

@@ -1,4 +1,4 @@
-//! Videos that change while a run reads them are left for the next run; the others are committed.
+//! Videos still being written are left for the next run; the others are committed.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -105,7 +105,7 @@ fn project_with_three_versions() -> Project {
     project
 }
 
-/// Returns the JSON that `lapo datasets frames` prints.
+/// Returns the output of `lapo datasets frames` as JSON.
 fn datasets(project: &Project, more: &[&str]) -> serde_json::Value {
     let args = ["datasets", "frames", "--workspace", "ws", "--format", "json"];
     let said = project.lapo(&[&args, more].concat()).good();
@@ -197,7 +197,7 @@ fn identical_videos_are_all_labelled() {
     let whole =
         project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
     assert_eq!(whole.as_array().unwrap().len(), 5);
-    // A new copy that sorts first does not replace an older one.
+    // A new copy with the first name does not replace an older one.
     fs::copy(project.path("videos/a.mp4"), project.path("videos/A.mp4")).unwrap();
     let more = project.run(&[]).good();
     assert!(more.stdout.starts_with("2 tasks: 6 videos (1 new)"), "{more:#?}");

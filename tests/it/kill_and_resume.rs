@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::project::{Project, said};
 
-/// Returns the files whose bytes must not depend on interruptions.
+/// Returns the result files. Their bytes must not depend on interruptions.
 pub fn results(project: &Project) -> Vec<Vec<Vec<u8>>> {
     [
         ("frames", "shard.arrow"),

@@ -1,4 +1,4 @@
-//! The JSON log, and the metrics file, which Prometheus' own parser reads.
+//! The JSON log and the Prometheus metrics of runs and workers.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::project::Project;
 
-/// Parses a JSON log and checks the fields that every event has.
+/// Parses a JSON log and checks the fields common to all events.
 fn events(stderr: &str) -> Vec<Value> {
     let event =
         |line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));

@@ -1,8 +1,8 @@
 //! Integration tests: the real binary on real videos, numbers from an independent PyTorch
 //! implementation, and real readers of the files that lapo writes.
 //!
-//! `project` runs the binary in a folder of its own; `python` and `s3_server` start the programs
-//! that the tests compare with. Every other module holds tests of the feature that it is named after.
+//! `project` runs the binary in a folder of its own; `python` and `s3_server` start other
+//! programs. Every other module tests the feature it is named after.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a skipped test prints why")]
 

@@ -1,4 +1,4 @@
-//! Near-duplicate videos are found and left out of the stages that name a `without` stage.
+//! Near-duplicate videos are found, and left out of stages with `without`.
 
 use std::fs;
 use std::path::Path;
@@ -54,7 +54,7 @@ fn near_duplicates_are_rejected_and_left_out_of_training_and_labels() {
         .iter()
         .map(|r| (r["video"].as_str().unwrap(), r["reason"].as_str().unwrap()))
         .collect();
-    // Of each pair, the video that is later by name is the duplicate.
+    // The duplicate of a pair is the later one by name.
     for ((video, reason), (copy, of)) in reasons.iter().zip([
         ("clip_1.mp4", "again.avi"),
         ("piece.mkv", "clip_2.mp4"),

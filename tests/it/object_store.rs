@@ -8,7 +8,7 @@ use lapo::dataset::Store;
 use crate::project::{PIPELINE, Project, Said};
 use crate::s3_server::{SECRETS, project_in_bucket, server, upload_videos};
 
-/// Parses the rows that `lapo query --format json` printed.
+/// Parses the output of `lapo query --format json`.
 fn rows(said: Said) -> serde_json::Value {
     serde_json::from_str(&said.good().stdout).unwrap()
 }
@@ -47,7 +47,7 @@ fn a_pipeline_in_a_bucket_gives_the_labels_of_one_in_a_folder() {
     assert_no_secret_in(&project, &workspace, &[first, again, more]);
 }
 
-/// Asserts that no secret is in the output of the runs, in the project's files or in the bucket.
+/// Searches the output of the runs, the project's files and the bucket for secrets.
 fn assert_no_secret_in(project: &Project, store: &Store, runs: &[Said]) {
     let secret_in = |bytes: &[u8]| {
         SECRETS
@@ -147,7 +147,7 @@ fn errors_about_an_address_have_a_hint_and_no_secret() {
     );
 }
 
-/// Puts objects with keys that lapo cannot use, and more other objects than one page of a listing.
+/// Puts objects with unusable keys, and more other objects than one page of a listing holds.
 const ODD_KEYS: &str = "
 import sys, boto3
 url, video = sys.argv[1:]

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use tar::{Builder, EntryType, Header};
 
@@ -64,7 +63,7 @@ fn write_archive(path: &Path, members: &[Member]) {
     fs::write(path, builder.into_inner().unwrap()).unwrap();
 }
 
-/// The members of the archives that `tar` could have written.
+/// Archives and their members.
 const ARCHIVES: [(&str, &[Member]); 12] = [
     ("plain.tar", &[File("1.mp4", 6), File("2.mp4", 7)]),
     ("unknown.tar", &[File("1.mpeg4", 8), File("2.xyz", 9), File("none", 10)]),

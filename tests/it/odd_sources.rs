@@ -9,15 +9,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::project::{Project, clip, said};
 
-/// What became of every entry: `frames` if it was decoded, else the class of its reject.
+/// The outcome of every entry: `frames` if it was decoded, else the class of its reject.
 pub type Outcome = BTreeMap<String, String>;
 
-/// Runs a pipeline whose `decode` stage has these settings. Returns the outcome of every entry.
+/// Runs a pipeline with these settings of its `decode` stage. Returns the outcome of every entry.
 pub fn outcome(project: &Project, settings: &str) -> Outcome {
     fs::write(
         project.path("pipeline.yaml"),
@@ -30,7 +29,7 @@ pub fn outcome(project: &Project, settings: &str) -> Outcome {
     outcome
 }
 
-/// Returns a pipeline that only decodes.
+/// Returns a pipeline with only a `decode` stage.
 fn pipeline(settings: &str) -> String {
     format!("name: odd\nworkspace: ws\nstages:\n  frames: {{ decode: {{ {settings} }} }}\n")
 }
@@ -56,7 +55,7 @@ pub fn expected(rows: &[(&str, &str)]) -> Outcome {
     rows.iter().map(|(name, outcome)| ((*name).to_owned(), (*outcome).to_owned())).collect()
 }
 
-/// Asserts that two outcomes are equal and prints only the differences.
+/// Compares two outcomes and prints only the differences.
 pub fn assert_same(found: Outcome, expected: Outcome) {
     let unexpected: Vec<_> =
         found.iter().filter(|row| expected.get(row.0) != Some(row.1)).collect();
@@ -174,7 +173,7 @@ fn an_unreadable_folder_is_rejected_and_all_other_videos_decoded() {
     }
     let mut run = project.command(&["run", "pipeline.yaml"]);
     if fs::read_dir(project.path("t/closed")).is_ok() {
-        // Root may read every folder unless it gives up that capability.
+        // Root may read every folder unless it gives up this capability.
         run = Command::new("setpriv");
         run.args([
             "--bounding-set=-dac_override,-dac_read_search",

@@ -12,7 +12,7 @@ use crate::gc::assert_gc_finds_all_garbage;
 use crate::kill_and_resume::results;
 use crate::project::{PIPELINE, Project, said};
 
-/// Plans into a new folder. Returns the number of partitions and of datasets that will change.
+/// Plans into a new folder. Returns the numbers of partitions and of changed datasets.
 fn plan_with_changes(project: &Project, folder: &str) -> (usize, usize) {
     let said = project.lapo(&["plan", "pipeline.yaml", "--out", folder, "--format", "json"]).good();
     let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
@@ -228,13 +228,9 @@ fn a_plan_without_tasks_commits_removed_videos_and_restored_settings() {
     let commit_all = |more: &[&str], name: &str| {
         for round in 0..5 {
             let folder = format!("plans/{name}{round}");
-            let said = project
-                .lapo(
-                    &[&["plan", "pipeline.yaml", "--out", &folder, "--format", "json"], more]
-                        .concat(),
-                )
-                .good();
-            let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+            let args = ["plan", "pipeline.yaml", "--out", &folder, "--format", "json"];
+            let output = project.lapo(&[&args, more].concat()).good();
+            let plan: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
             if plan["changes"] == 0 {
                 return round;
             }

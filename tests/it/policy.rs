@@ -64,7 +64,7 @@ fn a_restored_training_continues_bit_by_bit() {
     );
 }
 
-/// Creates a project with a pipeline that trains a latent policy.
+/// Creates a project with a pipeline for a latent policy.
 fn project() -> Project {
     let project = Project::new(9);
     let policy = "  policy: { train_policy: { labels: labels, steps: '${policy_steps}', batch: 8, holdout: 3 } }\n";

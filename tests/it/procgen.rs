@@ -1,6 +1,6 @@
 //! Procgen: our environments step exactly as its Python package, and stages record and play games.
 //!
-//! `LAPO_PROCGEN` names a virtual environment with `procgen-mirror` and a Python that runs it.
+//! `LAPO_PROCGEN` names a virtual environment with Python and `procgen-mirror`.
 //! Without it, these tests are skipped with a note.
 
 use std::path::PathBuf;
@@ -141,7 +141,7 @@ fn a_state_restores_a_game_and_invalid_arguments_are_errors() {
     );
 }
 
-/// A pipeline that records episodes and trains on them.
+/// Records episodes and trains on them.
 const RECORDED: &str = "
 name: recorded
 workspace: ws
@@ -153,7 +153,7 @@ stages:
   labels: { label: { frames: play, dynamics: model } }
 ";
 
-/// Creates a project with that pipeline.
+/// Creates a project with the pipeline `RECORDED`.
 fn recorded() -> crate::project::Project {
     let project = crate::project::Project::new(0);
     std::fs::write(project.path("pipeline.yaml"), RECORDED).unwrap();
@@ -174,7 +174,7 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
     assert_eq!(labels, frames - 12 * 2);
     let same = "SELECT count(*) AS n FROM play JOIN play_actions ON play.video = play_actions.video AND play.frame_index = play_actions.frame_index";
     assert_eq!(query(same), frames);
-    // The expert always finds the cheese, which gives the last step its reward.
+    // The expert always finds the cheese, and its last step earns the reward.
     assert_eq!(query("SELECT count(*) AS n FROM play_actions WHERE reward = 10"), 12);
 
     let first = project.files("play", "shard.arrow");

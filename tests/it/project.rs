@@ -14,7 +14,7 @@ pub struct Said {
 }
 
 impl Said {
-    /// Asserts that the command succeeded.
+    /// Panics with the whole output unless the command succeeded.
     pub fn good(self) -> Said {
         assert_eq!(self.code, 0, "{self:#?}");
         self
@@ -89,8 +89,7 @@ impl Project {
         serde_json::from_str(&said.stdout).unwrap()
     }
 
-    /// Returns the contents of a stage's files whose paths end with `name`, in the order of its
-    /// newest manifest.
+    /// Returns the contents of the files called `name` in the newest version of a stage, in order.
     pub fn files(&self, stage: &str, name: &str) -> Vec<Vec<u8>> {
         let store = lapo::dataset::Store::open(self.path("ws").to_str().unwrap()).unwrap();
         let manifest = lapo::dataset::head(&store, stage).unwrap().unwrap();
@@ -112,7 +111,7 @@ impl Project {
         all
     }
 
-    /// Runs the pipeline and asserts that no task runs and no version is committed.
+    /// Runs the pipeline. Panics if a task runs or a version is committed.
     pub fn run_changes_nothing(&self, more: &[&str]) -> Said {
         let before = self.committed();
         let said = self.run(more).good();

@@ -1,4 +1,4 @@
-//! Runs Python scripts that check our files with other readers.
+//! Runs Python scripts to check our files with other readers.
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -7,11 +7,10 @@ use std::process::Command;
 /// all checks have passed.
 const END: &str = "\nimport os\nprint('all checks passed', flush=True)\nos._exit(0)\n";
 
-/// Runs a script and asserts that it succeeds. Returns its output, or `None` if `LAPO_PYTHON` names
-/// no Python.
+/// Runs a script. Returns its output, or `None` if `LAPO_PYTHON` names no Python.
 ///
 /// # Panics
-/// If a check in the script fails, or if Python is missing in CI, which installs it.
+/// If a check in the script fails, or if Python is missing in CI.
 pub fn passes<S: AsRef<OsStr>>(
     script: &str,
     arguments: impl IntoIterator<Item = S>,

@@ -16,7 +16,7 @@ use crate::python::passes;
 
 const ROWS: usize = 600;
 
-/// Opens the files with every reader and compares all columns with the formulas that made them.
+/// Opens the files with every reader and compares all columns with their formulas.
 const CHECK: &str = r#"
 import sys, numpy as np, pyarrow as pa, pyarrow.parquet as pq, polars as pl, duckdb
 plain, zstd, labels = sys.argv[1:]
@@ -64,7 +64,7 @@ assert [row[2] for row in rows] == known and rows[0][3:] == ("a.mp4", "frames/s.
 print("read by pyarrow", pa.__version__, "polars", pl.__version__, "duckdb", duckdb.__version__)
 "#;
 
-/// Checks that every reader finds the rows of a version's files in that version of the table.
+/// Compares every reader's rows of a version with the files of this version.
 const DELTA: &str = r#"
 import sys, json, os, shutil, tempfile, polars as pl, pyarrow.parquet as pq, pyarrow as pa, duckdb, deltalake
 from deltalake import DeltaTable, QueryBuilder
@@ -121,7 +121,7 @@ check()
 print(versions, "versions")
 "#;
 
-/// Compares the curve that TensorBoard reads with the Parquet file.
+/// Compares TensorBoard's curve with the Parquet file.
 const CURVE: &str = r#"
 import sys, glob, pyarrow.parquet as pq
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

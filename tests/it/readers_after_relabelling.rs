@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::python::passes;
 
-/// Checks that every reader gives the rows of `lapo query`, for the newest and the first version.
+/// Compares the rows of every reader with those of `lapo query`, for the newest and the first version.
 const CHECK: &str = r#"
 import sys, subprocess, polars as pl, pyarrow.dataset as ds, duckdb
 from deltalake import DeltaTable
@@ -41,7 +41,7 @@ fn readers_agree_on_every_version_after_a_relabelling_a_kill_and_a_gc() {
     let project = Project::new(8);
     project.run(&[]).good();
     project.run(&["--set", "steps=5"]).good();
-    // Kills a third relabelling at several moments and collects what it left.
+    // Kills a third relabelling at several moments and collects its garbage.
     for millis in [200, 400, 600] {
         let mut child = project
             .command(&["run", "pipeline.yaml", "--set", "steps=400", "--checkpoint-secs", "0"])

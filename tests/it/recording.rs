@@ -7,7 +7,7 @@ use lapo::dataset::{Receipt, Shard, Store, head};
 
 use crate::project::Project;
 
-/// Records episodes, trains a policy on them and records that policy.
+/// Records episodes, trains a policy on them and records the policy.
 const PLAYED: &str = "
 name: played
 workspace: ws

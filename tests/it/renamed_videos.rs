@@ -41,7 +41,7 @@ struct Folder<'a> {
     project: &'a Project,
     /// Number of frames by name.
     videos: BTreeMap<String, u64>,
-    /// Numbers of frames of all contents that were decoded.
+    /// Numbers of frames of all decoded contents.
     seen: BTreeSet<u64>,
     /// Number of frames of the newest content.
     newest: u64,
@@ -158,7 +158,7 @@ fn tables_follow_random_renames_and_only_new_content_is_decoded() {
     assert_eq!(project.query(rows), here);
 }
 
-/// Changes the bytes but not the size and time, so that only reading the file would show it.
+/// Changes the bytes but not the size and time, so only reading the file can show it.
 #[test]
 fn a_renamed_video_is_not_read_again() {
     let project = project();

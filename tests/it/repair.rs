@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::kill_and_resume::results;
 use crate::project::{PIPELINE, Project};
 
-/// Returns the files of the newest version of a stage whose paths end with `name`.
+/// Returns the files called `name` in the newest version of a stage.
 fn paths(project: &Project, stage: &str, name: &str) -> Vec<PathBuf> {
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
     let files = lapo::dataset::head(&store, stage).unwrap().unwrap().files(&store).unwrap();
@@ -93,7 +93,7 @@ fn a_damaged_joined_table_is_joined_again_without_running_tasks() {
         assert_eq!(verify(&project, &[]).0, 0);
         project.run_changes_nothing(&[]);
     }
-    // Damage that keeps the size is found only by the digest, without `--fast`.
+    // Damage without a change of size is found only by the digest, without `--fast`.
     let path = joined();
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
@@ -249,7 +249,7 @@ fn damage_in_one_stage_does_not_break_queries_of_another() {
     }
 }
 
-/// Receipts are plain files that a user may edit.
+/// Receipts are plain files, and users may edit them.
 #[test]
 fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
     let project = Project::new(3);

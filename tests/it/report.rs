@@ -1,6 +1,6 @@
 //! Reports: a self-contained page whose tables equal the results of the queries that it shows.
 //!
-//! `LAPO_CHROMIUM` names a Chromium that opens the page. Without it, that test is skipped with a
+//! `LAPO_CHROMIUM` names a Chromium that opens the page. Without it, its test is skipped with a
 //! note.
 
 use std::process::Command;
@@ -59,7 +59,7 @@ fn unescape(html: &str) -> String {
         .replace("&amp;", "&")
 }
 
-/// Asserts that the page loads nothing from elsewhere.
+/// Panics if the page loads anything from elsewhere.
 fn check_self_contained(html: &str) {
     assert!(
         html.starts_with("<!DOCTYPE html>")
@@ -115,7 +115,7 @@ fn check_numbers(project: &Project, html: &str) -> usize {
     parts.len()
 }
 
-/// Compares a number with the four digits that the page shows of it.
+/// Compares a number with its four digits on the page.
 fn is_near(shown: f64, found: f64) -> bool {
     (shown - found).abs() <= 5.1e-4 * found.abs()
 }

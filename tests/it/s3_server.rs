@@ -1,4 +1,4 @@
-//! Starts the S3 server of `s3_server.py`, with a proxy in front of it that injects faults.
+//! Starts the S3 server of `s3_server.py`, with a fault-injecting proxy in front of it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,21 +10,21 @@ use lapo::dataset::{Access, Store};
 
 use crate::project::{PIPELINE, Project, Said, said};
 
-/// Credentials that no output and no file may contain.
+/// Credentials. No output and no file may contain them.
 pub const SECRETS: [(&str, &str); 3] = [
     ("AWS_ACCESS_KEY_ID", "AKIA-NOBODY-KNOWS"),
     ("AWS_SECRET_ACCESS_KEY", "secret-nobody-knows"),
     ("AWS_SESSION_TOKEN", "token-nobody-knows"),
 ];
 
-/// The server and its proxy. They end with the test process, which holds their standard input.
+/// The server and its proxy. They end with the test process, because it holds their stdin.
 pub struct Server {
     _child: Child,
     pub port: u16,
     pub proxy: u16,
 }
 
-/// Returns the server, which all tests share, or `None` if `LAPO_PYTHON` names no Python.
+/// Returns the server shared by all tests, or `None` if `LAPO_PYTHON` names no Python.
 pub fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let start = || {
@@ -64,7 +64,7 @@ impl Server {
         )
     }
 
-    /// Returns a command of the binary that reaches the server at `port`.
+    /// Returns a command of the binary for the server at `port`.
     pub fn command(&self, project: &Project, port: u16, args: &[&str]) -> Command {
         let mut command = project.command(args);
         command

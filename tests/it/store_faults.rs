@@ -1,4 +1,4 @@
-//! Concurrent commits, and an object store that loses, delays and refuses requests on purpose.
+//! Concurrent commits, and an object store with lost, delayed and refused requests.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ fn schedules() -> u64 {
 #[test]
 fn faults_of_the_store_do_not_change_the_results() {
     let Some(server) = server() else { return };
-    let (project, store) = in_bucket(server, "faults", 5);
+    let (project, store) = project_in_bucket(server, "faults", 5);
     let workspace =
         |name: &str| Store::open_with(&format!("s3://lapo/faults/{name}"), store.access()).unwrap();
     server.lapo(&project, &["run", "pipeline.yaml", "--workspace", "s3://lapo/faults/calm"]).good();

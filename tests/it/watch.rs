@@ -1,4 +1,4 @@
-//! `lapo run --watch` and `min_age`: videos that arrive slowly, and while lapo runs.
+//! `lapo run --watch` and `min_age`: new and slowly copied videos.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -22,7 +22,7 @@ fn runs_ignore_the_workspace_of_the_environment() {
     }
     assert!(project.committed() == before);
     assert!(project.path("ws2/frames/manifests").is_dir());
-    // Commands that only read do use it.
+    // Read-only commands do use it.
     let rows = said(
         project
             .command(&["query", "SELECT count(*) FROM labels"])
