@@ -5,6 +5,9 @@ use std::path::Path;
 
 use crate::project::{PIPELINE, Project};
 
+const LABELS_WITH_ACTIONS: &str = "FROM labels JOIN actions \
+    ON labels.video = actions.video AND labels.frame_index = actions.frame_index";
+
 /// Creates a project with a dynamics stage that reads true actions from `file`, which may also
 /// list other videos. `more` holds further settings of the training.
 pub fn project(count: usize, file: &str, more: &str) -> Project {
@@ -54,7 +57,10 @@ fn a_verdict_holds_the_probe_of_true_actions() {
 fn the_training_curve_holds_intermediate_probe_scores() {
     let project = project(9, "actions.parquet", "");
     project.run(&["--set", "steps=400"]).good();
-    let curve = project.query("SELECT step, information_used, probe_mlp, codes_used_0 FROM model WHERE information_used IS NOT NULL");
+    let curve = project.query(
+        "SELECT step, information_used, probe_mlp, codes_used_0 FROM model \
+         WHERE information_used IS NOT NULL",
+    );
     let rows = curve.as_array().unwrap();
     let steps: Vec<_> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [99, 199, 399]);
@@ -147,13 +153,12 @@ fn labels_carry_true_actions_and_old_shards_keep_their_labels() {
     )
     .unwrap();
     project.run(&[]).good();
-    let matching = "SELECT count(*) AS n FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index \
-                 WHERE true_action = action";
+    let matching = format!("SELECT count(*) AS n {LABELS_WITH_ACTIONS} WHERE true_action = action");
     let labelled = project.query("SELECT count(*) AS n FROM labels WHERE true_action IS NOT NULL")
         [0]["n"]
         .as_u64()
         .unwrap();
-    assert_eq!(project.query(matching)[0]["n"].as_u64(), Some(labelled));
+    assert_eq!(project.query(&matching)[0]["n"].as_u64(), Some(labelled));
     assert!(
         labelled + 5 >= project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap()
     );
@@ -191,7 +196,8 @@ fn actions_that_do_not_match_the_videos_are_errors() {
     told(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
 }
 
-const DECODER: &str = "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
+const DECODER: &str = "  decoder: { train_decoder: { labels: labels, actions: actions, \
+    transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
 
 #[test]
 fn decoders_are_trained_from_a_few_true_actions() {
@@ -212,6 +218,7 @@ fn decoders_are_trained_from_a_few_true_actions() {
                 && row["r2"].is_null())
     );
     let decoders = project.files("decoder", ".safetensors");
+    // Two numbers of transitions, two draws of each.
     assert_eq!(decoders.len(), 4);
 
     // A new number of transitions trains new decoders only and keeps those of 32.
@@ -240,9 +247,10 @@ fn labels_are_evaluated_against_true_actions_without_a_game() {
     project.run(&[]).good();
     let scores = project.query("SELECT * FROM asked")[0].clone();
     let number = |name: &str| scores[name].as_f64().unwrap_or_else(|| panic!("{name} in {scores}"));
-    let joined = "FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index";
-    let videos =
-        project.query(&format!("SELECT DISTINCT labels.video AS video {joined} ORDER BY video"));
+    let videos = project.query(&format!(
+        "SELECT DISTINCT labels.video AS video {LABELS_WITH_ACTIONS} ORDER BY video"
+    ));
+    // Every third video is held out.
     let held_out = videos
         .as_array()
         .unwrap()
@@ -250,8 +258,10 @@ fn labels_are_evaluated_against_true_actions_without_a_game() {
         .step_by(3)
         .map(|row| format!("'{}'", row["video"].as_str().unwrap()));
     let held_out = held_out.collect::<Vec<_>>().join(", ");
-    let counts =
-        project.query(&format!("SELECT actions.action, count(*) AS n {joined} WHERE labels.video IN ({held_out}) GROUP BY actions.action"));
+    let counts = project.query(&format!(
+        "SELECT actions.action, count(*) AS n {LABELS_WITH_ACTIONS} \
+             WHERE labels.video IN ({held_out}) GROUP BY actions.action"
+    ));
     let counts: Vec<f64> =
         counts.as_array().unwrap().iter().map(|row| row["n"].as_f64().unwrap()).collect();
     let all: f64 = counts.iter().sum();
@@ -293,6 +303,7 @@ fn labels_are_evaluated_against_true_actions_without_a_game() {
 fn continuous_actions_are_probed_and_decoded() {
     let project = project(9, "actions.parquet", "");
     project.run(&[]).good();
+    // Turns a discrete action into a continuous one, the unit vector at this angle.
     let as_unit_vector = |line: &String| {
         let (frame, action) = line.rsplit_once(',').unwrap();
         let angle = action.parse::<f64>().unwrap();
@@ -319,6 +330,7 @@ fn continuous_actions_are_probed_and_decoded() {
             && scores["mutual_information"].is_null(),
         "{scores}"
     );
+    // Continuous actions have R², discrete ones an accuracy.
     let curve = project.query("SELECT accuracy, r2 FROM decoder");
     assert!(
         curve

@@ -148,8 +148,8 @@ fn every_file_begins_with_a_module_doc() {
     }
 }
 
-/// `pipeline`, `executor` and `cli` use every stage through its traits, so a new kind needs only one
-/// file and one line in the list. Tests may name kinds.
+/// `pipeline`, `executor` and `cli` use every stage through its traits, so a new kind needs only
+/// one file and one line in the list. Tests may name kinds.
 #[test]
 fn only_the_stages_module_names_kinds_of_stages() {
     let modules = ["pipeline", "executor", "cli"];

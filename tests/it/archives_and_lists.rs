@@ -108,7 +108,8 @@ fn columns_of_lists_can_be_queried_and_follow_the_lists() {
         .unwrap();
     write_source(&project, "lists: [clips.csv, more.csv]");
     assert!(project.run(&[]).good().stdout.contains("6 videos (6 new)"));
-    let sql = "SELECT split, count(DISTINCT video) AS videos, count(*) AS n FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
+    let sql = "SELECT split, count(DISTINCT video) AS videos, count(*) AS n \
+               FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
     let before = project.query(sql);
     assert_eq!(
         (&before[0]["split"], &before[0]["videos"], &before[1]["videos"]),

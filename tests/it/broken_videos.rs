@@ -160,7 +160,11 @@ fn every_broken_video_is_rejected_and_every_good_one_labelled() {
     let kinds: std::collections::BTreeSet<&str> = classes.values().copied().collect();
     println!("{} broken videos of {} classes: {kinds:?}", classes.len(), kinds.len());
     assert!(rejects.as_array().unwrap().iter().all(|r| !r["reason"].as_str().unwrap().is_empty()));
-    let good = project.query("SELECT count(DISTINCT video) AS n FROM labels WHERE video LIKE '%maze%' OR video LIKE '%size_changes%'");
+    let good = project.query(
+        "SELECT count(DISTINCT video) AS n FROM labels \
+         WHERE video LIKE '%maze%' OR video LIKE '%size_changes%'",
+    );
+    // A change of the frame size is no damage.
     assert_eq!(good[0]["n"], 101, "{said:#?}");
     project.run_changes_nothing(&["--set", "steps=1"]);
 }
@@ -222,8 +226,9 @@ fn retry_rejected_decodes_rejected_videos_again() {
     limit_pixels(&project, 1_000_000);
     project.run(&[]).good();
     let rejects = || project.query("SELECT video, class FROM rejects ORDER BY video");
-    let [large, text] = [("large", "too_large"), ("text", "unknown_format")]
-        .map(|(name, class)| serde_json::json!({ "video": format!("videos/{name}.mp4"), "class": class }));
+    let reject = |name: &str, class: &str| serde_json::json!({ "video": format!("videos/{name}.mp4"), "class": class });
+    let large = reject("large", "too_large");
+    let text = reject("text", "unknown_format");
     assert_eq!(rejects(), serde_json::json!([large, text]));
 
     // Limits are not hashed into keys: changing one does nothing by itself.

@@ -26,7 +26,8 @@ fn with_long_video() -> Option<Project> {
 
 /// Adds a video that takes seconds to decode. Returns false without the ffmpeg command line.
 pub fn add_long_video(project: &Project) -> bool {
-    let source = "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 40 -pix_fmt yuv420p -c:v libx264 -preset ultrafast";
+    let source = "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 40 -pix_fmt yuv420p \
+                  -c:v libx264 -preset ultrafast";
     let made = ffmpeg(source, &project.path("videos/maze_1_001_long.mp4"));
     if !made {
         println!("skipped: no ffmpeg command line");
@@ -111,6 +112,7 @@ fn a_video_that_crashes_its_decoder_is_rejected_and_the_others_are_decoded() {
     project.run_changes_nothing(&[]);
     project.run(&["--retry-rejected=crashed"]).good();
     let whole = project.query(counts);
+    // 40 seconds of 25 frames.
     assert_eq!(whole[2]["n"], 1000, "{whole}");
     for good in [0, 1, 3] {
         assert_eq!(after[good], whole[good], "another video lost frames");
@@ -122,6 +124,7 @@ fn a_video_that_crashes_its_decoder_is_rejected_and_the_others_are_decoded() {
 fn a_decoder_killed_from_outside_rejects_no_video() {
     let Some(project) = with_long_video() else { return };
     let first = run_with_signal(&project, "-KILL");
+    // The exit code for temporary failures: running again may help.
     assert_eq!(first.code, 75, "{first:#?}");
     assert!(
         first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"),
@@ -140,6 +143,7 @@ fn a_video_that_needs_too_much_memory_is_rejected() {
     let project = Project::new(3);
     fs::write(project.path("pipeline.yaml"), DECODE).unwrap();
     let source =
+        // A decoded frame has 54 MB.
         "-f lavfi -i testsrc2=size=6000x6000:rate=25 -frames:v 4 -pix_fmt yuv420p -c:v mpeg4";
     if !ffmpeg(source, &project.path("videos/huge.mp4")) {
         println!("skipped: no ffmpeg command line");

@@ -17,6 +17,7 @@ fn moving_squares(config: &DynamicsConfig, seed: usize) -> Vec<u8> {
     let (size, time) = (config.frame_size as i64, config.window() as i64);
     let mut frames = Vec::new();
     for window in 0..WINDOWS as i64 {
+        // The square is 5 pixels wide and moves 3 pixels a frame.
         let (dx, dy) = [(0, 3), (0, -3), (3, 0), (-3, 0)][window as usize % 4];
         let start = (7 * (window + seed as i64) + 11) % (size / 2) + size / 8;
         for t in 0..time {
@@ -98,6 +99,7 @@ fn training_and_labels_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn a_restored_training_continues_bit_by_bit() {
     for rule in [Rule::Muon, Rule::Adam] {
+        // Revives codes after one unused step, so that the checkpoint must hold their usage.
         let vq = VqConfig { revive_after: 1, ..small().vq };
         let config = DynamicsConfig { vq, ..small() };
         let mut whole = trainer_by(rule, &config, 1);
@@ -246,6 +248,7 @@ fn a_label_depends_only_on_the_pixels_of_its_window() {
         (0..WINDOWS * config.window() - 2).chain(0..40).map(|start| start % 20).collect();
     let together = labeller.label(&frames, &starts, want).unwrap();
     let (latent, codes) = (config.latent_dim(), config.codes());
+    // Compares every seventh label with one computed from its window alone.
     for (row, &start) in starts.iter().enumerate().step_by(7) {
         let frame = config.frame_size * config.frame_size * config.channels;
         let own = &frames[start * frame..][..config.window() * frame];

@@ -42,9 +42,11 @@ fn agents_train_and_play_and_a_second_run_trains_nothing() {
         let rows = rows.as_array().unwrap();
         assert_eq!(
             rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+            // Four environments take six steps for every update.
             [24, 48, 72, 96]
         );
         assert!(
+            // A uniform policy over 15 actions has an entropy of 2.7.
             rows.iter().all(|row| row["entropy"].as_f64().unwrap() > 2.0
                 && row["grad_norm"].as_f64().unwrap() > 0.0),
             "{rows:?}"
@@ -54,7 +56,11 @@ fn agents_train_and_play_and_a_second_run_trains_nothing() {
         project.query("SELECT player, count(*) AS n FROM score GROUP BY player ORDER BY player");
     assert_eq!(
         players,
-        serde_json::json!([{"player": "agent", "n": 3}, {"player": "expert", "n": 3}, {"player": "random", "n": 3}])
+        serde_json::json!([
+            { "player": "agent", "n": 3 },
+            { "player": "expert", "n": 3 },
+            { "player": "random", "n": 3 },
+        ])
     );
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM again")[0]["n"], 2);
     // The number of threads does not matter. More steps make another training.
@@ -92,6 +98,7 @@ fn a_killed_training_resumes_to_the_same_bytes() {
         folders.flat_map(|key| fs::read_dir(key.path()).into_iter().flatten().flatten()).count()
     };
     for stage in ["agent", "scratch"] {
+        // Kills the run once in each stage, after its first checkpoint.
         while checkpoints(stage) == 0 {
             assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed");
             std::thread::sleep(std::time::Duration::from_millis(2));

@@ -9,13 +9,15 @@ use crate::project::Project;
 /// Writes a pipeline with these settings of its `decode` stage.
 fn write_decode(project: &Project, settings: &str) {
     let yaml = format!(
-        "name: test\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n"
+        "name: test\nworkspace: ws\nstages:\n  \
+         frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n"
     );
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
 }
 
-#[test]
-fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
+/// Creates a project with a film of 20 black frames, 30 moving ones, 40 still ones and 30 moving
+/// ones. Returns `None` without the ffmpeg command line.
+fn project_with_blank_and_still_frames() -> Option<Project> {
     let project = Project::new(0);
     let part = |source: &str, seconds: u32| format!("-f lavfi -i {source}s=96x96:r=10:d={seconds}");
     let parts = [
@@ -28,16 +30,24 @@ fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
     let film = format!("{parts} -filter_complex concat=n=4:v=1,format=yuv420p -c:v libx264");
     if !ffmpeg(&film, &project.path("videos/film.mp4")) {
         println!("skipped: no ffmpeg command line");
-        return;
+        return None;
     }
+    Some(project)
+}
+
+#[test]
+fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
+    let Some(project) = project_with_blank_and_still_frames() else { return };
     write_decode(&project, "blank: 0.02, still: { frames: 10 }");
     let said = project.run(&[]).good();
-    let left_out = "SELECT left_out, count(*) AS n, min(frame_index) AS first, max(frame_index) AS last FROM frames_quality \
+    let left_out = "SELECT left_out, count(*) AS n, min(frame_index) AS first, \
+                    max(frame_index) AS last FROM frames_quality \
                     GROUP BY left_out ORDER BY left_out";
     let seen = project.query(left_out);
     // The encoder may need a frame or two until a still picture no longer changes.
     let still = seen[2]["first"].as_u64().unwrap();
     assert!((60..=62).contains(&still), "{seen}");
+    // The first ten still frames are kept.
     let expected = serde_json::json!([
         {"left_out": "", "n": 10 + still, "first": 20, "last": 119},
         {"left_out": "blank", "n": 20, "first": 0, "last": 19},
@@ -46,8 +56,11 @@ fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
     assert_eq!(seen, expected);
     let counted = format!("20 blank frames left out, {} still frames left out", 90 - still);
     assert!(said.stderr.contains(&counted), "{said:#?}");
-    let episodes =
-        project.query("SELECT episode, min(frame_index) AS first, max(frame_index) AS last FROM frames GROUP BY episode ORDER BY first");
+    // The black frames belong to no episode.
+    let episodes = project.query(
+        "SELECT episode, min(frame_index) AS first, max(frame_index) AS last FROM frames \
+             GROUP BY episode ORDER BY first",
+    );
     assert_eq!(
         (&episodes[0]["first"], &episodes[2]["first"]),
         (&20.into(), &90.into()),
@@ -94,11 +107,15 @@ fn frame_hashes_match_across_size_rate_and_codec() {
     }
     write_decode(&project, "cut: 2");
     project.run(&[]).good();
+    // The share of hashes that two videos have in common, for every pair.
     let sql = "WITH seen AS (SELECT DISTINCT video, hash FROM frames_quality), \
-               pairs AS (SELECT a.video AS one, b.video AS other, a.hash AS hash FROM seen a JOIN seen b ON a.hash = b.hash), \
+               pairs AS (SELECT a.video AS one, b.video AS other, a.hash AS hash \
+               FROM seen a JOIN seen b ON a.hash = b.hash), \
                counts AS (SELECT video, count(*) AS n FROM seen GROUP BY video), \
-               shared AS (SELECT one, other, count(*) AS same FROM pairs WHERE one < other GROUP BY one, other) \
-               SELECT one, other, 1.0 * same / n AS share FROM shared JOIN counts ON one = video ORDER BY share DESC";
+               shared AS (SELECT one, other, count(*) AS same FROM pairs WHERE one < other \
+               GROUP BY one, other) \
+               SELECT one, other, 1.0 * same / n AS share FROM shared \
+               JOIN counts ON one = video ORDER BY share DESC";
     let found = project.query(sql);
     assert_eq!(
         (&found[0]["one"], &found[0]["other"]),
@@ -123,8 +140,9 @@ fn trim_bars_removes_black_bars() {
         &project.path("videos/plain.mp4")
     ));
     let measures = |name: &str| {
-        let sql = "SELECT min(bar_left) AS l, min(bar_top) AS t, min(bar_right) AS r, min(bar_bottom) AS b, avg(brightness) AS light, \
-                   avg(contrast) AS contrast, avg(change) AS change FROM frames_quality";
+        let sql = "SELECT min(bar_left) AS l, min(bar_top) AS t, min(bar_right) AS r, \
+                   min(bar_bottom) AS b, avg(brightness) AS light, avg(contrast) AS contrast, \
+                   avg(change) AS change FROM frames_quality";
         let row = project.query(&format!("{sql} WHERE video = 'videos/{name}.mp4'"));
         ["l", "t", "r", "b", "light", "contrast", "change"]
             .map(|column| row[0][column].as_f64().unwrap())
@@ -132,6 +150,7 @@ fn trim_bars_removes_black_bars() {
     write_decode(&project, "cut: 2");
     project.run(&[]).good();
     let seen = measures("framed");
+    // Shares of the width and height: left, top, right, bottom.
     let expected = [16.0 / 224.0, 40.0 / 192.0, 16.0 / 224.0, 44.0 / 192.0];
     for (seen, expected) in seen.iter().zip(expected) {
         assert!((seen - expected).abs() < 0.05, "{seen} {expected}");
@@ -142,6 +161,7 @@ fn trim_bars_removes_black_bars() {
     assert!(said.stderr.contains("1 videos without their bars"), "{said:#?}");
     let framed = measures("framed");
     let plain = measures("plain");
+    // Without its bars, the framed video has the measures of the plain one.
     assert_eq!((&framed[..4], &plain[..4]), (&[0.0; 4][..], &[0.0; 4][..]));
     for (framed, plain) in framed.iter().zip(plain) {
         assert!((framed - plain).abs() < 0.01, "{framed} {plain}");

@@ -9,7 +9,6 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use lapo::pipeline::{fault::Faults, parse::parse};
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
+use crate::broken_videos::ffmpeg;
 use crate::project::Project;
 
 /// Words with a meaning in YAML or JSON, and extreme numbers.
@@ -109,6 +109,7 @@ fn fuzz(what: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8]) -> bool) {
     while count < least || begun.elapsed() < time {
         let bytes = mutated(corpus, &mut rng);
         let since = Instant::now();
+        // A panic is caught to print its seed and input.
         let Ok(is_accepted) = catch_unwind(AssertUnwindSafe(|| read(&bytes))) else {
             panic!("{what}: seed {seed}, execution {count}: {}", String::from_utf8_lossy(&bytes))
         };
@@ -193,9 +194,8 @@ fn containers(folder: &Path) -> Vec<(String, Vec<u8>)> {
     ];
     let made = kinds.map(|(kind, codec)| {
         let path = folder.join(format!("whole.{kind}"));
-        let line =
-            format!("ulimit -v 4000000; ffmpeg -v error -y -f lavfi -i testsrc2=size=96x64:rate=25 -t 1 {codec} '{}'", path.display());
-        assert!(Command::new("bash").args(["-c", &line]).status().is_ok_and(|s| s.success()), "ffmpeg could not make a {kind}");
+        let source = "-f lavfi -i testsrc2=size=96x64:rate=25 -t 1";
+        assert!(ffmpeg(&format!("{source} {codec}"), &path), "ffmpeg could not make a {kind}");
         (kind.to_owned(), fs::read(path).unwrap())
     });
     made.to_vec()
@@ -236,7 +236,8 @@ fn fuzz_videos() {
         fs::write(project.path("videos").join(format!("{i:05}.{kind}")), bytes).unwrap();
     }
     let begun = Instant::now();
-    let yaml = "name: fuzz\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'], size: 16, limits: { deadline_secs: 20 } } }\n";
+    let yaml = "name: fuzz\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'], \
+                size: 16, limits: { deadline_secs: 20 } } }\n";
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     let said = project.run(&[]).good();
     let classes =

@@ -67,6 +67,7 @@ fn garbage(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
 #[test]
 fn gc_finds_exactly_the_files_that_killed_runs_left() {
     let project = Project::new(12);
+    // Killed runs leave files of attempts, checkpoints and pins.
     for millis in [30, 60, 90, 150, 250, 400] {
         let mut child = project
             .command(&["run", "pipeline.yaml", "--checkpoint-secs", "0", "--set", "steps=40"])

@@ -1,8 +1,8 @@
 //! Compares the networks and their training with an independent PyTorch implementation.
 //!
 //! Every `*.safetensors` file directly in `tests/golden/`, or in the folder that `LAPO_GOLDEN_DIR`
-//! names, holds random weights, one batch and PyTorch's results: a forward pass, a few steps of Adam
-//! and another forward pass. `tests/bench/peer/lapo_torch.py golden` writes these files.
+//! names, holds random weights, one batch and PyTorch's results: a forward pass, a few steps of
+//! Adam and another forward pass. `tests/bench/peer/lapo_torch.py golden` writes these files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -143,7 +143,7 @@ impl Golden {
                 explained += 2.0 * within * (ours - theirs).abs();
             }
             println!(
-                "{}: {what}, {at}: {ours} for {theirs}, which is farther by {farther:.1e}, at most {explained:.1e}",
+                "{}: {what}, {at}: {ours} for {theirs}, farther by {farther:.1e} <= {explained:.1e}",
                 self.name
             );
             assert!(
@@ -175,6 +175,7 @@ fn the_forward_pass_equals_pytorch() {
             .unwrap()
             .folded(config);
         let fdm =
+            // `wm` is the FDM in published checkpoints.
             golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap().folded();
         let windows = lapo::models::frames::Windows::<B>::stack(
             upload(&golden.frames, frame_shape(config), &device),
@@ -202,6 +203,7 @@ fn the_forward_pass_equals_pytorch() {
         golden.check("eval.vq_loss", &host(quantised.loss), 1e-4);
         golden.check("eval.perplexity", &[perplexity], 1e-4 * perplexity);
 
+        // Not every golden file has a latent policy.
         if golden.weights.shapes_under("policy.").is_empty() {
             continue;
         }

@@ -88,6 +88,7 @@ fn a_video_that_changes_after_the_plan_fails_only_its_partition() {
         partial.code == 3 && partial.stderr.contains("partition 1 is not done"),
         "{partial:#?}"
     );
+    // The partition with the changed video is missing; the other one has four videos.
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 4);
     project.run(&[]).good();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 6);

@@ -41,6 +41,7 @@ fn a_published_checkpoint_becomes_safetensors_value_by_value() {
     );
     assert_eq!(config.predict, Predict::Frame);
     let mut tensors = 0;
+    // `wm` is the FDM in published checkpoints.
     for network in ["idm", "wm"] {
         for (name, shape) in weights.shapes_under(&format!("{network}.")) {
             let seen = weights.get(&format!("{network}.{name}"), &shape).unwrap();

@@ -8,6 +8,7 @@ use crate::project::{PIPELINE, Project};
 fn a_second_run_does_nothing_and_new_videos_add_only_their_tasks() {
     let project = Project::new(10);
     let first = project.run(&[]).good();
+    // Three shards and their labels, and one model.
     assert!(first.stdout.starts_with("7 tasks: 10 videos (10 new)"), "{first:#?}");
     let before = project.files("labels", "labels.parquet");
     assert_eq!(before.len(), 3);
@@ -20,6 +21,7 @@ fn a_second_run_does_nothing_and_new_videos_add_only_their_tasks() {
     assert!(plan.contains("(5 videos new, 10 re-used)"), "{plan}");
     assert_eq!(project.planned(&[])["labels"], (2, 3));
     let more = project.run(&[]).good();
+    // Two new shards and their labels.
     assert!(more.stdout.starts_with("4 tasks: 15 videos (5 new)"), "{more:#?}");
     assert!(more.stderr.contains("kept: trained on version 1, 5 newer videos unseen"), "{more:#?}");
     assert_eq!(project.files("labels", "labels.parquet")[..3], before[..]);
@@ -35,6 +37,7 @@ fn a_new_model_relabels_everything_and_decodes_nothing() {
     let plan = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
     assert!(plan.contains("new because of steps: 4 -> 5"), "{plan}");
     let other = project.run(&["--set", "steps=5"]).good();
+    // The model and the labels of two shards.
     assert!(other.stdout.starts_with("3 tasks: 6 videos (0 new)"), "{other:#?}");
     assert_ne!(project.files("labels", "labels.parquet"), before);
 
@@ -65,6 +68,7 @@ fn refresh_decides_when_new_videos_train_a_new_model() {
         project.run_changes_nothing(&[]);
         project.add(4..8);
         assert_eq!(
+            // One shard, the model and two label tasks, or else one shard and one label task.
             project.run(&[]).good().stdout.chars().next(),
             Some(if trained == 1 { '4' } else { '2' }),
             "{refresh}"
@@ -94,7 +98,7 @@ fn a_removed_video_leaves_the_dataset() {
     assert_eq!(videos, [0, 2, 3, 4, 5].map(|i| format!("videos/maze_1_{i:03}.mp4")));
 }
 
-/// Creates a project with three versions: four videos, two more, and one video less at another size.
+/// Creates a project with three versions: four videos, two more, then one less and another size.
 fn project_with_three_versions() -> Project {
     let project = Project::new(4);
     project.run(&[]).good();
@@ -140,7 +144,10 @@ fn datasets_lists_versions_and_their_differences() {
     let grown = datasets(&project, &["--diff", "1", "2"]);
     assert_eq!(
         grown["videos"],
-        serde_json::json!({ "added": ["videos/maze_1_004.mp4", "videos/maze_1_005.mp4"], "dropped": [] })
+        serde_json::json!({
+            "added": ["videos/maze_1_004.mp4", "videos/maze_1_005.mp4"],
+            "dropped": [],
+        })
     );
     assert_eq!(
         (&grown["fields"], &grown["why"]),
@@ -174,7 +181,8 @@ fn datasets_prints_differences_and_names_what_does_not_exist() {
 
 #[test]
 fn one_thread_and_two_give_the_same_bytes() {
-    let (one, two) = (Project::new(6), Project::new(6));
+    let one = Project::new(6);
+    let two = Project::new(6);
     one.run(&["--threads", "1"]).good();
     two.run(&["--threads", "2"]).good();
     for (stage, name) in [
@@ -226,7 +234,11 @@ fn labels_have_the_fdm_error_of_the_verdict() {
         let verdict: serde_json::Value =
             serde_json::from_slice(&project.files("model", "verdict.json")[0]).unwrap();
         assert_eq!(verdict["codes_used"].as_array().unwrap().len(), used, "{verdict}");
-        let videos = project.query("SELECT video, avg(fdm_error) AS error, count(*) AS n FROM labels GROUP BY video ORDER BY video");
+        let videos = project.query(
+            "SELECT video, avg(fdm_error) AS error, count(*) AS n FROM labels \
+             GROUP BY video ORDER BY video",
+        );
+        // Every third video is held out.
         let held_out = videos.as_array().unwrap().iter().step_by(3);
         let (sum, count) = held_out.fold((0.0, 0.0), |(sum, count), row| {
             let n = row["n"].as_f64().unwrap();

@@ -55,6 +55,7 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_bytes() {
             ]);
             let mut child = command.args(steps).spawn().unwrap();
             if has_begun(&mut child, &project.path("ws").join(stage)) {
+                // The random delay hits reading, computing and writing.
                 std::thread::sleep(Duration::from_micros(rng.random_range(0..150_000)));
             }
             kills += usize::from(child.try_wait().unwrap().is_none());
@@ -102,6 +103,7 @@ fn a_full_disk_is_a_clear_error_and_the_next_run_continues() {
             .status()
             .is_ok_and(|s| s.success())
     };
+    // Small enough to fill up before the run ends.
     if !mount(&["-t", "tmpfs", "-o", "size=400k", "tmpfs"]) {
         println!("skipped: mounting a small disk needs root");
         return;
@@ -109,6 +111,7 @@ fn a_full_disk_is_a_clear_error_and_the_next_run_continues() {
     let full = project.run(&[]);
     let grown = mount(&["-o", "remount,size=64m"]);
     let after = project.run(&[]);
+    // Unmounts before an assertion can fail.
     let unmounted =
         std::process::Command::new("umount").arg(&workspace).status().is_ok_and(|s| s.success());
     assert!(grown && unmounted);

@@ -39,6 +39,7 @@ fn every_line_of_a_json_log_is_an_event() {
         (&7.into(), &"videos".into())
     );
     assert_eq!(
+        // Six games make two shards, and the text file is rejected.
         (&named("stage_ended")[0]["new"], &named("stage_ended")[0]["rejects"]),
         (&2.into(), &1.into())
     );

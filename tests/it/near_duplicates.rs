@@ -69,6 +69,7 @@ fn near_duplicates_are_rejected_and_left_out_of_training_and_labels() {
     let nearest = project.query("SELECT video, distance FROM copies ORDER BY distance");
     assert_eq!(
         (&nearest[0]["video"], nearest[0]["distance"].as_f64()),
+        // Identical files have the distance 0.
         (&"videos/same.mp4".into(), Some(0.0)),
         "{nearest}"
     );
@@ -120,7 +121,8 @@ fn a_new_video_is_the_duplicate_of_an_older_one_whatever_its_name() {
 #[test]
 fn without_must_name_near_duplicates_of_the_same_frames() {
     let project = Project::new(1);
-    let other = "  others: { decode: { videos: ['videos/*'], size: 32 } }\n  copies: { deduplicate: { frames: others, distance: 2 } }\n";
+    let other = "  others: { decode: { videos: ['videos/*'], size: 32 } }\n  \
+                 copies: { deduplicate: { frames: others, distance: 2 } }\n";
     fs::write(
         project.path("pipeline.yaml"),
         PIPELINE.replace("  copies: { deduplicate: { frames: frames } }\n", other),

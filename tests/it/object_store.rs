@@ -1,12 +1,13 @@
 //! Workspaces and videos in an object store: runs against a real S3 server.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use lapo::dataset::Store;
 
 use crate::project::{PIPELINE, Project, Said};
-use crate::s3_server::{SECRETS, project_in_bucket, server, upload_videos};
+use crate::s3_server::{SECRETS, Server, project_in_bucket, server, upload_videos};
 
 /// Parses the output of `lapo query --format json`.
 fn rows(said: Said) -> serde_json::Value {
@@ -86,6 +87,7 @@ fn listed_videos_and_archives_in_a_bucket_are_decoded_in_place() {
     );
     store.create("clips.tar", &fs::read(project.path("clips.tar")).unwrap()).unwrap();
     let listed = store.files("videos").unwrap().into_iter().take(3);
+    // In CSV, the quotes of an etag are doubled.
     let rows: String = listed
         .map(|file| {
             format!("s3://lapo/sources/{},{},{:?}\n", file.path, file.bytes, file.etag.unwrap())
@@ -94,7 +96,8 @@ fn listed_videos_and_archives_in_a_bucket_are_decoded_in_place() {
     store
         .create("clips.csv", format!("uri,bytes,etag\n{}", rows.replace("\\\"", "\"\"")).as_bytes())
         .unwrap();
-    let source = "videos: ['s3://lapo/sources/*.tar'], lists: ['s3://lapo/sources/clips.csv'], identity: etag";
+    let source = "videos: ['s3://lapo/sources/*.tar'], \
+                  lists: ['s3://lapo/sources/clips.csv'], identity: etag";
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source))
         .unwrap();
     let said = server.lapo(&project, &["run", "pipeline.yaml"]).good();
@@ -118,6 +121,7 @@ fn listed_videos_and_archives_in_a_bucket_are_decoded_in_place() {
         count("videos/maze_1_001.mp4"),
         "{counts:?}"
     );
+    // Three listed videos and six in the archive.
     assert_eq!(counts.len(), 9);
 }
 
@@ -147,7 +151,7 @@ fn errors_about_an_address_have_a_hint_and_no_secret() {
     );
 }
 
-/// Puts objects with unusable keys, and more other objects than one page of a listing holds.
+/// Creates a bucket with unusable keys, and more other objects than one page of a listing holds.
 const ODD_KEYS: &str = "
 import sys, boto3
 url, video = sys.argv[1:]
@@ -160,24 +164,26 @@ for key in ['v/marker.mp4/', 'v/empty.mp4'] + ['v/n%04d.txt' % number for number
     s3.put_object(Bucket='odd', Key=key, Body=b'')
 ";
 
+/// Creates the bucket `odd`. Its videos are copies of `video`.
+fn create_odd_bucket(server: &Server, video: &Path) {
+    let endpoint = format!("http://127.0.0.1:{}", server.port);
+    let put = Command::new(std::env::var("LAPO_PYTHON").unwrap())
+        .args(["-c", ODD_KEYS, &endpoint])
+        .arg(video)
+        .output()
+        .unwrap();
+    assert!(put.status.success(), "{put:?}");
+}
+
 #[test]
 fn an_object_with_an_odd_key_is_rejected_and_all_others_are_decoded() {
     let Some(server) = server() else { return };
     let project = Project::new(1);
-    let endpoint = format!("http://127.0.0.1:{}", server.port);
-    let put = Command::new(std::env::var("LAPO_PYTHON").unwrap())
-        .args([
-            "-c",
-            ODD_KEYS,
-            endpoint.as_str(),
-            project.path("videos/maze_1_000.mp4").to_str().unwrap(),
-        ])
-        .output()
-        .unwrap();
-    assert!(put.status.success(), "{put:?}");
+    create_odd_bucket(server, &project.path("videos/maze_1_000.mp4"));
     let run = |pattern: &str| {
         let yaml = format!(
-            "name: odd\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['{pattern}'], size: 16, max_dropped: 1 }} }}\n"
+            "name: odd\nworkspace: ws\nstages:\n  \
+             frames: {{ decode: {{ videos: ['{pattern}'], size: 16, max_dropped: 1 }} }}\n"
         );
         fs::write(project.path("pipeline.yaml"), yaml).unwrap();
         server.lapo(&project, &["run", "pipeline.yaml"])
@@ -199,6 +205,7 @@ fn an_object_with_an_odd_key_is_rejected_and_all_others_are_decoded() {
         "s3://odd/v/o\tdd.mp4 \"odd_key\"",
     ];
     assert_eq!(column_by_video("rejects", "class"), rejects);
+    // The hidden object and the folder marker match no pattern, so they have no row.
     let good: Vec<String> = column_by_video("videos", "frames > 0")
         .into_iter()
         .filter(|row| row.ends_with("true"))
@@ -207,6 +214,7 @@ fn an_object_with_an_odd_key_is_rejected_and_all_others_are_decoded() {
         good,
         ["s3://odd/v/clip [abc].mp4 true", "s3://odd/v/good.mp4 true", "s3://odd/v/zz.mp4 true"]
     );
+    // Brackets are literal if an object has this very key, else a set of characters.
     for (pattern, count) in
         [("s3://odd/v/good.mp4", 1), ("s3://odd/v/clip [abc].mp4", 1), ("s3://odd/**/[gz]*.mp4", 2)]
     {

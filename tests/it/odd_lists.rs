@@ -33,6 +33,7 @@ fn invalid_rows_of_lists_are_rejected_and_all_other_videos_decoded() {
         lists.push(path);
     };
     let ends = ["\n", "\r\n", ""];
+    // Every kind of list with every line end, and without one on the last line.
     for end in ends {
         add(".txt", format!("*\n\n# none\n  *  {end}").as_bytes(), &[]);
         add(".csv", format!("uri,bytes\n*,7\n*,{end}").as_bytes(), &[]);

@@ -138,17 +138,21 @@ fn odd_entries_of_folders_are_rejected_and_all_other_videos_decoded() {
     for (number, file) in TREES.iter().enumerate() {
         put(file, 5 + number);
     }
+    // Symbolic links that form cycles.
     symlink("../loop", at("loop/again")).unwrap();
     symlink("../../..", at("back/x/y/up")).unwrap();
     symlink("self", at("two/self")).unwrap();
     symlink("../plain", at("two/other")).unwrap();
+    // Links to nothing, to a video and to a folder.
     symlink("nowhere", at("link/dangling.y4m")).unwrap();
     symlink("1.y4m", at("link/2.y4m")).unwrap();
     symlink("../plain", at("link/folder.y4m")).unwrap();
+    // Metadata that macOS writes beside a file.
     fs::write(at("mac/._1.y4m"), b"\0\x05\x16\x07 macOS").unwrap();
     fs::write(at("plain/empty.y4m"), b"").unwrap();
     fs::write(at("plain/junk.y4m"), b"no video").unwrap();
     fs::write(
+        // A Git LFS pointer in place of the video.
         at("plain/pointer.y4m"),
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
     )

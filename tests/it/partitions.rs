@@ -43,6 +43,7 @@ fn plan_worker_and_commit_repeated_to_the_end_equal_a_run() {
             break;
         }
         waves.push(partitions);
+        // A commit needs all partitions.
         let early = project.lapo(&["commit", "--plan", &folder]);
         assert!(
             early.code == 1
@@ -63,6 +64,7 @@ fn plan_worker_and_commit_repeated_to_the_end_equal_a_run() {
         }
         assert!(said(worker(&project, &folder, 0)).good().stdout.contains("was done already"));
         let first = project.lapo(&["commit", "--plan", &folder]).good();
+        // Repeating a commit changes nothing.
         let second = project.lapo(&["commit", "--plan", &folder]).good();
         assert!(
             first.stdout.contains("9 videos") && second.stdout.contains("9 videos"),
@@ -173,6 +175,7 @@ fn workers_killed_during_two_runs_do_not_change_the_results() {
     alone.run(&[]).good();
     let partitions = plan(&project, "plans/0");
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(std::process::id().into());
+    // Two runs and the workers do the same tasks at the same time.
     let runs: Vec<Child> =
         (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
     let mut killed = 0;
@@ -193,7 +196,10 @@ fn workers_killed_during_two_runs_do_not_change_the_results() {
     assert!(killed >= 5, "only {killed} of 20 kills met a running worker");
     project.run_changes_nothing(&[]);
     assert!(results(&project) == results(&alone));
-    let rows = project.query("SELECT count(*) AS n, count(DISTINCT concat(video, '/', cast(frame_index AS varchar))) AS rows FROM labels");
+    let rows = project.query(
+        "SELECT count(*) AS n, \
+         count(DISTINCT concat(video, '/', cast(frame_index AS varchar))) AS rows FROM labels",
+    );
     assert_eq!(rows[0]["n"], rows[0]["rows"], "a row occurs twice");
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
     for stage in ["frames", "labels"] {
@@ -301,6 +307,7 @@ fn a_worker_refuses_a_job_that_does_not_match_its_key() {
     for (case, file, edited, expect) in cases {
         let path = project.path("plans/a").join(file);
         let whole = fs::read_to_string(&path).unwrap();
+        // The edit must have changed the file.
         assert!(edited != whole, "{case}");
         fs::write(&path, edited).unwrap();
         let refused = said(worker(&project, "plans/a", 0));

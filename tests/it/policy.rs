@@ -67,7 +67,8 @@ fn a_restored_training_continues_bit_by_bit() {
 /// Creates a project with a pipeline for a latent policy.
 fn project() -> Project {
     let project = Project::new(9);
-    let policy = "  policy: { train_policy: { labels: labels, steps: '${policy_steps}', batch: 8, holdout: 3 } }\n";
+    let policy = "  policy: { train_policy: { labels: labels, steps: '${policy_steps}', \
+                  batch: 8, holdout: 3 } }\n";
     let text = PIPELINE.replace("steps: 4,", "steps: 4, policy_steps: 20,") + policy;
     std::fs::write(project.path("pipeline.yaml"), text).unwrap();
     project
@@ -92,6 +93,7 @@ fn a_pipeline_clones_a_policy_and_retrains_it_only_for_new_settings_or_models() 
             .iter()
             .map(|row| row["step"].as_u64().unwrap())
             .collect::<Vec<_>>(),
+        // Every tenth step and the last one.
         [0, 10, 19]
     );
 
@@ -119,6 +121,7 @@ fn a_pipeline_clones_a_policy_and_retrains_it_only_for_new_settings_or_models() 
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
+    // Only trained stages can be refreshed.
     let refused = project.run(&["--refresh", "labels"]);
     assert!(
         refused.code == 64 && refused.stderr.contains("these do: model, policy; "),
@@ -150,6 +153,7 @@ fn patience_stops_the_training_and_keeps_the_best_policy() {
         .iter()
         .map(|row| (row["step"].as_u64().unwrap(), row["held_out_error"].as_f64().unwrap()))
         .collect();
+    // Two evaluations without improvement follow the best one. Evaluations are 20 steps apart.
     let (stopped, kept) = (evaluated[evaluated.len() - 1].0, evaluated[evaluated.len() - 3]);
     assert!(stopped < 399 && stopped % 20 == 19, "{evaluated:?}");
     assert!(evaluated.iter().all(|(_, error)| *error >= kept.1), "{evaluated:?}");

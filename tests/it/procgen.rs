@@ -66,6 +66,7 @@ fn every_game_steps_as_in_the_python_package() {
             let mut parts = seen.chunks_exact(ENVS * (64 * 64 * 3 + 4 + 1 + 4));
             assert_eq!(parts.len(), STEPS, "{game}");
             for step in 0..STEPS {
+                // An episode starts at the first step and after every end.
                 let first = |end: &End| u8::from(step == 0 || *end != End::None);
                 let mut ours = env.frames().to_vec();
                 ours.extend(env.rewards().iter().flat_map(|reward| reward.to_le_bytes()));
@@ -98,8 +99,10 @@ fn the_expert_solves_mazes_and_an_idle_player_runs_out_of_time() {
 
     let mut idle = make(venv, Game::Maze, Mode::Easy, 2, 2, Levels::default());
     let ends: Vec<Vec<End>> =
+        // Action 4 presses no button.
         (0..500).map(|_| idle.step(&[4, 4]).map(|()| idle.ends().to_vec()).unwrap()).collect();
     assert!(ends[..499].iter().flatten().all(|end| *end == End::None));
+    // A maze without cheese ends after 500 steps.
     assert_eq!(ends[499], [End::Truncated; 2]);
 }
 
@@ -115,6 +118,7 @@ fn a_state_restores_a_game_and_invalid_arguments_are_errors() {
     play(&mut env);
     let states: Vec<Vec<u8>> = (0..2).map(|i| env.state_bytes(i).unwrap()).collect();
     let once = play(&mut env);
+    // Restores both games and plays the same actions again.
     for (i, state) in states.iter().enumerate() {
         env.set_state(i, state).unwrap();
     }
@@ -166,19 +170,24 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
         return;
     }
     let project = recorded();
+    // Three shards and their labels, and one model.
     assert!(project.run(&[]).good().stdout.starts_with("7 tasks: 12 videos (12 new), "));
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 12 videos (0 new), "));
     let query = |sql: &str| project.query(sql)[0]["n"].as_u64().unwrap();
     let frames = query("SELECT count(*) AS n FROM play");
     let labels = query("SELECT count(*) AS n FROM labels");
+    // A window has three frames, so an episode has two labels less than frames.
     assert_eq!(labels, frames - 12 * 2);
-    let same = "SELECT count(*) AS n FROM play JOIN play_actions ON play.video = play_actions.video AND play.frame_index = play_actions.frame_index";
+    let same = "SELECT count(*) AS n FROM play JOIN play_actions \
+                ON play.video = play_actions.video \
+                AND play.frame_index = play_actions.frame_index";
     assert_eq!(query(same), frames);
     // The expert always finds the cheese, and its last step earns the reward.
     assert_eq!(query("SELECT count(*) AS n FROM play_actions WHERE reward = 10"), 12);
 
     let first = project.files("play", "shard.arrow");
     let said = project.run(&["--set", "episodes=20"]).good();
+    // The third shard had two episodes. It is recorded again with five, and a fourth is added.
     assert!(said.stdout.starts_with("4 tasks: 20 videos (10 new), "), "{said:#?}");
     assert_eq!(project.files("play", "shard.arrow")[..2], first[..2]);
     let again = recorded();
@@ -229,8 +238,10 @@ fn a_policy_is_evaluated_beside_random_actions_and_the_expert() {
     let yaml = RECORDED.to_owned() + PLAYED.trim_start_matches('\n');
     std::fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
     project.run(&[]).good();
-    let rows = project
-        .query("SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score GROUP BY player, draw ORDER BY player, draw");
+    let rows = project.query(
+        "SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score \
+         GROUP BY player, draw ORDER BY player, draw",
+    );
     let rows = rows.as_array().unwrap();
     assert_eq!(
         rows.iter().map(|row| row["player"].as_str().unwrap()).collect::<Vec<_>>(),
@@ -253,7 +264,8 @@ fn a_policy_is_evaluated_beside_random_actions_and_the_expert() {
         evaluation["sentence"].as_str().unwrap().starts_with("mean return in maze: random "),
         "{evaluation}"
     );
-    let unfinished = "SELECT count(*) AS n FROM score WHERE \"end\" = 'truncated' AND (length <> 500 OR episode_return <> 0)";
+    let unfinished = "SELECT count(*) AS n FROM score \
+                      WHERE \"end\" = 'truncated' AND (length <> 500 OR episode_return <> 0)";
     assert_eq!(project.query(unfinished)[0]["n"], 0);
 
     project.run_changes_nothing(&[]);

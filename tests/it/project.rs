@@ -158,6 +158,7 @@ pub fn clip(path: &Path, frames: usize) {
         bytes.extend_from_slice(b"FRAME\n");
         bytes
             .extend((0..256).map(|at| ((at % 16 + frame * 3 + at / 16 * frames) * 16 % 256) as u8));
+        // Grey chroma planes.
         bytes.extend([128; 128]);
     }
     fs::create_dir_all(path.parent().unwrap()).unwrap();

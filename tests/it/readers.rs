@@ -232,7 +232,8 @@ fn absolute_path(folder: &Path, name: &str) -> String {
 fn write_few_labels(store: &Store, path: &str, at: usize) -> FileInfo {
     let rows = 5 + at;
     let counts: Vec<u32> = (0..rows as u32).collect();
-    let (video, errors) = (format!("video {at}.mp4"), vec![0.1; rows]);
+    let video = format!("video {at}.mp4");
+    let errors = vec![0.1; rows];
     let mut writer = LabelWriter::create(store, path, LabelShape { latent_dim: 2, codes: 3 }, &[])
         .expect("a label file");
     let labels = LabelRows {

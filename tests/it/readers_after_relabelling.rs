@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::python::passes;
 
-/// Compares the rows of every reader with those of `lapo query`, for the newest and the first version.
+/// Compares the rows of every reader with `lapo query`, for the newest and the first version.
 const CHECK: &str = r#"
 import sys, subprocess, polars as pl, pyarrow.dataset as ds, duckdb
 from deltalake import DeltaTable
@@ -66,6 +66,7 @@ fn readers_agree_on_every_version_after_a_relabelling_a_kill_and_a_gc() {
                 .good();
             project.path(file)
         });
+    // The answers of `lapo query` are the expected rows.
     let [newest, first] = answers;
     passes(CHECK, [env!("CARGO_BIN_EXE_lapo").into(), project.path("ws"), newest, first]);
 }

@@ -67,6 +67,7 @@ impl Folder<'_> {
     }
 
     fn swap(&mut self, one: &str, other: &str) {
+        // Swaps by way of a third name.
         self.rename(one, "videos/a/swapped.y4m");
         if one != other {
             self.rename(other, one);
@@ -77,7 +78,8 @@ impl Folder<'_> {
     /// Makes one random change: a new, renamed, swapped, rotated, removed or replaced video.
     fn change(&mut self, rng: &mut ChaCha8Rng) {
         let names: Vec<String> = self.videos.keys().cloned().collect();
-        let (one, other) = (names.choose(rng).unwrap().clone(), names.choose(rng).unwrap().clone());
+        let one = names.choose(rng).unwrap().clone();
+        let other = names.choose(rng).unwrap().clone();
         match rng.random_range(0..7) {
             0 => {
                 let name = Self::random_name(rng);
@@ -121,6 +123,7 @@ impl Folder<'_> {
             self.videos,
             "step {step}"
         );
+        // A window has three frames, so a video has two labels less than frames.
         let labels = self.videos.iter().map(|(name, frames)| (name.clone(), frames - 2)).collect();
         assert_eq!(
             counts(
@@ -218,7 +221,10 @@ fn true_actions_of_swapped_videos_follow_their_frames() {
     fs::rename(project.path("videos/b.y4m"), project.path("videos/a.y4m")).unwrap();
     fs::rename(project.path("t"), project.path("videos/b.y4m")).unwrap();
     project.run(&["--set", "file=after.csv"]).good();
-    let actions = project.query("SELECT video, min(true_action) AS least, max(true_action) AS most, count(*) AS n FROM labels GROUP BY video");
+    let actions = project.query(
+        "SELECT video, min(true_action) AS least, max(true_action) AS most, count(*) AS n \
+         FROM labels GROUP BY video",
+    );
     for row in actions.as_array().unwrap() {
         let frames = if row["video"] == "videos/a.y4m" { 9 } else { 6 };
         assert_eq!(

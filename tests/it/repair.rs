@@ -97,6 +97,7 @@ fn a_damaged_joined_table_is_joined_again_without_running_tasks() {
     let path = joined();
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
+    // Flips a bit without changing the size.
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
     assert_eq!((verify(&project, &["--fast"]).0, verify(&project, &["--delete"]).0), (0, 0));
@@ -151,6 +152,7 @@ fn verify_finds_every_kind_of_damage_and_delete_repeats_one_task_each() {
     let (code, report) = verify(&project, &[]);
     assert_eq!((code, found(&report)), (1, expect(&[&shard, &labels[0], &labels[1]])));
 
+    // Deletes the damaged files, so that the next run makes them again.
     let (code, report) = verify(&project, &["--delete"]);
     assert_eq!((code, found(&report).len()), (0, 3));
     let said = project.run(&[]).good();
@@ -188,7 +190,7 @@ fn an_error_about_a_damaged_file_names_the_file_and_one_receipt() {
     }
 }
 
-/// Older releases let users restore a version by copying its manifest; `lapo rollback` replaces this.
+/// Older releases restored a version by copying its manifest; `lapo rollback` replaces this.
 #[test]
 fn a_manifest_copied_by_hand_is_an_error_and_rollback_restores_old_rows() {
     let project = Project::new(6);

@@ -89,6 +89,7 @@ fn check_numbers(project: &Project, html: &str) -> usize {
         let sql =
             command.strip_prefix("lapo query \"").and_then(|sql| sql.strip_suffix('"')).unwrap();
         let found = project.query(&sql.replace("\\\"", "\""));
+        // The page shows at most the first rows, so `zip` compares those.
         let found: Vec<&serde_json::Map<String, Value>> =
             found.as_array().unwrap().iter().map(|row| row.as_object().unwrap()).collect();
         let shown = rest.split("</details>").next().unwrap();
@@ -128,7 +129,8 @@ fn a_report_on_videos_shows_the_rows_of_its_queries() {
     check_self_contained(&html);
     assert!(html.contains("<h1>&lt;i&gt;&quot;test&quot; &amp; more&lt;/i&gt;</h1>"));
     assert!(check_numbers(&project, &html) >= 15);
-    // Three frames of three pairs; for two rollouts, a first frame, four predictions and the change.
+    // Three frames of three pairs; six images of each of two rollouts: the first frame, four
+    // predictions and the change.
     assert_eq!(html.matches("data:image/png;base64,").count(), 3 * 3 + 6 * 2);
     let map = project.query("SELECT count(*) AS n FROM \"my-page\"")[0]["n"].as_u64();
     assert_eq!(map, Some(60));

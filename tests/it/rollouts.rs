@@ -19,7 +19,7 @@ fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
     };
     assert_eq!(rows.as_array().unwrap().len(), 6);
 
-    // A rollout starts at every label with five more labels after it.
+    // Every third video is held out.
     let held_out = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     let held_out: Vec<String> = held_out
         .as_array()
@@ -28,9 +28,12 @@ fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
         .step_by(3)
         .map(|row| format!("'{}'", row["video"].as_str().unwrap()))
         .collect();
+    // A rollout starts at every label with five more labels after it.
     let first = format!(
-        "WITH ends AS (SELECT video, max(frame_index) AS last FROM labels WHERE video IN ({}) GROUP BY video) \
-         SELECT count(*) AS n, avg(fdm_error) AS error FROM labels JOIN ends ON labels.video = ends.video WHERE frame_index + 5 <= last",
+        "WITH ends AS (SELECT video, max(frame_index) AS last FROM labels \
+         WHERE video IN ({}) GROUP BY video) \
+         SELECT count(*) AS n, avg(fdm_error) AS error FROM labels \
+         JOIN ends ON labels.video = ends.video WHERE frame_index + 5 <= last",
         held_out.join(", ")
     );
     let labels = project.query(&first)[0].clone();

@@ -41,6 +41,7 @@ pub fn server() -> Option<&'static Server> {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        // moto may print other lines first.
         let ports = lines
             .map(|line| line.strip_prefix("ports ").map(str::to_owned))
             .find_map(|ports| ports)
@@ -79,7 +80,7 @@ impl Server {
         said(self.command(project, self.port, args).spawn().unwrap())
     }
 
-    /// Sends the proxy a control request (see `s3_server.py`). Returns its number of requests so far.
+    /// Sends a control request to the proxy (see `s3_server.py`). Returns the number of requests.
     pub fn control(&self, path: &str) -> u64 {
         let mut stream = TcpStream::connect(("127.0.0.1", self.proxy)).unwrap();
         write!(stream, "GET /-/{path} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();

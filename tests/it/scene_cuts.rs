@@ -17,7 +17,7 @@ fn ffmpeg(args: &str) -> Command {
     command
 }
 
-/// Joins pieces of the recordings into one film. Returns the first frame of every piece but the first.
+/// Joins pieces of the recordings into one film. Returns the frame at which every join lies.
 fn join(recordings: &[PathBuf], film: &Path, rng: &mut impl Rng) -> BTreeSet<u64> {
     let args = format!(
         "-f rawvideo -pix_fmt rgb24 -s 64x64 -r 15 -i - -c:v libx264 -crf 14 -pix_fmt yuv444p '{}'",
@@ -36,6 +36,7 @@ fn join(recordings: &[PathBuf], film: &Path, rng: &mut impl Rng) -> BTreeSet<u64
         .unwrap()
         .stdout;
         let whole: Vec<&[u8]> = raw.chunks_exact(64 * 64 * 3).collect();
+        // Too short for a piece.
         if whole.len() < 8 {
             continue;
         }
@@ -93,6 +94,7 @@ fn episodes_begin_at_the_joins_of_real_recordings() {
         found.extend((at > 0).then(|| (row["video"].as_str().unwrap().to_owned(), at)));
     }
     let correct = found.intersection(&known).count() as f64;
+    // Recall: joins that were found. Precision: found cuts that are joins.
     let (recall, precision) = (correct / known.len() as f64, correct / found.len() as f64);
     println!("{} joins, recall {recall:.3}, precision {precision:.3}", known.len());
     assert!(

@@ -41,6 +41,7 @@ fn every_example_pipeline_can_be_planned() {
         let options = pipeline::plan::PlanOptions::default();
         let plans =
             pipeline::plan::Planner::new(&checked, &store, &options).unwrap().plan_all().unwrap();
+        // An empty workspace has no results to re-use.
         assert!(plans.iter().all(|plan| plan.new_tasks() > 0), "{}", path.display());
         assert!(plans[0].new_videos() > 0, "{}", path.display());
     }

@@ -30,9 +30,13 @@ fn newest_files(store: &Store) -> Vec<(String, Vec<u8>)> {
 /// Returns a receipt without files.
 fn receipt(key: &str, attempt: usize) -> Receipt {
     let receipt = serde_json::json!({
-        "format": lapo::dataset::FORMAT, "key": key, "stage": "decode", "attempt": format!("attempt{attempt}"), "fields": {}, "files": [],
+        "format": lapo::dataset::FORMAT, "key": key, "stage": "decode",
+        "attempt": format!("attempt{attempt}"), "fields": {}, "files": [],
         "inputs": [], "videos": [], "rejects": [], "stats": {},
-        "made": { "lapo": "0", "commit": "", "libav": null, "device": "cpu", "host": "here", "finished_unix_secs": 0 },
+        "made": {
+            "lapo": "0", "commit": "", "libav": null, "device": "cpu", "host": "here",
+            "finished_unix_secs": 0,
+        },
     });
     serde_json::from_value(receipt).unwrap()
 }
@@ -43,6 +47,7 @@ fn each_of_32_concurrent_commits_makes_a_version_of_its_own() {
     let copies = tempfile::tempdir().unwrap();
     let commit_one = |i: usize| {
         let store = Store::open_with("s3://lapo/commits", &server.access(copies.path())).unwrap();
+        // Every committer files a receipt of its own and one with a key that all share.
         let own = format!("key{i}");
         file_receipt(&store, "frames", &receipt(&own, i)).unwrap();
         let filed = file_receipt(&store, "frames", &receipt("contested", i)).unwrap();

@@ -10,7 +10,8 @@ use crate::project::{PIPELINE, Project, said};
 /// games and a long video. Returns `None` without the ffmpeg command line.
 fn trained_project_with_new_videos() -> Option<Project> {
     let project = Project::new(3);
-    let deduplicated = "  copies: { deduplicate: { frames: frames } }\n  model: { train_dynamics: { without: copies, ";
+    let deduplicated = "  copies: { deduplicate: { frames: frames } }\n  \
+                        model: { train_dynamics: { without: copies, ";
     let text = PIPELINE
         .replace("videos_per_shard: 4", "videos_per_shard: 1")
         .replace("  model: { train_dynamics: { ", deduplicated);
@@ -32,6 +33,7 @@ fn labels_streamed_during_decoding_equal_labels_made_afterwards() {
     let run = project.command(&["run", "pipeline.yaml", "--threads", "2"]).spawn().unwrap();
     let decoder = signal_decoder(&run, "maze_1_001_long.mp4", "-STOP");
     let deadline = Instant::now() + Duration::from_secs(120);
+    // Three old shards and five new ones; the shard of the long video is still missing.
     while count_files(&project, "labels/receipts") < 8 {
         assert!(Instant::now() < deadline, "labels wait for the stopped decoder");
         std::thread::sleep(Duration::from_millis(20));

@@ -40,6 +40,7 @@ fn a_model_is_kept_when_its_learning_rate_has_many_digits() {
     let model = project.files("model", "model.safetensors");
     project.run_changes_nothing(&[]);
     project.add(6..8);
+    // The new videos do not train a new model.
     assert_eq!(project.planned(&[])["model"], (0, 1));
     project.run(&[]).good();
     assert_eq!(project.files("model", "model.safetensors"), model);

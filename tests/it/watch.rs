@@ -40,6 +40,7 @@ fn a_watched_folder_labels_every_slowly_copied_video_once_and_whole() {
     std::thread::scope(|scope| {
         for (name, _) in &videos {
             scope.spawn(|| copy_slowly(&project, name, 12));
+            // A copy takes 3.6 s, so several overlap.
             std::thread::sleep(Duration::from_millis(500));
         }
     });
@@ -68,6 +69,7 @@ fn a_watched_folder_labels_every_slowly_copied_video_once_and_whole() {
     }
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let said = said(child);
+    // 128 + SIGTERM.
     assert_eq!(said.code, 143, "{said:#?}");
     // Every video was decoded once.
     let new: u64 = said

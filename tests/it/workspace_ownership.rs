@@ -18,6 +18,7 @@ fn runs_ignore_the_workspace_of_the_environment() {
         fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap();
     }
     for args in [&["run", "other.yaml"][..], &["plan", "other.yaml", "--out", "plans/a"]] {
+        // The pipeline names `ws2`; the environment names `ws`.
         said(project.command(args).env("LAPO_WORKSPACE", "ws").spawn().unwrap()).good();
     }
     assert!(project.committed() == before);
