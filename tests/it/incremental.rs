@@ -161,7 +161,7 @@ fn datasets_lists_versions_and_their_differences() {
 }
 
 #[test]
-fn datasets_prints_differences_and_names_what_does_not_exist() {
+fn datasets_prints_differences_and_rejects_unknown_versions() {
     let project = project_with_three_versions();
     let said =
         project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).good();

@@ -107,7 +107,7 @@ fn listed_videos_and_archives_in_a_bucket_are_decoded_in_place() {
     );
     assert!(server.lapo(&project, &["run", "pipeline.yaml"]).good().stdout.starts_with("0 tasks"));
     let sql = "SELECT video, count(*) AS n FROM frames GROUP BY video ORDER BY video";
-    let counts = rows_of(
+    let counts = row_list(
         &server.lapo(&project, &["query", sql, "--workspace", "ws", "--format", "json"]).good(),
     );
     let count = |name: &str| {
@@ -125,7 +125,8 @@ fn listed_videos_and_archives_in_a_bucket_are_decoded_in_place() {
     assert_eq!(counts.len(), 9);
 }
 
-fn rows_of(said: &Said) -> Vec<serde_json::Value> {
+/// Parses the output of `lapo query --format json` into rows.
+fn row_list(said: &Said) -> Vec<serde_json::Value> {
     serde_json::from_str(&said.stdout).unwrap()
 }
 
