@@ -214,7 +214,7 @@ fn a_browser_opens_the_page_without_console_messages() {
         .arg(format!("--screenshot={}", picture.display()))
         .arg(format!("file://{}", project.path("page.html").display()));
     let output = browser.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("CONSOLE"), "{said}");
+    let console = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !console.contains("CONSOLE"), "{console}");
     assert!(std::fs::metadata(picture).unwrap().len() > 20_000);
 }
