@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Ratios of lapo to its peers, measured in one run: A B A B, medians, one table.
+"""Compares the speed of lapo with its peers. Measures both in turns (A B A B) and prints the ratios of the medians as one table.
 
     compare.py --lapo target/release/lapo [--part decode label speed sample play learn] [--rounds 3] [--out table.md]
 
 decode   CPU seconds against the ffmpeg CLI decoding and area-scaling the same frames in one process
-label    wall seconds, videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py)
-speed    the IDM alone and a stage-1 step (`lapo bench`) against PyTorch's best of eager, channels-last and compiled (peer/torch_modes.py)
-sample   random windows out of mapped shards against numpy
-play     a frame of Procgen against gym3
-learn    held-out FDM error after --steps of `reference: true` against PyTorch (peer/train_probe.py) from the same seed, a round
-         being a seed: both start with the same weights and draw the same batches;
-         and the default recipe's error relative to copying the last frame, which has no peer
+label    wall seconds from videos to labels, against PyAV + PyTorch + pyarrow (peer/label_videos.py)
+speed    an IDM forward pass and a stage-1 training step (`lapo bench`), against the fastest of PyTorch eager, channels-last and
+         compiled (peer/torch_modes.py)
+sample   random windows from memory-mapped shards, against numpy
+play     frames of Procgen, against gym3
+learn    held-out FDM error after --steps of `reference: true`, against PyTorch (peer/train_probe.py). Every round is a seed; both
+         programs start from the same weights and draw the same batches. Also prints the error of the default recipe relative to
+         copying the last frame; it has no peer.
 
-Below 1.00 is faster (or better) than the peer. Needs ffmpeg, and for label, speed and learn: torch, av, numpy, pyarrow, safetensors.
-Nothing else should run meanwhile: PyTorch's threads spin, and lose much when disturbed.
+A ratio below 1.00 means that lapo is faster (or better). Needs ffmpeg; label, speed and learn also need torch, av, numpy, pyarrow and
+safetensors. Run nothing else meanwhile: PyTorch's threads spin and slow down a lot when disturbed.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PEER = HERE / "peer"
 AREA = "area+accurate_rnd+full_chroma_int"
-# Microseconds a window.
+# Prints the microseconds per window.
 SAMPLE = """
 import sys, time, numpy as np
 count = 5000
@@ -46,7 +47,7 @@ for _ in range(1200):
     times.append(time.perf_counter() - start)
 print(sorted(times)[600] / 32 * 1e6)
 """
-# Frames a second of 64 mazes.
+# Prints the frames per second of 64 mazes.
 PLAY = """
 import sys, time, numpy as np
 from procgen import ProcgenGym3Env
@@ -63,7 +64,7 @@ PARTS = ["decode", "label", "speed", "sample", "play", "learn"]
 
 
 def timed(command):
-    """(wall seconds, CPU seconds, peak MiB, stdout) of a command that must succeed."""
+    """Runs a command. Returns (wall seconds, CPU seconds, peak MiB, stdout); exits if it fails."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
@@ -77,12 +78,13 @@ def timed(command):
 
 
 def alternate(rounds, ours, theirs):
-    """Medians of two measurements taken in turns."""
+    """Takes two measurements in turns. Returns their medians."""
     pairs = [(ours(), theirs()) for _ in range(rounds)]
     return [statistics.median(side) for side in zip(*pairs)]
 
 
 def pipeline(folder, stages, seed):
+    """Writes a pipeline and returns its path."""
     (folder / "p.yaml").write_text(json.dumps(dict(name="bench", workspace=str(folder / "ws"), seed=seed, stages=stages)))
     return folder / "p.yaml"
 
@@ -94,7 +96,7 @@ def fresh_run(lapo, folder, stages, threads, seed=0):
 
 
 def clips(folder, count, size, seconds):
-    """Test clips with motion everywhere: a slow zoom into a fractal."""
+    """Makes test clips with motion everywhere: a slow zoom into a fractal."""
     folder.mkdir()
     for i in range(count):
         source = f"mandelbrot=size={size}:rate=30:start_x={-0.7436 + i * 1e-4}"
@@ -105,6 +107,7 @@ def clips(folder, count, size, seconds):
 
 
 def decode(args, folder):
+    """Measures the CPU seconds of decoding many short clips and one large one."""
     for what, count, size, seconds in (("128 short clips, 320x240", 128, "320x240", 2), ("one 1080p clip", 1, "1920x1080", 20)):
         here = folder / f"clips{count}"
         videos = clips(here, count, size, seconds)
@@ -123,15 +126,16 @@ def decode(args, folder):
                        "-pix_fmt", "rgb24", "-f", "rawvideo", "-y", here / "raw"]
             return timed(command)[1]
 
-        yield f"decode {what}", "CPU s", *alternate(args.rounds, ours, theirs), f"ffmpeg CLI; ours peaks at {max(peak):.0f} MiB"
+        yield f"decode {what}", "CPU s", *alternate(args.rounds, ours, theirs), f"ffmpeg CLI; lapo peaks at {max(peak):.0f} MiB"
 
 
 def label(args, folder):
+    """Measures the seconds from videos to labels."""
     here = folder / "label"
     videos = clips(here, 128, "256x256", 2)
     frames = {"decode": {"videos": [f"{here}/*.mp4"], "cut": None}}
-    train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2, "reference": True}}  # the peer's networks
-    labels = {"label": {"frames": "frames", "dynamics": "model", "fdm_error": False}}  # nor does the peer
+    train = {"train_dynamics": {"frames": "frames", "steps": 1, "batch": 2, "reference": True}}  # the networks of the peer
+    labels = {"label": {"frames": "frames", "dynamics": "model", "fdm_error": False}}  # the peer computes no FDM error
 
     def stage_seconds(record, kinds):
         return sum(s["seconds"] for s in record["stages"] if s["kind"] in kinds)
@@ -149,9 +153,11 @@ def label(args, folder):
 
 
 def speed(args, _):
-    """IDM and training step, ours and PyTorch's modes in turns of seconds, so that all see the machine's moods alike; medians.
+    """Measures the IDM and a training step. lapo and the modes of PyTorch take turns of seconds, so that changes of the machine's
+    speed affect all alike.
 
-    PyTorch stays up between its turns, since it compiles for a minute. The last column says what share of a plain matrix product's speed ours is.
+    PyTorch stays running between its turns, because it compiles for a minute. The last column has lapo's share of the speed of a
+    plain matrix product.
     """
     for preset, idm, fdm in (("tiny", 1, 8), ("small", 2, 12)):
         bench = [args.lapo, "bench", "--reference", "--preset", preset, "--threads", args.threads, "--device", "cpu", "--format", "json", "--seconds", 1.5]
@@ -171,11 +177,11 @@ def speed(args, _):
             speeds = {mode: statistics.median(turn[key] for turn in turns) for mode, turns in theirs.items()}
             best = max(speeds, key=speeds.get)
             mine, share = (statistics.median(rows[row][k] for rows in ours) for k in ("speed", "share"))
-            yield what, unit, scale / mine, scale / speeds[best], f"PyTorch, best: {best}; ours at {share:.0%} of a matrix product's FLOP/s"
+            yield what, unit, scale / mine, scale / speeds[best], f"PyTorch, best: {best}; lapo at {share:.0%} of a matrix product's FLOP/s"
 
 
 def sample(args, folder):
-    """Microseconds a random window, one core, warm cache, against numpy over a memory-mapped array."""
+    """Measures the microseconds per random window on one core with a warm cache, against numpy over a memory-mapped array."""
     here = folder / "sample"
     here.mkdir()
     fresh_run(args.lapo, here, {"frames": {"decode": {"videos": [f"{args.videos.resolve()}/*.mp4"], "cut": None}}}, args.threads)
@@ -191,7 +197,7 @@ def sample(args, folder):
 
 
 def play(args, _):
-    """Microseconds a frame of Procgen against gym3, its Python; LAPO_PROCGEN names the virtual environment both use."""
+    """Measures the microseconds per frame of Procgen, against its Python package gym3. LAPO_PROCGEN names the environment of both."""
     venv = os.environ["LAPO_PROCGEN"]
 
     def ours():
@@ -205,7 +211,7 @@ def play(args, _):
 
 
 def learn(args, folder):
-    """Medians over seeds; the single numbers go to stderr."""
+    """Trains with several seeds and compares the medians. Prints the single results to stderr."""
     here = folder / "learn"
     here.mkdir()
     frames = {"decode": {"videos": [f"{args.videos.resolve()}/*.mp4"], "cut": None}}
@@ -228,7 +234,7 @@ def learn(args, folder):
     yield f"FDM error, reference, {args.steps} steps (x1000)", "MSE", ours * 1e3, theirs * 1e3, "PyTorch, the same recipe"
     found = [verdict(seed) for seed in range(args.rounds)]
     errors, copying = ([f[key] * 1e3 for f in found] for key in ("fdm_error", "copy_error"))
-    yield f"FDM error, our recipe, {args.steps} steps (x1000)", "MSE", max(errors), copying[0], "copying o[t]; ours is the worst seed"
+    yield f"FDM error, default recipe, {args.steps} steps (x1000)", "MSE", max(errors), copying[0], "copying the last frame; lapo has its worst seed"
 
 
 def main():
@@ -238,8 +244,8 @@ def main():
     parser.add_argument("--part", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--videos", type=Path, default=HERE.parent.parent / "data/maze", help="what `learn` learns from, with actions.parquet")
-    parser.add_argument("--steps", type=int, default=300, help="of `learn`")
+    parser.add_argument("--videos", type=Path, default=HERE.parent.parent / "data/maze", help="folder of videos with actions.parquet for `learn`")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of `learn`")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.lapo = args.lapo.resolve()

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Everything about speed that needs a GPU, ready for the day there is one.
+"""Measures labelling and training on a GPU.
 
-    gpu.py prepare FOLDER   where cargo and libav are: builds with `--features cuda`, decodes data/maze, packs both (about 20 MB)
-    gpu.py run FOLDER OUT   where the GPU is (driver, CUDA's NVRTC; Python 3; PyTorch where it is to be compared): measures
+    gpu.py prepare FOLDER   on a machine with cargo and libav: builds with `--features cuda`, decodes data/maze, packs both (about 20 MB)
+    gpu.py run FOLDER OUT   on the machine with the GPU: measures. Needs a driver, CUDA's NVRTC, Python 3, and PyTorch to compare with.
 
-`run` writes OUT/report.json and OUT/table.md: labelling (paper's IDM, batch 1024) and training steps (paper's sizes, batch 128) in bf16
-and f32 beside PyTorch eager, channels-last and compiled, peak memory of the device, the share of a plain matrix product, and ten minutes
-of training at the paper's sizes with its curve (OUT/metrics.parquet, OUT/verdict.json).
+`run` writes OUT/report.json and OUT/table.md: labelling (the paper's IDM, batch 1,024) and training steps (the paper's sizes, batch
+128) in bf16 and f32, beside PyTorch eager, channels-last and compiled; the device's peak memory; and the share of the speed of a plain
+matrix product. It also trains for ten minutes at the paper's sizes and writes the curve (OUT/metrics.parquet, OUT/verdict.json).
 
-A rehearsal without a GPU, minutes long: LAPO_DEVICE=cpu LAPO_PRESET=tiny LAPO_SECONDS=1 LAPO_TRAINING_SECONDS=20 gpu.py run FOLDER OUT
+A rehearsal without a GPU takes minutes: LAPO_DEVICE=cpu LAPO_PRESET=tiny LAPO_SECONDS=1 LAPO_TRAINING_SECONDS=20 gpu.py run FOLDER OUT
 """
 
 import json
@@ -31,6 +31,7 @@ LABEL_BATCH, BATCH = (1024, 128) if DEVICE != "cpu" else (128, 32)
 
 
 def prepare(folder):
+    """Builds lapo with CUDA, decodes the frames and packs both into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     build = ["cargo", "build", "--release", "--locked"]
@@ -43,10 +44,11 @@ def prepare(folder):
     subprocess.run(["strip", "-o", stripped, cuda / "release/lapo"], check=True)
     (folder / "lapo.xz").write_bytes(lzma.compress(stripped.read_bytes(), preset=6))
     stripped.unlink()
-    print(f"{folder}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 2**20:.0f} MiB; now `gpu.py run` where the GPU is")
+    print(f"{folder}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 2**20:.0f} MiB; next: `gpu.py run` on the machine with the GPU")
 
 
 def frames():
+    """Returns the decode stage."""
     return {"decode": {"videos": [f"{ROOT}/data/maze/*.mp4"], "size": 64, "cut": None}}
 
 
@@ -56,7 +58,7 @@ def run_pipeline(lapo, folder, pipeline, *flags):
 
 
 class PeakMemory:
-    """The most memory that processes held on the device while this was open, in MiB."""
+    """Samples the memory used on the device while open. `peak` is the highest value, in MiB."""
 
     def __enter__(self):
         self.peak, self.open = 0, True
@@ -78,6 +80,7 @@ class PeakMemory:
 
 
 def run(folder, out):
+    """Measures lapo and PyTorch in both precisions, then trains at the full size."""
     out.mkdir(parents=True, exist_ok=True)
     lapo = out / "lapo"
     lapo.write_bytes(lzma.decompress((folder / "lapo.xz").read_bytes()))
@@ -115,6 +118,7 @@ def run(folder, out):
 
 
 def peer(precision):
+    """Returns the command that measures PyTorch."""
     idm, fdm = dict(tiny=(1, 8), small=(2, 12), paper=(4, 24))[PRESET]
     command = [sys.executable, HERE / "peer/torch_modes.py", "--idm-scale", idm, "--wm-scale", fdm, "--label-batch", LABEL_BATCH]
     flags = [*(["--bf16"] if precision == "bf16" else []), *(["--cpu"] if DEVICE == "cpu" else [])]
@@ -122,7 +126,7 @@ def peer(precision):
 
 
 def capture(command):
-    """What a command printed; nothing, said aloud, where it failed."""
+    """Returns the output of a command. If it fails, prints its error and returns an empty text."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if done.returncode:
         print(f"FAILED {command}\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)

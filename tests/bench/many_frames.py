@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""A workspace of as many frames as wanted, out of a small one: every shard is linked again and again, each time under its own receipt.
+"""Makes a large workspace from a small one: links every shard many times, each time with a receipt of its own.
 
     many_frames.py SMALL_WORKSPACE STAGE BIG_WORKSPACE FRAMES
 
-The frames repeat; shards, receipts, maps and windows are as many as those of a real dataset of that size, and no disk is filled.
+The frames repeat, but the numbers of shards, receipts, memory maps and windows are those of a real dataset of this size. The links take
+no space on the disk.
 """
 
 import json

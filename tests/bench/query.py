@@ -1,9 +1,9 @@
-"""How fast `lapo query` is beside Python polars and DuckDB: the same questions about the same Parquet files, in one run.
+"""Compares `lapo query` with Python polars and DuckDB: the same queries on the same Parquet files, in one run.
 
     python tests/bench/query.py target/release/lapo [--also other/lapo ...] [--rows 5000000] [--files 250] [--many 70000] [--repeat 2]
 
-Prints CPU seconds and wall seconds of whole processes (their start included), and their ratios to Python polars; checks that all
-programs answer alike. `--many` also counts and averages over that many small label files. Wants numpy, pyarrow, polars and duckdb.
+Prints the CPU and wall seconds of whole processes, including their start, and their ratios to Python polars. Checks that all programs
+return the same rows. `--many N` also counts and averages over N small label files. Needs numpy, pyarrow, polars and duckdb.
 """
 
 import argparse
@@ -42,7 +42,7 @@ print(json.dumps(context.execute(sql).collect().to_dicts()))
 
 DUCKDB = """
 import json, sys, duckdb
-duckdb.sql("SET enable_progress_bar = false")  # it would be printed among the answers
+duckdb.sql("SET enable_progress_bar = false")  # or it mixes with the printed rows
 sql, labels, frames = sys.argv[1:]
 paths = lambda listing: open(listing).read().split()
 for name, listing in (("labels", labels), ("frames", frames)):
@@ -53,7 +53,7 @@ print(json.dumps([dict(zip(answer.columns, row)) for row in answer.fetchall()]))
 
 
 def label_rows(which, rng):
-    """One file of labels: 20 videos of 1000 frames, with the columns that `lapo schema labels` tells."""
+    """Returns a file of labels: 20 videos of 1,000 frames, with the columns of `lapo schema labels`."""
     rows = VIDEOS_PER_FILE * FRAMES_PER_VIDEO
     video = [f"crawl/part-{which:03d}/clip-{v:04d}.mp4" for v in range(VIDEOS_PER_FILE) for _ in range(FRAMES_PER_VIDEO)]
     frame = np.tile(np.arange(FRAMES_PER_VIDEO, dtype=np.int32), VIDEOS_PER_FILE)
@@ -74,7 +74,7 @@ def label_rows(which, rng):
 
 
 def frame_rows(which):
-    """The frames that the labels of a file are of."""
+    """Returns the frames of the labels in file `which`."""
     labels = label_rows(which, np.random.default_rng(which))
     digest = [f"{name}#" for name in labels["video"].to_pylist()]
     return labels.select(["video", "episode", "frame_index", "time_s"]).add_column(1, "video_digest", pa.array(digest))
@@ -86,7 +86,10 @@ def write(table, path):
 
 
 def make_workspace(folder, stages):
-    """Writes what makes a folder a workspace: the only function that knows its format. `stages`: name -> kind, [(path, rows)]."""
+    """Turns a folder into a workspace. `stages`: name -> kind, [(path, rows)].
+
+    Only this function depends on the format of workspaces.
+    """
     put(folder / "lapo.json", {"format": 2, "id": "bench", "pipeline": "bench", "lapo": "bench", "created_unix_secs": 0})
     made = {"lapo": "", "commit": "", "libav": None, "device": "cpu", "host": "", "finished_unix_secs": 0}
     origin = json.dumps({"fields": {}, "inputs": [], "stats": {}, "made": made})
@@ -116,7 +119,7 @@ def put(path, value):
 
 
 def make_files(folder, stage, name, count, make):
-    """`count` files of a stage, of which ten are written and the others are links to them; returns them with their rows."""
+    """Makes `count` files of a stage: ten are written, the others are links to them. Returns paths and numbers of rows."""
     files = []
     for place in range(count):
         path = folder / stage / "data" / f"{place:032x}" / "a" / f"{name}.parquet"
@@ -133,7 +136,7 @@ def make_files(folder, stage, name, count, make):
 
 
 def measure(command, repeat):
-    """The least CPU and wall seconds of a few runs, and what was printed."""
+    """Runs a command a few times. Returns the least CPU and wall seconds, and the parsed output."""
     best = (float("inf"), float("inf"))
     for _ in range(repeat):
         began = time.monotonic()
@@ -148,12 +151,13 @@ def measure(command, repeat):
 
 
 def alike(one, other):
-    """Whether two answers are the same up to the rounding of sums."""
+    """Returns whether two answers are equal up to the rounding of sums."""
     close = lambda a, b: abs(a - b) <= 1e-4 * max(1, abs(a)) if isinstance(a, float) or isinstance(b, float) else a == b
     return len(one) == len(other) and all(close(a[name], b[name]) for a, b in zip(one, other) for name in a)
 
 
 def compare(programs, questions, repeat):
+    """Measures every query with every program and prints a line for each."""
     names = list(programs)
     print(f"{'CPU s (wall s)':<20}" + "".join(f"{name:>26}" for name in names))
     for question, sql in questions.items():
@@ -163,7 +167,7 @@ def compare(programs, questions, repeat):
         for name, (cpu, wall, rows) in seen.items():
             line += f"{f'{cpu:.2f} ({wall:.2f}) {cpu / base_cpu:.1f}x ({wall / base_wall:.1f}x)':>26}"
             if not alike(base, rows):
-                sys.exit(f"{question}: {name} says {rows[:3]}, polars {base[:3]}")
+                sys.exit(f"{question}: {name} returns {rows[:3]}, polars {base[:3]}")
         print(line, flush=True)
 
 
@@ -187,7 +191,7 @@ def main():
     parser.add_argument("--files", type=int, default=250)
     parser.add_argument("--many", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--few", type=int, default=4000, help="labels of the self-join, squared")
+    parser.add_argument("--few", type=int, default=4000, help="number of labels on each side of the self-join")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -205,7 +209,7 @@ def main():
         theirs = lambda code: lambda sql: [sys.executable, "-c", code, sql, *listings]
         binaries = [args.lapo, *args.also]
         programs = {"polars": theirs(POLARS), "duckdb": theirs(DUCKDB), **{pathlib.Path(binary).name: ours(binary) for binary in binaries}}
-        # Every file has its rows numbered: the first of each make up the few.
+        # Rows are numbered within each file, so the self-join takes the first ones of each.
         questions = {name: sql.format(few=max(1, args.few // files)) for name, sql in QUESTIONS.items()}
         print(f"{sum(rows for _, rows in labels)} labels in {files} files")
         compare(programs, questions, args.repeat)

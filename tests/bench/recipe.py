@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""What the latent actions of a recipe tell, at equal compute: games x seeds x recipes, one row a training, one table.
+"""Compares training recipes at equal compute by their latent actions: games x seeds x recipes, one row per training, one table.
 
     recipe.py --lapo target/release/lapo --out FOLDER maze=FOLDER bigfish=FOLDER [--minutes 5 15] [--seeds 0 1 2] [--jobs 2]
 
-A game is a folder of videos with `actions.parquet` (video, frame_index, action) beside them. `--minutes` are of CPU time; how many steps
-they pay for is read off a short training of each game and recipe. FOLDER/results.jsonl has a line a training, with its curve; trainings
-that are in it are not run again, and one whose lapo was killed goes on from its newest checkpoint, so that a grid can be cut short and
-gone on with. `--steps` in place of `--minutes` says them outright.
+A game is a folder of videos and `actions.parquet` (video, frame_index, action). `--minutes` are CPU minutes; a short training of each
+game and recipe determines the number of steps for them. `--steps` sets it directly.
 
-`--recipe NAME=JSON` adds fields of `train_dynamics` to try: `--recipe 'slow={"learning_rate": 5e-4}'`. `default` and `paper`
-(`reference: true`) are there already, and all that are there are run, but for `--only`. Without a game the table is printed.
+FOLDER/results.jsonl has one line per training, with its curve. Trainings in this file are not run again, and a killed one continues from
+its newest checkpoint, so an interrupted grid can be resumed.
+
+`--recipe NAME=JSON` adds a recipe, given as fields of `train_dynamics`: `--recipe 'slow={"learning_rate": 5e-4}'`. The recipes `default`
+and `paper` (`reference: true`) always exist. All recipes run unless `--only` names some. Without a game, only prints the table.
 Needs pyarrow and scikit-learn.
 """
 
@@ -24,19 +25,19 @@ from pathlib import Path
 
 RECIPES = {"default": {}, "paper": {"reference": True}}
 NETWORKS = {"preset": "tiny", "fdm_base": 16, "batch": 32}
-# Procgen's buttons without a use in a game do what the fourth, no button, does.
+# Procgen has buttons without a use in a game. They have the effect of action 4, no button.
 ALIKE = {action: 4 for action in range(9, 15)}
 
 
 def run(args, game, recipe, seed, steps, name):
-    """One training; returns its verdict, its curve and what it cost."""
+    """Trains once. Returns the row for results.jsonl, with verdict, curve and cost."""
     videos, workspace = args.games[game], args.out / game
     train = {"frames": "frames", "steps": steps, "actions": "actions", **NETWORKS, **args.recipes[recipe]}
     frames = {"videos": [f"{videos}/*.mp4"], "size": args.size}
     actions = {"frames": "frames", "file": f"{videos}/actions.parquet"}
     pipeline = dict(name=game, workspace=str(workspace), seed=seed, stages=dict(frames={"decode": frames}, actions={"import_actions": actions}))
     spec = args.out / f"{game}-{name}.yaml"
-    lapo(args, spec, pipeline)  # decoding is not the recipe's
+    lapo(args, spec, pipeline)  # decodes first, because decoding is not part of the cost
     pipeline["stages"][name] = {"train_dynamics": train}
     cpu_seconds, wall_seconds = lapo(args, spec, pipeline)
     folder = max((workspace / name / "data").iterdir(), key=lambda path: path.stat().st_mtime)
@@ -51,8 +52,10 @@ def run(args, game, recipe, seed, steps, name):
 
 
 def lapo(args, spec, pipeline):
-    """Runs a pipeline; returns its CPU and wall seconds, with those of runs killed before the last stage had ended (what they did
-    after their newest checkpoint is done and counted again)."""
+    """Runs a pipeline. Returns its CPU and wall seconds, including those of earlier runs that were killed before the last stage ended.
+
+    The steps after their newest checkpoint are done and counted twice.
+    """
     spec.write_text(json.dumps(pipeline))
     spent = spec.with_name(f"{spec.stem}.{list(pipeline['stages'])[-1]}.spent")
     cpu, wall = json.loads(spent.read_text()) if spent.exists() else (0, 0)
@@ -69,6 +72,7 @@ def lapo(args, spec, pipeline):
 
 
 def curve(path):
+    """Returns the rows of a training curve with probe scores."""
     import pyarrow.parquet as parquet
 
     rows = parquet.read_table(path).to_pylist()
@@ -76,7 +80,7 @@ def curve(path):
 
 
 def steps_per_minute(args, game, recipe, rows):
-    """Steps that a minute of CPU time pays for, and the minutes for all but the steps."""
+    """Returns the number of steps per CPU minute, and the CPU minutes of everything else."""
     known = [row for row in rows if row["minutes"] is None and (row["game"], row["recipe"]) == (game, recipe)]
     few, more = known or [keep(args, run(args, game, recipe, 99, steps, f"{recipe}-cost-{steps}"), None) for steps in (20, 120)]
     each = (more["cpu_seconds"] - few["cpu_seconds"]) / (more["steps"] - few["steps"])
@@ -84,7 +88,7 @@ def steps_per_minute(args, game, recipe, rows):
 
 
 def keep(args, row, minutes):
-    """Writes a training down; those without minutes only measure what a step costs."""
+    """Appends a training to results.jsonl. Trainings without minutes only measure the cost of a step."""
     row["minutes"] = minutes
     with open(args.out / "results.jsonl", "a") as out:
         out.write(json.dumps(row) + "\n")
@@ -92,8 +96,11 @@ def keep(args, row, minutes):
 
 
 def outside(labels, videos):
-    """What another probe than ours, scikit-learn's, tells of the labels: over all actions and over those that move alike, each with the
-    share of the commonest."""
+    """Probes the labels with scikit-learn, independently of lapo's probe.
+
+    Returns the accuracy and the share of the most common action, over all actions (`all`) and with actions of equal effect merged
+    (`alike`).
+    """
     import numpy as np
     import pyarrow.parquet as parquet
     from sklearn.neural_network import MLPClassifier
@@ -105,19 +112,19 @@ def outside(labels, videos):
     names = [(Path(video).name, frame) for part in rows for video, frame in zip(part["video"].to_pylist(), part["frame_index"].to_pylist())]
     latents = np.concatenate([np.stack(part["latent_action"].to_numpy()) for part in rows])
     held_out = set(sorted({video for video, _ in names})[::5])
-    asked = np.array([video in held_out for video, _ in names])
-    latents = StandardScaler().fit(latents[~asked]).transform(latents)
+    is_held_out = np.array([video in held_out for video, _ in names])
+    latents = StandardScaler().fit(latents[~is_held_out]).transform(latents)
     found = {}
     for kind, alike in (("all", {}), ("alike", ALIKE)):
         actions = np.array([alike.get(true[name], true[name]) for name in names])
-        probe = MLPClassifier((128, 128), early_stopping=True, random_state=0).fit(latents[~asked], actions[~asked])
-        commonest = np.bincount(actions[asked]).max() / asked.sum()
-        found[kind] = dict(accuracy=probe.score(latents[asked], actions[asked]), commonest=float(commonest))
+        probe = MLPClassifier((128, 128), early_stopping=True, random_state=0).fit(latents[~is_held_out], actions[~is_held_out])
+        commonest = np.bincount(actions[is_held_out]).max() / is_held_out.sum()
+        found[kind] = dict(accuracy=probe.score(latents[is_held_out], actions[is_held_out]), commonest=float(commonest))
     return found
 
 
 def table(rows):
-    print("| game | recipe | CPU-min | seeds | steps | error over copying | information | probe (linear, MLP) | commonest | scikit-learn's (commonest) | of alike actions (commonest) | perplexity | least codes |")
+    print("| game | recipe | CPU-min | seeds | steps | error / copying | information used | probe (linear, MLP) | most common action | scikit-learn probe (most common) | actions of equal effect merged (most common) | perplexity | fewest codes |")
     print("|---" * 13 + "|")
     groups = {}
     for row in rows:
@@ -153,13 +160,13 @@ def main():
     parser.add_argument("--lapo", type=Path, default="target/release/lapo")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, nargs="*", default=[5])
-    parser.add_argument("--steps", type=int, help="in place of --minutes")
+    parser.add_argument("--steps", type=int, help="training steps, instead of --minutes")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--recipe", type=pair, action="append", default=[], metavar="NAME=JSON")
-    parser.add_argument("--only", nargs="+", help="names of the recipes to run")
+    parser.add_argument("--only", nargs="+", help="recipes to run")
     parser.add_argument("--size", type=int, default=32, help="side of a frame")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each")
+    parser.add_argument("--jobs", type=int, default=1, help="concurrent trainings")
+    parser.add_argument("--threads", type=int, default=2, help="threads per training")
     args = parser.parse_args()
     args.games = {name: Path(folder).resolve() for name, folder in args.games}
     args.recipes = RECIPES | {name: json.loads(fields) for name, fields in args.recipe}

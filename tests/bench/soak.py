@@ -1,9 +1,9 @@
-"""Many clips decoded and labelled by one process: does its memory stay as it is, and is it as fast at the end as at the start?
+"""Decodes and labels many clips in one process and compares its memory and speed at the beginning and at the end.
 
     python tests/bench/soak.py target/release/lapo [--clips 50000]
 
-The clips are hard links to the recordings in `data/maze`. Throughput is that of the receipts: a tenth of each stage's tasks near its
-beginning against a tenth near its end, by when they were filed. Leave the machine alone meanwhile.
+The clips are hard links to the recordings in `data/maze`. Speed is the rate of new receipts: a tenth of each stage's tasks near the
+beginning against a tenth at the end, by the modification times of the files. Run nothing else meanwhile.
 """
 
 import argparse
@@ -24,13 +24,13 @@ stages:
 
 
 def resident_mib(pid):
-    """What is the process's own, not pages of files that it maps."""
+    """Returns the memory of a process without mapped files."""
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith("RssAnon"))
 
 
 def rates(folder):
-    """Tasks a second from the first to the second tenth of a stage's receipts, and from the last but one to the last; and in both halves."""
+    """Returns the tasks per second of a stage in its second and its last tenth, and in both halves."""
     filed = sorted(entry.stat().st_mtime for entry in os.scandir(folder / "receipts"))
     tenth = len(filed) // 10
     half = 5 * tenth
@@ -39,20 +39,20 @@ def rates(folder):
 
 
 def main():
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("lapo", type=pathlib.Path)
-    asked.add_argument("--clips", type=int, default=50_000)
-    asked.add_argument("--folder", help="where, on the file system of the recordings, so that links can be made")
-    asked = asked.parse_args()
+    args = argparse.ArgumentParser(description=__doc__)
+    args.add_argument("lapo", type=pathlib.Path)
+    args.add_argument("--clips", type=int, default=50_000)
+    args.add_argument("--folder", help="for the workspace; must be on the file system of the recordings, because the clips are hard links")
+    args = args.parse_args()
     recordings = sorted((pathlib.Path(__file__).resolve().parents[2] / "data/maze").glob("*.mp4"))
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         folder = pathlib.Path(folder)
         (folder / "clips").mkdir()
-        for i in range(asked.clips):
+        for i in range(args.clips):
             os.link(recordings[i % len(recordings)], folder / f"clips/{i:06d}.mp4")
         (folder / "pipeline.yaml").write_text(PIPELINE)
         with open(folder / "log", "w") as log:
-            process = subprocess.Popen([asked.lapo.resolve(), "run", "pipeline.yaml"], cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
+            process = subprocess.Popen([args.lapo.resolve(), "run", "pipeline.yaml"], cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
             memory = {"frames": [], "dynamics": [], "labels": []}
             while process.poll() is None:
                 stage = next((stage for stage in ("labels", "dynamics", "frames") if (folder / "ws" / stage).exists()), "frames")

@@ -1,10 +1,10 @@
-"""120 label tasks: `lapo run`, `lapo worker` doing the same partitions, and an older binary's run, in turns.
+"""Measures 120 label tasks in turns: by `lapo run`, by `lapo worker` with the same partitions, and by `run` of another binary.
 
     python tests/bench/tasks.py target/release/lapo [--base OTHER/lapo] [--tasks 120] [--rounds 3]
 
-Every task labels a shard of one clip with a tiny model, so that what is measured is what a task costs beside its network: files, receipts,
-fsync. Prints medians of wall and CPU seconds of whole processes and their ratios to `lapo run`; checks that all wrote as many labels.
-Planning for the worker and committing its work are measured beside it.
+Every task labels a shard of one clip with a tiny model, so the time goes to files, receipts and fsync, not to the network. Prints the
+medians of the wall and CPU seconds of whole processes and their ratios to `lapo run`, and checks that all wrote the same number of
+labels. The worker's `plan` and `commit` have rows of their own.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STAGES = {
 
 
 def measured(folder, *command):
-    """Runs a command in a folder; wall and CPU seconds, and what it printed."""
+    """Runs a command in a folder. Returns its wall seconds, CPU seconds and output."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     ran = subprocess.run([str(part) for part in command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -42,7 +42,7 @@ def write_pipeline(folder, clips, stages):
 
 
 def template(lapo, folder, clips):
-    """A workspace with shards and a model, and no labels yet."""
+    """Makes a workspace with shards and a model, without labels."""
     folder.mkdir()
     write_pipeline(folder, clips, {"model": STAGES["model"]})
     measured(folder, lapo, "run", "p.yaml", "--device", "cpu")
@@ -51,15 +51,18 @@ def template(lapo, folder, clips):
 
 
 def count(lapo, folder):
-    said = measured(folder, lapo, "query", "SELECT count(*) AS n FROM labels", "--workspace", "ws", "--format", "json")[2]
-    return json.loads(said)[0]["n"]
+    """Returns the number of labels."""
+    output = measured(folder, lapo, "query", "SELECT count(*) AS n FROM labels", "--workspace", "ws", "--format", "json")[2]
+    return json.loads(output)[0]["n"]
 
 
 def by_run(lapo, folder, _):
+    """Measures `lapo run`."""
     return {"run": measured(folder, lapo, "run", "p.yaml", "--device", "cpu")[:2]}
 
 
 def by_worker(lapo, folder, tasks):
+    """Measures `lapo plan --out`, `lapo worker` with all partitions, and `lapo commit`."""
     plan = measured(folder, lapo, "plan", "p.yaml", "--out", "plan")[:2]
     partitions = [part for at in range(tasks) for part in ("--partition", at)]
     work = measured(folder, lapo, "worker", "--plan", "plan", "--device", "cpu", *partitions)[:2]
@@ -70,7 +73,7 @@ def by_worker(lapo, folder, tasks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lapo", type=pathlib.Path)
-    parser.add_argument("--base", type=pathlib.Path, help="another binary, whose `run` is measured beside")
+    parser.add_argument("--base", type=pathlib.Path, help="another binary, to measure its `run`, too")
     parser.add_argument("--tasks", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -92,7 +95,7 @@ def main():
                 labels.add(count(lapo, here))
                 shutil.rmtree(here)
     if len(labels) != 1:
-        sys.exit(f"not all wrote the same number of labels: {sorted(labels)}")
+        sys.exit(f"the numbers of labels differ: {sorted(labels)}")
     medians = {name: [statistics.median(side) for side in zip(*costs)] for name, costs in seen.items()}
     print(f"{len(clips)} label tasks, {labels.pop()} labels, {os.cpu_count()} cores, medians of {args.rounds}")
     print(f"{'':<12}{'wall s':>16}{'CPU s':>16}")

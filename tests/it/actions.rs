@@ -1,15 +1,20 @@
-//! True actions: they measure a model, a few of them may teach it or become a decoder, and a file that does not fit is told.
+//! True actions: imported from files, used to probe and supervise a model and to train decoders.
 
 use std::fs;
 use std::path::Path;
 
 use crate::project::{PIPELINE, Project};
 
-/// The pipeline of a project whose model is measured by a file of true actions, of which it needs a part.
+const LABELS_WITH_ACTIONS: &str = "FROM labels JOIN actions \
+    ON labels.video = actions.video AND labels.frame_index = actions.frame_index";
+
+/// Creates a project with a dynamics stage that reads true actions from `file`, which may also
+/// list other videos. `more` holds further settings of the training.
 pub fn project(count: usize, file: &str, more: &str) -> Project {
     importing(count, &format!("{file}, partial: true"), more)
 }
 
+/// Creates a project with an `import_actions` stage; `file` holds its settings after `file: `.
 fn importing(count: usize, file: &str, more: &str) -> Project {
     let project = Project::new(count);
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/maze/actions.parquet");
@@ -27,7 +32,7 @@ fn verdict(project: &Project) -> serde_json::Value {
 }
 
 #[test]
-fn a_verdict_says_what_latents_tell_of_true_actions() {
+fn a_verdict_holds_the_probe_of_true_actions() {
     let project = project(9, "actions.parquet", "");
     project.run(&[]).good();
     let probe = verdict(&project)["probe"].clone();
@@ -37,27 +42,30 @@ fn a_verdict_says_what_latents_tell_of_true_actions() {
         assert!((0.0..=1.0).contains(&number(share)), "{probe}");
     }
     assert!(number("mutual_information") <= number("action_entropy") + 1e-9, "{probe}");
-    let told: u64 = probe["confusion"]
+    let confusion_total: u64 = probe["confusion"]
         .as_array()
         .unwrap()
         .iter()
         .flat_map(|row| row.as_array().unwrap())
         .filter_map(|n| n.as_u64())
         .sum();
-    assert_eq!(Some(told), probe["transitions"].as_u64());
+    assert_eq!(Some(confusion_total), probe["transitions"].as_u64());
     project.run_changes_nothing(&[]);
 }
 
-/// At a quarter of the steps nothing is quantised yet.
 #[test]
-fn the_curve_shows_on_the_way_what_latents_tell() {
+fn the_training_curve_holds_intermediate_probe_scores() {
     let project = project(9, "actions.parquet", "");
     project.run(&["--set", "steps=400"]).good();
-    let curve = project.query("SELECT step, information_used, probe_mlp, codes_used_0 FROM model WHERE information_used IS NOT NULL");
+    let curve = project.query(
+        "SELECT step, information_used, probe_mlp, codes_used_0 FROM model \
+         WHERE information_used IS NOT NULL",
+    );
     let rows = curve.as_array().unwrap();
     let steps: Vec<_> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [99, 199, 399]);
     assert!(rows.iter().all(|row| row["probe_mlp"].is_number()), "{curve}");
+    // Quantisation has not begun after a quarter of the steps.
     assert_eq!(
         rows.iter().map(|row| row["codes_used_0"].is_number()).collect::<Vec<_>>(),
         [false, true, true]
@@ -70,10 +78,10 @@ fn the_curve_shows_on_the_way_what_latents_tell() {
 }
 
 #[test]
-fn a_few_true_actions_teach_and_too_few_are_told() {
-    let taught = project(9, "actions.parquet", ", supervision: { labels: 32, batch: 4 }");
-    taught.run(&[]).good();
-    assert!(verdict(&taught)["probe"].is_object());
+fn supervision_needs_as_many_true_actions_as_it_asks_for() {
+    let supervised = project(9, "actions.parquet", ", supervision: { labels: 32, batch: 4 }");
+    supervised.run(&[]).good();
+    assert!(verdict(&supervised)["probe"].is_object());
 
     let said = project(9, "actions.parquet", ", supervision: { labels: 100000 }").run(&[]);
     assert_eq!(said.code, 1, "{said:#?}");
@@ -84,7 +92,7 @@ fn a_few_true_actions_teach_and_too_few_are_told() {
 }
 
 #[test]
-fn a_file_that_holds_no_actions_is_told() {
+fn a_file_without_actions_is_an_error() {
     let said = project(4, "missing.parquet", "").run(&[]);
     assert!(
         said.code == 1 && said.stderr.contains("file: cannot read missing.parquet"),
@@ -102,7 +110,7 @@ fn a_file_that_holds_no_actions_is_told() {
     );
 }
 
-/// Five frames of three videos, as they are in `data/maze`.
+/// Returns the imported actions as CSV rows, in the order of videos and frames.
 fn csv(project: &Project) -> Vec<String> {
     let actions =
         project.query("SELECT video, frame_index, action FROM actions ORDER BY video, frame_index");
@@ -113,13 +121,13 @@ fn csv(project: &Project) -> Vec<String> {
 }
 
 #[test]
-fn actions_find_their_frames_and_csv_says_what_parquet_does() {
+fn actions_from_csv_equal_actions_from_parquet() {
     let project = project(4, "actions.parquet", "");
     project.run(&[]).good();
     let rows = csv(&project);
     let frames =
         project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap() as usize;
-    // Nothing was recorded at the last frame of a video.
+    // The last frame of a video may have no action.
     assert!(rows.len() <= frames && rows.len() + 4 >= frames, "{} of {frames}", rows.len());
 
     let text = format!("video,frame_index,action\n{}\n", rows.join("\n"));
@@ -136,7 +144,7 @@ fn actions_find_their_frames_and_csv_says_what_parquet_does() {
 }
 
 #[test]
-fn true_actions_stand_beside_latent_ones_and_shards_without_new_ones_keep_their_labels() {
+fn labels_carry_true_actions_and_old_shards_keep_their_labels() {
     let project = project(5, "actions.parquet", "");
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     fs::write(
@@ -145,23 +153,22 @@ fn true_actions_stand_beside_latent_ones_and_shards_without_new_ones_keep_their_
     )
     .unwrap();
     project.run(&[]).good();
-    let wrong = "SELECT count(*) AS n FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index \
-                 WHERE true_action = action";
-    let right = project.query("SELECT count(*) AS n FROM labels WHERE true_action IS NOT NULL")[0]
-        ["n"]
+    let matching = format!("SELECT count(*) AS n {LABELS_WITH_ACTIONS} WHERE true_action = action");
+    let labelled = project.query("SELECT count(*) AS n FROM labels WHERE true_action IS NOT NULL")
+        [0]["n"]
         .as_u64()
         .unwrap();
-    assert_eq!(project.query(wrong)[0]["n"].as_u64(), Some(right));
+    assert_eq!(project.query(&matching)[0]["n"].as_u64(), Some(labelled));
     assert!(
-        right + 5 >= project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap()
+        labelled + 5 >= project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap()
     );
-    // Videos come: one shard of frames, their actions, their labels.
+    // New videos add three tasks: one shard, its actions, its labels.
     project.add(5..7);
     assert!(project.run(&[]).good().stdout.starts_with("3 tasks"));
 }
 
 #[test]
-fn actions_and_videos_that_do_not_match_are_told() {
+fn actions_that_do_not_match_the_videos_are_errors() {
     let told = |lines: &[&str], words: &str| {
         let project = importing(2, "actions.csv", "");
         fs::write(
@@ -189,10 +196,11 @@ fn actions_and_videos_that_do_not_match_are_told() {
     told(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
 }
 
-const DECODER: &str = "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
+const DECODER: &str = "  decoder: { train_decoder: { labels: labels, actions: actions, \
+    transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
 
 #[test]
-fn decoders_learn_from_a_few_true_actions_alone() {
+fn decoders_are_trained_from_a_few_true_actions() {
     let project = project(9, "actions.parquet", "");
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + DECODER;
     fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
@@ -210,9 +218,10 @@ fn decoders_learn_from_a_few_true_actions_alone() {
                 && row["r2"].is_null())
     );
     let decoders = project.files("decoder", ".safetensors");
+    // Two numbers of transitions, two draws of each.
     assert_eq!(decoders.len(), 4);
 
-    // Other numbers leave the decoders of 32 as they are; nothing before the decoder is done again.
+    // A new number of transitions trains new decoders only and keeps those of 32.
     fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[16, 32]")).unwrap();
     assert!(project.run(&[]).good().stdout.starts_with("1 tasks"));
     let others = project.files("decoder", ".safetensors");
@@ -227,19 +236,21 @@ fn decoders_learn_from_a_few_true_actions_alone() {
     assert!(said.code == 1 && said.stderr.contains("100000 are asked for"), "{said:#?}");
 }
 
-const ASKED: &str = "  asked: { evaluate: { labels: labels, actions: actions, holdout: 3 } }\n";
+const EVALUATION: &str =
+    "  asked: { evaluate: { labels: labels, actions: actions, holdout: 3 } }\n";
 
 #[test]
-fn labels_are_asked_about_true_actions_without_a_game() {
+fn labels_are_evaluated_against_true_actions_without_a_game() {
     let project = project(9, "actions.parquet", "");
-    let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + ASKED;
+    let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + EVALUATION;
     fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
     project.run(&[]).good();
-    let told = project.query("SELECT * FROM asked")[0].clone();
-    let number = |name: &str| told[name].as_f64().unwrap_or_else(|| panic!("{name} in {told}"));
-    let of = "FROM labels JOIN actions ON labels.video = actions.video AND labels.frame_index = actions.frame_index";
-    let videos =
-        project.query(&format!("SELECT DISTINCT labels.video AS video {of} ORDER BY video"));
+    let scores = project.query("SELECT * FROM asked")[0].clone();
+    let number = |name: &str| scores[name].as_f64().unwrap_or_else(|| panic!("{name} in {scores}"));
+    let videos = project.query(&format!(
+        "SELECT DISTINCT labels.video AS video {LABELS_WITH_ACTIONS} ORDER BY video"
+    ));
+    // Every third video is held out.
     let held_out = videos
         .as_array()
         .unwrap()
@@ -247,8 +258,10 @@ fn labels_are_asked_about_true_actions_without_a_game() {
         .step_by(3)
         .map(|row| format!("'{}'", row["video"].as_str().unwrap()));
     let held_out = held_out.collect::<Vec<_>>().join(", ");
-    let counts =
-        project.query(&format!("SELECT actions.action, count(*) AS n {of} WHERE labels.video IN ({held_out}) GROUP BY actions.action"));
+    let counts = project.query(&format!(
+        "SELECT actions.action, count(*) AS n {LABELS_WITH_ACTIONS} \
+             WHERE labels.video IN ({held_out}) GROUP BY actions.action"
+    ));
     let counts: Vec<f64> =
         counts.as_array().unwrap().iter().map(|row| row["n"].as_f64().unwrap()).collect();
     let all: f64 = counts.iter().sum();
@@ -256,16 +269,16 @@ fn labels_are_asked_about_true_actions_without_a_game() {
     assert_eq!(number("transitions"), all);
     assert!(
         (number("guessing") - counts.iter().copied().fold(0.0, f64::max) / all).abs() < 1e-9,
-        "{told} {counts:?}"
+        "{scores} {counts:?}"
     );
     assert!(
         (number("action_entropy") - entropy).abs() < 1e-9
             && number("mutual_information") <= entropy,
-        "{told} {entropy}"
+        "{scores} {entropy}"
     );
     assert!(
         (0.0..=1.0).contains(&number("linear")) && (0.0..=1.0).contains(&number("mlp")),
-        "{told}"
+        "{scores}"
     );
     project.run_changes_nothing(&[]);
 
@@ -287,35 +300,37 @@ fn labels_are_asked_about_true_actions_without_a_game() {
 }
 
 #[test]
-fn continuous_actions_are_decoded_too() {
+fn continuous_actions_are_probed_and_decoded() {
     let project = project(9, "actions.parquet", "");
     project.run(&[]).good();
-    let turned = |line: &String| {
+    // Turns a discrete action into a continuous one, the unit vector at this angle.
+    let as_unit_vector = |line: &String| {
         let (frame, action) = line.rsplit_once(',').unwrap();
         let angle = action.parse::<f64>().unwrap();
         format!("{frame},{},{}", angle.cos(), angle.sin())
     };
-    let rows: Vec<String> = csv(&project).iter().map(turned).collect();
+    let rows: Vec<String> = csv(&project).iter().map(as_unit_vector).collect();
     fs::write(
         project.path("actions.csv"),
         format!("video,frame_index,action_0,action_1\n{}\n", rows.join("\n")),
     )
     .unwrap();
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
-    let yaml = yaml.replace("actions.parquet", "actions.csv") + DECODER + ASKED;
+    let yaml = yaml.replace("actions.parquet", "actions.csv") + DECODER + EVALUATION;
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     project.run(&["--refresh", "model"]).good();
     assert!(
         verdict(&project)["probe"]["linear"].is_number()
             && verdict(&project)["probe"]["mutual_information"].is_null()
     );
-    let asked = project.query("SELECT * FROM asked")[0].clone();
+    let scores = project.query("SELECT * FROM asked")[0].clone();
     assert!(
-        asked["linear"].is_number()
-            && asked["guessing"] == 0.0
-            && asked["mutual_information"].is_null(),
-        "{asked}"
+        scores["linear"].is_number()
+            && scores["guessing"] == 0.0
+            && scores["mutual_information"].is_null(),
+        "{scores}"
     );
+    // Continuous actions have R², discrete ones an accuracy.
     let curve = project.query("SELECT accuracy, r2 FROM decoder");
     assert!(
         curve

@@ -1,4 +1,4 @@
-//! The training of IDM and FDM: repeatable to the bit, resumable to the bit, and it learns.
+//! Training of IDM and FDM: reproducible and resumable bit by bit, and better than copying.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,12 @@ use lapo::train::{
 
 const WINDOWS: usize = 8;
 
-/// Windows in which a bright square moves up, down, left or right over a still pattern.
+/// Returns windows of a bright square that moves up, down, left or right over a fixed pattern.
 fn moving_squares(config: &DynamicsConfig, seed: usize) -> Vec<u8> {
     let (size, time) = (config.frame_size as i64, config.window() as i64);
     let mut frames = Vec::new();
     for window in 0..WINDOWS as i64 {
+        // The square is 5 pixels wide and moves 3 pixels a frame.
         let (dx, dy) = [(0, 3), (0, -3), (3, 0), (-3, 0)][window as usize % 4];
         let start = (7 * (window + seed as i64) + 11) % (size / 2) + size / 8;
         for t in 0..time {
@@ -64,7 +65,7 @@ fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Ve
         .collect()
 }
 
-/// In a pool of this many threads: the state after four steps, and the labels it gives.
+/// Trains four steps in a pool of `threads` threads. Returns the training state and some labels.
 fn train_with(threads: usize, rule: Rule, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
@@ -85,7 +86,7 @@ fn train_with(threads: usize, rule: Rule, config: &DynamicsConfig) -> (Vec<u8>, 
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
+fn training_and_labels_do_not_depend_on_the_number_of_threads() {
     for (rule, config) in
         [(Rule::Muon, small()), (Rule::Muon, Preset::Tiny.dynamics()), (Rule::Adam, small())]
     {
@@ -96,8 +97,9 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn a_restored_training_goes_on_bit_by_bit() {
+fn a_restored_training_continues_bit_by_bit() {
     for rule in [Rule::Muon, Rule::Adam] {
+        // Revives codes after one unused step, so that the checkpoint must hold their usage.
         let vq = VqConfig { revive_after: 1, ..small().vq };
         let config = DynamicsConfig { vq, ..small() };
         let mut whole = trainer_by(rule, &config, 1);
@@ -117,9 +119,8 @@ fn a_restored_training_goes_on_bit_by_bit() {
     }
 }
 
-/// Thirty steps from one start, with and without the penalty.
 #[test]
-fn decorrelated_latent_actions_do_not_all_say_the_same() {
+fn the_decorrelation_penalty_lowers_the_correlation_of_latent_actions() {
     let config = small();
     let correlation = |decorrelation| {
         let mut trainer = trainer(&config, 1);
@@ -129,7 +130,8 @@ fn decorrelated_latent_actions_do_not_all_say_the_same() {
         });
         steps.collect::<Vec<_>>()
     };
-    let (without, with) = (correlation(0.0), correlation(1.0));
+    let without = correlation(0.0);
+    let with = correlation(1.0);
     assert_eq!(without[0], with[0]);
     assert!(with[29] < 0.5 * without[29], "{} {}", with[29], without[29]);
 }
@@ -141,9 +143,9 @@ fn a_checkpoint_of_another_optimiser_is_refused() {
     assert!(matches!(error, TrainError::Checkpoint { what: "optim", .. }), "{error}");
 }
 
-/// The last four windows' true action is which way the square moves.
+/// The true action is the direction of the square.
 #[test]
-fn a_few_true_actions_are_learnt_and_survive_a_checkpoint() {
+fn supervision_learns_true_actions_and_resumes_from_a_checkpoint() {
     let config = small();
     let start = || {
         dynamics_trainer(
@@ -162,9 +164,9 @@ fn a_few_true_actions_are_learnt_and_survive_a_checkpoint() {
         )
     };
     let mut whole = start();
-    let mut learn = |seed| step(whole.as_mut(), seed, &[0, 1, 2, 3]).unwrap();
-    let first = learn(0);
-    let later: Vec<_> = (1..40).map(&mut learn).collect();
+    let mut supervised_step = |seed| step(whole.as_mut(), seed, &[0, 1, 2, 3]).unwrap();
+    let first = supervised_step(0);
+    let later: Vec<_> = (1..40).map(&mut supervised_step).collect();
     assert!(later[38].action_loss < first.action_loss / 2.0, "{first:?} {:?}", later[38]);
     assert!(
         trainer(&config, 1)
@@ -175,7 +177,9 @@ fn a_few_true_actions_are_learnt_and_survive_a_checkpoint() {
     );
 
     let mut half = start();
-    (0..3).for_each(|seed| _ = step(half.as_mut(), seed, &[0, 1, 2, 3]).unwrap());
+    for seed in 0..3 {
+        step(half.as_mut(), seed, &[0, 1, 2, 3]).unwrap();
+    }
     let mut rest = start();
     rest.restore(&half.save().unwrap()).unwrap();
     assert_eq!(step(rest.as_mut(), 3, &[0, 1, 2, 3]).unwrap(), later[2]);
@@ -211,6 +215,7 @@ fn training_beats_copying_the_last_frame() {
     }
     let last = trainer.step(&batch(&config, &frames), Pace::even(1e-3)).unwrap();
     assert!(last.relative_loss < 0.5, "{last:?}");
+    // Every window gets the latent action of its neighbour.
     let shuffle: Vec<_> = (0..WINDOWS).map(|window| (window + 1) % WINDOWS).collect();
     let scores = trainer.evaluate(&batch(&config, &frames), &shuffle, true).unwrap();
     assert_eq!(scores.fdm_error.len(), WINDOWS);
@@ -219,7 +224,7 @@ fn training_beats_copying_the_last_frame() {
 }
 
 #[test]
-fn the_published_start_collapses_the_codes_and_ours_does_not() {
+fn our_initialisation_uses_more_codes_than_the_published_one() {
     let perplexity = |config: &DynamicsConfig| {
         let mut trainer = trainer(config, 2);
         train(trainer.as_mut(), 0..3).pop().unwrap().perplexity
@@ -233,7 +238,7 @@ fn the_published_start_collapses_the_codes_and_ours_does_not() {
 }
 
 #[test]
-fn a_label_depends_on_its_own_pixels_alone() {
+fn a_label_depends_only_on_the_pixels_of_its_window() {
     let config = small();
     let weights = trainer(&config, 4).export(&BTreeMap::new()).unwrap();
     let labeller = labeller(&Device::Cpu, &weights, Precision::F32).unwrap();
@@ -243,6 +248,7 @@ fn a_label_depends_on_its_own_pixels_alone() {
         (0..WINDOWS * config.window() - 2).chain(0..40).map(|start| start % 20).collect();
     let together = labeller.label(&frames, &starts, want).unwrap();
     let (latent, codes) = (config.latent_dim(), config.codes());
+    // Compares every seventh label with one computed from its window alone.
     for (row, &start) in starts.iter().enumerate().step_by(7) {
         let frame = config.frame_size * config.frame_size * config.channels;
         let own = &frames[start * frame..][..config.window() * frame];
@@ -255,25 +261,26 @@ fn a_label_depends_on_its_own_pixels_alone() {
 }
 
 #[test]
-fn bfloat16_learns_as_single_precision_does_but_for_rounding() {
+fn bfloat16_training_equals_f32_up_to_rounding() {
     let run = |precision: Precision| {
         let optim = OptimConfig { precision, ..OptimConfig::default() };
         let mut trainer = dynamics_trainer(&Device::Cpu, &small(), &optim, None, 4).unwrap();
         train(trainer.as_mut(), 0..4)
     };
-    let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
+    let exact = run(Precision::F32);
+    let rounded = run(Precision::Bf16);
     for (rounded, exact) in rounded.iter().zip(&exact) {
         assert!(
             near(rounded.loss, exact.loss, 0.05) && near(rounded.grad_norm, exact.grad_norm, 0.2),
             "{rounded:?} {exact:?}"
         );
     }
-    // The first prediction is the last frame, whatever the precision.
+    // The first prediction is always the last frame, so a later step is compared.
     assert_ne!(rounded[3].wm_loss, exact[3].wm_loss, "nothing was rounded");
 }
 
 #[test]
-fn bfloat16_labels_as_single_precision_does_but_for_rounding() {
+fn bfloat16_labels_equal_f32_labels_up_to_rounding() {
     let mut trainer = trainer(&small(), 4);
     train(trainer.as_mut(), 0..4);
     let weights = trainer.export(&BTreeMap::new()).unwrap();
@@ -284,14 +291,15 @@ fn bfloat16_labels_as_single_precision_does_but_for_rounding() {
             .label(&moving_squares(&small(), 0), &[0, 3, 6, 9], want)
             .unwrap()
     };
-    let (exact, rounded) = (label(Precision::F32), label(Precision::Bf16));
+    let exact = label(Precision::F32);
+    let rounded = label(Precision::Bf16);
     let largest = exact.latent_action.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    let apart = rounded
+    let difference = rounded
         .latent_action
         .iter()
         .zip(&exact.latent_action)
         .fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
-    assert!(apart > 0.0 && apart < 0.05 * largest, "{apart} of {largest}");
+    assert!(difference > 0.0 && difference < 0.05 * largest, "{difference} of {largest}");
     let errors = rounded.fdm_error.iter().zip(&exact.fdm_error);
     assert!(errors.clone().all(|(a, b)| near(*a, *b, 0.1)), "{:?}", errors.collect::<Vec<_>>());
     assert_eq!(rounded.motion, exact.motion);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::killed::results;
+use crate::kill_and_resume::results;
 use crate::project::{PIPELINE, Project, Said, said};
 
 #[test]
@@ -299,19 +299,19 @@ fn decoders_that_are_trained_when_it_is_stopped_are_not_trained_again() {
 #[test]
 fn a_second_signal_ends_a_process_that_waits() {
     let project = Project::new(1);
-    if !crate::hostile::add_long_video(&project) {
+    if !crate::decoder_crashes::add_long_video(&project) {
         return;
     }
     let mut child = project.command(&["run", "pipeline.yaml", "--threads", "1"]).spawn().unwrap();
-    let decoder = crate::hostile::strike(&child, "maze_1_001_long.mp4", "-STOP");
+    let decoder = crate::decoder_crashes::signal_decoder(&child, "maze_1_001_long.mp4", "-STOP");
     let run = child.id().to_string();
-    crate::hostile::kill(&run, "-TERM");
+    crate::decoder_crashes::kill(&run, "-TERM");
     std::thread::sleep(Duration::from_millis(200));
     if child.try_wait().unwrap().is_none() {
-        crate::hostile::kill(&run, "-TERM");
+        crate::decoder_crashes::kill(&run, "-TERM");
     }
     let ended = end_by_itself(child);
-    crate::hostile::kill(&decoder, "-KILL");
+    crate::decoder_crashes::kill(&decoder, "-KILL");
     assert_eq!(ended.code, 143, "{ended:#?}");
     project.run(&[]).good();
 }

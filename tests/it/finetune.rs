@@ -1,11 +1,12 @@
-//! Online training in the real game: it comes to an end, survives being killed, and its agent plays.
+//! PPO fine-tuning in the real game: agents train, resume after a kill, and play.
 
 use std::fs;
 
 use crate::project::Project;
 
-const LEARNT: &str = "
-name: learnt
+/// Three agents: with the latent policy, without its supervised path, and from scratch.
+const PIPELINE: &str = "
+name: finetuned
 workspace: ws
 seed: 4
 vars: { steps: 96, hidden: '' }
@@ -21,15 +22,16 @@ stages:
   again: { record: { game: coinrun, player: agent, agent: scratch, episodes: 2, size: 16, max_frames: 20 } }
 ";
 
+/// Creates a project, or returns `None` without Procgen.
 fn project() -> Option<Project> {
     crate::procgen::venv()?;
     let project = Project::new(0);
-    fs::write(project.path("pipeline.yaml"), LEARNT).unwrap();
+    fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
     Some(project)
 }
 
 #[test]
-fn agents_learn_and_play_and_are_not_trained_twice() {
+fn agents_train_and_play_and_a_second_run_trains_nothing() {
     let Some(project) = project() else { return };
     project.run(&[]).good();
     project.run_changes_nothing(&[]);
@@ -40,9 +42,11 @@ fn agents_learn_and_play_and_are_not_trained_twice() {
         let rows = rows.as_array().unwrap();
         assert_eq!(
             rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+            // Four environments take six steps for every update.
             [24, 48, 72, 96]
         );
         assert!(
+            // A uniform policy over 15 actions has an entropy of 2.7.
             rows.iter().all(|row| row["entropy"].as_f64().unwrap() > 2.0
                 && row["grad_norm"].as_f64().unwrap() > 0.0),
             "{rows:?}"
@@ -52,10 +56,14 @@ fn agents_learn_and_play_and_are_not_trained_twice() {
         project.query("SELECT player, count(*) AS n FROM score GROUP BY player ORDER BY player");
     assert_eq!(
         players,
-        serde_json::json!([{"player": "agent", "n": 3}, {"player": "expert", "n": 3}, {"player": "random", "n": 3}])
+        serde_json::json!([
+            { "player": "agent", "n": 3 },
+            { "player": "expert", "n": 3 },
+            { "player": "random", "n": 3 },
+        ])
     );
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM again")[0]["n"], 2);
-    // The same on any number of threads; a longer training is another one.
+    // The number of threads does not matter. More steps make another training.
     let again = self::project().unwrap();
     again.run(&["--threads", "1"]).good();
     for (stage, file) in [
@@ -72,14 +80,17 @@ fn agents_learn_and_play_and_are_not_trained_twice() {
 }
 
 #[test]
-fn a_killed_training_goes_on_as_if_nothing_had_happened() {
+fn a_killed_training_resumes_to_the_same_bytes() {
     let Some(whole) = project() else { return };
-    let (steps, every) = (["--set", "steps=480"], ["--checkpoint-secs", "0"]);
+    let steps = ["--set", "steps=480"];
+    let every_step = ["--checkpoint-secs", "0"];
     whole.run(&steps).good();
     let killed = project().unwrap();
-    let mut child =
-        killed.command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat()).spawn().unwrap();
-    let saved = |stage: &str| {
+    let mut child = killed
+        .command(&[&["run", "pipeline.yaml"], &steps[..], &every_step].concat())
+        .spawn()
+        .unwrap();
+    let checkpoints = |stage: &str| {
         let folders = fs::read_dir(killed.path("ws").join(stage).join("checkpoints"))
             .into_iter()
             .flatten()
@@ -87,14 +98,15 @@ fn a_killed_training_goes_on_as_if_nothing_had_happened() {
         folders.flat_map(|key| fs::read_dir(key.path()).into_iter().flatten().flatten()).count()
     };
     for stage in ["agent", "scratch"] {
-        while saved(stage) == 0 {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        // Kills the run once in each stage, after its first checkpoint.
+        while checkpoints(stage) == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed");
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         child.kill().unwrap();
         child.wait().unwrap();
         child = killed
-            .command(&[&["run", "pipeline.yaml"], &steps[..], &every].concat())
+            .command(&[&["run", "pipeline.yaml"], &steps[..], &every_step].concat())
             .spawn()
             .unwrap();
     }
@@ -107,34 +119,34 @@ fn a_killed_training_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn what_does_not_fit_is_told() {
+fn stages_that_do_not_fit_together_are_errors() {
     let Some(project) = project() else { return };
-    let tell = |from: &str, to: &str| {
-        fs::write(project.path("pipeline.yaml"), LEARNT.replacen(from, to, 1)).unwrap();
+    let errors_after = |from: &str, to: &str| {
+        fs::write(project.path("pipeline.yaml"), PIPELINE.replacen(from, to, 1)).unwrap();
         let said = project.run(&[]);
         assert_eq!(said.code, 1, "{said:#?}");
         said.stderr
     };
-    let said = tell("dynamics: model, game", "game");
+    let said = errors_after("dynamics: model, game", "game");
     assert!(said.contains("stages.agent.finetune.dynamics: is missing"), "{said}");
-    let said = tell("policy: policy, supervised_path: false", "supervised_path: false");
+    let said = errors_after("policy: policy, supervised_path: false", "supervised_path: false");
     assert!(said.contains("stages.alone.finetune.policy: is missing"), "{said}");
-    let said = tell(
+    let said = errors_after(
         "finetune: { policy: policy, dynamics: model",
         "finetune: { policy: labels, dynamics: model",
     );
     assert!(said.contains("is a `label` stage, expected one that makes a latent policy"), "{said}");
-    let said = tell("minibatches: 2", "minibatches: 5");
+    let said = errors_after("minibatches: 2", "minibatches: 5");
     assert!(
         said.contains("stages.agent.finetune.minibatches: is 5")
             && said.contains("expected a divisor"),
         "{said}"
     );
-    let said = tell("evaluate: { agent: agent, ", "evaluate: { ");
+    let said = errors_after("evaluate: { agent: agent, ", "evaluate: { ");
     assert!(said.contains("stages.score.evaluate.policy: is missing"), "{said}");
     let other = "labels2: { label: { frames: play, dynamics: model2 } }
   model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3, vq: { dim: 8 } } }
   policy: { train_policy: { labels: labels2, ";
-    let said = tell("policy: { train_policy: { labels: labels, ", other);
+    let said = errors_after("policy: { train_policy: { labels: labels, ", other);
     assert!(said.contains("finetune.dynamics: `model` knows the latent actions of `model`, `policy` those of `model2`"), "{said}");
 }

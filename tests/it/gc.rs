@@ -1,4 +1,4 @@
-//! `lapo gc` finds what no receipt speaks of, and nothing else.
+//! `lapo gc` finds all unreferenced files and no others.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::project::Project;
 
-/// Every file below a folder, relative to it.
+/// Returns all files below a folder, relative to it.
 fn files(root: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(root).into_iter().flatten().map(|entry| entry.unwrap().path());
     let below = |path: std::path::PathBuf| {
@@ -21,12 +21,12 @@ fn files(root: &Path) -> BTreeSet<String> {
     entries.flat_map(below).collect()
 }
 
-/// The joined tables that versions list.
-fn joined(workspace: &Path) -> BTreeSet<String> {
+/// Returns the joined tables of all manifests.
+fn joined_tables(workspace: &Path) -> BTreeSet<String> {
     let manifests = files(workspace)
         .into_iter()
         .filter(|file| file.contains("/manifests/") && file.ends_with(".json"));
-    let of = |manifest: String| {
+    let tables_of = |manifest: String| {
         let manifest: serde_json::Value =
             serde_json::from_slice(&fs::read(workspace.join(manifest)).unwrap()).unwrap();
         let joined = manifest["joined"].as_array().cloned().unwrap_or_default();
@@ -35,15 +35,15 @@ fn joined(workspace: &Path) -> BTreeSet<String> {
             .map(|joined| joined["file"]["path"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    manifests.flat_map(of).collect()
+    manifests.flat_map(tables_of).collect()
 }
 
-/// The files that receipts speak of.
-fn spoken_of(workspace: &Path) -> BTreeSet<String> {
+/// Returns the files of all receipts.
+fn receipt_files(workspace: &Path) -> BTreeSet<String> {
     let receipts = files(workspace)
         .into_iter()
         .filter(|file| file.contains("/receipts/") && file.ends_with(".json"));
-    let of = |receipt: String| {
+    let files_of = |receipt: String| {
         let receipt: serde_json::Value =
             serde_json::from_slice(&fs::read(workspace.join(receipt)).unwrap()).unwrap();
         receipt["files"]
@@ -53,10 +53,11 @@ fn spoken_of(workspace: &Path) -> BTreeSet<String> {
             .map(|file| file["path"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    receipts.flat_map(of).collect()
+    receipts.flat_map(files_of).collect()
 }
 
-fn told(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
+/// Runs `lapo gc` and returns its list of garbage.
+fn garbage(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
     let said =
         project.lapo(&[&["gc", "--workspace", "ws", "--format", "json"], more].concat()).good();
     let survey: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
@@ -64,8 +65,9 @@ fn told(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_killed_runs_left_is_found_and_nothing_else() {
+fn gc_finds_exactly_the_files_that_killed_runs_left() {
     let project = Project::new(12);
+    // Killed runs leave files of attempts, checkpoints and pins.
     for millis in [30, 60, 90, 150, 250, 400] {
         let mut child = project
             .command(&["run", "pipeline.yaml", "--checkpoint-secs", "0", "--set", "steps=40"])
@@ -76,13 +78,13 @@ fn what_killed_runs_left_is_found_and_nothing_else() {
         child.wait().unwrap();
     }
     project.run(&["--set", "steps=40"]).good();
-    gc_finds_what_is_left_over(&project, &["--set", "steps=40"]);
+    assert_gc_finds_all_garbage(&project, &["--set", "steps=40"]);
 }
 
-/// All that is left over is found by walking the folder, and `gc` must find the same; then it is deleted.
-pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
+/// Compares the garbage of `lapo gc` with a walk over the workspace, then deletes it.
+pub fn assert_gc_finds_all_garbage(project: &Project, settings: &[&str]) {
     let workspace = project.path("ws");
-    // Whatever the kills met, one attempt is surely dead and one training surely left.
+    // In case no kill left any, adds the files of a dead attempt and an old checkpoint.
     for left in [
         "frames/data/0123456789abcdef0123456789abcdef/0123456789abcdef/shard.arrow",
         "model/checkpoints/0123456789abcdef0123456789abcdef/0000000004/state",
@@ -90,20 +92,23 @@ pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
         fs::create_dir_all(workspace.join(left).parent().unwrap()).unwrap();
         fs::write(workspace.join(left), "left").unwrap();
     }
-    let (all, spoken_of, joined) = (files(&workspace), spoken_of(&workspace), joined(&workspace));
+    let all = files(&workspace);
+    let listed_by_receipts = receipt_files(&workspace);
+    let joined = joined_tables(&workspace);
     let orphans: BTreeSet<String> = all
         .iter()
         .filter(|file| {
-            let is_unknown = file.contains("/data/") && !spoken_of.contains(*file)
+            let is_unknown = file.contains("/data/") && !listed_by_receipts.contains(*file)
                 || file.contains("/tables/") && !joined.contains(*file);
+            // No finished run leaves a checkpoint.
             is_unknown || file.contains("/checkpoints/")
         })
         .cloned()
         .collect();
 
-    assert_eq!(told(project, &[]).len(), 0, "all of it is younger than a week");
-    let mut found = told(project, &["--older-than", "0s"]);
-    // What killed runs pinned counts no longer, and the pins go too.
+    assert_eq!(garbage(project, &[]).len(), 0, "all garbage is younger than a week");
+    let mut found = garbage(project, &["--older-than", "0s"]);
+    // `gc` also deletes the pins of killed runs, which the walk does not count.
     found.retain(|found| found["stage"] != "pins" && found["what"] != "pack");
     let listed: BTreeSet<String> = found
         .iter()
@@ -118,7 +123,7 @@ pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
         found.iter().map(|found| found["files"].as_u64().unwrap()).sum::<u64>(),
         orphans.len() as u64
     );
-    assert_eq!(files(&workspace), all, "it only told");
+    assert_eq!(files(&workspace), all, "a survey deletes nothing");
 
     let said = project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).good();
     assert!(said.stdout.contains(" deleted"), "{said:#?}");
@@ -133,13 +138,13 @@ pub fn gc_finds_what_is_left_over(project: &Project, settings: &[&str]) {
 }
 
 #[test]
-fn old_versions_go_where_that_is_asked_for() {
+fn keep_deletes_old_versions_and_their_data() {
     let project = Project::new(6);
     project.run(&[]).good();
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     project.run(&["--set", "size=32"]).good();
-    assert_eq!(told(&project, &["--older-than", "0s"]).len(), 0);
-    let found = told(&project, &["--older-than", "0s", "--keep", "1", "--delete"]);
+    assert_eq!(garbage(&project, &["--older-than", "0s"]).len(), 0);
+    let found = garbage(&project, &["--older-than", "0s", "--keep", "1", "--delete"]);
     assert!(
         ["version", "receipt", "data"]
             .iter()
@@ -147,16 +152,16 @@ fn old_versions_go_where_that_is_asked_for() {
         "{found:#?}"
     );
     project.run_changes_nothing(&["--set", "size=32"]);
-    // The first results are made again, and are what they were.
+    // The deleted results are made again with the same values.
     assert!(!project.run(&[]).good().stdout.starts_with("0 tasks"));
     assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels);
     let said = project.lapo(&["gc", "--workspace", "ws", "--older-than", "1 week"]);
     assert!(said.code != 0 && said.stderr.contains("such as 12h"), "{said:#?}");
 }
 
-/// Whatever its folders are called, a folder without `lapo.json` is nobody's garbage.
+/// A folder without `lapo.json` is not a workspace, even if its folders have the names of one.
 #[test]
-fn a_folder_that_is_no_workspace_is_refused_and_stays_as_it_is() {
+fn gc_refuses_a_folder_that_is_not_a_workspace() {
     let project = Project::new(4);
     project.run(&[]).good();
     let (key, attempt) = ("0123456789abcdef0123456789abcdef", "0123456789abcdef");
@@ -192,8 +197,8 @@ fn a_folder_that_is_no_workspace_is_refused_and_stays_as_it_is() {
         );
     }
     assert_eq!(files(&project.path("home")), all);
-    assert!(!project.path("wss").exists(), "a typo makes no folder");
-    // Foreign files in a workspace stay, too.
+    assert!(!project.path("wss").exists(), "a mistyped workspace is not created");
+    // Foreign files in a workspace are kept, too.
     for file in &left[..3] {
         let path = project.path("ws").join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -207,7 +212,7 @@ fn a_folder_that_is_no_workspace_is_refused_and_stays_as_it_is() {
     project.run_changes_nothing(&[]);
 }
 
-/// Sets a file's time back by some days.
+/// Sets a file's modification time back by `days`.
 fn age(path: &Path, days: u64) {
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_modified(
@@ -216,7 +221,7 @@ fn age(path: &Path, days: u64) {
     .unwrap();
 }
 
-/// Makes all that is in the workspace some days older, what manifests say included.
+/// Makes all files of the workspace older by `days`, and the commit times in manifests.
 fn age_all(project: &Project, days: u64) {
     for file in files(&project.path("ws")) {
         let path = project.path("ws").join(&file);
@@ -233,21 +238,21 @@ fn age_all(project: &Project, days: u64) {
     }
 }
 
-/// The week counts from the commit that superseded a version, not from when its files were written.
+/// The age of a version counts from the commit that superseded it, not from its files.
 #[test]
-fn a_version_that_was_superseded_a_minute_ago_is_kept_however_old_it_is() {
+fn a_version_is_kept_for_a_week_after_it_was_superseded() {
     let project = Project::new(6);
     project.run(&[]).good();
     age_all(&project, 30);
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     project.run(&["--set", "size=32"]).good();
     let before = files(&project.path("ws"));
-    assert_eq!(told(&project, &["--keep", "1", "--delete"]), Vec::<serde_json::Value>::new());
+    assert_eq!(garbage(&project, &["--keep", "1", "--delete"]), Vec::<serde_json::Value>::new());
     assert_eq!(files(&project.path("ws")), before);
     assert_eq!(project.query("SELECT * FROM labels@1 ORDER BY video, frame_index"), labels);
-    // A week later it goes.
+    // A week later it is deleted.
     age_all(&project, 8);
-    let found = told(&project, &["--keep", "1", "--delete"]);
+    let found = garbage(&project, &["--keep", "1", "--delete"]);
     assert!(
         ["version", "receipt", "data"]
             .iter()
@@ -260,21 +265,21 @@ fn a_version_that_was_superseded_a_minute_ago_is_kept_however_old_it_is() {
 }
 
 #[test]
-fn a_plan_that_is_out_keeps_what_its_workers_read() {
+fn an_uncommitted_plan_keeps_the_files_that_its_workers_read() {
     let project = Project::new(6);
     project.run(&[]).good();
-    // A training on frames that the next run supersedes.
+    // The plan trains on frames that the next run supersedes.
     project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5", "--out", "plans/a"]).good();
     project.run(&["--set", "size=32"]).good();
     let collect = ["--keep", "1", "--older-than", "0s", "--delete"];
     let survey =
         project.lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s"]).good();
     assert!(survey.stdout.contains("held by run 00000002"), "{survey:#?}");
-    told(&project, &collect);
+    garbage(&project, &collect);
     let worked = project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).good();
     assert!(worked.stdout.contains("partition 0: done"), "{worked:#?}");
     project.lapo(&["commit", "--plan", "plans/a"]).good();
-    // Nobody holds it any more.
-    assert!(told(&project, &collect).iter().any(|found| found["what"] == "version"));
+    // The commit released the old version.
+    assert!(garbage(&project, &collect).iter().any(|found| found["what"] == "version"));
     project.run_changes_nothing(&["--set", "size=32"]);
 }

@@ -1,6 +1,8 @@
-//! A published checkpoint, `tests/golden/idm_fdm.pt`, written by PyTorch's own `torch.save`: the states `idm` and `wm` beside settings, as
-//! the published code saves them, for frames of 16 x 16. Value `i` of tensor `name` is `(7 i + 13 len(name)) % 101 / 1000 - 0.05`, without
-//! its sign in variances and counts.
+//! Import of published PyTorch checkpoints.
+//!
+//! `tests/golden/idm_fdm.pt` was written by `torch.save` in the layout of the published code: the
+//! states `idm` and `wm` and the settings, for frames of 16 x 16. Value `i` of tensor `name` is
+//! `(7 i + 13 len(name)) % 101 / 1000 - 0.05`; variances and counts hold its absolute value.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ fn published() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/idm_fdm.pt")
 }
 
+/// Returns the values of a tensor by the formula above.
 fn expected(name: &str, count: usize) -> Vec<f32> {
     let positive = name.ends_with("running_var") || name.ends_with("ema_count");
     let value = |i: usize| ((i * 7 + name.len() * 13) % 101) as f32 - 50.0;
@@ -38,6 +41,7 @@ fn a_published_checkpoint_becomes_safetensors_value_by_value() {
     );
     assert_eq!(config.predict, Predict::Frame);
     let mut tensors = 0;
+    // `wm` is the FDM in published checkpoints.
     for network in ["idm", "wm"] {
         for (name, shape) in weights.shapes_under(&format!("{network}.")) {
             let seen = weights.get(&format!("{network}.{name}"), &shape).unwrap();
@@ -61,19 +65,19 @@ fn a_pipeline_labels_with_an_imported_model() {
     project.run_changes_nothing(&[]);
     let rows = &project.query("SELECT count(*) AS n, count(fdm_error) AS errors FROM labels")[0];
     assert!(rows["n"].as_u64().unwrap() > 20, "{rows}");
-    assert_eq!(rows["errors"], 0, "it was not asked for");
+    assert_eq!(rows["errors"], 0, "fdm_error is off");
 
     fs::write(project.path("pipeline.yaml"), text.replace(", fdm_error: false", "")).unwrap();
     assert!(
         project.run(&[]).good().stdout.starts_with("1 tasks"),
-        "the error is asked for: relabel, nothing else"
+        "a new column relabels and does nothing else"
     );
     let rows = &project.query("SELECT count(*) AS n, count(fdm_error) AS errors FROM labels")[0];
     assert_eq!(rows["n"], rows["errors"]);
 }
 
 #[test]
-fn what_is_no_checkpoint_is_told_by_name() {
+fn errors_name_the_file_that_is_not_a_checkpoint() {
     let project = Project::new(1);
     let whole = fs::read(published()).unwrap();
     for (name, bytes) in [

@@ -1,13 +1,14 @@
-//! Only what is new is done: videos, settings, models; in one thread or two.
+//! Incremental runs: only new videos, changed settings and new models make tasks.
 
 use std::fs;
 
 use crate::project::{PIPELINE, Project};
 
 #[test]
-fn a_second_run_does_nothing_and_new_videos_only_themselves() {
+fn a_second_run_does_nothing_and_new_videos_add_only_their_tasks() {
     let project = Project::new(10);
     let first = project.run(&[]).good();
+    // Three shards and their labels, and one model.
     assert!(first.stdout.starts_with("7 tasks: 10 videos (10 new)"), "{first:#?}");
     let before = project.files("labels", "labels.parquet");
     assert_eq!(before.len(), 3);
@@ -20,6 +21,7 @@ fn a_second_run_does_nothing_and_new_videos_only_themselves() {
     assert!(plan.contains("(5 videos new, 10 re-used)"), "{plan}");
     assert_eq!(project.planned(&[])["labels"], (2, 3));
     let more = project.run(&[]).good();
+    // Two new shards and their labels.
     assert!(more.stdout.starts_with("4 tasks: 15 videos (5 new)"), "{more:#?}");
     assert!(more.stderr.contains("kept: trained on version 1, 5 newer videos unseen"), "{more:#?}");
     assert_eq!(project.files("labels", "labels.parquet")[..3], before[..]);
@@ -27,7 +29,7 @@ fn a_second_run_does_nothing_and_new_videos_only_themselves() {
 }
 
 #[test]
-fn a_new_model_relabels_all_and_decodes_nothing() {
+fn a_new_model_relabels_everything_and_decodes_nothing() {
     let project = Project::new(6);
     project.run(&[]).good();
     let before = project.files("labels", "labels.parquet");
@@ -35,6 +37,7 @@ fn a_new_model_relabels_all_and_decodes_nothing() {
     let plan = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
     assert!(plan.contains("new because of steps: 4 -> 5"), "{plan}");
     let other = project.run(&["--set", "steps=5"]).good();
+    // The model and the labels of two shards.
     assert!(other.stdout.starts_with("3 tasks: 6 videos (0 new)"), "{other:#?}");
     assert_ne!(project.files("labels", "labels.parquet"), before);
 
@@ -45,13 +48,13 @@ fn a_new_model_relabels_all_and_decodes_nothing() {
     let back = project.run(&[]).good();
     assert!(
         back.stdout.starts_with("0 tasks"),
-        "the first model and its labels are still there: {back:#?}"
+        "the first model and its labels are re-used: {back:#?}"
     );
     assert_eq!(project.files("labels", "labels.parquet"), before);
 }
 
 #[test]
-fn refresh_says_when_new_videos_make_a_new_model() {
+fn refresh_decides_when_new_videos_train_a_new_model() {
     for (refresh, trained) in
         [("always", 1), ("{ growth: 0.1 }", 1), ("{ growth: 9.0 }", 0), ("never", 0)]
     {
@@ -65,6 +68,7 @@ fn refresh_says_when_new_videos_make_a_new_model() {
         project.run_changes_nothing(&[]);
         project.add(4..8);
         assert_eq!(
+            // One shard, the model and two label tasks, or else one shard and one label task.
             project.run(&[]).good().stdout.chars().next(),
             Some(if trained == 1 { '4' } else { '2' }),
             "{refresh}"
@@ -94,24 +98,29 @@ fn a_removed_video_leaves_the_dataset() {
     assert_eq!(videos, [0, 2, 3, 4, 5].map(|i| format!("videos/maze_1_{i:03}.mp4")));
 }
 
-#[test]
-fn versions_and_what_lies_between_them_are_told() {
+/// Creates a project with three versions: four videos, two more, then one less and another size.
+fn project_with_three_versions() -> Project {
     let project = Project::new(4);
     project.run(&[]).good();
     project.add(4..6);
     project.run(&[]).good();
     fs::remove_file(project.path("videos/maze_1_000.mp4")).unwrap();
     project.run(&["--set", "size=32", "--max-dropped", "1"]).good();
-    let told = |more: &[&str]| -> serde_json::Value {
-        let said = project
-            .lapo(
-                &[&["datasets", "frames", "--workspace", "ws", "--format", "json"], more].concat(),
-            )
-            .good();
-        serde_json::from_str(&said.stdout).unwrap()
-    };
-    let versions = told(&[]);
-    let of = |name: &str| {
+    project
+}
+
+/// Returns the output of `lapo datasets frames` as JSON.
+fn datasets(project: &Project, more: &[&str]) -> serde_json::Value {
+    let args = ["datasets", "frames", "--workspace", "ws", "--format", "json"];
+    let said = project.lapo(&[&args, more].concat()).good();
+    serde_json::from_str(&said.stdout).unwrap()
+}
+
+#[test]
+fn datasets_lists_versions_and_their_differences() {
+    let project = project_with_three_versions();
+    let versions = datasets(&project, &[]);
+    let column = |name: &str| {
         versions
             .as_array()
             .unwrap()
@@ -120,35 +129,40 @@ fn versions_and_what_lies_between_them_are_told() {
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        (of("version"), of("tasks"), of("added"), of("dropped")),
+        (column("version"), column("tasks"), column("added"), column("dropped")),
         (vec![1, 2, 3], vec![1, 2, 2], vec![1, 1, 2], vec![0, 0, 2])
     );
     assert_eq!(
-        of("rows")[2],
+        column("rows")[2],
         project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap()
     );
     for version in versions.as_array().unwrap() {
-        assert!(
-            project.path(&format!("ws/runs/{}.json", version["run"].as_str().unwrap())).is_file(),
-            "{version}"
-        );
+        let record = format!("ws/runs/{}.json", version["run"].as_str().unwrap());
+        assert!(project.path(&record).is_file(), "{version}");
     }
 
-    let grown = told(&["--diff", "1", "2"]);
+    let grown = datasets(&project, &["--diff", "1", "2"]);
     assert_eq!(
         grown["videos"],
-        serde_json::json!({ "added": ["videos/maze_1_004.mp4", "videos/maze_1_005.mp4"], "dropped": [] })
+        serde_json::json!({
+            "added": ["videos/maze_1_004.mp4", "videos/maze_1_005.mp4"],
+            "dropped": [],
+        })
     );
     assert_eq!(
         (&grown["fields"], &grown["why"]),
         (&serde_json::json!({}), &serde_json::json!([[2, "new videos (1)"]]))
     );
-    assert_eq!(grown["rows"], serde_json::json!(of("rows")[..2]));
-    let resized = told(&["--diff", "2", "3"]);
+    assert_eq!(grown["rows"], serde_json::json!(column("rows")[..2]));
+    let resized = datasets(&project, &["--diff", "2", "3"]);
     assert_eq!(resized["fields"], serde_json::json!({ "size": [16, 32] }));
     assert_eq!(resized["videos"]["dropped"], serde_json::json!(["videos/maze_1_000.mp4"]));
     assert_eq!(resized["why"], serde_json::json!([[3, "size: 16 -> 32 (2), 1 video gone"]]));
+}
 
+#[test]
+fn datasets_prints_differences_and_rejects_unknown_versions() {
+    let project = project_with_three_versions();
     let said =
         project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).good();
     assert!(
@@ -167,7 +181,8 @@ fn versions_and_what_lies_between_them_are_told() {
 
 #[test]
 fn one_thread_and_two_give_the_same_bytes() {
-    let (one, two) = (Project::new(6), Project::new(6));
+    let one = Project::new(6);
+    let two = Project::new(6);
     one.run(&["--threads", "1"]).good();
     two.run(&["--threads", "2"]).good();
     for (stage, name) in [
@@ -181,7 +196,7 @@ fn one_thread_and_two_give_the_same_bytes() {
 }
 
 #[test]
-fn copies_of_one_video_are_all_labelled() {
+fn identical_videos_are_all_labelled() {
     let project = Project::new(2);
     for copy in ["a.mp4", "b.mp4", "c.mp4"] {
         fs::copy(project.path("videos/maze_1_000.mp4"), project.path("videos").join(copy)).unwrap();
@@ -190,7 +205,7 @@ fn copies_of_one_video_are_all_labelled() {
     let whole =
         project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
     assert_eq!(whole.as_array().unwrap().len(), 5);
-    // One that comes before the others by name takes nobody's place.
+    // A new copy with the first name does not replace an older one.
     fs::copy(project.path("videos/a.mp4"), project.path("videos/A.mp4")).unwrap();
     let more = project.run(&[]).good();
     assert!(more.stdout.starts_with("2 tasks: 6 videos (1 new)"), "{more:#?}");
@@ -205,9 +220,9 @@ fn copies_of_one_video_are_all_labelled() {
     project.run_changes_nothing(&[]);
 }
 
-/// What the FDM makes of latent actions is the same in training and in labelling, with codes and without.
+/// With and without quantisation, labelling and training pass the same latent actions to the FDM.
 #[test]
-fn a_model_without_codes_labels_all_the_same() {
+fn labels_have_the_fdm_error_of_the_verdict() {
     for (vq, used) in [("vq: { warmup: 0 }", 2), ("vq: { warmup: 1 }", 0)] {
         let project = Project::new(9);
         fs::write(
@@ -219,7 +234,11 @@ fn a_model_without_codes_labels_all_the_same() {
         let verdict: serde_json::Value =
             serde_json::from_slice(&project.files("model", "verdict.json")[0]).unwrap();
         assert_eq!(verdict["codes_used"].as_array().unwrap().len(), used, "{verdict}");
-        let videos = project.query("SELECT video, avg(fdm_error) AS error, count(*) AS n FROM labels GROUP BY video ORDER BY video");
+        let videos = project.query(
+            "SELECT video, avg(fdm_error) AS error, count(*) AS n FROM labels \
+             GROUP BY video ORDER BY video",
+        );
+        // Every third video is held out.
         let held_out = videos.as_array().unwrap().iter().step_by(3);
         let (sum, count) = held_out.fold((0.0, 0.0), |(sum, count), row| {
             let n = row["n"].as_f64().unwrap();

@@ -1,46 +1,55 @@
-//! Everything from outside: the real binary on real videos, the numbers of an outside implementation, real readers.
+//! Integration tests: the real binary on real videos, numbers from an independent PyTorch
+//! implementation, and real readers of the files that lapo writes.
+//!
+//! `project` runs the binary in a folder of its own; `python` and `s3_server` start other
+//! programs. Every other module tests the feature it is named after.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it skips")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a skipped test prints why")]
 
 mod actions;
-mod ahead;
-mod broken;
-mod buckets;
+mod architecture;
+mod archives_and_lists;
+mod broken_videos;
 mod commands;
-mod copies;
-mod cuts;
+mod decoder_crashes;
+mod dropped_videos;
 mod dynamics;
 mod ends;
-mod entries;
 mod finetune;
-mod fleet;
+mod frame_quality;
 mod fuzz;
 mod gc;
 mod golden;
-mod growing;
-mod handout;
-mod hostile;
+mod growing_videos;
 mod import;
 mod incremental;
 mod inspect;
-mod killed;
-mod lake;
-mod ledger;
-mod names;
+mod kill_and_resume;
+mod log_and_metrics;
+mod near_duplicates;
+mod object_store;
+mod odd_archives;
+mod odd_lists;
+mod odd_sources;
+mod partitions;
 mod policy;
 mod procgen;
 mod project;
 mod python;
-mod quality;
 mod queries;
 mod readers;
+mod readers_after_relabelling;
 mod recording;
+mod renamed_videos;
 mod repair;
 mod report;
 mod rollouts;
-mod rooms;
+mod s3_server;
+mod scene_cuts;
 mod schemas;
-mod shrink;
-mod sources;
+mod store_faults;
+mod streaming_labels;
 mod transcripts;
-mod watching;
+mod unchanged_reruns;
+mod watch;
+mod workspace_ownership;

@@ -1,4 +1,4 @@
-//! Latent policies: they learn what they are shown, a checkpoint gives one back bit by bit, and a pipeline clones one from its labels.
+//! Latent policies: training, checkpoints, and cloning from the labels of a pipeline.
 
 use lapo::models::{Device, PolicyConfig};
 use lapo::train::{CloningBatch, OptimConfig, PolicyTrainer, policy_trainer};
@@ -14,8 +14,8 @@ fn trainer(seed: u64) -> Box<dyn PolicyTrainer> {
     policy_trainer(&Device::Cpu, &config, &OptimConfig::default(), seed).unwrap()
 }
 
-/// Frames with a bright column, and a latent action that says which.
-fn shown(step: usize) -> (Vec<u8>, Vec<f32>) {
+/// Returns frames with a bright column, and latent actions that depend on its position.
+fn columns(step: usize) -> (Vec<u8>, Vec<f32>) {
     let column = |i: usize| (i * 7 + step * 5) % SIDE;
     let pixel = |i: usize, at: usize| if at / 3 % SIDE == column(i) { 220 } else { 40 };
     let frames =
@@ -26,7 +26,7 @@ fn shown(step: usize) -> (Vec<u8>, Vec<f32>) {
 
 fn train(trainer: &mut dyn PolicyTrainer, steps: std::ops::Range<usize>) -> Vec<f32> {
     let step = |step| {
-        let (frames, latent_action) = shown(step);
+        let (frames, latent_action) = columns(step);
         trainer
             .step(CloningBatch { frames: &frames, latent_action: &latent_action }, 1e-3)
             .unwrap()
@@ -36,24 +36,25 @@ fn train(trainer: &mut dyn PolicyTrainer, steps: std::ops::Range<usize>) -> Vec<
 }
 
 #[test]
-fn a_policy_learns_what_it_is_shown() {
+fn a_policy_learns_latent_actions_from_frames() {
     let mut policy = trainer(0);
     let losses = train(policy.as_mut(), 0..150);
     assert!(losses[0] > 0.3 && losses[149] < 0.02, "{} -> {}", losses[0], losses[149]);
-    let (frames, right) = shown(1000);
-    let told = policy.act(&frames).unwrap();
-    let error: f32 =
-        told.iter().zip(&right).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / right.len() as f32;
+    let (frames, expected) = columns(1000);
+    let predicted = policy.act(&frames).unwrap();
+    let error: f32 = predicted.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+        / expected.len() as f32;
     assert!(error < 0.03, "{error}");
     assert!(policy.act(&frames[1..]).unwrap_err().to_string().contains("number of bytes"));
 }
 
 #[test]
-fn a_restored_training_goes_on_bit_by_bit() {
-    let (mut whole, mut rest) = (trainer(3), trainer(3));
+fn a_restored_training_continues_bit_by_bit() {
+    let mut whole = trainer(3);
+    let mut half = trainer(3);
     let losses = train(whole.as_mut(), 0..6);
-    train(rest.as_mut(), 0..3);
-    let state = rest.save().unwrap();
+    train(half.as_mut(), 0..3);
+    let state = half.save().unwrap();
     let mut rest = trainer(3);
     rest.restore(&state).unwrap();
     assert_eq!(train(rest.as_mut(), 3..6), losses[3..]);
@@ -66,16 +67,18 @@ fn a_restored_training_goes_on_bit_by_bit() {
     );
 }
 
+/// Creates a project with a pipeline for a latent policy.
 fn project() -> Project {
     let project = Project::new(9);
-    let policy = "  policy: { train_policy: { labels: labels, steps: '${policy_steps}', batch: 8, holdout: 3 } }\n";
+    let policy = "  policy: { train_policy: { labels: labels, steps: '${policy_steps}', \
+                  batch: 8, holdout: 3 } }\n";
     let text = PIPELINE.replace("steps: 4,", "steps: 4, policy_steps: 20,") + policy;
     std::fs::write(project.path("pipeline.yaml"), text).unwrap();
     project
 }
 
 #[test]
-fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
+fn a_pipeline_clones_a_policy_and_retrains_it_only_for_new_settings_or_models() {
     let project = project();
     project.run(&[]).good();
     let verdict: serde_json::Value =
@@ -93,6 +96,7 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
             .iter()
             .map(|row| row["step"].as_u64().unwrap())
             .collect::<Vec<_>>(),
+        // Every tenth step and the last one.
         [0, 10, 19]
     );
 
@@ -100,7 +104,7 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     project.run_changes_nothing(&[]);
     assert!(project.run(&["--set", "policy_steps=30"]).good().stdout.starts_with("1 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
-    // Back to what was asked for first: it is still there.
+    // The policy of the first settings is re-used.
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
@@ -108,7 +112,7 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     assert!(project.run(&[]).good().stderr.contains("newer files of labels unseen"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
-    // To another model latent actions mean something else: its labels are no newer labels, but others.
+    // Another model has other latent actions, so its labels train a new policy.
     let other = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
     let policy = other
         .lines()
@@ -120,6 +124,7 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
+    // Only trained stages can be refreshed.
     let refused = project.run(&["--refresh", "labels"]);
     assert!(
         refused.code == 64 && refused.stderr.contains("these do: model, policy; "),
@@ -130,30 +135,31 @@ fn a_pipeline_clones_a_policy_from_its_labels_and_keeps_it() {
 }
 
 #[test]
-fn a_policy_that_learns_nothing_more_is_stopped_and_the_best_is_kept() {
+fn patience_stops_the_training_and_keeps_the_best_policy() {
     let project = project();
     let pipeline = std::fs::read_to_string(project.path("pipeline.yaml")).unwrap();
-    let impatient = "steps: 400, patience: 2, learning_rate: 0.01,";
+    let patience = "steps: 400, patience: 2, learning_rate: 0.01,";
     std::fs::write(
         project.path("pipeline.yaml"),
-        pipeline.replace("steps: '${policy_steps}',", impatient),
+        pipeline.replace("steps: '${policy_steps}',", patience),
     )
     .unwrap();
     project.run(&[]).good();
     let verdict: serde_json::Value =
         serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
-    let judged = project.query(
+    let evaluated = project.query(
         "SELECT step, held_out_error FROM policy WHERE held_out_error IS NOT NULL ORDER BY step",
     );
-    let judged: Vec<_> = judged
+    let evaluated: Vec<_> = evaluated
         .as_array()
         .unwrap()
         .iter()
         .map(|row| (row["step"].as_u64().unwrap(), row["held_out_error"].as_f64().unwrap()))
         .collect();
-    let (stopped, kept) = (judged[judged.len() - 1].0, judged[judged.len() - 3]);
-    assert!(stopped < 399 && stopped % 20 == 19, "{judged:?}");
-    assert!(judged.iter().all(|(_, error)| *error >= kept.1), "{judged:?}");
+    // Two evaluations without improvement follow the best one. Evaluations are 20 steps apart.
+    let (stopped, kept) = (evaluated[evaluated.len() - 1].0, evaluated[evaluated.len() - 3]);
+    assert!(stopped < 399 && stopped % 20 == 19, "{evaluated:?}");
+    assert!(evaluated.iter().all(|(_, error)| *error >= kept.1), "{evaluated:?}");
     assert_eq!(verdict["steps"], kept.0 + 1);
     assert_eq!(verdict["error"].as_f64().unwrap() as f32, kept.1 as f32);
     project.run_changes_nothing(&[]);
@@ -171,7 +177,7 @@ fn a_policy_that_learns_nothing_more_is_stopped_and_the_best_is_kept() {
 }
 
 #[test]
-fn a_policy_that_cannot_be_is_told() {
+fn invalid_settings_of_a_policy_are_errors() {
     let project = project();
     std::fs::write(
         project.path("pipeline.yaml"),

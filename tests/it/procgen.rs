@@ -1,7 +1,7 @@
-//! Procgen, the real one: our steps are those of its own Python package, and the expert finds the cheese.
+//! Procgen: our environments step exactly as its Python package, and stages record and play games.
 //!
-//! The variable `LAPO_PROCGEN` names a virtual environment that holds `procgen-mirror`, with a Python that runs it; without it these tests
-//! say so and are skipped.
+//! `LAPO_PROCGEN` names a virtual environment with Python and `procgen-mirror`.
+//! Without it, these tests are skipped with a note.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,7 @@ use lapo::envs::{End, Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEn
 const ENVS: usize = 3;
 const STEPS: usize = 200;
 
-/// Plays games as `actions` says and writes what it sees, step after step.
+/// Plays games with the actions of `actions` and writes frames, rewards, episode starts and levels.
 const PLAY: &str = r#"
 import sys, numpy as np
 from procgen import ProcgenGym3Env
@@ -27,10 +27,12 @@ for number, game in enumerate(games):
             env.act(np.array([(7 * step + 5 * i + step * step // 3) % 15 for i in range(int(envs))], dtype=np.int32))
 "#;
 
+/// Returns the actions of a step; `PLAY` computes the same ones.
 fn actions(step: usize) -> [u32; ENVS] {
     std::array::from_fn(|env| ((7 * step + 5 * env + step * step / 3) % 15) as u32)
 }
 
+/// Returns the virtual environment with Procgen, or `None` if there is none.
 pub fn venv() -> Option<PathBuf> {
     let found = std::env::var_os("LAPO_PROCGEN").map(PathBuf::from);
     if found.is_none() {
@@ -45,7 +47,7 @@ fn make(venv: PathBuf, game: Game, mode: Mode, seed: u32, count: usize, levels: 
 }
 
 #[test]
-fn every_game_steps_as_in_its_own_python() {
+fn every_game_steps_as_in_the_python_package() {
     let Some(venv) = venv() else { return };
     for (mode, name) in [(Mode::Easy, "easy"), (Mode::Hard, "hard")] {
         let folder = tempfile::tempdir().unwrap();
@@ -64,6 +66,7 @@ fn every_game_steps_as_in_its_own_python() {
             let mut parts = seen.chunks_exact(ENVS * (64 * 64 * 3 + 4 + 1 + 4));
             assert_eq!(parts.len(), STEPS, "{game}");
             for step in 0..STEPS {
+                // An episode starts at the first step and after every end.
                 let first = |end: &End| u8::from(step == 0 || *end != End::None);
                 let mut ours = env.frames().to_vec();
                 ours.extend(env.rewards().iter().flat_map(|reward| reward.to_le_bytes()));
@@ -77,7 +80,7 @@ fn every_game_steps_as_in_its_own_python() {
 }
 
 #[test]
-fn the_expert_finds_the_cheese_and_time_runs_out_for_who_waits() {
+fn the_expert_solves_mazes_and_an_idle_player_runs_out_of_time() {
     let Some(venv) = venv() else { return };
     let mut env = make(venv.clone(), Game::Maze, Mode::Easy, 1, 4, Levels::default());
     let mut won = 0;
@@ -96,13 +99,15 @@ fn the_expert_finds_the_cheese_and_time_runs_out_for_who_waits() {
 
     let mut idle = make(venv, Game::Maze, Mode::Easy, 2, 2, Levels::default());
     let ends: Vec<Vec<End>> =
+        // Action 4 presses no button.
         (0..500).map(|_| idle.step(&[4, 4]).map(|()| idle.ends().to_vec()).unwrap()).collect();
     assert!(ends[..499].iter().flatten().all(|end| *end == End::None));
+    // A maze without cheese ends after 500 steps.
     assert_eq!(ends[499], [End::Truncated; 2]);
 }
 
 #[test]
-fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
+fn a_state_restores_a_game_and_invalid_arguments_are_errors() {
     let Some(venv) = venv() else { return };
     let mut env = make(venv.clone(), Game::Coinrun, Mode::Easy, 5, 2, Levels::default());
     let play = |env: &mut Procgen| -> Vec<Vec<u8>> {
@@ -113,15 +118,18 @@ fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
     play(&mut env);
     let states: Vec<Vec<u8>> = (0..2).map(|i| env.state_bytes(i).unwrap()).collect();
     let once = play(&mut env);
-    states.iter().enumerate().for_each(|(i, state)| env.set_state(i, state).unwrap());
+    // Restores both games and plays the same actions again.
+    for (i, state) in states.iter().enumerate() {
+        env.set_state(i, state).unwrap();
+    }
     assert!(once == play(&mut env));
 
-    let said = |error: lapo::envs::Error| error.to_string();
-    assert_eq!(said(env.step(&[0, 15]).unwrap_err()), "action is 15, expected below 15");
-    assert_eq!(said(env.step(&[0]).unwrap_err()), "number of actions is 1, expected 2");
-    assert_eq!(said(env.state_bytes(2).unwrap_err()), "environment is 2, expected below 2");
+    let message = |error: lapo::envs::Error| error.to_string();
+    assert_eq!(message(env.step(&[0, 15]).unwrap_err()), "action is 15, expected below 15");
+    assert_eq!(message(env.step(&[0]).unwrap_err()), "number of actions is 1, expected 2");
+    assert_eq!(message(env.state_bytes(2).unwrap_err()), "environment is 2, expected below 2");
     assert!(env.set_state(0, b"what").is_err());
-    let none = ProcgenConfig {
+    let no_environments = ProcgenConfig {
         game: Game::Maze,
         mode: Mode::Easy,
         levels: Levels::default(),
@@ -129,7 +137,7 @@ fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
         count: 0,
         threads: 0,
     };
-    let fault = Procgen::new(&Package::find(&[venv]).unwrap(), &none).err().map(said);
+    let fault = Procgen::new(&Package::find(&[venv]).unwrap(), &no_environments).err().map(message);
     assert_eq!(fault.as_deref(), Some("number of environments is 0, expected 1 to 2147483647"));
     let nowhere = Package::find(&["/nowhere".into()]).unwrap_err();
     assert!(
@@ -137,7 +145,7 @@ fn a_state_brings_a_game_back_and_wrong_numbers_are_told() {
     );
 }
 
-/// A pipeline that records and learns.
+/// Records episodes and trains on them.
 const RECORDED: &str = "
 name: recorded
 workspace: ws
@@ -149,6 +157,7 @@ stages:
   labels: { label: { frames: play, dynamics: model } }
 ";
 
+/// Creates a project with the pipeline `RECORDED`.
 fn recorded() -> crate::project::Project {
     let project = crate::project::Project::new(0);
     std::fs::write(project.path("pipeline.yaml"), RECORDED).unwrap();
@@ -156,24 +165,29 @@ fn recorded() -> crate::project::Project {
 }
 
 #[test]
-fn recorded_episodes_are_labelled_like_videos_and_more_of_them_add_tasks() {
+fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
     if venv().is_none() {
         return;
     }
     let project = recorded();
+    // Three shards and their labels, and one model.
     assert!(project.run(&[]).good().stdout.starts_with("7 tasks: 12 videos (12 new), "));
     assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 12 videos (0 new), "));
     let query = |sql: &str| project.query(sql)[0]["n"].as_u64().unwrap();
-    let (frames, labels) =
-        (query("SELECT count(*) AS n FROM play"), query("SELECT count(*) AS n FROM labels"));
+    let frames = query("SELECT count(*) AS n FROM play");
+    let labels = query("SELECT count(*) AS n FROM labels");
+    // A window has three frames, so an episode has two labels less than frames.
     assert_eq!(labels, frames - 12 * 2);
-    let same = "SELECT count(*) AS n FROM play JOIN play_actions ON play.video = play_actions.video AND play.frame_index = play_actions.frame_index";
+    let same = "SELECT count(*) AS n FROM play JOIN play_actions \
+                ON play.video = play_actions.video \
+                AND play.frame_index = play_actions.frame_index";
     assert_eq!(query(same), frames);
-    // The expert always arrives, and its last step earns the cheese.
+    // The expert always finds the cheese, and its last step earns the reward.
     assert_eq!(query("SELECT count(*) AS n FROM play_actions WHERE reward = 10"), 12);
 
     let first = project.files("play", "shard.arrow");
     let said = project.run(&["--set", "episodes=20"]).good();
+    // The third shard had two episodes. It is recorded again with five, and a fourth is added.
     assert!(said.stdout.starts_with("4 tasks: 20 videos (10 new), "), "{said:#?}");
     assert_eq!(project.files("play", "shard.arrow")[..2], first[..2]);
     let again = recorded();
@@ -185,7 +199,7 @@ fn recorded_episodes_are_labelled_like_videos_and_more_of_them_add_tasks() {
 }
 
 #[test]
-fn a_recording_that_cannot_be_is_told_before_or_while_it_runs() {
+fn invalid_recordings_are_errors() {
     let project = recorded();
     let said = project.run(&["--procgen", "/nowhere"]);
     assert!(
@@ -208,7 +222,7 @@ fn a_recording_that_cannot_be_is_told_before_or_while_it_runs() {
     );
 }
 
-/// What is learnt from the recording, and how it plays.
+/// A latent policy and decoder trained on the recording, and their evaluation in the game.
 const PLAYED: &str = "
   policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
   decoder: { train_decoder: { labels: labels, actions: play, transitions: [16], draws: 2, steps: 20, hidden: [8], holdout: 3 } }
@@ -216,7 +230,7 @@ const PLAYED: &str = "
 ";
 
 #[test]
-fn a_policy_plays_beside_random_actions_and_the_expert() {
+fn a_policy_is_evaluated_beside_random_actions_and_the_expert() {
     if venv().is_none() {
         return;
     }
@@ -224,17 +238,19 @@ fn a_policy_plays_beside_random_actions_and_the_expert() {
     let yaml = RECORDED.to_owned() + PLAYED.trim_start_matches('\n');
     std::fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
     project.run(&[]).good();
-    let rows = project
-        .query("SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score GROUP BY player, draw ORDER BY player, draw");
+    let rows = project.query(
+        "SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score \
+         GROUP BY player, draw ORDER BY player, draw",
+    );
     let rows = rows.as_array().unwrap();
     assert_eq!(
         rows.iter().map(|row| row["player"].as_str().unwrap()).collect::<Vec<_>>(),
         ["expert", "policy", "policy", "random"]
     );
     assert!(rows.iter().all(|row| row["n"] == 7) && rows[0]["mean"] == 10.0, "{rows:?}");
-    let told: serde_json::Value =
+    let evaluation: serde_json::Value =
         serde_json::from_slice(&project.files("score", "evaluation.json")[0]).unwrap();
-    let means: Vec<_> = told["rows"]
+    let means: Vec<_> = evaluation["rows"]
         .as_array()
         .unwrap()
         .iter()
@@ -245,10 +261,11 @@ fn a_policy_plays_beside_random_actions_and_the_expert() {
         serde_json::json!([["random", 7], ["expert", 7], ["policy", 14]])
     );
     assert!(
-        told["sentence"].as_str().unwrap().starts_with("mean return in maze: random "),
-        "{told}"
+        evaluation["sentence"].as_str().unwrap().starts_with("mean return in maze: random "),
+        "{evaluation}"
     );
-    let unfinished = "SELECT count(*) AS n FROM score WHERE \"end\" = 'truncated' AND (length <> 500 OR episode_return <> 0)";
+    let unfinished = "SELECT count(*) AS n FROM score \
+                      WHERE \"end\" = 'truncated' AND (length <> 500 OR episode_return <> 0)";
     assert_eq!(project.query(unfinished)[0]["n"], 0);
 
     project.run_changes_nothing(&[]);
@@ -258,7 +275,7 @@ fn a_policy_plays_beside_random_actions_and_the_expert() {
     let new: Vec<&str> =
         planned.iter().filter(|(_, (new, _))| *new > 0).map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(new, ["decoder", "score"]);
-    // Played again, the same episodes.
+    // A second project plays the same episodes.
     let episodes = project.files("score", "episodes.parquet");
     let again = recorded();
     std::fs::write(again.path("pipeline.yaml"), &yaml).unwrap();
@@ -267,7 +284,7 @@ fn a_policy_plays_beside_random_actions_and_the_expert() {
 }
 
 #[test]
-fn a_decoder_that_does_not_fit_is_told() {
+fn a_decoder_of_another_model_is_an_error() {
     if venv().is_none() {
         return;
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// What a command said and how it ended.
+/// The exit code and output of a finished command.
 #[derive(Debug)]
 pub struct Said {
     pub code: i32,
@@ -14,19 +14,19 @@ pub struct Said {
 }
 
 impl Said {
-    /// The command must have ended well.
+    /// Panics with the whole output unless the command succeeded.
     pub fn good(self) -> Said {
         assert_eq!(self.code, 0, "{self:#?}");
         self
     }
 }
 
-/// A folder with `videos/`, a `pipeline.yaml` and its workspace.
+/// A temporary folder with `videos/`, a `pipeline.yaml` and its workspace `ws`.
 pub struct Project {
     pub folder: tempfile::TempDir,
 }
 
-/// Small enough to train in seconds, and every part is real.
+/// A decode, training and labelling pipeline, small enough to train in seconds.
 pub const PIPELINE: &str = "
 name: test
 workspace: ws
@@ -39,7 +39,7 @@ stages:
 ";
 
 impl Project {
-    /// A project with `count` recorded games.
+    /// Creates a project with `count` recorded games.
     pub fn new(count: usize) -> Project {
         let project = Project { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(project.path("videos")).unwrap();
@@ -61,7 +61,7 @@ impl Project {
         }
     }
 
-    /// A command of the binary in this folder, not yet started.
+    /// Returns a command of the binary in this folder, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lapo"));
         command
@@ -73,23 +73,23 @@ impl Project {
         command
     }
 
-    /// Runs the binary to its end.
+    /// Runs the binary and waits for it.
     pub fn lapo(&self, args: &[&str]) -> Said {
         said(self.command(args).spawn().unwrap())
     }
 
-    /// Runs the pipeline.
+    /// Runs the pipeline with additional arguments.
     pub fn run(&self, more: &[&str]) -> Said {
         self.lapo(&[&["run", "pipeline.yaml"], more].concat())
     }
 
-    /// Rows of a query, as JSON.
+    /// Returns the rows of a query as JSON.
     pub fn query(&self, sql: &str) -> serde_json::Value {
         let said = self.lapo(&["query", sql, "--workspace", "ws", "--format", "json"]).good();
         serde_json::from_str(&said.stdout).unwrap()
     }
 
-    /// The bytes of a stage's files as its newest manifest lists them, in order, each without its attempt's name.
+    /// Returns the contents of the files called `name` in the newest version of a stage, in order.
     pub fn files(&self, stage: &str, name: &str) -> Vec<Vec<u8>> {
         let store = lapo::dataset::Store::open(self.path("ws").to_str().unwrap()).unwrap();
         let manifest = lapo::dataset::head(&store, stage).unwrap().unwrap();
@@ -97,7 +97,7 @@ impl Project {
         files.map(|f| fs::read(self.path("ws").join(&f.path)).unwrap()).collect()
     }
 
-    /// Every stage's manifests, with their bytes: what was committed.
+    /// Returns the manifests of all stages with their contents.
     pub fn committed(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut all = BTreeMap::new();
         for stage in fs::read_dir(self.path("ws")).unwrap() {
@@ -111,7 +111,7 @@ impl Project {
         all
     }
 
-    /// Runs the pipeline, which must find nothing to do: no task runs, and no version is committed.
+    /// Runs the pipeline. Panics if a task runs or a version is committed.
     pub fn run_changes_nothing(&self, more: &[&str]) -> Said {
         let before = self.committed();
         let said = self.run(more).good();
@@ -126,7 +126,7 @@ impl Project {
         said
     }
 
-    /// How many tasks each stage would run.
+    /// Returns the number of new and re-used tasks of each stage, as `lapo plan` prints them.
     pub fn planned(&self, more: &[&str]) -> BTreeMap<String, (u64, u64)> {
         let said =
             self.lapo(&[&["plan", "pipeline.yaml", "--format", "json"], more].concat()).good();
@@ -141,7 +141,7 @@ impl Project {
     }
 }
 
-/// Waits for a child and takes what it said.
+/// Waits for a process and returns its exit code and output.
 pub fn said(child: Child) -> Said {
     let output = child.wait_with_output().unwrap();
     Said {
@@ -151,13 +151,14 @@ pub fn said(child: Child) -> Said {
     }
 }
 
-/// Writes a video of so many frames, as plain YUV: no two numbers of frames have the same pixels.
+/// Writes a video of `frames` frames as plain YUV. Videos of different lengths share no content.
 pub fn clip(path: &Path, frames: usize) {
     let mut bytes = b"YUV4MPEG2 W16 H16 F15:1 Ip A1:1 C420jpeg\n".to_vec();
     for frame in 0..frames {
         bytes.extend_from_slice(b"FRAME\n");
         bytes
             .extend((0..256).map(|at| ((at % 16 + frame * 3 + at / 16 * frames) * 16 % 256) as u8));
+        // Grey chroma planes.
         bytes.extend([128; 128]);
     }
     fs::create_dir_all(path.parent().unwrap()).unwrap();

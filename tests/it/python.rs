@@ -1,15 +1,16 @@
-//! Checks that a real Python runs: readers other than ours must agree with us.
+//! Runs Python scripts to check our files with other readers.
 
 use std::ffi::OsStr;
 use std::process::Command;
 
-/// Ends the process without Python's own end, in which threads of native libraries may abort it after all checks have passed.
+/// Ends the process at once: during a normal exit, threads of native libraries may abort it after
+/// all checks have passed.
 const END: &str = "\nimport os\nprint('all checks passed', flush=True)\nos._exit(0)\n";
 
-/// Runs a script to its last line; returns what it prints, or `None` where `LAPO_PYTHON` names no Python.
+/// Runs a script. Returns its output, or `None` if `LAPO_PYTHON` names no Python.
 ///
 /// # Panics
-/// If a check in the script fails, or if Python is missing in CI, which installs it.
+/// If a check in the script fails, or if Python is missing in CI.
 pub fn passes<S: AsRef<OsStr>>(
     script: &str,
     arguments: impl IntoIterator<Item = S>,

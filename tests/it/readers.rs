@@ -1,8 +1,7 @@
-//! What others read of our files: pyarrow, polars, DuckDB and deltalake, each in a real Python.
+//! Other programs read our files: pyarrow, polars, DuckDB, deltalake and TensorBoard, in Python.
 //!
-//! In: a shard and labels this crate writes. Out: the same values, seen from Python. The variable `LAPO_PYTHON` names
-//! a Python with `pyarrow`, `polars`, `duckdb`, `deltalake`, `numpy` and `tensorboard` (`fleet` wants `prometheus_client`); without it
-//! these tests say so and are skipped.
+//! `LAPO_PYTHON` names a Python with `pyarrow`, `polars`, `duckdb`, `deltalake`, `numpy` and
+//! `tensorboard`. Without it, these tests are skipped with a note.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +16,7 @@ use crate::python::passes;
 
 const ROWS: usize = 600;
 
-/// Every reader opens both files and checks every column against the formulas they were written from.
+/// Opens the files with every reader and compares all columns with their formulas.
 const CHECK: &str = r#"
 import sys, numpy as np, pyarrow as pa, pyarrow.parquet as pq, polars as pl, duckdb
 plain, zstd, labels = sys.argv[1:]
@@ -65,7 +64,7 @@ assert [row[2] for row in rows] == known and rows[0][3:] == ("a.mp4", "frames/s.
 print("read by pyarrow", pa.__version__, "polars", pl.__version__, "duckdb", duckdb.__version__)
 "#;
 
-/// Every reader finds in each version of the table the rows of that version's files.
+/// Compares every reader's rows of a version with the files of this version.
 const DELTA: &str = r#"
 import sys, json, os, shutil, tempfile, polars as pl, pyarrow.parquet as pq, pyarrow as pa, duckdb, deltalake
 from deltalake import DeltaTable, QueryBuilder
@@ -102,7 +101,7 @@ assert history[0]["operationParameters"]["run"] == "run 4" and history[0]["times
 print("read by deltalake", deltalake.__version__, "and polars", pl.__version__)
 "#;
 
-/// A long table is read from its last checkpoint: the entries before it are not needed.
+/// Reads a table with many versions, then again without the log entries before its checkpoint.
 const LONG: &str = r#"
 import sys, glob, os, polars as pl
 from deltalake import DeltaTable
@@ -110,7 +109,7 @@ table, versions = sys.argv[1], int(sys.argv[2])
 def check():
     lake = DeltaTable(table)
     assert lake.version() == versions - 1
-    # One file more a version, each with its own number as its only row.
+    # Every version adds a file, whose only row is the number of the version.
     assert sorted(lake.to_pyarrow_table()["step"].to_pylist()) == list(range(versions))
     assert pl.scan_delta(table).collect()["step"].sort().to_list() == list(range(versions))
     assert sorted(DeltaTable(table, version=102).to_pyarrow_table()["step"].to_pylist()) == list(range(103))
@@ -122,7 +121,7 @@ check()
 print(versions, "versions")
 "#;
 
-/// TensorBoard's own reader and the Parquet file tell the same curve.
+/// Compares TensorBoard's curve with the Parquet file.
 const CURVE: &str = r#"
 import sys, glob, pyarrow.parquet as pq
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -140,7 +139,7 @@ print(len(steps), "steps of", len(table), "metrics")
 "#;
 
 #[test]
-fn tensorboard_shows_the_curve() {
+fn tensorboard_reads_the_training_curve() {
     let project = crate::project::Project::new(6);
     project.run(&["--set", "steps=40"]).good();
     let Some(printed) = passes(CURVE, [project.path("ws/model")]) else { return };
@@ -148,7 +147,7 @@ fn tensorboard_shows_the_curve() {
 }
 
 #[test]
-fn python_readers_see_what_was_written() {
+fn python_readers_agree_on_shards_and_labels() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(folder.path().to_str().expect("a plain path")).expect("a workspace");
     let mut files = Vec::new();
@@ -160,7 +159,7 @@ fn python_readers_see_what_was_written() {
     passes(CHECK, paths);
 }
 
-/// Publishes `versions` of a stage as a Delta Lake table.
+/// Publishes the versions of a stage as a Delta Lake table.
 fn publish(store: &Store, stage: &str, versions: &[Vec<FileInfo>]) {
     let at = |version: u64| {
         let files = versions.get(version as usize - 1)?;
@@ -179,10 +178,10 @@ fn publish(store: &Store, stage: &str, versions: &[Vec<FileInfo>]) {
 }
 
 #[test]
-fn labels_are_a_delta_lake_table_version_by_version() {
+fn every_version_of_labels_is_a_version_of_a_delta_lake_table() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(folder.path().to_str().expect("a plain path")).expect("a workspace");
-    // Names that must be encoded in the log.
+    // These names must be percent-encoded in the log.
     let files: Vec<FileInfo> = ["k1/a", "k 2/a%20b", "k=3/ä+b", "k4/a"]
         .iter()
         .enumerate()
@@ -190,7 +189,7 @@ fn labels_are_a_delta_lake_table_version_by_version() {
             write_few_labels(&store, &format!("labels/data/{name}/labels.parquet"), at)
         })
         .collect();
-    // A first version, a new video, everything relabelled, and an older file back again.
+    // One video, a second one, both relabelled, and an older file restored.
     let versions = [vec![0], vec![0, 1], vec![2, 3], vec![1, 3, 2]]
         .map(|version| version.into_iter().map(|at: usize| files[at].clone()).collect());
     publish(&store, "labels", &versions);
@@ -229,11 +228,12 @@ fn absolute_path(folder: &Path, name: &str) -> String {
     folder.join(name).to_str().expect("a plain path").to_owned()
 }
 
-/// A few labels of one video, `at`.
+/// Writes a few labels of video number `at`.
 fn write_few_labels(store: &Store, path: &str, at: usize) -> FileInfo {
     let rows = 5 + at;
     let counts: Vec<u32> = (0..rows as u32).collect();
-    let (video, errors) = (format!("video {at}.mp4"), vec![0.1; rows]);
+    let video = format!("video {at}.mp4");
+    let errors = vec![0.1; rows];
     let mut writer = LabelWriter::create(store, path, LabelShape { latent_dim: 2, codes: 3 }, &[])
         .expect("a label file");
     let labels = LabelRows {
@@ -253,6 +253,7 @@ fn write_few_labels(store: &Store, path: &str, at: usize) -> FileInfo {
     writer.finish().expect("finished labels")
 }
 
+/// Writes a shard with two videos of 300 frames.
 fn write_shard(store: &Store, path: &str, compression: Compression) -> String {
     let names = [("a.mp4", "da"), ("b.mp4", "db")];
     let videos =
@@ -271,6 +272,7 @@ fn write_shard(store: &Store, path: &str, compression: Compression) -> String {
     writer.finish().expect("a finished shard").path
 }
 
+/// Writes labels for the first video.
 fn write_labels(store: &Store) -> String {
     let shape = LabelShape { latent_dim: 8, codes: 4 };
     let counts: Vec<u32> = (0..ROWS as u32).collect();

@@ -1,14 +1,13 @@
-//! Recordings as videos, and by a learnt player: what is decoded again is what was played.
+//! Recordings written as videos, and recordings of a trained policy.
 
 use std::fs;
-
 use std::sync::Arc;
 
 use lapo::dataset::{Receipt, Shard, Store, head};
 
 use crate::project::Project;
 
-/// A recording, what is learnt from it, and a recording of that.
+/// Records episodes, trains a policy on them and records the policy.
 const PLAYED: &str = "
 name: played
 workspace: ws
@@ -22,7 +21,7 @@ stages:
   again: { record: { game: maze, player: policy, policy: policy, decoder: decoder, episodes: 3, size: 32, max_frames: 20 } }
 ";
 
-/// The recording's videos, decoded, and what was done in them.
+/// Decodes the videos of the recording and imports their actions.
 const DECODED: &str = "
 name: decoded
 shares_with: [played]
@@ -32,6 +31,7 @@ stages:
   done: { import_actions: { frames: films, file: ACTIONS } }
 ";
 
+/// Creates a project and runs its pipeline. Returns `None` without Procgen.
 fn project() -> Option<Project> {
     crate::procgen::venv()?;
     let project = Project::new(0);
@@ -40,13 +40,13 @@ fn project() -> Option<Project> {
     Some(project)
 }
 
-/// What a stage of one task made.
+/// Returns the receipt of a stage with a single task.
 fn receipt(store: &Store, stage: &str) -> Arc<Receipt> {
     head(store, stage).unwrap().unwrap().receipts(store).unwrap().remove(0)
 }
 
 #[test]
-fn videos_of_a_recording_decode_to_its_frames_and_take_its_actions() {
+fn recorded_videos_decode_to_their_frames_and_actions() {
     let Some(project) = project() else { return };
     let store = Store::open(project.path("ws").to_str().unwrap()).unwrap();
     let played = receipt(&store, "play");
@@ -63,33 +63,34 @@ fn videos_of_a_recording_decode_to_its_frames_and_take_its_actions() {
         project.query(&format!("SELECT count(*) AS n FROM {stage} GROUP BY video ORDER BY video"))
     };
     assert_eq!(lengths("play"), lengths("films"));
-    let done = |table: &str| {
+    let actions_in = |table: &str| {
         project.query(&format!(
             "SELECT frame_index, action, reward FROM {table} ORDER BY video, frame_index"
         ))
     };
-    assert_eq!(done("play_actions"), done("done"));
+    assert_eq!(actions_in("play_actions"), actions_in("done"));
     let pixels = |stage: &str| {
         let shard = Shard::open(&store, &receipt(&store, stage).files[0].path).unwrap();
         (0..shard.rows()).flat_map(|row| shard.pixels(row).to_vec()).collect::<Vec<u8>>()
     };
-    let (played, decoded) = (pixels("play"), pixels("films"));
+    let played = pixels("play");
+    let decoded = pixels("films");
     assert_eq!(played.len(), decoded.len());
-    let differ = played.iter().zip(&decoded).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>()
-        as f64
-        / played.len() as f64;
-    assert!(differ < 4.0, "the mean difference is {differ} of 255");
+    let mean_difference =
+        played.iter().zip(&decoded).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>() as f64
+            / played.len() as f64;
+    assert!(mean_difference < 4.0, "the mean difference is {mean_difference} of 255");
 }
 
 #[test]
-fn what_was_learnt_plays_for_a_recording() {
+fn a_trained_policy_can_be_recorded() {
     let Some(project) = project() else { return };
     let rows = project
         .query("SELECT count(DISTINCT video) AS videos, count(*) AS frames FROM again")[0]
         .clone();
     assert!(rows["videos"] == 3 && rows["frames"].as_u64().unwrap() <= 60, "{rows}");
     project.run_changes_nothing(&[]);
-    // Another decoder plays otherwise; another player has no use for it.
+    // Another decoder plays differently. A random player takes no decoder.
     fs::write(project.path("pipeline.yaml"), PLAYED.replace("hidden: [8]", "hidden: [9]")).unwrap();
     let planned = project.planned(&[]);
     let new: Vec<&str> =

@@ -1,12 +1,12 @@
-//! Damage is found, named, and costs its own task: never another one's work.
+//! Damaged files: `lapo verify` finds them, and a run makes only their tasks again.
 
 use std::fs;
 use std::path::PathBuf;
 
-use crate::killed::results;
+use crate::kill_and_resume::results;
 use crate::project::{PIPELINE, Project};
 
-/// The files of a name that a stage's newest version lists: folders of older attempts may lie beside them.
+/// Returns the files called `name` in the newest version of a stage.
 fn paths(project: &Project, stage: &str, name: &str) -> Vec<PathBuf> {
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
     let files = lapo::dataset::head(&store, stage).unwrap().unwrap().files(&store).unwrap();
@@ -17,23 +17,25 @@ fn paths(project: &Project, stage: &str, name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The task's key in a path `STAGE/data/KEY/ATTEMPT/NAME`.
+/// Returns the key of a task in a path `STAGE/data/KEY/ATTEMPT/NAME`.
 fn key(path: &std::path::Path) -> String {
     path.ancestors().nth(2).unwrap().file_name().unwrap().to_str().unwrap().to_owned()
 }
 
+/// Cuts a file in half.
 fn truncate(path: &PathBuf) {
     let bytes = fs::read(path).unwrap();
     fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
 }
 
+/// Runs `lapo verify`. Returns its exit code and report.
 fn verify(project: &Project, more: &[&str]) -> (i32, serde_json::Value) {
     let said = project.lapo(&[&["verify", "--workspace", "ws", "--format", "json"], more].concat());
     (said.code, serde_json::from_str(&said.stdout).unwrap())
 }
 
 #[test]
-fn a_file_that_is_cut_short_or_gone_is_made_again_and_nothing_else() {
+fn a_truncated_or_missing_file_is_made_again_and_nothing_else() {
     let project = Project::new(8);
     project.run(&[]).good();
     let whole = results(&project);
@@ -65,9 +67,9 @@ fn a_file_that_is_cut_short_or_gone_is_made_again_and_nothing_else() {
     }
 }
 
-/// A table of many tasks is a copy: it is made again of the tasks' own files, and no task is.
+/// A joined table copies the files of many tasks, so no task has to run again.
 #[test]
-fn a_damaged_joined_table_is_found_and_joined_again() {
+fn a_damaged_joined_table_is_joined_again_without_running_tasks() {
     let project = Project::new(8);
     project.run(&[]).good();
     let rows = project.query("SELECT * FROM labels ORDER BY video, frame_index");
@@ -91,10 +93,11 @@ fn a_damaged_joined_table_is_found_and_joined_again() {
         assert_eq!(verify(&project, &[]).0, 0);
         project.run_changes_nothing(&[]);
     }
-    // Damage of the same size is found by content alone.
+    // Damage without a change of size is found only by the digest, without `--fast`.
     let path = joined();
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
+    // Flips a bit without changing the size.
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
     assert_eq!((verify(&project, &["--fast"]).0, verify(&project, &["--delete"]).0), (0, 0));
@@ -104,7 +107,7 @@ fn a_damaged_joined_table_is_found_and_joined_again() {
 }
 
 #[test]
-fn verify_finds_every_kind_of_damage_and_its_cure_is_one_task_each() {
+fn verify_finds_every_kind_of_damage_and_delete_repeats_one_task_each() {
     let project = Project::new(12);
     project.run(&[]).good();
     let whole = results(&project);
@@ -144,11 +147,12 @@ fn verify_finds_every_kind_of_damage_and_its_cure_is_one_task_each() {
     assert_eq!(
         (code, found(&report)),
         (1, expect(&[&shard, &labels[0]])),
-        "a flipped bit has the same size"
+        "`--fast` does not see a flipped bit"
     );
     let (code, report) = verify(&project, &[]);
     assert_eq!((code, found(&report)), (1, expect(&[&shard, &labels[0], &labels[1]])));
 
+    // Deletes the damaged files, so that the next run makes them again.
     let (code, report) = verify(&project, &["--delete"]);
     assert_eq!((code, found(&report).len()), (0, 3));
     let said = project.run(&[]).good();
@@ -186,9 +190,9 @@ fn an_error_about_a_damaged_file_names_the_file_and_one_receipt() {
     }
 }
 
-/// Copying an old manifest over a new number was a way back; `lapo rollback` is.
+/// Older releases restored a version by copying its manifest; `lapo rollback` replaces this.
 #[test]
-fn a_manifest_copied_by_hand_is_an_error_and_rollback_brings_old_rows_back() {
+fn a_manifest_copied_by_hand_is_an_error_and_rollback_restores_old_rows() {
     let project = Project::new(6);
     project.run(&[]).good();
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
@@ -224,7 +228,7 @@ fn a_manifest_copied_by_hand_is_an_error_and_rollback_brings_old_rows_back() {
 }
 
 #[test]
-fn what_is_damaged_of_one_stage_does_not_break_queries_of_another() {
+fn damage_in_one_stage_does_not_break_queries_of_another() {
     let project = Project::new(4);
     let report = "  page: { report: { frames: frames, dynamics: model, labels: labels } }\n";
     fs::write(project.path("pipeline.yaml"), format!("{}\n{report}", PIPELINE.trim_end())).unwrap();
@@ -247,7 +251,7 @@ fn what_is_damaged_of_one_stage_does_not_break_queries_of_another() {
     }
 }
 
-/// Receipts are files that anybody may have edited.
+/// Receipts are plain files, and users may edit them.
 #[test]
 fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
     let project = Project::new(3);
@@ -265,18 +269,16 @@ fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
     let shard = shards.map(Result::unwrap).next().unwrap();
     let outside = project.path("outside.arrow");
     fs::rename(&shard, &outside).unwrap();
-    let (inside, text) = (
-        shard.strip_prefix(project.path("ws")).unwrap().to_str().unwrap(),
-        fs::read_to_string(receipt).unwrap(),
-    );
+    let inside = shard.strip_prefix(project.path("ws")).unwrap().to_str().unwrap();
+    let text = fs::read_to_string(receipt).unwrap();
     let edited = text.replace(inside, outside.to_str().unwrap());
     assert!(edited != text);
     fs::write(receipt, edited).unwrap();
     let committed = project.lapo(&["commit", "--plan", "plans/a"]);
-    let asked = project.lapo(&["query", "SELECT count(*) AS n FROM frames", "--workspace", "ws"]);
-    assert!(committed.code == 1 && asked.code == 1, "{committed:#?} {asked:#?}");
+    let queried = project.lapo(&["query", "SELECT count(*) AS n FROM frames", "--workspace", "ws"]);
+    assert!(committed.code == 1 && queried.code == 1, "{committed:#?} {queried:#?}");
     assert!(committed.stderr.contains("is not a path in a workspace"), "{committed:#?}");
-    // A run makes the task again.
+    // The next run makes the task again.
     project.run(&[]).good();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 3);
 }

@@ -1,6 +1,7 @@
-//! Reports: one page that needs nothing from elsewhere, and every number on it is what its query finds.
+//! Reports: a self-contained page whose tables equal the results of the queries that it shows.
 //!
-//! The variable `LAPO_CHROMIUM` names a Chromium that opens the page; without it that check says so and is skipped.
+//! `LAPO_CHROMIUM` names a Chromium that opens the page. Without it, its test is skipped with a
+//! note.
 
 use std::process::Command;
 
@@ -8,8 +9,8 @@ use serde_json::Value;
 
 use crate::project::{PIPELINE, Project};
 
-/// A pipeline of videos, whose name means something to HTML.
-fn of_videos() -> Project {
+/// Creates a project with a report on videos. The name of its pipeline must be escaped in HTML.
+fn video_project() -> Project {
     let project = Project::new(9);
     let more = "
   policy: { train_policy: { labels: labels, steps: 20, batch: 8, holdout: 3 } }
@@ -23,7 +24,7 @@ fn of_videos() -> Project {
     project
 }
 
-/// A pipeline of a game, to the end.
+/// A pipeline with a report on every stage for games.
 const GAME: &str = "
 name: maze
 workspace: ws
@@ -39,17 +40,18 @@ stages:
   page: { report: { frames: play, dynamics: model, labels: labels, actions: play, policy: policy, decoder: decoder, evaluation: played, agents: [agent, alone] } }
 ";
 
+/// Returns the page of a report stage.
 fn page(project: &Project, stage: &str) -> String {
     String::from_utf8(project.files(stage, "report.html").remove(0)).unwrap()
 }
 
-/// The text between two marks, as often as they occur.
+/// Returns every text between `start` and the next `end`.
 fn between<'a>(text: &'a str, start: &'a str, end: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(start).skip(1).map(move |rest| rest.split(end).next().unwrap())
 }
 
-/// Text as it was before it was made safe.
-fn plain(html: &str) -> String {
+/// Replaces the HTML escapes.
+fn unescape(html: &str) -> String {
     html.replace("&lt;", "<")
         .replace("&gt;", ">")
         .replace("&quot;", "\"")
@@ -57,8 +59,8 @@ fn plain(html: &str) -> String {
         .replace("&amp;", "&")
 }
 
-/// The page is one page, and asks for nothing.
-fn check_alone(html: &str) {
+/// Panics if the page loads anything from elsewhere.
+fn check_self_contained(html: &str) {
     assert!(
         html.starts_with("<!DOCTYPE html>")
             && html.trim_end().ends_with("</html>")
@@ -78,15 +80,16 @@ fn check_alone(html: &str) {
     );
 }
 
-/// Asks every query on the page and compares the rows that the page shows; returns how many queries there were.
+/// Runs every query on the page and compares its rows with the page. Returns the number of queries.
 fn check_numbers(project: &Project, html: &str) -> usize {
     let parts: Vec<&str> = html.split("<pre class=\"sql\">").skip(1).collect();
     for part in &parts {
         let (command, rest) = part.split_once("</pre>").unwrap();
-        let command = plain(command);
+        let command = unescape(command);
         let sql =
             command.strip_prefix("lapo query \"").and_then(|sql| sql.strip_suffix('"')).unwrap();
         let found = project.query(&sql.replace("\\\"", "\""));
+        // The page shows at most the first rows, so `zip` compares those.
         let found: Vec<&serde_json::Map<String, Value>> =
             found.as_array().unwrap().iter().map(|row| row.as_object().unwrap()).collect();
         let shown = rest.split("</details>").next().unwrap();
@@ -95,10 +98,10 @@ fn check_numbers(project: &Project, html: &str) -> usize {
             found.len().to_string(),
             "{sql}"
         );
-        let names: Vec<String> = between(shown, "<th>", "</th>").map(plain).collect();
+        let names: Vec<String> = between(shown, "<th>", "</th>").map(unescape).collect();
         for (row, found) in between(shown, "\n<tr>", "</tr>").zip(&found) {
             assert_eq!(found.keys().collect::<Vec<_>>(), names.iter().collect::<Vec<_>>(), "{sql}");
-            for (cell, found) in between(row, "<td>", "</td>").map(plain).zip(found.values()) {
+            for (cell, found) in between(row, "<td>", "</td>").map(unescape).zip(found.values()) {
                 let same = match found {
                     Value::Null => cell == "-",
                     Value::Number(number) => {
@@ -106,27 +109,28 @@ fn check_numbers(project: &Project, html: &str) -> usize {
                     }
                     other => Some(cell.as_str()) == other.as_str(),
                 };
-                assert!(same, "{sql}: {cell} is shown, {found} is found");
+                assert!(same, "{sql}: the page has {cell}, the query {found}");
             }
         }
     }
     parts.len()
 }
 
-/// Four digits are shown.
+/// Compares a number with its four digits on the page.
 fn is_near(shown: f64, found: f64) -> bool {
     (shown - found).abs() <= 5.1e-4 * found.abs()
 }
 
 #[test]
-fn a_page_of_videos_shows_what_its_queries_find() {
-    let project = of_videos();
+fn a_report_on_videos_shows_the_rows_of_its_queries() {
+    let project = video_project();
     project.run(&[]).good();
     let html = page(&project, "my-page");
-    check_alone(&html);
+    check_self_contained(&html);
     assert!(html.contains("<h1>&lt;i&gt;&quot;test&quot; &amp; more&lt;/i&gt;</h1>"));
     assert!(check_numbers(&project, &html) >= 15);
-    // Three frames of three pairs; of one tuple from two starts, a first frame, four more and what changed.
+    // Three frames of three pairs; six images of each of two rollouts: the first frame, four
+    // predictions and the change.
     assert_eq!(html.matches("data:image/png;base64,").count(), 3 * 3 + 6 * 2);
     let map = project.query("SELECT count(*) AS n FROM \"my-page\"")[0]["n"].as_u64();
     assert_eq!(map, Some(60));
@@ -141,7 +145,7 @@ fn a_page_of_videos_shows_what_its_queries_find() {
 }
 
 #[test]
-fn a_page_of_a_game_shows_decoding_and_returns() {
+fn a_report_on_a_game_has_all_sections() {
     if std::env::var_os("LAPO_PROCGEN").is_none() {
         eprintln!("skipped: LAPO_PROCGEN names no virtual environment with procgen-mirror");
         return;
@@ -150,7 +154,7 @@ fn a_page_of_a_game_shows_decoding_and_returns() {
     std::fs::write(project.path("pipeline.yaml"), GAME).unwrap();
     project.run(&[]).good();
     let html = page(&project, "page");
-    check_alone(&html);
+    check_self_contained(&html);
     assert!(check_numbers(&project, &html) >= 20);
     for section in [
         "What ran",
@@ -167,7 +171,7 @@ fn a_page_of_a_game_shows_decoding_and_returns() {
 }
 
 #[test]
-fn a_report_of_nothing_or_of_the_wrong_stage_is_told() {
+fn a_report_without_stages_or_with_wrong_ones_is_an_error() {
     let project = Project::new(1);
     for (settings, said) in [
         ("{}", "page.report.frames: is missing, and so is every other stage to show"),
@@ -189,12 +193,12 @@ fn a_report_of_nothing_or_of_the_wrong_stage_is_told() {
 }
 
 #[test]
-fn a_browser_opens_the_page_without_complaint() {
+fn a_browser_opens_the_page_without_console_messages() {
     let Some(chromium) = std::env::var_os("LAPO_CHROMIUM") else {
         eprintln!("skipped: LAPO_CHROMIUM names no Chromium");
         return;
     };
-    let project = of_videos();
+    let project = video_project();
     project.run(&[]).good();
     std::fs::write(project.path("page.html"), page(&project, "my-page")).unwrap();
     let picture = project.path("page.png");
@@ -210,7 +214,7 @@ fn a_browser_opens_the_page_without_complaint() {
         .arg(format!("--screenshot={}", picture.display()))
         .arg(format!("file://{}", project.path("page.html").display()));
     let output = browser.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("CONSOLE"), "{said}");
+    let console = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !console.contains("CONSOLE"), "{console}");
     assert!(std::fs::metadata(picture).unwrap().len() > 20_000);
 }

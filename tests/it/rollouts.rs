@@ -1,16 +1,16 @@
-//! The world model predicts from its own predictions, of which the first is that of the labels.
+//! Rollouts: the world model predicts several frames ahead from its own predictions.
 
 use std::fs;
 
 use crate::project::{PIPELINE, Project};
 
-const AHEAD: &str =
+const ROLLOUT: &str =
     "  ahead: { evaluate: { dynamics: model, frames: frames, holdout: 3, rollout: 6 } }\n";
 
 #[test]
-fn the_first_prediction_s_error_is_the_labels() {
+fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
     let project = Project::new(9);
-    fs::write(project.path("pipeline.yaml"), PIPELINE.to_owned() + AHEAD).unwrap();
+    fs::write(project.path("pipeline.yaml"), PIPELINE.to_owned() + ROLLOUT).unwrap();
     let said = project.run(&[]).good();
     assert!(said.stderr.contains("x 1 ahead"), "{said:#?}");
     let rows = project.query("SELECT * FROM ahead ORDER BY frames_ahead");
@@ -19,7 +19,7 @@ fn the_first_prediction_s_error_is_the_labels() {
     };
     assert_eq!(rows.as_array().unwrap().len(), 6);
 
-    // A stretch begins at every label that 5 others follow.
+    // Every third video is held out.
     let held_out = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     let held_out: Vec<String> = held_out
         .as_array()
@@ -28,14 +28,18 @@ fn the_first_prediction_s_error_is_the_labels() {
         .step_by(3)
         .map(|row| format!("'{}'", row["video"].as_str().unwrap()))
         .collect();
+    // A rollout starts at every label with five more labels after it.
     let first = format!(
-        "WITH ends AS (SELECT video, max(frame_index) AS last FROM labels WHERE video IN ({}) GROUP BY video) \
-         SELECT count(*) AS n, avg(fdm_error) AS error FROM labels JOIN ends ON labels.video = ends.video WHERE frame_index + 5 <= last",
+        "WITH ends AS (SELECT video, max(frame_index) AS last FROM labels \
+         WHERE video IN ({}) GROUP BY video) \
+         SELECT count(*) AS n, avg(fdm_error) AS error FROM labels \
+         JOIN ends ON labels.video = ends.video WHERE frame_index + 5 <= last",
         held_out.join(", ")
     );
     let labels = project.query(&first)[0].clone();
-    let (count, error) = (labels["n"].as_u64().unwrap(), labels["error"].as_f64().unwrap());
-    assert!((2..=128).contains(&count), "{labels}: all of them are asked for");
+    let count = labels["n"].as_u64().unwrap();
+    let error = labels["error"].as_f64().unwrap();
+    assert!((2..=128).contains(&count), "{labels}: evaluate uses all of up to 128 rollouts");
     assert!((number(0, "fdm_error") / error - 1.0).abs() < 1e-3, "{} for {labels}", rows[0]);
     assert!((0..6).all(|row| number(row, "fdm_error") != number(row, "shuffled_error")), "{rows}");
     project.run_changes_nothing(&[]);

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Our own networks (idm_head: motion, fdm_action: modulate, fdm_bottom: 8, predict: change) in PyTorch, as obvious as they can be: frames
-are subtracted, latent actions normalised by PyTorch's BatchNorm1d, channels scaled and shifted where it is said.
+"""lapo's own networks (idm_head: motion, fdm_action: modulate, fdm_bottom: 8, predict: change) in plain PyTorch.
 
-Writes random weights, one batch, and what the networks, the losses and a few optimiser steps make of them, as `lapo_torch.py golden` does
-for the paper's:
+Writes random weights, one batch, and the results of the networks, the losses and a few optimiser steps to a golden file, as
+`lapo_torch.py golden` does for the networks of the paper:
 
   motion_torch.py ../../golden/motion.safetensors
 """
@@ -22,6 +21,8 @@ VQ = dict(codebooks=2, dim=16, entries=64, commitment=0.05, decay=0.99)
 
 
 class Motion(nn.Module):
+    """The scale of frame differences, and the normalisation of latent actions (without an affine part)."""
+
     def __init__(self):
         super().__init__()
         self.register_buffer("scale", torch.zeros(1))
@@ -50,7 +51,7 @@ class Idm(nn.Module):
 
 
 class Level(nn.Module):
-    """A way down or up: what enters, normalisation, scale and shift by the action, residual block."""
+    """A level of the U-Net: convolution, normalisation, scale and shift by the action, residual block."""
 
     def __init__(self, conv, width, pool):
         super().__init__()
@@ -109,7 +110,7 @@ def main():
     obs = frames.float() / 255 - 0.5
     idm.vq.ema_count.fill_(1.0)
     idm.motion.scale.fill_(0.25 / (obs[:, 2] - obs[:, 1]).pow(2).mean().sqrt().item())
-    # statistics and outputs that are not those of a start, so that eval mode is tested too
+    # running statistics other than the initial ones, so that eval mode is tested too
     for module in [*idm.modules(), *fdm.modules()]:
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.running_mean.uniform_(-0.2, 0.2), module.running_var.uniform_(0.5, 1.5)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""PyTorch at its best: IDM forward and stage-1 step, eager, channels-last and torch.compile, in f32 (TF32 on a GPU) or bf16.
+"""Measures an IDM forward pass and a stage-1 training step in PyTorch: eager, channels-last and torch.compile, in f32 (TF32 on a GPU) or
+bf16.
 
     torch_modes.py --idm-scale 1 --wm-scale 8 [--label-batch 128] [--batch 32] [--threads 2] [--cpu] [--modes eager channels-last compile]
 
-Prints one line of JSON: transitions_per_s and steps_per_s by mode, and the peak of the GPU's memory.
+Prints one line of JSON: transitions_per_s and steps_per_s by mode, and the peak memory of the GPU.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from lapo_torch import Fdm, Idm, config, stage1_loss
 
 
 def median_seconds(work, seconds, device):
+    """Returns the median duration of repeated calls, after three calls to warm up."""
     def once():
         start = time.perf_counter()
         work()
@@ -34,7 +36,7 @@ def median_seconds(work, seconds, device):
 
 
 def prepare(mode, args, device):
-    """The networks in one mode, and what is measured of them: labelling a batch, a training step."""
+    """Prepares the networks in one mode. Returns a function that measures labelling and training for some seconds."""
     torch.manual_seed(0)
     memory = torch.channels_last if mode != "eager" else torch.contiguous_format
     cfg = config(args.idm_scale, args.wm_scale, 1)
@@ -42,7 +44,7 @@ def prepare(mode, args, device):
     frames = lambda batch: torch.rand(batch, 3, 3, 64, 64, device=device) - 0.5
     half = lambda: torch.autocast(device, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
     optimiser = torch.optim.Adam([*idm.parameters(), *fdm.parameters()], lr=3e-4)
-    # As the published code does: VQ's moving averages are Python side effects, so the networks are compiled, not the whole step.
+    # Compiles the networks, not the whole step, as the published code does: the moving averages of VQ are Python side effects.
     if mode == "compile":
         idm.forward, fdm.forward = torch.compile(idm.forward), torch.compile(fdm.forward)
     label_frames, train_frames = frames(args.label_batch), frames(args.batch)
@@ -83,7 +85,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--serve", action="store_true", help="say `ready`, then measure the mode that each line names")
+    parser.add_argument("--serve", action="store_true", help="print `ready`, then measure the mode named in each line of stdin")
     parser.add_argument("--modes", nargs="*", default=["eager", "channels-last", "compile"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

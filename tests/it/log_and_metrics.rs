@@ -1,4 +1,4 @@
-//! What a run tells machines: every line of its log is JSON, and its gauges are read by Prometheus' own parser.
+//! The JSON log and the Prometheus metrics of runs and workers.
 
 use std::fs;
 use std::process::Command;
@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::project::Project;
 
+/// Parses a JSON log and checks the fields common to all events.
 fn events(stderr: &str) -> Vec<Value> {
     let event =
         |line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -20,24 +21,26 @@ fn events(stderr: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_log_is_one_event_a_line() {
+fn every_line_of_a_json_log_is_an_event() {
     let project = Project::new(6);
     fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
     let events = events(&project.run(&["--log-format", "json"]).good().stderr);
-    let of = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
+    let named =
+        |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
     let stages = |name: &str| {
-        of(name).into_iter().map(|event| event["stage"].as_str().unwrap()).collect::<Vec<_>>()
+        named(name).into_iter().map(|event| event["stage"].as_str().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(
         (stages("stage_began"), stages("stage_ended")),
         (vec!["frames", "model", "labels"], vec!["frames", "model", "labels"])
     );
     assert_eq!(
-        (&of("stage_began")[0]["units"], &of("stage_began")[0]["unit"]),
+        (&named("stage_began")[0]["units"], &named("stage_began")[0]["unit"]),
         (&7.into(), &"videos".into())
     );
     assert_eq!(
-        (&of("stage_ended")[0]["new"], &of("stage_ended")[0]["rejects"]),
+        // Six games make two shards, and the text file is rejected.
+        (&named("stage_ended")[0]["new"], &named("stage_ended")[0]["rejects"]),
         (&2.into(), &1.into())
     );
     assert_eq!(
@@ -49,7 +52,9 @@ fn a_log_is_one_event_a_line() {
     assert!(events.iter().all(|event| event["run"] == run), "{events:#?}");
     assert!(project.path("ws/runs").join(format!("{run}.json")).is_file());
     assert!(
-        of("said").iter().any(|event| event["text"].as_str().unwrap().contains("held-out windows")),
+        named("said")
+            .iter()
+            .any(|event| event["text"].as_str().unwrap().contains("held-out windows")),
         "{events:#?}"
     );
 
@@ -65,7 +70,7 @@ fn a_log_is_one_event_a_line() {
 }
 
 /// Prints every sample as `name stage value`.
-const READ: &str = "
+const PRINT_SAMPLES: &str = "
 import sys
 from prometheus_client.parser import text_string_to_metric_families
 for family in text_string_to_metric_families(open(sys.argv[1]).read()):
@@ -76,7 +81,7 @@ for family in text_string_to_metric_families(open(sys.argv[1]).read()):
 ";
 
 #[test]
-fn a_worker_tells_machines_as_a_run_does() {
+fn a_worker_writes_the_log_and_metrics_of_a_run() {
     let project = Project::new(6);
     project.lapo(&["plan", "pipeline.yaml", "--out", "plan"]).good();
     let args = [
@@ -111,16 +116,19 @@ fn a_worker_tells_machines_as_a_run_does() {
 }
 
 #[test]
-fn gauges_are_read_by_prometheus_own_parser() {
+fn prometheus_parses_the_metrics_file() {
     let Ok(python) = std::env::var("LAPO_PYTHON") else {
         eprintln!("skipped: LAPO_PYTHON names no Python with prometheus_client");
         return;
     };
     let project = Project::new(6);
     project.run(&["--metrics-file", "lapo.prom"]).good();
-    let output =
-        Command::new(&python).args(["-c", READ]).arg(project.path("lapo.prom")).output().unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
+    let output = Command::new(&python)
+        .args(["-c", PRINT_SAMPLES])
+        .arg(project.path("lapo.prom"))
+        .output()
+        .unwrap();
+    let samples = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for line in [
         "lapo_run_succeeded - 1.0",
@@ -128,22 +136,22 @@ fn gauges_are_read_by_prometheus_own_parser() {
         "lapo_stage_units frames 6.0",
         "lapo_stage_units_done frames 6.0",
     ] {
-        assert!(told.lines().any(|told| told == line), "{line} in {told}");
+        assert!(samples.lines().any(|sample| sample == line), "{line} in {samples}");
     }
     let labelled = project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap();
     assert!(
-        told.contains(&format!("lapo_stage_units_done labels {labelled}.0\n")),
-        "{labelled} in {told}"
+        samples.contains(&format!("lapo_stage_units_done labels {labelled}.0\n")),
+        "{labelled} in {samples}"
     );
 
-    let hopeless = Project::new(0);
-    fs::write(hopeless.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
-    assert_eq!(hopeless.run(&["--metrics-file", "lapo.prom"]).code, 1);
-    let told = fs::read_to_string(hopeless.path("lapo.prom")).unwrap();
+    let failing = Project::new(0);
+    fs::write(failing.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
+    assert_eq!(failing.run(&["--metrics-file", "lapo.prom"]).code, 1);
+    let gauges = fs::read_to_string(failing.path("lapo.prom")).unwrap();
     assert!(
-        told.contains("lapo_run_succeeded{pipeline=\"test\"} 0\n")
-            && told.contains("stage=\"frames\"} 1\n"),
-        "{told}"
+        gauges.contains("lapo_run_succeeded{pipeline=\"test\"} 0\n")
+            && gauges.contains("stage=\"frames\"} 1\n"),
+        "{gauges}"
     );
 
     let said = project.run(&["--metrics-file", "nowhere/lapo.prom"]);

@@ -1,4 +1,4 @@
-//! Where videos come from: lists that people keep, and archives as WebDataset makes them, by the `tar` command.
+//! Videos in `tar` archives, as WebDataset makes them, and in lists.
 
 use std::fs;
 use std::process::Command;
@@ -10,12 +10,13 @@ use crate::project::{PIPELINE, Project};
 const LABELS: &str =
     "SELECT frame_index, latent_code, fdm_error FROM labels ORDER BY video, frame_index";
 
-/// A project whose decode stage takes `source` instead of the pattern.
-fn taking(project: &Project, source: &str) {
+/// Writes a pipeline that decodes `source` instead of the pattern.
+fn write_source(project: &Project, source: &str) {
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source))
         .unwrap();
 }
 
+/// Makes an archive of a folder.
 fn archive(project: &Project, name: &str, from: &str) {
     let line = format!("cd {from} && tar cf ../{name} *");
     assert!(
@@ -29,11 +30,11 @@ fn archive(project: &Project, name: &str, from: &str) {
 }
 
 #[test]
-fn videos_in_archives_are_videos_like_others() {
+fn videos_in_archives_get_the_labels_of_plain_files() {
     let project = Project::new(8);
     fs::write(project.path("videos/maze_1_000.json"), "{\"not\": \"a video\"}").unwrap();
     archive(&project, "clips.tar", "videos");
-    taking(&project, "videos: ['*.tar']");
+    write_source(&project, "videos: ['*.tar']");
     assert!(project.run(&[]).good().stdout.contains("8 videos (8 new)"));
     let alone = Project::new(8);
     alone.run(&[]).good();
@@ -41,12 +42,12 @@ fn videos_in_archives_are_videos_like_others() {
     let names = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     assert_eq!(names[0]["video"], Value::from("clips.tar/maze_1_000.mp4"));
 
-    // An archive that grew: only what is new in it is decoded.
+    // Only the new video of a grown archive is decoded.
     project.run_changes_nothing(&[]);
     project.add(8..9);
     archive(&project, "clips.tar", "videos");
     assert_eq!(project.planned(&[])["frames"], (1, 2));
-    // Half an archive: what is whole in it is there, and so is the word on what is not.
+    // Of half an archive, all complete videos are decoded and the cut one is rejected.
     let whole = fs::read(project.path("clips.tar")).unwrap();
     fs::write(project.path("clips.tar"), &whole[..whole.len() / 2]).unwrap();
     let said = project.run(&[]).good();
@@ -56,7 +57,7 @@ fn videos_in_archives_are_videos_like_others() {
 }
 
 #[test]
-fn lists_name_videos_once_and_what_is_wrong_with_them_is_told() {
+fn videos_of_several_lists_are_decoded_once_and_missing_ones_are_rejected() {
     let project = Project::new(6);
     fs::write(
         project.path("clips.txt"),
@@ -65,7 +66,7 @@ fn lists_name_videos_once_and_what_is_wrong_with_them_is_told() {
     .unwrap();
     let sizes: String = (0..4).map(|i| format!("train,videos/maze_1_{i:03}.mp4\n")).collect();
     fs::write(project.path("clips.csv"), format!("split,uri\n{sizes}")).unwrap();
-    taking(&project, "videos: ['videos/*_005.mp4'], lists: [clips.txt, clips.csv]");
+    write_source(&project, "videos: ['videos/*_005.mp4'], lists: [clips.txt, clips.csv]");
     let said = project.run(&[]).good();
     assert!(
         said.stdout.contains("6 videos (6 new)") && said.stdout.contains("1 rejects"),
@@ -88,7 +89,7 @@ fn lists_name_videos_once_and_what_is_wrong_with_them_is_told() {
 }
 
 #[test]
-fn what_lists_say_of_videos_can_be_asked_for_and_follows_the_lists() {
+fn columns_of_lists_can_be_queried_and_follow_the_lists() {
     let project = Project::new(6);
     let list = |split: &str| {
         let rows: String = (0..6)
@@ -105,28 +106,29 @@ fn what_lists_say_of_videos_can_be_asked_for_and_follows_the_lists() {
     list("test");
     fs::write(project.path("more.csv"), "uri,licence,split\nvideos/maze_1_000.mp4,CC-BY,other\n")
         .unwrap();
-    taking(&project, "lists: [clips.csv, more.csv]");
+    write_source(&project, "lists: [clips.csv, more.csv]");
     assert!(project.run(&[]).good().stdout.contains("6 videos (6 new)"));
-    let sql = "SELECT split, count(DISTINCT video) AS videos, count(*) AS n FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
+    let sql = "SELECT split, count(DISTINCT video) AS videos, count(*) AS n \
+               FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
     let before = project.query(sql);
     assert_eq!(
         (&before[0]["split"], &before[0]["videos"], &before[1]["videos"]),
         (&"test".into(), &2.into(), &4.into()),
         "{before}"
     );
-    let told = project
+    let listed = project
         .query("SELECT video, licence, split, frames, listed_frames FROM videos ORDER BY video");
     assert_eq!(
-        (&told[0]["licence"], &told[0]["split"], &told[0]["listed_frames"]),
+        (&listed[0]["licence"], &listed[0]["split"], &listed[0]["listed_frames"]),
         (&"CC-BY".into(), &"train".into(), &"2000".into())
     );
     assert!(
-        told[1]["licence"].is_null() && told[1]["frames"].is_u64(),
-        "ours keeps its name: {told}"
+        listed[1]["licence"].is_null() && listed[1]["frames"].is_u64(),
+        "a column of lapo keeps its name: {listed}"
     );
     project.run_changes_nothing(&[]);
 
-    // What changed in the list is decoded anew, to the same frames: no model and no label is made again.
+    // A changed row decodes its video again, to the same frames: no model or label is made again.
     list("holdout");
     assert_eq!(project.planned(&[])["frames"], (1, 1));
     let said = project.run(&[]).good();
@@ -136,7 +138,7 @@ fn what_lists_say_of_videos_can_be_asked_for_and_follows_the_lists() {
 }
 
 #[test]
-fn copies_may_be_skipped_and_one_takes_over_when_the_first_goes() {
+fn skipped_duplicates_take_over_when_the_first_video_is_removed() {
     let project = Project::new(3);
     for copy in ["a", "b"] {
         fs::copy(
@@ -145,7 +147,7 @@ fn copies_may_be_skipped_and_one_takes_over_when_the_first_goes() {
         )
         .unwrap();
     }
-    taking(&project, "videos: ['videos/*'], duplicates: skip, max_rejected: 0");
+    write_source(&project, "videos: ['videos/*'], duplicates: skip, max_rejected: 0");
     let said = project.run(&[]).good();
     assert!(
         said.stdout.contains("5 videos (5 new)") && said.stdout.contains("2 rejects"),
@@ -169,6 +171,10 @@ fn copies_may_be_skipped_and_one_takes_over_when_the_first_goes() {
 
     fs::remove_file(project.path("videos/maze_1_001.mp4")).unwrap();
     project.run(&[]).good();
-    assert_eq!(project.query(videos).as_array().unwrap().len(), 3, "the bytes are still there");
+    assert_eq!(
+        project.query(videos).as_array().unwrap().len(),
+        3,
+        "a duplicate still has the bytes"
+    );
     assert_eq!(project.query("SELECT count(*) AS n FROM rejects")[0]["n"], 1);
 }

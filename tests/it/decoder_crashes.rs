@@ -1,14 +1,14 @@
-//! Videos that take their decoder down: another outcome, and the run goes on.
+//! Decoder processes crash, are killed or run out of memory.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::broken::ffmpeg;
+use crate::broken_videos::ffmpeg;
 use crate::project::{Project, said};
 
-/// The project's pipeline, but decoding alone.
+/// A pipeline with only a `decode` stage.
 const DECODE: &str = "
 name: test
 workspace: ws
@@ -16,16 +16,18 @@ stages:
   frames: { decode: { videos: ['videos/*'], size: 16, videos_per_shard: 4 } }
 ";
 
-/// A project with three recorded games around a video that takes seconds to decode; `None` without the ffmpeg command line.
+/// Creates a project with three games and a video that takes seconds to decode. Returns `None`
+/// without the ffmpeg command line.
 fn with_long_video() -> Option<Project> {
     let project = Project::new(3);
     fs::write(project.path("pipeline.yaml"), DECODE).unwrap();
     add_long_video(&project).then_some(project)
 }
 
-/// Adds a video that takes seconds to decode; false without the ffmpeg command line.
+/// Adds a video that takes seconds to decode. Returns false without the ffmpeg command line.
 pub fn add_long_video(project: &Project) -> bool {
-    let source = "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 40 -pix_fmt yuv420p -c:v libx264 -preset ultrafast";
+    let source = "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 40 -pix_fmt yuv420p \
+                  -c:v libx264 -preset ultrafast";
     let made = ffmpeg(source, &project.path("videos/maze_1_001_long.mp4"));
     if !made {
         println!("skipped: no ffmpeg command line");
@@ -33,15 +35,19 @@ pub fn add_long_video(project: &Project) -> bool {
     made
 }
 
-/// Frames of the long video that a process has sent, in bytes, when it is struck.
-const SENT: u64 = 40_000;
-/// Bytes of it that it has read by then: the other videos together have fewer.
-const READ: u64 = 1 << 20;
+/// Bytes of frames sent by the decoder before it gets the signal.
+const SENT_BYTES: u64 = 40_000;
+/// Bytes read by it before the signal. All other videos together are smaller.
+const READ_BYTES: u64 = 1 << 20;
 
-/// Waits until a process of the run has sent some frames of the video, and sends it a signal; the process. It opens no file itself: the
-/// run reads the video for it, and it is the one that is given so much.
-pub fn strike(run: &Child, video: &str, signal: &str) -> String {
-    let (deadline, mut before) = (Instant::now() + Duration::from_secs(60), BTreeMap::new());
+/// Waits until a decoder process has sent some frames of the long video, then sends it a signal.
+/// Returns its process id.
+///
+/// A decoder opens no files, because the run reads the video for it. The decoder of the long video
+/// is recognised by the number of bytes it has read.
+pub fn signal_decoder(run: &Child, video: &str, signal: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut before = BTreeMap::new();
     loop {
         assert!(Instant::now() < deadline, "no process decodes {video}");
         let threads = fs::read_dir(format!("/proc/{}/task", run.id())).unwrap();
@@ -51,10 +57,11 @@ pub fn strike(run: &Child, video: &str, signal: &str) -> String {
             .flat_map(|c| c.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
             .collect();
         for child in children {
-            let (read, written) = (passed(&child, "rchar: "), passed(&child, "wchar: "));
+            let read = io_bytes(&child, "rchar: ");
+            let written = io_bytes(&child, "wchar: ");
             let (read_before, written_before) =
                 *before.entry(child.clone()).or_insert((read, written));
-            if read >= read_before + READ && written >= written_before + SENT {
+            if read >= read_before + READ_BYTES && written >= written_before + SENT_BYTES {
                 kill(&child, signal);
                 return child;
             }
@@ -63,10 +70,10 @@ pub fn strike(run: &Child, video: &str, signal: &str) -> String {
     }
 }
 
-/// Bytes that a process has read or written.
-fn passed(process: &str, way: &str) -> u64 {
+/// Returns a counter of `/proc/PID/io`, such as `rchar`, the bytes a process has read.
+fn io_bytes(process: &str, counter: &str) -> u64 {
     let counts = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
-    counts.lines().find_map(|line| line.strip_prefix(way)?.parse().ok()).unwrap_or(0)
+    counts.lines().find_map(|line| line.strip_prefix(counter)?.parse().ok()).unwrap_or(0)
 }
 
 /// Sends a process a signal.
@@ -74,47 +81,50 @@ pub fn kill(process: &str, signal: &str) {
     assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
 }
 
-/// A run whose decoder gets a signal while it reads the long video.
-fn struck(project: &Project, signal: &str) -> crate::project::Said {
+/// Runs the pipeline and sends its decoder a signal in the middle of the long video.
+fn run_with_signal(project: &Project, signal: &str) -> crate::project::Said {
     let run = project.command(&["run", "pipeline.yaml", "--threads", "1"]).spawn().unwrap();
-    strike(&run, "maze_1_001_long.mp4", signal);
+    signal_decoder(&run, "maze_1_001_long.mp4", signal);
     said(run)
 }
 
 #[test]
-fn a_video_that_takes_its_decoder_down_is_recorded_and_the_others_are_decoded() {
+fn a_video_that_crashes_its_decoder_is_rejected_and_the_others_are_decoded() {
     let Some(project) = with_long_video() else { return };
-    let first = struck(&project, "-ABRT").good();
+    let first = run_with_signal(&project, "-ABRT").good();
     assert!(
         first.stdout.contains("4 videos (4 new)") && first.stdout.contains("1 rejects"),
         "{first:#?}"
     );
     let rejects = project.query("SELECT video, class, reason, frames_kept FROM rejects");
-    let (reject, kept) = (&rejects[0], rejects[0]["frames_kept"].as_u64().unwrap());
+    let reject = &rejects[0];
+    let kept = reject["frames_kept"].as_u64().unwrap();
     assert_eq!(
         (&reject["video"], &reject["class"]),
         (&"videos/maze_1_001_long.mp4".into(), &"crashed".into()),
         "{rejects}"
     );
     assert!(reject["reason"].as_str().unwrap().contains("SIGABRT"), "{rejects}");
-    assert!((1..1000).contains(&kept), "what came before is kept: {kept}");
+    assert!((1..1000).contains(&kept), "frames before the crash are kept: {kept}");
 
     let counts = "SELECT video, count(*) AS n FROM frames GROUP BY video ORDER BY video";
     let after = project.query(counts);
     project.run_changes_nothing(&[]);
     project.run(&["--retry-rejected=crashed"]).good();
     let whole = project.query(counts);
+    // 40 seconds of 25 frames.
     assert_eq!(whole[2]["n"], 1000, "{whole}");
     for good in [0, 1, 3] {
-        assert_eq!(after[good], whole[good], "the others lost nothing");
+        assert_eq!(after[good], whole[good], "another video lost frames");
     }
     assert_eq!(project.query("SELECT * FROM rejects"), serde_json::json!([]));
 }
 
 #[test]
-fn a_decoder_that_is_killed_from_outside_is_no_fault_of_the_video() {
+fn a_decoder_killed_from_outside_rejects_no_video() {
     let Some(project) = with_long_video() else { return };
-    let first = struck(&project, "-KILL");
+    let first = run_with_signal(&project, "-KILL");
+    // The exit code for temporary failures: running again may help.
     assert_eq!(first.code, 75, "{first:#?}");
     assert!(
         first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"),
@@ -129,10 +139,11 @@ fn a_decoder_that_is_killed_from_outside_is_no_fault_of_the_video() {
 }
 
 #[test]
-fn a_video_that_asks_for_too_much_memory_is_recorded() {
+fn a_video_that_needs_too_much_memory_is_rejected() {
     let project = Project::new(3);
     fs::write(project.path("pipeline.yaml"), DECODE).unwrap();
     let source =
+        // A decoded frame has 54 MB.
         "-f lavfi -i testsrc2=size=6000x6000:rate=25 -frames:v 4 -pix_fmt yuv420p -c:v mpeg4";
     if !ffmpeg(source, &project.path("videos/huge.mp4")) {
         println!("skipped: no ffmpeg command line");

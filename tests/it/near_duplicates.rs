@@ -1,9 +1,9 @@
-//! Videos that are nearly the same as another are found, and left out where that is asked for.
+//! Near-duplicate videos are found, and left out of stages with `without`.
 
 use std::fs;
 use std::path::Path;
 
-use crate::broken::ffmpeg;
+use crate::broken_videos::ffmpeg;
 use crate::project::Project;
 
 const PIPELINE: &str = "
@@ -16,15 +16,17 @@ stages:
   labels: { label: { frames: frames, dynamics: model, without: copies } }
 ";
 
-/// Five clips of one game, three of them again: at another size, rate and codec; in a container of its own and cut; as it is.
-fn with_copies() -> Option<Project> {
+/// Creates a project with five clips of one game and near-duplicates of three of them: one with
+/// another size, rate and codec, one cut and in another container, and one identical file. Returns
+/// `None` without the ffmpeg command line.
+fn with_duplicates() -> Option<Project> {
     let project = Project::new(0);
     fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/coinrun");
     let clip = |game: usize| data.join(format!("coinrun_3_{game:03}.mp4"));
-    (0..5).for_each(|game| {
-        _ = fs::copy(clip(game), project.path(&format!("videos/clip_{game}.mp4"))).unwrap()
-    });
+    for game in 0..5 {
+        fs::copy(clip(game), project.path(&format!("videos/clip_{game}.mp4"))).unwrap();
+    }
     fs::copy(clip(4), project.path("videos/same.mp4")).unwrap();
     let made = [
         ("-vf scale=128:128 -r 12 -c:v mpeg4 -q:v 4", 1, "videos/again.avi"),
@@ -41,19 +43,19 @@ fn with_copies() -> Option<Project> {
 }
 
 #[test]
-fn copies_are_found_told_and_left_out_of_training_and_labels() {
-    let Some(project) = with_copies() else { return };
+fn near_duplicates_are_rejected_and_left_out_of_training_and_labels() {
+    let Some(project) = with_duplicates() else { return };
     let run = project.run(&[]).good();
     assert!(run.stderr.contains("copies: 1 tasks done, 0 re-used, 3 rejects"), "{run:#?}");
     let rejects = project.query("SELECT stage, video, class, reason FROM rejects ORDER BY video");
-    let told: Vec<(&str, &str)> = rejects
+    let reasons: Vec<(&str, &str)> = rejects
         .as_array()
         .unwrap()
         .iter()
         .map(|r| (r["video"].as_str().unwrap(), r["reason"].as_str().unwrap()))
         .collect();
-    // `again.avi` comes first by name: the clip is the copy.
-    for ((video, reason), (copy, of)) in told.iter().zip([
+    // The duplicate of a pair is the later one by name.
+    for ((video, reason), (copy, of)) in reasons.iter().zip([
         ("clip_1.mp4", "again.avi"),
         ("piece.mkv", "clip_2.mp4"),
         ("same.mp4", "clip_4.mp4"),
@@ -63,10 +65,11 @@ fn copies_are_found_told_and_left_out_of_training_and_labels() {
             "{rejects}"
         );
     }
-    assert_eq!((told.len(), &rejects[0]["class"]), (3, &"near_duplicate".into()));
+    assert_eq!((reasons.len(), &rejects[0]["class"]), (3, &"near_duplicate".into()));
     let nearest = project.query("SELECT video, distance FROM copies ORDER BY distance");
     assert_eq!(
         (&nearest[0]["video"], nearest[0]["distance"].as_f64()),
+        // Identical files have the distance 0.
         (&"videos/same.mp4".into(), Some(0.0)),
         "{nearest}"
     );
@@ -86,7 +89,8 @@ fn copies_are_found_told_and_left_out_of_training_and_labels() {
     );
     project.run_changes_nothing(&[]);
 
-    // Nobody leaves them out any more: only the two shards that hold some are labelled again, and the model, a changed setting, is trained.
+    // Labels without `without`: only the two shards with duplicates are labelled again. Training
+    // without it is a changed setting, so a new model is trained.
     fs::write(
         project.path("pipeline.yaml"),
         PIPELINE.replace("dynamics: model, without: copies", "dynamics: model"),
@@ -98,8 +102,8 @@ fn copies_are_found_told_and_left_out_of_training_and_labels() {
 }
 
 #[test]
-fn a_video_that_comes_later_is_a_copy_of_what_was_there_and_no_label_is_made_again() {
-    let Some(project) = with_copies() else { return };
+fn a_new_video_is_the_duplicate_of_an_older_one_whatever_its_name() {
+    let Some(project) = with_duplicates() else { return };
     project.run(&[]).good();
     let how = format!(
         "-i '{}' -vf scale=96:96 -c:v libx264 -crf 23",
@@ -107,7 +111,7 @@ fn a_video_that_comes_later_is_a_copy_of_what_was_there_and_no_label_is_made_aga
     );
     assert!(ffmpeg(&how, &project.path("videos/a_first_by_name.mp4")));
     let run = project.run(&[]).good();
-    // One shard, its copies, its labels; the model is kept.
+    // Three tasks: one shard, its near-duplicates, its labels. The model is kept.
     assert!(run.stdout.starts_with("3 tasks: 9 videos (1 new)"), "{run:#?}");
     let late =
         project.query("SELECT reason FROM rejects WHERE video = 'videos/a_first_by_name.mp4'");
@@ -115,9 +119,10 @@ fn a_video_that_comes_later_is_a_copy_of_what_was_there_and_no_label_is_made_aga
 }
 
 #[test]
-fn copies_must_be_of_the_same_frames() {
+fn without_must_name_near_duplicates_of_the_same_frames() {
     let project = Project::new(1);
-    let other = "  others: { decode: { videos: ['videos/*'], size: 32 } }\n  copies: { deduplicate: { frames: others, distance: 2 } }\n";
+    let other = "  others: { decode: { videos: ['videos/*'], size: 32 } }\n  \
+                 copies: { deduplicate: { frames: others, distance: 2 } }\n";
     fs::write(
         project.path("pipeline.yaml"),
         PIPELINE.replace("  copies: { deduplicate: { frames: frames } }\n", other),

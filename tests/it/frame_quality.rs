@@ -1,20 +1,23 @@
-//! What is measured of frames, and what is left out for it: films whose every frame is known.
+//! Blank and frozen frames, frame hashes and black bars, on films with known frames.
 
 use std::fs;
 use std::path::Path;
 
-use crate::broken::ffmpeg;
+use crate::broken_videos::ffmpeg;
 use crate::project::Project;
 
-fn decoding(project: &Project, settings: &str) {
+/// Writes a pipeline with these settings of its `decode` stage.
+fn write_decode(project: &Project, settings: &str) {
     let yaml = format!(
-        "name: test\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n"
+        "name: test\nworkspace: ws\nstages:\n  \
+         frames: {{ decode: {{ videos: ['videos/*'], size: 32, {settings} }} }}\n"
     );
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
 }
 
-#[test]
-fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
+/// Creates a project with a film of 20 black frames, 30 moving ones, 40 still ones and 30 moving
+/// ones. Returns `None` without the ffmpeg command line.
+fn project_with_blank_and_still_frames() -> Option<Project> {
     let project = Project::new(0);
     let part = |source: &str, seconds: u32| format!("-f lavfi -i {source}s=96x96:r=10:d={seconds}");
     let parts = [
@@ -27,16 +30,24 @@ fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
     let film = format!("{parts} -filter_complex concat=n=4:v=1,format=yuv420p -c:v libx264");
     if !ffmpeg(&film, &project.path("videos/film.mp4")) {
         println!("skipped: no ffmpeg command line");
-        return;
+        return None;
     }
-    decoding(&project, "blank: 0.02, still: { frames: 10 }");
+    Some(project)
+}
+
+#[test]
+fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
+    let Some(project) = project_with_blank_and_still_frames() else { return };
+    write_decode(&project, "blank: 0.02, still: { frames: 10 }");
     let said = project.run(&[]).good();
-    let left_out = "SELECT left_out, count(*) AS n, min(frame_index) AS first, max(frame_index) AS last FROM frames_quality \
+    let left_out = "SELECT left_out, count(*) AS n, min(frame_index) AS first, \
+                    max(frame_index) AS last FROM frames_quality \
                     GROUP BY left_out ORDER BY left_out";
     let seen = project.query(left_out);
-    // A still picture may settle for a frame or two before it stands.
+    // The encoder may need a frame or two until a still picture no longer changes.
     let still = seen[2]["first"].as_u64().unwrap();
     assert!((60..=62).contains(&still), "{seen}");
+    // The first ten still frames are kept.
     let expected = serde_json::json!([
         {"left_out": "", "n": 10 + still, "first": 20, "last": 119},
         {"left_out": "blank", "n": 20, "first": 0, "last": 19},
@@ -45,8 +56,11 @@ fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
     assert_eq!(seen, expected);
     let counted = format!("20 blank frames left out, {} still frames left out", 90 - still);
     assert!(said.stderr.contains(&counted), "{said:#?}");
-    let episodes =
-        project.query("SELECT episode, min(frame_index) AS first, max(frame_index) AS last FROM frames GROUP BY episode ORDER BY first");
+    // The black frames belong to no episode.
+    let episodes = project.query(
+        "SELECT episode, min(frame_index) AS first, max(frame_index) AS last FROM frames \
+             GROUP BY episode ORDER BY first",
+    );
     assert_eq!(
         (&episodes[0]["first"], &episodes[2]["first"]),
         (&20.into(), &90.into()),
@@ -55,17 +69,17 @@ fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
     assert_eq!(
         episodes.as_array().unwrap().len(),
         3,
-        "testsrc2, what stands still, testsrc2: {episodes}"
+        "testsrc2, still frames, testsrc2: {episodes}"
     );
 
-    decoding(&project, "cut: 2");
+    write_decode(&project, "cut: 2");
     assert_eq!(
         project.run(&[]).good().stderr.matches("left out").count(),
         0,
-        "without the settings all is kept"
+        "without the settings all frames are kept"
     );
     assert_eq!(project.query("SELECT count(*) AS n FROM frames")[0]["n"], 120);
-    decoding(&project, "blank: 2, still: { frames: 3, change: -1 }");
+    write_decode(&project, "blank: 2, still: { frames: 3, change: -1 }");
     let said = project.run(&[]);
     assert!(
         said.stderr.contains("blank")
@@ -76,7 +90,7 @@ fn black_and_frozen_stretches_are_measured_left_out_and_counted() {
 }
 
 #[test]
-fn a_copy_at_another_size_rate_and_codec_is_found_by_what_its_frames_look_like() {
+fn frame_hashes_match_across_size_rate_and_codec() {
     let project = Project::new(0);
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/coinrun");
     for game in 0..5 {
@@ -91,13 +105,17 @@ fn a_copy_at_another_size_rate_and_codec_is_found_by_what_its_frames_look_like()
         println!("skipped: no ffmpeg command line");
         return;
     }
-    decoding(&project, "cut: 2");
+    write_decode(&project, "cut: 2");
     project.run(&[]).good();
+    // The share of hashes that two videos have in common, for every pair.
     let sql = "WITH seen AS (SELECT DISTINCT video, hash FROM frames_quality), \
-               pairs AS (SELECT a.video AS one, b.video AS other, a.hash AS hash FROM seen a JOIN seen b ON a.hash = b.hash), \
+               pairs AS (SELECT a.video AS one, b.video AS other, a.hash AS hash \
+               FROM seen a JOIN seen b ON a.hash = b.hash), \
                counts AS (SELECT video, count(*) AS n FROM seen GROUP BY video), \
-               shared AS (SELECT one, other, count(*) AS same FROM pairs WHERE one < other GROUP BY one, other) \
-               SELECT one, other, 1.0 * same / n AS share FROM shared JOIN counts ON one = video ORDER BY share DESC";
+               shared AS (SELECT one, other, count(*) AS same FROM pairs WHERE one < other \
+               GROUP BY one, other) \
+               SELECT one, other, 1.0 * same / n AS share FROM shared \
+               JOIN counts ON one = video ORDER BY share DESC";
     let found = project.query(sql);
     assert_eq!(
         (&found[0]["one"], &found[0]["other"]),
@@ -109,7 +127,7 @@ fn a_copy_at_another_size_rate_and_codec_is_found_by_what_its_frames_look_like()
 }
 
 #[test]
-fn black_bars_are_cut_off_where_that_is_asked_for() {
+fn trim_bars_removes_black_bars() {
     let project = Project::new(0);
     let source = "-f lavfi -i testsrc2=s=192x108:r=10:d=3";
     let framed = format!("{source} -vf pad=224:192:16:40:black -pix_fmt yuv420p -c:v libx264");
@@ -121,28 +139,31 @@ fn black_bars_are_cut_off_where_that_is_asked_for() {
         &format!("{source} -pix_fmt yuv420p -c:v libx264"),
         &project.path("videos/plain.mp4")
     ));
-    let bars = |name: &str| {
-        let sql = "SELECT min(bar_left) AS l, min(bar_top) AS t, min(bar_right) AS r, min(bar_bottom) AS b, avg(brightness) AS light, \
-                   avg(contrast) AS contrast, avg(change) AS change FROM frames_quality";
+    let measures = |name: &str| {
+        let sql = "SELECT min(bar_left) AS l, min(bar_top) AS t, min(bar_right) AS r, \
+                   min(bar_bottom) AS b, avg(brightness) AS light, avg(contrast) AS contrast, \
+                   avg(change) AS change FROM frames_quality";
         let row = project.query(&format!("{sql} WHERE video = 'videos/{name}.mp4'"));
         ["l", "t", "r", "b", "light", "contrast", "change"]
             .map(|column| row[0][column].as_f64().unwrap())
     };
-    decoding(&project, "cut: 2");
+    write_decode(&project, "cut: 2");
     project.run(&[]).good();
-    let seen = bars("framed");
+    let seen = measures("framed");
+    // Shares of the width and height: left, top, right, bottom.
     let expected = [16.0 / 224.0, 40.0 / 192.0, 16.0 / 224.0, 44.0 / 192.0];
-    seen.iter()
-        .zip(expected)
-        .for_each(|(seen, expected)| assert!((seen - expected).abs() < 0.05, "{seen} {expected}"));
+    for (seen, expected) in seen.iter().zip(expected) {
+        assert!((seen - expected).abs() < 0.05, "{seen} {expected}");
+    }
 
-    decoding(&project, "trim_bars: true");
+    write_decode(&project, "trim_bars: true");
     let said = project.run(&[]).good();
     assert!(said.stderr.contains("1 videos without their bars"), "{said:#?}");
-    let (framed, plain) = (bars("framed"), bars("plain"));
+    let framed = measures("framed");
+    let plain = measures("plain");
+    // Without its bars, the framed video has the measures of the plain one.
     assert_eq!((&framed[..4], &plain[..4]), (&[0.0; 4][..], &[0.0; 4][..]));
-    framed
-        .iter()
-        .zip(plain)
-        .for_each(|(framed, plain)| assert!((framed - plain).abs() < 0.01, "{framed} {plain}"));
+    for (framed, plain) in framed.iter().zip(plain) {
+        assert!((framed - plain).abs() < 0.01, "{framed} {plain}");
+    }
 }

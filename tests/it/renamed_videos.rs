@@ -1,4 +1,4 @@
-//! Names are data: a video that is renamed, moved or swapped keeps its decoded work, and has the name of now everywhere.
+//! Renamed, moved and swapped videos keep their decoded frames and get their current names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -25,34 +25,38 @@ fn project() -> Project {
     project
 }
 
-/// A table's two columns, a name and a number, sorted.
+/// Returns the columns `video` and `n` of a query.
 fn counts(project: &Project, sql: &str) -> BTreeMap<String, u64> {
     let rows = project.query(sql);
     let count = |row: &serde_json::Value| {
         (row["video"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap())
     };
     let found: BTreeMap<_, _> = rows.as_array().unwrap().iter().map(count).collect();
-    assert_eq!(found.len(), rows.as_array().unwrap().len(), "a name is there twice: {rows}");
+    assert_eq!(found.len(), rows.as_array().unwrap().len(), "a name occurs twice: {rows}");
     found
 }
 
-/// The videos that lie in the folder: what each is called, and how many frames it has. No two contents have as many.
+/// The videos in the folder. No two contents ever have the same number of frames.
 struct Folder<'a> {
     project: &'a Project,
+    /// Number of frames by name.
     videos: BTreeMap<String, u64>,
+    /// Numbers of frames of all decoded contents.
     seen: BTreeSet<u64>,
-    next: u64,
+    /// Number of frames of the newest content.
+    newest: u64,
 }
 
 impl Folder<'_> {
-    fn name(rng: &mut ChaCha8Rng) -> String {
+    fn random_name(rng: &mut ChaCha8Rng) -> String {
         format!("videos/{}/{}.y4m", ["a", "b", "c"].choose(rng).unwrap(), rng.random_range(0..40))
     }
 
-    fn record(&mut self, name: &str) {
-        self.next += 1;
-        clip(&self.project.path(name), self.next as usize);
-        self.videos.insert(name.to_owned(), self.next);
+    /// Writes a video with new content.
+    fn write_new(&mut self, name: &str) {
+        self.newest += 1;
+        clip(&self.project.path(name), self.newest as usize);
+        self.videos.insert(name.to_owned(), self.newest);
     }
 
     fn rename(&mut self, from: &str, to: &str) {
@@ -63,6 +67,7 @@ impl Folder<'_> {
     }
 
     fn swap(&mut self, one: &str, other: &str) {
+        // Swaps by way of a third name.
         self.rename(one, "videos/a/swapped.y4m");
         if one != other {
             self.rename(other, one);
@@ -70,38 +75,39 @@ impl Folder<'_> {
         self.rename("videos/a/swapped.y4m", other);
     }
 
-    /// Something happens to the folder.
+    /// Makes one random change: a new, renamed, swapped, rotated, removed or replaced video.
     fn change(&mut self, rng: &mut ChaCha8Rng) {
         let names: Vec<String> = self.videos.keys().cloned().collect();
-        let (one, other) = (names.choose(rng).unwrap().clone(), names.choose(rng).unwrap().clone());
+        let one = names.choose(rng).unwrap().clone();
+        let other = names.choose(rng).unwrap().clone();
         match rng.random_range(0..7) {
             0 => {
-                let name = Self::name(rng);
-                self.record(&name);
+                let name = Self::random_name(rng);
+                self.write_new(&name);
             }
             1 => {
-                let to = Self::name(rng);
+                let to = Self::random_name(rng);
                 self.rename(&one, &to);
             }
             2 => self.swap(&one, &other),
-            // A log is rotated: the newest one has always the same name.
+            // A rotated recording: the newest file always has the same name.
             3 => {
                 let old = format!("{}.1.y4m", one.trim_end_matches(".y4m"));
                 self.rename(&one, &old);
-                self.record(&one);
+                self.write_new(&one);
             }
             4 if names.len() > 15 => {
                 fs::remove_file(self.project.path(&one)).unwrap();
                 self.videos.remove(&one);
             }
-            5 => self.record(&one),
+            5 => self.write_new(&one),
             _ => self.swap(&other, &one),
         }
     }
 
-    /// Runs, and compares everything with what lies there.
+    /// Runs the pipeline and compares all tables with the folder.
     fn check(&mut self, step: usize) {
-        let (_, said) = (step, self.project.run(&[]).good());
+        let said = self.project.run(&[]).good();
         let new = self.videos.values().filter(|frames| self.seen.insert(**frames)).count();
         assert!(
             said.stdout.contains(&format!("{} videos ({new} new)", self.videos.len())),
@@ -117,6 +123,7 @@ impl Folder<'_> {
             self.videos,
             "step {step}"
         );
+        // A window has three frames, so a video has two labels less than frames.
         let labels = self.videos.iter().map(|(name, frames)| (name.clone(), frames - 2)).collect();
         assert_eq!(
             counts(
@@ -130,13 +137,13 @@ impl Folder<'_> {
 }
 
 #[test]
-fn whatever_happens_to_names_the_dataset_holds_those_of_now_and_decodes_only_what_is_new() {
+fn tables_follow_random_renames_and_only_new_content_is_decoded() {
     let project = project();
     let mut rng = ChaCha8Rng::seed_from_u64(36);
     let mut folder =
-        Folder { project: &project, videos: BTreeMap::new(), seen: BTreeSet::new(), next: 5 };
+        Folder { project: &project, videos: BTreeMap::new(), seen: BTreeSet::new(), newest: 5 };
     for number in 0..20 {
-        folder.record(&format!("videos/a/{number}.y4m"));
+        folder.write_new(&format!("videos/a/{number}.y4m"));
     }
     folder.check(0);
     for step in 1..50 {
@@ -146,7 +153,7 @@ fn whatever_happens_to_names_the_dataset_holds_those_of_now_and_decodes_only_wha
         folder.check(step);
     }
     project.run_changes_nothing(&[]);
-    // A fresh workspace has the same frames.
+    // A new workspace gets the same frames.
     let rows = "SELECT video, episode, frame_index, time_s FROM frames ORDER BY video, frame_index";
     let here = project.query(rows);
     fs::rename(project.path("ws"), project.path("old")).unwrap();
@@ -154,7 +161,7 @@ fn whatever_happens_to_names_the_dataset_holds_those_of_now_and_decodes_only_wha
     assert_eq!(project.query(rows), here);
 }
 
-/// The file's bytes are others, which only reading them would tell.
+/// Changes the bytes but not the size and time, so only reading the file can show it.
 #[test]
 fn a_renamed_video_is_not_read_again() {
     let project = project();
@@ -183,9 +190,9 @@ fn a_renamed_video_is_not_read_again() {
     project.run_changes_nothing(&[]);
 }
 
-/// The action of a video is told by its number of frames, before and after.
+/// Every action of a video is its number of frames, before and after the swap.
 #[test]
-fn actions_of_swapped_videos_stand_beside_their_own_pixels() {
+fn true_actions_of_swapped_videos_follow_their_frames() {
     let project = project();
     let yaml = PIPELINE.replace("dynamics: model }", "dynamics: model, actions: actions }");
     fs::write(
@@ -197,7 +204,7 @@ fn actions_of_swapped_videos_stand_beside_their_own_pixels() {
     for (name, frames) in videos {
         clip(&project.path(&format!("videos/{name}.y4m")), frames);
     }
-    let actions = |file: &str, videos: &[(&str, usize)]| {
+    let write_actions = |file: &str, videos: &[(&str, usize)]| {
         let rows = videos.iter().flat_map(|(name, frames)| {
             (0..*frames).map(move |frame| format!("videos/{name}.y4m,{frame},{frames}\n"))
         });
@@ -207,20 +214,23 @@ fn actions_of_swapped_videos_stand_beside_their_own_pixels() {
         )
         .unwrap();
     };
-    actions("before.csv", &videos);
-    actions("after.csv", &[("b", 6), ("a", 9)]);
+    write_actions("before.csv", &videos);
+    write_actions("after.csv", &[("b", 6), ("a", 9)]);
     project.run(&["--set", "file=before.csv"]).good();
     fs::rename(project.path("videos/a.y4m"), project.path("t")).unwrap();
     fs::rename(project.path("videos/b.y4m"), project.path("videos/a.y4m")).unwrap();
     fs::rename(project.path("t"), project.path("videos/b.y4m")).unwrap();
     project.run(&["--set", "file=after.csv"]).good();
-    let told = project.query("SELECT video, min(true_action) AS least, max(true_action) AS most, count(*) AS n FROM labels GROUP BY video");
-    for row in told.as_array().unwrap() {
+    let actions = project.query(
+        "SELECT video, min(true_action) AS least, max(true_action) AS most, count(*) AS n \
+         FROM labels GROUP BY video",
+    );
+    for row in actions.as_array().unwrap() {
         let frames = if row["video"] == "videos/a.y4m" { 9 } else { 6 };
         assert_eq!(
             (row["least"].as_u64(), row["most"].as_u64(), row["n"].as_u64()),
             (Some(frames), Some(frames), Some(frames - 2)),
-            "{told}"
+            "{actions}"
         );
     }
 }

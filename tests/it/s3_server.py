@@ -1,7 +1,9 @@
-"""A real S3 server (moto) with one bucket, `lapo`, and a proxy before it that loses, delays and refuses on purpose.
+"""Runs a real S3 server (moto) with one bucket, `lapo`, and a proxy in front of it that injects faults.
 
-Prints the server's and the proxy's port, and serves until stdin ends. The proxy is told what to do by paths that begin with /-/:
-/-/faults/SEED/RATE: from now on so many of a thousand requests meet a fault; /-/count: how many requests there were since.
+Prints the ports of the server and of the proxy, then serves until stdin is closed. Control requests to the proxy begin with /-/:
+
+/-/faults/SEED/RATE  from now on, RATE of every 1,000 requests meet a fault; resets the counter
+/-/count             returns the number of requests since then
 """
 
 import http.client
@@ -70,19 +72,20 @@ class Proxy(BaseHTTPRequestHandler):
         server = http.client.HTTPConnection("127.0.0.1", moto_port)
         server.request(self.command, self.path, body, dict(self.headers))
         reply = server.getresponse()
-        told = reply.read()
+        data = reply.read()
         server.close()
+        # The server has acted on the request; only its reply is lost.
         if fault == "lost":
             return self.cut()
-        if fault == "half" and len(told) > 1:
-            self.wfile.write(f"HTTP/1.1 {reply.status} OK\r\nContent-Length: {len(told)}\r\n".encode())
+        if fault == "half" and len(data) > 1:
+            self.wfile.write(f"HTTP/1.1 {reply.status} OK\r\nContent-Length: {len(data)}\r\n".encode())
             for name, value in reply.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                     self.wfile.write(f"{name}: {value}\r\n".encode())
-            self.wfile.write(b"\r\n" + told[: len(told) // 2])
+            self.wfile.write(b"\r\n" + data[: len(data) // 2])
             self.wfile.flush()
             return self.cut()
-        self.answer(reply.status, reply.getheaders(), told)
+        self.answer(reply.status, reply.getheaders(), data)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = serve
 
@@ -92,7 +95,7 @@ moto.start()
 moto_port = moto.get_host_and_port()[1]
 proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
 threading.Thread(target=proxy.serve_forever, daemon=True).start()
-words = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
-boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto_port}", **words).create_bucket(Bucket="lapo")
+credentials = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
+boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto_port}", **credentials).create_bucket(Bucket="lapo")
 print("ports", moto_port, proxy.server_address[1], flush=True)
 sys.stdin.read()

@@ -1,4 +1,4 @@
-//! `lapo run --watch`: videos arrive all day, and slowly.
+//! `lapo run --watch` and `min_age`: new and slowly copied videos.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,7 +16,7 @@ stages:
   labels: { label: { frames: frames, dynamics: model } }
 ";
 
-/// Copies a file piece by piece, as a slow network does.
+/// Copies a file piece by piece, like a slow network.
 fn copy_slowly(project: &Project, name: &str, pieces: usize) {
     let whole = fs::read(project.path(&format!("whole/{name}"))).unwrap();
     let mut file = File::create(project.path(&format!("videos/{name}"))).unwrap();
@@ -27,7 +27,7 @@ fn copy_slowly(project: &Project, name: &str, pieces: usize) {
 }
 
 #[test]
-fn videos_that_are_copied_slowly_into_a_watched_folder_are_labelled_once_and_whole() {
+fn a_watched_folder_labels_every_slowly_copied_video_once_and_whole() {
     let project = Project::new(0);
     fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
     let videos: Vec<(String, usize)> =
@@ -35,11 +35,12 @@ fn videos_that_are_copied_slowly_into_a_watched_folder_are_labelled_once_and_who
     for (name, frames) in &videos {
         clip(&project.path(&format!("whole/{name}")), *frames);
     }
-    // Nothing is there when the watch begins.
+    // The folder is empty when the watch begins.
     let mut child = project.command(&["run", "pipeline.yaml", "--watch", "1s"]).spawn().unwrap();
     std::thread::scope(|scope| {
         for (name, _) in &videos {
             scope.spawn(|| copy_slowly(&project, name, 12));
+            // A copy takes 3.6 s, so several overlap.
             std::thread::sleep(Duration::from_millis(500));
         }
     });
@@ -50,26 +51,27 @@ fn videos_that_are_copied_slowly_into_a_watched_folder_are_labelled_once_and_who
         .collect();
     let begun = Instant::now();
     loop {
-        let asked = project.lapo(&["query", labels, "--workspace", "ws", "--format", "json"]);
-        let rows: serde_json::Value = serde_json::from_str(&asked.stdout).unwrap_or_default();
+        let queried = project.lapo(&["query", labels, "--workspace", "ws", "--format", "json"]);
+        let rows: serde_json::Value = serde_json::from_str(&queried.stdout).unwrap_or_default();
         let rows = rows.as_array().cloned().unwrap_or_default();
         let found: Vec<(String, u64)> = rows
             .iter()
             .map(|row| (row["video"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap()))
             .collect();
-        // Never half of one.
+        // A half-copied video would have fewer rows.
         assert!(found.iter().all(|row| expected.contains(row)), "{found:?}");
         if found == expected {
             break;
         }
         assert!(child.try_wait().unwrap().is_none(), "the watch has ended");
-        assert!(begun.elapsed() < Duration::from_secs(300), "{found:?}: {asked:#?}");
+        assert!(begun.elapsed() < Duration::from_secs(300), "{found:?}: {queried:#?}");
         std::thread::sleep(Duration::from_millis(200));
     }
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let said = said(child);
+    // 128 + SIGTERM.
     assert_eq!(said.code, 143, "{said:#?}");
-    // Each was decoded once.
+    // Every video was decoded once.
     let new: u64 = said
         .stdout
         .lines()
@@ -79,7 +81,7 @@ fn videos_that_are_copied_slowly_into_a_watched_folder_are_labelled_once_and_who
 }
 
 #[test]
-fn a_young_file_is_left_for_the_next_run_and_an_interval_must_make_sense() {
+fn a_young_file_is_left_for_the_next_run_and_the_interval_is_checked() {
     let project = Project::new(0);
     let yaml = PIPELINE.replace("cut: null", "cut: null, min_age: 3600");
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
@@ -100,16 +102,12 @@ fn a_young_file_is_left_for_the_next_run_and_an_interval_must_make_sense() {
     }
     let broken = project.path("pipeline.yaml");
     fs::write(&broken, PIPELINE.replace("size: 16", "size: 1")).unwrap();
-    assert_eq!(
-        project.run(&["--watch", "1s"]).code,
-        1,
-        "a pipeline that makes no sense is not watched"
-    );
+    assert_eq!(project.run(&["--watch", "1s"]).code, 1, "an invalid pipeline is not watched");
 }
 
-/// The headline of all faults: a dataset that becomes empty because of what is only for a moment.
+/// A temporary state of the folder must never empty a dataset.
 #[test]
-fn a_folder_of_which_nothing_can_be_read_yet_makes_no_empty_version() {
+fn a_folder_without_readable_videos_makes_no_version() {
     let project = Project::new(0);
     fs::write(
         project.path("pipeline.yaml"),

@@ -1,42 +1,47 @@
-//! Labels need not wait for the slowest video.
+//! Shards are labelled while slower videos are still being decoded.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::hostile::{add_long_video, kill, strike};
+use crate::decoder_crashes::{add_long_video, kill, signal_decoder};
 use crate::project::{PIPELINE, Project, said};
 
-/// Three games and the model trained on them, near-copies left out, then five more and a long video that nobody has decoded.
-fn grown() -> Option<Project> {
+/// Creates a project with a model trained on three games without near-duplicates, then adds five
+/// games and a long video. Returns `None` without the ffmpeg command line.
+fn trained_project_with_new_videos() -> Option<Project> {
     let project = Project::new(3);
-    let copies = "  copies: { deduplicate: { frames: frames } }\n  model: { train_dynamics: { without: copies, ";
+    let deduplicated = "  copies: { deduplicate: { frames: frames } }\n  \
+                        model: { train_dynamics: { without: copies, ";
     let text = PIPELINE
         .replace("videos_per_shard: 4", "videos_per_shard: 1")
-        .replace("  model: { train_dynamics: { ", copies);
+        .replace("  model: { train_dynamics: { ", deduplicated);
     fs::write(project.path("pipeline.yaml"), text).unwrap();
     project.run(&[]).good();
     project.add(3..8);
     add_long_video(&project).then_some(project)
 }
 
-fn count(project: &Project, folder: &str) -> usize {
+/// Returns the number of entries in a folder of the workspace.
+fn count_files(project: &Project, folder: &str) -> usize {
     fs::read_dir(project.path("ws").join(folder)).unwrap().count()
 }
 
 #[test]
-fn shards_are_labelled_while_a_slow_video_is_decoded_and_to_the_same_bytes() {
-    let Some(project) = grown() else { return };
+fn labels_streamed_during_decoding_equal_labels_made_afterwards() {
+    let Some(project) = trained_project_with_new_videos() else { return };
+    // One thread waits for the stopped decoder, the other one labels.
     let run = project.command(&["run", "pipeline.yaml", "--threads", "2"]).spawn().unwrap();
-    let decoder = strike(&run, "maze_1_001_long.mp4", "-STOP");
+    let decoder = signal_decoder(&run, "maze_1_001_long.mp4", "-STOP");
     let deadline = Instant::now() + Duration::from_secs(120);
-    while count(&project, "labels/receipts") < 8 {
-        assert!(Instant::now() < deadline, "labels wait for the video that stands still");
+    // Three old shards and five new ones; the shard of the long video is still missing.
+    while count_files(&project, "labels/receipts") < 8 {
+        assert!(Instant::now() < deadline, "labels wait for the stopped decoder");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(
-        (count(&project, "frames/receipts"), count(&project, "frames/manifests")),
+        (count_files(&project, "frames/receipts"), count_files(&project, "frames/manifests")),
         (8, 1),
-        "the video still stands"
+        "the decoder is still stopped"
     );
     kill(&decoder, "-CONT");
     let run = said(run).good();
@@ -47,17 +52,17 @@ fn shards_are_labelled_while_a_slow_video_is_decoded_and_to_the_same_bytes() {
     assert!(history.stdout.contains("new frames (6)"), "{history:#?}");
 
     let labels = project.files("labels", "labels.parquet");
-    fs::rename(project.path("ws/labels"), project.path("ahead")).unwrap();
+    fs::rename(project.path("ws/labels"), project.path("streamed")).unwrap();
     assert!(project.run(&[]).good().stdout.starts_with("9 tasks"));
     assert!(
         labels == project.files("labels", "labels.parquet"),
-        "labels made ahead are the labels of their own turn"
+        "streamed labels differ from labels made after decoding"
     );
 }
 
 #[test]
-fn a_model_that_will_be_trained_again_labels_nothing_before() {
-    let Some(project) = grown() else { return };
+fn a_model_due_for_retraining_labels_no_shards() {
+    let Some(project) = trained_project_with_new_videos() else { return };
     let text = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     fs::write(
         project.path("pipeline.yaml"),
@@ -68,14 +73,14 @@ fn a_model_that_will_be_trained_again_labels_nothing_before() {
     assert_eq!(
         (planned["model"], planned["labels"]),
         ((1, 0), (9, 0)),
-        "six new videos beside three"
+        "six new videos besides three old ones"
     );
     project.run(&["--threads", "2"]).good();
     let labels = project.query("SELECT count(DISTINCT video) AS n FROM labels");
     assert_eq!(labels[0]["n"], 9);
     assert_eq!(
-        count(&project, "labels/receipts"),
+        count_files(&project, "labels/receipts"),
         3 + 9,
-        "those of the first model, and those of the second"
+        "three labels of the first model, nine of the second"
     );
 }

@@ -1,4 +1,4 @@
-//! A video that is still being written costs itself: the others are committed, and it is left for the next run.
+//! Videos still being written are left for the next run; the others are committed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::project::{Project, Said};
 
-/// Runs while another thread appends to a file without end; the file is then what it was.
+/// Runs while another thread keeps appending to a file, then restores the file.
 fn while_it_grows(path: &Path, run: impl FnOnce() -> Said) -> Said {
     let whole = fs::read(path).unwrap();
     let stop = AtomicBool::new(false);
@@ -29,6 +29,7 @@ fn while_it_grows(path: &Path, run: impl FnOnce() -> Said) -> Said {
     said
 }
 
+/// Returns the names of all labelled videos.
 fn labelled(project: &Project) -> Vec<String> {
     let rows = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     rows.as_array().unwrap().iter().map(|row| row["video"].as_str().unwrap().to_owned()).collect()
@@ -39,7 +40,7 @@ fn a_growing_video_is_left_for_the_next_run_and_the_others_are_labelled() {
     let project = Project::new(6);
     let grown = project.path("videos/maze_1_002.mp4");
     let said = while_it_grows(&grown, || project.run(&[]));
-    assert_eq!(said.code, 3, "done in part: {said:#?}");
+    assert_eq!(said.code, 3, "partly done: {said:#?}");
     assert!(said.stderr.contains("videos/maze_1_002.mp4"), "{said:#?}");
     let others: Vec<String> =
         [0, 1, 3, 4, 5].map(|game| format!("videos/maze_1_{game:03}.mp4")).to_vec();
@@ -49,16 +50,15 @@ fn a_growing_video_is_left_for_the_next_run_and_the_others_are_labelled() {
     project.run_changes_nothing(&[]);
 }
 
-/// What was read of a video stays while its next content is being written.
 #[test]
-fn a_video_that_is_being_replaced_keeps_its_rows_until_it_is_whole() {
+fn a_video_keeps_its_rows_while_it_is_being_replaced() {
     let project = Project::new(6);
     project.run(&[]).good();
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     project.add(6..8);
     let replaced = project.path("videos/maze_1_002.mp4");
     let said = while_it_grows(&replaced, || project.run(&[]));
-    assert_eq!(said.code, 3, "done in part: {said:#?}");
+    assert_eq!(said.code, 3, "partly done: {said:#?}");
     assert_eq!(labelled(&project).len(), 8);
     let kept =
         "SELECT * FROM labels WHERE video < 'videos/maze_1_006.mp4' ORDER BY video, frame_index";
@@ -66,7 +66,7 @@ fn a_video_that_is_being_replaced_keeps_its_rows_until_it_is_whole() {
 }
 
 #[test]
-fn a_video_that_changes_after_the_plan_fails_its_partition_and_no_other() {
+fn a_video_that_changes_after_the_plan_fails_only_its_partition() {
     let project = Project::new(6);
     project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]).good();
     fs::copy(project.path("videos/maze_1_001.mp4"), project.path("videos/maze_1_005.mp4")).unwrap();
@@ -88,6 +88,7 @@ fn a_video_that_changes_after_the_plan_fails_its_partition_and_no_other() {
         partial.code == 3 && partial.stderr.contains("partition 1 is not done"),
         "{partial:#?}"
     );
+    // The partition with the changed video is missing; the other one has four videos.
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 4);
     project.run(&[]).good();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM labels")[0]["n"], 6);

@@ -1,4 +1,5 @@
-//! The contract for other engines: plan, work and commit give what a run gives, whoever dies on the way.
+//! `lapo plan --out`, `lapo worker` and `lapo commit` give the results of `lapo run`, even when
+//! workers are killed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,21 +8,23 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
-use crate::gc::gc_finds_what_is_left_over;
-use crate::killed::results;
+use crate::gc::assert_gc_finds_all_garbage;
+use crate::kill_and_resume::results;
 use crate::project::{PIPELINE, Project, said};
 
-/// Plans into a new folder; how many partitions there are, and how many datasets will change.
-fn planned(project: &Project, folder: &str) -> (usize, usize) {
+/// Plans into a new folder. Returns the numbers of partitions and of changed datasets.
+fn plan_with_changes(project: &Project, folder: &str) -> (usize, usize) {
     let said = project.lapo(&["plan", "pipeline.yaml", "--out", folder, "--format", "json"]).good();
     let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     (plan["partitions"].as_u64().unwrap() as usize, plan["changes"].as_u64().unwrap() as usize)
 }
 
+/// Plans into a new folder and returns the number of partitions.
 fn plan(project: &Project, folder: &str) -> usize {
-    planned(project, folder).0
+    plan_with_changes(project, folder).0
 }
 
+/// Starts a worker for one partition.
 fn worker(project: &Project, plan: &str, partition: usize) -> Child {
     project
         .command(&["worker", "--plan", plan, "--partition", &partition.to_string()])
@@ -30,7 +33,7 @@ fn worker(project: &Project, plan: &str, partition: usize) -> Child {
 }
 
 #[test]
-fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
+fn plan_worker_and_commit_repeated_to_the_end_equal_a_run() {
     let project = Project::new(9);
     let mut waves = Vec::new();
     loop {
@@ -40,6 +43,7 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
             break;
         }
         waves.push(partitions);
+        // A commit needs all partitions.
         let early = project.lapo(&["commit", "--plan", &folder]);
         assert!(
             early.code == 1
@@ -49,13 +53,18 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
             "{early:#?}"
         );
         assert!(early.stderr.contains("lapo status"), "{early:#?}");
-        // The last first, and each by two workers at once.
-        let both = (0..partitions).rev().flat_map(|partition| {
-            [worker(&project, &folder, partition), worker(&project, &folder, partition)]
-        });
-        both.collect::<Vec<Child>>().into_iter().for_each(|child| _ = said(child).good());
+        // In reverse order, and two workers for each partition.
+        let workers: Vec<Child> = (0..partitions)
+            .rev()
+            .flat_map(|partition| [partition, partition])
+            .map(|partition| worker(&project, &folder, partition))
+            .collect();
+        for child in workers {
+            said(child).good();
+        }
         assert!(said(worker(&project, &folder, 0)).good().stdout.contains("was done already"));
         let first = project.lapo(&["commit", "--plan", &folder]).good();
+        // Repeating a commit changes nothing.
         let second = project.lapo(&["commit", "--plan", &folder]).good();
         assert!(
             first.stdout.contains("9 videos") && second.stdout.contains("9 videos"),
@@ -70,19 +79,21 @@ fn plan_work_and_commit_until_nothing_is_left_is_a_run() {
 }
 
 #[test]
-fn too_many_rejects_are_never_committed_nor_planned_upon() {
+fn too_many_rejects_are_neither_committed_nor_used_by_a_plan() {
     let project = Project::new(2);
-    (0..6).for_each(|i| {
-        fs::write(project.path("videos").join(format!("bad{i}.mp4")), format!("bad {i}")).unwrap()
-    });
-    let limited = |most: &str| {
+    for i in 0..6 {
+        fs::write(project.path(&format!("videos/bad{i}.mp4")), format!("bad {i}")).unwrap();
+    }
+    let allow_rejected = |most: &str| {
         let yaml = PIPELINE
             .replace("videos_per_shard: 4", &format!("videos_per_shard: 4, max_rejected: {most}"));
         fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     };
-    limited("0.5");
+    allow_rejected("0.5");
     let partitions = plan(&project, "plans/a");
-    (0..partitions).for_each(|partition| _ = said(worker(&project, "plans/a", partition)).good());
+    for partition in 0..partitions {
+        said(worker(&project, "plans/a", partition)).good();
+    }
     for args in
         [&["commit", "--plan", "plans/a"][..], &["plan", "pipeline.yaml", "--out", "plans/b"]]
     {
@@ -91,9 +102,9 @@ fn too_many_rejects_are_never_committed_nor_planned_upon() {
         assert!(refused.code == 1 && refused.stderr.contains(why), "{args:?}: {refused:#?}");
         assert!(!project.path("ws/frames/manifests").exists(), "{args:?}");
     }
-    limited("0.75");
-    assert_eq!(plan(&project, "plans/c"), 1, "what is done counts, and training is next");
-    // These frames are no version yet.
+    allow_rejected("0.75");
+    assert_eq!(plan(&project, "plans/c"), 1, "finished tasks count, and training is next");
+    // The frames are not committed as a version yet.
     let job: serde_json::Value =
         serde_json::from_slice(&fs::read(project.path("plans/c/jobs/000000.jsonl")).unwrap())
             .unwrap();
@@ -102,7 +113,7 @@ fn too_many_rejects_are_never_committed_nor_planned_upon() {
 }
 
 #[test]
-fn what_a_killed_plan_left_never_becomes_part_of_another() {
+fn a_plan_never_uses_files_of_an_interrupted_plan() {
     let project = Project::new(3);
     assert_eq!(plan(&project, "plans/a"), 1);
     fs::remove_file(project.path("plans/a/plan.json")).unwrap();
@@ -113,20 +124,22 @@ fn what_a_killed_plan_left_never_becomes_part_of_another() {
     assert!(said.code == 1 && said.stderr.contains("name a new folder"), "{said:#?}");
 }
 
-/// An engine may try a commit again a week later, and two may plan at once.
+/// An engine may retry a commit a week later, and two engines may plan at once.
 #[test]
-fn an_old_plan_s_commit_undoes_nothing_that_came_since() {
+fn committing_an_old_plan_keeps_newer_versions() {
     let project = Project::new(3);
     let work = |folder: &str| {
         let partitions = plan(&project, folder);
-        (0..partitions).for_each(|partition| _ = said(worker(&project, folder, partition)).good());
+        for partition in 0..partitions {
+            said(worker(&project, folder, partition)).good();
+        }
     };
     work("plans/first");
     project.lapo(&["commit", "--plan", "plans/first"]).good();
     project.add(3..5);
     work("plans/second");
     project.add(5..6);
-    std::thread::sleep(Duration::from_secs(1)); // what began in the same second is as old
+    std::thread::sleep(Duration::from_secs(1)); // start times have whole seconds
     project.run(&[]).good();
     let whole = results(&project);
 
@@ -141,7 +154,7 @@ fn an_old_plan_s_commit_undoes_nothing_that_came_since() {
 }
 
 #[test]
-fn a_plan_that_is_not_there_or_has_no_such_partition_is_a_clear_error() {
+fn a_missing_plan_or_partition_is_a_clear_error() {
     let project = Project::new(3);
     assert_eq!(plan(&project, "plans/a"), 1);
     for (args, expect) in [
@@ -156,12 +169,13 @@ fn a_plan_that_is_not_there_or_has_no_such_partition_is_a_clear_error() {
 }
 
 #[test]
-fn workers_killed_at_random_while_two_runs_work_change_nothing() {
+fn workers_killed_during_two_runs_do_not_change_the_results() {
     let project = Project::new(16);
     let alone = Project::new(16);
     alone.run(&[]).good();
     let partitions = plan(&project, "plans/0");
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(std::process::id().into());
+    // Two runs and the workers do the same tasks at the same time.
     let runs: Vec<Child> =
         (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
     let mut killed = 0;
@@ -175,84 +189,84 @@ fn workers_killed_at_random_while_two_runs_work_change_nothing() {
             child.wait().unwrap();
         }
     }
-    runs.into_iter().for_each(|child| _ = said(child).good());
-    println!("{killed} of 20 kills met a living worker");
-    assert!(killed >= 5, "only {killed} of 20 kills met a living worker");
+    for child in runs {
+        said(child).good();
+    }
+    println!("{killed} of 20 kills met a running worker");
+    assert!(killed >= 5, "only {killed} of 20 kills met a running worker");
     project.run_changes_nothing(&[]);
     assert!(results(&project) == results(&alone));
-    let rows = project.query("SELECT count(*) AS n, count(DISTINCT concat(video, '/', cast(frame_index AS varchar))) AS rows FROM labels");
-    assert_eq!(rows[0]["n"], rows[0]["rows"], "no row twice");
+    let rows = project.query(
+        "SELECT count(*) AS n, \
+         count(DISTINCT concat(video, '/', cast(frame_index AS varchar))) AS rows FROM labels",
+    );
+    assert_eq!(rows[0]["n"], rows[0]["rows"], "a row occurs twice");
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
     for stage in ["frames", "labels"] {
         let entries = lapo::dataset::head(&store, stage).unwrap().unwrap().entries(&store).unwrap();
         let keys: HashSet<&String> = entries.iter().map(|(key, _)| key).collect();
-        assert_eq!(keys.len(), entries.len(), "no task twice");
+        assert_eq!(keys.len(), entries.len(), "a task occurs twice");
         let filed = |key: &&String| {
             project.path("ws").join(stage).join("receipts").join(format!("{key}.json")).is_file()
         };
-        assert!(keys.iter().all(filed), "every receipt is there");
+        assert!(keys.iter().all(filed), "a receipt is missing");
     }
-    // While the plan is out, it holds back what its workers left.
+    // An uncommitted plan protects the files of its workers from `gc`, so it is committed first.
     project.lapo(&["commit", "--plan", "plans/0"]).good();
-    gc_finds_what_is_left_over(&project, &[]);
+    assert_gc_finds_all_garbage(&project, &[]);
 }
 
-/// Videos that are gone and a setting that was put back are changes, although nothing is to be done.
+/// A removed video and a restored setting need a new version, even if no task has to run.
 #[test]
-fn a_plan_without_partitions_still_commits_what_is_gone_and_what_was_put_back() {
+fn a_plan_without_tasks_commits_removed_videos_and_restored_settings() {
     let project = Project::new(8);
     project.run(&[]).good();
-    (4..8).for_each(|game| {
-        fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap()
-    });
+    for game in 4..8 {
+        fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap();
+    }
     let refused = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/refused"]);
     assert!(
         refused.code == 1
             && refused.stderr.contains("4 of 8 videos of the newest version no longer match"),
         "{refused:#?}"
     );
-    let waves = |more: &[&str], name: &str| {
-        for wave in 0..5 {
-            let folder = format!("plans/{name}{wave}");
-            let said = project
-                .lapo(
-                    &[&["plan", "pipeline.yaml", "--out", &folder, "--format", "json"], more]
-                        .concat(),
-                )
-                .good();
-            let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    // Plans, works and commits until nothing changes. Returns the number of rounds.
+    let commit_all = |more: &[&str], name: &str| {
+        for round in 0..5 {
+            let folder = format!("plans/{name}{round}");
+            let args = ["plan", "pipeline.yaml", "--out", &folder, "--format", "json"];
+            let output = project.lapo(&[&args, more].concat()).good();
+            let plan: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
             if plan["changes"] == 0 {
-                return wave;
+                return round;
             }
             let partitions = plan["partitions"].as_u64().unwrap() as usize;
-            (0..partitions).for_each(|partition| _ = said_by(worker(&project, &folder, partition)));
+            for partition in 0..partitions {
+                said(worker(&project, &folder, partition)).good();
+            }
             project.lapo(&["commit", "--plan", &folder]).good();
         }
-        panic!("five waves do not end it");
+        panic!("still changing after five rounds");
     };
     let rows = |project: &Project| {
         project.query("SELECT count(DISTINCT video) AS videos FROM labels")[0]["videos"]
             .as_u64()
             .unwrap()
     };
-    assert_eq!((waves(&["--max-dropped", "1"], "gone"), rows(&project)), (1, 4));
+    assert_eq!((commit_all(&["--max-dropped", "1"], "gone"), rows(&project)), (1, 4));
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
-    waves(&["--set", "size=32"], "other");
+    commit_all(&["--set", "size=32"], "other");
     assert!(project.query("SELECT * FROM labels ORDER BY video, frame_index") != labels);
-    assert_eq!(waves(&[], "back"), 1);
+    assert_eq!(commit_all(&[], "back"), 1);
     assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels);
     project.run_changes_nothing(&[]);
 }
 
-fn said_by(child: Child) -> crate::project::Said {
-    said(child).good()
-}
-
-/// A fleet in the middle of an upgrade, or a plan that was edited.
+/// Such jobs come from an upgrade in the middle of a plan, or from an edited plan.
 #[test]
-fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
+fn a_worker_refuses_a_job_that_does_not_match_its_key() {
     let project = Project::new(3);
-    assert_eq!(planned(&project, "plans/a"), (1, 3));
+    assert_eq!(plan_with_changes(&project, "plans/a"), (1, 3));
     let job = fs::read_to_string(project.path("plans/a/jobs/000000.jsonl")).unwrap();
     let front = fs::read_to_string(project.path("plans/a/plan.json")).unwrap();
     let cases = [
@@ -293,6 +307,7 @@ fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
     for (case, file, edited, expect) in cases {
         let path = project.path("plans/a").join(file);
         let whole = fs::read_to_string(&path).unwrap();
+        // The edit must have changed the file.
         assert!(edited != whole, "{case}");
         fs::write(&path, edited).unwrap();
         let refused = said(worker(&project, "plans/a", 0));

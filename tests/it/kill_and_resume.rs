@@ -1,4 +1,4 @@
-//! Nothing is lost or half: killed at random moments, run twice at once, on a full disk.
+//! Interrupted runs: killed at random moments, two at once, and on a full disk.
 
 use std::path::Path;
 use std::process::Child;
@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::project::{Project, said};
 
-/// The bytes that must not depend on how often a run died.
+/// Returns the result files. Their bytes must not depend on interruptions.
 pub fn results(project: &Project) -> Vec<Vec<Vec<u8>>> {
     [
         ("frames", "shard.arrow"),
@@ -20,7 +20,7 @@ pub fn results(project: &Project) -> Vec<Vec<Vec<u8>>> {
     .to_vec()
 }
 
-/// Waits until the run has begun to write into a folder; false where it ended before.
+/// Waits until the run begins to write into a folder. Returns false if the run ended before.
 fn has_begun(child: &mut Child, folder: &Path) -> bool {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -34,11 +34,11 @@ fn has_begun(child: &mut Child, folder: &Path) -> bool {
 }
 
 #[test]
-fn killed_at_21_moments_in_every_stage_it_ends_with_the_same_bytes() {
+fn a_run_killed_at_any_moment_resumes_to_the_same_bytes() {
     let steps = ["--set", "steps=12"];
     let whole = Project::new(12);
     whole.run(&steps).good();
-    let expect = results(&whole);
+    let expected = results(&whole);
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(std::process::id().into());
     let mut kills = 0;
     for round in 0..7 {
@@ -55,6 +55,7 @@ fn killed_at_21_moments_in_every_stage_it_ends_with_the_same_bytes() {
             ]);
             let mut child = command.args(steps).spawn().unwrap();
             if has_begun(&mut child, &project.path("ws").join(stage)) {
+                // The random delay hits reading, computing and writing.
                 std::thread::sleep(Duration::from_micros(rng.random_range(0..150_000)));
             }
             kills += usize::from(child.try_wait().unwrap().is_none());
@@ -63,21 +64,23 @@ fn killed_at_21_moments_in_every_stage_it_ends_with_the_same_bytes() {
         }
         project.run(&steps).good();
         assert!(
-            results(&project) == expect,
-            "round {round}: other bytes than a run that was never killed"
+            results(&project) == expected,
+            "round {round}: the results differ from those of an uninterrupted run"
         );
         project.run_changes_nothing(&steps);
     }
-    println!("{kills} of 21 kills met a living process");
-    assert!(kills >= 14, "only {kills} of 21 kills met a living process");
+    println!("{kills} of 21 kills met a running process");
+    assert!(kills >= 14, "only {kills} of 21 kills met a running process");
 }
 
 #[test]
-fn two_runs_at_once_end_with_the_same_result() {
+fn two_concurrent_runs_give_the_result_of_one() {
     let project = Project::new(8);
     let both: Vec<Child> =
         (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
-    both.into_iter().for_each(|child| _ = said(child).good());
+    for child in both {
+        said(child).good();
+    }
     project.run_changes_nothing(&[]);
     let alone = Project::new(8);
     alone.run(&[]).good();
@@ -89,7 +92,7 @@ fn two_runs_at_once_end_with_the_same_result() {
 }
 
 #[test]
-fn a_full_disk_is_a_clear_error_and_what_is_done_stays() {
+fn a_full_disk_is_a_clear_error_and_the_next_run_continues() {
     let project = Project::new(12);
     let workspace = project.path("ws");
     std::fs::create_dir(&workspace).unwrap();
@@ -100,6 +103,7 @@ fn a_full_disk_is_a_clear_error_and_what_is_done_stays() {
             .status()
             .is_ok_and(|s| s.success())
     };
+    // Small enough to fill up before the run ends.
     if !mount(&["-t", "tmpfs", "-o", "size=400k", "tmpfs"]) {
         println!("skipped: mounting a small disk needs root");
         return;
@@ -107,6 +111,7 @@ fn a_full_disk_is_a_clear_error_and_what_is_done_stays() {
     let full = project.run(&[]);
     let grown = mount(&["-o", "remount,size=64m"]);
     let after = project.run(&[]);
+    // Unmounts before an assertion can fail.
     let unmounted =
         std::process::Command::new("umount").arg(&workspace).status().is_ok_and(|s| s.success());
     assert!(grown && unmounted);

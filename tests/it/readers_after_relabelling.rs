@@ -1,11 +1,13 @@
-//! What other programs read of a workspace that has lived: relabelled, killed, collected. `LAPO_PYTHON` names the Python, as in `readers`.
+//! Other programs read the labels of a workspace after relabelling, a killed run and `lapo gc`.
+//!
+//! `LAPO_PYTHON` names the Python, as in `readers`.
 
 use std::time::Duration;
 
 use crate::project::Project;
 use crate::python::passes;
 
-/// Every reader gives the rows that `lapo query` gave, of the newest version and of the first.
+/// Compares the rows of every reader with `lapo query`, for the newest and the first version.
 const CHECK: &str = r#"
 import sys, subprocess, polars as pl, pyarrow.dataset as ds, duckdb
 from deltalake import DeltaTable
@@ -35,11 +37,11 @@ print("read by polars", pl.__version__, "and duckdb", duckdb.__version__)
 "#;
 
 #[test]
-fn every_reader_sees_the_rows_of_each_version_after_a_relabelling_a_kill_and_a_gc() {
+fn readers_agree_on_every_version_after_a_relabelling_a_kill_and_a_gc() {
     let project = Project::new(8);
     project.run(&[]).good();
     project.run(&["--set", "steps=5"]).good();
-    // A third relabelling that dies on the way; then its remains are collected.
+    // Kills a third relabelling at several moments and collects its garbage.
     for millis in [200, 400, 600] {
         let mut child = project
             .command(&["run", "pipeline.yaml", "--set", "steps=400", "--checkpoint-secs", "0"])
@@ -64,6 +66,7 @@ fn every_reader_sees_the_rows_of_each_version_after_a_relabelling_a_kill_and_a_g
                 .good();
             project.path(file)
         });
+    // The answers of `lapo query` are the expected rows.
     let [newest, first] = answers;
     passes(CHECK, [env!("CARGO_BIN_EXE_lapo").into(), project.path("ws"), newest, first]);
 }

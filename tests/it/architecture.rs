@@ -1,10 +1,10 @@
-//! The invariants of `src/lib.rs`: which room may know which.
+//! The invariants of `src/lib.rs`: the modules and crates each module may use.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A room and all it may use.
+/// Modules, each with all other modules it may use.
 const MAY_USE: [(&str, &[&str]); 10] = [
     ("video", &[]),
     ("build_info", &["video"]),
@@ -18,10 +18,10 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("query", &["dataset"]),
 ];
 
-/// Crates that only some rooms may know.
-const KNOWN_TO: [(&str, &[&str]); 18] = [
+/// Restricted crates and the modules allowed to use them.
+const CRATE_USERS: [(&str, &[&str]); 18] = [
     ("burn_store", &["models"]),
-    // PPO is told in one file: what is played and what is learnt of it.
+    // PPO collects rollouts and computes its losses in one place.
     ("burn", &["models", "train", "stages/finetune"]),
     ("ffmpeg_next", &["video"]),
     ("libloading", &["envs"]),
@@ -41,6 +41,7 @@ const KNOWN_TO: [(&str, &[&str]); 18] = [
     ("base64", &["stages"]),
 ];
 
+/// Returns all Rust files below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let (folders, files): (Vec<_>, Vec<_>) =
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).partition(|p| p.is_dir());
@@ -48,7 +49,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     rust.chain(folders.iter().flat_map(|f| self::files(f))).collect()
 }
 
-fn room(file: &Path) -> String {
+/// Returns the top-level module of a file.
+fn module(file: &Path) -> String {
     let inner = file.strip_prefix(source()).unwrap();
     inner.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_string()
 }
@@ -57,7 +59,7 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The code of a file: comments dropped, so that prose may name any room.
+/// Returns the code of a file without comment lines, because prose may name any module.
 fn code(file: &Path) -> String {
     fs::read_to_string(file)
         .unwrap()
@@ -67,7 +69,7 @@ fn code(file: &Path) -> String {
         .join("\n")
 }
 
-/// Words that follow `prefix` in the code.
+/// Returns the words directly after `prefix` in the code.
 fn words_after(code: &str, prefix: &str) -> BTreeSet<String> {
     let word = |rest: &str| {
         rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or("").to_string()
@@ -76,35 +78,35 @@ fn words_after(code: &str, prefix: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn rooms_know_only_the_rooms_they_may() {
-    let rooms: BTreeSet<String> = files(&source()).iter().map(|f| room(f)).collect();
+fn modules_use_only_the_modules_they_may() {
+    let modules: BTreeSet<String> = files(&source()).iter().map(|f| module(f)).collect();
     for file in files(&source()) {
-        let Some((_, may)) = MAY_USE.iter().find(|(name, _)| *name == room(&file)) else {
+        let Some((_, may)) = MAY_USE.iter().find(|(name, _)| *name == module(&file)) else {
             continue;
         };
         let used = words_after(&code(&file), "crate::");
         let wrong: Vec<_> = used
             .iter()
-            .filter(|u| rooms.contains(*u) && **u != room(&file) && !may.contains(&u.as_str()))
+            .filter(|u| modules.contains(*u) && **u != module(&file) && !may.contains(&u.as_str()))
             .collect();
-        assert!(wrong.is_empty(), "{}: {} may not know {wrong:?}", file.display(), room(&file));
+        assert!(wrong.is_empty(), "{}: {} may not use {wrong:?}", file.display(), module(&file));
     }
 }
 
 #[test]
-fn crates_stay_in_their_rooms() {
+fn crates_are_used_only_by_their_modules() {
     for file in files(&source()) {
-        for (name, rooms) in KNOWN_TO {
+        for (name, modules) in CRATE_USERS {
             let code = code(&file);
-            let known = [format!("{name}::"), format!("use {name}")].iter().any(|word| {
+            let is_used = [format!("{name}::"), format!("use {name}")].iter().any(|word| {
                 code.match_indices(word.as_str()).any(|(at, _)| {
                     !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                 })
             });
             let inner = file.strip_prefix(source()).unwrap().to_string_lossy().into_owned();
             assert!(
-                !known || rooms.iter().any(|room| inner.starts_with(room)),
-                "{} may not know {name}",
+                !is_used || modules.iter().any(|module| inner.starts_with(module)),
+                "{} may not use {name}",
                 file.display()
             );
         }
@@ -112,12 +114,12 @@ fn crates_stay_in_their_rooms() {
 }
 
 #[test]
-fn unsafe_is_only_where_libav_a_memory_map_or_a_game_forces_it() {
+fn unsafe_is_used_only_for_libav_memory_maps_and_games() {
     for file in files(&source()) {
         let is_unsafe = words_after(&code(&file), "unsafe ")
             .iter()
             .any(|w| w.is_empty() || w == "fn" || w == "impl" || w == "extern");
-        let allowed = room(&file) == "video"
+        let allowed = module(&file) == "video"
             || file.ends_with("dataset/store.rs")
             || file.ends_with("envs/libenv.rs");
         assert!(!is_unsafe || allowed, "{}", file.display());
@@ -126,7 +128,7 @@ fn unsafe_is_only_where_libav_a_memory_map_or_a_game_forces_it() {
 
 #[test]
 fn only_the_command_line_prints_and_reads_the_environment() {
-    for file in files(&source()).iter().filter(|f| !["cli", "main"].contains(&room(f).as_str())) {
+    for file in files(&source()).iter().filter(|f| !["cli", "main"].contains(&module(f).as_str())) {
         let code = code(file);
         let code = if file.iter().any(|part| part == "tests") {
             ""
@@ -140,18 +142,18 @@ fn only_the_command_line_prints_and_reads_the_environment() {
 }
 
 #[test]
-fn every_file_opens_with_what_it_is_for() {
+fn every_file_begins_with_a_module_doc() {
     for file in files(&source()) {
         assert!(fs::read_to_string(&file).unwrap().starts_with("//!"), "{}", file.display());
     }
 }
 
-/// `pipeline`, `executor` and `cli` reach every stage through its traits, so that a new kind is one
-/// file and one line in the list. Tests may name kinds.
+/// `pipeline`, `executor` and `cli` use every stage through its traits, so a new kind needs only
+/// one file and one line in the list. Tests may name kinds.
 #[test]
-fn no_room_but_stages_names_a_kind_of_stage() {
-    let rooms = ["pipeline", "executor", "cli"];
-    for file in files(&source()).iter().filter(|f| rooms.contains(&room(f).as_str())) {
+fn only_the_stages_module_names_kinds_of_stages() {
+    let modules = ["pipeline", "executor", "cli"];
+    for file in files(&source()).iter().filter(|f| modules.contains(&module(f).as_str())) {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         if name.ends_with("_tests") || name == "recorded_keys" {
             continue;
