@@ -198,7 +198,7 @@ fn a_file_with_too_many_broken_places_is_given_up() {
     let outcome = decode(&path, &options).unwrap().outcome;
     let fault = outcome.fault.unwrap();
     assert_eq!(fault.class, FaultClass::CorruptPackets);
-    assert!(fault.reason.contains("given up after 1 broken places"), "{fault}");
+    assert!(fault.reason.contains("decoding stopped after 1 errors"), "{fault}");
 }
 
 #[test]
