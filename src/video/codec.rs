@@ -190,7 +190,7 @@ pub(super) fn holds_picture(id: Id, packet: &Packet) -> bool {
 /// State that decides which packets can be decoded, given the key frames and losses so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Resume {
-    /// No key frame was seen. All packets are decoded, because not every container marks key frames.
+    /// No key frame was seen. All packets are decoded, because some containers mark none.
     Unmarked,
     /// Packets were lost. None is decoded before the next key frame.
     AtKeyFrame,

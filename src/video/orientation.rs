@@ -1,8 +1,9 @@
 //! Rotates and mirrors pixels upright.
 //!
-//! Cameras store the orientation as a display matrix. Start at [`Orientation::from_display_matrix`].
+//! Cameras store the orientation as a display matrix.
+//! [`Orientation::from_display_matrix`] parses it.
 
-/// One of the eight orientations of a picture: an optional swap of the axes, then optional mirroring.
+/// One of the eight orientations of a picture: an optional swap of the axes, then mirroring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Orientation {
     /// Whether rows become columns.

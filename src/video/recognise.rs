@@ -79,7 +79,9 @@ impl FileKind {
         let (class, reason) = match self {
             Self::LfsPointer => (
                 FaultClass::UnknownFormat,
-                "it is a Git LFS pointer, not the video itself; fetch the video with `git lfs pull`".into(),
+                "it is a Git LFS pointer, not the video itself; fetch the video with \
+                 `git lfs pull`"
+                    .into(),
             ),
             Self::Still => (
                 FaultClass::Unsupported,
@@ -87,18 +89,25 @@ impl FileKind {
             ),
             Self::Segment => (
                 FaultClass::IncompleteHeader,
-                "it is a media segment without its initialisation segment; join them, for example with \
-                 `cat init.mp4 segment.m4s > video.mp4`".into(),
+                "it is a media segment without its initialisation segment; join them, for \
+                 example with `cat init.mp4 segment.m4s > video.mp4`"
+                    .into(),
             ),
-            Self::Encrypted => (FaultClass::Unsupported, "it is encrypted; decrypt it first".into()),
+            Self::Encrypted => {
+                (FaultClass::Unsupported, "it is encrypted; decrypt it first".into())
+            }
             Self::AnimatedWebp => (
                 FaultClass::Unsupported,
-                "it is an animated WebP, which this libav cannot decode; convert it to a video, for \
-                 example with ImageMagick".into(),
+                "it is an animated WebP, which this libav cannot decode; convert it to a video, \
+                 for example with ImageMagick"
+                    .into(),
             ),
-            Self::Joined(at) => (
+            Self::Joined(offset) => (
                 FaultClass::Joined,
-                format!("another MP4 begins at byte {at}, which players ignore; only the frames before it were decoded"),
+                format!(
+                    "another MP4 begins at byte {offset}, which players ignore; only the frames \
+                     before it were decoded"
+                ),
             ),
         };
         Fault::new(class, reason)

@@ -44,7 +44,8 @@ impl Reader {
         self.decode_or_skip(packet)
     }
 
-    /// Reads the next packet of the video. Returns `None` at another stream's packet and at the end.
+    /// Reads the next packet of the video. Returns `None` at a packet of another stream and at the
+    /// end.
     fn read(&mut self) -> Result<Option<Packet>, Error> {
         if let Some(packet) = self.peeked_packet.take() {
             return Ok(Some(packet));
