@@ -15,7 +15,7 @@ pub fn writes_h264() -> bool {
     codec::encoder::find_by_name("libx264").is_some()
 }
 
-/// Returns the codecs among `names` that libav has no decoder for.
+/// Returns the codecs among `names` without a decoder in libav.
 pub fn missing_decoders<'a>(names: &[&'a str]) -> Vec<&'a str> {
     names.iter().copied().filter(|name| codec::decoder::find_by_name(name).is_none()).collect()
 }

@@ -60,9 +60,9 @@ impl Clock {
     /// Returns the time of the next picture.
     ///
     /// A picture without a timestamp, as in raw streams and at the end of an AVI, follows the last
-    /// one by the usual step. A gap is marked where pictures were lost and where the clock goes
-    /// back or jumps. Stated durations do not decide about gaps: many files state those of another
-    /// picture order or rate.
+    /// one by the usual step. A gap is marked after lost pictures and after a jump of the clock in
+    /// either direction. Stated durations do not decide about gaps: in many files they belong to
+    /// another picture order or rate.
     pub(super) fn picture_time(
         &mut self,
         picture: &frame::Video,

@@ -1,8 +1,8 @@
 //! Opens the codec of a file and decides which packets it can decode.
 //!
-//! [`open_codec`] opens a codec that reports damage instead of hiding it. [`Resume`] tracks the
-//! packets at which decoding can start or continue. Damage that decodes without an error stays
-//! undetected; VP9 reports almost none.
+//! [`open_codec`] opens a codec and makes it report damage instead of hiding it. [`Resume`] decides
+//! at which packets decoding can start or continue. Damage stays undetected if it decodes without
+//! an error; VP9 reports almost none.
 //!
 //! Where libav is wrong or silent:
 //!
@@ -37,14 +37,14 @@ const MAX_THREADS: usize = 16;
 /// Codecs that count the parts of a picture, and so detect a packet with missing parts.
 const DETECT_MISSING_PARTS: [Id; 3] = [Id::MPEG1VIDEO, Id::MPEG2VIDEO, Id::MPEG4];
 
-/// Kinds of packet loss that a codec detects by itself.
+/// Kinds of packet loss detected by a codec itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum LossDetection {
     /// Almost none.
     Nothing,
     /// Missing parts of a packet, but not missing packets.
     Parts,
-    /// Also missing packets that others reference, because H.264 numbers them.
+    /// Also missing reference pictures, because H.264 numbers them.
     All,
 }
 
@@ -158,12 +158,12 @@ pub(super) fn is_shortage(error: AvError) -> bool {
 
 /// Returns whether the codec gives a picture for each packet that holds one.
 ///
-/// Other codecs skip packets that they do not understand, without an error.
+/// Other codecs skip packets they do not understand, without an error.
 pub(super) fn one_picture_per_packet(source: &Source) -> bool {
     [Id::H264, Id::HEVC, Id::AV1].contains(&source.stream().parameters().id())
 }
 
-/// Returns the kinds of packet loss that the codec of a file detects.
+/// Returns the kinds of packet loss detected by the codec of a file.
 pub(super) fn loss_detection(source: &Source) -> LossDetection {
     match source.stream().parameters().id() {
         Id::H264 => LossDetection::All,
@@ -226,8 +226,8 @@ impl Resume {
 
     /// Returns whether a missing reference is expected.
     ///
-    /// It is at the start of a file. It also is after a loss, unless a second decoder shows
-    /// whether a picture uses the reference.
+    /// It is at the start of a file. It also is after a loss, unless a second decoder shows whether
+    /// a picture uses the reference.
     pub(super) fn may_miss_references(&self, has_second_decoder: bool) -> bool {
         match self {
             Self::Unmarked | Self::FirstGroup { after_loss: false, .. } => true,
@@ -236,7 +236,7 @@ impl Resume {
         }
     }
 
-    /// Records that packets were lost.
+    /// Records a loss of packets.
     pub(super) fn interrupt(&mut self) {
         if *self != Self::Unmarked {
             *self = Self::AtKeyFrame;

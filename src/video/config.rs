@@ -15,7 +15,7 @@ const MAX_FPS: f64 = 1000.0;
 
 /// How a picture is fitted into a frame with another aspect ratio.
 ///
-/// `crop` and `pad` use the proportions that a player shows: rotated upright, with non-square
+/// `crop` and `pad` use the proportions displayed by a player: rotated upright, with non-square
 /// pixels taken into account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -40,8 +40,8 @@ pub struct Limits {
     /// Longest time spent decoding one file, in seconds. Default 3600. Time in which the decoder
     /// waits for its caller or for the disk does not count.
     pub deadline_secs: f64,
-    /// Largest number of broken packets in one file. Default 1000: each costs the frames up to
-    /// the next key frame, so a file with more has few usable frames left.
+    /// Largest number of broken packets in one file. Default 1000: each costs the frames up to the
+    /// next key frame, so a file with more has few usable frames left.
     pub max_errors: u32,
     /// Largest number of bytes read to detect the format and the streams. Default 5000000, as in
     /// libav.
@@ -70,21 +70,21 @@ pub struct DecodeOptions {
     pub fps: Option<f64>,
     /// How to fit a picture with another aspect ratio.
     pub fit: Fit,
-    /// Edges to cut off before fitting: left, top, right and bottom of the upright picture, each
-    /// as a share of its width or height, below 0.5.
+    /// Edges to cut off before fitting: left, top, right and bottom of the upright picture, each as
+    /// a share of its width or height, below 0.5.
     pub trim: [f32; 4],
     /// Largest number of codec threads, at least 1. At most 16 are used, and fewer if the machine
-    /// is short of threads or memory. The number changes the speed and never the pixels, except
-    /// in pictures whose damage libav does not detect. One thread is the most efficient; more
-    /// help only when there are fewer files than cores.
+    /// is short of threads or memory. The number changes the speed and never the pixels, except in
+    /// pictures whose damage libav does not detect. One thread is the most efficient; more help
+    /// only when there are fewer files than cores.
     pub codec_threads: usize,
     /// Limits on the cost of decoding the file.
     pub limits: Limits,
 }
 
 impl DecodeOptions {
-    /// Creates options for stretched frames of `width` x `height`: every picture, one codec
-    /// thread, default limits.
+    /// Creates options for stretched frames of `width` x `height`: every picture, one codec thread,
+    /// default limits.
     pub fn new(width: u32, height: u32) -> Self {
         Self {
             width,
@@ -102,7 +102,7 @@ impl DecodeOptions {
         self.height as usize * self.width as usize * 3
     }
 
-    /// Checks every field, and returns an error that names the first one out of range.
+    /// Checks every field, and returns an error for the first one out of range.
     pub fn validate(&self) -> Result<(), Error> {
         let side = format!("1 to {MAX_SIDE} pixels");
         for (field, pixels) in [("width", self.width), ("height", self.height)] {
@@ -122,7 +122,7 @@ impl DecodeOptions {
 }
 
 impl Limits {
-    /// Checks every limit, and returns an error that names the first one out of range.
+    /// Checks every limit, and returns an error for the first one out of range.
     pub fn validate(&self) -> Result<(), Error> {
         let secs = self.deadline_secs;
         check("max_pixels", self.max_pixels, self.max_pixels > 0, "at least 1")?;

@@ -48,7 +48,7 @@ struct Resampling {
 }
 
 impl Decoder {
-    /// Opens a file. [`Error::class`] returns the fault of a file that cannot be opened.
+    /// Opens a file. If it is at fault, [`Error::class`] returns the fault class.
     pub fn open(path: &Path, options: &DecodeOptions) -> Result<Self, Error> {
         Self::guarded(path, None, options, Guard::new(&options.limits))
     }
@@ -82,9 +82,9 @@ impl Decoder {
 
     /// Writes the next frame, `[height, width, 3]` RGB, into `out`.
     ///
-    /// Returns `None` at the end of the file, and after a fault that ended decoding early;
-    /// [`Decoder::finish`] returns the fault. An error here is not the file's fault: the disk or
-    /// the memory failed, or `out` has the wrong size.
+    /// Returns `None` at the end of the file. It also returns `None` after a fault has ended
+    /// decoding early; [`Decoder::finish`] returns the fault. An error here is not the file's
+    /// fault: the disk or the memory failed, or `out` has the wrong size.
     pub fn next_frame(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
         if out.len() != self.frame_bytes {
             return Err(Error::Buffer { seen: out.len(), expected: self.frame_bytes });
@@ -147,7 +147,7 @@ impl Decoder {
         Ok(self.reader.next()?.map(|(picture, time)| (Picture::new(picture), time)))
     }
 
-    /// Scales a picture into `out`. A picture that cannot be scaled ends decoding.
+    /// Scales a picture into `out`. Failure ends decoding.
     fn write(&mut self, picture: &mut Picture, out: &mut [u8]) -> bool {
         let result = self.scaler.write(picture, out);
         if let Err(error) = &result {

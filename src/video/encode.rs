@@ -41,8 +41,8 @@ pub struct Film {
     pub height: u32,
     /// Frames per second.
     pub fps: u32,
-    /// Side of the block of pixels that each pixel becomes. It must be even, because colours are
-    /// stored at half the resolution.
+    /// Magnification: each pixel becomes a block of `zoom` x `zoom` pixels. It must be even,
+    /// because colours are stored at half the resolution.
     pub zoom: u32,
 }
 
@@ -121,7 +121,7 @@ impl Film {
         Ok(context.open_with(options)?)
     }
 
-    /// Writes the packets that the encoder has finished.
+    /// Writes the encoder's finished packets.
     fn drain(
         &self,
         encoder: &mut encoder::Video,

@@ -1,4 +1,4 @@
-//! Safe functions for the few libav calls that `ffmpeg-next` does not wrap.
+//! Safe functions for the few libav calls without a wrapper in `ffmpeg-next`.
 //!
 //! They use `ffmpeg-next`'s own types and make no decisions; policy is in `source`, `reader` and
 //! `scale`. All unsafe code of the module `video` is in this file and in `listen`.
@@ -176,7 +176,7 @@ pub(super) fn is_discarded(packet: &Packet) -> bool {
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD as c_int != 0 }
 }
 
-/// Makes the codec start every picture as noise, so that parts it does not decode are recognisable.
+/// Makes the codec start every picture as noise, to make undecoded parts recognisable.
 #[expect(unsafe_code, reason = "ffmpeg-next cannot set this callback")]
 pub(super) fn start_pictures_as_noise(codec: &mut ffmpeg_next::codec::Context) {
     // SAFETY: the context is alive and not open yet; the callback is a plain function.

@@ -76,7 +76,7 @@ impl Guard {
         state.since.is_some_and(|since| state.spent + since.elapsed() > state.allowed + grace)
     }
 
-    /// Returns the fault of a file that exceeded the time limit.
+    /// Returns the fault for exceeding the time limit.
     #[must_use]
     pub fn deadline(&self) -> Fault {
         let allowed = self.state().allowed.as_secs_f64();

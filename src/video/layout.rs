@@ -28,8 +28,8 @@ pub(super) struct Layout {
 impl Layout {
     /// Computes the layout after cutting off `trim`.
     ///
-    /// `trim` holds shares of the upright picture: left, top, right, bottom. Cuts are rounded up
-    /// to whole colour samples.
+    /// `trim` holds shares of the upright picture: left, top, right, bottom. Cuts are rounded up to
+    /// whole colour samples.
     pub(super) fn trimmed(
         shape: &Shape,
         orientation: Orientation,

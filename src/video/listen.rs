@@ -15,15 +15,15 @@ use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::Input;
 
 thread_local! {
-    /// Number of errors and first error of each open container's demuxer, by its address.
-    /// A container is read on one thread.
+    /// Number of errors and first error of each open container's demuxer, by its address. A
+    /// container is read on one thread.
     static DEMUXER_ERRORS: RefCell<HashMap<usize, (u64, String)>> = RefCell::default();
     /// Open containers whose demuxer has reported packet loss since the last query.
     static PACKET_LOSSES: RefCell<HashSet<usize>> = RefCell::default();
 }
 
-/// Beginnings of the format strings with which codecs report that they invented a part of a
-/// picture, or kept one with a wrong checksum. Their return codes do not report these.
+/// Beginnings of the codecs' messages about an invented part of a picture, or one kept despite a
+/// wrong checksum. Their return codes do not report these.
 const DAMAGE: [&str; 10] = [
     "concealing ",
     "error while decoding MB",
@@ -45,18 +45,18 @@ pub(super) const MISSING_REFERENCE: &str = "Missing reference picture, default i
 const PACKET_LOSS: [&str; 3] =
     ["Continuity check failed", "Packet had TEI flag set", "Packet mismatch"];
 
-/// H.264's message for a gap in its numbering of references. Some streams are encoded with gaps,
-/// so it matters only after packet loss.
+/// H.264's message for a gap in its numbering of references. Some streams are encoded with gaps, so
+/// it matters only after packet loss.
 const MISSING_FRAME: &str = "Frame num gap";
 
-/// Codecs that have missed a numbered reference since the last query, by [`CodecLog`] number.
+/// Codecs with a missing numbered reference since the last query, by [`CodecLog`] number.
 static MISSING_FRAMES: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 
-/// Damage that codecs have reported since the last query, by [`CodecLog`] number.
+/// Damage reported by codecs since the last query, by [`CodecLog`] number.
 static DAMAGED: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
 
-/// Reasons why codecs got no buffer for a picture, by [`CodecLog`] number. This is global because
-/// a codec may have several threads.
+/// Reasons why codecs got no buffer for a picture, by [`CodecLog`] number. This is global because a
+/// codec may have several threads.
 static REFUSED_BUFFERS: Mutex<BTreeMap<usize, Refusal>> = Mutex::new(BTreeMap::new());
 
 /// Reason why a codec got no buffer for a picture.
@@ -199,7 +199,7 @@ fn refused_buffers() -> MutexGuard<'static, BTreeMap<usize, Refusal>> {
 pub(super) struct CodecLog(usize);
 
 impl CodecLog {
-    /// Attaches a log to a codec that is not open yet. The codec's threads inherit its number.
+    /// Attaches a log to a codec before it is opened. The codec's threads inherit its number.
     #[expect(unsafe_code, reason = "a field without an accessor")]
     pub(super) fn attach(codec: &mut codec::Context) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(1);
@@ -224,7 +224,7 @@ impl CodecLog {
         missing_frames().remove(&self.0)
     }
 
-    /// Returns the first damage that the codec has reported since the last call.
+    /// Returns the first damage reported by the codec since the last call.
     pub(super) fn take_damage(&self) -> Option<String> {
         damaged().remove(&self.0)
     }
@@ -238,8 +238,8 @@ impl Drop for CodecLog {
     }
 }
 
-/// Returns the number of errors that the container's demuxer has logged on this thread, and the
-/// constant part of the first one.
+/// Returns the number of errors logged by the container's demuxer on this thread, and the constant
+/// part of the first one.
 #[expect(unsafe_code, reason = "the context's address names it")]
 pub(super) fn demuxer_errors(input: &Input) -> Option<(u64, String)> {
     // SAFETY: the pointer is only used as a number.

@@ -1,8 +1,8 @@
 //! Decodes video files into RGB frames, and encodes frames into a video.
 //!
 //! A [`Decoder`] takes a path to any video that libav can read. It returns upright RGB frames of
-//! one size, in order, each with its time, and an [`Outcome`] with everything that was wrong with
-//! the file: a broken video is an outcome, not a crash.
+//! one size, in order, each with its time, and an [`Outcome`] with all faults of the file: a broken
+//! video is an outcome, not a crash.
 //!
 //! In this module a *picture* is one decoded image of the source. A *frame* is what the caller
 //! gets: a picture after resampling, cropping and scaling.
@@ -14,7 +14,7 @@
 //! | `source` | opens a container and selects its video stream |
 //! | `guard` | the time limit of a file, and its disk errors: [`Guard`] |
 //! | `probe` | reads size, rate and duration from the header |
-//! | `recognise` | identifies files that are not playable videos |
+//! | `recognise` | identifies files other than playable videos |
 //! | `reader` | decodes a container into intact pictures |
 //! | `codec` | opens the codec and decides which packets it can decode |
 //! | `witness` | a second decoder that measures how far damage reaches |
@@ -28,7 +28,7 @@
 //! | `encode` | encodes frames as H.264 in MP4: [`Film`] |
 //! | `about` | the version and codecs of the linked libav |
 //! | `listen` | captures libav's log messages |
-//! | `ffi` | calls that `ffmpeg-next` has no safe wrapper for |
+//! | `ffi` | calls without a safe wrapper in `ffmpeg-next` |
 //!
 //! `ffi` and `listen` hold all unsafe code of this module. Without the cargo feature `video` only
 //! `config` and `outcome` are compiled.
@@ -102,8 +102,7 @@ pub type OpenVideo = Arc<dyn Fn() -> std::io::Result<Box<dyn VideoFile>> + Send 
 
 /// Reason why a file gave no frames, or why decoding stopped.
 ///
-/// Faults of the file that appear after it was opened are not errors. They are the [`Fault`] of
-/// the [`Outcome`].
+/// Faults found after opening the file are not errors. They are the [`Fault`] of the [`Outcome`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is at fault. The same bytes always fail the same way.

@@ -1,7 +1,7 @@
 //! Rotates and mirrors pixels upright.
 //!
-//! Cameras store the orientation as a display matrix.
-//! [`Orientation::from_display_matrix`] parses it.
+//! Cameras store the orientation as a display matrix. [`Orientation::from_display_matrix`] parses
+//! it.
 
 /// One of the eight orientations of a picture: an optional swap of the axes, then mirroring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

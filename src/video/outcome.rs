@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Properties that a file states in its header.
+/// Properties stated in a file's header.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     /// libav's name for the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
@@ -34,15 +34,15 @@ pub struct Probe {
 pub struct Frame {
     /// Time since the start of the file, in seconds.
     pub time_secs: f64,
-    /// Whether frames were lost, or the clock jumped, between the previous frame and this one.
-    /// What happened in between is unknown, so no window may cross the gap.
+    /// Whether frames were lost, or the clock jumped, between the previous frame and this one. What
+    /// happened in between is unknown, so no window may cross the gap.
     pub gap_before: bool,
-    /// Position in the source: the number of frames before this one in the intact file, lost
-    /// frames included. Values from [`UNPLACED`] on mean that the position is unknown.
+    /// Position in the source: the number of frames before this one in the intact file, lost frames
+    /// included. Values from [`UNPLACED`] on mean an unknown position.
     pub index: u64,
 }
 
-/// Lower bound of the indices of frames whose position in the source is unknown.
+/// Lower bound of the indices of frames with an unknown position in the source.
 ///
 /// It is above every real position, so no recorded action is ever matched to such a frame.
 pub const UNPLACED: u64 = 1 << 31;
@@ -62,7 +62,7 @@ pub struct Outcome {
     pub skipped_packets: u64,
     /// Number of places where pictures are missing between decoded ones.
     pub holes: u64,
-    /// Time in seconds of the first picture whose position in the source is unknown.
+    /// Time in seconds of the first picture with an unknown position in the source.
     pub unplaced_secs: Option<f64>,
     /// Number of changes of picture size or format within the file. Handled, so not a fault.
     pub resizes: u32,
@@ -113,7 +113,7 @@ pub enum FaultClass {
     TooLarge,
     /// The file has a video stream, but none of its pictures could be decoded.
     NoFrames,
-    /// The video ends before the time that its header states.
+    /// The video ends before the time stated in its header.
     Truncated,
     /// Some packets could not be read or decoded.
     CorruptPackets,

@@ -11,7 +11,7 @@
 //!   missing ones.
 //!
 //! If neither is reliable, all further positions are unknown. Such pictures are numbered from
-//! [`UNPLACED`], so that no data recorded for a position is ever matched to them.
+//! [`UNPLACED`], so no data recorded for a position is ever matched to them.
 
 mod intervals;
 #[cfg(test)]
@@ -22,11 +22,11 @@ use std::collections::BTreeMap;
 use self::intervals::Intervals;
 use super::outcome::UNPLACED;
 
-/// Upper limit of the packets that a codec holds back. If more pictures are missing, a picture
-/// takes several packets.
+/// Upper limit of the packets held back by a codec. If more pictures are missing, a picture takes
+/// several packets.
 const MAX_HELD: u64 = 64;
 
-/// State of a packet whose picture was not returned yet.
+/// State of a packet without a returned picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum PacketState {
     /// The codec has the packet.
@@ -73,11 +73,11 @@ pub(super) struct Positions {
     lost_untimed: u64,
     /// Whether every packet so far had its own timestamp and gave one picture.
     one_to_one: bool,
-    /// Whether the codec gives a picture for each packet, so that a missing one was lost in it.
+    /// Whether the codec gives a picture for each packet. If so, a missing one was lost in it.
     one_picture_per_packet: bool,
     /// Whether an unknown number of packets was lost since decoding last restarted.
     uncounted_loss: bool,
-    /// Whether packets may be missing without a sign, so that every interval is checked.
+    /// Whether every interval is checked, because packets may be missing without a sign.
     checks_intervals: bool,
     /// Decoding time of the last packet, if the file ended early: packets to be displayed after it
     /// may be missing.
@@ -117,17 +117,17 @@ impl Default for Positions {
 }
 
 impl Positions {
-    /// Creates the positions of a file, for a codec that gives a picture for each packet or not.
+    /// Creates the positions of a file.
     pub(super) fn new(one_picture_per_packet: bool) -> Self {
         Self { one_picture_per_packet, ..Self::default() }
     }
 
-    /// Records that a picture may consist of two packets, one for each field.
+    /// Allows pictures of two packets, one for each field.
     pub(super) fn allow_field_pairs(&mut self) {
         self.one_picture_per_packet = false;
     }
 
-    /// Adds a packet that holds a picture.
+    /// Adds a packet with a picture.
     pub(super) fn add_packet(&mut self, pts: Option<i64>, is_key: bool, state: PacketState) {
         self.packets += 1;
         let Some(pts) = pts else {
@@ -145,7 +145,7 @@ impl Positions {
         }
     }
 
-    /// Records that the picture with this timestamp is not returned.
+    /// Marks the picture with this timestamp as lost.
     pub(super) fn withhold(&mut self, pts: Option<i64>) {
         for ((_, timestamp), packet) in &mut self.pending {
             if Some(*timestamp) == pts {
@@ -154,7 +154,7 @@ impl Positions {
         }
     }
 
-    /// Records that the codec dropped all packets it held.
+    /// Marks all packets held by the codec as lost.
     pub(super) fn drop_held(&mut self) {
         for packet in self.pending.values_mut() {
             packet.state = PacketState::Lost;
@@ -164,7 +164,7 @@ impl Positions {
         }
     }
 
-    /// Records that decoding restarts at the last packet read.
+    /// Records a restart of decoding at the last packet read.
     pub(super) fn restart(&mut self) {
         self.packets_before_restart = self.packets.saturating_sub(1);
     }
@@ -174,17 +174,17 @@ impl Positions {
         self.last_shown.is_some() || !self.pending.is_empty()
     }
 
-    /// Records that the container lost an unknown number of packets.
+    /// Records a loss of an unknown number of packets by the container.
     pub(super) fn add_uncounted_loss(&mut self) {
         self.uncounted_loss = true;
     }
 
-    /// Records that packets may be missing in this stream without a sign.
+    /// Starts checking every interval, because packets may be missing without a sign.
     pub(super) fn check_intervals(&mut self) {
         self.checks_intervals = true;
     }
 
-    /// Records that the file ended after the packet decoded at `last_dts`, perhaps too early.
+    /// Records the end of the file after the packet decoded at `last_dts`, perhaps too early.
     pub(super) fn end(&mut self, last_dts: Option<i64>, is_cut: bool) {
         self.ends_at = last_dts;
         self.is_cut = is_cut;
@@ -233,8 +233,7 @@ impl Positions {
         Position { index: self.next - 1, lost_before: lost_before && self.placed > 1 }
     }
 
-    /// Removes the packets displayed before this picture, and returns the number of those that
-    /// gave no picture.
+    /// Removes the packets displayed before this picture, and returns how many gave no picture.
     fn count_lost_before(&mut self, pts: Option<i64>, restarted: bool) -> u64 {
         let untimed = std::mem::take(&mut self.lost_untimed);
         let Some(pts) = pts else {

@@ -20,7 +20,7 @@ const MAX_PLAUSIBLE_FPS: f64 = 1000.0;
 
 /// Reads a file's header and first packets.
 ///
-/// [`Error::class`] returns the fault of a file that cannot be read.
+/// If the file is at fault, [`Error::class`] returns the fault class.
 pub fn probe(path: &Path, limits: &Limits) -> Result<Probe, Error> {
     limits.validate()?;
     let guard = Guard::new(limits);
@@ -76,8 +76,8 @@ pub(super) struct StatedDuration {
 }
 
 impl StatedDuration {
-    /// Returns the duration of the video stream, else the container's, never one estimated from
-    /// the bit rate.
+    /// Returns the duration of the video stream, else the container's, never one estimated from the
+    /// bit rate.
     pub(super) fn of(source: &Source) -> Option<Self> {
         if !libav::duration_is_stated(&source.input) {
             return None;

@@ -10,8 +10,8 @@
 //!
 //! **Not damage.**
 //!
-//! - The end of a file, where the codec returns the pictures it held back.
-//! - The start of a file, where pictures may reference others from before the file.
+//! - The end of a file: the codec returns the pictures it held back.
+//! - The start of a file: pictures may reference others from before the file.
 //! - A header whose count or duration does not match the pictures.
 //! - A packet marked as damaged, if the codec reports no error.
 //!
@@ -52,11 +52,11 @@ pub(super) struct Reader {
     gap: bool,
     /// Whether the codec still holds intact pictures from before a loss.
     holds_intact: bool,
-    /// Key frame that waits until the codec has returned these pictures.
+    /// Key frame to send after the codec has returned these pictures.
     pending_key_frame: Option<Packet>,
-    /// The second decoder, in use after damage that the codec conceals.
+    /// The second decoder, in use after the codec has concealed damage.
     second_decoder: Option<SecondDecoder>,
-    /// Number of pictures that an earlier pass with more threads has returned.
+    /// Number of pictures returned by an earlier pass with more threads.
     given_before: u64,
     /// Number of consecutive failed reads.
     read_failures: u32,
@@ -64,9 +64,9 @@ pub(super) struct Reader {
     loss_suspected: bool,
     /// First packet after a suspected loss. The packet after it decides whether it can be decoded.
     suspect_packet: Option<Packet>,
-    /// A packet that was read ahead.
+    /// Packet read ahead.
     peeked_packet: Option<Packet>,
-    /// Number of errors that the demuxer has logged.
+    /// Number of errors logged by the demuxer.
     demuxer_errors: u64,
     /// Whether the last packet read is incomplete.
     last_packet_is_corrupt: bool,
@@ -174,7 +174,7 @@ impl Reader {
 
     /// Returns whether a picture is intact.
     ///
-    /// A damaged picture is dropped, and so are the pictures that the codec holds, if they may
+    /// A damaged picture is dropped. The pictures held by the codec are dropped too, if they may
     /// depend on it.
     fn is_intact(&mut self, picture: &frame::Video) -> Result<bool, Error> {
         if self.second_decoder.is_some() {
@@ -221,7 +221,7 @@ impl Reader {
         Ok(false)
     }
 
-    /// Takes the damage that the codec has logged. Leading pictures may be damaged.
+    /// Takes the damage logged by the codec. Damage in leading pictures is expected and ignored.
     fn reported_damage(&self) -> Option<String> {
         self.codec_log.take_damage().filter(|_| !self.resume.is_leading(self.last_pts))
     }

@@ -1,22 +1,22 @@
-//! Identifies files that are not playable videos, or that hold more than libav reads.
+//! Identifies files that are not playable videos, and joined videos.
 //!
-//! libav's errors only name the part that it missed. [`recognise`] looks at the bytes and returns
-//! the [`FileKind`], whose fault states what to do with the file.
+//! libav's errors only name the missing part of a file. [`recognise`] looks at the bytes and
+//! returns the [`FileKind`], whose fault states what to do with the file.
 
 use std::io::{ErrorKind, Read, Result as IoResult, SeekFrom};
 
 use super::{Fault, FaultClass, VideoFile};
 
-/// Largest number of top-level MP4 boxes to read; enough for any MP4 that is not fragmented.
+/// Largest number of top-level MP4 boxes to read; enough for any MP4 without fragments.
 const MAX_BOXES: usize = 64;
 /// Largest number of bytes of an MP4's index (`moov`) to search.
 const MAX_INDEX_BYTES: u64 = 16 << 20;
-/// Brands of still pictures that use the box structure of MP4.
+/// Brands of still pictures in the box structure of MP4.
 const STILL_BRANDS: [&[u8; 4]; 6] = [b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"];
-/// First bytes of a Git LFS pointer, the text that replaces a large file in a repository.
+/// First bytes of a Git LFS pointer, a text in place of a large file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Kind of file that is often mistaken for a playable video.
+/// Kind of file often mistaken for a playable video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileKind {
     /// A Git LFS pointer: a few lines of text that name a file elsewhere.

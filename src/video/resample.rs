@@ -1,4 +1,4 @@
-//! Selects the picture that each frame shows at a constant frame rate.
+//! Selects a picture for each frame at a constant frame rate.
 //!
 //! A [`Resampler`] works like ffmpeg's `fps` filter: frame n is at n / fps seconds. It shows the
 //! last picture whose time, rounded to a frame, is not later. No picture is repeated across a gap.
@@ -17,13 +17,13 @@ pub(super) struct PictureTime {
     pub(super) usual_secs: f64,
     /// Whether pictures were lost before it, or the clock jumped.
     pub(super) gap_before: bool,
-    /// Whether the previous picture was shown for so long that what happened is unknown.
+    /// Whether the previous picture was shown for so long that the action in between is unknown.
     pub(super) after_standstill: bool,
     /// Position in the source.
     pub(super) index: u64,
 }
 
-/// Tracks the frames that the current picture still has to fill.
+/// Tracks the frames still to be filled by the current picture.
 #[derive(Debug)]
 pub(super) struct Resampler {
     fps: f64,
@@ -60,7 +60,7 @@ impl Resampler {
         self.picture_index = picture.index;
     }
 
-    /// Returns the next frame that shows the current picture.
+    /// Returns the next frame filled by the current picture.
     pub(super) fn next_frame(&mut self) -> Option<Frame> {
         if self.next >= self.end {
             return None;
@@ -97,8 +97,8 @@ impl Resampler {
 mod tests {
     use super::*;
 
-    /// Resamples pictures at the given times, where a minus sign marks a gap, and compares the
-    /// frames as `picture@frame`, or `picture|frame` after a gap.
+    /// Resamples pictures at the given times and compares the frames as `picture@frame`, or
+    /// `picture|frame` after a gap. A negative time marks a gap.
     fn check(fps: f64, duration_secs: f64, times: &[f64], expected: &str) {
         let picture_time = |time: &f64| PictureTime {
             time_secs: time.abs(),

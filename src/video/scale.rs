@@ -31,7 +31,7 @@ struct Built {
     scaled: frame::Video,
 }
 
-/// Properties of a picture that the scaler depends on.
+/// Properties of a picture that require another scaler if they change.
 #[derive(Clone, Copy, PartialEq)]
 struct Kind {
     format: Pixel,

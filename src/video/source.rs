@@ -16,7 +16,7 @@ use super::guard::{Guard, GuardedFile};
 use super::recognise::{FileKind, recognise};
 use super::{Error, Fault, FaultClass, Limits, OpenVideo, ffi};
 
-/// Formats that make libav open other files, the network or a script interpreter.
+/// Formats in which libav opens other files, the network or a script interpreter.
 const FORBIDDEN: [&str; 14] = [
     "applehttp",
     "avisynth",
@@ -75,7 +75,7 @@ impl Source {
         Self::read(path, Arc::new(open), limits, guard)
     }
 
-    /// Opens the video that `open` returns; `path` is its name in messages.
+    /// Opens a video through `open`; `path` is its name in messages.
     pub(super) fn read(
         path: &Path,
         open: OpenVideo,
@@ -116,15 +116,15 @@ impl Source {
         file_kind(&self.open, &self.guard)
     }
 
-    /// Returns whether this is a transport stream that ends within a packet. Transport streams
+    /// Returns whether this is a transport stream with an incomplete last packet. Transport streams
     /// state no length, so this is the only sign of truncation.
     pub(super) fn ends_within_a_packet(&self) -> bool {
         self.input.format().name() == "mpegts"
             && TRANSPORT_PACKET_BYTES.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
     }
 
-    /// Returns whether every packet states its duration and `packets` is not the number of
-    /// packets that the header states.
+    /// Returns whether every packet states its duration and `packets` is not the number of packets
+    /// that the header states.
     pub(super) fn states_every_duration(&self, packets: u64) -> bool {
         let counted = u64::try_from(self.stream().frames()).unwrap_or(0);
         self.is_mp4() && counted != packets
@@ -157,8 +157,7 @@ impl Source {
     }
 }
 
-/// Replaces the fault of a file that is not a video by a more specific one, if its bytes show
-/// what it is.
+/// Replaces a general fault by a more specific one, if the bytes show the kind of file.
 fn explain(error: Error, open: &OpenVideo, guard: &Guard) -> Error {
     let Error::Refused { path, fault } = error else { return error };
     let is_no_video = matches!(
@@ -228,7 +227,7 @@ fn open_container(
     })
 }
 
-/// Selects the stream that a player shows.
+/// Selects the same stream as a player.
 ///
 /// Cover pictures of sound files do not count. Among equal streams the first is selected, because
 /// the others may hold its transparency or depth.
@@ -275,7 +274,7 @@ fn check_size((width, height): (u32, u32), max_pixels: u64) -> Result<(), Fault>
     ))
 }
 
-/// Creates the error for a file that libav has too little memory for.
+/// Creates the error for a file whose decoding exhausts the memory.
 ///
 /// This is a fault of the file: a broken header may request any amount, and one such file must not
 /// stop a run.

@@ -1,6 +1,6 @@
 //! A second decoder of a damaged file, which measures how far the damage reaches.
 //!
-//! H.264 conceals the damaged parts of a picture. It marks that picture, but not the pictures
+//! H.264 conceals the damaged parts of a picture. It marks the picture itself, but not the pictures
 //! predicted from it. The second decoder conceals nothing: its pictures start as noise, and damaged
 //! parts remain noise. If both decoders give the same pixels, the picture depends on no damaged
 //! part. Start at [`SecondDecoder::confirms`].
@@ -23,9 +23,9 @@ const MAX_AHEAD: usize = 40;
 /// A second decoder of the same packets.
 pub(super) struct SecondDecoder {
     codec: decoder::Video,
-    /// Pictures that the first decoder has not reached.
+    /// Pictures not yet reached by the first decoder.
     ahead: VecDeque<frame::Video>,
-    /// Timestamps of pictures that are wrong in both decoders.
+    /// Timestamps of pictures known to be wrong in both decoders.
     rejected: BTreeSet<i64>,
     /// Separates its messages from the first decoder's.
     _codec_log: CodecLog,
@@ -55,9 +55,9 @@ impl SecondDecoder {
         self.ahead.clear();
     }
 
-    /// Rejects the picture of a packet that is lost or wrong in both decoders.
+    /// Rejects the picture of a packet, because it is lost or wrong in both decoders.
     ///
-    /// All references are dropped, so that no picture predicted from earlier ones is confirmed.
+    /// All references are dropped, so no picture predicted from earlier ones is confirmed.
     pub(super) fn reject(&mut self, packet: &Packet) -> Result<(), AvError> {
         self.rejected.extend(packet.pts());
         self.end_input();

@@ -1,7 +1,7 @@
 //! Recovery from failed reads, lost packets and damage.
 //!
 //! Two cases differ. Packets lost before the codec leave its pictures intact. Damage inside the
-//! codec may affect every picture that it holds.
+//! codec may affect all of them.
 
 use ffmpeg_next::Error as AvError;
 use ffmpeg_next::codec::Id;
@@ -13,7 +13,7 @@ use crate::video::witness::SecondDecoder;
 use crate::video::{Error, Fault, FaultClass};
 
 /// Number of consecutive failed reads that count as the end of the file. In a truncated MP4, every
-/// packet that the index still names fails.
+/// packet beyond the end fails, because the index still lists it.
 const READ_FAILURES_AT_THE_END: u32 = 16;
 
 impl Reader {
@@ -45,9 +45,9 @@ impl Reader {
         self.on_damage(&error.to_string())
     }
 
-    /// Handles packets that were lost before they reached the codec.
+    /// Handles a loss of packets before they reached the codec.
     ///
-    /// The pictures that the codec holds are intact. They are returned after all packets up to the
+    /// The pictures held by the codec are intact. They are returned after all packets up to the
     /// next key frame were read, because these determine their positions.
     pub(super) fn on_loss(&mut self, reason: &str) -> Result<(), Error> {
         if !self.count_error(reason)? {
@@ -65,7 +65,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Handles damage that the codec met. The pictures that it holds may depend on it.
+    /// Handles damage reported by the codec. The pictures it holds may depend on it.
     pub(super) fn on_damage(&mut self, reason: &str) -> Result<(), Error> {
         if !self.count_error(reason)? {
             return Ok(());
@@ -80,7 +80,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Drops the pictures that the codec holds.
+    /// Drops the pictures held by the codec.
     fn drop_held(&mut self) {
         self.positions.drop_held();
         self.holds_intact = false;
@@ -110,7 +110,7 @@ impl Reader {
         Ok(false)
     }
 
-    /// Returns whether a second decoder is missing that would show how far damage reaches.
+    /// Returns whether to open a second decoder, to find out how far damage reaches.
     ///
     /// Without timestamps it would not help: every dropped picture would shift all later ones.
     pub(super) fn needs_second_decoder(&self) -> bool {

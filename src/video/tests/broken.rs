@@ -1,5 +1,5 @@
-//! Broken files, and files that are not videos: each gets the right fault class and keeps its
-//! intact frames, without a crash or an endless wait.
+//! Broken files, and files of other kinds: each gets the right fault class and keeps its intact
+//! frames, without a crash or an endless wait.
 
 use super::*;
 use crate::video::Limits;

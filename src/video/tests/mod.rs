@@ -1,11 +1,11 @@
 //! Tests on real files, made by the `ffmpeg` command.
 //!
 //! - `pictures` compares every pixel with ffmpeg's own output.
-//! - `broken` decodes broken files and files that are not videos.
+//! - `broken` decodes broken files and files of other kinds.
 //! - `kinds` decodes intact files that look damaged, and damaged ones that look intact.
 //! - `truth` compares several hundred generated videos with ffmpeg.
 //!
-//! Without an `ffmpeg` command the tests print that they skip.
+//! Without an `ffmpeg` command the tests are skipped and print a line.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a skipped test is reported")]

@@ -1,7 +1,7 @@
 //! Compares several hundred generated videos with the output of the ffmpeg command.
 //!
 //! The number of frames, their times and their pixels must agree, with any number of threads.
-//! Frames after known damage must keep the position that they have in the intact video.
+//! Frames after known damage must keep their position in the intact video.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -114,7 +114,8 @@ impl Media {
         let name = path.to_str().unwrap();
         let script = format!(
             "ulimit -v 4000000; exec ffmpeg -nostdin -hide_banner -nostats -y -threads 1 \
-             -i '{name}' -map 0:V:0 -vf showinfo,{scale} -vsync passthrough -pix_fmt rgb24 -f rawvideo truth.rgb"
+             -i '{name}' -map 0:V:0 -vf showinfo,{scale} -vsync passthrough \
+             -pix_fmt rgb24 -f rawvideo truth.rgb"
         );
         let run = Command::new("sh")
             .args(["-c", &script])
@@ -243,8 +244,7 @@ fn faults_of_damaged(path: &Path, whole: &Decoded) -> String {
     faults
 }
 
-/// Codecs that do not detect damage, or lose a picture by it without a sign. Damaged files of
-/// these are not tested.
+/// Codecs without reliable damage detection. Damaged files of these are not tested.
 const NO_DAMAGE_DETECTION: [&str; 12] = [
     "vp8", "vp9", "raw", "prores", "theora", "wmv2", "flv1", "palette", "png", "mjpeg", "ffv1",
     "mpeg",
