@@ -14,7 +14,7 @@ use ffmpeg_next::{Dictionary, Stream, media};
 
 use super::guard::{Guard, GuardedFile};
 use super::recognise::{FileKind, recognise};
-use super::{Error, Fault, FaultClass, Limits, OpenVideo, ffi};
+use super::{Error, Fault, FaultClass, Limits, OpenVideo, VideoFile, ffi};
 
 /// Formats in which libav opens other files, the network or a script interpreter.
 const FORBIDDEN: [&str; 14] = [
@@ -69,7 +69,7 @@ impl Source {
             return Err(Error::Refused { path: path.to_owned(), fault });
         }
         let owned_path = path.to_owned();
-        let open = move || -> std::io::Result<Box<dyn super::VideoFile>> {
+        let open = move || -> std::io::Result<Box<dyn VideoFile>> {
             Ok(Box::new(File::open(&owned_path)?))
         };
         Self::read(path, Arc::new(open), limits, guard)

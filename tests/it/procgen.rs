@@ -189,10 +189,11 @@ fn a_recording_that_cannot_be_is_told_before_or_while_it_runs() {
     let project = recorded();
     let said = project.run(&["--procgen", "/nowhere"]);
     assert!(
-        said.code == 1 && said.stderr.contains("no Procgen library (searched /nowhere)"),
+        said.code == 1
+            && said.stderr.contains("cannot find the Procgen library (searched /nowhere)"),
         "{said:#?}"
     );
-    assert!(said.stderr.contains("hint: fetch it: `python3 -m venv"), "{said:#?}");
+    assert!(said.stderr.contains("hint: install it with `python3 -m venv"), "{said:#?}");
     let said = project.run(&["--set", "player=Expert"]);
     assert!(
         said.code == 1
