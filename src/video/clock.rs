@@ -33,7 +33,7 @@ pub(super) struct Clock {
     longest_hold_secs: f64,
     /// Duration according to the header.
     stated: Option<StatedDuration>,
-    /// End of the last packet read.
+    /// Latest end of a packet read, in seconds.
     covered_secs: f64,
 }
 

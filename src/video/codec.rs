@@ -224,9 +224,9 @@ impl Resume {
         matches!((self, pts), (Self::FirstGroup { key: Some(key), .. }, Some(pts)) if pts < *key)
     }
 
-    /// Returns whether a missing reference is expected.
+    /// Returns whether a missing reference is expected, so that it is no sign of damage.
     ///
-    /// It is at the start of a file. It also is after a loss, unless a second decoder shows whether
+    /// At the start of a file it is. After a loss it is too, unless a second decoder shows whether
     /// a picture uses the reference.
     pub(super) fn may_miss_references(&self, has_second_decoder: bool) -> bool {
         match self {

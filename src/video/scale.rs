@@ -18,14 +18,14 @@ pub(super) struct Scaler {
     fit: Fit,
     trim: [f32; 4],
     orientation: Orientation,
-    built: Option<Built>,
+    built: Option<ScalerState>,
     /// Number of changes of picture size, format or colours.
     pub(super) rebuilds: u32,
 }
 
 /// State for pictures of one kind.
-struct Built {
-    kind: Kind,
+struct ScalerState {
+    kind: PictureKind,
     layout: Layout,
     context: Context,
     scaled: frame::Video,
@@ -33,7 +33,7 @@ struct Built {
 
 /// Properties of a picture that require another scaler if they change.
 #[derive(Clone, Copy, PartialEq)]
-struct Kind {
+struct PictureKind {
     format: Pixel,
     shape: Shape,
     colours: ffi::Colours,
@@ -42,7 +42,7 @@ struct Kind {
 /// A decoded picture. It may be written several times, but is cropped only once.
 pub(super) struct Picture {
     frame: frame::Video,
-    kind: Kind,
+    kind: PictureKind,
     cropped: bool,
 }
 
@@ -64,7 +64,7 @@ impl Scaler {
         built.context.run(&picture.frame, &mut built.scaled)?;
 
         let [left, top, width, height] = built.layout.place.map(|pixels| pixels as usize);
-        // The picture does not cover the frame: the rest is black.
+        // If the picture does not cover the frame, the rest is black.
         if (width, height) != (self.width as usize, self.height as usize) {
             out.fill(0);
         }
@@ -74,7 +74,7 @@ impl Scaler {
         Ok(())
     }
 
-    fn build(&self, picture: &mut Picture) -> Result<Built, AvError> {
+    fn build(&self, picture: &mut Picture) -> Result<ScalerState, AvError> {
         let kind = picture.kind;
         let layout = Layout::trimmed(
             &kind.shape,
@@ -95,14 +95,14 @@ impl Scaler {
             Context::get(kind.format, from.width(), from.height(), to, width, height, flags)?;
         ffi::set_colours(&mut context, kind.colours);
         // Not into the caller's buffer, because libav writes whole vectors, past the end of a row.
-        Ok(Built { kind, layout, context, scaled: frame::Video::new(to, width, height) })
+        Ok(ScalerState { kind, layout, context, scaled: frame::Video::new(to, width, height) })
     }
 }
 
 impl Picture {
     /// Wraps a picture from the codec.
     pub(super) fn new(frame: frame::Video) -> Self {
-        let kind = Kind::of(&frame);
+        let kind = PictureKind::of(&frame);
         Self { frame, kind, cropped: false }
     }
 
@@ -115,7 +115,7 @@ impl Picture {
     }
 }
 
-impl Kind {
+impl PictureKind {
     fn of(frame: &frame::Video) -> Self {
         let format = frame.format();
         let aspect = f64::from(frame.aspect_ratio());

@@ -75,7 +75,7 @@ impl Source {
         Self::read(path, Arc::new(open), limits, guard)
     }
 
-    /// Opens a video through `open`; `path` is its name in messages.
+    /// Opens a video by calling `open`; `path` is its name in messages.
     pub(super) fn read(
         path: &Path,
         open: OpenVideo,
@@ -123,8 +123,8 @@ impl Source {
             && TRANSPORT_PACKET_BYTES.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
     }
 
-    /// Returns whether every packet states its duration and `packets` is not the number of packets
-    /// that the header states.
+    /// Returns whether the packets state their durations, and their number `packets` differs from
+    /// the number in the header.
     pub(super) fn states_every_duration(&self, packets: u64) -> bool {
         let counted = u64::try_from(self.stream().frames()).unwrap_or(0);
         self.is_mp4() && counted != packets
@@ -259,7 +259,7 @@ fn video_stream(input: &Input) -> Result<usize, Fault> {
 
 fn describe(stream: &Stream) -> String {
     match stream.parameters().medium() {
-        media::Type::Video => "a cover picture".into(),
+        media::Type::Video => "cover picture".into(),
         medium => format!("{medium:?}").to_lowercase(),
     }
 }
