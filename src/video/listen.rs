@@ -1,6 +1,8 @@
-//! What libav says only in words: a demuxer tells of damage that it then passes over, and a codec why it got no picture.
+//! Captures libav's log messages, because some damage is reported nowhere else.
 //!
-//! In: libav's messages, none of which is printed. Out: counts and flags, by container and by codec. Start at [`listen_to_libav`].
+//! Demuxers log damage and continue; codecs log why they gave no picture. [`capture_libav_log`]
+//! installs the callback, which prints nothing. It counts errors by container and keeps flags by
+//! codec (see [`CodecLog`]).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -13,14 +15,15 @@ use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::Input;
 
 thread_local! {
-    /// How often the demuxer of each open container complained, and what it said first. A container is read on one thread.
-    static COMPLAINTS: RefCell<HashMap<usize, (u64, String)>> = RefCell::default();
-    /// The open containers whose demuxer told of packets lost on the way since it was last asked.
-    static LOSSES: RefCell<HashSet<usize>> = RefCell::default();
+    /// Number of errors and first error of each open container's demuxer, by its address. A
+    /// container is read on one thread.
+    static DEMUXER_ERRORS: RefCell<HashMap<usize, (u64, String)>> = RefCell::default();
+    /// Open containers whose demuxer has reported packet loss since the last query.
+    static PACKET_LOSSES: RefCell<HashSet<usize>> = RefCell::default();
 }
 
-/// What a codec says where it makes up a part of a picture, or keeps one that a checksum calls damaged; libav's formats begin so.
-/// What it returns says nothing of these.
+/// Beginnings of the codecs' messages about an invented part of a picture, or one kept despite a
+/// wrong checksum. Their return codes do not report these.
 const DAMAGE: [&str; 10] = [
     "concealing ",
     "error while decoding MB",
@@ -34,50 +37,56 @@ const DAMAGE: [&str; 10] = [
     "LZW init failed",
 ];
 
-/// What H.264 says of a reference that is named and not there: of no weight after a start, where encoders name those of before it.
+/// H.264's message for a missing reference. It is harmless after a start, because encoders name
+/// references from before it.
 pub(super) const MISSING_REFERENCE: &str = "Missing reference picture, default is";
 
-/// What demuxers of transport streams and FLV say where packets were lost on the way.
-const LOSS: [&str; 3] = ["Continuity check failed", "Packet had TEI flag set", "Packet mismatch"];
+/// Messages with which demuxers of transport streams and FLV report packet loss.
+const PACKET_LOSS: [&str; 3] =
+    ["Continuity check failed", "Packet had TEI flag set", "Packet mismatch"];
 
-/// What H.264 says where a reference of its numbering never came. Some streams are made so: it counts where packets were lost.
-const MISSING_NUMBER: &str = "Frame num gap";
+/// H.264's message for a gap in its numbering of references. Some streams are encoded with gaps, so
+/// it matters only after packet loss.
+const MISSING_FRAME: &str = "Frame num gap";
 
-/// The codecs that missed a reference by its number since they were last asked, by the number of their [`Ear`].
-static GAPPED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+/// Codecs with a missing numbered reference since the last query, by [`CodecLog`] number.
+static MISSING_FRAMES: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 
-/// What codecs said of damage since they were last asked, by the number of their [`Ear`].
+/// Damage reported by codecs since the last query, by [`CodecLog`] number.
 static DAMAGED: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
 
-/// Why codecs got no picture, by the number of their [`Ear`]; those that got all are not in it. A codec may have several threads.
-static DENIED: Mutex<BTreeMap<usize, Denied>> = Mutex::new(BTreeMap::new());
+/// Reasons why codecs got no buffer for a picture, by [`CodecLog`] number. This is global because a
+/// codec may have several threads.
+static REFUSED_BUFFERS: Mutex<BTreeMap<usize, Refusal>> = Mutex::new(BTreeMap::new());
 
-/// Why a codec got no picture.
+/// Reason why a codec got no buffer for a picture.
 #[derive(Clone, Copy, PartialEq)]
-enum Denied {
-    /// The size is none that a picture can have, or beyond the limit.
+enum Refusal {
+    /// The size is invalid or above the limit.
     Size,
-    /// There is no memory.
+    /// Memory is exhausted.
     Memory,
 }
 
-/// Has libav's messages counted, and none printed.
+/// Captures libav's messages instead of printing them.
 #[expect(unsafe_code, reason = "ffmpeg-next cannot take libav's messages")]
 #[expect(
     clippy::missing_transmute_annotations,
     reason = "the type of variadic arguments differs between machines"
 )]
-pub(super) fn listen_to_libav() {
-    // SAFETY: the callback stays for the process's life. It takes the variadic arguments, whose type differs between machines but is
-    // handed over like a pointer on all of them, as a pointer that it does not use.
+pub(super) fn capture_libav_log() {
+    // SAFETY: the callback stays valid for the life of the process. The type of its variadic
+    // arguments differs between machines, but all of them pass it like a pointer. The callback
+    // declares it as a pointer and does not use it.
     unsafe {
-        let listener: unsafe extern "C" fn(*mut c_void, c_int, *const c_char, *mut c_void) = hear;
-        ffi::av_log_set_callback(Some(std::mem::transmute(listener)));
+        let callback: unsafe extern "C" fn(*mut c_void, c_int, *const c_char, *mut c_void) =
+            on_message;
+        ffi::av_log_set_callback(Some(std::mem::transmute(callback)));
     }
 }
 
 #[expect(unsafe_code, reason = "libav calls it")]
-unsafe extern "C" fn hear(
+unsafe extern "C" fn on_message(
     context: *mut c_void,
     level: c_int,
     format: *const c_char,
@@ -86,9 +95,10 @@ unsafe extern "C" fn hear(
     if level > ffi::AV_LOG_DEBUG as c_int || context.is_null() || format.is_null() {
         return;
     }
-    // SAFETY: what libav hands over is a struct that begins with a pointer to its class, whose name, like the format, is a C string.
+    // SAFETY: libav passes a struct that begins with a pointer to its class. The class name and the
+    // format are C strings.
     let (context, class, text) = unsafe {
-        let context = speaker(context);
+        let context = message_source(context);
         let class: *const ffi::AVClass = *context.cast();
         (
             context,
@@ -98,23 +108,27 @@ unsafe extern "C" fn hear(
     };
     let is_error = level <= ffi::AV_LOG_ERROR as c_int;
     if class == c"AVFormatContext" {
-        hear_demuxer(context as usize, &text.to_string_lossy(), is_error);
+        on_demuxer_message(context as usize, &text.to_string_lossy(), is_error);
     } else if class == c"AVCodecContext" {
-        // SAFETY: a context of this class is one; what is opaque in it is only taken for a number.
-        hear_codec(
+        // SAFETY: a context of this class is an `AVCodecContext`; its opaque pointer is only used
+        // as a number.
+        on_codec_message(
             unsafe { (*context.cast::<ffi::AVCodecContext>()).opaque } as usize,
             &text.to_string_lossy(),
         );
     }
 }
 
-/// Who speaks: checks of a picture's size are made in the name of a codec, by a helper that knows it.
+/// Returns the codec or demuxer that a message is about.
+///
+/// libav checks picture sizes in a helper struct of class `IMGUTILS`, whose parent is the codec.
 ///
 /// # Safety
-/// `context` must be a struct that begins with a pointer to its class, as all that libav hands to its listeners.
+/// `context` must be a struct that begins with a pointer to its class, as libav passes to log
+/// callbacks.
 #[expect(unsafe_code, reason = "libav's structs")]
-unsafe fn speaker(context: *mut c_void) -> *mut c_void {
-    // SAFETY: as the caller says; a class that states where its struct keeps its parent has one there, or null.
+unsafe fn message_source(context: *mut c_void) -> *mut c_void {
+    // SAFETY: guaranteed by the caller. A class with a parent offset has a parent there, or null.
     unsafe {
         let class: *const ffi::AVClass = *context.cast();
         if class.is_null()
@@ -129,118 +143,122 @@ unsafe fn speaker(context: *mut c_void) -> *mut c_void {
     }
 }
 
-/// A thread that ends may have nowhere to keep it any more.
-fn hear_demuxer(context: usize, text: &str, is_error: bool) {
+fn on_demuxer_message(context: usize, text: &str, is_error: bool) {
+    // `try_with`: the thread may be ending, with its thread-local values already destroyed.
     if is_error {
-        let first = || (0, up_to_the_numbers(text));
-        let _ =
-            COMPLAINTS.try_with(|all| all.borrow_mut().entry(context).or_insert_with(first).0 += 1);
+        let first = || (0, constant_part(text));
+        let _ = DEMUXER_ERRORS
+            .try_with(|all| all.borrow_mut().entry(context).or_insert_with(first).0 += 1);
     }
-    if LOSS.iter().any(|words| text.starts_with(words)) {
-        let _ = LOSSES.try_with(|all| all.borrow_mut().insert(context));
+    if PACKET_LOSS.iter().any(|message| text.starts_with(message)) {
+        let _ = PACKET_LOSSES.try_with(|all| all.borrow_mut().insert(context));
     }
 }
 
-/// A message as far as it needs no numbers filled in.
-fn up_to_the_numbers(text: &str) -> String {
-    text.split('%').next().unwrap_or_default().trim().to_owned()
+/// Returns a format string up to its first placeholder.
+fn constant_part(format: &str) -> String {
+    format.split('%').next().unwrap_or_default().trim().to_owned()
 }
 
-/// A picture is denied in two sentences where its size is at fault, in the second alone where there is no memory.
-fn hear_codec(ear: usize, text: &str) {
-    if ear == 0 {
+fn on_codec_message(codec: usize, text: &str) {
+    // 0 is the default of `opaque`: a codec without a `CodecLog`.
+    if codec == 0 {
         return;
     }
-    if text.starts_with(MISSING_NUMBER) {
-        gapped().insert(ear);
-    } else if DAMAGE.iter().any(|words| text.starts_with(words)) {
-        damaged().entry(ear).or_insert_with(|| up_to_the_numbers(text));
+    if text.starts_with(MISSING_FRAME) {
+        missing_frames().insert(codec);
+    } else if DAMAGE.iter().any(|message| text.starts_with(message)) {
+        damaged().entry(codec).or_insert_with(|| constant_part(text));
     } else if text.contains("image parameters invalid") || text.starts_with("Picture size") {
-        denied().insert(ear, Denied::Size);
+        refused_buffers().insert(codec, Refusal::Size);
     } else if text.contains("get_buffer() failed") {
-        let mut denied = denied();
-        match denied.get(&ear) {
-            Some(Denied::Size) => _ = denied.remove(&ear),
-            _ => _ = denied.insert(ear, Denied::Memory),
+        // Alone, this message means that memory is exhausted. After a message about the size, it
+        // only repeats that refusal.
+        let mut refused = refused_buffers();
+        if refused.get(&codec) == Some(&Refusal::Size) {
+            refused.remove(&codec);
+        } else {
+            refused.insert(codec, Refusal::Memory);
         }
     }
 }
 
-fn gapped() -> MutexGuard<'static, BTreeSet<usize>> {
-    GAPPED.lock().unwrap_or_else(PoisonError::into_inner)
+fn missing_frames() -> MutexGuard<'static, BTreeSet<usize>> {
+    MISSING_FRAMES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn damaged() -> MutexGuard<'static, BTreeMap<usize, String>> {
     DAMAGED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn denied() -> MutexGuard<'static, BTreeMap<usize, Denied>> {
-    DENIED.lock().unwrap_or_else(PoisonError::into_inner)
+fn refused_buffers() -> MutexGuard<'static, BTreeMap<usize, Refusal>> {
+    REFUSED_BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Listens to one codec.
-pub(super) struct Ear(usize);
+/// Log of one codec.
+pub(super) struct CodecLog(usize);
 
-impl Ear {
-    /// Of a codec that is not open yet: its threads take the number over.
+impl CodecLog {
+    /// Attaches a log to a codec before it is opened. The codec's threads inherit its number.
     #[expect(unsafe_code, reason = "a field without an accessor")]
-    pub(super) fn on(codec: &mut codec::Context) -> Self {
+    pub(super) fn attach(codec: &mut codec::Context) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the context is alive and ours, and libav leaves this field to its users.
         unsafe { (*codec.as_mut_ptr()).opaque = number as *mut c_void };
-        Ear(number)
+        CodecLog(number)
     }
 
-    /// Whether the codec wanted memory for a picture and got none; the code that it returns may say anything.
-    pub(super) fn heard_of_no_memory(&self) -> bool {
-        denied().get(&self.0) == Some(&Denied::Memory)
+    /// Returns whether the codec got no memory for a picture. Its return code is not reliable then.
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        refused_buffers().get(&self.0) == Some(&Refusal::Memory)
     }
 
-    /// Whether the codec refused a picture for its size.
-    pub(super) fn heard_of_a_size(&self) -> bool {
-        denied().get(&self.0) == Some(&Denied::Size)
+    /// Returns whether the codec refused a picture because of its size.
+    pub(super) fn refused_a_size(&self) -> bool {
+        refused_buffers().get(&self.0) == Some(&Refusal::Size)
     }
 
-    /// Whether the codec missed a reference by its number since this was last asked.
-    pub(super) fn take_gap(&self) -> bool {
-        gapped().remove(&self.0)
+    /// Returns whether the codec has missed a numbered reference since the last call.
+    pub(super) fn take_missing_frame(&self) -> bool {
+        missing_frames().remove(&self.0)
     }
 
-    /// What the codec said of damage since this was last asked.
+    /// Returns the first damage reported by the codec since the last call.
     pub(super) fn take_damage(&self) -> Option<String> {
         damaged().remove(&self.0)
     }
 }
 
-impl Drop for Ear {
+impl Drop for CodecLog {
     fn drop(&mut self) {
         damaged().remove(&self.0);
-        gapped().remove(&self.0);
-        denied().remove(&self.0);
+        missing_frames().remove(&self.0);
+        refused_buffers().remove(&self.0);
     }
 }
 
-/// How often the container's demuxer complained on this thread, and what it said first, up to the numbers in it.
+/// Returns the number of errors logged by the container's demuxer on this thread, and the constant
+/// part of the first one.
 #[expect(unsafe_code, reason = "the context's address names it")]
-pub(super) fn complaints(input: &Input) -> Option<(u64, String)> {
-    // SAFETY: the pointer is only taken for a number.
+pub(super) fn demuxer_errors(input: &Input) -> Option<(u64, String)> {
+    // SAFETY: the pointer is only used as a number.
     let context = unsafe { input.as_ptr() } as usize;
-    COMPLAINTS.with(|all| all.borrow().get(&context).cloned())
+    DEMUXER_ERRORS.with(|all| all.borrow().get(&context).cloned())
 }
 
-/// Whether the container's demuxer told of packets lost on the way since this was last asked.
+/// Returns whether the container's demuxer has reported packet loss since the last call.
 #[expect(unsafe_code, reason = "the context's address names it")]
-pub(super) fn take_loss(input: &Input) -> bool {
-    // SAFETY: the pointer is only taken for a number.
+pub(super) fn take_packet_loss(input: &Input) -> bool {
+    // SAFETY: the pointer is only used as a number.
     let context = unsafe { input.as_ptr() } as usize;
-    LOSSES.with(|all| all.borrow_mut().remove(&context))
+    PACKET_LOSSES.with(|all| all.borrow_mut().remove(&context))
 }
 
-/// Forgets what was said of a container whose address another may get.
-pub(super) fn forget_complaints(context: *const ffi::AVFormatContext) {
-    LOSSES.with(|all| all.borrow_mut().remove(&(context as usize)));
-    COMPLAINTS.with(|all| all.borrow_mut().remove(&(context as usize)));
+/// Forgets the messages of an earlier container at this address.
+pub(super) fn forget_container(context: *const ffi::AVFormatContext) {
+    PACKET_LOSSES.with(|all| all.borrow_mut().remove(&(context as usize)));
+    DEMUXER_ERRORS.with(|all| all.borrow_mut().remove(&(context as usize)));
 }
 
 #[cfg(test)]
@@ -248,24 +266,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_memory_that_was_denied_is_heard() {
-        let ear = Ear(usize::MAX);
-        let hear = |words: &[&str]| {
-            words.iter().for_each(|text| hear_codec(usize::MAX, text));
-            ear.heard_of_no_memory()
+    fn only_a_failed_allocation_counts_as_out_of_memory() {
+        let log = CodecLog(usize::MAX);
+        let is_out_of_memory_after = |messages: &[&str]| {
+            for text in messages {
+                on_codec_message(usize::MAX, text);
+            }
+            log.ran_out_of_memory()
         };
-        assert!(!hear(&["error while decoding MB %d %d\n"]));
-        assert!(!hear(&["video_get_buffer: image parameters invalid\n", "get_buffer() failed\n"]));
-        assert!(hear(&["get_buffer() failed\n"]));
+        assert!(!is_out_of_memory_after(&["error while decoding MB %d %d\n"]));
+        assert!(!is_out_of_memory_after(&[
+            "video_get_buffer: image parameters invalid\n",
+            "get_buffer() failed\n"
+        ]));
+        assert!(is_out_of_memory_after(&["get_buffer() failed\n"]));
     }
 
     #[test]
-    fn damage_that_is_only_told_in_words_is_heard_once() {
-        let ear = Ear(usize::MAX - 1);
-        hear_codec(usize::MAX - 1, "mmco: unref short failure\n");
-        assert_eq!(ear.take_damage(), None);
-        hear_codec(usize::MAX - 1, "Could not find ref with POC %d\n");
-        assert_eq!(ear.take_damage().as_deref(), Some("Could not find ref with POC"));
-        assert_eq!(ear.take_damage(), None);
+    fn damage_in_a_log_message_is_reported_once() {
+        let log = CodecLog(usize::MAX - 1);
+        on_codec_message(usize::MAX - 1, "mmco: unref short failure\n");
+        assert_eq!(log.take_damage(), None);
+        on_codec_message(usize::MAX - 1, "Could not find ref with POC %d\n");
+        assert_eq!(log.take_damage().as_deref(), Some("Could not find ref with POC"));
+        assert_eq!(log.take_damage(), None);
     }
 }

@@ -1,11 +1,9 @@
-//! A second decoder of a damaged file, which shows how far the damage reaches.
+//! A second decoder of a damaged file, which measures how far the damage reaches.
 //!
-//! In: the packets that the first decoder gets. Out: whether a picture depends on anything that was
-//! damaged. Start at [`Witness::confirms`].
-//!
-//! H.264 conceals the damaged parts of a picture, and marks that picture but none of those predicted
-//! from it. The second decoder conceals nothing: its pictures start as noise, and damaged parts
-//! remain noise. Where both decoders give the same pixels, the picture depends on no damaged part.
+//! H.264 conceals the damaged parts of a picture. It marks the picture itself, but not the pictures
+//! predicted from it. The second decoder conceals nothing: its pictures start as noise, and damaged
+//! parts remain noise. If both decoders give the same pixels, the picture depends on no damaged
+//! part. Start at [`SecondDecoder::confirms`].
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};
@@ -14,59 +12,61 @@ use ffmpeg_next::{Error as AvError, Packet, decoder, frame};
 
 use super::codec::open_second;
 use super::ffi;
-use super::listen::Ear;
+use super::listen::CodecLog;
 use super::source::Source;
 use super::{Error, Limits};
 
-/// The first decoder is never so many pictures behind: H.264 reorders at most 16.
-const MOST_AHEAD: usize = 40;
+/// Largest number of pictures kept for the first decoder. It is never this far behind, because
+/// H.264 reorders at most 16 pictures.
+const MAX_AHEAD: usize = 40;
 
-/// The second decoder.
-pub(super) struct Witness {
+/// A second decoder of the same packets.
+pub(super) struct SecondDecoder {
     codec: decoder::Video,
-    /// Pictures that the first decoder has not come to.
+    /// Pictures not yet reached by the first decoder.
     ahead: VecDeque<frame::Video>,
-    /// Timestamps of pictures that are not to be confirmed.
-    denied: BTreeSet<i64>,
-    /// Keeps its messages apart from those of the first decoder.
-    _ear: Ear,
+    /// Timestamps of pictures known to be wrong in both decoders.
+    rejected: BTreeSet<i64>,
+    /// Separates its messages from the first decoder's.
+    _codec_log: CodecLog,
 }
 
-impl Witness {
+impl SecondDecoder {
     /// Opens the second decoder of a file.
     pub(super) fn open(source: &Source, limits: &Limits) -> Result<Self, Error> {
-        let (codec, ear) = open_second(source, limits)?;
-        Ok(Self { codec, ahead: VecDeque::new(), denied: BTreeSet::new(), _ear: ear })
+        let (codec, codec_log) = open_second(source, limits)?;
+        Ok(Self { codec, ahead: VecDeque::new(), rejected: BTreeSet::new(), _codec_log: codec_log })
     }
 
-    /// Decodes a packet that the first decoder got, too. What is wrong with it, that one says.
+    /// Decodes a packet of the first decoder, which reports the errors.
     pub(super) fn send(&mut self, packet: &Packet) -> Result<(), AvError> {
         let _ = self.codec.send_packet(packet);
         self.take_all()
     }
 
-    /// Notes that the first decoder was told to give what it holds.
+    /// Follows the first decoder in ending its input.
     pub(super) fn end_input(&mut self) {
         let _ = self.codec.send_eof();
     }
 
-    /// Notes that the first decoder was told to forget what it holds.
+    /// Follows the first decoder in dropping its pictures.
     pub(super) fn flush(&mut self) {
         self.codec.flush();
         self.ahead.clear();
     }
 
-    /// Notes that the picture of this packet is lost or wrong in both decoders. The second one forgets
-    /// all references, so that nothing predicted from before is confirmed.
-    pub(super) fn deny(&mut self, packet: &Packet) -> Result<(), AvError> {
-        self.denied.extend(packet.pts());
+    /// Rejects the picture of a packet, because it is lost or wrong in both decoders.
+    ///
+    /// All references are dropped, so no picture predicted from earlier ones is confirmed.
+    pub(super) fn reject(&mut self, packet: &Packet) -> Result<(), AvError> {
+        self.rejected.extend(packet.pts());
         self.end_input();
         let taken = self.take_all();
         self.codec.flush();
         taken
     }
 
-    /// Returns whether this picture of the first decoder is the second one's, too, pixel by pixel.
+    /// Returns whether this decoder gives the same pixels as the first one's `picture`.
     pub(super) fn confirms(&mut self, picture: &frame::Video) -> Result<bool, AvError> {
         loop {
             let own = match self.ahead.pop_front() {
@@ -78,10 +78,10 @@ impl Witness {
             };
             match own.pts().cmp(&picture.pts()) {
                 Ordering::Equal => {
-                    let is_denied = picture.pts().is_some_and(|pts| self.denied.remove(&pts));
-                    return Ok(!is_denied && ffi::have_same_pixels(picture, &own));
+                    let is_rejected = picture.pts().is_some_and(|pts| self.rejected.remove(&pts));
+                    return Ok(!is_rejected && ffi::have_same_pixels(picture, &own));
                 }
-                // Only one of the two may have given a picture that is damaged as a whole.
+                // This decoder gave no picture for the packet.
                 Ordering::Greater => {
                     self.ahead.push_front(own);
                     return Ok(false);
@@ -91,12 +91,12 @@ impl Witness {
         }
     }
 
-    /// Takes all pictures out of the codec, which takes no packet otherwise: the first decoder withholds
-    /// pictures that this one gives.
+    /// Takes all pictures out of the codec. It accepts no packets otherwise, because the first
+    /// decoder withholds pictures that this one gives.
     fn take_all(&mut self) -> Result<(), AvError> {
         while let Some(own) = self.receive()? {
             self.ahead.push_back(own);
-            if self.ahead.len() > MOST_AHEAD {
+            if self.ahead.len() > MAX_AHEAD {
                 self.ahead.pop_front();
             }
         }

@@ -203,10 +203,11 @@ fn invalid_recordings_are_errors() {
     let project = recorded();
     let said = project.run(&["--procgen", "/nowhere"]);
     assert!(
-        said.code == 1 && said.stderr.contains("no Procgen library (searched /nowhere)"),
+        said.code == 1
+            && said.stderr.contains("cannot find the Procgen library (searched /nowhere)"),
         "{said:#?}"
     );
-    assert!(said.stderr.contains("hint: fetch it: `python3 -m venv"), "{said:#?}");
+    assert!(said.stderr.contains("hint: install it with `python3 -m venv"), "{said:#?}");
     let said = project.run(&["--set", "player=Expert"]);
     assert!(
         said.code == 1

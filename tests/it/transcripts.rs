@@ -105,7 +105,7 @@ fn the_doctor_tells_what_this_machine_offers() {
     assert!(
         wrong.code == 1
             && wrong.stdout.contains(
-                "BAD   games: no Procgen library (searched /nowhere); fetch it: `python3"
+                "BAD   games: cannot find the Procgen library (searched /nowhere); install it with `python3"
             ),
         "{wrong:#?}"
     );
