@@ -100,9 +100,10 @@ fn draw_actors(random: &mut ChaCha8Rng) -> Vec<(Actor, Option<u32>)> {
     actors.extend(more);
     actors.shuffle(random);
     actors.truncate(random.random_range(2..=4));
-    let dies =
-        |random: &mut ChaCha8Rng| random.random_bool(0.4).then(|| random.random_range(1..250));
-    actors.into_iter().map(|actor| (actor, dies(random))).collect()
+    actors
+        .into_iter()
+        .map(|actor| (actor, random.random_bool(0.4).then(|| random.random_range(1..250))))
+        .collect()
 }
 
 /// The results of a run without faults, by the set of videos.

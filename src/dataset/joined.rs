@@ -50,11 +50,11 @@ impl Joined {
     /// the total size of the tasks' own tables.
     pub(super) fn new(file: FileInfo, places: &[usize], parts_bytes: u64) -> Self {
         let mut tasks: Vec<(u32, u32)> = Vec::new();
-        for place in places.iter().map(|place| *place as u32) {
+        for index in places.iter().map(|index| *index as u32) {
             match tasks.last_mut() {
                 // The task continues the last range.
-                Some((first, count)) if *first + *count == place => *count += 1,
-                _ => tasks.push((place, 1)),
+                Some((first, count)) if *first + *count == index => *count += 1,
+                _ => tasks.push((index, 1)),
             }
         }
         Self { file, tasks, parts_bytes }
@@ -226,8 +226,8 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    fn names_of<'l>(labels: &'l Labels, places: &[u32]) -> Vec<&'l str> {
-        places.iter().map(|place| labels.names[*place as usize].as_str()).collect()
+    fn names_of<'l>(labels: &'l Labels, indices: &[u32]) -> Vec<&'l str> {
+        indices.iter().map(|index| labels.names[*index as usize].as_str()).collect()
     }
 
     #[test]

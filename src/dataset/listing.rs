@@ -65,12 +65,12 @@ impl ListedVideo {
         ListedVideo { uri, ..ListedVideo::default() }
     }
 
-    /// Creates the entry of an invalid row. Its name is the row's place in the list.
-    fn bad_row(list: &str, place: &str, seen: &str) -> Self {
-        let refused = Refused::new(EntryClass::BadRow, format!("{place}: {seen}"));
+    /// Creates the entry of an invalid row. Its name is the row's position in the list.
+    fn bad_row(list: &str, position: &str, seen: &str) -> Self {
+        let refused = Refused::new(EntryClass::BadRow, format!("{position}: {seen}"));
         ListedVideo {
             unread: Some(Unread::Refused(refused)),
-            ..ListedVideo::new(format!("{list}, {place}"))
+            ..ListedVideo::new(format!("{list}, {position}"))
         }
     }
 

@@ -14,9 +14,7 @@ use super::error::{Error, Result};
 use super::joined::Joined;
 use super::pack::Pack;
 use super::pins;
-use super::place::Created;
-use super::place::FileInfo;
-use super::place::is_name;
+use super::place::{Created, FileInfo, is_name};
 use super::receipt::{Receipt, Reject, VideoRecord, read_json};
 use super::store::Store;
 use super::table::table_sort;
@@ -196,33 +194,35 @@ impl Manifest {
     pub fn tables(&self, store: &Store, sort: &str) -> Result<Vec<FileInfo>> {
         let mut is_joined = vec![false; self.packs.iter().map(Pack::tasks).sum()];
         // Each file with the index of its first task, to sort by.
-        let mut placed = Vec::new();
+        let mut files = Vec::new();
         for joined in self.joined.iter().filter(|joined| joined.sort().as_deref() == Some(sort)) {
-            for place in joined.places() {
-                let of_task = is_joined.get_mut(place).filter(|is_joined| !**is_joined);
-                *of_task.ok_or_else(|| self.misplaced(joined, place))? = true;
+            for task in joined.places() {
+                let seen = is_joined.get_mut(task).filter(|is_joined| !**is_joined);
+                *seen.ok_or_else(|| self.bad_join(joined, task))? = true;
             }
-            placed.push((joined.places().next(), joined.file.clone()));
+            files.push((joined.places().next(), joined.file.clone()));
         }
         // If every task is joined, no pack is read at all.
         if is_joined.iter().any(|is_joined| !is_joined) {
             let packs =
                 self.packs.iter().map(|pack| pack.files(store)).collect::<Result<Vec<_>>>()?;
-            for (place, files) in
-                packs.into_iter().flatten().enumerate().filter(|(place, _)| !is_joined[*place])
-            {
-                let files =
-                    files.into_iter().filter(|file| sort_of(&file.path).as_deref() == Some(sort));
-                placed.extend(files.map(|file| (Some(place), file)));
+            for (task, own_files) in packs.into_iter().flatten().enumerate() {
+                if !is_joined[task] {
+                    let tables = own_files
+                        .into_iter()
+                        .filter(|file| sort_of(&file.path).as_deref() == Some(sort));
+                    files.extend(tables.map(|file| (Some(task), file)));
+                }
             }
         }
-        placed.sort_by_key(|(place, _)| *place);
-        Ok(placed.into_iter().map(|(_, file)| file).collect())
+        files.sort_by_key(|(task, _)| *task);
+        Ok(files.into_iter().map(|(_, file)| file).collect())
     }
 
-    fn misplaced(&self, joined: &Joined, place: usize) -> Error {
+    /// Creates the error for a joined table with an unknown task, or one in another joined table.
+    fn bad_join(&self, joined: &Joined, task: usize) -> Error {
         let reason = format!(
-            "version {} lists it for task {place}, but this task is missing or in another file, too",
+            "version {} lists it for task {task}, but this task is missing or in another file, too",
             self.version
         );
         Error::Corrupt { path: joined.file.path.clone(), reason }
@@ -273,7 +273,7 @@ pub fn head(store: &Store, stage: &str) -> Result<Option<Manifest>> {
 /// Returns one version of a stage's dataset, if it exists.
 ///
 /// # Errors
-/// Fails if the version in the file differs from its name, because somebody copied the file by
+/// Fails if the version in the file differs from its name, because the file was copied by
 /// hand.
 pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> {
     let path = manifest_path(stage, version);

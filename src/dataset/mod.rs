@@ -23,7 +23,7 @@
 //! | A version's age counts from the commit that superseded it ([`gc`]) | a version superseded a minute ago still has readers | old data stay a week longer |
 //! | A run takes its number by creating the next free name ([`runs`]) | the later of two runs wins, independent of clocks | one listing per run; a run that did nothing frees its number |
 //! | Delta Lake logs repeat the manifests ([`delta`]) | Python and Spark read every version by the folder's name | one more file per commit; only lapo may write the table |
-//! | A commit joins small tables into files of up to `file_mib` (`joined`); the tasks' own files stay beside them | queries, Delta readers and `lapo files` open few files (a small one costs 0.7 ms of a core: 20,000 took 13 s), and workers, plans, trainings and the collector still handle each task with its own receipt and files | labels exist twice, in a task's file and in a joined one; a row is rewritten O(log n) times |
+//! | A commit joins small tables into files of up to `file_mib` (`joined`); the tasks' own files stay beside them | queries, Delta readers and `lapo files` open few files (opening a small one takes 0.7 ms), and workers, plans, trainings and the collector still handle each task with its own receipt and files | labels exist twice, in a task's file and in a joined one; a row is rewritten O(log n) times |
 //! | All formats share one version number, [`FORMAT`], without migration | a reader either supports a file or stops | a workspace of another format must be started anew |
 //!
 //! ## Files

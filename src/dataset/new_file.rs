@@ -20,7 +20,7 @@ use super::remote::Remote;
 pub struct NewFile {
     path: String,
     /// The local file: the final one in a folder, else a temporary one to upload.
-    place: PathBuf,
+    local_path: PathBuf,
     destination: Destination,
     file: BufWriter<File>,
     hasher: blake3::Hasher,
@@ -38,19 +38,19 @@ enum Destination {
 
 impl NewFile {
     pub(super) fn begin(folder: Arc<Folder>, path: &object_store::path::Path) -> Result<Self> {
-        let (file, place) = folder.begin(path)?;
-        Ok(Self::over(path.as_ref(), file, place, Destination::Folder(folder)))
+        let (file, local_path) = folder.begin(path)?;
+        Ok(Self::over(path.as_ref(), file, local_path, Destination::Folder(folder)))
     }
 
     pub(super) fn begin_remote(remote: Arc<Remote>, path: &str) -> Result<Self> {
-        let (file, place) = remote.access().cache().begin()?;
-        Ok(Self::over(path, file, place, Destination::Remote(remote)))
+        let (file, local_path) = remote.access().cache().begin()?;
+        Ok(Self::over(path, file, local_path, Destination::Remote(remote)))
     }
 
-    fn over(path: &str, file: File, place: PathBuf, destination: Destination) -> Self {
+    fn over(path: &str, file: File, local_path: PathBuf, destination: Destination) -> Self {
         Self {
             path: path.to_owned(),
-            place,
+            local_path,
             destination,
             file: BufWriter::with_capacity(1 << 18, file),
             hasher: blake3::Hasher::new(),
@@ -67,12 +67,13 @@ impl NewFile {
 
     /// Syncs or uploads the file and returns its size and digest. `rows` is the caller's count.
     pub fn finish(mut self, rows: u64) -> Result<FileInfo> {
-        self.file.flush().map_err(io_error("write", &self.place))?;
+        self.file.flush().map_err(io_error("write", &self.local_path))?;
         match &self.destination {
-            Destination::Folder(folder) => folder.finish(self.file.get_ref(), &self.place)?,
+            Destination::Folder(folder) => folder.finish(self.file.get_ref(), &self.local_path)?,
             Destination::Remote(remote) => {
-                let file = File::open(&self.place).map_err(io_error("read back", &self.place))?;
-                remote.upload(&self.path, file, self.bytes, &self.place)?;
+                let file = File::open(&self.local_path)
+                    .map_err(io_error("read back", &self.local_path))?;
+                remote.upload(&self.path, file, self.bytes, &self.local_path)?;
             }
         }
         self.finished = true;
@@ -105,7 +106,7 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.finished {
             // No receipt lists the file, so a failure here only wastes space.
-            let _ = fs::remove_file(&self.place);
+            let _ = fs::remove_file(&self.local_path);
         }
     }
 }

@@ -24,23 +24,25 @@ impl Process {
     #[must_use]
     pub fn this() -> Option<Self> {
         let pid = std::process::id();
-        Some(Self { place: place()?, pid, started: started(pid)? })
+        Some(Self { place: current_place()?, pid, started: started(pid)? })
     }
 
     /// Returns whether the process has certainly ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        place().is_some_and(|here| here == self.place) && started(self.pid) != Some(self.started)
+        current_place().is_some_and(|here| here == self.place)
+            && started(self.pid) != Some(self.started)
     }
 }
 
-/// Returns the machine's host name.
+/// Returns the host name of this machine.
 #[must_use]
 pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn place() -> Option<String> {
+/// Returns the boot id and the PID namespace of this process.
+fn current_place() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
     Some(format!("{} {}", boot.trim(), namespace.display()))

@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::fields::Fields;
 use super::listing::About;
-use super::place::Created;
-use super::place::FileInfo;
+use super::place::{Created, FileInfo};
 use super::store::Store;
 
 /// The result of a finished task: its files, and their origin.

@@ -69,11 +69,11 @@ impl Remote {
     /// Creates a file unless it exists. If a reply is lost, the retry finds a file and reads it
     /// back: equal bytes count as created.
     pub(super) fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
-        let place = object(path)?;
+        let key = object(path)?;
         self.retry(|| {
             let payload = PutPayload::from(Bytes::copy_from_slice(bytes));
             match self.runtime.block_on(self.objects.put_opts(
-                &place,
+                &key,
                 payload,
                 PutMode::Create.into(),
             )) {
@@ -133,7 +133,7 @@ impl Remote {
         at_once: usize,
         mut each: impl FnMut(Bytes) -> Result<()>,
     ) -> Result<()> {
-        let place = object(&found.path)?;
+        let key = object(&found.path)?;
         let part = |range: &Range<u64>| {
             let options = GetOptions {
                 range: Some(GetRange::Bounded(range.clone())),
@@ -141,7 +141,7 @@ impl Remote {
                 if_match: found.etag.clone(),
                 ..GetOptions::default()
             };
-            async { self.objects.get_opts(&place, options).await?.bytes().await }
+            async { self.objects.get_opts(&key, options).await?.bytes().await }
         };
         let mut parts = pin!(futures::stream::iter(ranges).map(part).buffered(at_once));
         self.runtime.block_on(async {
@@ -195,8 +195,8 @@ impl Remote {
 
     /// Returns a file's metadata, or `None` if it does not exist.
     pub(super) fn metadata(&self, path: &str) -> Result<Option<Stored>> {
-        let place = object(path)?;
-        self.retry(|| match self.runtime.block_on(self.objects.head(&place)) {
+        let key = object(path)?;
+        self.retry(|| match self.runtime.block_on(self.objects.head(&key)) {
             // The path in the reply still has the store's prefix.
             Ok(found) => Ok(Some(Stored { path: path.to_owned(), ..stored(found) })),
             Err(Cause::NotFound { .. }) => Ok(None),
@@ -206,17 +206,17 @@ impl Remote {
 
     /// Returns every file under the folder `prefix`, unsorted.
     pub(super) fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
-        let place = object(prefix)?;
-        let found = || self.objects.list(Some(&place)).map_ok(stored).try_collect();
+        let key = object(prefix)?;
+        let found = || self.objects.list(Some(&key)).map_ok(stored).try_collect();
         self.retry(|| self.runtime.block_on(found()).map_err(self.failed("list", prefix)))
     }
 
     /// Returns the names of the folders directly under `prefix`.
     pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let place = object(prefix)?;
+        let key = object(prefix)?;
         let list = || {
             self.runtime
-                .block_on(self.objects.list_with_delimiter(Some(&place)))
+                .block_on(self.objects.list_with_delimiter(Some(&key)))
                 .map_err(self.failed("list", prefix))
         };
         let found = self.retry(list)?;
@@ -229,12 +229,12 @@ impl Remote {
 
     /// Deletes files, many with one request. They need not exist.
     pub(super) fn delete(&self, paths: &[String]) -> Result<()> {
-        let places = paths.iter().map(|path| object(path)).collect::<Result<Vec<Path>>>()?;
+        let keys = paths.iter().map(|path| object(path)).collect::<Result<Vec<Path>>>()?;
         let failed = self.failed("delete", paths.first().map_or("", String::as_str));
         self.retry(|| {
             let mut deleted = self
                 .objects
-                .delete_stream(futures::stream::iter(places.clone().into_iter().map(Ok)).boxed());
+                .delete_stream(futures::stream::iter(keys.clone().into_iter().map(Ok)).boxed());
             self.runtime.block_on(async {
                 while let Some(reply) = deleted.next().await {
                     match reply {
@@ -255,18 +255,18 @@ impl Remote {
         bytes: u64,
         part: &std::path::Path,
     ) -> Result<()> {
-        let place = object(path)?;
+        let key = object(path)?;
         let found = self.retry(|| {
             file.rewind().map_err(io_error("read back", path))?;
             let sent = if bytes <= PART {
                 let mut whole = Vec::new();
                 (&file).read_to_end(&mut whole).map_err(io_error("read back", path))?;
                 self.runtime
-                    .block_on(self.objects.put(&place, whole.into()))
+                    .block_on(self.objects.put(&key, whole.into()))
                     .map(|_| ())
                     .map_err(self.failed("upload", path))
             } else {
-                self.runtime.block_on(self.upload_parts(path, &place, &file))
+                self.runtime.block_on(self.upload_parts(path, &key, &file))
             };
             match (sent, self.metadata(path)?) {
                 (Ok(()), Some(found)) => Ok(found),
@@ -300,9 +300,8 @@ impl Remote {
     /// Parts from a killed process stay in the bucket, invisible, and cost money. `object_store`
     /// cannot list them, so a bucket needs a rule to abort incomplete multipart uploads after some
     /// days (S3: `AbortIncompleteMultipartUpload`).
-    async fn upload_parts(&self, path: &str, place: &Path, mut file: &File) -> Result<()> {
-        let upload =
-            self.objects.put_multipart(place).await.map_err(self.failed("upload", path))?;
+    async fn upload_parts(&self, path: &str, key: &Path, mut file: &File) -> Result<()> {
+        let upload = self.objects.put_multipart(key).await.map_err(self.failed("upload", path))?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART as usize);
         let mut part = vec![0; PART as usize];
         loop {
@@ -339,8 +338,8 @@ impl Remote {
     }
 
     async fn get(&self, path: &str) -> Result<Option<Bytes>> {
-        let place = object(path)?;
-        let bytes = async { self.objects.get(&place).await?.bytes().await };
+        let key = object(path)?;
+        let bytes = async { self.objects.get(&key).await?.bytes().await };
         match bytes.await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Cause::NotFound { .. }) => Ok(None),

@@ -33,11 +33,12 @@ pub struct RemoteFile {
 impl RemoteFile {
     /// Opens the file at an address such as `s3://bucket/clips/a.mp4`. It must exist.
     pub fn open(uri: &str, access: &Access) -> Result<Self> {
-        let no_address = || Error::Address {
-            address: access.hide(uri),
-            reason: "it is not the address of a file in an object store".into(),
+        let Some((base, path)) = address(uri) else {
+            return Err(Error::Address {
+                address: access.hide(uri),
+                reason: "it is not the address of a file in an object store".into(),
+            });
         };
-        let (base, path) = address(uri).ok_or_else(no_address)?;
         Self::of(Remote::open(base, "", access)?, path)
     }
 

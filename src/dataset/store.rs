@@ -31,7 +31,7 @@ use super::walk;
 /// runtime.
 #[derive(Clone)]
 pub struct Store {
-    place: Place,
+    backend: Backend,
     access: Access,
     /// The user's turn in a test with a scheduler.
     #[cfg(test)]
@@ -39,7 +39,7 @@ pub struct Store {
 }
 
 #[derive(Clone)]
-enum Place {
+enum Backend {
     Folder(Arc<Folder>),
     Remote(Arc<Remote>),
 }
@@ -57,21 +57,21 @@ impl Store {
         let access = access.clone();
         let Some((base, prefix)) = address(workspace) else {
             let root = std::path::absolute(workspace).map_err(io_error("open", workspace))?;
-            return Ok(Self::at(Place::Folder(Arc::new(Folder::new(root))), access));
+            return Ok(Self::at(Backend::Folder(Arc::new(Folder::new(root))), access));
         };
         let remote = Remote::open(base, prefix, &access)?;
-        Ok(Self::at(Place::Remote(Arc::new(remote)), access))
+        Ok(Self::at(Backend::Remote(Arc::new(remote)), access))
     }
 
     /// Opens a workspace in any object store. `name` must be unique to the store.
     pub fn over(name: &str, objects: Arc<dyn ObjectStore>, access: &Access) -> Result<Self> {
         let remote = Remote::new(name.into(), objects, access.clone())?;
-        Ok(Self::at(Place::Remote(Arc::new(remote)), access.clone()))
+        Ok(Self::at(Backend::Remote(Arc::new(remote)), access.clone()))
     }
 
-    fn at(place: Place, access: Access) -> Self {
+    fn at(backend: Backend, access: Access) -> Self {
         Self {
-            place,
+            backend,
             access,
             #[cfg(test)]
             turn: None,
@@ -93,17 +93,17 @@ impl Store {
     /// Returns the folder's absolute path, or the address.
     #[must_use]
     pub fn name(&self) -> String {
-        match &self.place {
-            Place::Folder(root) => root.root().display().to_string(),
-            Place::Remote(remote) => remote.name().to_owned(),
+        match &self.backend {
+            Backend::Folder(root) => root.root().display().to_string(),
+            Backend::Remote(remote) => remote.name().to_owned(),
         }
     }
 
     /// Returns some names directly in the workspace, without hidden ones.
     pub(super) fn first_names(&self) -> Result<Vec<String>> {
-        match &self.place {
-            Place::Folder(root) => disk::first_names(root.root()),
-            Place::Remote(_) => self.folders(""),
+        match &self.backend {
+            Backend::Folder(root) => disk::first_names(root.root()),
+            Backend::Remote(_) => self.folders(""),
         }
     }
 
@@ -117,12 +117,12 @@ impl Store {
     ///
     /// The create is atomic, and durable when this returns.
     pub fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Create(path, bytes))?;
-        match &self.place {
-            Place::Remote(remote) => remote.create(path, bytes),
-            Place::Folder(root) => match root.create(&place, bytes, Lasts::Always)? {
+        match &self.backend {
+            Backend::Remote(remote) => remote.create(path, bytes),
+            Backend::Folder(root) => match root.create(&checked, bytes, Lasts::Always)? {
                 // An earlier attempt of this writer may have succeeded without its knowledge.
                 Created::Exists if self.read(path)?.as_deref() == Some(bytes) => Ok(Created::New),
                 created => Ok(created),
@@ -133,12 +133,12 @@ impl Store {
     /// Creates a file like [`Store::create`], but without syncing: the file need not survive a
     /// power cut.
     pub(super) fn create_fleeting(&self, path: &str, bytes: &[u8]) -> Result<Created> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Create(path, bytes))?;
-        match &self.place {
-            Place::Remote(remote) => remote.create(path, bytes),
-            Place::Folder(root) => root.create(&place, bytes, Lasts::UntilPowerIsCut),
+        match &self.backend {
+            Backend::Remote(remote) => remote.create(path, bytes),
+            Backend::Folder(root) => root.create(&checked, bytes, Lasts::UntilPowerIsCut),
         }
     }
 
@@ -149,25 +149,25 @@ impl Store {
 
     /// Returns the content of `path`, or `None` if it does not exist.
     pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
-        match &self.place {
-            Place::Remote(remote) => remote.read(path),
-            Place::Folder(root) => disk::read(&root.place(&place)),
+        match &self.backend {
+            Backend::Remote(remote) => remote.read(path),
+            Backend::Folder(root) => disk::read(&root.place(&checked)),
         }
     }
 
     /// Returns the contents of many small files, in their order.
     pub(super) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Bytes>>> {
-        match &self.place {
-            Place::Remote(remote) => {
+        match &self.backend {
+            Backend::Remote(remote) => {
                 for path in paths {
                     location(path)?;
                 }
                 remote.read_all(paths)
             }
-            Place::Folder(_) => paths.iter().map(|path| self.read(path)).collect(),
+            Backend::Folder(_) => paths.iter().map(|path| self.read(path)).collect(),
         }
     }
 
@@ -177,14 +177,14 @@ impl Store {
     /// This, [`Store::files`] and [`Store::folders`] skip names that lapo never gives: without
     /// UTF-8, or with backslashes or control characters.
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let place = folder(prefix)?;
+        let checked = folder(prefix)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
-        let mut paths = match &self.place {
-            Place::Remote(remote) => {
+        let mut paths = match &self.backend {
+            Backend::Remote(remote) => {
                 remote.files(prefix)?.into_iter().map(|file| file.path).collect()
             }
-            Place::Folder(root) => walk::paths(root.root(), place.as_ref())?,
+            Backend::Folder(root) => walk::paths(root.root(), checked.as_ref())?,
         };
         paths.retain(|path| !is_staged(path));
         paths.sort_unstable();
@@ -211,46 +211,46 @@ impl Store {
     }
 
     fn unsorted(&self, prefix: &str) -> Result<Vec<Stored>> {
-        let place = folder(prefix)?;
+        let checked = folder(prefix)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
-        match &self.place {
-            Place::Remote(remote) => remote.files(prefix),
-            Place::Folder(root) => walk::files(root.root(), place.as_ref()),
+        match &self.backend {
+            Backend::Remote(remote) => remote.files(prefix),
+            Backend::Folder(root) => walk::files(root.root(), checked.as_ref()),
         }
     }
 
     /// Returns the time of a file's last change, or `None` if it does not exist.
     pub(super) fn modified(&self, path: &str) -> Result<Option<std::time::SystemTime>> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
-        match &self.place {
-            Place::Remote(remote) => Ok(remote.metadata(path)?.map(|found| found.modified)),
-            Place::Folder(root) => disk::modified(&root.place(&place)),
+        match &self.backend {
+            Backend::Remote(remote) => Ok(remote.metadata(path)?.map(|found| found.modified)),
+            Backend::Folder(root) => disk::modified(&root.place(&checked)),
         }
     }
 
     /// Deletes a file. It need not exist.
     pub fn delete(&self, path: &str) -> Result<()> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Delete(path))?;
-        match &self.place {
-            Place::Remote(remote) => remote.delete(&[path.to_owned()]),
-            Place::Folder(root) => disk::remove_file(&root.place(&place)),
+        match &self.backend {
+            Backend::Remote(remote) => remote.delete(&[path.to_owned()]),
+            Backend::Folder(root) => disk::remove_file(&root.place(&checked)),
         }
     }
 
     /// Returns the names of the folders directly under `prefix`, sorted. `""` is the workspace
     /// itself.
     pub fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let place = folder(prefix)?;
+        let checked = folder(prefix)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
-        let mut names = match &self.place {
-            Place::Remote(remote) => remote.folders(prefix)?,
-            Place::Folder(root) => walk::folders(&root.place(&place))?,
+        let mut names = match &self.backend {
+            Backend::Remote(remote) => remote.folders(prefix)?,
+            Backend::Folder(root) => walk::folders(&root.place(&checked))?,
         };
         names.sort_unstable();
         Ok(names)
@@ -262,24 +262,24 @@ impl Store {
     /// Panics if `prefix` is empty, because no call may delete a whole workspace.
     pub fn delete_all(&self, prefix: &str) -> Result<()> {
         assert!(!prefix.is_empty(), "only a folder within the workspace can be deleted");
-        let place = location(prefix)?;
+        let checked = location(prefix)?;
         #[cfg(test)]
         self.wait(Step::DeleteAll(prefix))?;
-        match &self.place {
-            Place::Remote(remote) => remote.delete(&self.list(prefix)?),
-            Place::Folder(root) => disk::remove_folder(&root.place(&place)),
+        match &self.backend {
+            Backend::Remote(remote) => remote.delete(&self.list(prefix)?),
+            Backend::Folder(root) => disk::remove_folder(&root.place(&checked)),
         }
     }
 
     /// Starts a large file, to be written piece by piece. It becomes part of a dataset only through
     /// a receipt.
     pub fn new_file(&self, path: &str) -> Result<NewFile> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::NewFile(path))?;
-        match &self.place {
-            Place::Remote(remote) => NewFile::begin_remote(remote.clone(), path),
-            Place::Folder(root) => NewFile::begin(root.clone(), &place),
+        match &self.backend {
+            Backend::Remote(remote) => NewFile::begin_remote(remote.clone(), path),
+            Backend::Folder(root) => NewFile::begin(root.clone(), &checked),
         }
     }
 
@@ -294,10 +294,10 @@ impl Store {
     /// # Errors
     /// Fails if the path would leave the workspace.
     pub fn local_path(&self, path: &str) -> Result<Option<PathBuf>> {
-        let place = location(path)?;
-        match &self.place {
-            Place::Remote(_) => Ok(None),
-            Place::Folder(root) => Ok(Some(root.place(&place))),
+        let checked = location(path)?;
+        match &self.backend {
+            Backend::Remote(_) => Ok(None),
+            Backend::Folder(root) => Ok(Some(root.place(&checked))),
         }
     }
 
@@ -327,13 +327,15 @@ impl Store {
 
     /// Opens a file for reading byte ranges from the store itself, never from a local copy.
     pub(super) fn source(&self, path: &str, info: Option<&FileInfo>) -> Result<Parts> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
-        match &self.place {
-            Place::Remote(remote) => Ok(Parts::Remote(remote.clone(), remote.require(path, info)?)),
-            Place::Folder(root) => {
-                let bytes = map(&disk::open(&root.place(&place), path)?, path)?;
+        match &self.backend {
+            Backend::Remote(remote) => {
+                Ok(Parts::Remote(remote.clone(), remote.require(path, info)?))
+            }
+            Backend::Folder(root) => {
+                let bytes = map(&disk::open(&root.place(&checked), path)?, path)?;
                 info.map_or(Ok(()), |info| info.check_size(bytes.len() as u64))?;
                 Ok(Parts::Mapped { path: path.to_owned(), bytes })
             }
@@ -342,9 +344,9 @@ impl Store {
 
     /// Deletes the local copy of a file of an object store.
     pub(super) fn forget_copy(&self, path: &str) -> Result<()> {
-        match &self.place {
-            Place::Remote(remote) => remote.forget(path),
-            Place::Folder(_) => Ok(()),
+        match &self.backend {
+            Backend::Remote(remote) => remote.forget(path),
+            Backend::Folder(_) => Ok(()),
         }
     }
 
@@ -355,12 +357,12 @@ impl Store {
 
     /// Opens a file like [`Store::file`], and checks the size and the digest of a new local copy.
     pub(super) fn file_of(&self, path: &str, info: Option<&FileInfo>) -> Result<File> {
-        let place = location(path)?;
+        let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
-        match &self.place {
-            Place::Remote(remote) => remote.local(path, info),
-            Place::Folder(root) => disk::open(&root.place(&place), path),
+        match &self.backend {
+            Backend::Remote(remote) => remote.local(path, info),
+            Backend::Folder(root) => disk::open(&root.place(&checked), path),
         }
     }
 }

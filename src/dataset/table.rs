@@ -60,8 +60,6 @@ pub enum Column {
 /// # Errors
 /// Names the first column with another length, or with a count above `i64::MAX`.
 pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Result<FileInfo> {
-    let encode =
-        |cause: ArrowError| Error::Encode { path: path.to_owned(), reason: cause.to_string() };
     let rows = columns.first().map_or(0, |(_, first)| first.len());
     let mut fields = Vec::new();
     let mut arrays = Vec::new();
@@ -87,7 +85,8 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
     let row_bytes: usize = columns.iter().map(|(_, column)| column.row_bytes()).sum();
     let properties = properties(row_bytes, list_sizes);
     let mut writer = parquet_writer(store, path, schema.clone(), properties.build())?;
-    let batch = RecordBatch::try_new(schema, arrays).map_err(encode)?;
+    let batch = RecordBatch::try_new(schema, arrays)
+        .map_err(|cause| Error::Encode { path: path.to_owned(), reason: cause.to_string() })?;
     writer.write(&batch).map_err(parquet_error(path))?;
     writer.into_inner().map_err(parquet_error(path))?.finish(rows as u64)
 }
@@ -226,11 +225,15 @@ fn array(column: &Column) -> Result<ArrayRef, String> {
 }
 
 fn signed(values: &[u64]) -> Result<Vec<i64>, String> {
-    let fits = |(row, value): (usize, &u64)| {
-        i64::try_from(*value)
-            .map_err(|_| format!("holds {value} in row {row}, expected at most {}", i64::MAX))
-    };
-    values.iter().enumerate().map(fits).collect()
+    let mut signed = Vec::with_capacity(values.len());
+    for (row, value) in values.iter().enumerate() {
+        signed.push(
+            i64::try_from(*value).map_err(|_| {
+                format!("holds {value} in row {row}, expected at most {}", i64::MAX)
+            })?,
+        );
+    }
+    Ok(signed)
 }
 
 #[cfg(test)]

@@ -45,13 +45,15 @@ impl WindowIndex {
         let frames_per_window = frames_per_window.max(1);
         let windows =
             |span: &Span| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
-        let run = |span: &Span| Run {
-            shard: span.shard,
-            first_row: span.first_row,
-            windows: windows(span),
-            episode: span.episode,
-        };
-        let runs = shards.runs().iter().filter(|span| windows(span) > 0).map(run).collect();
+        let long_enough = shards.runs().iter().filter(|span| windows(span) > 0);
+        let runs = long_enough
+            .map(|span| Run {
+                shard: span.shard,
+                first_row: span.first_row,
+                windows: windows(span),
+                episode: span.episode,
+            })
+            .collect();
         Self::of(frames_per_window, runs, shards.episodes())
     }
 

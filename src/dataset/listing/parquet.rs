@@ -64,7 +64,7 @@ fn add_rows(list: &str, batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Res
         metadata.filter_map(|(field, column)| Some((field.name(), to_text(column)?))).collect();
     for row in 0..batch.num_rows() {
         // Rows are numbered from 1 over all batches: `rows` holds the batches before.
-        let place = format!("row {}", rows.len() + 1);
+        let position = format!("row {}", rows.len() + 1);
         let text = |column: &Option<StringArray>| {
             column
                 .as_ref()
@@ -74,10 +74,10 @@ fn add_rows(list: &str, batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Res
         let size = text(&sizes).map(|size| parse_bytes(&size).ok_or(size)).transpose();
         let uri = uris.is_valid(row).then(|| uris.value(row).trim()).filter(|uri| !uri.is_empty());
         rows.push(match (uri, size) {
-            (None, _) => ListedVideo::bad_row(list, &place, "`uri` is empty"),
+            (None, _) => ListedVideo::bad_row(list, &position, "`uri` is empty"),
             (_, Err(seen)) => ListedVideo::bad_row(
                 list,
-                &place,
+                &position,
                 &format!("`{BYTES}` is `{seen}`, expected a number of bytes"),
             ),
             (Some(uri), Ok(size)) => {
