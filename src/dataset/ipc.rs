@@ -224,7 +224,7 @@ fn check_format(path: &str, schema: &Schema) -> Result<()> {
         Some(found) => {
             Err(Error::OtherFormat { path: path.to_owned(), found, known: super::FORMAT })
         }
-        None => Err(corrupt(path, "it states no format")),
+        None => Err(corrupt(path, format!("its metadata has no entry `{FORMAT_KEY}`"))),
     }
 }
 

@@ -197,8 +197,8 @@ impl Manifest {
         let mut files = Vec::new();
         for joined in self.joined.iter().filter(|joined| joined.sort().as_deref() == Some(sort)) {
             for task in joined.places() {
-                let seen = is_joined.get_mut(task).filter(|is_joined| !**is_joined);
-                *seen.ok_or_else(|| self.bad_join(joined, task))? = true;
+                let slot = is_joined.get_mut(task).filter(|is_joined| !**is_joined);
+                *slot.ok_or_else(|| self.bad_join(joined, task))? = true;
             }
             files.push((joined.places().next(), joined.file.clone()));
         }

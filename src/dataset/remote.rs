@@ -200,7 +200,7 @@ impl Remote {
             // The path in the reply still has the store's prefix.
             Ok(found) => Ok(Some(Stored { path: path.to_owned(), ..stored(found) })),
             Err(Cause::NotFound { .. }) => Ok(None),
-            Err(cause) => Err(self.failed("look at", path)(cause)),
+            Err(cause) => Err(self.failed("read the metadata of", path)(cause)),
         })
     }
 

@@ -65,7 +65,9 @@ pub(super) fn open_parquet(store: &Store, path: &str) -> Result<OpenParquet> {
     let metadata: BTreeMap<_, _> =
         entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect();
     let format = metadata.get(FORMAT_KEY).and_then(|format| format.parse().ok());
-    match format.ok_or_else(|| corrupt(path, "it states no format"))? {
+    match format
+        .ok_or_else(|| corrupt(path, format!("its metadata has no entry `{FORMAT_KEY}`")))?
+    {
         TABLE_FORMAT => Ok(OpenParquet { bytes, footer, metadata }),
         found => Err(Error::OtherFormat { path: path.to_owned(), found, known: TABLE_FORMAT }),
     }

@@ -25,7 +25,7 @@ pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
     {
         Ok((bytes, modified)) => Ok(Some(Stored { path, bytes, modified, etag: None })),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(io_error("look at", entry.path())(cause)),
+        Err(cause) => Err(io_error("read the metadata of", entry.path())(cause)),
     })
 }
 
@@ -72,7 +72,7 @@ fn walk<T: Send>(
             Ok(_) => files.push((entry, path)),
             // Deleted since the listing.
             Err(cause) if cause.kind() == ErrorKind::NotFound => {}
-            Err(cause) => return Err(io_error("look at", entry.path())(cause)),
+            Err(cause) => return Err(io_error("read the metadata of", entry.path())(cause)),
         }
     }
     // Entries hold their folder open. They are dropped before the folders below are opened, so that
