@@ -1,16 +1,15 @@
-//! Names of local files as text.
+//! Converts local paths to text and back, without loss. Start at [`path_text`].
 //!
-//! In: a path, whose bytes need not be UTF-8. Out: text that says the same path, and the path of such a text. Start at [`path_text`].
-//!
-//! Datasets, plans and receipts hold names as text. A byte that is not UTF-8 is written as `\xE9`, and read back by [`local_path`]. A
-//! backslash that would be read as such a byte is written as `\x5C`, so that two paths never have the same text.
+//! Datasets, plans and receipts hold paths as text, but a path need not be UTF-8. Any other byte is
+//! escaped, such as `\xE9`, and [`local_path`] reads it back. A backslash is escaped as `\x5C` if
+//! it would read as an escape, so that two paths never have the same text.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Returns a path as text: the path itself where it is UTF-8, else with the other bytes escaped.
+/// Returns a path as text. Bytes outside UTF-8 are escaped.
 #[must_use]
 pub fn path_text(path: &Path) -> String {
     bytes_text(path.as_os_str().as_bytes())
@@ -28,19 +27,22 @@ pub fn bytes_text(bytes: &[u8]) -> String {
                 text.push(character);
             }
         }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02X}"));
+        }
     }
     text
 }
 
-/// Returns the path that a text names: the reverse of [`path_text`].
+/// Returns the path of a text: the inverse of [`path_text`].
 #[must_use]
 pub fn local_path(text: &str) -> Cow<'_, Path> {
     let bytes = text.as_bytes();
     if !text.contains("\\x") {
         return Cow::Borrowed(Path::new(text));
     }
-    let (mut path, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    let mut path = Vec::with_capacity(bytes.len());
+    let mut at = 0;
     while at < bytes.len() {
         match escaped(&bytes[at..]) {
             Some(byte) => {
@@ -56,13 +58,14 @@ pub fn local_path(text: &str) -> Cow<'_, Path> {
     Cow::Owned(PathBuf::from(OsString::from_vec(path)))
 }
 
-/// Returns the byte that an escape at the beginning of `text` stands for: one that is not ASCII, or a backslash.
+/// Returns the byte of an escape at the beginning of `text`, if there is one.
 fn escaped(text: &[u8]) -> Option<u8> {
     let digits = text
         .strip_prefix(b"\\x")?
         .get(..2)
         .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
     let byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    // `path_text` never escapes other ASCII bytes: `\x41` is a name of four characters.
     (!byte.is_ascii() || byte == b'\\').then_some(byte)
 }
 
@@ -73,8 +76,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_has_a_text_of_its_own_that_names_it() {
+    fn every_path_has_its_own_text_and_reads_back() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        // Pieces that join to escapes, halves of escapes, and broken UTF-8.
         let pieces: [&[u8]; 12] = [
             b"a",
             b"\\",
@@ -96,6 +100,7 @@ mod tests {
                 .copied()
                 .collect();
             let text = bytes_text(&bytes);
+            // Both directions: the text reads back, and no other path has it.
             assert_eq!(local_path(&text).as_os_str().as_bytes(), bytes, "{text}");
             assert_eq!(*texts.entry(text).or_insert_with(|| bytes.clone()), bytes);
         }

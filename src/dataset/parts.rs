@@ -1,7 +1,8 @@
-//! Stretches of a file, wherever it is: of a local file in place, of one in an object store by ranges.
+//! Reads byte ranges of a file: in place from a local one, with range requests from an object
+//! store. Start at [`Parts::read`].
 //!
-//! In: a file of a store. Out: its size, and the bytes of any stretches. Start at [`Parts::read`]. Reading the small columns of a shard
-//! in a bucket takes a few kilobytes this way, where a copy would take the pixels too.
+//! Reading the small columns of a shard in a bucket this way transfers a few kilobytes. A copy of
+//! the file would transfer the pixels too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use super::error::{Error, Result};
 use super::place::Stored;
 use super::remote::Remote;
 
-/// A file to read stretches of.
+/// A file to read byte ranges of.
 pub(super) enum Parts {
-    /// The whole file, mapped.
+    /// A memory-mapped file.
     Mapped {
-        /// What to call it.
+        /// The path for messages.
         path: String,
         /// Its bytes.
         bytes: Bytes,
@@ -34,13 +35,14 @@ impl Parts {
         }
     }
 
-    /// Returns the bytes of some stretches, in their order; of a mapped file they are no copies.
+    /// Returns the bytes of the ranges, in their order. Ranges of a mapped file are not copied.
     pub(super) fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         if let Some(outside) =
             ranges.iter().find(|range| range.start > range.end || range.end > self.len())
         {
+            // The ranges come from the file itself, so one outside means damage.
             let reason = format!(
-                "it speaks of bytes {} to {} of {}",
+                "it refers to bytes {} to {}, but has {}",
                 outside.start,
                 outside.end,
                 self.len()
@@ -56,7 +58,7 @@ impl Parts {
         }
     }
 
-    /// Returns the bytes of one stretch.
+    /// Returns the bytes of one range.
     pub(super) fn read_one(&self, range: Range<u64>) -> Result<Bytes> {
         Ok(self.read(std::slice::from_ref(&range))?.remove(0))
     }

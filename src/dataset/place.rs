@@ -1,9 +1,8 @@
-//! Paths within a workspace, and what a store says of a file.
+//! Validates paths within a workspace, and describes its files. Start at [`location`].
 //!
-//! In: a path as a plan, a receipt or a caller gives it. Out: a checked path that cannot leave the workspace. Start at [`location`].
-//!
-//! **Every path is checked here before it reaches a disk or an object store, and what was checked is what is used.** Plans and receipts
-//! are files that anybody may have edited, so an absolute path or a `..` in one must not reach a file outside the workspace.
+//! **Every path is checked here before it reaches a disk or an object store, and the store uses
+//! only the checked path.** Plans and receipts can be edited by hand, so an absolute path or a `..`
+//! in one must not reach a file outside the workspace.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 
-/// How many hexadecimal digits a task's key has.
+/// The number of hexadecimal digits in a task's key.
 const KEY_DIGITS: usize = 32;
 
 /// The result of [`Store::create`](super::Store::create).
@@ -20,60 +19,62 @@ const KEY_DIGITS: usize = 32;
 pub enum Created {
     /// The file now holds exactly these bytes.
     New,
-    /// Another writer's file is there, with other bytes; it was left alone.
+    /// The file exists with other bytes, from another writer. It is unchanged.
     Exists,
 }
 
-/// A file of a store.
+/// A file of a store, without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Relative to the store.
+    /// The path, relative to the store.
     pub path: String,
-    /// Its size.
+    /// The size in bytes.
     pub bytes: u64,
-    /// When it was written.
+    /// The time of the last change.
     pub modified: SystemTime,
-    /// The object store's tag of the content; none in a folder.
+    /// The object store's etag; `None` in a folder.
     pub etag: Option<String>,
 }
 
 impl Stored {
-    /// Whether it is the temporary file of a create that was killed.
+    /// Returns whether this is the temporary file of an interrupted create.
     pub(super) fn is_staged(&self) -> bool {
         is_staged(&self.path)
     }
 
-    /// Returns what changes with the content: the etag, or without one the modification time in nanoseconds since 1970.
+    /// Returns a text that changes with the content: the etag, or without one the modification time
+    /// in nanoseconds since 1970.
     #[must_use]
     pub fn version(&self) -> String {
-        let time =
-            || self.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
-        self.etag.clone().unwrap_or_else(time)
+        if let Some(etag) = &self.etag {
+            return etag.clone();
+        }
+        self.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
     }
 }
 
-/// One immutable file, as receipts list it.
+/// An immutable file, as a receipt lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileInfo {
-    /// Where it is, relative to the workspace.
+    /// The path, relative to the workspace.
     pub path: String,
-    /// Its size.
+    /// The size in bytes.
     pub bytes: u64,
-    /// How many rows it holds; 0 where rows make no sense.
+    /// The number of rows; 0 for files without rows.
     pub rows: u64,
-    /// The BLAKE3 digest of its bytes, in hexadecimal.
+    /// The BLAKE3 digest of the content, in hexadecimal.
     pub blake3: String,
 }
 
 impl FileInfo {
-    /// Whether it is one of true actions, by its name.
+    /// Returns whether the file holds true actions, by its name.
     #[must_use]
     pub fn holds_actions(&self) -> bool {
         self.path.rsplit('/').next().is_some_and(|name| name.starts_with("actions"))
     }
 
-    /// Checks the size that a file was found to have.
+    /// Checks the size of the file on disk, in bytes.
     pub(super) fn check_size(&self, found: u64) -> Result<()> {
         if found == self.bytes {
             Ok(())
@@ -82,27 +83,27 @@ impl FileInfo {
         }
     }
 
-    /// Checks the digest of the bytes that a file was found to have.
+    /// Checks the digest of the content on disk.
     pub(super) fn check_digest(&self, found: blake3::Hash) -> Result<()> {
         let found = found.to_hex();
-        let reason = format!("its BLAKE3 digest is {found}, its receipt says {}", self.blake3);
         if *found == *self.blake3 {
-            Ok(())
-        } else {
-            Err(Error::Corrupt { path: self.path.clone(), reason })
+            return Ok(());
         }
+        let expected = &self.blake3;
+        let reason = format!("its BLAKE3 digest is {found}, expected {expected} by its receipt");
+        Err(Error::Corrupt { path: self.path.clone(), reason })
     }
 }
 
-/// Whether a path is one of a temporary file of a create (`name#digits`).
+/// Returns whether a path is that of a create's temporary file (`name#digits`).
 pub(super) fn is_staged(path: &str) -> bool {
     path.contains('#')
 }
 
 /// Checks the path of a file in a workspace.
 ///
-/// A path is names joined by `/`. A leading or trailing `/`, `.`, `..`, empty names, backslashes and control characters are refused
-/// rather than repaired.
+/// A path consists of names joined by `/`. A leading or trailing `/`, `.`, `..`, empty names,
+/// backslashes and control characters are refused, and never repaired.
 pub(super) fn location(path: &str) -> Result<Path> {
     if path.is_empty() {
         return Err(Error::Path { path: path.to_owned(), reason: "it is empty".into() });
@@ -119,6 +120,7 @@ pub(super) fn folder(path: &str) -> Result<Path> {
     if let Some(c) = path.chars().find(|&c| c == '\\' || c.is_control()) {
         return refused(format!("it holds the character {c:?}"));
     }
+    // The path `""` splits into one empty name: the workspace itself.
     match path.split('/').find(|name| matches!(*name, "" | "." | "..")) {
         Some("") if !path.is_empty() => return refused("a name in it is empty".into()),
         Some(name) if !name.is_empty() => return refused(format!("it holds `{name}`")),
@@ -127,20 +129,21 @@ pub(super) fn folder(path: &str) -> Result<Path> {
     object(path)
 }
 
-/// Returns the key of an object that need not be one of a workspace: a video in a bucket may have any name.
+/// Returns the path of any object. Unlike a workspace's file, a video in a bucket may have any
+/// name.
 pub(super) fn object(key: &str) -> Result<Path> {
     Path::parse(key)
         .map_err(|cause| Error::Path { path: key.to_owned(), reason: cause.to_string() })
 }
 
-/// Whether a text may be a stage's name: letters, digits, `_` and `-`.
+/// Returns whether a text is a valid name of a stage: letters, digits, `_` and `-`.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// Whether a text may be a task's key: 32 lowercase hexadecimal digits.
+/// Returns whether a text is a valid key of a task: 32 lowercase hexadecimal digits.
 #[must_use]
 pub fn is_key(text: &str) -> bool {
     text.len() == KEY_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -180,7 +183,7 @@ mod tests {
     ];
 
     #[test]
-    fn paths_that_could_leave_the_workspace_are_refused_by_name() {
+    fn paths_that_could_leave_the_workspace_are_errors_with_the_path() {
         for path in REFUSED {
             let error = location(path).unwrap_err();
             assert!(
@@ -190,6 +193,7 @@ mod tests {
             assert!(folder(path).is_err(), "{path:?}");
             assert!(!error.is_transient() && error.hint().is_some(), "{error}");
         }
+        // The empty path is a folder, but no file.
         assert!(location("").is_err());
         assert_eq!(folder("").unwrap(), Path::ROOT);
         for path in
@@ -200,21 +204,23 @@ mod tests {
     }
 
     #[test]
-    fn random_texts_are_refused_or_stay_below_the_root_and_as_they_are() {
+    fn random_texts_are_refused_or_stay_unchanged_below_the_root() {
         let pieces = [
             "/", "/", "..", ".", "a", "b", "\\", "\0", "\n", "#", "%2e", "%2F", " ", "~", "C:",
             "-", "é", "\u{2028}",
         ];
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
-        let (root, mut taken) = (OsPath::new("/work/space"), 0);
+        let root = OsPath::new("/work/space");
+        let mut accepted = 0;
         for _ in 0..100_000 {
             let text: String = (0..rng.random_range(0..8))
                 .map(|_| pieces[rng.random_range(0..pieces.len())])
                 .collect();
-            let Ok(place) = location(&text) else { continue };
-            taken += 1;
-            assert_eq!(place.as_ref(), text);
-            let full = root.join(place.as_ref());
+            let Ok(checked) = location(&text) else { continue };
+            accepted += 1;
+            assert_eq!(checked.as_ref(), text);
+            // The operating system's view: only plain names below the root.
+            let full = root.join(checked.as_ref());
             let names = full.strip_prefix(root).unwrap().components();
             assert!(
                 names.clone().count() > 0
@@ -223,11 +229,11 @@ mod tests {
             );
             assert_eq!(names.as_path().to_str(), Some(text.as_str()));
         }
-        assert!(taken > 10_000, "only {taken} texts were taken");
+        assert!(accepted > 10_000, "only {accepted} texts were accepted");
     }
 
     #[test]
-    fn names_and_keys_are_told_from_other_texts() {
+    fn only_valid_names_and_keys_are_accepted() {
         assert!(["frames", "a-b_9", "0"].iter().all(|name| is_name(name)));
         assert!(
             ["", "a/b", "..", "a.b", "a b", "ä", "a#1", "a\n"].iter().all(|name| !is_name(name))

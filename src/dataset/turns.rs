@@ -1,7 +1,8 @@
-//! A scheduler for tests: several users of one store take turns at every call, in a random but seeded order, and some are killed.
+//! A scheduler for tests: several users of one store take turns at every call, in a random but
+//! seeded order, and some are killed. Start at [`Turns::store`].
 //!
-//! In: a store and a seed. Out: for each user the same store, in which every call waits for the user's turn. Start at [`Turns::store`].
-//! Between its turns a user stands still while the others go on, so that every order of the users' calls can happen.
+//! Each user gets the same store, with every call waiting for the user's turn. A user stands still
+//! between its turns while the others proceed, so that every order of calls can happen.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use super::Store;
 use super::error::{Error, Result};
 
-/// A call of a store.
+/// A call of a store. `Look` stands for all calls without a change.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step<'a> {
     Look,
@@ -23,7 +24,7 @@ pub(super) enum Step<'a> {
     DeleteAll(&'a str),
 }
 
-/// The turns of some users.
+/// The scheduler of all users.
 #[derive(Debug)]
 pub(crate) struct Turns {
     store: Store,
@@ -35,29 +36,29 @@ pub(crate) struct Turns {
 struct State {
     random: ChaCha8Rng,
     users: HashMap<usize, User>,
-    /// Whose turn it is, and how many steps it has left.
+    /// The user with the turn, and the remaining steps.
     turn: (usize, u32),
     steps: u64,
 }
 
 #[derive(Debug, Default)]
 struct User {
-    /// It is killed before this step.
+    /// The step at which it is killed, counted from 1.
     dies_at: Option<u32>,
     steps: u32,
     is_dead: bool,
-    /// Its pins that end with its process.
+    /// The paths of its pins bound to its process.
     pins: Vec<String>,
 }
 
-/// One user's place in the turns.
+/// One user's access to the scheduler.
 #[derive(Debug, Clone)]
 pub(super) struct Turn {
     turns: Arc<Turns>,
     user: usize,
 }
 
-/// Where no user has made a step for so long, the one whose turn it is waits for another one: the turn goes on.
+/// After this time without any step, the turn passes on: its user waits for another one.
 const STALLED: Duration = Duration::from_millis(100);
 
 impl Turns {
@@ -71,13 +72,13 @@ impl Turns {
         Arc::new(Self { store: store.clone(), state: Mutex::new(state), changed: Condvar::new() })
     }
 
-    /// Returns the store for a user, who dies before step `dies_at`.
+    /// Returns the store for a new user, to be killed at step `dies_at`.
     pub(crate) fn store(self: &Arc<Self>, user: usize, dies_at: Option<u32>) -> Store {
         self.state().users.insert(user, User { dies_at, ..User::default() });
         self.store.in_turns(Turn { turns: Arc::clone(self), user })
     }
 
-    /// The user makes no more steps. Returns whether it was killed.
+    /// Removes a user after its last step. Returns whether it was killed.
     pub(crate) fn leave(&self, user: usize) -> bool {
         let mut state = self.state();
         let user = state.users.remove(&user).expect("it took turns");
@@ -90,12 +91,14 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for the user's turn and takes one step. Fails if the user is killed at it.
     fn take(&self, user: usize, step: Step) -> Result<()> {
         let mut state = self.state();
         loop {
             if state.users.get(&user).is_none_or(|user| user.is_dead) {
                 return Err(killed(step));
             }
+            // The turn is over if its steps are used up, or if its user has left.
             if state.turn == (user, 0)
                 || !state.users.contains_key(&state.turn.0)
                 || state.turn.1 == 0
@@ -110,6 +113,7 @@ impl Turns {
             let (waited, timeout) =
                 self.changed.wait_timeout(state, STALLED).unwrap_or_else(PoisonError::into_inner);
             state = waited;
+            // The user with the turn may be blocked by a user without it, such as on a mutex.
             if timeout.timed_out() && state.steps == seen {
                 state.turn.1 = 0;
             }
@@ -119,6 +123,7 @@ impl Turns {
         self.changed.notify_all();
         let me = state.users.get_mut(&user).expect("it takes turns");
         me.steps += 1;
+        // Processes of a test do not end, so the scheduler deletes the pins of a killed one.
         if let Step::Create(path, bytes) = step
             && path.starts_with("pins/")
             && String::from_utf8_lossy(bytes).contains("\"process\"")
@@ -135,22 +140,24 @@ impl Turns {
         self.die(step, is_half_done, &pins)
     }
 
-    /// Leaves what a killed process leaves. The pins of a process that has ended no longer count.
+    /// Leaves the state of a killed process: its last step is half done or not done, and its pins
+    /// no longer count.
     fn die(&self, step: Step, is_half_done: bool, pins: &[String]) -> Result<()> {
         match step {
             Step::Create(path, bytes) if is_half_done => _ = self.store.create(path, bytes)?,
             Step::NewFile(path) if is_half_done => _ = self.store.create(path, b"half a file")?,
             Step::Delete(path) if is_half_done => self.store.delete(path)?,
+            // Half of the folder's files are deleted.
             Step::DeleteAll(path) if is_half_done => {
-                self.store
-                    .list(path)?
-                    .iter()
-                    .step_by(2)
-                    .try_for_each(|path| self.store.delete(path))?;
+                for path in self.store.list(path)?.iter().step_by(2) {
+                    self.store.delete(path)?;
+                }
             }
             _ => {}
         }
-        pins.iter().try_for_each(|path| self.store.delete(path))?;
+        for path in pins {
+            self.store.delete(path)?;
+        }
         Err(killed(step))
     }
 }
@@ -161,10 +168,11 @@ fn killed(step: Step) -> Error {
 }
 
 impl State {
-    /// Gives the turn to any user, for a few steps or many.
+    /// Gives the turn to a random user, for a few steps or many.
     fn next_turn(&mut self) {
         let mut users: Vec<usize> =
             self.users.iter().filter(|(_, user)| !user.is_dead).map(|(user, _)| *user).collect();
+        // The order of a hash table is not determined by the seed.
         users.sort_unstable();
         if users.is_empty() {
             return;
