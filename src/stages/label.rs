@@ -128,7 +128,7 @@ impl Stage for LabelConfig {
         let is_new = |plan: &&StagePlan| plan.new_tasks() > 0;
         let waits =
             actions.filter(|actions| is_new(actions) && !is_new(&frames)).map(|_| "true actions");
-        let waits = waits.or(copies.filter(is_new).map(|_| "near-copies"));
+        let waits = waits.or(copies.filter(is_new).map(|_| "near-duplicates"));
         let Some(model) = dynamics.model().filter(|_| waits.is_none()) else {
             let tasks = frames.new_tasks() + frames.tasks.reused();
             plan.wait(Waiting { tasks, videos: 0 }, Reason::new_input(waits.unwrap_or("model")));

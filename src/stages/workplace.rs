@@ -1,4 +1,4 @@
-//! What a task is given to work with, and what it leaves.
+//! The context in which a task runs, and the output that it returns.
 
 use std::collections::BTreeMap;
 
@@ -7,48 +7,49 @@ use crate::dataset::{FileInfo, NewFile, Reject, Store, VideoRecord};
 use crate::models::Device;
 use crate::train::Stop;
 
-/// What a finished task says of itself; it becomes the receipt.
+/// The output of a finished task. It becomes the receipt.
 #[derive(Clone, Debug, Default)]
 pub struct Done {
-    /// The files it wrote.
+    /// The files that the task wrote.
     pub files: Vec<FileInfo>,
-    /// The videos they come from.
+    /// The videos that the files come from.
     pub videos: Vec<VideoRecord>,
-    /// What could not be used, wholly or in part.
+    /// Videos that could not be used, wholly or in part.
     pub rejects: Vec<Reject>,
-    /// Counts and seconds: `frames`, `transitions`, ...
+    /// Counts and seconds, such as `frames` and `transitions`.
     pub stats: BTreeMap<String, f64>,
 }
 
-/// Where a task works: one attempt's own folder, and this process' means.
+/// The context of one attempt at a task: its folders, and the resources of this process.
 pub struct Workplace<'a> {
     /// The workspace.
     pub store: &'a Store,
-    /// The folder of this attempt, relative to the workspace; nobody else writes there.
+    /// The folder of this attempt, relative to the workspace. No other attempt writes to it.
     pub folder: String,
-    /// The folder for what must outlive this attempt without being a result (checkpoints).
+    /// The folder for checkpoints, which outlive this attempt.
     pub scratch: String,
-    /// What computes.
+    /// The device that computes.
     pub device: Device,
-    /// Folders where games are looked for.
+    /// Folders in which to look for games.
     pub games: &'a [std::path::PathBuf],
-    /// Processes that decode; without, videos are decoded in this one.
+    /// Decoder processes. If `None`, videos are decoded in this process.
     pub decoders: Option<&'a super::decode::child::Decoders>,
-    /// How many tasks run at once beside this one, at most one per core.
+    /// The number of cores for this task: the run's threads divided by its concurrent tasks, at
+    /// least 1.
     pub cores_free: usize,
-    /// Who listens.
+    /// The observer of progress.
     pub progress: &'a dyn Progress,
-    /// Set when the process was asked to end.
+    /// Set once the process was asked to stop.
     pub stop: &'a Stop,
 }
 
 impl Workplace<'_> {
-    /// Fails once the process was asked to end. For loops whose work is abandoned then.
+    /// Returns an error once the process was asked to stop. For loops that abandon their work.
     pub fn go_on(&self) -> Result<(), Error> {
         self.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))
     }
 
-    /// Threads on which many environments step; 0: on the caller's own.
+    /// Returns the number of threads that step environments. 0 means the caller's own thread.
     pub(super) fn game_threads(&self) -> usize {
         if self.cores_free > 1 { self.cores_free } else { 0 }
     }
@@ -61,21 +62,21 @@ pub(super) fn write(file: &mut NewFile, bytes: &[u8]) -> Result<(), Error> {
     Ok(std::io::Write::write_all(file, bytes).map_err(failed)?)
 }
 
-/// Whoever watches a task: a bar on a terminal, lines in a log, or nobody.
+/// An observer of a running task: a progress bar, log lines, or nothing.
 pub trait Progress: Sync {
-    /// `units` more are done (videos, steps, transitions: whatever the stage counts).
+    /// Reports that `units` more are done. Each stage has its own unit, such as videos or steps.
     fn advance(&self, units: u64);
-    /// `units` were done by an attempt before this one, which tells nothing of how fast this one is.
+    /// Reports that an earlier attempt did `units`. They do not count towards the speed.
     fn resume(&self, units: u64) {
         self.advance(units);
     }
-    /// A few words on how it goes, shown beside the count.
+    /// Shows a few words beside the count, such as the current loss.
     fn note(&self, text: &str);
-    /// A sentence that should stay to be read.
+    /// Shows a sentence that stays on the screen or in the log.
     fn say(&self, text: &str);
 }
 
-/// Nobody watches.
+/// An observer that ignores all reports.
 pub struct Silent;
 
 impl Progress for Silent {

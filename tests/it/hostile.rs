@@ -117,7 +117,9 @@ fn a_decoder_that_is_killed_from_outside_is_no_fault_of_the_video() {
     let first = struck(&project, "-KILL");
     assert_eq!(first.code, 75, "{first:#?}");
     assert!(
-        first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"),
+        first
+            .stderr
+            .contains("maze_1_001_long.mp4: the decoder process ended, signal: 9 (SIGKILL)"),
         "{first:#?}"
     );
     assert!(first.stderr.contains("--decoder-memory-gib"), "{first:#?}");
