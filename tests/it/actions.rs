@@ -176,7 +176,7 @@ fn actions_and_videos_that_do_not_match_are_told() {
     told(&["maze_9.mp4,0,1"], "actions.csv: no video is called `maze_9.mp4`");
     told(
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,9999,1"],
-        "frame 9999 of `maze_1_000.mp4` is not there: the last one decoded is",
+        "frame 9999 of `maze_1_000.mp4` does not exist: the last decoded frame is",
     );
     told(
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,0,2"],
@@ -186,7 +186,7 @@ fn actions_and_videos_that_do_not_match_are_told() {
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,2,2"],
         "frame 1 of `maze_1_000.mp4` has no action",
     );
-    told(&["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"], "are both `videos/maze_1_000.mp4`");
+    told(&["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"], "both mean `videos/maze_1_000.mp4`");
     told(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
 }
 

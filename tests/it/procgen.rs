@@ -203,7 +203,7 @@ fn a_recording_that_cannot_be_is_told_before_or_while_it_runs() {
         .unwrap();
     let said = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.play.record.player: does not know coinrun"),
+        said.code == 1 && said.stderr.contains("stages.play.record.player: cannot play coinrun"),
         "{said:#?}"
     );
 }

@@ -102,7 +102,8 @@ fn what_was_learnt_plays_for_a_recording() {
     .unwrap();
     let said = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.again.record.decoder: does not play"),
+        said.code == 1
+            && said.stderr.contains("stages.again.record.decoder: is not used by this player"),
         "{said:#?}"
     );
     fs::write(
