@@ -100,7 +100,7 @@ struct Process {
 /// Why decoding ended without an [`Ending`].
 enum Failure {
     /// The receiver of the frames failed.
-    Taker(Error),
+    Receiver(Error),
     /// The process died, or broke the protocol.
     Pipe(IoError),
 }
