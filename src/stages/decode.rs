@@ -8,14 +8,14 @@
 //! | file | contents |
 //! |---|---|
 //! | `settings` | the settings in YAML and their checks |
-//! | `plan` | which videos are decoded together, and which partitions are kept |
+//! | `plan` | the partitions of videos to decode, and the partitions to keep |
 //! | [`videos`] | the identity of each video |
 //! | `work` | the task: decodes videos into one shard |
 //! | `copy` | copies frames decoded earlier, under another name or in another shard |
 //! | `opener` | opens a video from a file, an object store or an archive |
 //! | `frames` | decodes one video in this process |
 //! | [`child`], [`serve`], [`wire`] | decode in a process that may crash: parent, child and protocol |
-//! | `borrowed` | in the child: a video whose bytes the parent reads, so that the child opens no file |
+//! | `borrowed` | in the child: a video read by the parent, so that the child opens no file |
 //! | `episodes` | splits frames into episodes and drops blank and still ones |
 //! | `quality` | the statistics of each frame |
 
@@ -69,7 +69,7 @@ pub const KIND: StageKind = StageKind {
 /// One video of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VideoSource {
-    /// Its path or address, which is also its name in the dataset.
+    /// Its path or address, and its name in the dataset.
     pub uri: String,
     /// The blake3 of its bytes. Further copies of the same bytes have `#2` and so on appended.
     pub digest: String,
@@ -94,7 +94,7 @@ pub struct VideoSource {
     pub unusable: Option<(String, String)>,
 }
 
-/// The frames of a video that another task has decoded. They are copied.
+/// The frames of a video decoded by another task. They are copied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decoded {
     /// The task's key.
@@ -119,13 +119,13 @@ pub struct Archived {
 }
 
 impl VideoSource {
-    /// Returns the file that holds the video: the archive, or the video itself.
+    /// Returns the file with the video: the archive, or the video itself.
     pub fn file(&self) -> &str {
         self.archived.as_ref().map_or(&self.uri, |archived| &archived.path)
     }
 }
 
-/// Some videos, in order, that become one shard.
+/// The videos of one shard, in order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DecodeTask {
     /// The stage's settings.

@@ -1,14 +1,14 @@
 //! Finds near-duplicate videos: the same clip at another size, frame rate or codec, or most of it.
 //!
 //! A video is a near-duplicate if it is close enough to an earlier one. Near-duplicates become
-//! rejects, which stages that name this one leave out. `copies.parquet` has, for each video, the
+//! rejects, and other stages can leave them out. `copies.parquet` has, for each video, the
 //! nearest earlier one and its distance.
 //!
 //! Frames are compared as thumbnails: 16 x 16 means of luminance. For each thumbnail of the shorter
 //! video, the most similar one of the longer video is found. The distance of the two videos is the
 //! median of these differences, as a share of the range. The default threshold of 0.004 finds
 //! nearly all re-encoded copies without false positives. The column `hash` of the quality table
-//! finds only copies whose pixels the codec hardly changed.
+//! finds only copies with hardly changed pixels.
 //!
 //! Actions are not compared: two episodes of the same level of a game are as close as copies. Use
 //! this stage for collected videos, not for recorded ones.
@@ -32,7 +32,7 @@ use crate::dataset::{self, Column, FileInfo, FrameSize, Reject, Shards, write_ta
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeduplicateConfig {
-    /// The `decode` stage whose videos are compared. A `record` stage also works, but its episodes
+    /// The `decode` stage with the videos to compare. A `record` stage also works, but its episodes
     /// may look alike without being copies.
     pub frames: String,
     /// The largest distance at which the later of two videos counts as a near-duplicate, as a share
@@ -74,7 +74,7 @@ impl Stage for DeduplicateConfig {
         Needs { gpu: false, cores: 8, memory_mib: 2048 }
     }
 
-    /// Adds one task, which compares every video with the earlier ones.
+    /// Adds one task for the comparison of all videos.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
         let task = DeduplicateTask { config: self.clone(), shards: frames.shards() };
@@ -97,15 +97,15 @@ pub const KIND: StageKind = StageKind {
     key_inputs: &["frames"],
     ..StageKind::new("deduplicate", 1, &[ArtifactKind::Copies], "videos")
 };
-/// The class of rejects that are near-duplicates.
+/// The class of near-duplicate rejects.
 pub const NEAR_DUPLICATE: &str = "near_duplicate";
 /// The width and height of a thumbnail, in cells.
 const SIDE: usize = 16;
-/// The number of thumbnails of the shorter video that are searched for in the longer one.
+/// The number of thumbnails of the shorter video to find in the longer one.
 const SAMPLES: usize = 16;
 /// Videos whose mean thumbnails differ by more than this share of the range are not compared.
 const MAX_MEAN_DIFFERENCE: f64 = 0.02;
-/// The number of most similar earlier videos with which a video is compared.
+/// The number of earlier videos, the most similar ones, to compare a video with.
 const NEIGHBOURS: usize = 16;
 /// The luminance of white.
 const RANGE: f64 = 256.0 * 255.0;
@@ -131,7 +131,7 @@ impl StageTask for DeduplicateTask {
     }
 }
 
-/// Compares every video with the earlier videos that look like it.
+/// Compares every video with similar earlier videos.
 fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
     let shards = Shards::open_files(place.store, &task.shards)?;
     let clips = clips(&shards, task.shards.len())?;

@@ -14,29 +14,29 @@ pub enum Error {
     /// A failure of a training step.
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// A video that could not be read for a passing reason, such as a disk error.
+    /// A passing failure to read a video, such as a disk error.
     #[error(transparent)]
     Video(#[from] crate::video::Error),
-    /// A game that could not be played.
+    /// A failure to play a game.
     #[error(transparent)]
     Envs(#[from] crate::envs::Error),
-    /// Many episodes in a row that are too short to keep.
+    /// Many episodes in a row, all too short to keep.
     #[error("{episodes} episodes of {game} in a row had fewer than {frames} frames")]
     ShortEpisodes {
         /// The game.
         game: &'static str,
         /// Episodes played.
         episodes: usize,
-        /// The least number of frames of an episode that is kept.
+        /// The least number of frames of a kept episode.
         frames: u64,
     },
-    /// A file of the user's that changed after the run was planned.
+    /// A change of an input file after the run was planned.
     #[error("{file}: the file changed after this run was planned")]
     Changed {
         /// The file.
         file: String,
     },
-    /// A video that cannot be read for a passing reason: it is being written, or a disk is away.
+    /// A video unreadable for a passing reason: it is being written, or a disk is away.
     #[error("{video}: {reason}")]
     Unavailable {
         /// Its path or address.
@@ -57,7 +57,7 @@ pub enum Error {
         episodes: usize,
         /// Frames a window spans.
         time: usize,
-        /// The least that is needed.
+        /// The least number of windows.
         needed: usize,
     },
     /// No transitions to train on or to evaluate on.
@@ -70,7 +70,7 @@ pub enum Error {
         /// Videos of these transitions.
         videos: usize,
     },
-    /// A file of true actions that does not fit the frames.
+    /// A mismatch of true actions and frames.
     #[error("{file}: {reason}")]
     Actions {
         /// The file.
@@ -80,7 +80,7 @@ pub enum Error {
         /// The hint.
         cure: &'static str,
     },
-    /// Labels of a shard that is not among the frames.
+    /// Labels of a shard missing from the frames.
     #[error("{file}: the labels refer to shard {shard}, which is not among the frames")]
     NoShard {
         /// The file of labels.
@@ -95,7 +95,7 @@ pub enum Error {
         file: String,
         /// The size of the shard's frames.
         seen: usize,
-        /// The size of the frames that the model was trained on.
+        /// The size of the frames the model was trained on.
         expected: usize,
     },
     /// A decoder of latent actions of another length than the policy's.
@@ -105,7 +105,7 @@ pub enum Error {
     LatentSize {
         /// The decoder.
         file: String,
-        /// The length of the latent actions that it decodes.
+        /// The length of the latent actions it decodes.
         seen: usize,
         /// The length of the policy's latent actions.
         expected: usize,
@@ -118,7 +118,7 @@ pub enum Error {
         /// Values in an action.
         axes: usize,
     },
-    /// A network with frames of a size that the game's frames cannot be reduced to.
+    /// A network for frames of another size than the game can show.
     #[error(
         "the network takes frames of {seen} x {seen} pixels, but the game draws {native} x {native}"
     )]
@@ -138,7 +138,7 @@ pub enum Error {
         /// The least number of transitions.
         asked: usize,
     },
-    /// A checkpoint that cannot be read back.
+    /// An unreadable checkpoint.
     #[error("{file}: cannot resume from this checkpoint: {reason}")]
     Checkpoint {
         /// The checkpoint.
@@ -146,7 +146,7 @@ pub enum Error {
         /// The fault.
         reason: String,
     },
-    /// An episode that could not be encoded as a video.
+    /// A failure to encode an episode as a video.
     #[cfg(feature = "video")]
     #[error("{path}: cannot write the video: {source}")]
     Film {
@@ -158,12 +158,12 @@ pub enum Error {
     /// A decoder process that ended for a reason outside the video.
     #[error("{video}: the decoder process {how}")]
     Decoder {
-        /// The video that it decoded.
+        /// The video it decoded.
         video: String,
         /// How it ended, such as `ended, signal: 9`.
         how: String,
     },
-    /// A stage that needs a feature this binary was built without.
+    /// A stage that needs a feature missing from this build.
     #[error("this build lacks the `video` feature, so it cannot read or write videos")]
     NoVideo,
     /// A request to stop. Unfinished work is abandoned, except for the checkpoints of a training.
@@ -172,7 +172,7 @@ pub enum Error {
     /// A bug in lapo.
     #[error("internal: {what}")]
     Invariant {
-        /// The invariant that does not hold.
+        /// The broken invariant.
         what: String,
     },
 }
@@ -249,7 +249,7 @@ impl Error {
         }
     }
 
-    /// Returns the signal that stopped the task, if one did.
+    /// Returns the signal, if one stopped the task.
     pub fn stopped(&self) -> Option<Signal> {
         match self {
             Error::Stopped(signal) | Error::Train(TrainError::Stopped(signal)) => Some(*signal),
@@ -257,7 +257,7 @@ impl Error {
         }
     }
 
-    /// Creates the error of a task that panicked.
+    /// Creates the error of a panicked task.
     pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
         let text = panic
             .downcast_ref::<&str>()

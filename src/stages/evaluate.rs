@@ -46,7 +46,7 @@ pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "model", "labels", "true_actions", "policy", "decoders", "agent"],
     ..StageKind::new("evaluate", 1, &[ArtifactKind::Evaluation], "episodes")
 };
-/// The number of transitions that the probe is trained on.
+/// The number of transitions the probe is trained on.
 const PROBE_TRANSITIONS: usize = 32_768;
 
 /// The players, labels and world model to evaluate.
@@ -63,7 +63,7 @@ pub struct EvaluateTask {
     /// The agent's weights.
     #[serde(default)]
     pub agent: Option<FileInfo>,
-    /// The label files from which the probe predicts true actions.
+    /// The label files for the probe.
     #[serde(default)]
     pub labels: Vec<FileInfo>,
     /// The true actions of their frames.
@@ -72,7 +72,7 @@ pub struct EvaluateTask {
     /// The weights of the world model.
     #[serde(default)]
     pub dynamics: Option<FileInfo>,
-    /// The shards whose frames the world model predicts.
+    /// The shards of the frames to predict.
     #[serde(default)]
     pub shards: Vec<FileInfo>,
 }
@@ -200,7 +200,7 @@ fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error>
     Ok(Some(probe::probe(&known.draws[0], &known.asked, &known.asked_codes, *seed)?))
 }
 
-/// An episode that was played to its end.
+/// A finished episode.
 struct Episode {
     level: i32,
     episode_return: f64,

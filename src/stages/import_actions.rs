@@ -1,7 +1,7 @@
 //! Imports true actions from a file and matches them with frames.
 //!
 //! A task writes one Parquet file of actions for each shard, with the videos' full names. By
-//! default everything must match: a video or frame that does not exist, or a frame without an
+//! default everything must match: a nonexistent video or frame, or a frame without an
 //! action in a video with actions, is an error. `partial` permits these. A video without any
 //! actions is unlabelled, which is never an error.
 
@@ -24,7 +24,7 @@ use crate::dataset::{self, ActionRows, Actions, FileInfo, Shards};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportActionsConfig {
-    /// The `decode` stage whose videos the actions belong to.
+    /// The `decode` stage with the videos of these actions.
     pub frames: String,
     /// A Parquet or CSV file, relative to the current folder. Its columns are `video` (a path, or
     /// its last parts), `frame_index` (from 0), `action` and optionally `reward`. The action at a
@@ -32,7 +32,7 @@ pub struct ImportActionsConfig {
     /// continuous action is a list of numbers, or in CSV the columns `action_0`, `action_1` and so
     /// on, or a number if any number in the column is not whole.
     pub file: String,
-    /// Whether to ignore actions of videos and frames that do not exist, and to permit frames
+    /// Whether to ignore actions of nonexistent videos and frames, and to permit frames
     /// without an action. Default false: these are errors.
     #[serde(default)]
     pub partial: bool,
@@ -48,7 +48,7 @@ pub const KIND: StageKind = StageKind {
 /// The highest discrete action. Probes and decoders have an output for each number up to it.
 const MAX_ACTION: u32 = u16::MAX as u32;
 
-/// A file of true actions, and the frames that it describes.
+/// A file of true actions, and the frames it describes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportActionsTask {
     /// The stage's settings.

@@ -26,7 +26,7 @@ use crate::models::{Device, Labeller, Precision, Want, labeller};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelConfig {
-    /// The `decode` or `record` stage whose frames are labelled.
+    /// The `decode` or `record` stage with the frames to label.
     pub frames: String,
     /// The `train_dynamics` or `import_dynamics` stage whose IDM infers the latent actions.
     pub dynamics: String,
@@ -69,10 +69,10 @@ pub const KIND: StageKind = StageKind {
     speed: Some(Speed { of: "transitions", unit: "transitions/s labelled" }),
     ..StageKind::new("label", 1, &[ArtifactKind::Labels], "transitions")
 };
-/// The number of windows that are labelled together.
+/// The number of windows in a batch.
 const BATCH: usize = 1024;
 
-/// A shard and the model that labels it.
+/// A shard and its model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LabelTask {
     /// The stage's settings.
@@ -316,7 +316,7 @@ impl Label {
         Ok(Done { files: vec![labels.finish()?], stats, ..Done::default() })
     }
 
-    /// Labels the windows that start at `rows` and writes their labels.
+    /// Labels the windows starting at `rows` and writes their labels.
     fn label_windows(
         &self,
         task: &LabelTask,
@@ -362,7 +362,7 @@ impl Label {
     }
 }
 
-/// Returns the frames of windows that start at `rows`, each frame once, and the first frame of each
+/// Returns the frames of windows starting at `rows`, each frame once, and the first frame of each
 /// window.
 fn frames_once(shard: &Shard, rows: &[usize], time: usize) -> (Vec<u8>, Vec<usize>) {
     let bytes = shard.frame_size().bytes();

@@ -5,7 +5,7 @@
 //! | file | contents |
 //! |---|---|
 //! | [`tasks`] | the tasks of a stage's dataset, in order |
-//! | [`key`](mod@key) | the key of a task, which decides whether the task is done |
+//! | [`key`](mod@key) | the key of a task: a task with a known key is done |
 //! | [`receipts`] | the finished tasks by key, and why another task is new |
 //! | `reason` | the reason why a task is new, as a sentence |
 //! | [`training`] | plans of trainings: when a trained model is kept |
@@ -50,13 +50,13 @@ pub struct Given<'a> {
     pub checkpoint_secs: u64,
     /// Whether `--refresh` asks for a new training, whatever the stage's `refresh` is.
     pub is_forced: bool,
-    /// Classes of rejects whose videos are decoded again. An empty list means all classes.
+    /// Classes of rejects to decode again. An empty list means all classes.
     pub retry_rejected: Option<&'a [String]>,
-    /// The videos that match the stage's patterns and lists.
+    /// The matches of the stage's patterns and lists.
     pub videos: &'a [ListedVideo],
     /// Notes on the stage's lists of videos.
     pub notes: &'a [String],
-    /// The videos that this run leaves for the next one.
+    /// The videos this run leaves for the next one.
     pub now: &'a Now,
     /// Access to object stores.
     pub access: &'a Access,
@@ -84,7 +84,7 @@ impl<'a> Given<'a> {
 /// A trained model: the key of its receipt, and its weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'a> {
-    /// The key of the task that made it.
+    /// The key of its task.
     pub key: &'a str,
     /// The weights.
     pub weights: &'a FileInfo,
@@ -95,7 +95,7 @@ pub struct Model<'a> {
 pub struct NewTask {
     /// The task.
     pub task: Task,
-    /// Keys of the receipts that it builds on.
+    /// Keys of the receipts it builds on.
     pub inputs: Vec<String>,
     /// The progress units of the task.
     pub units: u64,
@@ -110,7 +110,7 @@ impl NewTask {
     }
 }
 
-/// A task together with the key under which its result is stored.
+/// A task and the key of its result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
     /// The stage's name, which is also the folder of its results.
@@ -119,9 +119,9 @@ pub struct Job {
     pub kind: String,
     /// The task's key.
     pub key: String,
-    /// The fields that the key is made of.
+    /// The fields the key is made of.
     pub fields: serde_json::Map<String, serde_json::Value>,
-    /// Keys of the receipts that it builds on.
+    /// Keys of the receipts it builds on.
     pub inputs: Vec<String>,
     /// Counts known before the task runs. They are stored in its receipt.
     pub stats: BTreeMap<String, f64>,
@@ -142,7 +142,7 @@ pub struct StagePlan {
     pub needs: Needs,
     /// Its known tasks, in the dataset's order.
     pub tasks: Tasks,
-    /// The tasks that are not known until the stage's inputs have run.
+    /// The tasks not known until the stage's inputs have run.
     pub waiting: Waiting,
     /// Why tasks are new: the number of tasks for each reason.
     pub why: BTreeMap<Reason, usize>,
@@ -154,9 +154,9 @@ pub struct StagePlan {
     pub before: Option<Manifest>,
     /// Key and attempt of each task of that version.
     pub before_entries: Vec<(String, String)>,
-    /// The tasks of that version that this plan lacks. Their outputs are intact.
+    /// The tasks of that version missing from this plan. Their outputs are intact.
     pub dropped: Vec<Arc<Receipt>>,
-    /// The number of videos of that version that are gone.
+    /// The number of lost videos of that version.
     pub videos_gone: usize,
     /// The digests of all planned videos, if some tasks of that version are not planned.
     pub planned_digests: HashSet<String>,
@@ -167,7 +167,7 @@ pub struct StagePlan {
     /// Joined tables of the newest version that are missing or truncated. A commit joins them
     /// again.
     pub damaged_tables: Vec<String>,
-    /// The version that this run committed.
+    /// The version this run committed.
     pub committed: Option<u64>,
 }
 
@@ -176,11 +176,11 @@ pub struct StagePlan {
 pub struct Waiting {
     /// The number of tasks.
     pub tasks: usize,
-    /// The number of videos that they will read.
+    /// The number of videos they will read.
     pub videos: usize,
 }
 
-/// A video that is left for the next run.
+/// A video left for the next run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
     /// Its path or address.
@@ -213,7 +213,7 @@ impl StagePlan {
         }
     }
 
-    /// Returns the number of tasks that must run, including tasks that are not known yet.
+    /// Returns the number of tasks to run, including tasks not known yet.
     pub fn new_tasks(&self) -> usize {
         self.tasks.undone() + self.waiting.tasks
     }
@@ -268,18 +268,18 @@ impl StagePlan {
         }
     }
 
-    /// Returns the model that the stage made, if it has run.
+    /// Returns the model the stage made, if it has run.
     pub fn model(&self) -> Option<Model<'_>> {
         let receipt = self.tasks.receipts().next().filter(|_| self.new_tasks() == 0)?;
         Some(Model { key: &receipt.key, weights: receipt.files.first()? })
     }
 
-    /// Returns the weights that the stage made, or [`no_file`] if it has not run.
+    /// Returns the weights the stage made, or [`no_file`] if it has not run.
     pub fn weights(&self) -> FileInfo {
         self.last_file(".safetensors")
     }
 
-    /// Returns the last file whose name ends with `end`, or [`no_file`].
+    /// Returns the last file with a name ending in `end`, or [`no_file`].
     pub fn last_file(&self, end: &str) -> FileInfo {
         self.tasks.files(end).pop().unwrap_or_else(no_file)
     }
@@ -295,7 +295,7 @@ impl StagePlan {
         files.filter(|file| file.holds_actions()).cloned().collect()
     }
 
-    /// Returns the digests of the near-duplicates that a `deduplicate` stage rejects.
+    /// Returns the digests of the near-duplicates a `deduplicate` stage rejects.
     pub fn copies(&self) -> HashSet<&str> {
         let rejects = self.tasks.receipts().flat_map(|receipt| &receipt.rejects);
         rejects.map(|reject| reject.digest.as_str()).collect()
@@ -359,12 +359,12 @@ impl StagePlan {
     }
 }
 
-/// Returns a number with the singular or the plural of what it counts.
+/// Returns a count with the singular or plural of its noun.
 pub fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Returns the placeholder for the file of a task that is not done yet.
+/// Returns the placeholder for the file of an unfinished task.
 pub fn no_file() -> FileInfo {
     FileInfo { path: String::new(), bytes: 0, rows: 0, blake3: String::new() }
 }

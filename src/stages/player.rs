@@ -53,7 +53,7 @@ fn hold(held: &mut (u32, u32), actions: u32, rng: &mut ChaCha8Rng) -> u32 {
     held.0
 }
 
-/// A trained network that plays, with the temperature at which its actions are drawn.
+/// A trained network, and the temperature of its random choice of actions.
 pub(super) struct TrainedPlayer {
     network: Network,
     temperature: f64,
@@ -63,7 +63,7 @@ pub(super) struct TrainedPlayer {
 enum Network {
     /// A latent policy and a decoder of its latent actions.
     Decoded(Rc<dyn Actor>, LoadedDecoder),
-    /// An agent that was fine-tuned in the game.
+    /// An agent fine-tuned in the game.
     Agent(Box<dyn Agent>),
 }
 
@@ -100,7 +100,7 @@ impl TrainedPlayer {
         Ok(TrainedPlayer { network: Network::Agent(agent), temperature })
     }
 
-    /// Returns the number of labelled transitions that the decoder was trained on, and their draw.
+    /// Returns the number of labelled transitions the decoder was trained on, and their draw.
     /// Returns `None` for an agent.
     pub(super) fn decoder(&self) -> Option<[u64; 2]> {
         let Network::Decoded(_, decoder) = &self.network else { return None };

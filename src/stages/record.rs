@@ -41,10 +41,10 @@ pub const KIND: StageKind = StageKind {
 const FPS: u32 = 15;
 /// The actions left, right, down and up.
 const DIRECTIONS: [u32; 4] = [1, 7, 3, 5];
-/// The number of episodes in a row that may be too short to keep.
+/// The largest number of episodes in a row too short to keep.
 const MAX_SHORT_EPISODES: usize = 1000;
 
-/// Some episodes that become one shard.
+/// The episodes of one shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecordTask {
     /// The stage's settings.
@@ -179,7 +179,7 @@ impl RecordTask {
         }
     }
 
-    /// Returns the name of an episode and the digest of everything that decides its content.
+    /// Returns the name of an episode and the digest of all settings that decide its content.
     fn name(&self, number: u64) -> VideoName {
         let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
         let RecordConfig {

@@ -116,7 +116,7 @@ pub struct ReportTask {
     pub config: ReportConfig,
     /// The pipeline's name.
     pub pipeline: String,
-    /// The stage's own name, which is also the name of its tables.
+    /// The stage's own name, and the name of its tables.
     pub name: String,
     /// The stages on the page, each once.
     pub sources: Vec<Source>,
@@ -137,12 +137,12 @@ pub struct Source {
     pub stats: BTreeMap<String, f64>,
     /// Its files, in the dataset's order.
     pub files: Vec<FileInfo>,
-    /// The videos that it rejected.
+    /// The videos it rejected.
     pub rejects: Vec<Reject>,
 }
 
 impl ReportConfig {
-    /// Returns the stages that the settings name, each once.
+    /// Returns the stages the settings name, each once.
     pub fn stages(&self) -> Vec<&str> {
         let mut stages: Vec<&str> = Vec::new();
         for Input { stage, .. } in self.inputs() {
@@ -258,7 +258,7 @@ impl Source {
         }
     }
 
-    /// Returns the files whose names end with `end`.
+    /// Returns the files with names ending in `end`.
     fn files(&self, end: &str) -> Vec<FileInfo> {
         self.files.iter().filter(|file| file.path.ends_with(end)).cloned().collect()
     }

@@ -1,5 +1,5 @@
 //! The traits of a stage: [`Stage`] for its settings, [`StageTask`] for its tasks, [`StageKind`]
-//! for the properties that all stages of a kind share.
+//! for the properties all stages of a kind share.
 //!
 //! A stage implements them in its own file. The list in `stages/mod.rs` generates
 //! [`StageSpec`](super::StageSpec) and [`Task`](super::Task). All other modules use a stage through
@@ -13,14 +13,14 @@ use super::plan::{Given, KeyFields, Model, StagePlan};
 use super::{Done, Error, FieldFault, Workplace};
 use crate::dataset::{self, Receipt};
 
-/// The properties that all stages of one kind share.
+/// The properties all stages of one kind share.
 #[derive(Debug)]
 pub struct StageKind {
     /// The kind's name in YAML.
     pub name: &'static str,
     /// The version of the code. Raise it when the same settings and inputs give another output.
     pub version: u32,
-    /// The artifacts that the stage makes.
+    /// The artifacts the stage makes.
     pub makes: &'static [ArtifactKind],
     /// The unit of progress, such as `videos` or `steps`.
     pub unit: &'static str,
@@ -42,7 +42,7 @@ pub struct StageKind {
     pub restores: bool,
     /// Classes of rejects that do not count towards `max_rejected`. Default none.
     pub harmless: &'static [&'static str],
-    /// The speed that the summary of a run shows. Default none.
+    /// The speed the summary of a run shows. Default none.
     pub speed: Option<Speed>,
 }
 
@@ -97,7 +97,7 @@ pub struct Speed {
     pub unit: &'static str,
 }
 
-/// The kind of an artifact that one stage makes and another takes.
+/// A kind of artifact, made by one stage and taken by others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtifactKind {
     /// Shards of frames.
@@ -136,14 +136,14 @@ impl std::fmt::Display for ArtifactKind {
     }
 }
 
-/// An input of a stage: a field of its settings that names another stage.
+/// An input of a stage: a field of its settings with the name of another stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input<'a> {
     /// The field.
     pub field: &'static str,
-    /// The stage that it names.
+    /// The stage it names.
     pub stage: &'a str,
-    /// The artifact that the stage must make.
+    /// The artifact the stage must make.
     pub artifact: ArtifactKind,
     /// Whether that stage must have the same frames as the stage in the field `frames`.
     pub same_frames: bool,
@@ -177,27 +177,27 @@ impl<'a> Input<'a> {
     }
 }
 
-/// An estimate of the resources that a task needs, for placing tasks on machines.
+/// An estimate of the resources a task needs, for placing tasks on machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Needs {
     /// Whether a GPU makes it much faster. Every stage also runs without one.
     pub gpu: bool,
-    /// The number of cores that it keeps busy.
+    /// The number of cores it keeps busy.
     pub cores: u32,
     /// Peak main memory in MiB. With a GPU, part of it is GPU memory.
     pub memory_mib: u64,
 }
 
-/// The places in which a stage looks for videos.
+/// The places to look for videos.
 #[derive(Clone, Copy, Debug)]
 pub struct VideoPatterns<'a> {
     /// Glob patterns, from the field `videos`.
     pub videos: &'a [String],
-    /// Files that list videos, from the field `lists`.
+    /// Lists of videos, from the field `lists`.
     pub lists: &'a [String],
 }
 
-/// A file that a stage's settings name and that must exist before a run.
+/// A file named by a stage's settings. It must exist before a run.
 #[derive(Clone, Copy, Debug)]
 pub struct InputFile<'a> {
     /// The field.
@@ -222,23 +222,23 @@ pub enum LatentActions<'a> {
 /// The inputs of a stage that can work on shards while others are still being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streaming<'a> {
-    /// The stage that makes the shards.
+    /// The stage with the shards.
     pub shards: &'a str,
-    /// The stage whose model it uses.
+    /// The stage with the model.
     pub model: &'a str,
 }
 
-/// The settings of a stage: its inputs, its checks, and the tasks that it plans.
+/// The settings of a stage: its inputs, its checks, and the tasks it plans.
 pub trait Stage {
     /// A task of the stage.
     type Task: StageTask
     where
         Self: Sized;
 
-    /// Returns the properties that all stages of this kind share.
+    /// Returns the properties all stages of this kind share.
     fn kind(&self) -> &'static StageKind;
 
-    /// Returns the inputs, in the order in which faults are reported.
+    /// Returns the inputs, in the order of their fault reports.
     fn inputs(&self) -> Vec<Input<'_>> {
         vec![]
     }
@@ -258,7 +258,7 @@ pub trait Stage {
     /// Returns an error if a store cannot be read at the moment.
     fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()>;
 
-    /// Returns the places in which it looks for videos.
+    /// Returns the places to look for videos.
     fn video_patterns(&self) -> Option<VideoPatterns<'_>> {
         None
     }
@@ -268,7 +268,7 @@ pub trait Stage {
         vec![]
     }
 
-    /// Returns the width and height of the frames that it makes, in pixels.
+    /// Returns the width and height of the frames it makes, in pixels.
     fn frame_size(&self) -> Option<u32> {
         None
     }
@@ -299,7 +299,7 @@ pub trait Stage {
         None
     }
 
-    /// Returns the model that gives its latent actions their meaning.
+    /// Returns the model behind its latent actions.
     fn latent_actions(&self) -> Option<LatentActions<'_>> {
         None
     }
@@ -315,24 +315,24 @@ pub trait Stage {
 
 /// A unit of work: the fields of its key, and the code that runs it.
 pub trait StageTask {
-    /// Returns the fields that decide its key.
+    /// Returns the fields of its key.
     ///
     /// An implementation destructures the task and its settings without `..`, so that a new field
     /// does not compile until it is placed.
     fn key(&self) -> KeyFields;
 
-    /// Runs the task. `kept` is the value that the previous task on the same lane left.
+    /// Runs the task. `kept` is the value the previous task on the same lane left.
     ///
     /// # Errors
     /// Returns an error if the task fails. Its files are then no result.
     fn run(&self, place: &Workplace, kept: &mut Kept) -> Result<Done, Error>;
 
-    /// Returns the number of videos, or recorded episodes, that become rows.
+    /// Returns the number of videos, or recorded episodes, in its output.
     fn videos(&self) -> usize {
         0
     }
 
-    /// Returns the digests of the videos that it decodes.
+    /// Returns the digests of the videos it decodes.
     fn digests(&self) -> Vec<&str> {
         vec![]
     }
@@ -343,5 +343,5 @@ pub trait StageTask {
     }
 }
 
-/// A value that a lane keeps from task to task, such as a model on its device.
+/// A value kept by a lane from task to task, such as a model on its device.
 pub type Kept = Option<Box<dyn Any>>;

@@ -1,4 +1,4 @@
-//! The context in which a task runs, and the output that it returns.
+//! The context and the output of a task.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::train::Stop;
 /// The output of a finished task. It becomes the receipt.
 #[derive(Clone, Debug, Default)]
 pub struct Done {
-    /// The files that the task wrote.
+    /// The files the task wrote.
     pub files: Vec<FileInfo>,
-    /// The videos that the files come from.
+    /// The videos the files come from.
     pub videos: Vec<VideoRecord>,
-    /// Videos that could not be used, wholly or in part.
+    /// Videos rejected, wholly or in part.
     pub rejects: Vec<Reject>,
     /// Counts and seconds, such as `frames` and `transitions`.
     pub stats: BTreeMap<String, f64>,
@@ -28,9 +28,9 @@ pub struct Workplace<'a> {
     pub folder: String,
     /// The folder for checkpoints, which outlive this attempt.
     pub scratch: String,
-    /// The device that computes.
+    /// The device for computations.
     pub device: Device,
-    /// Folders in which to look for games.
+    /// Folders to search for games.
     pub games: &'a [std::path::PathBuf],
     /// Decoder processes. If `None`, videos are decoded in this process.
     pub decoders: Option<&'a super::decode::child::Decoders>,
@@ -49,7 +49,7 @@ impl Workplace<'_> {
         self.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))
     }
 
-    /// Returns the number of threads that step environments. 0 means the caller's own thread.
+    /// Returns the number of threads for stepping environments. 0 means the caller's own thread.
     pub(super) fn game_threads(&self) -> usize {
         if self.cores_free > 1 { self.cores_free } else { 0 }
     }
@@ -64,19 +64,19 @@ pub(super) fn write(file: &mut NewFile, bytes: &[u8]) -> Result<(), Error> {
 
 /// An observer of a running task: a progress bar, log lines, or nothing.
 pub trait Progress: Sync {
-    /// Reports that `units` more are done. Each stage has its own unit, such as videos or steps.
+    /// Adds `units` to the progress. Each stage has its own unit, such as videos or steps.
     fn advance(&self, units: u64);
-    /// Reports that an earlier attempt did `units`. They do not count towards the speed.
+    /// Adds `units` done by an earlier attempt. They do not count towards the speed.
     fn resume(&self, units: u64) {
         self.advance(units);
     }
     /// Shows a few words beside the count, such as the current loss.
     fn note(&self, text: &str);
-    /// Shows a sentence that stays on the screen or in the log.
+    /// Shows a sentence, and leaves it on the screen or in the log.
     fn say(&self, text: &str);
 }
 
-/// An observer that ignores all reports.
+/// An observer without any output.
 pub struct Silent;
 
 impl Progress for Silent {

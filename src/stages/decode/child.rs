@@ -27,7 +27,7 @@ const PANICKED: i32 = 101;
 /// Signals caused by the process itself: ILL, TRAP, ABRT, BUS, FPE, SEGV, SYS. All others come from
 /// outside.
 const OWN_DOING: [i32; 7] = [4, 5, 6, 7, 8, 11, 31];
-/// The environment variables that a decoder inherits. They locate libav and hold no credentials.
+/// The environment variables a decoder inherits. They locate libav and hold no credentials.
 const ENVIRONMENT: [&str; 2] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE"];
 /// The beginning of Rust's message when memory runs out.
 const NO_MEMORY: &str = "memory allocation of";

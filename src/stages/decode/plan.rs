@@ -3,7 +3,7 @@
 //! A partition is kept while all its videos exist under their old names. The other videos form new
 //! partitions. The frames of a video that was decoded before, in any partition and under any name,
 //! are copied. So frames, labels and actions always have the current names, and only new content is
-//! decoded. The cost is that the shard of a renamed video is written and labelled again.
+//! decoded. In return, the shard of a renamed video is written and labelled again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ fn usable_partitions<'r>(
     usable
 }
 
-/// Returns the videos that no kept partition covers, as inputs of new tasks.
+/// Returns the videos no kept partition covers, as inputs of new tasks.
 fn missing(
     config: &DecodeConfig,
     videos: &[Identified],
@@ -187,7 +187,8 @@ fn covering<'r>(all: &[Old<'r>], videos: usize) -> (Vec<&'r Arc<Receipt>>, Vec<b
     (kept, covered)
 }
 
-/// Marks a copy of another video as a duplicate. `name` returns the name of the video with a digest.
+/// Marks a copy of another video as a duplicate. `name` returns the name of the video with a
+/// digest.
 fn skipped(video: VideoSource, name: impl FnOnce(&str) -> Option<String>) -> VideoSource {
     let Some((first, _)) = video.digest.split_once('#') else { return video };
     let reason = format!(

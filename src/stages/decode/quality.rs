@@ -140,7 +140,7 @@ impl Quality {
     /// Adds the rows of the video `uri` from another partition's table.
     ///
     /// # Errors
-    /// Returns the name of a column that the table lacks, in a sentence.
+    /// Returns the name of a column the table lacks, in a sentence.
     pub fn copy(&mut self, video: usize, table: &Table, uri: &str) -> Result<(), String> {
         let lacks = |name: &str| format!("it has no column `{name}`");
         let names = table.text("video").ok_or_else(|| lacks("video"))?;

@@ -21,7 +21,7 @@ use identity::{KnownVideos, candidates};
 
 use crate::stages::plan::LeftOut;
 
-/// Returns the blake3 of a local file. For an unreadable file it returns a digest that no file has;
+/// Returns the blake3 of a local file. For an unreadable file it returns a digest no file has;
 /// the task that needs the file reports the error.
 pub fn digest_of(file: &str) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -81,7 +81,7 @@ impl Identified<'_> {
     }
 }
 
-/// The videos that this run ignores.
+/// The videos this run ignores.
 #[derive(Clone, Debug, Default)]
 pub struct Now {
     /// Videos left for the next run, and the reasons.

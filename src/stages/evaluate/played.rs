@@ -110,7 +110,7 @@ struct PlayerReturns {
     mean_return: f64,
     /// The standard error of the mean.
     standard_error: f64,
-    /// The mean on a scale where published random actions have 0 and the published expert has 1.
+    /// The mean on a scale from 0 (published random actions) to 1 (published expert).
     normalised: f64,
 }
 

@@ -15,7 +15,7 @@ use crate::stages::training::{WorldModel, ratio};
 use crate::stages::{Error, Workplace};
 use crate::train::batch;
 
-/// The largest number of stretches that are predicted. They are spread evenly.
+/// The largest number of stretches. They are spread evenly.
 const STRETCHES: usize = 128;
 
 /// Errors by the number of frames ahead.
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::models::{DynamicsConfig, Preset, Result};
 
-    /// A predictor that adds the latent action to the last frame.
+    /// Predicts the sum of the last frame and the latent action.
     struct Adds(DynamicsConfig);
 
     impl Predictor for Adds {

@@ -1,4 +1,4 @@
-//! The settings of `evaluate`, their checks, and the task that they plan.
+//! The settings of `evaluate`, their checks, and the task they plan.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,10 +40,10 @@ pub struct EvaluateConfig {
     /// actions of its IDM. Needs `frames`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamics: Option<String>,
-    /// The `decode` or `record` stage whose frames are predicted.
+    /// The `decode` or `record` stage with the frames to predict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frames: Option<String>,
-    /// Number of frames that the model predicts in a row, each from its own earlier predictions.
+    /// Number of frames the model predicts in a row, each from its own earlier predictions.
     /// Default 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<usize>,
@@ -56,17 +56,17 @@ pub struct EvaluateConfig {
     /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`.
     #[serde(default)]
     pub mode: Mode,
-    /// The levels to play, such as `{ start: 0, count: 100000 }`. Levels that were not recorded
+    /// The levels to play, such as `{ start: 0, count: 100000 }`. Unrecorded levels
     /// measure generalisation. Default: all levels.
     #[serde(default)]
     pub levels: Levels,
     /// Number of episodes for each decoder, for the agent and for each baseline. Default 200.
     #[serde(default = "default_episodes")]
     pub episodes: u64,
-    /// Number of environments that run side by side. Default 50.
+    /// Number of environments side by side. Default 50.
     #[serde(default = "default_envs")]
     pub envs: usize,
-    /// Temperature at which actions are drawn: probabilities are raised to the power of 1 /
+    /// Temperature of the random choice of actions: probabilities are raised to the power of 1 /
     /// `temperature`. At 0 the most likely action is taken. Default 1.
     #[serde(default = "default_temperature")]
     pub temperature: f64,
@@ -134,7 +134,7 @@ impl EvaluateConfig {
         );
     }
 
-    /// Returns the number of frames that the world model predicts in a row.
+    /// Returns the number of frames the world model predicts in a row.
     pub(super) fn frames_ahead(&self) -> usize {
         self.rollout.unwrap_or(8)
     }

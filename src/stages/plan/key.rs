@@ -93,13 +93,13 @@ pub fn key(fields: &Fields) -> String {
     blake3::hash(canonical(fields).as_bytes()).to_hex()[..32].to_string()
 }
 
-/// Returns the text that is hashed. Fields are compared by this text, since numbers parsed from it
-/// might lose digits.
+/// Returns the text to hash. Fields are compared by this text, since numbers parsed from it might
+/// lose digits.
 pub fn canonical(fields: &Fields) -> String {
     serde_json::to_string(fields).expect("fields are plain JSON")
 }
 
-/// Returns the fields that are settings of this kind of stage, without the inputs.
+/// Returns the settings of this kind of stage among the fields, without the inputs.
 pub fn settings<'f>(
     kind: &StageKind,
     fields: impl IntoIterator<Item = (&'f String, &'f Value)>,
@@ -116,7 +116,7 @@ pub fn settings_of_receipt(receipt: &Receipt) -> Fields {
     }
 }
 
-/// Returns the fields that the receipt shares with others, if all its own fields are inputs.
+/// Returns the fields the receipt shares with others, if all its own fields are inputs.
 pub(super) fn shared_settings(receipt: &Receipt) -> Option<&Arc<Fields>> {
     let inputs = kind_of(&receipt.stage).map_or(&[][..], |kind| kind.key_inputs);
     let (shared, mut own) = receipt.fields.shared();
@@ -126,7 +126,7 @@ pub(super) fn shared_settings(receipt: &Receipt) -> Option<&Arc<Fields>> {
 /// A test for receipts with certain settings.
 pub struct WithSettings {
     canonical: String,
-    /// Results for fields that many receipts share, by address.
+    /// Results for fields shared by many receipts, by address.
     found: RefCell<HashMap<*const Fields, bool>>,
 }
 

@@ -12,7 +12,7 @@ pub enum Reason {
     NeverDone,
     /// Each setting and each input has a receipt, but not in this combination.
     NeverDoneWithTheseInputs,
-    /// A setting differs from that of the most similar receipt.
+    /// A setting differs from the most similar receipt.
     Setting {
         /// The setting.
         name: String,
@@ -21,14 +21,14 @@ pub enum Reason {
         /// Its new value as JSON.
         new: String,
     },
-    /// An input, or the stage that makes it, is new.
+    /// An input, or its stage, is new.
     NewInput(String),
     /// The user asked for it with `--refresh`.
     Refresh,
 }
 
 impl Reason {
-    /// Creates the reason that this input is new.
+    /// Creates the reason for a new input.
     pub fn new_input(name: impl Into<String>) -> Self {
         Reason::NewInput(name.into())
     }

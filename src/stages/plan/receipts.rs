@@ -49,7 +49,7 @@ impl<'a> ReceiptIndex<'a> {
     }
 
     /// Returns why a task of this kind is new: the first setting that differs from the most similar
-    /// recorded settings, or else the first input that no receipt has.
+    /// recorded settings, or else the first input without a receipt.
     pub fn why(&self, kind: &'static StageKind, fields: &Fields) -> Reason {
         let settings = settings(kind, fields);
         let is_same =

@@ -11,13 +11,13 @@ use crate::dataset::{FileInfo, HashMap, HashSet, Receipt, VideoRecord};
 pub enum Planned {
     /// A finished task, by its receipt.
     Done(Arc<Receipt>),
-    /// A task that must run.
+    /// A task to run.
     New(Box<Job>),
-    /// A task that is running.
+    /// A running task.
     Running {
         /// The task's key.
         key: String,
-        /// The number of videos that it reads.
+        /// The number of videos it reads.
         videos: usize,
     },
 }
@@ -32,7 +32,7 @@ impl Planned {
         }
     }
 
-    /// Returns the digests of the videos that the task has read or will decode.
+    /// Returns the digests of the videos the task has read or will decode.
     pub fn digests(&self) -> Vec<&str> {
         match self {
             Planned::Done(receipt) => {
@@ -108,7 +108,7 @@ impl Tasks {
         })
     }
 
-    /// Returns the tasks that must run, in order.
+    /// Returns the tasks to run, in order.
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.tasks.iter().filter_map(|task| match task {
             Planned::New(job) => Some(&**job),
@@ -121,7 +121,7 @@ impl Tasks {
         self.tasks.iter().map(|task| task.key().to_owned()).collect()
     }
 
-    /// Returns the files of finished tasks whose names end with `end`.
+    /// Returns the files of finished tasks with names ending in `end`.
     pub fn files(&self, end: &str) -> Vec<FileInfo> {
         self.receipts()
             .flat_map(|receipt| &receipt.files)
@@ -156,11 +156,11 @@ impl Tasks {
         before - self.tasks.len()
     }
 
-    /// Restores tasks of the previous version because tasks that should have replaced them failed.
+    /// Restores tasks of the previous version in place of failed new ones.
     ///
-    /// `dropped` are the tasks of the previous version, `missing` the digests of videos that no
-    /// other task has. A finished task that shares a video, or a video's name, with a restored one
-    /// is removed and runs again next time.
+    /// `dropped` are the tasks of the previous version, `missing` the digests of
+    /// videos without another task. A finished task that shares a video, or a video's name, with a
+    /// restored one is removed and runs again next time.
     pub fn restore(&mut self, dropped: &[Arc<Receipt>], mut missing: HashSet<String>) {
         let mut back: Vec<Arc<Receipt>> = Vec::new();
         // Removing a finished task can leave other videos missing, so this repeats until none are.
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(tasks.keys(), ["new3", "old1", "old2"]);
     }
 
-    /// A rotated camera file: the old content had the name that the new content has now.
+    /// A rotated camera file: the old content had the name the new content has now.
     #[test]
     fn a_restored_task_removes_a_finished_task_with_the_same_video_name() {
         let mut tasks = Tasks::default();

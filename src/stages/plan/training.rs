@@ -1,4 +1,4 @@
-//! Plans of trainings: one task, or the model that is kept.
+//! Plans of trainings: one task, or a kept model.
 //!
 //! A changed setting always trains a new model. New input alone does so only if `refresh` asks for
 //! it. A policy is also trained again when another IDM labels its input, because its latent actions
@@ -28,17 +28,17 @@ pub enum Refresh {
     Growth(f64),
 }
 
-/// The plan of a training, common to all stages that train.
+/// The plan of a training, common to all training stages.
 pub struct Training<'a> {
     /// When the model is trained again.
     pub refresh: &'a Refresh,
-    /// The plan of the stage that the training learns from.
+    /// The plan of the stage the training learns from.
     pub source: &'a StagePlan,
     /// The artifact of that stage, such as `frames`.
     pub source_name: &'static str,
-    /// The statistic of that stage's receipts that measures the amount of training data.
+    /// The statistic of its receipts for the amount of training data.
     pub counted: &'static str,
-    /// Other stages that must have run before.
+    /// Other stages that must run before.
     pub beside: Vec<&'a StagePlan>,
     /// Training steps.
     pub steps: u64,

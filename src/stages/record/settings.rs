@@ -1,4 +1,4 @@
-//! The settings of `record`, their checks, and the tasks that they plan.
+//! The settings of `record`, their checks, and the tasks they plan.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::stages::{
 pub struct RecordConfig {
     /// The game.
     pub game: Game,
-    /// The player that chooses the actions.
+    /// The player.
     pub player: Player,
     /// The `train_policy` stage whose policy plays. Required for `player: policy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,7 +29,7 @@ pub struct RecordConfig {
     /// The `finetune` stage whose agent plays. Required for `player: agent` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// Number of episodes. A larger number later keeps the episodes that were recorded before.
+    /// Number of episodes. A larger number later keeps all earlier episodes.
     pub episodes: u64,
     /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`.
     #[serde(default)]
@@ -43,7 +43,7 @@ pub struct RecordConfig {
     #[serde(default)]
     pub noise: f64,
     /// Width and height of a frame in pixels: 64 (default), as the game draws it, or 32 or 16. Each
-    /// pixel of a smaller frame is the mean of the pixels that it covers.
+    /// pixel of a smaller frame is the mean of the pixels it covers.
     #[serde(default = "default_size")]
     pub size: u32,
     /// An episode is cut off after this many frames. Default 1000.
@@ -92,7 +92,7 @@ pub enum Player {
     Expert,
     /// A latent policy and a decoder.
     Policy,
-    /// An agent that was fine-tuned in the game.
+    /// An agent fine-tuned in the game.
     Agent,
 }
 

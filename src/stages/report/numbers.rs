@@ -1,4 +1,4 @@
-//! The numbers behind a figure: a query, and the rows that it returns.
+//! The numbers behind a figure: a query, and the rows it returns.
 
 use std::fmt::Write;
 

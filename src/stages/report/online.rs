@@ -77,7 +77,8 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     Ok(Some(Section::new("Learning in the game", html)))
 }
 
-/// Returns the mean returns over stretches of the training. All episodes of a stretch count equally.
+/// Returns the mean returns over stretches of the training. All episodes of a stretch count
+/// equally.
 fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
     let column = |name: &str| metrics.numbers(name).unwrap_or_default();
     let (steps, means, counts) = (column("step"), column("episode_return"), column("episodes"));

@@ -8,7 +8,7 @@ const ROUNDS: usize = 150;
 pub struct Plane {
     /// `[point]`: the two coordinates.
     pub places: Vec<[f64; 2]>,
-    /// The share of the variance that each component explains, 0 to 1.
+    /// The share of the variance each component explains, 0 to 1.
     pub shares: [f64; 2],
 }
 

@@ -55,7 +55,7 @@ fn verdict(inputs: &Inputs, source: &Source) -> Result<String, Error> {
         .unwrap_or_default())
 }
 
-/// Draws a chart of the columns that the metrics have.
+/// Draws a chart of the columns the metrics have.
 fn curve(
     source: &Source,
     metrics: &Table,

@@ -14,7 +14,7 @@ use crate::train::batch;
 
 /// Of this many windows, the one with the most motion is shown.
 const AMONG: usize = 4;
-/// The number of frames that a rollout predicts.
+/// The number of frames a rollout predicts.
 const STEPS: usize = 4;
 /// The number of first frames of rollouts.
 const STARTS: usize = 2;

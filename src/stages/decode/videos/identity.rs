@@ -160,7 +160,7 @@ impl<'a> KnownVideos<'a> {
         }
     }
 
-    /// Returns the identity of an object that a receipt has with the same name, size and version.
+    /// Returns the identity of an object a receipt has with the same name, size and version.
     /// This is the fast path of most objects.
     pub(super) fn unchanged(&self, listed: &'a ListedVideo) -> Option<Identified<'a>> {
         let ListedVideo { uri, known, about, unread } = listed;
