@@ -166,11 +166,14 @@ impl StageTask for DecodeTask {
         let digests: Vec<&str> = videos.iter().map(|video| video.digest.as_str()).collect();
         let names: Vec<&str> = videos.iter().map(|video| video.uri.as_str()).collect();
         let about: Vec<&About> = videos.iter().map(|video| &video.about).collect();
+        // Hashed, so that receipts do not repeat long lists.
         let hash = |value: serde_json::Value| {
             blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
         };
         let is_listed = about.iter().any(|about| !about.is_empty());
         KeyFields::new(&KIND)
+            // Later settings enter the key only if they are not at their default, so that older
+            // keys stay.
             .setting_if(!duplicates.are_kept(), "duplicates", duplicates)
             .setting("size", size)
             .setting("fps", fps)

@@ -1,8 +1,8 @@
 //! Finds near-duplicate videos: the same clip at another size, frame rate or codec, or most of it.
 //!
 //! A video is a near-duplicate if it is close enough to an earlier one. Near-duplicates become
-//! rejects, and other stages can leave them out. `copies.parquet` has, for each video, the
-//! nearest earlier one and its distance.
+//! rejects, and other stages can leave them out. `copies.parquet` has, for each video, the nearest
+//! earlier one and its distance.
 //!
 //! Frames are compared as thumbnails: 16 x 16 means of luminance. For each thumbnail of the shorter
 //! video, the most similar one of the longer video is found. The distance of the two videos is the
@@ -144,6 +144,7 @@ fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
     let candidates = similar(&means);
     let compare = |(at, others): (usize, &Vec<usize>)| {
         place.go_on()?;
+        // Pixels are read only if there is something to compare with.
         let own = if others.is_empty() { vec![] } else { clips[at].thumbnails(&shards)? };
         let measure =
             |other: &usize| Ok((*other, distance(&own, &clips[*other].thumbnails(&shards)?)));
@@ -207,6 +208,7 @@ fn clips(shards: &Shards, count: usize) -> Result<Vec<Clip>, Error> {
     for number in 0..count {
         for run in shards.shard(number)?.episodes() {
             let end = run.first_row + run.len;
+            // Episodes of a video are consecutive rows of its shard.
             match clips.last_mut().filter(|clip| clip.shard == number && clip.digest == run.digest)
             {
                 Some(clip) => clip.rows.end = end,
@@ -277,6 +279,7 @@ fn similar(means: &[Thumbnail]) -> Vec<Vec<usize>> {
             .map(|other| (difference(&means[at], &means[other]), other));
         let mut near: Vec<(f64, usize)> =
             near.filter(|(difference, _)| *difference <= MAX_MEAN_DIFFERENCE).collect();
+        // Ties by position, since an unstable sort leaves their order open.
         near.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         near.into_iter().map(|(_, other)| other).take(NEIGHBOURS).collect()
     };
@@ -285,6 +288,7 @@ fn similar(means: &[Thumbnail]) -> Vec<Vec<usize>> {
 
 /// Returns the distance of two videos, as a share of the range.
 fn distance(a: &[Thumbnail], b: &[Thumbnail]) -> f64 {
+    // Searching in the longer video makes an excerpt a copy of the whole.
     let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     let count = short.len().min(SAMPLES);
     let samples = (0..count).map(|i| &short[i * short.len() / count]);
@@ -293,6 +297,7 @@ fn distance(a: &[Thumbnail], b: &[Thumbnail]) -> f64 {
             long.iter().map(|other| difference(sample, other)).fold(f64::INFINITY, f64::min)
         })
         .collect();
+    // The median ignores a title or a cut in a few of the samples.
     least.sort_unstable_by(f64::total_cmp);
     least.get(count / 2).copied().unwrap_or(f64::INFINITY)
 }
@@ -307,6 +312,7 @@ fn nearest_and_copies(
     let mut copies = HashSet::new();
     for (at, others) in distances.iter().enumerate() {
         let closest = others.iter().min_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        // A video without similar earlier ones has no row.
         let Some(&(other, distance)) = closest else { continue };
         nearest.push((at, other, distance));
         if distance <= threshold {

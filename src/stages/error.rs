@@ -122,7 +122,7 @@ pub enum Error {
     #[error(
         "the network takes frames of {seen} x {seen} pixels, but the game draws {native} x {native}"
     )]
-    Policy {
+    GameFrameSize {
         /// The side of the network's frames.
         seen: usize,
         /// The side of the game's frames.
@@ -204,6 +204,7 @@ impl Error {
             Error::Changed { .. } | Error::Unavailable { .. } => {
                 "run again when no program writes to the file"
             }
+            // Splits come from different settings, so their hints differ.
             Error::TooFewWindows { split: "predicted", .. } => {
                 "shorten `rollout`, lower `holdout`, or add videos"
             }
@@ -226,7 +227,7 @@ impl Error {
             Error::FrameSize { .. } => {
                 "set `size` of `decode` to the size the model was trained on, or retrain the model"
             }
-            Error::Policy { .. } => "train on frames of 64, 32 or 16 pixels a side",
+            Error::GameFrameSize { .. } => "train on frames of 64, 32 or 16 pixels a side",
             #[cfg(feature = "video")]
             Error::Film { .. } => {
                 "run `lapo doctor` to see whether libav can write H.264, or leave out `videos`"
@@ -245,6 +246,7 @@ impl Error {
             Error::Dataset(e) => e.is_transient(),
             Error::Video(e) => e.is_transient(),
             Error::Changed { .. } | Error::Unavailable { .. } | Error::Decoder { .. } => true,
+            // A stopped task continues from its checkpoint.
             _ => self.stopped().is_some(),
         }
     }
@@ -259,6 +261,7 @@ impl Error {
 
     /// Creates the error of a panicked task.
     pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+        // `panic!` with arguments carries a `String`, without any a `&str`.
         let text = panic
             .downcast_ref::<&str>()
             .copied()

@@ -37,7 +37,7 @@ mod played;
 mod rollouts;
 mod settings;
 
-use played::{Evaluation, Played};
+use played::{EpisodeTable, Evaluation};
 pub use settings::EvaluateConfig;
 
 /// The properties of all `evaluate` stages. Raise `version` when the same policy and settings play
@@ -135,7 +135,7 @@ impl StageTask for EvaluateTask {
 
 /// Runs all evaluations of the task and writes their tables.
 fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
-    let mut played = Played::default();
+    let mut played = EpisodeTable::default();
     if let Some(game) = task.config.game {
         let trained = trained_players(task, place)?;
         let package = Package::find(place.games)?;
@@ -156,6 +156,7 @@ fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
     )?;
     let mut files =
         [vec![file.finish(0)?], played.write(place)?, evaluation.write(place)?].concat();
+    // Tables follow in a fixed order; evaluations that did not run have none.
     files.extend(evaluation.rollouts.map(|rollouts| rollouts.write(place)).transpose()?);
     Ok(Done {
         files,
@@ -217,6 +218,7 @@ fn play(
     place: &Workplace,
 ) -> Result<Vec<Episode>, Error> {
     let config = &task.config;
+    // An environment without an episode would only cost time.
     let envs = config.envs.min(config.episodes as usize);
     let seed = batch::generator(task.seed, "evaluate", 0).random::<u32>() >> 1;
     let procgen = ProcgenConfig {
@@ -233,6 +235,7 @@ fn play(
         (0..envs as u64).map(|env| (config.episodes - env).div_ceil(envs as u64)).collect();
     let mut statistics = EpisodeStatistics::new(envs);
     let mut episodes = Vec::new();
+    // All players share the seeds, so that they meet the same levels.
     let mut rng = batch::generator(task.seed, "evaluate", 1);
     while left.iter().any(|left| *left > 0) {
         place.go_on()?;

@@ -1,9 +1,9 @@
 //! Imports true actions from a file and matches them with frames.
 //!
 //! A task writes one Parquet file of actions for each shard, with the videos' full names. By
-//! default everything must match: a nonexistent video or frame, or a frame without an
-//! action in a video with actions, is an error. `partial` permits these. A video without any
-//! actions is unlabelled, which is never an error.
+//! default everything must match: a nonexistent video or frame, or a frame without an action in a
+//! video with actions, is an error. `partial` permits these. A video without any actions is
+//! unlabelled, which is never an error.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -32,8 +32,8 @@ pub struct ImportActionsConfig {
     /// continuous action is a list of numbers, or in CSV the columns `action_0`, `action_1` and so
     /// on, or a number if any number in the column is not whole.
     pub file: String,
-    /// Whether to ignore actions of nonexistent videos and frames, and to permit frames
-    /// without an action. Default false: these are errors.
+    /// Whether to ignore actions of nonexistent videos and frames, and to permit frames without an
+    /// action. Default false: these are errors.
     #[serde(default)]
     pub partial: bool,
 }
@@ -145,6 +145,7 @@ fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
              up to the highest",
         ));
     }
+    // Checked after reading, so that a change while reading is noticed.
     unchanged(path, &task.digest)?;
     let shards = Shards::open_files(place.store, &task.shards)?;
     let names = task.names(&actions, &shards)?;
@@ -183,6 +184,7 @@ impl ImportActionsTask {
             }
         }
         let videos = ByName::new(last.keys().map(String::as_str));
+        // Rejected videos are indexed separately: they have no frames to match.
         let rejected = ByName::new(self.rejected.iter().map(String::as_str));
         let mut names = HashMap::new();
         for (name, frames) in actions.videos() {
@@ -213,6 +215,7 @@ impl ImportActionsTask {
                     "number frames from 0 within each video, or set `partial: true`",
                 ));
             }
+            // Two names in the file, such as a path and a file name, may mean one video.
             if let Some(other) = names.insert(video.to_owned(), name) {
                 return Err(self.fault(
                     format!("`{name}` and `{other}` both mean `{video}`"),
@@ -271,6 +274,7 @@ impl<'v> ByName<'v> {
         let mut by_base = HashMap::<_, Vec<_>>::new();
         for video in videos.filter(|video| all.insert(*video)) {
             by_base.entry(base(video)).or_default().push(video);
+            // Indexed twice, with and without the extension.
             if let Some((stem, _)) = base(video).rsplit_once('.') {
                 by_base.entry(stem).or_default().push(video);
             }
@@ -284,6 +288,7 @@ impl<'v> ByName<'v> {
     /// recorded episode has none but its video file does.
     fn find(&self, name: &str) -> Vec<&'v str> {
         if let Some(video) = self.all.get(name) {
+            // An exact match wins over longer paths that end with the name.
             return vec![video];
         }
         let stem = base(name).rsplit_once('.').map_or(base(name), |(stem, _)| stem);

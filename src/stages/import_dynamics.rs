@@ -92,6 +92,7 @@ impl StageTask for ImportDynamicsTask {
 fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
     let path = Path::new(&task.config.weights);
     let mut weights = read_weights(path)?;
+    // Checked after reading, so that a change while reading is noticed.
     unchanged(path, &task.digest)?;
     weights.metadata.insert("lapo.imported".into(), task.digest.clone());
     describe_dynamics(&mut weights)?;
@@ -124,6 +125,7 @@ pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
 fn describe_dynamics(weights: &mut Weights) -> Result<DynamicsConfig, Error> {
     let config = weights.dynamics_config()?;
     weights.describe(DYNAMICS_FORMAT, &config);
+    // Loading fails if a tensor is missing or has another shape.
     labeller(&Device::Cpu, &weights.to_bytes(), Precision::F32)?;
     Ok(config)
 }

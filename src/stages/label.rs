@@ -146,15 +146,18 @@ impl Stage for LabelConfig {
         let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
         let copies = copies.map(StagePlan::copies).unwrap_or_default();
         for (i, shard) in frames.tasks.receipts().enumerate() {
+            // The shard is the first file of its receipt.
             let Some(file) = shard.files.first() else { continue };
             let digests = shard.videos.iter().map(|video| &video.digest);
             let without =
                 digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
+            // Files of true actions are in the order of the shards.
             let actions = true_actions.get(i).cloned();
             let task =
                 LabelTask { actions, without, ..self.task(file.clone(), model.weights.clone()) };
             plan.add(task.planned(shard, model), given.known);
         }
+        // The shards of new frames are not known yet, only their number.
         if is_new(&frames) {
             plan.wait(
                 Waiting { tasks: frames.new_tasks(), videos: 0 },
@@ -182,6 +185,7 @@ impl Stage for LabelConfig {
     fn plan_shard(&self, shard: &Receipt, model: Model, plan: &mut StagePlan) {
         if let Some(file) = shard.files.first() {
             let task = self.task(file.clone(), model.weights.clone());
+            // Planned without receipts, since the shard was made only now.
             plan.add(task.planned(shard, model), &ReceiptIndex::default());
         }
     }
@@ -327,6 +331,7 @@ impl Label {
         let Source { shard, actions } = source;
         let time = self.labeller.config().window();
         let (frames, starts) = frames_once(shard, rows, time);
+        // The FDM runs only if its error is wanted.
         let want = Want { codes: true, fdm_error: task.config.fdm_error };
         let out = self.labeller.label(&frames, &starts, want)?;
         // The latent action leads from a window's last frame but one to its last.
@@ -379,6 +384,7 @@ fn frames_once(shard: &Shard, rows: &[usize], time: usize) -> (Vec<u8>, Vec<usiz
         for frame in missing {
             frames.extend_from_slice(shard.pixels(frame));
         }
+        // The frames of this window are now the last ones.
         starts.push(frames.len() / bytes - time);
         before = Some(row);
     }

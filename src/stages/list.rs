@@ -18,6 +18,7 @@ macro_rules! stages {
             /// Reads the settings of a stage of this kind. Returns `None` if the kind does not
             /// exist or the settings cannot be read.
             pub fn read(kind: &str, reader: impl ReadSettings) -> Option<Self> {
+                // A chain of `if`s, since the names are constants and not patterns.
                 $(if kind == $module::KIND.name {
                     return reader.read().map(StageSpec::$Kind);
                 })+

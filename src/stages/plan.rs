@@ -230,6 +230,7 @@ impl StagePlan {
 
     /// Returns whether the plan differs from the newest version: tasks are new, gone or reordered.
     pub fn changes(&self) -> bool {
+        // The attempt counts, too: a task done again has other files under the same key.
         let entries = || self.tasks.receipts().map(|receipt| (&receipt.key, &receipt.attempt));
         self.new_tasks() > 0
             || !self.damaged_tables.is_empty()
@@ -240,6 +241,7 @@ impl StagePlan {
     /// Returns the version with exactly these tasks, if there is one. Of overlapping runs, the
     /// version of the later one stays.
     pub fn version(&self) -> Option<u64> {
+        // A version committed by this run is newer than `before`.
         self.committed.or_else(|| {
             self.before.as_ref().filter(|_| !self.changes()).map(|before| before.version)
         })
@@ -247,6 +249,7 @@ impl StagePlan {
 
     /// Returns how many rows fewer than the newest version the plan has; 0 while tasks are new.
     pub fn rows_fewer(&self) -> u64 {
+        // The rows of new tasks are unknown until they have run.
         let Some(before) = self.before.as_ref().filter(|_| self.new_tasks() == 0) else { return 0 };
         before.totals.rows.saturating_sub(self.tasks.receipts().map(|receipt| receipt.rows()).sum())
     }
@@ -270,6 +273,7 @@ impl StagePlan {
 
     /// Returns the model the stage made, if it has run.
     pub fn model(&self) -> Option<Model<'_>> {
+        // A stage that makes a model has one task.
         let receipt = self.tasks.receipts().next().filter(|_| self.new_tasks() == 0)?;
         Some(Model { key: &receipt.key, weights: receipt.files.first()? })
     }
@@ -325,6 +329,7 @@ impl StagePlan {
     ) -> bool {
         let is_new = |plan: &StagePlan| plan.new_tasks() > 0;
         let mut inputs = inputs.into_iter();
+        // The first new input is the reason; the others would only repeat it.
         let Some((name, _)) = inputs.find(|(_, plan)| plan.is_some_and(is_new)) else {
             return false;
         };
@@ -337,6 +342,7 @@ impl StagePlan {
         let NewTask { task, inputs, units, stats } = new;
         let fields = task.key().into_fields();
         let key = key(&fields);
+        // Equal tasks, such as labels of two shards without frames, are done once.
         if self.tasks.has(&key) {
             return;
         }

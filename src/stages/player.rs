@@ -85,6 +85,7 @@ impl TrainedPlayer {
         if let Outputs::Continuous { axes } = decoder.config.outputs {
             return Err(Error::Continuous { file: file.path.clone(), axes });
         }
+        // The game draws frames of one size; smaller ones are means of its pixels.
         can_be_shown(policy.config().frame_size)?;
         Ok(TrainedPlayer { network: Network::Decoded(policy, decoder), temperature })
     }
@@ -123,6 +124,7 @@ impl TrainedPlayer {
             Network::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
             Network::Agent(agent) => agent.logits(&frames)?,
         };
+        // The number of actions, without asking the network for it.
         let width = scores.len() / envs.len().max(1);
         Ok(scores
             .chunks_exact(width.max(1))
@@ -136,7 +138,7 @@ pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
     if side <= NATIVE && NATIVE.is_multiple_of(side) {
         Ok(())
     } else {
-        Err(Error::Policy { seen: side, native: NATIVE })
+        Err(Error::GameFrameSize { seen: side, native: NATIVE })
     }
 }
 
@@ -146,6 +148,7 @@ pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
 /// most likely action is taken.
 pub(super) fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> (u32, f32) {
     let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+    // Its log-probability is 0, since the choice is certain.
     if temperature == 0.0 {
         return (best as u32, 0.0);
     }

@@ -146,6 +146,7 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
     done.stats.insert("frames".into(), actions.len() as f64);
     done.stats.insert("rewards".into(), actions.reward.iter().flatten().sum());
     let actions = actions.write(place.store, &format!("{}/actions.parquet", place.folder))?;
+    // The shard comes first: readers of a receipt take its first file as the shard.
     done.files.splice(0..0, [shard.finish()?, actions]);
     Ok(done)
 }
@@ -169,6 +170,7 @@ impl RecordTask {
     /// Loads the weights of the player, if it has any.
     fn load(&self, place: &Workplace) -> Result<Option<TrainedPlayer>, Error> {
         match self.learnt.as_slice() {
+            // Two files are a policy and its decoder, one is an agent.
             [policy, decoder] => {
                 let policy: Rc<dyn Actor> =
                     actor(&place.device, &place.store.require_file(policy)?)?.into();
@@ -215,6 +217,7 @@ impl Episode {
         VideoRecord {
             digest: name.digest,
             uri: name.uri,
+            // A recorded episode has no file.
             bytes: 0,
             modified: String::new(),
             at: None,
@@ -283,6 +286,7 @@ impl<'a> Recorder<'a> {
         };
         let mut episode = Episode::default();
         loop {
+            // The frame before the step, at which the action is taken.
             shrink(game.frames(), config.size as usize, &mut episode.frames);
             // Without noise no random number is drawn for it.
             let action = if config.noise > 0.0 && rng.random_bool(config.noise) {
@@ -296,6 +300,7 @@ impl<'a> Recorder<'a> {
             if game.ends()[0] != End::None {
                 return Ok(episode);
             }
+            // The game still runs, so it is reset for the next episode.
             if episode.actions.len() as u64 == config.max_frames {
                 game.reset();
                 return Ok(episode);

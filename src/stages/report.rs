@@ -146,6 +146,7 @@ impl ReportConfig {
     pub fn stages(&self) -> Vec<&str> {
         let mut stages: Vec<&str> = Vec::new();
         for Input { stage, .. } in self.inputs() {
+            // One stage may be named in several fields, such as `frames` and `actions`.
             if !stages.contains(&stage) {
                 stages.push(stage);
             }
@@ -245,6 +246,7 @@ impl Source {
     fn of(plan: &StagePlan) -> Self {
         let mut stats = BTreeMap::new();
         for (name, value) in plan.tasks.receipts().flat_map(|receipt| &receipt.stats) {
+            // Statistics of tasks add up: counts and seconds.
             *stats.entry(name.clone()).or_default() += value;
         }
         Source {
@@ -310,6 +312,7 @@ impl<'a> Inputs<'a> {
 /// Makes the page.
 fn run(task: &ReportTask, place: &Workplace) -> Result<Done, Error> {
     let inputs = Inputs { task, place };
+    // The labels are read once for three sections.
     let survey = Survey::of(&inputs)?;
     let makers: [&dyn Fn() -> Result<Option<Section>, Error>; SECTIONS as usize] = [
         &|| facts::section(&inputs),

@@ -51,6 +51,7 @@ impl Workplace<'_> {
 
     /// Returns the number of threads for stepping environments. 0 means the caller's own thread.
     pub(super) fn game_threads(&self) -> usize {
+        // A pool of one thread would only add the cost of handing work over.
         if self.cores_free > 1 { self.cores_free } else { 0 }
     }
 }

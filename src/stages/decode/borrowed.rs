@@ -57,6 +57,7 @@ struct BorrowedFile {
 impl BorrowedFile {
     fn open(line: SharedLine) -> IoResult<Self> {
         let bytes = {
+            // The lock spans question and answer.
             let mut line = line.lock();
             wire::ask_to_open(&mut line.replies)?;
             wire::read_size(&mut line.requests)?
@@ -80,6 +81,7 @@ impl Read for BorrowedFile {
         }
         let is_there =
             self.at >= self.chunk_at && self.at - self.chunk_at < self.chunk.len() as u64;
+        // Decoders read in small steps, so most reads hit the last chunk.
         if !is_there {
             self.fetch()?;
         }

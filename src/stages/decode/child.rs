@@ -77,6 +77,7 @@ impl Decoders {
                 self.idle().push(process);
                 ending.result(&request.video)
             }
+            // The process is dropped and thereby killed, since its pipe still holds frames.
             Err(Failure::Receiver(error)) => Err(error),
             Err(Failure::Pipe(cause)) => process.died(request, &cause).map(Some),
         }
@@ -109,10 +110,13 @@ impl Process {
     fn start(launch: &Launch) -> Result<Self, IoError> {
         let mut command = Command::new(&launch.program);
         command
+            // libav is exposed to untrusted bytes, so credentials must not be in its environment.
             .env_clear()
             .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command
+            // A relative path in a file must not resolve to the user's data.
             .current_dir("/")
+            // The name of the process in `ps`.
             .arg0("lapo")
             .args(&launch.args)
             .stdin(Stdio::piped())
@@ -134,6 +138,7 @@ impl Process {
         let line = serde_json::to_string(request).map_err(|cause| Failure::Pipe(cause.into()))?;
         self.requests.write_all(format!("{line}\n").as_bytes()).map_err(Failure::Pipe)?;
         let mut pixels = vec![0; request.options.frame_bytes()];
+        // Opened at the first question of the decoder.
         let mut file = None;
         loop {
             match wire::read(&mut self.replies, &mut pixels).map_err(Failure::Pipe)? {
@@ -217,6 +222,7 @@ fn fault(status: ExitStatus, message: &str, deadline_secs: f64) -> Option<Fault>
         None if own_doing => {
             (FaultClass::Crashed, format!("its decoder crashed, {status}{message}"))
         }
+        // Any other exit code or signal, such as SIGKILL by the kernel or a user.
         _ => return None,
     };
     Some(Fault::new(class, reason))

@@ -37,6 +37,7 @@ impl Copied {
         out: &mut Out,
     ) -> Result<(VideoRecord, Option<Reject>), Error> {
         place.go_on()?;
+        // Consecutive videos often come from one partition, which is opened once.
         let from = match self.from.take().filter(|from| from.path == decoded.shard.path) {
             Some(from) => from,
             None => Partition {
@@ -71,6 +72,7 @@ impl Copied {
         let reject = decoded.reject.clone().map(|reject| Reject {
             video: uri.clone(),
             digest: digest.clone(),
+            // A reason may contain the name of its video.
             reason: reject.reason.replace(&reject.video, &uri),
             ..reject
         });

@@ -91,6 +91,7 @@ impl Episodes {
         let last = self.waiting.back().filter(|_| !gap);
         let change = last.map(|last| change(&last.frame.pixels, &frame.pixels));
         self.waiting.push_back(Waiting { frame, change, gap });
+        // Two later changes are known once three frames wait.
         if self.waiting.len() > AROUND { self.pop() } else { None }
     }
 
@@ -111,10 +112,12 @@ impl Episodes {
         self.cuts += u64::from(is_cut);
         self.begins_episode |= gap || is_cut || dropped.is_some();
         if dropped.is_none() {
+            // The first kept frame begins episode 0, whatever was dropped before it.
             self.episode += u32::from(self.begins_episode && self.kept > 0);
             self.begins_episode = false;
             self.kept += 1;
         }
+        // The oldest of the two changes leaves.
         self.previous.rotate_left(1);
         self.previous[AROUND - 1] = moved;
         let measured =
@@ -126,6 +129,7 @@ impl Episodes {
         let still =
             self.still.filter(|still| change.is_some_and(|change| change < still.change as f32));
         self.still_frames = if still.is_some() { self.still_frames + 1 } else { 0 };
+        // A blank frame counts as blank even within a frozen stretch.
         let blank = self.blank.filter(|blank| stats.contrast < *blank).map(|_| DropReason::Blank);
         blank.or_else(|| {
             still.filter(|still| self.still_frames > still.frames).map(|_| DropReason::Still)

@@ -28,6 +28,7 @@ pub(super) fn plan(
         min_age: given.now.min_age.max(Duration::from_secs_f64(config.min_age)),
         ..given.now.clone()
     };
+    // Videos of the newest version stay if they cannot be read now.
     let current: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
     let identified = identify(given.videos, given.receipts, &current, &now, config, given.access)?;
     plan.left_out = identified.left_out;
@@ -43,16 +44,12 @@ pub(super) fn plan(
     let with_settings: Vec<&Arc<Receipt>> =
         given.receipts.iter().filter(|receipt| with_settings.are_of(receipt)).collect();
     let mut usable = usable_partitions(&with_settings, &videos, &position, &rank);
+    // A new number of tries makes a new key, even for the same videos.
     let tries = usable.iter().map(|old| tries(old.receipt)).max().unwrap_or(0) + 1;
     let (mut kept, mut covered) = covering(&usable, videos.len());
     let retried = retried(given, &kept);
     if retried.is_empty() {
-        plan.note = plan
-            .note
-            .take()
-            .into_iter()
-            .chain(nothing_retried(given, &kept))
-            .reduce(|note, more| format!("{note}; {more}"));
+        add_note(plan, nothing_retried(given, &kept));
     } else {
         // Without the retried partitions, others may cover some of their videos.
         usable
@@ -78,6 +75,12 @@ pub(super) fn plan(
         (rank.get(task.key()).copied().unwrap_or(usize::MAX), first.copied())
     });
     Ok(())
+}
+
+/// Appends to the plan's note.
+fn add_note(plan: &mut StagePlan, more: Option<String>) {
+    let notes = plan.note.take().into_iter().chain(more);
+    plan.note = notes.reduce(|note, more| format!("{note}; {more}"));
 }
 
 impl DecodeConfig {
@@ -190,6 +193,7 @@ fn covering<'r>(all: &[Old<'r>], videos: usize) -> (Vec<&'r Arc<Receipt>>, Vec<b
 /// Marks a copy of another video as a duplicate. `name` returns the name of the video with a
 /// digest.
 fn skipped(video: VideoSource, name: impl FnOnce(&str) -> Option<String>) -> VideoSource {
+    // Only the second and later copies have a number.
     let Some((first, _)) = video.digest.split_once('#') else { return video };
     let reason = format!(
         "{}: has the bytes of {}",
@@ -221,6 +225,7 @@ fn find_decoded(videos: &mut [VideoSource], receipts: &[&Arc<Receipt>]) {
         {
             let reject =
                 receipt.rejects.iter().find(|reject| reject.digest == record.digest).cloned();
+            // A skipped duplicate has no frames to copy.
             if reject.as_ref().is_some_and(|reject| reject.class == DUPLICATE) {
                 continue;
             }
@@ -251,6 +256,7 @@ fn partitions(videos: Vec<VideoSource>, most: usize, most_bytes: u64) -> Vec<Vec
     let mut current = Vec::new();
     let mut bytes = 0;
     for video in videos {
+        // The video that exceeds the limit still belongs to the partition.
         bytes += video.bytes;
         current.push(video);
         if current.len() >= most || bytes >= most_bytes {

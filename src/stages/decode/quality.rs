@@ -34,6 +34,7 @@ impl FrameStats {
     /// Computes the statistics of `pixels`, `[height, width, 3]`, at least one pixel.
     pub fn of(pixels: &[u8], size: FrameSize) -> Self {
         let (height, width) = (size.height as usize, size.width as usize);
+        // Rec. 601 weights in 256ths.
         let luminance = |rgb: &[u8]| {
             (77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2])) as f32
                 / (256.0 * 255.0)
@@ -71,6 +72,7 @@ fn hash_of(light: &[f32], height: usize, width: usize) -> u64 {
     };
     let brighter = (0..rows).flat_map(|row| (1..columns).map(move |column| (row, column)));
     brighter.fold(0, |hash, (row, column)| {
+        // The first comparison becomes the highest bit.
         hash << 1 | u64::from(mean(row, column) > mean(row, column - 1) + BRIGHTER)
     })
 }
@@ -134,6 +136,7 @@ impl Quality {
             column.push(value);
         }
         self.hash.push(stats.hash);
+        // 0 means kept, as in `LEFT_OUT`.
         self.left_out.push(dropped.map_or(0, |why| why as u32 + 1));
     }
 

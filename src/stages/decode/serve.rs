@@ -19,11 +19,13 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Returns an error if the parent process has gone.
 pub fn serve(line: Line, stuck: fn()) -> IoResult<()> {
+    // libav may hang where it checks no guard, so a thread watches the deadline.
     let current = watch_guards(stuck)?;
     let line = SharedLine::new(line);
     let mut text = String::new();
     while line.lock().requests.read_line(&mut text)? > 0 {
         let request: Request = serde_json::from_str(&text)?;
+        // `read_line` appends.
         text.clear();
         let guard = Guard::new(&request.options.limits);
         *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard.clone());

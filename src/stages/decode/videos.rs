@@ -21,8 +21,8 @@ use identity::{KnownVideos, candidates};
 
 use crate::stages::plan::LeftOut;
 
-/// Returns the blake3 of a local file. For an unreadable file it returns a digest no file has;
-/// the task that needs the file reports the error.
+/// Returns the blake3 of a local file. For an unreadable file it returns a digest no file has; the
+/// task that needs the file reports the error.
 pub fn digest_of(file: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     let read = std::fs::File::open(local_path(file))
@@ -138,12 +138,14 @@ pub fn identify<'a>(
             .iter()
             .filter(|receipt| current.contains(receipt.key.as_str()))
             .flat_map(|receipt| &receipt.videos);
+        // Without them, a disk that is away would empty the dataset.
         let stay = staying(newest, &videos, &waiting);
         videos.extend(stay.into_iter().map(|record| {
             let digest = record.digest.as_str().into();
             Identified { digest, known: true, about: &record.about, origin: Origin::Known(record) }
         }));
     }
+    // Last, since videos that stay keep their numbers.
     number_copies(&mut videos, config.duplicates);
     Ok(Identities { videos, left_out: waiting })
 }
@@ -176,6 +178,7 @@ fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
     let stay: Vec<bool> =
         videos.iter().map(|video| stay(video) && taken.insert(&*video.digest)).collect();
     let numbered = videos.iter().zip(stay).map(|(video, stays)| {
+        // Its number is in use already.
         if stays {
             return None;
         }

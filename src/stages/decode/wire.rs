@@ -91,6 +91,7 @@ impl ReadError {
 
     fn error(self) -> IoError {
         match self {
+            // A system error is rebuilt from its code, so that its kind survives.
             Self { code: Some(code), .. } => IoError::from_raw_os_error(code),
             Self { absent, said, .. } => {
                 IoError::new(if absent { ErrorKind::NotFound } else { ErrorKind::Other }, said)
@@ -153,6 +154,7 @@ pub fn read_size(from: &mut impl Read) -> IoResult<u64> {
 pub fn read_bytes(from: &mut impl Read) -> IoResult<Vec<u8>> {
     let [tag] = array(from)?;
     let length = u64::from_le_bytes(array(from)?);
+    // A corrupt length must not exhaust the memory.
     if length > MAX_ANSWER_BYTES {
         return Err(IoError::new(
             ErrorKind::InvalidData,
@@ -166,6 +168,7 @@ pub fn read_bytes(from: &mut impl Read) -> IoResult<Vec<u8>> {
 
 /// Sends a frame.
 pub fn write_frame(to: &mut impl Write, frame: Frame, pixels: &[u8]) -> IoResult<()> {
+    // One tag, two numbers of 8 bytes, and the gap.
     let mut head = [FRAME; 18];
     head[1..9].copy_from_slice(&frame.time_secs.to_le_bytes());
     head[9..17].copy_from_slice(&frame.index.to_le_bytes());
@@ -202,6 +205,7 @@ pub fn read(from: &mut impl Read, pixels: &mut [u8]) -> IoResult<Reply> {
         END => {
             let length = u32::from_le_bytes(array(from)?);
             let mut text = Vec::new();
+            // Read with a limit, without allocating the announced length up front.
             from.take(u64::from(length)).read_to_end(&mut text)?;
             Ok(Reply::End(serde_json::from_slice(&text)?))
         }

@@ -87,6 +87,7 @@ fn decode_video(
     let mut fault = video.unusable.clone();
     if fault.is_none() {
         fault = frames_into(task, video, place, frames)?;
+        // An unreadable file cannot be checked for changes.
         if fault.as_ref().is_none_or(|(class, _)| class != FaultClass::Unreadable.as_str()) {
             unchanged(video, place)?;
         }
@@ -143,6 +144,7 @@ fn frames_into(
             frame.gap_before,
         )
     });
+    // Also after a fault: the frames before it are kept.
     frames.finish()?;
     let fault = match result {
         Ok(fault) => fault.map(|fault| (fault.class, fault.reason)),
@@ -175,6 +177,7 @@ fn bars_of(
         width: BARS_SIDE,
         height: BARS_SIDE,
         fit: Fit::Stretch,
+        // All frames count, whatever the rate of the output.
         fps: None,
         ..options.clone()
     };
@@ -184,6 +187,7 @@ fn bars_of(
         let bars = FrameStats::of(pixels, size).bars;
         // In a dark picture, bars cannot be seen.
         if bars[0] + bars[2] < 1.0 && bars[1] + bars[3] < 1.0 {
+            // A bar lasts throughout a video, so the narrowest one counts.
             let before = least.unwrap_or(bars);
             least = Some(std::array::from_fn(|edge| before[edge].min(bars[edge])));
         }

@@ -12,7 +12,7 @@ use crate::train::probe::Probe;
 
 /// Every episode of every player, column by column.
 #[derive(Default)]
-pub(super) struct Played {
+pub(super) struct EpisodeTable {
     player: Vec<String>,
     transitions: Vec<Option<u64>>,
     draw: Vec<Option<u64>>,
@@ -22,7 +22,7 @@ pub(super) struct Played {
     end: Vec<End>,
 }
 
-impl Played {
+impl EpisodeTable {
     /// Returns the number of episodes.
     pub(super) fn len(&self) -> usize {
         self.player.len()
@@ -123,6 +123,7 @@ impl PlayerReturns {
     ) -> PlayerReturns {
         let count = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / count;
+        // The unbiased estimate of the variance.
         let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>()
             / (count - 1.0).max(1.0);
         PlayerReturns {
@@ -218,25 +219,25 @@ mod tests {
 
     #[test]
     fn draws_of_equally_many_transitions_are_one_row() {
-        let mut played = Played::default();
+        let mut episodes = EpisodeTable::default();
         let episode =
             |episode_return| Episode { level: 0, episode_return, length: 3, end: End::Done };
-        played.extend(&GamePlayer::Random, vec![episode(0.0), episode(10.0)]);
+        episodes.extend(&GamePlayer::Random, vec![episode(0.0), episode(10.0)]);
         let row = |transitions, returns: &[f64]| {
             PlayerReturns::new("policy", transitions, returns, Game::Maze.returns())
         };
         for returns in [[10.0, 10.0], [0.0, 10.0]] {
             for value in returns {
-                played.player.push("policy".into());
-                played.transitions.push(Some(64));
-                played.draw.push(Some(0));
-                played.level.push(0);
-                played.episode_return.push(value);
-                played.length.push(1);
-                played.end.push(End::Done);
+                episodes.player.push("policy".into());
+                episodes.transitions.push(Some(64));
+                episodes.draw.push(Some(0));
+                episodes.level.push(0);
+                episodes.episode_return.push(value);
+                episodes.length.push(1);
+                episodes.end.push(End::Done);
             }
         }
-        let evaluation = played.returns(Game::Maze);
+        let evaluation = episodes.returns(Game::Maze);
         assert_eq!(evaluation.rows.len(), 2);
         assert_eq!(evaluation.rows[1], row(Some(64), &[10.0, 10.0, 0.0, 10.0]));
         assert!((evaluation.rows[1].standard_error - 2.5).abs() < 1e-12);

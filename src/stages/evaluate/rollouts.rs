@@ -47,6 +47,7 @@ pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Roll
     let index = WindowIndex::new(&shards, known + ahead)
         .subset(|episode| every == 0 || episode.is_multiple_of(every));
     let chosen = batch::spread(&index, STRETCHES);
+    // With one stretch there is no other one to take latent actions from.
     if chosen.len() < 2 {
         return Err(Error::TooFewWindows {
             split: "predicted",
@@ -61,6 +62,7 @@ pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Roll
     let starts: Vec<usize> = (0..chosen.len())
         .flat_map(|i| (0..ahead).map(move |at| i * (known + ahead) + at))
         .collect();
+    // One latent action for each predicted frame, inferred from real frames.
     let latent_action = labeller.label(&frames, &starts, Want::default())?.latent_action;
     let stretches = Stretches { frames, latent_action, count: chosen.len(), known, ahead };
     Ok(Some(Rollouts { stretches: chosen.len(), rows: stretches.errors(predictor.as_ref())? }))

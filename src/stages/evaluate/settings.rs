@@ -43,8 +43,8 @@ pub struct EvaluateConfig {
     /// The `decode` or `record` stage with the frames to predict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frames: Option<String>,
-    /// Number of frames the model predicts in a row, each from its own earlier predictions.
-    /// Default 8.
+    /// Number of frames the model predicts in a row, each from its own earlier predictions. Default
+    /// 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<usize>,
     /// Every `holdout`-th video is held out: the probe is trained on the other videos and tested on
@@ -56,8 +56,8 @@ pub struct EvaluateConfig {
     /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`.
     #[serde(default)]
     pub mode: Mode,
-    /// The levels to play, such as `{ start: 0, count: 100000 }`. Unrecorded levels
-    /// measure generalisation. Default: all levels.
+    /// The levels to play, such as `{ start: 0, count: 100000 }`. Unrecorded levels measure
+    /// generalisation. Default: all levels.
     #[serde(default)]
     pub levels: Levels,
     /// Number of episodes for each decoder, for the agent and for each baseline. Default 200.

@@ -28,6 +28,7 @@ impl KeyFields {
     /// Creates the first fields of every key: the kind of stage and the version of its code.
     pub fn new(kind: &'static StageKind) -> Self {
         let mut fields = Fields::new();
+        // First, since a key hashes its fields in order.
         fields.insert("stage".into(), kind.name.into());
         fields.insert("version".into(), kind.version.into());
         KeyFields { kind, fields }
@@ -79,6 +80,7 @@ fn flatten(fields: &mut Fields, prefix: &str, value: Value) {
                 flatten(fields, &format!("{prefix}{dot}{name}"), inner);
             }
         }
+        // Lists are leaves, too.
         leaf => _ = fields.insert(prefix.into(), leaf),
     }
 }
@@ -112,6 +114,7 @@ pub fn settings<'f>(
 pub fn settings_of_receipt(receipt: &Receipt) -> Fields {
     match kind_of(&receipt.stage) {
         Some(kind) => settings(kind, receipt.fields.iter()),
+        // The kind may be of a newer lapo. Then all fields count as settings.
         None => receipt.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
     }
 }
@@ -119,6 +122,7 @@ pub fn settings_of_receipt(receipt: &Receipt) -> Fields {
 /// Returns the fields the receipt shares with others, if all its own fields are inputs.
 pub(super) fn shared_settings(receipt: &Receipt) -> Option<&Arc<Fields>> {
     let inputs = kind_of(&receipt.stage).map_or(&[][..], |kind| kind.key_inputs);
+    // Many receipts share one map of settings. Other fields of their own must be inputs.
     let (shared, mut own) = receipt.fields.shared();
     own.all(|name| inputs.contains(&name)).then_some(shared)
 }

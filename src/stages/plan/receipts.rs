@@ -56,9 +56,11 @@ impl<'a> ReceiptIndex<'a> {
             |other: &Fields, (name, value): (&String, &Value)| other.get(name) == Some(value);
         let alike =
             |other: &&Fields| settings.iter().filter(|setting| is_same(other, *setting)).count();
+        // Of equally similar settings the first receipt wins, since `max_by_key` keeps the last.
         let Some(nearest) = self.settings.iter().rev().max_by_key(alike) else {
             return Reason::NeverDone;
         };
+        // A changed setting explains more than a new input.
         if let Some((name, new)) = settings.iter().find(|setting| !is_same(nearest, *setting)) {
             let old = nearest.get(name).map(ToString::to_string);
             return Reason::Setting { name: name.clone(), old, new: new.to_string() };
@@ -81,6 +83,7 @@ fn inputs<'f>(
     kind: &'static StageKind,
     field: impl Fn(&str) -> Option<&'f Value>,
 ) -> impl Iterator<Item = (&'static str, blake3::Hash)> {
+    // Hashes take less memory than lists of a million names.
     let hash = |value: &Value| blake3::hash(value.to_string().as_bytes());
     kind.key_inputs.iter().filter_map(move |name| Some((*name, hash(field(name)?))))
 }

@@ -136,6 +136,7 @@ impl Tasks {
         for task in &mut self.tasks {
             if let Planned::New(job) = task {
                 let running = Planned::Running { key: job.key.clone(), videos: job.task.videos() };
+                // Moves the job out of its box, since a job may hold thousands of videos.
                 if let Planned::New(job) = std::mem::replace(task, running) {
                     jobs.push(*job);
                 }
@@ -158,9 +159,9 @@ impl Tasks {
 
     /// Restores tasks of the previous version in place of failed new ones.
     ///
-    /// `dropped` are the tasks of the previous version, `missing` the digests of
-    /// videos without another task. A finished task that shares a video, or a video's name, with a
-    /// restored one is removed and runs again next time.
+    /// `dropped` are the tasks of the previous version, `missing` the digests of videos without
+    /// another task. A finished task that shares a video, or a video's name, with a restored one is
+    /// removed and runs again next time.
     pub fn restore(&mut self, dropped: &[Arc<Receipt>], mut missing: HashSet<String>) {
         let mut back: Vec<Arc<Receipt>> = Vec::new();
         // Removing a finished task can leave other videos missing, so this repeats until none are.
@@ -179,6 +180,7 @@ impl Tasks {
             }
             let theirs = || again.iter().flat_map(|receipt| &receipt.videos);
             let digests: HashSet<&str> = theirs().map(|video| video.digest.as_str()).collect();
+            // A name may belong to other content now, and a dataset has each name once.
             let names: HashSet<&str> = theirs().map(|video| video.uri.as_str()).collect();
             let shares = |video: &VideoRecord| {
                 digests.contains(video.digest.as_str()) || names.contains(video.uri.as_str())
@@ -192,6 +194,7 @@ impl Tasks {
             });
             back.extend(again);
         }
+        // Restored tasks come last.
         self.keys.extend(back.iter().map(|receipt| receipt.key.clone()));
         self.tasks.extend(back.into_iter().map(Planned::Done));
     }

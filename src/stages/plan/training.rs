@@ -53,6 +53,7 @@ pub struct Training<'a> {
 impl Training<'_> {
     /// Plans the training. A model with these settings is kept unless `refresh` says otherwise.
     pub fn plan(&self, given: &Given, plan: &mut StagePlan) {
+        // The generation is an input, so any generation gives the same settings.
         let fields = self.fields(0);
         let version = format!("{}_version", self.source_name);
         plan.set_settings(&fields);
@@ -77,6 +78,7 @@ impl Training<'_> {
             plan.tasks.push(Planned::Done(kept.clone()));
             return;
         }
+        // Without all inputs, the key of the task is not known yet.
         let is_new = |stage: &&StagePlan| stage.new_tasks() > 0;
         if is_new(&self.source) || self.beside.iter().any(is_new) {
             let reason = match kept {
@@ -94,6 +96,7 @@ impl Training<'_> {
     fn add(&self, given: &Given, kept: Option<&Receipt>, plan: &mut StagePlan) {
         let with_settings = WithSettings::new(&plan.settings);
         let trained = given.receipts.iter().filter(|r| with_settings.are_of(r));
+        // Generations of uncommitted runs count, too, so that no number is used twice.
         let newest = trained.filter_map(|r| generation(r)).max().unwrap_or(0);
         let mut number = kept.and_then(generation).unwrap_or(0);
         // The same generation would give the same key, and so the old model.
@@ -112,6 +115,7 @@ impl Training<'_> {
         let task = (self.task)(number, provenance);
         let inputs = self.source.tasks.keys();
         plan.add(NewTask { task, inputs, units: self.steps, stats }, given.known);
+        // The comparison with other receipts would find the generation as the reason.
         if given.is_forced && plan.tasks.undone() > 0 {
             plan.why = BTreeMap::from([(Reason::Refresh, 1)]);
         }
@@ -136,6 +140,7 @@ impl Training<'_> {
         match self.refresh {
             Refresh::Never => true,
             Refresh::Always => {
+                // New tasks mean new frames, even before their keys are known.
                 self.source.new_tasks() == 0 && kept.inputs == self.source.tasks.keys()
             }
             Refresh::Growth(share) => {

@@ -99,6 +99,7 @@ pub enum Player {
 impl RecordConfig {
     /// Returns the tasks of these settings: one for each shard.
     pub fn tasks(&self, seed: u64, weights: Vec<FileInfo>) -> Vec<RecordTask> {
+        // Validation has excluded 0, but `step_by` would panic on it.
         let firsts = (0..self.episodes).step_by(self.episodes_per_shard.max(1) as usize);
         let task = |first: u64| {
             let count = self.episodes_per_shard.min(self.episodes - first);
@@ -201,6 +202,7 @@ impl Stage for RecordConfig {
         if let Some(first) = tasks.first() {
             plan.set_settings(&first.key().into_fields());
         }
+        // The keys of tasks depend on the weights, so only their number is known.
         if let Some((waited, _)) = inputs.iter().find(|(plan, _)| plan.new_tasks() > 0) {
             let waiting = Waiting { tasks: tasks.len(), videos: self.episodes as usize };
             plan.wait(waiting, Reason::new_input(&waited.stage));

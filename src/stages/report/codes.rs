@@ -85,6 +85,7 @@ impl Survey {
                 actions.as_ref().and_then(|a| a.discrete(&point.video, point.frame_index));
         }
         let mut common: Vec<(Vec<u16>, u64)> = tuples.into_iter().collect();
+        // Ties in the order of the query in `world`.
         common.sort_by_cached_key(|(codes, uses)| (std::cmp::Reverse(*uses), text(codes)));
         common.truncate(config.rollouts);
         let empty =
@@ -105,6 +106,7 @@ impl Survey {
         let vq = config.map(|config| config.vq);
         self.positions = vq.as_ref().map_or(labels.shape.codes, |vq| vq.positions).max(1);
         self.entries = vq.map_or(0, |vq| vq.entries);
+        // Codes are in the order codebook, position.
         self.counts.resize(labels.shape.codes / self.positions, BTreeMap::new());
         for (i, code) in labels.latent_code.iter().enumerate() {
             *self.counts[i % labels.shape.codes / self.positions].entry(*code).or_default() += 1;
@@ -159,6 +161,7 @@ fn offer(sample: &mut BTreeMap<(u64, u32), Point>, labels: &Labels, row: usize, 
         u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("a digest has 32 bytes")),
         frame_index,
     );
+    // Most transitions are ruled out before their latent action is copied.
     if sample.len() >= most && sample.last_key_value().is_none_or(|(highest, _)| rank > *highest) {
         return;
     }

@@ -39,17 +39,13 @@ fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     else {
         return Ok(None);
     };
+    // Discrete actions have an accuracy, continuous ones an R2.
     let (measure, values, label) = if accuracy.iter().any(Option::is_some) {
         ("accuracy", accuracy, "accuracy")
     } else {
         ("r2", r2, "R2")
     };
-    let mut by_number: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-    for (number, value) in transitions.iter().zip(&values) {
-        if let (Some(number), Some(value)) = (number, value) {
-            by_number.entry(*number as u64).or_default().push(*value);
-        }
-    }
+    let by_number = by_number(&transitions, &values);
     let rows: Vec<(u64, [f64; 3])> =
         by_number.iter().map(|(number, values)| (*number, mean_and_range(values))).collect();
     let column = |at: usize| Column::F64(rows.iter().map(|(_, row)| Some(row[at])).collect());
@@ -103,6 +99,7 @@ fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let probe = read_table(inputs.place.store, &path)?;
     let value =
         |name: &str| probe.numbers(name).and_then(|values| values.first().copied().flatten());
+    // Only discrete actions have an entropy.
     let discrete = value("action_entropy").is_some();
     let columns =
         ["transitions", "guessing", "linear", "mlp", "mutual_information", "action_entropy"];
@@ -173,6 +170,17 @@ fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         "Frames predicted from earlier predictions, in every `holdout`-th episode",
         &[numbers],
     )))
+}
+
+/// Groups the values of all draws by their number of transitions.
+fn by_number(transitions: &[Option<f64>], values: &[Option<f64>]) -> BTreeMap<u64, Vec<f64>> {
+    let mut by_number: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (number, value) in transitions.iter().zip(values) {
+        if let (Some(number), Some(value)) = (number, value) {
+            by_number.entry(*number as u64).or_default().push(*value);
+        }
+    }
+    by_number
 }
 
 /// Returns a column of counts. A missing count is 0.

@@ -200,6 +200,7 @@ fn true_actions(inputs: &Inputs, actions: &Source) -> Result<Option<String>, Err
             ("frames", Column::U64(counts.values().copied().collect())),
         ],
     );
+    // Actions that were never taken have a bar of height 0.
     let all: BTreeSet<u64> = (0..=counts.keys().last().copied().unwrap_or(0)).collect();
     let bar = |action: &u64| {
         Bar::new(action.to_string(), counts.get(action).copied().unwrap_or(0) as f64, BLUE)

@@ -58,6 +58,7 @@ impl Numbers {
 
 /// Returns the shell command that runs a query.
 pub fn command(sql: &str) -> String {
+    // Within double quotes, a shell expands these four characters.
     let quoted: String = sql
         .chars()
         .flat_map(|c| if "\"\\$`".contains(c) { vec!['\\', c] } else { vec![c] })
@@ -88,6 +89,7 @@ pub fn shown(value: f64) -> String {
     if value == value.trunc() && value.abs() < 1e15 {
         return format!("{value:.0}");
     }
+    // The digits after the point that make four significant ones.
     let digits = (3.0 - value.abs().log10().floor()).clamp(0.0, 12.0) as usize;
     format!("{value:.digits$}")
 }

@@ -83,6 +83,7 @@ fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
     let column = |name: &str| metrics.numbers(name).unwrap_or_default();
     let (steps, means, counts) = (column("step"), column("episode_return"), column("episodes"));
     let last = steps.iter().flatten().copied().fold(0.0, f64::max) as u64;
+    // Stretches of equally many steps. The curve has a point for each.
     let width = last.div_ceil(POINTS).max(1);
     let mut stretches: BTreeMap<u64, [f64; 2]> = Default::default();
     for ((step, mean), count) in steps.iter().zip(&means).zip(&counts) {

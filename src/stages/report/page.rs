@@ -23,6 +23,7 @@ impl Section {
 /// Escapes text for HTML.
 pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
+    // Both kinds of quotes, since text also becomes an attribute.
     for c in text.chars() {
         match c {
             '&' => safe.push_str("&amp;"),

@@ -73,12 +73,14 @@ fn component(covariance: &[f64], dim: usize, known: Option<&[f64]>) -> Vec<f64> 
         }
         let next = times(covariance, &direction);
         let length = dot(&next, &next).sqrt();
+        // No variance is left, as with equal points.
         if length < 1e-12 {
             break;
         }
         direction = next.into_iter().map(|value| value / length).collect();
     }
     let length = dot(&direction, &direction).sqrt().max(f64::MIN_POSITIVE);
+    // The sign of a component is arbitrary.
     let largest =
         direction.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
     direction.iter().map(|value| value / length * largest.signum()).collect()

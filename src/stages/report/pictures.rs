@@ -15,6 +15,7 @@ const SHOWN: usize = 96;
 /// # Shapes
 /// - `frame`: `[side, side, 3]`
 pub fn image(frame: &[u8], side: usize, what: &str) -> Result<String, Error> {
+    // A whole multiple, so that all pixels are equally large.
     let shown = side * SHOWN.div_ceil(side.max(1)).max(1);
     let data = STANDARD.encode(png(frame, side)?);
     let what = escape(what);

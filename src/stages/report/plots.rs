@@ -32,7 +32,7 @@ const GROUPS: [RGBColor; 12] = [
     RGBColor(0xb3, 0x9d, 0xdb),
     RGBColor(0x2e, 0x4a, 0x62),
 ];
-/// The size of a chart of which three are side by side, in pixels.
+/// The size of a small chart, three in a row, in pixels.
 const SMALL: (u32, u32) = (400, 240);
 /// The size of a wide chart, in pixels.
 const WIDE: (u32, u32) = (560, 280);
@@ -181,6 +181,7 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
     let bars: Vec<&Bar> = bars.iter().filter(|bar| bar.value.is_finite()).collect();
     let high = bars.iter().map(|bar| bar.value + bar.spread.unwrap_or(0.0)).fold(0.0, f64::max);
     let low = bars.iter().map(|bar| bar.value - bar.spread.unwrap_or(0.0)).fold(0.0, f64::min);
+    // Bars start at 0, so the range always includes it.
     let y = if high > low { low * 1.05..high * 1.05 } else { 0.0..1.0 };
     // The plot is narrower than the chart by its margins and y labels. A digit is 7 pixels wide.
     let room = axes.size.0 as usize - 68;
@@ -208,6 +209,7 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
             .y_labels(6)
             .y_label_formatter(&|y| tick(*y))
             .draw()?;
+        // Many bars need narrower gaps.
         let half = if bars.len() > 30 { 0.45 } else { 0.36 };
         let under = label.pos(Pos::new(HPos::Center, VPos::Top));
         for (i, bar) in bars.iter().enumerate() {
@@ -262,6 +264,7 @@ fn svg(
 
 /// Returns the range of values with a margin.
 fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
+    // `f64` has no `Ord`, so the extremes are folded.
     let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
         (least.min(value), most.max(value))
     });

@@ -39,6 +39,7 @@ struct Edge {
 pub fn umap(points: &[f32], dim: usize, start: &[[f64; 2]], rng: &mut ChaCha8Rng) -> Vec<[f64; 2]> {
     let neighbours = neighbours(points, dim);
     let edges = fuzzy_union(&neighbours);
+    // The published program scales the initial layout to 10, too.
     let size = start.iter().flatten().fold(0.0_f64, |size, value| size.max(value.abs())).max(1e-9);
     // Noise separates points with equal initial positions.
     let mut places: Vec<[f64; 2]> = start
@@ -51,6 +52,7 @@ pub fn umap(points: &[f32], dim: usize, start: &[[f64; 2]], rng: &mut ChaCha8Rng
     for epoch in 0..EPOCHS {
         let rate = 1.0 - epoch as f64 / EPOCHS as f64;
         for (edge, due) in edges.iter().zip(&mut due) {
+            // Weak edges skip most epochs.
             if *due > epoch as f64 + 1.0 {
                 continue;
             }
@@ -76,6 +78,7 @@ fn neighbours(points: &[f32], dim: usize) -> Vec<Vec<(f64, usize)>> {
             (0..points.len() / dim).filter(|j| *j != i).map(|j| (distance(j), j)).collect();
         let most = NEIGHBOURS.min(all.len());
         if most < all.len() {
+            // Selects first, since sorting all distances would dominate the time.
             all.select_nth_unstable_by(most, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         }
         all.truncate(most);
@@ -97,6 +100,7 @@ fn fuzzy_union(neighbours: &[Vec<(f64, usize)>]) -> Vec<Edge> {
     }
     let joined = |(&(from, to), &weight): (&(usize, usize), &f64)| {
         let back = views.get(&(to, from)).copied().unwrap_or(0.0);
+        // The probability that at least one of the two views holds.
         Edge { from, to, weight: weight + back - weight * back }
     };
     // Both directions, so that both ends are pulled and push others away. Edges too weak for a
@@ -129,6 +133,7 @@ fn width(near: &[(f64, usize)]) -> f64 {
         width = if high.is_finite() { (low + high) / 2.0 } else { width * 2.0 };
     }
     let mean = near.iter().map(|(d, _)| d).sum::<f64>() / near.len().max(1) as f64;
+    // Many neighbours at equal distance have no such width.
     width.clamp(1e-3 * mean.max(1e-9), 1e3 * mean.max(1e-9))
 }
 
@@ -138,6 +143,7 @@ fn pull(places: &mut [[f64; 2]], edge: &Edge, rate: f64) {
     if squared == 0.0 {
         return;
     }
+    // The gradient of the attraction, as in the paper.
     let strength = -2.0 * A * B * squared.powf(B - 1.0) / (1.0 + A * squared.powf(B));
     for axis in 0..2 {
         let step = (strength * (a[axis] - b[axis])).clamp(-MAX_STEP, MAX_STEP) * rate;
@@ -152,6 +158,7 @@ fn push(places: &mut [[f64; 2]], point: usize, other: usize, rate: f64) {
     if squared == 0.0 {
         return;
     }
+    // The gradient of the repulsion, with 0.001 against division by zero.
     let strength = 2.0 * B / ((0.001 + squared) * (1.0 + A * squared.powf(B)));
     for axis in 0..2 {
         places[point][axis] += (strength * (a[axis] - b[axis])).clamp(-MAX_STEP, MAX_STEP) * rate;

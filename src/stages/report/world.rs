@@ -46,6 +46,7 @@ fn held_out(shards: &Shards, labeller: &dyn Labeller, dynamics: &Source) -> Wind
     let all = WindowIndex::new(shards, labeller.config().window());
     let every =
         dynamics.settings.get("holdout").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
+    // The same split as in `train_dynamics`.
     let kept = all.subset(|episode| every > 0 && episode.is_multiple_of(every));
     if kept.is_empty() { all } else { kept }
 }
@@ -80,6 +81,7 @@ impl Chosen {
         let mut all = Vec::new();
         batch::gather(shards, &index, &candidates, &mut all)?;
         let starts: Vec<usize> = (0..candidates.len()).map(|i| i * time).collect();
+        // An empty batch has no shape that a network takes.
         let labelled = if starts.is_empty() {
             Default::default()
         } else {
@@ -285,6 +287,7 @@ impl World<'_> {
                 tuple.actions.iter().map(|(action, count)| (text(&tuple.codes), *action, *count))
             })
             .collect();
+        // In the order of the query.
         rows.sort();
         let listed: Vec<String> =
             tuples.iter().map(|tuple| format!("'{}'", text(&tuple.codes))).collect();

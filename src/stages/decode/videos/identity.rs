@@ -141,8 +141,10 @@ impl<'a> KnownVideos<'a> {
         let records = || {
             receipts
                 .iter()
+                // Reversed, so that the newest record overwrites older ones.
                 .rev()
                 .flat_map(|receipt| &receipt.videos)
+                // Videos that could not be read have no time.
                 .filter(|video| !video.modified.is_empty())
         };
         let by_name = records().map(|video| {
@@ -160,8 +162,8 @@ impl<'a> KnownVideos<'a> {
         }
     }
 
-    /// Returns the identity of an object a receipt has with the same name, size and version.
-    /// This is the fast path of most objects.
+    /// Returns the identity of an object a receipt has with the same name, size and version. This
+    /// is the fast path of most objects.
     pub(super) fn unchanged(&self, listed: &'a ListedVideo) -> Option<Identified<'a>> {
         let ListedVideo { uri, known, about, unread } = listed;
         let (bytes, modified) = known.as_ref().filter(|(_, modified)| !modified.is_empty())?;
@@ -219,6 +221,7 @@ impl<'a> KnownVideos<'a> {
             },
         };
         let at = archived.as_ref().map(|archived| archived.at);
+        // The same content may have another name now; only its digest is reused then.
         let same = self.known(&uri, &version, at);
         if let Some(same) = same.filter(|same| archived.is_none() && same.uri == uri) {
             return Ok(Ok(Identified {
@@ -324,6 +327,7 @@ impl<'a> KnownVideos<'a> {
 /// Returns an unreadable video with a reject.
 fn refuse<'a>(uri: String, refused: &Refused, about: &'a About) -> Identified<'a> {
     let class = refused.class.as_str();
+    // The content is unknown, so the name stands for it.
     let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
     let unusable = Some((class.to_owned(), format!("{uri}: {}", refused.reason)));
     let video = VideoSource { uri, digest: digest.clone(), unusable, ..VideoSource::default() };
