@@ -1,21 +1,23 @@
-//! Stage 0: videos become shards. In: a few videos; out: one Arrow shard of whole episodes, and a word on every video that failed.
+//! Decodes videos into shards of frames.
 //!
-//! A video is one episode until something breaks it: lost frames, or a scene cut. A broken video is an outcome, not an error: what
-//! could be decoded is kept, and the reject says class, reason and frames kept.
+//! A task decodes a few videos and writes one Arrow shard of whole episodes and a table of frame
+//! statistics. A video is one episode unless lost frames or a scene cut split it. A broken video is
+//! an outcome, not an error: its decodable frames are kept, and a reject has its class, the reason
+//! and the number of frames kept.
 //!
-//! | file | what it does |
+//! | file | contents |
 //! |---|---|
-//! | `work` | the task: video after video into one shard |
-//! | `copy` | frames of a video that has been decoded before, under another name |
-//! | `settings` | the fields in YAML |
-//! | `plan` | which videos are decoded together, and which partitions are kept |
-//! | [`videos`] | what makes an entry the video it is |
-//! | `opener` | how a video is opened, wherever it lies |
-//! | `frames` | one video's frames, decoded in this process |
-//! | [`child`], [`wire`], `serve` | the same in a process that a file may take down: who asks, what is said, who answers |
-//! | `borrowed` | there, the video: its bytes are asked for, so that such a process opens no file |
-//! | `episodes` | where an episode ends, and which frames are left out |
-//! | `quality` | what is measured of every frame |
+//! | `settings` | the settings in YAML and their checks |
+//! | `plan` | the partitions of videos to decode, and the partitions to keep |
+//! | [`videos`] | the identity of each video |
+//! | `work` | the task: decodes videos into one shard |
+//! | `copy` | copies frames decoded earlier, under another name or in another shard |
+//! | `opener` | opens a video from a file, an object store or an archive |
+//! | `frames` | decodes one video in this process |
+//! | [`child`], [`serve`], [`wire`] | decode in a process that may crash: parent, child and protocol |
+//! | `borrowed` | in the child: a video read by the parent, so that the child opens no file |
+//! | `episodes` | splits frames into episodes and drops blank and still ones |
+//! | `quality` | the statistics of each frame |
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -48,10 +50,11 @@ pub use settings::{DecodeConfig, Duplicates, Identity, Still};
 #[cfg(feature = "video")]
 use work::run;
 
-/// The class of a video that is skipped since another one has its bytes.
+/// The class of a video skipped as byte-identical to another one.
 pub const DUPLICATE: &str = "duplicate";
 
-/// What all `decode` stages have in common. Raise `version` when the same video and settings give other bytes.
+/// The properties of all `decode` stages. Raise `version` when the same video and settings give
+/// other bytes.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["videos", "names", "about", "try"],
     row: "frame",
@@ -66,69 +69,70 @@ pub const KIND: StageKind = StageKind {
 /// One video of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VideoSource {
-    /// Where it is; also its name in the dataset.
+    /// Its path or address, and its name in the dataset.
     pub uri: String,
-    /// blake3 of its bytes; `#2` and so on is appended for further copies of the same bytes.
+    /// The blake3 of its bytes. Further copies of the same bytes have `#2` and so on appended.
     pub digest: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// When it was last modified, as the file system says, or its etag: with uri and size a cache of the digest.
+    /// Its modification time in the file system, or its etag. With the uri and the size, it
+    /// identifies unchanged content.
     pub modified: String,
-    /// Where it is, if that is within an archive.
+    /// Its position in an archive, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
-    /// The inode of its file: with size and time it tells a file that was renamed.
+    /// The inode of its file. With size and time, it identifies a renamed file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
-    /// What a list says of it.
+    /// The columns of a list about the video.
     #[serde(default, skip_serializing_if = "About::is_empty")]
     pub about: About,
-    /// Where its frames are, if it has been decoded before: under another name, or among other videos.
+    /// Its frames, if it was decoded before under another name or in another partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoded: Option<Box<Decoded>>,
-    /// Why it cannot even be read, where that is known already (a FIFO, no permission): class and reason.
+    /// The class and reason of a reject known before decoding, such as a FIFO or no permission.
     pub unusable: Option<(String, String)>,
 }
 
-/// Frames of a video that another task has decoded: they are copied.
+/// The frames of a video decoded by another task. They are copied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decoded {
     /// The task's key.
     pub key: String,
     /// The task's shard.
     pub shard: FileInfo,
-    /// What it measured of every frame.
+    /// The statistics of each frame.
     pub quality: FileInfo,
-    /// What it said of the video.
+    /// The record of the video.
     pub record: VideoRecord,
-    /// What was wrong with the video.
+    /// The reject of the video, if it had one.
     pub reject: Option<Reject>,
 }
 
-/// A stretch of an archive.
+/// A part of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Archived {
     /// The archive's path or address.
     pub path: String,
-    /// Where the video's bytes begin in it.
+    /// The offset of the video's bytes in the archive.
     pub at: u64,
 }
 
 impl VideoSource {
-    /// The file that holds it: itself, or an archive.
+    /// Returns the file with the video: the archive, or the video itself.
     pub fn file(&self) -> &str {
         self.archived.as_ref().map_or(&self.uri, |archived| &archived.path)
     }
 }
 
-/// Some videos, in order, that become one shard.
+/// The videos of one shard, in order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DecodeTask {
     /// The stage's settings.
     pub config: DecodeConfig,
     /// The videos.
     pub videos: Vec<VideoSource>,
-    /// How often these were tried, this time included.
+    /// The number of attempts at these videos, including this one.
     pub tries: u64,
 }
 
@@ -146,13 +150,14 @@ impl StageTask for DecodeTask {
             still,
             compression,
             min_frames,
-            // Which videos there are is in `videos`; how they are spread over tasks is up to planning.
+            // The videos are inputs below. Their distribution over tasks does not change a shard's
+            // content.
             videos: _,
             lists: _,
             identity: _,
             videos_per_shard: _,
             shard_mib: _,
-            // Guards: they decide whether there is a result, not which.
+            // Limits decide whether there is a result, not which one.
             max_rejected: _,
             max_dropped: _,
             min_age: _,
@@ -161,11 +166,14 @@ impl StageTask for DecodeTask {
         let digests: Vec<&str> = videos.iter().map(|video| video.digest.as_str()).collect();
         let names: Vec<&str> = videos.iter().map(|video| video.uri.as_str()).collect();
         let about: Vec<&About> = videos.iter().map(|video| &video.about).collect();
+        // Hashed, so that receipts do not repeat long lists.
         let hash = |value: serde_json::Value| {
             blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
         };
         let is_listed = about.iter().any(|about| !about.is_empty());
         KeyFields::new(&KIND)
+            // Later settings enter the key only if they are not at their default, so that older
+            // keys stay.
             .setting_if(!duplicates.are_kept(), "duplicates", duplicates)
             .setting("size", size)
             .setting("fps", fps)
@@ -200,7 +208,7 @@ impl StageTask for DecodeTask {
     }
 }
 
-/// Without libav there is nothing to decode with.
+/// Fails, since this build has no decoder.
 #[cfg(not(feature = "video"))]
 fn run(_: &DecodeTask, _: &Workplace) -> Result<Done, Error> {
     Err(Error::NoVideo)

@@ -1,4 +1,4 @@
-//! What a task is given to work with, and what it leaves.
+//! The context and the output of a task.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,43 +8,44 @@ use crate::dataset::{FileInfo, NewFile, Reject, Store, VideoRecord};
 use crate::models::Device;
 use crate::train::{Checkpoints, FinalState, Progress, Selection, Stop, TrainingLoop};
 
-/// What a finished task says of itself; it becomes the receipt.
+/// The output of a finished task. It becomes the receipt.
 #[derive(Clone, Debug, Default)]
 pub struct Done {
-    /// The files it wrote.
+    /// The files the task wrote.
     pub files: Vec<FileInfo>,
-    /// The videos they come from.
+    /// The videos the files come from.
     pub videos: Vec<VideoRecord>,
-    /// What could not be used, wholly or in part.
+    /// Videos rejected, wholly or in part.
     pub rejects: Vec<Reject>,
-    /// Counts and seconds: `frames`, `transitions`, ...
+    /// Counts and seconds, such as `frames` and `transitions`.
     pub stats: BTreeMap<String, f64>,
 }
 
-/// Where a task works: one attempt's own folder, and this process' means.
+/// The context of one attempt at a task: its folders, and the resources of this process.
 pub struct Workplace<'a> {
     /// The workspace.
     pub store: &'a Store,
-    /// The folder of this attempt, relative to the workspace; nobody else writes there.
+    /// The folder of this attempt, relative to the workspace. No other attempt writes to it.
     pub folder: String,
-    /// The folder for what must outlive this attempt without being a result (checkpoints).
+    /// The folder for checkpoints, which outlive this attempt.
     pub scratch: String,
-    /// What computes.
+    /// The device for computations.
     pub device: Device,
-    /// Folders where games are looked for.
+    /// Folders to search for games.
     pub games: &'a [std::path::PathBuf],
-    /// Processes that decode; without, videos are decoded in this one.
+    /// Decoder processes. If `None`, videos are decoded in this process.
     pub decoders: Option<&'a super::decode::child::Decoders>,
-    /// How many tasks run at once beside this one, at most one per core.
+    /// The number of cores for this task: the run's threads divided by its concurrent tasks, at
+    /// least 1.
     pub cores_free: usize,
-    /// Who listens.
+    /// The observer of progress.
     pub progress: &'a dyn Progress,
-    /// Set when the process was asked to end.
+    /// Set once the process was asked to stop.
     pub stop: &'a Stop,
 }
 
 impl Workplace<'_> {
-    /// Fails once the process was asked to end. For loops whose work is abandoned then.
+    /// Returns an error once the process was asked to stop. For loops that abandon their work.
     pub fn go_on(&self) -> Result<(), Error> {
         self.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))
     }
@@ -85,8 +86,9 @@ impl Workplace<'_> {
         Ok(Some(file.finish(0)?))
     }
 
-    /// Threads on which many environments step; 0: on the caller's own.
+    /// Returns the number of threads for stepping environments. 0 means the caller's own thread.
     pub(super) fn game_threads(&self) -> usize {
+        // A pool of one thread would only add the cost of handing work over.
         if self.cores_free > 1 { self.cores_free } else { 0 }
     }
 }

@@ -86,7 +86,8 @@ fn supervision_needs_as_many_true_actions_as_it_asks_for() {
     let said = project(9, "actions.parquet", ", supervision: { labels: 100000 }").run(&[]);
     assert_eq!(said.code, 1, "{said:#?}");
     assert!(
-        said.stderr.contains("100000 are asked for") && said.stderr.contains("hint: ask for fewer"),
+        said.stderr.contains("expected at least 100000")
+            && said.stderr.contains("hint: ask for fewer"),
         "{said:#?}"
     );
 }
@@ -182,7 +183,7 @@ fn actions_that_do_not_match_the_videos_are_errors() {
     told(&["maze_9.mp4,0,1"], "actions.csv: no video is called `maze_9.mp4`");
     told(
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,9999,1"],
-        "frame 9999 of `maze_1_000.mp4` is not there: the last one decoded is",
+        "frame 9999 of `maze_1_000.mp4` does not exist: the last decoded frame is",
     );
     told(
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,0,2"],
@@ -192,7 +193,7 @@ fn actions_that_do_not_match_the_videos_are_errors() {
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,2,2"],
         "frame 1 of `maze_1_000.mp4` has no action",
     );
-    told(&["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"], "are both `videos/maze_1_000.mp4`");
+    told(&["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"], "both mean `videos/maze_1_000.mp4`");
     told(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
 }
 
@@ -233,7 +234,7 @@ fn decoders_are_trained_from_a_few_true_actions() {
 
     fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[100000]")).unwrap();
     let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("100000 are asked for"), "{said:#?}");
+    assert!(said.code == 1 && said.stderr.contains("expected at least 100000"), "{said:#?}");
 }
 
 const EVALUATION: &str =

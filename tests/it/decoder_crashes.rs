@@ -127,7 +127,9 @@ fn a_decoder_killed_from_outside_rejects_no_video() {
     // The exit code for temporary failures: running again may help.
     assert_eq!(first.code, 75, "{first:#?}");
     assert!(
-        first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"),
+        first
+            .stderr
+            .contains("maze_1_001_long.mp4: the decoder process ended, signal: 9 (SIGKILL)"),
         "{first:#?}"
     );
     assert!(first.stderr.contains("--decoder-memory-gib"), "{first:#?}");

@@ -218,7 +218,7 @@ fn invalid_recordings_are_errors() {
         .unwrap();
     let said = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.play.record.player: does not know coinrun"),
+        said.code == 1 && said.stderr.contains("stages.play.record.player: cannot play coinrun"),
         "{said:#?}"
     );
 }

@@ -103,7 +103,8 @@ fn a_trained_policy_can_be_recorded() {
     .unwrap();
     let said = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.again.record.decoder: does not play"),
+        said.code == 1
+            && said.stderr.contains("stages.again.record.decoder: is not used by this player"),
         "{said:#?}"
     );
     fs::write(

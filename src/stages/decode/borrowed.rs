@@ -1,6 +1,8 @@
-//! A video that is read by another process: a decoder opens no file, so that a hole in libav opens none.
+//! A video read through another process. A decoder process opens no file, so an exploit of libav
+//! cannot open one either.
 //!
-//! In: the two pipes to whoever asks. Out: an [`OpenVideo`] whose reads are requests. Start at `Line::opener`.
+//! Start at [`SharedLine::opener`]: it returns an [`OpenVideo`] whose reads are requests to the
+//! parent.
 
 use std::io::{
     BufRead, Error as IoError, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write,
@@ -10,18 +12,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::wire;
 use crate::video::{OpenVideo, VideoFile};
 
-/// Bytes asked for at once.
+/// The number of bytes in a request.
 const CHUNK: u32 = 1 << 18;
 
-/// The pipes to the process that asks for frames and reads the videos.
+/// The pipes to the parent process, which takes the frames and reads the videos.
 pub struct Line {
-    /// What it says.
+    /// Messages from the parent.
     pub requests: Box<dyn BufRead + Send>,
-    /// What it is told.
+    /// Messages to the parent.
     pub replies: Box<dyn Write + Send>,
 }
 
-/// The pipes, which decoding and reading share.
+/// The pipes, shared by decoding and reading.
 #[derive(Clone)]
 pub struct SharedLine(Arc<Mutex<Line>>);
 
@@ -31,19 +33,19 @@ impl SharedLine {
         Self(Arc::new(Mutex::new(line)))
     }
 
-    /// The pipes, for one exchange.
+    /// Locks the pipes for one exchange.
     pub fn lock(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the video of the request at hand.
+    /// Returns an opener for the video of the current request.
     pub fn opener(&self) -> OpenVideo {
         let line = self.clone();
         Arc::new(move || Ok(Box::new(BorrowedFile::open(line.clone())?) as Box<dyn VideoFile>))
     }
 }
 
-/// The video, read in chunks.
+/// A video read in chunks.
 struct BorrowedFile {
     line: SharedLine,
     bytes: u64,
@@ -55,6 +57,7 @@ struct BorrowedFile {
 impl BorrowedFile {
     fn open(line: SharedLine) -> IoResult<Self> {
         let bytes = {
+            // The lock spans question and answer.
             let mut line = line.lock();
             wire::ask_to_open(&mut line.replies)?;
             wire::read_size(&mut line.requests)?
@@ -78,6 +81,7 @@ impl Read for BorrowedFile {
         }
         let is_there =
             self.at >= self.chunk_at && self.at - self.chunk_at < self.chunk.len() as u64;
+        // Decoders read in small steps, so most reads hit the last chunk.
         if !is_there {
             self.fetch()?;
         }

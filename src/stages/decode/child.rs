@@ -1,5 +1,9 @@
-//! Decoding in processes that may die, and that see nothing but the bytes of the video. In: a video; out: its frames, as if they had been decoded here, and of a file that takes libav down
-//! a fault like any other: what came before it is kept, and a new process takes the next. Start at [`Decoders::decode`].
+//! Decodes videos in child processes that may crash and that see only the bytes of the video. Start
+//! at [`Decoders::decode`].
+//!
+//! The frames are the same as if they were decoded in this process. A file that crashes libav has a
+//! fault like any other broken file: the frames before the crash are kept, and a new process
+//! decodes the next video.
 
 use std::ffi::OsString;
 use std::io::{
@@ -16,67 +20,71 @@ use crate::dataset::Access;
 use crate::stages::Error;
 use crate::video::{Fault, FaultClass, OpenVideo, VideoFile};
 
-/// The exit code of a process in which libav did not come back.
+/// The exit code of a process in which libav hung.
 pub const STUCK: u8 = 75;
-/// The exit code of one that panicked.
+/// The exit code of a process that panicked.
 const PANICKED: i32 = 101;
-/// Signals by which a process dies of what it did itself: ILL, TRAP, ABRT, BUS, FPE, SEGV, SYS. All others come from outside.
+/// Signals caused by the process itself: ILL, TRAP, ABRT, BUS, FPE, SEGV, SYS. All others come from
+/// outside.
 const OWN_DOING: [i32; 7] = [4, 5, 6, 7, 8, 11, 31];
-/// What a decoder sees of its parent's environment: where libav lies. Credentials are not among it.
+/// The environment variables a decoder inherits. They locate libav and hold no credentials.
 const ENVIRONMENT: [&str; 2] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE"];
-/// What Rust says where memory ends.
+/// The beginning of Rust's message when memory runs out.
 const NO_MEMORY: &str = "memory allocation of";
 
-/// How a process is started that decodes: it must call [`serve`](super::serve::serve).
+/// The command that starts a decoder process. It must call [`serve`](super::serve::serve).
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The program.
     pub program: PathBuf,
-    /// What it is told.
+    /// The arguments.
     pub args: Vec<OsString>,
 }
 
-/// Processes that decode, as many as are asked at once; each does one video after the other.
+/// A pool of decoder processes. Each decodes one video at a time.
 pub struct Decoders {
     launch: Launch,
-    resting: Mutex<Vec<Process>>,
+    idle: Mutex<Vec<Process>>,
 }
 
 impl Decoders {
-    /// None is started before there is something to decode.
+    /// Creates an empty pool. Processes start on first use.
     #[must_use]
     pub fn new(launch: Launch) -> Self {
-        Decoders { launch, resting: Mutex::default() }
+        Decoders { launch, idle: Mutex::default() }
     }
 
-    /// Decodes until the end or the first fault that ends the file, or the process; returns the fault.
+    /// Decodes until the end or a fatal fault of the file or the process. Returns the fault.
     ///
     /// # Errors
-    /// As if it were decoded here, and where the process was killed from outside.
+    /// Returns the errors of decoding in this process, and an error if the process was killed from
+    /// outside.
     pub fn decode(
         &self,
         request: &Request,
         access: &Access,
         take: &mut Take,
     ) -> Result<Option<Fault>, Error> {
-        let rested = self.resting().pop();
-        let mut process = match rested {
+        // Bound first, so that the lock is free while a process starts.
+        let idle = self.idle().pop();
+        let mut process = match idle {
             Some(process) => process,
             None => Process::start(&self.launch)
                 .map_err(|cause| failed(request, format!("could not be started: {cause}")))?,
         };
         match process.decode(request, &opener(&request.video, access), take) {
             Ok(ending) => {
-                self.resting().push(process);
+                self.idle().push(process);
                 ending.result(&request.video)
             }
-            Err(Broken::Taker(error)) => Err(error),
-            Err(Broken::Pipe(cause)) => process.died(request, &cause).map(Some),
+            // The process is dropped and thereby killed, since its pipe still holds frames.
+            Err(Failure::Receiver(error)) => Err(error),
+            Err(Failure::Pipe(cause)) => process.died(request, &cause).map(Some),
         }
     }
 
-    fn resting(&self) -> MutexGuard<'_, Vec<Process>> {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,11 +98,11 @@ struct Process {
     replies: BufReader<ChildStdout>,
 }
 
-/// Why there is no ending.
-enum Broken {
-    /// Whoever takes the frames does not want more.
-    Taker(Error),
-    /// The other side is gone, or talks nonsense.
+/// Why decoding ended without an [`Ending`].
+enum Failure {
+    /// The receiver of the frames failed.
+    Receiver(Error),
+    /// The process died, or broke the protocol.
     Pipe(IoError),
 }
 
@@ -102,19 +110,22 @@ impl Process {
     fn start(launch: &Launch) -> Result<Self, IoError> {
         let mut command = Command::new(&launch.program);
         command
+            // libav is exposed to untrusted bytes, so credentials must not be in its environment.
             .env_clear()
             .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command
+            // A relative path in a file must not resolve to the user's data.
             .current_dir("/")
+            // The name of the process in `ps`.
             .arg0("lapo")
             .args(&launch.args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn()?;
-        let gone = || IoError::other("its pipes are not there");
-        let (requests, replies) =
-            (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
+        let missing = || IoError::other("its pipes are missing");
+        let requests = child.stdin.take().ok_or_else(missing)?;
+        let replies = child.stdout.take().ok_or_else(missing)?;
         Ok(Process { child, requests, replies: BufReader::with_capacity(1 << 18, replies) })
     }
 
@@ -123,52 +134,44 @@ impl Process {
         request: &Request,
         open: &OpenVideo,
         take: &mut Take,
-    ) -> Result<Ending, Broken> {
-        let line = serde_json::to_string(request).map_err(|cause| Broken::Pipe(cause.into()))?;
-        self.requests.write_all(format!("{line}\n").as_bytes()).map_err(Broken::Pipe)?;
+    ) -> Result<Ending, Failure> {
+        let line = serde_json::to_string(request).map_err(|cause| Failure::Pipe(cause.into()))?;
+        self.requests.write_all(format!("{line}\n").as_bytes()).map_err(Failure::Pipe)?;
         let mut pixels = vec![0; request.options.frame_bytes()];
+        // Opened at the first question of the decoder.
         let mut file = None;
         loop {
-            match wire::read(&mut self.replies, &mut pixels).map_err(Broken::Pipe)? {
-                Reply::Frame(frame) => take(frame, &pixels).map_err(Broken::Taker)?,
+            match wire::read(&mut self.replies, &mut pixels).map_err(Failure::Pipe)? {
+                Reply::Frame(frame) => take(frame, &pixels).map_err(Failure::Receiver)?,
                 Reply::End(ending) => return Ok(ending),
                 Reply::Open => {
                     let size = open_anew(open, &mut file);
-                    wire::write_size(&mut self.requests, &size).map_err(Broken::Pipe)?;
+                    wire::write_size(&mut self.requests, &size).map_err(Failure::Pipe)?;
                 }
                 Reply::Read { at, most } => {
                     let bytes = bytes_at(&mut file, at, most);
-                    wire::write_bytes(&mut self.requests, &bytes).map_err(Broken::Pipe)?;
+                    wire::write_bytes(&mut self.requests, &bytes).map_err(Failure::Pipe)?;
                 }
             }
         }
     }
 
-    /// What a process that is gone says of the video it was about.
+    /// Returns the fault of the video after its process died.
     fn died(mut self, request: &Request, cause: &IoError) -> Result<Fault, Error> {
-        // Nonsense is no death yet; of one that has died this does nothing.
+        // A process that broke the protocol is still alive. Killing a dead one does nothing.
         _ = self.child.kill();
         let status = self.child.wait().map_err(|cause| failed(request, cause.to_string()))?;
-        let said = self
-            .child
-            .stderr
-            .take()
-            .map(|stderr| first_words(BufReader::new(stderr)))
-            .unwrap_or_default();
+        let stderr = self.child.stderr.take();
+        let message = stderr.map(|stderr| first_lines(BufReader::new(stderr))).unwrap_or_default();
         let secs = request.options.limits.deadline_secs;
-        fault(status, &said, secs).ok_or_else(|| {
-            failed(
-                request,
-                format!(
-                    "ended, {status}: {}",
-                    if said.is_empty() { cause.to_string() } else { said }
-                ),
-            )
+        fault(status, &message, secs).ok_or_else(|| {
+            let message = if message.is_empty() { cause.to_string() } else { message };
+            failed(request, format!("ended, {status}: {message}"))
         })
     }
 }
 
-/// Most bytes that are read at once, whatever is asked for.
+/// The largest number of bytes read at once.
 const MOST_READ: u32 = 1 << 20;
 
 /// Opens the video and returns its size.
@@ -177,7 +180,7 @@ fn open_anew(open: &OpenVideo, file: &mut Option<Box<dyn VideoFile>>) -> IoResul
     opened.seek(SeekFrom::End(0))
 }
 
-/// Some of the video's bytes; none behind its end.
+/// Returns some of the video's bytes, or none past its end.
 fn bytes_at(file: &mut Option<Box<dyn VideoFile>>, at: u64, most: u32) -> IoResult<Vec<u8>> {
     let file = file.as_mut().ok_or_else(|| IoError::other("the video is not open"))?;
     file.seek(SeekFrom::Start(at))?;
@@ -188,14 +191,14 @@ fn bytes_at(file: &mut Option<Box<dyn VideoFile>>, at: u64, most: u32) -> IoResu
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has nothing that it could lose.
+        // A decoder has no state worth saving.
         _ = self.child.kill();
         _ = self.child.wait();
     }
 }
 
-/// What it wrote before it died, without the backtrace.
-fn first_words(stderr: impl BufRead) -> String {
+/// Returns the first two lines of the process's stderr, without the backtrace.
+fn first_lines(stderr: impl BufRead) -> String {
     let lines =
         stderr.take(4096).lines().map_while(Result::ok).filter(|line| !line.trim().is_empty());
     let lines = lines
@@ -203,20 +206,23 @@ fn first_words(stderr: impl BufRead) -> String {
     lines.take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// The file's fault, or `None` where it was not the file's.
-fn fault(status: ExitStatus, said: &str, deadline_secs: f64) -> Option<Fault> {
-    let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+/// Returns the file's fault, or `None` if something outside ended the process.
+fn fault(status: ExitStatus, message: &str, deadline_secs: f64) -> Option<Fault> {
+    let message = if message.is_empty() { String::new() } else { format!(": {message}") };
     let own_doing = status.signal().is_some_and(|signal| OWN_DOING.contains(&signal));
     let (class, reason) = match status.code() {
         Some(code) if code == i32::from(STUCK) => (
             FaultClass::Deadline,
-            format!("decoding took longer than {deadline_secs} s, and libav did not come back"),
+            format!("decoding took longer than {deadline_secs} s, and libav did not return"),
         ),
-        Some(PANICKED) => (FaultClass::Crashed, format!("its decoder panicked{said}")),
-        None if own_doing && said.contains(NO_MEMORY) => {
-            (FaultClass::OutOfMemory, format!("it asks for more memory than there is{said}"))
+        Some(PANICKED) => (FaultClass::Crashed, format!("its decoder panicked{message}")),
+        None if own_doing && message.contains(NO_MEMORY) => {
+            (FaultClass::OutOfMemory, format!("it needs more memory than is available{message}"))
         }
-        None if own_doing => (FaultClass::Crashed, format!("its decoder died, {status}{said}")),
+        None if own_doing => {
+            (FaultClass::Crashed, format!("its decoder crashed, {status}{message}"))
+        }
+        // Any other exit code or signal, such as SIGKILL by the kernel or a user.
         _ => return None,
     };
     Some(Fault::new(class, reason))
@@ -228,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decoder_sees_no_secret_of_its_parent() {
+    fn a_decoder_inherits_no_secret_of_its_parent() {
         let folder = tempfile::tempdir().unwrap();
         let seen = folder.path().join("environment");
         let script = format!("env > {}; pwd >> {}; exit 1", seen.display(), seen.display());
@@ -238,7 +244,7 @@ mod tests {
         let seen = std::fs::read_to_string(seen).unwrap();
         assert!(
             std::env::var_os("PATH").is_some() && std::env::var_os("HOME").is_some(),
-            "there is something to be seen"
+            "the parent has variables to inherit"
         );
         let own = ["PWD=", "SHLVL=", "_=", "OLDPWD=", "LD_LIBRARY_PATH=", "RUST_BACKTRACE="];
         let others: Vec<&str> = seen
@@ -248,18 +254,18 @@ mod tests {
         assert!(others.is_empty(), "{others:?}");
     }
 
-    /// How a shell that does `script` ends, and what it said.
+    /// Runs a shell script. Returns its exit status and its first words.
     fn end(script: &str) -> (ExitStatus, String) {
         let output =
             Command::new("sh").args(["-c", &format!("ulimit -c 0; {script}")]).output().unwrap();
-        (output.status, first_words(output.stderr.as_slice()))
+        (output.status, first_lines(output.stderr.as_slice()))
     }
 
     #[test]
-    fn a_death_is_the_file_s_fault_unless_it_came_from_outside() {
+    fn a_crash_is_a_fault_of_the_file_unless_it_was_killed_from_outside() {
         let class = |script: &str| {
-            let (status, said) = end(script);
-            fault(status, &said, 5.0).map(|fault| fault.class)
+            let (status, message) = end(script);
+            fault(status, &message, 5.0).map(|fault| fault.class)
         };
         assert_eq!(class("kill -SEGV $$"), Some(FaultClass::Crashed));
         assert_eq!(
@@ -271,11 +277,11 @@ mod tests {
         for outside in ["kill -KILL $$", "kill -TERM $$", "exit 0", "exit 1"] {
             assert_eq!(class(outside), None, "{outside}");
         }
-        let (status, said) = end(
+        let (status, message) = end(
             "printf 'thread main panicked at a.rs:1:\\nno such codec\\nnote: run with\\n' >&2; exit 101",
         );
         assert_eq!(
-            fault(status, &said, 5.0).unwrap().reason,
+            fault(status, &message, 5.0).unwrap().reason,
             "its decoder panicked: thread main panicked at a.rs:1: no such codec"
         );
     }

@@ -1,21 +1,20 @@
-//! Frames of a video that has been decoded before: they are copied from the shard that has them.
+//! Copies frames that were decoded before. Start at [`Copied::take`].
 //!
-//! In: where they are. Out: the same rows, under the video's name of now. Start at [`Copied::take`].
-//!
-//! A shard names its videos, and so do labels and actions that are made of it. So a shard whose videos are renamed, or of which some are gone,
-//! is written anew. That reads and writes pixels, which is cheap; it decodes nothing.
+//! Shards contain the names of their videos, and so do the labels and actions made from them. So a
+//! shard is written again if its videos were renamed or partly removed. Copying reads and writes
+//! pixels, which is much cheaper than decoding.
 
-use super::quality::Quality;
+use super::work::Out;
 use super::{Decoded, VideoSource};
-use crate::dataset::{Reject, Shard, ShardWriter, Table, VideoRecord, read_table};
+use crate::dataset::{Reject, Shard, Table, VideoRecord, read_table};
 use crate::stages::{Error, Workplace};
 
-/// What a task has copied, and the partition that it copies from.
+/// The counts of a task's copied videos, and the partition they are copied from.
 #[derive(Default)]
 pub(super) struct Copied {
     pub(super) videos: u64,
     pub(super) frames: u64,
-    /// Episodes that end where the picture changes: the next one goes on with the next frame.
+    /// Episodes that end at a scene cut, so that the next episode begins with the next frame.
     pub(super) cuts: u64,
     from: Option<Partition>,
 }
@@ -28,16 +27,17 @@ struct Partition {
 }
 
 impl Copied {
-    /// Copies the frames of one video, number `number` of the task, and what was measured of them.
+    /// Copies the frames of the task's video `number`, and their statistics.
     pub(super) fn take(
         &mut self,
         decoded: &Decoded,
         video: &VideoSource,
         number: usize,
         place: &Workplace,
-        (out, quality): (&mut ShardWriter, &mut Quality),
+        out: &mut Out,
     ) -> Result<(VideoRecord, Option<Reject>), Error> {
         place.go_on()?;
+        // Consecutive videos often come from one partition, which is opened once.
         let from = match self.from.take().filter(|from| from.path == decoded.shard.path) {
             Some(from) => from,
             None => Partition {
@@ -46,22 +46,25 @@ impl Copied {
                 quality: read_table(place.store, &decoded.quality.path)?,
             },
         };
-        let (shard, mut before) = (&from.shard, None);
+        let shard = &from.shard;
+        let mut before = None;
         for row in (0..shard.rows()).filter(|row| shard.video_digest(*row) == decoded.record.digest)
         {
-            let (episode, frame_index) = (shard.episode(row), shard.frame_index(row));
+            let episode = shard.episode(row);
+            let frame_index = shard.frame_index(row);
+            // A new episode without missing frames began at a cut.
             self.cuts += u64::from(
                 before.is_some_and(|(other, last)| other != episode && last + 1 == frame_index),
             );
             before = Some((episode, frame_index));
-            out.push(episode, frame_index, shard.time_s(row), shard.pixels(row))?;
+            out.shard.push(episode, frame_index, shard.time_s(row), shard.pixels(row))?;
         }
-        let wrong = |reason: String| Error::Invariant {
+        let damaged = |reason: String| Error::Invariant {
             what: format!("{}: {reason}", decoded.quality.path),
         };
-        quality.copy(number, &from.quality, &decoded.record.uri).map_err(wrong)?;
+        out.quality.copy(number, &from.quality, &decoded.record.uri).map_err(damaged)?;
         self.from = Some(from);
-        // Another copy of bytes that are there already is a new video all the same.
+        // A further copy of bytes decoded before counts as a new video.
         self.videos += u64::from(decoded.record.digest == video.digest);
         self.frames += decoded.record.frames;
         let VideoSource { uri, digest, bytes, modified, archived, inode, about, .. } =
@@ -69,6 +72,7 @@ impl Copied {
         let reject = decoded.reject.clone().map(|reject| Reject {
             video: uri.clone(),
             digest: digest.clone(),
+            // A reason may contain the name of its video.
             reason: reject.reason.replace(&reject.video, &uri),
             ..reject
         });

@@ -1,5 +1,4 @@
-//! The frames of one video. In: how to open it and what they should be like; out: frame after frame, then what was wrong with the file.
-//! Start at [`decode`], which does it in this process; [`super::child`] does it in another.
+//! Decodes one video in this process. [`super::child`] does the same in a child process.
 
 use std::path::Path;
 
@@ -7,7 +6,7 @@ use super::wire::{Request, Take};
 use crate::stages::Error;
 use crate::video::{Decoder, Fault, Guard, OpenVideo};
 
-/// Decodes until the end or the first fault that ends the file; returns the fault.
+/// Decodes until the end or a fatal fault of the file. Returns the fault.
 pub fn decode(
     request: &Request,
     open: OpenVideo,

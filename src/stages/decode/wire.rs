@@ -1,6 +1,8 @@
-//! What goes between a run and the processes that decode for it. A request is a line of JSON; a reply is frames, each a tag, its time,
-//! its position, whether there is a gap before it, and its pixels, and then how it ended. In between the process asks for the video's
-//! bytes, since it opens no file itself; each question is answered at once. Start at [`Request`].
+//! The protocol between a run and its decoder processes. Start at [`Request`].
+//!
+//! A request is a line of JSON. The reply is a sequence of frames (a tag, the time, the position,
+//! whether there is a gap before, the pixels) and an ending. In between, the decoder asks for the
+//! video's bytes, since it opens no file itself. Each question is answered at once.
 
 use std::io::{Error as IoError, ErrorKind, Read, Result as IoResult, Write};
 use std::path::PathBuf;
@@ -16,71 +18,72 @@ use crate::video::{DecodeOptions, Error as VideoError, Fault, Frame};
 pub struct Request {
     /// The video.
     pub video: VideoSource,
-    /// What its frames should be like.
+    /// The size and format of its frames.
     pub options: DecodeOptions,
 }
 
-/// Takes the next frame and its pixels, `[height, width, 3]`.
+/// A receiver of frames and their pixels, `[height, width, 3]`.
 pub type Take<'a> = dyn FnMut(Frame, &[u8]) -> Result<(), Error> + 'a;
 
-/// One part of an answer.
+/// One message from a decoder.
 #[derive(Debug, PartialEq)]
 pub enum Reply {
-    /// A frame; its pixels are in the reader's buffer.
+    /// A frame. Its pixels are in the reader's buffer.
     Frame(Frame),
-    /// A question: the video's size, which opens it from its beginning.
+    /// A question for the video's size. It also opens the video from its beginning.
     Open,
-    /// A question: some of the video's bytes.
+    /// A question for some of the video's bytes.
     Read {
-        /// Where they begin.
+        /// Their offset.
         at: u64,
-        /// How many, at most.
+        /// Their number, at most.
         most: u32,
     },
-    /// There are no more.
+    /// The ending of the video.
     End(Ending),
 }
 
-/// How a video ended.
+/// The ending of a video.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// At its end, or at a fault.
+    /// Decoding reached the end or a fault.
     Done(Option<Fault>),
-    /// Before the first frame, or where the memory ended.
+    /// Decoding failed before the first frame, or memory ran out.
     Refused(Fault),
-    /// It could not be read.
+    /// The video could not be read.
     Unreadable {
-        /// The operating system's number for it, if it has one.
+        /// The operating system's error code, if there is one.
         code: Option<i32>,
-        /// Whether it will not pass: there is no such file, or it may not be read.
+        /// Whether the error is permanent: no such file, or no permission.
         absent: bool,
-        /// In words.
+        /// The error in words.
         said: String,
     },
-    /// Our fault, not the file's.
+    /// A bug in lapo, not a fault of the file.
     Failed(String),
 }
 
+/// The tags of messages.
 const FRAME: u8 = b'F';
 const END: u8 = b'E';
 const OPEN: u8 = b'O';
 const READ: u8 = b'R';
-/// An answer to a question: it worked, or what the system said.
+/// The tags of an answer: success, or a read error.
 const GOOD: u8 = 0;
 const BAD: u8 = 1;
-/// Most bytes of one answer.
-const MOST_BYTES: u64 = 1 << 24;
+/// The largest number of bytes in an answer.
+const MAX_ANSWER_BYTES: u64 = 1 << 24;
 
-/// Why a video could not be read, in a form that can be sent.
+/// A read error in a serialisable form.
 #[derive(Debug, Serialize, Deserialize)]
-struct Trouble {
+struct ReadError {
     code: Option<i32>,
     absent: bool,
     said: String,
 }
 
-impl Trouble {
+impl ReadError {
     fn of(error: &IoError) -> Self {
         let absent = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
         Self { code: error.raw_os_error(), absent, said: error.to_string() }
@@ -88,6 +91,7 @@ impl Trouble {
 
     fn error(self) -> IoError {
         match self {
+            // A system error is rebuilt from its code, so that its kind survives.
             Self { code: Some(code), .. } => IoError::from_raw_os_error(code),
             Self { absent, said, .. } => {
                 IoError::new(if absent { ErrorKind::NotFound } else { ErrorKind::Other }, said)
@@ -96,13 +100,13 @@ impl Trouble {
     }
 }
 
-/// Asks for the video's size.
+/// Sends a question for the video's size.
 pub fn ask_to_open(to: &mut impl Write) -> IoResult<()> {
     to.write_all(&[OPEN])?;
     to.flush()
 }
 
-/// Asks for some of the video's bytes.
+/// Sends a question for some of the video's bytes.
 pub fn ask_to_read(to: &mut impl Write, at: u64, most: u32) -> IoResult<()> {
     to.write_all(&[READ])?;
     to.write_all(&at.to_le_bytes())?;
@@ -110,24 +114,24 @@ pub fn ask_to_read(to: &mut impl Write, at: u64, most: u32) -> IoResult<()> {
     to.flush()
 }
 
-/// Answers with the video's size.
+/// Sends the video's size as an answer.
 pub fn write_size(to: &mut impl Write, size: &IoResult<u64>) -> IoResult<()> {
     match size {
         Ok(size) => write_bytes(to, &Ok(size.to_le_bytes().to_vec())),
-        Err(error) => write_trouble(to, error),
+        Err(error) => write_error(to, error),
     }
 }
 
-/// Answers with some of its bytes.
+/// Sends some of the video's bytes as an answer.
 pub fn write_bytes(to: &mut impl Write, bytes: &IoResult<Vec<u8>>) -> IoResult<()> {
     match bytes {
         Ok(bytes) => write_answer(to, GOOD, bytes),
-        Err(error) => write_trouble(to, error),
+        Err(error) => write_error(to, error),
     }
 }
 
-fn write_trouble(to: &mut impl Write, error: &IoError) -> IoResult<()> {
-    write_answer(to, BAD, &serde_json::to_vec(&Trouble::of(error))?)
+fn write_error(to: &mut impl Write, error: &IoError) -> IoResult<()> {
+    write_answer(to, BAD, &serde_json::to_vec(&ReadError::of(error))?)
 }
 
 fn write_answer(to: &mut impl Write, tag: u8, bytes: &[u8]) -> IoResult<()> {
@@ -137,27 +141,34 @@ fn write_answer(to: &mut impl Write, tag: u8, bytes: &[u8]) -> IoResult<()> {
     to.flush()
 }
 
-/// The video's size, as answered.
+/// Reads an answer with the video's size.
 pub fn read_size(from: &mut impl Read) -> IoResult<u64> {
     let bytes = read_bytes(from)?;
-    let bytes =
-        bytes.try_into().map_err(|_| IoError::new(ErrorKind::InvalidData, "a size has 8 bytes"))?;
+    let bytes = bytes
+        .try_into()
+        .map_err(|_| IoError::new(ErrorKind::InvalidData, "expected a size of 8 bytes"))?;
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Some of its bytes, as answered.
+/// Reads an answer with some of the video's bytes.
 pub fn read_bytes(from: &mut impl Read) -> IoResult<Vec<u8>> {
-    let ([tag], length) = (array(from)?, u64::from_le_bytes(array(from)?));
-    if length > MOST_BYTES {
-        return Err(IoError::new(ErrorKind::InvalidData, format!("an answer has {length} bytes")));
+    let [tag] = array(from)?;
+    let length = u64::from_le_bytes(array(from)?);
+    // A corrupt length must not exhaust the memory.
+    if length > MAX_ANSWER_BYTES {
+        return Err(IoError::new(
+            ErrorKind::InvalidData,
+            format!("an answer has {length} bytes, more than the limit"),
+        ));
     }
     let mut bytes = vec![0; length as usize];
     from.read_exact(&mut bytes)?;
-    if tag == GOOD { Ok(bytes) } else { Err(serde_json::from_slice::<Trouble>(&bytes)?.error()) }
+    if tag == GOOD { Ok(bytes) } else { Err(serde_json::from_slice::<ReadError>(&bytes)?.error()) }
 }
 
 /// Sends a frame.
 pub fn write_frame(to: &mut impl Write, frame: Frame, pixels: &[u8]) -> IoResult<()> {
+    // One tag, two numbers of 8 bytes, and the gap.
     let mut head = [FRAME; 18];
     head[1..9].copy_from_slice(&frame.time_secs.to_le_bytes());
     head[9..17].copy_from_slice(&frame.index.to_le_bytes());
@@ -166,7 +177,7 @@ pub fn write_frame(to: &mut impl Write, frame: Frame, pixels: &[u8]) -> IoResult
     to.write_all(pixels)
 }
 
-/// Sends how a video ended, and all that was held back.
+/// Sends the ending of a video and flushes.
 pub fn write_end(to: &mut impl Write, ending: &Ending) -> IoResult<()> {
     let text = serde_json::to_vec(ending)?;
     to.write_all(&[END])?;
@@ -175,7 +186,7 @@ pub fn write_end(to: &mut impl Write, ending: &Ending) -> IoResult<()> {
     to.flush()
 }
 
-/// The next part of an answer; the pixels of a frame go into `pixels`.
+/// Reads the next message. The pixels of a frame go into `pixels`.
 pub fn read(from: &mut impl Read, pixels: &mut [u8]) -> IoResult<Reply> {
     let [tag] = array(from)?;
     match tag {
@@ -194,12 +205,14 @@ pub fn read(from: &mut impl Read, pixels: &mut [u8]) -> IoResult<Reply> {
         END => {
             let length = u32::from_le_bytes(array(from)?);
             let mut text = Vec::new();
+            // Read with a limit, without allocating the announced length up front.
             from.take(u64::from(length)).read_to_end(&mut text)?;
             Ok(Reply::End(serde_json::from_slice(&text)?))
         }
-        other => {
-            Err(IoError::new(ErrorKind::InvalidData, format!("an answer begins with byte {other}")))
-        }
+        other => Err(IoError::new(
+            ErrorKind::InvalidData,
+            format!("a message has the unknown tag {other}"),
+        )),
     }
 }
 
@@ -209,7 +222,7 @@ fn array<const N: usize>(from: &mut impl Read) -> IoResult<[u8; N]> {
 }
 
 impl Ending {
-    /// What became of decoding, ready to be sent.
+    /// Creates the ending of a decoding result.
     pub fn of(result: Result<Option<Fault>, Error>) -> Self {
         match result {
             Ok(fault) => Ending::Done(fault),
@@ -223,7 +236,7 @@ impl Ending {
         }
     }
 
-    /// The same as if it had been decoded here.
+    /// Returns the decoding result, as if the video had been decoded in this process.
     pub fn result(self, video: &VideoSource) -> Result<Option<Fault>, Error> {
         let path = PathBuf::from(&video.uri);
         Err(match self {
@@ -248,12 +261,17 @@ mod tests {
     use crate::video::FaultClass;
 
     fn video() -> VideoSource {
-        let (uri, digest, modified) = ("videos/a.mp4".into(), "d".into(), "m".into());
-        VideoSource { uri, digest, bytes: 1, modified, ..VideoSource::default() }
+        VideoSource {
+            uri: "videos/a.mp4".into(),
+            digest: "d".into(),
+            bytes: 1,
+            modified: "m".into(),
+            ..VideoSource::default()
+        }
     }
 
     #[test]
-    fn an_answer_comes_back_as_it_was_sent() {
+    fn messages_come_back_as_they_were_sent() {
         let mut sent = Vec::new();
         let frames = [(0.1 + 0.2, false, [1, 2, 3]), (f64::MAX, true, [4, 5, 6])];
         for (time_secs, gap_before, pixels) in frames {
@@ -276,14 +294,15 @@ mod tests {
             let ended = std::iter::from_fn(|| Some(read(&mut from, &mut seen)))
                 .take(3)
                 .find_map(Result::err);
-            assert!(ended.is_some(), "{cut} bytes of an answer are not one");
+            assert!(ended.is_some(), "{cut} bytes are no whole message");
         }
         assert!(read(&mut &b"X"[..], &mut seen).is_err());
     }
 
     #[test]
     fn questions_and_their_answers_come_back_as_they_were_sent() {
-        let (mut asked, mut answered) = (Vec::new(), Vec::new());
+        let mut asked = Vec::new();
+        let mut answered = Vec::new();
         ask_to_open(&mut asked).unwrap();
         ask_to_read(&mut asked, 1 << 40, 7).unwrap();
         let mut from = asked.as_slice();
@@ -299,23 +318,23 @@ mod tests {
     }
 
     #[test]
-    fn an_error_means_there_what_it_means_here() {
+    fn an_error_means_the_same_in_both_processes() {
         let read = |source: IoError| VideoError::Read { path: "videos/a.mp4".into(), source };
         let fault = Fault::new(FaultClass::TooLarge, "it is too large");
         let errors = [
             read(IoError::from_raw_os_error(5)),
             read(IoError::from_raw_os_error(2)),
-            read(IoError::new(ErrorKind::PermissionDenied, "the store says no")),
+            read(IoError::new(ErrorKind::PermissionDenied, "the store refuses access")),
             read(IoError::new(ErrorKind::TimedOut, "the store is gone")),
             VideoError::Refused { path: "videos/a.mp4".into(), fault },
         ];
         for error in errors {
             let (text, class, passes) = (error.to_string(), error.class(), error.is_transient());
-            let Err(Error::Video(told)) = Ending::of(Err(error.into())).result(&video()) else {
-                panic!("{text}: no error any more")
+            let Err(Error::Video(received)) = Ending::of(Err(error.into())).result(&video()) else {
+                panic!("{text}: expected an error")
             };
             assert_eq!(
-                (told.to_string(), told.class(), told.is_transient()),
+                (received.to_string(), received.class(), received.is_transient()),
                 (text, class, passes)
             );
         }

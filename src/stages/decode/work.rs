@@ -1,10 +1,10 @@
-//! The work of [`decode`](super): videos, one after the other, into one shard. Compiled where libav is.
+//! The work of [`decode`](super): decodes a task's videos into one shard. Compiled only with libav.
 
 use super::copy::Copied;
 use super::episodes::{Episodes, Judged, Timed};
 use super::frames::decode;
 use super::opener::opener;
-use super::quality::{LeftOut, Look, Quality};
+use super::quality::{DropReason, FrameStats, Quality};
 use super::wire::{Request, Take};
 use super::{DecodeTask, VideoSource};
 use crate::dataset::{
@@ -13,12 +13,12 @@ use crate::dataset::{
 use crate::stages::{Done, Error, Workplace};
 use crate::video::{DecodeOptions, Fault, FaultClass, Fit, Guard};
 
-/// Pixels of a side at which bars are looked for.
+/// The width and height of the pictures in which bars are detected.
 const BARS_SIDE: u32 = 256;
-/// A bar ends here.
-const MOST_OF_A_SIDE: f32 = 0.49;
+/// The largest width of a bar, as a share of the picture.
+const MAX_BAR: f32 = 0.49;
 
-/// Decodes the task's videos, one after the other, into one shard.
+/// Decodes the task's videos in sequence into one shard.
 pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     let name =
         |video: &VideoSource| VideoName { uri: video.uri.clone(), digest: video.digest.clone() };
@@ -29,13 +29,15 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     };
     let shard =
         ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
-    let (mut out, mut done) = (Out { shard, quality: Quality::default() }, Done::default());
-    let (mut cuts, mut trimmed, mut copied) = (0, 0, Copied::default());
+    let mut out = Out { shard, quality: Quality::default() };
+    let mut done = Done::default();
+    let mut copied = Copied::default();
+    let mut cuts = 0;
+    let mut trimmed = 0;
     for (i, video) in task.videos.iter().enumerate() {
         out.shard.begin_video(i)?;
         if let Some(decoded) = &video.decoded {
-            let (record, reject) =
-                copied.take(decoded, video, i, place, (&mut out.shard, &mut out.quality))?;
+            let (record, reject) = copied.take(decoded, video, i, place, &mut out)?;
             done.videos.push(record);
             done.rejects.extend(reject);
             place.progress.advance(1);
@@ -63,8 +65,8 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
         ("copied_frames", copied.frames as f64),
         ("cuts", (cuts + copied.cuts) as f64),
         ("trimmed_videos", trimmed as f64),
-        ("blank_frames", quality.count(LeftOut::Blank) as f64),
-        ("still_frames", quality.count(LeftOut::Still) as f64),
+        ("blank_frames", quality.count(DropReason::Blank) as f64),
+        ("still_frames", quality.count(DropReason::Still) as f64),
     ];
     done.stats.extend(counts.map(|(name, count)| (name.to_owned(), count)));
     let uris = task.videos.iter().map(|video| video.uri.clone()).collect();
@@ -75,7 +77,7 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     Ok(done)
 }
 
-/// One video: its frames into the shard, its fault (if any) into words.
+/// Decodes one video into the shard. Returns its record and its reject.
 fn decode_video(
     task: &DecodeTask,
     video: &VideoSource,
@@ -85,11 +87,13 @@ fn decode_video(
     let mut fault = video.unusable.clone();
     if fault.is_none() {
         fault = frames_into(task, video, place, frames)?;
+        // An unreadable file cannot be checked for changes.
         if fault.as_ref().is_none_or(|(class, _)| class != FaultClass::Unreadable.as_str()) {
             unchanged(video, place)?;
         }
     }
-    let (frames, episodes) = (frames.episodes.kept(), frames.episodes.count());
+    let episodes = frames.episodes.count();
+    let frames = frames.episodes.kept();
     if fault.is_none() && frames < task.config.min_frames {
         let reason = format!("{frames} frames, expected at least {}", task.config.min_frames);
         fault = Some(("too_short".into(), reason));
@@ -115,7 +119,7 @@ fn decode_video(
     Ok((record, reject))
 }
 
-/// Decodes until the end or the first fault that ends the file; returns the fault as (class, reason).
+/// Decodes until the end or a fatal fault of the file. Returns the fault's class and reason.
 fn frames_into(
     task: &DecodeTask,
     video: &VideoSource,
@@ -140,11 +144,12 @@ fn frames_into(
             frame.gap_before,
         )
     });
+    // Also after a fault: the frames before it are kept.
     frames.finish()?;
     let fault = match result {
         Ok(fault) => fault.map(|fault| (fault.class, fault.reason)),
-        // The file's fault is an outcome; anything else (a disk error, a file that vanished) is an error, and tried again by the next run.
-        // That an object may be listed but not read shows only here.
+        // A fault of the file is an outcome. Anything else, such as a disk error, is an error that
+        // the next run tries again. Objects may be listed but unreadable, which shows only here.
         Err(Error::Video(error)) => match error.class() {
             Some(FaultClass::Unreadable) if address(&video.uri).is_none() => {
                 return Err(Error::Unavailable {
@@ -160,7 +165,8 @@ fn frames_into(
     Ok(fault.map(|(class, reason)| (class.as_str().to_string(), reason)))
 }
 
-/// The black bars that stay throughout a video: left, top, right, bottom. What is wrong with the file is found again when it is decoded.
+/// Returns the black bars that last throughout a video: left, top, right, bottom. Faults of the
+/// file are found again when it is decoded.
 fn bars_of(
     video: &VideoSource,
     options: &DecodeOptions,
@@ -171,15 +177,17 @@ fn bars_of(
         width: BARS_SIDE,
         height: BARS_SIDE,
         fit: Fit::Stretch,
+        // All frames count, whatever the rate of the output.
         fps: None,
         ..options.clone()
     };
     let mut least = None;
     let seen = decoded(&Request { video: video.clone(), options }, place, &mut |_, pixels| {
         place.go_on()?;
-        let bars = Look::at(pixels, size).bars;
-        // Of a dark picture nothing is known.
+        let bars = FrameStats::of(pixels, size).bars;
+        // In a dark picture, bars cannot be seen.
         if bars[0] + bars[2] < 1.0 && bars[1] + bars[3] < 1.0 {
+            // A bar lasts throughout a video, so the narrowest one counts.
             let before = least.unwrap_or(bars);
             least = Some(std::array::from_fn(|edge| before[edge].min(bars[edge])));
         }
@@ -187,13 +195,13 @@ fn bars_of(
     });
     match seen {
         Ok(_) | Err(Error::Video(_)) => {
-            Ok(least.unwrap_or_default().map(|bar: f32| bar.min(MOST_OF_A_SIDE)))
+            Ok(least.unwrap_or_default().map(|bar: f32| bar.min(MAX_BAR)))
         }
         Err(error) => Err(error),
     }
 }
 
-/// Decodes where this run decodes.
+/// Decodes in a decoder process or, without any, in this process.
 fn decoded(request: &Request, place: &Workplace, take: &mut Take) -> Result<Option<Fault>, Error> {
     place.go_on()?;
     let result = match place.decoders {
@@ -203,24 +211,25 @@ fn decoded(request: &Request, place: &Workplace, take: &mut Take) -> Result<Opti
             decode(request, open, Guard::new(&request.options.limits), take)
         }
     };
-    // A signal to the whole group may have ended the process that decodes: that says nothing of the video.
+    // A signal to the whole process group may have ended the decoder. That is no fault of the
+    // video.
     place.go_on()?;
     result
 }
 
-/// What a task writes.
-struct Out {
-    shard: ShardWriter,
-    quality: Quality,
+/// The outputs of a task.
+pub(super) struct Out {
+    pub(super) shard: ShardWriter,
+    pub(super) quality: Quality,
 }
 
-/// The frames of one video on their way there.
+/// The frames of one video on their way to the shard.
 struct Frames<'a> {
     out: &'a mut Out,
-    /// Its number in the task.
+    /// The video's number in the task.
     video: usize,
     episodes: Episodes,
-    /// Whether black bars were cut off.
+    /// Whether black bars were removed.
     trimmed: bool,
 }
 
@@ -230,7 +239,7 @@ impl Frames<'_> {
         self.write(judged)
     }
 
-    /// Those that waited for what comes after them.
+    /// Writes the frames that waited for their successors.
     fn finish(&mut self) -> Result<(), Error> {
         while let Some(judged) = self.episodes.pop() {
             self.write(Some(judged))?;
@@ -241,14 +250,15 @@ impl Frames<'_> {
     fn write(&mut self, judged: Option<Judged>) -> Result<(), Error> {
         let Some(Judged { frame, episode, measured }) = judged else { return Ok(()) };
         self.out.quality.push(self.video, frame.index, &measured);
-        if measured.left_out.is_none() {
+        if measured.dropped.is_none() {
             self.out.shard.push(episode, frame.index, frame.time_secs, &frame.pixels)?;
         }
         Ok(())
     }
 }
 
-/// A file that changed since it was hashed must not be filed under its old hash.
+/// Returns an error if the file changed after it was hashed, since its frames would be stored under
+/// the old hash.
 fn unchanged(video: &VideoSource, place: &Workplace) -> Result<(), Error> {
     match version_of(video.file(), place.store.access()) {
         Ok((bytes, version))
@@ -258,7 +268,7 @@ fn unchanged(video: &VideoSource, place: &Workplace) -> Result<(), Error> {
         }
         _ => Err(Error::Unavailable {
             video: video.uri.clone(),
-            reason: "it changed since this run looked at it".into(),
+            reason: "the file changed after this run was planned".into(),
         }),
     }
 }

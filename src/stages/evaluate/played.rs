@@ -1,4 +1,4 @@
-//! What was played: episodes go in, a table of them and the means of every kind of player come out.
+//! The table of evaluated episodes, and the mean returns of each player.
 
 use serde::Serialize;
 
@@ -6,13 +6,13 @@ use super::Episode;
 use super::rollouts::Rollouts;
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::envs::{End, Game, Returns};
-use crate::stages::player::Player;
+use crate::stages::player::GamePlayer;
 use crate::stages::{Error, Workplace};
 use crate::train::probe::Probe;
 
-/// Every episode of every player, row by row.
+/// Every episode of every player, column by column.
 #[derive(Default)]
-pub(super) struct Played {
+pub(super) struct EpisodeTable {
     player: Vec<String>,
     transitions: Vec<Option<u64>>,
     draw: Vec<Option<u64>>,
@@ -22,17 +22,17 @@ pub(super) struct Played {
     end: Vec<End>,
 }
 
-impl Played {
-    /// How many episodes there are.
+impl EpisodeTable {
+    /// Returns the number of episodes.
     pub(super) fn len(&self) -> usize {
         self.player.len()
     }
 
-    pub(super) fn extend(&mut self, player: &Player, episodes: Vec<Episode>) {
+    pub(super) fn extend(&mut self, player: &GamePlayer, episodes: Vec<Episode>) {
         let (name, transitions, draw) = match player {
-            Player::Random | Player::Sticky(_) => ("random", None, None),
-            Player::Expert => ("expert", None, None),
-            Player::Learnt(learnt) => match learnt.decoder() {
+            GamePlayer::Random | GamePlayer::Sticky(_) => ("random", None, None),
+            GamePlayer::Expert => ("expert", None, None),
+            GamePlayer::Trained(trained) => match trained.decoder() {
                 Some([transitions, draw]) => ("policy", Some(transitions), Some(draw)),
                 None => ("agent", None, None),
             },
@@ -48,7 +48,7 @@ impl Played {
         }
     }
 
-    /// A row for every episode; no file if there was none.
+    /// Writes a row for every episode. Writes no file if there are none.
     pub(super) fn write(&self, place: &Workplace) -> Result<Vec<FileInfo>, Error> {
         if self.player.is_empty() {
             return Ok(vec![]);
@@ -78,17 +78,18 @@ impl Played {
         Ok(vec![write_table(place.store, &format!("{}/episodes.parquet", place.folder), &columns)?])
     }
 
-    /// The means, player by player.
-    pub(super) fn returns(&self, game: Game) -> Earned {
+    /// Returns the mean returns of each player.
+    pub(super) fn returns(&self, game: Game) -> GameReturns {
         let returns = game.returns();
-        let mut rows: Vec<Row> = Vec::new();
+        let mut rows: Vec<PlayerReturns> = Vec::new();
+        // Episodes of one player are consecutive, and so are the draws of equally many transitions.
         let mut at = 0;
         while at < self.player.len() {
             let same = |i: &usize| {
                 (&self.player[*i], self.transitions[*i]) == (&self.player[at], self.transitions[at])
             };
             let end = (at..self.player.len()).take_while(same).count() + at;
-            rows.push(Row::new(
+            rows.push(PlayerReturns::new(
                 &self.player[at],
                 self.transitions[at],
                 &self.episode_return[at..end],
@@ -96,30 +97,36 @@ impl Played {
             ));
             at = end;
         }
-        Earned { game, rows, published: Published::from(returns) }
+        GameReturns { game, rows, published: Published::from(returns) }
     }
 }
 
-/// What every kind of player earned, draws together.
+/// The mean return of a player, over all draws of equally many transitions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Row {
+struct PlayerReturns {
     player: String,
     transitions: Option<u64>,
     episodes: usize,
     mean_return: f64,
-    /// Standard deviation of the mean.
+    /// The standard error of the mean.
     standard_error: f64,
-    /// On the scale where published random actions have 0 and the published expert has 1.
+    /// The mean on a scale from 0 (published random actions) to 1 (published expert).
     normalised: f64,
 }
 
-impl Row {
-    fn new(player: &str, transitions: Option<u64>, returns: &[f64], published: Returns) -> Row {
+impl PlayerReturns {
+    fn new(
+        player: &str,
+        transitions: Option<u64>,
+        returns: &[f64],
+        published: Returns,
+    ) -> PlayerReturns {
         let count = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / count;
+        // The unbiased estimate of the variance.
         let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>()
             / (count - 1.0).max(1.0);
-        Row {
+        PlayerReturns {
             player: player.to_owned(),
             transitions,
             episodes: returns.len(),
@@ -130,7 +137,7 @@ impl Row {
     }
 }
 
-/// What others earned in this game, easy mode.
+/// Published returns in this game, easy mode.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Published {
     random: f64,
@@ -145,17 +152,17 @@ impl From<Returns> for Published {
     }
 }
 
-/// What was earned in a game.
+/// The mean returns in a game.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Earned {
+pub(super) struct GameReturns {
     game: Game,
-    rows: Vec<Row>,
+    rows: Vec<PlayerReturns>,
     published: Published,
 }
 
-impl Earned {
+impl GameReturns {
     fn sentence(&self) -> String {
-        let row = |row: &Row| {
+        let row = |row: &PlayerReturns| {
             let who = row
                 .transitions
                 .map_or(row.player.clone(), |transitions| format!("{transitions} transitions"));
@@ -170,11 +177,11 @@ impl Earned {
     }
 }
 
-/// All that was found out.
+/// The results of all evaluations.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Evaluation {
     #[serde(flatten)]
-    pub returns: Option<Earned>,
+    pub returns: Option<GameReturns>,
     pub probe: Option<Probe>,
     pub rollouts: Option<Rollouts>,
 }
@@ -182,15 +189,15 @@ pub(super) struct Evaluation {
 impl Evaluation {
     pub(super) fn sentence(&self) -> String {
         let Evaluation { returns, probe, rollouts } = self;
-        let told = [
-            returns.as_ref().map(Earned::sentence),
+        let sentences = [
+            returns.as_ref().map(GameReturns::sentence),
             probe.as_ref().map(Probe::sentence),
             rollouts.as_ref().map(Rollouts::sentence),
         ];
-        told.into_iter().flatten().collect::<Vec<_>>().join("; ")
+        sentences.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
-    /// The probe's row; no file if it was not asked.
+    /// Writes the probe's row. Writes no file if there was no probe.
     pub(super) fn write(&self, place: &Workplace) -> Result<Vec<FileInfo>, Error> {
         let Some(probe) = &self.probe else { return Ok(vec![]) };
         let number = |value: Option<f64>| Column::F64(vec![value]);
@@ -211,26 +218,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_of_as_many_transitions_are_one_row() {
-        let mut played = Played::default();
+    fn draws_of_equally_many_transitions_are_one_row() {
+        let mut episodes = EpisodeTable::default();
         let episode =
             |episode_return| Episode { level: 0, episode_return, length: 3, end: End::Done };
-        played.extend(&Player::Random, vec![episode(0.0), episode(10.0)]);
+        episodes.extend(&GamePlayer::Random, vec![episode(0.0), episode(10.0)]);
         let row = |transitions, returns: &[f64]| {
-            Row::new("policy", transitions, returns, Game::Maze.returns())
+            PlayerReturns::new("policy", transitions, returns, Game::Maze.returns())
         };
         for returns in [[10.0, 10.0], [0.0, 10.0]] {
             for value in returns {
-                played.player.push("policy".into());
-                played.transitions.push(Some(64));
-                played.draw.push(Some(0));
-                played.level.push(0);
-                played.episode_return.push(value);
-                played.length.push(1);
-                played.end.push(End::Done);
+                episodes.player.push("policy".into());
+                episodes.transitions.push(Some(64));
+                episodes.draw.push(Some(0));
+                episodes.level.push(0);
+                episodes.episode_return.push(value);
+                episodes.length.push(1);
+                episodes.end.push(End::Done);
             }
         }
-        let evaluation = played.returns(Game::Maze);
+        let evaluation = episodes.returns(Game::Maze);
         assert_eq!(evaluation.rows.len(), 2);
         assert_eq!(evaluation.rows[1], row(Some(64), &[10.0, 10.0, 0.0, 10.0]));
         assert!((evaluation.rows[1].standard_error - 2.5).abs() < 1e-12);

@@ -1,4 +1,4 @@
-//! A stage's plan as `lapo plan --format json` prints it.
+//! A stage's plan as JSON, for `lapo plan --format json`.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::key::Fields;
 use super::{LeftOut, Reason, StagePlan};
 use crate::stages::Needs;
 
-/// What a plan says of a stage, for programs.
+/// The JSON form of a plan.
 #[derive(Serialize)]
 struct StageView<'a> {
     stage: &'a str,

@@ -1,4 +1,5 @@
-//! What a policy is worth: the decoding curve and the episodes go in, two charts come out, returns beside the published ones.
+//! Evaluation of a policy: decoding accuracy, the probe, rollouts, and returns beside published
+//! ones.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +10,10 @@ use super::{Inputs, Source};
 use crate::dataset::{Column, read_table};
 use crate::stages::Error;
 
-/// Decoding and returns.
+/// Makes the section with decoding and returns.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
-    let (mut html, mut figures) = (String::new(), Vec::new());
+    let mut html = String::new();
+    let mut figures = Vec::new();
     if let Some(source) = inputs.of("decoder") {
         figures.extend(decoding(inputs, source)?);
     }
@@ -19,7 +21,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
         let evaluation = evaluation(inputs, source)?;
         html += &evaluation["sentence"]
             .as_str()
-            .map(|sentence| paragraph(&format!("In the end: {sentence}.")))
+            .map(|sentence| paragraph(&format!("Result: {sentence}.")))
             .unwrap_or_default();
         figures.extend(probed(inputs, source)?);
         figures.extend(foreseen(inputs, source)?);
@@ -28,7 +30,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     Ok((!figures.is_empty()).then(|| Section::new("Policy", html + &halves(&figures))))
 }
 
-/// How well latent actions are decoded, over the number of transitions that decoders learnt from.
+/// Draws decoding accuracy by the number of transitions that decoders were trained on.
 fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let Some(path) = source.paths("curve.parquet").pop() else { return Ok(None) };
     let curve = read_table(inputs.place.store, &path)?;
@@ -37,24 +39,20 @@ fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     else {
         return Ok(None);
     };
+    // Discrete actions have an accuracy, continuous ones an R2.
     let (measure, values, label) = if accuracy.iter().any(Option::is_some) {
         ("accuracy", accuracy, "accuracy")
     } else {
         ("r2", r2, "R2")
     };
-    let mut by_number: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-    for (number, value) in transitions.iter().zip(&values) {
-        if let (Some(number), Some(value)) = (number, value) {
-            by_number.entry(*number as u64).or_default().push(*value);
-        }
-    }
+    let by_number = by_number(&transitions, &values);
     let rows: Vec<(u64, [f64; 3])> =
         by_number.iter().map(|(number, values)| (*number, mean_and_range(values))).collect();
     let column = |at: usize| Column::F64(rows.iter().map(|(_, row)| Some(row[at])).collect());
     let numbers = Numbers::new(
         format!(
-            "SELECT transitions, avg({measure}) AS mean, min({measure}) AS least, max({measure}) AS most FROM {} \
-             GROUP BY transitions ORDER BY transitions",
+            "SELECT transitions, avg({measure}) AS mean, min({measure}) AS least, \
+             max({measure}) AS most FROM {} GROUP BY transitions ORDER BY transitions",
             table(source, "curve")
         ),
         [
@@ -85,14 +83,14 @@ fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         .collect();
     let chart = lines(&Axes::powers("transitions with a true action", label).wide(), &[line])?;
     let caption = format!(
-        "Decoding held-out true actions: {label}, its mean over draws (line) and every draw (pale)"
+        "Decoding held-out true actions: mean {label} over draws (line) and each draw (pale)"
     );
     Ok(Some(figure(&chart, &caption, &[numbers, every])))
 }
 
-/// What a probe made of held-out latent actions, beside guessing.
+/// Draws the probe's accuracy on held-out latent actions, beside guessing.
 fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
-    const TOLD: [(&str, &str, RGBColor); 3] = [
+    const BARS: [(&str, &str, RGBColor); 3] = [
         ("guessing", "guessing", GREY),
         ("linear", "a linear probe", BLUE),
         ("mlp", "hidden layers", BLUE),
@@ -101,6 +99,7 @@ fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let probe = read_table(inputs.place.store, &path)?;
     let value =
         |name: &str| probe.numbers(name).and_then(|values| values.first().copied().flatten());
+    // Only discrete actions have an entropy.
     let discrete = value("action_entropy").is_some();
     let columns =
         ["transitions", "guessing", "linear", "mlp", "mutual_information", "action_entropy"];
@@ -120,19 +119,20 @@ fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let bar = |(name, label, colour): (&str, &str, RGBColor)| {
         Some(Bar::new(label.into(), value(name)?, colour))
     };
-    let (measure, what) = if discrete { ("accuracy", "share told right") } else { ("R2", "R2") };
+    let (measure, what) =
+        if discrete { ("accuracy", "share of correct predictions") } else { ("R2", "R2") };
     let chart = bars(
-        &Axes::new("who is asked", measure).wide(),
-        &TOLD.into_iter().filter_map(bar).collect::<Vec<_>>(),
+        &Axes::new("predictor", measure).wide(),
+        &BARS.into_iter().filter_map(bar).collect::<Vec<_>>(),
     )?;
     Ok(Some(figure(
         &chart,
-        &format!("True actions told from held-out latent actions: {what}"),
+        &format!("True actions predicted from held-out latent actions: {what}"),
         &[numbers],
     )))
 }
 
-/// The world model's error, frame after frame.
+/// Draws the world model's error by the number of frames ahead.
 fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     const ERRORS: [(&str, &str); 3] = [
         ("copy_error", "copying the last real frame"),
@@ -167,12 +167,23 @@ fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         + &legend(&Line::legend(&curves));
     Ok(Some(figure(
         &chart,
-        "Frames predicted from predictions, of every `holdout`-th episode",
+        "Frames predicted from earlier predictions, in every `holdout`-th episode",
         &[numbers],
     )))
 }
 
-/// Counts, none of which is missing.
+/// Groups the values of all draws by their number of transitions.
+fn by_number(transitions: &[Option<f64>], values: &[Option<f64>]) -> BTreeMap<u64, Vec<f64>> {
+    let mut by_number: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (number, value) in transitions.iter().zip(values) {
+        if let (Some(number), Some(value)) = (number, value) {
+            by_number.entry(*number as u64).or_default().push(*value);
+        }
+    }
+    by_number
+}
+
+/// Returns a column of counts. A missing count is 0.
 fn whole(values: &[Option<f64>]) -> Column {
     Column::U64(values.iter().map(|value| value.unwrap_or(0.0) as u64).collect())
 }
@@ -193,17 +204,17 @@ fn evaluation(inputs: &Inputs, source: &Source) -> Result<serde_json::Value, Err
     inputs.json(&path)
 }
 
-/// One player and the returns of its episodes.
+/// A player and the returns of its episodes.
 struct Player {
     name: String,
     transitions: Option<u64>,
     mean: f64,
-    /// Standard deviation of the mean, where there is more than one episode.
+    /// The standard error of the mean, if there is more than one episode.
     error: Option<f64>,
     episodes: u64,
 }
 
-/// Every player's mean return, beside what others published.
+/// Draws the mean return of each player, beside published returns.
 fn returns(
     inputs: &Inputs,
     source: &Source,
@@ -211,28 +222,26 @@ fn returns(
 ) -> Result<Option<String>, Error> {
     let Some(path) = source.paths("episodes.parquet").pop() else { return Ok(None) };
     let players = players(&read_table(inputs.place.store, &path)?);
-    let numbers = Numbers::new(
-        format!(
-            "SELECT player, transitions, count(*) AS episodes, avg(episode_return) AS mean_return, \
-             stddev(episode_return) / sqrt(count(*)) AS standard_error FROM {} GROUP BY player, transitions ORDER BY player, transitions",
-            table(source, "episodes")
-        ),
-        [
-            ("player", Column::Text(players.iter().map(|player| player.name.clone()).collect())),
-            (
-                "transitions",
-                Column::F64(
-                    players
-                        .iter()
-                        .map(|player| player.transitions.map(|number| number as f64))
-                        .collect(),
-                ),
-            ),
-            ("episodes", Column::U64(players.iter().map(|player| player.episodes).collect())),
-            ("mean_return", Column::F64(players.iter().map(|player| Some(player.mean)).collect())),
-            ("standard_error", Column::F64(players.iter().map(|player| player.error).collect())),
-        ],
+    let axes = Axes::new(
+        "player: random, the policy by its decoder's transitions, an agent, the expert",
+        "mean return",
     );
+    let chart = bars(&axes.wide(), &return_bars(&players, evaluation))?;
+    let colours = [
+        ("measured here", BLUE),
+        ("random and expert, measured here", GREY),
+        ("published", ORANGE),
+    ];
+    let colours = colours.map(|(name, colour)| (name.to_owned(), css(colour)));
+    Ok(Some(figure(
+        &(chart + &legend(&colours) + &published_note(evaluation)),
+        "Mean returns with 95% confidence intervals",
+        &[return_numbers(source, &players)],
+    )))
+}
+
+/// Returns the bars of all players, from the worst to the best baseline, and the published ones.
+fn return_bars(players: &[Player], evaluation: &serde_json::Value) -> Vec<Bar> {
     let bar = |player: &Player, label: String, colour| {
         Bar::new(label, player.mean, colour).spread(player.error.map(|error| 1.96 * error))
     };
@@ -242,37 +251,41 @@ fn returns(
             .filter(move |player| player.name == name)
             .map(move |player| bar(player, player.name.clone(), colour))
     };
-    let ours = players
+    let trained = players
         .iter()
         .filter_map(|player| Some(bar(player, player.transitions?.to_string(), BLUE)))
         .chain(named("agent", BLUE));
-    let all: Vec<Bar> = named("random", GREY)
-        .chain(ours)
+    named("random", GREY)
+        .chain(trained)
         .chain(named("expert", GREY))
         .chain(published(evaluation))
-        .collect();
-    let chart = bars(
-        &Axes::new(
-            "who plays: random, the policy by its decoder's transitions, an agent, the expert",
-            "mean return",
-        )
-        .wide(),
-        &all,
-    )?;
-    let colours = [
-        ("measured here", BLUE),
-        ("random and expert, measured here", GREY),
-        ("published", ORANGE),
-    ];
-    let colours = colours.map(|(name, colour)| (name.to_owned(), css(colour)));
-    let caption = "Mean returns; a line spans 95 % of where the mean may lie".to_owned();
-    Ok(Some(figure(&(chart + &legend(&colours) + &told(evaluation)), &caption, &[numbers])))
+        .collect()
+}
+
+fn return_numbers(source: &Source, players: &[Player]) -> Numbers {
+    let text = |of: fn(&Player) -> String| Column::Text(players.iter().map(of).collect());
+    let number = |of: fn(&Player) -> Option<f64>| Column::F64(players.iter().map(of).collect());
+    Numbers::new(
+        format!(
+            "SELECT player, transitions, count(*) AS episodes, avg(episode_return) AS mean_return, \
+             stddev(episode_return) / sqrt(count(*)) AS standard_error FROM {} \
+             GROUP BY player, transitions ORDER BY player, transitions",
+            table(source, "episodes")
+        ),
+        [
+            ("player", text(|player| player.name.clone())),
+            ("transitions", number(|player| player.transitions.map(|number| number as f64))),
+            ("episodes", Column::U64(players.iter().map(|player| player.episodes).collect())),
+            ("mean_return", number(|player| Some(player.mean))),
+            ("standard_error", number(|player| player.error)),
+        ],
+    )
 }
 
 const PUBLISHED: [(&str, &str); 4] =
     [("random", "random"), ("offline_256", "256"), ("offline_8192", "8192"), ("expert", "expert")];
 
-/// What others published, from the evaluation's own file.
+/// Returns bars of the published returns in the evaluation's file.
 fn published(evaluation: &serde_json::Value) -> impl Iterator<Item = Bar> {
     let figures = evaluation["published"].clone();
     PUBLISHED.into_iter().filter_map(move |(key, label)| {
@@ -280,15 +293,15 @@ fn published(evaluation: &serde_json::Value) -> impl Iterator<Item = Bar> {
     })
 }
 
-/// The published figures in words: no dataset holds them.
-fn told(evaluation: &serde_json::Value) -> String {
+/// Returns a note with the published returns, since no dataset has them.
+fn published_note(evaluation: &serde_json::Value) -> String {
     let figure = |(key, label): (&str, &str)| {
         Some(format!("{label} {}", shown(evaluation["published"][key].as_f64()?)))
     };
     let all: Vec<String> = PUBLISHED.into_iter().filter_map(figure).collect();
     let game = evaluation["game"].as_str().unwrap_or("this game");
     let sentence = format!(
-        "Published for {game}, easy mode (evaluation.json; no dataset holds them): {}.",
+        "Published for {game}, easy mode (in evaluation.json, in no dataset): {}.",
         all.join(", ")
     );
     if all.is_empty() {
@@ -298,13 +311,11 @@ fn told(evaluation: &serde_json::Value) -> String {
     }
 }
 
-/// Players in the order in which a query sorts them.
+/// Returns the players in the order of the query.
 fn players(episodes: &crate::dataset::Table) -> Vec<Player> {
     let mut by_player: BTreeMap<(String, Option<u64>), Vec<f64>> = BTreeMap::new();
-    let (names, numbers) = (
-        episodes.text("player").unwrap_or_default(),
-        episodes.numbers("transitions").unwrap_or_default(),
-    );
+    let names = episodes.text("player").unwrap_or_default();
+    let numbers = episodes.numbers("transitions").unwrap_or_default();
     let values = episodes.numbers("episode_return").unwrap_or_default();
     for ((name, number), value) in names.iter().zip(numbers).zip(values) {
         by_player

@@ -1,4 +1,5 @@
-//! What ran, and on which data: stages go in, two tables and the true actions' frequencies come out.
+//! The stages of the run and their data: a table of stages, episode lengths, rejects and true
+//! actions.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
@@ -12,7 +13,7 @@ use super::{Inputs, Source};
 use crate::dataset::{ActionRows, Column, FrameRows, read_frame_rows};
 use crate::stages::Error;
 
-/// Settings that are shown at once; the others are a click away.
+/// The settings to show at once. All others are folded.
 const FIRST: [&str; 22] = [
     "game",
     "player",
@@ -38,12 +39,15 @@ const FIRST: [&str; 22] = [
     "seed",
 ];
 
-/// What ran.
+/// Makes the section with stages and data.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     let mut html = String::from(
-        "<div class=\"wide\"><table>\n<tr><th>stage</th><th>kind</th><th>tasks</th><th>counts</th><th>settings</th></tr>\n",
+        "<div class=\"wide\"><table>\n<tr><th>stage</th><th>kind</th><th>tasks</th><th>counts</th>\
+         <th>settings</th></tr>\n",
     );
-    inputs.task.sources.iter().for_each(|source| html += &row(source));
+    for source in &inputs.task.sources {
+        html += &row(source);
+    }
     html += "</table></div>\n";
     let mut figures = Vec::new();
     if let Some(frames) = inputs.of("frames") {
@@ -51,7 +55,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
         figures.push(rejects(frames));
     }
     if let Some(actions) = inputs.of("actions") {
-        figures.extend(actions_done(inputs, actions)?);
+        figures.extend(true_actions(inputs, actions)?);
     }
     if !figures.is_empty() {
         html += "<h3>Data</h3>\n";
@@ -65,8 +69,8 @@ fn row(source: &Source) -> String {
         .stats
         .iter()
         .map(|(name, value)| format!("{} <code>{}</code>", escape(name), shown(*value)));
-    let (settings, first) =
-        (flat(&source.settings), |name: &String| FIRST.contains(&name.as_str()));
+    let settings = flat(&source.settings);
+    let first = |name: &String| FIRST.contains(&name.as_str());
     let line = |(name, value): (&String, &String)| {
         format!("{} <code>{}</code>", escape(name), escape(value))
     };
@@ -82,7 +86,7 @@ fn row(source: &Source) -> String {
     )
 }
 
-/// Settings by name, as text.
+/// Returns the settings by name, as text.
 fn flat(settings: &Map<String, Value>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (name, value) in
@@ -94,10 +98,10 @@ fn flat(settings: &Map<String, Value>) -> BTreeMap<String, String> {
     all
 }
 
-/// How long episodes are: read without touching a pixel.
+/// Draws the lengths of episodes, without reading pixels.
 fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
-    let (mut videos, mut episodes): (HashSet<String>, BTreeMap<(String, u32), u64>) =
-        Default::default();
+    let mut videos = HashSet::<String>::new();
+    let mut episodes = BTreeMap::<(String, u32), u64>::new();
     for path in frames.paths(".arrow") {
         let mut rows = FrameRows::default();
         read_frame_rows(inputs.place.store, &path, &mut rows)?;
@@ -108,7 +112,9 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
         videos.extend(rows.video.iter().map(|video| rows.videos[*video as usize].digest.clone()));
     }
     let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-    episodes.values().for_each(|frames| *counts.entry(*frames).or_default() += 1);
+    for frames in episodes.values() {
+        *counts.entry(*frames).or_default() += 1;
+    }
     let name = name(&frames.stage);
     let totals = Numbers::new(
         format!("SELECT count(DISTINCT video_digest) AS videos, count(*) AS frames FROM {name}"),
@@ -122,7 +128,8 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
     );
     let numbers = Numbers::new(
         format!(
-            "SELECT frames, count(*) AS episodes FROM ({of_episodes}) GROUP BY frames ORDER BY frames"
+            "SELECT frames, count(*) AS episodes FROM ({of_episodes}) \
+             GROUP BY frames ORDER BY frames"
         ),
         [
             ("frames", Column::U64(counts.keys().copied().collect())),
@@ -130,30 +137,34 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
         ],
     );
     let chart = bars(&Axes::new("frames of an episode", "episodes"), &of_lengths(&counts))?;
-    Ok(figure(&chart, "How long episodes are", &[numbers, totals]))
+    Ok(figure(&chart, "Episode lengths", &[numbers, totals]))
 }
 
-/// Most bars of the chart of lengths; where lengths differ more than that, each bar stands for several, from the one under it on.
+/// The largest number of bars in the chart of lengths. With more lengths, each bar stands for
+/// several, starting at its label.
 const LENGTHS: u64 = 60;
 
 fn of_lengths(counts: &BTreeMap<u64, u64>) -> Vec<Bar> {
-    let (least, most) =
-        (counts.keys().next().copied().unwrap_or(0), counts.keys().last().copied().unwrap_or(0));
-    let wide = (most - least + 1).div_ceil(LENGTHS);
+    let least = counts.keys().next().copied().unwrap_or(0);
+    let most = counts.keys().last().copied().unwrap_or(0);
+    let width = (most - least + 1).div_ceil(LENGTHS);
     let bar = |first: u64| {
-        let episodes: u64 = counts.range(first..first + wide).map(|(_, count)| count).sum();
+        let episodes: u64 = counts.range(first..first + width).map(|(_, count)| count).sum();
         Bar::new(first.to_string(), episodes as f64, BLUE)
     };
-    (least..=most).step_by(wide as usize).map(bar).collect()
+    (least..=most).step_by(width as usize).map(bar).collect()
 }
 
-/// What could not be read, by class.
+/// Lists the rejected videos by class.
 fn rejects(frames: &Source) -> String {
     let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
-    frames.rejects.iter().for_each(|reject| *classes.entry(&reject.class).or_default() += 1);
+    for reject in &frames.rejects {
+        *classes.entry(&reject.class).or_default() += 1;
+    }
     let numbers = Numbers::new(
         format!(
-            "SELECT class, count(*) AS videos FROM rejects WHERE stage = '{}' GROUP BY class ORDER BY class",
+            "SELECT class, count(*) AS videos FROM rejects WHERE stage = '{}' \
+             GROUP BY class ORDER BY class",
             frames.stage
         ),
         [
@@ -162,18 +173,20 @@ fn rejects(frames: &Source) -> String {
         ],
     );
     let mut body = String::new();
-    classes
-        .iter()
-        .for_each(|(class, videos)| _ = write!(body, "<p><b>{videos}</b> {}</p>", escape(class)));
+    for (class, videos) in &classes {
+        _ = write!(body, "<p><b>{videos}</b> {}</p>", escape(class));
+    }
     let body = if body.is_empty() { "<p class=\"note\">none</p>".into() } else { body };
-    figure(&body, "Videos that could not be read, wholly or in part", &[numbers])
+    figure(&body, "Videos rejected, wholly or in part", &[numbers])
 }
 
-/// How often each true action was taken, where actions are discrete.
-fn actions_done(inputs: &Inputs, actions: &Source) -> Result<Option<String>, Error> {
+/// Draws the frequencies of true actions, if they are discrete.
+fn true_actions(inputs: &Inputs, actions: &Source) -> Result<Option<String>, Error> {
     let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
     let rows = ActionRows::read(inputs.place.store, &actions.action_paths())?;
-    rows.discrete.iter().for_each(|action| *counts.entry(u64::from(*action)).or_default() += 1);
+    for action in &rows.discrete {
+        *counts.entry(u64::from(*action)).or_default() += 1;
+    }
     if counts.is_empty() {
         return Ok(None);
     }
@@ -187,11 +200,12 @@ fn actions_done(inputs: &Inputs, actions: &Source) -> Result<Option<String>, Err
             ("frames", Column::U64(counts.values().copied().collect())),
         ],
     );
+    // Actions that were never taken have a bar of height 0.
     let all: BTreeSet<u64> = (0..=counts.keys().last().copied().unwrap_or(0)).collect();
     let bar = |action: &u64| {
         Bar::new(action.to_string(), counts.get(action).copied().unwrap_or(0) as f64, BLUE)
     };
     let chart =
         bars(&Axes::new("true action", "frames"), &all.iter().map(bar).collect::<Vec<_>>())?;
-    Ok(Some(figure(&chart, "What was truly done", &[numbers])))
+    Ok(Some(figure(&chart, "True actions", &[numbers])))
 }

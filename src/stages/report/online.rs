@@ -1,4 +1,4 @@
-//! Learning in the game: the curves of agents go in, one chart comes out, the published returns behind them.
+//! Learning curves of agents in the game, with the published returns as reference lines.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use crate::dataset::{Column, Table, read_table};
 use crate::envs::{Game, Returns};
 use crate::stages::Error;
 
-/// Points of a curve.
+/// The number of points of a curve.
 const POINTS: u64 = 20;
-/// What stands below the returns: what tells whether learning goes well.
+/// The charts below the returns. They show whether learning is healthy.
 const CHARTS: [(&str, &str); 4] = [
     ("Entropy", "entropy"),
     ("Approximate KL of an update", "approx_kl"),
@@ -21,11 +21,13 @@ const CHARTS: [(&str, &str); 4] = [
     ("Value loss", "value_loss"),
 ];
 
-/// What agents earned while they learnt.
+/// Makes the section with learning curves.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     let sources: Vec<&Source> = inputs.all("agents");
-    let (mut curves, mut numbers, mut verdicts, mut below) =
-        (Vec::new(), Vec::new(), String::new(), CHARTS.map(|_| Vec::new()));
+    let mut curves = Vec::new();
+    let mut numbers = Vec::new();
+    let mut verdicts = String::new();
+    let mut below = CHARTS.map(|_| Vec::new());
     for source in &sources {
         let Some(path) = source.paths("metrics.parquet").pop() else { continue };
         let metrics = read_table(inputs.place.store, &path)?;
@@ -39,10 +41,10 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
             );
         }
         if let Some(verdict) = source.paths("verdict.json").pop() {
-            let told = inputs.json(&verdict)?["sentence"]
+            let sentence = inputs.json(&verdict)?["sentence"]
                 .as_str()
-                .map(|told| paragraph(&format!("{}: {told}.", source.stage)));
-            verdicts += &told.unwrap_or_default();
+                .map(|sentence| paragraph(&format!("{}: {sentence}.", source.stage)));
+            verdicts += &sentence.unwrap_or_default();
         }
     }
     if curves.is_empty() {
@@ -57,8 +59,8 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
         game.map(|game| game.returns()).into_iter().flat_map(|returns| published(returns, last)),
     );
     let chart = lines(&Axes::new("environment steps", "mean return").wide(), &curves)?;
-    let caption = "Mean return of the episodes that ended, explored as they were".to_owned();
-    let note = game.map_or(String::new(), |game| told(game, game.returns()));
+    let caption = "Mean return of finished episodes, with exploration".to_owned();
+    let note = game.map_or(String::new(), |game| published_note(game, game.returns()));
     let mut html =
         verdicts + &figure(&(chart + &legend(&Line::legend(&curves)) + &note), &caption, &numbers);
     let mut figures = Vec::new();
@@ -75,22 +77,27 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     Ok(Some(Section::new("Learning in the game", html)))
 }
 
-/// Mean returns over stretches of the training, an episode counting as much as any other.
+/// Returns the mean returns over stretches of the training. All episodes of a stretch count
+/// equally.
 fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
     let column = |name: &str| metrics.numbers(name).unwrap_or_default();
     let (steps, means, counts) = (column("step"), column("episode_return"), column("episodes"));
     let last = steps.iter().flatten().copied().fold(0.0, f64::max) as u64;
+    // Stretches of equally many steps. The curve has a point for each.
     let width = last.div_ceil(POINTS).max(1);
     let mut stretches: BTreeMap<u64, [f64; 2]> = Default::default();
     for ((step, mean), count) in steps.iter().zip(&means).zip(&counts) {
         if let (Some(step), Some(mean), Some(count)) = (step, mean, count) {
             let [sum, episodes] = stretches.entry(*step as u64 / width).or_default();
-            (*sum, *episodes) = (*sum + mean * count, *episodes + count);
+            *sum += mean * count;
+            *episodes += count;
         }
     }
     let sql = format!(
-        "SELECT CAST(floor(step / {width}.0) AS BIGINT) AS stretch, sum(episode_return * episodes) / sum(episodes) AS mean_return, \
-         sum(episodes) AS episodes FROM {} WHERE episode_return IS NOT NULL GROUP BY stretch ORDER BY stretch",
+        "SELECT CAST(floor(step / {width}.0) AS BIGINT) AS stretch, \
+         sum(episode_return * episodes) / sum(episodes) AS mean_return, \
+         sum(episodes) AS episodes FROM {} WHERE episode_return IS NOT NULL \
+         GROUP BY stretch ORDER BY stretch",
         table(source, "metrics")
     );
     let numbers = Numbers::new(
@@ -115,7 +122,8 @@ fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
     (numbers, Line::new(&source.stage, stretches.iter().map(point).collect()))
 }
 
-/// Level lines: what random actions and the expert earn, and what was published after four million steps.
+/// Returns horizontal lines: the returns of random actions and the expert, and the published
+/// returns after four million steps.
 fn published(returns: Returns, last: f64) -> Vec<Line> {
     let level = |name: &str, value: f64| Line::new(name, vec![(0.0, value), (last, value)]);
     let [scratch, _, both] = returns.online;
@@ -127,14 +135,15 @@ fn published(returns: Returns, last: f64) -> Vec<Line> {
     ]
 }
 
-fn told(
+fn published_note(
     game: Game,
     Returns { random, expert, online: [scratch, rl, both], .. }: Returns,
 ) -> String {
     let [random, expert, scratch, rl, both] = [random, expert, scratch, rl, both].map(shown);
     let sentence = format!(
-        "Published for {game}, easy mode (no dataset holds them): random {random}, expert {expert}; after 4,000,000 steps PPO from scratch \
-         {scratch}, the latent policy without its supervised path {rl}, with it {both}."
+        "Published for {game}, easy mode (in no dataset): random {random}, expert {expert}. After \
+         4,000,000 steps: PPO from scratch {scratch}, the latent policy without its supervised path \
+         {rl} and with it {both}."
     );
     format!("<p class=\"note\">{}</p>", escape(&sentence))
 }

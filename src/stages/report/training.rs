@@ -1,4 +1,4 @@
-//! Training curves: the metrics of the dynamics model and of the policy go in, a chart per measure comes out.
+//! Training curves of the dynamics model and the policy: one chart for each metric.
 
 use super::numbers::{Numbers, table};
 use super::page::{Section, figure, grid, legend, paragraph};
@@ -7,23 +7,23 @@ use super::{Inputs, Source};
 use crate::dataset::{Column, Table, read_table};
 use crate::stages::Error;
 
-/// A chart: its heading, and the columns it shows.
+/// A chart: its heading and its columns.
 type Chart = (&'static str, &'static [&'static str]);
 
 const DYNAMICS: [Chart; 6] = [
     ("Loss", &["loss"]),
-    ("FDM's error, 1 = copying o[t]", &["fdm_error_relative", "held_out_error_relative"]),
+    ("FDM error, 1 = copying o[t]", &["fdm_error_relative", "held_out_error_relative"]),
     ("Information: shuffled error over error", &["information_used"]),
-    ("True actions told by a probe", &["probe_linear", "probe_mlp"]),
+    ("True actions predicted by a probe", &["probe_linear", "probe_mlp"]),
     ("Perplexity of codes", &["perplexity_0", "perplexity_1", "perplexity_2", "perplexity_3"]),
-    ("Gradient's norm", &["grad_norm"]),
+    ("Gradient norm", &["grad_norm"]),
 ];
 const POLICY: [Chart; 2] = [
-    ("Squared error of latent actions, of a batch and held out", &["loss", "held_out_error"]),
-    ("Gradient's norm", &["grad_norm"]),
+    ("Squared error of latent actions, batch and held-out", &["loss", "held_out_error"]),
+    ("Gradient norm", &["grad_norm"]),
 ];
 
-/// Curves of what was trained.
+/// Makes the section with training curves.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     let mut html = String::new();
     for (field, heading, charts) in
@@ -45,23 +45,24 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     Ok((!html.is_empty()).then(|| Section::new("Training", html)))
 }
 
-/// The verdict in words.
+/// Returns the verdict as a paragraph.
 fn verdict(inputs: &Inputs, source: &Source) -> Result<String, Error> {
     let Some(path) = source.paths("verdict.json").pop() else { return Ok(String::new()) };
     let verdict = inputs.json(&path)?;
     Ok(verdict["sentence"]
         .as_str()
-        .map(|sentence| paragraph(&format!("In the end, {sentence}.")))
+        .map(|sentence| paragraph(&format!("Result: {sentence}.")))
         .unwrap_or_default())
 }
 
-/// One chart, of those of its columns that were measured.
+/// Draws a chart of the columns the metrics have.
 fn curve(
     source: &Source,
     metrics: &Table,
     (heading, columns): &Chart,
 ) -> Result<Option<String>, Error> {
-    let (mut curves, mut numbers) = (Vec::new(), Vec::new());
+    let mut curves = Vec::new();
+    let mut numbers = Vec::new();
     for column in *columns {
         let Some((points, rows)) = measured(source, metrics, column) else { continue };
         curves.push(Line::new(column, points));
@@ -75,13 +76,14 @@ fn curve(
     Ok(Some(figure(&(chart + &named), heading, &numbers)))
 }
 
-/// A metric at the steps where it was measured, and the query that finds it.
+/// Returns a metric with its steps, and the query for it.
 pub fn measured(
     source: &Source,
     metrics: &Table,
     column: &str,
 ) -> Option<(Vec<(f64, f64)>, Numbers)> {
-    let (steps, values) = (metrics.numbers("step")?, metrics.numbers(column)?);
+    let steps = metrics.numbers("step")?;
+    let values = metrics.numbers(column)?;
     let points: Vec<(f64, f64)> =
         steps.iter().zip(&values).filter_map(|(step, value)| Some(((*step)?, (*value)?))).collect();
     let numbers = Numbers::new(

@@ -1,4 +1,4 @@
-//! What the world model knows. In: frames, the model, labels; out: predicted frames beside real ones, and what the commonest codes do.
+//! The world model: predicted frames beside real ones, and the effects of the most common codes.
 
 use super::codes::{Survey, Tuple, text};
 use super::numbers::{Numbers, name, table};
@@ -12,13 +12,14 @@ use crate::stages::Error;
 use crate::stages::world_model::WorldModel;
 use crate::train::batch;
 
-/// Windows out of which one is shown: the one in which most moves.
+/// Of this many windows, the one with the most motion is shown.
 const AMONG: usize = 4;
-/// Frames that a rollout predicts, and from how many first frames.
+/// The number of frames a rollout predicts.
 const STEPS: usize = 4;
+/// The number of first frames of rollouts.
 const STARTS: usize = 2;
 
-/// Pairs of frames and rollouts.
+/// Makes the section with pairs of frames and rollouts.
 pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Section>, Error> {
     let (Some(frames), Some(dynamics)) = (inputs.of("frames"), inputs.of("dynamics")) else {
         return Ok(None);
@@ -40,27 +41,28 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
     Ok(Some(Section { title: "World model", html, files: vec![file] }))
 }
 
-/// The windows that the model was not trained on, if any were kept.
+/// Returns the windows of held-out episodes, or all windows if there are none.
 fn held_out(shards: &Shards, labeller: &dyn Labeller, dynamics: &Source) -> WindowIndex {
     let all = WindowIndex::new(shards, labeller.config().window());
     let every =
         dynamics.settings.get("holdout").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
+    // The same split as in `train_dynamics`.
     let kept = all.subset(|episode| every > 0 && episode.is_multiple_of(every));
     if kept.is_empty() { all } else { kept }
 }
 
-/// Transitions that are shown, and what the model says of them.
+/// The transitions to show, with their labels.
 struct Chosen {
     side: usize,
-    /// Frames of a window.
+    /// The number of frames in a window.
     time: usize,
-    /// `[window, time, side, side, 3]`
+    /// `[window, time, side, side, 3]`.
     frames: Vec<u8>,
-    /// `[window, latent_dim]`
+    /// `[window, latent_dim]`.
     latent_action: Vec<f32>,
-    /// `[window]`: the codes as text
+    /// `[window]`: the codes as text.
     codes: Vec<String>,
-    /// `[window]`: video and frame number of o\[t\]
+    /// `[window]`: video and frame number of o\[t\].
     places: Vec<(String, u32)>,
 }
 
@@ -71,12 +73,15 @@ impl Chosen {
         labeller: &dyn Labeller,
         pairs: usize,
     ) -> Result<Chosen, Error> {
-        let (config, time) = (labeller.config(), labeller.config().window());
-        let (side, window) = (config.frame_size, config.frame_size * config.frame_size * 3 * time);
+        let config = labeller.config();
+        let time = config.window();
+        let side = config.frame_size;
+        let window = side * side * 3 * time;
         let candidates = batch::spread(&index, pairs * AMONG);
         let mut all = Vec::new();
         batch::gather(shards, &index, &candidates, &mut all)?;
         let starts: Vec<usize> = (0..candidates.len()).map(|i| i * time).collect();
+        // An empty batch has no shape that a network takes.
         let labelled = if starts.is_empty() {
             Default::default()
         } else {
@@ -89,10 +94,12 @@ impl Chosen {
         let kept: Vec<usize> = numbers.chunks(AMONG).filter_map(most).collect();
         let place = |i: &usize| {
             let at = index.locate(candidates[*i]);
-            let (shard, row) = (shards.shard(at.shard)?, at.row + time - 2);
+            let shard = shards.shard(at.shard)?;
+            let row = at.row + time - 2;
             Ok((shard.video(row).to_owned(), shard.frame_index(row)))
         };
-        let (dim, codes) = (config.latent_dim(), config.codes());
+        let dim = config.latent_dim();
+        let codes = config.codes();
         Ok(Chosen {
             side,
             time,
@@ -116,12 +123,12 @@ impl Chosen {
         self.side * self.side * 3
     }
 
-    /// All frames of a window but o\[t+1\].
+    /// Returns all frames of a window except o\[t+1\].
     fn past(&self, window: usize) -> &[u8] {
         &self.frames[window * self.time * self.bytes()..][..(self.time - 1) * self.bytes()]
     }
 
-    /// A frame of a window.
+    /// Returns a frame of a window.
     fn frame(&self, window: usize, at: usize) -> &[u8] {
         &self.frames[(window * self.time + at) * self.bytes()..][..self.bytes()]
     }
@@ -134,11 +141,13 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    /// Every transition's o\[t\], o\[t+1\], and what was predicted.
+    /// Shows o\[t\], o\[t+1\] and the prediction of each transition, and writes `pairs.parquet`.
     fn pairs(&self) -> Result<(String, FileInfo), Error> {
         let Chosen { side, time, codes, places, .. } = &self.chosen;
-        let (mut body, mut errors, bytes) =
-            (String::from("<div class=\"pairs\">"), [vec![], vec![]], self.chosen.bytes());
+        let mut body = String::from("<div class=\"pairs\">");
+        let mut fdm_errors = vec![];
+        let mut copy_errors = vec![];
+        let bytes = self.chosen.bytes();
         let past: Vec<u8> =
             (0..places.len()).flat_map(|i| self.chosen.past(i).iter().copied()).collect();
         let predicted = if past.is_empty() {
@@ -147,41 +156,40 @@ impl World<'_> {
             self.predictor.predict(&past, &self.chosen.latent_action)?
         };
         for (i, (video, frame_index)) in places.iter().enumerate() {
-            let (last, next) = (self.chosen.frame(i, time - 2), self.chosen.frame(i, time - 1));
-            let ours = &predicted[i * bytes..(i + 1) * bytes];
-            let [error, copied] = [squared_error(ours, next), squared_error(&pixels(last), next)];
-            errors[0].push(Some(error));
-            errors[1].push(Some(copied));
-            let shown_as = [
-                (last, "o[t]".to_owned()),
-                (next, "o[t+1]".into()),
-                (&as_bytes(ours)[..], "o[t+1] as predicted".into()),
-            ];
-            let images = shown_as
-                .into_iter()
-                .map(|(frame, what)| image(frame, *side, &what))
-                .collect::<Result<String, _>>()?;
-            let (share, video) = (error / copied.max(f64::MIN_POSITIVE), escape(video));
+            let last = self.chosen.frame(i, time - 2);
+            let next = self.chosen.frame(i, time - 1);
+            let prediction = &predicted[i * bytes..(i + 1) * bytes];
+            let error = squared_error(prediction, next);
+            let copy_error = squared_error(&pixels(last), next);
+            fdm_errors.push(Some(error));
+            copy_errors.push(Some(copy_error));
+            let images = image(last, *side, "o[t]")?
+                + &image(next, *side, "o[t+1]")?
+                + &image(&as_bytes(prediction), *side, "predicted o[t+1]")?;
             body += &format!(
-                "<div><div class=\"strip\">{images}</div><div>{video}, frame {frame_index}: {share:.2} x copying</div></div>\n"
+                "<div><div class=\"strip\">{images}</div>\
+                 <div>{}, frame {frame_index}: {:.2}x copying</div></div>\n",
+                escape(video),
+                error / copy_error.max(f64::MIN_POSITIVE)
             );
         }
         let columns = [
             ("video", Column::Text(places.iter().map(|(video, _)| video.clone()).collect())),
             ("frame_index", Column::U32(places.iter().map(|(_, frame)| *frame).collect())),
             ("codes", Column::Text(codes.clone())),
-            ("fdm_error", Column::F64(std::mem::take(&mut errors[0]))),
-            ("copy_error", Column::F64(std::mem::take(&mut errors[1]))),
+            ("fdm_error", Column::F64(fdm_errors)),
+            ("copy_error", Column::F64(copy_errors)),
         ];
         let place = self.inputs.place;
         let file = write_table(place.store, &format!("{}/pairs.parquet", place.folder), &columns)?;
         let numbers = Numbers::new(format!("SELECT * FROM {}", self.table()), columns);
-        let caption = "o[t], the real o[t+1], and the o[t+1] that the FDM predicts from the frames before it and the IDM's codes; of held-out \
-                       episodes, where there are some, the transition of every four in which most moves";
+        let caption = "o[t], the real o[t+1], and the o[t+1] predicted by the FDM from earlier frames and \
+             the IDM's codes. Of every four transitions, of held-out episodes if there are any, the \
+             one with the most motion is shown.";
         Ok((figure(&(body + "</div>"), caption, &[numbers]), file))
     }
 
-    /// What a query calls `pairs.parquet`: after the stage, unless the map is.
+    /// Returns the SQL table of `pairs.parquet`: the stage's name, unless the map has it.
     fn table(&self) -> String {
         let name_of = &self.inputs.task.name;
         if self.inputs.of("labels").is_some() {
@@ -191,7 +199,7 @@ impl World<'_> {
         }
     }
 
-    /// A row for each tuple of codes: what the FDM predicts when it is applied again and again.
+    /// Shows, for each combination of codes, the frames predicted by applying it repeatedly.
     fn rollouts(&self, labels: &Source, tuples: &[Tuple]) -> Result<String, Error> {
         let starts = STARTS.min(self.chosen.places.len());
         if starts == 0 || tuples.is_empty() {
@@ -203,27 +211,33 @@ impl World<'_> {
             let mut actions: Vec<_> = tuple.actions.iter().collect();
             actions.sort_by_key(|(action, count)| (std::cmp::Reverse(**count), **action));
             let done = actions.iter().take(3).map(|(action, count)| {
-                format!(", action {action}: {:.0} %", **count as f64 / all * 100.0)
+                format!(", action {action}: {:.0}%", **count as f64 / all * 100.0)
             });
             let strips: String =
                 strips.iter().map(|strip| format!("<div class=\"strip\">{strip}</div>")).collect();
-            let (codes, uses, done) = (text(&tuple.codes), tuple.uses, done.collect::<String>());
             format!(
-                "<div class=\"rollout\"><code>{codes}</code> <span class=\"tag\">{uses} times{done}</span>{strips}</div>\n"
+                "<div class=\"rollout\"><code>{}</code> \
+                 <span class=\"tag\">{} times{}</span>{strips}</div>\n",
+                text(&tuple.codes),
+                tuple.uses,
+                done.collect::<String>()
             )
         };
         let body = halves(&tuples.iter().zip(strips.chunks(starts)).map(block).collect::<Vec<_>>());
         let caption = format!(
-            "What do codes do? The {} commonest latent actions: a first frame, what the FDM predicts when the same codes are applied \
-             {STEPS} times, and what that changed",
+            "The effects of codes. For each of the {} most common latent actions: a first frame, the \
+             FDM's predictions when the same codes are applied {STEPS} times, and the change",
             tuples.len()
         );
         Ok(figure(&body, &caption, &self.numbers(labels, tuples)))
     }
 
-    /// Images of the first frame, of all that follow and of what changed, by tuple and start.
+    /// Returns the images of each combination and start: the first frame, the predictions, and the
+    /// change.
     fn roll(&self, tuples: &[Tuple], starts: usize) -> Result<Vec<String>, Error> {
-        let (side, bytes, count) = (self.chosen.side, self.chosen.bytes(), tuples.len() * starts);
+        let side = self.chosen.side;
+        let bytes = self.chosen.bytes();
+        let count = tuples.len() * starts;
         let mut past: Vec<Vec<u8>> =
             (0..count).map(|i| self.chosen.past(i % starts).to_vec()).collect();
         let latent_action: Vec<f32> =
@@ -234,6 +248,7 @@ impl World<'_> {
         for step in 1..=STEPS {
             let predicted = self.predictor.predict(&past.concat(), &latent_action)?;
             for (i, frame) in predicted.chunks_exact(bytes).enumerate() {
+                // The prediction becomes the newest of the past frames.
                 let frame = as_bytes(frame);
                 strips[i] += &image(&frame, side, &format!("after {step}"))?;
                 past[i].drain(..bytes);
@@ -241,16 +256,14 @@ impl World<'_> {
             }
         }
         for (i, strip) in strips.iter_mut().enumerate() {
-            let (first, last) = (
-                self.chosen.frame(i % starts, self.chosen.time - 2),
-                &past[i][past[i].len() - bytes..],
-            );
-            *strip += &image(&changed(first, last), side, "what changed, three times as strong")?;
+            let first = self.chosen.frame(i % starts, self.chosen.time - 2);
+            let last = &past[i][past[i].len() - bytes..];
+            *strip += &image(&changed(first, last), side, "the change, amplified three times")?;
         }
         Ok(strips)
     }
 
-    /// How often each tuple occurs, and with which true actions.
+    /// Returns how often each combination occurs, and with which true actions.
     fn numbers(&self, labels: &Source, tuples: &[Tuple]) -> Vec<Numbers> {
         let table_of = table(labels, "labels");
         let codes = Column::Text(tuples.iter().map(|tuple| text(&tuple.codes)).collect());
@@ -274,13 +287,15 @@ impl World<'_> {
                 tuple.actions.iter().map(|(action, count)| (text(&tuple.codes), *action, *count))
             })
             .collect();
+        // In the order of the query.
         rows.sort();
         let listed: Vec<String> =
             tuples.iter().map(|tuple| format!("'{}'", text(&tuple.codes))).collect();
         let sql = format!(
-            "WITH texts AS (SELECT video, frame_index, ARRAY_TO_STRING(latent_code, ' ') AS codes FROM {table_of}) \
-             SELECT codes, action, count(*) AS uses FROM texts JOIN {} USING (video, frame_index) WHERE codes IN ({}) \
-             GROUP BY codes, action ORDER BY codes, action",
+            "WITH texts AS (SELECT video, frame_index, \
+             ARRAY_TO_STRING(latent_code, ' ') AS codes FROM {table_of}) \
+             SELECT codes, action, count(*) AS uses FROM texts JOIN {} \
+             USING (video, frame_index) WHERE codes IN ({}) GROUP BY codes, action ORDER BY codes, action",
             table(actions, "actions"),
             listed.join(", ")
         );
@@ -296,7 +311,7 @@ impl World<'_> {
     }
 }
 
-/// White where two frames are alike, darker the more they differ.
+/// Returns an image of the change: white where two frames are equal, darker the more they differ.
 fn changed(first: &[u8], last: &[u8]) -> Vec<u8> {
     first.iter().zip(last).map(|(a, b)| 255 - a.abs_diff(*b).saturating_mul(3)).collect()
 }
@@ -306,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_change_is_white() {
+    fn unchanged_pixels_are_white() {
         assert_eq!(changed(&[10, 10, 200], &[10, 30, 0]), [255, 195, 0]);
     }
 }
