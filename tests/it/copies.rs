@@ -125,7 +125,7 @@ fn copies_must_be_of_the_same_frames() {
     .unwrap();
     let said = project.run(&[]);
     assert!(
-        said.stderr.contains("`copies` knows of `others`, the frames are `frames`"),
+        said.stderr.contains("`copies` belongs to the frames of `others`, not to `frames`"),
         "{said:#?}"
     );
     assert!(said.stderr.contains("stages.copies.deduplicate.distance: is 2"), "{said:#?}");

@@ -110,7 +110,7 @@ fn what_a_killed_plan_left_never_becomes_part_of_another() {
     fs::remove_file(project.path("plans/a/plan.json")).unwrap();
     project.add(3..5);
     let said = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]);
-    assert!(said.code == 1 && said.stderr.contains("name a new folder"), "{said:#?}");
+    assert!(said.code == 1 && said.stderr.contains("choose a new folder"), "{said:#?}");
 }
 
 /// An engine may try a commit again a week later, and two may plan at once.
@@ -145,7 +145,7 @@ fn a_plan_that_is_not_there_or_has_no_such_partition_is_a_clear_error() {
     let project = Project::new(3);
     assert_eq!(plan(&project, "plans/a"), 1);
     for (args, expect) in [
-        (&["plan", "pipeline.yaml", "--out", "plans/a"][..], "name a new folder"),
+        (&["plan", "pipeline.yaml", "--out", "plans/a"][..], "choose a new folder"),
         (&["worker", "--plan", "plans/a", "--partition", "1"], "the plan has 1, numbered from 0"),
         (&["worker", "--plan", "plans/b", "--partition", "0"], "`plan.json` is missing"),
         (&["commit", "--plan", "plans/b"], "`plan.json` is missing"),
@@ -275,7 +275,7 @@ fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
             "an absolute path",
             "jobs/000000.jsonl",
             job.replace("\"stage\":\"frames\"", "\"stage\":\"/tmp/x\""),
-            "of stage `/tmp/x` is no key",
+            "of stage `/tmp/x` is not a task key",
         ),
         (
             "a newer format",
@@ -287,7 +287,7 @@ fn a_worker_refuses_a_job_that_is_not_its_key_s_own() {
             "a stage out of the workspace",
             "plan.json",
             front.replace("\"stage\":\"frames\"", "\"stage\":\"../x\""),
-            "no name of a stage",
+            "is not a valid stage name",
         ),
     ];
     for (case, file, edited, expect) in cases {

@@ -66,7 +66,7 @@ fn videos_that_are_gone_stop_a_run_until_somebody_lets_them_go() {
         refused.code == 1 && refused.stderr.contains(why.rsplit_once(' ').unwrap().0),
         "{refused:#?}"
     );
-    assert!(refused.stderr.contains("say --max-dropped 1 once"), "{refused:#?}");
+    assert!(refused.stderr.contains("pass --max-dropped 1 once"), "{refused:#?}");
     assert!(project.committed() == before);
     assert_eq!(count(&project, sql), 8);
 

@@ -1,4 +1,4 @@
-//! One stage's manifest is damaged.
+//! Queries in a workspace with a damaged manifest.
 
 use super::*;
 
@@ -15,7 +15,8 @@ fn a_damaged_stage_fails_only_the_queries_that_read_it() {
     ] {
         assert_eq!(query(&store, sql).unwrap().len(), rows, "{sql}");
     }
-    // Which tables the damaged stage has is not known: a short name may mean one of them, and `videos` and `rejects` list every stage's.
+    // The tables of the damaged stage are unknown: a short name may mean one of them, and `videos`
+    // and `rejects` combine all stages.
     let reads_it = [
         "\"order\"",
         "\"order@1\"",

@@ -1,9 +1,9 @@
-//! What a query may say, and what it means.
+//! Supported and refused statements, and how names are resolved.
 
 use super::*;
 
 #[test]
-fn a_wrong_query_says_what_is_wrong_and_what_there_is() {
+fn a_wrong_query_names_the_error_and_the_existing_names() {
     let (_folder, store) = workspace();
     for (sql, message, hint) in [
         (
@@ -47,7 +47,7 @@ fn a_wrong_query_says_what_is_wrong_and_what_there_is() {
 }
 
 #[test]
-fn what_would_change_something_or_read_other_files_is_refused() {
+fn statements_that_write_or_read_other_files_are_refused() {
     let (_folder, store) = workspace();
     for sql in [
         "DROP TABLE labels",
@@ -99,7 +99,7 @@ fn what_would_change_something_or_read_other_files_is_refused() {
 }
 
 #[test]
-fn the_columns_of_a_table_are_told() {
+fn describe_lists_the_columns_of_a_table() {
     let (_folder, store) = workspace();
     let expected = "column_name,column_type\nstep,i64\nloss,f64\n";
     for sql in [
@@ -115,7 +115,7 @@ fn the_columns_of_a_table_are_told() {
 }
 
 #[test]
-fn the_tables_a_query_asks_for() {
+fn tables_of_a_query_are_listed_without_its_own_names() {
     let asked = |sql: &str| {
         let all = tables_asked(sql).unwrap().into_iter();
         all.map(|one| {
@@ -178,7 +178,7 @@ fn a_name_that_a_query_defines_hides_a_table() {
 }
 
 #[test]
-fn latents_can_be_indexed_from_one() {
+fn latent_actions_are_indexed_from_one() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         ("SELECT latent_code[1] AS a, latent_code[2] AS b FROM labels LIMIT 1", "a,b\n1,2\n"),
@@ -207,7 +207,7 @@ fn latents_can_be_indexed_from_one() {
 }
 
 #[test]
-fn results_without_a_name_are_called_as_they_were_written() {
+fn unnamed_results_are_named_after_their_text() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         ("SELECT count(*) FROM labels", "count(*)\n3\n"),
@@ -244,7 +244,7 @@ fn results_without_a_name_are_called_as_they_were_written() {
 }
 
 #[test]
-fn groups_are_ordered_by_their_results() {
+fn grouped_rows_are_ordered_by_their_results() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         (
@@ -274,15 +274,13 @@ fn groups_are_ordered_by_their_results() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains(
-            "found `ORDER BY count(*)`, expected one of the results: put it into SELECT, too"
-        ),
+        error.contains("found `ORDER BY count(*)`, expected one of the results: add it to SELECT"),
         "{error}"
     );
 }
 
 #[test]
-fn names_are_found_whatever_their_case() {
+fn names_ignore_case() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         (
