@@ -11,10 +11,9 @@ use std::process::Command;
 fn main() -> std::io::Result<()> {
     let root = env!("CARGO_MANIFEST_DIR");
     let mut out = std::io::stdout();
-    writeln!(
-        out,
-        "cargo:rerun-if-env-changed=LAPO_COMMIT\ncargo:rerun-if-changed=src\ncargo:rerun-if-changed=Cargo.toml"
-    )?;
+    writeln!(out, "cargo:rerun-if-env-changed=LAPO_COMMIT")?;
+    writeln!(out, "cargo:rerun-if-changed=src")?;
+    writeln!(out, "cargo:rerun-if-changed=Cargo.toml")?;
     let packaged = std::env::var("LAPO_COMMIT").ok().filter(|commit| !commit.is_empty());
     // Git appends to the log of HEAD at every commit and checkout, so the script runs again.
     if let Some(log) = git(root, &["rev-parse", "--git-path", "logs/HEAD"])

@@ -35,6 +35,7 @@ pub fn run(
 ) -> Vec<JobResult> {
     let stop = AtomicBool::new(false);
     let decoders = means.decoder.clone().map(Decoders::new);
+    // Few jobs can use several cores each.
     let cores_free = (means.threads / jobs.len().max(1)).max(1);
     let executor = LocalExecutor {
         store,
@@ -56,6 +57,7 @@ pub fn run(
         Some(JobResult { key, result })
     };
     let all_run = |lanes: Lanes| jobs.iter().all(|job| job.task.kind().lanes == lanes);
+    // Decoding and recording keep one core busy each.
     if all_run(Lanes::PerCore) {
         let results = Mutex::new(Vec::with_capacity(jobs.len()));
         // `with_max_len(1)` makes every job a unit that an idle thread can steal.
@@ -97,6 +99,7 @@ pub fn label_while_decoding(
     let run_one = |job: Job, device: Device, kept: &mut Kept| {
         if stop.load(Ordering::Relaxed)
             || means.stop.is_set()
+            // An earlier run may have labelled this shard.
             || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None))
         {
             return None;

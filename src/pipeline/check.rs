@@ -58,6 +58,7 @@ pub fn check(
         Checked { spec, text: text.into(), order, videos, notes }
     });
     faults.into_result()?;
+    // `parse` returns nothing only after it has reported a fault.
     checked.ok_or_else(Vec::new)
 }
 

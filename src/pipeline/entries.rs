@@ -54,6 +54,7 @@ fn unlistable(video: &ListedVideo) -> Option<&str> {
 /// Returns the matching files of this machine.
 fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, Unmatched> {
     let walked = walk(pattern);
+    // A malformed pattern is fine if a file has that literal name.
     if let Some(fault) = pattern.fault.as_ref().filter(|_| walked.files.is_empty()) {
         return Err(Unmatched(fault.clone(), None));
     }
@@ -111,6 +112,7 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
                     ..ListedVideo::new(uri(&object.path))
                 });
             }
+            // Keys with empty or dot segments cannot be read through the object store client.
             Listed::Odd { key, reason } if pattern.matches(&key) => {
                 let refused = Refused::new(EntryClass::OddKey, reason);
                 found.push(ListedVideo {

@@ -31,6 +31,7 @@ impl fmt::Display for Fault {
         if let Some(place) = self.place {
             write!(f, ":{}:{}", place.line, place.column)?;
         }
+        // Syntax errors have no key.
         let key = if self.key.is_empty() { String::new() } else { format!("{}: ", self.key) };
         write!(f, ": {key}{}", self.message)?;
         if let Some(hint) = &self.hint {

@@ -132,6 +132,7 @@ pub fn hand_out(
     }
     let session = Session::begin(checked, store, options, PinsFor::Workers)?;
     let written = write_plan(&session, options, out);
+    // Without changes, or after an error, neither pins nor the run number are needed.
     if !written.as_ref().is_ok_and(|plan| plan.changes > 0) {
         pins::release(store, &session.run)?;
         dataset::runs::abandon(store, &session.run)?;
@@ -161,6 +162,7 @@ fn write_plan(session: &Session, options: &PlanOptions, out: &Store) -> Result<H
     for mut plan in plans {
         check_dropped(&plan, options.max_dropped.or(max_dropped(checked, &plan.stage)))?;
         check_readable(&plan, &[])?;
+        // A stage can change without new tasks, for example if videos are gone.
         changes += usize::from(plan.changes());
         let new: Vec<String> = plan.tasks.jobs().map(|job| job.key.clone()).collect();
         let share = StageShare::of(&plan, checked, jobs.len(), new.len());

@@ -68,6 +68,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             return Err(A::Error::custom(ARRIVED));
         };
         let wants_key = rest.is_empty() && self.part == Part::Key;
+        // Other entries are skipped without looking inside.
         while let Some(found) = map.next_key_seed(Key { wanted: head, stop: wants_key })? {
             if found {
                 map.next_value_seed(Walk { path: rest, part: self.part })?;
@@ -82,6 +83,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let Some((head, rest)) = self.path.split_first() else {
             return Err(A::Error::custom(ARRIVED));
         };
+        // The path leads into a mapping, but the file has a list here.
         let Ok(wanted) = head.parse::<usize>() else { return Ok(()) };
         for _ in 0..wanted {
             seq.next_element::<IgnoredAny>()?;

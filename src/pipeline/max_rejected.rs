@@ -88,8 +88,10 @@ pub(super) fn check_readable(plan: &StagePlan, failed: &[TaskFailure]) -> Result
 
 /// Returns an error if a plan drops a larger share of the dataset's videos than `most`.
 pub(super) fn check_dropped(plan: &StagePlan, most: Option<f64>) -> Result<(), Error> {
+    // A first version cannot lose videos.
     let Some(before) = &plan.before else { return Ok(()) };
     let (gone, videos) = (plan.videos_gone as u64, before.totals.videos);
+    // Without a limit, all videos may disappear.
     let most = most.unwrap_or(1.0);
     if gone > 0 && gone as f64 > most * videos as f64 {
         return Err(Error::TooManyDropped { stage: plan.stage.clone(), gone, videos, most });

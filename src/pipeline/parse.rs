@@ -39,6 +39,7 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     for (key, value) in document.iter_mut().filter(|(key, _)| text_of(key) != "vars") {
         filled.fill(faults, &[text_of(key)], value);
     }
+    // Removed keys are not checked again below.
     unknown_keys(
         faults,
         &[],
@@ -49,6 +50,7 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     let name = field(faults, &[], &document, "name", true);
     let workspace = field(faults, &[], &document, "workspace", true);
     if let Some(seed) = document.get_mut("seed") {
+        // `seed: ${seed}` is text after filling: make it a number again.
         filled.convert_types(&["seed".into()], seed, &serde_json::json!({ "type": "integer" }));
     }
     let seed = field(faults, &[], &document, "seed", false);
@@ -114,11 +116,11 @@ fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Opt
     let valid =
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     if !valid || RESERVED.contains(&name) {
-        let cure = format!(
+        let hint = format!(
             "use letters, digits, `_` and `-`, but none of {}: it names a folder and a table",
             RESERVED.join(", ")
         );
-        faults.at_key(&path, format!("`{name}` cannot be a stage's name"), Some(cure));
+        faults.at_key(&path, format!("`{name}` cannot be a stage's name"), Some(hint));
         return None;
     }
     let Value::Mapping(map) = value else {
@@ -135,9 +137,9 @@ fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Opt
     for kind in unknown {
         all_known = false;
         let at = [path[0].clone(), path[1].clone(), kind.clone()];
-        let cure =
+        let hint =
             similar(kind, &KINDS).map_or_else(kinds_hint, |k| format!("did you mean `{k}`?"));
-        faults.at_key(&at, format!("`{kind}` is not a kind of stage"), Some(cure));
+        faults.at_key(&at, format!("`{kind}` is not a kind of stage"), Some(hint));
     }
     if kinds.len() != 1 && all_known {
         faults.at_value(
@@ -202,6 +204,7 @@ fn typed_settings<T: DeserializeOwned + JsonSchema>(
     let mut removed: Vec<String> = Vec::new();
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(&settings) {
+            // Settings with a fault are not used, even if the others have the right types.
             Ok(typed) => return (faults.count() == before).then_some(typed),
             Err(error) => error,
         };
@@ -220,8 +223,8 @@ fn typed_settings<T: DeserializeOwned + JsonSchema>(
             }
             return None;
         }
-        let cure = quoting_hint(&message);
-        faults.at_value(&[path, &inner].concat(), message, cure);
+        let hint = quoting_hint(&message);
+        faults.at_value(&[path, &inner].concat(), message, hint);
         removed.push(inner.first()?.clone());
         settings.as_object_mut()?.remove(inner.first()?)?;
     }
@@ -267,6 +270,7 @@ fn properties_of<'a>(
     if let Some(reference) = schema.get("$ref").and_then(|r| r.as_str()) {
         return properties_of(root.pointer(reference.trim_start_matches('#'))?, root);
     }
+    // Alternatives have different keys, so the deserializer decides there.
     schema.get("properties").and_then(|p| p.as_object()).filter(|_| schema.get("oneOf").is_none())
 }
 
@@ -275,14 +279,14 @@ fn unknown_keys(faults: &mut Faults, path: &[String], map: &mut Mapping, known: 
     let unknown: Vec<String> =
         map.keys().map(text_of).filter(|key| !known.contains(&key.as_str())).collect();
     for key in unknown {
-        let cure = similar(&key, known).map_or_else(
+        let hint = similar(&key, known).map_or_else(
             || format!("known keys: {}", known.join(", ")),
             |k| format!("did you mean `{k}`?"),
         );
         faults.at_key(
             &[path, std::slice::from_ref(&key)].concat(),
             format!("unknown key `{key}`"),
-            Some(cure),
+            Some(hint),
         );
         map.retain(|k, _| text_of(k) != key);
     }
@@ -318,12 +322,13 @@ fn reject_non_finite(faults: &mut Faults, path: &[String], value: &mut Value) {
     let at = |key: String| [path, &[key]].concat();
     match value {
         Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
-            let cure = "write a finite number, or remove the setting";
+            let hint = "write a finite number, or remove the setting";
             faults.at_value(
                 path,
                 format!("is {}, expected a finite number", text_of(&value.clone())),
-                Some(cure.into()),
+                Some(hint.into()),
             );
+            // Null lets the other settings be checked.
             *value = Value::Null;
         }
         Value::Sequence(items) => {

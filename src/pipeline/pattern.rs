@@ -31,6 +31,7 @@ impl Segment {
         match self {
             Segment::Name(text) => text == name,
             Segment::Glob(text, pattern) => {
+                // A name with brackets also matches literally.
                 text == name
                     || pattern.as_ref().is_some_and(|pattern| pattern.matches_with(name, visible))
             }
@@ -57,6 +58,7 @@ impl PathPattern {
         let mut fault = None;
         for part in text.split('/').filter(|part| !matches!(*part, "" | ".")) {
             match part {
+                // `**/**` is the same as `**`.
                 "**" if matches!(segments.last(), Some(Segment::AnyFolders)) => {}
                 "**" => segments.push(Segment::AnyFolders),
                 name if !name.contains(['*', '?', '[']) => {
@@ -97,6 +99,7 @@ impl PathPattern {
 fn matches(segments: &[Segment], names: &[&str]) -> bool {
     match (segments, names) {
         ([], []) => true,
+        // `v/**` does not match the folder `v` itself.
         ([Segment::AnyFolders], []) => false,
         // A trailing `**` matches all files below.
         ([Segment::AnyFolders], [.., _]) => {

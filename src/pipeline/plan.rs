@@ -118,6 +118,7 @@ impl<'a> Planner<'a> {
             ..StagePlan::empty(name, spec.kind())
         };
         spec.plan(&self.given(name, &receipts, &ReceiptIndex::new(&receipts)), &mut plan)?;
+        // Tasks of the newest version that are not planned again are dropped.
         let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
         let gone: HashSet<&str> = plan
             .before_entries
@@ -134,6 +135,7 @@ impl<'a> Planner<'a> {
                 .collect();
         }
         if !plan.dropped.is_empty() {
+            // Videos of dropped tasks may be in other tasks now.
             plan.planned_digests = plan.digests().into_iter().map(str::to_owned).collect();
             plan.videos_gone = self.videos_gone(&plan);
         }

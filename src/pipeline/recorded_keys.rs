@@ -31,33 +31,49 @@ name: every_kind
 workspace: nowhere
 seed: 1234567890123
 stages:
-  frames: { decode: { videos: ['data/maze/maze_1_00*.mp4'], size: 32, videos_per_shard: 3, cut: null } }
-  odd: { decode: { videos: ['data/bigfish/*.mp4'], duplicates: skip, fps: 29.97, fit: crop, trim_bars: true,
-         blank: 0.02, still: { frames: 3 }, compression: zstd, min_frames: 5, max_dropped: 0.3,
-         limits: { deadline_secs: 60 } } }
+  frames:
+    decode:
+      { videos: ['data/maze/maze_1_00*.mp4'], size: 32, videos_per_shard: 3, cut: null }
+  odd:
+    decode:
+      { videos: ['data/bigfish/*.mp4'], duplicates: skip, fps: 29.97, fit: crop,
+        trim_bars: true, blank: 0.02, still: { frames: 3 }, compression: zstd, min_frames: 5,
+        max_dropped: 0.3, limits: { deadline_secs: 60 } }
   actions: { import_actions: { frames: frames, file: data/maze/actions.parquet, partial: true } }
   copies: { deduplicate: { frames: frames, distance: 0.003 } }
-  played: { record: { game: coinrun, player: sticky, episodes: 40, noise: 0.1, videos: true, mode: hard } }
+  played:
+    record:
+      { game: coinrun, player: sticky, episodes: 40, noise: 0.1, videos: true, mode: hard }
   weights: { import_dynamics: { weights: tests/golden/idm_fdm.pt } }
   paper: { train_dynamics: { frames: frames, without: copies, reference: true, steps: 10 } }
-  told: { train_dynamics: { frames: played, actions: played, supervision: { labels: 8 }, preset: small,
-          context: 2, optimizer: adam, learning_rate: 0.001, idm_learning_rate: 0.0003, decorrelation: 0.01,
-          vq: { warmup: 0.5 }, precision: bf16, refresh: always } }
+  told:
+    train_dynamics:
+      { frames: played, actions: played, supervision: { labels: 8 }, preset: small, context: 2,
+        optimizer: adam, learning_rate: 0.001, idm_learning_rate: 0.0003, decorrelation: 0.01,
+        vq: { warmup: 0.5 }, precision: bf16, refresh: always }
   labels: { label: { frames: frames, dynamics: paper, actions: actions, without: copies } }
   again: { label: { frames: odd, dynamics: weights, precision: bf16, file_mib: 3 } }
   seen: { label: { frames: played, dynamics: told, actions: played, fdm_error: false } }
-  policy: { train_policy: { labels: seen, scale: 3, warmup_steps: 5, patience: 2, refresh: { growth: 0.5 } } }
-  decoder: { train_decoder: { labels: seen, actions: played, transitions: [64, 16], draws: 2, hidden: [] } }
-  agent: { finetune: { game: coinrun, policy: policy, dynamics: told, seed: 5, learning_rate: 0.002 } }
+  policy:
+    train_policy:
+      { labels: seen, scale: 3, warmup_steps: 5, patience: 2, refresh: { growth: 0.5 } }
+  decoder:
+    train_decoder:
+      { labels: seen, actions: played, transitions: [64, 16], draws: 2, hidden: [] }
+  agent:
+    finetune: { game: coinrun, policy: policy, dynamics: told, seed: 5, learning_rate: 0.002 }
   scratch: { finetune: { game: heist, from_scratch: true, levels: { start: 3, count: 9 } } }
   shown: { record: { game: coinrun, player: agent, agent: agent, episodes: 2 } }
-  cloned: { record: { game: coinrun, player: policy, policy: policy, decoder: decoder, episodes: 3 } }
+  cloned:
+    record: { game: coinrun, player: policy, policy: policy, decoder: decoder, episodes: 3 }
   returns: { evaluate: { game: coinrun, policy: policy, decoder: decoder, temperature: 0 } }
   learnt: { evaluate: { game: coinrun, agent: agent, episodes: 10 } }
   probe: { evaluate: { labels: seen, actions: played, holdout: 3 } }
   ahead: { evaluate: { frames: frames, dynamics: paper, rollout: 2 } }
-  page: { report: { frames: frames, labels: labels, policy: policy, decoder: decoder, evaluation: returns,
-          agents: [agent, scratch], points: 100 } }
+  page:
+    report:
+      { frames: frames, labels: labels, policy: policy, decoder: decoder, evaluation: returns,
+        agents: [agent, scratch], points: 100 }
 ";
 
 /// Keys by stage, in the dataset's order.

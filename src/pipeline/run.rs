@@ -62,6 +62,7 @@ pub fn run(
     watch.start(&summary.run);
     let result = stages(&session, options, means, watch, &mut summary);
     summary.seconds = start.elapsed().as_secs_f64();
+    // Release the pins even if a stage failed, but report that stage's error first.
     let ended = session.end(&mut summary, result.as_ref().err());
     result?;
     ended?;
@@ -90,6 +91,7 @@ fn nothing_to_do(
     Ok(summary)
 }
 
+/// Runs the stages in order, and adds their results to the summary.
 fn stages(
     session: &Session,
     options: &PlanOptions,
@@ -99,7 +101,10 @@ fn stages(
 ) -> Result<(), Error> {
     let mut planner = Planner::new(session.checked, session.store, options)?;
     for &at in &session.checked.order {
-        means.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))?;
+        if let Some(signal) = means.stop.signal() {
+            return Err(Error::Stopped(signal));
+        }
+        // Stages that are not run are still planned, because others read their plans.
         if !options.runs(&session.checked.spec.stages[at].0) {
             let plan = planner.plan(at)?;
             planner.plans.insert(plan.stage.clone(), plan);
@@ -116,6 +121,7 @@ fn stages(
             failures: Vec::new(),
         };
         let stage = running.run();
+        // Failures belong to the summary even if the stage returned an error.
         summary.failures.append(&mut running.failures);
         let mut stage = stage?;
         stage.seconds += begun.elapsed().as_secs_f64();
@@ -179,6 +185,7 @@ impl RunningStage<'_, '_, '_> {
                 self.planner.now.left_out.extend(unavailable);
                 continue;
             }
+            // Whatever is still unreadable is left for the next run.
             return self.commit(failed, streaming_time);
         }
         unreachable!("the last round returns")
@@ -206,6 +213,7 @@ impl RunningStage<'_, '_, '_> {
     ) -> Result<Vec<TaskFailure>, Error> {
         let name = plan.stage.clone();
         let mut jobs = plan.tasks.begin();
+        // These were finished in an earlier round, or streamed.
         jobs.retain(|job| !self.made.contains_key(&job.key));
         self.planner.plans.insert(name.clone(), plan);
         if jobs.is_empty() {
@@ -267,6 +275,7 @@ impl RunningStage<'_, '_, '_> {
         stage.seconds = streaming_time.as_secs_f64();
         self.failures.extend(plan.left_out.iter().map(|left| TaskFailure::left_out(name, left)));
         self.failures.extend(failed);
+        // A video can fail in several rounds: report it once.
         let mut seen = HashSet::default();
         self.failures
             .retain(|failure| seen.insert((failure.stage.clone(), failure.subject.clone())));
@@ -291,6 +300,7 @@ pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>)
         None
     };
     let all: HashSet<String> = plan.tasks.keys().into_iter().collect();
+    // Receipts of an earlier round may no longer be in the plan.
     let undone = plan.tasks.end(
         made.iter()
             .map(|(key, receipt)| (key.clone(), receipt.clone()))
@@ -312,6 +322,7 @@ pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>)
         let dropped = plan.dropped.clone();
         plan.tasks.restore(&dropped, missing);
     }
+    // A run commits what it has, so nothing waits any more.
     plan.waiting = Default::default();
     undone
 }
@@ -355,15 +366,11 @@ fn execute(
             limit.allows(receipt)
         });
         stop.store(true, Ordering::Relaxed);
+        // Closing the queue ends the label threads.
         drop(send);
         let labels = labels.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (
-            ended,
-            StreamedLabels::new(
-                labels,
-                first_label.get().map(Instant::elapsed).unwrap_or_default(),
-            ),
-        )
+        let took = first_label.get().map(Instant::elapsed).unwrap_or_default();
+        (ended, StreamedLabels::new(labels, took))
     })
 }
 

@@ -117,6 +117,7 @@ impl<'a> Session<'a> {
         pins_for: PinsFor,
     ) -> Result<Self, Error> {
         let started_unix_secs = now().as_secs();
+        // Claim first: a workspace of another pipeline must not get a run number.
         claim(checked, store, options)?;
         let run = runs::begin(store, &checked.spec.name, &host(), started_unix_secs)?;
         let process = Process::this().filter(|_| pins_for == PinsFor::ThisProcess);
@@ -193,6 +194,7 @@ impl<'a> Session<'a> {
             std::thread::sleep(Duration::from_millis(50));
             return Ok(false);
         }
+        // A finished task may have been collected before it was pinned.
         Ok(crate::dataset::are_filed(self.store, &plan.stage, &adopted)?)
     }
 
@@ -233,6 +235,7 @@ impl<'a> Session<'a> {
             plan.tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
         let committed = commit(self.store, &settings, &plan.tasks.keys(), &fresh)?;
         publish(self.store, &plan.stage, &committed, &mut plan.note)?;
+        // Later stages of this run read the new version, so it must not be collected.
         if let Committed::New(manifest) = &committed {
             let held = BTreeMap::from([(
                 plan.stage.clone(),
@@ -255,6 +258,7 @@ impl<'a> Session<'a> {
     /// Writes the run's record and releases its pins. A run without changes leaves no record.
     pub fn end(&self, summary: &mut Summary, failed: Option<&Error>) -> Result<(), Error> {
         pins::release(self.store, &self.run)?;
+        // Nothing changed, so the run would only be noise in `lapo runs`.
         let is_idle = failed.is_none()
             && summary.failures.is_empty()
             && summary.stages.iter().all(|stage| !stage.changed && stage.new == 0);

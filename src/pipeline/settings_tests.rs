@@ -1,5 +1,5 @@
-//! Tests with random settings: a second run of any pipeline changes nothing, and a job survives being
-//! written into a plan and read back.
+//! Tests with random settings: a second run of any pipeline changes nothing, and a job survives a
+//! round trip through a plan.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

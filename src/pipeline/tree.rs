@@ -87,6 +87,7 @@ impl Walker {
         // Links wait until no real folder is left, so that real paths win.
         while let Some(folder) = folders.pop_front().or_else(|| links.pop_front()) {
             match identity(&folder) {
+                // A link, or a loop of links, has led here before.
                 Ok(identity) if !visited.insert(identity) => continue,
                 Ok(_) => {}
                 Err(cause) => {
@@ -120,6 +121,7 @@ impl Walker {
         let is_folder = match std::fs::symlink_metadata(&path) {
             Ok(_) => path.is_dir(),
             Err(cause) if is_absent(&cause) => return,
+            // Without permission to look, assume a file: decoding it reports the cause.
             Err(_) => false,
         };
         if !is_folder || path.extension().is_some() {
@@ -144,6 +146,7 @@ impl Walker {
         if let Err(cause) = listed {
             self.record_unlisted(folder, cause);
         }
+        // The order of `read_dir` differs between file systems.
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         entries
     }

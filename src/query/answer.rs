@@ -58,6 +58,7 @@ impl Answer {
     /// fails.
     pub fn write(mut self, format: Format, limit: Option<u64>, out: &mut dyn Write) -> Result<u64> {
         let convert = self.error_converter();
+        // Open the sink first: it writes the header even if there are no rows.
         let mut sink = sink::open(format, &self.schema, out)?;
         let (sender, receiver) = sync_channel::<DataFrame>(2);
         // The callback returns true, which ends the query, once the receiver is gone.
@@ -77,6 +78,7 @@ impl Answer {
             }
             remaining -= taken;
             left_out += height - taken;
+            // Dropping the receiver ends the query.
             if written.is_err() {
                 break;
             }

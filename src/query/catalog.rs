@@ -103,6 +103,7 @@ impl Catalog {
             let meant: Vec<Table> =
                 tables.iter().filter(|table| table.is_called(short)).cloned().collect();
             match &meant[..] {
+                // A stage with the short name hides it.
                 _ if tables.iter().any(|table| table.name == short) => {}
                 [] => {}
                 [one] => tables.push(Table { name: short.to_owned(), ..one.clone() }),
@@ -124,6 +125,7 @@ impl Catalog {
     pub fn check_damage(&self, store: &Store, name: &str) -> Result<()> {
         let name = name.to_lowercase();
         let is_short = SHORT_NAMES.contains(&name.as_str());
+        // Further tables of a stage are called `<stage>_<sort>`.
         let may_have = |stage: &str| {
             is_short
                 || name
@@ -191,6 +193,7 @@ impl Catalog {
         let Some(stage) = table.stage.as_deref().and_then(|name| self.stage(name)) else {
             return Ok(None);
         };
+        // The newest manifest is already in memory.
         match version.filter(|version| *version != stage.manifest.version) {
             None => Ok(Some(stage.manifest.clone())),
             Some(version) => match dataset::at(store, &stage.name, version)? {
@@ -255,6 +258,7 @@ impl Stage {
         );
         let name_of = |(place, content): (usize, Content)| {
             let name = match &content {
+                // The first table has the stage's own name.
                 Content::Parquet(sort) if place > 0 => format!("{}_{sort}", self.name),
                 _ => self.name.clone(),
             };

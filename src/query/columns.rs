@@ -1,5 +1,5 @@
 //! Resolves the column names of a query, and names its unnamed results. Start at [`name_results`],
-//! then [`fold`].
+//! then [`fix_column_case`].
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -9,7 +9,7 @@ use sqlparser::ast::{
     TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use super::statement::same;
+use super::statement::same_ignoring_case;
 use super::{Error, Result};
 
 /// Names every unnamed expression after its own text, such as `median(motion)`, with a number if
@@ -22,16 +22,16 @@ use super::{Error, Result};
 /// Fails if a grouped query is ordered by an aggregate outside its results: the engine would
 /// compute it over the groups.
 pub(super) fn name_results(query: &mut Query) -> Result<()> {
-    match VisitMut::visit(query, &mut Namer) {
+    match VisitMut::visit(query, &mut ResultNamer) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(*error),
     }
 }
 
 /// Names unnamed results, and rewrites `ORDER BY` to use the names.
-struct Namer;
+struct ResultNamer;
 
-impl VisitorMut for Namer {
+impl VisitorMut for ResultNamer {
     type Break = Box<Error>;
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Box<Error>> {
@@ -51,6 +51,7 @@ impl VisitorMut for Namer {
                 _ => None,
             });
             match result {
+                // Order by the result, which the engine has already computed.
                 Some(name) => key.expr = Expr::Identifier(name),
                 None if grouped && calls(&key.expr, AGGREGATES) => {
                     let expected = "one of the results: add it to SELECT".to_owned();
@@ -69,7 +70,7 @@ impl VisitorMut for Namer {
         let mut taken: BTreeSet<String> = select.projection.iter().filter_map(alias_of).collect();
         for item in &mut select.projection {
             let SelectItem::UnnamedExpr(expr) = item else { continue };
-            let (name, otherwise) = match &*expr {
+            let (preferred, fallback) = match &*expr {
                 Expr::Identifier(ident) => (ident.value.clone(), ident.value.clone()),
                 // The engine names columns of joined tables in this way.
                 Expr::CompoundIdentifier(parts) => match &parts[..] {
@@ -78,14 +79,16 @@ impl VisitorMut for Namer {
                     }
                     _ => continue,
                 },
+                // One alias cannot name several columns.
                 other if may_expand(other) => continue,
                 other => (String::new(), other.to_string()),
             };
-            if !name.is_empty() && taken.insert(name) {
+            // A plain column keeps its name unless it is taken.
+            if !preferred.is_empty() && taken.insert(preferred) {
                 continue;
             }
             let mut names =
-                (0..).map(|n| if n == 0 { otherwise.clone() } else { format!("{otherwise}_{n}") });
+                (0..).map(|n| if n == 0 { fallback.clone() } else { format!("{fallback}_{n}") });
             let free = names.find(|name| taken.insert(name.clone())).unwrap_or_default();
             // The SQL printer does not escape quotes, so double them here.
             let alias = Ident::with_quote('"', free.replace('"', "\"\""));
@@ -144,29 +147,30 @@ fn calls(expr: &Expr, functions: &[&str]) -> bool {
 /// Returns whether two expressions have the same text. Case is ignored, except inside string
 /// literals.
 fn is_same_text(one: &str, other: &str) -> bool {
-    one == other || (same(one, other) && !one.contains('\''))
+    one == other || (same_ignoring_case(one, other) && !one.contains('\''))
 }
 
 /// Corrects the case of column names to the spelling in their tables, and returns the undefined
 /// names.
-pub(super) fn fold(query: &mut Query, columns: &BTreeSet<String>) -> Vec<String> {
-    let mut defined = Defined::default();
+pub(super) fn fix_column_case(query: &mut Query, columns: &BTreeSet<String>) -> Vec<String> {
+    let mut defined = DefinedNames::default();
     let _ = Visit::visit(query, &mut defined);
+    // A query can use its own aliases like columns.
     let mut columns = columns.clone();
     columns.extend(defined.columns);
-    let mut folder = Folder { columns, tables: defined.tables, unknown: Vec::new() };
-    let _ = VisitMut::visit(query, &mut folder);
-    folder.unknown
+    let mut fixer = CaseFixer { columns, tables: defined.tables, unknown: Vec::new() };
+    let _ = VisitMut::visit(query, &mut fixer);
+    fixer.unknown
 }
 
 /// The column and table names defined by a query.
 #[derive(Default)]
-struct Defined {
+struct DefinedNames {
     columns: BTreeSet<String>,
     tables: BTreeSet<String>,
 }
 
-impl Visitor for Defined {
+impl Visitor for DefinedNames {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
@@ -196,7 +200,8 @@ impl Visitor for Defined {
     }
 }
 
-impl Defined {
+impl DefinedNames {
+    /// Adds a table alias and its column aliases.
     fn alias(&mut self, alias: &sqlparser::ast::TableAlias) {
         self.tables.insert(alias.name.value.clone());
         self.columns.extend(alias.columns.iter().map(|column| column.name.value.clone()));
@@ -218,19 +223,20 @@ fn add_brackets(expr: &mut Expr) {
     });
     parts.extend(names);
     if parts.len() > 1 {
+        // The names moved into the brackets; indices such as `[1]` stay.
         access_chain.retain(|access| !matches!(access, AccessExpr::Dot(Expr::Identifier(_))));
         **root = Expr::Nested(Box::new(Expr::CompoundIdentifier(parts)));
     }
 }
 
 /// Corrects the case of names.
-struct Folder {
+struct CaseFixer {
     columns: BTreeSet<String>,
     tables: BTreeSet<String>,
     unknown: Vec<String>,
 }
 
-impl Folder {
+impl CaseFixer {
     /// Corrects the case of a column, or records it as unknown.
     fn column(&mut self, ident: &mut Ident) {
         if !fix_case(ident, &self.columns)
@@ -247,13 +253,14 @@ fn fix_case(ident: &mut Ident, names: &BTreeSet<String>) -> bool {
     if names.contains(&ident.value) {
         return true;
     }
-    let mut near = names.iter().filter(|name| same(name, &ident.value));
+    let mut near = names.iter().filter(|name| same_ignoring_case(name, &ident.value));
+    // Two names that differ in case only are ambiguous.
     let (Some(name), None) = (near.next(), near.next()) else { return false };
     *ident = Ident::with_quote('"', name.clone());
     true
 }
 
-impl VisitorMut for Folder {
+impl VisitorMut for CaseFixer {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {

@@ -1,6 +1,6 @@
 //! Errors of queries, and advice on how to fix them.
 
-use super::Asked;
+use super::TableName;
 use crate::dataset;
 
 /// An error of a query.
@@ -50,7 +50,7 @@ pub enum Error {
     },
     /// A table with the rows of all stages has no versions.
     #[error("table `{}` has no versions: it combines the rows of all stages", .0.name)]
-    Unversioned(Asked),
+    Unversioned(TableName),
     /// An ambiguous short name.
     #[error("table `{name}` could be any of {}", list(stages))]
     Ambiguous {
@@ -123,7 +123,7 @@ impl Error {
             Self::NoVersion { there, .. } => Some(format!("versions here: {there}")),
             Self::NoRun { there, .. } => Some(there.clone()),
             Self::NotInRun { stages, .. } => Some(format!("stages of that run: {}", list(stages))),
-            Self::Unversioned(asked) => Some(format!("remove the version: FROM {}", asked.name)),
+            Self::Unversioned(table) => Some(format!("remove the version: FROM {}", table.name)),
             Self::Ambiguous { stages, .. } => {
                 Some(format!("name the stage: FROM {}", stages.first()?))
             }
@@ -168,6 +168,7 @@ fn did_you_mean(name: &str, names: &[String]) -> String {
 /// Returns the most similar name, if at most a third of its letters differ.
 pub(super) fn nearest<'a>(name: &str, names: &'a [String]) -> Option<&'a String> {
     let lower = name.to_lowercase();
+    // Short names differ in few letters by chance, so allow fewer.
     let most = (lower.chars().count() / 3).min(3);
     let by_distance = names
         .iter()

@@ -87,6 +87,7 @@ pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
     }
     let mut versions = Vec::new();
     for number in numbers {
+        // A version can be collected between listing and reading.
         let Some(manifest) = dataset::at(store, stage, number)? else { continue };
         let Manifest { version, committed_unix_ms, totals, changes, why, pipeline, run, .. } =
             manifest;
@@ -133,6 +134,7 @@ pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
         why: all
             .into_iter()
             .filter(|one| between.contains(&one.version))
+            // The first version's reason explains a change before it.
             .skip(1)
             .map(|one| (one.version, one.why))
             .collect(),
@@ -149,6 +151,7 @@ fn common_origin(receipts: &[Arc<Receipt>]) -> BTreeMap<String, Option<Value>> {
     let mut common = BTreeMap::new();
     for receipt in receipts {
         let Value::Object(made) = serde_json::json!(receipt.made) else { continue };
+        // The time of finishing always differs.
         for (name, value) in made.into_iter().filter(|(name, _)| name != "finished_unix_secs") {
             let known = common.entry(name).or_insert_with(|| Some(value.clone()));
             if known.as_ref() != Some(&value) {
@@ -175,6 +178,7 @@ fn changed(
 ) -> BTreeMap<String, [Value; 2]> {
     let value = |fields: &BTreeMap<String, Option<Value>>, name| match fields.get(name) {
         Some(value) => value.clone(),
+        // A field that the other version does not have counts as null.
         None => Some(Value::Null),
     };
     let short = |value: Value| match value {

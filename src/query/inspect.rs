@@ -58,6 +58,7 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
         let sort =
             if let Content::Parquet(sort) = &table.content { sort.as_str() } else { "frames" };
         if let Some(sql) = example_query(sort, &table.name) {
+            // The rows are small: example queries aggregate or have a limit.
             let rows = query(store, &sql)?;
             answers.push((sql, rows));
         }

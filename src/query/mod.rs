@@ -2,7 +2,7 @@
 //!
 //! - [`answer`] prepares an [`Answer`], a stream of rows as a table, CSV, JSON, JSON lines or
 //!   Parquet. [`query`] collects the rows instead.
-//! - [`tables`] lists the tables of a workspace, [`tables_asked`] the tables of a query.
+//! - [`tables`] lists the tables of a workspace, [`table_names`] the tables of a query.
 //! - [`datasets`] lists all datasets, [`inspect()`] describes one of them, [`history()`] lists its
 //!   versions, [`diff`] compares two of them.
 //!
@@ -50,7 +50,7 @@ pub use inspect::{Inspection, inspect};
 pub use print::write;
 pub use sink::Format;
 use statement::Statement;
-pub use statement::{Asked, tables_asked};
+pub use statement::{TableName, table_names};
 pub use versions::Versions;
 
 /// The result of a query.
@@ -145,7 +145,7 @@ struct Workspace<'a> {
 
 /// A table of a query: the name in the query, the name in the engine, and its rows.
 struct OpenedTable {
-    asked: Asked,
+    query_name: TableName,
     name: String,
     rows: LazyFrame,
     columns: Vec<String>,
@@ -167,33 +167,43 @@ impl<'a> Workspace<'a> {
 
     /// Prepares the rows of a query.
     fn rows(&self, mut query: Box<Query>) -> Result<Answer> {
-        if let Some((asked, name)) = statement::counted_table(&query)
-            && let Some(rows) = self.row_count(&asked)?
+        // The manifest has the count, so no file is opened.
+        if let Some((table, column)) = statement::counted_table(&query)
+            && let Some(rows) = self.row_count(&table)?
         {
-            return Answer::of(vec![Column::new(name.into(), [rows])]);
+            return Answer::of(vec![Column::new(column.into(), [rows])]);
         }
         let mut opened = Vec::<OpenedTable>::new();
         let mut pins = Vec::new();
         let mut sources = Sources::new(self.store);
-        let renamed = statement::rename_tables(&mut query, |asked| {
-            if let Some(known) = opened.iter().find(|one| one.asked == *asked) {
+        // Each table is opened once, however often the query names it.
+        let renamed = statement::rename_tables(&mut query, |table| {
+            if let Some(known) = opened.iter().find(|one| one.query_name == *table) {
                 return Ok(known.name.clone());
             }
             // Pin first: garbage collection must not delete a file between listing and reading.
-            pins.extend(self.pin(asked)?);
-            let (name, mut rows) = self.scan(asked, &mut sources)?;
+            pins.extend(self.pin(table)?);
+            let (name, mut rows) = self.scan(table, &mut sources)?;
             let schema = rows.collect_schema().map_err(engine_error(&[]))?;
             let columns = schema.iter_names().map(ToString::to_string).collect();
-            opened.push(OpenedTable { asked: asked.clone(), name: name.clone(), rows, columns });
+            opened.push(OpenedTable {
+                query_name: table.clone(),
+                name: name.clone(),
+                rows,
+                columns,
+            });
             Ok(name)
         });
         renamed.map_err(|error| sources.explain(error))?;
+        // Name results before fixing the case: the names are the user's text.
         columns::name_results(&mut query)?;
         let known: BTreeSet<String> =
             opened.iter().flat_map(|table| table.columns.clone()).collect();
-        let unknown = columns::fold(&mut query, &known);
-        let tables: Vec<_> =
-            opened.iter().map(|table| (table.asked.name.clone(), table.columns.clone())).collect();
+        let unknown = columns::fix_column_case(&mut query, &known);
+        let tables: Vec<_> = opened
+            .iter()
+            .map(|table| (table.query_name.name.clone(), table.columns.clone()))
+            .collect();
         let mut context = SQLContext::new();
         for table in opened {
             context.register(&table.name, table.rows);
@@ -210,16 +220,15 @@ impl<'a> Workspace<'a> {
         Ok(Answer { rows, schema, tables, sources: Some(sources), _pins: pins })
     }
 
-    /// Returns a table's number of rows according to its manifest, or `None` if only reading it can
-    /// tell.
-    fn row_count(&self, asked: &Asked) -> Result<Option<u64>> {
-        let (table, version) = self.find(asked)?;
+    /// Returns a table's number of rows according to its manifest, or `None` if it must be read.
+    fn row_count(&self, name: &TableName) -> Result<Option<u64>> {
+        let (table, version) = self.find(name)?;
         self.catalog.rows(self.store, table, version)
     }
 
     /// Pins the versions of a table while they are read.
-    fn pin(&self, asked: &Asked) -> Result<Vec<TemporaryPin>> {
-        let (table, version) = self.find(asked)?;
+    fn pin(&self, name: &TableName) -> Result<Vec<TemporaryPin>> {
+        let (table, version) = self.find(name)?;
         let mut pins = Vec::new();
         for stage in table.stage.clone().map_or_else(
             || self.catalog.datasets().into_iter().map(|info| info.stage).collect(),
@@ -241,8 +250,8 @@ impl<'a> Workspace<'a> {
     }
 
     /// Returns a table's rows and an internal name. No name in a query can hide it.
-    fn scan(&self, asked: &Asked, sources: &mut Sources) -> Result<(String, LazyFrame)> {
-        let (table, version) = self.find(asked)?;
+    fn scan(&self, name: &TableName, sources: &mut Sources) -> Result<(String, LazyFrame)> {
+        let (table, version) = self.find(name)?;
         let named = version.map(|version| format!("@{version}")).unwrap_or_default();
         let files = self.catalog.files(self.store, table, version)?;
         let rows = self.catalog.scan(self.store, table, &files);
@@ -251,17 +260,18 @@ impl<'a> Workspace<'a> {
     }
 
     /// Returns the table with this name, and its version.
-    fn find(&self, asked: &Asked) -> Result<(&Table, Option<u64>)> {
-        let table = self.table(&asked.name)?;
+    fn find(&self, name: &TableName) -> Result<(&Table, Option<u64>)> {
+        let table = self.table(&name.name)?;
         let Some(stage) = &table.stage else {
-            return if asked.version.is_some() {
-                Err(Error::Unversioned(asked.clone()))
+            return if name.version.is_some() {
+                Err(Error::Unversioned(name.clone()))
             } else {
                 Ok((table, None))
             };
         };
-        match asked.version {
+        match name.version {
             Some(version) => Ok((table, Some(version))),
+            // A version in the query takes precedence over the selected one.
             None => Ok((table, self.versions.version(stage)?)),
         }
     }
@@ -277,12 +287,17 @@ impl<'a> Workspace<'a> {
             return Ok(table);
         }
         self.catalog.check_damage(self.store, name)?;
-        if let Some((name, stages)) =
-            self.catalog.ambiguous.iter().find(|(short, _)| statement::same(short, name))
+        if let Some((name, stages)) = self
+            .catalog
+            .ambiguous
+            .iter()
+            .find(|(short, _)| statement::same_ignoring_case(short, name))
         {
             return Err(Error::Ambiguous { name: name.clone(), stages: stages.clone() });
         }
-        let mut near = tables.iter().filter(|table| statement::same(&table.name, name));
+        // A table in other case is meant if there is only one.
+        let mut near =
+            tables.iter().filter(|table| statement::same_ignoring_case(&table.name, name));
         match (near.next(), near.next()) {
             (Some(table), None) => Ok(table),
             _ => Err(Error::NoTable {

@@ -73,6 +73,7 @@ fn aligned(columns: &[Cells]) -> String {
             };
             written.expect("a string grows as needed");
         }
+        // The last column needs no padding.
         text.push_str(row.trim_end());
         text.push('\n');
     }

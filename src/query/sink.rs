@@ -109,6 +109,7 @@ impl Sink for TextSink<'_> {
     fn finish(self: Box<Self>) -> Result<()> {
         match (self.style, self.any) {
             (Style::Json, true) => self.out.write_all(b"]\n").map_err(write_error),
+            // No row opened the array.
             (Style::Json, false) => self.out.write_all(b"[]\n").map_err(write_error),
             (Style::Csv | Style::JsonLines, _) => Ok(()),
         }
@@ -175,6 +176,7 @@ impl Write for ErrorKeeper<'_> {
 impl Sink for ParquetSink<'_> {
     fn rows(&mut self, rows: &DataFrame) -> Result<()> {
         let mut rows = rows.clone();
+        // Every chunk would become a row group of its own.
         rows.rechunk_mut();
         self.writer.write_batch(&rows).map_err(|error| parquet_error(&self.cause, &error))
     }

@@ -22,19 +22,19 @@ pub(super) enum Statement {
     /// `SHOW TABLES`.
     Tables,
     /// `DESCRIBE table` or `SHOW COLUMNS FROM table`.
-    Columns(Asked),
+    Columns(TableName),
 }
 
 /// A table name in a query: `labels`, or `labels@3` for version 3.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Asked {
+pub struct TableName {
     /// The table's name.
     pub name: String,
     /// The version after the `@`, if any.
     pub version: Option<u64>,
 }
 
-impl Asked {
+impl TableName {
     /// Splits `labels@3` into a name and a version.
     fn parse(text: &str) -> Self {
         let version =
@@ -60,16 +60,16 @@ impl Asked {
 ///
 /// # Errors
 /// Fails if the text is not SQL, or if the statement is not supported.
-pub fn tables_asked(sql: &str) -> Result<Vec<Asked>> {
-    let mut all: Vec<Asked> = Vec::new();
+pub fn table_names(sql: &str) -> Result<Vec<TableName>> {
+    let mut all: Vec<TableName> = Vec::new();
     match Statement::parse(sql)? {
         Statement::Tables => {}
-        Statement::Columns(asked) => all.push(asked),
-        Statement::Rows(mut query) => rename_tables(&mut query, |asked| {
-            if !all.contains(asked) {
-                all.push(asked.clone());
+        Statement::Columns(table) => all.push(table),
+        Statement::Rows(mut query) => rename_tables(&mut query, |table| {
+            if !all.contains(table) {
+                all.push(table.clone());
             }
-            Ok(asked.name.clone())
+            Ok(table.name.clone())
         })?,
     }
     Ok(all)
@@ -86,11 +86,13 @@ impl Statement {
         let mut statements = { parser }.parse_statements().map_err(syntax)?;
         match (statements.pop(), statements.len()) {
             (None, _) => Err(refused("an empty query", "a statement")),
+            // `SELECT 1; DROP TABLE x` must not run its first half.
             (Some(_), 1..) => Err(refused("several statements at once", "one statement")),
             (Some(one), 0) => Self::of(one),
         }
     }
 
+    /// Converts a parsed statement.
     fn of(statement: Ast) -> Result<Self> {
         match statement {
             Ast::Query(query) => Ok(Self::Rows(query)),
@@ -98,11 +100,11 @@ impl Statement {
             Ast::ExplainTable { describe_alias, table_name, hive_format: None, .. }
                 if describe_alias.to_string() != "EXPLAIN" =>
             {
-                Ok(Self::Columns(Asked::of(&table_name)))
+                Ok(Self::Columns(TableName::of(&table_name)))
             }
             Ast::ShowColumns { extended: false, full: false, show_options } => {
                 match table_shown(&show_options) {
-                    Some(name) => Ok(Self::Columns(Asked::of(name))),
+                    Some(name) => Ok(Self::Columns(TableName::of(name))),
                     None => Err(refused(
                         "`SHOW COLUMNS` without a table, or with a filter",
                         "`SHOW COLUMNS FROM table`",
@@ -111,6 +113,7 @@ impl Statement {
             }
             other => {
                 let text = other.to_string();
+                // The first word is enough to recognise the statement.
                 let word = text.split_whitespace().next().unwrap_or_default().to_uppercase();
                 Err(refused(
                     &format!("`{word}`"),
@@ -146,7 +149,7 @@ fn refused(seen: &str, expected: &str) -> Error {
 
 /// Returns the table and the result's name if the query is `SELECT count(*) FROM table`, with
 /// nothing but aliases. Its rows can be counted without reading them.
-pub(super) fn counted_table(query: &Query) -> Option<(Asked, String)> {
+pub(super) fn counted_table(query: &Query) -> Option<(TableName, String)> {
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
     let ([item], [from]) = (&select.projection[..], &select.from[..]) else { return None };
     // Any other clause would appear in the text of the query.
@@ -154,6 +157,7 @@ pub(super) fn counted_table(query: &Query) -> Option<(Asked, String)> {
         return None;
     }
     let TableFactor::Table { name, alias, args: None, .. } = &from.relation else { return None };
+    // Table hints and samples would appear in the text, too.
     let plain = match alias {
         None => name.to_string(),
         Some(alias) if alias.columns.is_empty() => format!("{name} {alias}"),
@@ -165,7 +169,7 @@ pub(super) fn counted_table(query: &Query) -> Option<(Asked, String)> {
         _ => return None,
     };
     let is_count = call.to_string().eq_ignore_ascii_case("count(*)");
-    (is_count && plain == from.relation.to_string()).then(|| (Asked::of(name), column))
+    (is_count && plain == from.relation.to_string()).then(|| (TableName::of(name), column))
 }
 
 /// Replaces every table name of a query by the result of `resolve`. The original names stay valid
@@ -175,7 +179,7 @@ pub(super) fn counted_table(query: &Query) -> Option<(Asked, String)> {
 /// Fails if `resolve` fails, or if the query would read files or change something.
 pub(super) fn rename_tables(
     query: &mut Query,
-    resolve: impl FnMut(&Asked) -> Result<String>,
+    resolve: impl FnMut(&TableName) -> Result<String>,
 ) -> Result<()> {
     let mut renamer = TableRenamer { scopes: Vec::new(), resolve };
     match VisitMut::visit(query, &mut renamer) {
@@ -193,32 +197,39 @@ struct TableRenamer<F> {
 /// The names defined by one `WITH`. A definition sees only the ones before it.
 struct Scope {
     names: Vec<String>,
+    /// Number of names defined so far.
     visible: usize,
 }
 
+/// The control flow of the visitors here: an error ends the visit.
 type Flow = ControlFlow<Box<Error>>;
 
-impl<F: FnMut(&Asked) -> Result<String>> TableRenamer<F> {
+impl<F: FnMut(&TableName) -> Result<String>> TableRenamer<F> {
     /// Returns the spelling of a name in the innermost `WITH` with this name.
     fn defined(&self, name: &str) -> Option<&String> {
         let visible = |scope: &'_ Scope| {
-            scope.names[..scope.visible].iter().rev().find(|one| same(one, name)).cloned()
+            scope.names[..scope.visible]
+                .iter()
+                .rev()
+                .find(|one| same_ignoring_case(one, name))
+                .cloned()
         };
         let scope = self.scopes.iter().rev().find(|scope| visible(scope).is_some())?;
-        scope.names[..scope.visible].iter().rev().find(|one| same(one, name))
+        scope.names[..scope.visible].iter().rev().find(|one| same_ignoring_case(one, name))
     }
 
     /// Replaces a table name, and keeps the original as an alias.
     fn rename(&mut self, name: &mut ObjectName, alias: &mut Option<TableAlias>) -> Result<()> {
-        let asked = Asked::of(name);
+        let table = TableName::of(name);
         let spelled = match &name.0[..] {
             [ObjectNamePart::Identifier(ident)] => ident.value.clone(),
-            _ => asked.name.clone(),
+            _ => table.name.clone(),
         };
         let meant = match self.defined(&spelled) {
             Some(defined) => defined.clone(),
-            None => (self.resolve)(&asked)?,
+            None => (self.resolve)(&table)?,
         };
+        // `labels.motion` must still work after `labels` is renamed.
         if alias.is_none() && meant != spelled {
             *alias = Some(TableAlias {
                 explicit: true,
@@ -232,7 +243,7 @@ impl<F: FnMut(&Asked) -> Result<String>> TableRenamer<F> {
     }
 }
 
-impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for TableRenamer<F> {
+impl<F: FnMut(&TableName) -> Result<String>> VisitorMut for TableRenamer<F> {
     type Break = Box<Error>;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> Flow {
@@ -269,6 +280,8 @@ impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for TableRenamer<F> {
             | TableFactor::UNNEST { .. } => Ok(()),
             other => {
                 let text = other.to_string();
+                // Table functions of the engine can read any file, such as
+                // `read_csv('/etc/passwd')`.
                 let name = text.split('(').next().unwrap_or_default().trim().to_owned();
                 Err(refused(&format!("the table function `{name}`"), "a table of the workspace"))
             }
@@ -319,6 +332,6 @@ fn flow(result: Result<()>) -> Flow {
 }
 
 /// Returns whether two names are equal up to case.
-pub(super) fn same(one: &str, other: &str) -> bool {
+pub(super) fn same_ignoring_case(one: &str, other: &str) -> bool {
     one.to_lowercase() == other.to_lowercase()
 }

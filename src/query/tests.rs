@@ -144,6 +144,7 @@ fn every_stage_and_every_short_name_is_a_table() {
     ] {
         assert_eq!(query(&store, sql).unwrap().len(), rows, "{sql}");
     }
+    // Pixels are too large for SQL.
     assert!(!query(&store, "SELECT * FROM frames").unwrap().columns().contains(&"pixels"));
 }
 
@@ -151,7 +152,8 @@ fn every_stage_and_every_short_name_is_a_table() {
 fn labels_join_their_frames() {
     let (_folder, store) = workspace();
     let sql = "SELECT l.frame_index, f.time_s, l.true_action FROM labels l \
-               JOIN frames f ON l.video = f.video AND l.frame_index = f.frame_index ORDER BY l.frame_index";
+               JOIN frames f ON l.video = f.video AND l.frame_index = f.frame_index \
+               ORDER BY l.frame_index";
     check(&store, sql, Format::Csv, "frame_index,time_s,true_action\n1,0.5,4\n2,1.0,\n3,1.5,7\n");
     let sql = "SELECT video, COUNT(*) AS n, AVG(fdm_error) AS error FROM labels GROUP BY video";
     check(&store, sql, Format::Table, "video       n  error\nmaze/a.mp4  3    0.2\n");
@@ -166,6 +168,7 @@ fn rows_are_counted_without_opening_a_file() {
         .iter()
         .filter(|path| path.ends_with(".parquet") || path.ends_with(".arrow"))
     {
+        // A query that opens a file fails from now on.
         std::fs::remove_file(folder.path().join(file)).unwrap();
     }
     for (sql, expected) in [

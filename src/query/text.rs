@@ -28,13 +28,10 @@ pub(super) fn cell(value: &AnyValue) -> String {
 /// Escapes control characters of the terminal: file names can contain anything.
 pub(super) fn printable(text: &str) -> String {
     // Marks that reverse the text direction are not control characters.
-    let is_control = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let is_direction_mark = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_control(c) {
+        if c.is_control() || is_direction_mark(c) {
             write!(shown, "{}", c.escape_default()).expect("a string grows as needed")
         } else {
             shown.push(c)
@@ -50,6 +47,7 @@ fn decimal(number: f64) -> String {
         let places =
             if magnitude >= 1.0 { 6 - magnitude.log10().floor().min(5.0) as usize } else { 7 };
         let text = format!("{number:.places$}");
+        // Drop trailing zeros.
         return if text.contains('.') {
             text.trim_end_matches('0').trim_end_matches('.').to_owned()
         } else {
@@ -79,6 +77,7 @@ pub(super) fn csv(out: &mut Vec<u8>, value: &AnyValue) {
             json(&mut text, value);
             quoted(out, "", &text);
         }
+        // CSV readers accept `inf` and `NaN`, unlike JSON readers.
         AnyValue::Float32(number) if !number.is_finite() => put(out, number),
         AnyValue::Float64(number) if !number.is_finite() => put(out, number),
         AnyValue::String(text) => csv_text(out, text),

@@ -77,6 +77,7 @@ impl Versions {
 fn no_run(store: &Store, run: &str) -> Result<Error> {
     let files = store.list("runs")?;
     let ids = files.iter().filter_map(|path| path.strip_prefix("runs/")?.strip_suffix(".json"));
+    // Run ids sort by age.
     let newest: Vec<String> = ids.rev().take(5).map(str::to_owned).collect();
     let there = if newest.is_empty() {
         "no run has a record here".to_owned()

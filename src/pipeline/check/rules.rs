@@ -124,6 +124,7 @@ fn inputs_share_latent_actions(faults: &mut Faults, spec: &PipelineSpec) {
         let models: Vec<_> = inputs
             .filter_map(|input| Some((input.field, input.stage, model_of(spec, input.stage)?)))
             .collect();
+        // The first input sets the model for the others.
         let Some((_, first, expected)) = models.first() else { continue };
         for (field, input, model) in models.iter().filter(|(.., model)| model != expected) {
             let message = format!(
@@ -142,6 +143,7 @@ fn model_of<'a>(spec: &'a PipelineSpec, name: &'a str) -> Option<&'a str> {
     match spec.stage(name)?.latent_actions()? {
         LatentActions::Own => Some(name),
         LatentActions::Model(model) => Some(model),
+        // Labels refer to their model, so one more step reaches it.
         LatentActions::Labels(labels) => match spec.stage(labels)?.latent_actions()? {
             LatentActions::Model(model) => Some(model),
             _ => None,

@@ -30,8 +30,8 @@ pub enum Missing {
 /// the versions of a later plan or run.
 ///
 /// # Errors
-/// Fails if partitions are unfinished and `missing` is [`Missing::Refuse`], or if more videos were
-/// rejected than `max_rejected` allows. Then no version is committed.
+/// Fails if partitions are unfinished and `missing` is [`Missing::Refuse`]. Also fails at the first
+/// stage with more rejected videos than `max_rejected` allows, which then gets no new version.
 pub fn commit_all(
     handout: &Handout,
     out: &Store,
@@ -57,11 +57,12 @@ pub fn commit_all(
         return Err(Error::Request { what, hint });
     }
     for share in handout.stages.iter().filter(|share| share.complete) {
-        let lacks = status
+        let unfinished = status
             .iter()
             .find(|stage| stage.stage == share.stage)
             .map_or(&[][..], |stage| &stage.missing);
-        let (stage, failures) = commit_share(&PlannedStage { handout, share, out, store }, lacks)?;
+        let (stage, failures) =
+            commit_share(&PlannedStage { handout, share, out, store }, unfinished)?;
         watch.end(&stage);
         summary.stages.push(stage);
         summary.failures.extend(failures);
@@ -69,6 +70,7 @@ pub fn commit_all(
     // The new versions protect their files from now on.
     pins::release(store, &handout.run)?;
     summary.seconds = now().as_secs_f64() - handout.planned_unix_secs as f64;
+    // The plan was committed before: keep the first record.
     if dataset::runs::is_recorded(store, &handout.run)? {
         return Ok(summary);
     }
@@ -96,27 +98,30 @@ struct PlannedStage<'a> {
     store: &'a Store,
 }
 
-/// Commits one stage without the partitions `lacks`.
+/// Commits one stage without its unfinished partitions.
 fn commit_share(
     stage: &PlannedStage,
-    lacks: &[usize],
+    unfinished: &[usize],
 ) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
     let PlannedStage { handout, share, out, store } = *stage;
     let Keys { order, new } = keys(out, share)?;
-    let missing: HashSet<&String> =
-        lacks.iter().map(|partition| &new[partition - share.first]).collect();
+    let missing_keys: HashSet<&String> =
+        unfinished.iter().map(|partition| &new[partition - share.first]).collect();
     let made: ByKey = {
-        let done: Vec<String> = new.iter().filter(|key| !missing.contains(key)).cloned().collect();
+        let done: Vec<String> =
+            new.iter().filter(|key| !missing_keys.contains(key)).cloned().collect();
         let receipts = find_receipts(store, &share.stage, &done)?.into_iter().flatten();
         receipts.map(|receipt| (receipt.key.clone(), Arc::new(receipt))).collect()
     };
     let newest = head(store, &share.stage)?;
-    let mut order: Vec<String> = order.into_iter().filter(|key| !missing.contains(key)).collect();
+    let mut order: Vec<String> =
+        order.into_iter().filter(|key| !missing_keys.contains(key)).collect();
     let mut fresh = made.clone();
-    if !lacks.is_empty() && share.kind()?.restores {
-        (order, fresh) = restored(stage, lacks, &order, made.clone(), newest.as_ref())?;
+    // Videos of unfinished partitions keep their tasks of the newest version.
+    if !unfinished.is_empty() && share.kind()?.restores {
+        (order, fresh) = restored(stage, unfinished, &order, made.clone(), newest.as_ref())?;
     }
-    if order.is_empty() && !lacks.is_empty() {
+    if order.is_empty() && !unfinished.is_empty() {
         let what = format!(
             "stage {}: none of its {} partitions is done, and there is no earlier version",
             share.stage, share.count
@@ -144,19 +149,28 @@ fn commit_share(
     let committed = commit(store, &settings, &order, &fresh)?;
     let mut share = share.clone();
     publish(store, &share.stage, &committed, &mut share.note)?;
-    let failure = |partition: &usize| TaskFailure {
-        stage: share.stage.clone(),
-        key: new[partition - share.first].clone(),
+    let failure = |partition: &usize| {
+        unfinished_partition(&share.stage, &new[partition - share.first], *partition)
+    };
+    let summary = StageSummary {
+        failed: unfinished.len(),
+        ..share.summary(&made, &committed, newest.as_ref())?
+    };
+    Ok((summary, unfinished.iter().map(failure).collect()))
+}
+
+/// Creates the failure of an unfinished partition.
+fn unfinished_partition(stage: &str, key: &str, partition: usize) -> TaskFailure {
+    TaskFailure {
+        stage: stage.to_owned(),
+        key: key.to_owned(),
         subject: format!("partition {partition}"),
-        message: format!("stage {}: partition {partition} is not done", share.stage),
+        message: format!("stage {stage}: partition {partition} is not done"),
         hint: None,
         transient: true,
         is_video: false,
         is_bug: false,
-    };
-    let summary =
-        StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref())? };
-    Ok((summary, lacks.iter().map(failure).collect()))
+    }
 }
 
 /// Returns an error if the version would have more rejected videos than `max_rejected` allows.
@@ -176,21 +190,22 @@ fn check_rejected(
         .check(&share.stage)
 }
 
-/// Returns the keys and receipts of a version without the partitions `lacks`. Tasks of the previous
-/// version stay in their place.
+/// Returns the keys and receipts of a version without the unfinished partitions. Tasks of the
+/// previous version stay in their place.
 fn restored(
     stage: &PlannedStage,
-    lacks: &[usize],
+    unfinished: &[usize],
     order: &[String],
     made: ByKey,
     newest: Option<&Manifest>,
 ) -> Result<(Vec<String>, ByKey), Error> {
     let PlannedStage { handout, share, out, store } = *stage;
     let before = newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?;
-    let jobs = jobs(handout, out, lacks)?;
+    let jobs = jobs(handout, out, unfinished)?;
     let digests = jobs.iter().flat_map(|(_, job)| job.task.digests());
     let missing: HashSet<String> = digests.map(str::to_owned).collect();
     let planned: HashSet<&String> = order.iter().collect();
+    // Videos of unfinished partitions may be in tasks outside the plan.
     let (kept, dropped): (Vec<_>, Vec<_>) =
         before.into_iter().partition(|receipt| planned.contains(&receipt.key));
     let mut known: HashMap<String, Arc<Receipt>> =

@@ -65,6 +65,7 @@ pub fn work(
         if open.is_empty() {
             continue;
         }
+        // Progress needs only the stage's name and kind, so an empty plan is enough.
         let progress = watch.begin(
             &StagePlan::empty(&share.stage, share.kind()?),
             open.iter().map(|job| job.units).sum(),
@@ -104,10 +105,12 @@ pub(super) fn jobs(
             });
         }
         let path = jobs_file(partition);
+        // Neighbouring partitions share a file: read it once.
         let bytes = match files.get(&path) {
             Some(bytes) => bytes.clone(),
             None => files.entry(path.clone()).or_insert(out.require(&path)?).clone(),
         };
+        // Each line of the file is one job.
         let line = bytes.split(|byte| *byte == b'\n').nth(partition % PER_FILE).unwrap_or_default();
         let job: Job = parse(&path, line)?;
         check_job(&path, &job)?;
@@ -126,6 +129,7 @@ pub(in crate::pipeline) fn check_job(path: &str, job: &Job) -> Result<(), Error>
     let version = |fields: &Fields| {
         fields.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default()
     };
+    // Compare versions first: other versions hash other fields, so their keys differ as well.
     if version(&fields) != version(&job.fields) {
         let what = format!(
             "{path}: the plan was made for version {} of the stage kind `{}`, \

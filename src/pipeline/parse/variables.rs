@@ -45,6 +45,7 @@ pub(super) fn variables(
                     None,
                 );
             }
+            // Parse again with text fields: `Value` has already turned `1.10` into a number.
             match serde_yaml::from_str::<Document>(faults.text()) {
                 Ok(written) => vars.extend(
                     written.vars.into_iter().flatten().map(|(name, Written(text))| (name, text)),
@@ -68,12 +69,12 @@ pub(super) fn variables(
             Some(slot) => slot.clone_from(value),
             None => {
                 let known: Vec<&str> = declared.iter().map(String::as_str).collect();
-                let cure = similar(name, &known).map(|k| format!("did you mean `{k}`?"));
-                let cure = cure.unwrap_or_else(|| format!("`vars` declares: {}", known.join(", ")));
+                let hint = similar(name, &known).map(|k| format!("did you mean `{k}`?"));
+                let hint = hint.unwrap_or_else(|| format!("`vars` declares: {}", known.join(", ")));
                 faults.at_key(
                     &["vars".into()],
                     format!("--set {name}: no such variable"),
-                    Some(cure),
+                    Some(hint),
                 );
             }
         }
@@ -99,6 +100,7 @@ impl<'v> Filled<'v> {
         match value {
             Value::String(text) if text.contains("${") => match filled(text, self.vars) {
                 Ok(new) => {
+                    // The value is nothing but one variable.
                     if text.starts_with("${") && text.find('}') == Some(text.len() - 1) {
                         self.whole.insert(path.to_vec());
                     }
@@ -147,6 +149,7 @@ impl<'v> Filled<'v> {
                     && !schemas.is_empty()
                     && !schemas.iter().any(|schema| takes_text(schema)) =>
             {
+                // Read the text as YAML would have read it in place of the variable.
                 let typed = serde_yaml::from_str(text)
                     .ok()
                     .filter(|typed: &Value| !typed.is_mapping() && !typed.is_sequence());
@@ -204,6 +207,7 @@ fn takes_text(schema: &serde_json::Value) -> bool {
     match schema.get("type") {
         Some(serde_json::Value::Array(kinds)) => kinds.iter().any(is_text),
         Some(kind) => is_text(kind),
+        // Enums of text have no type, but text constants.
         None => schema
             .get("const")
             .or_else(|| schema.get("enum")?.get(0))

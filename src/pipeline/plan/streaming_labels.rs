@@ -83,6 +83,7 @@ impl Planner<'_> {
             if !self.options.runs(stage) || !self.plan_early(streams.model)? {
                 continue;
             }
+            // A model that would be trained again cannot label yet.
             let Some(Model { key, weights }) = self.plans[streams.model].model() else { continue };
             ready.push(ReadyLabelStage {
                 stage: stage.clone(),
@@ -110,6 +111,7 @@ impl Planner<'_> {
                 return Ok(false);
             }
         }
+        // Listing videos is the expensive part of planning, and `decode` stages are excluded above.
         let plan = self.plan(at)?;
         self.plans.insert(name.to_owned(), plan);
         Ok(true)

@@ -105,6 +105,7 @@ impl StageSummary {
 
 /// Subtracts copied videos and frames: they were not decoded.
 fn without_copies(mut done: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    // `videos` and `frames` include the copies.
     for name in ["videos", "frames"] {
         if let (Some(copied), Some(all)) =
             (done.get(&format!("copied_{name}")).copied(), done.get_mut(name))

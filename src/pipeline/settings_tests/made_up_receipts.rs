@@ -46,6 +46,7 @@ impl FilesOnly<'_> {
     fn perform(&mut self, job: &Job) -> Arc<Receipt> {
         let text = serde_json::to_string(job).unwrap();
         let job: Job = serde_json::from_str(&text).unwrap();
+        // A worker refuses a job with another key than planned.
         handout::check_job("jobs/000000.jsonl", &job)
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!(serde_json::to_string(&job).unwrap(), text);
@@ -83,6 +84,7 @@ impl FilesOnly<'_> {
             videos,
             made: Made::default(),
         };
+        // Read it back: a receipt must survive its file format.
         file_receipt(self.store, &job.stage, &receipt).unwrap();
         Arc::new(
             find_receipts(self.store, &job.stage, std::slice::from_ref(&receipt.key))
@@ -96,6 +98,7 @@ impl FilesOnly<'_> {
     /// Returns the rejects of a task: the first video of a deduplicated shard.
     fn rejects(&self, task: &Task) -> Vec<Reject> {
         let Task::Deduplicate(task) = task else { return vec![] };
+        // A deduplication that rejects a video of its input lets later stages leave it out.
         let digest =
             task.shards.first().and_then(|shard| self.videos[&shard.blake3].first()).cloned();
         let reject = |digest| Reject {

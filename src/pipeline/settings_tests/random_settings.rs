@@ -183,6 +183,7 @@ impl Draw<'_> {
     fn float(&mut self) -> f64 {
         let any = self.random.random::<f64>();
         match self.random.random_range(0..5) {
+            // Values with long or unusual decimal forms.
             0 => [0.03, 1.95, 0.0016, 0.1, 0.7, 1.0 / 3.0, 2.0, 29.97, 1e-7, 5e-324, 0.1 + 0.2]
                 .choose(&mut self.random)
                 .copied()
@@ -208,6 +209,7 @@ impl Draw<'_> {
             {
                 continue;
             }
+            // Most random values are out of range: keep the first valid one of four.
             let is_valid = |config: &Value| {
                 serde_json::from_value::<StageSpec>(json!({ kind: config }))
                     .is_ok_and(|spec| spec.validate().is_empty())

@@ -17,6 +17,7 @@ impl Catalog {
     /// Returns the rejects of all stages.
     pub(super) fn rejects(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
         let mut rejects = Vec::new();
+        // Skip stages without rejects: their receipts need not be read.
         for stage in self.stages.iter().filter(|stage| stage.manifest.totals.rejects > 0) {
             rejects.extend(
                 stage
@@ -76,6 +77,7 @@ impl Catalog {
         let listed: BTreeSet<&String> =
             videos.iter().flat_map(|(_, video)| video.about.names()).collect();
         for name in listed {
+            // A list column must not hide a column of lapo.
             let column = if columns.iter().any(|ours| ours.name() == name) {
                 format!("listed_{name}")
             } else {
@@ -126,6 +128,7 @@ pub(super) fn scan_parquet(
     store: &Store,
     files: &[String],
 ) -> Result<Result<LazyFrame, PolarsError>> {
+    // Local files are opened one by one by the engine, so their number does not matter.
     if let Some(paths) = local_paths(store, files)? {
         return Ok(scan(ScanSources::Paths(paths)));
     }

@@ -6,6 +6,7 @@ use super::*;
 fn a_damaged_stage_fails_only_the_queries_that_read_it() {
     let (folder, store) = workspace();
     let manifest = "order/manifests/0000000001.json";
+    // A manifest that was cut off.
     std::fs::write(folder.path().join(manifest), "{ \"format\": 2").unwrap();
     for (sql, rows) in [
         ("SELECT * FROM clips", 10),

@@ -21,6 +21,7 @@ fn versions_are_selected_per_table_or_for_the_whole_query() {
     }
     for (sql, versions) in [
         ("SELECT * FROM labels@7", newest.clone()),
+        // Counting needs no rows, but the version must exist.
         ("SELECT count(*) FROM labels@7", newest.clone()),
         ("DESCRIBE order@7", newest.clone()),
         ("SELECT * FROM labels WHERE motion > (SELECT avg(motion) FROM labels@7)", newest.clone()),
