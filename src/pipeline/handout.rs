@@ -140,6 +140,7 @@ pub fn hand_out(
     written
 }
 
+/// Returns the error of a folder with another plan.
 fn folder_in_use() -> Error {
     Error::Request {
         what: "the folder for the plan already contains a plan".into(),
@@ -206,10 +207,10 @@ fn plan_and_pin(session: &Session, options: &PlanOptions) -> Result<Vec<StagePla
                 dataset::take_back(session.store, &plan.stage, damaged)?;
             }
         }
-        // Garbage collection took a task: plan again.
         if all_pinned {
             return Ok(plans);
         }
+        // Garbage collection took a task: plan again.
     }
 }
 

@@ -90,7 +90,8 @@ pub(super) fn check_readable(plan: &StagePlan, failed: &[TaskFailure]) -> Result
 pub(super) fn check_dropped(plan: &StagePlan, most: Option<f64>) -> Result<(), Error> {
     // A first version cannot lose videos.
     let Some(before) = &plan.before else { return Ok(()) };
-    let (gone, videos) = (plan.videos_gone as u64, before.totals.videos);
+    let gone = plan.videos_gone as u64;
+    let videos = before.totals.videos;
     // Without a limit, all videos may disappear.
     let most = most.unwrap_or(1.0);
     if gone > 0 && gone as f64 > most * videos as f64 {

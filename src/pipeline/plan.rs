@@ -30,8 +30,8 @@ pub struct PlanOptions {
     pub take_over: bool,
     /// The allowed share of missing videos, 0 to 1. Overrides the pipeline's `max_dropped`.
     pub max_dropped: Option<f64>,
-    /// Leave files for the next run if they were changed more recently than this. Overrides the
-    /// pipeline.
+    /// Minimum time since the last change of a file; younger files are left for the next run. The
+    /// pipeline's own `min_age` applies if it is longer.
     pub min_age: Duration,
     /// Run only these stages and plan the others. `None` runs all.
     pub only: Option<Vec<String>>,
