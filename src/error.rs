@@ -1,5 +1,5 @@
-//! The program's error type: one variant per module. Modules below `pipeline` have their own error
-//! types and do not use this one.
+//! The error type of the command line: one variant per module. Every module has its own error type;
+//! only `cli` uses this one.
 
 /// The result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
