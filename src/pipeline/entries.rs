@@ -1,6 +1,6 @@
-//! What a pattern of `videos` matches, here and in object stores: one row for every entry.
+//! Lists the files and objects of a pattern of `videos`. Start at [`matching`].
 //!
-//! In: a pattern. Out: [`ListedVideo`]s, those that cannot be read among them. Start at [`matching`].
+//! Unreadable entries are listed as well, each with its reason.
 
 use std::io;
 
@@ -12,25 +12,26 @@ use crate::dataset::{
 };
 use crate::stages::may_pass;
 
-/// Returns what a pattern matches, here or in an object store.
+/// Returns the videos of a pattern, on this machine or in an object store.
 ///
 /// # Errors
-/// Where nothing can be listed at all: a pattern whose wildcards make no sense, a bucket that is not there. An odd entry is no error.
+/// Fails if nothing can be listed, for example because the pattern is malformed or the bucket does
+/// not exist. A single unreadable entry is not an error.
 pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, Unmatched> {
     let found = match address(pattern) {
         Some((bucket, keys)) => objects(bucket, keys, access)?,
         None => files(&PathPattern::new(pattern))?,
     };
-    // A folder that cannot be listed is no video: alone it is the reason why there is none.
-    match found.iter().find_map(closed) {
-        Some(reason) if found.iter().all(|video| closed(video).is_some()) => {
+    // An unlistable folder is not a video. If nothing else was found, it is the error.
+    match found.iter().find_map(unlistable) {
+        Some(reason) if found.iter().all(|video| unlistable(video).is_some()) => {
             Err(Unmatched(reason.to_owned(), None))
         }
         _ => Ok(found),
     }
 }
 
-/// Why nothing can be listed: a sentence, and what to do about it where that is known.
+/// The reason why nothing can be listed, and advice if there is any.
 #[derive(Debug)]
 pub struct Unmatched(pub String, pub Option<String>);
 
@@ -40,8 +41,8 @@ impl From<dataset::Error> for Unmatched {
     }
 }
 
-/// Returns why a folder is closed, where an entry stands for one and waiting does not help.
-fn closed(video: &ListedVideo) -> Option<&str> {
+/// Returns the reason if the entry is a folder without permission to list it.
+fn unlistable(video: &ListedVideo) -> Option<&str> {
     match &video.unread {
         Some(Unread::Refused(Refused { class: EntryClass::UnreadableFolder, reason })) => {
             Some(reason)
@@ -50,12 +51,14 @@ fn closed(video: &ListedVideo) -> Option<&str> {
     }
 }
 
+/// Returns the matching files of this machine.
 fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, Unmatched> {
     let walked = walk(pattern);
+    // A malformed pattern is fine if a file has that literal name.
     if let Some(fault) = pattern.fault.as_ref().filter(|_| walked.files.is_empty()) {
         return Err(Unmatched(fault.clone(), None));
     }
-    let closed = walked.closed.into_iter().map(|(folder, cause)| {
+    let unlisted = walked.unlisted.into_iter().map(|(folder, cause)| {
         let name = if folder.as_os_str().is_empty() {
             "./".to_owned()
         } else {
@@ -63,9 +66,10 @@ fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, Unmatched> {
         };
         ListedVideo { unread: Some(not_listed(&name, &cause)), ..ListedVideo::new(name) }
     });
-    Ok(walked.files.iter().map(|path| ListedVideo::new(path_text(path))).chain(closed).collect())
+    Ok(walked.files.iter().map(|path| ListedVideo::new(path_text(path))).chain(unlisted).collect())
 }
 
+/// Returns the state of an unlistable folder: refused, or unreadable for now.
 fn not_listed(folder: &str, cause: &io::Error) -> Unread {
     let seen = format!("cannot list {folder}: {cause}");
     if may_pass(cause) {
@@ -75,9 +79,10 @@ fn not_listed(folder: &str, cause: &io::Error) -> Unread {
     }
 }
 
+/// Returns the matching objects of a bucket.
 fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>, Unmatched> {
     let uri = |key: &str| format!("{bucket}/{key}");
-    // A name without `*` and `?` may be one as it is written: it is asked for alone.
+    // A key without `*` and `?` may exist literally, so it is looked up directly first.
     let mut found = Vec::new();
     if !keys.contains(['*', '?']) {
         match version_of(&uri(keys), access) {
@@ -107,6 +112,7 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
                     ..ListedVideo::new(uri(&object.path))
                 });
             }
+            // Keys with empty or dot segments cannot be read through the object store client.
             Listed::Odd { key, reason } if pattern.matches(&key) => {
                 let refused = Refused::new(EntryClass::OddKey, reason);
                 found.push(ListedVideo {
@@ -120,7 +126,8 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
     Ok(found)
 }
 
-/// Returns whether an object is the empty one that consoles make for a folder: its key ends in a slash, which the listing does not tell.
+/// Returns whether an object is a web console's empty marker of a folder. Its key ends in a slash,
+/// but listings omit the slash, so finding out takes one request.
 fn is_folder_marker(bucket: &str, object: &Stored, access: &Access) -> bool {
     let missing = |cause: io::Error| cause.kind() == io::ErrorKind::NotFound;
     object.bytes == 0

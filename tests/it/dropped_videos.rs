@@ -62,7 +62,7 @@ fn missing_videos_stop_a_run_unless_max_dropped_allows_them() {
         refused.code == 1 && refused.stderr.contains(why.rsplit_once(' ').unwrap().0),
         "{refused:#?}"
     );
-    assert!(refused.stderr.contains("say --max-dropped 1 once"), "{refused:#?}");
+    assert!(refused.stderr.contains("pass --max-dropped 1 once"), "{refused:#?}");
     assert!(project.committed() == before);
     assert_eq!(count(&project, sql), 8);
 

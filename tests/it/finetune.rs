@@ -148,5 +148,7 @@ fn stages_that_do_not_fit_together_are_errors() {
   model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3, vq: { dim: 8 } } }
   policy: { train_policy: { labels: labels2, ";
     let said = errors_after("policy: { train_policy: { labels: labels, ", other);
-    assert!(said.contains("finetune.dynamics: `model` knows the latent actions of `model`, `policy` those of `model2`"), "{said}");
+    let mixed = "finetune.dynamics: `model` uses the latent actions of `model`, \
+                 but `policy` uses those of `model2`";
+    assert!(said.contains(mixed), "{said}");
 }

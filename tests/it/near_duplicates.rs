@@ -130,7 +130,7 @@ fn without_must_name_near_duplicates_of_the_same_frames() {
     .unwrap();
     let said = project.run(&[]);
     assert!(
-        said.stderr.contains("`copies` knows of `others`, the frames are `frames`"),
+        said.stderr.contains("`copies` belongs to the frames of `others`, not to `frames`"),
         "{said:#?}"
     );
     assert!(said.stderr.contains("stages.copies.deduplicate.distance: is 2"), "{said:#?}");

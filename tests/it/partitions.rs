@@ -121,7 +121,7 @@ fn a_plan_never_uses_files_of_an_interrupted_plan() {
     fs::remove_file(project.path("plans/a/plan.json")).unwrap();
     project.add(3..5);
     let said = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]);
-    assert!(said.code == 1 && said.stderr.contains("name a new folder"), "{said:#?}");
+    assert!(said.code == 1 && said.stderr.contains("choose a new folder"), "{said:#?}");
 }
 
 /// An engine may retry a commit a week later, and two engines may plan at once.
@@ -158,7 +158,7 @@ fn a_missing_plan_or_partition_is_a_clear_error() {
     let project = Project::new(3);
     assert_eq!(plan(&project, "plans/a"), 1);
     for (args, expect) in [
-        (&["plan", "pipeline.yaml", "--out", "plans/a"][..], "name a new folder"),
+        (&["plan", "pipeline.yaml", "--out", "plans/a"][..], "choose a new folder"),
         (&["worker", "--plan", "plans/a", "--partition", "1"], "the plan has 1, numbered from 0"),
         (&["worker", "--plan", "plans/b", "--partition", "0"], "`plan.json` is missing"),
         (&["commit", "--plan", "plans/b"], "`plan.json` is missing"),
@@ -289,7 +289,7 @@ fn a_worker_refuses_a_job_that_does_not_match_its_key() {
             "an absolute path",
             "jobs/000000.jsonl",
             job.replace("\"stage\":\"frames\"", "\"stage\":\"/tmp/x\""),
-            "of stage `/tmp/x` is no key",
+            "of stage `/tmp/x` is not a task key",
         ),
         (
             "a newer format",
@@ -301,7 +301,7 @@ fn a_worker_refuses_a_job_that_does_not_match_its_key() {
             "a stage out of the workspace",
             "plan.json",
             front.replace("\"stage\":\"frames\"", "\"stage\":\"../x\""),
-            "no name of a stage",
+            "is not a valid stage name",
         ),
     ];
     for (case, file, edited, expect) in cases {

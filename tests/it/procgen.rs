@@ -299,8 +299,9 @@ fn a_decoder_of_another_model_is_an_error() {
             .replace("train_decoder: { labels: labels", "train_decoder: { labels: labels2");
     std::fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     let said = project.run(&[]);
-    let known = "evaluate.decoder: `decoder` knows the latent actions of `model2`, `policy` those of `model`";
-    assert!(said.code == 1 && said.stderr.contains(known), "{said:#?}");
+    let mixed = "evaluate.decoder: `decoder` uses the latent actions of `model2`, \
+                 but `policy` uses those of `model`";
+    assert!(said.code == 1 && said.stderr.contains(mixed), "{said:#?}");
     let wrong = RECORDED.to_owned()
         + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();

@@ -49,7 +49,7 @@ stages:
     assert_eq!(said.code, 1);
     for part in [
         "pipeline.yaml:4:32: stages.frames.decode.videos.0: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
-        "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: there is: frames",
+        "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: stages that make frames: frames",
         "pipeline.yaml:6:30: stages.labels.label.frames: there is no stage `frame`\n  hint: did you mean `frames`?",
         "a cycle: model -> labels -> model",
         "a cycle: other -> other",

@@ -1,36 +1,37 @@
-//! The work of a plan becomes the datasets' next versions. In: a plan whose partitions were done; out: what was committed. Start at
-//! [`commit_all`].
+//! Commits the results of a plan as the next versions of its datasets. Start at [`commit_all`].
 
 use std::sync::Arc;
 
-use super::super::Error;
-use super::super::limit::Limit;
-use super::super::plan::{Planned, StagePlan, Tasks};
-use super::super::run::{StageSummary, Summary, Watch};
-use super::super::session::{TaskFailure, now, publish};
-use super::{Handout, Keys, Share, jobs, keys, status};
+use super::work::jobs;
+use super::{Handout, Keys, StageShare, keys, status};
 use crate::dataset::{
     self, Commit, Committed, HashMap, HashSet, Manifest, Receipt, Store, commit, find_receipts,
     head, pins,
 };
+use crate::pipeline::Error;
+use crate::pipeline::max_rejected::RejectLimit;
+use crate::pipeline::plan::{Planned, StagePlan, Tasks};
+use crate::pipeline::run::{StageSummary, Summary, Watch};
+use crate::pipeline::session::{TaskFailure, now, publish};
 
 /// Receipts by key.
 type ByKey = HashMap<String, Arc<Receipt>>;
 
-/// What to do about partitions that are not done.
+/// How to treat unfinished partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// Commit nothing.
+    /// Return an error and commit nothing.
     Refuse,
-    /// Commit what is done; the rest is in the next plan.
+    /// Commit the finished ones. The others are in the next plan.
     LeaveOut,
 }
 
-/// Makes what was done the datasets' next versions; a plan that was committed, and what a later plan or run made, is left as it is.
+/// Commits the results of a plan. Committing a plan twice changes nothing, nor does a plan replace
+/// the versions of a later plan or run.
 ///
 /// # Errors
-/// Where partitions are not done and `missing` does not leave them out. Where more videos were rejected than `max_rejected` allows; then no
-/// version is made.
+/// Fails if partitions are unfinished and `missing` is [`Missing::Refuse`]. Also fails at the first
+/// stage with more rejected videos than `max_rejected` allows, which then gets no new version.
 pub fn commit_all(
     handout: &Handout,
     out: &Store,
@@ -45,26 +46,31 @@ pub fn commit_all(
     {
         let count: usize = status.iter().map(|stage| stage.missing.len()).sum();
         let what = format!(
-            "{count} of {} partitions are not done; stage {} lacks {}",
+            "{count} of {} partitions are not done; stage {} is missing {}",
             handout.partitions,
             open.stage,
             listed(&open.missing)
         );
-        let hint = "`lapo status --plan ...` lists them; `lapo commit --partial` leaves them for the next plan".into();
+        let hint = "`lapo status --plan ...` lists them; `lapo commit --partial` leaves them for \
+                    the next plan"
+            .into();
         return Err(Error::Request { what, hint });
     }
     for share in handout.stages.iter().filter(|share| share.complete) {
-        let lacks = status
+        let unfinished = status
             .iter()
             .find(|stage| stage.stage == share.stage)
             .map_or(&[][..], |stage| &stage.missing);
-        let (stage, failures) = commit_share(&Planning { handout, share, out, store }, lacks)?;
+        let (stage, failures) =
+            commit_share(&PlannedStage { handout, share, out, store }, unfinished)?;
         watch.end(&stage);
         summary.stages.push(stage);
         summary.failures.extend(failures);
     }
+    // The new versions protect their files from now on.
     pins::release(store, &handout.run)?;
     summary.seconds = now().as_secs_f64() - handout.planned_unix_secs as f64;
+    // The plan was committed before: keep the first record.
     if dataset::runs::is_recorded(store, &handout.run)? {
         return Ok(summary);
     }
@@ -77,60 +83,58 @@ pub fn commit_all(
     Ok(summary)
 }
 
+/// Lists at most 8 partitions.
 fn listed(partitions: &[usize]) -> String {
     let shown: Vec<String> = partitions.iter().take(8).map(ToString::to_string).collect();
     let more = partitions.len().saturating_sub(8);
     if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
 }
 
-/// A stage of a plan, and where the plan and its results lie.
-struct Planning<'a> {
+/// A stage of a plan, and the stores of the plan and of its results.
+struct PlannedStage<'a> {
     handout: &'a Handout,
-    share: &'a Share,
+    share: &'a StageShare,
     out: &'a Store,
     store: &'a Store,
 }
 
-/// Commits one stage, without the partitions `lacks`.
+/// Commits one stage without its unfinished partitions.
 fn commit_share(
-    stage: &Planning,
-    lacks: &[usize],
+    stage: &PlannedStage,
+    unfinished: &[usize],
 ) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
-    let Planning { handout, share, out, store } = *stage;
+    let PlannedStage { handout, share, out, store } = *stage;
     let Keys { order, new } = keys(out, share)?;
-    let missing: HashSet<&String> =
-        lacks.iter().map(|partition| &new[partition - share.first]).collect();
-    let made: HashMap<String, Arc<Receipt>> = {
-        let done: Vec<String> = new.iter().filter(|key| !missing.contains(key)).cloned().collect();
+    let missing_keys: HashSet<&String> =
+        unfinished.iter().map(|partition| &new[partition - share.first]).collect();
+    let made: ByKey = {
+        let done: Vec<String> =
+            new.iter().filter(|key| !missing_keys.contains(key)).cloned().collect();
         let receipts = find_receipts(store, &share.stage, &done)?.into_iter().flatten();
         receipts.map(|receipt| (receipt.key.clone(), Arc::new(receipt))).collect()
     };
     let newest = head(store, &share.stage)?;
-    let mut order: Vec<String> = order.into_iter().filter(|key| !missing.contains(key)).collect();
+    let mut order: Vec<String> =
+        order.into_iter().filter(|key| !missing_keys.contains(key)).collect();
     let mut fresh = made.clone();
-    if !lacks.is_empty() && share.kind()?.restores {
-        (order, fresh) = restored(stage, lacks, &order, made.clone(), newest.as_ref())?;
+    // Videos of unfinished partitions keep their tasks of the newest version.
+    if !unfinished.is_empty() && share.kind()?.restores {
+        (order, fresh) = restored(stage, unfinished, &order, made.clone(), newest.as_ref())?;
     }
-    if order.is_empty() && !lacks.is_empty() {
+    if order.is_empty() && !unfinished.is_empty() {
         let what = format!(
-            "stage {}: none of its {} partitions is done, and nothing is there from before",
+            "stage {}: none of its {} partitions is done, and there is no earlier version",
             share.stage, share.count
         );
         return Err(Error::Request {
             what,
-            hint: "work on the plan first: `lapo worker --plan ...`".into(),
+            hint: "run the partitions first: `lapo worker --plan ...`".into(),
         });
     }
     if share.most_rejected.is_some() {
-        let all = newest.as_ref().map_or(Ok(vec![]), |newest| newest.receipts(store))?;
-        let planned: HashSet<&String> = order.iter().collect();
-        let all = all
-            .iter()
-            .filter(|receipt| planned.contains(&receipt.key) && !made.contains_key(&receipt.key));
-        Limit::new(share.most_rejected, share.videos, all.chain(made.values()))
-            .check(&share.stage)?;
+        check_rejected(stage, &order, &made, newest.as_ref())?;
     }
-    let by = Commit {
+    let settings = Commit {
         stage: &share.stage,
         kind: &share.kind,
         run: &handout.run,
@@ -142,43 +146,72 @@ fn commit_share(
         now_unix_ms: now().as_millis() as u64,
         file_bytes: share.file_bytes,
     };
-    let committed = commit(store, &by, &order, &fresh)?;
+    let committed = commit(store, &settings, &order, &fresh)?;
     let mut share = share.clone();
     publish(store, &share.stage, &committed, &mut share.note)?;
-    let failure = |partition: &usize| TaskFailure {
-        stage: share.stage.clone(),
-        key: new[partition - share.first].clone(),
+    let failure = |partition: &usize| {
+        unfinished_partition(&share.stage, &new[partition - share.first], *partition)
+    };
+    let summary = StageSummary {
+        failed: unfinished.len(),
+        ..share.summary(&made, &committed, newest.as_ref())?
+    };
+    Ok((summary, unfinished.iter().map(failure).collect()))
+}
+
+/// Creates the failure of an unfinished partition.
+fn unfinished_partition(stage: &str, key: &str, partition: usize) -> TaskFailure {
+    TaskFailure {
+        stage: stage.to_owned(),
+        key: key.to_owned(),
         subject: format!("partition {partition}"),
-        message: format!("stage {}: partition {partition} is not done", share.stage),
+        message: format!("stage {stage}: partition {partition} is not done"),
         hint: None,
         transient: true,
         is_video: false,
         is_bug: false,
-    };
-    let summary =
-        StageSummary { failed: lacks.len(), ..share.summary(&made, &committed, newest.as_ref())? };
-    Ok((summary, lacks.iter().map(failure).collect()))
+    }
 }
 
-/// The tasks of a version that lacks some partitions: tasks of the version before stay in their place.
+/// Returns an error if the version would have more rejected videos than `max_rejected` allows.
+fn check_rejected(
+    stage: &PlannedStage,
+    order: &[String],
+    made: &ByKey,
+    newest: Option<&Manifest>,
+) -> Result<(), Error> {
+    let PlannedStage { share, store, .. } = *stage;
+    let all = newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?;
+    let planned: HashSet<&String> = order.iter().collect();
+    let reused = all
+        .iter()
+        .filter(|receipt| planned.contains(&receipt.key) && !made.contains_key(&receipt.key));
+    RejectLimit::new(share.most_rejected, share.videos, reused.chain(made.values()))
+        .check(&share.stage)
+}
+
+/// Returns the keys and receipts of a version without the unfinished partitions. Tasks of the
+/// previous version stay in their place.
 fn restored(
-    stage: &Planning,
-    lacks: &[usize],
+    stage: &PlannedStage,
+    unfinished: &[usize],
     order: &[String],
     made: ByKey,
     newest: Option<&Manifest>,
 ) -> Result<(Vec<String>, ByKey), Error> {
-    let Planning { handout, share, out, store } = *stage;
+    let PlannedStage { handout, share, out, store } = *stage;
     let before = newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?;
-    let jobs = jobs(handout, out, lacks)?;
+    let jobs = jobs(handout, out, unfinished)?;
     let digests = jobs.iter().flat_map(|(_, job)| job.task.digests());
     let missing: HashSet<String> = digests.map(str::to_owned).collect();
     let planned: HashSet<&String> = order.iter().collect();
+    // Videos of unfinished partitions may be in tasks outside the plan.
     let (kept, dropped): (Vec<_>, Vec<_>) =
         before.into_iter().partition(|receipt| planned.contains(&receipt.key));
     let mut known: HashMap<String, Arc<Receipt>> =
         kept.into_iter().map(|receipt| (receipt.key.clone(), receipt)).collect();
     known.extend(made);
+    // Finished tasks of other versions can be part of the plan, too.
     let adopted: Vec<String> =
         order.iter().filter(|key| !known.contains_key(*key)).cloned().collect();
     known.extend(
@@ -188,19 +221,19 @@ fn restored(
             .map(|receipt| (receipt.key.clone(), Arc::new(receipt))),
     );
     let mut tasks = Tasks::default();
-    order
-        .iter()
-        .filter_map(|key| known.get(key))
-        .for_each(|receipt| tasks.push(Planned::Done(receipt.clone())));
+    for receipt in order.iter().filter_map(|key| known.get(key)) {
+        tasks.push(Planned::Done(receipt.clone()));
+    }
     tasks.restore(&dropped, missing);
     let fresh = tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
     Ok((tasks.keys(), fresh))
 }
 
-impl Share {
+impl StageShare {
+    /// Returns the summary of the committed stage.
     fn summary(
         &self,
-        made: &HashMap<String, Arc<Receipt>>,
+        made: &ByKey,
         committed: &Committed,
         before: Option<&Manifest>,
     ) -> Result<StageSummary, Error> {
@@ -208,7 +241,9 @@ impl Share {
         plan.before = before.cloned();
         plan.videos_gone = self.videos_gone;
         plan.note.clone_from(&self.note);
-        made.values().for_each(|receipt| plan.tasks.push(Planned::Done(receipt.clone())));
+        for receipt in made.values() {
+            plan.tasks.push(Planned::Done(receipt.clone()));
+        }
         let summary = StageSummary::of(&plan, made).with(committed, &plan);
         Ok(StageSummary { reused: self.reused, ..summary })
     }
