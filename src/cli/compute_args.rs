@@ -27,7 +27,7 @@ pub struct ComputeArgs {
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
     pub device: String,
     /// Memory limit of each process that decodes videos, in GiB
-    /// [default: half of the machine's memory, shared by all of them, at most 4 each]
+    /// [default: an equal share of half of the machine's memory, at least 1 and at most 4]
     #[arg(long, value_name = "GIB", env = "LAPO_DECODER_MEMORY_GIB")]
     pub decoder_memory_gib: Option<f64>,
     /// Format of progress and errors on stderr
