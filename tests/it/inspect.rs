@@ -1,13 +1,13 @@
-//! `lapo inspect`: what a person is told of a stage and of weights.
+//! `lapo inspect`: descriptions of stages and of weights, and its errors.
 
 use crate::project::Project;
 
 #[test]
-fn a_stage_and_its_weights_are_told() {
+fn a_stage_and_its_weights_are_described() {
     let project = Project::new(6);
     project.run(&[]).good();
-    let told = |what: &str| project.lapo(&["inspect", what, "--workspace", "ws"]).good().stdout;
-    let frames = told("frames");
+    let inspect = |what: &str| project.lapo(&["inspect", what, "--workspace", "ws"]).good().stdout;
+    let frames = inspect("frames");
     assert!(frames.starts_with("frames (decode), version 1: 2 tasks, 4 files of "), "{frames}");
     let counted = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap();
     for part in [
@@ -18,7 +18,7 @@ fn a_stage_and_its_weights_are_told() {
     ] {
         assert!(frames.contains(&part), "{part} is not in\n{frames}");
     }
-    let model = told("model");
+    let model = inspect("model");
     let sentence = "held-out windows the world model's error is ";
     assert!(
         model.contains(sentence)
@@ -31,11 +31,11 @@ fn a_stage_and_its_weights_are_told() {
     for part in ["\nformat: lapo-dynamics/2\n", "\n  frame_size: 16\n", "\nidm: ", "\nwm: "] {
         assert!(weights.contains(part), "{part} is not in\n{weights}");
     }
-    assert!(told("labels").contains("with_true_action"));
+    assert!(inspect("labels").contains("with_true_action"));
 }
 
 #[test]
-fn what_is_not_there_is_told_with_what_is() {
+fn a_missing_stage_is_an_error_that_lists_the_stages() {
     let project = Project::new(3);
     let said = project.lapo(&["inspect", "frames", "--workspace", "ws"]);
     assert!(

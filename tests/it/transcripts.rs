@@ -1,11 +1,11 @@
-//! What people see: exit code, stdout, stderr.
+//! Output of `run`, `check`, `query` and `doctor`: exit code, stdout and stderr.
 
 use std::fs;
 
 use crate::project::{PIPELINE, Project};
 
 #[test]
-fn every_fault_of_a_pipeline_is_told_at_once_and_nothing_is_written() {
+fn all_faults_of_a_pipeline_are_reported_at_once_and_nothing_is_written() {
     let project = Project::new(1);
     let text = "name: x
 workspace: ws
@@ -34,7 +34,7 @@ pipeline.yaml:6:12: stages.model.train_dynamic: `train_dynamic` is not a kind of
 }
 
 #[test]
-fn wrong_inputs_and_a_cycle_are_told_at_once() {
+fn wrong_inputs_and_cycles_are_reported_at_once() {
     let project = Project::new(1);
     let text = "name: x
 workspace: ws
@@ -59,7 +59,7 @@ stages:
 }
 
 #[test]
-fn an_unreadable_workspace_and_a_missing_file_are_clear_errors() {
+fn an_unreadable_workspace_and_a_missing_pipeline_are_errors() {
     let project = Project::new(1);
     fs::write(
         project.path("pipeline.yaml"),
@@ -81,7 +81,7 @@ fn an_unreadable_workspace_and_a_missing_file_are_clear_errors() {
 }
 
 #[test]
-fn a_run_ends_with_one_line_of_truth_and_can_be_asked() {
+fn a_run_prints_one_summary_line_and_its_data_can_be_queried() {
     let project = Project::new(5);
     let said = project.run(&[]).good();
     assert_eq!(said.stdout.lines().count(), 1, "{said:#?}");
@@ -98,14 +98,14 @@ fn a_run_ends_with_one_line_of_truth_and_can_be_asked() {
 }
 
 #[test]
-fn the_doctor_tells_what_this_machine_offers() {
+fn doctor_checks_video_games_device_and_memory() {
     let said = Project::new(0).lapo(&["doctor"]).good();
     assert!(said.stdout.contains("games: "), "{said:#?}");
     let wrong = Project::new(0).lapo(&["doctor", "--procgen", "/nowhere"]);
     assert!(
         wrong.code == 1
             && wrong.stdout.contains(
-                "BAD   games: cannot find the Procgen library (searched /nowhere); install it with `python3"
+                "FAIL  games: cannot find the Procgen library (searched /nowhere); install it with `python3"
             ),
         "{wrong:#?}"
     );

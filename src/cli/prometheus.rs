@@ -1,4 +1,4 @@
-//! A run, told to Prometheus: a file of gauges that its node exporter collects.
+//! Metrics of a run for Prometheus: a file of gauges that its node exporter collects.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,83 +7,81 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Error;
-use super::fleet::now;
+use super::error::Error;
+use super::json_log::unix_seconds;
 use crate::pipeline::plan::StagePlan;
 use crate::pipeline::run::{StageSummary, Watch};
 use crate::stages::Progress;
 
-/// Between two writes of the gauges.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Time between two writes of the file while a stage runs.
+const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Watches as another does, and keeps a file of gauges.
-pub struct Metered<'a> {
-    watch: &'a dyn Watch,
+/// Passes everything on to another reporter, and keeps a file of gauges.
+pub struct PrometheusReporter<'a> {
+    inner: &'a dyn Watch,
     gauges: Arc<Mutex<Gauges>>,
 }
 
 struct Gauges {
     file: PathBuf,
     pipeline: String,
-    /// By metric, then by stage.
+    /// Values by metric, then by stage. Metrics of the whole run have an empty stage.
     values: BTreeMap<&'static str, BTreeMap<String, f64>>,
-    written: Instant,
+    last_write: Instant,
+    /// Why the last write failed, if it did.
     failed: Option<std::io::Error>,
 }
 
-/// What each metric is, for those who read the file.
+/// The help text of every metric. Metrics are written in this order.
 const HELP: [(&str, &str); 8] = [
-    ("lapo_run_finished_unix_seconds", "When the run ended."),
-    ("lapo_run_succeeded", "1 where the run ended well, 0 where it failed."),
-    ("lapo_stage_rejects", "Videos of the dataset that were rejected, wholly or in part."),
+    ("lapo_run_finished_unix_seconds", "Time when the run ended."),
+    ("lapo_run_succeeded", "1 if the run succeeded, 0 if it failed."),
+    ("lapo_stage_rejects", "Videos of the dataset that were rejected, in full or in part."),
     ("lapo_stage_seconds", "Wall time of the stage."),
-    ("lapo_stage_tasks_new", "Tasks this run did."),
-    ("lapo_stage_tasks_reused", "Tasks that were done before."),
-    (
-        "lapo_stage_units",
-        "Units of work this run has to do: videos, episodes, steps or transitions.",
-    ),
-    ("lapo_stage_units_done", "Units of work this run has done."),
+    ("lapo_stage_tasks_new", "Tasks done by this run."),
+    ("lapo_stage_tasks_reused", "Tasks done by earlier runs."),
+    ("lapo_stage_units", "Units of work to do: videos, episodes, steps or transitions."),
+    ("lapo_stage_units_done", "Units of work done so far."),
 ];
 
-impl<'a> Metered<'a> {
-    /// Begins the file.
-    pub fn new(watch: &'a dyn Watch, file: &Path, pipeline: &str) -> Result<Self, Error> {
-        let (file, pipeline) = (file.to_owned(), pipeline.to_owned());
+impl<'a> PrometheusReporter<'a> {
+    /// Creates the file, so that an unwritable path fails before the run begins.
+    pub fn new(inner: &'a dyn Watch, file: &Path, pipeline: &str) -> Result<Self, Error> {
         let mut gauges = Gauges {
-            file,
-            pipeline,
+            file: file.to_owned(),
+            pipeline: pipeline.to_owned(),
             values: BTreeMap::new(),
-            written: Instant::now(),
+            last_write: Instant::now(),
             failed: None,
         };
         gauges.write();
         gauges.check()?;
-        Ok(Metered { watch, gauges: Arc::new(Mutex::new(gauges)) })
+        Ok(PrometheusReporter { inner, gauges: Arc::new(Mutex::new(gauges)) })
     }
 
-    /// Says how the run ended.
-    pub fn finish(self, well: bool) -> Result<(), Error> {
+    /// Writes how the run ended. Fails if the file cannot be written.
+    pub fn finish(self, succeeded: bool) -> Result<(), Error> {
         let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        gauges.set("lapo_run_succeeded", "", f64::from(u8::from(well)));
-        gauges.set("lapo_run_finished_unix_seconds", "", now());
+        gauges.set("lapo_run_succeeded", "", f64::from(u8::from(succeeded)));
+        gauges.set("lapo_run_finished_unix_seconds", "", unix_seconds());
         gauges.write();
         gauges.check()
     }
 }
 
-impl Watch for Metered<'_> {
+impl Watch for PrometheusReporter<'_> {
     fn start(&self, run: &str) {
-        self.watch.start(run);
+        self.inner.start(run);
     }
 
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
+        // Plain numbers are valid even after a panic: use a poisoned lock.
         let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         gauges.set("lapo_stage_units", &plan.stage, units as f64);
         gauges.set("lapo_stage_units_done", &plan.stage, 0.0);
         gauges.write();
-        Box::new(Moved {
-            progress: self.watch.begin(plan, units),
+        Box::new(CountedProgress {
+            progress: self.inner.begin(plan, units),
             stage: plan.stage.clone(),
             gauges: Arc::clone(&self.gauges),
         })
@@ -96,18 +94,18 @@ impl Watch for Metered<'_> {
         gauges.set("lapo_stage_tasks_reused", &stage.stage, stage.reused as f64);
         gauges.set("lapo_stage_rejects", &stage.stage, stage.total.rejects as f64);
         gauges.write();
-        self.watch.end(stage);
+        self.inner.end(stage);
     }
 }
 
-/// A stage's progress, which moves a gauge too.
-struct Moved {
+/// The progress of a stage; also counts the stage's gauge of units done.
+struct CountedProgress {
     progress: Box<dyn Progress>,
     stage: String,
     gauges: Arc<Mutex<Gauges>>,
 }
 
-impl Progress for Moved {
+impl Progress for CountedProgress {
     fn advance(&self, units: u64) {
         self.progress.advance(units);
         self.count(units);
@@ -127,17 +125,15 @@ impl Progress for Moved {
     }
 }
 
-impl Moved {
+impl CountedProgress {
     fn count(&self, units: u64) {
         let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(done) = gauges
-            .values
-            .get_mut("lapo_stage_units_done")
-            .and_then(|stages| stages.get_mut(&self.stage))
-        {
+        let stages = gauges.values.get_mut("lapo_stage_units_done");
+        if let Some(done) = stages.and_then(|stages| stages.get_mut(&self.stage)) {
             *done += units as f64;
         }
-        if gauges.written.elapsed() >= PAUSE {
+        // Units may finish many times a second; Prometheus reads the file every few seconds.
+        if gauges.last_write.elapsed() >= WRITE_INTERVAL {
             gauges.write();
         }
     }
@@ -148,43 +144,41 @@ impl Gauges {
         self.values.entry(metric).or_default().insert(stage.to_owned(), value);
     }
 
-    /// Replaces the file, so that nobody reads half of one.
+    /// Replaces the file as a whole: a reader never sees half of one. A failure is kept for
+    /// [`Gauges::check`], so that a full disk does not stop the run.
     fn write(&mut self) {
         let mut staged = self.file.clone().into_os_string();
         staged.push(".new");
         self.failed =
             fs::write(&staged, self.text()).and_then(|()| fs::rename(&staged, &self.file)).err();
-        self.written = Instant::now();
+        self.last_write = Instant::now();
     }
 
-    /// Prometheus' text format.
+    /// Returns the gauges in Prometheus' text format.
     fn text(&self) -> String {
         let mut text = String::new();
         for (metric, help) in HELP {
             let Some(stages) = self.values.get(metric) else { continue };
             _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} gauge");
             for (stage, value) in stages {
-                let stage = if stage.is_empty() {
-                    String::new()
-                } else {
-                    format!(",stage=\"{}\"", escaped(stage))
-                };
-                _ = writeln!(
-                    text,
-                    "{metric}{{pipeline=\"{}\"{stage}}} {value}",
-                    escaped(&self.pipeline)
-                );
+                let mut labels = format!("pipeline=\"{}\"", escape(&self.pipeline));
+                if !stage.is_empty() {
+                    labels += &format!(",stage=\"{}\"", escape(stage));
+                }
+                _ = writeln!(text, "{metric}{{{labels}}} {value}");
             }
         }
         text
     }
 
+    /// Fails if the last write failed.
     fn check(&mut self) -> Result<(), Error> {
         let failed = |source| Error::Output { to: self.file.display().to_string(), source };
         self.failed.take().map_or(Ok(()), |source| Err(failed(source)))
     }
 }
 
-fn escaped(label: &str) -> String {
+/// Escapes a label's value for Prometheus' text format.
+fn escape(label: &str) -> String {
     label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
