@@ -13,11 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::compute_args::set_threads;
-use super::error::Error;
 use super::flags::{Format, GameArgs, at_least_one};
 use super::stdout::print;
 use crate::dataset::{self, Access, Shards, Store, WindowIndex};
 use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::models::{Device, DynamicsConfig, Precision, Preset, Want, cost, labeller, roofline};
 use crate::stages;

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::error::Error;
 use super::flags::{GameArgs, at_least_one};
 use super::json_log::JsonReporter;
 use super::progress::{TerminalReporter, Verbosity};
 use super::prometheus::PrometheusReporter;
 use super::signals::stop_on_signals;
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::executor::Means;
 use crate::models::Device;

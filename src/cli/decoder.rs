@@ -8,9 +8,9 @@ use clap::Args as ClapArgs;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::doctor::meminfo_gib;
-use super::error::Error;
 use super::sandbox;
 use super::signals::leave_signals_to_the_parent;
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::stages::decode::borrowed::Line;
 use crate::stages::decode::child::{Launch, STUCK};

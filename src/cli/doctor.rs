@@ -2,12 +2,12 @@
 
 use clap::Args as ClapArgs;
 
-use super::error::Error;
 use super::flags::GameArgs;
 use super::stdout::print;
 use crate::build_info::build_info;
 use crate::dataset::{Access, Created, Store};
 use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::models::Device;
 

@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use super::error::Error;
 use super::stderr;
 use crate::build_info::build_info;
+use crate::error::CommandError as Error;
 use crate::error::{Error as AnyError, Result};
 use crate::stages::Signal;
 

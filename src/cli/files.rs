@@ -3,10 +3,10 @@
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::{Value, json};
 
-use super::error::Error;
 use super::stdout::print;
 use super::workspace;
 use crate::dataset::{self, Access, FileInfo, Manifest, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::query;
 

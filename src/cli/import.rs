@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Args as ClapArgs;
 
-use super::error::Error;
 use super::stdout::print;
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::stages::import_dynamics::import_file;
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::error::Error;
 use super::human_readable::count;
 use super::stdout::print;
 use crate::dataset::Access;
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::pipeline::entries::{Unmatched, matching};
 

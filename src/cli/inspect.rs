@@ -4,11 +4,11 @@ use std::path::Path;
 
 use clap::Args as ClapArgs;
 
-use super::error::Error;
 use super::human_readable::bytes;
 use super::stdout::print;
 use super::workspace;
 use crate::dataset::{Access, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::models::weights::Weights;
 use crate::query::{self, Inspection};

@@ -30,7 +30,6 @@ mod datasets;
 #[cfg(feature = "video")]
 mod decoder;
 mod doctor;
-mod error;
 mod exit;
 mod failures;
 mod files;
@@ -64,7 +63,6 @@ mod watch;
 mod worker;
 mod workspace;
 
-pub use error::Error;
 
 /// Runs the command that the process arguments name, and returns its exit code.
 pub fn run() -> ExitCode {

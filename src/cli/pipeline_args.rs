@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
-use super::error::Error;
 use crate::dataset::{Access, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::pipeline::check::{Checked, workspace_fault};
 use crate::pipeline::load;

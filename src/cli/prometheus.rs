@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::error::Error;
 use super::json_log::unix_seconds;
+use crate::error::CommandError as Error;
 use crate::pipeline::plan::StagePlan;
 use crate::pipeline::run::{StageSummary, Watch};
 use crate::stages::Progress;

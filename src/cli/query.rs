@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::error::Error;
 use super::row_format::RowFormat;
 use super::workspace;
 use crate::dataset::{Access, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::query::{self, Answer, Format, Versions};
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 
 use super::compute_args::ComputeArgs;
-use super::error::Error;
 use super::exit::Exit;
 use super::pipeline_args::{PipelineArgs, PlanningArgs};
 use super::{summary, watch};
 use crate::dataset::Access;
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::executor::Means;
 use crate::pipeline::check::Checked;

@@ -5,12 +5,12 @@ use std::fmt::Write;
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::error::Error;
 use super::flags::{Format, at_least_one};
 use super::human_readable::date;
 use super::stdout::print_as;
 use super::workspace;
 use crate::dataset::{self, Access, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 
 /// Arguments of `lapo runs`.

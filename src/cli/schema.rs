@@ -3,10 +3,10 @@
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::error::Error;
 use super::stdout::print;
 use crate::dataset::FrameSize;
 use crate::dataset::schema::{describe, labels, shard};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::pipeline::spec::PipelineSpec;
 

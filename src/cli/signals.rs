@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::error::Error;
 use super::exit::Exit;
+use crate::error::CommandError as Error;
 use crate::stages::{Signal, Stop};
 
 /// Installs handlers for both signals; returns the flag that they set.

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::error::Error;
 use super::flags::Format;
+use crate::error::CommandError as Error;
 use crate::error::Result;
 
 /// Prints text on stdout.

@@ -2,12 +2,12 @@
 
 use clap::Args as ClapArgs;
 
-use super::error::Error;
 use super::flags::Format;
 use super::stdout::print_as;
 use super::workspace;
 use crate::dataset::verify::{self, Depth, Report};
 use crate::dataset::{Access, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 
 /// Arguments of `lapo verify`.

@@ -3,10 +3,10 @@
 use clap::Args as ClapArgs;
 
 use super::compute_args::ComputeArgs;
-use super::error::Error;
 use super::plan_folder::{OpenPlan, PlanFolderArgs};
 use super::stdout::print;
 use crate::dataset::Access;
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::executor::Means;
 use crate::pipeline;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::error::Error;
+use crate::error::CommandError as Error;
 
 /// Returns the given workspace, or else the only one under `runs/`.
 pub fn find(named: Option<&str>) -> Result<String, Error> {

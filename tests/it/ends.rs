@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::kill_and_resume::results;
-use crate::project::{PIPELINE, Project, Said, said};
+use crate::project::{CommandOutput, PIPELINE, Project, wait};
 
 #[test]
 fn usage_errors_exit_with_64_and_help_with_0() {
@@ -23,17 +23,17 @@ fn usage_errors_exit_with_64_and_help_with_0() {
         &["schema", "nothing"],
     ];
     for args in wrong {
-        let said = project.lapo(args);
-        assert_eq!((said.code, said.stdout.as_str()), (64, ""), "{args:?}: {said:#?}");
-        assert!(!said.stderr.is_empty(), "{args:?}");
+        let output = project.lapo(args);
+        assert_eq!((output.code, output.stdout.as_str()), (64, ""), "{args:?}: {output:#?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
     }
     for args in [&["--help"][..], &["run", "--help"], &["-V"], &["--version"]] {
-        let said = project.lapo(args).good();
+        let output = project.lapo(args).success();
         assert!(
-            said.stdout.starts_with("lapo") || said.stdout.contains("Usage: lapo"),
-            "{said:#?}"
+            output.stdout.starts_with("lapo") || output.stdout.contains("Usage: lapo"),
+            "{output:#?}"
         );
-        assert_eq!(said.stderr, "");
+        assert_eq!(output.stderr, "");
     }
 }
 
@@ -57,17 +57,17 @@ fn permanent_errors_exit_with_1_and_temporary_ones_with_75() {
         ("AWS_SECRET_ACCESS_KEY", "x"),
     ];
     let unreachable =
-        said(command.envs(closed_port).env("AWS_ALLOW_HTTP", "true").spawn().unwrap());
+        wait(command.envs(closed_port).env("AWS_ALLOW_HTTP", "true").spawn().unwrap());
     assert_eq!(unreachable.code, 75, "{unreachable:#?}");
 }
 
 #[test]
 fn version_shows_the_commit_features_and_libav() {
-    let said = Project::new(0).lapo(&["--version"]).good();
-    let lines: Vec<&str> = said.stdout.lines().collect();
-    let [first, features, libav] = lines[..] else { panic!("{said:#?}") };
+    let output = Project::new(0).lapo(&["--version"]).success();
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    let [first, features, libav] = lines[..] else { panic!("{output:#?}") };
     assert!(first.starts_with(&format!("lapo {} (", env!("CARGO_PKG_VERSION"))), "{first}");
-    assert!(features.starts_with("features: ") && libav.starts_with("libavcodec: "), "{said:#?}");
+    assert!(features.starts_with("features: ") && libav.starts_with("libavcodec: "), "{output:#?}");
     let git = Command::new("git")
         .args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--verify", "HEAD"])
         .output();
@@ -80,13 +80,13 @@ fn version_shows_the_commit_features_and_libav() {
 }
 
 /// Runs a shell line in the project's folder; `$LAPO` is the binary.
-fn shell(project: &Project, line: &str) -> Said {
+fn shell(project: &Project, line: &str) -> CommandOutput {
     let mut command = Command::new("bash");
     command
         .args(["-c", line])
         .current_dir(project.folder.path())
         .env("LAPO", env!("CARGO_BIN_EXE_lapo"));
-    said(
+    wait(
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
     )
 }
@@ -108,10 +108,10 @@ fn a_run_succeeds_when_stderr_is_closed() {
         ),
     ] {
         let project = Project::new(2);
-        let said = shell(&project, line);
-        assert_eq!(said.code, 0, "{what}: {said:#?}");
+        let output = shell(&project, line);
+        assert_eq!(output.code, 0, "{what}: {output:#?}");
         assert!(
-            project.run(&[]).good().stdout.starts_with("0 tasks"),
+            project.run(&[]).success().stdout.starts_with("0 tasks"),
             "{what}: the run was complete"
         );
     }
@@ -120,7 +120,7 @@ fn a_run_succeeds_when_stderr_is_closed() {
 #[test]
 fn a_command_ends_silently_when_the_reader_of_stdout_is_gone() {
     let project = Project::new(2);
-    project.run(&[]).good();
+    project.run(&[]).success();
     for listing in [
         "query 'SELECT * FROM labels' --workspace ws",
         "datasets --workspace ws",
@@ -128,12 +128,12 @@ fn a_command_ends_silently_when_the_reader_of_stdout_is_gone() {
         "--help",
         "runs --workspace ws",
     ] {
-        let said = shell(&project, &format!("set -o pipefail; \"$LAPO\" {listing} | true"));
-        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{listing}");
+        let output = shell(&project, &format!("set -o pipefail; \"$LAPO\" {listing} | true"));
+        assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{listing}");
     }
-    let said = shell(&project, "\"$LAPO\" datasets --workspace ws > /dev/full");
-    assert_eq!(said.code, 1, "{said:#?}");
-    assert!(said.stderr.starts_with("error: cannot write stdout: "), "{said:#?}");
+    let output = shell(&project, "\"$LAPO\" datasets --workspace ws > /dev/full");
+    assert_eq!(output.code, 1, "{output:#?}");
+    assert!(output.stderr.starts_with("error: cannot write stdout: "), "{output:#?}");
 }
 
 /// Waits until a condition holds, while the child runs.
@@ -147,15 +147,15 @@ fn wait_until(what: &str, child: &mut Child, mut holds: impl FnMut() -> bool) {
 }
 
 /// Sends a signal, and waits for the child to end.
-fn send_signal(child: Child, signal: &str) -> Said {
+fn send_signal(child: Child, signal: &str) -> CommandOutput {
     let killed =
         Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
     assert!(killed.success());
-    wait(child)
+    wait_a_minute(child)
 }
 
 /// Waits for the child to end, for at most a minute.
-fn wait(mut child: Child) -> Said {
+fn wait_a_minute(mut child: Child) -> CommandOutput {
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if begun.elapsed() > Duration::from_secs(60) {
@@ -164,7 +164,7 @@ fn wait(mut child: Child) -> Said {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    said(child)
+    wait(child)
 }
 
 /// Returns the outcomes of the project's runs.
@@ -240,10 +240,10 @@ fn a_stopped_training_resumes_from_its_checkpoint_to_the_same_bytes() {
         let after = checkpoints(&project, "model").into_iter().max().expect("a checkpoint");
         assert!(after > before && after < 1500, "resumed from {before}, stopped at {after}");
     }
-    project.run(&steps).good();
+    project.run(&steps).success();
     assert!(checkpoints(&project, "model").is_empty(), "a finished training has no checkpoints");
     let whole = Project::new(6);
-    whole.run(&steps).good();
+    whole.run(&steps).success();
     assert!(results(&project) == results(&whole), "the bytes differ from an uninterrupted run");
 }
 
@@ -260,12 +260,12 @@ fn stopped_decoding_rejects_no_video_and_resumes() {
     let group =
         Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap();
     assert!(group.success());
-    let stopped = said(child);
+    let stopped = wait(child);
     assert_eq!(stopped.code, 130, "{stopped:#?}");
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(project.query("SELECT count(*) AS n FROM rejects")[0]["n"], 0);
     let whole = Project::new(8);
-    whole.run(&[]).good();
+    whole.run(&[]).success();
     assert!(results(&project) == results(&whole));
 }
 
@@ -286,10 +286,10 @@ fn action_decoders_trained_before_a_stop_are_not_trained_again() {
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(send_signal(child, "TERM").code, 143);
     assert_eq!(checkpoints(&project, "decoder").len(), 1);
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert!(checkpoints(&project, "decoder").is_empty());
     let whole = new();
-    whole.run(&[]).good();
+    whole.run(&[]).success();
     for name in [".safetensors", "curve.parquet"] {
         assert!(project.files("decoder", name) == whole.files("decoder", name), "{name}");
     }
@@ -309,8 +309,8 @@ fn a_second_signal_ends_a_waiting_process() {
     if child.try_wait().unwrap().is_none() {
         crate::decoder_crashes::kill(&run, "-TERM");
     }
-    let ended = wait(child);
+    let ended = wait_a_minute(child);
     crate::decoder_crashes::kill(&decoder, "-KILL");
     assert_eq!(ended.code, 143, "{ended:#?}");
-    project.run(&[]).good();
+    project.run(&[]).success();
 }

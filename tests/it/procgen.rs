@@ -171,8 +171,8 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
     }
     let project = recorded();
     // Three shards and their labels, and one model.
-    assert!(project.run(&[]).good().stdout.starts_with("7 tasks: 12 videos (12 new), "));
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 12 videos (0 new), "));
+    assert!(project.run(&[]).success().stdout.starts_with("7 tasks: 12 videos (12 new), "));
+    assert!(project.run(&[]).success().stdout.starts_with("0 tasks: 12 videos (0 new), "));
     let query = |sql: &str| project.query(sql)[0]["n"].as_u64().unwrap();
     let frames = query("SELECT count(*) AS n FROM play");
     let labels = query("SELECT count(*) AS n FROM labels");
@@ -186,12 +186,12 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
     assert_eq!(query("SELECT count(*) AS n FROM play_actions WHERE reward = 10"), 12);
 
     let first = project.files("play", "shard.arrow");
-    let said = project.run(&["--set", "episodes=20"]).good();
+    let output = project.run(&["--set", "episodes=20"]).success();
     // The third shard had two episodes. It is recorded again with five, and a fourth is added.
-    assert!(said.stdout.starts_with("4 tasks: 20 videos (10 new), "), "{said:#?}");
+    assert!(output.stdout.starts_with("4 tasks: 20 videos (10 new), "), "{output:#?}");
     assert_eq!(project.files("play", "shard.arrow")[..2], first[..2]);
     let again = recorded();
-    again.run(&["--threads", "1"]).good();
+    again.run(&["--threads", "1"]).success();
     assert!(
         again.files("play", "shard.arrow") == first
             && again.files("play", "actions.parquet").len() == 3
@@ -201,25 +201,26 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
 #[test]
 fn invalid_recordings_are_errors() {
     let project = recorded();
-    let said = project.run(&["--procgen", "/nowhere"]);
+    let output = project.run(&["--procgen", "/nowhere"]);
     assert!(
-        said.code == 1
-            && said.stderr.contains("cannot find the Procgen library (searched /nowhere)"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("cannot find the Procgen library (searched /nowhere)"),
+        "{output:#?}"
     );
-    assert!(said.stderr.contains("hint: install it with `python3 -m venv"), "{said:#?}");
-    let said = project.run(&["--set", "player=Expert"]);
+    assert!(output.stderr.contains("hint: install it with `python3 -m venv"), "{output:#?}");
+    let output = project.run(&["--set", "player=Expert"]);
     assert!(
-        said.code == 1
-            && said.stderr.contains("stages.play.record.player: unknown variant `Expert`"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("stages.play.record.player: unknown variant `Expert`"),
+        "{output:#?}"
     );
     std::fs::write(project.path("pipeline.yaml"), RECORDED.replace("game: maze", "game: coinrun"))
         .unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.play.record.player: cannot play coinrun"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("stages.play.record.player: cannot play coinrun"),
+        "{output:#?}"
     );
 }
 
@@ -238,7 +239,7 @@ fn a_policy_is_evaluated_beside_random_actions_and_the_expert() {
     let project = recorded();
     let yaml = RECORDED.to_owned() + PLAYED.trim_start_matches('\n');
     std::fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let rows = project.query(
         "SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score \
          GROUP BY player, draw ORDER BY player, draw",
@@ -280,7 +281,7 @@ fn a_policy_is_evaluated_beside_random_actions_and_the_expert() {
     let episodes = project.files("score", "episodes.parquet");
     let again = recorded();
     std::fs::write(again.path("pipeline.yaml"), &yaml).unwrap();
-    again.run(&["--threads", "1"]).good();
+    again.run(&["--threads", "1"]).success();
     assert!(again.files("score", "episodes.parquet") == episodes);
 }
 
@@ -298,28 +299,28 @@ fn a_decoder_of_another_model_is_an_error() {
             .trim_start_matches('\n')
             .replace("train_decoder: { labels: labels", "train_decoder: { labels: labels2");
     std::fs::write(project.path("pipeline.yaml"), yaml).unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     let mixed = "evaluate.decoder: `decoder` uses the latent actions of `model2`, \
                  but `policy` uses those of `model`";
-    assert!(said.code == 1 && said.stderr.contains(mixed), "{said:#?}");
+    assert!(output.code == 1 && output.stderr.contains(mixed), "{output:#?}");
     let wrong = RECORDED.to_owned()
         + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("score.evaluate.game: unknown variant `mase`"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("score.evaluate.game: unknown variant `mase`"),
+        "{output:#?}"
     );
     let wrong = RECORDED.to_owned()
         + "  score: { evaluate: { policy: labels, decoder: model, game: maze, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     for word in [
         "expected one that makes a latent policy",
         "expected one that makes decoders",
         "episodes: is 0",
         "temperature: is -1",
     ] {
-        assert!(said.code == 1 && said.stderr.contains(word), "{word}: {said:#?}");
+        assert!(output.code == 1 && output.stderr.contains(word), "{word}: {output:#?}");
     }
 }
