@@ -15,11 +15,11 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::dataset::{FileInfo, Store, Turns, at, faulty_store, head, versions};
-use crate::executor::Means;
+use crate::dataset::{FileInfo, StepScheduler, Store, at, faulty_store, head, versions};
+use crate::executor::Resources;
 use crate::models::Device;
 use crate::pipeline::plan::{PlanOptions, StagePlan};
-use crate::pipeline::run::{StageSummary, Watch, run};
+use crate::pipeline::run::{Reporter, StageSummary, run};
 use crate::stages::Progress;
 
 mod actors;
@@ -34,24 +34,24 @@ const SCHEDULES: u64 = 500;
 const VIDEOS: usize = 6;
 
 /// Reports no progress.
-struct Silent;
+struct NoProgress;
 
-impl Progress for Silent {
+impl Progress for NoProgress {
     fn advance(&self, _: u64) {}
     fn note(&self, _: &str) {}
     fn say(&self, _: &str) {}
 }
 
-impl Watch for Silent {
+impl Reporter for NoProgress {
     fn begin(&self, _: &StagePlan, _: u64) -> Box<dyn Progress> {
-        Box::new(Silent)
+        Box::new(NoProgress)
     }
 
     fn end(&self, _: &StageSummary) {}
 }
 
-fn means() -> Means {
-    Means {
+fn means() -> Resources {
+    Resources {
         devices: vec![Device::Cpu],
         threads: 1,
         decoder: None,
@@ -121,7 +121,7 @@ fn expected<'e>(
             world.add(*number);
         }
         let store = faulty_store(&[]);
-        run(&world.checked(), &store, &options(), &means(), &Silent).unwrap();
+        run(&world.checked(), &store, &options(), &means(), &NoProgress).unwrap();
         results(&store)
     })
 }
@@ -132,7 +132,7 @@ fn prepare(world: &World, store: &Store, random: &mut ChaCha8Rng) {
         world.add(number);
     }
     if random.random_bool(0.7) {
-        run(&world.checked(), store, &options(), &means(), &Silent).unwrap();
+        run(&world.checked(), store, &options(), &means(), &NoProgress).unwrap();
         for number in 3..random.random_range(3..=VIDEOS) {
             world.add(number);
         }
@@ -184,7 +184,7 @@ fn test_schedule(seed: u64, weights: &Path, known: &mut ExpectedResults) {
     let committed = ["frames", "model", "labels"].iter().filter_map(|stage| newest(stage));
     let committed = Mutex::new(committed.collect());
     let actors = draw_actors(&mut random);
-    let turns = Turns::new(&store, seed);
+    let turns = StepScheduler::new(&store, seed);
     let schedule = Schedule { world: &world, turns, committed, seed };
     run_actors(&schedule, &actors);
     let mut committed = schedule.committed.into_inner().unwrap();
@@ -195,7 +195,7 @@ fn test_schedule(seed: u64, weights: &Path, known: &mut ExpectedResults) {
     );
     expect_intact(&store);
     // One more run completes what killed users left undone.
-    run(&world.checked(), &store, &options(), &means(), &Silent).unwrap();
+    run(&world.checked(), &store, &options(), &means(), &NoProgress).unwrap();
     let present = world.present();
     let found = results(&store);
     let wanted = expected(known, weights, &present);
@@ -206,7 +206,7 @@ fn test_schedule(seed: u64, weights: &Path, known: &mut ExpectedResults) {
     collect(&store).unwrap();
     expect_intact(&store);
     // A run without a number has done nothing.
-    let again = run(&world.checked(), &store, &options(), &means(), &Silent).unwrap();
+    let again = run(&world.checked(), &store, &options(), &means(), &NoProgress).unwrap();
     assert_eq!(again.run, "", "schedule {seed}: {again:?}");
     assert!(
         results(&store) == *expected(known, weights, &present),

@@ -57,7 +57,7 @@
 //! ## Invariants (`tests/it/rooms.rs` holds them)
 //!
 //! - **`video`, `dataset`, `models` and `envs` know no other room.** Models know nothing of Arrow or YAML, and of paths only in
-//!   `models::published`, whose reader opens the file itself; `dataset` knows nothing of burn.
+//!   `models::pytorch`, whose reader opens the file itself; `dataset` knows nothing of burn.
 //! - `train` knows `dataset` and `models`; `stages` also `video` and `envs`. **A stage never calls another stage, reads YAML, prints, or picks
 //!   its output path.**
 //! - Only `models` and `train` are generic over burn's backend; the other rooms see plain slices. `stages/finetune` is the exception: PPO
@@ -96,13 +96,13 @@
 //! - `shard` in the labels is the shard's digest, not its path: labels are the same bytes wherever and by whichever attempt they are made.
 //! - Local folders go past `object_store`: its create is not lasting on disk, and its listings and reads take a thread each. A file in an object
 //!   store is mapped and read as a copy on this machine's disk; videos are decoded as they are read, without one.
-//! - What can be done by others is one wave of a plan at a time (`pipeline::handout`): a stage's partitions are known once what it takes from
+//! - What can be done by others is one wave of a plan at a time (`pipeline::partitions`): a stage's partitions are known once what it takes from
 //!   is there, so an engine plans, works and commits until a plan has no changes. A plan without partitions may have some: videos are gone, or
 //!   a setting was put back.
 //! - Stages run one after the other, but for labels by a model that is there and stays: those are made shard by shard while others are still
 //!   decoded (`pipeline::plan`'s `ahead`). The shard on disk is the buffer between the two, so nothing but jobs waits in memory. On a CPU
 //!   decoding comes first, since both want the same cores: labels fill the cores that the slowest videos leave.
-//! - libav works in processes of its own (`stages::decode::child`), one a thread, which send frames over a pipe and never touch the
+//! - libav works in processes of its own (`stages::decode::decoder_process`), one a thread, which send frames over a pipe and never touch the
 //!   workspace: what kills one is a reject, its memory is bounded, and the frames before are kept. With what is measured of frames it costs
 //!   6 % of the time on 720p, and a fifth on clips of 19 frames of 64 x 64.
 //! - Copies of the same bytes under several names are separate videos, `#2` and so on added to their digest, so that each has rows; or, where

@@ -16,12 +16,14 @@ use super::compute_args::set_threads;
 use super::flags::{Format, GameArgs, at_least_one};
 use super::stdout::print;
 use crate::dataset::{self, Access, Shards, Store, WindowIndex};
-use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::envs::{Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::models::{Device, DynamicsConfig, Precision, Preset, Want, cost, labeller, roofline};
+use crate::models::{
+    Device, DynamicsConfig, LabelOutputs, Precision, Preset, cost, labeller, roofline,
+};
 use crate::stages;
-use crate::train::{Batch, OptimConfig, Pace, Rule, batch, dynamics_trainer};
+use crate::train::{Batch, OptimConfig, OptimizerKind, StepSettings, batch, dynamics_trainer};
 
 /// Arguments of `lapo bench`.
 #[derive(Debug, ClapArgs)]
@@ -85,7 +87,7 @@ pub fn run(args: &BenchArgs, access: &Access) -> Result<()> {
         rows.push(measure_sampling(args, data).map_err(stages::Error::from)?);
     }
     // Games are optional: without Procgen the row is missing.
-    if let Ok(package) = Package::find(&args.games.folders()) {
+    if let Ok(package) = ProcgenPackage::find(&args.games.folders()) {
         rows.push(measure_playing(args, &package, threads)?);
     }
     let text = match args.format {
@@ -192,8 +194,8 @@ fn measure_labelling(
     let idm = cost::idm(config).forward;
     let fdm = cost::fdm(config).forward;
     let kinds = [
-        ("IDM", Want::default(), idm),
-        ("IDM, codes and FDM error", Want { codes: true, fdm_error: true }, idm + fdm),
+        ("IDM", LabelOutputs::default(), idm),
+        ("IDM, codes and FDM error", LabelOutputs { codes: true, fdm_error: true }, idm + fdm),
     ];
     let mut rows = Vec::new();
     for (what, want, operations) in kinds {
@@ -216,21 +218,21 @@ fn measure_training(
     config: &DynamicsConfig,
     data: Option<&Data>,
 ) -> Result<Row, stages::Error> {
-    let rule = Rule::of_dynamics(args.reference);
+    let rule = OptimizerKind::of_dynamics(args.reference);
     let optim = OptimConfig { rule, precision: args.precision, ..OptimConfig::default() };
     let mut trainer = dynamics_trainer(device, config, &optim, None, 0)?;
     let time = config.window();
     let side = config.frame_size;
     let batch = args.batch;
     let mut frames = noise(batch * time * side * side * config.channels);
-    let mut draws = data.map(|data| batch::Draws::new(0, 0, data.index.len(), 0));
+    let mut draws = data.map(|data| batch::WindowSampler::new(0, 0, data.index.len(), 0));
     let steps = per_second(args.seconds, || -> Result<(), stages::Error> {
         if let (Some(draws), Some(data)) = (&mut draws, data) {
             batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
         }
         trainer.step(
             &Batch { frames: &frames, batch, time, height: side, width: side, actions: &[] },
-            Pace::even(1e-4),
+            StepSettings::even(1e-4),
         )?;
         Ok(())
     })?;
@@ -247,7 +249,7 @@ fn measure_training(
 fn measure_sampling(args: &BenchArgs, data: &Data) -> Result<Row, dataset::Error> {
     let windows = data.index.len();
     let time = data.index.frames_per_window();
-    let mut draws = batch::Draws::new(0, 0, windows, 0);
+    let mut draws = batch::WindowSampler::new(0, 0, windows, 0);
     let mut out = Vec::new();
     let batches = per_second(args.seconds, || {
         batch::gather(&data.shards, &data.index, &draws.next(args.batch), &mut out)
@@ -263,7 +265,7 @@ fn measure_sampling(args: &BenchArgs, data: &Data) -> Result<Row, dataset::Error
 /// Measures the steps of a game per second, summed over all environments, with random actions.
 fn measure_playing(
     args: &BenchArgs,
-    package: &Package,
+    package: &ProcgenPackage,
     threads: usize,
 ) -> Result<Row, crate::envs::Error> {
     let game = Game::Maze;

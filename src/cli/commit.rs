@@ -8,7 +8,7 @@ use super::progress::{TerminalReporter, Verbosity};
 use super::summary;
 use crate::dataset::Access;
 use crate::error::Result;
-use crate::pipeline::handout::{self, Missing};
+use crate::pipeline::partitions::{self, Missing};
 
 /// Arguments of `lapo commit`.
 #[derive(Debug, ClapArgs)]
@@ -30,6 +30,6 @@ pub fn run(args: &CommitArgs, access: &Access) -> Result<Exit> {
     let missing = if args.partial { Missing::LeaveOut } else { Missing::Refuse };
     let reporter = TerminalReporter(Verbosity::Normal);
     let summary =
-        handout::commit_all(&open.plan, &open.folder, &open.workspace, missing, &reporter)?;
+        partitions::commit_all(&open.plan, &open.folder, &open.workspace, missing, &reporter)?;
     summary::print(&summary)
 }

@@ -11,10 +11,10 @@ use super::prometheus::PrometheusReporter;
 use super::signals::stop_on_signals;
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::executor::Means;
+use crate::executor::Resources;
 use crate::models::Device;
-use crate::pipeline::run::Watch;
-use crate::stages::decode::child::Launch;
+use crate::pipeline::run::Reporter;
+use crate::stages::decode::decoder_process::DecoderCommand;
 
 /// Resources and logging of a command that computes.
 #[derive(Debug, ClapArgs)]
@@ -66,10 +66,10 @@ impl ComputeArgs {
     }
 
     /// Sets up the thread pool and the signal handlers; returns the resources of the process.
-    pub fn resources(&self) -> Result<Means> {
+    pub fn resources(&self) -> Result<Resources> {
         let threads = set_threads(self.threads)?;
         let devices = self.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
-        Ok(Means {
+        Ok(Resources {
             devices,
             threads,
             decoder: self.decoder(threads)?,
@@ -80,12 +80,12 @@ impl ComputeArgs {
 
     /// Returns how to start a process that decodes videos.
     #[cfg(feature = "video")]
-    fn decoder(&self, threads: usize) -> Result<Option<Launch>, Error> {
+    fn decoder(&self, threads: usize) -> Result<Option<DecoderCommand>, Error> {
         super::decoder::launch(self.decoder_memory_gib, threads).map(Some)
     }
 
     #[cfg(not(feature = "video"))]
-    fn decoder(&self, _: usize) -> Result<Option<Launch>, Error> {
+    fn decoder(&self, _: usize) -> Result<Option<DecoderCommand>, Error> {
         Ok(None)
     }
 
@@ -93,9 +93,9 @@ impl ComputeArgs {
     pub fn with_reporter<T>(
         &self,
         pipeline: &str,
-        work: impl FnOnce(&dyn Watch) -> Result<T>,
+        work: impl FnOnce(&dyn Reporter) -> Result<T>,
     ) -> Result<T> {
-        let reporter: Box<dyn Watch> = match self.log_format {
+        let reporter: Box<dyn Reporter> = match self.log_format {
             LogFormat::Text => Box::new(TerminalReporter(self.verbosity())),
             LogFormat::Json => Box::new(JsonReporter(self.verbosity())),
         };

@@ -12,8 +12,8 @@ use super::sandbox;
 use super::signals::leave_signals_to_the_parent;
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::stages::decode::borrowed::Line;
-use crate::stages::decode::child::{Launch, STUCK};
+use crate::stages::decode::decoder_process::{DecoderCommand, STUCK};
+use crate::stages::decode::remote_video::ParentPipes;
 use crate::stages::decode::serve::serve;
 
 /// Default memory limit of a decoder, and the most it gets by default: more than real videos need.
@@ -34,7 +34,7 @@ pub struct DecoderArgs {
 
 /// Returns how to start a decoder, for a run with this many threads. Without `memory_gib`, the
 /// limit depends on the machine's memory.
-pub fn launch(memory_gib: Option<f64>, threads: usize) -> Result<Launch, Error> {
+pub fn launch(memory_gib: Option<f64>, threads: usize) -> Result<DecoderCommand, Error> {
     let memory_gib =
         memory_gib.unwrap_or_else(|| default_memory_gib(meminfo_gib("MemTotal:"), threads));
     if !(MIN_GIB..=1e6).contains(&memory_gib) {
@@ -51,7 +51,7 @@ pub fn launch(memory_gib: Option<f64>, threads: usize) -> Result<Launch, Error> 
         std::env::current_exe().map_err(|source| input("this program's path", source))?
     };
     let args = vec!["decoder".into(), "--memory-gib".into(), memory_gib.to_string().into()];
-    Ok(Launch { program, args })
+    Ok(DecoderCommand { program, args })
 }
 
 /// Returns each decoder's share of half of the machine's memory, but at least what a video needs.
@@ -75,7 +75,7 @@ pub fn run(args: &DecoderArgs) -> Result<()> {
     // A kernel without these mechanisms is no error, since the process starts without open files,
     // addresses and secrets. `lapo doctor` reports the difference.
     sandbox::enter();
-    let line = Line {
+    let line = ParentPipes {
         requests: Box::new(BufReader::with_capacity(1 << 18, stdin())),
         replies: Box::new(BufWriter::with_capacity(1 << 16, stdout())),
     };

@@ -6,7 +6,7 @@ use super::flags::GameArgs;
 use super::stdout::print;
 use crate::build_info::build_info;
 use crate::dataset::{Access, Created, Store};
-use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig};
+use crate::envs::{Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage};
 use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::models::Device;
@@ -108,7 +108,7 @@ fn device() -> Check {
 /// Creates one game, if a library is installed. A missing library is a failure only with
 /// `--procgen`.
 fn games(games: &GameArgs) -> Check {
-    let package = match Package::find(&games.folders()) {
+    let package = match ProcgenPackage::find(&games.folders()) {
         Ok(package) => package,
         Err(error) if games.is_set() => return ("games", Err(with_hint(&error))),
         Err(error) => return ("games", Ok(format!("not installed: {}", with_hint(&error)))),

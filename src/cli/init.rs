@@ -12,7 +12,7 @@ use super::stdout::print;
 use crate::dataset::Access;
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::pipeline::entries::{Unmatched, matching};
+use crate::pipeline::video_listing::{ListingError, matching};
 
 /// File extensions of videos in folders. Patterns may match files with any extension.
 const EXTENSIONS: [&str; 16] = [
@@ -64,13 +64,14 @@ fn find_videos(videos: &str, access: &Access) -> Result<BTreeMap<String, usize>,
     let patterns = if folder.is_dir() { patterns(folder)? } else { vec![videos.to_owned()] };
     let mut found = BTreeMap::new();
     for pattern in patterns {
-        let matched = matching(&pattern, access).map_err(|Unmatched(what, hint)| Error::Usage {
-            what,
-            hint: hint.unwrap_or_else(|| {
-                "give a folder, or a pattern like 'clips/**/*.mp4' or 's3://bucket/clips/*.mp4'"
-                    .into()
-            }),
-        })?;
+        let matched =
+            matching(&pattern, access).map_err(|ListingError(what, hint)| Error::Usage {
+                what,
+                hint: hint.unwrap_or_else(|| {
+                    "give a folder, or a pattern like 'clips/**/*.mp4' or 's3://bucket/clips/*.mp4'"
+                        .into()
+                }),
+            })?;
         if !matched.is_empty() {
             found.insert(pattern, matched.iter().filter(|video| video.unread.is_none()).count());
         }

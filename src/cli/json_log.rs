@@ -11,8 +11,8 @@ use super::progress::{PeriodicProgress, Verbosity};
 use super::stderr;
 use crate::dataset::host;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{StageSummary, Watch};
-use crate::stages::{Progress, Silent};
+use crate::pipeline::run::{Reporter, StageSummary};
+use crate::stages::{NoProgress, Progress};
 
 /// Logs one event per line, each with its name, time, host and run.
 pub struct JsonReporter(pub Verbosity);
@@ -20,7 +20,7 @@ pub struct JsonReporter(pub Verbosity);
 /// The id of this process's run. Under `--watch` it stays the id of the first run.
 static RUN: OnceLock<String> = OnceLock::new();
 
-impl Watch for JsonReporter {
+impl Reporter for JsonReporter {
     fn start(&self, run: &str) {
         _ = RUN.set(run.to_owned());
         event("run_began", json!({ "process": std::process::id() }));
@@ -36,7 +36,7 @@ impl Watch for JsonReporter {
         });
         event("stage_began", facts);
         if self.0 == Verbosity::Quiet {
-            return Box::new(Silent);
+            return Box::new(NoProgress);
         }
         let stage = plan.stage.clone();
         let on_count = |count: &_| event("progress", json!(count));

@@ -63,7 +63,6 @@ mod watch;
 mod worker;
 mod workspace;
 
-
 /// Runs the command that the process arguments name, and returns its exit code.
 pub fn run() -> ExitCode {
     let args = match args::Args::try_parse() {

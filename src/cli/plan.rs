@@ -8,7 +8,7 @@ use super::stdout::print_as;
 use super::summary::shrinkage;
 use crate::dataset::{Access, Store};
 use crate::error::Result;
-use crate::pipeline::handout::hand_out;
+use crate::pipeline::partitions::write_partitions;
 use crate::pipeline::plan::{Planner, StagePlan};
 
 /// Arguments of `lapo plan`.
@@ -35,7 +35,7 @@ pub fn run(args: &PlanArgs, access: &Access) -> Result<()> {
     let (checked, store) = args.pipeline.open(access)?;
     let options = args.planning.options(&checked, args.checkpoint_secs)?;
     if let Some(out) = &args.out {
-        let plan = hand_out(&checked, &store, &options, &Store::open_with(out, access)?)?;
+        let plan = write_partitions(&checked, &store, &options, &Store::open_with(out, access)?)?;
         let facts = serde_json::json!({
             "run": plan.run,
             "partitions": plan.partitions,

@@ -4,7 +4,7 @@ use clap::Args as ClapArgs;
 
 use crate::dataset::{self, Access, Store};
 use crate::error::Result;
-use crate::pipeline::handout::{self, Handout};
+use crate::pipeline::partitions::{self, PartitionedPlan};
 
 /// A plan and the workspace that it belongs to.
 #[derive(Debug, ClapArgs)]
@@ -19,7 +19,7 @@ pub struct OpenPlan {
     /// The folder of the plan.
     pub folder: Store,
     /// The plan itself.
-    pub plan: Handout,
+    pub plan: PartitionedPlan,
     /// Where results are written.
     pub workspace: Store,
 }
@@ -28,7 +28,7 @@ impl PlanFolderArgs {
     /// Opens the plan and its workspace, or the given workspace instead.
     pub fn open(&self, workspace: Option<&str>, access: &Access) -> Result<OpenPlan> {
         let folder = Store::open_with(&self.plan, access)?;
-        let plan = handout::read(&folder)?;
+        let plan = partitions::read(&folder)?;
         let workspace = Store::open_with(workspace.unwrap_or(&plan.workspace), access)?;
         // A wrong address must fail here, not start an empty workspace.
         dataset::workspace::require(&workspace)?;

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::stderr;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{StageSummary, Watch};
-use crate::stages::{Progress, Silent};
+use crate::pipeline::run::{Reporter, StageSummary};
+use crate::stages::{NoProgress, Progress};
 
 /// How much a command reports on stderr while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,10 @@ impl Verbosity {
 /// Reports progress to a person, on a terminal or in a log file.
 pub struct TerminalReporter(pub Verbosity);
 
-impl Watch for TerminalReporter {
+impl Reporter for TerminalReporter {
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         if self.0 == Verbosity::Quiet {
-            return Box::new(Silent);
+            return Box::new(NoProgress);
         }
         if self.0 == Verbosity::Verbose {
             let (new, reused) = (plan.new_tasks(), plan.tasks.reused());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::json_log::unix_seconds;
 use crate::error::CommandError as Error;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{StageSummary, Watch};
+use crate::pipeline::run::{Reporter, StageSummary};
 use crate::stages::Progress;
 
 /// Time between two writes of the file while a stage runs.
@@ -18,7 +18,7 @@ const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Passes everything on to another reporter, and keeps a file of gauges.
 pub struct PrometheusReporter<'a> {
-    inner: &'a dyn Watch,
+    inner: &'a dyn Reporter,
     gauges: Arc<Mutex<Gauges>>,
 }
 
@@ -46,7 +46,7 @@ const HELP: [(&str, &str); 8] = [
 
 impl<'a> PrometheusReporter<'a> {
     /// Creates the file, so that an unwritable path fails before the run begins.
-    pub fn new(inner: &'a dyn Watch, file: &Path, pipeline: &str) -> Result<Self, Error> {
+    pub fn new(inner: &'a dyn Reporter, file: &Path, pipeline: &str) -> Result<Self, Error> {
         let mut gauges = Gauges {
             file: file.to_owned(),
             pipeline: pipeline.to_owned(),
@@ -69,7 +69,7 @@ impl<'a> PrometheusReporter<'a> {
     }
 }
 
-impl Watch for PrometheusReporter<'_> {
+impl Reporter for PrometheusReporter<'_> {
     fn start(&self, run: &str) {
         self.inner.start(run);
     }

@@ -11,7 +11,7 @@ use super::workspace;
 use crate::dataset::{Access, Store};
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::query::{self, Answer, Format, Versions};
+use crate::query::{self, Format, QueryResult, Versions};
 
 /// Arguments of `lapo query`.
 #[derive(Debug, ClapArgs)]
@@ -87,7 +87,7 @@ pub fn run(args: &QueryArgs, access: &Access) -> Result<()> {
 }
 
 fn write_stdout(
-    answer: Answer,
+    answer: QueryResult,
     format: Format,
     limit: Option<u64>,
     out: &mut dyn Write,
@@ -122,7 +122,7 @@ fn write_rest(
 }
 
 /// Writes a file, which appears under its name only when it is complete.
-fn write_file(answer: Answer, format: Format, limit: Option<u64>, path: &str) -> Result<()> {
+fn write_file(answer: QueryResult, format: Format, limit: Option<u64>, path: &str) -> Result<()> {
     let cannot_write = |source| Error::Output { to: path.to_owned(), source };
     // A pipe or a device cannot be replaced by a file: write into it directly.
     let is_special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());

@@ -11,10 +11,10 @@ use super::{summary, watch};
 use crate::dataset::Access;
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::executor::Means;
+use crate::executor::Resources;
 use crate::pipeline::check::Checked;
 use crate::pipeline::plan::PlanOptions;
-use crate::pipeline::run::{Watch, run as run_pipeline};
+use crate::pipeline::run::{Reporter, run as run_pipeline};
 
 /// Arguments of `lapo run`.
 #[derive(Debug, ClapArgs)]
@@ -69,15 +69,16 @@ pub fn run(args: &RunArgs, access: &Access) -> Result<Exit> {
     }
 }
 
-fn run_once(args: &RunArgs, access: &Access, resources: &Means) -> Result<Exit> {
+fn run_once(args: &RunArgs, access: &Access, resources: &Resources) -> Result<Exit> {
     let (checked, store) = args.pipeline.open(access)?;
     let options = PlanOptions {
         only: selected_stages(&checked, args)?,
         min_age: args.watch.unwrap_or_default(),
         ..args.planning.options(&checked, args.checkpoint_secs)?
     };
-    let work =
-        |reporter: &dyn Watch| Ok(run_pipeline(&checked, &store, &options, resources, reporter)?);
+    let work = |reporter: &dyn Reporter| {
+        Ok(run_pipeline(&checked, &store, &options, resources, reporter)?)
+    };
     let summary = args.compute.with_reporter(&checked.spec.name, work)?;
     summary::print(&summary)
 }

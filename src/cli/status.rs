@@ -7,7 +7,7 @@ use super::plan_folder::PlanFolderArgs;
 use super::stdout::print_as;
 use crate::dataset::Access;
 use crate::error::Result;
-use crate::pipeline::handout::{self, StageStatus};
+use crate::pipeline::partitions::{self, StageStatus};
 
 /// Arguments of `lapo status`.
 #[derive(Debug, ClapArgs)]
@@ -25,7 +25,7 @@ pub struct StatusArgs {
 /// Prints a line per stage.
 pub fn run(args: &StatusArgs, access: &Access) -> Result<()> {
     let open = args.plan.open(args.workspace.as_deref(), access)?;
-    let status = handout::status(&open.plan, &open.folder, &open.workspace)?;
+    let status = partitions::status(&open.plan, &open.folder, &open.workspace)?;
     print_as(args.format, &status, |stages| stages.iter().map(line).collect())
 }
 

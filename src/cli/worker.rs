@@ -8,10 +8,10 @@ use super::stdout::print;
 use crate::dataset::Access;
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::executor::Means;
+use crate::executor::Resources;
 use crate::pipeline;
-use crate::pipeline::handout::{self, Worked};
-use crate::pipeline::run::Watch;
+use crate::pipeline::partitions::{self, PartitionResult};
+use crate::pipeline::run::Reporter;
 
 /// Arguments of `lapo worker`.
 #[derive(Debug, ClapArgs)]
@@ -47,15 +47,15 @@ pub fn run(args: &WorkerArgs, access: &Access) -> Result<()> {
 fn work(
     open: &OpenPlan,
     partitions: &[usize],
-    resources: &Means,
-    reporter: &dyn Watch,
+    resources: &Resources,
+    reporter: &dyn Reporter,
 ) -> Result<()> {
     let OpenPlan { folder, plan, workspace } = open;
     reporter.start(&plan.run);
     let mut failures = Vec::new();
     let mut text = String::new();
-    for Worked { partition, result } in
-        handout::work(plan, folder, partitions, workspace, resources, reporter)?
+    for PartitionResult { partition, result } in
+        partitions::work(plan, folder, partitions, workspace, resources, reporter)?
     {
         let outcome = match result {
             Ok(true) => "was done already",

@@ -16,8 +16,8 @@ use arrow::ipc::reader::{FileDecoder, read_footer_length};
 use arrow::ipc::{Block, root_as_footer, root_as_message};
 use bytes::Bytes;
 
+use super::byte_ranges::ByteRanges;
 use super::error::{Error, Result};
-use super::parts::Parts;
 use super::schema::{self, FORMAT_KEY, FrameSize};
 use super::shard::BATCH_ROWS;
 
@@ -56,13 +56,13 @@ pub(super) struct Decoded {
 }
 
 /// Decodes the projected columns of the shard at `path`.
-pub(super) fn decode(path: &str, file: &Parts, projection: Projection) -> Result<Decoded> {
+pub(super) fn decode(path: &str, file: &ByteRanges, projection: Projection) -> Result<Decoded> {
     // Arrow checks most of its input, but panics on a damaged header that points outside its block.
     let decoded = catch_unwind(AssertUnwindSafe(|| decode_checked(path, file, projection)));
     decoded.unwrap_or_else(|_| Err(corrupt(path, "a header in it points outside its block")))
 }
 
-fn decode_checked(path: &str, file: &Parts, projection: Projection) -> Result<Decoded> {
+fn decode_checked(path: &str, file: &ByteRanges, projection: Projection) -> Result<Decoded> {
     let footer = footer(path, file)?;
     let footer = root_as_footer(&footer).map_err(|cause| corrupt(path, cause))?;
     let schema = footer.schema().ok_or_else(|| corrupt(path, "it has no schema"))?;
@@ -99,7 +99,7 @@ fn decode_checked(path: &str, file: &Parts, projection: Projection) -> Result<De
 }
 
 /// Returns the footer. The last ten bytes of a file are the footer's length and the magic word.
-fn footer(path: &str, file: &Parts) -> Result<Bytes> {
+fn footer(path: &str, file: &ByteRanges) -> Result<Bytes> {
     let no_footer = || corrupt(path, "it has no footer");
     let from = file.len().saturating_sub(TAIL);
     let tail = file.read_one(from..file.len())?;
@@ -120,7 +120,7 @@ fn footer(path: &str, file: &Parts) -> Result<Bytes> {
 /// Reads each batch from its beginning up to the end of the projected columns.
 fn read_batches(
     path: &str,
-    file: &Parts,
+    file: &ByteRanges,
     blocks: &[&Block],
     projection: Projection,
 ) -> Result<Vec<Bytes>> {
@@ -162,7 +162,7 @@ fn read_batches(
 /// Returns the offset of a batch's pixels in the file, or `None` if they are compressed.
 fn pixel_offset(
     path: &str,
-    file: &Parts,
+    file: &ByteRanges,
     block: &Block,
     bytes: &[u8],
     size: FrameSize,
@@ -230,7 +230,7 @@ fn check_format(path: &str, schema: &Schema) -> Result<()> {
 
 /// Returns a block's range in the file and the length of its header. Fails if the footer points
 /// outside the file.
-fn block_range(path: &str, file: &Parts, block: &Block) -> Result<(Range<u64>, u64)> {
+fn block_range(path: &str, file: &ByteRanges, block: &Block) -> Result<(Range<u64>, u64)> {
     let range = || {
         let start = u64::try_from(block.offset()).ok()?;
         let header = u64::try_from(block.metaDataLength()).ok()?;

@@ -1,6 +1,6 @@
 //! Joined tables: the small Parquet files of many tasks as one large file. Start at [`join`].
 //!
-//! [`commit`](super::commit()) decides which files to join, and lists the result as [`Joined`] in
+//! [`commit`](super::commit()) decides which files to join, and lists the result as [`JoinedTable`] in
 //! the manifest.
 //!
 //! A joined table repeats rows. Receipts still list the tasks' own files, and trainings read these.
@@ -16,14 +16,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::manifest::{Manifest, sort_of};
-use super::place::FileInfo;
+use super::manifest::{Manifest, table_name};
+use super::paths::FileInfo;
 use super::schema::FORMAT_KEY;
 use super::store::Store;
 use super::table::{parquet_error, parquet_writer, properties};
 use super::table_reader::{OpenParquet, open_parquet};
 
-/// The default size of a full joined table, in MiB; see [`Joined::parts_bytes`].
+/// The default size of a full joined table, in MiB; see [`JoinedTable::parts_bytes`].
 pub const DEFAULT_FILE_MIB: u64 = 128;
 
 /// The number of files opened at once.
@@ -32,7 +32,7 @@ const AT_ONCE: usize = 64;
 /// One file with the tables of many tasks, all of one sort such as `labels.parquet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Joined {
+pub struct JoinedTable {
     /// The file.
     pub file: FileInfo,
     /// The joined tasks, as ranges of the dataset's order: the first task's index and the number of
@@ -43,7 +43,7 @@ pub struct Joined {
     pub parts_bytes: u64,
 }
 
-impl Joined {
+impl JoinedTable {
     /// Creates the entry of a joined table.
     ///
     /// `places` are the indices of its tasks in the dataset's order, ascending. `parts_bytes` is
@@ -67,7 +67,7 @@ impl Joined {
 
     /// Returns the sort of its tables, such as `labels.parquet`.
     pub(super) fn sort(&self) -> Option<String> {
-        sort_of(&self.file.path)
+        table_name(&self.file.path)
     }
 }
 
@@ -305,7 +305,7 @@ mod tests {
             rows: 1,
             blake3: String::new(),
         };
-        let joined = Joined::new(file, &[0, 1, 2, 5, 7, 8], 9);
+        let joined = JoinedTable::new(file, &[0, 1, 2, 5, 7, 8], 9);
         assert_eq!(joined.tasks, [(0, 3), (5, 1), (7, 2)]);
         assert_eq!(
             (joined.places().collect::<Vec<_>>(), joined.sort().as_deref()),

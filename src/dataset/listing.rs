@@ -11,9 +11,9 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use super::access::{Access, address};
+use super::entry_faults::{EntryClass, EntryFault};
 use super::error::{Error, Result};
-use super::local_name::{bytes_text, local_path};
-use super::refused::{EntryClass, Refused};
+use super::path_text::{bytes_text, local_path};
 use super::remote_file::RemoteFile;
 
 mod parquet;
@@ -35,16 +35,16 @@ pub struct ListedVideo {
     /// The video's size in bytes and etag, if the list has both.
     pub known: Option<(u64, String)>,
     /// The list's other columns.
-    pub about: About,
+    pub about: ListMetadata,
     /// Why the video cannot be read, if the listing has found a reason.
-    pub unread: Option<Unread>,
+    pub unread: Option<EntryError>,
 }
 
 /// Why an entry cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum EntryError {
     /// A lasting fault: the entry can never be read as it is.
-    Refused(Refused),
+    Refused(EntryFault),
     /// A passing fault. Earlier results of this entry, and of entries below it, are kept.
     Passing(String),
 }
@@ -67,9 +67,9 @@ impl ListedVideo {
 
     /// Creates the entry of an invalid row. Its name is the row's position in the list.
     fn bad_row(list: &str, position: &str, seen: &str) -> Self {
-        let refused = Refused::new(EntryClass::BadRow, format!("{position}: {seen}"));
+        let refused = EntryFault::new(EntryClass::BadRow, format!("{position}: {seen}"));
         ListedVideo {
-            unread: Some(Unread::Refused(refused)),
+            unread: Some(EntryError::Refused(refused)),
             ..ListedVideo::new(format!("{list}, {position}"))
         }
     }
@@ -92,9 +92,9 @@ impl ListedVideo {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 #[expect(clippy::box_collection, reason = "an empty value should be small")]
-pub struct About(Option<Box<BTreeMap<String, String>>>);
+pub struct ListMetadata(Option<Box<BTreeMap<String, String>>>);
 
-impl About {
+impl ListMetadata {
     /// Returns whether there is no metadata.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -117,10 +117,10 @@ impl About {
     }
 }
 
-impl FromIterator<(String, String)> for About {
+impl FromIterator<(String, String)> for ListMetadata {
     fn from_iter<T: IntoIterator<Item = (String, String)>>(columns: T) -> Self {
         let columns: BTreeMap<_, _> = columns.into_iter().collect();
-        About((!columns.is_empty()).then(|| Box::new(columns)))
+        ListMetadata((!columns.is_empty()).then(|| Box::new(columns)))
     }
 }
 
@@ -313,7 +313,7 @@ mod tests {
 
     fn address_or_reason(video: ListedVideo, list: &str) -> String {
         match video.unread {
-            Some(Unread::Refused(refused)) => {
+            Some(EntryError::Refused(refused)) => {
                 format!("!{} {}", video.uri.replace(list, ""), refused.reason)
             }
             _ => video.uri,

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
-use super::joined::Joined;
+use super::joined::JoinedTable;
 use super::pack::Pack;
+use super::paths::{Created, FileInfo, is_name};
 use super::pins;
-use super::place::{Created, FileInfo, is_name};
 use super::receipt::{Receipt, Reject, VideoRecord, read_json};
 use super::store::Store;
 use super::table::table_sort;
@@ -49,7 +49,7 @@ pub struct Manifest {
     pub packs: Vec<Pack>,
     /// The joined tables; each repeats the rows of many tasks in one file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub joined: Vec<Joined>,
+    pub joined: Vec<JoinedTable>,
 }
 
 /// The size of a version: sums over its tasks.
@@ -87,7 +87,7 @@ pub struct TableTotals {
 /// Returns the sort of a shard or table, its file name without numbers, such as `labels.parquet`.
 /// Returns `None` for other files.
 #[must_use]
-pub fn sort_of(path: &str) -> Option<String> {
+pub fn table_name(path: &str) -> Option<String> {
     match table_sort(path) {
         Some(sort) => Some(format!("{sort}.parquet")),
         None => path.ends_with(".arrow").then(|| "shard.arrow".to_owned()),
@@ -141,7 +141,7 @@ impl Totals {
         // Totals after `remove` equal totals without the task: an entry of zero would differ.
         self.counts.retain(|_, count| *count > 0);
         for file in &receipt.files {
-            let Some(sort) = sort_of(&file.path) else { continue };
+            let Some(sort) = table_name(&file.path) else { continue };
             let table = self.tables.entry(sort).or_default();
             table.files = with(table.files, 1);
             table.rows = with(table.rows, file.rows);
@@ -210,7 +210,7 @@ impl Manifest {
                 if !is_joined[task] {
                     let tables = own_files
                         .into_iter()
-                        .filter(|file| sort_of(&file.path).as_deref() == Some(sort));
+                        .filter(|file| table_name(&file.path).as_deref() == Some(sort));
                     files.extend(tables.map(|file| (Some(task), file)));
                 }
             }
@@ -220,7 +220,7 @@ impl Manifest {
     }
 
     /// Creates the error for a joined table with an unknown task, or one in another joined table.
-    fn bad_join(&self, joined: &Joined, task: usize) -> Error {
+    fn bad_join(&self, joined: &JoinedTable, task: usize) -> Error {
         let reason = format!(
             "version {} lists it for task {task}, but this task is missing or in another file, too",
             self.version

@@ -64,35 +64,35 @@ mod action_rows;
 mod actions;
 mod archive;
 mod bucket;
+mod byte_ranges;
 mod cache;
-mod checks;
 mod commit;
 pub mod delta;
 mod disk;
 mod durable;
+mod entry_faults;
 mod error;
 #[cfg(test)]
-mod faults;
-mod fields;
-mod finished;
+mod faulty_store;
+mod finished_tasks;
 mod frame_rows;
 pub mod gc;
 mod hashing;
+mod integrity;
 mod ipc;
 mod joined;
+mod key_fields;
 mod label_reader;
 mod labels;
 mod listing;
-mod local_name;
 mod manifest;
 mod new_file;
 mod pack;
-mod parts;
+mod path_text;
+mod paths;
 pub mod pins;
-mod place;
 mod process;
 mod receipt;
-mod refused;
 mod remote;
 mod remote_file;
 pub mod runs;
@@ -100,11 +100,11 @@ pub mod schema;
 mod shard;
 mod shard_reader;
 mod shards;
+#[cfg(test)]
+mod step_scheduler;
 mod store;
 mod table;
 mod table_reader;
-#[cfg(test)]
-mod turns;
 pub mod verify;
 mod walk;
 mod window;
@@ -113,44 +113,44 @@ pub mod workspace;
 pub use access::{Access, address};
 pub use action_rows::ActionRows;
 pub use actions::{Action, Actions};
-pub use archive::{Member, Readable, members, open_source, version_of};
-pub use bucket::{Listed, list_objects};
+pub use archive::{Member, Readable, members, open_source, size_and_version};
+pub use bucket::{ListedObject, list_objects};
 pub use cache::CacheFolder;
 pub use commit::{Commit, Committed, commit};
+pub use entry_faults::{EntryClass, EntryFault, is_uncounted};
 pub use error::{Error, Result};
 #[cfg(test)]
-pub(crate) use faults::faulty_store;
-pub use fields::Fields;
-pub use finished::{Damaged, Finished, finished, take_back};
+pub(crate) use faulty_store::faulty_store;
+pub use finished_tasks::{DamagedTask, Finished, delete_damaged_receipt, finished};
 pub use frame_rows::{FrameRows, read_all_frame_rows, read_frame_rows};
 pub use hashing::{HashMap, HashSet};
-pub use joined::{DEFAULT_FILE_MIB, Joined};
+pub use joined::{DEFAULT_FILE_MIB, JoinedTable};
+pub use key_fields::Fields;
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
-pub use listing::{About, List, ListedVideo, Unread, read_list};
-pub use local_name::{bytes_text, local_path, path_text};
+pub use listing::{EntryError, List, ListMetadata, ListedVideo, read_list};
 pub use manifest::{
-    Changes, Manifest, TableTotals, Totals, at, head, rolled_back, sort_of, stages, versions,
+    Changes, Manifest, TableTotals, Totals, at, head, rolled_back, stages, table_name, versions,
 };
 pub use new_file::NewFile;
 pub use pack::Pack;
-pub use place::{Created, FileInfo, Stored, is_key, is_name};
+pub use path_text::{bytes_text, local_path, path_text};
+pub use paths::{Created, FileInfo, StoredFile, is_key, is_name};
 pub use process::{Process, host};
 pub use receipt::{
-    Filed, Made, Receipt, Reject, VideoRecord, are_filed, data_folder, file_receipt, find_receipts,
-    parse_versioned, read_receipt, receipt_path,
+    FilingOutcome, Provenance, Receipt, Reject, VideoRecord, are_filed, data_folder, file_receipt,
+    find_receipts, parse_versioned, read_receipt, receipt_path,
 };
-pub use refused::{EntryClass, Refused, is_uncounted};
 pub use remote_file::RemoteFile;
 pub use schema::{Compression, FrameSize, LabelShape};
 pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, Shard};
 pub use shards::Shards;
+#[cfg(test)]
+pub(crate) use step_scheduler::StepScheduler;
 pub use store::Store;
 pub use table::{Column, table_sort, write_table};
 pub use table_reader::{Table, read_columns, read_table};
-#[cfg(test)]
-pub(crate) use turns::Turns;
 pub use window::{Window, WindowIndex};
 
 /// The format on disk: every file and field of a workspace.

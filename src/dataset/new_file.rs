@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::disk::Folder;
 use super::error::{Result, io_error};
-pub use super::place::FileInfo;
+pub use super::paths::FileInfo;
 use super::remote::Remote;
 
 /// A file being written, created by [`Store::new_file`](super::Store::new_file).

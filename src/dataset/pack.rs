@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::fields::Fields;
-use super::place::FileInfo;
-use super::receipt::{Made, Receipt, Reject, VideoRecord, numbers};
+use super::key_fields::Fields;
+use super::paths::FileInfo;
+use super::receipt::{Provenance, Receipt, Reject, VideoRecord, numbers};
 use super::store::Store;
 use super::table::{Column, write_table};
 use super::table_reader::{Table, read_columns};
@@ -41,12 +41,12 @@ struct Origin {
     inputs: Vec<String>,
     #[serde(with = "numbers")]
     stats: std::collections::BTreeMap<String, f64>,
-    made: Made,
+    made: Provenance,
 }
 
 /// The name and the number of frames of a video; other fields are skipped.
 #[derive(Debug, Deserialize)]
-pub(super) struct Named {
+pub(super) struct VideoFrames {
     pub uri: String,
     pub frames: u64,
 }
@@ -154,7 +154,7 @@ impl Pack {
     }
 
     /// Returns the names and numbers of frames of every task's videos, dropped tasks included.
-    pub(super) fn names(&self, store: &Store) -> Result<Vec<Vec<Named>>> {
+    pub(super) fn names(&self, store: &Store) -> Result<Vec<Vec<VideoFrames>>> {
         let mut table = self.columns(store, &["videos"])?;
         self.take(&mut table, "videos")?.par_iter().map(|text| self.parse(text)).collect()
     }
@@ -208,7 +208,7 @@ impl Pack {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::faults::faulty_store;
+    use super::super::faulty_store::faulty_store;
     use super::super::receipt::tests::receipt;
     use super::*;
 

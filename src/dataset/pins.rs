@@ -44,13 +44,13 @@ pub struct Pin {
     /// The time of expiry, in seconds since 1970.
     pub expires_unix_secs: u64,
     /// The pinned versions and tasks, by stage.
-    pub stages: BTreeMap<String, Held>,
+    pub stages: BTreeMap<String, PinnedData>,
 }
 
 /// The pinned data of one stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Held {
+pub struct PinnedData {
     /// Versions, with all of their packs and files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<u64>,
@@ -61,7 +61,7 @@ pub struct Held {
 
 /// The holder and the lifetime of a pin.
 #[derive(Debug, Clone, Copy)]
-pub struct Holder<'a> {
+pub struct PinHolder<'a> {
     /// The run, or the reader's name.
     pub run: &'a str,
     /// The process; the pin ends with it. `None` if the pin outlives processes.
@@ -75,11 +75,11 @@ pub struct Holder<'a> {
 /// Creates a pin. `name` is unique within the run.
 pub fn pin(
     store: &Store,
-    holder: Holder,
+    holder: PinHolder,
     name: &str,
-    stages: BTreeMap<String, Held>,
+    stages: BTreeMap<String, PinnedData>,
 ) -> Result<()> {
-    let Holder { run, process, holds, now_unix_secs } = holder;
+    let PinHolder { run, process, holds, now_unix_secs } = holder;
     let path = format!("pins/{run}-{name}.json");
     let expires_unix_secs = now_unix_secs + holds.as_secs();
     let pin = Pin {
@@ -161,11 +161,11 @@ fn pin_while(
     run: &str,
     holds: Duration,
     now: SystemTime,
-    stages: BTreeMap<String, Held>,
+    stages: BTreeMap<String, PinnedData>,
 ) -> Result<Option<TemporaryPin>> {
     let now_unix_secs = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let process = Process::this();
-    let holder = Holder { run, process: process.as_ref(), holds, now_unix_secs };
+    let holder = PinHolder { run, process: process.as_ref(), holds, now_unix_secs };
     let name = format!("{:016x}", RandomState::new().build_hasher().finish());
     match pin(store, holder, &name, stages) {
         Ok(()) => {
@@ -205,7 +205,7 @@ fn held_by(
     stage: &str,
     version: Option<u64>,
 ) -> Result<Option<TemporaryPin>> {
-    let held = Held { versions: version.into_iter().collect(), keys: vec![] };
+    let held = PinnedData { versions: version.into_iter().collect(), keys: vec![] };
     let pinned = pin_while(
         store,
         run,
@@ -240,7 +240,7 @@ impl Announcement {
 /// Announces the deletion of these versions and tasks. The collector spares them if a pin has them.
 pub(super) fn announce(
     store: &Store,
-    stages: BTreeMap<String, Held>,
+    stages: BTreeMap<String, PinnedData>,
     now: SystemTime,
 ) -> Result<Announcement> {
     let ends = SystemTime::now() + ANNOUNCEMENT / 2;
@@ -248,9 +248,9 @@ pub(super) fn announce(
 }
 
 /// Returns the versions and tasks in live announcements of collectors, by stage.
-pub fn announced(store: &Store) -> Result<BTreeMap<String, Held>> {
+pub fn announced(store: &Store) -> Result<BTreeMap<String, PinnedData>> {
     let prefix = format!("pins/{COLLECTION}-");
-    let mut announced = BTreeMap::<String, Held>::new();
+    let mut announced = BTreeMap::<String, PinnedData>::new();
     let paths = store.list("pins")?.into_iter().filter(|path| path.starts_with(&prefix)).collect();
     for (_, pin) in
         read(store, paths)?.into_iter().filter(|(_, pin)| pin.is_live(SystemTime::now()))

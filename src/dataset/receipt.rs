@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::fields::Fields;
-use super::listing::About;
-use super::place::{Created, FileInfo};
+use super::key_fields::Fields;
+use super::listing::ListMetadata;
+use super::paths::{Created, FileInfo};
 use super::store::Store;
 
 /// The result of a finished task: its files, and their origin.
@@ -43,13 +43,13 @@ pub struct Receipt {
     #[serde(with = "numbers")]
     pub stats: BTreeMap<String, f64>,
     /// The program and the machine of the attempt.
-    pub made: Made,
+    pub made: Provenance,
 }
 
 /// The program, the machine and the time of an attempt. None of it is hashed into a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Made {
+pub struct Provenance {
     /// The version of lapo.
     pub lapo: String,
     /// The git commit of the build.
@@ -89,8 +89,8 @@ pub struct VideoRecord {
     /// The number of episodes decoded from it.
     pub episodes: u64,
     /// The metadata from a list of videos.
-    #[serde(default, skip_serializing_if = "About::is_empty")]
-    pub about: About,
+    #[serde(default, skip_serializing_if = "ListMetadata::is_empty")]
+    pub about: ListMetadata,
 }
 
 impl Receipt {
@@ -122,7 +122,7 @@ pub struct Reject {
 
 /// The outcome of [`file_receipt`].
 #[derive(Debug, Clone, PartialEq)]
-pub enum Filed {
+pub enum FilingOutcome {
     /// This attempt's receipt counts.
     Won,
     /// Another attempt's receipt counts, and this attempt's data were deleted.
@@ -142,18 +142,18 @@ pub fn data_folder(stage: &str, key: &str, attempt: &str) -> String {
 }
 
 /// Files an attempt's receipt. If another attempt was first, deletes this attempt's data.
-pub fn file_receipt(store: &Store, stage: &str, receipt: &Receipt) -> Result<Filed> {
+pub fn file_receipt(store: &Store, stage: &str, receipt: &Receipt) -> Result<FilingOutcome> {
     let path = receipt_path(stage, &receipt.key);
     if store.create(&path, &to_json(receipt))? == Created::New {
-        return Ok(Filed::Won);
+        return Ok(FilingOutcome::Won);
     }
     let theirs = read_receipt(store, stage, &receipt.key)?.ok_or(Error::Missing { path })?;
     // The same attempt filed it before, with other statistics.
     if theirs.attempt == receipt.attempt {
-        return Ok(Filed::Won);
+        return Ok(FilingOutcome::Won);
     }
     store.delete_all(&data_folder(stage, &receipt.key, &receipt.attempt))?;
-    Ok(Filed::Lost(Box::new(theirs)))
+    Ok(FilingOutcome::Lost(Box::new(theirs)))
 }
 
 /// Returns the receipt of a task, if it is done.
@@ -162,7 +162,7 @@ pub fn read_receipt(store: &Store, stage: &str, key: &str) -> Result<Option<Rece
 }
 
 /// Restores the own files of receipts, if they were deleted.
-pub(super) fn file_again<'a>(
+pub(super) fn recreate_missing_receipts<'a>(
     store: &Store,
     stage: &str,
     receipts: impl Iterator<Item = &'a Arc<Receipt>>,

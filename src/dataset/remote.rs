@@ -24,7 +24,7 @@ use tokio::runtime::Runtime;
 
 use super::access::Access;
 use super::error::{Error, Result, io_error};
-use super::place::{Created, FileInfo, Stored, object};
+use super::paths::{Created, FileInfo, StoredFile, object};
 
 /// The number of attempts at a request with a transient fault. The library retries within each.
 const TRIES: u32 = 5;
@@ -107,13 +107,17 @@ impl Remote {
     }
 
     /// Returns one range of a file. Fails if the file has changed since it was found.
-    pub(super) fn read_part(&self, found: &Stored, from: u64, count: u64) -> Result<Bytes> {
+    pub(super) fn read_part(&self, found: &StoredFile, from: u64, count: u64) -> Result<Bytes> {
         Ok(self.read_parts(found, std::slice::from_ref(&(from..from + count)))?.remove(0))
     }
 
     /// Returns ranges of a file, in their order, with concurrent requests. Fails if the file has
     /// changed since it was found.
-    pub(super) fn read_parts(&self, found: &Stored, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+    pub(super) fn read_parts(
+        &self,
+        found: &StoredFile,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Bytes>> {
         self.retry(|| {
             let mut parts = Vec::with_capacity(ranges.len());
             self.each_part(found, ranges, REQUESTS, |part| {
@@ -128,7 +132,7 @@ impl Remote {
     /// memory.
     fn each_part(
         &self,
-        found: &Stored,
+        found: &StoredFile,
         ranges: &[Range<u64>],
         at_once: usize,
         mut each: impl FnMut(Bytes) -> Result<()>,
@@ -163,7 +167,7 @@ impl Remote {
     }
 
     /// Returns the existing copy of a file on the local disk, if there is one.
-    pub(super) fn copy_of(&self, found: &Stored) -> Result<Option<File>> {
+    pub(super) fn copy_of(&self, found: &StoredFile) -> Result<Option<File>> {
         self.access.cache().find(&self.copy_name(found), Some(found.bytes))
     }
 
@@ -174,14 +178,14 @@ impl Remote {
     }
 
     /// Returns a file's metadata after a check of its size. Fails if the file does not exist.
-    pub(super) fn require(&self, path: &str, info: Option<&FileInfo>) -> Result<Stored> {
+    pub(super) fn require(&self, path: &str, info: Option<&FileInfo>) -> Result<StoredFile> {
         let found = self.metadata(path)?.ok_or_else(|| Error::Missing { path: path.into() })?;
         info.map_or(Ok(()), |info| info.check_size(found.bytes))?;
         Ok(found)
     }
 
     /// Downloads a file and checks its digest.
-    fn fetch(&self, found: &Stored, info: Option<&FileInfo>, file: &mut File) -> Result<()> {
+    fn fetch(&self, found: &StoredFile, info: Option<&FileInfo>, file: &mut File) -> Result<()> {
         let path = found.path.as_str();
         let mut hasher = blake3::Hasher::new();
         // A retry starts over, after the first part of a failed download.
@@ -194,18 +198,18 @@ impl Remote {
     }
 
     /// Returns a file's metadata, or `None` if it does not exist.
-    pub(super) fn metadata(&self, path: &str) -> Result<Option<Stored>> {
+    pub(super) fn metadata(&self, path: &str) -> Result<Option<StoredFile>> {
         let key = object(path)?;
         self.retry(|| match self.runtime.block_on(self.objects.head(&key)) {
             // The path in the reply still has the store's prefix.
-            Ok(found) => Ok(Some(Stored { path: path.to_owned(), ..stored(found) })),
+            Ok(found) => Ok(Some(StoredFile { path: path.to_owned(), ..stored(found) })),
             Err(Cause::NotFound { .. }) => Ok(None),
             Err(cause) => Err(self.failed("read the metadata of", path)(cause)),
         })
     }
 
     /// Returns every file under the folder `prefix`, unsorted.
-    pub(super) fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
+    pub(super) fn files(&self, prefix: &str) -> Result<Vec<StoredFile>> {
         let key = object(prefix)?;
         let found = || self.objects.list(Some(&key)).map_ok(stored).try_collect();
         self.retry(|| self.runtime.block_on(found()).map_err(self.failed("list", prefix)))
@@ -282,7 +286,7 @@ impl Remote {
     }
 
     /// Returns whether an object's content equals a local file of the same size.
-    fn is_same(&self, found: &Stored, mut file: &File) -> Result<bool> {
+    fn is_same(&self, found: &StoredFile, mut file: &File) -> Result<bool> {
         file.rewind().map_err(io_error("read back", &found.path))?;
         for from in (0..found.bytes).step_by(PART as usize) {
             let theirs = self.read_part(found, from, PART.min(found.bytes - from))?;
@@ -348,7 +352,7 @@ impl Remote {
     }
 
     /// Returns the name of the local copy. It is unique to the store, the path and the content.
-    fn copy_name(&self, found: &Stored) -> String {
+    fn copy_name(&self, found: &StoredFile) -> String {
         let (name, path, version) = (&self.name, &found.path, found.version());
         blake3::hash(format!("{name}\n{path}\n{version}\n{}", found.bytes).as_bytes())
             .to_hex()
@@ -369,7 +373,7 @@ impl Remote {
 }
 
 /// Divides a file into the ranges of its parts.
-fn part_ranges(found: &Stored) -> Vec<Range<u64>> {
+fn part_ranges(found: &StoredFile) -> Vec<Range<u64>> {
     (0..found.bytes)
         .step_by(PART as usize)
         .map(|from| from..(from + PART).min(found.bytes))
@@ -377,8 +381,8 @@ fn part_ranges(found: &Stored) -> Vec<Range<u64>> {
 }
 
 /// Converts the metadata of an object.
-pub(super) fn stored(found: ObjectMeta) -> Stored {
-    Stored {
+pub(super) fn stored(found: ObjectMeta) -> StoredFile {
+    StoredFile {
         path: found.location.to_string(),
         bytes: found.size,
         modified: found.last_modified.into(),

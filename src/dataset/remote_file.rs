@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::access::{Access, address};
 use super::error::{Error, Result};
-use super::place::Stored;
+use super::paths::StoredFile;
 use super::remote::Remote;
 
 /// Bytes of the first piece, and of the first one after a seek.
@@ -20,7 +20,7 @@ const MOST: u64 = 8 << 20;
 /// An open file of an object store. Reading fails if the file is replaced meanwhile.
 pub struct RemoteFile {
     remote: Remote,
-    found: Stored,
+    found: StoredFile,
     /// The position of the next read.
     at: u64,
     /// The current piece and its offset in the file.

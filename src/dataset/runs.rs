@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::{Error, Result};
-use super::place::Created;
+use super::paths::Created;
 use super::receipt::to_json;
 use super::store::Store;
 
@@ -102,7 +102,7 @@ fn newest(store: &Store) -> Result<u64> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::faults::faulty_store;
+    use super::super::faulty_store::faulty_store;
     use super::*;
 
     #[test]

@@ -7,10 +7,10 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Float64Type, Int32Type, UInt8Type, UInt32Type};
 
+use super::byte_ranges::ByteRanges;
 use super::error::Result;
 use super::ipc::{Decoded, Projection, corrupt, decode};
-use super::parts::Parts;
-use super::place::FileInfo;
+use super::paths::FileInfo;
 use super::schema::FrameSize;
 use super::shard::VideoName;
 use super::store::Store;
@@ -61,7 +61,7 @@ impl Shard {
     pub fn open(store: &Store, path: &str) -> Result<Self> {
         Self::decode(
             path,
-            &Parts::Mapped { path: path.to_owned(), bytes: store.map(path)? },
+            &ByteRanges::Mapped { path: path.to_owned(), bytes: store.map(path)? },
             Projection::All,
         )
     }
@@ -71,7 +71,7 @@ impl Shard {
     pub fn open_file(store: &Store, info: &FileInfo) -> Result<Self> {
         Self::decode(
             &info.path,
-            &Parts::Mapped { path: info.path.clone(), bytes: store.map_file(info)? },
+            &ByteRanges::Mapped { path: info.path.clone(), bytes: store.map_file(info)? },
             Projection::All,
         )
     }
@@ -205,7 +205,7 @@ impl Shard {
         (&self.batches[row / self.rows_per_batch], row % self.rows_per_batch)
     }
 
-    fn decode(path: &str, file: &Parts, projection: Projection) -> Result<Self> {
+    fn decode(path: &str, file: &ByteRanges, projection: Projection) -> Result<Self> {
         let Decoded { size, batches, pixels_at } = decode(path, file, projection)?;
         // `split` finds a row by division: all batches but the last must have the same length.
         let rows_per_batch = batches.first().map_or(1, RecordBatch::num_rows).max(1);

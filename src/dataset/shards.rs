@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use super::error::{Result, io_error};
 use super::frame_rows::AT_ONCE;
 use super::ipc::corrupt;
-use super::place::FileInfo;
+use super::paths::FileInfo;
 use super::schema::FrameSize;
 use super::shard_reader::Shard;
 use super::store::Store;
@@ -40,7 +40,7 @@ pub struct Shards {
     sources: Vec<Source>,
     layouts: Vec<PixelLayout>,
     frame_size: Option<FrameSize>,
-    runs: Vec<Span>,
+    runs: Vec<FrameRun>,
     episodes: usize,
     files: Mutex<RecentCache<File>>,
     whole: Mutex<RecentCache<Shard>>,
@@ -84,7 +84,7 @@ impl Source {
 
 /// Consecutive frames of one episode, without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct FrameRun {
     pub shard: u32,
     pub first_row: u32,
     pub frames: u32,
@@ -136,7 +136,7 @@ impl Shards {
                     let episode = *episode_numbers.entry(key).or_insert(next);
                     let [shard, first_row, frames, episode] =
                         [layouts.len(), run.first_row, run.len, episode].map(to_u32);
-                    runs.push(Span { shard, first_row, frames, episode });
+                    runs.push(FrameRun { shard, first_row, frames, episode });
                 }
                 bytes += layout.rows * size.bytes();
                 layouts.push(layout);
@@ -224,7 +224,7 @@ impl Shards {
         }
     }
 
-    pub(super) fn runs(&self) -> &[Span] {
+    pub(super) fn runs(&self) -> &[FrameRun] {
         &self.runs
     }
 

@@ -17,14 +17,14 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 
 use super::access::{Access, address};
-use super::disk::{self, Folder, Lasts};
+use super::byte_ranges::ByteRanges;
+use super::disk::{self, Durability, Folder};
 use super::error::{Error, Result, io_error};
 use super::new_file::NewFile;
-use super::parts::Parts;
-use super::place::{Created, FileInfo, Stored, folder, is_staged, location};
+use super::paths::{Created, FileInfo, StoredFile, folder, is_staged, location};
 use super::remote::Remote;
 #[cfg(test)]
-use super::turns::Step;
+use super::step_scheduler::Step;
 use super::walk;
 
 /// A workspace. Cheap to clone, and usable from every thread that is not itself inside an async
@@ -35,7 +35,7 @@ pub struct Store {
     access: Access,
     /// The user's turn in a test with a scheduler.
     #[cfg(test)]
-    turn: Option<super::turns::Turn>,
+    turn: Option<super::step_scheduler::Turn>,
 }
 
 #[derive(Clone)]
@@ -86,7 +86,7 @@ impl Store {
 
     /// Returns the same workspace, with every call waiting for its turn.
     #[cfg(test)]
-    pub(super) fn in_turns(&self, turn: super::turns::Turn) -> Self {
+    pub(super) fn in_turns(&self, turn: super::step_scheduler::Turn) -> Self {
         Self { turn: Some(turn), ..self.clone() }
     }
 
@@ -122,7 +122,7 @@ impl Store {
         self.wait(Step::Create(path, bytes))?;
         match &self.backend {
             Backend::Remote(remote) => remote.create(path, bytes),
-            Backend::Folder(root) => match root.create(&checked, bytes, Lasts::Always)? {
+            Backend::Folder(root) => match root.create(&checked, bytes, Durability::Always)? {
                 // An earlier attempt of this writer may have succeeded without its knowledge.
                 Created::Exists if self.read(path)?.as_deref() == Some(bytes) => Ok(Created::New),
                 created => Ok(created),
@@ -138,7 +138,7 @@ impl Store {
         self.wait(Step::Create(path, bytes))?;
         match &self.backend {
             Backend::Remote(remote) => remote.create(path, bytes),
-            Backend::Folder(root) => root.create(&checked, bytes, Lasts::UntilPowerIsCut),
+            Backend::Folder(root) => root.create(&checked, bytes, Durability::UntilPowerIsCut),
         }
     }
 
@@ -204,13 +204,13 @@ impl Store {
 
     /// Returns every file under the folder `prefix`, sorted by path, including temporary files of
     /// interrupted creates.
-    pub fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
+    pub fn files(&self, prefix: &str) -> Result<Vec<StoredFile>> {
         let mut files = self.unsorted(prefix)?;
         files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(files)
     }
 
-    fn unsorted(&self, prefix: &str) -> Result<Vec<Stored>> {
+    fn unsorted(&self, prefix: &str) -> Result<Vec<StoredFile>> {
         let checked = folder(prefix)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
@@ -315,29 +315,31 @@ impl Store {
     }
 
     /// Opens a file for reading byte ranges. An existing local copy is used, but none is created.
-    pub(super) fn parts(&self, path: &str, info: Option<&FileInfo>) -> Result<Parts> {
+    pub(super) fn parts(&self, path: &str, info: Option<&FileInfo>) -> Result<ByteRanges> {
         match self.source(path, info)? {
-            Parts::Remote(remote, found) => match remote.copy_of(&found)? {
-                Some(file) => Ok(Parts::Mapped { path: path.to_owned(), bytes: map(&file, path)? }),
-                None => Ok(Parts::Remote(remote, found)),
+            ByteRanges::Remote(remote, found) => match remote.copy_of(&found)? {
+                Some(file) => {
+                    Ok(ByteRanges::Mapped { path: path.to_owned(), bytes: map(&file, path)? })
+                }
+                None => Ok(ByteRanges::Remote(remote, found)),
             },
             mapped => Ok(mapped),
         }
     }
 
     /// Opens a file for reading byte ranges from the store itself, never from a local copy.
-    pub(super) fn source(&self, path: &str, info: Option<&FileInfo>) -> Result<Parts> {
+    pub(super) fn source(&self, path: &str, info: Option<&FileInfo>) -> Result<ByteRanges> {
         let checked = location(path)?;
         #[cfg(test)]
         self.wait(Step::Look)?;
         match &self.backend {
             Backend::Remote(remote) => {
-                Ok(Parts::Remote(remote.clone(), remote.require(path, info)?))
+                Ok(ByteRanges::Remote(remote.clone(), remote.require(path, info)?))
             }
             Backend::Folder(root) => {
                 let bytes = map(&disk::open(&root.place(&checked), path)?, path)?;
                 info.map_or(Ok(()), |info| info.check_size(bytes.len() as u64))?;
-                Ok(Parts::Mapped { path: path.to_owned(), bytes })
+                Ok(ByteRanges::Mapped { path: path.to_owned(), bytes })
             }
         }
     }

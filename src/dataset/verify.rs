@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use super::manifest::{head, stage_names};
-use super::place::FileInfo;
+use super::paths::FileInfo;
 use super::receipt::{find_receipts, receipt_path};
 use super::store::Store;
 use super::workspace;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::error::{Result, io_error};
-use super::place::{Stored, location};
+use super::paths::{StoredFile, location};
 
 /// Returns the path of every file under the folder `prefix`, temporary files included.
 pub(super) fn paths(root: &Path, prefix: &str) -> Result<Vec<String>> {
@@ -18,12 +18,12 @@ pub(super) fn paths(root: &Path, prefix: &str) -> Result<Vec<String>> {
 
 /// Returns every file under the folder `prefix`, temporary files included. Files deleted meanwhile
 /// are left out.
-pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
+pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<StoredFile>> {
     walk(root.join(prefix), prefix.to_owned(), &|entry, path| match entry
         .metadata()
         .and_then(|m| Ok((m.len(), m.modified()?)))
     {
-        Ok((bytes, modified)) => Ok(Some(Stored { path, bytes, modified, etag: None })),
+        Ok((bytes, modified)) => Ok(Some(StoredFile { path, bytes, modified, etag: None })),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(io_error("read the metadata of", entry.path())(cause)),
     })

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use super::error::Result;
-use super::shards::{Shards, Span};
+use super::shards::{FrameRun, Shards};
 
 /// Every window of a dataset's shards, numbered from 0 in the shards' order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl WindowIndex {
     pub fn new(shards: &Shards, frames_per_window: usize) -> Self {
         let frames_per_window = frames_per_window.max(1);
         let windows =
-            |span: &Span| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
+            |span: &FrameRun| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
         let long_enough = shards.runs().iter().filter(|span| windows(span) > 0);
         let runs = long_enough
             .map(|span| Run {

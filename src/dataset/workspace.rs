@@ -6,10 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::checks::is_probe;
 use super::error::{Error, Result};
+use super::integrity::is_probe;
 use super::manifest::head;
-use super::place::Created;
+use super::paths::Created;
 use super::receipt::{read_json, to_json};
 use super::store::Store;
 
@@ -145,7 +145,7 @@ fn foreign_name(store: &Store) -> Result<Option<String>> {
 mod tests {
     use std::fs;
 
-    use super::super::faults::faulty_store;
+    use super::super::faulty_store::faulty_store;
     use super::*;
 
     const CLAIM: Claim =

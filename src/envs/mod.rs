@@ -12,7 +12,9 @@ mod state;
 pub mod wrappers;
 
 pub use error::{Error, Result};
-pub use procgen::{Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, Returns};
+pub use procgen::{
+    FRAME_SIDE, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, PublishedReturns,
+};
 
 /// How the last step of an environment ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::game::{Game, Returns};
+pub use self::game::{Game, PublishedReturns};
 use super::libenv::{Libenv, Setting};
 use super::state::State;
 use super::{End, Error, Result, VecEnv};
 
 /// Number of rows, and of columns, of Procgen's frames.
-pub const NATIVE: usize = 64;
+pub const FRAME_SIDE: usize = 64;
 /// Number of actions, as in Procgen's Python package.
 const ACTIONS: i32 = 15;
 /// Action that abandons the episode.
@@ -74,14 +74,14 @@ pub struct ProcgenConfig {
 
 /// Procgen's Python package, which contains the library and the images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Package {
+pub struct ProcgenPackage {
     folder: PathBuf,
 }
 
-impl Package {
+impl ProcgenPackage {
     /// Finds the package in one of `folders`. Each may be the package itself, a `site-packages`
     /// folder, or a virtual environment.
-    pub fn find(folders: &[PathBuf]) -> Result<Package> {
+    pub fn find(folders: &[PathBuf]) -> Result<ProcgenPackage> {
         let candidates = folders.iter().flat_map(|folder| {
             let environments = glob::glob(&format!(
                 "{}/lib/python3*/site-packages/procgen",
@@ -91,8 +91,9 @@ impl Package {
                 .into_iter()
                 .chain(environments.into_iter().flatten().flatten())
         });
-        let found =
-            candidates.map(|folder| Package { folder }).find(|package| package.library().is_file());
+        let found = candidates
+            .map(|folder| ProcgenPackage { folder })
+            .find(|package| package.library().is_file());
         found.ok_or_else(|| Error::NotFound { searched: folders.to_vec() })
     }
 
@@ -127,7 +128,7 @@ impl Procgen {
     /// Creates environments and starts their episodes.
     ///
     /// All environments of a process use the package of the first one.
-    pub fn new(package: &Package, config: &ProcgenConfig) -> Result<Self> {
+    pub fn new(package: &ProcgenPackage, config: &ProcgenConfig) -> Result<Self> {
         let int = |what, value: u64, min: u64| match i32::try_from(value) {
             Ok(number) if value >= min => Ok(Setting::Int(number)),
             _ => Err(Error::Range {

@@ -1,6 +1,6 @@
 //! Episode statistics, reward scaling and smaller frames, for any environment.
 
-use super::{End, NATIVE, VecEnv};
+use super::{End, FRAME_SIDE, VecEnv};
 
 /// A finished episode.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,17 +140,17 @@ impl RewardScale {
 
 /// Downscales a frame of a game to `size` x `size` and appends it to `out`.
 ///
-/// Each pixel is the rounded mean of the square that it covers. `size` must divide [`NATIVE`].
+/// Each pixel is the rounded mean of the square that it covers. `size` must divide [`FRAME_SIDE`].
 pub fn shrink(frame: &[u8], size: usize, out: &mut Vec<u8>) {
-    let factor = NATIVE / size;
+    let factor = FRAME_SIDE / size;
     let area = factor * factor;
     // Added before the division, to round to the nearest value.
     let half = (area / 2) as u32;
     for (row, column, channel) in
         (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c))))
     {
-        let square =
-            (0..area).map(|i| (row * factor + i / factor) * NATIVE + column * factor + i % factor);
+        let square = (0..area)
+            .map(|i| (row * factor + i / factor) * FRAME_SIDE + column * factor + i % factor);
         let sum: u32 = square.map(|pixel| u32::from(frame[pixel * 3 + channel])).sum();
         out.push(((sum + half) / area as u32) as u8);
     }
@@ -202,14 +202,15 @@ mod tests {
 
     #[test]
     fn a_downscaled_pixel_is_the_mean_of_the_square_it_covers() {
-        let frame: Vec<u8> = (0..NATIVE * NATIVE * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let frame: Vec<u8> =
+            (0..FRAME_SIDE * FRAME_SIDE * 3).map(|i| (i * 7 % 251) as u8).collect();
         let mut same = Vec::new();
         shrink(&frame, 64, &mut same);
         assert_eq!(same, frame);
         let mut half = Vec::new();
         shrink(&frame, 32, &mut half);
         assert_eq!(half.len(), 32 * 32 * 3);
-        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * NATIVE + x) * 3 + c]);
+        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * FRAME_SIDE + x) * 3 + c]);
         let mean = (at(10, 20, 1) + at(10, 21, 1) + at(11, 20, 1) + at(11, 21, 1)) / 4.0;
         assert_eq!(f64::from(half[(5 * 32 + 10) * 3 + 1]), (mean + 1e-9).round());
     }

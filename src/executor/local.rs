@@ -13,25 +13,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{ContinueAfter, Job, JobResult, Means};
+use super::{ContinueAfter, Job, JobResult, Resources};
 use crate::build_info::build_info;
 use crate::dataset::{
-    FORMAT, Filed, Made, Receipt, Store, data_folder, file_receipt, host, read_receipt,
+    FORMAT, FilingOutcome, Provenance, Receipt, Store, data_folder, file_receipt, host,
+    read_receipt,
 };
 use crate::models::Device;
-use crate::stages::decode::child::Decoders;
-use crate::stages::{Done, Error, Kept, Lanes, Progress, Stop, Workplace};
+use crate::stages::decode::decoder_process::Decoders;
+use crate::stages::{Error, LaneState, Lanes, Progress, Stop, TaskContext, TaskOutput};
 
-/// Runs the jobs of one stage and returns their results in the jobs' order. Once `go_on` returns
+/// Runs the jobs of one stage and returns their results in the jobs' order. Once `check_stop` returns
 /// false, no further job is started.
 ///
 /// A job is dropped as soon as its receipt is filed, so memory use stays about constant.
 pub fn run(
     store: &Store,
     jobs: Vec<Job>,
-    means: &Means,
+    means: &Resources,
     progress: &dyn Progress,
-    go_on: &ContinueAfter,
+    check_stop: &ContinueAfter,
 ) -> Vec<JobResult> {
     let stop = AtomicBool::new(false);
     let decoders = means.decoder.clone().map(Decoders::new);
@@ -45,13 +46,13 @@ pub fn run(
         progress,
         stop_signal: &means.stop,
     };
-    let run_one = |job: Job, device: Device, kept: &mut Kept| {
+    let run_one = |job: Job, device: Device, kept: &mut LaneState| {
         if stop.load(Ordering::Relaxed) || means.stop.is_set() {
             return None;
         }
         let key = job.key.clone();
         let result = executor.attempt(job, device, kept);
-        if result.as_ref().is_ok_and(|receipt| !go_on(receipt)) {
+        if result.as_ref().is_ok_and(|receipt| !check_stop(receipt)) {
             stop.store(true, Ordering::Relaxed);
         }
         Some(JobResult { key, result })
@@ -84,7 +85,7 @@ pub fn run(
 pub fn label_while_decoding(
     store: &Store,
     jobs: Receiver<Job>,
-    means: &Means,
+    means: &Resources,
     progress: &dyn Progress,
     stop: &AtomicBool,
 ) -> Vec<(String, Arc<Receipt>)> {
@@ -96,7 +97,7 @@ pub fn label_while_decoding(
         progress,
         stop_signal: &means.stop,
     };
-    let run_one = |job: Job, device: Device, kept: &mut Kept| {
+    let run_one = |job: Job, device: Device, kept: &mut LaneState| {
         if stop.load(Ordering::Relaxed)
             || means.stop.is_set()
             // An earlier run may have labelled this shard.
@@ -127,7 +128,7 @@ fn lanes(devices: &[Device], most: usize) -> Vec<Device> {
 fn in_lanes<J: Send, R: Send>(
     jobs: &(dyn Fn() -> Option<J> + Sync),
     lanes: &[Device],
-    run_one: &(impl Fn(J, Device, &mut Kept) -> Option<R> + Sync),
+    run_one: &(impl Fn(J, Device, &mut LaneState) -> Option<R> + Sync),
 ) -> Vec<R> {
     let taken = Mutex::new(0_usize);
     let results = Mutex::new(Vec::new());
@@ -183,13 +184,18 @@ impl LocalExecutor<'_> {
     ///
     /// Checkpoints are deleted only after a receipt is filed: until then an interrupted training
     /// resumes from them.
-    fn attempt(&self, job: Job, device: Device, kept: &mut Kept) -> Result<Arc<Receipt>, Error> {
+    fn attempt(
+        &self,
+        job: Job,
+        device: Device,
+        kept: &mut LaneState,
+    ) -> Result<Arc<Receipt>, Error> {
         let LocalExecutor { store, games, decoders, cores_free, progress, stop_signal: stop } =
             *self;
         let attempt = fresh_id();
         let folder = data_folder(&job.stage, &job.key, &attempt);
         let scratch = format!("{}/checkpoints/{}", job.stage, job.key);
-        let place = Workplace {
+        let place = TaskContext {
             store,
             folder,
             scratch,
@@ -228,8 +234,8 @@ impl LocalExecutor<'_> {
             made: provenance(device),
         };
         let filed = match file_receipt(store, &stage, &receipt)? {
-            Filed::Won => receipt,
-            Filed::Lost(winner) => *winner,
+            FilingOutcome::Won => receipt,
+            FilingOutcome::Lost(winner) => *winner,
         };
         if let Some(checkpoints) = checkpoints {
             store.delete_all(&checkpoints)?;
@@ -239,9 +245,9 @@ impl LocalExecutor<'_> {
 }
 
 /// Returns the provenance of a task: the build, the device, the host and the time.
-fn provenance(device: Device) -> Made {
+fn provenance(device: Device) -> Provenance {
     let build = build_info();
-    Made {
+    Provenance {
         lapo: build.version.into(),
         commit: build.commit.into(),
         libav: build.libav.clone(),
@@ -255,7 +261,7 @@ fn provenance(device: Device) -> Made {
 }
 
 /// Runs a job and turns a panic into its error, so that other jobs continue.
-fn catch_panic(work: impl FnOnce() -> Result<Done, Error>) -> Result<Done, Error> {
+fn catch_panic(work: impl FnOnce() -> Result<TaskOutput, Error>) -> Result<TaskOutput, Error> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))
 }
@@ -279,14 +285,14 @@ mod tests {
         let ended = catch_panic(|| panic!("no such layer: {}", 7));
         let Err(Error::Invariant { what }) = ended else { unreachable!("it panicked") };
         assert_eq!(what, "panic: no such layer: 7");
-        assert!(catch_panic(|| Ok(Done::default())).is_ok());
+        assert!(catch_panic(|| Ok(TaskOutput::default())).is_ok());
     }
 
     #[test]
     fn lanes_run_every_job_once_and_keep_the_order() {
         let jobs = Mutex::new(0..200_u32);
         let done = Mutex::new(Vec::new());
-        let double = |job: u32, _: Device, _: &mut Kept| {
+        let double = |job: u32, _: Device, _: &mut LaneState| {
             std::thread::yield_now();
             lock(&done).push(job);
             (!job.is_multiple_of(7)).then_some(job * 2)

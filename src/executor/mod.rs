@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::dataset::Receipt;
 use crate::models::Device;
-use crate::stages::decode::child::Launch;
+use crate::stages::decode::decoder_process::DecoderCommand;
 pub use crate::stages::plan::Job;
 use crate::stages::{Error, Stop};
 
@@ -25,13 +25,13 @@ pub struct JobResult {
 
 /// The resources of this process. They never change a result.
 #[derive(Clone, Debug)]
-pub struct Means {
+pub struct Resources {
     /// Devices to compute on, at least one. Training uses the first, labelling uses all.
     pub devices: Vec<Device>,
     /// Number of CPU threads.
     pub threads: usize,
     /// The command for decoder processes. With `None`, videos are decoded in this process.
-    pub decoder: Option<Launch>,
+    pub decoder: Option<DecoderCommand>,
     /// Folders to search for games.
     pub games: Vec<std::path::PathBuf>,
     /// Set when the process receives a signal to stop: no new job is started, and running jobs end

@@ -9,11 +9,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::world::{World, label_rows};
-use super::{Silent, VIDEOS, means, options};
+use super::{NoProgress, VIDEOS, means, options};
 use crate::dataset::gc::{Keep, delete, survey};
-use crate::dataset::{self, Store, Turns, rolled_back, runs, versions};
+use crate::dataset::{self, StepScheduler, Store, rolled_back, runs, versions};
 use crate::pipeline;
-use crate::pipeline::handout::{self, Missing};
+use crate::pipeline::partitions::{self, Missing};
 use crate::pipeline::run::{StageSummary, run};
 
 /// A user of the workspace.
@@ -36,7 +36,7 @@ pub(super) enum Actor {
 /// One schedule: the users take turns.
 pub(super) struct Schedule<'a> {
     pub world: &'a World,
-    pub turns: Arc<Turns>,
+    pub turns: Arc<StepScheduler>,
     /// The stage and the number of every new version.
     pub committed: Mutex<Vec<(String, u64)>>,
     pub seed: u64,
@@ -56,7 +56,7 @@ impl Schedule<'_> {
     }
 
     fn run(&self, store: &Store) -> Result<(), String> {
-        let summary = run(&self.world.checked(), store, &options(), &means(), &Silent)
+        let summary = run(&self.world.checked(), store, &options(), &means(), &NoProgress)
             .map_err(|error| error.to_string())?;
         self.note(&summary.stages);
         Ok(())
@@ -77,15 +77,17 @@ impl Schedule<'_> {
             let out = Store::open(out.to_str().unwrap()).unwrap();
             let text = |error: pipeline::Error| error.to_string();
             // Plan, work and commit until a plan finds nothing to do.
-            let plan =
-                handout::hand_out(&self.world.checked(), store, &options(), &out).map_err(text)?;
+            let plan = partitions::write_partitions(&self.world.checked(), store, &options(), &out)
+                .map_err(text)?;
             if plan.changes == 0 {
                 return Ok(());
             }
             let partitions: Vec<usize> = (0..plan.partitions).collect();
-            handout::work(&plan, &out, &partitions, store, &means(), &Silent).map_err(text)?;
-            let summary = handout::commit_all(&plan, &out, store, Missing::LeaveOut, &Silent)
+            partitions::work(&plan, &out, &partitions, store, &means(), &NoProgress)
                 .map_err(text)?;
+            let summary =
+                partitions::commit_all(&plan, &out, store, Missing::LeaveOut, &NoProgress)
+                    .map_err(text)?;
             self.note(&summary.stages);
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Silent, VIDEOS, means, options};
+use super::{NoProgress, VIDEOS, means, options};
 use crate::dataset::{Access, Shards, Store, head};
 use crate::pipeline::check::{Checked, check};
 use crate::pipeline::run::run;
@@ -74,7 +74,7 @@ pub(super) fn train_weights(folder: &Path) -> PathBuf {
     );
     let store = Store::open(folder.join("trained").to_str().unwrap()).unwrap();
     let checked = check("p.yaml", &text, &[], &Access::default()).unwrap();
-    run(&checked, &store, &options(), &means(), &Silent).unwrap();
+    run(&checked, &store, &options(), &means(), &NoProgress).unwrap();
     let files = head(&store, "model").unwrap().unwrap().files(&store).unwrap();
     let model = files.iter().find(|file| file.path.ends_with("model.safetensors")).unwrap();
     store.local_path(&model.path).unwrap().unwrap()

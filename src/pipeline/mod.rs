@@ -16,12 +16,11 @@ use crate::dataset::Access;
 use crate::stages;
 
 pub mod check;
-pub mod entries;
 pub mod fault;
-pub mod handout;
 pub mod locate;
 mod max_rejected;
 pub mod parse;
+pub mod partitions;
 mod pattern;
 pub mod plan;
 #[cfg(test)]
@@ -32,6 +31,7 @@ pub mod session;
 mod settings_tests;
 pub mod spec;
 mod tree;
+pub mod video_listing;
 
 /// A pipeline cannot be read, is invalid, or its run failed.
 #[derive(Debug, thiserror::Error)]

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::check::Checked;
 use crate::dataset::{self, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
-use crate::stages::plan::{Given, Now, ReceiptIndex};
+use crate::stages::plan::{DeferredVideos, PlanInputs, ReceiptIndex};
 
 mod streaming_labels;
 
-pub use crate::stages::plan::{LeftOut, Planned, StagePlan, Tasks, Waiting};
+pub use crate::stages::plan::{DeferredVideo, PendingTasks, PlannedTask, StagePlan, Tasks};
 pub use streaming_labels::{ReadyLabelStage, StreamedLabels};
 
 /// Command-line options for planning and running.
@@ -60,7 +60,7 @@ pub struct Planner<'a> {
     /// receipts.
     pub streamed: StreamedLabels,
     /// Facts about videos for this run only, such as videos left for the next one.
-    pub now: Now,
+    pub now: DeferredVideos,
 }
 
 impl<'a> Planner<'a> {
@@ -83,7 +83,7 @@ impl<'a> Planner<'a> {
             plans: HashMap::default(),
             heads,
             streamed: StreamedLabels::default(),
-            now: Now { min_age: options.min_age, ..Now::default() },
+            now: DeferredVideos { min_age: options.min_age, ..DeferredVideos::default() },
         })
     }
 
@@ -119,7 +119,7 @@ impl<'a> Planner<'a> {
         };
         spec.plan(&self.given(name, &receipts, &ReceiptIndex::new(&receipts)), &mut plan)?;
         // Tasks of the newest version that are not planned again are dropped.
-        let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
+        let planned: HashSet<&str> = plan.tasks.iter().map(PlannedTask::key).collect();
         let gone: HashSet<&str> = plan
             .before_entries
             .iter()
@@ -165,9 +165,9 @@ impl<'a> Planner<'a> {
         stage: &str,
         receipts: &'g [Arc<Receipt>],
         known: &'g ReceiptIndex<'g>,
-    ) -> Given<'g> {
+    ) -> PlanInputs<'g> {
         let Checked { spec, videos, notes, .. } = self.checked;
-        Given {
+        PlanInputs {
             pipeline: &spec.name,
             seed: spec.seed,
             stages: &spec.stages,

@@ -17,7 +17,8 @@ use super::plan::{PlanOptions, Planner};
 use super::run::settle;
 use super::settings_tests::{output_names, video_records};
 use crate::dataset::{
-    About, Access, FORMAT, FileInfo, HashMap, Made, Receipt, Reject, data_folder, faulty_store,
+    Access, FORMAT, FileInfo, HashMap, ListMetadata, Provenance, Receipt, Reject, data_folder,
+    faulty_store,
 };
 use crate::executor::Job;
 use crate::stages::Task;
@@ -118,7 +119,7 @@ fn receipt(job: &Job, digest_of_shard: &HashMap<String, String>) -> Arc<Receipt>
         videos,
         rejects: copy.into_iter().map(reject).collect(),
         stats: stats.into_iter().chain(job.stats.clone()).collect(),
-        made: Made::default(),
+        made: Provenance::default(),
     })
 }
 
@@ -186,7 +187,7 @@ fn task_keys_equal_the_recorded_ones() {
         now.insert(name, keys(&checked(&text, fewer.as_slice())));
     }
     let mut every_kind = checked(EVERY_KIND, &[]);
-    let about: About = [("licence".to_owned(), "MIT".to_owned())].into_iter().collect();
+    let about: ListMetadata = [("licence".to_owned(), "MIT".to_owned())].into_iter().collect();
     every_kind.videos.get_mut("odd").unwrap()[1].about = about;
     now.insert("every_kind".into(), keys(&every_kind));
     let file = root.join(RECORDED);

@@ -18,8 +18,8 @@ use super::check::Checked;
 use super::max_rejected::{RejectLimit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, ReadyLabelStage, StagePlan, StreamedLabels};
 use super::session::{PinsFor, Session, TaskFailure};
-use crate::dataset::{HashMap, HashSet, Receipt, Store, take_back};
-use crate::executor::{Job, JobResult, Means, local};
+use crate::dataset::{HashMap, HashSet, Receipt, Store, delete_damaged_receipt};
+use crate::executor::{Job, JobResult, Resources, local};
 use crate::stages::Progress;
 
 mod summary;
@@ -27,7 +27,7 @@ mod summary;
 pub use summary::{StageSummary, Summary};
 
 /// Receives the progress of a run.
-pub trait Watch {
+pub trait Reporter {
     /// Called once, before any stage.
     fn start(&self, _run: &str) {}
     /// Called when a stage starts. Its tasks advance the returned progress by `units` in total.
@@ -47,8 +47,8 @@ pub fn run(
     checked: &Checked,
     store: &Store,
     options: &PlanOptions,
-    means: &Means,
-    watch: &dyn Watch,
+    means: &Resources,
+    watch: &dyn Reporter,
 ) -> Result<Summary, Error> {
     let start = Instant::now();
     let session = match Session::begin(checked, store, options, PinsFor::ThisProcess) {
@@ -74,7 +74,7 @@ fn nothing_to_do(
     checked: &Checked,
     store: &Store,
     options: &PlanOptions,
-    watch: &dyn Watch,
+    watch: &dyn Reporter,
     start: Instant,
     error: crate::dataset::Error,
 ) -> Result<Summary, Error> {
@@ -95,8 +95,8 @@ fn nothing_to_do(
 fn stages(
     session: &Session,
     options: &PlanOptions,
-    means: &Means,
-    watch: &dyn Watch,
+    means: &Resources,
+    watch: &dyn Reporter,
     summary: &mut Summary,
 ) -> Result<(), Error> {
     let mut planner = Planner::new(session.checked, session.store, options)?;
@@ -138,8 +138,8 @@ const MAX_ROUNDS: usize = 3;
 struct RunningStage<'s, 'p, 'a> {
     session: &'s Session<'a>,
     planner: &'p mut Planner<'a>,
-    means: &'s Means,
-    watch: &'s dyn Watch,
+    means: &'s Resources,
+    watch: &'s dyn Reporter,
     at: usize,
     /// The receipts of this run, by key.
     made: HashMap<String, Arc<Receipt>>,
@@ -171,7 +171,7 @@ impl RunningStage<'_, '_, '_> {
             streaming_time += took;
             self.made.extend(done);
             for damaged in &plan.damaged {
-                take_back(self.session.store, &name, damaged)?;
+                delete_damaged_receipt(self.session.store, &name, damaged)?;
             }
             let limit = self.reject_limit(&plan);
             let failed = self.work(plan, &limit)?;
@@ -335,7 +335,7 @@ const LABEL_QUEUE: usize = 1000;
 fn execute(
     session: &Session,
     jobs: Vec<Job>,
-    means: &Means,
+    means: &Resources,
     progress: &dyn Progress,
     limit: &RejectLimit,
     label_stages: &[ReadyLabelStage],

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
-use super::plan::{LeftOut, PlanOptions, Planned, StagePlan};
+use super::plan::{DeferredVideo, PlanOptions, PlannedTask, StagePlan};
 use super::run::Summary;
-use crate::dataset::pins::{self, Held, Holder};
+use crate::dataset::pins::{self, PinHolder, PinnedData};
 use crate::dataset::workspace::{self, Claim};
 use crate::dataset::{
     Commit, Committed, HashMap, HashSet, Process, Receipt, Store, commit, delta, head, host, runs,
@@ -61,8 +61,8 @@ impl TaskFailure {
     }
 
     /// Creates the failure of a video left for the next run.
-    pub(super) fn left_out(stage: &str, left: &LeftOut) -> Self {
-        let LeftOut { video, reason } = left.clone();
+    pub(super) fn left_out(stage: &str, left: &DeferredVideo) -> Self {
+        let DeferredVideo { video, reason } = left.clone();
         let message = format!("{video}: {reason}");
         TaskFailure {
             stage: stage.to_owned(),
@@ -134,8 +134,8 @@ impl<'a> Session<'a> {
     }
 
     /// Returns the holder of this run's pins.
-    fn holder(&self) -> Holder<'_> {
-        Holder {
+    fn holder(&self) -> PinHolder<'_> {
+        PinHolder {
             run: &self.run,
             process: self.process.as_ref(),
             holds: pins::RUN,
@@ -148,7 +148,10 @@ impl<'a> Session<'a> {
         let mut stages = BTreeMap::new();
         for (name, _) in &self.checked.spec.stages {
             if let Some(newest) = head(self.store, name)? {
-                stages.insert(name.clone(), Held { versions: vec![newest.version], keys: vec![] });
+                stages.insert(
+                    name.clone(),
+                    PinnedData { versions: vec![newest.version], keys: vec![] },
+                );
             }
         }
         if !stages.is_empty() {
@@ -174,7 +177,7 @@ impl<'a> Session<'a> {
         let new = plan
             .tasks
             .iter()
-            .filter(|task| !matches!(task, Planned::Done(_)))
+            .filter(|task| !matches!(task, PlannedTask::Done(_)))
             .map(|task| task.key().to_owned());
         // Tasks that frames are copied from need not be part of any version.
         let copied: HashSet<String> = plan
@@ -206,8 +209,10 @@ impl<'a> Session<'a> {
 
     /// Pins tasks of a stage. Returns false if garbage collection has announced one of them.
     fn pin_keys(&self, stage: &str, keys: Vec<String>) -> Result<bool, Error> {
-        let held =
-            BTreeMap::from([(stage.to_owned(), Held { versions: vec![], keys: keys.clone() })]);
+        let held = BTreeMap::from([(
+            stage.to_owned(),
+            PinnedData { versions: vec![], keys: keys.clone() },
+        )]);
         pins::pin(self.store, self.holder(), &format!("{stage}-{}", fresh_id()), held)?;
         // The pin is written first: a collector that starts later sees it, an earlier one has
         // announced its keys.
@@ -239,7 +244,7 @@ impl<'a> Session<'a> {
         if let Committed::New(manifest) = &committed {
             let held = BTreeMap::from([(
                 plan.stage.clone(),
-                Held { versions: vec![manifest.version], keys: vec![] },
+                PinnedData { versions: vec![manifest.version], keys: vec![] },
             )]);
             pins::pin(
                 self.store,

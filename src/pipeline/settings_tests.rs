@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use super::check::check;
 use super::plan::{PlanOptions, Planner, StagePlan};
-use super::run::{StageSummary, Watch, run};
+use super::run::{Reporter, StageSummary, run};
 use super::spec::{KINDS, PipelineSpec};
 use crate::dataset::{
     Access, HashMap, Receipt, Store, faulty_store, find_receipts, head, receipt_path,
 };
-use crate::executor::Means;
+use crate::executor::Resources;
 use crate::stages::Progress;
 
 mod made_up_receipts;
@@ -32,7 +32,7 @@ const SETTINGS: usize = 2_000;
 /// Panics if a stage has anything to do.
 struct ExpectIdle;
 
-impl Watch for ExpectIdle {
+impl Reporter for ExpectIdle {
     fn begin(&self, plan: &StagePlan, _: u64) -> Box<dyn Progress> {
         panic!("{} has something to do", plan.stage)
     }
@@ -50,7 +50,7 @@ fn expect_done(text: &str, store: &Store, done: &[(String, Vec<String>)]) {
         assert_eq!((plan.tasks.keys(), plan.version()), (keys.clone(), Some(1)), "{stage}\n{text}");
         assert!(plan.damaged.is_empty());
     }
-    let means = Means {
+    let means = Resources {
         devices: vec![],
         threads: 1,
         decoder: None,

@@ -1,4 +1,4 @@
-//! The streamed answer to a query. Start at [`Answer::write`].
+//! The streamed answer to a query. Start at [`QueryResult::write`].
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -15,7 +15,7 @@ use crate::dataset::pins::TemporaryPin;
 const BATCH: usize = 50_000;
 
 /// The answer to a query. Its rows are not read yet.
-pub struct Answer {
+pub struct QueryResult {
     pub(super) rows: LazyFrame,
     pub(super) schema: SchemaRef,
     /// The query's tables and their columns, for error messages.
@@ -26,7 +26,7 @@ pub struct Answer {
     pub(super) _pins: Vec<TemporaryPin>,
 }
 
-impl Answer {
+impl QueryResult {
     /// Returns a converter for errors of the engine. It names a damaged file if there is one.
     fn error_converter(&mut self) -> impl Fn(PolarsError) -> Error + use<> {
         let convert = engine_error(&self.tables);

@@ -1,6 +1,6 @@
 //! Answers SQL queries over the datasets of a workspace. Every stage is a table.
 //!
-//! - [`answer`] prepares an [`Answer`], a stream of rows as a table, CSV, JSON, JSON lines or
+//! - [`answer`] prepares an [`QueryResult`], a stream of rows as a table, CSV, JSON, JSON lines or
 //!   Parquet. [`query`] collects the rows instead.
 //! - [`tables`] lists the tables of a workspace, [`table_names`] the tables of a query.
 //! - [`datasets`] lists all datasets, [`inspect()`] describes one of them, [`history()`] lists its
@@ -39,7 +39,7 @@ use sqlparser::ast::Query;
 
 use crate::dataset::Store;
 use crate::dataset::pins::{self, TemporaryPin};
-pub use answer::{Answer, Rows};
+pub use answer::{QueryResult, Rows};
 use catalog::Catalog;
 pub use catalog::{DatasetInfo, Table};
 use damage::Sources;
@@ -62,7 +62,7 @@ pub fn query(store: &Store, sql: &str) -> Result<Rows> {
 }
 
 /// Prepares the answer to an SQL query. Rows are read when the answer is written or collected.
-pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
+pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<QueryResult> {
     let statement = Statement::parse(sql)?;
     let mut workspace = Workspace::open(store, versions)?;
     match statement {
@@ -76,7 +76,7 @@ pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
             let mut all: Vec<(String, Option<String>)> = whole.chain(damaged).collect();
             all.sort_unstable();
             let (names, damages): (Vec<String>, Vec<Option<String>>) = all.into_iter().unzip();
-            Answer::of(vec![
+            QueryResult::of(vec![
                 Column::new("name".into(), names),
                 Column::new("damage".into(), damages),
             ])
@@ -86,7 +86,7 @@ pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
             let schema = rows.collect_schema().map_err(engine_error(&[]))?;
             let (names, types): (Vec<String>, Vec<String>) =
                 schema.iter().map(|(name, kind)| (name.to_string(), kind.to_string())).unzip();
-            Answer::of(vec![
+            QueryResult::of(vec![
                 Column::new("column_name".into(), names),
                 Column::new("column_type".into(), types),
             ])
@@ -166,12 +166,12 @@ impl<'a> Workspace<'a> {
     }
 
     /// Prepares the rows of a query.
-    fn rows(&self, mut query: Box<Query>) -> Result<Answer> {
+    fn rows(&self, mut query: Box<Query>) -> Result<QueryResult> {
         // The manifest has the count, so no file is opened.
         if let Some((table, column)) = statement::counted_table(&query)
             && let Some(rows) = self.row_count(&table)?
         {
-            return Answer::of(vec![Column::new(column.into(), [rows])]);
+            return QueryResult::of(vec![Column::new(column.into(), [rows])]);
         }
         let mut opened = Vec::<OpenedTable>::new();
         let mut pins = Vec::new();
@@ -217,7 +217,7 @@ impl<'a> Workspace<'a> {
             .execute(&query.to_string())
             .and_then(|mut rows| rows.collect_schema().map(|schema| (rows, schema)));
         let (rows, schema) = rows.map_err(|cause| sources.explain(explained(cause)))?;
-        Ok(Answer { rows, schema, tables, sources: Some(sources), _pins: pins })
+        Ok(QueryResult { rows, schema, tables, sources: Some(sources), _pins: pins })
     }
 
     /// Returns a table's number of rows according to its manifest, or `None` if it must be read.
@@ -317,7 +317,7 @@ fn engine_error(tables: &[(String, Vec<String>)]) -> impl Fn(PolarsError) -> Err
     }
 }
 
-impl Answer {
+impl QueryResult {
     /// Creates an answer from columns in memory.
     fn of(columns: Vec<Column>) -> Result<Self> {
         let rows = DataFrame::new_infer_height(columns).map_err(engine_error(&[]))?;

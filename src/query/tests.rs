@@ -38,7 +38,7 @@ fn add(store: &Store, stage: &str, kind: &str, files: Vec<FileInfo>, rejects: Ve
         videos: vec![],
         rejects,
         stats: std::collections::BTreeMap::new(),
-        made: dataset::Made::default(),
+        made: dataset::Provenance::default(),
     };
     file_receipt(store, stage, &receipt).unwrap();
     let settings = serde_json::Map::new();

@@ -23,32 +23,34 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plan::KeyFields;
-use super::{ArtifactKind, Done, Error, Kept, Lanes, Speed, StageKind, StageTask, Workplace};
-use crate::dataset::{About, FileInfo, Reject, VideoRecord};
+use super::{
+    ArtifactKind, Error, LaneState, Lanes, Speed, StageKind, StageTask, TaskContext, TaskOutput,
+};
+use crate::dataset::{FileInfo, ListMetadata, Reject, VideoRecord};
 
 #[cfg(feature = "video")]
-pub mod borrowed;
-pub mod child;
+mod copied_frames;
 #[cfg(feature = "video")]
-mod copy;
+mod decode_task;
+pub mod decoder_process;
 #[cfg(feature = "video")]
 mod episodes;
 #[cfg(feature = "video")]
 mod frames;
 mod opener;
 mod plan;
+pub mod protocol;
 #[cfg(feature = "video")]
 mod quality;
+#[cfg(feature = "video")]
+pub mod remote_video;
 #[cfg(feature = "video")]
 pub mod serve;
 mod settings;
 pub mod videos;
-pub mod wire;
 #[cfg(feature = "video")]
-mod work;
+use decode_task::run;
 pub use settings::{DecodeConfig, Duplicates, Identity, Still};
-#[cfg(feature = "video")]
-use work::run;
 
 /// The class of a video skipped as byte-identical to another one.
 pub const DUPLICATE: &str = "duplicate";
@@ -85,8 +87,8 @@ pub struct VideoSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
     /// The columns of a list about the video.
-    #[serde(default, skip_serializing_if = "About::is_empty")]
-    pub about: About,
+    #[serde(default, skip_serializing_if = "ListMetadata::is_empty")]
+    pub about: ListMetadata,
     /// Its frames, if it was decoded before under another name or in another partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoded: Option<Box<Decoded>>,
@@ -165,7 +167,7 @@ impl StageTask for DecodeTask {
         } = config;
         let digests: Vec<&str> = videos.iter().map(|video| video.digest.as_str()).collect();
         let names: Vec<&str> = videos.iter().map(|video| video.uri.as_str()).collect();
-        let about: Vec<&About> = videos.iter().map(|video| &video.about).collect();
+        let about: Vec<&ListMetadata> = videos.iter().map(|video| &video.about).collect();
         // Hashed, so that receipts do not repeat long lists.
         let hash = |value: serde_json::Value| {
             blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
@@ -190,8 +192,8 @@ impl StageTask for DecodeTask {
             .input_if(*tries > 1, "try", tries)
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 
     fn videos(&self) -> usize {
@@ -210,6 +212,6 @@ impl StageTask for DecodeTask {
 
 /// Fails, since this build has no decoder.
 #[cfg(not(feature = "video"))]
-fn run(_: &DecodeTask, _: &Workplace) -> Result<Done, Error> {
+fn run(_: &DecodeTask, _: &TaskContext) -> Result<TaskOutput, Error> {
     Err(Error::NoVideo)
 }

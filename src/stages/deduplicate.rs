@@ -21,10 +21,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::plan::key::digests;
-use super::plan::{Given, KeyFields, NewTask, StagePlan};
+use super::plan::{KeyFields, NewTask, PlanInputs, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, FieldFault, FieldFaults, Input, Kept, Needs, Stage, StageKind,
-    StageTask, Workplace,
+    ArtifactKind, Error, FieldFault, FieldFaults, Input, LaneState, Needs, Stage, StageKind,
+    StageTask, TaskContext, TaskOutput,
 };
 use crate::dataset::{self, Column, FileInfo, FrameSize, Reject, Shards, write_table};
 
@@ -75,7 +75,7 @@ impl Stage for DeduplicateConfig {
     }
 
     /// Adds one task for the comparison of all videos.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
         let task = DeduplicateTask { config: self.clone(), shards: frames.shards() };
         plan.set_settings(&task.key().into_fields());
@@ -126,30 +126,30 @@ impl StageTask for DeduplicateTask {
         KeyFields::new(&KIND).setting("distance", distance).input("frames", digests(shards))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Compares every video with similar earlier videos.
-fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
-    let shards = Shards::open_files(place.store, &task.shards)?;
+fn run(task: &DeduplicateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+    let shards = Shards::open_files(ctx.store, &task.shards)?;
     let clips = clips(&shards, task.shards.len())?;
     let mean_of = |clip: &Clip| {
-        place.go_on()?;
+        ctx.check_stop()?;
         Ok(mean(&clip.thumbnails(&shards)?))
     };
     let means = clips.par_iter().map(mean_of).collect::<Result<Vec<Thumbnail>, Error>>()?;
     // Reading all thumbnails of all pairs would be quadratic; mean thumbnails narrow them down.
     let candidates = similar(&means);
     let compare = |(at, others): (usize, &Vec<usize>)| {
-        place.go_on()?;
+        ctx.check_stop()?;
         // Pixels are read only if there is something to compare with.
         let own = if others.is_empty() { vec![] } else { clips[at].thumbnails(&shards)? };
         let measure =
             |other: &usize| Ok((*other, distance(&own, &clips[*other].thumbnails(&shards)?)));
         let distances = others.iter().map(measure).collect::<Result<Vec<(usize, f64)>, Error>>();
-        place.progress.advance(1);
+        ctx.progress.advance(1);
         distances
     };
     let distances =
@@ -161,7 +161,7 @@ fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
         ("nearest", Column::Text(nearest.iter().map(|(_, other, _)| name(*other)).collect())),
         ("distance", Column::F64(nearest.iter().map(|(.., distance)| Some(*distance)).collect())),
     ];
-    let file = write_table(place.store, &format!("{}/copies.parquet", place.folder), &table)?;
+    let file = write_table(ctx.store, &format!("{}/copies.parquet", ctx.folder), &table)?;
     let rejected =
         nearest.iter().filter(|(at, ..)| copies.contains(at)).map(|(at, other, distance)| Reject {
             video: name(*at),
@@ -176,11 +176,11 @@ fn run(task: &DeduplicateTask, place: &Workplace) -> Result<Done, Error> {
         });
     let stats = [("videos", clips.len()), ("copies", copies.len())]
         .map(|(name, count)| (name.to_owned(), count as f64));
-    Ok(Done {
+    Ok(TaskOutput {
         files: vec![file],
         rejects: rejected.collect(),
         stats: stats.into(),
-        ..Done::default()
+        ..TaskOutput::default()
     })
 }
 

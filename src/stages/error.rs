@@ -153,7 +153,7 @@ pub enum Error {
         /// The video.
         path: String,
         /// The error of libav.
-        source: crate::video::FilmError,
+        source: crate::video::EncodeError,
     },
     /// A decoder process that ended for a reason outside the video.
     #[error("{video}: the decoder process {how}")]

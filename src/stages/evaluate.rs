@@ -25,19 +25,19 @@ use super::model_files::verdict_json;
 use super::plan::KeyFields;
 use super::plan::key::digests;
 use super::player::{GamePlayer, TrainedPlayer};
-use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace, write};
+use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput, write};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::EpisodeStatistics;
-use crate::envs::{End, Game, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::envs::{End, Game, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::models::{Actor, actor};
 use crate::train::batch;
 use crate::train::probe::{self, Probe};
 
-mod played;
+mod episodes;
 mod rollouts;
 mod settings;
 
-use played::{EpisodeTable, Evaluation};
+use episodes::{EpisodeTable, Evaluation};
 pub use settings::EvaluateConfig;
 
 /// The properties of all `evaluate` stages. Raise `version` when the same policy and settings play
@@ -128,62 +128,61 @@ impl StageTask for EvaluateTask {
             .input_if(dynamics.is_some(), "frames", digests(shards))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Runs all evaluations of the task and writes their tables.
-fn run(task: &EvaluateTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &EvaluateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let mut played = EpisodeTable::default();
     if let Some(game) = task.config.game {
-        let trained = trained_players(task, place)?;
-        let package = Package::find(place.games)?;
+        let trained = trained_players(task, ctx)?;
+        let package = ProcgenPackage::find(ctx.games)?;
         for mut player in task.config.baselines().chain(trained.iter().map(GamePlayer::Trained)) {
-            let episodes = play(task, game, &mut player, &package, place)?;
+            let episodes = play(task, game, &mut player, &package, ctx)?;
             played.extend(&player, episodes);
         }
     }
     let returns = task.config.game.map(|game| played.returns(game));
     let evaluation =
-        Evaluation { returns, probe: probe(task, place)?, rollouts: rollouts::roll(task, place)? };
+        Evaluation { returns, probe: probe(task, ctx)?, rollouts: rollouts::roll(task, ctx)? };
     let sentence = evaluation.sentence();
-    place.progress.say(&sentence);
-    let mut file = place.store.new_file(&format!("{}/evaluation.json", place.folder))?;
+    ctx.progress.say(&sentence);
+    let mut file = ctx.store.new_file(&format!("{}/evaluation.json", ctx.folder))?;
     write(
         &mut file,
         verdict_json(serde_json::json!({ "sentence": sentence }), &evaluation).as_bytes(),
     )?;
-    let mut files =
-        [vec![file.finish(0)?], played.write(place)?, evaluation.write(place)?].concat();
+    let mut files = [vec![file.finish(0)?], played.write(ctx)?, evaluation.write(ctx)?].concat();
     // Tables follow in a fixed order; evaluations that did not run have none.
-    files.extend(evaluation.rollouts.map(|rollouts| rollouts.write(place)).transpose()?);
-    Ok(Done {
+    files.extend(evaluation.rollouts.map(|rollouts| rollouts.write(ctx)).transpose()?);
+    Ok(TaskOutput {
         files,
         stats: [("episodes".to_owned(), played.len() as f64)].into(),
-        ..Done::default()
+        ..TaskOutput::default()
     })
 }
 
 /// Loads the trained players.
-fn trained_players(task: &EvaluateTask, place: &Workplace) -> Result<Vec<TrainedPlayer>, Error> {
+fn trained_players(task: &EvaluateTask, ctx: &TaskContext) -> Result<Vec<TrainedPlayer>, Error> {
     let mut players = Vec::new();
     let temperature = task.config.temperature;
     if let Some(file) = &task.policy {
-        let policy: Rc<dyn Actor> = actor(&place.device, &place.store.require_file(file)?)?.into();
+        let policy: Rc<dyn Actor> = actor(&ctx.device, &ctx.store.require_file(file)?)?.into();
         for decoder in &task.decoders {
             let policy = Rc::clone(&policy);
-            players.push(TrainedPlayer::decoded(policy, decoder, place.store, temperature)?);
+            players.push(TrainedPlayer::decoded(policy, decoder, ctx.store, temperature)?);
         }
     }
     if let Some(file) = &task.agent {
-        players.push(TrainedPlayer::agent(file, place, temperature)?);
+        players.push(TrainedPlayer::agent(file, ctx, temperature)?);
     }
     Ok(players)
 }
 
 /// Trains and tests the probe, if the task has labels.
-fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error> {
+fn probe(task: &EvaluateTask, ctx: &TaskContext) -> Result<Option<Probe>, Error> {
     let EvaluateTask { labels, actions, seed, config, .. } = task;
     if labels.is_empty() {
         return Ok(None);
@@ -197,7 +196,7 @@ fn probe(task: &EvaluateTask, place: &Workplace) -> Result<Option<Probe>, Error>
         holdout: config.holdout,
         seed: *seed,
     }
-    .sample(place)?;
+    .sample(ctx)?;
     Ok(Some(probe::probe(&known.draws[0], &known.held_out, &known.held_out_codes, *seed)?))
 }
 
@@ -214,8 +213,8 @@ fn play(
     task: &EvaluateTask,
     game: Game,
     player: &mut GamePlayer,
-    package: &Package,
-    place: &Workplace,
+    package: &ProcgenPackage,
+    ctx: &TaskContext,
 ) -> Result<Vec<Episode>, Error> {
     let config = &task.config;
     // An environment without an episode would only cost time.
@@ -227,7 +226,7 @@ fn play(
         levels: config.levels,
         seed,
         count: envs,
-        threads: place.game_threads(),
+        threads: ctx.game_threads(),
     };
     let mut game = Procgen::new(package, &procgen)?;
     // The episodes that each environment has still to play.
@@ -238,7 +237,7 @@ fn play(
     // All players share the seeds, so that they meet the same levels.
     let mut rng = batch::generator(task.seed, "evaluate", 1);
     while left.iter().any(|left| *left > 0) {
-        place.go_on()?;
+        ctx.check_stop()?;
         // Environments without episodes left take action 0 and are ignored.
         let busy: Vec<usize> = (0..envs).filter(|env| left[*env] > 0).collect();
         let mut actions = vec![0; envs];
@@ -258,7 +257,7 @@ fn play(
                 length: ended.length,
                 end: ended.end,
             });
-            place.progress.advance(1);
+            ctx.progress.advance(1);
         }
     }
     Ok(episodes)

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::input_file::check_unchanged;
 use super::plan::key::digests;
-use super::plan::{Given, KeyFields, NewTask, StagePlan};
+use super::plan::{KeyFields, NewTask, PlanInputs, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, Input, InputFile, Kept, Needs, Stage, StageKind, StageTask,
-    Workplace, digest_of,
+    ArtifactKind, Error, Input, InputFile, LaneState, Needs, Stage, StageKind, StageTask,
+    TaskContext, TaskOutput, digest_of,
 };
 use crate::dataset::{self, ActionRows, Actions, FileInfo, Shards};
 
@@ -78,7 +78,7 @@ impl Stage for ImportActionsConfig {
     }
 
     /// Adds one task, since only all frames together show whether a video exists.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
         let task = ImportActionsTask {
             config: self.clone(),
@@ -123,13 +123,13 @@ impl StageTask for ImportActionsTask {
             .input("frames", digests(shards))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Matches each frame with its action.
-fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &ImportActionsTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let path = Path::new(&task.config.file);
     let actions = Actions::new(ActionRows::read_file(path)?)
         .map_err(|reason| task.fault(reason, "keep one action of each frame"))?;
@@ -147,19 +147,18 @@ fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
     }
     // Checked after reading, so that a change while reading is noticed.
     check_unchanged(path, &task.digest)?;
-    let shards = Shards::open_files(place.store, &task.shards)?;
+    let shards = Shards::open_files(ctx.store, &task.shards)?;
     let names = task.names(&actions, &shards)?;
-    place.progress.say(&format!("actions: {}", actions.rows().kind()));
-    let mut done = Done::default();
+    ctx.progress.say(&format!("actions: {}", actions.rows().kind()));
+    let mut done = TaskOutput::default();
     let mut taken = 0;
     for number in 0..task.shards.len() {
-        place.go_on()?;
+        ctx.check_stop()?;
         let rows = task.of_shard(&actions, &shards, number, &names)?;
         taken += rows.len();
-        done.files.push(
-            rows.write(place.store, &format!("{}/actions-{number:06}.parquet", place.folder))?,
-        );
-        place.progress.advance(1);
+        done.files
+            .push(rows.write(ctx.store, &format!("{}/actions-{number:06}.parquet", ctx.folder))?);
+        ctx.progress.advance(1);
     }
     done.stats = [("actions", taken), ("unused", actions.rows().len() - taken)]
         .map(|(name, count)| (name.to_owned(), count as f64))

@@ -9,14 +9,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::input_file::check_unchanged;
-use super::plan::{Given, KeyFields, NewTask, StagePlan};
+use super::plan::{KeyFields, NewTask, PlanInputs, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, InputFile, Kept, LatentActions, Needs, Stage, StageKind, StageTask,
-    Workplace, digest_of,
+    ArtifactKind, Error, InputFile, LaneState, LatentActions, Needs, Stage, StageKind, StageTask,
+    TaskContext, TaskOutput, digest_of,
 };
 use crate::dataset;
 use crate::models::metadata::{DYNAMICS_FORMAT, POLICY_FORMAT};
-use crate::models::published::read_pytorch;
+use crate::models::pytorch::read_pytorch;
 use crate::models::weights::Weights;
 use crate::models::{Device, DynamicsConfig, ModelError, Precision, labeller};
 
@@ -58,7 +58,7 @@ impl Stage for ImportDynamicsConfig {
     }
 
     /// Adds one task. Another file of weights is another model.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let task = ImportDynamicsTask { config: self.clone(), digest: digest_of(&self.weights) };
         plan.set_settings(&task.key().into_fields());
         plan.add(NewTask::new(task, vec![], 1), given.known);
@@ -83,23 +83,23 @@ impl StageTask for ImportDynamicsTask {
         KeyFields::new(&KIND).input("model", digest)
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Reads, checks and stores the weights.
-fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &ImportDynamicsTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let path = Path::new(&task.config.weights);
     let mut weights = read_weights(path)?;
     // Checked after reading, so that a change while reading is noticed.
     check_unchanged(path, &task.digest)?;
     weights.metadata.insert("lapo.imported".into(), task.digest.clone());
     describe_dynamics(&mut weights)?;
-    let mut model = place.store.new_file(&format!("{}/model.safetensors", place.folder))?;
+    let mut model = ctx.store.new_file(&format!("{}/model.safetensors", ctx.folder))?;
     super::write(&mut model, &weights.to_bytes())?;
-    place.progress.advance(1);
-    Ok(Done { files: vec![model.finish(0)?], ..Done::default() })
+    ctx.progress.advance(1);
+    Ok(TaskOutput { files: vec![model.finish(0)?], ..TaskOutput::default() })
 }
 
 /// Converts a published checkpoint to safetensors. Returns the bytes and a description of the

@@ -10,17 +10,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{
-    Given, KeyFields, Model, NewTask, Reason, ReceiptIndex, StagePlan, Waiting, no_file,
+    KeyFields, Model, NewTask, PendingTasks, PlanInputs, Reason, ReceiptIndex, StagePlan, no_file,
 };
 use super::{
-    ArtifactKind, Done, Error, FieldFault, FieldFaults, Input, Kept, Lanes, LatentActions, Needs,
-    Speed, Stage, StageKind, StageTask, Streaming, Workplace,
+    ArtifactKind, Error, FieldFault, FieldFaults, Input, LaneState, Lanes, LatentActions, Needs,
+    Speed, Stage, StageKind, StageTask, Streaming, TaskContext, TaskOutput,
 };
 use crate::dataset::{
     self, Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Receipt, Shard,
     Shards, Store, WindowIndex,
 };
-use crate::models::{Device, Labeller, Precision, Want, labeller};
+use crate::models::{Device, LabelOutputs, Labeller, Precision, labeller};
 
 /// Labels every transition of a dataset with its latent action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -127,7 +127,7 @@ impl Stage for LabelConfig {
     }
 
     /// Adds a task for each shard. All tasks are new when the model is.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
         let dynamics = given.plan(&self.dynamics);
         let actions = given.plan_if(self.actions.as_ref());
@@ -140,7 +140,10 @@ impl Stage for LabelConfig {
         let missing = missing.or(copies.filter(is_new).map(|_| "near-duplicates"));
         let Some(model) = dynamics.model().filter(|_| missing.is_none()) else {
             let tasks = frames.new_tasks() + frames.tasks.reused();
-            plan.wait(Waiting { tasks, videos: 0 }, Reason::new_input(missing.unwrap_or("model")));
+            plan.wait(
+                PendingTasks { tasks, videos: 0 },
+                Reason::new_input(missing.unwrap_or("model")),
+            );
             return Ok(());
         };
         let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
@@ -160,7 +163,7 @@ impl Stage for LabelConfig {
         // The shards of new frames are not known yet, only their number.
         if is_new(&frames) {
             plan.wait(
-                Waiting { tasks: frames.new_tasks(), videos: 0 },
+                PendingTasks { tasks: frames.new_tasks(), videos: 0 },
                 Reason::new_input("frames"),
             );
         }
@@ -234,7 +237,7 @@ impl StageTask for LabelTask {
     }
 
     /// Labels the shard. Uses the model of the previous task on this lane if it is the same one.
-    fn run(&self, place: &Workplace, kept: &mut Kept) -> Result<Done, Error> {
+    fn run(&self, ctx: &TaskContext, kept: &mut LaneState) -> Result<TaskOutput, Error> {
         let is_loaded = kept
             .as_ref()
             .and_then(|kept| kept.downcast_ref::<Label>())
@@ -243,14 +246,14 @@ impl StageTask for LabelTask {
             // The old model is freed first: both may not fit on the device.
             *kept = None;
             *kept = Some(Box::new(Label::new(
-                place.store,
+                ctx.store,
                 &self.model,
-                &place.device,
+                &ctx.device,
                 self.config.precision,
             )?));
         }
         match kept.as_ref().and_then(|kept| kept.downcast_ref::<Label>()) {
-            Some(label) => label.run(self, place),
+            Some(label) => label.run(self, ctx),
             None => Err(Error::Invariant {
                 what: "the lane kept a value that is not a labeller".into(),
             }),
@@ -290,8 +293,8 @@ impl Label {
     }
 
     /// Labels one shard.
-    fn run(&self, task: &LabelTask, place: &Workplace) -> Result<Done, Error> {
-        let shards = Shards::open_files(place.store, std::slice::from_ref(&task.shard))?;
+    fn run(&self, task: &LabelTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+        let shards = Shards::open_files(ctx.store, std::slice::from_ref(&task.shard))?;
         let shard = shards.shard(0)?;
         let config = self.labeller.config();
         let seen = shard.frame_size().height as usize;
@@ -300,24 +303,24 @@ impl Label {
             return Err(Error::FrameSize { file: task.shard.path.clone(), seen, expected });
         }
         let shape = LabelShape { latent_dim: config.latent_dim(), codes: config.codes() };
-        let path = format!("{}/labels.parquet", place.folder);
+        let path = format!("{}/labels.parquet", ctx.folder);
         let provenance = self.provenance(task);
         let provenance: Vec<(&str, &str)> =
             provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let mut labels = LabelWriter::create(place.store, &path, shape, &provenance)?;
+        let mut labels = LabelWriter::create(ctx.store, &path, shape, &provenance)?;
         let index = WindowIndex::new(&shards, config.window()).without(&shards, &task.without)?;
         let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
-        let actions = Actions::read(place.store, &paths)?;
+        let actions = Actions::read(ctx.store, &paths)?;
         let source = Source { shard: &shard, actions: &actions };
         for first in (0..index.len()).step_by(BATCH) {
             let last = (first + BATCH).min(index.len());
             let rows: Vec<usize> = (first..last).map(|window| index.locate(window).row).collect();
             self.label_windows(task, &source, &rows, &mut labels)?;
-            place.go_on()?;
-            place.progress.advance((last - first) as u64);
+            ctx.check_stop()?;
+            ctx.progress.advance((last - first) as u64);
         }
         let stats = BTreeMap::from([("transitions".to_string(), index.len() as f64)]);
-        Ok(Done { files: vec![labels.finish()?], stats, ..Done::default() })
+        Ok(TaskOutput { files: vec![labels.finish()?], stats, ..TaskOutput::default() })
     }
 
     /// Labels the windows starting at `rows` and writes their labels.
@@ -332,7 +335,7 @@ impl Label {
         let time = self.labeller.config().window();
         let (frames, starts) = frames_once(shard, rows, time);
         // The FDM runs only if its error is wanted.
-        let want = Want { codes: true, fdm_error: task.config.fdm_error };
+        let want = LabelOutputs { codes: true, fdm_error: task.config.fdm_error };
         let out = self.labeller.label(&frames, &starts, want)?;
         // The latent action leads from a window's last frame but one to its last.
         let now: Vec<usize> = rows.iter().map(|row| row + time - 2).collect();

@@ -19,7 +19,7 @@
 //! in the list below. [`adding`] shows how to add one. [`plan`] decides which tasks are new.
 //!
 //! **Invariant:** a stage never calls another stage, reads YAML, prints, or chooses its output
-//! path. It receives a task, which is plain data, and a [`Workplace`].
+//! path. It receives a task, which is plain data, and a [`TaskContext`].
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -45,25 +45,25 @@ mod player;
 pub mod record;
 pub mod report;
 mod stage;
+mod task_context;
 pub mod train_decoder;
 pub mod train_dynamics;
 pub mod train_policy;
-mod workplace;
 mod world_model;
 
 #[doc = include_str!("adding.md")]
 pub mod adding {}
 
-pub use crate::train::{Progress, Silent};
+pub use crate::train::{NoProgress, Progress};
 pub use decode::videos::{digest_of, may_pass};
 pub use error::Error;
 pub use field_faults::{FieldFault, FieldFaults};
 pub use stage::{
-    ArtifactKind, Input, InputFile, Kept, Lanes, LatentActions, Needs, Speed, Stage, StageKind,
-    StageTask, Streaming, VideoPatterns,
+    ArtifactKind, Input, InputFile, LaneState, Lanes, LatentActions, Needs, Speed, Stage,
+    StageKind, StageTask, Streaming, VideoPatterns,
 };
-use workplace::write;
-pub use workplace::{Done, Workplace};
+use task_context::write;
+pub use task_context::{TaskContext, TaskOutput};
 
 // The only list of stages. Their order is the order of the schema and of a run's summary.
 list::stages! {

@@ -23,17 +23,19 @@ pub mod tasks;
 pub mod training;
 mod view;
 
-pub use super::decode::videos::Now;
+pub use super::decode::videos::DeferredVideos;
 use super::{ArtifactKind, Needs, StageKind, StageSpec, Task};
-use crate::dataset::{Access, Damaged, FileInfo, HashMap, HashSet, ListedVideo, Manifest, Receipt};
+use crate::dataset::{
+    Access, DamagedTask, FileInfo, HashMap, HashSet, ListedVideo, Manifest, Receipt,
+};
 use key::key;
 pub use key::{Fields, KeyFields};
 pub use reason::Reason;
 pub use receipts::ReceiptIndex;
-pub use tasks::{Planned, Tasks};
+pub use tasks::{PlannedTask, Tasks};
 
 /// The inputs of planning a stage.
-pub struct Given<'a> {
+pub struct PlanInputs<'a> {
     /// The pipeline's name.
     pub pipeline: &'a str,
     /// The pipeline's seed.
@@ -57,12 +59,12 @@ pub struct Given<'a> {
     /// Notes on the stage's lists of videos.
     pub notes: &'a [String],
     /// The videos this run leaves for the next one.
-    pub now: &'a Now,
+    pub now: &'a DeferredVideos,
     /// Access to object stores.
     pub access: &'a Access,
 }
 
-impl<'a> Given<'a> {
+impl<'a> PlanInputs<'a> {
     /// Returns the plan of an input.
     pub fn plan(&self, stage: &str) -> &'a StagePlan {
         &self.plans[stage]
@@ -143,7 +145,7 @@ pub struct StagePlan {
     /// Its known tasks, in the dataset's order.
     pub tasks: Tasks,
     /// The tasks not known until the stage's inputs have run.
-    pub waiting: Waiting,
+    pub waiting: PendingTasks,
     /// Why tasks are new: the number of tasks for each reason.
     pub why: BTreeMap<Reason, usize>,
     /// A note for the user, such as how many videos a kept model has not seen.
@@ -161,9 +163,9 @@ pub struct StagePlan {
     /// The digests of all planned videos, if some tasks of that version are not planned.
     pub planned_digests: HashSet<String>,
     /// Videos left for the next run: they are still being written, or a read failed for now.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<DeferredVideo>,
     /// Finished tasks whose outputs are damaged.
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<DamagedTask>,
     /// Joined tables of the newest version that are missing or truncated. A commit joins them
     /// again.
     pub damaged_tables: Vec<String>,
@@ -173,7 +175,7 @@ pub struct StagePlan {
 
 /// Numbers of tasks that cannot be planned yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
+pub struct PendingTasks {
     /// The number of tasks.
     pub tasks: usize,
     /// The number of videos they will read.
@@ -182,7 +184,7 @@ pub struct Waiting {
 
 /// A video left for the next run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LeftOut {
+pub struct DeferredVideo {
     /// Its path or address.
     pub video: String,
     /// The reason.
@@ -197,7 +199,7 @@ impl StagePlan {
             kind,
             needs: Needs::default(),
             tasks: Tasks::default(),
-            waiting: Waiting::default(),
+            waiting: PendingTasks::default(),
             why: BTreeMap::new(),
             note: None,
             settings: Fields::new(),
@@ -307,7 +309,7 @@ impl StagePlan {
 
     /// Returns the digests of all videos of all tasks.
     pub fn digests(&self) -> HashSet<&str> {
-        self.tasks.iter().flat_map(Planned::digests).collect()
+        self.tasks.iter().flat_map(PlannedTask::digests).collect()
     }
 
     /// Sets the plan's settings from the fields of a key.
@@ -316,7 +318,7 @@ impl StagePlan {
     }
 
     /// Adds tasks of which only the numbers are known.
-    pub fn wait(&mut self, waiting: Waiting, why: Reason) {
+    pub fn wait(&mut self, waiting: PendingTasks, why: Reason) {
         self.waiting.tasks += waiting.tasks;
         self.waiting.videos += waiting.videos;
         *self.why.entry(why).or_default() += waiting.tasks;
@@ -333,7 +335,7 @@ impl StagePlan {
         let Some((name, _)) = inputs.find(|(_, plan)| plan.is_some_and(is_new)) else {
             return false;
         };
-        self.wait(Waiting { tasks: 1, videos: 0 }, Reason::new_input(name));
+        self.wait(PendingTasks { tasks: 1, videos: 0 }, Reason::new_input(name));
         true
     }
 
@@ -347,7 +349,7 @@ impl StagePlan {
             return;
         }
         if let Some(receipt) = known.get(&key) {
-            self.tasks.push(Planned::Done(receipt.clone()));
+            self.tasks.push(PlannedTask::Done(receipt.clone()));
             return;
         }
         *self.why.entry(known.why(self.kind, &fields)).or_default() += 1;
@@ -361,7 +363,7 @@ impl StagePlan {
             units,
             task,
         };
-        self.tasks.push(Planned::New(Box::new(job)));
+        self.tasks.push(PlannedTask::New(Box::new(job)));
     }
 }
 

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Error, Workplace};
+use super::{Error, TaskContext};
 use crate::dataset::{FileInfo, Store};
 use crate::envs::wrappers::shrink;
-use crate::envs::{NATIVE, Procgen, VecEnv, maze};
+use crate::envs::{FRAME_SIDE, Procgen, VecEnv, maze};
 use crate::models::{Actor, Agent, LoadedDecoder, Outputs, agent};
 
 /// A player of games.
@@ -93,10 +93,10 @@ impl TrainedPlayer {
     /// Loads an agent.
     pub(super) fn agent(
         file: &FileInfo,
-        place: &Workplace,
+        ctx: &TaskContext,
         temperature: f64,
     ) -> Result<Self, Error> {
-        let agent = agent(&place.device, &place.store.require_file(file)?)?;
+        let agent = agent(&ctx.device, &ctx.store.require_file(file)?)?;
         can_be_shown(agent.config().network.frame_size)?;
         Ok(TrainedPlayer { network: Network::Agent(agent), temperature })
     }
@@ -135,10 +135,10 @@ impl TrainedPlayer {
 
 /// Returns an error if a game's frames cannot be reduced to this size.
 pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
-    if side <= NATIVE && NATIVE.is_multiple_of(side) {
+    if side <= FRAME_SIDE && FRAME_SIDE.is_multiple_of(side) {
         Ok(())
     } else {
-        Err(Error::GameFrameSize { seen: side, native: NATIVE })
+        Err(Error::GameFrameSize { seen: side, native: FRAME_SIDE })
     }
 }
 

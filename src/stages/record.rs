@@ -16,12 +16,12 @@ use serde_json::json;
 
 use super::plan::KeyFields;
 use super::player::{GamePlayer, TrainedPlayer};
-use super::{ArtifactKind, Done, Error, Kept, Lanes, StageKind, StageTask, Workplace};
+use super::{ArtifactKind, Error, LaneState, Lanes, StageKind, StageTask, TaskContext, TaskOutput};
 use crate::dataset::{
-    About, ActionRows, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord,
+    ActionRows, FileInfo, FrameSize, ListMetadata, ShardLayout, ShardWriter, VideoName, VideoRecord,
 };
 use crate::envs::wrappers::shrink;
-use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::models::{Actor, actor};
 use crate::train::batch;
 
@@ -105,8 +105,8 @@ impl StageTask for RecordTask {
         key.input("videos", json!({ "first": first, "count": count }))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 
     fn videos(&self) -> usize {
@@ -115,19 +115,19 @@ impl StageTask for RecordTask {
 }
 
 /// Plays the task's episodes into one shard.
-pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
+pub fn run(task: &RecordTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let config = &task.config;
-    let mut recorder = Recorder::new(task, place)?;
+    let mut recorder = Recorder::new(task, ctx)?;
     let videos: Vec<VideoName> =
         (task.first..task.first + task.count).map(|number| task.name(number)).collect();
     let size = FrameSize { height: config.size, width: config.size };
     let layout = ShardLayout { size, compression: config.compression, videos: videos.clone() };
     let mut shard =
-        ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
+        ShardWriter::create(ctx.store, &format!("{}/shard.arrow", ctx.folder), &layout)?;
     let mut actions = ActionRows::default();
-    let mut done = Done::default();
+    let mut done = TaskOutput::default();
     for (i, video) in videos.into_iter().enumerate() {
-        place.go_on()?;
+        ctx.check_stop()?;
         let episode = recorder.next_episode()?;
         shard.begin_video(i)?;
         for (t, frame) in episode.frames.chunks_exact(size.bytes()).enumerate() {
@@ -135,17 +135,17 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
         }
         if config.videos {
             // The video has the episode's name, so that true actions refer to both.
-            let path = format!("{}/{}.mp4", place.folder, video.uri);
-            done.files.push(film(&episode.frames, config.size, &path, place)?);
+            let path = format!("{}/{}.mp4", ctx.folder, video.uri);
+            done.files.push(film(&episode.frames, config.size, &path, ctx)?);
         }
         episode.add_actions(&video.uri, &mut actions);
         done.videos.push(episode.video_record(video));
-        place.progress.advance(1);
+        ctx.progress.advance(1);
     }
     done.stats.insert("videos".into(), done.videos.len() as f64);
     done.stats.insert("frames".into(), actions.len() as f64);
     done.stats.insert("rewards".into(), actions.reward.iter().flatten().sum());
-    let actions = actions.write(place.store, &format!("{}/actions.parquet", place.folder))?;
+    let actions = actions.write(ctx.store, &format!("{}/actions.parquet", ctx.folder))?;
     // The shard comes first: readers of a receipt take its first file as the shard.
     done.files.splice(0..0, [shard.finish()?, actions]);
     Ok(done)
@@ -153,30 +153,30 @@ pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
 
 /// Writes an episode as a video.
 #[cfg(feature = "video")]
-fn film(frames: &[u8], side: u32, path: &str, place: &Workplace) -> Result<FileInfo, Error> {
-    let film = crate::video::Film { width: side, height: side, fps: FPS, zoom: 4 };
+fn film(frames: &[u8], side: u32, path: &str, ctx: &TaskContext) -> Result<FileInfo, Error> {
+    let film = crate::video::VideoEncoder { width: side, height: side, fps: FPS, zoom: 4 };
     let bytes = film.encode(frames).map_err(|source| Error::Film { path: path.into(), source })?;
-    let mut file = place.store.new_file(path)?;
+    let mut file = ctx.store.new_file(path)?;
     super::write(&mut file, &bytes)?;
     Ok(file.finish(0)?)
 }
 
 #[cfg(not(feature = "video"))]
-fn film(_: &[u8], _: u32, _: &str, _: &Workplace) -> Result<FileInfo, Error> {
+fn film(_: &[u8], _: u32, _: &str, _: &TaskContext) -> Result<FileInfo, Error> {
     Err(Error::NoVideo)
 }
 
 impl RecordTask {
     /// Loads the weights of the player, if it has any.
-    fn load(&self, place: &Workplace) -> Result<Option<TrainedPlayer>, Error> {
+    fn load(&self, ctx: &TaskContext) -> Result<Option<TrainedPlayer>, Error> {
         match self.learnt.as_slice() {
             // Two files are a policy and its decoder, one is an agent.
             [policy, decoder] => {
                 let policy: Rc<dyn Actor> =
-                    actor(&place.device, &place.store.require_file(policy)?)?.into();
-                Ok(Some(TrainedPlayer::decoded(policy, decoder, place.store, 1.0)?))
+                    actor(&ctx.device, &ctx.store.require_file(policy)?)?.into();
+                Ok(Some(TrainedPlayer::decoded(policy, decoder, ctx.store, 1.0)?))
             }
-            [agent] => Ok(Some(TrainedPlayer::agent(agent, place, 1.0)?)),
+            [agent] => Ok(Some(TrainedPlayer::agent(agent, ctx, 1.0)?)),
             _ => Ok(None),
         }
     }
@@ -224,7 +224,7 @@ impl Episode {
             inode: None,
             frames: self.actions.len() as u64,
             episodes: 1,
-            about: About::default(),
+            about: ListMetadata::default(),
         }
     }
 }
@@ -238,9 +238,9 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    fn new(task: &'a RecordTask, place: &Workplace) -> Result<Self, Error> {
+    fn new(task: &'a RecordTask, ctx: &TaskContext) -> Result<Self, Error> {
         let config = &task.config;
-        let package = Package::find(place.games)?;
+        let package = ProcgenPackage::find(ctx.games)?;
         let mut rng = batch::generator(task.seed, "record", task.first);
         let procgen = ProcgenConfig {
             game: config.game,
@@ -251,7 +251,7 @@ impl<'a> Recorder<'a> {
             count: 1,
             threads: 0,
         };
-        let trained = task.load(place)?;
+        let trained = task.load(ctx)?;
         Ok(Recorder { config, trained, game: Procgen::new(&package, &procgen)?, rng })
     }
 

@@ -23,26 +23,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plan::key::digests;
-use super::plan::{Given, KeyFields, NewTask, Reason, StagePlan, Waiting};
+use super::plan::{KeyFields, NewTask, PendingTasks, PlanInputs, Reason, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, FieldFault, FieldFaults, Input, Kept, Needs, Stage, StageKind,
-    StageTask, Workplace, write,
+    ArtifactKind, Error, FieldFault, FieldFaults, Input, LaneState, Needs, Stage, StageKind,
+    StageTask, TaskContext, TaskOutput, write,
 };
 use crate::dataset::{self, FileInfo, Reject};
 
 mod codes;
-mod earned;
-mod facts;
+mod frame_images;
+mod learning_curves;
 mod map;
 mod numbers;
-mod online;
 mod page;
 mod pca;
-mod pictures;
 mod plots;
-mod training;
+mod predictions;
+mod returns;
+mod summary;
+mod training_curves;
 mod umap;
-mod world;
 
 use codes::Survey;
 use page::Section;
@@ -200,7 +200,7 @@ impl Stage for ReportConfig {
     }
 
     /// Adds one task, since a page shows everything at once.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let stages: Vec<&StagePlan> =
             self.stages().into_iter().map(|stage| given.plan(stage)).collect();
         let task = ReportTask {
@@ -211,7 +211,7 @@ impl Stage for ReportConfig {
         };
         plan.set_settings(&task.key().into_fields());
         if let Some(waited) = stages.iter().find(|stage| stage.new_tasks() > 0) {
-            plan.wait(Waiting { tasks: 1, videos: 0 }, Reason::new_input(&waited.stage));
+            plan.wait(PendingTasks { tasks: 1, videos: 0 }, Reason::new_input(&waited.stage));
             return Ok(());
         }
         let inputs = stages.iter().flat_map(|stage| stage.tasks.keys()).collect();
@@ -236,8 +236,8 @@ impl StageTask for ReportTask {
             .input("results", results)
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
@@ -282,7 +282,7 @@ impl Source {
 /// The inputs of all sections.
 struct Inputs<'a> {
     task: &'a ReportTask,
-    place: &'a Workplace<'a>,
+    ctx: &'a TaskContext<'a>,
 }
 
 impl<'a> Inputs<'a> {
@@ -305,35 +305,35 @@ impl<'a> Inputs<'a> {
             path: path.to_owned(),
             reason: e.to_string(),
         };
-        Ok(serde_json::from_slice(&self.place.store.require(path)?).map_err(corrupt)?)
+        Ok(serde_json::from_slice(&self.ctx.store.require(path)?).map_err(corrupt)?)
     }
 }
 
 /// Makes the page.
-fn run(task: &ReportTask, place: &Workplace) -> Result<Done, Error> {
-    let inputs = Inputs { task, place };
+fn run(task: &ReportTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+    let inputs = Inputs { task, ctx };
     // The labels are read once for three sections.
     let survey = Survey::of(&inputs)?;
     let makers: [&dyn Fn() -> Result<Option<Section>, Error>; SECTIONS as usize] = [
-        &|| facts::section(&inputs),
-        &|| training::section(&inputs),
+        &|| summary::section(&inputs),
+        &|| training_curves::section(&inputs),
         &|| codes::section(&inputs, survey.as_ref()),
         &|| map::section(&inputs, survey.as_ref()),
-        &|| world::section(&inputs, survey.as_ref()),
-        &|| earned::section(&inputs),
-        &|| online::section(&inputs),
+        &|| predictions::section(&inputs, survey.as_ref()),
+        &|| returns::section(&inputs),
+        &|| learning_curves::section(&inputs),
     ];
     let mut sections = Vec::new();
     for make in makers {
-        place.go_on()?;
+        ctx.check_stop()?;
         sections.extend(make()?);
-        place.progress.advance(1);
+        ctx.progress.advance(1);
     }
-    let path = format!("{}/report.html", place.folder);
-    let mut file = place.store.new_file(&path)?;
+    let path = format!("{}/report.html", ctx.folder);
+    let mut file = ctx.store.new_file(&path)?;
     write(&mut file, page::page(&task.pipeline, &sections).as_bytes())?;
     let mut files = vec![file.finish(0)?];
     files.extend(sections.into_iter().flat_map(|section| section.files));
-    place.progress.say(&format!("wrote the report to {path} in the workspace"));
-    Ok(Done { files, ..Done::default() })
+    ctx.progress.say(&format!("wrote the report to {path} in the workspace"));
+    Ok(TaskOutput { files, ..TaskOutput::default() })
 }

@@ -9,8 +9,8 @@ use std::any::Any;
 
 use serde::Serialize;
 
-use super::plan::{Given, KeyFields, Model, StagePlan};
-use super::{Done, Error, FieldFault, Workplace};
+use super::plan::{KeyFields, Model, PlanInputs, StagePlan};
+use super::{Error, FieldFault, TaskContext, TaskOutput};
 use crate::dataset::{self, Receipt};
 
 /// The properties all stages of one kind share.
@@ -33,7 +33,7 @@ pub struct StageKind {
     pub lanes: Lanes,
     /// Whether the output of a task is useful without the outputs of the others. Default false.
     pub independent: bool,
-    /// Whether tasks keep checkpoints in [`Workplace::scratch`]. Default false.
+    /// Whether tasks keep checkpoints in [`TaskContext::scratch`]. Default false.
     pub has_checkpoints: bool,
     /// Whether the stage keeps its model while its input grows, so that `--refresh` has an effect.
     /// Default false.
@@ -256,7 +256,7 @@ pub trait Stage {
     ///
     /// # Errors
     /// Returns an error if a store cannot be read at the moment.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()>;
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()>;
 
     /// Returns the places to look for videos.
     fn video_patterns(&self) -> Option<VideoPatterns<'_>> {
@@ -325,7 +325,7 @@ pub trait StageTask {
     ///
     /// # Errors
     /// Returns an error if the task fails. Its files are then no result.
-    fn run(&self, place: &Workplace, kept: &mut Kept) -> Result<Done, Error>;
+    fn run(&self, ctx: &TaskContext, kept: &mut LaneState) -> Result<TaskOutput, Error>;
 
     /// Returns the number of videos, or recorded episodes, in its output.
     fn videos(&self) -> usize {
@@ -344,4 +344,4 @@ pub trait StageTask {
 }
 
 /// A value kept by a lane from task to task, such as a model on its device.
-pub type Kept = Option<Box<dyn Any>>;
+pub type LaneState = Option<Box<dyn Any>>;

@@ -21,7 +21,7 @@ use ffmpeg_next::decoder::{self, Check};
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as AvError, Packet};
 
-use super::listen::CodecLog;
+use super::libav_log::CodecLog;
 use super::source::{Source, codec_options, is_out_of_memory, out_of_memory};
 use super::{Error, FaultClass, Limits, ffi};
 

@@ -1,6 +1,6 @@
 //! Encodes RGB frames as H.264 in MP4, at a constant rate, in memory.
 //!
-//! Start at [`Film::encode`].
+//! Start at [`VideoEncoder::encode`].
 
 use std::io::{Cursor, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use ffmpeg_next::{Dictionary, Error as AvError, Packet, Rational, frame};
 
 /// Reason why frames could not be encoded.
 #[derive(Debug, thiserror::Error)]
-pub enum FilmError {
+pub enum EncodeError {
     /// libav was built without the encoder.
     #[error("libav was built without the H.264 encoder libx264")]
     NoEncoder,
@@ -34,7 +34,7 @@ pub enum FilmError {
 
 /// Settings of an encoded video.
 #[derive(Clone, Copy, Debug)]
-pub struct Film {
+pub struct VideoEncoder {
     /// Width of a frame in pixels.
     pub width: u32,
     /// Height of a frame in pixels.
@@ -46,21 +46,21 @@ pub struct Film {
     pub zoom: u32,
 }
 
-impl Film {
+impl VideoEncoder {
     /// Encodes `frames` and returns the bytes of the MP4 file.
     ///
     /// # Shapes
     /// - `frames`: `[frame, height, width, 3]`
-    pub fn encode(&self, frames: &[u8]) -> Result<Vec<u8>, FilmError> {
+    pub fn encode(&self, frames: &[u8]) -> Result<Vec<u8>, EncodeError> {
         let bytes = (self.width * self.height * 3) as usize;
         if frames.is_empty() || !frames.len().is_multiple_of(bytes) {
-            return Err(FilmError::Frames {
+            return Err(EncodeError::Frames {
                 bytes: frames.len(),
                 width: self.width,
                 height: self.height,
             });
         }
-        super::about::silence_libav();
+        super::libav::silence_libav();
         let memory = Memory::default();
         let io = StreamIo::from_write_seek(memory.clone())?;
         let mut output = output_to_stream(io, None, Some("mp4"))?;
@@ -102,8 +102,8 @@ impl Film {
         Ok(memory.take())
     }
 
-    fn encoder(&self, global_header: bool) -> Result<encoder::Video, FilmError> {
-        let codec = encoder::find_by_name("libx264").ok_or(FilmError::NoEncoder)?;
+    fn encoder(&self, global_header: bool) -> Result<encoder::Video, EncodeError> {
+        let codec = encoder::find_by_name("libx264").ok_or(EncodeError::NoEncoder)?;
         let mut context = Context::new_with_codec(codec).encoder().video()?;
         context.set_width(self.width * self.zoom);
         context.set_height(self.height * self.zoom);
@@ -126,7 +126,7 @@ impl Film {
         &self,
         encoder: &mut encoder::Video,
         output: &mut format::context::Output,
-    ) -> Result<(), FilmError> {
+    ) -> Result<(), EncodeError> {
         let mut packet = Packet::empty();
         while encoder.receive_packet(&mut packet).is_ok() {
             packet.set_stream(0);

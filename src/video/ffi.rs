@@ -12,7 +12,7 @@ use ffmpeg_next::packet::Ref;
 use ffmpeg_next::software::scaling;
 use ffmpeg_next::{Dictionary, Error, Packet, Stream, frame};
 
-use super::listen;
+use super::libav_log;
 
 /// A container format. libav's descriptions of formats are static.
 pub(super) struct Format(*const ffi::AVInputFormat);
@@ -71,7 +71,7 @@ pub(super) fn open_input(
         if context.is_null() {
             return Err(Error::Other { errno: ffmpeg_next::error::ENOMEM });
         }
-        listen::forget_container(context);
+        libav_log::forget_container(context);
         (*context).pb = io.as_mut_ptr();
         (*context).flags |= ffi::AVFMT_FLAG_CUSTOM_IO as c_int;
         let mut options = format_options.disown();

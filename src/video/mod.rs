@@ -25,7 +25,7 @@
 //! | `layout` | computes crops, bars and padding |
 //! | `orientation` | rotates and mirrors pixels upright |
 //! | `decode` | combines these parts: [`Decoder`] |
-//! | `encode` | encodes frames as H.264 in MP4: [`Film`] |
+//! | `encode` | encodes frames as H.264 in MP4: [`VideoEncoder`] |
 //! | `about` | the version and codecs of the linked libav |
 //! | `listen` | captures libav's log messages |
 //! | `ffi` | calls without a safe wrapper in `ffmpeg-next` |
@@ -37,8 +37,6 @@ pub mod config;
 pub mod outcome;
 
 #[cfg(feature = "video")]
-mod about;
-#[cfg(feature = "video")]
 mod clock;
 #[cfg(feature = "video")]
 mod codec;
@@ -49,11 +47,15 @@ mod encode;
 #[cfg(feature = "video")]
 mod ffi;
 #[cfg(feature = "video")]
+mod file_kind;
+#[cfg(feature = "video")]
 mod guard;
 #[cfg(feature = "video")]
 mod layout;
 #[cfg(feature = "video")]
-mod listen;
+mod libav;
+#[cfg(feature = "video")]
+mod libav_log;
 #[cfg(feature = "video")]
 mod orientation;
 #[cfg(feature = "video")]
@@ -63,17 +65,15 @@ mod probe;
 #[cfg(feature = "video")]
 mod reader;
 #[cfg(feature = "video")]
-mod recognise;
-#[cfg(feature = "video")]
 mod resample;
 #[cfg(feature = "video")]
 mod scale;
 #[cfg(feature = "video")]
+mod second_decoder;
+#[cfg(feature = "video")]
 mod source;
 #[cfg(all(test, feature = "video"))]
 mod tests;
-#[cfg(feature = "video")]
-mod witness;
 
 use std::io::{ErrorKind, Read, Seek};
 use std::path::PathBuf;
@@ -83,13 +83,13 @@ pub use config::{DecodeOptions, Fit, Limits};
 pub use outcome::{Fault, FaultClass, Frame, Outcome, Probe, UNPLACED};
 
 #[cfg(feature = "video")]
-pub use about::{libav_version, missing_decoders, writes_h264};
-#[cfg(feature = "video")]
 pub use decode::Decoder;
 #[cfg(feature = "video")]
-pub use encode::{Film, FilmError};
+pub use encode::{EncodeError, VideoEncoder};
 #[cfg(feature = "video")]
 pub use guard::Guard;
+#[cfg(feature = "video")]
+pub use libav::{libav_version, missing_decoders, writes_h264};
 #[cfg(feature = "video")]
 pub use probe::probe;
 

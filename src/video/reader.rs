@@ -29,12 +29,12 @@ use ffmpeg_next::{Error as AvError, Packet, decoder, frame};
 
 use super::clock::Clock;
 use super::codec::{Opened, Resume, one_picture_per_packet, open_codec};
-use super::listen::CodecLog;
+use super::libav_log::CodecLog;
 use super::outcome::UNPLACED;
 use super::position::Positions;
 use super::resample::PictureTime;
+use super::second_decoder::SecondDecoder;
 use super::source::{Source, is_out_of_memory, out_of_memory};
-use super::witness::SecondDecoder;
 use super::{Error, Fault, Limits, Outcome, ffi, probe};
 
 /// Reader of one file.

@@ -12,8 +12,8 @@ use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Dictionary, Stream, media};
 
+use super::file_kind::{FileKind, recognise};
 use super::guard::{Guard, GuardedFile};
-use super::recognise::{FileKind, recognise};
 use super::{Error, Fault, FaultClass, Limits, OpenVideo, VideoFile, ffi};
 
 /// Formats in which libav opens other files, the network or a script interpreter.
@@ -82,7 +82,7 @@ impl Source {
         limits: &Limits,
         guard: &Guard,
     ) -> Result<Self, Error> {
-        super::about::silence_libav();
+        super::libav::silence_libav();
         let refuse = |fault| Error::Refused { path: path.to_owned(), fault };
         let unreadable = |source| Error::Read { path: path.to_owned(), source };
         let mut file = guard.paused(|| open()).map_err(unreadable)?;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use lapo::envs::{End, Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv, maze};
+use lapo::envs::{End, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv, maze};
 
 const ENVS: usize = 3;
 const STEPS: usize = 200;
@@ -43,7 +43,7 @@ pub fn venv() -> Option<PathBuf> {
 
 fn make(venv: PathBuf, game: Game, mode: Mode, seed: u32, count: usize, levels: Levels) -> Procgen {
     let config = ProcgenConfig { game, mode, levels, seed, count, threads: 2 };
-    Procgen::new(&Package::find(&[venv]).unwrap(), &config).unwrap()
+    Procgen::new(&ProcgenPackage::find(&[venv]).unwrap(), &config).unwrap()
 }
 
 #[test]
@@ -137,9 +137,10 @@ fn a_state_restores_a_game_and_invalid_arguments_are_errors() {
         count: 0,
         threads: 0,
     };
-    let fault = Procgen::new(&Package::find(&[venv]).unwrap(), &no_environments).err().map(message);
+    let fault =
+        Procgen::new(&ProcgenPackage::find(&[venv]).unwrap(), &no_environments).err().map(message);
     assert_eq!(fault.as_deref(), Some("number of environments is 0, expected 1 to 2147483647"));
-    let nowhere = Package::find(&["/nowhere".into()]).unwrap_err();
+    let nowhere = ProcgenPackage::find(&["/nowhere".into()]).unwrap_err();
     assert!(
         nowhere.hint().unwrap().contains("pip install") && nowhere.to_string().contains("/nowhere")
     );

@@ -65,7 +65,7 @@ fn each_of_32_concurrent_commits_makes_a_version_of_its_own() {
             file_bytes: 1 << 20,
         };
         commit(&store, &by, std::slice::from_ref(&own), &Default::default()).unwrap();
-        filed == lapo::dataset::Filed::Won
+        filed == lapo::dataset::FilingOutcome::Won
     };
     let won: Vec<bool> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..32).map(|i| scope.spawn(move || commit_one(i))).collect();

@@ -1,7 +1,7 @@
 //! Tests of receipts, and receipts for the tests of other modules.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
-use super::super::faults::{Fault, faulty_store};
+use super::super::faulty_store::{Fault, faulty_store};
 use super::*;
 
 /// Creates a receipt without files.
@@ -17,7 +17,7 @@ pub fn receipt(key: &str, attempt: &str) -> Receipt {
         videos: vec![],
         rejects: vec![],
         stats: BTreeMap::new(),
-        made: Made::default(),
+        made: Provenance::default(),
     }
 }
 
@@ -55,7 +55,7 @@ fn one_of_many_concurrent_attempts_wins_and_only_its_data_remain() {
             let threads: Vec<_> = (0..32).map(|i| scope.spawn(move || attempt(i))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
-        assert_eq!(filed.iter().filter(|filed| **filed == Filed::Won).count(), 1);
+        assert_eq!(filed.iter().filter(|filed| **filed == FilingOutcome::Won).count(), 1);
         let winner = read_receipt(&store, "frames", "key").unwrap().unwrap();
         let data = store.list("frames/data").unwrap();
         assert_eq!(data, [format!("frames/data/key/{}/x", winner.attempt)]);
@@ -65,8 +65,9 @@ fn one_of_many_concurrent_attempts_wins_and_only_its_data_remain() {
 #[test]
 fn an_attempt_with_a_lost_reply_wins() {
     let store = faulty_store(&[Fault::LostReply]);
-    assert_eq!(file_receipt(&store, "frames", &receipt("key", "a")).unwrap(), Filed::Won);
-    let Filed::Lost(theirs) = file_receipt(&store, "frames", &receipt("key", "b")).unwrap() else {
+    assert_eq!(file_receipt(&store, "frames", &receipt("key", "a")).unwrap(), FilingOutcome::Won);
+    let FilingOutcome::Lost(theirs) = file_receipt(&store, "frames", &receipt("key", "b")).unwrap()
+    else {
         panic!()
     };
     assert_eq!(theirs.attempt, "a");
@@ -77,7 +78,10 @@ fn a_task_that_crashed_before_its_receipt_can_be_done_again() {
     let store = faulty_store(&[]);
     store.create(&format!("{}/x", data_folder("frames", "key", "crashed")), b"data").unwrap();
     assert_eq!(read_receipt(&store, "frames", "key").unwrap(), None);
-    assert_eq!(file_receipt(&store, "frames", &receipt("key", "second")).unwrap(), Filed::Won);
+    assert_eq!(
+        file_receipt(&store, "frames", &receipt("key", "second")).unwrap(),
+        FilingOutcome::Won
+    );
 }
 
 #[test]

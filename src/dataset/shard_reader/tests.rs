@@ -1,7 +1,7 @@
 //! Tests of [`Shard`], and a shard for the tests of other modules.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
-use super::super::faults::faulty_store;
+use super::super::faulty_store::faulty_store;
 use super::super::{Compression, Error, ShardLayout, ShardWriter};
 use super::*;
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 
-use super::super::faults::{Fault, faulty_store};
+use super::super::faulty_store::{Fault, faulty_store};
 use super::*;
 
 fn workspace() -> (tempfile::TempDir, Store) {

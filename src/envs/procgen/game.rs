@@ -30,7 +30,7 @@ pub enum Game {
 
 /// Published mean returns in easy mode, on unlimited levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Returns {
+pub struct PublishedReturns {
     /// Return of random actions.
     pub random: f64,
     /// Return of the paper's expert.
@@ -73,9 +73,9 @@ impl Game {
     ///
     /// Random and expert returns are from LAPO's code. The others are read off the paper's figures,
     /// with a precision of about 0.5% of an axis.
-    pub fn returns(self) -> Returns {
+    pub fn returns(self) -> PublishedReturns {
         let (_, random, expert, offline, online) = self.published();
-        Returns { random, expert, offline, online }
+        PublishedReturns { random, expert, offline, online }
     }
 
     /// Name, random, expert, offline and online returns.
@@ -115,7 +115,7 @@ impl fmt::Display for Game {
     }
 }
 
-impl Returns {
+impl PublishedReturns {
     /// Normalises a return: 0 for random actions, 1 for the expert.
     pub fn normalised(&self, mean: f64) -> f64 {
         (mean - self.random) / (self.expert - self.random)

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use super::Notes;
 use super::rules::settings_path;
 use crate::dataset::{Access, List, ListedVideo, address, read_list};
-use crate::pipeline::entries::{Unmatched, matching};
 use crate::pipeline::fault::Faults;
 use crate::pipeline::spec::{PipelineSpec, StageSpec};
+use crate::pipeline::video_listing::{ListingError, matching};
 use crate::stages::{InputFile, VideoPatterns};
 
 /// The videos of each `decode` stage.
@@ -92,7 +92,7 @@ fn matched(
                 faults.no_video_yet(&path, message, no_match_hint(pattern));
             }
             Ok(videos) => found.extend(videos),
-            Err(Unmatched(message, hint)) => {
+            Err(ListingError(message, hint)) => {
                 let example = "write it like `data/**/*.mp4` or `s3://bucket/clips/*.mp4`";
                 faults.at_value(&path, message, hint.or_else(|| Some(example.into())));
             }

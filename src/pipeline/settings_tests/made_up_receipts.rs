@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use crate::dataset::{
-    FORMAT, FileInfo, HashMap, Made, Receipt, Reject, Store, VideoRecord, data_folder,
+    FORMAT, FileInfo, HashMap, Provenance, Receipt, Reject, Store, VideoRecord, data_folder,
     file_receipt, find_receipts,
 };
 use crate::executor::Job;
 use crate::executor::local::fresh_id;
 use crate::pipeline::check::Checked;
-use crate::pipeline::handout;
+use crate::pipeline::partitions;
 use crate::pipeline::plan::{PlanOptions, Planner};
 use crate::pipeline::run::{Summary, settle};
 use crate::pipeline::session::{PinsFor, Session};
@@ -47,7 +47,7 @@ impl FilesOnly<'_> {
         let text = serde_json::to_string(job).unwrap();
         let job: Job = serde_json::from_str(&text).unwrap();
         // A worker refuses a job with another key than planned.
-        handout::check_job("jobs/000000.jsonl", &job)
+        partitions::check_job("jobs/000000.jsonl", &job)
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!(serde_json::to_string(&job).unwrap(), text);
         assert_eq!(key::key(&job.fields), job.key);
@@ -82,7 +82,7 @@ impl FilesOnly<'_> {
             .chain(job.stats)
             .collect(),
             videos,
-            made: Made::default(),
+            made: Provenance::default(),
         };
         // Read it back: a receipt must survive its file format.
         file_receipt(self.store, &job.stage, &receipt).unwrap();

@@ -6,7 +6,7 @@ use super::*;
 fn versions_are_selected_per_table_or_for_the_whole_query() {
     let (_folder, store) = workspace();
     let at = |sql: &str, versions: &Versions| {
-        answer(&store, sql, versions).and_then(Answer::collect).map(|rows| rows.len())
+        answer(&store, sql, versions).and_then(QueryResult::collect).map(|rows| rows.len())
     };
     let newest = Versions::default();
     for sql in [
@@ -57,7 +57,7 @@ fn a_run_selects_the_versions_at_its_end() {
     store.create("runs/100-a.json", record(1).as_bytes()).unwrap();
     store.create("runs/200-b.json", record(9).as_bytes()).unwrap();
     let rows = |run: &str, sql: &str| {
-        answer(&store, sql, &Versions::of_run(&store, run)?).and_then(Answer::collect)
+        answer(&store, sql, &Versions::of_run(&store, run)?).and_then(QueryResult::collect)
     };
     assert_eq!(rows("100-a", "SELECT * FROM labels").unwrap().len(), 3);
     assert!(matches!(

@@ -1,8 +1,8 @@
-//! Decodes one video in this process. [`super::child`] does the same in a child process.
+//! Decodes one video in this process. [`super::decoder_process`] does the same in a child process.
 
 use std::path::Path;
 
-use super::wire::{Request, Take};
+use super::protocol::{FrameSink, Request};
 use crate::stages::Error;
 use crate::video::{Decoder, Fault, Guard, OpenVideo};
 
@@ -11,7 +11,7 @@ pub fn decode(
     request: &Request,
     open: OpenVideo,
     guard: Guard,
-    take: &mut Take,
+    take: &mut FrameSink,
 ) -> Result<Option<Fault>, Error> {
     let options = &request.options;
     let mut decoder = Decoder::guarded(Path::new(&request.video.uri), Some(open), options, guard)?;

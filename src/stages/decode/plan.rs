@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
-use super::videos::{Identified, Now, identify, of_bytes};
+use super::videos::{DeferredVideos, Identified, identify, of_bytes};
 use super::{DUPLICATE, DecodeConfig, DecodeTask, Decoded, Duplicates, VideoSource};
 use crate::dataset::{self, HashMap, HashSet, Receipt, VideoRecord};
 use crate::stages::StageTask;
 use crate::stages::plan::key::WithSettings;
-use crate::stages::plan::{Given, NewTask, Planned, StagePlan};
+use crate::stages::plan::{NewTask, PlanInputs, PlannedTask, StagePlan};
 
 /// Plans the tasks: kept partitions, and new partitions of all other videos.
 pub(super) fn plan(
     config: &DecodeConfig,
-    given: &Given,
+    given: &PlanInputs,
     plan: &mut StagePlan,
 ) -> dataset::Result<()> {
-    let now = Now {
+    let now = DeferredVideos {
         min_age: given.now.min_age.max(Duration::from_secs_f64(config.min_age)),
         ..given.now.clone()
     };
@@ -67,7 +67,7 @@ pub(super) fn plan(
         }
     }
     for receipt in kept {
-        plan.tasks.push(Planned::Done(receipt.clone()));
+        plan.tasks.push(PlannedTask::Done(receipt.clone()));
     }
     // Old partitions keep their order, and new ones follow by their first video.
     plan.tasks.sort_by_cached_key(|task| {
@@ -126,7 +126,7 @@ fn missing(
 }
 
 /// Returns the digests of all videos in partitions with a reject that `--retry-rejected` names.
-fn retried<'r>(given: &Given, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str> {
+fn retried<'r>(given: &PlanInputs, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str> {
     let Some(classes) = given.retry_rejected else { return HashSet::default() };
     let is_named = |reject: &dataset::Reject| classes.is_empty() || classes.contains(&reject.class);
     let rejected = receipts.iter().filter(|r| r.rejects.iter().any(is_named));
@@ -134,7 +134,7 @@ fn retried<'r>(given: &Given, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str>
 }
 
 /// Returns a note if `--retry-rejected` matches no video. Its class may be misspelt.
-fn nothing_retried(given: &Given, receipts: &[&Arc<Receipt>]) -> Option<String> {
+fn nothing_retried(given: &PlanInputs, receipts: &[&Arc<Receipt>]) -> Option<String> {
     let classes = given.retry_rejected?;
     let mut found = BTreeMap::new();
     for reject in receipts.iter().flat_map(|receipt| &receipt.rejects) {

@@ -4,9 +4,9 @@ use std::io::{BufRead, Result as IoResult};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::borrowed::{Line, SharedLine};
 use super::frames::decode;
-use super::wire::{self, Ending, Request};
+use super::protocol::{self, Ending, Request};
+use super::remote_video::{ParentPipes, SharedLine};
 use crate::stages::Error;
 use crate::video::Guard;
 
@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Returns an error if the parent process has gone.
-pub fn serve(line: Line, stuck: fn()) -> IoResult<()> {
+pub fn serve(line: ParentPipes, stuck: fn()) -> IoResult<()> {
     // libav may hang where it checks no guard, so a thread watches the deadline.
     let current = watch_guards(stuck)?;
     let line = SharedLine::new(line);
@@ -32,7 +32,7 @@ pub fn serve(line: Line, stuck: fn()) -> IoResult<()> {
         // The error of a closed pipe, which is not the video's.
         let mut closed = None;
         let result = decode(&request, line.opener(), guard, &mut |frame, pixels| {
-            wire::write_frame(&mut line.lock().replies, frame, pixels).map_err(|cause| {
+            protocol::write_frame(&mut line.lock().replies, frame, pixels).map_err(|cause| {
                 closed = Some(cause);
                 Error::Invariant { what: "the parent process closed its pipe".into() }
             })
@@ -40,7 +40,7 @@ pub fn serve(line: Line, stuck: fn()) -> IoResult<()> {
         if let Some(cause) = closed {
             return Err(cause);
         }
-        wire::write_end(&mut line.lock().replies, &Ending::of(result))?;
+        protocol::write_end(&mut line.lock().replies, &Ending::of(result))?;
     }
     Ok(())
 }

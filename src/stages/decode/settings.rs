@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DecodeTask, KIND, plan};
 use crate::dataset::{self, Compression};
-use crate::stages::plan::{Given, StagePlan};
+use crate::stages::plan::{PlanInputs, StagePlan};
 use crate::stages::{FieldFault, FieldFaults, Needs, Stage, StageKind, VideoPatterns};
 use crate::video::{Fit, Limits};
 
@@ -267,7 +267,7 @@ impl Stage for DecodeConfig {
         Needs { gpu: false, cores: 1, memory_mib: 1024 }
     }
 
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         plan::plan(self, given, plan)
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use crate::dataset::{
-    self, About, Access, HashMap, HashSet, ListedVideo, Receipt, VideoRecord, local_path,
+    self, Access, HashMap, HashSet, ListMetadata, ListedVideo, Receipt, VideoRecord, local_path,
 };
 use crate::stages::decode::{DecodeConfig, Duplicates, VideoSource};
 
@@ -19,7 +19,7 @@ mod identity;
 pub use identity::may_pass;
 use identity::{KnownVideos, candidates};
 
-use crate::stages::plan::LeftOut;
+use crate::stages::plan::DeferredVideo;
 
 /// Returns the blake3 of a local file. For an unreadable file it returns a digest no file has; the
 /// task that needs the file reports the error.
@@ -43,7 +43,7 @@ pub struct Identified<'a> {
     /// Whether a receipt has this digest.
     known: bool,
     /// The columns of a list about the video.
-    pub about: &'a About,
+    pub about: &'a ListMetadata,
     origin: Origin<'a>,
 }
 
@@ -83,7 +83,7 @@ impl Identified<'_> {
 
 /// The videos this run ignores.
 #[derive(Clone, Debug, Default)]
-pub struct Now {
+pub struct DeferredVideos {
     /// Videos left for the next run, and the reasons.
     pub left_out: BTreeMap<String, String>,
     /// Files changed less long ago are also left, since they may still be written.
@@ -95,7 +95,7 @@ pub struct Identities<'a> {
     /// The videos to plan.
     pub videos: Vec<Identified<'a>>,
     /// The videos that cannot be read now. Their frames from earlier runs stay in the dataset.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<DeferredVideo>,
 }
 
 /// Identifies every video, and every video in a tar archive. Unchanged videos (same name, size and
@@ -107,7 +107,7 @@ pub fn identify<'a>(
     listed: &'a [ListedVideo],
     receipts: &'a [Arc<Receipt>],
     current: &HashSet<&str>,
-    now: &'a Now,
+    now: &'a DeferredVideos,
     config: &DecodeConfig,
     access: &'a Access,
 ) -> dataset::Result<Identities<'a>> {
@@ -123,7 +123,7 @@ pub fn identify<'a>(
         };
         unchanged.map(|video| Ok(Ok(video))).into_iter().chain(read)
     };
-    let found: Vec<Result<Identified, LeftOut>> =
+    let found: Vec<Result<Identified, DeferredVideo>> =
         listed.par_iter().flat_map_iter(identify_listed).collect::<dataset::Result<_>>()?;
     let mut videos = Vec::with_capacity(found.len());
     let mut waiting = Vec::new();
@@ -155,7 +155,7 @@ pub fn identify<'a>(
 fn staying<'a>(
     newest: impl Iterator<Item = &'a VideoRecord>,
     found: &[Identified],
-    waiting: &[LeftOut],
+    waiting: &[DeferredVideo],
 ) -> Vec<&'a VideoRecord> {
     let digests: HashSet<&str> = found.iter().map(|video| &*video.digest).collect();
     let names: HashSet<&str> =

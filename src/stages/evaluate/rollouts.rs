@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::EvaluateTask;
 use crate::dataset::{Column, FileInfo, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
-use crate::models::{Predictor, Want};
+use crate::models::{LabelOutputs, Predictor};
 use crate::stages::model_files::ratio;
 use crate::stages::world_model::WorldModel;
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 use crate::train::batch;
 
 /// The largest number of stretches. They are spread evenly.
@@ -37,10 +37,10 @@ struct Errors {
 }
 
 /// Predicts stretches of every `holdout`-th episode, if the task has a model and frames.
-pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Rollouts>, Error> {
+pub(super) fn roll(task: &EvaluateTask, ctx: &TaskContext) -> Result<Option<Rollouts>, Error> {
     let Some(model) = &task.dynamics else { return Ok(None) };
     let paths = task.shards.iter().map(|file| file.path.clone()).collect();
-    let WorldModel { labeller, predictor, shards } = WorldModel::open(place, &model.path, paths)?;
+    let WorldModel { labeller, predictor, shards } = WorldModel::open(ctx, &model.path, paths)?;
     let every = task.config.holdout;
     // The model takes this many real frames; its window also has the predicted one.
     let known = labeller.config().window() - 1;
@@ -64,7 +64,7 @@ pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Roll
         .flat_map(|i| (0..ahead).map(move |at| i * (known + ahead) + at))
         .collect();
     // One latent action for each predicted frame, inferred from real frames.
-    let latent_action = labeller.label(&frames, &starts, Want::default())?.latent_action;
+    let latent_action = labeller.label(&frames, &starts, LabelOutputs::default())?.latent_action;
     let stretches = Stretches { frames, latent_action, count: chosen.len(), known, ahead };
     Ok(Some(Rollouts { stretches: chosen.len(), rows: stretches.errors(predictor.as_ref())? }))
 }
@@ -157,7 +157,7 @@ impl Rollouts {
     }
 
     /// Writes a row for every number of frames ahead.
-    pub(super) fn write(&self, place: &Workplace) -> Result<FileInfo, Error> {
+    pub(super) fn write(&self, ctx: &TaskContext) -> Result<FileInfo, Error> {
         let column = |of: fn(&Errors) -> f64| {
             Column::F64(self.rows.iter().map(|row| Some(of(row))).collect())
         };
@@ -167,7 +167,7 @@ impl Rollouts {
             ("copy_error", column(|row| row.copy_error)),
             ("shuffled_error", column(|row| row.shuffled_error)),
         ];
-        Ok(write_table(place.store, &format!("{}/rollouts.parquet", place.folder), &columns)?)
+        Ok(write_table(ctx.store, &format!("{}/rollouts.parquet", ctx.folder), &columns)?)
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{EvaluateTask, KIND};
 use crate::dataset;
 use crate::envs::{Game, Levels, Mode};
-use crate::stages::plan::{Given, NewTask, StagePlan};
+use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
 use crate::stages::player::GamePlayer;
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, Needs, Stage, StageKind, StageTask,
@@ -204,7 +204,7 @@ impl Stage for EvaluateConfig {
     }
 
     /// Adds one task, so that all decoders play the same levels.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let EvaluateConfig { policy, decoder, agent, labels, actions, dynamics, frames, .. } = self;
         let inputs = [policy, decoder, agent, labels, actions, dynamics, frames]
             .map(|name| given.plan_if(name.as_ref()));

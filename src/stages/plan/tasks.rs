@@ -8,7 +8,7 @@ use crate::dataset::{FileInfo, HashMap, HashSet, Receipt, VideoRecord};
 
 /// A planned task.
 #[derive(Clone, Debug)]
-pub enum Planned {
+pub enum PlannedTask {
     /// A finished task, by its receipt.
     Done(Arc<Receipt>),
     /// A task to run.
@@ -22,24 +22,24 @@ pub enum Planned {
     },
 }
 
-impl Planned {
+impl PlannedTask {
     /// Returns the task's key.
     pub fn key(&self) -> &str {
         match self {
-            Planned::Done(receipt) => &receipt.key,
-            Planned::New(job) => &job.key,
-            Planned::Running { key, .. } => key,
+            PlannedTask::Done(receipt) => &receipt.key,
+            PlannedTask::New(job) => &job.key,
+            PlannedTask::Running { key, .. } => key,
         }
     }
 
     /// Returns the digests of the videos the task has read or will decode.
     pub fn digests(&self) -> Vec<&str> {
         match self {
-            Planned::Done(receipt) => {
+            PlannedTask::Done(receipt) => {
                 receipt.videos.iter().map(|video| video.digest.as_str()).collect()
             }
-            Planned::New(job) => job.task.digests(),
-            Planned::Running { .. } => vec![],
+            PlannedTask::New(job) => job.task.digests(),
+            PlannedTask::Running { .. } => vec![],
         }
     }
 }
@@ -47,14 +47,14 @@ impl Planned {
 /// The tasks of a stage, in the dataset's order, each key once.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
-    tasks: Vec<Planned>,
+    tasks: Vec<PlannedTask>,
     keys: HashSet<String>,
 }
 
 impl Tasks {
     /// Adds a task at the end unless its key is there already. Two shards without frames, for
     /// example, are one label task.
-    pub fn push(&mut self, task: Planned) {
+    pub fn push(&mut self, task: PlannedTask) {
         if self.keys.insert(task.key().to_owned()) {
             self.tasks.push(task);
         }
@@ -66,12 +66,12 @@ impl Tasks {
     }
 
     /// Returns the tasks.
-    pub fn iter(&self) -> impl Iterator<Item = &Planned> {
+    pub fn iter(&self) -> impl Iterator<Item = &PlannedTask> {
         self.tasks.iter()
     }
 
     /// Sorts the tasks by a rank.
-    pub fn sort_by_cached_key<K: Ord>(&mut self, rank: impl FnMut(&Planned) -> K) {
+    pub fn sort_by_cached_key<K: Ord>(&mut self, rank: impl FnMut(&PlannedTask) -> K) {
         self.tasks.sort_by_cached_key(rank);
     }
 
@@ -88,9 +88,9 @@ impl Tasks {
     /// Returns the number of videos of unfinished tasks.
     pub fn new_videos(&self) -> usize {
         let videos = self.tasks.iter().map(|task| match task {
-            Planned::Done(_) => 0,
-            Planned::New(job) => job.task.videos(),
-            Planned::Running { videos, .. } => *videos,
+            PlannedTask::Done(_) => 0,
+            PlannedTask::New(job) => job.task.videos(),
+            PlannedTask::Running { videos, .. } => *videos,
         });
         videos.sum()
     }
@@ -103,7 +103,7 @@ impl Tasks {
     /// Returns the receipts of finished tasks, in order.
     pub fn receipts(&self) -> impl Iterator<Item = &Arc<Receipt>> {
         self.tasks.iter().filter_map(|task| match task {
-            Planned::Done(receipt) => Some(receipt),
+            PlannedTask::Done(receipt) => Some(receipt),
             _ => None,
         })
     }
@@ -111,7 +111,7 @@ impl Tasks {
     /// Returns the tasks to run, in order.
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.tasks.iter().filter_map(|task| match task {
-            Planned::New(job) => Some(&**job),
+            PlannedTask::New(job) => Some(&**job),
             _ => None,
         })
     }
@@ -134,10 +134,11 @@ impl Tasks {
     pub fn begin(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for task in &mut self.tasks {
-            if let Planned::New(job) = task {
-                let running = Planned::Running { key: job.key.clone(), videos: job.task.videos() };
+            if let PlannedTask::New(job) = task {
+                let running =
+                    PlannedTask::Running { key: job.key.clone(), videos: job.task.videos() };
                 // Moves the job out of its box, since a job may hold thousands of videos.
-                if let Planned::New(job) = std::mem::replace(task, running) {
+                if let PlannedTask::New(job) = std::mem::replace(task, running) {
                     jobs.push(*job);
                 }
             }
@@ -150,10 +151,10 @@ impl Tasks {
         let before = self.tasks.len();
         for task in &mut self.tasks {
             if let Some(receipt) = done.remove(task.key()) {
-                *task = Planned::Done(receipt);
+                *task = PlannedTask::Done(receipt);
             }
         }
-        self.tasks.retain(|task| matches!(task, Planned::Done(_)));
+        self.tasks.retain(|task| matches!(task, PlannedTask::Done(_)));
         before - self.tasks.len()
     }
 
@@ -186,7 +187,7 @@ impl Tasks {
                 digests.contains(video.digest.as_str()) || names.contains(video.uri.as_str())
             };
             self.tasks.retain(|task| match task {
-                Planned::Done(receipt) if receipt.videos.iter().any(shares) => {
+                PlannedTask::Done(receipt) if receipt.videos.iter().any(shares) => {
                     missing.extend(receipt.videos.iter().map(|video| video.digest.clone()));
                     false
                 }
@@ -196,14 +197,14 @@ impl Tasks {
         }
         // Restored tasks come last.
         self.keys.extend(back.iter().map(|receipt| receipt.key.clone()));
-        self.tasks.extend(back.into_iter().map(Planned::Done));
+        self.tasks.extend(back.into_iter().map(PlannedTask::Done));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::Made;
+    use crate::dataset::Provenance;
 
     fn receipt(key: &str, videos: &[&str]) -> Arc<Receipt> {
         let video = |digest: &&str| VideoRecord {
@@ -228,7 +229,7 @@ mod tests {
             videos: videos.iter().map(video).collect(),
             rejects: vec![],
             stats: Default::default(),
-            made: Made::default(),
+            made: Provenance::default(),
         })
     }
 
@@ -237,7 +238,7 @@ mod tests {
         let done = [receipt("new1", &["a", "n"]), receipt("new3", &["z"])];
         let mut tasks = Tasks::default();
         for receipt in done {
-            tasks.push(Planned::Done(receipt));
+            tasks.push(PlannedTask::Done(receipt));
         }
         // The old partition (a, b, gone) was to become new1 (a, n) and new2 (b, c). new2 failed. c
         // was also in another old partition.
@@ -259,7 +260,7 @@ mod tests {
             receipt.videos[0].uri = uri.to_owned();
             Arc::new(receipt)
         };
-        tasks.push(Planned::Done(named("new", "b", "cam.mp4")));
+        tasks.push(PlannedTask::Done(named("new", "b", "cam.mp4")));
         tasks.restore(&[named("old", "a", "cam.mp4")], ["a".to_owned()].into_iter().collect());
         assert_eq!(tasks.keys(), ["old"]);
     }

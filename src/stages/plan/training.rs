@@ -11,9 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::key::{Fields, WithSettings, canonical, key, settings, settings_of_receipt};
-use super::{Given, NewTask, Planned, Reason, StagePlan, Waiting};
+use super::{NewTask, PendingTasks, PlanInputs, PlannedTask, Reason, StagePlan};
 use crate::dataset::{FileInfo, HashSet, Receipt};
-use crate::stages::workplace::STATE_FILE;
+use crate::stages::task_context::STATE_FILE;
 use crate::stages::{StageKind, Task};
 
 /// When a model is trained again although its settings are the same.
@@ -66,7 +66,7 @@ pub struct Variant {
 
 impl Training<'_> {
     /// Plans the training. A model with these settings is kept unless `refresh` says otherwise.
-    pub fn plan(&self, given: &Given, plan: &mut StagePlan) {
+    pub fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) {
         // The variant is an input, so any variant gives the same settings.
         let fields = self.fields(&Variant::default());
         let version = format!("{}_version", self.source_name);
@@ -89,7 +89,7 @@ impl Training<'_> {
             let unit = self.unseen_unit;
             plan.note = (unseen > 0)
                 .then(|| format!("kept: trained on {on}, {unseen} newer {unit} unseen"));
-            plan.tasks.push(Planned::Done(kept.clone()));
+            plan.tasks.push(PlannedTask::Done(kept.clone()));
             return;
         }
         // Without all inputs, the key of the task is not known yet.
@@ -99,7 +99,7 @@ impl Training<'_> {
                 Some(_) => Reason::new_input(self.source_name),
                 None => given.known.why(plan.kind, &fields),
             };
-            plan.wait(Waiting { tasks: 1, videos: 0 }, reason);
+            plan.wait(PendingTasks { tasks: 1, videos: 0 }, reason);
             return;
         }
         self.add(given, kept.as_deref(), plan);
@@ -107,7 +107,7 @@ impl Training<'_> {
 
     /// Adds the task. Its inputs are complete. It may be done already, in a run that did not
     /// commit.
-    fn add(&self, given: &Given, kept: Option<&Receipt>, plan: &mut StagePlan) {
+    fn add(&self, given: &PlanInputs, kept: Option<&Receipt>, plan: &mut StagePlan) {
         let with_settings = WithSettings::new(&plan.settings);
         let trained = given.receipts.iter().filter(|r| with_settings.are_of(r));
         // Generations of uncommitted runs count, too, so that no number is used twice.
@@ -146,7 +146,11 @@ impl Training<'_> {
 
     /// Returns the longest training that differs in `steps` alone and is shorter: its steps and
     /// its final state.
-    fn shorter_training(&self, given: &Given, kind: &'static StageKind) -> Option<(u64, FileInfo)> {
+    fn shorter_training(
+        &self,
+        given: &PlanInputs,
+        kind: &'static StageKind,
+    ) -> Option<(u64, FileInfo)> {
         if !self.continues {
             return None;
         }

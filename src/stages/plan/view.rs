@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use super::key::Fields;
-use super::{LeftOut, Reason, StagePlan};
+use super::{DeferredVideo, Reason, StagePlan};
 use crate::stages::Needs;
 
 /// The JSON form of a plan.
@@ -20,7 +20,7 @@ struct StageView<'a> {
     videos_gone: usize,
     rows_fewer: u64,
     changes: bool,
-    left_out: &'a [LeftOut],
+    left_out: &'a [DeferredVideo],
     damaged: usize,
     needs: Needs,
     why: &'a BTreeMap<Reason, usize>,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{KIND, RecordTask};
 use crate::dataset::{self, Compression, FileInfo};
-use crate::envs::{Game, Levels, Mode, NATIVE};
-use crate::stages::plan::{Given, NewTask, Reason, StagePlan, Waiting};
+use crate::envs::{FRAME_SIDE, Game, Levels, Mode};
+use crate::stages::plan::{NewTask, PendingTasks, PlanInputs, Reason, StagePlan};
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, Needs, Stage, StageKind, StageTask,
 };
@@ -68,7 +68,7 @@ pub struct RecordConfig {
 }
 
 fn default_size() -> u32 {
-    NATIVE as u32
+    FRAME_SIDE as u32
 }
 fn default_max_frames() -> u64 {
     1000
@@ -183,7 +183,7 @@ impl Stage for RecordConfig {
     }
 
     /// Adds a task for each shard. Tasks for more episodes come after the existing ones.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let inputs = [
             (&self.policy, ".safetensors"),
             (&self.decoder, "-0.safetensors"),
@@ -204,7 +204,7 @@ impl Stage for RecordConfig {
         }
         // The keys of tasks depend on the weights, so only their number is known.
         if let Some((waited, _)) = inputs.iter().find(|(plan, _)| plan.new_tasks() > 0) {
-            let waiting = Waiting { tasks: tasks.len(), videos: self.episodes as usize };
+            let waiting = PendingTasks { tasks: tasks.len(), videos: self.episodes as usize };
             plan.wait(waiting, Reason::new_input(&waited.stage));
             return Ok(());
         }

@@ -57,9 +57,9 @@ impl Survey {
         let Some(source) = inputs.of("labels") else { return Ok(None) };
         let actions = inputs
             .of("actions")
-            .map(|source| Actions::read(inputs.place.store, &source.action_paths()))
+            .map(|source| Actions::read(inputs.ctx.store, &source.action_paths()))
             .transpose()?;
-        let store = inputs.place.store;
+        let store = inputs.ctx.store;
         let config = &inputs.task.config;
         let mut survey = Survey {
             entries: 0,

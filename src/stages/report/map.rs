@@ -46,8 +46,8 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
         action.clone(),
     ];
     columns.extend(views.iter().flat_map(|view| view.columns.clone()));
-    let path = format!("{}/map.parquet", inputs.place.folder);
-    let file = write_table(inputs.place.store, &path, &columns)?;
+    let path = format!("{}/map.parquet", inputs.ctx.folder);
+    let file = write_table(inputs.ctx.store, &path, &columns)?;
 
     let table_of = name(&inputs.task.name);
     let figures = views

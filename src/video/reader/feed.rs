@@ -7,7 +7,7 @@ use ffmpeg_next::codec::Id;
 
 use super::{Phase, Reader};
 use crate::video::codec::{LossDetection, Resume, holds_picture, loss_detection};
-use crate::video::listen::{self, MISSING_REFERENCE};
+use crate::video::libav_log::{self, MISSING_REFERENCE};
 use crate::video::position::PacketState;
 use crate::video::source::is_out_of_memory;
 use crate::video::{Error, ffi};
@@ -32,9 +32,9 @@ impl Reader {
         if self.source.is_broadcast() {
             return self.feed_from_broadcast(packet);
         }
-        let errors = listen::demuxer_errors(&self.source.input).map_or(0, |(count, _)| count);
+        let errors = libav_log::demuxer_errors(&self.source.input).map_or(0, |(count, _)| count);
         let has_new_errors = std::mem::replace(&mut self.demuxer_errors, errors) < errors;
-        if has_new_errors || listen::take_packet_loss(&self.source.input) {
+        if has_new_errors || libav_log::take_packet_loss(&self.source.input) {
             self.positions.check_intervals();
         }
         if packet.is_corrupt() {
@@ -93,7 +93,7 @@ impl Reader {
             }
             self.positions.check_intervals();
         }
-        if packet.is_corrupt() && listen::take_packet_loss(&self.source.input) {
+        if packet.is_corrupt() && libav_log::take_packet_loss(&self.source.input) {
             self.loss_suspected = true;
             if detection == LossDetection::Nothing {
                 return self.drop_as_lost(&packet);

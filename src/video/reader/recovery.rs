@@ -8,8 +8,8 @@ use ffmpeg_next::codec::Id;
 
 use super::{Phase, Reader};
 use crate::video::codec::{Resume, conceals};
+use crate::video::second_decoder::SecondDecoder;
 use crate::video::source::{is_out_of_memory, out_of_memory};
-use crate::video::witness::SecondDecoder;
 use crate::video::{Error, Fault, FaultClass};
 
 /// Number of consecutive failed reads that count as the end of the file. In a truncated MP4, every

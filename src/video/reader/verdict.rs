@@ -1,9 +1,9 @@
 //! Determines the fault of a file after it was read. Start at [`Reader::finish`].
 
 use super::{Phase, Reader};
+use crate::video::file_kind::FileKind;
 use crate::video::outcome::UNPLACED;
-use crate::video::recognise::FileKind;
-use crate::video::{Fault, FaultClass, Outcome, listen};
+use crate::video::{Fault, FaultClass, Outcome, libav_log};
 
 impl Reader {
     /// Returns the summary, with the fault of the file.
@@ -77,14 +77,14 @@ impl Reader {
     pub(super) fn is_cut(&self) -> bool {
         self.last_packet_is_corrupt
             || self.read_failures > 1
-            || listen::demuxer_errors(&self.source.input).is_some()
+            || libav_log::demuxer_errors(&self.source.input).is_some()
     }
 
     /// Returns a fault if packets or pictures are damaged or missing.
     fn damage(&self) -> Option<Fault> {
         let Outcome { packets, errors, skipped_packets, holes, unplaced_secs, .. } = self.outcome;
         let first = self.first_error.as_deref().unwrap_or("none");
-        let mut reason = match (errors, listen::demuxer_errors(&self.source.input)) {
+        let mut reason = match (errors, libav_log::demuxer_errors(&self.source.input)) {
             (0, None) if holes == 0 && unplaced_secs.is_none() => return None,
             (0, None) => format!("pictures are missing in {holes} places"),
             (0, Some((count, first))) => format!(

@@ -11,13 +11,13 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Identified, Now, Origin};
+use super::{DeferredVideos, Identified, Origin};
 use crate::dataset::{
-    self, About, Access, EntryClass, HashMap, ListedVideo, Member, Receipt, Refused, Unread,
-    VideoRecord, address, local_path, members, open_source, version_of,
+    self, Access, EntryClass, EntryError, EntryFault, HashMap, ListMetadata, ListedVideo, Member,
+    Receipt, VideoRecord, address, local_path, members, open_source, size_and_version,
 };
 use crate::stages::decode::{Archived, DecodeConfig, Identity, VideoSource};
-use crate::stages::plan::LeftOut;
+use crate::stages::plan::DeferredVideo;
 
 /// Extensions of archives other than plain tar.
 const OTHER_ARCHIVES: [&str; 17] = [
@@ -50,11 +50,11 @@ pub(super) struct Candidate {
     /// The inode of the archive that holds it.
     inode: Option<u64>,
     /// Why it cannot be read, if that is known already.
-    unread: Option<Unread>,
+    unread: Option<EntryError>,
 }
 
 /// A value, or why it cannot be read. An error means that an object store fails for now.
-type Read<T> = dataset::Result<Result<T, Unread>>;
+type Read<T> = dataset::Result<Result<T, EntryError>>;
 
 /// Returns the videos of a listed entry: the entry itself, or the members of an archive.
 ///
@@ -65,7 +65,7 @@ pub(super) fn candidates(
     known: &KnownVideos,
 ) -> dataset::Result<Vec<Candidate>> {
     let ListedVideo { uri, known: listed_version, unread, .. } = listed;
-    let alone = |unread: Option<Unread>| {
+    let alone = |unread: Option<EntryError>| {
         Ok(vec![Candidate {
             uri: uri.clone(),
             known: listed_version.clone(),
@@ -78,9 +78,9 @@ pub(super) fn candidates(
         let name = uri.to_ascii_lowercase();
         let ending = OTHER_ARCHIVES.iter().find(|ending| name.ends_with(**ending));
         let packed = ending.map(|ending| {
-            Refused::new(EntryClass::CompressedArchive, format!("it is an archive (`{ending}`)"))
+            EntryFault::new(EntryClass::CompressedArchive, format!("it is an archive (`{ending}`)"))
         });
-        return alone(unread.clone().or(packed.map(Unread::Refused)));
+        return alone(unread.clone().or(packed.map(EntryError::Refused)));
     }
     let version = match known.look(uri)? {
         Ok(version) => version,
@@ -97,7 +97,7 @@ pub(super) fn candidates(
                 known: Some((member.bytes, version.modified.clone())),
                 archived: Some(Archived { path: uri.clone(), at: member.at }),
                 inode: version.inode,
-                unread: member.refused.map(Unread::Refused),
+                unread: member.refused.map(EntryError::Refused),
             };
             Ok(members.into_iter().map(candidate).collect())
         }
@@ -125,7 +125,7 @@ pub(super) struct KnownVideos<'a> {
     by_name: HashMap<(&'a str, u64, &'a str, Option<u64>), &'a VideoRecord>,
     /// The same records by inode, size, version and offset. One file may have had several names.
     by_inode: HashMap<(u64, u64, &'a str, Option<u64>), &'a VideoRecord>,
-    now: &'a Now,
+    now: &'a DeferredVideos,
     by: Identity,
     access: &'a Access,
 }
@@ -134,7 +134,7 @@ impl<'a> KnownVideos<'a> {
     /// Indexes the videos of receipts. Earlier receipts are newer and win.
     pub(super) fn new(
         receipts: &'a [Arc<Receipt>],
-        now: &'a Now,
+        now: &'a DeferredVideos,
         config: &DecodeConfig,
         access: &'a Access,
     ) -> Self {
@@ -191,11 +191,11 @@ impl<'a> KnownVideos<'a> {
     pub(super) fn identity(
         &self,
         found: Candidate,
-        about: &'a About,
-    ) -> dataset::Result<Result<Identified<'a>, LeftOut>> {
+        about: &'a ListMetadata,
+    ) -> dataset::Result<Result<Identified<'a>, DeferredVideo>> {
         let uri = found.uri.clone();
         let unread = match (self.now.left_out.get(&uri), found.unread.clone()) {
-            (Some(reason), _) => Unread::Passing(reason.clone()),
+            (Some(reason), _) => EntryError::Passing(reason.clone()),
             (None, Some(unread)) => unread,
             (None, None) => match self.video(found, about)? {
                 Ok(video) => return Ok(Ok(video)),
@@ -203,12 +203,12 @@ impl<'a> KnownVideos<'a> {
             },
         };
         Ok(match unread {
-            Unread::Passing(reason) => Err(LeftOut { video: uri, reason }),
-            Unread::Refused(refused) => Ok(refuse(uri, &refused, about)),
+            EntryError::Passing(reason) => Err(DeferredVideo { video: uri, reason }),
+            EntryError::Refused(refused) => Ok(refuse(uri, &refused, about)),
         })
     }
 
-    fn video(&self, found: Candidate, about: &'a About) -> Read<Identified<'a>> {
+    fn video(&self, found: Candidate, about: &'a ListMetadata) -> Read<Identified<'a>> {
         let Candidate { uri, known: listed_version, archived, inode, .. } = found;
         // Sizes of local files in lists are not trusted.
         let listed_version =
@@ -273,7 +273,7 @@ impl<'a> KnownVideos<'a> {
     /// Returns the version of a file. A recently changed local file is left for the next run.
     fn look(&self, uri: &str) -> Read<Version> {
         if address(uri).is_some() {
-            let version = readable(uri, version_of(uri, self.access))?;
+            let version = readable(uri, size_and_version(uri, self.access))?;
             return Ok(version.map(|(bytes, modified)| Version { bytes, modified, inode: None }));
         }
         // Checked before opening, since opening a pipe without a writer blocks forever.
@@ -282,8 +282,8 @@ impl<'a> KnownVideos<'a> {
             Err(unread) => return Ok(Err(unread)),
         };
         if !metadata.is_file() {
-            let seen = format!("is {}, expected a file", sort_of(&metadata));
-            return Ok(Err(Unread::Refused(Refused::new(EntryClass::NotAFile, seen))));
+            let seen = format!("is {}, expected a file", table_name(&metadata));
+            return Ok(Err(EntryError::Refused(EntryFault::new(EntryClass::NotAFile, seen))));
         }
         let age = metadata
             .modified()
@@ -296,9 +296,9 @@ impl<'a> KnownVideos<'a> {
                 age.as_secs_f64(),
                 self.now.min_age.as_secs_f64()
             );
-            return Ok(Err(Unread::Passing(reason)));
+            return Ok(Err(EntryError::Passing(reason)));
         }
-        let version = readable(uri, version_of(uri, self.access))?;
+        let version = readable(uri, size_and_version(uri, self.access))?;
         Ok(version.map(|(bytes, modified)| Version {
             bytes,
             modified,
@@ -319,13 +319,15 @@ impl<'a> KnownVideos<'a> {
             .and_then(|content| read_digest(content, *bytes));
         Ok(readable(uri, content)?.and_then(|digest| {
             let seen = "it is a Git LFS pointer, not the video";
-            digest.ok_or_else(|| Unread::Refused(Refused::new(EntryClass::GitLfsPointer, seen)))
+            digest.ok_or_else(|| {
+                EntryError::Refused(EntryFault::new(EntryClass::GitLfsPointer, seen))
+            })
         }))
     }
 }
 
 /// Returns an unreadable video with a reject.
-fn refuse<'a>(uri: String, refused: &Refused, about: &'a About) -> Identified<'a> {
+fn refuse<'a>(uri: String, refused: &EntryFault, about: &'a ListMetadata) -> Identified<'a> {
     let class = refused.class.as_str();
     // The content is unknown, so the name stands for it.
     let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
@@ -358,10 +360,10 @@ fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
     {
         Err(error) if address(uri).is_some() && error.is_transient() => Err(error),
         Err(dataset::Error::Io { cause, .. }) if may_pass(&cause) => {
-            Ok(Err(Unread::Passing(cause.to_string())))
+            Ok(Err(EntryError::Passing(cause.to_string())))
         }
         Err(dataset::Error::Io { cause, .. }) => {
-            Ok(Err(Unread::Refused(Refused::new(EntryClass::Unreadable, cause))))
+            Ok(Err(EntryError::Refused(EntryFault::new(EntryClass::Unreadable, cause))))
         }
         answer => Ok(Ok(answer?)),
     }
@@ -394,6 +396,6 @@ pub fn may_pass(cause: &io::Error) -> bool {
         )
 }
 
-fn sort_of(metadata: &Metadata) -> &'static str {
+fn table_name(metadata: &Metadata) -> &'static str {
     if metadata.is_dir() { "a folder" } else { "a pipe or device" }
 }

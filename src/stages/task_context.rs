@@ -10,7 +10,7 @@ use crate::train::{Checkpoints, FinalState, Progress, Selection, Stop, TrainingL
 
 /// The output of a finished task. It becomes the receipt.
 #[derive(Clone, Debug, Default)]
-pub struct Done {
+pub struct TaskOutput {
     /// The files the task wrote.
     pub files: Vec<FileInfo>,
     /// The videos the files come from.
@@ -22,7 +22,7 @@ pub struct Done {
 }
 
 /// The context of one attempt at a task: its folders, and the resources of this process.
-pub struct Workplace<'a> {
+pub struct TaskContext<'a> {
     /// The workspace.
     pub store: &'a Store,
     /// The folder of this attempt, relative to the workspace. No other attempt writes to it.
@@ -34,7 +34,7 @@ pub struct Workplace<'a> {
     /// Folders to search for games.
     pub games: &'a [std::path::PathBuf],
     /// Decoder processes. If `None`, videos are decoded in this process.
-    pub decoders: Option<&'a super::decode::child::Decoders>,
+    pub decoders: Option<&'a super::decode::decoder_process::Decoders>,
     /// The number of cores for this task: the run's threads divided by its concurrent tasks, at
     /// least 1.
     pub cores_free: usize,
@@ -44,9 +44,9 @@ pub struct Workplace<'a> {
     pub stop: &'a Stop,
 }
 
-impl Workplace<'_> {
+impl TaskContext<'_> {
     /// Returns an error once the process was asked to stop. For loops that abandon their work.
-    pub fn go_on(&self) -> Result<(), Error> {
+    pub fn check_stop(&self) -> Result<(), Error> {
         self.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))
     }
 

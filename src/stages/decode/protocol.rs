@@ -23,7 +23,7 @@ pub struct Request {
 }
 
 /// A receiver of frames and their pixels, `[height, width, 3]`.
-pub type Take<'a> = dyn FnMut(Frame, &[u8]) -> Result<(), Error> + 'a;
+pub type FrameSink<'a> = dyn FnMut(Frame, &[u8]) -> Result<(), Error> + 'a;
 
 /// One message from a decoder.
 #[derive(Debug, PartialEq)]

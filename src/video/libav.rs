@@ -26,6 +26,6 @@ pub(super) fn silence_libav() {
     ONCE.call_once(|| {
         // Registers the texts of libav's error codes. Nothing else needs initialising.
         let _ = ffmpeg_next::init();
-        super::listen::capture_libav_log();
+        super::libav_log::capture_libav_log();
     });
 }

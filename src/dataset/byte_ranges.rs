@@ -1,5 +1,5 @@
 //! Reads byte ranges of a file: in place from a local one, with range requests from an object
-//! store. Start at [`Parts::read`].
+//! store. Start at [`ByteRanges::read`].
 //!
 //! Reading the small columns of a shard in a bucket this way transfers a few kilobytes. A copy of
 //! the file would transfer the pixels too.
@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::{Error, Result};
-use super::place::Stored;
+use super::paths::StoredFile;
 use super::remote::Remote;
 
 /// A file to read byte ranges of.
-pub(super) enum Parts {
+pub(super) enum ByteRanges {
     /// A memory-mapped file.
     Mapped {
         /// The path for messages.
@@ -23,10 +23,10 @@ pub(super) enum Parts {
         bytes: Bytes,
     },
     /// A file of an object store.
-    Remote(Arc<Remote>, Stored),
+    Remote(Arc<Remote>, StoredFile),
 }
 
-impl Parts {
+impl ByteRanges {
     /// Returns the file's size.
     pub(super) fn len(&self) -> u64 {
         match self {

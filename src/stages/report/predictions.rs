@@ -1,13 +1,13 @@
 //! The world model: predicted frames beside real ones, and the effects of the most common codes.
 
 use super::codes::{Survey, Tuple, text};
+use super::frame_images::image;
 use super::numbers::{Numbers, name, table};
 use super::page::{Section, escape, figure, halves};
-use super::pictures::image;
 use super::{Inputs, Source};
 use crate::dataset::{Column, FileInfo, Shards, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
-use crate::models::{Labeller, Predictor, Want};
+use crate::models::{LabelOutputs, Labeller, Predictor};
 use crate::stages::Error;
 use crate::stages::world_model::WorldModel;
 use crate::train::batch;
@@ -26,7 +26,7 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
     };
     let Some(model) = dynamics.paths(".safetensors").pop() else { return Ok(None) };
     let WorldModel { labeller, predictor, shards } =
-        WorldModel::open(inputs.place, &model, frames.paths(".arrow"))?;
+        WorldModel::open(inputs.ctx, &model, frames.paths(".arrow"))?;
     let chosen = Chosen::from(
         &shards,
         held_out(&shards, labeller.as_ref(), dynamics),
@@ -85,7 +85,7 @@ impl Chosen {
         let labelled = if starts.is_empty() {
             Default::default()
         } else {
-            labeller.label(&all, &starts, Want { codes: true, fdm_error: false })?
+            labeller.label(&all, &starts, LabelOutputs { codes: true, fdm_error: false })?
         };
         let most = |group: &[usize]| {
             group.iter().copied().max_by(|a, b| labelled.motion[*a].total_cmp(&labelled.motion[*b]))
@@ -180,7 +180,7 @@ impl World<'_> {
             ("fdm_error", Column::F64(fdm_errors)),
             ("copy_error", Column::F64(copy_errors)),
         ];
-        let place = self.inputs.place;
+        let place = self.inputs.ctx;
         let file = write_table(place.store, &format!("{}/pairs.parquet", place.folder), &columns)?;
         let numbers = Numbers::new(format!("SELECT * FROM {}", self.table()), columns);
         let caption = "o[t], the real o[t+1], and the o[t+1] predicted by the FDM from earlier frames and \

@@ -4,10 +4,10 @@
 //! shard is written again if its videos were renamed or partly removed. Copying reads and writes
 //! pixels, which is much cheaper than decoding.
 
-use super::work::Out;
+use super::decode_task::Out;
 use super::{Decoded, VideoSource};
 use crate::dataset::{Reject, Shard, Table, VideoRecord, read_table};
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 
 /// The counts of a task's copied videos, and the partition they are copied from.
 #[derive(Default)]
@@ -33,17 +33,17 @@ impl Copied {
         decoded: &Decoded,
         video: &VideoSource,
         number: usize,
-        place: &Workplace,
+        ctx: &TaskContext,
         out: &mut Out,
     ) -> Result<(VideoRecord, Option<Reject>), Error> {
-        place.go_on()?;
+        ctx.check_stop()?;
         // Consecutive videos often come from one partition, which is opened once.
         let from = match self.from.take().filter(|from| from.path == decoded.shard.path) {
             Some(from) => from,
             None => Partition {
                 path: decoded.shard.path.clone(),
-                shard: Shard::open_file(place.store, &decoded.shard)?,
-                quality: read_table(place.store, &decoded.quality.path)?,
+                shard: Shard::open_file(ctx.store, &decoded.shard)?,
+                quality: read_table(ctx.store, &decoded.quality.path)?,
             },
         };
         let shard = &from.shard;

@@ -1,5 +1,5 @@
 //! A scheduler for tests: several users of one store take turns at every call, in a random but
-//! seeded order, and some are killed. Start at [`Turns::store`].
+//! seeded order, and some are killed. Start at [`StepScheduler::store`].
 //!
 //! Each user gets the same store, with every call waiting for the user's turn. A user stands still
 //! between its turns while the others proceed, so that every order of calls can happen.
@@ -26,7 +26,7 @@ pub(super) enum Step<'a> {
 
 /// The scheduler of all users.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct StepScheduler {
     store: Store,
     state: Mutex<State>,
     changed: Condvar,
@@ -54,14 +54,14 @@ struct User {
 /// One user's access to the scheduler.
 #[derive(Debug, Clone)]
 pub(super) struct Turn {
-    turns: Arc<Turns>,
+    turns: Arc<StepScheduler>,
     user: usize,
 }
 
 /// After this time without any step, the turn passes on: its user waits for another one.
 const STALLED: Duration = Duration::from_millis(100);
 
-impl Turns {
+impl StepScheduler {
     pub(crate) fn new(store: &Store, seed: u64) -> Arc<Self> {
         let state = State {
             random: ChaCha8Rng::seed_from_u64(seed),

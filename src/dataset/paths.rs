@@ -25,7 +25,7 @@ pub enum Created {
 
 /// A file of a store, without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredFile {
     /// The path, relative to the store.
     pub path: String,
     /// The size in bytes.
@@ -36,7 +36,7 @@ pub struct Stored {
     pub etag: Option<String>,
 }
 
-impl Stored {
+impl StoredFile {
     /// Returns whether this is the temporary file of an interrupted create.
     pub(super) fn is_staged(&self) -> bool {
         is_staged(&self.path)

@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Handout, PER_FILE, edited, jobs_file, parse};
+use super::{PER_FILE, PartitionedPlan, edited, jobs_file, parse};
 use crate::dataset::{HashMap, Store, find_receipts, is_key, is_name};
-use crate::executor::{Job, JobResult, Means, local};
+use crate::executor::{Job, JobResult, Resources, local};
 use crate::pipeline::Error;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::Watch;
+use crate::pipeline::run::Reporter;
 use crate::pipeline::session::TaskFailure;
 use crate::stages::plan::key::{Fields, key};
 
 /// The result of a partition.
 #[derive(Debug)]
-pub struct Worked {
+pub struct PartitionResult {
     /// The partition's number.
     pub partition: usize,
     /// Whether it was already done, or the failure.
@@ -28,13 +28,13 @@ pub struct Worked {
 /// Fails if a partition does not exist, or if this version of lapo would run it differently than
 /// planned.
 pub fn work(
-    handout: &Handout,
+    handout: &PartitionedPlan,
     out: &Store,
     partitions: &[usize],
     store: &Store,
-    means: &Means,
-    watch: &dyn Watch,
-) -> Result<Vec<Worked>, Error> {
+    means: &Resources,
+    watch: &dyn Reporter,
+) -> Result<Vec<PartitionResult>, Error> {
     let mut stages: BTreeMap<usize, Vec<(usize, Job)>> = BTreeMap::new();
     for (partition, job) in jobs(handout, out, partitions)? {
         let index = handout.stages.iter().position(|share| share.stage == job.stage);
@@ -58,7 +58,7 @@ pub fn work(
         for ((partition, job), filed) in jobs.into_iter().zip(filed) {
             match filed {
                 // Finished by an earlier attempt.
-                Some(_) => worked.push(Worked { partition, result: Ok(true) }),
+                Some(_) => worked.push(PartitionResult { partition, result: Ok(true) }),
                 None => open.push(job),
             }
         }
@@ -77,7 +77,7 @@ pub fn work(
         for JobResult { key, result } in ended {
             let result =
                 result.map(|_| false).map_err(|error| TaskFailure::new(&share.stage, &key, &error));
-            worked.push(Worked { partition: numbers[key.as_str()], result });
+            worked.push(PartitionResult { partition: numbers[key.as_str()], result });
         }
     }
     worked.sort_by_key(|worked| worked.partition);
@@ -86,7 +86,7 @@ pub fn work(
 
 /// Reads and checks the jobs of partitions.
 pub(super) fn jobs(
-    handout: &Handout,
+    handout: &PartitionedPlan,
     out: &Store,
     partitions: &[usize],
 ) -> Result<Vec<(usize, Job)>, Error> {

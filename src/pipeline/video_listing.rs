@@ -7,8 +7,8 @@ use std::io;
 use super::pattern::PathPattern;
 use super::tree::walk;
 use crate::dataset::{
-    self, Access, EntryClass, Error, Listed, ListedVideo, Refused, Stored, Unread, address,
-    list_objects, path_text, version_of,
+    self, Access, EntryClass, EntryError, EntryFault, Error, ListedObject, ListedVideo, StoredFile,
+    address, list_objects, path_text, size_and_version,
 };
 use crate::stages::may_pass;
 
@@ -17,7 +17,7 @@ use crate::stages::may_pass;
 /// # Errors
 /// Fails if nothing can be listed, for example because the pattern is malformed or the bucket does
 /// not exist. A single unreadable entry is not an error.
-pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, Unmatched> {
+pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, ListingError> {
     let found = match address(pattern) {
         Some((bucket, keys)) => objects(bucket, keys, access)?,
         None => files(&PathPattern::new(pattern))?,
@@ -25,7 +25,7 @@ pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, Unma
     // An unlistable folder is not a video. If nothing else was found, it is the error.
     match found.iter().find_map(unlistable) {
         Some(reason) if found.iter().all(|video| unlistable(video).is_some()) => {
-            Err(Unmatched(reason.to_owned(), None))
+            Err(ListingError(reason.to_owned(), None))
         }
         _ => Ok(found),
     }
@@ -33,18 +33,18 @@ pub fn matching(pattern: &str, access: &Access) -> Result<Vec<ListedVideo>, Unma
 
 /// The reason why nothing can be listed, and advice if there is any.
 #[derive(Debug)]
-pub struct Unmatched(pub String, pub Option<String>);
+pub struct ListingError(pub String, pub Option<String>);
 
-impl From<dataset::Error> for Unmatched {
+impl From<dataset::Error> for ListingError {
     fn from(error: dataset::Error) -> Self {
-        Unmatched(error.to_string(), error.hint())
+        ListingError(error.to_string(), error.hint())
     }
 }
 
 /// Returns the reason if the entry is a folder without permission to list it.
 fn unlistable(video: &ListedVideo) -> Option<&str> {
     match &video.unread {
-        Some(Unread::Refused(Refused { class: EntryClass::UnreadableFolder, reason })) => {
+        Some(EntryError::Refused(EntryFault { class: EntryClass::UnreadableFolder, reason })) => {
             Some(reason)
         }
         _ => None,
@@ -52,11 +52,11 @@ fn unlistable(video: &ListedVideo) -> Option<&str> {
 }
 
 /// Returns the matching files of this machine.
-fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, Unmatched> {
+fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, ListingError> {
     let walked = walk(pattern);
     // A malformed pattern is fine if a file has that literal name.
     if let Some(fault) = pattern.fault.as_ref().filter(|_| walked.files.is_empty()) {
-        return Err(Unmatched(fault.clone(), None));
+        return Err(ListingError(fault.clone(), None));
     }
     let unlisted = walked.unlisted.into_iter().map(|(folder, cause)| {
         let name = if folder.as_os_str().is_empty() {
@@ -70,22 +70,22 @@ fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, Unmatched> {
 }
 
 /// Returns the state of an unlistable folder: refused, or unreadable for now.
-fn not_listed(folder: &str, cause: &io::Error) -> Unread {
+fn not_listed(folder: &str, cause: &io::Error) -> EntryError {
     let seen = format!("cannot list {folder}: {cause}");
     if may_pass(cause) {
-        Unread::Passing(seen)
+        EntryError::Passing(seen)
     } else {
-        Unread::Refused(Refused::new(EntryClass::UnreadableFolder, seen))
+        EntryError::Refused(EntryFault::new(EntryClass::UnreadableFolder, seen))
     }
 }
 
 /// Returns the matching objects of a bucket.
-fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>, Unmatched> {
+fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>, ListingError> {
     let uri = |key: &str| format!("{bucket}/{key}");
     // A key without `*` and `?` may exist literally, so it is looked up directly first.
     let mut found = Vec::new();
     if !keys.contains(['*', '?']) {
-        match version_of(&uri(keys), access) {
+        match size_and_version(&uri(keys), access) {
             Ok(known) => {
                 found.push(ListedVideo { known: Some(known), ..ListedVideo::new(uri(keys)) })
             }
@@ -100,11 +100,11 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
     }
     let pattern = PathPattern::new(keys);
     if let Some(fault) = pattern.fault.as_ref().filter(|_| found.is_empty()) {
-        return Err(Unmatched(fault.clone(), None));
+        return Err(ListingError(fault.clone(), None));
     }
     for listed in list_objects(bucket, &pattern.folder(), access)? {
         match listed {
-            Listed::Object(object)
+            ListedObject::Object(object)
                 if pattern.matches(&object.path) && !is_folder_marker(bucket, &object, access) =>
             {
                 found.push(ListedVideo {
@@ -113,10 +113,10 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
                 });
             }
             // Keys with empty or dot segments cannot be read through the object store client.
-            Listed::Odd { key, reason } if pattern.matches(&key) => {
-                let refused = Refused::new(EntryClass::OddKey, reason);
+            ListedObject::Odd { key, reason } if pattern.matches(&key) => {
+                let refused = EntryFault::new(EntryClass::OddKey, reason);
                 found.push(ListedVideo {
-                    unread: Some(Unread::Refused(refused)),
+                    unread: Some(EntryError::Refused(refused)),
                     ..ListedVideo::new(uri(&key))
                 });
             }
@@ -128,8 +128,8 @@ fn objects(bucket: &str, keys: &str, access: &Access) -> Result<Vec<ListedVideo>
 
 /// Returns whether an object is a web console's empty marker of a folder. Its key ends in a slash,
 /// but listings omit the slash, so finding out takes one request.
-fn is_folder_marker(bucket: &str, object: &Stored, access: &Access) -> bool {
+fn is_folder_marker(bucket: &str, object: &StoredFile, access: &Access) -> bool {
     let missing = |cause: io::Error| cause.kind() == io::ErrorKind::NotFound;
     object.bytes == 0
-        && version_of(&format!("{bucket}/{}", object.path), access).is_err_and(missing)
+        && size_and_version(&format!("{bucket}/{}", object.path), access).is_err_and(missing)
 }

@@ -5,9 +5,9 @@ use serde::Serialize;
 use super::Episode;
 use super::rollouts::Rollouts;
 use crate::dataset::{Column, FileInfo, write_table};
-use crate::envs::{End, Game, Returns};
+use crate::envs::{End, Game, PublishedReturns};
 use crate::stages::player::GamePlayer;
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 use crate::train::probe::Probe;
 
 /// Every episode of every player, column by column.
@@ -49,7 +49,7 @@ impl EpisodeTable {
     }
 
     /// Writes a row for every episode. Writes no file if there are none.
-    pub(super) fn write(&self, place: &Workplace) -> Result<Vec<FileInfo>, Error> {
+    pub(super) fn write(&self, ctx: &TaskContext) -> Result<Vec<FileInfo>, Error> {
         if self.player.is_empty() {
             return Ok(vec![]);
         }
@@ -75,7 +75,7 @@ impl EpisodeTable {
             ("length", Column::U64(self.length.clone())),
             ("end", Column::Text(ends.collect())),
         ];
-        Ok(vec![write_table(place.store, &format!("{}/episodes.parquet", place.folder), &columns)?])
+        Ok(vec![write_table(ctx.store, &format!("{}/episodes.parquet", ctx.folder), &columns)?])
     }
 
     /// Returns the mean returns of each player.
@@ -119,7 +119,7 @@ impl PlayerReturns {
         player: &str,
         transitions: Option<u64>,
         returns: &[f64],
-        published: Returns,
+        published: PublishedReturns,
     ) -> PlayerReturns {
         let count = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / count;
@@ -146,8 +146,10 @@ struct Published {
     offline_8192: f64,
 }
 
-impl From<Returns> for Published {
-    fn from(Returns { random, expert, offline: [few, many], .. }: Returns) -> Self {
+impl From<PublishedReturns> for Published {
+    fn from(
+        PublishedReturns { random, expert, offline: [few, many], .. }: PublishedReturns,
+    ) -> Self {
         Published { random, expert, offline_256: few, offline_8192: many }
     }
 }
@@ -198,7 +200,7 @@ impl Evaluation {
     }
 
     /// Writes the probe's row. Writes no file if there was no probe.
-    pub(super) fn write(&self, place: &Workplace) -> Result<Vec<FileInfo>, Error> {
+    pub(super) fn write(&self, ctx: &TaskContext) -> Result<Vec<FileInfo>, Error> {
         let Some(probe) = &self.probe else { return Ok(vec![]) };
         let number = |value: Option<f64>| Column::F64(vec![value]);
         let columns = [
@@ -209,7 +211,7 @@ impl Evaluation {
             ("mutual_information", number(probe.mutual_information)),
             ("action_entropy", number(probe.action_entropy)),
         ];
-        Ok(vec![write_table(place.store, &format!("{}/probe.parquet", place.folder), &columns)?])
+        Ok(vec![write_table(ctx.store, &format!("{}/probe.parquet", ctx.folder), &columns)?])
     }
 }
 

@@ -33,7 +33,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
 /// Draws decoding accuracy by the number of transitions that decoders were trained on.
 fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
     let Some(path) = source.paths("curve.parquet").pop() else { return Ok(None) };
-    let curve = read_table(inputs.place.store, &path)?;
+    let curve = read_table(inputs.ctx.store, &path)?;
     let (Some(transitions), Some(accuracy), Some(r2)) =
         (curve.numbers("transitions"), curve.numbers("accuracy"), curve.numbers("r2"))
     else {
@@ -96,7 +96,7 @@ fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         ("mlp", "hidden layers", BLUE),
     ];
     let Some(path) = source.paths("probe.parquet").pop() else { return Ok(None) };
-    let probe = read_table(inputs.place.store, &path)?;
+    let probe = read_table(inputs.ctx.store, &path)?;
     let value =
         |name: &str| probe.numbers(name).and_then(|values| values.first().copied().flatten());
     // Only discrete actions have an entropy.
@@ -140,7 +140,7 @@ fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         ("fdm_error", "the FDM"),
     ];
     let Some(path) = source.paths("rollouts.parquet").pop() else { return Ok(None) };
-    let rollouts = read_table(inputs.place.store, &path)?;
+    let rollouts = read_table(inputs.ctx.store, &path)?;
     let column = |name: &str| rollouts.numbers(name).unwrap_or_default();
     let ahead = column("frames_ahead");
     let points = |name: &str| {
@@ -221,7 +221,7 @@ fn returns(
     evaluation: &serde_json::Value,
 ) -> Result<Option<String>, Error> {
     let Some(path) = source.paths("episodes.parquet").pop() else { return Ok(None) };
-    let players = players(&read_table(inputs.place.store, &path)?);
+    let players = players(&read_table(inputs.ctx.store, &path)?);
     let axes = Axes::new(
         "player: random, the policy by its decoder's transitions, an agent, the expert",
         "mean return",

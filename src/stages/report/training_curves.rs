@@ -31,7 +31,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     {
         let Some(source) = inputs.of(field) else { continue };
         let Some(path) = source.paths("metrics.parquet").pop() else { continue };
-        let metrics = read_table(inputs.place.store, &path)?;
+        let metrics = read_table(inputs.ctx.store, &path)?;
         let figures = charts
             .iter()
             .map(|chart| curve(source, &metrics, chart))

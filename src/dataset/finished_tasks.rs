@@ -13,7 +13,7 @@ use super::disk;
 use super::error::Result;
 use super::hashing::{HashMap, HashSet};
 use super::manifest::{Manifest, at, manifest_path, versions};
-use super::place::is_key;
+use super::paths::is_key;
 use super::receipt::{Receipt, find_receipts, receipt_path};
 use super::store::Store;
 
@@ -23,12 +23,12 @@ pub struct Finished {
     /// Receipts: the newest version's in its order, then all others.
     pub receipts: Vec<Arc<Receipt>>,
     /// Tasks with a receipt, but with a missing or resized file.
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<DamagedTask>,
 }
 
 /// A task with a damaged file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Damaged {
+pub struct DamagedTask {
     /// The task's receipt.
     pub receipt: Arc<Receipt>,
     /// The damaged file, relative to the workspace.
@@ -68,7 +68,9 @@ pub fn finished(store: &Store, stage: &str, newest: Option<&Manifest>) -> Result
     for (receipt, damage) in sizes.check(filed)? {
         match damage {
             None => done.receipts.push(receipt),
-            Some((path, found_bytes)) => done.damaged.push(Damaged { receipt, path, found_bytes }),
+            Some((path, found_bytes)) => {
+                done.damaged.push(DamagedTask { receipt, path, found_bytes })
+            }
         }
     }
     if let Some(newest) = newest.filter(|_| !keys.is_empty()) {
@@ -202,7 +204,7 @@ impl<'a> Sizes<'a> {
 
 /// Deletes the receipt of a damaged task, so the next run repeats the task. A receipt filed since
 /// by another attempt stays.
-pub fn take_back(store: &Store, stage: &str, damaged: &Damaged) -> Result<()> {
+pub fn delete_damaged_receipt(store: &Store, stage: &str, damaged: &DamagedTask) -> Result<()> {
     let key = damaged.receipt.key.clone();
     let filed = find_receipts(store, stage, std::slice::from_ref(&key))?.pop().flatten();
     if filed.is_some_and(|filed| filed.attempt == damaged.receipt.attempt) {
@@ -246,7 +248,7 @@ mod tests {
         // Another attempt makes the tasks again, without a commit.
         let newest = super::super::head(&store, "s").unwrap();
         for damaged in finished(&store, "s", newest.as_ref()).unwrap().damaged {
-            take_back(&store, "s", &damaged).unwrap();
+            delete_damaged_receipt(&store, "s", &damaged).unwrap();
         }
         assert_eq!(found(&store), (keys(&[2]), vec![]));
         for i in [0, 1, 3] {

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use bytes::Bytes;
 
 use super::error::{Error, Result};
-use super::place::{Created, FileInfo};
+use super::paths::{Created, FileInfo};
 use super::store::Store;
 
 /// Bytes of one read, and the number of concurrent reads.
@@ -91,7 +91,7 @@ mod tests {
     use std::io::Write;
     use std::sync::atomic::Ordering;
 
-    use super::super::faults::{faulty_store, metered_store, overwriting_store};
+    use super::super::faulty_store::{faulty_store, metered_store, overwriting_store};
     use super::*;
 
     const PATH: &str = "frames/data/k/a/shard.arrow";

@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::opener::opener;
-use super::wire::{self, Ending, Reply, Request, Take};
+use super::protocol::{self, Ending, FrameSink, Reply, Request};
 use crate::dataset::Access;
 use crate::stages::Error;
 use crate::video::{Fault, FaultClass, OpenVideo, VideoFile};
@@ -34,7 +34,7 @@ const NO_MEMORY: &str = "memory allocation of";
 
 /// The command that starts a decoder process. It must call [`serve`](super::serve::serve).
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub struct DecoderCommand {
     /// The program.
     pub program: PathBuf,
     /// The arguments.
@@ -43,14 +43,14 @@ pub struct Launch {
 
 /// A pool of decoder processes. Each decodes one video at a time.
 pub struct Decoders {
-    launch: Launch,
+    launch: DecoderCommand,
     idle: Mutex<Vec<Process>>,
 }
 
 impl Decoders {
     /// Creates an empty pool. Processes start on first use.
     #[must_use]
-    pub fn new(launch: Launch) -> Self {
+    pub fn new(launch: DecoderCommand) -> Self {
         Decoders { launch, idle: Mutex::default() }
     }
 
@@ -63,7 +63,7 @@ impl Decoders {
         &self,
         request: &Request,
         access: &Access,
-        take: &mut Take,
+        take: &mut FrameSink,
     ) -> Result<Option<Fault>, Error> {
         // Bound first, so that the lock is free while a process starts.
         let idle = self.idle().pop();
@@ -107,7 +107,7 @@ enum Failure {
 }
 
 impl Process {
-    fn start(launch: &Launch) -> Result<Self, IoError> {
+    fn start(launch: &DecoderCommand) -> Result<Self, IoError> {
         let mut command = Command::new(&launch.program);
         command
             // libav is exposed to untrusted bytes, so credentials must not be in its environment.
@@ -133,7 +133,7 @@ impl Process {
         &mut self,
         request: &Request,
         open: &OpenVideo,
-        take: &mut Take,
+        take: &mut FrameSink,
     ) -> Result<Ending, Failure> {
         let line = serde_json::to_string(request).map_err(|cause| Failure::Pipe(cause.into()))?;
         self.requests.write_all(format!("{line}\n").as_bytes()).map_err(Failure::Pipe)?;
@@ -141,16 +141,16 @@ impl Process {
         // Opened at the first question of the decoder.
         let mut file = None;
         loop {
-            match wire::read(&mut self.replies, &mut pixels).map_err(Failure::Pipe)? {
+            match protocol::read(&mut self.replies, &mut pixels).map_err(Failure::Pipe)? {
                 Reply::Frame(frame) => take(frame, &pixels).map_err(Failure::Receiver)?,
                 Reply::End(ending) => return Ok(ending),
                 Reply::Open => {
                     let size = open_anew(open, &mut file);
-                    wire::write_size(&mut self.requests, &size).map_err(Failure::Pipe)?;
+                    protocol::write_size(&mut self.requests, &size).map_err(Failure::Pipe)?;
                 }
                 Reply::Read { at, most } => {
                     let bytes = bytes_at(&mut file, at, most);
-                    wire::write_bytes(&mut self.requests, &bytes).map_err(Failure::Pipe)?;
+                    protocol::write_bytes(&mut self.requests, &bytes).map_err(Failure::Pipe)?;
                 }
             }
         }
@@ -238,7 +238,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let seen = folder.path().join("environment");
         let script = format!("env > {}; pwd >> {}; exit 1", seen.display(), seen.display());
-        let launch = Launch { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] };
+        let launch =
+            DecoderCommand { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] };
         let mut process = Process::start(&launch).unwrap();
         _ = process.child.wait();
         let seen = std::fs::read_to_string(seen).unwrap();

@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 /// The fault of an entry that is not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refused {
+pub struct EntryFault {
     /// The class of the fault.
     pub class: EntryClass,
     /// The observation, followed by the cure.
     pub reason: String,
 }
 
-impl Refused {
+impl EntryFault {
     /// Creates a fault. The reason is `seen`, followed by the cure of the class.
     #[must_use]
     pub fn new(class: EntryClass, seen: impl std::fmt::Display) -> Self {
         let cure = class.cure();
-        Refused {
+        EntryFault {
             class,
             reason: if cure.is_empty() { seen.to_string() } else { format!("{seen}; {cure}") },
         }

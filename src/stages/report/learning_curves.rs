@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::numbers::{Numbers, shown, table};
 use super::page::{Section, escape, figure, grid, legend, paragraph};
 use super::plots::{Axes, Line, lines};
-use super::training::measured;
+use super::training_curves::measured;
 use super::{Inputs, Source};
 use crate::dataset::{Column, Table, read_table};
-use crate::envs::{Game, Returns};
+use crate::envs::{Game, PublishedReturns};
 use crate::stages::Error;
 
 /// The number of points of a curve.
@@ -30,7 +30,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
     let mut below = CHARTS.map(|_| Vec::new());
     for source in &sources {
         let Some(path) = source.paths("metrics.parquet").pop() else { continue };
-        let metrics = read_table(inputs.place.store, &path)?;
+        let metrics = read_table(inputs.ctx.store, &path)?;
         let (rows, line) = returns(source, &metrics);
         numbers.push(rows);
         curves.push(line);
@@ -124,7 +124,7 @@ fn returns(source: &Source, metrics: &Table) -> (Numbers, Line) {
 
 /// Returns horizontal lines: the returns of random actions and the expert, and the published
 /// returns after four million steps.
-fn published(returns: Returns, last: f64) -> Vec<Line> {
+fn published(returns: PublishedReturns, last: f64) -> Vec<Line> {
     let level = |name: &str, value: f64| Line::new(name, vec![(0.0, value), (last, value)]);
     let [scratch, _, both] = returns.online;
     vec![
@@ -137,7 +137,7 @@ fn published(returns: Returns, last: f64) -> Vec<Line> {
 
 fn published_note(
     game: Game,
-    Returns { random, expert, online: [scratch, rl, both], .. }: Returns,
+    PublishedReturns { random, expert, online: [scratch, rl, both], .. }: PublishedReturns,
 ) -> String {
     let [random, expert, scratch, rl, both] = [random, expert, scratch, rl, both].map(shown);
     let sentence = format!(

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::work::jobs;
-use super::{Handout, Keys, StageShare, keys, status};
+use super::{Keys, PartitionedPlan, StageShare, keys, status};
 use crate::dataset::{
     self, Commit, Committed, HashMap, HashSet, Manifest, Receipt, Store, commit, find_receipts,
     head, pins,
 };
 use crate::pipeline::Error;
 use crate::pipeline::max_rejected::RejectLimit;
-use crate::pipeline::plan::{Planned, StagePlan, Tasks};
-use crate::pipeline::run::{StageSummary, Summary, Watch};
+use crate::pipeline::plan::{PlannedTask, StagePlan, Tasks};
+use crate::pipeline::run::{Reporter, StageSummary, Summary};
 use crate::pipeline::session::{TaskFailure, now, publish};
 
 /// Receipts by key.
@@ -33,11 +33,11 @@ pub enum Missing {
 /// Fails if partitions are unfinished and `missing` is [`Missing::Refuse`]. Also fails at the first
 /// stage with more rejected videos than `max_rejected` allows, which then gets no new version.
 pub fn commit_all(
-    handout: &Handout,
+    handout: &PartitionedPlan,
     out: &Store,
     store: &Store,
     missing: Missing,
-    watch: &dyn Watch,
+    watch: &dyn Reporter,
 ) -> Result<Summary, Error> {
     let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
     let status = status(handout, out, store)?;
@@ -92,7 +92,7 @@ fn listed(partitions: &[usize]) -> String {
 
 /// A stage of a plan, and the stores of the plan and of its results.
 struct PlannedStage<'a> {
-    handout: &'a Handout,
+    handout: &'a PartitionedPlan,
     share: &'a StageShare,
     out: &'a Store,
     store: &'a Store,
@@ -222,7 +222,7 @@ fn restored(
     );
     let mut tasks = Tasks::default();
     for receipt in order.iter().filter_map(|key| known.get(key)) {
-        tasks.push(Planned::Done(receipt.clone()));
+        tasks.push(PlannedTask::Done(receipt.clone()));
     }
     tasks.restore(&dropped, missing);
     let fresh = tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
@@ -242,7 +242,7 @@ impl StageShare {
         plan.videos_gone = self.videos_gone;
         plan.note.clone_from(&self.note);
         for receipt in made.values() {
-            plan.tasks.push(Planned::Done(receipt.clone()));
+            plan.tasks.push(PlannedTask::Done(receipt.clone()));
         }
         let summary = StageSummary::of(&plan, made).with(committed, &plan);
         Ok(StageSummary { reused: self.reused, ..summary })

@@ -1,16 +1,16 @@
 //! The work of [`decode`](super): decodes a task's videos into one shard. Compiled only with libav.
 
-use super::copy::Copied;
+use super::copied_frames::Copied;
 use super::episodes::{Episodes, Judged, Timed};
 use super::frames::decode;
 use super::opener::opener;
+use super::protocol::{FrameSink, Request};
 use super::quality::{DropReason, FrameStats, Quality};
-use super::wire::{Request, Take};
 use super::{DecodeTask, VideoSource};
 use crate::dataset::{
-    FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, version_of,
+    FrameSize, Reject, ShardLayout, ShardWriter, VideoName, VideoRecord, address, size_and_version,
 };
-use crate::stages::{Done, Error, Workplace};
+use crate::stages::{Error, TaskContext, TaskOutput};
 use crate::video::{DecodeOptions, Fault, FaultClass, Fit, Guard};
 
 /// The width and height of the pictures in which bars are detected.
@@ -19,7 +19,7 @@ const BARS_SIDE: u32 = 256;
 const MAX_BAR: f32 = 0.49;
 
 /// Decodes the task's videos in sequence into one shard.
-pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
+pub fn run(task: &DecodeTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let name =
         |video: &VideoSource| VideoName { uri: video.uri.clone(), digest: video.digest.clone() };
     let layout = ShardLayout {
@@ -27,20 +27,19 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
         compression: task.config.compression,
         videos: task.videos.iter().map(name).collect(),
     };
-    let shard =
-        ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
+    let shard = ShardWriter::create(ctx.store, &format!("{}/shard.arrow", ctx.folder), &layout)?;
     let mut out = Out { shard, quality: Quality::default() };
-    let mut done = Done::default();
+    let mut done = TaskOutput::default();
     let mut copied = Copied::default();
     let mut cuts = 0;
     let mut trimmed = 0;
     for (i, video) in task.videos.iter().enumerate() {
         out.shard.begin_video(i)?;
         if let Some(decoded) = &video.decoded {
-            let (record, reject) = copied.take(decoded, video, i, place, &mut out)?;
+            let (record, reject) = copied.take(decoded, video, i, ctx, &mut out)?;
             done.videos.push(record);
             done.rejects.extend(reject);
-            place.progress.advance(1);
+            ctx.progress.advance(1);
             continue;
         }
         let mut frames = Frames {
@@ -49,12 +48,12 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
             episodes: Episodes::new(&task.config),
             trimmed: false,
         };
-        let (record, reject) = decode_video(task, video, place, &mut frames)?;
+        let (record, reject) = decode_video(task, video, ctx, &mut frames)?;
         cuts += frames.episodes.cuts();
         trimmed += u64::from(frames.trimmed);
         done.videos.push(record);
         done.rejects.extend(reject);
-        place.progress.advance(1);
+        ctx.progress.advance(1);
     }
     let Out { shard, quality } = out;
     let frames: u64 = done.videos.iter().map(|video| video.frames).sum();
@@ -72,7 +71,7 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
     let uris = task.videos.iter().map(|video| video.uri.clone()).collect();
     done.files = vec![
         shard.finish()?,
-        quality.write(place.store, &format!("{}/quality.parquet", place.folder), uris)?,
+        quality.write(ctx.store, &format!("{}/quality.parquet", ctx.folder), uris)?,
     ];
     Ok(done)
 }
@@ -81,15 +80,15 @@ pub fn run(task: &DecodeTask, place: &Workplace) -> Result<Done, Error> {
 fn decode_video(
     task: &DecodeTask,
     video: &VideoSource,
-    place: &Workplace,
+    ctx: &TaskContext,
     frames: &mut Frames,
 ) -> Result<(VideoRecord, Option<Reject>), Error> {
     let mut fault = video.unusable.clone();
     if fault.is_none() {
-        fault = frames_into(task, video, place, frames)?;
+        fault = frames_into(task, video, ctx, frames)?;
         // An unreadable file cannot be checked for changes.
         if fault.as_ref().is_none_or(|(class, _)| class != FaultClass::Unreadable.as_str()) {
-            unchanged(video, place)?;
+            unchanged(video, ctx)?;
         }
     }
     let episodes = frames.episodes.count();
@@ -123,21 +122,21 @@ fn decode_video(
 fn frames_into(
     task: &DecodeTask,
     video: &VideoSource,
-    place: &Workplace,
+    ctx: &TaskContext,
     frames: &mut Frames,
 ) -> Result<Option<(String, String)>, Error> {
     let options = DecodeOptions {
         fps: task.config.fps,
         fit: task.config.fit,
-        codec_threads: place.cores_free.max(1),
+        codec_threads: ctx.cores_free.max(1),
         limits: task.config.limits,
         ..DecodeOptions::new(task.config.size, task.config.size)
     };
-    let trim = if task.config.trim_bars { bars_of(video, &options, place)? } else { [0.0; 4] };
+    let trim = if task.config.trim_bars { bars_of(video, &options, ctx)? } else { [0.0; 4] };
     frames.trimmed = trim != [0.0; 4];
     let request = Request { video: video.clone(), options: DecodeOptions { trim, ..options } };
-    let result = decoded(&request, place, &mut |frame, pixels| {
-        place.go_on()?;
+    let result = decoded(&request, ctx, &mut |frame, pixels| {
+        ctx.check_stop()?;
         let index = u32::try_from(frame.index).unwrap_or(u32::MAX);
         frames.push(
             Timed { pixels: pixels.to_vec(), time_secs: frame.time_secs, index },
@@ -170,7 +169,7 @@ fn frames_into(
 fn bars_of(
     video: &VideoSource,
     options: &DecodeOptions,
-    place: &Workplace,
+    ctx: &TaskContext,
 ) -> Result<[f32; 4], Error> {
     let size = FrameSize { height: BARS_SIDE, width: BARS_SIDE };
     let options = DecodeOptions {
@@ -182,8 +181,8 @@ fn bars_of(
         ..options.clone()
     };
     let mut least = None;
-    let seen = decoded(&Request { video: video.clone(), options }, place, &mut |_, pixels| {
-        place.go_on()?;
+    let seen = decoded(&Request { video: video.clone(), options }, ctx, &mut |_, pixels| {
+        ctx.check_stop()?;
         let bars = FrameStats::of(pixels, size).bars;
         // In a dark picture, bars cannot be seen.
         if bars[0] + bars[2] < 1.0 && bars[1] + bars[3] < 1.0 {
@@ -202,18 +201,22 @@ fn bars_of(
 }
 
 /// Decodes in a decoder process or, without any, in this process.
-fn decoded(request: &Request, place: &Workplace, take: &mut Take) -> Result<Option<Fault>, Error> {
-    place.go_on()?;
-    let result = match place.decoders {
-        Some(decoders) => decoders.decode(request, place.store.access(), take),
+fn decoded(
+    request: &Request,
+    ctx: &TaskContext,
+    take: &mut FrameSink,
+) -> Result<Option<Fault>, Error> {
+    ctx.check_stop()?;
+    let result = match ctx.decoders {
+        Some(decoders) => decoders.decode(request, ctx.store.access(), take),
         None => {
-            let open = opener(&request.video, place.store.access());
+            let open = opener(&request.video, ctx.store.access());
             decode(request, open, Guard::new(&request.options.limits), take)
         }
     };
     // A signal to the whole process group may have ended the decoder. That is no fault of the
     // video.
-    place.go_on()?;
+    ctx.check_stop()?;
     result
 }
 
@@ -259,8 +262,8 @@ impl Frames<'_> {
 
 /// Returns an error if the file changed after it was hashed, since its frames would be stored under
 /// the old hash.
-fn unchanged(video: &VideoSource, place: &Workplace) -> Result<(), Error> {
-    match version_of(video.file(), place.store.access()) {
+fn unchanged(video: &VideoSource, ctx: &TaskContext) -> Result<(), Error> {
+    match size_and_version(video.file(), ctx.store.access()) {
         Ok((bytes, version))
             if version == video.modified && (bytes == video.bytes || video.archived.is_some()) =>
         {

@@ -104,7 +104,7 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
     let mut episodes = BTreeMap::<(String, u32), u64>::new();
     for path in frames.paths(".arrow") {
         let mut rows = FrameRows::default();
-        read_frame_rows(inputs.place.store, &path, &mut rows)?;
+        read_frame_rows(inputs.ctx.store, &path, &mut rows)?;
         for (video, episode) in rows.video.iter().zip(&rows.episode) {
             let digest = &rows.videos[*video as usize].digest;
             *episodes.entry((digest.clone(), *episode)).or_default() += 1;
@@ -183,7 +183,7 @@ fn rejects(frames: &Source) -> String {
 /// Draws the frequencies of true actions, if they are discrete.
 fn true_actions(inputs: &Inputs, actions: &Source) -> Result<Option<String>, Error> {
     let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-    let rows = ActionRows::read(inputs.place.store, &actions.action_paths())?;
+    let rows = ActionRows::read(inputs.ctx.store, &actions.action_paths())?;
     for action in &rows.discrete {
         *counts.entry(u64::from(*action)).or_default() += 1;
     }

@@ -12,7 +12,7 @@ use ffmpeg_next::{Error as AvError, Packet, decoder, frame};
 
 use super::codec::open_second;
 use super::ffi;
-use super::listen::CodecLog;
+use super::libav_log::CodecLog;
 use super::source::Source;
 use super::{Error, Limits};
 

@@ -1,6 +1,6 @@
 //! Writes a plan as numbered partitions, which any engine can distribute.
 //!
-//! 1. [`hand_out`] writes all ready tasks into a folder, one partition each.
+//! 1. [`write_partitions`] writes all ready tasks into a folder, one partition each.
 //! 2. [`work`] runs partitions, on any machine, in any order, any number of times.
 //! 3. [`commit_all`] commits the results once all partitions are done.
 //!
@@ -27,12 +27,12 @@ mod work;
 pub use commit::{Missing, commit_all};
 #[cfg(test)]
 pub(super) use work::check_job;
-pub use work::{Worked, work};
+pub use work::{PartitionResult, work};
 
 /// The header of a plan, `plan.json` in its folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Handout {
+pub struct PartitionedPlan {
     format: u32,
     /// The run's id.
     pub run: String,
@@ -52,7 +52,7 @@ pub struct Handout {
     stages: Vec<StageShare>,
 }
 
-impl Handout {
+impl PartitionedPlan {
     /// Returns the name of the planned pipeline.
     pub fn pipeline(&self) -> &str {
         &self.written.pipeline
@@ -121,12 +121,12 @@ fn jobs_file(partition: usize) -> String {
 /// # Errors
 /// Also fails if more videos are already rejected than `max_rejected` allows, or more have
 /// disappeared than `max_dropped` allows.
-pub fn hand_out(
+pub fn write_partitions(
     checked: &Checked,
     store: &Store,
     options: &PlanOptions,
     out: &Store,
-) -> Result<Handout, Error> {
+) -> Result<PartitionedPlan, Error> {
     if out.read(HEADER_FILE)?.is_some() {
         return Err(folder_in_use());
     }
@@ -149,7 +149,11 @@ fn folder_in_use() -> Error {
 }
 
 /// Plans all stages and writes the plan.
-fn write_plan(session: &Session, options: &PlanOptions, out: &Store) -> Result<Handout, Error> {
+fn write_plan(
+    session: &Session,
+    options: &PlanOptions,
+    out: &Store,
+) -> Result<PartitionedPlan, Error> {
     let Session { checked, store, .. } = *session;
     let plans = plan_and_pin(session, options)?;
     // Files left by another plan, such as a killed one, must not become part of this one.
@@ -179,7 +183,7 @@ fn write_plan(session: &Session, options: &PlanOptions, out: &Store) -> Result<H
     for (file, jobs) in jobs.chunks(PER_FILE).enumerate() {
         create(&jobs_file(file * PER_FILE), &jobs.iter().map(json).collect::<String>())?;
     }
-    let handout = Handout {
+    let handout = PartitionedPlan {
         format: FORMAT,
         run: session.run.clone(),
         lapo: env!("CARGO_PKG_VERSION").into(),
@@ -204,7 +208,7 @@ fn plan_and_pin(session: &Session, options: &PlanOptions) -> Result<Vec<StagePla
         for plan in &plans {
             all_pinned &= session.pin_tasks(plan)?;
             for damaged in &plan.damaged {
-                dataset::take_back(session.store, &plan.stage, damaged)?;
+                dataset::delete_damaged_receipt(session.store, &plan.stage, damaged)?;
             }
         }
         if all_pinned {
@@ -251,8 +255,9 @@ impl StageShare {
 ///
 /// # Errors
 /// Fails if the plan has another format version, or if a name in it leads out of the workspace.
-pub fn read(out: &Store) -> Result<Handout, Error> {
-    let handout: Handout = dataset::parse_versioned(HEADER_FILE, &out.require(HEADER_FILE)?)?;
+pub fn read(out: &Store) -> Result<PartitionedPlan, Error> {
+    let handout: PartitionedPlan =
+        dataset::parse_versioned(HEADER_FILE, &out.require(HEADER_FILE)?)?;
     match handout.stages.iter().find(|share| !is_name(&share.stage)) {
         Some(share) => {
             Err(edited(HEADER_FILE, format!("`{}` is not a valid stage name", share.stage)))
@@ -270,7 +275,11 @@ fn edited(path: &str, reason: String) -> Error {
 }
 
 /// Returns the progress of every stage's partitions.
-pub fn status(handout: &Handout, out: &Store, store: &Store) -> Result<Vec<StageStatus>, Error> {
+pub fn status(
+    handout: &PartitionedPlan,
+    out: &Store,
+    store: &Store,
+) -> Result<Vec<StageStatus>, Error> {
     let of = |share: &StageShare| {
         let keys: Keys = keys(out, share)?;
         let filed: HashSet<String> =

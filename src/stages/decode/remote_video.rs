@@ -9,14 +9,14 @@ use std::io::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::wire;
+use super::protocol;
 use crate::video::{OpenVideo, VideoFile};
 
 /// The number of bytes in a request.
 const CHUNK: u32 = 1 << 18;
 
 /// The pipes to the parent process, which takes the frames and reads the videos.
-pub struct Line {
+pub struct ParentPipes {
     /// Messages from the parent.
     pub requests: Box<dyn BufRead + Send>,
     /// Messages to the parent.
@@ -25,16 +25,16 @@ pub struct Line {
 
 /// The pipes, shared by decoding and reading.
 #[derive(Clone)]
-pub struct SharedLine(Arc<Mutex<Line>>);
+pub struct SharedLine(Arc<Mutex<ParentPipes>>);
 
 impl SharedLine {
     /// Shares the pipes.
-    pub fn new(line: Line) -> Self {
+    pub fn new(line: ParentPipes) -> Self {
         Self(Arc::new(Mutex::new(line)))
     }
 
     /// Locks the pipes for one exchange.
-    pub fn lock(&self) -> MutexGuard<'_, Line> {
+    pub fn lock(&self) -> MutexGuard<'_, ParentPipes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,16 +59,16 @@ impl BorrowedFile {
         let bytes = {
             // The lock spans question and answer.
             let mut line = line.lock();
-            wire::ask_to_open(&mut line.replies)?;
-            wire::read_size(&mut line.requests)?
+            protocol::ask_to_open(&mut line.replies)?;
+            protocol::read_size(&mut line.requests)?
         };
         Ok(Self { line, bytes, at: 0, chunk: Vec::new(), chunk_at: 0 })
     }
 
     fn fetch(&mut self) -> IoResult<()> {
         let mut line = self.line.lock();
-        wire::ask_to_read(&mut line.replies, self.at, CHUNK)?;
-        self.chunk = wire::read_bytes(&mut line.requests)?;
+        protocol::ask_to_read(&mut line.replies, self.at, CHUNK)?;
+        self.chunk = protocol::read_bytes(&mut line.requests)?;
         self.chunk_at = self.at;
         Ok(())
     }
