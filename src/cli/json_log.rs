@@ -11,7 +11,8 @@ use super::progress::{PeriodicProgress, Verbosity};
 use super::stderr;
 use crate::dataset::host;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{Reporter, StageSummary};
+use crate::pipeline::run::Reporter;
+use crate::pipeline::summary::StageSummary;
 use crate::stages::{NoProgress, Progress};
 
 /// Logs one event per line, each with its name, time, host and run.

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::error::{Error, Result};
-use super::manifest::{head, stage_names};
+use super::manifest::{Manifest, stage_names};
 use super::paths::FileInfo;
 use super::receipt::{find_receipts, receipt_path};
 use super::store::Store;
@@ -96,7 +96,7 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
     workspace::require(store)?;
     let mut report = Report::default();
     for stage in stage_names(store)? {
-        let Some(newest) = head(store, &stage)? else { continue };
+        let Some(newest) = Manifest::newest(store, &stage)? else { continue };
         let sizes: HashMap<String, u64> =
             store.files(&stage)?.into_iter().map(|file| (file.path, file.bytes)).collect();
         let check = |key: &str, attempt: &str, file: &FileInfo| -> Result<Option<Finding>> {

@@ -9,7 +9,8 @@ use crate::project::{PIPELINE, Project};
 /// Returns the files called `name` in the newest version of a stage.
 fn paths(project: &Project, stage: &str, name: &str) -> Vec<PathBuf> {
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
-    let files = lapo::dataset::head(&store, stage).unwrap().unwrap().files(&store).unwrap();
+    let files =
+        lapo::dataset::Manifest::newest(&store, stage).unwrap().unwrap().files(&store).unwrap();
     files
         .iter()
         .filter(|file| file.path.ends_with(name))
