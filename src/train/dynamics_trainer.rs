@@ -153,7 +153,7 @@ impl<A: TrainBackend> Trainer<A> {
         let prediction = losses::prediction(self.config.predict, &windows, predicted);
         let commitment = quantised
             .as_ref()
-            .map_or_else(|| prediction.wm.zeros_like(), |quantised| quantised.loss.clone());
+            .map_or_else(|| prediction.error.zeros_like(), |quantised| quantised.loss.clone());
         let mut loss = prediction.minimised + commitment.clone() + action_loss.clone();
         if pace.decorrelation > 0.0 {
             loss = loss + correlation.clone() * pace.decorrelation;
@@ -165,7 +165,7 @@ impl<A: TrainBackend> Trainer<A> {
         gradients("wm", &self.fdm, &graph, &mut all);
         gradients("tell", &self.action_head, &graph, &mut all);
         let scalars =
-            [loss, prediction.wm, prediction.relative, commitment, action_loss, correlation];
+            [loss, prediction.error, prediction.relative, commitment, action_loss, correlation];
         let scalars = Tensor::cat(scalars.map(Tensor::inner).to_vec(), 0);
         Ok(Pass { gradients: all, scalars, idm_statistics, fdm_statistics, quantised })
     }

@@ -4,8 +4,8 @@
 //! [`policy`] trains the latent policy, [`decoder`] decoders of latent actions. [`training_loop`]
 //! drives all of them, and PPO. [`optim`] is the optimiser, [`batch`] draws windows and [`prefetch`]
 //! loads them ahead of time, [`schedule`] is the learning rate. [`checkpoint`] and [`metrics`] are
-//! the files of a training, [`tensorboard`] its curve for TensorBoard. [`probe`] measures how well
-//! latent actions predict true ones; [`stop`] ends a training early.
+//! the files of a training, [`tensorboard`] its metrics for TensorBoard. [`probe`] measures how well
+//! latent actions predict true ones, [`pairs`] are its data. [`stop`] ends a training early.
 
 pub mod batch;
 pub mod checkpoint;
@@ -16,6 +16,7 @@ mod error;
 mod losses;
 pub mod metrics;
 pub mod optim;
+pub mod pairs;
 pub mod policy;
 pub mod prefetch;
 pub mod probe;

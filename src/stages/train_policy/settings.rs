@@ -99,9 +99,10 @@ impl TrainPolicyConfig {
         self.scale.unwrap_or_else(|| self.preset.policy(&self.preset.dynamics()).scale)
     }
 
+    /// Returns the learning rate's schedule.
     pub(super) fn schedule(&self) -> Schedule {
-        let (peak, warmup) =
-            (self.learning_rate, self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10)));
+        let peak = self.learning_rate;
+        let warmup = self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10));
         Schedule::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (self.steps as f64, 0.0)])
     }
 }
