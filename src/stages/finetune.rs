@@ -2,15 +2,15 @@
 //! al., 2017).
 //!
 //! One step of the training loop is one update: `Ppo::play` plays a rollout, `advantages` (in
-//! `rollout`) computes GAE, and `Agent::update` (in `update`, with the loss) takes several epochs of
-//! minibatches. [`LearningRates`] has the learning rate of each layer, `teacher` trains the decoder of
-//! the supervised path, and [`AgentNet`] is the network. The stage writes `agent.safetensors`,
-//! `metrics.parquet` and `verdict.json`.
+//! `rollout`) computes GAE, and `Agent::update` (in `update`, with the loss) takes several epochs
+//! of minibatches. [`LearningRates`] has the learning rate of each layer, `teacher` trains the
+//! decoder of the supervised path, and [`AgentNet`] is the network. The stage writes
+//! `agent.safetensors`, `metrics.parquet` and `verdict.json`.
 //!
-//! The convolutions of a latent policy are frozen, so a rollout keeps the features of each frame and
-//! an update computes two linear layers only. The published code recomputes and differentiates them
-//! in every pass, and counts these unused gradients in the norm that it clips. It also lets the IDM
-//! see across the ends of episodes and rollouts, which lapo does not.
+//! The convolutions of a latent policy are frozen, so a rollout keeps the features of each frame
+//! and an update computes two linear layers only. The published code recomputes and differentiates
+//! them in every pass, and counts these unused gradients in the norm that it clips. It also lets
+//! the IDM see across the ends of episodes and rollouts, which lapo does not.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -76,6 +76,7 @@ impl PairSampling<'_> {
                 videos: sampler.videos,
             });
         }
+        // `None` for discrete actions.
         let axes = actions.axes();
         let (held_out, held_out_codes) = sampler.held_out.into_pairs(axes);
         Ok(PairSample {
@@ -92,8 +93,7 @@ impl PairSampling<'_> {
     }
 }
 
-/// Converts true actions to the form that a decoder learns. `axes` is the width of continuous
-/// actions.
+/// Collects true actions for a decoder. `axes` is the width of continuous actions.
 pub(super) fn true_actions<'a>(
     actions: impl Iterator<Item = Action<'a>>,
     axes: Option<usize>,
@@ -125,6 +125,7 @@ impl Sampler {
         let dim = labels.shape.latent_dim;
         let codes = labels.latent_code.len() / labels.len().max(1);
         self.latent_dim = dim;
+        // Unlabelled latent actions count, too: there are many more of them.
         self.sums.add(&labels.latent_action, dim);
         // Videos are numbered over all files; a file names each of its videos once.
         let mut videos = HashMap::new();

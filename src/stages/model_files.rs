@@ -24,7 +24,8 @@ pub(super) fn write_model(
     Ok(vec![model.finish(0)?, table, report.finish(0)?, events])
 }
 
-/// Returns a verdict as JSON: the fields of `first`, such as its sentence, then those of the verdict.
+/// Returns a verdict as JSON: the fields of `first`, such as its sentence, then those of the
+/// verdict.
 pub(super) fn verdict_json(first: Value, verdict: &impl Serialize) -> String {
     // A JSON object keeps the order of its fields, so the sentence comes first.
     let mut value = first;

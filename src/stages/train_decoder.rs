@@ -1,10 +1,10 @@
-//! Stage 3, offline: trains decoders from latent to true actions on a few labelled transitions (LAPO,
-//! section 4.4).
+//! Stage 3, offline: trains decoders from latent to true actions on a few labelled transitions
+//! (LAPO, section 4.4).
 //!
 //! There is a decoder for each number of transitions and each draw of them. The stage writes their
-//! weights and, in `curve.parquet`, their accuracy on held-out videos. A draw depends on nothing but
-//! the seed and the transitions: the 64 transitions of a draw are among its 256, and other numbers in
-//! the settings do not change them. All decoders share the held-out videos.
+//! weights and, in `curve.parquet`, their accuracy on held-out videos. A draw depends on nothing
+//! but the seed and the transitions: the 64 transitions of a draw are among its 256, and other
+//! numbers in the settings do not change them. All decoders share the held-out videos.
 //!
 //! A decoder is trained on the IDM's latent actions, as in the paper, and used on the policy's.
 //! Training it on the policy's latent actions was tried on mazes: from 256 transitions it is much

@@ -29,8 +29,8 @@ use learner::{Data, DynamicsLearner};
 pub use settings::{SupervisionConfig, TrainDynamicsConfig};
 pub use verdict::Verdict;
 
-/// The kind of all `train_dynamics` stages. Raise its version when the same frames and settings give
-/// another model.
+/// The kind of all `train_dynamics` stages. Raise its version when the same frames and settings
+/// give another model.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "without", "true_actions", "init", "state", "generation"],
     has_checkpoints: true,
@@ -175,6 +175,7 @@ fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
         trainer.import(&place.store.require_file(file)?)?;
     }
     let continued = place.continued(task.state.as_ref())?;
+    // The scope ends after the threads that load frames, which borrow the data.
     std::thread::scope(|scope| {
         let mut learner = DynamicsLearner::new(scope, task, &data, place, trainer);
         let training = TrainingLoop {
@@ -183,6 +184,7 @@ fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
             ..place.training_loop(task.config.steps, task.checkpoint_secs)
         };
         let mut finished = training.run(&mut learner)?;
+        // Before the final verdict: a longer training logs its own.
         let state = if task.config.continued { Some(finished.state(&learner)?) } else { None };
 
         let verdict = learner.judge_finally(VERDICT_WINDOWS, config.vq.quantises())?;

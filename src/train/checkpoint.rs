@@ -16,8 +16,8 @@ pub fn newest(store: &Store, folder: &str) -> Result<Option<(u64, Vec<u8>)>, Err
     Ok(store.read(&path)?.map(|bytes| (step, bytes.to_vec())))
 }
 
-/// Saves the state before `step`, then deletes all but the two newest checkpoints and the one before
-/// step `kept`.
+/// Saves the state before `step`, then deletes all but the two newest checkpoints and the one
+/// before step `kept`.
 pub fn save(
     store: &Store,
     folder: &str,

@@ -44,7 +44,7 @@ pub struct FitSettings {
 
 type Train = Autodiff<Flex>;
 
-/// The metric by which the best decoder is selected.
+/// The metric for the selection of the best decoder.
 const HELD_OUT_LOSS: &str = "held_out_loss";
 
 /// Trains a decoder on at least one pair, in random order.
@@ -85,7 +85,7 @@ pub fn fit(
     Ok(LoadedDecoder::new(config.clone(), net))
 }
 
-/// A decoder and the pairs that it learns from.
+/// A decoder and its training pairs.
 struct DecoderLearner<'a> {
     config: &'a DecoderConfig,
     settings: &'a FitSettings,
@@ -262,7 +262,8 @@ mod tests {
             let numbers = latent_action.chunks_exact(2).flat_map(action).collect();
             Pairs { latent_action, action: TrueActions::Continuous(numbers, 2) }
         };
-        let (known, held_out) = (pairs(1), pairs(2));
+        let known = pairs(1);
+        let held_out = pairs(2);
         let config = DecoderConfig {
             latent_dim: 2,
             hidden: vec![],
@@ -294,7 +295,8 @@ mod tests {
                 .collect();
             Pairs { latent_action, action: TrueActions::Discrete(action) }
         };
-        let (known, held_out) = (pairs(64, 1), pairs(500, 2));
+        let known = pairs(64, 1);
+        let held_out = pairs(500, 2);
         let config = DecoderConfig {
             latent_dim: 2,
             hidden: vec![32],

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision};
 use super::losses;
 use super::optim::{
-    Average, Flat, OptimConfig, Optimizer, Step as OptimizerStep, TrainBackend, accumulate, divide,
+    Average, Flat, OptimConfig, Optimizer, OptimizerStep, TrainBackend, accumulate, divide,
     gradients,
 };
 use super::{Result, TrainError};
@@ -106,6 +106,7 @@ impl<A: TrainBackend> Trainer<A> {
             .at(self.optim.precision))
     }
 
+    /// Moves all codes onto latent actions of this batch.
     fn start_codebooks(&mut self, latent_action: Tensor<A, 2>) -> Result<()> {
         let rows = self.idm.vq.rows(latent_action.detach());
         let mut rng = self.rng();
@@ -125,6 +126,7 @@ impl<A: TrainBackend> Trainer<A> {
         }
     }
 
+    /// Quantises latent actions. The first batch initialises the codebooks.
     fn quantise(&mut self, latent_action: Tensor<A, 2>) -> Result<Quantised<A>> {
         if !self.codebooks_started {
             self.start_codebooks(latent_action.clone())?;
@@ -135,6 +137,7 @@ impl<A: TrainBackend> Trainer<A> {
     /// Runs both networks forward and backward on one batch. The weights do not move.
     fn pass(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<Pass<A>> {
         let windows = self.upload::<A>(batch, &self.device)?;
+        // The scale of typical changes between frames, from the first batch.
         if self.optimizer.step == 0 {
             self.idm.start(&windows)?;
         }
@@ -142,6 +145,7 @@ impl<A: TrainBackend> Trainer<A> {
         let latent_action = self.idm.forward(&windows, &mut Mode::Train(&mut idm_statistics));
         let action_loss = self.action_loss(&latent_action, batch.actions);
         let correlation = losses::correlation(latent_action.clone());
+        // Straight-through: gradients reach the IDM as if nothing was quantised.
         let quantised =
             if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
         let fdm_input =
@@ -159,6 +163,7 @@ impl<A: TrainBackend> Trainer<A> {
             loss = loss + correlation.clone() * pace.decorrelation;
         }
 
+        // One backward pass through both networks; the FDM's input connects them.
         let graph = loss.backward();
         let mut all = Flat::new();
         gradients("idm", &self.idm, &graph, &mut all);
@@ -190,6 +195,7 @@ impl<A: TrainBackend> Trainer<A> {
         for statistics in passes.fdm_statistics {
             self.fdm.update(statistics);
         }
+        // Codebooks are no parameters: they follow the latent actions by moving averages.
         let revived = match Quantised::join(passes.quantised) {
             Some(quantised) => {
                 self.idm.vq.update(&quantised);
@@ -204,7 +210,8 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(revived)
     }
 
-    /// Moves codes that have not been used for long onto latent actions of this batch.
+    /// Moves codes unused for `revive_after` steps onto latent actions of this batch. Returns their
+    /// number.
     fn revive_codes(&mut self, batch: &Quantised<A>, usage: &[f32]) -> Result<u32> {
         let limit = self.config.vq.revive_after;
         if limit == 0 {
@@ -224,7 +231,7 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(pairs.len() as u32)
     }
 
-    /// Returns the networks for inference: their averages, where the training keeps an average.
+    /// Returns the networks for inference: their moving averages, if there are any.
     pub(super) fn networks(&self) -> (Idm<A::InnerBackend>, Fdm<A::InnerBackend>) {
         let networks = (self.idm.valid(), self.fdm.valid());
         match &self.average {
@@ -233,11 +240,13 @@ impl<A: TrainBackend> Trainer<A> {
         }
     }
 
+    /// Returns the codebook and the entry of a code.
     fn pair(&self, code: usize) -> (usize, usize) {
         (code / self.config.vq.entries, code % self.config.vq.entries)
     }
 
-    /// Returns the random numbers of this step: a stream for each, so that checkpoints need none.
+    /// Returns the random numbers of this step. Each step has its own stream, so checkpoints need
+    /// no state of a generator.
     fn rng(&self) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.optimizer.step);
@@ -252,7 +261,7 @@ struct Passes<A: AutodiffBackend> {
     quantised: Vec<Quantised<A>>,
 }
 
-/// What one pass over a batch leaves for the update.
+/// The results of one pass over a batch, for the update.
 struct Pass<A: AutodiffBackend> {
     gradients: Flat<A::InnerBackend>,
     /// `[SCALARS]`: the first fields of [`StepMetrics`].
@@ -347,6 +356,7 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         let weights = Weights::parse(weights)?;
         self.idm = weights.load("idm", self.idm.clone(), &self.device)?;
         self.fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
+        // The imported IDM has its codebooks.
         self.codebooks_started = true;
         Ok(())
     }
@@ -371,6 +381,7 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
     }
 }
 
+/// Checks a dimension of a batch.
 pub(super) fn check(what: &'static str, seen: usize, expected: usize) -> Result<()> {
     if seen == expected { Ok(()) } else { Err(TrainError::Batch { what, seen, expected }) }
 }

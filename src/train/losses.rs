@@ -1,5 +1,5 @@
-//! The losses of the dynamics training, each of shape `[1]`. The commitment loss, which keeps latent
-//! actions near their codes, is in `models::vq`.
+//! The losses of the dynamics training, each of shape `[1]`. The commitment loss, which keeps
+//! latent actions near their codes, is in `models::vq`.
 
 use burn::tensor::{Int, Tensor, TensorData, activation, backend::Backend};
 
@@ -9,11 +9,11 @@ use crate::models::layers::{Linear, NetBackend};
 
 /// The errors of the FDM's prediction.
 pub(super) struct Prediction<B: Backend> {
-    /// Mean squared error of the pixels, which span 1.
+    /// Mean squared error of the pixels, in [-0.5, 0.5].
     pub(super) error: Tensor<B, 1>,
     /// The error over the mean squared change from `o[t]`: 1 is as good as copying it.
     pub(super) relative: Tensor<B, 1>,
-    /// The one of the two that training minimises.
+    /// The error that training minimises.
     pub(super) minimised: Tensor<B, 1>,
 }
 
@@ -60,8 +60,8 @@ pub(super) fn cross_entropy<B: NetBackend>(
 }
 
 /// Returns the mean squared correlation of two numbers of a latent action over a batch (Barlow
-/// Twins, Zbontar et al., 2021): 1 if all numbers are proportional, about one over the batch size if
-/// they are independent.
+/// Twins, Zbontar et al., 2021): 1 if all numbers are proportional, about one over the batch size
+/// if they are independent.
 ///
 /// # Shapes
 /// - `latent_action`: `[batch, latent_dim]`
@@ -70,8 +70,8 @@ pub(super) fn correlation<B: Backend>(latent_action: Tensor<B, 2>) -> Tensor<B, 
     let centred = latent_action.clone() - latent_action.mean_dim(0);
     let deviation = (centred.clone() * centred.clone()).mean_dim(0).add_scalar(1e-5).sqrt();
     let normalised = centred / deviation;
-    // `[batch, batch]` instead of `[latent_dim, latent_dim]`: the squares have the same sum, and the
-    // matrix is smaller.
+    // `[batch, batch]` instead of `[latent_dim, latent_dim]`: the squares have the same sum, and
+    // the matrix is smaller.
     let products = normalised.clone().matmul(normalised.transpose()) / batch as f64;
     let latent_dim = latent_dim as f64;
     // Without the diagonal: each number's correlation with itself is 1.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::tensorboard::Events;
 use crate::dataset::{Column, Error, FileInfo, Store, write_table};
 
-/// The metrics of a training, one row per logged step. A metric that a step did not measure is null.
-/// There are no times, so the same training gives the same bytes.
+/// The metrics of a training, one row per logged step. A metric that a step did not measure is
+/// null. There are no times, so the same training gives the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     steps: Vec<u64>,
@@ -81,8 +81,8 @@ impl Metrics {
         Ok([table, file.finish(0)?])
     }
 
-    /// Packs the metrics so far and the trainer's state into one checkpoint: a line of JSON, then the
-    /// state.
+    /// Packs the metrics so far and the trainer's state into one checkpoint: a line of JSON, then
+    /// the state.
     pub fn pack(&self, state: &[u8]) -> Vec<u8> {
         // JSON holds an f32 exactly, so a resumed training has the same metrics bit by bit.
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The optimiser: clips the global norm of the gradients, then updates each parameter.
 //!
-//! [`adam`] updates all parameters; with [`Rule::Muon`], [`muon`] updates the weights of
+//! `adam` updates all parameters; with [`Rule::Muon`], `muon` updates the weights of
 //! convolutions. lapo does not use `burn`'s optimisers because LAPO clips the norm over *all*
 //! gradients, and because a checkpoint must hold the moments under the parameters' names. Start at
 //! [`Optimizer::begin`].
@@ -108,7 +108,7 @@ pub struct Optimizer<B: Backend> {
 }
 
 /// A step in progress: its gradients, and the factor that clips them.
-pub struct Step<B: Backend> {
+pub struct OptimizerStep<B: Backend> {
     /// Gradients whose parameters have not been updated yet.
     gradients: Flat<B>,
     scale: Tensor<B, 1>,
@@ -125,19 +125,19 @@ impl<B: AdamBackend> Optimizer<B> {
     }
 
     /// Begins the next step: counts it, and computes the norm of all gradients together.
-    pub fn begin(&mut self, gradients: Flat<B>) -> Step<B> {
+    pub fn begin(&mut self, gradients: Flat<B>) -> OptimizerStep<B> {
         self.step += 1;
         let norm = global_norm(&gradients);
         // As `torch.nn.utils.clip_grad_norm_` does, with its 1e-6.
         let scale = ((norm.clone() + 1e-6).recip() * self.config.max_grad_norm).clamp_max(1.0);
-        Step { gradients, scale, factors: Factors::new(&self.config, self.step), norm }
+        OptimizerStep { gradients, scale, factors: Factors::new(&self.config, self.step), norm }
     }
 
     /// Updates the parameters of a network. Their names begin with `prefix`. A parameter without a
     /// gradient stays as it is.
     pub fn apply<A, M>(
         &mut self,
-        step: &mut Step<B>,
+        step: &mut OptimizerStep<B>,
         prefix: &str,
         learning_rate: f64,
         network: M,
@@ -153,7 +153,7 @@ impl<B: AdamBackend> Optimizer<B> {
     /// its shape in the network.
     fn updated(
         &mut self,
-        step: &mut Step<B>,
+        step: &mut OptimizerStep<B>,
         name: &str,
         learning_rate: f64,
         parameter: Tensor<B, 1>,
@@ -255,7 +255,7 @@ impl<A: AutodiffBackend> ModuleVisitor<A> for Collector<'_, A> {
 struct Updater<'a, B: Backend> {
     path: Path,
     optimizer: &'a mut Optimizer<B>,
-    step: &'a mut Step<B>,
+    step: &'a mut OptimizerStep<B>,
     learning_rate: f64,
 }
 
@@ -282,7 +282,7 @@ where
             shape.as_slice(),
         );
         match updated {
-            // A tensor from the inner backend is a leaf without gradients until this asks for them.
+            // A tensor of the inner backend has no gradients until `require_grad`.
             Some(value) => param.map(|_| Tensor::from_inner(value.reshape(shape)).require_grad()),
             None => param,
         }
@@ -326,7 +326,8 @@ mod tests {
                 .updated(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
                 .expect("it has a gradient"),
         );
-        // 0.12 and 0.16 are 0.1 of the first gradient; 0.19 = 1 - 0.9^2 corrects for the start at 0.
+        // 0.12 and 0.16 are 0.1 of the first gradient; 0.19 = 1 - 0.9^2 corrects for the start at
+        // 0.
         let expected = [0.9 * 0.12 / 0.19, (-0.9 * 0.16 + 0.1) / 0.19];
         let roots = [
             (0.999 * 0.001 * 1.44 / (1.0 - 0.999f64.powi(2))).sqrt(),

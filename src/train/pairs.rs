@@ -1,4 +1,4 @@
-//! Pairs of latent and true actions, and the statistics by which latent actions are normalised.
+//! Pairs of latent and true actions, and the statistics for normalising latent actions.
 
 /// True actions, one for each latent action.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,7 +9,7 @@ pub enum TrueActions {
     Continuous(Vec<f32>, usize),
 }
 
-/// Latent actions and the true actions that they stand for.
+/// Latent actions and their true actions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pairs {
     /// `[pair, latent_dim]`

@@ -1,7 +1,7 @@
 //! Probes: how well small networks predict true actions from latent ones.
 //!
-//! A probe sees latent actions before quantisation, so it measures what the IDM knows and not what
-//! the codebooks keep. Start at [`probe`].
+//! A probe sees latent actions before quantisation, so it measures the information in the IDM's
+//! output, not in the codes. Start at [`probe`].
 
 use std::collections::HashMap;
 
@@ -41,8 +41,8 @@ pub struct Probe {
     pub confusion: Vec<Vec<u64>>,
 }
 
-/// Trains probes on `training` pairs, which are in random order, and scores them on `held_out` pairs.
-/// Neither may be empty.
+/// Trains probes on `training` pairs, which are in random order, and scores them on `held_out`
+/// pairs. Neither may be empty.
 ///
 /// # Shapes
 /// - `codes`: `[held_out, code]`; empty before codes are in use
@@ -137,8 +137,8 @@ pub fn score(predicted: &[f32], actions: &TrueActions) -> f64 {
     }
 }
 
-/// Returns the score of a constant prediction: the share of the most common action; 0, the R2 of the
-/// mean, for continuous actions.
+/// Returns the score of a constant prediction: the share of the most common action; 0, the R2 of
+/// the mean, for continuous actions.
 pub fn constant_score(actions: &TrueActions) -> f64 {
     let TrueActions::Discrete(actions) = actions else { return 0.0 };
     let mut counts: HashMap<u32, usize> = HashMap::new();

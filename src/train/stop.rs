@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A signal that asks a process to end.
+/// A signal to end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGINT: Ctrl-C.
@@ -25,7 +25,7 @@ impl std::fmt::Display for Signal {
     }
 }
 
-/// A flag that asks the process to stop. Clones share it.
+/// The flag. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicUsize>);
 
@@ -35,12 +35,12 @@ impl Stop {
         self.0.store(signal as usize, Ordering::Relaxed);
     }
 
-    /// Returns whether the process was asked to stop.
+    /// Returns whether a signal arrived.
     pub fn is_set(&self) -> bool {
         self.signal().is_some()
     }
 
-    /// Returns the signal that asked the process to stop, if one did.
+    /// Returns the last signal, if one arrived.
     pub fn signal(&self) -> Option<Signal> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
@@ -49,8 +49,8 @@ impl Stop {
         }
     }
 
-    /// Returns the shared number behind the flag, for a signal handler to set: 0, or the number of a
-    /// [`Signal`].
+    /// Returns the shared number behind the flag, for a signal handler to set: 0, or the number of
+    /// a [`Signal`].
     pub fn number(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.0)
     }

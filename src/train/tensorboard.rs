@@ -2,9 +2,9 @@
 //!
 //! The format is TensorFlow's. A record (`record_writer.h`) is its length, a masked CRC-32C of the
 //! length, its bytes, and a masked CRC-32C of the bytes. An event (`event.proto`) has the fields
-//! time (1), step (2), and either version (3) or summary (5); a value of a summary has a tag (1) and
-//! a number (2). Times are left at zero, so that the same training gives the same bytes; the axis of
-//! the charts is the step.
+//! time (1), step (2), and either version (3) or summary (5); a value of a summary has a tag (1)
+//! and a number (2). Times are left at zero, so that the same training gives the same bytes; the
+//! axis of the charts is the step.
 
 /// The bytes of an event file.
 #[derive(Debug)]

@@ -38,7 +38,8 @@ impl<B: Backend> Rollout<B> {
     }
 }
 
-/// Computes generalised advantage estimates (Schulman et al., 2016) and returns: `[step, env]` each.
+/// Computes generalised advantage estimates (Schulman et al., 2016) and returns: `[step, env]`
+/// each.
 ///
 /// The last step of an episode has no next value, even if the time limit ended it: Procgen does not
 /// show the frame after it.

@@ -20,8 +20,8 @@ pub struct FinetuneConfig {
     /// The `train_policy` stage with the policy to start from. Not with `from_scratch`.
     #[serde(default)]
     pub policy: Option<String>,
-    /// The `train_dynamics` or `import_dynamics` stage whose IDM labelled for the policy. Its latent
-    /// actions train the decoder of the supervised path; not without that path.
+    /// The `train_dynamics` or `import_dynamics` stage whose IDM labelled for the policy. Its
+    /// latent actions train the decoder of the supervised path; not without that path.
     #[serde(default)]
     pub dynamics: Option<String>,
     /// The game.
@@ -39,12 +39,12 @@ pub struct FinetuneConfig {
     /// Environment steps, summed over all environments. Default 4,000,000, as in the paper.
     #[serde(default = "default_steps")]
     pub steps: u64,
-    /// Trains a network with random weights, without a policy: plain PPO, as a baseline or to get an
-    /// expert. Default false.
+    /// Trains a network with random weights, without a policy: plain PPO, as a baseline or to get
+    /// an expert. Default false.
     #[serde(default)]
     pub from_scratch: bool,
-    /// Whether the logits are the mean of two paths: a new policy head, and the latent policy with a
-    /// decoder (the supervised path). `false`: the new head alone. Default true.
+    /// Whether the logits are the mean of two paths: a new policy head, and the latent policy with
+    /// a decoder (the supervised path). `false`: the new head alone. Default true.
     #[serde(default = "default_true")]
     pub supervised_path: bool,
     /// Size of the network with `from_scratch`: `tiny` (IMPALA x1), `small` (x2) or `paper` (x4).
@@ -66,8 +66,8 @@ pub struct FinetuneConfig {
     #[serde(default = "default_epochs")]
     pub epochs: usize,
     /// Adam's peak learning rate. Layers take shares of it that follow schedules of their own.
-    /// Default 1e-2 from a policy, as in the paper; 5e-4 from scratch, as usual for Procgen. Lower it
-    /// if training diverges.
+    /// Default 1e-2 from a policy, as in the paper; 5e-4 from scratch, as usual for Procgen. Lower
+    /// it if training diverges.
     #[serde(default)]
     pub learning_rate: Option<f64>,
     /// Discount of a reward per step. Default 0.999.
@@ -275,6 +275,7 @@ impl Stage for FinetuneConfig {
         if plan.waits_for([("policy", policy), ("dynamics", dynamics)]) {
             return Ok(());
         }
+        // Provenance is not part of the key, so it can name it.
         task.provenance.insert("lapo.key".into(), key(&fields));
         let inputs =
             [policy, dynamics].into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();

@@ -1,4 +1,5 @@
-//! Checkpoints of [`finetune`](super) between two updates: weights, optimiser, games and statistics.
+//! Checkpoints of [`finetune`](super) between two updates: weights, optimiser, games and
+//! statistics.
 //!
 //! A checkpoint is a line of JSON, then safetensors. Double-precision numbers are stored as their
 //! bits. The settings are not stored: the folder's name is the key, which depends on all of them.
@@ -50,6 +51,7 @@ impl<A: TrainBackend> Ppo<'_, A> {
             statistics: self.statistics.bits(),
             actions,
         };
+        // Tensors go into safetensors, everything else into the header.
         let mut weights = Weights::default();
         weights.describe(AGENT_FORMAT, &self.agent.config);
         weights.store::<A::InnerBackend, _>("agent", &self.agent.net.valid())?;
@@ -82,6 +84,7 @@ impl<A: TrainBackend> Ppo<'_, A> {
         }
         self.scale.restore(&header.scale);
         self.statistics.restore(&header.statistics);
+        // Only the supervised path has a teacher with pairs.
         let decoder = self.agent.config.decoder.as_ref();
         if let Some((teacher, decoder)) = self.teacher.as_mut().zip(decoder) {
             let latent_action =

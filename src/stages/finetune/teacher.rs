@@ -114,8 +114,8 @@ fn no_pairs() -> Pairs {
     Pairs { latent_action: Vec::new(), action: TrueActions::Discrete(Vec::new()) }
 }
 
-/// Returns the steps of one environment whose windows lie within one episode. A window has `context`
-/// frames before the step's frame and one after it.
+/// Returns the steps of one environment whose windows lie within one episode. A window has
+/// `context` frames before the step's frame and one after it.
 ///
 /// # Shapes
 /// - `dones`: `[step, env]`

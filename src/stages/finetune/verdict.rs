@@ -23,8 +23,8 @@ struct Verdict {
     steps: u64,
     last_episodes: f64,
     mean_return: f64,
-    /// The mean return on a scale from 0, the published return of random actions, to 1, the published
-    /// expert's.
+    /// The mean return on a scale from 0, the published return of random actions, to 1, the
+    /// published expert's.
     normalised: f64,
 }
 
@@ -57,11 +57,13 @@ impl Verdict {
         let Verdict { game, steps, last_episodes, mean_return, normalised } = self;
         if !mean_return.is_finite() {
             return format!(
-                "after {steps} steps in {game} no episode has ended, so the agent's return is unknown"
+                "after {steps} steps in {game} no episode has ended, so the agent's return is \
+                 unknown"
             );
         }
         format!(
-            "after {steps} steps in {game} the last {last_episodes} episodes had a mean return of {mean_return:.2} ({normalised:.2} of the way from random to expert)"
+            "after {steps} steps in {game} the last {last_episodes} episodes had a mean return of \
+             {mean_return:.2} ({normalised:.2} of the way from random to expert)"
         )
     }
 }

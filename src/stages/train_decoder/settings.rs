@@ -20,12 +20,12 @@ pub struct TrainDecoderConfig {
     pub labels: String,
     /// The stage with true actions: `record` or `import_actions`.
     pub actions: String,
-    /// Numbers of transitions to train on, with a decoder for each. Default `[256]`. The paper's curve
-    /// has 16 to 8,192.
+    /// Numbers of transitions to train on, with a decoder for each. Default `[256]`. The paper's
+    /// curve has 16 to 8,192.
     #[serde(default = "default_transitions")]
     pub transitions: Vec<usize>,
-    /// Random draws of each number of transitions, with a decoder for each draw. Raise it for a more
-    /// certain curve. Default 3.
+    /// Random draws of each number of transitions, with a decoder for each draw. Raise it for a
+    /// more certain curve. Default 3.
     #[serde(default = "default_draws")]
     pub draws: u64,
     /// Width of each hidden layer. Default `[128, 128]`. `[]`: a linear decoder.

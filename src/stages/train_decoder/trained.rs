@@ -34,6 +34,7 @@ impl TrainedDecoders {
         train: impl FnOnce() -> Result<Vec<u8>, Error>,
     ) -> Result<&[u8], Error> {
         if at == self.0.len() {
+            // A stopped decoder is trained anew: it takes seconds.
             let trained = train();
             if let Err(Error::Train(TrainError::Stopped(_))) = trained {
                 self.save(place)?;

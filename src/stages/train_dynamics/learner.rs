@@ -42,6 +42,7 @@ impl Data {
             .without(&shards, task.without.as_deref().unwrap_or_default())?;
         let is_held_out = |episode: usize| every > 0 && episode.is_multiple_of(every);
         let training = all.subset(|episode| !is_held_out(episode));
+        // Without held-out episodes the model is judged on its training windows.
         let held_out = if every == 0 { all.subset(|_| true) } else { all.subset(is_held_out) };
         for (split, windows) in [("training", training.len()), ("held-out", held_out.len())] {
             if windows < MIN_WINDOWS {
@@ -147,6 +148,7 @@ impl Learner for DynamicsLearner<'_, '_> {
         let passes = task.config.accumulate as u64;
         let windows = task.config.batch / task.config.accumulate;
         let drawn_before = first * task.config.batch as u64;
+        // The sampler continues after the windows of earlier steps.
         let mut draws =
             Draws::new(task.seed, self.trainer.drawn(), data.training.len(), drawn_before);
         let mut pass = first * passes;
@@ -166,6 +168,7 @@ impl Learner for DynamicsLearner<'_, '_> {
         };
         let mut batches = Prefetch::start(self.scope, draw, load);
         self.next = Some(Box::new(move || batches.next()));
+        // Time before the first step does not count.
         self.began = Instant::now();
     }
 
@@ -200,6 +203,7 @@ impl Learner for DynamicsLearner<'_, '_> {
     }
 
     fn judge(&mut self, taken: u64) -> Result<Judgement, Error> {
+        // As in the last step: quantised or not.
         let quantise = self.task.config.pace(taken - 1).quantise;
         let verdict = self.judge_finally(JUDGED_WINDOWS, quantise)?;
         let sentence = format!("after {taken} steps: {}", verdict.sentence());

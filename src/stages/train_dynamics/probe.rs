@@ -2,7 +2,7 @@
 
 use rand::seq::SliceRandom;
 
-use super::verdict::{LatentActions, Scores};
+use super::verdict::{Scores, WindowLatents};
 use super::{Data, TrainDynamicsTask};
 use crate::dataset::{Action, Actions, Shards, Store, WindowIndex};
 use crate::models::DynamicsConfig;
@@ -61,7 +61,7 @@ impl WindowActions {
         &self,
         shards: &Shards,
         index: &WindowIndex,
-        latents: &LatentActions,
+        latents: &WindowLatents,
     ) -> Result<LabelledWindows, Error> {
         let dim = latents.latent_action.len() / latents.windows.len().max(1);
         let mut positions = Vec::new();
@@ -84,7 +84,7 @@ impl WindowActions {
 /// The windows with a known true action.
 struct LabelledWindows {
     pairs: Pairs,
-    /// Their positions in [`LatentActions::windows`].
+    /// Their positions in [`WindowLatents::windows`].
     positions: Vec<usize>,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn judge(
     actions: &WindowActions,
     config: &DynamicsConfig,
     data: &Data,
-    training: &LatentActions,
+    training: &WindowLatents,
     held_out: &Scores,
     seed: u64,
 ) -> Result<Option<Probe>, Error> {

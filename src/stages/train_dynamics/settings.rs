@@ -37,8 +37,8 @@ pub struct TrainDynamicsConfig {
     #[serde(default)]
     pub vq: VqConfig,
     /// The IDM's input. Default `motion`: `o[t]` and the changes between frames; features are
-    /// averaged where pixels change, and latent actions are normalised. `flatten`: the frames, as in
-    /// the paper.
+    /// averaged where pixels change, and latent actions are normalised. `flatten`: the frames, as
+    /// in the paper.
     #[serde(default)]
     pub idm_head: Option<IdmHead>,
     /// How the latent action enters the FDM. Default `modulate`: it scales and shifts the channels
@@ -69,14 +69,14 @@ pub struct TrainDynamicsConfig {
     /// their gradients. Raise it when a batch does not fit into the device's memory. Default 1.
     #[serde(default = "default_accumulate", skip_serializing_if = "is_one")]
     pub accumulate: usize,
-    /// The optimiser of convolution weights; Adam updates all others. Default `muon` (Jordan et al.,
-    /// 2024), which needs half as many steps as `adam` on some games and as many on others. `adam`
-    /// with `reference`.
+    /// The optimiser of convolution weights; Adam updates all others. Default `muon` (Jordan et
+    /// al., 2024), which needs half as many steps as `adam` on some games and as many on others.
+    /// `adam` with `reference`.
     #[serde(default)]
     pub optimizer: Option<Rule>,
-    /// Peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 1% at the end.
-    /// Default 2e-3; 3e-4 with `reference`, as in the paper. `muon` moves weights by 0.6 of it in a
-    /// step. Lower it if training diverges.
+    /// Peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 1% at the
+    /// end. Default 2e-3; 3e-4 with `reference`, as in the paper. `muon` moves weights by 0.6 of it
+    /// in a step. Lower it if training diverges.
     #[serde(default)]
     pub learning_rate: Option<f64>,
     /// Peak learning rate of the IDM. Default 0.3 of `learning_rate`, so that latent actions change
@@ -192,6 +192,7 @@ impl TrainDynamicsConfig {
         if !self.reference {
             return config;
         }
+        // The sizes stay; the method becomes the published one.
         let published = config.reference();
         DynamicsConfig { vq: VqConfig { decay: 0.999, ..published.vq }, ..published }
     }
@@ -211,7 +212,9 @@ impl TrainDynamicsConfig {
     pub fn pace(&self, step: u64) -> Pace {
         let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.3) };
         let peak = self.learning_rate.unwrap_or(peak);
+        // Both learning rates have the same shape.
         let at = |peak| Schedule::warmup_then_linear(peak, self.warmup_steps, self.steps).at(step);
+        // Codes come into use after a share of the steps; the published ones from the first step.
         let quantise = self.vq.quantises()
             && (self.reference || step >= (self.vq.warmup * self.steps as f64) as u64);
         let decorrelation =
@@ -259,6 +262,7 @@ impl Stage for TrainDynamicsConfig {
         let frames = given.plan(&self.frames);
         let [actions, copies, init] = [&self.actions, &self.without, &self.init_from]
             .map(|name| given.plan_if(name.as_ref()));
+        // In the order of the frames, so that the same near-duplicates give the same key.
         let copies_in_order = |copies: &StagePlan| {
             let left_out = copies.copies();
             let videos = frames.tasks.receipts().flat_map(|receipt| &receipt.videos);
@@ -267,6 +271,7 @@ impl Stage for TrainDynamicsConfig {
                 .map(|video| video.digest.clone())
                 .collect()
         };
+        // Both kinds of stages with frames have their size among the settings.
         let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
         let task = TrainDynamicsTask {
             config: self.clone(),
@@ -276,6 +281,7 @@ impl Stage for TrainDynamicsConfig {
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
             without: copies.map(copies_in_order),
             init: init.map(StagePlan::weights),
+            // `Training::plan` sets these three.
             state: None,
             generation: 0,
             provenance: Default::default(),

@@ -37,6 +37,7 @@ impl TrainDynamicsConfig {
         faults.expect_positive("steps", self.steps);
         faults.expect_positive("batch", self.batch);
         faults.expect_positive("accumulate", self.accumulate);
+        // Each pass takes an equal part of both kinds of windows.
         let supervised = self.supervision.as_ref().map_or(0, |supervision| supervision.batch);
         let splits = |windows: usize| windows.is_multiple_of(self.accumulate.max(1));
         faults.expect_value(
@@ -54,6 +55,7 @@ impl TrainDynamicsConfig {
         for (field, rate) in
             [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)]
         {
+            // An unset rate is valid.
             let rate = rate.unwrap_or(3e-4);
             faults.expect_value(
                 rate.is_finite() && rate > 0.0,

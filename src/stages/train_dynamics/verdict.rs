@@ -43,7 +43,7 @@ pub struct Verdict {
 }
 
 /// The latent actions of some windows.
-pub(super) struct LatentActions {
+pub(super) struct WindowLatents {
     /// Numbers of the windows in their index.
     pub windows: Vec<usize>,
     /// `[window, latent_dim]`: before quantisation
@@ -52,7 +52,7 @@ pub(super) struct LatentActions {
 
 /// The outputs and errors of both networks on some windows.
 pub(super) struct Scores {
-    pub latents: LatentActions,
+    pub latents: WindowLatents,
     /// `[window, codebook, position]`; empty before codes are in use
     pub codes: Vec<u16>,
     /// Means over the windows.
@@ -80,6 +80,7 @@ pub(super) fn judge(
     let probe = match &data.actions {
         None => None,
         Some(actions) => {
+            // The probe needs training data of its own, which the model may have seen.
             let training = latent_actions(trainer, task, data, most * PROBE_RATIO)?;
             probe::judge(actions, config, data, &training, &held_out, task.seed)?
         }
@@ -139,7 +140,7 @@ fn score(
     }
     let [fdm, copy, fdm_shuffled] = sums.map(|sum| sum / windows.len() as f64);
     let errors = Errors { fdm, copy, fdm_shuffled };
-    Ok(Scores { latents: LatentActions { windows, latent_action }, codes, errors })
+    Ok(Scores { latents: WindowLatents { windows, latent_action }, codes, errors })
 }
 
 /// Runs the IDM on training windows.
@@ -148,7 +149,7 @@ fn latent_actions(
     task: &TrainDynamicsTask,
     data: &Data,
     most: usize,
-) -> Result<LatentActions, Error> {
+) -> Result<WindowLatents, Error> {
     let windows = sample(&data.training, most, task.seed);
     let mut latent_action = Vec::new();
     let mut frames = Vec::new();
@@ -156,7 +157,7 @@ fn latent_actions(
         batch::gather(&data.shards, &data.training, part, &mut frames)?;
         latent_action.extend(trainer.latent_action(&as_batch(&frames, part.len(), task))?);
     }
-    Ok(LatentActions { windows, latent_action })
+    Ok(WindowLatents { windows, latent_action })
 }
 
 impl Verdict {
@@ -176,7 +177,7 @@ impl Verdict {
     /// Returns the clause on the FDM's error, or on why there is none.
     fn error_clause(&self) -> String {
         if self.windows == 0 {
-            return "the model cannot be judged: there are none".into();
+            return "the model cannot be judged".into();
         }
         if self.copy_error == 0.0 {
             return "nothing moves: every frame equals the one before, so latent actions cannot be \
@@ -192,8 +193,8 @@ impl Verdict {
         }
     }
 
-    /// Returns the FDM's error with shuffled latent actions over its error with their own. 1: latent
-    /// actions carry no information.
+    /// Returns the FDM's error with shuffled latent actions over its error with their own. 1:
+    /// latent actions carry no information.
     ///
     /// `None` if it is undefined, as for an FDM without any error.
     pub fn information_used(&self) -> Option<f64> {
@@ -216,7 +217,7 @@ impl Verdict {
                 "shuffled latent actions cost {used:.2}x: latent actions carry some information"
             ),
             Some(used) => format!(
-                "shuffled latent actions cost {used:.2}x: latent actions carry what happened"
+                "shuffled latent actions cost {used:.2}x: latent actions encode what happened"
             ),
         }
     }
@@ -303,7 +304,8 @@ mod tests {
         }
     }
 
-    /// A verdict of undefined numbers claims no information, whichever of them is 0, infinite or NaN.
+    /// A verdict of undefined numbers claims no information, whichever of them is 0, infinite or
+    /// NaN.
     #[test]
     fn undefined_numbers_make_no_good_verdict() {
         let odd = [0.0, 1e-4, f64::INFINITY, f64::NAN];
@@ -313,7 +315,7 @@ mod tests {
             let sentence = verdict(fdm, copy, shuffled).sentence();
             assert!(!sentence.contains("NaN") && !sentence.contains("infx"), "{sentence}");
             let sound = fdm == 1e-4 && copy == 1e-4 && shuffled.is_finite();
-            let claims_information = sentence.contains("carry what happened")
+            let claims_information = sentence.contains("encode what happened")
                 || sentence.contains("carry some information");
             assert!(sound || !claims_information, "{sentence}");
         }

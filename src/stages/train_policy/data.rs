@@ -74,6 +74,7 @@ impl Data {
             }
             latent_action.extend(labels.latent_action);
         }
+        // Counted before training frames are also judged, without held-out videos.
         let transitions = training.len() + held_out.len();
         if task.config.holdout == 0 {
             held_out.clone_from(&training);
