@@ -87,7 +87,8 @@ pub trait DynamicsTrainer: Send {
 pub struct Supervision {
     /// The number of actions. Each is a number below it.
     pub actions: usize,
-    /// The weight of their cross-entropy (in nats) beside the FDM's relative error.
+    /// The weight of their cross-entropy (in nats) in the loss. The FDM's relative error has weight
+    /// 1.
     pub weight: f64,
 }
 
@@ -101,8 +102,7 @@ pub struct Pace {
     /// Whether the FDM gets quantised latent actions. Otherwise it gets them as they are and the
     /// codebooks do not move.
     pub quantise: bool,
-    /// The weight of the mean squared correlation of two numbers of a latent action, beside the
-    /// FDM's relative error.
+    /// The weight of the mean squared correlation of two numbers of a latent action in the loss.
     pub decorrelation: f64,
 }
 

@@ -79,6 +79,7 @@ impl<A: TrainBackend> Trainer<A> {
         }
     }
 
+    /// Checks a batch and copies it to the device.
     pub(super) fn upload<B: Backend>(
         &self,
         batch: &Batch<'_>,
@@ -116,7 +117,7 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(())
     }
 
-    /// Returns the share of the true actions in the loss: 0 without supervision.
+    /// Returns the weighted loss of the true actions, 0 without supervision.
     fn action_loss(&self, latent_action: &Tensor<A, 2>, actions: &[u32]) -> Tensor<A, 1> {
         match (&self.action_head, self.supervision, actions) {
             (Some(head), Some(supervision), [_, ..]) => {
@@ -134,10 +135,11 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(self.idm.vq.forward(latent_action))
     }
 
-    /// Runs both networks forward and backward on one batch. The weights do not move.
+    /// Runs both networks forward and backward on one batch. The weights stay as they are.
     fn pass(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<Pass<A>> {
         let windows = self.upload::<A>(batch, &self.device)?;
-        // The scale of typical changes between frames, from the first batch.
+        // Sets the scale of changes between frames from the first batch, unless the weights have
+        // one.
         if self.optimizer.step == 0 {
             self.idm.start(&windows)?;
         }
@@ -175,8 +177,8 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(Pass { gradients: all, scalars, idm_statistics, fdm_statistics, quantised })
     }
 
-    /// Moves the weights, the running statistics and the codebooks. Returns how many codes were
-    /// revived.
+    /// Updates the weights, the running statistics and the codebooks. Returns the number of revived
+    /// codes.
     fn update(
         &mut self,
         mut step: OptimizerStep<A::InnerBackend>,

@@ -8,7 +8,7 @@ pub trait Progress: Sync {
     fn resume(&self, units: u64) {
         self.advance(units);
     }
-    /// Shows a few words beside the count, until the next ones replace them.
+    /// Shows a few words next to the count, until the next ones replace them.
     fn note(&self, text: &str);
     /// Prints a permanent line.
     fn say(&self, text: &str);

@@ -96,7 +96,7 @@ pub fn save_moments<B: AdamBackend>(optimizer: &Optimizer<B>, weights: &mut Weig
     save_flat("adam.second", &optimizer.second, weights)
 }
 
-/// Reads the optimiser's moments from beside the weights.
+/// Reads the optimiser's moments.
 pub fn restore_moments<B: AdamBackend>(
     optimizer: &mut Optimizer<B>,
     weights: &Weights,

@@ -83,9 +83,9 @@ pub struct TrainDynamicsConfig {
     /// more slowly than the FDM learns to read them; with `reference` the same as the FDM's.
     #[serde(default)]
     pub idm_learning_rate: Option<f64>,
-    /// Weight of the mean squared correlation between the numbers of a latent action, beside the
-    /// FDM's relative error, until codes are used (`vq.warmup`). It keeps the numbers from encoding
-    /// all the same. Default 0.03; 0 with `reference`.
+    /// Weight of the mean squared correlation between the numbers of a latent action in the loss,
+    /// until codes are in use (`vq.warmup`). It keeps the numbers from all encoding the same. The
+    /// FDM's relative error has weight 1. Default 0.03; 0 with `reference`.
     #[serde(default)]
     pub decorrelation: Option<f64>,
     /// Steps until the learning rate reaches its peak. Default 50, as in the paper.
@@ -160,8 +160,8 @@ pub struct SupervisionConfig {
     /// The number of them that join each batch. Default 16.
     #[serde(default = "default_supervised")]
     pub batch: usize,
-    /// Weight of their cross-entropy (in nats) beside the FDM's relative error. Default 0.02. From
-    /// 0.1 on the IDM memorises a few labels.
+    /// Weight of their cross-entropy (in nats) in the loss, in which the FDM's relative error has
+    /// weight 1. Default 0.02. From 0.1 on the IDM memorises a few labels.
     #[serde(default = "default_weight")]
     pub weight: f64,
 }
