@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::labelled_pairs::PairSampling;
 use super::plan::KeyFields;
 use super::plan::key::digests;
-use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace, write};
+use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput, write};
 use crate::dataset::FileInfo;
 use crate::models::{DecoderConfig, LoadedDecoder};
 use crate::train::decoder::{FitSettings, fit};
@@ -78,13 +78,13 @@ impl StageTask for TrainDecoderTask {
             .input("true_actions", digests(actions))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Trains and judges every decoder.
-fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &TrainDecoderTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let settings = &task.config;
     let most = settings.transitions.iter().copied().max().unwrap_or(0);
     let sampling = PairSampling {
@@ -96,14 +96,14 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
         holdout: settings.holdout,
         seed: task.seed,
     };
-    let sample = sampling.sample(place)?;
+    let sample = sampling.sample(ctx)?;
     let fit_settings = FitSettings {
         hidden: settings.hidden.clone(),
         steps: settings.steps,
         batch: settings.batch,
         learning_rate: settings.learning_rate,
         label_smoothing: settings.label_smoothing,
-        stop: Some(place.stop.clone()),
+        stop: Some(ctx.stop.clone()),
     };
     let config = DecoderConfig {
         latent_dim: sample.latent_dim,
@@ -112,7 +112,7 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     };
     let mut files = Vec::new();
     let mut curve = Curve::default();
-    let mut trained = TrainedDecoders::newest(place)?;
+    let mut trained = TrainedDecoders::newest(ctx)?;
     for (at, (transitions, draw)) in settings.decoders().into_iter().enumerate() {
         let train = || {
             // A smaller draw is a prefix of the largest one.
@@ -123,22 +123,22 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
             decoder.metadata.insert("lapo.draw".into(), draw.to_string());
             Ok(decoder.export()?)
         };
-        let weights = trained.get_or_train(at, place, train)?;
+        let weights = trained.get_or_train(at, ctx, train)?;
         let decoder = LoadedDecoder::load(weights)?;
         let name = format!("decoder-{transitions:06}-{draw}.safetensors");
-        let mut file = place.store.new_file(&format!("{}/{name}", place.folder))?;
+        let mut file = ctx.store.new_file(&format!("{}/{name}", ctx.folder))?;
         write(&mut file, weights)?;
         files.push(file.finish(0)?);
         let score = curve.add(transitions, draw, &decoder, &sample.held_out)?;
-        place.progress.note(&format!("{transitions} transitions: {score:.3}"));
-        place.progress.advance(1);
+        ctx.progress.note(&format!("{transitions} transitions: {score:.3}"));
+        ctx.progress.advance(1);
     }
-    place.progress.say(&curve.sentence(&sample.held_out, settings.holdout > 0));
-    files.push(curve.write(place)?);
+    ctx.progress.say(&curve.sentence(&sample.held_out, settings.holdout > 0));
+    files.push(curve.write(ctx)?);
     let stats = [("known", sample.count as f64), ("held_out", sample.held_out.len() as f64)];
-    Ok(Done {
+    Ok(TaskOutput {
         files,
         stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..Done::default()
+        ..TaskOutput::default()
     })
 }

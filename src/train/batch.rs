@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::dataset::{Shards, WindowIndex};
-use crate::models::random::TorchRng;
+use crate::models::torch_rng::TorchRng;
 
 /// Returns a random number generator for one purpose at one step, equal on every machine.
 pub fn generator(seed: u64, purpose: &str, step: u64) -> ChaCha8Rng {
@@ -18,12 +18,12 @@ pub fn generator(seed: u64, purpose: &str, step: u64) -> ChaCha8Rng {
 }
 
 /// Draws windows with replacement, batch after batch.
-pub struct Draws {
+pub struct WindowSampler {
     rng: TorchRng,
     windows: u64,
 }
 
-impl Draws {
+impl WindowSampler {
     /// Creates a sampler of `windows` windows. It skips the `drawn` random numbers of the initial
     /// weights and the `before` windows of earlier steps.
     pub fn new(seed: u64, drawn: u64, windows: usize, before: u64) -> Self {
@@ -34,7 +34,7 @@ impl Draws {
         for _ in 0..before {
             _ = rng.below(windows);
         }
-        Draws { rng, windows }
+        WindowSampler { rng, windows }
     }
 
     /// Returns the next `size` windows.

@@ -1,6 +1,6 @@
 //! The optimiser: clips the global norm of the gradients, then updates each parameter.
 //!
-//! `adam` updates all parameters; with [`Rule::Muon`], `muon` updates the weights of
+//! `adam` updates all parameters; with [`OptimizerKind::Muon`], `muon` updates the weights of
 //! convolutions. lapo does not use `burn`'s optimisers because LAPO clips the norm over *all*
 //! gradients, and because a checkpoint must hold the moments under the parameters' names. Start at
 //! [`Optimizer::begin`].
@@ -40,7 +40,7 @@ impl<A> TrainBackend for A where
 /// The optimiser of convolution weights. Adam updates all other parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Rule {
+pub enum OptimizerKind {
     /// Adam, as in the paper.
     #[default]
     Adam,
@@ -48,10 +48,10 @@ pub enum Rule {
     Muon,
 }
 
-impl Rule {
+impl OptimizerKind {
     /// Returns the default for dynamics models: Muon, or Adam for the published networks.
-    pub fn of_dynamics(reference: bool) -> Rule {
-        if reference { Rule::Adam } else { Rule::Muon }
+    pub fn of_dynamics(reference: bool) -> OptimizerKind {
+        if reference { OptimizerKind::Adam } else { OptimizerKind::Muon }
     }
 }
 
@@ -68,7 +68,7 @@ pub struct OptimConfig {
     /// Maximum norm of all gradients together. Larger ones are scaled down to it. Default 2.
     pub max_grad_norm: f64,
     /// The optimiser of convolution weights. Default `adam`.
-    pub rule: Rule,
+    pub rule: OptimizerKind,
     /// Precision of the forward and backward passes. Parameters and moments are always single
     /// precision. Default `f32`.
     pub precision: Precision,
@@ -85,7 +85,7 @@ impl Default for OptimConfig {
             beta2: 0.999,
             epsilon: 1e-8,
             max_grad_norm: 2.0,
-            rule: Rule::Adam,
+            rule: OptimizerKind::Adam,
             precision: Precision::F32,
             ema_decay: None,
         }
@@ -164,7 +164,7 @@ impl<B: AdamBackend> Optimizer<B> {
         let moment =
             |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
         let first = moment(&mut self.first);
-        if let (Rule::Muon, Some(matrix)) = (self.config.rule, muon::matrix_shape(shape)) {
+        if let (OptimizerKind::Muon, Some(matrix)) = (self.config.rule, muon::matrix_shape(shape)) {
             let gradient = gradient * step.scale.clone();
             let [parameter, first] =
                 muon::update([parameter, first], gradient, learning_rate, matrix);

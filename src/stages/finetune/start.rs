@@ -9,7 +9,7 @@ use crate::models::policy::Policy;
 use crate::models::weights::Weights;
 use crate::models::{AgentConfig, DecoderConfig, Outputs, PolicyConfig, Precision, labeller};
 use crate::stages::player::can_be_shown;
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 use crate::train::optim::TrainBackend;
 
 /// Widths of the decoder's hidden layers.
@@ -18,7 +18,7 @@ const DECODER_HIDDEN: [usize; 3] = [192, 128, 64];
 /// Creates the network with fresh weights, or with those of the latent policy.
 pub(super) fn start<A: TrainBackend>(
     task: &FinetuneTask,
-    place: &Workplace,
+    ctx: &TaskContext,
     actions: usize,
     device: &A::Device,
 ) -> Result<(AgentConfig, AgentNet<A>), Error> {
@@ -31,7 +31,7 @@ pub(super) fn start<A: TrainBackend>(
         let net = AgentNet::new(&mut init, &config);
         return Ok((config, net));
     };
-    let weights = Weights::parse(&place.store.require_file(file)?)?;
+    let weights = Weights::parse(&ctx.store.require_file(file)?)?;
     let latent = weights.policy_config()?;
     let policy = weights.load("policy", Policy::new(&mut init, &latent), device)?;
     let decoder = DecoderConfig {
@@ -51,13 +51,13 @@ pub(super) fn start<A: TrainBackend>(
 /// policy.
 pub(super) fn teacher_of(
     task: &FinetuneTask,
-    place: &Workplace,
+    ctx: &TaskContext,
     agent: &AgentConfig,
 ) -> Result<Option<Teacher>, Error> {
     let Some((file, decoder)) = task.dynamics.as_ref().zip(agent.decoder.as_ref()) else {
         return Ok(None);
     };
-    let idm = labeller(&place.device, &place.store.require_file(file)?, Precision::F32)?;
+    let idm = labeller(&ctx.device, &ctx.store.require_file(file)?, Precision::F32)?;
     let seen = agent.network.frame_size;
     let expected = idm.config().frame_size;
     if seen != expected {

@@ -5,7 +5,7 @@
 use rand::seq::SliceRandom;
 
 use super::rollout::Rollout;
-use crate::models::{DecoderConfig, Labeller, LoadedDecoder, Want};
+use crate::models::{DecoderConfig, LabelOutputs, Labeller, LoadedDecoder};
 use crate::stages::Error;
 use crate::train::batch;
 use crate::train::decoder::{FitSettings, fit};
@@ -73,7 +73,7 @@ impl Teacher {
                 taken.push(rollout.actions[t * envs + env]);
             }
         }
-        let labels = self.idm.label(&frames, &starts, Want::default())?;
+        let labels = self.idm.label(&frames, &starts, LabelOutputs::default())?;
         self.pairs.latent_action.extend(labels.latent_action);
         if let TrueActions::Discrete(actions) = &mut self.pairs.action {
             actions.extend(taken);

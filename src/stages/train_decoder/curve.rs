@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::models::LoadedDecoder;
 use crate::stages::model_files::ratio;
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 use crate::train::pairs::{Pairs, TrueActions};
 use crate::train::probe::{constant_score, score};
 
@@ -67,13 +67,13 @@ impl Curve {
     }
 
     /// Writes `curve.parquet`.
-    pub(super) fn write(self, place: &Workplace) -> Result<FileInfo, Error> {
+    pub(super) fn write(self, ctx: &TaskContext) -> Result<FileInfo, Error> {
         let columns = [
             ("transitions", Column::U64(self.transitions)),
             ("draw", Column::U64(self.draw)),
             ("accuracy", Column::F64(self.accuracy)),
             ("r2", Column::F64(self.r2)),
         ];
-        Ok(write_table(place.store, &format!("{}/curve.parquet", place.folder), &columns)?)
+        Ok(write_table(ctx.store, &format!("{}/curve.parquet", ctx.folder), &columns)?)
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{KIND, TrainDecoderTask};
 use crate::dataset;
-use crate::stages::plan::{Given, NewTask, StagePlan};
+use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, LatentActions, Needs, Stage, StageKind, StageTask,
 };
@@ -149,7 +149,7 @@ impl Stage for TrainDecoderConfig {
     }
 
     /// Adds one task for all decoders, because they share labels and true actions.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let labels = given.plan(&self.labels);
         let actions = given.plan(&self.actions);
         let task = TrainDecoderTask {

@@ -4,7 +4,7 @@ use super::TrainDynamicsConfig;
 use crate::models::{FdmAction, IdmHead, Predict, VqConfig};
 use crate::stages::FieldFaults;
 use crate::stages::plan::training::Refresh;
-use crate::train::Rule;
+use crate::train::OptimizerKind;
 
 impl TrainDynamicsConfig {
     /// Returns the faults of all fields.
@@ -108,7 +108,7 @@ impl TrainDynamicsConfig {
     fn expect_published(&self, faults: &mut FieldFaults) {
         let vq = VqConfig::default();
         let departures = [
-            ("optimizer", self.optimizer == Some(Rule::Muon)),
+            ("optimizer", self.optimizer == Some(OptimizerKind::Muon)),
             ("idm_learning_rate", self.idm_learning_rate.is_some()),
             ("supervision", self.supervision.is_some()),
             ("decorrelation", self.decorrelation.unwrap_or(0.0) > 0.0),
