@@ -2,15 +2,15 @@
 //! al., 2017).
 //!
 //! One step of the training loop is one update: `Ppo::play` plays a rollout, `advantages` (in
-//! `rollout`) computes GAE, and `Agent::update` (in `learner`, with the loss) takes several epochs of
-//! minibatches. [`settings`] has the learning rate of each layer, `teacher` trains the decoder of the
-//! supervised path, and [`AgentNet`] is the network. The stage writes `agent.safetensors`,
-//! `metrics.parquet` and `verdict.json`.
+//! `rollout`) computes GAE, and `Agent::update` (in `update`, with the loss) takes several epochs
+//! of minibatches. [`LearningRates`] has the learning rate of each layer, `teacher` trains the
+//! decoder of the supervised path, and [`AgentNet`] is the network. The stage writes
+//! `agent.safetensors`, `metrics.parquet` and `verdict.json`.
 //!
-//! The convolutions of a latent policy are frozen, so a rollout keeps the features of each frame and
-//! an update computes two linear layers only. The published code recomputes and differentiates them
-//! in every pass, and counts these unused gradients in the norm that it clips. It also lets the IDM
-//! see across the ends of episodes and rollouts, which lapo does not.
+//! The convolutions of a latent policy are frozen, so a rollout keeps the features of each frame
+//! and an update computes two linear layers only. The published code recomputes and differentiates
+//! them in every pass, and counts these unused gradients in the norm that it clips. It also lets
+//! the IDM see across the ends of episodes and rollouts, which lapo does not.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -36,7 +36,7 @@ use crate::models::weights::to_host;
 use crate::train::optim::TrainBackend;
 use crate::train::{Learner, Step, TrainError, TrainingLoop, batch};
 
-mod learner;
+mod learning_rates;
 mod rollout;
 pub mod settings;
 mod start;
@@ -44,37 +44,40 @@ mod state;
 mod teacher;
 #[cfg(test)]
 mod tests;
+mod update;
 mod verdict;
 
-use learner::Agent;
+pub use learning_rates::LearningRates;
 use rollout::{Rollout, advantages};
-pub use settings::{FinetuneConfig, Rates};
+pub use settings::FinetuneConfig;
 use start::{start, teacher_of};
 use teacher::Teacher;
+use update::Agent;
 
-/// What all `finetune` stages have in common. Raise `version` when the same inputs and settings give another agent.
+/// The kind of all `finetune` stages. Raise its version when the same inputs and settings give
+/// another agent.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["model", "policy"],
     has_checkpoints: true,
     ..StageKind::new("finetune", 2, &[ArtifactKind::Agent], "env steps")
 };
-/// Rewards, divided by the deviation of returns, end here.
+/// The maximum magnitude of a reward after its division by the deviation of returns.
 const REWARD_CLIP: f64 = 10.0;
 
-/// Where to start from, and how to learn.
+/// A training of an agent in one game.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FinetuneTask {
     /// The stage's settings.
     pub config: FinetuneConfig,
-    /// Seeds weights, levels and chance.
+    /// Seeds weights, levels and actions.
     pub seed: u64,
-    /// The latent policy's weights, unless it starts from scratch.
+    /// The weights of the latent policy. `None`: from scratch.
     pub policy: Option<FileInfo>,
-    /// The weights of IDM and FDM, where there is a supervised path.
+    /// The weights of IDM and FDM, with a supervised path.
     pub dynamics: Option<FileInfo>,
-    /// What the weights' file says of its origin.
+    /// The origin of the weights, for their metadata.
     pub provenance: BTreeMap<String, String>,
-    /// Seconds between two checkpoints; changes nothing in the result.
+    /// Seconds between two checkpoints. They do not change the result.
     pub checkpoint_secs: u64,
 }
 
@@ -102,8 +105,9 @@ impl StageTask for FinetuneTask {
             ent_coef,
             vf_coef,
             max_grad_norm,
-            // The task's own, or the pipeline's.
+            // The key has the task's seed, which is this one or the pipeline's.
             seed: _,
+            // Inputs, which are in the key by their digests.
             policy: _,
             dynamics: _,
         } = config;
@@ -141,7 +145,7 @@ impl StageTask for FinetuneTask {
     }
 }
 
-/// Trains to the last update and reports what the agent earns.
+/// Trains to the last update and writes the agent.
 fn run(task: &FinetuneTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     ctx.device.check()?;
     on_device!(&ctx.device, B, at => train(&mut Ppo::<Autodiff<B>>::new(task, ctx, at)?))
@@ -166,19 +170,20 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
         let rollout = self.play(update)?;
         let (advantages, returns) = advantages(&rollout, &self.task.config);
         let begun = Instant::now();
-        let before = self.learner.snapshot();
+        // An update takes many steps and finds out at its end whether all were finite.
+        let before = self.agent.snapshot();
         let result =
-            self.ctx.device.run(|| self.learner.update(update, &rollout, &advantages, &returns));
+            self.ctx.device.run(|| self.agent.update(update, &rollout, &advantages, &returns));
         self.add_seconds("seconds_improving", begun);
         let mut row = match result {
             Ok(row) => row,
             Err(TrainError::NotFinite { what, seen, .. }) => {
-                self.learner.go_back(before);
+                self.agent.restore(before);
                 return Ok(Step::Skipped { what, seen });
             }
             Err(error) => return Err(error.into()),
         };
-        self.teach(update, update * self.task.config.batch() as u64, &rollout)?;
+        self.train_decoder(update, &rollout)?;
         row.extend(rollout.metrics(&returns));
         let episode_return = row.iter().find(|(name, _)| *name == "episode_return");
         let note = episode_return.map_or(String::new(), |(_, mean)| format!("return {mean:.2}"));
@@ -195,25 +200,48 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
     }
 }
 
-/// All that is remembered from one update to the next.
+/// A PPO training: the agent, its environments, and the statistics of their episodes.
 struct Ppo<'a, A: AutodiffBackend> {
     task: &'a FinetuneTask,
     ctx: &'a TaskContext<'a>,
     game: Procgen,
     scale: RewardScale,
     statistics: EpisodeStatistics,
-    learner: Agent<A>,
+    agent: Agent<A>,
+    /// Trains the decoder of the supervised path, if there is one.
     teacher: Option<Teacher>,
-    /// Where the time went.
+    /// Seconds spent on each part of an update, for the receipt.
     seconds: BTreeMap<String, f64>,
 }
 
-/// What the network says of some frames.
-struct Acted<B: Backend> {
+/// The network's outputs for some frames.
+struct Outputs<B: Backend> {
+    /// Features of the convolutions: `[frame, feature]`
     base: Tensor<B, 2>,
+    /// Logits of the supervised path: `[frame, action]`
     supervised: Option<Tensor<B, 2>>,
+    /// `[frame, action]`
     logits: Vec<f32>,
+    /// `[frame]`
     values: Vec<f32>,
+}
+
+impl<B: Backend> Outputs<B> {
+    /// Concatenates the outputs of several passes.
+    fn concat(passes: Vec<Outputs<B>>) -> Outputs<B> {
+        let mut base = Vec::new();
+        let mut supervised = Vec::new();
+        let mut logits = Vec::new();
+        let mut values = Vec::new();
+        for pass in passes {
+            base.push(pass.base);
+            supervised.extend(pass.supervised);
+            logits.extend(pass.logits);
+            values.extend(pass.values);
+        }
+        let supervised = (!supervised.is_empty()).then(|| Tensor::cat(supervised, 0));
+        Outputs { base: Tensor::cat(base, 0), supervised, logits, values }
+    }
 }
 
 impl<'a, A: TrainBackend> Ppo<'a, A> {
@@ -223,6 +251,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         device: A::Device,
     ) -> Result<Self, Error> {
         let config = &task.config;
+        // Procgen's seed is a positive i32.
         let seed = batch::generator(task.seed, "levels", 0).random::<u32>() >> 1;
         let procgen = ProcgenConfig {
             game: config.game,
@@ -238,7 +267,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         Ok(Ppo {
             scale: RewardScale::new(game.count(), config.gamma, REWARD_CLIP),
             statistics: EpisodeStatistics::new(game.count()),
-            learner: Agent::new(config.clone(), task.seed, agent, net, device),
+            agent: Agent::new(config.clone(), task.seed, agent, net, device),
             seconds: BTreeMap::new(),
             task,
             ctx,
@@ -247,107 +276,102 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         })
     }
 
-    /// Plays a rollout.
+    /// Plays one rollout in all environments.
     fn play(&mut self, update: u64) -> Result<Rollout<A::InnerBackend>, Error> {
-        let (envs, net, frozen) =
-            (self.game.count(), self.learner.net.valid(), !self.task.config.from_scratch);
+        let envs = self.game.count();
+        let net = self.agent.net.valid();
         let mut rng = batch::generator(self.task.seed, "finetune", update);
-        let (mut rollout, mut base, mut supervised) = (Rollout::default(), Vec::new(), Vec::new());
+        let mut rollout = Rollout::default();
+        let mut base = Vec::new();
+        let mut supervised = Vec::new();
         for _ in 0..self.task.config.rollout {
-            let acted = self.act(&net, &mut rollout.frames)?;
-            for logits in acted.logits.chunks_exact(self.game.actions()) {
+            let outputs = self.forward(&net, &mut rollout.frames)?;
+            for logits in outputs.logits.chunks_exact(self.game.actions()) {
                 let (action, log_prob) = draw(logits, 1.0, &mut rng);
                 rollout.actions.push(action);
                 rollout.log_probs.push(log_prob);
             }
-            rollout.values.extend(&acted.values);
-            if frozen {
-                base.push(acted.base);
-                supervised.extend(acted.supervised);
+            rollout.values.extend(&outputs.values);
+            // Frozen convolutions give the same features in the update. From scratch they learn, so
+            // the update computes them anew.
+            if !self.task.config.from_scratch {
+                base.push(outputs.base);
+                supervised.extend(outputs.supervised);
             }
             let begun = Instant::now();
             self.game.step(&rollout.actions[rollout.actions.len() - envs..])?;
             self.add_seconds("seconds_in_game", begun);
             rollout.rewards.extend(self.scale.scale(self.game.rewards(), self.game.ends()));
-            rollout.ends.extend(self.game.ends().iter().map(|end| *end != End::None));
-            rollout.episodes.extend(
-                self.statistics
-                    .update(&self.game)
-                    .into_iter()
-                    .map(|episode| (episode.episode_return, episode.length)),
-            );
+            rollout.dones.extend(self.game.ends().iter().map(|end| *end != End::None));
+            rollout.episodes.extend(self.statistics.update(&self.game));
         }
-        rollout.last_values = self.act(&net, &mut rollout.frames)?.values;
+        // The value after the last step, from which GAE bootstraps.
+        rollout.last_values = self.forward(&net, &mut rollout.frames)?.values;
         rollout.base = (!base.is_empty()).then(|| Tensor::cat(base, 0));
         rollout.supervised = (!supervised.is_empty()).then(|| Tensor::cat(supervised, 0));
         Ok(rollout)
     }
 
-    /// Looks at what all environments show, and keeps it.
-    fn act(
+    /// Runs the network on the current frames of all environments and appends them to `frames`.
+    fn forward(
         &mut self,
         net: &AgentNet<A::InnerBackend>,
-        seen: &mut Vec<u8>,
-    ) -> Result<Acted<A::InnerBackend>, Error> {
+        frames: &mut Vec<u8>,
+    ) -> Result<Outputs<A::InnerBackend>, Error> {
         let begun = Instant::now();
-        let (shape, native) = (
-            self.learner.agent.network.frame_shape(),
-            self.game.frame_shape().iter().product::<usize>(),
-        );
-        let first = seen.len();
-        self.game.frames().chunks_exact(native).for_each(|frame| shrink(frame, shape[0], seen));
-        let pass = self.ctx.device.pass() * shape.iter().product::<usize>();
-        let look = |(net, device): &mut (AgentNet<A::InnerBackend>, A::Device),
-                    frames: &[u8]|
+        let shape = self.agent.config.network.frame_shape();
+        let native = self.game.frame_shape().iter().product::<usize>();
+        let first = frames.len();
+        for frame in self.game.frames().chunks_exact(native) {
+            shrink(frame, shape[0], frames);
+        }
+        let forward = |(net, device): &mut (AgentNet<A::InnerBackend>, A::Device),
+                       frames: &[u8]|
          -> Result<_, Error> {
             let base = net.rl.base(upload(frames, shape, device));
             let supervised = net.supervised_logits(base.clone());
             let (logits, value) = net.logits_and_value(base.clone(), supervised.clone());
-            Ok((base, supervised, to_host(logits)?, to_host(value)?))
+            Ok(Outputs { base, supervised, logits: to_host(logits)?, values: to_host(value)? })
         };
-        let on = (net.clone(), self.learner.device.clone());
-        let parts: Vec<_> =
-            seen[first..].par_chunks(pass).map_with(on, look).collect::<Result<_, _>>()?;
-        let (mut base, mut supervised, mut logits, mut values) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for part in parts {
-            base.push(part.0);
-            supervised.extend(part.1);
-            logits.extend(part.2);
-            values.extend(part.3);
-        }
+        let state = (net.clone(), self.agent.device.clone());
+        // On CPUs each thread takes a few frames; on a GPU one pass takes many.
+        let pass = self.ctx.device.pass() * shape.iter().product::<usize>();
+        let passes = frames[first..]
+            .par_chunks(pass)
+            .map_with(state, forward)
+            .collect::<Result<Vec<_>, _>>()?;
         self.add_seconds("seconds_acting", begun);
-        let supervised = (!supervised.is_empty()).then(|| Tensor::cat(supervised, 0));
-        Ok(Acted { base: Tensor::cat(base, 0), supervised, logits, values })
+        Ok(Outputs::concat(passes))
     }
 
-    /// Where there is a supervised path and it is time, its decoder learns what the rollout shows.
-    fn teach(
+    /// Collects the pairs of a rollout and, if it is due after this update, trains the decoder of
+    /// the supervised path on all pairs so far.
+    fn train_decoder(
         &mut self,
         update: u64,
-        done: u64,
         rollout: &Rollout<A::InnerBackend>,
     ) -> Result<(), Error> {
-        let Some((teacher, decoder)) =
-            self.teacher.as_mut().zip(self.learner.agent.decoder.as_ref())
-        else {
+        let decoder = self.agent.config.decoder.as_ref();
+        let Some((teacher, decoder)) = self.teacher.as_mut().zip(decoder) else {
             return Ok(());
         };
-        if !Teacher::listens(done) {
-            teacher.forget();
+        let env_steps = update * self.task.config.batch() as u64;
+        if !Teacher::collects(env_steps) {
+            teacher.clear();
             return Ok(());
         }
         let begun = Instant::now();
-        teacher.remember(rollout)?;
-        if Teacher::teaches(update, done) && !teacher.pairs.is_empty() {
-            let taught = teacher.teach(decoder, self.task.seed, update)?;
-            self.learner.net.set_decoder(&taught, &self.learner.device)?;
+        teacher.collect(rollout)?;
+        if Teacher::trains(update, env_steps) && !teacher.pairs.is_empty() {
+            let trained = teacher.train(decoder, self.task.seed, update)?;
+            self.agent.net.set_decoder(&trained, &self.agent.device)?;
         }
         self.add_seconds("seconds_teaching", begun);
         Ok(())
     }
 
-    fn add_seconds(&mut self, what: &str, begun: Instant) {
-        *self.seconds.entry(what.to_owned()).or_default() += begun.elapsed().as_secs_f64();
+    /// Adds the time since `begun` to the seconds of a part.
+    fn add_seconds(&mut self, part: &str, begun: Instant) {
+        *self.seconds.entry(part.to_owned()).or_default() += begun.elapsed().as_secs_f64();
     }
 }

@@ -1,4 +1,4 @@
-//! Files of the user that a stage reads: they must not change between planning and running.
+//! Input files of the user, which must not change between planning and running.
 
 use std::path::Path;
 

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Error, TaskContext};
 use crate::dataset::{Action, Actions, FileInfo, Labels, read_labels};
 use crate::models::Outputs;
-use crate::train::decoder::{Answers, Pairs, Spread, Sums};
+use crate::train::pairs::{ColumnStats, ColumnSums, Pairs, TrueActions};
 
 /// The maximum number of held-out transitions.
 const MAX_HELD_OUT: usize = 8192;
 
-/// Which pairs to sample.
+/// The pairs to sample.
 pub(super) struct PairSampling<'a> {
     pub labels: &'a [FileInfo],
     pub actions: &'a [FileInfo],
@@ -21,7 +21,8 @@ pub(super) struct PairSampling<'a> {
     pub least: usize,
     /// The number of draws.
     pub draws: u64,
-    /// Every `holdout`-th video is held out, so that no draw has pairs of it. 0: every video is in both.
+    /// Every `holdout`-th video is held out, so that no draw has pairs of it. 0: every video is in
+    /// both sets.
     pub holdout: usize,
     /// Seeds the draws.
     pub seed: u64,
@@ -31,8 +32,8 @@ pub(super) struct PairSampling<'a> {
 pub(super) struct PairSample {
     pub latent_dim: usize,
     pub outputs: Outputs,
-    /// The spread of all latent actions, whether their true action is known or not.
-    pub spread: Spread,
+    /// Statistics of all latent actions, labelled or not.
+    pub latent_stats: ColumnStats,
     /// Each draw has `most` transitions. A smaller draw is a prefix of it.
     pub draws: Vec<Pairs>,
     pub held_out: Pairs,
@@ -53,7 +54,7 @@ impl PairSampling<'_> {
         let mut sampler = Sampler {
             draws: (0..self.draws).map(|_| LowestRanks::new(self.most)).collect(),
             held_out: LowestRanks::new(MAX_HELD_OUT),
-            sums: Sums::default(),
+            sums: ColumnSums::default(),
             latent_dim: 0,
             count: 0,
             videos: 0,
@@ -75,6 +76,7 @@ impl PairSampling<'_> {
                 videos: sampler.videos,
             });
         }
+        // `None` for discrete actions.
         let axes = actions.axes();
         let (held_out, held_out_codes) = sampler.held_out.into_pairs(axes);
         Ok(PairSample {
@@ -82,7 +84,7 @@ impl PairSampling<'_> {
             outputs: axes.map_or(Outputs::Discrete { actions: actions.count() }, |axes| {
                 Outputs::Continuous { axes }
             }),
-            spread: sampler.sums.spread(),
+            latent_stats: sampler.sums.stats(),
             draws: sampler.draws.into_iter().map(|lowest| lowest.into_pairs(axes).0).collect(),
             held_out,
             held_out_codes,
@@ -91,27 +93,27 @@ impl PairSampling<'_> {
     }
 }
 
-/// Converts true actions to the form that a decoder learns. `axes` is the width of continuous
-/// actions.
-pub(super) fn answers<'a>(
+/// Collects true actions for a decoder. `axes` is the width of continuous actions.
+pub(super) fn true_actions<'a>(
     actions: impl Iterator<Item = Action<'a>>,
     axes: Option<usize>,
-) -> Answers {
-    let (mut discrete, mut continuous) = (Vec::new(), Vec::new());
+) -> TrueActions {
+    let mut discrete = Vec::new();
+    let mut continuous = Vec::new();
     for action in actions {
         match action {
             Action::Discrete(number) => discrete.push(number),
             Action::Continuous(numbers) => continuous.extend_from_slice(numbers),
         }
     }
-    axes.map_or(Answers::Discrete(discrete), |axes| Answers::Continuous(continuous, axes))
+    axes.map_or(TrueActions::Discrete(discrete), |axes| TrueActions::Continuous(continuous, axes))
 }
 
 /// The sample of the labels read so far.
 struct Sampler {
     draws: Vec<LowestRanks>,
     held_out: LowestRanks,
-    sums: Sums,
+    sums: ColumnSums,
     latent_dim: usize,
     count: usize,
     videos: usize,
@@ -123,7 +125,9 @@ impl Sampler {
         let dim = labels.shape.latent_dim;
         let codes = labels.latent_code.len() / labels.len().max(1);
         self.latent_dim = dim;
+        // Unlabelled latent actions count, too: there are many more of them.
         self.sums.add(&labels.latent_action, dim);
+        // Videos are numbered over all files; a file names each of its videos once.
         let mut videos = HashMap::new();
         for i in 0..labels.len() {
             let next = self.videos + videos.len();
@@ -132,12 +136,14 @@ impl Sampler {
                 continue;
             };
             let is_held_out = sampling.holdout > 0 && video.is_multiple_of(sampling.holdout);
+            // Copied only if its rank is low enough: most transitions are not drawn.
             let row = || LabelledTransition {
                 latent_action: labels.latent_action[i * dim..][..dim].to_vec(),
                 codes: labels.latent_code[i * codes..][..codes].to_vec(),
                 action: OwnedAction::from(action),
             };
             if is_held_out || sampling.holdout == 0 {
+                // A draw number of its own for the held-out set.
                 self.held_out.offer(rank(labels, i, sampling.seed, u64::MAX), row);
             }
             if !is_held_out {
@@ -208,6 +214,7 @@ impl LowestRanks {
         LowestRanks { most, rows: BTreeMap::new() }
     }
 
+    /// Adds a transition if its rank is among the lowest.
     fn offer(&mut self, rank: u64, row: impl Fn() -> LabelledTransition) {
         let full = self.rows.len() == self.most;
         if full && self.rows.last_key_value().is_none_or(|(highest, _)| rank > *highest) {
@@ -221,7 +228,7 @@ impl LowestRanks {
 
     /// Returns the pairs and their codes.
     fn into_pairs(self, axes: Option<usize>) -> (Pairs, Vec<u16>) {
-        let action = answers(self.rows.values().map(|row| row.action.borrowed()), axes);
+        let action = true_actions(self.rows.values().map(|row| row.action.borrowed()), axes);
         let (latent_action, codes): (Vec<_>, Vec<_>) =
             self.rows.into_values().map(|row| (row.latent_action, row.codes)).unzip();
         (Pairs { latent_action: latent_action.concat(), action }, codes.concat())

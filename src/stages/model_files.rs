@@ -24,8 +24,10 @@ pub(super) fn write_model(
     Ok(vec![model.finish(0)?, table, report.finish(0)?, events])
 }
 
-/// Returns a verdict as JSON: the fields of `first`, such as its sentence, then those of the verdict.
+/// Returns a verdict as JSON: the fields of `first`, such as its sentence, then those of the
+/// verdict.
 pub(super) fn verdict_json(first: Value, verdict: &impl Serialize) -> String {
+    // A JSON object keeps the order of its fields, so the sentence comes first.
     let mut value = first;
     if let (Some(all), Value::Object(fields)) = (value.as_object_mut(), json!(verdict)) {
         all.extend(fields);

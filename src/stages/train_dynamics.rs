@@ -2,7 +2,7 @@
 //!
 //! Each step draws a batch of windows `o[t-k..t+1]`. The IDM sees whole windows and infers the
 //! latent action between `o[t]` and `o[t+1]`. The FDM sees all but the last frame and the quantised
-//! latent action, and predicts the last frame. The loop is [`TrainingLoop`], the method of a step
+//! latent action, and predicts the last frame. The loop is [`TrainingLoop`]; a step is computed in
 //! `train/dynamics_trainer.rs`. The stage writes `model.safetensors`, `metrics.parquet` and
 //! `verdict.json`. Its settings are in `settings`, the data and the steps in `learner`, the
 //! judgement of the model in `verdict`.
@@ -22,14 +22,15 @@ use crate::train::{Batch, TrainingLoop, dynamics_trainer};
 mod learner;
 mod probe;
 mod settings;
+mod validation;
 mod verdict;
 
 use learner::{Data, DynamicsLearner};
 pub use settings::{SupervisionConfig, TrainDynamicsConfig};
 pub use verdict::Verdict;
 
-/// The kind of all `train_dynamics` stages. Raise its version when the same frames and settings give
-/// another model.
+/// The kind of all `train_dynamics` stages. Raise its version when the same frames and settings
+/// give another model.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "without", "true_actions", "init", "state", "generation"],
     has_checkpoints: true,
@@ -89,6 +90,28 @@ impl StageTask for TrainDynamicsTask {
             provenance: _,
             checkpoint_secs: _,
         } = self;
+        let has_actions = config.actions.is_some();
+        config
+            .key_fields(*size)
+            .setting("seed", seed)
+            .input("frames", digests(shards))
+            .input("generation", generation)
+            .setting_if(has_actions, "measured", true)
+            .input_if(has_actions, "true_actions", digests(actions))
+            .setting_if(without.is_some(), "no_copies", true)
+            .input_if(without.is_some(), "without", without)
+            .input_if(init.is_some(), "init", digests(init.as_slice()))
+            .input_if(state.is_some(), "state", digests(state.as_slice()))
+    }
+
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
+    }
+}
+
+impl TrainDynamicsConfig {
+    /// Returns the settings in the key of a training on frames of `size` pixels a side.
+    fn key_fields(&self, size: usize) -> KeyFields {
         let TrainDynamicsConfig {
             steps,
             batch,
@@ -104,7 +127,6 @@ impl StageTask for TrainDynamicsTask {
             accumulate,
             ema_decay,
             continued,
-            actions: measured,
             // The key has the networks' sizes, which follow from these.
             preset: _,
             idm_scale: _,
@@ -117,10 +139,11 @@ impl StageTask for TrainDynamicsTask {
             fdm_bottom: _,
             // Inputs, which are in the key by their digests, and when to train again.
             frames: _,
+            actions: _,
             without: _,
             init_from: _,
             refresh: _,
-        } = config;
+        } = self;
         KeyFields::new(&KIND)
             .setting("steps", steps)
             .setting("batch", batch)
@@ -132,25 +155,12 @@ impl StageTask for TrainDynamicsTask {
             .setting("precision", precision)
             .setting("holdout", holdout)
             .setting("supervision", supervision)
-            .settings_of(config.dynamics(*size))
-            // The same networks by the paper's optimiser and rates are another model.
+            .settings_of(self.dynamics(size))
+            // The same networks trained with the paper's optimiser and rates are another model.
             .setting_if(*reference, "reference", reference)
             .setting_if(*accumulate != 1, "accumulate", accumulate)
             .setting_if(ema_decay.is_some(), "ema_decay", ema_decay)
             .setting_if(*continued, "continue", true)
-            .setting("seed", seed)
-            .input("frames", digests(shards))
-            .input("generation", generation)
-            .setting_if(measured.is_some(), "measured", true)
-            .input_if(measured.is_some(), "true_actions", digests(actions))
-            .setting_if(without.is_some(), "no_copies", true)
-            .input_if(without.is_some(), "without", without)
-            .input_if(init.is_some(), "init", digests(init.as_slice()))
-            .input_if(state.is_some(), "state", digests(state.as_slice()))
-    }
-
-    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
-        run(self, ctx)
     }
 }
 
@@ -165,6 +175,7 @@ fn run(task: &TrainDynamicsTask, ctx: &TaskContext) -> Result<TaskOutput, Error>
         trainer.import(&ctx.store.require_file(file)?)?;
     }
     let continued = ctx.continued(task.state.as_ref())?;
+    // The scope ends after the threads that load frames, which borrow the data.
     std::thread::scope(|scope| {
         let mut learner = DynamicsLearner::new(scope, task, &data, ctx, trainer);
         let training = TrainingLoop {
@@ -173,6 +184,7 @@ fn run(task: &TrainDynamicsTask, ctx: &TaskContext) -> Result<TaskOutput, Error>
             ..ctx.training_loop(task.config.steps, task.checkpoint_secs)
         };
         let mut finished = training.run(&mut learner)?;
+        // Before the final verdict: a longer training logs its own.
         let state = if task.config.continued { Some(finished.state(&learner)?) } else { None };
 
         let verdict = learner.judge_finally(VERDICT_WINDOWS, config.vq.quantises())?;
@@ -188,11 +200,13 @@ fn run(task: &TrainDynamicsTask, ctx: &TaskContext) -> Result<TaskOutput, Error>
     })
 }
 
-/// Returns whether a training is judged after `taken` steps: at a half of them, a quarter, and so on.
+/// Returns whether a training is judged after `taken` steps: at half of its steps, at a quarter, an
+/// eighth and so on.
 fn is_judged(taken: u64, steps: u64) -> bool {
     taken >= FIRST_JUDGEMENT && (1..u64::BITS).any(|halvings| steps >> halvings == taken)
 }
 
+/// Returns the frames of windows as a batch.
 fn as_batch<'a>(frames: &'a [u8], windows: usize, task: &TrainDynamicsTask) -> Batch<'a> {
     Batch {
         frames,

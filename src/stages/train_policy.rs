@@ -184,6 +184,7 @@ fn run(task: &TrainPolicyTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
         None => Selection::Last,
         patience => Selection::Best { column: HELD_OUT_ERROR, patience },
     };
+    // The scope ends after the threads that load frames, which borrow the data.
     std::thread::scope(|scope| {
         let mut learner = PolicyLearner::new(scope, task, &data, ctx, trainer);
         let training = TrainingLoop {

@@ -1,21 +1,23 @@
-//! Checkpoints of a training run: `<scratch>/<step>/state`, each created whole or not at all.
+//! Checkpoints of a training: `<scratch>/<step>/state`, each created atomically.
 //!
-//! Two runs of the same training write the same bytes, so it does not matter whose checkpoint is read.
+//! Two runs of the same training write the same bytes, so either may resume from the other's
+//! checkpoints.
 
 use crate::dataset::{Error, Store};
 
-/// How many checkpoints are kept while training runs.
+/// The number of newest checkpoints to keep.
 const KEPT: usize = 2;
 
-/// The newest checkpoint: the step to go on with, and its bytes.
+/// Returns the newest checkpoint: the step to continue with, and its bytes.
 pub fn newest(store: &Store, folder: &str) -> Result<Option<(u64, Vec<u8>)>, Error> {
-    let Some((step, path)) = all(store, folder)?.pop() else {
+    let Some((step, path)) = list(store, folder)?.pop() else {
         return Ok(None);
     };
     Ok(store.read(&path)?.map(|bytes| (step, bytes.to_vec())))
 }
 
-/// Saves the state before `step`, then forgets older ones, but not the one before step `kept`, nor what a run that is ahead has saved.
+/// Saves the state before `step`, then deletes all but the two newest checkpoints and the one
+/// before step `kept`.
 pub fn save(
     store: &Store,
     folder: &str,
@@ -24,25 +26,28 @@ pub fn save(
     kept: Option<u64>,
 ) -> Result<(), Error> {
     store.create(&path(folder, step), state)?;
-    let mut saved = all(store, folder)?;
+    let mut saved = list(store, folder)?;
     saved.truncate(saved.len().saturating_sub(KEPT));
-    saved
-        .iter()
-        .filter(|(old, _)| *old < step && Some(*old) != kept)
-        .try_for_each(|(old, _)| store.delete_all(&of(folder, *old)))
+    for (old, _) in saved {
+        // A run that lags deletes nothing that a run ahead of it has saved.
+        if old < step && Some(old) != kept {
+            store.delete_all(&step_folder(folder, old))?;
+        }
+    }
+    Ok(())
 }
 
-/// Where the checkpoint before `step` lies.
+/// Returns the path of the checkpoint before `step`.
 pub fn path(folder: &str, step: u64) -> String {
-    format!("{}/state", of(folder, step))
+    format!("{}/state", step_folder(folder, step))
 }
 
-fn of(folder: &str, step: u64) -> String {
+fn step_folder(folder: &str, step: u64) -> String {
     format!("{folder}/{step:010}")
 }
 
-/// Every checkpoint of the folder, oldest first.
-fn all(store: &Store, folder: &str) -> Result<Vec<(u64, String)>, Error> {
+/// Returns the steps and paths of all checkpoints of a folder, oldest first.
+fn list(store: &Store, folder: &str) -> Result<Vec<(u64, String)>, Error> {
     let step = |path: &String| path.strip_suffix("/state")?.rsplit('/').next()?.parse().ok();
     let mut found: Vec<(u64, String)> =
         store.list(folder)?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
@@ -56,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_is_found_and_only_two_are_kept_beside_the_best() {
+    fn the_two_newest_checkpoints_are_kept_beside_the_best() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         assert!(newest(&store, "d/checkpoints/k").unwrap().is_none());
@@ -67,18 +72,18 @@ mod tests {
             newest(&store, "d/checkpoints/k").unwrap(),
             Some((200, 200_u64.to_le_bytes().to_vec()))
         );
-        assert_eq!(all(&store, "d/checkpoints/k").unwrap().len(), 2);
+        assert_eq!(list(&store, "d/checkpoints/k").unwrap().len(), 2);
         for step in [300, 400] {
             save(&store, "d/checkpoints/k", step, b"", Some(10)).unwrap();
         }
         let steps: Vec<u64> =
-            all(&store, "d/checkpoints/k").unwrap().into_iter().map(|(step, _)| step).collect();
+            list(&store, "d/checkpoints/k").unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(steps, [10, 300, 400]);
         save(&store, "d/checkpoints/k", 20, b"", Some(10)).unwrap();
         assert_eq!(
-            all(&store, "d/checkpoints/k").unwrap().len(),
+            list(&store, "d/checkpoints/k").unwrap().len(),
             4,
-            "a run that lags takes nothing from one that is ahead"
+            "a run that lags deletes no checkpoint of one that is ahead"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Offline decoding (LAPO, section 4.4): trains a decoder from latent to true actions.
 //!
-//! Start at [`fit`]. All pairs are in memory: a decoder learns from a few thousand at most.
+//! Start at [`fit`]. All pairs are in memory, a few thousand at most.
 
 use burn::backend::{Autodiff, Flex};
 use burn::module::AutodiffModule;
@@ -10,6 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::optim::{Flat, OptimConfig, Optimizer, gradients};
+use super::pairs::{ColumnStats, Pairs, TrueActions};
 use super::{
     Judgement, Learner, NoProgress, Result, Selection, Step, Stop, TrainError, TrainingLoop,
 };
@@ -18,184 +19,78 @@ use crate::models::init::Init;
 use crate::models::weights::{Weights, to_host};
 use crate::models::{DecoderConfig, LoadedDecoder, Outputs};
 
-/// One in this many pairs is held out.
+/// Every tenth pair is held out, if there are enough.
 const HOLD_OUT: usize = 10;
-/// With fewer pairs than this none is held out: too few would be left to judge by.
+/// The minimum number of pairs for holding some out. With fewer, the held-out ones would be too few
+/// for a judgement.
 const HOLD_OUT_FROM: usize = 2048;
 /// Steps between two judgements on held-out pairs.
 const JUDGE_EVERY: u64 = 50;
 
-/// True actions, one for each latent action.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Answers {
-    /// Numbers of actions: `[pair]`
-    Discrete(Vec<u32>),
-    /// `[pair, axis]`, and the number of axes.
-    Continuous(Vec<f32>, usize),
-}
-
-/// Latent actions and the true actions that they stand for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pairs {
-    /// `[pair, latent_dim]`
-    pub latent_action: Vec<f32>,
-    /// The true actions.
-    pub action: Answers,
-}
-
-impl Pairs {
-    /// Returns the number of pairs.
-    pub fn len(&self) -> usize {
-        match &self.action {
-            Answers::Discrete(actions) => actions.len(),
-            Answers::Continuous(numbers, axes) => numbers.len() / axes,
-        }
-    }
-
-    /// Returns whether there is no pair.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Returns some of the pairs, in the given order.
-    #[must_use]
-    pub fn take(&self, at: &[usize]) -> Pairs {
-        let rows = |values: &[f32], width: usize| {
-            at.iter().flat_map(|&i| values[i * width..][..width].iter().copied()).collect()
-        };
-        let action = match &self.action {
-            Answers::Discrete(actions) => {
-                Answers::Discrete(at.iter().map(|&i| actions[i]).collect())
-            }
-            Answers::Continuous(numbers, axes) => Answers::Continuous(rows(numbers, *axes), *axes),
-        };
-        Pairs {
-            latent_action: rows(&self.latent_action, self.latent_action.len() / self.len().max(1)),
-            action,
-        }
-    }
-}
-
 /// How to train a decoder.
 #[derive(Clone, Debug)]
-pub struct Fit {
+pub struct FitSettings {
     /// Width of each hidden layer.
     pub hidden: Vec<usize>,
     /// Steps of gradient descent.
     pub steps: u64,
-    /// Pairs a step.
+    /// Pairs in a step.
     pub batch: usize,
-    /// Adam's learning rate at the start; it falls to 0.
+    /// Adam's learning rate at the start. It falls to 0 at the end.
     pub learning_rate: f64,
     /// Share of the likelihood that is spread evenly over all actions.
     pub label_smoothing: f64,
-    /// Ends the training early with [`TrainError::Stopped`]. Default `None`: the training is too short to be worth it.
+    /// Ends the training early with [`TrainError::Stopped`]. `None` suits short trainings.
     pub stop: Option<Stop>,
-}
-
-/// Mean and standard deviation of each column.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spread {
-    mean: Vec<f32>,
-    deviation: Vec<f32>,
-}
-
-/// Running sums of a [`Spread`].
-#[derive(Clone, Debug, Default)]
-pub struct Sums {
-    count: f64,
-    /// The sums of values and of their squares, for each column.
-    columns: Vec<[f64; 2]>,
-}
-
-impl Sums {
-    /// Adds rows of `width` numbers.
-    pub fn add(&mut self, rows: &[f32], width: usize) {
-        self.columns.resize(width, [0.0; 2]);
-        for row in rows.chunks_exact(width) {
-            self.count += 1.0;
-            for (value, [sum, squares]) in row.iter().zip(&mut self.columns) {
-                *sum += f64::from(*value);
-                *squares += f64::from(*value) * f64::from(*value);
-            }
-        }
-    }
-
-    /// Returns the mean and standard deviation of all added rows.
-    pub fn spread(&self) -> Spread {
-        let mean = |sum: f64| sum / self.count.max(1.0);
-        let deviation = |[sum, squares]: &[f64; 2]| {
-            (mean(*squares) - mean(*sum).powi(2)).max(0.0).sqrt() as f32 + 1e-6
-        };
-        Spread {
-            mean: self.columns.iter().map(|[sum, _]| mean(*sum) as f32).collect(),
-            deviation: self.columns.iter().map(deviation).collect(),
-        }
-    }
-}
-
-impl Spread {
-    /// Computes the spread of rows of `width` numbers.
-    pub fn of(rows: &[f32], width: usize) -> Spread {
-        let mut sums = Sums::default();
-        sums.add(rows, width);
-        sums.spread()
-    }
-
-    fn normalise(&self, rows: &[f32]) -> Vec<f32> {
-        let columns = self.mean.iter().zip(&self.deviation);
-        rows.iter()
-            .zip(columns.cycle())
-            .map(|(value, (mean, deviation))| (value - mean) / deviation)
-            .collect()
-    }
 }
 
 type Train = Autodiff<Flex>;
 
-/// The metric by which the best decoder is selected.
+/// The metric for the selection of the best decoder.
 const HELD_OUT_LOSS: &str = "held_out_loss";
 
 /// Trains a decoder on at least one pair, in random order.
 ///
-/// Latent actions are normalised with `spread`, computed over all latent actions, labelled or not;
-/// the normalisation is folded into the decoder. From [`HOLD_OUT_FROM`] pairs on, one in
-/// [`HOLD_OUT`] is held out, and the decoder is the one with the lowest loss on these.
+/// Latent actions are normalised with `stats`, computed over all latent actions, labelled or not;
+/// the normalisation is folded into the decoder. From 2,048 pairs on, every tenth is held out, and
+/// the result is the decoder with the lowest loss on them.
 pub fn fit(
     config: &DecoderConfig,
-    how: &Fit,
+    settings: &FitSettings,
     pairs: &Pairs,
-    spread: &Spread,
+    stats: &ColumnStats,
     seed: u64,
 ) -> Result<LoadedDecoder> {
-    let target_spread = match &pairs.action {
-        Answers::Continuous(numbers, axes) => Some(Spread::of(numbers, *axes)),
-        Answers::Discrete(_) => None,
+    let target_stats = match &pairs.action {
+        TrueActions::Continuous(numbers, axes) => Some(ColumnStats::of(numbers, *axes)),
+        TrueActions::Discrete(_) => None,
     };
-    let mut learner = DecoderLearner::new(config, how, pairs, spread, target_spread.as_ref(), seed);
+    let mut learner =
+        DecoderLearner::new(config, settings, pairs, stats, target_stats.as_ref(), seed);
     let training = TrainingLoop {
-        steps: how.steps,
+        steps: settings.steps,
         units: 1,
-        log_every: how.steps,
+        log_every: settings.steps,
         selection: Selection::Best { column: HELD_OUT_LOSS, patience: None },
         checkpoints: None,
         continued: None,
-        stop: how.stop.as_ref(),
+        stop: settings.stop.as_ref(),
         progress: &NoProgress,
     };
     training.run(&mut learner)?;
     let device = Default::default();
-    let mut net = learner.net.valid().after_normalising(&spread.mean, &spread.deviation, &device);
-    if let Some(spread) = &target_spread {
-        net = net.before_scaling(&spread.mean, &spread.deviation, &device);
+    // The network then takes latent actions and returns true actions as they are.
+    let mut net = learner.net.valid().after_normalising(&stats.mean, &stats.deviation, &device);
+    if let Some(stats) = &target_stats {
+        net = net.before_scaling(&stats.mean, &stats.deviation, &device);
     }
     Ok(LoadedDecoder::new(config.clone(), net))
 }
 
-/// A decoder and the pairs that it learns from.
+/// A decoder and its training pairs.
 struct DecoderLearner<'a> {
     config: &'a DecoderConfig,
-    how: &'a Fit,
+    settings: &'a FitSettings,
     /// `[pair, latent_dim]`, normalised.
     latent_action: Vec<f32>,
     targets: Targets<'a>,
@@ -209,23 +104,23 @@ struct DecoderLearner<'a> {
 impl<'a> DecoderLearner<'a> {
     fn new(
         config: &'a DecoderConfig,
-        how: &'a Fit,
+        settings: &'a FitSettings,
         pairs: &'a Pairs,
-        spread: &Spread,
-        target_spread: Option<&Spread>,
+        stats: &ColumnStats,
+        target_stats: Option<&ColumnStats>,
         seed: u64,
     ) -> Self {
         let is_held_out = |i: &usize| pairs.len() >= HOLD_OUT_FROM && i % HOLD_OUT == HOLD_OUT - 1;
         let (held_out, training) = (0..pairs.len()).partition(is_held_out);
         DecoderLearner {
             config,
-            how,
-            latent_action: spread.normalise(&pairs.latent_action),
+            settings,
+            latent_action: stats.normalise(&pairs.latent_action),
             targets: Targets::new(
                 &pairs.action,
                 config.outputs,
-                how.label_smoothing,
-                target_spread,
+                settings.label_smoothing,
+                target_stats,
             ),
             training,
             held_out,
@@ -249,7 +144,8 @@ impl Learner for DecoderLearner<'_> {
     type Error = TrainError;
 
     fn step(&mut self, step: u64) -> Result<Step> {
-        let drawn: Vec<usize> = (0..self.how.batch)
+        // With replacement: there may be fewer pairs than a batch has.
+        let drawn: Vec<usize> = (0..self.settings.batch)
             .map(|_| self.training[self.rng.random_range(0..self.training.len())])
             .collect();
         let loss = self.loss(&drawn);
@@ -262,14 +158,16 @@ impl Learner for DecoderLearner<'_> {
                 return Ok(Step::Skipped { what, seen });
             }
         }
-        let learning_rate = self.how.learning_rate * (1.0 - step as f64 / self.how.steps as f64);
+        let learning_rate =
+            self.settings.learning_rate * (1.0 - step as f64 / self.settings.steps as f64);
         self.net =
             self.optimizer.apply(&mut optimizer_step, "decoder", learning_rate, self.net.clone());
         Ok(Step::Taken { row: vec![("loss".to_owned(), host[0])], note: String::new() })
     }
 
     fn is_judged(&self, taken: u64) -> bool {
-        !self.held_out.is_empty() && (taken.is_multiple_of(JUDGE_EVERY) || taken == self.how.steps)
+        !self.held_out.is_empty()
+            && (taken.is_multiple_of(JUDGE_EVERY) || taken == self.settings.steps)
     }
 
     fn judge(&mut self, _: u64) -> Result<Judgement> {
@@ -301,15 +199,15 @@ struct Targets<'a> {
 
 impl<'a> Targets<'a> {
     fn new(
-        answers: &'a Answers,
+        actions: &'a TrueActions,
         outputs: Outputs,
         smoothing: f64,
-        spread: Option<&Spread>,
+        stats: Option<&ColumnStats>,
     ) -> Self {
-        let (discrete, continuous): (&[u32], _) = match (answers, spread) {
-            (Answers::Discrete(discrete), _) => (discrete, vec![]),
-            (Answers::Continuous(numbers, _), Some(spread)) => (&[], spread.normalise(numbers)),
-            (Answers::Continuous(numbers, _), None) => (&[], numbers.clone()),
+        let (discrete, continuous): (&[u32], _) = match (actions, stats) {
+            (TrueActions::Discrete(discrete), _) => (discrete, vec![]),
+            (TrueActions::Continuous(numbers, _), Some(stats)) => (&[], stats.normalise(numbers)),
+            (TrueActions::Continuous(numbers, _), None) => (&[], numbers.clone()),
         };
         Targets { discrete, continuous, axes: outputs.width(), smoothing }
     }
@@ -330,8 +228,9 @@ impl<'a> Targets<'a> {
         let actions = TensorData::new(actions, [pairs.len(), 1]);
         let actions = Tensor::<_, 2, Int>::from_data(actions, &device);
         let likelihood = activation::log_softmax(predicted, 1);
-        let everywhere = likelihood.clone().mean() * self.smoothing;
-        (likelihood.gather(1, actions).mean() * (1.0 - self.smoothing) + everywhere).neg()
+        // The mean over all actions is the cross-entropy with a uniform target.
+        let uniform = likelihood.clone().mean() * self.smoothing;
+        (likelihood.gather(1, actions).mean() * (1.0 - self.smoothing) + uniform).neg()
     }
 }
 
@@ -340,7 +239,7 @@ impl<'a> Targets<'a> {
 mod tests {
     use super::*;
 
-    const HOW: Fit = Fit {
+    const SETTINGS: FitSettings = FitSettings {
         hidden: Vec::new(),
         steps: 1200,
         batch: 64,
@@ -349,7 +248,7 @@ mod tests {
         stop: None,
     };
 
-    /// Points far from zero, of very different spreads.
+    /// Points far from zero, with very different deviations in the two columns.
     fn latents(count: usize, seed: u64) -> Vec<f32> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         (0..count)
@@ -358,21 +257,23 @@ mod tests {
     }
 
     #[test]
-    fn a_linear_continuous_action_is_decoded() {
-        let answer = |row: &[f32]| [3.0 * (row[0] - 40.0) + 7.0, 100.0 * row[1] - 2.0];
+    fn continuous_actions_are_decoded_and_survive_an_export() {
+        let action = |row: &[f32]| [3.0 * (row[0] - 40.0) + 7.0, 100.0 * row[1] - 2.0];
         let pairs = |seed| {
             let latent_action = latents(300, seed);
-            let numbers = latent_action.chunks_exact(2).flat_map(answer).collect();
-            Pairs { latent_action, action: Answers::Continuous(numbers, 2) }
+            let numbers = latent_action.chunks_exact(2).flat_map(action).collect();
+            Pairs { latent_action, action: TrueActions::Continuous(numbers, 2) }
         };
-        let (known, held_out) = (pairs(1), pairs(2));
+        let known = pairs(1);
+        let held_out = pairs(2);
         let config = DecoderConfig {
             latent_dim: 2,
             hidden: vec![],
             outputs: Outputs::Continuous { axes: 2 },
         };
-        let decoder = fit(&config, &HOW, &known, &Spread::of(&known.latent_action, 2), 0).unwrap();
-        let Answers::Continuous(right, _) = &held_out.action else {
+        let decoder =
+            fit(&config, &SETTINGS, &known, &ColumnStats::of(&known.latent_action, 2), 0).unwrap();
+        let TrueActions::Continuous(right, _) = &held_out.action else {
             unreachable!("they are continuous")
         };
         for (predicted, right) in decoder.decode(&held_out.latent_action).unwrap().iter().zip(right)
@@ -394,18 +295,22 @@ mod tests {
                 .chunks_exact(2)
                 .map(|row| u32::from(row[0] > 40.0) + 2 * u32::from(row[1] > 0.0))
                 .collect();
-            Pairs { latent_action, action: Answers::Discrete(action) }
+            Pairs { latent_action, action: TrueActions::Discrete(action) }
         };
-        let (known, held_out) = (pairs(64, 1), pairs(500, 2));
+        let known = pairs(64, 1);
+        let held_out = pairs(500, 2);
         let config = DecoderConfig {
             latent_dim: 2,
             hidden: vec![32],
             outputs: Outputs::Discrete { actions: 4 },
         };
-        let decoder = fit(&config, &HOW, &known, &Spread::of(&latents(1000, 3), 2), 0).unwrap();
+        let decoder =
+            fit(&config, &SETTINGS, &known, &ColumnStats::of(&latents(1000, 3), 2), 0).unwrap();
         let predicted = decoder.decode(&held_out.latent_action).unwrap();
         let best = |row: &[f32]| (0..4).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32;
-        let Answers::Discrete(right) = &held_out.action else { unreachable!("they are discrete") };
+        let TrueActions::Discrete(right) = &held_out.action else {
+            unreachable!("they are discrete")
+        };
         let right = predicted
             .chunks_exact(4)
             .map(best)

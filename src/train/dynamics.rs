@@ -65,8 +65,8 @@ pub trait DynamicsTrainer: Send {
         pace: StepSettings,
     ) -> Result<StepMetrics>;
 
-    /// Scores windows without learning from them. For `fdm_error_shuffled`, window `i` gets the
-    /// latent action of window `shuffle[i]`. `quantise` is that of the step's [`StepSettings`].
+    /// Scores windows; the weights stay as they are. For `fdm_error_shuffled`, window `i` gets the
+    /// latent action of window `shuffle[i]`. `quantise` should be [`StepSettings::quantise`] of the step.
     fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
 
     /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
@@ -86,16 +86,17 @@ pub trait DynamicsTrainer: Send {
     fn export(&self, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>>;
 }
 
-/// Supervision by a few true actions, which a linear layer predicts from latent actions.
+/// Supervision by a few true actions: a linear layer predicts them from latent actions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Supervision {
     /// The number of actions. Each is a number below it.
     pub actions: usize,
-    /// The weight of their cross-entropy (in nats) beside the FDM's relative error.
+    /// The weight of their cross-entropy (in nats) in the loss. The FDM's relative error has weight
+    /// 1.
     pub weight: f64,
 }
 
-/// What a schedule sets for one step.
+/// The learning rates and loss weights of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepSettings {
     /// The FDM's learning rate.
@@ -105,8 +106,7 @@ pub struct StepSettings {
     /// Whether the FDM gets quantised latent actions. Otherwise it gets them as they are and the
     /// codebooks do not move.
     pub quantise: bool,
-    /// The weight of the mean squared correlation of two numbers of a latent action, beside the
-    /// FDM's relative error.
+    /// The weight of the mean squared correlation of two numbers of a latent action in the loss.
     pub decorrelation: f64,
 }
 
@@ -125,9 +125,9 @@ impl StepSettings {
 /// The metrics of a step, before it moved the weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepMetrics {
-    /// The loss that was minimised.
+    /// The minimised loss.
     pub loss: f32,
-    /// Mean squared error of the predicted pixels, which span 1.
+    /// Mean squared error of the predicted pixels, in [-0.5, 0.5].
     pub wm_loss: f32,
     /// `wm_loss` over the mean squared change from o\[t\]: 1 is as good as copying it.
     pub relative_loss: f32,
@@ -136,9 +136,9 @@ pub struct StepMetrics {
     /// The perplexity of each codebook's codes in the batch: 1 to `entries`, or 0 while nothing is
     /// quantised.
     pub perplexity: Vec<f32>,
-    /// The number of codes of each codebook that the batch used.
+    /// The number of codes in use in the batch, by codebook.
     pub codes_used: Vec<u32>,
-    /// The number of unused codes that were moved to latent actions of this batch.
+    /// The number of unused codes moved onto latent actions of this batch.
     pub codes_revived: u32,
     /// Cross-entropy of the true actions, weighted; 0 without supervision.
     pub action_loss: f32,
@@ -212,5 +212,7 @@ pub fn dynamics_trainer(
 ) -> Result<Box<dyn DynamicsTrainer>> {
     config.validate()?;
     device.check()?;
-    on_device!(device, B, at => Ok(Box::new(Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed))))
+    on_device!(device, B, at => {
+        Ok(Box::new(Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed)))
+    })
 }

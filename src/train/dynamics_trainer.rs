@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
 use super::losses;
 use super::optim::{
-    Average, Flat, OptimConfig, Optimizer, Step as OptimizerStep, TrainBackend, accumulate, divide,
+    Average, Flat, OptimConfig, Optimizer, OptimizerStep, TrainBackend, accumulate, divide,
     gradients,
 };
 use super::{Result, TrainError};
@@ -79,6 +79,7 @@ impl<A: TrainBackend> Trainer<A> {
         }
     }
 
+    /// Checks a batch and copies it to the device.
     pub(super) fn upload<B: Backend>(
         &self,
         batch: &Batch<'_>,
@@ -106,6 +107,7 @@ impl<A: TrainBackend> Trainer<A> {
             .at(self.optim.precision))
     }
 
+    /// Moves all codes onto latent actions of this batch.
     fn start_codebooks(&mut self, latent_action: Tensor<A, 2>) -> Result<()> {
         let rows = self.idm.vq.rows(latent_action.detach());
         let mut rng = self.rng();
@@ -115,7 +117,7 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(())
     }
 
-    /// Returns the share of the true actions in the loss: 0 without supervision.
+    /// Returns the weighted loss of the true actions, 0 without supervision.
     fn action_loss(&self, latent_action: &Tensor<A, 2>, actions: &[u32]) -> Tensor<A, 1> {
         match (&self.action_head, self.supervision, actions) {
             (Some(head), Some(supervision), [_, ..]) => {
@@ -125,6 +127,7 @@ impl<A: TrainBackend> Trainer<A> {
         }
     }
 
+    /// Quantises latent actions. The first batch initialises the codebooks.
     fn quantise(&mut self, latent_action: Tensor<A, 2>) -> Result<Quantised<A>> {
         if !self.codebooks_started {
             self.start_codebooks(latent_action.clone())?;
@@ -132,9 +135,11 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(self.idm.vq.forward(latent_action))
     }
 
-    /// Runs both networks forward and backward on one batch. The weights do not move.
+    /// Runs both networks forward and backward on one batch. The weights stay as they are.
     fn pass(&mut self, batch: &Batch<'_>, pace: StepSettings) -> Result<Pass<A>> {
         let windows = self.upload::<A>(batch, &self.device)?;
+        // Sets the scale of changes between frames from the first batch, unless the weights have
+        // one.
         if self.optimizer.step == 0 {
             self.idm.start(&windows)?;
         }
@@ -142,6 +147,7 @@ impl<A: TrainBackend> Trainer<A> {
         let latent_action = self.idm.forward(&windows, &mut Mode::Train(&mut idm_statistics));
         let action_loss = self.action_loss(&latent_action, batch.actions);
         let correlation = losses::correlation(latent_action.clone());
+        // Straight-through: gradients reach the IDM as if nothing was quantised.
         let quantised =
             if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
         let fdm_input =
@@ -153,25 +159,26 @@ impl<A: TrainBackend> Trainer<A> {
         let prediction = losses::prediction(self.config.predict, &windows, predicted);
         let commitment = quantised
             .as_ref()
-            .map_or_else(|| prediction.wm.zeros_like(), |quantised| quantised.loss.clone());
+            .map_or_else(|| prediction.error.zeros_like(), |quantised| quantised.loss.clone());
         let mut loss = prediction.minimised + commitment.clone() + action_loss.clone();
         if pace.decorrelation > 0.0 {
             loss = loss + correlation.clone() * pace.decorrelation;
         }
 
+        // One backward pass through both networks; the FDM's input connects them.
         let graph = loss.backward();
         let mut all = Flat::new();
         gradients("idm", &self.idm, &graph, &mut all);
         gradients("wm", &self.fdm, &graph, &mut all);
         gradients("tell", &self.action_head, &graph, &mut all);
         let scalars =
-            [loss, prediction.wm, prediction.relative, commitment, action_loss, correlation];
+            [loss, prediction.error, prediction.relative, commitment, action_loss, correlation];
         let scalars = Tensor::cat(scalars.map(Tensor::inner).to_vec(), 0);
         Ok(Pass { gradients: all, scalars, idm_statistics, fdm_statistics, quantised })
     }
 
-    /// Moves the weights, the running statistics and the codebooks. Returns how many codes were
-    /// revived.
+    /// Updates the weights, the running statistics and the codebooks. Returns the number of revived
+    /// codes.
     fn update(
         &mut self,
         mut step: OptimizerStep<A::InnerBackend>,
@@ -190,6 +197,7 @@ impl<A: TrainBackend> Trainer<A> {
         for statistics in passes.fdm_statistics {
             self.fdm.update(statistics);
         }
+        // Codebooks are no parameters: they follow the latent actions by moving averages.
         let revived = match Quantised::join(passes.quantised) {
             Some(quantised) => {
                 self.idm.vq.update(&quantised);
@@ -204,7 +212,8 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(revived)
     }
 
-    /// Moves codes that have not been used for long onto latent actions of this batch.
+    /// Moves codes unused for `revive_after` steps onto latent actions of this batch. Returns their
+    /// number.
     fn revive_codes(&mut self, batch: &Quantised<A>, usage: &[f32]) -> Result<u32> {
         let limit = self.config.vq.revive_after;
         if limit == 0 {
@@ -224,7 +233,7 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(pairs.len() as u32)
     }
 
-    /// Returns the networks for inference: their averages, where the training keeps an average.
+    /// Returns the networks for inference: their moving averages, if there are any.
     pub(super) fn networks(&self) -> (Idm<A::InnerBackend>, Fdm<A::InnerBackend>) {
         let networks = (self.idm.valid(), self.fdm.valid());
         match &self.average {
@@ -233,11 +242,13 @@ impl<A: TrainBackend> Trainer<A> {
         }
     }
 
+    /// Returns the codebook and the entry of a code.
     fn pair(&self, code: usize) -> (usize, usize) {
         (code / self.config.vq.entries, code % self.config.vq.entries)
     }
 
-    /// Returns the random numbers of this step: a stream for each, so that checkpoints need none.
+    /// Returns the random numbers of this step. Each step has its own stream, so checkpoints need
+    /// no state of a generator.
     fn rng(&self) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.optimizer.step);
@@ -252,7 +263,7 @@ struct Passes<A: AutodiffBackend> {
     quantised: Vec<Quantised<A>>,
 }
 
-/// What one pass over a batch leaves for the update.
+/// The results of one pass over a batch, for the update.
 struct Pass<A: AutodiffBackend> {
     gradients: Flat<A::InnerBackend>,
     /// `[SCALARS]`: the first fields of [`StepMetrics`].
@@ -351,6 +362,7 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         let weights = Weights::parse(weights)?;
         self.idm = weights.load("idm", self.idm.clone(), &self.device)?;
         self.fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
+        // The imported IDM has its codebooks.
         self.codebooks_started = true;
         Ok(())
     }
@@ -375,6 +387,7 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
     }
 }
 
+/// Checks a dimension of a batch.
 pub(super) fn check(what: &'static str, seen: usize, expected: usize) -> Result<()> {
     if seen == expected { Ok(()) } else { Err(TrainError::Batch { what, seen, expected }) }
 }

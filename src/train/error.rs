@@ -14,7 +14,7 @@ pub enum TrainError {
     /// A batch does not fit the networks.
     #[error("the batch does not fit the networks: its {what} is {seen}, expected {expected}")]
     Batch {
-        /// The dimension that does not fit.
+        /// The dimension.
         what: &'static str,
         /// Its size.
         seen: usize,
@@ -45,31 +45,31 @@ pub enum TrainError {
         /// Steps in a row that were not finite.
         steps: u64,
     },
-    /// The process was asked to stop.
+    /// A signal stopped the process.
     #[error("stopped by {0}")]
     Stopped(super::Signal),
     /// A checkpoint is of another training.
     #[error("the checkpoint is of another training: its {what} is {seen}, expected {expected}")]
     Checkpoint {
-        /// What differs.
+        /// The setting.
         what: &'static str,
         /// Its value in the checkpoint.
         seen: String,
         /// Its value here.
         expected: String,
     },
-    /// A checkpoint that lapo wrote does not read back.
+    /// A checkpoint of lapo is unreadable.
     #[error("cannot resume from the checkpoint {file}: {reason}")]
     UnreadableCheckpoint {
         /// The checkpoint.
         file: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
 impl TrainError {
-    /// Returns the cure, where it is known.
+    /// Returns a hint, if there is a cure.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             TrainError::Model(_) | TrainError::Batch { .. } | TrainError::Checkpoint { .. } => {

@@ -1,12 +1,12 @@
-//! The curve of a training: its checkpoints hold it, Parquet and TensorBoard files at the end.
+//! The metrics of a training, kept in its checkpoints and written as Parquet and for TensorBoard.
 
 use serde::{Deserialize, Serialize};
 
 use super::tensorboard::Events;
 use crate::dataset::{Column, Error, FileInfo, Store, write_table};
 
-/// The metrics of a training, one row per logged step, as f32, which JSON keeps exactly. Null where
-/// a step did not measure one. Holds no times: the same training gives the same bytes.
+/// The metrics of a training, one row per logged step. A metric that a step did not measure is
+/// null. There are no times, so the same training gives the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     steps: Vec<u64>,
@@ -14,17 +14,20 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds values to the row of a step, which is the last one or comes after it.
+    /// Adds values to the row of a step: the last one, or a later one.
     pub fn log(&mut self, step: u64, values: impl IntoIterator<Item = (String, f32)>) {
         if self.steps.last() != Some(&step) {
             self.steps.push(step);
-            self.columns.iter_mut().for_each(|(_, column)| column.push(None));
+            for (_, column) in &mut self.columns {
+                column.push(None);
+            }
         }
         let row = self.steps.len() - 1;
         for (name, value) in values {
-            match self.columns.iter_mut().find(|(known, _)| *known == name) {
+            match self.columns.iter_mut().find(|(logged, _)| *logged == name) {
                 Some((_, column)) => column[row] = defined(value),
                 None => {
+                    // A new metric is null in all earlier rows.
                     let mut column = vec![None; row];
                     column.push(defined(value));
                     self.columns.push((name, column));
@@ -41,17 +44,18 @@ impl Metrics {
         let values = self
             .columns
             .iter()
-            .find(|(known, _)| known == name)
+            .find(|(logged, _)| logged == name)
             .map(|(_, values)| values.as_slice());
         (0..self.steps.len()).map(move |row| values.and_then(|values| values[row]))
     }
 
-    /// Returns one metric where it was measured, with its steps.
+    /// Returns the measured values of one metric with their steps.
     pub fn points(&self, name: &str) -> impl Iterator<Item = (u64, f32)> {
         self.steps.iter().zip(self.column(name)).filter_map(|(step, value)| Some((*step, value?)))
     }
 
-    /// Writes the curve as Parquet, `step` and a column per metric, and as an event file for TensorBoard.
+    /// Writes `metrics.parquet`, with `step` and a column per metric, and an event file for
+    /// TensorBoard.
     pub fn write(&self, store: &Store, folder: &str) -> Result<[FileInfo; 2], Error> {
         let wide =
             |values: &[Option<f32>]| Column::F64(values.iter().map(|v| v.map(f64::from)).collect());
@@ -61,12 +65,11 @@ impl Metrics {
 
         let mut events = Events::default();
         for (row, step) in self.steps.iter().enumerate() {
-            events.push(
-                *step,
-                self.columns
-                    .iter()
-                    .filter_map(|(name, values)| Some((name.as_str(), values[row]?))),
-            );
+            let measured = self
+                .columns
+                .iter()
+                .filter_map(|(name, values)| Some((name.as_str(), values[row]?)));
+            events.push(*step, measured);
         }
         let path = format!("{folder}/events.out.tfevents.0.lapo");
         let mut file = store.new_file(&path)?;
@@ -78,19 +81,20 @@ impl Metrics {
         Ok([table, file.finish(0)?])
     }
 
-    /// Packs the curve so far and the trainer's state into one checkpoint: a line of JSON, then the
-    /// state.
+    /// Packs the metrics so far and the trainer's state into one checkpoint: a line of JSON, then
+    /// the state.
     pub fn pack(&self, state: &[u8]) -> Vec<u8> {
+        // JSON holds an f32 exactly, so a resumed training has the same metrics bit by bit.
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes.extend_from_slice(state);
         bytes
     }
 
-    /// Unpacks a checkpoint.
+    /// Unpacks the metrics and the trainer's state of a checkpoint.
     ///
     /// # Errors
-    /// What is wrong with it, as text.
+    /// The reason as text, if the header is missing or is not JSON of metrics.
     pub fn unpack(bytes: &[u8]) -> Result<(Metrics, &[u8]), String> {
         let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no header line")?;
         let metrics = serde_json::from_slice(&bytes[..end]).map_err(|e| e.to_string())?;
@@ -98,7 +102,7 @@ impl Metrics {
     }
 }
 
-/// Returns a value unless it is not finite, such as a ratio to 0, which counts as not measured.
+/// Returns a value if it is finite. Others, such as a ratio to 0, count as not measured.
 fn defined(value: f32) -> Option<f32> {
     value.is_finite().then_some(value)
 }
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_is_null() {
+    fn values_that_are_not_finite_are_null() {
         let mut metrics = Metrics::default();
         metrics.log(0, [("a".to_owned(), f32::NAN), ("b".to_owned(), 1.0)]);
         metrics.log(1, [("b".to_owned(), f32::INFINITY)]);
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_some_steps_were_asked_is_null_in_the_others() {
+    fn a_metric_is_null_in_steps_that_did_not_measure_it() {
         let mut metrics = Metrics::default();
         let named = |name: &str, value| [(name.to_owned(), value)];
         metrics.log(0, named("loss", 3.0));
@@ -133,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_gives_back_the_curve_bit_by_bit() {
+    fn a_checkpoint_returns_the_metrics_bit_by_bit() {
         let metrics = Metrics {
             steps: vec![0, 10],
             columns: vec![("loss".into(), vec![Some(0.1 + 0.2), None])],

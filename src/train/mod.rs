@@ -1,11 +1,12 @@
-//! Training: what all training stages share.
+//! The trainings of all stages: networks, losses, optimisers and the training loop.
 //!
-//! Start at [`dynamics`], the training of IDM and FDM, whose method is `dynamics_trainer.rs`;
+//! Start at [`dynamics`], the training of IDM and FDM; `dynamics_trainer.rs` computes its steps.
 //! [`policy`] trains the latent policy, [`decoder`] decoders of latent actions. [`training_loop`]
-//! drives all of them, and PPO. [`optim`] is the optimiser, [`batch`] draws windows and [`prefetch`]
-//! loads them ahead of time, [`schedule`] is the learning rate. [`checkpoint`] and [`metrics`] are
-//! the files of a training, [`tensorboard`] its curve for TensorBoard. [`probe`] measures how well
-//! latent actions predict true ones; [`stop`] ends a training early.
+//! drives all of them, and PPO. [`optim`] is the optimiser, [`batch`] draws windows and
+//! [`prefetch`] loads them ahead of time, [`schedule`] is the learning rate. [`checkpoint`] and
+//! [`metrics`] are the files of a training, [`tensorboard`] its metrics for TensorBoard. [`probe`]
+//! measures how well latent actions predict true ones, [`pairs`] are its data. [`stop`] ends a
+//! training early.
 
 pub mod batch;
 pub mod checkpoint;
@@ -16,6 +17,7 @@ mod error;
 mod losses;
 pub mod metrics;
 pub mod optim;
+pub mod pairs;
 pub mod policy;
 pub mod prefetch;
 pub mod probe;

@@ -1,8 +1,9 @@
-//! The optimiser: gradients go in, moved parameters come out.
+//! The optimiser: clips the global norm of the gradients, then updates each parameter.
 //!
-//! The global norm of the gradients is clipped; `adam` then moves each parameter or, where [`OptimizerKind::Muon`] is asked for, `muon` the weights
-//! of convolutions. Written out rather than taken from `burn` because LAPO clips the norm over *all* gradients, and because a checkpoint
-//! must hold the moments under the parameters' names. Start with [`Optimizer::begin`].
+//! `adam` updates all parameters; with [`OptimizerKind::Muon`], `muon` updates the weights of
+//! convolutions. lapo does not use `burn`'s optimisers because LAPO clips the norm over *all*
+//! gradients, and because a checkpoint must hold the moments under the parameters' names. Start at
+//! [`Optimizer::begin`].
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,7 @@ pub use adam::AdamBackend;
 use adam::Factors;
 pub use average::Average;
 
-/// A backend that trains: its gradients come from autodiff, its networks and Adam from us.
+/// A backend that trains: gradients by autodiff, networks and Adam by lapo's kernels.
 pub trait TrainBackend:
     AutodiffBackend<InnerBackend: NetBackend + AdamBackend> + NetBackend
 {
@@ -36,7 +37,7 @@ impl<A> TrainBackend for A where
 {
 }
 
-/// What moves the weights of convolutions; all other parameters are Adam's.
+/// The optimiser of convolution weights. Adam updates all other parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
@@ -48,27 +49,28 @@ pub enum OptimizerKind {
 }
 
 impl OptimizerKind {
-    /// The rule of dynamics models: Muon, or Adam where they are the published ones.
+    /// Returns the default for dynamics models: Muon, or Adam for the published networks.
     pub fn of_dynamics(reference: bool) -> OptimizerKind {
         if reference { OptimizerKind::Adam } else { OptimizerKind::Muon }
     }
 }
 
-/// Settings of the optimiser; the learning rate comes with each step.
+/// Settings of the optimiser. The learning rate is an argument of each step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimConfig {
-    /// Share of the mean gradient that stays at each step. Default 0.9.
+    /// Decay of the mean gradient, per step. Default 0.9.
     pub beta1: f64,
-    /// Share of the mean squared gradient that stays at each step. Default 0.999.
+    /// Decay of the mean squared gradient, per step. Default 0.999.
     pub beta2: f64,
-    /// Keeps the division finite. Default 1e-8.
+    /// Added to the denominator, so that the division stays finite. Default 1e-8.
     pub epsilon: f64,
-    /// Gradients are scaled down to this norm, taken over all of them together. Default 2.
+    /// Maximum norm of all gradients together. Larger ones are scaled down to it. Default 2.
     pub max_grad_norm: f64,
-    /// What moves the weights of convolutions. Default `adam`.
+    /// The optimiser of convolution weights. Default `adam`.
     pub rule: OptimizerKind,
-    /// How precisely the networks compute on the way to their gradients; parameters and moments are single precision. Default `f32`.
+    /// Precision of the forward and backward passes. Parameters and moments are always single
+    /// precision. Default `f32`.
     pub precision: Precision,
     /// Decay of the exponential moving average of all weights. Judgements and exported weights use
     /// the average. Default none: they use the weights themselves.
@@ -90,7 +92,7 @@ impl Default for OptimConfig {
     }
 }
 
-/// Flat gradients or moments by published parameter name.
+/// Flat gradients or moments, by the published name of their parameter.
 pub type Flat<B> = BTreeMap<String, Tensor<B, 1>>;
 
 /// The optimiser's state.
@@ -101,37 +103,41 @@ pub struct Optimizer<B: Backend> {
     pub step: u64,
     /// Moving means of the gradients.
     pub first: Flat<B>,
-    /// Moving means of the squared gradients, which Muon goes without.
+    /// Moving means of the squared gradients. Muon needs none.
     pub second: Flat<B>,
 }
 
-/// A step that has begun: gradients by name, and what scales them down to the norm allowed.
-pub struct Step<B: Backend> {
+/// A step in progress: its gradients, and the factor that clips them.
+pub struct OptimizerStep<B: Backend> {
+    /// Gradients whose parameters have not been updated yet.
     gradients: Flat<B>,
     scale: Tensor<B, 1>,
     factors: Factors,
-    /// The gradients' norm before clipping, as a tensor, so that nothing waits for it.
+    /// The norm of the gradients before clipping. It stays on the device, so that the step does not
+    /// wait for it.
     pub norm: Tensor<B, 1>,
 }
 
 impl<B: AdamBackend> Optimizer<B> {
-    /// Starts with all moments at zero.
+    /// Creates an optimiser whose moments are zero.
     pub fn new(config: OptimConfig) -> Self {
         Optimizer { config, step: 0, first: BTreeMap::new(), second: BTreeMap::new() }
     }
 
-    /// Begins the next step: counts it and computes the norm of all gradients together.
-    pub fn begin(&mut self, gradients: Flat<B>) -> Step<B> {
+    /// Begins the next step: counts it, and computes the norm of all gradients together.
+    pub fn begin(&mut self, gradients: Flat<B>) -> OptimizerStep<B> {
         self.step += 1;
         let norm = global_norm(&gradients);
+        // As `torch.nn.utils.clip_grad_norm_` does, with its 1e-6.
         let scale = ((norm.clone() + 1e-6).recip() * self.config.max_grad_norm).clamp_max(1.0);
-        Step { gradients, scale, factors: Factors::new(&self.config, self.step), norm }
+        OptimizerStep { gradients, scale, factors: Factors::new(&self.config, self.step), norm }
     }
 
-    /// Moves a network's parameters, whose names begin with `prefix`.
+    /// Updates the parameters of a network. Their names begin with `prefix`. A parameter without a
+    /// gradient stays as it is.
     pub fn apply<A, M>(
         &mut self,
-        step: &mut Step<B>,
+        step: &mut OptimizerStep<B>,
         prefix: &str,
         learning_rate: f64,
         network: M,
@@ -140,34 +146,35 @@ impl<B: AdamBackend> Optimizer<B> {
         A: AutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        network.map(&mut Mover { path: Path::new(prefix), optimizer: self, step, learning_rate })
+        network.map(&mut Updater { path: Path::new(prefix), optimizer: self, step, learning_rate })
     }
 
-    /// The moved parameter of a shape, flat, or nothing where it has no gradient.
-    fn moved(
+    /// Returns the updated value of a flat parameter, or `None` if it has no gradient. `shape` is
+    /// its shape in the network.
+    fn updated(
         &mut self,
-        step: &mut Step<B>,
+        step: &mut OptimizerStep<B>,
         name: &str,
         learning_rate: f64,
         parameter: Tensor<B, 1>,
         shape: &[usize],
     ) -> Option<Tensor<B, 1>> {
+        // Removing it makes sure that no parameter is updated twice in a step.
         let gradient = step.gradients.remove(name)?;
         let moment =
             |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
         let first = moment(&mut self.first);
-        if let (OptimizerKind::Muon, Some(matrix)) = (self.config.rule, muon::matrix(shape)) {
+        if let (OptimizerKind::Muon, Some(matrix)) = (self.config.rule, muon::matrix_shape(shape)) {
             let gradient = gradient * step.scale.clone();
             let [parameter, first] =
-                muon::moved([parameter, first], gradient, learning_rate, matrix);
+                muon::update([parameter, first], gradient, learning_rate, matrix);
             self.first.insert(name.to_owned(), first);
             return Some(parameter);
         }
-        let parts = [parameter, first, moment(&mut self.second)];
-        let factors = step.factors.at(learning_rate);
-        let moved =
-            B::adam(parts.map(unwrap), unwrap(gradient), unwrap(step.scale.clone()), factors);
-        let [parameter, first, second] = moved.map(wrap);
+        let state = [parameter, first, moment(&mut self.second)].map(unwrap);
+        let factors = step.factors.with_learning_rate(learning_rate);
+        let state = B::adam(state, unwrap(gradient), unwrap(step.scale.clone()), factors);
+        let [parameter, first, second] = state.map(wrap);
         self.first.insert(name.to_owned(), first);
         self.second.insert(name.to_owned(), second);
         Some(parameter)
@@ -185,7 +192,7 @@ pub fn accumulate<B: Backend>(into: &mut Flat<B>, gradients: Flat<B>) {
     }
 }
 
-/// Divides all gradients by a number of passes.
+/// Divides summed gradients by the number of passes.
 pub fn divide<B: Backend>(gradients: Flat<B>, passes: usize) -> Flat<B> {
     if passes == 1 {
         return gradients;
@@ -220,6 +227,7 @@ fn global_norm<B: Backend>(gradients: &Flat<B>) -> Tensor<B, 1> {
     Tensor::cat(squares, 0).sum().sqrt()
 }
 
+/// Collects the gradients of a network's parameters.
 struct Collector<'a, A: AutodiffBackend> {
     path: Path,
     gradients: &'a A::Gradients,
@@ -243,14 +251,15 @@ impl<A: AutodiffBackend> ModuleVisitor<A> for Collector<'_, A> {
     }
 }
 
-struct Mover<'a, B: Backend> {
+/// Updates the parameters of a network, one after the other.
+struct Updater<'a, B: Backend> {
     path: Path,
     optimizer: &'a mut Optimizer<B>,
-    step: &'a mut Step<B>,
+    step: &'a mut OptimizerStep<B>,
     learning_rate: f64,
 }
 
-impl<A: AutodiffBackend> ModuleMapper<A> for Mover<'_, A::InnerBackend>
+impl<A: AutodiffBackend> ModuleMapper<A> for Updater<'_, A::InnerBackend>
 where
     A::InnerBackend: AdamBackend,
 {
@@ -265,14 +274,16 @@ where
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
         let shape = param.shape();
         let flat = param.val().inner().reshape([shape.num_elements()]);
-        match self.optimizer.moved(
+        let updated = self.optimizer.updated(
             self.step,
             &self.path.name(),
             self.learning_rate,
             flat,
             shape.as_slice(),
-        ) {
-            Some(moved) => param.map(|_| Tensor::from_inner(moved.reshape(shape)).require_grad()),
+        );
+        match updated {
+            // A tensor of the inner backend has no gradients until `require_grad`.
+            Some(value) => param.map(|_| Tensor::from_inner(value.reshape(shape)).require_grad()),
             None => param,
         }
     }
@@ -294,17 +305,17 @@ mod tests {
         tensor.into_data().into_vec().expect("f32")
     }
 
-    /// Two steps by hand: the first moves by the learning rate whatever the gradient, norms above the limit are scaled to it.
+    /// Adam's first step moves each weight by the learning rate, whatever the gradient.
     #[test]
-    fn steps_are_those_computed_by_hand() {
+    fn two_clipped_adam_steps_match_a_computation_by_hand() {
         let mut optimizer = Optimizer::new(OptimConfig::default());
         let mut step =
             optimizer.begin(Flat::<Flex>::from([("x".to_owned(), vector(&[3.0, -4.0]))]));
         assert!((step.norm.clone().into_scalar() - 5.0).abs() < 1e-6);
-        // clipped to (1.2, -1.6)
+        // The gradient is clipped to (1.2, -1.6), of norm 2.
         let values = host(
             optimizer
-                .moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
+                .updated(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
                 .expect("it has a gradient"),
         );
         assert!((values[0] + 0.1).abs() < 1e-6 && (values[1] - 0.1).abs() < 1e-6, "{values:?}");
@@ -312,20 +323,22 @@ mod tests {
         let mut step = optimizer.begin(Flat::from([("x".to_owned(), vector(&[0.0, 1.0]))]));
         let values = host(
             optimizer
-                .moved(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
+                .updated(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
                 .expect("it has a gradient"),
         );
+        // 0.12 and 0.16 are 0.1 of the first gradient; 0.19 = 1 - 0.9^2 corrects for the start at
+        // 0.
         let expected = [0.9 * 0.12 / 0.19, (-0.9 * 0.16 + 0.1) / 0.19];
-        let spread = [
+        let roots = [
             (0.999 * 0.001 * 1.44 / (1.0 - 0.999f64.powi(2))).sqrt(),
             ((0.999 * 0.001 * 2.56 + 0.001) / (1.0 - 0.999f64.powi(2))).sqrt(),
         ];
         for i in 0..2 {
             assert!(
-                (f64::from(values[i]) + 0.1 * expected[i] / spread[i]).abs() < 1e-5,
+                (f64::from(values[i]) + 0.1 * expected[i] / roots[i]).abs() < 1e-5,
                 "{values:?}"
             );
         }
-        assert!(optimizer.moved(&mut step, "y", 0.1, vector(&[0.0]), &[1]).is_none());
+        assert!(optimizer.updated(&mut step, "y", 0.1, vector(&[0.0]), &[1]).is_none());
     }
 }

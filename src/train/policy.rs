@@ -1,5 +1,5 @@
-//! Latent behaviour cloning (LAPO, section 4.3): trains a latent policy to predict the latent action
-//! that follows a frame.
+//! Latent behaviour cloning (LAPO, section 4.3): trains a latent policy to predict the latent
+//! action after a frame.
 //!
 //! [`policy_trainer`] creates a [`PolicyTrainer`], an interface without tensors. The policy learns
 //! latent actions before quantisation, by mean squared error. Its value head keeps its initial
@@ -30,7 +30,7 @@ use crate::models::{Device, PolicyConfig};
 
 const FORMAT: &str = "lapo-policy-training/1";
 
-/// Frames and the latent action that follows each.
+/// Frames, and the latent action after each.
 #[derive(Clone, Copy, Debug)]
 pub struct CloningBatch<'a> {
     /// `[batch, height, width, channel]`
@@ -76,7 +76,7 @@ pub trait PolicyTrainer: Send {
     /// Starts from the weights of a latent policy of the same size.
     fn import(&mut self, weights: &[u8]) -> Result<()>;
 
-    /// Predicts the latent actions that follow frames.
+    /// Predicts the latent actions after frames.
     ///
     /// # Shapes
     /// - `frames`: `[batch, height, width, channel]`
@@ -145,6 +145,7 @@ impl<A: TrainBackend> Cloner<A> {
     fn upload<B: Backend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
         let shape = [self.config.frame_size, self.config.frame_size, self.config.channels];
         let bytes = shape.iter().product::<usize>();
+        // At least one frame, and no part of one.
         let whole = frames.len().next_multiple_of(bytes).max(bytes);
         if frames.len() != whole {
             return Err(TrainError::Batch {
@@ -170,12 +171,13 @@ impl<A: TrainBackend> Cloner<A> {
         }
         let target = TensorData::new(batch.latent_action.to_vec(), shape);
         let predicted = self.policy.latent_action(self.policy.features(frames));
+        // The loss is single precision, whatever the precision of the network.
         let difference =
             predicted.cast(FloatDType::F32) - Tensor::<A, 2>::from_data(target, &self.device);
         Ok((difference.clone() * difference).mean())
     }
 
-    /// Returns the policy for inference: its average, where the training keeps one.
+    /// Returns the policy for inference: its moving average, if there is one.
     fn network(&self) -> Policy<A::InnerBackend> {
         let policy = self.policy.valid();
         match &self.average {
@@ -214,6 +216,8 @@ impl<A: TrainBackend> PolicyTrainer for Cloner<A> {
             on_device.push(loss.inner());
         }
         let mut step = self.optimizer.begin(divide(sum, batches.len()));
+        // One copy from the device for losses and norm. It comes before the update, so that a step
+        // that is not finite leaves the weights as they were.
         on_device.push(step.norm.clone());
         let host = to_host(Tensor::cat(on_device, 0))?;
         let (losses, norm) = host.split_at(batches.len());

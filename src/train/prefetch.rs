@@ -3,10 +3,10 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
-/// Threads that load, one batch each. As many reads wait for the disk at a time.
+/// Loading threads, each with one batch. So the disk has 16 reads to serve at a time.
 const THREADS: usize = 16;
 
-/// Batches in the order in which they were drawn, loaded ahead of time.
+/// Batches in the order of their draws, loaded ahead of time.
 pub struct Prefetch<D, P, B> {
     draw: D,
     threads: [(Sender<P>, Receiver<B>); THREADS],
@@ -15,8 +15,8 @@ pub struct Prefetch<D, P, B> {
 }
 
 impl<D: FnMut() -> P, P: Send, B: Send> Prefetch<D, P, B> {
-    /// Starts to load batches: `draw` decides in order what each batch consists of, `load` reads
-    /// it on one of the threads.
+    /// Starts loading batches. `draw` returns the plan of the next batch; `load` reads the batch of
+    /// a plan on one of the threads.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         mut draw: D,
@@ -30,7 +30,13 @@ impl<D: FnMut() -> P, P: Send, B: Send> Prefetch<D, P, B> {
             let (request, requests) = channel();
             let (send, batches) = channel();
             // The thread ends when `Prefetch` is dropped, which closes both channels.
-            scope.spawn(move || requests.into_iter().try_for_each(|what| send.send(load(what))));
+            scope.spawn(move || {
+                for plan in requests {
+                    if send.send(load(plan)).is_err() {
+                        break;
+                    }
+                }
+            });
             _ = request.send(draw());
             (request, batches)
         });
@@ -39,6 +45,8 @@ impl<D: FnMut() -> P, P: Send, B: Send> Prefetch<D, P, B> {
 
     /// Returns the next batch, as soon as it is loaded.
     pub fn next(&mut self) -> B {
+        // Round robin keeps the order: each thread returns its batches in the order of its
+        // requests.
         let (request, batches) = &self.threads[self.next];
         let batch = batches.recv().expect("the thread loads while its requests are open");
         _ = request.send((self.draw)());
@@ -54,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_come_in_the_order_in_which_they_were_drawn() {
+    fn batches_arrive_in_the_order_of_their_draws() {
         let load_slowly = |number: u64| {
             std::thread::sleep(Duration::from_millis(number % 3 * 5));
             number * number

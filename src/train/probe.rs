@@ -1,159 +1,179 @@
-//! How much of the true action a latent action tells: pairs go in, what small networks make of other pairs comes out.
+//! Probes: how well small networks predict true actions from latent ones.
 //!
-//! They see what the bottleneck hides from nobody: latent actions before quantisation. Start at [`probe`].
+//! A probe sees latent actions before quantisation, so it measures the information in the IDM's
+//! output, not in the codes. Start at [`probe`].
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use super::decoder::{Answers, Fit, Pairs, Spread, fit};
+use super::decoder::{FitSettings, fit};
+use super::pairs::{ColumnStats, Pairs, TrueActions};
 use crate::models::{DecoderConfig, Outputs};
 
-/// Pairs a step, and steps: enough for either network to stop improving on some ten thousand pairs.
+/// Pairs in a step.
 const BATCH: usize = 256;
+/// Steps, enough for either network to stop improving on some ten thousand pairs.
 const STEPS: u64 = 600;
 /// Width of each hidden layer, as in the paper's probe.
 const HIDDEN: usize = 128;
 
-/// How well true actions can be told from latent ones, of transitions that nothing learnt from.
+/// How well latent actions predict true ones, on held-out transitions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Transitions whose true action is known and which were asked for.
+    /// The number of held-out transitions.
     pub transitions: usize,
-    /// What guessing scores: the share of the commonest action; 0, the R2 of the mean, where actions are vectors.
+    /// The score of a constant prediction: the share of the most common action; 0, the R2 of the
+    /// mean, for continuous actions.
     pub guessing: f64,
-    /// What a linear network makes of latent actions before quantisation: accuracy; R2 where actions are vectors.
+    /// The score of a linear network: its accuracy, or R2 for continuous actions.
     pub linear: f64,
-    /// The same of two hidden layers of 128.
+    /// The score of a network with two hidden layers of 128.
     pub mlp: f64,
-    /// Bits the most telling code says of the true action; none where actions are vectors.
+    /// Mutual information, in bits, of the true action and the most informative code. `None` for
+    /// continuous actions.
     pub mutual_information: Option<f64>,
-    /// Bits the true action has; none where actions are vectors.
+    /// Entropy of the true action, in bits. `None` for continuous actions.
     pub action_entropy: Option<f64>,
-    /// How often the hidden layers said what, `[true action][told]`: shows which actions look alike. Empty where actions are vectors.
+    /// Predictions of the MLP, counted: `[true action][predicted action]`. Empty for continuous
+    /// actions.
     pub confusion: Vec<Vec<u64>>,
 }
 
-/// Trains networks on `known` pairs and asks them about the others. Neither may be empty, and `known` is in random order: where there are
-/// enough, every tenth of it is kept aside, and a network is taken as it was when it told these best.
+/// Trains probes on `training` pairs, which are in random order, and scores them on `held_out`
+/// pairs. Neither may be empty.
 ///
 /// # Shapes
-/// - `codes`: `[asked, codes]`; empty before codes are in use
-pub fn probe(known: &Pairs, asked: &Pairs, codes: &[u16], seed: u64) -> Result<Probe> {
-    let linear = told(vec![], 1e-2, known, asked, seed)?;
-    let mlp = told(vec![HIDDEN, HIDDEN], 1e-3, known, asked, seed)?;
+/// - `codes`: `[held_out, code]`; empty before codes are in use
+pub fn probe(training: &Pairs, held_out: &Pairs, codes: &[u16], seed: u64) -> Result<Probe> {
+    let linear = predict(vec![], 1e-2, training, held_out, seed)?;
+    let mlp = predict(vec![HIDDEN, HIDDEN], 1e-3, training, held_out, seed)?;
     let mut probe = Probe {
-        transitions: asked.len(),
-        guessing: guessing(&asked.action),
-        linear: score(&linear, &asked.action),
-        mlp: score(&mlp, &asked.action),
+        transitions: held_out.len(),
+        guessing: constant_score(&held_out.action),
+        linear: score(&linear, &held_out.action),
+        mlp: score(&mlp, &held_out.action),
         mutual_information: None,
         action_entropy: None,
         confusion: vec![],
     };
-    if let Answers::Discrete(actions) = &asked.action {
+    if let TrueActions::Discrete(actions) = &held_out.action {
+        // Codes of a transition, over all codebooks and positions.
         let width = codes.len() / actions.len();
-        let said =
+        let column =
             |code: usize| codes.iter().skip(code).step_by(width).map(|code| usize::from(*code));
-        let told = (0..width)
-            .map(|code| mutual_information(&table(said(code).zip(actions.iter().copied()))));
-        probe.mutual_information = Some(told.fold(0.0, f64::max));
-        probe.action_entropy =
-            table(actions.iter().map(|action| (0, *action))).first().map(|counts| entropy(counts));
-        probe.confusion = table(
-            actions.iter().map(|&action| action as usize).zip(likeliest(&mlp, actions.len())),
-        );
+        let information = (0..width).map(|code| {
+            mutual_information(&contingency_table(column(code).zip(actions.iter().copied())))
+        });
+        probe.mutual_information = Some(information.fold(0.0, f64::max));
+        let counts = contingency_table(actions.iter().map(|action| (0, *action)));
+        probe.action_entropy = counts.first().map(|counts| entropy(counts));
+        let actions = actions.iter().map(|&action| action as usize);
+        probe.confusion = contingency_table(actions.zip(most_likely(&mlp, held_out.len())));
     }
     Ok(probe)
 }
 
 impl Probe {
-    /// The measure in words.
+    /// Returns the scores as a sentence.
     pub fn sentence(&self) -> String {
         let Probe { guessing, linear, mlp, .. } = self;
         match self.mutual_information.zip(self.action_entropy) {
-            Some((told, all)) => format!(
-                "a linear probe tells {linear:.2} of true actions, hidden layers {mlp:.2}, guessing {guessing:.2}; the most telling code \
-                 says {told:.2} of the action's {all:.2} bits"
+            Some((information, entropy)) => format!(
+                "a linear probe predicts {linear:.2} of true actions, an MLP {mlp:.2} (the most \
+                 common action: {guessing:.2}); the most informative code has {information:.2} of \
+                 the action's {entropy:.2} bits"
             ),
-            None => format!(
-                "a linear probe of the true action has R2 {linear:.2}, hidden layers {mlp:.2}"
-            ),
+            None => {
+                format!("a linear probe of the true action has R2 {linear:.2}, an MLP {mlp:.2}")
+            }
         }
     }
 }
 
-/// What a network that learnt `known` pairs says of the others: `[asked, action or axis]`.
-fn told(
+/// Trains a network and returns its outputs for held-out pairs: `[pair, action or axis]`.
+fn predict(
     hidden: Vec<usize>,
     learning_rate: f64,
-    known: &Pairs,
-    asked: &Pairs,
+    training: &Pairs,
+    held_out: &Pairs,
     seed: u64,
 ) -> Result<Vec<f32>> {
-    let latent_dim = known.latent_action.len() / known.len();
-    let outputs = match &known.action {
-        Answers::Discrete(actions) => {
-            Outputs::Discrete { actions: actions.iter().max().map_or(1, |most| *most as usize + 1) }
+    let latent_dim = training.latent_action.len() / training.len();
+    let outputs = match &training.action {
+        TrueActions::Discrete(actions) => {
+            let highest = actions.iter().max();
+            Outputs::Discrete { actions: highest.map_or(1, |highest| *highest as usize + 1) }
         }
-        Answers::Continuous(_, axes) => Outputs::Continuous { axes: *axes },
+        TrueActions::Continuous(_, axes) => Outputs::Continuous { axes: *axes },
     };
     let config = DecoderConfig { latent_dim, hidden: hidden.clone(), outputs };
-    let how =
-        Fit { hidden, steps: STEPS, batch: BATCH, learning_rate, label_smoothing: 0.0, stop: None };
-    let decoder = fit(&config, &how, known, &Spread::of(&known.latent_action, latent_dim), seed)?;
-    Ok(decoder.decode(&asked.latent_action)?)
+    let settings = FitSettings {
+        hidden,
+        steps: STEPS,
+        batch: BATCH,
+        learning_rate,
+        label_smoothing: 0.0,
+        stop: None,
+    };
+    let stats = ColumnStats::of(&training.latent_action, latent_dim);
+    let decoder = fit(&config, &settings, training, &stats, seed)?;
+    Ok(decoder.decode(&held_out.latent_action)?)
 }
 
-/// The share of actions that were told right; R2 where they are vectors.
+/// Returns the accuracy of predictions, or their R2 for continuous actions.
 ///
 /// # Shapes
-/// - `told`: `[pair, action or axis]`
-pub fn score(told: &[f32], right: &Answers) -> f64 {
-    match right {
-        Answers::Discrete(right) => {
-            likeliest(told, right.len()).zip(right).filter(|(told, right)| told == *right).count()
-                as f64
-                / right.len() as f64
+/// - `predicted`: `[pair, action or axis]`
+pub fn score(predicted: &[f32], actions: &TrueActions) -> f64 {
+    match actions {
+        TrueActions::Discrete(actions) => {
+            let predicted = most_likely(predicted, actions.len());
+            let correct = predicted.zip(actions).filter(|(predicted, action)| predicted == *action);
+            correct.count() as f64 / actions.len() as f64
         }
-        Answers::Continuous(right, axes) => r2(told, right, *axes),
+        TrueActions::Continuous(numbers, axes) => r2(predicted, numbers, *axes),
     }
 }
 
-/// What guessing scores: the share of the commonest action; 0, the R2 of the mean, where they are vectors.
-pub fn guessing(right: &Answers) -> f64 {
-    let Answers::Discrete(actions) = right else { return 0.0 };
+/// Returns the score of a constant prediction: the share of the most common action; 0, the R2 of
+/// the mean, for continuous actions.
+pub fn constant_score(actions: &TrueActions) -> f64 {
+    let TrueActions::Discrete(actions) = actions else { return 0.0 };
     let mut counts: HashMap<u32, usize> = HashMap::new();
-    actions.iter().for_each(|action| *counts.entry(*action).or_default() += 1);
+    for action in actions {
+        *counts.entry(*action).or_default() += 1;
+    }
     counts.into_values().max().unwrap_or(0) as f64 / actions.len().max(1) as f64
 }
 
-/// The action of each row that has the greatest number.
-fn likeliest(told: &[f32], rows: usize) -> impl Iterator<Item = u32> {
+/// Returns the action with the highest logit in each row.
+fn most_likely(logits: &[f32], rows: usize) -> impl Iterator<Item = u32> {
     let best =
         |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
-    told.chunks_exact(told.len() / rows).map(best)
+    logits.chunks_exact(logits.len() / rows).map(best)
 }
 
-/// Share of the variance that is explained, the mean over axes; an axis that never changes does not count.
-fn r2(told: &[f32], right: &[f32], axes: usize) -> f64 {
+/// Returns the explained share of the variance, averaged over axes. A constant axis does not count.
+fn r2(predicted: &[f32], numbers: &[f32], axes: usize) -> f64 {
     let of_axis = |axis: usize| {
         let column = |values: &[f32]| {
             values.iter().skip(axis).step_by(axes).map(|v| f64::from(*v)).collect::<Vec<_>>()
         };
-        let (told, right) = (column(told), column(right));
-        let mean = right.iter().sum::<f64>() / right.len() as f64;
-        let all: f64 = right.iter().map(|v| (v - mean).powi(2)).sum();
-        let off: f64 = told.iter().zip(&right).map(|(told, right)| (told - right).powi(2)).sum();
-        (all > 0.0).then(|| 1.0 - off / all)
+        let truth = column(numbers);
+        let mean = truth.iter().sum::<f64>() / truth.len() as f64;
+        let variance: f64 = truth.iter().map(|v| (v - mean).powi(2)).sum();
+        let pairs = column(predicted).into_iter().zip(&truth);
+        let residual: f64 = pairs.map(|(predicted, truth)| (predicted - truth).powi(2)).sum();
+        (variance > 0.0).then(|| 1.0 - residual / variance)
     };
-    let known: Vec<f64> = (0..axes).filter_map(of_axis).collect();
-    known.iter().sum::<f64>() / known.len().max(1) as f64
+    let scores: Vec<f64> = (0..axes).filter_map(of_axis).collect();
+    scores.iter().sum::<f64>() / scores.len().max(1) as f64
 }
 
-/// How often each pair occurs: `[first][second]`.
-fn table(pairs: impl Iterator<Item = (usize, u32)>) -> Vec<Vec<u64>> {
+/// Counts how often each pair occurs: `[first][second]`. Rows may have different lengths.
+fn contingency_table(pairs: impl Iterator<Item = (usize, u32)>) -> Vec<Vec<u64>> {
     let mut counts: Vec<Vec<u64>> = Vec::new();
     for (row, column) in pairs {
         counts.resize(counts.len().max(row + 1), Vec::new());
@@ -164,17 +184,18 @@ fn table(pairs: impl Iterator<Item = (usize, u32)>) -> Vec<Vec<u64>> {
     counts
 }
 
-/// Bits that one of a pair tells of the other: their entropies less that of the pair.
+/// Returns the mutual information of rows and columns, in bits.
 fn mutual_information(counts: &[Vec<u64>]) -> f64 {
     let rows: Vec<u64> = counts.iter().map(|row| row.iter().sum()).collect();
     let width = counts.iter().map(Vec::len).max().unwrap_or(0);
     let columns: Vec<u64> =
         (0..width).map(|i| counts.iter().filter_map(|row| row.get(i)).sum()).collect();
-    let all: Vec<u64> = counts.iter().flatten().copied().collect();
-    entropy(&rows) + entropy(&columns) - entropy(&all)
+    let cells: Vec<u64> = counts.iter().flatten().copied().collect();
+    // I(X; Y) = H(X) + H(Y) - H(X, Y)
+    entropy(&rows) + entropy(&columns) - entropy(&cells)
 }
 
-/// The entropy of what was counted, in bits.
+/// Returns the entropy of counted values, in bits.
 pub fn entropy(counts: &[u64]) -> f64 {
     let total = counts.iter().sum::<u64>().max(1) as f64;
     let shares = counts.iter().filter(|n| **n > 0).map(|n| *n as f64 / total);
@@ -189,42 +210,37 @@ mod tests {
 
     use super::*;
 
-    /// Points of the plane; the action is their quadrant's number, or its parity, which no line tells.
+    /// Points of the plane. The action is a function of their quadrant's number.
     fn pairs(count: usize, seed: u64, action: impl Fn(u32) -> u32) -> Pairs {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let latent_action: Vec<f32> = (0..2 * count).map(|_| rng.random_range(-1.0..1.0)).collect();
         let quadrant = |row: &[f32]| u32::from(row[0] > 0.0) + 2 * u32::from(row[1] > 0.0);
         let action = latent_action.chunks_exact(2).map(|row| action(quadrant(row))).collect();
-        Pairs { latent_action, action: Answers::Discrete(action) }
+        Pairs { latent_action, action: TrueActions::Discrete(action) }
     }
 
     #[test]
-    fn lines_tell_quadrants_and_only_hidden_layers_their_parity() {
+    fn a_linear_probe_predicts_quadrants_and_only_an_mlp_their_parity() {
+        // No line separates quadrants of different parity.
         let run = |action: fn(u32) -> u32| {
             probe(&pairs(2000, 1, action), &pairs(500, 2, action), &[], 0).unwrap()
         };
         assert!(run(|quadrant| quadrant).linear > 0.95);
         let parity = run(|quadrant| u32::from(quadrant == 0 || quadrant == 3));
         assert!(parity.mlp > 0.95 && parity.linear < 0.7, "{parity:?}");
-        let right: u64 = (0..2).map(|action| parity.confusion[action][action]).sum();
-        assert!((parity.mlp - right as f64 / 500.0).abs() < 1e-12);
+        let correct: u64 = (0..2).map(|action| parity.confusion[action][action]).sum();
+        assert!((parity.mlp - correct as f64 / 500.0).abs() < 1e-12);
     }
 
     #[test]
-    fn a_code_that_names_the_action_tells_all_its_bits() {
-        assert!(
-            (mutual_information(&table([(0, 3), (1, 1), (2, 0), (3, 2)].into_iter())) - 2.0).abs()
-                < 1e-12
-        );
-        assert!(
-            mutual_information(&table([(0, 0), (0, 1), (1, 0), (1, 1)].into_iter())).abs() < 1e-12
-        );
+    fn mutual_information_is_the_entropy_shared_by_code_and_action() {
+        let information =
+            |pairs: [(usize, u32); 4]| mutual_information(&contingency_table(pairs.into_iter()));
+        // Each code stands for one action; then the two are independent.
+        assert!((information([(0, 3), (1, 1), (2, 0), (3, 2)]) - 2.0).abs() < 1e-12);
+        assert!(information([(0, 0), (0, 1), (1, 0), (1, 1)]).abs() < 1e-12);
         // H(row) = 1, H(column) = 0.8113, H(pair) = 1.5
-        assert!(
-            (mutual_information(&table([(0, 0), (0, 0), (1, 0), (1, 1)].into_iter())) - 0.311_278)
-                .abs()
-                < 1e-6
-        );
+        assert!((information([(0, 0), (0, 0), (1, 0), (1, 1)]) - 0.311_278).abs() < 1e-6);
     }
 
     #[test]

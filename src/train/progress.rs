@@ -1,20 +1,20 @@
-//! Progress: how a task reports how far it is.
+//! The progress of a task, for bars and logs.
 
 /// An observer of a task: a bar on a terminal, lines in a log, or nothing.
 pub trait Progress: Sync {
-    /// Reports that `units` more are done: videos, steps or transitions, as the stage counts them.
+    /// Adds finished units: videos, steps or transitions, depending on the stage.
     fn advance(&self, units: u64);
-    /// Reports that an earlier attempt did `units`. They do not count towards the rate.
+    /// Adds units of an earlier attempt. They do not count towards the rate.
     fn resume(&self, units: u64) {
         self.advance(units);
     }
-    /// Shows a few words beside the count, until the next ones replace them.
+    /// Shows a few words next to the count, until the next ones replace them.
     fn note(&self, text: &str);
-    /// Prints a sentence that stays.
+    /// Prints a permanent line.
     fn say(&self, text: &str);
 }
 
-/// An observer that shows nothing.
+/// An observer without any output.
 pub struct NoProgress;
 
 impl Progress for NoProgress {

@@ -1,24 +1,26 @@
-//! Learning rates as straight lines between knots. In: knots `(step, value)`; out: the value at a step.
+//! Learning rate schedules: straight lines between knots.
 
-/// A piecewise linear schedule; constant before the first and after the last knot.
+/// A piecewise linear schedule, constant before the first knot and after the last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
+    /// Steps and values.
     knots: Vec<(f64, f64)>,
 }
 
 impl Schedule {
-    /// A schedule through the knots, which are sorted by step.
+    /// Creates a schedule through knots `(step, value)`, in any order.
     pub fn new(mut knots: Vec<(f64, f64)>) -> Self {
         knots.sort_by(|a, b| a.0.total_cmp(&b.0));
         Schedule { knots }
     }
 
-    /// The paper's stage 1: from 10 % to the peak in `warmup` steps, then down to 1 % one step after the last.
+    /// Returns the schedule of the paper's stage 1: from 10% of the peak to the peak in `warmup`
+    /// steps, then down to 1% one step after the last.
     pub fn warmup_then_linear(peak: f64, warmup: u64, steps: u64) -> Self {
         Self::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (steps as f64 + 1.0, 0.01 * peak)])
     }
 
-    /// The value at `step`.
+    /// Returns the value at `step`.
     pub fn at(&self, step: u64) -> f64 {
         let step = step as f64;
         let after = self.knots.partition_point(|knot| knot.0 <= step);
@@ -35,8 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stage_one_warms_up_and_falls_as_in_the_paper() {
-        // numpy.interp(step, [0, 50, 1001], [3e-5, 3e-4, 3e-6])
+    fn the_schedule_of_stage_1_equals_the_published_one() {
+        // Values of numpy.interp(step, [0, 50, 1001], [3e-5, 3e-4, 3e-6]).
         let lr = Schedule::warmup_then_linear(3e-4, 50, 1000);
         for (step, expect) in [
             (0, 3e-5),
@@ -51,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_steps_than_the_warm_up_never_reach_the_peak() {
+    fn a_training_shorter_than_its_warmup_never_reaches_the_peak() {
         let lr = Schedule::warmup_then_linear(1.0, 50, 10);
         assert!((0..=10).all(|step| lr.at(step) < 1.0));
     }

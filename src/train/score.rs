@@ -1,5 +1,5 @@
-//! Scores of windows that the networks do not learn from: errors with their own latent actions and
-//! with shuffled ones.
+//! Scores of held-out windows: the FDM's errors with their own latent actions and with shuffled
+//! ones.
 
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -13,7 +13,7 @@ use crate::models::layers::Mode;
 use crate::models::weights::to_host;
 
 impl<A: TrainBackend> Trainer<A> {
-    /// [`DynamicsTrainer::evaluate`](super::DynamicsTrainer::evaluate).
+    /// Implements [`DynamicsTrainer::evaluate`](super::DynamicsTrainer::evaluate).
     pub(super) fn score(
         &self,
         batch: &Batch<'_>,
@@ -29,10 +29,12 @@ impl<A: TrainBackend> Trainer<A> {
             });
         }
         let (idm, fdm) = self.networks();
+        // Normalisation layers are folded into the convolutions before them, as for inference.
         let idm = idm.folded(&self.config);
         let fdm = fdm.folded();
         let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
         let latent_action = idm.forward(&windows, &mut Mode::Folded);
+        // Once codes are in use the FDM was trained on quantised latent actions only.
         let (own, codes) = if quantise {
             let quantised = idm.vq.forward(latent_action.clone());
             (quantised.latent_action_q, host_codes(quantised.codes)?)
@@ -42,7 +44,7 @@ impl<A: TrainBackend> Trainer<A> {
         let index = shuffle.iter().map(|&index| index as i32).collect();
         let index =
             Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);
-        let other = own.clone().select(0, index);
+        let shuffled = own.clone().select(0, index);
 
         let error_of = |predicted: Tensor<A::InnerBackend, 4>| {
             let difference = predicted - windows.next();
@@ -51,7 +53,7 @@ impl<A: TrainBackend> Trainer<A> {
         let error_with = |action| error_of(fdm.forward(&windows, action, &mut Mode::Folded));
         Ok(Evaluation {
             fdm_error: error_with(own)?,
-            fdm_error_shuffled: error_with(other)?,
+            fdm_error_shuffled: error_with(shuffled)?,
             copy_error: error_of(windows.last())?,
             codes,
             latent_action: to_host(latent_action)?,

@@ -2,8 +2,8 @@
 //!
 //! Beside the weights under their published names, the file holds the optimiser's moments
 //! (`adam.first.*`, `adam.second.*`), the averaged weights (`ema.*`) and the age of unused codes
-//! (`unused`). Its metadata hold the step, the seed and the settings, which must be equal when it is
-//! restored.
+//! (`unused`). Its metadata hold the step, the seed and the settings, which must be equal when it
+//! is restored.
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::de::DeserializeOwned;
@@ -53,6 +53,7 @@ impl<A: TrainBackend> Trainer<A> {
         same("supervision", &settings.supervision, &own.supervision)?;
         same("seed", &settings.seed, &own.seed)?;
 
+        // Everything is read before anything is replaced, except for moments and averages.
         let idm = weights.load("idm", self.idm.clone(), &self.device)?;
         let fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
         let action_head = weights.load("tell", self.action_head.clone(), &self.device)?;
@@ -80,7 +81,7 @@ impl<A: TrainBackend> Trainer<A> {
     }
 }
 
-/// Returns the settings of the training that a checkpoint is of.
+/// Returns the settings of a checkpoint's training.
 pub(super) fn settings_of<T: DeserializeOwned>(weights: &Weights, format: &str) -> Result<T> {
     let missing = || ModelError::Metadata {
         key: "format",
@@ -95,7 +96,7 @@ pub fn save_moments<B: AdamBackend>(optimizer: &Optimizer<B>, weights: &mut Weig
     save_flat("adam.second", &optimizer.second, weights)
 }
 
-/// Reads the optimiser's moments from beside the weights.
+/// Reads the optimiser's moments.
 pub fn restore_moments<B: AdamBackend>(
     optimizer: &mut Optimizer<B>,
     weights: &Weights,
@@ -146,7 +147,7 @@ fn restore_flat<B: Backend>(
         .collect()
 }
 
-/// Checks that a checkpoint is of the same training.
+/// Checks that a setting of a checkpoint equals that of this training.
 pub fn same<T: Serialize + PartialEq>(what: &'static str, seen: &T, expected: &T) -> Result<()> {
     if seen == expected {
         return Ok(());

@@ -1,12 +1,13 @@
-//! Whether somebody asked this process to stop. In: a signal, noted by the command line; out: a flag that every loop looks at.
+//! The request to stop this process: a flag that the command line sets on a signal and every loop
+//! reads.
 //!
-//! A training that sees it writes a checkpoint and ends with [`Signal`] as its reason; everything else abandons what it has begun, since
-//! its next run does that again.
+//! A training then writes a checkpoint and ends with the [`Signal`] as its reason. Any other task
+//! abandons its work, and the next run repeats it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A signal that asks a process to end.
+/// A signal to end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGINT: Ctrl-C.
@@ -29,17 +30,17 @@ impl std::fmt::Display for Signal {
 pub struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// Asks everybody who holds a clone to stop. The signal that came last is the reason.
+    /// Sets the flag for all clones. The last signal is the reason.
     pub fn set(&self, signal: Signal) {
         self.0.store(signal as usize, Ordering::Relaxed);
     }
 
-    /// Returns whether somebody asked to stop.
+    /// Returns whether a signal arrived.
     pub fn is_set(&self) -> bool {
         self.signal().is_some()
     }
 
-    /// Returns the reason to stop.
+    /// Returns the last signal, if one arrived.
     pub fn signal(&self) -> Option<Signal> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
@@ -48,7 +49,8 @@ impl Stop {
         }
     }
 
-    /// Returns the number behind the flag, for a signal handler: 0, or a [`Signal`]'s number.
+    /// Returns the shared number behind the flag, for a signal handler to set: 0, or the number of
+    /// a [`Signal`].
     pub fn number(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.0)
     }

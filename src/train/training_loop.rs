@@ -10,9 +10,9 @@ use super::metrics::Metrics;
 use super::{Progress, Stop, TrainError, checkpoint};
 use crate::dataset::{self, Store};
 
-/// Skipped steps in a row after which a training has diverged.
+/// The number of skipped steps in a row that counts as divergence.
 const MAX_SKIPPED: u64 = 10;
-/// The metric that marks a skipped step, so that a resumed run counts as an uninterrupted one does.
+/// The metric of a skipped step. A resumed run counts skipped steps by it.
 const SKIPPED: &str = "skipped";
 
 /// Values of one row of the metrics, by name.
@@ -38,8 +38,8 @@ pub enum Step {
 }
 
 impl Step {
-    /// Turns the result of a trainer's step into an outcome: a loss that is not finite is a skipped
-    /// step, any other error stays an error.
+    /// Converts the result of a trainer's step. [`TrainError::NotFinite`] is a skipped step; any
+    /// other error stays an error.
     pub fn from_result<T>(
         result: Result<T, TrainError>,
         report: impl FnOnce(T) -> (Row, String),
@@ -55,7 +55,7 @@ impl Step {
     }
 }
 
-/// What a judgement of the networks on held-out data found.
+/// The result of judging the networks on held-out data.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judgement {
     /// Its metrics.
@@ -64,7 +64,7 @@ pub struct Judgement {
     pub sentence: Option<String>,
 }
 
-/// Networks and data that [`TrainingLoop`] trains.
+/// Networks and their data, to be trained by a [`TrainingLoop`].
 pub trait Learner {
     /// The error of a step.
     type Error: From<TrainError> + From<dataset::Error>;
@@ -96,7 +96,7 @@ pub trait Learner {
     fn restore(&mut self, state: &[u8]) -> Result<(), TrainError>;
 }
 
-/// Which state a training ends with.
+/// The choice of the final state.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Selection {
     /// The state after the last step.
@@ -112,7 +112,7 @@ pub enum Selection {
     },
 }
 
-/// Where checkpoints go, and how often.
+/// The place and frequency of checkpoints.
 #[derive(Clone, Copy)]
 pub struct Checkpoints<'a> {
     /// The workspace.
@@ -128,14 +128,14 @@ pub struct Checkpoints<'a> {
 pub struct TrainingLoop<'a> {
     /// Steps to take.
     pub steps: u64,
-    /// Units that a step counts for in progress, metrics and names of checkpoints: 1 for
-    /// supervised trainings, the environment steps of an update for PPO.
+    /// Units of a step in progress, metrics and names of checkpoints: 1 for supervised trainings,
+    /// the environment steps of an update for PPO.
     pub units: u64,
     /// Steps between two rows of the metrics.
     pub log_every: u64,
-    /// Which state the training ends with.
+    /// The choice of the final state.
     pub selection: Selection,
-    /// Where checkpoints go. `None`: the training is too short for any, and a stop ends it at once.
+    /// The checkpoints. `None`: the training is too short for any, and a stop ends it at once.
     pub checkpoints: Option<Checkpoints<'a>>,
     /// The final state of a shorter training, to continue from if there is no checkpoint yet.
     pub continued: Option<FinalState<'a>>,
@@ -159,7 +159,7 @@ pub struct FinalState<'a> {
 pub struct Finished {
     /// Its curve.
     pub metrics: Metrics,
-    /// The steps that the selected state had taken.
+    /// The number of steps of the selected state.
     pub steps: u64,
 }
 
@@ -187,13 +187,14 @@ impl TrainingLoop<'_> {
     /// Trains from the newest checkpoint, or from the start, and selects the state to end with.
     ///
     /// # Errors
-    /// [`TrainError::Stopped`] when asked to stop, [`TrainError::NotFinite`] after too many skipped
+    /// [`TrainError::Stopped`] after a stop signal, [`TrainError::Diverged`] after too many skipped
     /// steps in a row, and any error of the learner or of a checkpoint.
     pub fn run<L: Learner>(&self, learner: &mut L) -> Result<Finished, L::Error> {
         let (first, mut metrics) = self.resume(learner)?;
         let mut best_state = BestState::None;
         let mut skipped = self.skipped_before(&metrics, first);
         let mut saved = Instant::now();
+        // Only now: the learner draws its first batches here, for the steps after the checkpoint.
         learner.begin(first);
         let mut taken = first;
         while taken < self.steps && !self.is_patience_over(&metrics) {
@@ -207,16 +208,19 @@ impl TrainingLoop<'_> {
                 }
                 metrics.log(self.position(taken - 1), judgement.row);
             }
+            // A training that is over needs no checkpoint: its caller writes the model next.
             let over = taken == self.steps || self.is_patience_over(&metrics);
             let best = self.best(&metrics);
             let is_best = judged && best.is_some_and(|best| best.steps == taken);
             let stopped = self.stop.and_then(Stop::signal).filter(|_| !over);
             match &self.checkpoints {
+                // Without checkpoints the best state is kept in memory.
                 None if is_best => best_state = Some((taken, learner.save()?)),
                 Some(to)
                     if is_best || stopped.is_some() || (saved.elapsed() >= to.every && !over) =>
                 {
                     let state = metrics.pack(&learner.save()?);
+                    // Later checkpoints never delete the best one.
                     let kept = best.map(|best| best.steps * self.units);
                     checkpoint::save(to.store, to.folder, taken * self.units, &state, kept)?;
                     saved = Instant::now();
@@ -243,6 +247,7 @@ impl TrainingLoop<'_> {
         self.progress.advance(self.units);
         let (row, note) = match outcome {
             Step::Taken { row, note } => (row, note),
+            // One bad batch is harmless, many in a row are not.
             Step::Skipped { what, seen } => {
                 let steps = skipped + 1;
                 if steps >= MAX_SKIPPED {
@@ -253,6 +258,7 @@ impl TrainingLoop<'_> {
                 return Ok(steps);
             }
         };
+        // The last step and judged ones are always logged, so that their rows are complete.
         if step.is_multiple_of(self.log_every)
             || step + 1 == self.steps
             || learner.is_judged(step + 1)
@@ -271,6 +277,7 @@ impl TrainingLoop<'_> {
     /// Restores the newest checkpoint, or the state to continue from. Returns the first step to
     /// take and the curve so far.
     fn resume<L: Learner>(&self, learner: &mut L) -> Result<(u64, Metrics), L::Error> {
+        // A checkpoint of this training is further than the state it continues from.
         if let Some(Checkpoints { store, folder, .. }) = self.checkpoints
             && let Some((units, bytes)) = checkpoint::newest(store, folder)?
         {
@@ -290,13 +297,14 @@ impl TrainingLoop<'_> {
         Ok((steps, metrics))
     }
 
-    /// Returns the number of steps right before `first` that were skipped.
+    /// Returns the number of skipped steps in a row right before `first`.
     fn skipped_before(&self, metrics: &Metrics, first: u64) -> u64 {
         let skipped: Vec<u64> = metrics.points(SKIPPED).map(|(position, _)| position).collect();
         let before = (0..first).rev();
         before.take_while(|&step| skipped.contains(&self.position(step))).count() as u64
     }
 
+    /// Returns the best judgement so far, with [`Selection::Best`].
     fn best(&self, metrics: &Metrics) -> Option<Best> {
         let Selection::Best { column, .. } = self.selection else { return None };
         let judged: Vec<(u64, f32)> = metrics.points(column).collect();
@@ -307,12 +315,13 @@ impl TrainingLoop<'_> {
         Some(Best { steps, since: judged.len() - 1 - at })
     }
 
+    /// Returns whether too many judgements in a row brought no lower value.
     fn is_patience_over(&self, metrics: &Metrics) -> bool {
         let Selection::Best { patience: Some(patience), .. } = self.selection else { return false };
         self.best(metrics).is_some_and(|best| best.since >= patience)
     }
 
-    /// Goes back to the selected state. Returns the steps that it had taken.
+    /// Restores the selected state. Returns its number of steps.
     fn select<L: Learner>(
         &self,
         learner: &mut L,
@@ -329,6 +338,7 @@ impl TrainingLoop<'_> {
                 restore(learner, &path, &store.require(&path)?)?;
             }
             (None, Some((_, state))) => learner.restore(&state)?,
+            // The best state was before the one that this training continued from.
             (None, None) => return Ok(taken),
         }
         Ok(best.steps)

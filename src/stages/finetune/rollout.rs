@@ -1,77 +1,65 @@
-//! What was played between two updates, and how much better it went than was expected.
+//! A rollout, and its generalised advantage estimates.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::FinetuneConfig;
+use crate::envs::wrappers::Episode;
 
-/// What was played between two updates: `[step, env]`, one row after the other.
+/// The transitions between two updates. All but the frames, `last_values` and `episodes` are
+/// `[step, env]`, flat.
+#[derive(Default)]
 pub(super) struct Rollout<B: Backend> {
-    /// One step more than the others: `[step + 1, env, height, width, channel]`
+    /// `[step + 1, env, height, width, channel]`: the frame before each step and after the last.
     pub(super) frames: Vec<u8>,
-    /// What frozen convolutions left of each frame; without them nothing.
+    /// Features of each frame from frozen convolutions. `None` if the convolutions learn.
     pub(super) base: Option<Tensor<B, 2>>,
-    /// The supervised path's logits.
+    /// Logits of the supervised path.
     pub(super) supervised: Option<Tensor<B, 2>>,
     pub(super) actions: Vec<u32>,
-    /// Of the action taken, when it was taken.
+    /// The log-probability of each action when it was taken.
     pub(super) log_probs: Vec<f32>,
     pub(super) values: Vec<f32>,
     /// Scaled and clipped.
     pub(super) rewards: Vec<f32>,
-    /// Whether the step was its episode's last.
-    pub(super) ends: Vec<bool>,
-    /// The value of what each environment shows at the end: `[env]`
+    /// Whether the step was the last of its episode.
+    pub(super) dones: Vec<bool>,
+    /// The value after the last step: `[env]`
     pub(super) last_values: Vec<f32>,
-    /// Returns and lengths of the episodes that ended.
-    pub(super) episodes: Vec<(f64, u64)>,
-}
-
-impl<B: Backend> Default for Rollout<B> {
-    fn default() -> Self {
-        let (frames, base, supervised, actions, log_probs, values) = Default::default();
-        let (rewards, ends, last_values, episodes) = Default::default();
-        Rollout {
-            frames,
-            base,
-            supervised,
-            actions,
-            log_probs,
-            values,
-            rewards,
-            ends,
-            last_values,
-            episodes,
-        }
-    }
+    /// The episodes that ended.
+    pub(super) episodes: Vec<Episode>,
 }
 
 impl<B: Backend> Rollout<B> {
-    /// The frames of some steps.
-    pub(super) fn frames_at(&self, places: &[usize]) -> Vec<u8> {
+    /// Returns the frames before some of the steps.
+    pub(super) fn frames_at(&self, mb_inds: &[usize]) -> Vec<u8> {
         let bytes = self.frames.len() / (self.actions.len() + self.last_values.len());
-        places.iter().flat_map(|&i| &self.frames[i * bytes..][..bytes]).copied().collect()
+        mb_inds.iter().flat_map(|&i| &self.frames[i * bytes..][..bytes]).copied().collect()
     }
 }
 
-/// Generalised advantage estimates (Schulman et al., 2016) and the returns they stand for: `[step, env]` each.
+/// Computes generalised advantage estimates (Schulman et al., 2016) and returns: `[step, env]`
+/// each.
 ///
-/// Nothing is expected after an episode's last step, even where its time was up: Procgen does not show what would have come.
+/// The last step of an episode has no next value, even if the time limit ended it: Procgen does not
+/// show the frame after it.
 pub(super) fn advantages<B: Backend>(
     rollout: &Rollout<B>,
     config: &FinetuneConfig,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (envs, steps) = (rollout.last_values.len(), rollout.values.len());
-    let (gamma, gae_lambda) = (config.gamma as f32, config.gae_lambda as f32);
+    let envs = rollout.last_values.len();
+    let steps = rollout.values.len();
+    let gamma = config.gamma as f32;
+    let gae_lambda = config.gae_lambda as f32;
     let mut advantages = vec![0.0; steps];
-    let mut after = vec![0.0; envs];
-    for at in (0..steps).rev() {
-        let env = at % envs;
-        let nonterminal = if rollout.ends[at] { 0.0 } else { 1.0 };
-        let next_value = *rollout.values.get(at + envs).unwrap_or(&rollout.last_values[env]);
-        let delta = rollout.rewards[at] + gamma * next_value * nonterminal - rollout.values[at];
-        after[env] = delta + gamma * gae_lambda * nonterminal * after[env];
-        advantages[at] = after[env];
+    let mut last_gae_lam = vec![0.0; envs];
+    for t in (0..steps).rev() {
+        let env = t % envs;
+        let next_nonterminal = if rollout.dones[t] { 0.0 } else { 1.0 };
+        let next_value = *rollout.values.get(t + envs).unwrap_or(&rollout.last_values[env]);
+        let delta = rollout.rewards[t] + gamma * next_value * next_nonterminal - rollout.values[t];
+        last_gae_lam[env] = delta + gamma * gae_lambda * next_nonterminal * last_gae_lam[env];
+        advantages[t] = last_gae_lam[env];
     }
     let returns = advantages
         .iter()

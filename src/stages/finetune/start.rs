@@ -1,32 +1,27 @@
-//! What online training starts from: a latent policy or fresh weights, and the IDM that teaches. In: the task's files; out: networks that
-//! fit each other.
-
-use burn::tensor::backend::AutodiffBackend;
+//! The networks that a training starts from: a latent policy or fresh weights, and the IDM of the
+//! teacher.
 
 use super::FinetuneTask;
 use super::teacher::Teacher;
 use crate::models::agent::AgentNet;
 use crate::models::init::Init;
-use crate::models::layers::NetBackend;
 use crate::models::policy::Policy;
 use crate::models::weights::Weights;
 use crate::models::{AgentConfig, DecoderConfig, Outputs, PolicyConfig, Precision, labeller};
 use crate::stages::player::can_be_shown;
 use crate::stages::{Error, TaskContext};
+use crate::train::optim::TrainBackend;
 
-/// Width of the decoder's hidden layers.
-const DECODER: [usize; 3] = [192, 128, 64];
+/// Widths of the decoder's hidden layers.
+const DECODER_HIDDEN: [usize; 3] = [192, 128, 64];
 
-/// The network to start from: fresh, or a latent policy's.
-pub(super) fn start<A>(
+/// Creates the network with fresh weights, or with those of the latent policy.
+pub(super) fn start<A: TrainBackend>(
     task: &FinetuneTask,
     ctx: &TaskContext,
     actions: usize,
     device: &A::Device,
-) -> Result<(AgentConfig, AgentNet<A>), Error>
-where
-    A: AutodiffBackend + NetBackend,
-{
+) -> Result<(AgentConfig, AgentNet<A>), Error> {
     let mut init = Init::new(task.seed, device);
     let Some(file) = &task.policy else {
         let scale = task.config.preset.policy(&task.config.preset.dynamics()).scale;
@@ -41,17 +36,19 @@ where
     let policy = weights.load("policy", Policy::new(&mut init, &latent), device)?;
     let decoder = DecoderConfig {
         latent_dim: latent.latent_dim,
-        hidden: DECODER.to_vec(),
+        hidden: DECODER_HIDDEN.to_vec(),
         outputs: Outputs::Discrete { actions },
     };
     let decoder = task.config.has_supervised_path().then_some(decoder);
     can_be_shown(latent.frame_size)?;
+    // The agent has a head with one logit per action; the policy's own output is a latent action.
     let config = AgentConfig { network: PolicyConfig { latent_dim: actions, ..latent }, decoder };
     let net = AgentNet::of_policy(&mut init, &config, policy);
     Ok((config, net))
 }
 
-/// The IDM that labelled for the policy, where there is a supervised path.
+/// Loads the IDM of the supervised path, if there is one. It must be the one that labelled for the
+/// policy.
 pub(super) fn teacher_of(
     task: &FinetuneTask,
     ctx: &TaskContext,
@@ -61,11 +58,13 @@ pub(super) fn teacher_of(
         return Ok(None);
     };
     let idm = labeller(&ctx.device, &ctx.store.require_file(file)?, Precision::F32)?;
-    let (seen, expected) = (agent.network.frame_size, idm.config().frame_size);
+    let seen = agent.network.frame_size;
+    let expected = idm.config().frame_size;
     if seen != expected {
         return Err(Error::FrameSize { file: file.path.clone(), seen, expected });
     }
-    let (seen, expected) = (idm.config().latent_dim(), decoder.latent_dim);
+    let seen = idm.config().latent_dim();
+    let expected = decoder.latent_dim;
     if seen != expected {
         return Err(Error::LatentSize { file: file.path.clone(), seen, expected });
     }

@@ -1,4 +1,5 @@
-//! Checkpoints of [`finetune`](super) between two updates: weights, optimiser, games and statistics.
+//! Checkpoints of [`finetune`](super) between two updates: weights, optimiser, games and
+//! statistics.
 //!
 //! A checkpoint is a line of JSON, then safetensors. Double-precision numbers are stored as their
 //! bits. The settings are not stored: the folder's name is the key, which depends on all of them.
@@ -13,8 +14,8 @@ use crate::envs::VecEnv;
 use crate::models::metadata::AGENT_FORMAT;
 use crate::models::weights::Weights;
 use crate::models::{AgentConfig, ModelError};
-use crate::train::decoder::{Answers, Pairs};
 use crate::train::optim::TrainBackend;
+use crate::train::pairs::{Pairs, TrueActions};
 use crate::train::state::{restore_moments, same, save_moments};
 use crate::train::{Result, TrainError};
 
@@ -37,23 +38,24 @@ impl<A: TrainBackend> Ppo<'_, A> {
         let games = (0..self.game.count())
             .map(|env| Ok(STANDARD.encode(self.game.state_bytes(env).map_err(unusable)?)));
         let (latents, actions) = match self.teacher.as_ref().map(|teacher| &teacher.pairs) {
-            Some(Pairs { latent_action, action: Answers::Discrete(actions) }) => {
+            Some(Pairs { latent_action, action: TrueActions::Discrete(actions) }) => {
                 (latent_action.as_slice(), actions.clone())
             }
             _ => (&[][..], vec![]),
         };
         let header = Header {
-            agent: self.learner.agent.clone(),
-            step: self.learner.optimizer.step,
+            agent: self.agent.config.clone(),
+            step: self.agent.optimizer.step,
             games: games.collect::<Result<_>>()?,
             scale: self.scale.bits(),
             statistics: self.statistics.bits(),
             actions,
         };
+        // Tensors go into safetensors, everything else into the header.
         let mut weights = Weights::default();
-        weights.describe(AGENT_FORMAT, &self.learner.agent);
-        weights.store::<A::InnerBackend, _>("agent", &self.learner.net.valid())?;
-        save_moments(&self.learner.optimizer, &mut weights)?;
+        weights.describe(AGENT_FORMAT, &self.agent.config);
+        weights.store::<A::InnerBackend, _>("agent", &self.agent.net.valid())?;
+        save_moments(&self.agent.optimizer, &mut weights)?;
         weights.put("pairs", &[latents.len()], latents);
         let mut bytes = serde_json::to_vec(&header).map_err(unusable)?;
         bytes.push(b'\n');
@@ -68,12 +70,13 @@ impl<A: TrainBackend> Ppo<'_, A> {
             .position(|byte| *byte == b'\n')
             .ok_or_else(|| unusable("it has no header line"))?;
         let header: Header = serde_json::from_slice(&state[..end]).map_err(unusable)?;
-        same("agent", &header.agent, &self.learner.agent)?;
+        // The sizes of the networks, so that a tensor of another shape is never loaded.
+        same("agent", &header.agent, &self.agent.config)?;
         let weights = Weights::parse(&state[end + 1..])?;
-        let learner = &mut self.learner;
-        learner.net = weights.load("agent", learner.net.clone(), &learner.device)?;
-        restore_moments(&mut learner.optimizer, &weights, &learner.device)?;
-        learner.optimizer.step = header.step;
+        let agent = &mut self.agent;
+        agent.net = weights.load("agent", agent.net.clone(), &agent.device)?;
+        restore_moments(&mut agent.optimizer, &weights, &agent.device)?;
+        agent.optimizer.step = header.step;
         for (env, game) in header.games.iter().enumerate() {
             self.game
                 .set_state(env, &STANDARD.decode(game).map_err(unusable)?)
@@ -81,18 +84,18 @@ impl<A: TrainBackend> Ppo<'_, A> {
         }
         self.scale.restore(&header.scale);
         self.statistics.restore(&header.statistics);
-        if let Some((teacher, decoder)) =
-            self.teacher.as_mut().zip(self.learner.agent.decoder.as_ref())
-        {
+        // Only the supervised path has a teacher with pairs.
+        let decoder = self.agent.config.decoder.as_ref();
+        if let Some((teacher, decoder)) = self.teacher.as_mut().zip(decoder) {
             let latent_action =
                 weights.get("pairs", &[decoder.latent_dim * header.actions.len()])?;
-            teacher.pairs = Pairs { latent_action, action: Answers::Discrete(header.actions) };
+            teacher.pairs = Pairs { latent_action, action: TrueActions::Discrete(header.actions) };
         }
         Ok(())
     }
 }
 
-/// Returns the error of a state that cannot be saved or read.
+/// Returns the error for a state that cannot be saved or read.
 fn unusable(problem: impl std::fmt::Display) -> TrainError {
     TrainError::Model(ModelError::Metadata { key: "state", problem: problem.to_string() })
 }

@@ -1,4 +1,6 @@
-//! The supervised path's decoder learns from own play: the IDM says which latent action each step was, and what was done is known.
+//! The teacher: trains the decoder of the supervised path on the agent's own play.
+//!
+//! The IDM infers the latent action of each step, and the action that was taken is known.
 
 use rand::seq::SliceRandom;
 
@@ -6,87 +8,95 @@ use super::rollout::Rollout;
 use crate::models::{DecoderConfig, LabelOutputs, Labeller, LoadedDecoder};
 use crate::stages::Error;
 use crate::train::batch;
-use crate::train::decoder::{Answers, Fit, Pairs, Spread, fit};
+use crate::train::decoder::{FitSettings, fit};
+use crate::train::pairs::{ColumnStats, Pairs, TrueActions};
 
-/// A decoder is taught after every update from the first of these many steps to the second, then after every [`OFTEN`]th to the third;
-/// by then it is as good as it gets.
-const TIMES: [u64; 3] = [10_000, 50_000, 400_000];
-const OFTEN: u64 = 20;
-/// Times it goes through all pairs, and pairs a step.
+/// Environment steps after which the decoder is first trained.
+const FIRST: u64 = 10_000;
+/// Environment steps until which it is trained after every update.
+const OFTEN_UNTIL: u64 = 50_000;
+/// Updates between two trainings from then on.
+const EVERY: u64 = 20;
+/// Environment steps until which it is trained at all. By then it no longer improves.
+const LAST: u64 = 400_000;
+/// Epochs over all pairs.
 const EPOCHS: usize = 3;
+/// Pairs in a step.
 const BATCH: usize = 512;
 
-/// An IDM, and what it saw.
+/// An IDM and the pairs that it inferred.
 pub(super) struct Teacher {
     idm: Box<dyn Labeller>,
-    /// Latent actions and what was done.
+    /// Latent actions and the actions taken.
     pub(super) pairs: Pairs,
 }
 
 impl Teacher {
     pub(super) fn new(idm: Box<dyn Labeller>) -> Self {
-        Teacher {
-            idm,
-            pairs: Pairs { latent_action: Vec::new(), action: Answers::Discrete(Vec::new()) },
-        }
+        Teacher { idm, pairs: no_pairs() }
     }
 
-    /// Whether what is played after so many steps will ever be learnt from.
-    pub(super) fn listens(done: u64) -> bool {
-        done < TIMES[2]
+    /// Returns whether pairs are still collected after `env_steps` environment steps.
+    pub(super) fn collects(env_steps: u64) -> bool {
+        env_steps < LAST
     }
 
-    /// Whether a decoder is taught after this update, the first being 1, and so many steps.
-    pub(super) fn teaches(update: u64, done: u64) -> bool {
-        TIMES[0] < done && done < TIMES[2] && (done < TIMES[1] || update.is_multiple_of(OFTEN))
+    /// Returns whether the decoder is trained after an update, counted from 1, and `env_steps`
+    /// environment steps.
+    pub(super) fn trains(update: u64, env_steps: u64) -> bool {
+        let often = env_steps < OFTEN_UNTIL;
+        FIRST < env_steps && env_steps < LAST && (often || update.is_multiple_of(EVERY))
     }
 
-    /// Keeps what the IDM sees in a rollout, beside what was done: windows within an episode and this rollout.
+    /// Adds the pairs of a rollout: windows within one episode and this rollout.
     ///
     /// # Shapes
     /// - `rollout.frames`: `[step + 1, env, bytes]`
-    pub(super) fn remember<B: burn::tensor::backend::Backend>(
+    pub(super) fn collect<B: burn::tensor::backend::Backend>(
         &mut self,
         rollout: &Rollout<B>,
     ) -> Result<(), Error> {
         let envs = rollout.last_values.len();
-        let (steps, context) = (rollout.actions.len() / envs, self.idm.config().context);
+        let steps = rollout.actions.len() / envs;
+        let context = self.idm.config().context;
         let bytes = rollout.frames.len() / ((steps + 1) * envs);
-        let (mut film, mut starts, mut done) =
-            (Vec::with_capacity(rollout.frames.len()), Vec::new(), Vec::new());
+        // The IDM reads consecutive frames, so those of each environment are brought together.
+        let mut frames = Vec::with_capacity(rollout.frames.len());
+        let mut starts = Vec::new();
+        let mut taken = Vec::new();
         for env in 0..envs {
-            (0..=steps).for_each(|t| {
-                film.extend_from_slice(&rollout.frames[(t * envs + env) * bytes..][..bytes])
-            });
-            for t in whole_windows(&rollout.ends, env, envs, context) {
+            for t in 0..=steps {
+                frames.extend_from_slice(&rollout.frames[(t * envs + env) * bytes..][..bytes]);
+            }
+            for t in windows_within_episodes(&rollout.dones, env, envs, context) {
                 starts.push(env * (steps + 1) + t - context);
-                done.push(rollout.actions[t * envs + env]);
+                taken.push(rollout.actions[t * envs + env]);
             }
         }
-        self.pairs
-            .latent_action
-            .extend(self.idm.label(&film, &starts, LabelOutputs::default())?.latent_action);
-        if let Answers::Discrete(actions) = &mut self.pairs.action {
-            actions.extend(done);
+        let labels = self.idm.label(&frames, &starts, LabelOutputs::default())?;
+        self.pairs.latent_action.extend(labels.latent_action);
+        if let TrueActions::Discrete(actions) = &mut self.pairs.action {
+            actions.extend(taken);
         }
         Ok(())
     }
 
-    /// Forgets all pairs.
-    pub(super) fn forget(&mut self) {
-        self.pairs = Pairs { latent_action: Vec::new(), action: Answers::Discrete(Vec::new()) };
+    /// Deletes all pairs, to free their memory.
+    pub(super) fn clear(&mut self) {
+        self.pairs = no_pairs();
     }
 
-    /// A fresh decoder, taught on all that is remembered.
-    pub(super) fn teach(
+    /// Trains a fresh decoder on all pairs.
+    pub(super) fn train(
         &self,
         config: &DecoderConfig,
         seed: u64,
         update: u64,
     ) -> Result<LoadedDecoder, Error> {
+        // `fit` holds out every tenth pair, so they must be in random order.
         let mut order: Vec<usize> = (0..self.pairs.len()).collect();
         order.shuffle(&mut batch::generator(seed, "teach", update));
-        let how = Fit {
+        let settings = FitSettings {
             hidden: config.hidden.clone(),
             steps: (EPOCHS * order.len()).div_ceil(BATCH) as u64,
             batch: BATCH,
@@ -94,24 +104,30 @@ impl Teacher {
             label_smoothing: 0.05,
             stop: None,
         };
-        let known = self.pairs.take(&order);
-        let spread = Spread::of(&known.latent_action, config.latent_dim);
-        Ok(fit(config, &how, &known, &spread, seed ^ update)?)
+        let pairs = self.pairs.take(&order);
+        let stats = ColumnStats::of(&pairs.latent_action, config.latent_dim);
+        Ok(fit(config, &settings, &pairs, &stats, seed ^ update)?)
     }
 }
 
-/// The steps of one environment whose window, `context` frames before to one after, lies in one episode.
+fn no_pairs() -> Pairs {
+    Pairs { latent_action: Vec::new(), action: TrueActions::Discrete(Vec::new()) }
+}
+
+/// Returns the steps of one environment whose windows lie within one episode. A window has
+/// `context` frames before the step's frame and one after it.
 ///
 /// # Shapes
-/// - `ends`: `[step, env]`
-fn whole_windows(
-    ends: &[bool],
+/// - `dones`: `[step, env]`
+fn windows_within_episodes(
+    dones: &[bool],
     env: usize,
     envs: usize,
     context: usize,
 ) -> impl Iterator<Item = usize> {
-    let ended = move |t: usize| ends[t * envs + env];
-    (context..ends.len() / envs).filter(move |t| (t - context..=*t).all(|t| !ended(t)))
+    let is_done = move |t: usize| dones[t * envs + env];
+    // The frame after a step with `done` is of the next episode.
+    (context..dones.len() / envs).filter(move |t| (t - context..=*t).all(|t| !is_done(t)))
 }
 
 #[cfg(test)]
@@ -119,21 +135,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_timetable_is_the_published_one() {
-        let taught: Vec<u64> =
-            (1..=200).filter(|update| Teacher::teaches(*update, update * 4096)).collect();
-        assert_eq!(taught, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 40, 60, 80]);
-        assert!(Teacher::listens(399_999) && !Teacher::listens(400_000));
+    fn the_decoder_is_trained_after_the_published_updates() {
+        let trained: Vec<u64> =
+            (1..=200).filter(|update| Teacher::trains(*update, update * 4096)).collect();
+        assert_eq!(trained, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 40, 60, 80]);
+        assert!(Teacher::collects(399_999) && !Teacher::collects(400_000));
     }
 
     #[test]
-    fn a_window_never_crosses_an_episode_s_end() {
-        // Two environments; the first one's second step is its episode's last, the other one's fourth.
-        let ends =
+    fn windows_never_cross_the_end_of_an_episode() {
+        // Two environments. An episode ends with the second step of the first one, and with the
+        // fourth step of the other.
+        let dones =
             [false, false, true, false, false, false, false, true, false, false, false, false];
-        // A window at t spans frames t-1, t, t+1; frame t+1 is another episode's where step t was the last.
-        assert_eq!(whole_windows(&ends, 0, 2, 1).collect::<Vec<_>>(), [3, 4, 5]);
-        assert_eq!(whole_windows(&ends, 1, 2, 1).collect::<Vec<_>>(), [1, 2, 5]);
-        assert_eq!(whole_windows(&ends, 1, 2, 0).collect::<Vec<_>>(), [0, 1, 2, 4, 5]);
+        let windows =
+            |env, context| windows_within_episodes(&dones, env, 2, context).collect::<Vec<_>>();
+        // With a context of 1 the window of step t has the frames t-1, t and t+1.
+        assert_eq!(windows(0, 1), [3, 4, 5]);
+        assert_eq!(windows(1, 1), [1, 2, 5]);
+        assert_eq!(windows(1, 0), [0, 1, 2, 4, 5]);
     }
 }

@@ -1,9 +1,9 @@
-//! One update against PyTorch's numbers, and its parts by hand.
+//! One update against PyTorch, and its parts against computations by hand.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use burn::backend::Flex;
 
-use super::learner::{METRICS, Minibatch, losses};
+use super::update::{METRICS, Minibatch, losses};
 use super::*;
 use crate::models::init::Init;
 use crate::models::weights::Weights;
@@ -15,7 +15,7 @@ fn config(more: &str) -> FinetuneConfig {
     serde_json::from_str(&format!(r#"{{"game":"maze","from_scratch":true{more}}}"#)).unwrap()
 }
 
-/// `tests/bench/peer/ppo_torch.py` wrote it.
+/// Reads an update computed with PyTorch by `tests/bench/peer/ppo_torch.py`.
 fn golden() -> Weights {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/online/ppo.safetensors");
     Weights::parse(&std::fs::read(path).unwrap()).unwrap()
@@ -38,7 +38,7 @@ fn rollout(golden: &Weights) -> Rollout<Flex> {
         log_probs: rows("log_probs"),
         values: rows("values"),
         rewards: rows("rewards"),
-        ends: rows("ends").into_iter().map(|end| end > 0.0).collect(),
+        dones: rows("ends").into_iter().map(|done| done > 0.0).collect(),
         last_values: golden.get("last_values", &[ENVS]).unwrap(),
         ..Rollout::default()
     }
@@ -52,8 +52,9 @@ fn assert_close(what: &str, seen: &[f32], expected: &[f32], within: f32) {
 }
 
 #[test]
-fn an_update_equals_that_of_pytorch() {
-    let (golden, device) = (golden(), Default::default());
+fn an_update_equals_pytorch() {
+    let golden = golden();
+    let device = Default::default();
     let config = config(r#","gamma":0.9,"gae_lambda":0.8,"ent_coef":0.01"#);
     let rollout = rollout(&golden);
     let (advantages, returns) = advantages(&rollout, &config);
@@ -66,25 +67,20 @@ fn an_update_equals_that_of_pytorch() {
     assert_close("returns", &returns, &golden.get("returns", &[STEPS, ENVS]).unwrap(), 1e-5);
 
     let network = PolicyConfig { scale: 1, latent_dim: 5, frame_size: 16, channels: 3 };
-    let agent = AgentConfig { network, decoder: None };
-    let fresh = AgentNet::<Train>::new(&mut Init::new(0, &device), &agent);
+    let agent_config = AgentConfig { network, decoder: None };
+    let fresh = AgentNet::<Train>::new(&mut Init::new(0, &device), &agent_config);
     let net = golden.load("agent", fresh, &device).unwrap();
-    let mut learner = Agent::new(config, 0, agent, net, device);
-    let places: Vec<usize> = golden
-        .get("places", &[STEPS * ENVS])
-        .unwrap()
-        .into_iter()
-        .map(|place| place as usize)
-        .collect();
+    let mut agent = Agent::new(config, 0, agent_config, net, device);
+    let b_inds = golden.get("places", &[STEPS * ENVS]).unwrap();
+    let b_inds: Vec<usize> = b_inds.into_iter().map(|index| index as usize).collect();
     let steps = golden.get("steps", &[2, METRICS.len()]).unwrap();
-    for (places, expected) in places.chunks(STEPS * ENVS / 2).zip(steps.chunks(METRICS.len())) {
-        let seen =
-            to_host(learner.step(&rollout, &advantages, &returns, places, [1e-3, 2e-3, 5e-4]))
-                .unwrap();
-        assert_close("parts", &seen, expected, 1e-4);
+    for (mb_inds, expected) in b_inds.chunks(STEPS * ENVS / 2).zip(steps.chunks(METRICS.len())) {
+        let learning_rates = [1e-3, 2e-3, 5e-4];
+        let seen = agent.step(&rollout, &advantages, &returns, mb_inds, learning_rates);
+        assert_close("metrics", &to_host(seen).unwrap(), expected, 1e-4);
     }
     let mut after = Weights::default();
-    after.store::<Flex, _>("after", &learner.net.valid()).unwrap();
+    after.store::<Flex, _>("after", &agent.net.valid()).unwrap();
     for (name, shape) in golden.shapes_under("after.") {
         let [seen, expected] =
             [&after, &golden].map(|weights| weights.get(&format!("after.{name}"), &shape).unwrap());
@@ -93,8 +89,9 @@ fn an_update_equals_that_of_pytorch() {
 }
 
 #[test]
-fn advantages_are_the_sums_of_all_that_surprises_until_the_end() {
-    let (steps, envs) = (7, 3);
+fn advantages_equal_the_discounted_sums_of_deltas_until_the_episode_ends() {
+    let steps = 7;
+    let envs = 3;
     let wave =
         |speed: f32| (0..steps * envs).map(|i| (i as f32 * speed).sin()).collect::<Vec<f32>>();
     let mut rollout = Rollout::<Flex> {
@@ -103,50 +100,52 @@ fn advantages_are_the_sums_of_all_that_surprises_until_the_end() {
         last_values: vec![0.3, -0.2, 0.9],
         ..Rollout::default()
     };
-    rollout.ends = (0..steps * envs).map(|i| i % 5 == 3).collect();
+    rollout.dones = (0..steps * envs).map(|i| i % 5 == 3).collect();
     let config = config(r#","gamma":0.9,"gae_lambda":0.7"#);
     let (seen, returns) = advantages(&rollout, &config);
-    for at in 0..steps * envs {
-        let (mut sum, mut weight) = (0.0, 1.0);
-        for later in (at..steps * envs).step_by(envs) {
-            let next =
-                rollout.values.get(later + envs).copied().unwrap_or(rollout.last_values[at % envs]);
-            let next = if rollout.ends[later] { 0.0 } else { 0.9 * next };
-            sum += weight * (rollout.rewards[later] + next - rollout.values[later]);
+    for t in 0..steps * envs {
+        // The definition: a sum over later steps instead of a recursion.
+        let mut sum = 0.0;
+        let mut weight = 1.0;
+        for later in (t..steps * envs).step_by(envs) {
+            let last_value = rollout.last_values[t % envs];
+            let next_value = rollout.values.get(later + envs).copied().unwrap_or(last_value);
+            let next_value = if rollout.dones[later] { 0.0 } else { 0.9 * next_value };
+            sum += weight * (rollout.rewards[later] + next_value - rollout.values[later]);
             weight *= 0.9 * 0.7;
-            if rollout.ends[later] {
+            if rollout.dones[later] {
                 break;
             }
         }
-        assert!(
-            (seen[at] - sum).abs() < 1e-5 && (returns[at] - sum - rollout.values[at]).abs() < 1e-5,
-            "{at}: {} for {sum}",
-            seen[at]
-        );
+        assert!((seen[t] - sum).abs() < 1e-5, "{t}: {} for {sum}", seen[t]);
+        assert!((returns[t] - sum - rollout.values[t]).abs() < 1e-5, "{t}");
     }
 }
 
-/// Two actions, equally likely now; one was half as likely and is praised, the other three quarters as likely as now and is blamed.
+/// Two actions, equally likely now. One was half as likely and has a positive advantage; the other
+/// was three quarters as likely and has a negative one.
 #[test]
-fn losses_are_those_computed_by_hand() {
+fn losses_equal_a_computation_by_hand() {
     let device = Default::default();
     let column =
         |values: [f32; 2]| Tensor::<Train, 2>::from_floats([[values[0]], [values[1]]], &device);
-    let shown = Minibatch {
+    let minibatch = Minibatch {
         actions: Tensor::from_ints([[0], [1]], &device),
         log_probs: column([0.25_f32.ln(), 0.375_f32.ln()]),
         values: column([0.0, 1.0]),
         advantages: column([1.0, -1.0]),
         returns: column([1.0, 1.0]),
     };
-    let losses = losses(Tensor::zeros([2, 2], &device), column([0.5, 0.9]), &shown, &config(""));
-    let parts = to_host(losses.metrics.inner()).unwrap();
-    // Ratios 2 and 4/3: praise is clipped at 1.2, blame is not.
+    let losses =
+        losses(Tensor::zeros([2, 2], &device), column([0.5, 0.9]), &minibatch, &config(""));
+    let seen = to_host(losses.metrics.inner()).unwrap();
+    // The ratios are 2 and 4/3. The positive advantage is clipped at 1.2, the negative one is not.
     let policy = (-1.2 + 4.0 / 3.0) / 2.0;
-    // Values may move by 0.2: (0.2 - 1)^2 is worse than (0.5 - 1)^2; the other is within.
+    // The first value is clipped to a change of 0.2, and (0.2 - 1)^2 is worse than (0.5 - 1)^2. The
+    // second one is within the range.
     let value = (0.64 + 0.01) / 2.0 / 2.0;
     let kl = ((2.0 - 1.0 - 2.0_f32.ln()) + (1.0 / 3.0 - (4.0_f32 / 3.0).ln())) / 2.0;
-    assert_close("parts", &parts, &[policy, value, 2.0_f32.ln(), kl, 1.0], 1e-6);
+    assert_close("metrics", &seen, &[policy, value, 2.0_f32.ln(), kl, 1.0], 1e-6);
     let total = policy + 0.5 * value - 0.0025 * 2.0_f32.ln();
     assert!((losses.total.into_scalar() - total).abs() < 1e-6);
 }

@@ -5,37 +5,42 @@ use burn::tensor::backend::Backend;
 use serde::Serialize;
 
 use super::Ppo;
-use super::learner::Row;
 use super::rollout::Rollout;
+use super::update::Row;
 use crate::envs::Game;
 use crate::stages::model_files::{verdict_json, write_model};
 use crate::stages::{Error, TaskOutput};
 use crate::train::metrics::Metrics;
 use crate::train::optim::TrainBackend;
 
-/// The mean return is over at least this many last episodes.
+/// The mean return is over at least the last 100 episodes, if there are as many.
 const LAST_EPISODES: f64 = 100.0;
 
-/// The returns of the last episodes, which were played with exploration.
+/// The quality of an agent: the returns of its last training episodes, with exploration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Verdict {
     game: Game,
     steps: u64,
     last_episodes: f64,
     mean_return: f64,
-    /// The mean return on a scale from 0, the published return of random actions, to 1, the published
-    /// expert's.
+    /// The mean return on a scale from 0, the published return of random actions, to 1, the
+    /// published expert's.
     normalised: f64,
 }
 
 impl Verdict {
     fn new(game: Game, steps: u64, metrics: &Metrics) -> Self {
-        let (mut sum, mut last_episodes) = (0.0, 0.0);
-        for (mean, count) in metrics.column("episode_return").zip(metrics.column("episodes")).rev()
-        {
-            if let (Some(mean), Some(count), true) = (mean, count, last_episodes < LAST_EPISODES) {
-                (sum, last_episodes) =
-                    (sum + f64::from(mean) * f64::from(count), last_episodes + f64::from(count));
+        let mut sum = 0.0;
+        let mut last_episodes = 0.0;
+        let updates = metrics.column("episode_return").zip(metrics.column("episodes"));
+        for (mean, count) in updates.rev() {
+            if last_episodes >= LAST_EPISODES {
+                break;
+            }
+            // The mean is null after an update in which no episode ended.
+            if let (Some(mean), Some(count)) = (mean, count) {
+                sum += f64::from(mean) * f64::from(count);
+                last_episodes += f64::from(count);
             }
         }
         let mean_return = sum / last_episodes;
@@ -52,11 +57,13 @@ impl Verdict {
         let Verdict { game, steps, last_episodes, mean_return, normalised } = self;
         if !mean_return.is_finite() {
             return format!(
-                "after {steps} steps in {game} no episode has ended, so the agent's return is unknown"
+                "after {steps} steps in {game} no episode has ended, so the agent's return is \
+                 unknown"
             );
         }
         format!(
-            "after {steps} steps in {game} the last {last_episodes} episodes had a mean return of {mean_return:.2} ({normalised:.2} of the way from random to expert)"
+            "after {steps} steps in {game} the last {last_episodes} episodes had a mean return of \
+             {mean_return:.2} ({normalised:.2} of the way from random to expert)"
         )
     }
 }
@@ -64,27 +71,14 @@ impl Verdict {
 impl<B: Backend> Rollout<B> {
     /// Returns the metrics of the rollout.
     pub(super) fn metrics(&self, returns: &[f32]) -> Row {
-        let variance = |values: &mut dyn Iterator<Item = f32>| {
-            let values: Vec<f64> = values.map(f64::from).collect();
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
-        };
+        let residuals = returns.iter().zip(&self.values).map(|(seen, value)| seen - value);
         // With equal returns the ratio is not finite, and such values are not logged.
-        let residual =
-            variance(&mut returns.iter().zip(&self.values).map(|(seen, value)| seen - value));
+        let explained = 1.0 - variance(residuals) / variance(returns.iter().copied());
         let count = self.episodes.len();
-        let mut row = vec![
-            (
-                "explained_variance",
-                (1.0 - residual / variance(&mut returns.iter().copied())) as f32,
-            ),
-            ("episodes", count as f32),
-        ];
+        let mut row = vec![("explained_variance", explained as f32), ("episodes", count as f32)];
         if count > 0 {
-            let (sum, length) = self
-                .episodes
-                .iter()
-                .fold((0.0, 0), |(sum, length), one| (sum + one.0, length + one.1));
+            let sum: f64 = self.episodes.iter().map(|episode| episode.episode_return).sum();
+            let length: u64 = self.episodes.iter().map(|episode| episode.length).sum();
             row.extend([
                 ("episode_return", (sum / count as f64) as f32),
                 ("episode_length", length as f32 / count as f32),
@@ -94,14 +88,20 @@ impl<B: Backend> Rollout<B> {
     }
 }
 
+fn variance(values: impl Iterator<Item = f32>) -> f64 {
+    let values: Vec<f64> = values.map(f64::from).collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
+}
+
 impl<A: TrainBackend> Ppo<'_, A> {
-    /// Writes the agent, its curve and the verdict.
+    /// Writes the agent, its metrics and the verdict.
     pub(super) fn finish(&self, metrics: &Metrics) -> Result<TaskOutput, Error> {
-        let (place, config) = (self.ctx, &self.task.config);
+        let place = self.ctx;
+        let config = &self.task.config;
         let verdict = Verdict::new(config.game, config.updates() * config.batch() as u64, metrics);
         place.progress.say(&verdict.sentence());
-        let weights =
-            self.learner.net.valid().export(&self.learner.agent, &self.task.provenance)?;
+        let weights = self.agent.net.valid().export(&self.agent.config, &self.task.provenance)?;
         let json = verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict);
         let files = write_model(place, "agent.safetensors", &weights, &json, metrics)?;
         let mut stats = self.seconds.clone();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::probe::TrueActions;
+use super::probe::WindowActions;
 use super::verdict::{Verdict, judge};
 use super::{TrainDynamicsTask, as_batch, is_judged};
 use crate::dataset::{self, Shards, WindowIndex};
@@ -24,7 +24,7 @@ pub(super) struct Data {
     pub(super) shards: Shards,
     pub(super) training: WindowIndex,
     pub(super) held_out: WindowIndex,
-    pub(super) actions: Option<TrueActions>,
+    pub(super) actions: Option<WindowActions>,
     /// Training windows with the true actions that supervise them.
     labelled: Vec<(usize, u32)>,
 }
@@ -42,20 +42,23 @@ impl Data {
             .without(&shards, task.without.as_deref().unwrap_or_default())?;
         let is_held_out = |episode: usize| every > 0 && episode.is_multiple_of(every);
         let training = all.subset(|episode| !is_held_out(episode));
+        // Without held-out episodes the model is judged on its training windows.
         let held_out = if every == 0 { all.subset(|_| true) } else { all.subset(is_held_out) };
         for (split, windows) in [("training", training.len()), ("held-out", held_out.len())] {
             if windows < MIN_WINDOWS {
-                let (episodes, needed) = (all.episodes(), MIN_WINDOWS);
+                let episodes = all.episodes();
+                let needed = MIN_WINDOWS;
                 return Err(Error::TooFewWindows { split, windows, episodes, time, needed });
             }
         }
         let has_actions = task.config.actions.is_some();
-        let actions = has_actions.then(|| TrueActions::read(task, ctx.store)).transpose()?;
+        let actions = has_actions.then(|| WindowActions::read(task, ctx.store)).transpose()?;
         let mut data = Data { shards, training, held_out, actions, labelled: Vec::new() };
         data.labelled = data.draw_labelled(task)?;
         Ok(data)
     }
 
+    /// Draws the training windows that true actions supervise.
     fn draw_labelled(&self, task: &TrainDynamicsTask) -> Result<Vec<(usize, u32)>, Error> {
         let (Some(actions), Some(supervision)) = (&self.actions, &task.config.supervision) else {
             return Ok(Vec::new());
@@ -74,6 +77,7 @@ impl Data {
 
     /// Returns the supervised windows of a step and their true actions.
     fn labelled(&self, task: &TrainDynamicsTask, step: u64) -> Vec<(usize, u32)> {
+        // A generator per step, so that a resumed training draws the same windows.
         let count = task.config.supervision.as_ref().map_or(0, |supervision| supervision.batch);
         let mut rng = batch::generator(task.seed, "supervised", step);
         (0..count).map(|_| self.labelled[rng.random_range(0..self.labelled.len())]).collect()
@@ -82,8 +86,8 @@ impl Data {
     /// Returns the supervision by the drawn true actions, if the stage has any.
     pub(super) fn supervision(&self, task: &TrainDynamicsTask) -> Option<Supervision> {
         let weight = task.config.supervision.as_ref()?.weight;
-        let most = self.labelled.iter().map(|(_, action)| *action).max()?;
-        Some(Supervision { actions: most as usize + 1, weight })
+        let highest = self.labelled.iter().map(|(_, action)| *action).max()?;
+        Some(Supervision { actions: highest as usize + 1, weight })
     }
 }
 
@@ -100,6 +104,7 @@ pub(super) struct DynamicsLearner<'scope, 'env> {
     /// Returns the next pass.
     next: Option<Box<dyn FnMut() -> Loaded + 'scope>>,
     began: Instant,
+    /// Time spent waiting for frames.
     waited: Duration,
 }
 
@@ -111,7 +116,6 @@ impl<'scope, 'env> DynamicsLearner<'scope, 'env> {
         ctx: &'env TaskContext<'env>,
         trainer: Box<dyn DynamicsTrainer>,
     ) -> Self {
-        let waited = Duration::ZERO;
         DynamicsLearner {
             scope,
             task,
@@ -120,7 +124,7 @@ impl<'scope, 'env> DynamicsLearner<'scope, 'env> {
             trainer,
             next: None,
             began: Instant::now(),
-            waited,
+            waited: Duration::ZERO,
         }
     }
 
@@ -139,14 +143,17 @@ impl Learner for DynamicsLearner<'_, '_> {
     type Error = Error;
 
     fn begin(&mut self, first: u64) {
-        let (task, data) = (self.task, self.data);
+        let task = self.task;
+        let data = self.data;
         let passes = task.config.accumulate as u64;
         let windows = task.config.batch / task.config.accumulate;
         let drawn_before = first * task.config.batch as u64;
+        // The sampler continues after the windows of earlier steps.
         let mut draws =
             WindowSampler::new(task.seed, self.trainer.drawn(), data.training.len(), drawn_before);
         let mut pass = first * passes;
         let draw = move || {
+            // Each pass takes its part of the step's supervised windows. They come last.
             let labelled = data.labelled(task, pass / passes);
             let count = labelled.len() / passes as usize;
             let of_pass = labelled[(pass % passes) as usize * count..][..count].iter().copied();
@@ -161,16 +168,17 @@ impl Learner for DynamicsLearner<'_, '_> {
         };
         let mut batches = Prefetch::start(self.scope, draw, load);
         self.next = Some(Box::new(move || batches.next()));
+        // Time before the first step does not count.
         self.began = Instant::now();
     }
 
     fn step(&mut self, step: u64) -> Result<Step, Error> {
-        let asked = Instant::now();
+        let begun = Instant::now();
         let next = self.next.as_mut().expect("`begin` came before");
         let passes = (0..self.task.config.accumulate)
             .map(|_| next())
             .collect::<Result<Vec<_>, dataset::Error>>()?;
-        self.waited += asked.elapsed();
+        self.waited += begun.elapsed();
         let windows = self.task.config.batch / self.task.config.accumulate;
         let batches: Vec<Batch> = passes
             .iter()
@@ -195,6 +203,7 @@ impl Learner for DynamicsLearner<'_, '_> {
     }
 
     fn judge(&mut self, taken: u64) -> Result<Judgement, Error> {
+        // As in the last step: quantised or not.
         let quantise = self.task.config.pace(taken - 1).quantise;
         let verdict = self.judge_finally(JUDGED_WINDOWS, quantise)?;
         let sentence = format!("after {taken} steps: {}", verdict.sentence());

@@ -1,4 +1,4 @@
-//! The settings of `train_dynamics`, and the networks, optimiser and schedules that follow from them.
+//! The settings of `train_dynamics`, and the networks, optimiser and schedules derived from them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,9 +10,7 @@ use crate::models::{
 };
 use crate::stages::plan::training::{Refresh, Training, Variant, unseen};
 use crate::stages::plan::{PlanInputs, StagePlan};
-use crate::stages::{
-    ArtifactKind, FieldFault, FieldFaults, Input, LatentActions, Needs, Stage, StageKind,
-};
+use crate::stages::{ArtifactKind, FieldFault, Input, LatentActions, Needs, Stage, StageKind};
 use crate::train::schedule::Schedule;
 use crate::train::{OptimConfig, OptimizerKind, StepSettings};
 
@@ -39,8 +37,8 @@ pub struct TrainDynamicsConfig {
     #[serde(default)]
     pub vq: VqConfig,
     /// The IDM's input. Default `motion`: `o[t]` and the changes between frames; features are
-    /// averaged where pixels change, and latent actions are normalised. `flatten`: the frames, as in
-    /// the paper.
+    /// averaged where pixels change, and latent actions are normalised. `flatten`: the frames, as
+    /// in the paper.
     #[serde(default)]
     pub idm_head: Option<IdmHead>,
     /// How the latent action enters the FDM. Default `modulate`: it scales and shifts the channels
@@ -71,23 +69,23 @@ pub struct TrainDynamicsConfig {
     /// their gradients. Raise it when a batch does not fit into the device's memory. Default 1.
     #[serde(default = "default_accumulate", skip_serializing_if = "is_one")]
     pub accumulate: usize,
-    /// The optimiser of convolution weights; Adam updates all others. Default `muon` (Jordan et al.,
-    /// 2024), which needs half as many steps as `adam` on some games and as many on others. `adam`
-    /// with `reference`.
+    /// The optimiser of convolution weights; Adam updates all others. Default `muon` (Jordan et
+    /// al., 2024), which needs half as many steps as `adam` on some games and as many on others.
+    /// `adam` with `reference`.
     #[serde(default)]
     pub optimizer: Option<OptimizerKind>,
-    /// Peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 1% at the end.
-    /// Default 2e-3; 3e-4 with `reference`, as in the paper. `muon` moves weights by 0.6 of it in a
-    /// step. Lower it if training diverges.
+    /// Peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 1% at the
+    /// end. Default 2e-3; 3e-4 with `reference`, as in the paper. `muon` moves weights by 0.6 of it
+    /// in a step. Lower it if training diverges.
     #[serde(default)]
     pub learning_rate: Option<f64>,
     /// Peak learning rate of the IDM. Default 0.3 of `learning_rate`, so that latent actions change
     /// more slowly than the FDM learns to read them; with `reference` the same as the FDM's.
     #[serde(default)]
     pub idm_learning_rate: Option<f64>,
-    /// Weight of the mean squared correlation between the numbers of a latent action, beside the
-    /// FDM's relative error, until codes are used (`vq.warmup`). It keeps the numbers from encoding
-    /// all the same. Default 0.03; 0 with `reference`.
+    /// Weight of the mean squared correlation between the numbers of a latent action in the loss,
+    /// until codes are in use (`vq.warmup`). It keeps the numbers from all encoding the same. The
+    /// FDM's relative error has weight 1. Default 0.03; 0 with `reference`.
     #[serde(default)]
     pub decorrelation: Option<f64>,
     /// Steps until the learning rate reaches its peak. Default 50, as in the paper.
@@ -104,8 +102,8 @@ pub struct TrainDynamicsConfig {
     /// Every `holdout`-th episode is held out and judges the model. 0: none is. Default 5.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
-    /// The stage with true actions: `record` or `import_actions`. The verdict then says how well
-    /// latent actions predict them. The model does not learn from them, except for those of
+    /// The stage with true actions: `record` or `import_actions`. The verdict then has a probe: how
+    /// well latent actions predict them. The model does not learn from them, except with
     /// `supervision`. Default none.
     #[serde(default)]
     pub actions: Option<String>,
@@ -162,8 +160,8 @@ pub struct SupervisionConfig {
     /// The number of them that join each batch. Default 16.
     #[serde(default = "default_supervised")]
     pub batch: usize,
-    /// Weight of their cross-entropy (in nats) beside the FDM's relative error. Default 0.02. From
-    /// 0.1 on the IDM memorises a few labels.
+    /// Weight of their cross-entropy (in nats) in the loss, in which the FDM's relative error has
+    /// weight 1. Default 0.02. From 0.1 on the IDM memorises a few labels.
     #[serde(default = "default_weight")]
     pub weight: f64,
 }
@@ -194,6 +192,7 @@ impl TrainDynamicsConfig {
         if !self.reference {
             return config;
         }
+        // The sizes stay; the method becomes the published one.
         let published = config.reference();
         DynamicsConfig { vq: VqConfig { decay: 0.999, ..published.vq }, ..published }
     }
@@ -213,7 +212,9 @@ impl TrainDynamicsConfig {
     pub fn pace(&self, step: u64) -> StepSettings {
         let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.3) };
         let peak = self.learning_rate.unwrap_or(peak);
+        // Both learning rates have the same shape.
         let at = |peak| Schedule::warmup_then_linear(peak, self.warmup_steps, self.steps).at(step);
+        // Codes come into use after a share of the steps; the published ones from the first step.
         let quantise = self.vq.quantises()
             && (self.reference || step >= (self.vq.warmup * self.steps as f64) as u64);
         let decorrelation =
@@ -223,105 +224,6 @@ impl TrainDynamicsConfig {
             idm_learning_rate: at(self.idm_learning_rate.unwrap_or(share * peak)),
             quantise,
             decorrelation,
-        }
-    }
-}
-
-/// The rules for fields.
-impl TrainDynamicsConfig {
-    fn expect_steps(&self, faults: &mut FieldFaults) {
-        faults.expect_positive("steps", self.steps);
-        faults.expect_positive("batch", self.batch);
-        faults.expect_positive("accumulate", self.accumulate);
-        let supervised = self.supervision.as_ref().map_or(0, |supervision| supervision.batch);
-        let splits = |windows: usize| windows.is_multiple_of(self.accumulate.max(1));
-        faults.expect_value(
-            splits(self.batch) && splits(supervised),
-            "accumulate",
-            self.accumulate,
-            "expected a divisor of `batch`, and of `batch` in `supervision`",
-        );
-        faults.expect_value(
-            self.context <= 16,
-            "context",
-            self.context,
-            "expected 0 to 16 frames; the paper uses 1",
-        );
-        for (field, rate) in
-            [("learning_rate", self.learning_rate), ("idm_learning_rate", self.idm_learning_rate)]
-        {
-            let rate = rate.unwrap_or(3e-4);
-            faults.expect_value(
-                rate.is_finite() && rate > 0.0,
-                field,
-                rate,
-                "expected a number above 0; the paper uses 3e-4",
-            );
-        }
-        let weight = self.decorrelation.unwrap_or(0.0);
-        faults.expect_value(
-            weight.is_finite() && weight >= 0.0,
-            "decorrelation",
-            weight,
-            "expected a number of at least 0",
-        );
-        let decay = self.ema_decay.unwrap_or(0.0);
-        faults.expect_value(
-            (0.0..1.0).contains(&decay),
-            "ema_decay",
-            decay,
-            "expected a number from 0 to below 1, e.g. 0.999",
-        );
-    }
-
-    fn expect_supervision(&self, faults: &mut FieldFaults) {
-        let Some(supervision) = &self.supervision else { return };
-        faults.expect(
-            self.actions.is_some(),
-            "supervision",
-            "has no true actions",
-            "name the stage with true actions in `actions:`",
-        );
-        faults.expect(
-            supervision.labels > 0 && supervision.batch > 0,
-            "supervision",
-            "has no labels",
-            "expected `labels` and `batch` of at least 1",
-        );
-        let weight = supervision.weight;
-        faults.expect(
-            weight.is_finite() && weight > 0.0,
-            "supervision",
-            format_args!("has weight {weight}"),
-            "expected a number above 0",
-        );
-    }
-
-    /// Rejects settings that differ from the paper's.
-    fn expect_published(&self, faults: &mut FieldFaults) {
-        let vq = VqConfig::default();
-        let departures = [
-            ("optimizer", self.optimizer == Some(OptimizerKind::Muon)),
-            ("idm_learning_rate", self.idm_learning_rate.is_some()),
-            ("supervision", self.supervision.is_some()),
-            ("decorrelation", self.decorrelation.unwrap_or(0.0) > 0.0),
-            ("ema_decay", self.ema_decay.is_some()),
-            ("predict", self.predict == Some(Predict::Change)),
-            ("idm_head", self.idm_head == Some(IdmHead::Motion)),
-            ("fdm_action", self.fdm_action == Some(FdmAction::Modulate)),
-            ("fdm_bottom", self.fdm_bottom.is_some_and(|side| side != 1)),
-            // A value that equals the default may be unset, so only a third value is a fault.
-            ("vq.warmup", self.vq.quantises() && ![0.0, vq.warmup].contains(&self.vq.warmup)),
-            ("vq.decay", ![0.999, vq.decay].contains(&self.vq.decay)),
-            ("vq.revive_after", ![0, vq.revive_after].contains(&self.vq.revive_after)),
-        ];
-        for (field, departs) in departures {
-            faults.expect(
-                !departs,
-                field,
-                "departs from the paper beside `reference: true`",
-                "the published training does not do so: remove one of the two",
-            );
         }
     }
 }
@@ -345,27 +247,7 @@ impl Stage for TrainDynamicsConfig {
     }
 
     fn validate(&self) -> Vec<FieldFault> {
-        let mut faults = FieldFaults::default();
-        self.expect_steps(&mut faults);
-        self.expect_supervision(&mut faults);
-        faults.expect(
-            self.holdout != 1,
-            "holdout",
-            "is 1",
-            "it would hold out every episode; expected 0 (none) or at least 2",
-        );
-        if self.reference {
-            self.expect_published(&mut faults);
-        }
-        if let Refresh::Growth(share) = self.refresh {
-            faults.expect(
-                share.is_finite() && share > 0.0,
-                "refresh",
-                format_args!("is growth: {share}"),
-                "expected a share above 0, e.g. 0.25",
-            );
-        }
-        faults.into_vec()
+        self.faults().into_vec()
     }
 
     fn needs(&self) -> Needs {
@@ -380,6 +262,7 @@ impl Stage for TrainDynamicsConfig {
         let frames = given.plan(&self.frames);
         let [actions, copies, init] = [&self.actions, &self.without, &self.init_from]
             .map(|name| given.plan_if(name.as_ref()));
+        // In the order of the frames, so that the same near-duplicates give the same key.
         let copies_in_order = |copies: &StagePlan| {
             let left_out = copies.copies();
             let videos = frames.tasks.receipts().flat_map(|receipt| &receipt.videos);
@@ -388,6 +271,7 @@ impl Stage for TrainDynamicsConfig {
                 .map(|video| video.digest.clone())
                 .collect()
         };
+        // Both kinds of stages with frames have their size among the settings.
         let size = frames.settings.get("size").and_then(serde_json::Value::as_u64).unwrap_or(64);
         let task = TrainDynamicsTask {
             config: self.clone(),
@@ -397,6 +281,7 @@ impl Stage for TrainDynamicsConfig {
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
             without: copies.map(copies_in_order),
             init: init.map(StagePlan::weights),
+            // `Training::plan` sets these three.
             state: None,
             generation: 0,
             provenance: Default::default(),
@@ -432,42 +317,9 @@ impl Stage for TrainDynamicsConfig {
     }
 }
 
-/// Returns the number of videos that the model was not trained on, those still to be decoded included.
+/// Returns the number of videos that the model was not trained on, including videos still to be
+/// decoded.
 fn unseen_videos(kept: &Receipt, frames: &StagePlan) -> usize {
     let waiting = if frames.new_tasks() > 0 { frames.new_videos() } else { 0 };
     unseen(kept, frames).map(|receipt| receipt.videos.len()).sum::<usize>() + waiting
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn faults(reference: bool, field: &str, value: &str) -> Vec<&'static str> {
-        let outer = field.split('.').next().unwrap_or(field);
-        let fields =
-            format!(r#"{{ "frames": "frames", "reference": {reference}, "{outer}": {value} }}"#);
-        let config: TrainDynamicsConfig =
-            serde_json::from_str(&fields).expect("fields of the stage");
-        config.validate().into_iter().map(|(field, ..)| field).collect()
-    }
-
-    #[test]
-    fn nothing_departs_from_the_paper_beside_reference() {
-        for (field, departs, keeps) in [
-            ("optimizer", r#""muon""#, r#""adam""#),
-            ("decorrelation", "0.1", "0"),
-            ("predict", r#""change""#, r#""frame""#),
-            ("idm_head", r#""motion""#, r#""flatten""#),
-            ("fdm_action", r#""modulate""#, r#""tile""#),
-            ("fdm_bottom", "8", "1"),
-            ("vq.warmup", r#"{ "warmup": 0.5 }"#, r#"{ "warmup": 0 }"#),
-            ("vq.warmup", r#"{ "warmup": 0.5 }"#, r#"{ "warmup": 1 }"#),
-            ("vq.decay", r#"{ "decay": 0.95 }"#, r#"{ "decay": 0.999 }"#),
-            ("vq.revive_after", r#"{ "revive_after": 50 }"#, r#"{ "revive_after": 0 }"#),
-        ] {
-            assert_eq!(faults(true, field, departs), [field]);
-            assert_eq!(faults(true, field, keeps), [""; 0]);
-            assert_eq!(faults(false, field, departs), [""; 0]);
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! What a trained model is worth: held-out windows go in, errors, codes in use and a sentence come out.
+//! The verdict on a trained model: its errors, codes and probe on held-out windows, and a sentence.
 
 use std::collections::BTreeMap;
 
@@ -12,54 +12,62 @@ use crate::stages::model_files::{ratio, verdict_json};
 use crate::train::probe::{Probe, entropy};
 use crate::train::{DynamicsTrainer, batch};
 
-/// How many windows a probe learns from, for each that it is asked about.
-const KNOWN: usize = 8;
-/// How many windows a pass takes.
+/// Training windows of the probe for each held-out one.
+const PROBE_RATIO: usize = 8;
+/// Windows in a forward pass.
 const VERDICT_BATCH: usize = 128;
 
-/// What the model is worth, on windows it never saw.
+/// The quality of a model on held-out windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Windows it was trained on.
+    /// The number of training windows.
     pub training_windows: usize,
-    /// Windows it was judged on.
+    /// The number of judged windows.
     pub windows: usize,
-    /// Whether these were kept from training.
+    /// Whether the judged windows were held out.
     pub held_out: bool,
-    /// Mean squared error of the FDM, pixels in [-0.5, 0.5].
+    /// Mean squared error of the FDM, for pixels in [-0.5, 0.5].
     pub fdm_error: f64,
-    /// The same for copying `o[t]`.
+    /// Mean squared error of copying `o[t]`.
     pub copy_error: f64,
-    /// The same for the FDM given another window's latent action.
+    /// Mean squared error of the FDM with the latent action of another window.
     pub fdm_error_shuffled: f64,
-    /// Codes in use, by codebook; empty before codes are in use.
+    /// Codes in use, by codebook. Empty before codes are in use.
     pub codes_used: Vec<usize>,
-    /// Perplexity of the codes, by codebook; empty before codes are in use.
+    /// Perplexity of the codes, by codebook. Empty before codes are in use.
     pub perplexity: Vec<f64>,
-    /// Codes a codebook holds.
+    /// The number of codes in a codebook.
     pub entries: usize,
-    /// What its latent actions tell of true ones, where `actions` are given.
+    /// How well latent actions predict true ones, if the stage has `actions`.
     pub probe: Option<Probe>,
 }
 
-/// What the IDM says of some windows.
-pub(super) struct Latents {
-    /// Their numbers in the index they are of.
+/// The latent actions of some windows.
+pub(super) struct WindowLatents {
+    /// Numbers of the windows in their index.
     pub windows: Vec<usize>,
     /// `[window, latent_dim]`: before quantisation
     pub latent_action: Vec<f32>,
 }
 
-/// What both networks make of some windows.
-pub(super) struct Scored {
-    pub latents: Latents,
-    /// `[window, codebook, position]`
+/// The outputs and errors of both networks on some windows.
+pub(super) struct Scores {
+    pub latents: WindowLatents,
+    /// `[window, codebook, position]`; empty before codes are in use
     pub codes: Vec<u16>,
-    /// Means of the FDM's error, of copying's, and of the FDM's given another window's latent action.
-    errors: [f64; 3],
+    /// Means over the windows.
+    errors: Errors,
 }
 
-/// Runs the networks on at most so many held-out windows, with their own and with shuffled latent actions, quantised or not.
+/// Mean squared errors of the last frame.
+#[derive(Clone, Copy)]
+struct Errors {
+    fdm: f64,
+    copy: f64,
+    fdm_shuffled: f64,
+}
+
+/// Judges the networks on at most `most` held-out windows, with latent actions quantised or not.
 pub(super) fn judge(
     trainer: &dyn DynamicsTrainer,
     task: &TrainDynamicsTask,
@@ -72,30 +80,24 @@ pub(super) fn judge(
     let probe = match &data.actions {
         None => None,
         Some(actions) => {
-            let training = latents(trainer, task, data, most * KNOWN)?;
-            probe::judge(
-                actions,
-                config,
-                &data.shards,
-                (&data.training, &training),
-                (&data.held_out, &held_out),
-                task.seed,
-            )?
+            // The probe needs training data of its own, which the model may have seen.
+            let training = latent_actions(trainer, task, data, most * PROBE_RATIO)?;
+            probe::judge(actions, config, data, &training, &held_out, task.seed)?
         }
     };
+    // Codes are `[window, codebook, position]`.
     let books = if quantise { config.vq.codebooks } else { 0 };
     let mut counts = vec![vec![0_u64; config.vq.entries]; books];
     for (i, code) in held_out.codes.iter().enumerate() {
         counts[i / config.vq.positions % config.vq.codebooks][usize::from(*code)] += 1;
     }
-    let [fdm_error, copy_error, fdm_error_shuffled] = held_out.errors;
     Ok(Verdict {
         training_windows: data.training.len(),
         windows: held_out.latents.windows.len(),
         held_out: task.config.holdout > 0,
-        fdm_error,
-        copy_error,
-        fdm_error_shuffled,
+        fdm_error: held_out.errors.fdm,
+        copy_error: held_out.errors.copy,
+        fdm_error_shuffled: held_out.errors.fdm_shuffled,
         codes_used: counts.iter().map(|book| book.iter().filter(|n| **n > 0).count()).collect(),
         perplexity: counts.iter().map(|book| entropy(book).exp2()).collect(),
         entries: config.vq.entries,
@@ -103,8 +105,9 @@ pub(super) fn judge(
     })
 }
 
-/// Some of the windows, spread over all and shuffled: neighbours share their action.
-fn spread(index: &WindowIndex, most: usize, seed: u64) -> Vec<usize> {
+/// Returns at most `most` windows, evenly spaced over all, in random order.
+fn sample(index: &WindowIndex, most: usize, seed: u64) -> Vec<usize> {
+    // Neighbours often share their action, so a window is not scored with its neighbour's.
     let mut windows = batch::spread(index, most);
     windows.shuffle(&mut batch::generator(seed, "verdict", 0));
     windows
@@ -117,108 +120,119 @@ fn score(
     data: &Data,
     most: usize,
     quantise: bool,
-) -> Result<Scored, Error> {
-    let windows = spread(&data.held_out, most, task.seed);
-    let (mut sums, mut codes, mut latent_action, mut frames) =
-        ([0.0_f64; 3], Vec::new(), Vec::new(), Vec::new());
+) -> Result<Scores, Error> {
+    let windows = sample(&data.held_out, most, task.seed);
+    let mut sums = [0.0_f64; 3];
+    let mut codes = Vec::new();
+    let mut latent_action = Vec::new();
+    let mut frames = Vec::new();
     for part in windows.chunks(VERDICT_BATCH) {
         batch::gather(&data.shards, &data.held_out, part, &mut frames)?;
-        let others: Vec<usize> = (0..part.len()).map(|i| (i + 1) % part.len()).collect();
-        let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &others, quantise)?;
-        for (sum, errors) in
-            sums.iter_mut().zip([&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled])
-        {
+        // Each window is also scored with the latent action of the next one.
+        let shuffle: Vec<usize> = (0..part.len()).map(|i| (i + 1) % part.len()).collect();
+        let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &shuffle, quantise)?;
+        let errors = [&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled];
+        for (sum, errors) in sums.iter_mut().zip(errors) {
             *sum += errors.iter().map(|e| f64::from(*e)).sum::<f64>();
         }
         codes.extend(out.codes);
         latent_action.extend(out.latent_action);
     }
-    let errors = sums.map(|sum| sum / windows.len() as f64);
-    Ok(Scored { latents: Latents { windows, latent_action }, codes, errors })
+    let [fdm, copy, fdm_shuffled] = sums.map(|sum| sum / windows.len() as f64);
+    let errors = Errors { fdm, copy, fdm_shuffled };
+    Ok(Scores { latents: WindowLatents { windows, latent_action }, codes, errors })
 }
 
-/// Runs the IDM on windows the model learnt from.
-fn latents(
+/// Runs the IDM on training windows.
+fn latent_actions(
     trainer: &dyn DynamicsTrainer,
     task: &TrainDynamicsTask,
     data: &Data,
     most: usize,
-) -> Result<Latents, Error> {
-    let windows = spread(&data.training, most, task.seed);
-    let (mut latent_action, mut frames) = (Vec::new(), Vec::new());
+) -> Result<WindowLatents, Error> {
+    let windows = sample(&data.training, most, task.seed);
+    let mut latent_action = Vec::new();
+    let mut frames = Vec::new();
     for part in windows.chunks(VERDICT_BATCH) {
         batch::gather(&data.shards, &data.training, part, &mut frames)?;
         latent_action.extend(trainer.latent_action(&as_batch(&frames, part.len(), task))?);
     }
-    Ok(Latents { windows, latent_action })
+    Ok(WindowLatents { windows, latent_action })
 }
 
 impl Verdict {
-    /// The verdict in words.
+    /// Returns the verdict as a sentence.
     pub fn sentence(&self) -> String {
-        let whose = if self.held_out { "held-out" } else { "training" };
-        let codes =
-            match self.codes_used.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
-            {
-                none if none.is_empty() => "codes are not in use".to_owned(),
-                used => format!("codes in use: {used} of {}", self.entries),
-            };
-        let told = |probe: &Probe| match probe.action_entropy {
-            Some(_) => format!(
-                "; a probe tells {:.2} of true actions, guessing {:.2}",
-                probe.mlp, probe.guessing
-            ),
-            None => format!("; a probe of the true action has R2 {:.2}", probe.mlp),
+        let split = if self.held_out { "held-out" } else { "training" };
+        let codes = if self.codes_used.is_empty() {
+            "codes are not in use".to_owned()
+        } else {
+            let used: Vec<String> = self.codes_used.iter().map(ToString::to_string).collect();
+            format!("codes in use: {} of {}", used.join(" and "), self.entries)
         };
-        let probe = self.probe.as_ref().map(told).unwrap_or_default();
-        format!("on {} {whose} windows {}; {codes}{probe}", self.windows, self.foresight())
+        let probe = self.probe.as_ref().map(probe_clause).unwrap_or_default();
+        format!("on {} {split} windows {}; {codes}{probe}", self.windows, self.error_clause())
     }
 
-    /// What the errors say, or why they say nothing.
-    fn foresight(&self) -> String {
+    /// Returns the clause on the FDM's error, or on why there is none.
+    fn error_clause(&self) -> String {
         if self.windows == 0 {
-            return "there is nothing to judge the model by".into();
+            return "the model cannot be judged".into();
         }
         if self.copy_error == 0.0 {
-            return "nothing moves: every frame is like the one before, so no latent action can be judged".into();
+            return "nothing moves: every frame equals the one before, so latent actions cannot be \
+                    judged"
+                .into();
         }
         match ratio(self.fdm_error, self.copy_error) {
             Some(share) => format!(
                 "the world model's error is {share:.2}x copying the last frame; {}",
-                self.information()
+                self.information_clause()
             ),
-            None => "the world model's error is no finite number: it cannot be judged".into(),
+            None => "the world model's error is not finite, so it cannot be judged".into(),
         }
     }
 
-    /// How much worse the FDM gets when it is told another window's latent action.
+    /// Returns the FDM's error with shuffled latent actions over its error with their own. 1:
+    /// latent actions carry no information.
     ///
-    /// `None` where it is undefined, as for an FDM that makes no error.
+    /// `None` if it is undefined, as for an FDM without any error.
     pub fn information_used(&self) -> Option<f64> {
         ratio(self.fdm_error_shuffled, self.fdm_error).filter(|_| self.copy_error > 0.0)
     }
 
-    fn information(&self) -> String {
-        let Some(used) = self.information_used() else {
-            return "what shuffled latents cost is undefined: nothing can be said of what the latents carry".into();
-        };
-        match used {
-            x if x < 1.02 => format!(
-                "shuffled latents cost nothing ({used:.3}x): the latents carry no information yet"
+    /// Returns the clause on how much information latent actions carry.
+    fn information_clause(&self) -> String {
+        match self.information_used() {
+            None => {
+                "the cost of shuffled latent actions is undefined, so the information in latent \
+                     actions is unknown"
+                    .into()
+            }
+            Some(used) if used < 1.02 => format!(
+                "shuffled latent actions cost nothing ({used:.3}x): latent actions carry no \
+                 information yet"
             ),
-            x if x < 1.5 => format!("shuffled latents cost {used:.2}x: the latents carry a little"),
-            _ => format!("shuffled latents cost {used:.2}x: the latents carry what happened"),
+            Some(used) if used < 1.5 => format!(
+                "shuffled latent actions cost {used:.2}x: latent actions carry some information"
+            ),
+            Some(used) => format!(
+                "shuffled latent actions cost {used:.2}x: latent actions encode what happened"
+            ),
         }
     }
 
+    /// Returns the content of `verdict.json`.
     pub(super) fn json(&self) -> String {
-        verdict_json(
-            serde_json::json!({ "sentence": self.sentence(), "information_used": self.information_used() }),
-            self,
-        )
+        let derived = serde_json::json!({
+            "sentence": self.sentence(),
+            "information_used": self.information_used(),
+        });
+        verdict_json(derived, self)
     }
 
-    /// What the curve of the training shows of it. A ratio to nothing, as of frames that do not change, is NaN, which the curve has as null.
+    /// Returns the metrics of the verdict. A ratio to 0, as for frames that do not change, is NaN;
+    /// the metrics hold it as null.
     pub(super) fn row(&self) -> Vec<(String, f32)> {
         let ratios = [
             ("held_out_error_relative", ratio(self.fdm_error, self.copy_error)),
@@ -244,6 +258,7 @@ impl Verdict {
         row.into_iter().map(|(name, value)| (name, value as f32)).collect()
     }
 
+    /// Returns the counts and errors for the receipt.
     pub(super) fn stats(&self) -> BTreeMap<String, f64> {
         let mut stats = BTreeMap::from([
             ("training_windows".into(), self.training_windows as f64),
@@ -256,6 +271,17 @@ impl Verdict {
             stats.extend([("probe_linear".into(), probe.linear), ("probe_mlp".into(), probe.mlp)]);
         }
         stats
+    }
+}
+
+/// Returns the clause on the probe.
+fn probe_clause(probe: &Probe) -> String {
+    match probe.action_entropy {
+        Some(_) => format!(
+            "; a probe predicts {:.2} of true actions (the most common action: {:.2})",
+            probe.mlp, probe.guessing
+        ),
+        None => format!("; a probe of the true action has R2 {:.2}", probe.mlp),
     }
 }
 
@@ -278,43 +304,38 @@ mod tests {
         }
     }
 
-    /// Nothing good is said of what is undefined, whichever of the numbers is 0, infinite or none.
+    /// A verdict of undefined numbers claims no information, whichever of them is 0, infinite or
+    /// NaN.
     #[test]
-    fn a_verdict_of_undefined_numbers_says_so() {
+    fn undefined_numbers_make_no_good_verdict() {
         let odd = [0.0, 1e-4, f64::INFINITY, f64::NAN];
         for (fdm, copy, shuffled) in
             odd.into_iter().flat_map(|a| odd.into_iter().flat_map(move |b| odd.map(|c| (a, b, c))))
         {
-            let verdict = verdict(fdm, copy, shuffled);
-            let (sentence, sound) =
-                (verdict.sentence(), fdm == 1e-4 && copy == 1e-4 && shuffled.is_finite());
+            let sentence = verdict(fdm, copy, shuffled).sentence();
             assert!(!sentence.contains("NaN") && !sentence.contains("infx"), "{sentence}");
-            assert!(
-                sound
-                    || !sentence.contains("carry what happened")
-                        && !sentence.contains("carry a little"),
-                "{sentence}"
-            );
+            let sound = fdm == 1e-4 && copy == 1e-4 && shuffled.is_finite();
+            let claims_information = sentence.contains("encode what happened")
+                || sentence.contains("carry some information");
+            assert!(sound || !claims_information, "{sentence}");
         }
-        assert!(verdict(0.0, 0.0, 0.0).sentence().contains("nothing moves"));
-        assert!(
-            verdict(0.0, 1e-4, 1e-4)
-                .sentence()
-                .contains("0.00x copying the last frame; what shuffled latents cost is undefined")
-        );
-        assert!(
-            Verdict { windows: 0, ..verdict(f64::NAN, f64::NAN, f64::NAN) }
-                .sentence()
-                .contains("nothing to judge")
-        );
+        let sentence = verdict(0.0, 0.0, 0.0).sentence();
+        assert!(sentence.contains("nothing moves"), "{sentence}");
+        let sentence = verdict(0.0, 1e-4, 1e-4).sentence();
+        let expected =
+            "0.00x copying the last frame; the cost of shuffled latent actions is undefined";
+        assert!(sentence.contains(expected), "{sentence}");
+        let sentence = Verdict { windows: 0, ..verdict(f64::NAN, f64::NAN, f64::NAN) }.sentence();
+        assert!(sentence.contains("cannot be judged"), "{sentence}");
     }
 
     #[test]
-    fn the_verdict_says_when_latents_carry_nothing() {
+    fn a_verdict_is_a_sentence_on_errors_information_and_codes() {
         assert_eq!(
             verdict(1.8e-4, 3.1e-4, 1.8e-4).sentence(),
-            "on 222 held-out windows the world model's error is 0.58x copying the last frame; shuffled latents cost nothing \
-             (1.000x): the latents carry no information yet; codes in use: 34 and 41 of 64"
+            "on 222 held-out windows the world model's error is 0.58x copying the last frame; \
+             shuffled latent actions cost nothing (1.000x): latent actions carry no information \
+             yet; codes in use: 34 and 41 of 64"
         );
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct LabelledFrame {
 /// Labelled frames, split into training and held-out ones.
 pub(super) struct Data {
     shards: Shards,
+    /// The side of a frame, in pixels.
     pub side: usize,
     /// `[transition, latent_dim]`
     latent_action: Vec<f32>,
@@ -34,9 +35,10 @@ pub(super) struct Data {
 }
 
 impl Data {
+    /// Reads all labels and finds their frames.
     pub(super) fn open(task: &TrainPolicyTask, ctx: &TaskContext) -> Result<Data, Error> {
         let shards = Shards::open_files(ctx.store, &task.shards)?;
-        let number: HashMap<&str, u32> = task
+        let shard_numbers: HashMap<&str, u32> = task
             .shards
             .iter()
             .zip(0..)
@@ -45,17 +47,19 @@ impl Data {
         let mut latent_action = Vec::new();
         let mut latent_dim = 0;
         let mut videos = HashMap::new();
-        let (mut training, mut held_out) = (Vec::new(), Vec::new());
+        let mut training = Vec::new();
+        let mut held_out = Vec::new();
         for file in &task.labels {
             let labels = read_labels(ctx.store, &file.path)?;
             latent_dim = labels.shape.latent_dim;
             for i in 0..labels.len() {
                 let name = |number: u32| labels.names[number as usize].as_str();
-                let shard = number.get(name(labels.shard[i])).copied();
+                let shard = shard_numbers.get(name(labels.shard[i])).copied();
                 let shard = shard.ok_or_else(|| Error::NoShard {
                     file: file.path.clone(),
                     shard: name(labels.shard[i]).to_owned(),
                 })?;
+                // Videos are numbered in the order of the labels; equal names may be in two shards.
                 let next = videos.len();
                 let video =
                     *videos.entry((shard, name(labels.video[i]).to_owned())).or_insert(next);
@@ -70,6 +74,7 @@ impl Data {
             }
             latent_action.extend(labels.latent_action);
         }
+        // Counted before training frames are also judged, without held-out videos.
         let transitions = training.len() + held_out.len();
         if task.config.holdout == 0 {
             held_out.clone_from(&training);
@@ -89,14 +94,14 @@ impl Data {
         labelled: impl Iterator<Item = LabelledFrame>,
     ) -> Result<(Vec<u8>, Vec<f32>), crate::dataset::Error> {
         let bytes = self.side * self.side * 3;
-        let (mut frames, mut latent_action) = (Vec::new(), Vec::new());
+        let mut frames = Vec::new();
+        let mut latent_action = Vec::new();
         for frame in labelled {
-            let from = frames.len();
-            frames.resize(from + bytes, 0);
-            self.shards.copy(frame.shard as usize, frame.row as usize, &mut frames[from..])?;
-            latent_action.extend_from_slice(
-                &self.latent_action[frame.label as usize * self.latent_dim..][..self.latent_dim],
-            );
+            let start = frames.len();
+            frames.resize(start + bytes, 0);
+            self.shards.copy(frame.shard as usize, frame.row as usize, &mut frames[start..])?;
+            let label = &self.latent_action[frame.label as usize * self.latent_dim..];
+            latent_action.extend_from_slice(&label[..self.latent_dim]);
         }
         Ok((frames, latent_action))
     }
@@ -115,9 +120,10 @@ impl Data {
         let mut all = Vec::new();
         for part in judged.chunks(VERDICT_BATCH) {
             let (frames, expected) = self.gather(part.iter().copied())?;
-            error += squared(trainer.act(&frames)?.iter().zip(&expected));
+            error += squared_distance(trainer.act(&frames)?.iter().zip(&expected));
             all.extend(expected);
         }
+        // The baseline: the mean latent action of the judged frames.
         let mut mean = vec![0.0_f32; self.latent_dim];
         for row in all.chunks_exact(self.latent_dim) {
             for (mean, value) in mean.iter_mut().zip(row) {
@@ -131,11 +137,12 @@ impl Data {
             transitions: count,
             held_out: task.config.holdout > 0,
             error: error / numbers,
-            mean_error: squared(all.iter().zip(mean.iter().cycle())) / numbers,
+            mean_error: squared_distance(all.iter().zip(mean.iter().cycle())) / numbers,
         })
     }
 }
 
-fn squared<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f32)>) -> f64 {
+/// Returns the squared Euclidean distance of two vectors.
+fn squared_distance<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f32)>) -> f64 {
     pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }

@@ -54,6 +54,7 @@ impl Learner for PolicyLearner<'_, '_> {
         let frames = config.batch / config.accumulate;
         let drawn_before = first * config.batch as u64;
         let drawn = self.trainer.drawn();
+        // The sampler continues after the frames of earlier steps.
         let mut draws =
             WindowSampler::new(self.task.seed, drawn, data.training.len(), drawn_before);
         let load =

@@ -39,8 +39,8 @@ pub struct TrainPolicyConfig {
     /// the end. Default 2e-4, as in the paper. Lower it if training diverges.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
-    /// Steps until the learning rate reaches its peak. Default 1,000, as in the paper, or a tenth of
-    /// `steps` if that is less.
+    /// Steps until the learning rate reaches its peak. Default 1,000, as in the paper, or a tenth
+    /// of `steps` if that is less.
     #[serde(default)]
     pub warmup_steps: Option<u64>,
     /// Decay of an exponential moving average of all weights, such as 0.999. Judgements and the
@@ -55,8 +55,8 @@ pub struct TrainPolicyConfig {
     #[serde(default = "default_holdout")]
     pub holdout: usize,
     /// Ends the training early after this many judgements in a row without a smaller error on
-    /// held-out videos, and keeps the policy with the smallest. Judgements are 1,000 steps apart, or
-    /// a twentieth of `steps` if that is less. Default: it takes all steps and keeps the last
+    /// held-out videos, and keeps the policy with the smallest. Judgements are 1,000 steps apart,
+    /// or a twentieth of `steps` if that is less. Default: it takes all steps and keeps the last
     /// policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
@@ -99,9 +99,10 @@ impl TrainPolicyConfig {
         self.scale.unwrap_or_else(|| self.preset.policy(&self.preset.dynamics()).scale)
     }
 
+    /// Returns the learning rate's schedule.
     pub(super) fn schedule(&self) -> Schedule {
-        let (peak, warmup) =
-            (self.learning_rate, self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10)));
+        let peak = self.learning_rate;
+        let warmup = self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10));
         Schedule::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (self.steps as f64, 0.0)])
     }
 }
@@ -189,6 +190,7 @@ impl Stage for TrainPolicyConfig {
         let labels = given.plan(&self.labels);
         let init = given.plan_if(self.init_from.as_ref());
         let model = given.input_of(&self.labels, "dynamics").and_then(StagePlan::model);
+        // The shards of the frames that were labelled: the policy's input.
         let frames = given.input_of(&self.labels, "frames");
         let task = TrainPolicyTask {
             config: self.clone(),
@@ -197,6 +199,7 @@ impl Stage for TrainPolicyConfig {
             shards: frames.map(StagePlan::shards).unwrap_or_default(),
             model: model.map(|model| model.weights.blake3.clone()),
             init: init.map(StagePlan::weights),
+            // `Training::plan` sets these three.
             state: None,
             generation: 0,
             provenance: Default::default(),

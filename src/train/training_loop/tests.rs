@@ -1,17 +1,18 @@
-//! The loop with a learner of two numbers, whose every step is known.
+//! The loop with a learner of one number.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
 use crate::train::{NoProgress, Signal};
 
-/// Sums the numbers of its steps. Judged after every second step, by a value that falls and rises.
+/// Sums the numbers of its steps. With `values` it is judged after every second step, by the next
+/// of them.
 #[derive(Clone, Debug, Default)]
 struct Sum {
     sum: u64,
     begun_at: u64,
-    /// Steps that are not finite.
+    /// Skipped steps.
     skips: Vec<u64>,
-    /// The step after which the process is asked to stop.
+    /// The step during which a stop signal arrives.
     stops_after: Option<(u64, Stop)>,
     values: Vec<f32>,
 }
@@ -76,7 +77,7 @@ fn store() -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
-/// Checkpoints that only a stop or a best judgement writes.
+/// Checkpoints only on a stop and on a best judgement.
 fn rarely(store: &Store) -> Option<Checkpoints<'_>> {
     Some(Checkpoints { store, folder: "checkpoints", every: Duration::from_secs(3600) })
 }
@@ -100,9 +101,8 @@ fn ten_skipped_steps_in_a_row_end_a_training_and_nine_do_not() {
     assert!(matches!(error, TrainError::Diverged { step: 14, steps: 10, .. }), "{error}");
 }
 
-/// Whatever the step at which it is stopped, it resumes there and ends as if it never had.
 #[test]
-fn a_stopped_training_resumes_where_it_stopped() {
+fn a_training_stopped_at_any_step_ends_like_an_uninterrupted_one() {
     let skips: Vec<u64> = (3..9).collect();
     let values = vec![5.0, 3.0, 4.0, 1.0, 2.0, 6.0];
     for selection in [Selection::Last, best(None), best(Some(4))] {

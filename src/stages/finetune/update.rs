@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData, activation};
 use rand::seq::SliceRandom;
 
 use super::rollout::Rollout;
-use super::{FinetuneConfig, Rates};
+use super::{FinetuneConfig, LearningRates};
 use crate::models::AgentConfig;
 use crate::models::agent::AgentNet;
 use crate::models::frames::upload;
@@ -15,12 +15,12 @@ use crate::train::{OptimConfig, TrainError, batch};
 
 /// An agent's network with its optimiser.
 pub(super) struct Agent<A: AutodiffBackend> {
-    config: FinetuneConfig,
+    settings: FinetuneConfig,
     seed: u64,
-    pub(super) agent: AgentConfig,
+    pub(super) config: AgentConfig,
     pub(super) net: AgentNet<A>,
     pub(super) optimizer: Optimizer<A::InnerBackend>,
-    rates: Rates,
+    rates: LearningRates,
     pub(super) device: A::Device,
 }
 
@@ -33,28 +33,29 @@ pub(super) const METRICS: [&str; 6] =
 
 impl<A: TrainBackend> Agent<A> {
     pub(super) fn new(
-        config: FinetuneConfig,
+        settings: FinetuneConfig,
         seed: u64,
-        agent: AgentConfig,
+        config: AgentConfig,
         net: AgentNet<A>,
         device: A::Device,
     ) -> Self {
-        let epsilon = if config.from_scratch { 1e-5 } else { 1e-8 };
+        // 1e-5 is usual for PPO; 1e-8 is PyTorch's default.
+        let epsilon = if settings.from_scratch { 1e-5 } else { 1e-8 };
         let optimizer = Optimizer::new(OptimConfig {
-            max_grad_norm: config.max_grad_norm,
+            max_grad_norm: settings.max_grad_norm,
             epsilon,
             ..OptimConfig::default()
         });
-        Agent { rates: config.rates(), config, seed, agent, net, optimizer, device }
+        Agent { rates: settings.learning_rates(), settings, seed, config, net, optimizer, device }
     }
 
-    /// Returns the state to go back to if an update is not finite.
+    /// Returns the state to restore if an update is not finite.
     pub(super) fn snapshot(&self) -> (AgentNet<A>, Optimizer<A::InnerBackend>) {
         (self.net.clone(), self.optimizer.clone())
     }
 
     /// Undoes an update.
-    pub(super) fn go_back(&mut self, before: (AgentNet<A>, Optimizer<A::InnerBackend>)) {
+    pub(super) fn restore(&mut self, before: (AgentNet<A>, Optimizer<A::InnerBackend>)) {
         (self.net, self.optimizer) = before;
     }
 
@@ -70,19 +71,21 @@ impl<A: TrainBackend> Agent<A> {
         advantages: &[f32],
         returns: &[f32],
     ) -> Result<Row, TrainError> {
-        let env_steps = (update - 1) * self.config.batch() as u64;
+        // The learning rates are those at the beginning of the rollout.
+        let env_steps = (update - 1) * self.settings.batch() as u64;
         let rates = [&self.rates.policy_head, &self.rates.value_head, &self.rates.trunk]
             .map(|rate| rate.at(env_steps));
         let mut rng = batch::generator(self.seed, "minibatch", update);
-        let mut indices: Vec<usize> = (0..self.config.batch()).collect();
+        let mut b_inds: Vec<usize> = (0..self.settings.batch()).collect();
         let mut metrics = Vec::new();
-        for _ in 0..self.config.epochs {
-            indices.shuffle(&mut rng);
-            for mb_inds in indices.chunks_exact(self.config.batch() / self.config.minibatches) {
+        for _ in 0..self.settings.epochs {
+            b_inds.shuffle(&mut rng);
+            for mb_inds in b_inds.chunks_exact(self.settings.batch() / self.settings.minibatches) {
                 let minibatch = self.step(rollout, advantages, returns, mb_inds, rates);
                 metrics.push(minibatch.reshape([1, METRICS.len()]));
             }
         }
+        // One copy from the device for the whole update: no minibatch waits for it.
         let minibatches = metrics.len() as f32;
         let means = to_host(Tensor::cat(metrics, 0).sum_dim(0).div_scalar(minibatches))?;
         let not_finite = METRICS.iter().zip(&means).find(|(_, value)| !value.is_finite());
@@ -95,8 +98,8 @@ impl<A: TrainBackend> Agent<A> {
         Ok(METRICS.into_iter().zip(means).chain(rates).collect())
     }
 
-    /// Takes one step on a minibatch, each layer by its own learning rate. Returns [`METRICS`] before
-    /// the step.
+    /// Takes one step on a minibatch, with a learning rate for each layer. Returns [`METRICS`],
+    /// computed before the step.
     pub(super) fn step(
         &mut self,
         rollout: &Rollout<A::InnerBackend>,
@@ -110,7 +113,7 @@ impl<A: TrainBackend> Agent<A> {
             Some(base) => Tensor::from_inner(select(base, mb_inds, &self.device)),
             None => self.net.rl.base(upload(
                 &rollout.frames_at(mb_inds),
-                self.agent.network.frame_shape(),
+                self.config.network.frame_shape(),
                 &self.device,
             )),
         };
@@ -119,11 +122,12 @@ impl<A: TrainBackend> Agent<A> {
             .as_ref()
             .map(|logits| Tensor::from_inner(select(logits, mb_inds, &self.device)));
         let (logits, value) = self.net.logits_and_value(base, supervised);
-        let losses = losses(logits, value, &minibatch, &self.config);
+        let losses = losses(logits, value, &minibatch, &self.settings);
 
         let mut all = Flat::new();
         gradients("agent", &self.net, &losses.total.backward(), &mut all);
         let mut step = self.optimizer.begin(all);
+        // `apply` takes each gradient once, so the heads come before the rest of the network.
         let rl = &mut self.net.rl;
         rl.policy_head = self.optimizer.apply(
             &mut step,
@@ -166,6 +170,7 @@ impl<A: AutodiffBackend> Minibatch<A> {
             Tensor::from_data(TensorData::new(values, [mb_inds.len(), 1]), device)
         };
         let actions: Vec<i32> = mb_inds.iter().map(|&i| rollout.actions[i] as i32).collect();
+        // Advantages are normalised with the unbiased variance, as `torch.std` has it.
         let count = mb_inds.len() as f64;
         let mean = mb_inds.iter().map(|&i| f64::from(advantages[i])).sum::<f64>() / count;
         let variance =
@@ -181,13 +186,13 @@ impl<A: AutodiffBackend> Minibatch<A> {
     }
 }
 
-/// The loss of a minibatch, and its metrics: [`METRICS`] without the norm.
+/// The loss of a minibatch, and its metrics: [`METRICS`] without `grad_norm`.
 pub(super) struct Losses<A: AutodiffBackend> {
     pub(super) total: Tensor<A, 1>,
     pub(super) metrics: Tensor<A, 1>,
 }
 
-/// PPO's loss: the clipped surrogate, the clipped value's error and the entropy.
+/// Returns PPO's loss: the clipped surrogate, the clipped value loss and the entropy bonus.
 ///
 /// # Shapes
 /// - `logits`: `[batch, actions]`
@@ -195,29 +200,31 @@ pub(super) struct Losses<A: AutodiffBackend> {
 pub(super) fn losses<A: AutodiffBackend>(
     logits: Tensor<A, 2>,
     value: Tensor<A, 2>,
-    old: &Minibatch<A>,
+    minibatch: &Minibatch<A>,
     config: &FinetuneConfig,
 ) -> Losses<A> {
     let log_probs = activation::log_softmax(logits, 1);
     let entropy = (log_probs.clone().exp() * log_probs.clone()).sum_dim(1).mean().neg();
-    let log_ratio = log_probs.gather(1, old.actions.clone()) - old.log_probs.clone();
+    let log_ratio = log_probs.gather(1, minibatch.actions.clone()) - minibatch.log_probs.clone();
     let ratio = log_ratio.clone().exp();
-    let clip = config.clip_coef;
+    let clip_coef = config.clip_coef;
 
-    let neg_advantages = old.advantages.clone().neg();
+    // The worse of the two losses: there is no gain in moving a ratio beyond the clip range.
+    let neg_advantages = minibatch.advantages.clone().neg();
     let policy_loss = (neg_advantages.clone() * ratio.clone())
-        .max_pair(neg_advantages * ratio.clone().clamp(1.0 - clip, 1.0 + clip))
+        .max_pair(neg_advantages * ratio.clone().clamp(1.0 - clip_coef, 1.0 + clip_coef))
         .mean();
     let square = |x: Tensor<A, 2>| x.clone() * x;
-    let clipped_value =
-        old.values.clone() + (value.clone() - old.values.clone()).clamp(-clip, clip);
-    let value_loss = square(value - old.returns.clone())
-        .max_pair(square(clipped_value - old.returns.clone()))
+    let values = minibatch.values.clone();
+    let clipped_value = values.clone() + (value.clone() - values).clamp(-clip_coef, clip_coef);
+    let value_loss = square(value - minibatch.returns.clone())
+        .max_pair(square(clipped_value - minibatch.returns.clone()))
         .mean()
         / 2.0;
 
+    // The low-variance estimate k3 of http://joschu.net/blog/kl-approx.html.
     let approx_kl = (ratio.clone() - 1.0 - log_ratio).mean();
-    let clipfrac = (ratio - 1.0).abs().greater_elem(clip).float().mean();
+    let clipfrac = (ratio - 1.0).abs().greater_elem(clip_coef).float().mean();
     let total = policy_loss.clone() + value_loss.clone() * config.vf_coef
         - entropy.clone() * config.ent_coef;
     Losses {
@@ -226,7 +233,7 @@ pub(super) fn losses<A: AutodiffBackend>(
     }
 }
 
-/// Selects rows.
+/// Selects rows of a matrix.
 fn select<B: Backend>(rows: &Tensor<B, 2>, mb_inds: &[usize], device: &B::Device) -> Tensor<B, 2> {
     let mb_inds: Vec<i32> = mb_inds.iter().map(|&i| i as i32).collect();
     let count = mb_inds.len();
