@@ -1,24 +1,27 @@
-//! What this program is: its version, the commit it was built from, its features and libraries.
-//! For `--version`, `lapo doctor` and whatever records who made a result.
+//! The version of lapo, the commit it was built from, its features and libraries.
+//!
+//! Used by `--version`, `lapo doctor` and every receipt.
 
 use std::sync::OnceLock;
 
 use serde::Serialize;
 
-/// The facts of one build. They do not change while it runs.
+/// Describes one build of lapo.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BuildInfo {
     /// The version, such as `0.1.0`.
     pub version: &'static str,
-    /// The first 12 digits of the commit, with `-dirty` where the sources differed from it; `unknown` outside of a checkout.
+    /// The first 12 digits of the commit, with `-dirty` if the sources differed from it, or
+    /// `unknown` outside a checkout.
     pub commit: &'static str,
-    /// The features that are compiled in: `video`, `cuda`.
+    /// The compiled-in features: `video`, `cuda`.
     pub features: Vec<&'static str>,
-    /// The version of libavcodec that is loaded, such as `59.37.100`. `None` without the feature `video`.
+    /// The version of the loaded libavcodec, such as `59.37.100`. `None` without the feature
+    /// `video`.
     pub libav: Option<String>,
 }
 
-/// Returns the facts of this program.
+/// Returns the description of the running program. It is computed once.
 pub fn build_info() -> &'static BuildInfo {
     static INFO: OnceLock<BuildInfo> = OnceLock::new();
     INFO.get_or_init(|| BuildInfo {
@@ -26,7 +29,7 @@ pub fn build_info() -> &'static BuildInfo {
         commit: option_env!("LAPO_COMMIT").unwrap_or("unknown"),
         features: [("video", cfg!(feature = "video")), ("cuda", cfg!(feature = "cuda"))]
             .into_iter()
-            .filter_map(|(name, is_in)| is_in.then_some(name))
+            .filter_map(|(name, is_enabled)| is_enabled.then_some(name))
             .collect(),
         libav: libav(),
     })
@@ -43,12 +46,12 @@ fn libav() -> Option<String> {
 }
 
 impl BuildInfo {
-    /// Returns version and commit in one line, as `lapo -V` prints them.
+    /// Returns the version and the commit in one line, as `lapo -V` prints them.
     pub fn short(&self) -> String {
         format!("{} ({})", self.version, self.commit)
     }
 
-    /// Returns everything, a fact a line, as `lapo --version` prints it.
+    /// Returns all fields, one per line, as `lapo --version` prints them.
     pub fn long(&self) -> String {
         let features =
             if self.features.is_empty() { "none".to_owned() } else { self.features.join(", ") };
@@ -84,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_is_known_in_a_checkout_and_otherwise_said_to_be_unknown() {
+    fn the_commit_is_a_hash_or_unknown() {
         let commit = build_info().commit.trim_end_matches("-dirty");
         assert!(
             commit == "unknown"

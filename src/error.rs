@@ -1,9 +1,10 @@
-//! One error for the whole program: a variant per room. Rooms below the pipeline own their errors and know nothing of this one.
+//! The error type of the command line: one variant per module. Every module has its own error type;
+//! only `cli` uses this one.
 
-/// The result of everything that can fail.
+/// The result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, by room. Each room's message says what failed on which file or key.
+/// Any error of the program, by module. Every message names the file or the key that it is about.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A video could not be opened or decoded.
@@ -12,28 +13,28 @@ pub enum Error {
     /// Storage, shards, labels, receipts or manifests.
     #[error(transparent)]
     Dataset(#[from] crate::dataset::Error),
-    /// A game could not be loaded, made or stepped.
+    /// A game could not be loaded, created or stepped.
     #[error(transparent)]
     Envs(#[from] crate::envs::Error),
-    /// Weights, configurations of networks, devices.
+    /// Weights, network configurations or devices.
     #[error(transparent)]
     Models(#[from] crate::models::ModelError),
-    /// A stage could not do its task.
+    /// A task of a stage failed.
     #[error(transparent)]
     Stage(#[from] crate::stages::Error),
-    /// The pipeline's YAML, or what it asks for.
+    /// A pipeline file is invalid, or its run failed.
     #[error(transparent)]
     Pipeline(#[from] crate::pipeline::Error),
-    /// SQL over a workspace.
+    /// An SQL query over a workspace failed.
     #[error(transparent)]
     Query(#[from] crate::query::Error),
-    /// The command line.
+    /// The command line is wrong, or its input or output failed.
     #[error(transparent)]
-    Cli(#[from] crate::cli::Error),
+    Cli(#[from] CommandError),
 }
 
 impl Error {
-    /// The cure, where some room knows one.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Video(e) => e.hint().map(Into::into),
@@ -47,7 +48,7 @@ impl Error {
         }
     }
 
-    /// Returns whether the same command may succeed when tried again as it is.
+    /// Returns whether the same command may succeed if it is run again unchanged.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Video(e) => e.is_transient(),
@@ -58,7 +59,7 @@ impl Error {
         }
     }
 
-    /// Returns the signal that ended the command, if one did.
+    /// Returns the signal that stopped the command, if one did.
     pub fn stopped(&self) -> Option<crate::stages::Signal> {
         match self {
             Error::Stage(e) => e.stopped(),
@@ -67,7 +68,7 @@ impl Error {
         }
     }
 
-    /// Returns whether the fault is in this program.
+    /// Returns whether the error is a bug in lapo.
     pub fn is_bug(&self) -> bool {
         match self {
             Error::Stage(e) => e.is_bug(),
@@ -75,5 +76,69 @@ impl Error {
             Error::Cli(e) => e.is_bug(),
             _ => false,
         }
+    }
+}
+
+/// An error of the command line, as opposed to the work that a command does.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// A flag or an argument has a value that its command does not accept.
+    #[error("{what}")]
+    Usage {
+        /// The flag, the value seen and the value expected.
+        what: String,
+        /// How to correct the command line.
+        hint: String,
+    },
+    /// Output could not be written.
+    #[error("cannot write {to}: {source}")]
+    Output {
+        /// A file, or `stdout`.
+        to: String,
+        /// Why the write failed.
+        source: std::io::Error,
+    },
+    /// Input could not be read.
+    #[error("cannot read {from}: {source}")]
+    Input {
+        /// The file, or what else was read.
+        from: String,
+        /// Why the read failed.
+        source: std::io::Error,
+    },
+    /// `lapo verify` found files that differ from their receipts.
+    #[error("verification failed; damaged files: {0}")]
+    Damaged(usize),
+    /// `lapo doctor` found problems.
+    #[error("this machine has problems; failed checks: {0}")]
+    Doctor(usize),
+    /// The program panicked.
+    #[error("internal error: {what}")]
+    Panic {
+        /// The panic's message and source location.
+        what: String,
+    },
+}
+
+impl CommandError {
+    /// Returns how to fix the problem, if a fix is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            CommandError::Usage { hint, .. } => Some(hint.clone()),
+            CommandError::Damaged(_) => Some(
+                "`lapo verify --delete` deletes only the damaged files and the receipts of their \
+                 tasks; the next run redoes these tasks"
+                    .into(),
+            ),
+            CommandError::Input { .. }
+            | CommandError::Output { .. }
+            | CommandError::Doctor(_)
+            | CommandError::Panic { .. } => None,
+        }
+    }
+
+    /// Returns whether the error is a bug in lapo.
+    pub fn is_bug(&self) -> bool {
+        matches!(self, CommandError::Panic { .. })
     }
 }

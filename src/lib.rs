@@ -20,7 +20,7 @@
 //! | module | task | start at |
 //! |---|---|---|
 //! | [`video`] | decodes and encodes videos | [`video::Decoder`] |
-//! | [`dataset`] | stores frames, labels, receipts, versions | [`dataset::Store`], [`dataset::format`] |
+//! | [`dataset`] | stores frames, labels, versions | [`dataset::Store`], [`dataset::format`] |
 //! | [`models`] | the networks | [`models::idm`], [`models::fdm`], [`models::vq`] |
 //! | [`envs`] | games | [`envs::Procgen`] |
 //! | [`train`] | trains networks on stored data | [`train::training_loop`] |
@@ -68,15 +68,15 @@
 //! let checked = lapo::pipeline::check::check("tour.yaml", &yaml, &[], &Access::default())
 //!     .map_err(|faults| faults[0].to_string())?;
 //! let store = Store::open(&checked.spec.workspace)?;
-//! # use lapo::{pipeline::{plan::StagePlan, run::{StageSummary, Watch}}, stages::{Progress, Silent}};
+//! # use lapo::{pipeline::{plan::StagePlan, run::*}, stages::{NoProgress, Progress}};
 //! # struct Quiet;
-//! # impl Watch for Quiet {
-//! #     fn begin(&self, _: &StagePlan, _: u64) -> Box<dyn Progress> { Box::new(Silent) }
+//! # impl Reporter for Quiet {
+//! #     fn begin(&self, _: &StagePlan, _: u64) -> Box<dyn Progress> { Box::new(NoProgress) }
 //! #     fn end(&self, _: &StageSummary) {}
 //! # }
 //! # let (devices, stop) = (vec![Device::Cpu], Default::default());
-//! # let means = lapo::executor::Means { devices, threads: 2, decoder: None, games: vec![], stop };
-//! lapo::pipeline::run::run(&checked, &store, &Default::default(), &means, &Quiet)?;
+//! # let cpu = lapo::executor::Resources { devices, threads: 2, decoder: None, games: vec![], stop };
+//! lapo::pipeline::run::run(&checked, &store, &Default::default(), &cpu, &Quiet)?;
 //!
 //! let version = head(&store, "labels")?.expect("the run committed labels");
 //! let labels = read_labels(&store, &version.tables(&store, "labels.parquet")?[0].path)?;

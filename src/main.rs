@@ -1,4 +1,4 @@
-//! argv -> [`lapo::cli::run`] -> exit code.
+//! Runs the command line ([`lapo::cli::run`]) and returns its exit code.
 
 fn main() -> std::process::ExitCode {
     lapo::cli::run()

@@ -1,7 +1,8 @@
-//! `lapo bench`: how fast this machine labels, trains and plays, beside what it could do.
+//! `lapo bench`: measures how fast this machine labels, trains and plays.
 //!
-//! Frames are noise and weights are fresh, neither of which changes the time. `tests/bench/compare.py` sets these numbers beside
-//! PyTorch's.
+//! A plain matrix product on the same device serves as the upper bound. By default, frames are
+//! noise and weights are freshly initialised; neither changes the speed. `tests/bench/compare.py`
+//! compares these numbers with PyTorch's.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,99 +12,106 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::args::{Format, Games, at_least_one};
-use super::{Error, print};
+use super::compute_args::set_threads;
+use super::flags::{Format, GameArgs, at_least_one};
+use super::stdout::print;
 use crate::dataset::{self, Access, Shards, Store, WindowIndex};
-use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::envs::{Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
+use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::models::{Device, DynamicsConfig, Precision, Preset, Want, cost, labeller, roofline};
+use crate::models::{
+    Device, DynamicsConfig, LabelOutputs, Precision, Preset, cost, labeller, roofline,
+};
 use crate::stages;
-use crate::train::{Batch, OptimConfig, Pace, Rule, batch, dynamics_trainer};
+use crate::train::{Batch, OptimConfig, OptimizerKind, StepSettings, batch, dynamics_trainer};
 
+/// Arguments of `lapo bench`.
 #[derive(Debug, ClapArgs)]
-pub struct Bench {
-    /// Sizes of the networks: tiny, small or paper
-    #[arg(long, default_value = "tiny", value_parser = word::<Preset>)]
+pub struct BenchArgs {
+    /// Size of the networks: tiny, small or paper
+    #[arg(long, default_value = "tiny", value_parser = parse_word::<Preset>)]
     pub preset: Preset,
-    /// The paper's networks instead of ours, for comparison with other implementations
+    /// Use the paper's networks unchanged, for comparison with other implementations
     #[arg(long)]
     pub reference: bool,
-    /// How precisely they compute: f32 or bf16
-    #[arg(long, default_value = "f32", value_parser = word::<Precision>)]
+    /// Number format of the networks: f32 or bf16
+    #[arg(long, default_value = "f32", value_parser = parse_word::<Precision>)]
     pub precision: Precision,
-    /// Windows labelled at once
+    /// Windows per batch of labelling
     #[arg(long, default_value_t = 128)]
     pub label_batch: usize,
-    /// Windows of a training step
+    /// Windows per training step
     #[arg(long, default_value_t = 32)]
     pub batch: usize,
-    /// Train on these frames instead of noise, and copy random windows out of them: WORKSPACE/STAGE
+    /// Train on frames of a decode or record stage instead of noise, and also measure random
+    /// access to them: WORKSPACE/STAGE
     #[arg(long)]
     pub frames: Option<String>,
-    /// Seconds a measurement takes, at least
+    /// Minimum duration of each measurement, in seconds
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
-    /// Cores to use [default: all]
+    /// Number of CPU cores to use [default: all]
     #[arg(long, value_parser = at_least_one())]
     pub threads: Option<usize>,
-    /// What computes: auto, cpu or cuda:N
+    /// Device for networks: auto, cpu or cuda:N
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
     pub device: String,
-    /// How to print it: table or json
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
-    /// Where games are.
     #[command(flatten)]
-    pub games: Games,
+    pub games: GameArgs,
 }
 
 /// One measurement.
 struct Row {
     what: String,
-    /// In a second.
+    /// Units per second.
     speed: f64,
     unit: &'static str,
-    /// Operations a unit.
+    /// Floating-point operations per unit; 0 if they are not counted.
     operations: u64,
 }
 
 /// Prints a row per measurement.
-pub fn run(args: &Bench, access: &Access) -> Result<()> {
+pub fn run(args: &BenchArgs, access: &Access) -> Result<()> {
     let device: Device = args.device.parse()?;
-    let threads = super::run::use_threads(args.threads)?;
+    let threads = set_threads(args.threads)?;
     let config = args.preset.dynamics();
     let config = if args.reference { config.reference() } else { config };
     let data = args.frames.as_ref().map(|frames| open(frames, &config, access)).transpose()?;
     let bound = roofline::matrix_product(&device, args.precision)?;
-    let mut rows = label(args, &device, &config)?;
-    rows.push(train(args, &device, &config, data.as_ref())?);
+    let mut rows = measure_labelling(args, &device, &config)?;
+    rows.push(measure_training(args, &device, &config, data.as_ref())?);
     if let Some(data) = &data {
-        rows.push(sample(args, data).map_err(stages::Error::from)?);
+        rows.push(measure_sampling(args, data).map_err(stages::Error::from)?);
     }
-    if let Ok(package) = Package::find(&args.games.folders()) {
-        rows.push(play(args, &package, threads)?);
+    // Games are optional: without Procgen the row is missing.
+    if let Ok(package) = ProcgenPackage::find(&args.games.folders()) {
+        rows.push(measure_playing(args, &package, threads)?);
     }
     let text = match args.format {
         Format::Json => json(&rows, bound, &device, threads),
-        _ => table(&rows, bound, &format!("{device}, {threads} threads")),
+        Format::Table => table(&rows, bound, &format!("{device}, {threads} threads")),
     };
     print(&(text + "\n"))
 }
 
-/// A workspace's frames and the windows in them.
+/// The frames of a stage, and the windows in them.
 struct Data {
     shards: Shards,
     index: WindowIndex,
 }
 
+/// Opens the frames of `WORKSPACE/STAGE`, and checks that the networks can train on them.
 fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> {
     let usage = |what: String| Error::Usage {
         what,
-        hint: "say --frames WORKSPACE/STAGE, a decode or record stage that has run".into(),
+        hint: "give a decode or record stage that has run: --frames WORKSPACE/STAGE".into(),
     };
     let (workspace, stage) = frames
         .rsplit_once('/')
-        .ok_or_else(|| usage(format!("--frames {frames} names no stage")))?;
+        .ok_or_else(|| usage(format!("--frames {frames}: expected WORKSPACE/STAGE")))?;
     let store = Store::open_with(workspace, access)?;
     let head = dataset::head(&store, stage)?
         .ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
@@ -112,12 +120,12 @@ fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> 
     let shards = Shards::open(&store, paths)?;
     let index = WindowIndex::new(&shards, config.window());
     if index.is_empty() {
-        Err(usage(format!("--frames {frames}: no episode is as long as a window")))?;
+        Err(usage(format!("--frames {frames}: every episode is shorter than a window")))?;
     }
     if let Some(size) = shards.frame_size().filter(|size| size.height as usize != config.frame_size)
     {
         Err(usage(format!(
-            "--frames {frames}: frames of {} pixels, expected {}",
+            "--frames {frames}: the frames are {} pixels high, expected {}",
             size.height, config.frame_size
         )))?;
     }
@@ -125,16 +133,29 @@ fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> 
 }
 
 impl Row {
-    /// Of the operations a plain matrix product does in the same time.
+    /// Returns the speed as a share of a plain matrix product's, in operations per second.
     fn share(&self, bound: f64) -> Option<f64> {
         (self.operations > 0).then(|| self.speed * self.operations as f64 / bound)
     }
 }
 
 fn json(rows: &[Row], bound: f64, device: &Device, threads: usize) -> String {
-    let row = |row: &Row| json!({ "what": row.what, "speed": row.speed, "unit": row.unit, "share": row.share(bound) });
+    let row = |row: &Row| {
+        json!({
+            "what": row.what,
+            "speed": row.speed,
+            "unit": row.unit,
+            "share": row.share(bound),
+        })
+    };
     let rows: Vec<_> = rows.iter().map(row).collect();
-    json!({ "device": device.to_string(), "threads": threads, "matrix_product_gflops": bound / 1e9, "rows": rows }).to_string()
+    json!({
+        "device": device.to_string(),
+        "threads": threads,
+        "matrix_product_gflops": bound / 1e9,
+        "rows": rows,
+    })
+    .to_string()
 }
 
 fn table(rows: &[Row], bound: f64, machine: &str) -> String {
@@ -142,7 +163,7 @@ fn table(rows: &[Row], bound: f64, machine: &str) -> String {
     text += &format!("{:<56} {:>12} {:<14} {:>12} {:>7}", "what", "speed", "", "GFLOP/s", "share");
     for row in rows {
         let share =
-            row.share(bound).map_or_else(String::new, |share| format!("{:.0} %", share * 100.0));
+            row.share(bound).map_or_else(String::new, |share| format!("{:.0}%", share * 100.0));
         let flops = if row.operations > 0 {
             format!("{:.1}", row.speed * row.operations as f64 / 1e9)
         } else {
@@ -156,52 +177,62 @@ fn table(rows: &[Row], bound: f64, machine: &str) -> String {
     text
 }
 
-/// Transitions labelled in a second, without and with the world model's error.
-fn label(
-    args: &Bench,
+/// Measures labelled transitions per second, without and with codes and the FDM's error.
+fn measure_labelling(
+    args: &BenchArgs,
     device: &Device,
     config: &DynamicsConfig,
 ) -> Result<Vec<Row>, stages::Error> {
     let weights = dynamics_trainer(device, config, &OptimConfig::default(), None, 0)?
         .export(&BTreeMap::new())?;
     let labeller = labeller(device, &weights, args.precision)?;
-    let (count, time) = (args.label_batch, config.window());
+    let count = args.label_batch;
+    let time = config.window();
+    // Overlapping windows: one starts at each of the first `count` frames.
     let frames = noise((count + time - 1) * config.frame_size.pow(2) * config.channels);
     let starts: Vec<usize> = (0..count).collect();
-    let (idm, fdm) = (cost::idm(config).forward, cost::fdm(config).forward);
+    let idm = cost::idm(config).forward;
+    let fdm = cost::fdm(config).forward;
     let kinds = [
-        ("IDM", Want::default(), idm),
-        ("IDM, codes and FDM error", Want { codes: true, fdm_error: true }, idm + fdm),
+        ("IDM", LabelOutputs::default(), idm),
+        ("IDM, codes and FDM error", LabelOutputs { codes: true, fdm_error: true }, idm + fdm),
     ];
-    let row = |(what, want, operations): (&str, Want, u64)| -> Result<Row, stages::Error> {
+    let mut rows = Vec::new();
+    for (what, want, operations) in kinds {
         let passes =
             per_second(args.seconds, || labeller.label(&frames, &starts, want).map(|_| ()))?;
-        let what = format!("label, {}, {count} windows, {what}", args.preset);
-        Ok(Row { what, speed: passes * count as f64, unit: "transitions/s", operations })
-    };
-    kinds.into_iter().map(row).collect()
+        rows.push(Row {
+            what: format!("label, {}, {count} windows, {what}", args.preset),
+            speed: passes * count as f64,
+            unit: "transitions/s",
+            operations,
+        });
+    }
+    Ok(rows)
 }
 
-/// Steps of IDM and FDM together in a second; windows are drawn from `data`, if there are any.
-fn train(
-    args: &Bench,
+/// Measures training steps of IDM and FDM per second, on windows of `data` or else on noise.
+fn measure_training(
+    args: &BenchArgs,
     device: &Device,
     config: &DynamicsConfig,
     data: Option<&Data>,
 ) -> Result<Row, stages::Error> {
-    let rule = Rule::of_dynamics(args.reference);
+    let rule = OptimizerKind::of_dynamics(args.reference);
     let optim = OptimConfig { rule, precision: args.precision, ..OptimConfig::default() };
     let mut trainer = dynamics_trainer(device, config, &optim, None, 0)?;
-    let (time, side, batch) = (config.window(), config.frame_size, args.batch);
+    let time = config.window();
+    let side = config.frame_size;
+    let batch = args.batch;
     let mut frames = noise(batch * time * side * side * config.channels);
-    let mut draws = data.map(|data| batch::Draws::new(0, 0, data.index.len(), 0));
+    let mut draws = data.map(|data| batch::WindowSampler::new(0, 0, data.index.len(), 0));
     let steps = per_second(args.seconds, || -> Result<(), stages::Error> {
         if let (Some(draws), Some(data)) = (&mut draws, data) {
             batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
         }
         trainer.step(
             &Batch { frames: &frames, batch, time, height: side, width: side, actions: &[] },
-            Pace::even(1e-4),
+            StepSettings::even(1e-4),
         )?;
         Ok(())
     })?;
@@ -214,24 +245,31 @@ fn train(
     })
 }
 
-/// Random windows a second that one core copies out of mapped shards.
-fn sample(args: &Bench, data: &Data) -> Result<Row, dataset::Error> {
-    let (windows, time) = (data.index.len(), data.index.frames_per_window());
-    let (mut draws, size, mut out) = (batch::Draws::new(0, 0, windows, 0), args.batch, Vec::new());
+/// Measures how many random windows per second one core copies out of mapped shards.
+fn measure_sampling(args: &BenchArgs, data: &Data) -> Result<Row, dataset::Error> {
+    let windows = data.index.len();
+    let time = data.index.frames_per_window();
+    let mut draws = batch::WindowSampler::new(0, 0, windows, 0);
+    let mut out = Vec::new();
     let batches = per_second(args.seconds, || {
-        batch::gather(&data.shards, &data.index, &draws.next(size), &mut out)
+        batch::gather(&data.shards, &data.index, &draws.next(args.batch), &mut out)
     })?;
     Ok(Row {
         what: format!("sample, one core, {windows} windows of {time} frames"),
-        speed: batches * size as f64,
+        speed: batches * args.batch as f64,
         unit: "windows/s",
         operations: 0,
     })
 }
 
-/// Steps of a game a second, all environments together, random actions.
-fn play(args: &Bench, package: &Package, threads: usize) -> Result<Row, crate::envs::Error> {
-    let (game, count) = (Game::Maze, 64);
+/// Measures the steps of a game per second, summed over all environments, with random actions.
+fn measure_playing(
+    args: &BenchArgs,
+    package: &ProcgenPackage,
+    threads: usize,
+) -> Result<Row, crate::envs::Error> {
+    let game = Game::Maze;
+    let count = 64;
     let config = ProcgenConfig {
         game,
         mode: Mode::Easy,
@@ -240,10 +278,11 @@ fn play(args: &Bench, package: &Package, threads: usize) -> Result<Row, crate::e
         count,
         threads,
     };
-    let (mut env, mut rng) = (Procgen::new(package, &config)?, ChaCha8Rng::seed_from_u64(0));
-    let most = env.actions() as u32;
+    let mut env = Procgen::new(package, &config)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let actions = env.actions() as u32;
     let steps = per_second(args.seconds, || {
-        env.step(&(0..count).map(|_| rng.next_u32() % most).collect::<Vec<_>>())
+        env.step(&(0..count).map(|_| rng.next_u32() % actions).collect::<Vec<_>>())
     })?;
     Ok(Row {
         what: format!("play, {game}, {count} environments"),
@@ -253,27 +292,34 @@ fn play(args: &Bench, package: &Package, threads: usize) -> Result<Row, crate::e
     })
 }
 
-/// How often in a second: runs twice to warm up, then for so long; the median run counts.
+/// Repeats work for a time, after two calls as a warm-up; returns the calls per second, by the
+/// median call.
 fn per_second<E>(seconds: f64, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
-    (0..2).try_for_each(|_| work())?;
-    let (began, mut times) = (Instant::now(), Vec::new());
+    // First calls also choose kernels and allocate memory.
+    for _ in 0..2 {
+        work()?;
+    }
+    let began = Instant::now();
+    let mut times = Vec::new();
     while began.elapsed() < Duration::from_secs_f64(seconds) || times.len() < 3 {
         let start = Instant::now();
         work()?;
         times.push(start.elapsed().as_secs_f64());
     }
+    // Unlike the mean, the median ignores pauses caused by other processes.
     times.sort_by(f64::total_cmp);
-    // The clock may be too coarse to see the shortest work.
+    // A coarse clock may measure 0 for very short work.
     Ok(1.0 / times[times.len() / 2].max(1e-9))
 }
 
-/// A word that YAML knows, too.
-fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+/// Parses a value by its name in YAML.
+fn parse_word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
         serde::de::IntoDeserializer::into_deserializer(text);
     T::deserialize(word).map_err(|error| error.to_string())
 }
 
+/// Returns random bytes, always the same ones.
 fn noise(bytes: usize) -> Vec<u8> {
     let mut noise = vec![0; bytes];
     ChaCha8Rng::seed_from_u64(0).fill_bytes(&mut noise);

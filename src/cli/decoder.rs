@@ -1,68 +1,81 @@
-//! `lapo decoder`: a process that decodes for a run, with bounded memory, and can do nothing else. Nobody types it.
+//! `lapo decoder`: the child process that decodes videos for a run, with limited memory and in a
+//! sandbox. Users do not call it; [`launch`] returns its command line.
 
 use std::io::{BufReader, BufWriter, Error as IoError, stdin, stdout};
 use std::path::PathBuf;
 
+use clap::Args as ClapArgs;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::Error;
-use super::args::{Computing, Decoder};
-use super::doctor::memory_gib;
+use super::doctor::meminfo_gib;
 use super::sandbox;
 use super::signals::leave_signals_to_the_parent;
+use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::stages::decode::borrowed::Line;
-use crate::stages::decode::child::{Launch, STUCK};
+use crate::stages::decode::decoder_process::{DecoderCommand, STUCK};
+use crate::stages::decode::remote_video::ParentPipes;
 use crate::stages::decode::serve::serve;
 
-/// Most memory a decoder may take by default: above what any video in use asks for.
-const ENOUGH_GIB: f64 = 4.0;
-/// What any video in use needs on one thread, 4K with ten bits a sample among them: cores do not lessen it.
+/// Default memory limit of a decoder, and the most it gets by default: more than real videos need.
+const DEFAULT_GIB: f64 = 4.0;
+/// Memory that any real video needs on one thread, such as 4K with 10 bits per sample. More threads
+/// do not reduce it.
 const NEEDED_GIB: f64 = 1.0;
-/// With less it does not even start.
-const LEAST_GIB: f64 = 0.05;
+/// A decoder with less memory does not even start.
+const MIN_GIB: f64 = 0.05;
 
-/// How a run of so many threads starts it.
-pub fn launch(computing: &Computing, threads: usize) -> Result<Launch, Error> {
-    let memory = computing
-        .decoder_memory_gib
-        .unwrap_or_else(|| memory_of_each(memory_gib("MemTotal:"), threads));
-    if !(LEAST_GIB..=1e6).contains(&memory) {
+/// Arguments of `lapo decoder`.
+#[derive(Debug, ClapArgs)]
+pub struct DecoderArgs {
+    /// Memory limit, in GiB
+    #[arg(long, value_name = "GIB")]
+    pub memory_gib: f64,
+}
+
+/// Returns how to start a decoder, for a run with this many threads. Without `memory_gib`, the
+/// limit depends on the machine's memory.
+pub fn launch(memory_gib: Option<f64>, threads: usize) -> Result<DecoderCommand, Error> {
+    let memory_gib =
+        memory_gib.unwrap_or_else(|| default_memory_gib(meminfo_gib("MemTotal:"), threads));
+    if !(MIN_GIB..=1e6).contains(&memory_gib) {
         return Err(Error::Usage {
-            what: format!("--decoder-memory-gib {memory}: expected at least {LEAST_GIB}"),
-            hint: "leave it out, or give GiB, such as 4".into(),
+            what: format!("--decoder-memory-gib {memory_gib}: expected at least {MIN_GIB}"),
+            hint: "omit the flag, or give a number of GiB, such as 4".into(),
         });
     }
-    // This program, whatever is installed in its place while it runs.
+    // The running program, even if an update replaces its file meanwhile.
     let own = PathBuf::from("/proc/self/exe");
     let program = if own.exists() {
         own
     } else {
         std::env::current_exe().map_err(|source| input("this program's path", source))?
     };
-    let args = vec!["decoder".into(), "--memory-gib".into(), memory.to_string().into()];
-    Ok(Launch { program, args })
+    let args = vec!["decoder".into(), "--memory-gib".into(), memory_gib.to_string().into()];
+    Ok(DecoderCommand { program, args })
 }
 
-/// The GiB each of so many decoders may take of a machine's memory: half of it among them all, and never less than a video needs.
-fn memory_of_each(all_gib: Option<f64>, threads: usize) -> f64 {
-    let half = all_gib.map_or(ENOUGH_GIB, |all| all / 2.0);
-    (half / threads.max(1) as f64).max(NEEDED_GIB.min(half)).clamp(LEAST_GIB, ENOUGH_GIB)
+/// Returns each decoder's share of half of the machine's memory, but at least what a video needs.
+fn default_memory_gib(machine_gib: Option<f64>, threads: usize) -> f64 {
+    let half = machine_gib.map_or(DEFAULT_GIB, |machine| machine / 2.0);
+    (half / threads.max(1) as f64).max(NEEDED_GIB.min(half)).clamp(MIN_GIB, DEFAULT_GIB)
 }
 
-/// Decodes what is asked for on stdin, until that ends.
-pub fn run(args: &Decoder) -> Result<()> {
+/// Decodes the videos requested on stdin, until stdin ends.
+pub fn run(args: &DecoderArgs) -> Result<()> {
     leave_signals_to_the_parent()?;
-    let limit = |resource, most| {
-        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+    let limit = |resource, maximum| {
+        let limit = Rlimit { current: Some(maximum), maximum: Some(maximum) };
         setrlimit(resource, limit).map_err(|cause| input("the limit of this process", cause.into()))
     };
+    // Limits the heap and private mappings. A limit of the address space would also count memory
+    // that is reserved and never used.
     limit(Resource::Data, (args.memory_gib * f64::from(1 << 30)) as u64)?;
-    // Its death is an outcome; nobody wants its core.
+    // A decoder killed by a bad video is a normal outcome: it needs no core dump.
     limit(Resource::Core, 0)?;
-    // Where the kernel cannot hold it, it still has no file, no address and no secret to begin with; `lapo doctor` says so.
+    // A kernel without these mechanisms is no error, since the process starts without open files,
+    // addresses and secrets. `lapo doctor` reports the difference.
     sandbox::enter();
-    let line = Line {
+    let line = ParentPipes {
         requests: Box::new(BufReader::with_capacity(1 << 18, stdin())),
         replies: Box::new(BufWriter::with_capacity(1 << 16, stdout())),
     };
@@ -79,12 +92,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_cores_never_leave_a_decoder_less_than_a_video_needs() {
-        assert_eq!(memory_of_each(Some(23.5), 2), ENOUGH_GIB);
+    fn a_decoder_gets_the_memory_a_video_needs_on_any_number_of_threads() {
+        assert_eq!(default_memory_gib(Some(23.5), 2), DEFAULT_GIB);
         for threads in [16, 96, 128, 1024] {
-            assert!(memory_of_each(Some(23.5), threads) >= NEEDED_GIB, "{threads} threads");
+            assert!(default_memory_gib(Some(23.5), threads) >= NEEDED_GIB, "{threads} threads");
         }
-        assert!((memory_of_each(Some(1.0), 64) - 0.5).abs() < 1e-9, "half of a small machine");
-        assert_eq!(memory_of_each(None, 1), ENOUGH_GIB);
+        assert!((default_memory_gib(Some(1.0), 64) - 0.5).abs() < 1e-9, "half of a small machine");
+        assert_eq!(default_memory_gib(None, 1), DEFAULT_GIB);
     }
 }

@@ -1,96 +1,117 @@
-//! `lapo doctor`: what this machine offers.
+//! `lapo doctor`: checks what this machine offers: decoders, devices, games, memory, storage.
 
-use super::args::{Doctor, Games};
-use super::{Error, print};
+use clap::Args as ClapArgs;
+
+use super::flags::GameArgs;
+use super::stdout::print;
 use crate::build_info::build_info;
-use crate::dataset::{Access, Store};
-use crate::envs::{Game, Levels, Mode, Package, Procgen, ProcgenConfig};
+use crate::dataset::{Access, Created, Store};
+use crate::envs::{Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::models::Device;
 
-/// Codecs that most of the world's videos use.
+/// Arguments of `lapo doctor`.
+#[derive(Debug, ClapArgs)]
+pub struct DoctorArgs {
+    /// Also test writing to this workspace
+    #[arg(long)]
+    pub workspace: Option<String>,
+    #[command(flatten)]
+    pub games: GameArgs,
+}
+
+/// The most common video codecs.
 #[cfg(feature = "video")]
 const CODECS: [&str; 8] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg"];
 
-/// Prints a line per check; fails where something that is needed is missing.
-pub fn run(args: &Doctor, access: &Access) -> Result<()> {
-    let mut checks = vec![video(), decoders(), device(), games(&args.games), memory(), cores()];
-    checks.extend(args.workspace.as_deref().map(|workspace| storage(workspace, access)));
-    let line = |(name, state): &(&str, Result<String, String>)| match state {
-        Ok(good) => format!("good  {name}: {good}\n"),
-        Err(bad) => format!("BAD   {name}: {bad}\n"),
-    };
-    print(&format!(
-        "lapo {}\n{}",
-        build_info().short(),
-        checks.iter().map(line).collect::<String>()
-    ))?;
-    match checks.iter().filter(|(_, state)| state.is_err()).count() {
-        0 => Ok(()),
-        bad => Err(Error::Doctor(bad))?,
-    }
-}
-
+/// The name of a check, and what it found: `Err` if something necessary is missing.
 type Check = (&'static str, Result<String, String>);
 
+/// Prints a line per check. Fails if something necessary is missing.
+pub fn run(args: &DoctorArgs, access: &Access) -> Result<()> {
+    let mut checks = vec![video(), decoders(), device(), games(&args.games), memory(), cores()];
+    checks.extend(args.workspace.as_deref().map(|workspace| storage(workspace, access)));
+    let mut text = format!("lapo {}\n", build_info().short());
+    let mut failed = 0;
+    for (name, result) in checks {
+        match result {
+            Ok(found) => text += &format!("ok    {name}: {found}\n"),
+            Err(problem) => {
+                failed += 1;
+                text += &format!("FAIL  {name}: {problem}\n");
+            }
+        }
+    }
+    print(&text)?;
+    if failed > 0 {
+        return Err(Error::Doctor(failed).into());
+    }
+    Ok(())
+}
+
 #[cfg(feature = "video")]
 fn video() -> Check {
-    let (version, missing) =
-        (crate::video::libav_version(), crate::video::missing_decoders(&CODECS));
+    let version = crate::video::libav_version();
+    let missing = crate::video::missing_decoders(&CODECS);
     let found: Vec<&str> = CODECS.into_iter().filter(|codec| !missing.contains(codec)).collect();
-    let lacks =
-        if missing.is_empty() { String::new() } else { format!("; lacks {}", missing.join(", ")) };
-    let writes = if crate::video::writes_h264() {
-        "writes H.264"
+    let mut text = format!("libav {version} decodes {} and more", found.join(", "));
+    if !missing.is_empty() {
+        text += &format!("; lacks {}", missing.join(", "));
+    }
+    text += if crate::video::writes_h264() {
+        "; writes H.264"
     } else {
-        "writes no videos: it has no libx264"
+        "; cannot write videos: libx264 is missing"
     };
-    ("video", Ok(format!("libav {version} decodes {} and more{lacks}; {writes}", found.join(", "))))
+    ("video", Ok(text))
 }
 
 #[cfg(not(feature = "video"))]
 fn video() -> Check {
-    ("video", Ok("this build decodes no videos; it trains and labels shards that are there (libav left out)".into()))
+    let text =
+        "built without libav: cannot decode videos, but trains on and labels existing shards";
+    ("video", Ok(text.into()))
 }
 
-/// What a file that takes a decoder over could reach; no fault, since many kernels have no such lock.
+/// Reports how isolated decoders are. Weak isolation is no failure, since many kernels lack the
+/// mechanisms.
 #[cfg(feature = "video")]
 fn decoders() -> Check {
-    let super::sandbox::Sandbox { files, network } = super::sandbox::tried();
-    let held = match (files, network) {
-        (true, true) => "see the bytes of their video: no other file, no network, no secrets",
+    let super::sandbox::Sandbox { files, network } = super::sandbox::probe();
+    let text = match (files, network) {
+        (true, true) => "see only the bytes of their video: no other file, network or secret",
         (true, false) => {
-            "see no other file and no secrets; this kernel does not close the network to them (seccomp)"
+            "see no other file or secret; this kernel cannot deny the network (seccomp)"
         }
-        (false, true) => {
-            "see no network and no secrets; this kernel does not close other files to them (Landlock)"
-        }
+        (false, true) => "see no network or secret; this kernel cannot deny other files (Landlock)",
         (false, false) => {
-            "see no secrets; this kernel closes neither files (Landlock) nor the network (seccomp) to them"
+            "see no secret; this kernel can deny neither files (Landlock) nor the network (seccomp)"
         }
     };
-    ("decoders", Ok(held.into()))
+    ("decoders", Ok(text.into()))
 }
 
 #[cfg(not(feature = "video"))]
 fn decoders() -> Check {
-    ("decoders", Ok("none: this build decodes no videos".into()))
+    ("decoders", Ok("none: built without libav".into()))
 }
 
 fn device() -> Check {
     let gpu = match Device::Cuda(0).check() {
-        Ok(()) => "cuda:0 is there".to_string(),
+        Ok(()) => "cuda:0 is available".to_string(),
         Err(why) => format!("no GPU: {why}"),
     };
     ("device", Ok(format!("auto is {}; {gpu}", Device::auto())))
 }
 
-/// Makes one game, if there is a library; to have none is no fault unless one was named.
-fn games(games: &Games) -> Check {
-    let package = match Package::find(&games.folders()) {
+/// Creates one game, if a library is installed. A missing library is a failure only with
+/// `--procgen`.
+fn games(games: &GameArgs) -> Check {
+    let package = match ProcgenPackage::find(&games.folders()) {
         Ok(package) => package,
-        Err(none) if games.are_named() => return ("games", Err(told(&none))),
-        Err(none) => return ("games", Ok(format!("none are played here: {}", told(&none)))),
+        Err(error) if games.is_set() => return ("games", Err(with_hint(&error))),
+        Err(error) => return ("games", Ok(format!("not installed: {}", with_hint(&error)))),
     };
     let config = ProcgenConfig {
         game: Game::Maze,
@@ -100,20 +121,18 @@ fn games(games: &Games) -> Check {
         count: 1,
         threads: 0,
     };
-    let made = Procgen::new(&package, &config);
-    (
-        "games",
-        made.map(|_| format!("Procgen's {} at {}", Game::ALL.len(), package.folder().display()))
-            .map_err(|e| told(&e)),
-    )
+    let result = Procgen::new(&package, &config)
+        .map(|_| format!("{} games of Procgen in {}", Game::ALL.len(), package.folder().display()))
+        .map_err(|error| with_hint(&error));
+    ("games", result)
 }
 
-fn told(fault: &crate::envs::Error) -> String {
-    fault.hint().map_or_else(|| fault.to_string(), |hint| format!("{fault}; {hint}"))
+fn with_hint(error: &crate::envs::Error) -> String {
+    error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"))
 }
 
 fn memory() -> Check {
-    let state = match (memory_gib("MemAvailable:"), memory_gib("MemTotal:")) {
+    let state = match (meminfo_gib("MemAvailable:"), meminfo_gib("MemTotal:")) {
         (Some(free), Some(total)) if free < 1.0 => {
             Err(format!("{free:.1} of {total:.1} GiB free, expected at least 1"))
         }
@@ -123,36 +142,33 @@ fn memory() -> Check {
     ("memory", state)
 }
 
-/// What the system says of its memory under this name.
-pub fn memory_gib(name: &str) -> Option<f64> {
+/// Returns a value of `/proc/meminfo` in GiB; `None` on other systems than Linux.
+pub fn meminfo_gib(name: &str) -> Option<f64> {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / f64::from(1 << 20))
 }
 
 fn cores() -> Check {
-    (
-        "cores",
-        std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string()),
-    )
+    let cores = std::thread::available_parallelism();
+    ("cores", cores.map(|n| n.to_string()).map_err(|error| error.to_string()))
 }
 
-/// Creates a file, finds that it cannot be created twice, and deletes it.
+/// Tests whether a file can be created, and only once: commits depend on that.
 fn storage(workspace: &str, access: &Access) -> Check {
-    let probe = || -> std::result::Result<String, crate::dataset::Error> {
+    let probe = || -> Result<String, crate::dataset::Error> {
         let store = Store::open_with(workspace, access)?;
+        // A fresh name: a file of an earlier check must not look like a second creation.
         let path = format!("doctor/{}", crate::executor::local::fresh_id());
         store.create(&path, b"one")?;
         let twice = store.create(&path, b"two")?;
         store.delete_all("doctor")?;
         Ok(match twice {
-            crate::dataset::Created::Exists => {
-                format!("{workspace} can be written, and creates each file once")
-            }
-            crate::dataset::Created::New => {
-                format!("{workspace} overwrites files: two runs at once are not safe there")
+            Created::Exists => format!("{workspace} can be written, and creates each file once"),
+            Created::New => {
+                format!("{workspace} overwrites existing files: concurrent runs are unsafe there")
             }
         })
     };
-    ("storage", probe().map_err(|e| e.to_string()))
+    ("storage", probe().map_err(|error| error.to_string()))
 }

@@ -1,30 +1,31 @@
-//! How a command ends: its exit code, and what a panic becomes.
+//! Exit codes, and panics as errors.
 
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Error, stderr};
+use super::stderr;
 use crate::build_info::build_info;
+use crate::error::CommandError as Error;
 use crate::error::{Error as AnyError, Result};
 use crate::stages::Signal;
 
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// All is done.
+    /// Everything is done. Code 0.
     Done,
-    /// The user's or the data's fault.
+    /// The input is wrong or something is missing; a retry does not help. Code 1.
     Fault,
-    /// Some tasks failed; what the others made is committed.
+    /// Some tasks failed; the others are committed. Code 3.
     Partial,
-    /// The command line asks for something that cannot be.
+    /// The command line is wrong. Code 64.
     Usage,
-    /// Our fault.
+    /// A bug in lapo. Code 70.
     Bug,
-    /// The same command may succeed when tried again as it is.
+    /// A temporary problem; the same command may succeed later. Code 75.
     TryAgain,
-    /// A signal ended it. What was done is kept.
+    /// A signal ended the command; completed tasks are kept. Code 128 plus the signal's number.
     Stopped(Signal),
 }
 
@@ -42,14 +43,14 @@ impl Exit {
         }
     }
 
-    /// Returns how a command ends that failed so.
-    pub fn of(error: &AnyError) -> Exit {
+    /// Returns how a command with this error ends.
+    pub fn from_error(error: &AnyError) -> Exit {
         if let Some(signal) = error.stopped() {
             return Exit::Stopped(signal);
         }
         match error {
             AnyError::Cli(Error::Usage { .. }) => Exit::Usage,
-            // Whoever read our output wanted no more of it.
+            // A reader such as `head` closed the pipe: that is no failure.
             AnyError::Cli(Error::Output { source, .. })
                 if source.kind() == std::io::ErrorKind::BrokenPipe =>
             {
@@ -82,32 +83,35 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Where threads panicked, and with what message.
+/// The messages and source locations of all panics so far, in any thread.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Runs a command. A panic becomes [`Error::Panic`], without the words and the backtrace that Rust prints, unless `RUST_BACKTRACE` is set.
-pub fn guarded(command: impl FnOnce() -> Result<Exit>) -> Result<Exit> {
-    let (theirs, wants_backtrace) = (
-        std::panic::take_hook(),
-        std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0"),
-    );
+/// Runs a command; a panic becomes [`Error::Panic`]. Rust's own message and backtrace are printed
+/// only if `RUST_BACKTRACE` is set.
+pub fn catch_panics(command: impl FnOnce() -> Result<Exit>) -> Result<Exit> {
+    let default_hook = std::panic::take_hook();
+    let wants_backtrace = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     std::panic::set_hook(Box::new(move |info| {
-        panics().push(described(info));
+        panics().push(describe(info));
         if wants_backtrace {
-            theirs(info);
+            default_hook(info);
         }
     }));
     let result = catch_unwind(AssertUnwindSafe(command));
     drop(std::panic::take_hook());
+    // The first panic is the cause; others often follow from it, such as poisoned locks.
     let first = std::mem::take(&mut *panics()).into_iter().next();
     match (result, first) {
+        // The command itself panicked.
         (Err(_), first) => Err(Error::Panic { what: first.unwrap_or_default() })?,
+        // Another thread panicked, and the command failed because of it.
         (Ok(Err(error)), Some(first)) if error.is_bug() => {
-            stderr::line(format!("the first panic: {first}"));
+            stderr::line(format!("first panic: {first}"));
             Err(error)
         }
+        // Another thread panicked, without an effect on the result.
         (Ok(result), Some(first)) => {
-            stderr::line(format!("a thread panicked, and the command went on without it: {first}"));
+            stderr::line(format!("a thread panicked, but the command ended without it: {first}"));
             result
         }
         (Ok(result), None) => result,
@@ -118,20 +122,21 @@ fn panics() -> std::sync::MutexGuard<'static, Vec<String>> {
     PANICS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn described(info: &PanicHookInfo) -> String {
-    let message = info.payload_as_str().unwrap_or("without a message");
+/// Returns a panic's message and source location.
+fn describe(info: &PanicHookInfo) -> String {
+    let message = info.payload_as_str().unwrap_or("panic without a message");
     info.location().map_or_else(
         || message.to_owned(),
-        |place| format!("{message}, at {}:{}", place.file(), place.line()),
+        |location| format!("{message}, at {}:{}", location.file(), location.line()),
     )
 }
 
-/// What to do about a fault of ours.
+/// Returns the hint for a bug in lapo.
 pub fn how_to_report() -> String {
-    let build = build_info();
     format!(
-        "this is a bug in lapo {}: please report it with this message, the command and the pipeline; what is done is kept",
-        build.short()
+        "this is a bug in lapo {}: please report this message, the command and the pipeline; \
+         completed tasks are kept",
+        build_info().short()
     )
 }
 
@@ -156,78 +161,107 @@ mod tests {
         .into()
     }
 
-    /// Every kind of error, as deep as it comes, and how the command ends. `tests/it/ends.rs` has the same for the real binary.
-    fn table() -> Vec<(AnyError, Exit)> {
-        let changed = || stages::Error::Changed { file: "a.mp4".into() };
-        let bug = || stages::Error::Invariant { what: "x".into() };
-        let output = |kind: ErrorKind| Error::Output { to: "stdout".into(), source: kind.into() };
-        let usage = || Error::Usage { what: String::new(), hint: String::new() };
-        let missing = || dataset::Error::Missing { path: "a".into() };
-        let diverged = train::TrainError::NotFinite { step: 1, what: "loss", seen: f32::NAN };
-        let stopped = |signal| stages::Error::Train(train::TrainError::Stopped(signal));
-        let (busy, disk) = (|| io(ErrorKind::ResourceBusy), || io(ErrorKind::StorageFull));
-        let fault = || video::Fault::new(video::FaultClass::EmptyFile, "no bytes");
-        let file = || video::Error::Refused { path: "a.mp4".into(), fault: fault() };
-        let read =
-            |kind: ErrorKind| video::Error::Read { path: "a.mp4".into(), source: kind.into() };
-        vec![
-            (file().into(), Exit::Fault),
-            (read(ErrorKind::NotFound).into(), Exit::Fault),
-            (read(ErrorKind::TimedOut).into(), Exit::TryAgain),
-            (tasks(stages::Error::Video(read(ErrorKind::TimedOut))), Exit::TryAgain),
-            (disk().into(), Exit::Fault),
-            (missing().into(), Exit::Fault),
-            (busy().into(), Exit::TryAgain),
-            (envs::Error::NotFound { searched: vec![] }.into(), Exit::Fault),
-            (models::ModelError::Execution(String::new()).into(), Exit::Fault),
-            (bug().into(), Exit::Bug),
-            (changed().into(), Exit::TryAgain),
-            (stages::Error::Dataset(busy()).into(), Exit::TryAgain),
-            (stages::Error::Dataset(disk()).into(), Exit::Fault),
-            (
-                stages::Error::Decoder { video: String::new(), how: String::new() }.into(),
-                Exit::TryAgain,
-            ),
-            (stages::Error::Stopped(Signal::Terminate).into(), Exit::Stopped(Signal::Terminate)),
-            (
-                pipeline::Error::Read { file: String::new(), source: IoError::other("x") }.into(),
-                Exit::Fault,
-            ),
-            (pipeline::Error::Faults(vec![]).into(), Exit::Fault),
-            (
-                pipeline::Error::Request { what: String::new(), hint: String::new() }.into(),
-                Exit::Fault,
-            ),
-            (pipeline::Error::Dataset(busy()).into(), Exit::TryAgain),
-            (pipeline::Error::Dataset(missing()).into(), Exit::Fault),
-            (pipeline::Error::Stopped(Signal::Interrupt).into(), Exit::Stopped(Signal::Interrupt)),
-            (tasks(bug()), Exit::Bug),
-            (tasks(changed()), Exit::TryAgain),
-            (tasks(stages::Error::Dataset(busy())), Exit::TryAgain),
-            (tasks(stages::Error::Train(diverged)), Exit::Fault),
-            (tasks(stopped(Signal::Terminate)), Exit::Stopped(Signal::Terminate)),
-            (tasks(stages::Error::Stopped(Signal::Interrupt)), Exit::Stopped(Signal::Interrupt)),
-            (query::Error::EmptyWorkspace.into(), Exit::Fault),
-            (query::Error::Dataset(busy()).into(), Exit::TryAgain),
-            (query::Error::Dataset(missing()).into(), Exit::Fault),
-            (usage().into(), Exit::Usage),
-            (output(ErrorKind::StorageFull).into(), Exit::Fault),
-            (output(ErrorKind::BrokenPipe).into(), Exit::Done),
-            (Error::Input { from: String::new(), source: IoError::other("x") }.into(), Exit::Fault),
-            (Error::Doctor(2).into(), Exit::Fault),
-            (Error::Panic { what: String::new() }.into(), Exit::Bug),
-        ]
+    fn busy() -> dataset::Error {
+        io(ErrorKind::ResourceBusy)
     }
 
-    #[test]
-    fn every_error_has_the_exit_code_of_whose_fault_it_is() {
-        for (error, exit) in table() {
-            assert_eq!(Exit::of(&error), exit, "{error:?}");
+    fn missing() -> dataset::Error {
+        dataset::Error::Missing { path: "a".into() }
+    }
+
+    fn changed() -> stages::Error {
+        stages::Error::Changed { file: "a.mp4".into() }
+    }
+
+    fn bug() -> stages::Error {
+        stages::Error::Invariant { what: "x".into() }
+    }
+
+    fn unreadable_video(kind: ErrorKind) -> video::Error {
+        video::Error::Read { path: "a.mp4".into(), source: kind.into() }
+    }
+
+    /// Asserts how a command ends for each error. `tests/it/ends.rs` does so with the real binary.
+    fn assert_exits<const N: usize>(cases: [(AnyError, Exit); N]) {
+        for (error, exit) in cases {
+            assert_eq!(Exit::from_error(&error), exit, "{error:?}");
         }
     }
 
     #[test]
-    fn codes_are_those_that_scripts_and_schedulers_know() {
+    fn errors_of_videos_data_and_models_have_their_exit_code() {
+        let fault = video::Fault::new(video::FaultClass::EmptyFile, "no bytes");
+        assert_exits([
+            (video::Error::Refused { path: "a.mp4".into(), fault }.into(), Exit::Fault),
+            (unreadable_video(ErrorKind::NotFound).into(), Exit::Fault),
+            (unreadable_video(ErrorKind::TimedOut).into(), Exit::TryAgain),
+            (io(ErrorKind::StorageFull).into(), Exit::Fault),
+            (missing().into(), Exit::Fault),
+            (busy().into(), Exit::TryAgain),
+            (envs::Error::NotFound { searched: vec![] }.into(), Exit::Fault),
+            (models::ModelError::Execution(String::new()).into(), Exit::Fault),
+            (query::Error::EmptyWorkspace.into(), Exit::Fault),
+            (query::Error::Dataset(busy()).into(), Exit::TryAgain),
+            (query::Error::Dataset(missing()).into(), Exit::Fault),
+        ]);
+    }
+
+    #[test]
+    fn errors_of_stages_have_their_exit_code() {
+        let killed = stages::Error::Decoder { video: String::new(), how: String::new() };
+        let stopped = stages::Error::Stopped(Signal::Terminate);
+        assert_exits([
+            (bug().into(), Exit::Bug),
+            (changed().into(), Exit::TryAgain),
+            (stages::Error::Dataset(busy()).into(), Exit::TryAgain),
+            (stages::Error::Dataset(io(ErrorKind::StorageFull)).into(), Exit::Fault),
+            (killed.into(), Exit::TryAgain),
+            (stopped.into(), Exit::Stopped(Signal::Terminate)),
+        ]);
+    }
+
+    #[test]
+    fn errors_of_pipelines_have_the_exit_code_of_their_cause() {
+        let read = IoError::other("x");
+        let request = pipeline::Error::Request { what: String::new(), hint: String::new() };
+        let stopped = pipeline::Error::Stopped(Signal::Interrupt);
+        let diverged = train::TrainError::NotFinite { step: 1, what: "loss", seen: f32::NAN };
+        let training_stopped = train::TrainError::Stopped(Signal::Terminate);
+        let timed_out = unreadable_video(ErrorKind::TimedOut);
+        assert_exits([
+            (pipeline::Error::Read { file: String::new(), source: read }.into(), Exit::Fault),
+            (pipeline::Error::Faults(vec![]).into(), Exit::Fault),
+            (request.into(), Exit::Fault),
+            (pipeline::Error::Dataset(busy()).into(), Exit::TryAgain),
+            (pipeline::Error::Dataset(missing()).into(), Exit::Fault),
+            (stopped.into(), Exit::Stopped(Signal::Interrupt)),
+            (tasks(stages::Error::Video(timed_out)), Exit::TryAgain),
+            (tasks(bug()), Exit::Bug),
+            (tasks(changed()), Exit::TryAgain),
+            (tasks(stages::Error::Dataset(busy())), Exit::TryAgain),
+            (tasks(stages::Error::Train(diverged)), Exit::Fault),
+            (tasks(stages::Error::Train(training_stopped)), Exit::Stopped(Signal::Terminate)),
+            (tasks(stages::Error::Stopped(Signal::Interrupt)), Exit::Stopped(Signal::Interrupt)),
+        ]);
+    }
+
+    #[test]
+    fn errors_of_the_command_line_have_their_exit_code() {
+        let usage = Error::Usage { what: String::new(), hint: String::new() };
+        let input = Error::Input { from: String::new(), source: IoError::other("x") };
+        let output = |kind: ErrorKind| Error::Output { to: "stdout".into(), source: kind.into() };
+        assert_exits([
+            (usage.into(), Exit::Usage),
+            (output(ErrorKind::StorageFull).into(), Exit::Fault),
+            (output(ErrorKind::BrokenPipe).into(), Exit::Done),
+            (input.into(), Exit::Fault),
+            (Error::Doctor(2).into(), Exit::Fault),
+            (Error::Panic { what: String::new() }.into(), Exit::Bug),
+        ]);
+    }
+
+    #[test]
+    fn exit_codes_follow_sysexits_and_shell_conventions() {
         let [interrupted, terminated] = [Signal::Interrupt, Signal::Terminate].map(Exit::Stopped);
         let all = [
             Exit::Done,
@@ -243,9 +277,11 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_an_error_that_says_where() {
+    fn a_panic_is_an_error_with_message_and_location() {
         let panicking = || -> Result<Exit> { panic!("no such thing: {}", 7) };
-        let error = guarded(panicking).err().map(|error| (Exit::of(&error), error.to_string()));
+        let error = catch_panics(panicking)
+            .err()
+            .map(|error| (Exit::from_error(&error), error.to_string()));
         let (exit, text) = error.expect("it panicked");
         assert_eq!(exit, Exit::Bug);
         assert!(text.contains("no such thing: 7, at src/cli/exit.rs:"), "{text}");

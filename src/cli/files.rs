@@ -1,32 +1,34 @@
-//! `lapo files`: the paths of one version's files, for programs that read them: polars, DuckDB, pyarrow.
+//! `lapo files`: prints the paths of a version's files, for polars, DuckDB, pyarrow and others.
 
 use clap::{Args as ClapArgs, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::look::workspace;
-use super::{Error, print};
-use crate::dataset::{self, Access, FileInfo, Store};
+use super::stdout::print;
+use super::workspace;
+use crate::dataset::{self, Access, FileInfo, Manifest, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::query;
 
-/// What `lapo files` takes.
+/// Arguments of `lapo files`.
 #[derive(Debug, ClapArgs)]
-pub struct Files {
+pub struct FilesArgs {
     /// The stage
     pub stage: String,
-    /// A version of its dataset [default: the newest]
+    /// Version of its dataset [default: the newest]
     #[arg(long, value_name = "VERSION")]
     pub at: Option<u64>,
-    /// Only files of this sort, such as labels.parquet or shard.arrow [default: the stage's own table, or every file where it has none]
+    /// Print only files of this name, such as labels.parquet or shard.arrow
+    /// [default: the stage's main table, or all files of a stage without tables]
     #[arg(long, value_name = "NAME", conflicts_with = "all")]
     pub sort: Option<String>,
-    /// Every file of every task, whatever it is; small tables are not joined
+    /// Print every file of every task, instead of the tables that join small files
     #[arg(long)]
     pub all: bool,
-    /// The workspace [default: the only one under runs/]
+    /// Workspace to read [default: the only one under runs/]
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
-    /// How to print them
+    /// Output format
     #[arg(long, value_enum, ignore_case = true, default_value_t = PathFormat::Lines)]
     pub format: PathFormat,
 }
@@ -34,15 +36,15 @@ pub struct Files {
 /// How paths are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PathFormat {
-    /// One absolute path a line
+    /// One absolute path per line
     Lines,
     /// A JSON array of objects: path, bytes, rows, blake3
     Json,
 }
 
 /// Prints the paths.
-pub fn run(args: &Files, access: &Access) -> Result<()> {
-    let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
+pub fn run(args: &FilesArgs, access: &Access) -> Result<()> {
+    let store = Store::open_with(&workspace::find(args.workspace.as_deref())?, access)?;
     dataset::workspace::require(&store)?;
     let manifest = match args.at {
         Some(version) => dataset::at(&store, &args.stage, version)?,
@@ -51,33 +53,51 @@ pub fn run(args: &Files, access: &Access) -> Result<()> {
     let Some(manifest) = manifest else {
         return Err(query::no_such_version(&store, &args.stage, args.at)?.into());
     };
-    let sorts = &manifest.totals.tables;
-    let own = if sorts.contains_key("shard.arrow") {
-        Some("shard.arrow")
-    } else {
-        sorts.keys().next().map(String::as_str)
-    };
-    let sort = args.sort.as_deref().or(own).filter(|_| !args.all);
-    if let Some(sort) = args.sort.as_ref().filter(|sort| !sorts.contains_key(*sort)) {
-        let there = sorts.keys().map(|sort| format!("`{sort}`")).collect::<Vec<_>>().join(", ");
-        let what = format!(
-            "--sort {sort}: version {} of `{}` has no such files",
-            manifest.version, args.stage
-        );
-        return Err(Error::Usage {
-            what,
-            hint: format!("it has {there}; --all prints every file"),
-        }
-        .into());
-    }
+    let sort = table_name(args, &manifest)?;
     let files =
         sort.map_or_else(|| manifest.files(&store), |sort| manifest.tables(&store, sort))?;
-    let place = |file: &FileInfo| format!("{}/{}", store.name().trim_end_matches('/'), file.path);
-    print(&match args.format {
-        PathFormat::Lines => files.iter().map(|file| place(file) + "\n").collect(),
+    // A workspace may be given with a slash at its end: `ws/`.
+    let path = |file: &FileInfo| format!("{}/{}", store.name().trim_end_matches('/'), file.path);
+    let text = match args.format {
+        PathFormat::Lines => files.iter().map(|file| path(file) + "\n").collect(),
         PathFormat::Json => {
-            let object = |file: &FileInfo| json!({ "path": place(file), "bytes": file.bytes, "rows": file.rows, "blake3": file.blake3 });
-            format!("{:#}\n", json!(files.iter().map(object).collect::<Vec<_>>()))
+            let objects: Vec<Value> = files
+                .iter()
+                .map(|file| {
+                    json!({
+                        "path": path(file),
+                        "bytes": file.bytes,
+                        "rows": file.rows,
+                        "blake3": file.blake3,
+                    })
+                })
+                .collect();
+            format!("{:#}\n", json!(objects))
         }
-    })
+    };
+    print(&text)
+}
+
+/// Returns the name of the table to print; `None` for all files.
+fn table_name<'a>(args: &'a FilesArgs, manifest: &'a Manifest) -> Result<Option<&'a str>, Error> {
+    let tables = &manifest.totals.tables;
+    if let Some(name) = &args.sort {
+        if !tables.contains_key(name) {
+            let names: Vec<String> = tables.keys().map(|name| format!("`{name}`")).collect();
+            return Err(Error::Usage {
+                what: format!(
+                    "--sort {name}: version {} of `{}` has no such files",
+                    manifest.version, args.stage
+                ),
+                hint: format!("it has {}; --all prints every file", names.join(", ")),
+            });
+        }
+        return Ok(Some(name));
+    }
+    if args.all {
+        return Ok(None);
+    }
+    // Stages that make frames have other tables, too; the frames are their main one.
+    let main = tables.keys().find(|name| *name == "shard.arrow").or_else(|| tables.keys().next());
+    Ok(main.map(String::as_str))
 }

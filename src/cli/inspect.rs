@@ -1,29 +1,40 @@
-//! `lapo inspect`: what a dataset or a file of weights is.
+//! `lapo inspect`: describes a stage's dataset or a file of weights.
 
 use std::path::Path;
 
-use super::args::Inspect;
-use super::human::bytes;
-use super::look::workspace;
-use super::{Error, print};
+use clap::Args as ClapArgs;
+
+use super::human_readable::bytes;
+use super::stdout::print;
+use super::workspace;
 use crate::dataset::{Access, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::models::weights::Weights;
 use crate::query::{self, Inspection};
 
-/// A stage's dataset, or else a safetensors file.
-pub fn run(args: &Inspect, access: &Access) -> Result<()> {
-    match args.what.ends_with(".safetensors") {
-        true => print(&weights(&args.what)?),
-        false => {
-            let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
-            print(&told(&query::inspect(&store, &args.what)?)?)
-        }
-    }
+/// Arguments of `lapo inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct InspectArgs {
+    /// A stage's name, or a .safetensors file
+    pub what: String,
+    /// Workspace to read [default: the only one under runs/]
+    #[arg(long, env = "LAPO_WORKSPACE")]
+    pub workspace: Option<String>,
 }
 
-fn told(what: &Inspection) -> Result<String> {
-    let info = &what.info;
+/// Prints a description of a safetensors file, or else of a stage's dataset.
+pub fn run(args: &InspectArgs, access: &Access) -> Result<()> {
+    if args.what.ends_with(".safetensors") {
+        return print(&weights_text(&args.what)?);
+    }
+    let store = Store::open_with(&workspace::find(args.workspace.as_deref())?, access)?;
+    print(&dataset_text(&query::inspect(&store, &args.what)?)?)
+}
+
+/// Describes a dataset: totals, settings, counts, tables, weights and the results of queries.
+fn dataset_text(inspection: &Inspection) -> Result<String> {
+    let info = &inspection.info;
     let mut text = format!(
         "{} ({}), version {}: {} tasks, {} files of {}, {} videos, {} rejects\n",
         info.stage,
@@ -35,23 +46,29 @@ fn told(what: &Inspection) -> Result<String> {
         info.videos,
         info.rejects
     );
-    what.sentences.iter().for_each(|sentence| text += &format!("{sentence}\n"));
-    text += "\nsettings and inputs\n";
-    what.fields
-        .iter()
-        .for_each(|(name, value)| text += &format!("  {name}: {}\n", cut(&value.to_string())));
-    if !what.stats.is_empty() {
-        text += "\ncounts\n";
-        what.stats.iter().for_each(|(name, value)| text += &format!("  {name}: {value}\n"));
+    for sentence in &inspection.sentences {
+        text += &format!("{sentence}\n");
     }
-    for (table, columns) in &what.tables {
+    text += "\nsettings and inputs\n";
+    for (name, value) in &inspection.fields {
+        text += &format!("  {name}: {}\n", shorten(&value.to_string()));
+    }
+    if !inspection.stats.is_empty() {
+        text += "\ncounts\n";
+        for (name, value) in &inspection.stats {
+            text += &format!("  {name}: {value}\n");
+        }
+    }
+    for (table, columns) in &inspection.tables {
         text += &format!("\ntable {table}\n  {}\n", columns.join(", "));
     }
-    if !what.weights.is_empty() {
-        text += "\nweights, for `lapo inspect` too\n";
-        what.weights.iter().for_each(|file| text += &format!("  {file}\n"));
+    if !inspection.weights.is_empty() {
+        text += "\nweights (see `lapo inspect WORKSPACE/FILE`)\n";
+        for file in &inspection.weights {
+            text += &format!("  {file}\n");
+        }
     }
-    for (sql, rows) in &what.answers {
+    for (sql, rows) in &inspection.answers {
         let mut table = Vec::new();
         query::write(rows, query::Format::Table, &mut table)?;
         text += &format!("\n{sql}\n{}", String::from_utf8_lossy(&table));
@@ -59,32 +76,34 @@ fn told(what: &Inspection) -> Result<String> {
     Ok(text)
 }
 
-/// What a safetensors file holds: its metadata, and of each network the tensors and numbers.
-fn weights(path: &str) -> Result<String> {
+/// Describes a safetensors file: its metadata, and the parameters of each network.
+fn weights_text(path: &str) -> Result<String> {
     let file = std::fs::read(Path::new(path))
         .map_err(|source| Error::Input { from: path.into(), source })?;
-    let weights = Weights::parse(&file).map_err(|e| Error::Usage {
-        what: format!("{path}: {e}"),
-        hint: "name a .safetensors file".into(),
+    let weights = Weights::parse(&file).map_err(|error| Error::Usage {
+        what: format!("{path}: {error}"),
+        hint: "give a valid .safetensors file".into(),
     })?;
     let mut text = format!("{path}: {}\n", bytes(file.len() as u64));
     for (key, value) in &weights.metadata {
-        match serde_json::from_str::<serde_json::Map<_, _>>(value) {
-            Ok(config) => {
-                text += &format!("\n{key}\n");
-                config.iter().for_each(|(name, value)| text += &format!("  {name}: {value}\n"));
+        // A config is a JSON object: print it one setting per line.
+        if let Ok(config) = serde_json::from_str::<serde_json::Map<_, _>>(value) {
+            text += &format!("\n{key}\n");
+            for (name, value) in &config {
+                text += &format!("  {name}: {value}\n");
             }
-            Err(_) => text += &format!("{key}: {}\n", cut(value)),
+        } else {
+            text += &format!("{key}: {}\n", shorten(value));
         }
     }
-    for (network, tensors, numbers) in weights.networks() {
-        text += &format!("\n{network}: {numbers} numbers in {tensors} tensors");
+    for (network, tensors, parameters) in weights.networks() {
+        text += &format!("\n{network}: {parameters} parameters in {tensors} tensors");
     }
     Ok(text + "\n")
 }
 
-/// A value that would fill the terminal is cut.
-fn cut(text: &str) -> String {
+/// Cuts a value after 100 characters.
+fn shorten(text: &str) -> String {
     match text.char_indices().nth(100) {
         Some((at, _)) => format!("{}... ({} characters)", &text[..at], text.chars().count()),
         None => text.to_owned(),

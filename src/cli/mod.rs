@@ -1,34 +1,52 @@
-//! People. The only room that prints, reads the environment or picks an exit code. stdout is data, stderr is talk.
+//! The command line: parses the arguments, runs one command and picks the exit code.
+//!
+//! Only this module prints, reads the environment or picks an exit code. Data goes to stdout;
+//! progress and errors go to stderr. Start at [`run`].
+//!
+//! | file | holds |
+//! |---|---|
+//! | `args` | the list of commands; each command has a file of its name |
+//! | `flags`, `pipeline_args`, `compute_args`, `plan_folder`, `workspace` | shared arguments |
+//! | `progress`, `json_log`, `prometheus` | progress: on a terminal, as JSON lines, as metrics |
+//! | `summary`, `failures` | how a run ended: one line on stdout, failed tasks on stderr |
+//! | `exit`, `error`, `signals` | exit codes, errors and panics, SIGINT and SIGTERM |
+//! | `stdout`, `stderr`, `human_readable` | output streams; sizes and dates as text |
+//! | `decoder`, `sandbox` | the child process that decodes untrusted videos |
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use serde::Serialize;
+use clap::{CommandFactory, Parser};
 
 use crate::error::{Error as AnyError, Result};
-use args::Format;
 use exit::Exit;
 
 mod args;
 mod bench;
+mod check;
+mod commit;
 mod completions;
+mod compute_args;
+mod datasets;
 #[cfg(feature = "video")]
 mod decoder;
 mod doctor;
 mod exit;
 mod failures;
 mod files;
-mod fleet;
-mod gauges;
+mod flags;
 mod gc;
-mod human;
+mod human_readable;
 mod import;
 mod init;
 mod inspect;
-mod look;
-mod mend;
+mod json_log;
+mod pipeline_args;
+mod plan;
+mod plan_folder;
 mod progress;
+mod prometheus;
+mod query;
+mod rollback;
 mod row_format;
 mod run;
 mod runs;
@@ -36,102 +54,53 @@ mod runs;
 mod sandbox;
 pub mod schema;
 mod signals;
+mod status;
 mod stderr;
+mod stdout;
+mod summary;
+mod verify;
 mod watch;
+mod worker;
+mod workspace;
 
-/// The command line asked for something that cannot be.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A value that is not what its flag takes.
-    #[error("{what}")]
-    Usage {
-        /// What was said, and what was expected.
-        what: String,
-        /// The cure.
-        hint: String,
-    },
-    /// Output could not be written.
-    #[error("cannot write {to}: {source}")]
-    Output {
-        /// Where to.
-        to: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Input could not be read.
-    #[error("cannot read {from}: {source}")]
-    Input {
-        /// Where from.
-        from: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Files are not what the receipts say.
-    #[error("{0} files are damaged")]
-    Damaged(usize),
-    /// The machine lacks something.
-    #[error("{0} of the checks failed")]
-    Doctor(usize),
-    /// The program panicked.
-    #[error("internal: {what}")]
-    Panic {
-        /// The panic's message, and where it happened.
-        what: String,
-    },
-}
-
-impl Error {
-    /// The cure, where it is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Error::Usage { hint, .. } => Some(hint.clone()),
-            Error::Damaged(_) => Some("`lapo verify --delete` deletes just these, and the next run makes their tasks anew".into()),
-            Error::Input { .. } | Error::Output { .. } | Error::Doctor(_) | Error::Panic { .. } => None,
-        }
-    }
-
-    /// Returns whether the fault is in this program.
-    pub fn is_bug(&self) -> bool {
-        matches!(self, Error::Panic { .. })
-    }
-}
-
-/// Does what the command line says.
+/// Runs the command that the process arguments name, and returns its exit code.
 pub fn run() -> ExitCode {
     let args = match args::Args::try_parse() {
         Ok(args) => args,
-        Err(answer) => return answered(&answer).into(),
+        // clap returns an error for `--help` and `--version`, too.
+        Err(answer) => return print_clap(&answer).into(),
     };
-    // A process that decodes dies of its panics: they tell its parent of the file.
     let result = match &args.command {
+        // A panic must end the decoder process: its parent then blames the video.
         #[cfg(feature = "video")]
         args::Command::Decoder(decoder) => decoder::run(decoder).map(|()| Exit::Done),
-        _ => exit::guarded(|| dispatch(&args)),
+        _ => exit::catch_panics(|| dispatch(&args)),
     };
     let exit = match &result {
         Ok(exit) => *exit,
-        Err(error) => Exit::of(error),
+        Err(error) => Exit::from_error(error),
     };
+    // A closed stdout is an error that ends with `Exit::Done`: it needs no message.
     if let Err(error) = result.as_ref()
         && exit != Exit::Done
     {
-        tell(error, args.command.tells_json());
+        report(error, args.command.logs_json());
     }
-    if args.command.tells_json() {
-        fleet::run_ended(exit);
+    if args.command.logs_json() {
+        json_log::run_ended(exit);
     }
     exit.into()
 }
 
-/// Prints what clap has to say: help or a version that was asked for, or what is wrong with the command line.
-fn answered(answer: &clap::Error) -> Exit {
+/// Prints what clap answers: help or the version to stdout, a usage error to stderr.
+fn print_clap(answer: &clap::Error) -> Exit {
     if answer.use_stderr() {
         stderr::write(&answer.render().to_string());
         return Exit::Usage;
     }
-    match print(&answer.render().to_string()) {
+    match stdout::print(&answer.render().to_string()) {
         Ok(()) => Exit::Done,
-        Err(error) => Exit::of(&error),
+        Err(error) => Exit::from_error(&error),
     }
 }
 
@@ -139,22 +108,23 @@ fn dispatch(args: &args::Args) -> Result<Exit> {
     use args::Command;
     let access = &args.storage.access();
     let done = match &args.command {
+        // `run` and `commit` may succeed in part, which has an exit code of its own.
         Command::Run(run) => return run::run(run, access),
-        Command::Check(pipeline) => run::check(pipeline, access),
-        Command::Plan(plan) => run::plan(plan, access),
-        Command::Worker(worker) => run::worker(worker, access),
-        Command::Commit(plan) => return run::commit(plan, access),
-        Command::Query(query) => look::query(query, access),
-        Command::Inspect(what) => inspect::run(what, access),
-        Command::Datasets(datasets) => look::datasets(datasets, access),
+        Command::Check(pipeline) => check::run(pipeline, access),
+        Command::Plan(plan) => plan::run(plan, access),
+        Command::Worker(worker) => worker::run(worker, access),
+        Command::Commit(commit) => return commit::run(commit, access),
+        Command::Query(query) => query::run(query, access),
+        Command::Inspect(inspect) => inspect::run(inspect, access),
+        Command::Datasets(datasets) => datasets::run(datasets, access),
         Command::Files(files) => files::run(files, access),
-        Command::Verify(what) => mend::verify(what, access),
-        Command::Rollback(what) => mend::rollback(what, access),
-        Command::Status(plan) => run::status(plan, access),
+        Command::Verify(verify) => verify::run(verify, access),
+        Command::Rollback(rollback) => rollback::run(rollback, access),
+        Command::Status(status) => status::run(status, access),
         Command::Gc(gc) => gc::run(gc, access),
         Command::Runs(runs) => runs::run(runs, access),
         Command::Init(init) => init::run(init, access),
-        Command::Completions(shell) => completions::run(shell),
+        Command::Completions(shell) => completions::run(shell, args::Args::command()),
         Command::Import(import) => import::run(import),
         Command::Schema(schema) => schema::run(schema),
         Command::Doctor(doctor) => doctor::run(doctor, access),
@@ -165,15 +135,14 @@ fn dispatch(args: &args::Args) -> Result<Exit> {
     done.map(|()| Exit::Done)
 }
 
-/// Tells an error and its cure on stderr.
-fn tell(error: &AnyError, as_json: bool) {
-    let (message, is_bug) = (error.to_string(), error.is_bug());
-    let hint = if is_bug { Some(exit::how_to_report()) } else { error.hint() };
+/// Reports an error and its hint on stderr.
+fn report(error: &AnyError, as_json: bool) {
+    let message = error.to_string();
+    let hint = if error.is_bug() { Some(exit::how_to_report()) } else { error.hint() };
     if as_json {
-        return fleet::event(
-            "error",
-            serde_json::json!({ "stage": stage_of(error), "message": message, "hint": hint }),
-        );
+        let stage = failed_stage(error);
+        let event = serde_json::json!({ "stage": stage, "message": message, "hint": hint });
+        return json_log::event("error", event);
     }
     let label = if message.contains('\n') { "errors:\n" } else { "error: " };
     stderr::line(format!("{label}{message}"));
@@ -182,35 +151,19 @@ fn tell(error: &AnyError, as_json: bool) {
     }
 }
 
-/// The stage in which it happened, where it is known.
-fn stage_of(error: &AnyError) -> Option<&str> {
-    use crate::pipeline::Error as Failed;
+/// Returns the stage that failed, if the error names one.
+fn failed_stage(error: &AnyError) -> Option<&str> {
+    use crate::pipeline::Error as PipelineError;
     match error {
         AnyError::Pipeline(
-            Failed::Tasks { stage, .. }
-            | Failed::NoneReadable { stage, .. }
-            | Failed::TooManyRejects { stage, .. }
-            | Failed::TooManyDropped { stage, .. },
+            PipelineError::Tasks { stage, .. }
+            | PipelineError::NoneReadable { stage, .. }
+            | PipelineError::TooManyRejects { stage, .. }
+            | PipelineError::TooManyDropped { stage, .. },
         ) => Some(stage),
-        AnyError::Pipeline(Failed::Partitions { failures, .. }) => {
+        AnyError::Pipeline(PipelineError::Partitions { failures, .. }) => {
             failures.first().map(|failure| failure.stage.as_str())
         }
         _ => None,
     }
-}
-
-/// Facts as JSON or as a table.
-fn told<T: Serialize>(format: Format, facts: &T, table: impl FnOnce(&T) -> String) -> String {
-    match format {
-        Format::Json => format!("{:#}\n", serde_json::json!(facts)),
-        Format::Table => table(facts),
-    }
-}
-
-/// Prints data.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source| Error::Output { to: "stdout".into(), source })?;
-    Ok(())
 }

@@ -9,88 +9,82 @@ use serde::Serialize;
 
 use super::stderr;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{StageSummary, Watch};
-use crate::stages::{Progress, Silent};
+use crate::pipeline::run::{Reporter, StageSummary};
+use crate::stages::{NoProgress, Progress};
 
-/// How much is told on stderr while a command runs.
+/// How much a command reports on stderr while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
-    /// Errors.
+    /// Only errors.
     Quiet,
-    /// Also what every stage did, and how far it is now and then.
+    /// Also what every stage did, and its progress every 10 seconds.
     Normal,
-    /// Also why it has something to do; and how far it is every second.
+    /// Also why a stage has new tasks, and its progress every second.
     Verbose,
 }
 
 impl Verbosity {
-    /// Returns the time between two lines on how far a stage is.
-    pub fn pause(self) -> Duration {
+    /// Returns the time between two lines about the progress of a stage.
+    pub fn interval(self) -> Duration {
         Duration::from_secs(if self == Verbosity::Verbose { 1 } else { 10 })
     }
 }
 
-/// A person, on a terminal or reading a log.
-pub struct Person(pub Verbosity);
+/// Reports progress to a person, on a terminal or in a log file.
+pub struct TerminalReporter(pub Verbosity);
 
-impl Watch for Person {
+impl Reporter for TerminalReporter {
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         if self.0 == Verbosity::Quiet {
-            return Box::new(Silent);
+            return Box::new(NoProgress);
         }
         if self.0 == Verbosity::Verbose {
-            let (stage, new, reused) = (&plan.stage, plan.new_tasks(), plan.tasks.reused());
+            let (new, reused) = (plan.new_tasks(), plan.tasks.reused());
             stderr::line(format!(
-                "{stage}: {new} tasks to do, {reused} re-used; new because of {}",
+                "{}: {new} tasks to do, {reused} re-used; new because of {}",
+                plan.stage,
                 plan.reasons()
             ));
         }
-        match std::io::stderr().is_terminal() {
-            true => Box::new(Bar::new(&plan.stage, plan.kind.unit, units)),
-            false => Box::new(Counted::new(
-                plan,
-                units,
-                self.0.pause(),
-                |count: &Count| stderr::line(count),
-                |text: &str| stderr::line(text),
-            )),
+        if std::io::stderr().is_terminal() {
+            return Box::new(Bar::new(&plan.stage, plan.kind.unit, units));
         }
+        let on_count = |count: &Count| stderr::line(count);
+        let on_message = |text: &str| stderr::line(text);
+        Box::new(PeriodicProgress::new(plan, units, self.0.interval(), on_count, on_message))
     }
 
     fn end(&self, stage: &StageSummary) {
-        if self.0 == Verbosity::Quiet {
-            return;
+        if self.0 != Verbosity::Quiet {
+            stderr::line(stage_line(stage));
         }
-        let rejects = if stage.total.rejects > 0 {
-            format!(", {} rejects", stage.total.rejects)
-        } else {
-            String::new()
-        };
-        let left_out = |why: &str| {
-            stage
-                .done
-                .get(&format!("{why}_frames"))
-                .filter(|count| **count > 0.0)
-                .map(|count| (*count, why.to_owned()))
-        };
-        let left_out = ["blank", "still"]
-            .into_iter()
-            .filter_map(left_out)
-            .map(|(count, why)| format!(", {count} {why} frames left out"));
-        let trimmed = stage
-            .done
-            .get("trimmed_videos")
-            .filter(|count| **count > 0.0)
-            .map(|count| format!(", {count} videos without their bars"));
-        let left_out: String = left_out.chain(trimmed).collect();
-        let note = stage.note.iter().map(|n| format!("; {n}")).collect::<String>();
-        let StageSummary { stage, new, reused, seconds, .. } = stage;
-        stderr::line(format!(
-            "{stage}: {new} tasks done, {reused} re-used{rejects}{left_out} in {seconds:.1} s{note}"
-        ));
     }
 }
 
+/// Returns one line about a stage that ended.
+fn stage_line(summary: &StageSummary) -> String {
+    let StageSummary { stage, new, reused, seconds, .. } = summary;
+    let mut line = format!("{stage}: {new} tasks done, {reused} re-used");
+    if summary.total.rejects > 0 {
+        line += &format!(", {} rejects", summary.total.rejects);
+    }
+    let done = |name: &str| summary.done.get(name).filter(|count| **count > 0.0);
+    for reason in ["blank", "still"] {
+        if let Some(count) = done(&format!("{reason}_frames")) {
+            line += &format!(", {count} {reason} frames left out");
+        }
+    }
+    if let Some(count) = done("trimmed_videos") {
+        line += &format!(", {count} videos without their bars");
+    }
+    line += &format!(" in {seconds:.1} s");
+    if let Some(note) = &summary.note {
+        line += &format!("; {note}");
+    }
+    line
+}
+
+/// A progress bar on a terminal; it disappears when the stage ends.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -101,6 +95,7 @@ impl Bar {
         let style = ProgressStyle::with_template(&template)
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(units).with_style(style);
+        // Redraw even if no unit ends for minutes, as in a long video.
         bar.enable_steady_tick(Duration::from_millis(200));
         Bar(bar)
     }
@@ -113,6 +108,7 @@ impl Progress for Bar {
 
     fn resume(&self, units: u64) {
         self.0.inc(units);
+        // Units of an earlier attempt say nothing about the speed of this one.
         self.0.reset_eta();
     }
 
@@ -131,23 +127,25 @@ impl Drop for Bar {
     }
 }
 
-/// How far a stage is.
+/// The progress of a stage at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Count {
     pub stage: String,
+    /// The unit of `done` and `units`: videos, episodes, steps or transitions.
     pub unit: &'static str,
     pub done: u64,
     pub units: u64,
-    /// `None` until some units are done in some time.
+    /// Units per second of this attempt; `None` until it has done some.
     pub per_second: Option<f64>,
-    /// `None` as long as the rate is unknown.
+    /// Estimated time to the end; `None` as long as the rate is unknown.
     pub seconds_left: Option<f64>,
-    /// A few words on how it goes.
+    /// A short remark, such as the current loss.
     pub note: String,
 }
 
 impl Count {
-    /// The rate of this attempt, which found `resumed` units done, and how long the rest takes at that rate.
+    /// Sets the rate and the remaining time. `resumed` units were done by an earlier attempt, and
+    /// do not count towards the rate.
     fn measure(&mut self, resumed: u64, elapsed: Duration) {
         self.per_second = rate(self.done.saturating_sub(resumed) as f64, elapsed.as_secs_f64());
         self.seconds_left =
@@ -166,60 +164,66 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// Returns how many a second, where something was done in some time.
+/// Returns the units per second; `None` if nothing was done or no time has passed.
 pub fn rate(done: f64, seconds: f64) -> Option<f64> {
     (done > 0.0 && seconds > 0.0).then(|| done / seconds)
 }
 
-/// Counts, and tells how far it is now and then.
-pub struct Counted<T, S> {
+/// Counts units, and passes the count on in regular intervals.
+pub struct PeriodicProgress<C, M> {
     state: Mutex<State>,
-    tell: T,
-    say: S,
+    /// Called with the count, at most once per interval.
+    on_count: C,
+    /// Called with each message of the stage.
+    on_message: M,
 }
 
 struct State {
     count: Count,
-    /// Units that an attempt before this one did.
+    /// Units done by an earlier attempt.
     resumed: u64,
-    begun: Instant,
-    told: Instant,
-    /// Between two lines.
-    pause: Duration,
+    began: Instant,
+    last_report: Instant,
+    /// Minimum time between two reports.
+    interval: Duration,
 }
 
-impl<T: Fn(&Count), S: Fn(&str)> Counted<T, S> {
-    /// Nothing is done yet.
-    pub fn new(plan: &StagePlan, units: u64, pause: Duration, tell: T, say: S) -> Self {
-        let (now, unit) = (Instant::now(), plan.kind.unit);
+impl<C: Fn(&Count), M: Fn(&str)> PeriodicProgress<C, M> {
+    /// Creates the progress of a stage that begins now.
+    pub fn new(
+        plan: &StagePlan,
+        units: u64,
+        interval: Duration,
+        on_count: C,
+        on_message: M,
+    ) -> Self {
+        let now = Instant::now();
         let count = Count {
             stage: plan.stage.clone(),
-            unit,
+            unit: plan.kind.unit,
             done: 0,
             units,
             per_second: None,
             seconds_left: None,
             note: String::new(),
         };
-        Counted {
-            state: Mutex::new(State { count, resumed: 0, begun: now, told: now, pause }),
-            tell,
-            say,
-        }
+        let state = State { count, resumed: 0, began: now, last_report: now, interval };
+        PeriodicProgress { state: Mutex::new(state), on_count, on_message }
     }
 }
 
-impl<T: Fn(&Count) + Sync, S: Fn(&str) + Sync> Progress for Counted<T, S> {
+impl<C: Fn(&Count) + Sync, M: Fn(&str) + Sync> Progress for PeriodicProgress<C, M> {
     fn advance(&self, units: u64) {
+        // The lock is poisoned only after a panic; then skip the report.
         let Ok(mut state) = self.state.lock() else { return };
         state.count.done += units;
-        if state.told.elapsed() < state.pause {
+        if state.last_report.elapsed() < state.interval {
             return;
         }
-        let State { count, resumed, begun, .. } = &mut *state;
-        count.measure(*resumed, begun.elapsed());
-        (self.tell)(count);
-        state.told = Instant::now();
+        let State { count, resumed, began, .. } = &mut *state;
+        count.measure(*resumed, began.elapsed());
+        (self.on_count)(count);
+        state.last_report = Instant::now();
     }
 
     fn resume(&self, units: u64) {
@@ -235,7 +239,7 @@ impl<T: Fn(&Count) + Sync, S: Fn(&str) + Sync> Progress for Counted<T, S> {
     }
 
     fn say(&self, text: &str) {
-        (self.say)(text);
+        (self.on_message)(text);
     }
 }
 
@@ -243,34 +247,29 @@ impl<T: Fn(&Count) + Sync, S: Fn(&str) + Sync> Progress for Counted<T, S> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_training_taken_up_again_promises_no_more_than_it_does() {
-        let stage = "dynamics".to_owned();
-        let mut count = Count {
-            stage,
+    fn count(stage: &str, done: u64, units: u64) -> Count {
+        Count {
+            stage: stage.into(),
             unit: "steps",
-            done: 950,
-            units: 1000,
+            done,
+            units,
             per_second: None,
             seconds_left: None,
             note: String::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn the_rate_of_a_resumed_training_ignores_earlier_steps() {
+        let mut count = count("dynamics", 950, 1000);
         count.measure(900, Duration::from_secs(10));
         assert_eq!((count.per_second, count.seconds_left), (Some(5.0), Some(10.0)));
         assert_eq!(count.to_string(), "dynamics: 950/1000 steps, 5.0/s, 10 s left  ");
     }
 
     #[test]
-    fn no_rate_comes_of_no_time_or_of_nothing_done() {
-        let mut count = Count {
-            stage: "a".into(),
-            unit: "steps",
-            done: 9,
-            units: 9,
-            per_second: None,
-            seconds_left: None,
-            note: String::new(),
-        };
+    fn there_is_no_rate_without_time_or_without_work() {
+        let mut count = count("a", 9, 9);
         for (resumed, elapsed) in
             [(0, Duration::ZERO), (9, Duration::from_secs(1)), (9, Duration::ZERO)]
         {

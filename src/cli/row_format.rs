@@ -1,4 +1,4 @@
-//! How `lapo query` prints rows. In: a word, or the suffix of a file; out: [`RowFormat`].
+//! The formats of `lapo query`, chosen by `--format` or by the suffix of the output file.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use crate::query::Format;
 pub enum RowFormat {
     /// A table for people
     Table,
-    /// Comma-separated values; text that a spreadsheet would run as a formula gets a leading apostrophe
+    /// Comma-separated values; text that a spreadsheet would run as a formula gets an apostrophe
     Csv,
     /// One JSON array
     Json,
-    /// One JSON object a line
+    /// One JSON object per line
     #[value(alias = "ndjson")]
     Jsonl,
     /// A Parquet file
@@ -23,9 +23,10 @@ pub enum RowFormat {
 }
 
 impl RowFormat {
-    /// Returns the format that the suffix of a file names, in any case.
-    pub fn of_file(path: &str) -> Option<Self> {
+    /// Returns the format of a file's suffix, in upper or lower case.
+    pub fn from_suffix(path: &str) -> Option<Self> {
         let suffix = Path::new(path).extension()?.to_str()?;
+        // Suffixes are the values of `--format`, aliases included.
         Self::from_str(suffix, true).ok()
     }
 }

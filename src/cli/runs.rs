@@ -1,50 +1,53 @@
-//! `lapo runs`: what ran in a workspace, as the records under `runs/` say.
+//! `lapo runs`: lists a workspace's runs, or shows one, from the records under `runs/`.
 
 use std::fmt::Write;
 
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::args::{Format, at_least_one};
-use super::look::workspace;
-use super::{Error, human, print, told};
+use super::flags::{Format, at_least_one};
+use super::human_readable::date;
+use super::stdout::print_as;
+use super::workspace;
 use crate::dataset::{self, Access, Store};
+use crate::error::CommandError as Error;
 use crate::error::Result;
 
+/// Arguments of `lapo runs`.
 #[derive(Debug, ClapArgs)]
-pub struct Runs {
-    /// A run's id, or the beginning of one, to see what that run did [default: list the newest runs]
+pub struct RunsArgs {
+    /// Show the run with this id, or with an id that starts so [default: list the newest runs]
     pub id: Option<String>,
-    /// How many of the newest runs to list
+    /// Number of runs to list, the newest ones
     #[arg(long, value_name = "RUNS", default_value_t = 20, value_parser = at_least_one())]
     pub last: usize,
-    /// The workspace [default: the only one under runs/]
+    /// Workspace to read [default: the only one under runs/]
     #[arg(long, env = "LAPO_WORKSPACE")]
     pub workspace: Option<String>,
-    /// How to print it: table or json
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }
 
 /// Lists the newest runs, or shows one.
-pub fn run(args: &Runs, access: &Access) -> Result<()> {
-    let store = Store::open_with(&workspace(args.workspace.as_deref())?, access)?;
-    let mut ids = ids(&store)?;
-    let text = match &args.id {
-        Some(id) => told(args.format, &read(&store, &one(&ids, id)?)?, shown),
-        None => {
-            let newest = ids.split_off(ids.len().saturating_sub(args.last));
-            let records =
-                newest.iter().map(|id| read(&store, id)).collect::<Result<Vec<_>, _>>()?;
-            told(args.format, &records.iter().map(listed).collect::<Vec<_>>(), |rows| table(rows))
-        }
-    };
-    print(&text)
+pub fn run(args: &RunsArgs, access: &Access) -> Result<()> {
+    let store = Store::open_with(&workspace::find(args.workspace.as_deref())?, access)?;
+    let mut ids = list_ids(&store)?;
+    if let Some(id) = &args.id {
+        let record = read_record(&store, &find_id(&ids, id)?)?;
+        return print_as(args.format, &record, describe);
+    }
+    let mut rows = Vec::new();
+    for id in ids.split_off(ids.len().saturating_sub(args.last)) {
+        rows.push(list_row(&read_record(&store, &id)?));
+    }
+    print_as(args.format, &rows, |rows| table(rows))
 }
 
-/// The ids of all runs, oldest first; those that have not ended, or were killed, too.
-fn ids(store: &Store) -> Result<Vec<String>, dataset::Error> {
+/// Returns the ids of all runs, oldest first, including active and killed ones.
+fn list_ids(store: &Store) -> Result<Vec<String>, dataset::Error> {
     dataset::workspace::require(store)?;
+    // A run writes `ID.begun.json` when it begins, and `ID.json` when it ends.
     let id = |path: &String| {
         let name = path.strip_prefix("runs/")?;
         Some(name.strip_suffix(".begun.json").or_else(|| name.strip_suffix(".json"))?.to_owned())
@@ -55,23 +58,24 @@ fn ids(store: &Store) -> Result<Vec<String>, dataset::Error> {
     Ok(ids)
 }
 
-/// The one run whose id begins so.
-fn one(ids: &[String], beginning: &str) -> Result<String, Error> {
-    let found: Vec<&String> = ids.iter().filter(|id| id.starts_with(beginning)).collect();
+/// Returns the only id that starts with this prefix.
+fn find_id(ids: &[String], prefix: &str) -> Result<String, Error> {
+    let found: Vec<&String> = ids.iter().filter(|id| id.starts_with(prefix)).collect();
     match found[..] {
         [only] => Ok(only.clone()),
         [] => Err(Error::Usage {
-            what: format!("no run begins with `{beginning}`"),
-            hint: "`lapo runs` lists the newest ones".into(),
+            what: format!("no run has an id that starts with `{prefix}`"),
+            hint: "`lapo runs` lists the newest runs".into(),
         }),
         [first, second, ..] => Err(Error::Usage {
-            what: format!("{} runs begin with `{beginning}`", found.len()),
-            hint: format!("give more of the id: {first}, {second}"),
+            what: format!("{} runs have an id that starts with `{prefix}`", found.len()),
+            hint: format!("give more of the id, such as {first} or {second}"),
         }),
     }
 }
 
-fn read(store: &Store, id: &str) -> Result<Value, dataset::Error> {
+/// Reads the record of a run. For a run without one, returns how it began.
+fn read_record(store: &Store, id: &str) -> Result<Value, dataset::Error> {
     let path = format!("runs/{id}.json");
     let Some(bytes) = store.read(&path)? else {
         let begun: dataset::runs::Begun =
@@ -84,8 +88,8 @@ fn read(store: &Store, id: &str) -> Result<Value, dataset::Error> {
         .map_err(|cause| dataset::Error::Corrupt { path, reason: cause.to_string() })
 }
 
-/// A run in a row.
-fn listed(record: &Value) -> Value {
+/// Returns the row of a run in the list.
+fn list_row(record: &Value) -> Value {
     let tasks: u64 = stages(record).filter_map(|stage| stage["new"].as_u64()).sum();
     json!({
         "run": record["run"],
@@ -103,20 +107,20 @@ fn stages(record: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn started(record: &Value) -> String {
-    record["started_unix_secs"].as_u64().map_or_else(|| "-".into(), human::date)
+    record["started_unix_secs"].as_u64().map_or_else(|| "-".into(), date)
 }
 
-/// A table whose last column, the outcome, may be long: only its first line is shown.
+/// Returns a table of runs. Of the outcome, which may be a long error, it has only the first line.
 fn table(rows: &[Value]) -> String {
     let mut text = format!(
         "{:<27} {:<20} {:<20} {:>9} {:>7} {}\n",
         "run", "pipeline", "started", "seconds", "tasks", "outcome"
     );
     for row in rows {
-        let word = |name: &str| row[name].as_str().unwrap_or("-");
-        let (seconds, outcome) =
-            (row["seconds"].as_f64().unwrap_or(0.0), word("outcome").lines().next().unwrap_or(""));
-        let [run, pipeline, started] = ["run", "pipeline", "started"].map(word);
+        let text_of = |name: &str| row[name].as_str().unwrap_or("-");
+        let [run, pipeline, started] = ["run", "pipeline", "started"].map(text_of);
+        let seconds = row["seconds"].as_f64().unwrap_or(0.0);
+        let outcome = text_of("outcome").lines().next().unwrap_or("");
         _ = writeln!(
             text,
             "{run:<27} {pipeline:<20} {started:<20} {seconds:>9.1} {:>7} {outcome}",
@@ -126,24 +130,24 @@ fn table(rows: &[Value]) -> String {
     text
 }
 
-/// One run: its record without the pipeline's text, which JSON has.
-fn shown(record: &Value) -> String {
+/// Describes one run. JSON output has the pipeline's text, too.
+fn describe(record: &Value) -> String {
     let mut text = String::new();
     for name in ["run", "pipeline", "lapo"] {
         _ = writeln!(text, "{name}: {}", record[name].as_str().unwrap_or("-"));
     }
-    let (seconds, outcome) =
-        (record["seconds"].as_f64().unwrap_or(0.0), record["outcome"].as_str().unwrap_or("-"));
+    let seconds = record["seconds"].as_f64().unwrap_or(0.0);
+    let outcome = record["outcome"].as_str().unwrap_or("-");
     _ = writeln!(text, "started: {}\nseconds: {seconds:.1}\noutcome: {outcome}", started(record));
     for stage in stages(record) {
-        let (name, kind) =
-            (stage["stage"].as_str().unwrap_or("-"), stage["kind"].as_str().unwrap_or("-"));
+        let [name, kind] = ["stage", "kind"].map(|field| stage[field].as_str().unwrap_or("-"));
         let [new, reused, version, rejects] =
             ["new", "reused", "version", "rejects"].map(|field| stage[field].as_u64().unwrap_or(0));
         let seconds = stage["seconds"].as_f64().unwrap_or(0.0);
         _ = writeln!(
             text,
-            "{name} ({kind}): {new} tasks new, {reused} re-used, {rejects} rejects, {seconds:.1} s, version {version}"
+            "{name} ({kind}): {new} tasks new, {reused} re-used, {rejects} rejects, \
+             {seconds:.1} s, version {version}"
         );
     }
     for failure in record["failures"].as_array().into_iter().flatten() {
@@ -157,18 +161,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_named_by_enough_of_its_id() {
+    fn a_unique_prefix_of_an_id_finds_the_run() {
         let ids = ["100-aa", "100-ab", "90-c"].map(String::from);
-        assert_eq!(one(&ids, "9").ok().as_deref(), Some("90-c"));
-        assert_eq!(one(&ids, "100-ab").ok().as_deref(), Some("100-ab"));
+        assert_eq!(find_id(&ids, "9").ok().as_deref(), Some("90-c"));
+        assert_eq!(find_id(&ids, "100-ab").ok().as_deref(), Some("100-ab"));
         for wrong in ["100", "7", ""] {
-            assert!(matches!(one(&ids, wrong), Err(Error::Usage { .. })), "{wrong}");
+            assert!(matches!(find_id(&ids, wrong), Err(Error::Usage { .. })), "{wrong}");
         }
     }
 
     #[test]
-    fn a_record_of_which_nothing_is_known_is_listed_all_the_same() {
-        let row = listed(&json!({ "run": "5-x", "outcome": "stage frames: failed\nsecond line" }));
+    fn a_record_without_most_fields_is_still_listed() {
+        let row =
+            list_row(&json!({ "run": "5-x", "outcome": "stage frames: failed\nsecond line" }));
         let text = table(&[row]);
         assert!(
             text.lines().nth(1).is_some_and(
@@ -176,6 +181,6 @@ mod tests {
             ),
             "{text}"
         );
-        assert!(shown(&json!({})).starts_with("run: -\n"));
+        assert!(describe(&json!({})).starts_with("run: -\n"));
     }
 }

@@ -1,34 +1,35 @@
-//! The sandbox of a decoder process, so that a security hole in libav is not one in the workspace. A sandboxed process cannot open files,
-//! use the network or start programs. Start at [`enter`], which returns what the kernel enforces.
+//! The sandbox of a decoder process: a security hole in libav must not expose the workspace.
 //!
-//! Landlock denies files and TCP, on kernels that have it. A seccomp filter denies sockets, new programs and access to other processes. A
-//! decoder reads and writes only the pipes that it was started with.
+//! A sandboxed process cannot open files, use the network or start programs. It reads and writes
+//! only the pipes it was started with. Landlock denies files and TCP, on kernels with Landlock; a
+//! seccomp filter denies sockets, new programs and access to other processes. Start at [`enter`].
 
-/// What the kernel denies to this thread and the threads that it starts.
+/// What the kernel denies to this thread and the threads it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Whether no file can be opened, created or deleted.
+    /// The kernel denies opening, creating and deleting files.
     pub files: bool,
-    /// Whether no socket can be opened, no program started and no other process reached.
+    /// The kernel denies sockets, new programs and access to other processes.
     pub network: bool,
 }
 
-/// Enters the sandbox; a thread cannot leave it again.
+/// Enters the sandbox, for good; returns what the kernel enforces.
 #[cfg(target_os = "linux")]
 pub fn enter() -> Sandbox {
-    Sandbox { files: close_files().unwrap_or(false), network: close_network().is_ok() }
+    Sandbox { files: deny_files().unwrap_or(false), network: deny_network().is_ok() }
 }
 
-/// Does nothing: only Linux has these mechanisms.
+/// Does nothing: Landlock and seccomp exist only on Linux.
 #[cfg(not(target_os = "linux"))]
 pub fn enter() -> Sandbox {
     Sandbox { files: false, network: false }
 }
 
-/// Denies every access to files and TCP that Landlock knows; returns whether the kernel enforces it.
+/// Denies all file and TCP access with Landlock; returns whether the kernel enforces it.
 #[cfg(target_os = "linux")]
-fn close_files() -> Result<bool, landlock::RulesetError> {
+fn deny_files() -> Result<bool, landlock::RulesetError> {
     use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
+    // Older kernels enforce the part of these rules that they support.
     let newest = ABI::V5;
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(newest))?
@@ -37,13 +38,13 @@ fn close_files() -> Result<bool, landlock::RulesetError> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Denies the system calls that reach the network, other processes or other programs.
+/// Denies the system calls for sockets, new programs and other processes with seccomp.
 #[cfg(target_os = "linux")]
-fn close_network() -> Result<(), Box<dyn std::error::Error>> {
+fn deny_network() -> Result<(), Box<dyn std::error::Error>> {
     use std::collections::BTreeMap;
 
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-    let refused = [
+    let denied_calls = [
         libc::SYS_socket,
         libc::SYS_connect,
         libc::SYS_bind,
@@ -56,7 +57,9 @@ fn close_network() -> Result<(), Box<dyn std::error::Error>> {
         libc::SYS_pidfd_getfd,
         libc::SYS_kill,
     ];
-    let rules: BTreeMap<i64, Vec<_>> = refused.into_iter().map(|call| (call, Vec::new())).collect();
+    // A call without conditions is denied whatever its arguments are.
+    let rules: BTreeMap<i64, Vec<_>> =
+        denied_calls.into_iter().map(|call| (call, Vec::new())).collect();
     let denied = SeccompAction::Errno(libc::EACCES as u32);
     let filter = SeccompFilter::new(
         rules,
@@ -68,13 +71,13 @@ fn close_network() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Returns what this machine's kernel denies to a decoder, tried out on a new thread.
-pub fn tried() -> Sandbox {
+/// Returns what this machine's kernel denies to a decoder, tested on a new thread.
+pub fn probe() -> Sandbox {
     std::thread::spawn(|| {
-        let entered = enter();
-        let opens = std::fs::File::open("/").is_ok();
-        let talks = std::net::UdpSocket::bind("127.0.0.1:0").is_ok();
-        Sandbox { files: entered.files && !opens, network: entered.network && !talks }
+        let sandbox = enter();
+        let opens_files = std::fs::File::open("/").is_ok();
+        let opens_sockets = std::net::UdpSocket::bind("127.0.0.1:0").is_ok();
+        Sandbox { files: sandbox.files && !opens_files, network: sandbox.network && !opens_sockets }
     })
     .join()
     .unwrap_or(Sandbox { files: false, network: false })
@@ -90,23 +93,24 @@ mod tests {
 
     use super::*;
 
-    /// Does something in a sandbox, on a thread of its own.
-    fn within<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> (Sandbox, T) {
+    /// Runs `work` in a sandbox, on a new thread.
+    fn in_sandbox<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> (Sandbox, T) {
         std::thread::spawn(|| (enter(), work())).join().unwrap()
     }
 
     #[test]
-    fn a_decoder_that_misbehaves_reaches_no_file() {
+    fn a_sandboxed_thread_cannot_touch_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("labels.parquet");
         std::fs::write(&path, "kept").unwrap();
-        let (own, new) = (path.clone(), folder.path().join("new"));
-        let (sandbox, opened) = within(move || {
-            let write = File::options().append(true).open(&own).is_ok();
+        let own = path.clone();
+        let new = folder.path().join("new");
+        let (sandbox, opened) = in_sandbox(move || {
+            let appended = File::options().append(true).open(&own).is_ok();
             let moved = std::fs::rename(&own, own.with_extension("away")).is_ok();
             [
                 File::open(&own).is_ok(),
-                write,
+                appended,
                 moved,
                 File::create(&new).is_ok(),
                 std::fs::remove_file(&own).is_ok(),
@@ -118,21 +122,21 @@ mod tests {
         }
         assert_eq!(opened, [false; 5]);
         assert_eq!(std::fs::read(&path).unwrap(), b"kept");
-        assert!(File::open(&path).is_ok(), "only the decoder is held");
+        assert!(File::open(&path).is_ok(), "only the sandboxed thread is restricted");
     }
 
     #[test]
-    fn a_decoder_that_misbehaves_reaches_no_network_and_starts_no_program() {
+    fn a_sandboxed_thread_cannot_use_the_network_or_start_programs() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let place = listener.local_addr().unwrap();
-        let (sandbox, reached) = within(move || {
+        let address = listener.local_addr().unwrap();
+        let (sandbox, reached) = in_sandbox(move || {
             [
-                TcpStream::connect(place).is_ok(),
+                TcpStream::connect(address).is_ok(),
                 UdpSocket::bind("127.0.0.1:0").is_ok(),
                 Command::new("true").status().is_ok(),
             ]
         });
         assert_eq!((sandbox.network, reached), (true, [false; 3]));
-        assert!(TcpStream::connect(place).is_ok(), "only the decoder is held");
+        assert!(TcpStream::connect(address).is_ok(), "only the sandboxed thread is restricted");
     }
 }

@@ -1,4 +1,4 @@
-//! SIGTERM and Ctrl-C. The first one asks the run to stop; the second one ends the process at once.
+//! SIGTERM and SIGINT (Ctrl-C): the first asks the run to stop, the second ends the process.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -6,30 +6,27 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::Error;
 use super::exit::Exit;
+use crate::error::CommandError as Error;
 use crate::stages::{Signal, Stop};
 
-/// Makes a flag that both signals set.
+/// Installs handlers for both signals; returns the flag that they set.
 pub fn stop_on_signals() -> Result<Stop, Error> {
-    let (stop, is_second) = (Stop::default(), Arc::new(AtomicBool::new(false)));
-    let signals = [(SIGINT, Signal::Interrupt), (SIGTERM, Signal::Terminate)];
-    for (number, signal) in signals {
-        // In this order: only a second signal finds `is_second` set.
-        let registered = flag::register_conditional_shutdown(
-            number,
-            Exit::Stopped(signal).code().into(),
-            Arc::clone(&is_second),
-        )
-        .and_then(|_| flag::register(number, Arc::clone(&is_second)))
-        .and_then(|_| flag::register_usize(number, stop.number(), signal as usize));
-        registered
+    let stop = Stop::default();
+    let is_second = Arc::new(AtomicBool::new(false));
+    for (number, signal) in [(SIGINT, Signal::Interrupt), (SIGTERM, Signal::Terminate)] {
+        // Handlers run in this order: only the second signal finds `is_second` set.
+        let exit_code = Exit::Stopped(signal).code().into();
+        flag::register_conditional_shutdown(number, exit_code, Arc::clone(&is_second))
+            .and_then(|_| flag::register(number, Arc::clone(&is_second)))
+            .and_then(|_| flag::register_usize(number, stop.number(), signal as usize))
             .map_err(|source| Error::Input { from: format!("the signal {signal}"), source })?;
     }
     Ok(stop)
 }
 
-/// Ignores both signals. For a process whose parent ends it: a signal to the whole group must not kill it before that.
+/// Ignores both signals, for a process that its parent ends: a signal to the whole process group
+/// must not kill it first.
 #[cfg(feature = "video")]
 pub fn leave_signals_to_the_parent() -> Result<(), Error> {
     for number in [SIGINT, SIGTERM] {

@@ -1,7 +1,7 @@
-//! What people and machines are told on the way: the only place that writes to stderr.
+//! Progress and errors on stderr. All other modules write to stderr through this one.
 //!
-//! stderr may go away at any time (`2>&1 | head -1`, a log collector that dies, a full disk): what cannot be written is dropped, and the
-//! command goes on.
+//! stderr may close at any time (`2>&1 | head -1`, a dead log collector, a full disk). Failed
+//! writes are ignored, and the command continues.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -12,7 +12,7 @@ pub fn line(text: impl Display) {
     write(&format!("{text}\n"));
 }
 
-/// Writes text as it is.
+/// Writes text without adding a newline.
 pub fn write(text: &str) {
     let mut stderr = std::io::stderr().lock();
     _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());

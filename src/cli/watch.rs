@@ -1,56 +1,58 @@
-//! `lapo run --watch 60s`: videos arrive all day.
+//! `lapo run --watch 60s`: repeats a run until a signal arrives.
 //!
-//! In: a run. Out: the same run again and again, until a signal comes. Start at [`rounds`]. Each round reads the pipeline and lists its videos
-//! anew, so that nothing is remembered from one to the next but what the workspace holds.
+//! Start at [`repeat`]. Each run reads the pipeline and lists its videos again, so that only the
+//! workspace carries anything from one run to the next.
 
 use std::time::{Duration, Instant};
 
 use super::exit::Exit;
 use super::stderr;
 use crate::error::{Error as AnyError, Result};
-use crate::pipeline::Error as Failed;
+use crate::pipeline::Error as PipelineError;
 use crate::stages::Stop;
 
-/// How often a sleeper looks whether a signal came.
-const LOOK: Duration = Duration::from_millis(100);
+/// Time between two checks for a signal while waiting.
+const POLL: Duration = Duration::from_millis(100);
 
-/// Does rounds, so long apart.
+/// Calls `run` again and again, with a pause of `interval` after each call.
 ///
 /// # Errors
-/// Where the command line or, in the first round, the pipeline makes no sense, and where the fault is in this program. What may be
-/// otherwise in the next round is told, and the watch goes on: no video is there yet, there are too few to learn from, a disk is away.
-pub(super) fn rounds(
+/// If the command line is wrong, if the pipeline is wrong in the first run, or if lapo has a bug.
+/// Other errors are only reported, since the next run may succeed: the folder has no videos yet,
+/// there are too few to train on, a disk is unmounted.
+pub fn repeat(
     interval: Duration,
     stop: &Stop,
-    mut round: impl FnMut() -> Result<Exit>,
+    mut run: impl FnMut() -> Result<Exit>,
 ) -> Result<Exit> {
-    for number in 0_u64.. {
-        if let Err(error) = round() {
-            if is_final(&error, number == 0) {
+    let mut is_first = true;
+    loop {
+        if let Err(error) = run() {
+            if is_final(&error, is_first) {
                 return Err(error);
             }
             stderr::line(format!(
-                "{error}\n  goes on watching: the next round is in {} s",
+                "{error}\n  still watching: the next run starts in {} s",
                 interval.as_secs_f64()
             ));
         }
-        let begun = Instant::now();
-        while begun.elapsed() < interval {
+        is_first = false;
+        // Sleep in short steps, so that a signal ends the wait at once.
+        let waiting = Instant::now();
+        while waiting.elapsed() < interval {
             if let Some(signal) = stop.signal() {
                 return Ok(Exit::Stopped(signal));
             }
-            std::thread::sleep(LOOK.min(interval));
+            std::thread::sleep(POLL.min(interval));
         }
     }
-    unreachable!("there are as many rounds as numbers")
 }
 
-/// Returns whether a further round cannot go better.
+/// Returns whether another run cannot succeed.
 fn is_final(error: &AnyError, is_first: bool) -> bool {
-    match (error, Exit::of(error)) {
-        (AnyError::Pipeline(Failed::Faults(faults)), _) => {
-            is_first && !faults.iter().all(|fault| fault.may_pass)
-        }
-        (_, exit) => matches!(exit, Exit::Usage | Exit::Bug | Exit::Stopped(_) | Exit::Done),
+    if let AnyError::Pipeline(PipelineError::Faults(faults)) = error {
+        // A later fault may be an edit in progress: only the first run insists on a valid pipeline.
+        return is_first && !faults.iter().all(|fault| fault.may_pass);
     }
+    matches!(Exit::from_error(error), Exit::Usage | Exit::Bug | Exit::Stopped(_) | Exit::Done)
 }

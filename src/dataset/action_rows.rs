@@ -18,7 +18,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 use parquet::file::reader::ChunkReader;
 
 use super::error::{Error, Result};
-use super::place::FileInfo;
+use super::paths::FileInfo;
 use super::schema;
 use super::store::Store;
 use super::table::{Column, write_table};

@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use super::access::{Access, address};
-use super::local_name::local_path;
-use super::refused::Refused;
+use super::entry_faults::EntryFault;
+use super::path_text::local_path;
 use super::remote_file::RemoteFile;
 
 mod members;
@@ -29,12 +29,12 @@ pub struct Member {
     pub bytes: u64,
     /// Why the entry is not read. An entry without a name stands for the archive itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<Refused>,
+    pub refused: Option<EntryFault>,
 }
 
 impl Member {
     /// Returns an entry of no bytes with the reason why it is not read.
-    fn refused(name: String, refused: Refused) -> Self {
+    fn refused(name: String, refused: EntryFault) -> Self {
         Member { name, at: 0, bytes: 0, refused: Some(refused) }
     }
 }
@@ -61,7 +61,7 @@ pub fn open_source(
 
 /// Returns the size of a file and its version: the etag, or the time of the last change in
 /// nanoseconds since 1970.
-pub fn version_of(uri: &str, access: &Access) -> io::Result<(u64, String)> {
+pub fn size_and_version(uri: &str, access: &Access) -> io::Result<(u64, String)> {
     if address(uri).is_some() {
         let file = RemoteFile::open(uri, access)?;
         return Ok((file.size(), file.version()));
@@ -83,7 +83,7 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
             Err(ErrorKind::InvalidInput.into())
         };
     }
-    let (bytes, version) = version_of(uri, access)?;
+    let (bytes, version) = size_and_version(uri, access)?;
     // The version is part of the name, so a changed archive is listed again.
     let name = blake3::hash(format!("members of all kinds\n{uri}\n{version}\n{bytes}").as_bytes())
         .to_hex()

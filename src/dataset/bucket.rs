@@ -20,7 +20,7 @@ use url::Url;
 
 use super::access::Access;
 use super::error::{Error, Result};
-use super::place::Stored;
+use super::paths::StoredFile;
 use super::remote::stored;
 
 /// The largest page; no store returns more objects.
@@ -30,9 +30,9 @@ const TRIES: u32 = 5;
 
 /// One entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listed {
+pub enum ListedObject {
     /// A readable object.
-    Object(Stored),
+    Object(StoredFile),
     /// An object with a key `object_store` cannot address.
     Odd {
         /// The key.
@@ -54,7 +54,7 @@ enum Position {
 ///
 /// # Errors
 /// Fails if the store does not answer. An odd key is no error.
-pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Listed>> {
+pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<ListedObject>> {
     let store = lister(base, access)?;
     let runtime = access.runtime()?;
     let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
@@ -82,7 +82,10 @@ pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Lis
         match page {
             Ok(page) => {
                 found.extend(
-                    page.result.objects.into_iter().map(|object| Listed::Object(stored(object))),
+                    page.result
+                        .objects
+                        .into_iter()
+                        .map(|object| ListedObject::Object(stored(object))),
                 );
                 // After the odd key, pages grow back to the full size.
                 page_size = PAGE.min(page_size * 2);
@@ -96,7 +99,7 @@ pub fn list_objects(base: &str, folder: &str, access: &Access) -> Result<Vec<Lis
             // A page of one object: its key is the odd one.
             Err(Cause::InvalidPath { source }) => {
                 let (key, reason) = odd_key(source);
-                found.push(Listed::Odd { key: key.clone(), reason });
+                found.push(ListedObject::Odd { key: key.clone(), reason });
                 from = Position::After(key);
             }
             Err(cause) => return Err(listing_failed(base, folder, &cause, access)),

@@ -13,8 +13,8 @@ use super::error::{Error, Result};
 use super::hashing::{HashMap, HashSet};
 use super::manifest::{Manifest, at, head as head_of, manifest_path, versions};
 use super::pack::Pack;
+use super::paths::Created;
 use super::pins;
-use super::place::Created;
 use super::receipt::{Receipt, to_json};
 use super::store::Store;
 

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::durable::Durable;
 use super::error::{Error, Result, io_error};
-use super::place::Created;
+use super::paths::Created;
 
 /// A workspace's folder. It is created with the first file.
 #[derive(Debug)]
@@ -51,21 +51,25 @@ impl Folder {
         &self,
         path: &object_store::path::Path,
         bytes: &[u8],
-        lasts: Lasts,
+        lasts: Durability,
     ) -> Result<Created> {
         let target = self.place(path);
         self.durable.make_folder_of(&target)?;
         let staged = staged_beside(&target);
         let written = File::create_new(&staged).and_then(|mut file| {
             file.write_all(bytes)?;
-            if lasts == Lasts::UntilPowerIsCut { Ok(()) } else { self.durable.sync(&file, &staged) }
+            if lasts == Durability::UntilPowerIsCut {
+                Ok(())
+            } else {
+                self.durable.sync(&file, &staged)
+            }
         });
         // A hard link fails if the name exists. This makes the create atomic.
         let placed = written.and_then(|()| put_in_place(&staged, &target));
         // A left-over staged file is harmless: it is never listed or read.
         let _ = fs::remove_file(&staged);
         match placed {
-            Ok(()) if lasts == Lasts::UntilPowerIsCut => Ok(Created::New),
+            Ok(()) if lasts == Durability::UntilPowerIsCut => Ok(Created::New),
             Ok(()) => self.durable.sync_names(&target).map(|()| Created::New),
             Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(Created::Exists),
             Err(cause) => Err(io_error("create", &target)(cause)),
@@ -88,7 +92,7 @@ impl Folder {
 
 /// How durable a created file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasts {
+pub(super) enum Durability {
     /// It survives power cuts.
     Always,
     /// It survives the process, but not a power cut. For files without meaning after a restart,
@@ -212,7 +216,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::process::Command;
 
-    use super::super::place::location;
+    use super::super::paths::location;
     use super::*;
 
     #[test]
@@ -271,7 +275,7 @@ mod tests {
         let disk = folder.path().join("disk");
         let store = Folder::new(disk.join("ws"));
         let path = location("frames/receipts/k.json").unwrap();
-        let created = [b"one", b"two"].map(|bytes| store.create(&path, bytes, Lasts::Always));
+        let created = [b"one", b"two"].map(|bytes| store.create(&path, bytes, Durability::Always));
         let found = read(&store.place(&path));
         assert!(Command::new("umount").arg(&disk).status().unwrap().success());
         assert_eq!(created.map(Result::unwrap), [Created::New, Created::Exists]);

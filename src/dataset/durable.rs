@@ -194,8 +194,8 @@ pub(super) mod tests {
 
     use rand::{Rng, SeedableRng};
 
-    use super::super::disk::{Folder, Lasts};
-    use super::super::place::location;
+    use super::super::disk::{Durability, Folder};
+    use super::super::paths::location;
     use super::*;
 
     impl Durable {
@@ -264,7 +264,7 @@ pub(super) mod tests {
                     .collect();
                 let path = location(&format!("{above}file{number}")).unwrap();
                 if rng.random() {
-                    store.create(&path, b"x", Lasts::Always).unwrap();
+                    store.create(&path, b"x", Durability::Always).unwrap();
                 } else {
                     let (file, target) = store.begin(&path).unwrap();
                     store.finish(&file, &target).unwrap();
@@ -289,7 +289,7 @@ pub(super) mod tests {
             let (file, target) = store.begin(&location(&data).unwrap()).unwrap();
             store.finish(&file, &target).unwrap();
             let receipt = location(&format!("labels/receipts/k{task}.json")).unwrap();
-            store.create(&receipt, b"{}", Lasts::Always).unwrap();
+            store.create(&receipt, b"{}", Durability::Always).unwrap();
             store.durable().take_synced().len()
         };
         (0..5).map(count).skip(1).collect()

@@ -66,7 +66,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::sync::atomic::Ordering;
 
-    use super::super::faults::metered_store;
+    use super::super::faulty_store::metered_store;
     use super::super::shard_reader::tests::{PATH, write};
     use super::super::{Compression, FrameSize, ShardLayout, ShardWriter, Shards};
     use super::*;

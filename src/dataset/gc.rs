@@ -17,11 +17,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::checks::is_probe;
 use super::error::Result;
+use super::integrity::is_probe;
 use super::manifest::stage_names;
+use super::paths::StoredFile;
 use super::pins::{self, Pin};
-use super::place::Stored;
 use super::store::Store;
 use super::{runs, workspace};
 
@@ -50,7 +50,7 @@ pub struct Garbage {
     /// The stage. Files of the workspace itself have `runs`, `pins` or `probes`.
     pub stage: String,
     /// The reason.
-    pub what: Waste,
+    pub what: GarbageReason,
     /// The path, relative to the workspace.
     pub path: String,
     /// The number of files.
@@ -62,7 +62,7 @@ pub struct Garbage {
 /// Why a file is unused, in the order of deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Waste {
+pub enum GarbageReason {
     /// An old version's manifest.
     Version,
     /// A receipt in no kept version.
@@ -85,21 +85,21 @@ pub enum Waste {
     Record,
 }
 
-impl Waste {
+impl GarbageReason {
     /// Returns the reason in words.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
-            Waste::Version => "old version",
-            Waste::Receipt => "receipt in no kept version",
-            Waste::Data => "data of a deleted receipt",
-            Waste::Attempt => "output of a failed or slower attempt",
-            Waste::Checkpoint => "checkpoints of an ended training",
-            Waste::Pack => "packed receipts in no kept version",
-            Waste::Joined => "joined tables in no kept version",
-            Waste::Staged => "incomplete file",
-            Waste::Pin => "expired pin",
-            Waste::Record => "record of an old run",
+            GarbageReason::Version => "old version",
+            GarbageReason::Receipt => "receipt in no kept version",
+            GarbageReason::Data => "data of a deleted receipt",
+            GarbageReason::Attempt => "output of a failed or slower attempt",
+            GarbageReason::Checkpoint => "checkpoints of an ended training",
+            GarbageReason::Pack => "packed receipts in no kept version",
+            GarbageReason::Joined => "joined tables in no kept version",
+            GarbageReason::Staged => "incomplete file",
+            GarbageReason::Pin => "expired pin",
+            GarbageReason::Record => "record of an old run",
         }
     }
 }
@@ -167,7 +167,7 @@ fn old_records(
     numbers.dedup();
     // A run has several files, so count numbers, not files.
     let first = numbers.len().checked_sub(KEPT_RECORDS).map_or(0, |at| numbers[at]);
-    let is_old = |file: &&Stored| {
+    let is_old = |file: &&StoredFile| {
         let number = runs::number(&file.path).unwrap_or(u64::MAX);
         let run = format!("{number:08}");
         number < first
@@ -175,7 +175,11 @@ fn old_records(
             && !named.contains(&run)
             && !live.runs.contains(run.as_str())
     };
-    Ok(files.iter().filter(is_old).map(|file| garbage_of("runs", Waste::Record, file)).collect())
+    Ok(files
+        .iter()
+        .filter(is_old)
+        .map(|file| garbage_of("runs", GarbageReason::Record, file))
+        .collect())
 }
 
 /// Finds expired pins, and left-over probes of the store.
@@ -189,18 +193,18 @@ fn expired_pins(store: &Store, keep: &Keep, pins: &[(String, Pin)]) -> Result<Ve
     let pins = files
         .iter()
         .filter(|file| expired.contains(file.path.as_str()) && keep.is_old(file))
-        .map(|file| garbage_of("pins", Waste::Pin, file));
+        .map(|file| garbage_of("pins", GarbageReason::Pin, file));
     let probes = store.files("probes")?;
     let probes = probes
         .iter()
         .filter(|file| is_probe(&file.path) && keep.is_abandoned(file))
-        .map(|file| garbage_of("probes", Waste::Staged, file));
+        .map(|file| garbage_of("probes", GarbageReason::Staged, file));
     Ok(pins.chain(probes).collect())
 }
 
 impl Keep {
     /// Returns whether a file changed last long enough ago.
-    fn is_old(&self, file: &Stored) -> bool {
+    fn is_old(&self, file: &StoredFile) -> bool {
         self.is_past(file.modified)
     }
 
@@ -209,13 +213,13 @@ impl Keep {
     }
 
     /// Returns whether an incomplete file is old enough to be abandoned.
-    fn is_abandoned(&self, file: &Stored) -> bool {
+    fn is_abandoned(&self, file: &StoredFile) -> bool {
         file.modified + self.younger_than.max(STAGED_AGE) <= self.now
     }
 }
 
 /// Returns one file as garbage.
-fn garbage_of(stage: &str, what: Waste, file: &Stored) -> Garbage {
+fn garbage_of(stage: &str, what: GarbageReason, file: &StoredFile) -> Garbage {
     Garbage { stage: stage.to_owned(), what, path: file.path.clone(), files: 1, bytes: file.bytes }
 }
 

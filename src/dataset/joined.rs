@@ -1,10 +1,11 @@
-//! Joined tables: the small Parquet files of many tasks as one large file, for those who read a whole version.
+//! Joined tables: the small Parquet files of many tasks as one large file. Start at [`join`].
 //!
-//! In: the tables of tasks. Out: [`Joined`], which a manifest lists. Start at [`join`]; which files are joined is decided by
-//! [`commit`](super::commit()).
+//! [`commit`](super::commit()) decides which files to join, and lists the result as [`JoinedTable`] in
+//! the manifest.
 //!
-//! A joined table repeats rows. The tasks' own files stay what receipts name and trainings read. Queries, `lapo files` and the Delta Lake
-//! log read joined tables, since opening a file costs as much as reading ten thousand rows.
+//! A joined table repeats rows. Receipts still list the tasks' own files, and trainings read these.
+//! Queries, `lapo files` and the Delta Lake log read joined tables, because opening a file costs as
+//! much as reading ten thousand rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,56 +16,62 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::manifest::{Manifest, sort_of};
-use super::place::FileInfo;
+use super::manifest::{Manifest, table_name};
+use super::paths::FileInfo;
 use super::schema::FORMAT_KEY;
 use super::store::Store;
 use super::table::{parquet_error, parquet_writer, properties};
 use super::table_reader::{OpenParquet, open_parquet};
 
-/// The size at which a joined table is full, unless a stage says otherwise.
+/// The default size of a full joined table, in MiB; see [`JoinedTable::parts_bytes`].
 pub const DEFAULT_FILE_MIB: u64 = 128;
 
-/// So many files are opened at once.
+/// The number of files opened at once.
 const AT_ONCE: usize = 64;
 
-/// Tables of one sort, of many tasks, as one file.
+/// One file with the tables of many tasks, all of one sort such as `labels.parquet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Joined {
+pub struct JoinedTable {
     /// The file.
     pub file: FileInfo,
-    /// The tasks whose rows it holds, as stretches of the dataset's order: the first task, and how many.
+    /// The joined tasks, as ranges of the dataset's order: the first task's index and the number of
+    /// tasks.
     pub tasks: Vec<(u32, u32)>,
-    /// The bytes of the tasks' own tables. They decide whether the joined table is full: its own size is smaller, since it has one footer.
+    /// The total size of the tasks' own tables in bytes. It decides whether the joined table is
+    /// full. The joined file itself is smaller, because it has a single footer.
     pub parts_bytes: u64,
 }
 
-impl Joined {
-    /// A joined table of the tasks at these places, which are ascending, whose own tables have so many bytes.
+impl JoinedTable {
+    /// Creates the entry of a joined table.
+    ///
+    /// `places` are the indices of its tasks in the dataset's order, ascending. `parts_bytes` is
+    /// the total size of the tasks' own tables.
     pub(super) fn new(file: FileInfo, places: &[usize], parts_bytes: u64) -> Self {
         let mut tasks: Vec<(u32, u32)> = Vec::new();
-        for place in places.iter().map(|place| *place as u32) {
+        for index in places.iter().map(|index| *index as u32) {
             match tasks.last_mut() {
-                Some((first, count)) if *first + *count == place => *count += 1,
-                _ => tasks.push((place, 1)),
+                // The task continues the last range.
+                Some((first, count)) if *first + *count == index => *count += 1,
+                _ => tasks.push((index, 1)),
             }
         }
         Self { file, tasks, parts_bytes }
     }
 
-    /// The places of its tasks in the dataset's order.
+    /// Returns the indices of its tasks in the dataset's order.
     pub(super) fn places(&self) -> impl Iterator<Item = usize> {
         self.tasks.iter().flat_map(|(first, count)| (*first as usize..).take(*count as usize))
     }
 
-    /// The sort of its tables, such as `labels.parquet`.
+    /// Returns the sort of its tables, such as `labels.parquet`.
     pub(super) fn sort(&self) -> Option<String> {
-        sort_of(&self.file.path)
+        table_name(&self.file.path)
     }
 }
 
-/// Tells of each joined table of a version whether it is there at its full size.
+/// Returns, for each joined table of a version, whether its file exists with the recorded size.
 pub(super) fn are_whole(store: &Store, stage: &str, version: &Manifest) -> Result<Vec<bool>> {
     if version.joined.is_empty() {
         return Ok(vec![]);
@@ -78,7 +85,7 @@ pub(super) fn are_whole(store: &Store, stage: &str, version: &Manifest) -> Resul
 }
 
 impl Manifest {
-    /// Returns the paths of the joined tables of this version of `stage` that are missing or cut short.
+    /// Returns the paths of the version's joined tables with a missing file or another size.
     pub fn damaged_tables(&self, store: &Store, stage: &str) -> Result<Vec<String>> {
         let damaged = self
             .joined
@@ -89,36 +96,42 @@ impl Manifest {
     }
 }
 
-/// Joins tables into the new file `path`, in their order. `None` where they do not belong together: their columns differ, or one of them is
-/// not what its receipt says. Then whoever reads that one finds out.
+/// Joins tables into the new file `path`, in their order.
+///
+/// Returns `None` if their columns differ, or if a file does not match its receipt. Joining is an
+/// optimisation, so a damaged file is reported by its own readers and not here.
 pub(super) fn join(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<FileInfo>> {
-    match join_whole(store, path, files) {
+    match try_join(store, path, files) {
         Err(Error::Corrupt { .. } | Error::Missing { .. } | Error::OtherFormat { .. }) => Ok(None),
         joined => joined,
     }
 }
 
-fn join_whole(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<FileInfo>> {
+fn try_join(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<FileInfo>> {
     let Some(first) = files.first() else { return Ok(None) };
     let first = open_parquet(store, &first.path)?;
-    let schema = Arc::new(in_memory(first.schema()));
-    let (fields, sizes) = (first.schema().fields().clone(), list_sizes(&first));
-    let mut common = first.metadata.clone();
+    let schema = Arc::new(with_text_dictionaries(first.schema()));
+    let fields = first.schema().fields().clone();
+    let sizes = list_sizes(&first);
+    let mut common_metadata = first.metadata.clone();
     let mut built = properties(first.row_bytes(), std::iter::empty());
     for column in first.columns_without_dictionary() {
         built = built.set_column_dictionary_enabled(column, false);
     }
     let mut writer = parquet_writer(store, path, schema.clone(), built.build())?;
-    for some in files.chunks(AT_ONCE) {
-        let opened = some
+    for chunk in files.chunks(AT_ONCE) {
+        // Files are opened in parallel, and copied one after the other to keep their order.
+        let opened = chunk
             .par_iter()
             .map(|file| open_parquet(store, &file.path))
             .collect::<Result<Vec<_>>>()?;
-        for (file, parquet) in some.iter().zip(opened) {
+        for (file, parquet) in chunk.iter().zip(opened) {
+            // Returning drops the writer, which removes the unfinished file.
             if *parquet.schema().fields() != fields || list_sizes(&parquet) != sizes {
                 return Ok(None);
             }
-            common.retain(|name, value| parquet.metadata.get(name) == Some(value));
+            // A joined file keeps only the entries that all its parts share.
+            common_metadata.retain(|name, value| parquet.metadata.get(name) == Some(value));
             let mut rows = 0;
             for batch in parquet.batches(&file.path, Schema::clone(&schema))? {
                 let batch = batch.map_err(|cause| Error::Corrupt {
@@ -133,15 +146,16 @@ fn join_whole(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<Fi
             }
         }
     }
-    common.remove(FORMAT_KEY);
-    common
-        .into_iter()
-        .for_each(|(name, value)| writer.append_key_value_metadata(KeyValue::new(name, value)));
+    // `properties` states the format already.
+    common_metadata.remove(FORMAT_KEY);
+    for (name, value) in common_metadata {
+        writer.append_key_value_metadata(KeyValue::new(name, value));
+    }
     let rows = files.iter().map(|file| file.rows).sum();
     writer.into_inner().map_err(parquet_error(path))?.finish(rows).map(Some)
 }
 
-/// What a file's metadata states of the lengths of its lists.
+/// Returns the list length of each column, as the file's metadata states it.
 fn list_sizes(parquet: &OpenParquet) -> BTreeMap<String, Option<usize>> {
     parquet
         .schema()
@@ -151,8 +165,9 @@ fn list_sizes(parquet: &OpenParquet) -> BTreeMap<String, Option<usize>> {
         .collect()
 }
 
-/// The same columns with text as dictionaries: names repeat, and are looked up once on their way.
-fn in_memory(schema: &Schema) -> Schema {
+/// Returns the schema with text columns as dictionaries: names repeat, and dictionaries copy
+/// faster.
+fn with_text_dictionaries(schema: &Schema) -> Schema {
     let field = |field: &Arc<Field>| match field.data_type() {
         DataType::Utf8 => {
             let names = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
@@ -178,20 +193,19 @@ mod tests {
         (folder, store)
     }
 
-    /// Labels of a video, `rows` of them, with a world model's error in every second file.
+    /// Writes `rows` labels of one video. Files with an even number have the FDM's error.
     fn labels(store: &Store, number: usize, rows: usize, shape: LabelShape) -> FileInfo {
-        let (video, shard, path) = (
-            format!("clip {number}"),
-            format!("shard {number}"),
-            format!("l/data/{number}/a/labels.parquet"),
-        );
+        let video = format!("clip {number}");
+        let shard = format!("shard {number}");
+        let path = format!("l/data/{number}/a/labels.parquet");
         let metadata = [("lapo.model", "the same"), ("lapo.shard", shard.as_str())];
         let mut writer = LabelWriter::create(store, &path, shape, &metadata).unwrap();
         let values = |each: usize| {
             (0..rows * each).map(|at| (number * 1000 + at) as f32).collect::<Vec<_>>()
         };
         let counts: Vec<u32> = (0..rows as u32).collect();
-        let (latent_action, motion) = (values(shape.latent_dim), values(1));
+        let latent_action = values(shape.latent_dim);
+        let motion = values(1);
         let pushed = LabelRows {
             video: &vec![video.as_str(); rows],
             episode: &counts,
@@ -212,13 +226,14 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    fn names_of<'l>(labels: &'l Labels, places: &[u32]) -> Vec<&'l str> {
-        places.iter().map(|place| labels.names[*place as usize].as_str()).collect()
+    fn names_of<'l>(labels: &'l Labels, indices: &[u32]) -> Vec<&'l str> {
+        indices.iter().map(|index| labels.names[*index as usize].as_str()).collect()
     }
 
     #[test]
-    fn joined_labels_are_those_of_the_files_one_after_the_other() {
+    fn a_joined_file_holds_the_labels_of_all_files_in_order() {
         let (_folder, store) = workspace();
+        // An empty file, and one of more rows than a batch.
         let files: Vec<FileInfo> = [3, 0, 9000, 1, 40]
             .into_iter()
             .enumerate()
@@ -258,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_belong_together_or_are_damaged_are_not_joined_and_leave_nothing() {
+    fn different_or_damaged_files_are_not_joined_and_no_file_remains() {
         let (folder, store) = workspace();
         let good = labels(&store, 0, 5, SHAPE);
         let other_lists = labels(&store, 1, 5, LabelShape { latent_dim: 4, codes: 2 });
@@ -269,6 +284,7 @@ mod tests {
         let missing = FileInfo { path: "l/data/4/a/labels.parquet".into(), ..good.clone() };
         let damaged = labels(&store, 5, 5, SHAPE);
         std::fs::write(folder.path().join(&damaged.path), "PAR1").unwrap();
+        // The faulty file may come first or second.
         for bad in [other_lists, other_columns, other_rows, missing, damaged] {
             for files in [[good.clone(), bad.clone()], [bad.clone(), good.clone()]] {
                 assert_eq!(
@@ -282,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn places_are_kept_as_stretches() {
+    fn consecutive_tasks_are_stored_as_ranges() {
         let file = FileInfo {
             path: "l/tables/1-a/labels.parquet".into(),
             bytes: 1,
             rows: 1,
             blake3: String::new(),
         };
-        let joined = Joined::new(file, &[0, 1, 2, 5, 7, 8], 9);
+        let joined = JoinedTable::new(file, &[0, 1, 2, 5, 7, 8], 9);
         assert_eq!(joined.tasks, [(0, 3), (5, 1), (7, 2)]);
         assert_eq!(
             (joined.places().collect::<Vec<_>>(), joined.sort().as_deref()),

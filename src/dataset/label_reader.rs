@@ -1,6 +1,4 @@
-//! Labels come back from disk, column by column: what a policy is cloned from.
-//!
-//! In: a label file's path. Out: [`Labels`], plain vectors. Start at [`read_labels`].
+//! Reads label files into plain vectors, column by column. Start at [`read_labels`].
 
 use std::collections::BTreeMap;
 
@@ -12,43 +10,45 @@ use super::schema::{self, LabelShape};
 use super::store::Store;
 use super::table_reader::{elements, open_parquet};
 
-/// The labels of one file; every column has a value per transition.
+/// The labels of one file. Every column has one value per transition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Labels {
-    /// The sizes of a label.
+    /// The lengths of the latent action and the latent code.
     pub shape: LabelShape,
-    /// What made the labels, as [`super::LabelWriter::create`] was told.
+    /// The metadata passed to [`super::LabelWriter::create`]: the model's digest, versions,
+    /// settings.
     pub metadata: BTreeMap<String, String>,
-    /// The names `video` and `shard` point into.
+    /// The names of videos and shards; `video` and `shard` hold indices into it.
     pub names: Vec<String>,
-    /// The video's place in `names`.
+    /// The video's index in `names`.
     pub video: Vec<u32>,
-    /// The episode within the video.
+    /// The episode's number within the video.
     pub episode: Vec<u32>,
     /// The frame number of `o[t]` within the video.
     pub frame_index: Vec<u32>,
     /// The time of `o[t]` within the video, in seconds.
     pub time_s: Vec<f64>,
-    /// `[rows, latent_dim]`: before quantisation.
+    /// `[rows, latent_dim]`: the latent actions before quantisation.
     pub latent_action: Vec<f32>,
     /// `[rows, codes]`: the codebook entries.
     pub latent_code: Vec<u16>,
-    /// The world model's error on the transition, where it was computed.
+    /// The FDM's error on the transition, if it was computed.
     pub fdm_error: Vec<Option<f32>>,
     /// The mean absolute change of a pixel, from 0 to 1.
     pub motion: Vec<f32>,
-    /// The true action, where known.
+    /// The true action, if known.
     pub true_action: Vec<Option<i32>>,
-    /// The place in `names` of the shard the frames lie in.
+    /// The index in `names` of the digest of the shard that holds the frames.
     pub shard: Vec<u32>,
     /// The row of `o[t]` in that shard.
     pub row: Vec<u32>,
 }
 
-/// Reads a whole file of labels into memory.
+/// Reads a whole label file into memory.
 ///
 /// # Errors
-/// Says whether the file is missing, has another format, is damaged, or holds other columns or lists than its metadata states.
+/// Fails if the file is missing or damaged, has another format, has other columns than labels, or
+/// has lists of another length than its metadata states.
 pub fn read_labels(store: &Store, path: &str) -> Result<Labels> {
     let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
     let mut parquet = open_parquet(store, path)?;
@@ -65,23 +65,23 @@ pub fn read_labels(store: &Store, path: &str) -> Result<Labels> {
         codes: list_size(schema::LATENT_CODE)?,
     };
     let mut labels = Labels::empty(shape, std::mem::take(&mut parquet.metadata));
-    let mut places = BTreeMap::new();
-    // Names stay dictionaries on the way: they are looked up once, not once a row.
+    let mut name_indices = BTreeMap::new();
+    // Names are read as dictionaries, so that each is looked up once and not once per row.
     for batch in parquet.batches(path, schema::labels_in_memory())? {
         let batch = batch.map_err(|cause| corrupt(cause.to_string()))?;
-        labels.extend(&batch, &mut places).map_err(corrupt)?;
+        labels.extend(&batch, &mut name_indices).map_err(corrupt)?;
     }
     Ok(labels)
 }
 
 impl Labels {
-    /// How many transitions are labelled.
+    /// Returns the number of labelled transitions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.row.len()
     }
 
-    /// Whether no transition is labelled.
+    /// Returns whether no transition is labelled.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.row.is_empty()
@@ -106,17 +106,20 @@ impl Labels {
         }
     }
 
-    /// Adds a batch whose schema was checked, or says which value is none of a label; `places` remembers where each name is.
+    /// Adds a batch with a checked schema. `name_indices` maps each name to its index in `names`.
+    ///
+    /// # Errors
+    /// Names the first column with an invalid value.
     fn extend(
         &mut self,
         batch: &RecordBatch,
-        places: &mut BTreeMap<String, u32>,
+        name_indices: &mut BTreeMap<String, u32>,
     ) -> Result<(), String> {
         let column = |name| batch.column_by_name(name).expect("the schema was checked");
         let lists = |name, size| {
             elements(column(name), size).map_err(|reason| format!("column `{name}` {reason}"))
         };
-        add_names(column(schema::VIDEO), &mut self.names, places, &mut self.video);
+        add_names(column(schema::VIDEO), &mut self.names, name_indices, &mut self.video);
         add_counts::<Int32Type, u32>(schema::EPISODE, column(schema::EPISODE), &mut self.episode)?;
         add_counts::<Int64Type, u32>(
             schema::FRAME_INDEX,
@@ -136,7 +139,7 @@ impl Labels {
         self.fdm_error.extend(column(schema::FDM_ERROR).as_primitive::<Float32Type>().iter());
         add::<Float32Type>(column(schema::MOTION), &mut self.motion);
         self.true_action.extend(column(schema::TRUE_ACTION).as_primitive::<Int32Type>().iter());
-        add_names(column(schema::SHARD), &mut self.names, places, &mut self.shard);
+        add_names(column(schema::SHARD), &mut self.names, name_indices, &mut self.shard);
         add_counts::<Int64Type, u32>(schema::ROW, column(schema::ROW), &mut self.row)
     }
 }
@@ -145,7 +148,8 @@ fn add<T: ArrowPrimitiveType>(column: &ArrayRef, to: &mut Vec<T::Native>) {
     to.extend_from_slice(column.as_primitive::<T>().values());
 }
 
-/// Adds whole numbers, which the file holds signed, or names one that is out of range.
+/// Adds whole numbers. The file stores them signed, because the Delta Lake protocol has no unsigned
+/// types.
 fn add_counts<T: ArrowPrimitiveType, U: TryFrom<T::Native>>(
     name: &str,
     column: &ArrayRef,
@@ -164,19 +168,20 @@ fn add_counts<T: ArrowPrimitiveType, U: TryFrom<T::Native>>(
 fn add_names(
     column: &ArrayRef,
     names: &mut Vec<String>,
-    places: &mut BTreeMap<String, u32>,
+    name_indices: &mut BTreeMap<String, u32>,
     to: &mut Vec<u32>,
 ) {
     let column = column.as_dictionary::<Int32Type>();
     let values = column.values().as_string::<i32>();
-    let mut place_of = |name: &str| {
-        *places.entry(name.to_owned()).or_insert_with(|| {
+    let mut index_of = |name: &str| {
+        *name_indices.entry(name.to_owned()).or_insert_with(|| {
             names.push(name.to_owned());
             u32::try_from(names.len() - 1).expect("fewer names than rows")
         })
     };
-    let place: Vec<u32> = values.iter().map(|name| place_of(name.unwrap_or_default())).collect();
-    to.extend(column.keys().values().iter().map(|&key| place[key as usize]));
+    // Each batch has a dictionary of its own: its keys are translated to indices in `names`.
+    let indices: Vec<u32> = values.iter().map(|name| index_of(name.unwrap_or_default())).collect();
+    to.extend(column.keys().values().iter().map(|&key| indices[key as usize]));
 }
 
 #[cfg(test)]
@@ -197,7 +202,7 @@ mod tests {
         (folder, store)
     }
 
-    /// Two shards' labels, more than a row group of them.
+    /// Writes labels of two shards, more than fit into one row group.
     fn write(store: &Store) -> (FileInfo, Vec<f32>) {
         let mut writer =
             LabelWriter::create(store, PATH, SHAPE, &[("lapo.model", "digest")]).unwrap();
@@ -230,17 +235,18 @@ mod tests {
     }
 
     #[test]
-    fn labels_come_back_as_they_were() {
+    fn labels_read_back_equal_what_was_written() {
         let (_folder, store) = workspace();
         let (info, action) = write(&store);
         let labels = read_labels(&store, PATH).unwrap();
+        // Rows 8999 and 9000 are the last of the first shard and the first of the second.
         assert_eq!((labels.len(), info.rows, labels.shape), (ROWS, ROWS as u64, SHAPE));
         assert_eq!(labels.metadata["lapo.model"], "digest");
         assert!(labels.latent_action == action);
         assert_eq!(labels.latent_code[8 * 777..8 * 778], [8, 9, 10, 11, 12, 13, 14, 15]);
         assert_eq!((labels.fdm_error[8999], labels.fdm_error[9000]), (Some(0.25), None));
         assert_eq!((labels.true_action[14], labels.true_action[15]), (Some(14), None));
-        let name = |place: u32| &labels.names[place as usize][..];
+        let name = |index: u32| &labels.names[index as usize][..];
         assert_eq!((name(labels.video[8999]), name(labels.shard[8999])), ("a.mp4", "frames/one"));
         assert_eq!((name(labels.video[9000]), name(labels.shard[9000])), ("b.mp4", "frames/two"));
         assert_eq!(labels.row[ROWS - 1], ROWS as u32 - 1);
@@ -258,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_labels_are_the_same_bytes() {
+    fn the_same_labels_give_the_same_bytes() {
         let digests = [(); 3].map(|()| {
             let (_folder, store) = workspace();
             write(&store).0.blake3
@@ -291,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_holds_no_labels_is_refused() {
+    fn a_table_without_label_columns_is_refused() {
         let (_folder, store) = workspace();
         write_table(&store, PATH, &[("step", Column::U64(vec![1]))]).unwrap();
         let error = read_labels(&store, PATH).unwrap_err();
@@ -299,9 +305,10 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_do_not_fit_are_refused_by_name() {
+    fn errors_name_the_column_of_another_length() {
         let (_folder, store) = workspace();
         let mut writer = LabelWriter::create(&store, PATH, SHAPE, &[]).unwrap();
+        // The latent action is one value too short.
         let labels = LabelRows {
             video: &["a"],
             episode: &[0],

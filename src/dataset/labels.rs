@@ -1,8 +1,8 @@
-//! Labels go to disk: one Parquet row per transition, with the model and versions in the file's metadata.
+//! Writes label files: Parquet, one row per transition. Start at [`LabelWriter::create`].
 //!
-//! In: columns of labels, shard by shard. Out: a file of ~10 MiB row groups that polars, DuckDB, pyarrow and Spark
-//! read; its columns are those of [`super::schema::labels`], and its metadata states the lengths of the lists. Start at [`LabelWriter::create`]. The same
-//! labels make the same bytes.
+//! The columns are listed in [`super::schema::labels`]. The file's metadata states the model,
+//! versions and the lengths of the lists. Row groups have about 10 MiB; polars, DuckDB, pyarrow and
+//! Spark read them. The same labels give the same bytes.
 
 use std::sync::Arc;
 
@@ -22,34 +22,34 @@ use super::schema::{self, LabelShape};
 use super::store::Store;
 use super::table::{list_array, parquet_error, parquet_writer, properties};
 
-/// Labels of one shard, column by column; every column has a value per transition.
+/// Labels of one shard, column by column. Every column has one value per transition.
 #[derive(Debug, Clone, Copy)]
 pub struct LabelRows<'a> {
     /// The path or address of the video.
     pub video: &'a [&'a str],
-    /// The episode within the video.
+    /// The episode's number within the video.
     pub episode: &'a [u32],
     /// The frame number of `o[t]` within the video.
     pub frame_index: &'a [u32],
     /// The time of `o[t]` within the video, in seconds.
     pub time_s: &'a [f64],
-    /// `[rows, latent_dim]`: before quantisation.
+    /// `[rows, latent_dim]`: the latent actions before quantisation.
     pub latent_action: &'a [f32],
     /// `[rows, codes]`: the codebook entries.
     pub latent_code: &'a [u16],
-    /// The world model's error on the transition, where it was computed.
+    /// The FDM's error on the transition, if it was computed.
     pub fdm_error: Option<&'a [f32]>,
     /// The mean absolute change of a pixel, from 0 to 1.
     pub motion: &'a [f32],
-    /// The true action, where known.
+    /// The true action, if known.
     pub true_action: &'a [Option<i32>],
-    /// The shard the frames lie in, relative to the workspace.
+    /// The BLAKE3 digest of the shard file that holds the frames.
     pub shard: &'a str,
     /// The row of `o[t]` in that shard.
     pub row: &'a [u32],
 }
 
-/// Writes one file of labels. Dropped before [`LabelWriter::finish`], it leaves no file.
+/// A writer of one label file. If it is dropped before [`LabelWriter::finish`], no file remains.
 pub struct LabelWriter {
     writer: ArrowWriter<NewFile>,
     schema: SchemaRef,
@@ -59,7 +59,8 @@ pub struct LabelWriter {
 }
 
 impl LabelWriter {
-    /// Starts the file `path`; `metadata` says what made the labels: the model's digest, versions, settings.
+    /// Starts the file `path`. `metadata` describes the labels' origin: the model's digest,
+    /// versions, settings.
     pub fn create(
         store: &Store,
         path: &str,
@@ -73,10 +74,10 @@ impl LabelWriter {
         let entries = metadata
             .iter()
             .map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
-        // A code takes two bytes or less once it is looked up in the file's dictionary.
+        // A code takes at most two bytes, because the file stores it as an index into a dictionary.
         let row_bytes = shape.latent_dim * 4 + shape.codes * 2 + 52;
         let mut properties = properties(row_bytes, sizes.into_iter().chain(entries));
-        // Values that hardly ever repeat: a dictionary of them only costs.
+        // These values hardly ever repeat, so a dictionary would only add bytes.
         for column in [
             vec![schema::LATENT_ACTION, "list", "element"],
             vec![schema::FDM_ERROR],
@@ -90,9 +91,12 @@ impl LabelWriter {
     }
 
     /// Adds labels.
+    ///
+    /// # Errors
+    /// Fails if a column has another length than `row`, and if the file cannot be written.
     pub fn push(&mut self, labels: &LabelRows<'_>) -> Result<()> {
         let rows = labels.row.len();
-        self.check(labels, rows)?;
+        self.check_lengths(labels, rows)?;
         let encode = |cause: ArrowError| Error::Encode {
             path: self.path.clone(),
             reason: cause.to_string(),
@@ -113,13 +117,14 @@ impl LabelWriter {
         Ok(())
     }
 
-    /// Writes what is left and makes the file lasting.
+    /// Writes the remaining rows and syncs the file to disk.
     pub fn finish(self) -> Result<FileInfo> {
         let file = self.writer.into_inner().map_err(parquet_error(&self.path))?;
         file.finish(self.rows)
     }
 
-    fn check(&self, labels: &LabelRows<'_>, rows: usize) -> Result<()> {
+    fn check_lengths(&self, labels: &LabelRows<'_>, rows: usize) -> Result<()> {
+        // Column, its length, and its values per row.
         let lengths = [
             (schema::VIDEO, labels.video.len(), 1),
             (schema::EPISODE, labels.episode.len(), 1),
@@ -143,6 +148,7 @@ impl LabelWriter {
     }
 }
 
+/// Encodes the columns in the order of [`schema::labels_in_memory`].
 fn columns(
     labels: &LabelRows<'_>,
     shape: LabelShape,
@@ -167,6 +173,7 @@ fn columns(
         )),
         Arc::new(Float32Array::from(labels.motion.to_vec())),
         Arc::new(Int32Array::from(labels.true_action.to_vec())),
+        // All rows are of one shard: a dictionary with one entry, repeated.
         Arc::new(DictionaryArray::<Int32Type>::try_new(
             Int32Array::from(vec![0; labels.row.len()]),
             shard,

@@ -1,7 +1,8 @@
-//! Lists of videos that people keep: text, CSV or Parquet. In: a path or an address; out: an address a row, and what the list says of it.
+//! Reads users' lists of videos: text, CSV or Parquet. Start at [`read_list`].
 //!
-//! Start at [`read_list`]. Size and etag are believed, so that nothing is asked of a store for videos that are known: a list of a million
-//! needs no request. What else a list says (licence, split, channel) stays with the video: SQL's table `videos` has it.
+//! A list's sizes and etags are trusted, so that a list of a million known videos needs no request
+//! to the store. Other columns (licence, split, channel) stay with the video as metadata, and the
+//! SQL table `videos` shows them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,99 +11,103 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use super::access::{Access, address};
+use super::entry_faults::{EntryClass, EntryFault};
 use super::error::{Error, Result};
-use super::local_name::{bytes_text, local_path};
-use super::refused::{EntryClass, Refused};
+use super::path_text::{bytes_text, local_path};
 use super::remote_file::RemoteFile;
 
 mod parquet;
 
-/// The column of addresses.
+/// The column of paths or addresses.
 const URI: &str = "uri";
 /// The column of sizes in bytes.
 const BYTES: &str = "bytes";
 /// The column of etags.
 const ETAG: &str = "etag";
-/// What decides where a video is and whether it changed; the rest is about it.
+/// The columns that decide where a video is and whether it changed. All others are metadata.
 const KNOWN: [&str; 3] = [URI, BYTES, ETAG];
 
 /// An entry of a list, a folder or a bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedVideo {
-    /// Where the video is.
+    /// The path or address of the video.
     pub uri: String,
-    /// Its size and etag, where the list says both.
+    /// The video's size in bytes and etag, if the list has both.
     pub known: Option<(u64, String)>,
-    /// What else the list says of it, by column.
-    pub about: About,
-    /// Why it cannot be read, where that is known already.
-    pub unread: Option<Unread>,
+    /// The list's other columns.
+    pub about: ListMetadata,
+    /// Why the video cannot be read, if the listing has found a reason.
+    pub unread: Option<EntryError>,
 }
 
 /// Why an entry cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unread {
-    /// As it is, it never can be.
-    Refused(Refused),
-    /// Reading it failed in passing: what was read of it, or of what is below it, stays.
+pub enum EntryError {
+    /// A lasting fault: the entry can never be read as it is.
+    Refused(EntryFault),
+    /// A passing fault. Earlier results of this entry, and of entries below it, are kept.
     Passing(String),
 }
 
-/// What a list holds.
+/// The content of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
-    /// Its rows, those that make no sense among them.
+    /// One entry per row, invalid rows included.
     pub videos: Vec<ListedVideo>,
-    /// What of it is left out, for people.
+    /// Notes for the user on columns that are left out.
     pub notes: Vec<String>,
 }
 
 impl ListedVideo {
-    /// Returns an entry of which nothing but its place is known.
+    /// Creates an entry without metadata.
     #[must_use]
     pub fn new(uri: String) -> Self {
         ListedVideo { uri, ..ListedVideo::default() }
     }
 
-    /// Returns a row that makes no sense, under the name of its place in the list.
-    fn bad_row(list: &str, place: &str, seen: &str) -> Self {
-        let refused = Refused::new(EntryClass::BadRow, format!("{place}: {seen}"));
+    /// Creates the entry of an invalid row. Its name is the row's position in the list.
+    fn bad_row(list: &str, position: &str, seen: &str) -> Self {
+        let refused = EntryFault::new(EntryClass::BadRow, format!("{position}: {seen}"));
         ListedVideo {
-            unread: Some(Unread::Refused(refused)),
-            ..ListedVideo::new(format!("{list}, {place}"))
+            unread: Some(EntryError::Refused(refused)),
+            ..ListedVideo::new(format!("{list}, {position}"))
         }
     }
 
-    /// Takes over what another list knows of the same video and this one does not; true, for there is one less.
+    /// Adds the metadata of another entry for the same video; on conflict, this entry's values
+    /// stay. Always returns true, for use with `dedup_by`.
     pub fn join(&mut self, other: &mut ListedVideo) -> bool {
         self.known = self.known.take().or(other.known.take());
-        let (theirs, ours) = (std::mem::take(&mut other.about), std::mem::take(&mut self.about));
+        let theirs = std::mem::take(&mut other.about);
+        let ours = std::mem::take(&mut self.about);
+        // Of two values for a column, the later one stays.
         self.about = theirs.columns().chain(ours.columns()).collect();
         true
     }
 }
 
-/// What a list says of a video, by column; a column that is empty there is not in it. Of a million videos most lists say nothing, which is
-/// eight bytes.
+/// A list's metadata on one video: values by column, without empty ones.
+///
+/// Most of a million videos have no metadata. The box keeps an empty value at eight bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-#[expect(clippy::box_collection, reason = "what says nothing should be small")]
-pub struct About(Option<Box<BTreeMap<String, String>>>);
+#[expect(clippy::box_collection, reason = "an empty value should be small")]
+pub struct ListMetadata(Option<Box<BTreeMap<String, String>>>);
 
-impl About {
-    /// Whether nothing is said.
+impl ListMetadata {
+    /// Returns whether there is no metadata.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// What a column says.
+    /// Returns a column's value.
     #[must_use]
     pub fn get(&self, column: &str) -> Option<&str> {
         self.0.as_ref()?.get(column).map(String::as_str)
     }
 
-    /// The columns' names.
+    /// Returns the columns' names.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.0.iter().flat_map(|columns| columns.keys())
     }
@@ -112,28 +117,31 @@ impl About {
     }
 }
 
-impl FromIterator<(String, String)> for About {
+impl FromIterator<(String, String)> for ListMetadata {
     fn from_iter<T: IntoIterator<Item = (String, String)>>(columns: T) -> Self {
         let columns: BTreeMap<_, _> = columns.into_iter().collect();
-        About((!columns.is_empty()).then(|| Box::new(columns)))
+        ListMetadata((!columns.is_empty()).then(|| Box::new(columns)))
     }
 }
 
-/// Reads a list: `.csv` and `.parquet` by their column `uri`, with `bytes` and `etag` where they know them, and whatever else
-/// they have of numbers, dates and text; anything else is text, an address a line. A row that makes no sense is one of the rows.
+/// Reads a list of videos.
+///
+/// `.csv` and `.parquet` files have a column `uri`, optionally `bytes` and `etag`, and any metadata
+/// columns of numbers, dates and text. Any other file is text with one path or address per line. An
+/// invalid row becomes an entry with its fault.
 ///
 /// # Errors
-/// Names the list and what is wrong with all of it: it cannot be read, or the column of addresses is missing.
+/// Fails if the whole list is unusable: it cannot be read, or the column `uri` is missing.
 pub fn read_list(path: &str, access: &Access) -> Result<List> {
-    let wrong = |reason: String| Error::List { path: path.to_owned(), reason };
-    let bytes = read(path, access).map_err(|cause| wrong(cause.to_string()))?;
-    let kind = path.rsplit_once('.').map_or("", |(_, kind)| kind).to_ascii_lowercase();
-    let list = match kind.as_str() {
-        "csv" => of_csv(path, &plain(bytes)).map(List::from),
+    let list_error = |reason: String| Error::List { path: path.to_owned(), reason };
+    let bytes = read(path, access).map_err(|cause| list_error(cause.to_string()))?;
+    let extension = path.rsplit_once('.').map_or("", |(_, extension)| extension);
+    let list = match extension.to_ascii_lowercase().as_str() {
+        "csv" => parse_csv(path, &to_utf8(bytes)).map(List::from),
         "parquet" => parquet::read(path, bytes.into()),
-        _ => of_text(&plain(bytes)).map(List::from),
+        _ => parse_text(&to_utf8(bytes)).map(List::from),
     };
-    list.map_err(wrong)
+    list.map_err(list_error)
 }
 
 impl From<Vec<ListedVideo>> for List {
@@ -151,26 +159,29 @@ fn read(path: &str, access: &Access) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns text without its byte order mark, and UTF-16 as UTF-8: what Windows' programs write.
-fn plain(bytes: Vec<u8>) -> Vec<u8> {
-    let wide = |of: fn([u8; 2]) -> u16| {
+/// Drops a byte order mark and converts UTF-16 to UTF-8: programs on Windows write both.
+fn to_utf8(bytes: Vec<u8>) -> Vec<u8> {
+    let from_utf16 = |unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> =
-            bytes[2..].chunks_exact(2).map(|pair| of([pair[0], pair[1]])).collect();
+            bytes[2..].chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
         String::from_utf16(&units).map(String::into_bytes)
     };
     match &bytes[..] {
         [0xef, 0xbb, 0xbf, text @ ..] => text.to_vec(),
-        [0xff, 0xfe, ..] => wide(u16::from_le_bytes).unwrap_or(bytes),
-        [0xfe, 0xff, ..] => wide(u16::from_be_bytes).unwrap_or(bytes),
+        [0xff, 0xfe, ..] => from_utf16(u16::from_le_bytes).unwrap_or(bytes),
+        [0xfe, 0xff, ..] => from_utf16(u16::from_be_bytes).unwrap_or(bytes),
         _ => bytes,
     }
 }
 
-/// A line is the bytes of a path, as `ls` writes them: they need not be UTF-8.
-fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+/// Parses one path or address per line. A line holds the bytes of a path, as `ls` writes them, and
+/// need not be UTF-8.
+fn parse_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+    // No path has a NUL byte, so this is a binary file.
     if bytes.contains(&0) {
         return Err(
-            "it is not text; expected an address a line, or a file named .csv or .parquet".into()
+            "it is not text: expected one address per line, or a file named .csv or .parquet"
+                .into(),
         );
     }
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
@@ -178,36 +189,43 @@ fn of_text(bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
     Ok(lines.map(|line| ListedVideo::new(bytes_text(line))).collect())
 }
 
-fn of_csv(list: &str, bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+/// Parses a CSV file with a header.
+fn parse_csv(list: &str, bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
+    // `flexible`: a row with too few fields becomes one bad row and does not end the reading.
     let mut reader =
         csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(bytes);
-    let head: Vec<String> =
+    let header: Vec<String> =
         reader.byte_headers().map_err(|cause| cause.to_string())?.iter().map(bytes_text).collect();
-    let place = |name: &str| head.iter().position(|column| column == name);
-    let uri = place(URI).ok_or_else(|| no_uri(head.iter().map(String::as_str)))?;
-    let (size, etag) = (place(BYTES), place(ETAG));
+    let index_of = |name: &str| header.iter().position(|column| column == name);
+    let uri = index_of(URI).ok_or_else(|| missing_uri(header.iter().map(String::as_str)))?;
+    let size = index_of(BYTES);
+    let etag = index_of(ETAG);
     let mut rows = Vec::new();
     for record in reader.byte_records() {
         let record = record.map_err(|cause| cause.to_string())?;
+        // A quoted field may hold line breaks, so the reader counts the lines.
         let line = format!("line {}", record.position().map_or(0, csv::Position::line));
         let bad = |seen: &str| ListedVideo::bad_row(list, &line, seen);
-        if record.len() != head.len() {
-            rows.push(bad(&format!("it has {} fields, the head has {}", record.len(), head.len())));
+        if record.len() != header.len() {
+            let seen = format!("it has {} fields, the header has {}", record.len(), header.len());
+            rows.push(bad(&seen));
             continue;
         }
         let fields: Vec<String> = record.iter().map(bytes_text).collect();
-        let text =
-            |at: Option<usize>| at.map(|at| fields[at].as_str()).filter(|text| !text.is_empty());
+        let text = |column: Option<usize>| {
+            column.map(|column| fields[column].as_str()).filter(|text| !text.is_empty())
+        };
         let bytes = text(size).map(|text| text.parse::<u64>().map_err(|_| text)).transpose();
         rows.push(match (text(Some(uri)), bytes) {
             (None, _) => bad("`uri` is empty"),
             (_, Err(seen)) => bad(&format!("`{BYTES}` is `{seen}`, expected a number of bytes")),
             (Some(uri), Ok(bytes)) => {
-                let others = head
+                let metadata = header
                     .iter()
                     .zip(&fields)
                     .filter(|(name, text)| !KNOWN.contains(&name.as_str()) && !text.is_empty());
-                let about = others.map(|(name, text)| (name.clone(), text.clone())).collect();
+                let about = metadata.map(|(name, text)| (name.clone(), text.clone())).collect();
+                // Only both together identify an unchanged video.
                 let known = bytes.zip(text(etag).map(str::to_owned));
                 ListedVideo { known, about, ..ListedVideo::new(uri.to_owned()) }
             }
@@ -216,8 +234,8 @@ fn of_csv(list: &str, bytes: &[u8]) -> Result<Vec<ListedVideo>, String> {
     Ok(rows)
 }
 
-/// Says that the column of addresses is missing, and which columns there are.
-fn no_uri<'a>(columns: impl Iterator<Item = &'a str>) -> String {
+/// Returns the message for a list without the column `uri`, with the columns it has.
+fn missing_uri<'a>(columns: impl Iterator<Item = &'a str>) -> String {
     let columns: Vec<&str> = columns.take(8).collect();
     format!("it has no column `{URI}`; its columns: {}", columns.join(", "))
 }
@@ -236,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn text_csv_and_parquet_say_the_same() {
+    fn text_csv_and_parquet_give_the_same_entries() {
         let folder = tempfile::tempdir().unwrap();
         let read = |name: &str| {
             read_list(folder.path().join(name).to_str().unwrap(), &Access::default())
@@ -277,7 +295,8 @@ mod tests {
         assert_eq!(read("a.parquet").unwrap(), dated);
     }
 
-    /// Reads a list of these bytes: what it names, `!` and the reason for each row that makes no sense, or the error.
+    /// Reads a list with these bytes. Returns its addresses, `!` and the reason for an invalid row,
+    /// or the error.
     fn rows(name: &str, bytes: &[u8]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
@@ -287,14 +306,14 @@ mod tests {
             Ok(list) => list
                 .videos
                 .into_iter()
-                .map(|video| said(video, &format!("{}, ", path.display())))
+                .map(|video| address_or_reason(video, &format!("{}, ", path.display())))
                 .collect(),
         }
     }
 
-    fn said(video: ListedVideo, list: &str) -> String {
+    fn address_or_reason(video: ListedVideo, list: &str) -> String {
         match video.unread {
-            Some(Unread::Refused(refused)) => {
+            Some(EntryError::Refused(refused)) => {
                 format!("!{} {}", video.uri.replace(list, ""), refused.reason)
             }
             _ => video.uri,
@@ -302,10 +321,12 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_makes_no_sense_costs_itself() {
-        let utf16 = |text: &str, of: fn(u16) -> [u8; 2]| {
-            "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(of).collect::<Vec<u8>>()
+    fn an_invalid_row_does_not_affect_the_other_rows() {
+        let utf16 = |text: &str, bytes_of: fn(u16) -> [u8; 2]| {
+            let units = "\u{feff}".encode_utf16().chain(text.encode_utf16());
+            units.flat_map(bytes_of).collect::<Vec<u8>>()
         };
+        // Name, content, and the beginning of each entry.
         let cases: [(&str, &[u8], &[&str]); 16] = [
             ("a.txt", b"\xef\xbb\xbfone.mp4\ntwo.mp4", &["one.mp4", "two.mp4"]),
             ("b.txt", &utf16("one.mp4\r\ntwo.mp4\r\n", u16::to_le_bytes), &["one.mp4", "two.mp4"]),
@@ -327,7 +348,7 @@ mod tests {
             (
                 "d.csv",
                 b"uri,a\nx.mp4\ny.mp4,1\nz.mp4,1,2\n",
-                &["!line 2 line 2: it has 1 fields, the head has 2", "y.mp4", "!line 4"],
+                &["!line 2 line 2: it has 1 fields, the header has 2", "y.mp4", "!line 4"],
             ),
             ("e.csv", b"uri;bytes\nx.mp4;7\n", &["error"]),
             ("f.csv", b"URI\nx.mp4\n", &["error"]),
@@ -342,14 +363,14 @@ mod tests {
         ];
         for (name, bytes, expected) in cases {
             let found = rows(name, bytes);
-            let alike = found.len() == expected.len()
+            let is_alike = found.len() == expected.len()
                 && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
-            assert!(alike, "{name}: {found:?}, expected {expected:?}");
+            assert!(is_alike, "{name}: {found:?}, expected {expected:?}");
         }
     }
 
     #[test]
-    fn what_is_wrong_with_all_of_a_list_is_said() {
+    fn an_unusable_list_is_an_error_with_the_reason() {
         let fault = |name: &str, bytes: &[u8]| rows(name, bytes).remove(0);
         assert!(
             fault("a.csv", b"video;x\nx.mp4;1\n")

@@ -1,7 +1,8 @@
-//! Manifests: the versions of a stage's dataset.
+//! Manifests: the versions of a stage's dataset. Start at [`head`].
 //!
-//! A manifest holds totals and settings, and lists the packs that hold the receipts. It is created once, under its number, so that a version
-//! never changes. Start at [`head`]; [`commit`](super::commit()) creates versions.
+//! A manifest holds totals and settings, and lists the packs of receipts.
+//! [`commit`](super::commit()) creates it once, under its version number, so that a version never
+//! changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
-use super::joined::Joined;
+use super::joined::JoinedTable;
 use super::pack::Pack;
+use super::paths::{Created, FileInfo, is_name};
 use super::pins;
-use super::place::Created;
-use super::place::FileInfo;
-use super::place::is_name;
 use super::receipt::{Receipt, Reject, VideoRecord, read_json};
 use super::store::Store;
 use super::table::table_sort;
@@ -26,95 +25,96 @@ use super::table::table_sort;
 pub struct Manifest {
     /// The version of this file's format: [`super::FORMAT`].
     pub format: u32,
-    /// This version: 1, 2, 3 and so on; also the file's name.
+    /// The version number: 1, 2, 3 and so on. It is also the file's name.
     pub version: u64,
-    /// The version before, if there is one.
+    /// The previous version, if there is one.
     pub parent: Option<u64>,
-    /// When it was committed, in milliseconds since 1970.
+    /// The time of the commit, in milliseconds since 1970.
     pub committed_unix_ms: u64,
-    /// The run that committed it: `runs/<run>.json` is its record.
+    /// The run that committed it. `runs/<run>.json` is its record.
     pub run: String,
-    /// The pipeline.
+    /// The pipeline's name.
     pub pipeline: String,
     /// The stage's kind, such as `decode`.
     pub kind: String,
-    /// Why it was made.
+    /// The reason for the version, such as new videos.
     pub why: String,
     /// The settings of its tasks.
     pub settings: Map<String, Value>,
-    /// How much it is.
+    /// The size of the version.
     pub totals: Totals,
-    /// What changed since the version before.
+    /// The changes since the previous version.
     pub changes: Changes,
-    /// The receipts, in the dataset's order.
+    /// The packs of receipts, in the dataset's order.
     pub packs: Vec<Pack>,
-    /// Tables of many tasks in one file.
+    /// The joined tables; each repeats the rows of many tasks in one file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub joined: Vec<Joined>,
+    pub joined: Vec<JoinedTable>,
 }
 
-/// How much a version is.
+/// The size of a version: sums over its tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Totals {
-    /// Tasks.
+    /// The number of tasks.
     pub tasks: u64,
-    /// Files.
+    /// The number of the tasks' files.
     pub files: u64,
-    /// What the files weigh.
+    /// The total size of these files, in bytes.
     pub bytes: u64,
-    /// Rows of the stage's own table.
+    /// The rows of the stage's own table.
     pub rows: u64,
-    /// Videos that were read.
+    /// The number of decoded videos.
     pub videos: u64,
-    /// Videos that could not be read, wholly or in part.
+    /// The number of videos with a fault, unreadable as a whole or in part.
     pub rejects: u64,
-    /// Sums of the tasks' counts: `frames`, `transitions`, ...
+    /// Sums of the tasks' counts: `frames`, `transitions` and others.
     pub counts: BTreeMap<String, u64>,
-    /// Shards and tables, by sort: `shard.arrow`, `labels.parquet`.
+    /// Totals of shards and tables by sort: `shard.arrow`, `labels.parquet`.
     pub tables: BTreeMap<String, TableTotals>,
 }
 
-/// How much the files of one sort are.
+/// The size of all files of one sort.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableTotals {
-    /// Files.
+    /// The number of files.
     pub files: u64,
-    /// Rows.
+    /// The number of rows.
     pub rows: u64,
 }
 
-/// Returns the sort of a shard or a table: its name without what numbers it, such as `labels.parquet`; none of other files.
+/// Returns the sort of a shard or table, its file name without numbers, such as `labels.parquet`.
+/// Returns `None` for other files.
 #[must_use]
-pub fn sort_of(path: &str) -> Option<String> {
+pub fn table_name(path: &str) -> Option<String> {
     match table_sort(path) {
         Some(sort) => Some(format!("{sort}.parquet")),
         None => path.ends_with(".arrow").then(|| "shard.arrow".to_owned()),
     }
 }
 
-/// How a version differs from the one before.
+/// The difference between a version and the previous one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Changes {
-    /// Tasks that the version before did not have.
+    /// The number of tasks new in this version.
     pub tasks_added: u64,
-    /// Tasks that only the version before had.
+    /// The number of tasks only in the previous version.
     pub tasks_dropped: u64,
 }
 
-/// Numbers of receipts that add up; the others are measures.
+/// The entries of a receipt's `stats` to sum up. The others are measurements.
 const COUNTS: [&str; 8] =
     ["videos", "frames", "episodes", "transitions", "copies", "actions", "unused", "env_steps"];
 
 impl Totals {
-    /// Adds what one task counts.
+    /// Adds one task.
     pub fn add(&mut self, receipt: &Receipt) {
         self.combine(receipt, u64::saturating_add);
     }
 
-    /// Takes away what one task counts.
+    /// Subtracts one task.
     pub fn remove(&mut self, receipt: &Receipt) {
         self.combine(receipt, u64::saturating_sub);
     }
@@ -129,26 +129,32 @@ impl Totals {
             (&mut self.videos, receipt.videos.len() as u64),
             (&mut self.rejects, receipt.rejects.len() as u64),
         ];
-        numbers.into_iter().for_each(|(total, number)| *total = with(*total, number));
+        for (total, number) in numbers {
+            *total = with(*total, number);
+        }
         for name in COUNTS {
             if let Some(value) = receipt.stats.get(name) {
                 let total = self.counts.entry(name.to_owned()).or_default();
                 *total = with(*total, *value as u64);
             }
         }
+        // Totals after `remove` equal totals without the task: an entry of zero would differ.
         self.counts.retain(|_, count| *count > 0);
         for file in &receipt.files {
-            let Some(sort) = sort_of(&file.path) else { continue };
+            let Some(sort) = table_name(&file.path) else { continue };
             let table = self.tables.entry(sort).or_default();
-            (table.files, table.rows) = (with(table.files, 1), with(table.rows, file.rows));
+            table.files = with(table.files, 1);
+            table.rows = with(table.rows, file.rows);
         }
         self.tables.retain(|_, table| table.files > 0);
     }
 
-    /// Returns the totals of some receipts.
+    /// Returns the totals of the receipts.
     pub fn of<'a>(receipts: impl IntoIterator<Item = &'a Arc<Receipt>>) -> Self {
         let mut totals = Self::default();
-        receipts.into_iter().for_each(|receipt| totals.add(receipt));
+        for receipt in receipts {
+            totals.add(receipt);
+        }
         totals
     }
 }
@@ -161,7 +167,7 @@ impl Manifest {
         Ok(packs.into_iter().flatten().collect())
     }
 
-    /// Returns key and attempt of every task, in the dataset's order.
+    /// Returns every task's key and attempt, in the dataset's order.
     pub fn entries(&self, store: &Store) -> Result<Vec<(String, String)>> {
         let packs = self
             .packs
@@ -171,46 +177,52 @@ impl Manifest {
         Ok(packs.into_iter().flatten().collect())
     }
 
-    /// Returns the sort of the stage's own table, if that is Parquet: the first by name. A stage that makes shards has none.
+    /// Returns the sort of the stage's own Parquet table, the first by name. A stage with shards
+    /// has none.
     #[must_use]
     pub fn own_table(&self) -> Option<&str> {
         let sorts = &self.totals.tables;
         sorts.keys().next().map(String::as_str).filter(|_| !sorts.contains_key("shard.arrow"))
     }
 
-    /// Returns the files that hold all rows of one sort of table, such as `labels.parquet`, each row once: joined tables, and the files of
-    /// tasks that are in none.
+    /// Returns the files with all rows of one sort of table, such as `labels.parquet`. They are the
+    /// joined tables, and the own files of all other tasks, so each row appears once.
     ///
     /// # Errors
-    /// Also where the manifest speaks of tasks that it does not have.
+    /// Fails if a pack cannot be read, or if two joined tables list the same task or one lists an
+    /// unknown task.
     pub fn tables(&self, store: &Store, sort: &str) -> Result<Vec<FileInfo>> {
         let mut is_joined = vec![false; self.packs.iter().map(Pack::tasks).sum()];
-        let mut placed = Vec::new();
+        // Each file with the index of its first task, to sort by.
+        let mut files = Vec::new();
         for joined in self.joined.iter().filter(|joined| joined.sort().as_deref() == Some(sort)) {
-            for place in joined.places() {
-                let of_task = is_joined.get_mut(place).filter(|is_joined| !**is_joined);
-                *of_task.ok_or_else(|| self.misplaced(joined, place))? = true;
+            for task in joined.places() {
+                let slot = is_joined.get_mut(task).filter(|is_joined| !**is_joined);
+                *slot.ok_or_else(|| self.bad_join(joined, task))? = true;
             }
-            placed.push((joined.places().next(), joined.file.clone()));
+            files.push((joined.places().next(), joined.file.clone()));
         }
+        // If every task is joined, no pack is read at all.
         if is_joined.iter().any(|is_joined| !is_joined) {
             let packs =
                 self.packs.iter().map(|pack| pack.files(store)).collect::<Result<Vec<_>>>()?;
-            for (place, files) in
-                packs.into_iter().flatten().enumerate().filter(|(place, _)| !is_joined[*place])
-            {
-                let files =
-                    files.into_iter().filter(|file| sort_of(&file.path).as_deref() == Some(sort));
-                placed.extend(files.map(|file| (Some(place), file)));
+            for (task, own_files) in packs.into_iter().flatten().enumerate() {
+                if !is_joined[task] {
+                    let tables = own_files
+                        .into_iter()
+                        .filter(|file| table_name(&file.path).as_deref() == Some(sort));
+                    files.extend(tables.map(|file| (Some(task), file)));
+                }
             }
         }
-        placed.sort_by_key(|(place, _)| *place);
-        Ok(placed.into_iter().map(|(_, file)| file).collect())
+        files.sort_by_key(|(task, _)| *task);
+        Ok(files.into_iter().map(|(_, file)| file).collect())
     }
 
-    fn misplaced(&self, joined: &Joined, place: usize) -> Error {
+    /// Creates the error for a joined table with an unknown task, or one in another joined table.
+    fn bad_join(&self, joined: &JoinedTable, task: usize) -> Error {
         let reason = format!(
-            "version {} lists it for task {place}, which it does not have or which another file holds",
+            "version {} lists it for task {task}, but this task is missing or in another file, too",
             self.version
         );
         Error::Corrupt { path: joined.file.path.clone(), reason }
@@ -222,13 +234,13 @@ impl Manifest {
         Ok(packs.into_iter().flatten().flatten().collect())
     }
 
-    /// Returns the videos that were read.
+    /// Returns the decoded videos.
     pub fn videos(&self, store: &Store) -> Result<Vec<VideoRecord>> {
         let packs = self.packs.iter().map(|pack| pack.videos(store)).collect::<Result<Vec<_>>>()?;
         Ok(packs.into_iter().flatten().flatten().collect())
     }
 
-    /// Returns the videos that could not be read, wholly or in part.
+    /// Returns the rejects: videos with a fault, unreadable as a whole or in part.
     pub fn rejects(&self, store: &Store) -> Result<Vec<Reject>> {
         let packs =
             self.packs.iter().map(|pack| pack.rejects(store)).collect::<Result<Vec<_>>>()?;
@@ -236,7 +248,7 @@ impl Manifest {
     }
 }
 
-/// Returns the numbers of a stage's versions that there are, ascending.
+/// Returns the numbers of a stage's existing versions, ascending.
 pub fn versions(store: &Store, stage: &str) -> Result<Vec<u64>> {
     let paths = store.list(&format!("{stage}/manifests"))?;
     Ok(paths
@@ -247,7 +259,8 @@ pub fn versions(store: &Store, stage: &str) -> Result<Vec<u64>> {
 
 /// Returns the newest version of a stage's dataset, if it has one.
 pub fn head(store: &Store, stage: &str) -> Result<Option<Manifest>> {
-    // A version that a collector deletes meanwhile is not the newest: what is listed again has a newer one.
+    // A collector may delete the listed version meanwhile. It never deletes the newest, so a new
+    // listing has a newer one.
     for _ in 0..8 {
         let Some(newest) = versions(store, stage)?.pop() else { return Ok(None) };
         if let Some(found) = at(store, stage, newest)? {
@@ -260,21 +273,22 @@ pub fn head(store: &Store, stage: &str) -> Result<Option<Manifest>> {
 /// Returns one version of a stage's dataset, if it exists.
 ///
 /// # Errors
-/// Where the number in the file is not that of its name: it was copied by hand.
+/// Fails if the version in the file differs from its name, because the file was copied by
+/// hand.
 pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> {
     let path = manifest_path(stage, version);
     match read_json::<Manifest>(store, &path)? {
         Some(found) if found.version != version => {
             let reason =
-                format!("it says that it is version {}, its name says {version}", found.version);
+                format!("it holds version {}, but its name is of version {version}", found.version);
             Err(Error::Misnamed { path, reason })
         }
         found => Ok(found),
     }
 }
 
-/// Returns the workspace's stages that have a dataset, each with its newest version, or the error of its damaged manifest: one damaged
-/// stage must not hide the others.
+/// Returns the newest version of every stage with a dataset. A damaged manifest gives the stage's
+/// error, so that one damaged stage does not hide the others.
 ///
 /// # Errors
 /// Fails if the workspace cannot be read.
@@ -293,23 +307,24 @@ pub fn stages(store: &Store) -> Result<Vec<(String, Result<Manifest>)>> {
     Ok(stages)
 }
 
-/// Returns the names of the workspace's folders that may be stages.
+/// Returns the names of the workspace's folders, except lapo's own.
 pub(super) fn stage_names(store: &Store) -> Result<Vec<String>> {
     let mut names = store.folders("")?;
     names.retain(|name| is_name(name) && !["pins", "runs", "probes"].contains(&name.as_str()));
     Ok(names)
 }
 
-/// Returns the path of a version's manifest: zero-padded, so that the order of names is the order of versions.
+/// Returns the path of a version's manifest. The number is zero-padded, so that names sort by
+/// version.
 #[must_use]
 pub fn manifest_path(stage: &str, version: u64) -> String {
     format!("{stage}/manifests/{version:010}.json")
 }
 
-/// Makes an older version the newest again: a new version of the same tasks.
+/// Rolls back to an older version: creates a new version with the older one's tasks.
 ///
 /// # Errors
-/// Where the version is not there.
+/// Fails if the older version does not exist.
 pub fn rolled_back(
     store: &Store,
     stage: &str,
@@ -317,10 +332,11 @@ pub fn rolled_back(
     run: &str,
     now_unix_ms: u64,
 ) -> Result<Manifest> {
-    // Held first, then looked at: no collector takes its packs and data while the new version is made.
+    // Pin before reading: no collector deletes the version's packs and data during the rollback.
     let _held = pins::reading(store, stage, to)?;
     let old =
         at(store, stage, to)?.ok_or_else(|| Error::Missing { path: manifest_path(stage, to) })?;
+    // Repeat if another commit takes the number first.
     loop {
         let newest = head(store, stage)?
             .ok_or_else(|| Error::Missing { path: format!("{stage}/manifests") })?;

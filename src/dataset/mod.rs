@@ -1,95 +1,98 @@
-//! Frames become rows on disk, and every decision on what exists is one atomic create.
+//! Storage: versioned datasets in a workspace, a local folder or a prefix of an object store.
 //!
-//! In: frames from a decoder and numbers from a model. Out: shards (Arrow IPC, memory-mapped), labels
-//! (Parquet), receipts and manifests (JSON) in a workspace. Where to start: [`Store`], the only door to
-//! storage; then [`ShardWriter`] and [`Shard`], the way frames go in and come back; then
-//! [`file_receipt`] and [`commit()`], the way a task's result becomes part of a dataset.
+//! A workspace holds shards of frames (Arrow IPC, memory-mapped), labels (Parquet), receipts and
+//! manifests (JSON). [`mod@format`] describes every file and field. Start here:
 //!
-//! **This room knows nothing of tensors, video codecs or YAML.** Data files never change once written;
-//! only receipts and manifests decide, and each of those is created once. [`mod@format`] describes every file and field.
+//! - [`Store`] is the only access to storage.
+//! - [`ShardWriter`] writes frames, [`Shard`] reads them.
+//! - [`file_receipt`] records a task's result, [`commit()`] makes it part of a dataset.
+//!
+//! **This module does not depend on tensors, video codecs or YAML.** Data files never change once
+//! written. A task is done when its receipt exists, a version exists when its manifest does, and
+//! each of these is one atomic create.
 //!
 //! ## Decisions
 //!
-//! | what | why | cost |
+//! | decision | reason | cost |
 //! |---|---|---|
-//! | Only a folder with `lapo.json` is a workspace ([`workspace`]) | a typo must not collect a stranger's folder, and a pipeline must not write into another one's | one request when a command begins |
-//! | A version lists its receipts in packs, Parquet files that versions share; small packs are merged into the rows behind them, so that sizes grow geometrically (`commit`) | a reader opens a few files, not one a task; a commit of one task among a million writes kilobytes | every receipt exists twice, as its own file and as a row, and is rewritten O(log n) times |
-//! | A task is done if its receipt is filed and its files have their sizes (`finished`) | a file that was cut short or deleted is made anew by itself, and the versions before stay as they are | a plan lists the receipts and looks at every data file; damage of the same size is seen only by [`verify`](mod@verify) |
-//! | A receipt's own file stays beside the packs | filing is one atomic create, and workers need to agree on nothing else | a small file a task |
-//! | Pin first, then look; the collector announces what it will delete, then reads the pins ([`pins`]) | nothing is locked, and a run, a plan that is out and a query keep what they read | a file a run and stage; a killed machine's pins hold until they expire |
-//! | A version's age counts from the commit that superseded it ([`gc`]) | data that are newest until a minute ago are read by somebody | old data stay a week longer |
-//! | Runs are numbered by creating the next free name ([`runs`]) | of two runs the later one wins whatever the clocks say | one listing a run; a run that did nothing frees its number |
-//! | Delta Lake logs repeat the manifests ([`delta`]) | Python and Spark read every version by the folder's name | one file more a commit; no program but lapo may write the table |
-//! | A commit joins small tables into files of up to `file_mib` (`joined`); the tasks' own files stay beside them | queries, Delta readers and `lapo files` open few files (a small one costs 0.7 ms of a core: 20,000 took 13 s), while a task, its key, its receipt and its files stay one thing for workers, plans, trainings and the collector | labels exist twice, as a task's file and in a joined one; a row is rewritten O(log n) times |
-//! | Formats have one number, [`FORMAT`], and no migration | a reader either knows a file or stops | a workspace of another format is started anew |
+//! | Only a folder with `lapo.json` is a workspace ([`workspace`]) | a typo must not make garbage collection delete files in an unrelated folder, and one pipeline must not write into another's workspace | one request when a command begins |
+//! | A version lists its receipts in packs, Parquet files shared between versions; a commit merges small packs, so that sizes grow geometrically (`commit`) | a reader opens a few files, not one per task; committing one task among a million writes kilobytes | every receipt exists twice, as its own file and as a row, and is rewritten O(log n) times |
+//! | A task is done if its receipt is filed and its files have the recorded sizes (`finished`) | the next run recreates a truncated or deleted file, and older versions stay as they are | a plan lists the receipts and checks the size of every data file; only [`verify`](mod@verify) detects damage that keeps the size |
+//! | A receipt's own file stays beside the packs | filing is one atomic create, and workers need no other agreement | one small file per task |
+//! | A process pins before it reads; the collector announces its deletions, then reads the pins ([`pins`]) | there are no locks, and a run, a handed-out plan or a query keeps the data it reads | one file per run and stage; the pins of a killed machine hold until they expire |
+//! | A version's age counts from the commit that superseded it ([`gc`]) | a version superseded a minute ago still has readers | old data stay a week longer |
+//! | A run takes its number by creating the next free name ([`runs`]) | the later of two runs wins, independent of clocks | one listing per run; a run that did nothing frees its number |
+//! | Delta Lake logs repeat the manifests ([`delta`]) | Python and Spark read every version by the folder's name | one more file per commit; only lapo may write the table |
+//! | A commit joins small tables into files of up to `file_mib` (`joined`); the tasks' own files stay beside them | queries, Delta readers and `lapo files` open few files (opening a small one takes 0.7 ms), and workers, plans, trainings and the collector still handle each task with its own receipt and files | labels exist twice, in a task's file and in a joined one; a row is rewritten O(log n) times |
+//! | All formats share one version number, [`FORMAT`], without migration | a reader either supports a file or stops | a workspace of another format must be started anew |
 //!
 //! ## Files
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
 //! | `store` | create, read, list, delete, stream out, memory-map |
-//! | `checks` | whether a file is the one that was written, and a store one that can be trusted |
-//! | `place` | paths that cannot leave the workspace |
-//! | `disk`, `remote` | the same in a folder and in an object store |
-//! | `durable`, `walk` | what a power cut must not undo, and listing a folder |
-//! | `access`, `cache`, `remote_file` | how object stores are reached, local copies of their files, and reading in one without a copy |
-//! | `schema` | every column name and every schema, once |
-//! | `parts` | parts of a file, wherever it is |
+//! | `checks` | checks of files against their receipts, and of the store's guarantees |
+//! | `place` | validated paths that cannot leave the workspace |
+//! | `disk`, `remote` | the two backends of a store: a folder and an object store |
+//! | `durable`, `walk` | writes that survive a power cut, and listing of folders |
+//! | `access`, `cache`, `remote_file` | connections to object stores, local copies of their files, and reading without a copy |
+//! | `schema` | every column name and every schema |
+//! | `parts` | byte ranges of a local or remote file |
 //! | `shard`, `shard_reader`, `ipc` | frames of whole episodes as fixed-size rows |
-//! | `frame_rows` | which frames there are, without pixels |
-//! | `shards` | all shards of a dataset, opened when they are needed |
-//! | `window` | which runs of frames are training windows |
+//! | `frame_rows` | the index of all frames, without pixels |
+//! | `shards` | all shards of a dataset, opened on demand |
+//! | `window` | the index of training windows |
 //! | `labels`, `label_reader` | one Parquet row per transition |
-//! | `action_rows`, `actions` | true actions that somebody recorded: files, and the action at any frame |
-//! | `listing`, `archive`, `bucket` | lists of videos that people keep, videos within tar archives, and the objects of a bucket |
-//! | `refused`, `local_name` | entries that are listed and not read, and names of files as text |
+//! | `action_rows`, `actions` | recorded true actions: their files, and the action at any frame |
+//! | `listing`, `archive`, `bucket` | users' lists of videos, videos within tar archives, and the objects of a bucket |
+//! | `refused`, `local_name` | listed entries that cannot be read, and file names as text |
 //! | `table`, `table_reader` | small Parquet tables, such as metrics |
 //! | `new_file` | a large file, hashed while it is written |
-//! | `workspace` | `lapo.json`, which makes a folder a workspace |
-//! | `receipt`, `pack` | what a task made, and many receipts in one file |
+//! | `workspace` | `lapo.json`, the marker of a workspace |
+//! | `receipt`, `pack` | the result of a task, and many receipts in one file |
 //! | `joined` | the small tables of many tasks as one file |
-//! | `manifest`, `commit` | a version of a dataset, and how the next one is made |
-//! | `finished` | which tasks are done: filed, and their files whole |
-//! | `runs`, `pins` | which runs there were, and what they and others still need |
+//! | `manifest`, `commit` | a version of a dataset, and how the next one is committed |
+//! | `finished` | the tasks with a filed receipt and intact files |
+//! | `runs`, `pins` | the workspace's runs, and the data that runs and readers still need |
 //! | `delta` | the same versions as a Delta Lake table, for other programs |
 //! | `hashing` | fast hash tables |
-//! | `gc` | what nobody needs any more |
-//! | `verify` | whether the files are what the receipts say |
+//! | `gc` | garbage collection |
+//! | `verify` | comparison of all files with their receipts |
 
 mod access;
 mod action_rows;
 mod actions;
 mod archive;
 mod bucket;
+mod byte_ranges;
 mod cache;
-mod checks;
 mod commit;
 pub mod delta;
 mod disk;
 mod durable;
+mod entry_faults;
 mod error;
 #[cfg(test)]
-mod faults;
-mod fields;
-mod finished;
+mod faulty_store;
+mod finished_tasks;
 mod frame_rows;
 pub mod gc;
 mod hashing;
+mod integrity;
 mod ipc;
 mod joined;
+mod key_fields;
 mod label_reader;
 mod labels;
 mod listing;
-mod local_name;
 mod manifest;
 mod new_file;
 mod pack;
-mod parts;
+mod path_text;
+mod paths;
 pub mod pins;
-mod place;
 mod process;
 mod receipt;
-mod refused;
 mod remote;
 mod remote_file;
 pub mod runs;
@@ -97,11 +100,11 @@ pub mod schema;
 mod shard;
 mod shard_reader;
 mod shards;
+#[cfg(test)]
+mod step_scheduler;
 mod store;
 mod table;
 mod table_reader;
-#[cfg(test)]
-mod turns;
 pub mod verify;
 mod walk;
 mod window;
@@ -110,49 +113,49 @@ pub mod workspace;
 pub use access::{Access, address};
 pub use action_rows::ActionRows;
 pub use actions::{Action, Actions};
-pub use archive::{Member, Readable, members, open_source, version_of};
-pub use bucket::{Listed, list_objects};
+pub use archive::{Member, Readable, members, open_source, size_and_version};
+pub use bucket::{ListedObject, list_objects};
 pub use cache::CacheFolder;
 pub use commit::{Commit, Committed, commit};
+pub use entry_faults::{EntryClass, EntryFault, is_uncounted};
 pub use error::{Error, Result};
 #[cfg(test)]
-pub(crate) use faults::faulty_store;
-pub use fields::Fields;
-pub use finished::{Damaged, Finished, finished, take_back};
+pub(crate) use faulty_store::faulty_store;
+pub use finished_tasks::{DamagedTask, Finished, delete_damaged_receipt, finished};
 pub use frame_rows::{FrameRows, read_all_frame_rows, read_frame_rows};
 pub use hashing::{HashMap, HashSet};
-pub use joined::{DEFAULT_FILE_MIB, Joined};
+pub use joined::{DEFAULT_FILE_MIB, JoinedTable};
+pub use key_fields::Fields;
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
-pub use listing::{About, List, ListedVideo, Unread, read_list};
-pub use local_name::{bytes_text, local_path, path_text};
+pub use listing::{EntryError, List, ListMetadata, ListedVideo, read_list};
 pub use manifest::{
-    Changes, Manifest, TableTotals, Totals, at, head, rolled_back, sort_of, stages, versions,
+    Changes, Manifest, TableTotals, Totals, at, head, rolled_back, stages, table_name, versions,
 };
 pub use new_file::NewFile;
 pub use pack::Pack;
-pub use place::{Created, FileInfo, Stored, is_key, is_name};
+pub use path_text::{bytes_text, local_path, path_text};
+pub use paths::{Created, FileInfo, StoredFile, is_key, is_name};
 pub use process::{Process, host};
 pub use receipt::{
-    Filed, Made, Receipt, Reject, VideoRecord, are_filed, data_folder, file_receipt, find_receipts,
-    parse_versioned, read_receipt, receipt_path,
+    FilingOutcome, Provenance, Receipt, Reject, VideoRecord, are_filed, data_folder, file_receipt,
+    find_receipts, parse_versioned, read_receipt, receipt_path,
 };
-pub use refused::{EntryClass, Refused, is_uncounted};
 pub use remote_file::RemoteFile;
 pub use schema::{Compression, FrameSize, LabelShape};
 pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, Shard};
 pub use shards::Shards;
+#[cfg(test)]
+pub(crate) use step_scheduler::StepScheduler;
 pub use store::Store;
 pub use table::{Column, table_sort, write_table};
 pub use table_reader::{Table, read_columns, read_table};
-#[cfg(test)]
-pub(crate) use turns::Turns;
 pub use window::{Window, WindowIndex};
 
-/// The format on disk: every file and every field.
+/// The format on disk: every file and field of a workspace.
 #[doc = include_str!("format.md")]
 pub mod format {}
 
-/// The version of every file format this room writes; readers check it before anything else.
+/// The version of every file format of this module. Readers check it before anything else.
 pub const FORMAT: u32 = 2;

@@ -1,8 +1,9 @@
-//! A large file on its way into a workspace: hashed while it is written, synced when it is finished.
+//! Writes a large file to a workspace: hashes it while it is written, and syncs it when it is
+//! finished.
 //!
-//! In: bytes, through [`std::io::Write`]. Out: [`FileInfo`], which a receipt files. Start at
-//! [`NewFile::finish`]. A file dropped before it is finished is removed; one left by a killed process is
-//! referred to by nothing.
+//! Write with [`std::io::Write`], then call [`NewFile::finish`] for the [`FileInfo`] of the
+//! receipt. A file dropped before it is finished is deleted. A killed process leaves a file that no
+//! receipt lists; garbage collection deletes it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -12,58 +13,67 @@ use std::sync::Arc;
 
 use super::disk::Folder;
 use super::error::{Result, io_error};
-pub use super::place::FileInfo;
+pub use super::paths::FileInfo;
 use super::remote::Remote;
 
-/// A file being written; made by [`Store::new_file`](super::Store::new_file).
+/// A file being written, created by [`Store::new_file`](super::Store::new_file).
 pub struct NewFile {
     path: String,
-    /// Where it is while it is written: its own place in a folder, else one to upload from.
-    place: PathBuf,
-    goal: Goal,
+    /// The local file: the final one in a folder, else a temporary one to upload.
+    local_path: PathBuf,
+    destination: Destination,
     file: BufWriter<File>,
     hasher: blake3::Hasher,
     bytes: u64,
     finished: bool,
 }
 
-/// Where a file must be to count as written.
-enum Goal {
-    /// Where it is, in this folder.
-    Here(Arc<Folder>),
+/// The workspace that receives the file.
+enum Destination {
+    /// A folder: the file already has its final path.
+    Folder(Arc<Folder>),
+    /// An object store: the finished file is uploaded.
     Remote(Arc<Remote>),
 }
 
 impl NewFile {
     pub(super) fn begin(folder: Arc<Folder>, path: &object_store::path::Path) -> Result<Self> {
-        let (file, place) = folder.begin(path)?;
-        Ok(Self::over(path.as_ref(), file, place, Goal::Here(folder)))
+        let (file, local_path) = folder.begin(path)?;
+        Ok(Self::over(path.as_ref(), file, local_path, Destination::Folder(folder)))
     }
 
     pub(super) fn begin_remote(remote: Arc<Remote>, path: &str) -> Result<Self> {
-        let (file, place) = remote.access().cache().begin()?;
-        Ok(Self::over(path, file, place, Goal::Remote(remote)))
+        let (file, local_path) = remote.access().cache().begin()?;
+        Ok(Self::over(path, file, local_path, Destination::Remote(remote)))
     }
 
-    fn over(path: &str, file: File, place: PathBuf, goal: Goal) -> Self {
-        let (file, hasher) = (BufWriter::with_capacity(1 << 18, file), blake3::Hasher::new());
-        Self { path: path.to_owned(), place, goal, file, hasher, bytes: 0, finished: false }
+    fn over(path: &str, file: File, local_path: PathBuf, destination: Destination) -> Self {
+        Self {
+            path: path.to_owned(),
+            local_path,
+            destination,
+            file: BufWriter::with_capacity(1 << 18, file),
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            finished: false,
+        }
     }
 
-    /// Where the file will be, relative to the workspace.
+    /// Returns the file's path, relative to the workspace.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Makes the file lasting and tells what is in it; `rows` is the caller's count.
+    /// Syncs or uploads the file and returns its size and digest. `rows` is the caller's count.
     pub fn finish(mut self, rows: u64) -> Result<FileInfo> {
-        self.file.flush().map_err(io_error("write", &self.place))?;
-        match &self.goal {
-            Goal::Here(folder) => folder.finish(self.file.get_ref(), &self.place)?,
-            Goal::Remote(remote) => {
-                let file = File::open(&self.place).map_err(io_error("read back", &self.place))?;
-                remote.upload(&self.path, file, self.bytes, &self.place)?;
+        self.file.flush().map_err(io_error("write", &self.local_path))?;
+        match &self.destination {
+            Destination::Folder(folder) => folder.finish(self.file.get_ref(), &self.local_path)?,
+            Destination::Remote(remote) => {
+                let file = File::open(&self.local_path)
+                    .map_err(io_error("read back", &self.local_path))?;
+                remote.upload(&self.path, file, self.bytes, &self.local_path)?;
             }
         }
         self.finished = true;
@@ -80,7 +90,7 @@ impl fmt::Debug for NewFile {
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // `write_all`, so that what is hashed is what is written.
+        // `write_all` and not `write`: exactly the hashed bytes are written.
         self.file.write_all(bytes)?;
         self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
@@ -95,8 +105,8 @@ impl Write for NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.finished {
-            // Nothing refers to the file: one that cannot be removed wastes space and no more.
-            let _ = fs::remove_file(&self.place);
+            // No receipt lists the file, so a failure here only wastes space.
+            let _ = fs::remove_file(&self.local_path);
         }
     }
 }

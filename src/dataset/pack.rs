@@ -1,9 +1,10 @@
-//! Packs: Parquet files that hold the receipts of a version, one row per task.
+//! Packs: Parquet files with the receipts of a version, one row per task.
 //!
-//! A pack never changes. A dataset of a million tasks is read from a few packs, and a reader decodes only the columns it needs.
+//! A pack never changes. A dataset of a million tasks takes a few packs, and a reader decodes only
+//! the columns it needs.
 //!
-//! Columns: `key`, `attempt` and `stage` as in the receipt; `files`, `videos` and `rejects` as JSON lists; `origin` holds the rest as one
-//! JSON object.
+//! Columns: `key`, `attempt` and `stage` as in the receipt; `files`, `videos` and `rejects` as JSON
+//! lists; `origin` holds the other fields as one JSON object.
 
 use std::sync::Arc;
 
@@ -12,9 +13,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::fields::Fields;
-use super::place::FileInfo;
-use super::receipt::{Made, Receipt, Reject, VideoRecord, numbers};
+use super::key_fields::Fields;
+use super::paths::FileInfo;
+use super::receipt::{Provenance, Receipt, Reject, VideoRecord, numbers};
 use super::store::Store;
 use super::table::{Column, write_table};
 use super::table_reader::{Table, read_columns};
@@ -26,26 +27,26 @@ pub(super) const MOST: usize = 1 << 15;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pack {
-    /// The file; its rows are receipts.
+    /// The Parquet file.
     pub file: FileInfo,
-    /// Rows that are no longer part of the dataset, ascending.
+    /// The rows outside the dataset: tasks dropped since the file was written. Ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<u32>,
 }
 
-/// What a receipt holds beside its files and videos.
+/// The fields of a receipt without columns of their own.
 #[derive(Serialize, Deserialize)]
 struct Origin {
     fields: Fields,
     inputs: Vec<String>,
     #[serde(with = "numbers")]
     stats: std::collections::BTreeMap<String, f64>,
-    made: Made,
+    made: Provenance,
 }
 
-/// What names a video's rows.
+/// The name and the number of frames of a video; other fields are skipped.
 #[derive(Debug, Deserialize)]
-pub(super) struct Named {
+pub(super) struct VideoFrames {
     pub uri: String,
     pub frames: u64,
 }
@@ -76,36 +77,38 @@ fn json(value: &impl Serialize) -> String {
 }
 
 impl Pack {
-    /// How many tasks of the dataset are in it.
+    /// Returns the number of tasks, without dropped rows.
     #[must_use]
     pub fn tasks(&self) -> usize {
         (self.file.rows as usize).saturating_sub(self.dropped.len())
     }
 
-    /// Key and attempt of every row, dropped ones included.
+    /// Returns the key and the attempt of every row, dropped ones included.
     pub(super) fn entries(&self, store: &Store) -> Result<Vec<(String, String)>> {
         let mut table = self.columns(store, &["key", "attempt"])?;
-        let (keys, attempts) = (self.take(&mut table, "key")?, self.take(&mut table, "attempt")?);
+        let keys = self.take(&mut table, "key")?;
+        let attempts = self.take(&mut table, "attempt")?;
         Ok(keys.into_iter().zip(attempts).collect())
     }
 
-    /// The receipts in it that are part of the dataset, in order.
+    /// Returns the receipts without dropped rows, in order.
     pub(super) fn receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
         let rows = self.all_receipts(store)?;
         Ok(self.kept(rows))
     }
 
-    /// The receipts of all rows.
+    /// Returns the receipts of all rows, dropped ones included.
     pub(super) fn all_receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
         let mut table = self
             .columns(store, &["key", "attempt", "stage", "files", "videos", "rejects", "origin"])?;
-        let [keys, attempts, stages] =
-            ["key", "attempt", "stage"].map(|name| self.take(&mut table, name));
-        let (keys, attempts, stages) = (keys?, attempts?, stages?);
-        let [files, videos, rejects, origins] =
-            ["files", "videos", "rejects", "origin"].map(|name| self.take(&mut table, name));
-        let (files, videos, rejects, origins) = (files?, videos?, rejects?, origins?);
-        // Tasks of one stage have most fields alike: they share them.
+        let keys = self.take(&mut table, "key")?;
+        let attempts = self.take(&mut table, "attempt")?;
+        let stages = self.take(&mut table, "stage")?;
+        let files = self.take(&mut table, "files")?;
+        let videos = self.take(&mut table, "videos")?;
+        let rejects = self.take(&mut table, "rejects")?;
+        let origins = self.take(&mut table, "origin")?;
+        // Tasks of one stage have mostly equal fields. Sharing them saves memory.
         let like = origins
             .first()
             .map_or(Ok(Fields::default()), |origin| Ok(self.parse::<Origin>(origin)?.fields))?;
@@ -116,9 +119,9 @@ impl Pack {
             let videos: Vec<VideoRecord> = self.parse(&videos)?;
             let rejects: Vec<Reject> = self.parse(&rejects)?;
             let Origin { fields, inputs, stats, made } = self.parse(&origin)?;
-            let (format, fields) = (super::FORMAT, fields.sharing(&like));
+            let fields = fields.sharing(&like);
             Ok(Arc::new(Receipt {
-                format,
+                format: super::FORMAT,
                 key,
                 stage,
                 attempt,
@@ -134,29 +137,29 @@ impl Pack {
         .collect()
     }
 
-    /// The files of every task that is part of the dataset, in order.
+    /// Returns the files of every task without dropped rows, in order.
     pub(super) fn files(&self, store: &Store) -> Result<Vec<Vec<FileInfo>>> {
         self.json_column(store, "files")
     }
 
-    /// The files of the tasks in all rows, dropped ones included.
+    /// Returns the files of every task, dropped ones included.
     pub(super) fn files_of_all_rows(&self, store: &Store) -> Result<Vec<Vec<FileInfo>>> {
         let mut table = self.columns(store, &["files"])?;
         self.take(&mut table, "files")?.par_iter().map(|text| self.parse(text)).collect()
     }
 
-    /// The videos of every task that is part of the dataset, in order.
+    /// Returns the videos of every task without dropped rows, in order.
     pub(super) fn videos(&self, store: &Store) -> Result<Vec<Vec<VideoRecord>>> {
         self.json_column(store, "videos")
     }
 
-    /// Names and numbers of frames of the videos in every row, dropped ones included.
-    pub(super) fn names(&self, store: &Store) -> Result<Vec<Vec<Named>>> {
+    /// Returns the names and numbers of frames of every task's videos, dropped tasks included.
+    pub(super) fn names(&self, store: &Store) -> Result<Vec<Vec<VideoFrames>>> {
         let mut table = self.columns(store, &["videos"])?;
         self.take(&mut table, "videos")?.par_iter().map(|text| self.parse(text)).collect()
     }
 
-    /// The rejects of every task that is part of the dataset, in order.
+    /// Returns the rejects of every task without dropped rows, in order.
     pub(super) fn rejects(&self, store: &Store) -> Result<Vec<Vec<Reject>>> {
         self.json_column(store, "rejects")
     }
@@ -167,14 +170,15 @@ impl Pack {
         texts.par_iter().map(|text| self.parse(text)).collect()
     }
 
-    /// Leaves out the dropped rows.
+    /// Removes the dropped rows.
     pub(super) fn kept<T>(&self, rows: Vec<T>) -> Vec<T> {
+        // Both are ascending, so one pass suffices.
         let mut dropped = self.dropped.iter().peekable();
-        let is_kept = |(row, value): (usize, T)| {
-            let gone = dropped.next_if(|gone| **gone as usize == row).is_some();
-            (!gone).then_some(value)
+        let keep = |(row, value): (usize, T)| {
+            let is_dropped = dropped.next_if(|next| **next as usize == row).is_some();
+            (!is_dropped).then_some(value)
         };
-        rows.into_iter().enumerate().filter_map(is_kept).collect()
+        rows.into_iter().enumerate().filter_map(keep).collect()
     }
 
     fn columns(&self, store: &Store, names: &[&str]) -> Result<Table> {
@@ -184,11 +188,12 @@ impl Pack {
     fn take(&self, table: &mut Table, name: &str) -> Result<Vec<String>> {
         let rows = table
             .take_text(name)
-            .ok_or_else(|| self.corrupt(format!("no text column `{name}`")))?;
+            .ok_or_else(|| self.corrupt(format!("it has no text column `{name}`")))?;
         if rows.len() as u64 == self.file.rows {
             return Ok(rows);
         }
-        Err(self.corrupt(format!("{} rows, the manifest says {}", rows.len(), self.file.rows)))
+        let (found, expected) = (rows.len(), self.file.rows);
+        Err(self.corrupt(format!("it has {found} rows, expected {expected} by the manifest")))
     }
 
     fn parse<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
@@ -203,20 +208,21 @@ impl Pack {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::faults::faulty_store;
+    use super::super::faulty_store::faulty_store;
     use super::super::receipt::tests::receipt;
     use super::*;
 
     #[test]
-    fn receipts_come_back_as_they_were_and_dropped_rows_do_not() {
+    fn receipts_read_back_equal_and_without_dropped_rows() {
         let store = faulty_store(&[]);
         let mut all: Vec<Arc<Receipt>> =
             (0..5).map(|i| Arc::new(receipt(&format!("k{i}"), "a"))).collect();
-        let with = Arc::make_mut(&mut all[1]);
-        with.fields =
+        let second = Arc::make_mut(&mut all[1]);
+        // Numbers that need all of their digits.
+        second.fields =
             serde_json::Map::from_iter([("blank".to_owned(), 0.029999999329447746.into())]).into();
-        with.stats.insert("loss".into(), 0.1 + 0.2);
-        with.files.push(FileInfo {
+        second.stats.insert("loss".into(), 0.1 + 0.2);
+        second.files.push(FileInfo {
             path: "s/data/k1/a/x".into(),
             bytes: 3,
             rows: 2,
@@ -230,6 +236,7 @@ mod tests {
             [all[1].clone(), all[2].clone(), all[4].clone()]
         );
         assert_eq!(pack.files(&store).unwrap(), [all[1].files.clone(), vec![], vec![]]);
+        // `entries` is the one that includes dropped rows.
         assert_eq!((pack.tasks(), pack.entries(&store).unwrap().len()), (3, 5));
     }
 }

@@ -1,11 +1,13 @@
-//! Pins: files in `pins/` that name versions and tasks which garbage collection must keep.
+//! Pins: files in `pins/` with the versions and tasks to keep from garbage collection.
 //!
-//! A run, a handed-out plan or a reader creates a pin with [`pin`]. A pin ends when it is released, when it expires, or when the process
-//! that made it ends.
+//! A run, a handed-out plan or a reader creates a pin with [`pin`]. A pin ends when it is released,
+//! when it expires, or when its process ends.
 //!
-//! **Announce first, then look.** A process pins a receipt or a version, then reads what collectors have announced, then checks that the
-//! file exists. A collector announces what it will delete (`announce`), then reads the pins, and spares what is pinned. In any order of
-//! these steps, at least one of the two sees the other. Nothing is ever deleted and restored, so a collector may die at any moment.
+//! **Write first, then read.** A process pins a receipt or a version, then reads the collectors'
+//! announcements, then checks that the file exists. A collector announces its deletions
+//! (`announce`), then reads the pins, and spares everything pinned. In any order of these steps, at
+//! least one of the two sees the other. A collector never restores a deleted file, so it may die at
+//! any moment.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -19,11 +21,11 @@ use super::process::Process;
 use super::receipt::{read_many, to_json};
 use super::store::Store;
 
-/// How long a run's or a plan's pin holds, unless it is released before: a month.
+/// The lifetime of a run's or a plan's pin, unless it is released earlier: 30 days.
 pub const RUN: Duration = Duration::from_secs(30 * 86_400);
-/// How long a reader's pin holds: an hour.
+/// The lifetime of a reader's pin: an hour.
 pub const READER: Duration = Duration::from_secs(3_600);
-/// How long an announcement holds: ten minutes. A collector deletes only in the first half.
+/// The lifetime of an announcement: ten minutes. A collector deletes only in the first half.
 const ANNOUNCEMENT: Duration = Duration::from_secs(600);
 /// The `run` of an announcement.
 const COLLECTION: &str = "collection";
@@ -34,50 +36,50 @@ const COLLECTION: &str = "collection";
 pub struct Pin {
     /// The version of this file's format: [`super::FORMAT`].
     pub format: u32,
-    /// The run that needs it, or the reader.
+    /// The run that holds the pin; `reader` for a reader, `collection` for an announcement.
     pub run: String,
-    /// The process that needs it; `None` of a plan that is out, which many processes work on.
+    /// The process that holds the pin; `None` for a handed-out plan, shared by many processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
-    /// From when on it no longer counts, in seconds since 1970.
+    /// The time of expiry, in seconds since 1970.
     pub expires_unix_secs: u64,
-    /// What is needed, by stage.
-    pub stages: BTreeMap<String, Held>,
+    /// The pinned versions and tasks, by stage.
+    pub stages: BTreeMap<String, PinnedData>,
 }
 
-/// What is needed of a stage.
+/// The pinned data of one stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Held {
-    /// Versions, with all that is in them.
+pub struct PinnedData {
+    /// Versions, with all of their packs and files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<u64>,
-    /// Tasks: their receipts, data and checkpoints.
+    /// Keys of tasks. A pin keeps their receipts, data and checkpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
 }
 
-/// Who pins, and for how long.
+/// The holder and the lifetime of a pin.
 #[derive(Debug, Clone, Copy)]
-pub struct Holder<'a> {
+pub struct PinHolder<'a> {
     /// The run, or the reader's name.
     pub run: &'a str,
-    /// The process whose end ends the pin, if there is one.
+    /// The process; the pin ends with it. `None` if the pin outlives processes.
     pub process: Option<&'a Process>,
-    /// How long it holds at most.
+    /// The longest lifetime.
     pub holds: Duration,
-    /// Now, in seconds since 1970.
+    /// The current time, in seconds since 1970.
     pub now_unix_secs: u64,
 }
 
-/// Creates a pin; `name` is unique within the run.
+/// Creates a pin. `name` is unique within the run.
 pub fn pin(
     store: &Store,
-    holder: Holder,
+    holder: PinHolder,
     name: &str,
-    stages: BTreeMap<String, Held>,
+    stages: BTreeMap<String, PinnedData>,
 ) -> Result<()> {
-    let Holder { run, process, holds, now_unix_secs } = holder;
+    let PinHolder { run, process, holds, now_unix_secs } = holder;
     let path = format!("pins/{run}-{name}.json");
     let expires_unix_secs = now_unix_secs + holds.as_secs();
     let pin = Pin {
@@ -87,7 +89,7 @@ pub fn pin(
         expires_unix_secs,
         stages,
     };
-    // A process does not survive a power cut, and its pins need not either.
+    // A pin bound to a process need not survive a power cut, because the process does not either.
     match process {
         Some(_) => store.create_fleeting(&path, &to_json(&pin))?,
         None => store.create(&path, &to_json(&pin))?,
@@ -96,13 +98,13 @@ pub fn pin(
 }
 
 impl Pin {
-    /// Whether this is not a pin but a collector's announcement of what it deletes.
+    /// Returns whether the file is a collector's announcement and not a pin.
     #[must_use]
     pub fn is_announcement(&self) -> bool {
         self.run == COLLECTION
     }
 
-    /// Whether the pin still counts.
+    /// Returns whether the pin still holds at `now`.
     #[must_use]
     pub fn is_live(&self, now: SystemTime) -> bool {
         let expires = UNIX_EPOCH + Duration::from_secs(self.expires_unix_secs);
@@ -113,11 +115,14 @@ impl Pin {
 /// Removes all pins of a run.
 pub fn release(store: &Store, run: &str) -> Result<()> {
     let prefix = format!("pins/{run}-");
-    let paths = store.list("pins")?;
-    paths.iter().filter(|path| path.starts_with(&prefix)).try_for_each(|path| store.delete(path))
+    for path in store.list("pins")?.iter().filter(|path| path.starts_with(&prefix)) {
+        store.delete(path)?;
+    }
+    Ok(())
 }
 
-/// Returns the files of `pins/`, announcements included, with their paths; one that was released meanwhile is left out.
+/// Returns the files of `pins/` with their paths, announcements included. Pins released meanwhile
+/// are left out.
 pub(super) fn all(store: &Store) -> Result<Vec<(String, Pin)>> {
     read(store, store.list("pins")?)
 }
@@ -127,6 +132,7 @@ fn read(store: &Store, paths: Vec<String>) -> Result<Vec<(String, Pin)>> {
     for path in paths.into_iter().filter(|path| path.ends_with(".json")) {
         match read_many(store, std::slice::from_ref(&path)) {
             Ok(mut pins) => all.extend(pins.pop().map(|pin| (path, pin))),
+            // Released since the listing.
             Err(Error::Missing { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -134,7 +140,7 @@ fn read(store: &Store, paths: Vec<String>) -> Result<Vec<(String, Pin)>> {
     Ok(all)
 }
 
-/// A file of `pins/` that is deleted when this is dropped.
+/// A pin deleted on drop.
 #[derive(Debug)]
 pub struct TemporaryPin {
     store: Store,
@@ -143,41 +149,44 @@ pub struct TemporaryPin {
 
 impl Drop for TemporaryPin {
     fn drop(&mut self) {
-        // One that cannot be deleted expires.
+        // If this fails, the pin still expires.
         let _ = self.store.delete(&self.path);
     }
 }
 
-/// Creates a pin of this process that ends when it is dropped; `None` where nothing may be written, and nothing can be held.
+/// Creates a pin of this process that ends when it is dropped. Returns `None` if the workspace is
+/// read-only, where nothing can be pinned.
 fn pin_while(
     store: &Store,
     run: &str,
     holds: Duration,
     now: SystemTime,
-    stages: BTreeMap<String, Held>,
+    stages: BTreeMap<String, PinnedData>,
 ) -> Result<Option<TemporaryPin>> {
     let now_unix_secs = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let process = Process::this();
-    let holder = Holder { run, process: process.as_ref(), holds, now_unix_secs };
+    let holder = PinHolder { run, process: process.as_ref(), holds, now_unix_secs };
     let name = format!("{:016x}", RandomState::new().build_hasher().finish());
     match pin(store, holder, &name, stages) {
         Ok(()) => {
             Ok(Some(TemporaryPin { store: store.clone(), path: format!("pins/{run}-{name}.json") }))
         }
+        // Reading a read-only workspace must work, without protection from a collector.
         Err(error) if error.is_read_only() => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Holds a version of a stage while it is read; `None` where nothing may be written, and nothing can be held.
+/// Pins a version of a stage while it is read. Returns `None` if the workspace is read-only.
 ///
 /// # Errors
-/// Fails with [`Error::Missing`] if the version does not exist, or is being collected.
+/// Fails with [`Error::Missing`] if the version does not exist or a collector is about to delete
+/// it.
 pub fn reading(store: &Store, stage: &str, version: u64) -> Result<Option<TemporaryPin>> {
     held_by(store, "reader", stage, Some(version))
 }
 
-/// Holds the newest version of a stage, if it has one, and what `run` writes, while the run commits.
+/// Pins the newest version of a stage, if there is one, while `run` commits.
 ///
 /// # Errors
 /// As [`reading`].
@@ -196,7 +205,7 @@ fn held_by(
     stage: &str,
     version: Option<u64>,
 ) -> Result<Option<TemporaryPin>> {
-    let held = Held { versions: version.into_iter().collect(), keys: vec![] };
+    let held = PinnedData { versions: version.into_iter().collect(), keys: vec![] };
     let pinned = pin_while(
         store,
         run,
@@ -205,6 +214,7 @@ fn held_by(
         BTreeMap::from([(stage.to_owned(), held)]),
     )?;
     let Some(version) = version else { return Ok(pinned) };
+    // Only now, after the pin is written: see the order of steps in this module's docs.
     let is_announced =
         announced(store)?.get(stage).is_some_and(|announced| announced.versions.contains(&version));
     match at(store, stage, version)? {
@@ -213,7 +223,7 @@ fn held_by(
     }
 }
 
-/// What a collector will delete, announced until this is dropped.
+/// A collector's announcement of its deletions, in force until it is dropped.
 #[derive(Debug)]
 pub(super) struct Announcement {
     _file: Option<TemporaryPin>,
@@ -221,26 +231,26 @@ pub(super) struct Announcement {
 }
 
 impl Announcement {
-    /// Whether it is too late to delete: the announcement will soon no longer count.
+    /// Returns whether it is too late to delete, because the announcement expires soon.
     pub(super) fn is_late(&self) -> bool {
         SystemTime::now() > self.ends
     }
 }
 
-/// Announces that these versions and tasks will be deleted, unless pins name them.
+/// Announces the deletion of these versions and tasks. The collector spares them if a pin has them.
 pub(super) fn announce(
     store: &Store,
-    stages: BTreeMap<String, Held>,
+    stages: BTreeMap<String, PinnedData>,
     now: SystemTime,
 ) -> Result<Announcement> {
     let ends = SystemTime::now() + ANNOUNCEMENT / 2;
     Ok(Announcement { _file: pin_while(store, COLLECTION, ANNOUNCEMENT, now, stages)?, ends })
 }
 
-/// Returns the versions and tasks that collectors are about to delete, by stage.
-pub fn announced(store: &Store) -> Result<BTreeMap<String, Held>> {
+/// Returns the versions and tasks in live announcements of collectors, by stage.
+pub fn announced(store: &Store) -> Result<BTreeMap<String, PinnedData>> {
     let prefix = format!("pins/{COLLECTION}-");
-    let mut announced = BTreeMap::<String, Held>::new();
+    let mut announced = BTreeMap::<String, PinnedData>::new();
     let paths = store.list("pins")?.into_iter().filter(|path| path.starts_with(&prefix)).collect();
     for (_, pin) in
         read(store, paths)?.into_iter().filter(|(_, pin)| pin.is_live(SystemTime::now()))

@@ -1,7 +1,7 @@
-//! The identity of a process, to find out whether the owner of a pin has ended.
+//! Identifies a process, to find out whether the owner of a pin has ended.
 //!
-//! [`Process::has_ended`] is true only if that is certain: on the same boot of the same machine, in the same PID namespace. A process of
-//! another machine or container counts as alive.
+//! [`Process::has_ended`] returns true only if it is certain: on the same boot of the same machine,
+//! in the same PID namespace. A process of another machine or container counts as alive.
 
 use std::fs;
 
@@ -11,42 +11,44 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
-    /// The machine's boot and the namespace in which the number means something.
+    /// The machine's boot id and the PID namespace; a PID is unique only within both.
     place: String,
-    /// The process' number.
+    /// The PID.
     pid: u32,
-    /// When it began, in the kernel's ticks since the boot.
+    /// The start time, in the kernel's clock ticks since the boot.
     started: u64,
 }
 
 impl Process {
-    /// Returns this process; `None` on systems without `/proc`.
+    /// Returns this process, or `None` on systems without `/proc`.
     #[must_use]
     pub fn this() -> Option<Self> {
         let pid = std::process::id();
-        Some(Self { place: place()?, pid, started: started(pid)? })
+        Some(Self { place: current_place()?, pid, started: started(pid)? })
     }
 
-    /// Whether it is certain that the process has ended.
+    /// Returns whether the process has certainly ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        place().is_some_and(|here| here == self.place) && started(self.pid) != Some(self.started)
+        current_place().is_some_and(|here| here == self.place)
+            && started(self.pid) != Some(self.started)
     }
 }
 
-/// The machine's name.
+/// Returns the host name of this machine.
 #[must_use]
 pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn place() -> Option<String> {
+/// Returns the boot id and the PID namespace of this process.
+fn current_place() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
     Some(format!("{} {}", boot.trim(), namespace.display()))
 }
 
-/// Returns when a process began; `None` if there is none, or only a zombie.
+/// Returns the start time of a running process, or `None` if it has ended or is a zombie.
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the program's name, may hold anything, brackets and spaces included.
@@ -54,6 +56,7 @@ fn started(pid: u32) -> Option<u64> {
     if fields.next()? == "Z" {
         return None;
     }
+    // Field 22 of the file, `starttime`.
     fields.nth(18)?.parse().ok()
 }
 
@@ -63,16 +66,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_ended_when_its_number_is_free_or_another_s() {
+    fn a_process_has_ended_when_its_pid_is_free_or_reused() {
         let this = Process::this().unwrap();
         assert!(!this.has_ended());
         assert!(
             Process { started: this.started + 1, ..this.clone() }.has_ended(),
-            "another process has its number now"
+            "another process has this PID now"
         );
         assert!(
             !Process { place: "another machine".into(), started: 0, ..this.clone() }.has_ended(),
-            "nothing is known of it"
+            "a process of another machine counts as alive"
         );
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();

@@ -1,7 +1,8 @@
-//! What an object store needs to be a workspace: a create that one writer wins, files read in place, and large files sent in parts.
+//! A workspace in an object store: atomic creates, reads of ranges, and uploads in parts. Start at
+//! [`Remote::create`].
 //!
-//! In: paths relative to the workspace, bytes. Out: the same answers as a folder gives. Start at [`Remote::create`]. Requests that fail
-//! in passing are made again by the library, with growing and random waits; what is here decides what a lost reply may have meant.
+//! The `object_store` library repeats failed requests, with growing and random waits. This module
+//! handles lost replies: it reads the object back to find out whether the request succeeded.
 
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -23,22 +24,22 @@ use tokio::runtime::Runtime;
 
 use super::access::Access;
 use super::error::{Error, Result, io_error};
-use super::place::{Created, FileInfo, Stored, object};
+use super::paths::{Created, FileInfo, StoredFile, object};
 
-/// How often a request is tried that the store answers with a passing fault, on top of what the library tries.
+/// The number of attempts at a request with a transient fault. The library retries within each.
 const TRIES: u32 = 5;
-/// No further try begins later: a store that is gone has been waited for.
+/// No attempt begins later than this after the first.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of a part of a large file.
+/// Bytes of one part of a large file.
 const PART: u64 = 8 << 20;
-/// Parts under way at once.
+/// The number of concurrent transfers of parts.
 const PARTS: usize = 4;
-/// Small files asked for at once.
+/// The number of concurrent requests for small files.
 const REQUESTS: usize = 32;
 
 /// A folder of an object store.
 pub(super) struct Remote {
-    /// Its address, or another name no other store has.
+    /// The address, or another name unique to this store.
     name: String,
     objects: Arc<dyn ObjectStore>,
     runtime: Arc<Runtime>,
@@ -50,7 +51,7 @@ impl Remote {
         Ok(Self { name, objects, runtime: access.runtime()?, access })
     }
 
-    /// The folder or bucket at an address.
+    /// Opens the folder or bucket at an address.
     pub(super) fn open(base: &str, path: &str, access: &Access) -> Result<Self> {
         let (bucket, prefix) = (access.connect(base)?, object(path)?);
         let name = if path.is_empty() { base.to_owned() } else { format!("{base}/{path}") };
@@ -65,18 +66,20 @@ impl Remote {
         &self.access
     }
 
-    /// Creates a file unless one is there. A reply that got lost is no harm: what is found is read back, and the same bytes count as ours.
+    /// Creates a file unless it exists. If a reply is lost, the retry finds a file and reads it
+    /// back: equal bytes count as created.
     pub(super) fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
-        let place = object(path)?;
-        self.again(|| {
+        let key = object(path)?;
+        self.retry(|| {
             let payload = PutPayload::from(Bytes::copy_from_slice(bytes));
             match self.runtime.block_on(self.objects.put_opts(
-                &place,
+                &key,
                 payload,
                 PutMode::Create.into(),
             )) {
                 Ok(_) => Ok(Created::New),
-                // "Somebody is about to create it" is told like "it is there": only what is found decides.
+                // Stores report "being created by another writer" in the same way as "exists", so
+                // only the file itself decides. No file: a conflict, to be retried.
                 Err(Cause::AlreadyExists { path: at, source }) => match self.read(path)? {
                     Some(found) if found == bytes => Ok(Created::New),
                     Some(_) => Ok(Created::Exists),
@@ -90,27 +93,32 @@ impl Remote {
         })
     }
 
-    /// The bytes of a file, or `None` where nothing is.
+    /// Returns the content of a file, or `None` if it does not exist.
     pub(super) fn read(&self, path: &str) -> Result<Option<Bytes>> {
-        self.again(|| self.runtime.block_on(self.get(path)))
+        self.retry(|| self.runtime.block_on(self.get(path)))
     }
 
-    /// The bytes of many small files, in their order.
+    /// Returns the contents of many small files, in their order.
     pub(super) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Bytes>>> {
         let all = || {
             futures::stream::iter(paths).map(|path| self.get(path)).buffered(REQUESTS).try_collect()
         };
-        self.again(|| self.runtime.block_on(all()))
+        self.retry(|| self.runtime.block_on(all()))
     }
 
-    /// Returns some bytes of a file; fails if it is no longer the one that was found.
-    pub(super) fn read_part(&self, found: &Stored, from: u64, count: u64) -> Result<Bytes> {
+    /// Returns one range of a file. Fails if the file has changed since it was found.
+    pub(super) fn read_part(&self, found: &StoredFile, from: u64, count: u64) -> Result<Bytes> {
         Ok(self.read_parts(found, std::slice::from_ref(&(from..from + count)))?.remove(0))
     }
 
-    /// Returns some stretches of a file, in their order, many asked for at once; fails if it is no longer the one that was found.
-    pub(super) fn read_parts(&self, found: &Stored, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.again(|| {
+    /// Returns ranges of a file, in their order, with concurrent requests. Fails if the file has
+    /// changed since it was found.
+    pub(super) fn read_parts(
+        &self,
+        found: &StoredFile,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Bytes>> {
+        self.retry(|| {
             let mut parts = Vec::with_capacity(ranges.len());
             self.each_part(found, ranges, REQUESTS, |part| {
                 parts.push(part);
@@ -120,22 +128,24 @@ impl Remote {
         })
     }
 
-    /// Hands over some stretches of a file, in their order, `at_once` of which are in memory.
+    /// Calls `each` with ranges of a file, in their order, and keeps at most `at_once` of them in
+    /// memory.
     fn each_part(
         &self,
-        found: &Stored,
+        found: &StoredFile,
         ranges: &[Range<u64>],
         at_once: usize,
         mut each: impl FnMut(Bytes) -> Result<()>,
     ) -> Result<()> {
-        let place = object(&found.path)?;
+        let key = object(&found.path)?;
         let part = |range: &Range<u64>| {
             let options = GetOptions {
                 range: Some(GetRange::Bounded(range.clone())),
+                // All ranges come from one content, or the request fails.
                 if_match: found.etag.clone(),
                 ..GetOptions::default()
             };
-            async { self.objects.get_opts(&place, options).await?.bytes().await }
+            async { self.objects.get_opts(&key, options).await?.bytes().await }
         };
         let mut parts = pin!(futures::stream::iter(ranges).map(part).buffered(at_once));
         self.runtime.block_on(async {
@@ -148,69 +158,72 @@ impl Remote {
         })
     }
 
-    /// Returns a copy of a file on this machine's disk. What is fetched is checked against `info`; of a copy that is there, the size is.
+    /// Returns a copy of a file on the local disk. A new copy is checked against the size and
+    /// digest in `info`, an existing copy only against the size.
     pub(super) fn local(&self, path: &str, info: Option<&FileInfo>) -> Result<File> {
         let found = self.require(path, info)?;
-        let fetch = |file: &mut File| self.again(|| self.fetch(&found, info, file));
+        let fetch = |file: &mut File| self.retry(|| self.fetch(&found, info, file));
         self.access.cache().file(&self.copy_name(&found), Some(found.bytes), fetch)
     }
 
-    /// Returns the copy of a file on this machine's disk, if there is one.
-    pub(super) fn copy_of(&self, found: &Stored) -> Result<Option<File>> {
+    /// Returns the existing copy of a file on the local disk, if there is one.
+    pub(super) fn copy_of(&self, found: &StoredFile) -> Result<Option<File>> {
         self.access.cache().find(&self.copy_name(found), Some(found.bytes))
     }
 
-    /// Deletes the copy of a file on this machine's disk.
+    /// Deletes the copy of a file on the local disk.
     pub(super) fn forget(&self, path: &str) -> Result<()> {
-        self.look(path)?.map_or(Ok(()), |found| self.access.cache().forget(&self.copy_name(&found)))
+        let forget = |found| self.access.cache().forget(&self.copy_name(&found));
+        self.metadata(path)?.map_or(Ok(()), forget)
     }
 
-    /// Returns what is known of a file that must be there, with the size that `info` says.
-    pub(super) fn require(&self, path: &str, info: Option<&FileInfo>) -> Result<Stored> {
-        let found = self.look(path)?.ok_or_else(|| Error::Missing { path: path.into() })?;
+    /// Returns a file's metadata after a check of its size. Fails if the file does not exist.
+    pub(super) fn require(&self, path: &str, info: Option<&FileInfo>) -> Result<StoredFile> {
+        let found = self.metadata(path)?.ok_or_else(|| Error::Missing { path: path.into() })?;
         info.map_or(Ok(()), |info| info.check_size(found.bytes))?;
         Ok(found)
     }
 
-    /// Writes the bytes of a file to another, and checks them.
-    fn fetch(&self, found: &Stored, info: Option<&FileInfo>, file: &mut File) -> Result<()> {
+    /// Downloads a file and checks its digest.
+    fn fetch(&self, found: &StoredFile, info: Option<&FileInfo>, file: &mut File) -> Result<()> {
         let path = found.path.as_str();
         let mut hasher = blake3::Hasher::new();
+        // A retry starts over, after the first part of a failed download.
         file.rewind().and_then(|()| file.set_len(0)).map_err(io_error("write a copy of", path))?;
-        self.each_part(found, &whole(found), PARTS, |part| {
+        self.each_part(found, &part_ranges(found), PARTS, |part| {
             hasher.update(&part);
             file.write_all(&part).map_err(io_error("write a copy of", path))
         })?;
         info.map_or(Ok(()), |info| info.check_digest(hasher.finalize()))
     }
 
-    /// What is known of a file without its bytes, or `None` where nothing is.
-    pub(super) fn look(&self, path: &str) -> Result<Option<Stored>> {
-        let place = object(path)?;
-        self.again(|| match self.runtime.block_on(self.objects.head(&place)) {
-            // The library's prefix is still before the path that is found.
-            Ok(found) => Ok(Some(Stored { path: path.to_owned(), ..stored(found) })),
+    /// Returns a file's metadata, or `None` if it does not exist.
+    pub(super) fn metadata(&self, path: &str) -> Result<Option<StoredFile>> {
+        let key = object(path)?;
+        self.retry(|| match self.runtime.block_on(self.objects.head(&key)) {
+            // The path in the reply still has the store's prefix.
+            Ok(found) => Ok(Some(StoredFile { path: path.to_owned(), ..stored(found) })),
             Err(Cause::NotFound { .. }) => Ok(None),
-            Err(cause) => Err(self.failed("look at", path)(cause)),
+            Err(cause) => Err(self.failed("read the metadata of", path)(cause)),
         })
     }
 
-    /// Every file under the folder `prefix`, in no order.
-    pub(super) fn files(&self, prefix: &str) -> Result<Vec<Stored>> {
-        let place = object(prefix)?;
-        let found = || self.objects.list(Some(&place)).map_ok(stored).try_collect();
-        self.again(|| self.runtime.block_on(found()).map_err(self.failed("list", prefix)))
+    /// Returns every file under the folder `prefix`, unsorted.
+    pub(super) fn files(&self, prefix: &str) -> Result<Vec<StoredFile>> {
+        let key = object(prefix)?;
+        let found = || self.objects.list(Some(&key)).map_ok(stored).try_collect();
+        self.retry(|| self.runtime.block_on(found()).map_err(self.failed("list", prefix)))
     }
 
-    /// The names of the folders right under `prefix`.
+    /// Returns the names of the folders directly under `prefix`.
     pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let place = object(prefix)?;
+        let key = object(prefix)?;
         let list = || {
             self.runtime
-                .block_on(self.objects.list_with_delimiter(Some(&place)))
+                .block_on(self.objects.list_with_delimiter(Some(&key)))
                 .map_err(self.failed("list", prefix))
         };
-        let found = self.again(list)?;
+        let found = self.retry(list)?;
         Ok(found
             .common_prefixes
             .iter()
@@ -218,23 +231,19 @@ impl Remote {
             .collect())
     }
 
-    /// Deletes files, which need not be there, many with one request.
+    /// Deletes files, many with one request. They need not exist.
     pub(super) fn delete(&self, paths: &[String]) -> Result<()> {
-        let places = paths.iter().map(|path| object(path)).collect::<Result<Vec<Path>>>()?;
-        self.again(|| {
+        let keys = paths.iter().map(|path| object(path)).collect::<Result<Vec<Path>>>()?;
+        let failed = self.failed("delete", paths.first().map_or("", String::as_str));
+        self.retry(|| {
             let mut deleted = self
                 .objects
-                .delete_stream(futures::stream::iter(places.clone().into_iter().map(Ok)).boxed());
+                .delete_stream(futures::stream::iter(keys.clone().into_iter().map(Ok)).boxed());
             self.runtime.block_on(async {
-                while let Some(gone) = deleted.next().await {
-                    match gone {
+                while let Some(reply) = deleted.next().await {
+                    match reply {
                         Ok(_) | Err(Cause::NotFound { .. }) => {}
-                        Err(cause) => {
-                            return Err(self
-                                .failed("delete", paths.first().map_or("", String::as_str))(
-                                cause,
-                            ));
-                        }
+                        Err(cause) => return Err(failed(cause)),
                     }
                 }
                 Ok(())
@@ -242,7 +251,7 @@ impl Remote {
         })
     }
 
-    /// Sends a finished file, which must be at its beginning, and keeps it as the local copy.
+    /// Uploads a finished file, and keeps the temporary file `part` as the local copy.
     pub(super) fn upload(
         &self,
         path: &str,
@@ -250,22 +259,22 @@ impl Remote {
         bytes: u64,
         part: &std::path::Path,
     ) -> Result<()> {
-        let place = object(path)?;
-        let found = self.again(|| {
+        let key = object(path)?;
+        let found = self.retry(|| {
             file.rewind().map_err(io_error("read back", path))?;
             let sent = if bytes <= PART {
                 let mut whole = Vec::new();
                 (&file).read_to_end(&mut whole).map_err(io_error("read back", path))?;
                 self.runtime
-                    .block_on(self.objects.put(&place, whole.into()))
+                    .block_on(self.objects.put(&key, whole.into()))
                     .map(|_| ())
                     .map_err(self.failed("upload", path))
             } else {
-                self.runtime.block_on(self.upload_parts(path, &place, &file))
+                self.runtime.block_on(self.upload_parts(path, &key, &file))
             };
-            match (sent, self.look(path)?) {
+            match (sent, self.metadata(path)?) {
                 (Ok(()), Some(found)) => Ok(found),
-                // Where the last reply got lost it is there all the same.
+                // The last reply was lost, but the upload succeeded.
                 (Err(_), Some(found)) if found.bytes == bytes && self.is_same(&found, &file)? => {
                     Ok(found)
                 }
@@ -276,8 +285,8 @@ impl Remote {
         self.access.cache().keep(part, &self.copy_name(&found))
     }
 
-    /// Whether what is there are the bytes of a local file.
-    fn is_same(&self, found: &Stored, mut file: &File) -> Result<bool> {
+    /// Returns whether an object's content equals a local file of the same size.
+    fn is_same(&self, found: &StoredFile, mut file: &File) -> Result<bool> {
         file.rewind().map_err(io_error("read back", &found.path))?;
         for from in (0..found.bytes).step_by(PART as usize) {
             let theirs = self.read_part(found, from, PART.min(found.bytes - from))?;
@@ -290,13 +299,13 @@ impl Remote {
         Ok(true)
     }
 
-    /// Sends a file in parts.
+    /// Uploads a file in parts.
     ///
-    /// Parts that a killed process sent stay in the bucket, unseen, and cost money. `object_store` cannot list them: a bucket needs a rule
-    /// that aborts incomplete multipart uploads after some days (S3: `AbortIncompleteMultipartUpload`).
-    async fn upload_parts(&self, path: &str, place: &Path, mut file: &File) -> Result<()> {
-        let upload =
-            self.objects.put_multipart(place).await.map_err(self.failed("upload", path))?;
+    /// Parts from a killed process stay in the bucket, invisible, and cost money. `object_store`
+    /// cannot list them, so a bucket needs a rule to abort incomplete multipart uploads after some
+    /// days (S3: `AbortIncompleteMultipartUpload`).
+    async fn upload_parts(&self, path: &str, key: &Path, mut file: &File) -> Result<()> {
+        let upload = self.objects.put_multipart(key).await.map_err(self.failed("upload", path))?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART as usize);
         let mut part = vec![0; PART as usize];
         loop {
@@ -305,7 +314,7 @@ impl Remote {
                 break;
             }
             if let Err(cause) = parts.wait_for_capacity(PARTS).await {
-                // Parts that stay behind cost money; the first fault is the one to tell.
+                // Remaining parts cost money. If the abort fails too, the first fault is reported.
                 let _ = parts.abort().await;
                 return Err(self.failed("upload", path)(cause));
             }
@@ -314,16 +323,16 @@ impl Remote {
         parts.finish().await.map(|_| ()).map_err(self.failed("upload", path))
     }
 
-    /// Tries something that may be done twice until it is done, or fails for good. The library tries again where a request fails, but not
-    /// where the answer to a listing breaks off.
-    fn again<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    /// Repeats an idempotent request while its faults are transient, at most [`TRIES`] times. The
+    /// library itself does not repeat a listing with a truncated answer.
+    fn retry<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let begun = Instant::now();
         for tries in 1..TRIES {
             match attempt() {
                 Err(error) if error.is_transient() && begun.elapsed() < PATIENCE => {}
-                answer => return answer,
+                result => return result,
             }
-            // Longer and longer, and not all writers at once.
+            // Exponential backoff with jitter, so that not all writers retry at once.
             let most = 40 << tries;
             std::thread::sleep(Duration::from_millis(
                 most / 2 + RandomState::new().build_hasher().finish() % most,
@@ -333,8 +342,8 @@ impl Remote {
     }
 
     async fn get(&self, path: &str) -> Result<Option<Bytes>> {
-        let place = object(path)?;
-        let bytes = async { self.objects.get(&place).await?.bytes().await };
+        let key = object(path)?;
+        let bytes = async { self.objects.get(&key).await?.bytes().await };
         match bytes.await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Cause::NotFound { .. }) => Ok(None),
@@ -342,14 +351,15 @@ impl Remote {
         }
     }
 
-    /// A name that no other content ever has.
-    fn copy_name(&self, found: &Stored) -> String {
+    /// Returns the name of the local copy. It is unique to the store, the path and the content.
+    fn copy_name(&self, found: &StoredFile) -> String {
         let (name, path, version) = (&self.name, &found.path, found.version());
         blake3::hash(format!("{name}\n{path}\n{version}\n{}", found.bytes).as_bytes())
             .to_hex()
             .to_string()
     }
 
+    /// Converts an error of the library, without the secrets in its message.
     fn failed<'a>(&'a self, action: &'static str, path: &'a str) -> impl Fn(Cause) -> Error + 'a {
         move |cause| {
             Error::storage(
@@ -362,17 +372,17 @@ impl Remote {
     }
 }
 
-/// Cuts a file into parts.
-fn whole(found: &Stored) -> Vec<Range<u64>> {
+/// Divides a file into the ranges of its parts.
+fn part_ranges(found: &StoredFile) -> Vec<Range<u64>> {
     (0..found.bytes)
         .step_by(PART as usize)
         .map(|from| from..(from + PART).min(found.bytes))
         .collect()
 }
 
-/// Returns what a store says of an object.
-pub(super) fn stored(found: ObjectMeta) -> Stored {
-    Stored {
+/// Converts the metadata of an object.
+pub(super) fn stored(found: ObjectMeta) -> StoredFile {
+    StoredFile {
         path: found.location.to_string(),
         bytes: found.size,
         modified: found.last_modified.into(),

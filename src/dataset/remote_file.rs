@@ -1,6 +1,7 @@
-//! A file of an object store as something to read and to seek in, for whoever cannot wait for all of it.
+//! Reads a file of an object store with [`Read`] and [`Seek`], without a local copy. Start at
+//! [`RemoteFile::open`].
 //!
-//! In: a path. Out: [`RemoteFile`], which asks for ever larger pieces while it is read in order. Start at [`RemoteFile::open`].
+//! Sequential reading requests pieces of growing size. A seek starts with a small piece again.
 
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 
@@ -8,49 +9,54 @@ use bytes::Bytes;
 
 use super::access::{Access, address};
 use super::error::{Error, Result};
-use super::place::Stored;
+use super::paths::StoredFile;
 use super::remote::Remote;
 
-/// The first piece that is asked for, and the first after a jump.
+/// Bytes of the first piece, and of the first one after a seek.
 const LEAST: u64 = 256 << 10;
-/// The largest.
+/// Bytes of the largest piece.
 const MOST: u64 = 8 << 20;
 
-/// An open file. It fails where the file is replaced meanwhile.
+/// An open file of an object store. Reading fails if the file is replaced meanwhile.
 pub struct RemoteFile {
     remote: Remote,
-    found: Stored,
+    found: StoredFile,
+    /// The position of the next read.
     at: u64,
+    /// The current piece and its offset in the file.
     piece: Bytes,
     piece_at: u64,
-    ask: u64,
+    /// The length of the last request, in bytes.
+    request: u64,
 }
 
 impl RemoteFile {
-    /// Opens the file at an address such as `s3://bucket/clips/a.mp4`, which must be there.
+    /// Opens the file at an address such as `s3://bucket/clips/a.mp4`. It must exist.
     pub fn open(uri: &str, access: &Access) -> Result<Self> {
-        let none = || Error::Address {
-            address: access.hide(uri),
-            reason: "it names no file of an object store".into(),
+        let Some((base, path)) = address(uri) else {
+            return Err(Error::Address {
+                address: access.hide(uri),
+                reason: "it is not the address of a file in an object store".into(),
+            });
         };
-        let (base, path) = address(uri).ok_or_else(none)?;
         Self::of(Remote::open(base, "", access)?, path)
     }
 
     fn of(remote: Remote, path: &str) -> Result<Self> {
         let found = remote
-            .look(path)?
+            .metadata(path)?
             .ok_or_else(|| Error::Missing { path: format!("{}/{path}", remote.name()) })?;
-        Ok(Self { remote, found, at: 0, piece: Bytes::new(), piece_at: 0, ask: LEAST })
+        Ok(Self { remote, found, at: 0, piece: Bytes::new(), piece_at: 0, request: LEAST })
     }
 
-    /// Its size.
+    /// Returns the size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.found.bytes
     }
 
-    /// What changes when its content does: the etag, or where there is none the time.
+    /// Returns a text that changes with the content: the etag, or without one the modification
+    /// time.
     #[must_use]
     pub fn version(&self) -> String {
         self.found.version()
@@ -64,8 +70,10 @@ impl Read for RemoteFile {
             return Ok(0);
         }
         if self.at < self.piece_at || self.at >= end {
-            self.ask = if self.at == end && end > 0 { (self.ask * 2).min(MOST) } else { LEAST };
-            let count = self.ask.min(self.found.bytes - self.at);
+            // Doubled while reading in order; a jump starts small again.
+            let is_in_order = self.at == end && end > 0;
+            self.request = if is_in_order { (self.request * 2).min(MOST) } else { LEAST };
+            let count = self.request.min(self.found.bytes - self.at);
             self.piece = self.remote.read_part(&self.found, self.at, count)?;
             self.piece_at = self.at;
         }
@@ -103,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_in_any_order_is_what_is_there() {
+    fn reads_in_any_order_return_the_file_content() {
         let bytes: Vec<u8> = (0..3 << 20).map(|i: u32| (i / 5) as u8).collect();
         let remote = bucket();
         remote.create("v.mp4", &bytes).unwrap();
@@ -112,6 +120,7 @@ mod tests {
         let mut out = Vec::new();
         file.read_to_end(&mut out).unwrap();
         assert_eq!(out, bytes[bytes.len() - 5..]);
+        // Within a piece, across pieces, in order, and backwards.
         for (from, count) in [(0, 10), (5, 600_000), (600_005, 1_000_000), (7, 3)] {
             let mut out = vec![0; count];
             file.seek(SeekFrom::Start(from as u64)).unwrap();
@@ -126,13 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_replaced_is_not_read_on() {
+    fn reading_a_replaced_file_fails() {
         let remote = bucket();
         remote.create("v.mp4", &[1; 1 << 20]).unwrap();
         let mut file = RemoteFile::of(remote, "v.mp4").unwrap();
         file.read_exact(&mut [0; 10]).unwrap();
         file.remote.delete(&["v.mp4".into()]).unwrap();
         file.remote.create("v.mp4", &[2; 1 << 20]).unwrap();
+        // A position outside the first piece.
         file.seek(SeekFrom::Start(1 << 19)).unwrap();
         let error = file.read(&mut [0; 10]).unwrap_err();
         assert!(error.to_string().contains("v.mp4"), "{error}");

@@ -1,6 +1,8 @@
-//! The runs of a workspace: `runs/<run>.begun.json` is created when a run begins, `runs/<run>.json` when it ends.
+//! Records the runs of a workspace: `runs/<run>.begun.json` when a run begins, `runs/<run>.json`
+//! when it ends. Start at [`begin`].
 //!
-//! A run's id is the next free number, so that runs are ordered without clocks. A killed run has only the first file. Start at [`begin`].
+//! A run's id is the next free number, so that runs are ordered without clocks. A killed run has
+//! only the first file.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -8,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::{Error, Result};
-use super::place::Created;
+use super::paths::Created;
 use super::receipt::to_json;
 use super::store::Store;
 
-/// What is kept when a run begins.
+/// The record of a run's beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Begun {
@@ -22,32 +24,31 @@ pub struct Begun {
     pub run: String,
     /// The pipeline's name.
     pub pipeline: String,
-    /// When it began, in seconds since 1970.
+    /// The time of the start, in seconds since 1970.
     pub started_unix_secs: u64,
-    /// The machine's name, and the process.
+    /// The machine's host name.
     pub host: String,
-    /// The process, on that machine.
+    /// The PID on this machine.
     pub process: u32,
-    /// A random name that no other run has: containers may share host name, process number and time.
+    /// A random id, unique to the run: containers may share host name, PID and time.
     pub id: String,
 }
 
-/// Gives a run its id.
+/// Begins a run and returns its id.
 pub fn begin(store: &Store, pipeline: &str, host: &str, now_unix_secs: u64) -> Result<String> {
     let mut number = newest(store)? + 1;
     loop {
         let run = format!("{number:08}");
-        let (pipeline, host, process) = (pipeline.to_owned(), host.to_owned(), std::process::id());
-        let id = format!("{:016x}", RandomState::new().build_hasher().finish());
         let begun = Begun {
             format: super::FORMAT,
             run: run.clone(),
-            pipeline,
+            pipeline: pipeline.to_owned(),
             started_unix_secs: now_unix_secs,
-            host,
-            process,
-            id,
+            host: host.to_owned(),
+            process: std::process::id(),
+            id: format!("{:016x}", RandomState::new().build_hasher().finish()),
         };
+        // A number with a record but without a begun file is taken, too.
         if store.create(&begun_path(&run), &to_json(&begun))? == Created::New
             && !is_recorded(store, &run)?
         {
@@ -57,23 +58,23 @@ pub fn begin(store: &Store, pipeline: &str, host: &str, now_unix_secs: u64) -> R
     }
 }
 
-/// Keeps what a run did.
+/// Writes the record of a finished run.
 pub fn record(store: &Store, run: &str, record: &Value) -> Result<()> {
     match store.create(&record_path(run), &to_json(record))? {
         Created::New => Ok(()),
         Created::Exists => Err(Error::Corrupt {
             path: record_path(run),
-            reason: "another run has this number".into(),
+            reason: "another run has already written a record with this number".into(),
         }),
     }
 }
 
-/// Whether a run has ended and kept its record.
+/// Returns whether a run has ended and written its record.
 pub fn is_recorded(store: &Store, run: &str) -> Result<bool> {
     Ok(store.read(&record_path(run))?.is_some())
 }
 
-/// Forgets a run that did nothing.
+/// Deletes the beginning of a run that did nothing, and so frees its number.
 pub fn abandon(store: &Store, run: &str) -> Result<()> {
     store.delete(&begun_path(run))
 }
@@ -88,7 +89,7 @@ pub(super) fn begun_path(run: &str) -> String {
     format!("runs/{run}.begun.json")
 }
 
-/// The number of a run's file, if it is one.
+/// Returns the run's number from the path of one of its files.
 pub(super) fn number(path: &str) -> Option<u64> {
     let name = path.strip_prefix("runs/")?;
     name.strip_suffix(".begun.json").or_else(|| name.strip_suffix(".json"))?.parse().ok()
@@ -101,11 +102,11 @@ fn newest(store: &Store) -> Result<u64> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::faults::faulty_store;
+    use super::super::faulty_store::faulty_store;
     use super::*;
 
     #[test]
-    fn runs_that_begin_in_the_same_second_under_one_host_name_and_number_are_two() {
+    fn concurrent_runs_with_equal_host_pid_and_time_get_different_ids() {
         let folder = tempfile::tempdir().unwrap();
         for store in [Store::open(folder.path().to_str().unwrap()).unwrap(), faulty_store(&[])] {
             let runs = std::thread::scope(|scope| {

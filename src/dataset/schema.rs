@@ -1,7 +1,6 @@
-//! Every column name and every schema of the data files, once.
+//! Defines every column name and every schema of the data files. Start at [`shard`] and [`labels`].
 //!
-//! In: the sizes a file is made for. Out: its Arrow schema. Start at [`shard`] and [`labels`]; nothing
-//! outside this file spells a column's name.
+//! No other file spells out a column's name.
 
 use std::collections::HashMap;
 
@@ -10,80 +9,81 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// The video's path or address, as it was given.
+/// The video's path or address, as the user gave it.
 pub const VIDEO: &str = "video";
-/// The BLAKE3 digest of the video's bytes: its identity.
+/// The BLAKE3 digest of the video's bytes, its identity.
 pub const VIDEO_DIGEST: &str = "video_digest";
 /// The episode's number within its video.
 pub const EPISODE: &str = "episode";
-/// The frame's number within its video; a transition's is that of `o[t]`.
+/// The frame's number within its video; for a transition, the number of `o[t]`.
 pub const FRAME_INDEX: &str = "frame_index";
 /// The frame's time within its video, in seconds.
 pub const TIME_S: &str = "time_s";
 /// The frame, rows top to bottom, RGB, 0 to 255.
 pub const PIXELS: &str = "pixels";
-/// The latent action before quantisation: what a policy is cloned from.
+/// The latent action before quantisation. Policies are cloned from it.
 pub const LATENT_ACTION: &str = "latent_action";
-/// The codebook entries it was quantised to, one per codebook and position.
+/// The codebook entries of the quantised latent action, one per codebook and position.
 pub const LATENT_CODE: &str = "latent_code";
-/// The world model's error on this transition: the label's own quality sign; null where it was not asked for.
+/// The FDM's error on the transition, a sign of the label's quality; null if it was not computed.
 pub const FDM_ERROR: &str = "fdm_error";
 /// The mean absolute change of a pixel from `o[t]` to `o[t+1]`, from 0 to 1.
 pub const MOTION: &str = "motion";
-/// The true action, where it is known.
+/// The true action of a label, if known.
 pub const TRUE_ACTION: &str = "true_action";
-/// A true action, in a table of what was done: between its frame and the next.
+/// The true action between a frame and the next, in a table of recorded actions.
 pub const ACTION: &str = "action";
-/// What that action earned.
+/// The reward of this action.
 pub const REWARD: &str = "reward";
-/// The shard file the frames lie in, relative to the workspace.
+/// The BLAKE3 digest of the shard file that holds the frames.
 pub const SHARD: &str = "shard";
 /// The row of `o[t]` in that shard.
 pub const ROW: &str = "row";
 
-/// The metadata key every data file states its format under.
+/// The metadata key of a data file's format.
 pub const FORMAT_KEY: &str = "lapo.format";
-/// The format of Parquet files. Format 1 had unsigned integers and fixed-size lists, which several readers refuse.
+/// The format of Parquet files. Format 1 had unsigned integers and fixed-size lists; several
+/// readers refuse both.
 pub const TABLE_FORMAT: u32 = 2;
 
 /// The size of a frame in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FrameSize {
-    /// Rows of pixels.
+    /// The number of rows of pixels.
     pub height: u32,
-    /// Pixels in a row.
+    /// The number of pixels in a row.
     pub width: u32,
 }
 
 impl FrameSize {
-    /// The bytes of one RGB frame.
+    /// Returns the bytes of one RGB frame.
     #[must_use]
     pub fn bytes(self) -> usize {
         self.height as usize * self.width as usize * 3
     }
 }
 
-/// The sizes of a label.
+/// The lengths of the lists in a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LabelShape {
     /// The length of the latent action.
     pub latent_dim: usize,
-    /// The length of the latent code: codebooks times positions.
+    /// The length of the latent code: the number of codebooks times positions.
     pub codes: usize,
 }
 
-/// How a shard's columns are compressed.
+/// The compression of a shard's columns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all: frames are read in place, with no copy. The default.
+    /// No compression: frames are read in place, without a copy. The default.
     #[default]
     None,
-    /// Zstandard: about half the disk, and the whole shard in memory while it is read.
+    /// Zstandard: about half the disk space, but the whole shard is in memory while it is read.
     Zstd,
 }
 
-/// The schema of a shard of frames.
+/// Returns the schema of a shard of frames.
 #[must_use]
 pub fn shard(size: FrameSize) -> Schema {
     let tensor =
@@ -103,16 +103,18 @@ pub fn shard(size: FrameSize) -> Schema {
     Schema::new_with_metadata(fields, format_metadata())
 }
 
-/// Returns the schema of a file of labels. The lengths of the lists are in the file's metadata, under [`list_size_key`].
+/// Returns the schema of a label file. The file's metadata states the lengths of the lists under
+/// [`list_size_key`].
 ///
-/// Integers are signed, because the Delta Lake protocol and Spark know no others. `frame_index` and `row` are int64: int32 does not hold
-/// all of their values.
+/// Integers are signed, because the Delta Lake protocol and Spark have no unsigned ones.
+/// `frame_index` and `row` are int64, because their values exceed int32.
 #[must_use]
 pub fn labels() -> Schema {
     label_fields(DataType::Utf8)
 }
 
-/// Returns the schema of labels in memory: names that repeat are looked up in a dictionary. In a file they are text.
+/// Returns the schema of labels in memory, with repeating names as dictionaries. In a file they are
+/// text.
 pub(super) fn labels_in_memory() -> Schema {
     label_fields(DataType::Dictionary(DataType::Int32.into(), DataType::Utf8.into()))
 }
@@ -134,26 +136,32 @@ fn label_fields(names: DataType) -> Schema {
     Schema::new(fields)
 }
 
-/// The frame size a shard's schema states, if it is a shard's.
+/// Returns the frame size from the schema of a shard, or `None` if it is another schema.
 #[must_use]
 pub fn frame_size(schema: &Schema) -> Option<FrameSize> {
     let metadata =
         schema.field_with_name(PIXELS).ok()?.metadata().get("ARROW:extension:metadata")?;
+    // Any Arrow file may state a tensor: only a schema equal to that of a shard counts.
     let tensor: Value = serde_json::from_str(metadata).ok()?;
     let side = |axis: usize| u32::try_from(tensor["shape"][axis].as_u64()?).ok();
     let size = FrameSize { height: side(0)?, width: side(1)? };
     (*schema == shard(size)).then_some(size)
 }
 
-/// A schema as JSON, column by column: what `schemas/` shows to people.
+/// Describes a schema as JSON, column by column, for the files in `schemas/`.
 #[must_use]
 pub fn describe(schema: &Schema) -> Value {
     let columns = schema.fields().iter().map(|field| {
-        let mut column = json!({"name": field.name(), "type": field.data_type().to_string(), "nullable": field.is_nullable(),
-                                "meaning": meaning(field.name())});
+        let mut column = json!({
+            "name": field.name(),
+            "type": field.data_type().to_string(),
+            "nullable": field.is_nullable(),
+            "meaning": meaning(field.name()),
+        });
         if matches!(field.data_type(), DataType::List(_)) {
-            column["list_size"] =
-                json!(format!("the same in every row; stated by the file's metadata entry `{}`", list_size_key(field.name())));
+            let key = list_size_key(field.name());
+            let stated = "the same in every row; stated by the file's metadata entry";
+            column["list_size"] = json!(format!("{stated} `{key}`"));
         }
         column
     });
@@ -162,44 +170,48 @@ pub fn describe(schema: &Schema) -> Value {
 
 fn meaning(column: &str) -> &'static str {
     match column {
-        VIDEO => "the video's path or address, as it was given",
-        VIDEO_DIGEST => "BLAKE3 of the video's bytes: its identity",
+        VIDEO => "the video's path or address, as the user gave it",
+        VIDEO_DIGEST => "the BLAKE3 digest of the video's bytes, its identity",
         EPISODE => "the episode's number within its video",
-        FRAME_INDEX => {
-            "the frame's position in the source, lost frames counted; from 2147483648 on it is unknown; a transition's is that of o[t]"
-        }
+        FRAME_INDEX => concat!(
+            "the frame's position in the source, lost frames included; ",
+            "unknown from 2147483648 on; for a transition, the position of o[t]"
+        ),
         TIME_S => "the frame's time within its video, in seconds",
         PIXELS => "the frame: [height, width, channel], RGB, 0 to 255",
-        LATENT_ACTION => "the latent action before quantisation: what a policy is cloned from",
-        LATENT_CODE => "the codebook entries it was quantised to, one per codebook and position",
-        FDM_ERROR => {
-            "the world model's error on this transition: the label's own quality sign; null where it was not asked for"
+        LATENT_ACTION => "the latent action before quantisation; policies are cloned from it",
+        LATENT_CODE => {
+            "the codebook entries of the quantised latent action, one per codebook and position"
         }
+        FDM_ERROR => concat!(
+            "the FDM's error on the transition, a sign of the label's quality; ",
+            "null if it was not computed"
+        ),
         MOTION => "the mean absolute change of a pixel from o[t] to o[t+1], from 0 to 1",
-        TRUE_ACTION => "the true action, null where unknown",
-        SHARD => "the shard file the frames lie in, relative to the workspace",
+        TRUE_ACTION => "the true action; null if unknown",
+        SHARD => "the BLAKE3 digest of the shard file that holds the frames",
         ROW => "the row of o[t] in that shard",
         _ => "",
     }
 }
 
-/// The metadata every data file carries.
+/// Returns the metadata of every shard.
 pub(super) fn format_metadata() -> HashMap<String, String> {
     HashMap::from([(FORMAT_KEY.to_owned(), super::FORMAT.to_string())])
 }
 
-/// Returns the metadata key under which a Parquet file states the length of the lists in a column: the same in every row.
+/// Returns the metadata key for the length of a column's lists in a Parquet file.
 #[must_use]
 pub fn list_size_key(column: &str) -> String {
     format!("lapo.list_size.{column}")
 }
 
-/// Returns the field of a plain list's elements, named as the Parquet format asks.
+/// Returns the field of a plain list's elements, with the name from the Parquet format.
 pub(super) fn element(data_type: DataType) -> Field {
     Field::new("element", data_type, false)
 }
 
-/// The field of a fixed-size list's items.
+/// Returns the field of a fixed-size list's items.
 pub(super) fn item(data_type: DataType) -> Field {
     Field::new("item", data_type, false)
 }
@@ -219,15 +231,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_come_back_from_the_schema() {
+    fn the_frame_size_is_read_back_from_the_schema() {
         let size = FrameSize { height: 48, width: 64 };
         assert_eq!(frame_size(&shard(size)), Some(size));
         assert_eq!(frame_size(&labels()), None);
     }
 
-    /// Delta Lake, polars' `scan_delta` and Spark refuse unsigned integers, fixed-size lists and dictionaries.
+    /// Delta Lake, polars' `scan_delta` and Spark refuse unsigned integers, fixed-size lists and
+    /// dictionaries.
     #[test]
-    fn labels_hold_only_types_that_every_reader_knows() {
+    fn labels_have_only_types_supported_by_every_reader() {
         use DataType::{Float32, Float64, Int32, Int64, List, Utf8};
         for field in labels().fields() {
             let simple = match field.data_type() {

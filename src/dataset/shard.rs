@@ -1,8 +1,9 @@
-//! Frames of whole episodes go into a shard: one Arrow IPC file of fixed-size rows.
+//! Writes shards: Arrow IPC files with one fixed-size row per frame. Start at
+//! [`ShardWriter::create`].
 //!
-//! In: frames, video after video, episode after episode, in the order they were shown. Out: a file that
-//! `shard_reader`, pyarrow and polars read. Start at [`ShardWriter::create`]. Memory stays constant: a
-//! batch of rows is written as soon as it is full.
+//! Frames come video after video, episode after episode, in presentation order. Memory use is
+//! constant: a batch of rows is written as soon as it is full. `shard_reader`, pyarrow and polars
+//! read the file.
 
 use std::sync::Arc;
 
@@ -21,23 +22,24 @@ use super::new_file::{FileInfo, NewFile};
 use super::schema::{self, Compression, FrameSize};
 use super::store::Store;
 
-/// The rows of a record batch, and the bytes it may weigh where frames are large.
+/// The most rows in a record batch.
 pub(super) const BATCH_ROWS: usize = 256;
+/// The most bytes of pixels in a record batch, unless a single frame has more.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// What a shard is made for.
+/// The settings of a new shard.
 #[derive(Debug, Clone)]
 pub struct ShardLayout {
     /// The size of every frame.
     pub size: FrameSize,
-    /// How the columns are compressed.
+    /// The compression of the columns.
     pub compression: Compression,
-    /// The videos that may appear. They are named beforehand because an IPC file holds one dictionary,
-    /// and not every reader follows one that grows. A video with no frames is no harm.
+    /// All videos that may appear. An IPC file holds one dictionary, and not every reader supports
+    /// one that grows, so the names are needed up front. A video may have no frames.
     pub videos: Vec<VideoName>,
 }
 
-/// A video, by what people call it and by what it is.
+/// The name and the identity of a video.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VideoName {
     /// Its path or address, as it was given.
@@ -46,9 +48,7 @@ pub struct VideoName {
     pub digest: String,
 }
 
-/// Writes one shard.
-///
-/// Dropped before [`ShardWriter::finish`], it leaves no file.
+/// A writer of one shard. If it is dropped before [`ShardWriter::finish`], no file remains.
 pub struct ShardWriter {
     writer: FileWriter<NewFile>,
     schema: SchemaRef,
@@ -58,14 +58,14 @@ pub struct ShardWriter {
     uris: ArrayRef,
     digests: ArrayRef,
     video: i32,
-    /// The number of the video's last frame.
+    /// The index of the video's last frame.
     last: Option<u32>,
     batch: Batch,
     rows_per_batch: usize,
     rows: u64,
 }
 
-/// The rows that wait to be written.
+/// Rows that are not written yet.
 #[derive(Default)]
 struct Batch {
     video: Vec<i32>,
@@ -98,6 +98,7 @@ impl ShardWriter {
             size: layout.size,
             uris: names(|video| &video.uri),
             digests: names(|video| &video.digest),
+            // No video yet: `push` refuses frames until `begin_video`.
             video: -1,
             last: None,
             batch: Batch::default(),
@@ -106,7 +107,7 @@ impl ShardWriter {
         })
     }
 
-    /// Says that the frames that follow are of `layout.videos[video]`.
+    /// Starts `layout.videos[video]`: the next frames belong to this video.
     pub fn begin_video(&mut self, video: usize) -> Result<()> {
         if video >= self.uris.len() {
             return Err(self.wrong_shape("the video's number", video, self.uris.len()));
@@ -117,7 +118,10 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Adds one frame, whose number must be greater than the last one's: `pixels` is `[height, width, 3]`, RGB, row by row.
+    /// Adds one frame. Its `frame_index` must exceed the previous frame's.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[height, width, 3]`, u8, RGB
     pub fn push(
         &mut self,
         episode: u32,
@@ -135,7 +139,7 @@ impl ShardWriter {
         if self.video < 0 {
             return Err(self.wrong_shape("the number of videos begun", 0, 1));
         }
-        // So that no two frames of a video have one number.
+        // Two frames of a video never have the same index.
         if let Some(last) = self.last.replace(frame_index).filter(|last| *last >= frame_index) {
             return Err(self.wrong_shape(
                 "a frame's number",
@@ -147,6 +151,7 @@ impl ShardWriter {
         self.batch.episode.push(episode);
         self.batch.frame_index.push(frame_index);
         self.batch.time_s.push(time_s);
+        // One allocation of the exact size: growing by doubling would waste up to half of it.
         if self.batch.pixels.capacity() == 0 {
             self.batch.pixels.reserve_exact(self.rows_per_batch * self.size.bytes());
         }
@@ -155,13 +160,13 @@ impl ShardWriter {
         if self.batch.video.len() == self.rows_per_batch { self.write_batch() } else { Ok(()) }
     }
 
-    /// How many frames were pushed.
+    /// Returns the number of frames pushed so far.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Writes what is left and makes the file lasting.
+    /// Writes the remaining rows and syncs the file to disk.
     pub fn finish(mut self) -> Result<FileInfo> {
         if !self.batch.video.is_empty() {
             self.write_batch()?;
@@ -184,6 +189,7 @@ impl ShardWriter {
         let frame_bytes =
             i32::try_from(self.size.bytes()).expect("the schema was made with this length");
         let pixels = UInt8Array::new(ScalarBuffer::from(Buffer::from_vec(batch.pixels)), None);
+        // The order of `schema::shard`.
         Ok(vec![
             Arc::new(DictionaryArray::<Int32Type>::try_new(video.clone(), self.uris.clone())?),
             Arc::new(DictionaryArray::<Int32Type>::try_new(video, self.digests.clone())?),
@@ -209,7 +215,7 @@ impl ShardWriter {
     }
 }
 
-/// Keeps a full disk recognisable: an I/O error inside Arrow stays one.
+/// Converts an Arrow error. An I/O error, such as a full disk, stays an I/O error.
 fn encode_error(path: &str) -> impl FnOnce(ArrowError) -> Error {
     move |cause| match cause {
         ArrowError::IoError(_, cause) => {

@@ -1,10 +1,8 @@
-//! Small Parquet tables, such as a training run's metrics.
+//! Writes small Parquet tables, such as a training run's metrics. Start at [`write_table`].
 //!
-//! In: named columns of equal length. Out: a file that every Parquet reader opens. Start at [`write_table`]; the module
-//! `table_reader` reads the columns back.
-//!
-//! Files hold only what all readers and the Delta Lake protocol know: signed integers, doubles, floats, text and plain lists, without
-//! an embedded Arrow schema. A list column has the same length in every row; the file's metadata states it.
+//! The module `table_reader` reads the columns back. Files have only types supported by all readers
+//! and the Delta Lake protocol: signed integers, doubles, floats, text and plain lists, without an
+//! embedded Arrow schema. A list has the same length in every row; the file's metadata states it.
 
 use std::sync::Arc;
 
@@ -26,41 +24,45 @@ use super::new_file::{FileInfo, NewFile};
 use super::schema::{FORMAT_KEY, TABLE_FORMAT, element, list_size_key};
 use super::store::Store;
 
-/// Row groups are cut near this size: larger ones make streaming readers run out of memory.
+/// The approximate size of a row group. Larger ones make streaming readers run out of memory.
 const ROW_GROUP_BYTES: usize = 10 << 20;
 
 /// The values of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Column {
-    /// Measurements; null where there is none. Stored as doubles.
+    /// Measurements; `None` is stored as null. Stored as doubles.
     F64(Vec<Option<f64>>),
     /// Whole numbers. Stored as int64.
     I64(Vec<i64>),
-    /// Counts, such as steps. Stored as int64 and read back as [`Column::I64`]; a count beyond `i64::MAX` is an error.
+    /// Counts, such as steps. Stored as int64 and read back as [`Column::I64`]. A count above
+    /// `i64::MAX` is an error.
     U64(Vec<u64>),
-    /// Smaller counts, such as frame numbers. Stored as int64, because int32 does not hold all of them, and read back as [`Column::I64`].
+    /// Smaller counts, such as frame numbers. Stored as int64, since they may exceed int32, and
+    /// read back as [`Column::I64`].
     U32(Vec<u32>),
-    /// 64 bits without an order, such as hashes. Stored as the int64 with the same bits and read back as [`Column::I64`].
+    /// 64 bits without an order, such as hashes. Stored as the int64 with the same bits and read
+    /// back as [`Column::I64`].
     Bits(Vec<u64>),
     /// Text.
     Text(Vec<String>),
-    /// Text that repeats: the place of each row's text in the list. Stored as text and read back as [`Column::Text`].
+    /// Repeating text: each row's index into the list of texts. Stored as text and read back as
+    /// [`Column::Text`].
     Names(Vec<u32>, Vec<String>),
     /// Measurements at single precision. Stored as floats.
     F32(Vec<f32>),
-    /// Lists of numbers, and the length of each. Stored as lists of floats; the file's metadata states the length.
+    /// Concatenated lists of numbers, and the length of one list. Stored as lists of floats; the
+    /// file's metadata states the length.
     F32Rows(Vec<f32>, usize),
 }
 
-/// Writes a table; every column must have the same length.
+/// Writes a table. All columns must have the same length.
 ///
 /// # Errors
-/// Names a column whose length differs from the first one's, and a count that int64 cannot hold.
+/// Names the first column with another length, or with a count above `i64::MAX`.
 pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Result<FileInfo> {
-    let encode =
-        |cause: ArrowError| Error::Encode { path: path.to_owned(), reason: cause.to_string() };
     let rows = columns.first().map_or(0, |(_, first)| first.len());
-    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+    let mut fields = Vec::new();
+    let mut arrays = Vec::new();
     for (name, column) in columns {
         if column.len() != rows {
             let [found, expected] = [column.len() as u64, rows as u64];
@@ -71,6 +73,7 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
             path: path.to_owned(),
             reason: format!("column `{name}` {reason}"),
         })?;
+        // Only measurements may be missing.
         fields.push(Field::new(*name, array.data_type().clone(), matches!(column, Column::F64(_))));
         arrays.push(array);
     }
@@ -82,19 +85,21 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
     let row_bytes: usize = columns.iter().map(|(_, column)| column.row_bytes()).sum();
     let properties = properties(row_bytes, list_sizes);
     let mut writer = parquet_writer(store, path, schema.clone(), properties.build())?;
-    let batch = RecordBatch::try_new(schema, arrays).map_err(encode)?;
+    let batch = RecordBatch::try_new(schema, arrays)
+        .map_err(|cause| Error::Encode { path: path.to_owned(), reason: cause.to_string() })?;
     writer.write(&batch).map_err(parquet_error(path))?;
     writer.into_inner().map_err(parquet_error(path))?.finish(rows as u64)
 }
 
-/// Returns the sort of a Parquet file, by which SQL names its table: the file's name without suffix and trailing digits, `-` and `_`.
+/// Returns the sort of a Parquet file, which is its SQL table's name: the file name without its
+/// suffix and trailing digits, `-` and `_`.
 #[must_use]
 pub fn table_sort(path: &str) -> Option<&str> {
     let stem = path.rsplit('/').next()?.strip_suffix(".parquet")?;
     Some(stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_'))
 }
 
-/// Returns what all our Parquet files have in common. The same rows become the same bytes.
+/// Returns the settings of all Parquet files. The same rows give the same bytes.
 pub(super) fn properties(
     row_bytes: usize,
     metadata: impl Iterator<Item = KeyValue>,
@@ -107,7 +112,8 @@ pub(super) fn properties(
         .set_key_value_metadata(Some(std::iter::once(format).chain(metadata).collect()))
 }
 
-/// Starts a Parquet file without an embedded Arrow schema: with one, readers would see dictionaries and other types of Arrow's own.
+/// Starts a Parquet file without an embedded Arrow schema. With one, readers would see dictionaries
+/// and other Arrow types.
 pub(super) fn parquet_writer(
     store: &Store,
     path: &str,
@@ -120,7 +126,7 @@ pub(super) fn parquet_writer(
         .map_err(parquet_error(path))
 }
 
-/// Keeps a full disk recognisable: an I/O error inside Parquet stays one.
+/// Converts a Parquet error. An I/O error, such as a full disk, stays an I/O error.
 pub(super) fn parquet_error(path: &str) -> impl FnOnce(ParquetError) -> Error {
     move |cause| match cause {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
@@ -131,7 +137,7 @@ pub(super) fn parquet_error(path: &str) -> impl FnOnce(ParquetError) -> Error {
     }
 }
 
-/// Returns the lists of a column in which all lists have the same length.
+/// Creates a column of lists with the same length from their concatenated values.
 pub(super) fn list_array(values: ArrayRef, length: usize) -> Result<ListArray, ArrowError> {
     let rows = values.len().checked_div(length).unwrap_or(0);
     let offsets = OffsetBuffer::try_from_repeated_length(length, rows)
@@ -155,19 +161,20 @@ impl Column {
         }
     }
 
-    /// Returns whether there is no row.
+    /// Returns whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns the bytes of a row in a Parquet file before compression, on average.
+    /// Returns the average bytes of a row in a Parquet file before compression.
     fn row_bytes(&self) -> usize {
         match self {
             Column::F64(_) | Column::I64(_) | Column::U64(_) | Column::U32(_) | Column::Bits(_) => {
                 8
             }
             Column::Text(values) => {
+                // Parquet stores a length of four bytes before each text.
                 4 + values
                     .iter()
                     .map(String::len)
@@ -181,7 +188,7 @@ impl Column {
     }
 }
 
-/// Returns a column as it is stored, or what does not fit.
+/// Encodes a column. The error continues a message that begins with the column's name.
 fn array(column: &Column) -> Result<ArrayRef, String> {
     Ok(match column {
         Column::F64(values) => Arc::new(Float64Array::from(values.clone())),
@@ -197,7 +204,8 @@ fn array(column: &Column) -> Result<ArrayRef, String> {
         Column::Names(rows, names) => {
             let names = Arc::new(StringArray::from_iter_values(names));
             let rows = rows.iter().map(|row| {
-                i32::try_from(*row).map_err(|_| format!("points at name {row}, which is too far"))
+                i32::try_from(*row)
+                    .map_err(|_| format!("has the index {row}, expected at most {}", i32::MAX))
             });
             let rows = Int32Array::from(rows.collect::<Result<Vec<_>, _>>()?);
             Arc::new(
@@ -217,11 +225,15 @@ fn array(column: &Column) -> Result<ArrayRef, String> {
 }
 
 fn signed(values: &[u64]) -> Result<Vec<i64>, String> {
-    let fits = |(row, value): (usize, &u64)| {
-        i64::try_from(*value)
-            .map_err(|_| format!("holds {value} in row {row}, expected at most {}", i64::MAX))
-    };
-    values.iter().enumerate().map(fits).collect()
+    let mut signed = Vec::with_capacity(values.len());
+    for (row, value) in values.iter().enumerate() {
+        signed.push(
+            i64::try_from(*value).map_err(|_| {
+                format!("holds {value} in row {row}, expected at most {}", i64::MAX)
+            })?,
+        );
+    }
+    Ok(signed)
 }
 
 #[cfg(test)]
@@ -235,6 +247,8 @@ mod tests {
             ("l/a/labels-0001.parquet", Some("labels")),
             ("a/curve.csv", None),
         ];
-        sorts.iter().for_each(|(path, sort)| assert_eq!(table_sort(path), *sort));
+        for (path, sort) in sorts {
+            assert_eq!(table_sort(path), sort);
+        }
     }
 }

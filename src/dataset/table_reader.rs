@@ -1,6 +1,5 @@
-//! Reads the tables that [`write_table`](super::write_table) wrote, column by column.
-//!
-//! In: a Parquet file's path, and perhaps the names of some columns. Out: [`Table`]. Start at [`read_table`] and [`read_columns`].
+//! Reads the tables of [`write_table`](super::write_table), whole or by column. Start at
+//! [`read_table`] and [`read_columns`].
 
 use std::collections::BTreeMap;
 
@@ -19,7 +18,7 @@ use super::schema::{FORMAT_KEY, TABLE_FORMAT, list_size_key};
 use super::store::Store;
 use super::table::Column;
 
-/// Rows that are decoded at once.
+/// The number of rows decoded at once.
 const BATCH_ROWS: usize = 8192;
 
 /// A table, or some of its columns.
@@ -31,32 +30,34 @@ pub struct Table {
 /// Reads a whole table into memory.
 ///
 /// # Errors
-/// Says whether the file is missing, has another format, is damaged, or holds columns that [`write_table`](super::write_table) never writes.
+/// Fails if the file is missing or damaged, has another format, or has columns of types never
+/// written by [`write_table`](super::write_table).
 pub fn read_table(store: &Store, path: &str) -> Result<Table> {
     let parquet = open_parquet(store, path)?;
     parquet.read_columns(path, None)
 }
 
-/// Reads some columns of a table into memory; no other column is decoded.
+/// Reads some columns of a table into memory. Other columns are not decoded.
 ///
 /// # Errors
-/// Those of [`read_table`], and a column that the table does not have.
+/// Fails like [`read_table`], and if the table lacks one of the columns.
 pub fn read_columns(store: &Store, path: &str, columns: &[&str]) -> Result<Table> {
     let parquet = open_parquet(store, path)?;
     parquet.read_columns(path, Some(columns))
 }
 
-/// A Parquet file of ours whose format was checked.
+/// An open Parquet file of lapo with a checked format.
 pub(super) struct OpenParquet {
     bytes: Bytes,
     footer: ArrowReaderMetadata,
-    /// The file's own metadata, by key.
+    /// The file's key-value metadata.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Opens a Parquet file and checks that it states the format we write.
+/// Opens a Parquet file and checks its format.
 pub(super) fn open_parquet(store: &Store, path: &str) -> Result<OpenParquet> {
     let bytes = store.map(path)?;
+    // Types come from the Parquet schema alone, as for every other reader.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let footer =
         ArrowReaderMetadata::load(&bytes, options).map_err(|cause| corrupt(path, cause))?;
@@ -64,7 +65,9 @@ pub(super) fn open_parquet(store: &Store, path: &str) -> Result<OpenParquet> {
     let metadata: BTreeMap<_, _> =
         entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect();
     let format = metadata.get(FORMAT_KEY).and_then(|format| format.parse().ok());
-    match format.ok_or_else(|| corrupt(path, "it states no format"))? {
+    match format
+        .ok_or_else(|| corrupt(path, format!("its metadata has no entry `{FORMAT_KEY}`")))?
+    {
         TABLE_FORMAT => Ok(OpenParquet { bytes, footer, metadata }),
         found => Err(Error::OtherFormat { path: path.to_owned(), found, known: TABLE_FORMAT }),
     }
@@ -75,12 +78,12 @@ fn corrupt(path: &str, reason: impl std::fmt::Display) -> Error {
 }
 
 impl OpenParquet {
-    /// Returns the columns' types, as the Parquet schema states them.
+    /// Returns the columns' types from the Parquet schema.
     pub fn schema(&self) -> &Schema {
         self.footer.schema()
     }
 
-    /// Reads all columns as the types of `schema`, batch by batch.
+    /// Reads all columns batch by batch, with the types of `schema`.
     pub fn batches(self, path: &str, schema: Schema) -> Result<ParquetRecordBatchReader> {
         let options = ArrowReaderOptions::new().with_schema(schema.into());
         let footer = ArrowReaderMetadata::try_new(self.footer.metadata().clone(), options)
@@ -90,7 +93,7 @@ impl OpenParquet {
         builder.build().map_err(|cause| corrupt(path, cause))
     }
 
-    /// Returns the bytes of a row before compression, on average.
+    /// Returns the average bytes of a row before compression.
     pub fn row_bytes(&self) -> usize {
         let bytes: i64 =
             self.footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
@@ -99,7 +102,7 @@ impl OpenParquet {
             .map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0))
     }
 
-    /// Returns the columns that are written without a dictionary, since their values hardly ever repeat.
+    /// Returns the columns stored without a dictionary, because their values hardly ever repeat.
     pub fn columns_without_dictionary(&self) -> Vec<ColumnPath> {
         let columns =
             self.footer.metadata().row_groups().first().map_or(&[][..], |group| group.columns());
@@ -107,34 +110,36 @@ impl OpenParquet {
         plain.map(|column| column.column_path().clone()).collect()
     }
 
-    /// Returns the columns as other programs see them.
+    /// Returns the schema of the file as other programs see it.
     #[cfg(test)]
     pub fn parquet_schema(&self) -> parquet::schema::types::Type {
         self.footer.parquet_schema().root_schema().clone()
     }
 
-    /// Returns the length that the metadata states for the lists in a column.
+    /// Returns the length of a column's lists from the file's metadata.
     pub fn list_size(&self, column: &str) -> Option<usize> {
         self.metadata.get(&list_size_key(column))?.parse().ok()
     }
 
-    /// Reads columns, all where none are named, in the file's order.
+    /// Reads the wanted columns, or all for `None`, in the file's order.
     fn read_columns(self, path: &str, wanted: Option<&[&str]>) -> Result<Table> {
         let fields = self.footer.schema().fields().clone();
         let missing = wanted.into_iter().flatten().find(|name| fields.find(name).is_none());
         if let Some(name) = missing {
             return Err(corrupt(path, format!("it has no column `{name}`")));
         }
-        let places: Vec<usize> = (0..fields.len())
-            .filter(|at| wanted.is_none_or(|names| names.contains(&fields[*at].name().as_str())))
+        let indices: Vec<usize> = (0..fields.len())
+            .filter(|i| wanted.is_none_or(|names| names.contains(&fields[*i].name().as_str())))
             .collect();
         let rows = self.rows(path)?;
-        let empty =
-            |at: &usize| Ok((fields[*at].name().clone(), self.empty(path, &fields[*at], rows)?));
-        let mut columns = places.iter().map(empty).collect::<Result<Vec<_>>>()?;
+        let mut columns = Vec::with_capacity(indices.len());
+        for &i in &indices {
+            columns.push((fields[i].name().clone(), self.empty_column(path, &fields[i], rows)?));
+        }
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes, self.footer)
             .with_batch_size(BATCH_ROWS);
-        let mask = ProjectionMask::roots(builder.parquet_schema(), places);
+        // Roots, because a list column is a tree of fields in Parquet.
+        let mask = ProjectionMask::roots(builder.parquet_schema(), indices);
         for batch in builder.with_projection(mask).build().map_err(|cause| corrupt(path, cause))? {
             let batch = batch.map_err(|cause| corrupt(path, cause))?;
             for ((name, column), array) in columns.iter_mut().zip(batch.columns()) {
@@ -151,8 +156,8 @@ impl OpenParquet {
             .map_err(|cause| corrupt(path, cause))
     }
 
-    /// Makes the column that a field's values go into.
-    fn empty(&self, path: &str, field: &Field, rows: usize) -> Result<Column> {
+    /// Creates an empty column for a field's values.
+    fn empty_column(&self, path: &str, field: &Field, rows: usize) -> Result<Column> {
         let name = field.name();
         Ok(match field.data_type() {
             DataType::Float64 => Column::F64(Vec::with_capacity(rows)),
@@ -160,11 +165,11 @@ impl OpenParquet {
             DataType::Int64 => Column::I64(Vec::with_capacity(rows)),
             DataType::Utf8 => Column::Text(Vec::with_capacity(rows)),
             DataType::List(item) if *item.data_type() == DataType::Float32 => {
-                let stated = format!(
-                    "column `{name}` holds lists, and the file's metadata does not state `{}`",
+                let missing = format!(
+                    "column `{name}` holds lists, but the file's metadata has no entry `{}`",
                     list_size_key(name)
                 );
-                Column::F32Rows(vec![], self.list_size(name).ok_or_else(|| corrupt(path, stated))?)
+                Column::F32Rows(vec![], self.list_size(name).ok_or_else(|| corrupt(path, missing))?)
             }
             other => return Err(corrupt(path, format!("column `{name}` holds {other}"))),
         })
@@ -172,18 +177,18 @@ impl OpenParquet {
 }
 
 impl Table {
-    /// Lists the names of the columns.
+    /// Returns the columns' names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Returns a column, if there is one of this name.
+    /// Returns the column with this name, if there is one.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|(known, _)| known == name).map(|(_, column)| column)
     }
 
-    /// Returns a column as measurements, counts included; `None` if there is no such column or it holds text or lists.
+    /// Returns a column of measurements or counts, or `None` if it is missing or has another type.
     #[must_use]
     pub fn numbers(&self, name: &str) -> Option<Vec<Option<f64>>> {
         match self.column(name)? {
@@ -196,7 +201,7 @@ impl Table {
         }
     }
 
-    /// Returns a column of whole numbers; `None` if there is no such column or it holds something else.
+    /// Returns a column of whole numbers, or `None` if it is missing or has another type.
     #[must_use]
     pub fn counts(&self, name: &str) -> Option<&[i64]> {
         match self.column(name)? {
@@ -205,7 +210,7 @@ impl Table {
         }
     }
 
-    /// Returns a column of text; `None` if there is no such column or it holds numbers.
+    /// Returns a column of text, or `None` if it is missing or has another type.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&[String]> {
         match self.column(name)? {
@@ -214,7 +219,8 @@ impl Table {
         }
     }
 
-    /// Takes a column of text out; `None` if there is no such column or it holds numbers.
+    /// Moves a column of text out of the table. Returns `None` if it is missing or has another
+    /// type.
     pub fn take_text(&mut self, name: &str) -> Option<Vec<String>> {
         match &mut self.columns.iter_mut().find(|(known, _)| known == name)?.1 {
             Column::Text(values) => Some(std::mem::take(values)),
@@ -224,7 +230,10 @@ impl Table {
 }
 
 impl Column {
-    /// Adds values of the column's own type, or says why they are none.
+    /// Adds values of the column's own type.
+    ///
+    /// # Errors
+    /// Fails on missing values, except for measurements, and on lists of another length.
     fn extend(&mut self, array: &ArrayRef) -> Result<(), String> {
         if array.null_count() > 0 && !matches!(self, Column::F64(_)) {
             return Err("has missing values".into());
@@ -243,20 +252,21 @@ impl Column {
             Column::F32Rows(values, width) => values
                 .extend_from_slice(elements(array, *width)?.as_primitive::<Float32Type>().values()),
             Column::U64(_) | Column::U32(_) | Column::Bits(_) | Column::Names(..) => {
-                unreachable!("`empty` makes none")
+                unreachable!("`empty_column` creates none of these")
             }
         }
         Ok(())
     }
 }
 
-/// Returns the elements of lists that all have the length `size`.
+/// Returns the concatenated elements of lists. All must have the length `size`.
 pub(super) fn elements(array: &ArrayRef, size: usize) -> Result<ArrayRef, String> {
     let lists = array.as_list::<i32>();
     let offsets = lists.value_offsets();
     let length = |at: &[i32]| (at[1] - at[0]) as usize;
     match offsets.windows(2).map(length).find(|found| *found != size) {
         Some(found) => Err(format!("has a list of {found} values, expected {size}")),
+        // An array may be a slice of a longer one: its first list need not begin at element 0.
         None => Ok(lists.values().slice(offsets[0] as usize, lists.len() * size)),
     }
 }
@@ -276,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_comes_back_as_it_was_with_signed_numbers() {
+    fn a_table_reads_back_equal_with_signed_numbers() {
         let (_folder, store) = workspace();
         let columns = [
             ("step", Column::U64(vec![1, 1 << 40])),
@@ -341,14 +351,15 @@ mod tests {
     }
 
     #[test]
-    fn what_a_table_cannot_hold_is_refused_by_name() {
+    fn errors_name_the_column_with_invalid_values() {
         let (_folder, store) = workspace();
         let step = ("step", Column::U64(vec![1, 2]));
         let wrong = [
             (("loss", Column::F64(vec![Some(0.5)])), "column `loss` is 1, expected 2"),
             (
                 ("hash", Column::U64(vec![0, u64::MAX])),
-                "column `hash` holds 18446744073709551615 in row 1, expected at most 9223372036854775807",
+                "column `hash` holds 18446744073709551615 in row 1, \
+                 expected at most 9223372036854775807",
             ),
             (
                 ("action", Column::F32Rows(vec![0.5; 5], 2)),
@@ -356,15 +367,16 @@ mod tests {
             ),
             (("name", Column::Names(vec![0, 1], vec!["one".into()])), "column `name`"),
         ];
-        for (column, said) in wrong {
+        for (column, expected) in wrong {
             let error = write_table(&store, PATH, &[step.clone(), column]).unwrap_err();
-            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+            // The unfinished file is gone.
             assert_eq!(store.list("").unwrap(), Vec::<String>::new());
         }
     }
 
     #[test]
-    fn a_file_that_is_no_table_is_refused() {
+    fn a_damaged_or_missing_file_is_an_error() {
         let (_folder, store) = workspace();
         store.create(PATH, b"PAR1 not really PAR1").unwrap();
         assert!(matches!(read_table(&store, PATH), Err(Error::Corrupt { .. })));

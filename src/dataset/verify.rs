@@ -1,6 +1,7 @@
-//! Verification: compares the files of a workspace with its receipts. Start at [`verify`].
+//! Compares the files of a workspace with its receipts. Start at [`verify`].
 //!
-//! [`delete`] deletes damaged files together with their receipts. The next run makes exactly these tasks again.
+//! [`delete`] deletes damaged files together with their receipts. The next run repeats exactly
+//! these tasks.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -10,53 +11,53 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use super::manifest::{head, stage_names};
-use super::place::FileInfo;
+use super::paths::FileInfo;
 use super::receipt::{find_receipts, receipt_path};
 use super::store::Store;
 use super::workspace;
 
-/// How closely files are looked at.
+/// The extent of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// That they are there, at their size.
+    /// Existence and size.
     Sizes,
-    /// Their content, too, against its digest.
+    /// Existence, size and digest. This reads every file.
     Digests,
 }
 
-/// A file that is not what its receipt says.
+/// A file that differs from its receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The stage.
+    /// The stage's name.
     pub stage: String,
-    /// The task; empty for a pack of receipts, `joined` for a table of many tasks.
+    /// The task's key; empty for a pack of receipts, `joined` for a joined table.
     pub key: String,
-    /// The attempt that made the file.
+    /// The attempt that wrote the file; empty for a pack or a joined table.
     pub attempt: String,
-    /// The file.
+    /// The file's path, relative to the workspace.
     pub path: String,
-    /// What is wrong with it.
+    /// The difference.
     pub problem: Problem,
 }
 
-/// What is wrong with a file.
+/// The difference between a file and its receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Problem {
-    /// It is not there.
+    /// The file does not exist.
     Missing,
-    /// It has another size.
+    /// The file has another size.
     Size {
-        /// By the receipt.
+        /// The size in the receipt.
         expected_bytes: u64,
-        /// On disk.
+        /// The size on disk.
         found_bytes: u64,
     },
-    /// It has another content.
+    /// The file has another content.
     Digest {
-        /// By the receipt.
+        /// The digest in the receipt.
         expected: String,
-        /// On disk.
+        /// The digest of the content on disk.
         found: String,
     },
 }
@@ -75,21 +76,22 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// What was looked at, and what was found.
+/// The result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Files looked at.
+    /// The number of verified files.
     pub files: u64,
-    /// What they weigh by their receipts.
+    /// Their total size by the receipts, in bytes.
     pub bytes: u64,
-    /// What is wrong.
+    /// The damaged files.
     pub findings: Vec<Finding>,
 }
 
-/// What stands for the task of a table that was joined.
+/// The key in findings on joined tables, which belong to many tasks.
 const JOINED: &str = "joined";
 
-/// Looks at every file of every stage's newest version, packs of receipts included.
+/// Verifies every file of every stage's newest version: packs of receipts, joined tables and the
+/// tasks' own files.
 pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
     workspace::require(store)?;
     let mut report = Report::default();
@@ -97,49 +99,61 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
         let Some(newest) = head(store, &stage)? else { continue };
         let sizes: HashMap<String, u64> =
             store.files(&stage)?.into_iter().map(|file| (file.path, file.bytes)).collect();
-        let look = |key: &str, attempt: &str, file: &FileInfo| -> Result<Option<Finding>> {
-            let (stage, key, attempt, path) =
-                (stage.clone(), key.to_owned(), attempt.to_owned(), file.path.clone());
+        let check = |key: &str, attempt: &str, file: &FileInfo| -> Result<Option<Finding>> {
             let problem = problem(store, file, sizes.get(&file.path).copied(), depth)?;
-            Ok(problem.map(|problem| Finding { stage, key, attempt, path, problem }))
+            Ok(problem.map(|problem| Finding {
+                stage: stage.clone(),
+                key: key.to_owned(),
+                attempt: attempt.to_owned(),
+                path: file.path.clone(),
+                problem,
+            }))
         };
         for pack in &newest.packs {
             report.count(&pack.file);
-            report.findings.extend(look("", "", &pack.file)?);
+            report.findings.extend(check("", "", &pack.file)?);
         }
+        // Without its packs, the receipts of this stage cannot be read.
         if report.findings.iter().any(|finding| finding.stage == stage) {
             continue;
         }
-        newest.joined.iter().for_each(|joined| report.count(&joined.file));
+        for joined in &newest.joined {
+            report.count(&joined.file);
+        }
         let found: Vec<Option<Finding>> = newest
             .joined
             .par_iter()
-            .map(|joined| look(JOINED, "", &joined.file))
+            .map(|joined| check(JOINED, "", &joined.file))
             .collect::<Result<_>>()?;
         report.findings.extend(found.into_iter().flatten());
         let receipts = newest.receipts(store)?;
-        receipts.iter().flat_map(|receipt| &receipt.files).for_each(|file| report.count(file));
+        for file in receipts.iter().flat_map(|receipt| &receipt.files) {
+            report.count(file);
+        }
         let files = receipts
             .par_iter()
             .flat_map_iter(|receipt| receipt.files.iter().map(move |file| (receipt, file)));
         let found: Vec<Option<Finding>> = files
-            .map(|(receipt, file)| look(&receipt.key, &receipt.attempt, file))
+            .map(|(receipt, file)| check(&receipt.key, &receipt.attempt, file))
             .collect::<Result<_>>()?;
         report.findings.extend(found.into_iter().flatten());
     }
     Ok(report)
 }
 
-/// Deletes damaged files and the receipts of their tasks: the next run makes these tasks anew, and nothing else.
+/// Deletes damaged files and the receipts of their tasks. The next run repeats only these tasks.
+/// Damaged packs stay.
 pub fn delete(store: &Store, findings: &[Finding]) -> Result<()> {
     for Finding { stage, key, attempt, path, .. } in
         findings.iter().filter(|finding| !finding.key.is_empty())
     {
         if key == JOINED {
-            // The tasks' own files are whole: the next run joins them again.
+            // The tasks' own files hold the same rows: the next run joins them again.
             store.delete(path)?;
             continue;
         }
+        // The receipt goes first: a crash in between leaves a file without a receipt, which is
+        // harmless. A receipt of another attempt lists other files and stays.
         let filed = find_receipts(store, stage, std::slice::from_ref(key))?.pop().flatten();
         if filed.is_some_and(|filed| filed.attempt == *attempt) {
             store.delete(&receipt_path(stage, key))?;
@@ -151,10 +165,12 @@ pub fn delete(store: &Store, findings: &[Finding]) -> Result<()> {
 
 impl Report {
     fn count(&mut self, file: &FileInfo) {
-        (self.files, self.bytes) = (self.files + 1, self.bytes + file.bytes);
+        self.files += 1;
+        self.bytes += file.bytes;
     }
 }
 
+/// Compares a file with its receipt. `found` is the size on disk, if the file exists.
 fn problem(
     store: &Store,
     file: &FileInfo,
@@ -172,10 +188,11 @@ fn problem(
     Ok((found != file.blake3).then(|| Problem::Digest { expected: file.blake3.clone(), found }))
 }
 
-/// The digest of a file's content, read in pieces.
+/// Computes the digest of a file's content, read in pieces of 1 MiB.
 fn digest(store: &Store, path: &str) -> Result<String> {
-    let (mut file, mut hasher, mut buffer) =
-        (store.file(path)?, blake3::Hasher::new(), vec![0; 1 << 20]);
+    let mut file = store.file(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer).map_err(|cause| Error::Io {
             action: "read",

@@ -1,6 +1,6 @@
-//! Lists the files of a workspace's folder, many at once.
+//! Lists the files of a local workspace, in parallel. Start at [`files`].
 //!
-//! In: a folder that may be changed meanwhile. Out: paths, or paths with sizes and times. Start at [`files`].
+//! Other processes may change the folder meanwhile.
 
 use std::fs::{self, DirEntry};
 use std::io::ErrorKind;
@@ -9,26 +9,27 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::error::{Result, io_error};
-use super::place::{Stored, location};
+use super::paths::{StoredFile, location};
 
-/// Returns the path of every file under the folder `prefix`, whole or not.
+/// Returns the path of every file under the folder `prefix`, temporary files included.
 pub(super) fn paths(root: &Path, prefix: &str) -> Result<Vec<String>> {
     walk(root.join(prefix), prefix.to_owned(), &|_, path| Ok(Some(path)))
 }
 
-/// Returns every file under the folder `prefix`, whole or not; a live run may delete some meanwhile.
-pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<Stored>> {
+/// Returns every file under the folder `prefix`, temporary files included. Files deleted meanwhile
+/// are left out.
+pub(super) fn files(root: &Path, prefix: &str) -> Result<Vec<StoredFile>> {
     walk(root.join(prefix), prefix.to_owned(), &|entry, path| match entry
         .metadata()
         .and_then(|m| Ok((m.len(), m.modified()?)))
     {
-        Ok((bytes, modified)) => Ok(Some(Stored { path, bytes, modified, etag: None })),
+        Ok((bytes, modified)) => Ok(Some(StoredFile { path, bytes, modified, etag: None })),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(io_error("look at", entry.path())(cause)),
+        Err(cause) => Err(io_error("read the metadata of", entry.path())(cause)),
     })
 }
 
-/// Returns the names of the folders in a folder, which need not exist.
+/// Returns the names of the folders in a folder. It need not exist.
 pub(super) fn folders(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -43,16 +44,18 @@ pub(super) fn folders(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Visits every file under `folder`, whose path in the workspace is `prefix`; many at once.
+/// Calls `visit` with every file under `folder` and its path in the workspace, in parallel.
+/// `prefix` is the path of `folder` itself.
 ///
-/// A name that is no UTF-8, or holds a backslash or a control character, is none that this program gives: it is left out, with all that
-/// is below it.
+/// Names that are not UTF-8, or have a backslash or a control character, are never given by lapo.
+/// They are skipped, with everything below.
 fn walk<T: Send>(
     folder: PathBuf,
     prefix: String,
-    look: &(impl Fn(&DirEntry, String) -> Result<Option<T>> + Sync),
+    visit: &(impl Fn(&DirEntry, String) -> Result<Option<T>> + Sync),
 ) -> Result<Vec<T>> {
-    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    let mut files = Vec::new();
+    let mut folders = Vec::new();
     let entries = match fs::read_dir(&folder) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(io_error("list", &folder))?,
@@ -67,18 +70,20 @@ fn walk<T: Send>(
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => folders.push((entry.path(), path)),
             Ok(_) => files.push((entry, path)),
+            // Deleted since the listing.
             Err(cause) if cause.kind() == ErrorKind::NotFound => {}
-            Err(cause) => return Err(io_error("look at", entry.path())(cause)),
+            Err(cause) => return Err(io_error("read the metadata of", entry.path())(cause)),
         }
     }
-    // The entries hold the folder open: they go before the folders below are opened.
-    let looked: Vec<Option<T>> =
-        files.into_par_iter().map(|(entry, path)| look(&entry, path)).collect::<Result<_>>()?;
+    // Entries hold their folder open. They are dropped before the folders below are opened, so that
+    // a deep tree does not exhaust the file descriptors.
+    let visited: Vec<Option<T>> =
+        files.into_par_iter().map(|(entry, path)| visit(&entry, path)).collect::<Result<_>>()?;
     let below: Vec<Vec<T>> = folders
         .into_par_iter()
-        .map(|(folder, path)| walk(folder, path, look))
+        .map(|(folder, path)| walk(folder, path, visit))
         .collect::<Result<_>>()?;
-    Ok(looked.into_iter().flatten().chain(below.into_iter().flatten()).collect())
+    Ok(visited.into_iter().flatten().chain(below.into_iter().flatten()).collect())
 }
 
 #[cfg(test)]
@@ -90,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_no_text_or_no_path_of_ours_are_left_out_and_hide_no_other() {
+    fn invalid_names_are_skipped_and_hide_no_other_file() {
         let folder = tempfile::tempdir().unwrap();
         let write = |path: &Path| {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -103,6 +108,7 @@ mod tests {
         {
             write(&folder.path().join(OsStr::from_bytes(odd)));
         }
+        // A link is listed as a file, even without a target.
         std::os::unix::fs::symlink("nowhere", folder.path().join("a/link")).unwrap();
         let mut found = paths(folder.path(), "").unwrap();
         found.sort();

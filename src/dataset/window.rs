@@ -1,36 +1,35 @@
-//! Which runs of frames are windows: the unit of training and of labelling.
+//! Indexes windows: consecutive frames, the unit of training and labelling. Start at
+//! [`WindowIndex::new`].
 //!
-//! In: a dataset's shards. Out: [`WindowIndex`], which numbers every window and finds the n-th one, and
-//! [`WindowIndex::gather`], which copies its frames. Start at [`WindowIndex::new`].
-//!
-//! A window never crosses the end of an episode, a gap in decoding or a file. The index costs one entry
-//! per run of frames, not per frame.
+//! [`WindowIndex::locate`] finds a window by number, [`WindowIndex::gather`] copies its frames. A
+//! window never crosses the end of an episode, a gap in decoding or the end of a shard. The index
+//! has one entry per run of frames, not per frame.
 
 use std::collections::HashSet;
 
 use super::error::Result;
-use super::shards::{Shards, Span};
+use super::shards::{FrameRun, Shards};
 
 /// Every window of a dataset's shards, numbered from 0 in the shards' order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowIndex {
     frames_per_window: usize,
     runs: Vec<Run>,
-    /// For each run, how many windows it and all before it have.
+    /// For each run, the number of windows in it and in all runs before it.
     ends: Vec<usize>,
     episodes: usize,
 }
 
-/// Where a window is: its frames are the rows `row .. row + frames_per_window` of a shard.
+/// The location of a window: its frames are the rows `row .. row + frames_per_window` of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// The shard's place among those the index was made of.
+    /// The shard's index in [`Shards`].
     pub shard: usize,
     /// The row of the first frame.
     pub row: usize,
 }
 
-/// Frames of one episode that follow each other, and are enough for a window.
+/// Consecutive frames of one episode, at least one window long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     shard: u32,
@@ -45,73 +44,77 @@ impl WindowIndex {
     pub fn new(shards: &Shards, frames_per_window: usize) -> Self {
         let frames_per_window = frames_per_window.max(1);
         let windows =
-            |span: &Span| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
-        let run = |span: &Span| Run {
-            shard: span.shard,
-            first_row: span.first_row,
-            windows: windows(span),
-            episode: span.episode,
-        };
-        let runs = shards.runs().iter().filter(|span| windows(span) > 0).map(run).collect();
+            |span: &FrameRun| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
+        let long_enough = shards.runs().iter().filter(|span| windows(span) > 0);
+        let runs = long_enough
+            .map(|span| Run {
+                shard: span.shard,
+                first_row: span.first_row,
+                windows: windows(span),
+                episode: span.episode,
+            })
+            .collect();
         Self::of(frames_per_window, runs, shards.episodes())
     }
 
-    /// How many windows there are.
+    /// Returns the number of windows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Whether there is no window at all: every episode is shorter than one.
+    /// Returns whether there are no windows, because every episode is too short.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// How many frames a window has.
+    /// Returns the number of frames in a window.
     #[must_use]
     pub fn frames_per_window(&self) -> usize {
         self.frames_per_window
     }
 
-    /// How many episodes the shards have, those too short for a window included.
+    /// Returns the number of episodes in the shards, too short ones included.
     #[must_use]
     pub fn episodes(&self) -> usize {
         self.episodes
     }
 
-    /// The `index`-th window.
+    /// Returns the location of the `index`-th window.
     ///
     /// # Panics
-    /// If `index` is not below [`WindowIndex::len`].
+    /// Panics if `index` is not below [`WindowIndex::len`].
     #[must_use]
     pub fn locate(&self, index: usize) -> Window {
         let (run, skipped) = self.run_of(index);
         Window { shard: run.shard as usize, row: run.first_row as usize + skipped }
     }
 
-    /// Which episode the `index`-th window is of; episodes are numbered as they first appear.
+    /// Returns the episode of the `index`-th window. Episodes are numbered in order of appearance.
     ///
     /// # Panics
-    /// If `index` is not below [`WindowIndex::len`].
+    /// Panics if `index` is not below [`WindowIndex::len`].
     #[must_use]
     pub fn episode(&self, index: usize) -> usize {
         self.run_of(index).0.episode as usize
     }
 
-    /// The windows of the episodes that `keep` says yes to, in the same order: how episodes are held out.
+    /// Returns the windows of the episodes selected by `keep`, in the same order. Training uses it
+    /// to hold out episodes.
     ///
-    /// An episode's number is that of [`WindowIndex::episode`] and stays the same in a subset.
+    /// `keep` gets the number from [`WindowIndex::episode`]. An episode keeps its number in a
+    /// subset.
     #[must_use]
     pub fn subset(&self, keep: impl Fn(usize) -> bool) -> Self {
         let runs = self.runs.iter().copied().filter(|run| keep(run.episode as usize)).collect();
         Self::of(self.frames_per_window, runs, self.episodes)
     }
 
-    /// The windows of videos other than these, given by digest, in the same order.
+    /// Returns the windows of all other videos, in the same order. `videos` are digests.
     ///
     /// # Errors
-    /// Where a shard can no longer be read.
+    /// Fails if a shard can no longer be read.
     pub fn without(self, shards: &Shards, videos: &[String]) -> Result<Self> {
         if videos.is_empty() {
             return Ok(self);
@@ -119,27 +122,31 @@ impl WindowIndex {
         let videos: HashSet<&str> = videos.iter().map(String::as_str).collect();
         let mut runs = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
-            if !videos
-                .contains(shards.shard(run.shard as usize)?.video_digest(run.first_row as usize))
-            {
+            // A run lies in one episode, and so in one video.
+            let shard = shards.shard(run.shard as usize)?;
+            if !videos.contains(shard.video_digest(run.first_row as usize)) {
                 runs.push(*run);
             }
         }
         Ok(Self::of(self.frames_per_window, runs, self.episodes))
     }
 
-    /// Copies a window's frames to `out`: `[frames_per_window, height, width, 3]`.
+    /// Copies a window's frames to `out`.
+    ///
+    /// # Shapes
+    /// - `out`: `[frames_per_window, height, width, 3]`, u8, RGB
     ///
     /// # Errors
-    /// Where the window's shard can no longer be read.
+    /// Fails if the window's shard can no longer be read.
     ///
     /// # Panics
-    /// If `out` has another length, or `shards` are not those the index was made of.
+    /// Panics if `out` has another length, or if the index belongs to other shards.
     pub fn gather(&self, shards: &Shards, window: Window, out: &mut [u8]) -> Result<()> {
         shards.copy(window.shard, window.row, out)
     }
 
     fn of(frames_per_window: usize, runs: Vec<Run>, episodes: usize) -> Self {
+        // Running sums, for the binary search in `run_of`.
         let ends = runs.iter().scan(0, |end, run| {
             *end += run.windows as usize;
             Some(*end)
@@ -147,7 +154,7 @@ impl WindowIndex {
         Self { frames_per_window, ends: ends.collect(), runs, episodes }
     }
 
-    /// The run a window lies in, and how many of the run's windows come before it.
+    /// Returns the run of a window, and the window's index in this run.
     fn run_of(&self, index: usize) -> (&Run, usize) {
         let run = self.ends.partition_point(|&end| end <= index);
         let before = run.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -166,7 +173,7 @@ mod tests {
 
     const SIZE: FrameSize = FrameSize { height: 2, width: 2 };
 
-    /// A shard of random episodes with random gaps; each frame's pixels name it.
+    /// Writes a shard of random episodes with random gaps. Each frame's pixels identify it.
     fn random_shard(
         store: &Store,
         path: &str,
@@ -193,8 +200,8 @@ mod tests {
         path.to_owned()
     }
 
-    /// The slow, obvious version: try every row of every shard.
-    fn obvious(shards: &[Shard], frames: usize) -> Vec<Window> {
+    /// Finds the windows the slow way: tries every row of every shard.
+    fn all_windows(shards: &[Shard], frames: usize) -> Vec<Window> {
         let mut windows = Vec::new();
         for (shard, open) in shards.iter().enumerate() {
             for row in 0..open.rows() {
@@ -213,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_never_cross_an_episode_a_gap_or_a_file() {
+    fn windows_never_cross_an_episode_boundary_a_gap_or_a_shard() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let random = &mut ChaCha8Rng::seed_from_u64(7);
@@ -226,10 +233,11 @@ mod tests {
         let one_by_one: Vec<Shard> =
             paths.iter().map(|path| Shard::open(&store, path).unwrap()).collect();
         let shards = Shards::open(&store, paths).unwrap();
+        // From one frame per window to more than any episode has.
         for frames in [1, 2, 3, 7, 150, 10_000] {
             let index = WindowIndex::new(&shards, frames);
             let found: Vec<Window> = (0..index.len()).map(|i| index.locate(i)).collect();
-            assert_eq!(found, obvious(&one_by_one, frames), "{frames} frames");
+            assert_eq!(found, all_windows(&one_by_one, frames), "{frames} frames");
             let mut out = vec![0; frames * SIZE.bytes()];
             for window in found {
                 index.gather(&shards, window, &mut out).unwrap();
@@ -241,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn held_out_episodes_and_the_rest_share_no_window_and_miss_none() {
+    fn every_window_is_in_the_training_or_the_held_out_set_but_not_in_both() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let path = random_shard(

@@ -1,54 +1,57 @@
 //! The marker of a workspace: `lapo.json`, created once by the first run.
 //!
-//! [`claim`] returns the marker or creates it. [`require`] fails if there is none: nothing is read or deleted in a folder without it. A
-//! workspace belongs to the pipeline that the marker names.
+//! [`claim`] returns the marker or creates it. [`require`] fails if there is none, so that lapo
+//! neither reads nor deletes files in other folders. The workspace belongs to the pipeline in the
+//! marker.
 
 use serde::{Deserialize, Serialize};
 
-use super::checks::is_probe;
 use super::error::{Error, Result};
+use super::integrity::is_probe;
 use super::manifest::head;
-use super::place::Created;
+use super::paths::Created;
 use super::receipt::{read_json, to_json};
 use super::store::Store;
 
-/// The file's name.
+/// The marker's file name.
 pub const MARKER: &str = "lapo.json";
 
-/// What `lapo.json` says.
+/// The content of `lapo.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workspace {
-    /// The version of every file's format in the workspace: [`super::FORMAT`].
+    /// The format of all files in the workspace: [`super::FORMAT`].
     pub format: u32,
-    /// A random name that no other workspace has.
+    /// A random id, unique to the workspace.
     pub id: String,
-    /// The pipeline whose first run made it.
+    /// The pipeline of the first run.
     pub pipeline: String,
-    /// The version of lapo that made it.
+    /// The version of lapo in the first run.
     pub lapo: String,
-    /// When it was made, in seconds since 1970.
+    /// The time of creation, in seconds since 1970.
     pub created_unix_secs: u64,
 }
 
-/// Who wants to write into a workspace.
+/// A pipeline's request to write into a workspace.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
     /// The pipeline's name.
     pub pipeline: &'a str,
-    /// Pipelines that it shares the workspace with.
+    /// Other pipelines with access to the workspace.
     pub shares_with: &'a [String],
-    /// The stages that it writes.
+    /// The names of the stages to write.
     pub stages: &'a [&'a str],
-    /// Whether it writes even where another pipeline wrote before.
+    /// Whether to take over stages of other pipelines.
     pub take_over: bool,
 }
 
-/// Returns the workspace's marker, made now where there is none.
+/// Returns the workspace's marker. Creates it if there is none.
 ///
 /// # Errors
-/// Where the workspace or one of the stages belongs to a pipeline that is not named, and `take_over` is not set; where a folder that is
-/// not empty has no marker; where the store does not keep what was created first.
+/// Fails if:
+/// - the workspace or a stage belongs to a pipeline outside the claim, and `take_over` is not set
+/// - the folder is not empty but has no marker
+/// - the store overwrites existing files on create
 pub fn claim(store: &Store, claim: &Claim, id: &str, now_unix_secs: u64) -> Result<Workspace> {
     let marker = match read_json::<Workspace>(store, MARKER)? {
         Some(found) => found,
@@ -64,22 +67,21 @@ pub fn claim(store: &Store, claim: &Claim, id: &str, now_unix_secs: u64) -> Resu
         let Some(newest) = head(store, stage)? else { continue };
         owned = true;
         if !is_allowed(&newest.pipeline) {
-            let (owner, pipeline) = (newest.pipeline, claim.pipeline.to_owned());
             return Err(Error::OtherPipeline {
                 workspace: store.name(),
                 stage: Some((*stage).to_owned()),
-                owner,
-                pipeline,
+                owner: newest.pipeline,
+                pipeline: claim.pipeline.to_owned(),
             });
         }
     }
+    // A pipeline with stages here, even after a take-over, need not be the marker's pipeline.
     if !owned && !is_allowed(&marker.pipeline) {
-        let pipeline = claim.pipeline.to_owned();
         return Err(Error::OtherPipeline {
             workspace: store.name(),
             stage: None,
             owner: marker.pipeline,
-            pipeline,
+            pipeline: claim.pipeline.to_owned(),
         });
     }
     Ok(marker)
@@ -88,7 +90,7 @@ pub fn claim(store: &Store, claim: &Claim, id: &str, now_unix_secs: u64) -> Resu
 /// Returns the workspace's marker.
 ///
 /// # Errors
-/// Where there is none: the folder is no workspace.
+/// Fails if there is none, because the folder is not a workspace.
 pub fn require(store: &Store) -> Result<Workspace> {
     read_json(store, MARKER)?.ok_or_else(|| Error::NoWorkspace { path: store.name() })
 }
@@ -100,25 +102,32 @@ pub fn find(store: &Store) -> Result<Option<Workspace>> {
 
 fn create(store: &Store, pipeline: &str, id: &str, created_unix_secs: u64) -> Result<Workspace> {
     if let Some(found) = foreign_name(store)? {
-        // Another run may have made the marker, and written more, since this one looked.
+        // Another run may have created the marker and more files since this run looked.
         return read_json(store, MARKER)?
             .ok_or_else(|| Error::ForeignFolder { path: store.name(), found });
     }
     store.probe_create()?;
-    let lapo = env!("CARGO_PKG_VERSION").to_owned();
-    let (id, pipeline) = (id.to_owned(), pipeline.to_owned());
-    let made = Workspace { format: super::FORMAT, id, pipeline, lapo, created_unix_secs };
-    match store.create(MARKER, &to_json(&made))? {
-        Created::New => Ok(made),
+    let marker = Workspace {
+        format: super::FORMAT,
+        id: id.to_owned(),
+        pipeline: pipeline.to_owned(),
+        lapo: env!("CARGO_PKG_VERSION").to_owned(),
+        created_unix_secs,
+    };
+    match store.create(MARKER, &to_json(&marker))? {
+        Created::New => Ok(marker),
+        // Of concurrent first runs, one creates the marker and all use it.
         Created::Exists => require(store),
     }
 }
 
-/// Returns a name in the folder that is not from runs of lapo that are making the marker, or died while making it.
+/// Returns a name in the folder of another program, if there is one. Files of a run that is
+/// creating the marker, or died at it, are lapo's own.
 fn foreign_name(store: &Store) -> Result<Option<String>> {
     for name in store.first_names()? {
         let is_ours = match name.as_str() {
             "probes" => store.files("probes")?.iter().all(|file| is_probe(&file.path)),
+            // The temporary file of the marker's create.
             name => name
                 .strip_prefix(MARKER)
                 .and_then(|rest| rest.strip_prefix('#'))
@@ -136,7 +145,7 @@ fn foreign_name(store: &Store) -> Result<Option<String>> {
 mod tests {
     use std::fs;
 
-    use super::super::faults::faulty_store;
+    use super::super::faulty_store::faulty_store;
     use super::*;
 
     const CLAIM: Claim =
@@ -149,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_first_runs_at_once_one_makes_the_workspace_and_all_work_in_it() {
+    fn concurrent_first_runs_create_one_workspace_and_all_use_it() {
         for round in 0..20 {
             let (_folder, local) = local();
             for store in [local, faulty_store(&[])] {
@@ -169,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_leaves_that_dies_while_it_makes_the_workspace_is_not_foreign() {
+    fn files_of_a_run_killed_while_creating_the_workspace_are_not_foreign() {
         let probe = "probes/0123456789abcdef";
         for (left, is_ours) in [
             (&[probe][..], true),
@@ -188,8 +197,10 @@ mod tests {
             }
             let claimed = claim(&store, &CLAIM, "a", 0);
             assert_eq!(claimed.is_ok(), is_ours, "{left:?}: {claimed:?}");
-            left.iter()
-                .for_each(|path| assert!(folder.path().join(path).is_file(), "{path} is gone"));
+            // Claiming deletes nothing.
+            for path in left {
+                assert!(folder.path().join(path).is_file(), "{path} is gone");
+            }
         }
     }
 }

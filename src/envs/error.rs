@@ -1,74 +1,80 @@
-//! What can go wrong with a game, and the cure.
+//! Errors of environments, with hints.
 
 use std::path::PathBuf;
 
-/// A game cannot be loaded, made or stepped.
+/// Reason why a game could not be loaded, created or stepped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Procgen's library is nowhere.
-    #[error("no Procgen library (searched {})", searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
+    /// Procgen's library was not found.
+    #[error("cannot find the Procgen library (searched {})", list(searched))]
     NotFound {
-        /// Where it was looked for.
+        /// The folders searched.
         searched: Vec<PathBuf>,
     },
-    /// The library is there and cannot be loaded.
-    #[error("{}: cannot be loaded ({reason})", path.display())]
+    /// The library exists but cannot be loaded.
+    #[error("{}: cannot load the library: {reason}", path.display())]
     Load {
         /// The library.
         path: PathBuf,
-        /// What the loader says.
+        /// The loader's error.
         reason: String,
     },
-    /// It is not the library this program was written for.
+    /// The library does not have the expected interface.
     #[error("{}: {what} is {seen}, expected {expected}", path.display())]
     Foreign {
         /// The library.
         path: PathBuf,
-        /// Which property.
+        /// The property that differs.
         what: &'static str,
-        /// What the library says.
+        /// Its value in this library.
         seen: String,
-        /// What is needed.
+        /// The expected value.
         expected: String,
     },
     /// A number is out of range.
     #[error("{what} is {seen}, expected {expected}")]
     Range {
-        /// Which number.
+        /// Name of the number.
         what: &'static str,
         /// Its value.
         seen: i64,
-        /// Which values are right.
+        /// The allowed values.
         expected: String,
     },
-    /// A game's state does not read as this program knows it.
+    /// The serialised state of a game has an unexpected format.
     #[error("cannot read a game's state: {what}")]
     State {
-        /// What is wrong with it.
+        /// The difference from the expected format.
         what: String,
     },
 }
 
-/// The result of what an environment does.
+/// Result of an operation on an environment.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// The cure, where it is known.
+    /// Returns a suggestion for the user.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::NotFound { .. } => Some(format!(
-                "fetch it: `{}`; or let LAPO_PROCGEN name the folder of the Python package",
+                "install it with `{}`, or set LAPO_PROCGEN to the folder of its Python package",
                 Self::FETCH
             )),
-            Error::Load { reason, .. } if reason.contains("libGL") => {
-                Some("install it: `apt-get install libgl1 libglib2.0-0`".into())
-            }
-            Error::Load { .. } => Some(format!("fetch it anew: `{}`", Self::FETCH)),
-            Error::Foreign { .. } => Some(format!("fetch Procgen 0.10: `{}`", Self::FETCH)),
+            Error::Load { reason, .. } if reason.contains("libGL") => Some(
+                "install the missing system libraries: `apt-get install libgl1 libglib2.0-0`"
+                    .into(),
+            ),
+            Error::Load { .. } => Some(format!("install it again: `{}`", Self::FETCH)),
+            Error::Foreign { .. } => Some(format!("install Procgen 0.10: `{}`", Self::FETCH)),
             Error::Range { .. } | Error::State { .. } => None,
         }
     }
 
-    /// The one command that puts Procgen where it is looked for.
-    pub const FETCH: &str = "python3 -m venv ~/.cache/lapo/procgen && ~/.cache/lapo/procgen/bin/pip install --no-deps procgen-mirror";
+    /// Command that installs Procgen in a folder searched by default.
+    pub const FETCH: &str = "python3 -m venv ~/.cache/lapo/procgen && \
+                             ~/.cache/lapo/procgen/bin/pip install --no-deps procgen-mirror";
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

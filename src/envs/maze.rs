@@ -1,40 +1,47 @@
-//! The expert of `maze`: a shortest path to the cheese, read off the game's own state.
+//! Expert player of `maze`: takes a shortest path to the cheese, found in the game's state.
 
 use std::collections::VecDeque;
 
 use super::state::State;
 use super::{Procgen, Result};
 
+/// Action that does nothing.
 const NOTHING: u32 = 4;
-/// Actions that move one cell: right, left, up, down, as (columns, rows) from the lower left.
+/// Actions that move one cell, and the movement in columns and rows: right, left, up, down.
 const MOVES: [(u32, (isize, isize)); 4] = [(7, (1, 0)), (1, (-1, 0)), (5, (0, 1)), (3, (0, -1))];
+/// Cell value of a wall.
 const WALL: i32 = 51;
+/// Cell value of the cheese, the goal of the game.
 const CHEESE: i32 = 2;
 
-/// The first action of a shortest path in one environment of `maze`; to do nothing where there is none.
+/// Returns the first action of a shortest path to the cheese, or the action that does nothing if
+/// there is no path.
 pub fn expert(game: &Procgen, env: usize) -> Result<u32> {
     let state = game.state(env)?;
-    Ok(first_move(&state.grid, state.width, (state.player.0 as usize, state.player.1 as usize)))
+    let start = (state.player.0 as usize, state.player.1 as usize);
+    Ok(first_move(&state.grid, state.width, start))
 }
 
-/// By breadth-first search.
+/// Finds the first action of a shortest path by breadth-first search.
 fn first_move(grid: &[i32], width: usize, start: (usize, usize)) -> u32 {
-    let at = |(x, y): (usize, usize)| y * width + x;
+    let index = |(x, y): (usize, usize)| y * width + x;
+    // The first action of the path to each cell reached so far.
     let mut first = vec![None; grid.len()];
     let mut queue = VecDeque::from([start]);
-    while let Some(place) = queue.pop_front() {
-        if grid.get(at(place)) == Some(&CHEESE) {
-            return first[at(place)].unwrap_or(NOTHING);
+    while let Some(cell) = queue.pop_front() {
+        if grid.get(index(cell)) == Some(&CHEESE) {
+            return first[index(cell)].unwrap_or(NOTHING);
         }
         for (action, (right, up)) in MOVES {
             let (Some(x), Some(y)) =
-                (place.0.checked_add_signed(right), place.1.checked_add_signed(up))
+                (cell.0.checked_add_signed(right), cell.1.checked_add_signed(up))
             else {
                 continue;
             };
-            let open = x < width && grid.get(at((x, y))).is_some_and(|cell| *cell != WALL);
-            if open && (x, y) != start && first[at((x, y))].is_none() {
-                first[at((x, y))] = first[at(place)].or(Some(action));
+            let next = index((x, y));
+            let is_open = x < width && grid.get(next).is_some_and(|content| *content != WALL);
+            if is_open && (x, y) != start && first[next].is_none() {
+                first[next] = first[index(cell)].or(Some(action));
                 queue.push_back((x, y));
             }
         }
@@ -42,8 +49,8 @@ fn first_move(grid: &[i32], width: usize, start: (usize, usize)) -> u32 {
     NOTHING
 }
 
-/// The state of an environment, as the expert reads it.
 impl Procgen {
+    /// Parses the state of an environment.
     fn state(&self, env: usize) -> Result<State> {
         State::read(&self.state_bytes(env)?)
     }
@@ -53,7 +60,8 @@ impl Procgen {
 mod tests {
     use super::*;
 
-    /// Drawn as seen: the first line is the top row. `@` is the player, `*` the cheese.
+    /// Returns the first move in a maze. The first line is the top row; `@` is the player, `*` the
+    /// cheese, `#` a wall.
     fn first(maze: [&str; 4]) -> u32 {
         let rows: Vec<&str> = maze.into_iter().rev().collect();
         let cell = |c| match c {
@@ -74,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_expert_goes_round_walls_the_shorter_way() {
+    fn the_expert_takes_the_shorter_way_around_walls() {
         assert_eq!(first(["####", "#@ #", "##*#", "####"]), 7);
         assert_eq!(first(["    ", " ## ", "@#*#", "    "]), 3);
         assert_eq!(first(["  * ", " ## ", "@#  ", " ## "]), 5);

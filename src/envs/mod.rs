@@ -1,7 +1,8 @@
-//! An action becomes the next frame: games that run here, many at once. In: actions; out: frames, rewards, and which episodes ended.
+//! Games that run in this process: an action becomes the next frame.
 //!
-//! Where to start: [`VecEnv`], what every environment is to the stages; [`Procgen`] is one. [`wrappers`] keep statistics and scale
-//! rewards, [`maze`] is an expert. Only `libenv` is unsafe.
+//! Start at [`VecEnv`], the interface of all environments to the stages; [`Procgen`] implements it.
+//! [`wrappers`] keep episode statistics and scale rewards, [`maze`] is an expert player. Only
+//! `libenv` contains unsafe code.
 
 mod error;
 mod libenv;
@@ -11,46 +12,50 @@ mod state;
 pub mod wrappers;
 
 pub use error::{Error, Result};
-pub use procgen::{Game, Levels, Mode, NATIVE, Package, Procgen, ProcgenConfig, Returns};
+pub use procgen::{
+    FRAME_SIDE, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, PublishedReturns,
+};
 
-/// How an environment's last step ended.
+/// How the last step of an environment ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum End {
-    /// The episode goes on.
+    /// The episode continues.
     #[default]
     None,
     /// The game was won or lost.
     Done,
-    /// Its time was up: what would have come after is worth as much as ever.
+    /// The time limit was reached. Later rewards still count for the value of the last frame.
     Truncated,
 }
 
-/// Several environments that act at once. An episode that ends is followed by another: `frames` then shows the first of it.
+/// Several environments that step together.
+///
+/// When an episode ends, the next one starts at once, and `frames` already holds its first frame.
 pub trait VecEnv: Send {
-    /// How many environments there are.
+    /// Returns the number of environments.
     fn count(&self) -> usize;
 
-    /// Rows, columns and channels of a frame.
+    /// Returns rows, columns and channels of a frame.
     fn frame_shape(&self) -> [usize; 3];
 
-    /// How many actions there are: each is a number below.
+    /// Returns the number of actions. An action is a number below it.
     fn actions(&self) -> usize;
 
-    /// Abandons all episodes and begins others.
+    /// Abandons all episodes and starts new ones.
     fn reset(&mut self);
 
-    /// Acts once in every environment, and waits for what follows.
+    /// Performs one action in every environment and waits for the results.
     fn step(&mut self, actions: &[u32]) -> Result<()>;
 
-    /// What each environment shows now.
+    /// Returns the current frame of each environment.
     ///
     /// # Shapes
     /// - output: `[env, height, width, channel]`, u8
     fn frames(&self) -> &[u8];
 
-    /// What each environment's last step earned: `[env]`.
+    /// Returns the reward of the last step: `[env]`.
     fn rewards(&self) -> &[f32];
 
-    /// Which episodes the last step ended: `[env]`.
+    /// Returns how the last step ended: `[env]`.
     fn ends(&self) -> &[End];
 }

@@ -1,49 +1,50 @@
-//! What is kept and changed around an environment: the returns of its episodes, rewards of a learner's size, smaller frames.
+//! Episode statistics, reward scaling and smaller frames, for any environment.
 
-use super::{End, NATIVE, VecEnv};
+use super::{End, FRAME_SIDE, VecEnv};
 
-/// An episode that ended.
+/// A finished episode.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Episode {
-    /// Which environment it was played in.
+    /// Number of its environment.
     pub env: usize,
-    /// The sum of its rewards.
+    /// Sum of its rewards, undiscounted.
     pub episode_return: f64,
-    /// Its steps.
+    /// Number of its steps.
     pub length: u64,
     /// How it ended.
     pub end: End,
 }
 
-/// Adds up rewards until episodes end.
+/// Returns and lengths of the current episodes.
 #[derive(Clone, Debug)]
 pub struct EpisodeStatistics {
+    /// Sum of rewards and number of steps, by environment.
     running: Vec<(f64, u64)>,
 }
 
 impl EpisodeStatistics {
-    /// For so many environments, at the beginning of an episode each.
+    /// Creates statistics for environments at the start of their episodes.
     pub fn new(envs: usize) -> Self {
         EpisodeStatistics { running: vec![(0.0, 0); envs] }
     }
 
-    /// Takes up an environment's last step; returns the episodes it ended.
+    /// Adds the last step of `env`, and returns the episodes that it ended.
     pub fn update(&mut self, env: &dyn VecEnv) -> Vec<Episode> {
-        self.take(env.rewards(), env.ends())
+        self.add(env.rewards(), env.ends())
     }
 
-    /// All it remembers, bit by bit.
+    /// Returns the state as bits, for a checkpoint.
     pub fn bits(&self) -> Vec<u64> {
         self.running.iter().flat_map(|(sum, length)| [sum.to_bits(), *length]).collect()
     }
 
-    /// Takes over what another remembered.
+    /// Restores the state from [`bits`](Self::bits).
     pub fn restore(&mut self, bits: &[u64]) {
         self.running =
             bits.chunks_exact(2).map(|pair| (f64::from_bits(pair[0]), pair[1])).collect();
     }
 
-    fn take(&mut self, rewards: &[f32], ends: &[End]) -> Vec<Episode> {
+    fn add(&mut self, rewards: &[f32], ends: &[End]) -> Vec<Episode> {
         let mut ended = Vec::new();
         for (env, ((sum, length), (reward, end))) in
             self.running.iter_mut().zip(rewards.iter().zip(ends)).enumerate()
@@ -63,46 +64,53 @@ impl EpisodeStatistics {
     }
 }
 
-/// Divides rewards by the standard deviation of discounted returns, then clips them (as PPO's usual wrappers do).
+/// Scales rewards by the standard deviation of discounted returns and clips them, as the usual
+/// wrappers of PPO do.
 #[derive(Clone, Debug)]
 pub struct RewardScale {
     gamma: f64,
     clip: f64,
+    /// Discounted returns, by environment.
     returns: Vec<f64>,
     mean: f64,
     variance: f64,
-    seen: f64,
+    /// Number of returns in the mean and the variance.
+    count: f64,
 }
 
 impl RewardScale {
-    /// For so many environments; rewards end within `[-clip, clip]`.
+    /// Creates a scale for `envs` environments. Scaled rewards are in `[-clip, clip]`.
     pub fn new(envs: usize, gamma: f64, clip: f64) -> Self {
-        RewardScale { gamma, clip, returns: vec![0.0; envs], mean: 0.0, variance: 1.0, seen: 1e-4 }
+        RewardScale { gamma, clip, returns: vec![0.0; envs], mean: 0.0, variance: 1.0, count: 1e-4 }
     }
 
-    /// All it remembers, bit by bit.
+    /// Returns the state as bits, for a checkpoint.
     pub fn bits(&self) -> Vec<u64> {
         self.returns
             .iter()
-            .chain([&self.mean, &self.variance, &self.seen])
+            .chain([&self.mean, &self.variance, &self.count])
             .map(|value| value.to_bits())
             .collect()
     }
 
-    /// Takes over what another remembered.
+    /// Restores the state from [`bits`](Self::bits).
     pub fn restore(&mut self, bits: &[u64]) {
         let mut values: Vec<f64> = bits.iter().map(|bits| f64::from_bits(*bits)).collect();
-        if let [mean, variance, seen] = values.split_off(bits.len().saturating_sub(3))[..] {
-            (self.mean, self.variance, self.seen, self.returns) = (mean, variance, seen, values);
+        if let [mean, variance, count] = values.split_off(bits.len().saturating_sub(3))[..] {
+            self.mean = mean;
+            self.variance = variance;
+            self.count = count;
+            self.returns = values;
         }
     }
 
-    /// The rewards of one step, scaled by all that was seen so far.
+    /// Scales the rewards of one step, using all returns so far.
     pub fn scale(&mut self, rewards: &[f32], ends: &[End]) -> Vec<f32> {
         for (sum, reward) in self.returns.iter_mut().zip(rewards) {
             *sum = *sum * self.gamma + f64::from(*reward);
         }
-        self.see();
+        self.update_variance();
+        // The returns of finished episodes still count in this step.
         for (sum, _) in self.returns.iter_mut().zip(ends).filter(|(_, end)| **end != End::None) {
             *sum = 0.0;
         }
@@ -113,31 +121,38 @@ impl RewardScale {
             .collect()
     }
 
-    /// Joins the mean and variance of this step's returns to those before (Chan et al., 1979).
-    fn see(&mut self) {
+    /// Merges the mean and variance of this step's returns into the running ones (Chan et al.,
+    /// 1979).
+    fn update_variance(&mut self) {
         let count = self.returns.len() as f64;
         let mean = self.returns.iter().sum::<f64>() / count;
         let variance = self.returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
-        let (total, apart) = (self.seen + count, mean - self.mean);
-        self.variance = (self.variance * self.seen
+        let total = self.count + count;
+        let delta = mean - self.mean;
+        self.variance = (self.variance * self.count
             + variance * count
-            + apart * apart * self.seen * count / total)
+            + delta * delta * self.count * count / total)
             / total;
-        self.mean += apart * count / total;
-        self.seen = total;
+        self.mean += delta * count / total;
+        self.count = total;
     }
 }
 
-/// Appends a frame of a game at `size` x `size`, each pixel the mean of the square it covers.
+/// Downscales a frame of a game to `size` x `size` and appends it to `out`.
+///
+/// Each pixel is the rounded mean of the square that it covers. `size` must divide [`FRAME_SIDE`].
 pub fn shrink(frame: &[u8], size: usize, out: &mut Vec<u8>) {
-    let by = NATIVE / size;
-    let half = (by * by / 2) as u32;
+    let factor = FRAME_SIDE / size;
+    let area = factor * factor;
+    // Added before the division, to round to the nearest value.
+    let half = (area / 2) as u32;
     for (row, column, channel) in
         (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c))))
     {
-        let square = (0..by * by).map(|i| (row * by + i / by) * NATIVE + column * by + i % by);
+        let square = (0..area)
+            .map(|i| (row * factor + i / factor) * FRAME_SIDE + column * factor + i % factor);
         let sum: u32 = square.map(|pixel| u32::from(frame[pixel * 3 + channel])).sum();
-        out.push(((sum + half) / (by * by) as u32) as u8);
+        out.push(((sum + half) / area as u32) as u8);
     }
 }
 
@@ -146,22 +161,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn returns_are_summed_by_environment_and_begin_anew() {
+    fn returns_are_summed_by_environment_and_restart_with_each_episode() {
         let mut statistics = EpisodeStatistics::new(2);
-        assert!(statistics.take(&[1.0, 2.0], &[End::None; 2]).is_empty());
-        let ended = statistics.take(&[0.5, 4.0], &[End::None, End::Done]);
+        assert!(statistics.add(&[1.0, 2.0], &[End::None; 2]).is_empty());
+        let ended = statistics.add(&[0.5, 4.0], &[End::None, End::Done]);
         assert_eq!(ended, [Episode { env: 1, episode_return: 6.0, length: 2, end: End::Done }]);
-        let ended = statistics.take(&[1.0, 8.0], &[End::Truncated; 2]);
+        let ended = statistics.add(&[1.0, 8.0], &[End::Truncated; 2]);
         assert_eq!(
             ended.iter().map(|e| (e.episode_return, e.length)).collect::<Vec<_>>(),
             [(2.5, 3), (8.0, 1)]
         );
     }
 
-    /// The slow way: all returns at once.
+    /// Compares with the slow way, which computes the variance of all returns at once.
     #[test]
-    fn rewards_are_divided_by_the_deviation_of_all_returns_so_far() {
-        let (mut scale, mut all, mut sum) = (RewardScale::new(1, 0.5, 10.0), Vec::new(), 0.0);
+    fn rewards_are_divided_by_the_standard_deviation_of_all_returns_so_far() {
+        let mut scale = RewardScale::new(1, 0.5, 10.0);
+        let mut all = Vec::new();
+        let mut sum = 0.0;
         for step in 0..50_u32 {
             let reward = f64::from(step * step % 7);
             sum = sum * 0.5 + reward;
@@ -184,15 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_frame_is_the_mean_of_the_squares_it_covers() {
-        let frame: Vec<u8> = (0..NATIVE * NATIVE * 3).map(|i| (i * 7 % 251) as u8).collect();
+    fn a_downscaled_pixel_is_the_mean_of_the_square_it_covers() {
+        let frame: Vec<u8> =
+            (0..FRAME_SIDE * FRAME_SIDE * 3).map(|i| (i * 7 % 251) as u8).collect();
         let mut same = Vec::new();
         shrink(&frame, 64, &mut same);
         assert_eq!(same, frame);
         let mut half = Vec::new();
         shrink(&frame, 32, &mut half);
         assert_eq!(half.len(), 32 * 32 * 3);
-        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * NATIVE + x) * 3 + c]);
+        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * FRAME_SIDE + x) * 3 + c]);
         let mean = (at(10, 20, 1) + at(10, 21, 1) + at(11, 20, 1) + at(11, 21, 1)) / 4.0;
         assert_eq!(f64::from(half[(5 * 32 + 10) * 3 + 1]), (mean + 1e-9).round());
     }

@@ -1,5 +1,9 @@
-//! Runs jobs in this process: videos and games side by side, one to a core; networks one job at a time on a CPU, of which each uses all
-//! cores. Labelling on GPUs takes several jobs to a device, so that one uploads while another computes and a third writes.
+//! Runs jobs in this process.
+//!
+//! - Videos and games run in parallel, one job per core.
+//! - On a CPU, training and labelling run one job at a time, because one job uses all cores.
+//! - On GPUs, labelling runs several jobs per device, so that one uploads while another computes
+//!   and a third writes.
 
 use std::hash::{BuildHasher, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,54 +13,59 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{Ended, GoOn, Job, Means};
+use super::{ContinueAfter, Job, JobResult, Resources};
 use crate::build_info::build_info;
 use crate::dataset::{
-    FORMAT, Filed, Made, Receipt, Store, data_folder, file_receipt, host, read_receipt,
+    FORMAT, FilingOutcome, Provenance, Receipt, Store, data_folder, file_receipt, host,
+    read_receipt,
 };
 use crate::models::Device;
-use crate::stages::decode::child::Decoders;
-use crate::stages::{Done, Error, Kept, Lanes, Progress, Stop, Workplace};
+use crate::stages::decode::decoder_process::Decoders;
+use crate::stages::{Error, LaneState, Lanes, Progress, Stop, TaskContext, TaskOutput};
 
-/// Runs the jobs of one stage; how each job ended that was begun, in the jobs' order. Where `go_on` says no, the rest is left.
+/// Runs the jobs of one stage and returns their results in the jobs' order. Once `check_stop` returns
+/// false, no further job is started.
 ///
-/// A job is gone once its receipt is there: what a stage holds in memory stays about what it was when it began.
+/// A job is dropped as soon as its receipt is filed, so memory use stays about constant.
 pub fn run(
     store: &Store,
     jobs: Vec<Job>,
-    means: &Means,
+    means: &Resources,
     progress: &dyn Progress,
-    go_on: &GoOn,
-) -> Vec<Ended> {
+    check_stop: &ContinueAfter,
+) -> Vec<JobResult> {
     let stop = AtomicBool::new(false);
     let decoders = means.decoder.clone().map(Decoders::new);
+    // Few jobs can use several cores each.
     let cores_free = (means.threads / jobs.len().max(1)).max(1);
-    let here = Here {
+    let executor = LocalExecutor {
         store,
         games: &means.games,
         decoders: decoders.as_ref(),
         cores_free,
         progress,
-        asked_to_end: &means.stop,
+        stop_signal: &means.stop,
     };
-    let one = |job: Job, device: Device, kept: &mut Kept| {
+    let run_one = |job: Job, device: Device, kept: &mut LaneState| {
         if stop.load(Ordering::Relaxed) || means.stop.is_set() {
             return None;
         }
-        let (key, result) = (job.key.clone(), here.attempt(job, device, kept));
-        if result.as_ref().is_ok_and(|receipt| !go_on(receipt)) {
+        let key = job.key.clone();
+        let result = executor.attempt(job, device, kept);
+        if result.as_ref().is_ok_and(|receipt| !check_stop(receipt)) {
             stop.store(true, Ordering::Relaxed);
         }
-        Some(Ended { key, result })
+        Some(JobResult { key, result })
     };
     let all_run = |lanes: Lanes| jobs.iter().all(|job| job.task.kind().lanes == lanes);
+    // Decoding and recording keep one core busy each.
     if all_run(Lanes::PerCore) {
         let results = Mutex::new(Vec::with_capacity(jobs.len()));
-        let each = |(at, job)| {
-            let result = one(job, means.devices[0], &mut None);
-            locked(&results).extend(result.map(|result| (at, result)));
-        };
-        jobs.into_par_iter().with_max_len(1).enumerate().for_each(each);
+        // `with_max_len(1)` makes every job a unit that an idle thread can steal.
+        jobs.into_par_iter().with_max_len(1).enumerate().for_each(|(at, job)| {
+            let result = run_one(job, means.devices[0], &mut None);
+            lock(&results).extend(result.map(|result| (at, result)));
+        });
         return in_order(results);
     }
     let lanes = if all_run(Lanes::PerGpu) {
@@ -65,59 +74,67 @@ pub fn run(
         vec![means.devices[0]]
     };
     let jobs = Mutex::new(jobs.into_iter());
-    in_lanes(&|| locked(&jobs).next(), &lanes, &one)
+    in_lanes(&|| lock(&jobs).next(), &lanes, &run_one)
 }
 
-/// Labels shards as they come, while others are still decoded; the receipts of those that were begun before `stop` was set, as
-/// (stage, receipt). What is done already is passed over, and what fails is left to the stage's own turn, which says why.
-pub fn follow(
+/// Labels shards while others are still being decoded. Returns (stage, receipt) for every
+/// successful job, if it was started before `stop` was set.
+///
+/// Jobs with a receipt are skipped. A failed job is dropped here: the label stage runs it again
+/// later and reports the error.
+pub fn label_while_decoding(
     store: &Store,
     jobs: Receiver<Job>,
-    means: &Means,
+    means: &Resources,
     progress: &dyn Progress,
     stop: &AtomicBool,
 ) -> Vec<(String, Arc<Receipt>)> {
-    let here = Here {
+    let executor = LocalExecutor {
         store,
         games: &means.games,
         decoders: None,
         cores_free: 1,
         progress,
-        asked_to_end: &means.stop,
+        stop_signal: &means.stop,
     };
-    let one = |job: Job, device: Device, kept: &mut Kept| {
+    let run_one = |job: Job, device: Device, kept: &mut LaneState| {
         if stop.load(Ordering::Relaxed)
             || means.stop.is_set()
+            // An earlier run may have labelled this shard.
             || !matches!(read_receipt(store, &job.stage, &job.key), Ok(None))
         {
             return None;
         }
         let stage = job.stage.clone();
-        here.attempt(job, device, kept).ok().map(|receipt| (stage, receipt))
+        executor.attempt(job, device, kept).ok().map(|receipt| (stage, receipt))
     };
     let jobs = Mutex::new(jobs);
-    in_lanes(&|| locked(&jobs).recv().ok(), &lanes(&means.devices, usize::MAX), &one)
+    in_lanes(&|| lock(&jobs).recv().ok(), &lanes(&means.devices, usize::MAX), &run_one)
 }
 
-/// Jobs a GPU labels at once.
-const LANES: usize = 3;
+/// Number of concurrent label jobs on one GPU.
+const LANES_PER_GPU: usize = 3;
 
-/// Where labels are made, at most `most` at once: several lanes to a GPU, or one on the CPU.
+/// Returns the devices to label on, one per lane and at most `most`: several lanes per GPU, or one
+/// on the CPU.
 fn lanes(devices: &[Device], most: usize) -> Vec<Device> {
     let gpus = devices.iter().filter(|device| **device != Device::Cpu);
-    let lanes: Vec<Device> = gpus.flat_map(|device| [*device; LANES]).take(most).collect();
+    let lanes: Vec<Device> = gpus.flat_map(|device| [*device; LANES_PER_GPU]).take(most).collect();
     if lanes.is_empty() { vec![devices[0]] } else { lanes }
 }
 
-/// Each lane takes the next job, until there is none; results come back in the jobs' order.
+/// Runs the jobs on one thread per lane. Each lane takes the next job until none is left. Results
+/// are in the jobs' order.
 fn in_lanes<J: Send, R: Send>(
     jobs: &(dyn Fn() -> Option<J> + Sync),
     lanes: &[Device],
-    one: &(impl Fn(J, Device, &mut Kept) -> Option<R> + Sync),
+    run_one: &(impl Fn(J, Device, &mut LaneState) -> Option<R> + Sync),
 ) -> Vec<R> {
-    let (taken, results) = (Mutex::new(0_usize), Mutex::new(Vec::new()));
+    let taken = Mutex::new(0_usize);
+    let results = Mutex::new(Vec::new());
     let take = || {
-        let mut taken = locked(&taken);
+        // The lock is held while the job is taken, so that numbers follow the jobs' order.
+        let mut taken = lock(&taken);
         let job = jobs()?;
         *taken += 1;
         Some((*taken, job))
@@ -125,48 +142,60 @@ fn in_lanes<J: Send, R: Send>(
     let work = |device: Device| {
         let mut kept = None;
         while let Some((at, job)) = take() {
-            let result = one(job, device, &mut kept);
-            locked(&results).extend(result.map(|result| (at, result)));
+            let result = run_one(job, device, &mut kept);
+            lock(&results).extend(result.map(|result| (at, result)));
         }
     };
     std::thread::scope(|scope| {
-        lanes[1..].iter().for_each(|device| _ = scope.spawn(|| work(*device)));
+        for device in &lanes[1..] {
+            scope.spawn(|| work(*device));
+        }
+        // The calling thread is the first lane.
         work(lanes[0]);
     });
     in_order(results)
 }
 
+/// Returns the results sorted by the number of their job.
 fn in_order<R>(results: Mutex<Vec<(usize, R)>>) -> Vec<R> {
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks a mutex. A panic in another thread does not poison the data.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What all attempts share.
-struct Here<'a> {
+/// Settings of all attempts.
+struct LocalExecutor<'a> {
     store: &'a Store,
     games: &'a [std::path::PathBuf],
     decoders: Option<&'a Decoders>,
     cores_free: usize,
     progress: &'a dyn Progress,
-    asked_to_end: &'a Stop,
+    stop_signal: &'a Stop,
 }
 
-impl Here<'_> {
-    /// Works in a folder of its own, then files the receipt; where another attempt was first, its receipt counts. Only then are checkpoints
-    /// deleted: until then a training that is lost goes on from them.
-    fn attempt(&self, job: Job, device: Device, kept: &mut Kept) -> Result<Arc<Receipt>, Error> {
-        let Here { store, games, decoders, cores_free, progress, asked_to_end: stop } = *self;
+impl LocalExecutor<'_> {
+    /// Runs a job in a fresh folder and files its receipt. If another attempt filed first, its
+    /// receipt is returned.
+    ///
+    /// Checkpoints are deleted only after a receipt is filed: until then an interrupted training
+    /// resumes from them.
+    fn attempt(
+        &self,
+        job: Job,
+        device: Device,
+        kept: &mut LaneState,
+    ) -> Result<Arc<Receipt>, Error> {
+        let LocalExecutor { store, games, decoders, cores_free, progress, stop_signal: stop } =
+            *self;
         let attempt = fresh_id();
-        let (folder, scratch) = (
-            data_folder(&job.stage, &job.key, &attempt),
-            format!("{}/checkpoints/{}", job.stage, job.key),
-        );
-        let place = Workplace {
+        let folder = data_folder(&job.stage, &job.key, &attempt);
+        let scratch = format!("{}/checkpoints/{}", job.stage, job.key);
+        let place = TaskContext {
             store,
             folder,
             scratch,
@@ -177,9 +206,10 @@ impl Here<'_> {
             progress,
             stop,
         };
-        let done = match guarded(|| job.task.run(&place, kept)) {
+        let done = match catch_panic(|| job.task.run(&place, kept)) {
             Ok(done) => done,
-            // The attempt that was first has taken this one's checkpoints away, or the store fails.
+            // Either another attempt finished and deleted the checkpoints of this one, or the store
+            // failed.
             Err(error) => {
                 return read_receipt(store, &job.stage, &job.key)
                     .ok()
@@ -201,11 +231,11 @@ impl Here<'_> {
             videos: done.videos,
             rejects: done.rejects,
             stats: done.stats.into_iter().chain(stats).collect(),
-            made: made(device),
+            made: provenance(device),
         };
         let filed = match file_receipt(store, &stage, &receipt)? {
-            Filed::Won => receipt,
-            Filed::Lost(theirs) => *theirs,
+            FilingOutcome::Won => receipt,
+            FilingOutcome::Lost(winner) => *winner,
         };
         if let Some(checkpoints) = checkpoints {
             store.delete_all(&checkpoints)?;
@@ -214,10 +244,10 @@ impl Here<'_> {
     }
 }
 
-/// By what, where and when a task was done.
-fn made(device: Device) -> Made {
+/// Returns the provenance of a task: the build, the device, the host and the time.
+fn provenance(device: Device) -> Provenance {
     let build = build_info();
-    Made {
+    Provenance {
         lapo: build.version.into(),
         commit: build.commit.into(),
         libav: build.libav.clone(),
@@ -230,19 +260,19 @@ fn made(device: Device) -> Made {
     }
 }
 
-/// Makes a panic an error of the job it happened in, so that the others go on.
-fn guarded(work: impl FnOnce() -> Result<Done, Error>) -> Result<Done, Error> {
+/// Runs a job and turns a panic into its error, so that other jobs continue.
+fn catch_panic(work: impl FnOnce() -> Result<TaskOutput, Error>) -> Result<TaskOutput, Error> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))
 }
 
-/// An id no other attempt has: the process, the time and the hasher's random state.
+/// Returns a unique id for an attempt: a hash of the process, the time and a random state.
 pub fn fresh_id() -> String {
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
-    let since =
+    let since_1970 =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    hasher.write_u128(since.as_nanos());
+    hasher.write_u128(since_1970.as_nanos());
     format!("{:016x}", hasher.finish())
 }
 
@@ -251,23 +281,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_the_error_of_its_job_alone() {
-        let ended = guarded(|| panic!("no such layer: {}", 7));
+    fn a_panic_fails_only_its_own_job() {
+        let ended = catch_panic(|| panic!("no such layer: {}", 7));
         let Err(Error::Invariant { what }) = ended else { unreachable!("it panicked") };
         assert_eq!(what, "panic: no such layer: 7");
-        assert!(guarded(|| Ok(Done::default())).is_ok());
+        assert!(catch_panic(|| Ok(TaskOutput::default())).is_ok());
     }
 
     #[test]
-    fn lanes_do_every_job_once_and_answer_in_order() {
+    fn lanes_run_every_job_once_and_keep_the_order() {
         let jobs = Mutex::new(0..200_u32);
         let done = Mutex::new(Vec::new());
-        let one = |job: u32, _: Device, _: &mut Kept| {
+        let double = |job: u32, _: Device, _: &mut LaneState| {
             std::thread::yield_now();
-            locked(&done).push(job);
+            lock(&done).push(job);
             (!job.is_multiple_of(7)).then_some(job * 2)
         };
-        let answers = in_lanes(&|| locked(&jobs).next(), &[Device::Cpu; 4], &one);
+        let answers = in_lanes(&|| lock(&jobs).next(), &[Device::Cpu; 4], &double);
         assert_eq!(
             answers,
             (0..200_u32)

@@ -1,41 +1,43 @@
-//! Tasks become receipts. In: [`Job`]s, which are data; out: their receipts, filed. Start at [`local`], which does them here.
+//! Runs [`Job`]s and files their receipts. Start at [`local`], which runs them in this process.
 //!
-//! An engine is the local executor plus a wire: whatever runs a job, it works in a fresh attempt's own folder and files a receipt by
-//! create-if-absent, so two live attempts at one job are harmless.
+//! A cluster engine is the local executor plus a transport. Every attempt at a job writes into a
+//! folder of its own and files its receipt by create-if-absent, so two concurrent attempts at one
+//! job are harmless.
 
 use std::sync::Arc;
 
 use crate::dataset::Receipt;
 use crate::models::Device;
-use crate::stages::decode::child::Launch;
+use crate::stages::decode::decoder_process::DecoderCommand;
 pub use crate::stages::plan::Job;
 use crate::stages::{Error, Stop};
 
 pub mod local;
 
-/// How a job ended.
+/// The result of a job.
 #[derive(Debug)]
-pub struct Ended {
+pub struct JobResult {
     /// The task's key.
     pub key: String,
-    /// Its receipt, or why there is none.
+    /// The receipt or the error.
     pub result: Result<Arc<Receipt>, Error>,
 }
 
-/// How the process behaves; nothing here changes a result.
+/// The resources of this process. They never change a result.
 #[derive(Clone, Debug)]
-pub struct Means {
-    /// What computes, at least one; the first trains, all label.
+pub struct Resources {
+    /// Devices to compute on, at least one. Training uses the first, labelling uses all.
     pub devices: Vec<Device>,
-    /// Cores to keep busy.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// How a process is started that decodes videos; without, they are decoded in this one.
-    pub decoder: Option<Launch>,
-    /// Folders where games are looked for.
+    /// The command for decoder processes. With `None`, videos are decoded in this process.
+    pub decoder: Option<DecoderCommand>,
+    /// Folders to search for games.
     pub games: Vec<std::path::PathBuf>,
-    /// Set when the process was asked to end: no job is begun any more, and those under way end early.
+    /// Set when the process receives a signal to stop: no new job is started, and running jobs end
+    /// early.
     pub stop: Stop,
 }
 
-/// Whether to go on, asked after every receipt.
-pub type GoOn<'a> = dyn Fn(&Receipt) -> bool + Sync + 'a;
+/// Decides after every receipt whether the remaining jobs are started.
+pub type ContinueAfter<'a> = dyn Fn(&Receipt) -> bool + Sync + 'a;

@@ -6,7 +6,7 @@
 use burn::module::{Param, ParamId};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
-use super::random::TorchRng;
+use super::torch_rng::TorchRng;
 
 /// Draws parameters in sequence: the order of the calls decides the values.
 pub struct Init<'a, B: Backend> {

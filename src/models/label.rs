@@ -18,7 +18,7 @@ use super::{Device, DynamicsConfig, ModelError, Precision, Result};
 
 /// Optional outputs, beside the latent action and the motion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Want {
+pub struct LabelOutputs {
     /// The codes of each latent action.
     pub codes: bool,
     /// The FDM's prediction error. It costs more than all other outputs together.
@@ -27,7 +27,7 @@ pub struct Want {
 
 /// One label per window, in the order of `starts`. Outputs that were not requested are empty.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Labelled {
+pub struct WindowLabels {
     /// `[window, latent_dim]`: before quantisation
     pub latent_action: Vec<f32>,
     /// `[window, codebook, position]`
@@ -38,8 +38,8 @@ pub struct Labelled {
     pub motion: Vec<f32>,
 }
 
-impl Labelled {
-    fn concat(mut self, next: Labelled) -> Labelled {
+impl WindowLabels {
+    fn concat(mut self, next: WindowLabels) -> WindowLabels {
         self.latent_action.extend(next.latent_action);
         self.latent_code.extend(next.latent_code);
         self.fdm_error.extend(next.fdm_error);
@@ -59,7 +59,7 @@ pub trait Labeller: Send {
     /// # Shapes
     /// - `frames`: `[count, height, width, channel]`
     /// - `starts`: `[window]`, the index of each window's first frame
-    fn label(&self, frames: &[u8], starts: &[usize], want: Want) -> Result<Labelled>;
+    fn label(&self, frames: &[u8], starts: &[usize], want: LabelOutputs) -> Result<WindowLabels>;
 }
 
 /// Loads IDM and FDM from a safetensors file, one of ours or a published one.
@@ -127,12 +127,17 @@ impl<B: NetBackend> Networks<B> {
     }
 
     /// Labels one pass of at most `self.pass` windows.
-    fn label_pass(&self, frames: &[u8], starts: &[usize], want: Want) -> Result<Labelled> {
+    fn label_pass(
+        &self,
+        frames: &[u8],
+        starts: &[usize],
+        want: LabelOutputs,
+    ) -> Result<WindowLabels> {
         let windows = self.windows(frames, starts);
         let count = starts.len();
         let last = windows.last();
         let next = windows.next();
-        let mut labelled = Labelled::default();
+        let mut labelled = WindowLabels::default();
         append(
             &mut labelled.motion,
             mean_per_window((next.clone() - last).abs()).unsqueeze_dim(1),
@@ -167,7 +172,7 @@ impl<B: NetBackend> Labeller for Networks<B> {
         &self.config
     }
 
-    fn label(&self, frames: &[u8], starts: &[usize], want: Want) -> Result<Labelled> {
+    fn label(&self, frames: &[u8], starts: &[usize], want: LabelOutputs) -> Result<WindowLabels> {
         let count = count_frames(frames, &self.config)?;
         let time = self.config.window();
         if let Some(start) = starts.iter().find(|&&start| start + time > count) {
@@ -181,7 +186,7 @@ impl<B: NetBackend> Labeller for Networks<B> {
         let pass = |networks: &mut Self, starts| networks.label_pass(frames, starts, want);
         let passes: Vec<_> =
             starts.par_chunks(self.pass).map_with(self.clone(), pass).collect::<Result<_>>()?;
-        Ok(passes.into_iter().fold(Labelled::default(), Labelled::concat))
+        Ok(passes.into_iter().fold(WindowLabels::default(), WindowLabels::concat))
     }
 }
 

@@ -63,9 +63,9 @@ pub mod metadata;
 pub mod motion;
 pub mod policy;
 pub mod predict;
-pub mod published;
-pub mod random;
+pub mod pytorch;
 pub mod roofline;
+pub mod torch_rng;
 pub mod vq;
 pub mod weights;
 
@@ -78,5 +78,5 @@ pub use config::{
 pub use decoder::{DecoderConfig, LoadedDecoder, Outputs};
 pub use device::Device;
 pub use error::{ModelError, Result};
-pub use label::{Labelled, Labeller, Want, labeller};
+pub use label::{LabelOutputs, Labeller, WindowLabels, labeller};
 pub use predict::{Predictor, predictor};

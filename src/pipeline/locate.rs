@@ -1,22 +1,24 @@
-//! Where in a YAML file a key stands: `["stages", "labels", "label", "frame"]` -> line 12, column 7.
+//! Finds the place of a key path in a YAML file: `["stages", "labels", "label", "frame"]` is at
+//! line 12, column 7.
 //!
-//! The parser knows positions only while it walks and only tells them with an error. So the file is walked once more with a
-//! visitor that follows the path and fails on purpose when it arrives. It runs only when a fault is reported.
+//! The YAML parser reveals a position only through an error. So [`locate`] walks the file with a
+//! visitor that follows the path and fails on purpose when it arrives. It runs once per fault,
+//! after all checks.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Which part of an entry a fault is about.
+/// The part of an entry to point at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The key itself: it is unknown or misspelt.
+    /// The key.
     Key,
-    /// What stands behind the key.
+    /// The value after the key.
     Value,
 }
 
-/// A place in a file, both counted from one.
+/// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Line, from 1.
@@ -25,9 +27,10 @@ pub struct Place {
     pub column: usize,
 }
 
-/// Finds the place of `path` in `text`; where the path leads nowhere, the place of its longest part that exists.
+/// Returns the place of `path` in `text`, or else of its longest existing prefix.
 pub fn locate(text: &str, path: &[String], part: Part) -> Option<Place> {
     (0..=path.len()).rev().find_map(|length| {
+        // A prefix stands for a missing entry, so point at the key of its parent.
         let part = if length == path.len() { part } else { Part::Key };
         let walk = Walk { path: &path[..length], part };
         let error = walk.deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
@@ -36,11 +39,13 @@ pub fn locate(text: &str, path: &[String], part: Part) -> Option<Place> {
     })
 }
 
+/// Follows a path through a document, and fails at its end.
 struct Walk<'a> {
     path: &'a [String],
     part: Part,
 }
 
+/// The message of the deliberate error. Only the position of the error is used.
 const ARRIVED: &str = "arrived";
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -63,6 +68,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             return Err(A::Error::custom(ARRIVED));
         };
         let wants_key = rest.is_empty() && self.part == Part::Key;
+        // Other entries are skipped without looking inside.
         while let Some(found) = map.next_key_seed(Key { wanted: head, stop: wants_key })? {
             if found {
                 map.next_value_seed(Walk { path: rest, part: self.part })?;
@@ -77,11 +83,13 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let Some((head, rest)) = self.path.split_first() else {
             return Err(A::Error::custom(ARRIVED));
         };
+        // The path leads into a mapping, but the file has a list here.
         let Ok(wanted) = head.parse::<usize>() else { return Ok(()) };
         for _ in 0..wanted {
             seq.next_element::<IgnoredAny>()?;
         }
         seq.next_element_seed(Walk { path: rest, part: self.part })?;
+        // The parser requires that every element is read.
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(())
     }
@@ -110,13 +118,13 @@ impl<'de> Visitor<'de> for Walk<'_> {
 }
 
 impl Walk<'_> {
-    /// A scalar is the end of the path or a wrong turn.
+    /// A scalar is either the end of the path or not on it.
     fn leaf<E: serde::de::Error>(self) -> Result<(), E> {
         if self.path.is_empty() { Err(E::custom(ARRIVED)) } else { Ok(()) }
     }
 }
 
-/// Says whether the key is the wanted one; fails on it where the key itself is what we look for.
+/// Compares a key with the wanted one. With `stop`, fails at the wanted key to reveal its position.
 struct Key<'a> {
     wanted: &'a str,
     stop: bool,
@@ -165,8 +173,13 @@ impl Visitor<'_> for Key<'_> {
 mod tests {
     use super::*;
 
-    const TEXT: &str =
-        "name: x\nstages:\n  frames:\n    decode:\n      videos: [\"a\", 7]\n      size: big\n";
+    const TEXT: &str = "name: x
+stages:
+  frames:
+    decode:
+      videos: [\"a\", 7]
+      size: big
+";
 
     fn check(path: &str, part: Part, expect: (usize, usize)) {
         let path: Vec<String> = path.split('.').map(String::from).collect();
@@ -184,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_is_placed_at_its_parent() {
+    fn a_missing_key_has_the_place_of_its_parent() {
         check("stages.frames.decode.fps", Part::Value, (4, 5));
         check("workspace", Part::Value, (1, 1));
     }

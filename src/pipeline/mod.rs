@@ -1,18 +1,26 @@
-//! A YAML file becomes a run. In: text; out: datasets in a workspace. Never touches a tensor, a frame or a record batch.
+//! Plans and runs pipelines: YAML in, committed datasets in a workspace out.
 //!
-//! Four states, each a type: the file's text -> [`PipelineSpec`](spec::PipelineSpec) (as written) -> [`Checked`](check::Checked) (it
-//! makes sense) -> [`StagePlan`](plan::StagePlan)s (what is to be done), which [`run`](run::run) does, or [`handout`] gives to others.
+//! This module never touches a tensor, a frame or a record batch. A pipeline passes through four
+//! types:
+//!
+//! 1. the text of the file;
+//! 2. [`PipelineSpec`](spec::PipelineSpec), the typed settings ([`parse`]);
+//! 3. [`Checked`](check::Checked), a valid pipeline with its videos and its stage order
+//! ([`check`]);
+//! 4. one [`StagePlan`](plan::StagePlan) per stage, the list of its tasks ([`plan`]).
+//!
+//! [`run`](run::run) executes the plans in this process. [`handout`] writes them as partitions that
+//! other processes execute.
 
 use crate::dataset::Access;
 use crate::stages;
 
 pub mod check;
-pub mod entries;
 pub mod fault;
-pub mod handout;
-mod limit;
 pub mod locate;
+mod max_rejected;
 pub mod parse;
+pub mod partitions;
 mod pattern;
 pub mod plan;
 #[cfg(test)]
@@ -23,8 +31,9 @@ pub mod session;
 mod settings_tests;
 pub mod spec;
 mod tree;
+pub mod video_listing;
 
-/// A pipeline cannot be read, makes no sense, or did not run to its end.
+/// A pipeline cannot be read, is invalid, or its run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -32,113 +41,130 @@ pub enum Error {
     Read {
         /// The file.
         file: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file has faults; all of them.
+    /// The file is invalid. Contains every fault of the file.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Faults(Vec<fault::Fault>),
-    /// Something asked for on the command line is not in the pipeline.
+    /// The command line does not fit the pipeline or the plan.
     #[error("{what}")]
     Request {
-        /// What.
+        /// The full message.
         what: String,
-        /// The cure.
+        /// Advice for the user.
         hint: String,
     },
-    /// Storage.
+    /// Reading or writing the workspace failed.
     #[error(transparent)]
     Dataset(#[from] crate::dataset::Error),
-    /// Some tasks of a stage failed; the others are done and kept.
+    /// Tasks of a stage failed. The results of the others are kept.
     #[error("stage {stage}: {failed} of {total} tasks failed; the first: {first}")]
     Tasks {
         /// The stage.
         stage: String,
-        /// Tasks that failed.
+        /// Number of failed tasks.
         failed: usize,
-        /// Tasks that were begun.
+        /// Number of started tasks.
         total: usize,
         /// The first failure.
         first: Box<stages::Error>,
     },
-    /// Some partitions of a plan failed; the others are done and kept.
-    #[error("{} of {total} partitions failed; the first: {}", failures.len(), failures.first().map_or("", |failure| &failure.message))]
+    /// Some partitions of a plan failed. The results of the others are kept.
+    #[error(
+        "{} of {total} partitions failed; the first: {}",
+        failures.len(),
+        failures.first().map_or("", |failure| &failure.message)
+    )]
     Partitions {
-        /// What failed.
+        /// The failed tasks.
         failures: Vec<session::TaskFailure>,
-        /// Partitions that were asked for.
+        /// Number of requested partitions.
         total: usize,
     },
-    /// No video of a stage can be read for now, and no version has any from before: it would be empty.
+    /// No video of a stage is readable yet and no earlier version has any, so the dataset would be
+    /// empty.
     #[error("stage {stage}: none of its {videos} videos can be read yet; the first: {first}")]
     NoneReadable {
         /// The stage.
         stage: String,
-        /// Its videos.
+        /// Number of its videos.
         videos: usize,
-        /// Why the first one cannot be read.
+        /// Why the first video cannot be read.
         first: Box<stages::Error>,
     },
-    /// More videos of the dataset are gone than `max_dropped` allows.
+    /// More videos have disappeared from the dataset than `max_dropped` allows.
     #[error(
-        "stage {stage}: {gone} of {videos} videos of the newest version no longer match, `max_dropped` allows a share of {most}"
+        "stage {stage}: {gone} of {videos} videos of the newest version no longer match, \
+         `max_dropped` allows a share of {most}"
     )]
     TooManyDropped {
         /// The stage.
         stage: String,
-        /// Videos that are gone.
+        /// Number of missing videos.
         gone: u64,
-        /// Videos of the newest version.
+        /// Number of videos in the newest version.
         videos: u64,
-        /// The share allowed.
+        /// The allowed share, 0 to 1.
         most: f64,
     },
-    /// The process was asked to end. What is done is kept.
+    /// A signal stopped the process. Finished tasks are kept.
     #[error("stopped by {0}")]
     Stopped(stages::Signal),
     /// More videos were rejected than `max_rejected` allows.
     #[error(
-        "stage {stage}: {rejected} of {videos} videos rejected, `max_rejected` allows a share of {most}: {classes}"
+        "stage {stage}: {rejected} of {videos} videos rejected, \
+         `max_rejected` allows a share of {most}: {classes}"
     )]
     TooManyRejects {
         /// The stage.
         stage: String,
-        /// Videos rejected so far.
+        /// Number of videos rejected so far.
         rejected: u64,
-        /// Videos in all.
+        /// Number of videos of the stage.
         videos: usize,
-        /// The share allowed.
+        /// The allowed share, 0 to 1.
         most: f64,
-        /// How many of which class.
+        /// The number of rejects by class, such as `3 truncated, 1 empty_file`.
         classes: String,
     },
 }
 
 impl Error {
-    /// The cure, where it is known.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Read { .. } => Some("name a pipeline file, e.g. pipelines/quickstart.yaml".into()),
+            Error::Read { .. } => {
+                Some("pass a pipeline file, e.g. pipelines/quickstart.yaml".into())
+            }
             Error::Faults(_) => None,
             Error::Request { hint, .. } => Some(hint.clone()),
             Error::Dataset(e) => e.hint(),
             Error::NoneReadable { first, .. } => first.hint(),
-            Error::Tasks { first, .. } => first.hint().or_else(|| Some("run again: what is done is kept".into())),
+            Error::Tasks { first, .. } => {
+                first.hint().or_else(|| Some("run again: finished tasks are kept".into()))
+            }
             Error::Partitions { failures, .. } => failures
                 .first()
                 .and_then(|failure| failure.hint.clone())
-                .or_else(|| Some("work on the plan again: what is done is kept".into())),
-            Error::TooManyDropped { .. } => {
-                Some("check that every disk and bucket is there; if the videos are meant to go, say --max-dropped 1 once".into())
-            }
+                .or_else(|| Some("run the worker again: finished partitions are kept".into())),
+            Error::TooManyDropped { .. } => Some(
+                "check that every disk and bucket is available; if the videos were removed on \
+                 purpose, pass --max-dropped 1 once"
+                    .into(),
+            ),
             Error::Stopped(signal) => stages::Error::Stopped(*signal).hint(),
-            Error::TooManyRejects { .. } => Some("what was decoded is kept; mend or remove the videos, or raise `max_rejected`".into()),
+            Error::TooManyRejects { .. } => Some(
+                "decoded videos are kept; repair or remove the rejected ones, or raise \
+                 `max_rejected`"
+                    .into(),
+            ),
         }
     }
 }
 
 impl Error {
-    /// Returns whether the same run may succeed when tried again as it is.
+    /// Returns whether the same run may succeed if it is started again unchanged.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Dataset(e) => e.is_transient(),
@@ -153,7 +179,7 @@ impl Error {
         }
     }
 
-    /// Returns the signal that ended it, if one did.
+    /// Returns the signal that stopped the run, if one did.
     pub fn stopped(&self) -> Option<stages::Signal> {
         match self {
             Error::Stopped(signal) => Some(*signal),
@@ -162,7 +188,7 @@ impl Error {
         }
     }
 
-    /// Returns whether the fault is in this program.
+    /// Returns whether the error is a bug in lapo.
     pub fn is_bug(&self) -> bool {
         match self {
             Error::Tasks { first, .. } => first.is_bug(),
@@ -172,7 +198,9 @@ impl Error {
     }
 }
 
-/// Reads and checks a pipeline file. `set` overrides its variables, `access` reaches the object stores it names.
+/// Reads and checks a pipeline file.
+///
+/// `set` overrides its variables. `access` holds the credentials for object stores.
 pub fn load(
     file: &str,
     set: &[(String, String)],

@@ -1,11 +1,10 @@
-//! Text becomes a pipeline: YAML and overridden variables go in, a [`PipelineSpec`] comes out, or every fault, each with its place.
+//! Parses the text of a pipeline file into a [`PipelineSpec`], and reports every fault in it.
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
 use super::fault::{Faults, similar};
-use super::locate::Part;
 use super::spec::{KINDS, PipelineSpec, StageSpec};
 use crate::stages::ReadSettings;
 
@@ -13,17 +12,17 @@ mod variables;
 
 use variables::{Filled, variables};
 
-/// Reads a pipeline; `set` overrides its `vars`. All faults of the text are gathered in `faults`; None when nothing could be made of it.
+/// Parses a pipeline. `set` overrides its `vars`. Every fault is added to `faults`. Returns `None`
+/// if the text does not make a whole pipeline.
 pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSpec> {
     let document = match serde_yaml::from_str::<Value>(faults.text()) {
         Ok(Value::Mapping(map)) => map,
         Ok(other) => {
-            faults.at(
+            faults.at_value(
                 &[],
-                Part::Value,
                 format!(
                     "is {}, expected keys such as `name`, `workspace`, `stages`",
-                    article(&other)
+                    type_name(&other)
                 ),
                 None,
             );
@@ -37,8 +36,10 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     let vars = variables(faults, &document, set);
     let mut filled = Filled::new(&vars);
     let mut document = document;
-    let values = document.iter_mut().filter(|(key, _)| text_of(key) != "vars");
-    values.for_each(|(key, value)| filled.fill(faults, &[text_of(key)], value));
+    for (key, value) in document.iter_mut().filter(|(key, _)| text_of(key) != "vars") {
+        filled.fill(faults, &[text_of(key)], value);
+    }
+    // Removed keys are not checked again below.
     unknown_keys(
         faults,
         &[],
@@ -49,7 +50,8 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     let name = field(faults, &[], &document, "name", true);
     let workspace = field(faults, &[], &document, "workspace", true);
     if let Some(seed) = document.get_mut("seed") {
-        filled.give_types(&["seed".into()], seed, &serde_json::json!({ "type": "integer" }));
+        // `seed: ${seed}` is text after filling: make it a number again.
+        filled.convert_types(&["seed".into()], seed, &serde_json::json!({ "type": "integer" }));
     }
     let seed = field(faults, &[], &document, "seed", false);
     let shares_with = field(faults, &[], &document, "shares_with", false);
@@ -64,7 +66,7 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
     })
 }
 
-/// The stages, in the file's order.
+/// Parses the stages, in the file's order.
 fn stages(
     faults: &mut Faults,
     document: &Mapping,
@@ -73,6 +75,7 @@ fn stages(
     let path = ["stages".to_string()];
     match document.get("stages") {
         Some(Value::Mapping(map)) if !map.is_empty() => {
+            // Parse all of them before giving up, so that every fault is found.
             let all: Vec<_> = map
                 .iter()
                 .map(|(key, value)| {
@@ -82,51 +85,48 @@ fn stages(
             all.into_iter().collect()
         }
         Some(Value::Mapping(_)) => {
-            faults.at(
+            faults.at_value(
                 &path,
-                Part::Value,
-                "has no stage".into(),
+                "has no stage",
                 Some("add one, e.g. `frames: { decode: { videos: [...] } }`".into()),
             );
             None
         }
         Some(other) => {
-            faults.at(
+            faults.at_value(
                 &path,
-                Part::Value,
-                format!("is {}, expected `name: {{ kind: {{ settings }} }}`", article(other)),
+                format!("is {}, expected `name: {{ kind: {{ settings }} }}`", type_name(other)),
                 None,
             );
             None
         }
         None => {
-            faults.at(&path, Part::Key, "is missing".into(), Some("add `stages:`".into()));
+            faults.at_key(&path, "is missing", Some("add `stages:`".into()));
             None
         }
     }
 }
 
-/// Names that no stage may have: folders of the workspace, and tables that hold every stage's rows.
+/// Reserved names: folders of the workspace, and tables with the rows of all stages.
 const RESERVED: [&str; 5] = ["runs", "pins", "probes", "videos", "rejects"];
 
-/// One stage: exactly one known kind, and its settings.
+/// Parses one stage: exactly one known kind, and its settings.
 fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Option<StageSpec> {
     let path = ["stages".to_string(), name.to_string()];
     let valid =
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     if !valid || RESERVED.contains(&name) {
-        let cure = format!(
+        let hint = format!(
             "use letters, digits, `_` and `-`, but none of {}: it names a folder and a table",
             RESERVED.join(", ")
         );
-        faults.at(&path, Part::Key, format!("`{name}` cannot be a stage's name"), Some(cure));
+        faults.at_key(&path, format!("`{name}` cannot be a stage's name"), Some(hint));
         return None;
     }
     let Value::Mapping(map) = value else {
-        faults.at(
+        faults.at_value(
             &path,
-            Part::Value,
-            format!("is {}, expected {{ kind: {{ settings }} }}", article(value)),
+            format!("is {}, expected {{ kind: {{ settings }} }}", type_name(value)),
             Some(kinds_hint()),
         );
         return None;
@@ -137,14 +137,13 @@ fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Opt
     for kind in unknown {
         all_known = false;
         let at = [path[0].clone(), path[1].clone(), kind.clone()];
-        let cure =
+        let hint =
             similar(kind, &KINDS).map_or_else(kinds_hint, |k| format!("did you mean `{k}`?"));
-        faults.at(&at, Part::Key, format!("`{kind}` is not a kind of stage"), Some(cure));
+        faults.at_key(&at, format!("`{kind}` is not a kind of stage"), Some(hint));
     }
     if kinds.len() != 1 && all_known {
-        faults.at(
+        faults.at_value(
             &path,
-            Part::Value,
             format!("has {} kinds, expected one", kinds.len()),
             Some(kinds_hint()),
         );
@@ -157,7 +156,7 @@ fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Opt
     StageSpec::read(&kinds[0], Settings { faults, path: &path, settings, filled })
 }
 
-/// The settings of a stage in the text, of whatever kind.
+/// The settings of a stage, not typed yet.
 struct Settings<'a> {
     faults: &'a mut Faults,
     path: &'a [String],
@@ -167,16 +166,18 @@ struct Settings<'a> {
 
 impl ReadSettings for Settings<'_> {
     fn read<T: DeserializeOwned + JsonSchema>(self) -> Option<T> {
-        settings_of(self.faults, self.path, self.settings, self.filled)
+        typed_settings(self.faults, self.path, self.settings, self.filled)
     }
 }
 
+/// Lists the kinds of stages.
 fn kinds_hint() -> String {
     format!("kinds: {}", KINDS.join(", "))
 }
 
-/// Types the settings of a stage; every unknown key and every wrong type is a fault of its own.
-fn settings_of<T: DeserializeOwned + JsonSchema>(
+/// Deserializes the settings of a stage. Every unknown key and every wrong type is a fault of its
+/// own.
+fn typed_settings<T: DeserializeOwned + JsonSchema>(
     faults: &mut Faults,
     path: &[String],
     settings: &Value,
@@ -186,21 +187,24 @@ fn settings_of<T: DeserializeOwned + JsonSchema>(
         if settings.is_null() { Value::Mapping(Mapping::new()) } else { settings.clone() };
     let before = faults.count();
     let schema = serde_json::Value::from(schemars::schema_for!(T));
-    unknown_in(faults, path, &mut settings, &schema, &schema);
-    filled.give_types(path, &mut settings, &schema);
-    // JSON has no such numbers: they would count as left out.
-    not_finite(faults, path, &mut settings);
-    // By way of JSON, whose reader takes `refresh: { growth: 0.25 }` without a YAML tag.
+    reject_unknown_keys(faults, path, &mut settings, &schema, &schema);
+    filled.convert_types(path, &mut settings, &schema);
+    // JSON has no NaN or infinity: `to_value` would turn them into null, as if the setting were
+    // absent.
+    reject_non_finite(faults, path, &mut settings);
+    // Deserialize through JSON, which accepts `refresh: { growth: 0.25 }` without a YAML tag.
     let mut settings = match serde_json::to_value(&settings) {
         Ok(json) => json,
         Err(e) => {
-            faults.at(path, Part::Value, e.to_string(), None);
+            faults.at_value(path, e.to_string(), None);
             return None;
         }
     };
+    // Deserializing stops at the first error, so remove the faulty setting and try again.
     let mut removed: Vec<String> = Vec::new();
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(&settings) {
+            // Settings with a fault are not used, even if the others have the right types.
             Ok(typed) => return (faults.count() == before).then_some(typed),
             Err(error) => error,
         };
@@ -209,23 +213,24 @@ fn settings_of<T: DeserializeOwned + JsonSchema>(
         if let Some(missing) =
             message.strip_prefix("missing field `").and_then(|m| m.split('`').next())
         {
+            // A setting that was removed above is not missing in the file.
             if !removed.iter().any(|r| r == missing) {
-                faults.at(
+                faults.at_key(
                     &[path, &inner].concat(),
-                    Part::Key,
                     format!("lacks `{missing}`"),
                     Some(format!("add `{missing}:`")),
                 );
             }
             return None;
         }
-        let cure = quotes(&message);
-        faults.at(&[path, &inner].concat(), Part::Value, message, cure);
+        let hint = quoting_hint(&message);
+        faults.at_value(&[path, &inner].concat(), message, hint);
         removed.push(inner.first()?.clone());
         settings.as_object_mut()?.remove(inner.first()?)?;
     }
 }
 
+/// Returns the keys of a path in the settings.
 fn keys_of(path: &serde_path_to_error::Path) -> Vec<String> {
     use serde_path_to_error::Segment;
     let key = |segment: &Segment| match segment {
@@ -236,8 +241,8 @@ fn keys_of(path: &serde_path_to_error::Path) -> Vec<String> {
     path.iter().filter_map(key).collect()
 }
 
-/// Finds keys that the schema does not know, at any depth, and takes them out.
-fn unknown_in(
+/// Reports and removes keys outside the schema, at any depth.
+fn reject_unknown_keys(
     faults: &mut Faults,
     path: &[String],
     value: &mut Value,
@@ -251,12 +256,13 @@ fn unknown_in(
     for (key, inner) in map.iter_mut() {
         let key = text_of(key);
         if let Some(schema) = properties.get(&key) {
-            unknown_in(faults, &[path, &[key]].concat(), inner, schema, root);
+            reject_unknown_keys(faults, &[path, &[key]].concat(), inner, schema, root);
         }
     }
 }
 
-/// The properties of an object's schema, through references and options.
+/// Returns the properties of an object's schema, through references. `None` for alternatives
+/// (`oneOf`).
 fn properties_of<'a>(
     schema: &'a serde_json::Value,
     root: &'a serde_json::Value,
@@ -264,29 +270,29 @@ fn properties_of<'a>(
     if let Some(reference) = schema.get("$ref").and_then(|r| r.as_str()) {
         return properties_of(root.pointer(reference.trim_start_matches('#'))?, root);
     }
+    // Alternatives have different keys, so the deserializer decides there.
     schema.get("properties").and_then(|p| p.as_object()).filter(|_| schema.get("oneOf").is_none())
 }
 
-/// Reports and removes the keys of `map` that are not in `known`.
+/// Reports and removes the keys of `map` outside `known`.
 fn unknown_keys(faults: &mut Faults, path: &[String], map: &mut Mapping, known: &[&str]) {
     let unknown: Vec<String> =
         map.keys().map(text_of).filter(|key| !known.contains(&key.as_str())).collect();
     for key in unknown {
-        let cure = similar(&key, known).map_or_else(
+        let hint = similar(&key, known).map_or_else(
             || format!("known keys: {}", known.join(", ")),
             |k| format!("did you mean `{k}`?"),
         );
-        faults.at(
+        faults.at_key(
             &[path, std::slice::from_ref(&key)].concat(),
-            Part::Key,
             format!("unknown key `{key}`"),
-            Some(cure),
+            Some(hint),
         );
         map.retain(|k, _| text_of(k) != key);
     }
 }
 
-/// One typed field of a mapping.
+/// Deserializes one field of a mapping.
 fn field<T: DeserializeOwned>(
     faults: &mut Faults,
     path: &[String],
@@ -297,55 +303,58 @@ fn field<T: DeserializeOwned>(
     let at = [path, &[key.to_string()]].concat();
     match map.get(key) {
         Some(value) => {
-            let wrong = |error: serde_yaml::Error| {
-                faults.at(&at, Part::Value, error.to_string(), quotes(&error.to_string()))
+            let report = |error: serde_yaml::Error| {
+                faults.at_value(&at, error.to_string(), quoting_hint(&error.to_string()))
             };
-            T::deserialize(value).map_err(wrong).ok()
+            T::deserialize(value).map_err(report).ok()
         }
         None => {
             if required {
-                faults.at(&at, Part::Key, "is missing".into(), Some(format!("add `{key}:`")));
+                faults.at_key(&at, "is missing", Some(format!("add `{key}:`")));
             }
             None
         }
     }
 }
 
-/// Reports numbers that are not finite, and takes them out.
-fn not_finite(faults: &mut Faults, path: &[String], value: &mut Value) {
+/// Reports NaN and infinities, and replaces them by null.
+fn reject_non_finite(faults: &mut Faults, path: &[String], value: &mut Value) {
     let at = |key: String| [path, &[key]].concat();
     match value {
         Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
-            let cure = "write a finite number, or leave the setting out";
-            faults.at(
+            let hint = "write a finite number, or remove the setting";
+            faults.at_value(
                 path,
-                Part::Value,
                 format!("is {}, expected a finite number", text_of(&value.clone())),
-                Some(cure.into()),
+                Some(hint.into()),
             );
+            // Null lets the other settings be checked.
             *value = Value::Null;
         }
-        Value::Sequence(items) => items
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, item)| not_finite(faults, &at(i.to_string()), item)),
+        Value::Sequence(items) => {
+            for (i, item) in items.iter_mut().enumerate() {
+                reject_non_finite(faults, &at(i.to_string()), item);
+            }
+        }
         Value::Mapping(map) => {
-            map.iter_mut().for_each(|(key, item)| not_finite(faults, &at(text_of(key)), item))
+            for (key, item) in map.iter_mut() {
+                reject_non_finite(faults, &at(text_of(key)), item);
+            }
         }
         _ => {}
     }
 }
 
-/// What to do where a number, a date or a word like `yes` stands for text.
-fn quotes(message: &str) -> Option<String> {
+/// Returns advice if a number, a date or a word such as `yes` stands in place of text.
+fn quoting_hint(message: &str) -> Option<String> {
     let is_scalar = ["integer", "floating point", "boolean"]
         .iter()
         .any(|kind| message.contains(&format!("invalid type: {kind}")));
     (is_scalar && message.contains("expected a string"))
-        .then(|| "put it in quotes: it is taken for a number or a boolean".into())
+        .then(|| "put it in quotes: YAML reads it as a number or a boolean".into())
 }
 
-/// A scalar as the text it was written as, near enough for names and messages.
+/// Returns a scalar as text, close enough to the file for names and messages.
 fn text_of(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -353,8 +362,8 @@ fn text_of(value: &Value) -> String {
     }
 }
 
-/// What a value is, for messages.
-fn article(value: &Value) -> &'static str {
+/// Describes a value for messages.
+fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "empty",
         Value::Bool(_) => "a boolean",

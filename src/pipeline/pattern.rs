@@ -1,99 +1,116 @@
-//! Glob patterns of paths and of objects' keys: `data/**/*.mp4`.
+//! Glob patterns for paths and object keys: `data/**/*.mp4`.
 //!
-//! In: a pattern's text. Out: its parts, which [`super::tree`] follows through folders, and whether they match a key. Start at
-//! [`PathPattern::new`].
+//! [`PathPattern::new`] splits a pattern into segments. [`super::tree`] walks folders with them,
+//! and [`PathPattern::matches`] compares them with an object key.
 //!
-//! The rules are those of Python's and bash's globs. `*`, `?` and `[...]` match within one part, `**` matches folders at any depth. A part
-//! that begins with a dot is hidden: only a part of the pattern that begins with a dot matches it. A part with brackets also matches the
-//! name that is written like it, since many programs put brackets into names: `clip [abc].mp4`.
+//! The rules are the rules of Python and bash:
+//!
+//! - `*`, `?` and `[...]` match within one segment, `**` matches folders at any depth.
+//! - Names with a leading dot are hidden: only a segment with a leading dot matches them.
+//! - A segment with brackets also matches its own literal text, because many programs put brackets
+//!   into file names: `clip [abc].mp4`.
 
 use glob::{MatchOptions, Pattern};
 
-/// One part of a pattern, between two slashes.
+/// One segment of a pattern, between two slashes.
 #[derive(Clone, Debug)]
-pub(super) enum Part {
-    /// A name without wildcards.
+pub(super) enum Segment {
+    /// A literal name.
     Name(String),
-    /// A name with wildcards; `None`: the wildcards make no sense, and only the name as it is written matches.
-    Like(String, Option<Pattern>),
+    /// A name with wildcards. With `None` the wildcards are malformed and only the literal name
+    /// matches.
+    Glob(String, Option<Pattern>),
     /// `**`: any number of folders.
-    Folders,
+    AnyFolders,
 }
 
-impl Part {
+impl Segment {
     /// Returns whether a name matches.
     pub(super) fn matches(&self, name: &str) -> bool {
         let visible = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
         match self {
-            Part::Name(text) => text == name,
-            Part::Like(text, pattern) => {
+            Segment::Name(text) => text == name,
+            Segment::Glob(text, pattern) => {
+                // A name with brackets also matches literally.
                 text == name
                     || pattern.as_ref().is_some_and(|pattern| pattern.matches_with(name, visible))
             }
-            Part::Folders => !name.starts_with('.'),
+            Segment::AnyFolders => !name.starts_with('.'),
         }
     }
 }
 
-/// A pattern.
+/// A parsed pattern.
 #[derive(Clone, Debug)]
 pub(super) struct PathPattern {
-    /// Its parts; those that are empty or `.` are left out.
-    pub(super) parts: Vec<Part>,
-    /// Whether it begins at the root.
+    /// Its segments, without empty ones and `.`.
+    pub(super) segments: Vec<Segment>,
+    /// Whether it starts at the root folder.
     pub(super) is_absolute: bool,
-    /// What is wrong with its wildcards. The pattern may still name a file as it is written.
+    /// The error of malformed wildcards. The pattern may still match a literal name.
     pub(super) fault: Option<String>,
 }
 
 impl PathPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     pub(super) fn new(text: &str) -> Self {
-        let (mut parts, mut fault) = (Vec::new(), None);
+        let mut segments = Vec::new();
+        let mut fault = None;
         for part in text.split('/').filter(|part| !matches!(*part, "" | ".")) {
             match part {
-                "**" if matches!(parts.last(), Some(Part::Folders)) => {}
-                "**" => parts.push(Part::Folders),
-                name if !name.contains(['*', '?', '[']) => parts.push(Part::Name(name.to_owned())),
-                like => {
-                    let pattern = Pattern::new(like).map_err(|cause| {
+                // `**/**` is the same as `**`.
+                "**" if matches!(segments.last(), Some(Segment::AnyFolders)) => {}
+                "**" => segments.push(Segment::AnyFolders),
+                name if !name.contains(['*', '?', '[']) => {
+                    segments.push(Segment::Name(name.to_owned()))
+                }
+                glob => {
+                    let pattern = Pattern::new(glob).map_err(|cause| {
                         fault = Some(format!("`{text}` is not a pattern: {cause}"))
                     });
-                    parts.push(Part::Like(like.to_owned(), pattern.ok()));
+                    segments.push(Segment::Glob(glob.to_owned(), pattern.ok()));
                 }
             }
         }
-        PathPattern { parts, is_absolute: text.starts_with('/'), fault }
+        PathPattern { segments, is_absolute: text.starts_with('/'), fault }
     }
 
-    /// Returns the names that every match begins with, joined by `/`: the folder to be listed.
+    /// Returns the literal folder of all matches, joined by `/`. Listing starts there.
     pub(super) fn folder(&self) -> String {
         let names =
-            self.parts[..self.parts.len().saturating_sub(1)].iter().map_while(|part| match part {
-                Part::Name(name) => Some(name.as_str()),
-                _ => None,
+            self.segments[..self.segments.len().saturating_sub(1)].iter().map_while(|part| {
+                match part {
+                    Segment::Name(name) => Some(name.as_str()),
+                    _ => None,
+                }
             });
         names.collect::<Vec<_>>().join("/")
     }
 
-    /// Returns whether an object's key matches. Empty parts and `.` in the key are passed over: a key that holds them is odd, and told.
+    /// Returns whether an object key matches. Empty segments and `.` in the key are ignored; such
+    /// keys are reported as odd elsewhere.
     pub(super) fn matches(&self, key: &str) -> bool {
         let names: Vec<&str> = key.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-        matches(&self.parts, &names)
+        matches(&self.segments, &names)
     }
 }
 
-fn matches(parts: &[Part], names: &[&str]) -> bool {
-    match (parts, names) {
+/// Matches segments against the names of a key, recursively.
+fn matches(segments: &[Segment], names: &[&str]) -> bool {
+    match (segments, names) {
         ([], []) => true,
-        ([Part::Folders], []) => false,
-        // At the end `**` stands for all files below.
-        ([Part::Folders], [.., _]) => names.iter().all(|name| Part::Folders.matches(name)),
-        ([Part::Folders, rest @ ..], _) => {
-            let depths = names.iter().take_while(|name| Part::Folders.matches(name)).count();
+        // `v/**` does not match the folder `v` itself.
+        ([Segment::AnyFolders], []) => false,
+        // A trailing `**` matches all files below.
+        ([Segment::AnyFolders], [.., _]) => {
+            names.iter().all(|name| Segment::AnyFolders.matches(name))
+        }
+        ([Segment::AnyFolders, rest @ ..], _) => {
+            // Try every depth that `**` can cover.
+            let depths = names.iter().take_while(|name| Segment::AnyFolders.matches(name)).count();
             (0..=depths).any(|depth| matches(rest, &names[depth..]))
         }
-        ([part, parts @ ..], [name, names @ ..]) => part.matches(name) && matches(parts, names),
+        ([segment, rest @ ..], [name, names @ ..]) => segment.matches(name) && matches(rest, names),
         _ => false,
     }
 }
@@ -103,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_match_as_pythons_glob_would_match_paths() {
+    fn keys_match_like_paths_in_python_glob() {
         let cases: [(&str, &[&str], &[&str]); 9] = [
             (
                 "v/*.mp4",
@@ -125,8 +142,12 @@ mod tests {
         ];
         for (pattern, good, bad) in cases {
             let pattern = PathPattern::new(pattern);
-            good.iter().for_each(|key| assert!(pattern.matches(key), "{pattern:?} {key}"));
-            bad.iter().for_each(|key| assert!(!pattern.matches(key), "{pattern:?} {key}"));
+            for key in good {
+                assert!(pattern.matches(key), "{pattern:?} {key}");
+            }
+            for key in bad {
+                assert!(!pattern.matches(key), "{pattern:?} {key}");
+            }
         }
         assert!(
             PathPattern::new("v/[x").fault.is_some() && PathPattern::new("v/[x]").fault.is_none()

@@ -1,67 +1,70 @@
-//! What would run, and why. In: a checked pipeline and a workspace; out: for every stage its tasks, each done or new.
+//! Plans a pipeline: lists the tasks of every stage, each done or new, with the reason.
 //!
-//! New videos, a retrained model, a changed setting and a killed run are one path: a task is its key, and a key without a receipt
-//! is to be done. Nothing is written here. Which tasks a stage has it says itself, in [`Stage::plan`](crate::stages::Stage::plan).
+//! New videos, a retrained model, a changed setting and a killed run need no code of their own. A
+//! task is identified by its key, and a key without a receipt has to be run. Planning writes
+//! nothing. Each stage lists its own tasks in [`Stage::plan`](crate::stages::Stage::plan).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::Checked;
 use crate::dataset::{self, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
-use crate::stages::plan::{Given, Now, ReceiptIndex};
+use crate::stages::plan::{DeferredVideos, PlanInputs, ReceiptIndex};
 
-mod ahead;
+mod streaming_labels;
 
-pub use crate::stages::plan::{LeftOut, Planned, StagePlan, Tasks, Waiting};
-pub use ahead::{Ahead, Unwaiting};
+pub use crate::stages::plan::{DeferredVideo, PendingTasks, PlannedTask, StagePlan, Tasks};
+pub use streaming_labels::{ReadyLabelStage, StreamedLabels};
 
-/// What a person asks for beyond the pipeline's file.
+/// Command-line options for planning and running.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
-    /// Train these stages again, once, whatever their `refresh` says.
+    /// Stages to train again, once, whatever their `refresh` setting is.
     pub refresh: Vec<String>,
     /// Seconds between two checkpoints of a training.
     pub checkpoint_secs: u64,
-    /// Videos that were rejected are decoded again, with all that share a shard with them: those of these classes, or, where the list is
-    /// empty, of any.
+    /// Decode rejected videos again, together with all videos in their shards. The list selects
+    /// classes of rejects; an empty list selects all.
     pub retry_rejected: Option<Vec<String>>,
-    /// The pipeline writes into a workspace of another one.
+    /// Allow the pipeline to write into the workspace of another one.
     pub take_over: bool,
-    /// The share of a dataset's videos that may be gone, instead of what the pipeline says.
+    /// The allowed share of missing videos, 0 to 1. Overrides the pipeline's `max_dropped`.
     pub max_dropped: Option<f64>,
-    /// Files that were changed less long ago are left for the next run, whatever the pipeline says.
+    /// Minimum time since the last change of a file; younger files are left for the next run. The
+    /// pipeline's own `min_age` applies if it is longer.
     pub min_age: Duration,
-    /// Run only these stages; the others are planned. `None`: run all.
+    /// Run only these stages and plan the others. `None` runs all.
     pub only: Option<Vec<String>>,
 }
 
 impl PlanOptions {
-    /// Returns whether a stage is run, and not only planned.
+    /// Returns whether a stage is run, not only planned.
     pub fn runs(&self, stage: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == stage))
     }
 }
 
-/// Plans stage by stage; each stage sees the plans of those before it.
+/// Plans one stage at a time. Each stage sees the plans of the stages before it.
 pub struct Planner<'a> {
     /// The pipeline.
     pub checked: &'a Checked,
-    /// Where results lie.
+    /// The workspace.
     pub store: &'a Store,
-    /// What else is asked for.
+    /// Command-line options.
     pub options: &'a PlanOptions,
-    /// The stages planned (or run) so far.
+    /// The plans of all stages so far, planned or run.
     pub plans: HashMap<String, StagePlan>,
-    /// The newest version of every stage's dataset when planning began.
+    /// The newest version of every stage's dataset at the start of planning.
     pub heads: HashMap<String, Manifest>,
-    /// What this run has labelled before its stage's turn: new, although its receipts are there.
-    pub ahead: Ahead,
-    /// What this run says of videos, such as which ones it leaves for the next one.
-    pub now: Now,
+    /// Labels of this run, written ahead of their stage. They count as new although they have
+    /// receipts.
+    pub streamed: StreamedLabels,
+    /// Facts about videos for this run only, such as videos left for the next one.
+    pub now: DeferredVideos,
 }
 
 impl<'a> Planner<'a> {
-    /// Nothing planned yet.
+    /// Creates a planner and reads the newest version of every stage.
     pub fn new(
         checked: &'a Checked,
         store: &'a Store,
@@ -73,12 +76,18 @@ impl<'a> Planner<'a> {
             .iter()
             .map(|(name, _)| Ok(head(store, name)?.map(|head| (name.clone(), head))));
         let heads = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
-        let (plans, ahead) = Default::default();
-        let now = Now { min_age: options.min_age, ..Now::default() };
-        Ok(Planner { checked, store, options, plans, heads, ahead, now })
+        Ok(Planner {
+            checked,
+            store,
+            options,
+            plans: HashMap::default(),
+            heads,
+            streamed: StreamedLabels::default(),
+            now: DeferredVideos { min_age: options.min_age, ..DeferredVideos::default() },
+        })
     }
 
-    /// Plans every stage, in running order.
+    /// Plans every stage in execution order.
     pub fn plan_all(mut self) -> Result<Vec<StagePlan>, dataset::Error> {
         let mut names = Vec::new();
         for &at in &self.checked.order {
@@ -89,12 +98,14 @@ impl<'a> Planner<'a> {
         Ok(names.iter().filter_map(|name| self.plans.remove(name)).collect())
     }
 
-    /// Plans one stage. The stages it takes from have been planned before, since [`Checked::order`] says so.
+    /// Plans one stage. Its inputs were planned before, because [`Checked::order`] lists them
+    /// first.
     pub fn plan(&self, at: usize) -> Result<StagePlan, dataset::Error> {
         let (name, spec) = &self.checked.spec.stages[at];
         let before = self.heads.get(name);
         let Finished { mut receipts, damaged } = finished(self.store, name, before)?;
-        receipts.retain(|receipt| !self.ahead.has(name, &receipt.key));
+        // Labels that were streamed in this run count as new.
+        receipts.retain(|receipt| !self.streamed.has(name, &receipt.key));
         let before_entries = before.map_or(Ok(vec![]), |before| before.entries(self.store))?;
         let damaged_tables =
             before.map_or(Ok(vec![]), |before| before.damaged_tables(self.store, name))?;
@@ -107,7 +118,8 @@ impl<'a> Planner<'a> {
             ..StagePlan::empty(name, spec.kind())
         };
         spec.plan(&self.given(name, &receipts, &ReceiptIndex::new(&receipts)), &mut plan)?;
-        let planned: HashSet<&str> = plan.tasks.iter().map(Planned::key).collect();
+        // Tasks of the newest version that are not planned again are dropped.
+        let planned: HashSet<&str> = plan.tasks.iter().map(PlannedTask::key).collect();
         let gone: HashSet<&str> = plan
             .before_entries
             .iter()
@@ -123,37 +135,39 @@ impl<'a> Planner<'a> {
                 .collect();
         }
         if !plan.dropped.is_empty() {
+            // Videos of dropped tasks may be in other tasks now.
             plan.planned_digests = plan.digests().into_iter().map(str::to_owned).collect();
             plan.videos_gone = self.videos_gone(&plan);
         }
         Ok(plan)
     }
 
-    /// Videos of the newest version that no longer match, by name and content.
+    /// Counts missing videos of the newest version, by name and by content.
     fn videos_gone(&self, plan: &StagePlan) -> usize {
         let Some(listed) = self.checked.videos.get(&plan.stage) else { return 0 };
-        let there: HashSet<&str> = listed.iter().map(|video| video.uri.as_str()).collect();
-        let is_there = |uri: &str| {
-            there.contains(uri)
+        let listed: HashSet<&str> = listed.iter().map(|video| video.uri.as_str()).collect();
+        // A video inside an archive exists as long as the archive does.
+        let is_listed = |uri: &str| {
+            listed.contains(uri)
                 || uri
                     .rsplit_once(".tar/")
-                    .is_some_and(|(tar, _)| there.contains(&*format!("{tar}.tar")))
+                    .is_some_and(|(tar, _)| listed.contains(&*format!("{tar}.tar")))
         };
         let videos = plan.dropped.iter().flat_map(|receipt| &receipt.videos);
         videos
-            .filter(|video| !is_there(&video.uri) && !plan.planned_digests.contains(&video.digest))
+            .filter(|video| !is_listed(&video.uri) && !plan.planned_digests.contains(&video.digest))
             .count()
     }
 
-    /// Returns what a stage may look at.
+    /// Returns a stage's view of the pipeline for planning.
     fn given<'g>(
         &'g self,
         stage: &str,
         receipts: &'g [Arc<Receipt>],
         known: &'g ReceiptIndex<'g>,
-    ) -> Given<'g> {
+    ) -> PlanInputs<'g> {
         let Checked { spec, videos, notes, .. } = self.checked;
-        Given {
+        PlanInputs {
             pipeline: &spec.name,
             seed: spec.seed,
             stages: &spec.stages,

@@ -1,8 +1,11 @@
-//! A pipeline runs: stage by stage, plan, execute, commit. In: a checked pipeline; out: a [`Summary`], also kept in the workspace.
+//! Runs a pipeline stage by stage: plan, execute, commit.
 //!
-//! Where a stage of labels need not wait for all frames, since its model is there and stays, shards are labelled while others are still
-//! decoded: one slow video holds up its own shard's labels alone. Nothing is locked. What is done is in receipts, each created whole or not
-//! at all; a run that dies is simply run again. A task that fails costs itself: the others are committed, and it is left for the next run.
+//! - Finished work is recorded in receipts, each created atomically. There are no locks, and a run
+//!   that dies is simply started again.
+//! - A failed task does not stop its stage: the other tasks are committed, and the failed one is
+//!   left for the next run.
+//! - If the model of a label stage is already trained, shards are labelled while others are still
+//!   being decoded. A slow video then delays only the labels of its own shard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,84 +13,42 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use super::Error;
 use super::check::Checked;
-use super::limit::{Limit, check_dropped, check_readable};
-use super::plan::{Ahead, PlanOptions, Planner, StagePlan, Unwaiting};
+use super::max_rejected::{RejectLimit, check_dropped, check_readable};
+use super::plan::{PlanOptions, Planner, ReadyLabelStage, StagePlan, StreamedLabels};
 use super::session::{PinsFor, Session, TaskFailure};
-use crate::dataset::{Committed, HashMap, HashSet, Receipt, Store, Totals, take_back};
-use crate::executor::{Ended, Job, Means, local};
+use crate::dataset::{HashMap, HashSet, Receipt, Store, delete_damaged_receipt};
+use crate::executor::{Job, JobResult, Resources, local};
 use crate::stages::Progress;
 
-/// Whoever watches a run.
-pub trait Watch {
-    /// A run begins; called once, before any stage.
+mod summary;
+
+pub use summary::{StageSummary, Summary};
+
+/// Receives the progress of a run.
+pub trait Reporter {
+    /// Called once, before any stage.
     fn start(&self, _run: &str) {}
-    /// A stage begins; the returned progress is moved by its tasks, `units` in all.
+    /// Called when a stage starts. Its tasks advance the returned progress by `units` in total.
     fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress>;
-    /// A stage ended.
+    /// Called when a stage has ended.
     fn end(&self, stage: &StageSummary);
 }
 
-/// What one stage did.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct StageSummary {
-    /// The stage's name.
-    pub stage: String,
-    /// Its kind.
-    pub kind: String,
-    /// Tasks that ran.
-    pub new: usize,
-    /// Tasks that were done already.
-    pub reused: usize,
-    /// Tasks that failed, and are left for the next run.
-    pub failed: usize,
-    /// Wall time; that of labels begins with the first shard to be labelled, and so overlaps that of its frames.
-    pub seconds: f64,
-    /// The version of its dataset now; 0 where it has none.
-    pub version: u64,
-    /// Whether this run made that version.
-    pub changed: bool,
-    /// Sums over the new tasks: `videos`, `frames`, `transitions`, ...
-    pub done: BTreeMap<String, f64>,
-    /// How much the whole dataset is.
-    pub total: Totals,
-    /// Videos of the version before that are gone.
-    pub videos_gone: usize,
-    /// Rows that the version before had more.
-    pub rows_fewer: u64,
-    /// Videos rejected wholly or in part, in the whole dataset.
-    pub rejects: u64,
-    /// What the plan had to say.
-    pub note: Option<String>,
-}
-
-/// What a run did.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
-    /// The run's id; empty where nothing was to be done and nothing is kept.
-    pub run: String,
-    /// Its stages.
-    pub stages: Vec<StageSummary>,
-    /// Tasks that failed and videos that could not be read now: the rest is committed.
-    pub failures: Vec<TaskFailure>,
-    /// Wall time.
-    pub seconds: f64,
-}
-
-/// Runs every stage and keeps a record under `runs/`. A run that finds nothing to do leaves no record, and needs no right to write.
+/// Runs every stage and writes a record into `runs/`.
+///
+/// A run without work writes no record, so a read-only workspace is enough for it.
 ///
 /// # Errors
-/// Where all tasks of a stage fail, or its only one; stages before it are committed. Tasks that fail beside others are in
-/// [`Summary::failures`].
+/// Fails if all tasks of a stage fail, or its only one. Stages before it stay committed. If only
+/// some tasks fail, they are listed in [`Summary::failures`].
 pub fn run(
     checked: &Checked,
     store: &Store,
     options: &PlanOptions,
-    means: &Means,
-    watch: &dyn Watch,
+    means: &Resources,
+    watch: &dyn Reporter,
 ) -> Result<Summary, Error> {
     let start = Instant::now();
     let session = match Session::begin(checked, store, options, PinsFor::ThisProcess) {
@@ -101,18 +62,19 @@ pub fn run(
     watch.start(&summary.run);
     let result = stages(&session, options, means, watch, &mut summary);
     summary.seconds = start.elapsed().as_secs_f64();
+    // Release the pins even if a stage failed, but report that stage's error first.
     let ended = session.end(&mut summary, result.as_ref().err());
     result?;
     ended?;
     Ok(summary)
 }
 
-/// The summary of a run that may not write, where there is nothing to be written.
+/// Returns the summary of a run in a read-only workspace, if nothing has to be written.
 fn nothing_to_do(
     checked: &Checked,
     store: &Store,
     options: &PlanOptions,
-    watch: &dyn Watch,
+    watch: &dyn Reporter,
     start: Instant,
     error: crate::dataset::Error,
 ) -> Result<Summary, Error> {
@@ -129,23 +91,27 @@ fn nothing_to_do(
     Ok(summary)
 }
 
+/// Runs the stages in order, and adds their results to the summary.
 fn stages(
     session: &Session,
     options: &PlanOptions,
-    means: &Means,
-    watch: &dyn Watch,
+    means: &Resources,
+    watch: &dyn Reporter,
     summary: &mut Summary,
 ) -> Result<(), Error> {
     let mut planner = Planner::new(session.checked, session.store, options)?;
     for &at in &session.checked.order {
-        means.stop.signal().map_or(Ok(()), |signal| Err(Error::Stopped(signal)))?;
+        if let Some(signal) = means.stop.signal() {
+            return Err(Error::Stopped(signal));
+        }
+        // Stages that are not run are still planned, because others read their plans.
         if !options.runs(&session.checked.spec.stages[at].0) {
             let plan = planner.plan(at)?;
             planner.plans.insert(plan.stage.clone(), plan);
             continue;
         }
         let begun = Instant::now();
-        let mut running = Running {
+        let mut running = RunningStage {
             session,
             planner: &mut planner,
             means,
@@ -155,6 +121,7 @@ fn stages(
             failures: Vec::new(),
         };
         let stage = running.run();
+        // Failures belong to the summary even if the stage returned an error.
         summary.failures.append(&mut running.failures);
         let mut stage = stage?;
         stage.seconds += begun.elapsed().as_secs_f64();
@@ -164,24 +131,25 @@ fn stages(
     Ok(())
 }
 
-/// A stage is planned again so many times where videos of it turn out not to be readable now.
-const ROUNDS: usize = 3;
+/// Number of attempts to plan a stage if some of its videos turn out to be unreadable.
+const MAX_ROUNDS: usize = 3;
 
-/// One stage while it runs.
-struct Running<'s, 'p, 'a> {
+/// A stage in progress.
+struct RunningStage<'s, 'p, 'a> {
     session: &'s Session<'a>,
     planner: &'p mut Planner<'a>,
-    means: &'s Means,
-    watch: &'s dyn Watch,
+    means: &'s Resources,
+    watch: &'s dyn Reporter,
     at: usize,
-    /// What this run made, by key.
+    /// The receipts of this run, by key.
     made: HashMap<String, Arc<Receipt>>,
     failures: Vec<TaskFailure>,
 }
 
-impl Running<'_, '_, '_> {
+impl RunningStage<'_, '_, '_> {
+    /// Plans, executes and commits the stage.
     fn run(&mut self) -> Result<StageSummary, Error> {
-        let mut ahead = Duration::ZERO;
+        let mut streaming_time = Duration::ZERO;
         for round in 1.. {
             let plan = self.planner.plan(self.at)?;
             let name = plan.stage.clone();
@@ -190,79 +158,95 @@ impl Running<'_, '_, '_> {
                     format!("stage {name} waits for stages that are left out: {}", plan.reasons());
                 return Err(Error::Request {
                     what,
-                    hint: format!("run what it needs, too: --until {name}"),
+                    hint: format!("run its inputs as well: --until {name}"),
                 });
             }
             check_dropped(&plan, self.planner.options.max_dropped.or(self.spec_max_dropped()))?;
-            if !self.session.hold(&plan)? {
+            if !self.session.pin_tasks(&plan)? {
+                // Garbage collection took a task: plan again.
                 continue;
             }
-            let (done, took) = self.planner.ahead.take(&name);
-            ahead += took;
+            // Labels that were streamed while the frames were decoded are finished tasks.
+            let (done, took) = self.planner.streamed.take(&name);
+            streaming_time += took;
             self.made.extend(done);
-            plan.damaged
-                .iter()
-                .try_for_each(|damaged| take_back(self.session.store, &name, damaged))?;
-            let limit = self.limit(&plan);
+            for damaged in &plan.damaged {
+                delete_damaged_receipt(self.session.store, &name, damaged)?;
+            }
+            let limit = self.reject_limit(&plan);
             let failed = self.work(plan, &limit)?;
             limit.check(&name)?;
             let unavailable: BTreeMap<String, String> =
                 failed.iter().filter_map(TaskFailure::unavailable).collect();
-            if !unavailable.is_empty() && round < ROUNDS {
+            // Plan again without the unreadable videos, so that their shards hold the others.
+            if !unavailable.is_empty() && round < MAX_ROUNDS {
                 self.failures
                     .extend(failed.into_iter().filter(|failure| failure.unavailable().is_some()));
                 self.planner.now.left_out.extend(unavailable);
                 continue;
             }
-            return self.commit(failed, ahead);
+            // Whatever is still unreadable is left for the next run.
+            return self.commit(failed, streaming_time);
         }
         unreachable!("the last round returns")
     }
 
+    /// Returns the pipeline's `max_dropped` for this stage.
     fn spec_max_dropped(&self) -> Option<f64> {
         self.session.checked.spec.stages[self.at].1.max_dropped()
     }
 
-    fn limit(&self, plan: &StagePlan) -> Limit {
+    /// Returns the limit on rejected videos, with the rejects of finished tasks counted.
+    fn reject_limit(&self, plan: &StagePlan) -> RejectLimit {
         let most = self.session.checked.spec.stages[self.at].1.max_rejected();
-        Limit::new(most, plan.new_videos() + plan.reused_videos(), plan.tasks.receipts())
+        RejectLimit::new(most, plan.new_videos() + plan.reused_videos(), plan.tasks.receipts())
     }
 
-    /// Does the stage's jobs; returns those that failed.
+    /// Runs the stage's jobs and returns the failures.
     ///
     /// # Errors
-    /// Where none succeeded, or the stage is one task.
-    fn work(&mut self, mut plan: StagePlan, limit: &Limit) -> Result<Vec<TaskFailure>, Error> {
+    /// Fails if no job succeeded, or if the stage has one job only.
+    fn work(
+        &mut self,
+        mut plan: StagePlan,
+        limit: &RejectLimit,
+    ) -> Result<Vec<TaskFailure>, Error> {
         let name = plan.stage.clone();
         let mut jobs = plan.tasks.begin();
+        // These were finished in an earlier round, or streamed.
         jobs.retain(|job| !self.made.contains_key(&job.key));
         self.planner.plans.insert(name.clone(), plan);
         if jobs.is_empty() {
             return Ok(vec![]);
         }
-        let unwaiting = self.planner.unwaiting(&name)?;
+        let label_stages = self.planner.ready_label_stages(&name)?;
         let progress =
             self.watch.begin(&self.planner.plans[&name], jobs.iter().map(|job| job.units).sum());
-        let (total, independent) = (jobs.len(), jobs.iter().all(|job| job.task.kind().independent));
+        let total = jobs.len();
+        let independent = jobs.iter().all(|job| job.task.kind().independent);
         let (ended, labels) =
-            execute(self.session, jobs, self.means, progress.as_ref(), limit, &unwaiting);
-        self.planner.ahead.keep(labels);
+            execute(self.session, jobs, self.means, progress.as_ref(), limit, &label_stages);
+        self.planner.streamed.keep(labels);
         if let Some(signal) = self.means.stop.signal() {
             return Err(Error::Stopped(signal));
         }
-        let (mut failed, mut first) = (Vec::new(), None);
-        let begun = ended.len();
-        for Ended { key, result } in ended {
+        let mut failed = Vec::new();
+        let mut first = None;
+        let started = ended.len();
+        for JobResult { key, result } in ended {
             match result {
-                Ok(receipt) => _ = self.made.insert(key, receipt),
+                Ok(receipt) => {
+                    self.made.insert(key, receipt);
+                }
                 Err(error) => {
                     failed.push(TaskFailure::new(&name, &key, &error));
                     first.get_or_insert(error);
                 }
             }
         }
+        // Unreadable videos alone do not fail a stage: they are left for the next run.
         let is_hopeless = !independent
-            || failed.len() == begun
+            || failed.len() == started
                 && failed.iter().all(|failure| failure.unavailable().is_none());
         match first.filter(|_| is_hopeless) {
             Some(first) => {
@@ -274,19 +258,24 @@ impl Running<'_, '_, '_> {
         }
     }
 
-    /// Makes what is done the next version.
-    fn commit(&mut self, failed: Vec<TaskFailure>, ahead: Duration) -> Result<StageSummary, Error> {
+    /// Commits the finished tasks as the next version.
+    fn commit(
+        &mut self,
+        failed: Vec<TaskFailure>,
+        streaming_time: Duration,
+    ) -> Result<StageSummary, Error> {
         let name = &self.session.checked.spec.stages[self.at].0;
         let plan = self.planner.plans.get_mut(name).expect("planned by `work`");
         let undone = settle(plan, &self.made);
         check_readable(plan, &failed)?;
         let committed = self.session.commit(plan)?;
         let mut stage = StageSummary::of(plan, &self.made).with(&committed, plan);
-        // A video that is left out is a failure of its own, however many tasks it was tried in.
+        // A skipped video counts as one failure, however many tasks it was tried in.
         stage.failed = undone + plan.left_out.len();
-        stage.seconds = ahead.as_secs_f64();
+        stage.seconds = streaming_time.as_secs_f64();
         self.failures.extend(plan.left_out.iter().map(|left| TaskFailure::left_out(name, left)));
         self.failures.extend(failed);
+        // A video can fail in several rounds: report it once.
         let mut seen = HashSet::default();
         self.failures
             .retain(|failure| seen.insert((failure.stage.clone(), failure.subject.clone())));
@@ -294,10 +283,11 @@ impl Running<'_, '_, '_> {
     }
 }
 
-/// Marks finished tasks as done and removes the others from the plan. If a removed task should have replaced tasks of the version before,
-/// these stay. Returns how many tasks were removed.
+/// Marks finished tasks as done, removes the others from the plan and returns how many were
+/// removed.
+///
+/// If a removed task would have replaced tasks of the previous version, these stay.
 pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>) -> usize {
-    let keys = |plan: &StagePlan| plan.tasks.keys().into_iter().collect::<HashSet<_>>();
     let before: HashSet<String> = plan
         .dropped
         .iter()
@@ -309,7 +299,8 @@ pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>)
     } else {
         None
     };
-    let all = keys(plan);
+    let all: HashSet<String> = plan.tasks.keys().into_iter().collect();
+    // Receipts of an earlier round may no longer be in the plan.
     let undone = plan.tasks.end(
         made.iter()
             .map(|(key, receipt)| (key.clone(), receipt.clone()))
@@ -317,7 +308,7 @@ pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>)
             .collect(),
     );
     if let Some(planned) = planned.filter(|_| undone > 0) {
-        let there: HashSet<String> = plan
+        let present: HashSet<String> = plan
             .tasks
             .receipts()
             .flat_map(|receipt| &receipt.videos)
@@ -325,63 +316,71 @@ pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>)
             .collect();
         let missing = planned
             .into_iter()
-            .filter(|digest| !there.contains(digest) && before.contains(digest))
+            .filter(|digest| !present.contains(digest) && before.contains(digest))
             .collect();
+        // Videos of failed tasks keep the tasks of the previous version.
         let dropped = plan.dropped.clone();
         plan.tasks.restore(&dropped, missing);
     }
+    // A run commits what it has, so nothing waits any more.
     plan.waiting = Default::default();
     undone
 }
 
-/// Jobs of labels that wait while frames are decoded, at most: decoding never waits for labels.
-const WAITING: usize = 1000;
+/// Length of the queue of label jobs. Decoding never waits for labels.
+const LABEL_QUEUE: usize = 1000;
 
-/// Does a stage's jobs, and labels their shards beside them where labels need not wait. When the jobs are done the rest is left to the
-/// labels' own turn.
+/// Runs a stage's jobs, and labels their shards for ready label stages meanwhile. Once the jobs are
+/// done, the remaining labels are left to their stages.
 fn execute(
     session: &Session,
     jobs: Vec<Job>,
-    means: &Means,
+    means: &Resources,
     progress: &dyn Progress,
-    limit: &Limit,
-    unwaiting: &[Unwaiting],
-) -> (Vec<Ended>, Ahead) {
-    let (store, stop, first) = (session.store, AtomicBool::new(false), OnceLock::new());
+    limit: &RejectLimit,
+    label_stages: &[ReadyLabelStage],
+) -> (Vec<JobResult>, StreamedLabels) {
+    let store = session.store;
+    let stop = AtomicBool::new(false);
+    let first_label = OnceLock::new();
     std::thread::scope(|scope| {
-        let (send, sent) = mpsc::sync_channel(WAITING);
-        let beside = Beside { progress, done: AtomicU64::new(0) };
+        let (send, queue) = mpsc::sync_channel(LABEL_QUEUE);
+        let progress_beside = LabelProgress { progress, done: AtomicU64::new(0) };
         let stop = &stop;
-        let labels = scope.spawn(move || match unwaiting {
+        let labels = scope.spawn(move || match label_stages {
             [] => vec![],
-            _ => local::follow(store, sent, means, &beside, stop),
+            _ => local::label_while_decoding(store, queue, means, &progress_beside, stop),
         });
         let ended = local::run(store, jobs, means, progress, &|receipt| {
-            for job in unwaiting.iter().filter_map(|stage| stage.job(receipt)) {
-                // Its stage has not been planned, so that no pin names it yet. What is not pinned is left to the labels' own turn.
-                if !session.hold_job(&job).unwrap_or(false) {
+            for job in label_stages.iter().filter_map(|stage| stage.job(receipt)) {
+                // The label stage is not planned yet, so no pin protects this job. If it cannot be
+                // pinned, it is left to the label stage.
+                if !session.pin_job(&job).unwrap_or(false) {
                     continue;
                 }
-                first.get_or_init(Instant::now);
-                // Where the queue is full, or its other end has panicked, the job is left to the labels' own turn.
+                first_label.get_or_init(Instant::now);
+                // If the queue is full, or its receiver panicked, the job is left to the label
+                // stage.
                 _ = send.try_send(job);
             }
             limit.allows(receipt)
         });
         stop.store(true, Ordering::Relaxed);
+        // Closing the queue ends the label threads.
         drop(send);
         let labels = labels.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (ended, Ahead::new(labels, first.get().map(Instant::elapsed).unwrap_or_default()))
+        let took = first_label.get().map(Instant::elapsed).unwrap_or_default();
+        (ended, StreamedLabels::new(labels, took))
     })
 }
 
-/// Shows the progress of labelling beside that of decoding.
-struct Beside<'a> {
+/// Shows the progress of labelling as a note beside the progress of decoding.
+struct LabelProgress<'a> {
     progress: &'a dyn Progress,
     done: AtomicU64,
 }
 
-impl Progress for Beside<'_> {
+impl Progress for LabelProgress<'_> {
     fn advance(&self, units: u64) {
         let done = self.done.fetch_add(units, Ordering::Relaxed) + units;
         self.progress.note(&format!("{done} transitions labelled"));
@@ -392,72 +391,4 @@ impl Progress for Beside<'_> {
     fn say(&self, text: &str) {
         self.progress.say(text);
     }
-}
-
-impl StageSummary {
-    /// What a stage's plan has become; `made` is what this run made of it, by key.
-    pub(super) fn of(plan: &StagePlan, made: &HashMap<String, Arc<Receipt>>) -> Self {
-        let new: Vec<&Arc<Receipt>> =
-            plan.tasks.receipts().filter(|receipt| made.contains_key(&receipt.key)).collect();
-        StageSummary {
-            stage: plan.stage.clone(),
-            kind: plan.kind.name.to_owned(),
-            new: new.len(),
-            reused: plan.tasks.reused() - new.len(),
-            done: worked(sums(new)),
-            total: plan.before.as_ref().map(|before| before.totals.clone()).unwrap_or_default(),
-            version: plan.before.as_ref().map_or(0, |before| before.version),
-            rejects: plan.before.as_ref().map_or(0, |before| before.totals.rejects),
-            videos_gone: plan.videos_gone,
-            note: plan.note.clone(),
-            ..StageSummary::default()
-        }
-    }
-
-    /// With what was committed of it.
-    pub(super) fn with(self, committed: &Committed, plan: &StagePlan) -> Self {
-        let manifest = committed.manifest();
-        let before = plan.before.as_ref().map_or(0, |before| before.totals.rows);
-        let stays = match committed {
-            Committed::Overtaken(newest) => Some(format!(
-                "version {} stays: run {} began later than this one",
-                newest.version, newest.run
-            )),
-            _ => None,
-        };
-        StageSummary {
-            version: manifest.version,
-            changed: matches!(committed, Committed::New(_)),
-            rows_fewer: before.saturating_sub(manifest.totals.rows),
-            total: manifest.totals.clone(),
-            rejects: manifest.totals.rejects,
-            note: self
-                .note
-                .into_iter()
-                .chain(stays)
-                .reduce(|note, stays| format!("{note}; {stays}")),
-            ..self
-        }
-    }
-}
-
-/// Leaves out what was copied under other names: nothing was decoded for it.
-fn worked(mut done: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
-    for name in ["videos", "frames"] {
-        if let (Some(copied), Some(all)) =
-            (done.get(&format!("copied_{name}")).copied(), done.get_mut(name))
-        {
-            *all -= copied;
-        }
-    }
-    done
-}
-
-/// Adds up the receipts' numbers.
-fn sums<'a>(receipts: impl IntoIterator<Item = &'a Arc<Receipt>>) -> BTreeMap<String, f64> {
-    let mut sums = BTreeMap::new();
-    for (name, value) in receipts.into_iter().flat_map(|r| &r.stats) {
-        *sums.entry(name.clone()).or_insert(0.0) += value;
-    }
-    sums
 }

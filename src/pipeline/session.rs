@@ -1,4 +1,4 @@
-//! One run in a workspace: its number, what it pins, what it commits, its record. In: a checked pipeline and a store. Start at
+//! A run in a workspace: its number, its pins, its commits and its record. Start at
 //! `Session::begin`.
 
 use std::collections::BTreeMap;
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::check::Checked;
-use super::plan::{LeftOut, PlanOptions, Planned, StagePlan};
+use super::plan::{DeferredVideo, PlanOptions, PlannedTask, StagePlan};
 use super::run::Summary;
-use crate::dataset::pins::{self, Held, Holder};
+use crate::dataset::pins::{self, PinHolder, PinnedData};
 use crate::dataset::workspace::{self, Claim};
 use crate::dataset::{
     Commit, Committed, HashMap, HashSet, Process, Receipt, Store, commit, delta, head, host, runs,
@@ -20,29 +20,29 @@ use crate::executor::Job;
 use crate::executor::local::fresh_id;
 use crate::stages;
 
-/// A task that failed, or a video that could not be read now.
+/// A failed task or an unreadable video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskFailure {
     /// The stage.
     pub stage: String,
-    /// The task's key; empty where no task was begun.
+    /// The task's key, or empty if no task was started.
     pub key: String,
-    /// What it is about: a video, or the task.
+    /// The video's address, or else the task's key.
     pub subject: String,
-    /// What went wrong.
+    /// The error message.
     pub message: String,
-    /// The cure, where it is known.
+    /// Advice for the user, if there is any.
     pub hint: Option<String>,
     /// Whether the next run may succeed with nothing changed by hand.
     pub transient: bool,
-    /// Whether it is a video that is left for the next run.
+    /// Whether this is a video left for the next run.
     pub is_video: bool,
-    /// Whether the fault is in this program.
+    /// Whether the error is a bug in lapo.
     pub is_bug: bool,
 }
 
 impl TaskFailure {
-    /// The failure of a task.
+    /// Creates the failure of a task.
     pub fn new(stage: &str, key: &str, error: &stages::Error) -> Self {
         let (subject, is_video) = match error {
             stages::Error::Unavailable { video, .. } => (video.clone(), true),
@@ -60,13 +60,13 @@ impl TaskFailure {
         }
     }
 
-    pub(super) fn left_out(stage: &str, left: &LeftOut) -> Self {
-        let LeftOut { video, reason } = left.clone();
+    /// Creates the failure of a video left for the next run.
+    pub(super) fn left_out(stage: &str, left: &DeferredVideo) -> Self {
+        let DeferredVideo { video, reason } = left.clone();
         let message = format!("{video}: {reason}");
-        let (stage, key) = (stage.to_owned(), String::new());
         TaskFailure {
-            stage,
-            key,
+            stage: stage.to_owned(),
+            key: String::new(),
             subject: video,
             message,
             hint: None,
@@ -76,7 +76,7 @@ impl TaskFailure {
         }
     }
 
-    /// The video that it is about, and what is wrong with it.
+    /// Returns the unreadable video and the reason, or `None` for a failed task.
     pub(super) fn unavailable(&self) -> Option<(String, String)> {
         let reason = || {
             self.message
@@ -88,28 +88,28 @@ impl TaskFailure {
     }
 }
 
-/// Whose work the pins of a run protect.
+/// Whose work the pins of a run protect, and so how long they live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PinsFor {
-    /// This process: the pins end with it.
+    /// This process: the pins expire when it ends.
     ThisProcess,
-    /// The workers of a handed-out plan: the pins outlive this process.
+    /// The workers of a partitioned plan: the pins outlive this process.
     Workers,
 }
 
-/// A run that has begun.
+/// A run in progress.
 pub(super) struct Session<'a> {
     pub checked: &'a Checked,
     pub store: &'a Store,
     pub run: String,
-    /// The process whose end ends the run; `None` where the run is a plan that others work on.
+    /// The process of the run. `None` for a plan, because other processes work on it.
     process: Option<Process>,
     take_over: bool,
     started_unix_secs: u64,
 }
 
 impl<'a> Session<'a> {
-    /// Claims the workspace, takes a number, and pins the newest versions, until this process ends or for others.
+    /// Claims the workspace, takes a run number and pins the newest version of every stage.
     pub fn begin(
         checked: &'a Checked,
         store: &'a Store,
@@ -117,6 +117,7 @@ impl<'a> Session<'a> {
         pins_for: PinsFor,
     ) -> Result<Self, Error> {
         let started_unix_secs = now().as_secs();
+        // Claim first: a workspace of another pipeline must not get a run number.
         claim(checked, store, options)?;
         let run = runs::begin(store, &checked.spec.name, &host(), started_unix_secs)?;
         let process = Process::this().filter(|_| pins_for == PinsFor::ThisProcess);
@@ -132,8 +133,9 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    fn holder(&self) -> Holder<'_> {
-        Holder {
+    /// Returns the holder of this run's pins.
+    fn holder(&self) -> PinHolder<'_> {
+        PinHolder {
             run: &self.run,
             process: self.process.as_ref(),
             holds: pins::RUN,
@@ -141,12 +143,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Pins every stage's newest version.
+    /// Pins the newest version of every stage.
     fn pin_newest(&self) -> Result<(), Error> {
         let mut stages = BTreeMap::new();
         for (name, _) in &self.checked.spec.stages {
             if let Some(newest) = head(self.store, name)? {
-                stages.insert(name.clone(), Held { versions: vec![newest.version], keys: vec![] });
+                stages.insert(
+                    name.clone(),
+                    PinnedData { versions: vec![newest.version], keys: vec![] },
+                );
             }
         }
         if !stages.is_empty() {
@@ -155,9 +160,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Pins the tasks of a plan that no version keeps: those to be done, and those that are done and not in the newest version. False where
-    /// one of them has been collected meanwhile, or is being collected: then the stage must be planned again.
-    pub fn hold(&self, plan: &StagePlan) -> Result<bool, Error> {
+    /// Pins the tasks of a plan that the newest version does not protect: new tasks, and finished
+    /// tasks of other versions.
+    ///
+    /// Returns false if garbage collection has deleted one of them or is about to. The stage must
+    /// then be planned again.
+    pub fn pin_tasks(&self, plan: &StagePlan) -> Result<bool, Error> {
         let kept: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
         let adopted: Vec<String> = plan
             .tasks
@@ -169,9 +177,9 @@ impl<'a> Session<'a> {
         let new = plan
             .tasks
             .iter()
-            .filter(|task| !matches!(task, Planned::Done(_)))
+            .filter(|task| !matches!(task, PlannedTask::Done(_)))
             .map(|task| task.key().to_owned());
-        // Frames are copied from tasks that no version need have.
+        // Tasks that frames are copied from need not be part of any version.
         let copied: HashSet<String> = plan
             .tasks
             .jobs()
@@ -184,32 +192,39 @@ impl<'a> Session<'a> {
         if keys.is_empty() {
             return Ok(true);
         }
-        if !self.hold_keys(&plan.stage, keys)? {
-            // A collector is at it; planning again at once would find the same.
+        if !self.pin_keys(&plan.stage, keys)? {
+            // Garbage collection is at work. Planning again at once would find the same state.
             std::thread::sleep(Duration::from_millis(50));
             return Ok(false);
         }
+        // A finished task may have been collected before it was pinned.
         Ok(crate::dataset::are_filed(self.store, &plan.stage, &adopted)?)
     }
 
-    /// Pins a task that is begun before its stage is planned; false where a collector is deleting what is left of it.
-    pub fn hold_job(&self, job: &Job) -> Result<bool, Error> {
-        self.hold_keys(&job.stage, vec![job.key.clone()])
+    /// Pins a task before its stage is planned. Returns false if garbage collection is about to
+    /// delete its files.
+    pub fn pin_job(&self, job: &Job) -> Result<bool, Error> {
+        self.pin_keys(&job.stage, vec![job.key.clone()])
     }
 
-    fn hold_keys(&self, stage: &str, keys: Vec<String>) -> Result<bool, Error> {
-        let held =
-            BTreeMap::from([(stage.to_owned(), Held { versions: vec![], keys: keys.clone() })]);
+    /// Pins tasks of a stage. Returns false if garbage collection has announced one of them.
+    fn pin_keys(&self, stage: &str, keys: Vec<String>) -> Result<bool, Error> {
+        let held = BTreeMap::from([(
+            stage.to_owned(),
+            PinnedData { versions: vec![], keys: keys.clone() },
+        )]);
         pins::pin(self.store, self.holder(), &format!("{stage}-{}", fresh_id()), held)?;
+        // The pin is written first: a collector that starts later sees it, an earlier one has
+        // announced its keys.
         let Some(announced) = pins::announced(self.store)?.remove(stage) else { return Ok(true) };
         let announced: HashSet<String> = announced.keys.into_iter().collect();
         Ok(keys.iter().all(|key| !announced.contains(key)))
     }
 
-    /// Makes a plan whose tasks are all done the newest version, and pins it.
+    /// Commits a finished plan as the newest version, and pins it.
     pub fn commit(&self, plan: &mut StagePlan) -> Result<Committed, Error> {
         let why = plan.reasons();
-        let by = Commit {
+        let settings = Commit {
             stage: &plan.stage,
             kind: plan.kind.name,
             run: &self.run,
@@ -223,12 +238,13 @@ impl<'a> Session<'a> {
         };
         let fresh: HashMap<String, Arc<Receipt>> =
             plan.tasks.receipts().map(|receipt| (receipt.key.clone(), receipt.clone())).collect();
-        let committed = commit(self.store, &by, &plan.tasks.keys(), &fresh)?;
+        let committed = commit(self.store, &settings, &plan.tasks.keys(), &fresh)?;
         publish(self.store, &plan.stage, &committed, &mut plan.note)?;
+        // Later stages of this run read the new version, so it must not be collected.
         if let Committed::New(manifest) = &committed {
             let held = BTreeMap::from([(
                 plan.stage.clone(),
-                Held { versions: vec![manifest.version], keys: vec![] },
+                PinnedData { versions: vec![manifest.version], keys: vec![] },
             )]);
             pins::pin(
                 self.store,
@@ -244,9 +260,10 @@ impl<'a> Session<'a> {
         Ok(committed)
     }
 
-    /// Keeps the run's record and gives back what it pinned; a run that did nothing leaves nothing.
+    /// Writes the run's record and releases its pins. A run without changes leaves no record.
     pub fn end(&self, summary: &mut Summary, failed: Option<&Error>) -> Result<(), Error> {
         pins::release(self.store, &self.run)?;
+        // Nothing changed, so the run would only be noise in `lapo runs`.
         let is_idle = failed.is_none()
             && summary.failures.is_empty()
             && summary.stages.iter().all(|stage| !stage.changed && stage.new == 0);
@@ -260,12 +277,14 @@ impl<'a> Session<'a> {
             None if summary.failures.is_empty() => "done".to_owned(),
             None => format!("done in part: {} failed", summary.failures.len()),
         };
-        let record = Written::of(self.checked).record(summary, self.started_unix_secs, &outcome);
+        let record =
+            PipelineText::of(self.checked).record(summary, self.started_unix_secs, &outcome);
         Ok(runs::record(self.store, &self.run, &record)?)
     }
 }
 
-/// Writes the missing entries of a stage's Delta Lake log. A foreign entry becomes a note, not an error.
+/// Writes the missing entries of a stage's Delta Lake log. An entry of another writer becomes a
+/// note, not an error.
 pub(super) fn publish(
     store: &Store,
     stage: &str,
@@ -286,7 +305,7 @@ pub(super) fn publish(
     }
 }
 
-/// Claims the workspace for the pipeline; makes it one where it is none.
+/// Claims the workspace for the pipeline, and creates it if needed.
 pub(super) fn claim(checked: &Checked, store: &Store, options: &PlanOptions) -> Result<(), Error> {
     let names: Vec<&str> = checked.spec.stages.iter().map(|(name, _)| name.as_str()).collect();
     let claim = Claim {
@@ -299,29 +318,29 @@ pub(super) fn claim(checked: &Checked, store: &Store, options: &PlanOptions) -> 
     Ok(())
 }
 
-/// Since 1970.
+/// Returns the time since 1970.
 pub(super) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A pipeline's text and variables, for a run's record.
+/// A pipeline's text and variables, as they appear in a run's record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Written {
+pub(super) struct PipelineText {
     pub(super) pipeline: String,
     vars: BTreeMap<String, String>,
     yaml: String,
 }
 
-impl Written {
+impl PipelineText {
     pub(super) fn of(checked: &Checked) -> Self {
-        Written {
+        PipelineText {
             pipeline: checked.spec.name.clone(),
             vars: checked.spec.vars.clone(),
             yaml: checked.text.clone(),
         }
     }
 
-    /// What a run did, for the workspace.
+    /// Returns the record of a run as JSON.
     pub(super) fn record(
         &self,
         summary: &Summary,

@@ -1,9 +1,8 @@
-//! Follows a pattern through folders on this machine.
+//! Finds the files of a [`PathPattern`] on this machine. Start at [`walk`].
 //!
-//! In: a [`PathPattern`]. Out: the entries that match, and the folders that cannot be listed. Start at [`walk`].
-//!
-//! Below `**` every folder is visited once, whatever links lead to it: it is known by device and inode. Folders come before links to
-//! folders, so that a video is found under its own path where there is one.
+//! Below `**` every folder is visited once, whatever links lead to it; folders are identified by
+//! device and inode. Real folders are visited before links to folders, so that a video is found
+//! under its own path if it has one.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
@@ -11,23 +10,23 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::pattern::{Part, PathPattern};
+use super::pattern::{PathPattern, Segment};
 use crate::dataset::local_path;
 
-/// What a walk has found.
+/// The result of a walk.
 #[derive(Debug, Default)]
 pub(super) struct Walked {
-    /// Entries that match, of whatever sort.
+    /// Matching entries of any file type.
     pub(super) files: Vec<PathBuf>,
-    /// Folders that cannot be listed, and why.
-    pub(super) closed: Vec<(PathBuf, io::Error)>,
+    /// Unlistable folders, with the cause.
+    pub(super) unlisted: Vec<(PathBuf, io::Error)>,
 }
 
-/// Returns what a pattern matches.
+/// Returns the matching entries of a pattern.
 pub(super) fn walk(pattern: &PathPattern) -> Walked {
     let mut walker = Walker::default();
     let root = if pattern.is_absolute { PathBuf::from("/") } else { PathBuf::new() };
-    walker.follow(&root, &pattern.parts);
+    walker.follow(&root, &pattern.segments);
     walker.walked
 }
 
@@ -44,32 +43,32 @@ struct Walker {
 }
 
 impl Walker {
-    /// Follows the rest of a pattern from a folder.
-    fn follow(&mut self, folder: &Path, parts: &[Part]) {
-        match parts {
+    /// Matches the remaining segments, starting in a folder.
+    fn follow(&mut self, folder: &Path, segments: &[Segment]) {
+        match segments {
             [] => {}
-            [Part::Name(name), rest @ ..] => {
+            [Segment::Name(name), rest @ ..] => {
                 let path = folder.join(local_path(name));
                 match rest {
-                    [] => self.named(path),
+                    [] => self.add_literal(path),
                     _ => self.follow(&path, rest),
                 }
             }
-            [Part::Folders, rest @ ..] => self.below(folder, rest),
-            [Part::Like(..), ..] => {
+            [Segment::AnyFolders, rest @ ..] => self.walk_below(folder, rest),
+            [Segment::Glob(..), ..] => {
                 let entries = self.list(folder);
-                self.like(folder, &entries, parts);
+                self.match_entries(folder, &entries, segments);
             }
         }
     }
 
-    /// Takes the entries of a listed folder that match the first part, and follows the rest from them.
-    fn like(&mut self, folder: &Path, entries: &[Entry], parts: &[Part]) {
-        let Some((part, rest)) = parts.split_first() else { return };
-        for entry in entries.iter().filter(|entry| part.matches(&entry.name.to_string_lossy())) {
+    /// Matches the entries of a folder against the first segment, and walks on with the rest.
+    fn match_entries(&mut self, folder: &Path, entries: &[Entry], segments: &[Segment]) {
+        let Some((segment, rest)) = segments.split_first() else { return };
+        for entry in entries.iter().filter(|entry| segment.matches(&entry.name.to_string_lossy())) {
             let path = folder.join(&entry.name);
             match rest {
-                // A folder counts only where it is named like a file: `x.mp4/` is a broken video.
+                // A folder only matches if its name has an extension: `x.mp4/` is a broken video.
                 [] if !entry.is_folder || path.extension().is_some() => {
                     self.walked.files.push(path)
                 }
@@ -80,22 +79,25 @@ impl Walker {
         }
     }
 
-    /// Follows the rest of a pattern from a folder and all below it.
-    fn below(&mut self, folder: &Path, rest: &[Part]) {
-        let (mut visited, mut folders, mut links) =
-            (HashSet::new(), VecDeque::from([folder.to_owned()]), VecDeque::new());
+    /// Matches the remaining segments in a folder and in all folders below it.
+    fn walk_below(&mut self, folder: &Path, rest: &[Segment]) {
+        let mut visited = HashSet::new();
+        let mut folders = VecDeque::from([folder.to_owned()]);
+        let mut links = VecDeque::new();
+        // Links wait until no real folder is left, so that real paths win.
         while let Some(folder) = folders.pop_front().or_else(|| links.pop_front()) {
             match identity(&folder) {
+                // A link, or a loop of links, has led here before.
                 Ok(identity) if !visited.insert(identity) => continue,
                 Ok(_) => {}
                 Err(cause) => {
-                    self.close(&folder, cause);
+                    self.record_unlisted(&folder, cause);
                     continue;
                 }
             }
             let entries = self.list(&folder);
             for entry in entries.iter().filter(|entry| {
-                entry.is_folder && Part::Folders.matches(&entry.name.to_string_lossy())
+                entry.is_folder && Segment::AnyFolders.matches(&entry.name.to_string_lossy())
             }) {
                 let queue = if entry.is_link { &mut links } else { &mut folders };
                 queue.push_back(folder.join(&entry.name));
@@ -103,21 +105,23 @@ impl Walker {
             match rest {
                 [] => {
                     let files = entries.iter().filter(|entry| {
-                        !entry.is_folder && Part::Folders.matches(&entry.name.to_string_lossy())
+                        !entry.is_folder
+                            && Segment::AnyFolders.matches(&entry.name.to_string_lossy())
                     });
                     self.walked.files.extend(files.map(|entry| folder.join(&entry.name)));
                 }
-                [Part::Like(..), ..] => self.like(&folder, &entries, rest),
+                [Segment::Glob(..), ..] => self.match_entries(&folder, &entries, rest),
                 _ => self.follow(&folder, rest),
             }
         }
     }
 
-    /// Takes a path that is named as it is, if anything is there.
-    fn named(&mut self, path: PathBuf) {
+    /// Adds a path without wildcards if it exists.
+    fn add_literal(&mut self, path: PathBuf) {
         let is_folder = match std::fs::symlink_metadata(&path) {
             Ok(_) => path.is_dir(),
             Err(cause) if is_absent(&cause) => return,
+            // Without permission to look, assume a file: decoding it reports the cause.
             Err(_) => false,
         };
         if !is_folder || path.extension().is_some() {
@@ -125,7 +129,7 @@ impl Walker {
         }
     }
 
-    /// Lists a folder. One that cannot be listed is told, and counts as empty.
+    /// Lists a folder. An unlistable folder is recorded and counts as empty.
     fn list(&mut self, folder: &Path) -> Vec<Entry> {
         let place = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let mut entries = Vec::new();
@@ -140,26 +144,28 @@ impl Walker {
             Ok(())
         });
         if let Err(cause) = listed {
-            self.close(folder, cause);
+            self.record_unlisted(folder, cause);
         }
+        // The order of `read_dir` differs between file systems.
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         entries
     }
 
-    fn close(&mut self, folder: &Path, cause: io::Error) {
+    /// Records an unlistable folder, unless it does not exist.
+    fn record_unlisted(&mut self, folder: &Path, cause: io::Error) {
         if !is_absent(&cause) {
-            self.walked.closed.push((folder.to_owned(), cause));
+            self.walked.unlisted.push((folder.to_owned(), cause));
         }
     }
 }
 
-/// Returns the device and the inode of a folder.
+/// Returns the device and inode of a folder.
 fn identity(folder: &Path) -> io::Result<(u64, u64)> {
     let place = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     std::fs::metadata(place).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Returns whether nothing is there.
+/// Returns whether the cause is a path that does not exist.
 fn is_absent(cause: &io::Error) -> bool {
     matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
@@ -174,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// What a pattern matches below a folder, sorted, relative to it, other bytes escaped.
+    /// Returns the sorted matches below a folder, relative to it, with non-UTF-8 bytes escaped.
     fn found(folder: &Path, pattern: &str) -> Vec<String> {
         let walked = walk(&PathPattern::new(&format!("{}/{pattern}", folder.display())));
         let relative =
@@ -203,7 +209,7 @@ mod tests {
         symlink("../z", path.join("a/other")).unwrap();
         symlink("../a", path.join("z/back")).unwrap();
         assert_eq!(found(path, "**/*.mp4"), ["a/1.mp4", "z/2.mp4"]);
-        // A link is the only way there.
+        // The folder is reachable only through the link.
         assert_eq!(found(path, "a/other/*.mp4"), ["a/other/2.mp4"]);
         fs::rename(path.join("z"), path.join(".z")).unwrap();
         symlink(".z", path.join("z")).unwrap();
@@ -211,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_names_match_where_the_pattern_says_so() {
+    fn hidden_names_match_only_patterns_that_begin_with_a_dot() {
         let folder = tree(&[b"v/1.mp4", b"v/._1.mp4", b".Trash/2.mp4", b"v/.x/3.mp4"]);
         assert_eq!(found(folder.path(), "**/*.mp4"), ["v/1.mp4"]);
         assert_eq!(found(folder.path(), "**"), ["v/1.mp4"]);
@@ -221,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_utf8_are_kept_and_shown_escaped() {
+    fn names_that_are_not_utf8_are_escaped() {
         let folder = tree(&[b"v/caf\xe9.mp4", b"d\xe9j\xe0/in.mp4", b"v/ok.mp4"]);
         assert_eq!(
             found(folder.path(), "**/*.mp4"),
@@ -232,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn brackets_match_as_they_are_written_and_as_classes() {
+    fn brackets_match_literally_and_as_classes() {
         let folder =
             tree(&[b"v/clip [abc].mp4", b"v/clip a.mp4", b"[x]/1.mp4", b"v/[odd", b"x/2.mp4"]);
         assert_eq!(found(folder.path(), "v/clip [abc].mp4"), ["v/clip [abc].mp4", "v/clip a.mp4"]);
@@ -241,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_matches_only_where_it_is_named_like_a_file() {
+    fn a_folder_matches_only_if_its_name_has_an_extension() {
         let folder = tree(&[b"v/x.mp4/inner", b"v/sub/1", b"v/2"]);
         assert_eq!(found(folder.path(), "v/*"), ["v/2", "v/x.mp4"]);
         assert_eq!(found(folder.path(), "v/*/*"), ["v/sub/1", "v/x.mp4/inner"]);

@@ -1,36 +1,33 @@
-//! What a workspace offers to a query: its stages, as tables.
-//!
-//! In: manifests. Out: [`Catalog`], the tables by name, and their rows as lazy frames that read a
-//! column only when a query needs it. Start at [`Catalog::read`].
+//! Lists the tables of a workspace: its stages, with their files and rows. Start at
+//! [`Catalog::read`].
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use polars::prelude::{
-    Column, DataFrame, DataType, HiveOptions, IdxCa, IntoLazy, LazyFrame, NamedFrom, PlRefPath,
-    PolarsError, ScanArgsParquet, ScanSources, Series, UnionArgs, concat,
-};
-use polars_buffer::Buffer;
+use polars::prelude::LazyFrame;
 
 use super::{Error, Result};
-use crate::dataset::{self, FileInfo, FrameRows, Manifest, Store, VideoRecord, schema};
+use crate::dataset::{self, FileInfo, Manifest, Store};
 
-/// A table a query can name.
+mod rows;
+
+#[cfg(test)]
+pub(super) use rows::scan_copies;
+use rows::{frames, scan_parquet};
+
+/// A table of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Its name in SQL; one that is also a word of SQL needs double quotes.
+    /// The name in SQL. SQL keywords need double quotes.
     pub name: String,
-    /// The stage whose rows it has; `None` for `rejects` and `videos`, which have every stage's.
+    /// The stage of the rows. `None` for `rejects` and `videos`, because they combine all stages.
     pub stage: Option<String>,
     pub(super) content: Content,
 }
 
-/// Where a table's rows come from.
+/// The source of a table's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     /// The frames of the stage's shards, without their pixels.
     Frames,
-    /// The rows of the stage's Parquet files whose names begin with this word.
+    /// The rows of the stage's Parquet files with this prefix.
     Parquet(String),
     /// The rejects in the receipts.
     Rejects,
@@ -38,7 +35,7 @@ pub(super) enum Content {
     Videos,
 }
 
-/// One version of a stage.
+/// A summary of one version of a dataset.
 #[derive(serde::Serialize, Debug, Clone, Default, PartialEq, Eq)]
 pub struct DatasetInfo {
     /// The stage's name.
@@ -47,47 +44,49 @@ pub struct DatasetInfo {
     pub kind: String,
     /// The version.
     pub version: u64,
-    /// When it was committed, in milliseconds since 1970.
+    /// The commit time, in milliseconds since 1970.
     pub committed_unix_ms: u64,
-    /// How many tasks made it.
+    /// Number of tasks.
     pub receipts: u64,
-    /// How many rows it has.
+    /// Number of rows.
     pub rows: u64,
-    /// How much it weighs.
+    /// Size in bytes.
     pub bytes: u64,
-    /// How many different videos went in.
+    /// Number of distinct input videos.
     pub videos: u64,
-    /// How many videos could not be read, wholly or in part.
+    /// Number of rejected videos, wholly or in part.
     pub rejects: u64,
-    /// How many files it is.
+    /// Number of files.
     pub files: u64,
-    /// Why its manifest cannot be read; then nothing else is known of it but the stage's name.
+    /// The reason why its manifest cannot be read. All other fields but `stage` are then empty.
     pub damage: Option<String>,
 }
 
-/// Names that mean a stage's table where just one stage has such.
+/// Short names for the table of the only stage with such rows.
 const SHORT_NAMES: [&str; 2] = ["frames", "labels"];
 
-/// The stages of a workspace, and the tables they make.
+/// The stages of a workspace and their tables.
 pub(super) struct Catalog {
     stages: Vec<Stage>,
     pub tables: Vec<Table>,
-    /// Stages whose newest manifest is damaged, and how. Which tables they have is not known.
+    /// Stages with a damaged newest manifest, with the error. Their tables are unknown.
     pub damaged: Vec<(String, String)>,
-    /// Short names that several stages answer to.
+    /// Ambiguous short names, each with the possible stages.
     pub ambiguous: Vec<(String, Vec<String>)>,
 }
 
+/// A stage with its newest manifest.
 struct Stage {
     name: String,
     manifest: Manifest,
 }
 
 impl Catalog {
-    /// Reads every stage's newest manifest.
+    /// Reads the newest manifest of every stage.
     pub fn read(store: &Store) -> Result<Self> {
         dataset::workspace::require(store)?;
-        let (mut stages, mut damaged) = (Vec::new(), Vec::new());
+        let mut stages = Vec::new();
+        let mut damaged = Vec::new();
         for (name, newest) in dataset::stages(store)? {
             match newest {
                 Ok(manifest) => stages.push(Stage { name, manifest }),
@@ -99,11 +98,12 @@ impl Catalog {
         }
         let mut tables: Vec<Table> = stages.iter().flat_map(Stage::tables).collect();
         let mut ambiguous = Vec::new();
-        // A damaged stage may answer to a short name, too: then it means none.
+        // A damaged stage might have such rows too, so short names are ambiguous then.
         for short in SHORT_NAMES.into_iter().filter(|_| damaged.is_empty()) {
             let meant: Vec<Table> =
                 tables.iter().filter(|table| table.is_called(short)).cloned().collect();
             match &meant[..] {
+                // A stage with the short name hides it.
                 _ if tables.iter().any(|table| table.name == short) => {}
                 [] => {}
                 [one] => tables.push(Table { name: short.to_owned(), ..one.clone() }),
@@ -121,10 +121,11 @@ impl Catalog {
         Ok(Self { stages, tables, damaged, ambiguous })
     }
 
-    /// Fails with the error of a damaged stage that may have the table called `name`.
+    /// Fails if a damaged stage may have the table `name`.
     pub fn check_damage(&self, store: &Store, name: &str) -> Result<()> {
         let name = name.to_lowercase();
         let is_short = SHORT_NAMES.contains(&name.as_str());
+        // Further tables of a stage are called `<stage>_<sort>`.
         let may_have = |stage: &str| {
             is_short
                 || name
@@ -134,16 +135,17 @@ impl Catalog {
         self.fail_if_damaged(store, |stage| may_have(&stage.to_lowercase()))
     }
 
-    /// Fails with the error of the first damaged stage that fits.
+    /// Fails if a damaged stage satisfies `fits`, with the error of the first one.
     pub fn fail_if_damaged(&self, store: &Store, fits: impl Fn(&str) -> bool) -> Result<()> {
         let fitting = self.damaged.iter().filter(|(stage, _)| fits(stage));
-        // Reading the manifest again gives the whole error.
-        fitting
-            .map(|(stage, _)| stage)
-            .try_for_each(|stage| Ok(dataset::head(store, stage).map(drop)?))
+        for (stage, _) in fitting {
+            // Reading the manifest again returns the full error.
+            dataset::head(store, stage)?;
+        }
+        Ok(())
     }
 
-    /// A table's rows; `files` are its files.
+    /// Returns the rows of a table with these files.
     pub fn scan(&self, store: &Store, table: &Table, files: &[FileInfo]) -> Result<LazyFrame> {
         let rows = match &table.content {
             Content::Frames => frames(store, &paths(files))?,
@@ -157,7 +159,7 @@ impl Catalog {
         })
     }
 
-    /// How many rows a table has, by its manifest.
+    /// Returns the number of rows of a table, according to its manifest.
     pub fn rows(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Option<u64>> {
         let Some(sort) = table.sort() else {
             let totals = self.stages.iter().map(|stage| &stage.manifest.totals);
@@ -173,7 +175,7 @@ impl Catalog {
             .map(|manifest| manifest.totals.tables.get(&sort).map_or(0, |totals| totals.rows)))
     }
 
-    /// A table's files, in the newest version or the one that is named.
+    /// Returns the files of a table, in the newest or in the given version.
     pub fn files(
         &self,
         store: &Store,
@@ -186,11 +188,12 @@ impl Catalog {
         Ok(manifest.tables(store, &sort)?)
     }
 
-    /// The version of a table's stage: the newest, or the one that is named.
+    /// Returns the manifest of a table's stage, newest or in the given version.
     fn at(&self, store: &Store, table: &Table, version: Option<u64>) -> Result<Option<Manifest>> {
         let Some(stage) = table.stage.as_deref().and_then(|name| self.stage(name)) else {
             return Ok(None);
         };
+        // The newest manifest is already in memory.
         match version.filter(|version| *version != stage.manifest.version) {
             None => Ok(Some(stage.manifest.clone())),
             Some(version) => match dataset::at(store, &stage.name, version)? {
@@ -200,116 +203,47 @@ impl Catalog {
         }
     }
 
+    /// Returns an undamaged stage by name.
     fn stage(&self, name: &str) -> Option<&Stage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// The version of a stage that is read.
+    /// Returns the newest manifest of a stage.
     pub fn manifest(&self, stage: &str) -> Option<&Manifest> {
         self.stage(stage).map(|stage| &stage.manifest)
     }
 
-    /// How much each stage's dataset is, and which is damaged.
+    /// Summarises every stage's dataset, damaged ones included.
     pub fn datasets(&self) -> Vec<DatasetInfo> {
-        let damaged = self.damaged.iter().map(|(stage, damage)| {
-            let (stage, damage) = (stage.clone(), Some(damage.clone()));
-            DatasetInfo { stage, damage, ..DatasetInfo::default() }
+        let damaged = self.damaged.iter().map(|(stage, damage)| DatasetInfo {
+            stage: stage.clone(),
+            damage: Some(damage.clone()),
+            ..DatasetInfo::default()
         });
         let mut all: Vec<DatasetInfo> =
             self.stages.iter().map(Stage::info).chain(damaged).collect();
         all.sort_by(|one, other| one.stage.cmp(&other.stage));
         all
     }
-
-    fn rejects(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
-        let mut rejects = Vec::new();
-        for stage in self.stages.iter().filter(|stage| stage.manifest.totals.rejects > 0) {
-            rejects.extend(
-                stage
-                    .manifest
-                    .rejects(store)?
-                    .into_iter()
-                    .map(|reject| (stage.name.clone(), reject)),
-            );
-        }
-        let text = |name: &str, value: fn(&(String, dataset::Reject)) -> &str| {
-            Column::new(name.into(), rejects.iter().map(value).collect::<Vec<&str>>())
-        };
-        let kept: Vec<u64> = rejects.iter().map(|(_, reject)| reject.frames_kept).collect();
-        let columns = vec![
-            text("stage", |(stage, _)| stage),
-            text("video", |(_, reject)| &reject.video),
-            text("digest", |(_, reject)| &reject.digest),
-            text("class", |(_, reject)| &reject.class),
-            text("reason", |(_, reject)| &reject.reason),
-            Column::new("frames_kept".into(), kept),
-        ];
-        Ok(DataFrame::new(rejects.len(), columns).map(IntoLazy::lazy))
-    }
-
-    /// Every video of every stage, and what lists say of it, a column each: one of ours by the same name keeps it.
-    fn videos(&self, store: &Store) -> Result<Result<LazyFrame, PolarsError>> {
-        let mut videos: Vec<(&str, VideoRecord)> = Vec::new();
-        for stage in self.stages.iter().filter(|stage| stage.manifest.totals.videos > 0) {
-            videos.extend(
-                stage.manifest.videos(store)?.into_iter().map(|video| (stage.name.as_str(), video)),
-            );
-        }
-        let text = |name: &str, value: fn(&VideoRecord) -> &str| {
-            Column::new(
-                name.into(),
-                videos.iter().map(|(_, video)| value(video)).collect::<Vec<&str>>(),
-            )
-        };
-        let count = |name: &str, value: fn(&VideoRecord) -> u64| {
-            Column::new(
-                name.into(),
-                videos.iter().map(|(_, video)| value(video)).collect::<Vec<u64>>(),
-            )
-        };
-        let mut columns = vec![
-            Column::new(
-                "stage".into(),
-                videos.iter().map(|(stage, _)| *stage).collect::<Vec<&str>>(),
-            ),
-            text("video", |video| &video.uri),
-            text("digest", |video| &video.digest),
-            count("bytes", |video| video.bytes),
-            count("frames", |video| video.frames),
-            count("episodes", |video| video.episodes),
-        ];
-        let listed: BTreeSet<&String> =
-            videos.iter().flat_map(|(_, video)| video.about.names()).collect();
-        for name in listed {
-            let column = if columns.iter().any(|ours| ours.name() == name) {
-                format!("listed_{name}")
-            } else {
-                name.clone()
-            };
-            let values: Vec<Option<&str>> =
-                videos.iter().map(|(_, video)| video.about.get(name)).collect();
-            columns.push(Column::new(column.into(), values));
-        }
-        Ok(DataFrame::new(videos.len(), columns).map(IntoLazy::lazy))
-    }
 }
 
+/// Returns the paths of files.
 fn paths(files: &[FileInfo]) -> Vec<String> {
     files.iter().map(|file| file.path.clone()).collect()
 }
 
-/// The error of a version that is not there.
+/// Returns the error for an unknown version.
 pub(super) fn no_version(store: &Store, stage: &str, version: u64) -> Result<Error> {
-    let there = dataset::versions(store, stage)?
+    let existing = dataset::versions(store, stage)?
         .iter()
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ");
-    Ok(Error::NoVersion { stage: stage.to_owned(), version, there })
+    Ok(Error::NoVersion { stage: stage.to_owned(), version, there: existing })
 }
 
 impl Stage {
-    /// The stage's own table, and one for every further sort of Parquet file it made.
+    /// Returns the stage's main table, and one table for every further sort of Parquet file.
     fn tables(&self) -> Vec<Table> {
         let sorts = || self.manifest.totals.tables.keys();
         let mut contents: Vec<Content> = sorts()
@@ -324,6 +258,7 @@ impl Stage {
         );
         let name_of = |(place, content): (usize, Content)| {
             let name = match &content {
+                // The first table has the stage's own name.
                 Content::Parquet(sort) if place > 0 => format!("{}_{sort}", self.name),
                 _ => self.name.clone(),
             };
@@ -332,6 +267,7 @@ impl Stage {
         contents.into_iter().enumerate().map(name_of).collect()
     }
 
+    /// Summarises the newest version.
     fn info(&self) -> DatasetInfo {
         let Manifest { version, committed_unix_ms, kind, totals, .. } = &self.manifest;
         DatasetInfo {
@@ -351,7 +287,7 @@ impl Stage {
 }
 
 impl Table {
-    /// The sort of its files, as manifests count them; none where it is not made of files.
+    /// Returns the sort of its files, as manifests count them. `None` for a table without files.
     fn sort(&self) -> Option<String> {
         match &self.content {
             Content::Frames => Some("shard.arrow".to_owned()),
@@ -360,7 +296,7 @@ impl Table {
         }
     }
 
-    /// Whether the short name `short` may mean this table.
+    /// Returns whether the short name `short` can stand for this table.
     fn is_called(&self, short: &str) -> bool {
         match &self.content {
             Content::Frames => short == "frames",
@@ -368,93 +304,4 @@ impl Table {
             Content::Rejects | Content::Videos => false,
         }
     }
-}
-
-/// The rows of shards, read by our own reader: it never touches a pixel.
-fn frames(store: &Store, files: &[String]) -> Result<Result<LazyFrame, PolarsError>> {
-    let mut rows = FrameRows::default();
-    dataset::read_all_frame_rows(store, files, &mut rows)?;
-    Ok(frames_of(rows).map(IntoLazy::lazy))
-}
-
-fn frames_of(rows: FrameRows) -> Result<DataFrame, PolarsError> {
-    let height = rows.video.len();
-    let place = IdxCa::new("".into(), rows.video);
-    // Names are looked up, not repeated: a row costs a reference.
-    let names = |column: &str, names: Vec<&str>| {
-        Series::new(column.into(), names).take(&place).map(Column::from)
-    };
-    let columns = vec![
-        names(schema::VIDEO, rows.videos.iter().map(|video| video.uri.as_str()).collect())?,
-        names(
-            schema::VIDEO_DIGEST,
-            rows.videos.iter().map(|video| video.digest.as_str()).collect(),
-        )?,
-        // The types that labels and tables have, so that they can be joined.
-        Column::new(schema::EPISODE.into(), rows.episode).strict_cast(&DataType::Int32)?,
-        Column::new(schema::FRAME_INDEX.into(), rows.frame_index).strict_cast(&DataType::Int64)?,
-        Column::new(schema::TIME_S.into(), rows.time_s),
-    ];
-    DataFrame::new(height, columns)
-}
-
-/// Most files of an object store that are mapped at once: Linux allows a process 65,530 maps.
-const MOST_MAPS: usize = 10_000;
-
-/// The rows of Parquet files.
-fn scan_parquet(store: &Store, files: &[String]) -> Result<Result<LazyFrame, PolarsError>> {
-    if let Some(paths) = local_paths(store, files)? {
-        return Ok(scan(ScanSources::Paths(paths)));
-    }
-    scan_copies(store, files, MOST_MAPS)
-}
-
-/// The rows of files that are mapped, at most `most` of them at once: of more, the rows are kept instead of the maps.
-pub(super) fn scan_copies(
-    store: &Store,
-    files: &[String],
-    most: usize,
-) -> Result<Result<LazyFrame, PolarsError>> {
-    if files.len() <= most {
-        return Ok(scan(mapped(store, files)?));
-    }
-    let mut parts = Vec::new();
-    for some in files.chunks(most) {
-        match scan(mapped(store, some)?).and_then(LazyFrame::collect) {
-            Ok(rows) => parts.push(rows.lazy()),
-            Err(cause) => return Ok(Err(cause)),
-        }
-    }
-    Ok(concat(parts, UnionArgs::default()))
-}
-
-/// The files of a folder by path, to be opened when a query gets there; `None` of an object store, or a path that is not UTF-8.
-fn local_paths(store: &Store, files: &[String]) -> Result<Option<Buffer<PlRefPath>>> {
-    let mut paths = Vec::with_capacity(files.len());
-    for file in files {
-        match store.local_path(file)? {
-            Some(path) if path.to_str().is_some() => {
-                paths.push(PlRefPath::new(path.to_string_lossy()))
-            }
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some(paths.into()))
-}
-
-/// Files as buffers, from copies on this machine where the workspace is not local.
-fn mapped(store: &Store, files: &[String]) -> Result<ScanSources> {
-    let maps = files.iter().map(|file| store.map(file).map(Buffer::from_owner));
-    let maps: Arc<[Buffer<u8>]> = maps.collect::<Result<_, _>>()?;
-    Ok(ScanSources::Buffers(maps))
-}
-
-fn scan(sources: ScanSources) -> Result<LazyFrame, PolarsError> {
-    // Our folders hold no columns in their names, and names may look like patterns.
-    let hive_options = HiveOptions { enabled: Some(false), ..HiveOptions::default() };
-    let options = ScanArgsParquet { hive_options, glob: false, ..ScanArgsParquet::default() };
-    let mut rows = LazyFrame::scan_parquet_sources(sources, options)?;
-    // A file that is no Parquet is found here, not in the midst of an answer.
-    rows.collect_schema()?;
-    Ok(rows)
 }

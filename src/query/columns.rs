@@ -1,7 +1,5 @@
-//! Names of columns: which a query means, and what unnamed ones are called.
-//!
-//! In: a query whose tables are known. Out: the query with the columns' own spelling and a distinct name for every result. Start at
-//! [`name_results`], then [`fold`].
+//! Resolves the column names of a query, and names its unnamed results. Start at [`name_results`],
+//! then [`fix_column_case`].
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -11,25 +9,29 @@ use sqlparser::ast::{
     TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use super::statement::same;
+use super::statement::same_ignoring_case;
 use super::{Error, Result};
 
-/// Gives every unnamed expression its own text as a name, as in `median(motion)`, and a number where that is taken.
+/// Names every unnamed expression after its own text, such as `median(motion)`, with a number if
+/// the name is taken.
 ///
-/// Polars calls an expression by the first column in it, so that two of the same column are an error.
+/// Polars names an expression after its first column, so two expressions over one column would be
+/// an error.
 ///
 /// # Errors
-/// Fails where rows that are groups are ordered by an aggregate that is no result: the engine would take it of the groups.
+/// Fails if a grouped query is ordered by an aggregate outside its results: the engine would
+/// compute it over the groups.
 pub(super) fn name_results(query: &mut Query) -> Result<()> {
-    match VisitMut::visit(query, &mut Namer) {
+    match VisitMut::visit(query, &mut ResultNamer) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(*error),
     }
 }
 
-struct Namer;
+/// Names unnamed results, and rewrites `ORDER BY` to use the names.
+struct ResultNamer;
 
-impl VisitorMut for Namer {
+impl VisitorMut for ResultNamer {
     type Break = Box<Error>;
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Box<Error>> {
@@ -41,15 +43,18 @@ impl VisitorMut for Namer {
         for key in keys {
             let text = key.expr.to_string();
             let result = select.projection.iter().find_map(|item| match item {
-                SelectItem::ExprWithAlias { expr, alias } if is_alike(&expr.to_string(), &text) => {
+                SelectItem::ExprWithAlias { expr, alias }
+                    if is_same_text(&expr.to_string(), &text) =>
+                {
                     Some(alias.clone())
                 }
                 _ => None,
             });
             match result {
+                // Order by the result, which the engine has already computed.
                 Some(name) => key.expr = Expr::Identifier(name),
                 None if grouped && calls(&key.expr, AGGREGATES) => {
-                    let expected = "one of the results: put it into SELECT, too".to_owned();
+                    let expected = "one of the results: add it to SELECT".to_owned();
                     return ControlFlow::Break(Box::new(Error::Refused {
                         seen: format!("`ORDER BY {text}`"),
                         expected,
@@ -62,28 +67,30 @@ impl VisitorMut for Namer {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Box<Error>> {
-        let mut taken: BTreeSet<String> = select.projection.iter().filter_map(given).collect();
+        let mut taken: BTreeSet<String> = select.projection.iter().filter_map(alias_of).collect();
         for item in &mut select.projection {
             let SelectItem::UnnamedExpr(expr) = item else { continue };
-            let (name, otherwise) = match &*expr {
+            let (preferred, fallback) = match &*expr {
                 Expr::Identifier(ident) => (ident.value.clone(), ident.value.clone()),
-                // As the engine itself calls columns of joined tables.
+                // The engine names columns of joined tables in this way.
                 Expr::CompoundIdentifier(parts) => match &parts[..] {
                     [.., table, column] => {
                         (column.value.clone(), format!("{}:{}", column.value, table.value))
                     }
                     _ => continue,
                 },
-                other if expands(other) => continue,
+                // One alias cannot name several columns.
+                other if may_expand(other) => continue,
                 other => (String::new(), other.to_string()),
             };
-            if !name.is_empty() && taken.insert(name) {
+            // A plain column keeps its name unless it is taken.
+            if !preferred.is_empty() && taken.insert(preferred) {
                 continue;
             }
             let mut names =
-                (0..).map(|n| if n == 0 { otherwise.clone() } else { format!("{otherwise}_{n}") });
+                (0..).map(|n| if n == 0 { fallback.clone() } else { format!("{fallback}_{n}") });
             let free = names.find(|name| taken.insert(name.clone())).unwrap_or_default();
-            // Quotes that look doubled are printed as they are.
+            // The SQL printer does not escape quotes, so double them here.
             let alias = Ident::with_quote('"', free.replace('"', "\"\""));
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
         }
@@ -91,15 +98,15 @@ impl VisitorMut for Namer {
     }
 }
 
-/// The name that a query gives to a result.
-fn given(item: &SelectItem) -> Option<String> {
+/// Returns the alias of a result.
+fn alias_of(item: &SelectItem) -> Option<String> {
     match item {
         SelectItem::ExprWithAlias { alias, .. } => Some(alias.value.clone()),
         _ => None,
     }
 }
 
-/// Functions of all rows of a group.
+/// Aggregate functions.
 const AGGREGATES: &[&str] = &[
     "array_agg",
     "avg",
@@ -120,12 +127,12 @@ const AGGREGATES: &[&str] = &[
     "variance",
 ];
 
-/// Whether an expression may stand for several columns: `COLUMNS('latent.*')`.
-fn expands(expr: &Expr) -> bool {
+/// Returns whether an expression may expand into several columns, such as `COLUMNS('latent.*')`.
+fn may_expand(expr: &Expr) -> bool {
     calls(expr, &["columns"])
 }
 
-/// Whether an expression calls one of these functions.
+/// Returns whether an expression calls one of these functions.
 fn calls(expr: &Expr, functions: &[&str]) -> bool {
     let mut found = false;
     let _ = sqlparser::ast::visit_expressions(expr, |one: &Expr| {
@@ -137,30 +144,33 @@ fn calls(expr: &Expr, functions: &[&str]) -> bool {
     found
 }
 
-/// Whether two expressions are written alike; the case of text in them counts.
-fn is_alike(one: &str, other: &str) -> bool {
-    one == other || (same(one, other) && !one.contains('\''))
+/// Returns whether two expressions have the same text. Case is ignored, except inside string
+/// literals.
+fn is_same_text(one: &str, other: &str) -> bool {
+    one == other || (same_ignoring_case(one, other) && !one.contains('\''))
 }
 
-/// Spells columns as their tables do where a query differs in case alone, and returns the names that no table or query defines.
-pub(super) fn fold(query: &mut Query, columns: &BTreeSet<String>) -> Vec<String> {
-    let mut defined = Defined::default();
+/// Corrects the case of column names to the spelling in their tables, and returns the undefined
+/// names.
+pub(super) fn fix_column_case(query: &mut Query, columns: &BTreeSet<String>) -> Vec<String> {
+    let mut defined = DefinedNames::default();
     let _ = Visit::visit(query, &mut defined);
+    // A query can use its own aliases like columns.
     let mut columns = columns.clone();
     columns.extend(defined.columns);
-    let mut folder = Folder { columns, tables: defined.tables, unknown: Vec::new() };
-    let _ = VisitMut::visit(query, &mut folder);
-    folder.unknown
+    let mut fixer = CaseFixer { columns, tables: defined.tables, unknown: Vec::new() };
+    let _ = VisitMut::visit(query, &mut fixer);
+    fixer.unknown
 }
 
-/// The names that a query gives to columns and tables.
+/// The column and table names defined by a query.
 #[derive(Default)]
-struct Defined {
+struct DefinedNames {
     columns: BTreeSet<String>,
     tables: BTreeSet<String>,
 }
 
-impl Visitor for Defined {
+impl Visitor for DefinedNames {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
@@ -171,7 +181,7 @@ impl Visitor for Defined {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
-        self.columns.extend(select.projection.iter().filter_map(given));
+        self.columns.extend(select.projection.iter().filter_map(alias_of));
         ControlFlow::Continue(())
     }
 
@@ -190,15 +200,17 @@ impl Visitor for Defined {
     }
 }
 
-impl Defined {
+impl DefinedNames {
+    /// Adds a table alias and its column aliases.
     fn alias(&mut self, alias: &sqlparser::ast::TableAlias) {
         self.tables.insert(alias.name.value.clone());
         self.columns.extend(alias.columns.iter().map(|column| column.name.value.clone()));
     }
 }
 
-/// Puts the name in `l.latent_code[1]` into brackets, as in `(l.latent_code)[1]`: without, the engine takes it for a field of `l`.
-fn bracket(expr: &mut Expr) {
+/// Puts brackets around the column of `l.latent_code[1]`, as in `(l.latent_code)[1]`. Without them
+/// the engine looks for a field of `l`.
+fn add_brackets(expr: &mut Expr) {
     let Expr::CompoundFieldAccess { root, access_chain } = expr else { return };
     let mut parts = match &**root {
         Expr::Identifier(first) => vec![first.clone()],
@@ -211,21 +223,23 @@ fn bracket(expr: &mut Expr) {
     });
     parts.extend(names);
     if parts.len() > 1 {
+        // The names moved into the brackets; indices such as `[1]` stay.
         access_chain.retain(|access| !matches!(access, AccessExpr::Dot(Expr::Identifier(_))));
         **root = Expr::Nested(Box::new(Expr::CompoundIdentifier(parts)));
     }
 }
 
-struct Folder {
+/// Corrects the case of names.
+struct CaseFixer {
     columns: BTreeSet<String>,
     tables: BTreeSet<String>,
     unknown: Vec<String>,
 }
 
-impl Folder {
-    /// Spells a column as it is called; notes one that is not known.
+impl CaseFixer {
+    /// Corrects the case of a column, or records it as unknown.
     fn column(&mut self, ident: &mut Ident) {
-        if !spell(ident, &self.columns)
+        if !fix_case(ident, &self.columns)
             && !self.tables.contains(&ident.value)
             && !self.unknown.contains(&ident.value)
         {
@@ -234,27 +248,28 @@ impl Folder {
     }
 }
 
-/// Takes over the one spelling that differs in case alone; `false` where there is none, or several.
-fn spell(ident: &mut Ident, names: &BTreeSet<String>) -> bool {
+/// Corrects the case of a name. Returns false if no name matches, or several do.
+fn fix_case(ident: &mut Ident, names: &BTreeSet<String>) -> bool {
     if names.contains(&ident.value) {
         return true;
     }
-    let mut near = names.iter().filter(|name| same(name, &ident.value));
+    let mut near = names.iter().filter(|name| same_ignoring_case(name, &ident.value));
+    // Two names that differ in case only are ambiguous.
     let (Some(name), None) = (near.next(), near.next()) else { return false };
     *ident = Ident::with_quote('"', name.clone());
     true
 }
 
-impl VisitorMut for Folder {
+impl VisitorMut for CaseFixer {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        bracket(expr);
+        add_brackets(expr);
         match expr {
             Expr::Identifier(ident) => self.column(ident),
             Expr::CompoundIdentifier(parts) => {
                 if let [table, column, ..] = &mut parts[..] {
-                    spell(table, &self.tables);
+                    fix_case(table, &self.tables);
                     self.column(column);
                 }
             }

@@ -1,10 +1,12 @@
-//! Which file of a query is damaged. In: the files that a query reads, and the engine's error; out: the error of the file that is missing or
-//! cut short, if there is one. Sizes are looked at only once the engine has failed: a query of a million files asks for none of them before.
+//! Finds the damaged file when a query fails.
+//!
+//! The engine's error does not name the file. File sizes are checked only after a failure, so a
+//! query over a million files makes no extra requests.
 
 use super::{Error, Result};
 use crate::dataset::{self, FileInfo, Store};
 
-/// The files that a query reads.
+/// The files of a query.
 pub(super) struct Sources {
     store: Store,
     files: Vec<FileInfo>,
@@ -19,7 +21,7 @@ impl Sources {
         self.files.extend(files);
     }
 
-    /// Returns the error of the first file that does not have the size its receipt says; otherwise the engine's own.
+    /// Returns the error of the first file with a wrong size, or else the given error.
     pub fn explain(&self, error: Error) -> Error {
         if !matches!(error, Error::Sql { .. } | Error::Dataset(dataset::Error::Corrupt { .. })) {
             return error;
@@ -27,6 +29,7 @@ impl Sources {
         self.check().err().unwrap_or(error)
     }
 
+    /// Compares the size of every file with its receipt.
     fn check(&self) -> Result<()> {
         Ok(self.files.iter().try_for_each(|file| self.store.check_size(file))?)
     }

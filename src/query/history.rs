@@ -1,4 +1,4 @@
-//! How a stage's dataset came to be. In: a workspace and a stage's name; out: its versions, and what lies between two of them.
+//! Lists the versions of a dataset ([`history`]), and compares two of them ([`diff`]).
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -8,76 +8,77 @@ use serde_json::Value;
 
 use super::Result;
 use super::catalog::no_version;
-use super::inspect::{no_stage, shared};
+use super::inspect::{no_stage, shared_fields};
 use crate::dataset::{self, Manifest, Receipt, Store};
 
 /// One version of a dataset.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Version {
-    /// 1, 2, 3 and so on.
+    /// The version number, counted from 1.
     pub version: u64,
-    /// When it was committed, in milliseconds since 1970.
+    /// The commit time, in milliseconds since 1970.
     pub committed_unix_ms: u64,
-    /// Tasks that it is made of.
+    /// Number of its tasks.
     pub tasks: u64,
-    /// Tasks that the version before did not have.
+    /// Number of tasks missing from the previous version.
     pub added: u64,
-    /// Tasks that only the version before had.
+    /// Number of tasks found only in the previous version.
     pub dropped: u64,
-    /// Rows of the stage's own table.
+    /// Number of rows in the stage's main table.
     pub rows: u64,
-    /// What the files weigh.
+    /// Size of its files in bytes.
     pub bytes: u64,
-    /// Why it was made.
+    /// The reason for the version.
     pub why: String,
-    /// The pipeline.
+    /// The name of the pipeline.
     pub pipeline: String,
-    /// The run that committed it: `runs/<run>.json` is its record.
+    /// The run of the commit. Its record is `runs/<run>.json`.
     pub run: String,
 }
 
-/// What lies between two versions.
+/// The difference between two versions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Diff {
-    /// The two versions.
+    /// The numbers of the two versions.
     pub versions: [u64; 2],
-    /// What runs said they did, version by version.
+    /// The reasons of the versions in between, by version.
     pub why: Vec<(u64, String)>,
-    /// Settings and inputs that changed, each as it was and is.
+    /// Changed settings and inputs, each with its earlier and later value.
     pub fields: BTreeMap<String, [Value; 2]>,
-    /// By what tasks were made, where that changed: lapo, libav, device, host.
+    /// Changes of provenance: lapo, libav, device, host.
     pub made: BTreeMap<String, [Value; 2]>,
-    /// Tasks, by key.
+    /// Added and dropped tasks, by key.
     pub tasks: Changed,
-    /// Videos, by the address they were found at.
+    /// Added and dropped videos, by address.
     pub videos: Changed,
-    /// Rows before and after.
+    /// Number of rows before and after.
     pub rows: [u64; 2],
 }
 
-/// What came and what went.
+/// Added and dropped elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Changed {
-    /// Only the later version has these.
+    /// Elements of the later version only.
     pub added: Vec<String>,
-    /// Only the earlier one had these.
+    /// Elements of the earlier version only.
     pub dropped: Vec<String>,
 }
 
 impl Changed {
+    /// Compares two lists.
     fn between(before: &[String], after: &[String]) -> Changed {
-        let lacks = |all: &[String], of: &[String]| {
-            let all: HashSet<&String> = all.iter().collect();
-            of.iter().filter(|one| !all.contains(one)).cloned().collect()
+        let difference = |of: &[String], from: &[String]| {
+            let from: HashSet<&String> = from.iter().collect();
+            of.iter().filter(|one| !from.contains(one)).cloned().collect()
         };
-        Changed { added: lacks(before, after), dropped: lacks(after, before) }
+        Changed { added: difference(after, before), dropped: difference(before, after) }
     }
 }
 
-/// Returns a stage's versions that are there, oldest first.
+/// Returns a stage's versions, oldest first.
 ///
 /// # Errors
-/// Names the stages there are where none is called so.
+/// Fails if the stage does not exist. The error lists the stages.
 pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
     dataset::workspace::require(store)?;
     let numbers = dataset::versions(store, stage)?;
@@ -86,6 +87,7 @@ pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
     }
     let mut versions = Vec::new();
     for number in numbers {
+        // A version can be collected between listing and reading.
         let Some(manifest) = dataset::at(store, stage, number)? else { continue };
         let Manifest { version, committed_unix_ms, totals, changes, why, pipeline, run, .. } =
             manifest;
@@ -105,10 +107,10 @@ pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
     Ok(versions)
 }
 
-/// Returns what changed from one version of a stage's dataset to another.
+/// Returns the changes from one version of a stage's dataset to another.
 ///
 /// # Errors
-/// Names the versions there are where one of the two is not.
+/// Fails if one of the versions does not exist. The error lists the versions.
 pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
     let all = history(store, stage)?;
     let side = |version: u64| match dataset::at(store, stage, version)? {
@@ -132,6 +134,7 @@ pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
         why: all
             .into_iter()
             .filter(|one| between.contains(&one.version))
+            // The first version's reason explains a change before it.
             .skip(1)
             .map(|one| (one.version, one.why))
             .collect(),
@@ -143,11 +146,12 @@ pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
     })
 }
 
-/// By what the tasks of a version were made; `None` where they are not alike.
+/// Returns the common provenance of a version's tasks. A field is `None` if tasks differ in it.
 fn common_origin(receipts: &[Arc<Receipt>]) -> BTreeMap<String, Option<Value>> {
     let mut common = BTreeMap::new();
     for receipt in receipts {
         let Value::Object(made) = serde_json::json!(receipt.made) else { continue };
+        // The time of finishing always differs.
         for (name, value) in made.into_iter().filter(|(name, _)| name != "finished_unix_secs") {
             let known = common.entry(name).or_insert_with(|| Some(value.clone()));
             if known.as_ref() != Some(&value) {
@@ -158,20 +162,23 @@ fn common_origin(receipts: &[Arc<Receipt>]) -> BTreeMap<String, Option<Value>> {
     common
 }
 
-/// The fields of a version's tasks; `None` where they are not alike, which is what each of them works on.
+/// Returns the common key fields of a version's tasks. A field is `None` if tasks differ in it, as
+/// they do in their inputs.
 fn common_fields(receipts: &[Arc<Receipt>]) -> BTreeMap<String, Option<Value>> {
-    let alike = shared(receipts);
+    let shared = shared_fields(receipts);
     let names = receipts.iter().flat_map(|receipt| receipt.fields.keys());
-    names.map(|name| (name.clone(), alike.get(name).cloned())).collect()
+    names.map(|name| (name.clone(), shared.get(name).cloned())).collect()
 }
 
-/// Fields that all tasks of a version have alike, and those of the other have otherwise or not at all; of a long list, how long it is.
+/// Returns the common fields of each version with different values in the other. A long list is
+/// replaced by its length.
 fn changed(
     before: &BTreeMap<String, Option<Value>>,
     after: &BTreeMap<String, Option<Value>>,
 ) -> BTreeMap<String, [Value; 2]> {
     let value = |fields: &BTreeMap<String, Option<Value>>, name| match fields.get(name) {
         Some(value) => value.clone(),
+        // A field that the other version does not have counts as null.
         None => Some(Value::Null),
     };
     let short = |value: Value| match value {
@@ -194,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_and_what_went() {
+    fn added_and_dropped_elements_are_listed() {
         let names =
             |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let changed = Changed::between(&names(&["a", "b"]), &names(&["b", "c", "d"]));
@@ -202,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_told_by_its_length() {
+    fn a_long_list_is_replaced_by_its_length() {
         let fields = |size: u32, videos: usize| {
             let fields = [
                 ("size", Some(json!(size))),

@@ -1,4 +1,4 @@
-//! What one stage's dataset is. In: a workspace and a stage's name; out: [`Inspection`], the facts of its receipts and what its tables say.
+//! Describes the dataset of one stage from its receipts and tables. Start at [`inspect`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use super::catalog::{Catalog, Content, DatasetInfo};
 use super::{Error, Result, Rows, list, nearest, query};
 use crate::dataset::{self, Receipt, Store};
 
-/// One stage's newest version, told.
+/// A description of a stage's newest version.
 #[derive(Debug)]
 pub struct Inspection {
-    /// How much it is.
+    /// Its size.
     pub info: DatasetInfo,
-    /// What its tasks were set to, inputs included; of several tasks, what they share.
+    /// The common settings and inputs of its tasks.
     pub fields: Map<String, Value>,
-    /// Counts and seconds, all tasks together.
+    /// Statistics such as counts and seconds, summed over all tasks.
     pub stats: BTreeMap<String, f64>,
-    /// What the stage says of its result.
+    /// The sentences of its verdicts.
     pub sentences: Vec<String>,
-    /// Files of weights.
+    /// The paths of its weight files.
     pub weights: Vec<String>,
-    /// Of every table its name, and columns with their types.
+    /// The name of every table, and its columns with their types.
     pub tables: Vec<(String, Vec<String>)>,
-    /// Questions, and what the tables answer.
+    /// Example queries and their rows.
     pub answers: Vec<(String, Rows)>,
 }
 
-/// Reads what there is to know of a stage.
+/// Describes a stage.
 ///
 /// # Errors
-/// Names the stages there are where none is called so.
+/// Fails if the stage does not exist. The error lists the stages.
 pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     let catalog = Catalog::read(store)?;
     let infos = catalog.datasets();
@@ -46,8 +46,10 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     for (name, value) in receipts.iter().flat_map(|receipt| &receipt.stats) {
         *stats.entry(name.clone()).or_default() += value;
     }
-    let (mut tables, mut answers) = (Vec::new(), Vec::new());
+    let mut tables = Vec::new();
+    let mut answers = Vec::new();
     for table in catalog.tables.iter().filter(|table| table.stage.as_deref() == Some(stage)) {
+        // A short name is another name of the stage's own table.
         if ["frames", "labels"].contains(&table.name.as_str()) && table.name != stage {
             continue;
         }
@@ -55,18 +57,19 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
             query(store, &format!("SELECT * FROM \"{}\" LIMIT 0", table.name))?.typed_columns();
         let sort =
             if let Content::Parquet(sort) = &table.content { sort.as_str() } else { "frames" };
-        if let Some(sql) = question(sort, &table.name) {
+        if let Some(sql) = example_query(sort, &table.name) {
+            // The rows are small: example queries aggregate or have a limit.
             let rows = query(store, &sql)?;
             answers.push((sql, rows));
         }
         tables.push((table.name.clone(), columns));
     }
-    let told =
+    let verdicts =
         files().filter(|file| file.path.ends_with(".json")).map(|file| sentence(store, &file.path));
-    let sentences = told.collect::<Result<Vec<Option<String>>>>()?;
+    let sentences = verdicts.collect::<Result<Vec<Option<String>>>>()?;
     Ok(Inspection {
         info,
-        fields: shared(&receipts),
+        fields: shared_fields(&receipts),
         stats,
         sentences: sentences.into_iter().flatten().collect(),
         weights: files()
@@ -78,7 +81,7 @@ pub fn inspect(store: &Store, stage: &str) -> Result<Inspection> {
     })
 }
 
-/// The error of a stage that is not there.
+/// Returns the error for an unknown stage.
 pub(super) fn no_stage(store: &Store, stage: &str) -> Result<Error> {
     let stages: Vec<String> = dataset::stages(store)?.into_iter().map(|(name, _)| name).collect();
     if stages.is_empty() {
@@ -92,33 +95,38 @@ pub(super) fn no_stage(store: &Store, stage: &str) -> Result<Error> {
     })
 }
 
-/// What one asks first, by what sort of table it is.
-fn question(sort: &str, table: &str) -> Option<String> {
+/// Returns an example query for a table, depending on its sort of rows.
+fn example_query(sort: &str, table: &str) -> Option<String> {
     Some(match sort {
         "frames" => format!(
-            "SELECT count(*) AS frames, count(DISTINCT video) AS videos, min(time_s) AS from_s, max(time_s) AS to_s FROM \"{table}\""
+            "SELECT count(*) AS frames, count(DISTINCT video) AS videos, min(time_s) AS from_s, \
+             max(time_s) AS to_s FROM \"{table}\""
         ),
         "labels" => format!(
-            "SELECT count(*) AS transitions, count(DISTINCT video) AS videos, count(true_action) AS with_true_action, avg(motion) AS motion, \
+            "SELECT count(*) AS transitions, count(DISTINCT video) AS videos, \
+             count(true_action) AS with_true_action, avg(motion) AS motion, \
              avg(fdm_error) AS fdm_error FROM \"{table}\""
         ),
         "actions" => format!(
-            "SELECT action, count(*) AS n FROM \"{table}\" GROUP BY action ORDER BY n DESC LIMIT 16"
+            "SELECT action, count(*) AS n FROM \"{table}\" GROUP BY action ORDER BY n DESC \
+             LIMIT 16"
         ),
         "metrics" => format!("SELECT * FROM \"{table}\" ORDER BY step DESC LIMIT 5"),
         "curve" => format!(
-            "SELECT transitions, count(*) AS draws, avg(accuracy) AS accuracy, avg(r2) AS r2 FROM \"{table}\" GROUP BY transitions ORDER BY transitions"
+            "SELECT transitions, count(*) AS draws, avg(accuracy) AS accuracy, avg(r2) AS r2 \
+             FROM \"{table}\" GROUP BY transitions ORDER BY transitions"
         ),
         "episodes" => format!(
-            "SELECT player, transitions, count(*) AS episodes, avg(episode_return) AS mean_return, avg(length) AS length FROM \"{table}\" \
+            "SELECT player, transitions, count(*) AS episodes, \
+             avg(episode_return) AS mean_return, avg(length) AS length FROM \"{table}\" \
              GROUP BY player, transitions ORDER BY player, transitions"
         ),
         _ => return None,
     })
 }
 
-/// The fields that all receipts have alike.
-pub(super) fn shared(receipts: &[Arc<Receipt>]) -> Map<String, Value> {
+/// Returns the common key fields of all receipts.
+pub(super) fn shared_fields(receipts: &[Arc<Receipt>]) -> Map<String, Value> {
     let Some((first, rest)) = receipts.split_first() else { return Map::new() };
     let alike = |(name, value): &(&String, &Value)| {
         rest.iter().all(|receipt| receipt.fields.get(name) == Some(value))
@@ -126,12 +134,12 @@ pub(super) fn shared(receipts: &[Arc<Receipt>]) -> Map<String, Value> {
     first.fields.iter().filter(alike).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// What a verdict says in words.
+/// Returns the sentence of a verdict file.
 fn sentence(store: &Store, path: &str) -> Result<Option<String>> {
     let corrupt = |e: serde_json::Error| dataset::Error::Corrupt {
         path: path.to_owned(),
         reason: e.to_string(),
     };
-    let told: Value = serde_json::from_slice(&store.require(path)?).map_err(corrupt)?;
-    Ok(told["sentence"].as_str().map(str::to_owned))
+    let verdict: Value = serde_json::from_slice(&store.require(path)?).map_err(corrupt)?;
+    Ok(verdict["sentence"].as_str().map(str::to_owned))
 }

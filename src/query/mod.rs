@@ -1,16 +1,20 @@
-//! SQL over the datasets of a workspace: every stage is a table.
+//! Answers SQL queries over the datasets of a workspace. Every stage is a table.
 //!
-//! In: a workspace and a query. Out: an [`Answer`], whose rows are written as they come, as a table, CSV, JSON, JSON lines or Parquet.
-//! Start at [`answer`]; [`query`] collects the rows instead. [`tables`] says what there is to ask, [`tables_asked`] what a query asks
-//! for, [`datasets`] what there is at all, [`inspect()`] what one stage has, [`history()`] how it came to be.
+//! - [`answer`] prepares an [`QueryResult`], a stream of rows as a table, CSV, JSON, JSON lines or
+//!   Parquet. [`query`] collects the rows instead.
+//! - [`tables`] lists the tables of a workspace, [`table_names`] the tables of a query.
+//! - [`datasets`] lists all datasets, [`inspect()`] describes one of them, [`history()`] lists its
+//!   versions, [`diff`] compares two of them.
 //!
-//! A stage's table is the stage's newest version: frames without their pixels where it made shards, else the
-//! rows of its Parquet files. Besides, there are `videos`, with what lists say of them, `rejects`, those that could not be
-//! read, and `frames` and `labels` where just one stage made such. `labels@3` is version 3 of the same; [`Versions`] chooses for a
-//! whole query.
+//! A stage's table is its newest version: the frames without pixels if it made shards, otherwise
+//! the rows of its Parquet files. In addition there are `videos` (with the columns of video lists),
+//! `rejects` (unreadable videos), and the short names `frames` and `labels` if exactly one stage
+//! makes such rows. `labels@3` is version 3 of a table; [`Versions`] selects versions for a whole
+//! query.
 //!
-//! A stage whose newest manifest is damaged fails the queries that read it, and those that read `videos`, `rejects` or a short name, which
-//! may be about it. `SHOW TABLES` and [`datasets`] list it with what is wrong.
+//! If a stage's newest manifest is damaged, only queries that may read it fail: queries on its
+//! table, on `videos`, on `rejects` and on short names. `SHOW TABLES` and [`datasets`] list it with
+//! the damage.
 
 mod answer;
 mod catalog;
@@ -35,7 +39,7 @@ use sqlparser::ast::Query;
 
 use crate::dataset::Store;
 use crate::dataset::pins::{self, TemporaryPin};
-pub use answer::{Answer, Rows};
+pub use answer::{QueryResult, Rows};
 use catalog::Catalog;
 pub use catalog::{DatasetInfo, Table};
 use damage::Sources;
@@ -46,25 +50,25 @@ pub use inspect::{Inspection, inspect};
 pub use print::write;
 pub use sink::Format;
 use statement::Statement;
-pub use statement::{Asked, tables_asked};
+pub use statement::{TableName, table_names};
 pub use versions::Versions;
 
-/// What this room's functions return.
+/// The result of a query.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Answers an SQL query over the newest versions of a workspace's datasets, and collects its rows.
+/// Answers an SQL query over the newest versions of all datasets, and collects its rows.
 pub fn query(store: &Store, sql: &str) -> Result<Rows> {
     answer(store, sql, &Versions::default())?.collect()
 }
 
 /// Prepares the answer to an SQL query. Rows are read when the answer is written or collected.
-pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
+pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<QueryResult> {
     let statement = Statement::parse(sql)?;
-    let mut asked = Workspace::open(store, versions)?;
+    let mut workspace = Workspace::open(store, versions)?;
     match statement {
         Statement::Tables => {
-            let whole = asked.catalog.tables.iter().map(|table| (table.name.clone(), None));
-            let damaged = asked
+            let whole = workspace.catalog.tables.iter().map(|table| (table.name.clone(), None));
+            let damaged = workspace
                 .catalog
                 .damaged
                 .iter()
@@ -72,43 +76,43 @@ pub fn answer(store: &Store, sql: &str, versions: &Versions) -> Result<Answer> {
             let mut all: Vec<(String, Option<String>)> = whole.chain(damaged).collect();
             all.sort_unstable();
             let (names, damages): (Vec<String>, Vec<Option<String>>) = all.into_iter().unzip();
-            Answer::of(vec![
+            QueryResult::of(vec![
                 Column::new("name".into(), names),
                 Column::new("damage".into(), damages),
             ])
         }
         Statement::Columns(table) => {
-            let (_, mut rows) = asked.scan(&table, &mut Sources::new(store))?;
-            let schema = rows.collect_schema().map_err(failed(&[]))?;
+            let (_, mut rows) = workspace.scan(&table, &mut Sources::new(store))?;
+            let schema = rows.collect_schema().map_err(engine_error(&[]))?;
             let (names, types): (Vec<String>, Vec<String>) =
                 schema.iter().map(|(name, kind)| (name.to_string(), kind.to_string())).unzip();
-            Answer::of(vec![
+            QueryResult::of(vec![
                 Column::new("column_name".into(), names),
                 Column::new("column_type".into(), types),
             ])
         }
         Statement::Rows(query) => {
-            for _ in 0..RETRIES {
-                match asked.rows(query.clone()) {
+            for _ in 0..REOPENINGS {
+                match workspace.rows(query.clone()) {
                     Err(Error::Dataset(crate::dataset::Error::Missing { path }))
                         if path.contains("/manifests/") => {}
                     rows => return rows,
                 }
-                // What was the newest version has been superseded and collected meanwhile.
-                asked = Workspace::open(store, versions)?;
+                // The newest version was superseded and collected since the workspace was opened.
+                workspace = Workspace::open(store, versions)?;
             }
-            asked.rows(query)
+            workspace.rows(query)
         }
     }
 }
 
-/// How often a query looks again for the newest versions.
-const RETRIES: usize = 8;
+/// Number of attempts to reopen the workspace during a query.
+const REOPENINGS: usize = 8;
 
-/// The error of a stage that is not there, or has no such version.
+/// Returns the error for an unknown stage, or for an unknown version of a stage.
 ///
 /// # Errors
-/// Where the workspace cannot be read.
+/// Fails if the workspace cannot be read.
 pub fn no_such_version(store: &Store, stage: &str, version: Option<u64>) -> Result<Error> {
     match version {
         Some(version) if !crate::dataset::versions(store, stage)?.is_empty() => {
@@ -118,12 +122,12 @@ pub fn no_such_version(store: &Store, stage: &str, version: Option<u64>) -> Resu
     }
 }
 
-/// The tables a query can name.
+/// Returns the tables of a workspace.
 pub fn tables(store: &Store) -> Result<Vec<Table>> {
     Ok(Catalog::read(store)?.tables)
 }
 
-/// Every stage's newest version: how much it is, and of what.
+/// Describes the newest version of every stage's dataset.
 pub fn datasets(store: &Store) -> Result<Vec<DatasetInfo>> {
     match Catalog::read(store) {
         Ok(catalog) => Ok(catalog.datasets()),
@@ -132,22 +136,23 @@ pub fn datasets(store: &Store) -> Result<Vec<DatasetInfo>> {
     }
 }
 
-/// A workspace at the versions that a query reads.
+/// A workspace and the selected versions.
 struct Workspace<'a> {
     store: &'a Store,
     versions: &'a Versions,
     catalog: Catalog,
 }
 
-/// A table of a query: what the query and the engine call it, and what is in it.
-struct Opened {
-    asked: Asked,
+/// A table of a query: the name in the query, the name in the engine, and its rows.
+struct OpenedTable {
+    query_name: TableName,
     name: String,
     rows: LazyFrame,
     columns: Vec<String>,
 }
 
 impl<'a> Workspace<'a> {
+    /// Reads the catalog and checks the selected stages.
     fn open(store: &'a Store, versions: &'a Versions) -> Result<Self> {
         let catalog = Catalog::read(store)?;
         let stages: Vec<String> = catalog.datasets().into_iter().map(|info| info.stage).collect();
@@ -160,58 +165,71 @@ impl<'a> Workspace<'a> {
         Ok(Self { store, versions, catalog })
     }
 
-    /// The rows that answer a query.
-    fn rows(&self, mut query: Box<Query>) -> Result<Answer> {
-        if let Some((asked, name)) = statement::counted(&query)
-            && let Some(rows) = self.counted(&asked)?
+    /// Prepares the rows of a query.
+    fn rows(&self, mut query: Box<Query>) -> Result<QueryResult> {
+        // The manifest has the count, so no file is opened.
+        if let Some((table, column)) = statement::counted_table(&query)
+            && let Some(rows) = self.row_count(&table)?
         {
-            return Answer::of(vec![Column::new(name.into(), [rows])]);
+            return QueryResult::of(vec![Column::new(column.into(), [rows])]);
         }
-        let (mut opened, mut held, mut sources) =
-            (Vec::<Opened>::new(), Vec::new(), Sources::new(self.store));
-        let renamed = statement::rename_tables(&mut query, |asked| {
-            if let Some(known) = opened.iter().find(|one| one.asked == *asked) {
+        let mut opened = Vec::<OpenedTable>::new();
+        let mut pins = Vec::new();
+        let mut sources = Sources::new(self.store);
+        // Each table is opened once, however often the query names it.
+        let renamed = statement::rename_tables(&mut query, |table| {
+            if let Some(known) = opened.iter().find(|one| one.query_name == *table) {
                 return Ok(known.name.clone());
             }
-            held.extend(self.hold(asked)?);
-            let (name, mut rows) = self.scan(asked, &mut sources)?;
-            let schema = rows.collect_schema().map_err(failed(&[]))?;
+            // Pin first: garbage collection must not delete a file between listing and reading.
+            pins.extend(self.pin(table)?);
+            let (name, mut rows) = self.scan(table, &mut sources)?;
+            let schema = rows.collect_schema().map_err(engine_error(&[]))?;
             let columns = schema.iter_names().map(ToString::to_string).collect();
-            opened.push(Opened { asked: asked.clone(), name: name.clone(), rows, columns });
+            opened.push(OpenedTable {
+                query_name: table.clone(),
+                name: name.clone(),
+                rows,
+                columns,
+            });
             Ok(name)
         });
         renamed.map_err(|error| sources.explain(error))?;
+        // Name results before fixing the case: the names are the user's text.
         columns::name_results(&mut query)?;
         let known: BTreeSet<String> =
             opened.iter().flat_map(|table| table.columns.clone()).collect();
-        let unknown = columns::fold(&mut query, &known);
-        let tables: Vec<_> =
-            opened.iter().map(|table| (table.asked.name.clone(), table.columns.clone())).collect();
+        let unknown = columns::fix_column_case(&mut query, &known);
+        let tables: Vec<_> = opened
+            .iter()
+            .map(|table| (table.query_name.name.clone(), table.columns.clone()))
+            .collect();
         let mut context = SQLContext::new();
         for table in opened {
             context.register(&table.name, table.rows);
         }
-        let wrong = |cause| match unknown.first() {
+        // The engine's message for an unknown column is vague: report the column instead.
+        let explained = |cause| match unknown.first() {
             Some(column) => Error::NoColumn { column: column.clone(), tables: tables.clone() },
-            None => failed(&tables)(cause),
+            None => engine_error(&tables)(cause),
         };
         let rows = context
             .execute(&query.to_string())
             .and_then(|mut rows| rows.collect_schema().map(|schema| (rows, schema)));
-        let (rows, schema) = rows.map_err(|cause| sources.explain(wrong(cause)))?;
-        Ok(Answer { rows, schema, tables, sources: Some(sources), _held: held })
+        let (rows, schema) = rows.map_err(|cause| sources.explain(explained(cause)))?;
+        Ok(QueryResult { rows, schema, tables, sources: Some(sources), _pins: pins })
     }
 
-    /// How many rows a table has by what the workspace knows of its files; `None` where only reading it can tell.
-    fn counted(&self, asked: &Asked) -> Result<Option<u64>> {
-        let (table, version) = self.find(asked)?;
+    /// Returns a table's number of rows according to its manifest, or `None` if it must be read.
+    fn row_count(&self, name: &TableName) -> Result<Option<u64>> {
+        let (table, version) = self.find(name)?;
         self.catalog.rows(self.store, table, version)
     }
 
-    /// Holds the versions of a table while they are read.
-    fn hold(&self, asked: &Asked) -> Result<Vec<TemporaryPin>> {
-        let (table, version) = self.find(asked)?;
-        let mut held = Vec::new();
+    /// Pins the versions of a table while they are read.
+    fn pin(&self, name: &TableName) -> Result<Vec<TemporaryPin>> {
+        let (table, version) = self.find(name)?;
+        let mut pins = Vec::new();
         for stage in table.stage.clone().map_or_else(
             || self.catalog.datasets().into_iter().map(|info| info.stage).collect(),
             |stage| vec![stage],
@@ -225,15 +243,15 @@ impl<'a> Workspace<'a> {
                         version.unwrap_or_default(),
                     )?);
                 }
-                reading => held.extend(reading?),
+                reading => pins.extend(reading?),
             }
         }
-        Ok(held)
+        Ok(pins)
     }
 
-    /// A table's rows, and a name for them that no name in a query can hide.
-    fn scan(&self, asked: &Asked, sources: &mut Sources) -> Result<(String, LazyFrame)> {
-        let (table, version) = self.find(asked)?;
+    /// Returns a table's rows and an internal name. No name in a query can hide it.
+    fn scan(&self, name: &TableName, sources: &mut Sources) -> Result<(String, LazyFrame)> {
+        let (table, version) = self.find(name)?;
         let named = version.map(|version| format!("@{version}")).unwrap_or_default();
         let files = self.catalog.files(self.store, table, version)?;
         let rows = self.catalog.scan(self.store, table, &files);
@@ -241,38 +259,45 @@ impl<'a> Workspace<'a> {
         Ok((format!("table:{}{named}", table.name), rows?))
     }
 
-    /// The table that a name means, and the version of it.
-    fn find(&self, asked: &Asked) -> Result<(&Table, Option<u64>)> {
-        let table = self.table(&asked.name)?;
+    /// Returns the table with this name, and its version.
+    fn find(&self, name: &TableName) -> Result<(&Table, Option<u64>)> {
+        let table = self.table(&name.name)?;
         let Some(stage) = &table.stage else {
-            return if asked.version.is_some() {
-                Err(Error::Unversioned(asked.clone()))
+            return if name.version.is_some() {
+                Err(Error::Unversioned(name.clone()))
             } else {
                 Ok((table, None))
             };
         };
-        match asked.version {
+        match name.version {
             Some(version) => Ok((table, Some(version))),
+            // A version in the query takes precedence over the selected one.
             None => Ok((table, self.versions.version(stage)?)),
         }
     }
 
+    /// Returns the table with this name; a different case is accepted if it is unambiguous.
     fn table(&self, name: &str) -> Result<&Table> {
         let tables = &self.catalog.tables;
         if let Some(table) = tables.iter().find(|table| table.name == name) {
-            // `rejects` and `videos` list what every stage has.
+            // `rejects` and `videos` combine the rows of all stages.
             if table.stage.is_none() {
                 self.catalog.fail_if_damaged(self.store, |_| true)?;
             }
             return Ok(table);
         }
         self.catalog.check_damage(self.store, name)?;
-        if let Some((name, stages)) =
-            self.catalog.ambiguous.iter().find(|(short, _)| statement::same(short, name))
+        if let Some((name, stages)) = self
+            .catalog
+            .ambiguous
+            .iter()
+            .find(|(short, _)| statement::same_ignoring_case(short, name))
         {
             return Err(Error::Ambiguous { name: name.clone(), stages: stages.clone() });
         }
-        let mut near = tables.iter().filter(|table| statement::same(&table.name, name));
+        // A table in other case is meant if there is only one.
+        let mut near =
+            tables.iter().filter(|table| statement::same_ignoring_case(&table.name, name));
         match (near.next(), near.next()) {
             (Some(table), None) => Ok(table),
             _ => Err(Error::NoTable {
@@ -283,8 +308,8 @@ impl<'a> Workspace<'a> {
     }
 }
 
-/// Tells what the engine says; its first line says what is wrong, the rest is the query's plan.
-fn failed(tables: &[(String, Vec<String>)]) -> impl Fn(PolarsError) -> Error + use<> {
+/// Converts an error of the engine. Its first line is the message, the rest is the query's plan.
+fn engine_error(tables: &[(String, Vec<String>)]) -> impl Fn(PolarsError) -> Error + use<> {
     let tables = tables.to_vec();
     move |cause| Error::Sql {
         cause: cause.to_string().lines().next().unwrap_or_default().to_owned(),
@@ -292,16 +317,16 @@ fn failed(tables: &[(String, Vec<String>)]) -> impl Fn(PolarsError) -> Error + u
     }
 }
 
-impl Answer {
-    /// An answer that is known already.
+impl QueryResult {
+    /// Creates an answer from columns in memory.
     fn of(columns: Vec<Column>) -> Result<Self> {
-        let rows = DataFrame::new_infer_height(columns).map_err(failed(&[]))?;
+        let rows = DataFrame::new_infer_height(columns).map_err(engine_error(&[]))?;
         Ok(Self {
             schema: rows.schema().clone(),
             rows: rows.lazy(),
             tables: vec![],
             sources: None,
-            _held: vec![],
+            _pins: vec![],
         })
     }
 }

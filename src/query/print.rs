@@ -1,32 +1,31 @@
-//! Rows as a table for people.
-//!
-//! In: [`Rows`], or batches of them. Out: aligned text. Start at [`write`].
+//! Prints rows as an aligned table. Start at [`write`].
 
 use std::fmt::Write as _;
 use std::io::Write;
 
 use polars::prelude::{AnyValue, DataFrame, Schema};
 
-use super::sink::{self, Format, Sink, stopped};
+use super::sink::{self, Format, Sink, write_error};
 use super::{Result, Rows, text};
 
 /// Writes rows in a format.
 ///
 /// # Errors
-/// Fails where `out` takes no more.
+/// Fails if writing to `out` fails.
 pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<()> {
     let mut sink = sink::open(format, rows.0.schema(), out)?;
     sink.rows(&rows.0)?;
     sink.finish()
 }
 
-/// A table, written when it is whole: only then it is known how wide its columns are.
+/// Collects all rows of a table before it writes them, because the width of a column depends on all
+/// its cells.
 pub(super) struct TableSink<'a> {
     out: &'a mut (dyn Write + 'a),
     columns: Vec<Cells>,
 }
 
-/// A column's name and its values, as text.
+/// A column: its name and its values, as text.
 struct Cells {
     cells: Vec<String>,
     is_number: bool,
@@ -52,12 +51,12 @@ impl Sink for TableSink<'_> {
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        self.out.write_all(table(&self.columns).as_bytes()).map_err(stopped)
+        self.out.write_all(aligned(&self.columns).as_bytes()).map_err(write_error)
     }
 }
 
-/// All rows, aligned: numbers to the right, text to the left, two spaces between.
-fn table(columns: &[Cells]) -> String {
+/// Returns the rows as text: numbers aligned right, text left, with two spaces in between.
+fn aligned(columns: &[Cells]) -> String {
     let widths: Vec<usize> = columns
         .iter()
         .map(|column| column.cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0))
@@ -74,6 +73,7 @@ fn table(columns: &[Cells]) -> String {
             };
             written.expect("a string grows as needed");
         }
+        // The last column needs no padding.
         text.push_str(row.trim_end());
         text.push('\n');
     }

@@ -1,6 +1,4 @@
-//! Rows on their way out, batch by batch.
-//!
-//! In: batches of rows. Out: bytes in a [`Format`]. Start at [`open`].
+//! Writes batches of rows in a [`Format`]. Start at [`open`].
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -13,32 +11,32 @@ use super::print::TableSink;
 use super::text;
 use super::{Error, Result};
 
-/// A way to write rows.
+/// An output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
-    /// Aligned columns, for people.
+    /// Aligned columns for reading.
     #[default]
     Table,
-    /// Comma-separated values with a header; a list is a JSON array in quotes. Text that a spreadsheet would take for a formula gets a
-    /// leading apostrophe.
+    /// Comma-separated values with a header. Lists are JSON arrays in quotes. Text gets a leading
+    /// apostrophe if a spreadsheet would evaluate it as a formula.
     Csv,
-    /// One array of objects.
+    /// One JSON array of objects.
     Json,
-    /// One object a line.
+    /// One JSON object per line.
     JsonLines,
     /// A Parquet file.
     Parquet,
 }
 
-/// What takes rows and writes them.
+/// A writer of rows.
 pub(super) trait Sink {
-    /// Takes the next rows.
+    /// Writes or collects the next rows.
     fn rows(&mut self, rows: &DataFrame) -> Result<()>;
-    /// Writes what is left once all rows are there.
+    /// Writes the rest after the last rows.
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// Begins to write rows of these columns.
+/// Opens a sink for rows with these columns.
 pub(super) fn open<'a>(
     format: Format,
     schema: &Schema,
@@ -50,7 +48,7 @@ pub(super) fn open<'a>(
             let mut header = Vec::new();
             let names: Vec<&str> = schema.iter_names().map(|name| name.as_str()).collect();
             text::line(&mut header, names.len(), |out, column| text::csv_text(out, names[column]));
-            out.write_all(&header).map_err(stopped)?;
+            out.write_all(&header).map_err(write_error)?;
             Box::new(TextSink { out, names: vec![], style: Style::Csv, any: false })
         }
         Format::Json | Format::JsonLines => {
@@ -64,19 +62,22 @@ pub(super) fn open<'a>(
         Format::Parquet => {
             let cause = Rc::default();
             let writer =
-                ParquetWriter::new(Watched { out, cause: Rc::clone(&cause) }).batched(schema);
-            Box::new(ParquetSink { writer: writer.map_err(|error| failed(&cause, &error))?, cause })
+                ParquetWriter::new(ErrorKeeper { out, cause: Rc::clone(&cause) }).batched(schema);
+            Box::new(ParquetSink {
+                writer: writer.map_err(|error| parquet_error(&cause, &error))?,
+                cause,
+            })
         }
     })
 }
 
-/// Rows as text, which is written batch by batch.
+/// Writes rows as text, batch by batch.
 struct TextSink<'a> {
     out: &'a mut (dyn Write + 'a),
-    /// The keys of an object, as JSON with a colon; CSV has none.
+    /// The keys of a JSON object, each with a colon. Empty for CSV.
     names: Vec<String>,
     style: Style,
-    /// Whether a row was written.
+    /// Whether any row was written.
     any: bool,
 }
 
@@ -96,24 +97,27 @@ impl Sink for TextSink<'_> {
         for _ in 0..rows.height() {
             let next = |column: usize| columns[column].next().unwrap_or(AnyValue::Null);
             self.row(&mut bytes, rows.width(), next);
+            // Bound the buffer: a batch of long lists can be large.
             if bytes.len() >= 1 << 16 {
-                self.out.write_all(&bytes).map_err(stopped)?;
+                self.out.write_all(&bytes).map_err(write_error)?;
                 bytes.clear();
             }
         }
-        self.out.write_all(&bytes).map_err(stopped)
+        self.out.write_all(&bytes).map_err(write_error)
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
         match (self.style, self.any) {
-            (Style::Json, true) => self.out.write_all(b"]\n").map_err(stopped),
-            (Style::Json, false) => self.out.write_all(b"[]\n").map_err(stopped),
+            (Style::Json, true) => self.out.write_all(b"]\n").map_err(write_error),
+            // No row opened the array.
+            (Style::Json, false) => self.out.write_all(b"[]\n").map_err(write_error),
             (Style::Csv | Style::JsonLines, _) => Ok(()),
         }
     }
 }
 
 impl TextSink<'_> {
+    /// Formats one row. `next` returns the value of a column.
     fn row<'v>(
         &mut self,
         out: &mut Vec<u8>,
@@ -142,22 +146,22 @@ impl TextSink<'_> {
     }
 }
 
-/// Rows as row groups of one file.
+/// Writes rows as row groups of one file.
 struct ParquetSink<'a> {
-    writer: BatchedWriter<Watched<'a>>,
+    writer: BatchedWriter<ErrorKeeper<'a>>,
     cause: Cause,
 }
 
-/// The first error of a [`Watched`].
+/// The first error of an [`ErrorKeeper`].
 type Cause = Rc<RefCell<Option<std::io::Error>>>;
 
-/// Keeps the error of what it writes to: Parquet's writer tells it as text only.
-struct Watched<'a> {
+/// Keeps the error of its writer, because the Parquet writer reports it only as text.
+struct ErrorKeeper<'a> {
     out: &'a mut (dyn Write + 'a),
     cause: Cause,
 }
 
-impl Write for Watched<'_> {
+impl Write for ErrorKeeper<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.out
             .write(bytes)
@@ -172,23 +176,25 @@ impl Write for Watched<'_> {
 impl Sink for ParquetSink<'_> {
     fn rows(&mut self, rows: &DataFrame) -> Result<()> {
         let mut rows = rows.clone();
+        // Every chunk would become a row group of its own.
         rows.rechunk_mut();
-        self.writer.write_batch(&rows).map_err(|error| failed(&self.cause, &error))
+        self.writer.write_batch(&rows).map_err(|error| parquet_error(&self.cause, &error))
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        self.writer.finish().map(|_| ()).map_err(|error| failed(&self.cause, &error))
+        self.writer.finish().map(|_| ()).map_err(|error| parquet_error(&self.cause, &error))
     }
 }
 
-/// Tells why bytes could not be written.
-pub(super) fn stopped(cause: std::io::Error) -> Error {
+/// Creates the error of a failed write.
+pub(super) fn write_error(cause: std::io::Error) -> Error {
     Error::Write(cause.into())
 }
 
-fn failed(cause: &Cause, error: &PolarsError) -> Error {
+/// Returns the error of the underlying writer if there is one, or else the Parquet writer's.
+fn parquet_error(cause: &Cause, error: &PolarsError) -> Error {
     match cause.borrow_mut().take() {
-        Some(cause) => stopped(cause),
+        Some(cause) => write_error(cause),
         None => Error::Format { format: "parquet", cause: error.to_string() },
     }
 }

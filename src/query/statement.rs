@@ -1,7 +1,7 @@
-//! What an SQL statement asks, before the engine sees it.
+//! Parses SQL statements, and finds their tables. Start at [`Statement::parse`].
 //!
-//! In: SQL text. Out: [`Statement`], which only reads, and the tables it names. Start at [`Statement::parse`]. Workspaces are never
-//! changed by SQL, so every statement that would change something, or read files outside of the workspace, is an error here.
+//! Workspaces are never changed by SQL. A statement is an error here if it would change something,
+//! or read files outside the workspace.
 
 use std::ops::ControlFlow;
 
@@ -14,7 +14,7 @@ use sqlparser::parser::{Parser, ParserOptions};
 
 use super::{Error, Result};
 
-/// A statement that can be answered.
+/// A supported statement.
 #[derive(Debug)]
 pub(super) enum Statement {
     /// `SELECT` or `WITH`: rows.
@@ -22,19 +22,19 @@ pub(super) enum Statement {
     /// `SHOW TABLES`.
     Tables,
     /// `DESCRIBE table` or `SHOW COLUMNS FROM table`.
-    Columns(Asked),
+    Columns(TableName),
 }
 
-/// A table as a query names it: `labels`, or `labels@3` for version 3.
+/// A table name in a query: `labels`, or `labels@3` for version 3.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Asked {
+pub struct TableName {
     /// The table's name.
     pub name: String,
-    /// The version after the `@`; `None` without one.
+    /// The version after the `@`, if any.
     pub version: Option<u64>,
 }
 
-impl Asked {
+impl TableName {
     /// Splits `labels@3` into a name and a version.
     fn parse(text: &str) -> Self {
         let version =
@@ -45,7 +45,8 @@ impl Asked {
         }
     }
 
-    /// Reads a name of one part; `schema.table` is no table of ours, and stays as it was written.
+    /// Parses a name of one part. A name such as `schema.table` cannot exist here and is kept as it
+    /// is.
     fn of(name: &ObjectName) -> Self {
         match &name.0[..] {
             [ObjectNamePart::Identifier(ident)] => Self::parse(&ident.value),
@@ -54,42 +55,44 @@ impl Asked {
     }
 }
 
-/// Returns the tables that a query asks for, in the order of their first use. Names that the query itself defines, such as those of
-/// `WITH`, are not among them.
+/// Returns the tables of a query, in the order of their first use. Names defined by the query
+/// itself, as in `WITH`, are not included.
 ///
 /// # Errors
-/// Fails on what is no SQL, and on statements that are not answered.
-pub fn tables_asked(sql: &str) -> Result<Vec<Asked>> {
-    let mut all: Vec<Asked> = Vec::new();
+/// Fails if the text is not SQL, or if the statement is not supported.
+pub fn table_names(sql: &str) -> Result<Vec<TableName>> {
+    let mut all: Vec<TableName> = Vec::new();
     match Statement::parse(sql)? {
         Statement::Tables => {}
-        Statement::Columns(asked) => all.push(asked),
-        Statement::Rows(mut query) => rename_tables(&mut query, |asked| {
-            if !all.contains(asked) {
-                all.push(asked.clone());
+        Statement::Columns(table) => all.push(table),
+        Statement::Rows(mut query) => rename_tables(&mut query, |table| {
+            if !all.contains(table) {
+                all.push(table.clone());
             }
-            Ok(asked.name.clone())
+            Ok(table.name.clone())
         })?,
     }
     Ok(all)
 }
 
 impl Statement {
-    /// Parses one statement, and refuses those that are not answered.
+    /// Parses one statement, and returns an error if it is not supported.
     pub fn parse(sql: &str) -> Result<Self> {
         let options = ParserOptions { trailing_commas: true, ..ParserOptions::default() };
-        let wrong =
+        let syntax =
             |cause: sqlparser::parser::ParserError| Error::Syntax { cause: cause.to_string() };
         let parser =
-            Parser::new(&GenericDialect).with_options(options).try_with_sql(sql).map_err(wrong)?;
-        let mut statements = { parser }.parse_statements().map_err(wrong)?;
+            Parser::new(&GenericDialect).with_options(options).try_with_sql(sql).map_err(syntax)?;
+        let mut statements = { parser }.parse_statements().map_err(syntax)?;
         match (statements.pop(), statements.len()) {
             (None, _) => Err(refused("an empty query", "a statement")),
+            // `SELECT 1; DROP TABLE x` must not run its first half.
             (Some(_), 1..) => Err(refused("several statements at once", "one statement")),
             (Some(one), 0) => Self::of(one),
         }
     }
 
+    /// Converts a parsed statement.
     fn of(statement: Ast) -> Result<Self> {
         match statement {
             Ast::Query(query) => Ok(Self::Rows(query)),
@@ -97,11 +100,11 @@ impl Statement {
             Ast::ExplainTable { describe_alias, table_name, hive_format: None, .. }
                 if describe_alias.to_string() != "EXPLAIN" =>
             {
-                Ok(Self::Columns(Asked::of(&table_name)))
+                Ok(Self::Columns(TableName::of(&table_name)))
             }
             Ast::ShowColumns { extended: false, full: false, show_options } => {
                 match table_shown(&show_options) {
-                    Some(name) => Ok(Self::Columns(Asked::of(name))),
+                    Some(name) => Ok(Self::Columns(TableName::of(name))),
                     None => Err(refused(
                         "`SHOW COLUMNS` without a table, or with a filter",
                         "`SHOW COLUMNS FROM table`",
@@ -110,6 +113,7 @@ impl Statement {
             }
             other => {
                 let text = other.to_string();
+                // The first word is enough to recognise the statement.
                 let word = text.split_whitespace().next().unwrap_or_default().to_uppercase();
                 Err(refused(
                     &format!("`{word}`"),
@@ -120,6 +124,7 @@ impl Statement {
     }
 }
 
+/// Returns the table of `SHOW COLUMNS`, or `None` if there is a filter or no table.
 fn table_shown(options: &ShowStatementOptions) -> Option<&ObjectName> {
     let filtered = options.filter_position.as_ref().is_some_and(|position| {
         matches!(
@@ -137,19 +142,22 @@ fn table_shown(options: &ShowStatementOptions) -> Option<&ObjectName> {
     options.show_in.as_ref()?.parent_name.as_ref()
 }
 
+/// Creates the error of an unsupported statement.
 fn refused(seen: &str, expected: &str) -> Error {
     Error::Refused { seen: seen.to_owned(), expected: expected.to_owned() }
 }
 
-/// Returns the table of `SELECT count(*) FROM table`, with nothing else but aliases; its rows need not be read to be counted.
-pub(super) fn counted(query: &Query) -> Option<(Asked, String)> {
+/// Returns the table and the result's name if the query is `SELECT count(*) FROM table`, with
+/// nothing but aliases. Its rows can be counted without reading them.
+pub(super) fn counted_table(query: &Query) -> Option<(TableName, String)> {
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
     let ([item], [from]) = (&select.projection[..], &select.from[..]) else { return None };
-    // Whatever else a query has would be in its text.
+    // Any other clause would appear in the text of the query.
     if query.to_string() != format!("SELECT {item} FROM {from}") || !from.joins.is_empty() {
         return None;
     }
     let TableFactor::Table { name, alias, args: None, .. } = &from.relation else { return None };
+    // Table hints and samples would appear in the text, too.
     let plain = match alias {
         None => name.to_string(),
         Some(alias) if alias.columns.is_empty() => format!("{name} {alias}"),
@@ -161,58 +169,67 @@ pub(super) fn counted(query: &Query) -> Option<(Asked, String)> {
         _ => return None,
     };
     let is_count = call.to_string().eq_ignore_ascii_case("count(*)");
-    (is_count && plain == from.relation.to_string()).then(|| (Asked::of(name), column))
+    (is_count && plain == from.relation.to_string()).then(|| (TableName::of(name), column))
 }
 
-/// Replaces the name of every table of a query by what `resolve` returns for it. What a query calls its tables stays valid, as aliases.
+/// Replaces every table name of a query by the result of `resolve`. The original names stay valid
+/// as aliases.
 ///
 /// # Errors
-/// Fails where `resolve` does, and on whatever in a query would read files or change something.
+/// Fails if `resolve` fails, or if the query would read files or change something.
 pub(super) fn rename_tables(
     query: &mut Query,
-    resolve: impl FnMut(&Asked) -> Result<String>,
+    resolve: impl FnMut(&TableName) -> Result<String>,
 ) -> Result<()> {
-    let mut names = Names { scopes: Vec::new(), resolve };
-    match VisitMut::visit(query, &mut names) {
+    let mut renamer = TableRenamer { scopes: Vec::new(), resolve };
+    match VisitMut::visit(query, &mut renamer) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(*error),
     }
 }
 
-/// Walks through a query, and knows which names are those of its `WITH`.
-struct Names<F> {
+/// Walks through a query and tracks the names defined by `WITH`.
+struct TableRenamer<F> {
     scopes: Vec<Scope>,
     resolve: F,
 }
 
-/// The names that one `WITH` defines. A definition sees only those before it.
+/// The names defined by one `WITH`. A definition sees only the ones before it.
 struct Scope {
     names: Vec<String>,
+    /// Number of names defined so far.
     visible: usize,
 }
 
+/// The control flow of the visitors here: an error ends the visit.
 type Flow = ControlFlow<Box<Error>>;
 
-impl<F: FnMut(&Asked) -> Result<String>> Names<F> {
-    /// Returns how the innermost `WITH` that defines this name spells it.
+impl<F: FnMut(&TableName) -> Result<String>> TableRenamer<F> {
+    /// Returns the spelling of a name in the innermost `WITH` with this name.
     fn defined(&self, name: &str) -> Option<&String> {
         let visible = |scope: &'_ Scope| {
-            scope.names[..scope.visible].iter().rev().find(|one| same(one, name)).cloned()
+            scope.names[..scope.visible]
+                .iter()
+                .rev()
+                .find(|one| same_ignoring_case(one, name))
+                .cloned()
         };
         let scope = self.scopes.iter().rev().find(|scope| visible(scope).is_some())?;
-        scope.names[..scope.visible].iter().rev().find(|one| same(one, name))
+        scope.names[..scope.visible].iter().rev().find(|one| same_ignoring_case(one, name))
     }
 
+    /// Replaces a table name, and keeps the original as an alias.
     fn rename(&mut self, name: &mut ObjectName, alias: &mut Option<TableAlias>) -> Result<()> {
-        let asked = Asked::of(name);
+        let table = TableName::of(name);
         let spelled = match &name.0[..] {
             [ObjectNamePart::Identifier(ident)] => ident.value.clone(),
-            _ => asked.name.clone(),
+            _ => table.name.clone(),
         };
         let meant = match self.defined(&spelled) {
             Some(defined) => defined.clone(),
-            None => (self.resolve)(&asked)?,
+            None => (self.resolve)(&table)?,
         };
+        // `labels.motion` must still work after `labels` is renamed.
         if alias.is_none() && meant != spelled {
             *alias = Some(TableAlias {
                 explicit: true,
@@ -226,7 +243,7 @@ impl<F: FnMut(&Asked) -> Result<String>> Names<F> {
     }
 }
 
-impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for Names<F> {
+impl<F: FnMut(&TableName) -> Result<String>> VisitorMut for TableRenamer<F> {
     type Break = Box<Error>;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> Flow {
@@ -235,12 +252,12 @@ impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for Names<F> {
             names: tables.map(|table| table.alias.name.value.clone()).collect(),
             visible: 0,
         });
-        flow(plain(&mut query.body))
+        flow(check_body(&mut query.body))
     }
 
     fn post_visit_query(&mut self, _: &mut Query) -> Flow {
         self.scopes.pop();
-        // The first queries right within one are the definitions of its `WITH`, in order.
+        // The first queries directly inside a query are the definitions of its `WITH`, in order.
         if let Some(around) = self.scopes.last_mut() {
             around.visible = (around.visible + 1).min(around.names.len());
         }
@@ -263,6 +280,8 @@ impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for Names<F> {
             | TableFactor::UNNEST { .. } => Ok(()),
             other => {
                 let text = other.to_string();
+                // Table functions of the engine can read any file, such as
+                // `read_csv('/etc/passwd')`.
                 let name = text.split('(').next().unwrap_or_default().trim().to_owned();
                 Err(refused(&format!("the table function `{name}`"), "a table of the workspace"))
             }
@@ -270,7 +289,7 @@ impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for Names<F> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> Flow {
-        // Text is printed with its quotes as they are where they look doubled, so they are.
+        // The SQL printer does not escape quotes, so double them here.
         if let Expr::Value(value) = expr
             && let sqlparser::ast::Value::SingleQuotedString(text) = &mut value.value
         {
@@ -280,10 +299,12 @@ impl<F: FnMut(&Asked) -> Result<String>> VisitorMut for Names<F> {
     }
 }
 
-/// Turns `TABLE labels` into `SELECT * FROM labels`, and refuses bodies that would change something.
-fn plain(body: &mut SetExpr) -> Result<()> {
+/// Rewrites `TABLE labels` as `SELECT * FROM labels`, and returns an error for writing statements.
+fn check_body(body: &mut SetExpr) -> Result<()> {
     match body {
-        SetExpr::SetOperation { left, right, .. } => plain(left).and_then(|()| plain(right)),
+        SetExpr::SetOperation { left, right, .. } => {
+            check_body(left).and_then(|()| check_body(right))
+        }
         SetExpr::Table(table) => {
             let name = Ident::with_quote('"', table.table_name.clone().unwrap_or_default());
             if let Statement::Rows(query) = Statement::parse(&format!("SELECT * FROM {name}"))? {
@@ -302,6 +323,7 @@ fn plain(body: &mut SetExpr) -> Result<()> {
     }
 }
 
+/// Converts a result into the control flow of a visitor.
 fn flow(result: Result<()>) -> Flow {
     match result {
         Ok(()) => ControlFlow::Continue(()),
@@ -309,7 +331,7 @@ fn flow(result: Result<()>) -> Flow {
     }
 }
 
-/// Whether two names differ in case alone.
-pub(super) fn same(one: &str, other: &str) -> bool {
+/// Returns whether two names are equal up to case.
+pub(super) fn same_ignoring_case(one: &str, other: &str) -> bool {
     one.to_lowercase() == other.to_lowercase()
 }

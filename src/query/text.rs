@@ -1,16 +1,14 @@
-//! Values as text: for a cell of a table, for CSV, for JSON.
-//!
-//! In: a value. Out: its text. Start at [`cell`], [`csv`] or [`json`].
+//! Converts values to text: [`cell`] for a table, [`csv`] and [`json`].
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 
 use polars::prelude::AnyValue;
 
-/// How many values of a list a table shows.
+/// Number of list elements shown in a table.
 const LIST_SHOWN: usize = 3;
 
-/// Returns a value as a table shows it.
+/// Formats a value for a table.
 pub(super) fn cell(value: &AnyValue) -> String {
     match value {
         AnyValue::Null => "-".to_owned(),
@@ -27,16 +25,13 @@ pub(super) fn cell(value: &AnyValue) -> String {
     }
 }
 
-/// Escapes whatever would move the cursor or change the terminal: names of files may hold anything.
+/// Escapes control characters of the terminal: file names can contain anything.
 pub(super) fn printable(text: &str) -> String {
-    // Marks that turn the direction of writing around do not count as control characters.
-    let acts = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    // Marks that reverse the text direction are not control characters.
+    let is_direction_mark = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if acts(c) {
+        if c.is_control() || is_direction_mark(c) {
             write!(shown, "{}", c.escape_default()).expect("a string grows as needed")
         } else {
             shown.push(c)
@@ -45,13 +40,14 @@ pub(super) fn printable(text: &str) -> String {
     shown
 }
 
-/// Returns a number to six significant digits, in the shorter of the two notations.
+/// Formats a number with six significant digits, in the shorter of the two notations.
 fn decimal(number: f64) -> String {
     let magnitude = number.abs();
     if number == 0.0 || !number.is_finite() || (1e-4..1e9).contains(&magnitude) {
         let places =
             if magnitude >= 1.0 { 6 - magnitude.log10().floor().min(5.0) as usize } else { 7 };
         let text = format!("{number:.places$}");
+        // Drop trailing zeros.
         return if text.contains('.') {
             text.trim_end_matches('0').trim_end_matches('.').to_owned()
         } else {
@@ -61,7 +57,7 @@ fn decimal(number: f64) -> String {
     format!("{number:.5e}")
 }
 
-/// Writes a line of CSV with this many cells.
+/// Writes a line of CSV with this number of cells.
 pub(super) fn line(out: &mut Vec<u8>, width: usize, mut cell: impl FnMut(&mut Vec<u8>, usize)) {
     for column in 0..width {
         if column > 0 {
@@ -72,7 +68,7 @@ pub(super) fn line(out: &mut Vec<u8>, width: usize, mut cell: impl FnMut(&mut Ve
     out.push(b'\n');
 }
 
-/// Writes a value as a cell of CSV; a list is JSON in quotes, since CSV knows no lists.
+/// Writes a value as a CSV cell. Lists become JSON in quotes, because CSV has no lists.
 pub(super) fn csv(out: &mut Vec<u8>, value: &AnyValue) {
     match value {
         AnyValue::Null => {}
@@ -81,6 +77,7 @@ pub(super) fn csv(out: &mut Vec<u8>, value: &AnyValue) {
             json(&mut text, value);
             quoted(out, "", &text);
         }
+        // CSV readers accept `inf` and `NaN`, unlike JSON readers.
         AnyValue::Float32(number) if !number.is_finite() => put(out, number),
         AnyValue::Float64(number) if !number.is_finite() => put(out, number),
         AnyValue::String(text) => csv_text(out, text),
@@ -90,10 +87,11 @@ pub(super) fn csv(out: &mut Vec<u8>, value: &AnyValue) {
     }
 }
 
-/// Writes text as a cell of CSV. Spreadsheets run text that begins like a formula, so it gets an apostrophe, which they hide.
+/// Writes text as a CSV cell. Spreadsheets evaluate text that begins like a formula, so it gets an
+/// apostrophe. They do not show it.
 pub(super) fn csv_text(out: &mut Vec<u8>, text: &str) {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    // Empty text in quotes is not the same as no value.
+    // An empty text in quotes differs from a missing value.
     if is_formula || text.is_empty() || text.contains([',', '"', '\n', '\r']) {
         quoted(out, if is_formula { "'" } else { "" }, text.as_bytes());
     } else {
@@ -101,6 +99,7 @@ pub(super) fn csv_text(out: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// Writes text in quotes, after the prefix `before`.
 fn quoted(out: &mut Vec<u8>, before: &str, text: &[u8]) {
     out.push(b'"');
     out.extend_from_slice(before.as_bytes());
@@ -113,7 +112,7 @@ fn quoted(out: &mut Vec<u8>, before: &str, text: &[u8]) {
     out.push(b'"');
 }
 
-/// Writes a value as JSON, numbers to the last digit; numbers that are not finite are `null`.
+/// Writes a value as JSON. Numbers have all their digits; NaN and infinities become `null`.
 pub(super) fn json(out: &mut Vec<u8>, value: &AnyValue) {
     match value {
         AnyValue::Array(items, _) | AnyValue::List(items) => {
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_acts_on_a_terminal_is_escaped() {
+    fn terminal_control_characters_are_escaped() {
         for (text, shown) in [
             ("a\x1b[2Jb", "a\\u{1b}[2Jb"),
             ("a\nb\r\t\0", "a\\nb\\r\\t\\u{0}"),
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_it_must_and_disarms_formulas_in_text_alone() {
+    fn csv_quotes_separators_and_disarms_formulas_in_text() {
         for (text, written) in [
             ("plain", "plain"),
             ("a,b", "\"a,b\""),

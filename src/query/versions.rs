@@ -1,4 +1,4 @@
-//! Which version of each dataset a query reads. In: `--at labels=3`, or a run's record; out: [`Versions`].
+//! Selects the versions of datasets for a query: from `--at labels=3`, or from a run's record.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use serde::Deserialize;
 use super::{Error, Result, list};
 use crate::dataset::{self, Store};
 
-/// Which version of each stage's dataset a query reads: the newest, unless told otherwise.
+/// The selected version of each stage's dataset. The default is the newest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Versions {
     of: BTreeMap<String, u64>,
-    /// The run whose snapshot this is: it knows only its own stages.
+    /// The run of this snapshot. It has versions of its own stages only.
     run: Option<String>,
 }
 
-/// What a run's record says of its stages.
+/// The stages in a run's record.
 #[derive(Deserialize)]
 struct Record {
     stages: Vec<Stage>,
@@ -28,10 +28,10 @@ struct Stage {
 }
 
 impl Versions {
-    /// Returns the versions that a run left behind: the snapshot of all of its stages.
+    /// Returns the versions at the end of a run: a snapshot of all its stages.
     ///
     /// # Errors
-    /// Names the newest runs where there is no such one.
+    /// Fails if the run does not exist, and names the newest runs.
     pub fn of_run(store: &Store, run: &str) -> Result<Self> {
         let path = format!("runs/{run}.json");
         let Some(bytes) = store.read(&path)? else { return Err(no_run(store, run)?) };
@@ -44,22 +44,22 @@ impl Versions {
         Ok(Self { of, run: Some(run.to_owned()) })
     }
 
-    /// Reads this version of a stage.
+    /// Selects a version of a stage.
     #[must_use]
     pub fn at(mut self, stage: &str, version: u64) -> Self {
         self.of.insert(stage.to_owned(), version);
         self
     }
 
-    /// The stages that are not read at their newest version.
+    /// Returns the stages with a selected version.
     pub fn stages(&self) -> impl Iterator<Item = &String> {
         self.of.keys()
     }
 
-    /// Returns the version of a stage; `None` is the newest.
+    /// Returns the selected version of a stage, or `None` for the newest.
     ///
     /// # Errors
-    /// Fails for a stage that the run did not have.
+    /// Fails if the run did not have the stage.
     pub fn version(&self, stage: &str) -> Result<Option<u64>> {
         match (self.of.get(stage), &self.run) {
             (Some(version), _) => Ok(Some(*version)),
@@ -73,9 +73,11 @@ impl Versions {
     }
 }
 
+/// Returns the error for an unknown run.
 fn no_run(store: &Store, run: &str) -> Result<Error> {
     let files = store.list("runs")?;
     let ids = files.iter().filter_map(|path| path.strip_prefix("runs/")?.strip_suffix(".json"));
+    // Run ids sort by age.
     let newest: Vec<String> = ids.rev().take(5).map(str::to_owned).collect();
     let there = if newest.is_empty() {
         "no run has a record here".to_owned()

@@ -1,57 +1,62 @@
-//! Stage 0: videos become shards. In: a few videos; out: one Arrow shard of whole episodes, and a word on every video that failed.
+//! Decodes videos into shards of frames.
 //!
-//! A video is one episode until something breaks it: lost frames, or a scene cut. A broken video is an outcome, not an error: what
-//! could be decoded is kept, and the reject says class, reason and frames kept.
+//! A task decodes a few videos and writes one Arrow shard of whole episodes and a table of frame
+//! statistics. A video is one episode unless lost frames or a scene cut split it. A broken video is
+//! an outcome, not an error: its decodable frames are kept, and a reject has its class, the reason
+//! and the number of frames kept.
 //!
-//! | file | what it does |
+//! | file | contents |
 //! |---|---|
-//! | `work` | the task: video after video into one shard |
-//! | `copy` | frames of a video that has been decoded before, under another name |
-//! | `settings` | the fields in YAML |
-//! | `plan` | which videos are decoded together, and which partitions are kept |
-//! | [`videos`] | what makes an entry the video it is |
-//! | `opener` | how a video is opened, wherever it lies |
-//! | `frames` | one video's frames, decoded in this process |
-//! | [`child`], [`wire`], `serve` | the same in a process that a file may take down: who asks, what is said, who answers |
-//! | `borrowed` | there, the video: its bytes are asked for, so that such a process opens no file |
-//! | `episodes` | where an episode ends, and which frames are left out |
-//! | `quality` | what is measured of every frame |
+//! | `settings` | the settings in YAML and their checks |
+//! | `plan` | the partitions of videos to decode, and the partitions to keep |
+//! | [`videos`] | the identity of each video |
+//! | `work` | the task: decodes videos into one shard |
+//! | `copy` | copies frames decoded earlier, under another name or in another shard |
+//! | `opener` | opens a video from a file, an object store or an archive |
+//! | `frames` | decodes one video in this process |
+//! | [`child`], [`serve`], [`wire`] | decode in a process that may crash: parent, child and protocol |
+//! | `borrowed` | in the child: a video read by the parent, so that the child opens no file |
+//! | `episodes` | splits frames into episodes and drops blank and still ones |
+//! | `quality` | the statistics of each frame |
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plan::KeyFields;
-use super::{ArtifactKind, Done, Error, Kept, Lanes, Speed, StageKind, StageTask, Workplace};
-use crate::dataset::{About, FileInfo, Reject, VideoRecord};
+use super::{
+    ArtifactKind, Error, LaneState, Lanes, Speed, StageKind, StageTask, TaskContext, TaskOutput,
+};
+use crate::dataset::{FileInfo, ListMetadata, Reject, VideoRecord};
 
 #[cfg(feature = "video")]
-pub mod borrowed;
-pub mod child;
+mod copied_frames;
 #[cfg(feature = "video")]
-mod copy;
+mod decode_task;
+pub mod decoder_process;
 #[cfg(feature = "video")]
 mod episodes;
 #[cfg(feature = "video")]
 mod frames;
 mod opener;
 mod plan;
+pub mod protocol;
 #[cfg(feature = "video")]
 mod quality;
+#[cfg(feature = "video")]
+pub mod remote_video;
 #[cfg(feature = "video")]
 pub mod serve;
 mod settings;
 pub mod videos;
-pub mod wire;
 #[cfg(feature = "video")]
-mod work;
+use decode_task::run;
 pub use settings::{DecodeConfig, Duplicates, Identity, Still};
-#[cfg(feature = "video")]
-use work::run;
 
-/// The class of a video that is skipped since another one has its bytes.
+/// The class of a video skipped as byte-identical to another one.
 pub const DUPLICATE: &str = "duplicate";
 
-/// What all `decode` stages have in common. Raise `version` when the same video and settings give other bytes.
+/// The properties of all `decode` stages. Raise `version` when the same video and settings give
+/// other bytes.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["videos", "names", "about", "try"],
     row: "frame",
@@ -66,69 +71,70 @@ pub const KIND: StageKind = StageKind {
 /// One video of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VideoSource {
-    /// Where it is; also its name in the dataset.
+    /// Its path or address, and its name in the dataset.
     pub uri: String,
-    /// blake3 of its bytes; `#2` and so on is appended for further copies of the same bytes.
+    /// The blake3 of its bytes. Further copies of the same bytes have `#2` and so on appended.
     pub digest: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// When it was last modified, as the file system says, or its etag: with uri and size a cache of the digest.
+    /// Its modification time in the file system, or its etag. With the uri and the size, it
+    /// identifies unchanged content.
     pub modified: String,
-    /// Where it is, if that is within an archive.
+    /// Its position in an archive, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
-    /// The inode of its file: with size and time it tells a file that was renamed.
+    /// The inode of its file. With size and time, it identifies a renamed file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
-    /// What a list says of it.
-    #[serde(default, skip_serializing_if = "About::is_empty")]
-    pub about: About,
-    /// Where its frames are, if it has been decoded before: under another name, or among other videos.
+    /// The columns of a list about the video.
+    #[serde(default, skip_serializing_if = "ListMetadata::is_empty")]
+    pub about: ListMetadata,
+    /// Its frames, if it was decoded before under another name or in another partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoded: Option<Box<Decoded>>,
-    /// Why it cannot even be read, where that is known already (a FIFO, no permission): class and reason.
+    /// The class and reason of a reject known before decoding, such as a FIFO or no permission.
     pub unusable: Option<(String, String)>,
 }
 
-/// Frames of a video that another task has decoded: they are copied.
+/// The frames of a video decoded by another task. They are copied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decoded {
     /// The task's key.
     pub key: String,
     /// The task's shard.
     pub shard: FileInfo,
-    /// What it measured of every frame.
+    /// The statistics of each frame.
     pub quality: FileInfo,
-    /// What it said of the video.
+    /// The record of the video.
     pub record: VideoRecord,
-    /// What was wrong with the video.
+    /// The reject of the video, if it had one.
     pub reject: Option<Reject>,
 }
 
-/// A stretch of an archive.
+/// A part of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Archived {
     /// The archive's path or address.
     pub path: String,
-    /// Where the video's bytes begin in it.
+    /// The offset of the video's bytes in the archive.
     pub at: u64,
 }
 
 impl VideoSource {
-    /// The file that holds it: itself, or an archive.
+    /// Returns the file with the video: the archive, or the video itself.
     pub fn file(&self) -> &str {
         self.archived.as_ref().map_or(&self.uri, |archived| &archived.path)
     }
 }
 
-/// Some videos, in order, that become one shard.
+/// The videos of one shard, in order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DecodeTask {
     /// The stage's settings.
     pub config: DecodeConfig,
     /// The videos.
     pub videos: Vec<VideoSource>,
-    /// How often these were tried, this time included.
+    /// The number of attempts at these videos, including this one.
     pub tries: u64,
 }
 
@@ -146,13 +152,14 @@ impl StageTask for DecodeTask {
             still,
             compression,
             min_frames,
-            // Which videos there are is in `videos`; how they are spread over tasks is up to planning.
+            // The videos are inputs below. Their distribution over tasks does not change a shard's
+            // content.
             videos: _,
             lists: _,
             identity: _,
             videos_per_shard: _,
             shard_mib: _,
-            // Guards: they decide whether there is a result, not which.
+            // Limits decide whether there is a result, not which one.
             max_rejected: _,
             max_dropped: _,
             min_age: _,
@@ -160,12 +167,15 @@ impl StageTask for DecodeTask {
         } = config;
         let digests: Vec<&str> = videos.iter().map(|video| video.digest.as_str()).collect();
         let names: Vec<&str> = videos.iter().map(|video| video.uri.as_str()).collect();
-        let about: Vec<&About> = videos.iter().map(|video| &video.about).collect();
+        let about: Vec<&ListMetadata> = videos.iter().map(|video| &video.about).collect();
+        // Hashed, so that receipts do not repeat long lists.
         let hash = |value: serde_json::Value| {
             blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
         };
         let is_listed = about.iter().any(|about| !about.is_empty());
         KeyFields::new(&KIND)
+            // Later settings enter the key only if they are not at their default, so that older
+            // keys stay.
             .setting_if(!duplicates.are_kept(), "duplicates", duplicates)
             .setting("size", size)
             .setting("fps", fps)
@@ -182,8 +192,8 @@ impl StageTask for DecodeTask {
             .input_if(*tries > 1, "try", tries)
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 
     fn videos(&self) -> usize {
@@ -200,8 +210,8 @@ impl StageTask for DecodeTask {
     }
 }
 
-/// Without libav there is nothing to decode with.
+/// Fails, since this build has no decoder.
 #[cfg(not(feature = "video"))]
-fn run(_: &DecodeTask, _: &Workplace) -> Result<Done, Error> {
+fn run(_: &DecodeTask, _: &TaskContext) -> Result<TaskOutput, Error> {
     Err(Error::NoVideo)
 }

@@ -1,226 +1,257 @@
-//! Why a task fails, and what helps.
+//! Errors of tasks, with hints.
 
 use crate::train::{Signal, TrainError};
 
-/// A stage could not do its task.
+/// The error of a task.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Storage, a shard or a labels file.
+    /// A failure of storage, a shard or a labels file.
     #[error(transparent)]
     Dataset(#[from] crate::dataset::Error),
-    /// Weights, networks or the device.
+    /// A failure of weights, networks or the device.
     #[error(transparent)]
     Models(#[from] crate::models::ModelError),
-    /// A step of training.
+    /// A failure of a training step.
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// The video could not be read for a reason that may pass (a disk error, too many open files).
+    /// A passing failure to read a video, such as a disk error.
     #[error(transparent)]
     Video(#[from] crate::video::Error),
-    /// A game could not be played.
+    /// A failure to play a game.
     #[error(transparent)]
     Envs(#[from] crate::envs::Error),
-    /// A game's episodes end before they are worth keeping.
+    /// Many episodes in a row, all too short to keep.
     #[error("{episodes} episodes of {game} in a row had fewer than {frames} frames")]
     ShortEpisodes {
         /// The game.
         game: &'static str,
-        /// How many were played.
+        /// Episodes played.
         episodes: usize,
-        /// The least that is kept.
+        /// The least number of frames of a kept episode.
         frames: u64,
     },
-    /// A video or a file of weights is not what it was when the run was planned.
-    #[error("{file}: changed since this run looked at it")]
+    /// A change of an input file after the run was planned.
+    #[error("{file}: the file changed after this run was planned")]
     Changed {
         /// The file.
         file: String,
     },
-    /// A video cannot be read now, for a reason that may pass: it is being written, a disk is away.
+    /// A video unreadable for a passing reason: it is being written, or a disk is away.
     #[error("{video}: {reason}")]
     Unavailable {
         /// Its path or address.
         video: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// There is nothing to train on, or nothing to check on.
+    /// Too few windows to train on or to evaluate on.
     #[error(
         "{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}"
     )]
     TooFewWindows {
-        /// Which split: `training`, `held-out` or `predicted`.
+        /// The split: `training`, `held-out` or `predicted`.
         split: &'static str,
         /// Windows found.
         windows: usize,
-        /// Episodes found in all.
+        /// Episodes found, of all splits.
         episodes: usize,
         /// Frames a window spans.
         time: usize,
-        /// The least that is needed.
+        /// The least number of windows.
         needed: usize,
     },
-    /// There is nothing to clone from, or nothing to check on.
-    #[error("no {split} transitions: {transitions} in {videos} videos")]
+    /// No transitions to train on or to evaluate on.
+    #[error("no {split} transitions among {transitions} labelled transitions of {videos} videos")]
     TooFewTransitions {
-        /// Which split: `training` or `held-out`.
+        /// The split: `training` or `held-out`.
         split: &'static str,
-        /// Labelled transitions in all.
+        /// Labelled transitions, of all splits.
         transitions: usize,
-        /// Videos they are of.
+        /// Videos of these transitions.
         videos: usize,
     },
-    /// A file of true actions does not fit the frames.
+    /// A mismatch of true actions and frames.
     #[error("{file}: {reason}")]
     Actions {
         /// The file.
         file: String,
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
-        /// What helps.
+        /// The hint.
         cure: &'static str,
     },
-    /// Labels are of a shard that is not among the frames.
-    #[error("{file}: labels frames of shard {shard}, which is not there")]
+    /// Labels of a shard missing from the frames.
+    #[error("{file}: the labels refer to shard {shard}, which is not among the frames")]
     NoShard {
         /// The file of labels.
         file: String,
         /// The shard's digest.
         shard: String,
     },
-    /// Frames and network disagree on the size of a frame.
-    #[error("{file}: frames of {seen} x {seen}, the model expects {expected} x {expected}")]
+    /// Frames of another size than the model's.
+    #[error("{file}: frames are {seen} x {seen} pixels, the model expects {expected} x {expected}")]
     FrameSize {
         /// The shard.
         file: String,
-        /// The size in the shard.
+        /// The size of the shard's frames.
         seen: usize,
-        /// The size the model was trained on.
+        /// The size of the frames the model was trained on.
         expected: usize,
     },
-    /// Policy and decoder do not fit.
-    #[error("{file}: decodes latent actions of {seen} numbers, the policy's have {expected}")]
+    /// A decoder of latent actions of another length than the policy's.
+    #[error(
+        "{file}: decodes latent actions of {seen} values, but the policy predicts {expected} values"
+    )]
     LatentSize {
         /// The decoder.
         file: String,
-        /// Length of the latent actions it decodes.
+        /// The length of the latent actions it decodes.
         seen: usize,
-        /// Length of the policy's.
+        /// The length of the policy's latent actions.
         expected: usize,
     },
-    /// A game is played with buttons.
-    #[error("{file}: decodes to {axes} continuous numbers, the game takes discrete actions")]
+    /// A decoder of continuous actions for a game with discrete ones.
+    #[error("{file}: decodes to {axes} continuous values, but the game takes discrete actions")]
     Continuous {
         /// The decoder.
         file: String,
-        /// Numbers of an action.
+        /// Values in an action.
         axes: usize,
     },
-    /// A policy sees other frames than the game can show it.
-    #[error("the policy sees frames of {seen} x {seen}, the game draws {native} x {native}")]
-    Policy {
-        /// The side of the policy's frames.
+    /// A network for frames of another size than the game can show.
+    #[error(
+        "the network takes frames of {seen} x {seen} pixels, but the game draws {native} x {native}"
+    )]
+    GameFrameSize {
+        /// The side of the network's frames.
         seen: usize,
-        /// The side of the game's.
+        /// The side of the game's frames.
         native: usize,
     },
-    /// Fewer transitions have a true action than are asked for.
-    #[error(
-        "{file}: true actions of {found} transitions in the training videos, {asked} are asked for"
-    )]
+    /// Fewer transitions with a true action than the settings ask for.
+    #[error("{file}: {found} training transitions have a true action, expected at least {asked}")]
     TooFewLabels {
         /// The file of true actions.
         file: String,
-        /// Transitions whose action is known.
+        /// Transitions with a true action.
         found: usize,
-        /// How many are wanted.
+        /// The least number of transitions.
         asked: usize,
     },
-    /// A checkpoint that this program wrote does not read back.
-    #[error("{file}: not a checkpoint of this stage ({reason})")]
+    /// An unreadable checkpoint.
+    #[error("{file}: cannot resume from this checkpoint: {reason}")]
     Checkpoint {
         /// The checkpoint.
         file: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// An episode could not become a video.
+    /// A failure to encode an episode as a video.
     #[cfg(feature = "video")]
     #[error("{path}: cannot write the video: {source}")]
     Film {
         /// The video.
         path: String,
-        /// What libav said.
-        source: crate::video::FilmError,
+        /// The error of libav.
+        source: crate::video::EncodeError,
     },
-    /// A process that decodes ended, and not of what it decoded.
-    #[error("{video}: its decoder {how}")]
+    /// A decoder process that ended for a reason outside the video.
+    #[error("{video}: the decoder process {how}")]
     Decoder {
-        /// The video it was about.
+        /// The video it decoded.
         video: String,
-        /// How it ended.
+        /// How it ended, such as `ended, signal: 9`.
         how: String,
     },
-    /// This binary lacks the part that the stage needs.
-    #[error("this lapo was built without the `video` feature: it neither reads nor writes videos")]
+    /// A stage that needs a feature missing from this build.
+    #[error("this build lacks the `video` feature, so it cannot read or write videos")]
     NoVideo,
-    /// The process was asked to end. What was begun is abandoned, except for a training's checkpoint.
+    /// A request to stop. Unfinished work is abandoned, except for the checkpoints of a training.
     #[error("stopped by {0}")]
     Stopped(Signal),
-    /// Our fault, not the user's.
+    /// A bug in lapo.
     #[error("internal: {what}")]
     Invariant {
-        /// What should have held.
+        /// The broken invariant.
         what: String,
     },
 }
 
 impl Error {
-    /// The cure, where it is known.
+    /// Returns a hint, if there is one.
     pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Error::Dataset(e) => return e.hint(),
-            Error::Train(TrainError::NotFinite { .. }) => "lower `learning_rate`; the checkpoints before this step are kept".into(),
-            Error::Train(TrainError::Stopped(signal)) => return Error::Stopped(*signal).hint(),
-            Error::Train(_) | Error::Models(_) => return None,
-            Error::Video(e) => return e.hint().map(Into::into),
-            Error::Envs(e) => return e.hint(),
-            Error::ShortEpisodes { .. } => "lower `min_frames`".into(),
-            Error::Changed { .. } | Error::Unavailable { .. } => "run again once nothing writes to it".into(),
-            Error::TooFewWindows { split: "held-out", .. } => "set `holdout: 0` to train on everything, or add videos".into(),
-            Error::TooFewWindows { split: "predicted", .. } => "shorten `rollout`, lower `holdout`, or add videos".into(),
-            Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`".into(),
-            Error::TooFewLabels { .. } => {
-                "ask for fewer, or check that its `video` and `frame_index` are those of the decoded videos".into()
+        match self {
+            Error::Dataset(e) => e.hint(),
+            Error::Video(e) => e.hint().map(Into::into),
+            Error::Envs(e) => e.hint(),
+            Error::Checkpoint { file, .. } => {
+                Some(format!("delete {file}; training then resumes from the checkpoint before it"))
             }
-            Error::TooFewTransitions { .. } => "set `holdout: 0` to train on everything, or add videos".into(),
-            Error::Actions { cure, .. } => (*cure).into(),
-            Error::LatentSize { .. } => "let `train_decoder` learn from the labels that the policy was cloned from".into(),
-            Error::Continuous { .. } => "give `train_decoder` the actions of this game".into(),
-            Error::NoShard { .. } => "run the pipeline again: its frames have changed since they were labelled".into(),
-            Error::FrameSize { .. } => "give `decode` the `size` the model was trained on, or retrain it".into(),
-            Error::Checkpoint { file, .. } => format!("delete {file}: training resumes at the checkpoint before it"),
-            Error::Policy { .. } => "clone it from frames of 64, 32 or 16 pixels a side".into(),
+            _ => self.fixed_hint().map(Into::into),
+        }
+    }
+
+    /// Returns the hint of an error with a hint of its own.
+    fn fixed_hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Error::Train(TrainError::NotFinite { .. }) => {
+                "lower `learning_rate`; the checkpoints before this step are kept"
+            }
+            Error::Stopped(_) | Error::Train(TrainError::Stopped(_)) => {
+                "run again to continue where this run stopped"
+            }
+            Error::ShortEpisodes { .. } => "lower `min_frames`",
+            Error::Changed { .. } | Error::Unavailable { .. } => {
+                "run again when no program writes to the file"
+            }
+            // Splits come from different settings, so their hints differ.
+            Error::TooFewWindows { split: "predicted", .. } => {
+                "shorten `rollout`, lower `holdout`, or add videos"
+            }
+            Error::TooFewTransitions { .. } | Error::TooFewWindows { split: "held-out", .. } => {
+                "set `holdout: 0` to train on everything, or add videos"
+            }
+            Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`",
+            Error::TooFewLabels { .. } => {
+                "ask for fewer, or check that its `video` and `frame_index` are those of the \
+                 decoded videos"
+            }
+            Error::Actions { cure, .. } => cure,
+            Error::LatentSize { .. } => {
+                "train the decoder on the labels that the policy was cloned from"
+            }
+            Error::Continuous { .. } => "give `train_decoder` the actions of this game",
+            Error::NoShard { .. } => {
+                "run the pipeline again: the frames have changed since they were labelled"
+            }
+            Error::FrameSize { .. } => {
+                "set `size` of `decode` to the size the model was trained on, or retrain the model"
+            }
+            Error::GameFrameSize { .. } => "train on frames of 64, 32 or 16 pixels a side",
             #[cfg(feature = "video")]
-            Error::Film { .. } => "`lapo doctor` says whether libav can write H.264; or leave `videos` out".into(),
-            Error::Decoder { .. } => "run again; where memory ran out, with fewer --threads or a lower --decoder-memory-gib".into(),
-            Error::NoVideo => "build with default features, libav's headers installed".into(),
-            Error::Stopped(_) => "run again: it goes on from where this run stopped".into(),
-            Error::Invariant { .. } => return None,
+            Error::Film { .. } => {
+                "run `lapo doctor` to see whether libav can write H.264, or leave out `videos`"
+            }
+            Error::Decoder { .. } => {
+                "run again; if memory ran out, lower --threads or --decoder-memory-gib"
+            }
+            Error::NoVideo => "install libav's headers and build with default features",
+            _ => return None,
         })
     }
 
-    /// Whether the same task may succeed when tried again as it is.
+    /// Returns whether the same task may succeed if it is tried again unchanged.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Dataset(e) => e.is_transient(),
             Error::Video(e) => e.is_transient(),
             Error::Changed { .. } | Error::Unavailable { .. } | Error::Decoder { .. } => true,
+            // A stopped task continues from its checkpoint.
             _ => self.stopped().is_some(),
         }
     }
 
-    /// Returns the signal that ended it, if one did.
+    /// Returns the signal, if one stopped the task.
     pub fn stopped(&self) -> Option<Signal> {
         match self {
             Error::Stopped(signal) | Error::Train(TrainError::Stopped(signal)) => Some(*signal),
@@ -228,8 +259,9 @@ impl Error {
         }
     }
 
-    /// Returns a panic's message as our fault.
+    /// Creates the error of a panicked task.
     pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+        // `panic!` with arguments carries a `String`, without any a `&str`.
         let text = panic
             .downcast_ref::<&str>()
             .copied()
@@ -237,7 +269,7 @@ impl Error {
         Error::Invariant { what: format!("panic: {}", text.unwrap_or("without a message")) }
     }
 
-    /// Returns whether the fault is in this program.
+    /// Returns whether the fault is in lapo.
     pub fn is_bug(&self) -> bool {
         matches!(self, Error::Invariant { .. })
     }

@@ -43,12 +43,12 @@ impl FieldFaults {
         self.expect(holds, field, format_args!("is {value}"), cure);
     }
 
-    /// Adds a fault of a count that is 0.
+    /// Adds a fault of `field` if its count is 0.
     pub fn expect_positive<N: Default + PartialEq>(&mut self, field: &'static str, count: N) {
         self.expect(count != N::default(), field, "is 0", "expected at least 1");
     }
 
-    /// Returns the faults in the order in which they were added.
+    /// Returns the faults in the order of their addition.
     pub fn into_vec(self) -> Vec<FieldFault> {
         self.0
     }

@@ -25,10 +25,10 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::KeyFields;
 use super::player::draw;
-use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace};
+use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::{EpisodeStatistics, RewardScale, shrink};
-use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
 use crate::models::frames::upload;
@@ -136,22 +136,22 @@ impl StageTask for FinetuneTask {
             )
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Trains to the last update and reports what the agent earns.
-fn run(task: &FinetuneTask, place: &Workplace) -> Result<Done, Error> {
-    place.device.check()?;
-    on_device!(&place.device, B, at => train(&mut Ppo::<Autodiff<B>>::new(task, place, at)?))
+fn run(task: &FinetuneTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+    ctx.device.check()?;
+    on_device!(&ctx.device, B, at => train(&mut Ppo::<Autodiff<B>>::new(task, ctx, at)?))
 }
 
-fn train<A: TrainBackend>(ppo: &mut Ppo<A>) -> Result<Done, Error> {
-    let (task, place) = (ppo.task, ppo.place);
+fn train<A: TrainBackend>(ppo: &mut Ppo<A>) -> Result<TaskOutput, Error> {
+    let (task, ctx) = (ppo.task, ppo.ctx);
     let training = TrainingLoop {
         units: task.config.batch() as u64,
-        ..place.training_loop(task.config.updates(), task.checkpoint_secs)
+        ..ctx.training_loop(task.config.updates(), task.checkpoint_secs)
     };
     let finished = training.run(ppo)?;
     ppo.finish(&finished.metrics)
@@ -168,7 +168,7 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
         let begun = Instant::now();
         let before = self.learner.snapshot();
         let result =
-            self.place.device.run(|| self.learner.update(update, &rollout, &advantages, &returns));
+            self.ctx.device.run(|| self.learner.update(update, &rollout, &advantages, &returns));
         self.add_seconds("seconds_improving", begun);
         let mut row = match result {
             Ok(row) => row,
@@ -198,7 +198,7 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
 /// All that is remembered from one update to the next.
 struct Ppo<'a, A: AutodiffBackend> {
     task: &'a FinetuneTask,
-    place: &'a Workplace<'a>,
+    ctx: &'a TaskContext<'a>,
     game: Procgen,
     scale: RewardScale,
     statistics: EpisodeStatistics,
@@ -219,7 +219,7 @@ struct Acted<B: Backend> {
 impl<'a, A: TrainBackend> Ppo<'a, A> {
     fn new(
         task: &'a FinetuneTask,
-        place: &'a Workplace<'a>,
+        ctx: &'a TaskContext<'a>,
         device: A::Device,
     ) -> Result<Self, Error> {
         let config = &task.config;
@@ -230,18 +230,18 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
             levels: config.levels,
             seed,
             count: config.envs,
-            threads: place.game_threads(),
+            threads: ctx.game_threads(),
         };
-        let game = Procgen::new(&Package::find(place.games)?, &procgen)?;
-        let (agent, net) = start(task, place, game.actions(), &device)?;
-        let teacher = teacher_of(task, place, &agent)?;
+        let game = Procgen::new(&ProcgenPackage::find(ctx.games)?, &procgen)?;
+        let (agent, net) = start(task, ctx, game.actions(), &device)?;
+        let teacher = teacher_of(task, ctx, &agent)?;
         Ok(Ppo {
             scale: RewardScale::new(game.count(), config.gamma, REWARD_CLIP),
             statistics: EpisodeStatistics::new(game.count()),
             learner: Agent::new(config.clone(), task.seed, agent, net, device),
             seconds: BTreeMap::new(),
             task,
-            place,
+            ctx,
             game,
             teacher,
         })
@@ -296,7 +296,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         );
         let first = seen.len();
         self.game.frames().chunks_exact(native).for_each(|frame| shrink(frame, shape[0], seen));
-        let pass = self.place.device.pass() * shape.iter().product::<usize>();
+        let pass = self.ctx.device.pass() * shape.iter().product::<usize>();
         let look = |(net, device): &mut (AgentNet<A::InnerBackend>, A::Device),
                     frames: &[u8]|
          -> Result<_, Error> {

@@ -1,8 +1,9 @@
-//! Stage 0, where somebody recorded what was truly done: actions find their frames. In: a file of the user's and the frames of a `decode`
-//! stage; out: one Parquet file of actions for each shard, by the videos' full names.
+//! Imports true actions from a file and matches them with frames.
 //!
-//! Everything that does not fit is told, unless `partial` says that it need not: a video or a frame that is not there, a frame without an
-//! action in a video that has some. A video without any action is no fault: it is one that nobody labelled.
+//! A task writes one Parquet file of actions for each shard, with the videos' full names. By
+//! default everything must match: a nonexistent video or frame, or a frame without an action in a
+//! video with actions, is an error. `partial` permits these. A video without any actions is
+//! unlabelled, which is never an error.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,47 +13,51 @@ use serde::{Deserialize, Serialize};
 
 use super::input_file::check_unchanged;
 use super::plan::key::digests;
-use super::plan::{Given, KeyFields, NewTask, StagePlan};
+use super::plan::{KeyFields, NewTask, PlanInputs, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, Input, InputFile, Kept, Needs, Stage, StageKind, StageTask,
-    Workplace, digest_of,
+    ArtifactKind, Error, Input, InputFile, LaneState, Needs, Stage, StageKind, StageTask,
+    TaskContext, TaskOutput, digest_of,
 };
 use crate::dataset::{self, ActionRows, Actions, FileInfo, Shards};
 
-/// Takes true actions, and rewards where they are known, from a file.
+/// Imports true actions, and rewards if the file has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportActionsConfig {
-    /// The `decode` stage whose videos they are of.
+    /// The `decode` stage with the videos of these actions.
     pub frames: String,
-    /// Parquet or CSV, relative to the current folder, with the columns `video` (a path, or its last parts), `frame_index` (from 0), `action` and,
-    /// where known, `reward`. An action is a whole number, `1.0` included; a continuous one is a list of numbers, in CSV the columns `action_0`,
-    /// `action_1` and so on, or a number where one of them is not whole. The action at a frame is what is done between it and the next.
+    /// A Parquet or CSV file, relative to the current folder. Its columns are `video` (a path, or
+    /// its last parts), `frame_index` (from 0), `action` and optionally `reward`. The action at a
+    /// frame leads to the next frame. A discrete action is a whole number (`1.0` is one, too). A
+    /// continuous action is a list of numbers, or in CSV the columns `action_0`, `action_1` and so
+    /// on, or a number if any number in the column is not whole.
     pub file: String,
-    /// Whether actions of videos and frames that are not there are left out, and frames may lack an action. Default false: they are faults.
+    /// Whether to ignore actions of nonexistent videos and frames, and to permit frames without an
+    /// action. Default false: these are errors.
     #[serde(default)]
     pub partial: bool,
 }
 
-/// What all `import_actions` stages have in common. Raise `version` when the same file and frames give other actions.
+/// The properties of all `import_actions` stages. Raise `version` when the same file and frames
+/// give other actions.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "true_actions"],
     ..StageKind::new("import_actions", 2, &[ArtifactKind::Actions], "shards")
 };
 
-/// The highest number of an action: probes and decoders have an output for each up to it.
-const MOST: u32 = u16::MAX as u32;
+/// The highest discrete action. Probes and decoders have an output for each number up to it.
+const MAX_ACTION: u32 = u16::MAX as u32;
 
-/// One file, and the frames it is about.
+/// A file of true actions, and the frames it describes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportActionsTask {
     /// The stage's settings.
     pub config: ImportActionsConfig,
-    /// The blake3 of the file, as it was planned.
+    /// The blake3 of the file when the run was planned.
     pub digest: String,
     /// The frames, in the dataset's order.
     pub shards: Vec<FileInfo>,
-    /// Videos that could not be decoded: that their actions find no frame is no fault.
+    /// Names of rejected videos. Actions of a rejected video need no frames.
     pub rejected: Vec<String>,
 }
 
@@ -68,12 +73,12 @@ impl Stage for ImportActionsConfig {
     }
 
     fn needs(&self) -> Needs {
-        // All actions of the file are in memory: about 100 bytes each, with the names of their videos.
+        // All actions of the file are in memory: about 100 bytes each, including video names.
         Needs { gpu: false, cores: 1, memory_mib: 1024 }
     }
 
-    /// Adds one task: whether a video is there at all is seen from all frames.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    /// Adds one task, since only all frames together show whether a video exists.
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
         let task = ImportActionsTask {
             config: self.clone(),
@@ -109,7 +114,7 @@ impl Stage for ImportActionsConfig {
 
 impl StageTask for ImportActionsTask {
     fn key(&self) -> KeyFields {
-        // Which videos were rejected follows from the frames.
+        // The rejected videos follow from the frames.
         let ImportActionsTask { config, digest, shards, rejected: _ } = self;
         let ImportActionsConfig { partial, frames: _, file: _ } = config;
         KeyFields::new(&KIND)
@@ -118,38 +123,42 @@ impl StageTask for ImportActionsTask {
             .input("frames", digests(shards))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
-/// Finds each frame's action.
-fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
+/// Matches each frame with its action.
+fn run(task: &ImportActionsTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let path = Path::new(&task.config.file);
     let actions = Actions::new(ActionRows::read_file(path)?)
         .map_err(|reason| task.fault(reason, "keep one action of each frame"))?;
     let rows = actions.rows();
-    if let Some(row) = rows.discrete.iter().position(|action| *action > MOST) {
+    if let Some(row) = rows.discrete.iter().position(|action| *action > MAX_ACTION) {
         let reason = format!(
             "frame {} of `{}` has action {}",
             rows.frame_index[row], rows.video[row], rows.discrete[row]
         );
-        return Err(task.fault(reason, "number the actions from 0 to 65,535: every number up to the highest has a place in a network"));
+        return Err(task.fault(
+            reason,
+            "number the actions from 0 to at most 65535; networks have an output for each number \
+             up to the highest",
+        ));
     }
+    // Checked after reading, so that a change while reading is noticed.
     check_unchanged(path, &task.digest)?;
-    let shards = Shards::open_files(place.store, &task.shards)?;
-    let known_as = task.names(&actions, &shards)?;
-    place.progress.say(&format!("actions: {}", actions.rows().kind()));
-    let mut done = Done::default();
+    let shards = Shards::open_files(ctx.store, &task.shards)?;
+    let names = task.names(&actions, &shards)?;
+    ctx.progress.say(&format!("actions: {}", actions.rows().kind()));
+    let mut done = TaskOutput::default();
     let mut taken = 0;
     for number in 0..task.shards.len() {
-        place.go_on()?;
-        let rows = task.of_shard(&actions, &shards, number, &known_as)?;
+        ctx.check_stop()?;
+        let rows = task.of_shard(&actions, &shards, number, &names)?;
         taken += rows.len();
-        done.files.push(
-            rows.write(place.store, &format!("{}/actions-{number:06}.parquet", place.folder))?,
-        );
-        place.progress.advance(1);
+        done.files
+            .push(rows.write(ctx.store, &format!("{}/actions-{number:06}.parquet", ctx.folder))?);
+        ctx.progress.advance(1);
     }
     done.stats = [("actions", taken), ("unused", actions.rows().len() - taken)]
         .map(|(name, count)| (name.to_owned(), count as f64))
@@ -158,12 +167,13 @@ fn run(task: &ImportActionsTask, place: &Workplace) -> Result<Done, Error> {
 }
 
 impl ImportActionsTask {
-    /// What the file calls each video, by the video's own name.
+    /// Returns the file's name for each video, by the video's own name.
     fn names<'a>(
         &self,
         actions: &'a Actions,
         shards: &Shards,
     ) -> Result<HashMap<String, &'a str>, Error> {
+        // The last frame of each video.
         let mut last: HashMap<String, u32> = HashMap::new();
         for number in 0..self.shards.len() {
             let shard = shards.shard(number)?;
@@ -173,21 +183,22 @@ impl ImportActionsTask {
             }
         }
         let videos = ByName::new(last.keys().map(String::as_str));
+        // Rejected videos are indexed separately: they have no frames to match.
         let rejected = ByName::new(self.rejected.iter().map(String::as_str));
-        let mut known_as = HashMap::new();
+        let mut names = HashMap::new();
         for (name, frames) in actions.videos() {
             let found = videos.find(name);
             let video = match found[..] {
                 [video] => video,
+                // A rejected video has no frames, so its actions are ignored.
                 [] if self.config.partial || !rejected.find(name).is_empty() => continue,
                 [] => {
-                    let cure =
-                        "decode that video, or set `partial: true` to leave such actions out";
+                    let cure = "decode that video, or set `partial: true` to ignore its actions";
                     return Err(self.fault(format!("no video is called `{name}`"), cure));
                 }
                 [one, other, ..] => {
                     return Err(self.fault(
-                        format!("`{name}` may be `{one}` or `{other}`"),
+                        format!("`{name}` may mean `{one}` or `{other}`"),
                         "name videos by their paths",
                     ));
                 }
@@ -195,7 +206,7 @@ impl ImportActionsTask {
             let most = frames.keys().copied().max().unwrap_or(0);
             if most > last[video] && !self.config.partial {
                 let reason = format!(
-                    "frame {most} of `{name}` is not there: the last one decoded is {}",
+                    "frame {most} of `{name}` does not exist: the last decoded frame is {}",
                     last[video]
                 );
                 return Err(self.fault(
@@ -203,35 +214,34 @@ impl ImportActionsTask {
                     "number frames from 0 within each video, or set `partial: true`",
                 ));
             }
-            if let Some(other) = known_as.insert(video.to_owned(), name) {
+            // Two names in the file, such as a path and a file name, may mean one video.
+            if let Some(other) = names.insert(video.to_owned(), name) {
                 return Err(self.fault(
-                    format!("`{name}` and `{other}` are both `{video}`"),
-                    "name each video in one way",
+                    format!("`{name}` and `{other}` both mean `{video}`"),
+                    "use one name for each video",
                 ));
             }
         }
-        Ok(known_as)
+        Ok(names)
     }
 
-    /// The actions of one shard's frames, in their order.
+    /// Returns the actions of one shard's frames, in their order.
     fn of_shard(
         &self,
         actions: &Actions,
         shards: &Shards,
         number: usize,
-        known_as: &HashMap<String, &str>,
+        names: &HashMap<String, &str>,
     ) -> Result<ActionRows, Error> {
-        let (shard, mut rows) = (
-            shards.shard(number)?,
-            ActionRows { axes: actions.rows().axes, ..ActionRows::default() },
-        );
+        let shard = shards.shard(number)?;
+        let mut rows = ActionRows { axes: actions.rows().axes, ..ActionRows::default() };
         for run in shard.episodes() {
-            let Some(name) = known_as.get(&run.video) else { continue };
+            let Some(name) = names.get(&run.video) else { continue };
             for row in run.first_row..run.first_row + run.len {
                 let frame = shard.frame_index(row);
                 match actions.row(name, frame) {
                     Some(from) => rows.push(&run.video, actions.rows(), from),
-                    // Nothing is done at the last frame.
+                    // An episode's last frame has no action.
                     None if self.config.partial || row + 1 == run.first_row + run.len => {}
                     None => {
                         return Err(self.fault(
@@ -250,18 +260,20 @@ impl ImportActionsTask {
     }
 }
 
-/// Videos, by their names.
+/// An index of videos by name.
 struct ByName<'v> {
     all: HashSet<&'v str>,
-    /// By file name, and by file name without its ending.
+    /// Videos by file name, and by file name without the extension.
     by_base: HashMap<&'v str, Vec<&'v str>>,
 }
 
 impl<'v> ByName<'v> {
     fn new(videos: impl Iterator<Item = &'v str>) -> Self {
-        let (mut all, mut by_base) = (HashSet::new(), HashMap::<_, Vec<_>>::new());
+        let mut all = HashSet::new();
+        let mut by_base = HashMap::<_, Vec<_>>::new();
         for video in videos.filter(|video| all.insert(*video)) {
             by_base.entry(base(video)).or_default().push(video);
+            // Indexed twice, with and without the extension.
             if let Some((stem, _)) = base(video).rsplit_once('.') {
                 by_base.entry(stem).or_default().push(video);
             }
@@ -269,16 +281,18 @@ impl<'v> ByName<'v> {
         ByName { all, by_base }
     }
 
-    /// Returns the videos that a name may mean: the one that is called so, else those whose paths end so, part by part. `0001.mp4` may be in
-    /// any folder, `train/0001.mp4` only in one called `train`. A recorded episode has no ending, the video of it has: so one of the two may
-    /// lack it.
+    /// Returns the videos that `name` may refer to: the video with exactly this name, or else all
+    /// videos whose paths end with it, part by part. `0001.mp4` may be in any folder,
+    /// `train/0001.mp4` only in a folder `train`. Either name may lack the extension, since a
+    /// recorded episode has none but its video file does.
     fn find(&self, name: &str) -> Vec<&'v str> {
         if let Some(video) = self.all.get(name) {
+            // An exact match wins over longer paths that end with the name.
             return vec![video];
         }
         let stem = base(name).rsplit_once('.').map_or(base(name), |(stem, _)| stem);
         let with_ending = self.by_base.get(base(name)).into_iter().flatten();
-        // A name with an ending means no video with another one.
+        // A name with an extension never refers to a video with another extension.
         let without = self
             .by_base
             .get(stem)
@@ -293,16 +307,17 @@ impl<'v> ByName<'v> {
     }
 }
 
-/// Whether the last of some folders are these.
+/// Returns whether the folders of `video` end with the folders of `name`.
 fn ends_with<'n>(
     video: impl Iterator<Item = &'n str> + Clone,
     name: impl Iterator<Item = &'n str> + Clone,
 ) -> bool {
-    let (video, name): (Vec<&str>, Vec<&str>) = (video.collect(), name.collect());
+    let video: Vec<&str> = video.collect();
+    let name: Vec<&str> = name.collect();
     video.ends_with(&name)
 }
 
-/// The folders of a path, outermost first.
+/// Returns the folders of a path, outermost first.
 fn folders(path: &str) -> impl Iterator<Item = &str> + Clone {
     path[..path.len() - base(path).len()].split('/').filter(|part| !matches!(*part, "" | "."))
 }
@@ -316,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_means_the_videos_whose_paths_end_with_it_part_by_part() {
+    fn a_name_matches_videos_whose_paths_end_with_it_part_by_part() {
         let videos = [
             "d/test/0001.mp4",
             "d/test/0002.mp4",

@@ -1,5 +1,7 @@
-//! Stage 1 done elsewhere: a trained IDM and FDM come from a file. In: weights of ours, or a published PyTorch checkpoint; out:
-//! `model.safetensors`, which `label` takes like one trained here.
+//! Imports a trained IDM and FDM from a file, in place of training them.
+//!
+//! A task reads weights of lapo or a published PyTorch checkpoint and writes `model.safetensors`,
+//! which `label` takes like a trained model.
 
 use std::path::Path;
 
@@ -7,38 +9,39 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::input_file::check_unchanged;
-use super::plan::{Given, KeyFields, NewTask, StagePlan};
+use super::plan::{KeyFields, NewTask, PlanInputs, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, InputFile, Kept, LatentActions, Needs, Stage, StageKind, StageTask,
-    Workplace, digest_of,
+    ArtifactKind, Error, InputFile, LaneState, LatentActions, Needs, Stage, StageKind, StageTask,
+    TaskContext, TaskOutput, digest_of,
 };
 use crate::dataset;
 use crate::models::metadata::{DYNAMICS_FORMAT, POLICY_FORMAT};
-use crate::models::published::read_pytorch;
+use crate::models::pytorch::read_pytorch;
 use crate::models::weights::Weights;
 use crate::models::{Device, DynamicsConfig, ModelError, Precision, labeller};
 
-/// Takes a trained inverse and forward dynamics model from a file.
+/// Imports a trained inverse and forward dynamics model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportDynamicsConfig {
-    /// The weights: a `model.safetensors` of ours, or a published PyTorch checkpoint (`idm_fdm.pt`), whose sizes are read off its
-    /// tensors. Relative to the current folder.
+    /// The weights, relative to the current folder: a `model.safetensors` of lapo, or a published
+    /// PyTorch checkpoint (`idm_fdm.pt`), whose network sizes are read from its tensors.
     pub weights: String,
 }
 
-/// What all `import_dynamics` stages have in common. Raise `version` when the same weights give another model.
+/// The properties of all `import_dynamics` stages. Raise `version` when the same weights give
+/// another model.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["model"],
     ..StageKind::new("import_dynamics", 1, &[ArtifactKind::Dynamics], "transitions")
 };
 
-/// One file of weights.
+/// A file of weights.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportDynamicsTask {
     /// The stage's settings.
     pub config: ImportDynamicsConfig,
-    /// The blake3 of the file, as it was planned.
+    /// The blake3 of the file when the run was planned.
     pub digest: String,
 }
 
@@ -50,12 +53,12 @@ impl Stage for ImportDynamicsConfig {
     }
 
     fn needs(&self) -> Needs {
-        // The weights, twice: the paper's are 100 MiB.
+        // The weights, twice. Those of the paper take 100 MiB.
         Needs { gpu: false, cores: 1, memory_mib: 512 }
     }
 
-    /// Adds one task; another file of weights is another model.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    /// Adds one task. Another file of weights is another model.
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let task = ImportDynamicsTask { config: self.clone(), digest: digest_of(&self.weights) };
         plan.set_settings(&task.key().into_fields());
         plan.add(NewTask::new(task, vec![], 1), given.known);
@@ -63,7 +66,7 @@ impl Stage for ImportDynamicsConfig {
     }
 
     fn files(&self) -> Vec<InputFile<'_>> {
-        let expected = "a `.safetensors` file of ours or a published `.pt`";
+        let expected = "a `.safetensors` file of lapo or a published `.pt` file";
         vec![InputFile { field: "weights", path: &self.weights, expected }]
     }
 
@@ -75,30 +78,32 @@ impl Stage for ImportDynamicsConfig {
 impl StageTask for ImportDynamicsTask {
     fn key(&self) -> KeyFields {
         let ImportDynamicsTask { config, digest } = self;
-        // Where the file lies decides nothing.
+        // The file's location does not change the model.
         let ImportDynamicsConfig { weights: _ } = config;
         KeyFields::new(&KIND).input("model", digest)
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
-/// Reads, tries and files the weights.
-fn run(task: &ImportDynamicsTask, place: &Workplace) -> Result<Done, Error> {
+/// Reads, checks and stores the weights.
+fn run(task: &ImportDynamicsTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let path = Path::new(&task.config.weights);
     let mut weights = read_weights(path)?;
+    // Checked after reading, so that a change while reading is noticed.
     check_unchanged(path, &task.digest)?;
     weights.metadata.insert("lapo.imported".into(), task.digest.clone());
     describe_dynamics(&mut weights)?;
-    let mut model = place.store.new_file(&format!("{}/model.safetensors", place.folder))?;
+    let mut model = ctx.store.new_file(&format!("{}/model.safetensors", ctx.folder))?;
     super::write(&mut model, &weights.to_bytes())?;
-    place.progress.advance(1);
-    Ok(Done { files: vec![model.finish(0)?], ..Done::default() })
+    ctx.progress.advance(1);
+    Ok(TaskOutput { files: vec![model.finish(0)?], ..TaskOutput::default() })
 }
 
-/// A published checkpoint as safetensors, and what it holds in words.
+/// Converts a published checkpoint to safetensors. Returns the bytes and a description of the
+/// networks.
 pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
     let mut weights = read_weights(path)?;
     let holds = if weights.shapes_under("policy.").is_empty() {
@@ -115,15 +120,17 @@ pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
     Ok((weights.to_bytes(), holds))
 }
 
-/// Writes the networks' sizes into the metadata, after trying that networks of these sizes take the weights.
+/// Writes the networks' sizes into the metadata, and checks that networks of these sizes can load
+/// the weights.
 fn describe_dynamics(weights: &mut Weights) -> Result<DynamicsConfig, Error> {
     let config = weights.dynamics_config()?;
     weights.describe(DYNAMICS_FORMAT, &config);
+    // Loading fails if a tensor is missing or has another shape.
     labeller(&Device::Cpu, &weights.to_bytes(), Precision::F32)?;
     Ok(config)
 }
 
-/// The weights in a safetensors file, or in a PyTorch checkpoint where the name ends in `.pt` or `.pth`.
+/// Reads the weights from a PyTorch checkpoint (`.pt` or `.pth`) or a safetensors file.
 pub fn read_weights(path: &Path) -> Result<Weights, Error> {
     if path.extension().is_some_and(|extension| extension == "pt" || extension == "pth") {
         return Ok(read_pytorch(path)?);

@@ -1,7 +1,8 @@
-//! Stage 1b: every transition gets its latent action (LAPO, section 4.1). In: one shard and a trained IDM + FDM; out: one Parquet
-//! file, a row for each transition.
+//! Labels every transition with its latent action (LAPO, section 4.1).
 //!
-//! Windows never cross an episode, so a shard of `n` frames in `e` episodes gives `n - (context + 1) e` rows.
+//! A task labels one shard with a trained IDM and writes one Parquet file with a row for each
+//! transition. Windows never cross an episode boundary, so a shard of `n` frames in `e` episodes
+//! has `n - (context + 1) e` rows.
 
 use std::collections::BTreeMap;
 
@@ -9,42 +10,43 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{
-    Given, KeyFields, Model, NewTask, Reason, ReceiptIndex, StagePlan, Waiting, no_file,
+    KeyFields, Model, NewTask, PendingTasks, PlanInputs, Reason, ReceiptIndex, StagePlan, no_file,
 };
 use super::{
-    ArtifactKind, Done, Error, FieldFault, Input, Kept, Lanes, LatentActions, Needs, Speed, Stage,
-    StageKind, StageTask, Streaming, Workplace,
+    ArtifactKind, Error, FieldFault, FieldFaults, Input, LaneState, Lanes, LatentActions, Needs,
+    Speed, Stage, StageKind, StageTask, Streaming, TaskContext, TaskOutput,
 };
 use crate::dataset::{
     self, Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Receipt, Shard,
     Shards, Store, WindowIndex,
 };
-use crate::models::{Device, Labeller, Precision, Want, labeller};
+use crate::models::{Device, LabelOutputs, Labeller, Precision, labeller};
 
 /// Labels every transition of a dataset with its latent action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelConfig {
-    /// The `decode` or `record` stage whose frames are labelled.
+    /// The `decode` or `record` stage with the frames to label.
     pub frames: String,
-    /// The `train_dynamics` stage whose IDM labels them.
+    /// The `train_dynamics` or `import_dynamics` stage whose IDM infers the latent actions.
     pub dynamics: String,
-    /// The stage that knows true actions of these frames, `record` or `import_actions`: they are set beside the latent ones, as
-    /// `true_action`, where they are discrete. Default none.
+    /// The `record` or `import_actions` stage with true actions of these frames. Discrete ones are
+    /// written beside the latent actions, as `true_action`. Default: none.
     #[serde(default)]
     pub actions: Option<String>,
-    /// The `deduplicate` stage whose near-copies get no labels. Default none: all videos get labels.
+    /// The `deduplicate` stage whose near-duplicates get no labels. Default: all videos get labels.
     #[serde(default)]
     pub without: Option<String>,
-    /// Whether to compute the world model's error on every transition, the label's own quality sign. It costs as much again as the
-    /// latent action. Default true.
+    /// Whether to compute the FDM's prediction error on every transition, a measure of the label's
+    /// quality. It costs as much as the latent action itself. Default true.
     #[serde(default = "default_fdm_error")]
     pub fdm_error: bool,
-    /// How precisely the networks compute: `f32`, or `bf16`, which is for GPUs and much slower without one. Default `f32`.
+    /// Precision of the networks: `f32` (default), or `bf16`, which is faster on GPUs and much
+    /// slower on CPUs.
     #[serde(default)]
     pub precision: Precision,
-    /// The size, in MiB, up to which small label files are joined into one when they are committed, for those who query the labels or read
-    /// them as a Delta Lake table. No label is computed again when it changes. Default 128.
+    /// Size in MiB up to which a commit joins small label files into one. Larger files suit queries
+    /// and readers of the Delta Lake table. A change computes no label again. Default 128.
     #[serde(default = "default_file_mib")]
     pub file_mib: u64,
 }
@@ -57,7 +59,8 @@ fn default_fdm_error() -> bool {
     true
 }
 
-/// What all `label` stages have in common. Raise `version` when the same shard, model and settings give other bytes.
+/// The properties of all `label` stages. Raise `version` when the same shard, model and settings
+/// give other bytes.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "without", "model", "true_actions"],
     row: "transition",
@@ -66,21 +69,21 @@ pub const KIND: StageKind = StageKind {
     speed: Some(Speed { of: "transitions", unit: "transitions/s labelled" }),
     ..StageKind::new("label", 1, &[ArtifactKind::Labels], "transitions")
 };
-/// Windows whose frames are copied together.
+/// The number of windows in a batch.
 const BATCH: usize = 1024;
 
-/// One shard and the model to label it with.
+/// A shard and its model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LabelTask {
     /// The stage's settings.
     pub config: LabelConfig,
     /// The frames.
     pub shard: FileInfo,
-    /// The weights; its `blake3` is the model's digest.
+    /// The weights. Their `blake3` is the model's digest.
     pub model: FileInfo,
-    /// The true actions of the shard's frames, where they are asked for.
+    /// The true actions of the shard's frames, if the stage has `actions`.
     pub actions: Option<FileInfo>,
-    /// The digests of videos that are left out.
+    /// The digests of videos without labels.
     #[serde(default)]
     pub without: Vec<String>,
 }
@@ -108,47 +111,59 @@ impl Stage for LabelConfig {
     }
 
     fn validate(&self) -> Vec<FieldFault> {
-        match self.file_mib {
-            1..=1_048_576 => vec![],
-            other => vec![("file_mib", format!("is {other}"), "expected MiB from 1 to 1,048,576")],
-        }
+        let mut faults = FieldFaults::default();
+        faults.expect_value(
+            (1..=1_048_576).contains(&self.file_mib),
+            "file_mib",
+            self.file_mib,
+            "expected MiB from 1 to 1,048,576",
+        );
+        faults.into_vec()
     }
 
     fn needs(&self) -> Needs {
-        // The networks and a batch of windows; the shard is read in place.
+        // The networks and a batch of windows. The shard is read in place.
         Needs { gpu: true, cores: 2, memory_mib: 1024 }
     }
 
-    /// Adds a task for each shard; all are new when the model is.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
-        let (frames, dynamics) = (given.plan(&self.frames), given.plan(&self.dynamics));
+    /// Adds a task for each shard. All tasks are new when the model is.
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
+        let frames = given.plan(&self.frames);
+        let dynamics = given.plan(&self.dynamics);
         let actions = given.plan_if(self.actions.as_ref());
         let copies = given.plan_if(self.without.as_ref());
         plan.set_settings(&self.task(no_file(), no_file()).key().into_fields());
         let is_new = |plan: &&StagePlan| plan.new_tasks() > 0;
-        let waits =
+        // With new frames true actions are new as well. The reason is then the frames.
+        let missing =
             actions.filter(|actions| is_new(actions) && !is_new(&frames)).map(|_| "true actions");
-        let waits = waits.or(copies.filter(is_new).map(|_| "near-copies"));
-        let Some(model) = dynamics.model().filter(|_| waits.is_none()) else {
+        let missing = missing.or(copies.filter(is_new).map(|_| "near-duplicates"));
+        let Some(model) = dynamics.model().filter(|_| missing.is_none()) else {
             let tasks = frames.new_tasks() + frames.tasks.reused();
-            plan.wait(Waiting { tasks, videos: 0 }, Reason::new_input(waits.unwrap_or("model")));
+            plan.wait(
+                PendingTasks { tasks, videos: 0 },
+                Reason::new_input(missing.unwrap_or("model")),
+            );
             return Ok(());
         };
         let true_actions = actions.map(StagePlan::action_files).unwrap_or_default();
         let copies = copies.map(StagePlan::copies).unwrap_or_default();
         for (i, shard) in frames.tasks.receipts().enumerate() {
+            // The shard is the first file of its receipt.
             let Some(file) = shard.files.first() else { continue };
             let digests = shard.videos.iter().map(|video| &video.digest);
             let without =
                 digests.filter(|digest| copies.contains(digest.as_str())).cloned().collect();
+            // Files of true actions are in the order of the shards.
             let actions = true_actions.get(i).cloned();
             let task =
                 LabelTask { actions, without, ..self.task(file.clone(), model.weights.clone()) };
             plan.add(task.planned(shard, model), given.known);
         }
+        // The shards of new frames are not known yet, only their number.
         if is_new(&frames) {
             plan.wait(
-                Waiting { tasks: frames.new_tasks(), videos: 0 },
+                PendingTasks { tasks: frames.new_tasks(), videos: 0 },
                 Reason::new_input("frames"),
             );
         }
@@ -163,7 +178,8 @@ impl Stage for LabelConfig {
         Some(LatentActions::Model(&self.dynamics))
     }
 
-    /// Labels follow their shards, unless they take true actions or leave out near-copies: these are known once all frames are.
+    /// Labels follow their shards, except with `actions` or `without`: true actions and
+    /// near-duplicates are complete only when all frames are.
     fn streams(&self) -> Option<Streaming<'_>> {
         let waits = self.actions.is_some() || self.without.is_some();
         (!waits).then_some(Streaming { shards: &self.frames, model: &self.dynamics })
@@ -172,22 +188,24 @@ impl Stage for LabelConfig {
     fn plan_shard(&self, shard: &Receipt, model: Model, plan: &mut StagePlan) {
         if let Some(file) = shard.files.first() {
             let task = self.task(file.clone(), model.weights.clone());
+            // Planned without receipts, since the shard was made only now.
             plan.add(task.planned(shard, model), &ReceiptIndex::default());
         }
     }
 }
 
 impl LabelConfig {
-    /// Creates the task of a shard without true actions, of which nothing is left out.
+    /// Creates the task of a shard without true actions and with all its videos.
     fn task(&self, shard: FileInfo, model: FileInfo) -> LabelTask {
         LabelTask { config: self.clone(), shard, model, actions: None, without: vec![] }
     }
 }
 
 impl LabelTask {
-    /// Returns the task with the receipts that it builds on.
+    /// Returns the task with the keys of its inputs.
     fn planned(self, shard: &Receipt, model: Model) -> NewTask {
-        let (inputs, units) = (vec![shard.key.clone(), model.key.to_owned()], self.shard.rows);
+        let inputs = vec![shard.key.clone(), model.key.to_owned()];
+        let units = self.shard.rows;
         NewTask::new(self, inputs, units)
     }
 }
@@ -195,7 +213,7 @@ impl LabelTask {
 impl StageTask for LabelTask {
     fn key(&self) -> KeyFields {
         let LabelTask { config, shard, model, actions, without } = self;
-        // How small files are joined changes no label.
+        // Joining small files changes no label.
         let LabelConfig {
             fdm_error,
             precision,
@@ -218,30 +236,38 @@ impl StageTask for LabelTask {
             .input_if(!without.is_empty(), "without", without)
     }
 
-    /// Labels the shard with the model of the task before, if that is the same one.
-    fn run(&self, place: &Workplace, kept: &mut Kept) -> Result<Done, Error> {
+    /// Labels the shard. Uses the model of the previous task on this lane if it is the same one.
+    fn run(&self, ctx: &TaskContext, kept: &mut LaneState) -> Result<TaskOutput, Error> {
         let is_loaded = kept
             .as_ref()
             .and_then(|kept| kept.downcast_ref::<Label>())
             .is_some_and(|label| label.serves(self));
         if !is_loaded {
-            // The old model goes first: two need not fit onto the device.
+            // The old model is freed first: both may not fit on the device.
             *kept = None;
             *kept = Some(Box::new(Label::new(
-                place.store,
+                ctx.store,
                 &self.model,
-                &place.device,
+                &ctx.device,
                 self.config.precision,
             )?));
         }
         match kept.as_ref().and_then(|kept| kept.downcast_ref::<Label>()) {
-            Some(label) => label.run(self, place),
-            None => Err(Error::Invariant { what: "a model was kept that does not label".into() }),
+            Some(label) => label.run(self, ctx),
+            None => Err(Error::Invariant {
+                what: "the lane kept a value that is not a labeller".into(),
+            }),
         }
     }
 }
 
-/// The worker: a model on a device, kept from task to task.
+/// The frames and true actions of a shard.
+struct Source<'a> {
+    shard: &'a Shard,
+    actions: &'a Actions,
+}
+
+/// A labeller on a device, kept from task to task.
 struct Label {
     digest: String,
     precision: Precision,
@@ -261,53 +287,57 @@ impl Label {
         Ok(Label { digest: model.blake3.clone(), precision, labeller })
     }
 
-    /// Whether this worker holds the task's model already, at the task's precision.
+    /// Returns whether this labeller has the task's model and precision.
     fn serves(&self, task: &LabelTask) -> bool {
         (&self.digest, self.precision) == (&task.model.blake3, task.config.precision)
     }
 
     /// Labels one shard.
-    fn run(&self, task: &LabelTask, place: &Workplace) -> Result<Done, Error> {
-        let shards = Shards::open_files(place.store, std::slice::from_ref(&task.shard))?;
+    fn run(&self, task: &LabelTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+        let shards = Shards::open_files(ctx.store, std::slice::from_ref(&task.shard))?;
         let shard = shards.shard(0)?;
         let config = self.labeller.config();
-        let (seen, expected) = (shard.frame_size().height as usize, config.frame_size);
+        let seen = shard.frame_size().height as usize;
+        let expected = config.frame_size;
         if seen != expected {
             return Err(Error::FrameSize { file: task.shard.path.clone(), seen, expected });
         }
         let shape = LabelShape { latent_dim: config.latent_dim(), codes: config.codes() };
-        let path = format!("{}/labels.parquet", place.folder);
+        let path = format!("{}/labels.parquet", ctx.folder);
         let provenance = self.provenance(task);
         let provenance: Vec<(&str, &str)> =
             provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let mut labels = LabelWriter::create(place.store, &path, shape, &provenance)?;
+        let mut labels = LabelWriter::create(ctx.store, &path, shape, &provenance)?;
         let index = WindowIndex::new(&shards, config.window()).without(&shards, &task.without)?;
         let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
-        let actions = Actions::read(place.store, &paths)?;
+        let actions = Actions::read(ctx.store, &paths)?;
+        let source = Source { shard: &shard, actions: &actions };
         for first in (0..index.len()).step_by(BATCH) {
             let last = (first + BATCH).min(index.len());
-            self.label_windows(task, (&shard, &actions), &index, first..last, &mut labels)?;
-            place.go_on()?;
-            place.progress.advance((last - first) as u64);
+            let rows: Vec<usize> = (first..last).map(|window| index.locate(window).row).collect();
+            self.label_windows(task, &source, &rows, &mut labels)?;
+            ctx.check_stop()?;
+            ctx.progress.advance((last - first) as u64);
         }
         let stats = BTreeMap::from([("transitions".to_string(), index.len() as f64)]);
-        Ok(Done { files: vec![labels.finish()?], stats, ..Done::default() })
+        Ok(TaskOutput { files: vec![labels.finish()?], stats, ..TaskOutput::default() })
     }
 
-    /// One batch: gathers each frame once, labels, writes the rows.
+    /// Labels the windows starting at `rows` and writes their labels.
     fn label_windows(
         &self,
         task: &LabelTask,
-        (shard, actions): (&Shard, &Actions),
-        index: &WindowIndex,
-        windows: std::ops::Range<usize>,
+        source: &Source,
+        rows: &[usize],
         labels: &mut LabelWriter,
     ) -> Result<(), Error> {
+        let Source { shard, actions } = source;
         let time = self.labeller.config().window();
-        let rows: Vec<usize> = windows.map(|window| index.locate(window).row).collect();
-        let (frames, starts) = frames_once(shard, &rows, time);
-        let want = Want { codes: true, fdm_error: task.config.fdm_error };
+        let (frames, starts) = frames_once(shard, rows, time);
+        // The FDM runs only if its error is wanted.
+        let want = LabelOutputs { codes: true, fdm_error: task.config.fdm_error };
         let out = self.labeller.label(&frames, &starts, want)?;
+        // The latent action leads from a window's last frame but one to its last.
         let now: Vec<usize> = rows.iter().map(|row| row + time - 2).collect();
         let true_action = |row: &usize| {
             actions.discrete(shard.video(*row), shard.frame_index(*row)).map(|action| action as i32)
@@ -329,7 +359,7 @@ impl Label {
         Ok(())
     }
 
-    /// What the file says of its own origin.
+    /// Returns the metadata of the file: the model, its settings, the shard and the code's version.
     fn provenance(&self, task: &LabelTask) -> [(&'static str, String); 4] {
         [
             ("lapo.model", self.digest.clone()),
@@ -340,19 +370,24 @@ impl Label {
     }
 }
 
-/// The frames of windows that start at `rows`, each frame once, and where each window starts among them.
+/// Returns the frames of windows starting at `rows`, each frame once, and the first frame of each
+/// window.
 fn frames_once(shard: &Shard, rows: &[usize], time: usize) -> (Vec<u8>, Vec<usize>) {
     let bytes = shard.frame_size().bytes();
     let mut frames = Vec::with_capacity((rows.len() + time) * bytes);
     let mut starts = Vec::with_capacity(rows.len());
     let mut before = None;
     for &row in rows {
+        // The window after the previous one adds only its last frame.
         let missing = if before.is_some_and(|b| b + 1 == row) {
             row + time - 1..row + time
         } else {
             row..row + time
         };
-        missing.for_each(|r| frames.extend_from_slice(shard.pixels(r)));
+        for frame in missing {
+            frames.extend_from_slice(shard.pixels(frame));
+        }
+        // The frames of this window are now the last ones.
         starts.push(frames.len() / bytes - time);
         before = Some(row);
     }

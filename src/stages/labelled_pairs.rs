@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Error, Workplace};
+use super::{Error, TaskContext};
 use crate::dataset::{Action, Actions, FileInfo, Labels, read_labels};
 use crate::models::Outputs;
 use crate::train::decoder::{Answers, Pairs, Spread, Sums};
@@ -47,9 +47,9 @@ impl PairSampling<'_> {
     ///
     /// # Errors
     /// If fewer than `least` transitions have a true action, or none is held out.
-    pub(super) fn sample(&self, place: &Workplace) -> Result<PairSample, Error> {
+    pub(super) fn sample(&self, ctx: &TaskContext) -> Result<PairSample, Error> {
         let paths: Vec<String> = self.actions.iter().map(|file| file.path.clone()).collect();
-        let actions = Actions::read(place.store, &paths)?;
+        let actions = Actions::read(ctx.store, &paths)?;
         let mut sampler = Sampler {
             draws: (0..self.draws).map(|_| LowestRanks::new(self.most)).collect(),
             held_out: LowestRanks::new(MAX_HELD_OUT),
@@ -59,7 +59,7 @@ impl PairSampling<'_> {
             videos: 0,
         };
         for file in self.labels {
-            sampler.add(self, &actions, &read_labels(place.store, &file.path)?);
+            sampler.add(self, &actions, &read_labels(ctx.store, &file.path)?);
         }
         if sampler.count < self.least {
             return Err(Error::TooFewLabels {

@@ -1,4 +1,4 @@
-//! The macro behind the list of stages. It generates the types that hold a stage or a task of any kind.
+//! The macro behind the list of stages. It generates the enums that hold any stage and any task.
 
 /// Generates [`StageSpec`](super::StageSpec), [`Task`](super::Task), [`KINDS`](super::KINDS) and
 /// [`kind_of`](super::kind_of) from entries `Kind(module::Config)`.
@@ -15,9 +15,10 @@ macro_rules! stages {
         }
 
         impl StageSpec {
-            /// Reads the settings of a stage of this kind; `None` if there is no such kind, or if
-            /// they cannot be read.
+            /// Reads the settings of a stage of this kind. Returns `None` if the kind does not
+            /// exist or the settings cannot be read.
             pub fn read(kind: &str, reader: impl ReadSettings) -> Option<Self> {
+                // A chain of `if`s, since the names are constants and not patterns.
                 $(if kind == $module::KIND.name {
                     return reader.read().map(StageSpec::$Kind);
                 })+
@@ -35,18 +36,18 @@ macro_rules! stages {
             }
         }
 
-        /// One unit of work as data: an executor may run it here or send it elsewhere.
+        /// A unit of work as plain data. An executor may run it here or on another machine.
         #[derive(Clone, Debug, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Task {
             $(
-                #[doc = concat!("Of `", stringify!($module), "`.")]
+                #[doc = concat!("A task of a `", stringify!($module), "` stage.")]
                 $Kind(Box<<$module::$Config as Stage>::Task>),
             )+
         }
 
         impl Task {
-            /// Returns the kind of its stage.
+            /// Returns the kind of the task's stage.
             pub fn kind(&self) -> &'static StageKind {
                 match self {
                     $(Task::$Kind(_) => &$module::KIND,)+
@@ -73,7 +74,7 @@ macro_rules! stages {
         /// The names of all kinds, in the order in which data passes through them.
         pub const KINDS: [&str; [$(stringify!($module)),+].len()] = [$($module::KIND.name),+];
 
-        /// Returns the kind of this name.
+        /// Returns the kind with this name.
         pub fn kind_of(name: &str) -> Option<&'static StageKind> {
             $(if name == $module::KIND.name {
                 return Some(&$module::KIND);

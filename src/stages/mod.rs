@@ -1,14 +1,25 @@
-//! The paper, one file a step. In: a task (plain data) and where to write; out: files and what is to be said of them.
+//! The stages of the pipeline: one module for each kind.
 //!
-//! Reading order: [`decode`] (videos -> shards; [`record`]: from a game; [`import_actions`]: what was truly done there; [`deduplicate`]:
-//! what is there twice), [`train_dynamics`] (shards -> IDM + FDM; [`import_dynamics`]: from a file), [`label`] (shards + IDM -> latent
-//! actions), [`train_policy`] (labels -> latent policy), [`train_decoder`] (labels + true actions -> decoders), [`finetune`] (latent
-//! policy + game -> agent), [`evaluate`] (policy + decoder, or agent -> returns in the game; what latents tell, how far the FDM sees),
-//! [`report`] (all of it -> one page).
-//! A stage never calls another stage, reads YAML, prints, or picks its output path: all of that is handed in.
+//! | stage | reads | writes |
+//! |---|---|---|
+//! | [`decode`] | videos | shards of frames |
+//! | [`record`] | a game | shards of frames, with true actions |
+//! | [`import_actions`] | a file of true actions | the true action at each frame |
+//! | [`deduplicate`] | frames | a table of near-duplicate videos |
+//! | [`train_dynamics`] | frames | IDM and FDM |
+//! | [`import_dynamics`] | a file of weights | IDM and FDM |
+//! | [`label`] | frames, IDM | latent actions |
+//! | [`train_policy`] | latent actions | latent policy |
+//! | [`train_decoder`] | latent actions, true actions | decoders |
+//! | [`finetune`] | latent policy, a game | agent |
+//! | [`evaluate`] | latent policy and decoders, or an agent | returns, probe accuracy, prediction error |
+//! | [`report`] | any of these | one HTML page |
 //!
-//! A stage is one file, which implements [`Stage`] and [`StageTask`], and one line in the list below; [`adding`] shows how to add one.
-//! What planning knows is in [`plan`].
+//! A stage implements [`Stage`] for its settings and [`StageTask`] for its tasks, and has one line
+//! in the list below. [`adding`] shows how to add one. [`plan`] decides which tasks are new.
+//!
+//! **Invariant:** a stage never calls another stage, reads YAML, prints, or chooses its output
+//! path. It receives a task, which is plain data, and a [`TaskContext`].
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -34,27 +45,27 @@ mod player;
 pub mod record;
 pub mod report;
 mod stage;
+mod task_context;
 pub mod train_decoder;
 pub mod train_dynamics;
 pub mod train_policy;
-mod workplace;
 mod world_model;
 
 #[doc = include_str!("adding.md")]
 pub mod adding {}
 
-pub use crate::train::{Progress, Silent};
+pub use crate::train::{NoProgress, Progress};
 pub use decode::videos::{digest_of, may_pass};
 pub use error::Error;
 pub use field_faults::{FieldFault, FieldFaults};
 pub use stage::{
-    ArtifactKind, Input, InputFile, Kept, Lanes, LatentActions, Needs, Speed, Stage, StageKind,
-    StageTask, Streaming, VideoPatterns,
+    ArtifactKind, Input, InputFile, LaneState, Lanes, LatentActions, Needs, Speed, Stage,
+    StageKind, StageTask, Streaming, VideoPatterns,
 };
-use workplace::write;
-pub use workplace::{Done, Workplace};
+use task_context::write;
+pub use task_context::{TaskContext, TaskOutput};
 
-// The only list of stages: their order is that of the schema and of a run's last line.
+// The only list of stages. Their order is the order of the schema and of a run's summary.
 list::stages! {
     /// Videos -> shards of frames.
     Decode(decode::DecodeConfig),
@@ -62,7 +73,7 @@ list::stages! {
     Record(record::RecordConfig),
     /// A file of true actions -> the action at each frame.
     ImportActions(import_actions::ImportActionsConfig),
-    /// Frames -> which videos are there twice.
+    /// Frames -> near-duplicate videos.
     Deduplicate(deduplicate::DeduplicateConfig),
     /// Frames -> inverse and forward dynamics model.
     TrainDynamics(train_dynamics::TrainDynamicsConfig),
@@ -76,15 +87,16 @@ list::stages! {
     TrainDecoder(train_decoder::TrainDecoderConfig),
     /// Latent policy and a game -> agent.
     Finetune(finetune::FinetuneConfig),
-    /// Latent policy and decoders, or an agent -> what they earn in the game.
+    /// Latent policy and decoders, or an agent -> returns in the game.
     Evaluate(evaluate::EvaluateConfig),
-    /// Whatever other stages made -> one HTML page.
+    /// Results of other stages -> one HTML page.
     Report(report::ReportConfig),
 }
 
-/// Reads the settings of a stage from wherever they are written.
+/// A source of a stage's settings, such as a part of a YAML file.
 pub trait ReadSettings {
-    /// Reads settings of this type; `None` if they have faults, which the reader keeps.
+    /// Reads settings of this type. Returns `None` if they have faults; the reader keeps the
+    /// faults.
     fn read<T: DeserializeOwned + JsonSchema>(self) -> Option<T>;
 }
 

@@ -3,24 +3,24 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Error, Workplace, write};
+use super::{Error, TaskContext, write};
 use crate::dataset::FileInfo;
 use crate::train::metrics::Metrics;
 
 /// Writes a model's weights, its curve and `verdict.json`. Returns the files, the weights first.
 pub(super) fn write_model(
-    place: &Workplace,
+    ctx: &TaskContext,
     name: &str,
     weights: &[u8],
     verdict: &str,
     metrics: &Metrics,
 ) -> Result<Vec<FileInfo>, Error> {
-    let path = |name: &str| format!("{}/{name}", place.folder);
-    let mut model = place.store.new_file(&path(name))?;
+    let path = |name: &str| format!("{}/{name}", ctx.folder);
+    let mut model = ctx.store.new_file(&path(name))?;
     write(&mut model, weights)?;
-    let mut report = place.store.new_file(&path("verdict.json"))?;
+    let mut report = ctx.store.new_file(&path("verdict.json"))?;
     write(&mut report, verdict.as_bytes())?;
-    let [table, events] = metrics.write(place.store, &place.folder)?;
+    let [table, events] = metrics.write(ctx.store, &ctx.folder)?;
     Ok(vec![model.finish(0)?, table, report.finish(0)?, events])
 }
 

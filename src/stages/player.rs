@@ -1,31 +1,32 @@
-//! Who plays. In: games and what they show; out: an action for each. [`record`](super::record) and [`evaluate`](super::evaluate) let
-//! the same players play.
+//! The players of [`record`](super::record) and [`evaluate`](super::evaluate): they choose an
+//! action for each game.
 
 use std::rc::Rc;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Error, Workplace};
+use super::{Error, TaskContext};
 use crate::dataset::{FileInfo, Store};
 use crate::envs::wrappers::shrink;
-use crate::envs::{NATIVE, Procgen, VecEnv, maze};
+use crate::envs::{FRAME_SIDE, Procgen, VecEnv, maze};
 use crate::models::{Actor, Agent, LoadedDecoder, Outputs, agent};
 
-/// What decides on actions.
-pub(super) enum Player<'a> {
-    /// A random action at every step.
+/// A player of games.
+pub(super) enum GamePlayer<'a> {
+    /// Chooses a random action at every step.
     Random,
-    /// Random actions, each held for one to four steps: of every environment the action and for how long still.
+    /// Chooses random actions and holds each for one to four steps. For each environment: the
+    /// action, and the steps for which it is still held.
     Sticky(Vec<(u32, u32)>),
-    /// A shortest path through a maze.
+    /// Follows a shortest path through a maze.
     Expert,
-    /// What was learnt.
-    Learnt(&'a Learnt),
+    /// A trained network.
+    Trained(&'a TrainedPlayer),
 }
 
-impl Player<'_> {
-    /// An action for each of `envs`.
+impl GamePlayer<'_> {
+    /// Returns an action for each of the environments `envs`.
     pub(super) fn act(
         &mut self,
         game: &Procgen,
@@ -34,17 +35,17 @@ impl Player<'_> {
     ) -> Result<Vec<u32>, Error> {
         let actions = game.actions() as u32;
         match self {
-            Player::Random => Ok(envs.iter().map(|_| rng.random_range(0..actions)).collect()),
-            Player::Sticky(held) => {
-                Ok(envs.iter().map(|env| stick(&mut held[*env], actions, rng)).collect())
+            GamePlayer::Random => Ok(envs.iter().map(|_| rng.random_range(0..actions)).collect()),
+            GamePlayer::Sticky(held) => {
+                Ok(envs.iter().map(|env| hold(&mut held[*env], actions, rng)).collect())
             }
-            Player::Expert => envs.iter().map(|env| Ok(maze::expert(game, *env)?)).collect(),
-            Player::Learnt(learnt) => learnt.act(game, envs, rng),
+            GamePlayer::Expert => envs.iter().map(|env| Ok(maze::expert(game, *env)?)).collect(),
+            GamePlayer::Trained(trained) => trained.act(game, envs, rng),
         }
     }
 }
 
-fn stick(held: &mut (u32, u32), actions: u32, rng: &mut ChaCha8Rng) -> u32 {
+fn hold(held: &mut (u32, u32), actions: u32, rng: &mut ChaCha8Rng) -> u32 {
     if held.1 == 0 {
         *held = (rng.random_range(0..actions), rng.random_range(1..5));
     }
@@ -52,22 +53,23 @@ fn stick(held: &mut (u32, u32), actions: u32, rng: &mut ChaCha8Rng) -> u32 {
     held.0
 }
 
-/// What was learnt, and how much of its play is left to chance.
-pub(super) struct Learnt {
-    mind: Mind,
+/// A trained network, and the temperature of its random choice of actions.
+pub(super) struct TrainedPlayer {
+    network: Network,
     temperature: f64,
 }
 
-/// What says how likely each action is.
-enum Mind {
-    /// A latent policy with a decoder of its latent actions.
+/// A network that scores actions.
+enum Network {
+    /// A latent policy and a decoder of its latent actions.
     Decoded(Rc<dyn Actor>, LoadedDecoder),
-    /// A network that was trained in the game.
+    /// An agent fine-tuned in the game.
     Agent(Box<dyn Agent>),
 }
 
-impl Learnt {
-    /// A policy and a decoder that fits it and a game of discrete actions.
+impl TrainedPlayer {
+    /// Loads a decoder for `policy`. Returns an error if it does not fit the policy, or does not
+    /// decode to discrete actions.
     pub(super) fn decoded(
         policy: Rc<dyn Actor>,
         file: &FileInfo,
@@ -75,49 +77,54 @@ impl Learnt {
         temperature: f64,
     ) -> Result<Self, Error> {
         let decoder = LoadedDecoder::load(&store.require_file(file)?)?;
-        let (seen, expected) = (decoder.config.latent_dim, policy.config().latent_dim);
+        let seen = decoder.config.latent_dim;
+        let expected = policy.config().latent_dim;
         if seen != expected {
             return Err(Error::LatentSize { file: file.path.clone(), seen, expected });
         }
         if let Outputs::Continuous { axes } = decoder.config.outputs {
             return Err(Error::Continuous { file: file.path.clone(), axes });
         }
+        // The game draws frames of one size; smaller ones are means of its pixels.
         can_be_shown(policy.config().frame_size)?;
-        Ok(Learnt { mind: Mind::Decoded(policy, decoder), temperature })
+        Ok(TrainedPlayer { network: Network::Decoded(policy, decoder), temperature })
     }
 
-    /// An agent.
+    /// Loads an agent.
     pub(super) fn agent(
         file: &FileInfo,
-        place: &Workplace,
+        ctx: &TaskContext,
         temperature: f64,
     ) -> Result<Self, Error> {
-        let agent = agent(&place.device, &place.store.require_file(file)?)?;
+        let agent = agent(&ctx.device, &ctx.store.require_file(file)?)?;
         can_be_shown(agent.config().network.frame_size)?;
-        Ok(Learnt { mind: Mind::Agent(agent), temperature })
+        Ok(TrainedPlayer { network: Network::Agent(agent), temperature })
     }
 
-    /// What the decoder is of: labelled transitions, and which draw of them.
+    /// Returns the number of labelled transitions the decoder was trained on, and their draw.
+    /// Returns `None` for an agent.
     pub(super) fn decoder(&self) -> Option<[u64; 2]> {
-        let Mind::Decoded(_, decoder) = &self.mind else { return None };
+        let Network::Decoded(_, decoder) = &self.network else { return None };
         let number =
             |key: &str| decoder.metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
         Some([number("lapo.transitions"), number("lapo.draw")])
     }
 
     fn act(&self, game: &Procgen, envs: &[usize], rng: &mut ChaCha8Rng) -> Result<Vec<u32>, Error> {
-        let side = match &self.mind {
-            Mind::Decoded(policy, _) => policy.config().frame_size,
-            Mind::Agent(agent) => agent.config().network.frame_size,
+        let side = match &self.network {
+            Network::Decoded(policy, _) => policy.config().frame_size,
+            Network::Agent(agent) => agent.config().network.frame_size,
         };
         let native = game.frame_shape().iter().product::<usize>();
         let mut frames = Vec::with_capacity(envs.len() * side * side * 3);
-        envs.iter()
-            .for_each(|env| shrink(&game.frames()[env * native..][..native], side, &mut frames));
-        let scores = match &self.mind {
-            Mind::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
-            Mind::Agent(agent) => agent.logits(&frames)?,
+        for env in envs {
+            shrink(&game.frames()[env * native..][..native], side, &mut frames);
+        }
+        let scores = match &self.network {
+            Network::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
+            Network::Agent(agent) => agent.logits(&frames)?,
         };
+        // The number of actions, without asking the network for it.
         let width = scores.len() / envs.len().max(1);
         Ok(scores
             .chunks_exact(width.max(1))
@@ -126,22 +133,26 @@ impl Learnt {
     }
 }
 
-/// Whether a game's frames can be brought to this size.
+/// Returns an error if a game's frames cannot be reduced to this size.
 pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
-    match side <= NATIVE && NATIVE.is_multiple_of(side) {
-        true => Ok(()),
-        false => Err(Error::Policy { seen: side, native: NATIVE }),
+    if side <= FRAME_SIDE && FRAME_SIDE.is_multiple_of(side) {
+        Ok(())
+    } else {
+        Err(Error::GameFrameSize { seen: side, native: FRAME_SIDE })
     }
 }
 
-/// An action, by the logarithms of their likelihoods up to a constant, and the logarithm of its own.
+/// Draws an action. Returns it with the logarithm of its probability.
 ///
-/// Likelihoods count to the power of one over `temperature`; at 0 the likeliest action is taken.
+/// `scores` are log-probabilities up to a constant. They are divided by `temperature`; at 0 the
+/// most likely action is taken.
 pub(super) fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> (u32, f32) {
     let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+    // Its log-probability is 0, since the choice is certain.
     if temperature == 0.0 {
         return (best as u32, 0.0);
     }
+    // Scores are relative to the best one, so that no exponential overflows.
     let weights: Vec<f64> =
         scores.iter().map(|score| (f64::from(score - scores[best]) / temperature).exp()).collect();
     let sum = weights.iter().sum::<f64>();
@@ -150,6 +161,7 @@ pub(super) fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> (u
         left -= weight;
         left < 0.0
     });
+    // Rounding may leave nothing drawn.
     let action = drawn.unwrap_or(best);
     (action as u32, (weights[action] / sum).ln() as f32)
 }
@@ -161,19 +173,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn actions_are_drawn_as_often_as_they_are_likely() {
+    fn actions_are_drawn_with_their_probabilities() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let scores = [0.0, 3.0_f32.ln(), f32::NEG_INFINITY];
         let mut counts = [0; 3];
         for _ in 0..4000 {
-            let (action, likelihood) = draw(&scores, 1.0, &mut rng);
+            let (action, log_prob) = draw(&scores, 1.0, &mut rng);
             counts[action as usize] += 1;
-            assert!((likelihood - [0.25_f32, 0.75][action as usize].ln()).abs() < 1e-6);
+            assert!((log_prob - [0.25_f32, 0.75][action as usize].ln()).abs() < 1e-6);
         }
         assert_eq!(counts[2], 0);
         assert!((2850..3150).contains(&counts[1]), "{counts:?}");
         assert!((0..100).all(|_| draw(&scores, 0.0, &mut rng).0 == 1));
-        // To the power of two: 1 to 9.
+        // A temperature of 0.5 squares the probabilities: 1 to 9.
         let sharp = (0..4000).filter(|_| draw(&scores, 0.5, &mut rng).0 == 1).count();
         assert!((3500..3700).contains(&sharp), "{sharp}");
     }

@@ -1,9 +1,11 @@
-//! Stage 0, where there is a game instead of videos: somebody plays, and the episodes become shards, lossless. In: a game and who plays;
-//! out: one Arrow shard of whole episodes, and beside it `actions.parquet`, what was truly done and earned, and videos where they are
-//! asked for.
+//! Records episodes of a game as lossless shards of frames.
 //!
-//! The frame at which an episode's last action is taken is its last: what comes after it is the next episode's. A task plays its episodes
-//! one after the other, and the same task plays the same, so that more episodes are more tasks.
+//! A task writes one Arrow shard of whole episodes, `actions.parquet` with the true actions and
+//! rewards, and on request a video of each episode.
+//!
+//! An episode's last frame is the one at which its last action is taken; the frame after it belongs
+//! to the next episode. A task plays its episodes in sequence and gives the same result every time,
+//! so that more episodes are more tasks.
 
 use std::rc::Rc;
 
@@ -13,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plan::KeyFields;
-use super::player::{Learnt, Player as Hand};
-use super::{ArtifactKind, Done, Error, Kept, Lanes, StageKind, StageTask, Workplace};
+use super::player::{GamePlayer, TrainedPlayer};
+use super::{ArtifactKind, Error, LaneState, Lanes, StageKind, StageTask, TaskContext, TaskOutput};
 use crate::dataset::{
-    About, ActionRows, FileInfo, FrameSize, ShardLayout, ShardWriter, VideoName, VideoRecord,
+    ActionRows, FileInfo, FrameSize, ListMetadata, ShardLayout, ShardWriter, VideoName, VideoRecord,
 };
 use crate::envs::wrappers::shrink;
-use crate::envs::{End, Package, Procgen, ProcgenConfig, VecEnv};
+use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::models::{Actor, actor};
 use crate::train::batch;
 
@@ -27,7 +29,7 @@ mod settings;
 
 pub use settings::{Player, RecordConfig};
 
-/// What all `record` stages have in common. Raise `version` when the same settings give other bytes.
+/// The properties of all `record` stages. Raise `version` when the same settings give other bytes.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["videos", "policy", "decoders", "agent"],
     row: "frame",
@@ -35,25 +37,25 @@ pub const KIND: StageKind = StageKind {
     independent: true,
     ..StageKind::new("record", 1, &[ArtifactKind::Frames, ArtifactKind::Actions], "episodes")
 };
-/// Frames a second, as Procgen's own players have it.
+/// Frames per second, as in Procgen's own player.
 const FPS: u32 = 15;
-/// Left, right, down, up.
+/// The actions left, right, down and up.
 const DIRECTIONS: [u32; 4] = [1, 7, 3, 5];
-/// So many episodes in a row may be too short to keep.
-const PATIENCE: usize = 1000;
+/// The largest number of episodes in a row too short to keep.
+const MAX_SHORT_EPISODES: usize = 1000;
 
-/// Some episodes, which become one shard.
+/// The episodes of one shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecordTask {
     /// The stage's settings.
     pub config: RecordConfig,
-    /// Seeds levels and random actions.
+    /// The seed of levels and random actions.
     pub seed: u64,
-    /// The number of the first episode, and how many there are.
+    /// The number of the first episode.
     pub first: u64,
-    /// How many.
+    /// The number of episodes.
     pub count: u64,
-    /// The weights of policy and decoder, or of an agent, where these play.
+    /// The weights of a policy and a decoder, or of an agent; empty for other players.
     #[serde(default)]
     pub learnt: Vec<FileInfo>,
 }
@@ -72,7 +74,7 @@ impl StageTask for RecordTask {
             min_frames,
             compression,
             videos,
-            // Which episodes a task plays is in `videos`, what was learnt in an input.
+            // The episodes are part of `videos` below, and the weights are inputs.
             episodes: _,
             episodes_per_shard: _,
             policy: _,
@@ -89,7 +91,8 @@ impl StageTask for RecordTask {
             .setting("max_frames", max_frames)
             .setting("min_frames", min_frames)
             .setting("compression", compression)
-            // Films share the name `videos` with the episodes below: asking for them moves that field to this place in the key.
+            // Video files share the name `videos` with the episodes below: asking for them moves
+            // that field to this place in the key.
             .input_if(*videos, "videos", true)
             .setting("seed", seed);
         key = match learnt.as_slice() {
@@ -102,8 +105,8 @@ impl StageTask for RecordTask {
         key.input("videos", json!({ "first": first, "count": count }))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 
     fn videos(&self) -> usize {
@@ -112,124 +115,87 @@ impl StageTask for RecordTask {
 }
 
 /// Plays the task's episodes into one shard.
-pub fn run(task: &RecordTask, place: &Workplace) -> Result<Done, Error> {
+pub fn run(task: &RecordTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let config = &task.config;
-    let package = Package::find(place.games)?;
-    let mut rng = batch::generator(task.seed, "record", task.first);
-    let seed = rng.random::<u32>() >> 1;
-    let procgen = ProcgenConfig {
-        game: config.game,
-        mode: config.mode,
-        levels: config.levels,
-        seed,
-        count: 1,
-        threads: 0,
-    };
-    let mut table =
-        Table { config, learnt: task.load(place)?, game: Procgen::new(&package, &procgen)?, rng };
-
+    let mut recorder = Recorder::new(task, ctx)?;
     let videos: Vec<VideoName> =
         (task.first..task.first + task.count).map(|number| task.name(number)).collect();
     let size = FrameSize { height: config.size, width: config.size };
     let layout = ShardLayout { size, compression: config.compression, videos: videos.clone() };
     let mut shard =
-        ShardWriter::create(place.store, &format!("{}/shard.arrow", place.folder), &layout)?;
-    let (mut taken, mut done) = (ActionRows::default(), Done::default());
+        ShardWriter::create(ctx.store, &format!("{}/shard.arrow", ctx.folder), &layout)?;
+    let mut actions = ActionRows::default();
+    let mut done = TaskOutput::default();
     for (i, video) in videos.into_iter().enumerate() {
-        place.go_on()?;
-        let episode = table.worth_keeping()?;
+        ctx.check_stop()?;
+        let episode = recorder.next_episode()?;
         shard.begin_video(i)?;
         for (t, frame) in episode.frames.chunks_exact(size.bytes()).enumerate() {
             shard.push(0, t as u32, t as f64 / f64::from(FPS), frame)?;
         }
         if config.videos {
-            // Called as the episode is, so that the actions of one find the other.
-            done.files.push(film(
-                &episode.frames,
-                config.size,
-                &format!("{}/{}.mp4", place.folder, video.uri),
-                place,
-            )?);
+            // The video has the episode's name, so that true actions refer to both.
+            let path = format!("{}/{}.mp4", ctx.folder, video.uri);
+            done.files.push(film(&episode.frames, config.size, &path, ctx)?);
         }
-        let frames = episode.actions.len() as u64;
-        taken.video.extend(std::iter::repeat_n(video.uri.clone(), episode.actions.len()));
-        taken.frame_index.extend(0..episode.actions.len() as u32);
-        taken.discrete.extend(&episode.actions);
-        taken.reward.extend(episode.rewards.iter().map(|reward| Some(f64::from(*reward))));
-        done.videos.push(VideoRecord {
-            digest: video.digest,
-            uri: video.uri,
-            bytes: 0,
-            modified: String::new(),
-            at: None,
-            inode: None,
-            frames,
-            episodes: 1,
-            about: About::default(),
-        });
-        place.progress.advance(1);
+        episode.add_actions(&video.uri, &mut actions);
+        done.videos.push(episode.video_record(video));
+        ctx.progress.advance(1);
     }
     done.stats.insert("videos".into(), done.videos.len() as f64);
-    done.stats.insert("frames".into(), taken.len() as f64);
-    done.stats.insert("rewards".into(), taken.reward.iter().flatten().sum());
-    let actions = taken.write(place.store, &format!("{}/actions.parquet", place.folder))?;
+    done.stats.insert("frames".into(), actions.len() as f64);
+    done.stats.insert("rewards".into(), actions.reward.iter().flatten().sum());
+    let actions = actions.write(ctx.store, &format!("{}/actions.parquet", ctx.folder))?;
+    // The shard comes first: readers of a receipt take its first file as the shard.
     done.files.splice(0..0, [shard.finish()?, actions]);
     Ok(done)
 }
 
-/// An episode as a video.
+/// Writes an episode as a video.
 #[cfg(feature = "video")]
-fn film(frames: &[u8], side: u32, path: &str, place: &Workplace) -> Result<FileInfo, Error> {
-    let film = crate::video::Film { width: side, height: side, fps: FPS, zoom: 4 };
+fn film(frames: &[u8], side: u32, path: &str, ctx: &TaskContext) -> Result<FileInfo, Error> {
+    let film = crate::video::VideoEncoder { width: side, height: side, fps: FPS, zoom: 4 };
     let bytes = film.encode(frames).map_err(|source| Error::Film { path: path.into(), source })?;
-    let mut file = place.store.new_file(path)?;
+    let mut file = ctx.store.new_file(path)?;
     super::write(&mut file, &bytes)?;
     Ok(file.finish(0)?)
 }
 
 #[cfg(not(feature = "video"))]
-fn film(_: &[u8], _: u32, _: &str, _: &Workplace) -> Result<FileInfo, Error> {
+fn film(_: &[u8], _: u32, _: &str, _: &TaskContext) -> Result<FileInfo, Error> {
     Err(Error::NoVideo)
 }
 
 impl RecordTask {
-    /// What was learnt, where that plays.
-    fn load(&self, place: &Workplace) -> Result<Option<Learnt>, Error> {
+    /// Loads the weights of the player, if it has any.
+    fn load(&self, ctx: &TaskContext) -> Result<Option<TrainedPlayer>, Error> {
         match self.learnt.as_slice() {
+            // Two files are a policy and its decoder, one is an agent.
             [policy, decoder] => {
                 let policy: Rc<dyn Actor> =
-                    actor(&place.device, &place.store.require_file(policy)?)?.into();
-                Ok(Some(Learnt::decoded(policy, decoder, place.store, 1.0)?))
+                    actor(&ctx.device, &ctx.store.require_file(policy)?)?.into();
+                Ok(Some(TrainedPlayer::decoded(policy, decoder, ctx.store, 1.0)?))
             }
-            [agent] => Ok(Some(Learnt::agent(agent, place, 1.0)?)),
+            [agent] => Ok(Some(TrainedPlayer::agent(agent, ctx, 1.0)?)),
             _ => Ok(None),
         }
     }
 
-    /// What an episode is called, and what it is: all that decides it.
+    /// Returns the name of an episode and the digest of all settings that decide its content.
     fn name(&self, number: u64) -> VideoName {
         let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
         let RecordConfig {
             game, player, mode, levels, noise, size, max_frames, min_frames, ..
         } = &self.config;
-        let decides = serde_json::json!([
-            KIND.version,
-            game,
-            player,
-            mode,
-            levels,
-            noise,
-            size,
-            max_frames,
-            min_frames
-        ]);
-        let learnt: String = self.learnt.iter().map(|file| format!(" {}", file.blake3)).collect();
-        let decides = format!("{decides} {} {} {number}{learnt}", self.seed, self.first);
-        VideoName { uri, digest: blake3::hash(decides.as_bytes()).to_hex().to_string() }
+        let settings =
+            json!([KIND.version, game, player, mode, levels, noise, size, max_frames, min_frames]);
+        let weights: String = self.learnt.iter().map(|file| format!(" {}", file.blake3)).collect();
+        let content = format!("{settings} {} {} {number}{weights}", self.seed, self.first);
+        VideoName { uri, digest: blake3::hash(content.as_bytes()).to_hex().to_string() }
     }
 }
 
-/// One episode, frame by frame.
+/// The frames, actions and rewards of one episode.
 #[derive(Default)]
 struct Episode {
     frames: Vec<u8>,
@@ -237,18 +203,61 @@ struct Episode {
     rewards: Vec<f32>,
 }
 
-/// One game and who sits at it.
-struct Table<'a> {
+impl Episode {
+    /// Adds the true actions and rewards of the episode to `rows`.
+    fn add_actions(&self, uri: &str, rows: &mut ActionRows) {
+        rows.video.extend(std::iter::repeat_n(uri.to_owned(), self.actions.len()));
+        rows.frame_index.extend(0..self.actions.len() as u32);
+        rows.discrete.extend(&self.actions);
+        rows.reward.extend(self.rewards.iter().map(|reward| Some(f64::from(*reward))));
+    }
+
+    /// Returns the record of the episode as a video.
+    fn video_record(&self, name: VideoName) -> VideoRecord {
+        VideoRecord {
+            digest: name.digest,
+            uri: name.uri,
+            // A recorded episode has no file.
+            bytes: 0,
+            modified: String::new(),
+            at: None,
+            inode: None,
+            frames: self.actions.len() as u64,
+            episodes: 1,
+            about: ListMetadata::default(),
+        }
+    }
+}
+
+/// A game, its player, and the random numbers of both.
+struct Recorder<'a> {
     config: &'a RecordConfig,
-    learnt: Option<Learnt>,
+    trained: Option<TrainedPlayer>,
     game: Procgen,
     rng: ChaCha8Rng,
 }
 
-impl Table<'_> {
-    /// Plays until an episode is long enough.
-    fn worth_keeping(&mut self) -> Result<Episode, Error> {
-        for _ in 0..PATIENCE {
+impl<'a> Recorder<'a> {
+    fn new(task: &'a RecordTask, ctx: &TaskContext) -> Result<Self, Error> {
+        let config = &task.config;
+        let package = ProcgenPackage::find(ctx.games)?;
+        let mut rng = batch::generator(task.seed, "record", task.first);
+        let procgen = ProcgenConfig {
+            game: config.game,
+            mode: config.mode,
+            levels: config.levels,
+            // Procgen takes seeds of 31 bits.
+            seed: rng.random::<u32>() >> 1,
+            count: 1,
+            threads: 0,
+        };
+        let trained = task.load(ctx)?;
+        Ok(Recorder { config, trained, game: Procgen::new(&package, &procgen)?, rng })
+    }
+
+    /// Plays episodes until one is long enough to keep.
+    fn next_episode(&mut self) -> Result<Episode, Error> {
+        for _ in 0..MAX_SHORT_EPISODES {
             let episode = self.play()?;
             if episode.actions.len() as u64 >= self.config.min_frames {
                 return Ok(episode);
@@ -256,31 +265,34 @@ impl Table<'_> {
         }
         Err(Error::ShortEpisodes {
             game: self.config.game.name(),
-            episodes: PATIENCE,
+            episodes: MAX_SHORT_EPISODES,
             frames: self.config.min_frames,
         })
     }
 
-    /// Plays one episode from its first frame; the game then shows the first of the next.
+    /// Plays one episode from its first frame. The game then shows the first frame of the next one.
     fn play(&mut self) -> Result<Episode, Error> {
-        let (config, game, rng) = (self.config, &mut self.game, &mut self.rng);
-        let mut player = match (config.player, &self.learnt) {
-            (Player::Random, _) => Hand::Random,
-            (Player::Sticky, _) => Hand::Sticky(vec![(0, 0)]),
-            (Player::Expert, _) => Hand::Expert,
-            (Player::Policy | Player::Agent, Some(learnt)) => Hand::Learnt(learnt),
+        let Recorder { config, trained, game, rng } = self;
+        let mut player = match (config.player, trained) {
+            (Player::Random, _) => GamePlayer::Random,
+            (Player::Sticky, _) => GamePlayer::Sticky(vec![(0, 0)]),
+            (Player::Expert, _) => GamePlayer::Expert,
+            (Player::Policy | Player::Agent, Some(trained)) => GamePlayer::Trained(trained),
             (Player::Policy | Player::Agent, None) => {
                 return Err(Error::Invariant {
-                    what: "what was learnt plays: no weights are named".into(),
+                    what: "a trained player plays, but the task has no weights".into(),
                 });
             }
         };
         let mut episode = Episode::default();
         loop {
+            // The frame before the step, at which the action is taken.
             shrink(game.frames(), config.size as usize, &mut episode.frames);
-            let action = match config.noise > 0.0 && rng.random_bool(config.noise) {
-                true => DIRECTIONS[rng.random_range(0..4)],
-                false => player.act(game, &[0], rng)?[0],
+            // Without noise no random number is drawn for it.
+            let action = if config.noise > 0.0 && rng.random_bool(config.noise) {
+                DIRECTIONS[rng.random_range(0..4)]
+            } else {
+                player.act(game, &[0], rng)?[0]
             };
             game.step(&[action])?;
             episode.actions.push(action);
@@ -288,6 +300,7 @@ impl Table<'_> {
             if game.ends()[0] != End::None {
                 return Ok(episode);
             }
+            // The game still runs, so it is reset for the next episode.
             if episode.actions.len() as u64 == config.max_frames {
                 game.reset();
                 return Ok(episode);
@@ -309,15 +322,15 @@ mod tests {
             )
             .expect("settings")
         };
-        let cut = |episodes| {
+        let tasks = |episodes| {
             config(episodes)
                 .tasks(3, vec![])
                 .iter()
                 .map(|task| (task.first, task.count))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(cut(30), [(0, 10), (10, 10), (20, 10)]);
-        assert_eq!(cut(35)[..3], cut(30));
-        assert_eq!(cut(35)[3], (30, 5));
+        assert_eq!(tasks(30), [(0, 10), (10, 10), (20, 10)]);
+        assert_eq!(tasks(35)[..3], tasks(30));
+        assert_eq!(tasks(35)[3], (30, 5));
     }
 }

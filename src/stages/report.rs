@@ -1,10 +1,20 @@
-//! The last step, for people: everything that stages made becomes one HTML page. In: the files of any of them; out: `report.html`, which
-//! asks for nothing from elsewhere, and the tables behind it that no other stage has, `map.parquet` and `pairs.parquet`.
+//! Collects the results of other stages on one HTML page.
 //!
-//! Under every figure stands the query that finds its numbers in the datasets; a figure is drawn from the very rows its query returns
-//! (`numbers`; `tests/it/report.rs` asks them all). The sections, in the page's order: `facts` (what ran, on which data), `training`
-//! (curves), `codes` (how often each code is used), `map` (latent actions in two dimensions, by `pca` and `umap`), `world` (predicted
-//! frames, and what each code does), `earned` (decoding and returns), `online` (learning in the game).
+//! `report.html` is self-contained. The stage also writes the tables behind two of its sections,
+//! `map.parquet` and `pairs.parquet`.
+//!
+//! Each figure has the query for its numbers, and is drawn from exactly the rows returned by that
+//! query (`numbers`; `tests/it/report.rs` runs all of them). The sections, in the page's order:
+//!
+//! | file | section |
+//! |---|---|
+//! | `facts` | the stages, their settings and their data |
+//! | `training` | training curves |
+//! | `codes` | the use of each code |
+//! | `map` | latent actions in two dimensions, by `pca` and `umap` |
+//! | `world` | predicted frames, and the effect of each code |
+//! | `earned` | decoding accuracy and returns |
+//! | `online` | learning curves of agents |
 
 use std::collections::BTreeMap;
 
@@ -13,65 +23,70 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plan::key::digests;
-use super::plan::{Given, KeyFields, NewTask, Reason, StagePlan, Waiting};
+use super::plan::{KeyFields, NewTask, PendingTasks, PlanInputs, Reason, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, FieldFault, Input, Kept, Needs, Stage, StageKind, StageTask,
-    Workplace, write,
+    ArtifactKind, Error, FieldFault, FieldFaults, Input, LaneState, Needs, Stage, StageKind,
+    StageTask, TaskContext, TaskOutput, write,
 };
 use crate::dataset::{self, FileInfo, Reject};
 
 mod codes;
-mod earned;
-mod facts;
+mod frame_images;
+mod learning_curves;
 mod map;
 mod numbers;
-mod online;
 mod page;
 mod pca;
-mod pictures;
 mod plots;
-mod training;
+mod predictions;
+mod returns;
+mod summary;
+mod training_curves;
 mod umap;
-mod world;
 
 use codes::Survey;
 use page::Section;
 
-/// Shows what other stages made, on one HTML page. Name the stages to show; a section appears where all it needs is named.
+/// Shows the results of other stages on one HTML page. A section appears if all of its stages are
+/// named.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReportConfig {
-    /// The `decode` or `record` stage whose frames are counted and shown.
+    /// The `decode` or `record` stage. Shows its size and its frames.
     #[serde(default)]
     pub frames: Option<String>,
-    /// The `train_dynamics` or `import_dynamics` stage: training curves; with `frames`, predicted frames beside real ones.
+    /// The `train_dynamics` or `import_dynamics` stage. Shows training curves and, with `frames`,
+    /// predicted frames beside real ones.
     #[serde(default)]
     pub dynamics: Option<String>,
-    /// The `label` stage: how often codes are used, a map of latent actions; with `frames` and `dynamics`, what each code does.
+    /// The `label` stage. Shows the use of codes and a map of latent actions and, with `frames` and
+    /// `dynamics`, the effect of each code.
     #[serde(default)]
     pub labels: Option<String>,
-    /// The stage that knows what was truly done, which colours the map: `record` or `import_actions`.
+    /// The `record` or `import_actions` stage with the true actions, which colour the map.
     #[serde(default)]
     pub actions: Option<String>,
-    /// The `train_policy` stage: training curves.
+    /// The `train_policy` stage. Shows training curves.
     #[serde(default)]
     pub policy: Option<String>,
-    /// The `train_decoder` stage: how well latent actions are decoded, from how many transitions.
+    /// The `train_decoder` stage. Shows how well latent actions are decoded, by number of
+    /// transitions.
     #[serde(default)]
     pub decoder: Option<String>,
-    /// The `evaluate` stage: what the policy earned.
+    /// The `evaluate` stage. Shows the returns, the probe and the world model's rollouts.
     #[serde(default)]
     pub evaluation: Option<String>,
-    /// `finetune` stages: what their agents earned while they learnt, on one chart.
+    /// The `finetune` stages. Shows their learning curves in one chart.
     #[serde(default)]
     pub agents: Vec<String>,
-    /// Most latent actions on the map. Default 2000; the time for it grows with their square.
+    /// Largest number of latent actions on the map, up to 8192. Default 2000. The time grows with
+    /// its square.
     #[serde(default = "default_points")]
     pub points: usize,
-    /// Transitions whose predicted frame is shown. Default 8.
+    /// Number of transitions with a predicted frame. Default 8.
     #[serde(default = "default_pairs")]
     pub pairs: usize,
-    /// Latent actions, the commonest first, of which is shown what they do. Default 6.
+    /// Number of latent actions with rollouts, the most common first. Default 6.
     #[serde(default = "default_rollouts")]
     pub rollouts: usize,
 }
@@ -86,51 +101,52 @@ fn default_rollouts() -> usize {
     6
 }
 
-/// What all `report` stages have in common. Raise `version` when the same inputs give another page.
+/// The properties of all `report` stages. Raise `version` when the same inputs give another page.
 pub const KIND: StageKind =
     StageKind { key_inputs: &["results"], ..StageKind::new("report", 3, &[], "sections") };
-/// How many sections a page may have.
+/// The largest number of sections.
 const SECTIONS: u64 = 7;
-/// Most points of a map: their distances fill a quarter of a GiB.
-const MOST_POINTS: usize = 8192;
+/// The largest number of points on a map. Their distances take a quarter of a GiB.
+const MAX_POINTS: usize = 8192;
 
-/// Everything the page shows.
+/// The contents of a page.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReportTask {
     /// The stage's settings.
     pub config: ReportConfig,
     /// The pipeline's name.
     pub pipeline: String,
-    /// This stage's own name: its tables are called so.
+    /// The stage's own name, and the name of its tables.
     pub name: String,
-    /// The stages that are shown, each once.
+    /// The stages on the page, each once.
     pub sources: Vec<Source>,
 }
 
-/// A stage that is shown.
+/// A stage on the page.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Source {
     /// Its name.
     pub stage: String,
     /// Its kind, such as `label`.
     pub kind: String,
-    /// Its settings, as they come out of presets and overrides.
+    /// Its settings, after presets and overrides.
     pub settings: serde_json::Map<String, serde_json::Value>,
     /// The keys of its tasks.
     pub tasks: Vec<String>,
-    /// Sums over its tasks: `frames`, `transitions`, ...
+    /// Sums over its tasks, such as `frames` and `transitions`.
     pub stats: BTreeMap<String, f64>,
     /// Its files, in the dataset's order.
     pub files: Vec<FileInfo>,
-    /// What it could not use.
+    /// The videos it rejected.
     pub rejects: Vec<Reject>,
 }
 
 impl ReportConfig {
-    /// The stages it names, each once.
+    /// Returns the stages the settings name, each once.
     pub fn stages(&self) -> Vec<&str> {
         let mut stages: Vec<&str> = Vec::new();
         for Input { stage, .. } in self.inputs() {
+            // One stage may be named in several fields, such as `frames` and `actions`.
             if !stages.contains(&stage) {
                 stages.push(stage);
             }
@@ -162,27 +178,29 @@ impl Stage for ReportConfig {
     }
 
     fn validate(&self) -> Vec<FieldFault> {
-        let mut faults = Vec::new();
-        if self.inputs().is_empty() {
-            faults.push((
-                "frames",
-                "is missing, and so is every other stage to show".into(),
-                "name at least one, e.g. `labels: labels`",
-            ));
-        }
-        if self.points > MOST_POINTS {
-            faults.push(("points", format!("is {}", self.points), "expected at most 8192"));
-        }
-        faults
+        let mut faults = FieldFaults::default();
+        faults.expect(
+            !self.inputs().is_empty(),
+            "frames",
+            "is missing, and so is every other stage to show",
+            "name at least one, e.g. `labels: labels`",
+        );
+        faults.expect_value(
+            self.points <= MAX_POINTS,
+            "points",
+            self.points,
+            "expected at most 8192",
+        );
+        faults.into_vec()
     }
 
     fn needs(&self) -> Needs {
-        // The distances of up to 8,192 points of the map fill a quarter of a GiB.
+        // The distances of up to 8,192 points of the map take a quarter of a GiB.
         Needs { gpu: false, cores: 2, memory_mib: 2048 }
     }
 
-    /// Adds one task: a page is made of everything at once.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    /// Adds one task, since a page shows everything at once.
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let stages: Vec<&StagePlan> =
             self.stages().into_iter().map(|stage| given.plan(stage)).collect();
         let task = ReportTask {
@@ -193,7 +211,7 @@ impl Stage for ReportConfig {
         };
         plan.set_settings(&task.key().into_fields());
         if let Some(waited) = stages.iter().find(|stage| stage.new_tasks() > 0) {
-            plan.wait(Waiting { tasks: 1, videos: 0 }, Reason::new_input(&waited.stage));
+            plan.wait(PendingTasks { tasks: 1, videos: 0 }, Reason::new_input(&waited.stage));
             return Ok(());
         }
         let inputs = stages.iter().flat_map(|stage| stage.tasks.keys()).collect();
@@ -204,7 +222,7 @@ impl Stage for ReportConfig {
 
 impl StageTask for ReportTask {
     fn key(&self) -> KeyFields {
-        // The stage's own name is in the page, but a report of another name is another stage.
+        // The stage's own name is on the page, but a report with another name is another stage.
         let ReportTask { config, pipeline, name: _, sources } = self;
         let results: Vec<_> = sources
             .iter()
@@ -213,21 +231,22 @@ impl StageTask for ReportTask {
         KeyFields::new(&KIND)
             .setting("lapo", env!("CARGO_PKG_VERSION"))
             .setting("pipeline", pipeline)
-            // All settings: the page shows the names of the stages, too.
+            // All settings, since the page also shows the names of the stages.
             .setting("of", config)
             .input("results", results)
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 impl Source {
-    /// Returns what a report shows of a stage.
+    /// Collects the results of a stage.
     fn of(plan: &StagePlan) -> Self {
         let mut stats = BTreeMap::new();
         for (name, value) in plan.tasks.receipts().flat_map(|receipt| &receipt.stats) {
+            // Statistics of tasks add up: counts and seconds.
             *stats.entry(name.clone()).or_default() += value;
         }
         Source {
@@ -241,7 +260,7 @@ impl Source {
         }
     }
 
-    /// The files whose names end so.
+    /// Returns the files with names ending in `end`.
     fn files(&self, end: &str) -> Vec<FileInfo> {
         self.files.iter().filter(|file| file.path.ends_with(end)).cloned().collect()
     }
@@ -250,7 +269,7 @@ impl Source {
         self.files(end).into_iter().map(|file| file.path).collect()
     }
 
-    /// The files of true actions: `record` and `import_actions` name them alike.
+    /// Returns the files of true actions, of `record` or `import_actions`.
     fn action_paths(&self) -> Vec<String> {
         self.files
             .iter()
@@ -260,19 +279,19 @@ impl Source {
     }
 }
 
-/// What sections are made from.
+/// The inputs of all sections.
 struct Inputs<'a> {
     task: &'a ReportTask,
-    place: &'a Workplace<'a>,
+    ctx: &'a TaskContext<'a>,
 }
 
 impl<'a> Inputs<'a> {
-    /// The stage that a field of the settings names.
+    /// Returns the stage in a field of the settings.
     fn of(&self, field: &str) -> Option<&'a Source> {
         self.all(field).into_iter().next()
     }
 
-    /// The stages that a field of the settings names.
+    /// Returns all stages in a field of the settings.
     fn all(&self, field: &str) -> Vec<&'a Source> {
         let named = self.task.config.inputs().into_iter().filter(|input| input.field == field);
         let named = named.map(|input| input.stage.to_owned());
@@ -286,34 +305,35 @@ impl<'a> Inputs<'a> {
             path: path.to_owned(),
             reason: e.to_string(),
         };
-        Ok(serde_json::from_slice(&self.place.store.require(path)?).map_err(corrupt)?)
+        Ok(serde_json::from_slice(&self.ctx.store.require(path)?).map_err(corrupt)?)
     }
 }
 
 /// Makes the page.
-fn run(task: &ReportTask, place: &Workplace) -> Result<Done, Error> {
-    let inputs = Inputs { task, place };
+fn run(task: &ReportTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+    let inputs = Inputs { task, ctx };
+    // The labels are read once for three sections.
     let survey = Survey::of(&inputs)?;
     let makers: [&dyn Fn() -> Result<Option<Section>, Error>; SECTIONS as usize] = [
-        &|| facts::section(&inputs),
-        &|| training::section(&inputs),
+        &|| summary::section(&inputs),
+        &|| training_curves::section(&inputs),
         &|| codes::section(&inputs, survey.as_ref()),
         &|| map::section(&inputs, survey.as_ref()),
-        &|| world::section(&inputs, survey.as_ref()),
-        &|| earned::section(&inputs),
-        &|| online::section(&inputs),
+        &|| predictions::section(&inputs, survey.as_ref()),
+        &|| returns::section(&inputs),
+        &|| learning_curves::section(&inputs),
     ];
     let mut sections = Vec::new();
     for make in makers {
-        place.go_on()?;
+        ctx.check_stop()?;
         sections.extend(make()?);
-        place.progress.advance(1);
+        ctx.progress.advance(1);
     }
-    let path = format!("{}/report.html", place.folder);
-    let mut file = place.store.new_file(&path)?;
+    let path = format!("{}/report.html", ctx.folder);
+    let mut file = ctx.store.new_file(&path)?;
     write(&mut file, page::page(&task.pipeline, &sections).as_bytes())?;
     let mut files = vec![file.finish(0)?];
     files.extend(sections.into_iter().flat_map(|section| section.files));
-    place.progress.say(&format!("the page is {path} in the workspace"));
-    Ok(Done { files, ..Done::default() })
+    ctx.progress.say(&format!("wrote the report to {path} in the workspace"));
+    Ok(TaskOutput { files, ..TaskOutput::default() })
 }

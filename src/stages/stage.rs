@@ -1,5 +1,5 @@
-//! The traits of a stage: [`Stage`] for its settings, [`StageTask`] for its tasks, [`StageKind`] for
-//! what all stages of one kind have in common.
+//! The traits of a stage: [`Stage`] for its settings, [`StageTask`] for its tasks, [`StageKind`]
+//! for the properties all stages of a kind share.
 //!
 //! A stage implements them in its own file. The list in `stages/mod.rs` generates
 //! [`StageSpec`](super::StageSpec) and [`Task`](super::Task). All other modules use a stage through
@@ -9,44 +9,45 @@ use std::any::Any;
 
 use serde::Serialize;
 
-use super::plan::{Given, KeyFields, Model, StagePlan};
-use super::{Done, Error, FieldFault, Workplace};
+use super::plan::{KeyFields, Model, PlanInputs, StagePlan};
+use super::{Error, FieldFault, TaskContext, TaskOutput};
 use crate::dataset::{self, Receipt};
 
-/// What stages of one kind have in common, whatever their settings.
+/// The properties all stages of one kind share.
 #[derive(Debug)]
 pub struct StageKind {
-    /// The name in YAML.
+    /// The kind's name in YAML.
     pub name: &'static str,
     /// The version of the code. Raise it when the same settings and inputs give another output.
     pub version: u32,
-    /// What the stage makes.
+    /// The artifacts the stage makes.
     pub makes: &'static [ArtifactKind],
-    /// What progress counts, such as `videos` or `steps`.
+    /// The unit of progress, such as `videos` or `steps`.
     pub unit: &'static str,
-    /// The fields of a key that are inputs, the most telling first; all others are settings.
+    /// The names of key fields that are inputs, the most informative first. All others are
+    /// settings.
     pub key_inputs: &'static [&'static str],
-    /// What a row of the stage's table is. Default `row`.
+    /// The meaning of a row in the stage's table. Default `row`.
     pub row: &'static str,
     /// How tasks run beside each other. Default: one after the other.
     pub lanes: Lanes,
-    /// Whether a task is of use without the others, since each makes rows of its own. Default false.
+    /// Whether the output of a task is useful without the outputs of the others. Default false.
     pub independent: bool,
-    /// Whether tasks keep checkpoints in [`Workplace::scratch`]. Default false.
+    /// Whether tasks keep checkpoints in [`TaskContext::scratch`]. Default false.
     pub has_checkpoints: bool,
-    /// Whether the stage keeps its model while what it learns from grows, so that `--refresh` is
-    /// of use. Default false.
+    /// Whether the stage keeps its model while its input grows, so that `--refresh` has an effect.
+    /// Default false.
     pub keeps_model: bool,
-    /// Whether tasks of the version before stay in place of new ones that failed. Default false.
+    /// Whether a failed new task leaves the previous version's task in place. Default false.
     pub restores: bool,
-    /// Classes of rejects that `max_rejected` does not count. Default none.
+    /// Classes of rejects that do not count towards `max_rejected`. Default none.
     pub harmless: &'static [&'static str],
-    /// The speed that a run's last line shows. Default none.
+    /// The speed the summary of a run shows. Default none.
     pub speed: Option<Speed>,
 }
 
 impl StageKind {
-    /// Creates a kind with defaults for all fields but these and no inputs in its keys.
+    /// Creates a kind with these fields, defaults for all others and no inputs in its keys.
     pub const fn new(
         name: &'static str,
         version: u32,
@@ -70,7 +71,7 @@ impl StageKind {
         }
     }
 
-    /// Returns whether stages of this kind make such artifacts.
+    /// Returns whether stages of this kind make this artifact.
     pub fn makes(&self, artifact: ArtifactKind) -> bool {
         self.makes.contains(&artifact)
     }
@@ -81,22 +82,22 @@ impl StageKind {
 pub enum Lanes {
     /// One after the other on the first device; each uses all cores.
     OneByOne,
-    /// One on each core.
+    /// One task on each core.
     PerCore,
-    /// Several on each GPU; without a GPU, one after the other.
+    /// Several tasks on each GPU. Without a GPU, one after the other.
     PerGpu,
 }
 
-/// A speed: a statistic of the tasks by the time that they took.
+/// A speed: a statistic of the tasks divided by the time they took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speed {
-    /// The statistic.
+    /// The statistic's name.
     pub of: &'static str,
-    /// What follows the number, such as `frames/s decoded`.
+    /// The text after the number, such as `frames/s decoded`.
     pub unit: &'static str,
 }
 
-/// What a stage makes, and another stage takes.
+/// A kind of artifact, made by one stage and taken by others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtifactKind {
     /// Shards of frames.
@@ -109,11 +110,11 @@ pub enum ArtifactKind {
     Policy,
     /// True actions.
     Actions,
-    /// Which videos are near-duplicates of others.
+    /// A table of near-duplicate videos.
     Copies,
     /// Decoders of latent actions.
     Decoder,
-    /// A network that plays.
+    /// A network that plays a game.
     Agent,
     /// The returns of a policy.
     Evaluation,
@@ -127,7 +128,7 @@ impl std::fmt::Display for ArtifactKind {
             ArtifactKind::Labels => "labels",
             ArtifactKind::Policy => "a latent policy",
             ArtifactKind::Actions => "true actions",
-            ArtifactKind::Copies => "near-copies",
+            ArtifactKind::Copies => "near-duplicates",
             ArtifactKind::Decoder => "decoders",
             ArtifactKind::Agent => "an agent",
             ArtifactKind::Evaluation => "an evaluation",
@@ -135,28 +136,28 @@ impl std::fmt::Display for ArtifactKind {
     }
 }
 
-/// An input of a stage: a field of its settings that names another stage.
+/// An input of a stage: a field of its settings with the name of another stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input<'a> {
     /// The field.
     pub field: &'static str,
-    /// The stage that it names.
+    /// The stage it names.
     pub stage: &'a str,
-    /// What that stage must make.
+    /// The artifact the stage must make.
     pub artifact: ArtifactKind,
-    /// Whether that stage must be about the frames of the stage in the field `frames`.
+    /// Whether that stage must have the same frames as the stage in the field `frames`.
     pub same_frames: bool,
-    /// Whether the latent actions of all such inputs must come from one model.
+    /// Whether all such inputs must have latent actions of the same model.
     pub same_model: bool,
 }
 
 impl<'a> Input<'a> {
-    /// Creates an input that fits with any other.
+    /// Creates an input without further requirements.
     pub fn new(field: &'static str, stage: &'a str, artifact: ArtifactKind) -> Self {
         Input { field, stage, artifact, same_frames: false, same_model: false }
     }
 
-    /// Creates an input where the field is set.
+    /// Creates an input if the field is set.
     pub fn given(
         field: &'static str,
         stage: &'a Option<String>,
@@ -165,98 +166,99 @@ impl<'a> Input<'a> {
         stage.as_deref().map(|stage| Input::new(field, stage, artifact))
     }
 
-    /// Demands that it is about the same frames as the field `frames`.
+    /// Requires the same frames as the field `frames`.
     pub fn of_the_same_frames(self) -> Self {
         Input { same_frames: true, ..self }
     }
 
-    /// Demands that its latent actions and those of other such inputs come from one model.
+    /// Requires latent actions of the same model as all other such inputs.
     pub fn of_one_model(self) -> Self {
         Input { same_model: true, ..self }
     }
 }
 
-/// What a task of a stage needs to run: estimates, for placing tasks on machines.
+/// An estimate of the resources a task needs, for placing tasks on machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Needs {
-    /// Whether a GPU makes it much faster; every stage runs without one.
+    /// Whether a GPU makes it much faster. Every stage also runs without one.
     pub gpu: bool,
-    /// Cores that it keeps busy.
+    /// The number of cores it keeps busy.
     pub cores: u32,
-    /// Main memory at its peak, in MiB; with a GPU, part of it is the GPU's.
+    /// Peak main memory in MiB. With a GPU, part of it is GPU memory.
     pub memory_mib: u64,
 }
 
-/// Where the settings of a stage look for videos.
+/// The places to look for videos.
 #[derive(Clone, Copy, Debug)]
 pub struct VideoPatterns<'a> {
     /// Glob patterns, from the field `videos`.
     pub videos: &'a [String],
-    /// Files that list videos, from the field `lists`.
+    /// Lists of videos, from the field `lists`.
     pub lists: &'a [String],
 }
 
-/// A file that the settings of a stage name and that must exist.
+/// A file named by a stage's settings. It must exist before a run.
 #[derive(Clone, Copy, Debug)]
 pub struct InputFile<'a> {
     /// The field.
     pub field: &'static str,
     /// The path.
     pub path: &'a str,
-    /// What kind of file is expected, for people.
+    /// The expected kind of file, in words.
     pub expected: &'static str,
 }
 
-/// The model that gives the latent actions of a stage their meaning.
+/// The model that gives a stage's latent actions their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LatentActions<'a> {
-    /// The stage itself is that model.
+    /// The stage itself.
     Own,
     /// The model of this stage.
     Model(&'a str),
-    /// The same model as this stage of labels has.
+    /// The model of this label stage.
     Labels(&'a str),
 }
 
-/// A stage that can work on shards while others are still being made.
+/// The inputs of a stage that can work on shards while others are still being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streaming<'a> {
-    /// The stage that makes the shards.
+    /// The stage with the shards.
     pub shards: &'a str,
-    /// The stage whose model it needs.
+    /// The stage with the model.
     pub model: &'a str,
 }
 
-/// The settings of a stage: what it takes, whether they make sense, which tasks it has.
+/// The settings of a stage: its inputs, its checks, and the tasks it plans.
 pub trait Stage {
     /// A task of the stage.
     type Task: StageTask
     where
         Self: Sized;
 
-    /// Returns what all stages of this kind have in common.
+    /// Returns the properties all stages of this kind share.
     fn kind(&self) -> &'static StageKind;
 
-    /// Returns the inputs, in the order in which faults are reported.
+    /// Returns the inputs, in the order of their fault reports.
     fn inputs(&self) -> Vec<Input<'_>> {
         vec![]
     }
 
-    /// Returns the faults of single fields.
+    /// Returns the faults of single fields, usually collected with
+    /// [`FieldFaults`](super::FieldFaults).
     fn validate(&self) -> Vec<FieldFault> {
         vec![]
     }
 
-    /// Returns what one of its tasks needs to run.
+    /// Returns an estimate of the resources of one of its tasks.
     fn needs(&self) -> Needs;
 
-    /// Adds the tasks of the stage's dataset to `plan`, and sets the plan's settings.
+    /// Adds the stage's tasks to `plan` and sets the plan's settings.
     ///
     /// # Errors
-    /// If a store cannot be read at the moment.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()>;
+    /// Returns an error if a store cannot be read at the moment.
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()>;
 
-    /// Returns where it looks for videos.
+    /// Returns the places to look for videos.
     fn video_patterns(&self) -> Option<VideoPatterns<'_>> {
         None
     }
@@ -266,13 +268,13 @@ pub trait Stage {
         vec![]
     }
 
-    /// Returns the side of the frames that it makes, in pixels.
+    /// Returns the width and height of the frames it makes, in pixels.
     fn frame_size(&self) -> Option<u32> {
         None
     }
 
-    /// Returns why there are no such networks for frames of this size: the field, what it is, what
-    /// is expected.
+    /// Returns why its networks do not fit frames of this size: the field, its value, and the
+    /// expected value.
     fn network_fault(&self, _frame_size: u32) -> Option<(&'static str, String, String)> {
         None
     }
@@ -282,7 +284,7 @@ pub trait Stage {
         None
     }
 
-    /// Returns the share of the dataset's videos that may be gone before a run stops.
+    /// Returns the share of the dataset's videos that may disappear before a run stops.
     fn max_dropped(&self) -> Option<f64> {
         None
     }
@@ -292,17 +294,17 @@ pub trait Stage {
         None
     }
 
-    /// Returns the stage whose frames its results are about, where it is called `own`.
+    /// Returns the stage whose frames its results describe. `own` is its own name.
     fn about_frames_of<'a>(&'a self, _own: &'a str) -> Option<&'a str> {
         None
     }
 
-    /// Returns which model gives its latent actions their meaning.
+    /// Returns the model behind its latent actions.
     fn latent_actions(&self) -> Option<LatentActions<'_>> {
         None
     }
 
-    /// Returns what it waits for, if it can work on shards while others are still being made.
+    /// Returns its streaming inputs, if it can work on shards while others are still being made.
     fn streams(&self) -> Option<Streaming<'_>> {
         None
     }
@@ -311,24 +313,26 @@ pub trait Stage {
     fn plan_shard(&self, _shard: &Receipt, _model: Model, _plan: &mut StagePlan) {}
 }
 
-/// A unit of work: what decides its key, and how it runs.
+/// A unit of work: the fields of its key, and the code that runs it.
 pub trait StageTask {
-    /// Returns the fields that decide its key. An implementation destructures the task and its
-    /// settings without `..`, so that a new field does not compile until it is placed.
+    /// Returns the fields of its key.
+    ///
+    /// An implementation destructures the task and its settings without `..`, so that a new field
+    /// does not compile until it is placed.
     fn key(&self) -> KeyFields;
 
-    /// Does the work. `kept` is what the task before it on the same lane left.
+    /// Runs the task. `kept` is the value the previous task on the same lane left.
     ///
     /// # Errors
-    /// If the task fails; what it wrote is then no result.
-    fn run(&self, place: &Workplace, kept: &mut Kept) -> Result<Done, Error>;
+    /// Returns an error if the task fails. Its files are then no result.
+    fn run(&self, ctx: &TaskContext, kept: &mut LaneState) -> Result<TaskOutput, Error>;
 
-    /// Returns the number of videos, or recorded episodes, that become rows.
+    /// Returns the number of videos, or recorded episodes, in its output.
     fn videos(&self) -> usize {
         0
     }
 
-    /// Returns the digests of the videos that it decodes.
+    /// Returns the digests of the videos it decodes.
     fn digests(&self) -> Vec<&str> {
         vec![]
     }
@@ -339,5 +343,5 @@ pub trait StageTask {
     }
 }
 
-/// What a lane keeps from task to task, such as a model on its device.
-pub type Kept = Option<Box<dyn Any>>;
+/// A value kept by a lane from task to task, such as a model on its device.
+pub type LaneState = Option<Box<dyn Any>>;

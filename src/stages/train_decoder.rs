@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::labelled_pairs::PairSampling;
 use super::model_files::ratio;
 use super::plan::key::digests;
-use super::plan::{Given, KeyFields, NewTask, StagePlan};
+use super::plan::{KeyFields, NewTask, PlanInputs, StagePlan};
 use super::{
-    ArtifactKind, Done, Error, FieldFault, Input, Kept, LatentActions, Needs, Stage, StageKind,
-    StageTask, Workplace, write,
+    ArtifactKind, Error, FieldFault, Input, LaneState, LatentActions, Needs, Stage, StageKind,
+    StageTask, TaskContext, TaskOutput, write,
 };
 use crate::dataset::{self, Column, FileInfo, write_table};
 use crate::models::{DecoderConfig, LoadedDecoder};
@@ -189,7 +189,7 @@ impl Stage for TrainDecoderConfig {
     }
 
     /// Adds one task: all decoders learn from the same labels.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let (labels, actions) = (given.plan(&self.labels), given.plan(&self.actions));
         let task = TrainDecoderTask {
             config: self.clone(),
@@ -241,13 +241,13 @@ impl StageTask for TrainDecoderTask {
             .input("true_actions", digests(actions))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Trains and judges every decoder.
-fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
+fn run(task: &TrainDecoderTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let TrainDecoderConfig {
         hidden,
         steps,
@@ -261,18 +261,17 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
     let most = task.config.transitions.iter().copied().max().unwrap_or(0);
     let TrainDecoderTask { labels, actions, seed, .. } = task;
     let known = PairSampling { labels, actions, most, least: most, draws, holdout, seed: *seed }
-        .sample(place)?;
+        .sample(ctx)?;
     let how = Fit {
         hidden: hidden.clone(),
         steps,
         batch,
         learning_rate,
         label_smoothing,
-        stop: Some(place.stop.clone()),
+        stop: Some(ctx.stop.clone()),
     };
     let config = DecoderConfig { latent_dim: known.latent_dim, hidden, outputs: known.outputs };
-    let (mut files, mut curve, mut trained) =
-        (Vec::new(), Curve::default(), Trained::newest(place)?);
+    let (mut files, mut curve, mut trained) = (Vec::new(), Curve::default(), Trained::newest(ctx)?);
     for (at, (transitions, draw)) in task.config.decoders().into_iter().enumerate() {
         let train = || {
             let pairs = known.draws[draw as usize].take(&(0..transitions).collect::<Vec<_>>());
@@ -282,23 +281,23 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
             decoder.metadata.insert("lapo.draw".into(), draw.to_string());
             Ok(decoder.export()?)
         };
-        let decoder = LoadedDecoder::load(trained.get_or_train(at, place, train)?)?;
-        let mut file = place
+        let decoder = LoadedDecoder::load(trained.get_or_train(at, ctx, train)?)?;
+        let mut file = ctx
             .store
-            .new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", place.folder))?;
+            .new_file(&format!("{}/decoder-{transitions:06}-{draw}.safetensors", ctx.folder))?;
         write(&mut file, &trained.0[at])?;
         files.push(file.finish(0)?);
         let score = curve.add(transitions, draw, &decoder, &known.held_out)?;
-        place.progress.note(&format!("{transitions} transitions: {score:.3}"));
-        place.progress.advance(1);
+        ctx.progress.note(&format!("{transitions} transitions: {score:.3}"));
+        ctx.progress.advance(1);
     }
-    place.progress.say(&curve.sentence(&known.held_out, task.config.holdout > 0));
-    files.push(curve.write(place)?);
+    ctx.progress.say(&curve.sentence(&known.held_out, task.config.holdout > 0));
+    files.push(curve.write(ctx)?);
     let stats = [("known", known.count as f64), ("held_out", known.held_out.len() as f64)];
-    Ok(Done {
+    Ok(TaskOutput {
         files,
         stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..Done::default()
+        ..TaskOutput::default()
     })
 }
 
@@ -306,12 +305,12 @@ fn run(task: &TrainDecoderTask, place: &Workplace) -> Result<Done, Error> {
 struct Trained(Vec<Vec<u8>>);
 
 impl Trained {
-    fn newest(place: &Workplace) -> Result<Self, Error> {
-        let Some((count, bytes)) = checkpoint::newest(place.store, &place.scratch)? else {
+    fn newest(ctx: &TaskContext) -> Result<Self, Error> {
+        let Some((count, bytes)) = checkpoint::newest(ctx.store, &ctx.scratch)? else {
             return Ok(Trained(vec![]));
         };
         let fault = |reason: String| Error::Checkpoint {
-            file: checkpoint::path(&place.scratch, count),
+            file: checkpoint::path(&ctx.scratch, count),
             reason,
         };
         let texts: Vec<String> =
@@ -324,7 +323,7 @@ impl Trained {
     fn get_or_train(
         &mut self,
         at: usize,
-        place: &Workplace,
+        ctx: &TaskContext,
         train: impl FnOnce() -> Result<Vec<u8>, Error>,
     ) -> Result<&[u8], Error> {
         if at == self.0.len() {
@@ -333,13 +332,7 @@ impl Trained {
                     let texts: Vec<String> =
                         self.0.iter().map(|weights| STANDARD.encode(weights)).collect();
                     let state = serde_json::json!(texts).to_string();
-                    checkpoint::save(
-                        place.store,
-                        &place.scratch,
-                        at as u64,
-                        state.as_bytes(),
-                        None,
-                    )?;
+                    checkpoint::save(ctx.store, &ctx.scratch, at as u64, state.as_bytes(), None)?;
                     return Err(stopped);
                 }
                 weights => self.0.push(weights?),
@@ -399,13 +392,13 @@ impl Curve {
         format!("decoders are {what}: {}", means.join(", "))
     }
 
-    fn write(self, place: &Workplace) -> Result<FileInfo, Error> {
+    fn write(self, ctx: &TaskContext) -> Result<FileInfo, Error> {
         let columns = [
             ("transitions", Column::U64(self.transitions)),
             ("draw", Column::U64(self.draw)),
             ("accuracy", Column::F64(self.accuracy)),
             ("r2", Column::F64(self.r2)),
         ];
-        Ok(write_table(place.store, &format!("{}/curve.parquet", place.folder), &columns)?)
+        Ok(write_table(ctx.store, &format!("{}/curve.parquet", ctx.folder), &columns)?)
     }
 }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::model_files::write_model;
 use super::plan::KeyFields;
 use super::plan::key::digests;
-use super::workplace::KeptState;
-use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace};
+use super::task_context::KeptState;
+use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput};
 use crate::dataset::FileInfo;
 use crate::train::{Batch, TrainingLoop, dynamics_trainer};
 
@@ -149,42 +149,42 @@ impl StageTask for TrainDynamicsTask {
             .input_if(state.is_some(), "state", digests(state.as_slice()))
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Trains to the last step and judges the result.
-fn run(task: &TrainDynamicsTask, place: &Workplace) -> Result<Done, Error> {
-    let data = Data::open(task, place)?;
+fn run(task: &TrainDynamicsTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+    let data = Data::open(task, ctx)?;
     let config = task.config.dynamics(task.size);
     let optim = task.config.optim();
     let mut trainer =
-        dynamics_trainer(&place.device, &config, &optim, data.supervision(task), task.seed)?;
+        dynamics_trainer(&ctx.device, &config, &optim, data.supervision(task), task.seed)?;
     if let Some(file) = &task.init {
-        trainer.import(&place.store.require_file(file)?)?;
+        trainer.import(&ctx.store.require_file(file)?)?;
     }
-    let continued = place.continued(task.state.as_ref())?;
+    let continued = ctx.continued(task.state.as_ref())?;
     std::thread::scope(|scope| {
-        let mut learner = DynamicsLearner::new(scope, task, &data, place, trainer);
+        let mut learner = DynamicsLearner::new(scope, task, &data, ctx, trainer);
         let training = TrainingLoop {
             log_every: LOG_EVERY,
             continued: continued.as_ref().map(KeptState::as_final),
-            ..place.training_loop(task.config.steps, task.checkpoint_secs)
+            ..ctx.training_loop(task.config.steps, task.checkpoint_secs)
         };
         let mut finished = training.run(&mut learner)?;
         let state = if task.config.continued { Some(finished.state(&learner)?) } else { None };
 
         let verdict = learner.judge_finally(VERDICT_WINDOWS, config.vq.quantises())?;
         finished.metrics.log(task.config.steps.saturating_sub(1), verdict.row());
-        place.progress.say(&verdict.sentence());
+        ctx.progress.say(&verdict.sentence());
         let weights = learner.trainer.export(&task.provenance)?;
         let mut files =
-            write_model(place, "model.safetensors", &weights, &verdict.json(), &finished.metrics)?;
-        files.extend(place.write_state(state)?);
+            write_model(ctx, "model.safetensors", &weights, &verdict.json(), &finished.metrics)?;
+        files.extend(ctx.write_state(state)?);
         let mut stats = verdict.stats();
         stats.insert("waited_for_frames".into(), learner.waited_share());
-        Ok(Done { files, stats, ..Done::default() })
+        Ok(TaskOutput { files, stats, ..TaskOutput::default() })
     })
 }
 

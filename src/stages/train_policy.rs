@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::model_files::{ratio, verdict_json, write_model};
 use super::plan::KeyFields;
 use super::plan::key::digests;
-use super::workplace::KeptState;
-use super::{ArtifactKind, Done, Error, Kept, StageKind, StageTask, Workplace};
+use super::task_context::KeptState;
+use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput};
 use crate::dataset::FileInfo;
 use crate::models::PolicyConfig;
 use crate::train::{OptimConfig, Selection, TrainingLoop, policy_trainer};
@@ -155,14 +155,14 @@ impl StageTask for TrainPolicyTask {
             .input("generation", generation)
     }
 
-    fn run(&self, place: &Workplace, _: &mut Kept) -> Result<Done, Error> {
-        run(self, place)
+    fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
+        run(self, ctx)
     }
 }
 
 /// Trains to the last step and judges the result.
-fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
-    let data = Data::open(task, place)?;
+fn run(task: &TrainPolicyTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+    let data = Data::open(task, ctx)?;
     let config = PolicyConfig {
         scale: task.config.resolved_scale(),
         latent_dim: data.latent_dim,
@@ -175,42 +175,41 @@ fn run(task: &TrainPolicyTask, place: &Workplace) -> Result<Done, Error> {
         max_grad_norm: UNLIMITED,
         ..OptimConfig::default()
     };
-    let mut trainer = policy_trainer(&place.device, &config, &optim, task.seed)?;
+    let mut trainer = policy_trainer(&ctx.device, &config, &optim, task.seed)?;
     if let Some(file) = &task.init {
-        trainer.import(&place.store.require_file(file)?)?;
+        trainer.import(&ctx.store.require_file(file)?)?;
     }
-    let continued = place.continued(task.state.as_ref())?;
+    let continued = ctx.continued(task.state.as_ref())?;
     let selection = match task.config.patience {
         None => Selection::Last,
         patience => Selection::Best { column: HELD_OUT_ERROR, patience },
     };
     std::thread::scope(|scope| {
-        let mut learner = PolicyLearner::new(scope, task, &data, place, trainer);
+        let mut learner = PolicyLearner::new(scope, task, &data, ctx, trainer);
         let training = TrainingLoop {
             log_every: LOG_EVERY,
             selection,
             continued: continued.as_ref().map(KeptState::as_final),
-            ..place.training_loop(task.config.steps, task.checkpoint_secs)
+            ..ctx.training_loop(task.config.steps, task.checkpoint_secs)
         };
         let finished = training.run(&mut learner)?;
         let state = if task.config.continued { Some(finished.state(&learner)?) } else { None };
 
         let verdict = data.judge(learner.trainer.as_ref(), task, finished.steps)?;
-        place.progress.say(&verdict.sentence());
+        ctx.progress.say(&verdict.sentence());
         let json = verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict);
         let weights = learner.trainer.export(&task.provenance)?;
-        let mut files =
-            write_model(place, "policy.safetensors", &weights, &json, &finished.metrics)?;
-        files.extend(place.write_state(state)?);
+        let mut files = write_model(ctx, "policy.safetensors", &weights, &json, &finished.metrics)?;
+        files.extend(ctx.write_state(state)?);
         let stats = [
             ("training_transitions", data.training.len() as f64),
             ("error", verdict.error),
             ("mean_error", verdict.mean_error),
         ];
-        Ok(Done {
+        Ok(TaskOutput {
             files,
             stats: stats.map(|(name, value)| (name.to_owned(), value)).into(),
-            ..Done::default()
+            ..TaskOutput::default()
         })
     })
 }

@@ -1,6 +1,6 @@
 //! A world model with the shards that its networks read.
 
-use super::{Error, Workplace};
+use super::{Error, TaskContext};
 use crate::dataset::Shards;
 use crate::models::{Labeller, Precision, Predictor, labeller, predictor};
 
@@ -17,14 +17,14 @@ impl WorldModel {
     /// # Errors
     /// [`Error::FrameSize`] if the frames have another size than the networks expect.
     pub(super) fn open(
-        place: &Workplace,
+        ctx: &TaskContext,
         file: &str,
         shards: Vec<String>,
     ) -> Result<WorldModel, Error> {
-        let weights = place.store.require(file)?;
-        let labeller = labeller(&place.device, &weights, Precision::F32)?;
-        let predictor = predictor(&place.device, &weights)?;
-        let shards = Shards::open(place.store, shards)?;
+        let weights = ctx.store.require(file)?;
+        let labeller = labeller(&ctx.device, &weights, Precision::F32)?;
+        let predictor = predictor(&ctx.device, &weights)?;
+        let shards = Shards::open(ctx.store, shards)?;
         let seen = shards.frame_size().map_or(0, |size| size.height as usize);
         let expected = labeller.config().frame_size;
         if seen != expected {

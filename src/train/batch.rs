@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::dataset::{Shards, WindowIndex};
-use crate::models::random::TorchRng;
+use crate::models::torch_rng::TorchRng;
 
 /// A generator for one purpose at one step; equal on every machine.
 pub fn generator(seed: u64, purpose: &str, step: u64) -> ChaCha8Rng {
@@ -15,18 +15,18 @@ pub fn generator(seed: u64, purpose: &str, step: u64) -> ChaCha8Rng {
 }
 
 /// Draws windows with replacement, batch after batch.
-pub struct Draws {
+pub struct WindowSampler {
     rng: TorchRng,
     windows: u64,
 }
 
-impl Draws {
+impl WindowSampler {
     /// Out of `windows`, behind the `drawn` numbers that made the initial weights and `before` windows drawn earlier.
     pub fn new(seed: u64, drawn: u64, windows: usize, before: u64) -> Self {
         let (mut rng, windows) = (TorchRng::new(seed), windows as u64);
         rng.skip(drawn);
         (0..before).for_each(|_| _ = rng.below(windows));
-        Draws { rng, windows }
+        WindowSampler { rng, windows }
     }
 
     /// The next `size` windows.

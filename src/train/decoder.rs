@@ -10,7 +10,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::optim::{Flat, OptimConfig, Optimizer, gradients};
-use super::{Judgement, Learner, Result, Selection, Silent, Step, Stop, TrainError, TrainingLoop};
+use super::{
+    Judgement, Learner, NoProgress, Result, Selection, Step, Stop, TrainError, TrainingLoop,
+};
 use crate::models::decoder::Decoder;
 use crate::models::init::Init;
 use crate::models::weights::{Weights, to_host};
@@ -179,7 +181,7 @@ pub fn fit(
         checkpoints: None,
         continued: None,
         stop: how.stop.as_ref(),
-        progress: &Silent,
+        progress: &NoProgress,
     };
     training.run(&mut learner)?;
     let device = Default::default();

@@ -49,7 +49,7 @@ pub trait DynamicsTrainer: Send {
     /// # Errors
     /// [`TrainError::NotFinite`](super::TrainError::NotFinite) if a loss or a gradient is not
     /// finite; the weights are then unchanged. After any other error, restore a checkpoint.
-    fn step(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<StepMetrics> {
+    fn step(&mut self, batch: &Batch<'_>, pace: StepSettings) -> Result<StepMetrics> {
         self.step_accumulated(&[*batch], pace)
     }
 
@@ -59,10 +59,14 @@ pub trait DynamicsTrainer: Send {
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    fn step_accumulated(&mut self, batches: &[Batch<'_>], pace: Pace) -> Result<StepMetrics>;
+    fn step_accumulated(
+        &mut self,
+        batches: &[Batch<'_>],
+        pace: StepSettings,
+    ) -> Result<StepMetrics>;
 
     /// Scores windows without learning from them. For `fdm_error_shuffled`, window `i` gets the
-    /// latent action of window `shuffle[i]`. `quantise` is that of the step's [`Pace`].
+    /// latent action of window `shuffle[i]`. `quantise` is that of the step's [`StepSettings`].
     fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
 
     /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
@@ -93,7 +97,7 @@ pub struct Supervision {
 
 /// What a schedule sets for one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pace {
+pub struct StepSettings {
     /// The FDM's learning rate.
     pub learning_rate: f64,
     /// The IDM's learning rate.
@@ -106,10 +110,15 @@ pub struct Pace {
     pub decorrelation: f64,
 }
 
-impl Pace {
+impl StepSettings {
     /// Returns the published pace: one learning rate for both networks, always quantised.
     pub fn even(learning_rate: f64) -> Self {
-        Pace { learning_rate, idm_learning_rate: learning_rate, quantise: true, decorrelation: 0.0 }
+        StepSettings {
+            learning_rate,
+            idm_learning_rate: learning_rate,
+            quantise: true,
+            decorrelation: 0.0,
+        }
     }
 }
 
@@ -156,7 +165,7 @@ impl StepMetrics {
     }
 
     /// Returns the metrics by name, as a row of the curve.
-    pub fn row(&self, pace: Pace) -> Row {
+    pub fn row(&self, pace: StepSettings) -> Row {
         let values = [
             ("learning_rate", pace.learning_rate as f32),
             ("loss", self.loss),

@@ -10,7 +10,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::dynamics::{Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision};
+use super::dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
 use super::losses;
 use super::optim::{
     Average, Flat, OptimConfig, Optimizer, Step as OptimizerStep, TrainBackend, accumulate, divide,
@@ -133,7 +133,7 @@ impl<A: TrainBackend> Trainer<A> {
     }
 
     /// Runs both networks forward and backward on one batch. The weights do not move.
-    fn pass(&mut self, batch: &Batch<'_>, pace: Pace) -> Result<Pass<A>> {
+    fn pass(&mut self, batch: &Batch<'_>, pace: StepSettings) -> Result<Pass<A>> {
         let windows = self.upload::<A>(batch, &self.device)?;
         if self.optimizer.step == 0 {
             self.idm.start(&windows)?;
@@ -175,7 +175,7 @@ impl<A: TrainBackend> Trainer<A> {
     fn update(
         &mut self,
         mut step: OptimizerStep<A::InnerBackend>,
-        pace: Pace,
+        pace: StepSettings,
         passes: Passes<A>,
         usage: &[f32],
     ) -> Result<u32> {
@@ -278,7 +278,11 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         self.drawn
     }
 
-    fn step_accumulated(&mut self, batches: &[Batch<'_>], pace: Pace) -> Result<StepMetrics> {
+    fn step_accumulated(
+        &mut self,
+        batches: &[Batch<'_>],
+        pace: StepSettings,
+    ) -> Result<StepMetrics> {
         check("number of passes", batches.len(), batches.len().max(1))?;
         let codebooks_started = self.codebooks_started;
         let mut sum = Flat::new();

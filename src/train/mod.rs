@@ -28,12 +28,12 @@ pub mod tensorboard;
 pub mod training_loop;
 
 pub use dynamics::{
-    Batch, DynamicsTrainer, Evaluation, Pace, StepMetrics, Supervision, dynamics_trainer,
+    Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision, dynamics_trainer,
 };
 pub use error::{Result, TrainError};
-pub use optim::{OptimConfig, Rule};
+pub use optim::{OptimConfig, OptimizerKind};
 pub use policy::{CloningBatch, CloningMetrics, PolicyTrainer, policy_trainer};
-pub use progress::{Progress, Silent};
+pub use progress::{NoProgress, Progress};
 pub use stop::{Signal, Stop};
 pub use training_loop::{
     Checkpoints, FinalState, Finished, Judgement, Learner, Row, Selection, Step, TrainingLoop,

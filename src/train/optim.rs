@@ -1,6 +1,6 @@
 //! The optimiser: gradients go in, moved parameters come out.
 //!
-//! The global norm of the gradients is clipped; `adam` then moves each parameter or, where [`Rule::Muon`] is asked for, `muon` the weights
+//! The global norm of the gradients is clipped; `adam` then moves each parameter or, where [`OptimizerKind::Muon`] is asked for, `muon` the weights
 //! of convolutions. Written out rather than taken from `burn` because LAPO clips the norm over *all* gradients, and because a checkpoint
 //! must hold the moments under the parameters' names. Start with [`Optimizer::begin`].
 
@@ -39,7 +39,7 @@ impl<A> TrainBackend for A where
 /// What moves the weights of convolutions; all other parameters are Adam's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Rule {
+pub enum OptimizerKind {
     /// Adam, as in the paper.
     #[default]
     Adam,
@@ -47,10 +47,10 @@ pub enum Rule {
     Muon,
 }
 
-impl Rule {
+impl OptimizerKind {
     /// The rule of dynamics models: Muon, or Adam where they are the published ones.
-    pub fn of_dynamics(reference: bool) -> Rule {
-        if reference { Rule::Adam } else { Rule::Muon }
+    pub fn of_dynamics(reference: bool) -> OptimizerKind {
+        if reference { OptimizerKind::Adam } else { OptimizerKind::Muon }
     }
 }
 
@@ -67,7 +67,7 @@ pub struct OptimConfig {
     /// Gradients are scaled down to this norm, taken over all of them together. Default 2.
     pub max_grad_norm: f64,
     /// What moves the weights of convolutions. Default `adam`.
-    pub rule: Rule,
+    pub rule: OptimizerKind,
     /// How precisely the networks compute on the way to their gradients; parameters and moments are single precision. Default `f32`.
     pub precision: Precision,
     /// Decay of the exponential moving average of all weights. Judgements and exported weights use
@@ -83,7 +83,7 @@ impl Default for OptimConfig {
             beta2: 0.999,
             epsilon: 1e-8,
             max_grad_norm: 2.0,
-            rule: Rule::Adam,
+            rule: OptimizerKind::Adam,
             precision: Precision::F32,
             ema_decay: None,
         }
@@ -156,7 +156,7 @@ impl<B: AdamBackend> Optimizer<B> {
         let moment =
             |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
         let first = moment(&mut self.first);
-        if let (Rule::Muon, Some(matrix)) = (self.config.rule, muon::matrix(shape)) {
+        if let (OptimizerKind::Muon, Some(matrix)) = (self.config.rule, muon::matrix(shape)) {
             let gradient = gradient * step.scale.clone();
             let [parameter, first] =
                 muon::moved([parameter, first], gradient, learning_rate, matrix);

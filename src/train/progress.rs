@@ -15,9 +15,9 @@ pub trait Progress: Sync {
 }
 
 /// An observer that shows nothing.
-pub struct Silent;
+pub struct NoProgress;
 
-impl Progress for Silent {
+impl Progress for NoProgress {
     fn advance(&self, _: u64) {}
     fn note(&self, _: &str) {}
     fn say(&self, _: &str) {}

@@ -1,45 +1,48 @@
-//! Timestamps become seconds, and say how far the file got.
+//! Converts timestamps to seconds and tracks how far a file reaches.
 //!
-//! In: timestamps of pictures and packets, missing or jumping as they may be. Out: a [`Moment`] for
-//! each picture, and the seconds covered. Start at [`Clock::moment`].
+//! Timestamps may be missing or jump. [`Clock::picture_time`] returns the [`PictureTime`] of each
+//! picture.
 
 use ffmpeg_next::{Packet, frame};
 
 use super::ffi;
 use super::position::Position;
-use super::probe::{Promise, frame_rate};
-use super::resample::Moment;
+use super::probe::{StatedDuration, frame_rate};
+use super::resample::PictureTime;
 use super::source::Source;
 
-/// What happens while a picture is shown for longer than this is no transition.
+/// A picture shown for longer than this ends the transition: the next one is marked with a gap.
 const STANDSTILL_SECS: f64 = 60.0;
-/// A longer step is a jump of the clock. In broadcasts, which may be joined anywhere, so is a standstill.
+/// A longer step is a jump of the clock. Broadcasts can be joined anywhere, so there a standstill
+/// already counts as a jump.
 const LONGEST_HOLD_SECS: f64 = 3600.0;
-/// A step is as usual up to this many times the step before.
-const USUAL: f64 = 1.5;
+/// Steps up to this multiple of the step before are regular.
+const REGULAR_STEP_RATIO: f64 = 1.5;
 
-/// The time of one file.
+/// Time of one file.
 pub(super) struct Clock {
-    /// Frames a second, as the file says.
+    /// Frames per second according to the header.
     fps: f64,
-    /// Seconds a tick, for every stream.
-    ticks: Vec<f64>,
+    /// Duration of a tick in seconds, by stream.
+    tick_secs: Vec<f64>,
     video: usize,
     start_secs: Option<f64>,
-    last: Option<Moment>,
-    /// The last distance between two pictures that follow each other.
+    last: Option<PictureTime>,
+    /// Last distance between two consecutive pictures, in seconds.
     step_secs: Option<f64>,
     longest_hold_secs: f64,
-    promise: Option<Promise>,
+    /// Duration according to the header.
+    stated: Option<StatedDuration>,
+    /// Latest end of a packet read, in seconds.
     covered_secs: f64,
 }
 
 impl Clock {
-    /// The clock of a file that was just opened.
+    /// Creates the clock of a newly opened file.
     pub(super) fn new(source: &Source) -> Self {
         Self {
             fps: frame_rate(&source.stream()),
-            ticks: source.input.streams().map(|stream| f64::from(stream.time_base())).collect(),
+            tick_secs: source.input.streams().map(|stream| f64::from(stream.time_base())).collect(),
             video: source.stream_index,
             start_secs: ffi::start_time_secs(&source.input),
             last: None,
@@ -49,17 +52,23 @@ impl Clock {
             } else {
                 LONGEST_HOLD_SECS
             },
-            promise: Promise::of(source),
+            stated: StatedDuration::of(source),
             covered_secs: f64::NEG_INFINITY,
         }
     }
 
-    /// The time of the next picture. Without a timestamp, as in raw streams and at the end of an AVI,
-    /// it follows the last one by the usual step. A gap is marked where pictures were lost, and where
-    /// the clock goes back or leaps; durations that files state are never held against a step, since
-    /// many state those of another order or rate.
-    pub(super) fn moment(&mut self, picture: &frame::Video, position: Position) -> Moment {
-        let tick = self.ticks[self.video];
+    /// Returns the time of the next picture.
+    ///
+    /// A picture without a timestamp, as in raw streams and at the end of an AVI, follows the last
+    /// one by the usual step. A gap is marked after lost pictures and after a jump of the clock in
+    /// either direction. Stated durations do not decide about gaps: in many files they belong to
+    /// another picture order or rate.
+    pub(super) fn picture_time(
+        &mut self,
+        picture: &frame::Video,
+        position: Position,
+    ) -> PictureTime {
+        let tick = self.tick_secs[self.video];
         let usual_secs = self.step_secs.unwrap_or(1.0 / self.fps);
         let time_secs = match picture.timestamp() {
             Some(timestamp) => {
@@ -71,9 +80,10 @@ impl Clock {
         let stated_secs = picture.packet().duration as f64 * tick;
         let duration_secs = if stated_secs > 0.0 { stated_secs } else { 1.0 / self.fps };
         let step_secs = self.last.map_or(0.0, |last| time_secs - last.time_secs);
-        // The first step of a time lapse has none before it to be compared with.
+        // The first step is always regular, so a time lapse does not begin with a gap.
         let is_unusual = |longest_secs: f64| {
-            self.step_secs.is_some_and(|usual| step_secs > longest_secs.max(USUAL * usual))
+            self.step_secs
+                .is_some_and(|usual| step_secs > longest_secs.max(REGULAR_STEP_RATIO * usual))
         };
         let gap_before =
             position.lost_before || step_secs < 0.0 || is_unusual(self.longest_hold_secs);
@@ -82,7 +92,7 @@ impl Clock {
             self.step_secs = Some(step_secs);
         }
         let usual_secs = duration_secs.max(self.step_secs.unwrap_or_default());
-        let moment = Moment {
+        let time = PictureTime {
             time_secs,
             duration_secs,
             usual_secs,
@@ -90,36 +100,40 @@ impl Clock {
             after_standstill,
             index: position.index,
         };
-        self.last = Some(moment);
-        moment
+        self.last = Some(time);
+        time
     }
 
-    /// Notes how far a packet reaches.
+    /// Extends the covered time by a packet.
     pub(super) fn cover(&mut self, packet: &Packet) {
-        let any_stream = self.promise.is_some_and(|promise| promise.any_stream);
-        let Some(tick) =
-            self.ticks.get(packet.stream()).filter(|_| any_stream || packet.stream() == self.video)
+        let any_stream = self.stated.is_some_and(|stated| stated.any_stream);
+        let Some(tick) = self
+            .tick_secs
+            .get(packet.stream())
+            .filter(|_| any_stream || packet.stream() == self.video)
         else {
             return;
         };
         if let Some(timestamp) = packet.pts().max(packet.dts()) {
+            // Video packets without a duration cover one frame.
             let frame_secs = if packet.stream() == self.video { 1.0 / self.fps } else { 0.0 };
             let duration_secs = (packet.duration() as f64 * tick).max(frame_secs);
             self.covered_secs = self.covered_secs.max(timestamp as f64 * tick + duration_secs);
         }
     }
 
-    /// How far the file got, and how far it promised to, where it fell short by more than rounding.
+    /// Returns the covered and the stated seconds, if the file is shorter than stated by more than
+    /// rounding.
     pub(super) fn shortfall(&self) -> Option<(f64, f64)> {
-        let promised = self.promise?.secs;
-        // Some containers count from their first timestamp, some from zero: the kinder reading.
+        let stated = self.stated?.secs;
+        // Some containers count from their first timestamp, others from zero. Take the longer one.
         let covered = self.covered_secs.max(self.covered_secs - self.start_secs.unwrap_or(0.0));
         let slack = (2.0 / self.fps).max(0.25);
-        (covered + slack < promised && covered.is_finite()).then_some((covered, promised))
+        (covered + slack < stated && covered.is_finite()).then_some((covered, stated))
     }
 
-    /// Whether every stream must be read to know how far the file got.
+    /// Returns whether the stated duration covers every stream, so that all must be read.
     pub(super) fn needs_every_stream(&self) -> bool {
-        self.promise.is_some_and(|promise| promise.any_stream)
+        self.stated.is_some_and(|stated| stated.any_stream)
     }
 }

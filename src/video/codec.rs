@@ -1,87 +1,88 @@
-//! The codec of a file, and which packets it can use.
+//! Opens the codec of a file and decides which packets it can decode.
 //!
-//! In: an opened [`Source`]. Out: a codec that reports damage instead of hiding it, and a [`Resume`]
-//! that knows where it can take up again. Start at [`open_codec`].
-//!
-//! Damage that happens to decode into something, nobody sees: VP9 can hardly fail at all.
+//! [`open_codec`] opens a codec and makes it report damage instead of hiding it. [`Resume`] decides
+//! at which packets decoding can start or continue. Damage stays undetected if it decodes without
+//! an error; VP9 reports almost none.
 //!
 //! Where libav is wrong or silent:
 //!
-//! | codec, container | what libav does | what is done here |
+//! | codec, container | libav | this module |
 //! |---|---|---|
-//! | H.264 | an error where a stream cut in two releases references of before | not strict; marked pictures are dropped |
-//! | H.264 | conceals damage, and marks no picture that is predicted from it | a second decoder shows which those are (`witness`) |
-//! | HEVC | makes up a lost reference, and says so only in words | its words count as damage (`listen`) |
-//! | FFV1, GIF | keeps a slice or picture whose checksum or code is wrong, in words | the same |
-//! | MPEG-TS | marks a packet as damaged where only a length field is off | the codec gets it, and is believed |
-//! | MP4 with alpha or depth | may prefer the auxiliary track | the first of the largest tracks |
-//! | AVI, fragmented MP4, ASF | counts and durations that no picture stands for | a count or a duration alone is no fault |
+//! | H.264 | fails in a cut stream that releases earlier references | is not strict; drops marked pictures |
+//! | H.264 | conceals damage and marks no picture predicted from it | compares with a second decoder (`witness`) |
+//! | HEVC | invents a lost reference and only logs a message | counts the message as damage (`listen`) |
+//! | FFV1, GIF | keeps a part with a wrong checksum or code and logs it | the same |
+//! | MPEG-TS | marks packets as damaged if only a length field is wrong | trusts the codec |
+//! | MP4 with alpha or depth | may prefer the auxiliary track | uses the first of the largest tracks |
+//! | AVI, fragmented MP4, ASF | state counts and durations without pictures | does not treat them as faults |
 
 use ffmpeg_next::codec::{self, Id, threading};
 use ffmpeg_next::decoder::{self, Check};
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as AvError, Packet};
 
-use super::listen::Ear;
+use super::libav_log::CodecLog;
 use super::source::{Source, codec_options, is_out_of_memory, out_of_memory};
 use super::{Error, FaultClass, Limits, ffi};
 
-/// The codecs that may run on several threads: heavy to decode, and orderly when they meet damage.
-/// MPEG-4 is not: it aborts the process. Nor is VP8: it notices next to no damage, and fills the
-/// damaged pictures with whatever the threads happen to have ready.
-const THREADED: [Id; 4] = [Id::H264, Id::HEVC, Id::VP9, Id::AV1];
+/// Codecs that may use several threads: expensive to decode and predictable at damage.
+///
+/// MPEG-4 aborts the process at damage. VP8 detects almost none, and the pixels of its damaged
+/// pictures depend on the timing of the threads.
+const MULTITHREADED: [Id; 4] = [Id::H264, Id::HEVC, Id::VP9, Id::AV1];
 
-/// Codec threads above this cost memory and gain nothing: libav itself warns of more.
-const MOST_THREADS: usize = 16;
+/// Largest number of codec threads. libav warns above it: more cost memory and gain nothing.
+const MAX_THREADS: usize = 16;
 
-/// Codecs that count the parts of a picture, so that they notice whatever is missing of a packet.
-const NOTICE_MISSING_PARTS: [Id; 3] = [Id::MPEG1VIDEO, Id::MPEG2VIDEO, Id::MPEG4];
+/// Codecs that count the parts of a picture, and so detect a packet with missing parts.
+const DETECT_MISSING_PARTS: [Id; 3] = [Id::MPEG1VIDEO, Id::MPEG2VIDEO, Id::MPEG4];
 
-/// What a codec notices of packets that were lost on the way to it.
+/// Kinds of packet loss detected by a codec itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Notices {
-    /// Next to nothing.
+pub(super) enum LossDetection {
+    /// Almost none.
     Nothing,
-    /// What is missing of a packet, not that one is missing.
+    /// Missing parts of a packet, but not missing packets.
     Parts,
-    /// That too, where others lean on it: H.264 numbers them.
+    /// Also missing reference pictures, because H.264 numbers them.
     All,
 }
 
-/// A codec that was opened.
+/// An opened codec.
 pub(super) struct Opened {
-    /// The codec.
+    /// The decoder.
     pub(super) codec: decoder::Video,
-    /// What it says.
-    pub(super) ear: Ear,
-    /// Its threads: fewer than asked for, where the machine did not have more to give.
+    /// Its log messages.
+    pub(super) codec_log: CodecLog,
+    /// Number of threads in use; fewer than requested if the machine is short of them.
     pub(super) threads: usize,
 }
 
-/// Opens the codec of the video stream, and listens to it. Threads or memory that the machine does
-/// not have are no fault of the file's: it is tried again with half as many threads, down to one.
+/// Opens the codec of the video stream and captures its log.
+///
+/// A shortage of threads or memory is not the file's fault: the codec is opened again with half as
+/// many threads, down to one.
 pub(super) fn open_codec(
     source: &Source,
     limits: &Limits,
     threads: usize,
 ) -> Result<Opened, Error> {
     let id = source.stream().parameters().id();
-    let mut threads = if THREADED.contains(&id) { threads.clamp(1, MOST_THREADS) } else { 1 };
+    let mut threads = if MULTITHREADED.contains(&id) { threads.clamp(1, MAX_THREADS) } else { 1 };
     loop {
         match open_with(source, limits, threads) {
-            Ok((codec, ear)) => return Ok(Opened { codec, ear, threads }),
+            Ok((codec, codec_log)) => return Ok(Opened { codec, codec_log, threads }),
             Err(error) if threads > 1 && is_shortage(error) => threads /= 2,
             Err(error) if is_out_of_memory(error) => return Err(out_of_memory(&source.path)),
             Err(error) => {
-                let reason =
-                    format!("its codec {} cannot be decoded here: {error}", name_of(source));
+                let reason = format!("libav cannot decode its codec {}: {error}", name_of(source));
                 return Err(source.refuse(FaultClass::Unsupported, reason));
             }
         }
     }
 }
 
-/// The codec's name; where libav has none for it, the four letters by which the container calls it.
+/// Returns libav's name for the codec, or the container's four-letter code if libav has none.
 fn name_of(source: &Source) -> String {
     let parameters = source.stream().parameters();
     match parameters.id() {
@@ -90,42 +91,42 @@ fn name_of(source: &Source) -> String {
     }
 }
 
-/// Whether the codec conceals damage in a picture instead of refusing the picture.
+/// Returns whether the codec conceals damage in a picture instead of rejecting the picture.
 pub(super) fn conceals(source: &Source) -> bool {
     source.stream().parameters().id() == Id::H264
 }
 
-/// Opens a second decoder of the file, on one thread, that conceals nothing.
+/// Opens a second decoder of the file, single-threaded and without concealment.
 pub(super) fn open_second(
     source: &Source,
     limits: &Limits,
-) -> Result<(decoder::Video, Ear), Error> {
-    open_as(source, limits, 1, Concealing::No).map_err(|_| out_of_memory(&source.path))
+) -> Result<(decoder::Video, CodecLog), Error> {
+    open_as(source, limits, 1, Concealment::Noise).map_err(|_| out_of_memory(&source.path))
 }
 
 fn open_with(
     source: &Source,
     limits: &Limits,
     threads: usize,
-) -> Result<(decoder::Video, Ear), AvError> {
-    open_as(source, limits, threads, Concealing::AsUsual)
+) -> Result<(decoder::Video, CodecLog), AvError> {
+    open_as(source, limits, threads, Concealment::Guess)
 }
 
-/// What a codec shows in the damaged parts of a picture.
+/// Content of the damaged parts of a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Concealing {
-    /// A guess.
-    AsUsual,
-    /// Noise.
-    No,
+enum Concealment {
+    /// The codec's guess from neighbouring pixels and pictures.
+    Guess,
+    /// Noise, which no intact picture contains.
+    Noise,
 }
 
 fn open_as(
     source: &Source,
     limits: &Limits,
     threads: usize,
-    concealing: Concealing,
-) -> Result<(decoder::Video, Ear), AvError> {
+    concealment: Concealment,
+) -> Result<(decoder::Video, CodecLog), AvError> {
     let stream = source.stream();
     let id = stream.parameters().id();
     let found = decoder::find(id).ok_or(AvError::DecoderNotFound)?;
@@ -133,72 +134,77 @@ fn open_as(
     let mut threading = threading::Config::kind(threading::Type::Frame);
     threading.count = threads;
     context.set_threading(threading);
-    let ear = Ear::on(&mut context);
+    let codec_log = CodecLog::attach(&mut context);
     let mut options = codec_options(limits);
-    if concealing == Concealing::No {
+    if concealment == Concealment::Noise {
         ffi::start_pictures_as_noise(&mut context);
         options.set("ec", "0");
-        // The first decoder decides which pictures are whole.
+        // The first decoder decides which pictures are intact, so this one returns all.
         options.set("flags", "+output_corrupt");
     }
     let mut codec = context.decoder();
     codec.set_packet_time_base(stream.time_base());
-    // H.264 broadcasts release references of before the start: an error to libav if it is strict, and
-    // harmless. What it conceals when it is not strict, it marks.
+    // H.264 broadcasts release references from before the start. This is harmless, but an error in
+    // strict mode. Without strict mode, libav marks the pictures that it conceals.
     codec.check(if id == Id::H264 { Check::CRC } else { Check::EXPLODE | Check::CRC });
     let codec = codec.open_as_with(found, options)?.video()?;
-    Ok((codec, ear))
+    Ok((codec, codec_log))
 }
 
-/// Whether the machine had no thread or memory to give.
+/// Returns whether the machine is short of threads or memory.
 pub(super) fn is_shortage(error: AvError) -> bool {
     error == AvError::Other { errno: EAGAIN } || is_out_of_memory(error)
 }
 
-/// Whether the codec gives a picture for each packet that holds one: it passes over what it does not know in silence.
-pub(super) fn swallows_none(source: &Source) -> bool {
+/// Returns whether the codec gives a picture for each packet that holds one.
+///
+/// Other codecs skip packets they do not understand, without an error.
+pub(super) fn one_picture_per_packet(source: &Source) -> bool {
     [Id::H264, Id::HEVC, Id::AV1].contains(&source.stream().parameters().id())
 }
 
-/// What the codec of a file notices of packets that were lost on the way to it.
-pub(super) fn notices(source: &Source) -> Notices {
+/// Returns the kinds of packet loss detected by the codec of a file.
+pub(super) fn loss_detection(source: &Source) -> LossDetection {
     match source.stream().parameters().id() {
-        Id::H264 => Notices::All,
-        id if NOTICE_MISSING_PARTS.contains(&id) => Notices::Parts,
-        _ => Notices::Nothing,
+        Id::H264 => LossDetection::All,
+        id if DETECT_MISSING_PARTS.contains(&id) => LossDetection::Parts,
+        _ => LossDetection::Nothing,
     }
 }
 
-/// A packet of H.264 or HEVC with so few bytes may hold no picture but a mark, such as the end of a sequence.
-const LARGEST_MARKER: usize = 8;
+/// Largest size of an H.264 or HEVC packet without a picture, such as an end of sequence.
+const MAX_MARKER_BYTES: usize = 8;
 
-/// Whether a packet holds a picture that is shown: VP8 has packets that only prepare others.
-pub(super) fn is_shown(id: Id, packet: &Packet) -> bool {
+/// Returns whether a packet holds a visible picture. VP8 also has packets with hidden reference
+/// pictures.
+pub(super) fn holds_picture(id: Id, packet: &Packet) -> bool {
+    // Bit 4 of a VP8 frame header is `show_frame`.
     let show_frame = |first: &u8| first & 0x10 != 0;
     match id {
         Id::VP8 => packet.data().and_then(<[u8]>::first).is_none_or(show_frame),
-        Id::H264 | Id::HEVC => packet.size() > LARGEST_MARKER,
+        Id::H264 | Id::HEVC => packet.size() > MAX_MARKER_BYTES,
         _ => true,
     }
 }
 
-/// Which packets can be decoded.
+/// State that decides which packets can be decoded, given the key frames and losses so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Resume {
-    /// All, while no packet was a key frame: not every container marks them.
+    /// No key frame was seen. All packets are decoded, because some containers mark none.
     Unmarked,
-    /// None before the next key frame.
+    /// Packets were lost. None is decoded before the next key frame.
     AtKeyFrame,
-    /// After the first key frame. Pictures shown before it may lean on pictures that are not there:
-    /// at the start of a file the codec knows which, after a loss they are skipped.
+    /// One key frame was seen. Its leading pictures, which are shown before it, may reference
+    /// missing pictures. After a loss they are skipped; at the start of a file the codec detects
+    /// them.
     FirstGroup { key: Option<i64>, after_loss: bool },
-    /// All, from the second key frame on.
+    /// Two key frames were seen. All packets are decoded.
     Anywhere,
 }
 
 impl Resume {
-    /// Whether a packet can be decoded, given the ones before it.
-    pub(super) fn admits(&mut self, packet: &Packet) -> bool {
+    /// Advances to the next packet and returns whether it can be decoded.
+    pub(super) fn accepts(&mut self, packet: &Packet) -> bool {
         if packet.is_key() {
             *self = match *self {
                 Self::Unmarked => Self::FirstGroup { key: packet.pts(), after_loss: false },
@@ -207,28 +213,30 @@ impl Resume {
             };
         }
         match *self {
-            Self::FirstGroup { after_loss: true, .. } => !self.leads(packet.pts()),
+            Self::FirstGroup { after_loss: true, .. } => !self.is_leading(packet.pts()),
             Self::Unmarked | Self::Anywhere | Self::FirstGroup { .. } => true,
             Self::AtKeyFrame => false,
         }
     }
 
-    /// Whether what is shown at this time comes before the key frame that decoding began with.
-    pub(super) fn leads(&self, pts: Option<i64>) -> bool {
+    /// Returns whether a picture is shown before the key frame at which decoding started.
+    pub(super) fn is_leading(&self, pts: Option<i64>) -> bool {
         matches!((self, pts), (Self::FirstGroup { key: Some(key), .. }, Some(pts)) if pts < *key)
     }
 
-    /// Whether pictures may name references of before the start of the file, or of a loss unless a
-    /// second decoder shows whether they use them.
-    pub(super) fn may_miss_references(&self, has_witness: bool) -> bool {
+    /// Returns whether a missing reference is expected, so that it is no sign of damage.
+    ///
+    /// At the start of a file it is. After a loss it is too, unless a second decoder shows whether
+    /// a picture uses the reference.
+    pub(super) fn may_miss_references(&self, has_second_decoder: bool) -> bool {
         match self {
             Self::Unmarked | Self::FirstGroup { after_loss: false, .. } => true,
-            Self::FirstGroup { after_loss: true, .. } => !has_witness,
+            Self::FirstGroup { after_loss: true, .. } => !has_second_decoder,
             Self::AtKeyFrame | Self::Anywhere => false,
         }
     }
 
-    /// Notes that packets were lost.
+    /// Records a loss of packets.
     pub(super) fn interrupt(&mut self) {
         if *self != Self::Unmarked {
             *self = Self::AtKeyFrame;
@@ -242,10 +250,11 @@ mod tests {
 
     use super::*;
 
-    /// Feeds packets such as `K3 2 4`, a K marking key frames and `!` a loss; spells the admitted ones.
+    /// Feeds packets such as `K3 2 4` and compares the accepted ones. `K` marks a key frame, `!` a
+    /// loss before the packet, the number is the timestamp.
     fn check(packets: &str, expected: &str) {
         let mut resume = Resume::Unmarked;
-        let admitted = packets.split(' ').filter(|word| {
+        let accepted = packets.split(' ').filter(|word| {
             let mut packet = Packet::empty();
             packet.set_pts(word.trim_matches(['K', '!']).parse().ok());
             if word.starts_with('K') {
@@ -254,13 +263,13 @@ mod tests {
             if word.starts_with('!') {
                 resume.interrupt();
             }
-            resume.admits(&packet)
+            resume.accepts(&packet)
         });
-        assert_eq!(admitted.collect::<Vec<_>>().join(" "), expected);
+        assert_eq!(accepted.collect::<Vec<_>>().join(" "), expected);
     }
 
     #[test]
-    fn decoding_resumes_at_a_key_frame_without_the_pictures_that_lean_on_lost_ones() {
+    fn decoding_resumes_at_a_key_frame_and_skips_its_leading_pictures() {
         check("K0 1 2 K3 4 5", "K0 1 2 K3 4 5");
         check("K0 1 !2 3 K6 4 5 7 K9 8", "K0 1 K6 7 K9 8");
         check("K2 0 1 3", "K2 0 1 3");
@@ -268,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_marks_no_key_frames_is_decoded_all_the_same() {
+    fn a_stream_without_marked_key_frames_is_decoded_completely() {
         check("0 1 !2 3", "0 1 !2 3");
     }
 }

@@ -1,49 +1,50 @@
-//! What a caller asks of the decoder: plain data, compiled even without libav.
+//! Settings of the decoder: plain data, compiled even without libav.
 //!
-//! In: fields of the YAML ([`Fit`], [`Limits`]) and the frame's size. Out: [`DecodeOptions`],
-//! checked once by [`DecodeOptions::validate`]. Start at `DecodeOptions`.
+//! [`Fit`] and [`Limits`] are fields of the pipeline's YAML. [`DecodeOptions`] combines them with
+//! the frame size; [`DecodeOptions::validate`] checks all of it once.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// The largest side of an output frame, in pixels.
+/// Largest width and height of an output frame, in pixels.
 const MAX_SIDE: u32 = 8192;
-/// The highest frame rate that can be asked for.
+/// Highest output rate, in frames per second.
 const MAX_FPS: f64 = 1000.0;
 
-/// How a picture is brought to the asked shape when its own aspect ratio differs.
+/// How a picture is fitted into a frame with another aspect ratio.
 ///
-/// `crop` and `pad` go by the picture as a player shows it: turned upright, with non-square
-/// pixels accounted for.
+/// `crop` and `pad` use the proportions displayed by a player: rotated upright, with non-square
+/// pixels taken into account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// Squeeze the whole picture into the frame, whatever happens to its proportions. The default:
+    /// Scale the whole picture to the frame and ignore its proportions. This is the default:
     /// nothing is lost, and a policy sees the same distortion in every frame.
     #[default]
     Stretch,
-    /// Keep the proportions and cut off what does not fit, evenly on both sides.
+    /// Keep the proportions and cut off the overhang, evenly on both sides.
     Crop,
     /// Keep the proportions and the whole picture, and fill the rest with black.
     Pad,
 }
 
-/// What one file may cost before it is given up: the guards against broken and hostile videos.
+/// Limits on the cost of decoding one file, as a guard against broken and hostile videos.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The most pixels in one picture of the file. Default 67108864 (8192 x 8192): above every
-    /// video in use, and about 100 MB a picture in memory.
+    /// Largest number of pixels in one picture. Default 67108864 (8192 x 8192): more than any
+    /// common video has, and about 100 MB per picture in memory.
     pub max_pixels: u64,
-    /// The most seconds spent decoding one file, not counting the time its frames wait for
-    /// whoever asked for them. Default 3600.
+    /// Longest time spent decoding one file, in seconds. Default 3600. Time in which the decoder
+    /// waits for its caller or for the disk does not count.
     pub deadline_secs: f64,
-    /// The most broken packets in one file. Default 1000: each costs the frames up to the next
-    /// key frame, so a file with more has little left to give.
+    /// Largest number of broken packets in one file. Default 1000: each costs the frames up to the
+    /// next key frame, so a file with more has few usable frames left.
     pub max_errors: u32,
-    /// The most bytes read to find out the file's format and streams. Default 5000000, libav's own.
+    /// Largest number of bytes read to detect the format and the streams. Default 5000000, as in
+    /// libav.
     pub probe_bytes: u32,
 }
 
@@ -58,30 +59,32 @@ impl Default for Limits {
     }
 }
 
-/// What [`Decoder::open`](super::Decoder::open) is asked for.
+/// Options of [`Decoder::open`](super::Decoder::open).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DecodeOptions {
-    /// Width of the frames given, in pixels, 1 to 8192.
+    /// Width of a frame in pixels, 1 to 8192.
     pub width: u32,
-    /// Height of the frames given, in pixels, 1 to 8192.
+    /// Height of a frame in pixels, 1 to 8192.
     pub height: u32,
-    /// Frames a second, the nearest source frame in time for each; `None` keeps every frame.
+    /// Frames per second; each frame shows the picture nearest in time. `None` keeps every picture.
     pub fps: Option<f64>,
-    /// What to do with another aspect ratio.
+    /// How to fit a picture with another aspect ratio.
     pub fit: Fit,
-    /// Cut off first, as shares of the picture as it is shown, each below a half: left, top, right, bottom.
+    /// Edges to cut off before fitting: left, top, right and bottom of the upright picture, each as
+    /// a share of its width or height, below 0.5.
     pub trim: [f32; 4],
-    /// Most threads for the codec, at least 1; above 16, and where the machine has no thread or memory
-    /// to give, fewer are used. It changes the speed and never a byte of the frames, but for pictures
-    /// so damaged that libav itself does not notice. One is the cheapest; more pay off only when there
-    /// are fewer files than cores.
+    /// Largest number of codec threads, at least 1. At most 16 are used, and fewer if the machine
+    /// is short of threads or memory. The number changes the speed and never the pixels, except in
+    /// pictures whose damage libav does not detect. One thread is the most efficient; more help
+    /// only when there are fewer files than cores.
     pub codec_threads: usize,
-    /// The guards.
+    /// Limits on the cost of decoding the file.
     pub limits: Limits,
 }
 
 impl DecodeOptions {
-    /// Frames of `width` x `height`, every one, stretched, on one thread, with the default guards.
+    /// Creates options for stretched frames of `width` x `height`: every picture, one codec thread,
+    /// default limits.
     pub fn new(width: u32, height: u32) -> Self {
         Self {
             width,
@@ -94,12 +97,12 @@ impl DecodeOptions {
         }
     }
 
-    /// Bytes of one frame: `height * width * 3`.
+    /// Returns the size of one frame in bytes: `height * width * 3`.
     pub fn frame_bytes(&self) -> usize {
         self.height as usize * self.width as usize * 3
     }
 
-    /// Says which field has a value that no file could be decoded with.
+    /// Checks every field, and returns an error for the first one out of range.
     pub fn validate(&self) -> Result<(), Error> {
         let side = format!("1 to {MAX_SIDE} pixels");
         for (field, pixels) in [("width", self.width), ("height", self.height)] {
@@ -110,7 +113,7 @@ impl DecodeOptions {
             check("fps", fps, fps > 0.0 && fps <= MAX_FPS, &expected)?;
         }
         for edge in self.trim {
-            check("trim", edge, (0.0..0.5).contains(&edge), "shares from 0 to below .5")?;
+            check("trim", edge, (0.0..0.5).contains(&edge), "a share of at least 0 and below 0.5")?;
         }
         let threads = self.codec_threads;
         check("codec_threads", threads, threads > 0, "at least 1")?;
@@ -119,7 +122,7 @@ impl DecodeOptions {
 }
 
 impl Limits {
-    /// Says which guard could never let a file pass.
+    /// Checks every limit, and returns an error for the first one out of range.
     pub fn validate(&self) -> Result<(), Error> {
         let secs = self.deadline_secs;
         check("max_pixels", self.max_pixels, self.max_pixels > 0, "at least 1")?;
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_out_of_range_name_the_field_the_value_and_the_range() {
+    fn an_option_out_of_range_is_reported_with_field_value_and_range() {
         let options = DecodeOptions { fps: Some(f64::NAN), ..DecodeOptions::new(64, 64) };
         let message = options.validate().unwrap_err().to_string();
         assert_eq!(message, "fps is NaN, expected more than 0, at most 1000");
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_left_out_of_the_yaml_keep_their_defaults() {
+    fn omitted_limits_keep_their_defaults() {
         let limits: Limits = serde_json::from_str(r#"{"max_errors": 3}"#).unwrap();
         assert_eq!(limits, Limits { max_errors: 3, ..Limits::default() });
         assert!(serde_json::from_str::<Limits>(r#"{"max_error": 3}"#).is_err());

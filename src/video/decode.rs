@@ -1,20 +1,20 @@
-//! A video file becomes frames: the parts of the room together.
+//! Decodes a video file into frames.
 //!
-//! In: a path and [`DecodeOptions`]. Out: frame after frame into the caller's buffer, then an
-//! [`Outcome`]. Start at [`Decoder`].
+//! A [`Decoder`] combines the parts of this module: it writes frame after frame into the caller's
+//! buffer and returns an [`Outcome`] at the end.
 
 use std::path::Path;
 
 use super::guard::Guard;
 use super::reader::Reader;
-use super::resample::{Moment, Resampler};
+use super::resample::{PictureTime, Resampler};
 use super::scale::{Picture, Scaler};
 use super::source::Source;
 use super::{DecodeOptions, Error, Fault, FaultClass, Frame, OpenVideo, Outcome, probe};
 
-/// Decodes one file.
+/// Decoder of one file.
 ///
-/// The scaler within must stay on its thread, so a decoder does too: one worker, one file.
+/// It cannot move between threads, because its scaler must stay on one thread.
 ///
 /// ```no_run
 /// use lapo::video::{DecodeOptions, Decoder};
@@ -33,27 +33,30 @@ use super::{DecodeOptions, Error, Fault, FaultClass, Frame, OpenVideo, Outcome, 
 pub struct Decoder {
     reader: Reader,
     scaler: Scaler,
-    pace: Option<Pace>,
+    /// Resampling state; `None` keeps every picture.
+    resampling: Option<Resampling>,
     guard: Guard,
     frame_bytes: usize,
     frames: u64,
 }
 
-/// What resampling keeps: the picture at hand, and the one after it.
-struct Pace {
+/// State of resampling to a constant rate.
+struct Resampling {
     resampler: Resampler,
-    shown: Option<Picture>,
-    ahead: Option<(Picture, Moment)>,
+    current: Option<Picture>,
+    next: Option<(Picture, PictureTime)>,
 }
 
 impl Decoder {
-    /// Opens a file; [`Error::class`] tells what is wrong with one that cannot be.
+    /// Opens a file. If it is at fault, [`Error::class`] returns the fault class.
     pub fn open(path: &Path, options: &DecodeOptions) -> Result<Self, Error> {
         Self::guarded(path, None, options, Guard::new(&options.limits))
     }
 
-    /// Reads what `open` opens, wherever it lies, as the video called `name`; a damaged file is opened a second time. Without `open`, `name`
-    /// is a local file's path. The new `guard` lets others watch.
+    /// Opens a video from a file or an object store, with a guard that other threads can poll.
+    ///
+    /// `open` opens the bytes; a damaged video is opened a second time. Without `open`, `name` is
+    /// the path of a local file. `guard` must be new.
     pub fn guarded(
         name: &Path,
         open: Option<OpenVideo>,
@@ -68,85 +71,87 @@ impl Decoder {
         let reader =
             guard.timed(|| Reader::open(source()?, &options.limits, options.codec_threads))?;
         let scaler = Scaler::new(options, probe::orientation(&reader.source().stream()));
-        let pace = options.fps.map(|fps| Pace {
+        let resampling = options.fps.map(|fps| Resampling {
             resampler: Resampler::new(fps),
-            shown: None,
-            ahead: None,
+            current: None,
+            next: None,
         });
-        Ok(Self { reader, scaler, pace, guard, frame_bytes: options.frame_bytes(), frames: 0 })
+        let frame_bytes = options.frame_bytes();
+        Ok(Self { reader, scaler, resampling, guard, frame_bytes, frames: 0 })
     }
 
-    /// Writes the next frame, `[height, width, 3]` RGB, into `out`; `None` at the end, or where the
-    /// file was given up, which [`Decoder::finish`] tells.
+    /// Writes the next frame, `[height, width, 3]` RGB, into `out`.
     ///
-    /// An error here is not the file's fault: the disk or the memory failed, or `out` has another size.
+    /// Returns `None` at the end of the file. It also returns `None` after a fault has ended
+    /// decoding early; [`Decoder::finish`] returns the fault. An error here is not the file's
+    /// fault: the disk or the memory failed, or `out` has the wrong size.
     pub fn next_frame(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
         if out.len() != self.frame_bytes {
             return Err(Error::Buffer { seen: out.len(), expected: self.frame_bytes });
         }
         let guard = self.guard.clone();
-        let frame = guard.timed(|| match self.pace.is_some() {
-            true => self.next_at_pace(out),
-            false => self.next_as_it_comes(out),
+        let frame = guard.timed(|| {
+            if self.resampling.is_some() {
+                self.next_resampled(out)
+            } else {
+                self.next_picture(out)
+            }
         })?;
         self.frames += u64::from(frame.is_some());
         Ok(frame)
     }
 
-    /// Closes the file and says what became of it. Before the end, a file cut short is not noticed.
+    /// Closes the file and returns the summary. Truncation is detected only at the end of the file.
     pub fn finish(self) -> Outcome {
-        let (frames, resizes) = (self.frames, self.scaler.rebuilds);
-        Outcome { frames, resizes, ..self.reader.finish() }
+        Outcome { frames: self.frames, resizes: self.scaler.rebuilds, ..self.reader.finish() }
     }
 
-    fn next_as_it_comes(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
-        let Some((picture, moment)) = self.reader.next()? else {
+    fn next_picture(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
+        let Some((picture, time)) = self.reader.next()? else {
             return Ok(None);
         };
-        let gap_before = moment.gap_before || moment.after_standstill;
-        let frame = Frame { time_secs: moment.time_secs, gap_before, index: moment.index };
+        let gap_before = time.gap_before || time.after_standstill;
+        let frame = Frame { time_secs: time.time_secs, gap_before, index: time.index };
         Ok(self.write(&mut Picture::new(picture), out).then_some(frame))
     }
 
-    fn next_at_pace(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
-        while let Some(mut pace) = self.pace.take() {
-            let due = pace
-                .shown
+    fn next_resampled(&mut self, out: &mut [u8]) -> Result<Option<Frame>, Error> {
+        // The state is taken out of `self` and put back, because writing needs `self` as well.
+        while let Some(mut state) = self.resampling.take() {
+            let due = state
+                .current
                 .as_mut()
-                .and_then(|picture| Some((picture, pace.resampler.next_frame()?)));
+                .and_then(|picture| Some((picture, state.resampler.next_frame()?)));
             if let Some((picture, frame)) = due {
                 let written = self.write(picture, out);
-                self.pace = Some(pace);
+                self.resampling = Some(state);
                 return Ok(written.then_some(frame));
             }
-            let Some((picture, moment)) = self.ahead(pace.ahead.take())? else {
+            let next = match state.next.take() {
+                Some(next) => Some(next),
+                None => self.read_picture()?,
+            };
+            let Some((picture, time)) = next else {
                 break;
             };
-            pace.ahead = self.ahead(None)?;
-            pace.resampler.show(moment, pace.ahead.as_ref().map(|(_, moment)| *moment));
-            pace.shown = Some(picture);
-            self.pace = Some(pace);
+            // How long a picture is shown depends on the time of the next one.
+            state.next = self.read_picture()?;
+            state.resampler.show(time, state.next.as_ref().map(|(_, time)| *time));
+            state.current = Some(picture);
+            self.resampling = Some(state);
         }
         Ok(None)
     }
 
-    fn ahead(
-        &mut self,
-        ready: Option<(Picture, Moment)>,
-    ) -> Result<Option<(Picture, Moment)>, Error> {
-        match ready {
-            Some(ready) => Ok(Some(ready)),
-            None => {
-                Ok(self.reader.next()?.map(|(picture, moment)| (Picture::new(picture), moment)))
-            }
-        }
+    fn read_picture(&mut self) -> Result<Option<(Picture, PictureTime)>, Error> {
+        Ok(self.reader.next()?.map(|(picture, time)| (Picture::new(picture), time)))
     }
 
-    /// Scales a picture into `out`; a picture that cannot be scaled ends the file.
+    /// Scales a picture into `out`. Failure ends decoding.
     fn write(&mut self, picture: &mut Picture, out: &mut [u8]) -> bool {
         let result = self.scaler.write(picture, out);
         if let Err(error) = &result {
-            let reason = format!("its pictures cannot be scaled: {error}");
+            let reason = format!("libav cannot scale its pictures: {error}");
             self.reader.give_up(Fault::new(FaultClass::Unsupported, reason));
         }
         result.is_ok()

@@ -1,6 +1,6 @@
-//! Frames become a video: H.264 in MP4, at a constant rate.
+//! Encodes RGB frames as H.264 in MP4, at a constant rate, in memory.
 //!
-//! In: RGB frames of one size. Out: the file's bytes. Start at [`Film::encode`].
+//! Start at [`VideoEncoder::encode`].
 
 use std::io::{Cursor, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,55 +11,56 @@ use ffmpeg_next::format::{self, Pixel, output_to_stream};
 use ffmpeg_next::software::scaling::{Context as Scaling, Flags};
 use ffmpeg_next::{Dictionary, Error as AvError, Packet, Rational, frame};
 
-/// Why a video could not be written.
+/// Reason why frames could not be encoded.
 #[derive(Debug, thiserror::Error)]
-pub enum FilmError {
-    /// libav lacks the encoder.
-    #[error("libav has no libx264")]
+pub enum EncodeError {
+    /// libav was built without the encoder.
+    #[error("libav was built without the H.264 encoder libx264")]
     NoEncoder,
-    /// The frames are none, or not of the size that was said.
-    #[error("{bytes} bytes are no frames of {width} x {height}")]
+    /// The bytes are empty, or not a whole number of frames.
+    #[error("{bytes} bytes are not a whole number of RGB frames of {width}x{height} pixels")]
     Frames {
-        /// Bytes given.
+        /// Number of bytes.
         bytes: usize,
         /// Width of a frame in pixels.
         width: u32,
         /// Height of a frame in pixels.
         height: u32,
     },
-    /// libav failed.
+    /// libav returned an error.
     #[error(transparent)]
     Av(#[from] AvError),
 }
 
-/// What the video is like.
+/// Settings of an encoded video.
 #[derive(Clone, Copy, Debug)]
-pub struct Film {
+pub struct VideoEncoder {
     /// Width of a frame in pixels.
     pub width: u32,
     /// Height of a frame in pixels.
     pub height: u32,
-    /// Frames a second.
+    /// Frames per second.
     pub fps: u32,
-    /// Every pixel becomes a block of so many by so many, even: colours are stored at half the resolution.
+    /// Magnification: each pixel becomes a block of `zoom` x `zoom` pixels. It must be even,
+    /// because colours are stored at half the resolution.
     pub zoom: u32,
 }
 
-impl Film {
-    /// The video's bytes: as many pictures as there are frames.
+impl VideoEncoder {
+    /// Encodes `frames` and returns the bytes of the MP4 file.
     ///
     /// # Shapes
     /// - `frames`: `[frame, height, width, 3]`
-    pub fn encode(&self, frames: &[u8]) -> Result<Vec<u8>, FilmError> {
+    pub fn encode(&self, frames: &[u8]) -> Result<Vec<u8>, EncodeError> {
         let bytes = (self.width * self.height * 3) as usize;
         if frames.is_empty() || !frames.len().is_multiple_of(bytes) {
-            return Err(FilmError::Frames {
+            return Err(EncodeError::Frames {
                 bytes: frames.len(),
                 width: self.width,
                 height: self.height,
             });
         }
-        super::about::silence_libav();
+        super::libav::silence_libav();
         let memory = Memory::default();
         let io = StreamIo::from_write_seek(memory.clone())?;
         let mut output = output_to_stream(io, None, Some("mp4"))?;
@@ -79,14 +80,16 @@ impl Film {
             height,
             flags,
         )?;
-        let (mut rgb, mut yuv) =
-            (frame::Video::new(Pixel::RGB24, self.width, self.height), frame::Video::empty());
+        let mut rgb = frame::Video::new(Pixel::RGB24, self.width, self.height);
+        let mut yuv = frame::Video::empty();
         for (time, pixels) in frames.chunks_exact(bytes).enumerate() {
-            let (stride, row) = (rgb.stride(0), self.width as usize * 3);
-            rgb.data_mut(0)
-                .chunks_mut(stride)
-                .zip(pixels.chunks_exact(row))
-                .for_each(|(to, from)| to[..row].copy_from_slice(from));
+            // libav pads its rows, so they are copied one by one.
+            let stride = rgb.stride(0);
+            let row_bytes = self.width as usize * 3;
+            let rows = rgb.data_mut(0).chunks_mut(stride);
+            for (to, from) in rows.zip(pixels.chunks_exact(row_bytes)) {
+                to[..row_bytes].copy_from_slice(from);
+            }
             scaling.run(&rgb, &mut yuv)?;
             yuv.set_pts(Some(time as i64));
             encoder.send_frame(&yuv)?;
@@ -99,8 +102,8 @@ impl Film {
         Ok(memory.take())
     }
 
-    fn encoder(&self, global_header: bool) -> Result<encoder::Video, FilmError> {
-        let codec = encoder::find_by_name("libx264").ok_or(FilmError::NoEncoder)?;
+    fn encoder(&self, global_header: bool) -> Result<encoder::Video, EncodeError> {
+        let codec = encoder::find_by_name("libx264").ok_or(EncodeError::NoEncoder)?;
         let mut context = Context::new_with_codec(codec).encoder().video()?;
         context.set_width(self.width * self.zoom);
         context.set_height(self.height * self.zoom);
@@ -111,19 +114,19 @@ impl Film {
         if global_header {
             context.set_flags(codec::Flags::GLOBAL_HEADER);
         }
-        // One thread: the same frames give the same bytes, and tasks run side by side anyway.
+        // One thread, so that the same frames give the same bytes. Tasks run in parallel anyway.
         let options = [("crf", "20"), ("preset", "slow"), ("threads", "1")]
             .into_iter()
             .collect::<Dictionary>();
         Ok(context.open_with(options)?)
     }
 
-    /// Packets that are ready go into the file.
+    /// Writes the encoder's finished packets.
     fn drain(
         &self,
         encoder: &mut encoder::Video,
         output: &mut format::context::Output,
-    ) -> Result<(), FilmError> {
+    ) -> Result<(), EncodeError> {
         let mut packet = Packet::empty();
         while encoder.receive_packet(&mut packet).is_ok() {
             packet.set_stream(0);
@@ -137,7 +140,7 @@ impl Film {
     }
 }
 
-/// A file in memory, of which libav holds one end.
+/// A file in memory, shared with libav.
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<Cursor<Vec<u8>>>>);
 

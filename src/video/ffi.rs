@@ -1,7 +1,7 @@
-//! The few calls libav has no safe wrapper for, each behind a safe function.
+//! Safe functions for the few libav calls without a wrapper in `ffmpeg-next`.
 //!
-//! In and out: `ffmpeg-next`'s own types. Nothing here decides anything: policy is in `source`,
-//! `reader` and `scale`. All `unsafe` of the room is in this file and in `listen`.
+//! They use `ffmpeg-next`'s own types and make no decisions; policy is in `source`, `reader` and
+//! `scale`. All unsafe code of the module `video` is in this file and in `listen`.
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -12,14 +12,14 @@ use ffmpeg_next::packet::Ref;
 use ffmpeg_next::software::scaling;
 use ffmpeg_next::{Dictionary, Error, Packet, Stream, frame};
 
-use super::listen;
+use super::libav_log;
 
-/// A container format found in a file's first bytes; libav keeps these for the whole process.
+/// A container format. libav's descriptions of formats are static.
 pub(super) struct Format(*const ffi::AVInputFormat);
 
-/// Finds the container format from the file's bytes alone, never from its name.
+/// Detects the container format from the file's bytes, never from its name.
 ///
-/// The score says how sure libav is, from 0 to 100.
+/// The score is libav's confidence, from 0 to 100.
 #[expect(unsafe_code, reason = "ffmpeg-next finds formats only together with opening them")]
 pub(super) fn find_format(io: &mut StreamIo, probe_bytes: u32) -> Result<(Format, i32), Error> {
     let mut format: *const ffi::AVInputFormat = ptr::null();
@@ -42,7 +42,7 @@ pub(super) fn find_format(io: &mut StreamIo, probe_bytes: u32) -> Result<(Format
 }
 
 impl Format {
-    /// libav's name, several joined by commas where one demuxer reads several.
+    /// Returns libav's name; a demuxer for several formats has several, joined by commas.
     #[expect(unsafe_code, reason = "a C string")]
     pub(super) fn name(&self) -> &'static str {
         // SAFETY: the pointer is one of libav's static format descriptions, whose name is a
@@ -52,9 +52,10 @@ impl Format {
     }
 }
 
-/// Opens the container and finds out its streams' parameters.
+/// Opens the container and detects the parameters of its streams.
 ///
-/// `format_options` go to the demuxer, `codec_options` to the codecs that libav opens for a look.
+/// `format_options` configure the demuxer, `codec_options` the codecs that libav opens to detect
+/// the parameters.
 #[expect(unsafe_code, reason = "ffmpeg-next cannot give options to the codecs opened for a look")]
 pub(super) fn open_input(
     mut io: StreamIo,
@@ -70,7 +71,7 @@ pub(super) fn open_input(
         if context.is_null() {
             return Err(Error::Other { errno: ffmpeg_next::error::ENOMEM });
         }
-        listen::forget_complaints(context);
+        libav_log::forget_container(context);
         (*context).pb = io.as_mut_ptr();
         (*context).flags |= ffi::AVFMT_FLAG_CUSTOM_IO as c_int;
         let mut options = format_options.disown();
@@ -98,13 +99,15 @@ fn find_stream_info(mut input: Input, codec_options: &Dictionary) -> Result<Inpu
     let code = unsafe {
         let mut raw: Vec<_> = copies.into_iter().map(|copy| copy.disown()).collect();
         let code = ffi::avformat_find_stream_info(input.as_mut_ptr(), raw.as_mut_ptr());
-        raw.into_iter().for_each(|options| drop(Dictionary::own(options)));
+        for options in raw {
+            drop(Dictionary::own(options));
+        }
         code
     };
     if code < 0 { Err(Error::from(code)) } else { Ok(input) }
 }
 
-/// Whether the durations are stated by the file, and not guessed from its size and bit rate.
+/// Returns whether the file states its durations. If not, libav estimates them from the bit rate.
 #[expect(unsafe_code, reason = "a field without an accessor")]
 pub(super) fn duration_is_stated(input: &Input) -> bool {
     use ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_BITRATE;
@@ -113,7 +116,7 @@ pub(super) fn duration_is_stated(input: &Input) -> bool {
     method != AVFMT_DURATION_FROM_BITRATE
 }
 
-/// The seconds at which the container says it starts.
+/// Returns the start time according to the container, in seconds.
 #[expect(unsafe_code, reason = "a field without an accessor")]
 pub(super) fn start_time_secs(input: &Input) -> Option<f64> {
     // SAFETY: the context is alive as long as `input`, and the field is a plain number.
@@ -121,7 +124,7 @@ pub(super) fn start_time_secs(input: &Input) -> Option<f64> {
     (start != ffi::AV_NOPTS_VALUE).then(|| start as f64 / f64::from(ffi::AV_TIME_BASE))
 }
 
-/// Width and height as the container states them, 0 where it does not.
+/// Returns width and height according to the container, 0 if unknown.
 #[expect(unsafe_code, reason = "fields without an accessor")]
 pub(super) fn stated_size(stream: &Stream) -> (u32, u32) {
     let parameters = stream.parameters();
@@ -130,7 +133,7 @@ pub(super) fn stated_size(stream: &Stream) -> (u32, u32) {
     (u32::try_from(width).unwrap_or(0), u32::try_from(height).unwrap_or(0))
 }
 
-/// The four letters by which the container calls the stream's codec; a number where they are none.
+/// Returns the container's four-letter code for the codec, or a number if it is not printable.
 #[expect(unsafe_code, reason = "a field without an accessor")]
 pub(super) fn fourcc(stream: &Stream) -> String {
     // SAFETY: the parameters are alive as long as the stream, and the field is a plain number.
@@ -144,7 +147,7 @@ pub(super) fn fourcc(stream: &Stream) -> String {
     }
 }
 
-/// A tag of a stream, where it is there and is text.
+/// Returns a tag of a stream, if it exists and is valid UTF-8.
 #[expect(unsafe_code, reason = "ffmpeg-next takes a broken file's tags for UTF-8 unchecked")]
 pub(super) fn tag<'a>(stream: &'a Stream, key: &CStr) -> Option<&'a str> {
     // SAFETY: the stream's dictionary lives as long as the stream, and its values are C strings.
@@ -155,25 +158,25 @@ pub(super) fn tag<'a>(stream: &'a Stream, key: &CStr) -> Option<&'a str> {
     value?.to_str().ok()
 }
 
-/// Asks the demuxer to leave out every stream but one.
+/// Makes the demuxer skip every stream but one.
 #[expect(unsafe_code, reason = "a field without an accessor")]
 pub(super) fn read_only(input: &mut Input, wanted: usize) {
     for index in (0..input.nb_streams() as usize).filter(|index| *index != wanted) {
         if let Some(mut stream) = input.stream_mut(index) {
-            // SAFETY: the stream belongs to the living context, and nobody else reads it.
+            // SAFETY: the stream belongs to the context, which is alive and borrowed mutably.
             unsafe { (*stream.as_mut_ptr()).discard = ffi::AVDiscard::AVDISCARD_ALL };
         }
     }
 }
 
-/// Whether an edit list leaves out the packet's picture.
+/// Returns whether an edit list removes the packet's picture.
 #[expect(unsafe_code, reason = "a flag that ffmpeg-next does not name")]
-pub(super) fn is_left_out(packet: &Packet) -> bool {
+pub(super) fn is_discarded(packet: &Packet) -> bool {
     // SAFETY: the packet is alive, and the field is a plain number.
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD as c_int != 0 }
 }
 
-/// Has the codec start every picture as noise, so that what it does not decode looks like nothing.
+/// Makes the codec start every picture as noise, to make undecoded parts recognisable.
 #[expect(unsafe_code, reason = "ffmpeg-next cannot set this callback")]
 pub(super) fn start_pictures_as_noise(codec: &mut ffmpeg_next::codec::Context) {
     // SAFETY: the context is alive and not open yet; the callback is a plain function.
@@ -186,8 +189,8 @@ unsafe extern "C" fn noise(
     picture: *mut ffi::AVFrame,
     flags: c_int,
 ) -> c_int {
-    // SAFETY: libav hands over a living context and a frame to fill; after success, its buffers are
-    // this frame's alone, each of the size it states.
+    // SAFETY: libav passes a living context and a frame to fill. After success, the buffers belong
+    // to this frame alone, and each has the size that it states.
     unsafe {
         let code = ffi::avcodec_default_get_buffer2(codec, picture, flags);
         if code < 0 {
@@ -195,22 +198,25 @@ unsafe extern "C" fn noise(
         }
         for buffer in (*picture).buf.iter().filter_map(|buffer| buffer.as_ref()) {
             let bytes = std::slice::from_raw_parts_mut(buffer.data, buffer.size);
-            let noise = bytes.iter_mut().zip(NOISE.iter().cycle());
-            noise.for_each(|(byte, noise)| *byte = *noise);
+            for (byte, noise) in bytes.iter_mut().zip(NOISE.iter().cycle()) {
+                *byte = *noise;
+            }
         }
         code
     }
 }
 
-/// Numbers that no picture holds in this order.
+/// Pseudo-random bytes from xorshift32, which no picture contains in this order.
 const NOISE: [u8; 251] = {
-    let (mut noise, mut at, mut state) = ([0; 251], 0, 0x2545_f491_u32);
-    while at < noise.len() {
+    let mut noise = [0; 251];
+    let mut index = 0;
+    let mut state = 0x2545_f491_u32;
+    while index < noise.len() {
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
-        noise[at] = (state >> 24) as u8;
-        at += 1;
+        noise[index] = (state >> 24) as u8;
+        index += 1;
     }
     noise
 };
@@ -223,21 +229,21 @@ pub(super) fn have_same_pixels(one: &frame::Video, other: &frame::Video) -> bool
         return false;
     }
     (0..one.planes().min(other.planes())).all(|plane| {
-        // SAFETY: only numbers go in, the plane is one that the format has.
+        // SAFETY: the call only reads numbers, and the format has this plane.
         let bytes = unsafe {
             ffi::av_image_get_linesize(one.format().into(), one.width() as c_int, plane as c_int)
         };
         let Ok(bytes) = usize::try_from(bytes) else { return false };
-        let rows = |picture: &frame::Video| picture.stride(plane);
-        let (ours, theirs) =
-            (one.data(plane).chunks(rows(one)), other.data(plane).chunks(rows(other)));
-        ours.zip(theirs)
+        let rows = one.data(plane).chunks(one.stride(plane));
+        let other_rows = other.data(plane).chunks(other.stride(plane));
+        // The bytes beyond the width are padding.
+        rows.zip(other_rows)
             .take(one.plane_height(plane) as usize)
-            .all(|(one, other)| one.get(..bytes) == other.get(..bytes))
+            .all(|(row, other_row)| row.get(..bytes) == other_row.get(..bytes))
     })
 }
 
-/// Cuts the picture down in place, by moving its plane pointers; no pixel is copied.
+/// Crops the picture in place by moving its plane pointers, without copying pixels.
 #[expect(unsafe_code, reason = "ffmpeg-next has no cropping")]
 pub(super) fn crop(
     picture: &mut frame::Video,
@@ -253,7 +259,7 @@ pub(super) fn crop(
     if code < 0 { Err(Error::from(code)) } else { Ok(()) }
 }
 
-/// A picture's colour matrix and range, as libav numbers them.
+/// Colour matrix and range of a picture, as libav's numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Colours {
     matrix: c_int,
@@ -261,7 +267,7 @@ pub(super) struct Colours {
 }
 
 impl Colours {
-    /// The matrix as swscale numbers it: BT.601 where there is none, or none that it has.
+    /// Returns swscale's number for the matrix; BT.601 if the matrix is missing or unsupported.
     fn yuv_matrix(self) -> c_int {
         match self.matrix {
             named @ (1..=7 | 9..=10) => named,
@@ -270,7 +276,7 @@ impl Colours {
     }
 }
 
-/// Reads a picture's colours.
+/// Reads the colour matrix and range of a picture.
 #[expect(unsafe_code, reason = "a broken file may hold numbers that ffmpeg-next's enums do not")]
 pub(super) fn colours(picture: &frame::Video) -> Colours {
     // SAFETY: the frame is alive, and both fields are C enums, read as the integers they are.
@@ -283,15 +289,16 @@ pub(super) fn colours(picture: &frame::Video) -> Colours {
     }
 }
 
-/// Tells the scaler the pictures' colours, as ffmpeg's scale filter does.
+/// Sets the scaler's input colours, as ffmpeg's scale filter does.
 ///
-/// An unnamed matrix is taken for BT.601, and an unnamed range for what the pixel format implies.
+/// An unspecified matrix counts as BT.601, and an unspecified range as the pixel format's default.
 #[expect(unsafe_code, reason = "ffmpeg-next has no colour details")]
 pub(super) fn set_colours(scaler: &mut scaling::Context, colours: Colours) {
-    let (mut inverse, mut table) = (ptr::null_mut(), ptr::null_mut());
+    let mut inverse = ptr::null_mut();
+    let mut table = ptr::null_mut();
     let [mut from_full, mut to_full, mut brightness, mut contrast, mut saturation] = [0; 5];
-    // SAFETY: the scaler is alive; libav fills every pointer it is given, and the tables it
-    // returns are static. Where it refuses, there is no matrix between the formats to set.
+    // SAFETY: the scaler is alive. libav fills every pointer, and the tables that it returns are
+    // static. It refuses if the two formats need no matrix.
     unsafe {
         let scaler = scaler.as_mut_ptr();
         let code = ffi::sws_getColorspaceDetails(

@@ -1,7 +1,7 @@
-//! What one file may cost, and what the disk said.
+//! Time limit and disk errors of one file.
 //!
-//! In: the time limit, and an opened file. Out: a [`Guard`] that knows when the file has had its
-//! time, and a `GuardedFile` that libav reads through. Start at [`Guard`].
+//! A [`Guard`] measures the time spent on a file. libav reads the file through a [`GuardedFile`],
+//! which reports failed reads to the guard.
 
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -10,22 +10,23 @@ use std::time::{Duration, Instant};
 
 use super::{Error, Fault, FaultClass, Limits, VideoFile};
 
-/// Knows how much time the file has left and what went wrong with the disk, across threads.
+/// Tracks the time spent on a file and the disk's last error, across threads.
 ///
-/// A decoder asks it between packets. Whoever decodes in a process of its own also asks [`Guard::is_stuck`] from another thread, for a
-/// file that keeps libav from coming back.
+/// The decoder checks the guard between packets. If decoding has a process of its own, another
+/// thread can poll [`Guard::is_stuck`] to find a call into libav that never returns.
 #[derive(Clone)]
 pub struct Guard(Arc<Mutex<GuardState>>);
 
 struct GuardState {
     allowed: Duration,
     spent: Duration,
+    /// Start of the timed work in progress.
     since: Option<Instant>,
-    disk: Option<io::Error>,
+    disk_error: Option<io::Error>,
 }
 
 impl Guard {
-    /// A guard whose time has not begun to run.
+    /// Creates a guard with a stopped clock.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
         let allowed = Duration::from_secs_f64(limits.deadline_secs);
@@ -33,11 +34,11 @@ impl Guard {
             allowed,
             spent: Duration::ZERO,
             since: None,
-            disk: None,
+            disk_error: None,
         })))
     }
 
-    /// Does some work while the time runs: only time spent here counts, not the caller's own.
+    /// Runs `work` against the time limit. The caller's own time does not count.
     pub(super) fn timed<T>(&self, work: impl FnOnce() -> T) -> T {
         self.state().since = Some(Instant::now());
         let result = work();
@@ -49,45 +50,45 @@ impl Guard {
         result
     }
 
-    /// Waits for something that is not the file's doing: a disk or a network.
+    /// Runs `wait` with the clock paused, for waits on the disk or network.
     pub(super) fn paused<T>(&self, wait: impl FnOnce() -> T) -> T {
         let since = Instant::now();
         let result = wait();
         let mut state = self.state();
-        // A file that is not being timed has nothing to be given back.
-        if let Some(begun) = state.since {
-            state.since = Some((begun + since.elapsed()).min(Instant::now()));
+        // Moving the start forward by the wait excludes it. Outside `timed` no time is running.
+        if let Some(start) = state.since {
+            state.since = Some((start + since.elapsed()).min(Instant::now()));
         }
         drop(state);
         result
     }
 
-    /// Whether the time is up.
+    /// Returns whether the time limit has passed.
     pub(super) fn expired(&self) -> bool {
         let state = self.state();
         state.spent + state.since.map_or(Duration::ZERO, |since| since.elapsed()) > state.allowed
     }
 
-    /// Whether the time was up `grace` ago and the file still has not been given up.
+    /// Returns whether work is still running `grace` after the time limit passed.
     #[must_use]
     pub fn is_stuck(&self, grace: Duration) -> bool {
         let state = self.state();
         state.since.is_some_and(|since| state.spent + since.elapsed() > state.allowed + grace)
     }
 
-    /// The time limit as a fault.
+    /// Returns the fault for exceeding the time limit.
     #[must_use]
     pub fn deadline(&self) -> Fault {
         let allowed = self.state().allowed.as_secs_f64();
         Fault::new(FaultClass::Deadline, format!("decoding took longer than {allowed} s"))
     }
 
-    /// What the disk said, once.
+    /// Takes the last error of the disk.
     pub(super) fn disk_error(&self, path: &Path) -> Option<Error> {
-        self.state().disk.take().map(|source| Error::Read { path: path.to_owned(), source })
+        self.state().disk_error.take().map(|source| Error::Read { path: path.to_owned(), source })
     }
 
-    /// Fails where the disk did, or where the time is up.
+    /// Returns an error if the disk failed or the time limit has passed.
     pub(super) fn check(&self, path: &Path) -> Result<(), Error> {
         match self.disk_error(path) {
             Some(error) => Err(error),
@@ -103,25 +104,27 @@ impl Guard {
     }
 }
 
-/// The file as libav reads it. Many demuxers take a failed read for the end of the file, so what
-/// the disk said is kept.
+/// A file that records failed reads in its [`Guard`].
+///
+/// Many demuxers treat a failed read as the end of the file, so the error must be kept here.
 pub(super) struct GuardedFile {
     file: Box<dyn VideoFile>,
     guard: Guard,
 }
 
 impl GuardedFile {
-    /// A file that is watched by `guard`.
+    /// Wraps `file`.
     pub(super) fn new(file: Box<dyn VideoFile>, guard: &Guard) -> Self {
         Self { file, guard: guard.clone() }
     }
 
-    fn keep<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    fn record_error<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| {
             if error.kind() != ErrorKind::Interrupted {
-                let worded = || io::Error::new(error.kind(), error.to_string());
-                self.guard.state().disk =
-                    Some(error.raw_os_error().map_or_else(worded, io::Error::from_raw_os_error));
+                // `io::Error` cannot be cloned, so the copy has the same code or the same text.
+                let with_text = || io::Error::new(error.kind(), error.to_string());
+                self.guard.state().disk_error =
+                    Some(error.raw_os_error().map_or_else(with_text, io::Error::from_raw_os_error));
             }
         })
     }
@@ -133,13 +136,13 @@ impl Read for GuardedFile {
             return Err(ErrorKind::TimedOut.into());
         }
         let result = self.guard.paused(|| self.file.read(buffer));
-        self.keep(result)
+        self.record_error(result)
     }
 }
 
 impl Seek for GuardedFile {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        // A demuxer that follows a broken offset asks for impossible places: its fault, not the disk's.
+        // Errors are not recorded: broken offsets make demuxers seek to impossible positions.
         self.file.seek(position)
     }
 }
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_back_is_stuck() {
+    fn work_that_outlasts_limit_and_grace_is_stuck() {
         let guard = Guard::new(&Limits { deadline_secs: 0.005, ..Limits::default() });
         let grace = Duration::from_millis(5);
         assert!(!guard.is_stuck(grace));
@@ -169,7 +172,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             assert!(guard.is_stuck(grace) && !guard.is_stuck(Duration::from_secs(60)));
         });
-        assert!(guard.expired() && !guard.is_stuck(grace), "it came back");
+        assert!(guard.expired() && !guard.is_stuck(grace), "the work has returned");
     }
 
     #[test]
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_said_outlives_the_read() {
+    fn a_disk_error_is_kept_until_it_is_taken() {
         let guard = Guard::new(&Limits::default());
         // A folder opens as a file on Linux, and fails when it is read.
         let Ok(folder) = File::open(std::env::temp_dir()) else {

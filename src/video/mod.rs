@@ -1,39 +1,41 @@
-//! A video file becomes frames, and frames a video file.
+//! Decodes video files into RGB frames, and encodes frames into a video.
 //!
-//! In: a path to any video libav knows. Out: upright RGB frames of one size, in order, each with
-//! its time; and an account of what was wrong with the file, because a broken video is an outcome
-//! and not a crash. Start at [`Decoder`].
+//! A [`Decoder`] takes a path to any video that libav can read. It returns upright RGB frames of
+//! one size, in order, each with its time, and an [`Outcome`] with all faults of the file: a broken
+//! video is an outcome, not a crash.
 //!
-//! | file | what it does |
+//! In this module a *picture* is one decoded image of the source. A *frame* is what the caller
+//! gets: a picture after resampling, cropping and scaling.
+//!
+//! | file | contents |
 //! |---|---|
-//! | [`config`] | what to ask for: [`DecodeOptions`], [`Fit`], [`Limits`] |
-//! | [`outcome`] | what comes back: [`Probe`], [`Frame`], [`Outcome`], [`Fault`] |
-//! | `source` | a path becomes an opened container and its video stream, past the guards |
-//! | `guard` | what a file may cost, and what the disk said: [`Guard`] |
-//! | `probe` | what a file says about itself |
-//! | `recognise` | what a file is that gave no video |
-//! | `reader` | a container becomes intact pictures |
-//! | `codec` | the codec, and which packets it can use |
-//! | `witness` | a second decoder, which shows how far damage reaches |
-//! | `clock` | timestamps become seconds |
-//! | `position` | which number a picture has in the source, also after a loss |
-//! | `resample` | pictures at their own times become frames at a constant rate |
-//! | `scale` | a picture becomes RGB pixels of the asked size |
-//! | `layout` | which part of a picture goes where |
-//! | `orientation` | pixels are turned upright |
-//! | `decode` | the parts together: [`Decoder`] |
-//! | `encode` | the other way: frames become a video, [`Film`] |
-//! | `about` | what the linked libav is |
-//! | `listen` | what libav says only in words |
-//! | `ffi` | the few calls libav has no safe wrapper for; here and in `listen` is the `unsafe` of the room |
+//! | [`config`] | the settings: [`DecodeOptions`], [`Fit`], [`Limits`] |
+//! | [`outcome`] | the results: [`Probe`], [`Frame`], [`Outcome`], [`Fault`] |
+//! | `source` | opens a container and selects its video stream |
+//! | `guard` | the time limit of a file, and its disk errors: [`Guard`] |
+//! | `probe` | reads size, rate and duration from the header |
+//! | `recognise` | identifies files other than playable videos |
+//! | `reader` | decodes a container into intact pictures |
+//! | `codec` | opens the codec and decides which packets it can decode |
+//! | `witness` | a second decoder that measures how far damage reaches |
+//! | `clock` | converts timestamps to seconds |
+//! | `position` | numbers the pictures of the source, also after a loss |
+//! | `resample` | selects the picture for each frame at a constant rate |
+//! | `scale` | scales a picture to RGB pixels |
+//! | `layout` | computes crops, bars and padding |
+//! | `orientation` | rotates and mirrors pixels upright |
+//! | `decode` | combines these parts: [`Decoder`] |
+//! | `encode` | encodes frames as H.264 in MP4: [`VideoEncoder`] |
+//! | `about` | the version and codecs of the linked libav |
+//! | `listen` | captures libav's log messages |
+//! | `ffi` | calls without a safe wrapper in `ffmpeg-next` |
 //!
-//! Without the cargo feature `video` only `config` and `outcome` are there.
+//! `ffi` and `listen` hold all unsafe code of this module. Without the cargo feature `video` only
+//! `config` and `outcome` are compiled.
 
 pub mod config;
 pub mod outcome;
 
-#[cfg(feature = "video")]
-mod about;
 #[cfg(feature = "video")]
 mod clock;
 #[cfg(feature = "video")]
@@ -45,11 +47,15 @@ mod encode;
 #[cfg(feature = "video")]
 mod ffi;
 #[cfg(feature = "video")]
+mod file_kind;
+#[cfg(feature = "video")]
 mod guard;
 #[cfg(feature = "video")]
 mod layout;
 #[cfg(feature = "video")]
-mod listen;
+mod libav;
+#[cfg(feature = "video")]
+mod libav_log;
 #[cfg(feature = "video")]
 mod orientation;
 #[cfg(feature = "video")]
@@ -59,17 +65,15 @@ mod probe;
 #[cfg(feature = "video")]
 mod reader;
 #[cfg(feature = "video")]
-mod recognise;
-#[cfg(feature = "video")]
 mod resample;
 #[cfg(feature = "video")]
 mod scale;
 #[cfg(feature = "video")]
+mod second_decoder;
+#[cfg(feature = "video")]
 mod source;
 #[cfg(all(test, feature = "video"))]
 mod tests;
-#[cfg(feature = "video")]
-mod witness;
 
 use std::io::{ErrorKind, Read, Seek};
 use std::path::PathBuf;
@@ -79,30 +83,29 @@ pub use config::{DecodeOptions, Fit, Limits};
 pub use outcome::{Fault, FaultClass, Frame, Outcome, Probe, UNPLACED};
 
 #[cfg(feature = "video")]
-pub use about::{libav_version, missing_decoders, writes_h264};
-#[cfg(feature = "video")]
 pub use decode::Decoder;
 #[cfg(feature = "video")]
-pub use encode::{Film, FilmError};
+pub use encode::{EncodeError, VideoEncoder};
 #[cfg(feature = "video")]
 pub use guard::Guard;
 #[cfg(feature = "video")]
+pub use libav::{libav_version, missing_decoders, writes_h264};
+#[cfg(feature = "video")]
 pub use probe::probe;
 
-/// A video's bytes, wherever they lie: a file, or an object of a store.
+/// The bytes of a video, from a file or from an object store.
 pub trait VideoFile: Read + Seek + Send {}
 impl<T: Read + Seek + Send> VideoFile for T {}
 
-/// Opens a video's bytes at their beginning.
+/// Opens the bytes of a video, positioned at the start.
 pub type OpenVideo = Arc<dyn Fn() -> std::io::Result<Box<dyn VideoFile>> + Send + Sync>;
 
-/// Why a file gave no frames, or stopped giving them.
+/// Reason why a file gave no frames, or why decoding stopped.
 ///
-/// Only what happens before the first frame, and what is not the file's fault, is an error; the
-/// rest is the [`Outcome`]'s [`Fault`].
+/// Faults found after opening the file are not errors. They are the [`Fault`] of the [`Outcome`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file is at fault: the same bytes will fail the same way.
+    /// The file is at fault. The same bytes always fail the same way.
     #[error("{}: {fault}", path.display())]
     Refused {
         /// The file.
@@ -115,23 +118,23 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system or store.
         source: std::io::Error,
     },
-    /// An option has a value that no file could be decoded with.
+    /// An option is out of range.
     #[error("{field} is {seen}, expected {expected}")]
     Option {
-        /// The field of [`DecodeOptions`] or [`Limits`].
+        /// Name of a field of [`DecodeOptions`] or [`Limits`].
         field: &'static str,
-        /// Its value.
+        /// The value of the field.
         seen: String,
-        /// The values it may have.
+        /// The allowed values.
         expected: String,
     },
-    /// The caller's buffer does not hold one frame.
+    /// The caller's buffer does not have the size of one frame.
     #[error("the buffer for a frame has {seen} bytes, expected {expected}")]
     Buffer {
-        /// Its length.
+        /// Length of the buffer in bytes.
         seen: usize,
         /// `height * width * 3`.
         expected: usize,
@@ -139,7 +142,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The file's fault, to be recorded; `None` where the file is not to blame.
+    /// Returns the fault class to record, or `None` if the file is not at fault.
     pub fn class(&self) -> Option<FaultClass> {
         match self {
             Self::Refused { fault, .. } => Some(fault.class),
@@ -148,7 +151,7 @@ impl Error {
         }
     }
 
-    /// Whether the same file may well decode later: a disk, network or memory failure.
+    /// Returns whether the same file may decode later: the disk or network failed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Read { source, .. } => {
@@ -158,11 +161,11 @@ impl Error {
         }
     }
 
-    /// What a person can do about it.
+    /// Returns a suggestion for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Read { .. } if self.is_transient() => {
-                Some("run it again when the disk or network is back")
+                Some("run the command again when the disk or network is available")
             }
             _ => self.class().map(FaultClass::hint),
         }

@@ -1,22 +1,23 @@
-//! Pixels are turned upright.
+//! Rotates and mirrors pixels upright.
 //!
-//! In: a display matrix, as cameras write it, and RGB pixels as coded. Out: an [`Orientation`],
-//! and the pixels as a player shows them. Start at [`Orientation::from_display_matrix`].
+//! Cameras store the orientation as a display matrix. [`Orientation::from_display_matrix`] parses
+//! it.
 
-/// One of the eight ways to put a picture: perhaps swap its axes, then perhaps mirror each.
+/// One of the eight orientations of a picture: an optional swap of the axes, then mirroring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Orientation {
-    /// Rows become columns.
+    /// Whether rows become columns.
     pub(super) transpose: bool,
-    /// Then left and right are swapped.
+    /// Whether left and right are swapped afterwards.
     pub(super) flip_x: bool,
-    /// Then top and bottom are swapped.
+    /// Whether top and bottom are swapped afterwards.
     pub(super) flip_y: bool,
 }
 
 impl Orientation {
-    /// Reads libav's display matrix: nine native 32-bit numbers `a b u c d v x y w`, by which the
-    /// coded point (p, q) is shown at (a p + c q, b p + d q). Odd angles go to the nearest right one.
+    /// Parses libav's display matrix: nine native 32-bit numbers `a b u c d v x y w`, which map the
+    /// coded point (p, q) to (a p + c q, b p + d q). Other angles are rounded to a multiple of 90
+    /// degrees.
     pub(super) fn from_display_matrix(bytes: &[u8]) -> Self {
         let number = |index: usize| -> i64 {
             let four = bytes.get(index * 4..index * 4 + 4).and_then(|four| four.try_into().ok());
@@ -30,7 +31,8 @@ impl Orientation {
         }
     }
 
-    /// Degrees clockwise, and whether the picture is mirrored left to right before that turn.
+    /// Returns the clockwise rotation in degrees, and whether the picture is mirrored left to right
+    /// before it.
     pub(super) fn rotation(self) -> (u32, bool) {
         match (self.transpose, self.flip_x, self.flip_y) {
             (false, false, false) => (0, false),
@@ -44,19 +46,19 @@ impl Orientation {
         }
     }
 
-    /// Width and height, swapped if the axes are.
+    /// Returns width and height, swapped if the axes are.
     pub(super) fn swap<T>(self, (width, height): (T, T)) -> (T, T) {
         if self.transpose { (height, width) } else { (width, height) }
     }
 
-    /// What the edges left, top, right and bottom of the upright picture are in the coded one, in this order.
+    /// Maps values of the upright picture's edges to the coded picture's: left, top, right, bottom.
     pub(super) fn coded_edges<T>(self, [left, top, right, bottom]: [T; 4]) -> [T; 4] {
         let (left, right) = if self.flip_x { (right, left) } else { (left, right) };
         let (top, bottom) = if self.flip_y { (bottom, top) } else { (top, bottom) };
         if self.transpose { [top, left, bottom, right] } else { [left, top, right, bottom] }
     }
 
-    /// Writes the coded `pixels` upright into a part of a larger picture.
+    /// Writes the coded `pixels` upright into a part of a frame.
     ///
     /// # Shapes
     /// - `pixels`: rows of RGB, `stride` bytes apart
@@ -81,19 +83,19 @@ impl Orientation {
     }
 }
 
-/// The part of an output frame that a picture goes into, in pixels.
+/// Rectangle of an output frame, in pixels.
 pub(super) struct Target<'a> {
-    /// The whole frame.
+    /// Pixels of the whole frame.
     pub(super) pixels: &'a mut [u8],
-    /// Bytes from one row of it to the next.
+    /// Bytes from one row of the frame to the next.
     pub(super) stride: usize,
-    /// The part's left edge.
+    /// Left edge of the rectangle.
     pub(super) left: usize,
-    /// The part's upper edge.
+    /// Top edge of the rectangle.
     pub(super) top: usize,
-    /// The part's width.
+    /// Width of the rectangle.
     pub(super) width: usize,
-    /// The part's height.
+    /// Height of the rectangle.
     pub(super) height: usize,
 }
 
@@ -101,13 +103,13 @@ pub(super) struct Target<'a> {
 mod tests {
     use super::*;
 
-    /// The matrix `[a b; c d]` as libav stores it.
+    /// Encodes the matrix `[a b; c d]` as libav does.
     fn matrix([a, b, c, d]: [i32; 4]) -> Vec<u8> {
         let numbers = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30];
         numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
     }
 
-    /// Turns the picture `1 2 3 / 4 5 6`, one digit a pixel, and spells the result.
+    /// Turns the picture `1 2 3 / 4 5 6`, one digit per pixel, and formats the result.
     fn turned(orientation: Orientation) -> String {
         let pixels: Vec<u8> = (1..=6).flat_map(|digit| [digit; 3]).collect();
         let (width, height) = orientation.swap((3, 2));
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn every_display_matrix_turns_the_pixels_as_it_says() {
+    fn every_display_matrix_turns_the_pixels_upright() {
         for (numbers, degrees, mirrored, expected) in [
             ([1, 0, 0, 1], 0, false, "123/456"),
             ([0, 1, -1, 0], 90, false, "41/52/63"),
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_cut_short_turns_nothing() {
+    fn a_truncated_matrix_turns_nothing() {
         assert_eq!(Orientation::from_display_matrix(&[1, 2, 3]), Orientation::default());
     }
 }

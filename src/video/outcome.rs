@@ -1,133 +1,134 @@
-//! What became of a file: plain data, compiled even without libav.
+//! Results of decoding a file: plain data, compiled even without libav.
 //!
-//! In: nothing. Out: [`Probe`] before decoding, [`Frame`] with every picture, and [`Outcome`] with
-//! its [`Fault`] at the end. Start at `Outcome`.
+//! [`Probe`] describes a file before decoding, [`Frame`] accompanies the pixels of every frame, and
+//! [`Outcome`] with its [`Fault`] is the summary at the end.
 
 use serde::{Deserialize, Serialize};
 
-/// What a file says about itself before it is decoded.
+/// Properties stated in a file's header.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
-    /// libav's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+    /// libav's name for the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
     pub container: String,
-    /// libav's name of the codec, such as `h264`.
+    /// libav's name for the codec, such as `h264`.
     pub codec: String,
-    /// Width of the coded picture in pixels, before it is turned upright; 0 where unknown.
+    /// Width of the coded picture in pixels, before rotation; 0 if unknown.
     pub width: u32,
-    /// Height of the coded picture in pixels, before it is turned upright; 0 where unknown.
+    /// Height of the coded picture in pixels, before rotation; 0 if unknown.
     pub height: u32,
-    /// Degrees clockwise by which the picture is turned to stand upright: 0, 90, 180 or 270.
+    /// Clockwise rotation that puts the picture upright, in degrees: 0, 90, 180 or 270.
     pub rotation_degrees: u32,
-    /// Whether the picture is mirrored as well.
+    /// Whether the picture is mirrored left to right before the rotation.
     pub mirrored: bool,
-    /// Frames a second: the average if the file tells it, else the nominal rate.
+    /// Frames per second: the average if the file states it, else the nominal rate.
     pub fps: f64,
-    /// How long the video is, in seconds, where the file states it.
+    /// Duration in seconds, if the file states it.
     pub duration_secs: Option<f64>,
-    /// How many frames the file promises: its duration times its rate. An estimate where the
-    /// rate varies.
+    /// Number of pictures according to the header: duration times rate. An estimate if the rate
+    /// varies.
     pub expected_frames: Option<u64>,
 }
 
-/// The place in time of one frame.
+/// Time and position of one frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Frame {
-    /// Seconds since the file's start.
+    /// Time since the start of the file, in seconds.
     pub time_secs: f64,
-    /// Frames were lost, or the clock jumped, between the previous frame and this one: what
-    /// happened in between is unknown, so no window may cross it.
+    /// Whether frames were lost, or the clock jumped, between the previous frame and this one. What
+    /// happened in between is unknown, so no window may cross the gap.
     pub gap_before: bool,
-    /// Its position in the source: how many frames of the intact file come before it. What was lost
-    /// counts. From [`UNPLACED`] on the position is unknown.
+    /// Position in the source: the number of frames before this one in the intact file, lost frames
+    /// included. Values from [`UNPLACED`] on mean an unknown position.
     pub index: u64,
 }
 
-/// The first number of frames whose position in the source is unknown: above every position, so that
-/// an action recorded for a position never becomes theirs.
+/// Lower bound of the indices of frames with an unknown position in the source.
+///
+/// It is above every real position, so no recorded action is ever matched to such a frame.
 pub const UNPLACED: u64 = 1 << 31;
 
-/// The account of one decoded file. A fault does not unmake the frames already given.
+/// Summary of decoding one file. Frames returned before a fault remain valid.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Video packets read.
+    /// Number of video packets read.
     pub packets: u64,
-    /// Pictures that came out of the codec intact.
+    /// Number of intact pictures decoded.
     pub decoded: u64,
-    /// Frames given to the caller: `decoded`, unless a frame rate was asked for.
+    /// Number of frames returned to the caller. Differs from `decoded` only at a set frame rate.
     pub frames: u64,
-    /// Places where packets could not be read or decoded.
+    /// Number of places where packets could not be read or decoded.
     pub errors: u32,
-    /// Packets skipped after such a place, up to the next key frame.
+    /// Number of packets skipped between such a place and the next key frame.
     pub skipped_packets: u64,
-    /// Places where pictures are missing between those that came out.
+    /// Number of places where pictures are missing between decoded ones.
     pub holes: u64,
-    /// The time of the first picture whose position in the source is unknown.
+    /// Time in seconds of the first picture with an unknown position in the source.
     pub unplaced_secs: Option<f64>,
-    /// Times the picture's size or format changed on the way. Handled, so no fault.
+    /// Number of changes of picture size or format within the file. Handled, so not a fault.
     pub resizes: u32,
-    /// How many pictures the file promised (see [`Probe::expected_frames`]).
+    /// Number of pictures according to the header (see [`Probe::expected_frames`]).
     pub expected_frames: Option<u64>,
-    /// What was wrong with the file, if anything was.
+    /// The fault of the file, if it has one.
     pub fault: Option<Fault>,
 }
 
-/// What is wrong with a file, in a word for tables and a sentence for people.
+/// Fault of a file: a class for tables and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
 pub struct Fault {
-    /// The kind of fault.
+    /// The class of the fault.
     pub class: FaultClass,
-    /// What was seen and what was expected.
+    /// A sentence with the value seen and the value expected.
     pub reason: String,
 }
 
 impl Fault {
-    /// A fault of a kind, and what was seen.
+    /// Creates a fault.
     pub fn new(class: FaultClass, reason: impl Into<String>) -> Self {
         Self { class, reason: reason.into() }
     }
 }
 
-/// The kinds of fault a file can have.
+/// Class of a file's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultClass {
     /// The file has no bytes.
     EmptyFile,
-    /// A directory, pipe, socket or device.
+    /// The path is a directory, pipe, socket or device.
     NotAFile,
-    /// The file is missing, or may not be read.
+    /// The file is missing, or reading it is not permitted.
     Unreadable,
-    /// The bytes are in no format libav knows.
+    /// libav does not recognise the format.
     UnknownFormat,
-    /// A playlist, image pattern or script: it would make libav open other files or the network.
+    /// A playlist, image pattern or script, which would make libav open other files or the network.
     ForbiddenFormat,
-    /// The container's header is broken or missing, as in an MP4 whose recording was cut short.
+    /// The container's header is broken or missing, as in an MP4 whose recording was interrupted.
     IncompleteHeader,
-    /// There is sound, a cover picture or text, but no video.
+    /// The file has sound, a cover picture or text, but no video.
     NoVideoStream,
-    /// libav was built without a decoder for the codec, or cannot scale its pixels.
+    /// libav has no decoder for the codec, or cannot scale its pixels.
     Unsupported,
-    /// The picture has more pixels than the limit.
+    /// A picture has more pixels than the limit.
     TooLarge,
-    /// There is a video stream, but no frame came out of it.
+    /// The file has a video stream, but none of its pictures could be decoded.
     NoFrames,
-    /// The video ends before the time its header promises.
+    /// The video ends before the time stated in its header.
     Truncated,
     /// Some packets could not be read or decoded.
     CorruptPackets,
-    /// Several files were written one behind the other, of which players read the first.
+    /// Several files were concatenated; players read only the first.
     Joined,
     /// Decoding took longer than the limit.
     Deadline,
-    /// It asks for more memory than there is: a broken header may ask for any amount.
+    /// Decoding needs more memory than is available. A broken header may request any amount.
     OutOfMemory,
-    /// libav, or what we make of it, died on it.
+    /// The decoder process crashed on the file.
     Crashed,
 }
 
 impl FaultClass {
-    /// Every kind, in the order of the documentation.
+    /// Every class, in declaration order.
     pub const ALL: [Self; 16] = [
         Self::EmptyFile,
         Self::NotAFile,
@@ -147,7 +148,7 @@ impl FaultClass {
         Self::Crashed,
     ];
 
-    /// The name in tables and receipts.
+    /// Returns the name used in tables and receipts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EmptyFile => "empty_file",
@@ -169,31 +170,31 @@ impl FaultClass {
         }
     }
 
-    /// What a person can do about it.
+    /// Returns a suggestion for the user.
     pub fn hint(self) -> &'static str {
         match self {
             Self::EmptyFile | Self::IncompleteHeader | Self::Truncated => {
                 "copy or download the file again"
             }
             Self::NotAFile => "list the video files themselves, as in `videos/*.mp4`",
-            Self::Unreadable => "check that the file exists and may be read",
+            Self::Unreadable => "check that the file exists and that you may read it",
             Self::UnknownFormat => "check with `ffprobe` that the file is a video",
-            Self::ForbiddenFormat => {
-                "list the video files themselves, not a playlist or pattern of them"
-            }
-            Self::NoVideoStream => "leave sound files out of the list",
-            Self::Unsupported => "convert the file, as in `ffmpeg -i in.mov out.mp4`",
+            Self::ForbiddenFormat => "list the video files themselves, not a playlist or a pattern",
+            Self::NoVideoStream => "remove files without video from the list",
+            Self::Unsupported => "convert the file, for example with `ffmpeg -i in.mov out.mp4`",
             Self::TooLarge => "raise `max_pixels` if the file is meant to be this large",
-            Self::NoFrames => "the file may be cut short, or its pictures larger than `max_pixels`",
+            Self::NoFrames => {
+                "check that the file is complete and its pictures are within `max_pixels`"
+            }
             Self::CorruptPackets => {
-                "the frames around the damage were left out; copy the file again if it matters"
+                "frames around the damage were left out; copy the file again to get them"
             }
-            Self::Joined => "split it into its files, or join videos with `ffmpeg -f concat`",
+            Self::Joined => {
+                "split the file at that byte, or join the videos with `ffmpeg -f concat`"
+            }
             Self::Deadline => "raise `deadline_secs`, or cut the file into pieces",
-            Self::OutOfMemory => {
-                "if the file is sound, give its decoder more: `--decoder-memory-gib`"
-            }
-            Self::Crashed => "the frames before it are kept; a newer libav may read on",
+            Self::OutOfMemory => "if the file is intact, raise `--decoder-memory-gib`",
+            Self::Crashed => "frames before the crash are kept; a newer libav may decode the rest",
         }
     }
 }
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_has_one_name_in_json_and_in_tables() {
+    fn a_fault_class_has_the_same_name_in_json_and_in_tables() {
         for class in FaultClass::ALL {
             assert_eq!(serde_json::to_string(&class).unwrap(), format!("\"{}\"", class.as_str()));
         }

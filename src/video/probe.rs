@@ -1,7 +1,7 @@
-//! What a file says about itself.
+//! Reads a file's properties from its header.
 //!
-//! In: an opened [`Source`]. Out: its [`Probe`], and the [`Promise`] of its length that decoding is
-//! later held against. Start at [`probe`].
+//! [`probe`] returns them as a [`Probe`]. [`StatedDuration`] is the duration according to the
+//! header, which decoding later compares with the actual one.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use super::orientation::Orientation;
 use super::source::Source;
 use super::{Error, Limits, Probe, ffi as libav};
 
-/// Frames a second where a file does not say: what libav takes for raw streams.
+/// Frames per second if the file states none; libav's value for raw streams.
 const FALLBACK_FPS: f64 = 25.0;
-/// No camera or screen gives more; a container that says so is counting its own ticks.
-const PLAUSIBLE_FPS: f64 = 1000.0;
+/// Largest plausible rate. A container with a higher one states its ticks, not its frames.
+const MAX_PLAUSIBLE_FPS: f64 = 1000.0;
 
 /// Reads a file's header and first packets.
 ///
-/// An error is never a crash: [`Error::class`] says what is wrong with the file.
+/// If the file is at fault, [`Error::class`] returns the fault class.
 pub fn probe(path: &Path, limits: &Limits) -> Result<Probe, Error> {
     limits.validate()?;
     let guard = Guard::new(limits);
@@ -28,12 +28,12 @@ pub fn probe(path: &Path, limits: &Limits) -> Result<Probe, Error> {
     Ok(describe(&source))
 }
 
-/// Says what an opened file is.
+/// Returns the properties of an opened file.
 pub(super) fn describe(source: &Source) -> Probe {
     let stream = source.stream();
     let (width, height) = libav::stated_size(&stream);
     let (rotation_degrees, mirrored) = orientation(&stream).rotation();
-    let duration_secs = Promise::of(source).map(|promise| promise.secs);
+    let duration_secs = StatedDuration::of(source).map(|stated| stated.secs);
     let fps = frame_rate(&stream);
     let counted = u64::try_from(stream.frames()).ok().filter(|frames| *frames > 0);
     Probe {
@@ -45,38 +45,39 @@ pub(super) fn describe(source: &Source) -> Probe {
         mirrored,
         fps,
         duration_secs,
-        // The duration comes first: it knows of edit lists, the container's count does not.
+        // Preferred to the container's count, because only the duration respects edit lists.
         expected_frames: duration_secs.map(|secs| (secs * fps).round() as u64).or(counted),
     }
 }
 
-/// How the picture is to be turned.
+/// Returns how to turn the pictures upright.
 pub(super) fn orientation(stream: &Stream) -> Orientation {
     let matrix = stream.side_data().find(|data| data.kind() == side_data::Type::DisplayMatrix);
     matrix
         .map_or_else(Orientation::default, |matrix| Orientation::from_display_matrix(matrix.data()))
 }
 
-/// Frames a second: the average, else the nominal rate, else 25.
+/// Returns the frames per second: the average, else the nominal rate, else 25.
 pub(super) fn frame_rate(stream: &Stream) -> f64 {
     let plausible = |rate: Rational| {
         let fps = f64::from(rate.numerator()) / f64::from(rate.denominator().max(1));
-        (fps > 0.0 && fps <= PLAUSIBLE_FPS).then_some(fps)
+        (fps > 0.0 && fps <= MAX_PLAUSIBLE_FPS).then_some(fps)
     };
     plausible(stream.avg_frame_rate()).or_else(|| plausible(stream.rate())).unwrap_or(FALLBACK_FPS)
 }
 
-/// How long a file says it is.
+/// Duration of a file according to its header.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Promise {
-    /// Seconds.
+pub(super) struct StatedDuration {
+    /// Duration in seconds.
     pub(super) secs: f64,
-    /// Whether the longest stream reaches that far, and not necessarily the video.
+    /// Whether this is the duration of the longest stream, which need not be the video.
     pub(super) any_stream: bool,
 }
 
-impl Promise {
-    /// The video stream's own duration, else the container's; never a guess from the bit rate.
+impl StatedDuration {
+    /// Returns the duration of the video stream, else the container's, never one estimated from the
+    /// bit rate.
     pub(super) fn of(source: &Source) -> Option<Self> {
         if !libav::duration_is_stated(&source.input) {
             return None;
@@ -103,12 +104,12 @@ impl Promise {
     }
 }
 
-/// Whether a duration is MP4's word for "cannot be determined": all bits are set, of 32 or 64.
+/// Returns whether a duration is MP4's value for "unknown": all 32 or 64 bits set.
 fn is_unknown(ticks: i64) -> bool {
     ticks == i64::from(u32::MAX) || ticks == i64::MAX || ticks == -1
 }
 
-/// Seconds of `hours:minutes:seconds.fraction`.
+/// Parses `hours:minutes:seconds.fraction` into seconds.
 fn clock_secs(text: &str) -> Option<f64> {
     text.split(':').try_fold(0.0, |secs, part| Some(secs * 60.0 + part.trim().parse::<f64>().ok()?))
 }
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_reads_as_seconds() {
+    fn a_clock_time_is_parsed_into_seconds() {
         assert_eq!(clock_secs("00:01:02.500000000"), Some(62.5));
         assert_eq!(clock_secs("soon"), None);
     }

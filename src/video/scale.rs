@@ -1,6 +1,5 @@
-//! A picture becomes RGB pixels of the asked size.
+//! Scales pictures of any size, format and colour space to upright RGB pixels of one size.
 //!
-//! In: a decoded picture of any size, format and colour. Out: `[height, width, 3]` bytes, upright.
 //! Start at [`Scaler::write`].
 
 use ffmpeg_next::Error as AvError;
@@ -12,43 +11,43 @@ use super::layout::{Layout, Shape};
 use super::orientation::{Orientation, Target};
 use super::{DecodeOptions, Fit, ffi};
 
-/// Brings pictures to one size, and rebuilds itself when their own changes.
+/// Scales pictures to one size. Its libav context is rebuilt when the pictures change.
 pub(super) struct Scaler {
     width: u32,
     height: u32,
     fit: Fit,
     trim: [f32; 4],
     orientation: Orientation,
-    built: Option<Built>,
-    /// Times the pictures changed.
+    built: Option<ScalerState>,
+    /// Number of changes of picture size, format or colours.
     pub(super) rebuilds: u32,
 }
 
-/// What is kept from picture to picture as long as they are alike.
-struct Built {
-    kind: Kind,
+/// State for pictures of one kind.
+struct ScalerState {
+    kind: PictureKind,
     layout: Layout,
     context: Context,
     scaled: frame::Video,
 }
 
-/// What a picture must have in common with the last one for the scaler to fit.
+/// Properties of a picture that require another scaler if they change.
 #[derive(Clone, Copy, PartialEq)]
-struct Kind {
+struct PictureKind {
     format: Pixel,
     shape: Shape,
     colours: ffi::Colours,
 }
 
-/// A decoded picture, cropped at most once however often it is written.
+/// A decoded picture. It may be written several times, but is cropped only once.
 pub(super) struct Picture {
     frame: frame::Video,
-    kind: Kind,
+    kind: PictureKind,
     cropped: bool,
 }
 
 impl Scaler {
-    /// For frames as `options` ask, out of pictures that stand as `orientation` says.
+    /// Creates a scaler for pictures with the given orientation.
     pub(super) fn new(options: &DecodeOptions, orientation: Orientation) -> Self {
         let DecodeOptions { width, height, fit, trim, .. } = *options;
         Self { width, height, fit, trim, orientation, built: None, rebuilds: 0 }
@@ -65,6 +64,7 @@ impl Scaler {
         built.context.run(&picture.frame, &mut built.scaled)?;
 
         let [left, top, width, height] = built.layout.place.map(|pixels| pixels as usize);
+        // If the picture does not cover the frame, the rest is black.
         if (width, height) != (self.width as usize, self.height as usize) {
             out.fill(0);
         }
@@ -74,7 +74,7 @@ impl Scaler {
         Ok(())
     }
 
-    fn build(&self, picture: &mut Picture) -> Result<Built, AvError> {
+    fn build(&self, picture: &mut Picture) -> Result<ScalerState, AvError> {
         let kind = picture.kind;
         let layout = Layout::trimmed(
             &kind.shape,
@@ -85,23 +85,24 @@ impl Scaler {
         );
         picture.crop(layout.crop)?;
         let (width, height) = self.orientation.swap((layout.place[2], layout.place[3]));
-        let (from, to) = (&picture.frame, Pixel::RGB24);
-        // Area averaging does not alias when scaling down; the others cost nothing measurable, bring it
-        // within rounding of the true mean, and keep the colour resolution of RGB sources.
+        let from = &picture.frame;
+        let to = Pixel::RGB24;
+        // Area averaging does not alias when scaling down. The other flags cost nothing measurable,
+        // bring it within rounding of the true mean, and keep the colour resolution of RGB sources.
         let flags =
             Flags::AREA | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT | Flags::FULL_CHR_H_INP;
         let mut context =
             Context::get(kind.format, from.width(), from.height(), to, width, height, flags)?;
         ffi::set_colours(&mut context, kind.colours);
-        // Not straight into the caller's buffer: libav writes whole vectors, past the end of a row.
-        Ok(Built { kind, layout, context, scaled: frame::Video::new(to, width, height) })
+        // Not into the caller's buffer, because libav writes whole vectors, past the end of a row.
+        Ok(ScalerState { kind, layout, context, scaled: frame::Video::new(to, width, height) })
     }
 }
 
 impl Picture {
-    /// A picture as the codec gave it.
+    /// Wraps a picture from the codec.
     pub(super) fn new(frame: frame::Video) -> Self {
-        let kind = Kind::of(&frame);
+        let kind = PictureKind::of(&frame);
         Self { frame, kind, cropped: false }
     }
 
@@ -114,7 +115,7 @@ impl Picture {
     }
 }
 
-impl Kind {
+impl PictureKind {
     fn of(frame: &frame::Video) -> Self {
         let format = frame.format();
         let aspect = f64::from(frame.aspect_ratio());

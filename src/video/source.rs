@@ -1,7 +1,7 @@
-//! A path becomes an opened container and its video stream, past the guards.
+//! Opens a container and selects its video stream, within the [`Limits`].
 //!
-//! In: a path, or whatever opens the file, and [`Limits`]. Out: a [`Source`] that reads this one file and nothing else. Start at
-//! [`Source::open`].
+//! Start at [`Source::open`]. A [`Source`] reads its own file and nothing else: formats that would
+//! open other files or the network are refused.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -12,11 +12,11 @@ use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Dictionary, Stream, media};
 
+use super::file_kind::{FileKind, recognise};
 use super::guard::{Guard, GuardedFile};
-use super::recognise::{Known, recognise};
-use super::{Error, Fault, FaultClass, Limits, OpenVideo, ffi};
+use super::{Error, Fault, FaultClass, Limits, OpenVideo, VideoFile, ffi};
 
-/// Formats that would make libav open other files, the network or a script interpreter.
+/// Formats in which libav opens other files, the network or a script interpreter.
 const FORBIDDEN: [&str; 14] = [
     "applehttp",
     "avisynth",
@@ -34,31 +34,31 @@ const FORBIDDEN: [&str; 14] = [
     "vobsub",
 ];
 
-/// Sizes of a transport stream's packets: plain, with a time stamp, with error correction.
-const TRANSPORT_PACKETS: [u64; 3] = [188, 192, 204];
+/// Packet sizes of transport streams: plain, with a timestamp, with error correction.
+const TRANSPORT_PACKET_BYTES: [u64; 3] = [188, 192, 204];
 
-/// libav's score for a format that any bytes could be.
-const SCORE_OF_A_GUESS: i32 = 1;
+/// libav's detection score for a format that matches any bytes.
+const GUESS_SCORE: i32 = 1;
 
-/// An opened file.
+/// An opened video file.
 pub(super) struct Source {
-    /// The container.
+    /// The demuxer of the container.
     pub(super) input: Input,
-    /// Which of its streams is the video.
+    /// Index of the video stream.
     pub(super) stream_index: usize,
-    /// The time and the disk.
+    /// Time limit and disk errors of the file.
     pub(super) guard: Guard,
-    /// The file.
+    /// Path or name of the file, for messages.
     pub(super) path: PathBuf,
     open: OpenVideo,
-    /// Its size.
+    /// Size of the file.
     bytes: u64,
 }
 
 impl Source {
-    /// Opens `path` as a video, or says why it is none.
+    /// Opens the file at `path`.
     pub(super) fn open(path: &Path, limits: &Limits, guard: &Guard) -> Result<Self, Error> {
-        // Asked before opening: opening a pipe that nobody writes to never returns.
+        // Checked before opening: opening a pipe without a writer blocks for ever.
         let metadata = std::fs::metadata(path)
             .map_err(|source| Error::Read { path: path.to_owned(), source })?;
         if !metadata.is_file() {
@@ -68,18 +68,21 @@ impl Source {
             );
             return Err(Error::Refused { path: path.to_owned(), fault });
         }
-        let place = path.to_owned();
-        Self::read(path, Arc::new(move || Ok(Box::new(File::open(&place)?))), limits, guard)
+        let owned_path = path.to_owned();
+        let open = move || -> std::io::Result<Box<dyn VideoFile>> {
+            Ok(Box::new(File::open(&owned_path)?))
+        };
+        Self::read(path, Arc::new(open), limits, guard)
     }
 
-    /// Reads what `open` opens, wherever it lies, as the video called `path`.
+    /// Opens a video by calling `open`; `path` is its name in messages.
     pub(super) fn read(
         path: &Path,
         open: OpenVideo,
         limits: &Limits,
         guard: &Guard,
     ) -> Result<Self, Error> {
-        super::about::silence_libav();
+        super::libav::silence_libav();
         let refuse = |fault| Error::Refused { path: path.to_owned(), fault };
         let unreadable = |source| Error::Read { path: path.to_owned(), source };
         let mut file = guard.paused(|| open()).map_err(unreadable)?;
@@ -104,72 +107,75 @@ impl Source {
                 open,
                 bytes,
             }),
-            Err(error) => Err(known(error, &open, guard)),
+            Err(error) => Err(explain(error, &open, guard)),
         }
     }
 
-    /// What the file is besides a video, or instead of one, where its bytes tell.
-    pub(super) fn recognised(&self) -> Option<Known> {
-        recognised(&self.open, &self.guard)
+    /// Identifies the kind of file from its bytes, if it is a known kind other than a plain video.
+    pub(super) fn file_kind(&self) -> Option<FileKind> {
+        file_kind(&self.open, &self.guard)
     }
 
-    /// Whether a transport stream, which says nothing of its length, ends within a packet.
+    /// Returns whether this is a transport stream with an incomplete last packet. Transport streams
+    /// state no length, so this is the only sign of truncation.
     pub(super) fn ends_within_a_packet(&self) -> bool {
         self.input.format().name() == "mpegts"
-            && TRANSPORT_PACKETS.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
+            && TRANSPORT_PACKET_BYTES.iter().all(|packet| !self.bytes.is_multiple_of(*packet))
     }
 
-    /// Whether its packets state how long each picture is shown, and are fewer than its header counts.
+    /// Returns whether the packets state their durations, and their number `packets` differs from
+    /// the number in the header.
     pub(super) fn states_every_duration(&self, packets: u64) -> bool {
         let counted = u64::try_from(self.stream().frames()).unwrap_or(0);
         self.is_mp4() && counted != packets
     }
 
-    /// Whether it is a stream that may be cut and joined anywhere, and says nothing of its length.
+    /// Returns whether this is a broadcast format: it states no length, and can be cut and joined
+    /// anywhere.
     pub(super) fn is_broadcast(&self) -> bool {
         ["mpegts", "mpeg"].contains(&self.input.format().name())
     }
 
-    /// Whether it is in MP4 or one of its kin.
+    /// Returns whether the format is MP4 or a relative of it, such as QuickTime.
     pub(super) fn is_mp4(&self) -> bool {
         self.input.format().name().starts_with("mov,")
     }
 
-    /// The same file, from its beginning.
-    pub(super) fn again(&self, limits: &Limits) -> Result<Self, Error> {
+    /// Opens the same file again, at its start.
+    pub(super) fn reopen(&self, limits: &Limits) -> Result<Self, Error> {
         Self::read(&self.path, self.open.clone(), limits, &self.guard)
     }
 
-    /// The video stream.
+    /// Returns the video stream.
     pub(super) fn stream(&self) -> Stream<'_> {
         self.input.stream(self.stream_index).expect("the index of one of its streams")
     }
 
-    /// The file's fault as an error.
+    /// Creates an error for a fault of this file.
     pub(super) fn refuse(&self, class: FaultClass, reason: impl Into<String>) -> Error {
         Error::Refused { path: self.path.clone(), fault: Fault::new(class, reason) }
     }
 }
 
-/// An error of a file that is no video, in the words of what it is.
-fn known(error: Error, open: &OpenVideo, guard: &Guard) -> Error {
+/// Replaces a general fault by a more specific one, if the bytes show the kind of file.
+fn explain(error: Error, open: &OpenVideo, guard: &Guard) -> Error {
     let Error::Refused { path, fault } = error else { return error };
     let is_no_video = matches!(
         fault.class,
         FaultClass::UnknownFormat | FaultClass::IncompleteHeader | FaultClass::NoVideoStream
     );
-    let known = if is_no_video { recognised(open, guard) } else { None };
+    let kind = if is_no_video { file_kind(open, guard) } else { None };
     let fault =
-        known.filter(|known| !matches!(known, Known::Joined(_))).map_or(fault, Known::fault);
+        kind.filter(|kind| !matches!(kind, FileKind::Joined(_))).map_or(fault, FileKind::fault);
     Error::Refused { path, fault }
 }
 
-/// What cannot be read a second time is not recognised.
-fn recognised(open: &OpenVideo, guard: &Guard) -> Option<Known> {
+/// Opens the file a second time to identify it. A failed read counts as an unknown kind.
+fn file_kind(open: &OpenVideo, guard: &Guard) -> Option<FileKind> {
     guard.paused(|| recognise(&mut open().ok()?).ok()?)
 }
 
-/// Options for every codec opened on a file: one picture never takes more memory than allowed.
+/// Returns the options of every codec opened on a file. They limit the memory of one picture.
 pub(super) fn codec_options(limits: &Limits) -> Dictionary<'static> {
     let mut options = Dictionary::new();
     options.set("max_pixels", &limits.max_pixels.min(i32::MAX as u64).to_string());
@@ -190,23 +196,24 @@ fn open_container(
     let found = ffi::find_format(&mut io, limits.probe_bytes);
     guard.check(path)?;
     let format = match found {
-        Ok((format, score)) if score > SCORE_OF_A_GUESS => format,
+        Ok((format, score)) if score > GUESS_SCORE => format,
         _ => {
             return Err(refuse(
                 FaultClass::UnknownFormat,
-                "its bytes are in no known video format".into(),
+                "libav recognises no video format in its bytes".into(),
             ));
         }
     };
     let name = format.name();
     if name.split(',').any(|name| FORBIDDEN.contains(&name)) {
-        let reason =
-            format!("it is in the format {name}, which opens other files; expected a video");
+        let reason = format!(
+            "its format is {name}, which can open other files or the network; expected a video file"
+        );
         return Err(refuse(FaultClass::ForbiddenFormat, reason));
     }
 
     let mut format_options = Dictionary::new();
-    // No protocol has this name: whatever a demuxer tries to open besides the file is refused.
+    // No protocol has this name, so libav refuses every other file that a demuxer tries to open.
     format_options.set("protocol_whitelist", "none");
     format_options.set("probesize", &limits.probe_bytes.to_string());
     let opened = ffi::open_input(io, &format, format_options, &codec_options(limits));
@@ -215,13 +222,15 @@ fn open_container(
         error if is_out_of_memory(error) => out_of_memory(path),
         error => refuse(
             FaultClass::IncompleteHeader,
-            format!("the header of its {name} format is broken or cut off: {error}"),
+            format!("its {name} header is broken or incomplete: {error}"),
         ),
     })
 }
 
-/// The stream a player would show; a cover picture is a picture of the sound, not a video. Among equals
-/// it is the first: the others may hold the transparency or the depth of its pictures.
+/// Selects the same stream as a player.
+///
+/// Cover pictures of sound files do not count. Among equal streams the first is selected, because
+/// the others may hold its transparency or depth.
 fn video_stream(input: &Input) -> Result<usize, Fault> {
     let is_video = |stream: &Stream| {
         stream.parameters().medium() == media::Type::Video
@@ -240,18 +249,17 @@ fn video_stream(input: &Input) -> Result<usize, Fault> {
     });
     first.map(|stream| stream.index()).ok_or_else(|| {
         let kinds: Vec<_> = input.streams().map(|stream| describe(&stream)).collect();
-        let kinds = if kinds.is_empty() {
-            "nothing else either".into()
-        } else {
-            format!("only: {}", kinds.join(", "))
-        };
-        Fault::new(FaultClass::NoVideoStream, format!("it has no video, {kinds}"))
+        let kinds = if kinds.is_empty() { "none".into() } else { kinds.join(", ") };
+        Fault::new(
+            FaultClass::NoVideoStream,
+            format!("it has no video stream; its streams: {kinds}"),
+        )
     })
 }
 
 fn describe(stream: &Stream) -> String {
     match stream.parameters().medium() {
-        media::Type::Video => "a cover picture".into(),
+        media::Type::Video => "cover picture".into(),
         medium => format!("{medium:?}").to_lowercase(),
     }
 }
@@ -262,19 +270,25 @@ fn check_size((width, height): (u32, u32), max_pixels: u64) -> Result<(), Fault>
     }
     Err(Fault::new(
         FaultClass::TooLarge,
-        format!("its pictures are {width}x{height}, expected at most {max_pixels} pixels"),
+        format!("its pictures are {width}x{height}, expected at most {max_pixels} pixels each"),
     ))
 }
 
-/// What libav could not get memory for, as a fault: a broken header may ask for any amount, and one such file must not stop a run.
+/// Creates the error for a file whose decoding exhausts the memory.
+///
+/// This is a fault of the file: a broken header may request any amount, and one such file must not
+/// stop a run.
 pub(super) fn out_of_memory(path: &Path) -> Error {
     Error::Refused {
         path: path.to_owned(),
-        fault: Fault::new(FaultClass::OutOfMemory, "it asks for more memory than there is"),
+        fault: Fault::new(
+            FaultClass::OutOfMemory,
+            "decoding it needs more memory than is available",
+        ),
     }
 }
 
-/// Whether libav ran out of memory.
+/// Returns whether libav ran out of memory.
 pub(super) fn is_out_of_memory(error: ffmpeg_next::Error) -> bool {
     error == ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOMEM }
 }

@@ -34,7 +34,7 @@ fn verdict(project: &Project) -> serde_json::Value {
 #[test]
 fn a_verdict_holds_the_probe_of_true_actions() {
     let project = project(9, "actions.parquet", "");
-    project.run(&[]).good();
+    project.run(&[]).success();
     let probe = verdict(&project)["probe"].clone();
     let number = |name: &str| probe[name].as_f64().unwrap_or_else(|| panic!("{name} in {probe}"));
     assert!(number("transitions") > 20.0 && number("guessing") > 0.2, "{probe}");
@@ -56,7 +56,7 @@ fn a_verdict_holds_the_probe_of_true_actions() {
 #[test]
 fn the_training_curve_holds_intermediate_probe_scores() {
     let project = project(9, "actions.parquet", "");
-    project.run(&["--set", "steps=400"]).good();
+    project.run(&["--set", "steps=400"]).success();
     let curve = project.query(
         "SELECT step, information_used, probe_mlp, codes_used_0 FROM model \
          WHERE information_used IS NOT NULL",
@@ -80,33 +80,34 @@ fn the_training_curve_holds_intermediate_probe_scores() {
 #[test]
 fn supervision_needs_as_many_true_actions_as_it_asks_for() {
     let supervised = project(9, "actions.parquet", ", supervision: { labels: 32, batch: 4 }");
-    supervised.run(&[]).good();
+    supervised.run(&[]).success();
     assert!(verdict(&supervised)["probe"].is_object());
 
-    let said = project(9, "actions.parquet", ", supervision: { labels: 100000 }").run(&[]);
-    assert_eq!(said.code, 1, "{said:#?}");
+    let output = project(9, "actions.parquet", ", supervision: { labels: 100000 }").run(&[]);
+    assert_eq!(output.code, 1, "{output:#?}");
     assert!(
-        said.stderr.contains("100000 are asked for") && said.stderr.contains("hint: ask for fewer"),
-        "{said:#?}"
+        output.stderr.contains("expected at least 100000")
+            && output.stderr.contains("hint: ask for fewer"),
+        "{output:#?}"
     );
 }
 
 #[test]
 fn a_file_without_actions_is_an_error() {
-    let said = project(4, "missing.parquet", "").run(&[]);
+    let output = project(4, "missing.parquet", "").run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("file: cannot read missing.parquet"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("file: cannot read missing.parquet"),
+        "{output:#?}"
     );
-    let said = project(4, "other.parquet", "").run(&[]);
+    let output = project(4, "other.parquet", "").run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("cannot read true actions from `other.parquet`"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("cannot read true actions from `other.parquet`"),
+        "{output:#?}"
     );
-    let said = project(4, "actions.parquet", ", supervision: { labels: 0 }").run(&[]);
+    let output = project(4, "actions.parquet", ", supervision: { labels: 0 }").run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("supervision: learns from nothing"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("supervision: learns from nothing"),
+        "{output:#?}"
     );
 }
 
@@ -123,7 +124,7 @@ fn csv(project: &Project) -> Vec<String> {
 #[test]
 fn actions_from_csv_equal_actions_from_parquet() {
     let project = project(4, "actions.parquet", "");
-    project.run(&[]).good();
+    project.run(&[]).success();
     let rows = csv(&project);
     let frames =
         project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap() as usize;
@@ -138,7 +139,7 @@ fn actions_from_csv_equal_actions_from_parquet() {
         yaml.replace("actions.parquet, partial: true", "actions.csv"),
     )
     .unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(csv(&project), rows);
     project.run_changes_nothing(&[]);
 }
@@ -152,7 +153,7 @@ fn labels_carry_true_actions_and_old_shards_keep_their_labels() {
         yaml.replace("dynamics: model }", "dynamics: model, actions: actions }"),
     )
     .unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let matching = format!("SELECT count(*) AS n {LABELS_WITH_ACTIONS} WHERE true_action = action");
     let labelled = project.query("SELECT count(*) AS n FROM labels WHERE true_action IS NOT NULL")
         [0]["n"]
@@ -164,36 +165,39 @@ fn labels_carry_true_actions_and_old_shards_keep_their_labels() {
     );
     // New videos add three tasks: one shard, its actions, its labels.
     project.add(5..7);
-    assert!(project.run(&[]).good().stdout.starts_with("3 tasks"));
+    assert!(project.run(&[]).success().stdout.starts_with("3 tasks"));
 }
 
 #[test]
 fn actions_that_do_not_match_the_videos_are_errors() {
-    let told = |lines: &[&str], words: &str| {
+    let expect_error = |lines: &[&str], words: &str| {
         let project = importing(2, "actions.csv", "");
         fs::write(
             project.path("actions.csv"),
             format!("video,frame_index,action\n{}\n", lines.join("\n")),
         )
         .unwrap();
-        let said = project.run(&[]);
-        assert!(said.code == 1 && said.stderr.contains(words), "{words}: {said:#?}");
+        let output = project.run(&[]);
+        assert!(output.code == 1 && output.stderr.contains(words), "{words}: {output:#?}");
     };
-    told(&["maze_9.mp4,0,1"], "actions.csv: no video is called `maze_9.mp4`");
-    told(
+    expect_error(&["maze_9.mp4,0,1"], "actions.csv: no video is called `maze_9.mp4`");
+    expect_error(
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,9999,1"],
-        "frame 9999 of `maze_1_000.mp4` is not there: the last one decoded is",
+        "frame 9999 of `maze_1_000.mp4` does not exist: the last decoded frame is",
     );
-    told(
+    expect_error(
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,0,2"],
         "frame 0 of `maze_1_000.mp4` has two actions",
     );
-    told(
+    expect_error(
         &["maze_1_000.mp4,0,1", "maze_1_000.mp4,2,2"],
         "frame 1 of `maze_1_000.mp4` has no action",
     );
-    told(&["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"], "are both `videos/maze_1_000.mp4`");
-    told(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
+    expect_error(
+        &["maze_1_000.mp4,0,1", "videos/maze_1_000.mp4,1,2"],
+        "both mean `videos/maze_1_000.mp4`",
+    );
+    expect_error(&["maze_1_000.mp4,0,jump"], "line 2: `action` is `jump`");
 }
 
 const DECODER: &str = "  decoder: { train_decoder: { labels: labels, actions: actions, \
@@ -204,7 +208,7 @@ fn decoders_are_trained_from_a_few_true_actions() {
     let project = project(9, "actions.parquet", "");
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + DECODER;
     fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let curve = project
         .query("SELECT transitions, draw, accuracy, r2 FROM decoder ORDER BY transitions, draw");
     let rows = curve.as_array().unwrap();
@@ -223,7 +227,7 @@ fn decoders_are_trained_from_a_few_true_actions() {
 
     // A new number of transitions trains new decoders only and keeps those of 32.
     fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[16, 32]")).unwrap();
-    assert!(project.run(&[]).good().stdout.starts_with("1 tasks"));
+    assert!(project.run(&[]).success().stdout.starts_with("1 tasks"));
     let others = project.files("decoder", ".safetensors");
     assert!(
         others.contains(&decoders[2])
@@ -232,8 +236,8 @@ fn decoders_are_trained_from_a_few_true_actions() {
     );
 
     fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[100000]")).unwrap();
-    let said = project.run(&[]);
-    assert!(said.code == 1 && said.stderr.contains("100000 are asked for"), "{said:#?}");
+    let output = project.run(&[]);
+    assert!(output.code == 1 && output.stderr.contains("expected at least 100000"), "{output:#?}");
 }
 
 const EVALUATION: &str =
@@ -244,7 +248,7 @@ fn labels_are_evaluated_against_true_actions_without_a_game() {
     let project = project(9, "actions.parquet", "");
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + EVALUATION;
     fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let scores = project.query("SELECT * FROM asked")[0].clone();
     let number = |name: &str| scores[name].as_f64().unwrap_or_else(|| panic!("{name} in {scores}"));
     let videos = project.query(&format!(
@@ -294,15 +298,15 @@ fn labels_are_evaluated_against_true_actions_without_a_game() {
             yaml.replace("{ labels: labels, actions: actions, holdout: 3 }", wrong),
         )
         .unwrap();
-        let said = project.run(&[]);
-        assert!(said.code == 1 && said.stderr.contains(fault), "{wrong}: {said:#?}");
+        let output = project.run(&[]);
+        assert!(output.code == 1 && output.stderr.contains(fault), "{wrong}: {output:#?}");
     }
 }
 
 #[test]
 fn continuous_actions_are_probed_and_decoded() {
     let project = project(9, "actions.parquet", "");
-    project.run(&[]).good();
+    project.run(&[]).success();
     // Turns a discrete action into a continuous one, the unit vector at this angle.
     let as_unit_vector = |line: &String| {
         let (frame, action) = line.rsplit_once(',').unwrap();
@@ -318,7 +322,7 @@ fn continuous_actions_are_probed_and_decoded() {
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     let yaml = yaml.replace("actions.parquet", "actions.csv") + DECODER + EVALUATION;
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
-    project.run(&["--refresh", "model"]).good();
+    project.run(&["--refresh", "model"]).success();
     assert!(
         verdict(&project)["probe"]["linear"].is_number()
             && verdict(&project)["probe"]["mutual_information"].is_null()

@@ -35,9 +35,9 @@ fn videos_in_archives_get_the_labels_of_plain_files() {
     fs::write(project.path("videos/maze_1_000.json"), "{\"not\": \"a video\"}").unwrap();
     archive(&project, "clips.tar", "videos");
     write_source(&project, "videos: ['*.tar']");
-    assert!(project.run(&[]).good().stdout.contains("8 videos (8 new)"));
+    assert!(project.run(&[]).success().stdout.contains("8 videos (8 new)"));
     let alone = Project::new(8);
-    alone.run(&[]).good();
+    alone.run(&[]).success();
     assert_eq!(project.query(LABELS), alone.query(LABELS));
     let names = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     assert_eq!(names[0]["video"], Value::from("clips.tar/maze_1_000.mp4"));
@@ -50,8 +50,8 @@ fn videos_in_archives_get_the_labels_of_plain_files() {
     // Of half an archive, all complete videos are decoded and the cut one is rejected.
     let whole = fs::read(project.path("clips.tar")).unwrap();
     fs::write(project.path("clips.tar"), &whole[..whole.len() / 2]).unwrap();
-    let said = project.run(&[]).good();
-    assert!(said.stdout.contains("1 rejects"), "{said:#?}");
+    let output = project.run(&[]).success();
+    assert!(output.stdout.contains("1 rejects"), "{output:#?}");
     let rejects = project.query("SELECT video, class, reason FROM rejects");
     assert!(rejects[0]["video"].as_str().unwrap().starts_with("clips.tar"), "{rejects}");
 }
@@ -67,10 +67,10 @@ fn videos_of_several_lists_are_decoded_once_and_missing_ones_are_rejected() {
     let sizes: String = (0..4).map(|i| format!("train,videos/maze_1_{i:03}.mp4\n")).collect();
     fs::write(project.path("clips.csv"), format!("split,uri\n{sizes}")).unwrap();
     write_source(&project, "videos: ['videos/*_005.mp4'], lists: [clips.txt, clips.csv]");
-    let said = project.run(&[]).good();
+    let output = project.run(&[]).success();
     assert!(
-        said.stdout.contains("6 videos (6 new)") && said.stdout.contains("1 rejects"),
-        "{said:#?}"
+        output.stdout.contains("6 videos (6 new)") && output.stdout.contains("1 rejects"),
+        "{output:#?}"
     );
     assert_eq!(
         project.query("SELECT video, class FROM rejects")[0]["video"],
@@ -78,13 +78,13 @@ fn videos_of_several_lists_are_decoded_once_and_missing_ones_are_rejected() {
     );
 
     fs::write(project.path("clips.csv"), "split,file\nx,y.mp4\n").unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1
-            && said
+        output.code == 1
+            && output
                 .stderr
                 .contains("cannot read the list of videos `clips.csv`: it has no column `uri`"),
-        "{said:#?}"
+        "{output:#?}"
     );
 }
 
@@ -107,7 +107,7 @@ fn columns_of_lists_can_be_queried_and_follow_the_lists() {
     fs::write(project.path("more.csv"), "uri,licence,split\nvideos/maze_1_000.mp4,CC-BY,other\n")
         .unwrap();
     write_source(&project, "lists: [clips.csv, more.csv]");
-    assert!(project.run(&[]).good().stdout.contains("6 videos (6 new)"));
+    assert!(project.run(&[]).success().stdout.contains("6 videos (6 new)"));
     let sql = "SELECT split, count(DISTINCT video) AS videos, count(*) AS n \
                FROM labels JOIN videos USING (video) GROUP BY split ORDER BY split";
     let before = project.query(sql);
@@ -131,8 +131,8 @@ fn columns_of_lists_can_be_queried_and_follow_the_lists() {
     // A changed row decodes its video again, to the same frames: no model or label is made again.
     list("holdout");
     assert_eq!(project.planned(&[])["frames"], (1, 1));
-    let said = project.run(&[]).good();
-    assert!(said.stdout.starts_with("1 tasks"), "{said:#?}");
+    let output = project.run(&[]).success();
+    assert!(output.stdout.starts_with("1 tasks"), "{output:#?}");
     let after = project.query(sql);
     assert_eq!((&after[0]["split"], &after[0]["n"]), (&"holdout".into(), &before[0]["n"]));
 }
@@ -148,10 +148,10 @@ fn skipped_duplicates_take_over_when_the_first_video_is_removed() {
         .unwrap();
     }
     write_source(&project, "videos: ['videos/*'], duplicates: skip, max_rejected: 0");
-    let said = project.run(&[]).good();
+    let output = project.run(&[]).success();
     assert!(
-        said.stdout.contains("5 videos (5 new)") && said.stdout.contains("2 rejects"),
-        "{said:#?}"
+        output.stdout.contains("5 videos (5 new)") && output.stdout.contains("2 rejects"),
+        "{output:#?}"
     );
     let rejects = project.query("SELECT video, class, reason FROM rejects ORDER BY video");
     assert_eq!(
@@ -170,7 +170,7 @@ fn skipped_duplicates_take_over_when_the_first_video_is_removed() {
     project.run_changes_nothing(&[]);
 
     fs::remove_file(project.path("videos/maze_1_001.mp4")).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(
         project.query(videos).as_array().unwrap().len(),
         3,

@@ -143,7 +143,7 @@ fn every_broken_video_is_rejected_and_every_good_one_labelled() {
     let size_changes = project.path("videos/size_changes.h264");
     write_changing_size(&size_changes);
 
-    let said = project.run(&["--set", "steps=1"]).good();
+    let output = project.run(&["--set", "steps=1"]).success();
     let rejects = project.query("SELECT video, class, reason, frames_kept FROM rejects");
     let classes: BTreeMap<&str, &str> = rejects
         .as_array()
@@ -165,7 +165,7 @@ fn every_broken_video_is_rejected_and_every_good_one_labelled() {
          WHERE video LIKE '%maze%' OR video LIKE '%size_changes%'",
     );
     // A change of the frame size is no damage.
-    assert_eq!(good[0]["n"], 101, "{said:#?}");
+    assert_eq!(good[0]["n"], 101, "{output:#?}");
     project.run_changes_nothing(&["--set", "steps=1"]);
 }
 
@@ -191,15 +191,15 @@ fn too_many_rejects_stop_the_run() {
     }
     let yaml = PIPELINE.replace("videos_per_shard: 4", "videos_per_shard: 4, max_rejected: 0.5");
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
-    let said = project.run(&[]);
-    assert_eq!(said.code, 1);
+    let output = project.run(&[]);
+    assert_eq!(output.code, 1);
     assert!(
-        said.stderr.contains("of 8 videos rejected, `max_rejected` allows a share of 0.5: "),
-        "{said:#?}"
+        output.stderr.contains("of 8 videos rejected, `max_rejected` allows a share of 0.5: "),
+        "{output:#?}"
     );
     assert!(
-        said.stderr.contains("unknown_format"),
-        "the classes of the rejects are missing: {said:#?}"
+        output.stderr.contains("unknown_format"),
+        "the classes of the rejects are missing: {output:#?}"
     );
 }
 
@@ -219,12 +219,12 @@ fn retry_rejected_decodes_rejected_videos_again() {
         project
     };
     let whole = with_large();
-    whole.run(&[]).good();
+    whole.run(&[]).success();
 
     let project = with_large();
     fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
     limit_pixels(&project, 1_000_000);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let rejects = || project.query("SELECT video, class FROM rejects ORDER BY video");
     let reject = |name: &str, class: &str| serde_json::json!({ "video": format!("videos/{name}.mp4"), "class": class });
     let large = reject("large", "too_large");
@@ -234,15 +234,15 @@ fn retry_rejected_decodes_rejected_videos_again() {
     // Limits are not hashed into keys: changing one does nothing by itself.
     limit_pixels(&project, 10_000_000);
     project.run_changes_nothing(&[]);
-    let said = project.lapo(&["plan", "pipeline.yaml", "--retry-rejected=too_large"]).good();
-    assert!(said.stdout.contains("new because of new try: 1"), "{said:#?}");
-    project.run(&["--retry-rejected=too_large"]).good();
+    let output = project.lapo(&["plan", "pipeline.yaml", "--retry-rejected=too_large"]).success();
+    assert!(output.stdout.contains("new because of new try: 1"), "{output:#?}");
+    project.run(&["--retry-rejected=too_large"]).success();
     assert_eq!(rejects(), serde_json::json!([text]));
     assert_eq!(
         project.files("frames", "shard.arrow").last(),
         whole.files("frames", "shard.arrow").first()
     );
-    let none = project.run(&["--retry-rejected=too_large"]).good();
+    let none = project.run(&["--retry-rejected=too_large"]).success();
     assert!(none.stdout.starts_with("0 tasks"), "{none:#?}");
     assert!(
         none.stderr
@@ -252,6 +252,6 @@ fn retry_rejected_decodes_rejected_videos_again() {
     project.run_changes_nothing(&[]);
 
     // Retrying all gives the same frames, so no label is made again.
-    let again = project.run(&["--retry-rejected"]).good();
+    let again = project.run(&["--retry-rejected"]).success();
     assert!(again.stdout.starts_with("1 tasks"), "{again:#?}");
 }

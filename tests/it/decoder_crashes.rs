@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::broken_videos::ffmpeg;
-use crate::project::{Project, said};
+use crate::project::{Project, wait};
 
 /// A pipeline with only a `decode` stage.
 const DECODE: &str = "
@@ -82,16 +82,16 @@ pub fn kill(process: &str, signal: &str) {
 }
 
 /// Runs the pipeline and sends its decoder a signal in the middle of the long video.
-fn run_with_signal(project: &Project, signal: &str) -> crate::project::Said {
+fn run_with_signal(project: &Project, signal: &str) -> crate::project::CommandOutput {
     let run = project.command(&["run", "pipeline.yaml", "--threads", "1"]).spawn().unwrap();
     signal_decoder(&run, "maze_1_001_long.mp4", signal);
-    said(run)
+    wait(run)
 }
 
 #[test]
 fn a_video_that_crashes_its_decoder_is_rejected_and_the_others_are_decoded() {
     let Some(project) = with_long_video() else { return };
-    let first = run_with_signal(&project, "-ABRT").good();
+    let first = run_with_signal(&project, "-ABRT").success();
     assert!(
         first.stdout.contains("4 videos (4 new)") && first.stdout.contains("1 rejects"),
         "{first:#?}"
@@ -110,7 +110,7 @@ fn a_video_that_crashes_its_decoder_is_rejected_and_the_others_are_decoded() {
     let counts = "SELECT video, count(*) AS n FROM frames GROUP BY video ORDER BY video";
     let after = project.query(counts);
     project.run_changes_nothing(&[]);
-    project.run(&["--retry-rejected=crashed"]).good();
+    project.run(&["--retry-rejected=crashed"]).success();
     let whole = project.query(counts);
     // 40 seconds of 25 frames.
     assert_eq!(whole[2]["n"], 1000, "{whole}");
@@ -127,11 +127,13 @@ fn a_decoder_killed_from_outside_rejects_no_video() {
     // The exit code for temporary failures: running again may help.
     assert_eq!(first.code, 75, "{first:#?}");
     assert!(
-        first.stderr.contains("maze_1_001_long.mp4: its decoder ended, signal: 9 (SIGKILL)"),
+        first
+            .stderr
+            .contains("maze_1_001_long.mp4: the decoder process ended, signal: 9 (SIGKILL)"),
         "{first:#?}"
     );
     assert!(first.stderr.contains("--decoder-memory-gib"), "{first:#?}");
-    let again = project.run(&[]).good();
+    let again = project.run(&[]).success();
     assert!(
         again.stdout.contains("4 videos (") && again.stdout.contains("0 rejects"),
         "{again:#?}"
@@ -149,14 +151,14 @@ fn a_video_that_needs_too_much_memory_is_rejected() {
         println!("skipped: no ffmpeg command line");
         return;
     }
-    let run = project.run(&["--threads", "1", "--decoder-memory-gib", "0.08"]).good();
+    let run = project.run(&["--threads", "1", "--decoder-memory-gib", "0.08"]).success();
     let rejects = project.query("SELECT video, class FROM rejects");
     assert_eq!(
         rejects,
         serde_json::json!([{"video": "videos/huge.mp4", "class": "out_of_memory"}]),
         "{run:#?}"
     );
-    let enough = project.run(&["--retry-rejected"]).good();
+    let enough = project.run(&["--retry-rejected"]).success();
     assert!(enough.stdout.contains("0 rejects"), "{enough:#?}");
     let refused = project.run(&["--decoder-memory-gib", "0.001"]);
     assert!(

@@ -20,7 +20,7 @@ fn a_pattern_without_matches_is_an_error_before_any_task_runs() {
     fs::create_dir(project.path("videos")).unwrap();
     project.add(4..8);
     write_patterns(&project, "'a/*', 'videos/*'");
-    project.run(&[]).good();
+    project.run(&[]).success();
     let before = project.committed();
 
     fs::rename(project.path("videos"), project.path("unmounted")).unwrap();
@@ -46,14 +46,14 @@ fn a_pattern_without_matches_is_an_error_before_any_task_runs() {
 #[test]
 fn missing_videos_stop_a_run_unless_max_dropped_allows_them() {
     let project = Project::new(8);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let rows = count(&project, "SELECT count(*) AS n FROM labels");
     let sql = "SELECT count(DISTINCT video) AS n FROM labels";
     let before = project.committed();
     for game in 4..8 {
         fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap();
     }
-    let planned = project.lapo(&["plan", "pipeline.yaml"]).good();
+    let planned = project.lapo(&["plan", "pipeline.yaml"]).success();
     assert!(planned.stdout.contains("4 videos gone"), "{planned:#?}");
 
     let refused = project.run(&[]);
@@ -62,18 +62,18 @@ fn missing_videos_stop_a_run_unless_max_dropped_allows_them() {
         refused.code == 1 && refused.stderr.contains(why.rsplit_once(' ').unwrap().0),
         "{refused:#?}"
     );
-    assert!(refused.stderr.contains("say --max-dropped 1 once"), "{refused:#?}");
+    assert!(refused.stderr.contains("pass --max-dropped 1 once"), "{refused:#?}");
     assert!(project.committed() == before);
     assert_eq!(count(&project, sql), 8);
 
-    let gone = project.run(&["--max-dropped", "1"]).good();
+    let gone = project.run(&["--max-dropped", "1"]).success();
     let fewer = rows - count(&project, "SELECT count(*) AS n FROM labels");
     assert!(gone.stdout.contains("frames: 4 videos gone, "), "{gone:#?}");
     assert!(gone.stdout.contains(&format!("labels: {fewer} transitions fewer")), "{gone:#?}");
     assert_eq!(count(&project, sql), 4);
     let version = project
         .lapo(&["datasets", "frames", "--workspace", "ws", "--format", "json"])
-        .good()
+        .success()
         .stdout;
     assert!(version.contains("4 videos gone"), "the version records the reason: {version}");
     project.run_changes_nothing(&[]);
@@ -84,6 +84,6 @@ fn missing_videos_stop_a_run_unless_max_dropped_allows_them() {
     for game in 2..4 {
         fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap();
     }
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(count(&project, sql), 2);
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use lapo::models::{
-    Device, DynamicsConfig, ModelError, Precision, Preset, VqConfig, Want, labeller,
+    Device, DynamicsConfig, LabelOutputs, ModelError, Precision, Preset, VqConfig, labeller,
 };
 use lapo::train::{
-    Batch, DynamicsTrainer, OptimConfig, Pace, Rule, StepMetrics, Supervision, TrainError,
-    dynamics_trainer,
+    Batch, DynamicsTrainer, OptimConfig, OptimizerKind, StepMetrics, StepSettings, Supervision,
+    TrainError, dynamics_trainer,
 };
 
 const WINDOWS: usize = 8;
@@ -43,10 +43,10 @@ fn small() -> DynamicsConfig {
 }
 
 fn trainer(config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
-    trainer_by(Rule::Muon, config, seed)
+    trainer_by(OptimizerKind::Muon, config, seed)
 }
 
-fn trainer_by(rule: Rule, config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
+fn trainer_by(rule: OptimizerKind, config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
     dynamics_trainer(
         &Device::Cpu,
         config,
@@ -59,14 +59,14 @@ fn trainer_by(rule: Rule, config: &DynamicsConfig, seed: u64) -> Box<dyn Dynamic
 
 fn train(trainer: &mut dyn DynamicsTrainer, seeds: std::ops::Range<usize>) -> Vec<StepMetrics> {
     let config = trainer.config().clone();
-    let pace = Pace { decorrelation: 0.03, ..Pace::even(1e-3) };
+    let pace = StepSettings { decorrelation: 0.03, ..StepSettings::even(1e-3) };
     seeds
         .map(|seed| trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap())
         .collect()
 }
 
 /// Trains four steps in a pool of `threads` threads. Returns the training state and some labels.
-fn train_with(threads: usize, rule: Rule, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
+fn train_with(threads: usize, rule: OptimizerKind, config: &DynamicsConfig) -> (Vec<u8>, Vec<f32>) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let mut trainer = trainer_by(rule, config, 5);
@@ -76,7 +76,11 @@ fn train_with(threads: usize, rule: Rule, config: &DynamicsConfig) -> (Vec<u8>, 
                 .unwrap();
         let starts: Vec<_> = (0..WINDOWS).map(|window| window * config.window()).collect();
         let labelled = labeller
-            .label(&moving_squares(config, 9), &starts, Want { codes: true, fdm_error: true })
+            .label(
+                &moving_squares(config, 9),
+                &starts,
+                LabelOutputs { codes: true, fdm_error: true },
+            )
             .unwrap();
         (
             trainer.save().unwrap(),
@@ -87,9 +91,11 @@ fn train_with(threads: usize, rule: Rule, config: &DynamicsConfig) -> (Vec<u8>, 
 
 #[test]
 fn training_and_labels_do_not_depend_on_the_number_of_threads() {
-    for (rule, config) in
-        [(Rule::Muon, small()), (Rule::Muon, Preset::Tiny.dynamics()), (Rule::Adam, small())]
-    {
+    for (rule, config) in [
+        (OptimizerKind::Muon, small()),
+        (OptimizerKind::Muon, Preset::Tiny.dynamics()),
+        (OptimizerKind::Adam, small()),
+    ] {
         let one = train_with(1, rule, &config);
         assert!(one == train_with(2, rule, &config), "{rule:?}: two threads differ from one");
         assert!(one == train_with(3, rule, &config), "{rule:?}: three threads differ from one");
@@ -98,7 +104,7 @@ fn training_and_labels_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn a_restored_training_continues_bit_by_bit() {
-    for rule in [Rule::Muon, Rule::Adam] {
+    for rule in [OptimizerKind::Muon, OptimizerKind::Adam] {
         // Revives codes after one unused step, so that the checkpoint must hold their usage.
         let vq = VqConfig { revive_after: 1, ..small().vq };
         let config = DynamicsConfig { vq, ..small() };
@@ -124,7 +130,7 @@ fn the_decorrelation_penalty_lowers_the_correlation_of_latent_actions() {
     let config = small();
     let correlation = |decorrelation| {
         let mut trainer = trainer(&config, 1);
-        let pace = Pace { quantise: false, decorrelation, ..Pace::even(1e-3) };
+        let pace = StepSettings { quantise: false, decorrelation, ..StepSettings::even(1e-3) };
         let steps = (0..30).map(|seed| {
             trainer.step(&batch(&config, &moving_squares(&config, seed)), pace).unwrap().correlation
         });
@@ -138,7 +144,8 @@ fn the_decorrelation_penalty_lowers_the_correlation_of_latent_actions() {
 
 #[test]
 fn a_checkpoint_of_another_optimiser_is_refused() {
-    let [adam, mut muon] = [Rule::Adam, Rule::Muon].map(|rule| trainer_by(rule, &small(), 1));
+    let [adam, mut muon] =
+        [OptimizerKind::Adam, OptimizerKind::Muon].map(|rule| trainer_by(rule, &small(), 1));
     let error = muon.restore(&adam.save().unwrap()).unwrap_err();
     assert!(matches!(error, TrainError::Checkpoint { what: "optim", .. }), "{error}");
 }
@@ -160,7 +167,7 @@ fn supervision_learns_true_actions_and_resumes_from_a_checkpoint() {
     let step = |trainer: &mut dyn DynamicsTrainer, seed, actions: &[u32]| {
         trainer.step(
             &Batch { actions, ..batch(&config, &moving_squares(&config, seed)) },
-            Pace::even(1e-3),
+            StepSettings::even(1e-3),
         )
     };
     let mut whole = start();
@@ -170,7 +177,7 @@ fn supervision_learns_true_actions_and_resumes_from_a_checkpoint() {
     assert!(later[38].action_loss < first.action_loss / 2.0, "{first:?} {:?}", later[38]);
     assert!(
         trainer(&config, 1)
-            .step(&batch(&config, &moving_squares(&config, 0)), Pace::even(1e-3))
+            .step(&batch(&config, &moving_squares(&config, 0)), StepSettings::even(1e-3))
             .unwrap()
             .action_loss
             == 0.0
@@ -199,7 +206,7 @@ fn a_batch_of_the_wrong_size_is_refused() {
     let config = small();
     let frames = moving_squares(&config, 0);
     let wrong = Batch { time: 4, ..batch(&config, &frames) };
-    let error = trainer(&config, 1).step(&wrong, Pace::even(1e-3)).unwrap_err();
+    let error = trainer(&config, 1).step(&wrong, StepSettings::even(1e-3)).unwrap_err();
     assert_eq!(error.to_string(), "take a batch: its time is 4, expected 3");
 }
 
@@ -208,12 +215,12 @@ fn training_beats_copying_the_last_frame() {
     let config = small();
     let mut trainer = trainer(&config, 3);
     let frames = moving_squares(&config, 0);
-    let first = trainer.step(&batch(&config, &frames), Pace::even(1e-3)).unwrap();
+    let first = trainer.step(&batch(&config, &frames), StepSettings::even(1e-3)).unwrap();
     assert!((first.relative_loss - 1.0).abs() < 1e-5, "an untrained model copies: {first:?}");
     for _ in 0..60 {
-        trainer.step(&batch(&config, &frames), Pace::even(3e-3)).unwrap();
+        trainer.step(&batch(&config, &frames), StepSettings::even(3e-3)).unwrap();
     }
-    let last = trainer.step(&batch(&config, &frames), Pace::even(1e-3)).unwrap();
+    let last = trainer.step(&batch(&config, &frames), StepSettings::even(1e-3)).unwrap();
     assert!(last.relative_loss < 0.5, "{last:?}");
     // Every window gets the latent action of its neighbour.
     let shuffle: Vec<_> = (0..WINDOWS).map(|window| (window + 1) % WINDOWS).collect();
@@ -243,7 +250,7 @@ fn a_label_depends_only_on_the_pixels_of_its_window() {
     let weights = trainer(&config, 4).export(&BTreeMap::new()).unwrap();
     let labeller = labeller(&Device::Cpu, &weights, Precision::F32).unwrap();
     let frames = moving_squares(&config, 0);
-    let want = Want { codes: true, fdm_error: true };
+    let want = LabelOutputs { codes: true, fdm_error: true };
     let starts: Vec<_> =
         (0..WINDOWS * config.window() - 2).chain(0..40).map(|start| start % 20).collect();
     let together = labeller.label(&frames, &starts, want).unwrap();
@@ -285,7 +292,7 @@ fn bfloat16_labels_equal_f32_labels_up_to_rounding() {
     train(trainer.as_mut(), 0..4);
     let weights = trainer.export(&BTreeMap::new()).unwrap();
     let label = |precision: Precision| {
-        let want = Want { codes: true, fdm_error: true };
+        let want = LabelOutputs { codes: true, fdm_error: true };
         labeller(&Device::Cpu, &weights, precision)
             .unwrap()
             .label(&moving_squares(&small(), 0), &[0, 3, 6, 9], want)
@@ -318,7 +325,8 @@ fn a_window_past_the_last_frame_is_refused() {
         Precision::F32,
     )
     .unwrap();
-    let error = labeller.label(&moving_squares(&config, 0), &[22], Want::default()).unwrap_err();
+    let error =
+        labeller.label(&moving_squares(&config, 0), &[22], LabelOutputs::default()).unwrap_err();
     assert!(matches!(error, ModelError::Frames { .. }), "{error}");
     assert_eq!(
         error.to_string(),

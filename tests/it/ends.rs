@@ -1,4 +1,4 @@
-//! How a process ends: exit codes, streams that go away, signals.
+//! How a process ends: exit codes, closed output streams, signals.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::kill_and_resume::results;
-use crate::project::{PIPELINE, Project, Said, said};
+use crate::project::{CommandOutput, PIPELINE, Project, wait};
 
 #[test]
-fn wrong_words_on_the_command_line_end_with_64_and_help_with_0() {
+fn usage_errors_exit_with_64_and_help_with_0() {
     let project = Project::new(0);
     let wrong: [&[&str]; 8] = [
         &["rnu"],
@@ -23,22 +23,22 @@ fn wrong_words_on_the_command_line_end_with_64_and_help_with_0() {
         &["schema", "nothing"],
     ];
     for args in wrong {
-        let said = project.lapo(args);
-        assert_eq!((said.code, said.stdout.as_str()), (64, ""), "{args:?}: {said:#?}");
-        assert!(!said.stderr.is_empty(), "{args:?}");
+        let output = project.lapo(args);
+        assert_eq!((output.code, output.stdout.as_str()), (64, ""), "{args:?}: {output:#?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
     }
     for args in [&["--help"][..], &["run", "--help"], &["-V"], &["--version"]] {
-        let said = project.lapo(args).good();
+        let output = project.lapo(args).success();
         assert!(
-            said.stdout.starts_with("lapo") || said.stdout.contains("Usage: lapo"),
-            "{said:#?}"
+            output.stdout.starts_with("lapo") || output.stdout.contains("Usage: lapo"),
+            "{output:#?}"
         );
-        assert_eq!(said.stderr, "");
+        assert_eq!(output.stderr, "");
     }
 }
 
 #[test]
-fn faults_of_the_user_end_with_1_and_what_may_pass_with_75() {
+fn permanent_errors_exit_with_1_and_temporary_ones_with_75() {
     let project = Project::new(1);
     assert_eq!(project.lapo(&["run", "no.yaml"]).code, 1);
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("16", "17")).unwrap();
@@ -49,23 +49,25 @@ fn faults_of_the_user_end_with_1_and_what_may_pass_with_75() {
     )
     .unwrap();
     let mut command = project.command(&["run", "pipeline.yaml"]);
-    let nobody = [
+    // Nothing listens at port 1.
+    let closed_port = [
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
         ("AWS_REGION", "x"),
         ("AWS_ACCESS_KEY_ID", "x"),
         ("AWS_SECRET_ACCESS_KEY", "x"),
     ];
-    let passing = said(command.envs(nobody).env("AWS_ALLOW_HTTP", "true").spawn().unwrap());
-    assert_eq!(passing.code, 75, "{passing:#?}");
+    let unreachable =
+        wait(command.envs(closed_port).env("AWS_ALLOW_HTTP", "true").spawn().unwrap());
+    assert_eq!(unreachable.code, 75, "{unreachable:#?}");
 }
 
 #[test]
-fn the_version_says_what_was_built() {
-    let said = Project::new(0).lapo(&["--version"]).good();
-    let lines: Vec<&str> = said.stdout.lines().collect();
-    let [first, features, libav] = lines[..] else { panic!("{said:#?}") };
+fn version_shows_the_commit_features_and_libav() {
+    let output = Project::new(0).lapo(&["--version"]).success();
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    let [first, features, libav] = lines[..] else { panic!("{output:#?}") };
     assert!(first.starts_with(&format!("lapo {} (", env!("CARGO_PKG_VERSION"))), "{first}");
-    assert!(features.starts_with("features: ") && libav.starts_with("libavcodec: "), "{said:#?}");
+    assert!(features.starts_with("features: ") && libav.starts_with("libavcodec: "), "{output:#?}");
     let git = Command::new("git")
         .args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--verify", "HEAD"])
         .output();
@@ -78,47 +80,47 @@ fn the_version_says_what_was_built() {
 }
 
 /// Runs a shell line in the project's folder; `$LAPO` is the binary.
-fn shell(project: &Project, line: &str) -> Said {
+fn shell(project: &Project, line: &str) -> CommandOutput {
     let mut command = Command::new("bash");
     command
         .args(["-c", line])
         .current_dir(project.folder.path())
         .env("LAPO", env!("CARGO_BIN_EXE_lapo"));
-    said(
+    wait(
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
     )
 }
 
 #[test]
-fn a_run_ends_well_when_stderr_goes_away() {
+fn a_run_succeeds_when_stderr_is_closed() {
     for (what, line) in [
-        ("a reader that wants one line", "\"$LAPO\" run pipeline.yaml 2> >(head -1 >&2)"),
+        ("a reader of one line", "\"$LAPO\" run pipeline.yaml 2> >(head -1 >&2)"),
         (
             "a reader of both streams",
             "{ \"$LAPO\" run pipeline.yaml; echo $? > code; } 2>&1 | head -1; exit $(cat code)",
         ),
         ("no stderr", "\"$LAPO\" run pipeline.yaml 2>&-"),
         ("a full disk", "\"$LAPO\" run pipeline.yaml 2> /dev/full"),
-        ("a full disk, of JSON", "\"$LAPO\" run pipeline.yaml --log-format json 2> /dev/full"),
+        ("a full disk and JSON logs", "\"$LAPO\" run pipeline.yaml --log-format json 2> /dev/full"),
         (
-            "an error that nobody hears",
+            "an error on a full disk, then a run",
             "\"$LAPO\" run no.yaml 2> /dev/full; test $? = 1 && \"$LAPO\" run pipeline.yaml",
         ),
     ] {
         let project = Project::new(2);
-        let said = shell(&project, line);
-        assert_eq!(said.code, 0, "{what}: {said:#?}");
+        let output = shell(&project, line);
+        assert_eq!(output.code, 0, "{what}: {output:#?}");
         assert!(
-            project.run(&[]).good().stdout.starts_with("0 tasks"),
-            "{what}: the run came to its end"
+            project.run(&[]).success().stdout.starts_with("0 tasks"),
+            "{what}: the run was complete"
         );
     }
 }
 
 #[test]
-fn a_listing_ends_quietly_when_stdout_goes_away() {
+fn a_command_ends_silently_when_the_reader_of_stdout_is_gone() {
     let project = Project::new(2);
-    project.run(&[]).good();
+    project.run(&[]).success();
     for listing in [
         "query 'SELECT * FROM labels' --workspace ws",
         "datasets --workspace ws",
@@ -126,58 +128,58 @@ fn a_listing_ends_quietly_when_stdout_goes_away() {
         "--help",
         "runs --workspace ws",
     ] {
-        let said = shell(&project, &format!("set -o pipefail; \"$LAPO\" {listing} | true"));
-        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{listing}");
+        let output = shell(&project, &format!("set -o pipefail; \"$LAPO\" {listing} | true"));
+        assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{listing}");
     }
-    let said = shell(&project, "\"$LAPO\" datasets --workspace ws > /dev/full");
-    assert_eq!(said.code, 1, "{said:#?}");
-    assert!(said.stderr.starts_with("error: cannot write stdout: "), "{said:#?}");
+    let output = shell(&project, "\"$LAPO\" datasets --workspace ws > /dev/full");
+    assert_eq!(output.code, 1, "{output:#?}");
+    assert!(output.stderr.starts_with("error: cannot write stdout: "), "{output:#?}");
 }
 
-/// Waits until something is so.
-fn until(what: &str, child: &mut Child, mut is_so: impl FnMut() -> bool) {
+/// Waits until a condition holds, while the child runs.
+fn wait_until(what: &str, child: &mut Child, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
-    while !is_so() {
+    while !holds() {
         assert!(child.try_wait().unwrap().is_none(), "the run ended before {what}");
         assert!(begun.elapsed() < Duration::from_secs(120), "{what}: not within two minutes");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Sends a signal, and waits for the end.
-fn end(child: Child, signal: &str) -> Said {
+/// Sends a signal, and waits for the child to end.
+fn send_signal(child: Child, signal: &str) -> CommandOutput {
     let killed =
         Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
     assert!(killed.success());
-    end_by_itself(child)
+    wait_a_minute(child)
 }
 
-/// Waits for the end, but not for ever.
-fn end_by_itself(mut child: Child) -> Said {
+/// Waits for the child to end, for at most a minute.
+fn wait_a_minute(mut child: Child) -> CommandOutput {
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if begun.elapsed() > Duration::from_secs(60) {
             child.kill().unwrap();
-            panic!("it lived on for a minute");
+            panic!("the process did not end within a minute");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    said(child)
+    wait(child)
 }
 
-/// The outcomes of the project's runs.
+/// Returns the outcomes of the project's runs.
 fn outcomes(project: &Project) -> Vec<String> {
     let files = fs::read_dir(project.path("ws/runs"))
         .unwrap()
         .map(|file| fs::read(file.unwrap().path()).unwrap());
-    // A run that has begun and not ended has a file without an outcome.
+    // The file of a run that has not ended has no outcome.
     let outcome = |bytes: Vec<u8>| {
         Some(serde_json::from_slice::<Value>(&bytes).unwrap()["outcome"].as_str()?.to_owned())
     };
     files.filter_map(outcome).collect()
 }
 
-/// The steps of a stage's checkpoints.
+/// Returns the steps of a stage's checkpoints.
 fn checkpoints(project: &Project, stage: &str) -> Vec<u64> {
     let folders = |path: &std::path::Path| {
         fs::read_dir(path)
@@ -192,7 +194,7 @@ fn checkpoints(project: &Project, stage: &str) -> Vec<u64> {
     steps.filter_map(|step| step.file_name()?.to_str()?.parse().ok()).collect()
 }
 
-/// Whether a run with `--metrics-file gauges` has begun a stage's tasks.
+/// Returns whether a run with `--metrics-file gauges` has begun a stage.
 fn has_begun(project: &Project, stage: &str) -> bool {
     let gauges = fs::read_to_string(project.path("gauges")).unwrap_or_default();
     gauges.lines().any(|line| {
@@ -201,7 +203,7 @@ fn has_begun(project: &Project, stage: &str) -> bool {
 }
 
 #[test]
-fn a_training_that_is_stopped_goes_on_from_its_last_step_to_the_same_bytes() {
+fn a_stopped_training_resumes_from_its_checkpoint_to_the_same_bytes() {
     let steps = ["--set", "steps=1500"];
     let project = Project::new(6);
     for (signal, code, name) in [("TERM", 143, "SIGTERM"), ("INT", 130, "SIGINT")] {
@@ -218,12 +220,12 @@ fn a_training_that_is_stopped_goes_on_from_its_last_step_to_the_same_bytes() {
         ]);
         let stderr = fs::File::create(project.path("log")).unwrap();
         let mut child = command.args(steps).stderr(stderr).spawn().unwrap();
-        until("the first second of the training", &mut child, || {
+        wait_until("the first second of the training", &mut child, || {
             log().lines().any(|line| {
                 line.contains("\"event\":\"progress\"") && line.contains("\"stage\":\"model\"")
             })
         });
-        let stopped = end(child, signal);
+        let stopped = send_signal(child, signal);
         assert_eq!((stopped.code, stopped.stdout.as_str()), (code, ""), "{}", log());
         assert!(
             log().contains(&format!("\"message\":\"stopped by {name}\",\"hint\":\"run again")),
@@ -236,42 +238,39 @@ fn a_training_that_is_stopped_goes_on_from_its_last_step_to_the_same_bytes() {
             outcomes(&project)
         );
         let after = checkpoints(&project, "model").into_iter().max().expect("a checkpoint");
-        assert!(after > before && after < 1500, "it goes on from {before}, and stopped at {after}");
+        assert!(after > before && after < 1500, "resumed from {before}, stopped at {after}");
     }
-    project.run(&steps).good();
-    assert!(checkpoints(&project, "model").is_empty(), "a training that is done needs none");
+    project.run(&steps).success();
+    assert!(checkpoints(&project, "model").is_empty(), "a finished training has no checkpoints");
     let whole = Project::new(6);
-    whole.run(&steps).good();
-    assert!(
-        results(&project) == results(&whole),
-        "other bytes than those of a run that nobody stopped"
-    );
+    whole.run(&steps).success();
+    assert!(results(&project) == results(&whole), "the bytes differ from an uninterrupted run");
 }
 
 #[test]
-fn decoding_that_is_stopped_blames_no_video_and_goes_on() {
+fn stopped_decoding_rejects_no_video_and_resumes() {
     let project = Project::new(8);
-    // As Ctrl-C on a terminal does: the whole group is told, the processes that decode too.
+    // Ctrl-C on a terminal signals the whole process group, including the decoders.
     let mut command = project.command(&["run", "pipeline.yaml", "--threads", "1"]);
     let mut child =
         std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().unwrap();
-    until("the first shard was begun", &mut child, || {
+    wait_until("the first shard was begun", &mut child, || {
         fs::read_dir(project.path("ws/frames/data")).is_ok_and(|mut all| all.next().is_some())
     });
     let group =
         Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap();
     assert!(group.success());
-    let stopped = said(child);
+    let stopped = wait(child);
     assert_eq!(stopped.code, 130, "{stopped:#?}");
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(project.query("SELECT count(*) AS n FROM rejects")[0]["n"], 0);
     let whole = Project::new(8);
-    whole.run(&[]).good();
+    whole.run(&[]).success();
     assert!(results(&project) == results(&whole));
 }
 
 #[test]
-fn decoders_that_are_trained_when_it_is_stopped_are_not_trained_again() {
+fn action_decoders_trained_before_a_stop_are_not_trained_again() {
     let more = "  decoder: { train_decoder: { labels: labels, actions: actions, transitions: [8, 16, 32], draws: 2, steps: 600, holdout: 3 } }\n";
     let new = || {
         let project = crate::actions::project(9, "actions.parquet", "");
@@ -282,22 +281,22 @@ fn decoders_that_are_trained_when_it_is_stopped_are_not_trained_again() {
     let project = new();
     let mut child =
         project.command(&["run", "pipeline.yaml", "--metrics-file", "gauges"]).spawn().unwrap();
-    until("decoders are trained", &mut child, || has_begun(&project, "decoder"));
-    // Somewhere among the six.
+    wait_until("decoders are trained", &mut child, || has_begun(&project, "decoder"));
+    // Stop somewhere within the six trainings.
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(end(child, "TERM").code, 143);
+    assert_eq!(send_signal(child, "TERM").code, 143);
     assert_eq!(checkpoints(&project, "decoder").len(), 1);
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert!(checkpoints(&project, "decoder").is_empty());
     let whole = new();
-    whole.run(&[]).good();
+    whole.run(&[]).success();
     for name in [".safetensors", "curve.parquet"] {
         assert!(project.files("decoder", name) == whole.files("decoder", name), "{name}");
     }
 }
 
 #[test]
-fn a_second_signal_ends_a_process_that_waits() {
+fn a_second_signal_ends_a_waiting_process() {
     let project = Project::new(1);
     if !crate::decoder_crashes::add_long_video(&project) {
         return;
@@ -310,8 +309,8 @@ fn a_second_signal_ends_a_process_that_waits() {
     if child.try_wait().unwrap().is_none() {
         crate::decoder_crashes::kill(&run, "-TERM");
     }
-    let ended = end_by_itself(child);
+    let ended = wait_a_minute(child);
     crate::decoder_crashes::kill(&decoder, "-KILL");
     assert_eq!(ended.code, 143, "{ended:#?}");
-    project.run(&[]).good();
+    project.run(&[]).success();
 }

@@ -33,7 +33,7 @@ fn project() -> Option<Project> {
 #[test]
 fn agents_train_and_play_and_a_second_run_trains_nothing() {
     let Some(project) = project() else { return };
-    project.run(&[]).good();
+    project.run(&[]).success();
     project.run_changes_nothing(&[]);
     for stage in ["agent", "scratch"] {
         let rows = project.query(&format!(
@@ -65,7 +65,7 @@ fn agents_train_and_play_and_a_second_run_trains_nothing() {
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM again")[0]["n"], 2);
     // The number of threads does not matter. More steps make another training.
     let again = self::project().unwrap();
-    again.run(&["--threads", "1"]).good();
+    again.run(&["--threads", "1"]).success();
     for (stage, file) in [
         ("agent", "agent.safetensors"),
         ("scratch", "agent.safetensors"),
@@ -84,7 +84,7 @@ fn a_killed_training_resumes_to_the_same_bytes() {
     let Some(whole) = project() else { return };
     let steps = ["--set", "steps=480"];
     let every_step = ["--checkpoint-secs", "0"];
-    whole.run(&steps).good();
+    whole.run(&steps).success();
     let killed = project().unwrap();
     let mut child = killed
         .command(&[&["run", "pipeline.yaml"], &steps[..], &every_step].concat())
@@ -110,7 +110,7 @@ fn a_killed_training_resumes_to_the_same_bytes() {
             .spawn()
             .unwrap();
     }
-    assert!(crate::project::said(child).code == 0);
+    assert!(crate::project::wait(child).code == 0);
     for stage in ["agent", "scratch"] {
         for file in ["agent.safetensors", "metrics.parquet"] {
             assert!(whole.files(stage, file) == killed.files(stage, file), "{stage}/{file}");
@@ -123,30 +123,35 @@ fn stages_that_do_not_fit_together_are_errors() {
     let Some(project) = project() else { return };
     let errors_after = |from: &str, to: &str| {
         fs::write(project.path("pipeline.yaml"), PIPELINE.replacen(from, to, 1)).unwrap();
-        let said = project.run(&[]);
-        assert_eq!(said.code, 1, "{said:#?}");
-        said.stderr
+        let output = project.run(&[]);
+        assert_eq!(output.code, 1, "{output:#?}");
+        output.stderr
     };
-    let said = errors_after("dynamics: model, game", "game");
-    assert!(said.contains("stages.agent.finetune.dynamics: is missing"), "{said}");
-    let said = errors_after("policy: policy, supervised_path: false", "supervised_path: false");
-    assert!(said.contains("stages.alone.finetune.policy: is missing"), "{said}");
-    let said = errors_after(
+    let output = errors_after("dynamics: model, game", "game");
+    assert!(output.contains("stages.agent.finetune.dynamics: is missing"), "{output}");
+    let output = errors_after("policy: policy, supervised_path: false", "supervised_path: false");
+    assert!(output.contains("stages.alone.finetune.policy: is missing"), "{output}");
+    let output = errors_after(
         "finetune: { policy: policy, dynamics: model",
         "finetune: { policy: labels, dynamics: model",
     );
-    assert!(said.contains("is a `label` stage, expected one that makes a latent policy"), "{said}");
-    let said = errors_after("minibatches: 2", "minibatches: 5");
     assert!(
-        said.contains("stages.agent.finetune.minibatches: is 5")
-            && said.contains("expected a divisor"),
-        "{said}"
+        output.contains("is a `label` stage, expected one that makes a latent policy"),
+        "{output}"
     );
-    let said = errors_after("evaluate: { agent: agent, ", "evaluate: { ");
-    assert!(said.contains("stages.score.evaluate.policy: is missing"), "{said}");
+    let output = errors_after("minibatches: 2", "minibatches: 5");
+    assert!(
+        output.contains("stages.agent.finetune.minibatches: is 5")
+            && output.contains("expected a divisor"),
+        "{output}"
+    );
+    let output = errors_after("evaluate: { agent: agent, ", "evaluate: { ");
+    assert!(output.contains("stages.score.evaluate.policy: is missing"), "{output}");
     let other = "labels2: { label: { frames: play, dynamics: model2 } }
   model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3, vq: { dim: 8 } } }
   policy: { train_policy: { labels: labels2, ";
-    let said = errors_after("policy: { train_policy: { labels: labels, ", other);
-    assert!(said.contains("finetune.dynamics: `model` knows the latent actions of `model`, `policy` those of `model2`"), "{said}");
+    let output = errors_after("policy: { train_policy: { labels: labels, ", other);
+    let mixed = "finetune.dynamics: `model` uses the latent actions of `model`, \
+                 but `policy` uses those of `model2`";
+    assert!(output.contains(mixed), "{output}");
 }

@@ -39,7 +39,7 @@ fn project_with_blank_and_still_frames() -> Option<Project> {
 fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
     let Some(project) = project_with_blank_and_still_frames() else { return };
     write_decode(&project, "blank: 0.02, still: { frames: 10 }");
-    let said = project.run(&[]).good();
+    let output = project.run(&[]).success();
     let left_out = "SELECT left_out, count(*) AS n, min(frame_index) AS first, \
                     max(frame_index) AS last FROM frames_quality \
                     GROUP BY left_out ORDER BY left_out";
@@ -55,7 +55,7 @@ fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
     ]);
     assert_eq!(seen, expected);
     let counted = format!("20 blank frames left out, {} still frames left out", 90 - still);
-    assert!(said.stderr.contains(&counted), "{said:#?}");
+    assert!(output.stderr.contains(&counted), "{output:#?}");
     // The black frames belong to no episode.
     let episodes = project.query(
         "SELECT episode, min(frame_index) AS first, max(frame_index) AS last FROM frames \
@@ -74,18 +74,18 @@ fn blank_and_frozen_frames_are_measured_left_out_and_counted() {
 
     write_decode(&project, "cut: 2");
     assert_eq!(
-        project.run(&[]).good().stderr.matches("left out").count(),
+        project.run(&[]).success().stderr.matches("left out").count(),
         0,
         "without the settings all frames are kept"
     );
     assert_eq!(project.query("SELECT count(*) AS n FROM frames")[0]["n"], 120);
     write_decode(&project, "blank: 2, still: { frames: 3, change: -1 }");
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.stderr.contains("blank")
-            && said.stderr.contains("is 2")
-            && said.stderr.contains("has `change: -1`"),
-        "{said:#?}"
+        output.stderr.contains("blank")
+            && output.stderr.contains("is 2")
+            && output.stderr.contains("has `change: -1`"),
+        "{output:#?}"
     );
 }
 
@@ -106,7 +106,7 @@ fn frame_hashes_match_across_size_rate_and_codec() {
         return;
     }
     write_decode(&project, "cut: 2");
-    project.run(&[]).good();
+    project.run(&[]).success();
     // The share of hashes that two videos have in common, for every pair.
     let sql = "WITH seen AS (SELECT DISTINCT video, hash FROM frames_quality), \
                pairs AS (SELECT a.video AS one, b.video AS other, a.hash AS hash \
@@ -148,7 +148,7 @@ fn trim_bars_removes_black_bars() {
             .map(|column| row[0][column].as_f64().unwrap())
     };
     write_decode(&project, "cut: 2");
-    project.run(&[]).good();
+    project.run(&[]).success();
     let seen = measures("framed");
     // Shares of the width and height: left, top, right, bottom.
     let expected = [16.0 / 224.0, 40.0 / 192.0, 16.0 / 224.0, 44.0 / 192.0];
@@ -157,8 +157,8 @@ fn trim_bars_removes_black_bars() {
     }
 
     write_decode(&project, "trim_bars: true");
-    let said = project.run(&[]).good();
-    assert!(said.stderr.contains("1 videos without their bars"), "{said:#?}");
+    let output = project.run(&[]).success();
+    assert!(output.stderr.contains("1 videos without their bars"), "{output:#?}");
     let framed = measures("framed");
     let plain = measures("plain");
     // Without its bars, the framed video has the measures of the plain one.

@@ -149,7 +149,7 @@ fn fuzz_pipelines() {
 fn json_files(folder: &str) -> Vec<Vec<u8>> {
     let project = Project::new(5);
     fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let read_stage = |stage: &str| {
         let entries = fs::read_dir(project.path("ws").join(stage).join(folder)).unwrap();
         entries.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect::<Vec<_>>()
@@ -239,11 +239,11 @@ fn fuzz_videos() {
     let yaml = "name: fuzz\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'], \
                 size: 16, limits: { deadline_secs: 20 } } }\n";
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
-    let said = project.run(&[]).good();
+    let output = project.run(&[]).success();
     let classes =
         project.query("SELECT class, count(*) AS n FROM rejects GROUP BY class ORDER BY n DESC");
     println!("videos: {count}, seed {seed}, {:?}; rejects: {classes}", begun.elapsed());
-    assert!(said.stdout.contains(&format!("{count} videos")), "{said:#?}");
+    assert!(output.stdout.contains(&format!("{count} videos")), "{output:#?}");
 
     let rejects = project.query("SELECT DISTINCT video FROM rejects");
     let rejected: Vec<&str> =

@@ -58,9 +58,9 @@ fn receipt_files(workspace: &Path) -> BTreeSet<String> {
 
 /// Runs `lapo gc` and returns its list of garbage.
 fn garbage(project: &Project, more: &[&str]) -> Vec<serde_json::Value> {
-    let said =
-        project.lapo(&[&["gc", "--workspace", "ws", "--format", "json"], more].concat()).good();
-    let survey: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let output =
+        project.lapo(&[&["gc", "--workspace", "ws", "--format", "json"], more].concat()).success();
+    let survey: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     survey["garbage"].as_array().unwrap().clone()
 }
 
@@ -77,7 +77,7 @@ fn gc_finds_exactly_the_files_that_killed_runs_left() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    project.run(&["--set", "steps=40"]).good();
+    project.run(&["--set", "steps=40"]).success();
     assert_gc_finds_all_garbage(&project, &["--set", "steps=40"]);
 }
 
@@ -125,8 +125,9 @@ pub fn assert_gc_finds_all_garbage(project: &Project, settings: &[&str]) {
     );
     assert_eq!(files(&workspace), all, "a survey deletes nothing");
 
-    let said = project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).good();
-    assert!(said.stdout.contains(" deleted"), "{said:#?}");
+    let output =
+        project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).success();
+    assert!(output.stdout.contains(" deleted"), "{output:#?}");
     let left = |files: BTreeSet<String>| {
         files
             .into_iter()
@@ -140,9 +141,9 @@ pub fn assert_gc_finds_all_garbage(project: &Project, settings: &[&str]) {
 #[test]
 fn keep_deletes_old_versions_and_their_data() {
     let project = Project::new(6);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
-    project.run(&["--set", "size=32"]).good();
+    project.run(&["--set", "size=32"]).success();
     assert_eq!(garbage(&project, &["--older-than", "0s"]).len(), 0);
     let found = garbage(&project, &["--older-than", "0s", "--keep", "1", "--delete"]);
     assert!(
@@ -153,17 +154,17 @@ fn keep_deletes_old_versions_and_their_data() {
     );
     project.run_changes_nothing(&["--set", "size=32"]);
     // The deleted results are made again with the same values.
-    assert!(!project.run(&[]).good().stdout.starts_with("0 tasks"));
+    assert!(!project.run(&[]).success().stdout.starts_with("0 tasks"));
     assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels);
-    let said = project.lapo(&["gc", "--workspace", "ws", "--older-than", "1 week"]);
-    assert!(said.code != 0 && said.stderr.contains("such as 12h"), "{said:#?}");
+    let output = project.lapo(&["gc", "--workspace", "ws", "--older-than", "1 week"]);
+    assert!(output.code != 0 && output.stderr.contains("such as 12h"), "{output:#?}");
 }
 
 /// A folder without `lapo.json` is not a workspace, even if its folders have the names of one.
 #[test]
 fn gc_refuses_a_folder_that_is_not_a_workspace() {
     let project = Project::new(4);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let (key, attempt) = ("0123456789abcdef0123456789abcdef", "0123456789abcdef");
     let left = [
         "mazes/data/train/a/clip.mp4".to_owned(),
@@ -180,7 +181,7 @@ fn gc_refuses_a_folder_that_is_not_a_workspace() {
     }
     let all = files(&project.path("home"));
     for workspace in ["home", "wss", "ws/frames"] {
-        let said = project.lapo(&[
+        let output = project.lapo(&[
             "gc",
             "--workspace",
             workspace,
@@ -190,10 +191,10 @@ fn gc_refuses_a_folder_that_is_not_a_workspace() {
             "0s",
             "--delete",
         ]);
-        assert!(said.code == 1 && said.stdout.is_empty(), "{workspace}: {said:#?}");
+        assert!(output.code == 1 && output.stdout.is_empty(), "{workspace}: {output:#?}");
         assert!(
-            said.stderr.contains("is not a lapo workspace: it has no lapo.json"),
-            "{workspace}: {said:#?}"
+            output.stderr.contains("is not a lapo workspace: it has no lapo.json"),
+            "{workspace}: {output:#?}"
         );
     }
     assert_eq!(files(&project.path("home")), all);
@@ -207,7 +208,7 @@ fn gc_refuses_a_folder_that_is_not_a_workspace() {
     }
     project
         .lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s", "--delete"])
-        .good();
+        .success();
     assert!(left[..3].iter().all(|file| project.path("ws").join(file).is_file()));
     project.run_changes_nothing(&[]);
 }
@@ -242,10 +243,10 @@ fn age_all(project: &Project, days: u64) {
 #[test]
 fn a_version_is_kept_for_a_week_after_it_was_superseded() {
     let project = Project::new(6);
-    project.run(&[]).good();
+    project.run(&[]).success();
     age_all(&project, 30);
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
-    project.run(&["--set", "size=32"]).good();
+    project.run(&["--set", "size=32"]).success();
     let before = files(&project.path("ws"));
     assert_eq!(garbage(&project, &["--keep", "1", "--delete"]), Vec::<serde_json::Value>::new());
     assert_eq!(files(&project.path("ws")), before);
@@ -267,18 +268,18 @@ fn a_version_is_kept_for_a_week_after_it_was_superseded() {
 #[test]
 fn an_uncommitted_plan_keeps_the_files_that_its_workers_read() {
     let project = Project::new(6);
-    project.run(&[]).good();
+    project.run(&[]).success();
     // The plan trains on frames that the next run supersedes.
-    project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5", "--out", "plans/a"]).good();
-    project.run(&["--set", "size=32"]).good();
+    project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5", "--out", "plans/a"]).success();
+    project.run(&["--set", "size=32"]).success();
     let collect = ["--keep", "1", "--older-than", "0s", "--delete"];
     let survey =
-        project.lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s"]).good();
+        project.lapo(&["gc", "--workspace", "ws", "--keep", "1", "--older-than", "0s"]).success();
     assert!(survey.stdout.contains("held by run 00000002"), "{survey:#?}");
     garbage(&project, &collect);
-    let worked = project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).good();
+    let worked = project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).success();
     assert!(worked.stdout.contains("partition 0: done"), "{worked:#?}");
-    project.lapo(&["commit", "--plan", "plans/a"]).good();
+    project.lapo(&["commit", "--plan", "plans/a"]).success();
     // The commit released the old version.
     assert!(garbage(&project, &collect).iter().any(|found| found["what"] == "version"));
     project.run_changes_nothing(&["--set", "size=32"]);

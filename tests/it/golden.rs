@@ -15,9 +15,9 @@ use lapo::models::idm::Idm;
 use lapo::models::init::Init;
 use lapo::models::policy::Policy;
 use lapo::models::weights::Weights;
-use lapo::models::{Device, DynamicsConfig, Precision, Preset, VqConfig, Want, labeller};
-use lapo::train::batch::Draws;
-use lapo::train::{Batch, DynamicsTrainer, OptimConfig, Pace, dynamics_trainer};
+use lapo::models::{Device, DynamicsConfig, LabelOutputs, Precision, Preset, VqConfig, labeller};
+use lapo::train::batch::WindowSampler;
+use lapo::train::{Batch, DynamicsTrainer, OptimConfig, StepSettings, dynamics_trainer};
 use safetensors::{SafeTensors, tensor::TensorView};
 
 type B = Flex;
@@ -223,8 +223,9 @@ fn labels_equal_pytorch() {
         let labeller = labeller(&Device::Cpu, &golden.file, Precision::F32).unwrap();
         let starts: Vec<_> =
             (0..golden.batch).map(|window| window * golden.config.window()).collect();
-        let labelled =
-            labeller.label(&golden.frames, &starts, Want { codes: true, fdm_error: true }).unwrap();
+        let labelled = labeller
+            .label(&golden.frames, &starts, LabelOutputs { codes: true, fdm_error: true })
+            .unwrap();
         golden.check("eval.la", &labelled.latent_action, 1e-4);
         assert_eq!(labelled.latent_code, golden.codes("eval.codes"), "{}", golden.name);
         let mean = labelled.fdm_error.iter().sum::<f32>() / golden.batch as f32;
@@ -279,7 +280,7 @@ fn training_steps_equal_pytorch() {
 fn check_steps(golden: &Golden, trainer: &mut dyn DynamicsTrainer) {
     let learning_rate: f64 = golden.weights.metadata["lr"].parse().unwrap();
     for (index, expected) in golden.f32s("train.steps").chunks(4).enumerate() {
-        let seen = trainer.step(&golden.batch(), Pace::even(learning_rate)).unwrap();
+        let seen = trainer.step(&golden.batch(), StepSettings::even(learning_rate)).unwrap();
         let seen = [seen.wm_loss, seen.vq_loss, seen.perplexity.iter().sum(), seen.grad_norm];
         for ((what, seen), &expected) in
             ["wm_loss", "vq_loss", "perplexity", "grad_norm"].iter().zip(seen).zip(expected)
@@ -336,7 +337,7 @@ fn a_seed_gives_the_initial_weights_of_pytorch() {
     assert_eq!(get("idm.vq.embedding")[2 * 64 * 16 - 2..], [-0.031_746_402, -0.003_423_802_6]);
     assert_eq!(get("wm.down.0.conv.weight")[..2], [-0.011_491_494, 0.014_602_197]);
     assert_eq!(get("wm.final_conv.3.bias"), [-0.121_366_866, 0.152_334_51, 0.037_874_21]);
-    assert_eq!(Draws::new(0, trainer.drawn(), 3050, 0).next(4), [1886, 381, 2359, 1881]);
+    assert_eq!(WindowSampler::new(0, trainer.drawn(), 3050, 0).next(4), [1886, 381, 2359, 1881]);
 }
 
 #[test]

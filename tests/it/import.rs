@@ -26,9 +26,10 @@ fn expected(name: &str, count: usize) -> Vec<f32> {
 #[test]
 fn a_published_checkpoint_becomes_safetensors_value_by_value() {
     let project = Project::new(0);
-    let said = project.lapo(&["import", published().to_str().unwrap(), "model.safetensors"]).good();
+    let output =
+        project.lapo(&["import", published().to_str().unwrap(), "model.safetensors"]).success();
     assert_eq!(
-        said.stdout,
+        output.stdout,
         "model.safetensors: IDM x1 and FDM 2, 1 frame(s) of context, frames of 16 x 16\n"
     );
 
@@ -61,7 +62,7 @@ fn a_pipeline_labels_with_an_imported_model() {
         published().display()
     );
     fs::write(project.path("pipeline.yaml"), &text).unwrap();
-    assert!(project.run(&[]).good().stdout.starts_with("3 tasks: 3 videos (3 new)"));
+    assert!(project.run(&[]).success().stdout.starts_with("3 tasks: 3 videos (3 new)"));
     project.run_changes_nothing(&[]);
     let rows = &project.query("SELECT count(*) AS n, count(fdm_error) AS errors FROM labels")[0];
     assert!(rows["n"].as_u64().unwrap() > 20, "{rows}");
@@ -69,7 +70,7 @@ fn a_pipeline_labels_with_an_imported_model() {
 
     fs::write(project.path("pipeline.yaml"), text.replace(", fdm_error: false", "")).unwrap();
     assert!(
-        project.run(&[]).good().stdout.starts_with("1 tasks"),
+        project.run(&[]).success().stdout.starts_with("1 tasks"),
         "a new column relabels and does nothing else"
     );
     let rows = &project.query("SELECT count(*) AS n, count(fdm_error) AS errors FROM labels")[0];
@@ -87,24 +88,24 @@ fn errors_name_the_file_that_is_not_a_checkpoint() {
         ("empty.pt", b""),
     ] {
         fs::write(project.path(name), bytes).unwrap();
-        let said = project.lapo(&["import", name, "out.safetensors"]);
-        assert_eq!(said.code, 1, "{said:?}");
+        let output = project.lapo(&["import", name, "out.safetensors"]);
+        assert_eq!(output.code, 1, "{output:?}");
         assert!(
-            said.stderr.starts_with(&format!("error: cannot read checkpoint {name}: ")),
-            "{said:?}"
+            output.stderr.starts_with(&format!("error: cannot read checkpoint {name}: ")),
+            "{output:?}"
         );
         assert!(!project.path("out.safetensors").exists());
     }
     let missing =
         "name: x\nworkspace: ws\nstages: { model: { import_dynamics: { weights: nowhere.pt } } }\n";
     fs::write(project.path("pipeline.yaml"), missing).unwrap();
-    let said = project.lapo(&["check", "pipeline.yaml"]);
-    assert_eq!(said.code, 1);
+    let output = project.lapo(&["check", "pipeline.yaml"]);
+    assert_eq!(output.code, 1);
     assert!(
-        said.stderr.contains(
+        output.stderr.contains(
             "pipeline.yaml:3:48: stages.model.import_dynamics.weights: cannot read nowhere.pt"
         ),
         "{}",
-        said.stderr
+        output.stderr
     );
 }

@@ -7,20 +7,20 @@ use crate::project::{PIPELINE, Project};
 #[test]
 fn a_second_run_does_nothing_and_new_videos_add_only_their_tasks() {
     let project = Project::new(10);
-    let first = project.run(&[]).good();
+    let first = project.run(&[]).success();
     // Three shards and their labels, and one model.
     assert!(first.stdout.starts_with("7 tasks: 10 videos (10 new)"), "{first:#?}");
     let before = project.files("labels", "labels.parquet");
     assert_eq!(before.len(), 3);
 
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 10 videos (0 new)"));
+    assert!(project.run(&[]).success().stdout.starts_with("0 tasks: 10 videos (0 new)"));
 
     project.add(10..15);
-    let plan = project.lapo(&["plan", "pipeline.yaml"]).good().stdout;
+    let plan = project.lapo(&["plan", "pipeline.yaml"]).success().stdout;
     assert!(plan.contains("kept: trained on version 1, 5 newer videos unseen"), "{plan}");
     assert!(plan.contains("(5 videos new, 10 re-used)"), "{plan}");
     assert_eq!(project.planned(&[])["labels"], (2, 3));
-    let more = project.run(&[]).good();
+    let more = project.run(&[]).success();
     // Two new shards and their labels.
     assert!(more.stdout.starts_with("4 tasks: 15 videos (5 new)"), "{more:#?}");
     assert!(more.stderr.contains("kept: trained on version 1, 5 newer videos unseen"), "{more:#?}");
@@ -31,21 +31,21 @@ fn a_second_run_does_nothing_and_new_videos_add_only_their_tasks() {
 #[test]
 fn a_new_model_relabels_everything_and_decodes_nothing() {
     let project = Project::new(6);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let before = project.files("labels", "labels.parquet");
     assert_eq!(project.planned(&["--set", "steps=5"])["frames"], (0, 2));
-    let plan = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
+    let plan = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).success().stdout;
     assert!(plan.contains("new because of steps: 4 -> 5"), "{plan}");
-    let other = project.run(&["--set", "steps=5"]).good();
+    let other = project.run(&["--set", "steps=5"]).success();
     // The model and the labels of two shards.
     assert!(other.stdout.starts_with("3 tasks: 6 videos (0 new)"), "{other:#?}");
     assert_ne!(project.files("labels", "labels.parquet"), before);
 
-    let forced = project.run(&["--set", "steps=5", "--refresh", "model"]).good();
+    let forced = project.run(&["--set", "steps=5", "--refresh", "model"]).success();
     assert!(forced.stdout.starts_with("3 tasks: 6 videos (0 new)"), "{forced:#?}");
     project.run_changes_nothing(&["--set", "steps=5"]);
 
-    let back = project.run(&[]).good();
+    let back = project.run(&[]).success();
     assert!(
         back.stdout.starts_with("0 tasks"),
         "the first model and its labels are re-used: {back:#?}"
@@ -64,12 +64,12 @@ fn refresh_decides_when_new_videos_train_a_new_model() {
             PIPELINE.replace("holdout: 3", &format!("holdout: 3, refresh: {refresh}")),
         )
         .unwrap();
-        project.run(&[]).good();
+        project.run(&[]).success();
         project.run_changes_nothing(&[]);
         project.add(4..8);
         assert_eq!(
             // One shard, the model and two label tasks, or else one shard and one label task.
-            project.run(&[]).good().stdout.chars().next(),
+            project.run(&[]).success().stdout.chars().next(),
             Some(if trained == 1 { '4' } else { '2' }),
             "{refresh}"
         );
@@ -79,7 +79,7 @@ fn refresh_decides_when_new_videos_train_a_new_model() {
 #[test]
 fn a_removed_video_leaves_the_dataset() {
     let project = Project::new(6);
-    project.run(&[]).good();
+    project.run(&[]).success();
     fs::remove_file(project.path("videos/maze_1_001.mp4")).unwrap();
     let refused = project.run(&[]);
     assert!(
@@ -87,10 +87,10 @@ fn a_removed_video_leaves_the_dataset() {
             && refused.stderr.contains("1 of 6 videos of the newest version no longer match"),
         "{refused:#?}"
     );
-    let said = project.run(&["--max-dropped", "1"]).good();
+    let output = project.run(&["--max-dropped", "1"]).success();
     assert!(
-        said.stdout.contains("frames: 1 video gone, ") && said.stdout.contains("labels: "),
-        "{said:#?}"
+        output.stdout.contains("frames: 1 video gone, ") && output.stdout.contains("labels: "),
+        "{output:#?}"
     );
     let videos = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
     let videos: Vec<&str> =
@@ -101,19 +101,19 @@ fn a_removed_video_leaves_the_dataset() {
 /// Creates a project with three versions: four videos, two more, then one less and another size.
 fn project_with_three_versions() -> Project {
     let project = Project::new(4);
-    project.run(&[]).good();
+    project.run(&[]).success();
     project.add(4..6);
-    project.run(&[]).good();
+    project.run(&[]).success();
     fs::remove_file(project.path("videos/maze_1_000.mp4")).unwrap();
-    project.run(&["--set", "size=32", "--max-dropped", "1"]).good();
+    project.run(&["--set", "size=32", "--max-dropped", "1"]).success();
     project
 }
 
 /// Returns the output of `lapo datasets frames` as JSON.
 fn datasets(project: &Project, more: &[&str]) -> serde_json::Value {
     let args = ["datasets", "frames", "--workspace", "ws", "--format", "json"];
-    let said = project.lapo(&[&args, more].concat()).good();
-    serde_json::from_str(&said.stdout).unwrap()
+    let output = project.lapo(&[&args, more].concat()).success();
+    serde_json::from_str(&output.stdout).unwrap()
 }
 
 #[test]
@@ -163,28 +163,30 @@ fn datasets_lists_versions_and_their_differences() {
 #[test]
 fn datasets_prints_differences_and_rejects_unknown_versions() {
     let project = project_with_three_versions();
-    let said =
-        project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).good();
+    let output =
+        project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "3"]).success();
     assert!(
-        said.stdout.contains("size: 16 -> 32\n")
-            && said.stdout.contains("- videos/maze_1_000.mp4\n"),
-        "{said:#?}"
+        output.stdout.contains("size: 16 -> 32\n")
+            && output.stdout.contains("- videos/maze_1_000.mp4\n"),
+        "{output:#?}"
     );
-    let said = project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "7"]);
+    let output = project.lapo(&["datasets", "frames", "--workspace", "ws", "--diff", "2", "7"]);
     assert!(
-        said.code != 0 && said.stderr.contains("no version 7") && said.stderr.contains("1, 2, 3"),
-        "{said:#?}"
+        output.code != 0
+            && output.stderr.contains("no version 7")
+            && output.stderr.contains("1, 2, 3"),
+        "{output:#?}"
     );
-    let said = project.lapo(&["datasets", "frame", "--workspace", "ws"]);
-    assert!(said.code != 0 && said.stderr.contains("did you mean `frames`?"), "{said:#?}");
+    let output = project.lapo(&["datasets", "frame", "--workspace", "ws"]);
+    assert!(output.code != 0 && output.stderr.contains("did you mean `frames`?"), "{output:#?}");
 }
 
 #[test]
 fn one_thread_and_two_give_the_same_bytes() {
     let one = Project::new(6);
     let two = Project::new(6);
-    one.run(&["--threads", "1"]).good();
-    two.run(&["--threads", "2"]).good();
+    one.run(&["--threads", "1"]).success();
+    two.run(&["--threads", "2"]).success();
     for (stage, name) in [
         ("frames", "shard.arrow"),
         ("model", "model.safetensors"),
@@ -201,13 +203,13 @@ fn identical_videos_are_all_labelled() {
     for copy in ["a.mp4", "b.mp4", "c.mp4"] {
         fs::copy(project.path("videos/maze_1_000.mp4"), project.path("videos").join(copy)).unwrap();
     }
-    project.run(&[]).good();
+    project.run(&[]).success();
     let whole =
         project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
     assert_eq!(whole.as_array().unwrap().len(), 5);
     // A new copy with the first name does not replace an older one.
     fs::copy(project.path("videos/a.mp4"), project.path("videos/A.mp4")).unwrap();
-    let more = project.run(&[]).good();
+    let more = project.run(&[]).success();
     assert!(more.stdout.starts_with("2 tasks: 6 videos (1 new)"), "{more:#?}");
     let rows =
         project.query("SELECT video, count(*) AS n FROM labels GROUP BY video ORDER BY video");
@@ -230,7 +232,7 @@ fn labels_have_the_fdm_error_of_the_verdict() {
             PIPELINE.replace("holdout: 3", &format!("holdout: 3, {vq}")),
         )
         .unwrap();
-        project.run(&["--set", "steps=30"]).good();
+        project.run(&["--set", "steps=30"]).success();
         let verdict: serde_json::Value =
             serde_json::from_slice(&project.files("model", "verdict.json")[0]).unwrap();
         assert_eq!(verdict["codes_used"].as_array().unwrap().len(), used, "{verdict}");

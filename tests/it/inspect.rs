@@ -1,13 +1,14 @@
-//! `lapo inspect`: what a person is told of a stage and of weights.
+//! `lapo inspect`: descriptions of stages and of weights, and its errors.
 
 use crate::project::Project;
 
 #[test]
-fn a_stage_and_its_weights_are_told() {
+fn a_stage_and_its_weights_are_described() {
     let project = Project::new(6);
-    project.run(&[]).good();
-    let told = |what: &str| project.lapo(&["inspect", what, "--workspace", "ws"]).good().stdout;
-    let frames = told("frames");
+    project.run(&[]).success();
+    let inspect =
+        |what: &str| project.lapo(&["inspect", what, "--workspace", "ws"]).success().stdout;
+    let frames = inspect("frames");
     assert!(frames.starts_with("frames (decode), version 1: 2 tasks, 4 files of "), "{frames}");
     let counted = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap();
     for part in [
@@ -18,7 +19,7 @@ fn a_stage_and_its_weights_are_told() {
     ] {
         assert!(frames.contains(&part), "{part} is not in\n{frames}");
     }
-    let model = told("model");
+    let model = inspect("model");
     let sentence = "held-out windows the world model's error is ";
     assert!(
         model.contains(sentence)
@@ -27,33 +28,36 @@ fn a_stage_and_its_weights_are_told() {
         "{model}"
     );
     let file = model.lines().map(str::trim).find(|line| line.ends_with(".safetensors")).unwrap();
-    let weights = project.lapo(&["inspect", &format!("ws/{file}")]).good().stdout;
+    let weights = project.lapo(&["inspect", &format!("ws/{file}")]).success().stdout;
     for part in ["\nformat: lapo-dynamics/2\n", "\n  frame_size: 16\n", "\nidm: ", "\nwm: "] {
         assert!(weights.contains(part), "{part} is not in\n{weights}");
     }
-    assert!(told("labels").contains("with_true_action"));
+    assert!(inspect("labels").contains("with_true_action"));
 }
 
 #[test]
-fn what_is_not_there_is_told_with_what_is() {
+fn a_missing_stage_is_an_error_that_lists_the_stages() {
     let project = Project::new(3);
-    let said = project.lapo(&["inspect", "frames", "--workspace", "ws"]);
+    let output = project.lapo(&["inspect", "frames", "--workspace", "ws"]);
     assert!(
-        said.code == 1 && said.stderr.contains("hint: run a pipeline in it first"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("hint: run a pipeline in it first"),
+        "{output:#?}"
     );
-    project.run(&[]).good();
-    let said = project.lapo(&["inspect", "modle", "--workspace", "ws"]);
+    project.run(&[]).success();
+    let output = project.lapo(&["inspect", "modle", "--workspace", "ws"]);
     assert_eq!(
-        said.stderr,
+        output.stderr,
         "error: the workspace has no stage `modle`\n  hint: did you mean `model`? stages here: `frames`, `labels`, `model`\n"
     );
-    let said = project.lapo(&["inspect", "none.safetensors"]);
+    let output = project.lapo(&["inspect", "none.safetensors"]);
     assert!(
-        said.code == 1 && said.stderr.starts_with("error: cannot read none.safetensors: "),
-        "{said:#?}"
+        output.code == 1 && output.stderr.starts_with("error: cannot read none.safetensors: "),
+        "{output:#?}"
     );
     std::fs::write(project.path("bad.safetensors"), "{}").unwrap();
-    let said = project.lapo(&["inspect", "bad.safetensors"]);
-    assert!(said.code != 0 && said.stderr.starts_with("error: bad.safetensors: "), "{said:#?}");
+    let output = project.lapo(&["inspect", "bad.safetensors"]);
+    assert!(
+        output.code != 0 && output.stderr.starts_with("error: bad.safetensors: "),
+        "{output:#?}"
+    );
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 
-use crate::project::{Project, said};
+use crate::project::{Project, wait};
 
 /// Returns the result files. Their bytes must not depend on interruptions.
 pub fn results(project: &Project) -> Vec<Vec<Vec<u8>>> {
@@ -37,7 +37,7 @@ fn has_begun(child: &mut Child, folder: &Path) -> bool {
 fn a_run_killed_at_any_moment_resumes_to_the_same_bytes() {
     let steps = ["--set", "steps=12"];
     let whole = Project::new(12);
-    whole.run(&steps).good();
+    whole.run(&steps).success();
     let expected = results(&whole);
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(std::process::id().into());
     let mut kills = 0;
@@ -62,7 +62,7 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_bytes() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        project.run(&steps).good();
+        project.run(&steps).success();
         assert!(
             results(&project) == expected,
             "round {round}: the results differ from those of an uninterrupted run"
@@ -79,11 +79,11 @@ fn two_concurrent_runs_give_the_result_of_one() {
     let both: Vec<Child> =
         (0..2).map(|_| project.command(&["run", "pipeline.yaml"]).spawn().unwrap()).collect();
     for child in both {
-        said(child).good();
+        wait(child).success();
     }
     project.run_changes_nothing(&[]);
     let alone = Project::new(8);
-    alone.run(&[]).good();
+    alone.run(&[]).success();
     assert!(results(&project) == results(&alone));
     assert_eq!(
         project.query("SELECT count(*) AS n FROM labels"),
@@ -120,5 +120,5 @@ fn a_full_disk_is_a_clear_error_and_the_next_run_continues() {
         full.stderr.contains("No space left on device") && full.stderr.contains("free space"),
         "{full:#?}"
     );
-    assert!(after.good().stdout.contains("12 videos"));
+    assert!(after.success().stdout.contains("12 videos"));
 }

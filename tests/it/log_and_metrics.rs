@@ -24,7 +24,7 @@ fn events(stderr: &str) -> Vec<Value> {
 fn every_line_of_a_json_log_is_an_event() {
     let project = Project::new(6);
     fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
-    let events = events(&project.run(&["--log-format", "json"]).good().stderr);
+    let events = events(&project.run(&["--log-format", "json"]).success().stderr);
     let named =
         |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
     let stages = |name: &str| {
@@ -58,14 +58,14 @@ fn every_line_of_a_json_log_is_an_event() {
         "{events:#?}"
     );
 
-    let said = project.run(&["--log-format", "json", "--set", "steps=none"]);
+    let output = project.run(&["--log-format", "json", "--set", "steps=none"]);
     let failed =
-        self::events(&said.stderr).into_iter().find(|event| event["event"] == "error").unwrap();
+        self::events(&output.stderr).into_iter().find(|event| event["event"] == "error").unwrap();
     assert!(
-        said.code == 1
+        output.code == 1
             && failed["event"] == "error"
             && failed["message"].as_str().unwrap().contains("steps"),
-        "{said:#?}"
+        "{output:#?}"
     );
 }
 
@@ -83,7 +83,7 @@ for family in text_string_to_metric_families(open(sys.argv[1]).read()):
 #[test]
 fn a_worker_writes_the_log_and_metrics_of_a_run() {
     let project = Project::new(6);
-    project.lapo(&["plan", "pipeline.yaml", "--out", "plan"]).good();
+    project.lapo(&["plan", "pipeline.yaml", "--out", "plan"]).success();
     let args = [
         "worker",
         "--plan",
@@ -96,7 +96,7 @@ fn a_worker_writes_the_log_and_metrics_of_a_run() {
         "--metrics-file",
         "gauges",
     ];
-    let events = events(&project.lapo(&args).good().stderr);
+    let events = events(&project.lapo(&args).success().stderr);
     assert!(
         events[0]["event"] == "run_began" && events.last().unwrap()["event"] == "run_ended",
         "{events:#?}"
@@ -108,7 +108,7 @@ fn a_worker_writes_the_log_and_metrics_of_a_run() {
         "{gauges}"
     );
     assert!(gauges.contains("lapo_run_succeeded{pipeline=\"test\"} 1\n"), "{gauges}");
-    let committed = project.lapo(&["commit", "--plan", "plan"]).good();
+    let committed = project.lapo(&["commit", "--plan", "plan"]).success();
     assert!(
         !committed.stdout.contains("/s decoded") && committed.stdout.contains("6 videos (6 new)"),
         "{committed:#?}"
@@ -122,7 +122,7 @@ fn prometheus_parses_the_metrics_file() {
         return;
     };
     let project = Project::new(6);
-    project.run(&["--metrics-file", "lapo.prom"]).good();
+    project.run(&["--metrics-file", "lapo.prom"]).success();
     let output = Command::new(&python)
         .args(["-c", PRINT_SAMPLES])
         .arg(project.path("lapo.prom"))
@@ -154,6 +154,9 @@ fn prometheus_parses_the_metrics_file() {
         "{gauges}"
     );
 
-    let said = project.run(&["--metrics-file", "nowhere/lapo.prom"]);
-    assert!(said.code == 1 && said.stderr.contains("cannot write nowhere/lapo.prom"), "{said:#?}");
+    let output = project.run(&["--metrics-file", "nowhere/lapo.prom"]);
+    assert!(
+        output.code == 1 && output.stderr.contains("cannot write nowhere/lapo.prom"),
+        "{output:#?}"
+    );
 }

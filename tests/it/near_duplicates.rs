@@ -45,7 +45,7 @@ fn with_duplicates() -> Option<Project> {
 #[test]
 fn near_duplicates_are_rejected_and_left_out_of_training_and_labels() {
     let Some(project) = with_duplicates() else { return };
-    let run = project.run(&[]).good();
+    let run = project.run(&[]).success();
     assert!(run.stderr.contains("copies: 1 tasks done, 0 re-used, 3 rejects"), "{run:#?}");
     let rejects = project.query("SELECT stage, video, class, reason FROM rejects ORDER BY video");
     let reasons: Vec<(&str, &str)> = rejects
@@ -104,13 +104,13 @@ fn near_duplicates_are_rejected_and_left_out_of_training_and_labels() {
 #[test]
 fn a_new_video_is_the_duplicate_of_an_older_one_whatever_its_name() {
     let Some(project) = with_duplicates() else { return };
-    project.run(&[]).good();
+    project.run(&[]).success();
     let how = format!(
         "-i '{}' -vf scale=96:96 -c:v libx264 -crf 23",
         project.path("videos/clip_0.mp4").display()
     );
     assert!(ffmpeg(&how, &project.path("videos/a_first_by_name.mp4")));
-    let run = project.run(&[]).good();
+    let run = project.run(&[]).success();
     // Three tasks: one shard, its near-duplicates, its labels. The model is kept.
     assert!(run.stdout.starts_with("3 tasks: 9 videos (1 new)"), "{run:#?}");
     let late =
@@ -128,10 +128,10 @@ fn without_must_name_near_duplicates_of_the_same_frames() {
         PIPELINE.replace("  copies: { deduplicate: { frames: frames } }\n", other),
     )
     .unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.stderr.contains("`copies` knows of `others`, the frames are `frames`"),
-        "{said:#?}"
+        output.stderr.contains("`copies` belongs to the frames of `others`, not to `frames`"),
+        "{output:#?}"
     );
-    assert!(said.stderr.contains("stages.copies.deduplicate.distance: is 2"), "{said:#?}");
+    assert!(output.stderr.contains("stages.copies.deduplicate.distance: is 2"), "{output:#?}");
 }

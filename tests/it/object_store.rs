@@ -6,12 +6,12 @@ use std::process::Command;
 
 use lapo::dataset::Store;
 
-use crate::project::{PIPELINE, Project, Said};
+use crate::project::{CommandOutput, PIPELINE, Project};
 use crate::s3_server::{SECRETS, Server, project_in_bucket, server, upload_videos};
 
 /// Parses the output of `lapo query --format json`.
-fn rows(said: Said) -> serde_json::Value {
-    serde_json::from_str(&said.good().stdout).unwrap()
+fn rows(output: CommandOutput) -> serde_json::Value {
+    serde_json::from_str(&output.success().stdout).unwrap()
 }
 
 #[test]
@@ -19,13 +19,13 @@ fn a_pipeline_in_a_bucket_gives_the_labels_of_one_in_a_folder() {
     let Some(server) = server() else { return };
     let (project, store) = project_in_bucket(server, "whole", 6);
     let run = |more: &[&str]| server.lapo(&project, &[&["run", "pipeline.yaml"], more].concat());
-    let first = run(&["--metrics-file", "lapo.prom", "--log-format", "json"]).good();
+    let first = run(&["--metrics-file", "lapo.prom", "--log-format", "json"]).success();
     assert!(first.stdout.contains("6 videos (6 new)"), "{first:#?}");
-    let again = run(&[]).good();
+    let again = run(&[]).success();
     assert!(again.stdout.starts_with("0 tasks"), "{again:#?}");
 
     let local = Project::new(6);
-    local.run(&[]).good();
+    local.run(&[]).success();
     let workspace = Store::open_with("s3://lapo/whole/ws", store.access()).unwrap();
     let sql = "SELECT frame_index, latent_code, fdm_error FROM labels ORDER BY video, frame_index";
     let query = ["query", sql, "--workspace", "s3://lapo/whole/ws", "--format", "json"];
@@ -35,7 +35,7 @@ fn a_pipeline_in_a_bucket_gives_the_labels_of_one_in_a_folder() {
     project.add(6..7);
     fs::write(project.path("videos/text.mp4"), "this is no video\n".repeat(40)).unwrap();
     upload_videos(&project, &store);
-    let more = run(&[]).good();
+    let more = run(&[]).success();
     assert!(
         more.stdout.contains("8 videos (2 new)") && more.stdout.contains("1 rejects"),
         "{more:#?}"
@@ -49,14 +49,14 @@ fn a_pipeline_in_a_bucket_gives_the_labels_of_one_in_a_folder() {
 }
 
 /// Searches the output of the runs, the project's files and the bucket for secrets.
-fn assert_no_secret_in(project: &Project, store: &Store, runs: &[Said]) {
+fn assert_no_secret_in(project: &Project, store: &Store, runs: &[CommandOutput]) {
     let secret_in = |bytes: &[u8]| {
         SECRETS
             .iter()
             .find(|(_, secret)| bytes.windows(secret.len()).any(|at| at == secret.as_bytes()))
     };
-    for said in runs {
-        assert_eq!(secret_in(format!("{said:?}").as_bytes()), None, "{said:#?}");
+    for output in runs {
+        assert_eq!(secret_in(format!("{output:?}").as_bytes()), None, "{output:#?}");
     }
     let mut folders = vec![project.folder.path().to_owned()];
     while let Some(folder) = folders.pop() {
@@ -100,15 +100,17 @@ fn listed_videos_and_archives_in_a_bucket_are_decoded_in_place() {
                   lists: ['s3://lapo/sources/clips.csv'], identity: etag";
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("videos: ['videos/*']", source))
         .unwrap();
-    let said = server.lapo(&project, &["run", "pipeline.yaml"]).good();
+    let output = server.lapo(&project, &["run", "pipeline.yaml"]).success();
     assert!(
-        said.stdout.contains("9 videos (9 new)") && said.stdout.contains(", 0 rejects"),
-        "{said:#?}"
+        output.stdout.contains("9 videos (9 new)") && output.stdout.contains(", 0 rejects"),
+        "{output:#?}"
     );
-    assert!(server.lapo(&project, &["run", "pipeline.yaml"]).good().stdout.starts_with("0 tasks"));
+    assert!(
+        server.lapo(&project, &["run", "pipeline.yaml"]).success().stdout.starts_with("0 tasks")
+    );
     let sql = "SELECT video, count(*) AS n FROM frames GROUP BY video ORDER BY video";
     let counts = row_list(
-        &server.lapo(&project, &["query", sql, "--workspace", "ws", "--format", "json"]).good(),
+        &server.lapo(&project, &["query", sql, "--workspace", "ws", "--format", "json"]).success(),
     );
     let count = |name: &str| {
         counts
@@ -126,8 +128,8 @@ fn listed_videos_and_archives_in_a_bucket_are_decoded_in_place() {
 }
 
 /// Parses the output of `lapo query --format json` into rows.
-fn row_list(said: &Said) -> Vec<serde_json::Value> {
-    serde_json::from_str(&said.stdout).unwrap()
+fn row_list(output: &CommandOutput) -> Vec<serde_json::Value> {
+    serde_json::from_str(&output.stdout).unwrap()
 }
 
 #[test]
@@ -139,10 +141,12 @@ fn errors_about_an_address_have_a_hint_and_no_secret() {
         ("ftp://host/ws", "`ftp` is not the scheme"),
         ("s3://me:secret-nobody-knows@lapo/ws", "it holds a password"),
     ] {
-        let said = server.lapo(&project, &["run", "pipeline.yaml", "--workspace", workspace]);
+        let output = server.lapo(&project, &["run", "pipeline.yaml", "--workspace", workspace]);
         assert!(
-            said.code == 1 && said.stderr.contains(expect) && !said.stderr.contains("nobody-knows"),
-            "{said:#?}"
+            output.code == 1
+                && output.stderr.contains(expect)
+                && !output.stderr.contains("nobody-knows"),
+            "{output:#?}"
         );
     }
     let doctor = server.lapo(&project, &["doctor", "--workspace", "s3://lapo/doctor"]);
@@ -198,7 +202,7 @@ fn an_object_with_an_odd_key_is_rejected_and_all_others_are_decoded() {
             .map(|row| format!("{} {}", row["video"].as_str().unwrap(), row["it"]))
             .collect::<Vec<_>>()
     };
-    run("s3://odd/v/*.mp4").good();
+    run("s3://odd/v/*.mp4").success();
     let rejects = [
         "s3://odd/v/./odd.mp4 \"odd_key\"",
         "s3://odd/v//odd.mp4 \"odd_key\"",
@@ -219,7 +223,7 @@ fn an_object_with_an_odd_key_is_rejected_and_all_others_are_decoded() {
     for (pattern, count) in
         [("s3://odd/v/good.mp4", 1), ("s3://odd/v/clip [abc].mp4", 1), ("s3://odd/**/[gz]*.mp4", 2)]
     {
-        run(pattern).good();
+        run(pattern).success();
         assert_eq!(column_by_video("videos", "frames").len(), count, "{pattern}");
     }
     let missing = run("s3://nobody-has-this/v/*.mp4");

@@ -11,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
-use crate::project::{Project, clip, said};
+use crate::project::{Project, clip, wait};
 
 /// The outcome of every entry: `frames` if it was decoded, else the class of its reject.
 pub type Outcome = BTreeMap<String, String>;
@@ -23,7 +23,7 @@ pub fn outcome(project: &Project, settings: &str) -> Outcome {
         pipeline(&format!("{settings}, size: 16, cut: null, min_frames: 1")),
     )
     .unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let outcome = rows(project);
     project.run_changes_nothing(&[]);
     outcome
@@ -192,7 +192,7 @@ fn an_unreadable_folder_is_rejected_and_all_other_videos_decoded() {
     }
     let settings = "videos: ['t/**/*.y4m'], size: 16, cut: null, min_frames: 1";
     fs::write(project.path("pipeline.yaml"), pipeline(settings)).unwrap();
-    said(run.spawn().unwrap()).good();
+    wait(run.spawn().unwrap()).success();
     let wanted = [
         ("t/0.y4m", "frames"),
         ("t/closed/", "unreadable_folder"),

@@ -10,12 +10,13 @@ use rand::{Rng, SeedableRng};
 
 use crate::gc::assert_gc_finds_all_garbage;
 use crate::kill_and_resume::results;
-use crate::project::{PIPELINE, Project, said};
+use crate::project::{PIPELINE, Project, wait};
 
 /// Plans into a new folder. Returns the numbers of partitions and of changed datasets.
 fn plan_with_changes(project: &Project, folder: &str) -> (usize, usize) {
-    let said = project.lapo(&["plan", "pipeline.yaml", "--out", folder, "--format", "json"]).good();
-    let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let output =
+        project.lapo(&["plan", "pipeline.yaml", "--out", folder, "--format", "json"]).success();
+    let plan: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     (plan["partitions"].as_u64().unwrap() as usize, plan["changes"].as_u64().unwrap() as usize)
 }
 
@@ -60,12 +61,12 @@ fn plan_worker_and_commit_repeated_to_the_end_equal_a_run() {
             .map(|partition| worker(&project, &folder, partition))
             .collect();
         for child in workers {
-            said(child).good();
+            wait(child).success();
         }
-        assert!(said(worker(&project, &folder, 0)).good().stdout.contains("was done already"));
-        let first = project.lapo(&["commit", "--plan", &folder]).good();
+        assert!(wait(worker(&project, &folder, 0)).success().stdout.contains("was done already"));
+        let first = project.lapo(&["commit", "--plan", &folder]).success();
         // Repeating a commit changes nothing.
-        let second = project.lapo(&["commit", "--plan", &folder]).good();
+        let second = project.lapo(&["commit", "--plan", &folder]).success();
         assert!(
             first.stdout.contains("9 videos") && second.stdout.contains("9 videos"),
             "{first:#?} {second:#?}"
@@ -74,7 +75,7 @@ fn plan_worker_and_commit_repeated_to_the_end_equal_a_run() {
     assert_eq!(waves, [3, 1, 3], "decode, train, label");
     project.run_changes_nothing(&[]);
     let alone = Project::new(9);
-    alone.run(&[]).good();
+    alone.run(&[]).success();
     assert!(results(&project) == results(&alone));
 }
 
@@ -92,7 +93,7 @@ fn too_many_rejects_are_neither_committed_nor_used_by_a_plan() {
     allow_rejected("0.5");
     let partitions = plan(&project, "plans/a");
     for partition in 0..partitions {
-        said(worker(&project, "plans/a", partition)).good();
+        wait(worker(&project, "plans/a", partition)).success();
     }
     for args in
         [&["commit", "--plan", "plans/a"][..], &["plan", "pipeline.yaml", "--out", "plans/b"]]
@@ -120,8 +121,8 @@ fn a_plan_never_uses_files_of_an_interrupted_plan() {
     assert_eq!(plan(&project, "plans/a"), 1, "the same plan again");
     fs::remove_file(project.path("plans/a/plan.json")).unwrap();
     project.add(3..5);
-    let said = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]);
-    assert!(said.code == 1 && said.stderr.contains("name a new folder"), "{said:#?}");
+    let output = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]);
+    assert!(output.code == 1 && output.stderr.contains("choose a new folder"), "{output:#?}");
 }
 
 /// An engine may retry a commit a week later, and two engines may plan at once.
@@ -131,25 +132,25 @@ fn committing_an_old_plan_keeps_newer_versions() {
     let work = |folder: &str| {
         let partitions = plan(&project, folder);
         for partition in 0..partitions {
-            said(worker(&project, folder, partition)).good();
+            wait(worker(&project, folder, partition)).success();
         }
     };
     work("plans/first");
-    project.lapo(&["commit", "--plan", "plans/first"]).good();
+    project.lapo(&["commit", "--plan", "plans/first"]).success();
     project.add(3..5);
     work("plans/second");
     project.add(5..6);
     std::thread::sleep(Duration::from_secs(1)); // start times have whole seconds
-    project.run(&[]).good();
+    project.run(&[]).success();
     let whole = results(&project);
 
-    let again = project.lapo(&["commit", "--plan", "plans/first"]).good();
+    let again = project.lapo(&["commit", "--plan", "plans/first"]).success();
     assert!(again.stderr.contains("version 2 stays: run "), "{again:#?}");
-    let late = project.lapo(&["commit", "--plan", "plans/second"]).good();
+    let late = project.lapo(&["commit", "--plan", "plans/second"]).success();
     assert!(late.stderr.contains("version 2 stays: run "), "{late:#?}");
     assert!(results(&project) == whole);
     assert_eq!(plan(&project, "plans/third"), 0);
-    project.lapo(&["commit", "--plan", "plans/third"]).good();
+    project.lapo(&["commit", "--plan", "plans/third"]).success();
     assert!(results(&project) == whole);
 }
 
@@ -158,13 +159,13 @@ fn a_missing_plan_or_partition_is_a_clear_error() {
     let project = Project::new(3);
     assert_eq!(plan(&project, "plans/a"), 1);
     for (args, expect) in [
-        (&["plan", "pipeline.yaml", "--out", "plans/a"][..], "name a new folder"),
+        (&["plan", "pipeline.yaml", "--out", "plans/a"][..], "choose a new folder"),
         (&["worker", "--plan", "plans/a", "--partition", "1"], "the plan has 1, numbered from 0"),
         (&["worker", "--plan", "plans/b", "--partition", "0"], "`plan.json` is missing"),
         (&["commit", "--plan", "plans/b"], "`plan.json` is missing"),
     ] {
-        let said = project.lapo(args);
-        assert!(said.code == 1 && said.stderr.contains(expect), "{args:?}: {said:#?}");
+        let output = project.lapo(args);
+        assert!(output.code == 1 && output.stderr.contains(expect), "{args:?}: {output:#?}");
     }
 }
 
@@ -172,7 +173,7 @@ fn a_missing_plan_or_partition_is_a_clear_error() {
 fn workers_killed_during_two_runs_do_not_change_the_results() {
     let project = Project::new(16);
     let alone = Project::new(16);
-    alone.run(&[]).good();
+    alone.run(&[]).success();
     let partitions = plan(&project, "plans/0");
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(std::process::id().into());
     // Two runs and the workers do the same tasks at the same time.
@@ -190,7 +191,7 @@ fn workers_killed_during_two_runs_do_not_change_the_results() {
         }
     }
     for child in runs {
-        said(child).good();
+        wait(child).success();
     }
     println!("{killed} of 20 kills met a running worker");
     assert!(killed >= 5, "only {killed} of 20 kills met a running worker");
@@ -212,7 +213,7 @@ fn workers_killed_during_two_runs_do_not_change_the_results() {
         assert!(keys.iter().all(filed), "a receipt is missing");
     }
     // An uncommitted plan protects the files of its workers from `gc`, so it is committed first.
-    project.lapo(&["commit", "--plan", "plans/0"]).good();
+    project.lapo(&["commit", "--plan", "plans/0"]).success();
     assert_gc_finds_all_garbage(&project, &[]);
 }
 
@@ -220,7 +221,7 @@ fn workers_killed_during_two_runs_do_not_change_the_results() {
 #[test]
 fn a_plan_without_tasks_commits_removed_videos_and_restored_settings() {
     let project = Project::new(8);
-    project.run(&[]).good();
+    project.run(&[]).success();
     for game in 4..8 {
         fs::remove_file(project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap();
     }
@@ -235,16 +236,16 @@ fn a_plan_without_tasks_commits_removed_videos_and_restored_settings() {
         for round in 0..5 {
             let folder = format!("plans/{name}{round}");
             let args = ["plan", "pipeline.yaml", "--out", &folder, "--format", "json"];
-            let output = project.lapo(&[&args, more].concat()).good();
+            let output = project.lapo(&[&args, more].concat()).success();
             let plan: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
             if plan["changes"] == 0 {
                 return round;
             }
             let partitions = plan["partitions"].as_u64().unwrap() as usize;
             for partition in 0..partitions {
-                said(worker(&project, &folder, partition)).good();
+                wait(worker(&project, &folder, partition)).success();
             }
-            project.lapo(&["commit", "--plan", &folder]).good();
+            project.lapo(&["commit", "--plan", &folder]).success();
         }
         panic!("still changing after five rounds");
     };
@@ -289,7 +290,7 @@ fn a_worker_refuses_a_job_that_does_not_match_its_key() {
             "an absolute path",
             "jobs/000000.jsonl",
             job.replace("\"stage\":\"frames\"", "\"stage\":\"/tmp/x\""),
-            "of stage `/tmp/x` is no key",
+            "of stage `/tmp/x` is not a task key",
         ),
         (
             "a newer format",
@@ -301,7 +302,7 @@ fn a_worker_refuses_a_job_that_does_not_match_its_key() {
             "a stage out of the workspace",
             "plan.json",
             front.replace("\"stage\":\"frames\"", "\"stage\":\"../x\""),
-            "no name of a stage",
+            "is not a valid stage name",
         ),
     ];
     for (case, file, edited, expect) in cases {
@@ -310,10 +311,10 @@ fn a_worker_refuses_a_job_that_does_not_match_its_key() {
         // The edit must have changed the file.
         assert!(edited != whole, "{case}");
         fs::write(&path, edited).unwrap();
-        let refused = said(worker(&project, "plans/a", 0));
+        let refused = wait(worker(&project, "plans/a", 0));
         assert!(refused.code == 1 && refused.stderr.contains(expect), "{case}: {refused:#?}");
         assert!(!project.path("ws/frames/receipts").exists(), "{case}");
         fs::write(&path, whole).unwrap();
     }
-    said(worker(&project, "plans/a", 0)).good();
+    wait(worker(&project, "plans/a", 0)).success();
 }

@@ -80,7 +80,7 @@ fn project() -> Project {
 #[test]
 fn a_pipeline_clones_a_policy_and_retrains_it_only_for_new_settings_or_models() {
     let project = project();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let verdict: serde_json::Value =
         serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
     let labels = project.query("SELECT count(*) AS n FROM labels")[0]["n"].as_u64().unwrap();
@@ -102,26 +102,26 @@ fn a_pipeline_clones_a_policy_and_retrains_it_only_for_new_settings_or_models() 
 
     let weights = project.files("policy", "policy.safetensors");
     project.run_changes_nothing(&[]);
-    assert!(project.run(&["--set", "policy_steps=30"]).good().stdout.starts_with("1 tasks"));
+    assert!(project.run(&["--set", "policy_steps=30"]).success().stdout.starts_with("1 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
     // The policy of the first settings is re-used.
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    assert!(project.run(&[]).success().stdout.starts_with("0 tasks"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
     project.add(9..12);
-    assert!(project.run(&[]).good().stderr.contains("newer files of labels unseen"));
+    assert!(project.run(&[]).success().stderr.contains("newer files of labels unseen"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
     // Another model has other latent actions, so its labels train a new policy.
-    let other = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).good().stdout;
+    let other = project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5"]).success().stdout;
     let policy = other
         .lines()
         .skip_while(|line| !line.starts_with("policy (train_policy): 1 tasks new"))
         .nth(1);
     assert_eq!(policy, Some("  new because of new model: 1"), "{other}");
-    assert!(project.run(&["--set", "steps=5"]).good().stdout.starts_with("6 tasks"));
+    assert!(project.run(&["--set", "steps=5"]).success().stdout.starts_with("6 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks"));
+    assert!(project.run(&[]).success().stdout.starts_with("0 tasks"));
     assert_eq!(project.files("policy", "policy.safetensors"), weights);
 
     // Only trained stages can be refreshed.
@@ -130,7 +130,7 @@ fn a_pipeline_clones_a_policy_and_retrains_it_only_for_new_settings_or_models() 
         refused.code == 64 && refused.stderr.contains("these do: model, policy; "),
         "{refused:#?}"
     );
-    assert!(project.run(&["--refresh", "policy"]).good().stdout.starts_with("1 tasks"));
+    assert!(project.run(&["--refresh", "policy"]).success().stdout.starts_with("1 tasks"));
     assert_ne!(project.files("policy", "policy.safetensors"), weights);
 }
 
@@ -144,7 +144,7 @@ fn patience_stops_the_training_and_keeps_the_best_policy() {
         pipeline.replace("steps: '${policy_steps}',", patience),
     )
     .unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let verdict: serde_json::Value =
         serde_json::from_slice(&project.files("policy", "verdict.json")[0]).unwrap();
     let evaluated = project.query(
@@ -169,10 +169,10 @@ fn patience_stops_the_training_and_keeps_the_best_policy() {
         pipeline.replace("batch: 8, holdout: 3", "batch: 8, holdout: 0, patience: 1"),
     )
     .unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("patience: has no videos to judge by"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("patience: has no videos to judge by"),
+        "{output:#?}"
     );
 }
 
@@ -185,8 +185,8 @@ fn invalid_settings_of_a_policy_are_errors() {
             + "  policy: { train_policy: { labels: frames, steps: 0, holdout: 1 } }\n",
     )
     .unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     for word in ["policy.train_policy.labels: ", "steps: is 0", "holdout: is 1"] {
-        assert!(said.code == 1 && said.stderr.contains(word), "{word}: {said:#?}");
+        assert!(output.code == 1 && output.stderr.contains(word), "{word}: {output:#?}");
     }
 }

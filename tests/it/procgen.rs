@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use lapo::envs::{End, Game, Levels, Mode, Package, Procgen, ProcgenConfig, VecEnv, maze};
+use lapo::envs::{End, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv, maze};
 
 const ENVS: usize = 3;
 const STEPS: usize = 200;
@@ -43,7 +43,7 @@ pub fn venv() -> Option<PathBuf> {
 
 fn make(venv: PathBuf, game: Game, mode: Mode, seed: u32, count: usize, levels: Levels) -> Procgen {
     let config = ProcgenConfig { game, mode, levels, seed, count, threads: 2 };
-    Procgen::new(&Package::find(&[venv]).unwrap(), &config).unwrap()
+    Procgen::new(&ProcgenPackage::find(&[venv]).unwrap(), &config).unwrap()
 }
 
 #[test]
@@ -137,9 +137,10 @@ fn a_state_restores_a_game_and_invalid_arguments_are_errors() {
         count: 0,
         threads: 0,
     };
-    let fault = Procgen::new(&Package::find(&[venv]).unwrap(), &no_environments).err().map(message);
+    let fault =
+        Procgen::new(&ProcgenPackage::find(&[venv]).unwrap(), &no_environments).err().map(message);
     assert_eq!(fault.as_deref(), Some("number of environments is 0, expected 1 to 2147483647"));
-    let nowhere = Package::find(&["/nowhere".into()]).unwrap_err();
+    let nowhere = ProcgenPackage::find(&["/nowhere".into()]).unwrap_err();
     assert!(
         nowhere.hint().unwrap().contains("pip install") && nowhere.to_string().contains("/nowhere")
     );
@@ -171,8 +172,8 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
     }
     let project = recorded();
     // Three shards and their labels, and one model.
-    assert!(project.run(&[]).good().stdout.starts_with("7 tasks: 12 videos (12 new), "));
-    assert!(project.run(&[]).good().stdout.starts_with("0 tasks: 12 videos (0 new), "));
+    assert!(project.run(&[]).success().stdout.starts_with("7 tasks: 12 videos (12 new), "));
+    assert!(project.run(&[]).success().stdout.starts_with("0 tasks: 12 videos (0 new), "));
     let query = |sql: &str| project.query(sql)[0]["n"].as_u64().unwrap();
     let frames = query("SELECT count(*) AS n FROM play");
     let labels = query("SELECT count(*) AS n FROM labels");
@@ -186,12 +187,12 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
     assert_eq!(query("SELECT count(*) AS n FROM play_actions WHERE reward = 10"), 12);
 
     let first = project.files("play", "shard.arrow");
-    let said = project.run(&["--set", "episodes=20"]).good();
+    let output = project.run(&["--set", "episodes=20"]).success();
     // The third shard had two episodes. It is recorded again with five, and a fourth is added.
-    assert!(said.stdout.starts_with("4 tasks: 20 videos (10 new), "), "{said:#?}");
+    assert!(output.stdout.starts_with("4 tasks: 20 videos (10 new), "), "{output:#?}");
     assert_eq!(project.files("play", "shard.arrow")[..2], first[..2]);
     let again = recorded();
-    again.run(&["--threads", "1"]).good();
+    again.run(&["--threads", "1"]).success();
     assert!(
         again.files("play", "shard.arrow") == first
             && again.files("play", "actions.parquet").len() == 3
@@ -201,24 +202,26 @@ fn recorded_episodes_are_labelled_and_more_episodes_add_tasks() {
 #[test]
 fn invalid_recordings_are_errors() {
     let project = recorded();
-    let said = project.run(&["--procgen", "/nowhere"]);
+    let output = project.run(&["--procgen", "/nowhere"]);
     assert!(
-        said.code == 1 && said.stderr.contains("no Procgen library (searched /nowhere)"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("cannot find the Procgen library (searched /nowhere)"),
+        "{output:#?}"
     );
-    assert!(said.stderr.contains("hint: fetch it: `python3 -m venv"), "{said:#?}");
-    let said = project.run(&["--set", "player=Expert"]);
+    assert!(output.stderr.contains("hint: install it with `python3 -m venv"), "{output:#?}");
+    let output = project.run(&["--set", "player=Expert"]);
     assert!(
-        said.code == 1
-            && said.stderr.contains("stages.play.record.player: unknown variant `Expert`"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("stages.play.record.player: unknown variant `Expert`"),
+        "{output:#?}"
     );
     std::fs::write(project.path("pipeline.yaml"), RECORDED.replace("game: maze", "game: coinrun"))
         .unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.play.record.player: does not know coinrun"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("stages.play.record.player: cannot play coinrun"),
+        "{output:#?}"
     );
 }
 
@@ -237,7 +240,7 @@ fn a_policy_is_evaluated_beside_random_actions_and_the_expert() {
     let project = recorded();
     let yaml = RECORDED.to_owned() + PLAYED.trim_start_matches('\n');
     std::fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let rows = project.query(
         "SELECT player, draw, count(*) AS n, avg(episode_return) AS mean FROM score \
          GROUP BY player, draw ORDER BY player, draw",
@@ -279,7 +282,7 @@ fn a_policy_is_evaluated_beside_random_actions_and_the_expert() {
     let episodes = project.files("score", "episodes.parquet");
     let again = recorded();
     std::fs::write(again.path("pipeline.yaml"), &yaml).unwrap();
-    again.run(&["--threads", "1"]).good();
+    again.run(&["--threads", "1"]).success();
     assert!(again.files("score", "episodes.parquet") == episodes);
 }
 
@@ -297,27 +300,28 @@ fn a_decoder_of_another_model_is_an_error() {
             .trim_start_matches('\n')
             .replace("train_decoder: { labels: labels", "train_decoder: { labels: labels2");
     std::fs::write(project.path("pipeline.yaml"), yaml).unwrap();
-    let said = project.run(&[]);
-    let known = "evaluate.decoder: `decoder` knows the latent actions of `model2`, `policy` those of `model`";
-    assert!(said.code == 1 && said.stderr.contains(known), "{said:#?}");
+    let output = project.run(&[]);
+    let mixed = "evaluate.decoder: `decoder` uses the latent actions of `model2`, \
+                 but `policy` uses those of `model`";
+    assert!(output.code == 1 && output.stderr.contains(mixed), "{output:#?}");
     let wrong = RECORDED.to_owned()
         + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("score.evaluate.game: unknown variant `mase`"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("score.evaluate.game: unknown variant `mase`"),
+        "{output:#?}"
     );
     let wrong = RECORDED.to_owned()
         + "  score: { evaluate: { policy: labels, decoder: model, game: maze, episodes: 0, temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     for word in [
         "expected one that makes a latent policy",
         "expected one that makes decoders",
         "episodes: is 0",
         "temperature: is -1",
     ] {
-        assert!(said.code == 1 && said.stderr.contains(word), "{word}: {said:#?}");
+        assert!(output.code == 1 && output.stderr.contains(word), "{word}: {output:#?}");
     }
 }

@@ -7,15 +7,15 @@ use std::process::{Child, Command, Stdio};
 
 /// The exit code and output of a finished command.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// Panics with the whole output unless the command succeeded.
-    pub fn good(self) -> Said {
+    pub fn success(self) -> CommandOutput {
         assert_eq!(self.code, 0, "{self:#?}");
         self
     }
@@ -74,19 +74,19 @@ impl Project {
     }
 
     /// Runs the binary and waits for it.
-    pub fn lapo(&self, args: &[&str]) -> Said {
-        said(self.command(args).spawn().unwrap())
+    pub fn lapo(&self, args: &[&str]) -> CommandOutput {
+        wait(self.command(args).spawn().unwrap())
     }
 
     /// Runs the pipeline with additional arguments.
-    pub fn run(&self, more: &[&str]) -> Said {
+    pub fn run(&self, more: &[&str]) -> CommandOutput {
         self.lapo(&[&["run", "pipeline.yaml"], more].concat())
     }
 
     /// Returns the rows of a query as JSON.
     pub fn query(&self, sql: &str) -> serde_json::Value {
-        let said = self.lapo(&["query", sql, "--workspace", "ws", "--format", "json"]).good();
-        serde_json::from_str(&said.stdout).unwrap()
+        let output = self.lapo(&["query", sql, "--workspace", "ws", "--format", "json"]).success();
+        serde_json::from_str(&output.stdout).unwrap()
     }
 
     /// Returns the contents of the files called `name` in the newest version of a stage, in order.
@@ -112,25 +112,25 @@ impl Project {
     }
 
     /// Runs the pipeline. Panics if a task runs or a version is committed.
-    pub fn run_changes_nothing(&self, more: &[&str]) -> Said {
+    pub fn run_changes_nothing(&self, more: &[&str]) -> CommandOutput {
         let before = self.committed();
-        let said = self.run(more).good();
-        assert!(said.stdout.starts_with("0 tasks"), "{said:#?}");
+        let output = self.run(more).success();
+        assert!(output.stdout.starts_with("0 tasks"), "{output:#?}");
         let now = self.committed();
         let new: Vec<_> = now
             .iter()
             .filter(|(path, _)| !before.contains_key(*path))
             .map(|(_, bytes)| String::from_utf8_lossy(bytes))
             .collect();
-        assert!(now == before, "a version was committed: {said:#?} {new:#?}");
-        said
+        assert!(now == before, "a version was committed: {output:#?} {new:#?}");
+        output
     }
 
     /// Returns the number of new and re-used tasks of each stage, as `lapo plan` prints them.
     pub fn planned(&self, more: &[&str]) -> BTreeMap<String, (u64, u64)> {
-        let said =
-            self.lapo(&[&["plan", "pipeline.yaml", "--format", "json"], more].concat()).good();
-        let plans: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        let output =
+            self.lapo(&[&["plan", "pipeline.yaml", "--format", "json"], more].concat()).success();
+        let plans: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
         let plan = |p: &serde_json::Value| {
             (
                 p["stage"].as_str().unwrap().into(),
@@ -142,9 +142,9 @@ impl Project {
 }
 
 /// Waits for a process and returns its exit code and output.
-pub fn said(child: Child) -> Said {
+pub fn wait(child: Child) -> CommandOutput {
     let output = child.wait_with_output().unwrap();
-    Said {
+    CommandOutput {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into(),
         stderr: String::from_utf8_lossy(&output.stderr).into(),

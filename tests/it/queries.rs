@@ -1,20 +1,20 @@
-//! `lapo query` as people call it: formats, files, versions, and what it says of mistakes.
+//! `lapo query`: output formats and files, versions, and errors.
 
 use std::fs;
 
-use crate::project::{Project, Said};
+use crate::project::{CommandOutput, Project};
 
-fn ask(project: &Project, sql: &str, more: &[&str]) -> Said {
+fn query(project: &Project, sql: &str, more: &[&str]) -> CommandOutput {
     project.lapo(&[&["query", sql, "--workspace", "ws"], more].concat())
 }
 
 #[test]
-fn rows_go_where_and_as_the_command_line_says() {
+fn rows_are_written_to_the_chosen_file_in_the_chosen_format() {
     let project = Project::new(2);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let sql =
         "SELECT video, frame_index, latent_code FROM labels ORDER BY video, frame_index LIMIT 3";
-    let stdout = |more: &[&str]| ask(&project, sql, more).good().stdout;
+    let stdout = |more: &[&str]| query(&project, sql, more).success().stdout;
     for (file, format) in [
         ("a.csv", "csv"),
         ("a.JSON", "json"),
@@ -23,7 +23,7 @@ fn rows_go_where_and_as_the_command_line_says() {
         ("a.txt", "table"),
         ("a", "Table"),
     ] {
-        assert_eq!(ask(&project, sql, &["--output", file]).good().stdout, "");
+        assert_eq!(query(&project, sql, &["--output", file]).success().stdout, "");
         assert_eq!(
             fs::read_to_string(project.path(file)).unwrap(),
             stdout(&["--format", format]),
@@ -31,72 +31,77 @@ fn rows_go_where_and_as_the_command_line_says() {
         );
         assert!(!project.path(&format!("{file}.part")).exists());
     }
-    ask(&project, sql, &["--output", "b.csv", "--format", "JSON"]).good();
+    query(&project, sql, &["--output", "b.csv", "--format", "JSON"]).success();
     assert_eq!(
         fs::read_to_string(project.path("b.csv")).unwrap(),
         stdout(&["--format", "json"]),
-        "--format wins over the suffix"
+        "--format overrides the suffix"
     );
-    ask(&project, sql, &["-o", "a.parquet"]).good();
+    query(&project, sql, &["-o", "a.parquet"]).success();
     let parquet = fs::read(project.path("a.parquet")).unwrap();
     assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
     assert!(stdout(&["--format", "parquet"]).starts_with("PAR1"), "a pipe takes Parquet");
     assert_eq!(stdout(&["--format", "jsonl"]).lines().count(), 3);
     assert_eq!(stdout(&["--format", "csv", "--limit", "1"]).lines().count(), 2);
 
-    let told = ask(&project, "SELECT frame_index FROM frames", &["--limit", "2"]).good().stdout;
+    let limited =
+        query(&project, "SELECT frame_index FROM frames", &["--limit", "2"]).success().stdout;
     let all = project.query("SELECT count(*) AS n FROM frames")[0]["n"].as_u64().unwrap();
     let last = format!(
-        "... {} more rows: --limit {all} prints them all, --format csv writes them for programs",
+        "... {} more rows; print them with --limit {all}, or export all with --format csv",
         all - 2
     );
-    assert_eq!(told.lines().count(), 4);
-    assert_eq!(told.lines().last(), Some(last.as_str()));
-    let whole = ask(&project, "SELECT frame_index FROM frames", &["--limit", &all.to_string()])
-        .good()
+    assert_eq!(limited.lines().count(), 4);
+    assert_eq!(limited.lines().last(), Some(last.as_str()));
+    let whole = query(&project, "SELECT frame_index FROM frames", &["--limit", &all.to_string()])
+        .success()
         .stdout;
     assert_eq!(whole.lines().count() as u64, all + 1);
 
     let failed =
-        ask(&project, "SELECT frame_index / 0 + nothing FROM labels", &["-o", "never.csv"]);
+        query(&project, "SELECT frame_index / 0 + nothing FROM labels", &["-o", "never.csv"]);
     assert_eq!((failed.code, project.path("never.csv").exists()), (1, false));
 }
 
 #[test]
-fn a_run_and_a_version_choose_what_is_read() {
+fn at_and_run_choose_the_version_to_read() {
     let project = Project::new(2);
-    project.run(&[]).good();
-    let counted = |more: &[&str]| {
-        ask(&project, "SELECT video FROM labels", &[&["--format", "jsonl"], more].concat())
+    project.run(&[]).success();
+    let videos = |more: &[&str]| {
+        query(&project, "SELECT video FROM labels", &[&["--format", "jsonl"], more].concat())
     };
     let runs = fs::read_dir(project.path("ws/runs"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let run = runs.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).next().unwrap();
-    let newest = counted(&[]).good().stdout;
-    assert_eq!(counted(&["--run", &run]).good().stdout, newest);
-    assert_eq!(counted(&["--at", "labels=1"]).good().stdout, newest);
-    assert_eq!(counted(&["--at", "labels=1", "--at", "frames=1"]).good().stdout, newest);
+    let newest = videos(&[]).success().stdout;
+    assert_eq!(videos(&["--run", &run]).success().stdout, newest);
+    assert_eq!(videos(&["--at", "labels=1"]).success().stdout, newest);
+    assert_eq!(videos(&["--at", "labels=1", "--at", "frames=1"]).success().stdout, newest);
     assert_eq!(
-        ask(&project, "SELECT video FROM labels@1", &["--format", "jsonl"]).good().stdout,
+        query(&project, "SELECT video FROM labels@1", &["--format", "jsonl"]).success().stdout,
         newest
     );
-    for (more, words) in [
+    for (more, message) in [
         (["--at", "labels=9"], "`labels` has no version 9"),
         (["--at", "nothing=1"], "the workspace has no stage `nothing`"),
         (["--run", "nothing"], "the workspace has no record of a run `nothing`"),
         (["--at", "labels"], "expected a stage and its version, such as labels=3"),
         (["--at", "labels=x"], "expected a stage and its version"),
     ] {
-        let said = counted(&more);
-        assert!(said.code != 0 && said.stderr.contains(words), "{words}: {}", said.stderr);
+        let output = videos(&more);
+        assert!(
+            output.code != 0 && output.stderr.contains(message),
+            "{message}: {}",
+            output.stderr
+        );
     }
-    let said = ask(&project, "SELECT motoin FROM labels", &[]);
-    assert!(said.stderr.contains("did you mean `motion`?"), "{}", said.stderr);
+    let output = query(&project, "SELECT motoin FROM labels", &[]);
+    assert!(output.stderr.contains("did you mean `motion`?"), "{}", output.stderr);
 }
 
 #[test]
-fn a_command_offers_the_formats_it_knows() {
+fn help_lists_the_formats_of_each_command() {
     let project = Project::new(0);
     for (command, formats) in [
         ("query", vec!["table:", "csv:", "json:", "jsonl:", "parquet:"]),
@@ -105,7 +110,7 @@ fn a_command_offers_the_formats_it_knows() {
         ("gc", vec!["table:", "json:"]),
         ("bench", vec!["table:", "json:"]),
     ] {
-        let help = project.lapo(&[command, "--help"]).good().stdout;
+        let help = project.lapo(&[command, "--help"]).success().stdout;
         let text = &help[help.find("--format").unwrap()..];
         let text = &text[..text[8..].find("\n      --").map_or(text.len(), |at| at + 8)];
         let offered: Vec<&str> = text
@@ -114,10 +119,10 @@ fn a_command_offers_the_formats_it_knows() {
             .collect();
         assert_eq!(offered, formats, "{command}");
     }
-    let said = project.lapo(&["gc", "--workspace", "ws", "--format", "csv"]);
+    let output = project.lapo(&["gc", "--workspace", "ws", "--format", "csv"]);
     assert!(
-        said.code != 0 && said.stderr.contains("[possible values: table, json]"),
+        output.code != 0 && output.stderr.contains("[possible values: table, json]"),
         "{}",
-        said.stderr
+        output.stderr
     );
 }

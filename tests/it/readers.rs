@@ -141,7 +141,7 @@ print(len(steps), "steps of", len(table), "metrics")
 #[test]
 fn tensorboard_reads_the_training_curve() {
     let project = crate::project::Project::new(6);
-    project.run(&["--set", "steps=40"]).good();
+    project.run(&["--set", "steps=40"]).success();
     let Some(printed) = passes(CURVE, [project.path("ws/model")]) else { return };
     assert_eq!(printed.split(' ').next(), Some("5"));
 }

@@ -39,8 +39,8 @@ print("read by polars", pl.__version__, "and duckdb", duckdb.__version__)
 #[test]
 fn readers_agree_on_every_version_after_a_relabelling_a_kill_and_a_gc() {
     let project = Project::new(8);
-    project.run(&[]).good();
-    project.run(&["--set", "steps=5"]).good();
+    project.run(&[]).success();
+    project.run(&["--set", "steps=5"]).success();
     // Kills a third relabelling at several moments and collects its garbage.
     for millis in [200, 400, 600] {
         let mut child = project
@@ -51,7 +51,7 @@ fn readers_agree_on_every_version_after_a_relabelling_a_kill_and_a_gc() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).good();
+    project.lapo(&["gc", "--workspace", "ws", "--older-than", "0s", "--delete"]).success();
     let answers =
         [("labels", "newest.parquet"), ("labels@1", "first.parquet")].map(|(table, file)| {
             project
@@ -63,7 +63,7 @@ fn readers_agree_on_every_version_after_a_relabelling_a_kill_and_a_gc() {
                     "-o",
                     file,
                 ])
-                .good();
+                .success();
             project.path(file)
         });
     // The answers of `lapo query` are the expected rows.

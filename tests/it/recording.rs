@@ -36,7 +36,7 @@ fn project() -> Option<Project> {
     crate::procgen::venv()?;
     let project = Project::new(0);
     fs::write(project.path("pipeline.yaml"), PLAYED).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     Some(project)
 }
 
@@ -57,7 +57,7 @@ fn recorded_videos_decode_to_their_frames_and_actions() {
         DECODED.replace("ACTIONS", &format!("ws/{}", actions.path)),
     )
     .unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
 
     let lengths = |stage: &str| {
         project.query(&format!("SELECT count(*) AS n FROM {stage} GROUP BY video ORDER BY video"))
@@ -101,19 +101,20 @@ fn a_trained_policy_can_be_recorded() {
         PLAYED.replace("player: policy, policy: policy", "player: random"),
     )
     .unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.again.record.decoder: does not play"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("stages.again.record.decoder: is not used by this player"),
+        "{output:#?}"
     );
     fs::write(
         project.path("pipeline.yaml"),
         PLAYED.replace("policy: policy, decoder: decoder, ", "policy: policy, "),
     )
     .unwrap();
-    let said = project.run(&[]);
+    let output = project.run(&[]);
     assert!(
-        said.code == 1 && said.stderr.contains("stages.again.record.decoder: is missing"),
-        "{said:#?}"
+        output.code == 1 && output.stderr.contains("stages.again.record.decoder: is missing"),
+        "{output:#?}"
     );
 }

@@ -107,11 +107,11 @@ impl Folder<'_> {
 
     /// Runs the pipeline and compares all tables with the folder.
     fn check(&mut self, step: usize) {
-        let said = self.project.run(&[]).good();
+        let output = self.project.run(&[]).success();
         let new = self.videos.values().filter(|frames| self.seen.insert(**frames)).count();
         assert!(
-            said.stdout.contains(&format!("{} videos ({new} new)", self.videos.len())),
-            "step {step}, {new} new: {said:#?}"
+            output.stdout.contains(&format!("{} videos ({new} new)", self.videos.len())),
+            "step {step}, {new} new: {output:#?}"
         );
         assert_eq!(
             counts(self.project, "SELECT video, count(*) AS n FROM frames GROUP BY video"),
@@ -157,7 +157,7 @@ fn tables_follow_random_renames_and_only_new_content_is_decoded() {
     let rows = "SELECT video, episode, frame_index, time_s FROM frames ORDER BY video, frame_index";
     let here = project.query(rows);
     fs::rename(project.path("ws"), project.path("old")).unwrap();
-    project.run(&["--only", "frames"]).good();
+    project.run(&["--only", "frames"]).success();
     assert_eq!(project.query(rows), here);
 }
 
@@ -168,7 +168,7 @@ fn a_renamed_video_is_not_read_again() {
     for number in 0..4 {
         clip(&project.path(&format!("videos/{number}.y4m")), 6 + number);
     }
-    project.run(&[]).good();
+    project.run(&[]).success();
     let digests = "SELECT digest FROM videos ORDER BY digest";
     let before = project.query(digests);
     fs::rename(project.path("videos/0.y4m"), project.path("videos/new.y4m")).unwrap();
@@ -179,8 +179,8 @@ fn a_renamed_video_is_not_read_again() {
     let file = File::options().write(true).open(&path).unwrap();
     std::io::Write::write_all(&mut &file, &bytes).unwrap();
     file.set_modified(modified).unwrap();
-    let said = project.run(&[]).good();
-    assert!(said.stdout.contains("4 videos (0 new)"), "{said:#?}");
+    let output = project.run(&[]).success();
+    assert!(output.stdout.contains("4 videos (0 new)"), "{output:#?}");
     assert_eq!(project.query(digests), before);
     let names = counts(&project, "SELECT video, frames AS n FROM videos");
     assert!(
@@ -216,11 +216,11 @@ fn true_actions_of_swapped_videos_follow_their_frames() {
     };
     write_actions("before.csv", &videos);
     write_actions("after.csv", &[("b", 6), ("a", 9)]);
-    project.run(&["--set", "file=before.csv"]).good();
+    project.run(&["--set", "file=before.csv"]).success();
     fs::rename(project.path("videos/a.y4m"), project.path("t")).unwrap();
     fs::rename(project.path("videos/b.y4m"), project.path("videos/a.y4m")).unwrap();
     fs::rename(project.path("t"), project.path("videos/b.y4m")).unwrap();
-    project.run(&["--set", "file=after.csv"]).good();
+    project.run(&["--set", "file=after.csv"]).success();
     let actions = project.query(
         "SELECT video, min(true_action) AS least, max(true_action) AS most, count(*) AS n \
          FROM labels GROUP BY video",

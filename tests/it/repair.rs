@@ -30,14 +30,15 @@ fn truncate(path: &PathBuf) {
 
 /// Runs `lapo verify`. Returns its exit code and report.
 fn verify(project: &Project, more: &[&str]) -> (i32, serde_json::Value) {
-    let said = project.lapo(&[&["verify", "--workspace", "ws", "--format", "json"], more].concat());
-    (said.code, serde_json::from_str(&said.stdout).unwrap())
+    let output =
+        project.lapo(&[&["verify", "--workspace", "ws", "--format", "json"], more].concat());
+    (output.code, serde_json::from_str(&output.stdout).unwrap())
 }
 
 #[test]
 fn a_truncated_or_missing_file_is_made_again_and_nothing_else() {
     let project = Project::new(8);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let whole = results(&project);
     type Damage = fn(&PathBuf);
     let cases: [(&str, &str, Damage); 4] = [
@@ -54,13 +55,13 @@ fn a_truncated_or_missing_file_is_made_again_and_nothing_else() {
             code == 1 && report["findings"].as_array().unwrap().len() == 1,
             "{stage}/{name}: {report}"
         );
-        let plan = project.lapo(&["plan", "pipeline.yaml"]).good();
+        let plan = project.lapo(&["plan", "pipeline.yaml"]).success();
         assert!(
             plan.stdout.contains("damaged, made again: ") && plan.stdout.contains(&key(&damaged)),
             "{plan:#?}"
         );
-        let said = project.run(&[]).good();
-        assert!(said.stdout.starts_with("1 tasks"), "{stage}/{name}: {said:#?}");
+        let output = project.run(&[]).success();
+        assert!(output.stdout.starts_with("1 tasks"), "{stage}/{name}: {output:#?}");
         assert!(results(&project) == whole, "{stage}/{name}");
         project.run_changes_nothing(&[]);
         assert_eq!(verify(&project, &[]).0, 0, "{stage}/{name}");
@@ -71,24 +72,24 @@ fn a_truncated_or_missing_file_is_made_again_and_nothing_else() {
 #[test]
 fn a_damaged_joined_table_is_joined_again_without_running_tasks() {
     let project = Project::new(8);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let rows = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     let joined = || {
-        let said = project.lapo(&["files", "labels", "--workspace", "ws"]).good();
+        let output = project.lapo(&["files", "labels", "--workspace", "ws"]).success();
         assert!(
-            said.stdout.lines().count() == 1 && said.stdout.contains("/labels/tables/"),
-            "{said:#?}"
+            output.stdout.lines().count() == 1 && output.stdout.contains("/labels/tables/"),
+            "{output:#?}"
         );
-        PathBuf::from(said.stdout.trim())
+        PathBuf::from(output.stdout.trim())
     };
     for damage in [truncate as fn(&PathBuf), |path| fs::remove_file(path).unwrap()] {
         damage(&joined());
         let (code, report) = verify(&project, &["--fast"]);
         assert!(code == 1 && report["findings"].as_array().unwrap().len() == 1, "{report}");
-        let plan = project.lapo(&["plan", "pipeline.yaml"]).good();
+        let plan = project.lapo(&["plan", "pipeline.yaml"]).success();
         assert!(plan.stdout.contains("damaged, joined again: labels/tables/"), "{plan:#?}");
-        let said = project.run(&[]).good();
-        assert!(said.stdout.starts_with("0 tasks"), "{said:#?}");
+        let output = project.run(&[]).success();
+        assert!(output.stdout.starts_with("0 tasks"), "{output:#?}");
         assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), rows);
         assert_eq!(verify(&project, &[]).0, 0);
         project.run_changes_nothing(&[]);
@@ -101,7 +102,7 @@ fn a_damaged_joined_table_is_joined_again_without_running_tasks() {
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
     assert_eq!((verify(&project, &["--fast"]).0, verify(&project, &["--delete"]).0), (0, 0));
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), rows);
     assert_eq!(verify(&project, &[]).0, 0);
 }
@@ -109,7 +110,7 @@ fn a_damaged_joined_table_is_joined_again_without_running_tasks() {
 #[test]
 fn verify_finds_every_kind_of_damage_and_delete_repeats_one_task_each() {
     let project = Project::new(12);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let whole = results(&project);
     let sound = verify(&project, &[]);
     assert!(
@@ -155,8 +156,8 @@ fn verify_finds_every_kind_of_damage_and_delete_repeats_one_task_each() {
     // Deletes the damaged files, so that the next run makes them again.
     let (code, report) = verify(&project, &["--delete"]);
     assert_eq!((code, found(&report).len()), (0, 3));
-    let said = project.run(&[]).good();
-    assert!(said.stdout.starts_with("3 tasks"), "{said:#?}");
+    let output = project.run(&[]).success();
+    assert!(output.stdout.starts_with("3 tasks"), "{output:#?}");
     assert!(results(&project) == whole);
     assert_eq!(verify(&project, &[]).0, 0);
     project.run_changes_nothing(&[]);
@@ -165,28 +166,29 @@ fn verify_finds_every_kind_of_damage_and_delete_repeats_one_task_each() {
 #[test]
 fn an_error_about_a_damaged_file_names_the_file_and_one_receipt() {
     let project = Project::new(8);
-    project.run(&[]).good();
-    let said = project.lapo(&["files", "labels", "--workspace", "ws"]).good();
-    let joined = PathBuf::from(said.stdout.trim());
+    project.run(&[]).success();
+    let output = project.lapo(&["files", "labels", "--workspace", "ws"]).success();
+    let joined = PathBuf::from(output.stdout.trim());
     fs::remove_file(&joined).unwrap();
-    let said = project.lapo(&["query", "SELECT avg(motion) FROM labels", "--workspace", "ws"]);
+    let output = project.lapo(&["query", "SELECT avg(motion) FROM labels", "--workspace", "ws"]);
     assert!(
-        said.code == 1
-            && said.stderr.contains("labels/tables/")
-            && said.stderr.contains("joined again"),
-        "{said:#?}"
+        output.code == 1
+            && output.stderr.contains("labels/tables/")
+            && output.stderr.contains("joined again"),
+        "{output:#?}"
     );
     let damaged = paths(&project, "frames", "shard.arrow").remove(0);
     for damage in [truncate as fn(&PathBuf), |path| fs::remove_file(path).unwrap()] {
         damage(&damaged);
-        let said = project.lapo(&["query", "SELECT max(time_s) FROM frames", "--workspace", "ws"]);
-        assert!(said.code == 1 && said.stderr.contains(&key(&damaged)), "{said:#?}");
-        let hint = said.stderr.lines().find(|line| line.contains("hint: ")).unwrap_or_default();
+        let output =
+            project.lapo(&["query", "SELECT max(time_s) FROM frames", "--workspace", "ws"]);
+        assert!(output.code == 1 && output.stderr.contains(&key(&damaged)), "{output:#?}");
+        let hint = output.stderr.lines().find(|line| line.contains("hint: ")).unwrap_or_default();
         assert!(
             hint.contains(&format!("delete `frames/receipts/{}.json`", key(&damaged))),
-            "{said:#?}"
+            "{output:#?}"
         );
-        assert!(!hint.contains("folder"), "{said:#?}");
+        assert!(!hint.contains("folder"), "{output:#?}");
     }
 }
 
@@ -194,35 +196,35 @@ fn an_error_about_a_damaged_file_names_the_file_and_one_receipt() {
 #[test]
 fn a_manifest_copied_by_hand_is_an_error_and_rollback_restores_old_rows() {
     let project = Project::new(6);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
-    project.run(&["--set", "steps=5"]).good();
+    project.run(&["--set", "steps=5"]).success();
     assert!(project.query("SELECT * FROM labels ORDER BY video, frame_index") != labels);
     let manifest = |version: u64| project.path(&format!("ws/labels/manifests/{version:010}.json"));
     fs::copy(manifest(1), manifest(4)).unwrap();
     for args in
         [&["run", "pipeline.yaml"][..], &["query", "SELECT * FROM labels", "--workspace", "ws"]]
     {
-        let said = project.lapo(args);
+        let output = project.lapo(args);
         assert!(
-            said.code == 1
-                && said
+            output.code == 1
+                && output
                     .stderr
                     .contains("labels/manifests/0000000004.json` was not written by lapo"),
-            "{said:#?}"
+            "{output:#?}"
         );
-        assert!(said.stderr.contains("lapo rollback"), "{said:#?}");
+        assert!(output.stderr.contains("lapo rollback"), "{output:#?}");
     }
     fs::remove_file(manifest(4)).unwrap();
 
-    let said = project.lapo(&["rollback", "labels", "1", "--workspace", "ws"]).good();
-    assert!(said.stdout.contains("version 3 has the tasks of version 1"), "{said:#?}");
+    let output = project.lapo(&["rollback", "labels", "1", "--workspace", "ws"]).success();
+    assert!(output.stdout.contains("version 3 has the tasks of version 1"), "{output:#?}");
     assert_eq!(project.query("SELECT * FROM labels ORDER BY video, frame_index"), labels);
     assert_eq!(project.query("SELECT * FROM labels@1 ORDER BY video, frame_index"), labels);
     let none = project.lapo(&["rollback", "labels", "9", "--workspace", "ws"]);
     assert!(none.code == 1 && none.stderr.contains("no version 9"), "{none:#?}");
     // The next run commits its own tasks again.
-    project.run(&["--set", "steps=5"]).good();
+    project.run(&["--set", "steps=5"]).success();
     assert!(project.query("SELECT * FROM labels ORDER BY video, frame_index") != labels);
     project.run_changes_nothing(&["--set", "steps=5"]);
 }
@@ -232,7 +234,7 @@ fn damage_in_one_stage_does_not_break_queries_of_another() {
     let project = Project::new(4);
     let report = "  page: { report: { frames: frames, dynamics: model, labels: labels } }\n";
     fs::write(project.path("pipeline.yaml"), format!("{}\n{report}", PIPELINE.trim_end())).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let labels = project.query("SELECT * FROM labels ORDER BY video, frame_index");
     for file in ["ws/page/receipts/*.json", "ws/page/packs/*.parquet"] {
         let [path] = &glob::glob(project.path(file).to_str().unwrap())
@@ -255,8 +257,8 @@ fn damage_in_one_stage_does_not_break_queries_of_another() {
 #[test]
 fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
     let project = Project::new(3);
-    project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]).good();
-    project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).good();
+    project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]).success();
+    project.lapo(&["worker", "--plan", "plans/a", "--partition", "0"]).success();
     let [receipt] = &glob::glob(project.path("ws/frames/receipts/*.json").to_str().unwrap())
         .unwrap()
         .map(Result::unwrap)
@@ -279,6 +281,6 @@ fn an_absolute_path_in_a_receipt_reads_nothing_outside_the_workspace() {
     assert!(committed.code == 1 && queried.code == 1, "{committed:#?} {queried:#?}");
     assert!(committed.stderr.contains("is not a path in a workspace"), "{committed:#?}");
     // The next run makes the task again.
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(project.query("SELECT count(DISTINCT video) AS n FROM frames")[0]["n"], 3);
 }

@@ -124,7 +124,7 @@ fn is_near(shown: f64, found: f64) -> bool {
 #[test]
 fn a_report_on_videos_shows_the_rows_of_its_queries() {
     let project = video_project();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let html = page(&project, "my-page");
     check_self_contained(&html);
     assert!(html.contains("<h1>&lt;i&gt;&quot;test&quot; &amp; more&lt;/i&gt;</h1>"));
@@ -136,10 +136,10 @@ fn a_report_on_videos_shows_the_rows_of_its_queries() {
     assert_eq!(map, Some(60));
 
     project.run_changes_nothing(&[]);
-    assert!(project.run(&["--set", "points=50"]).good().stdout.starts_with("1 tasks"));
+    assert!(project.run(&["--set", "points=50"]).success().stdout.starts_with("1 tasks"));
     project.add(9..12);
-    let said = project.run(&[]).good();
-    assert!(said.stdout.starts_with("3 tasks"), "a shard, its labels and the page: {said:#?}");
+    let output = project.run(&[]).success();
+    assert!(output.stdout.starts_with("3 tasks"), "a shard, its labels and the page: {output:#?}");
     assert_ne!(page(&project, "my-page"), html);
     check_numbers(&project, &page(&project, "my-page"));
 }
@@ -152,7 +152,7 @@ fn a_report_on_a_game_has_all_sections() {
     }
     let project = Project::new(0);
     std::fs::write(project.path("pipeline.yaml"), GAME).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let html = page(&project, "page");
     check_self_contained(&html);
     assert!(check_numbers(&project, &html) >= 20);
@@ -173,7 +173,7 @@ fn a_report_on_a_game_has_all_sections() {
 #[test]
 fn a_report_without_stages_or_with_wrong_ones_is_an_error() {
     let project = Project::new(1);
-    for (settings, said) in [
+    for (settings, output) in [
         ("{}", "page.report.frames: is missing, and so is every other stage to show"),
         (
             "{ labels: frames }",
@@ -188,7 +188,7 @@ fn a_report_without_stages_or_with_wrong_ones_is_an_error() {
         )
         .unwrap();
         let run = project.run(&[]);
-        assert!(run.code == 1 && run.stderr.contains(said), "{said}: {run:#?}");
+        assert!(run.code == 1 && run.stderr.contains(output), "{output}: {run:#?}");
     }
 }
 
@@ -199,7 +199,7 @@ fn a_browser_opens_the_page_without_console_messages() {
         return;
     };
     let project = video_project();
-    project.run(&[]).good();
+    project.run(&[]).success();
     std::fs::write(project.path("page.html"), page(&project, "my-page")).unwrap();
     let picture = project.path("page.png");
     let mut browser = Command::new(chromium);

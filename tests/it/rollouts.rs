@@ -11,8 +11,8 @@ const ROLLOUT: &str =
 fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
     let project = Project::new(9);
     fs::write(project.path("pipeline.yaml"), PIPELINE.to_owned() + ROLLOUT).unwrap();
-    let said = project.run(&[]).good();
-    assert!(said.stderr.contains("x 1 ahead"), "{said:#?}");
+    let output = project.run(&[]).success();
+    assert!(output.stderr.contains("x 1 ahead"), "{output:#?}");
     let rows = project.query("SELECT * FROM ahead ORDER BY frames_ahead");
     let number = |row: usize, name: &str| {
         rows[row][name].as_f64().unwrap_or_else(|| panic!("{name} in {rows}"))
@@ -59,7 +59,7 @@ fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
             yaml.replace("{ dynamics: model, frames: frames, holdout: 3, rollout: 6 }", wrong),
         )
         .unwrap();
-        let said = project.run(&[]);
-        assert!(said.code != 0 && said.stderr.contains(fault), "{wrong}: {said:#?}");
+        let output = project.run(&[]);
+        assert!(output.code != 0 && output.stderr.contains(fault), "{wrong}: {output:#?}");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use lapo::dataset::{Access, Store};
 
-use crate::project::{PIPELINE, Project, Said, said};
+use crate::project::{CommandOutput, PIPELINE, Project, wait};
 
 /// Credentials. No output and no file may contain them.
 pub const SECRETS: [(&str, &str); 3] = [
@@ -76,8 +76,8 @@ impl Server {
     }
 
     /// Runs the binary without faults and waits for it.
-    pub fn lapo(&self, project: &Project, args: &[&str]) -> Said {
-        said(self.command(project, self.port, args).spawn().unwrap())
+    pub fn lapo(&self, project: &Project, args: &[&str]) -> CommandOutput {
+        wait(self.command(project, self.port, args).spawn().unwrap())
     }
 
     /// Sends a control request to the proxy (see `s3_server.py`). Returns the number of requests.

@@ -86,7 +86,7 @@ fn episodes_begin_at_the_joins_of_real_recordings() {
     let decode_only =
         "name: cuts\nworkspace: ws\nstages:\n  frames: { decode: { videos: ['videos/*'] } }\n";
     fs::write(project.path("pipeline.yaml"), decode_only).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let firsts = project
         .query("SELECT video, episode, min(frame_index) AS at FROM frames GROUP BY video, episode");
     for row in firsts.as_array().unwrap() {

@@ -74,8 +74,8 @@ fn add_fields(value: &Value, found: &mut BTreeSet<String>) {
 fn format_md_describes_every_field_on_disk() {
     let project = Project::new(4);
     fs::write(project.path("videos/broken.mp4"), "no video").unwrap();
-    project.run(&[]).good();
-    project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5", "--out", "plans/a"]).good();
+    project.run(&[]).success();
+    project.lapo(&["plan", "pipeline.yaml", "--set", "steps=5", "--out", "plans/a"]).success();
     let page = include_str!("../../src/dataset/format.md");
     for (kind, pattern) in [
         ("the workspace", "ws/lapo.json"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapo::dataset::{Commit, Receipt, Store, at, commit, file_receipt, head};
 use rand::{Rng, SeedableRng};
 
-use crate::project::said;
+use crate::project::wait;
 use crate::s3_server::{project_in_bucket, server};
 
 /// Returns the files of every stage's newest version, in order.
@@ -65,7 +65,7 @@ fn each_of_32_concurrent_commits_makes_a_version_of_its_own() {
             file_bytes: 1 << 20,
         };
         commit(&store, &by, std::slice::from_ref(&own), &Default::default()).unwrap();
-        filed == lapo::dataset::Filed::Won
+        filed == lapo::dataset::FilingOutcome::Won
     };
     let won: Vec<bool> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..32).map(|i| scope.spawn(move || commit_one(i))).collect();
@@ -98,7 +98,9 @@ fn faults_of_the_store_do_not_change_the_results() {
     let (project, store) = project_in_bucket(server, "faults", 5);
     let workspace =
         |name: &str| Store::open_with(&format!("s3://lapo/faults/{name}"), store.access()).unwrap();
-    server.lapo(&project, &["run", "pipeline.yaml", "--workspace", "s3://lapo/faults/calm"]).good();
+    server
+        .lapo(&project, &["run", "pipeline.yaml", "--workspace", "s3://lapo/faults/calm"])
+        .success();
     let expected = newest_files(&workspace("calm"));
     let mut died = 0;
     for seed in 0..schedules() {
@@ -125,7 +127,7 @@ fn faults_of_the_store_do_not_change_the_results() {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        said(child).good();
+        wait(child).success();
         assert!(
             newest_files(&workspace(&seed.to_string())) == expected,
             "schedule {seed}: the results differ from those without faults"

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::decoder_crashes::{add_long_video, kill, signal_decoder};
-use crate::project::{PIPELINE, Project, said};
+use crate::project::{PIPELINE, Project, wait};
 
 /// Creates a project with a model trained on three games without near-duplicates, then adds five
 /// games and a long video. Returns `None` without the ffmpeg command line.
@@ -16,7 +16,7 @@ fn trained_project_with_new_videos() -> Option<Project> {
         .replace("videos_per_shard: 4", "videos_per_shard: 1")
         .replace("  model: { train_dynamics: { ", deduplicated);
     fs::write(project.path("pipeline.yaml"), text).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     project.add(3..8);
     add_long_video(&project).then_some(project)
 }
@@ -44,16 +44,16 @@ fn labels_streamed_during_decoding_equal_labels_made_afterwards() {
         "the decoder is still stopped"
     );
     kill(&decoder, "-CONT");
-    let run = said(run).good();
+    let run = wait(run).success();
     assert!(run.stdout.starts_with("13 tasks: 9 videos (6 new)"), "{run:#?}");
     assert!(run.stderr.contains("labels: 6 tasks done, 3 re-used"), "{run:#?}");
     project.run_changes_nothing(&[]);
-    let history = project.lapo(&["datasets", "labels", "--workspace", "ws"]).good();
+    let history = project.lapo(&["datasets", "labels", "--workspace", "ws"]).success();
     assert!(history.stdout.contains("new frames (6)"), "{history:#?}");
 
     let labels = project.files("labels", "labels.parquet");
     fs::rename(project.path("ws/labels"), project.path("streamed")).unwrap();
-    assert!(project.run(&[]).good().stdout.starts_with("9 tasks"));
+    assert!(project.run(&[]).success().stdout.starts_with("9 tasks"));
     assert!(
         labels == project.files("labels", "labels.parquet"),
         "streamed labels differ from labels made after decoding"
@@ -75,7 +75,7 @@ fn a_model_due_for_retraining_labels_no_shards() {
         ((1, 0), (9, 0)),
         "six new videos besides three old ones"
     );
-    project.run(&["--threads", "2"]).good();
+    project.run(&["--threads", "2"]).success();
     let labels = project.query("SELECT count(DISTINCT video) AS n FROM labels");
     assert_eq!(labels[0]["n"], 9);
     assert_eq!(

@@ -1,11 +1,11 @@
-//! What people see: exit code, stdout, stderr.
+//! Output of `run`, `check`, `query` and `doctor`: exit code, stdout and stderr.
 
 use std::fs;
 
 use crate::project::{PIPELINE, Project};
 
 #[test]
-fn every_fault_of_a_pipeline_is_told_at_once_and_nothing_is_written() {
+fn all_faults_of_a_pipeline_are_reported_at_once_and_nothing_is_written() {
     let project = Project::new(1);
     let text = "name: x
 workspace: ws
@@ -15,11 +15,11 @@ stages:
   model: { train_dynamic: { frames: frames } }
 ";
     fs::write(project.path("pipeline.yaml"), text).unwrap();
-    let said = project.run(&[]);
-    assert_eq!(said.code, 1);
-    assert_eq!(said.stdout, "");
+    let output = project.run(&[]);
+    assert_eq!(output.code, 1);
+    assert_eq!(output.stdout, "");
     assert_eq!(
-        said.stderr,
+        output.stderr,
         "errors:
 pipeline.yaml:3:1: stagess: unknown key `stagess`
   hint: did you mean `stages`?
@@ -34,7 +34,7 @@ pipeline.yaml:6:12: stages.model.train_dynamic: `train_dynamic` is not a kind of
 }
 
 #[test]
-fn wrong_inputs_and_a_cycle_are_told_at_once() {
+fn wrong_inputs_and_cycles_are_reported_at_once() {
     let project = Project::new(1);
     let text = "name: x
 workspace: ws
@@ -45,52 +45,53 @@ stages:
   other: { label: { frames: labels, dynamics: other } }
 ";
     fs::write(project.path("pipeline.yaml"), text).unwrap();
-    let said = project.lapo(&["check", "pipeline.yaml"]);
-    assert_eq!(said.code, 1);
+    let output = project.lapo(&["check", "pipeline.yaml"]);
+    assert_eq!(output.code, 1);
     for part in [
         "pipeline.yaml:4:32: stages.frames.decode.videos.0: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
-        "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: there is: frames",
+        "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: stages that make frames: frames",
         "pipeline.yaml:6:30: stages.labels.label.frames: there is no stage `frame`\n  hint: did you mean `frames`?",
         "a cycle: model -> labels -> model",
         "a cycle: other -> other",
     ] {
-        assert!(said.stderr.contains(part), "{part}\nis not in\n{}", said.stderr);
+        assert!(output.stderr.contains(part), "{part}\nis not in\n{}", output.stderr);
     }
 }
 
 #[test]
-fn an_unreadable_workspace_and_a_missing_file_are_clear_errors() {
+fn an_unreadable_workspace_and_a_missing_pipeline_are_errors() {
     let project = Project::new(1);
     fs::write(
         project.path("pipeline.yaml"),
         PIPELINE.replace("workspace: ws", "workspace: pipeline.yaml"),
     )
     .unwrap();
-    let said = project.run(&[]);
-    assert_eq!(said.code, 1);
+    let output = project.run(&[]);
+    assert_eq!(output.code, 1);
     assert!(
-        said.stderr
+        output
+            .stderr
             .starts_with("errors:\npipeline.yaml:3:12: workspace: cannot read pipeline.yaml: "),
-        "{said:#?}"
+        "{output:#?}"
     );
-    let said = project.lapo(&["run", "no.yaml"]);
+    let output = project.lapo(&["run", "no.yaml"]);
     assert_eq!(
-        (said.code, said.stderr.lines().next().unwrap()),
+        (output.code, output.stderr.lines().next().unwrap()),
         (1, "error: cannot read no.yaml: No such file or directory (os error 2)")
     );
 }
 
 #[test]
-fn a_run_ends_with_one_line_of_truth_and_can_be_asked() {
+fn a_run_prints_one_summary_line_and_its_data_can_be_queried() {
     let project = Project::new(5);
-    let said = project.run(&[]).good();
-    assert_eq!(said.stdout.lines().count(), 1, "{said:#?}");
-    assert!(said.stderr.contains("the world model's error is"), "{said:#?}");
+    let output = project.run(&[]).success();
+    assert_eq!(output.stdout.lines().count(), 1, "{output:#?}");
+    assert!(output.stderr.contains("the world model's error is"), "{output:#?}");
     let rows = project.query("SELECT video, count(*) AS n, avg(fdm_error) FROM labels GROUP BY video ORDER BY n DESC LIMIT 3");
     assert_eq!(rows.as_array().unwrap().len(), 3);
-    let table = project.lapo(&["query", "SELECT * FROM rejects", "--workspace", "ws"]).good();
+    let table = project.lapo(&["query", "SELECT * FROM rejects", "--workspace", "ws"]).success();
     assert!(table.stdout.contains("frames_kept"), "{table:#?}");
-    let datasets = project.lapo(&["datasets", "--workspace", "ws"]).good();
+    let datasets = project.lapo(&["datasets", "--workspace", "ws"]).success();
     assert_eq!(datasets.stdout.lines().count(), 4, "{datasets:#?}");
     let wrong = project.lapo(&["query", "SELECT * FROM label", "--workspace", "ws"]);
     assert_eq!(wrong.code, 1);
@@ -98,18 +99,18 @@ fn a_run_ends_with_one_line_of_truth_and_can_be_asked() {
 }
 
 #[test]
-fn the_doctor_tells_what_this_machine_offers() {
-    let said = Project::new(0).lapo(&["doctor"]).good();
-    assert!(said.stdout.contains("games: "), "{said:#?}");
+fn doctor_checks_video_games_device_and_memory() {
+    let output = Project::new(0).lapo(&["doctor"]).success();
+    assert!(output.stdout.contains("games: "), "{output:#?}");
     let wrong = Project::new(0).lapo(&["doctor", "--procgen", "/nowhere"]);
     assert!(
         wrong.code == 1
             && wrong.stdout.contains(
-                "BAD   games: no Procgen library (searched /nowhere); fetch it: `python3"
+                "FAIL  games: cannot find the Procgen library (searched /nowhere); install it with `python3"
             ),
         "{wrong:#?}"
     );
     for word in ["libav", "h264", "device", "memory"] {
-        assert!(said.stdout.contains(word), "{word}: {said:#?}");
+        assert!(output.stdout.contains(word), "{word}: {output:#?}");
     }
 }

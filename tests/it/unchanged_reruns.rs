@@ -16,7 +16,7 @@ fn a_setting_with_many_digits_is_unchanged_in_the_next_run() {
             PIPELINE.replace("videos_per_shard: 4", &format!("videos_per_shard: 4, {setting}")),
         )
         .unwrap();
-        project.run(&[]).good();
+        project.run(&[]).success();
         let rows =
             || project.query("SELECT count(*) AS n, count(DISTINCT video) AS videos FROM labels");
         let labels = rows();
@@ -26,8 +26,8 @@ fn a_setting_with_many_digits_is_unchanged_in_the_next_run() {
         assert_eq!(rows(), labels, "{setting}");
         // A new clip does not decode the others again.
         project.add(8..9);
-        let said = project.run(&[]).good();
-        assert!(said.stdout.contains(" 9 videos (1 new)"), "{setting}: {said:#?}");
+        let output = project.run(&[]).success();
+        assert!(output.stdout.contains(" 9 videos (1 new)"), "{setting}: {output:#?}");
     }
 }
 
@@ -36,13 +36,13 @@ fn a_model_is_kept_when_its_learning_rate_has_many_digits() {
     let project = Project::new(6);
     let rate = "holdout: 3, learning_rate: 0.00011430930260456755";
     fs::write(project.path("pipeline.yaml"), PIPELINE.replace("holdout: 3", rate)).unwrap();
-    project.run(&[]).good();
+    project.run(&[]).success();
     let model = project.files("model", "model.safetensors");
     project.run_changes_nothing(&[]);
     project.add(6..8);
     // The new videos do not train a new model.
     assert_eq!(project.planned(&[])["model"], (0, 1));
-    project.run(&[]).good();
+    project.run(&[]).success();
     assert_eq!(project.files("model", "model.safetensors"), model);
     assert_eq!(project.planned(&[])["labels"], (0, 3));
 }
@@ -51,15 +51,15 @@ fn a_model_is_kept_when_its_learning_rate_has_many_digits() {
 #[test]
 fn a_replaced_video_is_read_once_and_not_by_every_plan() {
     let project = Project::new(4);
-    project.run(&[]).good();
+    project.run(&[]).success();
     for round in 1..5 {
         for game in 0..4 {
             let other = format!("data/maze/maze_1_{:03}.mp4", 20 + 4 * round + game);
             let other = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(other);
             fs::copy(other, project.path(&format!("videos/maze_1_{game:03}.mp4"))).unwrap();
         }
-        let said = project.run(&[]).good();
-        assert!(said.stdout.contains("4 videos (4 new)"), "{said:#?}");
+        let output = project.run(&[]).success();
+        assert!(output.stdout.contains("4 videos (4 new)"), "{output:#?}");
     }
     // New bytes with the size and time of the receipts: only a plan that reads the file notices.
     for game in 0..4 {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::project::{Project, clip, said};
+use crate::project::{Project, clip, wait};
 
 const PIPELINE: &str = "
 name: watched
@@ -68,16 +68,16 @@ fn a_watched_folder_labels_every_slowly_copied_video_once_and_whole() {
         std::thread::sleep(Duration::from_millis(200));
     }
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    let said = said(child);
+    let output = wait(child);
     // 128 + SIGTERM.
-    assert_eq!(said.code, 143, "{said:#?}");
+    assert_eq!(output.code, 143, "{output:#?}");
     // Every video was decoded once.
-    let new: u64 = said
+    let new: u64 = output
         .stdout
         .lines()
         .filter_map(|line| line.split('(').nth(1)?.split(' ').next()?.parse::<u64>().ok())
         .sum();
-    assert_eq!(new, 6, "{said:#?}");
+    assert_eq!(new, 6, "{output:#?}");
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn a_young_file_is_left_for_the_next_run_and_the_interval_is_checked() {
     );
     assert_eq!(project.query("SELECT DISTINCT video FROM labels")[0]["video"], "videos/old.y4m");
     for time in ["0s", "soon", "5", "1d", "60 s"] {
-        let said = project.run(&["--watch", time]);
-        assert!(said.code == 64 && said.stderr.contains("--watch"), "{time}: {said:#?}");
+        let output = project.run(&["--watch", time]);
+        assert!(output.code == 64 && output.stderr.contains("--watch"), "{time}: {output:#?}");
     }
     let broken = project.path("pipeline.yaml");
     fs::write(&broken, PIPELINE.replace("size: 16", "size: 1")).unwrap();
@@ -124,12 +124,12 @@ fn a_folder_without_readable_videos_makes_no_version() {
     assert!(refused.code != 0 && refused.stderr.contains(why), "{refused:#?}");
     assert!(!project.path("ws/frames/manifests").exists());
     fs::write(project.path("pipeline.yaml"), PIPELINE).unwrap();
-    project.lapo(&["plan", "pipeline.yaml", "--out", "plans/b"]).good();
+    project.lapo(&["plan", "pipeline.yaml", "--out", "plans/b"]).success();
     let partial = project.lapo(&["commit", "--plan", "plans/b", "--partial"]);
     assert!(
         partial.code == 1 && partial.stderr.contains("none of its 1 partitions is done"),
         "{partial:#?}"
     );
     assert!(!project.path("ws/frames/manifests").exists());
-    project.run(&[]).good();
+    project.run(&[]).success();
 }

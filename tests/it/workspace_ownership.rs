@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use crate::project::{PIPELINE, Project, said};
+use crate::project::{PIPELINE, Project, wait};
 
 #[test]
 fn runs_ignore_the_workspace_of_the_environment() {
     let project = Project::new(4);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let before = project.committed();
     fs::write(
         project.path("other.yaml"),
@@ -19,25 +19,25 @@ fn runs_ignore_the_workspace_of_the_environment() {
     }
     for args in [&["run", "other.yaml"][..], &["plan", "other.yaml", "--out", "plans/a"]] {
         // The pipeline names `ws2`; the environment names `ws`.
-        said(project.command(args).env("LAPO_WORKSPACE", "ws").spawn().unwrap()).good();
+        wait(project.command(args).env("LAPO_WORKSPACE", "ws").spawn().unwrap()).success();
     }
     assert!(project.committed() == before);
     assert!(project.path("ws2/frames/manifests").is_dir());
     // Read-only commands do use it.
-    let rows = said(
+    let rows = wait(
         project
             .command(&["query", "SELECT count(*) FROM labels"])
             .env("LAPO_WORKSPACE", "ws2")
             .spawn()
             .unwrap(),
     );
-    rows.good();
+    rows.success();
 }
 
 #[test]
 fn another_pipeline_must_share_or_take_over_a_workspace() {
     let project = Project::new(4);
-    project.run(&[]).good();
+    project.run(&[]).success();
     let before = project.committed();
     let other = PIPELINE.replace("name: test", "name: other");
     fs::write(project.path("other.yaml"), &other).unwrap();
@@ -66,11 +66,11 @@ fn another_pipeline_must_share_or_take_over_a_workspace() {
     );
 
     fs::write(project.path("shares.yaml"), format!("{other}shares_with: [test]\n")).unwrap();
-    let shared = project.lapo(&["run", "shares.yaml"]).good();
+    let shared = project.lapo(&["run", "shares.yaml"]).success();
     assert!(shared.stdout.starts_with("0 tasks"), "existing results are re-used: {shared:#?}");
     assert!(project.committed() == before);
-    project.lapo(&["run", "other.yaml", "--take-over"]).good();
-    project.lapo(&["run", "other.yaml"]).good();
+    project.lapo(&["run", "other.yaml", "--take-over"]).success();
+    project.lapo(&["run", "other.yaml"]).success();
     let refused = project.run(&[]);
     assert!(
         refused.code == 1 && refused.stderr.contains("belongs to the pipeline `other`"),

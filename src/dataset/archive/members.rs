@@ -14,8 +14,8 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use tar::{Entry, EntryType};
 
 use super::Member;
-use crate::dataset::local_name::bytes_text;
-use crate::dataset::refused::{EntryClass, Refused};
+use crate::dataset::entry_faults::{EntryClass, EntryFault};
+use crate::dataset::path_text::bytes_text;
 
 /// File name extensions of videos. They only decide whether other members are sidecars.
 const VIDEO_EXTENSIONS: [&str; 28] = [
@@ -64,16 +64,16 @@ pub(super) fn list(mut archive: impl Read + Seek) -> io::Result<Vec<Member>> {
     if members.is_empty() {
         members.push(Member::refused(
             String::new(),
-            Refused::new(EntryClass::EmptyArchive, "the archive holds no file"),
+            EntryFault::new(EntryClass::EmptyArchive, "the archive holds no file"),
         ));
     }
     Ok(members)
 }
 
 /// Returns why a file is not a plain tar archive, if its first bytes show it.
-fn not_plain_tar(archive: &mut impl Read, bytes: u64) -> io::Result<Option<Refused>> {
+fn not_plain_tar(archive: &mut impl Read, bytes: u64) -> io::Result<Option<EntryFault>> {
     if bytes == 0 {
-        return Ok(Some(Refused::new(EntryClass::EmptyFile, "it has 0 bytes")));
+        return Ok(Some(EntryFault::new(EntryClass::EmptyFile, "it has 0 bytes")));
     }
     let mut first = Vec::new();
     archive.take(8).read_to_end(&mut first)?;
@@ -81,7 +81,7 @@ fn not_plain_tar(archive: &mut impl Read, bytes: u64) -> io::Result<Option<Refus
     // formats are rejected here.
     let kind = MAGIC.iter().find(|(magic, _)| first.starts_with(magic));
     Ok(kind.map(|(_, kind)| {
-        Refused::new(
+        EntryFault::new(
             EntryClass::CompressedArchive,
             format!("it is a {kind} file, expected a plain tar archive"),
         )
@@ -89,7 +89,7 @@ fn not_plain_tar(archive: &mut impl Read, bytes: u64) -> io::Result<Option<Refus
 }
 
 /// Returns the files and links in order, and the fault if the archive breaks off.
-fn scan(archive: impl Read + Seek, bytes: u64) -> io::Result<(Vec<RawMember>, Option<Refused>)> {
+fn scan(archive: impl Read + Seek, bytes: u64) -> io::Result<(Vec<RawMember>, Option<EntryFault>)> {
     let mut found: Vec<RawMember> = Vec::new();
     for entry in tar::Archive::new(archive).entries_with_seek()? {
         match entry.and_then(|mut entry| read_entry(&mut entry, bytes)) {
@@ -103,7 +103,7 @@ fn scan(archive: impl Read + Seek, bytes: u64) -> io::Result<(Vec<RawMember>, Op
                 });
                 return Ok((
                     found,
-                    Some(Refused::new(
+                    Some(EntryFault::new(
                         EntryClass::BrokenArchive,
                         format!("the archive is broken {place}: {cause}"),
                     )),
@@ -158,7 +158,7 @@ fn read_entry<R: Read>(
         }
     }
     let path = normalize("", &name).unwrap_or_else(|| name.clone());
-    let refused = refused.map(|(class, seen)| Refused::new(class, seen));
+    let refused = refused.map(|(class, seen)| EntryFault::new(class, seen));
     Ok(Some(RawMember { member: Member { name, at, bytes, refused }, path, link }))
 }
 
@@ -186,16 +186,19 @@ fn resolve(found: &[RawMember]) -> Vec<Member> {
             let seen = "a later member has the same name";
             Member::refused(
                 format!("{shown} (at byte {at})"),
-                Refused::new(EntryClass::Replaced, seen),
+                EntryFault::new(EntryClass::Replaced, seen),
             )
         } else if name.starts_with('.') {
-            Member::refused(shown, Refused::new(EntryClass::Hidden, "its name begins with a dot"))
+            Member::refused(
+                shown,
+                EntryFault::new(EntryClass::Hidden, "its name begins with a dot"),
+            )
         } else if let Some(link) = &one.link {
             match target(one, found, &last) {
                 Some(target) => Member { name: shown, ..target.member.clone() },
                 None => Member::refused(
                     shown,
-                    Refused::new(
+                    EntryFault::new(
                         EntryClass::BrokenLink,
                         format!("it is a link to `{link}`, and the archive has no such file"),
                     ),

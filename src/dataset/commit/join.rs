@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::super::joined::{Joined, are_whole, join};
-use super::super::manifest::sort_of;
-use super::super::place::FileInfo;
+use super::super::joined::{JoinedTable, are_whole, join};
+use super::super::manifest::table_name;
+use super::super::paths::FileInfo;
 use super::{Commit, HashMap, HashSet, Parent, Receipt, Result, Slot, Store, fresh_name};
 
 /// A joined table is rewritten if its tasks are scattered over more stretches of the dataset's
@@ -46,7 +46,7 @@ struct Part {
 impl Part {
     /// Returns a task's tables of one name, if it has any.
     fn of_task(position: usize, name: &str, files: &[FileInfo]) -> Option<Self> {
-        let is_named = |file: &&FileInfo| sort_of(&file.path).as_deref() == Some(name);
+        let is_named = |file: &&FileInfo| table_name(&file.path).as_deref() == Some(name);
         let files: Vec<FileInfo> = files.iter().filter(is_named).cloned().collect();
         let bytes = files.iter().map(|file| file.bytes).sum();
         (!files.is_empty()).then(|| Self {
@@ -58,14 +58,14 @@ impl Part {
     }
 
     /// Returns the joined table, if the part is one.
-    fn joined(&self) -> Option<Joined> {
-        self.is_joined.then(|| Joined::new(self.files[0].clone(), &self.positions, self.bytes))
+    fn joined(&self) -> Option<JoinedTable> {
+        self.is_joined.then(|| JoinedTable::new(self.files[0].clone(), &self.positions, self.bytes))
     }
 }
 
 impl TableJoin<'_> {
     /// Returns the joined tables of the new version. New ones are written.
-    pub fn run(&self) -> Result<Vec<Joined>> {
+    pub fn run(&self) -> Result<Vec<JoinedTable>> {
         let kept = self.kept()?;
         let names = self.table_names(&kept);
         if names.is_empty() {
@@ -139,7 +139,7 @@ impl TableJoin<'_> {
         let parent = self.parent.manifest.into_iter();
         let in_parent = parent.flat_map(|parent| parent.totals.tables.keys().cloned());
         let added_files = self.added.values().flat_map(|receipt| &receipt.files);
-        let in_added = added_files.filter_map(|file| sort_of(&file.path));
+        let in_added = added_files.filter_map(|file| table_name(&file.path));
         let in_kept = kept.iter().map(|(name, _)| name.clone());
         let names = in_parent.chain(in_added).chain(in_kept);
         names.filter(|name| name.ends_with(".parquet")).collect()
@@ -176,7 +176,7 @@ impl TableJoin<'_> {
 
     /// Joins the small ones of these tables, all of one name. Returns all joined tables, old and
     /// new.
-    fn join_parts(&self, name: &str, parts: Vec<Part>) -> Result<Vec<Joined>> {
+    fn join_parts(&self, name: &str, parts: Vec<Part>) -> Result<Vec<JoinedTable>> {
         let (small, full): (Vec<Part>, Vec<Part>) =
             // A table above half the limit counts as full: it is not joined again.
             parts.into_iter().partition(|part| part.bytes * 2 <= self.by.file_bytes);
@@ -185,7 +185,7 @@ impl TableJoin<'_> {
             .into_iter()
             .flat_map(|group| split_at_size(group, self.by.file_bytes))
             .collect();
-        let joined: Vec<Vec<Joined>> = groups
+        let joined: Vec<Vec<JoinedTable>> = groups
             .into_par_iter()
             .map(|group| self.join_group(name, &group))
             .collect::<Result<_>>()?;
@@ -194,7 +194,7 @@ impl TableJoin<'_> {
 
     /// Joins a group into one table. A group of one part, or with tables of different columns,
     /// stays as it is.
-    fn join_group(&self, name: &str, group: &[Part]) -> Result<Vec<Joined>> {
+    fn join_group(&self, name: &str, group: &[Part]) -> Result<Vec<JoinedTable>> {
         if group.len() > 1 {
             let files: Vec<FileInfo> = group.iter().flat_map(|part| part.files.clone()).collect();
             let path = format!("{}/tables/{}-{}/{name}", self.by.stage, self.by.run, fresh_name());
@@ -203,7 +203,7 @@ impl TableJoin<'_> {
                     group.iter().flat_map(|part| part.positions.iter().copied()).collect();
                 positions.sort_unstable();
                 let bytes = group.iter().map(|part| part.bytes).sum();
-                return Ok(vec![Joined::new(file, &positions, bytes)]);
+                return Ok(vec![JoinedTable::new(file, &positions, bytes)]);
             }
         }
         Ok(group.iter().filter_map(Part::joined).collect())

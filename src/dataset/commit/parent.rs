@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::super::FORMAT;
 use super::super::manifest::Changes;
 use super::super::pack;
-use super::super::place::location;
-use super::super::receipt::{file_again, read_receipts, receipt_path};
+use super::super::paths::location;
+use super::super::receipt::{read_receipts, receipt_path, recreate_missing_receipts};
 use super::join::TableJoin;
 use super::pack_layout::{Piece, lay_out};
 use super::{
@@ -147,7 +147,7 @@ impl<'a> Parent<'a> {
             }
         }
         // Garbage collection may have deleted a receipt since the task finished.
-        file_again(store, stage, added.values())?;
+        recreate_missing_receipts(store, stage, added.values())?;
         let read = read_receipts(store, &unread).map_err(|error| match error {
             Error::Missing { path } => {
                 Error::MissingReceipt { stage: stage.to_owned(), key: key_of(&path) }

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::super::Totals;
-use super::super::faults::{Fault, faulty_store};
+use super::super::faulty_store::{Fault, faulty_store};
 use super::super::receipt::tests::{made, receipt};
 use super::super::receipt::{file_receipt, receipt_path};
 use super::*;

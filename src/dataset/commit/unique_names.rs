@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::pack::Named;
+use super::super::pack::VideoFrames;
 use super::{Error, HashMap, HashSet, Pack, Receipt, Result, Store};
 
 /// Checks that no two videos with frames have the same name, among added tasks or between an added
@@ -37,7 +37,7 @@ pub(super) fn check<'r>(
     for (pack, rows) in rows {
         let names_by_row = packs[pack].names(store)?;
         let mut videos = rows.into_iter().flat_map(|row| &names_by_row[row]);
-        let is_taken = |video: &&Named| video.frames > 0 && names.contains(&*video.uri);
+        let is_taken = |video: &&VideoFrames| video.frames > 0 && names.contains(&*video.uri);
         if let Some(video) = videos.find(is_taken) {
             return Err(twice(&video.uri));
         }
@@ -49,7 +49,7 @@ pub(super) fn check<'r>(
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::super::super::VideoRecord;
-    use super::super::super::faults::faulty_store;
+    use super::super::super::faulty_store::faulty_store;
     use super::super::super::receipt::file_receipt;
     use super::super::super::receipt::tests::receipt;
     use super::super::tests::{by, by_key, key};

@@ -23,8 +23,8 @@ use std::ops::RangeInclusive;
 use self::actions::{Action, Add, CommitInfo, Marker, MetaData, Protocol, Remove};
 use super::error::Result;
 use super::manifest::{self, Manifest};
-use super::place::Created;
-use super::place::FileInfo;
+use super::paths::Created;
+use super::paths::FileInfo;
 use super::store::Store;
 use super::workspace;
 

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use super::*;
-use crate::dataset::faults::{Fault, faulty_store};
+use crate::dataset::faulty_store::{Fault, faulty_store};
 use crate::dataset::{Column, Error, write_table};
 
 /// So few entries between checkpoints give a short history several ones.

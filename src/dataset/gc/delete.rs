@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use super::super::error::Result;
 use super::super::manifest::{Manifest, at, versions};
-use super::super::pins::{self, Held};
+use super::super::pins::{self, PinnedData};
 use super::super::store::Store;
-use super::{Garbage, Live, Needed, Survey, Waste, run_of};
+use super::{Garbage, GarbageReason, Live, Needed, Survey, run_of};
 
 /// The number of files per announcement.
 const ANNOUNCED_FILES: usize = 1_000;
@@ -46,31 +46,32 @@ pub fn delete(store: &Store, survey: &Survey, now: SystemTime) -> Result<Vec<Gar
 }
 
 /// Returns whether pins can name this garbage or its task.
-fn is_named_by_pins(what: Waste) -> bool {
-    matches!(what, Waste::Version | Waste::Receipt | Waste::Checkpoint)
+fn is_named_by_pins(what: GarbageReason) -> bool {
+    matches!(what, GarbageReason::Version | GarbageReason::Receipt | GarbageReason::Checkpoint)
 }
 
 fn remove(store: &Store, found: &Garbage) -> Result<()> {
     match found.what {
-        Waste::Data | Waste::Attempt | Waste::Checkpoint | Waste::Joined => {
-            store.delete_all(&found.path)
-        }
-        Waste::Version
-        | Waste::Receipt
-        | Waste::Pack
-        | Waste::Staged
-        | Waste::Pin
-        | Waste::Record => store.delete(&found.path),
+        GarbageReason::Data
+        | GarbageReason::Attempt
+        | GarbageReason::Checkpoint
+        | GarbageReason::Joined => store.delete_all(&found.path),
+        GarbageReason::Version
+        | GarbageReason::Receipt
+        | GarbageReason::Pack
+        | GarbageReason::Staged
+        | GarbageReason::Pin
+        | GarbageReason::Record => store.delete(&found.path),
     }
 }
 
 /// Returns the versions and tasks of garbage, by stage.
-fn named_in(some: &[&Garbage]) -> BTreeMap<String, Held> {
-    let mut stages = BTreeMap::<String, Held>::new();
+fn named_in(some: &[&Garbage]) -> BTreeMap<String, PinnedData> {
+    let mut stages = BTreeMap::<String, PinnedData>::new();
     for found in some {
         let held = stages.entry(found.stage.clone()).or_default();
         match found.what {
-            Waste::Version => held.versions.push(found.version()),
+            GarbageReason::Version => held.versions.push(found.version()),
             _ => held.keys.push(found.key().to_owned()),
         }
     }
@@ -128,7 +129,8 @@ impl InUse {
 
     /// Adds everything in pinned versions among this garbage.
     fn spare_versions(&mut self, store: &Store, some: &[&Garbage]) -> Result<()> {
-        let is_pinned = |found: &&&Garbage| found.what == Waste::Version && self.contains(found);
+        let is_pinned =
+            |found: &&&Garbage| found.what == GarbageReason::Version && self.contains(found);
         let pinned: Vec<_> = some.iter().filter(is_pinned).collect();
         for found in pinned {
             let Some(manifest) = at(store, &found.stage, found.version())? else { continue };
@@ -150,23 +152,26 @@ impl InUse {
 
     fn contains(&self, found: &Garbage) -> bool {
         match found.what {
-            Waste::Version => {
+            GarbageReason::Version => {
                 // As in `Live::holds`: a pin also keeps the version after its own.
                 let version = found.version();
                 [version, version.saturating_sub(1)]
                     .iter()
                     .any(|version| self.versions.contains(&(found.stage.clone(), *version)))
             }
-            Waste::Receipt | Waste::Data | Waste::Attempt | Waste::Checkpoint => {
+            GarbageReason::Receipt
+            | GarbageReason::Data
+            | GarbageReason::Attempt
+            | GarbageReason::Checkpoint => {
                 self.keys.contains(&(found.stage.clone(), found.key().to_owned()))
             }
-            Waste::Pack | Waste::Joined => {
+            GarbageReason::Pack | GarbageReason::Joined => {
                 let is_of_live_run = run_of(&found.path).is_some_and(|run| self.runs.contains(run));
                 self.packs.contains(&found.path)
                     || self.joined.contains(&found.path)
                     || is_of_live_run
             }
-            Waste::Staged | Waste::Pin | Waste::Record => false,
+            GarbageReason::Staged | GarbageReason::Pin | GarbageReason::Record => false,
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::super::data_folder;
 use super::super::error::{Error, Result};
 use super::super::manifest::{Manifest, at, manifest_path};
-use super::super::place::{Stored, is_key};
+use super::super::paths::{StoredFile, is_key};
 use super::super::receipt::find_receipts;
 use super::super::store::Store;
-use super::{Garbage, Keep, Live, Waste, garbage_of};
+use super::{Garbage, GarbageReason, Keep, Live, garbage_of};
 
 /// Returns the run in the path of a pack or of joined tables: `<stage>/packs/<run>-...`.
 pub(super) fn run_of(path: &str) -> Option<&str> {
@@ -72,7 +72,7 @@ pub(super) struct Stage<'a> {
     name: String,
     keep: &'a Keep,
     live: &'a Live<'a>,
-    files: Vec<Stored>,
+    files: Vec<StoredFile>,
     /// Every version with its file's time of change, oldest first.
     pub(super) manifests: Vec<(Manifest, SystemTime)>,
 }
@@ -86,7 +86,7 @@ struct Folder {
 }
 
 /// Folders by reason and path.
-type Folders = BTreeMap<(Waste, String), Folder>;
+type Folders = BTreeMap<(GarbageReason, String), Folder>;
 
 impl<'a> Stage<'a> {
     pub(super) fn read(
@@ -124,17 +124,17 @@ impl<'a> Stage<'a> {
             let Some(kind) = classify(&file.path[self.name.len() + 1..]) else { continue };
             match kind {
                 FileKind::Manifest(_) if old_manifests.contains(&file.path) => {
-                    garbage.push(self.garbage_of(Waste::Version, file));
+                    garbage.push(self.garbage_of(GarbageReason::Version, file));
                 }
                 FileKind::Receipt(key) if self.is_unused_receipt(key, file, &needed) => {
                     unused_receipts.insert(key);
-                    garbage.push(self.garbage_of(Waste::Receipt, file));
+                    garbage.push(self.garbage_of(GarbageReason::Receipt, file));
                 }
                 FileKind::Pack if self.is_unused_pack(file, &needed) => {
-                    garbage.push(self.garbage_of(Waste::Pack, file));
+                    garbage.push(self.garbage_of(GarbageReason::Pack, file));
                 }
                 FileKind::Staged if self.keep.is_abandoned(file) => {
-                    garbage.push(self.garbage_of(Waste::Staged, file));
+                    garbage.push(self.garbage_of(GarbageReason::Staged, file));
                 }
                 FileKind::Data { key, attempt } => {
                     attempts.entry(key).or_default().insert(attempt);
@@ -162,14 +162,14 @@ impl<'a> Stage<'a> {
             && !self.live.holds(&self.name, version)
     }
 
-    fn is_unused_receipt(&self, key: &str, file: &Stored, needed: &Needed) -> bool {
+    fn is_unused_receipt(&self, key: &str, file: &StoredFile, needed: &Needed) -> bool {
         self.keep.versions.is_some()
             && !needed.keys.contains(key)
             && !self.is_pinned(key)
             && self.keep.is_old(file)
     }
 
-    fn is_unused_pack(&self, file: &Stored, needed: &Needed) -> bool {
+    fn is_unused_pack(&self, file: &StoredFile, needed: &Needed) -> bool {
         !needed.packs.contains(&file.path)
             && self.keep.is_old(file)
             && !self.live.is_of_live_run(&file.path)
@@ -180,18 +180,26 @@ impl<'a> Stage<'a> {
     }
 
     /// Adds a file to its folder's size and age. Files deleted one by one are ignored.
-    fn add_to_folder(&self, folders: &mut Folders, kind: FileKind, file: &Stored, needed: &Needed) {
+    fn add_to_folder(
+        &self,
+        folders: &mut Folders,
+        kind: FileKind,
+        file: &StoredFile,
+        needed: &Needed,
+    ) {
         let (reason, path, is_needed) = match kind {
             FileKind::Joined(name) => (
-                Waste::Joined,
+                GarbageReason::Joined,
                 format!("{}/tables/{name}", self.name),
                 needed.joined.contains(&file.path) || self.live.is_of_live_run(&file.path),
             ),
-            FileKind::Checkpoint(key) => {
-                (Waste::Checkpoint, format!("{}/checkpoints/{key}", self.name), self.is_pinned(key))
-            }
+            FileKind::Checkpoint(key) => (
+                GarbageReason::Checkpoint,
+                format!("{}/checkpoints/{key}", self.name),
+                self.is_pinned(key),
+            ),
             FileKind::Data { key, attempt } => (
-                Waste::Attempt,
+                GarbageReason::Attempt,
                 format!("{}/data/{key}/{attempt}", self.name),
                 self.is_pinned(key) || needed.has_task(key, attempt),
             ),
@@ -217,13 +225,13 @@ impl<'a> Stage<'a> {
         let mut unused = Vec::new();
         for ((reason, path), Folder { mut garbage, modified, is_needed }) in folders {
             let key = path.split('/').nth(2).unwrap_or_default();
-            let is_filed = reason == Waste::Attempt && filed_data.contains(&path);
+            let is_filed = reason == GarbageReason::Attempt && filed_data.contains(&path);
             if is_needed || (is_filed && !unused_receipts.contains(key)) {
                 continue;
             }
             // Data of an unused receipt go with it; everything else must be old enough itself.
             if is_filed {
-                garbage.what = Waste::Data;
+                garbage.what = GarbageReason::Data;
                 unused.push(garbage);
             } else if self.keep.is_past(modified) {
                 unused.push(garbage);
@@ -252,7 +260,7 @@ impl<'a> Stage<'a> {
             .collect())
     }
 
-    fn garbage_of(&self, reason: Waste, file: &Stored) -> Garbage {
+    fn garbage_of(&self, reason: GarbageReason, file: &StoredFile) -> Garbage {
         garbage_of(&self.name, reason, file)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::super::commit::tests::key;
 use super::super::manifest::at;
-use super::super::pins::{Held, Holder};
+use super::super::pins::{PinHolder, PinnedData};
 use super::super::receipt_path;
 use super::super::workspace::Claim;
 use super::super::{Commit, Error, commit};
@@ -124,12 +124,12 @@ fn the_age_of_a_version_counts_from_the_commit_that_superseded_it() {
             .unwrap()
             .garbage
             .iter()
-            .any(|found| found.what == Waste::Version)
+            .any(|found| found.what == GarbageReason::Version)
     );
 }
 
-fn pin(workspace: &Workspace, run: &str, holds: Duration, held: Held) {
-    let holder = Holder { run, process: None, holds, now_unix_secs: NOW };
+fn pin(workspace: &Workspace, run: &str, holds: Duration, held: PinnedData) {
+    let holder = PinHolder { run, process: None, holds, now_unix_secs: NOW };
     let stages = BTreeMap::from([("frames".to_owned(), held)]);
     pins::pin(&workspace.store, holder, "1", stages).unwrap();
 }
@@ -139,11 +139,11 @@ fn files_pinned_or_committed_between_survey_and_deletion_stay() {
     type Change = dyn Fn(&Workspace);
     let changes: [(&str, &Change); 3] = [
         ("a reader pins the old version", &|workspace| {
-            let held = Held { versions: vec![1], keys: vec![] };
+            let held = PinnedData { versions: vec![1], keys: vec![] };
             pin(workspace, "reader", pins::READER, held);
         }),
         ("a run pins the old task", &|workspace| {
-            let held = Held { versions: vec![], keys: vec![key(0)] };
+            let held = PinnedData { versions: vec![], keys: vec![key(0)] };
             pin(workspace, "00000009", pins::RUN, held);
         }),
         ("a run puts the setting back", &|workspace| {
@@ -154,7 +154,7 @@ fn files_pinned_or_committed_between_survey_and_deletion_stay() {
     for (what, change) in changes {
         let workspace = two_versions();
         let found = survey(&workspace.store, &workspace.keep).unwrap();
-        assert!(found.garbage.iter().any(|found| found.what == Waste::Data));
+        assert!(found.garbage.iter().any(|found| found.what == GarbageReason::Data));
         change(&workspace);
         delete(&workspace.store, &found, now()).unwrap();
         let data =

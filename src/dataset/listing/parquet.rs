@@ -1,9 +1,7 @@
-//! Lists that other programs wrote as Parquet.
+//! Reads lists of videos from Parquet files of other programs. Start at [`read`].
 //!
-//! In: the file's bytes. Out: a row per video. Start at [`read`].
-//!
-//! Numbers, dates, times and text of any width are told as text; a time with a zone is told in UTC, as `2024-01-02T12:00:00Z`. A column that
-//! has no such text (a list, a struct, a map) is left out, and a note says so.
+//! Numbers, dates, times and text of any width become text. A time with a zone becomes UTC, such as
+//! `2024-01-02T12:00:00Z`. A column of lists, structs or maps is left out with a note.
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{can_cast_types, cast};
@@ -11,75 +9,80 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
-use super::{BYTES, ETAG, KNOWN, List, ListedVideo, URI, bytes_text, no_uri};
+use super::{BYTES, ETAG, KNOWN, List, ListedVideo, URI, bytes_text, missing_uri};
 
 /// Reads a list.
 pub(super) fn read(path: &str, bytes: Bytes) -> Result<List, String> {
-    // Without the writer's own schema strings are plain strings, however the writer held them.
+    // Without the writer's embedded Arrow schema, strings are plain, whatever type the writer used.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)
         .map_err(|cause| cause.to_string())?;
     let mut list = List::default();
     let schema = builder.schema().clone();
     if schema.column_with_name(URI).is_none() {
-        return Err(no_uri(schema.fields().iter().map(|field| field.name().as_str())));
+        return Err(missing_uri(schema.fields().iter().map(|field| field.name().as_str())));
     }
-    let odd = |name: &str, kind: &DataType| !KNOWN.contains(&name) && !has_text(kind);
-    for field in schema.fields().iter().filter(|field| odd(field.name(), field.data_type())) {
-        list.notes.push(format!(
-            "{path}: the column `{}` is left out: it holds {}",
-            field.name(),
-            sort_of(field.data_type())
-        ));
+    let is_left_out = |name: &str, kind: &DataType| !KNOWN.contains(&name) && !has_text(kind);
+    for field in schema.fields() {
+        if is_left_out(field.name(), field.data_type()) {
+            list.notes.push(format!(
+                "{path}: the column `{}` is left out: it holds {}",
+                field.name(),
+                type_name(field.data_type())
+            ));
+        }
     }
     for batch in builder.build().map_err(|cause| cause.to_string())? {
-        add(path, &batch.map_err(|cause| cause.to_string())?, &mut list.videos)?;
+        add_rows(path, &batch.map_err(|cause| cause.to_string())?, &mut list.videos)?;
     }
     Ok(list)
 }
 
 /// Adds the rows of one batch.
-fn add(list: &str, batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(), String> {
-    let column = |name: &str, are: &str| {
+fn add_rows(list: &str, batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(), String> {
+    let column = |name: &str, expected: &str| {
         let column = batch.column_by_name(name);
         column
             .map(|column| {
-                text_of(column).ok_or_else(|| {
-                    format!("column `{name}` holds {}, expected {are}", sort_of(column.data_type()))
+                to_text(column).ok_or_else(|| {
+                    let found = type_name(column.data_type());
+                    format!("column `{name}` holds {found}, expected {expected}")
                 })
             })
             .transpose()
     };
-    let uris = column(URI, "text")?.ok_or_else(|| no_uri(std::iter::empty()))?;
-    let (sizes, etags) = (column(BYTES, "whole numbers")?, column(ETAG, "text")?);
-    let others = batch
+    let uris = column(URI, "text")?.ok_or_else(|| missing_uri(std::iter::empty()))?;
+    let sizes = column(BYTES, "whole numbers")?;
+    let etags = column(ETAG, "text")?;
+    let metadata = batch
         .schema_ref()
         .fields()
         .iter()
         .zip(batch.columns())
         .filter(|(field, _)| !KNOWN.contains(&field.name().as_str()));
-    let others: Vec<(&String, StringArray)> =
-        others.filter_map(|(field, column)| Some((field.name(), text_of(column)?))).collect();
+    let metadata: Vec<(&String, StringArray)> =
+        metadata.filter_map(|(field, column)| Some((field.name(), to_text(column)?))).collect();
     for row in 0..batch.num_rows() {
-        let place = format!("row {}", rows.len() + 1);
+        // Rows are numbered from 1 over all batches: `rows` holds the batches before.
+        let position = format!("row {}", rows.len() + 1);
         let text = |column: &Option<StringArray>| {
             column
                 .as_ref()
                 .filter(|column| column.is_valid(row))
                 .map(|column| column.value(row).to_owned())
         };
-        let size = text(&sizes).map(|size| whole(&size).ok_or(size)).transpose();
+        let size = text(&sizes).map(|size| parse_bytes(&size).ok_or(size)).transpose();
         let uri = uris.is_valid(row).then(|| uris.value(row).trim()).filter(|uri| !uri.is_empty());
         rows.push(match (uri, size) {
-            (None, _) => ListedVideo::bad_row(list, &place, "`uri` is empty"),
+            (None, _) => ListedVideo::bad_row(list, &position, "`uri` is empty"),
             (_, Err(seen)) => ListedVideo::bad_row(
                 list,
-                &place,
+                &position,
                 &format!("`{BYTES}` is `{seen}`, expected a number of bytes"),
             ),
             (Some(uri), Ok(size)) => {
-                let told = others.iter().filter(|(_, column)| column.is_valid(row));
-                let about = told
+                let present = metadata.iter().filter(|(_, column)| column.is_valid(row));
+                let about = present
                     .map(|(name, column)| ((*name).clone(), column.value(row).to_owned()))
                     .collect();
                 ListedVideo {
@@ -93,8 +96,9 @@ fn add(list: &str, batch: &RecordBatch, rows: &mut Vec<ListedVideo>) -> Result<(
     Ok(())
 }
 
-/// Reads a number of bytes; a column with missing values is one of floats to many writers.
-fn whole(text: &str) -> Option<u64> {
+/// Parses a number of bytes. Floats are accepted, because many writers store whole numbers with
+/// missing values as floats.
+fn parse_bytes(text: &str) -> Option<u64> {
     text.parse().ok().or_else(|| {
         text.parse::<f64>()
             .ok()
@@ -103,7 +107,7 @@ fn whole(text: &str) -> Option<u64> {
     })
 }
 
-/// Returns whether values of a type can be told as text.
+/// Returns whether [`to_text`] supports a type.
 fn has_text(kind: &DataType) -> bool {
     kind.is_primitive()
         && (can_cast_types(kind, &DataType::Utf8) || matches!(kind, DataType::Timestamp(..)))
@@ -122,22 +126,20 @@ fn has_text(kind: &DataType) -> bool {
         || matches!(kind, DataType::Dictionary(_, value) if has_text(value))
 }
 
-/// Returns a column as text, or `None` where it has none.
-fn text_of(column: &ArrayRef) -> Option<StringArray> {
+/// Converts a column to text, or returns `None` for an unsupported type.
+fn to_text(column: &ArrayRef) -> Option<StringArray> {
     let text = |column: &ArrayRef| {
         cast(column, &DataType::Utf8).ok().map(|text| text.as_string::<i32>().clone())
     };
     match column.data_type() {
         kind if !has_text(kind) => None,
-        // The number is of UTC, whatever the zone: without one it is told as it is.
+        // The stored number is UTC in every zone: dropping the zone gives the text in UTC.
         DataType::Timestamp(unit, Some(_)) => {
-            let told = text(
-                &cast(&cast(column, &DataType::Int64).ok()?, &DataType::Timestamp(*unit, None))
-                    .ok()?,
-            )?;
-            Some(told.iter().map(|told| told.map(|told| format!("{told}Z"))).collect())
+            let number = cast(column, &DataType::Int64).ok()?;
+            let times = text(&cast(&number, &DataType::Timestamp(*unit, None)).ok()?)?;
+            Some(times.iter().map(|time| time.map(|time| format!("{time}Z"))).collect())
         }
-        // Text of writers that know none, and digests.
+        // Text from writers that mark no column as text, and digests.
         DataType::Binary
         | DataType::LargeBinary
         | DataType::BinaryView
@@ -145,12 +147,13 @@ fn text_of(column: &ArrayRef) -> Option<StringArray> {
             let wide = cast(column, &DataType::Binary).ok()?;
             Some(wide.as_binary::<i32>().iter().map(|bytes| bytes.map(readable)).collect())
         }
-        // A float that is whole is told like a whole number where sizes are read; here as it is.
+        // A whole float keeps its decimal point here; only `parse_bytes` reads it as a whole
+        // number.
         _ => text(column),
     }
 }
 
-/// Returns bytes as text where they are printable, else in hexadecimal.
+/// Returns printable bytes as text, and other bytes in hexadecimal.
 fn readable(bytes: &[u8]) -> String {
     let is_text = std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(char::is_control));
     if is_text {
@@ -160,8 +163,8 @@ fn readable(bytes: &[u8]) -> String {
     }
 }
 
-/// What values of a type are, in words.
-fn sort_of(kind: &DataType) -> String {
+/// Returns the name of a type for messages.
+fn type_name(kind: &DataType) -> String {
     match kind {
         DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => "lists".into(),
         DataType::Struct(_) => "structs".into(),
@@ -186,13 +189,13 @@ mod tests {
 
     use super::*;
 
-    fn written(columns: Vec<(&str, ArrayRef)>, codec: Compression) -> Bytes {
+    fn parquet_file(columns: Vec<(&str, ArrayRef)>, codec: Compression) -> Bytes {
         let batch = RecordBatch::try_from_iter_with_nullable(
             columns.into_iter().map(|(name, column)| (name, column, true)),
         )
         .unwrap();
-        let (mut bytes, options) =
-            (Vec::new(), WriterProperties::builder().set_compression(codec).build());
+        let options = WriterProperties::builder().set_compression(codec).build();
+        let mut bytes = Vec::new();
         let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(options)).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_however_they_are_compressed() {
+    fn lists_of_every_compression_are_read() {
         let codecs = [
             Compression::UNCOMPRESSED,
             Compression::SNAPPY,
@@ -215,13 +218,14 @@ mod tests {
             Compression::ZSTD(ZstdLevel::default()),
         ];
         for codec in codecs {
-            let list = read("l", written(vec![("uri", uris())], codec)).unwrap();
+            let list = read("l", parquet_file(vec![("uri", uris())], codec)).unwrap();
             assert_eq!(list.videos.len(), 2, "{codec}");
         }
     }
 
     #[test]
-    fn every_type_is_told_as_text_or_left_out_with_a_note() {
+    fn every_type_becomes_text_or_is_left_out_with_a_note() {
+        // 2024-01-02, 12:00 UTC, in microseconds.
         let noon = 1_704_196_800_000_000;
         let time = |zone: &str| -> ArrayRef {
             Arc::new(TimestampMicrosecondArray::from(vec![Some(noon), None]).with_timezone(zone))
@@ -262,28 +266,24 @@ mod tests {
                 None,
             ),
         ];
-        for (column, told) in cases {
+        for (column, text) in cases {
             let kind = column.data_type().clone();
-            let list =
-                read("l", written(vec![("uri", uris()), ("it", column)], Compression::SNAPPY))
-                    .unwrap();
-            assert_eq!((list.videos.len(), list.videos[0].about.get("it")), (2, told), "{kind}");
-            assert_eq!(list.notes.len(), usize::from(told.is_none()), "{kind}");
+            let columns = vec![("uri", uris()), ("it", column)];
+            let list = read("l", parquet_file(columns, Compression::SNAPPY)).unwrap();
+            assert_eq!((list.videos.len(), list.videos[0].about.get("it")), (2, text), "{kind}");
+            assert_eq!(list.notes.len(), usize::from(text.is_none()), "{kind}");
         }
     }
 
     #[test]
-    fn sizes_may_be_floats_and_odd_rows_cost_themselves() {
+    fn sizes_may_be_floats_and_an_invalid_row_does_not_affect_the_others() {
         let sizes: ArrayRef =
             Arc::new(Float64Array::from(vec![Some(7.0), None, Some(-1.0), Some(8.0)]));
         let etags: ArrayRef = Arc::new(StringArray::from(vec!["e"; 4]));
         let uris: ArrayRef =
             Arc::new(StringArray::from(vec![Some("a.mp4"), Some("b.mp4"), Some("c.mp4"), None]));
-        let list = read(
-            "l",
-            written(vec![("uri", uris), ("bytes", sizes), ("etag", etags)], Compression::SNAPPY),
-        )
-        .unwrap();
+        let columns = vec![("uri", uris), ("bytes", sizes), ("etag", etags)];
+        let list = read("l", parquet_file(columns, Compression::SNAPPY)).unwrap();
         let read: Vec<(&str, Option<u64>, bool)> = list
             .videos
             .iter()
@@ -306,6 +306,7 @@ mod tests {
         );
         let numbers: ArrayRef =
             Arc::new(ListArray::new_null(Arc::new(Field::new("x", DataType::Int64, true)), 1));
+        // A list without usable addresses is an error of the whole list.
         assert!(
             read_fault(vec![("uri", numbers)]).contains("column `uri` holds lists, expected text")
         );
@@ -316,6 +317,6 @@ mod tests {
     }
 
     fn read_fault(columns: Vec<(&str, ArrayRef)>) -> String {
-        read("l", written(columns, Compression::SNAPPY)).unwrap_err()
+        read("l", parquet_file(columns, Compression::SNAPPY)).unwrap_err()
     }
 }

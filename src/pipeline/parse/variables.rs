@@ -1,32 +1,32 @@
-//! Variables of a pipeline: `${game}` in a value is replaced by text.
+//! Replaces the variables of a pipeline: `${game}` in a value becomes text.
 //!
-//! In: `vars:` and `--set`. Out: the document with its variables filled in. Start at [`variables`], then [`Filled`].
+//! [`variables`] reads `vars:` and `--set`; [`Filled`] fills the document in.
 //!
-//! **A variable is the text it was written as**: `1.10` stays `1.10`, and `wx # c` keeps its end. Only where a setting takes no text, and is
-//! nothing but a variable, that text is read as a number, a boolean or null.
+//! **A variable is the text as it is written in the file**: `1.10` stays `1.10`, and `wx # c` keeps
+//! its end. It is only read as a number, a boolean or null if it is the whole value of a setting
+//! that does not take text.
 
 use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
-use super::{article, text_of};
+use super::{text_of, type_name};
 use crate::pipeline::fault::{Faults, similar};
-use crate::pipeline::locate::Part;
 
-/// A scalar, as the text it was written as: the parser gives it to whoever asks for text.
+/// A scalar as written. The parser keeps the text for a field of type `String`.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Written(String);
 
-/// What of a pipeline is read as it was written.
+/// The part of a pipeline file with literal text.
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
     vars: Option<BTreeMap<String, Written>>,
 }
 
-/// Reads `vars` of the file, overridden by `--set`; a name that the file does not declare is a fault.
+/// Returns the file's `vars`, overridden by `--set`. An undeclared name in `--set` is a fault.
 pub(super) fn variables(
     faults: &mut Faults,
     document: &Mapping,
@@ -35,32 +35,31 @@ pub(super) fn variables(
     let mut vars: BTreeMap<String, String> = BTreeMap::new();
     match document.get("vars") {
         Some(Value::Mapping(map)) => {
-            let is_list = |value: &Value| {
+            let is_collection = |value: &Value| {
                 matches!(value, Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_))
             };
-            for (key, value) in map.iter().filter(|(_, value)| is_list(value)) {
-                faults.at(
+            for (key, value) in map.iter().filter(|(_, value)| is_collection(value)) {
+                faults.at_value(
                     &["vars".into(), text_of(key)],
-                    Part::Value,
-                    format!("is {}, expected text or a number", article(value)),
+                    format!("is {}, expected text or a number", type_name(value)),
                     None,
                 );
             }
+            // Parse again with text fields: `Value` has already turned `1.10` into a number.
             match serde_yaml::from_str::<Document>(faults.text()) {
                 Ok(written) => vars.extend(
                     written.vars.into_iter().flatten().map(|(name, Written(text))| (name, text)),
                 ),
-                // Told above; the names are known all the same.
+                // The fault was reported above. The names are still needed for `--set`.
                 Err(_) => {
                     vars.extend(map.iter().map(|(key, value)| (text_of(key), text_of(value))))
                 }
             }
         }
         Some(Value::Null) | None => {}
-        Some(other) => faults.at(
+        Some(other) => faults.at_value(
             &["vars".into()],
-            Part::Value,
-            format!("is {}, expected `name: value`", article(other)),
+            format!("is {}, expected `name: value`", type_name(other)),
             None,
         ),
     }
@@ -70,13 +69,12 @@ pub(super) fn variables(
             Some(slot) => slot.clone_from(value),
             None => {
                 let known: Vec<&str> = declared.iter().map(String::as_str).collect();
-                let cure = similar(name, &known).map(|k| format!("did you mean `{k}`?"));
-                let cure = cure.unwrap_or_else(|| format!("`vars` declares: {}", known.join(", ")));
-                faults.at(
+                let hint = similar(name, &known).map(|k| format!("did you mean `{k}`?"));
+                let hint = hint.unwrap_or_else(|| format!("`vars` declares: {}", known.join(", ")));
+                faults.at_key(
                     &["vars".into()],
-                    Part::Key,
                     format!("--set {name}: no such variable"),
-                    Some(cure),
+                    Some(hint),
                 );
             }
         }
@@ -84,15 +82,15 @@ pub(super) fn variables(
     vars
 }
 
-/// A document whose variables are filled in.
+/// Fills variables into a document.
 pub(super) struct Filled<'v> {
     vars: &'v BTreeMap<String, String>,
-    /// Paths of values that are nothing but a variable.
+    /// Paths of values with nothing but one variable.
     whole: HashSet<Vec<String>>,
 }
 
 impl<'v> Filled<'v> {
-    /// Nothing is filled in yet.
+    /// Creates the state for one document.
     pub(super) fn new(vars: &'v BTreeMap<String, String>) -> Self {
         Filled { vars, whole: HashSet::new() }
     }
@@ -102,13 +100,14 @@ impl<'v> Filled<'v> {
         match value {
             Value::String(text) if text.contains("${") => match filled(text, self.vars) {
                 Ok(new) => {
+                    // The value is nothing but one variable.
                     if text.starts_with("${") && text.find('}') == Some(text.len() - 1) {
                         self.whole.insert(path.to_vec());
                     }
                     *value = Value::String(new);
                 }
                 Err(message) => {
-                    faults.at(path, Part::Value, message, Some("declare it under `vars:`".into()))
+                    faults.at_value(path, message, Some("declare it under `vars:`".into()))
                 }
             },
             Value::Sequence(items) => {
@@ -125,17 +124,18 @@ impl<'v> Filled<'v> {
         }
     }
 
-    /// Gives values that are nothing but a variable the type that the schema wants, where it wants no text.
-    pub(super) fn give_types(
+    /// Converts values with nothing but one variable into the type of the schema, unless the
+    /// setting takes text.
+    pub(super) fn convert_types(
         &self,
         path: &[String],
         value: &mut Value,
         schema: &serde_json::Value,
     ) {
-        self.type_of(path, value, &alternatives(&[schema], schema), schema);
+        self.convert(path, value, &alternatives(&[schema], schema), schema);
     }
 
-    fn type_of(
+    fn convert(
         &self,
         path: &[String],
         value: &mut Value,
@@ -149,6 +149,7 @@ impl<'v> Filled<'v> {
                     && !schemas.is_empty()
                     && !schemas.iter().any(|schema| takes_text(schema)) =>
             {
+                // Read the text as YAML would have read it in place of the variable.
                 let typed = serde_yaml::from_str(text)
                     .ok()
                     .filter(|typed: &Value| !typed.is_mapping() && !typed.is_sequence());
@@ -159,7 +160,7 @@ impl<'v> Filled<'v> {
                     schemas.iter().filter_map(|schema| schema.get("items")).collect();
                 let schemas = alternatives(&schemas, root);
                 for (i, item) in items.iter_mut().enumerate() {
-                    self.type_of(&below(&i.to_string()), item, &schemas, root);
+                    self.convert(&below(&i.to_string()), item, &schemas, root);
                 }
             }
             Value::Mapping(map) => {
@@ -169,7 +170,7 @@ impl<'v> Filled<'v> {
                         .iter()
                         .filter_map(|schema| schema.get("properties")?.get(&key))
                         .collect();
-                    self.type_of(&below(&key), item, &alternatives(&schemas, root), root);
+                    self.convert(&below(&key), item, &alternatives(&schemas, root), root);
                 }
             }
             _ => {}
@@ -200,12 +201,13 @@ fn alternatives<'s>(
     all
 }
 
-/// Returns whether a value of a schema without alternatives may be text.
+/// Returns whether a schema without alternatives accepts text.
 fn takes_text(schema: &serde_json::Value) -> bool {
     let is_text = |value: &serde_json::Value| value.as_str() == Some("string");
     match schema.get("type") {
         Some(serde_json::Value::Array(kinds)) => kinds.iter().any(is_text),
         Some(kind) => is_text(kind),
+        // Enums of text have no type, but text constants.
         None => schema
             .get("const")
             .or_else(|| schema.get("enum")?.get(0))
@@ -213,8 +215,10 @@ fn takes_text(schema: &serde_json::Value) -> bool {
     }
 }
 
+/// Replaces `${name}` in a text.
 fn filled(text: &str, vars: &BTreeMap<String, String>) -> Result<String, String> {
-    let (mut out, mut rest) = (String::new(), text);
+    let mut out = String::new();
+    let mut rest = text;
     while let Some(start) = rest.find("${") {
         let end =
             rest[start..].find('}').ok_or_else(|| format!("`${{` without `}}` in `{text}`"))?
@@ -248,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_the_text_they_were_written_as() {
+    fn variables_keep_their_text() {
         let folder = tempfile::tempdir().unwrap();
         let cases = [
             "1.10",
@@ -272,7 +276,13 @@ mod tests {
             std::fs::write(folder.path().join(format!("v{text}.mp4")), "x").unwrap();
             let path = folder.path().display();
             let yaml = format!(
-                "name: ${{v}}\nworkspace: w${{v}}\nvars:\n  v: {written}\nstages:\n  f: {{ decode: {{ videos: ['{path}/v${{v}}.mp4'] }} }}\n"
+                "name: ${{v}}
+workspace: w${{v}}
+vars:
+  v: {written}
+stages:
+  f: {{ decode: {{ videos: ['{path}/v${{v}}.mp4'] }} }}
+"
             );
             for set in [vec![], vec![("v", text)]] {
                 let checked =
@@ -287,10 +297,24 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_typed_where_the_schema_wants_no_text() {
-        let yaml = "name: x\nworkspace: w\nseed: ${seed}\nvars: { seed: 7, size: 32, fps: 12.5, cut: null, bars: true, fit: crop, files: 4, rate: 0.25 }\nstages:
-  f: { decode: { videos: ['Cargo.toml'], size: '${size}', fps: '${fps}', cut: '${cut}', trim_bars: '${bars}', fit: '${fit}', still: { frames: '${files}' } } }
-  m: { train_dynamics: { frames: f, refresh: { growth: '${rate}' } } }\n";
+    fn variables_are_typed_if_the_schema_takes_no_text() {
+        let yaml = "name: x
+workspace: w
+seed: ${seed}
+vars:
+  { seed: 7, size: 32, fps: 12.5, cut: null, bars: true, fit: crop, files: 4, rate: 0.25 }
+stages:
+  f:
+    decode:
+      videos: ['Cargo.toml']
+      size: '${size}'
+      fps: '${fps}'
+      cut: '${cut}'
+      trim_bars: '${bars}'
+      fit: '${fit}'
+      still: { frames: '${files}' }
+  m: { train_dynamics: { frames: f, refresh: { growth: '${rate}' } } }
+";
         let checked = checked(yaml, &[]).unwrap();
         let config = decode(&checked);
         assert_eq!(
@@ -303,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_are_faults_wherever_they_stand() {
+    fn numbers_that_are_not_finite_are_faults() {
         let decode = [
             "fps: .inf",
             "max_rejected: .nan",
@@ -321,8 +345,13 @@ mod tests {
             let [decode, train] = ["decode", "train"]
                 .map(|name| if name == stage { format!(", {setting}") } else { String::new() });
             let yaml = format!(
-                "name: x\nworkspace: w\nvars: {{ n: .nan }}\nstages:\n  f: {{ decode: {{ videos: ['Cargo.toml']{decode} }} }}
-  m: {{ train_dynamics: {{ frames: f{train} }} }}\n"
+                "name: x
+workspace: w
+vars: {{ n: .nan }}
+stages:
+  f: {{ decode: {{ videos: ['Cargo.toml']{decode} }} }}
+  m: {{ train_dynamics: {{ frames: f{train} }} }}
+"
             );
             let faults = checked(&yaml, &[]).expect_err(setting);
             assert!(
@@ -333,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_fault_and_text_that_looks_like_a_number_has_a_cure() {
+    fn a_byte_order_mark_is_ignored_and_an_unquoted_number_has_a_hint() {
         let yaml = "name: x\nworkspace: w\nstages:\n  f: { decode: { videos: ['Cargo.toml'] } }\n";
         checked(&format!("\u{feff}{yaml}"), &[]).unwrap();
         let faults = checked(&yaml.replace("workspace: w", "workspace: 2024"), &[]).unwrap_err();
@@ -342,10 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_shell_expands_is_refused() {
+    fn shell_syntax_in_paths_is_refused() {
         for workspace in ["~", "~/ws", "~me/ws", "$HOME/ws", "a/$X"] {
             let yaml = format!(
-                "name: x\nworkspace: '{workspace}'\nstages:\n  f: {{ decode: {{ videos: ['Cargo.toml'] }} }}\n"
+                "name: x
+workspace: '{workspace}'
+stages:
+  f: {{ decode: {{ videos: ['Cargo.toml'] }} }}
+"
             );
             let faults = checked(&yaml, &[]).expect_err(workspace);
             assert!(

@@ -1,4 +1,4 @@
-//! One stage's manifest is damaged.
+//! Queries in a workspace with a damaged manifest.
 
 use super::*;
 
@@ -6,6 +6,7 @@ use super::*;
 fn a_damaged_stage_fails_only_the_queries_that_read_it() {
     let (folder, store) = workspace();
     let manifest = "order/manifests/0000000001.json";
+    // A manifest that was cut off.
     std::fs::write(folder.path().join(manifest), "{ \"format\": 2").unwrap();
     for (sql, rows) in [
         ("SELECT * FROM clips", 10),
@@ -15,7 +16,8 @@ fn a_damaged_stage_fails_only_the_queries_that_read_it() {
     ] {
         assert_eq!(query(&store, sql).unwrap().len(), rows, "{sql}");
     }
-    // Which tables the damaged stage has is not known: a short name may mean one of them, and `videos` and `rejects` list every stage's.
+    // The tables of the damaged stage are unknown: a short name may mean one of them, and `videos`
+    // and `rejects` combine all stages.
     let reads_it = [
         "\"order\"",
         "\"order@1\"",

@@ -1,9 +1,9 @@
-//! What a query may say, and what it means.
+//! Supported and refused statements, and how names are resolved.
 
 use super::*;
 
 #[test]
-fn a_wrong_query_says_what_is_wrong_and_what_there_is() {
+fn a_wrong_query_names_the_error_and_the_existing_names() {
     let (_folder, store) = workspace();
     for (sql, message, hint) in [
         (
@@ -43,11 +43,12 @@ fn a_wrong_query_says_what_is_wrong_and_what_there_is() {
         assert!(error.hint().unwrap().contains(hint), "{sql}: {:?}", error.hint());
     }
     let far = query(&store, "SELECT speed FROM labels").unwrap_err().hint().unwrap();
+    // A name without a similar one gets no suggestion.
     assert!(!far.contains("did you mean"), "{far}");
 }
 
 #[test]
-fn what_would_change_something_or_read_other_files_is_refused() {
+fn statements_that_write_or_read_other_files_are_refused() {
     let (_folder, store) = workspace();
     for sql in [
         "DROP TABLE labels",
@@ -87,9 +88,11 @@ fn what_would_change_something_or_read_other_files_is_refused() {
     let error = query(&store, "DROP TABLE labels").unwrap_err().to_string();
     assert_eq!(
         error,
-        "cannot run the query: found `DROP`, expected a statement that only reads, because datasets are read-only"
+        "cannot run the query: found `DROP`, expected a statement that only reads, because \
+         datasets are read-only"
     );
     for sql in [
+        // The engine would read a file with such a name.
         "SELECT * FROM '/etc/passwd'",
         "SELECT * FROM \"/etc/passwd\"",
         "SELECT * FROM labels.parquet",
@@ -99,7 +102,7 @@ fn what_would_change_something_or_read_other_files_is_refused() {
 }
 
 #[test]
-fn the_columns_of_a_table_are_told() {
+fn describe_lists_the_columns_of_a_table() {
     let (_folder, store) = workspace();
     let expected = "column_name,column_type\nstep,i64\nloss,f64\n";
     for sql in [
@@ -115,9 +118,9 @@ fn the_columns_of_a_table_are_told() {
 }
 
 #[test]
-fn the_tables_a_query_asks_for() {
+fn tables_of_a_query_are_listed_without_its_own_names() {
     let asked = |sql: &str| {
-        let all = tables_asked(sql).unwrap().into_iter();
+        let all = table_names(sql).unwrap().into_iter();
         all.map(|one| {
             one.version.map_or(one.name.clone(), |version| format!("{}#{version}", one.name))
         })
@@ -135,7 +138,8 @@ fn the_tables_a_query_asks_for() {
         ("SELECT * FROM \"a@b\"", vec!["a@b"]),
         ("SELECT * FROM labels UNION ALL TABLE frames", vec!["labels", "frames"]),
         (
-            "WITH a AS (SELECT * FROM x), b AS (SELECT * FROM A JOIN b ON 1 = 1) SELECT * FROM a, b, c",
+            "WITH a AS (SELECT * FROM x), b AS (SELECT * FROM A JOIN b ON 1 = 1) SELECT * FROM a, \
+             b, c",
             vec!["x", "b", "c"],
         ),
         (
@@ -143,7 +147,8 @@ fn the_tables_a_query_asks_for() {
             vec!["p", "y"],
         ),
         (
-            "SELECT * FROM t WHERE v IN (WITH w AS (SELECT * FROM u) SELECT v FROM w) AND v IN (SELECT v FROM w)",
+            "SELECT * FROM t WHERE v IN (WITH w AS (SELECT * FROM u) SELECT v FROM w) AND v IN \
+             (SELECT v FROM w)",
             vec!["t", "u", "w"],
         ),
     ] {
@@ -156,7 +161,8 @@ fn a_name_that_a_query_defines_hides_a_table() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         (
-            "WITH labels AS (SELECT * FROM labels WHERE motion > 0.2) SELECT count(*) AS n FROM labels",
+            "WITH labels AS (SELECT * FROM labels WHERE motion > 0.2) SELECT count(*) AS n FROM \
+             labels",
             "n\n2\n",
         ),
         ("WITH frames AS (SELECT 1 AS x) SELECT frames.x FROM frames", "x\n1\n"),
@@ -169,7 +175,8 @@ fn a_name_that_a_query_defines_hides_a_table() {
             "frame_index\n3\n",
         ),
         (
-            "WITH x AS (SELECT 1 AS a) SELECT count(*) AS n FROM x WHERE a IN (SELECT frame_index FROM labels)",
+            "WITH x AS (SELECT 1 AS a) SELECT count(*) AS n FROM x WHERE a IN (SELECT frame_index \
+             FROM labels)",
             "n\n1\n",
         ),
     ] {
@@ -178,7 +185,7 @@ fn a_name_that_a_query_defines_hides_a_table() {
 }
 
 #[test]
-fn latents_can_be_indexed_from_one() {
+fn latent_actions_are_indexed_from_one() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         ("SELECT latent_code[1] AS a, latent_code[2] AS b FROM labels LIMIT 1", "a,b\n1,2\n"),
@@ -189,16 +196,19 @@ fn latents_can_be_indexed_from_one() {
         ),
         ("SELECT latent_action[4] AS a FROM labels ORDER BY a LIMIT 1", "a\n1e-7\n"),
         (
-            "SELECT latent_code[1], count(*) AS n FROM labels GROUP BY latent_code[1] ORDER BY n DESC, 1 LIMIT 1",
+            "SELECT latent_code[1], count(*) AS n FROM labels GROUP BY latent_code[1] ORDER BY n \
+             DESC, 1 LIMIT 1",
             "latent_code[1],n\n1,1\n",
         ),
         (
-            "SELECT array_length(latent_action) AS n, array_sum(latent_code) AS s FROM labels LIMIT 1",
+            "SELECT array_length(latent_action) AS n, array_sum(latent_code) AS s FROM labels \
+             LIMIT 1",
             "n,s\n4,3\n",
         ),
         ("SELECT array_to_string(latent_code, '-') AS codes FROM labels LIMIT 1", "codes\n1-2\n"),
         (
-            "SELECT l.latent_code[2] AS b FROM labels AS l WHERE l.latent_code[2] > 2 ORDER BY frame_index",
+            "SELECT l.latent_code[2] AS b FROM labels AS l WHERE l.latent_code[2] > 2 ORDER BY \
+             frame_index",
             "b\n4\n",
         ),
     ] {
@@ -207,7 +217,7 @@ fn latents_can_be_indexed_from_one() {
 }
 
 #[test]
-fn results_without_a_name_are_called_as_they_were_written() {
+fn unnamed_results_are_named_after_their_text() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         ("SELECT count(*) FROM labels", "count(*)\n3\n"),
@@ -235,7 +245,8 @@ fn results_without_a_name_are_called_as_they_were_written() {
             "1,'it''s','a''''b',motion\n1,it's,a''b,0.0\n",
         ),
         (
-            "SELECT a.frame_index, b.frame_index FROM labels a JOIN clips b ON a.frame_index = b.frame_index ORDER BY 1 LIMIT 1",
+            "SELECT a.frame_index, b.frame_index FROM labels a JOIN clips b ON a.frame_index = \
+             b.frame_index ORDER BY 1 LIMIT 1",
             "frame_index,frame_index:b\n1,1\n",
         ),
     ] {
@@ -244,19 +255,22 @@ fn results_without_a_name_are_called_as_they_were_written() {
 }
 
 #[test]
-fn groups_are_ordered_by_their_results() {
+fn grouped_rows_are_ordered_by_their_results() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         (
-            "SELECT episode, count(*) FROM clips WHERE frame_index < 8 GROUP BY episode ORDER BY count(*)",
+            "SELECT episode, count(*) FROM clips WHERE frame_index < 8 GROUP BY episode ORDER BY \
+             count(*)",
             "episode,count(*)\n1,3\n0,5\n",
         ),
         (
-            "SELECT episode, COUNT(*) AS n FROM clips WHERE frame_index < 8 GROUP BY episode ORDER BY count(*)",
+            "SELECT episode, COUNT(*) AS n FROM clips WHERE frame_index < 8 GROUP BY episode \
+             ORDER BY count(*)",
             "episode,n\n1,3\n0,5\n",
         ),
         (
-            "SELECT episode, avg(time_s) FROM clips GROUP BY episode ORDER BY avg(time_s) DESC LIMIT 1",
+            "SELECT episode, avg(time_s) FROM clips GROUP BY episode ORDER BY avg(time_s) DESC \
+             LIMIT 1",
             "episode,avg(time_s)\n1,3.5\n",
         ),
         (
@@ -264,7 +278,8 @@ fn groups_are_ordered_by_their_results() {
             "frame_index % 3\n2\n",
         ),
         (
-            "SELECT * FROM (SELECT episode, max(time_s) FROM clips GROUP BY episode ORDER BY max(time_s) DESC LIMIT 1) AS x",
+            "SELECT * FROM (SELECT episode, max(time_s) FROM clips GROUP BY episode ORDER BY \
+             max(time_s) DESC LIMIT 1) AS x",
             "episode,max(time_s)\n1,4.5\n",
         ),
     ] {
@@ -274,15 +289,13 @@ fn groups_are_ordered_by_their_results() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains(
-            "found `ORDER BY count(*)`, expected one of the results: put it into SELECT, too"
-        ),
+        error.contains("found `ORDER BY count(*)`, expected one of the results: add it to SELECT"),
         "{error}"
     );
 }
 
 #[test]
-fn names_are_found_whatever_their_case() {
+fn names_ignore_case() {
     let (_folder, store) = workspace();
     for (sql, expected) in [
         (

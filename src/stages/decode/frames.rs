@@ -1,18 +1,17 @@
-//! The frames of one video. In: how to open it and what they should be like; out: frame after frame, then what was wrong with the file.
-//! Start at [`decode`], which does it in this process; [`super::child`] does it in another.
+//! Decodes one video in this process. [`super::decoder_process`] does the same in a child process.
 
 use std::path::Path;
 
-use super::wire::{Request, Take};
+use super::protocol::{FrameSink, Request};
 use crate::stages::Error;
 use crate::video::{Decoder, Fault, Guard, OpenVideo};
 
-/// Decodes until the end or the first fault that ends the file; returns the fault.
+/// Decodes until the end or a fatal fault of the file. Returns the fault.
 pub fn decode(
     request: &Request,
     open: OpenVideo,
     guard: Guard,
-    take: &mut Take,
+    take: &mut FrameSink,
 ) -> Result<Option<Fault>, Error> {
     let options = &request.options;
     let mut decoder = Decoder::guarded(Path::new(&request.video.uri), Some(open), options, guard)?;

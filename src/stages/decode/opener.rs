@@ -1,4 +1,4 @@
-//! How a video is opened, wherever it lies: a file, an object of a store, a member of an archive. Start at [`opener`].
+//! Opens videos: files, objects of a store, or members of an archive.
 
 use std::io::{Error as IoError, ErrorKind};
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use super::VideoSource;
 use crate::dataset::{Access, address, local_path, open_source};
 use crate::video::OpenVideo;
 
-/// Opens a video, to be read as it is decoded.
+/// Returns a function that opens the video for reading.
 #[must_use]
 pub fn opener(video: &VideoSource, access: &Access) -> OpenVideo {
-    let (file, access) = (video.file().to_owned(), access.clone());
+    let file = video.file().to_owned();
+    let access = access.clone();
     let member = video.archived.as_ref().map(|archived| (archived.at, video.bytes));
     Arc::new(move || {
-        // Asked before opening: opening a pipe that nobody writes to never returns.
+        // Checked before opening, since opening a pipe without a writer blocks forever.
         if address(&file).is_none() && !std::fs::metadata(local_path(&file))?.is_file() {
             return Err(IoError::new(
                 ErrorKind::InvalidInput,

@@ -1,8 +1,9 @@
-//! Plans of `decode`. In: the videos there are, and the receipts of those that were decoded; out: partitions that are kept, and new ones.
+//! Plans of `decode`: which partitions are kept, and which new ones the other videos form.
 //!
-//! A partition is kept while all its videos are there, under their names of then. The other videos form new partitions: of one that has been
-//! decoded before, in whatever partition and under whatever name, the frames are copied. So names in frames, labels and actions are those of
-//! now, for every reader, and only new content is decoded. What it costs is that a renamed video's shard is written and labelled anew.
+//! A partition is kept while all its videos exist under their old names. The other videos form new
+//! partitions. The frames of a video that was decoded before, in any partition and under any name,
+//! are copied. So frames, labels and actions always have the current names, and only new content is
+//! decoded. In return, the shard of a renamed video is written and labelled again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,158 +11,178 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
-use super::videos::{Identified, Now, identify, of_bytes};
+use super::videos::{DeferredVideos, Identified, identify, of_bytes};
 use super::{DUPLICATE, DecodeConfig, DecodeTask, Decoded, Duplicates, VideoSource};
 use crate::dataset::{self, HashMap, HashSet, Receipt, VideoRecord};
 use crate::stages::StageTask;
 use crate::stages::plan::key::WithSettings;
-use crate::stages::plan::{Given, NewTask, Planned, StagePlan};
+use crate::stages::plan::{NewTask, PlanInputs, PlannedTask, StagePlan};
 
-/// Plans the tasks: old partitions stay as they are while all their videos are there, unless some are to be tried again; the other videos
-/// form new ones.
+/// Plans the tasks: kept partitions, and new partitions of all other videos.
 pub(super) fn plan(
     config: &DecodeConfig,
-    given: &Given,
+    given: &PlanInputs,
     plan: &mut StagePlan,
 ) -> dataset::Result<()> {
-    let receipts = given.receipts;
-    let now = Now {
+    let now = DeferredVideos {
         min_age: given.now.min_age.max(Duration::from_secs_f64(config.min_age)),
         ..given.now.clone()
     };
+    // Videos of the newest version stay if they cannot be read now.
     let current: HashSet<&str> = plan.before_entries.iter().map(|(key, _)| key.as_str()).collect();
-    let identified = identify(given.videos, receipts, &current, &now, config, given.access)?;
+    let identified = identify(given.videos, given.receipts, &current, &now, config, given.access)?;
     plan.left_out = identified.left_out;
     plan.note = (!given.notes.is_empty()).then(|| given.notes.join("; "));
     let videos = identified.videos;
-    let place: HashMap<&str, usize> =
-        videos.iter().enumerate().map(|(i, v)| (&*v.digest, i)).collect();
-    let task =
-        |videos: Vec<VideoSource>, tries: u64| DecodeTask { config: config.clone(), videos, tries };
-    plan.set_settings(&task(vec![], 1).key().into_fields());
+    let position: HashMap<&str, usize> =
+        videos.iter().enumerate().map(|(i, video)| (&*video.digest, i)).collect();
+    plan.set_settings(&config.task(vec![], 1).key().into_fields());
 
     let rank: HashMap<String, usize> =
         plan.before_entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
     let with_settings = WithSettings::new(&plan.settings);
     let with_settings: Vec<&Arc<Receipt>> =
-        receipts.iter().filter(|r| with_settings.are_of(r)).collect();
-    let mut usable: Vec<Old> =
-        with_settings.par_iter().copied().map(|receipt| Old::new(receipt, &place)).collect();
-    usable.sort_by_cached_key(|old| {
-        (rank.get(&old.receipt.key).copied().unwrap_or(usize::MAX), old.first())
-    });
-    // Names, and what lists say, are those of now.
-    let is_now = |video: &Identified, record: &VideoRecord| {
-        video.uri() == record.uri && *video.about == record.about
-    };
-    let says_so = |(at, record): (&Option<usize>, &VideoRecord)| {
-        at.is_none_or(|at| is_now(&videos[at], record))
-    };
-    usable.retain(|old| old.places.iter().zip(&old.receipt.videos).all(says_so));
+        given.receipts.iter().filter(|receipt| with_settings.are_of(receipt)).collect();
+    let mut usable = usable_partitions(&with_settings, &videos, &position, &rank);
+    // A new number of tries makes a new key, even for the same videos.
     let tries = usable.iter().map(|old| tries(old.receipt)).max().unwrap_or(0) + 1;
     let (mut kept, mut covered) = covering(&usable, videos.len());
-    let again = again(given, &kept);
-    if again.is_empty() {
-        plan.note = plan
-            .note
-            .take()
-            .into_iter()
-            .chain(nothing_again(given, &kept))
-            .reduce(|note, more| format!("{note}; {more}"));
+    let retried = retried(given, &kept);
+    if retried.is_empty() {
+        add_note(plan, nothing_retried(given, &kept));
     } else {
-        usable.retain(|old| old.receipt.videos.iter().all(|v| !again.contains(v.digest.as_str())));
+        // Without the retried partitions, others may cover some of their videos.
+        usable
+            .retain(|old| old.receipt.videos.iter().all(|v| !retried.contains(v.digest.as_str())));
         (kept, covered) = covering(&usable, videos.len());
     }
-    let source = |video: &Identified| match config.duplicates {
-        Duplicates::Skip => {
-            skipped(video.source(), |digest| place.get(digest).map(|at| videos[*at].source().uri))
-        }
-        Duplicates::Keep => video.source(),
-    };
-    let missing: Vec<VideoSource> = videos
-        .iter()
-        .zip(&covered)
-        .filter(|(_, covered)| !**covered)
-        .map(|(video, _)| source(video))
-        .collect();
-    let kept_tasks: Vec<Planned> =
-        kept.iter().map(|receipt| Planned::Done((*receipt).clone())).collect();
-    let (again, mut fresh): (Vec<_>, Vec<_>) =
-        missing.into_iter().partition(|v| again.contains(v.digest.as_str()));
+    let (again, mut fresh): (Vec<_>, Vec<_>) = missing(config, &videos, &covered, &position)
+        .into_iter()
+        .partition(|video| retried.contains(video.digest.as_str()));
     find_decoded(&mut fresh, &with_settings);
     for (videos, tries) in [(fresh, 1), (again, tries)] {
         for videos in partitions(videos, config.videos_per_shard, config.shard_mib << 20) {
-            let task = task(videos, tries);
-            let units = task.videos.len() as u64;
-            plan.add(NewTask::new(task, vec![], units), given.known);
+            let units = videos.len() as u64;
+            plan.add(NewTask::new(config.task(videos, tries), vec![], units), given.known);
         }
     }
-    kept_tasks.into_iter().for_each(|task| plan.tasks.push(task));
-    let first = |task: &Planned| {
-        task.digests().into_iter().filter_map(|digest| place.get(digest)).min().copied()
-    };
+    for receipt in kept {
+        plan.tasks.push(PlannedTask::Done(receipt.clone()));
+    }
+    // Old partitions keep their order, and new ones follow by their first video.
     plan.tasks.sort_by_cached_key(|task| {
-        (rank.get(task.key()).copied().unwrap_or(usize::MAX), first(task))
+        let first = task.digests().into_iter().filter_map(|digest| position.get(digest)).min();
+        (rank.get(task.key()).copied().unwrap_or(usize::MAX), first.copied())
     });
     Ok(())
 }
 
-/// The videos of partitions in which one was rejected that is to be tried again, by digest.
-fn again<'r>(given: &Given, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str> {
+/// Appends to the plan's note.
+fn add_note(plan: &mut StagePlan, more: Option<String>) {
+    let notes = plan.note.take().into_iter().chain(more);
+    plan.note = notes.reduce(|note, more| format!("{note}; {more}"));
+}
+
+impl DecodeConfig {
+    fn task(&self, videos: Vec<VideoSource>, tries: u64) -> DecodeTask {
+        DecodeTask { config: self.clone(), videos, tries }
+    }
+}
+
+/// Returns the old partitions whose videos have the same names and list columns as now. Partitions
+/// of the newest version come first, in its order.
+fn usable_partitions<'r>(
+    receipts: &[&'r Arc<Receipt>],
+    videos: &[Identified],
+    position: &HashMap<&str, usize>,
+    rank: &HashMap<String, usize>,
+) -> Vec<Old<'r>> {
+    let mut usable: Vec<Old> =
+        receipts.par_iter().copied().map(|receipt| Old::new(receipt, position)).collect();
+    usable.sort_by_cached_key(|old| {
+        (rank.get(&old.receipt.key).copied().unwrap_or(usize::MAX), old.first())
+    });
+    let is_unchanged = |(at, record): (&Option<usize>, &VideoRecord)| {
+        at.is_none_or(|at| videos[at].uri() == record.uri && *videos[at].about == record.about)
+    };
+    usable.retain(|old| old.positions.iter().zip(&old.receipt.videos).all(is_unchanged));
+    usable
+}
+
+/// Returns the videos no kept partition covers, as inputs of new tasks.
+fn missing(
+    config: &DecodeConfig,
+    videos: &[Identified],
+    covered: &[bool],
+    position: &HashMap<&str, usize>,
+) -> Vec<VideoSource> {
+    let name = |digest: &str| position.get(digest).map(|at| videos[*at].source().uri);
+    let source = |video: &Identified| match config.duplicates {
+        Duplicates::Skip => skipped(video.source(), name),
+        Duplicates::Keep => video.source(),
+    };
+    let uncovered = videos.iter().zip(covered).filter(|(_, covered)| !**covered);
+    uncovered.map(|(video, _)| source(video)).collect()
+}
+
+/// Returns the digests of all videos in partitions with a reject that `--retry-rejected` names.
+fn retried<'r>(given: &PlanInputs, receipts: &[&'r Arc<Receipt>]) -> HashSet<&'r str> {
     let Some(classes) = given.retry_rejected else { return HashSet::default() };
-    let asked = |reject: &dataset::Reject| classes.is_empty() || classes.contains(&reject.class);
-    let rejected = receipts.iter().filter(|r| r.rejects.iter().any(asked));
+    let is_named = |reject: &dataset::Reject| classes.is_empty() || classes.contains(&reject.class);
+    let rejected = receipts.iter().filter(|r| r.rejects.iter().any(is_named));
     rejected.flat_map(|r| &r.videos).map(|video| video.digest.as_str()).collect()
 }
 
-/// What to say where videos were to be tried again, and none is: the class may be misspelt.
-fn nothing_again(given: &Given, receipts: &[&Arc<Receipt>]) -> Option<String> {
+/// Returns a note if `--retry-rejected` matches no video. Its class may be misspelt.
+fn nothing_retried(given: &PlanInputs, receipts: &[&Arc<Receipt>]) -> Option<String> {
     let classes = given.retry_rejected?;
-    let mut there = BTreeMap::new();
-    receipts
-        .iter()
-        .flat_map(|r| &r.rejects)
-        .for_each(|reject| *there.entry(reject.class.as_str()).or_insert(0) += 1);
-    let asked =
+    let mut found = BTreeMap::new();
+    for reject in receipts.iter().flat_map(|receipt| &receipt.rejects) {
+        *found.entry(reject.class.as_str()).or_insert(0) += 1;
+    }
+    let named =
         if classes.is_empty() { String::new() } else { format!(" as {}", classes.join(", ")) };
     let others: Vec<String> =
-        there.into_iter().map(|(class, count)| format!("{count} as {class}")).collect();
+        found.into_iter().map(|(class, count)| format!("{count} as {class}")).collect();
     let others =
         if others.is_empty() { String::new() } else { format!("; others: {}", others.join(", ")) };
-    Some(format!("no video was rejected{asked}, so none is tried again{others}"))
+    Some(format!("no video was rejected{named}, so none is tried again{others}"))
 }
 
 /// An old partition.
 struct Old<'r> {
     receipt: &'r Arc<Receipt>,
-    /// Where its videos are among those that are there.
-    places: Vec<Option<usize>>,
+    /// The position of each of its videos among the current ones.
+    positions: Vec<Option<usize>>,
 }
 
 impl<'r> Old<'r> {
-    fn new(receipt: &'r Arc<Receipt>, place: &HashMap<&str, usize>) -> Self {
+    fn new(receipt: &'r Arc<Receipt>, position: &HashMap<&str, usize>) -> Self {
         Old {
             receipt,
-            places: receipt
+            positions: receipt
                 .videos
                 .iter()
-                .map(|video| place.get(video.digest.as_str()).copied())
+                .map(|video| position.get(video.digest.as_str()).copied())
                 .collect(),
         }
     }
 
     fn first(&self) -> Option<usize> {
-        self.places.iter().flatten().min().copied()
+        self.positions.iter().flatten().min().copied()
     }
 }
 
-/// Receipts of videos that are there, the first of those that share one; and which of all videos they are of, by place.
+/// Returns the partitions to keep, and for each video whether one of them covers it. Of partitions
+/// that share a video, the first one is kept.
 fn covering<'r>(all: &[Old<'r>], videos: usize) -> (Vec<&'r Arc<Receipt>>, Vec<bool>) {
     let mut covered = vec![false; videos];
     let mut fits = |old: &&Old| {
-        let fits = old.places.iter().all(|at| at.is_some_and(|at| !covered[at]));
+        let fits = old.positions.iter().all(|at| at.is_some_and(|at| !covered[at]));
         if fits {
-            old.places.iter().flatten().for_each(|at| covered[*at] = true);
+            for at in old.positions.iter().flatten() {
+                covered[*at] = true;
+            }
         }
         fits
     };
@@ -169,18 +190,20 @@ fn covering<'r>(all: &[Old<'r>], videos: usize) -> (Vec<&'r Arc<Receipt>>, Vec<b
     (kept, covered)
 }
 
-/// A copy is not decoded: one of its bytes is. `named` knows the video of a digest.
-fn skipped(video: VideoSource, named: impl FnOnce(&str) -> Option<String>) -> VideoSource {
+/// Marks a copy of another video as a duplicate. `name` returns the name of the video with a
+/// digest.
+fn skipped(video: VideoSource, name: impl FnOnce(&str) -> Option<String>) -> VideoSource {
+    // Only the second and later copies have a number.
     let Some((first, _)) = video.digest.split_once('#') else { return video };
     let reason = format!(
         "{}: has the bytes of {}",
         video.uri,
-        named(first).unwrap_or_else(|| first.to_owned())
+        name(first).unwrap_or_else(|| first.to_owned())
     );
     VideoSource { unusable: Some((DUPLICATE.into(), reason)), ..video }
 }
 
-/// Says of videos that have been decoded before, under whatever name and among whatever other videos, where their frames are.
+/// Sets `decoded` of videos that were decoded before, under any name and in any partition.
 fn find_decoded(videos: &mut [VideoSource], receipts: &[&Arc<Receipt>]) {
     let wanted: HashSet<String> = videos
         .iter()
@@ -190,6 +213,7 @@ fn find_decoded(videos: &mut [VideoSource], receipts: &[&Arc<Receipt>]) {
     if wanted.is_empty() {
         return;
     }
+    // By the digest of the bytes, without the number of the copy. The first receipt wins.
     let mut found: HashMap<&str, Decoded> = HashMap::default();
     for receipt in receipts {
         let file = |end: &str| receipt.files.iter().find(|file| file.path.ends_with(end));
@@ -201,6 +225,7 @@ fn find_decoded(videos: &mut [VideoSource], receipts: &[&Arc<Receipt>]) {
         {
             let reject =
                 receipt.rejects.iter().find(|reject| reject.digest == record.digest).cloned();
+            // A skipped duplicate has no frames to copy.
             if reject.as_ref().is_some_and(|reject| reject.class == DUPLICATE) {
                 continue;
             }
@@ -219,15 +244,19 @@ fn find_decoded(videos: &mut [VideoSource], receipts: &[&Arc<Receipt>]) {
     }
 }
 
-/// How often its videos had been tried when it was filed.
+/// Returns how often the receipt's videos had been tried.
 fn tries(receipt: &Receipt) -> u64 {
     receipt.fields.get("try").and_then(serde_json::Value::as_u64).unwrap_or(1)
 }
 
-/// Cuts videos into partitions. A partition closes by what is in it alone, so a run that was killed cuts the rest as before.
+/// Splits videos into partitions. A partition closes by its own content alone, so the rest of a
+/// killed run is split as before.
 fn partitions(videos: Vec<VideoSource>, most: usize, most_bytes: u64) -> Vec<Vec<VideoSource>> {
-    let (mut all, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let mut all = Vec::new();
+    let mut current = Vec::new();
+    let mut bytes = 0;
     for video in videos {
+        // The video that exceeds the limit still belongs to the partition.
         bytes += video.bytes;
         current.push(video);
         if current.len() >= most || bytes >= most_bytes {
@@ -255,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_of_what_a_killed_run_left_are_the_old_ones() {
+    fn the_rest_of_a_killed_run_is_split_into_the_same_partitions() {
         let sizes = [1, SHARD_BYTES, 3, 4, 5, SHARD_BYTES / 2, SHARD_BYTES / 2, 9, 9, 9, 9];
         let videos: Vec<VideoSource> =
             sizes.iter().enumerate().map(|(i, bytes)| video(i, *bytes)).collect();

@@ -1,36 +1,40 @@
-//! What is measured of every frame, whether it is kept or not: one row each in `quality.parquet`, beside the shard.
+//! The statistics of each frame, kept or dropped: the rows of `quality.parquet` beside the shard.
+//! Start at [`FrameStats::of`].
 //!
-//! In: a frame's pixels; out: [`Look`], and in the end a table. Start at [`Look::at`]. With it people choose the settings that leave frames
-//! out, and find pictures that are there twice: `hash` mostly survives another codec, size and rate. Of whole clips `deduplicate` finds
-//! more.
+//! They help to choose the settings `blank` and `still`, and to find duplicate pictures: `hash`
+//! mostly survives another codec, size and rate. `deduplicate` finds more duplicates of whole
+//! clips.
 
 use crate::dataset::{Column, FileInfo, FrameSize, Store, Table, write_table};
 use crate::stages::Error;
 
-/// A line of pixels is part of a black bar where none is brighter, as a share of the range.
+/// The brightest pixel of a black bar, as a share of the range.
 const BLACK: f32 = 0.1;
-/// Rows and columns that [`hash_of`] looks at; neighbours in a row are compared.
+/// The rows and columns of cells in [`hash_of`]. Neighbours in a row are compared.
 const HASHED: (usize, usize) = (8, 9);
-/// By how much of the range the right one must be brighter: what is flat must not depend on a codec's noise.
+/// A cell counts as brighter than its neighbour beyond this share of the range. Below it, the noise
+/// of a codec would decide on flat pictures.
 const BRIGHTER: f32 = 0.015;
 
-/// What can be seen of one frame by itself, as shares of the range and of the picture.
+/// The statistics of a single frame, as shares of the range and of the picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Look {
+pub struct FrameStats {
     /// Mean luminance.
     pub brightness: f32,
-    /// Standard deviation of the luminance: 0 is one colour all over.
+    /// Standard deviation of the luminance. 0 means a single colour.
     pub contrast: f32,
     /// Widths of the black bars: left, top, right, bottom.
     pub bars: [f32; 4],
-    /// 64 comparisons of neighbouring parts (Krawetz's dHash). The table holds the int64 with the same bits.
+    /// 64 comparisons of neighbouring cells (Krawetz's dHash). The table has the int64 with the
+    /// same bits.
     pub hash: u64,
 }
 
-impl Look {
-    /// Looks at pixels, `[height, width, 3]`, at least one.
-    pub fn at(pixels: &[u8], size: FrameSize) -> Self {
+impl FrameStats {
+    /// Computes the statistics of `pixels`, `[height, width, 3]`, at least one pixel.
+    pub fn of(pixels: &[u8], size: FrameSize) -> Self {
         let (height, width) = (size.height as usize, size.width as usize);
+        // Rec. 601 weights in 256ths.
         let luminance = |rgb: &[u8]| {
             (77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2])) as f32
                 / (256.0 * 255.0)
@@ -47,7 +51,7 @@ impl Look {
             share((0..width).rev().take_while(|x| column(*x)).count(), width),
             share((0..height).rev().take_while(|y| row(*y)).count(), height),
         ];
-        Look { brightness, contrast, bars, hash: hash_of(&light, height, width) }
+        FrameStats { brightness, contrast, bars, hash: hash_of(&light, height, width) }
     }
 }
 
@@ -61,39 +65,41 @@ fn hash_of(light: &[f32], height: usize, width: usize) -> u64 {
         at * of / parts..((at + 1) * of / parts).max(at * of / parts + 1)
     };
     let mean = |row: usize, column: usize| {
-        let (ys, xs) = (part(row, rows, height), part(column, columns, width));
+        let ys = part(row, rows, height);
+        let xs = part(column, columns, width);
         let count = (ys.len() * xs.len()) as f32;
         ys.map(|y| light[y * width..][xs.clone()].iter().sum::<f32>()).sum::<f32>() / count
     };
     let brighter = (0..rows).flat_map(|row| (1..columns).map(move |column| (row, column)));
     brighter.fold(0, |hash, (row, column)| {
+        // The first comparison becomes the highest bit.
         hash << 1 | u64::from(mean(row, column) > mean(row, column - 1) + BRIGHTER)
     })
 }
 
-/// Why a frame is in no episode.
+/// Why a frame is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeftOut {
-    /// It is one colour all over: `blank`.
+pub enum DropReason {
+    /// Its colour is uniform: the setting `blank`.
     Blank,
-    /// The picture has stood still for too long: `still`.
+    /// The picture has not changed for too long: the setting `still`.
     Still,
 }
 
-/// What is known of a frame once those after it are.
+/// The statistics of a frame, including those that depend on its neighbours.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {
-    /// What can be seen of it by itself.
-    pub look: Look,
+    /// The statistics of the frame itself.
+    pub stats: FrameStats,
     /// Mean absolute change of a pixel from the frame before, as a share of the range.
     pub change: f32,
-    /// How many times as large that is as the largest of the two changes before and the two after.
+    /// `change` divided by the largest of the two changes before and the two after.
     pub cut_score: f32,
-    /// Whether it is kept.
-    pub left_out: Option<LeftOut>,
+    /// Why the frame is dropped, if it is.
+    pub dropped: Option<DropReason>,
 }
 
-/// The columns of what is measured.
+/// The numeric columns of the table.
 const NUMBERS: [&str; 8] = [
     "change",
     "cut_score",
@@ -104,7 +110,7 @@ const NUMBERS: [&str; 8] = [
     "bar_right",
     "bar_bottom",
 ];
-/// Why frames are left out, as the table says it.
+/// The values of the column `left_out`.
 const LEFT_OUT: [&str; 3] = ["", "blank", "still"];
 
 /// The rows of one partition.
@@ -118,38 +124,42 @@ pub struct Quality {
 }
 
 impl Quality {
-    /// Adds a frame of the partition's video `video`.
+    /// Adds a frame of the partition's video number `video`.
     pub fn push(&mut self, video: usize, frame_index: u32, measured: &Measured) {
-        let Measured { look, change, cut_score, left_out } = *measured;
-        let [left, top, right, bottom] = look.bars;
+        let Measured { stats, change, cut_score, dropped } = *measured;
+        let [left, top, right, bottom] = stats.bars;
         self.video.push(video as u32);
         self.frame_index.push(frame_index);
-        let values = [change, cut_score, look.brightness, look.contrast, left, top, right, bottom];
-        self.numbers.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
-        self.hash.push(look.hash);
-        self.left_out.push(left_out.map_or(0, |why| why as u32 + 1));
+        let values =
+            [change, cut_score, stats.brightness, stats.contrast, left, top, right, bottom];
+        for (column, value) in self.numbers.iter_mut().zip(values) {
+            column.push(value);
+        }
+        self.hash.push(stats.hash);
+        // 0 means kept, as in `LEFT_OUT`.
+        self.left_out.push(dropped.map_or(0, |why| why as u32 + 1));
     }
 
-    /// Adds the rows of a video from another partition's table, where it is called `uri`.
+    /// Adds the rows of the video `uri` from another partition's table.
     ///
     /// # Errors
-    /// Names the column that the table lacks.
+    /// Returns the name of a column the table lacks, in a sentence.
     pub fn copy(&mut self, video: usize, table: &Table, uri: &str) -> Result<(), String> {
         let lacks = |name: &str| format!("it has no column `{name}`");
         let names = table.text("video").ok_or_else(|| lacks("video"))?;
         let rows: Vec<usize> = (0..names.len()).filter(|row| names[*row] == uri).collect();
         let [frames, hashes] =
             ["frame_index", "hash"].map(|name| table.counts(name).ok_or_else(|| lacks(name)));
-        let (frames, hashes) = (frames?, hashes?);
+        let frames = frames?;
+        let hashes = hashes?;
         let left_out = table.text("left_out").ok_or_else(|| lacks("left_out"))?;
         self.video.extend(rows.iter().map(|_| video as u32));
         self.frame_index.extend(rows.iter().map(|row| frames[*row] as u32));
         self.hash.extend(rows.iter().map(|row| hashes[*row].cast_unsigned()));
-        self.left_out.extend(
-            rows.iter().map(|row| {
-                LEFT_OUT.iter().position(|why| *why == left_out[*row]).unwrap_or(0) as u32
-            }),
-        );
+        self.left_out.extend(rows.iter().map(|row| {
+            // A frame with an unknown reason counts as kept.
+            LEFT_OUT.iter().position(|why| *why == left_out[*row]).unwrap_or(0) as u32
+        }));
         for (column, name) in self.numbers.iter_mut().zip(NUMBERS) {
             let Some(Column::F32(values)) = table.column(name) else { return Err(lacks(name)) };
             column.extend(rows.iter().map(|row| values[*row]));
@@ -157,12 +167,12 @@ impl Quality {
         Ok(())
     }
 
-    /// Frames that were left out for this reason.
-    pub fn count(&self, why: LeftOut) -> usize {
+    /// Returns the number of frames dropped for this reason.
+    pub fn count(&self, why: DropReason) -> usize {
         self.left_out.iter().filter(|left_out| **left_out == why as u32 + 1).count()
     }
 
-    /// Writes the table; `uris` are the partition's videos.
+    /// Writes the table. `uris` are the names of the partition's videos.
     pub fn write(self, store: &Store, path: &str, uris: Vec<String>) -> Result<FileInfo, Error> {
         let mut columns = vec![
             ("video", Column::Names(self.video, uris)),
@@ -182,15 +192,15 @@ mod tests {
 
     const SIZE: FrameSize = FrameSize { height: 16, width: 32 };
 
-    /// A picture of grey values.
-    fn picture(grey: impl Fn(usize, usize) -> u8) -> Look {
+    /// Returns the statistics of a grey picture.
+    fn picture(grey: impl Fn(usize, usize) -> u8) -> FrameStats {
         let pixels =
             (0..16).flat_map(|y| (0..32).map(move |x| (x, y))).flat_map(|(x, y)| [grey(x, y); 3]);
-        Look::at(&pixels.collect::<Vec<u8>>(), SIZE)
+        FrameStats::of(&pixels.collect::<Vec<u8>>(), SIZE)
     }
 
     #[test]
-    fn what_is_black_flat_or_framed_is_seen() {
+    fn stats_show_black_flat_and_letterboxed_pictures() {
         let black = picture(|_, _| 0);
         assert_eq!((black.brightness, black.contrast, black.bars), (0.0, 0.0, [1.0; 4]));
         let white = picture(|_, _| 255);
@@ -210,17 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_stays_with_the_picture_and_not_with_its_noise() {
+    fn a_hash_depends_on_the_picture_and_not_on_noise() {
         let scene = |x: usize, y: usize| {
             (128.0 + 90.0 * (x as f32 * 0.4).sin() * (y as f32 * 0.3).cos()) as u8
         };
-        let (clean, noisy) =
-            (picture(scene), picture(|x, y| scene(x, y) + ((x * 7 + y * 13) % 3) as u8));
+        let clean = picture(scene);
+        let noisy = picture(|x, y| scene(x, y) + ((x * 7 + y * 13) % 3) as u8);
         assert_eq!(clean.hash, noisy.hash);
         assert!(
             (clean.hash ^ picture(|x, y| scene(x + 4, y)).hash).count_ones() > 8,
             "another scene"
         );
-        assert_eq!(picture(|x, y| 100 + ((x * 7 + y * 13) % 3) as u8).hash, 0, "nothing in it");
+        assert_eq!(picture(|x, y| 100 + ((x * 7 + y * 13) % 3) as u8).hash, 0, "a flat picture");
     }
 }

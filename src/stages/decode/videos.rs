@@ -1,5 +1,6 @@
-//! Entries become videos with an identity. In: what patterns and lists name; out: [`VideoSource`]s, by name and by the blake3 of their
-//! bytes. Start at [`identify`]. An entry that cannot be read is a video, too: one with a reject.
+//! The identities of videos. Start at [`identify`]: it turns the entries of patterns and lists into
+//! [`VideoSource`]s, identified by name and by the blake3 of their bytes. An unreadable entry is a
+//! video with a reject.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,18 +10,19 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use crate::dataset::{
-    self, About, Access, HashMap, HashSet, ListedVideo, Receipt, VideoRecord, local_path,
+    self, Access, HashMap, HashSet, ListMetadata, ListedVideo, Receipt, VideoRecord, local_path,
 };
 use crate::stages::decode::{DecodeConfig, Duplicates, VideoSource};
 
 mod identity;
 
 pub use identity::may_pass;
-use identity::{Known, candidates};
+use identity::{KnownVideos, candidates};
 
-use crate::stages::plan::LeftOut;
+use crate::stages::plan::DeferredVideo;
 
-/// The blake3 of a local file; of one that cannot be read, something that no file has: the task that needs it says why.
+/// Returns the blake3 of a local file. For an unreadable file it returns a digest no file has; the
+/// task that needs the file reports the error.
 pub fn digest_of(file: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     let read = std::fs::File::open(local_path(file))
@@ -33,98 +35,98 @@ pub fn digest_of(file: &str) -> String {
     .to_string()
 }
 
-/// A video with its identity. Of a million most are known, and cost a few words each.
+/// A video with its identity. It borrows from a receipt, because most of a million videos are
+/// known.
 pub struct Identified<'a> {
-    /// What makes it the video it is; [`VideoSource::digest`].
+    /// The identity: [`VideoSource::digest`].
     pub digest: Cow<'a, str>,
-    /// Whether that is what a receipt calls it already.
+    /// Whether a receipt has this digest.
     known: bool,
-    /// What a list says of it.
-    pub about: &'a About,
-    is: Is<'a>,
+    /// The columns of a list about the video.
+    pub about: &'a ListMetadata,
+    origin: Origin<'a>,
 }
 
-enum Is<'a> {
-    /// The video of a receipt, unchanged.
+enum Origin<'a> {
+    /// An unchanged video of a receipt.
     Known(&'a VideoRecord),
     New(Box<VideoSource>),
 }
 
 impl Identified<'_> {
-    /// Its name now.
+    /// Returns its current name.
     pub fn uri(&self) -> &str {
-        match &self.is {
-            Is::New(video) => &video.uri,
-            Is::Known(record) => &record.uri,
+        match &self.origin {
+            Origin::New(video) => &video.uri,
+            Origin::Known(record) => &record.uri,
         }
     }
 
-    /// All that a task must know of it.
+    /// Returns the video as the input of a task.
     pub fn source(&self) -> VideoSource {
-        let (digest, about) = (self.digest.clone().into_owned(), self.about.clone());
-        match &self.is {
-            Is::New(video) => VideoSource { digest, about, ..(**video).clone() },
-            Is::Known(VideoRecord { uri, bytes, modified, inode, .. }) => {
-                let (uri, modified) = (uri.clone(), modified.clone());
-                VideoSource {
-                    uri,
-                    digest,
-                    bytes: *bytes,
-                    modified,
-                    inode: *inode,
-                    about,
-                    ..VideoSource::default()
-                }
-            }
+        let digest = self.digest.clone().into_owned();
+        let about = self.about.clone();
+        match &self.origin {
+            Origin::New(video) => VideoSource { digest, about, ..(**video).clone() },
+            Origin::Known(VideoRecord { uri, bytes, modified, inode, .. }) => VideoSource {
+                uri: uri.clone(),
+                digest,
+                bytes: *bytes,
+                modified: modified.clone(),
+                inode: *inode,
+                about,
+                ..VideoSource::default()
+            },
         }
     }
 }
 
-/// What this run says of videos, beside the pipeline.
+/// The videos this run ignores.
 #[derive(Clone, Debug, Default)]
-pub struct Now {
-    /// Those that it leaves for the next one, and why.
+pub struct DeferredVideos {
+    /// Videos left for the next run, and the reasons.
     pub left_out: BTreeMap<String, String>,
-    /// Files that were changed less long ago are left, too: they may still be written.
+    /// Files changed less long ago are also left, since they may still be written.
     pub min_age: Duration,
 }
 
-/// Videos with their identities, and those that are left for the next run.
+/// Videos with their identities, and the videos left for the next run.
 pub struct Identities<'a> {
-    /// Those that can be read.
+    /// The videos to plan.
     pub videos: Vec<Identified<'a>>,
-    /// Those that cannot be read now; what was read of one before stays as it is.
-    pub left_out: Vec<LeftOut>,
+    /// The videos that cannot be read now. Their frames from earlier runs stay in the dataset.
+    pub left_out: Vec<DeferredVideo>,
 }
 
-/// Gives every video its identity; of a tar archive, every video in it. Unchanged ones (same name, size and time or etag as in a receipt)
-/// are not read again. `current` are the keys of the newest version. Those of `left_out` are not looked at: what was read of them before stays.
+/// Identifies every video, and every video in a tar archive. Unchanged videos (same name, size and
+/// time or etag as in a receipt) are not read again. `current` are the keys of the newest version.
 ///
 /// # Errors
-/// Where an object store fails in passing; a video that cannot be read is one of the outcomes.
+/// Returns an error if an object store fails for now. An unreadable video is not an error.
 pub fn identify<'a>(
     listed: &'a [ListedVideo],
     receipts: &'a [Arc<Receipt>],
     current: &HashSet<&str>,
-    now: &'a Now,
+    now: &'a DeferredVideos,
     config: &DecodeConfig,
     access: &'a Access,
 ) -> dataset::Result<Identities<'a>> {
-    let known = Known::new(receipts, now, config, access);
-    let of = |listed: &'a ListedVideo| {
+    let known = KnownVideos::new(receipts, now, config, access);
+    let identify_listed = |listed: &'a ListedVideo| {
         let unchanged = known.unchanged(listed);
-        let looked = match unchanged.is_none().then(|| candidates(listed, &known)) {
+        let read = match unchanged.is_none().then(|| candidates(listed, &known)) {
             None => vec![],
             Some(Ok(found)) => {
                 found.into_iter().map(|found| known.identity(found, &listed.about)).collect()
             }
             Some(Err(error)) => vec![Err(error)],
         };
-        unchanged.map(|video| Ok(Ok(video))).into_iter().chain(looked)
+        unchanged.map(|video| Ok(Ok(video))).into_iter().chain(read)
     };
-    let found: Vec<Result<Identified, LeftOut>> =
-        listed.par_iter().flat_map_iter(of).collect::<dataset::Result<_>>()?;
-    let (mut videos, mut waiting) = (Vec::with_capacity(found.len()), Vec::new());
+    let found: Vec<Result<Identified, DeferredVideo>> =
+        listed.par_iter().flat_map_iter(identify_listed).collect::<dataset::Result<_>>()?;
+    let mut videos = Vec::with_capacity(found.len());
+    let mut waiting = Vec::new();
     for one in found {
         match one {
             Ok(video) => videos.push(video),
@@ -136,27 +138,29 @@ pub fn identify<'a>(
             .iter()
             .filter(|receipt| current.contains(receipt.key.as_str()))
             .flat_map(|receipt| &receipt.videos);
+        // Without them, a disk that is away would empty the dataset.
         let stay = staying(newest, &videos, &waiting);
         videos.extend(stay.into_iter().map(|record| {
             let digest = record.digest.as_str().into();
-            Identified { digest, known: true, about: &record.about, is: Is::Known(record) }
+            Identified { digest, known: true, about: &record.about, origin: Origin::Known(record) }
         }));
     }
+    // Last, since videos that stay keep their numbers.
     number_copies(&mut videos, config.duplicates);
     Ok(Identities { videos, left_out: waiting })
 }
 
-/// Returns the videos of the newest version that stay as they are, since their file, folder or archive cannot be read now. One whose
-/// bytes are found under another name has only been renamed.
+/// Returns the videos of the newest version that stay, because their file, folder or archive cannot
+/// be read now. A video whose bytes are found under another name was renamed instead.
 fn staying<'a>(
     newest: impl Iterator<Item = &'a VideoRecord>,
     found: &[Identified],
-    waiting: &[LeftOut],
+    waiting: &[DeferredVideo],
 ) -> Vec<&'a VideoRecord> {
     let digests: HashSet<&str> = found.iter().map(|video| &*video.digest).collect();
     let names: HashSet<&str> =
         waiting.iter().map(|left| left.video.trim_end_matches('/')).collect();
-    // Of a folder or an archive, all that is below it.
+    // Everything below an unreadable folder or archive stays.
     let below = |name: &str| {
         names.contains(name) || name.match_indices('/').any(|(at, _)| names.contains(&name[..at]))
     };
@@ -165,14 +169,16 @@ fn staying<'a>(
         .collect()
 }
 
-/// Of videos with the same bytes all but one are told apart by a number. One that has rows keeps its number, whatever comes later; where
-/// copies are skipped, the numbers are by name alone, since there must be a first one.
+/// Numbers videos with the same bytes, so that their digests differ. A video with rows keeps its
+/// number. If copies are skipped, numbers follow the names alone, since there must be a first one.
 fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
-    let (mut taken, mut numbers) = (HashSet::default(), HashMap::<&str, usize>::default());
+    let mut taken = HashSet::default();
+    let mut numbers = HashMap::<&str, usize>::default();
     let stay = |video: &Identified| duplicates == Duplicates::Keep && video.known;
     let stay: Vec<bool> =
         videos.iter().map(|video| stay(video) && taken.insert(&*video.digest)).collect();
     let numbered = videos.iter().zip(stay).map(|(video, stays)| {
+        // Its number is in use already.
         if stays {
             return None;
         }
@@ -184,6 +190,7 @@ fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
         *last = number;
         (digest != video.digest).then_some(digest)
     });
+    // Collected first, since the numbering borrows the digests that change below.
     let numbered: Vec<Option<String>> = numbered.collect();
     for (video, digest) in videos.iter_mut().zip(numbered) {
         if let Some(digest) = digest {
@@ -192,7 +199,7 @@ fn number_copies(videos: &mut [Identified], duplicates: Duplicates) {
     }
 }
 
-/// A digest without the number that tells copies apart.
+/// Returns a digest without the number of the copy.
 pub fn of_bytes(digest: &str) -> &str {
     digest.split('#').next().unwrap_or_default()
 }

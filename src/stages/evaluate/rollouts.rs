@@ -1,57 +1,60 @@
-//! How far the world model sees. In: frames and the model; out: its error 1, 2, ... frames ahead, `rollouts.parquet`.
+//! Measures how the world model's error grows with the number of frames ahead.
 //!
-//! It is given the first frames of a stretch and the IDM's latent action of every transition there, and predicts each frame from its own
-//! predictions before it, rounded to bytes. Beside it stand two that cost nothing: copying the last frame it was given, and the same model
-//! with another stretch's latent actions, which says what these are worth.
+//! The model receives the first frames of a stretch and the IDM's latent action of every transition
+//! in it. It predicts each frame from its own earlier predictions, rounded to bytes. There are two
+//! baselines: copying the last real frame, and the same model with the latent actions of another
+//! stretch, which shows how much it uses them.
 
 use serde::Serialize;
 
 use super::EvaluateTask;
 use crate::dataset::{Column, FileInfo, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
-use crate::models::{Predictor, Want};
+use crate::models::{LabelOutputs, Predictor};
 use crate::stages::model_files::ratio;
 use crate::stages::world_model::WorldModel;
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 use crate::train::batch;
 
-/// Most stretches that are predicted, evenly spread.
+/// The largest number of stretches. They are spread evenly.
 const STRETCHES: usize = 128;
 
 /// Errors by the number of frames ahead.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Rollouts {
     stretches: usize,
-    rows: Vec<Ahead>,
+    rows: Vec<Errors>,
 }
 
-/// Mean squared errors so many frames ahead, pixels spanning 1.
+/// Mean squared errors this many frames ahead, with pixels in a range of 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-struct Ahead {
+struct Errors {
     frames_ahead: u64,
     fdm_error: f64,
     copy_error: f64,
-    /// With the latent actions of another stretch.
+    /// The error with the latent actions of another stretch.
     shuffled_error: f64,
 }
 
-/// Predicts stretches of every `holdout`-th episode, where the model and frames are given.
-pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Rollouts>, Error> {
+/// Predicts stretches of every `holdout`-th episode, if the task has a model and frames.
+pub(super) fn roll(task: &EvaluateTask, ctx: &TaskContext) -> Result<Option<Rollouts>, Error> {
     let Some(model) = &task.dynamics else { return Ok(None) };
     let paths = task.shards.iter().map(|file| file.path.clone()).collect();
-    let WorldModel { labeller, predictor, shards } = WorldModel::open(place, &model.path, paths)?;
-    let (every, known, ahead) =
-        (task.config.holdout, labeller.config().window() - 1, task.config.frames_ahead());
+    let WorldModel { labeller, predictor, shards } = WorldModel::open(ctx, &model.path, paths)?;
+    let every = task.config.holdout;
+    // The model takes this many real frames; its window also has the predicted one.
+    let known = labeller.config().window() - 1;
+    let ahead = task.config.frames_ahead();
     let index = WindowIndex::new(&shards, known + ahead)
         .subset(|episode| every == 0 || episode.is_multiple_of(every));
     let chosen = batch::spread(&index, STRETCHES);
+    // With one stretch there is no other one to take latent actions from.
     if chosen.len() < 2 {
-        let (windows, episodes) = (chosen.len(), index.episodes());
         return Err(Error::TooFewWindows {
             split: "predicted",
-            windows,
+            windows: chosen.len(),
             time: known + ahead,
-            episodes,
+            episodes: index.episodes(),
             needed: 2,
         });
     }
@@ -60,12 +63,13 @@ pub(super) fn roll(task: &EvaluateTask, place: &Workplace) -> Result<Option<Roll
     let starts: Vec<usize> = (0..chosen.len())
         .flat_map(|i| (0..ahead).map(move |at| i * (known + ahead) + at))
         .collect();
-    let latent_action = labeller.label(&frames, &starts, Want::default())?.latent_action;
+    // One latent action for each predicted frame, inferred from real frames.
+    let latent_action = labeller.label(&frames, &starts, LabelOutputs::default())?.latent_action;
     let stretches = Stretches { frames, latent_action, count: chosen.len(), known, ahead };
     Ok(Some(Rollouts { stretches: chosen.len(), rows: stretches.errors(predictor.as_ref())? }))
 }
 
-/// Frames that follow each other, and what is done between them.
+/// Stretches of consecutive frames, and the latent actions between them.
 struct Stretches {
     /// `[stretch, known + ahead, height, width, 3]`
     frames: Vec<u8>,
@@ -77,13 +81,14 @@ struct Stretches {
 }
 
 impl Stretches {
-    fn errors(&self, predictor: &dyn Predictor) -> Result<Vec<Ahead>, Error> {
-        let (own, shuffled) =
-            (self.predicted(predictor, 0)?, self.predicted(predictor, self.count / 2)?);
+    fn errors(&self, predictor: &dyn Predictor) -> Result<Vec<Errors>, Error> {
+        let own = self.predicted(predictor, 0)?;
+        // Half the stretches further on, the latent actions come from another stretch.
+        let shuffled = self.predicted(predictor, self.count / 2)?;
         let last: Vec<Vec<f32>> =
             (0..self.count).map(|i| pixels(self.frame(i, self.known - 1))).collect();
         let mean = |errors: &mut dyn Iterator<Item = f64>| errors.sum::<f64>() / self.count as f64;
-        let row = |at: usize| Ahead {
+        let row = |at: usize| Errors {
             frames_ahead: at as u64 + 1,
             fdm_error: mean(&mut (0..self.count).map(|i| own[at][i])),
             copy_error: mean(
@@ -95,21 +100,22 @@ impl Stretches {
         Ok((0..self.ahead).map(row).collect())
     }
 
-    /// Errors by frames ahead and stretch, each with the latent actions of the stretch so many further on.
-    fn predicted(&self, predictor: &dyn Predictor, further: usize) -> Result<Vec<Vec<f64>>, Error> {
-        let (dim, bytes) =
-            (self.latent_action.len() / (self.count * self.ahead), self.frame(0, 0).len());
+    /// Returns the error of each number of frames ahead and each stretch. A stretch `i` gets the
+    /// latent actions of stretch `i + shift`.
+    fn predicted(&self, predictor: &dyn Predictor, shift: usize) -> Result<Vec<Vec<f64>>, Error> {
+        let dim = self.latent_action.len() / (self.count * self.ahead);
+        let bytes = self.frame(0, 0).len();
         let mut past: Vec<Vec<u8>> = (0..self.count)
             .map(|i| (0..self.known).flat_map(|at| self.frame(i, at)).copied().collect())
             .collect();
         let mut errors = Vec::new();
         for at in 0..self.ahead {
-            let done = |i: usize| {
-                &self.latent_action[((i + further) % self.count * self.ahead + at) * dim..][..dim]
+            let action = |i: usize| {
+                &self.latent_action[((i + shift) % self.count * self.ahead + at) * dim..][..dim]
             };
             let predicted = predictor.predict(
                 &past.concat(),
-                &(0..self.count).flat_map(done).copied().collect::<Vec<f32>>(),
+                &(0..self.count).flat_map(action).copied().collect::<Vec<f32>>(),
             )?;
             let predicted: Vec<&[f32]> = predicted.chunks_exact(bytes).collect();
             errors.push(
@@ -117,6 +123,7 @@ impl Stretches {
                     .map(|i| squared_error(predicted[i], self.frame(i, self.known + at)))
                     .collect(),
             );
+            // The oldest frame leaves, and the prediction becomes the newest one.
             for (past, predicted) in past.iter_mut().zip(predicted) {
                 past.drain(..bytes);
                 past.extend(as_bytes(predicted));
@@ -133,25 +140,25 @@ impl Stretches {
 
 impl Rollouts {
     pub(super) fn sentence(&self) -> String {
-        let row = |row: &Ahead| match ratio(row.fdm_error, row.copy_error) {
+        let row = |row: &Errors| match ratio(row.fdm_error, row.copy_error) {
             Some(share) => format!("{share:.2}x {} ahead", row.frames_ahead),
-            None => format!("undefined {} ahead, since nothing moves", row.frames_ahead),
+            None => format!("undefined {} ahead, as nothing moves", row.frames_ahead),
         };
-        let told: Vec<String> =
+        let errors: Vec<String> =
             [self.rows.first(), self.rows.last().filter(|_| self.rows.len() > 1)]
                 .into_iter()
                 .flatten()
                 .map(row)
                 .collect();
         format!(
-            "frames predicted from predictions: error {} of that of copying the last real one",
-            told.join(", ")
+            "frames predicted from predictions: error {}, relative to copying the last real frame",
+            errors.join(", ")
         )
     }
 
-    /// A row for every number of frames ahead.
-    pub(super) fn write(&self, place: &Workplace) -> Result<FileInfo, Error> {
-        let column = |of: fn(&Ahead) -> f64| {
+    /// Writes a row for every number of frames ahead.
+    pub(super) fn write(&self, ctx: &TaskContext) -> Result<FileInfo, Error> {
+        let column = |of: fn(&Errors) -> f64| {
             Column::F64(self.rows.iter().map(|row| Some(of(row))).collect())
         };
         let columns = [
@@ -160,7 +167,7 @@ impl Rollouts {
             ("copy_error", column(|row| row.copy_error)),
             ("shuffled_error", column(|row| row.shuffled_error)),
         ];
-        Ok(write_table(place.store, &format!("{}/rollouts.parquet", place.folder), &columns)?)
+        Ok(write_table(ctx.store, &format!("{}/rollouts.parquet", ctx.folder), &columns)?)
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
     use super::*;
     use crate::models::{DynamicsConfig, Preset, Result};
 
-    /// Adds its latent action to the last frame.
+    /// Predicts the sum of the last frame and the latent action.
     struct Adds(DynamicsConfig);
 
     impl Predictor for Adds {
@@ -191,7 +198,8 @@ mod tests {
 
     #[test]
     fn each_frame_is_predicted_from_the_prediction_before_it() {
-        // Two stretches of frames of two bytes, two known: 51 (.2 of the range) more with every frame, and no change at all.
+        // Two stretches of frames of two bytes, two of them known. One grows by 51 (0.2 of the
+        // range) a frame, the other never changes.
         let frames =
             [[0, 0], [0, 0], [51, 51], [102, 102], [9, 9], [9, 9], [9, 9], [9, 9]].concat();
         let stretches = Stretches {
@@ -202,12 +210,13 @@ mod tests {
             ahead: 2,
         };
         let rows = stretches.errors(&Adds(Preset::Tiny.dynamics())).unwrap();
-        let near =
-            |seen: f64, right: f64| assert!((seen - right).abs() < 1e-6, "{seen} for {right}");
+        let assert_near = |seen: f64, right: f64| {
+            assert!((seen - right).abs() < 1e-6, "{seen}, expected {right}");
+        };
         for (row, [copied, shuffled]) in rows.iter().zip([[0.02, 0.04], [0.08, 0.16]]) {
-            near(row.fdm_error, 0.0);
-            near(row.copy_error, copied);
-            near(row.shuffled_error, shuffled);
+            assert_near(row.fdm_error, 0.0);
+            assert_near(row.copy_error, copied);
+            assert_near(row.shuffled_error, shuffled);
         }
         let rollouts = Rollouts { stretches: 2, rows };
         assert!(

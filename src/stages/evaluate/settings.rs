@@ -1,4 +1,4 @@
-//! How a policy is evaluated: what a pipeline says, its defaults, what is wrong with it, and who plays beside it.
+//! The settings of `evaluate`, their checks, and the task they plan.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,61 +6,68 @@ use serde::{Deserialize, Serialize};
 use super::{EvaluateTask, KIND};
 use crate::dataset;
 use crate::envs::{Game, Levels, Mode};
-use crate::stages::plan::{Given, NewTask, StagePlan};
-use crate::stages::player::Player;
-use crate::stages::{ArtifactKind, FieldFault, Input, Needs, Stage, StageKind, StageTask};
+use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
+use crate::stages::player::GamePlayer;
+use crate::stages::{
+    ArtifactKind, FieldFault, FieldFaults, Input, Needs, Stage, StageKind, StageTask,
+};
 
-/// Lets a policy play, once with each decoder; asks how much latent actions tell of true ones; lets the world model predict from its own
-/// predictions; or all of these.
+/// Evaluates a policy or an agent in a game, latent actions against true actions, a world model's
+/// predictions, or several of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// The `train_policy` stage whose policy plays.
+    /// The `train_policy` stage whose policy plays. Needs `decoder` and `game`.
     #[serde(default)]
     pub policy: Option<String>,
-    /// The `train_decoder` stage whose decoders say which action a latent action is.
+    /// The `train_decoder` stage that decodes the policy's latent actions. The policy plays once
+    /// with each decoder.
     #[serde(default)]
     pub decoder: Option<String>,
-    /// The `finetune` stage whose agent plays.
+    /// The `finetune` stage whose agent plays. Needs `game`.
     #[serde(default)]
     pub agent: Option<String>,
-    /// Which game of Procgen is played.
+    /// The Procgen game. Required with `policy` or `agent`.
     #[serde(default)]
     pub game: Option<Game>,
-    /// The `label` stage whose latent actions are asked about true ones.
+    /// The `label` stage whose latent actions are compared with true actions. Needs `actions`.
     #[serde(default)]
     pub labels: Option<String>,
-    /// The stage that knows these: `record` or `import_actions`.
+    /// The `record` or `import_actions` stage with the true actions.
     #[serde(default)]
     pub actions: Option<String>,
-    /// The stage whose model predicts, and whose IDM says what is done: `train_dynamics` or `import_dynamics`.
+    /// The `train_dynamics` or `import_dynamics` stage whose FDM predicts frames, from the latent
+    /// actions of its IDM. Needs `frames`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamics: Option<String>,
-    /// The stage whose frames it predicts: `decode` or `record`.
+    /// The `decode` or `record` stage with the frames to predict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frames: Option<String>,
-    /// Frames it predicts, each from its own predictions before it. Default 8.
+    /// Number of frames the model predicts in a row, each from its own earlier predictions. Default
+    /// 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<usize>,
-    /// Every `holdout`-th video's transitions are asked about, and the probe learns from the others; the world model predicts them.
-    /// Default 5, as in `train_dynamics`: where the two are the same and every video is one episode the model knows none of these either.
-    /// 0: all are both.
+    /// Every `holdout`-th video is held out: the probe is trained on the other videos and tested on
+    /// these, and the world model predicts these. Default 5, as in `train_dynamics`; with equal
+    /// values, and one episode a video, the model has not seen the held-out videos either. 0: all
+    /// videos are used for both.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
-    /// How hard the levels are: `easy`, as in the paper, or `hard`.
+    /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`.
     #[serde(default)]
     pub mode: Mode,
-    /// Which levels: `{ start: 0, count: 100000 }`. Default all there are. Levels that were not recorded say what the policy makes of new ones.
+    /// The levels to play, such as `{ start: 0, count: 100000 }`. Unrecorded levels measure
+    /// generalisation. Default: all levels.
     #[serde(default)]
     pub levels: Levels,
-    /// Episodes of each decoder, and of random actions. Default 200.
+    /// Number of episodes for each decoder, for the agent and for each baseline. Default 200.
     #[serde(default = "default_episodes")]
     pub episodes: u64,
-    /// Environments that play side by side. Default 50.
+    /// Number of environments side by side. Default 50.
     #[serde(default = "default_envs")]
     pub envs: usize,
-    /// How much is left to chance: actions are drawn with their likelihoods to the power of one over this; 0: the likeliest is taken.
-    /// Default 1.
+    /// Temperature of the random choice of actions: probabilities are raised to the power of 1 /
+    /// `temperature`. At 0 the most likely action is taken. Default 1.
     #[serde(default = "default_temperature")]
     pub temperature: f64,
 }
@@ -79,20 +86,68 @@ fn default_temperature() -> f64 {
 }
 
 impl EvaluateConfig {
-    /// How many frames the world model predicts.
+    /// Expects the inputs of at least one evaluation, and all inputs of each.
+    fn expect_inputs(&self, faults: &mut FieldFaults) {
+        let plays = self.policy.is_some() || self.agent.is_some();
+        let probes = self.labels.is_some();
+        let predicts = self.dynamics.is_some();
+        faults.expect(
+            plays || probes || predicts,
+            "policy",
+            "is missing",
+            "name a `policy` and its `decoder`, an `agent`, `labels` and true `actions`, or \
+             `dynamics` and `frames`",
+        );
+        faults.expect(
+            self.frames.is_some() == predicts,
+            "frames",
+            if predicts { "is missing" } else { "has no `dynamics`" },
+            "`dynamics` predicts `frames`: name both or neither",
+        );
+        faults.expect(
+            self.rollout.is_none_or(|rollout| rollout > 0 && predicts),
+            "rollout",
+            if predicts { "is 0" } else { "has no `dynamics`" },
+            "expected at least 1, and `dynamics` to predict with",
+        );
+        faults.expect(
+            self.game.is_some() == plays,
+            "game",
+            self.game.map_or_else(|| "is missing".to_owned(), |game| format!("is {game}")),
+            if plays {
+                "name the game to play; `lapo doctor` lists the games"
+            } else {
+                "the game has no player: name a `policy` or an `agent`"
+            },
+        );
+        faults.expect(
+            self.actions.is_some() == probes,
+            "actions",
+            if probes { "is missing" } else { "has no `labels`" },
+            "`labels` are compared with `actions`: name both or neither",
+        );
+        faults.expect(
+            self.decoder.is_some() == self.policy.is_some(),
+            "decoder",
+            if self.decoder.is_some() { "has no `policy`" } else { "is missing" },
+            "a `policy` plays with its `decoder`: name both or neither",
+        );
+    }
+
+    /// Returns the number of frames the world model predicts in a row.
     pub(super) fn frames_ahead(&self) -> usize {
         self.rollout.unwrap_or(8)
     }
 
-    /// Who plays that learnt nothing.
-    pub(super) fn baselines<'a>(&self) -> impl Iterator<Item = Player<'a>> + use<'a> {
-        let expert = (self.game == Some(Game::Maze)).then_some(Player::Expert);
-        self.game.map(|_| Player::Random).into_iter().chain(expert)
+    /// Returns the baseline players of the game.
+    pub(super) fn baselines<'a>(&self) -> impl Iterator<Item = GamePlayer<'a>> + use<'a> {
+        let expert = (self.game == Some(Game::Maze)).then_some(GamePlayer::Expert);
+        self.game.map(|_| GamePlayer::Random).into_iter().chain(expert)
     }
 
-    /// How many episodes so many learnt players play, and all others.
-    pub fn all_episodes(&self, learnt: usize) -> u64 {
-        self.episodes * (self.baselines().count() + learnt) as u64
+    /// Returns the number of episodes of this many trained players and all baselines.
+    pub fn all_episodes(&self, trained_players: usize) -> u64 {
+        self.episodes * (self.baselines().count() + trained_players) as u64
     }
 }
 
@@ -117,83 +172,43 @@ impl Stage for EvaluateConfig {
     }
 
     fn validate(&self) -> Vec<FieldFault> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, field, seen: String, cure| {
-            if !holds {
-                faults.push((field, seen, cure));
-            }
-        };
-        let (plays, asks) = (self.policy.is_some() || self.agent.is_some(), self.labels.is_some());
-        let predicts = self.dynamics.is_some();
-        let missing = || "is missing".to_owned();
-        let cure = "name a `policy` and its `decoder`, an `agent`, `labels` and true `actions`, or `dynamics` and `frames`";
-        expect(plays || asks || predicts, "policy", missing(), cure);
-        let seen = if predicts { missing() } else { "has no `dynamics`".into() };
-        expect(
-            self.frames.is_some() == predicts,
-            "frames",
-            seen,
-            "the world model predicts frames",
-        );
-        let seen = if predicts { "is 0" } else { "has no `dynamics`" };
-        let right = self.rollout.is_none_or(|rollout| rollout > 0 && predicts);
-        expect(right, "rollout", seen.into(), "expected at least 1, and `dynamics` that predict");
-        let needs = if plays {
-            "what plays needs one: `lapo doctor` names them"
-        } else {
-            "nobody plays it: name a `policy` or an `agent`"
-        };
-        let seen = self.game.map_or_else(missing, |game| format!("is {game}"));
-        expect(self.game.is_some() == plays, "game", seen, needs);
-        let seen = if asks { missing() } else { "has no `labels`".into() };
-        expect(
-            self.actions.is_some() == asks,
-            "actions",
-            seen,
-            "`labels` are asked about true actions",
-        );
-        expect(
+        let mut faults = FieldFaults::default();
+        self.expect_inputs(&mut faults);
+        faults.expect(
             self.holdout != 1,
             "holdout",
-            "is 1".into(),
-            "the probe would have no video to learn from; expected 0 (none) or at least 2",
+            "is 1",
+            "the probe would have no video to train on; expected 0 (no holdout) or at least 2",
         );
-        let seen = if self.decoder.is_some() { "has no `policy`" } else { "is missing" };
-        expect(
-            self.decoder.is_some() == self.policy.is_some(),
-            "decoder",
-            seen.into(),
-            "a policy plays by its decoder",
-        );
-        expect(self.episodes > 0, "episodes", "is 0".into(), "expected at least 1");
-        expect(self.envs > 0, "envs", "is 0".into(), "expected at least 1");
-        let warm = self.temperature.is_finite() && self.temperature >= 0.0;
-        expect(
-            warm,
+        faults.expect_positive("episodes", self.episodes);
+        faults.expect_positive("envs", self.envs);
+        faults.expect_value(
+            self.temperature.is_finite() && self.temperature >= 0.0,
             "temperature",
-            format!("is {}", self.temperature),
-            "expected 0 (the likeliest action) or more",
+            self.temperature,
+            "expected 0 (the most likely action) or more",
         );
-        expect(
+        faults.expect(
             self.levels.is_valid(),
             "levels",
-            format!("end at {}", self.levels.end()),
+            format_args!("end at {}", self.levels.end()),
             "expected numbers below 2,147,483,648",
         );
-        faults
+        faults.into_vec()
     }
 
     fn needs(&self) -> Needs {
-        // The environments play on all cores, the networks on a GPU if there is one; a probe holds 32,768 transitions.
+        // The environments use all cores, the networks a GPU if there is one. A probe holds 32,768
+        // transitions.
         Needs { gpu: true, cores: 4, memory_mib: 2048 }
     }
 
-    /// Adds one task: all decoders play the same levels.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    /// Adds one task, so that all decoders play the same levels.
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let EvaluateConfig { policy, decoder, agent, labels, actions, dynamics, frames, .. } = self;
-        let of = [policy, decoder, agent, labels, actions, dynamics, frames]
+        let inputs = [policy, decoder, agent, labels, actions, dynamics, frames]
             .map(|name| given.plan_if(name.as_ref()));
-        let [policy, decoder, agent, labels, actions, dynamics, frames] = of;
+        let [policy, decoder, agent, labels, actions, dynamics, frames] = inputs;
         let task = EvaluateTask {
             config: self.clone(),
             seed: given.seed,
@@ -209,11 +224,11 @@ impl Stage for EvaluateConfig {
         };
         plan.set_settings(&task.key().into_fields());
         let names = ["policy", "decoders", "agent", "labels", "true actions", "dynamics", "frames"];
-        if plan.waits_for(names.into_iter().zip(of)) {
+        if plan.waits_for(names.into_iter().zip(inputs)) {
             return Ok(());
         }
         let units = self.all_episodes(task.decoders.len() + usize::from(task.agent.is_some()));
-        let inputs = of.into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
+        let inputs = inputs.into_iter().flatten().flat_map(|plan| plan.tasks.keys()).collect();
         plan.add(NewTask::new(task, inputs, units), given.known);
         Ok(())
     }

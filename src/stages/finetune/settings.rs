@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{FinetuneTask, KIND};
 use crate::dataset;
-use crate::envs::{Game, Levels, Mode, NATIVE};
+use crate::envs::{FRAME_SIDE, Game, Levels, Mode};
 use crate::models::Preset;
 use crate::stages::plan::key::key;
-use crate::stages::plan::{Given, NewTask, StagePlan};
+use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
 use crate::stages::{ArtifactKind, FieldFault, Input, Needs, Stage, StageKind, StageTask};
 use crate::train::schedule::Schedule;
 
@@ -91,7 +91,7 @@ fn default_true() -> bool {
     true
 }
 fn default_size() -> usize {
-    NATIVE
+    FRAME_SIDE
 }
 fn default_64() -> usize {
     64
@@ -281,7 +281,7 @@ impl Stage for FinetuneConfig {
     }
 
     /// Adds one task.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let [policy, dynamics] =
             [&self.policy, &self.dynamics].map(|name| given.plan_if(name.as_ref()));
         let mut task = FinetuneTask {

@@ -12,7 +12,7 @@ use crate::models::policy::Policy;
 use crate::models::weights::Weights;
 use crate::models::{AgentConfig, DecoderConfig, Outputs, PolicyConfig, Precision, labeller};
 use crate::stages::player::can_be_shown;
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 
 /// Width of the decoder's hidden layers.
 const DECODER: [usize; 3] = [192, 128, 64];
@@ -20,7 +20,7 @@ const DECODER: [usize; 3] = [192, 128, 64];
 /// The network to start from: fresh, or a latent policy's.
 pub(super) fn start<A>(
     task: &FinetuneTask,
-    place: &Workplace,
+    ctx: &TaskContext,
     actions: usize,
     device: &A::Device,
 ) -> Result<(AgentConfig, AgentNet<A>), Error>
@@ -36,7 +36,7 @@ where
         let net = AgentNet::new(&mut init, &config);
         return Ok((config, net));
     };
-    let weights = Weights::parse(&place.store.require_file(file)?)?;
+    let weights = Weights::parse(&ctx.store.require_file(file)?)?;
     let latent = weights.policy_config()?;
     let policy = weights.load("policy", Policy::new(&mut init, &latent), device)?;
     let decoder = DecoderConfig {
@@ -54,13 +54,13 @@ where
 /// The IDM that labelled for the policy, where there is a supervised path.
 pub(super) fn teacher_of(
     task: &FinetuneTask,
-    place: &Workplace,
+    ctx: &TaskContext,
     agent: &AgentConfig,
 ) -> Result<Option<Teacher>, Error> {
     let Some((file, decoder)) = task.dynamics.as_ref().zip(agent.decoder.as_ref()) else {
         return Ok(None);
     };
-    let idm = labeller(&place.device, &place.store.require_file(file)?, Precision::F32)?;
+    let idm = labeller(&ctx.device, &ctx.store.require_file(file)?, Precision::F32)?;
     let (seen, expected) = (agent.network.frame_size, idm.config().frame_size);
     if seen != expected {
         return Err(Error::FrameSize { file: file.path.clone(), seen, expected });

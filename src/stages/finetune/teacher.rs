@@ -3,7 +3,7 @@
 use rand::seq::SliceRandom;
 
 use super::rollout::Rollout;
-use crate::models::{DecoderConfig, Labeller, LoadedDecoder, Want};
+use crate::models::{DecoderConfig, LabelOutputs, Labeller, LoadedDecoder};
 use crate::stages::Error;
 use crate::train::batch;
 use crate::train::decoder::{Answers, Fit, Pairs, Spread, fit};
@@ -65,7 +65,7 @@ impl Teacher {
         }
         self.pairs
             .latent_action
-            .extend(self.idm.label(&film, &starts, Want::default())?.latent_action);
+            .extend(self.idm.label(&film, &starts, LabelOutputs::default())?.latent_action);
         if let Answers::Discrete(actions) = &mut self.pairs.action {
             actions.extend(done);
         }

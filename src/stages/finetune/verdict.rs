@@ -9,7 +9,7 @@ use super::learner::Row;
 use super::rollout::Rollout;
 use crate::envs::Game;
 use crate::stages::model_files::{verdict_json, write_model};
-use crate::stages::{Done, Error};
+use crate::stages::{Error, TaskOutput};
 use crate::train::metrics::Metrics;
 use crate::train::optim::TrainBackend;
 
@@ -96,8 +96,8 @@ impl<B: Backend> Rollout<B> {
 
 impl<A: TrainBackend> Ppo<'_, A> {
     /// Writes the agent, its curve and the verdict.
-    pub(super) fn finish(&self, metrics: &Metrics) -> Result<Done, Error> {
-        let (place, config) = (self.place, &self.task.config);
+    pub(super) fn finish(&self, metrics: &Metrics) -> Result<TaskOutput, Error> {
+        let (place, config) = (self.ctx, &self.task.config);
         let verdict = Verdict::new(config.game, config.updates() * config.batch() as u64, metrics);
         place.progress.say(&verdict.sentence());
         let weights =
@@ -109,7 +109,7 @@ impl<A: TrainBackend> Ppo<'_, A> {
             ("env_steps".to_owned(), verdict.steps as f64),
             ("mean_return".to_owned(), verdict.mean_return),
         ]);
-        Ok(Done { files, stats, ..Done::default() })
+        Ok(TaskOutput { files, stats, ..TaskOutput::default() })
     }
 }
 

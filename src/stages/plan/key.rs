@@ -1,8 +1,9 @@
-//! What decides whether a task is done already: its key. In: the fields that change the output; out: their hash.
+//! The key of a task: a hash of all fields that change its output. A task whose key has a receipt
+//! is done.
 //!
-//! A key hashes the kind of stage, the version of its code, the settings that change the output, and the digests of its inputs,
-//! in this order. Thread counts, paths and limits are not in it. Which fields these are each stage says itself, in
-//! [`StageTask::key`](crate::stages::StageTask::key).
+//! A key hashes the kind of stage, the version of its code, its settings and the digests of its
+//! inputs, in this order. Thread counts, paths and limits are not part of it. Each stage lists its
+//! fields in [`StageTask::key`](crate::stages::StageTask::key).
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::stages::{StageKind, kind_of};
 /// The fields of a key, in order.
 pub type Fields = Map<String, Value>;
 
-/// The fields of a task's key as its stage lists them: settings and inputs.
+/// The fields of a task's key, as its stage lists them: settings and inputs.
 #[derive(Clone, Debug)]
 pub struct KeyFields {
     kind: &'static StageKind,
@@ -27,6 +28,7 @@ impl KeyFields {
     /// Creates the first fields of every key: the kind of stage and the version of its code.
     pub fn new(kind: &'static StageKind) -> Self {
         let mut fields = Fields::new();
+        // First, since a key hashes its fields in order.
         fields.insert("stage".into(), kind.name.into());
         fields.insert("version".into(), kind.version.into());
         KeyFields { kind, fields }
@@ -39,25 +41,26 @@ impl KeyFields {
         self
     }
 
-    /// Adds a setting under a condition: a key stays as it was before the stage had this setting.
+    /// Adds a setting if `condition` holds. Without it, keys from before the setting existed stay
+    /// valid.
     pub fn setting_if(self, condition: bool, name: &str, value: impl Serialize) -> Self {
         if condition { self.setting(name, value) } else { self }
     }
 
-    /// Adds nested settings, each as `vq.entries`.
+    /// Adds nested settings under dotted names, such as `vq.entries`.
     pub fn settings_of(mut self, value: impl Serialize) -> Self {
         flatten(&mut self.fields, "", json!(value));
         self
     }
 
-    /// Adds an input; its name is among the kind's [`key_inputs`](StageKind::key_inputs).
+    /// Adds an input. Its name must be one of the kind's [`key_inputs`](StageKind::key_inputs).
     pub fn input(mut self, name: &str, value: impl Serialize) -> Self {
         debug_assert!(self.kind.key_inputs.contains(&name), "{name} is no input of the kind");
         self.fields.insert(name.into(), json!(value));
         self
     }
 
-    /// Adds an input under a condition.
+    /// Adds an input if `condition` holds.
     pub fn input_if(self, condition: bool, name: &str, value: impl Serialize) -> Self {
         if condition { self.input(name, value) } else { self }
     }
@@ -68,13 +71,16 @@ impl KeyFields {
     }
 }
 
-/// Adds nested settings as `vq.entries`.
+/// Adds nested settings under dotted names, such as `vq.entries`.
 fn flatten(fields: &mut Fields, prefix: &str, value: Value) {
     match value {
-        Value::Object(map) => map.into_iter().for_each(|(name, inner)| {
+        Value::Object(map) => {
             let dot = if prefix.is_empty() { "" } else { "." };
-            flatten(fields, &format!("{prefix}{dot}{name}"), inner);
-        }),
+            for (name, inner) in map {
+                flatten(fields, &format!("{prefix}{dot}{name}"), inner);
+            }
+        }
+        // Lists are leaves, too.
         leaf => _ = fields.insert(prefix.into(), leaf),
     }
 }
@@ -84,17 +90,18 @@ pub fn digests(files: &[FileInfo]) -> Vec<&str> {
     files.iter().map(|file| file.blake3.as_str()).collect()
 }
 
-/// The key of some fields: 32 hex digits of their blake3.
+/// Returns the key of these fields: 32 hex digits of their blake3 hash.
 pub fn key(fields: &Fields) -> String {
     blake3::hash(canonical(fields).as_bytes()).to_hex()[..32].to_string()
 }
 
-/// The text that is hashed. Fields are compared by it, never by the numbers that a reader makes of it.
+/// Returns the text to hash. Fields are compared by this text, since numbers parsed from it might
+/// lose digits.
 pub fn canonical(fields: &Fields) -> String {
     serde_json::to_string(fields).expect("fields are plain JSON")
 }
 
-/// The fields without the inputs of this kind of stage: two tasks with equal settings differ only in what they work on.
+/// Returns the settings of this kind of stage among the fields, without the inputs.
 pub fn settings<'f>(
     kind: &StageKind,
     fields: impl IntoIterator<Item = (&'f String, &'f Value)>,
@@ -107,38 +114,40 @@ pub fn settings<'f>(
 pub fn settings_of_receipt(receipt: &Receipt) -> Fields {
     match kind_of(&receipt.stage) {
         Some(kind) => settings(kind, receipt.fields.iter()),
+        // The kind may be of a newer lapo. Then all fields count as settings.
         None => receipt.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
     }
 }
 
-/// Returns what the receipt shares with others, if it differs from them in inputs alone.
+/// Returns the fields the receipt shares with others, if all its own fields are inputs.
 pub(super) fn shared_settings(receipt: &Receipt) -> Option<&Arc<Fields>> {
     let inputs = kind_of(&receipt.stage).map_or(&[][..], |kind| kind.key_inputs);
+    // Many receipts share one map of settings. Other fields of their own must be inputs.
     let (shared, mut own) = receipt.fields.shared();
     own.all(|name| inputs.contains(&name)).then_some(shared)
 }
 
-/// Says of receipts whether they have some settings, each distinct text of which is made once.
+/// A test for receipts with certain settings.
 pub struct WithSettings {
     canonical: String,
-    /// What was found of fields that many receipts share.
+    /// Results for fields shared by many receipts, by address.
     found: RefCell<HashMap<*const Fields, bool>>,
 }
 
 impl WithSettings {
-    /// Those whose settings are these.
+    /// Creates a test for these settings.
     pub fn new(settings: &Fields) -> Self {
         WithSettings { canonical: canonical(settings), found: RefCell::default() }
     }
 
-    /// Whether the receipt has them.
+    /// Returns whether the receipt has the settings.
     pub fn are_of(&self, receipt: &Receipt) -> bool {
-        let look = || canonical(&settings_of_receipt(receipt)) == self.canonical;
+        let compare = || canonical(&settings_of_receipt(receipt)) == self.canonical;
         match shared_settings(receipt) {
             Some(shared) => {
-                *self.found.borrow_mut().entry(Arc::as_ptr(shared)).or_insert_with(look)
+                *self.found.borrow_mut().entry(Arc::as_ptr(shared)).or_insert_with(compare)
             }
-            None => look(),
+            None => compare(),
         }
     }
 }
@@ -160,21 +169,18 @@ mod tests {
     }
 
     fn receipt(fields: Fields) -> Arc<Receipt> {
-        let (key, stage, attempt) = (key(&fields), "decode".into(), String::new());
-        let (files, inputs, videos, rejects, stats) = Default::default();
-        let made = Default::default();
         Arc::new(Receipt {
             format: 2,
-            key,
-            stage,
-            attempt,
+            key: key(&fields),
+            stage: "decode".into(),
+            attempt: String::new(),
             fields: fields.into(),
-            files,
-            inputs,
-            videos,
-            rejects,
-            stats,
-            made,
+            files: vec![],
+            inputs: vec![],
+            videos: vec![],
+            rejects: vec![],
+            stats: Default::default(),
+            made: Default::default(),
         })
     }
 
@@ -187,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_paper_s_training_is_not_that_of_its_networks_spelled_out() {
+    fn the_reference_preset_differs_from_its_networks_spelled_out() {
         let key = |config: Value| {
             let task = json!({ "config": config, "seed": 0, "size": 64, "shards": [], "actions": [],
                 "provenance": {}, "checkpoint_secs": 60 });
@@ -203,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_first_setting_or_else_the_first_input_that_is_new() {
+    fn the_reason_is_the_first_new_setting_or_else_the_first_new_input() {
         let done = [receipt(fields(64, "a")), receipt(fields(64, "b"))];
         let known = ReceiptIndex::new(&done);
         assert_eq!(known.why(&KIND, &fields(32, "b")).to_string(), "size: 64 -> 32");

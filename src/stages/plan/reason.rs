@@ -5,30 +5,30 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// Why a task is new. Reasons are ordered by their texts, and serialised as these.
+/// Why a task is new. Reasons are ordered by their texts and serialised as texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The stage has no receipt at all.
+    /// The stage has no receipt.
     NeverDone,
-    /// All settings and all inputs have receipts, but not together.
+    /// Each setting and each input has a receipt, but not in this combination.
     NeverDoneWithTheseInputs,
-    /// A setting differs from that of the most similar receipt.
+    /// A setting differs from the most similar receipt.
     Setting {
         /// The setting.
         name: String,
-        /// Its value before, as JSON; `None` if there was no such setting.
+        /// Its old value as JSON; `None` if the setting did not exist.
         old: Option<String>,
-        /// Its value now, as JSON.
+        /// Its new value as JSON.
         new: String,
     },
-    /// An input, or the stage that makes it, is new.
+    /// An input, or its stage, is new.
     NewInput(String),
-    /// It was asked for by `--refresh`.
+    /// The user asked for it with `--refresh`.
     Refresh,
 }
 
 impl Reason {
-    /// Creates the reason that this input is new.
+    /// Creates the reason for a new input.
     pub fn new_input(name: impl Into<String>) -> Self {
         Reason::NewInput(name.into())
     }

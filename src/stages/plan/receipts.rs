@@ -1,4 +1,4 @@
-//! The tasks of a stage that are done, and why another one is new. In: receipts; out: [`ReceiptIndex`].
+//! The finished tasks of a stage, and why another task is new. Start at [`ReceiptIndex`].
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use crate::stages::{StageKind, kind_of};
 #[derive(Default)]
 pub struct ReceiptIndex<'a> {
     by_key: HashMap<&'a str, &'a Arc<Receipt>>,
-    /// Settings that differ, in the receipts' order.
+    /// The distinct settings of the receipts, in their order.
     settings: Vec<Fields>,
     receipts: &'a [Arc<Receipt>],
-    /// Inputs that some receipt has: field and hash of the value. A million videos are named in them, so they are hashed at the first look.
+    /// The inputs of all receipts: field and hash of the value. They name up to a million videos,
+    /// so they are hashed on first use.
     inputs: OnceCell<HashSet<(&'static str, blake3::Hash)>>,
 }
 
@@ -27,8 +28,10 @@ impl<'a> ReceiptIndex<'a> {
         let by_key = receipts.iter().map(|receipt| (receipt.key.as_str(), receipt)).collect();
         let mut known =
             ReceiptIndex { by_key, settings: Vec::new(), receipts, inputs: OnceCell::new() };
-        let (mut seen, mut shared) = (HashSet::default(), HashSet::default());
+        let mut seen = HashSet::default();
+        let mut shared = HashSet::default();
         for receipt in receipts {
+            // Receipts share their settings in memory: each distinct set is examined once.
             if shared_settings(receipt).is_some_and(|fields| !shared.insert(Arc::as_ptr(fields))) {
                 continue;
             }
@@ -46,16 +49,18 @@ impl<'a> ReceiptIndex<'a> {
     }
 
     /// Returns why a task of this kind is new: the first setting that differs from the most similar
-    /// settings there are, or else the first input that no receipt has.
+    /// recorded settings, or else the first input without a receipt.
     pub fn why(&self, kind: &'static StageKind, fields: &Fields) -> Reason {
         let settings = settings(kind, fields);
         let is_same =
             |other: &Fields, (name, value): (&String, &Value)| other.get(name) == Some(value);
         let alike =
             |other: &&Fields| settings.iter().filter(|setting| is_same(other, *setting)).count();
+        // Of equally similar settings the first receipt wins, since `max_by_key` keeps the last.
         let Some(nearest) = self.settings.iter().rev().max_by_key(alike) else {
             return Reason::NeverDone;
         };
+        // A changed setting explains more than a new input.
         if let Some((name, new)) = settings.iter().find(|setting| !is_same(nearest, *setting)) {
             let old = nearest.get(name).map(ToString::to_string);
             return Reason::Setting { name: name.clone(), old, new: new.to_string() };
@@ -78,6 +83,7 @@ fn inputs<'f>(
     kind: &'static StageKind,
     field: impl Fn(&str) -> Option<&'f Value>,
 ) -> impl Iterator<Item = (&'static str, blake3::Hash)> {
+    // Hashes take less memory than lists of a million names.
     let hash = |value: &Value| blake3::hash(value.to_string().as_bytes());
     kind.key_inputs.iter().filter_map(move |name| Some((*name, hash(field(name)?))))
 }

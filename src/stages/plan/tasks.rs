@@ -1,44 +1,45 @@
-//! The tasks of a stage's plan: one entry per key, in the dataset's order. All counts are computed from the entries.
+//! The tasks of a stage's plan: one entry per key, in the dataset's order. All counts are computed
+//! from the entries.
 
 use std::sync::Arc;
 
 use super::Job;
 use crate::dataset::{FileInfo, HashMap, HashSet, Receipt, VideoRecord};
 
-/// One task.
+/// A planned task.
 #[derive(Clone, Debug)]
-pub enum Planned {
-    /// It is done: its receipt.
+pub enum PlannedTask {
+    /// A finished task, by its receipt.
     Done(Arc<Receipt>),
-    /// It is to be done.
+    /// A task to run.
     New(Box<Job>),
-    /// It is being done.
+    /// A running task.
     Running {
-        /// Its key.
+        /// The task's key.
         key: String,
-        /// How many videos it reads.
+        /// The number of videos it reads.
         videos: usize,
     },
 }
 
-impl Planned {
-    /// The task's key.
+impl PlannedTask {
+    /// Returns the task's key.
     pub fn key(&self) -> &str {
         match self {
-            Planned::Done(receipt) => &receipt.key,
-            Planned::New(job) => &job.key,
-            Planned::Running { key, .. } => key,
+            PlannedTask::Done(receipt) => &receipt.key,
+            PlannedTask::New(job) => &job.key,
+            PlannedTask::Running { key, .. } => key,
         }
     }
 
-    /// The digests of the videos that it has read, or is to decode.
+    /// Returns the digests of the videos the task has read or will decode.
     pub fn digests(&self) -> Vec<&str> {
         match self {
-            Planned::Done(receipt) => {
+            PlannedTask::Done(receipt) => {
                 receipt.videos.iter().map(|video| video.digest.as_str()).collect()
             }
-            Planned::New(job) => job.task.digests(),
-            Planned::Running { .. } => vec![],
+            PlannedTask::New(job) => job.task.digests(),
+            PlannedTask::Running { .. } => vec![],
         }
     }
 }
@@ -46,70 +47,71 @@ impl Planned {
 /// The tasks of a stage, in the dataset's order, each key once.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
-    tasks: Vec<Planned>,
+    tasks: Vec<PlannedTask>,
     keys: HashSet<String>,
 }
 
 impl Tasks {
-    /// Adds a task at the end, unless one of its key is there: two shards without a frame are one task of labels.
-    pub fn push(&mut self, task: Planned) {
+    /// Adds a task at the end unless its key is there already. Two shards without frames, for
+    /// example, are one label task.
+    pub fn push(&mut self, task: PlannedTask) {
         if self.keys.insert(task.key().to_owned()) {
             self.tasks.push(task);
         }
     }
 
-    /// Whether there is a task of this key.
+    /// Returns whether there is a task with this key.
     pub fn has(&self, key: &str) -> bool {
         self.keys.contains(key)
     }
 
     /// Returns the tasks.
-    pub fn iter(&self) -> impl Iterator<Item = &Planned> {
+    pub fn iter(&self) -> impl Iterator<Item = &PlannedTask> {
         self.tasks.iter()
     }
 
-    /// Sorts by a rank.
-    pub fn sort_by_cached_key<K: Ord>(&mut self, rank: impl FnMut(&Planned) -> K) {
+    /// Sorts the tasks by a rank.
+    pub fn sort_by_cached_key<K: Ord>(&mut self, rank: impl FnMut(&PlannedTask) -> K) {
         self.tasks.sort_by_cached_key(rank);
     }
 
-    /// Returns how many tasks are not done.
+    /// Returns the number of unfinished tasks.
     pub fn undone(&self) -> usize {
         self.tasks.len() - self.receipts().count()
     }
 
-    /// Returns how many tasks are done.
+    /// Returns the number of finished tasks.
     pub fn reused(&self) -> usize {
         self.receipts().count()
     }
 
-    /// Returns how many videos the tasks read that are not done.
+    /// Returns the number of videos of unfinished tasks.
     pub fn new_videos(&self) -> usize {
         let videos = self.tasks.iter().map(|task| match task {
-            Planned::Done(_) => 0,
-            Planned::New(job) => job.task.videos(),
-            Planned::Running { videos, .. } => *videos,
+            PlannedTask::Done(_) => 0,
+            PlannedTask::New(job) => job.task.videos(),
+            PlannedTask::Running { videos, .. } => *videos,
         });
         videos.sum()
     }
 
-    /// Returns how many videos the tasks have read that are done.
+    /// Returns the number of videos of finished tasks.
     pub fn reused_videos(&self) -> usize {
         self.receipts().map(|receipt| receipt.videos.len()).sum()
     }
 
-    /// Returns the receipts of the tasks that are done, in order.
+    /// Returns the receipts of finished tasks, in order.
     pub fn receipts(&self) -> impl Iterator<Item = &Arc<Receipt>> {
         self.tasks.iter().filter_map(|task| match task {
-            Planned::Done(receipt) => Some(receipt),
+            PlannedTask::Done(receipt) => Some(receipt),
             _ => None,
         })
     }
 
-    /// Returns the tasks that are to be done, in order.
+    /// Returns the tasks to run, in order.
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.tasks.iter().filter_map(|task| match task {
-            Planned::New(job) => Some(&**job),
+            PlannedTask::New(job) => Some(&**job),
             _ => None,
         })
     }
@@ -119,7 +121,7 @@ impl Tasks {
         self.tasks.iter().map(|task| task.key().to_owned()).collect()
     }
 
-    /// Returns the files of the tasks that are done and whose names end so.
+    /// Returns the files of finished tasks with names ending in `end`.
     pub fn files(&self, end: &str) -> Vec<FileInfo> {
         self.receipts()
             .flat_map(|receipt| &receipt.files)
@@ -128,13 +130,15 @@ impl Tasks {
             .collect()
     }
 
-    /// Takes the jobs out; their tasks are being done from now on.
+    /// Takes the jobs out. Their tasks are running from now on.
     pub fn begin(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for task in &mut self.tasks {
-            if let Planned::New(job) = task {
-                let running = Planned::Running { key: job.key.clone(), videos: job.task.videos() };
-                if let Planned::New(job) = std::mem::replace(task, running) {
+            if let PlannedTask::New(job) = task {
+                let running =
+                    PlannedTask::Running { key: job.key.clone(), videos: job.task.videos() };
+                // Moves the job out of its box, since a job may hold thousands of videos.
+                if let PlannedTask::New(job) = std::mem::replace(task, running) {
                     jobs.push(*job);
                 }
             }
@@ -142,22 +146,26 @@ impl Tasks {
         jobs
     }
 
-    /// Marks tasks as done; returns the number of those that are not, which are left out from now on.
+    /// Marks tasks as done and removes all others. Returns the number of removed tasks.
     pub fn end(&mut self, mut done: HashMap<String, Arc<Receipt>>) -> usize {
         let before = self.tasks.len();
         for task in &mut self.tasks {
             if let Some(receipt) = done.remove(task.key()) {
-                *task = Planned::Done(receipt);
+                *task = PlannedTask::Done(receipt);
             }
         }
-        self.tasks.retain(|task| matches!(task, Planned::Done(_)));
+        self.tasks.retain(|task| matches!(task, PlannedTask::Done(_)));
         before - self.tasks.len()
     }
 
-    /// Puts back tasks of the version before whose videos are not in it otherwise, since tasks that should have taken their place failed.
-    /// Where such a task shares videos, or their names, with one that is done, the latter waits for the next run.
+    /// Restores tasks of the previous version in place of failed new ones.
+    ///
+    /// `dropped` are the tasks of the previous version, `missing` the digests of videos without
+    /// another task. A finished task that shares a video, or a video's name, with a restored one is
+    /// removed and runs again next time.
     pub fn restore(&mut self, dropped: &[Arc<Receipt>], mut missing: HashSet<String>) {
         let mut back: Vec<Arc<Receipt>> = Vec::new();
+        // Removing a finished task can leave other videos missing, so this repeats until none are.
         loop {
             let lacks = |receipt: &&Arc<Receipt>| {
                 receipt.videos.iter().any(|video| missing.contains(&video.digest))
@@ -173,12 +181,13 @@ impl Tasks {
             }
             let theirs = || again.iter().flat_map(|receipt| &receipt.videos);
             let digests: HashSet<&str> = theirs().map(|video| video.digest.as_str()).collect();
+            // A name may belong to other content now, and a dataset has each name once.
             let names: HashSet<&str> = theirs().map(|video| video.uri.as_str()).collect();
             let shares = |video: &VideoRecord| {
                 digests.contains(video.digest.as_str()) || names.contains(video.uri.as_str())
             };
             self.tasks.retain(|task| match task {
-                Planned::Done(receipt) if receipt.videos.iter().any(shares) => {
+                PlannedTask::Done(receipt) if receipt.videos.iter().any(shares) => {
                     missing.extend(receipt.videos.iter().map(|video| video.digest.clone()));
                     false
                 }
@@ -186,15 +195,16 @@ impl Tasks {
             });
             back.extend(again);
         }
+        // Restored tasks come last.
         self.keys.extend(back.iter().map(|receipt| receipt.key.clone()));
-        self.tasks.extend(back.into_iter().map(Planned::Done));
+        self.tasks.extend(back.into_iter().map(PlannedTask::Done));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::Made;
+    use crate::dataset::Provenance;
 
     fn receipt(key: &str, videos: &[&str]) -> Arc<Receipt> {
         let video = |digest: &&str| VideoRecord {
@@ -219,16 +229,19 @@ mod tests {
             videos: videos.iter().map(video).collect(),
             rejects: vec![],
             stats: Default::default(),
-            made: Made::default(),
+            made: Provenance::default(),
         })
     }
 
     #[test]
-    fn what_failed_tasks_should_have_replaced_stays_and_no_video_is_there_twice() {
+    fn tasks_of_the_previous_version_replace_failed_ones_without_repeating_a_video() {
         let done = [receipt("new1", &["a", "n"]), receipt("new3", &["z"])];
         let mut tasks = Tasks::default();
-        done.into_iter().for_each(|receipt| tasks.push(Planned::Done(receipt)));
-        // The old partition (a, b, gone) was to become new1 (a, n) and new2 (b, c), which failed; c was in another old one, with d in new4.
+        for receipt in done {
+            tasks.push(PlannedTask::Done(receipt));
+        }
+        // The old partition (a, b, gone) was to become new1 (a, n) and new2 (b, c). new2 failed. c
+        // was also in another old partition.
         let dropped = [
             receipt("old1", &["a", "b", "gone"]),
             receipt("old2", &["c"]),
@@ -238,16 +251,16 @@ mod tests {
         assert_eq!(tasks.keys(), ["new3", "old1", "old2"]);
     }
 
-    /// A camera's file is rotated: the old content was called as the new one is now.
+    /// A rotated camera file: the old content had the name the new content has now.
     #[test]
-    fn a_task_that_stays_under_its_old_names_keeps_out_one_with_the_same_name() {
+    fn a_restored_task_removes_a_finished_task_with_the_same_video_name() {
         let mut tasks = Tasks::default();
         let named = |key: &str, digest: &str, uri: &str| {
             let mut receipt = (*receipt(key, &[digest])).clone();
             receipt.videos[0].uri = uri.to_owned();
             Arc::new(receipt)
         };
-        tasks.push(Planned::Done(named("new", "b", "cam.mp4")));
+        tasks.push(PlannedTask::Done(named("new", "b", "cam.mp4")));
         tasks.restore(&[named("old", "a", "cam.mp4")], ["a".to_owned()].into_iter().collect());
         assert_eq!(tasks.keys(), ["old"]);
     }

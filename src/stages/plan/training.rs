@@ -1,7 +1,8 @@
-//! Plans of trainings. In: a stage's settings and the plan of the stage it learns from; out: its one task, or the model that is kept.
+//! Plans of trainings: one task, or a kept model.
 //!
-//! New input alone does not make a new model, unless `refresh` says so; a changed setting always does, and of a policy another model that
-//! labels: its latent actions mean something else.
+//! A changed setting always trains a new model. New input alone does so only if `refresh` asks for
+//! it. A policy is also trained again when another IDM labels its input, because its latent actions
+//! then have another meaning.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,43 +11,43 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::key::{Fields, WithSettings, canonical, key, settings, settings_of_receipt};
-use super::{Given, NewTask, Planned, Reason, StagePlan, Waiting};
+use super::{NewTask, PendingTasks, PlanInputs, PlannedTask, Reason, StagePlan};
 use crate::dataset::{FileInfo, HashSet, Receipt};
-use crate::stages::workplace::STATE_FILE;
+use crate::stages::task_context::STATE_FILE;
 use crate::stages::{StageKind, Task};
 
-/// When a trained model is trained again although its settings stayed the same.
+/// When a model is trained again although its settings are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Refresh {
-    /// Not because of new videos.
+    /// Never.
     #[default]
     Never,
     /// On any change of the frames.
     Always,
-    /// When the number of frames has grown by this share since: `{ growth: 0.25 }`.
+    /// Once the number of frames has grown by this share: `{ growth: 0.25 }`.
     Growth(f64),
 }
 
-/// A training, as all of them are planned.
+/// The plan of a training, common to all training stages.
 pub struct Training<'a> {
-    /// When it trains again.
+    /// When the model is trained again.
     pub refresh: &'a Refresh,
-    /// The stage it learns from.
+    /// The plan of the stage the training learns from.
     pub source: &'a StagePlan,
-    /// What that stage makes, such as `frames`.
+    /// The artifact of that stage, such as `frames`.
     pub source_name: &'static str,
-    /// The statistic of its receipts that measures how much there is to learn from.
+    /// The statistic of its receipts for the amount of training data.
     pub counted: &'static str,
-    /// Other stages that must have run.
+    /// Other stages that must run before.
     pub beside: Vec<&'a StagePlan>,
-    /// Steps of the training.
+    /// Training steps.
     pub steps: u64,
     /// Whether it continues from the state of a shorter training.
     pub continues: bool,
-    /// How much of the source a kept model has not seen, and what that counts.
+    /// Returns how much of the source a kept model has not seen.
     pub unseen: &'a dyn Fn(&Receipt) -> usize,
-    /// What `unseen` counts, such as `videos`.
+    /// The unit of `unseen`, such as `videos`.
     pub unseen_unit: &'static str,
     /// Creates the task of a variant.
     pub task: &'a dyn Fn(Variant) -> Task,
@@ -64,8 +65,9 @@ pub struct Variant {
 }
 
 impl Training<'_> {
-    /// Plans the training: a model with these settings is kept, unless `refresh` says otherwise.
-    pub fn plan(&self, given: &Given, plan: &mut StagePlan) {
+    /// Plans the training. A model with these settings is kept unless `refresh` says otherwise.
+    pub fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) {
+        // The variant is an input, so any variant gives the same settings.
         let fields = self.fields(&Variant::default());
         let version = format!("{}_version", self.source_name);
         plan.set_settings(&fields);
@@ -74,6 +76,7 @@ impl Training<'_> {
         let trained = |r: &&Arc<Receipt>| {
             with_settings.are_of(r) && r.fields.get("model") == fields.get("model")
         };
+        // The current version's model is preferred, then the one of the newest data.
         let latest = |r: &&Arc<Receipt>| {
             (Some(&r.key) == current.as_ref(), stat(r, &version), generation(r))
         };
@@ -86,26 +89,28 @@ impl Training<'_> {
             let unit = self.unseen_unit;
             plan.note = (unseen > 0)
                 .then(|| format!("kept: trained on {on}, {unseen} newer {unit} unseen"));
-            plan.tasks.push(Planned::Done(kept.clone()));
+            plan.tasks.push(PlannedTask::Done(kept.clone()));
             return;
         }
+        // Without all inputs, the key of the task is not known yet.
         let is_new = |stage: &&StagePlan| stage.new_tasks() > 0;
         if is_new(&self.source) || self.beside.iter().any(is_new) {
             let reason = match kept {
                 Some(_) => Reason::new_input(self.source_name),
                 None => given.known.why(plan.kind, &fields),
             };
-            plan.wait(Waiting { tasks: 1, videos: 0 }, reason);
+            plan.wait(PendingTasks { tasks: 1, videos: 0 }, reason);
             return;
         }
         self.add(given, kept.as_deref(), plan);
     }
 
-    /// Adds the task: what it learns from is all there. It may have run in a run that did not
-    /// commit it.
-    fn add(&self, given: &Given, kept: Option<&Receipt>, plan: &mut StagePlan) {
+    /// Adds the task. Its inputs are complete. It may be done already, in a run that did not
+    /// commit.
+    fn add(&self, given: &PlanInputs, kept: Option<&Receipt>, plan: &mut StagePlan) {
         let with_settings = WithSettings::new(&plan.settings);
         let trained = given.receipts.iter().filter(|r| with_settings.are_of(r));
+        // Generations of uncommitted runs count, too, so that no number is used twice.
         let newest = trained.filter_map(|r| generation(r)).max().unwrap_or(0);
         let shorter = self.shorter_training(given, plan.kind);
         let mut variant = Variant {
@@ -113,7 +118,7 @@ impl Training<'_> {
             state: shorter.as_ref().map(|(_, state)| state.clone()),
             provenance: BTreeMap::new(),
         };
-        // The same training again makes the same model, unless its key says that it is another one.
+        // The same generation would give the same key, and so the old model.
         if given.is_forced && given.known.get(&key(&self.fields(&variant))).is_some() {
             variant.generation = newest + 1;
         }
@@ -133,6 +138,7 @@ impl Training<'_> {
         let continued = shorter.map(|(steps, _)| format!("continues at step {steps}"));
         plan.note = plan.note.take().or(continued);
         plan.add(NewTask { task, inputs, units: self.steps, stats }, given.known);
+        // The comparison with other receipts would find the generation as the reason.
         if given.is_forced && plan.tasks.undone() > 0 {
             plan.why = BTreeMap::from([(Reason::Refresh, 1)]);
         }
@@ -140,7 +146,11 @@ impl Training<'_> {
 
     /// Returns the longest training that differs in `steps` alone and is shorter: its steps and
     /// its final state.
-    fn shorter_training(&self, given: &Given, kind: &'static StageKind) -> Option<(u64, FileInfo)> {
+    fn shorter_training(
+        &self,
+        given: &PlanInputs,
+        kind: &'static StageKind,
+    ) -> Option<(u64, FileInfo)> {
         if !self.continues {
             return None;
         }
@@ -167,20 +177,21 @@ impl Training<'_> {
         (self.task)(variant.clone()).key().into_fields()
     }
 
-    /// Returns how much there is to learn from. Videos that are still to be decoded are expected to
-    /// count as much as those that were.
+    /// Returns the amount of training data. New videos are expected to add as much as old ones did.
     fn count(&self) -> u64 {
         let there: u64 = self.source.tasks.receipts().map(|r| stat(r, self.counted)).sum();
-        let (new, reused) = (self.source.new_videos(), self.source.reused_videos());
+        let new = self.source.new_videos();
+        let reused = self.source.reused_videos();
         let expected = there as f64 * new as f64 / reused.max(1) as f64;
         there + if self.source.new_tasks() > 0 { expected as u64 } else { 0 }
     }
 
-    /// Returns whether the model that exists still serves, by the stage's `refresh`.
+    /// Returns whether `refresh` keeps the existing model.
     fn keeps(&self, kept: &Receipt) -> bool {
         match self.refresh {
             Refresh::Never => true,
             Refresh::Always => {
+                // New tasks mean new frames, even before their keys are known.
                 self.source.new_tasks() == 0 && kept.inputs == self.source.tasks.keys()
             }
             Refresh::Growth(share) => {
@@ -190,7 +201,7 @@ impl Training<'_> {
     }
 }
 
-/// Returns what a model's training has not seen of its source.
+/// Returns the receipts of the source that the model was not trained on.
 pub fn unseen<'p>(kept: &Receipt, source: &'p StagePlan) -> impl Iterator<Item = &'p Arc<Receipt>> {
     let seen: HashSet<String> = kept.inputs.iter().cloned().collect();
     source.tasks.receipts().filter(move |receipt| !seen.contains(&receipt.key))

@@ -1,14 +1,14 @@
-//! A stage's plan as `lapo plan --format json` prints it.
+//! A stage's plan as JSON, for `lapo plan --format json`.
 
 use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
 use super::key::Fields;
-use super::{LeftOut, Reason, StagePlan};
+use super::{DeferredVideo, Reason, StagePlan};
 use crate::stages::Needs;
 
-/// What a plan says of a stage, for programs.
+/// The JSON form of a plan.
 #[derive(Serialize)]
 struct StageView<'a> {
     stage: &'a str,
@@ -20,7 +20,7 @@ struct StageView<'a> {
     videos_gone: usize,
     rows_fewer: u64,
     changes: bool,
-    left_out: &'a [LeftOut],
+    left_out: &'a [DeferredVideo],
     damaged: usize,
     needs: Needs,
     why: &'a BTreeMap<Reason, usize>,

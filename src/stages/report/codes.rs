@@ -1,4 +1,5 @@
-//! How often each code is used. In: labels, read file by file; out: [`Survey`], which other sections build on, and a chart per codebook.
+//! The use of each code: one chart for each codebook. Also reads the labels once for all sections,
+//! into a [`Survey`].
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,54 +11,56 @@ use crate::dataset::{Actions, Column, Labels, read_labels};
 use crate::models::DynamicsConfig;
 use crate::stages::Error;
 
-/// One transition.
+/// A transition.
 pub struct Point {
     /// The video's name.
     pub video: String,
     /// The frame number of o\[t\].
     pub frame_index: u32,
-    /// What was truly done, where it is known and discrete.
+    /// The true action, if it is known and discrete.
     pub action: Option<u32>,
-    /// `[latent_dim]`, before quantisation
+    /// `[latent_dim]`, before quantisation.
     pub latent_action: Vec<f32>,
 }
 
-/// All codes of a latent action, and how often they occur together.
+/// A combination of codes, and its use.
 pub struct Tuple {
-    /// `[codebook, position]`
+    /// `[codebook, position]`.
     pub codes: Vec<u16>,
-    /// Transitions.
+    /// The number of transitions.
     pub uses: u64,
-    /// `[latent_dim]`: of one of them, before quantisation.
+    /// `[latent_dim]`: the latent action of one of these transitions, before quantisation.
     pub latent_action: Vec<f32>,
-    /// What was truly done there: action and number of transitions.
+    /// The number of these transitions for each true action.
     pub actions: BTreeMap<u32, u64>,
 }
 
-/// What labels are, looked through once for all sections.
+/// A summary of all labels.
 pub struct Survey {
-    /// Codes of a codebook, and how many of these make a latent action.
+    /// The number of codes in a codebook.
     pub entries: usize,
+    /// The number of codes from each codebook in a latent action.
     positions: usize,
-    /// `[codebook][code]`: uses
+    /// `[codebook][code]`: the number of uses.
     counts: Vec<BTreeMap<u16, u64>>,
-    /// Transitions in all.
+    /// The number of transitions.
     pub transitions: u64,
-    /// Some of them, at random, in no order.
+    /// A random sample of transitions, in no order.
     pub points: Vec<Point>,
-    /// The commonest tuples, the commonest first.
+    /// The most common combinations of codes, the most common first.
     pub tuples: Vec<Tuple>,
 }
 
 impl Survey {
-    /// Looks through the labels, where the report has some.
+    /// Reads the labels, if the report has some.
     pub fn of(inputs: &Inputs) -> Result<Option<Survey>, Error> {
         let Some(source) = inputs.of("labels") else { return Ok(None) };
         let actions = inputs
             .of("actions")
-            .map(|source| Actions::read(inputs.place.store, &source.action_paths()))
+            .map(|source| Actions::read(inputs.ctx.store, &source.action_paths()))
             .transpose()?;
-        let (store, config) = (inputs.place.store, &inputs.task.config);
+        let store = inputs.ctx.store;
+        let config = &inputs.task.config;
         let mut survey = Survey {
             entries: 0,
             positions: 1,
@@ -66,7 +69,8 @@ impl Survey {
             points: vec![],
             tuples: vec![],
         };
-        let (mut sample, mut tuples) = (BTreeMap::new(), HashMap::<Vec<u16>, u64>::new());
+        let mut sample = BTreeMap::new();
+        let mut tuples = HashMap::<Vec<u16>, u64>::new();
         for path in source.paths(".parquet") {
             let labels = read_labels(store, &path)?;
             survey.add(&labels);
@@ -76,16 +80,18 @@ impl Survey {
             }
         }
         survey.points = sample.into_values().collect();
-        survey.points.iter_mut().for_each(|point| {
+        for point in &mut survey.points {
             point.action =
-                actions.as_ref().and_then(|a| a.discrete(&point.video, point.frame_index))
-        });
+                actions.as_ref().and_then(|a| a.discrete(&point.video, point.frame_index));
+        }
         let mut common: Vec<(Vec<u16>, u64)> = tuples.into_iter().collect();
+        // Ties in the order of the query in `world`.
         common.sort_by_cached_key(|(codes, uses)| (std::cmp::Reverse(*uses), text(codes)));
         common.truncate(config.rollouts);
         let empty =
             |(codes, uses)| Tuple { codes, uses, latent_action: vec![], actions: BTreeMap::new() };
         survey.tuples = common.into_iter().map(empty).collect();
+        // A second pass, since the most common combinations are known only now.
         for path in source.paths(".parquet") {
             survey.describe(&read_labels(store, &path)?, actions.as_ref());
         }
@@ -100,6 +106,7 @@ impl Survey {
         let vq = config.map(|config| config.vq);
         self.positions = vq.as_ref().map_or(labels.shape.codes, |vq| vq.positions).max(1);
         self.entries = vq.map_or(0, |vq| vq.entries);
+        // Codes are in the order codebook, position.
         self.counts.resize(labels.shape.codes / self.positions, BTreeMap::new());
         for (i, code) in labels.latent_code.iter().enumerate() {
             *self.counts[i % labels.shape.codes / self.positions].entry(*code).or_default() += 1;
@@ -107,7 +114,7 @@ impl Survey {
         self.transitions += labels.len() as u64;
     }
 
-    /// Learns of the commonest tuples a latent action and what was truly done.
+    /// Adds a latent action and the true actions of the most common combinations.
     fn describe(&mut self, labels: &Labels, actions: Option<&Actions>) {
         for i in 0..labels.len() {
             let Some(tuple) = self.tuples.iter_mut().find(|tuple| tuple.codes == codes(labels, i))
@@ -138,20 +145,23 @@ fn video(labels: &Labels, row: usize) -> &str {
     &labels.names[labels.video[row] as usize]
 }
 
-/// Codes as a query shows them.
+/// Returns codes as a query shows them.
 pub fn text(codes: &[u16]) -> String {
     codes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// Keeps the transition if it is among those of lowest rank: a sample that depends on nothing but the transitions.
+/// Adds the transition to the sample if its rank is among the lowest. The rank is a hash, so the
+/// sample depends on the transitions alone.
 fn offer(sample: &mut BTreeMap<(u64, u32), Point>, labels: &Labels, row: usize, most: usize) {
-    let (name, frame_index) = (video(labels, row), labels.frame_index[row]);
+    let name = video(labels, row);
+    let frame_index = labels.frame_index[row];
     let digest =
         blake3::Hasher::new().update(name.as_bytes()).update(&frame_index.to_le_bytes()).finalize();
     let rank = (
         u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("a digest has 32 bytes")),
         frame_index,
     );
+    // Most transitions are ruled out before their latent action is copied.
     if sample.len() >= most && sample.last_key_value().is_none_or(|(highest, _)| rank > *highest) {
         return;
     }
@@ -162,19 +172,21 @@ fn offer(sample: &mut BTreeMap<(u64, u32), Point>, labels: &Labels, row: usize, 
     }
 }
 
-/// A chart per codebook.
+/// Makes a chart for each codebook.
 pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Section>, Error> {
     let (Some(source), Some(survey)) = (inputs.of("labels"), survey) else { return Ok(None) };
     let figures = (0..survey.counts.len())
         .map(|book| codebook(source, survey, book))
         .collect::<Result<Vec<_>, _>>()?;
-    let (books, positions) = (survey.counts.len(), survey.positions);
-    let said = format!(
-        "A latent action is {positions} codes out of each of {books} codebooks; {} transitions are labelled. A codebook that is well used \
-         has bars of all its {} codes.",
-        survey.transitions, survey.entries
+    let text = format!(
+        "A latent action has {} codes from each of {} codebooks. {} transitions are labelled. In a \
+         well-used codebook, all {} codes have bars.",
+        survey.positions,
+        survey.counts.len(),
+        survey.transitions,
+        survey.entries
     );
-    Ok(Some(Section::new("Codebooks", paragraph(&said) + &halves(&figures))))
+    Ok(Some(Section::new("Codebooks", paragraph(&text) + &halves(&figures))))
 }
 
 fn codebook(source: &Source, survey: &Survey, book: usize) -> Result<String, Error> {
@@ -194,14 +206,14 @@ fn codebook(source: &Source, survey: &Survey, book: usize) -> Result<String, Err
     Ok(figure(&chart, &format!("Codebook {book}: {} codes in use", counts.len()), &[numbers]))
 }
 
-/// Counts the codes at a codebook's positions; SQL counts from 1.
+/// Returns a query that counts the codes at a codebook's positions. SQL counts positions from 1.
 fn sql(labels: &str, book: usize, positions: usize) -> String {
     let first = book * positions + 1;
     let part = |at: usize| format!("SELECT SPLIT_PART(codes, ' ', {at}) AS code FROM texts");
     let parts: Vec<String> = (first..first + positions).map(part).collect();
     format!(
-        "WITH texts AS (SELECT ARRAY_TO_STRING(latent_code, ' ') AS codes FROM {labels}), book AS ({}) \
-         SELECT CAST(code AS INT) AS code, count(*) AS uses FROM book GROUP BY code ORDER BY code",
+        "WITH texts AS (SELECT ARRAY_TO_STRING(latent_code, ' ') AS codes FROM {labels}), \
+         book AS ({}) SELECT CAST(code AS INT) AS code, count(*) AS uses FROM book GROUP BY code ORDER BY code",
         parts.join(" UNION ALL ")
     )
 }

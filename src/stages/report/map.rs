@@ -1,4 +1,5 @@
-//! A map of latent actions: a sample of them goes in, two views of it come out, coloured by what was truly done, and `map.parquet`.
+//! A map of latent actions: two views of a sample, coloured by true action. The points are in
+//! `map.parquet`.
 
 use super::Inputs;
 use super::codes::{Point, Survey};
@@ -11,7 +12,10 @@ use crate::dataset::{Column, write_table};
 use crate::stages::Error;
 use crate::train::batch::generator;
 
-/// Both views.
+/// A column with its name.
+type NamedColumn = (&'static str, Column);
+
+/// Makes the section with both views.
 pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Section>, Error> {
     let (Some(labels), Some(survey)) = (inputs.of("labels"), survey) else { return Ok(None) };
     let points = &survey.points;
@@ -19,64 +23,74 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
     let all: Vec<f32> =
         points.iter().flat_map(|point| point.latent_action.iter().copied()).collect();
     let plane = pca(&all, dim);
-    let near = umap(&all, dim, &plane.places, &mut generator(0, "umap", 0));
-    let views = [
-        ("pca_1", &plane.places, 0),
-        ("pca_2", &plane.places, 1),
-        ("umap_1", &near, 0),
-        ("umap_2", &near, 1),
-    ];
-    let [pca_1, pca_2, umap_1, umap_2] = views.map(|(name, places, axis)| {
-        (name, Column::F64(places.iter().map(|place| Some(place[axis])).collect()))
-    });
+    // UMAP starts from the principal components, with a seed of its own.
+    let layout = umap(&all, dim, &plane.places, &mut generator(0, "umap", 0));
     let action =
         ("action", Column::F64(points.iter().map(|point| point.action.map(f64::from)).collect()));
-    let columns = [
+    let shares = plane.shares.map(|share| format!("{:.0}%", share * 100.0)).join(" and ");
+    let views = [
+        View {
+            caption: format!("Principal components: {shares} of the variance"),
+            columns: axes(["pca_1", "pca_2"], &plane.places),
+            places: &plane.places,
+        },
+        View {
+            caption: "UMAP: neighbours stay together, distances mean little".to_owned(),
+            columns: axes(["umap_1", "umap_2"], &layout),
+            places: &layout,
+        },
+    ];
+    let mut columns = vec![
         ("video", Column::Text(points.iter().map(|point| point.video.clone()).collect())),
         ("frame_index", Column::U32(points.iter().map(|point| point.frame_index).collect())),
         action.clone(),
-        pca_1.clone(),
-        pca_2.clone(),
-        umap_1.clone(),
-        umap_2.clone(),
     ];
-    let file =
-        write_table(inputs.place.store, &format!("{}/map.parquet", inputs.place.folder), &columns)?;
+    columns.extend(views.iter().flat_map(|view| view.columns.clone()));
+    let path = format!("{}/map.parquet", inputs.ctx.folder);
+    let file = write_table(inputs.ctx.store, &path, &columns)?;
 
-    let mine = name(&inputs.task.name);
-    let shares = plane.shares.map(|share| format!("{:.0} %", share * 100.0)).join(" and ");
-    let figures = [
-        (format!("Principal components: {shares} of the variance"), &plane.places, [pca_1, pca_2]),
-        (
-            "UMAP: neighbours stay together, distances mean little".to_owned(),
-            &near,
-            [umap_1, umap_2],
-        ),
-    ]
-    .map(|(caption, places, [x, y])| {
-        let sql = format!("SELECT action, {}, {} FROM {mine}", x.0, y.0);
-        let numbers = [Numbers::new(sql, [action.clone(), x, y])];
-        Ok(figure(
-            &(scatter(&coloured(points, places))? + &legend(&colours(points))),
-            &caption,
-            &numbers,
-        ))
-    });
-    let figures = figures.into_iter().collect::<Result<Vec<_>, Error>>()?;
-    let whole = escape(&command(&format!(
+    let table_of = name(&inputs.task.name);
+    let figures = views
+        .into_iter()
+        .map(|view| view.figure(points, &action, &table_of))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let query = escape(&command(&format!(
         "SELECT video, frame_index, latent_action FROM {}",
         table(labels, "labels")
     )));
-    let said = format!(
-        "{} of {} latent actions, before quantisation, drawn at random; points of one colour share their true action. Where colours lie \
-         apart, latent actions tell what was done.",
+    let text = format!(
+        "{} of {} latent actions before quantisation, drawn at random. The colour is the true \
+         action. Where colours are separate, latent actions predict true actions.",
         points.len(),
         survey.transitions
     );
-    let html = paragraph(&said)
+    let html = paragraph(&text)
         + &halves(&figures)
-        + &format!("<p class=\"note\">The latent actions themselves: <code>{whole}</code></p>");
+        + &format!("<p class=\"note\">The latent actions themselves: <code>{query}</code></p>");
     Ok(Some(Section { title: "Map", html, files: vec![file] }))
+}
+
+/// A layout of the points in a plane.
+struct View<'a> {
+    caption: String,
+    columns: [NamedColumn; 2],
+    places: &'a [[f64; 2]],
+}
+
+impl View<'_> {
+    fn figure(self, points: &[Point], action: &NamedColumn, table: &str) -> Result<String, Error> {
+        let [x, y] = self.columns;
+        let sql = format!("SELECT action, {}, {} FROM {table}", x.0, y.0);
+        let numbers = [Numbers::new(sql, [action.clone(), x, y])];
+        let chart = scatter(&coloured(points, self.places))? + &legend(&colours(points));
+        Ok(figure(&chart, &self.caption, &numbers))
+    }
+}
+
+/// Returns the coordinates of places as two columns.
+fn axes(names: [&'static str; 2], places: &[[f64; 2]]) -> [NamedColumn; 2] {
+    let axis = |axis: usize| Column::F64(places.iter().map(|place| Some(place[axis])).collect());
+    [(names[0], axis(0)), (names[1], axis(1))]
 }
 
 fn coloured(points: &[Point], places: &[[f64; 2]]) -> Vec<(f64, f64, RGBColor)> {
@@ -84,7 +98,7 @@ fn coloured(points: &[Point], places: &[[f64; 2]]) -> Vec<(f64, f64, RGBColor)> 
     points.iter().zip(places).map(|(point, place)| (place[0], place[1], colour(point))).collect()
 }
 
-/// The place of an action among all that occur.
+/// Returns the number of an action among all that occur.
 fn group(points: &[Point], action: u32) -> usize {
     actions(points).iter().position(|known| *known == action).unwrap_or(0)
 }
@@ -100,7 +114,7 @@ fn colours(points: &[Point]) -> Vec<(String, String)> {
     let unknown = points
         .iter()
         .any(|point| point.action.is_none())
-        .then(|| ("not known".to_owned(), css(GREY)));
+        .then(|| ("unknown".to_owned(), css(GREY)));
     known
         .iter()
         .enumerate()

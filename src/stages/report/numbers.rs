@@ -1,4 +1,4 @@
-//! The numbers of a figure: the rows that its query returns, and the query. In: columns; out: HTML.
+//! The numbers behind a figure: a query, and the rows it returns.
 
 use std::fmt::Write;
 
@@ -6,19 +6,19 @@ use super::Source;
 use super::page::escape;
 use crate::dataset::{Column, table_sort};
 
-/// Rows that a table shows at most; the others are the query's to find.
+/// The largest number of rows in a table on the page.
 const SHOWN: usize = 12;
 
-/// What a figure is drawn from.
+/// The data of a figure.
 pub struct Numbers {
-    /// Finds just these rows, in this order.
+    /// The query that returns exactly these rows, in this order.
     pub sql: String,
-    /// The columns by name, as the query calls them.
+    /// The columns, by their names in the query.
     pub columns: Vec<(String, Column)>,
 }
 
 impl Numbers {
-    /// Columns of equal length, and the query that finds them.
+    /// Creates the numbers from a query and its columns, which must have equal lengths.
     pub fn new<const N: usize>(sql: String, columns: [(&str, Column); N]) -> Self {
         Numbers {
             sql,
@@ -30,7 +30,7 @@ impl Numbers {
         self.columns.first().map_or(0, |(_, column)| column.len())
     }
 
-    /// The query, and its first rows folded away.
+    /// Returns the query, and its first rows in folded form.
     pub fn html(&self) -> String {
         let rows = self.rows();
         let more =
@@ -41,21 +41,24 @@ impl Numbers {
             html,
             "<details data-rows=\"{rows}\"><summary>{rows} row{plural}{more}</summary><table><tr>"
         );
-        self.columns.iter().for_each(|(name, _)| _ = write!(html, "<th>{}</th>", escape(name)));
+        for (name, _) in &self.columns {
+            _ = write!(html, "<th>{}</th>", escape(name));
+        }
         html += "</tr>";
         for row in 0..rows.min(SHOWN) {
             html += "\n<tr>";
-            self.columns.iter().for_each(|(_, column)| {
-                _ = write!(html, "<td>{}</td>", escape(&cell(column, row)))
-            });
+            for (_, column) in &self.columns {
+                _ = write!(html, "<td>{}</td>", escape(&cell(column, row)));
+            }
             html += "</tr>";
         }
         html + "</table></details>\n"
     }
 }
 
-/// The command that runs a query, as a shell takes it.
+/// Returns the shell command that runs a query.
 pub fn command(sql: &str) -> String {
+    // Within double quotes, a shell expands these four characters.
     let quoted: String = sql
         .chars()
         .flat_map(|c| if "\"\\$`".contains(c) { vec!['\\', c] } else { vec![c] })
@@ -81,30 +84,31 @@ fn cell(column: &Column, row: usize) -> String {
     }
 }
 
-/// A number as people read it: whole, or four digits of it.
+/// Returns a number for reading: an integer, or four significant digits.
 pub fn shown(value: f64) -> String {
     if value == value.trunc() && value.abs() < 1e15 {
         return format!("{value:.0}");
     }
+    // The digits after the point that make four significant ones.
     let digits = (3.0 - value.abs().log10().floor()).clamp(0.0, 12.0) as usize;
     format!("{value:.digits$}")
 }
 
-/// Words of SQL that a stage may well be called.
+/// Reserved words of SQL that are likely names of stages.
 const WORDS: [&str; 24] = [
     "all", "and", "as", "by", "case", "end", "from", "full", "group", "in", "is", "join", "left",
     "limit", "not", "on", "or", "order", "right", "select", "table", "union", "values", "with",
 ];
 
-/// A name as SQL takes it: in quotes where it must be.
+/// Returns a name for use in SQL, quoted if necessary.
 pub fn name(name: &str) -> String {
     let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     let first = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
     if plain && first && !WORDS.contains(&name) { name.to_owned() } else { format!("\"{name}\"") }
 }
 
-/// What a query calls the rows of a stage's Parquet files of one sort (`metrics`, `actions`), as `query::catalog` names them: the first
-/// sort has the stage's own name, unless shards have it.
+/// Returns the SQL table of a stage's Parquet files of one sort, such as `metrics`. As in
+/// `query::catalog`, the first sort has the stage's own name, unless the stage has shards.
 pub fn table(source: &Source, sort: &str) -> String {
     let shards = source.files.iter().any(|file| file.path.ends_with(".arrow"));
     let is_first =
@@ -122,7 +126,7 @@ mod tests {
     use crate::dataset::FileInfo;
 
     #[test]
-    fn tables_are_called_as_a_query_calls_them() {
+    fn tables_have_the_same_names_as_in_a_query() {
         let file =
             |path: &str| FileInfo { path: path.into(), bytes: 0, rows: 0, blake3: String::new() };
         let source = |stage: &str, files: &[&str]| Source {
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_shows_the_command_and_no_more_rows_than_people_read() {
+    fn a_page_shows_the_command_and_a_limited_number_of_rows() {
         let sql = "SELECT \"a\" FROM t WHERE b < 'x'".to_owned();
         let html = Numbers::new(
             sql,

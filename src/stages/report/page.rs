@@ -1,28 +1,29 @@
-//! The page itself: sections go in, one HTML file comes out that asks for nothing from elsewhere. Start at [`page`].
+//! The HTML page. It is self-contained. Start at [`page`].
 
 use super::numbers::Numbers;
 use crate::dataset::FileInfo;
 
-/// A part of the page.
+/// A section of the page.
 pub struct Section {
     /// Its heading.
     pub title: &'static str,
-    /// What it shows: figures, tables, sentences.
+    /// Figures, tables and sentences.
     pub html: String,
-    /// Tables that are filed beside the page.
+    /// Tables stored beside the page.
     pub files: Vec<FileInfo>,
 }
 
 impl Section {
-    /// A section that needs no table of its own.
+    /// Creates a section without tables of its own.
     pub fn new(title: &'static str, html: String) -> Self {
         Section { title, html, files: Vec::new() }
     }
 }
 
-/// Text that means nothing to HTML.
+/// Escapes text for HTML.
 pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
+    // Both kinds of quotes, since text also becomes an attribute.
     for c in text.chars() {
         match c {
             '&' => safe.push_str("&amp;"),
@@ -36,28 +37,28 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
-/// A sentence.
+/// Returns a paragraph of text.
 pub fn paragraph(text: &str) -> String {
     format!("<p>{}</p>\n", escape(text))
 }
 
-/// A figure (HTML), what it shows (text), and the numbers it is drawn from.
+/// Returns a figure: its HTML, a caption in plain text, and the numbers it is drawn from.
 pub fn figure(body: &str, caption: &str, numbers: &[Numbers]) -> String {
     let numbers: String = numbers.iter().map(Numbers::html).collect();
     format!("<figure>\n<figcaption>{}</figcaption>\n{body}\n{numbers}</figure>\n", escape(caption))
 }
 
-/// Small figures side by side, three where the window has room for them.
+/// Returns small figures side by side, up to three in a row.
 pub fn grid(figures: &[String]) -> String {
     format!("<div class=\"grid\">\n{}</div>\n", figures.concat())
 }
 
-/// Wide figures side by side, two where the window has room for them.
+/// Returns wide figures side by side, up to two in a row.
 pub fn halves(figures: &[String]) -> String {
     format!("<div class=\"grid halves\">\n{}</div>\n", figures.concat())
 }
 
-/// What each colour stands for.
+/// Returns a legend of names and colours.
 pub fn legend(entries: &[(String, String)]) -> String {
     let entry = |(name, colour): &(String, String)| {
         format!("<span><i style=\"background:{colour}\"></i>{}</span>", escape(name))
@@ -65,7 +66,7 @@ pub fn legend(entries: &[(String, String)]) -> String {
     format!("<div class=\"legend\">{}</div>", entries.iter().map(entry).collect::<String>())
 }
 
-/// The whole file.
+/// Returns the whole page.
 pub fn page(pipeline: &str, sections: &[Section]) -> String {
     let anchor = |title: &str| title.to_lowercase().replace(' ', "-");
     let links = sections.iter().map(|section| {
@@ -79,13 +80,16 @@ pub fn page(pipeline: &str, sections: &[Section]) -> String {
             section.html
         )
     });
-    let (name, version) = (escape(pipeline), env!("CARGO_PKG_VERSION"));
+    let name = escape(pipeline);
+    let version = env!("CARGO_PKG_VERSION");
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{name}: lapo report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{name}</h1>\n\
-         <p>What latent actions were learnt from these frames, and what they are worth. Made by lapo {version}. Under every figure stands \
-         the query that finds its numbers; add <code>--workspace</code> and this page's workspace to it.</p>\n<nav>{}</nav>\n</header>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n<title>{name}: lapo report</title>\n\
+         <style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{name}</h1>\n\
+         <p>The latent actions of these frames, and their evaluation. Made by lapo {version}. \
+         Below each figure is the query for its numbers; add <code>--workspace</code> with this \
+         page's workspace to run it.</p>\n<nav>{}</nav>\n</header>\n\
          <main>\n{}</main>\n</body>\n</html>\n",
         links.collect::<String>(),
         bodies.collect::<String>()
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_text_and_never_markup() {
+    fn names_are_escaped_and_never_markup() {
         let html = page("<b>&\"'", &[Section::new("What ran", paragraph("a < b & c"))]);
         assert!(
             html.contains("<h1>&lt;b&gt;&amp;&quot;&#39;</h1>")

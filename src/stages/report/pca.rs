@@ -1,17 +1,19 @@
-//! Principal components: points in many dimensions go in, their places along the two directions in which they differ most come out.
+//! Principal components: projects points onto the two directions with the most variance.
 
-/// Rounds of the power iteration; components whose shares differ by a tenth are told apart to six digits.
+/// The number of power iterations. They separate components whose shares differ by a tenth to six
+/// digits.
 const ROUNDS: usize = 150;
 
-/// The two components of every point, and the share of all variance that each explains.
+/// The first two components of all points.
 pub struct Plane {
-    /// `[point]`
+    /// `[point]`: the two coordinates.
     pub places: Vec<[f64; 2]>,
-    /// Shares of the variance, 0 to 1.
+    /// The share of the variance each component explains, 0 to 1.
     pub shares: [f64; 2],
 }
 
-/// Projects points onto their first two components; the largest weight of each is positive, so that nothing turns round by chance.
+/// Projects points onto their first two components. The largest weight of each component is
+/// positive, so that signs are stable.
 ///
 /// # Shapes
 /// - `points`: `[point, dim]`
@@ -35,9 +37,11 @@ pub fn pca(points: &[f32], dim: usize) -> Plane {
 fn centred(points: &[f32], dim: usize) -> Vec<f64> {
     let count = (points.len() / dim.max(1)).max(1) as f64;
     let mut mean = vec![0.0; dim];
-    points.chunks_exact(dim.max(1)).for_each(|point| {
-        mean.iter_mut().zip(point).for_each(|(mean, value)| *mean += f64::from(*value) / count)
-    });
+    for point in points.chunks_exact(dim.max(1)) {
+        for (mean, value) in mean.iter_mut().zip(point) {
+            *mean += f64::from(*value) / count;
+        }
+    }
     points.iter().enumerate().map(|(i, value)| f64::from(*value) - mean[i % dim]).collect()
 }
 
@@ -47,28 +51,36 @@ fn covariance(centred: &[f64], dim: usize) -> Vec<f64> {
     let mut covariance = vec![0.0; dim * dim];
     for point in centred.chunks_exact(dim.max(1)) {
         for (row, a) in covariance.chunks_exact_mut(dim).zip(point) {
-            row.iter_mut().zip(point).for_each(|(sum, b)| *sum += a * b / count);
+            for (sum, b) in row.iter_mut().zip(point) {
+                *sum += a * b / count;
+            }
         }
     }
     covariance
 }
 
-/// The direction of most variance, at right angles to one that is known.
+/// Returns the direction of most variance, orthogonal to `known`.
 fn component(covariance: &[f64], dim: usize, known: Option<&[f64]>) -> Vec<f64> {
+    // An arbitrary start, unlikely to be orthogonal to the component.
     let mut direction: Vec<f64> = (0..dim).map(|i| 1.0 + (i as f64 * 0.7).sin()).collect();
     for _ in 0..ROUNDS {
         if let Some(known) = known {
+            // Rounding errors bring the known direction back, so it is removed in each round.
             let along = dot(&direction, known);
-            direction.iter_mut().zip(known).for_each(|(value, known)| *value -= along * known);
+            for (value, known) in direction.iter_mut().zip(known) {
+                *value -= along * known;
+            }
         }
         let next = times(covariance, &direction);
         let length = dot(&next, &next).sqrt();
+        // No variance is left, as with equal points.
         if length < 1e-12 {
             break;
         }
         direction = next.into_iter().map(|value| value / length).collect();
     }
     let length = dot(&direction, &direction).sqrt().max(f64::MIN_POSITIVE);
+    // The sign of a component is arbitrary.
     let largest =
         direction.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
     direction.iter().map(|value| value / length * largest.signum()).collect()
@@ -87,8 +99,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stretched_cloud_is_laid_along_its_axes() {
-        // Along (3, 4, 0) / 5 with deviation 10, along z with deviation 1.
+    fn an_elongated_cloud_is_aligned_with_its_axes() {
+        // A deviation of 10 along (3, 4, 0) / 5, and of 1 along z.
         let places: Vec<(f64, f64)> = (0..200)
             .map(|i| (10.0 * (f64::from(i) * 0.61).sin(), (f64::from(i) * 1.37).cos()))
             .collect();
@@ -113,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn points_that_are_all_alike_are_one_place() {
+    fn equal_points_are_projected_to_one_place() {
         let plane = pca(&[1.0; 12], 4);
         assert!(plane.places.iter().all(|place| place.iter().all(|value| value.abs() < 1e-9)));
     }

@@ -1,4 +1,4 @@
-//! Charts as SVG, to stand inside a page: numbers go in, `<svg>` comes out. Every mark is a number that was handed in.
+//! Charts as SVG elements of a page.
 
 use std::ops::Range;
 
@@ -9,15 +9,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::stages::Error;
 
-/// The colour of what we measured.
+/// The colour of our measurements.
 pub const BLUE: RGBColor = RGBColor(0x25, 0x63, 0xa8);
-/// The colour of what ours is held against.
+/// The colour of baselines.
 pub const GREY: RGBColor = RGBColor(0x9a, 0xa5, 0xb1);
-/// The colour of what others published.
+/// The colour of published results.
 pub const ORANGE: RGBColor = RGBColor(0xe0, 0x8e, 0x2b);
 const INK: RGBColor = RGBColor(0x61, 0x6e, 0x7c);
 const FAINT: RGBColor = RGBColor(0xe4, 0xe7, 0xeb);
-/// Colours of groups, told apart by most eyes, in this order.
+/// Colours of groups, in this order. Most eyes can distinguish them.
 const GROUPS: [RGBColor; 12] = [
     RGBColor(0x25, 0x63, 0xa8),
     RGBColor(0xe0, 0x8e, 0x2b),
@@ -32,45 +32,47 @@ const GROUPS: [RGBColor; 12] = [
     RGBColor(0xb3, 0x9d, 0xdb),
     RGBColor(0x2e, 0x4a, 0x62),
 ];
-/// Pixels of a chart, of which three stand side by side, and of a wide one.
+/// The size of a small chart, three in a row, in pixels.
 const SMALL: (u32, u32) = (400, 240);
+/// The size of a wide chart, in pixels.
 const WIDE: (u32, u32) = (560, 280);
-/// A line of so few points shows them.
+/// Lines of up to this many points show their points.
 const FEW: usize = 24;
-/// So many bars all have their labels, which are names; of more, which are numbers, those that have room.
+/// Up to this many bars are all labelled. Labels of more bars are numbers, and some are omitted if
+/// space is short.
 const LABELS: usize = 10;
 
-/// The colour of a group, by its number.
+/// Returns the colour of a group, by its number.
 pub fn colour(group: usize) -> RGBColor {
     GROUPS[group % GROUPS.len()]
 }
 
-/// A colour as CSS writes it.
+/// Returns a colour in CSS notation.
 pub fn css(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
-/// What the axes are called.
+/// The labels and the size of a chart.
 pub struct Axes<'a> {
     x: &'a str,
     y: &'a str,
-    /// Whether x is shown as two to its power.
+    /// Whether x is a logarithm to base 2.
     powers: bool,
     size: (u32, u32),
 }
 
 impl<'a> Axes<'a> {
-    /// Plain axes.
+    /// Creates the axes of a small chart.
     pub fn new(x: &'a str, y: &'a str) -> Self {
         Axes { x, y, powers: false, size: SMALL }
     }
 
-    /// Axes whose x is a logarithm, to base two, and is shown as what it is of.
+    /// Creates axes on which x is a logarithm to base 2. The labels show powers of 2.
     pub fn powers(x: &'a str, y: &'a str) -> Self {
         Axes { powers: true, ..Axes::new(x, y) }
     }
 
-    /// The same for a wide chart.
+    /// Returns the axes of a wide chart.
     pub fn wide(self) -> Self {
         Axes { size: WIDE, ..self }
     }
@@ -80,23 +82,23 @@ impl<'a> Axes<'a> {
 pub struct Line {
     name: String,
     points: Vec<(f64, f64)>,
-    /// Points beside it, not joined.
+    /// Single points beside the curve.
     pub beside: Vec<(f64, f64)>,
 }
 
 impl Line {
-    /// A curve through those of these points that are numbers.
+    /// Creates a curve through all finite points.
     pub fn new(name: &str, points: Vec<(f64, f64)>) -> Self {
         let points = points.into_iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
         Line { name: name.to_owned(), points, beside: Vec::new() }
     }
 
-    /// Where it ends, in x.
+    /// Returns the largest x.
     pub fn last(&self) -> Option<f64> {
         self.points.last().map(|(x, _)| *x)
     }
 
-    /// Names and colours.
+    /// Returns the names and colours of curves.
     pub fn legend(lines: &[Line]) -> Vec<(String, String)> {
         lines.iter().enumerate().map(|(i, line)| (line.name.clone(), css(colour(i)))).collect()
     }
@@ -106,18 +108,18 @@ impl Line {
 pub struct Bar {
     label: String,
     value: f64,
-    /// Half the length of the line that shows how far chance may have moved it.
+    /// Half the length of the error bar.
     spread: Option<f64>,
     colour: RGBColor,
 }
 
 impl Bar {
-    /// A bar without spread.
+    /// Creates a bar without an error bar.
     pub fn new(label: String, value: f64, colour: RGBColor) -> Self {
         Bar { label, value, spread: None, colour }
     }
 
-    /// The same bar with a spread.
+    /// Returns the bar with an error bar.
     pub fn spread(self, spread: Option<f64>) -> Self {
         Bar { spread: spread.filter(|spread| spread.is_finite()), ..self }
     }
@@ -126,20 +128,25 @@ impl Bar {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
-/// Curves over a common x.
+/// Draws curves over a common x.
 pub fn lines(axes: &Axes, lines: &[Line]) -> Result<String, Error> {
     let all = || lines.iter().flat_map(|line| line.points.iter().chain(&line.beside)).copied();
-    let (x, y) = (span(all().map(|(x, _)| x)), span(all().map(|(_, y)| y)));
+    let x = span(all().map(|(x, _)| x));
+    let y = span(all().map(|(_, y)| y));
     svg(axes.size, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .x_label_area_size(36)
             .y_label_area_size(52)
             .build_cartesian_2d(x, y)?;
-        let shown = |x: &f64| match axes.powers {
-            true if x.fract() == 0.0 => format!("{:.0}", x.exp2()),
-            true => String::new(),
-            false => tick(*x),
+        let x_label = |x: &f64| {
+            if !axes.powers {
+                tick(*x)
+            } else if x.fract() == 0.0 {
+                format!("{:.0}", x.exp2())
+            } else {
+                String::new()
+            }
         };
         let label = ("sans-serif", 12).into_font().color(&INK);
         let mut mesh = chart.configure_mesh();
@@ -149,7 +156,7 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> Result<String, Error> {
             .axis_style(GREY)
             .label_style(label.clone());
         mesh.axis_desc_style(label).x_desc(axes.x).y_desc(axes.y).x_labels(7).y_labels(6);
-        mesh.x_label_formatter(&shown).y_label_formatter(&|y| tick(*y)).draw()?;
+        mesh.x_label_formatter(&x_label).y_label_formatter(&|y| tick(*y)).draw()?;
         for (i, line) in lines.iter().enumerate() {
             chart.draw_series(LineSeries::new(
                 line.points.iter().copied(),
@@ -169,14 +176,16 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> Result<String, Error> {
     })
 }
 
-/// Bars of finite height side by side, labelled from left to right, with the spread of those that have one.
+/// Draws bars of finite height side by side, with their labels and error bars.
 pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
     let bars: Vec<&Bar> = bars.iter().filter(|bar| bar.value.is_finite()).collect();
     let high = bars.iter().map(|bar| bar.value + bar.spread.unwrap_or(0.0)).fold(0.0, f64::max);
     let low = bars.iter().map(|bar| bar.value - bar.spread.unwrap_or(0.0)).fold(0.0, f64::min);
+    // Bars start at 0, so the range always includes it.
     let y = if high > low { low * 1.05..high * 1.05 } else { 0.0..1.0 };
-    let (room, digits) =
-        (axes.size.0 as usize - 68, bars.iter().map(|bar| bar.label.len()).max().unwrap_or(0));
+    // The plot is narrower than the chart by its margins and y labels. A digit is 7 pixels wide.
+    let room = axes.size.0 as usize - 68;
+    let digits = bars.iter().map(|bar| bar.label.len()).max().unwrap_or(0);
     let every =
         if bars.len() > LABELS { (bars.len() * (digits * 7 + 6)).div_ceil(room) } else { 1 };
     svg(axes.size, |area| {
@@ -200,6 +209,7 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
             .y_labels(6)
             .y_label_formatter(&|y| tick(*y))
             .draw()?;
+        // Many bars need narrower gaps.
         let half = if bars.len() > 30 { 0.45 } else { 0.36 };
         let under = label.pos(Pos::new(HPos::Center, VPos::Top));
         for (i, bar) in bars.iter().enumerate() {
@@ -221,10 +231,10 @@ pub fn bars(axes: &Axes, bars: &[Bar]) -> Result<String, Error> {
     })
 }
 
-/// Points in a plane whose axes mean nothing, each of a colour.
+/// Draws coloured points in a plane without axes.
 pub fn scatter(points: &[(f64, f64, RGBColor)]) -> Result<String, Error> {
-    let (x, y) =
-        (span(points.iter().map(|point| point.0)), span(points.iter().map(|point| point.1)));
+    let x = span(points.iter().map(|point| point.0));
+    let y = span(points.iter().map(|point| point.1));
     svg((560, 440), |area| {
         let corners = [(x.start, y.start), (x.end, y.end)];
         let mut chart = ChartBuilder::on(area).margin(6).build_cartesian_2d(x, y)?;
@@ -236,7 +246,7 @@ pub fn scatter(points: &[(f64, f64, RGBColor)]) -> Result<String, Error> {
     })
 }
 
-/// Draws onto a picture that fills the width it is given.
+/// Draws an SVG element that fills the available width.
 fn svg(
     size: (u32, u32),
     draw: impl for<'a> FnOnce(&Area<'a>) -> Drawn<'a>,
@@ -245,14 +255,16 @@ fn svg(
     {
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
         let done = draw(&area).and_then(|()| area.present());
-        done.map_err(|e| Error::Invariant { what: format!("a chart is drawn: {e}") })?;
+        done.map_err(|e| Error::Invariant { what: format!("cannot draw a chart: {e}") })?;
     }
+    // The backend fixes the size in pixels; a `viewBox` lets the chart scale.
     let inner = text.split_once('>').map_or("", |(_, inner)| inner);
     Ok(format!("<svg viewBox=\"0 0 {} {}\" role=\"img\">{inner}", size.0, size.1))
 }
 
-/// The range of some numbers, and a little more.
+/// Returns the range of values with a margin.
 fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
+    // `f64` has no `Ord`, so the extremes are folded.
     let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
         (least.min(value), most.max(value))
     });
@@ -263,7 +275,7 @@ fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
     }
 }
 
-/// A number beside an axis.
+/// Returns a number for the label of an axis.
 fn tick(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
@@ -278,11 +290,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chart_needs_nothing_from_elsewhere_and_is_drawn_even_of_nothing() {
+    fn charts_are_self_contained_and_may_be_empty() {
         for chart in
             [lines(&Axes::new("x", "y"), &[]), bars(&Axes::new("<x>", "y"), &[]), scatter(&[])]
         {
-            let chart = chart.expect("it is drawn");
+            let chart = chart.expect("the chart is drawn");
             assert!(
                 chart.starts_with("<svg viewBox=") && chart.trim_end().ends_with("</svg>"),
                 "{chart}"
@@ -292,19 +304,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_has_no_mark() {
+    fn values_that_are_not_finite_have_no_mark() {
         let points = vec![(0.0, f64::INFINITY), (1.0, 0.5), (2.0, f64::NAN), (3.0, 0.25)];
         let drawn =
-            lines(&Axes::new("x", "y"), &[Line::new("error", points)]).expect("it is drawn");
+            lines(&Axes::new("x", "y"), &[Line::new("error", points)]).expect("the chart is drawn");
         assert_eq!(drawn.matches("<circle").count(), 2, "{drawn}");
         let tall = |value| Bar::new("a".into(), value, BLUE).spread(Some(f64::INFINITY));
-        let drawn =
-            bars(&Axes::new("x", "y"), &[tall(f64::INFINITY), tall(1.0)]).expect("it is drawn");
+        let drawn = bars(&Axes::new("x", "y"), &[tall(f64::INFINITY), tall(1.0)])
+            .expect("the chart is drawn");
         assert!(!drawn.contains("inf") && !drawn.contains("NaN"), "{drawn}");
     }
 
     #[test]
-    fn numbers_beside_an_axis_are_short() {
+    fn numbers_on_an_axis_are_short() {
         assert_eq!(
             [0.0, 0.25, 1.0, 12_000.0, 0.000_02, 0.000_15].map(tick),
             ["0", "0.25", "1", "12k", "2e-5", "1.5e-4"]

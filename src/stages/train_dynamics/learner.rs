@@ -9,8 +9,8 @@ use super::probe::TrueActions;
 use super::verdict::{Verdict, judge};
 use super::{TrainDynamicsTask, as_batch, is_judged};
 use crate::dataset::{self, Shards, WindowIndex};
-use crate::stages::{Error, Workplace};
-use crate::train::batch::{self, Draws};
+use crate::stages::{Error, TaskContext};
+use crate::train::batch::{self, WindowSampler};
 use crate::train::prefetch::Prefetch;
 use crate::train::{Batch, DynamicsTrainer, Judgement, Learner, Step, Supervision, TrainError};
 
@@ -30,8 +30,8 @@ pub(super) struct Data {
 }
 
 impl Data {
-    pub(super) fn open(task: &TrainDynamicsTask, place: &Workplace) -> Result<Data, Error> {
-        let shards = Shards::open_files(place.store, &task.shards)?;
+    pub(super) fn open(task: &TrainDynamicsTask, ctx: &TaskContext) -> Result<Data, Error> {
+        let shards = Shards::open_files(ctx.store, &task.shards)?;
         if let Some(size) = shards.frame_size().filter(|size| size.height as usize != task.size) {
             let file = task.shards.first().map_or_else(String::new, |file| file.path.clone());
             return Err(Error::FrameSize { file, seen: size.height as usize, expected: task.size });
@@ -50,7 +50,7 @@ impl Data {
             }
         }
         let has_actions = task.config.actions.is_some();
-        let actions = has_actions.then(|| TrueActions::read(task, place.store)).transpose()?;
+        let actions = has_actions.then(|| TrueActions::read(task, ctx.store)).transpose()?;
         let mut data = Data { shards, training, held_out, actions, labelled: Vec::new() };
         data.labelled = data.draw_labelled(task)?;
         Ok(data)
@@ -95,7 +95,7 @@ pub(super) struct DynamicsLearner<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     task: &'env TrainDynamicsTask,
     data: &'env Data,
-    place: &'env Workplace<'env>,
+    ctx: &'env TaskContext<'env>,
     pub(super) trainer: Box<dyn DynamicsTrainer>,
     /// Returns the next pass.
     next: Option<Box<dyn FnMut() -> Loaded + 'scope>>,
@@ -108,7 +108,7 @@ impl<'scope, 'env> DynamicsLearner<'scope, 'env> {
         scope: &'scope Scope<'scope, 'env>,
         task: &'env TrainDynamicsTask,
         data: &'env Data,
-        place: &'env Workplace<'env>,
+        ctx: &'env TaskContext<'env>,
         trainer: Box<dyn DynamicsTrainer>,
     ) -> Self {
         let waited = Duration::ZERO;
@@ -116,7 +116,7 @@ impl<'scope, 'env> DynamicsLearner<'scope, 'env> {
             scope,
             task,
             data,
-            place,
+            ctx,
             trainer,
             next: None,
             began: Instant::now(),
@@ -144,7 +144,7 @@ impl Learner for DynamicsLearner<'_, '_> {
         let windows = task.config.batch / task.config.accumulate;
         let drawn_before = first * task.config.batch as u64;
         let mut draws =
-            Draws::new(task.seed, self.trainer.drawn(), data.training.len(), drawn_before);
+            WindowSampler::new(task.seed, self.trainer.drawn(), data.training.len(), drawn_before);
         let mut pass = first * passes;
         let draw = move || {
             let labelled = data.labelled(task, pass / passes);
@@ -180,7 +180,7 @@ impl Learner for DynamicsLearner<'_, '_> {
             })
             .collect();
         let pace = self.task.config.pace(step);
-        let result = self.place.device.run(|| self.trainer.step_accumulated(&batches, pace));
+        let result = self.ctx.device.run(|| self.trainer.step_accumulated(&batches, pace));
         Ok(Step::from_result(result, |metrics| {
             let note = format!(
                 "fdm {:.3}x copying, perplexity {:.0?}",

@@ -9,12 +9,12 @@ use crate::models::{
     DynamicsConfig, FdmAction, IdmHead, ModelError, Precision, Predict, Preset, VqConfig,
 };
 use crate::stages::plan::training::{Refresh, Training, Variant, unseen};
-use crate::stages::plan::{Given, StagePlan};
+use crate::stages::plan::{PlanInputs, StagePlan};
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, LatentActions, Needs, Stage, StageKind,
 };
 use crate::train::schedule::Schedule;
-use crate::train::{OptimConfig, Pace, Rule};
+use crate::train::{OptimConfig, OptimizerKind, StepSettings};
 
 /// Trains an inverse and a forward dynamics model through a vector-quantised bottleneck.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,7 +75,7 @@ pub struct TrainDynamicsConfig {
     /// 2024), which needs half as many steps as `adam` on some games and as many on others. `adam`
     /// with `reference`.
     #[serde(default)]
-    pub optimizer: Option<Rule>,
+    pub optimizer: Option<OptimizerKind>,
     /// Peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 1% at the end.
     /// Default 2e-3; 3e-4 with `reference`, as in the paper. `muon` moves weights by 0.6 of it in a
     /// step. Lower it if training diverges.
@@ -200,7 +200,7 @@ impl TrainDynamicsConfig {
 
     /// Returns the optimiser's settings.
     pub fn optim(&self) -> OptimConfig {
-        let rule = self.optimizer.unwrap_or(Rule::of_dynamics(self.reference));
+        let rule = self.optimizer.unwrap_or(OptimizerKind::of_dynamics(self.reference));
         OptimConfig {
             rule,
             precision: self.precision,
@@ -210,7 +210,7 @@ impl TrainDynamicsConfig {
     }
 
     /// Returns the learning rates and weights of a step.
-    pub fn pace(&self, step: u64) -> Pace {
+    pub fn pace(&self, step: u64) -> StepSettings {
         let (peak, share) = if self.reference { (3e-4, 1.0) } else { (2e-3, 0.3) };
         let peak = self.learning_rate.unwrap_or(peak);
         let at = |peak| Schedule::warmup_then_linear(peak, self.warmup_steps, self.steps).at(step);
@@ -218,7 +218,7 @@ impl TrainDynamicsConfig {
             && (self.reference || step >= (self.vq.warmup * self.steps as f64) as u64);
         let decorrelation =
             if quantise || self.reference { 0.0 } else { self.decorrelation.unwrap_or(0.03) };
-        Pace {
+        StepSettings {
             learning_rate: at(peak),
             idm_learning_rate: at(self.idm_learning_rate.unwrap_or(share * peak)),
             quantise,
@@ -301,7 +301,7 @@ impl TrainDynamicsConfig {
     fn expect_published(&self, faults: &mut FieldFaults) {
         let vq = VqConfig::default();
         let departures = [
-            ("optimizer", self.optimizer == Some(Rule::Muon)),
+            ("optimizer", self.optimizer == Some(OptimizerKind::Muon)),
             ("idm_learning_rate", self.idm_learning_rate.is_some()),
             ("supervision", self.supervision.is_some()),
             ("decorrelation", self.decorrelation.unwrap_or(0.0) > 0.0),
@@ -376,7 +376,7 @@ impl Stage for TrainDynamicsConfig {
     }
 
     /// Adds one task, or keeps the existing model.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let frames = given.plan(&self.frames);
         let [actions, copies, init] = [&self.actions, &self.without, &self.init_from]
             .map(|name| given.plan_if(name.as_ref()));

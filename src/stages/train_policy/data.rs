@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{PolicyVerdict, TrainPolicyTask};
 use crate::dataset::{Shards, read_labels};
-use crate::stages::{Error, Workplace};
+use crate::stages::{Error, TaskContext};
 use crate::train::PolicyTrainer;
 
 /// The maximum number of frames in a judgement.
@@ -34,8 +34,8 @@ pub(super) struct Data {
 }
 
 impl Data {
-    pub(super) fn open(task: &TrainPolicyTask, place: &Workplace) -> Result<Data, Error> {
-        let shards = Shards::open_files(place.store, &task.shards)?;
+    pub(super) fn open(task: &TrainPolicyTask, ctx: &TaskContext) -> Result<Data, Error> {
+        let shards = Shards::open_files(ctx.store, &task.shards)?;
         let number: HashMap<&str, u32> = task
             .shards
             .iter()
@@ -47,7 +47,7 @@ impl Data {
         let mut videos = HashMap::new();
         let (mut training, mut held_out) = (Vec::new(), Vec::new());
         for file in &task.labels {
-            let labels = read_labels(place.store, &file.path)?;
+            let labels = read_labels(ctx.store, &file.path)?;
             latent_dim = labels.shape.latent_dim;
             for i in 0..labels.len() {
                 let name = |number: u32| labels.names[number as usize].as_str();

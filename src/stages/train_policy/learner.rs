@@ -4,8 +4,8 @@ use std::thread::Scope;
 
 use super::{Data, TrainPolicyTask};
 use crate::dataset;
-use crate::stages::{Error, Workplace};
-use crate::train::batch::Draws;
+use crate::stages::{Error, TaskContext};
+use crate::train::batch::WindowSampler;
 use crate::train::prefetch::Prefetch;
 use crate::train::schedule::Schedule;
 use crate::train::{CloningBatch, Judgement, Learner, PolicyTrainer, Step, TrainError};
@@ -25,7 +25,7 @@ pub(super) struct PolicyLearner<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     task: &'env TrainPolicyTask,
     data: &'env Data,
-    place: &'env Workplace<'env>,
+    ctx: &'env TaskContext<'env>,
     schedule: Schedule,
     pub(super) trainer: Box<dyn PolicyTrainer>,
     /// Returns the next pass.
@@ -37,11 +37,11 @@ impl<'scope, 'env> PolicyLearner<'scope, 'env> {
         scope: &'scope Scope<'scope, 'env>,
         task: &'env TrainPolicyTask,
         data: &'env Data,
-        place: &'env Workplace<'env>,
+        ctx: &'env TaskContext<'env>,
         trainer: Box<dyn PolicyTrainer>,
     ) -> Self {
         let schedule = task.config.schedule();
-        PolicyLearner { scope, task, data, place, schedule, trainer, next: None }
+        PolicyLearner { scope, task, data, ctx, schedule, trainer, next: None }
     }
 }
 
@@ -54,7 +54,8 @@ impl Learner for PolicyLearner<'_, '_> {
         let frames = config.batch / config.accumulate;
         let drawn_before = first * config.batch as u64;
         let drawn = self.trainer.drawn();
-        let mut draws = Draws::new(self.task.seed, drawn, data.training.len(), drawn_before);
+        let mut draws =
+            WindowSampler::new(self.task.seed, drawn, data.training.len(), drawn_before);
         let load =
             move |drawn: Vec<usize>| data.gather(drawn.into_iter().map(|i| data.training[i]));
         let mut batches = Prefetch::start(self.scope, move || draws.next(frames), load);
@@ -72,7 +73,7 @@ impl Learner for PolicyLearner<'_, '_> {
             .collect();
         let learning_rate = self.schedule.at(step);
         let trainer = &mut self.trainer;
-        let result = self.place.device.run(|| trainer.step_accumulated(&batches, learning_rate));
+        let result = self.ctx.device.run(|| trainer.step_accumulated(&batches, learning_rate));
         Ok(Step::from_result(result, |metrics| {
             let row = [
                 ("learning_rate", learning_rate as f32),

@@ -7,7 +7,7 @@ use super::{KIND, TrainPolicyTask};
 use crate::dataset;
 use crate::models::{Precision, Preset};
 use crate::stages::plan::training::{Refresh, Training, Variant, unseen};
-use crate::stages::plan::{Given, StagePlan};
+use crate::stages::plan::{PlanInputs, StagePlan};
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, LatentActions, Needs, Stage, StageKind,
 };
@@ -185,7 +185,7 @@ impl Stage for TrainPolicyConfig {
     }
 
     /// Adds one task, or keeps the existing policy.
-    fn plan(&self, given: &Given, plan: &mut StagePlan) -> dataset::Result<()> {
+    fn plan(&self, given: &PlanInputs, plan: &mut StagePlan) -> dataset::Result<()> {
         let labels = given.plan(&self.labels);
         let init = given.plan_if(self.init_from.as_ref());
         let model = given.input_of(&self.labels, "dynamics").and_then(StagePlan::model);

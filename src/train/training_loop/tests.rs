@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
-use crate::train::{Signal, Silent};
+use crate::train::{NoProgress, Signal};
 
 /// Sums the numbers of its steps. Judged after every second step, by a value that falls and rises.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +62,7 @@ fn training(steps: u64) -> TrainingLoop<'static> {
         checkpoints: None,
         continued: None,
         stop: None,
-        progress: &Silent,
+        progress: &NoProgress,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Everything that is not a good video: the right word for each, whatever can be kept of it, and
-//! never a crash or an endless wait.
+//! Broken files, and files of other kinds: each gets the right fault class and keeps its intact
+//! frames, without a crash or an endless wait.
 
 use super::*;
 use crate::video::Limits;
@@ -8,7 +8,7 @@ const H264: &str = "-c:v libx264 -g 12 -crf 5 -pix_fmt yuv420p";
 const VP9: &str = "-c:v libvpx-vp9 -g 12 -cpu-used 8 -deadline realtime -pix_fmt yuv420p";
 
 #[test]
-fn what_is_no_video_is_refused_with_its_own_word() {
+fn files_that_are_not_videos_are_refused_with_their_own_class() {
     let Some(media) = Media::new() else { return };
     let tone = "-f lavfi -i sine=duration=1";
     std::fs::create_dir(media.path("folder.mp4")).unwrap();
@@ -39,17 +39,26 @@ fn what_is_no_video_is_refused_with_its_own_word() {
         assert_eq!(fault(&path), Some(FaultClass::NoVideoStream), "{name}");
     }
     for (name, text) in [
-        ("list.m3u8", format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{whole}\n#EXT-X-ENDLIST\n")),
+        (
+            "list.m3u8",
+            format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{whole}\n#EXT-X-ENDLIST\n"),
+        ),
         ("list.mp4", format!("ffconcat version 1.0\nfile '{whole}'\n")),
-        ("call.mp4", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n".into()),
+        (
+            "call.mp4",
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n\
+             m=video 5004 RTP/AVP 96\n"
+                .into(),
+        ),
     ] {
-        assert_eq!(fault(&media.write(name, text.as_bytes())), Some(FaultClass::ForbiddenFormat), "{name}");
+        let path = media.write(name, text.as_bytes());
+        assert_eq!(fault(&path), Some(FaultClass::ForbiddenFormat), "{name}");
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn a_pipe_that_nobody_writes_to_is_refused_at_once() {
+fn a_pipe_without_a_writer_is_refused_at_once() {
     let Some(media) = Media::new() else { return };
     let path = media.path("pipe.mp4");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -57,7 +66,7 @@ fn a_pipe_that_nobody_writes_to_is_refused_at_once() {
 }
 
 #[test]
-fn a_name_with_a_pattern_a_protocol_or_odd_bytes_is_only_a_name() {
+fn patterns_protocols_and_invalid_utf8_in_a_name_have_no_meaning() {
     let Some(media) = Media::new() else { return };
     let bytes = std::fs::read(media.clip("video.mp4", H264)).unwrap();
     for name in ["frame%03d.png", "concat:a|b.mp4", "*.jpg", "-i.mp4", "no_ending"] {
@@ -72,10 +81,10 @@ fn a_name_with_a_pattern_a_protocol_or_odd_bytes_is_only_a_name() {
     }
 }
 
-/// Every frame given is the whole file's frame at that time, and what is missing is marked.
+/// Asserts that every frame equals the intact file's frame at its time, and that gaps are marked.
 ///
-/// `unseen` frames may differ: damage that still decodes into something, nobody can see.
-fn assert_kept(name: &str, seen: &Decoded, whole: &Decoded, unseen: usize) {
+/// `undetected` frames may differ, because some damage decodes without an error.
+fn assert_kept(name: &str, seen: &Decoded, whole: &Decoded, undetected: usize) {
     let index_of = |frame: &Frame| (frame.time_secs * 30.0).round() as usize;
     for pair in seen.frames.windows(2) {
         let follows = index_of(&pair[1]) == index_of(&pair[0]) + 1;
@@ -84,11 +93,11 @@ fn assert_kept(name: &str, seen: &Decoded, whole: &Decoded, unseen: usize) {
     let differs = |(frame, pixels): &(&Frame, &Vec<u8>)| whole.pixels[index_of(frame)] != **pixels;
     let different: Vec<_> =
         seen.frames.iter().zip(&seen.pixels).filter(differs).map(|(frame, _)| frame).collect();
-    assert!(different.len() <= unseen, "{name}: {different:?}");
+    assert!(different.len() <= undetected, "{name}: {different:?}");
 }
 
 #[test]
-fn a_file_cut_short_keeps_its_frames_and_is_called_truncated() {
+fn a_truncated_file_keeps_its_frames_and_is_reported_as_truncated() {
     let Some(media) = Media::new() else { return };
     let truncated = FaultClass::Truncated;
     for (name, encoding, expected) in [
@@ -96,7 +105,7 @@ fn a_file_cut_short_keeps_its_frames_and_is_called_truncated() {
         ("h264.mkv", H264.into(), truncated),
         ("vp9.webm", format!("{VP9} -b:v 2M"), truncated),
         ("flash.flv", "-c:v flv1 -q:v 1".into(), truncated),
-        // libav corrects an AVI's length by its size: only the packet cut in two tells.
+        // libav corrects an AVI's length by its size, so the incomplete packet is the only sign.
         ("mpeg4.avi", "-c:v mpeg4 -g 12 -q:v 1".into(), truncated),
     ] {
         let whole = media.clip(name, &encoding);
@@ -109,7 +118,7 @@ fn a_file_cut_short_keeps_its_frames_and_is_called_truncated() {
 }
 
 #[test]
-fn damage_costs_frames_up_to_the_next_key_frame_and_leaves_a_gap() {
+fn damage_drops_frames_up_to_the_next_key_frame_and_marks_a_gap() {
     let Some(media) = Media::new() else { return };
     for (name, encoding) in [
         ("h264.mp4", H264),
@@ -128,31 +137,35 @@ fn damage_costs_frames_up_to_the_next_key_frame_and_leaves_a_gap() {
     }
 }
 
-/// H.264 says which picture is damaged, and nothing of those predicted from it.
+/// H.264 marks the damaged picture, but not the pictures predicted from it.
 #[test]
-fn of_h264_just_the_frames_that_depend_on_the_damage_are_lost() {
+fn h264_loses_only_the_frames_that_depend_on_the_damage() {
     let Some(media) = Media::new() else { return };
     let whole = media.clip("whole.mkv", "-c:v libx264 -g 60 -bf 3 -crf 5 -pix_fmt yuv420p");
-    let (expected, packets, bytes) =
-        (decoded(&whole), media.packets(&whole), std::fs::read(&whole).unwrap());
-    let (mut lost, mut unseen) = (Vec::new(), 0);
+    let expected = decoded(&whole);
+    let packets = media.packets(&whole);
+    let bytes = std::fs::read(&whole).unwrap();
+    let mut lost = Vec::new();
+    let mut undetected = 0;
     for (packet, &(position, size)) in packets.iter().enumerate().take(40).skip(10) {
         let mut bytes = bytes.clone();
-        bytes[position + size / 2..position + size].iter_mut().for_each(|byte| *byte ^= 0x55);
+        for byte in &mut bytes[position + size / 2..position + size] {
+            *byte ^= 0x55;
+        }
         let seen = decoded(&media.write(&format!("damaged_{packet}.mkv"), &bytes));
         if seen.outcome.fault.is_some() {
             assert_kept(&format!("packet {packet}"), &seen, &expected, 0);
             lost.push(60 - seen.frames.len());
         } else {
-            unseen += 1;
+            undetected += 1;
         }
     }
-    assert!(unseen <= 3, "{unseen} damaged packets decoded into something without a sign");
+    assert!(undetected <= 3, "{undetected} damaged packets decoded without an error");
     let few = lost.iter().filter(|lost| **lost <= 3).count();
-    assert!(few >= 8, "{lost:?} frames lost: that of a B picture costs itself alone");
+    assert!(few >= 8, "{lost:?} frames lost: a damaged B picture should cost only itself");
     assert!(
         lost.iter().any(|lost| *lost > 10),
-        "{lost:?} frames lost: that of a P picture costs all that follow"
+        "{lost:?} frames lost: a damaged P picture should cost all that follow"
     );
 }
 
@@ -166,7 +179,7 @@ fn a_picture_larger_than_the_limit_is_never_decoded() {
         let error = decode(&path, &options).err().unwrap();
         assert_eq!(error.class(), Some(FaultClass::TooLarge), "{name}: {error}");
     }
-    // Here only the pictures themselves tell their size: the codec refuses each.
+    // Here the header states no size, so the codec refuses each picture.
     for name in ["large.png", "large.gif"] {
         let path = media.clip(name, "-vf fps=2 -update 1");
         let outcome = decode(&path, &options).unwrap().outcome;
@@ -179,7 +192,7 @@ fn a_picture_larger_than_the_limit_is_never_decoded() {
 }
 
 #[test]
-fn a_file_that_takes_too_long_is_given_up() {
+fn decoding_stops_at_the_time_limit() {
     let Some(media) = Media::new() else { return };
     let path = media.clip("video.mp4", H264);
     let limits = Limits { deadline_secs: 1e-9, ..Limits::default() };
@@ -190,7 +203,7 @@ fn a_file_that_takes_too_long_is_given_up() {
 }
 
 #[test]
-fn a_file_with_too_many_broken_places_is_given_up() {
+fn decoding_stops_after_too_many_errors() {
     let Some(media) = Media::new() else { return };
     let path = media.sprinkle(&media.clip("video.ts", H264), "damaged.ts");
     let limits = Limits { max_errors: 0, ..Limits::default() };
@@ -198,11 +211,11 @@ fn a_file_with_too_many_broken_places_is_given_up() {
     let outcome = decode(&path, &options).unwrap().outcome;
     let fault = outcome.fault.unwrap();
     assert_eq!(fault.class, FaultClass::CorruptPackets);
-    assert!(fault.reason.contains("given up after 1 broken places"), "{fault}");
+    assert!(fault.reason.contains("decoding stopped after 1 errors"), "{fault}");
 }
 
 #[test]
-fn messages_name_the_file_what_was_seen_and_what_was_expected() {
+fn messages_name_the_file_the_value_seen_and_the_value_expected() {
     let error = decode(Path::new("/"), &DecodeOptions::new(64, 64)).err().unwrap();
     assert_eq!(error.to_string(), "/: it is a directory, pipe or device; expected a file");
     assert_eq!(error.hint(), Some("list the video files themselves, as in `videos/*.mp4`"));
@@ -211,7 +224,7 @@ fn messages_name_the_file_what_was_seen_and_what_was_expected() {
 }
 
 #[test]
-fn a_buffer_of_another_size_is_the_callers_mistake() {
+fn a_buffer_of_the_wrong_size_is_an_error_of_the_caller() {
     let Some(media) = Media::new() else { return };
     let path = media.clip("video.mp4", H264);
     let mut decoder = Decoder::open(&path, &DecodeOptions::new(64, 64)).unwrap();

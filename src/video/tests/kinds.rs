@@ -1,19 +1,19 @@
-//! Kinds of intact files that look damaged, and of damaged ones that look intact.
+//! Intact files that look damaged, and damaged files that look intact.
 
 use super::*;
 use crate::video::UNPLACED;
 
 const H264: &str = "-c:v libx264 -preset veryfast -g 12 -bf 2 -pix_fmt yuv420p";
 
-/// Counts the frames of ffmpeg's `fps` filter.
+/// Returns the number of frames of ffmpeg's `fps` filter.
 fn frames_at(media: &Media, path: &Path, fps: f64) -> usize {
     media.reference(path, &format!("fps={fps},scale=64:64"), (64, 64)).len()
 }
 
 #[test]
-fn the_end_of_a_video_is_no_gap_at_any_rate_in_any_container() {
+fn the_end_of_a_video_is_not_a_gap_at_any_rate_in_any_container() {
     let Some(media) = Media::new() else { return };
-    // Frame n is shown at the time that the expression gives; how many gaps that is without `fps`.
+    // Name, display time of frame n in seconds, number of gaps without `fps`, and two rates.
     let rates = [
         ("constant", "N/30", 0, [5.0, 30.0]),
         ("varied", "(N+floor(N/3)*2)/30", 0, [5.0, 30.0]),
@@ -46,7 +46,7 @@ fn the_end_of_a_video_is_no_gap_at_any_rate_in_any_container() {
 }
 
 #[test]
-fn any_number_of_threads_may_be_asked_for() {
+fn any_number_of_threads_gives_the_same_frames() {
     let Some(media) = Media::new() else { return };
     let path = media.clip("video.mp4", H264);
     let one = decoded(&path);
@@ -57,7 +57,7 @@ fn any_number_of_threads_may_be_asked_for() {
     }
 }
 
-/// Takes one off every length that the video's parts in a transport stream state.
+/// Decrements every stated length of the video's PES packets in a transport stream.
 fn shorten_stated_lengths(bytes: &mut [u8]) -> usize {
     let mut changed = 0;
     for packet in
@@ -76,42 +76,43 @@ fn shorten_stated_lengths(bytes: &mut [u8]) -> usize {
 }
 
 #[test]
-fn a_length_field_that_is_off_costs_no_frame() {
+fn a_wrong_length_field_costs_no_frame() {
     let Some(media) = Media::new() else { return };
     let whole = media.clip("whole.ts", &format!("{H264} -omit_video_pes_length 0"));
     let mut bytes = std::fs::read(&whole).unwrap();
     assert!(shorten_stated_lengths(&mut bytes) > 50);
     let (seen, expected) = (decoded(&media.write("off.ts", &bytes)), decoded(&whole));
     assert_eq!((seen.frames.len(), seen.outcome.fault), (60, None));
-    // The last byte of a picture is padding or missing: what differs is next to nothing.
+    // A missing last byte is padding, or changes almost nothing.
     assert_eq!(seen.frames, expected.frames);
 }
 
 #[test]
-fn broadcasts_that_are_joined_give_the_frames_of_all() {
+fn joined_broadcasts_give_the_frames_of_all_parts() {
     let Some(media) = Media::new() else { return };
     let one = media.clip("one.ts", H264);
     let bytes = std::fs::read(&one).unwrap();
-    let (seen, part) =
-        (decoded(&media.write("joined.ts", &[bytes.clone(), bytes].concat())), decoded(&one));
+    let seen = decoded(&media.write("joined.ts", &[bytes.clone(), bytes].concat()));
+    let part = decoded(&one);
     assert_eq!((seen.frames.len(), seen.outcome.fault), (120, None));
     assert!(seen.pixels[..60] == part.pixels && seen.pixels[60..] == part.pixels);
     assert!(seen.frames.iter().enumerate().all(|(at, frame)| frame.index == at as u64));
     assert_eq!(
         seen.frames.iter().filter(|frame| frame.gap_before).count(),
         1,
-        "where the clock goes back"
+        "the clock goes back at the joint"
     );
 }
 
 #[test]
-fn frames_after_packets_lost_on_the_way_keep_their_number() {
+fn frames_after_lost_packets_keep_their_position() {
     let Some(media) = Media::new() else { return };
     for (name, codec) in
         [("h264.ts", H264), ("mpeg2.ts", "-c:v mpeg2video -g 12 -bf 2 -q:v 2"), ("hevc.ts", HEVC)]
     {
         let path = media.clip(name, codec);
-        let (whole, bytes) = (decoded(&path), std::fs::read(&path).unwrap());
+        let whole = decoded(&path);
+        let bytes = std::fs::read(&path).unwrap();
         let packets: Vec<&[u8]> = bytes.chunks(188).collect();
         for share in [0.3, 0.45, 0.6] {
             let from = (packets.len() as f64 * share) as usize;
@@ -136,13 +137,15 @@ fn frames_after_packets_lost_on_the_way_keep_their_number() {
     }
 }
 
-const HEVC: &str = "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=2:open-gop=0 -g 12 -pix_fmt yuv420p";
+const HEVC: &str = "-c:v libx265 -preset ultrafast \
+                    -x265-params log-level=none:bframes=2:open-gop=0 -g 12 -pix_fmt yuv420p";
 
 #[test]
-fn the_first_of_equal_tracks_is_the_video() {
+fn the_first_of_several_equal_tracks_is_decoded() {
     let Some(media) = Media::new() else { return };
     let second = "-f lavfi -i color=red:size=160x120:rate=30:duration=2";
-    let both = "-map 0 -map 1 -c:v libx264 -b:v:0 20k -b:v:1 900k -disposition:v:0 default -disposition:v:1 default";
+    let both = "-map 0 -map 1 -c:v libx264 -b:v:0 20k -b:v:1 900k \
+                -disposition:v:0 default -disposition:v:1 default";
     let path = media.make(
         "two.mp4",
         &format!("-f lavfi -i testsrc2=size=160x120:rate=30:duration=2 {second} {both}"),
@@ -152,10 +155,10 @@ fn the_first_of_equal_tracks_is_the_video() {
 }
 
 #[test]
-fn counts_and_durations_that_no_picture_stands_for_are_no_fault() {
+fn stated_counts_and_durations_without_pictures_are_not_faults() {
     let Some(media) = Media::new() else { return };
     let source = media.clip("in.mp4", "-c:v libx264 -preset veryfast -bf 3 -pix_fmt yuv420p");
-    // AVI counts slots of time, of which empty ones show the picture before.
+    // AVI counts time slots; an empty slot repeats the picture before.
     let copied = media.make("copied.avi", &format!("-i {} -c copy", source.display()));
     assert_eq!((decoded(&copied).frames.len(), decoded(&copied).outcome.fault), (60, None));
     let sound = "-f lavfi -i sine=duration=4 -c:a libvorbis";
@@ -164,7 +167,7 @@ fn counts_and_durations_that_no_picture_stands_for_are_no_fault() {
 }
 
 #[test]
-fn damage_that_libav_tells_only_in_words_or_flags_ends_the_trust_in_what_follows() {
+fn damage_reported_only_by_a_message_or_a_flag_drops_the_pictures_after_it() {
     let Some(media) = Media::new() else { return };
     let drop = "-bsf:v noise=drop='eq(n\\,17)'";
     for (name, encoding) in [
@@ -199,7 +202,7 @@ fn damage_that_libav_tells_only_in_words_or_flags_ends_the_trust_in_what_follows
 }
 
 #[test]
-fn what_is_no_video_is_called_what_it_is() {
+fn files_of_a_known_kind_get_a_specific_fault() {
     let Some(media) = Media::new() else { return };
     let whole = std::fs::read(media.clip("whole.mp4", H264)).unwrap();
     let key = "00112233445566778899aabbccddeeff";

@@ -1,10 +1,14 @@
-//! Real files, made by the ffmpeg command line, go through the whole room.
+//! Tests on real files, made by the `ffmpeg` command.
 //!
-//! `pictures` holds every pixel against what ffmpeg itself decodes; `broken` feeds it everything
-//! that is not a good video. Without an `ffmpeg` on the path the tests say so and skip.
+//! - `pictures` compares every pixel with ffmpeg's own output.
+//! - `broken` decodes broken files and files of other kinds.
+//! - `kinds` decodes intact files that look damaged, and damaged ones that look intact.
+//! - `truth` compares several hundred generated videos with ffmpeg.
+//!
+//! Without an `ffmpeg` command the tests are skipped and print a line.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a test says what it skips")]
+#![expect(clippy::print_stderr, reason = "a skipped test is reported")]
 
 mod broken;
 mod kinds;
@@ -16,12 +20,12 @@ use std::process::Command;
 
 use super::{DecodeOptions, Decoder, Error, FaultClass, Frame, Outcome};
 
-/// A folder of test videos that vanishes with the test.
+/// Temporary folder of test videos.
 struct Media {
     folder: tempfile::TempDir,
 }
 
-/// A file decoded to its end.
+/// Result of decoding a whole file.
 struct Decoded {
     pixels: Vec<Vec<u8>>,
     frames: Vec<Frame>,
@@ -29,11 +33,11 @@ struct Decoded {
 }
 
 impl Media {
-    /// An empty folder, or nothing where there is no ffmpeg to fill it.
+    /// Creates an empty folder, or returns `None` without an `ffmpeg` command.
     fn new() -> Option<Self> {
         if Command::new("ffmpeg").arg("-version").output().is_err() {
             eprintln!(
-                "SKIPPED: there is no `ffmpeg` command on this machine to make test videos with"
+                "SKIPPED: making test videos needs the `ffmpeg` command, which was not found"
             );
             return None;
         }
@@ -44,36 +48,40 @@ impl Media {
         self.folder.path().join(name)
     }
 
-    /// Makes a file with `ffmpeg ARGUMENTS NAME`, the arguments split at spaces.
+    /// Makes a file with `ffmpeg ARGUMENTS NAME`.
     fn make(&self, name: &str, arguments: &str) -> PathBuf {
         self.ffmpeg(&format!("{arguments} {name}"));
         self.path(name)
     }
 
-    /// Two seconds of moving pictures, encoded as the arguments say.
+    /// Makes a video of two seconds with moving pictures, at 30 frames per second.
     fn clip(&self, name: &str, encoding: &str) -> PathBuf {
         self.make(name, &format!("-f lavfi -i testsrc2=size=160x120:rate=30:duration=2 {encoding}"))
     }
 
-    /// A copy of a file's first `keep` of its bytes.
+    /// Copies a file's first bytes; `keep` is the share to keep.
     fn cut(&self, path: &Path, keep: f64, name: &str) -> PathBuf {
         let bytes = std::fs::read(path).unwrap();
         self.write(name, &bytes[..(bytes.len() as f64 * keep) as usize])
     }
 
-    /// A copy of a file with every 4000th byte of its second half turned over.
+    /// Copies a file and inverts every 4,000th byte of its second half.
     fn sprinkle(&self, path: &Path, name: &str) -> PathBuf {
         let mut bytes = std::fs::read(path).unwrap();
         let half = bytes.len() / 2;
-        bytes[half..].iter_mut().step_by(4000).for_each(|byte| *byte ^= 0xff);
+        for byte in bytes[half..].iter_mut().step_by(4000) {
+            *byte ^= 0xff;
+        }
         self.write(name, &bytes)
     }
 
-    /// A copy of a file with 5000 bytes in its middle made unreadable.
+    /// Copies a file and damages 5,000 bytes in its middle.
     fn blot(&self, path: &Path, name: &str) -> PathBuf {
         let mut bytes = std::fs::read(path).unwrap();
         let half = bytes.len() / 2;
-        bytes[half..half + 5000].iter_mut().for_each(|byte| *byte ^= 0x55);
+        for byte in &mut bytes[half..half + 5000] {
+            *byte ^= 0x55;
+        }
         self.write(name, &bytes)
     }
 
@@ -82,13 +90,14 @@ impl Media {
         self.path(name)
     }
 
-    /// The frames ffmpeg itself makes of a file with a filter, as RGB.
+    /// Decodes a file with ffmpeg and a filter, and returns the frames as RGB.
     fn reference(
         &self,
         path: &Path,
         filter: &str,
         (width, height): (usize, usize),
     ) -> Vec<Vec<u8>> {
+        // `passthrough` keeps every picture; the `fps` filter sets its own rate.
         let rate = if filter.contains("fps=") { "" } else { "-vsync passthrough" };
         let name = path.to_str().unwrap();
         self.ffmpeg(&format!(
@@ -99,6 +108,7 @@ impl Media {
     }
 
     fn ffmpeg(&self, arguments: &str) {
+        // Limits the memory of ffmpeg to about 4 GB.
         let script = format!("ulimit -v 4000000; exec ffmpeg -v error -y {arguments}");
         let run = Command::new("sh")
             .args(["-c", &script])
@@ -112,7 +122,8 @@ impl Media {
 fn decode(path: &Path, options: &DecodeOptions) -> Result<Decoded, Error> {
     let mut decoder = Decoder::open(path, options)?;
     let mut buffer = vec![0; options.frame_bytes()];
-    let (mut pixels, mut frames) = (Vec::new(), Vec::new());
+    let mut pixels = Vec::new();
+    let mut frames = Vec::new();
     while let Some(frame) = decoder.next_frame(&mut buffer)? {
         pixels.push(buffer.clone());
         frames.push(frame);
@@ -120,12 +131,12 @@ fn decode(path: &Path, options: &DecodeOptions) -> Result<Decoded, Error> {
     Ok(Decoded { pixels, frames, outcome: decoder.finish() })
 }
 
-/// Decodes to 64 x 64 and expects the file to open.
+/// Decodes a file to 64 x 64. The file must open.
 fn decoded(path: &Path) -> Decoded {
     decode(path, &DecodeOptions::new(64, 64)).unwrap()
 }
 
-/// The fault of a file, whether it is met on opening or after the last frame.
+/// Returns the fault of a file, found on opening or at the end.
 fn fault(path: &Path) -> Option<FaultClass> {
     match decode(path, &DecodeOptions::new(64, 64)) {
         Ok(decoded) => decoded.outcome.fault.map(|fault| fault.class),

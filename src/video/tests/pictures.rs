@@ -1,11 +1,11 @@
-//! Every pixel and every frame is held against what ffmpeg itself makes of the same file.
+//! Every pixel and every frame equals ffmpeg's own output for the same file.
 
 use super::*;
 use crate::video::{Fit, Limits, probe};
 
 const SCALED: &str = "scale=64:64:flags=area+accurate_rnd+full_chroma_int+full_chroma_inp";
 
-/// The largest difference of any byte of any frame.
+/// Returns the largest difference between two bytes of corresponding frames.
 fn largest_difference(seen: &[Vec<u8>], expected: &[Vec<u8>]) -> u8 {
     assert_eq!(seen.len(), expected.len(), "number of frames");
     let differences = |(a, b): (&Vec<u8>, &Vec<u8>)| -> u8 {
@@ -15,7 +15,7 @@ fn largest_difference(seen: &[Vec<u8>], expected: &[Vec<u8>]) -> u8 {
 }
 
 #[test]
-fn every_frame_of_every_codec_is_ffmpegs_byte_for_byte() {
+fn every_frame_of_every_codec_equals_ffmpeg_byte_for_byte() {
     let Some(media) = Media::new() else { return };
     for (name, encoding) in [
         ("h264.mp4", "-c:v libx264 -bf 3 -pix_fmt yuv420p"),
@@ -53,7 +53,7 @@ fn every_frame_of_every_codec_is_ffmpegs_byte_for_byte() {
 }
 
 #[test]
-fn threads_change_no_byte_and_no_word_of_the_outcome() {
+fn the_number_of_threads_changes_neither_pixels_nor_outcome() {
     let Some(media) = Media::new() else { return };
     for (name, encoding) in [
         ("h264.mp4", "-c:v libx264 -g 12 -bf 3 -pix_fmt yuv420p -crf 5"),
@@ -80,7 +80,7 @@ fn threads_change_no_byte_and_no_word_of_the_outcome() {
 }
 
 #[test]
-fn a_frame_rate_picks_the_frames_that_ffmpegs_fps_filter_picks() {
+fn a_frame_rate_selects_the_same_frames_as_the_fps_filter() {
     let Some(media) = Media::new() else { return };
     let path = media.clip("in.mp4", "-c:v libx264 -pix_fmt yuv420p");
     for fps in [7.0, 10.0, 15.0, 30.0, 50.0] {
@@ -94,23 +94,29 @@ fn a_frame_rate_picks_the_frames_that_ffmpegs_fps_filter_picks() {
 }
 
 #[test]
-fn crop_and_pad_are_ffmpegs_filters() {
+fn crop_and_pad_equal_ffmpegs_filters() {
     let Some(media) = Media::new() else { return };
     let path = media.clip("in.mp4", "-c:v libx264 -pix_fmt yuv420p");
     for (fit, filter) in [
         (Fit::Crop, format!("crop=120:120,{SCALED}")),
-        (Fit::Pad, "scale=64:48:flags=area+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24,pad=64:64:0:8:black".into()),
+        (
+            Fit::Pad,
+            "scale=64:48:flags=area+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24,\
+             pad=64:64:0:8:black"
+                .into(),
+        ),
     ] {
         let options = DecodeOptions { fit, ..DecodeOptions::new(64, 64) };
         let seen = decode(&path, &options).unwrap();
-        assert_eq!(largest_difference(&seen.pixels, &media.reference(&path, &filter, (64, 64))), 0, "{fit:?}");
+        let expected = media.reference(&path, &filter, (64, 64));
+        assert_eq!(largest_difference(&seen.pixels, &expected), 0, "{fit:?}");
     }
 }
 
 #[test]
-fn crop_and_pad_go_by_the_picture_as_it_is_shown() {
+fn padding_uses_the_displayed_proportions() {
     let Some(media) = Media::new() else { return };
-    // 160 pixels twice as high as wide: shown as 80 x 120.
+    // The pixels are twice as high as wide, so the picture is displayed as 80 x 120.
     let path = media.clip("in.mp4", "-vf setsar=1/2 -c:v libx264 -pix_fmt yuv420p");
     let options = DecodeOptions { fit: Fit::Pad, ..DecodeOptions::new(60, 60) };
     let row = &decode(&path, &options).unwrap().pixels[0][..180];
@@ -119,7 +125,7 @@ fn crop_and_pad_go_by_the_picture_as_it_is_shown() {
 }
 
 #[test]
-fn rotated_recordings_stand_upright() {
+fn rotated_recordings_are_decoded_upright() {
     let Some(media) = Media::new() else { return };
     let flat = media.clip("flat.mp4", "-c:v libx264 -pix_fmt yuv420p");
     for degrees in [90, 180, 270] {
@@ -128,17 +134,17 @@ fn rotated_recordings_stand_upright() {
         let path =
             media.make(&name, &format!("-i {flat} -c copy -metadata:s:v:0 rotate={degrees}"));
         let seen = probe(&path, &Limits::default()).unwrap().rotation_degrees;
-        // libav 5 and 6 disagree on which way that tag turns.
+        // libav 5 and 6 disagree on the direction of this tag.
         assert!(seen == degrees || seen == 360 - degrees, "{seen}");
         let expected = media.reference(&path, SCALED, (64, 64));
-        // ffmpeg turns before it scales: the same picture but for the rounding of one more pass.
+        // ffmpeg rotates before it scales, so one more pass is rounded.
         let difference = largest_difference(&decoded(&path).pixels, &expected);
         assert!(difference <= 4, "{degrees} degrees: {difference}");
     }
 }
 
 #[test]
-fn an_edit_list_hides_the_frames_that_ffmpeg_hides() {
+fn an_edit_list_removes_the_same_frames_as_in_ffmpeg() {
     let Some(media) = Media::new() else { return };
     let whole = media.clip("whole.mp4", "-c:v libx264 -g 30 -pix_fmt yuv420p");
     let path = media.make("part.mp4", &format!("-ss 0.5 -i {} -c copy", whole.display()));
@@ -149,7 +155,7 @@ fn an_edit_list_hides_the_frames_that_ffmpeg_hides() {
 }
 
 #[test]
-fn a_raw_stream_gets_its_times_from_its_frame_rate() {
+fn frames_of_a_raw_stream_are_timed_by_its_frame_rate() {
     let Some(media) = Media::new() else { return };
     let path = media.clip("raw.h264", "-c:v libx264 -bf 3 -pix_fmt yuv420p -f h264");
     let seen = decoded(&path);
@@ -165,7 +171,7 @@ fn a_raw_stream_gets_its_times_from_its_frame_rate() {
 }
 
 #[test]
-fn a_change_of_size_on_the_way_is_followed_and_noted() {
+fn a_change_of_picture_size_is_handled_and_counted() {
     let Some(media) = Media::new() else { return };
     media.clip("small.h264", "-c:v libx264 -pix_fmt yuv420p");
     media.make(
@@ -181,7 +187,7 @@ fn a_change_of_size_on_the_way_is_followed_and_noted() {
 }
 
 #[test]
-fn one_frame_is_a_video() {
+fn a_single_picture_is_a_video() {
     let Some(media) = Media::new() else { return };
     for name in ["one.mp4", "one.png", "one.jpg", "one.bmp", "one.webp"] {
         let path = media.clip(name, "-frames:v 1");
@@ -196,7 +202,7 @@ fn one_frame_is_a_video() {
 }
 
 #[test]
-fn a_probe_says_what_the_file_is() {
+fn a_probe_returns_the_properties_of_the_file() {
     let Some(media) = Media::new() else { return };
     let seen =
         probe(&media.clip("in.mp4", "-c:v libx264 -pix_fmt yuv420p"), &Limits::default()).unwrap();

@@ -1,6 +1,7 @@
-//! Several hundred generated videos are held against what the ffmpeg command makes of them: the count
-//! of frames, their times and their pixels, with any number of threads; and frames after known damage
-//! keep the number that they have in the whole video.
+//! Compares several hundred generated videos with the output of the ffmpeg command.
+//!
+//! The number of frames, their times and their pixels must agree, with any number of threads.
+//! Frames after known damage must keep their position in the intact video.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -8,7 +9,7 @@ use std::fmt::Write as _;
 use super::*;
 use crate::video::UNPLACED;
 
-/// Containers and codecs, each as `name: encoder options`. `{g}` is the distance of key frames.
+/// Containers and codecs: file name and encoder options. `{g}` is the distance of key frames.
 const ENCODINGS: &[(&str, &str)] = &[
     ("h264.mp4", "-c:v libx264 -preset veryfast -bf 0 -g {g}"),
     ("h264_b.mp4", "-c:v libx264 -preset veryfast -bf 3 -g {g}"),
@@ -68,7 +69,7 @@ const ENCODINGS: &[(&str, &str)] = &[
     ("palette.gif", "-pix_fmt rgb8"),
 ];
 
-/// Rates: the source's options, and a filter. A rate that varies shows every picture at a time of its own.
+/// Frame rates: name, rate of the source, and a filter. `varied` has irregular timestamps.
 const RATES: &[(&str, &str, &str)] = &[
     ("30", "30", "null"),
     ("ntsc", "24000/1001", "null"),
@@ -76,21 +77,23 @@ const RATES: &[(&str, &str, &str)] = &[
     ("varied", "30", "select='lt(mod(n\\,7)\\,3)+gt(n\\,20)',settb=1/1000"),
 ];
 
-/// A second of pictures that all differ, and move.
+/// Number of pictures in each video. All of them differ.
 const PICTURES: usize = 36;
 
-/// What the ffmpeg command makes of a file: pixels, and the time of each frame.
+/// Pixels and times of a file's frames according to the ffmpeg command.
 struct Truth {
     pixels: Vec<Vec<u8>>,
     times: Vec<f64>,
 }
 
 impl Media {
-    /// Encodes the test pictures; `None` where this ffmpeg has no such encoder or the container takes no such video.
+    /// Encodes the test pictures. Returns `None` if ffmpeg lacks the encoder, or the container does
+    /// not support the video.
     fn encode(&self, name: &str, (rate, filter): (&str, &str), options: &str) -> Option<PathBuf> {
         let source = format!("testsrc2=size=96x72:rate={rate}:duration=1000,{filter}");
         let arguments = format!(
-            "-f lavfi -i \"{source}\" -frames:v {PICTURES} -vsync passthrough -pix_fmt yuv420p {options} {name}"
+            "-f lavfi -i \"{source}\" -frames:v {PICTURES} -vsync passthrough \
+             -pix_fmt yuv420p {options} {name}"
         );
         self.try_ffmpeg(&arguments).then(|| self.path(name))
     }
@@ -110,8 +113,9 @@ impl Media {
         let scale = "scale=64:64:flags=area+accurate_rnd+full_chroma_int+full_chroma_inp";
         let name = path.to_str().unwrap();
         let script = format!(
-            "ulimit -v 4000000; exec ffmpeg -nostdin -hide_banner -nostats -y -threads 1 -i '{name}' -map 0:V:0 \
-             -vf showinfo,{scale} -vsync passthrough -pix_fmt rgb24 -f rawvideo truth.rgb"
+            "ulimit -v 4000000; exec ffmpeg -nostdin -hide_banner -nostats -y -threads 1 \
+             -i '{name}' -map 0:V:0 -vf showinfo,{scale} -vsync passthrough \
+             -pix_fmt rgb24 -f rawvideo truth.rgb"
         );
         let run = Command::new("sh")
             .args(["-c", &script])
@@ -120,16 +124,16 @@ impl Media {
             .unwrap();
         assert!(run.status.success(), "{script}: {}", String::from_utf8_lossy(&run.stderr));
         let pixels = std::fs::read(self.path("truth.rgb")).unwrap();
-        let said = String::from_utf8_lossy(&run.stderr);
+        let log = String::from_utf8_lossy(&run.stderr);
         let time =
             |line: &str| line.split("pts_time:").nth(1)?.split_whitespace().next()?.parse().ok();
         Truth {
             pixels: pixels.chunks(64 * 64 * 3).map(<[u8]>::to_vec).collect(),
-            times: said.lines().filter_map(time).collect(),
+            times: log.lines().filter_map(time).collect(),
         }
     }
 
-    /// Where each packet of the video lies in the file: position and size, in the order of the file.
+    /// Returns the byte position and size of each video packet, in file order.
     pub(super) fn packets(&self, path: &Path) -> Vec<(usize, usize)> {
         let entries = "-v error -select_streams v -show_entries packet=pos,size -of csv=p=0";
         let probe = Command::new("ffprobe").args(entries.split(' ')).arg(path).output().unwrap();
@@ -141,13 +145,15 @@ impl Media {
         String::from_utf8_lossy(&probe.stdout).lines().filter_map(numbers).collect()
     }
 
-    /// A copy of the file in which one packet is unreadable.
+    /// Copies a file and damages one packet.
     fn damage(&self, path: &Path, packet: usize, name: &str) -> PathBuf {
         let (position, size) = self.packets(path)[packet];
         let mut bytes = std::fs::read(path).unwrap();
-        // What says how long a packet is, and of which stream, is spared.
-        let head = if name.ends_with("flv") { 16 } else { 4 };
-        bytes[position..position + size].iter_mut().skip(head).for_each(|byte| *byte ^= 0x55);
+        // The header with the packet's size and stream stays intact.
+        let header_bytes = if name.ends_with("flv") { 16 } else { 4 };
+        for byte in bytes[position..position + size].iter_mut().skip(header_bytes) {
+            *byte ^= 0x55;
+        }
         self.write(name, &bytes)
     }
 }
@@ -158,9 +164,10 @@ fn psnr(a: &[u8], b: &[u8]) -> f64 {
     if error == 0.0 { 99.0 } else { 10.0 * (255.0 * 255.0 / error).log10() }
 }
 
-/// What is wrong with an intact file's frames, in words.
+/// Describes the differences between an intact file's frames and ffmpeg's; empty if none.
 fn faults(media: &Media, path: &Path) -> String {
-    let (truth, mut faults) = (media.truth(path), String::new());
+    let truth = media.truth(path);
+    let mut faults = String::new();
     let one = decoded(path);
     if let Some(fault) = &one.outcome.fault {
         _ = write!(faults, " {}: {fault};", fault.class);
@@ -181,9 +188,9 @@ fn faults(media: &Media, path: &Path) -> String {
         .map(|(frame, time)| (frame.time_secs - time).abs())
         .fold(0.0, f64::max);
     let worst = one.pixels.iter().zip(&truth.pixels).map(|(a, b)| psnr(a, b)).fold(99.0, f64::min);
-    let (gaps, counted) =
-        (one.frames.iter().filter(|frame| frame.gap_before).count(), one.frames.iter().enumerate());
-    let misplaced = counted.filter(|(at, frame)| frame.index != *at as u64).count();
+    let gaps = one.frames.iter().filter(|frame| frame.gap_before).count();
+    let numbered = one.frames.iter().enumerate();
+    let misplaced = numbered.filter(|(at, frame)| frame.index != *at as u64).count();
     if off > 0.001 || worst < 40.0 || gaps + misplaced > 0 {
         _ = write!(faults, " {off:.4} s off, {worst:.1} dB, {gaps} gaps, {misplaced} misplaced;");
     }
@@ -197,9 +204,11 @@ fn faults(media: &Media, path: &Path) -> String {
     faults
 }
 
-/// What is wrong with a damaged file's frames: each is held against the whole file's frame of its number.
+/// Describes the differences between a damaged file's frames and the intact file's frames at the
+/// same positions; empty if none.
 fn faults_of_damaged(path: &Path, whole: &Decoded) -> String {
-    let (seen, mut faults) = (decoded(path), String::new());
+    let seen = decoded(path);
+    let mut faults = String::new();
     let placed =
         || seen.frames.iter().zip(&seen.pixels).filter(|(frame, _)| frame.index < UNPLACED);
     let is_wrong = |(frame, pixels): &(&Frame, &Vec<u8>)| {
@@ -235,17 +244,19 @@ fn faults_of_damaged(path: &Path, whole: &Decoded) -> String {
     faults
 }
 
-/// Codecs that cannot tell damage, or lose a picture by it without a sign: what comes out is not judged.
-const BLIND: [&str; 12] = [
+/// Codecs without reliable damage detection. Damaged files of these are not tested.
+const NO_DAMAGE_DETECTION: [&str; 12] = [
     "vp8", "vp9", "raw", "prores", "theora", "wmv2", "flv1", "palette", "png", "mjpeg", "ffv1",
     "mpeg",
 ];
 
-/// Holds all encodings at one rate against ffmpeg: at least a hundred videos, and four hundred with all rates.
-fn hold_against_ffmpeg(rate_name: &str) {
+/// Compares all encodings at one rate with ffmpeg: at least a hundred videos.
+fn compare_with_ffmpeg(rate_name: &str) {
     let Some(media) = Media::new() else { return };
     let (_, rate, filter) = RATES.iter().find(|(name, ..)| *name == rate_name).unwrap();
-    let (mut intact, mut damaged, mut wrong) = (0, 0, Vec::new());
+    let mut intact = 0;
+    let mut damaged = 0;
+    let mut wrong = Vec::new();
     let mut note = |name: &str, faults: String| {
         if !faults.is_empty() {
             wrong.push(format!("{name}:{faults}"));
@@ -262,8 +273,8 @@ fn hold_against_ffmpeg(rate_name: &str) {
                 None => faults(&media, &media.path(&name)),
                 Some(_) => faults_of_damaged(&media.path(&name), &decoded(&path)),
             };
-            (intact, damaged) =
-                (intact + usize::from(packet.is_none()), damaged + usize::from(packet.is_some()));
+            intact += usize::from(packet.is_none());
+            damaged += usize::from(packet.is_some());
             note(&name, faults);
         }
     }
@@ -273,26 +284,28 @@ fn hold_against_ffmpeg(rate_name: &str) {
 }
 
 #[test]
-fn videos_at_30_frames_a_second_are_ffmpegs_frame_for_frame() {
-    hold_against_ffmpeg("30");
+fn videos_at_30_frames_per_second_equal_ffmpeg_frame_for_frame() {
+    compare_with_ffmpeg("30");
 }
 
 #[test]
-fn videos_at_the_rate_of_films_are_ffmpegs_frame_for_frame() {
-    hold_against_ffmpeg("ntsc");
+fn videos_at_the_ntsc_film_rate_equal_ffmpeg_frame_for_frame() {
+    compare_with_ffmpeg("ntsc");
 }
 
 #[test]
-fn videos_at_5_frames_a_second_are_ffmpegs_frame_for_frame() {
-    hold_against_ffmpeg("5");
+fn videos_at_5_frames_per_second_equal_ffmpeg_frame_for_frame() {
+    compare_with_ffmpeg("5");
 }
 
 #[test]
-fn videos_at_a_rate_that_varies_are_ffmpegs_frame_for_frame() {
-    hold_against_ffmpeg("varied");
+fn videos_at_a_variable_rate_equal_ffmpeg_frame_for_frame() {
+    compare_with_ffmpeg("varied");
 }
 
-/// Further files made of one: cut by an edit list, turned, in another container; and with a packet damaged.
+/// Makes variants of a file: cut by an edit list, rotated, in another container, or damaged.
+///
+/// Returns the number of the damaged packet, if any, and the file name.
 fn variants(media: &Media, path: &Path, name: &str) -> Vec<(Option<usize>, String)> {
     let mut made = Vec::new();
     let source = path.display();
@@ -316,9 +329,9 @@ fn variants(media: &Media, path: &Path, name: &str) -> Vec<(Option<usize>, Strin
             made.push((None, made_name));
         }
     }
-    let can_tell = !BLIND.iter().any(|codec| name.contains(codec))
+    let detects_damage = !NO_DAMAGE_DETECTION.iter().any(|codec| name.contains(codec))
         && ["mp4", "mov", "mkv", "flv", "avi"].contains(&ending);
-    for packet in if can_tell { &[3, 13, 17, 24][..] } else { &[] } {
+    for packet in if detects_damage { &[3, 13, 17, 24][..] } else { &[] } {
         let made_name = format!("{name}.damaged_{packet}.{ending}");
         media.damage(path, *packet, &made_name);
         made.push((Some(*packet), made_name));

@@ -4,7 +4,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::super::super::faults::faulty_store;
+use super::super::super::faulty_store::faulty_store;
 use super::super::super::receipt::file_receipt;
 use super::super::super::receipt::tests::receipt;
 use super::super::super::{Column, data_folder, read_columns, write_table};

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::super::super::commit::tests::key;
-use super::super::super::pins::{self, Held, Holder};
+use super::super::super::pins::{self, PinHolder, PinnedData};
 use super::super::super::receipt::tests::receipt;
 use super::super::super::receipt::{receipt_path, to_json};
 use super::super::super::store::Store;
@@ -122,7 +122,7 @@ impl Workspace {
         self.add_left_overs(stage, &tasks, &is_pinned);
         if pinned_version.is_some() || pinned_key.is_some() {
             let keys = pinned_key.map(key).into_iter().collect();
-            let held = Held { versions: pinned_version.into_iter().collect(), keys };
+            let held = PinnedData { versions: pinned_version.into_iter().collect(), keys };
             self.add_pin(stage, held, pin_is_live);
         }
     }
@@ -144,10 +144,10 @@ impl Workspace {
         versions
     }
 
-    fn add_pin(&mut self, stage: &str, held: Held, is_live: bool) {
+    fn add_pin(&mut self, stage: &str, held: PinnedData, is_live: bool) {
         let holds = Duration::from_secs(HOUR);
         let now_unix_secs = if is_live { NOW - HOUR / 2 } else { NOW - 2 * HOUR };
-        let holder = Holder { run: "00000099", process: None, holds, now_unix_secs };
+        let holder = PinHolder { run: "00000099", process: None, holds, now_unix_secs };
         let stages = BTreeMap::from([(stage.to_owned(), held)]);
         pins::pin(&self.store, holder, stage, stages).unwrap();
         let stays = is_live || !self.is_old(1);

@@ -1,9 +1,9 @@
-//! What makes a listed entry the video it is: its content, looked up where it is known and read where it is not.
+//! The identity of a listed entry: its content, taken from a receipt if it is unchanged, and read
+//! otherwise. Start at [`candidates`], then [`KnownVideos::identity`].
 //!
-//! In: an entry. Out: the video with its digest, or why it cannot be read. Start at [`candidates`], then [`Known::identity`].
-//!
-//! A name is data, no identity. A file that is known is recognised under its name, by size and time; and under any name, by inode, size and
-//! time: a video that is renamed, moved or swapped with another one is not read again.
+//! A name does not identify a video. A known file is recognised by name, size and time, or by
+//! inode, size and time. So a video that was renamed, moved or swapped with another one is not read
+//! again.
 
 use std::fs::Metadata;
 use std::io::{self, Read as _};
@@ -11,15 +11,15 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Identified, Is, Now};
+use super::{DeferredVideos, Identified, Origin};
 use crate::dataset::{
-    self, About, Access, EntryClass, HashMap, ListedVideo, Member, Receipt, Refused, Unread,
-    VideoRecord, address, local_path, members, open_source, version_of,
+    self, Access, EntryClass, EntryError, EntryFault, HashMap, ListMetadata, ListedVideo, Member,
+    Receipt, VideoRecord, address, local_path, members, open_source, size_and_version,
 };
 use crate::stages::decode::{Archived, DecodeConfig, Identity, VideoSource};
-use crate::stages::plan::LeftOut;
+use crate::stages::plan::DeferredVideo;
 
-/// Endings of archives that are compressed, or of another kind than tar.
+/// Extensions of archives other than plain tar.
 const OTHER_ARCHIVES: [&str; 17] = [
     ".tar.gz",
     ".tgz",
@@ -40,32 +40,35 @@ const OTHER_ARCHIVES: [&str; 17] = [
     ".gz",
 ];
 
-/// A video somewhere, not yet looked at.
+/// An entry that may be a video.
 pub(super) struct Candidate {
-    /// Its name: the path or address, and in an archive the path within.
+    /// Its name: the path or address, followed by the path within the archive if it is in one.
     uri: String,
-    /// Size and version, where a listing told them.
+    /// Its size and version, if a listing has them.
     known: Option<(u64, String)>,
     archived: Option<Archived>,
     /// The inode of the archive that holds it.
     inode: Option<u64>,
-    /// Why it cannot be read, where that is known already.
-    unread: Option<Unread>,
+    /// Why it cannot be read, if that is known already.
+    unread: Option<EntryError>,
 }
 
-/// An answer, or why there is none; an error where an object store fails in passing.
-type Read<T> = dataset::Result<Result<T, Unread>>;
+/// A value, or why it cannot be read. An error means that an object store fails for now.
+type Read<T> = dataset::Result<Result<T, EntryError>>;
 
-/// Returns the videos that a listed entry holds: itself, or, if it is an archive, those in it.
+/// Returns the videos of a listed entry: the entry itself, or the members of an archive.
 ///
 /// # Errors
-/// Where an object store fails in passing.
-pub(super) fn candidates(listed: &ListedVideo, known: &Known) -> dataset::Result<Vec<Candidate>> {
-    let ListedVideo { uri, known: told, unread, .. } = listed;
-    let alone = |unread: Option<Unread>| {
+/// Returns an error if an object store fails for now.
+pub(super) fn candidates(
+    listed: &ListedVideo,
+    known: &KnownVideos,
+) -> dataset::Result<Vec<Candidate>> {
+    let ListedVideo { uri, known: listed_version, unread, .. } = listed;
+    let alone = |unread: Option<EntryError>| {
         Ok(vec![Candidate {
             uri: uri.clone(),
-            known: told.clone(),
+            known: listed_version.clone(),
             archived: None,
             inode: None,
             unread,
@@ -75,9 +78,9 @@ pub(super) fn candidates(listed: &ListedVideo, known: &Known) -> dataset::Result
         let name = uri.to_ascii_lowercase();
         let ending = OTHER_ARCHIVES.iter().find(|ending| name.ends_with(**ending));
         let packed = ending.map(|ending| {
-            Refused::new(EntryClass::CompressedArchive, format!("it is an archive (`{ending}`)"))
+            EntryFault::new(EntryClass::CompressedArchive, format!("it is an archive (`{ending}`)"))
         });
-        return alone(unread.clone().or(packed.map(Unread::Refused)));
+        return alone(unread.clone().or(packed.map(EntryError::Refused)));
     }
     let version = match known.look(uri)? {
         Ok(version) => version,
@@ -94,7 +97,7 @@ pub(super) fn candidates(listed: &ListedVideo, known: &Known) -> dataset::Result
                 known: Some((member.bytes, version.modified.clone())),
                 archived: Some(Archived { path: uri.clone(), at: member.at }),
                 inode: version.inode,
-                unread: member.refused.map(Unread::Refused),
+                unread: member.refused.map(EntryError::Refused),
             };
             Ok(members.into_iter().map(candidate).collect())
         }
@@ -107,7 +110,7 @@ fn is_tar(uri: &str) -> bool {
     uri.is_char_boundary(end) && uri[end..].eq_ignore_ascii_case(".tar")
 }
 
-/// What the file system or the store says of a file.
+/// The size and the version of a file.
 struct Version {
     bytes: u64,
     /// Nanoseconds since 1970, or an etag.
@@ -115,30 +118,33 @@ struct Version {
     inode: Option<u64>,
 }
 
-/// What is known when videos get their identities.
-pub(super) struct Known<'a> {
-    /// Records of receipts by name, size, version and place in an archive: one name may have had several contents.
+/// The videos of receipts, and the settings that identify videos.
+pub(super) struct KnownVideos<'a> {
+    /// Records by name, size, version and offset in an archive. One name may have had several
+    /// contents.
     by_name: HashMap<(&'a str, u64, &'a str, Option<u64>), &'a VideoRecord>,
-    /// The same by inode, size, version and place in an archive: one file may have had several names.
+    /// The same records by inode, size, version and offset. One file may have had several names.
     by_inode: HashMap<(u64, u64, &'a str, Option<u64>), &'a VideoRecord>,
-    now: &'a Now,
+    now: &'a DeferredVideos,
     by: Identity,
     access: &'a Access,
 }
 
-impl<'a> Known<'a> {
-    /// Sorts the records of receipts, of which the first ones are the newest.
+impl<'a> KnownVideos<'a> {
+    /// Indexes the videos of receipts. Earlier receipts are newer and win.
     pub(super) fn new(
         receipts: &'a [Arc<Receipt>],
-        now: &'a Now,
+        now: &'a DeferredVideos,
         config: &DecodeConfig,
         access: &'a Access,
     ) -> Self {
         let records = || {
             receipts
                 .iter()
+                // Reversed, so that the newest record overwrites older ones.
                 .rev()
                 .flat_map(|receipt| &receipt.videos)
+                // Videos that could not be read have no time.
                 .filter(|video| !video.modified.is_empty())
         };
         let by_name = records().map(|video| {
@@ -147,7 +153,7 @@ impl<'a> Known<'a> {
         let by_inode = records().filter_map(|video| {
             Some(((video.inode?, video.bytes, video.modified.as_str(), video.at), video))
         });
-        Known {
+        KnownVideos {
             by_name: by_name.collect(),
             by_inode: by_inode.collect(),
             now,
@@ -156,7 +162,8 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Returns the identity of an object whose name, size and version a receipt has: of a million videos, of most.
+    /// Returns the identity of an object a receipt has with the same name, size and version. This
+    /// is the fast path of most objects.
     pub(super) fn unchanged(&self, listed: &'a ListedVideo) -> Option<Identified<'a>> {
         let ListedVideo { uri, known, about, unread } = listed;
         let (bytes, modified) = known.as_ref().filter(|(_, modified)| !modified.is_empty())?;
@@ -172,22 +179,23 @@ impl<'a> Known<'a> {
             digest: same.digest.as_str().into(),
             known: true,
             about,
-            is: Is::Known(same),
+            origin: Origin::Known(same),
         })
     }
 
-    /// Gives a video its identity, or says why it is left for the next run. One that never can be read is a video, too.
+    /// Identifies a video, or returns why it is left for the next run. A permanently unreadable
+    /// video has an identity, too.
     ///
     /// # Errors
-    /// Where an object store fails in passing.
+    /// Returns an error if an object store fails for now.
     pub(super) fn identity(
         &self,
         found: Candidate,
-        about: &'a About,
-    ) -> dataset::Result<Result<Identified<'a>, LeftOut>> {
+        about: &'a ListMetadata,
+    ) -> dataset::Result<Result<Identified<'a>, DeferredVideo>> {
         let uri = found.uri.clone();
         let unread = match (self.now.left_out.get(&uri), found.unread.clone()) {
-            (Some(reason), _) => Unread::Passing(reason.clone()),
+            (Some(reason), _) => EntryError::Passing(reason.clone()),
             (None, Some(unread)) => unread,
             (None, None) => match self.video(found, about)? {
                 Ok(video) => return Ok(Ok(video)),
@@ -195,16 +203,17 @@ impl<'a> Known<'a> {
             },
         };
         Ok(match unread {
-            Unread::Passing(reason) => Err(LeftOut { video: uri, reason }),
-            Unread::Refused(refused) => Ok(refuse(uri, &refused, about)),
+            EntryError::Passing(reason) => Err(DeferredVideo { video: uri, reason }),
+            EntryError::Refused(refused) => Ok(refuse(uri, &refused, about)),
         })
     }
 
-    fn video(&self, found: Candidate, about: &'a About) -> Read<Identified<'a>> {
-        let Candidate { uri, known: told, archived, inode, .. } = found;
-        // What a list says of a local file is not believed.
-        let told = told.filter(|_| address(&uri).is_some() || archived.is_some());
-        let version = match told {
+    fn video(&self, found: Candidate, about: &'a ListMetadata) -> Read<Identified<'a>> {
+        let Candidate { uri, known: listed_version, archived, inode, .. } = found;
+        // Sizes of local files in lists are not trusted.
+        let listed_version =
+            listed_version.filter(|_| address(&uri).is_some() || archived.is_some());
+        let version = match listed_version {
             Some((bytes, modified)) => Version { bytes, modified, inode },
             None => match self.look(&uri)? {
                 Ok(version) => version,
@@ -212,13 +221,14 @@ impl<'a> Known<'a> {
             },
         };
         let at = archived.as_ref().map(|archived| archived.at);
+        // The same content may have another name now; only its digest is reused then.
         let same = self.known(&uri, &version, at);
         if let Some(same) = same.filter(|same| archived.is_none() && same.uri == uri) {
             return Ok(Ok(Identified {
                 digest: same.digest.as_str().into(),
                 known: true,
                 about,
-                is: Is::Known(same),
+                origin: Origin::Known(same),
             }));
         }
         let digest = match same {
@@ -242,50 +252,53 @@ impl<'a> Known<'a> {
             digest: digest.into(),
             known: same.is_some(),
             about,
-            is: Is::New(Box::new(video)),
+            origin: Origin::New(Box::new(video)),
         }))
     }
 
-    /// Returns the record of a file that is the same as before. Of two files that have swapped their names, and agree in size and time, the
-    /// inode tells which is which.
+    /// Returns the record of an unchanged file. If two files with equal sizes and times swapped
+    /// names, the inode decides.
     fn known(&self, uri: &str, version: &Version, at: Option<u64>) -> Option<&'a VideoRecord> {
         let Version { bytes, modified, inode } = version;
         let by_name = self.by_name.get(&(uri, *bytes, modified.as_str(), at)).copied();
         let by_inode = inode
             .and_then(|inode| self.by_inode.get(&(inode, *bytes, modified.as_str(), at)).copied());
+        // A receipt without an inode comes from an older version or from an object store.
         match (by_name, by_inode) {
             (Some(named), _) if named.inode.is_none() || named.inode == *inode => Some(named),
             (named, moved) => moved.or(named),
         }
     }
 
-    /// Looks at a file, which must be one. A local one that was changed a moment ago is left for the next run.
+    /// Returns the version of a file. A recently changed local file is left for the next run.
     fn look(&self, uri: &str) -> Read<Version> {
         if address(uri).is_some() {
-            let version = readable(uri, version_of(uri, self.access))?;
+            let version = readable(uri, size_and_version(uri, self.access))?;
             return Ok(version.map(|(bytes, modified)| Version { bytes, modified, inode: None }));
         }
-        // Asked before opening: opening a pipe that nobody writes to never returns.
+        // Checked before opening, since opening a pipe without a writer blocks forever.
         let metadata = match readable(uri, std::fs::metadata(local_path(uri)))? {
             Ok(metadata) => metadata,
             Err(unread) => return Ok(Err(unread)),
         };
         if !metadata.is_file() {
-            let seen = format!("is {}, expected a file", sort_of(&metadata));
-            return Ok(Err(Unread::Refused(Refused::new(EntryClass::NotAFile, seen))));
+            let seen = format!("is {}, expected a file", table_name(&metadata));
+            return Ok(Err(EntryError::Refused(EntryFault::new(EntryClass::NotAFile, seen))));
         }
         let age = metadata
             .modified()
             .ok()
             .and_then(|changed| SystemTime::now().duration_since(changed).ok());
         if let Some(age) = age.filter(|age| *age < self.now.min_age) {
-            let (age, least) = (age.as_secs_f64(), self.now.min_age.as_secs_f64());
             let reason = format!(
-                "it was changed {age:.0} s ago, and may still be written until that is {least:.0} s ago"
+                "it was changed {:.0} s ago, and may still be written until {:.0} s after its last \
+                 change",
+                age.as_secs_f64(),
+                self.now.min_age.as_secs_f64()
             );
-            return Ok(Err(Unread::Passing(reason)));
+            return Ok(Err(EntryError::Passing(reason)));
         }
-        let version = readable(uri, version_of(uri, self.access))?;
+        let version = readable(uri, size_and_version(uri, self.access))?;
         Ok(version.map(|(bytes, modified)| Version {
             bytes,
             modified,
@@ -293,7 +306,7 @@ impl<'a> Known<'a> {
         }))
     }
 
-    /// Reads what makes a video the one it is.
+    /// Returns the digest of a video's content, or of its etag.
     fn digest(&self, uri: &str, archived: Option<&Archived>, version: &Version) -> Read<String> {
         let Version { bytes, modified, .. } = version;
         let at = archived.map(|archived| archived.at);
@@ -305,25 +318,28 @@ impl<'a> Known<'a> {
         let content = open_source(place, at.map(|at| (at, *bytes)), self.access)
             .and_then(|content| read_digest(content, *bytes));
         Ok(readable(uri, content)?.and_then(|digest| {
-            let seen = "it is the text that Git LFS keeps in place of the video";
-            digest.ok_or_else(|| Unread::Refused(Refused::new(EntryClass::GitLfsPointer, seen)))
+            let seen = "it is a Git LFS pointer, not the video";
+            digest.ok_or_else(|| {
+                EntryError::Refused(EntryFault::new(EntryClass::GitLfsPointer, seen))
+            })
         }))
     }
 }
 
-/// Returns a video that is never read, but has a reject.
-fn refuse<'a>(uri: String, refused: &Refused, about: &'a About) -> Identified<'a> {
+/// Returns an unreadable video with a reject.
+fn refuse<'a>(uri: String, refused: &EntryFault, about: &'a ListMetadata) -> Identified<'a> {
     let class = refused.class.as_str();
+    // The content is unknown, so the name stands for it.
     let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
     let unusable = Some((class.to_owned(), format!("{uri}: {}", refused.reason)));
     let video = VideoSource { uri, digest: digest.clone(), unusable, ..VideoSource::default() };
-    Identified { digest: digest.into(), known: false, about, is: Is::New(Box::new(video)) }
+    Identified { digest: digest.into(), known: false, about, origin: Origin::New(Box::new(video)) }
 }
 
-/// How the text begins that Git LFS keeps in place of a file, and what is longer than any of them.
+/// The first bytes of a Git LFS pointer, and a size that none of them reaches.
 const LFS_POINTER: (&[u8], u64) = (b"version https://git-lfs.github.com/spec/", 1024);
 
-/// Reads a file to its end; returns its digest, or `None` for the text that Git LFS keeps in place of a file.
+/// Returns the digest of a file, or `None` for a Git LFS pointer.
 fn read_digest(mut content: impl io::Read, bytes: u64) -> io::Result<Option<String>> {
     let mut hasher = blake3::Hasher::new();
     if bytes < LFS_POINTER.1 {
@@ -337,29 +353,31 @@ fn read_digest(mut content: impl io::Read, bytes: u64) -> io::Result<Option<Stri
     Ok(Some(hasher.update_reader(content)?.finalize().to_hex().to_string()))
 }
 
-/// Says of a fault whether it may pass. One of an object store that passes is an error: nothing follows from it for the video.
+/// Sorts read errors into passing and permanent ones. A passing failure of an object store is an
+/// error, because it concerns no single video.
 fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
     match answer.map_err(|cause| dataset::Error::Io { action: "read", path: uri.to_owned(), cause })
     {
         Err(error) if address(uri).is_some() && error.is_transient() => Err(error),
         Err(dataset::Error::Io { cause, .. }) if may_pass(&cause) => {
-            Ok(Err(Unread::Passing(cause.to_string())))
+            Ok(Err(EntryError::Passing(cause.to_string())))
         }
         Err(dataset::Error::Io { cause, .. }) => {
-            Ok(Err(Unread::Refused(Refused::new(EntryClass::Unreadable, cause))))
+            Ok(Err(EntryError::Refused(EntryFault::new(EntryClass::Unreadable, cause))))
         }
         answer => Ok(Ok(answer?)),
     }
 }
 
-/// Returns whether a local file may be readable later with nothing changed by hand: a disk error, a network disk that is away.
+/// Returns whether a local file may become readable without a change: a disk error, or a network
+/// disk that is away.
 pub fn may_pass(cause: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
         NetworkUnreachable, NotConnected, ResourceBusy, StaleNetworkFileHandle, TimedOut,
         WouldBlock,
     };
-    /// What Linux says of a disk that does not answer, and of too many open files.
+    /// Linux error codes of a disk that does not answer, and of too many open files.
     const TRANSIENT: [i32; 3] = [5, 23, 24];
     cause.raw_os_error().is_some_and(|code| TRANSIENT.contains(&code))
         || matches!(
@@ -378,6 +396,6 @@ pub fn may_pass(cause: &io::Error) -> bool {
         )
 }
 
-fn sort_of(metadata: &Metadata) -> &'static str {
+fn table_name(metadata: &Metadata) -> &'static str {
     if metadata.is_dir() { "a folder" } else { "a pipe or device" }
 }

@@ -1,0 +1,123 @@
+//! Flags for commands that compute, `run` and `worker`: cores, devices, memory and logging.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::flags::{GameArgs, at_least_one};
+use super::json_log::JsonReporter;
+use super::progress::{TerminalReporter, Verbosity};
+use super::prometheus::PrometheusReporter;
+use super::signals::stop_on_signals;
+use crate::error::CommandError as Error;
+use crate::error::Result;
+use crate::executor::Resources;
+use crate::models::Device;
+use crate::pipeline::run::Reporter;
+use crate::stages::decode::decoder_process::DecoderCommand;
+
+/// Resources and logging of a command that computes.
+#[derive(Debug, ClapArgs)]
+pub struct ComputeArgs {
+    /// Number of CPU cores to use [default: all]
+    #[arg(long, value_parser = at_least_one())]
+    pub threads: Option<usize>,
+    /// Device for networks: auto, cpu or cuda:N; of several GPUs (cuda:0,cuda:1), the first trains
+    /// and all label
+    #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
+    pub device: String,
+    /// Memory limit of each process that decodes videos, in GiB
+    /// [default: an equal share of half of the machine's memory, at least 1 and at most 4]
+    #[arg(long, value_name = "GIB", env = "LAPO_DECODER_MEMORY_GIB")]
+    pub decoder_memory_gib: Option<f64>,
+    /// Format of progress and errors on stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "LAPO_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// Write Prometheus metrics to this file, for the textfile collector of its node exporter
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
+    /// Report only errors
+    #[arg(long, short, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Report progress every second instead of every 10, and why each stage has new tasks
+    #[arg(long, short)]
+    verbose: bool,
+    #[command(flatten)]
+    pub games: GameArgs,
+}
+
+/// Format of progress and errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Progress bars on a terminal, else lines of text
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+impl ComputeArgs {
+    /// Returns how much to report.
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+
+    /// Sets up the thread pool and the signal handlers; returns the resources of the process.
+    pub fn resources(&self) -> Result<Resources> {
+        let threads = set_threads(self.threads)?;
+        let devices = self.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
+        Ok(Resources {
+            devices,
+            threads,
+            decoder: self.decoder(threads)?,
+            games: self.games.folders(),
+            stop: stop_on_signals()?,
+        })
+    }
+
+    /// Returns how to start a process that decodes videos.
+    #[cfg(feature = "video")]
+    fn decoder(&self, threads: usize) -> Result<Option<DecoderCommand>, Error> {
+        super::decoder::launch(self.decoder_memory_gib, threads).map(Some)
+    }
+
+    #[cfg(not(feature = "video"))]
+    fn decoder(&self, _: usize) -> Result<Option<DecoderCommand>, Error> {
+        Ok(None)
+    }
+
+    /// Does work with the reporters that these flags choose.
+    pub fn with_reporter<T>(
+        &self,
+        pipeline: &str,
+        work: impl FnOnce(&dyn Reporter) -> Result<T>,
+    ) -> Result<T> {
+        let reporter: Box<dyn Reporter> = match self.log_format {
+            LogFormat::Text => Box::new(TerminalReporter(self.verbosity())),
+            LogFormat::Json => Box::new(JsonReporter(self.verbosity())),
+        };
+        let Some(file) = &self.metrics_file else { return work(reporter.as_ref()) };
+        let prometheus = PrometheusReporter::new(reporter.as_ref(), file, pipeline)?;
+        let result = work(&prometheus);
+        let written = prometheus.finish(result.is_ok());
+        // An error of the work is more important than one of the metrics file.
+        let done = result?;
+        written?;
+        Ok(done)
+    }
+}
+
+/// Sets the number of threads that compute, by default one per core, and returns it.
+pub fn set_threads(threads: Option<usize>) -> Result<usize, Error> {
+    let threads =
+        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    // The pool is global; a process can set it only once.
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    built.map(|()| threads).map_err(|cause| Error::Usage {
+        what: format!("--threads {threads}: {cause}"),
+        hint: "give a number of cores, or omit the flag".into(),
+    })
+}

@@ -1,0 +1,79 @@
+//! Progress and errors as JSON lines on stderr, for machines.
+
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::exit::Exit;
+use super::human_readable::date_with_millis;
+use super::progress::{PeriodicProgress, Verbosity};
+use super::stderr;
+use crate::dataset::host;
+use crate::pipeline::plan::StagePlan;
+use crate::pipeline::run::{Reporter, StageSummary};
+use crate::stages::{NoProgress, Progress};
+
+/// Logs one event per line, each with its name, time, host and run.
+pub struct JsonReporter(pub Verbosity);
+
+/// The id of this process's run. Under `--watch` it stays the id of the first run.
+static RUN: OnceLock<String> = OnceLock::new();
+
+impl Reporter for JsonReporter {
+    fn start(&self, run: &str) {
+        _ = RUN.set(run.to_owned());
+        event("run_began", json!({ "process": std::process::id() }));
+    }
+
+    fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
+        let facts = json!({
+            "stage": plan.stage,
+            "kind": plan.kind.name,
+            "tasks": plan.new_tasks(),
+            "units": units,
+            "unit": plan.kind.unit,
+        });
+        event("stage_began", facts);
+        if self.0 == Verbosity::Quiet {
+            return Box::new(NoProgress);
+        }
+        let stage = plan.stage.clone();
+        let on_count = |count: &_| event("progress", json!(count));
+        let on_message = move |text: &str| event("said", json!({ "stage": stage, "text": text }));
+        Box::new(PeriodicProgress::new(plan, units, self.0.interval(), on_count, on_message))
+    }
+
+    fn end(&self, stage: &StageSummary) {
+        event("stage_ended", json!(stage));
+    }
+}
+
+/// Logs how the run ended, if one began.
+pub fn run_ended(exit: Exit) {
+    if RUN.get().is_some() {
+        event("run_ended", json!({ "exit_code": exit.code(), "outcome": exit.to_string() }));
+    }
+}
+
+/// Logs an event: its facts, and when, where and in which run it happened.
+pub fn event(name: &str, facts: Value) {
+    let now = unix_seconds();
+    let mut line = json!({
+        "time": date_with_millis(now),
+        "unix_seconds": now,
+        "event": name,
+        "host": host(),
+    });
+    // Every event starts with the same fields; its own facts follow.
+    if let (Some(line), Value::Object(facts)) = (line.as_object_mut(), facts) {
+        line.extend(RUN.get().map(|run| ("run".to_owned(), json!(run))));
+        line.extend(facts);
+    }
+    stderr::line(line);
+}
+
+/// Returns the seconds since 1970.
+pub fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,158 @@
+//! Runs partitions of a plan: reads and checks their jobs, and executes the unfinished ones. Start
+//! at [`work`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{PER_FILE, PartitionedPlan, edited, jobs_file, parse};
+use crate::dataset::{HashMap, Store, find_receipts, is_key, is_name};
+use crate::executor::{Job, JobResult, Resources, local};
+use crate::pipeline::Error;
+use crate::pipeline::plan::StagePlan;
+use crate::pipeline::run::Reporter;
+use crate::pipeline::session::TaskFailure;
+use crate::stages::plan::key::{Fields, key};
+
+/// The result of a partition.
+#[derive(Debug)]
+pub struct PartitionResult {
+    /// The partition's number.
+    pub partition: usize,
+    /// Whether it was already done, or the failure.
+    pub result: Result<bool, TaskFailure>,
+}
+
+/// Runs partitions, skips finished ones and returns the results in order. The jobs of a stage run
+/// in parallel, as in a normal run.
+///
+/// # Errors
+/// Fails if a partition does not exist, or if this version of lapo would run it differently than
+/// planned.
+pub fn work(
+    handout: &PartitionedPlan,
+    out: &Store,
+    partitions: &[usize],
+    store: &Store,
+    means: &Resources,
+    watch: &dyn Reporter,
+) -> Result<Vec<PartitionResult>, Error> {
+    let mut stages: BTreeMap<usize, Vec<(usize, Job)>> = BTreeMap::new();
+    for (partition, job) in jobs(handout, out, partitions)? {
+        let index = handout.stages.iter().position(|share| share.stage == job.stage);
+        let index = index.ok_or_else(|| {
+            let reason = format!("`{}` is not a stage of this plan", job.stage);
+            edited(&jobs_file(partition), reason)
+        })?;
+        stages.entry(index).or_default().push((partition, job));
+    }
+    let mut worked = Vec::new();
+    for (index, jobs) in stages {
+        let share = &handout.stages[index];
+        let keys: Vec<String> = jobs.iter().map(|(_, job)| job.key.clone()).collect();
+        let filed = find_receipts(store, &share.stage, &keys)?;
+        let numbers: HashMap<&str, usize> = keys
+            .iter()
+            .map(String::as_str)
+            .zip(jobs.iter().map(|(partition, _)| *partition))
+            .collect();
+        let mut open = Vec::new();
+        for ((partition, job), filed) in jobs.into_iter().zip(filed) {
+            match filed {
+                // Finished by an earlier attempt.
+                Some(_) => worked.push(PartitionResult { partition, result: Ok(true) }),
+                None => open.push(job),
+            }
+        }
+        if open.is_empty() {
+            continue;
+        }
+        // Progress needs only the stage's name and kind, so an empty plan is enough.
+        let progress = watch.begin(
+            &StagePlan::empty(&share.stage, share.kind()?),
+            open.iter().map(|job| job.units).sum(),
+        );
+        let ended = local::run(store, open, means, progress.as_ref(), &|_| true);
+        if let Some(signal) = means.stop.signal() {
+            return Err(Error::Stopped(signal));
+        }
+        for JobResult { key, result } in ended {
+            let result =
+                result.map(|_| false).map_err(|error| TaskFailure::new(&share.stage, &key, &error));
+            worked.push(PartitionResult { partition: numbers[key.as_str()], result });
+        }
+    }
+    worked.sort_by_key(|worked| worked.partition);
+    Ok(worked)
+}
+
+/// Reads and checks the jobs of partitions.
+pub(super) fn jobs(
+    handout: &PartitionedPlan,
+    out: &Store,
+    partitions: &[usize],
+) -> Result<Vec<(usize, Job)>, Error> {
+    let mut files: HashMap<String, bytes::Bytes> = HashMap::default();
+    let mut jobs = Vec::new();
+    let partitions: BTreeSet<usize> = partitions.iter().copied().collect();
+    for partition in partitions {
+        if partition >= handout.partitions {
+            let what = format!(
+                "there is no partition {partition}: the plan has {} partitions, numbered from 0",
+                handout.partitions
+            );
+            return Err(Error::Request {
+                what,
+                hint: "`lapo plan --out` prints the number of partitions".into(),
+            });
+        }
+        let path = jobs_file(partition);
+        // Neighbouring partitions share a file: read it once.
+        let bytes = match files.get(&path) {
+            Some(bytes) => bytes.clone(),
+            None => files.entry(path.clone()).or_insert(out.require(&path)?).clone(),
+        };
+        // Each line of the file is one job.
+        let line = bytes.split(|byte| *byte == b'\n').nth(partition % PER_FILE).unwrap_or_default();
+        let job: Job = parse(&path, line)?;
+        check_job(&path, &job)?;
+        jobs.push((partition, job));
+    }
+    Ok(jobs)
+}
+
+/// Returns an error if this program would file the job under another key than planned.
+pub(in crate::pipeline) fn check_job(path: &str, job: &Job) -> Result<(), Error> {
+    if !is_name(&job.stage) || !is_key(&job.key) {
+        let reason = format!("`{}` of stage `{}` is not a task key", job.key, job.stage);
+        return Err(edited(path, reason));
+    }
+    let fields = job.task.key().into_fields();
+    let version = |fields: &Fields| {
+        fields.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default()
+    };
+    // Compare versions first: other versions hash other fields, so their keys differ as well.
+    if version(&fields) != version(&job.fields) {
+        let what = format!(
+            "{path}: the plan was made for version {} of the stage kind `{}`, \
+             this lapo has version {}",
+            version(&job.fields),
+            job.kind,
+            version(&fields)
+        );
+        return Err(Error::Request {
+            what,
+            hint: "plan and work with the same version of lapo, or plan again with this one".into(),
+        });
+    }
+    if key(&fields) != job.key {
+        return Err(edited(
+            path,
+            format!(
+                "the task of stage `{}` has the key {}, but the plan says {}",
+                job.stage,
+                key(&fields),
+                job.key
+            ),
+        ));
+    }
+    Ok(())
+}

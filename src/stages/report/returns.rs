@@ -1,0 +1,335 @@
+//! Evaluation of a policy: decoding accuracy, the probe, rollouts, and returns beside published
+//! ones.
+
+use std::collections::BTreeMap;
+
+use super::numbers::{Numbers, shown, table};
+use super::page::{Section, escape, figure, halves, legend, paragraph};
+use super::plots::{Axes, BLUE, Bar, GREY, Line, ORANGE, RGBColor, bars, css, lines};
+use super::{Inputs, Source};
+use crate::dataset::{Column, read_table};
+use crate::stages::Error;
+
+/// Makes the section with decoding and returns.
+pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
+    let mut html = String::new();
+    let mut figures = Vec::new();
+    if let Some(source) = inputs.of("decoder") {
+        figures.extend(decoding(inputs, source)?);
+    }
+    if let Some(source) = inputs.of("evaluation") {
+        let evaluation = evaluation(inputs, source)?;
+        html += &evaluation["sentence"]
+            .as_str()
+            .map(|sentence| paragraph(&format!("Result: {sentence}.")))
+            .unwrap_or_default();
+        figures.extend(probed(inputs, source)?);
+        figures.extend(foreseen(inputs, source)?);
+        figures.extend(returns(inputs, source, &evaluation)?);
+    }
+    Ok((!figures.is_empty()).then(|| Section::new("Policy", html + &halves(&figures))))
+}
+
+/// Draws decoding accuracy by the number of transitions that decoders were trained on.
+fn decoding(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
+    let Some(path) = source.paths("curve.parquet").pop() else { return Ok(None) };
+    let curve = read_table(inputs.ctx.store, &path)?;
+    let (Some(transitions), Some(accuracy), Some(r2)) =
+        (curve.numbers("transitions"), curve.numbers("accuracy"), curve.numbers("r2"))
+    else {
+        return Ok(None);
+    };
+    // Discrete actions have an accuracy, continuous ones an R2.
+    let (measure, values, label) = if accuracy.iter().any(Option::is_some) {
+        ("accuracy", accuracy, "accuracy")
+    } else {
+        ("r2", r2, "R2")
+    };
+    let by_number = by_number(&transitions, &values);
+    let rows: Vec<(u64, [f64; 3])> =
+        by_number.iter().map(|(number, values)| (*number, mean_and_range(values))).collect();
+    let column = |at: usize| Column::F64(rows.iter().map(|(_, row)| Some(row[at])).collect());
+    let numbers = Numbers::new(
+        format!(
+            "SELECT transitions, avg({measure}) AS mean, min({measure}) AS least, \
+             max({measure}) AS most FROM {} GROUP BY transitions ORDER BY transitions",
+            table(source, "curve")
+        ),
+        [
+            ("transitions", Column::U64(rows.iter().map(|(number, _)| *number).collect())),
+            ("mean", column(0)),
+            ("least", column(1)),
+            ("most", column(2)),
+        ],
+    );
+    let every = Numbers::new(
+        format!(
+            "SELECT transitions, draw, {measure} FROM {} ORDER BY transitions, draw",
+            table(source, "curve")
+        ),
+        [
+            ("transitions", whole(&transitions)),
+            ("draw", whole(&curve.numbers("draw").unwrap_or_default())),
+            (measure, Column::F64(values.clone())),
+        ],
+    );
+    let mut line = Line::new(
+        label,
+        rows.iter().map(|(number, row)| ((*number as f64).log2(), row[0])).collect(),
+    );
+    line.beside = by_number
+        .iter()
+        .flat_map(|(number, values)| values.iter().map(|value| ((*number as f64).log2(), *value)))
+        .collect();
+    let chart = lines(&Axes::powers("transitions with a true action", label).wide(), &[line])?;
+    let caption = format!(
+        "Decoding held-out true actions: mean {label} over draws (line) and each draw (pale)"
+    );
+    Ok(Some(figure(&chart, &caption, &[numbers, every])))
+}
+
+/// Draws the probe's accuracy on held-out latent actions, beside guessing.
+fn probed(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
+    const BARS: [(&str, &str, RGBColor); 3] = [
+        ("guessing", "guessing", GREY),
+        ("linear", "a linear probe", BLUE),
+        ("mlp", "hidden layers", BLUE),
+    ];
+    let Some(path) = source.paths("probe.parquet").pop() else { return Ok(None) };
+    let probe = read_table(inputs.ctx.store, &path)?;
+    let value =
+        |name: &str| probe.numbers(name).and_then(|values| values.first().copied().flatten());
+    // Only discrete actions have an entropy.
+    let discrete = value("action_entropy").is_some();
+    let columns =
+        ["transitions", "guessing", "linear", "mlp", "mutual_information", "action_entropy"];
+    let numbers = Numbers::new(
+        format!("SELECT {} FROM {}", columns.join(", "), table(source, "probe")),
+        columns.map(|name| {
+            (
+                name,
+                if name == "transitions" {
+                    whole(&[value(name)])
+                } else {
+                    Column::F64(vec![value(name)])
+                },
+            )
+        }),
+    );
+    let bar = |(name, label, colour): (&str, &str, RGBColor)| {
+        Some(Bar::new(label.into(), value(name)?, colour))
+    };
+    let (measure, what) =
+        if discrete { ("accuracy", "share of correct predictions") } else { ("R2", "R2") };
+    let chart = bars(
+        &Axes::new("predictor", measure).wide(),
+        &BARS.into_iter().filter_map(bar).collect::<Vec<_>>(),
+    )?;
+    Ok(Some(figure(
+        &chart,
+        &format!("True actions predicted from held-out latent actions: {what}"),
+        &[numbers],
+    )))
+}
+
+/// Draws the world model's error by the number of frames ahead.
+fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
+    const ERRORS: [(&str, &str); 3] = [
+        ("copy_error", "copying the last real frame"),
+        ("shuffled_error", "another stretch's latent actions"),
+        ("fdm_error", "the FDM"),
+    ];
+    let Some(path) = source.paths("rollouts.parquet").pop() else { return Ok(None) };
+    let rollouts = read_table(inputs.ctx.store, &path)?;
+    let column = |name: &str| rollouts.numbers(name).unwrap_or_default();
+    let ahead = column("frames_ahead");
+    let points = |name: &str| {
+        ahead
+            .iter()
+            .zip(column(name))
+            .filter_map(|(ahead, error)| Some(((*ahead)?, error?)))
+            .collect()
+    };
+    let curves: Vec<Line> =
+        ERRORS.iter().map(|(name, label)| Line::new(label, points(name))).collect();
+    let names = ["frames_ahead", "fdm_error", "copy_error", "shuffled_error"];
+    let numbers = Numbers::new(
+        format!(
+            "SELECT {} FROM {} ORDER BY frames_ahead",
+            names.join(", "),
+            table(source, "rollouts")
+        ),
+        names.map(|name| {
+            (name, if name == "frames_ahead" { whole(&ahead) } else { Column::F64(column(name)) })
+        }),
+    );
+    let chart = lines(&Axes::new("frames ahead", "mean squared error").wide(), &curves)?
+        + &legend(&Line::legend(&curves));
+    Ok(Some(figure(
+        &chart,
+        "Frames predicted from earlier predictions, in every `holdout`-th episode",
+        &[numbers],
+    )))
+}
+
+/// Groups the values of all draws by their number of transitions.
+fn by_number(transitions: &[Option<f64>], values: &[Option<f64>]) -> BTreeMap<u64, Vec<f64>> {
+    let mut by_number: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (number, value) in transitions.iter().zip(values) {
+        if let (Some(number), Some(value)) = (number, value) {
+            by_number.entry(*number as u64).or_default().push(*value);
+        }
+    }
+    by_number
+}
+
+/// Returns a column of counts. A missing count is 0.
+fn whole(values: &[Option<f64>]) -> Column {
+    Column::U64(values.iter().map(|value| value.unwrap_or(0.0) as u64).collect())
+}
+
+fn mean_and_range(values: &[f64]) -> [f64; 3] {
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    [
+        mean,
+        values.iter().copied().fold(f64::INFINITY, f64::min),
+        values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+    ]
+}
+
+fn evaluation(inputs: &Inputs, source: &Source) -> Result<serde_json::Value, Error> {
+    let Some(path) = source.paths("evaluation.json").pop() else {
+        return Ok(serde_json::Value::Null);
+    };
+    inputs.json(&path)
+}
+
+/// A player and the returns of its episodes.
+struct Player {
+    name: String,
+    transitions: Option<u64>,
+    mean: f64,
+    /// The standard error of the mean, if there is more than one episode.
+    error: Option<f64>,
+    episodes: u64,
+}
+
+/// Draws the mean return of each player, beside published returns.
+fn returns(
+    inputs: &Inputs,
+    source: &Source,
+    evaluation: &serde_json::Value,
+) -> Result<Option<String>, Error> {
+    let Some(path) = source.paths("episodes.parquet").pop() else { return Ok(None) };
+    let players = players(&read_table(inputs.ctx.store, &path)?);
+    let axes = Axes::new(
+        "player: random, the policy by its decoder's transitions, an agent, the expert",
+        "mean return",
+    );
+    let chart = bars(&axes.wide(), &return_bars(&players, evaluation))?;
+    let colours = [
+        ("measured here", BLUE),
+        ("random and expert, measured here", GREY),
+        ("published", ORANGE),
+    ];
+    let colours = colours.map(|(name, colour)| (name.to_owned(), css(colour)));
+    Ok(Some(figure(
+        &(chart + &legend(&colours) + &published_note(evaluation)),
+        "Mean returns with 95% confidence intervals",
+        &[return_numbers(source, &players)],
+    )))
+}
+
+/// Returns the bars of all players, from the worst to the best baseline, and the published ones.
+fn return_bars(players: &[Player], evaluation: &serde_json::Value) -> Vec<Bar> {
+    let bar = |player: &Player, label: String, colour| {
+        Bar::new(label, player.mean, colour).spread(player.error.map(|error| 1.96 * error))
+    };
+    let named = |name: &'static str, colour| {
+        players
+            .iter()
+            .filter(move |player| player.name == name)
+            .map(move |player| bar(player, player.name.clone(), colour))
+    };
+    let trained = players
+        .iter()
+        .filter_map(|player| Some(bar(player, player.transitions?.to_string(), BLUE)))
+        .chain(named("agent", BLUE));
+    named("random", GREY)
+        .chain(trained)
+        .chain(named("expert", GREY))
+        .chain(published(evaluation))
+        .collect()
+}
+
+fn return_numbers(source: &Source, players: &[Player]) -> Numbers {
+    let text = |of: fn(&Player) -> String| Column::Text(players.iter().map(of).collect());
+    let number = |of: fn(&Player) -> Option<f64>| Column::F64(players.iter().map(of).collect());
+    Numbers::new(
+        format!(
+            "SELECT player, transitions, count(*) AS episodes, avg(episode_return) AS mean_return, \
+             stddev(episode_return) / sqrt(count(*)) AS standard_error FROM {} \
+             GROUP BY player, transitions ORDER BY player, transitions",
+            table(source, "episodes")
+        ),
+        [
+            ("player", text(|player| player.name.clone())),
+            ("transitions", number(|player| player.transitions.map(|number| number as f64))),
+            ("episodes", Column::U64(players.iter().map(|player| player.episodes).collect())),
+            ("mean_return", number(|player| Some(player.mean))),
+            ("standard_error", number(|player| player.error)),
+        ],
+    )
+}
+
+const PUBLISHED: [(&str, &str); 4] =
+    [("random", "random"), ("offline_256", "256"), ("offline_8192", "8192"), ("expert", "expert")];
+
+/// Returns bars of the published returns in the evaluation's file.
+fn published(evaluation: &serde_json::Value) -> impl Iterator<Item = Bar> {
+    let figures = evaluation["published"].clone();
+    PUBLISHED.into_iter().filter_map(move |(key, label)| {
+        Some(Bar::new(label.into(), figures[key].as_f64()?, ORANGE))
+    })
+}
+
+/// Returns a note with the published returns, since no dataset has them.
+fn published_note(evaluation: &serde_json::Value) -> String {
+    let figure = |(key, label): (&str, &str)| {
+        Some(format!("{label} {}", shown(evaluation["published"][key].as_f64()?)))
+    };
+    let all: Vec<String> = PUBLISHED.into_iter().filter_map(figure).collect();
+    let game = evaluation["game"].as_str().unwrap_or("this game");
+    let sentence = format!(
+        "Published for {game}, easy mode (in evaluation.json, in no dataset): {}.",
+        all.join(", ")
+    );
+    if all.is_empty() {
+        String::new()
+    } else {
+        format!("<p class=\"note\">{}</p>", escape(&sentence))
+    }
+}
+
+/// Returns the players in the order of the query.
+fn players(episodes: &crate::dataset::Table) -> Vec<Player> {
+    let mut by_player: BTreeMap<(String, Option<u64>), Vec<f64>> = BTreeMap::new();
+    let names = episodes.text("player").unwrap_or_default();
+    let numbers = episodes.numbers("transitions").unwrap_or_default();
+    let values = episodes.numbers("episode_return").unwrap_or_default();
+    for ((name, number), value) in names.iter().zip(numbers).zip(values) {
+        by_player
+            .entry((name.clone(), number.map(|number| number as u64)))
+            .or_default()
+            .extend(value);
+    }
+    let player = |((name, transitions), returns): ((String, Option<u64>), Vec<f64>)| {
+        let count = returns.len() as f64;
+        let mean = returns.iter().sum::<f64>() / count.max(1.0);
+        let variance =
+            returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let error = (returns.len() > 1).then(|| (variance / count).sqrt());
+        Player { name, transitions, mean, error, episodes: returns.len() as u64 }
+    };
+    by_player.into_iter().map(player).collect()
+}
