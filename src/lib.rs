@@ -8,8 +8,8 @@
 //!
 //! ```text
 //! video --decode--> shard --window--> transition --IDM--> latent action --cloning--> latent policy
-//! game  --record-->                                       latent action --decoder--> true action
-//! game  <--evaluate-- latent policy, decoder       game <--finetune-- latent policy becomes agent
+//! game  --record--> shard                                 latent action --decoder--> true action
+//! game  <--evaluate-- latent policy, decoder              game  <--finetune-- agent
 //! ```
 //!
 //! A transition is the window o\[t-k\] .. o\[t\], o\[t+1\] (k = context, 1 in the paper). No window
@@ -38,7 +38,7 @@
 //! # Invariants (`tests/it/architecture.rs`)
 //!
 //! - **`video`, `dataset`, `models` and `envs` use no other module.** `dataset` is independent of
-//!   burn, `models` of Arrow and YAML. `train` uses `dataset` and `models`; `stages` all five.
+//!   burn, `models` of Arrow and YAML. `train` uses `dataset` and `models`; `stages` all of these.
 //! - **A stage never calls another stage, reads YAML, prints, or chooses its output path.**
 //! - Only `models`, `train` and `stages::finetune` use burn; other modules see plain slices.
 //! - **`executor` runs tasks, which are data.** `pipeline` never touches a tensor or a frame.
@@ -54,7 +54,6 @@
 //! use lapo::dataset::{Access, Store, head, read_labels};
 //! use lapo::models::{Device, Precision, actor, labeller};
 //! use lapo::video::{DecodeOptions, Decoder};
-//!
 //! # let folder = tempfile::tempdir()?;
 //! let yaml = format!("
 //! name: tour
@@ -77,16 +76,17 @@
 //! # let (devices, stop) = (vec![Device::Cpu], Default::default());
 //! # let cpu = lapo::executor::Resources { devices, threads: 2, decoder: None, games: vec![], stop };
 //! lapo::pipeline::run::run(&checked, &store, &Default::default(), &cpu, &Quiet)?;
-//!
+//! // Reads the labels of the newest version.
 //! let version = head(&store, "labels")?.expect("the run committed labels");
 //! let labels = read_labels(&store, &version.tables(&store, "labels.parquet")?[0].path)?;
+//! // Decodes a video.
 //! let options = DecodeOptions::new(16, 16);
 //! let mut decoder = Decoder::open("data/maze/maze_1_000.mp4".as_ref(), &options)?;
 //! let (mut frame, mut frames) = (vec![0; options.frame_bytes()], Vec::new());
 //! while decoder.next_frame(&mut frame)?.is_some() {
 //!     frames.extend_from_slice(&frame);
 //! }
-//!
+//! // Labels its frames with the trained model, and acts with the policy.
 //! let weights = |stage: &str| -> lapo::dataset::Result<_> {
 //!     let files = head(&store, stage)?.expect("the run committed it").files(&store)?;
 //!     let file = files.iter().find(|file| file.path.ends_with(".safetensors")).expect("weights");
