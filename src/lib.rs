@@ -67,14 +67,14 @@
 //! let checked = lapo::pipeline::check::check("tour.yaml", &yaml, &[], &Access::default())
 //!     .map_err(|faults| faults[0].to_string())?;
 //! let store = Store::open(&checked.spec.workspace)?;
-//! # use lapo::{pipeline::{plan::StagePlan, run::*}, stages::{NoProgress, Progress}};
+//! # use lapo::{executor::*, pipeline::{plan::StagePlan, run::*}, stages::{NoProgress, Progress}};
 //! # struct Quiet;
 //! # impl Reporter for Quiet {
 //! #     fn begin(&self, _: &StagePlan, _: u64) -> Box<dyn Progress> { Box::new(NoProgress) }
 //! #     fn end(&self, _: &StageSummary) {}
 //! # }
 //! # let (devices, stop) = (vec![Device::Cpu], Default::default());
-//! # let cpu = lapo::executor::Resources { devices, threads: 2, decoder: None, games: vec![], stop };
+//! # let cpu = Resources { devices, threads: 2, decoder: None, games: vec![], stop };
 //! lapo::pipeline::run::run(&checked, &store, &Default::default(), &cpu, &Quiet)?;
 //! // Reads the labels of the newest version.
 //! let version = head(&store, "labels")?.expect("the run committed labels");
