@@ -107,8 +107,13 @@ pub enum CommandError {
         source: std::io::Error,
     },
     /// `lapo verify` found files that differ from their receipts.
-    #[error("verification failed; damaged files: {0}")]
-    Damaged(usize),
+    #[error("verification failed; damaged files: {files}")]
+    Damaged {
+        /// Damaged files that are left.
+        files: usize,
+        /// Those of them that the next run can make again.
+        repairable: usize,
+    },
     /// `lapo doctor` found problems.
     #[error("this machine has problems; failed checks: {0}")]
     Doctor(usize),
@@ -125,7 +130,12 @@ impl CommandError {
     pub fn hint(&self) -> Option<String> {
         match self {
             CommandError::Usage { hint, .. } => Some(hint.clone()),
-            CommandError::Damaged(_) => Some(
+            CommandError::Damaged { repairable: 0, .. } => Some(
+                "manifests and packs of receipts are not made again: restore them from a copy, or \
+                 make an older version the newest one with `lapo rollback`"
+                    .into(),
+            ),
+            CommandError::Damaged { .. } => Some(
                 "`lapo verify --delete` deletes only the damaged files and the receipts of their \
                  tasks; the next run redoes these tasks"
                     .into(),

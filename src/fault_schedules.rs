@@ -15,11 +15,12 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::dataset::{FileInfo, StepScheduler, Store, at, faulty_store, head, versions};
+use crate::dataset::{FileInfo, Manifest, StepScheduler, Store, faulty_store, versions};
 use crate::executor::Resources;
 use crate::models::Device;
 use crate::pipeline::plan::{PlanOptions, StagePlan};
-use crate::pipeline::run::{Reporter, StageSummary, run};
+use crate::pipeline::run::{Reporter, run};
+use crate::pipeline::summary::StageSummary;
 use crate::stages::Progress;
 
 mod actors;
@@ -68,7 +69,7 @@ fn options() -> PlanOptions {
 fn expect_intact(store: &Store) {
     for stage in ["frames", "model", "labels"] {
         for version in versions(store, stage).unwrap() {
-            let manifest = at(store, stage, version).unwrap().unwrap();
+            let manifest = Manifest::read(store, stage, version).unwrap().unwrap();
             assert_eq!(manifest.receipts(store).unwrap().len() as u64, manifest.totals.tasks);
             let files = manifest.files(store).unwrap();
             let joined = manifest.joined.iter().map(|joined| &joined.file);
@@ -179,8 +180,9 @@ fn test_schedule(seed: u64, weights: &Path, known: &mut ExpectedResults) {
         faulty_store(&[])
     };
     prepare(&world, &store, &mut random);
-    let newest =
-        |stage: &str| head(&store, stage).unwrap().map(|newest| (stage.to_owned(), newest.version));
+    let newest = |stage: &str| {
+        Manifest::newest(&store, stage).unwrap().map(|newest| (stage.to_owned(), newest.version))
+    };
     let committed = ["frames", "model", "labels"].iter().filter_map(|stage| newest(stage));
     let committed = Mutex::new(committed.collect());
     let actors = draw_actors(&mut random);

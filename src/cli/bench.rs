@@ -15,7 +15,7 @@ use serde_json::json;
 use super::compute_args::set_threads;
 use super::flags::{Format, GameArgs, at_least_one};
 use super::stdout::print;
-use crate::dataset::{self, Access, Shards, Store, WindowIndex};
+use crate::dataset::{Access, Manifest, Shards, Store, WindowIndex};
 use crate::envs::{Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::error::CommandError as Error;
 use crate::error::Result;
@@ -113,7 +113,7 @@ fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> 
         .rsplit_once('/')
         .ok_or_else(|| usage(format!("--frames {frames}: expected WORKSPACE/STAGE")))?;
     let store = Store::open_with(workspace, access)?;
-    let head = dataset::head(&store, stage)?
+    let head = Manifest::newest(&store, stage)?
         .ok_or_else(|| usage(format!("--frames {frames}: the stage has no dataset")))?;
     let files = head.files(&store)?.into_iter().map(|file| file.path);
     let paths = files.filter(|path| path.ends_with(".arrow")).collect();
@@ -246,7 +246,7 @@ fn measure_training(
 }
 
 /// Measures how many random windows per second one core copies out of mapped shards.
-fn measure_sampling(args: &BenchArgs, data: &Data) -> Result<Row, dataset::Error> {
+fn measure_sampling(args: &BenchArgs, data: &Data) -> Result<Row, crate::dataset::Error> {
     let windows = data.index.len();
     let time = data.index.frames_per_window();
     let mut draws = batch::WindowSampler::new(0, 0, windows, 0);

@@ -158,11 +158,12 @@ fn cores() -> Check {
 fn storage(workspace: &str, access: &Access) -> Check {
     let probe = || -> Result<String, crate::dataset::Error> {
         let store = Store::open_with(workspace, access)?;
-        // A fresh name: a file of an earlier check must not look like a second creation.
-        let path = format!("doctor/{}", crate::executor::local::fresh_id());
+        // A fresh name: a file of an earlier check must not look like a second creation. No stage
+        // can be named `probes`.
+        let path = format!("probes/doctor-{}", crate::executor::local::fresh_id());
         store.create(&path, b"one")?;
         let twice = store.create(&path, b"two")?;
-        store.delete_all("doctor")?;
+        store.delete(&path)?;
         Ok(match twice {
             Created::Exists => format!("{workspace} can be written, and creates each file once"),
             Created::New => {

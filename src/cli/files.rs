@@ -47,8 +47,8 @@ pub fn run(args: &FilesArgs, access: &Access) -> Result<()> {
     let store = Store::open_with(&workspace::find(args.workspace.as_deref())?, access)?;
     dataset::workspace::require(&store)?;
     let manifest = match args.at {
-        Some(version) => dataset::at(&store, &args.stage, version)?,
-        None => dataset::head(&store, &args.stage)?,
+        Some(version) => Manifest::read(&store, &args.stage, version)?,
+        None => Manifest::newest(&store, &args.stage)?,
     };
     let Some(manifest) = manifest else {
         return Err(query::no_such_version(&store, &args.stage, args.at)?.into());

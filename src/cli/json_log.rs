@@ -1,6 +1,6 @@
 //! Progress and errors as JSON lines on stderr, for machines.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -11,18 +11,23 @@ use super::progress::{PeriodicProgress, Verbosity};
 use super::stderr;
 use crate::dataset::host;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{Reporter, StageSummary};
+use crate::pipeline::run::Reporter;
+use crate::pipeline::summary::StageSummary;
 use crate::stages::{NoProgress, Progress};
 
 /// Logs one event per line, each with its name, time, host and run.
 pub struct JsonReporter(pub Verbosity);
 
-/// The id of this process's run. Under `--watch` it stays the id of the first run.
-static RUN: OnceLock<String> = OnceLock::new();
+/// The id of this process's run. Under `--watch`, of the latest one.
+static RUN: Mutex<Option<String>> = Mutex::new(None);
+
+fn current_run() -> Option<String> {
+    RUN.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 impl Reporter for JsonReporter {
     fn start(&self, run: &str) {
-        _ = RUN.set(run.to_owned());
+        *RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(run.to_owned());
         event("run_began", json!({ "process": std::process::id() }));
     }
 
@@ -51,7 +56,7 @@ impl Reporter for JsonReporter {
 
 /// Logs how the run ended, if one began.
 pub fn run_ended(exit: Exit) {
-    if RUN.get().is_some() {
+    if current_run().is_some() {
         event("run_ended", json!({ "exit_code": exit.code(), "outcome": exit.to_string() }));
     }
 }
@@ -67,7 +72,7 @@ pub fn event(name: &str, facts: Value) {
     });
     // Every event starts with the same fields; its own facts follow.
     if let (Some(line), Value::Object(facts)) = (line.as_object_mut(), facts) {
-        line.extend(RUN.get().map(|run| ("run".to_owned(), json!(run))));
+        line.extend(current_run().map(|run| ("run".to_owned(), json!(run))));
         line.extend(facts);
     }
     stderr::line(line);
@@ -76,4 +81,17 @@ pub fn event(name: &str, facts: Value) {
 /// Returns the seconds since 1970.
 pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_belong_to_the_latest_run_of_a_watch() {
+        for run in ["00000001", "00000002"] {
+            JsonReporter(Verbosity::Quiet).start(run);
+            assert_eq!(current_run().as_deref(), Some(run));
+        }
+    }
 }

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::stderr;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{Reporter, StageSummary};
+use crate::pipeline::run::Reporter;
+use crate::pipeline::summary::StageSummary;
 use crate::stages::{NoProgress, Progress};
 
 /// How much a command reports on stderr while it runs.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::json_log::unix_seconds;
 use crate::error::CommandError as Error;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::{Reporter, StageSummary};
+use crate::pipeline::run::Reporter;
+use crate::pipeline::summary::StageSummary;
 use crate::stages::Progress;
 
 /// Time between two writes of the file while a stage runs.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args as ClapArgs;
 
 use super::stdout::print;
-use crate::dataset::{self, Access, Store, host, runs};
+use crate::dataset::{self, Access, Manifest, Store, host, runs};
 use crate::error::Result;
 use crate::query;
 
@@ -25,14 +25,14 @@ pub struct RollbackArgs {
 pub fn run(args: &RollbackArgs, access: &Access) -> Result<()> {
     let store = Store::open_with(&args.workspace, access)?;
     let marker = dataset::workspace::require(&store)?;
-    if dataset::at(&store, &args.stage, args.version)?.is_none() {
+    if Manifest::read(&store, &args.stage, args.version)?.is_none() {
         return Err(query::no_such_version(&store, &args.stage, Some(args.version))?.into());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // A rollback counts as a run, so that `lapo runs` lists it.
     let run = runs::begin(&store, &marker.pipeline, &host(), now.as_secs())?;
     let manifest =
-        dataset::rolled_back(&store, &args.stage, args.version, &run, now.as_millis() as u64)?;
+        dataset::roll_back(&store, &args.stage, args.version, &run, now.as_millis() as u64)?;
     dataset::delta::publish_stage(&store, &args.stage, &manifest)?;
     let record = serde_json::json!({
         "format": dataset::FORMAT,

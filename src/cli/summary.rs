@@ -5,7 +5,7 @@ use super::human_readable::count;
 use super::progress::rate;
 use super::{failures, stderr, stdout};
 use crate::error::Result;
-use crate::pipeline::run::{StageSummary, Summary};
+use crate::pipeline::summary::{StageSummary, Summary};
 use crate::stages::{ArtifactKind, KINDS, kind_of};
 
 /// Prints the summary line and the failed tasks; returns how the command ends.

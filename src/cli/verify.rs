@@ -36,22 +36,26 @@ pub fn run(args: &VerifyArgs, access: &Access) -> Result<()> {
         verify::delete(&store, &report.findings)?;
     }
     print_as(args.format, &report, |report| describe(report, args.delete))?;
-    if report.findings.is_empty() || args.delete {
+    let left = report.findings.iter().filter(|finding| !args.delete || !finding.is_repairable());
+    let left: Vec<_> = left.collect();
+    if left.is_empty() {
         return Ok(());
     }
-    Err(Error::Damaged(report.findings.len()).into())
+    let repairable = left.iter().filter(|finding| finding.is_repairable()).count();
+    Err(Error::Damaged { files: left.len(), repairable }.into())
 }
 
 /// Returns a line per damaged file, and a last line with the totals.
 fn describe(report: &Report, deleted: bool) -> String {
     let damaged = report.findings.len();
+    let repairable = report.findings.iter().filter(|finding| finding.is_repairable()).count();
     let mut text = String::new();
     for finding in &report.findings {
         text += &format!("{}: {}\n", finding.path, finding.problem);
     }
     text += &format!("{} files of {} bytes: {damaged} damaged", report.files, report.bytes);
-    if deleted && damaged > 0 {
-        text += "; deleted: run the pipeline again to redo their tasks";
+    if deleted && repairable > 0 {
+        text += &format!("; {repairable} deleted: run the pipeline again to redo their tasks");
     }
     text + "\n"
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
 use super::hashing::{HashMap, HashSet};
-use super::manifest::{Manifest, at, head as head_of, manifest_path, versions};
+use super::manifest::{Manifest, manifest_path, versions};
 use super::pack::Pack;
 use super::paths::Created;
 use super::pins;
@@ -89,21 +89,21 @@ pub fn commit(
     let mut seen = HashSet::default();
     let order: Vec<String> = order.iter().filter(|key| seen.insert(*key)).cloned().collect();
     let order = order.as_slice();
-    let mut newest = head_of(store, by.stage)?;
+    let mut newest = Manifest::newest(store, by.stage)?;
     loop {
         let newest_number = newest.as_ref().map(|manifest| manifest.version);
         // The pin makes garbage collection keep this version, the number after it (a number must
         // never be used twice) and the packs that this run is about to write.
         let _pin = match pins::committing(store, by.run, by.stage, newest_number) {
             Err(Error::Missing { .. }) => {
-                newest = head_of(store, by.stage)?;
+                newest = Manifest::newest(store, by.stage)?;
                 continue;
             }
             pin => pin?,
         };
         // Another version may have been committed before the pin existed.
         if newest_number != versions(store, by.stage)?.last().copied() {
-            newest = head_of(store, by.stage)?;
+            newest = Manifest::newest(store, by.stage)?;
             continue;
         }
         let parent = Parent::read(store, newest.as_ref())?;
@@ -126,8 +126,8 @@ pub fn commit(
         }
         // Another committer was faster. Its version is read by name, since a listing may be out of
         // date.
-        let theirs = at(store, by.stage, next.version)?;
-        newest = head_of(store, by.stage)?
+        let theirs = Manifest::read(store, by.stage, next.version)?;
+        newest = Manifest::newest(store, by.stage)?
             .filter(|listed| theirs.as_ref().is_none_or(|theirs| listed.version > theirs.version))
             .or(theirs);
     }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::disk;
 use super::error::Result;
 use super::hashing::{HashMap, HashSet};
-use super::manifest::{Manifest, at, manifest_path, versions};
+use super::manifest::{Manifest, manifest_path, versions};
 use super::paths::is_key;
 use super::receipt::{Receipt, find_receipts, receipt_path};
 use super::store::Store;
@@ -138,7 +138,7 @@ fn take_from_older_versions(
         if missing.len() <= MAX_SINGLE_READS {
             break;
         }
-        let Some(manifest) = at(store, stage, version)? else { continue };
+        let Some(manifest) = Manifest::read(store, stage, version)? else { continue };
         for pack in manifest.packs {
             if !seen.contains(&pack.file.path) {
                 take(pack.all_receipts(store)?, missing)?;
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     fn found(store: &Store) -> (Vec<String>, Vec<String>) {
-        let newest = super::super::head(store, "s").unwrap();
+        let newest = Manifest::newest(store, "s").unwrap();
         let done = finished(store, "s", newest.as_ref()).unwrap();
         let keys = |receipts: Vec<Arc<Receipt>>| {
             receipts.iter().map(|receipt| receipt.key.clone()).collect()
@@ -246,7 +246,7 @@ mod tests {
         store.delete(&receipt_path("s", &key(1))).unwrap();
         assert_eq!(found(&store), (keys(&[2]), keys(&[0, 3])));
         // Another attempt makes the tasks again, without a commit.
-        let newest = super::super::head(&store, "s").unwrap();
+        let newest = Manifest::newest(&store, "s").unwrap();
         for damaged in finished(&store, "s", newest.as_ref()).unwrap().damaged {
             delete_damaged_receipt(&store, "s", &damaged).unwrap();
         }
@@ -255,7 +255,7 @@ mod tests {
             made(&store, "s", &key(i), "b");
         }
         assert_eq!(found(&store), (keys(&[0, 1, 2, 3]), vec![]));
-        let newest = super::super::head(&store, "s").unwrap();
+        let newest = Manifest::newest(&store, "s").unwrap();
         let done = finished(&store, "s", newest.as_ref()).unwrap();
         let attempts: Vec<&str> =
             done.receipts.iter().map(|receipt| receipt.attempt.as_str()).collect();

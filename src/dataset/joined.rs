@@ -16,11 +16,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::manifest::{Manifest, table_name};
 use super::paths::FileInfo;
 use super::schema::FORMAT_KEY;
 use super::store::Store;
-use super::table::{parquet_error, parquet_writer, properties};
+use super::table::{parquet_error, parquet_writer, properties, table_name};
 use super::table_reader::{OpenParquet, open_parquet};
 
 /// The default size of a full joined table, in MiB; see [`JoinedTable::parts_bytes`].
@@ -68,31 +67,6 @@ impl JoinedTable {
     /// Returns the sort of its tables, such as `labels.parquet`.
     pub(super) fn sort(&self) -> Option<String> {
         table_name(&self.file.path)
-    }
-}
-
-/// Returns, for each joined table of a version, whether its file exists with the recorded size.
-pub(super) fn are_whole(store: &Store, stage: &str, version: &Manifest) -> Result<Vec<bool>> {
-    if version.joined.is_empty() {
-        return Ok(vec![]);
-    }
-    let sizes = store.sizes(&format!("{stage}/tables"))?;
-    Ok(version
-        .joined
-        .iter()
-        .map(|joined| sizes.get(&joined.file.path) == Some(&joined.file.bytes))
-        .collect())
-}
-
-impl Manifest {
-    /// Returns the paths of the version's joined tables with a missing file or another size.
-    pub fn damaged_tables(&self, store: &Store, stage: &str) -> Result<Vec<String>> {
-        let damaged = self
-            .joined
-            .iter()
-            .zip(are_whole(store, stage, self)?)
-            .filter(|(_, is_whole)| !is_whole);
-        Ok(damaged.map(|(joined, _)| joined.file.path.clone()).collect())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Manifests: the versions of a stage's dataset. Start at [`head`].
+//! Manifests: the versions of a stage's dataset. Start at [`Manifest::newest`].
 //!
 //! A manifest holds totals and settings, and lists the packs of receipts.
 //! [`commit`](super::commit()) creates it once, under its version number, so that a version never
@@ -13,11 +13,10 @@ use serde_json::{Map, Value};
 use super::error::{Error, Result};
 use super::joined::JoinedTable;
 use super::pack::Pack;
-use super::paths::{Created, FileInfo, is_name};
-use super::pins;
+use super::paths::{FileInfo, is_name};
 use super::receipt::{Receipt, Reject, VideoRecord, read_json};
 use super::store::Store;
-use super::table::table_sort;
+use super::table::table_name;
 
 /// One version of a stage's dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,16 +81,6 @@ pub struct TableTotals {
     pub files: u64,
     /// The number of rows.
     pub rows: u64,
-}
-
-/// Returns the sort of a shard or table, its file name without numbers, such as `labels.parquet`.
-/// Returns `None` for other files.
-#[must_use]
-pub fn table_name(path: &str) -> Option<String> {
-    match table_sort(path) {
-        Some(sort) => Some(format!("{sort}.parquet")),
-        None => path.ends_with(".arrow").then(|| "shard.arrow".to_owned()),
-    }
 }
 
 /// The difference between a version and the previous one.
@@ -160,6 +149,38 @@ impl Totals {
 }
 
 impl Manifest {
+    /// Returns the newest version of a stage's dataset, if it has one.
+    pub fn newest(store: &Store, stage: &str) -> Result<Option<Self>> {
+        // A collector may delete the listed version meanwhile. It never deletes the newest, so a new
+        // listing has a newer one.
+        for _ in 0..8 {
+            let Some(newest) = versions(store, stage)?.pop() else { return Ok(None) };
+            if let Some(found) = Self::read(store, stage, newest)? {
+                return Ok(Some(found));
+            }
+        }
+        Err(Error::Missing { path: format!("{stage}/manifests") })
+    }
+
+    /// Returns one version of a stage's dataset, if it exists.
+    ///
+    /// # Errors
+    /// Fails if the version in the file differs from its name, because the file was copied by
+    /// hand.
+    pub fn read(store: &Store, stage: &str, version: u64) -> Result<Option<Self>> {
+        let path = manifest_path(stage, version);
+        match read_json::<Self>(store, &path)? {
+            Some(found) if found.version != version => {
+                let reason = format!(
+                    "it holds version {}, but its name is of version {version}",
+                    found.version
+                );
+                Err(Error::Misnamed { path, reason })
+            }
+            found => Ok(found),
+        }
+    }
+
     /// Returns the receipts, in the dataset's order.
     pub fn receipts(&self, store: &Store) -> Result<Vec<Arc<Receipt>>> {
         let packs =
@@ -219,6 +240,24 @@ impl Manifest {
         Ok(files.into_iter().map(|(_, file)| file).collect())
     }
 
+    /// Returns, for each joined table, whether its file exists with the recorded size.
+    pub(super) fn intact_tables(&self, store: &Store, stage: &str) -> Result<Vec<bool>> {
+        if self.joined.is_empty() {
+            return Ok(vec![]);
+        }
+        let sizes = store.sizes(&format!("{stage}/tables"))?;
+        let is_intact =
+            |joined: &JoinedTable| sizes.get(&joined.file.path) == Some(&joined.file.bytes);
+        Ok(self.joined.iter().map(is_intact).collect())
+    }
+
+    /// Returns the paths of the version's joined tables with a missing file or another size.
+    pub fn damaged_tables(&self, store: &Store, stage: &str) -> Result<Vec<String>> {
+        let intact = self.intact_tables(store, stage)?;
+        let damaged = self.joined.iter().zip(intact).filter(|(_, is_intact)| !is_intact);
+        Ok(damaged.map(|(joined, _)| joined.file.path.clone()).collect())
+    }
+
     /// Creates the error for a joined table with an unknown task, or one in another joined table.
     fn bad_join(&self, joined: &JoinedTable, task: usize) -> Error {
         let reason = format!(
@@ -257,36 +296,6 @@ pub fn versions(store: &Store, stage: &str) -> Result<Vec<u64>> {
         .collect())
 }
 
-/// Returns the newest version of a stage's dataset, if it has one.
-pub fn head(store: &Store, stage: &str) -> Result<Option<Manifest>> {
-    // A collector may delete the listed version meanwhile. It never deletes the newest, so a new
-    // listing has a newer one.
-    for _ in 0..8 {
-        let Some(newest) = versions(store, stage)?.pop() else { return Ok(None) };
-        if let Some(found) = at(store, stage, newest)? {
-            return Ok(Some(found));
-        }
-    }
-    Err(Error::Missing { path: format!("{stage}/manifests") })
-}
-
-/// Returns one version of a stage's dataset, if it exists.
-///
-/// # Errors
-/// Fails if the version in the file differs from its name, because the file was copied by
-/// hand.
-pub fn at(store: &Store, stage: &str, version: u64) -> Result<Option<Manifest>> {
-    let path = manifest_path(stage, version);
-    match read_json::<Manifest>(store, &path)? {
-        Some(found) if found.version != version => {
-            let reason =
-                format!("it holds version {}, but its name is of version {version}", found.version);
-            Err(Error::Misnamed { path, reason })
-        }
-        found => Ok(found),
-    }
-}
-
 /// Returns the newest version of every stage with a dataset. A damaged manifest gives the stage's
 /// error, so that one damaged stage does not hide the others.
 ///
@@ -298,7 +307,7 @@ pub fn stages(store: &Store) -> Result<Vec<(String, Result<Manifest>)>> {
     };
     let mut stages = Vec::new();
     for stage in stage_names(store)? {
-        match head(store, &stage) {
+        match Manifest::newest(store, &stage) {
             Ok(newest) => stages.extend(newest.map(|newest| (stage, Ok(newest)))),
             Err(error) if is_damage(&error) => stages.push((stage, Err(error))),
             Err(error) => return Err(error),
@@ -319,40 +328,4 @@ pub(super) fn stage_names(store: &Store) -> Result<Vec<String>> {
 #[must_use]
 pub fn manifest_path(stage: &str, version: u64) -> String {
     format!("{stage}/manifests/{version:010}.json")
-}
-
-/// Rolls back to an older version: creates a new version with the older one's tasks.
-///
-/// # Errors
-/// Fails if the older version does not exist.
-pub fn rolled_back(
-    store: &Store,
-    stage: &str,
-    to: u64,
-    run: &str,
-    now_unix_ms: u64,
-) -> Result<Manifest> {
-    // Pin before reading: no collector deletes the version's packs and data during the rollback.
-    let _held = pins::reading(store, stage, to)?;
-    let old =
-        at(store, stage, to)?.ok_or_else(|| Error::Missing { path: manifest_path(stage, to) })?;
-    // Repeat if another commit takes the number first.
-    loop {
-        let newest = head(store, stage)?
-            .ok_or_else(|| Error::Missing { path: format!("{stage}/manifests") })?;
-        let next = Manifest {
-            version: newest.version + 1,
-            parent: Some(newest.version),
-            committed_unix_ms: now_unix_ms,
-            run: run.to_owned(),
-            why: format!("rolled back to version {to}"),
-            changes: Changes { tasks_added: old.totals.tasks, tasks_dropped: newest.totals.tasks },
-            ..old.clone()
-        };
-        if store.create(&manifest_path(stage, next.version), &super::receipt::to_json(&next))?
-            == Created::New
-        {
-            return Ok(next);
-        }
-    }
 }

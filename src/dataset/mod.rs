@@ -95,6 +95,7 @@ mod process;
 mod receipt;
 mod remote;
 mod remote_file;
+mod rollback;
 pub mod runs;
 pub mod schema;
 mod shard;
@@ -129,9 +130,7 @@ pub use key_fields::Fields;
 pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
 pub use listing::{EntryError, List, ListMetadata, ListedVideo, read_list};
-pub use manifest::{
-    Changes, Manifest, TableTotals, Totals, at, head, rolled_back, stages, table_name, versions,
-};
+pub use manifest::{Changes, Manifest, TableTotals, Totals, stages, versions};
 pub use new_file::NewFile;
 pub use pack::Pack;
 pub use path_text::{bytes_text, local_path, path_text};
@@ -142,6 +141,7 @@ pub use receipt::{
     find_receipts, parse_versioned, read_receipt, receipt_path,
 };
 pub use remote_file::RemoteFile;
+pub use rollback::roll_back;
 pub use schema::{Compression, FrameSize, LabelShape};
 pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, Shard};
@@ -149,7 +149,7 @@ pub use shards::Shards;
 #[cfg(test)]
 pub(crate) use step_scheduler::StepScheduler;
 pub use store::Store;
-pub use table::{Column, table_sort, write_table};
+pub use table::{Column, table_name, table_sort, write_table};
 pub use table_reader::{Table, read_columns, read_table};
 pub use window::{Window, WindowIndex};
 

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::manifest::{at, manifest_path};
+use super::manifest::{Manifest, manifest_path};
 use super::process::Process;
 use super::receipt::{read_many, to_json};
 use super::store::Store;
@@ -217,7 +217,7 @@ fn held_by(
     // Only now, after the pin is written: see the order of steps in this module's docs.
     let is_announced =
         announced(store)?.get(stage).is_some_and(|announced| announced.versions.contains(&version));
-    match at(store, stage, version)? {
+    match Manifest::read(store, stage, version)? {
         Some(_) if !is_announced => Ok(pinned),
         _ => Err(Error::Missing { path: manifest_path(stage, version) }),
     }

@@ -99,6 +99,16 @@ pub fn table_sort(path: &str) -> Option<&str> {
     Some(stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_'))
 }
 
+/// Returns the sort of a shard or table, its file name without numbers, such as `labels.parquet`.
+/// Returns `None` for other files.
+#[must_use]
+pub fn table_name(path: &str) -> Option<String> {
+    match table_sort(path) {
+        Some(sort) => Some(format!("{sort}.parquet")),
+        None => path.ends_with(".arrow").then(|| "shard.arrow".to_owned()),
+    }
+}
+
 /// Returns the settings of all Parquet files. The same rows give the same bytes.
 pub(super) fn properties(
     row_bytes: usize,

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::error::{Error, Result};
-use super::manifest::{head, stage_names};
+use super::manifest::stages;
 use super::paths::FileInfo;
 use super::receipt::{find_receipts, receipt_path};
 use super::store::Store;
@@ -30,7 +30,7 @@ pub enum Depth {
 pub struct Finding {
     /// The stage's name.
     pub stage: String,
-    /// The task's key; empty for a pack of receipts, `joined` for a joined table.
+    /// The task's key; empty for a manifest or a pack of receipts, `joined` for a joined table.
     pub key: String,
     /// The attempt that wrote the file; empty for a pack or a joined table.
     pub attempt: String,
@@ -60,6 +60,11 @@ pub enum Problem {
         /// The digest of the content on disk.
         found: String,
     },
+    /// A manifest cannot be read, so the files of its stage are unknown.
+    Unreadable {
+        /// Why not.
+        reason: String,
+    },
 }
 
 impl std::fmt::Display for Problem {
@@ -72,6 +77,7 @@ impl std::fmt::Display for Problem {
             Self::Digest { expected, found } => {
                 write!(f, "content has digest {found}, expected {expected}")
             }
+            Self::Unreadable { reason } => f.write_str(reason),
         }
     }
 }
@@ -95,8 +101,15 @@ const JOINED: &str = "joined";
 pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
     workspace::require(store)?;
     let mut report = Report::default();
-    for stage in stage_names(store)? {
-        let Some(newest) = head(store, &stage)? else { continue };
+    for (stage, newest) in stages(store)? {
+        // A damaged manifest must not hide the damage in other stages.
+        let newest = match newest {
+            Ok(newest) => newest,
+            Err(error) => {
+                report.findings.push(unreadable_manifest(stage, &error));
+                continue;
+            }
+        };
         let sizes: HashMap<String, u64> =
             store.files(&stage)?.into_iter().map(|file| (file.path, file.bytes)).collect();
         let check = |key: &str, attempt: &str, file: &FileInfo| -> Result<Option<Finding>> {
@@ -141,11 +154,25 @@ pub fn verify(store: &Store, depth: Depth) -> Result<Report> {
     Ok(report)
 }
 
-/// Deletes damaged files and the receipts of their tasks. The next run repeats only these tasks.
-/// Damaged packs stay.
+fn unreadable_manifest(stage: String, error: &Error) -> Finding {
+    let path = format!("{stage}/manifests");
+    let problem = Problem::Unreadable { reason: error.to_string() };
+    Finding { stage, key: String::new(), attempt: String::new(), path, problem }
+}
+
+impl Finding {
+    /// Returns whether the next run makes the file again once it is deleted. Packs and manifests
+    /// are not made again: they say what a version holds.
+    #[must_use]
+    pub fn is_repairable(&self) -> bool {
+        !self.key.is_empty()
+    }
+}
+
+/// Deletes repairable files and the receipts of their tasks. The next run repeats only these tasks.
 pub fn delete(store: &Store, findings: &[Finding]) -> Result<()> {
     for Finding { stage, key, attempt, path, .. } in
-        findings.iter().filter(|finding| !finding.key.is_empty())
+        findings.iter().filter(|finding| finding.is_repairable())
     {
         if key == JOINED {
             // The tasks' own files hold the same rows: the next run joins them again.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::integrity::is_probe;
-use super::manifest::head;
+use super::manifest::Manifest;
 use super::paths::Created;
 use super::receipt::{read_json, to_json};
 use super::store::Store;
@@ -64,7 +64,7 @@ pub fn claim(store: &Store, claim: &Claim, id: &str, now_unix_secs: u64) -> Resu
     };
     let mut owned = false;
     for stage in claim.stages {
-        let Some(newest) = head(store, stage)? else { continue };
+        let Some(newest) = Manifest::newest(store, stage)? else { continue };
         owned = true;
         if !is_allowed(&newest.pipeline) {
             return Err(Error::OtherPipeline {

@@ -11,10 +11,11 @@ use rand_chacha::ChaCha8Rng;
 use super::world::{World, label_rows};
 use super::{NoProgress, VIDEOS, means, options};
 use crate::dataset::gc::{Keep, delete, survey};
-use crate::dataset::{self, StepScheduler, Store, rolled_back, runs, versions};
+use crate::dataset::{self, StepScheduler, Store, roll_back, runs, versions};
 use crate::pipeline;
 use crate::pipeline::partitions::{self, Missing};
-use crate::pipeline::run::{StageSummary, run};
+use crate::pipeline::run::run;
+use crate::pipeline::summary::StageSummary;
 
 /// A user of the workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Schedule<'_> {
             return Ok(());
         };
         let run = runs::begin(store, "test", "here", 0).map_err(text)?;
-        match rolled_back(store, "labels", oldest, &run, 0) {
+        match roll_back(store, "labels", oldest, &run, 0) {
             Ok(manifest) => {
                 self.committed.lock().unwrap().push(("labels".to_owned(), manifest.version));
             }

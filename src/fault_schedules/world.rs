@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{NoProgress, VIDEOS, means, options};
-use crate::dataset::{Access, Shards, Store, head};
+use crate::dataset::{Access, Manifest, Shards, Store};
 use crate::pipeline::check::{Checked, check};
 use crate::pipeline::run::run;
 use crate::query;
@@ -75,7 +75,7 @@ pub(super) fn train_weights(folder: &Path) -> PathBuf {
     let store = Store::open(folder.join("trained").to_str().unwrap()).unwrap();
     let checked = check("p.yaml", &text, &[], &Access::default()).unwrap();
     run(&checked, &store, &options(), &means(), &NoProgress).unwrap();
-    let files = head(&store, "model").unwrap().unwrap().files(&store).unwrap();
+    let files = Manifest::newest(&store, "model").unwrap().unwrap().files(&store).unwrap();
     let model = files.iter().find(|file| file.path.ends_with("model.safetensors")).unwrap();
     store.local_path(&model.path).unwrap().unwrap()
 }
@@ -108,7 +108,7 @@ pub(super) type Results = BTreeMap<String, (String, String)>;
 
 /// Returns the results in the newest versions of a workspace.
 pub(super) fn results(store: &Store) -> Results {
-    let files = head(store, "frames").unwrap().unwrap().files(store).unwrap();
+    let files = Manifest::newest(store, "frames").unwrap().unwrap().files(store).unwrap();
     let shards: Vec<_> = files.into_iter().filter(|file| file.path.ends_with(".arrow")).collect();
     let count = shards.len();
     let shards = Shards::open_files(store, &shards).unwrap();
@@ -126,7 +126,7 @@ pub(super) fn results(store: &Store) -> Results {
     for (video, row) in label_rows(store).unwrap() {
         labels.entry(video).or_default().update(row.as_bytes());
     }
-    let videos = head(store, "frames").unwrap().unwrap().videos(store).unwrap();
+    let videos = Manifest::newest(store, "frames").unwrap().unwrap().videos(store).unwrap();
     let digest = |hasher: Option<blake3::Hasher>| hasher.unwrap().finalize().to_hex().to_string();
     let mut results = Results::new();
     for video in videos {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Error;
 use super::plan::StagePlan;
-use super::session::TaskFailure;
+use super::task_failure::TaskFailure;
 use crate::dataset::{Receipt, is_uncounted};
 use crate::stages::{self, kind_of};
 

@@ -30,6 +30,8 @@ pub mod session;
 #[cfg(test)]
 mod settings_tests;
 pub mod spec;
+pub mod summary;
+pub mod task_failure;
 mod tree;
 pub mod video_listing;
 
@@ -78,7 +80,7 @@ pub enum Error {
     )]
     Partitions {
         /// The failed tasks.
-        failures: Vec<session::TaskFailure>,
+        failures: Vec<task_failure::TaskFailure>,
         /// Number of requested partitions.
         total: usize,
     },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::Checked;
-use crate::dataset::{self, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished, head};
+use crate::dataset::{self, Finished, HashMap, HashSet, Manifest, Receipt, Store, finished};
 use crate::stages::plan::{DeferredVideos, PlanInputs, ReceiptIndex};
 
 mod streaming_labels;
@@ -70,11 +70,10 @@ impl<'a> Planner<'a> {
         store: &'a Store,
         options: &'a PlanOptions,
     ) -> Result<Self, dataset::Error> {
-        let newest = checked
-            .spec
-            .stages
-            .iter()
-            .map(|(name, _)| Ok(head(store, name)?.map(|head| (name.clone(), head))));
+        let newest =
+            checked.spec.stages.iter().map(|(name, _)| {
+                Ok(Manifest::newest(store, name)?.map(|head| (name.clone(), head)))
+            });
         let heads = newest.filter_map(Result::transpose).collect::<Result<_, dataset::Error>>()?;
         Ok(Planner {
             checked,

@@ -17,14 +17,12 @@ use super::Error;
 use super::check::Checked;
 use super::max_rejected::{RejectLimit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, ReadyLabelStage, StagePlan, StreamedLabels};
-use super::session::{PinsFor, Session, TaskFailure};
+use super::session::{PinsFor, Session};
+use super::summary::{StageSummary, Summary};
+use super::task_failure::TaskFailure;
 use crate::dataset::{HashMap, HashSet, Receipt, Store, delete_damaged_receipt};
 use crate::executor::{Job, JobResult, Resources, local};
 use crate::stages::Progress;
-
-mod summary;
-
-pub use summary::{StageSummary, Summary};
 
 /// Receives the progress of a run.
 pub trait Reporter {

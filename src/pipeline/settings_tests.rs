@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::check::check;
 use super::plan::{PlanOptions, Planner, StagePlan};
-use super::run::{Reporter, StageSummary, run};
+use super::run::{Reporter, run};
 use super::spec::{KINDS, PipelineSpec};
+use super::summary::StageSummary;
 use crate::dataset::{
-    Access, HashMap, Receipt, Store, faulty_store, find_receipts, head, receipt_path,
+    Access, HashMap, Manifest, Receipt, Store, faulty_store, find_receipts, receipt_path,
 };
 use crate::executor::Resources;
 use crate::stages::Progress;
@@ -66,7 +67,7 @@ fn expect_done(text: &str, store: &Store, done: &[(String, Vec<String>)]) {
 fn expect_packed(store: &Store, stage: &str, keys: &[String]) {
     let filed: Vec<Receipt> =
         find_receipts(store, stage, keys).unwrap().into_iter().map(Option::unwrap).collect();
-    let packed = head(store, stage).unwrap().unwrap().receipts(store).unwrap();
+    let packed = Manifest::newest(store, stage).unwrap().unwrap().receipts(store).unwrap();
     assert!(packed.iter().map(|receipt| &**receipt).eq(&filed), "{stage}");
 }
 

@@ -7,7 +7,8 @@ use std::sync::mpsc::sync_channel;
 use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsError, SchemaRef};
 
 use super::damage::Sources;
-use super::sink::{self, Format};
+use super::output::open;
+use super::sink::Format;
 use super::{Error, Result, engine_error};
 use crate::dataset::pins::TemporaryPin;
 
@@ -59,7 +60,7 @@ impl QueryResult {
     pub fn write(mut self, format: Format, limit: Option<u64>, out: &mut dyn Write) -> Result<u64> {
         let convert = self.error_converter();
         // Open the sink first: it writes the header even if there are no rows.
-        let mut sink = sink::open(format, &self.schema, out)?;
+        let mut sink = open(format, &self.schema, out)?;
         let (sender, receiver) = sync_channel::<DataFrame>(2);
         // The callback returns true, which ends the query, once the receiver is gone.
         let batches = PlanCallback::new(move |batch| Ok(sender.send(batch).is_err()));

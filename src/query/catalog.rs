@@ -140,7 +140,7 @@ impl Catalog {
         let fitting = self.damaged.iter().filter(|(stage, _)| fits(stage));
         for (stage, _) in fitting {
             // Reading the manifest again returns the full error.
-            dataset::head(store, stage)?;
+            Manifest::newest(store, stage)?;
         }
         Ok(())
     }
@@ -196,7 +196,7 @@ impl Catalog {
         // The newest manifest is already in memory.
         match version.filter(|version| *version != stage.manifest.version) {
             None => Ok(Some(stage.manifest.clone())),
-            Some(version) => match dataset::at(store, &stage.name, version)? {
+            Some(version) => match Manifest::read(store, &stage.name, version)? {
                 Some(manifest) => Ok(Some(manifest)),
                 None => Err(no_version(store, &stage.name, version)?),
             },

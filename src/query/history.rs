@@ -88,7 +88,7 @@ pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
     let mut versions = Vec::new();
     for number in numbers {
         // A version can be collected between listing and reading.
-        let Some(manifest) = dataset::at(store, stage, number)? else { continue };
+        let Some(manifest) = Manifest::read(store, stage, number)? else { continue };
         let Manifest { version, committed_unix_ms, totals, changes, why, pipeline, run, .. } =
             manifest;
         versions.push(Version {
@@ -113,7 +113,7 @@ pub fn history(store: &Store, stage: &str) -> Result<Vec<Version>> {
 /// Fails if one of the versions does not exist. The error lists the versions.
 pub fn diff(store: &Store, stage: &str, versions: [u64; 2]) -> Result<Diff> {
     let all = history(store, stage)?;
-    let side = |version: u64| match dataset::at(store, stage, version)? {
+    let side = |version: u64| match Manifest::read(store, stage, version)? {
         Some(manifest) => Ok((manifest.receipts(store)?, manifest)),
         None => Err(no_version(store, stage, version)?),
     };

@@ -1,22 +1,12 @@
-//! Prints rows as an aligned table. Start at [`write`].
+//! Prints rows as an aligned table.
 
 use std::fmt::Write as _;
 use std::io::Write;
 
 use polars::prelude::{AnyValue, DataFrame, Schema};
 
-use super::sink::{self, Format, Sink, write_error};
-use super::{Result, Rows, text};
-
-/// Writes rows in a format.
-///
-/// # Errors
-/// Fails if writing to `out` fails.
-pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<()> {
-    let mut sink = sink::open(format, rows.0.schema(), out)?;
-    sink.rows(&rows.0)?;
-    sink.finish()
-}
+use super::sink::{Sink, write_error};
+use super::{Result, text};
 
 /// Collects all rows of a table before it writes them, because the width of a column depends on all
 /// its cells.

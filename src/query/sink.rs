@@ -1,13 +1,12 @@
-//! Writes batches of rows in a [`Format`]. Start at [`open`].
+//! The formats of a query's rows, and the sinks that write them batch by batch.
 
 use std::cell::RefCell;
 use std::io::Write;
 use std::rc::Rc;
 
 use polars::io::parquet::write::BatchedWriter;
-use polars::prelude::{AnyValue, DataFrame, ParquetWriter, PolarsError, Schema};
+use polars::prelude::{AnyValue, DataFrame, PolarsError};
 
-use super::print::TableSink;
 use super::text;
 use super::{Error, Result};
 
@@ -36,53 +35,18 @@ pub(super) trait Sink {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// Opens a sink for rows with these columns.
-pub(super) fn open<'a>(
-    format: Format,
-    schema: &Schema,
-    out: &'a mut (dyn Write + 'a),
-) -> Result<Box<dyn Sink + 'a>> {
-    Ok(match format {
-        Format::Table => Box::new(TableSink::new(schema, out)),
-        Format::Csv => {
-            let mut header = Vec::new();
-            let names: Vec<&str> = schema.iter_names().map(|name| name.as_str()).collect();
-            text::line(&mut header, names.len(), |out, column| text::csv_text(out, names[column]));
-            out.write_all(&header).map_err(write_error)?;
-            Box::new(TextSink { out, names: vec![], style: Style::Csv, any: false })
-        }
-        Format::Json | Format::JsonLines => {
-            let names = schema
-                .iter_names()
-                .map(|name| format!("{}:", serde_json::Value::from(name.as_str())))
-                .collect();
-            let style = if format == Format::Json { Style::Json } else { Style::JsonLines };
-            Box::new(TextSink { out, names, style, any: false })
-        }
-        Format::Parquet => {
-            let cause = Rc::default();
-            let writer =
-                ParquetWriter::new(ErrorKeeper { out, cause: Rc::clone(&cause) }).batched(schema);
-            Box::new(ParquetSink {
-                writer: writer.map_err(|error| parquet_error(&cause, &error))?,
-                cause,
-            })
-        }
-    })
-}
-
 /// Writes rows as text, batch by batch.
-struct TextSink<'a> {
-    out: &'a mut (dyn Write + 'a),
+pub(super) struct TextSink<'a> {
+    pub(super) out: &'a mut (dyn Write + 'a),
     /// The keys of a JSON object, each with a colon. Empty for CSV.
-    names: Vec<String>,
-    style: Style,
+    pub(super) names: Vec<String>,
+    pub(super) style: Style,
     /// Whether any row was written.
-    any: bool,
+    pub(super) any: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
+pub(super) enum Style {
     Csv,
     Json,
     JsonLines,
@@ -147,18 +111,18 @@ impl TextSink<'_> {
 }
 
 /// Writes rows as row groups of one file.
-struct ParquetSink<'a> {
-    writer: BatchedWriter<ErrorKeeper<'a>>,
-    cause: Cause,
+pub(super) struct ParquetSink<'a> {
+    pub(super) writer: BatchedWriter<ErrorKeeper<'a>>,
+    pub(super) cause: Cause,
 }
 
 /// The first error of an [`ErrorKeeper`].
-type Cause = Rc<RefCell<Option<std::io::Error>>>;
+pub(super) type Cause = Rc<RefCell<Option<std::io::Error>>>;
 
 /// Keeps the error of its writer, because the Parquet writer reports it only as text.
-struct ErrorKeeper<'a> {
-    out: &'a mut (dyn Write + 'a),
-    cause: Cause,
+pub(super) struct ErrorKeeper<'a> {
+    pub(super) out: &'a mut (dyn Write + 'a),
+    pub(super) cause: Cause,
 }
 
 impl Write for ErrorKeeper<'_> {
@@ -192,7 +156,7 @@ pub(super) fn write_error(cause: std::io::Error) -> Error {
 }
 
 /// Returns the error of the underlying writer if there is one, or else the Parquet writer's.
-fn parquet_error(cause: &Cause, error: &PolarsError) -> Error {
+pub(super) fn parquet_error(cause: &Cause, error: &PolarsError) -> Error {
     match cause.borrow_mut().take() {
         Some(cause) => write_error(cause),
         None => Error::Format { format: "parquet", cause: error.to_string() },

@@ -38,6 +38,8 @@ mod episodes;
 #[cfg(feature = "video")]
 mod frames;
 mod opener;
+#[cfg(feature = "video")]
+mod output;
 mod plan;
 pub mod protocol;
 #[cfg(feature = "video")]

@@ -32,6 +32,7 @@ use crate::dataset::{self, FileInfo, Reject};
 
 mod codes;
 mod frame_images;
+mod html;
 mod learning_curves;
 mod map;
 mod numbers;

@@ -52,7 +52,7 @@ impl VideoEncoder {
     /// # Shapes
     /// - `frames`: `[frame, height, width, 3]`
     pub fn encode(&self, frames: &[u8]) -> Result<Vec<u8>, EncodeError> {
-        let bytes = (self.width * self.height * 3) as usize;
+        let bytes = self.width as usize * self.height as usize * 3;
         if frames.is_empty() || !frames.len().is_multiple_of(bytes) {
             return Err(EncodeError::Frames {
                 bytes: frames.len(),

@@ -11,6 +11,7 @@ mod architecture;
 mod archives_and_lists;
 mod broken_videos;
 mod commands;
+mod continued_training;
 mod decoder_crashes;
 mod dropped_videos;
 mod dynamics;

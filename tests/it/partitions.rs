@@ -204,7 +204,11 @@ fn workers_killed_during_two_runs_do_not_change_the_results() {
     assert_eq!(rows[0]["n"], rows[0]["rows"], "a row occurs twice");
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
     for stage in ["frames", "labels"] {
-        let entries = lapo::dataset::head(&store, stage).unwrap().unwrap().entries(&store).unwrap();
+        let entries = lapo::dataset::Manifest::newest(&store, stage)
+            .unwrap()
+            .unwrap()
+            .entries(&store)
+            .unwrap();
         let keys: HashSet<&String> = entries.iter().map(|(key, _)| key).collect();
         assert_eq!(keys.len(), entries.len(), "a task occurs twice");
         let filed = |key: &&String| {

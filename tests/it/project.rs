@@ -92,7 +92,7 @@ impl Project {
     /// Returns the contents of the files called `name` in the newest version of a stage, in order.
     pub fn files(&self, stage: &str, name: &str) -> Vec<Vec<u8>> {
         let store = lapo::dataset::Store::open(self.path("ws").to_str().unwrap()).unwrap();
-        let manifest = lapo::dataset::head(&store, stage).unwrap().unwrap();
+        let manifest = lapo::dataset::Manifest::newest(&store, stage).unwrap().unwrap();
         let files = manifest.files(&store).unwrap().into_iter().filter(|f| f.path.ends_with(name));
         files.map(|f| fs::read(self.path("ws").join(&f.path)).unwrap()).collect()
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use lapo::dataset::{Receipt, Shard, Store, head};
+use lapo::dataset::{Manifest, Receipt, Shard, Store};
 
 use crate::project::Project;
 
@@ -42,7 +42,7 @@ fn project() -> Option<Project> {
 
 /// Returns the receipt of a stage with a single task.
 fn receipt(store: &Store, stage: &str) -> Arc<Receipt> {
-    head(store, stage).unwrap().unwrap().receipts(store).unwrap().remove(0)
+    Manifest::newest(store, stage).unwrap().unwrap().receipts(store).unwrap().remove(0)
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crate::project::{PIPELINE, Project};
 /// Returns the files called `name` in the newest version of a stage.
 fn paths(project: &Project, stage: &str, name: &str) -> Vec<PathBuf> {
     let store = lapo::dataset::Store::open(project.path("ws").to_str().unwrap()).unwrap();
-    let files = lapo::dataset::head(&store, stage).unwrap().unwrap().files(&store).unwrap();
+    let files =
+        lapo::dataset::Manifest::newest(&store, stage).unwrap().unwrap().files(&store).unwrap();
     files
         .iter()
         .filter(|file| file.path.ends_with(name))
@@ -161,6 +162,26 @@ fn verify_finds_every_kind_of_damage_and_delete_repeats_one_task_each() {
     assert!(results(&project) == whole);
     assert_eq!(verify(&project, &[]).0, 0);
     project.run_changes_nothing(&[]);
+}
+
+#[test]
+fn a_damaged_manifest_does_not_hide_the_damage_of_other_stages() {
+    let project = Project::new(4);
+    project.run(&[]).success();
+    truncate(&project.path("ws/frames/manifests/0000000001.json"));
+    fs::remove_file(&paths(&project, "labels", "labels.parquet")[0]).unwrap();
+    let stages = |report: &serde_json::Value| -> Vec<String> {
+        let findings = report["findings"].as_array().unwrap().iter();
+        findings.map(|finding| finding["stage"].as_str().unwrap().to_owned()).collect()
+    };
+    let (code, report) = verify(&project, &[]);
+    assert!(code == 1 && stages(&report) == ["frames", "labels"], "{report}");
+    // Nothing makes a manifest again, so it stays, and the verification still fails.
+    let (code, _) = verify(&project, &["--delete"]);
+    assert_eq!(code, 1);
+    assert!(project.path("ws/frames/manifests/0000000001.json").exists());
+    let output = project.lapo(&["verify", "--workspace", "ws", "--delete"]);
+    assert!(output.code == 1 && output.stderr.contains("lapo rollback"), "{output:#?}");
 }
 
 #[test]

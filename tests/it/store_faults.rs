@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lapo::dataset::{Commit, Receipt, Store, at, commit, file_receipt, head};
+use lapo::dataset::{Commit, Manifest, Receipt, Store, commit, file_receipt};
 use rand::{Rng, SeedableRng};
 
 use crate::project::wait;
@@ -11,7 +11,7 @@ use crate::s3_server::{project_in_bucket, server};
 /// Returns the files of every stage's newest version, in order.
 fn newest_files(store: &Store) -> Vec<(String, Vec<u8>)> {
     let named = |stage: &'static str, name: &'static str| {
-        let manifest = head(store, stage).unwrap().unwrap();
+        let manifest = Manifest::newest(store, stage).unwrap().unwrap();
         let files: Vec<String> = manifest
             .files(store)
             .unwrap()
@@ -77,10 +77,16 @@ fn each_of_32_concurrent_commits_makes_a_version_of_its_own() {
         "exactly one attempt at the contested task wins"
     );
     let store = Store::open_with("s3://lapo/commits", &server.access(copies.path())).unwrap();
-    let newest = head(&store, "frames").unwrap().unwrap();
+    let newest = Manifest::newest(&store, "frames").unwrap().unwrap();
     assert_eq!(newest.version, 32);
     let added_key = |version: u64| {
-        at(&store, "frames", version).unwrap().unwrap().entries(&store).unwrap().remove(0).0
+        Manifest::read(&store, "frames", version)
+            .unwrap()
+            .unwrap()
+            .entries(&store)
+            .unwrap()
+            .remove(0)
+            .0
     };
     let keys: std::collections::BTreeSet<String> = (1..=32).map(added_key).collect();
     assert_eq!(keys.len(), 32, "each commit made a version");

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::super::joined::{JoinedTable, are_whole, join};
-use super::super::manifest::table_name;
+use super::super::joined::{JoinedTable, join};
 use super::super::paths::FileInfo;
+use super::super::table::table_name;
 use super::{Commit, HashMap, HashSet, Parent, Receipt, Result, Slot, Store, fresh_name};
 
 /// A joined table is rewritten if its tasks are scattered over more stretches of the dataset's
@@ -115,9 +115,9 @@ impl TableJoin<'_> {
         let rows = self.parent.rows();
         // The new position of the task at an old position, unless it was dropped.
         let new_position = |old: usize| positions.get(&rows.get(old)?.place()?).copied();
-        let are_whole = are_whole(self.store, self.by.stage, manifest)?;
+        let intact = manifest.intact_tables(self.store, self.by.stage)?;
         let mut kept = Vec::new();
-        for (joined, _) in manifest.joined.iter().zip(are_whole).filter(|(_, is_whole)| *is_whole) {
+        for (joined, _) in manifest.joined.iter().zip(intact).filter(|(_, is_intact)| *is_intact) {
             let positions: Option<Vec<usize>> = joined.places().map(new_position).collect();
             let (Some(mut positions), Some(name)) = (positions, joined.sort()) else { continue };
             positions.sort_unstable();

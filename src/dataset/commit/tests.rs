@@ -18,7 +18,7 @@ pub fn key(number: usize) -> String {
 
 /// Commits these receipts as the newest version.
 pub fn commit_all(store: &Store, stage: &str, run: &str, receipts: &[Arc<Receipt>]) -> Committed {
-    let since = head_of(store, stage).unwrap().map_or(0, |head| head.version);
+    let since = Manifest::newest(store, stage).unwrap().map_or(0, |head| head.version);
     let (order, fresh) = by_key(receipts);
     commit(store, &by(stage, run, since), &order, &fresh).unwrap()
 }
@@ -76,7 +76,7 @@ fn every_version_has_exactly_the_committed_tasks_after_random_changes() {
                 now[at] = made(&store, "s", &now[at].key.clone(), &format!("again{run}"));
             }
             commit_all(&store, "s", &format!("{run}"), &now);
-            let newest = head_of(&store, "s").unwrap();
+            let newest = Manifest::newest(&store, "s").unwrap();
             assert_eq!(
                 newest.as_ref().map(|newest| &newest.totals).unwrap_or(&Totals::default()),
                 &Totals::of(&now)
@@ -84,7 +84,7 @@ fn every_version_has_exactly_the_committed_tasks_after_random_changes() {
             all.extend(newest.map(|newest| (newest.version, now.clone())));
         }
         for (version, expected) in all {
-            let manifest = at(&store, "s", version).unwrap().unwrap();
+            let manifest = Manifest::read(&store, "s", version).unwrap().unwrap();
             assert_eq!(manifest.receipts(&store).unwrap(), expected);
             let files: Vec<_> = expected.iter().flat_map(|receipt| receipt.files.clone()).collect();
             assert_eq!(manifest.files(&store).unwrap(), files);
@@ -108,7 +108,7 @@ fn a_thousand_small_commits_make_few_packs_and_write_few_rows_each() {
         assert!(manifest.packs.len() <= 12, "{} packs after {run} commits", manifest.packs.len());
         written += manifest.packs.last().unwrap().file.rows;
     }
-    assert_eq!(head_of(&store, "s").unwrap().unwrap().receipts(&store).unwrap(), now);
+    assert_eq!(Manifest::newest(&store, "s").unwrap().unwrap().receipts(&store).unwrap(), now);
     assert!(written < 12_000, "{written} rows were written for 1,000");
 }
 
@@ -129,7 +129,7 @@ fn concurrent_commits_make_one_complete_version_each() {
         });
         assert_eq!(versions(&store, "s").unwrap(), (1..=16).collect::<Vec<_>>());
         for version in 1..=16 {
-            let manifest = at(&store, "s", version).unwrap().unwrap();
+            let manifest = Manifest::read(&store, "s", version).unwrap().unwrap();
             assert_eq!(
                 (manifest.parent.unwrap_or(0), manifest.receipts(&store).unwrap().len()),
                 (version - 1, 1)
@@ -184,7 +184,7 @@ fn a_task_without_a_receipt_cannot_be_committed() {
         matches!(&error, Error::MissingReceipt { key: missing, .. } if *missing == key(1)),
         "{error}"
     );
-    assert_eq!(head_of(&store, "s").unwrap(), None);
+    assert_eq!(Manifest::newest(&store, "s").unwrap(), None);
 }
 
 #[test]

@@ -53,7 +53,7 @@ mod tests {
     use super::super::super::receipt::file_receipt;
     use super::super::super::receipt::tests::receipt;
     use super::super::tests::{by, by_key, key};
-    use super::super::{commit, head_of};
+    use super::super::{Manifest, commit};
     use super::*;
 
     fn with_video(store: &Store, number: usize, uri: &str, frames: u64) -> Arc<Receipt> {
@@ -76,7 +76,7 @@ mod tests {
         let commit_of = |run: &str, receipts: &[&Arc<Receipt>]| {
             let receipts: Vec<_> = receipts.iter().map(|receipt| Arc::clone(receipt)).collect();
             let (order, fresh) = by_key(&receipts);
-            let since = head_of(&store, "s").unwrap().map_or(0, |head| head.version);
+            let since = Manifest::newest(&store, "s").unwrap().map_or(0, |head| head.version);
             commit(&store, &by("s", run, since), &order, &fresh)
         };
         let refused = |run: &str, receipts: &[&Arc<Receipt>]| {
@@ -89,6 +89,6 @@ mod tests {
         commit_of("2", &[&a, &b, &empty]).unwrap();
         // A task dropped in the same commit frees its name.
         commit_of("3", &[&again, &swapped]).unwrap();
-        assert_eq!(head_of(&store, "s").unwrap().unwrap().version, 3);
+        assert_eq!(Manifest::newest(&store, "s").unwrap().unwrap().version, 3);
     }
 }

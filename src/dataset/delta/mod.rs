@@ -87,7 +87,7 @@ pub fn publish_stage(store: &Store, stage: &str, newest: &Manifest) -> Result<()
         let manifest = if number == newest.version {
             Some(newest.clone())
         } else {
-            manifest::at(store, stage, number)?
+            manifest::Manifest::read(store, stage, number)?
         };
         let Some(manifest) = manifest else { return Ok(None) };
         let files = match manifest.own_table() {

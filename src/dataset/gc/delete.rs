@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use super::super::error::Result;
-use super::super::manifest::{Manifest, at, versions};
+use super::super::manifest::{Manifest, versions};
 use super::super::pins::{self, PinnedData};
 use super::super::store::Store;
 use super::{Garbage, GarbageReason, Live, Needed, Survey, run_of};
@@ -120,7 +120,7 @@ impl InUse {
             let seen = survey.newest.get(stage).copied().unwrap_or(0);
             // Every version committed since the survey, not only the newest: a reader may have any.
             for version in versions(store, stage)?.into_iter().filter(|version| *version > seen) {
-                let Some(manifest) = at(store, stage, version)? else { continue };
+                let Some(manifest) = Manifest::read(store, stage, version)? else { continue };
                 self.add(store, stage, &manifest)?;
             }
         }
@@ -133,7 +133,9 @@ impl InUse {
             |found: &&&Garbage| found.what == GarbageReason::Version && self.contains(found);
         let pinned: Vec<_> = some.iter().filter(is_pinned).collect();
         for found in pinned {
-            let Some(manifest) = at(store, &found.stage, found.version())? else { continue };
+            let Some(manifest) = Manifest::read(store, &found.stage, found.version())? else {
+                continue;
+            };
             self.add(store, &found.stage, &manifest)?;
         }
         Ok(())

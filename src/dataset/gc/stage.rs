@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::data_folder;
 use super::super::error::{Error, Result};
-use super::super::manifest::{Manifest, at, manifest_path};
+use super::super::manifest::{Manifest, manifest_path};
 use super::super::paths::{StoredFile, is_key};
 use super::super::receipt::find_receipts;
 use super::super::store::Store;
@@ -100,7 +100,7 @@ impl<'a> Stage<'a> {
         for file in &files {
             if let Some(FileKind::Manifest(version)) = classify(&file.path[name.len() + 1..]) {
                 // `None`: another collector deleted it since the listing.
-                let manifest = at(store, name, version)?;
+                let manifest = Manifest::read(store, name, version)?;
                 manifests.extend(manifest.map(|manifest| (manifest, file.modified)));
             }
         }
@@ -288,7 +288,8 @@ impl Needed {
         for manifest in manifests {
             match needed.add(store, manifest, &mut entries_by_pack) {
                 // Another collector deleted this version since: it needs nothing.
-                Err(Error::Missing { .. }) if at(store, stage, manifest.version)?.is_none() => {}
+                Err(Error::Missing { .. })
+                    if Manifest::read(store, stage, manifest.version)?.is_none() => {}
                 added => added?,
             }
         }

@@ -9,7 +9,7 @@ use rand::Rng;
 use serde_json::{Map, Value};
 
 use super::super::commit::tests::key;
-use super::super::manifest::at;
+use super::super::manifest::Manifest;
 use super::super::pins::{PinHolder, PinnedData};
 use super::super::receipt_path;
 use super::super::workspace::Claim;
@@ -163,7 +163,7 @@ fn files_pinned_or_committed_between_survey_and_deletion_stay() {
         let receipt = workspace.store.read(&receipt_path("frames", &key(0))).unwrap();
         assert!(receipt.is_some(), "{what}");
         if what.starts_with("a reader") {
-            let version = at(&workspace.store, "frames", 1).unwrap().unwrap();
+            let version = Manifest::read(&workspace.store, "frames", 1).unwrap().unwrap();
             assert_eq!(version.receipts(&workspace.store).unwrap().len(), 1, "{what}");
         }
     }

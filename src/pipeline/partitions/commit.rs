@@ -6,13 +6,15 @@ use super::work::jobs;
 use super::{Keys, PartitionedPlan, StageShare, keys, status};
 use crate::dataset::{
     self, Commit, Committed, HashMap, HashSet, Manifest, Receipt, Store, commit, find_receipts,
-    head, pins,
+    pins,
 };
 use crate::pipeline::Error;
 use crate::pipeline::max_rejected::RejectLimit;
 use crate::pipeline::plan::{PlannedTask, StagePlan, Tasks};
-use crate::pipeline::run::{Reporter, StageSummary, Summary};
-use crate::pipeline::session::{TaskFailure, now, publish};
+use crate::pipeline::run::Reporter;
+use crate::pipeline::session::{now, publish};
+use crate::pipeline::summary::{StageSummary, Summary};
+use crate::pipeline::task_failure::TaskFailure;
 
 /// Receipts by key.
 type ByKey = HashMap<String, Arc<Receipt>>;
@@ -113,7 +115,7 @@ fn commit_share(
         let receipts = find_receipts(store, &share.stage, &done)?.into_iter().flatten();
         receipts.map(|receipt| (receipt.key.clone(), Arc::new(receipt))).collect()
     };
-    let newest = head(store, &share.stage)?;
+    let newest = Manifest::newest(store, &share.stage)?;
     let mut order: Vec<String> =
         order.into_iter().filter(|key| !missing_keys.contains(key)).collect();
     let mut fresh = made.clone();

@@ -9,7 +9,7 @@ use crate::executor::{Job, JobResult, Resources, local};
 use crate::pipeline::Error;
 use crate::pipeline::plan::StagePlan;
 use crate::pipeline::run::Reporter;
-use crate::pipeline::session::TaskFailure;
+use crate::pipeline::task_failure::TaskFailure;
 use crate::stages::plan::key::{Fields, key};
 
 /// The result of a partition.

@@ -12,8 +12,9 @@ use crate::executor::local::fresh_id;
 use crate::pipeline::check::Checked;
 use crate::pipeline::partitions;
 use crate::pipeline::plan::{PlanOptions, Planner};
-use crate::pipeline::run::{Summary, settle};
+use crate::pipeline::run::settle;
 use crate::pipeline::session::{PinsFor, Session};
+use crate::pipeline::summary::Summary;
 use crate::stages::Task;
 use crate::stages::plan::key;
 

@@ -4,7 +4,7 @@
 //! shard is written again if its videos were renamed or partly removed. Copying reads and writes
 //! pixels, which is much cheaper than decoding.
 
-use super::decode_task::Out;
+use super::output::DecodeOutput;
 use super::{Decoded, VideoSource};
 use crate::dataset::{Reject, Shard, Table, VideoRecord, read_table};
 use crate::stages::{Error, TaskContext};
@@ -34,7 +34,7 @@ impl Copied {
         video: &VideoSource,
         number: usize,
         ctx: &TaskContext,
-        out: &mut Out,
+        out: &mut DecodeOutput,
     ) -> Result<(VideoRecord, Option<Reject>), Error> {
         ctx.check_stop()?;
         // Consecutive videos often come from one partition, which is opened once.

@@ -4,6 +4,7 @@ use super::copied_frames::Copied;
 use super::episodes::{Episodes, Judged, Timed};
 use super::frames::decode;
 use super::opener::opener;
+use super::output::DecodeOutput;
 use super::protocol::{FrameSink, Request};
 use super::quality::{DropReason, FrameStats, Quality};
 use super::{DecodeTask, VideoSource};
@@ -28,7 +29,7 @@ pub fn run(task: &DecodeTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
         videos: task.videos.iter().map(name).collect(),
     };
     let shard = ShardWriter::create(ctx.store, &format!("{}/shard.arrow", ctx.folder), &layout)?;
-    let mut out = Out { shard, quality: Quality::default() };
+    let mut out = DecodeOutput { shard, quality: Quality::default() };
     let mut done = TaskOutput::default();
     let mut copied = Copied::default();
     let mut cuts = 0;
@@ -55,7 +56,7 @@ pub fn run(task: &DecodeTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
         done.rejects.extend(reject);
         ctx.progress.advance(1);
     }
-    let Out { shard, quality } = out;
+    let DecodeOutput { shard, quality } = out;
     let frames: u64 = done.videos.iter().map(|video| video.frames).sum();
     let counts = [
         ("videos", done.videos.len() as f64),
@@ -220,15 +221,9 @@ fn decoded(
     result
 }
 
-/// The outputs of a task.
-pub(super) struct Out {
-    pub(super) shard: ShardWriter,
-    pub(super) quality: Quality,
-}
-
 /// The frames of one video on their way to the shard.
 struct Frames<'a> {
-    out: &'a mut Out,
+    out: &'a mut DecodeOutput,
     /// The video's number in the task.
     video: usize,
     episodes: Episodes,

@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::page::escape;
+use super::html::escape;
 use crate::stages::Error;
 
 /// The smallest width and height at which a frame is shown, in the page's pixels.

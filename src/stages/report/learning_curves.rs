@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::html::escape;
 use super::numbers::{Numbers, shown, table};
-use super::page::{Section, escape, figure, grid, legend, paragraph};
+use super::page::{Section, figure, grid, legend, paragraph};
 use super::plots::{Axes, Line, lines};
 use super::training_curves::measured;
 use super::{Inputs, Source};

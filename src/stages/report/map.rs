@@ -3,8 +3,9 @@
 
 use super::Inputs;
 use super::codes::{Point, Survey};
+use super::html::escape;
 use super::numbers::{Numbers, command, name, table};
-use super::page::{Section, escape, figure, halves, legend, paragraph};
+use super::page::{Section, figure, halves, legend, paragraph};
 use super::pca::pca;
 use super::plots::{GREY, RGBColor, colour, css, scatter};
 use super::umap::umap;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Source;
-use super::page::escape;
+use super::html::escape;
 use crate::dataset::{Column, table_sort};
 
 /// The largest number of rows in a table on the page.

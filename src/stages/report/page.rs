@@ -1,5 +1,6 @@
 //! The HTML page. It is self-contained. Start at [`page`].
 
+use super::html::escape;
 use super::numbers::Numbers;
 use crate::dataset::FileInfo;
 
@@ -18,23 +19,6 @@ impl Section {
     pub fn new(title: &'static str, html: String) -> Self {
         Section { title, html, files: Vec::new() }
     }
-}
-
-/// Escapes text for HTML.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    // Both kinds of quotes, since text also becomes an attribute.
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
-    }
-    safe
 }
 
 /// Returns a paragraph of text.

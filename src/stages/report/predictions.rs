@@ -2,8 +2,9 @@
 
 use super::codes::{Survey, Tuple, text};
 use super::frame_images::image;
+use super::html::escape;
 use super::numbers::{Numbers, name, table};
-use super::page::{Section, escape, figure, halves};
+use super::page::{Section, figure, halves};
 use super::{Inputs, Source};
 use crate::dataset::{Column, FileInfo, Shards, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::html::escape;
 use super::numbers::{Numbers, shown, table};
-use super::page::{Section, escape, figure, halves, legend, paragraph};
+use super::page::{Section, figure, halves, legend, paragraph};
 use super::plots::{Axes, BLUE, Bar, GREY, Line, ORANGE, RGBColor, bars, css, lines};
 use super::{Inputs, Source};
 use crate::dataset::{Column, read_table};

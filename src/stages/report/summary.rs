@@ -6,8 +6,9 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
+use super::html::escape;
 use super::numbers::{Numbers, name, shown, table};
-use super::page::{Section, escape, figure, grid};
+use super::page::{Section, figure, grid};
 use super::plots::{Axes, BLUE, Bar, bars};
 use super::{Inputs, Source};
 use crate::dataset::{ActionRows, Column, FrameRows, read_frame_rows};

@@ -9,7 +9,7 @@ use super::super::super::receipt::file_receipt;
 use super::super::super::receipt::tests::receipt;
 use super::super::super::{Column, data_folder, read_columns, write_table};
 use super::super::tests::{by, by_key, commit_all, key};
-use super::super::{Committed, at, commit, head_of};
+use super::super::{Committed, Manifest, commit};
 use super::*;
 
 /// Makes a task with one table per number in `rows`, each of this many rows. The rows name the
@@ -65,12 +65,12 @@ fn the_tables_of_every_version_have_each_row_once_after_random_changes() {
                 }
             }
             let file_bytes = [1 << 10, 1 << 20][random.random_range(0..2)];
-            let since = head_of(&store, "s").unwrap().map_or(0, |head| head.version);
+            let since = Manifest::newest(&store, "s").unwrap().map_or(0, |head| head.version);
             let (order, fresh) = by_key(&now);
             let run = format!("{run}");
             let by = Commit { file_bytes, ..by("s", &run, since) };
             commit(&store, &by, &order, &fresh).unwrap();
-            let newest = head_of(&store, "s").unwrap();
+            let newest = Manifest::newest(&store, "s").unwrap();
             versions.extend(newest.map(|newest| (newest.version, now.clone())));
             check(&store, versions.last());
         }
@@ -81,14 +81,22 @@ fn the_tables_of_every_version_have_each_row_once_after_random_changes() {
 }
 
 fn is_whole(store: &Store, version: u64) -> bool {
-    at(store, "s", version).unwrap().unwrap().damaged_tables(store, "s").unwrap().is_empty()
+    Manifest::read(store, "s", version)
+        .unwrap()
+        .unwrap()
+        .damaged_tables(store, "s")
+        .unwrap()
+        .is_empty()
 }
 
 fn check(store: &Store, version: Option<&(u64, Vec<Arc<Receipt>>)>) {
     let Some((version, receipts)) = version else { return };
     assert!(is_whole(store, *version));
-    let tables =
-        at(store, "s", *version).unwrap().unwrap().tables(store, "labels.parquet").unwrap();
+    let tables = Manifest::read(store, "s", *version)
+        .unwrap()
+        .unwrap()
+        .tables(store, "labels.parquet")
+        .unwrap();
     let own: Vec<FileInfo> = receipts.iter().flat_map(|receipt| receipt.files.clone()).collect();
     assert_eq!(rows_of(store, &tables), rows_of(store, &own));
     for file in &tables {
@@ -122,7 +130,7 @@ fn full_files_stay_and_only_the_file_with_a_dropped_task_is_joined_anew() {
     let full = Commit { file_bytes: bytes * 10, ..by("s", "1", 0) };
     let commit = |run: &str, now: &[Arc<Receipt>]| {
         let (order, fresh) = by_key(now);
-        let since = head_of(&store, "s").unwrap().map_or(0, |head| head.version);
+        let since = Manifest::newest(&store, "s").unwrap().map_or(0, |head| head.version);
         commit(&store, &Commit { run, since, ..full }, &order, &fresh)
             .unwrap()
             .manifest()

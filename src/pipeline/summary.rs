@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::dataset::{Committed, HashMap, Receipt, Totals};
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::session::TaskFailure;
+use crate::pipeline::task_failure::TaskFailure;
 
 /// The result of one stage.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -58,7 +58,7 @@ pub struct Summary {
 
 impl StageSummary {
     /// Summarises a stage's plan. `made` holds the receipts of this run by key.
-    pub(in crate::pipeline) fn of(plan: &StagePlan, made: &HashMap<String, Arc<Receipt>>) -> Self {
+    pub(super) fn of(plan: &StagePlan, made: &HashMap<String, Arc<Receipt>>) -> Self {
         let new: Vec<&Arc<Receipt>> =
             plan.tasks.receipts().filter(|receipt| made.contains_key(&receipt.key)).collect();
         StageSummary {
@@ -77,7 +77,7 @@ impl StageSummary {
     }
 
     /// Adds the result of the commit.
-    pub(in crate::pipeline) fn with(self, committed: &Committed, plan: &StagePlan) -> Self {
+    pub(super) fn with(self, committed: &Committed, plan: &StagePlan) -> Self {
         let manifest = committed.manifest();
         let before = plan.before.as_ref().map_or(0, |before| before.totals.rows);
         let stays = match committed {
