@@ -22,6 +22,7 @@ mod fuzz;
 mod gc;
 mod golden;
 mod growing_videos;
+mod guide;
 mod import;
 mod incremental;
 mod inspect;
