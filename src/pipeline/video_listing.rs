@@ -10,7 +10,7 @@ use crate::dataset::{
     self, Access, EntryClass, EntryError, EntryFault, Error, ListedObject, ListedVideo, StoredFile,
     address, list_objects, path_text, size_and_version,
 };
-use crate::stages::may_pass;
+use crate::stages::is_transient_io;
 
 /// Returns the videos of a pattern, on this machine or in an object store.
 ///
@@ -72,7 +72,7 @@ fn files(pattern: &PathPattern) -> Result<Vec<ListedVideo>, ListingError> {
 /// Returns the state of an unlistable folder: refused, or unreadable for now.
 fn not_listed(folder: &str, cause: &io::Error) -> EntryError {
     let seen = format!("cannot list {folder}: {cause}");
-    if may_pass(cause) {
+    if is_transient_io(cause) {
         EntryError::Passing(seen)
     } else {
         EntryError::Refused(EntryFault::new(EntryClass::UnreadableFolder, seen))

@@ -55,7 +55,7 @@ mod world_model;
 pub mod adding {}
 
 pub use crate::train::{NoProgress, Progress};
-pub use decode::videos::{digest_of, may_pass};
+pub use decode::videos::{digest_of, is_transient_io};
 pub use error::Error;
 pub use field_faults::{FieldFault, FieldFaults};
 pub use stage::{

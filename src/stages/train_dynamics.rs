@@ -21,6 +21,7 @@ use crate::train::{Batch, TrainingLoop, dynamics_trainer};
 
 mod learner;
 mod probe;
+mod scores;
 mod settings;
 mod validation;
 mod verdict;

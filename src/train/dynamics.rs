@@ -1,20 +1,16 @@
 //! The training of IDM and FDM together (LAPO, section 4.1), as an interface without tensors.
 //!
-//! [`dynamics_trainer`] creates a [`DynamicsTrainer`]. The method itself, step by step, is in
+//! [`dynamics_trainer`](super::dynamics_trainer) creates a [`DynamicsTrainer`]. The method itself, step by step, is in
 //! `dynamics_trainer.rs`.
 
 use std::collections::BTreeMap;
 
-use burn::backend::Autodiff;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use super::dynamics_trainer::Trainer;
-use super::optim::OptimConfig;
 use super::training_loop::Row;
-use crate::models::device::on_device;
+use crate::models::DynamicsConfig;
 use crate::models::vq::perplexity;
-use crate::models::{Device, DynamicsConfig};
 
 /// Windows of frames, as a shard stores them.
 #[derive(Clone, Copy, Debug)]
@@ -199,20 +195,4 @@ pub struct Evaluation {
     pub codes: Vec<u16>,
     /// `[window, latent_dim]`: before quantisation
     pub latent_action: Vec<f32>,
-}
-
-/// Starts a training. The same seed gives the same weights on every device and with any number of
-/// threads.
-pub fn dynamics_trainer(
-    device: &Device,
-    config: &DynamicsConfig,
-    optim: &OptimConfig,
-    supervision: Option<Supervision>,
-    seed: u64,
-) -> Result<Box<dyn DynamicsTrainer>> {
-    config.validate()?;
-    device.check()?;
-    on_device!(device, B, at => {
-        Ok(Box::new(Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed)))
-    })
 }

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Tensor, backend::Backend};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 
 use super::dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
 use super::losses;
@@ -17,6 +16,7 @@ use super::optim::{
     gradients,
 };
 use super::{Result, TrainError};
+use crate::models::device::on_device;
 use crate::models::fdm::Fdm;
 use crate::models::frames::{Windows, frame_shape, upload};
 use crate::models::idm::Idm;
@@ -25,7 +25,23 @@ use crate::models::layers::{BatchStatistics, Linear, Mode};
 use crate::models::metadata::DYNAMICS_FORMAT;
 use crate::models::vq::Quantised;
 use crate::models::weights::{Weights, to_host};
-use crate::models::{CodebookStart, DynamicsConfig};
+use crate::models::{CodebookStart, Device, DynamicsConfig};
+
+/// Starts a training. The same seed gives the same weights on every device and with any number of
+/// threads.
+pub fn dynamics_trainer(
+    device: &Device,
+    config: &DynamicsConfig,
+    optim: &OptimConfig,
+    supervision: Option<Supervision>,
+    seed: u64,
+) -> Result<Box<dyn DynamicsTrainer>> {
+    config.validate()?;
+    device.check()?;
+    on_device!(device, B, at => {
+        Ok(Box::new(Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed)))
+    })
+}
 
 /// IDM and FDM with the state of their training.
 pub(super) struct Trainer<A: AutodiffBackend> {
@@ -105,16 +121,6 @@ impl<A: TrainBackend> Trainer<A> {
         }
         Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time)
             .at(self.optim.precision))
-    }
-
-    /// Moves all codes onto latent actions of this batch.
-    fn start_codebooks(&mut self, latent_action: Tensor<A, 2>) -> Result<()> {
-        let rows = self.idm.vq.rows(latent_action.detach());
-        let mut rng = self.rng();
-        let all: Vec<_> = (0..self.unused.len()).map(|code| self.pair(code)).collect();
-        self.idm.vq.reseed(&rows, &all, &mut rng)?;
-        self.codebooks_started = true;
-        Ok(())
     }
 
     /// Returns the weighted loss of the true actions, 0 without supervision.
@@ -212,27 +218,6 @@ impl<A: TrainBackend> Trainer<A> {
         Ok(revived)
     }
 
-    /// Moves codes unused for `revive_after` steps onto latent actions of this batch. Returns their
-    /// number.
-    fn revive_codes(&mut self, batch: &Quantised<A>, usage: &[f32]) -> Result<u32> {
-        let limit = self.config.vq.revive_after;
-        if limit == 0 {
-            return Ok(0);
-        }
-        for (unused, &used) in self.unused.iter_mut().zip(usage) {
-            *unused = if used > 0.0 { 0 } else { *unused + 1 };
-        }
-        let dead: Vec<_> =
-            (0..self.unused.len()).filter(|&code| self.unused[code] >= limit).collect();
-        for &code in &dead {
-            self.unused[code] = 0;
-        }
-        let pairs: Vec<_> = dead.iter().map(|&code| self.pair(code)).collect();
-        let mut rng = self.rng();
-        self.idm.vq.reseed(&batch.rows, &pairs, &mut rng)?;
-        Ok(pairs.len() as u32)
-    }
-
     /// Returns the networks for inference: their moving averages, if there are any.
     pub(super) fn networks(&self) -> (Idm<A::InnerBackend>, Fdm<A::InnerBackend>) {
         let networks = (self.idm.valid(), self.fdm.valid());
@@ -240,19 +225,6 @@ impl<A: TrainBackend> Trainer<A> {
             Some(average) => (average.of("idm", networks.0), average.of("wm", networks.1)),
             None => networks,
         }
-    }
-
-    /// Returns the codebook and the entry of a code.
-    fn pair(&self, code: usize) -> (usize, usize) {
-        (code / self.config.vq.entries, code % self.config.vq.entries)
-    }
-
-    /// Returns the random numbers of this step. Each step has its own stream, so checkpoints need
-    /// no state of a generator.
-    fn rng(&self) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(self.optimizer.step);
-        rng
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+mod codebooks;
 pub mod decoder;
 pub mod dynamics;
 mod dynamics_trainer;
@@ -29,9 +30,8 @@ pub mod stop;
 pub mod tensorboard;
 pub mod training_loop;
 
-pub use dynamics::{
-    Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision, dynamics_trainer,
-};
+pub use dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
+pub use dynamics_trainer::dynamics_trainer;
 pub use error::{Result, TrainError};
 pub use optim::{OptimConfig, OptimizerKind};
 pub use policy::{CloningBatch, CloningMetrics, PolicyTrainer, policy_trainer};

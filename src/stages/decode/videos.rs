@@ -15,9 +15,10 @@ use crate::dataset::{
 use crate::stages::decode::{DecodeConfig, Duplicates, VideoSource};
 
 mod identity;
+mod transient;
 
-pub use identity::may_pass;
 use identity::{KnownVideos, candidates};
+pub use transient::is_transient_io;
 
 use crate::stages::plan::DeferredVideo;
 

@@ -2,7 +2,7 @@
 
 use rand::seq::SliceRandom;
 
-use super::verdict::{Scores, WindowLatents};
+use super::scores::{Scores, WindowLatents};
 use super::{Data, TrainDynamicsTask};
 use crate::dataset::{Action, Actions, Shards, Store, WindowIndex};
 use crate::models::DynamicsConfig;

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{Data, TrainDynamicsTask, as_batch, probe};
-use crate::dataset::WindowIndex;
+use super::scores::{latent_actions, score};
+use super::{Data, TrainDynamicsTask, probe};
 use crate::stages::Error;
 use crate::stages::model_files::{ratio, verdict_json};
+use crate::train::DynamicsTrainer;
 use crate::train::probe::{Probe, entropy};
-use crate::train::{DynamicsTrainer, batch};
 
 /// Training windows of the probe for each held-out one.
 const PROBE_RATIO: usize = 8;
-/// Windows in a forward pass.
-const VERDICT_BATCH: usize = 128;
 
 /// The quality of a model on held-out windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,31 +37,6 @@ pub struct Verdict {
     pub entries: usize,
     /// How well latent actions predict true ones, if the stage has `actions`.
     pub probe: Option<Probe>,
-}
-
-/// The latent actions of some windows.
-pub(super) struct WindowLatents {
-    /// Numbers of the windows in their index.
-    pub windows: Vec<usize>,
-    /// `[window, latent_dim]`: before quantisation
-    pub latent_action: Vec<f32>,
-}
-
-/// The outputs and errors of both networks on some windows.
-pub(super) struct Scores {
-    pub latents: WindowLatents,
-    /// `[window, codebook, position]`; empty before codes are in use
-    pub codes: Vec<u16>,
-    /// Means over the windows.
-    errors: Errors,
-}
-
-/// Mean squared errors of the last frame.
-#[derive(Clone, Copy)]
-struct Errors {
-    fdm: f64,
-    copy: f64,
-    fdm_shuffled: f64,
 }
 
 /// Judges the networks on at most `most` held-out windows, with latent actions quantised or not.
@@ -103,61 +75,6 @@ pub(super) fn judge(
         entries: config.vq.entries,
         probe,
     })
-}
-
-/// Returns at most `most` windows, evenly spaced over all, in random order.
-fn sample(index: &WindowIndex, most: usize, seed: u64) -> Vec<usize> {
-    // Neighbours often share their action, so a window is not scored with its neighbour's.
-    let mut windows = batch::spread(index, most);
-    windows.shuffle(&mut batch::generator(seed, "verdict", 0));
-    windows
-}
-
-/// Runs both networks on held-out windows.
-fn score(
-    trainer: &dyn DynamicsTrainer,
-    task: &TrainDynamicsTask,
-    data: &Data,
-    most: usize,
-    quantise: bool,
-) -> Result<Scores, Error> {
-    let windows = sample(&data.held_out, most, task.seed);
-    let mut sums = [0.0_f64; 3];
-    let mut codes = Vec::new();
-    let mut latent_action = Vec::new();
-    let mut frames = Vec::new();
-    for part in windows.chunks(VERDICT_BATCH) {
-        batch::gather(&data.shards, &data.held_out, part, &mut frames)?;
-        // Each window is also scored with the latent action of the next one.
-        let shuffle: Vec<usize> = (0..part.len()).map(|i| (i + 1) % part.len()).collect();
-        let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &shuffle, quantise)?;
-        let errors = [&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled];
-        for (sum, errors) in sums.iter_mut().zip(errors) {
-            *sum += errors.iter().map(|e| f64::from(*e)).sum::<f64>();
-        }
-        codes.extend(out.codes);
-        latent_action.extend(out.latent_action);
-    }
-    let [fdm, copy, fdm_shuffled] = sums.map(|sum| sum / windows.len() as f64);
-    let errors = Errors { fdm, copy, fdm_shuffled };
-    Ok(Scores { latents: WindowLatents { windows, latent_action }, codes, errors })
-}
-
-/// Runs the IDM on training windows.
-fn latent_actions(
-    trainer: &dyn DynamicsTrainer,
-    task: &TrainDynamicsTask,
-    data: &Data,
-    most: usize,
-) -> Result<WindowLatents, Error> {
-    let windows = sample(&data.training, most, task.seed);
-    let mut latent_action = Vec::new();
-    let mut frames = Vec::new();
-    for part in windows.chunks(VERDICT_BATCH) {
-        batch::gather(&data.shards, &data.training, part, &mut frames)?;
-        latent_action.extend(trainer.latent_action(&as_batch(&frames, part.len(), task))?);
-    }
-    Ok(WindowLatents { windows, latent_action })
 }
 
 impl Verdict {

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::transient::is_transient_io;
 use super::{DeferredVideos, Identified, Origin};
 use crate::dataset::{
     self, Access, EntryClass, EntryError, EntryFault, HashMap, ListMetadata, ListedVideo, Member,
@@ -282,7 +283,7 @@ impl<'a> KnownVideos<'a> {
             Err(unread) => return Ok(Err(unread)),
         };
         if !metadata.is_file() {
-            let seen = format!("is {}, expected a file", table_name(&metadata));
+            let seen = format!("is {}, expected a file", kind_of_entry(&metadata));
             return Ok(Err(EntryError::Refused(EntryFault::new(EntryClass::NotAFile, seen))));
         }
         let age = metadata
@@ -359,7 +360,7 @@ fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
     match answer.map_err(|cause| dataset::Error::Io { action: "read", path: uri.to_owned(), cause })
     {
         Err(error) if address(uri).is_some() && error.is_transient() => Err(error),
-        Err(dataset::Error::Io { cause, .. }) if may_pass(&cause) => {
+        Err(dataset::Error::Io { cause, .. }) if is_transient_io(&cause) => {
             Ok(Err(EntryError::Passing(cause.to_string())))
         }
         Err(dataset::Error::Io { cause, .. }) => {
@@ -369,33 +370,6 @@ fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
     }
 }
 
-/// Returns whether a local file may become readable without a change: a disk error, or a network
-/// disk that is away.
-pub fn may_pass(cause: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
-        NetworkUnreachable, NotConnected, ResourceBusy, StaleNetworkFileHandle, TimedOut,
-        WouldBlock,
-    };
-    /// Linux error codes of a disk that does not answer, and of too many open files.
-    const TRANSIENT: [i32; 3] = [5, 23, 24];
-    cause.raw_os_error().is_some_and(|code| TRANSIENT.contains(&code))
-        || matches!(
-            cause.kind(),
-            ConnectionAborted
-                | ConnectionReset
-                | HostUnreachable
-                | Interrupted
-                | NetworkDown
-                | NetworkUnreachable
-                | NotConnected
-                | ResourceBusy
-                | StaleNetworkFileHandle
-                | TimedOut
-                | WouldBlock
-        )
-}
-
-fn table_name(metadata: &Metadata) -> &'static str {
+fn kind_of_entry(metadata: &Metadata) -> &'static str {
     if metadata.is_dir() { "a folder" } else { "a pipe or device" }
 }
