@@ -183,7 +183,7 @@ fn write_plan(
     for (file, jobs) in jobs.chunks(PER_FILE).enumerate() {
         create(&jobs_file(file * PER_FILE), &jobs.iter().map(json).collect::<String>())?;
     }
-    let handout = PartitionedPlan {
+    let partitioned = PartitionedPlan {
         format: FORMAT,
         run: session.run.clone(),
         lapo: env!("CARGO_PKG_VERSION").into(),
@@ -196,8 +196,8 @@ fn write_plan(
         written: PipelineText::of(checked),
         stages,
     };
-    create(HEADER_FILE, &json(&handout))?;
-    Ok(handout)
+    create(HEADER_FILE, &json(&partitioned))?;
+    Ok(partitioned)
 }
 
 /// Plans all stages and pins all tasks and versions of the plans.
@@ -256,13 +256,13 @@ impl StageShare {
 /// # Errors
 /// Fails if the plan has another format version, or if a name in it leads out of the workspace.
 pub fn read(out: &Store) -> Result<PartitionedPlan, Error> {
-    let handout: PartitionedPlan =
+    let partitioned: PartitionedPlan =
         dataset::parse_versioned(HEADER_FILE, &out.require(HEADER_FILE)?)?;
-    match handout.stages.iter().find(|share| !is_name(&share.stage)) {
+    match partitioned.stages.iter().find(|share| !is_name(&share.stage)) {
         Some(share) => {
             Err(edited(HEADER_FILE, format!("`{}` is not a valid stage name", share.stage)))
         }
-        None => Ok(handout),
+        None => Ok(partitioned),
     }
 }
 
@@ -276,7 +276,7 @@ fn edited(path: &str, reason: String) -> Error {
 
 /// Returns the progress of every stage's partitions.
 pub fn status(
-    handout: &PartitionedPlan,
+    partitioned: &PartitionedPlan,
     out: &Store,
     store: &Store,
 ) -> Result<Vec<StageStatus>, Error> {
@@ -299,7 +299,7 @@ pub fn status(
             missing,
         })
     };
-    handout.stages.iter().filter(|share| share.count > 0).map(of).collect()
+    partitioned.stages.iter().filter(|share| share.count > 0).map(of).collect()
 }
 
 /// Reads and checks the task keys of a stage.

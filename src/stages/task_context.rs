@@ -57,6 +57,7 @@ impl TaskContext<'_> {
             steps,
             units: 1,
             log_every: 1,
+            log_judged: false,
             selection: Selection::Last,
             checkpoints: Some(Checkpoints {
                 store: self.store,

@@ -181,6 +181,7 @@ fn run(task: &TrainDynamicsTask, ctx: &TaskContext) -> Result<TaskOutput, Error>
         let mut learner = DynamicsLearner::new(scope, task, &data, ctx, trainer);
         let training = TrainingLoop {
             log_every: LOG_EVERY,
+            log_judged: true,
             continued: continued.as_ref().map(KeptState::as_final),
             ..ctx.training_loop(task.config.steps, task.checkpoint_secs)
         };

@@ -71,6 +71,7 @@ pub fn fit(
         steps: settings.steps,
         units: 1,
         log_every: settings.steps,
+        log_judged: false,
         selection: Selection::Best { column: HELD_OUT_LOSS, patience: None },
         checkpoints: None,
         continued: None,

@@ -133,6 +133,8 @@ pub struct TrainingLoop<'a> {
     pub units: u64,
     /// Steps between two rows of the metrics.
     pub log_every: u64,
+    /// Whether a judged step has a row of its own between those.
+    pub log_judged: bool,
     /// The choice of the final state.
     pub selection: Selection,
     /// The checkpoints. `None`: the training is too short for any, and a stop ends it at once.
@@ -261,7 +263,7 @@ impl TrainingLoop<'_> {
         // The last step and judged ones are always logged, so that their rows are complete.
         if step.is_multiple_of(self.log_every)
             || step + 1 == self.steps
-            || learner.is_judged(step + 1)
+            || self.log_judged && learner.is_judged(step + 1)
         {
             self.progress.note(&note);
             metrics.log(self.position(step), row);

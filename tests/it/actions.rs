@@ -106,7 +106,7 @@ fn a_file_without_actions_is_an_error() {
     );
     let output = project(4, "actions.parquet", ", supervision: { labels: 0 }").run(&[]);
     assert!(
-        output.code == 1 && output.stderr.contains("supervision: learns from nothing"),
+        output.code == 1 && output.stderr.contains("supervision: has no labels"),
         "{output:#?}"
     );
 }

@@ -69,12 +69,16 @@ fn code(file: &Path) -> String {
         .join("\n")
 }
 
-/// Returns the words directly after `prefix` in the code.
+/// Returns the words directly after `prefix` in the code, where no longer name ends in the prefix.
 fn words_after(code: &str, prefix: &str) -> BTreeSet<String> {
     let word = |rest: &str| {
         rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or("").to_string()
     };
-    code.match_indices(prefix).map(|(at, _)| word(&code[at + prefix.len()..])).collect()
+    let is_whole = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    code.match_indices(prefix)
+        .filter(|(at, _)| is_whole(*at))
+        .map(|(at, _)| word(&code[at + prefix.len()..]))
+        .collect()
 }
 
 #[test]

@@ -191,7 +191,10 @@ fn supervision_learns_true_actions_and_resumes_from_a_checkpoint() {
     rest.restore(&half.save().unwrap()).unwrap();
     assert_eq!(step(rest.as_mut(), 3, &[0, 1, 2, 3]).unwrap(), later[2]);
     let error = step(rest.as_mut(), 4, &[4]).unwrap_err();
-    assert_eq!(error.to_string(), "take a batch: its true action is 4, expected 3");
+    assert_eq!(
+        error.to_string(),
+        "the batch does not fit the networks: its true action is 4, expected 3"
+    );
 }
 
 #[test]
@@ -207,7 +210,7 @@ fn a_batch_of_the_wrong_size_is_refused() {
     let frames = moving_squares(&config, 0);
     let wrong = Batch { time: 4, ..batch(&config, &frames) };
     let error = trainer(&config, 1).step(&wrong, StepSettings::even(1e-3)).unwrap_err();
-    assert_eq!(error.to_string(), "take a batch: its time is 4, expected 3");
+    assert_eq!(error.to_string(), "the batch does not fit the networks: its time is 4, expected 3");
 }
 
 #[test]

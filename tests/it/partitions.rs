@@ -160,7 +160,7 @@ fn a_missing_plan_or_partition_is_a_clear_error() {
     assert_eq!(plan(&project, "plans/a"), 1);
     for (args, expect) in [
         (&["plan", "pipeline.yaml", "--out", "plans/a"][..], "choose a new folder"),
-        (&["worker", "--plan", "plans/a", "--partition", "1"], "the plan has 1, numbered from 0"),
+        (&["worker", "--plan", "plans/a", "--partition", "1"], "the plan's last partition is 0"),
         (&["worker", "--plan", "plans/b", "--partition", "0"], "`plan.json` is missing"),
         (&["commit", "--plan", "plans/b"], "`plan.json` is missing"),
     ] {

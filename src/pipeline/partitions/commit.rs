@@ -35,21 +35,21 @@ pub enum Missing {
 /// Fails if partitions are unfinished and `missing` is [`Missing::Refuse`]. Also fails at the first
 /// stage with more rejected videos than `max_rejected` allows, which then gets no new version.
 pub fn commit_all(
-    handout: &PartitionedPlan,
+    partitioned: &PartitionedPlan,
     out: &Store,
     store: &Store,
     missing: Missing,
     watch: &dyn Reporter,
 ) -> Result<Summary, Error> {
-    let mut summary = Summary { run: handout.run.clone(), ..Summary::default() };
-    let status = status(handout, out, store)?;
+    let mut summary = Summary { run: partitioned.run.clone(), ..Summary::default() };
+    let status = status(partitioned, out, store)?;
     if let Some(open) =
         status.iter().find(|stage| !stage.missing.is_empty()).filter(|_| missing == Missing::Refuse)
     {
         let count: usize = status.iter().map(|stage| stage.missing.len()).sum();
         let what = format!(
             "{count} of {} partitions are not done; stage {} is missing {}",
-            handout.partitions,
+            partitioned.partitions,
             open.stage,
             listed(&open.missing)
         );
@@ -58,29 +58,29 @@ pub fn commit_all(
             .into();
         return Err(Error::Request { what, hint });
     }
-    for share in handout.stages.iter().filter(|share| share.complete) {
+    for share in partitioned.stages.iter().filter(|share| share.complete) {
         let unfinished = status
             .iter()
             .find(|stage| stage.stage == share.stage)
             .map_or(&[][..], |stage| &stage.missing);
         let (stage, failures) =
-            commit_share(&PlannedStage { handout, share, out, store }, unfinished)?;
+            commit_share(&PlannedStage { partitioned, share, out, store }, unfinished)?;
         watch.end(&stage);
         summary.stages.push(stage);
         summary.failures.extend(failures);
     }
     // The new versions protect their files from now on.
-    pins::release(store, &handout.run)?;
-    summary.seconds = now().as_secs_f64() - handout.planned_unix_secs as f64;
+    pins::release(store, &partitioned.run)?;
+    summary.seconds = now().as_secs_f64() - partitioned.planned_unix_secs as f64;
     // The plan was committed before: keep the first record.
-    if dataset::runs::is_recorded(store, &handout.run)? {
+    if dataset::runs::is_recorded(store, &partitioned.run)? {
         return Ok(summary);
     }
     let outcome = if summary.failures.is_empty() { "done" } else { "done in part" };
     dataset::runs::record(
         store,
-        &handout.run,
-        &handout.written.record(&summary, handout.planned_unix_secs, outcome),
+        &partitioned.run,
+        &partitioned.written.record(&summary, partitioned.planned_unix_secs, outcome),
     )?;
     Ok(summary)
 }
@@ -94,7 +94,7 @@ fn listed(partitions: &[usize]) -> String {
 
 /// A stage of a plan, and the stores of the plan and of its results.
 struct PlannedStage<'a> {
-    handout: &'a PartitionedPlan,
+    partitioned: &'a PartitionedPlan,
     share: &'a StageShare,
     out: &'a Store,
     store: &'a Store,
@@ -105,7 +105,7 @@ fn commit_share(
     stage: &PlannedStage,
     unfinished: &[usize],
 ) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
-    let PlannedStage { handout, share, out, store } = *stage;
+    let PlannedStage { partitioned, share, out, store } = *stage;
     let Keys { order, new } = keys(out, share)?;
     let missing_keys: HashSet<&String> =
         unfinished.iter().map(|partition| &new[partition - share.first]).collect();
@@ -139,9 +139,9 @@ fn commit_share(
     let settings = Commit {
         stage: &share.stage,
         kind: &share.kind,
-        run: &handout.run,
-        pipeline: &handout.written.pipeline,
-        take_over: handout.take_over,
+        run: &partitioned.run,
+        pipeline: &partitioned.written.pipeline,
+        take_over: partitioned.take_over,
         why: &share.why,
         settings: &share.settings,
         since: share.version.unwrap_or(0),
@@ -201,9 +201,9 @@ fn restored(
     made: ByKey,
     newest: Option<&Manifest>,
 ) -> Result<(Vec<String>, ByKey), Error> {
-    let PlannedStage { handout, share, out, store } = *stage;
+    let PlannedStage { partitioned, share, out, store } = *stage;
     let before = newest.map_or(Ok(vec![]), |newest| newest.receipts(store))?;
-    let jobs = jobs(handout, out, unfinished)?;
+    let jobs = jobs(partitioned, out, unfinished)?;
     let digests = jobs.iter().flat_map(|(_, job)| job.task.digests());
     let missing: HashSet<String> = digests.map(str::to_owned).collect();
     let planned: HashSet<&String> = order.iter().collect();

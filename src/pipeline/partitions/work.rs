@@ -28,7 +28,7 @@ pub struct PartitionResult {
 /// Fails if a partition does not exist, or if this version of lapo would run it differently than
 /// planned.
 pub fn work(
-    handout: &PartitionedPlan,
+    plan: &PartitionedPlan,
     out: &Store,
     partitions: &[usize],
     store: &Store,
@@ -36,8 +36,8 @@ pub fn work(
     watch: &dyn Reporter,
 ) -> Result<Vec<PartitionResult>, Error> {
     let mut stages: BTreeMap<usize, Vec<(usize, Job)>> = BTreeMap::new();
-    for (partition, job) in jobs(handout, out, partitions)? {
-        let index = handout.stages.iter().position(|share| share.stage == job.stage);
+    for (partition, job) in jobs(plan, out, partitions)? {
+        let index = plan.stages.iter().position(|share| share.stage == job.stage);
         let index = index.ok_or_else(|| {
             let reason = format!("`{}` is not a stage of this plan", job.stage);
             edited(&jobs_file(partition), reason)
@@ -46,7 +46,7 @@ pub fn work(
     }
     let mut worked = Vec::new();
     for (index, jobs) in stages {
-        let share = &handout.stages[index];
+        let share = &plan.stages[index];
         let keys: Vec<String> = jobs.iter().map(|(_, job)| job.key.clone()).collect();
         let filed = find_receipts(store, &share.stage, &keys)?;
         let numbers: HashMap<&str, usize> = keys
@@ -86,7 +86,7 @@ pub fn work(
 
 /// Reads and checks the jobs of partitions.
 pub(super) fn jobs(
-    handout: &PartitionedPlan,
+    plan: &PartitionedPlan,
     out: &Store,
     partitions: &[usize],
 ) -> Result<Vec<(usize, Job)>, Error> {
@@ -94,11 +94,12 @@ pub(super) fn jobs(
     let mut jobs = Vec::new();
     let partitions: BTreeSet<usize> = partitions.iter().copied().collect();
     for partition in partitions {
-        if partition >= handout.partitions {
-            let what = format!(
-                "there is no partition {partition}: the plan has {} partitions, numbered from 0",
-                handout.partitions
-            );
+        if partition >= plan.partitions {
+            let last = match plan.partitions.checked_sub(1) {
+                Some(last) => format!("the plan's last partition is {last}"),
+                None => "the plan has no partitions".to_owned(),
+            };
+            let what = format!("there is no partition {partition}: {last}");
             return Err(Error::Request {
                 what,
                 hint: "`lapo plan --out` prints the number of partitions".into(),

@@ -59,6 +59,7 @@ fn training(steps: u64) -> TrainingLoop<'static> {
         steps,
         units: 1,
         log_every: 1,
+        log_judged: false,
         selection: Selection::Last,
         checkpoints: None,
         continued: None,
