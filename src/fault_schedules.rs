@@ -18,10 +18,9 @@ use rand_chacha::ChaCha8Rng;
 use crate::dataset::{FileInfo, Manifest, StepScheduler, Store, faulty_store, versions};
 use crate::executor::Resources;
 use crate::models::Device;
-use crate::pipeline::plan::{PlanOptions, StagePlan};
-use crate::pipeline::run::{Reporter, run};
-use crate::pipeline::summary::StageSummary;
-use crate::stages::Progress;
+use crate::pipeline::plan::PlanOptions;
+use crate::pipeline::reporter::SilentReporter;
+use crate::pipeline::run::run;
 
 mod actors;
 mod world;
@@ -34,24 +33,7 @@ const SCHEDULES: u64 = 500;
 /// The number of videos that come and go.
 const VIDEOS: usize = 6;
 
-/// Reports no progress.
-struct NoProgress;
-
-impl Progress for NoProgress {
-    fn advance(&self, _: u64) {}
-    fn note(&self, _: &str) {}
-    fn say(&self, _: &str) {}
-}
-
-impl Reporter for NoProgress {
-    fn begin(&self, _: &StagePlan, _: u64) -> Box<dyn Progress> {
-        Box::new(NoProgress)
-    }
-
-    fn end(&self, _: &StageSummary) {}
-}
-
-fn means() -> Resources {
+fn resources() -> Resources {
     Resources {
         devices: vec![Device::Cpu],
         threads: 1,
@@ -122,7 +104,7 @@ fn expected<'e>(
             world.add(*number);
         }
         let store = faulty_store(&[]);
-        run(&world.checked(), &store, &options(), &means(), &NoProgress).unwrap();
+        run(&world.checked(), &store, &options(), &resources(), &SilentReporter).unwrap();
         results(&store)
     })
 }
@@ -133,7 +115,7 @@ fn prepare(world: &World, store: &Store, random: &mut ChaCha8Rng) {
         world.add(number);
     }
     if random.random_bool(0.7) {
-        run(&world.checked(), store, &options(), &means(), &NoProgress).unwrap();
+        run(&world.checked(), store, &options(), &resources(), &SilentReporter).unwrap();
         for number in 3..random.random_range(3..=VIDEOS) {
             world.add(number);
         }
@@ -197,7 +179,7 @@ fn test_schedule(seed: u64, weights: &Path, known: &mut ExpectedResults) {
     );
     expect_intact(&store);
     // One more run completes what killed users left undone.
-    run(&world.checked(), &store, &options(), &means(), &NoProgress).unwrap();
+    run(&world.checked(), &store, &options(), &resources(), &SilentReporter).unwrap();
     let present = world.present();
     let found = results(&store);
     let wanted = expected(known, weights, &present);
@@ -208,7 +190,7 @@ fn test_schedule(seed: u64, weights: &Path, known: &mut ExpectedResults) {
     collect(&store).unwrap();
     expect_intact(&store);
     // A run without a number has done nothing.
-    let again = run(&world.checked(), &store, &options(), &means(), &NoProgress).unwrap();
+    let again = run(&world.checked(), &store, &options(), &resources(), &SilentReporter).unwrap();
     assert_eq!(again.run, "", "schedule {seed}: {again:?}");
     assert!(
         results(&store) == *expected(known, weights, &present),

@@ -51,7 +51,7 @@
 //!
 #![cfg_attr(feature = "video", doc = "```")]
 #![cfg_attr(not(feature = "video"), doc = "```ignore")]
-//! use lapo::dataset::{Access, Store, head, read_labels};
+//! use lapo::dataset::{Access, Manifest, Store, read_labels};
 //! use lapo::models::{Device, Precision, actor, labeller};
 //! use lapo::video::{DecodeOptions, Decoder};
 //! # let folder = tempfile::tempdir()?;
@@ -67,17 +67,12 @@
 //! let checked = lapo::pipeline::check::check("tour.yaml", &yaml, &[], &Access::default())
 //!     .map_err(|faults| faults[0].to_string())?;
 //! let store = Store::open(&checked.spec.workspace)?;
-//! # use lapo::{executor::*, pipeline::{plan::StagePlan, run::*}, stages::{NoProgress, Progress}};
-//! # struct Quiet;
-//! # impl Reporter for Quiet {
-//! #     fn begin(&self, _: &StagePlan, _: u64) -> Box<dyn Progress> { Box::new(NoProgress) }
-//! #     fn end(&self, _: &StageSummary) {}
-//! # }
+//! # use lapo::{executor::Resources, pipeline::reporter::SilentReporter};
 //! # let (devices, stop) = (vec![Device::Cpu], Default::default());
 //! # let cpu = Resources { devices, threads: 2, decoder: None, games: vec![], stop };
-//! lapo::pipeline::run::run(&checked, &store, &Default::default(), &cpu, &Quiet)?;
+//! lapo::pipeline::run::run(&checked, &store, &Default::default(), &cpu, &SilentReporter)?;
 //! // Reads the labels of the newest version.
-//! let version = head(&store, "labels")?.expect("the run committed labels");
+//! let version = Manifest::newest(&store, "labels")?.expect("the run committed labels");
 //! let labels = read_labels(&store, &version.tables(&store, "labels.parquet")?[0].path)?;
 //! // Decodes a video.
 //! let options = DecodeOptions::new(16, 16);
@@ -88,7 +83,8 @@
 //! }
 //! // Labels its frames with the trained model, and acts with the policy.
 //! let weights = |stage: &str| -> lapo::dataset::Result<_> {
-//!     let files = head(&store, stage)?.expect("the run committed it").files(&store)?;
+//!     let version = Manifest::newest(&store, stage)?.expect("the run committed it");
+//!     let files = version.files(&store)?;
 //!     let file = files.iter().find(|file| file.path.ends_with(".safetensors")).expect("weights");
 //!     store.require(&file.path)
 //! };

@@ -13,7 +13,7 @@ use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::executor::Resources;
 use crate::models::Device;
-use crate::pipeline::run::Reporter;
+use crate::pipeline::reporter::Reporter;
 use crate::stages::decode::decoder_process::DecoderCommand;
 
 /// Resources and logging of a command that computes.

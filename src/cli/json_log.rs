@@ -11,7 +11,7 @@ use super::progress::{PeriodicProgress, Verbosity};
 use super::stderr;
 use crate::dataset::host;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::Reporter;
+use crate::pipeline::reporter::Reporter;
 use crate::pipeline::summary::StageSummary;
 use crate::stages::{NoProgress, Progress};
 
@@ -26,12 +26,12 @@ fn current_run() -> Option<String> {
 }
 
 impl Reporter for JsonReporter {
-    fn start(&self, run: &str) {
+    fn run_started(&self, run: &str) {
         *RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(run.to_owned());
         event("run_began", json!({ "process": std::process::id() }));
     }
 
-    fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
+    fn stage_started(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         let facts = json!({
             "stage": plan.stage,
             "kind": plan.kind.name,
@@ -49,7 +49,7 @@ impl Reporter for JsonReporter {
         Box::new(PeriodicProgress::new(plan, units, self.0.interval(), on_count, on_message))
     }
 
-    fn end(&self, stage: &StageSummary) {
+    fn stage_ended(&self, stage: &StageSummary) {
         event("stage_ended", json!(stage));
     }
 }
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn events_belong_to_the_latest_run_of_a_watch() {
         for run in ["00000001", "00000002"] {
-            JsonReporter(Verbosity::Quiet).start(run);
+            JsonReporter(Verbosity::Quiet).run_started(run);
             assert_eq!(current_run().as_deref(), Some(run));
         }
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::stderr;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::Reporter;
+use crate::pipeline::reporter::Reporter;
 use crate::pipeline::summary::StageSummary;
 use crate::stages::{NoProgress, Progress};
 
@@ -35,7 +35,7 @@ impl Verbosity {
 pub struct TerminalReporter(pub Verbosity);
 
 impl Reporter for TerminalReporter {
-    fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
+    fn stage_started(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         if self.0 == Verbosity::Quiet {
             return Box::new(NoProgress);
         }
@@ -55,7 +55,7 @@ impl Reporter for TerminalReporter {
         Box::new(PeriodicProgress::new(plan, units, self.0.interval(), on_count, on_message))
     }
 
-    fn end(&self, stage: &StageSummary) {
+    fn stage_ended(&self, stage: &StageSummary) {
         if self.0 != Verbosity::Quiet {
             stderr::line(stage_line(stage));
         }

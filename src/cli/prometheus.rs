@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::json_log::unix_seconds;
 use crate::error::CommandError as Error;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::Reporter;
+use crate::pipeline::reporter::Reporter;
 use crate::pipeline::summary::StageSummary;
 use crate::stages::Progress;
 
@@ -71,31 +71,31 @@ impl<'a> PrometheusReporter<'a> {
 }
 
 impl Reporter for PrometheusReporter<'_> {
-    fn start(&self, run: &str) {
-        self.inner.start(run);
+    fn run_started(&self, run: &str) {
+        self.inner.run_started(run);
     }
 
-    fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
+    fn stage_started(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
         // Plain numbers are valid even after a panic: use a poisoned lock.
         let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         gauges.set("lapo_stage_units", &plan.stage, units as f64);
         gauges.set("lapo_stage_units_done", &plan.stage, 0.0);
         gauges.write();
         Box::new(CountedProgress {
-            progress: self.inner.begin(plan, units),
+            progress: self.inner.stage_started(plan, units),
             stage: plan.stage.clone(),
             gauges: Arc::clone(&self.gauges),
         })
     }
 
-    fn end(&self, stage: &StageSummary) {
+    fn stage_ended(&self, stage: &StageSummary) {
         let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         gauges.set("lapo_stage_seconds", &stage.stage, stage.seconds);
         gauges.set("lapo_stage_tasks_new", &stage.stage, stage.new as f64);
         gauges.set("lapo_stage_tasks_reused", &stage.stage, stage.reused as f64);
         gauges.set("lapo_stage_rejects", &stage.stage, stage.total.rejects as f64);
         gauges.write();
-        self.inner.end(stage);
+        self.inner.stage_ended(stage);
     }
 }
 

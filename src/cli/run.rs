@@ -14,7 +14,8 @@ use crate::error::Result;
 use crate::executor::Resources;
 use crate::pipeline::check::Checked;
 use crate::pipeline::plan::PlanOptions;
-use crate::pipeline::run::{Reporter, run as run_pipeline};
+use crate::pipeline::reporter::Reporter;
+use crate::pipeline::run::run as run_pipeline;
 
 /// Arguments of `lapo run`.
 #[derive(Debug, ClapArgs)]

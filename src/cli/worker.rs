@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::executor::Resources;
 use crate::pipeline;
 use crate::pipeline::partitions::{self, PartitionResult};
-use crate::pipeline::run::Reporter;
+use crate::pipeline::reporter::Reporter;
 
 /// Arguments of `lapo worker`.
 #[derive(Debug, ClapArgs)]
@@ -51,7 +51,7 @@ fn work(
     reporter: &dyn Reporter,
 ) -> Result<()> {
     let OpenPlan { folder, plan, workspace } = open;
-    reporter.start(&plan.run);
+    reporter.run_started(&plan.run);
     let mut failures = Vec::new();
     let mut text = String::new();
     for PartitionResult { partition, result } in

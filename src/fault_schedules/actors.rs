@@ -9,11 +9,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::world::{World, label_rows};
-use super::{NoProgress, VIDEOS, means, options};
+use super::{VIDEOS, options, resources};
 use crate::dataset::gc::{Keep, delete, survey};
 use crate::dataset::{self, StepScheduler, Store, roll_back, runs, versions};
 use crate::pipeline;
 use crate::pipeline::partitions::{self, Missing};
+use crate::pipeline::reporter::SilentReporter;
 use crate::pipeline::run::run;
 use crate::pipeline::summary::StageSummary;
 
@@ -57,7 +58,7 @@ impl Schedule<'_> {
     }
 
     fn run(&self, store: &Store) -> Result<(), String> {
-        let summary = run(&self.world.checked(), store, &options(), &means(), &NoProgress)
+        let summary = run(&self.world.checked(), store, &options(), &resources(), &SilentReporter)
             .map_err(|error| error.to_string())?;
         self.note(&summary.stages);
         Ok(())
@@ -84,10 +85,10 @@ impl Schedule<'_> {
                 return Ok(());
             }
             let partitions: Vec<usize> = (0..plan.partitions).collect();
-            partitions::work(&plan, &out, &partitions, store, &means(), &NoProgress)
+            partitions::work(&plan, &out, &partitions, store, &resources(), &SilentReporter)
                 .map_err(text)?;
             let summary =
-                partitions::commit_all(&plan, &out, store, Missing::LeaveOut, &NoProgress)
+                partitions::commit_all(&plan, &out, store, Missing::LeaveOut, &SilentReporter)
                     .map_err(text)?;
             self.note(&summary.stages);
         }

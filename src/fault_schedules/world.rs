@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{NoProgress, VIDEOS, means, options};
+use super::{VIDEOS, options, resources};
 use crate::dataset::{Access, Manifest, Shards, Store};
 use crate::pipeline::check::{Checked, check};
+use crate::pipeline::reporter::SilentReporter;
 use crate::pipeline::run::run;
 use crate::query;
 
@@ -74,7 +75,7 @@ pub(super) fn train_weights(folder: &Path) -> PathBuf {
     );
     let store = Store::open(folder.join("trained").to_str().unwrap()).unwrap();
     let checked = check("p.yaml", &text, &[], &Access::default()).unwrap();
-    run(&checked, &store, &options(), &means(), &NoProgress).unwrap();
+    run(&checked, &store, &options(), &resources(), &SilentReporter).unwrap();
     let files = Manifest::newest(&store, "model").unwrap().unwrap().files(&store).unwrap();
     let model = files.iter().find(|file| file.path.ends_with("model.safetensors")).unwrap();
     store.local_path(&model.path).unwrap().unwrap()

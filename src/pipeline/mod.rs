@@ -25,6 +25,7 @@ mod pattern;
 pub mod plan;
 #[cfg(test)]
 mod recorded_keys;
+pub mod reporter;
 pub mod run;
 pub mod session;
 #[cfg(test)]

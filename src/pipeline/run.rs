@@ -17,22 +17,13 @@ use super::Error;
 use super::check::Checked;
 use super::max_rejected::{RejectLimit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, ReadyLabelStage, StagePlan, StreamedLabels};
+use super::reporter::Reporter;
 use super::session::{PinsFor, Session};
 use super::summary::{StageSummary, Summary};
 use super::task_failure::TaskFailure;
 use crate::dataset::{HashMap, HashSet, Receipt, Store, delete_damaged_receipt};
 use crate::executor::{Job, JobResult, Resources, local};
 use crate::stages::Progress;
-
-/// Receives the progress of a run.
-pub trait Reporter {
-    /// Called once, before any stage.
-    fn start(&self, _run: &str) {}
-    /// Called when a stage starts. Its tasks advance the returned progress by `units` in total.
-    fn begin(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress>;
-    /// Called when a stage has ended.
-    fn end(&self, stage: &StageSummary);
-}
 
 /// Runs every stage and writes a record into `runs/`.
 ///
@@ -45,20 +36,20 @@ pub fn run(
     checked: &Checked,
     store: &Store,
     options: &PlanOptions,
-    means: &Resources,
-    watch: &dyn Reporter,
+    resources: &Resources,
+    reporter: &dyn Reporter,
 ) -> Result<Summary, Error> {
     let start = Instant::now();
     let session = match Session::begin(checked, store, options, PinsFor::ThisProcess) {
         Ok(session) => session,
         Err(Error::Dataset(error)) if error.is_read_only() => {
-            return nothing_to_do(checked, store, options, watch, start, error);
+            return nothing_to_do(checked, store, options, reporter, start, error);
         }
         Err(error) => return Err(error),
     };
     let mut summary = Summary { run: session.run.clone(), ..Summary::default() };
-    watch.start(&summary.run);
-    let result = stages(&session, options, means, watch, &mut summary);
+    reporter.run_started(&summary.run);
+    let result = stages(&session, options, resources, reporter, &mut summary);
     summary.seconds = start.elapsed().as_secs_f64();
     // Release the pins even if a stage failed, but report that stage's error first.
     let ended = session.end(&mut summary, result.as_ref().err());
@@ -72,7 +63,7 @@ fn nothing_to_do(
     checked: &Checked,
     store: &Store,
     options: &PlanOptions,
-    watch: &dyn Reporter,
+    reporter: &dyn Reporter,
     start: Instant,
     error: crate::dataset::Error,
 ) -> Result<Summary, Error> {
@@ -82,7 +73,7 @@ fn nothing_to_do(
             return Err(error.into());
         }
         let stage = StageSummary::of(&plan, &HashMap::default());
-        watch.end(&stage);
+        reporter.stage_ended(&stage);
         summary.stages.push(stage);
     }
     summary.seconds = start.elapsed().as_secs_f64();
@@ -93,13 +84,13 @@ fn nothing_to_do(
 fn stages(
     session: &Session,
     options: &PlanOptions,
-    means: &Resources,
-    watch: &dyn Reporter,
+    resources: &Resources,
+    reporter: &dyn Reporter,
     summary: &mut Summary,
 ) -> Result<(), Error> {
     let mut planner = Planner::new(session.checked, session.store, options)?;
     for &at in &session.checked.order {
-        if let Some(signal) = means.stop.signal() {
+        if let Some(signal) = resources.stop.signal() {
             return Err(Error::Stopped(signal));
         }
         // Stages that are not run are still planned, because others read their plans.
@@ -112,8 +103,8 @@ fn stages(
         let mut running = RunningStage {
             session,
             planner: &mut planner,
-            means,
-            watch,
+            resources,
+            reporter,
             at,
             made: HashMap::default(),
             failures: Vec::new(),
@@ -123,7 +114,7 @@ fn stages(
         summary.failures.append(&mut running.failures);
         let mut stage = stage?;
         stage.seconds += begun.elapsed().as_secs_f64();
-        watch.end(&stage);
+        reporter.stage_ended(&stage);
         summary.stages.push(stage);
     }
     Ok(())
@@ -136,8 +127,8 @@ const MAX_ROUNDS: usize = 3;
 struct RunningStage<'s, 'p, 'a> {
     session: &'s Session<'a>,
     planner: &'p mut Planner<'a>,
-    means: &'s Resources,
-    watch: &'s dyn Reporter,
+    resources: &'s Resources,
+    reporter: &'s dyn Reporter,
     at: usize,
     /// The receipts of this run, by key.
     made: HashMap<String, Arc<Receipt>>,
@@ -218,14 +209,15 @@ impl RunningStage<'_, '_, '_> {
             return Ok(vec![]);
         }
         let label_stages = self.planner.ready_label_stages(&name)?;
-        let progress =
-            self.watch.begin(&self.planner.plans[&name], jobs.iter().map(|job| job.units).sum());
+        let progress = self
+            .reporter
+            .stage_started(&self.planner.plans[&name], jobs.iter().map(|job| job.units).sum());
         let total = jobs.len();
         let independent = jobs.iter().all(|job| job.task.kind().independent);
         let (ended, labels) =
-            execute(self.session, jobs, self.means, progress.as_ref(), limit, &label_stages);
+            execute(self.session, jobs, self.resources, progress.as_ref(), limit, &label_stages);
         self.planner.streamed.keep(labels);
-        if let Some(signal) = self.means.stop.signal() {
+        if let Some(signal) = self.resources.stop.signal() {
             return Err(Error::Stopped(signal));
         }
         let mut failed = Vec::new();
@@ -333,7 +325,7 @@ const LABEL_QUEUE: usize = 1000;
 fn execute(
     session: &Session,
     jobs: Vec<Job>,
-    means: &Resources,
+    resources: &Resources,
     progress: &dyn Progress,
     limit: &RejectLimit,
     label_stages: &[ReadyLabelStage],
@@ -347,9 +339,9 @@ fn execute(
         let stop = &stop;
         let labels = scope.spawn(move || match label_stages {
             [] => vec![],
-            _ => local::label_while_decoding(store, queue, means, &progress_beside, stop),
+            _ => local::label_while_decoding(store, queue, resources, &progress_beside, stop),
         });
-        let ended = local::run(store, jobs, means, progress, &|receipt| {
+        let ended = local::run(store, jobs, resources, progress, &|receipt| {
             for job in label_stages.iter().filter_map(|stage| stage.job(receipt)) {
                 // The label stage is not planned yet, so no pin protects this job. If it cannot be
                 // pinned, it is left to the label stage.

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::check::check;
 use super::plan::{PlanOptions, Planner, StagePlan};
-use super::run::{Reporter, run};
+use super::reporter::Reporter;
+use super::run::run;
 use super::spec::{KINDS, PipelineSpec};
 use super::summary::StageSummary;
 use crate::dataset::{
@@ -34,11 +35,11 @@ const SETTINGS: usize = 2_000;
 struct ExpectIdle;
 
 impl Reporter for ExpectIdle {
-    fn begin(&self, plan: &StagePlan, _: u64) -> Box<dyn Progress> {
+    fn stage_started(&self, plan: &StagePlan, _: u64) -> Box<dyn Progress> {
         panic!("{} has something to do", plan.stage)
     }
 
-    fn end(&self, _: &StageSummary) {}
+    fn stage_ended(&self, _: &StageSummary) {}
 }
 
 /// Expects an idle pipeline whose datasets consist of the tasks `done`.
@@ -51,14 +52,14 @@ fn expect_done(text: &str, store: &Store, done: &[(String, Vec<String>)]) {
         assert_eq!((plan.tasks.keys(), plan.version()), (keys.clone(), Some(1)), "{stage}\n{text}");
         assert!(plan.damaged.is_empty());
     }
-    let means = Resources {
+    let resources = Resources {
         devices: vec![],
         threads: 1,
         decoder: None,
         games: vec![],
         stop: Default::default(),
     };
-    let summary = run(&checked, store, &PlanOptions::default(), &means, &ExpectIdle).unwrap();
+    let summary = run(&checked, store, &PlanOptions::default(), &resources, &ExpectIdle).unwrap();
     assert_eq!(summary.run, "", "{text}");
     assert!(summary.stages.iter().all(|stage| !stage.changed && stage.version == 1), "{text}");
 }

@@ -11,7 +11,7 @@ use crate::dataset::{
 use crate::pipeline::Error;
 use crate::pipeline::max_rejected::RejectLimit;
 use crate::pipeline::plan::{PlannedTask, StagePlan, Tasks};
-use crate::pipeline::run::Reporter;
+use crate::pipeline::reporter::Reporter;
 use crate::pipeline::session::{now, publish};
 use crate::pipeline::summary::{StageSummary, Summary};
 use crate::pipeline::task_failure::TaskFailure;
@@ -39,7 +39,7 @@ pub fn commit_all(
     out: &Store,
     store: &Store,
     missing: Missing,
-    watch: &dyn Reporter,
+    reporter: &dyn Reporter,
 ) -> Result<Summary, Error> {
     let mut summary = Summary { run: partitioned.run.clone(), ..Summary::default() };
     let status = status(partitioned, out, store)?;
@@ -65,7 +65,7 @@ pub fn commit_all(
             .map_or(&[][..], |stage| &stage.missing);
         let (stage, failures) =
             commit_share(&PlannedStage { partitioned, share, out, store }, unfinished)?;
-        watch.end(&stage);
+        reporter.stage_ended(&stage);
         summary.stages.push(stage);
         summary.failures.extend(failures);
     }

@@ -8,7 +8,7 @@ use crate::dataset::{HashMap, Store, find_receipts, is_key, is_name};
 use crate::executor::{Job, JobResult, Resources, local};
 use crate::pipeline::Error;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::run::Reporter;
+use crate::pipeline::reporter::Reporter;
 use crate::pipeline::task_failure::TaskFailure;
 use crate::stages::plan::key::{Fields, key};
 
@@ -32,8 +32,8 @@ pub fn work(
     out: &Store,
     partitions: &[usize],
     store: &Store,
-    means: &Resources,
-    watch: &dyn Reporter,
+    resources: &Resources,
+    reporter: &dyn Reporter,
 ) -> Result<Vec<PartitionResult>, Error> {
     let mut stages: BTreeMap<usize, Vec<(usize, Job)>> = BTreeMap::new();
     for (partition, job) in jobs(plan, out, partitions)? {
@@ -66,12 +66,12 @@ pub fn work(
             continue;
         }
         // Progress needs only the stage's name and kind, so an empty plan is enough.
-        let progress = watch.begin(
+        let progress = reporter.stage_started(
             &StagePlan::empty(&share.stage, share.kind()?),
             open.iter().map(|job| job.units).sum(),
         );
-        let ended = local::run(store, open, means, progress.as_ref(), &|_| true);
-        if let Some(signal) = means.stop.signal() {
+        let ended = local::run(store, open, resources, progress.as_ref(), &|_| true);
+        if let Some(signal) = resources.stop.signal() {
             return Err(Error::Stopped(signal));
         }
         for JobResult { key, result } in ended {

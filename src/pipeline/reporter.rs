@@ -1,0 +1,27 @@
+//! How a run reports its stages: to a terminal, a log, or not at all.
+
+use super::plan::StagePlan;
+use super::summary::StageSummary;
+use crate::stages::{NoProgress, Progress};
+
+/// Receives the progress of a run.
+pub trait Reporter {
+    /// Called once, before any stage.
+    fn run_started(&self, _run: &str) {}
+    /// Called when a stage starts. Its tasks advance the returned progress by `units` in total.
+    fn stage_started(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress>;
+    /// Called when a stage has ended.
+    fn stage_ended(&self, stage: &StageSummary);
+}
+
+/// Reports nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SilentReporter;
+
+impl Reporter for SilentReporter {
+    fn stage_started(&self, _: &StagePlan, _: u64) -> Box<dyn Progress> {
+        Box::new(NoProgress)
+    }
+
+    fn stage_ended(&self, _: &StageSummary) {}
+}
