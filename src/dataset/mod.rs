@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | Only a folder with `lapo.json` is a workspace ([`workspace`]) | a typo must not make garbage collection delete files in an unrelated folder, and one pipeline must not write into another's workspace | one request when a command begins |
 //! | A version lists its receipts in packs, Parquet files shared between versions; a commit merges small packs, so that sizes grow geometrically (`commit`) | a reader opens a few files, not one per task; committing one task among a million writes kilobytes | every receipt exists twice, as its own file and as a row, and is rewritten O(log n) times |
-//! | A task is done if its receipt is filed and its files have the recorded sizes (`finished`) | the next run recreates a truncated or deleted file, and older versions stay as they are | a plan lists the receipts and checks the size of every data file; only [`verify`](mod@verify) detects damage that keeps the size |
+//! | A task is done if its receipt is filed and its files have the recorded sizes (`finished_tasks`) | the next run recreates a truncated or deleted file, and older versions stay as they are | a plan lists the receipts and checks the size of every data file; only [`verify`](mod@verify) detects damage that keeps the size |
 //! | A receipt's own file stays beside the packs | filing is one atomic create, and workers need no other agreement | one small file per task |
 //! | A process pins before it reads; the collector announces its deletions, then reads the pins ([`pins`]) | there are no locks, and a run, a handed-out plan or a query keeps the data it reads | one file per run and stage; the pins of a killed machine hold until they expire |
 //! | A version's age counts from the commit that superseded it ([`gc`]) | a version superseded a minute ago still has readers | old data stay a week longer |
@@ -31,13 +31,13 @@
 //! | file | contents |
 //! |---|---|
 //! | `store` | create, read, list, delete, stream out, memory-map |
-//! | `checks` | checks of files against their receipts, and of the store's guarantees |
-//! | `place` | validated paths that cannot leave the workspace |
+//! | `integrity` | checks of files against their receipts, and of the store's guarantees |
+//! | `paths` | validated paths that cannot leave the workspace |
 //! | `disk`, `remote` | the two backends of a store: a folder and an object store |
 //! | `durable`, `walk` | writes that survive a power cut, and listing of folders |
 //! | `access`, `cache`, `remote_file` | connections to object stores, local copies of their files, and reading without a copy |
 //! | `schema` | every column name and every schema |
-//! | `parts` | byte ranges of a local or remote file |
+//! | `byte_ranges` | byte ranges of a local or remote file |
 //! | `shard`, `shard_reader`, `ipc` | frames of whole episodes as fixed-size rows |
 //! | `frame_rows` | the index of all frames, without pixels |
 //! | `shards` | all shards of a dataset, opened on demand |
@@ -45,14 +45,14 @@
 //! | `labels`, `label_reader` | one Parquet row per transition |
 //! | `action_rows`, `actions` | recorded true actions: their files, and the action at any frame |
 //! | `listing`, `archive`, `bucket` | users' lists of videos, videos within tar archives, and the objects of a bucket |
-//! | `refused`, `local_name` | listed entries that cannot be read, and file names as text |
+//! | `entry_faults`, `path_text` | listed entries that cannot be read, and file names as text |
 //! | `table`, `table_reader` | small Parquet tables, such as metrics |
 //! | `new_file` | a large file, hashed while it is written |
 //! | `workspace` | `lapo.json`, the marker of a workspace |
 //! | `receipt`, `pack` | the result of a task, and many receipts in one file |
 //! | `joined` | the small tables of many tasks as one file |
 //! | `manifest`, `commit` | a version of a dataset, and how the next one is committed |
-//! | `finished` | the tasks with a filed receipt and intact files |
+//! | `finished_tasks` | the tasks with a filed receipt and intact files |
 //! | `runs`, `pins` | the workspace's runs, and the data that runs and readers still need |
 //! | `delta` | the same versions as a Delta Lake table, for other programs |
 //! | `hashing` | fast hash tables |

@@ -3,7 +3,7 @@
 //! Input is pixels (`u8`, height x width x channel) and latent actions; output is latent actions,
 //! codes and predicted frames.
 //!
-//! **Invariants:** this module depends on neither Arrow nor YAML. Only [`published`] opens files.
+//! **Invariants:** this module depends on neither Arrow nor YAML. Only [`pytorch`] opens files.
 //! Only this module, [`crate::train`] and online training (`stages::finetune`) use `burn`.
 //!
 //! Start with [`label`]: one screen from pixels to labels. The networks, in the order of the data
@@ -19,11 +19,11 @@
 //! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame ([`predict`] runs a weight file on any device) |
 //! | [`policy`] | latent policy: frame -> latent action ([`act`] runs a weight file on any device) |
 //! | [`decoder`] | latent action -> true action |
-//! | [`agent`] | frame -> action logits and value, for online training |
+//! | [`agent`](mod@agent) | frame -> action logits and value, for online training |
 //!
 //! Below them: [`layers`] (all convolutions), [`init`] (seeded initial weights, drawn by
-//! [`random`]), [`weights`] (safetensors files, with the tensor names of the published
-//! checkpoints), [`metadata`] (the configuration in a weight file), [`published`] (PyTorch
+//! [`torch_rng`]), [`weights`] (safetensors files, with the tensor names of the published
+//! checkpoints), [`metadata`] (the configuration in a weight file), [`pytorch`] (PyTorch
 //! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU) and `gpu` (GPU setup).
 //!
 //! # Cost

@@ -9,7 +9,7 @@
 //! ([`check`]);
 //! 4. one [`StagePlan`](plan::StagePlan) per stage, the list of its tasks ([`plan`]).
 //!
-//! [`run`](run::run) executes the plans in this process. [`handout`] writes them as partitions that
+//! [`run`](run::run) executes the plans in this process. [`partitions`] writes them as partitions that
 //! other processes execute.
 
 use crate::dataset::Access;

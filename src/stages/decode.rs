@@ -10,12 +10,12 @@
 //! | `settings` | the settings in YAML and their checks |
 //! | `plan` | the partitions of videos to decode, and the partitions to keep |
 //! | [`videos`] | the identity of each video |
-//! | `work` | the task: decodes videos into one shard |
-//! | `copy` | copies frames decoded earlier, under another name or in another shard |
+//! | `decode_task` | the task: decodes videos into one shard |
+//! | `copied_frames` | copies frames decoded earlier, under another name or in another shard |
 //! | `opener` | opens a video from a file, an object store or an archive |
 //! | `frames` | decodes one video in this process |
-//! | [`child`], [`serve`], [`wire`] | decode in a process that may crash: parent, child and protocol |
-//! | `borrowed` | in the child: a video read by the parent, so that the child opens no file |
+//! | [`decoder_process`], [`serve`], [`protocol`] | decode in a process that may crash: parent, child and protocol |
+//! | `remote_video` | in the child: a video read by the parent, so that the child opens no file |
 //! | `episodes` | splits frames into episodes and drops blank and still ones |
 //! | `quality` | the statistics of each frame |
 

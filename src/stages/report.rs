@@ -8,13 +8,13 @@
 //!
 //! | file | section |
 //! |---|---|
-//! | `facts` | the stages, their settings and their data |
-//! | `training` | training curves |
+//! | `summary` | the stages, their settings and their data |
+//! | `training_curves` | training curves |
 //! | `codes` | the use of each code |
 //! | `map` | latent actions in two dimensions, by `pca` and `umap` |
-//! | `world` | predicted frames, and the effect of each code |
-//! | `earned` | decoding accuracy and returns |
-//! | `online` | learning curves of agents |
+//! | `predictions` | predicted frames, and the effect of each code |
+//! | `returns` | decoding accuracy and returns |
+//! | `learning_curves` | learning curves of agents |
 
 use std::collections::BTreeMap;
 

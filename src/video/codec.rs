@@ -9,8 +9,8 @@
 //! | codec, container | libav | this module |
 //! |---|---|---|
 //! | H.264 | fails in a cut stream that releases earlier references | is not strict; drops marked pictures |
-//! | H.264 | conceals damage and marks no picture predicted from it | compares with a second decoder (`witness`) |
-//! | HEVC | invents a lost reference and only logs a message | counts the message as damage (`listen`) |
+//! | H.264 | conceals damage and marks no picture predicted from it | compares with a second decoder (`second_decoder`) |
+//! | HEVC | invents a lost reference and only logs a message | counts the message as damage (`libav_log`) |
 //! | FFV1, GIF | keeps a part with a wrong checksum or code and logs it | the same |
 //! | MPEG-TS | marks packets as damaged if only a length field is wrong | trusts the codec |
 //! | MP4 with alpha or depth | may prefer the auxiliary track | uses the first of the largest tracks |

@@ -1,7 +1,7 @@
 //! Safe functions for the few libav calls without a wrapper in `ffmpeg-next`.
 //!
 //! They use `ffmpeg-next`'s own types and make no decisions; policy is in `source`, `reader` and
-//! `scale`. All unsafe code of the module `video` is in this file and in `listen`.
+//! `scale`. All unsafe code of the module `video` is in this file and in `libav_log`.
 
 use std::ffi::{CStr, c_int};
 use std::ptr;

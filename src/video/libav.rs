@@ -20,7 +20,7 @@ pub fn missing_decoders<'a>(names: &[&'a str]) -> Vec<&'a str> {
     names.iter().copied().filter(|name| codec::decoder::find_by_name(name).is_none()).collect()
 }
 
-/// Stops libav from printing to stderr, and captures its messages instead (see `listen`).
+/// Stops libav from printing to stderr, and captures its messages instead (see `libav_log`).
 pub(super) fn silence_libav() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -14,10 +14,10 @@
 //! | `source` | opens a container and selects its video stream |
 //! | `guard` | the time limit of a file, and its disk errors: [`Guard`] |
 //! | `probe` | reads size, rate and duration from the header |
-//! | `recognise` | identifies files other than playable videos |
+//! | `file_kind` | identifies files other than playable videos |
 //! | `reader` | decodes a container into intact pictures |
 //! | `codec` | opens the codec and decides which packets it can decode |
-//! | `witness` | a second decoder that measures how far damage reaches |
+//! | `second_decoder` | a second decoder that measures how far damage reaches |
 //! | `clock` | converts timestamps to seconds |
 //! | `position` | numbers the pictures of the source, also after a loss |
 //! | `resample` | selects the picture for each frame at a constant rate |
@@ -26,11 +26,11 @@
 //! | `orientation` | rotates and mirrors pixels upright |
 //! | `decode` | combines these parts: [`Decoder`] |
 //! | `encode` | encodes frames as H.264 in MP4: [`VideoEncoder`] |
-//! | `about` | the version and codecs of the linked libav |
-//! | `listen` | captures libav's log messages |
+//! | `libav` | the version and codecs of the linked libav |
+//! | `libav_log` | captures libav's log messages |
 //! | `ffi` | calls without a safe wrapper in `ffmpeg-next` |
 //!
-//! `ffi` and `listen` hold all unsafe code of this module. Without the cargo feature `video` only
+//! `ffi` and `libav_log` hold all unsafe code of this module. Without the cargo feature `video` only
 //! `config` and `outcome` are compiled.
 
 pub mod config;

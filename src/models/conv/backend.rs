@@ -64,7 +64,7 @@ pub trait ConvBackend: Backend {
     /// windows.
     ///
     /// # Shapes
-    /// As [`pooled_conv2d`](super::pooled_conv2d).
+    /// As the function `pooled_conv2d` of this module.
     fn pooled_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -102,7 +102,7 @@ pub trait ConvBackend: Backend {
     /// Doubles images with a transposed convolution: kernel 2, stride 2.
     ///
     /// # Shapes
-    /// As [`double_conv2d`](super::double_conv2d).
+    /// As the function `double_conv2d` of this module.
     fn double_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

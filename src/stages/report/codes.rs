@@ -85,7 +85,7 @@ impl Survey {
                 actions.as_ref().and_then(|a| a.discrete(&point.video, point.frame_index));
         }
         let mut common: Vec<(Vec<u16>, u64)> = tuples.into_iter().collect();
-        // Ties in the order of the query in `world`.
+        // Ties in the order of the query in `predictions`.
         common.sort_by_cached_key(|(codes, uses)| (std::cmp::Reverse(*uses), text(codes)));
         common.truncate(config.rollouts);
         let empty =
