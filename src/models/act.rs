@@ -1,6 +1,7 @@
 //! Runs a latent policy on frames. [`actor`] loads a weight file and returns the device-independent
 //! [`Actor`].
 
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::device::on_device;
@@ -28,65 +29,96 @@ pub trait Actor: Send {
 pub fn actor(device: &Device, weights: &[u8]) -> Result<Box<dyn Actor>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    on_device!(device, B, at => Ok(Box::new(Network::<B>::load(&weights, at, device.pass())?)))
+    on_device!(device, B, at => {
+        Ok(Box::new(LoadedNetwork::<B, Policy<B>>::load(&weights, at, device.pass())?))
+    })
 }
 
-/// A latent policy on one device.
-#[derive(Clone)]
-struct Network<B: NetBackend> {
-    config: PolicyConfig,
-    policy: Policy<B>,
-    device: B::Device,
-    pass: usize,
+/// A network that maps single frames to rows of numbers.
+pub(super) trait FrameNetwork<B: NetBackend>: Clone + Send {
+    /// The sizes of the network.
+    type Config;
+
+    /// Loads the network and its sizes from a weight file.
+    fn load(weights: &Weights, device: &B::Device) -> Result<(Self::Config, Self)>;
+
+    /// Returns the shape of a frame: `[height, width, channel]`.
+    fn frame_shape(config: &Self::Config) -> [usize; 3];
+
+    /// Runs the network.
+    ///
+    /// # Shapes
+    /// - `frames`: `[batch, channel, height, width]`, in [-0.5, 0.5]
+    /// - output: `[batch, width]`
+    fn forward(&self, frames: Tensor<B, 4>) -> Tensor<B, 2>;
 }
 
-impl<B: NetBackend> Network<B> {
-    fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
+impl<B: NetBackend> FrameNetwork<B> for Policy<B> {
+    type Config = PolicyConfig;
+
+    fn load(weights: &Weights, device: &B::Device) -> Result<(PolicyConfig, Self)> {
         let config = weights.policy_config()?;
-        let policy =
-            weights.load("policy", Policy::new(&mut Init::new(0, &device), &config), &device)?;
-        Ok(Network { config, policy, device, pass })
+        let fresh = Policy::new(&mut Init::new(0, device), &config);
+        let policy = weights.load("policy", fresh, device)?;
+        Ok((config, policy))
+    }
+
+    fn frame_shape(config: &PolicyConfig) -> [usize; 3] {
+        config.frame_shape()
+    }
+
+    fn forward(&self, frames: Tensor<B, 4>) -> Tensor<B, 2> {
+        self.latent_action(self.features(frames))
     }
 }
 
-impl<B: NetBackend> Actor for Network<B> {
+/// A loaded network on one device.
+#[derive(Clone)]
+pub(super) struct LoadedNetwork<B: NetBackend, N: FrameNetwork<B>> {
+    pub(super) config: N::Config,
+    network: N,
+    device: B::Device,
+    /// Frames in a pass.
+    pass: usize,
+}
+
+impl<B: NetBackend, N: FrameNetwork<B>> LoadedNetwork<B, N> {
+    /// Loads a network that runs `pass` frames at a time.
+    pub(super) fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
+        let (config, network) = N::load(weights, &device)?;
+        Ok(LoadedNetwork { config, network, device, pass })
+    }
+
+    /// Runs the network on frames in parallel passes and concatenates the results.
+    ///
+    /// # Shapes
+    /// - `frames`: `[count, height, width, channel]`
+    /// - output: `[count, width]`
+    pub(super) fn forward(&self, frames: &[u8]) -> Result<Vec<f32>> {
+        let shape = N::frame_shape(&self.config);
+        let bytes: usize = shape.iter().product();
+        if !frames.len().is_multiple_of(bytes) {
+            let [height, width, channels] = shape;
+            let seen = format!("{} bytes", frames.len());
+            let expected = format!("a multiple of {height} x {width} x {channels}");
+            return Err(ModelError::Frames { what: "frames", seen, expected });
+        }
+        let passes: Vec<_> = frames
+            .par_chunks(self.pass * bytes)
+            .map_with((self.network.clone(), self.device.clone()), |(network, device), frames| {
+                to_host(network.forward(upload::<B>(frames, shape, device)))
+            })
+            .collect::<Result<_>>()?;
+        Ok(passes.concat())
+    }
+}
+
+impl<B: NetBackend> Actor for LoadedNetwork<B, Policy<B>> {
     fn config(&self) -> &PolicyConfig {
         &self.config
     }
 
     fn latent_action(&self, frames: &[u8]) -> Result<Vec<f32>> {
-        let shape = self.config.frame_shape();
-        in_passes(self, frames, shape, self.pass, |network, frames| {
-            let frames = upload::<B>(frames, shape, &network.device);
-            to_host(network.policy.latent_action(network.policy.features(frames)))
-        })
+        self.forward(frames)
     }
-}
-
-/// Runs a network on frames in parallel passes of up to `pass` frames, and concatenates the
-/// results.
-///
-/// # Shapes
-/// - `frames`: `[count, height, width, channel]`
-/// - `shape`: `[height, width, channel]`
-/// - output: the rows of all passes, in order
-pub(super) fn in_passes<N: Clone + Send>(
-    network: &N,
-    frames: &[u8],
-    shape: [usize; 3],
-    pass: usize,
-    forward: impl Fn(&mut N, &[u8]) -> Result<Vec<f32>> + Sync + Send,
-) -> Result<Vec<f32>> {
-    let bytes: usize = shape.iter().product();
-    if !frames.len().is_multiple_of(bytes) {
-        let [height, width, channels] = shape;
-        let seen = format!("{} bytes", frames.len());
-        let expected = format!("a multiple of {height} x {width} x {channels}");
-        return Err(ModelError::Frames { what: "frames", seen, expected });
-    }
-    let passes: Vec<_> = frames
-        .par_chunks(pass * bytes)
-        .map_with(network.clone(), forward)
-        .collect::<Result<_>>()?;
-    Ok(passes.concat())
 }

@@ -14,16 +14,15 @@ use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::act::in_passes;
+use super::act::{FrameNetwork, LoadedNetwork};
 use super::decoder::Decoder;
 use super::device::on_device;
-use super::frames::upload;
 use super::impala::FEATURES;
 use super::init::Init;
 use super::layers::{Linear, NetBackend, relu};
 use super::metadata::AGENT_FORMAT;
 use super::policy::Policy;
-use super::weights::{Weights, to_host};
+use super::weights::Weights;
 use super::{DecoderConfig, Device, LoadedDecoder, PolicyConfig, Result};
 
 /// Sizes of an agent.
@@ -166,39 +165,39 @@ pub trait Agent: Send {
 pub fn agent(device: &Device, weights: &[u8]) -> Result<Box<dyn Agent>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    on_device!(device, B, at => Ok(Box::new(LoadedAgent::<B>::load(&weights, at, device.pass())?)))
+    on_device!(device, B, at => {
+        Ok(Box::new(LoadedNetwork::<B, AgentNet<B>>::load(&weights, at, device.pass())?))
+    })
 }
 
-/// An agent on one device.
-#[derive(Clone)]
-struct LoadedAgent<B: NetBackend> {
-    config: AgentConfig,
-    net: AgentNet<B>,
-    device: B::Device,
-    pass: usize,
-}
+impl<B: NetBackend> FrameNetwork<B> for AgentNet<B> {
+    type Config = AgentConfig;
 
-impl<B: NetBackend> LoadedAgent<B> {
-    fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
+    fn load(weights: &Weights, device: &B::Device) -> Result<(AgentConfig, Self)> {
         let config = weights.agent_config()?;
-        let net =
-            AgentNet::load(weights, AgentNet::new(&mut Init::new(0, &device), &config), &device)?;
-        Ok(LoadedAgent { config, net, device, pass })
+        let fresh = AgentNet::new(&mut Init::new(0, device), &config);
+        let net = AgentNet::load(weights, fresh, device)?;
+        Ok((config, net))
+    }
+
+    fn frame_shape(config: &AgentConfig) -> [usize; 3] {
+        config.network.frame_shape()
+    }
+
+    fn forward(&self, frames: Tensor<B, 4>) -> Tensor<B, 2> {
+        let base = self.rl.base(frames);
+        let supervised = self.supervised_logits(base.clone());
+        self.logits_and_value(base, supervised).0
     }
 }
 
-impl<B: NetBackend> Agent for LoadedAgent<B> {
+impl<B: NetBackend> Agent for LoadedNetwork<B, AgentNet<B>> {
     fn config(&self) -> &AgentConfig {
         &self.config
     }
 
     fn logits(&self, frames: &[u8]) -> Result<Vec<f32>> {
-        let shape = self.config.network.frame_shape();
-        in_passes(self, frames, shape, self.pass, |agent, frames| {
-            let base = agent.net.rl.base(upload::<B>(frames, shape, &agent.device));
-            let supervised = agent.net.supervised_logits(base.clone());
-            to_host(agent.net.logits_and_value(base, supervised).0)
-        })
+        self.forward(frames)
     }
 }
 
@@ -209,6 +208,8 @@ mod tests {
 
     use super::*;
     use crate::models::Outputs;
+    use crate::models::frames::upload;
+    use crate::models::weights::to_host;
 
     fn parts() -> (AgentConfig, Policy<Flex>, AgentNet<Flex>) {
         let device = Default::default();

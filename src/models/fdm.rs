@@ -43,9 +43,10 @@ impl<B: NetBackend> Fdm<B> {
 
         // Down: each level doubles the width, and the first also reads the tiled action.
         let inputs = std::iter::once(past + tiled).chain((0..depth).map(width));
-        let down = inputs
-            .zip((0..depth).map(width))
-            .map(|(input, output)| Level::Down(Down::new(init, input, output, modulate)));
+        let down = inputs.zip((0..depth).map(width)).map(|(input, output)| {
+            let conv = Conv2d::same(init, input, output);
+            Level::Down(Down::new(init, conv, output, modulate))
+        });
         let mut down: Vec<_> = down.collect();
         let bottom = if single_pixel {
             Conv2d::valid(init, width(depth - 1), width(depth), 2)
@@ -60,7 +61,9 @@ impl<B: NetBackend> Fdm<B> {
         let outputs = (0..depth - usize::from(!single_pixel)).rev().map(width).chain([base]);
         let mut below = width(depth);
         let up = skips.zip(outputs).map(|(skip, output)| {
-            Up::new(init, std::mem::replace(&mut below, output) + skip, output, modulate)
+            let input = std::mem::replace(&mut below, output) + skip;
+            let conv = ConvTranspose2d::doubling(init, input, output);
+            Up::new(init, conv, output, modulate)
         });
         let up = up.collect();
 
@@ -122,11 +125,11 @@ impl<B: NetBackend> Fdm<B> {
     /// running statistics.
     pub fn folded(mut self) -> Self {
         for level in &mut self.down {
-            if let Level::Down(Down { conv, norm, .. }) = level {
+            if let Level::Down(UnetLevel { conv, norm, .. }) = level {
                 norm.fold_into(&mut conv.weight, &mut conv.bias, 0);
             }
         }
-        for Up { conv, norm, .. } in &mut self.up {
+        for UnetLevel { conv, norm, .. } in &mut self.up {
             norm.fold_into(&mut conv.weight, &mut conv.bias, 1);
         }
         self
@@ -174,26 +177,54 @@ impl<B: NetBackend> Level<B> {
     }
 }
 
-/// Convolution, normalisation, modulation, residual block, max pooling.
+/// A level of the U-Net: a convolution `C`, normalisation, modulation, a residual block.
 #[derive(Module, Debug)]
-struct Down<B: Backend> {
-    conv: Conv2d<B>,
+struct UnetLevel<B: Backend, C> {
+    conv: C,
     norm: BatchNorm2d<B>,
     res: UnetResidual<B>,
     modulate: Option<Linear<B>>,
 }
 
-impl<B: NetBackend> Down<B> {
-    /// Creates a level. `latent` is the length of the latent action if it modulates the level.
-    fn new(init: &mut Init<'_, B>, input: usize, output: usize, latent: Option<usize>) -> Self {
-        Down {
-            conv: Conv2d::same(init, input, output),
+/// Halves the frame, by max pooling at its end.
+type Down<B> = UnetLevel<B, Conv2d<B>>;
+/// Doubles the frame, by its transposed convolution.
+type Up<B> = UnetLevel<B, ConvTranspose2d<B>>;
+
+impl<B: NetBackend, C> UnetLevel<B, C> {
+    /// Creates a level with `output` channels. `latent` is the length of the latent action if it
+    /// modulates the level.
+    fn new(init: &mut Init<'_, B>, conv: C, output: usize, latent: Option<usize>) -> Self {
+        UnetLevel {
+            conv,
             norm: BatchNorm2d::new(init, output),
             res: UnetResidual::new(init, output),
             modulate: latent.map(|latent| Linear::new(init, latent, 2 * output)),
         }
     }
 
+    /// Normalises and modulates the convolution's output.
+    ///
+    /// # Shapes
+    /// - `x` and output: `[batch, out, height, width]`
+    /// - `action`: `[batch, latent_dim]`
+    fn modulated(
+        &self,
+        x: Tensor<B, 4>,
+        action: &Tensor<B, 2>,
+        mode: &mut Mode<'_, B>,
+    ) -> Tensor<B, 4> {
+        let x = self.norm.forward(x, mode);
+        match &self.modulate {
+            // FiLM (Perez et al., 2018): a linear map of the latent action scales and shifts each
+            // channel.
+            Some(linear) => modulate(x, linear.forward(action.clone())),
+            None => x,
+        }
+    }
+}
+
+impl<B: NetBackend> Down<B> {
     /// Halves the frame. If the convolution expects more channels than `x` has, the tiled action
     /// fills the rest.
     ///
@@ -210,30 +241,11 @@ impl<B: NetBackend> Down<B> {
         let tiled = self.conv.weight.dims()[1] > x.dims()[1];
         let x =
             if tiled { self.conv.forward_tiled(x, action.clone()) } else { self.conv.forward(x) };
-        let x = self.norm.forward(x, mode);
-        relu(self.res.forward_halve(modulated(x, self.modulate.as_ref(), action)))
+        relu(self.res.forward_halve(self.modulated(x, action, mode)))
     }
-}
-
-/// Transposed convolution that doubles the frame, normalisation, modulation, residual block.
-#[derive(Module, Debug)]
-struct Up<B: Backend> {
-    conv: ConvTranspose2d<B>,
-    norm: BatchNorm2d<B>,
-    res: UnetResidual<B>,
-    modulate: Option<Linear<B>>,
 }
 
 impl<B: NetBackend> Up<B> {
-    fn new(init: &mut Init<'_, B>, input: usize, output: usize, latent: Option<usize>) -> Self {
-        Up {
-            conv: ConvTranspose2d::doubling(init, input, output),
-            norm: BatchNorm2d::new(init, output),
-            res: UnetResidual::new(init, output),
-            modulate: latent.map(|latent| Linear::new(init, latent, 2 * output)),
-        }
-    }
-
     /// Doubles the frame.
     ///
     /// # Shapes
@@ -246,20 +258,7 @@ impl<B: NetBackend> Up<B> {
         action: &Tensor<B, 2>,
         mode: &mut Mode<'_, B>,
     ) -> Tensor<B, 4> {
-        let x = self.norm.forward(self.conv.forward(x), mode);
-        relu(self.res.forward(modulated(x, self.modulate.as_ref(), action)))
-    }
-}
-
-/// Scales and shifts each channel by a linear map of the latent action (FiLM, Perez et al., 2018).
-fn modulated<B: NetBackend>(
-    x: Tensor<B, 4>,
-    by: Option<&Linear<B>>,
-    action: &Tensor<B, 2>,
-) -> Tensor<B, 4> {
-    match by {
-        Some(linear) => modulate(x, linear.forward(action.clone())),
-        None => x,
+        relu(self.res.forward(self.modulated(self.conv.forward(x), action, mode)))
     }
 }
 
