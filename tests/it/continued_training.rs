@@ -175,7 +175,7 @@ fn settings_that_contradict_each_other_are_faults() {
         (", accumulate: 3", "accumulate: is 3"),
         (", accumulate: 0", "accumulate: is 0"),
         (", ema_decay: 1.0", "ema_decay: is 1"),
-        (", reference: true, ema_decay: 0.9", "ema_decay: departs from the paper"),
+        (", reference: true, ema_decay: 0.9", "ema_decay: differs from the paper's value"),
     ] {
         write_pipeline(&project, &with_model(settings));
         let refused = project.lapo(&["check", "pipeline.yaml"]);

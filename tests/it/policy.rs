@@ -127,7 +127,7 @@ fn a_pipeline_clones_a_policy_and_retrains_it_only_for_new_settings_or_models() 
     // Only trained stages can be refreshed.
     let refused = project.run(&["--refresh", "labels"]);
     assert!(
-        refused.code == 64 && refused.stderr.contains("these do: model, policy; "),
+        refused.code == 64 && refused.stderr.contains("choose one of model, policy; "),
         "{refused:#?}"
     );
     assert!(project.run(&["--refresh", "policy"]).success().stdout.starts_with("1 tasks"));
