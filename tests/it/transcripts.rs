@@ -1,8 +1,107 @@
-//! Output of `run`, `check`, `query` and `doctor`: exit code, stdout and stderr.
+//! Output of commands: exit code, stdout and stderr.
+//!
+//! The pages in `transcripts/` are whole transcripts. Each has a project of its own. Below a command
+//! stand `? CODE` unless it is 0, the lines of stdout, and those of stderr after `| `. What differs
+//! from run to run is filtered. `LAPO_WRITE_TRANSCRIPTS=1` writes the pages anew: read the diff.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use crate::project::{PIPELINE, Project};
+use regex::Regex;
+
+use crate::project::{CommandOutput, PIPELINE, Project, wait};
+
+#[test]
+fn commands_print_their_transcripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/transcripts");
+    let mut pages: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|page| page.unwrap().path()).collect();
+    pages.sort();
+    assert!(pages.len() >= 6);
+    for page in pages {
+        let expected = fs::read_to_string(&page).unwrap();
+        let printed = transcript(&expected);
+        if std::env::var_os("LAPO_WRITE_TRANSCRIPTS").is_some() {
+            fs::write(&page, &printed).unwrap();
+        }
+        let differs = printed.lines().zip(expected.lines()).find(|(now, before)| now != before);
+        assert!(
+            printed == expected,
+            "{} differs, first at {differs:#?}\nprinted:\n{printed}",
+            page.display()
+        );
+    }
+}
+
+/// Runs the commands of a page in a new project. Returns the page with what they print.
+fn transcript(page: &str) -> String {
+    let project = Project::new(6);
+    let filters = filters(&project);
+    let mut written = String::new();
+    let mut is_console = false;
+    for line in page.lines() {
+        if line.starts_with("```") {
+            is_console = line == "```console";
+        } else if is_console {
+            let Some(command) = line.strip_prefix("$ ") else { continue };
+            written += &format!("{line}\n");
+            written += &printed(&run(&project, command), &filters);
+            continue;
+        }
+        written += &format!("{line}\n");
+    }
+    written
+}
+
+fn run(project: &Project, command: &str) -> CommandOutput {
+    let lapo = Path::new(env!("CARGO_BIN_EXE_lapo")).parent().unwrap();
+    let path = format!("{}:{}", lapo.display(), std::env::var("PATH").unwrap());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", command]).current_dir(project.folder.path()).env("PATH", path);
+    shell.env("LAPO_WORKSPACE", "ws").env_remove("LAPO_PROCGEN").env("COLUMNS", "100");
+    shell.stdin(std::process::Stdio::null());
+    shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    wait(shell.spawn().unwrap())
+}
+
+/// Returns the text that stands below a command.
+fn printed(output: &CommandOutput, filters: &[(Regex, &str)]) -> String {
+    let mut text = String::new();
+    if output.code != 0 {
+        text += &format!("? {}\n", output.code);
+    }
+    for line in output.stdout.lines() {
+        text += &format!("{line}\n");
+    }
+    for line in output.stderr.lines() {
+        text += &format!("| {line}\n");
+    }
+    for (pattern, replacement) in filters {
+        text = pattern.replace_all(&text, *replacement).into_owned();
+    }
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Returns patterns of what differs from run to run or from machine to machine.
+fn filters(project: &Project) -> Vec<(Regex, &'static str)> {
+    let folder = regex::escape(&project.folder.path().display().to_string());
+    [
+        (folder.as_str(), "[folder]"),
+        (r"\b[0-9a-f]{16,64}\b", "[digest]"),
+        (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?Z?", "[date]"),
+        (r"lapo \d+\.\d+\.\d+ \([^)]*\)", "lapo [version]"),
+        (r"\b[\d.,]+ ([a-z]+/s|[KMG]i?B/s)", "[rate] $1"),
+        (r"\b\d+(\.\d+)? ?(ms|s|min)\b", "[time]"),
+        (r"\b[\d.,]+ ([KMGT]i)?B\b", "[size]"),
+        (r"\b\d+ bytes\b", "[size]"),
+        (r"-?\b\d+\.\d+(e-?\d+)?", "[number]"),
+        (r"process \d+", "process [id]"),
+        // Columns are as wide as what was filtered.
+        (r"  +", "  "),
+    ]
+    .map(|(pattern, replacement)| (Regex::new(pattern).unwrap(), replacement))
+    .into()
+}
 
 #[test]
 fn all_faults_of_a_pipeline_are_reported_at_once_and_nothing_is_written() {
