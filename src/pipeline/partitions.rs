@@ -256,8 +256,11 @@ impl StageShare {
 /// # Errors
 /// Fails if the plan has another format version, or if a name in it leads out of the workspace.
 pub fn read(out: &Store) -> Result<PartitionedPlan, Error> {
-    let partitioned: PartitionedPlan =
-        dataset::parse_versioned(HEADER_FILE, &out.require(HEADER_FILE)?)?;
+    let header = out.read(HEADER_FILE)?.ok_or_else(|| Error::Request {
+        what: format!("{} is not the folder of a plan: `{HEADER_FILE}` is missing", out.name()),
+        hint: "pass the folder that `lapo plan --out` wrote".into(),
+    })?;
+    let partitioned: PartitionedPlan = dataset::parse_versioned(HEADER_FILE, &header)?;
     match partitioned.stages.iter().find(|share| !is_name(&share.stage)) {
         Some(share) => {
             Err(edited(HEADER_FILE, format!("`{}` is not a valid stage name", share.stage)))
