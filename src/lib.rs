@@ -98,19 +98,24 @@
 
 pub mod build_info;
 pub mod cli;
-pub mod dataset;
-pub mod envs;
 pub mod error;
 pub mod executor;
 #[cfg(test)]
 mod fault_schedules;
 pub mod guide;
-pub mod models;
 pub mod pipeline;
-pub mod query;
 pub mod stages;
 pub mod train;
-pub mod video;
 
 pub use build_info::{BuildInfo, build_info};
 pub use error::{Error, Result};
+#[doc(inline)]
+pub use lapo_dataset as dataset;
+#[doc(inline)]
+pub use lapo_envs as envs;
+#[doc(inline)]
+pub use lapo_models as models;
+#[doc(inline)]
+pub use lapo_query as query;
+#[doc(inline)]
+pub use lapo_video as video;

@@ -59,6 +59,9 @@
 //! | `gc` | garbage collection |
 //! | `verify` | comparison of all files with their receipts |
 
+// Paths are the same within this crate and in `lapo`: `crate::dataset::...`.
+extern crate self as dataset;
+
 mod access;
 mod action_rows;
 mod actions;
@@ -72,8 +75,8 @@ mod disk;
 mod durable;
 mod entry_faults;
 mod error;
-#[cfg(test)]
-mod faulty_store;
+#[doc(hidden)]
+pub mod faulty_store;
 mod finished_tasks;
 mod frame_rows;
 pub mod gc;
@@ -101,8 +104,8 @@ pub mod schema;
 mod shard;
 mod shard_reader;
 mod shards;
-#[cfg(test)]
-mod step_scheduler;
+#[doc(hidden)]
+pub mod step_scheduler;
 mod store;
 mod table;
 mod table_reader;
@@ -120,8 +123,8 @@ pub use cache::CacheFolder;
 pub use commit::{Commit, Committed, commit};
 pub use entry_faults::{EntryClass, EntryFault, is_uncounted};
 pub use error::{Error, Result};
-#[cfg(test)]
-pub(crate) use faulty_store::faulty_store;
+#[doc(hidden)]
+pub use faulty_store::faulty_store;
 pub use finished_tasks::{DamagedTask, Finished, delete_damaged_receipt, finished};
 pub use frame_rows::{FrameRows, read_all_frame_rows, read_frame_rows};
 pub use hashing::{HashMap, HashSet};
@@ -146,8 +149,8 @@ pub use schema::{Compression, FrameSize, LabelShape};
 pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, Shard};
 pub use shards::Shards;
-#[cfg(test)]
-pub(crate) use step_scheduler::StepScheduler;
+#[doc(hidden)]
+pub use step_scheduler::StepScheduler;
 pub use store::Store;
 pub use table::{Column, table_name, table_sort, write_table};
 pub use table_reader::{Table, read_columns, read_table};

@@ -26,7 +26,7 @@ pub(super) enum Step<'a> {
 
 /// The scheduler of all users.
 #[derive(Debug)]
-pub(crate) struct StepScheduler {
+pub struct StepScheduler {
     store: Store,
     state: Mutex<State>,
     changed: Condvar,
@@ -62,7 +62,7 @@ pub(super) struct Turn {
 const STALLED: Duration = Duration::from_millis(100);
 
 impl StepScheduler {
-    pub(crate) fn new(store: &Store, seed: u64) -> Arc<Self> {
+    pub fn new(store: &Store, seed: u64) -> Arc<Self> {
         let state = State {
             random: ChaCha8Rng::seed_from_u64(seed),
             users: HashMap::new(),
@@ -73,13 +73,13 @@ impl StepScheduler {
     }
 
     /// Returns the store for a new user, to be killed at step `dies_at`.
-    pub(crate) fn store(self: &Arc<Self>, user: usize, dies_at: Option<u32>) -> Store {
+    pub fn store(self: &Arc<Self>, user: usize, dies_at: Option<u32>) -> Store {
         self.state().users.insert(user, User { dies_at, ..User::default() });
         self.store.in_turns(Turn { turns: Arc::clone(self), user })
     }
 
     /// Removes a user after its last step. Returns whether it was killed.
-    pub(crate) fn leave(&self, user: usize) -> bool {
+    pub fn leave(&self, user: usize) -> bool {
         let mut state = self.state();
         let user = state.users.remove(&user).expect("it took turns");
         state.turn.1 = 0;

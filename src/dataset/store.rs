@@ -23,7 +23,6 @@ use super::error::{Error, Result, io_error};
 use super::new_file::NewFile;
 use super::paths::{Created, FileInfo, StoredFile, folder, is_staged, location};
 use super::remote::Remote;
-#[cfg(test)]
 use super::step_scheduler::Step;
 use super::walk;
 
@@ -34,7 +33,6 @@ pub struct Store {
     backend: Backend,
     access: Access,
     /// The user's turn in a test with a scheduler.
-    #[cfg(test)]
     turn: Option<super::step_scheduler::Turn>,
 }
 
@@ -70,22 +68,15 @@ impl Store {
     }
 
     fn at(backend: Backend, access: Access) -> Self {
-        Self {
-            backend,
-            access,
-            #[cfg(test)]
-            turn: None,
-        }
+        Self { backend, access, turn: None }
     }
 
     /// Waits for this user's turn in a test with a scheduler.
-    #[cfg(test)]
     fn wait(&self, step: Step) -> Result<()> {
         self.turn.as_ref().map_or(Ok(()), |turn| turn.take(step))
     }
 
     /// Returns the same workspace, with every call waiting for its turn.
-    #[cfg(test)]
     pub(super) fn in_turns(&self, turn: super::step_scheduler::Turn) -> Self {
         Self { turn: Some(turn), ..self.clone() }
     }
@@ -118,7 +109,6 @@ impl Store {
     /// The create is atomic, and durable when this returns.
     pub fn create(&self, path: &str, bytes: &[u8]) -> Result<Created> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::Create(path, bytes))?;
         match &self.backend {
             Backend::Remote(remote) => remote.create(path, bytes),
@@ -134,7 +124,6 @@ impl Store {
     /// power cut.
     pub(super) fn create_fleeting(&self, path: &str, bytes: &[u8]) -> Result<Created> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::Create(path, bytes))?;
         match &self.backend {
             Backend::Remote(remote) => remote.create(path, bytes),
@@ -150,7 +139,6 @@ impl Store {
     /// Returns the content of `path`, or `None` if it does not exist.
     pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::Look)?;
         match &self.backend {
             Backend::Remote(remote) => remote.read(path),
@@ -178,7 +166,6 @@ impl Store {
     /// UTF-8, or with backslashes or control characters.
     pub fn list(&self, prefix: &str) -> Result<Vec<String>> {
         let checked = folder(prefix)?;
-        #[cfg(test)]
         self.wait(Step::Look)?;
         let mut paths = match &self.backend {
             Backend::Remote(remote) => {
@@ -212,7 +199,6 @@ impl Store {
 
     fn unsorted(&self, prefix: &str) -> Result<Vec<StoredFile>> {
         let checked = folder(prefix)?;
-        #[cfg(test)]
         self.wait(Step::Look)?;
         match &self.backend {
             Backend::Remote(remote) => remote.files(prefix),
@@ -223,7 +209,6 @@ impl Store {
     /// Returns the time of a file's last change, or `None` if it does not exist.
     pub(super) fn modified(&self, path: &str) -> Result<Option<std::time::SystemTime>> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::Look)?;
         match &self.backend {
             Backend::Remote(remote) => Ok(remote.metadata(path)?.map(|found| found.modified)),
@@ -234,7 +219,6 @@ impl Store {
     /// Deletes a file. It need not exist.
     pub fn delete(&self, path: &str) -> Result<()> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::Delete(path))?;
         match &self.backend {
             Backend::Remote(remote) => remote.delete(&[path.to_owned()]),
@@ -246,7 +230,6 @@ impl Store {
     /// itself.
     pub fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let checked = folder(prefix)?;
-        #[cfg(test)]
         self.wait(Step::Look)?;
         let mut names = match &self.backend {
             Backend::Remote(remote) => remote.folders(prefix)?,
@@ -263,7 +246,6 @@ impl Store {
     pub fn delete_all(&self, prefix: &str) -> Result<()> {
         assert!(!prefix.is_empty(), "only a folder within the workspace can be deleted");
         let checked = location(prefix)?;
-        #[cfg(test)]
         self.wait(Step::DeleteAll(prefix))?;
         match &self.backend {
             Backend::Remote(remote) => remote.delete(&self.list(prefix)?),
@@ -275,7 +257,6 @@ impl Store {
     /// a receipt.
     pub fn new_file(&self, path: &str) -> Result<NewFile> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::NewFile(path))?;
         match &self.backend {
             Backend::Remote(remote) => NewFile::begin_remote(remote.clone(), path),
@@ -330,7 +311,6 @@ impl Store {
     /// Opens a file for reading byte ranges from the store itself, never from a local copy.
     pub(super) fn source(&self, path: &str, info: Option<&FileInfo>) -> Result<ByteRanges> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::Look)?;
         match &self.backend {
             Backend::Remote(remote) => {
@@ -360,7 +340,6 @@ impl Store {
     /// Opens a file like [`Store::file`], and checks the size and the digest of a new local copy.
     pub(super) fn file_of(&self, path: &str, info: Option<&FileInfo>) -> Result<File> {
         let checked = location(path)?;
-        #[cfg(test)]
         self.wait(Step::Look)?;
         match &self.backend {
             Backend::Remote(remote) => remote.local(path, info),

@@ -4,6 +4,9 @@
 //! [`wrappers`] keep episode statistics and scale rewards, [`maze`] is an expert player. Only
 //! `libenv` contains unsafe code.
 
+// Paths are the same within this crate and in `lapo`: `crate::envs::...`.
+extern crate self as envs;
+
 mod error;
 mod libenv;
 pub mod maze;

@@ -24,28 +24,29 @@ const GPU_PASS: usize = 1024;
 /// is the backend of the device and `at` is the device in terms of that backend. The device must
 /// have passed [`Device::check`]. All types that hide their device behind a trait are created with
 /// this macro.
+#[macro_export]
 macro_rules! on_device {
     ($device:expr, $backend:ident, $at:ident => $made:expr) => {
         match $device {
-            $crate::models::Device::Cpu => {
+            $crate::Device::Cpu => {
                 type $backend = burn::backend::Flex;
                 let $at = Default::default();
                 $made
             }
             #[cfg(feature = "cuda")]
-            $crate::models::Device::Cuda(number) => {
-                type $backend = $crate::models::gpu::Gpu;
-                let $at = $crate::models::gpu::gpu(*number);
+            $crate::Device::Cuda(number) => {
+                type $backend = $crate::gpu::Gpu;
+                let $at = $crate::gpu::gpu(*number);
                 $made
             }
             #[cfg(not(feature = "cuda"))]
-            $crate::models::Device::Cuda(_) => {
+            $crate::Device::Cuda(_) => {
                 unreachable!("a build without GPU support has no GPU that passes the check")
             }
         }
     };
 }
-pub(crate) use on_device;
+pub use on_device;
 
 impl Device {
     /// Returns the number of inputs per pass.

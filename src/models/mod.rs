@@ -4,7 +4,7 @@
 //! codes and predicted frames.
 //!
 //! **Invariants:** this module depends on neither Arrow nor YAML. Only [`pytorch`] opens files.
-//! Only this module, [`crate::train`] and online training (`stages::finetune`) use `burn`.
+//! Only this module, `train` and online training (`stages::finetune`) use `burn`.
 //!
 //! Start with [`label`]: one screen from pixels to labels. The networks, in the order of the data
 //! flow:
@@ -41,6 +41,9 @@
 //! | `tiny` | 68 | 194 | 2.6 M | 65 (140) | 191 (340) | 3.7 M | 61 | 180 | 2.6 M |
 //! | `small` | 250 | 728 | 5.9 M | 140 (252) | 414 (638) | 8.0 M | 236 | 700 | 5.9 M |
 //! | `paper` | 953 | 2816 | 14.7 M | 535 (760) | 1594 (2041) | 31.3 M | 924 | 2759 | 14.7 M |
+
+// Paths are the same within this crate and in `lapo`: `crate::models::...`.
+extern crate self as models;
 
 pub mod act;
 pub mod agent;

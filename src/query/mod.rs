@@ -1,7 +1,7 @@
 //! Answers SQL queries over the datasets of a workspace. Every stage is a table.
 //!
 //! - [`answer`] prepares an [`QueryResult`], a stream of rows as a table, CSV, JSON, JSON lines or
-//!   Parquet. [`query`] collects the rows instead.
+//!   Parquet. [`query()`] collects the rows instead.
 //! - [`tables`] lists the tables of a workspace, [`table_names`] the tables of a query.
 //! - [`datasets`] lists all datasets, [`inspect()`] describes one of them, [`history()`] lists its
 //!   versions, [`diff`] compares two of them.
@@ -15,6 +15,10 @@
 //! If a stage's newest manifest is damaged, only queries that may read it fail: queries on its
 //! table, on `videos`, on `rejects` and on short names. `SHOW TABLES` and [`datasets`] list it with
 //! the damage.
+
+extern crate lapo_dataset as dataset;
+// Paths are the same within this crate and in `lapo`.
+extern crate self as query;
 
 mod answer;
 mod catalog;

@@ -17,9 +17,9 @@ use super::{DecodeOptions, Error, Fault, FaultClass, Frame, OpenVideo, Outcome, 
 /// It cannot move between threads, because its scaler must stay on one thread.
 ///
 /// ```no_run
-/// use lapo::video::{DecodeOptions, Decoder};
+/// use lapo_video::{DecodeOptions, Decoder};
 ///
-/// # fn main() -> Result<(), lapo::video::Error> {
+/// # fn main() -> Result<(), lapo_video::Error> {
 /// let options = DecodeOptions { fps: Some(15.0), ..DecodeOptions::new(64, 64) };
 /// let mut decoder = Decoder::open("data/maze/maze_1_000.mp4".as_ref(), &options)?;
 /// let mut pixels = vec![0; options.frame_bytes()];

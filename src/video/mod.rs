@@ -33,6 +33,9 @@
 //! `ffi` and `libav_log` hold all unsafe code of this module. Without the cargo feature `video` only
 //! `config` and `outcome` are compiled.
 
+// Paths are the same within this crate and in `lapo`: `crate::video::...`.
+extern crate self as video;
+
 pub mod config;
 pub mod outcome;
 
