@@ -159,7 +159,8 @@ fn pipeline(name: &str, found: &BTreeMap<String, usize>, videos: usize) -> Strin
         "# Makes a labelled dataset of {videos}:
 #   lapo run FILE                      do only what is new
 #   lapo plan FILE                     show what a run would do, and why
-#   lapo query \"SELECT video, count(*) AS n, avg(fdm_error) FROM labels GROUP BY video\" --workspace runs/{name}
+#   lapo query \"SELECT video, count(*) AS n, avg(fdm_error) FROM labels GROUP BY video\" \
+         --workspace runs/{name}
 name: {quoted_name}
 workspace: {workspace}               # a folder, or s3://bucket/prefix
 seed: 7

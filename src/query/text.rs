@@ -28,7 +28,9 @@ pub(super) fn cell(value: &AnyValue) -> String {
 /// Escapes control characters of the terminal: file names can contain anything.
 pub(super) fn printable(text: &str) -> String {
     // Marks that reverse the text direction are not control characters.
-    let is_direction_mark = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    fn is_direction_mark(c: char) -> bool {
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    }
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || is_direction_mark(c) {

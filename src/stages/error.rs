@@ -46,7 +46,8 @@ pub enum Error {
     },
     /// Too few windows to train on or to evaluate on.
     #[error(
-        "{windows} {split} windows of {time} frames in {episodes} episodes, expected at least {needed}"
+        "{windows} {split} windows of {time} frames in {episodes} episodes, \
+         expected at least {needed}"
     )]
     TooFewWindows {
         /// The split: `training`, `held-out` or `predicted`.

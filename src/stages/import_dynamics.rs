@@ -110,7 +110,8 @@ pub fn import_file(path: &Path) -> Result<(Vec<u8>, String), Error> {
         let DynamicsConfig { idm_scale, fdm_base, context, frame_size, .. } =
             describe_dynamics(&mut weights)?;
         format!(
-            "IDM x{idm_scale} and FDM {fdm_base}, {context} frame(s) of context, frames of {frame_size} x {frame_size}"
+            "IDM x{idm_scale} and FDM {fdm_base}, {context} frame(s) of context, \
+             frames of {frame_size} x {frame_size}"
         )
     } else {
         let config = weights.policy_config()?;

@@ -33,7 +33,8 @@ pub enum TrainError {
     },
     /// Too many steps in a row were not finite.
     #[error(
-        "training diverged: the {what} is {seen} at step {step}, the last of {steps} steps in a row that were not finite"
+        "training diverged: the {what} is {seen} at step {step}, \
+         the last of {steps} steps in a row that were not finite"
     )]
     Diverged {
         /// The last step, from 0.

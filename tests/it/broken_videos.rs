@@ -226,7 +226,10 @@ fn retry_rejected_decodes_rejected_videos_again() {
     limit_pixels(&project, 1_000_000);
     project.run(&[]).success();
     let rejects = || project.query("SELECT video, class FROM rejects ORDER BY video");
-    let reject = |name: &str, class: &str| serde_json::json!({ "video": format!("videos/{name}.mp4"), "class": class });
+    let reject = |name: &str, class: &str| {
+        let video = format!("videos/{name}.mp4");
+        serde_json::json!({ "video": video, "class": class })
+    };
     let large = reject("large", "too_large");
     let text = reject("text", "unknown_format");
     assert_eq!(rejects(), serde_json::json!([large, text]));

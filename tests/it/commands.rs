@@ -30,7 +30,8 @@ fn init_writes_a_valid_pipeline_and_never_overwrites_a_file() {
     assert_eq!((again.code, again.stdout.as_str()), (64, ""));
     assert_eq!(
         again.stderr,
-        "error: new.yaml already exists and was not overwritten\n  hint: choose another file: --output other.yaml\n"
+        "error: new.yaml already exists and was not overwritten\n  \
+         hint: choose another file: --output other.yaml\n"
     );
     assert_eq!(fs::read_to_string(project.path("new.yaml")).unwrap(), text);
 
@@ -128,7 +129,8 @@ fn runs_lists_all_runs_or_shows_one() {
     let unknown = project.lapo(&["runs", "nothing", "--workspace", "ws"]);
     assert_eq!(
         unknown.stderr,
-        "error: no run has an id that starts with `nothing`\n  hint: `lapo runs` lists the newest runs\n"
+        "error: no run has an id that starts with `nothing`\n  \
+         hint: `lapo runs` lists the newest runs\n"
     );
 }
 
@@ -145,7 +147,8 @@ fn only_and_until_restrict_a_run_to_some_stages() {
     assert_eq!((wrong.code, wrong.stdout.as_str()), (64, ""));
     assert_eq!(
         wrong.stderr,
-        "error: --only frame: the pipeline has no stage `frame`\n  hint: its stages are frames, model, labels\n"
+        "error: --only frame: the pipeline has no stage `frame`\n  \
+         hint: its stages are frames, model, labels\n"
     );
     assert_eq!(project.run(&["--only", "frames", "--until", "model"]).code, 64);
 
@@ -211,7 +214,8 @@ fn an_ambiguous_workspace_is_an_error_that_lists_them() {
     assert_eq!(output.code, 64, "{output:#?}");
     assert_eq!(
         output.stderr,
-        "error: found 2 workspaces under runs/: runs/a, runs/b\n  hint: choose one: --workspace runs/a\n"
+        "error: found 2 workspaces under runs/: runs/a, runs/b\n  \
+         hint: choose one: --workspace runs/a\n"
     );
 }
 

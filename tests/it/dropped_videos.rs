@@ -31,7 +31,10 @@ fn a_pattern_without_matches_is_an_error_before_any_task_runs() {
         let refused = project.lapo(&[command, more].concat());
         assert!(refused.code == 1 && refused.stdout.is_empty(), "{refused:#?}");
         assert!(
-            refused.stderr.contains("pipeline.yaml:7:39: stages.frames.decode.videos.1: no video matches videos/*\n  hint: "),
+            refused.stderr.contains(
+                "pipeline.yaml:7:39: stages.frames.decode.videos.1: \
+                 no video matches videos/*\n  hint: "
+            ),
             "{refused:#?}"
         );
         assert!(!refused.stderr.contains("videos.0"), "{refused:#?}");
@@ -57,7 +60,8 @@ fn missing_videos_stop_a_run_unless_max_dropped_allows_them() {
     assert!(planned.stdout.contains("4 videos gone"), "{planned:#?}");
 
     let refused = project.run(&[]);
-    let why = "stage frames: 4 of 8 videos of the newest version no longer match, `max_dropped` allows a share of 0.5";
+    let why = "stage frames: 4 of 8 videos of the newest version no longer match, \
+               `max_dropped` allows a share of 0.5";
     assert!(
         refused.code == 1 && refused.stderr.contains(why.rsplit_once(' ').unwrap().0),
         "{refused:#?}"

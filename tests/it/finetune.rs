@@ -15,11 +15,15 @@ stages:
   model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
   labels: { label: { frames: play, dynamics: model } }
   policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
-  agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: '${steps}', envs: 4, rollout: 6, minibatches: 2 } }
-  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 48, envs: 4, rollout: 6, minibatches: 2 } }
-  scratch: { finetune: { from_scratch: true, size: 16, game: coinrun, steps: '${steps}', envs: 4, rollout: 6, minibatches: 2 } }
+  agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: '${steps}', envs: 4,
+      rollout: 6, minibatches: 2 } }
+  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 48, envs: 4,
+      rollout: 6, minibatches: 2 } }
+  scratch: { finetune: { from_scratch: true, size: 16, game: coinrun, steps: '${steps}', envs: 4,
+      rollout: 6, minibatches: 2 } }
   score: { evaluate: { agent: agent, game: maze, episodes: 3, envs: 3 } }
-  again: { record: { game: coinrun, player: agent, agent: scratch, episodes: 2, size: 16, max_frames: 20 } }
+  again: { record: { game: coinrun, player: agent, agent: scratch, episodes: 2, size: 16,
+      max_frames: 20 } }
 ";
 
 /// Creates a project, or returns `None` without Procgen.

@@ -143,7 +143,8 @@ impl Golden {
                 explained += 2.0 * within * (ours - theirs).abs();
             }
             println!(
-                "{}: {what}, {at}: {ours} for {theirs}, farther by {farther:.1e} <= {explained:.1e}",
+                "{}: {what}, {at}: {ours} for {theirs}, \
+                 farther by {farther:.1e} <= {explained:.1e}",
                 self.name
             );
             assert!(

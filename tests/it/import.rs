@@ -57,8 +57,10 @@ fn a_published_checkpoint_becomes_safetensors_value_by_value() {
 fn a_pipeline_labels_with_an_imported_model() {
     let project = Project::new(3);
     let text = format!(
-        "name: imported\nworkspace: ws\nstages:\n  frames: {{ decode: {{ videos: ['videos/*'], size: 16 }} }}\n  \
-         model: {{ import_dynamics: {{ weights: '{}' }} }}\n  labels: {{ label: {{ frames: frames, dynamics: model, fdm_error: false }} }}\n",
+        "name: imported\nworkspace: ws\nstages:\n  \
+         frames: {{ decode: {{ videos: ['videos/*'], size: 16 }} }}\n  \
+         model: {{ import_dynamics: {{ weights: '{}' }} }}\n  \
+         labels: {{ label: {{ frames: frames, dynamics: model, fdm_error: false }} }}\n",
         published().display()
     );
     fs::write(project.path("pipeline.yaml"), &text).unwrap();

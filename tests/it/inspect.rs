@@ -47,7 +47,8 @@ fn a_missing_stage_is_an_error_that_lists_the_stages() {
     let output = project.lapo(&["inspect", "modle", "--workspace", "ws"]);
     assert_eq!(
         output.stderr,
-        "error: the workspace has no stage `modle`\n  hint: did you mean `model`? stages here: `frames`, `labels`, `model`\n"
+        "error: the workspace has no stage `modle`\n  \
+         hint: did you mean `model`? stages here: `frames`, `labels`, `model`\n"
     );
     let output = project.lapo(&["inspect", "none.safetensors"]);
     assert!(

@@ -160,10 +160,12 @@ fn errors_about_an_address_have_a_hint_and_no_secret() {
 const ODD_KEYS: &str = "
 import sys, boto3
 url, video = sys.argv[1:]
-s3 = boto3.client('s3', endpoint_url=url, aws_access_key_id='x', aws_secret_access_key='y', region_name='us-east-1')
+s3 = boto3.client('s3', endpoint_url=url, aws_access_key_id='x',
+                  aws_secret_access_key='y', region_name='us-east-1')
 s3.create_bucket(Bucket='odd')
 data = open(video, 'rb').read()
-for key in ['v/good.mp4', 'v//odd.mp4', 'v/./odd.mp4', 'v/o\\tdd.mp4', 'v/.hidden.mp4', 'v/clip [abc].mp4', 'v/zz.mp4', 'w//odd.mp4']:
+for key in ['v/good.mp4', 'v//odd.mp4', 'v/./odd.mp4', 'v/o\\tdd.mp4',
+            'v/.hidden.mp4', 'v/clip [abc].mp4', 'v/zz.mp4', 'w//odd.mp4']:
     s3.put_object(Bucket='odd', Key=key, Body=data)
 for key in ['v/marker.mp4/', 'v/empty.mp4'] + ['v/n%04d.txt' % number for number in range(1100)]:
     s3.put_object(Bucket='odd', Key=key, Body=b'')

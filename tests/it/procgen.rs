@@ -17,14 +17,17 @@ import sys, numpy as np
 from procgen import ProcgenGym3Env
 out, envs, steps, mode, *games = sys.argv[1:]
 for number, game in enumerate(games):
-    env = ProcgenGym3Env(num=int(envs), env_name=game, distribution_mode=mode, num_levels=50, start_level=7, rand_seed=number, num_threads=2)
+    env = ProcgenGym3Env(num=int(envs), env_name=game, distribution_mode=mode, num_levels=50,
+                         start_level=7, rand_seed=number, num_threads=2)
     with open(f"{out}/{game}", "wb") as file:
         for step in range(int(steps)):
             reward, ob, first = env.observe()
             level = [info["level_seed"] for info in env.get_info()]
-            for part in (ob["rgb"], reward.astype("<f4"), first.astype(np.uint8), np.array(level, "<i4")):
+            for part in (ob["rgb"], reward.astype("<f4"), first.astype(np.uint8),
+                         np.array(level, "<i4")):
                 file.write(part.tobytes())
-            env.act(np.array([(7 * step + 5 * i + step * step // 3) % 15 for i in range(int(envs))], dtype=np.int32))
+            act = [(7 * step + 5 * i + step * step // 3) % 15 for i in range(int(envs))]
+            env.act(np.array(act, dtype=np.int32))
 "#;
 
 /// Returns the actions of a step; `PLAY` computes the same ones.
@@ -153,7 +156,8 @@ workspace: ws
 seed: 3
 vars: { episodes: 12, player: expert }
 stages:
-  play: { record: { game: maze, player: '${player}', noise: 0.1, episodes: '${episodes}', episodes_per_shard: 5, size: 16 } }
+  play: { record: { game: maze, player: '${player}', noise: 0.1, episodes: '${episodes}',
+      episodes_per_shard: 5, size: 16 } }
   model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
   labels: { label: { frames: play, dynamics: model } }
 ";
@@ -228,7 +232,8 @@ fn invalid_recordings_are_errors() {
 /// A latent policy and decoder trained on the recording, and their evaluation in the game.
 const PLAYED: &str = "
   policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
-  decoder: { train_decoder: { labels: labels, actions: play, transitions: [16], draws: 2, steps: 20, hidden: [8], holdout: 3 } }
+  decoder: { train_decoder: { labels: labels, actions: play, transitions: [16], draws: 2, steps: 20,
+      hidden: [8], holdout: 3 } }
   score: { evaluate: { policy: policy, decoder: decoder, game: maze, episodes: 7, envs: 3 } }
 ";
 
@@ -292,7 +297,8 @@ fn a_decoder_of_another_model_is_an_error() {
         return;
     }
     let project = recorded();
-    let other = "  model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3, vq: { dim: 8 } } }
+    let other = "  model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3,
+      vq: { dim: 8 } } }
   labels2: { label: { frames: play, dynamics: model2 } }\n";
     let yaml = RECORDED.to_owned()
         + other
@@ -305,7 +311,8 @@ fn a_decoder_of_another_model_is_an_error() {
                  but `policy` uses those of `model`";
     assert!(output.code == 1 && output.stderr.contains(mixed), "{output:#?}");
     let wrong = RECORDED.to_owned()
-        + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, temperature: -1 } }\n";
+        + "  score: { evaluate: { policy: labels, decoder: model, game: mase, episodes: 0, \
+           temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
     let output = project.run(&[]);
     assert!(
@@ -313,7 +320,8 @@ fn a_decoder_of_another_model_is_an_error() {
         "{output:#?}"
     );
     let wrong = RECORDED.to_owned()
-        + "  score: { evaluate: { policy: labels, decoder: model, game: maze, episodes: 0, temperature: -1 } }\n";
+        + "  score: { evaluate: { policy: labels, decoder: model, game: maze, episodes: 0, \
+           temperature: -1 } }\n";
     std::fs::write(project.path("pipeline.yaml"), wrong).unwrap();
     let output = project.run(&[]);
     for word in [

@@ -27,11 +27,13 @@ for at, answer in zip([[], ["--at", "1"]], answers):
     same(pl.scan_delta(table, **version).collect(), want, "scan_delta")
     lake = DeltaTable(table, **version)
     same(pl.from_arrow(lake.to_pyarrow_table()), want, "deltalake")
-    listed = subprocess.check_output([lapo, "files", "labels", *at, "--workspace", workspace], text=True).splitlines()
+    command = [lapo, "files", "labels", *at, "--workspace", workspace]
+    listed = subprocess.check_output(command, text=True).splitlines()
     assert sorted(listed) == sorted(lake.file_uris()), (listed, lake.file_uris())
     same(pl.scan_parquet(listed, glob=False).collect(), want, "polars")
     same(pl.from_arrow(ds.dataset(listed).to_table()), want, "pyarrow")
-    same(pl.from_arrow(duckdb.execute("select * from read_parquet(?)", [listed]).to_arrow_table()), want, "duckdb")
+    selected = duckdb.execute("select * from read_parquet(?)", [listed]).to_arrow_table()
+    same(pl.from_arrow(selected), want, "duckdb")
 assert not pl.read_parquet(answers[0]).equals(pl.read_parquet(answers[1]))
 print("read by polars", pl.__version__, "and duckdb", duckdb.__version__)
 "#;

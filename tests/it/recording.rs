@@ -13,12 +13,15 @@ name: played
 workspace: ws
 seed: 5
 stages:
-  play: { record: { game: maze, player: sticky, episodes: 6, episodes_per_shard: 6, size: 16, max_frames: 40, videos: true } }
+  play: { record: { game: maze, player: sticky, episodes: 6, episodes_per_shard: 6,
+      size: 16, max_frames: 40, videos: true } }
   model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
   labels: { label: { frames: play, dynamics: model } }
   policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
-  decoder: { train_decoder: { labels: labels, actions: play, transitions: [16, 32], draws: 1, steps: 20, hidden: [8], holdout: 3 } }
-  again: { record: { game: maze, player: policy, policy: policy, decoder: decoder, episodes: 3, size: 32, max_frames: 20 } }
+  decoder: { train_decoder: { labels: labels, actions: play, transitions: [16, 32], draws: 1,
+      steps: 20, hidden: [8], holdout: 3 } }
+  again: { record: { game: maze, player: policy, policy: policy, decoder: decoder, episodes: 3,
+      size: 32, max_frames: 20 } }
 ";
 
 /// Decodes the videos of the recording and imports their actions.

@@ -14,7 +14,8 @@ fn video_project() -> Project {
     let project = Project::new(9);
     let more = "
   policy: { train_policy: { labels: labels, steps: 20, batch: 8, holdout: 3 } }
-  my-page: { report: { frames: frames, dynamics: model, labels: labels, policy: policy, points: '${points}', pairs: 3, rollouts: 1 } }
+  my-page: { report: { frames: frames, dynamics: model, labels: labels, policy: policy,
+      points: '${points}', pairs: 3, rollouts: 1 } }
 ";
     let text = PIPELINE
         .replace("name: test", "name: '<i>\"test\" & more</i>'")
@@ -34,10 +35,14 @@ stages:
   labels: { label: { frames: play, dynamics: model } }
   policy: { train_policy: { labels: labels, steps: 4, batch: 4 } }
   decoder: { train_decoder: { labels: labels, actions: play, transitions: [4, 16], steps: 5 } }
-  played: { evaluate: { policy: policy, decoder: decoder, game: maze, episodes: 4, envs: 4, labels: labels, actions: play, holdout: 3, dynamics: model, frames: play, rollout: 3 } }
-  agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: 4096, envs: 8, rollout: 64, minibatches: 2 } }
-  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 2048, envs: 8, rollout: 64, minibatches: 2 } }
-  page: { report: { frames: play, dynamics: model, labels: labels, actions: play, policy: policy, decoder: decoder, evaluation: played, agents: [agent, alone] } }
+  played: { evaluate: { policy: policy, decoder: decoder, game: maze, episodes: 4, envs: 4,
+      labels: labels, actions: play, holdout: 3, dynamics: model, frames: play, rollout: 3 } }
+  agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: 4096, envs: 8,
+      rollout: 64, minibatches: 2 } }
+  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 2048, envs: 8,
+      rollout: 64, minibatches: 2 } }
+  page: { report: { frames: play, dynamics: model, labels: labels, actions: play, policy: policy,
+      decoder: decoder, evaluation: played, agents: [agent, alone] } }
 ";
 
 /// Returns the page of a report stage.

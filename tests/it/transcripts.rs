@@ -150,9 +150,12 @@ stages:
     let output = project.lapo(&["check", "pipeline.yaml"]);
     assert_eq!(output.code, 1);
     for part in [
-        "pipeline.yaml:4:32: stages.frames.decode.videos.0: no video matches nowhere/*.mp4\n  hint: patterns are relative to the current folder, ",
-        "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, expected one that makes frames\n  hint: stages that make frames: frames",
-        "pipeline.yaml:6:30: stages.labels.label.frames: there is no stage `frame`\n  hint: did you mean `frames`?",
+        "pipeline.yaml:4:32: stages.frames.decode.videos.0: no video matches nowhere/*.mp4\n  \
+         hint: patterns are relative to the current folder, ",
+        "pipeline.yaml:5:38: stages.model.train_dynamics.frames: `labels` is a `label` stage, \
+         expected one that makes frames\n  hint: stages that make frames: frames",
+        "pipeline.yaml:6:30: stages.labels.label.frames: there is no stage `frame`\n  \
+         hint: did you mean `frames`?",
         "a cycle: model -> labels -> model",
         "a cycle: other -> other",
     ] {
@@ -189,7 +192,10 @@ fn a_run_prints_one_summary_line_and_its_data_can_be_queried() {
     let output = project.run(&[]).success();
     assert_eq!(output.stdout.lines().count(), 1, "{output:#?}");
     assert!(output.stderr.contains("the world model's error is"), "{output:#?}");
-    let rows = project.query("SELECT video, count(*) AS n, avg(fdm_error) FROM labels GROUP BY video ORDER BY n DESC LIMIT 3");
+    let rows = project.query(
+        "SELECT video, count(*) AS n, avg(fdm_error) FROM labels \
+         GROUP BY video ORDER BY n DESC LIMIT 3",
+    );
     assert_eq!(rows.as_array().unwrap().len(), 3);
     let table = project.lapo(&["query", "SELECT * FROM rejects", "--workspace", "ws"]).success();
     assert!(table.stdout.contains("frames_kept"), "{table:#?}");
@@ -208,7 +214,8 @@ fn doctor_checks_video_games_device_and_memory() {
     assert!(
         wrong.code == 1
             && wrong.stdout.contains(
-                "FAIL  games: cannot find the Procgen library (searched /nowhere); install it with `python3"
+                "FAIL  games: cannot find the Procgen library (searched /nowhere); \
+                 install it with `python3"
             ),
         "{wrong:#?}"
     );

@@ -118,7 +118,8 @@ fn a_folder_without_readable_videos_makes_no_version() {
         clip(&project.path(&format!("videos/{name}.y4m")), 9);
     }
     let refused = project.run(&[]);
-    let why = "stage frames: none of its 2 videos can be read yet; the first: videos/a.y4m: it was changed";
+    let why = "stage frames: none of its 2 videos can be read yet; the first: \
+               videos/a.y4m: it was changed";
     assert!(refused.code != 0 && refused.stderr.contains(why), "{refused:#?}");
     let refused = project.lapo(&["plan", "pipeline.yaml", "--out", "plans/a"]);
     assert!(refused.code != 0 && refused.stderr.contains(why), "{refused:#?}");

@@ -329,7 +329,11 @@ fn a_table_changed_by_another_program_is_refused_with_a_safe_hint() {
     let history = History::new(store);
     history.commit(history.pool[..2].to_vec());
     history.publish(1).unwrap();
-    let foreign = br#"{"commitInfo":{"timestamp":1,"operation":"OPTIMIZE","operationParameters":{},"engineInfo":"delta-rs"}}"#;
+    let foreign = concat!(
+        r#"{"commitInfo":{"timestamp":1,"operation":"OPTIMIZE","#,
+        r#""operationParameters":{},"engineInfo":"delta-rs"}}"#
+    )
+    .as_bytes();
     history.store.create("labels/_delta_log/00000000000000000001.json", foreign).unwrap();
     for newest in [1, 2, 3] {
         history.commit(history.pool[..3].to_vec());

@@ -279,7 +279,8 @@ mod tests {
             assert_eq!(class(outside), None, "{outside}");
         }
         let (status, message) = end(
-            "printf 'thread main panicked at a.rs:1:\\nno such codec\\nnote: run with\\n' >&2; exit 101",
+            "printf 'thread main panicked at a.rs:1:\\nno such codec\\nnote: run with\\n' >&2; \
+             exit 101",
         );
         assert_eq!(
             fault(status, &message, 5.0).unwrap().reason,

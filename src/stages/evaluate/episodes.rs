@@ -173,7 +173,8 @@ impl GameReturns {
         let rows: Vec<String> = self.rows.iter().map(row).collect();
         let Published { random, expert, offline_256, offline_8192 } = self.published;
         let published = format!(
-            "random {random:.2}, expert {expert:.2}, 256 transitions {offline_256:.2}, 8192 {offline_8192:.2}"
+            "random {random:.2}, expert {expert:.2}, 256 transitions {offline_256:.2}, \
+             8192 {offline_8192:.2}"
         );
         format!("mean return in {}: {}; published: {published}", self.game, rows.join(", "))
     }

@@ -201,8 +201,8 @@ mod tests {
             key(&task.key().into_fields())
         };
         let vq = json!({ "warmup": 0, "start": "uniform", "ema_start": "zero", "revive_after": 0 });
-        let networks = json!({ "frames": "a", "idm_head": "flatten", "fdm_action": "tile", "fdm_bottom": 1,
-            "predict": "frame", "vq": vq });
+        let networks = json!({ "frames": "a", "idm_head": "flatten", "fdm_action": "tile",
+            "fdm_bottom": 1, "predict": "frame", "vq": vq });
         assert_ne!(key(json!({ "frames": "a", "reference": true })), key(networks));
         let sizes = json!({ "frames": "a", "idm_scale": 1, "fdm_base": 8 });
         assert_eq!(key(json!({ "frames": "a", "preset": "tiny" })), key(sizes));

@@ -213,7 +213,8 @@ fn sql(labels: &str, book: usize, positions: usize) -> String {
     let parts: Vec<String> = (first..first + positions).map(part).collect();
     format!(
         "WITH texts AS (SELECT ARRAY_TO_STRING(latent_code, ' ') AS codes FROM {labels}), \
-         book AS ({}) SELECT CAST(code AS INT) AS code, count(*) AS uses FROM book GROUP BY code ORDER BY code",
+         book AS ({}) SELECT CAST(code AS INT) AS code, count(*) AS uses FROM book \
+         GROUP BY code ORDER BY code",
         parts.join(" UNION ALL ")
     )
 }

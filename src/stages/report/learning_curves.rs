@@ -143,8 +143,8 @@ fn published_note(
     let [random, expert, scratch, rl, both] = [random, expert, scratch, rl, both].map(shown);
     let sentence = format!(
         "Published for {game}, easy mode (in no dataset): random {random}, expert {expert}. After \
-         4,000,000 steps: PPO from scratch {scratch}, the latent policy without its supervised path \
-         {rl} and with it {both}."
+         4,000,000 steps: PPO from scratch {scratch}, the latent policy without its supervised \
+         path {rl} and with it {both}."
     );
     format!("<p class=\"note\">{}</p>", escape(&sentence))
 }

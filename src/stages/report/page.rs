@@ -81,9 +81,11 @@ pub fn page(pipeline: &str, sections: &[Section]) -> String {
 }
 
 const STYLE: &str = "\
-:root { --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb; --paper: #fff; --ground: #f6f7f9; --accent: #2563a8; }
+:root { --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb;
+  --paper: #fff; --ground: #f6f7f9; --accent: #2563a8; }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, \"Segoe UI\", Roboto, sans-serif; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, \"Segoe UI\", Roboto, sans-serif; }
 header, main { max-width: 1180px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 28px; }
 h1 { margin: 0 0 4px; font-size: 28px; letter-spacing: -0.01em; }
@@ -94,25 +96,34 @@ header p, .note { color: var(--soft); }
 nav { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 12px 0 20px; }
 nav a { color: var(--accent); text-decoration: none; }
 nav a:hover { text-decoration: underline; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin: 0 0 20px; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 22px 28px; align-items: start; }
+section { background: var(--paper); border: 1px solid var(--line);
+  border-radius: 10px; padding: 20px 22px; margin: 0 0 20px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr));
+  gap: 22px 28px; align-items: start; }
 .halves { grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); }
 figure { margin: 0 0 18px; min-width: 0; }
 .grid figure { margin: 0; }
 figcaption { font-weight: 600; margin-bottom: 4px; }
 svg { display: block; width: 100%; height: auto; }
-.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 13px; color: var(--soft); margin: 4px 0; }
-.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 5px; }
-.sql { margin: 6px 0 2px; padding: 6px 8px; background: var(--ground); border-radius: 6px; color: var(--soft);
-  font: 11px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 14px;
+  font-size: 13px; color: var(--soft); margin: 4px 0; }
+.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 50%;
+  margin-right: 5px; }
+.sql { margin: 6px 0 2px; padding: 6px 8px; background: var(--ground);
+  border-radius: 6px; color: var(--soft);
+  font: 11px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 details { font-size: 13px; color: var(--soft); overflow-x: auto; }
 summary { cursor: pointer; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; color: var(--ink); }
-th, td { text-align: left; padding: 3px 14px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums;
+  color: var(--ink); }
+th, td { text-align: left; padding: 3px 14px 3px 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 code { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .wide { overflow-x: auto; }
-.px { image-rendering: pixelated; display: block; border-radius: 3px; outline: 1px solid var(--line); outline-offset: -1px; }
+.px { image-rendering: pixelated; display: block; border-radius: 3px;
+  outline: 1px solid var(--line); outline-offset: -1px; }
 .pairs { display: flex; flex-wrap: wrap; gap: 16px 22px; }
 .strip { display: flex; gap: 4px; }
 .strip + div, .tag { font-size: 12px; color: var(--soft); }

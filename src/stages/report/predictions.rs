@@ -184,9 +184,9 @@ impl World<'_> {
         let place = self.inputs.ctx;
         let file = write_table(place.store, &format!("{}/pairs.parquet", place.folder), &columns)?;
         let numbers = Numbers::new(format!("SELECT * FROM {}", self.table()), columns);
-        let caption = "o[t], the real o[t+1], and the o[t+1] predicted by the FDM from earlier frames and \
-             the IDM's codes. Of every four transitions, of held-out episodes if there are any, the \
-             one with the most motion is shown.";
+        let caption = "o[t], the real o[t+1], and the o[t+1] predicted by the FDM from earlier \
+             frames and the IDM's codes. Of every four transitions, of held-out episodes if there \
+             are any, the one with the most motion is shown.";
         Ok((figure(&(body + "</div>"), caption, &[numbers]), file))
     }
 
@@ -226,8 +226,8 @@ impl World<'_> {
         };
         let body = halves(&tuples.iter().zip(strips.chunks(starts)).map(block).collect::<Vec<_>>());
         let caption = format!(
-            "The effects of codes. For each of the {} most common latent actions: a first frame, the \
-             FDM's predictions when the same codes are applied {STEPS} times, and the change",
+            "The effects of codes. For each of the {} most common latent actions: a first frame, \
+             the FDM's predictions when the same codes are applied {STEPS} times, and the change",
             tuples.len()
         );
         Ok(figure(&body, &caption, &self.numbers(labels, tuples)))
@@ -296,7 +296,8 @@ impl World<'_> {
             "WITH texts AS (SELECT video, frame_index, \
              ARRAY_TO_STRING(latent_code, ' ') AS codes FROM {table_of}) \
              SELECT codes, action, count(*) AS uses FROM texts JOIN {} \
-             USING (video, frame_index) WHERE codes IN ({}) GROUP BY codes, action ORDER BY codes, action",
+             USING (video, frame_index) WHERE codes IN ({}) \
+             GROUP BY codes, action ORDER BY codes, action",
             table(actions, "actions"),
             listed.join(", ")
         );

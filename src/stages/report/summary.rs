@@ -125,7 +125,8 @@ fn lengths(inputs: &Inputs, frames: &Source) -> Result<String, Error> {
         ],
     );
     let of_episodes = format!(
-        "SELECT video_digest, episode, count(*) AS frames FROM {name} GROUP BY video_digest, episode"
+        "SELECT video_digest, episode, count(*) AS frames FROM {name} \
+         GROUP BY video_digest, episode"
     );
     let numbers = Numbers::new(
         format!(
