@@ -30,6 +30,9 @@
 //! | [`query`] | SQL over datasets | [`query::query()`] |
 //! | [`cli`] | commands, progress, exit codes | `cli/args.rs` |
 //!
+//! `video`, `dataset`, `models`, `envs` and `query` are crates of their own, in their folders. A
+//! change of a stage compiles none of them again.
+//!
 //! - **The paper's loss:** `Trainer::pass` in `src/train/dynamics_trainer.rs` runs the networks and
 //!   adds the terms of `src/train/losses.rs`.
 //! - **What is done again:** [`stages::plan`] skips a task whose key has a receipt, and
