@@ -14,7 +14,7 @@ pub struct BuildInfo {
     /// The first 12 digits of the commit, with `-dirty` if the sources differed from it, or
     /// `unknown` outside a checkout.
     pub commit: &'static str,
-    /// The compiled-in features: `video`, `cuda`.
+    /// The compiled-in features: `video`, `cuda`, `vulkan`.
     pub features: Vec<&'static str>,
     /// The version of the loaded libavcodec, such as `59.37.100`. `None` without the feature
     /// `video`.
@@ -27,10 +27,14 @@ pub fn build_info() -> &'static BuildInfo {
     INFO.get_or_init(|| BuildInfo {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("LAPO_COMMIT").unwrap_or("unknown"),
-        features: [("video", cfg!(feature = "video")), ("cuda", cfg!(feature = "cuda"))]
-            .into_iter()
-            .filter_map(|(name, is_enabled)| is_enabled.then_some(name))
-            .collect(),
+        features: [
+            ("video", cfg!(feature = "video")),
+            ("cuda", cfg!(feature = "cuda")),
+            ("vulkan", cfg!(feature = "vulkan")),
+        ]
+        .into_iter()
+        .filter_map(|(name, is_enabled)| is_enabled.then_some(name))
+        .collect(),
         libav: libav(),
     })
 }

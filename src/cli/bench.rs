@@ -53,7 +53,7 @@ pub struct BenchArgs {
     /// Number of CPU cores to use [default: all]
     #[arg(long, value_parser = at_least_one())]
     pub threads: Option<usize>,
-    /// Device for networks: auto, cpu or cuda:N
+    /// Device for networks: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
     pub device: String,
     /// Output format

@@ -22,8 +22,8 @@ pub struct ComputeArgs {
     /// Number of CPU cores to use [default: all]
     #[arg(long, value_parser = at_least_one())]
     pub threads: Option<usize>,
-    /// Device for networks: auto, cpu or cuda:N; of several GPUs (cuda:0,cuda:1), the first trains
-    /// and all label
+    /// Device for networks: auto, cpu, cuda:N or vulkan:N; of several GPUs (cuda:0,cuda:1), the
+    /// first trains and all label
     #[arg(long, default_value = "auto", env = "LAPO_DEVICE")]
     pub device: String,
     /// Memory limit of each process that decodes videos, in GiB

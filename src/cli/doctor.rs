@@ -98,11 +98,12 @@ fn decoders() -> Check {
 }
 
 fn device() -> Check {
-    let gpu = match Device::Cuda(0).check() {
-        Ok(()) => "cuda:0 is available".to_string(),
-        Err(why) => format!("no GPU: {why}"),
-    };
-    ("device", Ok(format!("auto is {}; {gpu}", Device::auto())))
+    let gpus = [Device::Cuda(0), Device::Vulkan(0)].map(|gpu| match (gpu.check(), gpu.name()) {
+        (Ok(()), Some(name)) => format!("{gpu} is {name}"),
+        (Ok(()), None) => format!("{gpu} is available"),
+        (Err(why), _) => why.to_string(),
+    });
+    ("device", Ok(format!("auto is {}; {}", Device::auto(), gpus.join("; "))))
 }
 
 /// Creates one game, if a library is installed. A missing library is a failure only with

@@ -56,7 +56,7 @@ pub struct Provenance {
     pub commit: String,
     /// The version of libav, if the build includes it.
     pub libav: Option<String>,
-    /// The device: `cpu`, `cuda:0`.
+    /// The device: `cpu`, `cuda:0`, `vulkan:0`.
     pub device: String,
     /// The machine's host name.
     pub host: String,

@@ -1,4 +1,4 @@
-//! The GPU backend and its setup.
+//! The GPU backends and their setup.
 //!
 //! Kernels are compiled and autotuned on the machine itself. Both results go to the user's cache
 //! directory, so only the first run on a machine pays for them.
@@ -10,10 +10,33 @@ use cubecl::config::cache::CacheConfig;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
 /// burn's backend for NVIDIA GPUs. It queues and fuses operations and compiles them at run time.
-pub type Gpu = burn_cuda::Cuda;
+#[cfg(feature = "cuda")]
+pub type Cuda = burn_cuda::Cuda;
 
-/// Returns the GPU with this index.
-pub fn gpu(number: usize) -> burn_cuda::CudaDevice {
+/// burn's backend for all GPUs with a Vulkan driver. It queues and fuses operations and compiles
+/// them at run time.
+#[cfg(feature = "vulkan")]
+pub type Vulkan = burn_wgpu::Vulkan;
+
+/// Returns the NVIDIA GPU with this index.
+#[cfg(feature = "cuda")]
+pub fn cuda(number: usize) -> burn_cuda::CudaDevice {
+    keep_kernels();
+    burn_cuda::CudaDevice::new(number)
+}
+
+/// Returns the Vulkan device with this index.
+///
+/// # Panics
+/// If there is no such device. [`super::Device::check`] reports that as an error.
+#[cfg(feature = "vulkan")]
+pub fn vulkan(number: usize) -> burn_wgpu::WgpuDevice {
+    keep_kernels();
+    super::vulkan::adapters()[number].device.clone()
+}
+
+/// Makes the backends keep compiled and tuned kernels in the user's cache directory.
+fn keep_kernels() {
     static CONFIGURED: Once = Once::new();
     // The runtime accepts a configuration only once per process.
     CONFIGURED.call_once(|| {
@@ -23,7 +46,6 @@ pub fn gpu(number: usize) -> burn_cuda::CudaDevice {
         config.compilation.cache = Some(folder);
         CubeClRuntimeConfig::set(config.override_from_env());
     });
-    burn_cuda::CudaDevice::new(number)
 }
 
 /// Returns `lapo` in the user's cache directory.

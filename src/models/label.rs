@@ -68,7 +68,7 @@ pub fn labeller(
     weights: &[u8],
     precision: Precision,
 ) -> Result<Box<dyn Labeller>> {
-    device.check()?;
+    device.check_precision(precision)?;
     let weights = Weights::parse(weights)?;
     on_device!(device, B, at => {
         Ok(Box::new(Networks::<B>::load(&weights, at, device.pass(), precision)?))

@@ -24,7 +24,8 @@
 //! Below them: [`layers`] (all convolutions), [`init`] (seeded initial weights, drawn by
 //! [`torch_rng`]), [`weights`] (safetensors files, with the tensor names of the published
 //! checkpoints), [`metadata`] (the configuration in a weight file), [`pytorch`] (PyTorch
-//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU) and `gpu` (GPU setup).
+//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU), `gpu` (GPU setup) and
+//! `vulkan` (the list of Vulkan devices).
 //!
 //! # Cost
 //!
@@ -55,7 +56,7 @@ pub mod device;
 mod error;
 pub mod fdm;
 pub mod frames;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
 pub mod gpu;
 pub mod idm;
 pub mod impala;
@@ -70,6 +71,8 @@ pub mod pytorch;
 pub mod roofline;
 pub mod torch_rng;
 pub mod vq;
+#[cfg(feature = "vulkan")]
+pub mod vulkan;
 pub mod weights;
 
 pub use act::{Actor, actor};

@@ -3,26 +3,17 @@
 
 use std::time::Instant;
 
-use burn::backend::Flex;
 use burn::tensor::{Distribution, FloatDType, Tensor, backend::Backend};
 
+use super::device::on_device;
 use super::{Device, Precision, Result};
 
 /// Measures the speed of square matrix products through burn, in operations per second. A
 /// multiply-add counts as two operations; the result is the median of nine runs.
 pub fn matrix_product(device: &Device, precision: Precision) -> Result<f64> {
-    device.check()?;
-    match device {
-        Device::Cpu => Ok(measure::<Flex>(&Default::default(), precision, 1536)),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(number) => {
-            Ok(measure::<super::gpu::Gpu>(&super::gpu::gpu(*number), precision, 8192))
-        }
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => {
-            unreachable!("a build without GPU support has no GPU that passes the check")
-        }
-    }
+    device.check_precision(precision)?;
+    let side = if *device == Device::Cpu { 1536 } else { 8192 };
+    Ok(on_device!(device, B, at => measure::<B>(&at, precision, side)))
 }
 
 fn measure<B: Backend>(device: &B::Device, precision: Precision, side: usize) -> f64 {

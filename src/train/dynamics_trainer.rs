@@ -37,7 +37,7 @@ pub fn dynamics_trainer(
     seed: u64,
 ) -> Result<Box<dyn DynamicsTrainer>> {
     config.validate()?;
-    device.check()?;
+    device.check_precision(optim.precision)?;
     on_device!(device, B, at => {
         Ok(Box::new(Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed)))
     })

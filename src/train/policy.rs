@@ -102,7 +102,7 @@ pub fn policy_trainer(
     seed: u64,
 ) -> Result<Box<dyn PolicyTrainer>> {
     config.validate()?;
-    device.check()?;
+    device.check_precision(optim.precision)?;
     on_device!(device, B, at => Ok(Box::new(Cloner::<Autodiff<B>>::new(at, config, optim, seed))))
 }
 

@@ -1,9 +1,10 @@
 //! Training in other ways than at once: continued, started from other weights, averaged, in passes.
 
-use lapo::models::{Device, PolicyConfig};
+use lapo::models::PolicyConfig;
 use lapo::train::{CloningBatch, OptimConfig, PolicyTrainer, TrainError, policy_trainer};
 
 use crate::project::{PIPELINE, Project};
+use crate::test_device::test_device;
 
 const SIDE: usize = 16;
 const LATENT: usize = 4;
@@ -18,7 +19,7 @@ fn pairs(count: usize, seed: usize) -> (Vec<u8>, Vec<f32>) {
 
 fn policy(optim: &OptimConfig) -> Box<dyn PolicyTrainer> {
     let config = PolicyConfig { scale: 1, latent_dim: LATENT, frame_size: SIDE, channels: 3 };
-    policy_trainer(&Device::Cpu, &config, optim, 0).unwrap()
+    policy_trainer(&test_device(), &config, optim, 0).unwrap()
 }
 
 fn weights(trainer: &dyn PolicyTrainer) -> Vec<u8> {

@@ -10,6 +10,8 @@ use lapo::train::{
     TrainError, dynamics_trainer,
 };
 
+use crate::test_device::test_device;
+
 const WINDOWS: usize = 8;
 
 /// Returns windows of a bright square that moves up, down, left or right over a fixed pattern.
@@ -48,7 +50,7 @@ fn trainer(config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
 
 fn trainer_by(rule: OptimizerKind, config: &DynamicsConfig, seed: u64) -> Box<dyn DynamicsTrainer> {
     dynamics_trainer(
-        &Device::Cpu,
+        &test_device(),
         config,
         &OptimConfig { rule, ..OptimConfig::default() },
         None,
@@ -72,7 +74,7 @@ fn train_with(threads: usize, rule: OptimizerKind, config: &DynamicsConfig) -> (
         let mut trainer = trainer_by(rule, config, 5);
         train(trainer.as_mut(), 0..4);
         let labeller =
-            labeller(&Device::Cpu, &trainer.export(&BTreeMap::new()).unwrap(), Precision::F32)
+            labeller(&test_device(), &trainer.export(&BTreeMap::new()).unwrap(), Precision::F32)
                 .unwrap();
         let starts: Vec<_> = (0..WINDOWS).map(|window| window * config.window()).collect();
         let labelled = labeller
@@ -91,6 +93,9 @@ fn train_with(threads: usize, rule: OptimizerKind, config: &DynamicsConfig) -> (
 
 #[test]
 fn training_and_labels_do_not_depend_on_the_number_of_threads() {
+    if test_device() != Device::Cpu {
+        return println!("skipped: only the CPU computes in threads");
+    }
     for (rule, config) in [
         (OptimizerKind::Muon, small()),
         (OptimizerKind::Muon, Preset::Tiny.dynamics()),
@@ -156,7 +161,7 @@ fn supervision_learns_true_actions_and_resumes_from_a_checkpoint() {
     let config = small();
     let start = || {
         dynamics_trainer(
-            &Device::Cpu,
+            &test_device(),
             &config,
             &OptimConfig::default(),
             Some(Supervision { actions: 4, weight: 0.1 }),
@@ -251,7 +256,7 @@ fn our_initialisation_uses_more_codes_than_the_published_one() {
 fn a_label_depends_only_on_the_pixels_of_its_window() {
     let config = small();
     let weights = trainer(&config, 4).export(&BTreeMap::new()).unwrap();
-    let labeller = labeller(&Device::Cpu, &weights, Precision::F32).unwrap();
+    let labeller = labeller(&test_device(), &weights, Precision::F32).unwrap();
     let frames = moving_squares(&config, 0);
     let want = LabelOutputs { codes: true, fdm_error: true };
     let starts: Vec<_> =
@@ -272,9 +277,12 @@ fn a_label_depends_only_on_the_pixels_of_its_window() {
 
 #[test]
 fn bfloat16_training_equals_f32_up_to_rounding() {
+    if !computes_in_bf16() {
+        return;
+    }
     let run = |precision: Precision| {
         let optim = OptimConfig { precision, ..OptimConfig::default() };
-        let mut trainer = dynamics_trainer(&Device::Cpu, &small(), &optim, None, 4).unwrap();
+        let mut trainer = dynamics_trainer(&test_device(), &small(), &optim, None, 4).unwrap();
         train(trainer.as_mut(), 0..4)
     };
     let exact = run(Precision::F32);
@@ -291,12 +299,15 @@ fn bfloat16_training_equals_f32_up_to_rounding() {
 
 #[test]
 fn bfloat16_labels_equal_f32_labels_up_to_rounding() {
+    if !computes_in_bf16() {
+        return;
+    }
     let mut trainer = trainer(&small(), 4);
     train(trainer.as_mut(), 0..4);
     let weights = trainer.export(&BTreeMap::new()).unwrap();
     let label = |precision: Precision| {
         let want = LabelOutputs { codes: true, fdm_error: true };
-        labeller(&Device::Cpu, &weights, precision)
+        labeller(&test_device(), &weights, precision)
             .unwrap()
             .label(&moving_squares(&small(), 0), &[0, 3, 6, 9], want)
             .unwrap()
@@ -315,6 +326,17 @@ fn bfloat16_labels_equal_f32_labels_up_to_rounding() {
     assert_eq!(rounded.motion, exact.motion);
 }
 
+/// Returns whether the device under test computes in bf16. Otherwise it must refuse to.
+fn computes_in_bf16() -> bool {
+    let device = test_device();
+    let Err(error) = device.check_precision(Precision::Bf16) else { return true };
+    println!("skipped: {error}");
+    let optim = OptimConfig { precision: Precision::Bf16, ..OptimConfig::default() };
+    let refused = dynamics_trainer(&device, &small(), &optim, None, 4).err().unwrap();
+    assert!(refused.to_string().contains("does not compute in bf16"), "{refused}");
+    false
+}
+
 fn near(a: f32, b: f32, share: f32) -> bool {
     (a - b).abs() <= share * b.abs().max(1e-3)
 }
@@ -323,7 +345,7 @@ fn near(a: f32, b: f32, share: f32) -> bool {
 fn a_window_past_the_last_frame_is_refused() {
     let config = small();
     let labeller = labeller(
-        &Device::Cpu,
+        &test_device(),
         &trainer(&config, 4).export(&BTreeMap::new()).unwrap(),
         Precision::F32,
     )

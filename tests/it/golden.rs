@@ -20,14 +20,16 @@ use lapo::train::batch::WindowSampler;
 use lapo::train::{Batch, DynamicsTrainer, OptimConfig, StepSettings, dynamics_trainer};
 use safetensors::{SafeTensors, tensor::TensorView};
 
+use crate::test_device::test_device;
+
 type B = Flex;
 
 /// A golden file and its parsed configuration.
-struct Golden {
-    name: String,
-    file: Vec<u8>,
-    weights: Weights,
-    config: DynamicsConfig,
+pub struct Golden {
+    pub name: String,
+    pub file: Vec<u8>,
+    pub weights: Weights,
+    pub config: DynamicsConfig,
     /// `[batch, time, height, width, channel]`
     frames: Vec<u8>,
     batch: usize,
@@ -35,7 +37,7 @@ struct Golden {
 
 impl Golden {
     /// Reads all golden files.
-    fn all() -> Vec<Golden> {
+    pub fn all() -> Vec<Golden> {
         let folder = std::env::var_os("LAPO_GOLDEN_DIR").map_or_else(
             || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
             PathBuf::from,
@@ -68,7 +70,7 @@ impl Golden {
         }
     }
 
-    fn batch(&self) -> Batch<'_> {
+    pub fn batch(&self) -> Batch<'_> {
         let [height, width, _] = frame_shape(&self.config);
         Batch {
             frames: &self.frames,
@@ -158,7 +160,8 @@ impl Golden {
     /// Returns a trainer with the golden weights and configuration.
     fn trainer(&self) -> Box<dyn DynamicsTrainer> {
         let mut trainer =
-            dynamics_trainer(&Device::Cpu, &self.config, &OptimConfig::default(), None, 0).unwrap();
+            dynamics_trainer(&test_device(), &self.config, &OptimConfig::default(), None, 0)
+                .unwrap();
         trainer.import(&self.file).unwrap();
         trainer
     }
@@ -221,7 +224,7 @@ fn the_forward_pass_equals_pytorch() {
 #[test]
 fn labels_equal_pytorch() {
     for golden in Golden::all() {
-        let labeller = labeller(&Device::Cpu, &golden.file, Precision::F32).unwrap();
+        let labeller = labeller(&test_device(), &golden.file, Precision::F32).unwrap();
         let starts: Vec<_> =
             (0..golden.batch).map(|window| window * golden.config.window()).collect();
         let labelled = labeller

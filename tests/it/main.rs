@@ -51,6 +51,7 @@ mod scene_cuts;
 mod schemas;
 mod store_faults;
 mod streaming_labels;
+mod test_device;
 mod transcripts;
 mod unchanged_reruns;
 mod watch;

@@ -1,9 +1,10 @@
 //! Latent policies: training, checkpoints, and cloning from the labels of a pipeline.
 
-use lapo::models::{Device, PolicyConfig};
+use lapo::models::PolicyConfig;
 use lapo::train::{CloningBatch, OptimConfig, PolicyTrainer, policy_trainer};
 
 use crate::project::{PIPELINE, Project};
+use crate::test_device::test_device;
 
 const SIDE: usize = 16;
 const LATENT: usize = 6;
@@ -11,7 +12,7 @@ const BATCH: usize = 16;
 
 fn trainer(seed: u64) -> Box<dyn PolicyTrainer> {
     let config = PolicyConfig { scale: 1, latent_dim: LATENT, frame_size: SIDE, channels: 3 };
-    policy_trainer(&Device::Cpu, &config, &OptimConfig::default(), seed).unwrap()
+    policy_trainer(&test_device(), &config, &OptimConfig::default(), seed).unwrap()
 }
 
 /// Returns frames with a bright column, and latent actions that depend on its position.

@@ -46,7 +46,10 @@ pub use backend::{ConvBackend, ConvSettings, Gradients, Normalised, Wanted};
 pub use pool::Pool;
 
 #[cfg(feature = "cuda")]
-impl ConvBackend for super::gpu::Gpu {}
+impl ConvBackend for super::gpu::Cuda {}
+
+#[cfg(feature = "vulkan")]
+impl ConvBackend for super::gpu::Vulkan {}
 
 /// Convolves images.
 ///

@@ -8,6 +8,7 @@ use burn::tensor::{Tensor, TensorData, activation, module};
 use super::*;
 
 mod determinism;
+mod devices;
 mod layers;
 
 type Plain = Tensor<Flex, 4>;

@@ -7,9 +7,12 @@ use super::update::{METRICS, Minibatch, losses};
 use super::*;
 use crate::models::init::Init;
 use crate::models::weights::Weights;
-use crate::models::{AgentConfig, PolicyConfig};
+use crate::models::{AgentConfig, Device, PolicyConfig};
 
-type Train = Autodiff<Flex>;
+/// Returns the device that `LAPO_TEST_DEVICE` names, or the CPU.
+fn device_under_test() -> Device {
+    std::env::var("LAPO_TEST_DEVICE").map_or(Device::Cpu, |name| name.parse().unwrap())
+}
 
 fn config(more: &str) -> FinetuneConfig {
     serde_json::from_str(&format!(r#"{{"game":"maze","from_scratch":true{more}}}"#)).unwrap()
@@ -24,7 +27,7 @@ fn golden() -> Weights {
 const STEPS: usize = 6;
 const ENVS: usize = 4;
 
-fn rollout(golden: &Weights) -> Rollout<Flex> {
+fn rollout<B: Backend>(golden: &Weights) -> Rollout<B> {
     let rows = |name: &str| golden.get(name, &[STEPS, ENVS]).unwrap();
     let frames = golden.get("frames", &[(STEPS + 1) * ENVS, 16, 16, 3]).unwrap();
     Rollout {
@@ -53,8 +56,11 @@ fn assert_close(what: &str, seen: &[f32], expected: &[f32], within: f32) {
 
 #[test]
 fn an_update_equals_pytorch() {
+    on_device!(&device_under_test(), B, at => update_equals_pytorch::<Autodiff<B>>(at));
+}
+
+fn update_equals_pytorch<Train: TrainBackend>(device: Train::Device) {
     let golden = golden();
-    let device = Default::default();
     let config = config(r#","gamma":0.9,"gae_lambda":0.8,"ent_coef":0.01"#);
     let rollout = rollout(&golden);
     let (advantages, returns) = advantages(&rollout, &config);
@@ -80,7 +86,7 @@ fn an_update_equals_pytorch() {
         assert_close("metrics", &to_host(seen).unwrap(), expected, 1e-4);
     }
     let mut after = Weights::default();
-    after.store::<Flex, _>("after", &agent.net.valid()).unwrap();
+    after.store::<Train::InnerBackend, _>("after", &agent.net.valid()).unwrap();
     for (name, shape) in golden.shapes_under("after.") {
         let [seen, expected] =
             [&after, &golden].map(|weights| weights.get(&format!("after.{name}"), &shape).unwrap());
@@ -127,8 +133,9 @@ fn advantages_equal_the_discounted_sums_of_deltas_until_the_episode_ends() {
 #[test]
 fn losses_equal_a_computation_by_hand() {
     let device = Default::default();
-    let column =
-        |values: [f32; 2]| Tensor::<Train, 2>::from_floats([[values[0]], [values[1]]], &device);
+    let column = |values: [f32; 2]| {
+        Tensor::<Autodiff<Flex>, 2>::from_floats([[values[0]], [values[1]]], &device)
+    };
     let minibatch = Minibatch {
         actions: Tensor::from_ints([[0], [1]], &device),
         log_probs: column([0.25_f32.ln(), 0.375_f32.ln()]),

@@ -76,7 +76,10 @@ fn composed<B: Backend>(
 }
 
 #[cfg(feature = "cuda")]
-impl AdamBackend for crate::models::gpu::Gpu {}
+impl AdamBackend for crate::models::gpu::Cuda {}
+
+#[cfg(feature = "vulkan")]
+impl AdamBackend for crate::models::gpu::Vulkan {}
 
 /// Values in a chunk, the work of one thread at a time.
 const CHUNK: usize = 1 << 14;

@@ -1,0 +1,107 @@
+//! Every operation and its gradients on the device that `LAPO_TEST_DEVICE` names, against the CPU.
+
+use super::super::stage::HALVE;
+use super::*;
+use crate::models::Device;
+use crate::models::device::{device_under_test, on_device};
+
+/// Output and gradients of an operation, each with its name.
+type Results = Vec<(String, Vec<f32>)>;
+
+type Op<B> = fn([Tensor<Autodiff<B>, 4>; 4]) -> Tensor<Autodiff<B>, 4>;
+
+/// Runs an operation on four inputs of these shapes and returns its output and the gradients of
+/// `sum(output * random)`. Inputs that the operation does not use have no gradient.
+fn run<B: ConvBackend>(name: &str, shapes: [[usize; 4]; 4], op: Op<B>, at: &B::Device) -> Results {
+    let upload = |shape: [usize; 4], seed: u32| {
+        Tensor::<Autodiff<B>, 4>::from_data(noise(shape, seed).into_data(), at)
+    };
+    let mut seed = 0;
+    let inputs = shapes.map(|shape| {
+        seed += 1;
+        upload(shape, seed).require_grad()
+    });
+    let out = op(inputs.clone());
+    let graph = (out.clone() * upload(out.dims(), 99)).sum().backward();
+    let host = |tensor: Tensor<B, 4>| tensor.into_data().to_vec().unwrap();
+    let mut found = vec![(format!("{name}: output"), host(out.inner()))];
+    for (index, input) in inputs.iter().enumerate() {
+        if let Some(gradient) = input.grad(&graph) {
+            found.push((format!("{name}: gradient of input {index}"), host(gradient)));
+        }
+    }
+    found
+}
+
+fn flat<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 1> {
+    tensor.flatten(0, 3)
+}
+
+/// Runs all operations on a device.
+fn all<B: ConvBackend>(at: &B::Device) -> Results {
+    const NONE: [usize; 4] = [1; 4];
+    let bias = |channels| [1, channels, 1, 1];
+    let image = [5, 6, 8, 8];
+    let same = [image, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
+    let operations: [(&str, [[usize; 4]; 4], Op<B>); 12] = [
+        ("convolution", same, |[x, w, b, _]| conv2d(x, w, Some(flat(b)), 1, 1)),
+        ("linear", [[9, 6, 1, 1], [4, 6, 1, 1], bias(4), NONE], |[x, w, b, _]| {
+            conv2d(x, w, Some(flat(b)), 0, 1)
+        }),
+        ("full kernel", [[5, 6, 2, 2], [4, 6, 2, 2], bias(4), NONE], |[x, w, b, _]| {
+            conv2d(x, w, Some(flat(b)), 0, 1)
+        }),
+        ("residual", same, |[x, w, b, s]| relu_conv2d_add(x, w, Some(flat(b)), 1, s)),
+        ("halved residual", same, |[x, w, b, s]| {
+            let settings = ConvSettings { padding: 1, stride: 1, relu: true };
+            let pool = Pool { kernel: 2, stride: 2, padding: 0 };
+            pooled_conv2d(x, w, flat(b), Some(s), settings, pool)
+        }),
+        ("overlapping pools", same, |[x, w, b, _]| {
+            let settings = ConvSettings { padding: 1, stride: 1, relu: false };
+            pooled_conv2d(x, w, flat(b), None, settings, HALVE)
+        }),
+        ("impala stage", [image, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
+            impala_stage(x, [1.0, 0.3, 0.2, 0.5, 0.4].map(|s| (w.clone() * s, flat(b.clone()))))
+        }),
+        ("doubling", [image, [6, 4, 2, 2], bias(4), NONE], |[x, w, b, _]| {
+            double_conv2d(x, w, Some(flat(b)))
+        }),
+        ("doubled pixel", [[5, 6, 1, 1], [6, 4, 2, 2], bias(4), NONE], |[x, w, b, _]| {
+            double_conv2d(x, w, Some(flat(b)))
+        }),
+        ("normalisation", [image, bias(6), bias(6), NONE], |[x, w, b, _]| {
+            batch_norm(x, flat(w), flat(b), 1e-5).0
+        }),
+        ("modulation", [image, [5, 12, 1, 1], NONE, NONE], |[x, by, _, _]| {
+            modulate(x, by.reshape([5, 12]))
+        }),
+        ("join and tanh", [image, [5, 3, 8, 8], NONE, NONE], |[x, y, _, _]| tanh(join(x, y))),
+    ];
+    let mut found: Results = operations
+        .into_iter()
+        .flat_map(|(name, shapes, op)| run::<B>(name, shapes, op, at))
+        .collect();
+    let upload = |shape, seed| Tensor::<B, 3>::from_data(noise(shape, seed).into_data(), at);
+    let codes = nearest(upload([2, 40, 16], 1), upload([2, 64, 16], 2));
+    found.push(("nearest".to_owned(), codes.float().into_data().to_vec().unwrap()));
+    found
+}
+
+#[test]
+fn operations_and_their_gradients_on_a_device_equal_those_on_the_cpu() {
+    let device = device_under_test();
+    if device == Device::Cpu {
+        return println!("skipped: LAPO_TEST_DEVICE names no other device");
+    }
+    let expected = all::<Flex>(&Default::default());
+    let seen = on_device!(&device, B, at => all::<B>(&at));
+    assert_eq!(seen.len(), expected.len());
+    for ((name, seen), (_, expected)) in seen.iter().zip(&expected) {
+        assert_eq!(seen.len(), expected.len(), "{name}");
+        let most = expected.iter().fold(1e-6_f32, |most, x| most.max(x.abs()));
+        let off = seen.iter().zip(expected).fold(0_f32, |off, (a, b)| off.max((a - b).abs()));
+        println!("{name}: off by {:.1e}", off / most);
+        assert!(off < 1e-5 * most, "{name}: off by {off} of {most}");
+    }
+}
