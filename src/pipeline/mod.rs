@@ -6,7 +6,7 @@
 //! 1. the text of the file;
 //! 2. [`PipelineSpec`](spec::PipelineSpec), the typed settings ([`parse`]);
 //! 3. [`Checked`](check::Checked), a valid pipeline with its videos and its stage order
-//! ([`check`]);
+//!    ([`check`]);
 //! 4. one [`StagePlan`](plan::StagePlan) per stage, the list of its tasks ([`plan`]).
 //!
 //! [`run`](run::run) executes the plans in this process. [`partitions`] writes them as partitions that

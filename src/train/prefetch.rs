@@ -44,7 +44,7 @@ impl<D: FnMut() -> P, P: Send, B: Send> Prefetch<D, P, B> {
     }
 
     /// Returns the next batch, as soon as it is loaded.
-    pub fn next(&mut self) -> B {
+    pub fn next_batch(&mut self) -> B {
         // Round robin keeps the order: each thread returns its batches in the order of its
         // requests.
         let (request, batches) = &self.threads[self.next];
@@ -74,7 +74,7 @@ mod tests {
         };
         let loaded: Vec<u64> = std::thread::scope(|scope| {
             let mut batches = Prefetch::start(scope, draw, load_slowly);
-            (0..20).map(|_| batches.next()).collect()
+            (0..20).map(|_| batches.next_batch()).collect()
         });
         assert_eq!(loaded, (1..=20).map(|number| number * number).collect::<Vec<_>>());
     }

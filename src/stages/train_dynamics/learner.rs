@@ -167,7 +167,7 @@ impl Learner for DynamicsLearner<'_, '_> {
             Ok((frames, actions))
         };
         let mut batches = Prefetch::start(self.scope, draw, load);
-        self.next = Some(Box::new(move || batches.next()));
+        self.next = Some(Box::new(move || batches.next_batch()));
         // Time before the first step does not count.
         self.began = Instant::now();
     }

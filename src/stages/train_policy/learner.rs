@@ -60,7 +60,7 @@ impl Learner for PolicyLearner<'_, '_> {
         let load =
             move |drawn: Vec<usize>| data.gather(drawn.into_iter().map(|i| data.training[i]));
         let mut batches = Prefetch::start(self.scope, move || draws.next(frames), load);
-        self.next = Some(Box::new(move || batches.next()));
+        self.next = Some(Box::new(move || batches.next_batch()));
     }
 
     fn step(&mut self, step: u64) -> Result<Step, Error> {

@@ -37,13 +37,16 @@ fn flat<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 1> {
     tensor.flatten(0, 3)
 }
 
+/// An operation: its name, the shapes of its inputs, and its function.
+type Operation<B> = (&'static str, [[usize; 4]; 4], Op<B>);
+
 /// Runs all operations on a device.
 fn all<B: ConvBackend>(at: &B::Device) -> Results {
     const NONE: [usize; 4] = [1; 4];
     let bias = |channels| [1, channels, 1, 1];
     let image = [5, 6, 8, 8];
     let same = [image, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
-    let operations: [(&str, [[usize; 4]; 4], Op<B>); 12] = [
+    let operations: [Operation<B>; 12] = [
         ("convolution", same, |[x, w, b, _]| conv2d(x, w, Some(flat(b)), 1, 1)),
         ("linear", [[9, 6, 1, 1], [4, 6, 1, 1], bias(4), NONE], |[x, w, b, _]| {
             conv2d(x, w, Some(flat(b)), 0, 1)
@@ -89,6 +92,7 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a test prints what it skips or measures")]
 fn operations_and_their_gradients_on_a_device_equal_those_on_the_cpu() {
     let device = device_under_test();
     if device == Device::Cpu {
