@@ -54,6 +54,8 @@ mod runs;
 mod sandbox;
 pub mod schema;
 mod signals;
+#[cfg(all(unix, any(feature = "cuda", feature = "vulkan")))]
+mod stack;
 mod status;
 mod stderr;
 mod stdout;
@@ -74,7 +76,11 @@ pub fn run() -> ExitCode {
         // A panic must end the decoder process: its parent then blames the video.
         #[cfg(feature = "video")]
         args::Command::Decoder(decoder) => decoder::run(decoder).map(|()| Exit::Done),
-        _ => exit::catch_panics(|| dispatch(&args)),
+        _ => {
+            #[cfg(all(unix, any(feature = "cuda", feature = "vulkan")))]
+            stack::enlarge();
+            exit::catch_panics(|| dispatch(&args))
+        }
     };
     let exit = match &result {
         Ok(exit) => *exit,
