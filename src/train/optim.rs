@@ -221,9 +221,11 @@ fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
 
-fn global_norm<B: Backend>(gradients: &Flat<B>) -> Tensor<B, 1> {
-    let squares =
-        gradients.values().map(|gradient| (gradient.clone() * gradient.clone()).sum()).collect();
+fn global_norm<B: AdamBackend>(gradients: &Flat<B>) -> Tensor<B, 1> {
+    let squares = gradients
+        .values()
+        .map(|gradient| wrap(B::total(unwrap(gradient.clone() * gradient.clone()))))
+        .collect();
     Tensor::cat(squares, 0).sum().sqrt()
 }
 

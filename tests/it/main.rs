@@ -13,6 +13,8 @@ mod broken_videos;
 mod commands;
 mod continued_training;
 mod decoder_crashes;
+#[cfg(feature = "vulkan")]
+mod device_sums;
 mod dropped_videos;
 mod dynamics;
 mod ends;

@@ -4,8 +4,8 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, TensorData, TensorMetadata, backend::Backend};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, backend::Backend};
 use rayon::prelude::*;
 
 use super::{OptimConfig, unwrap, wrap};
@@ -42,7 +42,8 @@ impl Factors {
     }
 }
 
-/// A backend with an Adam step. The default is composed of burn's operations.
+/// A backend with an Adam step and the sums that it needs. The defaults are composed of burn's
+/// operations.
 pub trait AdamBackend: Backend {
     /// Updates `[parameter, first, second]`, a parameter and its two moments, by the gradient
     /// `scale * gradient`.
@@ -57,6 +58,31 @@ pub trait AdamBackend: Backend {
     ) -> [FloatTensor<Self>; 3] {
         composed::<Self>(state, gradient, scale, factors)
     }
+
+    /// Returns the sum of all values, however many.
+    ///
+    /// # Shapes
+    /// - `values`: `[count]`; output: `[1]`
+    fn total(values: FloatTensor<Self>) -> FloatTensor<Self> {
+        unwrap(sum_of_rows::<Self>(wrap(values)))
+    }
+}
+
+/// Length of the rows that are summed one by one.
+const ROW: usize = 4096;
+
+/// Sums rows first. burn 0.21 may sum a long axis with a kernel that gives about half of the sum on
+/// a Vulkan device: `tests/it/device_sums.rs` shows it.
+fn sum_of_rows<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 1> {
+    let [count] = values.dims();
+    let rows = count / ROW;
+    if rows < 2 {
+        return values.sum();
+    }
+    let summed = rows * ROW;
+    let whole = values.clone().narrow(0, 0, summed).reshape([rows, ROW]).sum_dim(1);
+    let sum = sum_of_rows(whole.reshape([rows]));
+    if summed == count { sum } else { sum + values.narrow(0, summed, count - summed).sum() }
 }
 
 fn composed<B: Backend>(
@@ -85,6 +111,10 @@ impl AdamBackend for crate::models::gpu::Vulkan {}
 const CHUNK: usize = 1 << 14;
 
 impl AdamBackend for Flex {
+    fn total(values: FlexTensor) -> FlexTensor {
+        Flex::float_sum(values)
+    }
+
     fn adam(
         [parameter, first, second]: [FlexTensor; 3],
         gradient: FlexTensor,
