@@ -1,4 +1,10 @@
 //! Sums of many values on a Vulkan device.
+//!
+//! Mesa's lavapipe ends every loop of a kernel after 65,535 iterations
+//! (`LP_MAX_TGSI_LOOP_ITERATIONS`), without an error. One of burn's kernels for `sum` adds four
+//! values per iteration in a single loop, and it depends on measured times whether burn takes it.
+//! Where it did, the norm of the gradients of `tests/golden/default.safetensors` was 0.152 at
+//! step 1, instead of 0.1785: half of the largest layer was missing. The gradients were right.
 
 use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 use lapo::models::Device;
@@ -7,16 +13,15 @@ use lapo::train::optim::AdamBackend;
 
 use crate::test_device::test_device;
 
-/// As many as the largest layer of `tests/golden/default.safetensors` has weights.
+/// The number of weights in the largest layer of `tests/golden/default.safetensors`.
 const COUNT: usize = 524_288;
 
 fn host(tensor: Tensor<Vulkan, 1>) -> f32 {
     tensor.into_scalar()
 }
 
-/// Gradients are squared, and most are near 0: the cube gives such a distribution.
 #[test]
-fn long_sums_of_squares_are_right() {
+fn sums_of_many_values_are_right() {
     let Device::Vulkan(number) = test_device() else {
         return println!("skipped: LAPO_TEST_DEVICE names no Vulkan device");
     };
@@ -26,23 +31,12 @@ fn long_sums_of_squares_are_right() {
         ("ones", vec![1.0_f32; COUNT]),
         ("noise", (0..COUNT).map(noise).collect()),
         ("last half", (0..COUNT).map(|i| f32::from(i >= COUNT / 2)).collect()),
-        ("odd places", (0..COUNT).map(|i| (i % 2) as f32).collect()),
     ] {
         let expected: f64 = values.iter().map(|&x| f64::from(x)).sum();
         let tensor =
             || Tensor::<Vulkan, 1>::from_data(TensorData::new(values.clone(), [COUNT]), &device);
-        let rows = |rows: usize| {
-            host(tensor().reshape([rows, COUNT / rows]).sum_dim(1).reshape([rows]).slice([0..1]))
-        };
-        println!(
-            "{name}: expected {expected}; sum {}; sum_dim {}; one row {}; first of two rows {}; of 4 {}; of 128 {}",
-            host(tensor().sum()),
-            host(tensor().sum_dim(0)),
-            rows(1),
-            rows(2),
-            rows(4),
-            rows(128),
-        );
+        // Shows whether this device still needs `AdamBackend::total`.
+        println!("{name}: expected {expected}, burn's kernel {}", host(tensor().sum_dim(0)));
         let total = Vulkan::total(tensor().into_primitive().tensor());
         let total = host(Tensor::from_primitive(TensorPrimitive::Float(total)));
         assert!(

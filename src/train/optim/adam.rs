@@ -71,8 +71,9 @@ pub trait AdamBackend: Backend {
 /// Length of the rows that are summed one by one.
 const ROW: usize = 4096;
 
-/// Sums rows first. burn 0.21 may sum a long axis with a kernel that gives about half of the sum on
-/// a Vulkan device: `tests/it/device_sums.rs` shows it.
+/// Sums rows first, because one of burn's kernels sums a whole axis in one loop. That loses digits,
+/// and Mesa's lavapipe ends every loop after 65,535 iterations: of 524,288 values the kernel then
+/// adds half. See `tests/it/device_sums.rs`.
 fn sum_of_rows<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 1> {
     let [count] = values.dims();
     let rows = count / ROW;
