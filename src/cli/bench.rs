@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -50,6 +50,12 @@ pub struct BenchArgs {
     /// Minimum duration of each measurement, in seconds
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
+    /// Exact number of calls per measurement, without a warm-up, for profilers
+    #[arg(long, value_parser = at_least_one(), conflicts_with = "seconds")]
+    pub calls: Option<usize>,
+    /// The measurements
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "label,train,sample,play")]
+    pub only: Vec<Measurement>,
     /// Number of CPU cores to use [default: all]
     #[arg(long, value_parser = at_least_one())]
     pub threads: Option<usize>,
@@ -61,6 +67,19 @@ pub struct BenchArgs {
     pub format: Format,
     #[command(flatten)]
     pub games: GameArgs,
+}
+
+/// A kind of measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Measurement {
+    /// Labelled transitions: the IDM alone, then with codes and the FDM's error.
+    Label,
+    /// Training steps of IDM and FDM.
+    Train,
+    /// Random windows of `--frames`.
+    Sample,
+    /// Steps of a game, if Procgen is installed.
+    Play,
 }
 
 /// One measurement.
@@ -81,13 +100,21 @@ pub fn run(args: &BenchArgs, access: &Access) -> Result<()> {
     let config = if args.reference { config.reference() } else { config };
     let data = args.frames.as_ref().map(|frames| open(frames, &config, access)).transpose()?;
     let bound = roofline::matrix_product(&device, args.precision)?;
-    let mut rows = measure_labelling(args, &device, &config)?;
-    rows.push(measure_training(args, &device, &config, data.as_ref())?);
-    if let Some(data) = &data {
+    let is_wanted = |measurement| args.only.contains(&measurement);
+    let mut rows = Vec::new();
+    if is_wanted(Measurement::Label) {
+        rows.extend(measure_labelling(args, &device, &config)?);
+    }
+    if is_wanted(Measurement::Train) {
+        rows.push(measure_training(args, &device, &config, data.as_ref())?);
+    }
+    if let Some(data) = data.as_ref().filter(|_| is_wanted(Measurement::Sample)) {
         rows.push(measure_sampling(args, data).map_err(stages::Error::from)?);
     }
     // Games are optional: without Procgen the row is missing.
-    if let Ok(package) = ProcgenPackage::find(&args.games.folders()) {
+    if is_wanted(Measurement::Play)
+        && let Ok(package) = ProcgenPackage::find(&args.games.folders())
+    {
         rows.push(measure_playing(args, &package, threads)?);
     }
     let text = match args.format {
@@ -199,8 +226,7 @@ fn measure_labelling(
     ];
     let mut rows = Vec::new();
     for (what, want, operations) in kinds {
-        let passes =
-            per_second(args.seconds, || labeller.label(&frames, &starts, want).map(|_| ()))?;
+        let passes = per_second(args, || labeller.label(&frames, &starts, want).map(|_| ()))?;
         rows.push(Row {
             what: format!("label, {}, {count} windows, {what}", args.preset),
             speed: passes * count as f64,
@@ -226,7 +252,7 @@ fn measure_training(
     let batch = args.batch;
     let mut frames = noise(batch * time * side * side * config.channels);
     let mut draws = data.map(|data| batch::WindowSampler::new(0, 0, data.index.len(), 0));
-    let steps = per_second(args.seconds, || -> Result<(), stages::Error> {
+    let steps = per_second(args, || -> Result<(), stages::Error> {
         if let (Some(draws), Some(data)) = (&mut draws, data) {
             batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
         }
@@ -251,7 +277,7 @@ fn measure_sampling(args: &BenchArgs, data: &Data) -> Result<Row, crate::dataset
     let time = data.index.frames_per_window();
     let mut draws = batch::WindowSampler::new(0, 0, windows, 0);
     let mut out = Vec::new();
-    let batches = per_second(args.seconds, || {
+    let batches = per_second(args, || {
         batch::gather(&data.shards, &data.index, &draws.next(args.batch), &mut out)
     })?;
     Ok(Row {
@@ -281,7 +307,7 @@ fn measure_playing(
     let mut env = Procgen::new(package, &config)?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let actions = env.actions() as u32;
-    let steps = per_second(args.seconds, || {
+    let steps = per_second(args, || {
         env.step(&(0..count).map(|_| rng.next_u32() % actions).collect::<Vec<_>>())
     })?;
     Ok(Row {
@@ -292,16 +318,20 @@ fn measure_playing(
     })
 }
 
-/// Repeats work for a time, after two calls as a warm-up; returns the calls per second, by the
-/// median call.
-fn per_second<E>(seconds: f64, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+/// Repeats work for a time, after two calls as a warm-up, or as often as `--calls`. Returns the
+/// calls per second, by the median call.
+fn per_second<E>(args: &BenchArgs, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
     // First calls also choose kernels and allocate memory.
-    for _ in 0..2 {
+    for _ in 0..if args.calls.is_none() { 2 } else { 0 } {
         work()?;
     }
     let began = Instant::now();
     let mut times = Vec::new();
-    while began.elapsed() < Duration::from_secs_f64(seconds) || times.len() < 3 {
+    let is_over = |taken: usize| match args.calls {
+        Some(calls) => taken >= calls,
+        None => taken >= 3 && began.elapsed() >= Duration::from_secs_f64(args.seconds),
+    };
+    while !is_over(times.len()) {
         let start = Instant::now();
         work()?;
         times.push(start.elapsed().as_secs_f64());
