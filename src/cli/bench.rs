@@ -13,12 +13,14 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::compute_args::set_threads;
+use super::device_choice::{parse_devices, print_note};
 use super::flags::{Format, GameArgs, at_least_one};
 use super::stdout::print;
 use crate::dataset::{Access, Manifest, Shards, Store, WindowIndex};
 use crate::envs::{Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::error::CommandError as Error;
 use crate::error::Result;
+use crate::models::gpu_failure::catch_gpu_failure;
 use crate::models::{
     Device, DynamicsConfig, LabelOutputs, Precision, Preset, cost, labeller, roofline,
 };
@@ -26,7 +28,7 @@ use crate::stages;
 use crate::train::{Batch, OptimConfig, OptimizerKind, StepSettings, batch, dynamics_trainer};
 
 /// Arguments of `lapo bench`.
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub struct BenchArgs {
     /// Size of the networks: tiny, small or paper
     #[arg(long, default_value = "tiny", value_parser = parse_word::<Preset>)]
@@ -53,6 +55,9 @@ pub struct BenchArgs {
     /// Exact number of calls per measurement, without a warm-up, for profilers
     #[arg(long, value_parser = at_least_one(), conflicts_with = "seconds")]
     pub calls: Option<usize>,
+    /// Only compile and tune the kernels of the measurements, and print how long that took
+    #[arg(long, conflicts_with_all = ["seconds", "calls"])]
+    pub warm_up: bool,
     /// The measurements
     #[arg(long, value_enum, value_delimiter = ',', default_value = "label,train,sample,play")]
     pub only: Vec<Measurement>,
@@ -92,14 +97,54 @@ struct Row {
     operations: u64,
 }
 
-/// Prints a row per measurement.
+/// Prints a row per measurement, or how long the warm-up took.
 pub fn run(args: &BenchArgs, access: &Access) -> Result<()> {
-    let device: Device = args.device.parse()?;
+    let device = parse_devices(&args.device, print_note)?[0];
     let threads = set_threads(args.threads)?;
+    let measured = catch_gpu_failure(device, || match args.warm_up {
+        true => warm_up(args, device, access),
+        false => measure_all(args, device, threads, access),
+    });
+    let failed = |source| stages::Error::Gpu { source, memory_cure: MEMORY_CURE };
+    print(&(measured.map_err(failed)?? + "\n"))
+}
+
+/// The hint if a GPU is out of memory.
+const MEMORY_CURE: &str = "lower --batch and --label-batch, or take a smaller --preset";
+
+/// Makes a few calls of everything that runs on the device. Returns how long they took.
+fn warm_up(args: &BenchArgs, device: Device, access: &Access) -> Result<String> {
+    let began = Instant::now();
+    let device_only = [Measurement::Label, Measurement::Train];
+    let only = args.only.iter().copied().filter(|wanted| device_only.contains(wanted)).collect();
+    measure(&BenchArgs { calls: Some(3), only, ..args.clone() }, device, 1, access)?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(match args.format {
+        Format::Json => json!({ "device": device.to_string(), "seconds": seconds }).to_string(),
+        Format::Table => format!("{device}: kernels are compiled and tuned; took {seconds:.1} s"),
+    })
+}
+
+/// Returns a row per measurement, as text.
+fn measure_all(
+    args: &BenchArgs,
+    device: Device,
+    threads: usize,
+    access: &Access,
+) -> Result<String> {
+    let bound = roofline::matrix_product(&device, args.precision)?;
+    let rows = measure(args, device, threads, access)?;
+    Ok(match args.format {
+        Format::Json => json(&rows, bound, &device, threads),
+        Format::Table => table(&rows, bound, &format!("{device}, {threads} threads")),
+    })
+}
+
+/// Returns a row per measurement.
+fn measure(args: &BenchArgs, device: Device, threads: usize, access: &Access) -> Result<Vec<Row>> {
     let config = args.preset.dynamics();
     let config = if args.reference { config.reference() } else { config };
     let data = args.frames.as_ref().map(|frames| open(frames, &config, access)).transpose()?;
-    let bound = roofline::matrix_product(&device, args.precision)?;
     let is_wanted = |measurement| args.only.contains(&measurement);
     let mut rows = Vec::new();
     if is_wanted(Measurement::Label) {
@@ -117,11 +162,7 @@ pub fn run(args: &BenchArgs, access: &Access) -> Result<()> {
     {
         rows.push(measure_playing(args, &package, threads)?);
     }
-    let text = match args.format {
-        Format::Json => json(&rows, bound, &device, threads),
-        Format::Table => table(&rows, bound, &format!("{device}, {threads} threads")),
-    };
-    print(&(text + "\n"))
+    Ok(rows)
 }
 
 /// The frames of a stage, and the windows in them.

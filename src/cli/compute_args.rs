@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
+use super::device_choice::{parse_devices, print_note};
 use super::flags::{GameArgs, at_least_one};
-use super::json_log::JsonReporter;
+use super::json_log::{self, JsonReporter};
 use super::progress::{TerminalReporter, Verbosity};
 use super::prometheus::PrometheusReporter;
 use super::signals::stop_on_signals;
 use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::executor::Resources;
-use crate::models::Device;
 use crate::pipeline::reporter::Reporter;
 use crate::stages::decode::decoder_process::DecoderCommand;
 
@@ -68,7 +68,7 @@ impl ComputeArgs {
     /// Sets up the thread pool and the signal handlers; returns the resources of the process.
     pub fn resources(&self) -> Result<Resources> {
         let threads = set_threads(self.threads)?;
-        let devices = self.device.split(',').map(str::parse::<Device>).collect::<Result<_, _>>()?;
+        let devices = parse_devices(&self.device, |text| self.note(text))?;
         Ok(Resources {
             devices,
             threads,
@@ -76,6 +76,15 @@ impl ComputeArgs {
             games: self.games.folders(),
             stop: stop_on_signals()?,
         })
+    }
+
+    /// Tells the user something, as `--log-format` and `--quiet` say.
+    fn note(&self, text: &str) {
+        match self.log_format {
+            _ if self.quiet => {}
+            LogFormat::Text => print_note(text),
+            LogFormat::Json => json_log::event("note", serde_json::json!({ "text": text })),
+        }
     }
 
     /// Returns how to start a process that decodes videos.

@@ -8,6 +8,7 @@ use super::stderr;
 use crate::build_info::build_info;
 use crate::error::CommandError as Error;
 use crate::error::{Error as AnyError, Result};
+use crate::models::gpu_failure::record_gpu_panic;
 use crate::stages::Signal;
 
 /// How a command ends.
@@ -92,7 +93,11 @@ pub fn catch_panics(command: impl FnOnce() -> Result<Exit>) -> Result<Exit> {
     let default_hook = std::panic::take_hook();
     let wants_backtrace = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     std::panic::set_hook(Box::new(move |info| {
-        panics().push(describe(info));
+        let file = info.location().map_or("", |location| location.file());
+        // The failure of a GPU becomes the error of the task that used it.
+        if !record_gpu_panic(info.payload_as_str().unwrap_or_default(), file) {
+            panics().push(describe(info));
+        }
         if wants_backtrace {
             default_hook(info);
         }
@@ -145,6 +150,7 @@ mod tests {
     use std::io::{Error as IoError, ErrorKind};
 
     use super::*;
+    use crate::models::gpu_failure::{GpuError, GpuFailure};
     use crate::{dataset, envs, models, pipeline, query, stages, train, video};
 
     fn io(kind: ErrorKind) -> dataset::Error {
@@ -204,6 +210,19 @@ mod tests {
             (query::Error::Dataset(busy()).into(), Exit::TryAgain),
             (query::Error::Dataset(missing()).into(), Exit::Fault),
         ]);
+    }
+
+    #[test]
+    fn a_lost_gpu_may_work_again_but_a_full_one_needs_other_settings() {
+        let gpu = |failure| {
+            let source = GpuError { device: "cuda:0".into(), failure };
+            stages::Error::Gpu { source, memory_cure: "lower `batch`" }
+        };
+        let lost = gpu(GpuFailure::Lost { reason: "CUDA_ERROR_UNKNOWN".into() });
+        let full = gpu(GpuFailure::OutOfMemory { bytes: Some(3 << 19) });
+        assert_eq!(full.to_string(), "cuda:0 is out of memory: it cannot allocate 2 MiB");
+        assert_eq!(full.hint().as_deref(), Some("lower `batch`"));
+        assert_exits([(tasks(lost), Exit::TryAgain), (tasks(full), Exit::Fault)]);
     }
 
     #[test]

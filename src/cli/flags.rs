@@ -89,7 +89,7 @@ fn cache_folder_in(
 }
 
 /// Where games are installed.
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub struct GameArgs {
     /// Folder of Procgen's Python package, or of a virtual environment with it
     /// [default: ~/.cache/lapo/procgen]

@@ -29,6 +29,7 @@ mod compute_args;
 mod datasets;
 #[cfg(feature = "video")]
 mod decoder;
+mod device_choice;
 mod doctor;
 mod exit;
 mod failures;

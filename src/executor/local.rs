@@ -20,8 +20,9 @@ use crate::dataset::{
     read_receipt,
 };
 use crate::models::Device;
+use crate::models::gpu_failure::catch_gpu_failure;
 use crate::stages::decode::decoder_process::Decoders;
-use crate::stages::{Error, LaneState, Lanes, Progress, Stop, TaskContext, TaskOutput};
+use crate::stages::{Error, LaneState, Lanes, Progress, StageKind, Stop, TaskContext, TaskOutput};
 
 /// Runs the jobs of one stage and returns their results in the jobs' order. Once `check_stop` returns
 /// false, no further job is started.
@@ -123,8 +124,8 @@ fn lanes(devices: &[Device], most: usize) -> Vec<Device> {
     if lanes.is_empty() { vec![devices[0]] } else { lanes }
 }
 
-/// Runs the jobs on one thread per lane. Each lane takes the next job until none is left. Results
-/// are in the jobs' order.
+/// Runs the jobs on one thread per lane. Each lane takes the next job until none is left, or until
+/// its GPU is lost and another device goes on. Results are in the jobs' order.
 fn in_lanes<J: Send, R: Send>(
     jobs: &(dyn Fn() -> Option<J> + Sync),
     lanes: &[Device],
@@ -144,6 +145,10 @@ fn in_lanes<J: Send, R: Send>(
         while let Some((at, job)) = take() {
             let result = run_one(job, device, &mut kept);
             lock(&results).extend(result.map(|result| (at, result)));
+            let is_usable = |device: &Device| device.check().is_ok();
+            if !is_usable(&device) && lanes.iter().any(is_usable) {
+                break;
+            }
         }
     };
     std::thread::scope(|scope| {
@@ -206,11 +211,14 @@ impl LocalExecutor<'_> {
             progress,
             stop,
         };
-        let done = match catch_panic(|| job.task.run(&place, kept)) {
+        let kind = job.task.kind();
+        let done = match catch_failure(kind, device, || job.task.run(&place, kept)) {
             Ok(done) => done,
             // Either another attempt finished and deleted the checkpoints of this one, or the store
             // failed.
             Err(error) => {
+                // Networks on a failed GPU are loaded again.
+                *kept = None;
                 return read_receipt(store, &job.stage, &job.key)
                     .ok()
                     .flatten()
@@ -260,7 +268,21 @@ fn provenance(device: Device) -> Provenance {
     }
 }
 
-/// Runs a job and turns a panic into its error, so that other jobs continue.
+/// Runs a job and turns a panic or a failure of its GPU into its error, so that other jobs continue.
+fn catch_failure(
+    kind: &StageKind,
+    device: Device,
+    work: impl FnOnce() -> Result<TaskOutput, Error>,
+) -> Result<TaskOutput, Error> {
+    // A decoding task is given a device, but does not use it.
+    if kind.lanes == Lanes::PerCore {
+        return catch_panic(work);
+    }
+    let failed = |source| Error::Gpu { source, memory_cure: kind.memory_cure };
+    catch_panic(|| catch_gpu_failure(device, work).map_err(failed)?)
+}
+
+/// Runs a job and turns a panic into its error.
 fn catch_panic(work: impl FnOnce() -> Result<TaskOutput, Error>) -> Result<TaskOutput, Error> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))

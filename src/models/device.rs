@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::backend::Backend;
+use burn::tensor::backend::{Backend, DeviceOps};
 use burn::tensor::{DType, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda_driver::problem as cuda_problem;
+use super::gpu_failure::GpuFailure;
+#[cfg(feature = "vulkan")]
+use super::vulkan::problem as vulkan_problem;
 use super::weights::to_host;
 use super::{ModelError, Precision, Result};
 
@@ -29,6 +34,8 @@ pub enum Device {
 pub const CPU_PASS: usize = 16;
 /// Inputs per pass on a GPU. Many, to keep all of it busy.
 const GPU_PASS: usize = 1024;
+/// The GPUs that `auto` takes, the best first.
+const AUTO_GPUS: [Device; 2] = [Device::Cuda(0), Device::Vulkan(0)];
 
 /// Evaluates an expression on a device: `on_device!(device, B, at => ...)`. In the expression, `B`
 /// is the backend of the device and `at` is the device in terms of that backend. The device must
@@ -84,27 +91,71 @@ impl Device {
     /// CPU. Software that implements Vulkan on the CPU is slower than the CPU backend, so it does
     /// not count.
     pub fn auto() -> Device {
-        let is_usable = |gpu: &Device| gpu.check().is_ok() && !gpu.is_software();
-        [Device::Cuda(0), Device::Vulkan(0)].into_iter().find(is_usable).unwrap_or(Device::Cpu)
+        AUTO_GPUS.into_iter().find(|gpu| gpu.auto_problem().is_none()).unwrap_or(Device::Cpu)
+    }
+
+    /// Returns what `auto` takes and why it takes no better device, if that is news: a build
+    /// without GPU support on a machine without an NVIDIA driver has none.
+    pub fn auto_note() -> Option<String> {
+        let auto = Device::auto();
+        let is_news = |gpu: &Device| match gpu {
+            Device::Cpu => false,
+            Device::Cuda(_) if Path::new("/proc/driver/nvidia").exists() => true,
+            Device::Cuda(_) => cfg!(feature = "cuda") && auto == Device::Cpu,
+            Device::Vulkan(_) => cfg!(feature = "vulkan") && auto == Device::Cpu,
+        };
+        let better = AUTO_GPUS.into_iter().take_while(|gpu| *gpu != auto).filter(is_news);
+        let reasons: Vec<String> =
+            better.filter_map(|gpu| Some(format!("{gpu}: {}", gpu.auto_problem()?))).collect();
+        let name = if auto == Device::Cpu { "the CPU".to_owned() } else { auto.to_string() };
+        (!reasons.is_empty()).then(|| format!("computes on {name}: {}", reasons.join("; ")))
+    }
+
+    /// Returns why `auto` does not take this device.
+    fn auto_problem(self) -> Option<String> {
+        let software = || self.is_software().then(|| "software, slower than `cpu`".to_owned());
+        self.problem().or_else(software)
     }
 
     /// Checks that the device is usable. Libraries and devices are searched here, because the
     /// backends panic if they miss one; then the device computes something. Each device is checked
-    /// once per process.
+    /// once per process, and again after it has failed during work.
     pub fn check(self) -> Result<()> {
-        static CHECKED: Mutex<BTreeMap<Device, Option<String>>> = Mutex::new(BTreeMap::new());
-        let found = match self {
+        self.problem().map_or(Ok(()), |problem| Err(self.error(problem)))
+    }
+
+    /// Returns why the device is not usable, if it is not.
+    fn problem(self) -> Option<String> {
+        let probe = || match self {
             Device::Cpu => None,
-            Device::Cuda(_) => cuda_problem(),
+            Device::Cuda(number) => cuda_problem(number),
             Device::Vulkan(number) => vulkan_problem(number),
         };
-        let problem = if self == Device::Cpu || found.is_some() {
-            found
-        } else {
-            let mut checked = CHECKED.lock().unwrap_or_else(PoisonError::into_inner);
-            checked.entry(self).or_insert_with(|| self.trial_problem()).clone()
-        };
-        problem.map_or(Ok(()), |problem| Err(self.error(problem)))
+        if self == Device::Cpu {
+            return None;
+        }
+        checked().entry(self).or_insert_with(|| probe().or_else(|| self.trial_problem())).clone()
+    }
+
+    /// Frees memory after a failure, and computes a trial. If that fails, the device is not usable
+    /// for the rest of this process.
+    pub(crate) fn recover(self, failure: &GpuFailure) {
+        // A lost device may fail here as well.
+        let _freed = catch_unwind(AssertUnwindSafe(
+            || on_device!(&self, B, at => <B as Backend>::memory_cleanup(&at)),
+        ));
+        let problem = self.trial_problem().map(|_| format!("it {failure}, earlier in this run"));
+        checked().insert(self, problem);
+    }
+
+    /// Returns the end of the names of the threads that drive this GPU.
+    pub(crate) fn threads(self) -> Option<String> {
+        self.check().ok()?;
+        let id = on_device!(&self, B, at => {
+            let at: <B as burn::tensor::backend::BackendTypes>::Device = at;
+            at.id()
+        });
+        Some(format!("-{}-{}", id.type_id, id.index_id))
     }
 
     /// Checks that the device is usable and computes in this precision.
@@ -121,6 +172,20 @@ impl Device {
         Err(self.error("it does not compute in bf16; set `precision: f32`".to_owned()))
     }
 
+    /// Returns that kernels for this device are compiled and tuned in this run, if they are.
+    pub fn first_run_note(self) -> Option<String> {
+        #[cfg(any(feature = "cuda", feature = "vulkan"))]
+        if self != Device::Cpu && !super::gpu::has_tuned_kernels() {
+            let folder = super::gpu::cache_folder();
+            return Some(format!(
+                "the first run on a GPU of this machine compiles and tunes kernels, which takes \
+                 minutes; they are kept in {}",
+                folder.display()
+            ));
+        }
+        None
+    }
+
     /// Computes one sum. Returns why that failed, if it did.
     fn trial_problem(self) -> Option<String> {
         // The backends panic if they cannot open a device or compile for it.
@@ -131,7 +196,10 @@ impl Device {
             Ok(Ok(sum)) if sum == [2.0] => None,
             Ok(Ok(sum)) => Some(format!("a first computation gave {sum:?}, expected [2.0]")),
             Ok(Err(error)) => Some(format!("a first computation failed: {error}")),
-            Err(_) => Some("its driver could not open it; update the driver or use `cpu`".into()),
+            Err(_) => Some(match super::gpu_failure::newest_text() {
+                Some(text) => format!("a first computation failed: {text}"),
+                None => "its driver could not open it; update the driver or use `cpu`".to_owned(),
+            }),
         }
     }
 
@@ -151,7 +219,7 @@ impl Device {
     }
 
     /// Returns whether this is a Vulkan device that computes everything on the CPU.
-    fn is_software(self) -> bool {
+    pub fn is_software(self) -> bool {
         match self {
             #[cfg(feature = "vulkan")]
             Device::Vulkan(number) => {
@@ -162,48 +230,20 @@ impl Device {
     }
 }
 
-/// Returns why CUDA is not usable, if it is not.
-fn cuda_problem() -> Option<String> {
-    let problem = if cfg!(not(feature = "cuda")) {
-        "this build does not support CUDA; build with `--features cuda`"
-    } else if !library_exists("libcuda.so") {
-        "the NVIDIA driver (libcuda.so) is not installed; use `cpu`"
-    } else if !library_exists("libnvrtc.so") {
-        "the CUDA compiler (libnvrtc.so) was not found; install the CUDA toolkit or set CUDA_PATH"
-    } else {
-        return None;
-    };
-    Some(problem.to_owned())
+/// What the checks of this process have found: the problem of each device, if it has one.
+fn checked() -> MutexGuard<'static, BTreeMap<Device, Option<String>>> {
+    static CHECKED: Mutex<BTreeMap<Device, Option<String>>> = Mutex::new(BTreeMap::new());
+    CHECKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_problem(_: usize) -> Option<String> {
+    Some("this build does not support CUDA; build with `--features cuda`".to_owned())
 }
 
 #[cfg(not(feature = "vulkan"))]
 fn vulkan_problem(_: usize) -> Option<String> {
     Some("this build does not support Vulkan; build with `--features vulkan`".to_owned())
-}
-
-/// Returns why the Vulkan device with this index is not usable, if it is not.
-#[cfg(feature = "vulkan")]
-fn vulkan_problem(number: usize) -> Option<String> {
-    let adapters = super::vulkan::adapters();
-    if number < adapters.len() {
-        return None;
-    }
-    let names: Vec<_> = adapters
-        .iter()
-        .enumerate()
-        .map(|(index, adapter)| format!("vulkan:{index} ({})", adapter.name))
-        .collect();
-    Some(if !names.is_empty() {
-        format!("this machine has {}", names.join(", "))
-    } else if cfg!(target_os = "linux") && !library_exists("libvulkan.so") {
-        "the Vulkan loader (libvulkan.so.1) is not installed; \
-         install it (Debian: `apt install libvulkan1`) or use `cpu`"
-            .to_owned()
-    } else {
-        "no driver offers a Vulkan device; install the GPU's driver \
-         (AMD and Intel on Debian: `apt install mesa-vulkan-drivers`) or use `cpu`"
-            .to_owned()
-    })
 }
 
 impl FromStr for Device {
@@ -235,41 +275,6 @@ impl fmt::Display for Device {
             Device::Vulkan(number) => write!(f, "vulkan:{number}"),
         }
     }
-}
-
-/// Searches the places of the dynamic linker for a library, without loading it.
-fn library_exists(name: &str) -> bool {
-    // The linker's cache lists file names as plain text.
-    let cached = std::fs::read("/etc/ld.so.cache")
-        .is_ok_and(|cache| cache.windows(name.len()).any(|bytes| bytes == name.as_bytes()));
-    cached || library_folders().iter().any(|folder| contains(folder, name))
-}
-
-fn library_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::env::var_os("LD_LIBRARY_PATH")
-        .iter()
-        .flat_map(|paths| std::env::split_paths(paths).collect::<Vec<_>>())
-        .collect();
-    let toolkit = std::env::var_os("CUDA_PATH")
-        .map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
-    folders.extend([toolkit.join("lib64"), toolkit.join("lib")]);
-    folders.extend(
-        [
-            "/usr/lib64",
-            "/usr/lib/x86_64-linux-gnu",
-            "/usr/lib/aarch64-linux-gnu",
-            "/usr/lib/wsl/lib",
-        ]
-        .map(PathBuf::from),
-    );
-    folders
-}
-
-fn contains(folder: &Path, name: &str) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return false;
-    };
-    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(name))
 }
 
 /// Returns the device that `LAPO_TEST_DEVICE` names, or the CPU.
@@ -325,6 +330,19 @@ mod tests {
         assert!(message.starts_with("cannot use device `vulkan:99`: "), "{message}");
         let hint = ["this machine has vulkan:0 (", "install", "driver"];
         assert!(hint.iter().any(|hint| message.contains(hint)), "{message}");
+    }
+
+    #[cfg(feature = "vulkan")]
+    #[test]
+    fn a_device_that_ran_out_of_memory_is_usable_again() {
+        let device = Device::Vulkan(0);
+        if !device.is_software() {
+            return;
+        }
+        let huge = || on_device!(&device, B, at => to_host(Tensor::<B, 1>::ones([1 << 38], &at)));
+        let failed = crate::gpu_failure::catch_gpu_failure(device, huge);
+        assert!(failed.is_err(), "1 TiB was allocated");
+        device.check().expect("small tensors still fit");
     }
 
     #[cfg(feature = "vulkan")]

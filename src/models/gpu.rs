@@ -3,7 +3,7 @@
 //! Kernels are compiled and autotuned on the machine itself. Both results go to the user's cache
 //! directory, so only the first run on a machine pays for them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use cubecl::config::cache::CacheConfig;
@@ -48,8 +48,23 @@ fn keep_kernels() {
     });
 }
 
+/// Returns whether the user's cache directory has tuned matrix products or convolutions. The check
+/// of a device tunes neither.
+pub fn has_tuned_kernels() -> bool {
+    let is_tuned = |name: &str| name.contains("matmul") || name.contains("conv");
+    let names = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    // autotune/VERSION/DEVICE/FILE
+    let devices = names(&cache_folder().join("autotune")).into_iter().flat_map(|v| names(&v));
+    devices
+        .flat_map(|device| names(&device))
+        .any(|file| file.file_name().is_some_and(|name| is_tuned(&name.to_string_lossy())))
+}
+
 /// Returns `lapo` in the user's cache directory.
-fn cache_folder() -> PathBuf {
+pub fn cache_folder() -> PathBuf {
     let folder =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || folder("HOME").map(|home| home.join(".cache"));

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::device::{CPU_PASS, on_device};
 use super::fdm::Fdm;
 use super::frames::{Windows, count_frames, frame_shape, mean_per_window, upload};
+use super::gpu_failure::execution_error;
 use super::idm::Idm;
 use super::init::Init;
 use super::layers::{Mode, NetBackend};
@@ -198,7 +199,6 @@ fn append<B: NetBackend>(values: &mut Vec<f32>, rows: Tensor<B, 2>, count: usize
 
 /// Copies codes to the host. A codebook has at most 65,536 entries, so a code fits in 16 bits.
 pub fn host_codes<B: NetBackend>(codes: Tensor<B, 3, Int>) -> Result<Vec<u16>> {
-    let data =
-        codes.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;
+    let data = codes.try_into_data().map_err(|error| execution_error(&error))?;
     Ok(data.iter::<i64>().map(|code| code as u16).collect())
 }

@@ -24,8 +24,9 @@
 //! Below them: [`layers`] (all convolutions), [`init`] (seeded initial weights, drawn by
 //! [`torch_rng`]), [`weights`] (safetensors files, with the tensor names of the published
 //! checkpoints), [`metadata`] (the configuration in a weight file), [`pytorch`] (PyTorch
-//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU), `gpu` (GPU setup) and
-//! `vulkan` (the list of Vulkan devices).
+//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU), [`gpu_failure`] (failures
+//! of GPUs as errors), `gpu` (GPU setup), `cuda_driver`, `vulkan` and `libraries` (what the machine
+//! has).
 //!
 //! # Cost
 //!
@@ -51,6 +52,8 @@ pub mod agent;
 pub mod config;
 mod conv;
 pub mod cost;
+#[cfg(feature = "cuda")]
+mod cuda_driver;
 pub mod decoder;
 pub mod device;
 mod error;
@@ -58,11 +61,14 @@ pub mod fdm;
 pub mod frames;
 #[cfg(any(feature = "cuda", feature = "vulkan"))]
 pub mod gpu;
+pub mod gpu_failure;
 pub mod idm;
 pub mod impala;
 pub mod init;
 pub mod label;
 pub mod layers;
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+mod libraries;
 pub mod metadata;
 pub mod motion;
 pub mod policy;

@@ -6,6 +6,8 @@ use burn_wgpu::WgpuDevice;
 use burn_wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
 use wgpu::{Backends, DeviceType, Instance, InstanceDescriptor};
 
+use super::libraries::library_exists;
+
 /// A Vulkan device.
 #[derive(Debug)]
 pub struct Adapter {
@@ -15,6 +17,30 @@ pub struct Adapter {
     pub name: String,
     /// Whether the CPU computes everything, as in Mesa's lavapipe.
     pub is_software: bool,
+}
+
+/// Returns why the Vulkan device with this index is not usable, if it is not.
+pub fn problem(number: usize) -> Option<String> {
+    let adapters = adapters();
+    if number < adapters.len() {
+        return None;
+    }
+    let names: Vec<_> = adapters
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| format!("vulkan:{index} ({})", adapter.name))
+        .collect();
+    Some(if !names.is_empty() {
+        format!("this machine has {}", names.join(", "))
+    } else if cfg!(target_os = "linux") && !library_exists("libvulkan.so") {
+        "the Vulkan loader (libvulkan.so.1) is not installed; \
+         install it (Debian: `apt install libvulkan1`) or use `cpu`"
+            .to_owned()
+    } else {
+        "no driver offers a Vulkan device; install the GPU's driver \
+         (AMD and Intel on Debian: `apt install mesa-vulkan-drivers`) or use `cpu`"
+            .to_owned()
+    })
 }
 
 /// Returns all Vulkan devices: discrete GPUs, integrated GPUs, virtual GPUs, software. The list is

@@ -11,6 +11,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use safetensors::{Dtype, SafeTensors};
 
+use super::gpu_failure::execution_error;
 use super::{ModelError, Result};
 
 /// Named tensors with metadata, in memory.
@@ -295,9 +296,8 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
 
 /// Copies the values of a tensor to the host.
 pub fn to_host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
-    let data =
-        tensor.try_into_data().map_err(|error| ModelError::Execution(format!("{error:?}")))?;
-    data.into_vec().map_err(|error| ModelError::Execution(format!("{error:?}")))
+    let data = tensor.try_into_data().map_err(|error| execution_error(&error))?;
+    data.into_vec().map_err(|error| execution_error(&error))
 }
 
 #[cfg(test)]

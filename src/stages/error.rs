@@ -11,6 +11,14 @@ pub enum Error {
     /// A failure of weights, networks or the device.
     #[error(transparent)]
     Models(#[from] crate::models::ModelError),
+    /// A failure of the GPU during the task.
+    #[error("{source}")]
+    Gpu {
+        /// The failure.
+        source: crate::models::gpu_failure::GpuError,
+        /// How the task needs less memory.
+        memory_cure: &'static str,
+    },
     /// A failure of a training step.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -185,6 +193,7 @@ impl Error {
             Error::Dataset(e) => e.hint(),
             Error::Video(e) => e.hint().map(Into::into),
             Error::Envs(e) => e.hint(),
+            Error::Gpu { source, memory_cure } => Some(source.hint(memory_cure)),
             Error::Checkpoint { file, .. } => {
                 Some(format!("delete {file}; training then resumes from the checkpoint before it"))
             }
@@ -246,6 +255,7 @@ impl Error {
         match self {
             Error::Dataset(e) => e.is_transient(),
             Error::Video(e) => e.is_transient(),
+            Error::Gpu { source, .. } => source.is_transient(),
             Error::Changed { .. } | Error::Unavailable { .. } | Error::Decoder { .. } => true,
             // A stopped task continues from its checkpoint.
             _ => self.stopped().is_some(),

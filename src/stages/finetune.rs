@@ -58,6 +58,7 @@ use update::Agent;
 /// another agent.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["model", "policy"],
+    memory_cure: "lower `envs` or raise `minibatches` of this stage",
     has_checkpoints: true,
     ..StageKind::new("finetune", 2, &[ArtifactKind::Agent], "env steps")
 };

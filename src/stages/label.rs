@@ -65,6 +65,8 @@ pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "without", "model", "true_actions"],
     row: "transition",
     lanes: Lanes::PerGpu,
+    memory_cure: "take a GPU with more free memory, set `fdm_error: false` of this stage, or label \
+                  with `--device cpu`",
     independent: true,
     speed: Some(Speed { of: "transitions", unit: "transitions/s labelled" }),
     ..StageKind::new("label", 1, &[ArtifactKind::Labels], "transitions")

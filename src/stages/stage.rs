@@ -31,6 +31,8 @@ pub struct StageKind {
     pub row: &'static str,
     /// How tasks run beside each other. Default: one after the other.
     pub lanes: Lanes,
+    /// The hint if a GPU is out of memory. Default: lower `batch`.
+    pub memory_cure: &'static str,
     /// Whether the output of a task is useful without the outputs of the others. Default false.
     pub independent: bool,
     /// Whether tasks keep checkpoints in [`TaskContext::scratch`]. Default false.
@@ -62,6 +64,7 @@ impl StageKind {
             key_inputs: &[],
             row: "row",
             lanes: Lanes::OneByOne,
+            memory_cure: "lower `batch` of this stage, or take a GPU with more free memory",
             independent: false,
             has_checkpoints: false,
             keeps_model: false,

@@ -5,7 +5,8 @@
  *
  * At exit it writes its counts as JSON to $COUNTING_REPORT. $COUNTING_TRACE names a file for one line per
  * call. $COUNTING_GPUS is the number of GPUs (1), $COUNTING_MEMORY their memory in GiB (80), and
- * after $COUNTING_LOST launches every call fails as if the GPU had fallen off the bus. */
+ * after $COUNTING_LOST launches every call fails as if the GPU had fallen off the bus. With
+ * $COUNTING_TWOS=1 every read-back of one float is 2, so that each check of the device succeeds. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,6 +24,8 @@ typedef struct Kernel {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t kernels, launches, uploads, upload_bytes, read_backs, read_back_bytes, copies, synchronisations;
 static uint64_t waits, allocations, allocated, peak, next_address = 1ull << 40;
+static struct { uint64_t address; size_t bytes; } *blocks; /* allocated and not freed */
+static size_t block_count, block_capacity;
 static int answered;
 static Kernel *list;
 static FILE *trace;
@@ -30,6 +33,11 @@ static FILE *trace;
 static long setting(const char *name, long otherwise) {
   const char *text = getenv(name);
   return text ? atol(text) : otherwise;
+}
+
+static uint64_t memory(void) {
+  const char *text = getenv("COUNTING_MEMORY");
+  return (uint64_t)((text ? atof(text) : 80) * (1 << 30));
 }
 
 #define COUNTED(...)                 \
@@ -68,7 +76,7 @@ int cuDeviceGet(int *device, int number) {
   return number < setting("COUNTING_GPUS", 1) ? OK : INVALID_DEVICE;
 }
 int cuDeviceGetName(char *name, int length, int device) { (void)device; snprintf(name, length, "counting driver"); return OK; }
-int cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = (size_t)setting("COUNTING_MEMORY", 80) << 30; return OK; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = memory(); return OK; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
   (void)device;
   switch (attribute) { /* those of an H100 */
@@ -100,9 +108,15 @@ int cuGetErrorString(int error, const char **text) { return cuGetErrorName(error
 /* Memory: addresses without memory behind them. */
 static int allocate(uint64_t *address, size_t bytes) {
   int error = OK;
-  COUNTED(if (allocated + bytes > (uint64_t)setting("COUNTING_MEMORY", 80) << 30) error = OUT_OF_MEMORY; else {
+  COUNTED(if (allocated + bytes > memory()) error = OUT_OF_MEMORY; else {
     *address = next_address;
     next_address += (bytes + 511) / 512 * 512;
+    if (block_count == block_capacity) {
+      block_capacity = 2 * block_capacity + 64;
+      blocks = realloc(blocks, block_capacity * sizeof *blocks);
+    }
+    blocks[block_count].address = *address;
+    blocks[block_count++].bytes = bytes;
     allocations++;
     allocated += bytes;
     if (allocated > peak) peak = allocated;
@@ -112,8 +126,17 @@ static int allocate(uint64_t *address, size_t bytes) {
 }
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) { return allocate(address, bytes); }
 int cuMemAllocAsync(uint64_t *address, size_t bytes, void *stream) { (void)stream; return allocate(address, bytes); }
-int cuMemFree_v2(uint64_t address) { (void)address; return OK; }
-int cuMemFreeAsync(uint64_t address, void *stream) { (void)address; (void)stream; return OK; }
+int cuMemFree_v2(uint64_t address) {
+  COUNTED(
+    size_t at = 0;
+    while (at < block_count && blocks[at].address != address) at++;
+    if (at < block_count) {
+      allocated -= blocks[at].bytes;
+      blocks[at] = blocks[--block_count];
+    });
+  return OK;
+}
+int cuMemFreeAsync(uint64_t address, void *stream) { (void)stream; return cuMemFree_v2(address); }
 int cuMemAllocHost_v2(void **memory, size_t bytes) { *memory = calloc(1, bytes); return *memory ? OK : OUT_OF_MEMORY; }
 int cuMemFreeHost(void *memory) { free(memory); return OK; }
 int cuMemGetInfo_v2(size_t *available, size_t *total) { cuDeviceTotalMem_v2(total, 0); *available = *total - allocated; return OK; }
@@ -128,7 +151,7 @@ static int read_back(char *to, size_t pitch, size_t width, size_t rows) {
   COUNTED(
     read_backs++; read_back_bytes += width * rows; TRACE("read back %zu\n", width * rows);
     /* lapo checks a device by the sum 1 + 1. */
-    if (!answered && width == 4 && rows == 1) { float two = 2; memcpy(to, &two, 4); }
+    if ((!answered || setting("COUNTING_TWOS", 0)) && width == 4 && rows == 1) { float two = 2; memcpy(to, &two, 4); }
     answered = 1);
   return is_lost() ? LOST : OK;
 }
