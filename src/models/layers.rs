@@ -5,9 +5,11 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{FloatDType, Tensor, TensorData, activation};
+use burn::tensor::{Tensor, TensorData};
 
-pub use super::conv::{ConvBackend as NetBackend, impala_stage, join, modulate, nearest, tanh};
+pub use super::conv::{
+    ConvBackend as NetBackend, impala_stage, join, modulate, nearest, relu, tanh,
+};
 use super::conv::{
     ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d,
     relu_conv2d_add,
@@ -253,16 +255,11 @@ impl<B: NetBackend> BatchNorm2d<B> {
     fn by_batch(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
         let [batch, _, height, width] = x.dims();
         let count = (batch * height * width) as f64;
-        // Batch statistics need single precision, whatever the precision of the network.
-        let (y, mean, variance) = batch_norm(
-            x.clone().cast(FloatDType::F32),
-            self.weight.val(),
-            self.bias.val(),
-            Self::EPSILON,
-        );
+        // Batch statistics have single precision, whatever the precision of the network.
+        let (y, mean, variance) = batch_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON);
         // Bessel's correction, as in PyTorch's running variance.
         seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
-        like(&x, y)
+        y
     }
 
     /// Normalises the output of a layer, or returns it unchanged if the normalisation was folded.
@@ -308,11 +305,6 @@ impl<B: NetBackend> BatchNorm2d<B> {
 /// PyTorch's `nn.Sequential`. The next layer applies the ReLU itself.
 #[derive(Module, Clone, Debug)]
 pub struct Relu;
-
-/// Computes `max(x, 0)` elementwise.
-pub fn relu<B: NetBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
-    activation::relu(x)
-}
 
 /// Casts `tensor` to the precision of `x`.
 pub fn like<B: Backend, const D: usize, const E: usize>(

@@ -120,6 +120,14 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         }
     }
 
+    fn rectify(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let out = B::rectify(x.primitive);
+        match Rectify.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(out.clone(), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
     fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let out = B::fast_tanh(x.primitive);
         match Tanh.prepare::<C>([x.node]).compute_bound().stateful() {
@@ -254,6 +262,24 @@ impl<B: ConvBackend> Backward<B, 2> for Join {
         let found = B::join_backward(grads.consume::<B>(&ops.node), ops.state);
         let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
         register_each::<B>(found, ids, grads);
+    }
+}
+
+#[derive(Debug)]
+struct Rectify;
+
+impl<B: ConvBackend> Backward<B, 1> for Rectify {
+    type State = FloatTensor<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+            B::rectify_backward(ops.state, gradient)
+        });
     }
 }
 

@@ -145,8 +145,8 @@ pub trait ConvBackend: Backend {
     /// Normalises each channel by the mean and variance of the batch, and returns these as well.
     ///
     /// # Shapes
-    /// - `x` and output: `[batch, channel, height, width]`
-    /// - `weight`, `bias`, mean and biased variance: `[channel]`
+    /// - `x` and output: `[batch, channel, height, width]`, in any precision
+    /// - `weight`, `bias`, mean and biased variance: `[channel]`, in f32
     fn normalise(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -208,6 +208,16 @@ pub trait ConvBackend: Backend {
     /// `channels` is the number of channels of `x`.
     fn join_backward(gradient: FloatTensor<Self>, channels: usize) -> [FloatTensor<Self>; 2] {
         fallback::join_backward::<Self>(gradient, channels)
+    }
+
+    /// Computes `max(x, 0)`.
+    fn rectify(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::relu(x)
+    }
+
+    /// Returns the gradient of the input of [`rectify`](Self::rectify), from its output.
+    fn rectify_backward(out: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::relu_backward(out, gradient)
     }
 
     /// Computes the hyperbolic tangent.

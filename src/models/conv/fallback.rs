@@ -3,7 +3,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, IntTensor};
-use burn::tensor::{Shape, Tensor, TensorMetadata};
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata};
 
 use super::stage::HALVE;
 use super::{
@@ -145,13 +145,16 @@ pub(super) fn normalise<B: Backend>(
     epsilon: f64,
 ) -> Normalised<B> {
     let x: Tensor<B, 4> = from_float(x);
+    let precision = x.dtype();
+    let x = x.cast(DType::F32);
     let mean = mean_channels(x.clone());
     let centred = x - mean.clone();
     let variance = mean_channels(centred.clone().square());
     let scale =
         broadcast_channels(from_float(weight)) / variance.clone().add_scalar(epsilon).sqrt();
+    let out = centred * scale + broadcast_channels(from_float(bias));
     Normalised {
-        out: into_float(centred * scale + broadcast_channels(from_float(bias))),
+        out: into_float(out.cast(precision)),
         mean: into_float(mean.flatten::<1>(0, 3)),
         variance: into_float(variance.flatten::<1>(0, 3)),
     }
@@ -166,8 +169,11 @@ pub(super) fn normalise_backward<B: Backend>(
     epsilon: f64,
 ) -> Gradients<B> {
     let deviation = broadcast_channels(from_float(variance)).add_scalar(epsilon).sqrt();
-    let normal = (from_float::<B, 4>(x) - broadcast_channels(from_float(mean))) / deviation.clone();
-    let gradient: Tensor<B, 4> = from_float(gradient);
+    let x: Tensor<B, 4> = from_float(x);
+    let precision = x.dtype();
+    let x = x.cast(DType::F32);
+    let normal = (x - broadcast_channels(from_float(mean))) / deviation.clone();
+    let gradient = from_float::<B, 4>(gradient).cast(DType::F32);
     let along = gradient.clone() * normal.clone();
     let level = mean_channels(gradient.clone());
     let slope = mean_channels(along.clone());
@@ -175,7 +181,7 @@ pub(super) fn normalise_backward<B: Backend>(
     let dx = (gradient.clone() - level - normal * slope) * broadcast_channels(from_float(weight))
         / deviation;
     Gradients {
-        x: Some(into_float(dx)),
+        x: Some(into_float(dx.cast(precision))),
         weight: Some(sum_channels::<B>(into_float(along))),
         bias: Some(sum_channels::<B>(into_float(gradient))),
     }

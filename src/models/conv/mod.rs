@@ -25,6 +25,8 @@ mod batch;
 mod buffer;
 mod convolve;
 mod correlate;
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+pub mod cube;
 mod fallback;
 mod flex;
 mod full_kernel;
@@ -44,12 +46,6 @@ use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 pub use backend::{ConvBackend, ConvSettings, Gradients, Normalised, Wanted};
 pub use pool::Pool;
-
-#[cfg(feature = "cuda")]
-impl ConvBackend for super::gpu::Cuda {}
-
-#[cfg(feature = "vulkan")]
-impl ConvBackend for super::gpu::Vulkan {}
 
 /// Convolves images.
 ///
@@ -203,6 +199,11 @@ pub fn batch_norm<B: ConvBackend>(
 /// - `by`: `[batch, 2 * channel]`
 pub fn modulate<B: ConvBackend>(x: Tensor<B, 4>, by: Tensor<B, 2>) -> Tensor<B, 4> {
     from_float(B::modulate(into_float(x), into_float(by)))
+}
+
+/// Computes `max(x, 0)` elementwise.
+pub fn relu<B: ConvBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    from_float(B::rectify(into_float(x)))
 }
 
 /// Computes the hyperbolic tangent with a relative error below 5e-7.
