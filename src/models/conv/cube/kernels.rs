@@ -95,6 +95,7 @@ fn weight_gradient_kernel<F: Float>(
     products: &Tensor<F>,
     weight: &mut Tensor<f32>,
     bias: &mut Tensor<f32>,
+    inputs: usize,
     #[comptime] groups: usize,
     #[comptime] ways: usize,
     #[define(F)] _dtype: StorageType,
@@ -113,7 +114,9 @@ fn weight_gradient_kernel<F: Float>(
             sum += f32::cast_from(products[at]);
         }
         if comptime![ways == 1] {
-            weight[out * taps + tap] = sum;
+            // The taps of a kernel lie side by side, those of other inputs behind.
+            let area = taps / inputs;
+            weight[(out * inputs + tap % inputs) * area + tap / inputs] = sum;
         } else {
             weight[tap * outputs * ways + out] = sum;
         }
@@ -133,15 +136,16 @@ fn weight_gradient_kernel<F: Float>(
 ///
 /// # Shapes
 /// - `products`: `[group, unfolded_columns(taps), out * ways]`
-/// - outputs: `[out, taps]` with `ways` 1, else `[taps, out * ways]`; and `[out]`; in f32
+/// - outputs: `[out, inputs, taps / inputs]` with `ways` 1, else `[taps, out * ways]`; and `[out]`;
+///   in f32
 pub fn weight_gradient<R: CubeRuntime>(
     products: CubeTensor<R>,
     taps: usize,
+    inputs: usize,
     ways: usize,
 ) -> [CubeTensor<R>; 2] {
     let [groups, _, columns] = products.meta.shape().dims();
-    let shape = if ways == 1 { [columns, taps] } else { [taps, columns] };
-    let weight = empty(&products, shape, DType::F32);
+    let weight = empty(&products, [taps * columns], DType::F32);
     let bias = empty(&products, [columns / ways], DType::F32);
     let (count, dim) = units(&products, (taps + 1) * columns);
     weight_gradient_kernel::launch(
@@ -152,6 +156,7 @@ pub fn weight_gradient<R: CubeRuntime>(
         products.clone().into_tensor_arg(),
         weight.clone().into_tensor_arg(),
         bias.clone().into_tensor_arg(),
+        inputs,
         groups,
         ways,
         products.dtype.into(),

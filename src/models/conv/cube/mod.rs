@@ -7,6 +7,7 @@
 //! | [`layout`] | images in memory |
 //! | [`kernels`] | unfolding, masks, doubling, joining |
 //! | [`statistics`] | normalisation and modulation |
+//! | [`many`] | the optimiser, over many tensors at once |
 //!
 //! The kernels of convolutions and matrix products are those of burn, which tunes them on the
 //! device. An exception is the gradient of the weight: burn computes it as one matrix product with
@@ -15,6 +16,7 @@
 
 mod kernels;
 mod layout;
+pub mod many;
 pub mod queue;
 mod statistics;
 
@@ -165,7 +167,7 @@ where
             let dx = reshape(into_contiguous(dx), x.meta.shape().clone());
             let rows = kernels::unfold(&x, 1, 0, false);
             let summed = sum_of_groups(rows, products);
-            let [dw, db] = kernels::weight_gradient(summed, inputs, 4);
+            let [dw, db] = kernels::weight_gradient(summed, inputs, inputs, 4);
             vec![channels_first(dx), reshape(dw, Shape::new([inputs, outputs, 2, 2])), db]
         })
         .into_iter();
@@ -317,11 +319,11 @@ fn parameter_gradients<R: CubeRuntime>(
     gradient: CubeTensor<R>,
     settings: ConvSettings,
 ) -> [CubeTensor<R>; 2] {
-    let [outputs, inputs, kernel, _] = weight.meta.shape().dims();
+    let [_, inputs, kernel, _] = weight.meta.shape().dims::<4>();
     let rows = kernels::unfold(x, kernel, settings.padding, settings.relu);
-    let taps = kernel * kernel * inputs;
-    let [dw, db] = kernels::weight_gradient(sum_of_groups(rows, pixels(gradient)), taps, 1);
-    [channels_first(reshape(dw, Shape::new([outputs, kernel, kernel, inputs]))), db]
+    let products = sum_of_groups(rows, pixels(gradient));
+    let [dw, db] = kernels::weight_gradient(products, kernel * kernel * inputs, inputs, 1);
+    [reshape(dw, weight.meta.shape().clone()), db]
 }
 
 /// Multiplies the transpose of `rows` with `gradients`, apart for each group of rows.
