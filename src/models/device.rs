@@ -80,6 +80,15 @@ impl Device {
         }
     }
 
+    /// Returns whether trainings read values from the device as rarely as they can. On a GPU a
+    /// read waits until all queued work is done, and the GPU is idle until more is queued.
+    pub fn reads_late(self) -> bool {
+        match self {
+            Device::Cpu => false,
+            Device::Cuda(_) | Device::Vulkan(_) => true,
+        }
+    }
+
     /// Returns the first usable device of these: an NVIDIA GPU with CUDA, a GPU with Vulkan, the
     /// CPU. Software that implements Vulkan on the CPU is slower than the CPU backend, so it does
     /// not count.

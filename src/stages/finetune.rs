@@ -34,7 +34,7 @@ use crate::models::device::on_device;
 use crate::models::frames::upload;
 use crate::models::weights::to_host;
 use crate::train::optim::TrainBackend;
-use crate::train::{Learner, Step, TrainError, TrainingLoop, batch};
+use crate::train::{Learner, ReadBack, Step, TrainError, TrainingLoop, batch};
 
 mod learning_rates;
 mod rollout;
@@ -165,7 +165,9 @@ fn train<A: TrainBackend>(ppo: &mut Ppo<A>) -> Result<TaskOutput, Error> {
 impl<A: TrainBackend> Learner for Ppo<'_, A> {
     type Error = Error;
 
-    fn step(&mut self, step: u64) -> Result<Step, Error> {
+    /// An update is read as a whole, whatever `read_back` says: the next rollout waits for it
+    /// anyway.
+    fn step(&mut self, step: u64, _: ReadBack) -> Result<Step, Error> {
         let update = step + 1;
         let rollout = self.play(update)?;
         let (advantages, returns) = advantages(&rollout, &self.task.config);
@@ -177,9 +179,9 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
         self.add_seconds("seconds_improving", begun);
         let mut row = match result {
             Ok(row) => row,
-            Err(TrainError::NotFinite { what, seen, .. }) => {
+            Err(TrainError::NotFinite { what, seen, skips, .. }) => {
                 self.agent.restore(before);
-                return Ok(Step::Skipped { what, seen });
+                return Ok(Step::Skipped { what, seen, skips });
             }
             Err(error) => return Err(error.into()),
         };
@@ -188,7 +190,7 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
         let episode_return = row.iter().find(|(name, _)| *name == "episode_return");
         let note = episode_return.map_or(String::new(), |(_, mean)| format!("return {mean:.2}"));
         let row = row.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Ok(Step::Taken { row, note })
+        Ok(Step::Taken { row, note, skipped: 0 })
     }
 
     fn save(&self) -> Result<Vec<u8>, TrainError> {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
+use super::read_back::ReadBack;
 use super::training_loop::Row;
 use crate::models::DynamicsConfig;
 use crate::models::vq::perplexity;
@@ -40,18 +41,22 @@ pub trait DynamicsTrainer: Send {
     /// Returns how many random numbers the initial weights took.
     fn drawn(&self) -> u64;
 
-    /// Takes one step of gradient descent.
+    /// Takes one step of gradient descent and reads its metrics.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`](super::TrainError::NotFinite) if a loss or a gradient is not
     /// finite; the weights are then unchanged. After any other error, restore a checkpoint.
     fn step(&mut self, batch: &Batch<'_>, pace: StepSettings) -> Result<StepMetrics> {
-        self.step_accumulated(&[*batch], pace)
+        let metrics = self.step_accumulated(&[*batch], pace, ReadBack::Always)?;
+        Ok(metrics.expect("they are always read"))
     }
 
     /// Takes one step by the mean gradient of several batches, so that a large batch fits into the
     /// device's memory piece by piece. Each is normalised by its own statistics; the codebooks
     /// follow all of them at once.
+    ///
+    /// Returns the metrics, or `None` if they stay on the device. Such a step leaves the weights
+    /// unchanged, too, if it is not finite; the next metrics count it.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -59,7 +64,8 @@ pub trait DynamicsTrainer: Send {
         &mut self,
         batches: &[Batch<'_>],
         pace: StepSettings,
-    ) -> Result<StepMetrics>;
+        read_back: ReadBack,
+    ) -> Result<Option<StepMetrics>>;
 
     /// Scores windows; the weights stay as they are. For `fdm_error_shuffled`, window `i` gets the
     /// latent action of window `shuffle[i]`. `quantise` should be [`StepSettings::quantise`] of the step.
@@ -142,6 +148,8 @@ pub struct StepMetrics {
     pub correlation: f32,
     /// Norm of all gradients together, before clipping.
     pub grad_norm: f32,
+    /// Skipped steps since metrics were last read. 0 where every step is read.
+    pub skipped: u64,
 }
 
 impl StepMetrics {

@@ -14,6 +14,7 @@ use burn::tensor::{Tensor, TensorPrimitive, backend::Backend};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::read_back::Gate;
 use crate::models::Precision;
 use crate::models::layers::NetBackend;
 use crate::models::weights::Path;
@@ -111,8 +112,11 @@ pub struct Optimizer<B: Backend> {
 pub struct OptimizerStep<B: Backend> {
     /// Gradients whose parameters have not been updated yet.
     gradients: Flat<B>,
+    /// `[1]`. NaN: all parameters and moments stay as they are.
     scale: Tensor<B, 1>,
     factors: Factors,
+    /// The decision whether the step is taken, if the device decides.
+    pub gate: Option<Gate<B>>,
     /// The norm of the gradients before clipping. It stays on the device, so that the step does not
     /// wait for it.
     pub norm: Tensor<B, 1>,
@@ -130,7 +134,8 @@ impl<B: AdamBackend> Optimizer<B> {
         let norm = global_norm(&gradients);
         // As `torch.nn.utils.clip_grad_norm_` does, with its 1e-6.
         let scale = ((norm.clone() + 1e-6).recip() * self.config.max_grad_norm).clamp_max(1.0);
-        OptimizerStep { gradients, scale, factors: Factors::new(&self.config, self.step), norm }
+        let factors = Factors::new(&self.config, self.step);
+        OptimizerStep { gradients, scale, factors, gate: None, norm }
     }
 
     /// Updates the parameters of a network. Their names begin with `prefix`. A parameter without a
@@ -166,8 +171,13 @@ impl<B: AdamBackend> Optimizer<B> {
         let first = moment(&mut self.first);
         if let (OptimizerKind::Muon, Some(matrix)) = (self.config.rule, muon::matrix_shape(shape)) {
             let gradient = gradient * step.scale.clone();
-            let [parameter, first] =
+            let before = step.gate.as_ref().map(|gate| (gate, parameter.clone(), first.clone()));
+            let [mut parameter, mut first] =
                 muon::update([parameter, first], gradient, learning_rate, matrix);
+            if let Some((gate, old_parameter, old_first)) = before {
+                parameter = gate.choose(old_parameter, parameter);
+                first = gate.choose(old_first, first);
+            }
             self.first.insert(name.to_owned(), first);
             return Some(parameter);
         }
@@ -178,6 +188,19 @@ impl<B: AdamBackend> Optimizer<B> {
         self.first.insert(name.to_owned(), first);
         self.second.insert(name.to_owned(), second);
         Some(parameter)
+    }
+}
+
+impl<B: AdamBackend> OptimizerStep<B> {
+    /// Lets the device decide whether the step is taken: unless the loss and the norm are finite,
+    /// [`Optimizer::apply`] leaves all parameters and moments as they are.
+    ///
+    /// # Shapes
+    /// - `loss`: `[1]`
+    pub fn decide_on_device(&mut self, loss: Tensor<B, 1>) -> &Gate<B> {
+        let gate = Gate::new(loss, self.norm.clone());
+        self.scale = gate.scale(self.scale.clone());
+        self.gate.insert(gate)
     }
 }
 

@@ -46,7 +46,7 @@ impl Factors {
 /// operations.
 pub trait AdamBackend: Backend {
     /// Updates `[parameter, first, second]`, a parameter and its two moments, by the gradient
-    /// `scale * gradient`.
+    /// `scale * gradient`. If `scale` is NaN, the step is skipped: all three stay as they are.
     ///
     /// # Shapes
     /// - `scale`: `[1]`; all others `[count]`
@@ -93,13 +93,18 @@ fn composed<B: Backend>(
     factors: Factors,
 ) -> [FloatTensor<B>; 3] {
     let Factors { beta1, beta2, epsilon, rate, root_correction } = factors;
-    let [parameter, first, second] = state.map(wrap::<B>);
-    let gradient = wrap::<B>(gradient) * wrap(scale);
+    let before = state.map(wrap::<B>);
+    let [parameter, first, second] = before.clone();
+    let scale = wrap::<B>(scale);
+    let skipped = scale.clone().is_nan();
+    let gradient = wrap::<B>(gradient) * scale;
     let second = second * beta2 + gradient.clone() * gradient.clone() * (1.0 - beta2);
     let first = first * beta1 + gradient * (1.0 - beta1);
     let root = second.clone().sqrt() * root_correction + epsilon;
     let parameter = parameter - first.clone() / root * rate;
-    [parameter, first, second].map(unwrap)
+    let [old_parameter, old_first, old_second] = before;
+    [(parameter, old_parameter), (first, old_first), (second, old_second)]
+        .map(|(new, old)| unwrap(new.mask_where(skipped.clone(), old)))
 }
 
 #[cfg(feature = "cuda")]
@@ -123,9 +128,12 @@ impl AdamBackend for Flex {
         factors: Factors,
     ) -> [FlexTensor; 3] {
         let Factors { beta1, beta2, epsilon, rate, root_correction } = factors;
+        let scale = values(&scale)[0];
+        if scale.is_nan() {
+            return [parameter, first, second];
+        }
         let [parameter, mut first, mut second, gradient] =
             [parameter, first, second, gradient].map(|tensor| tensor.to_contiguous());
-        let scale = values(&scale)[0];
         // The moments are updated in place. The parameter is not: the network still shares its
         // memory, so an in-place update would copy it first.
         let mut updated = vec![0.0; values(&parameter).len()];
