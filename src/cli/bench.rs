@@ -174,6 +174,7 @@ fn json(rows: &[Row], bound: f64, device: &Device, threads: usize) -> String {
             "what": row.what,
             "speed": row.speed,
             "unit": row.unit,
+            "operations_per_unit": row.operations,
             "share": row.share(bound),
         })
     };

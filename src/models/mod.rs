@@ -49,7 +49,7 @@ extern crate self as models;
 pub mod act;
 pub mod agent;
 pub mod config;
-mod conv;
+pub mod conv;
 pub mod cost;
 pub mod decoder;
 pub mod device;

@@ -6,7 +6,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::layout::{addresses, empty, units};
+use super::layout::{empty, launch};
 
 #[cube(launch, address_type = "dynamic")]
 fn unfold_kernel<F: Float>(
@@ -74,19 +74,7 @@ pub fn unfold<R: CubeRuntime>(
     let pixels = batch * (height + 2 * padding + 1 - kernel) * (width + 2 * padding + 1 - kernel);
     let columns = unfolded_columns(kernel * kernel * channels);
     let out = empty(x, [pixels, columns], x.dtype);
-    let (count, dim) = units(x, pixels * columns);
-    unfold_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        addresses(&[x, &out]),
-        x.clone().into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        kernel,
-        padding,
-        relu,
-        x.dtype.into(),
-    );
+    launch!(unfold_kernel, pixels * columns, [x, out], kernel, padding, relu, x.dtype.into());
     out
 }
 
@@ -147,19 +135,14 @@ pub fn weight_gradient<R: CubeRuntime>(
     let [groups, _, columns] = products.meta.shape().dims();
     let weight = empty(&products, [taps * columns], DType::F32);
     let bias = empty(&products, [columns / ways], DType::F32);
-    let (count, dim) = units(&products, (taps + 1) * columns);
-    weight_gradient_kernel::launch(
-        &products.client,
-        count,
-        dim,
-        addresses(&[&products, &weight]),
-        products.clone().into_tensor_arg(),
-        weight.clone().into_tensor_arg(),
-        bias.clone().into_tensor_arg(),
+    launch!(
+        weight_gradient_kernel,
+        (taps + 1) * columns,
+        [products, weight, bias],
         inputs,
         groups,
         ways,
-        products.dtype.into(),
+        products.dtype.into()
     );
     [weight, bias]
 }
@@ -174,18 +157,7 @@ fn rectify_kernel<F: Float>(x: &Tensor<F>, out: &mut Tensor<F>, #[define(F)] _dt
 /// Computes `max(x, 0)`.
 pub fn rectify<R: CubeRuntime>(x: &CubeTensor<R>) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
-    let (count, dim) = units(x, x.meta.num_elements());
-    let at = addresses(&[x]);
-    let input = x.clone().into_tensor_arg();
-    rectify_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        at,
-        input,
-        out.clone().into_tensor_arg(),
-        x.dtype.into(),
-    );
+    launch!(rectify_kernel, x.meta.num_elements(), [x, out], x.dtype.into());
     out
 }
 
@@ -208,17 +180,7 @@ fn mask_kernel<F: Float>(
 /// Returns `gradient` where `x` is above 0, and 0 elsewhere.
 pub fn mask<R: CubeRuntime>(x: &CubeTensor<R>, gradient: &CubeTensor<R>) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
-    let (count, dim) = units(x, x.meta.num_elements());
-    mask_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        addresses(&[x]),
-        x.clone().into_tensor_arg(),
-        gradient.clone().into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        x.dtype.into(),
-    );
+    launch!(mask_kernel, x.meta.num_elements(), [x, gradient, out], x.dtype.into());
     out
 }
 
@@ -237,17 +199,7 @@ fn add_kernel<F: Float>(
 /// Computes `x + y`.
 pub fn add<R: CubeRuntime>(x: &CubeTensor<R>, y: &CubeTensor<R>) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
-    let (count, dim) = units(x, x.meta.num_elements());
-    add_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        addresses(&[x]),
-        x.clone().into_tensor_arg(),
-        y.clone().into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        x.dtype.into(),
-    );
+    launch!(add_kernel, x.meta.num_elements(), [x, y, out], x.dtype.into());
     out
 }
 
@@ -285,19 +237,8 @@ pub fn shuffle<R: CubeRuntime>(
     shape: [usize; 4],
 ) -> CubeTensor<R> {
     let out = empty(&products, shape, products.dtype);
-    let (count, dim) = units(&products, out.meta.num_elements());
     let dtype = products.dtype;
-    let at = addresses(&[&products, &out]);
-    shuffle_kernel::launch(
-        &out.client,
-        count,
-        dim,
-        at,
-        products.into_tensor_arg(),
-        bias.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        dtype.into(),
-    );
+    launch!(shuffle_kernel, out.meta.num_elements(), [products, bias, out], dtype.into());
     out
 }
 
@@ -330,16 +271,7 @@ fn unshuffle_kernel<F: Float>(
 pub fn unshuffle<R: CubeRuntime>(images: &CubeTensor<R>) -> CubeTensor<R> {
     let [batch, height, width, channels] = images.meta.shape().dims();
     let out = empty(images, [batch * height * width / 4, channels * 4], images.dtype);
-    let (count, dim) = units(images, out.meta.num_elements());
-    unshuffle_kernel::launch(
-        &images.client,
-        count,
-        dim,
-        addresses(&[images]),
-        images.clone().into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        images.dtype.into(),
-    );
+    launch!(unshuffle_kernel, out.meta.num_elements(), [images, out], images.dtype.into());
     out
 }
 
@@ -369,17 +301,7 @@ pub fn join<R: CubeRuntime>(x: &CubeTensor<R>, y: &CubeTensor<R>) -> CubeTensor<
     let [batch, height, width, channels] = x.meta.shape().dims();
     let shape = [batch, height, width, channels + y.meta.shape()[3]];
     let out = empty(x, shape, x.dtype);
-    let (count, dim) = units(x, out.meta.num_elements());
-    join_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        addresses(&[&out]),
-        x.clone().into_tensor_arg(),
-        y.clone().into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        x.dtype.into(),
-    );
+    launch!(join_kernel, out.meta.num_elements(), [x, y, out], x.dtype.into());
     out
 }
 
@@ -410,16 +332,6 @@ pub fn split<R: CubeRuntime>(images: &CubeTensor<R>, channels: usize) -> [CubeTe
     let [batch, height, width, all] = images.meta.shape().dims();
     let [x, y] = [channels, all - channels]
         .map(|channels| empty(images, [batch, height, width, channels], images.dtype));
-    let (count, dim) = units(images, images.meta.num_elements());
-    split_kernel::launch(
-        &images.client,
-        count,
-        dim,
-        addresses(&[images]),
-        images.clone().into_tensor_arg(),
-        x.clone().into_tensor_arg(),
-        y.clone().into_tensor_arg(),
-        images.dtype.into(),
-    );
+    launch!(split_kernel, images.meta.num_elements(), [images, x, y], images.dtype.into());
     [x, y]
 }

@@ -37,6 +37,20 @@ pub fn units<R: CubeRuntime>(tensor: &CubeTensor<R>, count: usize) -> (CubeCount
     (calculate_cube_count_elemwise(&tensor.client, count, dim), dim)
 }
 
+/// Launches a kernel with one unit per element: `launch!(kernel, elements, [tensors], others)`.
+macro_rules! launch {
+    ($kernel:ident, $count:expr, [$($tensor:expr),*] $(, $other:expr)*) => {{
+        let tensors = [$(std::borrow::Borrow::<CubeTensor<R>>::borrow(&$tensor)),*];
+        let client = tensors[0].client.clone();
+        let (count, dim) = $crate::conv::cube::layout::units(tensors[0], $count);
+        let address = $crate::conv::cube::layout::addresses(&tensors);
+        $kernel::launch(
+            &client, count, dim, address, $($tensor.clone().into_tensor_arg(),)* $($other),*
+        );
+    }};
+}
+pub(super) use launch;
+
 /// Returns the address type of a kernel on these tensors.
 pub fn addresses<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> AddressType {
     tensors.iter().map(|tensor| tensor.required_address_type()).max().unwrap_or_default()

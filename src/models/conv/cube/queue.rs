@@ -3,9 +3,10 @@
 use std::fmt;
 
 use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeBackend;
+pub use burn_cubecl::CubeRuntime;
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeRuntime};
 use burn_fusion::stream::{Operation, OperationStreams};
 use burn_fusion::{Fusion, FusionHandle, FusionTensor};
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};

@@ -6,7 +6,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::layout::{addresses, empty, units};
+use super::layout::{addresses, empty, launch};
 
 /// Units of a cube along the pixels of an image.
 const LANES: usize = 16;
@@ -304,20 +304,12 @@ pub fn normalise<R: CubeRuntime>(
     epsilon: f64,
 ) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
-    let (count, dim) = units(x, out.meta.num_elements());
-    normalise_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        addresses(&[x]),
-        x.clone().into_tensor_arg(),
-        weight.into_tensor_arg(),
-        bias.into_tensor_arg(),
-        mean.clone().into_tensor_arg(),
-        variance.clone().into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+    launch!(
+        normalise_kernel,
+        out.meta.num_elements(),
+        [x, weight, bias, mean, variance, out],
         epsilon as f32,
-        x.dtype.into(),
+        x.dtype.into()
     );
     out
 }
@@ -358,24 +350,14 @@ pub fn normalise_backward<R: CubeRuntime>(
     epsilon: f64,
 ) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
-    let (count, dim) = units(x, out.meta.num_elements());
     let values = out.meta.num_elements() / x.meta.shape()[3];
-    normalise_backward_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        addresses(&[x]),
-        x.clone().into_tensor_arg(),
-        gradient.clone().into_tensor_arg(),
-        weight.into_tensor_arg(),
-        mean.clone().into_tensor_arg(),
-        variance.clone().into_tensor_arg(),
-        slope.clone().into_tensor_arg(),
-        level.clone().into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+    launch!(
+        normalise_backward_kernel,
+        out.meta.num_elements(),
+        [x, gradient, weight, mean, variance, slope, level, out],
         epsilon as f32,
         values as f32,
-        x.dtype.into(),
+        x.dtype.into()
     );
     out
 }
@@ -410,17 +392,6 @@ pub fn modulate<R: CubeRuntime>(
     shift: bool,
 ) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
-    let (count, dim) = units(x, out.meta.num_elements());
-    modulate_kernel::launch(
-        &x.client,
-        count,
-        dim,
-        addresses(&[x]),
-        x.clone().into_tensor_arg(),
-        by.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        shift,
-        x.dtype.into(),
-    );
+    launch!(modulate_kernel, out.meta.num_elements(), [x, by, out], shift, x.dtype.into());
     out
 }
