@@ -63,6 +63,15 @@ macro_rules! on_device {
 pub use on_device;
 
 impl Device {
+    /// Returns the class: `cpu`, `cuda` or `vulkan`. Results of two classes differ by rounding.
+    pub fn class(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Vulkan(_) => "vulkan",
+        }
+    }
+
     /// Returns the number of inputs per pass.
     pub fn pass(self) -> usize {
         match self {
@@ -239,9 +248,8 @@ impl FromStr for Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(number) => write!(f, "cuda:{number}"),
-            Device::Vulkan(number) => write!(f, "vulkan:{number}"),
+            Device::Cpu => f.write_str(self.class()),
+            Device::Cuda(number) | Device::Vulkan(number) => write!(f, "{}:{number}", self.class()),
         }
     }
 }

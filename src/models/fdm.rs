@@ -40,11 +40,15 @@ impl<B: NetBackend> Fdm<B> {
             FdmAction::Tile => (latent, None),
             FdmAction::Modulate => (0, Some(latent)),
         };
+        let size = config.frame_size;
 
         // Down: each level doubles the width, and the first also reads the tiled action.
         let inputs = std::iter::once(past + tiled).chain((0..depth).map(width));
-        let down = inputs.zip((0..depth).map(width)).map(|(input, output)| {
-            let conv = Conv2d::same(init, input, output);
+        let down = inputs.zip((0..depth).map(width)).enumerate().map(|(level, (input, output))| {
+            let conv = match config.fdm_action {
+                FdmAction::Tile if level == 0 => Conv2d::tiled(init, input, output, size),
+                _ => Conv2d::same(init, input, output),
+            };
             Level::Down(Down::new(init, conv, output, modulate))
         });
         let mut down: Vec<_> = down.collect();

@@ -4,8 +4,8 @@
 //! computes in the precision of its input.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
 
 pub use super::conv::{
     ConvBackend as NetBackend, impala_stage, join, modulate, nearest, relu, tanh,
@@ -24,12 +24,22 @@ pub struct Conv2d<B: Backend> {
     /// `[out]`
     pub bias: Param<Tensor<B, 1>>,
     padding: usize,
+    /// `[taps, height * width]`: see [`taps_inside`]; for [`forward_tiled`](Self::forward_tiled)
+    taps_inside: Option<Tensor<B, 2>>,
 }
 
 impl<B: NetBackend> Conv2d<B> {
     /// Creates a 3x3 convolution that keeps the frame size.
     pub fn same(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
         Conv2d { padding: 1, ..Conv2d::valid(init, input, output, 3) }
+    }
+
+    /// Creates a 3x3 convolution for [`forward_tiled`](Self::forward_tiled) on square frames of
+    /// `size` pixels.
+    pub fn tiled(init: &mut Init<'_, B>, input: usize, output: usize, size: usize) -> Self {
+        let conv = Conv2d::same(init, input, output);
+        let inside = init.constant(taps_inside(3, conv.padding, size), [9, size * size]);
+        Conv2d { taps_inside: Some(inside), ..conv }
     }
 
     /// Creates a convolution without padding.
@@ -39,6 +49,7 @@ impl<B: NetBackend> Conv2d<B> {
             weight: init.uniform([output, input, kernel, kernel], bound),
             bias: init.uniform([output], bound),
             padding: 0,
+            taps_inside: None,
         }
     }
 
@@ -107,6 +118,9 @@ impl<B: NetBackend> Conv2d<B> {
     /// - `x`: `[batch, channels, height, width]`
     /// - `constant`: `[batch, in - channels]`
     /// - output: `[batch, out, height, width]`
+    ///
+    /// # Panics
+    /// If the convolution was not created by [`tiled`](Self::tiled).
     pub fn forward_tiled(&self, x: Tensor<B, 4>, constant: Tensor<B, 2>) -> Tensor<B, 4> {
         let [batch, channels, height, width] = x.dims();
         let [output, input, kernel, _] = self.weight.dims();
@@ -114,7 +128,8 @@ impl<B: NetBackend> Conv2d<B> {
         let weight = like(&x, self.weight.val());
         let bias = like(&x, self.bias.val());
         let constant = like(&x, constant);
-        let inside = like(&x, taps_inside(kernel, self.padding, height, width, &x.device()));
+        let inside = self.taps_inside.clone().expect("created by `tiled`");
+        let inside = like(&x, inside);
 
         // The kernels of the constant channels as a matrix from constants to taps:
         // [out, constant, taps] -> [constant, out * taps].
@@ -319,26 +334,18 @@ fn uniform_bound(fan_in: usize) -> f32 {
     (1.0 / (fan_in as f64).sqrt()) as f32
 }
 
-/// Returns 1 for each kernel tap that lies inside the frame when the kernel is centred on a pixel.
+/// Returns 1 for each kernel tap that lies inside a square frame of `size` pixels when the kernel
+/// is centred on a pixel.
 ///
 /// # Shapes
 /// - output: `[taps, height * width]`
-fn taps_inside<B: Backend>(
-    kernel: usize,
-    padding: usize,
-    height: usize,
-    width: usize,
-    device: &B::Device,
-) -> Tensor<B, 2> {
-    let inside =
-        |at: usize, tap: usize, size: usize| (padding..size + padding).contains(&(at + tap));
-    let mut mask = Vec::with_capacity(kernel * kernel * height * width);
+fn taps_inside(kernel: usize, padding: usize, size: usize) -> Vec<f32> {
+    let inside = |at: usize, tap: usize| (padding..size + padding).contains(&(at + tap));
+    let mut mask = Vec::with_capacity(kernel * kernel * size * size);
     for (row, column) in (0..kernel * kernel).map(|tap| (tap / kernel, tap % kernel)) {
-        for y in 0..height {
-            mask.extend(
-                (0..width).map(|x| f32::from(inside(y, row, height) && inside(x, column, width))),
-            );
+        for y in 0..size {
+            mask.extend((0..size).map(|x| f32::from(inside(y, row) && inside(x, column))));
         }
     }
-    Tensor::from_data(TensorData::new(mask, [kernel * kernel, height * width]), device)
+    mask
 }

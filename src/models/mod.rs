@@ -24,8 +24,8 @@
 //! Below them: [`layers`] (all convolutions), [`init`] (seeded initial weights, drawn by
 //! [`torch_rng`]), [`weights`] (safetensors files, with the tensor names of the published
 //! checkpoints), [`metadata`] (the configuration in a weight file), [`pytorch`] (PyTorch
-//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU), `gpu` (GPU setup) and
-//! `vulkan` (the list of Vulkan devices).
+//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU), [`passes`] (many inputs,
+//! pass by pass), `gpu` (GPU setup) and `vulkan` (the list of Vulkan devices).
 //!
 //! # Cost
 //!
@@ -65,6 +65,7 @@ pub mod label;
 pub mod layers;
 pub mod metadata;
 pub mod motion;
+pub mod passes;
 pub mod policy;
 pub mod predict;
 pub mod pytorch;

@@ -20,7 +20,6 @@ use burn::module::AutodiffModule;
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use rand::Rng;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::plan::KeyFields;
@@ -32,6 +31,7 @@ use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
 use crate::models::frames::upload;
+use crate::models::passes::in_passes;
 use crate::models::weights::to_host;
 use crate::train::optim::TrainBackend;
 use crate::train::{Learner, ReadBack, Step, TrainError, TrainingLoop, batch};
@@ -327,21 +327,25 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         for frame in self.game.frames().chunks_exact(native) {
             shrink(frame, shape[0], frames);
         }
-        let forward = |(net, device): &mut (AgentNet<A::InnerBackend>, A::Device),
+        let forward = |(net, device): &(AgentNet<A::InnerBackend>, A::Device),
                        frames: &[u8]|
          -> Result<_, Error> {
             let base = net.rl.base(upload(frames, shape, device));
             let supervised = net.supervised_logits(base.clone());
             let (logits, value) = net.logits_and_value(base.clone(), supervised.clone());
-            Ok(Outputs { base, supervised, logits: to_host(logits)?, values: to_host(value)? })
+            // One copy from the device for both.
+            let actions = logits.dims()[1];
+            let read = to_host(Tensor::cat(vec![logits, value], 1))?;
+            let rows = read.chunks_exact(actions + 1);
+            let logits = rows.clone().flat_map(|row| &row[..actions]).copied().collect();
+            let values = rows.map(|row| row[actions]).collect();
+            Ok(Outputs { base, supervised, logits, values })
         };
         let state = (net.clone(), self.agent.device.clone());
         // On CPUs each thread takes a few frames; on a GPU one pass takes many.
         let pass = self.ctx.device.pass() * shape.iter().product::<usize>();
-        let passes = frames[first..]
-            .par_chunks(pass)
-            .map_with(state, forward)
-            .collect::<Result<Vec<_>, _>>()?;
+        let frames = &frames[first..];
+        let passes = in_passes::<A::InnerBackend, _, _, _, _>(&state, frames, pass, forward)?;
         self.add_seconds("seconds_acting", begun);
         Ok(Outputs::concat(passes))
     }

@@ -67,12 +67,13 @@ pub trait DynamicsTrainer: Send {
         read_back: ReadBack,
     ) -> Result<Option<StepMetrics>>;
 
-    /// Scores windows; the weights stay as they are. For `fdm_error_shuffled`, window `i` gets the
-    /// latent action of window `shuffle[i]`. `quantise` should be [`StepSettings::quantise`] of the step.
-    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
+    /// Returns the networks as they are now, for any number of batches.
+    fn evaluator(&self) -> Box<dyn Evaluator + '_>;
 
-    /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
-    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>>;
+    /// Scores one batch, see [`Evaluator::evaluate`].
+    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
+        self.evaluator().evaluate(batch, shuffle, quantise)
+    }
 
     /// Starts from the weights in a safetensors file, of lapo or published with the paper. The
     /// networks must have the same sizes.
@@ -86,6 +87,16 @@ pub trait DynamicsTrainer: Send {
 
     /// Returns the weights as a safetensors file with the published names, for labelling.
     fn export(&self, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>>;
+}
+
+/// The networks of a training, prepared for inference.
+pub trait Evaluator {
+    /// Scores windows. For `fdm_error_shuffled`, window `i` gets the latent action of window
+    /// `shuffle[i]`. `quantise` should be [`StepSettings::quantise`] of the last step.
+    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
+
+    /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
+    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>>;
 }
 
 /// Supervision by a few true actions: a linear layer predicts them from latent actions.

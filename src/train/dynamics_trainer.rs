@@ -6,23 +6,24 @@ use std::collections::BTreeMap;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
+use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Tensor, backend::Backend};
 
-use super::dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
+use super::dynamics::{Batch, DynamicsTrainer, Evaluator, StepMetrics, StepSettings, Supervision};
 use super::losses;
 use super::optim::{
     Average, Flat, OptimConfig, Optimizer, OptimizerStep, TrainBackend, accumulate, divide,
     gradients,
 };
 use super::read_back::{ReadBack, SkipCounts};
+use super::score::Folded;
 use super::{Result, TrainError};
 use crate::models::device::on_device;
 use crate::models::fdm::Fdm;
-use crate::models::frames::{Windows, frame_shape, upload};
+use crate::models::frames::{Frames, Windows, frame_shape};
 use crate::models::idm::Idm;
 use crate::models::init::Init;
-use crate::models::layers::{Linear, Mode};
+use crate::models::layers::{Linear, Mode, NetBackend};
 use crate::models::metadata::DYNAMICS_FORMAT;
 use crate::models::vq::Quantised;
 use crate::models::weights::{Weights, to_host};
@@ -111,7 +112,7 @@ impl<A: TrainBackend> Trainer<A> {
     }
 
     /// Checks a batch and copies it to the device.
-    pub(super) fn upload<B: Backend>(
+    pub(super) fn upload<B: NetBackend>(
         &self,
         batch: &Batch<'_>,
         device: &B::Device,
@@ -134,8 +135,8 @@ impl<A: TrainBackend> Trainer<A> {
                 expected: most.saturating_sub(1),
             });
         }
-        Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time)
-            .at(self.optim.precision))
+        let frames = Frames::upload(batch.frames, [height, width, channels], device);
+        Ok(Windows::stack(frames, batch.time).at(self.optim.precision))
     }
 
     /// Returns the weighted loss of the true actions, 0 without supervision.
@@ -309,14 +310,8 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         Ok(metrics.map(|metrics| StepMetrics { codes_revived, ..metrics }))
     }
 
-    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
-        self.score(batch, shuffle, quantise)
-    }
-
-    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>> {
-        let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
-        let (idm, _) = self.networks();
-        Ok(to_host(idm.folded(&self.config).forward(&windows, &mut Mode::Folded))?)
+    fn evaluator(&self) -> Box<dyn Evaluator + '_> {
+        Box::new(Folded::new(self))
     }
 
     fn import(&mut self, weights: &[u8]) -> Result<()> {

@@ -31,7 +31,9 @@ pub mod stop;
 pub mod tensorboard;
 pub mod training_loop;
 
-pub use dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
+pub use dynamics::{
+    Batch, DynamicsTrainer, Evaluation, Evaluator, StepMetrics, StepSettings, Supervision,
+};
 pub use dynamics_trainer::dynamics_trainer;
 pub use error::{Result, TrainError};
 pub use optim::{OptimConfig, OptimizerKind};

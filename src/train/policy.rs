@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{FloatDType, Tensor, TensorData, backend::Backend};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::optim::{
@@ -24,6 +24,7 @@ use super::{Result, TrainError};
 use crate::models::device::on_device;
 use crate::models::frames::upload;
 use crate::models::init::Init;
+use crate::models::layers::NetBackend;
 use crate::models::metadata::POLICY_FORMAT;
 use crate::models::policy::Policy;
 use crate::models::weights::{Weights, to_host};
@@ -166,7 +167,7 @@ impl<A: TrainBackend> Cloner<A> {
         self.skip_counts = SkipCounts::new(reads_late, &self.device);
     }
 
-    fn upload<B: Backend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
+    fn upload<B: NetBackend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
         let shape = [self.config.frame_size, self.config.frame_size, self.config.channels];
         let bytes = shape.iter().product::<usize>();
         // At least one frame, and no part of one.

@@ -15,6 +15,8 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted};
 
 impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
+    const IS_CPU: bool = B::IS_CPU;
+
     fn fused_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -43,6 +43,10 @@ pub struct Gradients<B: Backend> {
 
 /// A backend with its own convolutions. burn computes the operations that it does not override.
 pub trait ConvBackend: Backend {
+    /// Whether this machine's CPU computes: tensors lie in the host's memory, and every thread
+    /// computes by itself. A GPU computes what the threads queue, and each thread has a queue.
+    const IS_CPU: bool = false;
+
     /// Convolves, with a ReLU before according to the settings, and adds `skip` if present.
     ///
     /// # Shapes
