@@ -26,7 +26,7 @@ use crate::models::init::Init;
 use crate::models::layers::{Linear, Mode, NetBackend};
 use crate::models::metadata::DYNAMICS_FORMAT;
 use crate::models::vq::Quantised;
-use crate::models::weights::{Weights, to_host};
+use crate::models::weights::Weights;
 use crate::models::{CodebookStart, Device, DynamicsConfig};
 
 mod passes;
