@@ -90,9 +90,7 @@ impl<B: NetBackend> Idm<B> {
     /// Updates the running statistics with those of a training pass.
     pub fn update(&mut self, seen: Vec<BatchStatistics<B>>) {
         if let Some(motion) = &mut self.motion {
-            for statistics in seen {
-                motion.update(statistics);
-            }
+            motion.update(seen);
         }
     }
 }

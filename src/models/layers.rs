@@ -8,12 +8,10 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 pub use super::conv::{
-    ConvBackend as NetBackend, impala_stage, join, modulate, nearest, relu, tanh,
+    ConvBackend as NetBackend, blend, impala_stage, join, modulate, nearest, relu, residual,
+    residual_halved, tanh,
 };
-use super::conv::{
-    ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d,
-    relu_conv2d_add,
-};
+use super::conv::{batch_norm, conv2d, double_conv2d, relu_conv2d};
 use super::init::{Init, set_state};
 
 /// A square convolution with bias and stride 1.
@@ -71,34 +69,6 @@ impl<B: NetBackend> Conv2d<B> {
     pub fn forward_relu(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (weight, bias) = self.parameters_like(&x);
         relu_conv2d(x, weight, Some(bias), self.padding)
-    }
-
-    /// Computes `skip + forward(relu(x))`, the end of a residual block.
-    ///
-    /// # Shapes
-    /// As [`forward`](Self::forward); `skip` has the shape of the output.
-    pub fn forward_relu_add(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.parameters_like(&x);
-        relu_conv2d_add(x, weight, Some(bias), self.padding, skip)
-    }
-
-    /// Computes `skip + forward(relu(x))` and takes the maximum of each 2x2 square.
-    ///
-    /// # Shapes
-    /// - `x`: `[batch, in, height, width]`
-    /// - `skip`: `[batch, out, height, width]`
-    /// - output: `[batch, out, height / 2, width / 2]`
-    pub fn forward_relu_add_halve(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.parameters_like(&x);
-        let settings = ConvSettings { padding: self.padding, stride: 1, relu: true };
-        pooled_conv2d(
-            x,
-            weight,
-            bias,
-            Some(skip),
-            settings,
-            Pool { kernel: 2, stride: 2, padding: 0 },
-        )
     }
 
     /// Returns weight and bias in the precision of `x`.
@@ -228,8 +198,10 @@ pub struct BatchNorm2d<B: Backend> {
 #[derive(Clone, Debug)]
 pub struct BatchStatistics<B: Backend> {
     mean: Tensor<B, 1>,
-    /// Unbiased, as in the running variance. The normalisation itself uses the biased variance.
+    /// The biased variance, as the normalisation itself uses it.
     variance: Tensor<B, 1>,
+    /// Bessel's correction, which makes it unbiased, as PyTorch's running variance is.
+    correction: f64,
 }
 
 /// Training or inference, for normalisation layers.
@@ -272,8 +244,7 @@ impl<B: NetBackend> BatchNorm2d<B> {
         let count = (batch * height * width) as f64;
         // Batch statistics have single precision, whatever the precision of the network.
         let (y, mean, variance) = batch_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON);
-        // Bessel's correction, as in PyTorch's running variance.
-        seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
+        seen.push(BatchStatistics { mean, variance, correction: count / (count - 1.0).max(1.0) });
         y
     }
 
@@ -304,15 +275,25 @@ impl<B: NetBackend> BatchNorm2d<B> {
         set_state(bias, moved);
     }
 
-    /// Moves the running statistics towards those of one batch.
-    pub fn update(&mut self, seen: BatchStatistics<B>) {
-        let moved = |old: Tensor<B, 1>, new: Tensor<B, 1>| {
-            old * (1.0 - Self::MOMENTUM) + new * Self::MOMENTUM
-        };
-        let mean = self.running_mean.val();
-        let variance = self.running_var.val();
-        set_state(&mut self.running_mean, moved(mean, seen.mean));
-        set_state(&mut self.running_var, moved(variance, seen.variance));
+    /// Moves the running statistics of many layers towards those of one batch.
+    pub fn update_all<'a>(
+        norms: impl IntoIterator<Item = &'a mut Self>,
+        seen: Vec<BatchStatistics<B>>,
+    ) where
+        B: 'a,
+    {
+        let mut norms: Vec<_> = norms.into_iter().collect();
+        let running = norms.iter().flat_map(|norm| [&norm.running_mean, &norm.running_var]);
+        let old = running.map(Param::val).collect();
+        let new = seen.into_iter().flat_map(|BatchStatistics { mean, variance, correction }| {
+            [(mean, 1.0), (variance, correction)]
+        });
+        let mut moved = blend(old, new.collect(), Self::MOMENTUM).into_iter();
+        for norm in &mut norms {
+            for running in [&mut norm.running_mean, &mut norm.running_var] {
+                set_state(running, moved.next().expect("each layer has seen the batch"));
+            }
+        }
     }
 }
 

@@ -86,8 +86,8 @@ impl<B: NetBackend> Motion<B> {
     }
 
     /// Moves the running statistics towards those of one batch.
-    pub fn update(&mut self, seen: BatchStatistics<B>) {
-        self.norm.update(seen);
+    pub fn update(&mut self, seen: Vec<BatchStatistics<B>>) {
+        BatchNorm2d::update_all([&mut self.norm], seen);
     }
 }
 

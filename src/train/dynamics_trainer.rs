@@ -13,7 +13,7 @@ use super::dynamics::{Batch, DynamicsTrainer, Evaluator, StepMetrics, StepSettin
 use super::losses;
 use super::optim::{
     Average, Flat, OptimConfig, Optimizer, OptimizerStep, TrainBackend, accumulate, divide,
-    gradients,
+    gradients, in_precision,
 };
 use super::read_back::{ReadBack, SkipCounts};
 use super::score::Folded;
@@ -158,17 +158,26 @@ impl<A: TrainBackend> Trainer<A> {
     }
 
     /// Runs both networks forward and backward on one batch. The weights stay as they are.
-    fn pass(&mut self, batch: &Batch<'_>, pace: StepSettings) -> Result<Pass<A>> {
+    fn pass(&mut self, batch: &Batch<'_>, pace: StepSettings, is_read: bool) -> Result<Pass<A>> {
         let windows = self.upload::<A>(batch, &self.device)?;
         // Sets the scale of changes between frames from the first batch, unless the weights have
         // one.
         if self.optimizer.step == 0 {
             self.idm.start(&windows)?;
         }
+        // The first weight is scaled to the changes between frames, in single precision.
+        let precision = self.optim.precision;
+        let first = "idm.conv_stack.0.conv.weight";
+        let idm = in_precision::<A, _>("idm", &self.idm, precision, first);
+        let fdm = in_precision::<A, _>("wm", &self.fdm, precision, "");
         let mut idm_statistics = Vec::new();
-        let latent_action = self.idm.forward(&windows, &mut Mode::Train(&mut idm_statistics));
+        let latent_action = idm.forward(&windows, &mut Mode::Train(&mut idm_statistics));
         let action_loss = self.action_loss(&latent_action, batch.actions);
-        let correlation = losses::correlation(latent_action.clone());
+        let correlation = if is_read || pace.decorrelation > 0.0 {
+            losses::correlation(latent_action.clone())
+        } else {
+            Tensor::zeros([1], &self.device)
+        };
         // Straight-through: gradients reach the IDM as if nothing was quantised.
         let quantised =
             if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
@@ -176,8 +185,7 @@ impl<A: TrainBackend> Trainer<A> {
             quantised.as_ref().map_or(latent_action, |quantised| quantised.latent_action_q.clone());
 
         let mut fdm_statistics = Vec::new();
-        let predicted =
-            self.fdm.forward(&windows, fdm_input, &mut Mode::Train(&mut fdm_statistics));
+        let predicted = fdm.forward(&windows, fdm_input, &mut Mode::Train(&mut fdm_statistics));
         let prediction = losses::prediction(self.config.predict, &windows, predicted);
         let commitment = quantised
             .as_ref()
@@ -190,12 +198,12 @@ impl<A: TrainBackend> Trainer<A> {
         // One backward pass through both networks; the FDM's input connects them.
         let graph = loss.backward();
         let mut all = Flat::new();
-        gradients("idm", &self.idm, &graph, &mut all);
-        gradients("wm", &self.fdm, &graph, &mut all);
+        gradients("idm", &idm, &graph, &mut all);
+        gradients("wm", &fdm, &graph, &mut all);
         gradients("tell", &self.action_head, &graph, &mut all);
         let scalars =
             [loss, prediction.error, prediction.relative, commitment, action_loss, correlation];
-        let scalars = Tensor::cat(scalars.map(Tensor::inner).to_vec(), 0);
+        let scalars = scalars.map(Tensor::inner);
         Ok(Pass { gradients: all, scalars, idm_statistics, fdm_statistics, quantised })
     }
 
@@ -281,8 +289,9 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         let before = (self.codebooks_started, self.idm.vq.clone());
         let mut sum = Flat::new();
         let mut passes = Passes::default();
+        let is_wanted = self.skip_counts.is_read(read_back);
         for batch in batches {
-            let pass = self.pass(batch, pace)?;
+            let pass = self.pass(batch, pace, is_wanted)?;
             accumulate(&mut sum, pass.gradients);
             passes.scalars.push(pass.scalars);
             passes.idm_statistics.push(pass.idm_statistics);
@@ -295,7 +304,7 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
 
         // This comes before the update, so that a step that is not finite leaves everything as it
         // was. Codebooks start on the host, so the host must know whether their start is kept.
-        let is_read = self.skip_counts.is_read(read_back) || self.codebooks_started != before.0;
+        let is_read = is_wanted || self.codebooks_started != before.0;
         let reading = if is_read { Some(self.read(&step, pace, &passes)?) } else { None };
         if let Some(Reading { metrics, skips, .. }) = &reading
             && let Err(error) =

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, backend::Backend};
+use burn::tensor::{FloatDType, Tensor, TensorMetadata, TensorPrimitive, backend::Backend};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,10 +24,12 @@ mod average;
 #[cfg(any(feature = "cuda", feature = "vulkan"))]
 mod cube;
 mod muon;
+mod precision;
 
 pub use adam::AdamBackend;
 use adam::Factors;
 pub use average::Average;
+pub use precision::in_precision;
 
 /// A backend that trains: gradients by autodiff, networks and Adam by lapo's kernels.
 pub trait TrainBackend:
@@ -250,11 +252,13 @@ pub fn gradients<A: AutodiffBackend, M: Module<A>>(
     network.visit(&mut Collector::<A> { path: Path::new(prefix), gradients, into });
 }
 
-fn wrap<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
+/// Wraps a flat tensor of a backend.
+pub fn wrap<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
+/// Returns the backend's own flat tensor.
+pub fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
 
@@ -281,7 +285,9 @@ impl<A: AutodiffBackend> ModuleVisitor<A> for Collector<'_, A> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
         if let Some(gradient) = param.grad(self.gradients) {
             let count = gradient.shape().num_elements();
-            self.into.insert(self.path.name(), gradient.reshape([count]));
+            // Parameters of a network in bf16 may have gradients in bf16.
+            let gradient = gradient.reshape([count]).cast(FloatDType::F32);
+            self.into.insert(self.path.name(), gradient);
         }
     }
 }

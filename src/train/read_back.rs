@@ -8,11 +8,13 @@
 
 use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Bool, Tensor, backend::Backend};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorPrimitive, backend::Backend};
 
-use super::optim::{AdamBackend, Flat, OptimizerStep};
+use super::optim::{AdamBackend, OptimizerStep, unwrap, wrap};
 use super::{Result, TrainError};
-use crate::models::weights::{Path, to_host};
+use crate::models::layers::NetBackend;
+use crate::models::weights::to_host;
 
 /// Whether a step reads its metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +61,23 @@ impl Skips {
 /// The decision on the device whether a step is taken.
 #[derive(Clone, Debug)]
 pub struct Gate<B: Backend> {
-    /// `[1]`
-    skipped: Tensor<B, 1, Bool>,
+    /// `[1]`: 1 if the step is skipped, else 0
+    skipped: Tensor<B, 1>,
+    /// `[1]`: NaN if the step is skipped, else 0
+    mark: Tensor<B, 1>,
 }
 
-impl<B: Backend> Gate<B> {
+impl<B: NetBackend> Gate<B> {
     /// Skips the step unless loss and gradient norm are finite.
     ///
     /// # Shapes
     /// - `loss` and `norm`: `[1]`
     pub fn new(loss: Tensor<B, 1>, norm: Tensor<B, 1>) -> Self {
-        Gate { skipped: loss.is_finite().bool_and(norm.is_finite()).bool_not() }
+        // No comparison with NaN is true. Not `x - x`: compilers may take it for 0.
+        let taken = (loss.abs() + norm.abs()).lower_equal_elem(f32::MAX);
+        let skipped = taken.bool_not();
+        let mark = Tensor::zeros([1], &skipped.device()).mask_fill(skipped.clone(), f32::NAN);
+        Gate { skipped: skipped.float(), mark }
     }
 
     /// Returns `scale`, or NaN if the step is skipped.
@@ -77,7 +85,7 @@ impl<B: Backend> Gate<B> {
     /// # Shapes
     /// - `scale` and output: `[1]`
     pub fn scale(&self, scale: Tensor<B, 1>) -> Tensor<B, 1> {
-        scale.mask_fill(self.skipped.clone(), f32::NAN)
+        scale + self.mark.clone()
     }
 
     /// Returns `new`, or `old` if the step is skipped.
@@ -85,8 +93,8 @@ impl<B: Backend> Gate<B> {
     /// # Shapes
     /// - `old`, `new` and output: `[count]`
     pub fn choose(&self, old: Tensor<B, 1>, new: Tensor<B, 1>) -> Tensor<B, 1> {
-        // Not a product with 0 or 1: 0 * NaN is NaN.
-        new.mask_where(self.skipped.clone(), old)
+        let chosen = B::choose(vec![unwrap(old)], vec![unwrap(new)], unwrap(self.mark.clone()));
+        wrap(chosen.into_iter().next().expect("a pair gives a tensor"))
     }
 
     /// Returns `network` with the running statistics and codebooks of `before` if the step is
@@ -96,9 +104,13 @@ impl<B: Backend> Gate<B> {
         A: AutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        let mut state = State { path: Path::new(""), state: Flat::new() };
-        before.visit(&mut state);
-        network.map(&mut Chooser { path: Path::new(""), before: state.state, gate: self })
+        let state = |network: &M| {
+            let mut state = State::<B>(Vec::new());
+            network.visit(&mut state);
+            state.0
+        };
+        let chosen = B::choose(state(before), state(&network), unwrap(self.mark.clone()));
+        network.map(&mut Replacer::<B>(chosen.into_iter()))
     }
 }
 
@@ -112,7 +124,7 @@ pub struct SkipCounts<B: Backend> {
     counts: Tensor<B, 1>,
 }
 
-impl<B: AdamBackend> SkipCounts<B> {
+impl<B: NetBackend + AdamBackend> SkipCounts<B> {
     /// Starts at no skipped steps.
     pub fn new(reads_late: bool, device: &B::Device) -> Self {
         SkipCounts { reads_late, counts: Tensor::zeros([2], device) }
@@ -134,7 +146,7 @@ impl<B: AdamBackend> SkipCounts<B> {
         let gate = step.decide_on_device(loss);
         let since_read = self.counts.clone().narrow(0, 0, 1);
         let in_a_row = self.counts.clone().narrow(0, 1, 1);
-        let skipped = gate.skipped.clone().float();
+        let skipped = gate.skipped.clone();
         // A step that is taken ends a row of skipped ones.
         let counts = vec![since_read + skipped.clone(), (in_a_row + 1.0) * skipped];
         self.counts = Tensor::cat(counts, 0);
@@ -160,52 +172,27 @@ pub fn read_together<B: Backend, const N: usize>(
     Ok(lengths.map(|length| values.by_ref().take(length).collect()))
 }
 
-/// Collects the state of a network: all values that have no gradient.
-struct State<B: Backend> {
-    path: Path,
-    state: Flat<B>,
-}
+/// Collects the state of a network, in its order: all values that have no gradient.
+struct State<B: Backend>(Vec<FloatTensor<B>>);
 
 impl<A: AutodiffBackend> ModuleVisitor<A> for State<A::InnerBackend> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        self.path.exit(container);
-    }
-
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
         if !param.is_require_grad() {
-            let count = param.shape().num_elements();
-            self.state.insert(self.path.name(), param.val().inner().reshape([count]));
+            self.0.push(param.val().inner().into_primitive().tensor());
         }
     }
 }
 
-/// Passes the state of a network through a gate.
-struct Chooser<'a, B: Backend> {
-    path: Path,
-    before: Flat<B>,
-    gate: &'a Gate<B>,
-}
+/// Replaces the state of a network, in its order.
+struct Replacer<B: Backend>(std::vec::IntoIter<FloatTensor<B>>);
 
-impl<A: AutodiffBackend> ModuleMapper<A> for Chooser<'_, A::InnerBackend> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        self.path.exit(container);
-    }
-
+impl<A: AutodiffBackend> ModuleMapper<A> for Replacer<A::InnerBackend> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
-        let Some(old) = self.before.remove(&self.path.name()) else { return param };
-        let shape = param.shape();
-        param.map(|new| {
-            let new = new.inner().reshape([shape.num_elements()]);
-            Tensor::from_inner(self.gate.choose(old, new).reshape(shape))
-        })
+        if param.is_require_grad() {
+            return param;
+        }
+        let value = self.0.next().expect("the state of this network was collected");
+        param.map(|_| Tensor::from_inner(Tensor::from_primitive(TensorPrimitive::Float(value))))
     }
 }
 

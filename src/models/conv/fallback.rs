@@ -102,15 +102,66 @@ pub(super) fn impala_stage<B: ConvBackend>(
     x: FloatTensor<B>,
     layers: [(FloatTensor<B>, FloatTensor<B>); 5],
 ) -> FloatTensor<B> {
-    // Each residual block applies a ReLU before its convolutions; the first convolution reads its
-    // input unchanged.
-    let settings = |relu| ConvSettings { padding: 1, stride: 1, relu };
+    // The first convolution reads its input unchanged.
+    let settings = ConvSettings { relu: false, ..BLOCK };
     let [(weight, bias), a, b, c, d] = layers;
-    let x = B::pooled_conv2d(x, weight, bias, None, settings(false), HALVE);
-    [[a, b], [c, d]].into_iter().fold(x, |x, [first, second]| {
-        let inner = B::fused_conv2d(x.clone(), first.0, first.1, None, settings(true));
-        B::fused_conv2d(inner, second.0, second.1, Some(x), settings(true))
-    })
+    let x = B::pooled_conv2d(x, weight, bias, None, settings, HALVE);
+    [[a, b], [c, d]].into_iter().fold(x, B::residual)
+}
+
+/// The convolutions of a residual block.
+pub(super) const BLOCK: ConvSettings = ConvSettings { padding: 1, stride: 1, relu: true };
+/// Squares of 2x2.
+pub(super) const SQUARES: Pool = Pool { kernel: 2, stride: 2, padding: 0 };
+
+/// See [`ConvBackend::residual_backward`](super::ConvBackend::residual_backward).
+pub(super) fn residual_backward<B: ConvBackend>(
+    x: FloatTensor<B>,
+    inner: FloatTensor<B>,
+    weights: [FloatTensor<B>; 2],
+    gradient: FloatTensor<B>,
+) -> [FloatTensor<B>; 5] {
+    let all = Wanted { x: true, weight: true, bias: true };
+    let [first, last] = weights;
+    let layer = |x, weight, gradient| {
+        let found = B::fused_conv2d_backward(x, weight, gradient, BLOCK, all);
+        [found.x, found.weight, found.bias].map(|found| found.expect("all gradients are wanted"))
+    };
+    let [d_inner, last_weight, last_bias] = layer(inner, last, gradient.clone());
+    let [dx, weight, bias] = layer(x, first, d_inner);
+    // The sum passes its gradient on unchanged.
+    [B::float_add(gradient, dx), weight, bias, last_weight, last_bias]
+}
+
+/// See [`ConvBackend::blend`](super::ConvBackend::blend).
+pub(super) fn blend<B: Backend>(
+    old: Vec<FloatTensor<B>>,
+    new: Vec<(FloatTensor<B>, f64)>,
+    share: f64,
+) -> Vec<FloatTensor<B>> {
+    let pairs = old.into_iter().zip(new);
+    let blend = |(old, (new, factor)): (FloatTensor<B>, (FloatTensor<B>, f64))| {
+        let new = from_float::<B, 1>(new) * factor;
+        into_float(from_float::<B, 1>(old) * (1.0 - share) + new * share)
+    };
+    pairs.map(blend).collect()
+}
+
+/// See [`ConvBackend::choose`](super::ConvBackend::choose).
+pub(super) fn choose<B: Backend>(
+    old: Vec<FloatTensor<B>>,
+    new: Vec<FloatTensor<B>>,
+    scale: FloatTensor<B>,
+) -> Vec<FloatTensor<B>> {
+    let skipped = from_float::<B, 1>(scale).is_nan();
+    let choose = |(old, new): (FloatTensor<B>, FloatTensor<B>)| {
+        let shape = new.shape();
+        let [old, new] =
+            [old, new].map(|tensor| B::float_reshape(tensor, Shape::new([shape.num_elements()])));
+        let chosen = from_float::<B, 1>(new).mask_where(skipped.clone(), from_float(old));
+        B::float_reshape(into_float(chosen), shape)
+    };
+    old.into_iter().zip(new).map(choose).collect()
 }
 
 /// See [`ConvBackend::pool`](super::ConvBackend::pool).

@@ -14,7 +14,7 @@ use crate::train::read_back::{Skips, read_together};
 /// Passes over the batches of one step.
 pub(super) struct Passes<A: AutodiffBackend> {
     /// Each as [`Pass::scalars`].
-    pub(super) scalars: Vec<Tensor<A::InnerBackend, 1>>,
+    pub(super) scalars: Vec<[Tensor<A::InnerBackend, 1>; SCALARS]>,
     pub(super) idm_statistics: Vec<Vec<BatchStatistics<A>>>,
     pub(super) fdm_statistics: Vec<Vec<BatchStatistics<A>>>,
     pub(super) quantised: Vec<Quantised<A>>,
@@ -33,8 +33,8 @@ pub(super) struct Reading {
 /// The results of one pass over a batch, for the update.
 pub(super) struct Pass<A: AutodiffBackend> {
     pub(super) gradients: Flat<A::InnerBackend>,
-    /// `[SCALARS]`: the first fields of [`StepMetrics`].
-    pub(super) scalars: Tensor<A::InnerBackend, 1>,
+    /// Each `[1]`: the first fields of [`StepMetrics`].
+    pub(super) scalars: [Tensor<A::InnerBackend, 1>; SCALARS],
     pub(super) idm_statistics: Vec<BatchStatistics<A>>,
     pub(super) fdm_statistics: Vec<BatchStatistics<A>>,
     pub(super) quantised: Option<Quantised<A>>,
@@ -61,7 +61,7 @@ impl<A: AutodiffBackend> Passes<A> {
     /// # Shapes
     /// - output: `[1]`
     pub(super) fn loss(&self) -> Tensor<A::InnerBackend, 1> {
-        let losses = self.scalars.iter().map(|scalars| scalars.clone().narrow(0, 0, 1));
+        let losses = self.scalars.iter().map(|scalars| scalars[0].clone());
         losses.reduce(|sum, loss| sum + loss).expect("a step has at least one pass")
     }
 
@@ -89,7 +89,7 @@ impl<A: TrainBackend> Trainer<A> {
     ) -> Result<Reading> {
         let count = passes.scalars.len();
         let [scalars, norm, usage, ages, counts] = read_together([
-            Tensor::cat(passes.scalars.clone(), 0),
+            Tensor::cat(passes.scalars.concat(), 0),
             step.norm.clone(),
             passes.usage().unwrap_or_else(|| self.unused.zeros_like()),
             passes.ages.clone().unwrap_or_else(|| self.unused.clone()),

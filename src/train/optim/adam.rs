@@ -5,10 +5,10 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps};
-use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, backend::Backend};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata};
 use rayon::prelude::*;
 
-use super::{OptimConfig, muon, unwrap, wrap};
+use super::{NetBackend, OptimConfig, muon, unwrap, wrap};
 
 /// The factors of one step, equal for all parameters.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ impl Factors {
 /// that a GPU needs few launches.
 ///
 /// If `scale` is NaN, a step is skipped: parameters and moments stay as they are.
-pub trait AdamBackend: Backend {
+pub trait AdamBackend: NetBackend {
     /// Updates `[parameter, first, second]`, a parameter and its two moments, by `scale` times the
     /// last tensor, its gradient.
     ///

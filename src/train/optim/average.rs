@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::super::read_back::Gate;
-use super::Flat;
+use super::{AdamBackend, Flat};
 use crate::models::weights::Path;
 
 /// The averaged weights, flat and by name. Running statistics and codebooks are averaged too, so
@@ -16,7 +16,7 @@ pub struct Average<B: Backend> {
     pub weights: Flat<B>,
 }
 
-impl<B: Backend> Average<B> {
+impl<B: AdamBackend> Average<B> {
     /// Creates an average of no weights yet.
     pub fn new(decay: f64) -> Self {
         Average { decay, weights: Flat::new() }
@@ -51,7 +51,7 @@ struct Updater<'a, B: Backend> {
     gate: Option<&'a Gate<B>>,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Updater<'_, B> {
+impl<B: AdamBackend> ModuleVisitor<B> for Updater<'_, B> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -84,7 +84,7 @@ struct Replacer<'a, B: Backend> {
     average: &'a Average<B>,
 }
 
-impl<B: Backend> ModuleMapper<B> for Replacer<'_, B> {
+impl<B: AdamBackend> ModuleMapper<B> for Replacer<'_, B> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }

@@ -185,6 +185,34 @@ pub fn mask<R: CubeRuntime>(x: &CubeTensor<R>, gradient: &CubeTensor<R>) -> Cube
 }
 
 #[cube(launch, address_type = "dynamic")]
+fn mask_and_add_kernel<F: Float>(
+    x: &Tensor<F>,
+    gradient: &Tensor<F>,
+    other: &Tensor<F>,
+    out: &mut Tensor<F>,
+    #[define(F)] _dtype: StorageType,
+) {
+    if ABSOLUTE_POS < out.len() {
+        let mut value = other[ABSOLUTE_POS];
+        if x[ABSOLUTE_POS] > F::new(0.0) {
+            value += gradient[ABSOLUTE_POS];
+        }
+        out[ABSOLUTE_POS] = value;
+    }
+}
+
+/// Returns `gradient` where `x` is above 0, plus `other`.
+pub fn mask_and_add<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    gradient: &CubeTensor<R>,
+    other: &CubeTensor<R>,
+) -> CubeTensor<R> {
+    let out = empty(x, x.meta.shape().clone(), x.dtype);
+    launch!(mask_and_add_kernel, x.meta.num_elements(), [x, gradient, other, out], x.dtype.into());
+    out
+}
+
+#[cube(launch, address_type = "dynamic")]
 fn add_kernel<F: Float>(
     x: &Tensor<F>,
     y: &Tensor<F>,

@@ -15,7 +15,9 @@ use super::layout::{channels_first, empty};
 use super::queue::{Queued, queue};
 
 pub mod adam;
+pub mod cast;
 pub mod muon;
+pub mod pairs;
 
 /// The most tensors of one launch.
 const TENSORS: usize = 32;
@@ -52,7 +54,9 @@ fn arrays<R: CubeRuntime>(tensors: &[CubeTensor<R>]) -> SequenceArg<R, Array<f32
     tensors.iter().map(|tensor| tensor.clone().into_array_arg()).collect()
 }
 
-fn tensors<R: CubeRuntime>(tensors: &[CubeTensor<R>]) -> SequenceArg<R, Tensor<f32>> {
+fn tensors<R: CubeRuntime, F: CubePrimitive>(
+    tensors: &[CubeTensor<R>],
+) -> SequenceArg<R, Tensor<F>> {
     tensors.iter().map(|tensor| as_four(tensor).into_tensor_arg()).collect()
 }
 
@@ -66,20 +70,21 @@ fn as_four<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R> {
     tensor
 }
 
-/// Allocates a parameter, with channels last if it is the kernel of a convolution.
-fn empty_parameter<R: CubeRuntime>(like: &CubeTensor<R>) -> CubeTensor<R> {
+/// Allocates a parameter, with channels last if it is the 3x3 kernel of a convolution. Doublings
+/// read their 2x2 kernels as a matrix.
+fn empty_parameter<R: CubeRuntime>(like: &CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
     match like.meta.num_dims() {
-        4 => {
+        4 if like.meta.shape()[3] == 3 => {
             let [outputs, inputs, rows, columns] = like.meta.shape().dims();
-            channels_first(empty(like, [outputs, rows, columns, inputs], like.dtype))
+            channels_first(empty(like, [outputs, rows, columns, inputs], dtype))
         }
-        _ => empty(like, like.meta.shape().clone(), like.dtype),
+        _ => empty(like, like.meta.shape().clone(), dtype),
     }
 }
 
 /// Returns the place in memory of a value, counted in the order of the axes.
 #[cube]
-fn place(tensor: &Tensor<f32>, at: usize) -> usize {
+fn place<F: Numeric>(tensor: &Tensor<F>, at: usize) -> usize {
     let d = at % tensor.shape(3);
     let rest = at / tensor.shape(3);
     let c = rest % tensor.shape(2);

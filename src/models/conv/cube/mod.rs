@@ -29,9 +29,7 @@ use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::{permute, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{
-    ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback, full_kernel,
-};
+use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback};
 use layout::{channels_first, channels_last};
 use queue::{Queue, queue};
 
@@ -50,7 +48,7 @@ where
         skip: Option<FloatTensor<Self>>,
         settings: ConvSettings,
     ) -> FloatTensor<Self> {
-        if full_kernel::covers::<Self>(&x, &weight, settings) {
+        if is_linear(&weight.shape(), &x.shape(), settings) {
             return fallback::conv2d::<Self>(x, weight, bias, skip, settings);
         }
         let output = (conv_shape(&x.shape(), &weight.shape(), settings), x.dtype());
@@ -82,7 +80,7 @@ where
         settings: ConvSettings,
         wanted: Wanted,
     ) -> Gradients<Self> {
-        if full_kernel::covers::<Self>(&x, &weight, settings) || settings.stride != 1 {
+        if is_linear(&weight.shape(), &x.shape(), settings) || settings.stride != 1 {
             return fallback::conv2d_backward::<Self>(x, weight, gradient, settings, wanted);
         }
         let parameters = wanted.weight || wanted.bias;
@@ -114,6 +112,55 @@ where
             weight: parameters.then(|| found.next()).flatten().filter(|_| wanted.weight),
             bias: parameters.then(|| found.next()).flatten().filter(|_| wanted.bias),
         }
+    }
+
+    fn residual_backward(
+        x: FloatTensor<Self>,
+        inner: FloatTensor<Self>,
+        weights: [FloatTensor<Self>; 2],
+        gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 5] {
+        let [first, last] = weights;
+        let mut shapes = vec![(x.shape(), x.dtype())];
+        for weight in [&first, &last] {
+            shapes.push((weight.shape(), DType::F32));
+            shapes.push((Shape::new([weight.shape()[0]]), DType::F32));
+        }
+        let inputs = vec![x, inner, first, last, gradient];
+        let found = queue("residual block backward", inputs, shapes, |inputs| {
+            let [x, inner, first, last, gradient] = take(&mut inputs.into_iter());
+            let [x, inner, gradient] = [x, inner, gradient].map(channels_last);
+            let settings = fallback::BLOCK;
+            let d_inner = channels_last(input_gradient(&inner, &last, &gradient, settings));
+            let [last_weight, last_bias] =
+                parameter_gradients(&inner, &last, gradient.clone(), settings);
+            let dx = convolution_input_gradient(&x, &first, &d_inner, settings);
+            let dx = kernels::mask_and_add(&x, &channels_last(dx), &gradient);
+            let [weight, bias] = parameter_gradients(&x, &first, d_inner, settings);
+            vec![channels_first(dx), weight, bias, last_weight, last_bias]
+        });
+        take(&mut found.into_iter())
+    }
+
+    fn cast_all(parameters: Vec<FloatTensor<Self>>, dtype: DType) -> Vec<FloatTensor<Self>> {
+        many::cast::cast(parameters, dtype)
+    }
+
+    fn blend(
+        old: Vec<FloatTensor<Self>>,
+        new: Vec<(FloatTensor<Self>, f64)>,
+        share: f64,
+    ) -> Vec<FloatTensor<Self>> {
+        let (new, factors): (Vec<_>, Vec<_>) = new.into_iter().unzip();
+        many::pairs::blend(old, new, factors, share)
+    }
+
+    fn choose(
+        old: Vec<FloatTensor<Self>>,
+        new: Vec<FloatTensor<Self>>,
+        scale: FloatTensor<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        many::pairs::choose(old, new, scale)
     }
 
     fn pooled_conv2d(
@@ -301,15 +348,25 @@ fn input_gradient<R: CubeRuntime>(
     gradient: &CubeTensor<R>,
     settings: ConvSettings,
 ) -> CubeTensor<R> {
-    let shape = channels_first(x.clone()).meta.shape().clone();
-    let gradient = channels_first(gradient.clone());
-    let strategy = ConvStrategy::default();
-    let dx = conv_data_backward(gradient, weight.clone(), shape, options(settings), strategy)
-        .expect("burn has a kernel for every convolution");
+    let dx = convolution_input_gradient(x, weight, gradient, settings);
     match settings.relu {
         true => channels_first(kernels::mask(x, &channels_last(dx))),
         false => dx,
     }
+}
+
+/// Returns the gradient of the input behind the ReLU.
+fn convolution_input_gradient<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    gradient: &CubeTensor<R>,
+    settings: ConvSettings,
+) -> CubeTensor<R> {
+    let shape = channels_first(x.clone()).meta.shape().clone();
+    let gradient = channels_first(gradient.clone());
+    let strategy = ConvStrategy::default();
+    conv_data_backward(gradient, weight.clone(), shape, options(settings), strategy)
+        .expect("burn has a kernel for every convolution")
 }
 
 /// Returns the gradients of a convolution's weight and bias, in f32.
@@ -366,6 +423,13 @@ fn conv_shape(x: &Shape, weight: &Shape, settings: ConvSettings) -> Shape {
     let [outputs, _, kernel, _] = weight.dims();
     let size = |size| (size + 2 * settings.padding - kernel) / settings.stride + 1;
     Shape::new([batch, outputs, size(height), size(width)])
+}
+
+/// Returns whether a convolution of single pixels is a matrix product.
+fn is_linear(weight: &Shape, x: &Shape, settings: ConvSettings) -> bool {
+    let [.., rows, columns] = weight.dims::<4>();
+    let [.., height, width] = x.dims::<4>();
+    [rows, columns, height, width] == [1; 4] && settings.padding == 0 && !settings.relu
 }
 
 fn options(settings: ConvSettings) -> ConvOptions<2> {

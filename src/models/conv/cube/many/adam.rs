@@ -63,7 +63,7 @@ fn adam_kernel(
         if ABSOLUTE_POS >= start && ABSOLUTE_POS - start < count {
             let at = ABSOLUTE_POS - start;
             let from = parameters.index(i);
-            let old = from[place(from, at)];
+            let old = from[place::<f32>(from, at)];
             let mut first = firsts.index(i)[at];
             let mut second = seconds.index(i)[at];
             let mut parameter = old;
@@ -76,7 +76,7 @@ fn adam_kernel(
                 parameter = old - first / root * rate;
             }
             let to = new_parameters.index_mut(i);
-            let there = place(to, at);
+            let there = place::<f32>(to, at);
             to[there] = parameter;
             new_firsts.index_mut(i)[at] = first;
             new_seconds.index_mut(i)[at] = second;
@@ -127,7 +127,8 @@ fn adam_launch<R: CubeRuntime>(
     let flat = |index: usize| column(index).map(into_contiguous).collect::<Vec<_>>();
     let parameters: Vec<_> = column(0).collect();
     let [gradients, firsts, seconds] = [1, 2, 3].map(flat);
-    let new_parameters: Vec<_> = parameters.iter().map(empty_parameter).collect();
+    let new_parameters: Vec<_> =
+        parameters.iter().map(|parameter| empty_parameter(parameter, DType::F32)).collect();
     let new = |old: &[CubeTensor<R>]| {
         let new = old.iter().map(|old| empty(old, old.meta.shape().clone(), DType::F32));
         new.collect::<Vec<_>>()

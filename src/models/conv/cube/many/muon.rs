@@ -160,9 +160,9 @@ fn move_kernel(
                 + row * directions.stride(1)
                 + column * directions.stride(2)];
             let from = parameters.index(i);
-            let value = from[place(from, at)] - direction * *distances.index(i);
+            let value = from[place::<f32>(from, at)] - direction * *distances.index(i);
             let to = new.index_mut(i);
-            let there = place(to, at);
+            let there = place::<f32>(to, at);
             to[there] = value;
         }
     }
@@ -185,7 +185,8 @@ pub fn move_along<R: CubeRuntime>(
     queue("muon's move", inputs, outputs, move |inputs| {
         let (parameters, rest) = inputs.split_at(count);
         let [directions] = rest else { unreachable!("the directions are the last input") };
-        let new: Vec<_> = parameters.iter().map(empty_parameter).collect();
+        let new: Vec<_> =
+            parameters.iter().map(|parameter| empty_parameter(parameter, DType::F32)).collect();
         let chunk = launches(parameters, directions, 2);
         for first in (0..count).step_by(chunk) {
             let range = first..count.min(first + chunk);
