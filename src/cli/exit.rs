@@ -244,7 +244,12 @@ mod tests {
         let read = IoError::other("x");
         let request = pipeline::Error::Request { what: String::new(), hint: String::new() };
         let stopped = pipeline::Error::Stopped(Signal::Interrupt);
-        let diverged = train::TrainError::NotFinite { step: 1, what: "loss", seen: f32::NAN };
+        let diverged = train::TrainError::NotFinite {
+            step: 1,
+            what: "loss",
+            seen: f32::NAN,
+            skips: train::Skips::ONE,
+        };
         let training_stopped = train::TrainError::Stopped(Signal::Terminate);
         let timed_out = unreadable_video(ErrorKind::TimedOut);
         assert_exits([

@@ -7,7 +7,7 @@
 //! Queries, `lapo files` and the Delta Lake log read joined tables, because opening a file costs as
 //! much as reading ten thousand rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::paths::FileInfo;
-use super::schema::FORMAT_KEY;
+use super::schema::{DEVICE_KEY, FORMAT_KEY};
 use super::store::Store;
 use super::table::{parquet_error, parquet_writer, properties, table_name};
 use super::table_reader::{OpenParquet, open_parquet};
@@ -88,6 +88,7 @@ fn try_join(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<File
     let fields = first.schema().fields().clone();
     let sizes = list_sizes(&first);
     let mut common_metadata = first.metadata.clone();
+    let mut devices = BTreeSet::new();
     let mut built = properties(first.row_bytes(), std::iter::empty());
     for column in first.columns_without_dictionary() {
         built = built.set_column_dictionary_enabled(column, false);
@@ -106,6 +107,8 @@ fn try_join(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<File
             }
             // A joined file keeps only the entries that all its parts share.
             common_metadata.retain(|name, value| parquet.metadata.get(name) == Some(value));
+            devices
+                .insert(parquet.metadata.get(DEVICE_KEY).map_or("cpu", String::as_str).to_owned());
             let mut rows = 0;
             for batch in parquet.batches(&file.path, Schema::clone(&schema))? {
                 let batch = batch.map_err(|cause| Error::Corrupt {
@@ -122,6 +125,11 @@ fn try_join(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<File
     }
     // `properties` states the format already.
     common_metadata.remove(FORMAT_KEY);
+    // Without an entry, the whole file would seem to come from a CPU.
+    if devices.len() > 1 {
+        let devices: Vec<_> = devices.into_iter().collect();
+        common_metadata.insert(DEVICE_KEY.to_owned(), devices.join(", "));
+    }
     for (name, value) in common_metadata {
         writer.append_key_value_metadata(KeyValue::new(name, value));
     }
@@ -169,10 +177,22 @@ mod tests {
 
     /// Writes `rows` labels of one video. Files with an even number have the FDM's error.
     fn labels(store: &Store, number: usize, rows: usize, shape: LabelShape) -> FileInfo {
+        labels_of(store, number, rows, shape, None)
+    }
+
+    fn labels_of(
+        store: &Store,
+        number: usize,
+        rows: usize,
+        shape: LabelShape,
+        device: Option<&str>,
+    ) -> FileInfo {
         let video = format!("clip {number}");
         let shard = format!("shard {number}");
         let path = format!("l/data/{number}/a/labels.parquet");
         let metadata = [("lapo.model", "the same"), ("lapo.shard", shard.as_str())];
+        let metadata: Vec<_> =
+            metadata.into_iter().chain(device.map(|device| (DEVICE_KEY, device))).collect();
         let mut writer = LabelWriter::create(store, &path, shape, &metadata).unwrap();
         let values = |each: usize| {
             (0..rows * each).map(|at| (number * 1000 + at) as f32).collect::<Vec<_>>()
@@ -202,6 +222,25 @@ mod tests {
 
     fn names_of<'l>(labels: &'l Labels, indices: &[u32]) -> Vec<&'l str> {
         indices.iter().map(|index| labels.names[*index as usize].as_str()).collect()
+    }
+
+    #[test]
+    fn a_joined_file_lists_the_devices_of_its_files() {
+        let (_folder, store) = workspace();
+        let of = |number, device| labels_of(&store, number, 2, SHAPE, device);
+        let device_of = |path: &str, files: &[FileInfo]| {
+            let joined = join(&store, path, files).unwrap().unwrap();
+            read_labels(&store, &joined.path).unwrap().metadata.get(DEVICE_KEY).cloned()
+        };
+        let cpu = of(0, None);
+        let cuda = [1, 2].map(|number| of(number, Some("cuda")));
+        assert_eq!(device_of("l/tables/1-a/labels.parquet", &cuda), Some("cuda".into()));
+        assert_eq!(device_of("l/tables/1-b/labels.parquet", std::slice::from_ref(&cpu)), None);
+        let [first, _] = cuda;
+        assert_eq!(
+            device_of("l/tables/1-c/labels.parquet", &[cpu, first]),
+            Some("cpu, cuda".into())
+        );
     }
 
     #[test]

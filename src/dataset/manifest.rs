@@ -94,8 +94,18 @@ pub struct Changes {
 }
 
 /// The entries of a receipt's `stats` to sum up. The others are measurements.
-const COUNTS: [&str; 8] =
-    ["videos", "frames", "episodes", "transitions", "copies", "actions", "unused", "env_steps"];
+const COUNTS: [&str; 10] = [
+    "videos",
+    "frames",
+    "episodes",
+    "transitions",
+    "copies",
+    "actions",
+    "unused",
+    "env_steps",
+    "tasks_on_cuda",
+    "tasks_on_vulkan",
+];
 
 impl Totals {
     /// Adds one task.
@@ -136,6 +146,19 @@ impl Totals {
             table.rows = with(table.rows, file.rows);
         }
         self.tables.retain(|_, table| table.files > 0);
+    }
+
+    /// Returns the number of label tasks by class of device, if several classes computed them.
+    #[must_use]
+    pub fn mixed_devices(&self) -> Option<Vec<(&'static str, u64)>> {
+        let tasks_on = |count| self.counts.get(count).copied().unwrap_or_default();
+        let [cuda, vulkan] = ["tasks_on_cuda", "tasks_on_vulkan"].map(tasks_on);
+        let cpu = self.tasks.saturating_sub(cuda + vulkan);
+        let used: Vec<_> = [("cpu", cpu), ("cuda", cuda), ("vulkan", vulkan)]
+            .into_iter()
+            .filter(|(_, tasks)| *tasks > 0)
+            .collect();
+        (used.len() > 1).then_some(used)
     }
 
     /// Returns the totals of the receipts.
@@ -328,4 +351,22 @@ pub(super) fn stage_names(store: &Store) -> Result<Vec<String>> {
 #[must_use]
 pub fn manifest_path(stage: &str, version: u64) -> String {
     format!("{stage}/manifests/{version:010}.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_tell_datasets_of_several_devices_apart() {
+        let on = |tasks, counts: &[(&str, u64)]| {
+            let counts = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+            Totals { tasks, counts, ..Totals::default() }.mixed_devices()
+        };
+        assert_eq!(on(3, &[]), None);
+        assert_eq!(on(3, &[("tasks_on_cuda", 3)]), None);
+        assert_eq!(on(3, &[("tasks_on_cuda", 2)]), Some(vec![("cpu", 1), ("cuda", 2)]));
+        let gpus = [("tasks_on_cuda", 2), ("tasks_on_vulkan", 1)];
+        assert_eq!(on(3, &gpus), Some(vec![("cuda", 2), ("vulkan", 1)]));
+    }
 }

@@ -145,7 +145,7 @@ pub use receipt::{
 };
 pub use remote_file::RemoteFile;
 pub use rollback::roll_back;
-pub use schema::{Compression, FrameSize, LabelShape};
+pub use schema::{Compression, DEVICE_KEY, FrameSize, LabelShape, PRECISION_KEY};
 pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, Shard};
 pub use shards::Shards;

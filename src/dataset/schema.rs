@@ -42,6 +42,11 @@ pub const ROW: &str = "row";
 
 /// The metadata key of a data file's format.
 pub const FORMAT_KEY: &str = "lapo.format";
+/// The metadata key of the class of the device that computed a label file: `cuda` or `vulkan`.
+/// Files of the CPU have none.
+pub const DEVICE_KEY: &str = "lapo.device";
+/// The metadata key of the precision in which a GPU computed a label file.
+pub const PRECISION_KEY: &str = "lapo.precision";
 /// The format of Parquet files. Format 1 had unsigned integers and fixed-size lists; several
 /// readers refuse both.
 pub const TABLE_FORMAT: u32 = 2;

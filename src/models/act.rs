@@ -2,12 +2,12 @@
 //! [`Actor`].
 
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
 use super::device::on_device;
 use super::frames::upload;
 use super::init::Init;
 use super::layers::NetBackend;
+use super::passes::in_passes;
 use super::policy::Policy;
 use super::weights::{Weights, to_host};
 use super::{Device, ModelError, PolicyConfig, Result};
@@ -89,7 +89,7 @@ impl<B: NetBackend, N: FrameNetwork<B>> LoadedNetwork<B, N> {
         Ok(LoadedNetwork { config, network, device, pass })
     }
 
-    /// Runs the network on frames in parallel passes and concatenates the results.
+    /// Runs the network on frames pass by pass and concatenates the results.
     ///
     /// # Shapes
     /// - `frames`: `[count, height, width, channel]`
@@ -103,12 +103,11 @@ impl<B: NetBackend, N: FrameNetwork<B>> LoadedNetwork<B, N> {
             let expected = format!("a multiple of {height} x {width} x {channels}");
             return Err(ModelError::Frames { what: "frames", seen, expected });
         }
-        let passes: Vec<_> = frames
-            .par_chunks(self.pass * bytes)
-            .map_with((self.network.clone(), self.device.clone()), |(network, device), frames| {
-                to_host(network.forward(upload::<B>(frames, shape, device)))
-            })
-            .collect::<Result<_>>()?;
+        let state = (self.network.clone(), self.device.clone());
+        let pass = |(network, device): &(N, B::Device), frames: &[u8]| {
+            to_host(network.forward(upload::<B>(frames, shape, device)))
+        };
+        let passes = in_passes::<B, _, _, _, _>(&state, frames, self.pass * bytes, pass)?;
         Ok(passes.concat())
     }
 }

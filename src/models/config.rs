@@ -205,6 +205,14 @@ impl Precision {
             Precision::Bf16 => FloatDType::BF16,
         }
     }
+
+    /// Returns the name: `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
 }
 
 /// Input of the inverse dynamics model.

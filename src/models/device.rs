@@ -70,6 +70,15 @@ macro_rules! on_device {
 pub use on_device;
 
 impl Device {
+    /// Returns the class: `cpu`, `cuda` or `vulkan`. Results of two classes differ by rounding.
+    pub fn class(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Vulkan(_) => "vulkan",
+        }
+    }
+
     /// Returns the number of inputs per pass.
     pub fn pass(self) -> usize {
         match self {
@@ -84,6 +93,15 @@ impl Device {
         match self {
             Device::Cpu => rayon::scope(|_| work()),
             Device::Cuda(_) | Device::Vulkan(_) => work(),
+        }
+    }
+
+    /// Returns whether trainings read values from the device as rarely as they can. On a GPU a
+    /// read waits until all queued work is done, and the GPU is idle until more is queued.
+    pub fn reads_late(self) -> bool {
+        match self {
+            Device::Cpu => false,
+            Device::Cuda(_) | Device::Vulkan(_) => true,
         }
     }
 
@@ -270,9 +288,8 @@ impl FromStr for Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(number) => write!(f, "cuda:{number}"),
-            Device::Vulkan(number) => write!(f, "vulkan:{number}"),
+            Device::Cpu => f.write_str(self.class()),
+            Device::Cuda(number) | Device::Vulkan(number) => write!(f, "{}:{number}", self.class()),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::frames::Windows;
 use super::init::Init;
 use super::layers::{
     BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Linear, Mode, NetBackend, Relu, join,
-    like, modulate, relu, tanh,
+    like, modulate, relu, residual, residual_halved, tanh,
 };
 use super::{DynamicsConfig, FdmAction, Predict};
 
@@ -40,11 +40,15 @@ impl<B: NetBackend> Fdm<B> {
             FdmAction::Tile => (latent, None),
             FdmAction::Modulate => (0, Some(latent)),
         };
+        let size = config.frame_size;
 
         // Down: each level doubles the width, and the first also reads the tiled action.
         let inputs = std::iter::once(past + tiled).chain((0..depth).map(width));
-        let down = inputs.zip((0..depth).map(width)).map(|(input, output)| {
-            let conv = Conv2d::same(init, input, output);
+        let down = inputs.zip((0..depth).map(width)).enumerate().map(|(level, (input, output))| {
+            let conv = match config.fdm_action {
+                FdmAction::Tile if level == 0 => Conv2d::tiled(init, input, output, size),
+                _ => Conv2d::same(init, input, output),
+            };
             Level::Down(Down::new(init, conv, output, modulate))
         });
         let mut down: Vec<_> = down.collect();
@@ -143,9 +147,7 @@ impl<B: NetBackend> Fdm<B> {
         });
         let up = self.up.iter_mut().map(|up| &mut up.norm);
         // `forward` appends statistics in this order: down, then up.
-        for (norm, statistics) in down.chain(up).zip(seen) {
-            norm.update(statistics);
-        }
+        BatchNorm2d::update_all(down.chain(up), seen);
     }
 }
 
@@ -281,8 +283,8 @@ impl<B: NetBackend> UnetResidual<B> {
     /// - `x` and output: `[batch, channels, height, width]`
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (_, narrow, _, widen) = &self.res_block;
-        let inner = narrow.forward_relu(x.clone());
-        widen.forward_relu_add(inner, x)
+        let layers = [narrow, widen].map(|conv| conv.parameters_like(&x));
+        residual(x, layers)
     }
 
     /// Runs the block and takes the maximum of each 2x2 square.
@@ -292,7 +294,7 @@ impl<B: NetBackend> UnetResidual<B> {
     /// - output: `[batch, channels, height / 2, width / 2]`
     fn forward_halve(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (_, narrow, _, widen) = &self.res_block;
-        let inner = narrow.forward_relu(x.clone());
-        widen.forward_relu_add_halve(inner, x)
+        let layers = [narrow, widen].map(|conv| conv.parameters_like(&x));
+        residual_halved(x, layers)
     }
 }

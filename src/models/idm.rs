@@ -34,8 +34,8 @@ impl<B: NetBackend> Idm<B> {
                 (stages(init, channels, scale), Linear::new(init, 32 * scale, FEATURES))
             }
         };
-        let motion =
-            (config.idm_head == IdmHead::Motion).then(|| Motion::new(init, config.latent_dim()));
+        let motion = (config.idm_head == IdmHead::Motion)
+            .then(|| Motion::new(init, config.window(), config.latent_dim()));
         let policy_head = Linear::new(init, FEATURES, config.latent_dim());
         Idm { conv_stack, fc, policy_head, motion, vq: Quantiser::new(init, &config.vq) }
     }
@@ -90,9 +90,7 @@ impl<B: NetBackend> Idm<B> {
     /// Updates the running statistics with those of a training pass.
     pub fn update(&mut self, seen: Vec<BatchStatistics<B>>) {
         if let Some(motion) = &mut self.motion {
-            for statistics in seen {
-                motion.update(statistics);
-            }
+            motion.update(seen);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! the modules are created.
 
 use burn::module::{Param, ParamId};
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 
 use super::torch_rng::TorchRng;
 
@@ -51,6 +51,16 @@ impl<'a, B: Backend> Init<'a, B> {
         bound: f32,
     ) -> Param<Tensor<B, D>> {
         Param::initialized(ParamId::new(), self.draw(shape, bound))
+    }
+
+    /// Returns a constant tensor. It is neither trained nor stored with the weights.
+    pub fn constant<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<B, D> {
+        Tensor::from_data(TensorData::new(values, shape), self.device)
+    }
+
+    /// Returns the whole numbers below `count`, as a constant tensor.
+    pub fn numbers_below(&self, count: usize) -> Tensor<B, 1, Int> {
+        Tensor::arange(0..count as i64, self.device)
     }
 
     fn draw<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Tensor<B, D> {

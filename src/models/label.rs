@@ -5,15 +5,14 @@
 //! gathered on the device.
 
 use burn::tensor::{Int, Tensor};
-use rayon::prelude::*;
 
 use super::device::{CPU_PASS, on_device};
 use super::fdm::Fdm;
-use super::frames::{Windows, count_frames, frame_shape, mean_per_window, upload};
-use super::gpu_failure::execution_error;
+use super::frames::{Frames, Windows, count_frames, frame_shape, mean_per_window};
 use super::idm::Idm;
 use super::init::Init;
 use super::layers::{Mode, NetBackend};
+use super::passes::in_passes;
 use super::weights::{Weights, to_host};
 use super::{Device, DynamicsConfig, ModelError, Precision, Result};
 
@@ -39,13 +38,23 @@ pub struct WindowLabels {
     pub motion: Vec<f32>,
 }
 
+impl LabelOutputs {
+    /// Returns the number of values per window.
+    fn columns(self, config: &DynamicsConfig) -> usize {
+        let codes = if self.codes { config.codes() } else { 0 };
+        1 + config.latent_dim() + codes + usize::from(self.fdm_error)
+    }
+}
+
 impl WindowLabels {
-    fn concat(mut self, next: WindowLabels) -> WindowLabels {
-        self.latent_action.extend(next.latent_action);
-        self.latent_code.extend(next.latent_code);
-        self.fdm_error.extend(next.fdm_error);
-        self.motion.extend(next.motion);
-        self
+    /// Appends the label of one window: motion, latent action, codes, error.
+    fn push(&mut self, row: &[f32], latent_dim: usize, want: LabelOutputs) {
+        let (latent_action, rest) = row[1..].split_at(latent_dim);
+        let (codes, fdm_error) = rest.split_at(rest.len() - usize::from(want.fdm_error));
+        self.motion.push(row[0]);
+        self.latent_action.extend(latent_action);
+        self.latent_code.extend(codes.iter().map(|code| *code as u16));
+        self.fdm_error.extend(fdm_error);
     }
 }
 
@@ -75,6 +84,9 @@ pub fn labeller(
         Ok(Box::new(Networks::<B>::load(&weights, at, device.pass(), precision)?))
     })
 }
+
+/// Passes that a GPU gets before their labels are read back together.
+const QUEUED_PASSES: usize = 4;
 
 /// The networks of a labeller on one device.
 #[derive(Clone)]
@@ -110,7 +122,7 @@ impl<B: NetBackend> Networks<B> {
         // Passes may share frames with their neighbours; each uploads its own range.
         let first = starts.iter().min().copied().unwrap_or(0);
         let end = starts.iter().max().map_or(0, |last| last + time);
-        let frames = upload::<B>(
+        let frames = Frames::<B>::upload(
             &frames[first * frame..end * frame],
             frame_shape(&self.config),
             &self.device,
@@ -127,44 +139,32 @@ impl<B: NetBackend> Networks<B> {
         Windows::gather(frames, &padded, time).at(self.precision)
     }
 
-    /// Labels one pass of at most `self.pass` windows.
-    fn label_pass(
-        &self,
-        frames: &[u8],
-        starts: &[usize],
-        want: LabelOutputs,
-    ) -> Result<WindowLabels> {
+    /// Labels one pass of at most `self.pass` windows. All outputs are in one tensor, so that one
+    /// copy brings them to the host.
+    ///
+    /// # Shapes
+    /// - output: `[window, columns]`, see [`WindowLabels::push`]
+    fn label_pass(&self, frames: &[u8], starts: &[usize], want: LabelOutputs) -> Tensor<B, 2> {
         let windows = self.windows(frames, starts);
-        let count = starts.len();
         let last = windows.last();
         let next = windows.next();
-        let mut labelled = WindowLabels::default();
-        append(
-            &mut labelled.motion,
-            mean_per_window((next.clone() - last).abs()).unsqueeze_dim(1),
-            count,
-        )?;
+        let motion = mean_per_window((next.clone() - last).abs()).unsqueeze_dim(1);
         let latent_action = self.idm.forward(&windows, &mut Mode::Folded);
-        append(&mut labelled.latent_action, latent_action.clone(), count)?;
-        if !want.codes && !want.fdm_error {
-            // The FDM is the expensive part: it does not run unless requested.
-            return Ok(labelled);
+        let mut columns = vec![motion, latent_action.clone()];
+        // The FDM is the expensive part: it does not run unless requested.
+        if want.codes || want.fdm_error {
+            let (latent_action_q, codes) = self.idm.vq.bottleneck(latent_action);
+            if want.codes {
+                columns.push(as_floats(codes));
+            }
+            if want.fdm_error {
+                let predicted = self.fdm.forward(&windows, latent_action_q, &mut Mode::Folded);
+                let error = predicted - next;
+                columns.push(mean_per_window(error.clone() * error).unsqueeze_dim(1));
+            }
         }
-        let (latent_action_q, codes) = self.idm.vq.bottleneck(latent_action);
-        if want.codes {
-            let codes = host_codes(codes)?;
-            labelled.latent_code.extend(&codes[..count * self.config.codes()]);
-        }
-        if want.fdm_error {
-            let predicted = self.fdm.forward(&windows, latent_action_q, &mut Mode::Folded);
-            let error = predicted - next;
-            append(
-                &mut labelled.fdm_error,
-                mean_per_window(error.clone() * error).unsqueeze_dim(1),
-                count,
-            )?;
-        }
-        Ok(labelled)
+        // The rows after these are padding.
+        Tensor::cat(columns, 1).narrow(0, 0, starts.len())
     }
 }
 
@@ -184,21 +184,27 @@ impl<B: NetBackend> Labeller for Networks<B> {
                 expected: format!("{time} existing frames"),
             });
         }
-        let pass = |networks: &mut Self, starts| networks.label_pass(frames, starts, want);
-        let passes: Vec<_> =
-            starts.par_chunks(self.pass).map_with(self.clone(), pass).collect::<Result<_>>()?;
-        Ok(passes.into_iter().fold(WindowLabels::default(), WindowLabels::concat))
+        // A GPU computes the passes in its queue while this thread prepares the next ones.
+        let queued = if B::IS_CPU { self.pass } else { self.pass * QUEUED_PASSES };
+        let read = |networks: &Self, starts: &[usize]| {
+            let passes = starts.chunks(networks.pass);
+            let passes = passes.map(|starts| networks.label_pass(frames, starts, want)).collect();
+            to_host(Tensor::cat(passes, 0))
+        };
+        let rows = in_passes::<B, _, _, _, _>(self, starts, queued, read)?;
+        let mut labels = WindowLabels::default();
+        for row in rows.concat().chunks_exact(want.columns(&self.config)) {
+            labels.push(row, self.config.latent_dim(), want);
+        }
+        Ok(labels)
     }
 }
 
-/// Appends the first `count` rows; the rest is padding.
-fn append<B: NetBackend>(values: &mut Vec<f32>, rows: Tensor<B, 2>, count: usize) -> Result<()> {
-    values.extend(to_host(rows.narrow(0, 0, count))?);
-    Ok(())
-}
-
-/// Copies codes to the host. A codebook has at most 65,536 entries, so a code fits in 16 bits.
-pub fn host_codes<B: NetBackend>(codes: Tensor<B, 3, Int>) -> Result<Vec<u16>> {
-    let data = codes.try_into_data().map_err(|error| execution_error(&error))?;
-    Ok(data.iter::<i64>().map(|code| code as u16).collect())
+/// Converts codes to floats, which are exact: a codebook has at most 65,536 entries.
+///
+/// # Shapes
+/// - `codes`: `[batch, codebooks, positions]`
+/// - output: `[batch, codebooks * positions]`
+pub fn as_floats<B: NetBackend>(codes: Tensor<B, 3, Int>) -> Tensor<B, 2> {
+    codes.flatten::<2>(1, 2).float()
 }

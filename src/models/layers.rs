@@ -4,14 +4,14 @@
 //! computes in the precision of its input.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{FloatDType, Tensor, TensorData, activation};
 
-pub use super::conv::{ConvBackend as NetBackend, impala_stage, join, modulate, nearest, tanh};
-use super::conv::{
-    ConvSettings, Pool, batch_norm, conv2d, double_conv2d, pooled_conv2d, relu_conv2d,
-    relu_conv2d_add,
+pub use super::conv::{
+    ConvBackend as NetBackend, blend, impala_stage, join, modulate, nearest, relu, residual,
+    residual_halved, tanh,
 };
+use super::conv::{batch_norm, conv2d, double_conv2d, relu_conv2d};
 use super::init::{Init, set_state};
 
 /// A square convolution with bias and stride 1.
@@ -22,12 +22,22 @@ pub struct Conv2d<B: Backend> {
     /// `[out]`
     pub bias: Param<Tensor<B, 1>>,
     padding: usize,
+    /// `[taps, height * width]`: see [`taps_inside`]; for [`forward_tiled`](Self::forward_tiled)
+    taps_inside: Option<Tensor<B, 2>>,
 }
 
 impl<B: NetBackend> Conv2d<B> {
     /// Creates a 3x3 convolution that keeps the frame size.
     pub fn same(init: &mut Init<'_, B>, input: usize, output: usize) -> Self {
         Conv2d { padding: 1, ..Conv2d::valid(init, input, output, 3) }
+    }
+
+    /// Creates a 3x3 convolution for [`forward_tiled`](Self::forward_tiled) on square frames of
+    /// `size` pixels.
+    pub fn tiled(init: &mut Init<'_, B>, input: usize, output: usize, size: usize) -> Self {
+        let conv = Conv2d::same(init, input, output);
+        let inside = init.constant(taps_inside(3, conv.padding, size), [9, size * size]);
+        Conv2d { taps_inside: Some(inside), ..conv }
     }
 
     /// Creates a convolution without padding.
@@ -37,6 +47,7 @@ impl<B: NetBackend> Conv2d<B> {
             weight: init.uniform([output, input, kernel, kernel], bound),
             bias: init.uniform([output], bound),
             padding: 0,
+            taps_inside: None,
         }
     }
 
@@ -60,34 +71,6 @@ impl<B: NetBackend> Conv2d<B> {
         relu_conv2d(x, weight, Some(bias), self.padding)
     }
 
-    /// Computes `skip + forward(relu(x))`, the end of a residual block.
-    ///
-    /// # Shapes
-    /// As [`forward`](Self::forward); `skip` has the shape of the output.
-    pub fn forward_relu_add(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.parameters_like(&x);
-        relu_conv2d_add(x, weight, Some(bias), self.padding, skip)
-    }
-
-    /// Computes `skip + forward(relu(x))` and takes the maximum of each 2x2 square.
-    ///
-    /// # Shapes
-    /// - `x`: `[batch, in, height, width]`
-    /// - `skip`: `[batch, out, height, width]`
-    /// - output: `[batch, out, height / 2, width / 2]`
-    pub fn forward_relu_add_halve(&self, x: Tensor<B, 4>, skip: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (weight, bias) = self.parameters_like(&x);
-        let settings = ConvSettings { padding: self.padding, stride: 1, relu: true };
-        pooled_conv2d(
-            x,
-            weight,
-            bias,
-            Some(skip),
-            settings,
-            Pool { kernel: 2, stride: 2, padding: 0 },
-        )
-    }
-
     /// Returns weight and bias in the precision of `x`.
     pub fn parameters_like(&self, x: &Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 1>) {
         (like(x, self.weight.val()), like(x, self.bias.val()))
@@ -105,6 +88,9 @@ impl<B: NetBackend> Conv2d<B> {
     /// - `x`: `[batch, channels, height, width]`
     /// - `constant`: `[batch, in - channels]`
     /// - output: `[batch, out, height, width]`
+    ///
+    /// # Panics
+    /// If the convolution was not created by [`tiled`](Self::tiled).
     pub fn forward_tiled(&self, x: Tensor<B, 4>, constant: Tensor<B, 2>) -> Tensor<B, 4> {
         let [batch, channels, height, width] = x.dims();
         let [output, input, kernel, _] = self.weight.dims();
@@ -112,7 +98,8 @@ impl<B: NetBackend> Conv2d<B> {
         let weight = like(&x, self.weight.val());
         let bias = like(&x, self.bias.val());
         let constant = like(&x, constant);
-        let inside = like(&x, taps_inside(kernel, self.padding, height, width, &x.device()));
+        let inside = self.taps_inside.clone().expect("created by `tiled`");
+        let inside = like(&x, inside);
 
         // The kernels of the constant channels as a matrix from constants to taps:
         // [out, constant, taps] -> [constant, out * taps].
@@ -211,8 +198,10 @@ pub struct BatchNorm2d<B: Backend> {
 #[derive(Clone, Debug)]
 pub struct BatchStatistics<B: Backend> {
     mean: Tensor<B, 1>,
-    /// Unbiased, as in the running variance. The normalisation itself uses the biased variance.
+    /// The biased variance, as the normalisation itself uses it.
     variance: Tensor<B, 1>,
+    /// Bessel's correction, which makes it unbiased, as PyTorch's running variance is.
+    correction: f64,
 }
 
 /// Training or inference, for normalisation layers.
@@ -253,16 +242,10 @@ impl<B: NetBackend> BatchNorm2d<B> {
     fn by_batch(&self, x: Tensor<B, 4>, seen: &mut Vec<BatchStatistics<B>>) -> Tensor<B, 4> {
         let [batch, _, height, width] = x.dims();
         let count = (batch * height * width) as f64;
-        // Batch statistics need single precision, whatever the precision of the network.
-        let (y, mean, variance) = batch_norm(
-            x.clone().cast(FloatDType::F32),
-            self.weight.val(),
-            self.bias.val(),
-            Self::EPSILON,
-        );
-        // Bessel's correction, as in PyTorch's running variance.
-        seen.push(BatchStatistics { mean, variance: variance * (count / (count - 1.0).max(1.0)) });
-        like(&x, y)
+        // Batch statistics have single precision, whatever the precision of the network.
+        let (y, mean, variance) = batch_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON);
+        seen.push(BatchStatistics { mean, variance, correction: count / (count - 1.0).max(1.0) });
+        y
     }
 
     /// Normalises the output of a layer, or returns it unchanged if the normalisation was folded.
@@ -292,15 +275,25 @@ impl<B: NetBackend> BatchNorm2d<B> {
         set_state(bias, moved);
     }
 
-    /// Moves the running statistics towards those of one batch.
-    pub fn update(&mut self, seen: BatchStatistics<B>) {
-        let moved = |old: Tensor<B, 1>, new: Tensor<B, 1>| {
-            old * (1.0 - Self::MOMENTUM) + new * Self::MOMENTUM
-        };
-        let mean = self.running_mean.val();
-        let variance = self.running_var.val();
-        set_state(&mut self.running_mean, moved(mean, seen.mean));
-        set_state(&mut self.running_var, moved(variance, seen.variance));
+    /// Moves the running statistics of many layers towards those of one batch.
+    pub fn update_all<'a>(
+        norms: impl IntoIterator<Item = &'a mut Self>,
+        seen: Vec<BatchStatistics<B>>,
+    ) where
+        B: 'a,
+    {
+        let mut norms: Vec<_> = norms.into_iter().collect();
+        let running = norms.iter().flat_map(|norm| [&norm.running_mean, &norm.running_var]);
+        let old = running.map(Param::val).collect();
+        let new = seen.into_iter().flat_map(|BatchStatistics { mean, variance, correction }| {
+            [(mean, 1.0), (variance, correction)]
+        });
+        let mut moved = blend(old, new.collect(), Self::MOMENTUM).into_iter();
+        for norm in &mut norms {
+            for running in [&mut norm.running_mean, &mut norm.running_var] {
+                set_state(running, moved.next().expect("each layer has seen the batch"));
+            }
+        }
     }
 }
 
@@ -308,11 +301,6 @@ impl<B: NetBackend> BatchNorm2d<B> {
 /// PyTorch's `nn.Sequential`. The next layer applies the ReLU itself.
 #[derive(Module, Clone, Debug)]
 pub struct Relu;
-
-/// Computes `max(x, 0)` elementwise.
-pub fn relu<B: NetBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
-    activation::relu(x)
-}
 
 /// Casts `tensor` to the precision of `x`.
 pub fn like<B: Backend, const D: usize, const E: usize>(
@@ -327,26 +315,18 @@ fn uniform_bound(fan_in: usize) -> f32 {
     (1.0 / (fan_in as f64).sqrt()) as f32
 }
 
-/// Returns 1 for each kernel tap that lies inside the frame when the kernel is centred on a pixel.
+/// Returns 1 for each kernel tap that lies inside a square frame of `size` pixels when the kernel
+/// is centred on a pixel.
 ///
 /// # Shapes
 /// - output: `[taps, height * width]`
-fn taps_inside<B: Backend>(
-    kernel: usize,
-    padding: usize,
-    height: usize,
-    width: usize,
-    device: &B::Device,
-) -> Tensor<B, 2> {
-    let inside =
-        |at: usize, tap: usize, size: usize| (padding..size + padding).contains(&(at + tap));
-    let mut mask = Vec::with_capacity(kernel * kernel * height * width);
+fn taps_inside(kernel: usize, padding: usize, size: usize) -> Vec<f32> {
+    let inside = |at: usize, tap: usize| (padding..size + padding).contains(&(at + tap));
+    let mut mask = Vec::with_capacity(kernel * kernel * size * size);
     for (row, column) in (0..kernel * kernel).map(|tap| (tap / kernel, tap % kernel)) {
-        for y in 0..height {
-            mask.extend(
-                (0..width).map(|x| f32::from(inside(y, row, height) && inside(x, column, width))),
-            );
+        for y in 0..size {
+            mask.extend((0..size).map(|x| f32::from(inside(y, row) && inside(x, column))));
         }
     }
-    Tensor::from_data(TensorData::new(mask, [kernel * kernel, height * width]), device)
+    mask
 }

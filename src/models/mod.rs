@@ -24,9 +24,9 @@
 //! Below them: [`layers`] (all convolutions), [`init`] (seeded initial weights, drawn by
 //! [`torch_rng`]), [`weights`] (safetensors files, with the tensor names of the published
 //! checkpoints), [`metadata`] (the configuration in a weight file), [`pytorch`] (PyTorch
-//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU), [`gpu_failure`] (failures
-//! of GPUs as errors), `gpu` (GPU setup), `cuda_driver`, `vulkan` and `libraries` (what the machine
-//! has).
+//! checkpoints), [`config`] (network sizes), [`device`] (CPU or GPU), [`passes`] (many inputs,
+//! pass by pass), [`gpu_failure`] (failures of GPUs as errors), `gpu` (GPU setup), `cuda_driver`,
+//! `vulkan` and `libraries` (what the machine has).
 //!
 //! # Cost
 //!
@@ -50,7 +50,7 @@ extern crate self as models;
 pub mod act;
 pub mod agent;
 pub mod config;
-mod conv;
+pub mod conv;
 pub mod cost;
 #[cfg(feature = "cuda")]
 mod cuda_driver;
@@ -71,6 +71,7 @@ pub mod layers;
 mod libraries;
 pub mod metadata;
 pub mod motion;
+pub mod passes;
 pub mod policy;
 pub mod predict;
 pub mod pytorch;

@@ -7,7 +7,7 @@
 //! batch, so they cannot shrink while the FDM does not use them yet.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 
 use super::Result;
 use super::frames::{Windows, mean_per_window};
@@ -21,15 +21,24 @@ pub struct Motion<B: Backend> {
     /// `[1]`; 0 until [`start`](Self::start) sets it
     scale: Param<Tensor<B, 1>>,
     norm: BatchNorm2d<B>,
+    /// `[time * time]`: the matrices of [`frames_to_inputs`]
+    kept: Tensor<B, 1>,
+    changed: Tensor<B, 1>,
 }
 
 impl<B: NetBackend> Motion<B> {
     /// Root mean square of the scaled changes: of the size of pixels, which lie in [-0.5, 0.5].
     const MEAN_CHANGE: f64 = 0.25;
 
-    /// Creates a head for latent actions of length `latent_dim`.
-    pub fn new(init: &mut Init<'_, B>, latent_dim: usize) -> Self {
-        Motion { scale: init.state([1], 0.0), norm: BatchNorm2d::without_gain(init, latent_dim) }
+    /// Creates a head for windows of `time` frames and latent actions of length `latent_dim`.
+    pub fn new(init: &mut Init<'_, B>, time: usize, latent_dim: usize) -> Self {
+        let (kept, changed) = frames_to_inputs(time);
+        Motion {
+            scale: init.state([1], 0.0),
+            norm: BatchNorm2d::without_gain(init, latent_dim),
+            kept: init.constant(kept, [time * time]),
+            changed: init.constant(changed, [time * time]),
+        }
     }
 
     /// Sets the scale from the root mean squared change in `windows`. A scale loaded with the
@@ -54,11 +63,7 @@ impl<B: NetBackend> Motion<B> {
     pub fn weight_of_frames(&self, weight: Tensor<B, 4>, time: usize) -> Tensor<B, 4> {
         let [out, channels, kernel, _] = weight.dims();
         let flat = weight.reshape([out, time, channels / time * kernel * kernel]);
-        let matrix = |values| {
-            Tensor::<B, 1>::from_data(TensorData::new(values, [time * time]), &flat.device())
-        };
-        let (kept, changed) = frames_to_inputs(time);
-        let seen = matrix(kept) + matrix(changed) * self.scale.val();
+        let seen = self.kept.clone() + self.changed.clone() * self.scale.val();
         // [1, frame, input], repeated for each output channel.
         let seen = seen.reshape([1, time, time]).repeat_dim(0, out);
         seen.matmul(flat).reshape([out, channels, kernel, kernel])
@@ -81,8 +86,8 @@ impl<B: NetBackend> Motion<B> {
     }
 
     /// Moves the running statistics towards those of one batch.
-    pub fn update(&mut self, seen: BatchStatistics<B>) {
-        self.norm.update(seen);
+    pub fn update(&mut self, seen: Vec<BatchStatistics<B>>) {
+        BatchNorm2d::update_all([&mut self.norm], seen);
     }
 }
 

@@ -3,14 +3,14 @@
 //! [`predictor`] loads a weight file and returns the device-independent [`Predictor`].
 
 use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
 
 use super::device::on_device;
 use super::fdm::Fdm;
-use super::frames::{Windows, count_frames, frame_shape, upload};
+use super::frames::{Frames, Windows, count_frames, frame_shape};
 use super::idm::Idm;
 use super::init::Init;
 use super::layers::{Mode, NetBackend};
+use super::passes::in_passes;
 use super::vq::Quantiser;
 use super::weights::{Weights, to_host};
 use super::{Device, DynamicsConfig, ModelError, Result};
@@ -34,11 +34,10 @@ pub trait Predictor: Send {
 pub fn predictor(device: &Device, weights: &[u8]) -> Result<Box<dyn Predictor>> {
     device.check()?;
     let weights = Weights::parse(weights)?;
-    on_device!(device, B, at => Ok(Box::new(Network::<B>::load(&weights, at)?)))
+    on_device!(device, B, at => {
+        Ok(Box::new(Network::<B>::load(&weights, at, device.pass())?))
+    })
 }
-
-/// Frames per pass.
-const PASS: usize = 16;
 
 /// The FDM and the codebooks on one device.
 #[derive(Clone)]
@@ -47,30 +46,32 @@ struct Network<B: NetBackend> {
     vq: Quantiser<B>,
     fdm: Fdm<B>,
     device: B::Device,
+    /// Frames in a pass.
+    pass: usize,
 }
 
 impl<B: NetBackend> Network<B> {
-    fn load(weights: &Weights, device: B::Device) -> Result<Self> {
+    fn load(weights: &Weights, device: B::Device, pass: usize) -> Result<Self> {
         let config = weights.dynamics_config()?;
         let mut init = Init::new(0, &device);
         let vq = weights.load("idm", Idm::new(&mut init, &config), &device)?.vq;
         let fdm = weights.load("wm", Fdm::new(&mut init, &config), &device)?.folded();
-        Ok(Network { config, vq, fdm, device })
+        Ok(Network { config, vq, fdm, device, pass })
     }
 
-    /// Predicts one pass.
-    fn pass(&self, past: &[u8], latent_action: &[f32]) -> Result<Vec<f32>> {
+    /// Predicts one pass. Each input is the past frames and the latent action.
+    fn pass(&self, inputs: &[(&[u8], &[f32])]) -> Result<Vec<f32>> {
         let bytes: usize = frame_shape(&self.config).iter().product();
         let known = self.config.context + 1;
         // A window has a place for `o[t+1]`. The FDM never reads it, so `o[t]` fills it.
-        let windows = past
-            .chunks_exact(known * bytes)
-            .flat_map(|past| [past, &past[(known - 1) * bytes..]].concat());
-        let frames =
-            upload::<B>(&windows.collect::<Vec<u8>>(), frame_shape(&self.config), &self.device);
-        let dim = self.config.latent_dim();
-        let latent_action =
-            TensorData::new(latent_action.to_vec(), [latent_action.len() / dim, dim]);
+        let windows = inputs.iter().flat_map(|(past, _)| [past, &past[(known - 1) * bytes..]]);
+        let windows = windows.collect::<Vec<_>>().concat();
+        let frames = Frames::upload(&windows, frame_shape(&self.config), &self.device);
+        let latent_action = inputs.iter().flat_map(|(_, latent_action)| *latent_action);
+        let latent_action = TensorData::new(
+            latent_action.copied().collect(),
+            [inputs.len(), self.config.latent_dim()],
+        );
         let (quantised, _) = self.vq.bottleneck(Tensor::from_data(latent_action, &self.device));
         let predicted =
             self.fdm.forward(&Windows::stack(frames, known + 1), quantised, &mut Mode::Folded);
@@ -94,12 +95,8 @@ impl<B: NetBackend> Predictor for Network<B> {
             return Err(ModelError::Frames { what: "latent actions", seen, expected });
         }
         let bytes = past.len() / count * known;
-        let pass = |network: &mut Self, (past, action): (&[u8], &[f32])| network.pass(past, action);
-        let passes = past
-            .par_chunks(PASS * bytes)
-            .zip(latent_action.par_chunks(PASS * dim))
-            .map_with(self.clone(), pass);
-        Ok(passes.collect::<Result<Vec<_>>>()?.concat())
+        let inputs: Vec<_> = past.chunks(bytes).zip(latent_action.chunks(dim)).collect();
+        Ok(in_passes::<B, _, _, _, _>(self, &inputs, self.pass, Self::pass)?.concat())
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Quantiser<B: Backend> {
     ema_count: Param<Tensor<B, 2>>,
     /// `[codebooks, entries, dim]`: moving average of the sum of its rows
     ema_weight: Param<Tensor<B, 3>>,
+    /// `[entries]`: the numbers of the codes
+    entries: Tensor<B, 1, Int>,
     #[module(skip)]
     config: VqConfig,
 }
@@ -43,6 +45,16 @@ pub struct Quantised<B: Backend> {
     pub rows: Tensor<B, 3>,
     /// `[codebooks, rows, entries]`: one-hot codes
     chosen: Tensor<B, 3>,
+}
+
+/// Rows with their nearest codes.
+struct Nearest<B: Backend> {
+    /// `[codebooks, rows, dim]`
+    rows: Tensor<B, 3>,
+    /// `[codebooks, rows]`
+    codes: Tensor<B, 2, Int>,
+    /// `[codebooks, rows, dim]`: `rows` minus their codes
+    difference: Tensor<B, 3>,
 }
 
 impl<B: Backend> Quantised<B> {
@@ -78,6 +90,7 @@ impl<B: NetBackend> Quantiser<B> {
             embedding,
             ema_count: init.state([config.codebooks, config.entries], count),
             ema_weight,
+            entries: init.numbers_below(config.entries),
             config: config.clone(),
         }
     }
@@ -90,8 +103,10 @@ impl<B: NetBackend> Quantiser<B> {
     /// - outputs: `[batch, codebooks * dim * positions]` and `[batch, codebooks, positions]`
     pub fn bottleneck(&self, latent_action: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 3, Int>) {
         if self.config.quantises() {
-            let Quantised { latent_action_q, codes, .. } = self.forward(latent_action);
-            return (latent_action_q, codes);
+            let batch = latent_action.dims()[0];
+            let Nearest { rows, codes, difference } = self.nearest(latent_action);
+            let latent_action_q = self.straight_through(rows, difference, batch);
+            return (latent_action_q, self.by_window(codes, batch));
         }
         let shape = [latent_action.dims()[0], self.config.codebooks, self.config.positions];
         let codes = Tensor::zeros(shape, &latent_action.device());
@@ -104,40 +119,71 @@ impl<B: NetBackend> Quantiser<B> {
     /// - `latent_action`: `[batch, codebooks * dim * positions]`
     /// - output: see [`Quantised`]
     pub fn forward(&self, latent_action: Tensor<B, 2>) -> Quantised<B> {
-        let VqConfig { codebooks, positions, dim, entries, commitment, .. } = self.config;
+        let VqConfig { codebooks, positions, entries, commitment, .. } = self.config;
         let batch = latent_action.dims()[0];
         let count = batch * positions;
+        let Nearest { rows, codes, difference } = self.nearest(latent_action);
 
-        let live_rows = self.rows(latent_action);
-        let rows = live_rows.clone().detach();
-        let embedding = self.embedding.val();
-        let nearest = nearest(rows.clone(), embedding.clone());
-        let index = nearest.clone().unsqueeze_dim::<3>(2);
-        let quantised = embedding.gather(1, index.clone().repeat_dim(2, dim));
-
-        let all = Tensor::<B, 1, Int>::arange(0..entries as i64, &rows.device());
         // One-hot codes: each index is compared with all entries.
-        let chosen = index
+        let all = self.entries.clone().reshape([1, 1, entries]);
+        let chosen = codes
+            .clone()
+            .unsqueeze_dim::<3>(2)
             .repeat_dim(2, entries)
-            .equal(all.reshape([1, 1, entries]).expand([codebooks, count, entries]));
-        let chosen = chosen.float();
+            .equal(all.expand([codebooks, count, entries]))
+            .float();
 
-        let difference = live_rows.clone() - quantised.clone();
         let loss = (difference.clone() * difference.clone()).mean() * commitment;
-        // Forward this is the code; backward it is the identity (straight-through estimator).
-        let straight_through = live_rows - difference.detach();
         Quantised {
-            // [codebook, batch, position, dim] -> [batch, codebook * dim * position].
-            latent_action_q: straight_through
-                .reshape([codebooks, batch, positions, dim])
-                .permute([1, 0, 3, 2])
-                .reshape([batch, codebooks * dim * positions]),
+            latent_action_q: self.straight_through(rows.clone(), difference, batch),
             loss,
-            codes: nearest.reshape([codebooks, batch, positions]).swap_dims(0, 1),
+            codes: self.by_window(codes, batch),
             usage: chosen.clone().sum_dim(1).reshape([codebooks, entries]),
-            rows,
+            rows: rows.detach(),
             chosen,
         }
+    }
+
+    /// Finds the nearest code of each row.
+    ///
+    /// # Shapes
+    /// - `latent_action`: `[batch, codebooks * dim * positions]`
+    fn nearest(&self, latent_action: Tensor<B, 2>) -> Nearest<B> {
+        let rows = self.rows(latent_action);
+        let embedding = self.embedding.val();
+        let codes = nearest(rows.clone().detach(), embedding.clone());
+        let index = codes.clone().unsqueeze_dim::<3>(2).repeat_dim(2, self.config.dim);
+        let difference = rows.clone() - embedding.gather(1, index);
+        Nearest { rows, codes, difference }
+    }
+
+    /// Replaces rows by their codes. Backward it is the identity (straight-through estimator).
+    ///
+    /// # Shapes
+    /// - `rows`, `difference`: as in [`Nearest`]
+    /// - output: `[batch, codebooks * dim * positions]`
+    fn straight_through(
+        &self,
+        rows: Tensor<B, 3>,
+        difference: Tensor<B, 3>,
+        batch: usize,
+    ) -> Tensor<B, 2> {
+        let VqConfig { codebooks, positions, dim, .. } = self.config;
+        // [codebook, batch, position, dim] -> [batch, codebook * dim * position].
+        (rows - difference.detach())
+            .reshape([codebooks, batch, positions, dim])
+            .permute([1, 0, 3, 2])
+            .reshape([batch, codebooks * dim * positions])
+    }
+
+    /// Brings the codes of a batch into the order of its windows.
+    ///
+    /// # Shapes
+    /// - `codes`: `[codebooks, batch * positions]`
+    /// - output: `[batch, codebooks, positions]`
+    fn by_window(&self, codes: Tensor<B, 2, Int>, batch: usize) -> Tensor<B, 3, Int> {
+        let VqConfig { codebooks, positions, .. } = self.config;
+        codes.reshape([codebooks, batch, positions]).swap_dims(0, 1)
     }
 
     /// Moves the codebooks towards their rows by one step of the moving averages.
@@ -235,4 +281,28 @@ pub fn perplexity(usage: &[f32]) -> f32 {
         .map(|share| -share * (share + 1e-10).ln())
         .sum();
     entropy.exp() as f32
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::models::device::{device_under_test, on_device};
+
+    #[test]
+    fn the_bottleneck_quantises_as_training_does() {
+        let config = VqConfig { codebooks: 2, positions: 3, dim: 4, ..VqConfig::default() };
+        on_device!(&device_under_test(), B, at => {
+            let mut init = Init::<B>::new(1, &at);
+            let vq = Quantiser::new(&mut init, &config);
+            let latent_action = init.uniform([5, 24], 0.2).val();
+            let trained = vq.forward(latent_action.clone());
+            let (latent_action_q, codes) = vq.bottleneck(latent_action);
+            assert_eq!(
+                to_host(latent_action_q).unwrap(),
+                to_host(trained.latent_action_q).unwrap()
+            );
+            assert_eq!(codes.into_data(), trained.codes.into_data());
+        });
+    }
 }

@@ -97,10 +97,21 @@ impl StageSummary {
                 .note
                 .into_iter()
                 .chain(stays)
-                .reduce(|note, stays| format!("{note}; {stays}")),
+                .chain(mixed_devices(&manifest.totals))
+                .reduce(|notes, note| format!("{notes}; {note}")),
             ..self
         }
     }
+}
+
+/// Returns a note if devices of several classes computed the tasks of a dataset.
+fn mixed_devices(totals: &Totals) -> Option<String> {
+    let classes = totals.mixed_devices()?;
+    let tasks: Vec<_> = classes.iter().map(|(class, tasks)| format!("{class}: {tasks}")).collect();
+    Some(format!(
+        "its tasks ran on devices of different rounding ({}); for equal rounding, use one `--device`",
+        tasks.join(", ")
+    ))
 }
 
 /// Subtracts copied videos and frames: they were not decoded.

@@ -20,7 +20,6 @@ use burn::module::AutodiffModule;
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use rand::Rng;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::plan::KeyFields;
@@ -32,9 +31,10 @@ use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
 use crate::models::frames::upload;
+use crate::models::passes::in_passes;
 use crate::models::weights::to_host;
 use crate::train::optim::TrainBackend;
-use crate::train::{Learner, Step, TrainError, TrainingLoop, batch};
+use crate::train::{Learner, ReadBack, Step, TrainError, TrainingLoop, batch};
 
 mod learning_rates;
 mod rollout;
@@ -166,7 +166,9 @@ fn train<A: TrainBackend>(ppo: &mut Ppo<A>) -> Result<TaskOutput, Error> {
 impl<A: TrainBackend> Learner for Ppo<'_, A> {
     type Error = Error;
 
-    fn step(&mut self, step: u64) -> Result<Step, Error> {
+    /// An update is read as a whole, whatever `read_back` says: the next rollout waits for it
+    /// anyway.
+    fn step(&mut self, step: u64, _: ReadBack) -> Result<Step, Error> {
         let update = step + 1;
         let rollout = self.play(update)?;
         let (advantages, returns) = advantages(&rollout, &self.task.config);
@@ -178,9 +180,9 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
         self.add_seconds("seconds_improving", begun);
         let mut row = match result {
             Ok(row) => row,
-            Err(TrainError::NotFinite { what, seen, .. }) => {
+            Err(TrainError::NotFinite { what, seen, skips, .. }) => {
                 self.agent.restore(before);
-                return Ok(Step::Skipped { what, seen });
+                return Ok(Step::Skipped { what, seen, skips });
             }
             Err(error) => return Err(error.into()),
         };
@@ -189,7 +191,7 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
         let episode_return = row.iter().find(|(name, _)| *name == "episode_return");
         let note = episode_return.map_or(String::new(), |(_, mean)| format!("return {mean:.2}"));
         let row = row.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Ok(Step::Taken { row, note })
+        Ok(Step::Taken { row, note, skipped: 0 })
     }
 
     fn save(&self) -> Result<Vec<u8>, TrainError> {
@@ -326,21 +328,25 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         for frame in self.game.frames().chunks_exact(native) {
             shrink(frame, shape[0], frames);
         }
-        let forward = |(net, device): &mut (AgentNet<A::InnerBackend>, A::Device),
+        let forward = |(net, device): &(AgentNet<A::InnerBackend>, A::Device),
                        frames: &[u8]|
          -> Result<_, Error> {
             let base = net.rl.base(upload(frames, shape, device));
             let supervised = net.supervised_logits(base.clone());
             let (logits, value) = net.logits_and_value(base.clone(), supervised.clone());
-            Ok(Outputs { base, supervised, logits: to_host(logits)?, values: to_host(value)? })
+            // One copy from the device for both.
+            let actions = logits.dims()[1];
+            let read = to_host(Tensor::cat(vec![logits, value], 1))?;
+            let rows = read.chunks_exact(actions + 1);
+            let logits = rows.clone().flat_map(|row| &row[..actions]).copied().collect();
+            let values = rows.map(|row| row[actions]).collect();
+            Ok(Outputs { base, supervised, logits, values })
         };
         let state = (net.clone(), self.agent.device.clone());
         // On CPUs each thread takes a few frames; on a GPU one pass takes many.
         let pass = self.ctx.device.pass() * shape.iter().product::<usize>();
-        let passes = frames[first..]
-            .par_chunks(pass)
-            .map_with(state, forward)
-            .collect::<Result<Vec<_>, _>>()?;
+        let frames = &frames[first..];
+        let passes = in_passes::<A::InnerBackend, _, _, _, _>(&state, frames, pass, forward)?;
         self.add_seconds("seconds_acting", begun);
         Ok(Outputs::concat(passes))
     }

@@ -17,8 +17,8 @@ use super::{
     Speed, Stage, StageKind, StageTask, Streaming, TaskContext, TaskOutput,
 };
 use crate::dataset::{
-    self, Actions, DEFAULT_FILE_MIB, FileInfo, LabelRows, LabelShape, LabelWriter, Receipt, Shard,
-    Shards, Store, WindowIndex,
+    self, Actions, DEFAULT_FILE_MIB, DEVICE_KEY, FileInfo, LabelRows, LabelShape, LabelWriter,
+    PRECISION_KEY, Receipt, Shard, Shards, WindowIndex,
 };
 use crate::models::{Device, LabelOutputs, Labeller, Precision, labeller};
 
@@ -247,12 +247,7 @@ impl StageTask for LabelTask {
         if !is_loaded {
             // The old model is freed first: both may not fit on the device.
             *kept = None;
-            *kept = Some(Box::new(Label::new(
-                ctx.store,
-                &self.model,
-                &ctx.device,
-                self.config.precision,
-            )?));
+            *kept = Some(Box::new(Label::new(self, ctx)?));
         }
         match kept.as_ref().and_then(|kept| kept.downcast_ref::<Label>()) {
             Some(label) => label.run(self, ctx),
@@ -278,15 +273,11 @@ struct Label {
 
 impl Label {
     /// Loads the weights onto the device.
-    fn new(
-        store: &Store,
-        model: &FileInfo,
-        device: &Device,
-        precision: Precision,
-    ) -> Result<Label, Error> {
-        let weights = store.require_file(model)?;
-        let labeller = labeller(device, &weights, precision)?;
-        Ok(Label { digest: model.blake3.clone(), precision, labeller })
+    fn new(task: &LabelTask, ctx: &TaskContext) -> Result<Label, Error> {
+        let precision = task.config.precision;
+        let weights = ctx.store.require_file(&task.model)?;
+        let labeller = labeller(&ctx.device, &weights, precision)?;
+        Ok(Label { digest: task.model.blake3.clone(), precision, labeller })
     }
 
     /// Returns whether this labeller has the task's model and precision.
@@ -306,7 +297,7 @@ impl Label {
         }
         let shape = LabelShape { latent_dim: config.latent_dim(), codes: config.codes() };
         let path = format!("{}/labels.parquet", ctx.folder);
-        let provenance = self.provenance(task);
+        let provenance = self.provenance(task, ctx.device);
         let provenance: Vec<(&str, &str)> =
             provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mut labels = LabelWriter::create(ctx.store, &path, shape, &provenance)?;
@@ -321,7 +312,10 @@ impl Label {
             ctx.check_stop()?;
             ctx.progress.advance((last - first) as u64);
         }
-        let stats = BTreeMap::from([("transitions".to_string(), index.len() as f64)]);
+        let mut stats = BTreeMap::from([("transitions".to_string(), index.len() as f64)]);
+        if ctx.device != Device::Cpu {
+            stats.insert(format!("tasks_on_{}", ctx.device.class()), 1.0);
+        }
         Ok(TaskOutput { files: vec![labels.finish()?], stats, ..TaskOutput::default() })
     }
 
@@ -361,14 +355,20 @@ impl Label {
         Ok(())
     }
 
-    /// Returns the metadata of the file: the model, its settings, the shard and the code's version.
-    fn provenance(&self, task: &LabelTask) -> [(&'static str, String); 4] {
-        [
+    /// Returns the metadata of the file: the model, its settings, the shard, the code's version
+    /// and, since they round in their own way, the class of a GPU and its precision.
+    fn provenance(&self, task: &LabelTask, device: Device) -> Vec<(&'static str, String)> {
+        let mut provenance = vec![
             ("lapo.model", self.digest.clone()),
             ("lapo.config", serde_json::json!(self.labeller.config()).to_string()),
             ("lapo.shard", task.shard.blake3.clone()),
             ("lapo.label_version", KIND.version.to_string()),
-        ]
+        ];
+        if device != Device::Cpu {
+            provenance.push((DEVICE_KEY, device.class().to_owned()));
+            provenance.push((PRECISION_KEY, self.precision.name().to_owned()));
+        }
+        provenance
     }
 }
 

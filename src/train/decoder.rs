@@ -12,7 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use super::optim::{Flat, OptimConfig, Optimizer, gradients};
 use super::pairs::{ColumnStats, Pairs, TrueActions};
 use super::{
-    Judgement, Learner, NoProgress, Result, Selection, Step, Stop, TrainError, TrainingLoop,
+    Judgement, Learner, NoProgress, ReadBack, Result, Selection, Skips, Step, Stop, TrainError,
+    TrainingLoop,
 };
 use crate::models::decoder::Decoder;
 use crate::models::init::Init;
@@ -144,7 +145,7 @@ impl<'a> DecoderLearner<'a> {
 impl Learner for DecoderLearner<'_> {
     type Error = TrainError;
 
-    fn step(&mut self, step: u64) -> Result<Step> {
+    fn step(&mut self, step: u64, _: ReadBack) -> Result<Step> {
         // With replacement: there may be fewer pairs than a batch has.
         let drawn: Vec<usize> = (0..self.settings.batch)
             .map(|_| self.training[self.rng.random_range(0..self.training.len())])
@@ -156,14 +157,15 @@ impl Learner for DecoderLearner<'_> {
         let host = to_host(Tensor::cat(vec![loss.inner(), optimizer_step.norm.clone()], 0))?;
         for (what, &seen) in ["loss", "gradient norm"].into_iter().zip(&host) {
             if !seen.is_finite() {
-                return Ok(Step::Skipped { what, seen });
+                return Ok(Step::Skipped { what, seen, skips: Skips::ONE });
             }
         }
         let learning_rate =
             self.settings.learning_rate * (1.0 - step as f64 / self.settings.steps as f64);
         self.net =
             self.optimizer.apply(&mut optimizer_step, "decoder", learning_rate, self.net.clone());
-        Ok(Step::Taken { row: vec![("loss".to_owned(), host[0])], note: String::new() })
+        let row = vec![("loss".to_owned(), host[0])];
+        Ok(Step::Taken { row, note: String::new(), skipped: 0 })
     }
 
     fn is_judged(&self, taken: u64) -> bool {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
+use super::read_back::ReadBack;
 use super::training_loop::Row;
 use crate::models::DynamicsConfig;
 use crate::models::vq::perplexity;
@@ -40,18 +41,22 @@ pub trait DynamicsTrainer: Send {
     /// Returns how many random numbers the initial weights took.
     fn drawn(&self) -> u64;
 
-    /// Takes one step of gradient descent.
+    /// Takes one step of gradient descent and reads its metrics.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`](super::TrainError::NotFinite) if a loss or a gradient is not
     /// finite; the weights are then unchanged. After any other error, restore a checkpoint.
     fn step(&mut self, batch: &Batch<'_>, pace: StepSettings) -> Result<StepMetrics> {
-        self.step_accumulated(&[*batch], pace)
+        let metrics = self.step_accumulated(&[*batch], pace, ReadBack::Always)?;
+        Ok(metrics.expect("they are always read"))
     }
 
     /// Takes one step by the mean gradient of several batches, so that a large batch fits into the
     /// device's memory piece by piece. Each is normalised by its own statistics; the codebooks
     /// follow all of them at once.
+    ///
+    /// Returns the metrics, or `None` if they stay on the device. Such a step leaves the weights
+    /// unchanged, too, if it is not finite; the next metrics count it.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -59,14 +64,16 @@ pub trait DynamicsTrainer: Send {
         &mut self,
         batches: &[Batch<'_>],
         pace: StepSettings,
-    ) -> Result<StepMetrics>;
+        read_back: ReadBack,
+    ) -> Result<Option<StepMetrics>>;
 
-    /// Scores windows; the weights stay as they are. For `fdm_error_shuffled`, window `i` gets the
-    /// latent action of window `shuffle[i]`. `quantise` should be [`StepSettings::quantise`] of the step.
-    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
+    /// Returns the networks as they are now, for any number of batches.
+    fn evaluator(&self) -> Box<dyn Evaluator + '_>;
 
-    /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
-    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>>;
+    /// Scores one batch, see [`Evaluator::evaluate`].
+    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
+        self.evaluator().evaluate(batch, shuffle, quantise)
+    }
 
     /// Starts from the weights in a safetensors file, of lapo or published with the paper. The
     /// networks must have the same sizes.
@@ -80,6 +87,16 @@ pub trait DynamicsTrainer: Send {
 
     /// Returns the weights as a safetensors file with the published names, for labelling.
     fn export(&self, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>>;
+}
+
+/// The networks of a training, prepared for inference.
+pub trait Evaluator {
+    /// Scores windows. For `fdm_error_shuffled`, window `i` gets the latent action of window
+    /// `shuffle[i]`. `quantise` should be [`StepSettings::quantise`] of the last step.
+    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation>;
+
+    /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
+    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>>;
 }
 
 /// Supervision by a few true actions: a linear layer predicts them from latent actions.
@@ -142,6 +159,8 @@ pub struct StepMetrics {
     pub correlation: f32,
     /// Norm of all gradients together, before clipping.
     pub grad_norm: f32,
+    /// Skipped steps since metrics were last read. 0 where every step is read.
+    pub skipped: u64,
 }
 
 impl StepMetrics {

@@ -6,26 +6,32 @@ use std::collections::BTreeMap;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
+use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Tensor, backend::Backend};
 
-use super::dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
+use super::dynamics::{Batch, DynamicsTrainer, Evaluator, StepMetrics, StepSettings, Supervision};
 use super::losses;
 use super::optim::{
     Average, Flat, OptimConfig, Optimizer, OptimizerStep, TrainBackend, accumulate, divide,
-    gradients,
+    gradients, in_precision,
 };
+use super::read_back::{ReadBack, SkipCounts};
+use super::score::Folded;
 use super::{Result, TrainError};
 use crate::models::device::on_device;
 use crate::models::fdm::Fdm;
-use crate::models::frames::{Windows, frame_shape, upload};
+use crate::models::frames::{Frames, Windows, frame_shape};
 use crate::models::idm::Idm;
 use crate::models::init::Init;
-use crate::models::layers::{BatchStatistics, Linear, Mode};
+use crate::models::layers::{Linear, Mode, NetBackend};
 use crate::models::metadata::DYNAMICS_FORMAT;
 use crate::models::vq::Quantised;
-use crate::models::weights::{Weights, to_host};
+use crate::models::weights::Weights;
 use crate::models::{CodebookStart, Device, DynamicsConfig};
+
+mod passes;
+
+use passes::{Pass, Passes, Reading};
 
 /// Starts a training. The same seed gives the same weights on every device and with any number of
 /// threads.
@@ -39,7 +45,9 @@ pub fn dynamics_trainer(
     config.validate()?;
     device.check_precision(optim.precision)?;
     on_device!(device, B, at => {
-        Ok(Box::new(Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed)))
+        let mut trainer = Trainer::<Autodiff<B>>::new(at, config, optim, supervision, seed);
+        trainer.read_late(device.reads_late());
+        Ok(Box::new(trainer))
     })
 }
 
@@ -56,12 +64,14 @@ pub(super) struct Trainer<A: AutodiffBackend> {
     pub(super) optimizer: Optimizer<A::InnerBackend>,
     /// The moving average of the weights, with `ema_decay`.
     pub(super) average: Option<Average<A::InnerBackend>>,
-    /// Steps since each code was last used, codebook after codebook.
-    pub(super) unused: Vec<u32>,
+    /// `[code]`, codebook after codebook: steps since the code was last used. An age is reset when
+    /// the code is revived, far below 2^24, up to which f32 counts exactly.
+    pub(super) unused: Tensor<A::InnerBackend, 1>,
     /// Whether the codebooks have their initial values. Otherwise the first quantised batch sets
     /// them.
     pub(super) codebooks_started: bool,
     pub(super) seed: u64,
+    skip_counts: SkipCounts<A::InnerBackend>,
     drawn: u64,
 }
 
@@ -87,16 +97,22 @@ impl<A: TrainBackend> Trainer<A> {
             optim: optim.clone(),
             optimizer: Optimizer::new(optim.clone()),
             average: optim.ema_decay.map(Average::new),
-            unused: vec![0; config.vq.codebooks * config.vq.entries],
+            unused: Tensor::zeros([config.vq.codebooks * config.vq.entries], &device),
             codebooks_started: config.vq.start == CodebookStart::Uniform,
             seed,
+            skip_counts: SkipCounts::new(false, &device),
             drawn: init.drawn(),
             device,
         }
     }
 
+    /// Sets whether steps are read only if their metrics are wanted. Default false.
+    pub(super) fn read_late(&mut self, reads_late: bool) {
+        self.skip_counts = SkipCounts::new(reads_late, &self.device);
+    }
+
     /// Checks a batch and copies it to the device.
-    pub(super) fn upload<B: Backend>(
+    pub(super) fn upload<B: NetBackend>(
         &self,
         batch: &Batch<'_>,
         device: &B::Device,
@@ -119,8 +135,8 @@ impl<A: TrainBackend> Trainer<A> {
                 expected: most.saturating_sub(1),
             });
         }
-        Ok(Windows::stack(upload(batch.frames, [height, width, channels], device), batch.time)
-            .at(self.optim.precision))
+        let frames = Frames::upload(batch.frames, [height, width, channels], device);
+        Ok(Windows::stack(frames, batch.time).at(self.optim.precision))
     }
 
     /// Returns the weighted loss of the true actions, 0 without supervision.
@@ -142,17 +158,26 @@ impl<A: TrainBackend> Trainer<A> {
     }
 
     /// Runs both networks forward and backward on one batch. The weights stay as they are.
-    fn pass(&mut self, batch: &Batch<'_>, pace: StepSettings) -> Result<Pass<A>> {
+    fn pass(&mut self, batch: &Batch<'_>, pace: StepSettings, is_read: bool) -> Result<Pass<A>> {
         let windows = self.upload::<A>(batch, &self.device)?;
         // Sets the scale of changes between frames from the first batch, unless the weights have
         // one.
         if self.optimizer.step == 0 {
             self.idm.start(&windows)?;
         }
+        // The first weight is scaled to the changes between frames, in single precision.
+        let precision = self.optim.precision;
+        let first = "idm.conv_stack.0.conv.weight";
+        let idm = in_precision::<A, _>("idm", &self.idm, precision, first);
+        let fdm = in_precision::<A, _>("wm", &self.fdm, precision, "");
         let mut idm_statistics = Vec::new();
-        let latent_action = self.idm.forward(&windows, &mut Mode::Train(&mut idm_statistics));
+        let latent_action = idm.forward(&windows, &mut Mode::Train(&mut idm_statistics));
         let action_loss = self.action_loss(&latent_action, batch.actions);
-        let correlation = losses::correlation(latent_action.clone());
+        let correlation = if is_read || pace.decorrelation > 0.0 {
+            losses::correlation(latent_action.clone())
+        } else {
+            Tensor::zeros([1], &self.device)
+        };
         // Straight-through: gradients reach the IDM as if nothing was quantised.
         let quantised =
             if pace.quantise { Some(self.quantise(latent_action.clone())?) } else { None };
@@ -160,8 +185,7 @@ impl<A: TrainBackend> Trainer<A> {
             quantised.as_ref().map_or(latent_action, |quantised| quantised.latent_action_q.clone());
 
         let mut fdm_statistics = Vec::new();
-        let predicted =
-            self.fdm.forward(&windows, fdm_input, &mut Mode::Train(&mut fdm_statistics));
+        let predicted = fdm.forward(&windows, fdm_input, &mut Mode::Train(&mut fdm_statistics));
         let prediction = losses::prediction(self.config.predict, &windows, predicted);
         let commitment = quantised
             .as_ref()
@@ -174,24 +198,26 @@ impl<A: TrainBackend> Trainer<A> {
         // One backward pass through both networks; the FDM's input connects them.
         let graph = loss.backward();
         let mut all = Flat::new();
-        gradients("idm", &self.idm, &graph, &mut all);
-        gradients("wm", &self.fdm, &graph, &mut all);
+        gradients("idm", &idm, &graph, &mut all);
+        gradients("wm", &fdm, &graph, &mut all);
         gradients("tell", &self.action_head, &graph, &mut all);
         let scalars =
             [loss, prediction.error, prediction.relative, commitment, action_loss, correlation];
-        let scalars = Tensor::cat(scalars.map(Tensor::inner).to_vec(), 0);
+        let scalars = scalars.map(Tensor::inner);
         Ok(Pass { gradients: all, scalars, idm_statistics, fdm_statistics, quantised })
     }
 
     /// Updates the weights, the running statistics and the codebooks. Returns the number of revived
-    /// codes.
+    /// codes, which is 0 without a `reading`.
     fn update(
         &mut self,
         mut step: OptimizerStep<A::InnerBackend>,
         pace: StepSettings,
         passes: Passes<A>,
-        usage: &[f32],
+        reading: Option<Reading>,
     ) -> Result<u32> {
+        let gate = step.gate.clone();
+        let before = gate.as_ref().map(|gate| (gate, self.idm.clone(), self.fdm.clone()));
         let optimizer = &mut self.optimizer;
         self.idm = optimizer.apply(&mut step, "idm", pace.idm_learning_rate, self.idm.clone());
         self.fdm = optimizer.apply(&mut step, "wm", pace.learning_rate, self.fdm.clone());
@@ -204,16 +230,28 @@ impl<A: TrainBackend> Trainer<A> {
             self.fdm.update(statistics);
         }
         // Codebooks are no parameters: they follow the latent actions by moving averages.
-        let revived = match Quantised::join(passes.quantised) {
-            Some(quantised) => {
-                self.idm.vq.update(&quantised);
-                self.revive_codes(&quantised, usage)?
-            }
-            None => 0,
+        let quantised = Quantised::join(passes.quantised);
+        if let Some(quantised) = &quantised {
+            self.idm.vq.update(quantised);
+        }
+        if let Some((gate, idm, fdm)) = before {
+            self.idm = gate.choose_state(&idm, self.idm.clone());
+            self.fdm = gate.choose_state(&fdm, self.fdm.clone());
+        }
+        if let Some(ages) = passes.ages {
+            self.unused = match &gate {
+                Some(gate) => gate.choose(self.unused.clone(), ages),
+                None => ages,
+            };
+        }
+        let revived = match (quantised, reading) {
+            (Some(quantised), Some(reading)) => self.revive_codes(&quantised, reading.ages)?,
+            _ => 0,
         };
         if let Some(average) = &mut self.average {
-            average.update("idm", &self.idm.valid(), self.optimizer.step);
-            average.update("wm", &self.fdm.valid(), self.optimizer.step);
+            let step = self.optimizer.step;
+            average.update("idm", &self.idm.valid(), step, gate.as_ref());
+            average.update("wm", &self.fdm.valid(), step, gate.as_ref());
         }
         Ok(revived)
     }
@@ -227,26 +265,6 @@ impl<A: TrainBackend> Trainer<A> {
         }
     }
 }
-
-/// Passes over the batches of one step.
-struct Passes<A: AutodiffBackend> {
-    idm_statistics: Vec<Vec<BatchStatistics<A>>>,
-    fdm_statistics: Vec<Vec<BatchStatistics<A>>>,
-    quantised: Vec<Quantised<A>>,
-}
-
-/// The results of one pass over a batch, for the update.
-struct Pass<A: AutodiffBackend> {
-    gradients: Flat<A::InnerBackend>,
-    /// `[SCALARS]`: the first fields of [`StepMetrics`].
-    scalars: Tensor<A::InnerBackend, 1>,
-    idm_statistics: Vec<BatchStatistics<A>>,
-    fdm_statistics: Vec<BatchStatistics<A>>,
-    quantised: Option<Quantised<A>>,
-}
-
-/// Numbers in [`Pass::scalars`].
-const SCALARS: usize = 6;
 
 impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
     fn config(&self) -> &DynamicsConfig {
@@ -265,69 +283,44 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         &mut self,
         batches: &[Batch<'_>],
         pace: StepSettings,
-    ) -> Result<StepMetrics> {
+        read_back: ReadBack,
+    ) -> Result<Option<StepMetrics>> {
         check("number of passes", batches.len(), batches.len().max(1))?;
-        let codebooks_started = self.codebooks_started;
+        let before = (self.codebooks_started, self.idm.vq.clone());
         let mut sum = Flat::new();
-        let mut on_device = Vec::new();
-        let mut passes =
-            Passes { idm_statistics: vec![], fdm_statistics: vec![], quantised: vec![] };
+        let mut passes = Passes::default();
+        let is_wanted = self.skip_counts.is_read(read_back);
         for batch in batches {
-            let pass = self.pass(batch, pace)?;
+            let pass = self.pass(batch, pace, is_wanted)?;
             accumulate(&mut sum, pass.gradients);
-            on_device.push(pass.scalars);
+            passes.scalars.push(pass.scalars);
             passes.idm_statistics.push(pass.idm_statistics);
             passes.fdm_statistics.push(pass.fdm_statistics);
             passes.quantised.extend(pass.quantised);
         }
-        let step = self.optimizer.begin(divide(sum, batches.len()));
+        passes.ages = passes.usage().and_then(|usage| self.ages_after(usage));
+        let mut step = self.optimizer.begin(divide(sum, batches.len()));
+        self.skip_counts.decide(&mut step, passes.loss());
 
-        // One copy from the device for all that this step reports or decides by. It comes before
-        // the update, so that a step that is not finite leaves every weight as it was.
-        on_device.push(step.norm.clone());
-        for quantised in &passes.quantised {
-            on_device.push(quantised.usage.clone().inner().reshape([self.unused.len()]));
+        // This comes before the update, so that a step that is not finite leaves everything as it
+        // was. Codebooks start on the host, so the host must know whether their start is kept.
+        let is_read = is_wanted || self.codebooks_started != before.0;
+        let reading = if is_read { Some(self.read(&step, pace, &passes)?) } else { None };
+        if let Some(Reading { metrics, skips, .. }) = &reading
+            && let Err(error) =
+                skips.check_finite(self.optimizer.step - 1, metrics.loss, metrics.grad_norm)
+        {
+            // Codebooks that start at latent actions of this batch would start at NaN.
+            (self.codebooks_started, self.idm.vq) = before;
+            return Err(error);
         }
-        let host = to_host(Tensor::cat(on_device, 0))?;
-        let (scalars, rest) = host.split_at(SCALARS * batches.len());
-        let (norm, usages) = rest.split_at(1);
-        let scalar = |which: usize| {
-            let values = scalars.iter().skip(which).step_by(SCALARS);
-            values.sum::<f32>() / batches.len() as f32
-        };
-        let usage: Vec<f32> = (0..self.unused.len())
-            .map(|code| usages.iter().skip(code).step_by(self.unused.len()).sum())
-            .collect();
-        let mut metrics = StepMetrics {
-            loss: scalar(0),
-            wm_loss: scalar(1),
-            relative_loss: scalar(2),
-            vq_loss: scalar(3),
-            action_loss: scalar(4),
-            correlation: scalar(5),
-            grad_norm: norm[0],
-            codes_revived: 0,
-            ..StepMetrics::of_usage(&usage, self.config.vq.entries, pace.quantise)
-        };
-        for (what, seen) in [("loss", metrics.loss), ("gradient norm", metrics.grad_norm)] {
-            if !seen.is_finite() {
-                // Codebooks that start at latent actions of this batch would start at NaN.
-                self.codebooks_started = codebooks_started;
-                return Err(TrainError::NotFinite { step: self.optimizer.step - 1, what, seen });
-            }
-        }
-        metrics.codes_revived = self.update(step, pace, passes, &usage)?;
-        Ok(metrics)
+        let metrics = reading.as_ref().map(|reading| reading.metrics.clone());
+        let codes_revived = self.update(step, pace, passes, reading)?;
+        Ok(metrics.map(|metrics| StepMetrics { codes_revived, ..metrics }))
     }
 
-    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
-        self.score(batch, shuffle, quantise)
-    }
-
-    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>> {
-        let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
-        let (idm, _) = self.networks();
-        Ok(to_host(idm.folded(&self.config).forward(&windows, &mut Mode::Folded))?)
+    fn evaluator(&self) -> Box<dyn Evaluator + '_> {
+        Box::new(Folded::new(self))
     }
 
     fn import(&mut self, weights: &[u8]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Errors of training, with the value seen and the value expected.
 
+use super::read_back::Skips;
 use crate::models::ModelError;
 
 /// A training failed.
@@ -30,6 +31,8 @@ pub enum TrainError {
         what: &'static str,
         /// Its value.
         seen: f32,
+        /// This step, and those before it whose outcome was not known yet.
+        skips: Skips,
     },
     /// Too many steps in a row were not finite.
     #[error(

@@ -3,10 +3,10 @@
 //! Start at [`dynamics`], the training of IDM and FDM; `dynamics_trainer.rs` computes its steps.
 //! [`policy`] trains the latent policy, [`decoder`] decoders of latent actions. [`training_loop`]
 //! drives all of them, and PPO. [`optim`] is the optimiser, [`batch`] draws windows and
-//! [`prefetch`] loads them ahead of time, [`schedule`] is the learning rate. [`checkpoint`] and
-//! [`metrics`] are the files of a training, [`tensorboard`] its metrics for TensorBoard. [`probe`]
-//! measures how well latent actions predict true ones, [`pairs`] are its data. [`stop`] ends a
-//! training early.
+//! [`prefetch`] loads them ahead of time, [`schedule`] is the learning rate. [`read_back`] decides
+//! when a step is read from the device. [`checkpoint`] and [`metrics`] are the files of a training,
+//! [`tensorboard`] its metrics for TensorBoard. [`probe`] measures how well latent actions predict
+//! true ones, [`pairs`] are its data. [`stop`] ends a training early.
 
 pub mod batch;
 pub mod checkpoint;
@@ -23,6 +23,7 @@ pub mod policy;
 pub mod prefetch;
 pub mod probe;
 mod progress;
+pub mod read_back;
 pub mod schedule;
 mod score;
 pub mod state;
@@ -30,12 +31,15 @@ pub mod stop;
 pub mod tensorboard;
 pub mod training_loop;
 
-pub use dynamics::{Batch, DynamicsTrainer, Evaluation, StepMetrics, StepSettings, Supervision};
+pub use dynamics::{
+    Batch, DynamicsTrainer, Evaluation, Evaluator, StepMetrics, StepSettings, Supervision,
+};
 pub use dynamics_trainer::dynamics_trainer;
 pub use error::{Result, TrainError};
 pub use optim::{OptimConfig, OptimizerKind};
 pub use policy::{CloningBatch, CloningMetrics, PolicyTrainer, policy_trainer};
 pub use progress::{NoProgress, Progress};
+pub use read_back::{ReadBack, Skips};
 pub use stop::{Signal, Stop};
 pub use training_loop::{
     Checkpoints, FinalState, Finished, Judgement, Learner, Row, Selection, Step, TrainingLoop,

@@ -10,21 +10,26 @@ use std::collections::BTreeMap;
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive, backend::Backend};
+use burn::tensor::{FloatDType, Tensor, TensorMetadata, TensorPrimitive, backend::Backend};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::read_back::Gate;
 use crate::models::Precision;
 use crate::models::layers::NetBackend;
 use crate::models::weights::Path;
 
 mod adam;
 mod average;
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+mod cube;
 mod muon;
+mod precision;
 
 pub use adam::AdamBackend;
 use adam::Factors;
 pub use average::Average;
+pub use precision::in_precision;
 
 /// A backend that trains: gradients by autodiff, networks and Adam by lapo's kernels.
 pub trait TrainBackend:
@@ -111,8 +116,11 @@ pub struct Optimizer<B: Backend> {
 pub struct OptimizerStep<B: Backend> {
     /// Gradients whose parameters have not been updated yet.
     gradients: Flat<B>,
+    /// `[1]`. NaN: all parameters and moments stay as they are.
     scale: Tensor<B, 1>,
     factors: Factors,
+    /// The decision whether the step is taken, if the device decides.
+    pub gate: Option<Gate<B>>,
     /// The norm of the gradients before clipping. It stays on the device, so that the step does not
     /// wait for it.
     pub norm: Tensor<B, 1>,
@@ -130,7 +138,8 @@ impl<B: AdamBackend> Optimizer<B> {
         let norm = global_norm(&gradients);
         // As `torch.nn.utils.clip_grad_norm_` does, with its 1e-6.
         let scale = ((norm.clone() + 1e-6).recip() * self.config.max_grad_norm).clamp_max(1.0);
-        OptimizerStep { gradients, scale, factors: Factors::new(&self.config, self.step), norm }
+        let factors = Factors::new(&self.config, self.step);
+        OptimizerStep { gradients, scale, factors, gate: None, norm }
     }
 
     /// Updates the parameters of a network. Their names begin with `prefix`. A parameter without a
@@ -146,38 +155,68 @@ impl<B: AdamBackend> Optimizer<B> {
         A: AutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        network.map(&mut Updater { path: Path::new(prefix), optimizer: self, step, learning_rate })
+        let mut parameters = Parameters::<B>(Path::new(prefix), Vec::new());
+        network.visit(&mut parameters);
+        let updated = self.updated(step, learning_rate, parameters.1);
+        network.map(&mut Replacer::<B> { path: Path::new(prefix), updated })
     }
 
-    /// Returns the updated value of a flat parameter, or `None` if it has no gradient. `shape` is
-    /// its shape in the network.
+    /// Returns the updated values of those parameters that have a gradient, by name.
     fn updated(
         &mut self,
         step: &mut OptimizerStep<B>,
-        name: &str,
         learning_rate: f64,
-        parameter: Tensor<B, 1>,
-        shape: &[usize],
-    ) -> Option<Tensor<B, 1>> {
-        // Removing it makes sure that no parameter is updated twice in a step.
-        let gradient = step.gradients.remove(name)?;
-        let moment =
-            |moments: &mut Flat<B>| moments.remove(name).unwrap_or_else(|| gradient.zeros_like());
-        let first = moment(&mut self.first);
-        if let (OptimizerKind::Muon, Some(matrix)) = (self.config.rule, muon::matrix_shape(shape)) {
-            let gradient = gradient * step.scale.clone();
-            let [parameter, first] =
-                muon::update([parameter, first], gradient, learning_rate, matrix);
-            self.first.insert(name.to_owned(), first);
-            return Some(parameter);
+        parameters: Vec<(String, FloatTensor<B>)>,
+    ) -> BTreeMap<String, FloatTensor<B>> {
+        let mut adam = Vec::new();
+        let mut muon = Vec::new();
+        for (name, parameter) in parameters {
+            // Removing it makes sure that no parameter is updated twice in a step.
+            let Some(gradient) = step.gradients.remove(&name) else { continue };
+            let moment = |moments: &mut Flat<B>| {
+                unwrap(moments.remove(&name).unwrap_or_else(|| gradient.zeros_like()))
+            };
+            let first = moment(&mut self.first);
+            let is_matrix = muon::matrix_shape(parameter.shape().as_slice()).is_some();
+            if self.config.rule == OptimizerKind::Muon && is_matrix {
+                muon.push((name, [parameter, first, unwrap(gradient)]));
+            } else {
+                let second = moment(&mut self.second);
+                adam.push((name, [parameter, first, second, unwrap(gradient)]));
+            }
         }
-        let state = [parameter, first, moment(&mut self.second)].map(unwrap);
+        let mut updated = BTreeMap::new();
+        let scale = || unwrap(step.scale.clone());
+        let (names, states): (Vec<_>, Vec<_>) = adam.into_iter().unzip();
         let factors = step.factors.with_learning_rate(learning_rate);
-        let state = B::adam(state, unwrap(gradient), unwrap(step.scale.clone()), factors);
-        let [parameter, first, second] = state.map(wrap);
-        self.first.insert(name.to_owned(), first);
-        self.second.insert(name.to_owned(), second);
-        Some(parameter)
+        for (name, [parameter, first, second]) in
+            names.into_iter().zip(B::adam_all(states, scale(), factors))
+        {
+            self.first.insert(name.clone(), wrap(first));
+            self.second.insert(name.clone(), wrap(second));
+            updated.insert(name, parameter);
+        }
+        let (names, states): (Vec<_>, Vec<_>) = muon.into_iter().unzip();
+        for (name, [parameter, first]) in
+            names.into_iter().zip(B::muon_all(states, scale(), learning_rate))
+        {
+            self.first.insert(name.clone(), wrap(first));
+            updated.insert(name, parameter);
+        }
+        updated
+    }
+}
+
+impl<B: AdamBackend> OptimizerStep<B> {
+    /// Lets the device decide whether the step is taken: unless the loss and the norm are finite,
+    /// [`Optimizer::apply`] leaves all parameters and moments as they are.
+    ///
+    /// # Shapes
+    /// - `loss`: `[1]`
+    pub fn decide_on_device(&mut self, loss: Tensor<B, 1>) -> &Gate<B> {
+        let gate = Gate::new(loss, self.norm.clone());
+        self.scale = gate.scale(self.scale.clone());
+        self.gate.insert(gate)
     }
 }
 
@@ -213,20 +252,18 @@ pub fn gradients<A: AutodiffBackend, M: Module<A>>(
     network.visit(&mut Collector::<A> { path: Path::new(prefix), gradients, into });
 }
 
-fn wrap<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
+/// Wraps a flat tensor of a backend.
+pub fn wrap<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
+/// Returns the backend's own flat tensor.
+pub fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
 
 fn global_norm<B: AdamBackend>(gradients: &Flat<B>) -> Tensor<B, 1> {
-    let squares = gradients
-        .values()
-        .map(|gradient| wrap(B::total(unwrap(gradient.clone() * gradient.clone()))))
-        .collect();
-    Tensor::cat(squares, 0).sum().sqrt()
+    wrap::<B>(B::square_sum(gradients.values().cloned().map(unwrap).collect())).sqrt()
 }
 
 /// Collects the gradients of a network's parameters.
@@ -248,23 +285,38 @@ impl<A: AutodiffBackend> ModuleVisitor<A> for Collector<'_, A> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
         if let Some(gradient) = param.grad(self.gradients) {
             let count = gradient.shape().num_elements();
-            self.into.insert(self.path.name(), gradient.reshape([count]));
+            // Parameters of a network in bf16 may have gradients in bf16.
+            let gradient = gradient.reshape([count]).cast(FloatDType::F32);
+            self.into.insert(self.path.name(), gradient);
         }
     }
 }
 
-/// Updates the parameters of a network, one after the other.
-struct Updater<'a, B: Backend> {
-    path: Path,
-    optimizer: &'a mut Optimizer<B>,
-    step: &'a mut OptimizerStep<B>,
-    learning_rate: f64,
+/// Collects the parameters of a network by name.
+struct Parameters<B: Backend>(Path, Vec<(String, FloatTensor<B>)>);
+
+impl<A: AutodiffBackend> ModuleVisitor<A> for Parameters<A::InnerBackend> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.0.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.0.exit(container);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
+        let value = param.val().inner().into_primitive().tensor();
+        self.1.push((self.0.name(), value));
+    }
 }
 
-impl<A: AutodiffBackend> ModuleMapper<A> for Updater<'_, A::InnerBackend>
-where
-    A::InnerBackend: AdamBackend,
-{
+/// Replaces the parameters of a network by name.
+struct Replacer<B: Backend> {
+    path: Path,
+    updated: BTreeMap<String, FloatTensor<B>>,
+}
+
+impl<A: AutodiffBackend> ModuleMapper<A> for Replacer<A::InnerBackend> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -274,18 +326,12 @@ where
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
-        let shape = param.shape();
-        let flat = param.val().inner().reshape([shape.num_elements()]);
-        let updated = self.optimizer.updated(
-            self.step,
-            &self.path.name(),
-            self.learning_rate,
-            flat,
-            shape.as_slice(),
-        );
-        match updated {
+        match self.updated.remove(&self.path.name()) {
             // A tensor of the inner backend has no gradients until `require_grad`.
-            Some(value) => param.map(|_| Tensor::from_inner(value.reshape(shape)).require_grad()),
+            Some(value) => param.map(|_| {
+                let value = Tensor::from_primitive(TensorPrimitive::Float(value));
+                Tensor::from_inner(value).require_grad()
+            }),
             None => param,
         }
     }
@@ -307,6 +353,16 @@ mod tests {
         tensor.into_data().into_vec().expect("f32")
     }
 
+    /// Updates a parameter of two zeros.
+    fn update(
+        optimizer: &mut Optimizer<Flex>,
+        step: &mut OptimizerStep<Flex>,
+        name: &str,
+    ) -> Vector {
+        let parameter = vec![(name.to_owned(), unwrap(vector(&[0.0, 0.0])))];
+        wrap(optimizer.updated(step, 0.1, parameter).remove(name).expect("it has a gradient"))
+    }
+
     /// Adam's first step moves each weight by the learning rate, whatever the gradient.
     #[test]
     fn two_clipped_adam_steps_match_a_computation_by_hand() {
@@ -315,19 +371,11 @@ mod tests {
             optimizer.begin(Flat::<Flex>::from([("x".to_owned(), vector(&[3.0, -4.0]))]));
         assert!((step.norm.clone().into_scalar() - 5.0).abs() < 1e-6);
         // The gradient is clipped to (1.2, -1.6), of norm 2.
-        let values = host(
-            optimizer
-                .updated(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
-                .expect("it has a gradient"),
-        );
+        let values = host(update(&mut optimizer, &mut step, "x"));
         assert!((values[0] + 0.1).abs() < 1e-6 && (values[1] - 0.1).abs() < 1e-6, "{values:?}");
 
         let mut step = optimizer.begin(Flat::from([("x".to_owned(), vector(&[0.0, 1.0]))]));
-        let values = host(
-            optimizer
-                .updated(&mut step, "x", 0.1, vector(&[0.0, 0.0]), &[2])
-                .expect("it has a gradient"),
-        );
+        let values = host(update(&mut optimizer, &mut step, "x"));
         // 0.12 and 0.16 are 0.1 of the first gradient; 0.19 = 1 - 0.9^2 corrects for the start at
         // 0.
         let expected = [0.9 * 0.12 / 0.19, (-0.9 * 0.16 + 0.1) / 0.19];
@@ -341,6 +389,7 @@ mod tests {
                 "{values:?}"
             );
         }
-        assert!(optimizer.updated(&mut step, "y", 0.1, vector(&[0.0]), &[1]).is_none());
+        let parameter = vec![("y".to_owned(), unwrap(vector(&[0.0])))];
+        assert!(optimizer.updated(&mut step, 0.1, parameter).is_empty());
     }
 }

@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{FloatDType, Tensor, TensorData, backend::Backend};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::optim::{
     Average, Flat, OptimConfig, Optimizer, TrainBackend, accumulate, divide, gradients,
 };
+use super::read_back::{ReadBack, SkipCounts, Skips, read_together};
 use super::state::{
     restore_average, restore_moments, same, save_average, save_moments, settings_of,
 };
@@ -23,6 +24,7 @@ use super::{Result, TrainError};
 use crate::models::device::on_device;
 use crate::models::frames::upload;
 use crate::models::init::Init;
+use crate::models::layers::NetBackend;
 use crate::models::metadata::POLICY_FORMAT;
 use crate::models::policy::Policy;
 use crate::models::weights::{Weights, to_host};
@@ -46,6 +48,8 @@ pub struct CloningMetrics {
     pub loss: f32,
     /// Norm of all gradients together.
     pub grad_norm: f32,
+    /// Skipped steps since metrics were last read. 0 where every step is read.
+    pub skipped: u64,
 }
 
 /// A latent policy with the state of its training.
@@ -53,17 +57,21 @@ pub trait PolicyTrainer: Send {
     /// Returns how many random numbers the initial weights took.
     fn drawn(&self) -> u64;
 
-    /// Takes one step of gradient descent.
+    /// Takes one step of gradient descent and reads its metrics.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`] if the loss or a gradient is not finite; the weights are then
     /// unchanged. After any other error, restore a checkpoint.
     fn step(&mut self, batch: CloningBatch<'_>, learning_rate: f64) -> Result<CloningMetrics> {
-        self.step_accumulated(&[batch], learning_rate)
+        let metrics = self.step_accumulated(&[batch], learning_rate, ReadBack::Always)?;
+        Ok(metrics.expect("they are always read"))
     }
 
     /// Takes one step by the mean gradient of several batches, so that a large batch fits into the
     /// device's memory piece by piece.
+    ///
+    /// Returns the metrics, or `None` if they stay on the device. Such a step leaves the weights
+    /// unchanged, too, if it is not finite; the next metrics count it.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -71,7 +79,8 @@ pub trait PolicyTrainer: Send {
         &mut self,
         batches: &[CloningBatch<'_>],
         learning_rate: f64,
-    ) -> Result<CloningMetrics>;
+        read_back: ReadBack,
+    ) -> Result<Option<CloningMetrics>>;
 
     /// Starts from the weights of a latent policy of the same size.
     fn import(&mut self, weights: &[u8]) -> Result<()>;
@@ -103,16 +112,21 @@ pub fn policy_trainer(
 ) -> Result<Box<dyn PolicyTrainer>> {
     config.validate()?;
     device.check_precision(optim.precision)?;
-    on_device!(device, B, at => Ok(Box::new(Cloner::<Autodiff<B>>::new(at, config, optim, seed))))
+    on_device!(device, B, at => {
+        let mut cloner = Cloner::<Autodiff<B>>::new(at, config, optim, seed);
+        cloner.read_late(device.reads_late());
+        Ok(Box::new(cloner))
+    })
 }
 
-struct Cloner<A: AutodiffBackend> {
+pub(super) struct Cloner<A: AutodiffBackend> {
     config: PolicyConfig,
     optim: OptimConfig,
     device: A::Device,
     policy: Policy<A>,
     optimizer: Optimizer<A::InnerBackend>,
     average: Option<Average<A::InnerBackend>>,
+    skip_counts: SkipCounts<A::InnerBackend>,
     seed: u64,
     drawn: u64,
 }
@@ -127,7 +141,12 @@ struct Settings {
 }
 
 impl<A: TrainBackend> Cloner<A> {
-    fn new(device: A::Device, config: &PolicyConfig, optim: &OptimConfig, seed: u64) -> Self {
+    pub(super) fn new(
+        device: A::Device,
+        config: &PolicyConfig,
+        optim: &OptimConfig,
+        seed: u64,
+    ) -> Self {
         let mut init = Init::new(seed, &device);
         let policy = Policy::new(&mut init, config);
         Cloner {
@@ -136,13 +155,19 @@ impl<A: TrainBackend> Cloner<A> {
             policy,
             optimizer: Optimizer::new(optim.clone()),
             average: optim.ema_decay.map(Average::new),
+            skip_counts: SkipCounts::new(false, &device),
             seed,
             drawn: init.drawn(),
             device,
         }
     }
 
-    fn upload<B: Backend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
+    /// Sets whether steps are read only if their metrics are wanted. Default false.
+    pub(super) fn read_late(&mut self, reads_late: bool) {
+        self.skip_counts = SkipCounts::new(reads_late, &self.device);
+    }
+
+    fn upload<B: NetBackend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
         let shape = [self.config.frame_size, self.config.frame_size, self.config.channels];
         let bytes = shape.iter().product::<usize>();
         // At least one frame, and no part of one.
@@ -205,34 +230,36 @@ impl<A: TrainBackend> PolicyTrainer for Cloner<A> {
         &mut self,
         batches: &[CloningBatch<'_>],
         learning_rate: f64,
-    ) -> Result<CloningMetrics> {
+        read_back: ReadBack,
+    ) -> Result<Option<CloningMetrics>> {
         let mut sum = Flat::new();
-        let mut on_device = Vec::new();
+        let mut losses = Vec::new();
         for batch in batches {
             let loss = self.loss(batch)?;
             let mut all = Flat::new();
             gradients("policy", &self.policy, &loss.backward(), &mut all);
             accumulate(&mut sum, all);
-            on_device.push(loss.inner());
+            losses.push(loss.inner());
         }
         let mut step = self.optimizer.begin(divide(sum, batches.len()));
-        // One copy from the device for losses and norm. It comes before the update, so that a step
-        // that is not finite leaves the weights as they were.
-        on_device.push(step.norm.clone());
-        let host = to_host(Tensor::cat(on_device, 0))?;
-        let (losses, norm) = host.split_at(batches.len());
-        let metrics = CloningMetrics {
-            loss: losses.iter().sum::<f32>() / batches.len() as f32,
-            grad_norm: norm[0],
+        let losses = Tensor::cat(losses, 0);
+        self.skip_counts.decide(&mut step, losses.clone().sum());
+        // This comes before the update, so that a step that is not finite leaves the weights as
+        // they were.
+        let metrics = if self.skip_counts.is_read(read_back) {
+            let counts = self.skip_counts.take();
+            let [losses, norm, counts] = read_together([losses, step.norm.clone(), counts])?;
+            let (loss, grad_norm) = (losses.iter().sum::<f32>() / batches.len() as f32, norm[0]);
+            let skips = Skips::of(&counts);
+            skips.check_finite(self.optimizer.step - 1, loss, grad_norm)?;
+            Some(CloningMetrics { loss, grad_norm, skipped: skips.since_read })
+        } else {
+            None
         };
-        for (what, seen) in [("loss", metrics.loss), ("gradient norm", metrics.grad_norm)] {
-            if !seen.is_finite() {
-                return Err(TrainError::NotFinite { step: self.optimizer.step - 1, what, seen });
-            }
-        }
         self.policy = self.optimizer.apply(&mut step, "policy", learning_rate, self.policy.clone());
         if let Some(average) = &mut self.average {
-            average.update("policy", &self.policy.valid(), self.optimizer.step);
+            let policy = self.policy.valid();
+            average.update("policy", &policy, self.optimizer.step, step.gate.as_ref());
         }
         Ok(metrics)
     }

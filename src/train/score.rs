@@ -1,25 +1,37 @@
 //! Scores of held-out windows: the FDM's errors with their own latent actions and with shuffled
 //! ones.
 
+use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::dynamics::{Batch, Evaluation};
+use super::dynamics::{Batch, Evaluation, Evaluator};
 use super::dynamics_trainer::{Trainer, check};
 use super::optim::TrainBackend;
 use super::{Result, TrainError};
+use crate::models::fdm::Fdm;
 use crate::models::frames::mean_per_window;
-use crate::models::label::host_codes;
+use crate::models::idm::Idm;
+use crate::models::label::as_floats;
 use crate::models::layers::Mode;
 use crate::models::weights::to_host;
 
-impl<A: TrainBackend> Trainer<A> {
-    /// Implements [`DynamicsTrainer::evaluate`](super::DynamicsTrainer::evaluate).
-    pub(super) fn score(
-        &self,
-        batch: &Batch<'_>,
-        shuffle: &[usize],
-        quantise: bool,
-    ) -> Result<Evaluation> {
+/// The networks of a training as they were when this was created. Normalisation layers are folded
+/// into the convolutions before them, as for inference.
+pub(super) struct Folded<'a, A: AutodiffBackend> {
+    trainer: &'a Trainer<A>,
+    idm: Idm<A::InnerBackend>,
+    fdm: Fdm<A::InnerBackend>,
+}
+
+impl<'a, A: TrainBackend> Folded<'a, A> {
+    pub(super) fn new(trainer: &'a Trainer<A>) -> Self {
+        let (idm, fdm) = trainer.networks();
+        Folded { trainer, idm: idm.folded(&trainer.config), fdm: fdm.folded() }
+    }
+}
+
+impl<A: TrainBackend> Evaluator for Folded<'_, A> {
+    fn evaluate(&self, batch: &Batch<'_>, shuffle: &[usize], quantise: bool) -> Result<Evaluation> {
         check("shuffle", shuffle.len(), batch.batch)?;
         if let Some(&index) = shuffle.iter().find(|&&index| index >= batch.batch) {
             return Err(TrainError::Batch {
@@ -28,35 +40,44 @@ impl<A: TrainBackend> Trainer<A> {
                 expected: batch.batch - 1,
             });
         }
-        let (idm, fdm) = self.networks();
-        // Normalisation layers are folded into the convolutions before them, as for inference.
-        let idm = idm.folded(&self.config);
-        let fdm = fdm.folded();
-        let windows = self.upload::<A::InnerBackend>(batch, &self.device)?;
-        let latent_action = idm.forward(&windows, &mut Mode::Folded);
+        let device = &self.trainer.device;
+        let windows = self.trainer.upload::<A::InnerBackend>(batch, device)?;
+        let latent_action = self.idm.forward(&windows, &mut Mode::Folded);
         // Once codes are in use the FDM was trained on quantised latent actions only.
         let (own, codes) = if quantise {
-            let quantised = idm.vq.forward(latent_action.clone());
-            (quantised.latent_action_q, host_codes(quantised.codes)?)
+            let (quantised, codes) = self.idm.vq.bottleneck(latent_action.clone());
+            (quantised, Some(as_floats(codes)))
         } else {
-            (latent_action.clone(), Vec::new())
+            (latent_action.clone(), None)
         };
         let index = shuffle.iter().map(|&index| index as i32).collect();
-        let index =
-            Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), &self.device);
+        let index = Tensor::<_, 1, Int>::from_data(TensorData::new(index, [batch.batch]), device);
         let shuffled = own.clone().select(0, index);
 
         let error_of = |predicted: Tensor<A::InnerBackend, 4>| {
             let difference = predicted - windows.next();
-            to_host(mean_per_window(difference.clone() * difference))
+            mean_per_window(difference.clone() * difference)
         };
-        let error_with = |action| error_of(fdm.forward(&windows, action, &mut Mode::Folded));
+        let error_with = |action| error_of(self.fdm.forward(&windows, action, &mut Mode::Folded));
+        let errors = [error_with(own), error_with(shuffled), error_of(windows.last())];
+        // One copy from the device brings all scores.
+        let latent_action = latent_action.flatten::<1>(0, 1);
+        let codes = codes.map(|codes| codes.flatten::<1>(0, 1));
+        let codes_count = codes.as_ref().map_or(0, |codes| codes.dims()[0]);
+        let all = errors.into_iter().chain(codes).chain([latent_action]).collect();
+        let mut all = to_host(Tensor::cat(all, 0))?.into_iter();
+        let mut take = |count: usize| all.by_ref().take(count).collect::<Vec<f32>>();
         Ok(Evaluation {
-            fdm_error: error_with(own)?,
-            fdm_error_shuffled: error_with(shuffled)?,
-            copy_error: error_of(windows.last())?,
-            codes,
-            latent_action: to_host(latent_action)?,
+            fdm_error: take(batch.batch),
+            fdm_error_shuffled: take(batch.batch),
+            copy_error: take(batch.batch),
+            codes: take(codes_count).into_iter().map(|code| code as u16).collect(),
+            latent_action: all.collect(),
         })
+    }
+
+    fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let windows = self.trainer.upload::<A::InnerBackend>(batch, &self.trainer.device)?;
+        Ok(to_host(self.idm.forward(&windows, &mut Mode::Folded))?)
     }
 }

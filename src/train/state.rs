@@ -38,9 +38,7 @@ impl<A: TrainBackend> Trainer<A> {
         weights.store::<A, _>("tell", &self.action_head)?;
         save_moments(&self.optimizer, &mut weights)?;
         save_average(self.average.as_ref(), &mut weights)?;
-        // A code's age is reset when it is revived, far below 2^24, up to which f32 counts exactly.
-        let unused: Vec<f32> = self.unused.iter().map(|&age| age as f32).collect();
-        weights.put("unused", &[unused.len()], &unused);
+        weights.put("unused", &[self.codes()], &to_host(self.unused.clone())?);
         Ok(weights.to_bytes())
     }
 
@@ -57,7 +55,7 @@ impl<A: TrainBackend> Trainer<A> {
         let idm = weights.load("idm", self.idm.clone(), &self.device)?;
         let fdm = weights.load("wm", self.fdm.clone(), &self.device)?;
         let action_head = weights.load("tell", self.action_head.clone(), &self.device)?;
-        let unused = weights.get("unused", &[self.unused.len()])?;
+        let unused = weights.get("unused", &[self.codes()])?;
         restore_moments(&mut self.optimizer, &weights, &self.device)?;
         restore_average(self.average.as_mut(), &weights, &self.device)?;
         self.idm = idm;
@@ -65,7 +63,8 @@ impl<A: TrainBackend> Trainer<A> {
         self.action_head = action_head;
         self.optimizer.step = settings.step;
         self.codebooks_started = settings.codebooks_started;
-        self.unused = unused.into_iter().map(|age| age as u32).collect();
+        let count = unused.len();
+        self.unused = Tensor::from_data(TensorData::new(unused, [count]), &self.device);
         Ok(())
     }
 

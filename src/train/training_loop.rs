@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::metrics::Metrics;
-use super::{Progress, Stop, TrainError, checkpoint};
+use super::{Progress, ReadBack, Skips, Stop, TrainError, checkpoint};
 use crate::dataset::{self, Store};
 
 /// The number of skipped steps in a row that counts as divergence.
@@ -27,6 +27,8 @@ pub enum Step {
         row: Row,
         /// A few words for the progress line.
         note: String,
+        /// Skipped steps among the queued ones right before this step.
+        skipped: u64,
     },
     /// A loss or a gradient was not finite, so the weights stayed as they were.
     Skipped {
@@ -34,22 +36,26 @@ pub enum Step {
         what: &'static str,
         /// Its value.
         seen: f32,
+        /// This step, and skipped ones among the queued ones right before it.
+        skips: Skips,
     },
+    /// The step waits for its turn on the device, so its outcome is unknown. A later step tells
+    /// whether it was skipped.
+    Queued,
 }
 
 impl Step {
-    /// Converts the result of a trainer's step. [`TrainError::NotFinite`] is a skipped step; any
-    /// other error stays an error.
+    /// Converts the result of a trainer's step. Metrics that were not read are a queued step,
+    /// [`TrainError::NotFinite`] is a skipped one; any other error stays an error.
     pub fn from_result<T>(
-        result: Result<T, TrainError>,
-        report: impl FnOnce(T) -> (Row, String),
+        result: Result<Option<T>, TrainError>,
+        report: impl FnOnce(T) -> Step,
     ) -> Result<Step, TrainError> {
         match result {
-            Ok(metrics) => {
-                let (row, note) = report(metrics);
-                Ok(Step::Taken { row, note })
+            Ok(metrics) => Ok(metrics.map_or(Step::Queued, report)),
+            Err(TrainError::NotFinite { what, seen, skips, .. }) => {
+                Ok(Step::Skipped { what, seen, skips })
             }
-            Err(TrainError::NotFinite { what, seen, .. }) => Ok(Step::Skipped { what, seen }),
             Err(error) => Err(error),
         }
     }
@@ -75,7 +81,7 @@ pub trait Learner {
     }
 
     /// Takes a step, numbered from 0. A skipped step must leave the weights as they were.
-    fn step(&mut self, step: u64) -> Result<Step, Self::Error>;
+    fn step(&mut self, step: u64, read_back: ReadBack) -> Result<Step, Self::Error>;
 
     /// Returns whether the networks are judged after `taken` steps. Default never.
     fn is_judged(&self, taken: u64) -> bool {
@@ -182,6 +188,15 @@ struct Best {
     since: usize,
 }
 
+/// The outcomes of the steps so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Outcomes {
+    /// Skipped steps in a row, without queued ones.
+    skipped: u64,
+    /// Queued steps since the last one whose outcome was known.
+    queued: u64,
+}
+
 /// The state of the best judgement of a training without checkpoints.
 type BestState = Option<(u64, Vec<u8>)>;
 
@@ -194,13 +209,13 @@ impl TrainingLoop<'_> {
     pub fn run<L: Learner>(&self, learner: &mut L) -> Result<Finished, L::Error> {
         let (first, mut metrics) = self.resume(learner)?;
         let mut best_state = BestState::None;
-        let mut skipped = self.skipped_before(&metrics, first);
+        let mut outcomes = Outcomes { skipped: self.skipped_before(&metrics, first), queued: 0 };
         let mut saved = Instant::now();
         // Only now: the learner draws its first batches here, for the steps after the checkpoint.
         learner.begin(first);
         let mut taken = first;
         while taken < self.steps && !self.is_patience_over(&metrics) {
-            skipped = self.step(learner, &mut metrics, taken, skipped)?;
+            outcomes = self.step(learner, &mut metrics, taken, outcomes)?;
             taken += 1;
             let judged = learner.is_judged(taken);
             if judged {
@@ -237,38 +252,52 @@ impl TrainingLoop<'_> {
         Ok(Finished { metrics, steps })
     }
 
-    /// Takes one step and logs it. Returns the number of skipped steps in a row.
+    /// Takes one step and logs it. Returns the outcomes with that of this step.
     fn step<L: Learner>(
         &self,
         learner: &mut L,
         metrics: &mut Metrics,
         step: u64,
-        skipped: u64,
-    ) -> Result<u64, L::Error> {
-        let outcome = learner.step(step)?;
+        Outcomes { skipped: skipped_before, queued }: Outcomes,
+    ) -> Result<Outcomes, L::Error> {
+        // The last step and judged ones are always logged, so that their rows are complete.
+        let is_logged = step.is_multiple_of(self.log_every)
+            || step + 1 == self.steps
+            || self.log_judged && learner.is_judged(step + 1);
+        let read_back = if is_logged { ReadBack::Always } else { ReadBack::IfCheap };
+        let outcome = learner.step(step, read_back)?;
         self.progress.advance(self.units);
-        let (row, note) = match outcome {
-            Step::Taken { row, note } => (row, note),
+        let mut log_skipped = |count: u64, problem: String| {
+            self.progress.say(&match queued {
+                0 => format!("step {step} was skipped: its {problem}"),
+                _ => format!("{count} of the last {} steps were skipped: {problem}", queued + 1),
+            });
+            metrics.log(self.position(step), [(SKIPPED.to_owned(), count as f32)]);
+        };
+        match outcome {
+            Step::Queued => Ok(Outcomes { skipped: skipped_before, queued: queued + 1 }),
             // One bad batch is harmless, many in a row are not.
-            Step::Skipped { what, seen } => {
-                let steps = skipped + 1;
+            Step::Skipped { what, seen, skips } => {
+                let is_whole_row = skips.since_read > queued;
+                let steps =
+                    if is_whole_row { skipped_before + skips.since_read } else { skips.in_a_row };
                 if steps >= MAX_SKIPPED {
                     return Err(TrainError::Diverged { step, what, seen, steps }.into());
                 }
-                self.progress.say(&format!("step {step} was skipped: its {what} is {seen}"));
-                metrics.log(self.position(step), [(SKIPPED.to_owned(), 1.0)]);
-                return Ok(steps);
+                log_skipped(skips.since_read, format!("{what} is {seen}"));
+                Ok(Outcomes { skipped: steps, queued: 0 })
             }
-        };
-        // The last step and judged ones are always logged, so that their rows are complete.
-        if step.is_multiple_of(self.log_every)
-            || step + 1 == self.steps
-            || self.log_judged && learner.is_judged(step + 1)
-        {
-            self.progress.note(&note);
-            metrics.log(self.position(step), row);
+            Step::Taken { row, note, skipped } => {
+                if skipped > 0 {
+                    log_skipped(skipped, "loss or gradient norm was not finite".to_owned());
+                }
+                if is_logged {
+                    self.progress.note(&note);
+                    metrics.log(self.position(step), row);
+                }
+                Ok(Outcomes::default())
+            }
         }
-        Ok(0)
     }
 
     /// Returns the place of a step on the curve: the step itself, or the units at its end.

@@ -2,7 +2,7 @@
 
 use lapo::models::PolicyConfig;
 use lapo::models::weights::Weights;
-use lapo::train::{CloningBatch, OptimConfig, PolicyTrainer, TrainError, policy_trainer};
+use lapo::train::{CloningBatch, OptimConfig, PolicyTrainer, ReadBack, TrainError, policy_trainer};
 
 use crate::project::{PIPELINE, Project};
 use crate::test_device::test_device;
@@ -39,7 +39,10 @@ fn accumulated_passes_give_the_step_of_the_whole_batch() {
     let (mut whole, mut passes) = (policy(&optim), policy(&optim));
     for _ in 0..3 {
         let expected = whole.step(batch(0..8), 1e-3).unwrap();
-        let found = passes.step_accumulated(&[batch(0..4), batch(4..8)], 1e-3).unwrap();
+        let found = passes
+            .step_accumulated(&[batch(0..4), batch(4..8)], 1e-3, ReadBack::Always)
+            .unwrap()
+            .unwrap();
         assert!((found.loss - expected.loss).abs() < 1e-5, "{found:?} {expected:?}");
         assert!(
             (found.grad_norm / expected.grad_norm - 1.0).abs() < 1e-3,

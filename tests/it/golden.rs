@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use burn::backend::Flex;
 use burn::tensor::{Tensor, backend::BackendTypes};
 use lapo::models::fdm::Fdm;
-use lapo::models::frames::{frame_shape, upload};
+use lapo::models::frames::{Frames, Windows, frame_shape};
 use lapo::models::idm::Idm;
 use lapo::models::init::Init;
 use lapo::models::policy::Policy;
@@ -181,10 +181,8 @@ fn the_forward_pass_equals_pytorch() {
         let fdm =
             // `wm` is the FDM in published checkpoints.
             golden.weights.load("wm", Fdm::<B>::new(&mut init, config), &device).unwrap().folded();
-        let windows = lapo::models::frames::Windows::<B>::stack(
-            upload(&golden.frames, frame_shape(config), &device),
-            config.window(),
-        );
+        let frames = Frames::<B>::upload(&golden.frames, frame_shape(config), &device);
+        let windows = Windows::stack(frames, config.window());
         let latent_action = idm.forward(&windows, &mut lapo::models::layers::Mode::Folded);
         let quantised = idm.vq.forward(latent_action.clone());
         let predicted = fdm.forward(

@@ -12,9 +12,12 @@ use burn::tensor::TensorMetadata;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
-use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted};
+use super::fallback::{BLOCK, SQUARES};
+use super::{ConvBackend, ConvSettings, Gradients, Layer, Normalised, Pool, Wanted};
 
 impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
+    const IS_CPU: bool = B::IS_CPU;
+
     fn fused_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -47,6 +50,50 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
                 }
             }
         }
+    }
+
+    fn residual_with_inner(
+        x: FloatTensor<Self>,
+        layers: [Layer<Self>; 2],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [(weight, bias), last] = layers;
+        if B::IS_CPU {
+            // A step of the graph for each convolution, whose kernels add the skip.
+            let inner = Self::fused_conv2d(x.clone(), weight, bias, None, BLOCK);
+            let out = Self::fused_conv2d(inner.clone(), last.0, last.1, Some(x), BLOCK);
+            return (out, inner);
+        }
+        let nodes = [x.node, weight.node, bias.node, last.0.node, last.1.node];
+        let x = x.primitive;
+        let weights = [weight.primitive, last.0.primitive];
+        let [first, second] = weights.clone();
+        let layers = [(first, bias.primitive), (second, last.1.primitive)];
+        let (out, inner) = B::residual_with_inner(x.clone(), layers);
+        let saved = (x, inner.clone(), weights);
+        let out = match Residual.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(saved, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        };
+        (out, Self::from_inner(inner))
+    }
+
+    fn residual_halved(x: FloatTensor<Self>, layers: [Layer<Self>; 2]) -> FloatTensor<Self> {
+        if B::IS_CPU {
+            let [(weight, bias), last] = layers;
+            let inner = Self::fused_conv2d(x.clone(), weight, bias, None, BLOCK);
+            return Self::pooled_conv2d(inner, last.0, last.1, Some(x), BLOCK, SQUARES);
+        }
+        Self::pool(Self::residual(x, layers), SQUARES).0
+    }
+
+    fn blend(
+        old: Vec<FloatTensor<Self>>,
+        new: Vec<(FloatTensor<Self>, f64)>,
+        share: f64,
+    ) -> Vec<FloatTensor<Self>> {
+        let old = old.into_iter().map(|old| old.primitive).collect();
+        let new = new.into_iter().map(|(new, factor)| (new.primitive, factor)).collect();
+        B::blend(old, new, share).into_iter().map(Self::from_inner).collect()
     }
 
     fn double_conv2d(
@@ -120,6 +167,14 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         }
     }
 
+    fn rectify(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let out = B::rectify(x.primitive);
+        match Rectify.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(out.clone(), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
     fn fast_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let out = B::fast_tanh(x.primitive);
         match Tanh.prepare::<C>([x.node]).compute_bound().stateful() {
@@ -153,6 +208,26 @@ impl<B: ConvBackend, const N: usize> Backward<B, N> for FusedConv2d {
         let ids = [id(0), id(1), id(2)];
         let found = B::fused_conv2d_backward(x, weight, gradient, settings, wanted(ids));
         register(found, ids, grads);
+    }
+}
+
+/// Parents: x, then weight and bias of both convolutions.
+#[derive(Debug)]
+struct Residual;
+
+impl<B: ConvBackend> Backward<B, 5> for Residual {
+    type State = (FloatTensor<B>, FloatTensor<B>, [FloatTensor<B>; 2]);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 5>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
+        let (x, inner, weights) = ops.state;
+        let found = B::residual_backward(x, inner, weights, grads.consume::<B>(&ops.node));
+        let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
+        register_each::<B, 5>(found, ids, grads);
     }
 }
 
@@ -234,7 +309,7 @@ impl<B: ConvBackend> Backward<B, 2> for Modulate {
         let (x, by) = ops.state;
         let found = B::modulate_backward(x, by, grads.consume::<B>(&ops.node));
         let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
-        register_each::<B>(found, ids, grads);
+        register_each::<B, 2>(found, ids, grads);
     }
 }
 
@@ -253,7 +328,25 @@ impl<B: ConvBackend> Backward<B, 2> for Join {
     ) {
         let found = B::join_backward(grads.consume::<B>(&ops.node), ops.state);
         let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
-        register_each::<B>(found, ids, grads);
+        register_each::<B, 2>(found, ids, grads);
+    }
+}
+
+#[derive(Debug)]
+struct Rectify;
+
+impl<B: ConvBackend> Backward<B, 1> for Rectify {
+    type State = FloatTensor<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+            B::rectify_backward(ops.state, gradient)
+        });
     }
 }
 
@@ -295,9 +388,9 @@ fn register<B: Backend>(
 }
 
 /// Passes one gradient to each parent in the graph.
-fn register_each<B: Backend>(
-    found: [FloatTensor<B>; 2],
-    ids: [Option<NodeId>; 2],
+fn register_each<B: Backend, const N: usize>(
+    found: [FloatTensor<B>; N],
+    ids: [Option<NodeId>; N],
     grads: &mut grads::Gradients,
 ) {
     for (id, gradient) in ids.into_iter().zip(found) {

@@ -3,6 +3,7 @@
 //! `flex` overrides them for CPUs. `autodiff` saves during the forward pass the tensors that the
 //! backward operations need.
 
+use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
@@ -41,8 +42,15 @@ pub struct Gradients<B: Backend> {
     pub bias: Option<FloatTensor<B>>,
 }
 
+/// Weight and bias of a convolution.
+pub type Layer<B> = (FloatTensor<B>, FloatTensor<B>);
+
 /// A backend with its own convolutions. burn computes the operations that it does not override.
 pub trait ConvBackend: Backend {
+    /// Whether this machine's CPU computes: tensors lie in the host's memory, and every thread
+    /// computes by itself. A GPU computes what the threads queue, and each thread has a queue.
+    const IS_CPU: bool = false;
+
     /// Convolves, with a ReLU before according to the settings, and adds `skip` if present.
     ///
     /// # Shapes
@@ -76,14 +84,51 @@ pub trait ConvBackend: Backend {
         Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0
     }
 
+    /// Runs a residual block.
+    ///
+    /// # Shapes
+    /// As [`residual`](super::residual).
+    fn residual(x: FloatTensor<Self>, layers: [Layer<Self>; 2]) -> FloatTensor<Self> {
+        Self::residual_with_inner(x, layers).0
+    }
+
+    /// Runs a residual block and takes the maximum of each 2x2 square.
+    ///
+    /// # Shapes
+    /// As [`residual_halved`](super::residual_halved).
+    fn residual_halved(x: FloatTensor<Self>, layers: [Layer<Self>; 2]) -> FloatTensor<Self> {
+        let [(weight, bias), last] = layers;
+        let inner = Self::fused_conv2d(x.clone(), weight, bias, None, fallback::BLOCK);
+        Self::pooled_conv2d(inner, last.0, last.1, Some(x), fallback::BLOCK, fallback::SQUARES)
+    }
+
+    /// Runs a residual block. Returns its output, and that of its first convolution.
+    fn residual_with_inner(
+        x: FloatTensor<Self>,
+        layers: [Layer<Self>; 2],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [(weight, bias), last] = layers;
+        let inner = Self::fused_conv2d(x.clone(), weight, bias, None, fallback::BLOCK);
+        let out = Self::fused_conv2d(inner.clone(), last.0, last.1, Some(x), fallback::BLOCK);
+        (out, inner)
+    }
+
+    /// Returns the gradients of a residual block's input, and of weight and bias of its two
+    /// convolutions, for the gradient of its output.
+    fn residual_backward(
+        x: FloatTensor<Self>,
+        inner: FloatTensor<Self>,
+        weights: [FloatTensor<Self>; 2],
+        gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 5] {
+        fallback::residual_backward::<Self>(x, inner, weights, gradient)
+    }
+
     /// Runs a stage of the IMPALA trunk.
     ///
     /// # Shapes
     /// As [`impala_stage`](super::impala_stage).
-    fn impala_stage(
-        x: FloatTensor<Self>,
-        layers: [(FloatTensor<Self>, FloatTensor<Self>); 5],
-    ) -> FloatTensor<Self> {
+    fn impala_stage(x: FloatTensor<Self>, layers: [Layer<Self>; 5]) -> FloatTensor<Self> {
         fallback::impala_stage::<Self>(x, layers)
     }
 
@@ -145,8 +190,8 @@ pub trait ConvBackend: Backend {
     /// Normalises each channel by the mean and variance of the batch, and returns these as well.
     ///
     /// # Shapes
-    /// - `x` and output: `[batch, channel, height, width]`
-    /// - `weight`, `bias`, mean and biased variance: `[channel]`
+    /// - `x` and output: `[batch, channel, height, width]`, in any precision
+    /// - `weight`, `bias`, mean and biased variance: `[channel]`, in f32
     fn normalise(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -196,6 +241,36 @@ pub trait ConvBackend: Backend {
         fallback::nearest::<Self>(rows, codes)
     }
 
+    /// Returns parameters in another precision, or as they are if casting them at once is no faster.
+    fn cast_all(parameters: Vec<FloatTensor<Self>>, dtype: DType) -> Vec<FloatTensor<Self>> {
+        _ = dtype;
+        parameters
+    }
+
+    /// Moves each of `old` by `share` of its way to the new value times a factor.
+    ///
+    /// # Shapes
+    /// As [`blend`](super::blend).
+    fn blend(
+        old: Vec<FloatTensor<Self>>,
+        new: Vec<(FloatTensor<Self>, f64)>,
+        share: f64,
+    ) -> Vec<FloatTensor<Self>> {
+        fallback::blend::<Self>(old, new, share)
+    }
+
+    /// Returns all of `new`, or all of `old` if `scale` is NaN.
+    ///
+    /// # Shapes
+    /// - `old` and `new`: any; `scale`: `[1]`
+    fn choose(
+        old: Vec<FloatTensor<Self>>,
+        new: Vec<FloatTensor<Self>>,
+        scale: FloatTensor<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        fallback::choose::<Self>(old, new, scale)
+    }
+
     /// Concatenates the channels of `x` and `y`.
     ///
     /// # Shapes
@@ -208,6 +283,16 @@ pub trait ConvBackend: Backend {
     /// `channels` is the number of channels of `x`.
     fn join_backward(gradient: FloatTensor<Self>, channels: usize) -> [FloatTensor<Self>; 2] {
         fallback::join_backward::<Self>(gradient, channels)
+    }
+
+    /// Computes `max(x, 0)`.
+    fn rectify(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::relu(x)
+    }
+
+    /// Returns the gradient of the input of [`rectify`](Self::rectify), from its output.
+    fn rectify_backward(out: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::relu_backward(out, gradient)
     }
 
     /// Computes the hyperbolic tangent.

@@ -3,7 +3,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, IntTensor};
-use burn::tensor::{Shape, Tensor, TensorMetadata};
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata};
 
 use super::stage::HALVE;
 use super::{
@@ -102,15 +102,66 @@ pub(super) fn impala_stage<B: ConvBackend>(
     x: FloatTensor<B>,
     layers: [(FloatTensor<B>, FloatTensor<B>); 5],
 ) -> FloatTensor<B> {
-    // Each residual block applies a ReLU before its convolutions; the first convolution reads its
-    // input unchanged.
-    let settings = |relu| ConvSettings { padding: 1, stride: 1, relu };
+    // The first convolution reads its input unchanged.
+    let settings = ConvSettings { relu: false, ..BLOCK };
     let [(weight, bias), a, b, c, d] = layers;
-    let x = B::pooled_conv2d(x, weight, bias, None, settings(false), HALVE);
-    [[a, b], [c, d]].into_iter().fold(x, |x, [first, second]| {
-        let inner = B::fused_conv2d(x.clone(), first.0, first.1, None, settings(true));
-        B::fused_conv2d(inner, second.0, second.1, Some(x), settings(true))
-    })
+    let x = B::pooled_conv2d(x, weight, bias, None, settings, HALVE);
+    [[a, b], [c, d]].into_iter().fold(x, B::residual)
+}
+
+/// The convolutions of a residual block.
+pub(super) const BLOCK: ConvSettings = ConvSettings { padding: 1, stride: 1, relu: true };
+/// Squares of 2x2.
+pub(super) const SQUARES: Pool = Pool { kernel: 2, stride: 2, padding: 0 };
+
+/// See [`ConvBackend::residual_backward`](super::ConvBackend::residual_backward).
+pub(super) fn residual_backward<B: ConvBackend>(
+    x: FloatTensor<B>,
+    inner: FloatTensor<B>,
+    weights: [FloatTensor<B>; 2],
+    gradient: FloatTensor<B>,
+) -> [FloatTensor<B>; 5] {
+    let all = Wanted { x: true, weight: true, bias: true };
+    let [first, last] = weights;
+    let layer = |x, weight, gradient| {
+        let found = B::fused_conv2d_backward(x, weight, gradient, BLOCK, all);
+        [found.x, found.weight, found.bias].map(|found| found.expect("all gradients are wanted"))
+    };
+    let [d_inner, last_weight, last_bias] = layer(inner, last, gradient.clone());
+    let [dx, weight, bias] = layer(x, first, d_inner);
+    // The sum passes its gradient on unchanged.
+    [B::float_add(gradient, dx), weight, bias, last_weight, last_bias]
+}
+
+/// See [`ConvBackend::blend`](super::ConvBackend::blend).
+pub(super) fn blend<B: Backend>(
+    old: Vec<FloatTensor<B>>,
+    new: Vec<(FloatTensor<B>, f64)>,
+    share: f64,
+) -> Vec<FloatTensor<B>> {
+    let pairs = old.into_iter().zip(new);
+    let blend = |(old, (new, factor)): (FloatTensor<B>, (FloatTensor<B>, f64))| {
+        let new = from_float::<B, 1>(new) * factor;
+        into_float(from_float::<B, 1>(old) * (1.0 - share) + new * share)
+    };
+    pairs.map(blend).collect()
+}
+
+/// See [`ConvBackend::choose`](super::ConvBackend::choose).
+pub(super) fn choose<B: Backend>(
+    old: Vec<FloatTensor<B>>,
+    new: Vec<FloatTensor<B>>,
+    scale: FloatTensor<B>,
+) -> Vec<FloatTensor<B>> {
+    let skipped = from_float::<B, 1>(scale).is_nan();
+    let choose = |(old, new): (FloatTensor<B>, FloatTensor<B>)| {
+        let shape = new.shape();
+        let [old, new] =
+            [old, new].map(|tensor| B::float_reshape(tensor, Shape::new([shape.num_elements()])));
+        let chosen = from_float::<B, 1>(new).mask_where(skipped.clone(), from_float(old));
+        B::float_reshape(into_float(chosen), shape)
+    };
+    old.into_iter().zip(new).map(choose).collect()
 }
 
 /// See [`ConvBackend::pool`](super::ConvBackend::pool).
@@ -145,13 +196,16 @@ pub(super) fn normalise<B: Backend>(
     epsilon: f64,
 ) -> Normalised<B> {
     let x: Tensor<B, 4> = from_float(x);
+    let precision = x.dtype();
+    let x = x.cast(DType::F32);
     let mean = mean_channels(x.clone());
     let centred = x - mean.clone();
     let variance = mean_channels(centred.clone().square());
     let scale =
         broadcast_channels(from_float(weight)) / variance.clone().add_scalar(epsilon).sqrt();
+    let out = centred * scale + broadcast_channels(from_float(bias));
     Normalised {
-        out: into_float(centred * scale + broadcast_channels(from_float(bias))),
+        out: into_float(out.cast(precision)),
         mean: into_float(mean.flatten::<1>(0, 3)),
         variance: into_float(variance.flatten::<1>(0, 3)),
     }
@@ -166,8 +220,11 @@ pub(super) fn normalise_backward<B: Backend>(
     epsilon: f64,
 ) -> Gradients<B> {
     let deviation = broadcast_channels(from_float(variance)).add_scalar(epsilon).sqrt();
-    let normal = (from_float::<B, 4>(x) - broadcast_channels(from_float(mean))) / deviation.clone();
-    let gradient: Tensor<B, 4> = from_float(gradient);
+    let x: Tensor<B, 4> = from_float(x);
+    let precision = x.dtype();
+    let x = x.cast(DType::F32);
+    let normal = (x - broadcast_channels(from_float(mean))) / deviation.clone();
+    let gradient = from_float::<B, 4>(gradient).cast(DType::F32);
     let along = gradient.clone() * normal.clone();
     let level = mean_channels(gradient.clone());
     let slope = mean_channels(along.clone());
@@ -175,7 +232,7 @@ pub(super) fn normalise_backward<B: Backend>(
     let dx = (gradient.clone() - level - normal * slope) * broadcast_channels(from_float(weight))
         / deviation;
     Gradients {
-        x: Some(into_float(dx)),
+        x: Some(into_float(dx.cast(precision))),
         weight: Some(sum_channels::<B>(into_float(along))),
         bias: Some(sum_channels::<B>(into_float(gradient))),
     }

@@ -17,6 +17,8 @@ use super::{
 };
 
 impl ConvBackend for Flex {
+    const IS_CPU: bool = true;
+
     fn fused_conv2d(
         x: FlexTensor,
         weight: FlexTensor,

@@ -25,6 +25,8 @@ mod batch;
 mod buffer;
 mod convolve;
 mod correlate;
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+pub mod cube;
 mod fallback;
 mod flex;
 mod full_kernel;
@@ -42,14 +44,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 
-pub use backend::{ConvBackend, ConvSettings, Gradients, Normalised, Wanted};
+pub use backend::{ConvBackend, ConvSettings, Gradients, Layer, Normalised, Wanted};
 pub use pool::Pool;
-
-#[cfg(feature = "cuda")]
-impl ConvBackend for super::gpu::Cuda {}
-
-#[cfg(feature = "vulkan")]
-impl ConvBackend for super::gpu::Vulkan {}
 
 /// Convolves images.
 ///
@@ -121,6 +117,31 @@ pub fn pooled_conv2d<B: ConvBackend>(
     ))
 }
 
+/// Runs a residual block `x + conv(relu(conv(relu(x))))`. `layers` are the weights and biases of its
+/// convolutions, both with kernel 3 and padding 1.
+///
+/// # Shapes
+/// - `x` and output: `[batch, channel, height, width]`
+/// - weights: `[inner, channel, 3, 3]` and `[channel, inner, 3, 3]`
+/// - biases: `[inner]` and `[channel]`
+pub fn residual<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    layers: [(Tensor<B, 4>, Tensor<B, 1>); 2],
+) -> Tensor<B, 4> {
+    from_float(B::residual(into_float(x), layers.map(into_layer)))
+}
+
+/// Runs a [`residual`] block and takes the maximum of each 2x2 square.
+///
+/// # Shapes
+/// As [`residual`], with an output of `[batch, channel, height / 2, width / 2]`
+pub fn residual_halved<B: ConvBackend>(
+    x: Tensor<B, 4>,
+    layers: [(Tensor<B, 4>, Tensor<B, 1>); 2],
+) -> Tensor<B, 4> {
+    from_float(B::residual_halved(into_float(x), layers.map(into_layer)))
+}
+
 /// Runs a stage of the IMPALA trunk: a convolution, a 3x3 max pooling with stride two, and two
 /// residual blocks `x + conv(relu(conv(relu(x))))`. `layers` are the weights and biases of the five
 /// convolutions, all with kernel 3 and padding 1.
@@ -134,10 +155,7 @@ pub fn impala_stage<B: ConvBackend>(
     x: Tensor<B, 4>,
     layers: [(Tensor<B, 4>, Tensor<B, 1>); 5],
 ) -> Tensor<B, 4> {
-    from_float(B::impala_stage(
-        into_float(x),
-        layers.map(|(weight, bias)| (into_float(weight), into_float(bias))),
-    ))
+    from_float(B::impala_stage(into_float(x), layers.map(into_layer)))
 }
 
 /// Doubles images with a transposed convolution: kernel 2, stride 2.
@@ -205,9 +223,32 @@ pub fn modulate<B: ConvBackend>(x: Tensor<B, 4>, by: Tensor<B, 2>) -> Tensor<B, 
     from_float(B::modulate(into_float(x), into_float(by)))
 }
 
+/// Moves each of `old` by `share` of its way to the new value times a factor. No gradient flows.
+///
+/// # Shapes
+/// - `old` and `new`: pairs of flat tensors
+pub fn blend<B: ConvBackend>(
+    old: Vec<Tensor<B, 1>>,
+    new: Vec<(Tensor<B, 1>, f64)>,
+    share: f64,
+) -> Vec<Tensor<B, 1>> {
+    let old = old.into_iter().map(into_float).collect();
+    let new = new.into_iter().map(|(new, factor)| (into_float(new), factor)).collect();
+    B::blend(old, new, share).into_iter().map(from_float).collect()
+}
+
+/// Computes `max(x, 0)` elementwise.
+pub fn relu<B: ConvBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    from_float(B::rectify(into_float(x)))
+}
+
 /// Computes the hyperbolic tangent with a relative error below 5e-7.
 pub fn tanh<B: ConvBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     from_float(B::fast_tanh(into_float(x)))
+}
+
+fn into_layer<B: ConvBackend>((weight, bias): (Tensor<B, 4>, Tensor<B, 1>)) -> Layer<B> {
+    (into_float(weight), into_float(bias))
 }
 
 fn fused<B: ConvBackend>(

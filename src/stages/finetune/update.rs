@@ -11,7 +11,7 @@ use crate::models::agent::AgentNet;
 use crate::models::frames::upload;
 use crate::models::weights::to_host;
 use crate::train::optim::{Flat, Optimizer, TrainBackend, gradients};
-use crate::train::{OptimConfig, TrainError, batch};
+use crate::train::{OptimConfig, Skips, TrainError, batch};
 
 /// An agent's network with its optimiser.
 pub(super) struct Agent<A: AutodiffBackend> {
@@ -90,7 +90,7 @@ impl<A: TrainBackend> Agent<A> {
         let means = to_host(Tensor::cat(metrics, 0).sum_dim(0).div_scalar(minibatches))?;
         let not_finite = METRICS.iter().zip(&means).find(|(_, value)| !value.is_finite());
         if let Some((&what, &seen)) = not_finite {
-            return Err(TrainError::NotFinite { step: update - 1, what, seen });
+            return Err(TrainError::NotFinite { step: update - 1, what, seen, skips: Skips::ONE });
         }
         let rates = ["rate_policy_head", "rate_value_head", "rate_trunk"]
             .into_iter()

@@ -12,7 +12,9 @@ use crate::dataset::{self, Shards, WindowIndex};
 use crate::stages::{Error, TaskContext};
 use crate::train::batch::{self, WindowSampler};
 use crate::train::prefetch::Prefetch;
-use crate::train::{Batch, DynamicsTrainer, Judgement, Learner, Step, Supervision, TrainError};
+use crate::train::{
+    Batch, DynamicsTrainer, Judgement, Learner, ReadBack, Step, Supervision, TrainError,
+};
 
 /// The maximum number of windows for a judgement during training.
 const JUDGED_WINDOWS: usize = 512;
@@ -172,7 +174,7 @@ impl Learner for DynamicsLearner<'_, '_> {
         self.began = Instant::now();
     }
 
-    fn step(&mut self, step: u64) -> Result<Step, Error> {
+    fn step(&mut self, step: u64, read_back: ReadBack) -> Result<Step, Error> {
         let begun = Instant::now();
         let next = self.next.as_mut().expect("`begin` came before");
         let passes = (0..self.task.config.accumulate)
@@ -188,13 +190,14 @@ impl Learner for DynamicsLearner<'_, '_> {
             })
             .collect();
         let pace = self.task.config.pace(step);
-        let result = self.ctx.device.run(|| self.trainer.step_accumulated(&batches, pace));
+        let trainer = &mut self.trainer;
+        let result = self.ctx.device.run(|| trainer.step_accumulated(&batches, pace, read_back));
         Ok(Step::from_result(result, |metrics| {
             let note = format!(
                 "fdm {:.3}x copying, perplexity {:.0?}",
                 metrics.relative_loss, metrics.perplexity
             );
-            (metrics.row(pace), note)
+            Step::Taken { row: metrics.row(pace), note, skipped: metrics.skipped }
         })?)
     }
 

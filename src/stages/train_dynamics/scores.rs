@@ -5,7 +5,7 @@ use rand::seq::SliceRandom;
 use super::{Data, TrainDynamicsTask, as_batch};
 use crate::dataset::WindowIndex;
 use crate::stages::Error;
-use crate::train::{DynamicsTrainer, batch};
+use crate::train::{Evaluator, batch};
 
 /// Windows in a forward pass.
 const VERDICT_BATCH: usize = 128;
@@ -46,7 +46,7 @@ fn sample(index: &WindowIndex, most: usize, seed: u64) -> Vec<usize> {
 
 /// Runs both networks on held-out windows.
 pub(super) fn score(
-    trainer: &dyn DynamicsTrainer,
+    networks: &dyn Evaluator,
     task: &TrainDynamicsTask,
     data: &Data,
     most: usize,
@@ -61,7 +61,7 @@ pub(super) fn score(
         batch::gather(&data.shards, &data.held_out, part, &mut frames)?;
         // Each window is also scored with the latent action of the next one.
         let shuffle: Vec<usize> = (0..part.len()).map(|i| (i + 1) % part.len()).collect();
-        let out = trainer.evaluate(&as_batch(&frames, part.len(), task), &shuffle, quantise)?;
+        let out = networks.evaluate(&as_batch(&frames, part.len(), task), &shuffle, quantise)?;
         let errors = [&out.fdm_error, &out.copy_error, &out.fdm_error_shuffled];
         for (sum, errors) in sums.iter_mut().zip(errors) {
             *sum += errors.iter().map(|e| f64::from(*e)).sum::<f64>();
@@ -76,7 +76,7 @@ pub(super) fn score(
 
 /// Runs the IDM on training windows.
 pub(super) fn latent_actions(
-    trainer: &dyn DynamicsTrainer,
+    networks: &dyn Evaluator,
     task: &TrainDynamicsTask,
     data: &Data,
     most: usize,
@@ -86,7 +86,7 @@ pub(super) fn latent_actions(
     let mut frames = Vec::new();
     for part in windows.chunks(VERDICT_BATCH) {
         batch::gather(&data.shards, &data.training, part, &mut frames)?;
-        latent_action.extend(trainer.latent_action(&as_batch(&frames, part.len(), task))?);
+        latent_action.extend(networks.latent_action(&as_batch(&frames, part.len(), task))?);
     }
     Ok(WindowLatents { windows, latent_action })
 }

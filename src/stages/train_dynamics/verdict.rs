@@ -48,12 +48,14 @@ pub(super) fn judge(
     quantise: bool,
 ) -> Result<Verdict, Error> {
     let config = trainer.config();
-    let held_out = score(trainer, task, data, most, quantise)?;
+    let networks = trainer.evaluator();
+    let networks = networks.as_ref();
+    let held_out = score(networks, task, data, most, quantise)?;
     let probe = match &data.actions {
         None => None,
         Some(actions) => {
             // The probe needs training data of its own, which the model may have seen.
-            let training = latent_actions(trainer, task, data, most * PROBE_RATIO)?;
+            let training = latent_actions(networks, task, data, most * PROBE_RATIO)?;
             probe::judge(actions, config, data, &training, &held_out, task.seed)?
         }
     };

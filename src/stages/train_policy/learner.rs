@@ -8,7 +8,7 @@ use crate::stages::{Error, TaskContext};
 use crate::train::batch::WindowSampler;
 use crate::train::prefetch::Prefetch;
 use crate::train::schedule::Schedule;
-use crate::train::{CloningBatch, Judgement, Learner, PolicyTrainer, Step, TrainError};
+use crate::train::{CloningBatch, Judgement, Learner, PolicyTrainer, ReadBack, Step, TrainError};
 
 /// The metric of the judgements on held-out videos.
 pub(super) const HELD_OUT_ERROR: &str = "held_out_error";
@@ -63,7 +63,7 @@ impl Learner for PolicyLearner<'_, '_> {
         self.next = Some(Box::new(move || batches.next_batch()));
     }
 
-    fn step(&mut self, step: u64) -> Result<Step, Error> {
+    fn step(&mut self, step: u64, read_back: ReadBack) -> Result<Step, Error> {
         let next = self.next.as_mut().expect("`begin` came before");
         let passes = (0..self.task.config.accumulate)
             .map(|_| next())
@@ -74,7 +74,8 @@ impl Learner for PolicyLearner<'_, '_> {
             .collect();
         let learning_rate = self.schedule.at(step);
         let trainer = &mut self.trainer;
-        let result = self.ctx.device.run(|| trainer.step_accumulated(&batches, learning_rate));
+        let result =
+            self.ctx.device.run(|| trainer.step_accumulated(&batches, learning_rate, read_back));
         Ok(Step::from_result(result, |metrics| {
             let row = [
                 ("learning_rate", learning_rate as f32),
@@ -82,7 +83,8 @@ impl Learner for PolicyLearner<'_, '_> {
                 ("grad_norm", metrics.grad_norm),
             ];
             let row = row.map(|(name, value)| (name.to_owned(), value)).to_vec();
-            (row, format!("error {:.4}", metrics.loss))
+            let note = format!("error {:.4}", metrics.loss);
+            Step::Taken { row, note, skipped: metrics.skipped }
         })?)
     }
 

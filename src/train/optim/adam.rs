@@ -5,21 +5,21 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps};
-use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, backend::Backend};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata};
 use rayon::prelude::*;
 
-use super::{OptimConfig, unwrap, wrap};
+use super::{NetBackend, OptimConfig, muon, unwrap, wrap};
 
 /// The factors of one step, equal for all parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Factors {
-    beta1: f32,
-    beta2: f32,
-    epsilon: f32,
+    pub(super) beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) epsilon: f32,
     /// The learning rate over the first moment's bias correction.
-    rate: f32,
+    pub(super) rate: f32,
     /// One over the root of the second moment's bias correction.
-    root_correction: f32,
+    pub(super) root_correction: f32,
 }
 
 impl Factors {
@@ -42,115 +42,127 @@ impl Factors {
     }
 }
 
-/// A backend with an Adam step and the sums that it needs. The defaults are composed of burn's
-/// operations.
-pub trait AdamBackend: Backend {
-    /// Updates `[parameter, first, second]`, a parameter and its two moments, by the gradient
-    /// `scale * gradient`.
+/// A backend with the steps of both optimisers. Each takes all parameters of a network at once, so
+/// that a GPU needs few launches.
+///
+/// If `scale` is NaN, a step is skipped: parameters and moments stay as they are.
+pub trait AdamBackend: NetBackend {
+    /// Updates `[parameter, first, second]`, a parameter and its two moments, by `scale` times the
+    /// last tensor, its gradient.
     ///
     /// # Shapes
-    /// - `scale`: `[1]`; all others `[count]`
-    fn adam(
-        state: [FloatTensor<Self>; 3],
-        gradient: FloatTensor<Self>,
+    /// - parameters: any; moments and gradients: flat; `scale`: `[1]`
+    fn adam_all(
+        states: Vec<[FloatTensor<Self>; 4]>,
         scale: FloatTensor<Self>,
         factors: Factors,
-    ) -> [FloatTensor<Self>; 3] {
-        composed::<Self>(state, gradient, scale, factors)
-    }
+    ) -> Vec<[FloatTensor<Self>; 3]>;
 
-    /// Returns the sum of all values, however many.
+    /// Updates `[parameter, mean]`, a matrix and its mean gradient, by `scale` times the last
+    /// tensor, its gradient. See [`super::muon`].
     ///
     /// # Shapes
-    /// - `values`: `[count]`; output: `[1]`
-    fn total(values: FloatTensor<Self>) -> FloatTensor<Self> {
-        unwrap(sum_of_rows::<Self>(wrap(values)))
-    }
+    /// - parameters: with a [`super::muon::matrix_shape`]; means and gradients: flat;
+    ///   `scale`: `[1]`
+    fn muon_all(
+        states: Vec<[FloatTensor<Self>; 3]>,
+        scale: FloatTensor<Self>,
+        learning_rate: f64,
+    ) -> Vec<[FloatTensor<Self>; 2]>;
+
+    /// Returns the sum of all squares.
+    ///
+    /// # Shapes
+    /// - `values`: flat; output: `[1]`
+    fn square_sum(values: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
 }
-
-/// Length of the rows that are summed one by one.
-const ROW: usize = 4096;
-
-/// Sums rows first, because one of burn's kernels sums a whole axis in one loop. That loses digits,
-/// and Mesa's lavapipe ends every loop after 65,535 iterations: of 524,288 values the kernel then
-/// adds half. See `tests/it/device_sums.rs`.
-fn sum_of_rows<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 1> {
-    let [count] = values.dims();
-    let rows = count / ROW;
-    if rows < 2 {
-        return values.sum();
-    }
-    let summed = rows * ROW;
-    let whole = values.clone().narrow(0, 0, summed).reshape([rows, ROW]).sum_dim(1);
-    let sum = sum_of_rows(whole.reshape([rows]));
-    if summed == count { sum } else { sum + values.narrow(0, summed, count - summed).sum() }
-}
-
-fn composed<B: Backend>(
-    state: [FloatTensor<B>; 3],
-    gradient: FloatTensor<B>,
-    scale: FloatTensor<B>,
-    factors: Factors,
-) -> [FloatTensor<B>; 3] {
-    let Factors { beta1, beta2, epsilon, rate, root_correction } = factors;
-    let [parameter, first, second] = state.map(wrap::<B>);
-    let gradient = wrap::<B>(gradient) * wrap(scale);
-    let second = second * beta2 + gradient.clone() * gradient.clone() * (1.0 - beta2);
-    let first = first * beta1 + gradient * (1.0 - beta1);
-    let root = second.clone().sqrt() * root_correction + epsilon;
-    let parameter = parameter - first.clone() / root * rate;
-    [parameter, first, second].map(unwrap)
-}
-
-#[cfg(feature = "cuda")]
-impl AdamBackend for crate::models::gpu::Cuda {}
-
-#[cfg(feature = "vulkan")]
-impl AdamBackend for crate::models::gpu::Vulkan {}
 
 /// Values in a chunk, the work of one thread at a time.
 const CHUNK: usize = 1 << 14;
 
 impl AdamBackend for Flex {
-    fn total(values: FlexTensor) -> FlexTensor {
-        Flex::float_sum(values)
-    }
-
-    fn adam(
-        [parameter, first, second]: [FlexTensor; 3],
-        gradient: FlexTensor,
+    fn adam_all(
+        states: Vec<[FlexTensor; 4]>,
         scale: FlexTensor,
         factors: Factors,
-    ) -> [FlexTensor; 3] {
-        let Factors { beta1, beta2, epsilon, rate, root_correction } = factors;
-        let [parameter, mut first, mut second, gradient] =
-            [parameter, first, second, gradient].map(|tensor| tensor.to_contiguous());
+    ) -> Vec<[FlexTensor; 3]> {
         let scale = values(&scale)[0];
-        // The moments are updated in place. The parameter is not: the network still shares its
-        // memory, so an in-place update would copy it first.
-        let mut updated = vec![0.0; values(&parameter).len()];
-        let moments = first
-            .storage_mut::<f32>()
-            .par_chunks_mut(CHUNK)
-            .zip(second.storage_mut::<f32>().par_chunks_mut(CHUNK));
-        let inputs = values(&parameter).par_chunks(CHUNK).zip(values(&gradient).par_chunks(CHUNK));
-        updated.par_chunks_mut(CHUNK).zip(moments).zip(inputs).for_each(
-            |((updated, (first, second)), (parameter, gradient))| {
-                let moments = first.iter_mut().zip(second);
-                // Zipped iterators need no bounds checks, so this loop is vectorised.
-                for ((updated, (first, second)), (parameter, gradient)) in
-                    updated.iter_mut().zip(moments).zip(parameter.iter().zip(gradient))
-                {
-                    let gradient = gradient * scale;
-                    *second = *second * beta2 + gradient * gradient * (1.0 - beta2);
-                    *first = *first * beta1 + gradient * (1.0 - beta1);
-                    *updated =
-                        parameter - *first / (second.sqrt() * root_correction + epsilon) * rate;
-                }
-            },
-        );
-        [FlexTensor::from_data(TensorData::new(updated, parameter.shape())), first, second]
+        let updated = states.into_iter().map(|[parameter, first, second, gradient]| {
+            if scale.is_nan() {
+                return [parameter, first, second];
+            }
+            let shape = parameter.shape();
+            let parameter = Flex::float_reshape(parameter, gradient.shape());
+            let [parameter, first, second] =
+                adam([parameter, first, second], gradient, scale, factors);
+            [Flex::float_reshape(parameter, shape), first, second]
+        });
+        updated.collect()
     }
+
+    fn muon_all(
+        states: Vec<[FlexTensor; 3]>,
+        scale: FlexTensor,
+        learning_rate: f64,
+    ) -> Vec<[FlexTensor; 2]> {
+        let is_skipped = values(&scale)[0].is_nan();
+        let updated = states.into_iter().map(|[parameter, mean, gradient]| {
+            if is_skipped {
+                return [parameter, mean];
+            }
+            let shape = parameter.shape();
+            let matrix = muon::matrix_shape(shape.as_slice()).expect("it is a matrix");
+            let parameter = Flex::float_reshape(parameter, gradient.shape());
+            let gradient = wrap(gradient) * wrap(scale.clone());
+            let state = [parameter, mean].map(wrap::<Flex>);
+            let [parameter, mean] = muon::update(state, gradient, learning_rate, matrix);
+            [Flex::float_reshape(unwrap(parameter), shape), unwrap(mean)]
+        });
+        updated.collect()
+    }
+
+    fn square_sum(values: Vec<FlexTensor>) -> FlexTensor {
+        let squares = values.into_iter().map(|values| {
+            let values = wrap::<Flex>(values);
+            wrap::<Flex>(Flex::float_sum(unwrap(values.clone() * values)))
+        });
+        unwrap(Tensor::cat(squares.collect(), 0).sum())
+    }
+}
+
+/// Updates a flat parameter and its two moments.
+fn adam(
+    [parameter, first, second]: [FlexTensor; 3],
+    gradient: FlexTensor,
+    scale: f32,
+    factors: Factors,
+) -> [FlexTensor; 3] {
+    let Factors { beta1, beta2, epsilon, rate, root_correction } = factors;
+    let [parameter, mut first, mut second, gradient] =
+        [parameter, first, second, gradient].map(|tensor| tensor.to_contiguous());
+    // The moments are updated in place. The parameter is not: the network still shares its
+    // memory, so an in-place update would copy it first.
+    let mut updated = vec![0.0; values(&parameter).len()];
+    let moments = first
+        .storage_mut::<f32>()
+        .par_chunks_mut(CHUNK)
+        .zip(second.storage_mut::<f32>().par_chunks_mut(CHUNK));
+    let inputs = values(&parameter).par_chunks(CHUNK).zip(values(&gradient).par_chunks(CHUNK));
+    updated.par_chunks_mut(CHUNK).zip(moments).zip(inputs).for_each(
+        |((updated, (first, second)), (parameter, gradient))| {
+            let moments = first.iter_mut().zip(second);
+            // Zipped iterators need no bounds checks, so this loop is vectorised.
+            for ((updated, (first, second)), (parameter, gradient)) in
+                updated.iter_mut().zip(moments).zip(parameter.iter().zip(gradient))
+            {
+                let gradient = gradient * scale;
+                *second = *second * beta2 + gradient * gradient * (1.0 - beta2);
+                *first = *first * beta1 + gradient * (1.0 - beta1);
+                *updated = parameter - *first / (second.sqrt() * root_correction + epsilon) * rate;
+            }
+        },
+    );
+    [FlexTensor::from_data(TensorData::new(updated, parameter.shape())), first, second]
 }
 
 fn values(tensor: &FlexTensor) -> &[f32] {
@@ -163,6 +175,35 @@ mod tests {
     use super::super::tests::{host, vector};
     use super::*;
 
+    /// The step in terms of burn's operations.
+    fn composed(
+        state: [FlexTensor; 3],
+        gradient: FlexTensor,
+        scale: f32,
+        factors: Factors,
+    ) -> [FlexTensor; 3] {
+        let Factors { beta1, beta2, epsilon, rate, root_correction } = factors;
+        let [parameter, first, second] = state.map(wrap::<Flex>);
+        let gradient = wrap::<Flex>(gradient) * scale;
+        let second = second * beta2 + gradient.clone() * gradient.clone() * (1.0 - beta2);
+        let first = first * beta1 + gradient * (1.0 - beta1);
+        let root = second.clone().sqrt() * root_correction + epsilon;
+        let parameter = parameter - first.clone() / root * rate;
+        [parameter, first, second].map(unwrap)
+    }
+
+    #[test]
+    fn a_scale_that_is_nan_leaves_parameter_and_moments() {
+        let factors = Factors::new(&OptimConfig::default(), 1);
+        let state = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]];
+        for adam in [Flex::adam, composed::<Flex>] {
+            let tensors = state.map(|values| unwrap(vector(&values)));
+            let gradient = unwrap(vector(&[f32::INFINITY, 1.0]));
+            let updated = adam(tensors, gradient, unwrap(vector(&[f32::NAN])), factors);
+            assert_eq!(updated.map(|tensor| host(wrap(tensor))), state.map(Vec::from));
+        }
+    }
+
     #[test]
     fn the_fused_step_equals_the_composed_one() {
         // Several chunks, the last of them incomplete.
@@ -172,12 +213,10 @@ mod tests {
         let factors =
             Factors { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, rate: 1e-3, root_correction: 3.0 };
         let state = || [wave(0.1), wave(0.2), wave(0.3).abs()].map(unwrap);
-        let run =
-            |adam: fn([FlexTensor; 3], FlexTensor, FlexTensor, Factors) -> [FlexTensor; 3]| {
-                adam(state(), unwrap(wave(0.4)), unwrap(vector(&[0.5])), factors)
-                    .map(|tensor| host(wrap(tensor)))
-            };
-        for (fused, composed) in run(Flex::adam).iter().zip(run(composed::<Flex>)) {
+        let run = |adam: fn([FlexTensor; 3], FlexTensor, f32, Factors) -> [FlexTensor; 3]| {
+            adam(state(), unwrap(wave(0.4)), 0.5, factors).map(|tensor| host(wrap(tensor)))
+        };
+        for (fused, composed) in run(adam).iter().zip(run(composed)) {
             assert_eq!(fused.len(), count);
             assert!(
                 fused.iter().zip(&composed).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs() + 1e-9)

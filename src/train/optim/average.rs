@@ -3,7 +3,8 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::Flat;
+use super::super::read_back::Gate;
+use super::{AdamBackend, Flat};
 use crate::models::weights::Path;
 
 /// The averaged weights, flat and by name. Running statistics and codebooks are averaged too, so
@@ -15,7 +16,7 @@ pub struct Average<B: Backend> {
     pub weights: Flat<B>,
 }
 
-impl<B: Backend> Average<B> {
+impl<B: AdamBackend> Average<B> {
     /// Creates an average of no weights yet.
     pub fn new(decay: f64) -> Self {
         Average { decay, weights: Flat::new() }
@@ -23,9 +24,18 @@ impl<B: Backend> Average<B> {
 
     /// Takes in a network after step `step`, the first being 1. Early averages decay faster:
     /// `(1 + step) / (10 + step)`, so that a short training does not end near its initial weights.
-    pub fn update<M: Module<B>>(&mut self, prefix: &str, network: &M, step: u64) {
+    ///
+    /// With a `gate`, the averages stay as they are if it skips the step; averages that do not
+    /// exist yet start at the network's weights all the same.
+    pub fn update<M: Module<B>>(
+        &mut self,
+        prefix: &str,
+        network: &M,
+        step: u64,
+        gate: Option<&Gate<B>>,
+    ) {
         let decay = self.decay.min((1.0 + step as f64) / (10.0 + step as f64));
-        network.visit(&mut Updater { path: Path::new(prefix), average: self, decay });
+        network.visit(&mut Updater { path: Path::new(prefix), average: self, decay, gate });
     }
 
     /// Returns the network with the averaged weights.
@@ -38,9 +48,10 @@ struct Updater<'a, B: Backend> {
     path: Path,
     average: &'a mut Average<B>,
     decay: f64,
+    gate: Option<&'a Gate<B>>,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Updater<'_, B> {
+impl<B: AdamBackend> ModuleVisitor<B> for Updater<'_, B> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -54,7 +65,14 @@ impl<B: Backend> ModuleVisitor<B> for Updater<'_, B> {
         let count = param.shape().num_elements();
         let value: Tensor<B, 1> = param.val().reshape([count]);
         let average = match self.average.weights.remove(&name) {
-            Some(average) => average * self.decay + value * (1.0 - self.decay),
+            Some(old) => {
+                let moved =
+                    |old: Tensor<B, 1>| old * self.decay + value.clone() * (1.0 - self.decay);
+                match self.gate {
+                    Some(gate) => gate.choose(old.clone(), moved(old)),
+                    None => moved(old),
+                }
+            }
             None => value,
         };
         self.average.weights.insert(name, average);
@@ -66,7 +84,7 @@ struct Replacer<'a, B: Backend> {
     average: &'a Average<B>,
 }
 
-impl<B: Backend> ModuleMapper<B> for Replacer<'_, B> {
+impl<B: AdamBackend> ModuleMapper<B> for Replacer<'_, B> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -108,7 +126,7 @@ mod tests {
         };
         let mut average = Average::new(0.9);
         for (step, value) in [(1, 4.0), (2, 8.0), (3, 2.0)] {
-            average.update("net", &linear(value), step);
+            average.update("net", &linear(value), step, None);
         }
         let second = 4.0 * 0.25 + 8.0 * 0.75;
         let third = second * (4.0 / 13.0) + 2.0 * (9.0 / 13.0);

@@ -6,7 +6,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 /// Decay of the mean gradient per step, as published.
-const MOMENTUM: f64 = 0.95;
+pub(super) const MOMENTUM: f64 = 0.95;
 /// Root mean square of a step's change of the weights, in learning rates. Adam's is 0.2 to 0.4 (Liu
 /// et al., 2025, "Muon is scalable for LLM training").
 // The best of 0.07, 0.2, 0.6 and 1.5 on mazes.
@@ -40,10 +40,13 @@ pub(super) fn update<B: Backend>(
     let nesterov = mean.clone() * MOMENTUM + gradient * (1.0 - MOMENTUM);
     let count = parameter.dims();
     let direction = orthogonal(nesterov.reshape(shape)).reshape(count);
-    let [rows, columns] = shape;
+    [parameter - direction * (distance(shape) * learning_rate), mean]
+}
+
+/// Returns the length of a step along an orthogonal matrix, in learning rates.
+pub(super) fn distance([rows, columns]: [usize; 2]) -> f64 {
     // The root mean square of an orthogonal matrix is one over the root of its longer side.
-    let distance = DISTANCE * (rows.max(columns) as f64).sqrt();
-    [parameter - direction * (distance * learning_rate), mean]
+    DISTANCE * (rows.max(columns) as f64).sqrt()
 }
 
 /// Returns the matrix with the same singular vectors and singular values of about one (0.7 to 1.2),
@@ -61,6 +64,24 @@ pub(super) fn orthogonal<B: Backend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
     // The Frobenius norm is at least the largest singular value, so all are at most 1 after this.
     let norm = (matrix.clone() * matrix.clone()).sum().sqrt().clamp_min(1e-7);
     let mut x = matrix / norm.reshape([1, 1]);
+    for _ in 0..ITERATIONS {
+        let squared = x.clone().matmul(x.clone().transpose());
+        let terms = squared.clone() * b + squared.clone().matmul(squared) * c;
+        x = x.clone() * a + terms.matmul(x);
+    }
+    x
+}
+
+/// As [`orthogonal`], of many wide matrices at once. Rows and columns of zeros change nothing.
+///
+/// # Shapes
+/// - `matrices` and the output: `[matrix, rows, columns]`, at most as many rows as columns
+#[cfg(any(feature = "cuda", feature = "vulkan", test))]
+pub(super) fn orthogonal_each<B: Backend>(matrices: Tensor<B, 3>) -> Tensor<B, 3> {
+    let [a, b, c] = POLYNOMIAL;
+    let square = matrices.clone() * matrices.clone();
+    let norm = square.sum_dim(2).sum_dim(1).sqrt().clamp_min(1e-7);
+    let mut x = matrices / norm;
     for _ in 0..ITERATIONS {
         let squared = x.clone().matmul(x.clone().transpose());
         let terms = squared.clone() * b + squared.clone().matmul(squared) * c;
@@ -111,6 +132,25 @@ mod tests {
                 found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 2e-4),
                 "{shape:?}: {found:?}"
             );
+        }
+    }
+
+    #[test]
+    fn padded_matrices_equal_single_ones() {
+        let matrices = [wave(6, 0.7).reshape([2, 3]), wave(15, 0.3).reshape([3, 5])];
+        let padded = matrices.each_ref().map(|matrix| {
+            let [rows, columns] = matrix.dims();
+            let zeros = Tensor::<Flex, 2>::zeros([4, 8], &Default::default());
+            zeros.slice_assign([0..rows, 0..columns], matrix.clone()).unsqueeze::<3>()
+        });
+        let found = orthogonal_each(Tensor::cat(padded.to_vec(), 0));
+        for (index, matrix) in matrices.into_iter().enumerate() {
+            let [rows, columns] = matrix.dims();
+            let found = found.clone().slice([index..index + 1, 0..rows, 0..columns]);
+            let expected = host(orthogonal(matrix));
+            for (found, expected) in host(found).iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{found} for {expected}");
+            }
         }
     }
 

@@ -24,15 +24,16 @@ impl Learner for Sum {
         self.begun_at = first;
     }
 
-    fn step(&mut self, step: u64) -> Result<Step, TrainError> {
+    fn step(&mut self, step: u64, _: ReadBack) -> Result<Step, TrainError> {
         if self.skips.contains(&step) {
-            return Ok(Step::Skipped { what: "loss", seen: f32::NAN });
+            return Ok(Step::Skipped { what: "loss", seen: f32::NAN, skips: Skips::ONE });
         }
         if let Some((_, stop)) = self.stops_after.as_ref().filter(|(at, _)| *at == step) {
             stop.set(Signal::Terminate);
         }
         self.sum += step;
-        Ok(Step::Taken { row: vec![("sum".into(), self.sum as f32)], note: String::new() })
+        let row = vec![("sum".into(), self.sum as f32)];
+        Ok(Step::Taken { row, note: String::new(), skipped: 0 })
     }
 
     fn is_judged(&self, taken: u64) -> bool {

@@ -1,0 +1,447 @@
+//! The operations on GPUs: few kernels, images with channels last, convolutions as matrix products
+//! on tensor cores.
+//!
+//! | file | content |
+//! |---|---|
+//! | [`queue`] | lapo's kernels as operations of burn's queue |
+//! | [`layout`] | images in memory |
+//! | [`kernels`] | unfolding, masks, doubling, joining |
+//! | [`statistics`] | normalisation and modulation |
+//! | [`many`] | the optimiser, over many tensors at once |
+//!
+//! The kernels of convolutions and matrix products are those of burn, which tunes them on the
+//! device. An exception is the gradient of the weight: burn computes it as one matrix product with
+//! a short result and a very long sum, which keeps a few of the device's multiprocessors busy. Here
+//! groups of images are summed apart, at first.
+
+mod kernels;
+mod layout;
+pub mod many;
+pub mod queue;
+mod statistics;
+
+use burn::tensor::ops::{ActivationOps, ConvOptions, FloatTensor, ModuleOps};
+use burn::tensor::{DType, Shape, TensorMetadata};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::conv::{ConvStrategy, conv_data_backward, conv_forward};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::ops::{permute, reshape};
+use burn_cubecl::tensor::CubeTensor;
+
+use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback};
+use layout::{channels_first, channels_last};
+use queue::{Queue, queue};
+
+/// Products of a group of images that are summed at once. More groups keep more multiprocessors
+/// busy, fewer need less memory.
+const GROUP: usize = 1 << 14;
+
+impl<R: CubeRuntime> ConvBackend for Queue<R>
+where
+    Queue<R>: burn::tensor::backend::Backend<FloatTensorPrimitive = queue::Queued<R>>,
+{
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        skip: Option<FloatTensor<Self>>,
+        settings: ConvSettings,
+    ) -> FloatTensor<Self> {
+        if is_linear(&weight.shape(), &x.shape(), settings) {
+            return fallback::conv2d::<Self>(x, weight, bias, skip, settings);
+        }
+        let output = (conv_shape(&x.shape(), &weight.shape(), settings), x.dtype());
+        let inputs = [Some(x), Some(weight), Some(bias), skip].into_iter().flatten().collect();
+        only(queue("convolution", inputs, vec![output], move |inputs| {
+            let mut inputs = inputs.into_iter();
+            let [x, weight, bias] = take(&mut inputs);
+            let x = match settings.relu {
+                true => channels_first(kernels::rectify(&channels_last(x))),
+                false => x,
+            };
+            let strategy = ConvStrategy::default();
+            let out = conv_forward::<R, 2>(x, weight, Some(bias), options(settings), strategy)
+                .expect("burn has a kernel for every convolution");
+            match inputs.next() {
+                None => vec![out],
+                Some(skip) => {
+                    let sum = kernels::add(&channels_last(skip), &channels_last(out));
+                    vec![channels_first(sum)]
+                }
+            }
+        }))
+    }
+
+    fn fused_conv2d_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        settings: ConvSettings,
+        wanted: Wanted,
+    ) -> Gradients<Self> {
+        if is_linear(&weight.shape(), &x.shape(), settings) || settings.stride != 1 {
+            return fallback::conv2d_backward::<Self>(x, weight, gradient, settings, wanted);
+        }
+        let parameters = wanted.weight || wanted.bias;
+        let [outputs, ..] = weight.shape().dims::<4>();
+        let mut shapes = Vec::new();
+        if wanted.x {
+            shapes.push((x.shape(), x.dtype()));
+        }
+        if parameters {
+            shapes.push((weight.shape(), DType::F32));
+            shapes.push((Shape::new([outputs]), DType::F32));
+        }
+        let name = "convolution backward";
+        let mut found = queue(name, vec![x, weight, gradient], shapes, move |inputs| {
+            let [x, weight, gradient] = take(&mut inputs.into_iter());
+            let [x, gradient] = [x, gradient].map(channels_last);
+            let mut found = Vec::new();
+            if wanted.x {
+                found.push(input_gradient(&x, &weight, &gradient, settings));
+            }
+            if parameters {
+                found.extend(parameter_gradients(&x, &weight, gradient, settings));
+            }
+            found
+        })
+        .into_iter();
+        Gradients {
+            x: wanted.x.then(|| found.next()).flatten(),
+            weight: parameters.then(|| found.next()).flatten().filter(|_| wanted.weight),
+            bias: parameters.then(|| found.next()).flatten().filter(|_| wanted.bias),
+        }
+    }
+
+    fn residual_backward(
+        x: FloatTensor<Self>,
+        inner: FloatTensor<Self>,
+        weights: [FloatTensor<Self>; 2],
+        gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 5] {
+        let [first, last] = weights;
+        let mut shapes = vec![(x.shape(), x.dtype())];
+        for weight in [&first, &last] {
+            shapes.push((weight.shape(), DType::F32));
+            shapes.push((Shape::new([weight.shape()[0]]), DType::F32));
+        }
+        let inputs = vec![x, inner, first, last, gradient];
+        let found = queue("residual block backward", inputs, shapes, |inputs| {
+            let [x, inner, first, last, gradient] = take(&mut inputs.into_iter());
+            let [x, inner, gradient] = [x, inner, gradient].map(channels_last);
+            let settings = fallback::BLOCK;
+            let d_inner = channels_last(input_gradient(&inner, &last, &gradient, settings));
+            let [last_weight, last_bias] =
+                parameter_gradients(&inner, &last, gradient.clone(), settings);
+            let dx = convolution_input_gradient(&x, &first, &d_inner, settings);
+            let dx = kernels::mask_and_add(&x, &channels_last(dx), &gradient);
+            let [weight, bias] = parameter_gradients(&x, &first, d_inner, settings);
+            vec![channels_first(dx), weight, bias, last_weight, last_bias]
+        });
+        take(&mut found.into_iter())
+    }
+
+    fn cast_all(parameters: Vec<FloatTensor<Self>>, dtype: DType) -> Vec<FloatTensor<Self>> {
+        many::cast::cast(parameters, dtype)
+    }
+
+    fn blend(
+        old: Vec<FloatTensor<Self>>,
+        new: Vec<(FloatTensor<Self>, f64)>,
+        share: f64,
+    ) -> Vec<FloatTensor<Self>> {
+        let (new, factors): (Vec<_>, Vec<_>) = new.into_iter().unzip();
+        many::pairs::blend(old, new, factors, share)
+    }
+
+    fn choose(
+        old: Vec<FloatTensor<Self>>,
+        new: Vec<FloatTensor<Self>>,
+        scale: FloatTensor<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        many::pairs::choose(old, new, scale)
+    }
+
+    fn pooled_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        skip: Option<FloatTensor<Self>>,
+        settings: ConvSettings,
+        pool: Pool,
+    ) -> FloatTensor<Self> {
+        // Indices are for gradients only.
+        let out = Self::fused_conv2d(x, weight, bias, skip, settings);
+        let Pool { kernel, stride, padding } = pool;
+        Self::max_pool2d(out, [kernel; 2], [stride; 2], [padding; 2], [1; 2], false)
+    }
+
+    fn double_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [batch, _, height, width] = x.shape().dims();
+        let [_, outputs, ..] = weight.shape().dims::<4>();
+        let output = (Shape::new([batch, outputs, 2 * height, 2 * width]), x.dtype());
+        only(queue("doubling", vec![x, weight, bias], vec![output], move |inputs| {
+            let [x, weight, bias] = take(&mut inputs.into_iter());
+            let products = product(pixels(channels_last(x)), ways(weight));
+            let shape = [batch, 2 * height, 2 * width, outputs];
+            vec![channels_first(kernels::shuffle(products, bias, shape))]
+        }))
+    }
+
+    fn double_conv2d_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        wanted: Wanted,
+    ) -> Gradients<Self> {
+        let [inputs, outputs, ..] = weight.shape().dims::<4>();
+        let shapes = vec![
+            (x.shape(), x.dtype()),
+            (weight.shape(), DType::F32),
+            (Shape::new([outputs]), DType::F32),
+        ];
+        let name = "doubling backward";
+        let mut found = queue(name, vec![x, weight, gradient], shapes, move |tensors| {
+            let [x, weight, gradient] = take(&mut tensors.into_iter());
+            let [x, gradient] = [x, gradient].map(channels_last);
+            let products = kernels::unshuffle(&gradient);
+            let dx = product(products.clone(), permute(ways(weight), &[1, 0]));
+            let dx = reshape(into_contiguous(dx), x.meta.shape().clone());
+            let rows = kernels::unfold(&x, 1, 0, false);
+            let summed = sum_of_groups(rows, products);
+            let [dw, db] = kernels::weight_gradient(summed, inputs, inputs, 4);
+            vec![channels_first(dx), reshape(dw, Shape::new([inputs, outputs, 2, 2])), db]
+        })
+        .into_iter();
+        Gradients {
+            x: found.next().filter(|_| wanted.x),
+            weight: found.next().filter(|_| wanted.weight),
+            bias: found.next().filter(|_| wanted.bias),
+        }
+    }
+
+    fn normalise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> Normalised<Self> {
+        let channel = || (weight.shape(), DType::F32);
+        let outputs = vec![(x.shape(), x.dtype()), channel(), channel()];
+        let found = queue("normalisation", vec![x, weight, bias], outputs, move |inputs| {
+            let [x, weight, bias] = take(&mut inputs.into_iter());
+            let x = channels_last(x);
+            let [mean, variance] = statistics::moments(&x);
+            let out = statistics::normalise(&x, weight, bias, [&mean, &variance], epsilon);
+            vec![channels_first(out), mean, variance]
+        });
+        let [out, mean, variance] = take(&mut found.into_iter());
+        Normalised { out, mean, variance }
+    }
+
+    fn normalise_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> Gradients<Self> {
+        let channel = || (weight.shape(), DType::F32);
+        let outputs = vec![(x.shape(), x.dtype()), channel(), channel()];
+        let inputs = vec![x, weight, mean, variance, gradient];
+        let found = queue("normalisation backward", inputs, outputs, move |inputs| {
+            let [x, weight, mean, variance, gradient] = take(&mut inputs.into_iter());
+            let [x, gradient] = [x, gradient].map(channels_last);
+            let moments = [&mean, &variance];
+            let [slope, level] = statistics::channel_products(&x, &gradient, moments, epsilon);
+            let products = [&slope, &level];
+            let dx =
+                statistics::normalise_backward(&x, &gradient, weight, moments, products, epsilon);
+            vec![channels_first(dx), slope, level]
+        });
+        let [x, weight, bias] = take(&mut found.into_iter()).map(Some);
+        Gradients { x, weight, bias }
+    }
+
+    fn modulate(x: FloatTensor<Self>, by: FloatTensor<Self>) -> FloatTensor<Self> {
+        let output = (x.shape(), x.dtype());
+        only(queue("modulation", vec![x, by], vec![output], |inputs| {
+            let [x, by] = take(&mut inputs.into_iter());
+            let out = statistics::modulate(&channels_last(x), into_contiguous(by), true);
+            vec![channels_first(out)]
+        }))
+    }
+
+    fn modulate_backward(
+        x: FloatTensor<Self>,
+        by: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        let [batch, channels, ..] = x.shape().dims::<4>();
+        let outputs = vec![(x.shape(), x.dtype()), (by.shape(), DType::F32)];
+        let found = queue("modulation backward", vec![x, by, gradient], outputs, move |inputs| {
+            let [x, by, gradient] = take(&mut inputs.into_iter());
+            let [x, gradient] = [x, gradient].map(channels_last);
+            let sums = statistics::image_products(&x, &gradient, None, 0.0);
+            let dx = statistics::modulate(&gradient, into_contiguous(by), false);
+            vec![channels_first(dx), reshape(sums, Shape::new([batch, 2 * channels]))]
+        });
+        take(&mut found.into_iter())
+    }
+
+    fn rectify(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if x.rank() != 4 {
+            return Self::relu(x);
+        }
+        let output = (x.shape(), x.dtype());
+        only(queue("relu", vec![x], vec![output], |inputs| {
+            let [x] = take(&mut inputs.into_iter()).map(channels_last);
+            vec![channels_first(kernels::rectify(&x))]
+        }))
+    }
+
+    fn rectify_backward(out: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        if out.rank() != 4 {
+            return Self::relu_backward(out, gradient);
+        }
+        let output = (out.shape(), out.dtype());
+        only(queue("relu backward", vec![out, gradient], vec![output], |inputs| {
+            let [out, gradient] = take(&mut inputs.into_iter()).map(channels_last);
+            vec![channels_first(kernels::mask(&out, &gradient))]
+        }))
+    }
+
+    fn join(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [batch, channels, height, width] = x.shape().dims();
+        let channels = channels + y.shape()[1];
+        let output = (Shape::new([batch, channels, height, width]), x.dtype());
+        only(queue("join", vec![x, y], vec![output], |inputs| {
+            let [x, y] = take(&mut inputs.into_iter()).map(channels_last);
+            vec![channels_first(kernels::join(&x, &y))]
+        }))
+    }
+
+    fn join_backward(gradient: FloatTensor<Self>, channels: usize) -> [FloatTensor<Self>; 2] {
+        let [batch, all, height, width] = gradient.shape().dims();
+        let dtype = gradient.dtype();
+        let outputs = [channels, all - channels]
+            .map(|channels| (Shape::new([batch, channels, height, width]), dtype));
+        let found = queue("join backward", vec![gradient], outputs.to_vec(), move |inputs| {
+            let [gradient] = take(&mut inputs.into_iter()).map(channels_last);
+            kernels::split(&gradient, channels).map(channels_first).to_vec()
+        });
+        take(&mut found.into_iter())
+    }
+}
+
+/// Returns the gradient of a convolution's input. `x` and `gradient` have their channels last, the
+/// output has them first.
+fn input_gradient<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    gradient: &CubeTensor<R>,
+    settings: ConvSettings,
+) -> CubeTensor<R> {
+    let dx = convolution_input_gradient(x, weight, gradient, settings);
+    match settings.relu {
+        true => channels_first(kernels::mask(x, &channels_last(dx))),
+        false => dx,
+    }
+}
+
+/// Returns the gradient of the input behind the ReLU.
+fn convolution_input_gradient<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    gradient: &CubeTensor<R>,
+    settings: ConvSettings,
+) -> CubeTensor<R> {
+    let shape = channels_first(x.clone()).meta.shape().clone();
+    let gradient = channels_first(gradient.clone());
+    let strategy = ConvStrategy::default();
+    conv_data_backward(gradient, weight.clone(), shape, options(settings), strategy)
+        .expect("burn has a kernel for every convolution")
+}
+
+/// Returns the gradients of a convolution's weight and bias, in f32.
+fn parameter_gradients<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    gradient: CubeTensor<R>,
+    settings: ConvSettings,
+) -> [CubeTensor<R>; 2] {
+    let [_, inputs, kernel, _] = weight.meta.shape().dims::<4>();
+    let rows = kernels::unfold(x, kernel, settings.padding, settings.relu);
+    let products = sum_of_groups(rows, pixels(gradient));
+    let [dw, db] = kernels::weight_gradient(products, kernel * kernel * inputs, inputs, 1);
+    [reshape(dw, weight.meta.shape().clone()), db]
+}
+
+/// Multiplies the transpose of `rows` with `gradients`, apart for each group of rows.
+///
+/// # Shapes
+/// - `rows`: `[rows, columns]`
+/// - `gradients`: `[rows, out]`
+/// - output: `[group, columns, out]`, in f32
+fn sum_of_groups<R: CubeRuntime>(rows: CubeTensor<R>, gradients: CubeTensor<R>) -> CubeTensor<R> {
+    let [count, columns] = rows.meta.shape().dims();
+    let [_, outputs] = gradients.meta.shape().dims();
+    let most = count.div_ceil(GROUP);
+    let groups = (1..=most).rev().find(|groups| count.is_multiple_of(*groups)).unwrap_or(1);
+    let rows = reshape(rows, Shape::new([groups, count / groups, columns]));
+    let gradients = reshape(gradients, Shape::new([groups, count / groups, outputs]));
+    matmul(permute(rows, &[0, 2, 1]), gradients, None, MatmulStrategy::default(), DType::F32)
+        .expect("burn has a kernel for every matrix product")
+}
+
+fn product<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>) -> CubeTensor<R> {
+    let dtype = a.dtype;
+    matmul(a, b, None, MatmulStrategy::default(), dtype)
+        .expect("burn has a kernel for every matrix product")
+}
+
+/// Reshapes contiguous `[batch, height, width, channel]` to `[batch * height * width, channel]`.
+fn pixels<R: CubeRuntime>(images: CubeTensor<R>) -> CubeTensor<R> {
+    let [batch, height, width, channels] = images.meta.shape().dims();
+    reshape(images, Shape::new([batch * height * width, channels]))
+}
+
+/// Reshapes the weight of a doubling `[in, out, 2, 2]` to `[in, out * 4]`.
+fn ways<R: CubeRuntime>(weight: CubeTensor<R>) -> CubeTensor<R> {
+    let [inputs, outputs, ..] = weight.meta.shape().dims::<4>();
+    reshape(weight, Shape::new([inputs, outputs * 4]))
+}
+
+fn conv_shape(x: &Shape, weight: &Shape, settings: ConvSettings) -> Shape {
+    let [batch, _, height, width] = x.dims();
+    let [outputs, _, kernel, _] = weight.dims();
+    let size = |size| (size + 2 * settings.padding - kernel) / settings.stride + 1;
+    Shape::new([batch, outputs, size(height), size(width)])
+}
+
+/// Returns whether a convolution of single pixels is a matrix product.
+fn is_linear(weight: &Shape, x: &Shape, settings: ConvSettings) -> bool {
+    let [.., rows, columns] = weight.dims::<4>();
+    let [.., height, width] = x.dims::<4>();
+    [rows, columns, height, width] == [1; 4] && settings.padding == 0 && !settings.relu
+}
+
+fn options(settings: ConvSettings) -> ConvOptions<2> {
+    ConvOptions::new([settings.stride; 2], [settings.padding; 2], [1, 1], 1)
+}
+
+/// Takes the next `N` tensors.
+fn take<T, const N: usize>(tensors: &mut impl Iterator<Item = T>) -> [T; N] {
+    [(); N].map(|()| tensors.next().expect("the operation was queued with these tensors"))
+}
+
+fn only<T>(tensors: Vec<T>) -> T {
+    let [tensor] = take(&mut tensors.into_iter());
+    tensor
+}
