@@ -13,7 +13,7 @@ use super::frames::Windows;
 use super::init::Init;
 use super::layers::{
     BatchNorm2d, BatchStatistics, Conv2d, ConvTranspose2d, Linear, Mode, NetBackend, Relu, join,
-    like, modulate, relu, residual, residual_halved, tanh,
+    like, modulate, residual, residual_halved, tanh,
 };
 use super::{DynamicsConfig, FdmAction, Predict};
 
@@ -116,7 +116,7 @@ impl<B: NetBackend> Fdm<B> {
             x = up.forward(join(x, skip), &latent_action_q, mode);
         }
         let (first, residual, _, last) = &self.final_conv;
-        let x = residual.forward(first.forward(join(x, past)));
+        let x = residual.forward(first.forward(join(x, past)), false);
         let out = tanh(last.forward_relu(x).cast(FloatDType::F32));
         match self.predict {
             // tanh spans [-1, 1], and pixels span [-0.5, 0.5].
@@ -243,7 +243,7 @@ impl<B: NetBackend> Down<B> {
         let tiled = self.conv.weight.dims()[1] > x.dims()[1];
         let x =
             if tiled { self.conv.forward_tiled(x, action.clone()) } else { self.conv.forward(x) };
-        relu(self.res.forward_halve(self.modulated(x, action, mode)))
+        self.res.forward_halve(self.modulated(x, action, mode))
     }
 }
 
@@ -260,7 +260,7 @@ impl<B: NetBackend> Up<B> {
         action: &Tensor<B, 2>,
         mode: &mut Mode<'_, B>,
     ) -> Tensor<B, 4> {
-        relu(self.res.forward(self.modulated(self.conv.forward(x), action, mode)))
+        self.res.forward(self.modulated(self.conv.forward(x), action, mode), true)
     }
 }
 
@@ -277,17 +277,17 @@ impl<B: NetBackend> UnetResidual<B> {
         UnetResidual { res_block: (Relu, narrow, Relu, widen) }
     }
 
-    /// Runs the block.
+    /// Runs the block, and applies a ReLU to its output if `relu`.
     ///
     /// # Shapes
     /// - `x` and output: `[batch, channels, height, width]`
-    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    fn forward(&self, x: Tensor<B, 4>, relu: bool) -> Tensor<B, 4> {
         let (_, narrow, _, widen) = &self.res_block;
         let layers = [narrow, widen].map(|conv| conv.parameters_like(&x));
-        residual(x, layers)
+        residual(x, layers, relu)
     }
 
-    /// Runs the block and takes the maximum of each 2x2 square.
+    /// Runs the block, takes the maximum of each 2x2 square, and applies a ReLU.
     ///
     /// # Shapes
     /// - `x`: `[batch, channels, height, width]`

@@ -55,21 +55,22 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
     fn residual_with_inner(
         x: FloatTensor<Self>,
         layers: [Layer<Self>; 2],
+        relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [(weight, bias), last] = layers;
         if B::IS_CPU {
             // A step of the graph for each convolution, whose kernels add the skip.
             let inner = Self::fused_conv2d(x.clone(), weight, bias, None, BLOCK);
             let out = Self::fused_conv2d(inner.clone(), last.0, last.1, Some(x), BLOCK);
-            return (out, inner);
+            return (if relu { Self::rectify(out) } else { out }, inner);
         }
         let nodes = [x.node, weight.node, bias.node, last.0.node, last.1.node];
         let x = x.primitive;
         let weights = [weight.primitive, last.0.primitive];
         let [first, second] = weights.clone();
         let layers = [(first, bias.primitive), (second, last.1.primitive)];
-        let (out, inner) = B::residual_with_inner(x.clone(), layers);
-        let saved = (x, inner.clone(), weights);
+        let (out, inner) = B::residual_with_inner(x.clone(), layers, relu);
+        let saved = (x, inner.clone(), weights, relu.then(|| out.clone()));
         let out = match Residual.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(saved, out),
             OpsKind::UnTracked(prep) => prep.finish(out),
@@ -81,9 +82,18 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
         if B::IS_CPU {
             let [(weight, bias), last] = layers;
             let inner = Self::fused_conv2d(x.clone(), weight, bias, None, BLOCK);
-            return Self::pooled_conv2d(inner, last.0, last.1, Some(x), BLOCK, SQUARES);
+            let out = Self::pooled_conv2d(inner, last.0, last.1, Some(x), BLOCK, SQUARES);
+            return Self::rectify(out);
         }
-        Self::pool(Self::residual(x, layers), SQUARES).0
+        Self::halve(Self::residual(x, layers, false))
+    }
+
+    fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let out = B::halve(x.primitive.clone());
+        match Halve.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(x.primitive, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
     }
 
     fn blend(
@@ -216,7 +226,8 @@ impl<B: ConvBackend, const N: usize> Backward<B, N> for FusedConv2d {
 struct Residual;
 
 impl<B: ConvBackend> Backward<B, 5> for Residual {
-    type State = (FloatTensor<B>, FloatTensor<B>, [FloatTensor<B>; 2]);
+    /// The input, the output of the first convolution, both weights, and the output behind a ReLU.
+    type State = (FloatTensor<B>, FloatTensor<B>, [FloatTensor<B>; 2], Option<FloatTensor<B>>);
 
     fn backward(
         self,
@@ -224,8 +235,13 @@ impl<B: ConvBackend> Backward<B, 5> for Residual {
         grads: &mut grads::Gradients,
         _: &mut Checkpointer,
     ) {
-        let (x, inner, weights) = ops.state;
-        let found = B::residual_backward(x, inner, weights, grads.consume::<B>(&ops.node));
+        let (x, inner, weights, out) = ops.state;
+        let gradient = grads.consume::<B>(&ops.node);
+        let gradient = match out {
+            Some(out) => B::rectify_backward(out, gradient),
+            None => gradient,
+        };
+        let found = B::residual_backward(x, inner, weights, gradient);
         let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
         register_each::<B, 5>(found, ids, grads);
     }
@@ -329,6 +345,24 @@ impl<B: ConvBackend> Backward<B, 2> for Join {
         let found = B::join_backward(grads.consume::<B>(&ops.node), ops.state);
         let ids = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
         register_each::<B, 2>(found, ids, grads);
+    }
+}
+
+#[derive(Debug)]
+struct Halve;
+
+impl<B: ConvBackend> Backward<B, 1> for Halve {
+    type State = FloatTensor<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+            B::halve_backward(ops.state, gradient)
+        });
     }
 }
 

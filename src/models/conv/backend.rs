@@ -7,6 +7,7 @@ use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
+use super::fallback::{BLOCK, SQUARES};
 use super::{Pool, fallback};
 
 /// Settings of a convolution.
@@ -84,33 +85,50 @@ pub trait ConvBackend: Backend {
         Self::pool(Self::fused_conv2d(x, weight, bias, skip, settings), pool).0
     }
 
-    /// Runs a residual block.
+    /// Runs a residual block, and applies a ReLU to its output if `relu`.
     ///
     /// # Shapes
     /// As [`residual`](super::residual).
-    fn residual(x: FloatTensor<Self>, layers: [Layer<Self>; 2]) -> FloatTensor<Self> {
-        Self::residual_with_inner(x, layers).0
+    fn residual(x: FloatTensor<Self>, layers: [Layer<Self>; 2], relu: bool) -> FloatTensor<Self> {
+        Self::residual_with_inner(x, layers, relu).0
     }
 
-    /// Runs a residual block and takes the maximum of each 2x2 square.
+    /// Runs a residual block, takes the maximum of each 2x2 square, and applies a ReLU.
     ///
     /// # Shapes
     /// As [`residual_halved`](super::residual_halved).
     fn residual_halved(x: FloatTensor<Self>, layers: [Layer<Self>; 2]) -> FloatTensor<Self> {
         let [(weight, bias), last] = layers;
-        let inner = Self::fused_conv2d(x.clone(), weight, bias, None, fallback::BLOCK);
-        Self::pooled_conv2d(inner, last.0, last.1, Some(x), fallback::BLOCK, fallback::SQUARES)
+        let inner = Self::fused_conv2d(x.clone(), weight, bias, None, BLOCK);
+        Self::rectify(Self::pooled_conv2d(inner, last.0, last.1, Some(x), BLOCK, SQUARES))
     }
 
     /// Runs a residual block. Returns its output, and that of its first convolution.
     fn residual_with_inner(
         x: FloatTensor<Self>,
         layers: [Layer<Self>; 2],
+        relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [(weight, bias), last] = layers;
-        let inner = Self::fused_conv2d(x.clone(), weight, bias, None, fallback::BLOCK);
-        let out = Self::fused_conv2d(inner.clone(), last.0, last.1, Some(x), fallback::BLOCK);
-        (out, inner)
+        let inner = Self::fused_conv2d(x.clone(), weight, bias, None, BLOCK);
+        let out = Self::fused_conv2d(inner.clone(), last.0, last.1, Some(x), BLOCK);
+        (if relu { Self::rectify(out) } else { out }, inner)
+    }
+
+    /// Takes the maximum of each 2x2 square and applies a ReLU.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, channel, height, width]`, both even
+    /// - output: `[batch, channel, height / 2, width / 2]`
+    fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::rectify(Self::pool(x, SQUARES).0)
+    }
+
+    /// Returns the gradient of the input of [`halve`](Self::halve). The first maximum of a square
+    /// has all of it.
+    fn halve_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (out, indices) = Self::pool(x.clone(), SQUARES);
+        Self::pool_backward(x, indices, Self::rectify_backward(out, gradient), SQUARES)
     }
 
     /// Returns the gradients of a residual block's input, and of weight and bias of its two

@@ -106,7 +106,7 @@ pub(super) fn impala_stage<B: ConvBackend>(
     let settings = ConvSettings { relu: false, ..BLOCK };
     let [(weight, bias), a, b, c, d] = layers;
     let x = B::pooled_conv2d(x, weight, bias, None, settings, HALVE);
-    [[a, b], [c, d]].into_iter().fold(x, B::residual)
+    [[a, b], [c, d]].into_iter().fold(x, |x, layers| B::residual(x, layers, false))
 }
 
 /// The convolutions of a residual block.

@@ -117,8 +117,9 @@ pub fn pooled_conv2d<B: ConvBackend>(
     ))
 }
 
-/// Runs a residual block `x + conv(relu(conv(relu(x))))`. `layers` are the weights and biases of its
-/// convolutions, both with kernel 3 and padding 1.
+/// Runs a residual block `x + conv(relu(conv(relu(x))))`, and applies a ReLU to its output if
+/// `relu`. `layers` are the weights and biases of its convolutions, both with kernel 3 and
+/// padding 1.
 ///
 /// # Shapes
 /// - `x` and output: `[batch, channel, height, width]`
@@ -127,11 +128,12 @@ pub fn pooled_conv2d<B: ConvBackend>(
 pub fn residual<B: ConvBackend>(
     x: Tensor<B, 4>,
     layers: [(Tensor<B, 4>, Tensor<B, 1>); 2],
+    relu: bool,
 ) -> Tensor<B, 4> {
-    from_float(B::residual(into_float(x), layers.map(into_layer)))
+    from_float(B::residual(into_float(x), layers.map(into_layer), relu))
 }
 
-/// Runs a [`residual`] block and takes the maximum of each 2x2 square.
+/// Runs a [`residual`] block, takes the maximum of each 2x2 square, and applies a ReLU.
 ///
 /// # Shapes
 /// As [`residual`], with an output of `[batch, channel, height / 2, width / 2]`

@@ -217,17 +217,103 @@ fn add_kernel<F: Float>(
     x: &Tensor<F>,
     y: &Tensor<F>,
     out: &mut Tensor<F>,
+    #[comptime] relu: bool,
     #[define(F)] _dtype: StorageType,
 ) {
     if ABSOLUTE_POS < out.len() {
-        out[ABSOLUTE_POS] = x[ABSOLUTE_POS] + y[ABSOLUTE_POS];
+        let mut sum = x[ABSOLUTE_POS] + y[ABSOLUTE_POS];
+        if relu {
+            sum = max(sum, F::new(0.0));
+        }
+        out[ABSOLUTE_POS] = sum;
     }
 }
 
-/// Computes `x + y`.
-pub fn add<R: CubeRuntime>(x: &CubeTensor<R>, y: &CubeTensor<R>) -> CubeTensor<R> {
+/// Computes `x + y`, or `max(x + y, 0)` if `relu`.
+pub fn add<R: CubeRuntime>(x: &CubeTensor<R>, y: &CubeTensor<R>, relu: bool) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
-    launch!(add_kernel, x.meta.num_elements(), [x, y, out], x.dtype.into());
+    launch!(add_kernel, x.meta.num_elements(), [x, y, out], relu, x.dtype.into());
+    out
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn halve_kernel<F: Float>(x: &Tensor<F>, out: &mut Tensor<F>, #[define(F)] _dtype: StorageType) {
+    if ABSOLUTE_POS >= out.len() {
+        terminate!();
+    }
+    let channels = out.shape(3);
+    let width = out.shape(2);
+    let channel = ABSOLUTE_POS % channels;
+    let column = ABSOLUTE_POS / channels % width;
+    // Rows of all images, one after the other: each has two of `x`.
+    let row = ABSOLUTE_POS / (channels * width);
+    let mut most = F::new(0.0);
+    #[unroll]
+    for way in 0..4usize {
+        let pixel = (row * 2 + way / 2) * width * 2 + column * 2 + way % 2;
+        most = max(most, x[pixel * channels + channel]);
+    }
+    out[ABSOLUTE_POS] = most;
+}
+
+/// Returns the maximum of each 2x2 square and 0.
+pub fn halve<R: CubeRuntime>(x: &CubeTensor<R>) -> CubeTensor<R> {
+    let [batch, height, width, channels] = x.meta.shape().dims();
+    let out = empty(x, [batch, height / 2, width / 2, channels], x.dtype);
+    launch!(halve_kernel, out.meta.num_elements(), [x, out], x.dtype.into());
+    out
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn halve_backward_kernel<F: Float>(
+    x: &Tensor<F>,
+    gradient: &Tensor<F>,
+    out: &mut Tensor<F>,
+    #[define(F)] _dtype: StorageType,
+) {
+    if ABSOLUTE_POS >= gradient.len() {
+        terminate!();
+    }
+    let channels = gradient.shape(3);
+    let width = gradient.shape(2);
+    let channel = ABSOLUTE_POS % channels;
+    let column = ABSOLUTE_POS / channels % width;
+    let row = ABSOLUTE_POS / (channels * width);
+    let mut most = F::new(0.0);
+    let mut which = 4u32;
+    #[unroll]
+    for way in 0..4usize {
+        let pixel = (row * 2 + way / 2) * width * 2 + column * 2 + way % 2;
+        let value = x[pixel * channels + channel];
+        // The first maximum counts.
+        if value > most {
+            most = value;
+            which = way as u32;
+        }
+    }
+    #[unroll]
+    for way in 0..4usize {
+        let pixel = (row * 2 + way / 2) * width * 2 + column * 2 + way % 2;
+        if which == way as u32 {
+            out[pixel * channels + channel] = gradient[ABSOLUTE_POS];
+        } else {
+            out[pixel * channels + channel] = F::new(0.0);
+        }
+    }
+}
+
+/// Returns the gradient of the input of [`halve`].
+pub fn halve_backward<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    gradient: &CubeTensor<R>,
+) -> CubeTensor<R> {
+    let out = empty(x, x.meta.shape().clone(), x.dtype);
+    launch!(
+        halve_backward_kernel,
+        gradient.meta.num_elements(),
+        [x, gradient, out],
+        x.dtype.into()
+    );
     out
 }
 

@@ -19,8 +19,8 @@ pub mod cast;
 pub mod muon;
 pub mod pairs;
 
-/// The most tensors of one launch.
-const TENSORS: usize = 32;
+/// The most buffers of one launch: a kernel's arguments fit in 4 KiB.
+const BUFFERS: usize = 224;
 /// Units of a cube that sums.
 const UNITS: usize = 256;
 /// Values that a unit sums.
@@ -28,8 +28,8 @@ const VALUES: usize = 16;
 
 /// Splits tensors into launches, each with at most as many buffers as the device allows.
 fn launches<R: CubeRuntime, T>(tensors: &[T], of: &CubeTensor<R>, buffers: usize) -> usize {
-    let most = of.client.properties().hardware.max_bindings as usize;
-    let launch = ((most - 4) / buffers).clamp(1, TENSORS);
+    let most = of.client.properties().hardware.max_bindings as usize - 4;
+    let launch = (most.min(BUFFERS) / buffers).max(1);
     // Launches of about equal length are compiled once.
     tensors.len().div_ceil(tensors.len().div_ceil(launch))
 }

@@ -29,7 +29,7 @@ use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::{permute, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{ConvBackend, ConvSettings, Gradients, Normalised, Pool, Wanted, fallback};
+use super::{ConvBackend, ConvSettings, Gradients, Layer, Normalised, Pool, Wanted, fallback};
 use layout::{channels_first, channels_last};
 use queue::{Queue, queue};
 
@@ -66,7 +66,7 @@ where
             match inputs.next() {
                 None => vec![out],
                 Some(skip) => {
-                    let sum = kernels::add(&channels_last(skip), &channels_last(out));
+                    let sum = kernels::add(&channels_last(skip), &channels_last(out), false);
                     vec![channels_first(sum)]
                 }
             }
@@ -112,6 +112,51 @@ where
             weight: parameters.then(|| found.next()).flatten().filter(|_| wanted.weight),
             bias: parameters.then(|| found.next()).flatten().filter(|_| wanted.bias),
         }
+    }
+
+    fn residual_with_inner(
+        x: FloatTensor<Self>,
+        layers: [Layer<Self>; 2],
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [first, last] = layers;
+        let mut inner = x.shape();
+        inner[1] = first.0.shape()[0];
+        let outputs = vec![(x.shape(), x.dtype()), (inner, x.dtype())];
+        let inputs = vec![x, first.0, first.1, last.0, last.1];
+        let found = queue("residual block", inputs, outputs, move |inputs| {
+            let [x, first, first_bias, last, last_bias] = take(&mut inputs.into_iter());
+            let x = channels_last(x);
+            let layer = |x: &CubeTensor<R>, weight, bias| {
+                let x = channels_first(kernels::rectify(x));
+                let strategy = ConvStrategy::default();
+                conv_forward::<R, 2>(x, weight, Some(bias), options(fallback::BLOCK), strategy)
+                    .expect("burn has a kernel for every convolution")
+            };
+            let inner = channels_last(layer(&x, first, first_bias));
+            let out = channels_last(layer(&inner, last, last_bias));
+            let out = kernels::add(&x, &out, relu);
+            vec![channels_first(out), channels_first(inner)]
+        });
+        let [out, inner] = take(&mut found.into_iter());
+        (out, inner)
+    }
+
+    fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [batch, channels, height, width] = x.shape().dims();
+        let output = (Shape::new([batch, channels, height / 2, width / 2]), x.dtype());
+        only(queue("halve", vec![x], vec![output], |inputs| {
+            let [x] = take(&mut inputs.into_iter()).map(channels_last);
+            vec![channels_first(kernels::halve(&x))]
+        }))
+    }
+
+    fn halve_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let output = (x.shape(), x.dtype());
+        only(queue("halve backward", vec![x, gradient], vec![output], |inputs| {
+            let [x, gradient] = take(&mut inputs.into_iter()).map(channels_last);
+            vec![channels_first(kernels::halve_backward(&x, &gradient))]
+        }))
     }
 
     fn residual_backward(
@@ -364,7 +409,12 @@ fn convolution_input_gradient<R: CubeRuntime>(
 ) -> CubeTensor<R> {
     let shape = channels_first(x.clone()).meta.shape().clone();
     let gradient = channels_first(gradient.clone());
-    let strategy = ConvStrategy::default();
+    // In half precision tensor cores are always faster than burn's other kernel, which also leaves
+    // the channels first.
+    let strategy = match x.dtype {
+        DType::F32 => ConvStrategy::default(),
+        _ => ConvStrategy::ImplicitGemm,
+    };
     conv_data_backward(gradient, weight.clone(), shape, options(settings), strategy)
         .expect("burn has a kernel for every convolution")
 }

@@ -46,7 +46,7 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
     let bias = |channels| [1, channels, 1, 1];
     let image = [5, 6, 8, 8];
     let same = [image, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
-    let operations: [Operation<B>; 14] = [
+    let operations: [Operation<B>; 15] = [
         ("convolution", same, |[x, w, b, _]| conv2d(x, w, Some(flat(b)), 1, 1)),
         ("linear", [[9, 6, 1, 1], [4, 6, 1, 1], bias(4), NONE], |[x, w, b, _]| {
             conv2d(x, w, Some(flat(b)), 0, 1)
@@ -80,7 +80,10 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
             modulate(x, by.reshape([5, 12]))
         }),
         ("residual block", [image, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
-            residual(x, [1.0, 0.3].map(|s| (w.clone() * s, flat(b.clone()))))
+            residual(x, [1.0, 0.3].map(|s| (w.clone() * s, flat(b.clone()))), true)
+        }),
+        ("halved residual block", [image, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
+            residual_halved(x, [1.0, 0.3].map(|s| (w.clone() * s, flat(b.clone()))))
         }),
         ("relu", [image, NONE, NONE, NONE], |[x, ..]| relu(x)),
         ("join and tanh", [image, [5, 3, 8, 8], NONE, NONE], |[x, y, _, _]| tanh(join(x, y))),
