@@ -5,7 +5,8 @@
 //! |---|---|
 //! | [`queue`] | lapo's kernels as operations of burn's queue |
 //! | [`layout`] | images in memory |
-//! | [`kernels`] | unfolding, masks, doubling, joining |
+//! | [`convolution`] | convolutions and their gradients |
+//! | [`kernels`] | unfolding, masks, halving, doubling, joining |
 //! | [`statistics`] | normalisation and modulation |
 //! | [`many`] | the optimiser, over many tensors at once |
 //!
@@ -14,28 +15,27 @@
 //! a short result and a very long sum, which keeps a few of the device's multiprocessors busy. Here
 //! groups of images are summed apart, at first.
 
+mod convolution;
 mod kernels;
 mod layout;
 pub mod many;
 pub mod queue;
 mod statistics;
 
-use burn::tensor::ops::{ActivationOps, ConvOptions, FloatTensor, ModuleOps};
+use burn::tensor::ops::{ActivationOps, FloatTensor, ModuleOps};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::CubeRuntime;
-use burn_cubecl::kernel::conv::{ConvStrategy, conv_data_backward, conv_forward};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
-use burn_cubecl::ops::{permute, reshape};
+use burn_cubecl::ops::{permute, permute_nchw_to_nhwc, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{ConvBackend, ConvSettings, Gradients, Layer, Normalised, Pool, Wanted, fallback};
+use convolution::{
+    conv_shape, convolution_input_gradient, convolve, input_gradient, is_linear,
+    parameter_gradients, pixels, product, sum_of_groups, ways,
+};
 use layout::{channels_first, channels_last};
 use queue::{Queue, queue};
-
-/// Products of a group of images that are summed at once. More groups keep more multiprocessors
-/// busy, fewer need less memory.
-const GROUP: usize = 1 << 14;
 
 impl<R: CubeRuntime> ConvBackend for Queue<R>
 where
@@ -60,9 +60,7 @@ where
                 true => channels_first(kernels::rectify(&channels_last(x))),
                 false => x,
             };
-            let strategy = ConvStrategy::default();
-            let out = conv_forward::<R, 2>(x, weight, Some(bias), options(settings), strategy)
-                .expect("burn has a kernel for every convolution");
+            let out = convolve(x, weight, bias, settings);
             match inputs.next() {
                 None => vec![out],
                 Some(skip) => {
@@ -129,9 +127,7 @@ where
             let x = channels_last(x);
             let layer = |x: &CubeTensor<R>, weight, bias| {
                 let x = channels_first(kernels::rectify(x));
-                let strategy = ConvStrategy::default();
-                conv_forward::<R, 2>(x, weight, Some(bias), options(fallback::BLOCK), strategy)
-                    .expect("burn has a kernel for every convolution")
+                convolve(x, weight, bias, fallback::BLOCK)
             };
             let inner = channels_last(layer(&x, first, first_bias));
             let out = channels_last(layer(&inner, last, last_bias));
@@ -180,7 +176,7 @@ where
             let [last_weight, last_bias] =
                 parameter_gradients(&inner, &last, gradient.clone(), settings);
             let dx = convolution_input_gradient(&x, &first, &d_inner, settings);
-            let dx = kernels::mask_and_add(&x, &channels_last(dx), &gradient);
+            let dx = kernels::mask_and_add(&x, &permute_nchw_to_nhwc(dx), &gradient);
             let [weight, bias] = parameter_gradients(&x, &first, d_inner, settings);
             vec![channels_first(dx), weight, bias, last_weight, last_bias]
         });
@@ -357,8 +353,9 @@ where
         }
         let output = (out.shape(), out.dtype());
         only(queue("relu backward", vec![out, gradient], vec![output], |inputs| {
-            let [out, gradient] = take(&mut inputs.into_iter()).map(channels_last);
-            vec![channels_first(kernels::mask(&out, &gradient))]
+            let [out, gradient] = take(&mut inputs.into_iter());
+            let gradient = permute_nchw_to_nhwc(gradient);
+            vec![channels_first(kernels::mask(&channels_last(out), &gradient))]
         }))
     }
 
@@ -383,107 +380,6 @@ where
         });
         take(&mut found.into_iter())
     }
-}
-
-/// Returns the gradient of a convolution's input. `x` and `gradient` have their channels last, the
-/// output has them first.
-fn input_gradient<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weight: &CubeTensor<R>,
-    gradient: &CubeTensor<R>,
-    settings: ConvSettings,
-) -> CubeTensor<R> {
-    let dx = convolution_input_gradient(x, weight, gradient, settings);
-    match settings.relu {
-        true => channels_first(kernels::mask(x, &channels_last(dx))),
-        false => dx,
-    }
-}
-
-/// Returns the gradient of the input behind the ReLU.
-fn convolution_input_gradient<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weight: &CubeTensor<R>,
-    gradient: &CubeTensor<R>,
-    settings: ConvSettings,
-) -> CubeTensor<R> {
-    let shape = channels_first(x.clone()).meta.shape().clone();
-    let gradient = channels_first(gradient.clone());
-    // In half precision tensor cores are always faster than burn's other kernel, which also leaves
-    // the channels first.
-    let strategy = match x.dtype {
-        DType::F32 => ConvStrategy::default(),
-        _ => ConvStrategy::ImplicitGemm,
-    };
-    conv_data_backward(gradient, weight.clone(), shape, options(settings), strategy)
-        .expect("burn has a kernel for every convolution")
-}
-
-/// Returns the gradients of a convolution's weight and bias, in f32.
-fn parameter_gradients<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weight: &CubeTensor<R>,
-    gradient: CubeTensor<R>,
-    settings: ConvSettings,
-) -> [CubeTensor<R>; 2] {
-    let [_, inputs, kernel, _] = weight.meta.shape().dims::<4>();
-    let rows = kernels::unfold(x, kernel, settings.padding, settings.relu);
-    let products = sum_of_groups(rows, pixels(gradient));
-    let [dw, db] = kernels::weight_gradient(products, kernel * kernel * inputs, inputs, 1);
-    [reshape(dw, weight.meta.shape().clone()), db]
-}
-
-/// Multiplies the transpose of `rows` with `gradients`, apart for each group of rows.
-///
-/// # Shapes
-/// - `rows`: `[rows, columns]`
-/// - `gradients`: `[rows, out]`
-/// - output: `[group, columns, out]`, in f32
-fn sum_of_groups<R: CubeRuntime>(rows: CubeTensor<R>, gradients: CubeTensor<R>) -> CubeTensor<R> {
-    let [count, columns] = rows.meta.shape().dims();
-    let [_, outputs] = gradients.meta.shape().dims();
-    let most = count.div_ceil(GROUP);
-    let groups = (1..=most).rev().find(|groups| count.is_multiple_of(*groups)).unwrap_or(1);
-    let rows = reshape(rows, Shape::new([groups, count / groups, columns]));
-    let gradients = reshape(gradients, Shape::new([groups, count / groups, outputs]));
-    matmul(permute(rows, &[0, 2, 1]), gradients, None, MatmulStrategy::default(), DType::F32)
-        .expect("burn has a kernel for every matrix product")
-}
-
-fn product<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>) -> CubeTensor<R> {
-    let dtype = a.dtype;
-    matmul(a, b, None, MatmulStrategy::default(), dtype)
-        .expect("burn has a kernel for every matrix product")
-}
-
-/// Reshapes contiguous `[batch, height, width, channel]` to `[batch * height * width, channel]`.
-fn pixels<R: CubeRuntime>(images: CubeTensor<R>) -> CubeTensor<R> {
-    let [batch, height, width, channels] = images.meta.shape().dims();
-    reshape(images, Shape::new([batch * height * width, channels]))
-}
-
-/// Reshapes the weight of a doubling `[in, out, 2, 2]` to `[in, out * 4]`.
-fn ways<R: CubeRuntime>(weight: CubeTensor<R>) -> CubeTensor<R> {
-    let [inputs, outputs, ..] = weight.meta.shape().dims::<4>();
-    reshape(weight, Shape::new([inputs, outputs * 4]))
-}
-
-fn conv_shape(x: &Shape, weight: &Shape, settings: ConvSettings) -> Shape {
-    let [batch, _, height, width] = x.dims();
-    let [outputs, _, kernel, _] = weight.dims();
-    let size = |size| (size + 2 * settings.padding - kernel) / settings.stride + 1;
-    Shape::new([batch, outputs, size(height), size(width)])
-}
-
-/// Returns whether a convolution of single pixels is a matrix product.
-fn is_linear(weight: &Shape, x: &Shape, settings: ConvSettings) -> bool {
-    let [.., rows, columns] = weight.dims::<4>();
-    let [.., height, width] = x.dims::<4>();
-    [rows, columns, height, width] == [1; 4] && settings.padding == 0 && !settings.relu
-}
-
-fn options(settings: ConvSettings) -> ConvOptions<2> {
-    ConvOptions::new([settings.stride; 2], [settings.padding; 2], [1, 1], 1)
 }
 
 /// Takes the next `N` tensors.
