@@ -356,7 +356,8 @@ mod tests {
         if !device.is_software() {
             return;
         }
-        let huge = || on_device!(&device, B, at => to_host(Tensor::<B, 1>::ones([1 << 38], &at)));
+        let huge =
+            || on_device!(&device, B, at => to_host(Tensor::<B, 1>::ones([1_usize << 38], &at)));
         let failed = crate::gpu_failure::catch_gpu_failure(device, huge);
         assert!(failed.is_err(), "1 TiB was allocated");
         device.check().expect("small tensors still fit");
