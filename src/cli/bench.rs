@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use clap::{Args as ClapArgs, ValueEnum};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::json;
 
 use super::compute_args::set_threads;
 use super::device_choice::{parse_devices, print_note};
@@ -28,6 +27,10 @@ use crate::stages;
 use crate::train::{
     Batch, OptimConfig, OptimizerKind, ReadBack, StepSettings, batch, dynamics_trainer,
 };
+
+mod rows;
+
+use rows::{Row, json, table};
 
 /// Arguments of `lapo bench`.
 #[derive(Clone, Debug, ClapArgs)]
@@ -89,15 +92,8 @@ pub enum Measurement {
     Play,
 }
 
-/// One measurement.
-struct Row {
-    what: String,
-    /// Units per second.
-    speed: f64,
-    unit: &'static str,
-    /// Floating-point operations per unit; 0 if they are not counted.
-    operations: u64,
-}
+/// Steps of a training between two logged ones, which are read from the device.
+const READ_EVERY: u64 = 10;
 
 /// Prints a row per measurement, or how long the warm-up took.
 pub fn run(args: &BenchArgs, access: &Access) -> Result<()> {
@@ -122,7 +118,9 @@ fn warm_up(args: &BenchArgs, device: Device, access: &Access) -> Result<String> 
     measure(&BenchArgs { calls: Some(3), only, ..args.clone() }, device, 1, access)?;
     let seconds = began.elapsed().as_secs_f64();
     Ok(match args.format {
-        Format::Json => json!({ "device": device.to_string(), "seconds": seconds }).to_string(),
+        Format::Json => {
+            serde_json::json!({ "device": device.to_string(), "seconds": seconds }).to_string()
+        }
         Format::Table => format!("{device}: kernels are compiled and tuned; took {seconds:.1} s"),
     })
 }
@@ -202,52 +200,6 @@ fn open(frames: &str, config: &DynamicsConfig, access: &Access) -> Result<Data> 
     Ok(Data { shards, index })
 }
 
-impl Row {
-    /// Returns the speed as a share of a plain matrix product's, in operations per second.
-    fn share(&self, bound: f64) -> Option<f64> {
-        (self.operations > 0).then(|| self.speed * self.operations as f64 / bound)
-    }
-}
-
-fn json(rows: &[Row], bound: f64, device: &Device, threads: usize) -> String {
-    let row = |row: &Row| {
-        json!({
-            "what": row.what,
-            "speed": row.speed,
-            "unit": row.unit,
-            "operations_per_unit": row.operations,
-            "share": row.share(bound),
-        })
-    };
-    let rows: Vec<_> = rows.iter().map(row).collect();
-    json!({
-        "device": device.to_string(),
-        "threads": threads,
-        "matrix_product_gflops": bound / 1e9,
-        "rows": rows,
-    })
-    .to_string()
-}
-
-fn table(rows: &[Row], bound: f64, machine: &str) -> String {
-    let mut text = format!("{machine}: a plain matrix product does {:.0} GFLOP/s\n", bound / 1e9);
-    text += &format!("{:<56} {:>12} {:<14} {:>12} {:>7}", "what", "speed", "", "GFLOP/s", "share");
-    for row in rows {
-        let share =
-            row.share(bound).map_or_else(String::new, |share| format!("{:.0}%", share * 100.0));
-        let flops = if row.operations > 0 {
-            format!("{:.1}", row.speed * row.operations as f64 / 1e9)
-        } else {
-            String::new()
-        };
-        text += &format!(
-            "\n{:<56} {:>12.1} {:<14} {flops:>12} {share:>7}",
-            row.what, row.speed, row.unit
-        );
-    }
-    text
-}
-
 /// Measures labelled transitions per second, without and with codes and the FDM's error.
 fn measure_labelling(
     args: &BenchArgs,
@@ -296,17 +248,22 @@ fn measure_training(
     let batch = args.batch;
     let mut frames = noise(batch * time * side * side * config.channels);
     let mut draws = data.map(|data| batch::WindowSampler::new(0, 0, data.index.len(), 0));
-    let steps = per_second(args, || -> Result<(), stages::Error> {
-        if let (Some(draws), Some(data)) = (&mut draws, data) {
-            batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
+    // A training reads a GPU at every tenth step, so a timed call is that many steps.
+    let at_once = if device.reads_late() && args.calls.is_none() { READ_EVERY } else { 1 };
+    let calls = per_second(args, || -> Result<(), stages::Error> {
+        for _ in 0..at_once {
+            if let (Some(draws), Some(data)) = (&mut draws, data) {
+                batch::gather(&data.shards, &data.index, &draws.next(batch), &mut frames)?;
+            }
+            let batch =
+                Batch { frames: &frames, batch, time, height: side, width: side, actions: &[] };
+            let is_read = (trainer.steps() + 1).is_multiple_of(READ_EVERY);
+            let read_back = if is_read { ReadBack::Always } else { ReadBack::IfCheap };
+            trainer.step_accumulated(&[batch], StepSettings::even(1e-4), read_back)?;
         }
-        let batch = Batch { frames: &frames, batch, time, height: side, width: side, actions: &[] };
-        // A time needs the end of each step. Counts are those of a training that logs every tenth.
-        let is_queued = args.calls.is_some() && !trainer.steps().is_multiple_of(10);
-        let read_back = if is_queued { ReadBack::IfCheap } else { ReadBack::Always };
-        trainer.step_accumulated(&[batch], StepSettings::even(1e-4), read_back)?;
         Ok(())
     })?;
+    let steps = calls * at_once as f64;
     let operations = (cost::idm(config).training + cost::fdm(config).training) * batch as u64;
     Ok(Row {
         what: format!("train, {}, batch {batch}", args.preset),
