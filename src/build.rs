@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 fn main() -> std::io::Result<()> {
-    let root = env!("CARGO_MANIFEST_DIR");
+    // Not the folder at compile time: a cache of builds may serve another checkout.
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".to_owned());
+    let root = root.as_str();
     let mut out = std::io::stdout();
     writeln!(out, "cargo:rerun-if-env-changed=LAPO_COMMIT")?;
     writeln!(out, "cargo:rerun-if-changed=src")?;

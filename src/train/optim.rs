@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{FloatDType, Tensor, TensorMetadata, TensorPrimitive, backend::Backend};
+use burn::tensor::{DType, Tensor, TensorMetadata, TensorPrimitive, backend::Backend};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -243,13 +243,22 @@ pub fn divide<B: Backend>(gradients: Flat<B>, passes: usize) -> Flat<B> {
 }
 
 /// Collects the gradients of a network's parameters by name.
-pub fn gradients<A: AutodiffBackend, M: Module<A>>(
+pub fn gradients<A: TrainBackend, M: Module<A>>(
     prefix: &str,
     network: &M,
     gradients: &A::Gradients,
     into: &mut Flat<A::InnerBackend>,
 ) {
     network.visit(&mut Collector::<A> { path: Path::new(prefix), gradients, into });
+    // Parameters of a network in bf16 have gradients in bf16.
+    let (names, cast): (Vec<_>, Vec<_>) = into
+        .iter()
+        .filter(|(_, gradient)| gradient.dtype() != DType::F32)
+        .map(|(name, gradient)| (name.clone(), unwrap(gradient.clone())))
+        .unzip();
+    for (name, gradient) in names.into_iter().zip(A::InnerBackend::cast_all(cast, DType::F32)) {
+        into.insert(name, wrap(gradient));
+    }
 }
 
 /// Wraps a flat tensor of a backend.
@@ -285,9 +294,7 @@ impl<A: AutodiffBackend> ModuleVisitor<A> for Collector<'_, A> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
         if let Some(gradient) = param.grad(self.gradients) {
             let count = gradient.shape().num_elements();
-            // Parameters of a network in bf16 may have gradients in bf16.
-            let gradient = gradient.reshape([count]).cast(FloatDType::F32);
-            self.into.insert(self.path.name(), gradient);
+            self.into.insert(self.path.name(), gradient.reshape([count]));
         }
     }
 }

@@ -61,7 +61,7 @@ pub fn convolution_input_gradient<R: CubeRuntime>(
         .expect("burn has a kernel for every convolution")
 }
 
-/// Returns the gradients of a convolution's weight and bias, in f32.
+/// Returns the gradients of a convolution's weight and bias, in their precision.
 pub fn parameter_gradients<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
@@ -71,7 +71,8 @@ pub fn parameter_gradients<R: CubeRuntime>(
     let [_, inputs, kernel, _] = weight.meta.shape().dims::<4>();
     let rows = kernels::unfold(x, kernel, settings.padding, settings.relu);
     let products = sum_of_groups(rows, pixels(gradient));
-    let [dw, db] = kernels::weight_gradient(products, kernel * kernel * inputs, inputs, 1);
+    let [dw, db] =
+        kernels::weight_gradient(products, kernel * kernel * inputs, inputs, 1, weight.dtype);
     [reshape(dw, weight.meta.shape().clone()), db]
 }
 

@@ -25,7 +25,7 @@ mod statistics;
 use burn::tensor::ops::{ActivationOps, FloatTensor, ModuleOps};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::CubeRuntime;
-use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::ops::{permute, permute_nchw_to_nhwc, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
@@ -88,8 +88,8 @@ where
             shapes.push((x.shape(), x.dtype()));
         }
         if parameters {
-            shapes.push((weight.shape(), DType::F32));
-            shapes.push((Shape::new([outputs]), DType::F32));
+            shapes.push((weight.shape(), weight.dtype()));
+            shapes.push((Shape::new([outputs]), weight.dtype()));
         }
         let name = "convolution backward";
         let mut found = queue(name, vec![x, weight, gradient], shapes, move |inputs| {
@@ -164,8 +164,8 @@ where
         let [first, last] = weights;
         let mut shapes = vec![(x.shape(), x.dtype())];
         for weight in [&first, &last] {
-            shapes.push((weight.shape(), DType::F32));
-            shapes.push((Shape::new([weight.shape()[0]]), DType::F32));
+            shapes.push((weight.shape(), weight.dtype()));
+            shapes.push((Shape::new([weight.shape()[0]]), weight.dtype()));
         }
         let inputs = vec![x, inner, first, last, gradient];
         let found = queue("residual block backward", inputs, shapes, |inputs| {
@@ -243,19 +243,20 @@ where
         let [inputs, outputs, ..] = weight.shape().dims::<4>();
         let shapes = vec![
             (x.shape(), x.dtype()),
-            (weight.shape(), DType::F32),
-            (Shape::new([outputs]), DType::F32),
+            (weight.shape(), weight.dtype()),
+            (Shape::new([outputs]), weight.dtype()),
         ];
         let name = "doubling backward";
         let mut found = queue(name, vec![x, weight, gradient], shapes, move |tensors| {
             let [x, weight, gradient] = take(&mut tensors.into_iter());
+            let dtype = weight.dtype;
             let [x, gradient] = [x, gradient].map(channels_last);
             let products = kernels::unshuffle(&gradient);
             let dx = product(products.clone(), permute(ways(weight), &[1, 0]));
             let dx = reshape(into_contiguous(dx), x.meta.shape().clone());
             let rows = kernels::unfold(&x, 1, 0, false);
             let summed = sum_of_groups(rows, products);
-            let [dw, db] = kernels::weight_gradient(summed, inputs, inputs, 4);
+            let [dw, db] = kernels::weight_gradient(summed, inputs, inputs, 4, dtype);
             vec![channels_first(dx), reshape(dw, Shape::new([inputs, outputs, 2, 2])), db]
         })
         .into_iter();
@@ -325,11 +326,12 @@ where
         gradient: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2] {
         let [batch, channels, ..] = x.shape().dims::<4>();
-        let outputs = vec![(x.shape(), x.dtype()), (by.shape(), DType::F32)];
+        let outputs = vec![(x.shape(), x.dtype()), (by.shape(), by.dtype())];
         let found = queue("modulation backward", vec![x, by, gradient], outputs, move |inputs| {
             let [x, by, gradient] = take(&mut inputs.into_iter());
             let [x, gradient] = [x, gradient].map(channels_last);
             let sums = statistics::image_products(&x, &gradient, None, 0.0);
+            let sums = cast(sums, by.dtype);
             let dx = statistics::modulate(&gradient, into_contiguous(by), false);
             vec![channels_first(dx), reshape(sums, Shape::new([batch, 2 * channels]))]
         });

@@ -78,14 +78,14 @@ pub fn unfold<R: CubeRuntime>(
 }
 
 #[cube(launch, address_type = "dynamic")]
-fn weight_gradient_kernel<F: Float>(
+fn weight_gradient_kernel<F: Float, G: Float>(
     products: &Tensor<F>,
-    weight: &mut Tensor<f32>,
-    bias: &mut Tensor<f32>,
+    weight: &mut Tensor<G>,
+    bias: &mut Tensor<G>,
     inputs: usize,
     #[comptime] groups: usize,
     #[comptime] ways: usize,
-    #[define(F)] _dtype: StorageType,
+    #[define(F, G)] _dtypes: [StorageType; 2],
 ) {
     let outputs = products.shape(2) / ways;
     let taps = weight.len() / (outputs * ways);
@@ -103,9 +103,9 @@ fn weight_gradient_kernel<F: Float>(
         if comptime![ways == 1] {
             // The taps of a kernel lie side by side, those of other inputs behind.
             let area = taps / inputs;
-            weight[(out * inputs + tap % inputs) * area + tap / inputs] = sum;
+            weight[(out * inputs + tap % inputs) * area + tap / inputs] = G::cast_from(sum);
         } else {
-            weight[tap * outputs * ways + out] = sum;
+            weight[tap * outputs * ways + out] = G::cast_from(sum);
         }
     } else if out < outputs {
         for group in 0..groups {
@@ -114,7 +114,7 @@ fn weight_gradient_kernel<F: Float>(
                 sum += f32::cast_from(products[at]);
             }
         }
-        bias[out] = sum;
+        bias[out] = G::cast_from(sum);
     }
 }
 
@@ -124,16 +124,17 @@ fn weight_gradient_kernel<F: Float>(
 /// # Shapes
 /// - `products`: `[group, unfolded_columns(taps), out * ways]`
 /// - outputs: `[out, inputs, taps / inputs]` with `ways` 1, else `[taps, out * ways]`; and `[out]`;
-///   in f32
+///   of type `dtype`
 pub fn weight_gradient<R: CubeRuntime>(
     products: CubeTensor<R>,
     taps: usize,
     inputs: usize,
     ways: usize,
+    dtype: DType,
 ) -> [CubeTensor<R>; 2] {
     let [groups, _, columns] = products.meta.shape().dims();
-    let weight = empty(&products, [taps * columns], DType::F32);
-    let bias = empty(&products, [columns / ways], DType::F32);
+    let weight = empty(&products, [taps * columns], dtype);
+    let bias = empty(&products, [columns / ways], dtype);
     launch!(
         weight_gradient_kernel,
         (taps + 1) * columns,
@@ -141,7 +142,7 @@ pub fn weight_gradient<R: CubeRuntime>(
         inputs,
         groups,
         ways,
-        products.dtype.into()
+        [products.dtype.into(), dtype.into()]
     );
     [weight, bias]
 }

@@ -9,11 +9,11 @@ use super::super::queue::{Queued, queue};
 use super::{empty_parameter, launches, place, scalars, starts, tensors};
 
 #[cube(launch)]
-fn cast_kernel<F: Numeric>(
-    values: &Sequence<Tensor<f32>>,
+fn cast_kernel<E: Numeric, F: Numeric>(
+    values: &Sequence<Tensor<E>>,
     starts: &Sequence<u32>,
     outs: &mut Sequence<Tensor<F>>,
-    #[define(F)] _dtype: StorageType,
+    #[define(E, F)] _dtypes: [StorageType; 2],
 ) {
     #[unroll]
     for i in 0..values.len() {
@@ -22,7 +22,7 @@ fn cast_kernel<F: Numeric>(
         let count = from.shape(0) * from.shape(1) * from.shape(2) * from.shape(3);
         if ABSOLUTE_POS >= start && ABSOLUTE_POS - start < count {
             let at = ABSOLUTE_POS - start;
-            let value = F::cast_from(from[place::<f32>(from, at)]);
+            let value = F::cast_from(from[place::<E>(from, at)]);
             let to = outs.index_mut(i);
             let there = place::<F>(to, at);
             to[there] = value;
@@ -30,7 +30,7 @@ fn cast_kernel<F: Numeric>(
     }
 }
 
-/// Casts parameters from single precision.
+/// Casts parameters or their gradients, all from the same precision.
 pub fn cast<R: CubeRuntime>(parameters: Vec<Queued<R>>, dtype: DType) -> Vec<Queued<R>> {
     if parameters.is_empty() {
         return parameters;
@@ -50,7 +50,7 @@ pub fn cast<R: CubeRuntime>(parameters: Vec<Queued<R>>, dtype: DType) -> Vec<Que
                 tensors(parameters),
                 scalars(&starts),
                 tensors(&outs),
-                dtype.into(),
+                [parameters[0].dtype.into(), dtype.into()],
             );
             outs
         });
