@@ -120,14 +120,17 @@ impl<B: NetBackend> Gate<B> {
 #[derive(Clone, Debug)]
 pub struct SkipCounts<B: Backend> {
     reads_late: bool,
-    /// `[2]`: [`Skips::since_read`] and [`Skips::in_a_row`]
-    counts: Tensor<B, 1>,
+    /// `[1]`: [`Skips::since_read`]
+    since_read: Tensor<B, 1>,
+    /// `[1]`: [`Skips::in_a_row`]
+    in_a_row: Tensor<B, 1>,
 }
 
 impl<B: NetBackend + AdamBackend> SkipCounts<B> {
     /// Starts at no skipped steps.
     pub fn new(reads_late: bool, device: &B::Device) -> Self {
-        SkipCounts { reads_late, counts: Tensor::zeros([2], device) }
+        let [since_read, in_a_row] = [0, 1].map(|_| Tensor::zeros([1], device));
+        SkipCounts { reads_late, since_read, in_a_row }
     }
 
     /// Returns whether a step is read.
@@ -144,12 +147,10 @@ impl<B: NetBackend + AdamBackend> SkipCounts<B> {
             return;
         }
         let gate = step.decide_on_device(loss);
-        let since_read = self.counts.clone().narrow(0, 0, 1);
-        let in_a_row = self.counts.clone().narrow(0, 1, 1);
         let skipped = gate.skipped.clone();
+        self.since_read = self.since_read.clone() + skipped.clone();
         // A step that is taken ends a row of skipped ones.
-        let counts = vec![since_read + skipped.clone(), (in_a_row + 1.0) * skipped];
-        self.counts = Tensor::cat(counts, 0);
+        self.in_a_row = (self.in_a_row.clone() + 1.0) * skipped;
     }
 
     /// Returns the counts for [`Skips::of`], and forgets the steps since the last read.
@@ -157,9 +158,9 @@ impl<B: NetBackend + AdamBackend> SkipCounts<B> {
     /// # Shapes
     /// - output: `[2]`
     pub fn take(&mut self) -> Tensor<B, 1> {
-        let in_a_row = self.counts.clone().narrow(0, 1, 1);
-        let rest = Tensor::cat(vec![in_a_row.zeros_like(), in_a_row], 0);
-        std::mem::replace(&mut self.counts, rest)
+        let rest = self.since_read.zeros_like();
+        let since_read = std::mem::replace(&mut self.since_read, rest);
+        Tensor::cat(vec![since_read, self.in_a_row.clone()], 0)
     }
 }
 

@@ -103,7 +103,8 @@ pub trait ConvBackend: Backend {
         Self::rectify(Self::pooled_conv2d(inner, last.0, last.1, Some(x), BLOCK, SQUARES))
     }
 
-    /// Runs a residual block. Returns its output, and that of its first convolution.
+    /// Runs a residual block. Returns its output, and that of its first convolution, before or behind
+    /// the ReLU.
     fn residual_with_inner(
         x: FloatTensor<Self>,
         layers: [Layer<Self>; 2],

@@ -57,7 +57,7 @@ where
             let mut inputs = inputs.into_iter();
             let [x, weight, bias] = take(&mut inputs);
             let x = match settings.relu {
-                true => channels_first(kernels::rectify(&channels_last(x))),
+                true => channels_first(kernels::rectify(&permute_nchw_to_nhwc(x))),
                 false => x,
             };
             let out = convolve(x, weight, bias, settings);
@@ -124,12 +124,13 @@ where
         let inputs = vec![x, first.0, first.1, last.0, last.1];
         let found = queue("residual block", inputs, outputs, move |inputs| {
             let [x, first, first_bias, last, last_bias] = take(&mut inputs.into_iter());
-            let x = channels_last(x);
             let layer = |x: &CubeTensor<R>, weight, bias| {
-                let x = channels_first(kernels::rectify(x));
-                convolve(x, weight, bias, fallback::BLOCK)
+                convolve(channels_first(x.clone()), weight, bias, fallback::BLOCK)
             };
-            let inner = channels_last(layer(&x, first, first_bias));
+            let x = channels_last(x);
+            // The gradients need only what a ReLU leaves of the inner images.
+            let inner = layer(&kernels::rectify(&x), first, first_bias);
+            let inner = kernels::rectify(&permute_nchw_to_nhwc(inner));
             let out = channels_last(layer(&inner, last, last_bias));
             let out = kernels::add(&x, &out, relu);
             vec![channels_first(out), channels_first(inner)]
@@ -344,7 +345,7 @@ where
         }
         let output = (x.shape(), x.dtype());
         only(queue("relu", vec![x], vec![output], |inputs| {
-            let [x] = take(&mut inputs.into_iter()).map(channels_last);
+            let [x] = take(&mut inputs.into_iter()).map(permute_nchw_to_nhwc);
             vec![channels_first(kernels::rectify(&x))]
         }))
     }

@@ -9,11 +9,11 @@ use super::super::layout::{empty, launch};
 #[cube(launch, address_type = "dynamic")]
 fn rectify_kernel<F: Float>(x: &Tensor<F>, out: &mut Tensor<F>, #[define(F)] _dtype: StorageType) {
     if ABSOLUTE_POS < out.len() {
-        out[ABSOLUTE_POS] = max(x[ABSOLUTE_POS], F::new(0.0));
+        out[ABSOLUTE_POS] = max(x[strided(x, ABSOLUTE_POS)], F::new(0.0));
     }
 }
 
-/// Computes `max(x, 0)`.
+/// Computes `max(x, 0)`. `x` may have any order in memory.
 pub fn rectify<R: CubeRuntime>(x: &CubeTensor<R>) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
     launch!(rectify_kernel, x.meta.num_elements(), [x, out], x.dtype.into());
