@@ -8,13 +8,13 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | [`plane`] | lays out images as lines |
-//! | [`convolve`] | convolves lines (SIMD kernel) |
-//! | [`correlate`] | gradients of weight and bias (SIMD kernel) |
-//! | [`batch`], [`gradients`] | distribute a batch over the cores, forward and backward |
-//! | [`stage`] | runs five layers on a few images at a time, for inference |
-//! | [`supported`] | decides which inputs the fast operations support |
-//! | [`flex`], [`autodiff`] | connect all this to burn |
+//! | `plane` | lays out images as lines |
+//! | `convolve` | convolves lines (SIMD kernel) |
+//! | `correlate` | gradients of weight and bias (SIMD kernel) |
+//! | `batch`, `gradients` | distribute a batch over the cores, forward and backward |
+//! | `stage` | runs five layers on a few images at a time, for inference |
+//! | `supported` | decides which inputs the fast operations support |
+//! | `flex`, `autodiff` | connect all this to burn |
 //!
 //! **Invariant:** results are bitwise identical for any number of threads. Only shapes decide how
 //! sums are split.

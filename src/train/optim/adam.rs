@@ -59,10 +59,10 @@ pub trait AdamBackend: NetBackend {
     ) -> Vec<[FloatTensor<Self>; 3]>;
 
     /// Updates `[parameter, mean]`, a matrix and its mean gradient, by `scale` times the last
-    /// tensor, its gradient. See [`super::muon`].
+    /// tensor, its gradient. See `muon`.
     ///
     /// # Shapes
-    /// - parameters: with a [`super::muon::matrix_shape`]; means and gradients: flat;
+    /// - parameters: kernels of convolutions; means and gradients: flat;
     ///   `scale`: `[1]`
     fn muon_all(
         states: Vec<[FloatTensor<Self>; 3]>,

@@ -3,12 +3,12 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | [`queue`] | lapo's kernels as operations of burn's queue |
-//! | [`layout`] | images in memory |
-//! | [`convolution`] | convolutions and their gradients |
-//! | [`kernels`] | unfolding, masks, halving, doubling, joining |
-//! | [`statistics`] | normalisation and modulation |
-//! | [`many`] | the optimiser, over many tensors at once |
+//! | `queue` | lapo's kernels as operations of burn's queue |
+//! | `layout` | images in memory |
+//! | `convolution` | convolutions and their gradients |
+//! | `kernels` | unfolding, masks, halving, doubling, joining |
+//! | `statistics` | normalisation and modulation |
+//! | `many` | the optimiser, over many tensors at once |
 //!
 //! The kernels of convolutions and matrix products are those of burn, which tunes them on the
 //! device. An exception is the gradient of the weight: burn computes it as one matrix product with
