@@ -41,11 +41,22 @@ fn keep_kernels() {
     // The runtime accepts a configuration only once per process.
     CONFIGURED.call_once(|| {
         let mut config = CubeClRuntimeConfig::default();
-        let folder = CacheConfig::File(cache_folder());
-        config.autotune.cache = folder.clone();
-        config.compilation.cache = Some(folder);
+        config.autotune.cache = CacheConfig::File(cache_folder());
+        // The runtime names a compiled kernel by its type, so those of another version of lapo
+        // would be taken for ours.
+        let kernels = cache_folder().join("kernels").join(kernels_digest());
+        config.compilation.cache = Some(CacheConfig::File(kernels));
         CubeClRuntimeConfig::set(config.override_from_env());
     });
+}
+
+/// Returns a digest of the sources of lapo's kernels (FNV-1a).
+fn kernels_digest() -> String {
+    let bytes = crate::conv::cube::SOURCES.iter().flat_map(|source| source.bytes());
+    let digest = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
+        (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{digest:016x}")
 }
 
 /// Returns whether the user's cache directory has tuned matrix products or convolutions. The check
