@@ -52,7 +52,7 @@ fn keep_kernels() {
 
 /// Returns a digest of the sources of lapo's kernels (FNV-1a).
 fn kernels_digest() -> String {
-    let bytes = crate::conv::cube::SOURCES.iter().flat_map(|source| source.bytes());
+    let bytes = crate::conv::cube::sources::SOURCES.iter().flat_map(|source| source.bytes());
     let digest = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
         (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

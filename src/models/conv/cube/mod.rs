@@ -7,6 +7,7 @@
 //! | `layout` | images in memory |
 //! | `convolution` | convolutions and their gradients |
 //! | `kernels` | unfolding, masks, halving, doubling, joining |
+//! | `sources` | the sources of all kernels, as a version |
 //! | `statistics` | normalisation and modulation |
 //! | `many` | the optimiser, over many tensors at once |
 //!
@@ -20,6 +21,7 @@ mod kernels;
 mod layout;
 pub mod many;
 pub mod queue;
+pub mod sources;
 mod statistics;
 
 use burn::tensor::ops::{ActivationOps, FloatTensor, ModuleOps};
@@ -36,21 +38,6 @@ use convolution::{
 };
 use layout::{channels_first, channels_last};
 use queue::{Queue, queue};
-
-/// The sources of all kernels. The runtime names a compiled kernel by its type alone, so compiled
-/// kernels are kept apart by a digest of these.
-pub const SOURCES: [&str; 10] = [
-    include_str!("kernels/channels.rs"),
-    include_str!("kernels/elementwise.rs"),
-    include_str!("kernels/resize.rs"),
-    include_str!("kernels/unfold.rs"),
-    include_str!("many/adam.rs"),
-    include_str!("many/cast.rs"),
-    include_str!("many/muon.rs"),
-    include_str!("many/pairs.rs"),
-    include_str!("many.rs"),
-    include_str!("statistics.rs"),
-];
 
 impl<R: CubeRuntime> ConvBackend for Queue<R>
 where
