@@ -46,7 +46,7 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
     let bias = |channels| [1, channels, 1, 1];
     let image = [5, 6, 8, 8];
     let same = [image, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
-    let operations: [Operation<B>; 15] = [
+    let operations: [Operation<B>; 19] = [
         ("convolution", same, |[x, w, b, _]| conv2d(x, w, Some(flat(b)), 1, 1)),
         ("linear", [[9, 6, 1, 1], [4, 6, 1, 1], bias(4), NONE], |[x, w, b, _]| {
             conv2d(x, w, Some(flat(b)), 0, 1)
@@ -84,6 +84,28 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
         }),
         ("halved residual block", [image, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
             residual_halved(x, [1.0, 0.3].map(|s| (w.clone() * s, flat(b.clone()))))
+        }),
+        (
+            "narrow residual block",
+            [[5, 2, 8, 8], [1, 2, 3, 3], bias(1), [2, 1, 3, 3]],
+            |[x, w, b, v]| {
+                let two = Tensor::cat(vec![flat(b.clone()), flat(b.clone())], 0);
+                residual(x, [(w, flat(b)), (v, two)], true)
+            },
+        ),
+        (
+            "narrow halved block",
+            [[5, 2, 8, 8], [1, 2, 3, 3], bias(1), [2, 1, 3, 3]],
+            |[x, w, b, v]| {
+                let two = Tensor::cat(vec![flat(b.clone()), flat(b.clone())], 0);
+                residual_halved(x, [(w, flat(b)), (v, two)])
+            },
+        ),
+        ("narrow convolution", [[5, 2, 8, 8], [3, 2, 1, 1], bias(3), NONE], |[x, w, b, _]| {
+            relu_conv2d(x, w, Some(flat(b)), 0)
+        }),
+        ("narrow doubling", [[5, 3, 4, 4], [3, 2, 2, 2], bias(2), NONE], |[x, w, b, _]| {
+            double_conv2d(x, w, Some(flat(b)))
         }),
         ("relu", [image, NONE, NONE, NONE], |[x, ..]| relu(x)),
         ("join and tanh", [image, [5, 3, 8, 8], NONE, NONE], |[x, y, _, _]| tanh(join(x, y))),
