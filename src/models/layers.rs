@@ -11,7 +11,7 @@ pub use super::conv::{
     ConvBackend as NetBackend, blend, impala_stage, join, modulate, nearest, relu, residual,
     residual_halved, tanh,
 };
-use super::conv::{batch_norm, conv2d, double_conv2d, relu_conv2d};
+use super::conv::{batch_norm, conv2d, double_conv2d, matmul, relu_conv2d};
 use super::init::{Init, set_state};
 
 /// A square convolution with bias and stride 1.
@@ -105,9 +105,9 @@ impl<B: NetBackend> Conv2d<B> {
         // [out, constant, taps] -> [constant, out * taps].
         let kernels = weight.clone().narrow(1, channels, input - channels);
         let kernels = kernels.reshape([output, input - channels, taps]).swap_dims(0, 1);
-        let tapped = constant.matmul(kernels.reshape([input - channels, output * taps]));
+        let tapped = matmul(constant, kernels.reshape([input - channels, output * taps]));
         // Sums over the taps inside the frame: [batch * out, taps] x [taps, pixels].
-        let tiled = tapped.reshape([batch * output, taps]).matmul(inside);
+        let tiled = matmul(tapped.reshape([batch * output, taps]), inside);
 
         // The other channels vary over the frame and are convolved as usual.
         let direct = conv2d(x, weight.narrow(1, 0, channels), Some(bias), self.padding, 1);

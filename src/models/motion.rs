@@ -10,6 +10,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::Result;
+use super::conv::matmul;
 use super::frames::{Windows, mean_per_window};
 use super::init::{Init, set_state};
 use super::layers::{BatchNorm2d, BatchStatistics, Linear, Mode, NetBackend, like};
@@ -66,7 +67,7 @@ impl<B: NetBackend> Motion<B> {
         let seen = self.kept.clone() + self.changed.clone() * self.scale.val();
         // [1, frame, input], repeated for each output channel.
         let seen = seen.reshape([1, time, time]).repeat_dim(0, out);
-        seen.matmul(flat).reshape([out, channels, kernel, kernel])
+        matmul(seen, flat).reshape([out, channels, kernel, kernel])
     }
 
     /// Normalises latent actions to mean 0 and variance 1.
@@ -134,7 +135,7 @@ pub fn mean_over_motion<B: NetBackend>(maps: Tensor<B, 4>, windows: &Windows<B>)
     let weight = weight.clone() / (weight.sum_dim(2) + 1e-6);
     let maps = maps.reshape([batch, channels, rows * columns]);
     let weight = like(&maps, weight);
-    maps.matmul(weight.swap_dims(1, 2)).reshape([batch, channels])
+    matmul(maps, weight.swap_dims(1, 2)).reshape([batch, channels])
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 use std::time::Instant;
 
-use burn::tensor::{Distribution, FloatDType, Tensor, backend::Backend};
+use burn::tensor::{Distribution, FloatDType, Tensor};
 
+use super::conv::{ConvBackend, matmul};
 use super::device::on_device;
 use super::{Device, Precision, Result};
 
@@ -21,7 +22,7 @@ pub fn matrix_product(device: &Device, precision: Precision) -> Result<f64> {
     Ok(on_device!(device, B, at => measure::<B>(&at, precision, side)))
 }
 
-fn measure<B: Backend>(device: &B::Device, precision: Precision, side: usize) -> f64 {
+fn measure<B: ConvBackend>(device: &B::Device, precision: Precision, side: usize) -> f64 {
     let [a, b] = [0, 1].map(|_| {
         Tensor::<B, 2>::random([side; 2], Distribution::Default, device).cast(precision.dtype())
     });
@@ -31,12 +32,12 @@ fn measure<B: Backend>(device: &B::Device, precision: Precision, side: usize) ->
     };
     // The first runs include compilation and autotuning.
     for _ in 0..2 {
-        wait(a.clone().matmul(b.clone()));
+        wait(matmul(a.clone(), b.clone()));
     }
     let mut seconds: Vec<f64> = (0..9)
         .map(|_| {
             let start = Instant::now();
-            wait(a.clone().matmul(b.clone()));
+            wait(matmul(a.clone(), b.clone()));
             start.elapsed().as_secs_f64()
         })
         .collect();

@@ -10,6 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use super::conv::matmul;
 use super::init::{Init, set_state};
 use super::layers::{NetBackend, nearest};
 use super::weights::to_host;
@@ -194,7 +195,7 @@ impl<B: NetBackend> Quantiser<B> {
         // Laplace smoothing keeps unused codes from dividing by zero; the total stays the same.
         let smooth = total.clone() + entries as f64 * Self::EPSILON;
         let count = (count + Self::EPSILON) / smooth * total;
-        let row_sums = seen.chosen.clone().swap_dims(1, 2).matmul(seen.rows.clone());
+        let row_sums = matmul(seen.chosen.clone().swap_dims(1, 2), seen.rows.clone());
         let weight = self.ema_weight.val() * decay + row_sums * (1.0 - decay);
         set_state(
             &mut self.embedding,

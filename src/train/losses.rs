@@ -4,6 +4,7 @@
 use burn::tensor::{Int, Tensor, TensorData, activation, backend::Backend};
 
 use crate::models::Predict;
+use crate::models::conv::matmul;
 use crate::models::frames::{Windows, mean_per_window};
 use crate::models::layers::{Linear, NetBackend};
 
@@ -65,14 +66,14 @@ pub(super) fn cross_entropy<B: NetBackend>(
 ///
 /// # Shapes
 /// - `latent_action`: `[batch, latent_dim]`
-pub(super) fn correlation<B: Backend>(latent_action: Tensor<B, 2>) -> Tensor<B, 1> {
+pub(super) fn correlation<B: NetBackend>(latent_action: Tensor<B, 2>) -> Tensor<B, 1> {
     let [batch, latent_dim] = latent_action.dims();
     let centred = latent_action.clone() - latent_action.mean_dim(0);
     let deviation = (centred.clone() * centred.clone()).mean_dim(0).add_scalar(1e-5).sqrt();
     let normalised = centred / deviation;
     // `[batch, batch]` instead of `[latent_dim, latent_dim]`: the squares have the same sum, and
     // the matrix is smaller.
-    let products = normalised.clone().matmul(normalised.transpose()) / batch as f64;
+    let products = matmul(normalised.clone(), normalised.transpose()) / batch as f64;
     let latent_dim = latent_dim as f64;
     // Without the diagonal: each number's correlation with itself is 1.
     ((products.clone() * products).sum() - latent_dim) / (latent_dim * (latent_dim - 1.0)).max(1.0)

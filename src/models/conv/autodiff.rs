@@ -14,7 +14,8 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use super::fallback::{BLOCK, SQUARES};
 use super::{ConvBackend, ConvSettings, Layer, Normalised, Pool};
 use backward::{
-    DoubleConv2d, FusedConv2d, Halve, Join, MaxPool2d, Modulate, Normalise, Rectify, Residual, Tanh,
+    DoubleConv2d, FusedConv2d, Halve, Join, Matmul, MaxPool2d, Modulate, Normalise, Rectify,
+    Residual, Tanh,
 };
 
 mod backward;
@@ -170,6 +171,16 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
 
     fn nearest(rows: FloatTensor<Self>, codes: FloatTensor<Self>) -> IntTensor<Self> {
         B::nearest(rows.primitive, codes.primitive)
+    }
+
+    fn matmul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [a.node, b.node];
+        let saved = (a.primitive.clone(), b.primitive.clone());
+        let out = B::matmul(a.primitive, b.primitive);
+        match Matmul.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(saved, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
     }
 
     fn join(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {

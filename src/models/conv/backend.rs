@@ -290,6 +290,14 @@ pub trait ConvBackend: Backend {
         fallback::choose::<Self>(old, new, scale)
     }
 
+    /// Multiplies matrices.
+    ///
+    /// # Shapes
+    /// As [`matmul`](super::matmul).
+    fn matmul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(a, b)
+    }
+
     /// Concatenates the channels of `x` and `y`.
     ///
     /// # Shapes

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// See [`ConvBackend::fused_conv2d`](super::ConvBackend::fused_conv2d).
-pub(super) fn conv2d<B: Backend>(
+pub(super) fn conv2d<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -32,7 +32,7 @@ pub(super) fn conv2d<B: Backend>(
 }
 
 /// See [`ConvBackend::fused_conv2d_backward`](super::ConvBackend::fused_conv2d_backward).
-pub(super) fn conv2d_backward<B: Backend>(
+pub(super) fn conv2d_backward<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     gradient: FloatTensor<B>,
@@ -58,7 +58,7 @@ pub(super) fn conv2d_backward<B: Backend>(
 }
 
 /// See [`ConvBackend::double_conv2d`](super::ConvBackend::double_conv2d).
-pub(super) fn double_conv2d<B: Backend>(
+pub(super) fn double_conv2d<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -71,7 +71,7 @@ pub(super) fn double_conv2d<B: Backend>(
 }
 
 /// See [`ConvBackend::double_conv2d_backward`](super::ConvBackend::double_conv2d_backward).
-pub(super) fn double_conv2d_backward<B: Backend>(
+pub(super) fn double_conv2d_backward<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     gradient: FloatTensor<B>,

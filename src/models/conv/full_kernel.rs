@@ -3,16 +3,15 @@
 //!
 //! They occur at the bottom of the U-Net and work on any backend. burn's general convolutions would
 //! spend most of their time there on arranging a few pixels. See
-//! [`ConvBackend`](super::ConvBackend) for the shapes.
+//! [`ConvBackend`] for the shapes.
 
-use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorMetadata};
 
-use super::{ConvSettings, Gradients, Wanted, from_float, into_float};
+use super::{ConvBackend, ConvSettings, Gradients, Wanted, from_float, into_float, matmul};
 
 /// Returns whether the kernel covers the image, so that the output is a single pixel.
-pub(super) fn covers<B: Backend>(
+pub(super) fn covers<B: ConvBackend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
     settings: ConvSettings,
@@ -23,26 +22,26 @@ pub(super) fn covers<B: Backend>(
 }
 
 /// Returns whether the image is a single pixel.
-pub(super) fn is_pixel<B: Backend>(x: &FloatTensor<B>) -> bool {
+pub(super) fn is_pixel<B: ConvBackend>(x: &FloatTensor<B>) -> bool {
     let [batch, _, height, width] = x.shape().dims();
     batch > 0 && (height, width) == (1, 1)
 }
 
 /// Convolves images that the kernel covers.
-pub(super) fn conv2d<B: Backend>(
+pub(super) fn conv2d<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let [outputs, ..] = weight.shape().dims::<4>();
     let out =
-        rows::<B>(x).matmul(rows::<B>(weight).transpose()) + from_float::<B, 1>(bias).unsqueeze();
+        matmul(rows::<B>(x), rows::<B>(weight).transpose()) + from_float::<B, 1>(bias).unsqueeze();
     let batch = out.dims()[0];
     into_float(out.reshape([batch, outputs, 1, 1]))
 }
 
 /// Returns the gradients of [`conv2d`].
-pub(super) fn conv2d_backward<B: Backend>(
+pub(super) fn conv2d_backward<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     gradient: FloatTensor<B>,
@@ -52,22 +51,22 @@ pub(super) fn conv2d_backward<B: Backend>(
     let kernel = weight.shape().dims::<4>();
     let gradient = rows::<B>(gradient);
     Gradients {
-        x: wanted.x.then(|| into_float(gradient.clone().matmul(rows::<B>(weight)).reshape(image))),
-        weight: wanted
-            .weight
-            .then(|| into_float(gradient.clone().transpose().matmul(rows::<B>(x)).reshape(kernel))),
+        x: wanted.x.then(|| into_float(matmul(gradient.clone(), rows::<B>(weight)).reshape(image))),
+        weight: wanted.weight.then(|| {
+            into_float(matmul(gradient.clone().transpose(), rows::<B>(x)).reshape(kernel))
+        }),
         bias: wanted.bias.then(|| into_float(gradient.sum_dim(0).reshape([kernel[0]]))),
     }
 }
 
 /// Doubles single pixels. The four pixels of a channel are four outputs of the matrix product.
-pub(super) fn double<B: Backend>(
+pub(super) fn double<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let [_, outputs, ..] = weight.shape().dims::<4>();
-    let out = rows::<B>(x).matmul(rows::<B>(weight));
+    let out = matmul(rows::<B>(x), rows::<B>(weight));
     let batch = out.dims()[0];
     into_float(
         out.reshape([batch, outputs, 2, 2]) + from_float::<B, 1>(bias).reshape([1, outputs, 1, 1]),
@@ -75,7 +74,7 @@ pub(super) fn double<B: Backend>(
 }
 
 /// Returns the gradients of [`double`].
-pub(super) fn double_backward<B: Backend>(
+pub(super) fn double_backward<B: ConvBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     gradient: FloatTensor<B>,
@@ -95,15 +94,15 @@ pub(super) fn double_backward<B: Backend>(
     Gradients {
         bias: wanted.bias.then(|| into_float(bias())),
         x: wanted.x.then(|| {
-            into_float(pixels.clone().matmul(rows::<B>(weight).transpose()).reshape(image))
+            into_float(matmul(pixels.clone(), rows::<B>(weight).transpose()).reshape(image))
         }),
         weight: wanted
             .weight
-            .then(|| into_float(rows::<B>(x).transpose().matmul(pixels).reshape(kernel))),
+            .then(|| into_float(matmul(rows::<B>(x).transpose(), pixels).reshape(kernel))),
     }
 }
 
 /// Flattens all dimensions except the first.
-fn rows<B: Backend>(tensor: FloatTensor<B>) -> Tensor<B, 2> {
+fn rows<B: ConvBackend>(tensor: FloatTensor<B>) -> Tensor<B, 2> {
     from_float::<B, 4>(tensor).flatten(1, 3)
 }

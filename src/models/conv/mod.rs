@@ -177,6 +177,16 @@ pub fn double_conv2d<B: ConvBackend>(
     from_float(B::double_conv2d(into_float(x), into_float(weight), into_float(bias)))
 }
 
+/// Multiplies matrices. Use it instead of [`Tensor::matmul`], which is wrong on GPUs for some
+/// sizes: see `cube`.
+///
+/// # Shapes
+/// - `a`: `[.., m, k]`; `b`: `[.., k, n]`, with the same dimensions in front
+/// - output: `[.., m, n]`
+pub fn matmul<B: ConvBackend, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D> {
+    from_float(B::matmul(into_float(a), into_float(b)))
+}
+
 /// Concatenates the channels of `x` and `y`.
 ///
 /// # Shapes

@@ -3,7 +3,10 @@
 //! A step follows the mean gradient of a layer with all its singular values set to about one, so
 //! that rare directions are learnt as fast as common ones. Start at [`update`].
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::Tensor;
+
+use crate::models::conv::matmul;
+use crate::models::layers::NetBackend;
 
 /// Decay of the mean gradient per step, as published.
 pub(super) const MOMENTUM: f64 = 0.95;
@@ -29,7 +32,7 @@ pub(super) fn matrix_shape(shape: &[usize]) -> Option<[usize; 2]> {
 ///
 /// # Shapes
 /// - `parameter`, `mean`, `gradient` and the output: `[rows * columns]`
-pub(super) fn update<B: Backend>(
+pub(super) fn update<B: NetBackend>(
     [parameter, mean]: [Tensor<B, 1>; 2],
     gradient: Tensor<B, 1>,
     learning_rate: f64,
@@ -54,7 +57,7 @@ pub(super) fn distance([rows, columns]: [usize; 2]) -> f64 {
 ///
 /// # Shapes
 /// - `matrix` and the output: `[rows, columns]`
-pub(super) fn orthogonal<B: Backend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
+pub(super) fn orthogonal<B: NetBackend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
     let [rows, columns] = matrix.dims();
     // The products below are square in the number of rows, so fewer rows are faster.
     if rows > columns {
@@ -65,9 +68,9 @@ pub(super) fn orthogonal<B: Backend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
     let norm = (matrix.clone() * matrix.clone()).sum().sqrt().clamp_min(1e-7);
     let mut x = matrix / norm.reshape([1, 1]);
     for _ in 0..ITERATIONS {
-        let squared = x.clone().matmul(x.clone().transpose());
-        let terms = squared.clone() * b + squared.clone().matmul(squared) * c;
-        x = x.clone() * a + terms.matmul(x);
+        let squared = matmul(x.clone(), x.clone().transpose());
+        let terms = squared.clone() * b + matmul(squared.clone(), squared) * c;
+        x = x.clone() * a + matmul(terms, x);
     }
     x
 }
@@ -77,15 +80,15 @@ pub(super) fn orthogonal<B: Backend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
 /// # Shapes
 /// - `matrices` and the output: `[matrix, rows, columns]`, at most as many rows as columns
 #[cfg(any(feature = "cuda", feature = "vulkan", test))]
-pub(super) fn orthogonal_each<B: Backend>(matrices: Tensor<B, 3>) -> Tensor<B, 3> {
+pub(super) fn orthogonal_each<B: NetBackend>(matrices: Tensor<B, 3>) -> Tensor<B, 3> {
     let [a, b, c] = POLYNOMIAL;
     let square = matrices.clone() * matrices.clone();
     let norm = square.sum_dim(2).sum_dim(1).sqrt().clamp_min(1e-7);
     let mut x = matrices / norm;
     for _ in 0..ITERATIONS {
-        let squared = x.clone().matmul(x.clone().transpose());
-        let terms = squared.clone() * b + squared.clone().matmul(squared) * c;
-        x = x.clone() * a + terms.matmul(x);
+        let squared = matmul(x.clone(), x.clone().transpose());
+        let terms = squared.clone() * b + matmul(squared.clone(), squared) * c;
+        x = x.clone() * a + matmul(terms, x);
     }
     x
 }

@@ -142,6 +142,31 @@ impl<B: ConvBackend> Backward<B, 2> for Modulate {
     }
 }
 
+/// Parents: both factors.
+#[derive(Debug)]
+pub(super) struct Matmul;
+
+impl<B: ConvBackend> Backward<B, 2> for Matmul {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut grads::Gradients,
+        _: &mut Checkpointer,
+    ) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (a, b) = ops.state;
+        let [a_id, b_id] = ops.parents.each_ref().map(|parent| parent.as_ref().map(|node| node.id));
+        if let Some(id) = a_id {
+            grads.register::<B>(id, B::matmul(gradient.clone(), B::float_transpose(b)));
+        }
+        if let Some(id) = b_id {
+            grads.register::<B>(id, B::matmul(B::float_transpose(a), gradient));
+        }
+    }
+}
+
 /// Parents: x and y.
 #[derive(Debug)]
 pub(super) struct Join;

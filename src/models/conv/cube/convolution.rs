@@ -4,17 +4,13 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::conv::{ConvStrategy, conv_data_backward, conv_forward};
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
-use burn_cubecl::ops::{permute, permute_nchw_to_nhwc, reshape};
+use burn_cubecl::ops::{permute_nchw_to_nhwc, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::super::ConvSettings;
 use super::kernels;
 use super::layout::channels_first;
-
-/// Products of a group of images that are summed at once. More groups keep more multiprocessors
-/// busy, fewer need less memory.
-const GROUP: usize = 1 << 14;
+use super::product::sum_of_groups;
 
 /// Convolves. The ReLU of the settings is not applied.
 pub fn convolve<R: CubeRuntime>(
@@ -74,33 +70,6 @@ pub fn parameter_gradients<R: CubeRuntime>(
     let [dw, db] =
         kernels::weight_gradient(products, kernel * kernel * inputs, inputs, 1, weight.dtype);
     [reshape(dw, weight.meta.shape().clone()), db]
-}
-
-/// Multiplies the transpose of `rows` with `gradients`, apart for each group of rows.
-///
-/// # Shapes
-/// - `rows`: `[rows, columns]`
-/// - `gradients`: `[rows, out]`
-/// - output: `[group, columns, out]`, in f32
-pub fn sum_of_groups<R: CubeRuntime>(
-    rows: CubeTensor<R>,
-    gradients: CubeTensor<R>,
-) -> CubeTensor<R> {
-    let [count, columns] = rows.meta.shape().dims();
-    let [_, outputs] = gradients.meta.shape().dims();
-    let most = count.div_ceil(GROUP);
-    let groups = (1..=most).rev().find(|groups| count.is_multiple_of(*groups)).unwrap_or(1);
-    let rows = reshape(rows, Shape::new([groups, count / groups, columns]));
-    let gradients = reshape(gradients, Shape::new([groups, count / groups, outputs]));
-    matmul(permute(rows, &[0, 2, 1]), gradients, None, MatmulStrategy::default(), DType::F32)
-        .expect("burn has a kernel for every matrix product")
-}
-
-/// Multiplies two matrices.
-pub fn product<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>) -> CubeTensor<R> {
-    let dtype = a.dtype;
-    matmul(a, b, None, MatmulStrategy::default(), dtype)
-        .expect("burn has a kernel for every matrix product")
 }
 
 /// Reshapes contiguous `[batch, height, width, channel]` to `[batch * height * width, channel]`.

@@ -6,6 +6,7 @@
 //! | `queue` | lapo's kernels as operations of burn's queue |
 //! | `layout` | images in memory |
 //! | `convolution` | convolutions and their gradients |
+//! | `product` | matrix products |
 //! | `kernels` | unfolding, masks, halving, doubling, joining |
 //! | `sources` | the sources of all kernels, as a version |
 //! | `statistics` | normalisation and modulation |
@@ -20,6 +21,7 @@ mod convolution;
 mod kernels;
 mod layout;
 pub mod many;
+mod product;
 pub mod queue;
 pub mod sources;
 mod statistics;
@@ -34,9 +36,10 @@ use burn_cubecl::tensor::CubeTensor;
 use super::{ConvBackend, ConvSettings, Gradients, Layer, Normalised, Pool, Wanted, fallback};
 use convolution::{
     conv_shape, convolution_input_gradient, convolve, input_gradient, is_linear,
-    parameter_gradients, pixels, product, sum_of_groups, ways,
+    parameter_gradients, pixels, ways,
 };
 use layout::{channels_first, channels_last};
+use product::{product, sum_of_groups};
 use queue::{Queue, queue};
 
 impl<R: CubeRuntime> ConvBackend for Queue<R>
@@ -221,6 +224,17 @@ where
         Self::max_pool2d(out, [kernel; 2], [stride; 2], [padding; 2], [1; 2], false)
     }
 
+    fn matmul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let dtype = a.dtype();
+        let mut shape = a.shape();
+        let last = shape.num_dims() - 1;
+        shape[last] = b.shape()[last];
+        only(queue("matrix product", vec![a, b], vec![(shape, dtype)], move |inputs| {
+            let [a, b] = take(&mut inputs.into_iter());
+            vec![product(a, b, dtype)]
+        }))
+    }
+
     fn double_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -231,7 +245,8 @@ where
         let output = (Shape::new([batch, outputs, 2 * height, 2 * width]), x.dtype());
         only(queue("doubling", vec![x, weight, bias], vec![output], move |inputs| {
             let [x, weight, bias] = take(&mut inputs.into_iter());
-            let products = product(pixels(channels_last(x)), ways(weight));
+            let dtype = x.dtype;
+            let products = product(pixels(channels_last(x)), ways(weight), dtype);
             let shape = [batch, 2 * height, 2 * width, outputs];
             vec![channels_first(kernels::shuffle(products, bias, shape))]
         }))
@@ -255,7 +270,7 @@ where
             let dtype = weight.dtype;
             let [x, gradient] = [x, gradient].map(channels_last);
             let products = kernels::unshuffle(&gradient);
-            let dx = product(products.clone(), permute(ways(weight), &[1, 0]));
+            let dx = product(products.clone(), permute(ways(weight), &[1, 0]), dtype);
             let dx = reshape(into_contiguous(dx), x.meta.shape().clone());
             let rows = kernels::unfold(&x, 1, 0, false);
             let summed = sum_of_groups(rows, products);

@@ -46,7 +46,7 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
     let bias = |channels| [1, channels, 1, 1];
     let image = [5, 6, 8, 8];
     let same = [image, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
-    let operations: [Operation<B>; 19] = [
+    let operations: [Operation<B>; 20] = [
         ("convolution", same, |[x, w, b, _]| conv2d(x, w, Some(flat(b)), 1, 1)),
         ("linear", [[9, 6, 1, 1], [4, 6, 1, 1], bias(4), NONE], |[x, w, b, _]| {
             conv2d(x, w, Some(flat(b)), 0, 1)
@@ -107,6 +107,9 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
         ("narrow doubling", [[5, 3, 4, 4], [3, 2, 2, 2], bias(2), NONE], |[x, w, b, _]| {
             double_conv2d(x, w, Some(flat(b)))
         }),
+        ("wide doubling", [[2, 4, 32, 32], [4, 2, 2, 2], bias(2), NONE], |[x, w, b, _]| {
+            double_conv2d(x, w, Some(flat(b)))
+        }),
         ("relu", [image, NONE, NONE, NONE], |[x, ..]| relu(x)),
         ("join and tanh", [image, [5, 3, 8, 8], NONE, NONE], |[x, y, _, _]| tanh(join(x, y))),
     ];
@@ -114,6 +117,15 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
         .into_iter()
         .flat_map(|(name, shapes, op)| run::<B>(name, shapes, op, at))
         .collect();
+    // Sums of an odd number of stages, which some of burn's kernels get wrong.
+    for k in [1, 4, 8, 24, 31, 32, 72, 96, 160, 216, 256] {
+        let shapes = [[2, 1, 1024, k], [2, 1, k, 4], NONE, NONE];
+        found.extend(run::<B>(&format!("product, {k}"), shapes, |[a, b, ..]| matmul(a, b), at));
+        let turned = [[2, 1, k, 1024], [2, 1, 4, k], NONE, NONE];
+        let name = format!("product of transposed matrices, {k}");
+        let op: Op<B> = |[a, b, ..]| matmul(a.swap_dims(2, 3), b.swap_dims(2, 3));
+        found.extend(run::<B>(&name, turned, op, at));
+    }
     let upload = |shape, seed| Tensor::<B, 3>::from_data(noise(shape, seed).into_data(), at);
     let codes = nearest(upload([2, 40, 16], 1), upload([2, 64, 16], 2));
     found.push(("nearest".to_owned(), codes.float().into_data().to_vec().unwrap()));
