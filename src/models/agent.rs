@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{FloatDType, Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::act::{FrameNetwork, LoadedNetwork};
@@ -95,7 +95,7 @@ impl<B: NetBackend> AgentNet<B> {
         Some(path.decoder.forward(path.latent_head.forward(relu(path.fc.forward(base)))))
     }
 
-    /// Returns the action logits and the value.
+    /// Returns the action logits and the value, in single precision.
     ///
     /// # Shapes
     /// - `base`: `[batch, features]`, from [`Policy::base`]
@@ -113,7 +113,7 @@ impl<B: NetBackend> AgentNet<B> {
             Some(supervised) => (own + supervised) / 2.0,
             None => own,
         };
-        (logits, value)
+        (logits.cast(FloatDType::F32), value.cast(FloatDType::F32))
     }
 
     /// Replaces the decoder of the supervised path.

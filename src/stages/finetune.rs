@@ -28,6 +28,7 @@ use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, T
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::{EpisodeStatistics, RewardScale, shrink};
 use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
+use crate::models::Precision;
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
 use crate::models::frames::upload;
@@ -106,6 +107,7 @@ impl StageTask for FinetuneTask {
             ent_coef,
             vf_coef,
             max_grad_norm,
+            precision,
             // The key has the task's seed, which is this one or the pipeline's.
             seed: _,
             // Inputs, which are in the key by their digests.
@@ -132,6 +134,7 @@ impl StageTask for FinetuneTask {
             .setting("ent_coef", ent_coef)
             .setting("vf_coef", vf_coef)
             .setting("max_grad_norm", max_grad_norm)
+            .setting_if(*precision != Precision::F32, "precision", precision)
             .setting("seed", seed)
             .input_if(policy.is_some(), "policy", policy.as_ref().map(|policy| &policy.blake3))
             .input_if(
@@ -254,6 +257,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         device: A::Device,
     ) -> Result<Self, Error> {
         let config = &task.config;
+        ctx.device.check_precision(config.precision)?;
         // Procgen's seed is a positive i32.
         let seed = batch::generator(task.seed, "levels", 0).random::<u32>() >> 1;
         let procgen = ProcgenConfig {
@@ -282,7 +286,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
     /// Plays one rollout in all environments.
     fn play(&mut self, update: u64) -> Result<Rollout<A::InnerBackend>, Error> {
         let envs = self.game.count();
-        let net = self.agent.net.valid();
+        let net = self.agent.net_in_precision().valid();
         let mut rng = batch::generator(self.task.seed, "finetune", update);
         let mut rollout = Rollout::default();
         let mut base = Vec::new();
@@ -328,10 +332,11 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         for frame in self.game.frames().chunks_exact(native) {
             shrink(frame, shape[0], frames);
         }
+        let precision = self.task.config.precision;
         let forward = |(net, device): &(AgentNet<A::InnerBackend>, A::Device),
                        frames: &[u8]|
          -> Result<_, Error> {
-            let base = net.rl.base(upload(frames, shape, device));
+            let base = net.rl.base(upload(frames, shape, device).cast(precision.dtype()));
             let supervised = net.supervised_logits(base.clone());
             let (logits, value) = net.logits_and_value(base.clone(), supervised.clone());
             // One copy from the device for both.

@@ -186,7 +186,7 @@ impl<A: TrainBackend> Trainer<A> {
 
         let mut fdm_statistics = Vec::new();
         let predicted = fdm.forward(&windows, fdm_input, &mut Mode::Train(&mut fdm_statistics));
-        let prediction = losses::prediction(self.config.predict, &windows, predicted);
+        let prediction = losses::prediction(self.config.predict, &windows, predicted, is_read);
         let commitment = quantised
             .as_ref()
             .map_or_else(|| prediction.error.zeros_like(), |quantised| quantised.loss.clone());
@@ -289,9 +289,11 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         let before = (self.codebooks_started, self.idm.vq.clone());
         let mut sum = Flat::new();
         let mut passes = Passes::default();
-        let is_wanted = self.skip_counts.is_read(read_back);
+        // Codebooks start on the host, so the host must know whether their start is kept.
+        let starts = pace.quantise && !self.codebooks_started;
+        let is_read = self.skip_counts.is_read(read_back) || starts;
         for batch in batches {
-            let pass = self.pass(batch, pace, is_wanted)?;
+            let pass = self.pass(batch, pace, is_read)?;
             accumulate(&mut sum, pass.gradients);
             passes.scalars.push(pass.scalars);
             passes.idm_statistics.push(pass.idm_statistics);
@@ -303,8 +305,7 @@ impl<A: TrainBackend> DynamicsTrainer for Trainer<A> {
         self.skip_counts.decide(&mut step, passes.loss());
 
         // This comes before the update, so that a step that is not finite leaves everything as it
-        // was. Codebooks start on the host, so the host must know whether their start is kept.
-        let is_read = is_wanted || self.codebooks_started != before.0;
+        // was.
         let reading = if is_read { Some(self.read(&step, pace, &passes)?) } else { None };
         if let Some(Reading { metrics, skips, .. }) = &reading
             && let Err(error) =

@@ -12,13 +12,14 @@ use crate::models::layers::{Linear, NetBackend};
 pub(super) struct Prediction<B: Backend> {
     /// Mean squared error of the pixels, in [-0.5, 0.5].
     pub(super) error: Tensor<B, 1>,
-    /// The error over the mean squared change from `o[t]`: 1 is as good as copying it.
+    /// The error over the mean squared change from `o[t]`: 1 is as good as copying it. 0 if it is
+    /// neither minimised nor read.
     pub(super) relative: Tensor<B, 1>,
     /// The error that training minimises.
     pub(super) minimised: Tensor<B, 1>,
 }
 
-/// Returns the errors of a prediction of `o[t+1]`.
+/// Returns the errors of a prediction of `o[t+1]`. `is_read` says that all of them are needed.
 ///
 /// # Shapes
 /// - `predicted`: `[batch, channel, height, width]`
@@ -26,11 +27,18 @@ pub(super) fn prediction<B: NetBackend>(
     predict: Predict,
     windows: &Windows<B>,
     predicted: Tensor<B, 4>,
+    is_read: bool,
 ) -> Prediction<B> {
     let error = mean_square(predicted - windows.next());
-    // The minimum avoids a division by zero if nothing moves in the batch.
-    let change = mean_square(windows.next() - windows.last()).clamp_min(1e-6);
-    let relative = error.clone() / change;
+    let relative = || {
+        // The minimum avoids a division by zero if nothing moves in the batch.
+        let change = mean_square(windows.next() - windows.last()).clamp_min(1e-6);
+        error.clone() / change
+    };
+    let relative = match predict {
+        Predict::Frame if !is_read => error.zeros_like(),
+        _ => relative(),
+    };
     let minimised = match predict {
         Predict::Change => relative.clone(),
         Predict::Frame => error.clone(),

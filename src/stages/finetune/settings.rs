@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{FinetuneTask, KIND};
 use crate::dataset;
 use crate::envs::{FRAME_SIDE, Game, Levels, Mode};
-use crate::models::Preset;
+use crate::models::{Precision, Preset};
 use crate::stages::plan::key::key;
 use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
 use crate::stages::{
@@ -89,6 +89,10 @@ pub struct FinetuneConfig {
     /// Maximum norm of all gradients together. Default 0.5.
     #[serde(default = "default_norm")]
     pub max_grad_norm: f64,
+    /// Number format of the network's passes: `f32` or `bf16`. Losses, weights and the optimiser
+    /// are always in single precision. Default `f32`.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 fn default_steps() -> u64 {

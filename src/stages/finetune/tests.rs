@@ -56,12 +56,22 @@ fn assert_close(what: &str, seen: &[f32], expected: &[f32], within: f32) {
 
 #[test]
 fn an_update_equals_pytorch() {
-    on_device!(&device_under_test(), B, at => update_equals_pytorch::<Autodiff<B>>(at));
+    on_device!(&device_under_test(), B, at => update_equals_pytorch::<Autodiff<B>>("f32", at));
 }
 
-fn update_equals_pytorch<Train: TrainBackend>(device: Train::Device) {
+#[test]
+fn an_update_in_bf16_equals_pytorch_up_to_rounding() {
+    let device = device_under_test();
+    if device.check_precision(Precision::Bf16).is_ok() {
+        on_device!(&device, B, at => update_equals_pytorch::<Autodiff<B>>("bf16", at));
+    }
+}
+
+fn update_equals_pytorch<Train: TrainBackend>(precision: &str, device: Train::Device) {
     let golden = golden();
-    let config = config(r#","gamma":0.9,"gae_lambda":0.8,"ent_coef":0.01"#);
+    let more = r#","gamma":0.9,"gae_lambda":0.8,"ent_coef":0.01"#;
+    let config = config(&format!(r#"{more},"precision":"{precision}""#));
+    let is_exact = config.precision == Precision::F32;
     let rollout = rollout(&golden);
     let (advantages, returns) = advantages(&rollout, &config);
     assert_close(
@@ -83,14 +93,21 @@ fn update_equals_pytorch<Train: TrainBackend>(device: Train::Device) {
     for (mb_inds, expected) in b_inds.chunks(STEPS * ENVS / 2).zip(steps.chunks(METRICS.len())) {
         let learning_rates = [1e-3, 2e-3, 5e-4];
         let seen = agent.step(&rollout, &advantages, &returns, mb_inds, learning_rates);
-        assert_close("metrics", &to_host(seen).unwrap(), expected, 1e-4);
+        let within = if is_exact { 1e-4 } else { 3e-2 };
+        assert_close("metrics", &to_host(seen).unwrap(), expected, within);
     }
     let mut after = Weights::default();
     after.store::<Train::InnerBackend, _>("after", &agent.net.valid()).unwrap();
     for (name, shape) in golden.shapes_under("after.") {
         let [seen, expected] =
             [&after, &golden].map(|weights| weights.get(&format!("after.{name}"), &shape).unwrap());
-        assert_close(&name, &seen, &expected, 2e-5);
+        // A step of Adam is a learning rate long, in the wrong direction if rounding turned the
+        // sign of a small gradient.
+        let within = if is_exact { 2e-5 } else { 2.0 * (1e-3 + 2e-3) };
+        assert_close(&name, &seen, &expected, within);
+        let off = seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).sum::<f32>();
+        let off = off / seen.len() as f32;
+        assert!(off < if is_exact { 2e-5 } else { 5e-4 }, "{name}: off by {off} in the mean");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::models::AgentConfig;
 use crate::models::agent::AgentNet;
 use crate::models::frames::upload;
 use crate::models::weights::to_host;
-use crate::train::optim::{Flat, Optimizer, TrainBackend, gradients};
+use crate::train::optim::{Flat, Optimizer, TrainBackend, gradients, in_precision};
 use crate::train::{OptimConfig, Skips, TrainError, batch};
 
 /// An agent's network with its optimiser.
@@ -47,6 +47,11 @@ impl<A: TrainBackend> Agent<A> {
             ..OptimConfig::default()
         });
         Agent { rates: settings.learning_rates(), settings, seed, config, net, optimizer, device }
+    }
+
+    /// Returns the network for passes in the precision of the settings.
+    pub(super) fn net_in_precision(&self) -> AgentNet<A> {
+        in_precision::<A, _>("agent", &self.net, self.settings.precision, "")
     }
 
     /// Returns the state to restore if an update is not finite.
@@ -109,23 +114,24 @@ impl<A: TrainBackend> Agent<A> {
         [policy_head, value_head, trunk]: [f64; 3],
     ) -> Tensor<A::InnerBackend, 1> {
         let minibatch = Minibatch::<A>::gather(rollout, advantages, returns, mb_inds, &self.device);
+        let net = self.net_in_precision();
         let base = match &rollout.base {
             Some(base) => Tensor::from_inner(select(base, mb_inds, &self.device)),
-            None => self.net.rl.base(upload(
-                &rollout.frames_at(mb_inds),
-                self.config.network.frame_shape(),
-                &self.device,
-            )),
+            None => {
+                let shape = self.config.network.frame_shape();
+                let frames = upload(&rollout.frames_at(mb_inds), shape, &self.device);
+                net.rl.base(frames.cast(self.settings.precision.dtype()))
+            }
         };
         let supervised = rollout
             .supervised
             .as_ref()
             .map(|logits| Tensor::from_inner(select(logits, mb_inds, &self.device)));
-        let (logits, value) = self.net.logits_and_value(base, supervised);
+        let (logits, value) = net.logits_and_value(base, supervised);
         let losses = losses(logits, value, &minibatch, &self.settings);
 
         let mut all = Flat::new();
-        gradients("agent", &self.net, &losses.total.backward(), &mut all);
+        gradients("agent", &net, &losses.total.backward(), &mut all);
         let mut step = self.optimizer.begin(all);
         // `apply` takes each gradient once, so the heads come before the rest of the network.
         let rl = &mut self.net.rl;

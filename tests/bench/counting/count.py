@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 FIRST, LAST = 12, 22  # calls; the first ones also allocate and tune
 PEAK = {"f32": 495e12, "bf16": 989e12}
-COUNTS = ["launches", "uploads", "upload_bytes", "read_backs", "read_back_bytes", "synchronisations", "stream_waits", "copies"]
+COUNTS = ["launches", "uploads", "upload_bytes", "read_backs", "read_back_bytes", "synchronisations", "throttles", "stream_waits", "copies"]
 
 
 def toolkit():
@@ -72,7 +72,7 @@ def main():
                     flags += ["--label-batch", str(args.label_batch), *(["--reference"] if recipe == "reference" else [])]
                     count(args.lapo, env, folder, flags, FIRST)  # compiles and tunes
                     (low, _), (high, measured) = [count(args.lapo, env, folder, flags, calls) for calls in (FIRST, LAST)]
-                    row = dict(what=what, preset=args.preset, recipe=recipe, precision=precision, kernels=high["kernels"])
+                    row = dict(what=what, preset=args.preset, recipe=recipe, precision=precision, kernels=high["kernels"], least_queued=high["least_queued"])
                     row |= {key: (high[key] - low[key]) / (LAST - FIRST) for key in COUNTS}
                     # A call of labelling is two passes: the IDM alone, then everything.
                     units = args.label_batch if what == "label" else 1

@@ -6,7 +6,11 @@
  * At exit it writes its counts as JSON to $COUNTING_REPORT. $COUNTING_TRACE names a file for one line per
  * call. $COUNTING_GPUS is the number of GPUs (1), $COUNTING_MEMORY their memory in GiB (80), and
  * after $COUNTING_LOST launches every call fails as if the GPU had fallen off the bus. With
- * $COUNTING_TWOS=1 every read-back of one float is 2, so that each check of the device succeeds. */
+ * $COUNTING_TWOS=1 every read-back of one float is 2, so that each check of the device succeeds.
+ *
+ * A synchronisation waits for all launches so far, after which a GPU has nothing to do until the
+ * host queues more. A throttle waits for older launches only: the GPU goes on with those queued since,
+ * of which there were at least "least_queued". */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,7 +27,7 @@ typedef struct Kernel {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t kernels, launches, uploads, upload_bytes, read_backs, read_back_bytes, copies, synchronisations;
-static uint64_t waits, allocations, allocated, peak, next_address = 1ull << 40;
+static uint64_t throttles, least_queued = UINT64_MAX, waits, allocations, allocated, peak, next_address = 1ull << 40;
 static struct { uint64_t address; size_t bytes; } *blocks; /* allocated and not freed */
 static size_t block_count, block_capacity;
 static int answered;
@@ -60,7 +64,8 @@ __attribute__((destructor)) static void report(void) {
   if (!file) return;
   fprintf(file, "{\"kernels\": %lu, \"launches\": %lu, \"uploads\": %lu, \"upload_bytes\": %lu, ", kernels, launches, uploads, upload_bytes);
   fprintf(file, "\"read_backs\": %lu, \"read_back_bytes\": %lu, \"copies\": %lu, ", read_backs, read_back_bytes, copies);
-  fprintf(file, "\"synchronisations\": %lu, \"stream_waits\": %lu, \"allocations\": %lu, \"peak_bytes\": %lu, \"by_kernel\": {", synchronisations, waits, allocations, peak);
+  fprintf(file, "\"synchronisations\": %lu, \"throttles\": %lu, \"least_queued\": %lu, ", synchronisations, throttles, throttles ? least_queued : 0);
+  fprintf(file, "\"stream_waits\": %lu, \"allocations\": %lu, \"peak_bytes\": %lu, \"by_kernel\": {", waits, allocations, peak);
   for (Kernel *kernel = list; kernel; kernel = kernel->next)
     fprintf(file, "%s\"%s\": %lu", kernel == list ? "" : ", ", kernel->name, kernel->launches);
   fprintf(file, "}}\n");
@@ -209,8 +214,14 @@ int cuStreamCreate(void **stream, unsigned flags) { static intptr_t next; (void)
 int cuStreamDestroy_v2(void *stream) { (void)stream; return OK; }
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream; (void)event; (void)flags; COUNTED(waits++; TRACE("stream wait\n")); return OK; }
 int cuStreamSynchronize(void *stream) { (void)stream; COUNTED(synchronisations++; TRACE("synchronise\n")); return is_lost() ? LOST : OK; }
-int cuEventCreate(void **event, unsigned flags) { (void)flags; *event = (void *)1; return OK; }
-int cuEventDestroy_v2(void *event) { (void)event; return OK; }
-int cuEventRecord(void *event, void *stream) { (void)event; (void)stream; return OK; }
-int cuEventQuery(void *event) { (void)event; return OK; }
-int cuEventSynchronize(void *event) { (void)event; return cuStreamSynchronize(NULL); }
+/* An event is the number of launches that it waits for. */
+int cuEventCreate(uint64_t **event, unsigned flags) { (void)flags; *event = calloc(1, sizeof(uint64_t)); return OK; }
+int cuEventDestroy_v2(uint64_t *event) { free(event); return OK; }
+int cuEventRecord(uint64_t *event, void *stream) { (void)stream; COUNTED(*event = launches); return OK; }
+int cuEventQuery(uint64_t *event) { (void)event; return OK; }
+int cuEventSynchronize(uint64_t *event) {
+  uint64_t queued = launches - *event;
+  if (!queued) return cuStreamSynchronize(NULL);
+  COUNTED(throttles++; if (queued < least_queued) least_queued = queued; TRACE("throttle, %lu queued\n", queued));
+  return is_lost() ? LOST : OK;
+}
