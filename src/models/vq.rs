@@ -130,7 +130,7 @@ impl<B: NetBackend> Quantiser<B> {
         let chosen = codes
             .clone()
             .unsqueeze_dim::<3>(2)
-            .repeat_dim(2, entries)
+            .expand([codebooks, count, entries])
             .equal(all.expand([codebooks, count, entries]))
             .float();
 
@@ -153,7 +153,7 @@ impl<B: NetBackend> Quantiser<B> {
         let rows = self.rows(latent_action);
         let embedding = self.embedding.val();
         let codes = nearest(rows.clone().detach(), embedding.clone());
-        let index = codes.clone().unsqueeze_dim::<3>(2).repeat_dim(2, self.config.dim);
+        let index = codes.clone().unsqueeze_dim::<3>(2).expand(rows.shape());
         let difference = rows.clone() - embedding.gather(1, index);
         Nearest { rows, codes, difference }
     }

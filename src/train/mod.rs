@@ -44,3 +44,11 @@ pub use stop::{Signal, Stop};
 pub use training_loop::{
     Checkpoints, FinalState, Finished, Judgement, Learner, Row, Selection, Step, TrainingLoop,
 };
+
+/// Returns the device that `LAPO_TEST_DEVICE` names, or the CPU.
+#[cfg(test)]
+pub fn device_under_test() -> crate::models::Device {
+    std::env::var("LAPO_TEST_DEVICE").map_or(crate::models::Device::Cpu, |name| {
+        name.parse().unwrap_or_else(|error| panic!("{error}"))
+    })
+}

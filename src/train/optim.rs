@@ -135,9 +135,8 @@ impl<B: AdamBackend> Optimizer<B> {
     /// Begins the next step: counts it, and computes the norm of all gradients together.
     pub fn begin(&mut self, gradients: Flat<B>) -> OptimizerStep<B> {
         self.step += 1;
-        let norm = global_norm(&gradients);
-        // As `torch.nn.utils.clip_grad_norm_` does, with its 1e-6.
-        let scale = ((norm.clone() + 1e-6).recip() * self.config.max_grad_norm).clamp_max(1.0);
+        let square_sum = B::square_sum(gradients.values().cloned().map(unwrap).collect());
+        let [norm, scale] = B::clip(square_sum, self.config.max_grad_norm).map(wrap);
         let factors = Factors::new(&self.config, self.step);
         OptimizerStep { gradients, scale, factors, gate: None, norm }
     }
@@ -269,10 +268,6 @@ pub fn wrap<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 1> {
 /// Returns the backend's own flat tensor.
 pub fn unwrap<B: Backend>(tensor: Tensor<B, 1>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
-}
-
-fn global_norm<B: AdamBackend>(gradients: &Flat<B>) -> Tensor<B, 1> {
-    wrap::<B>(B::square_sum(gradients.values().cloned().map(unwrap).collect())).sqrt()
 }
 
 /// Collects the gradients of a network's parameters.

@@ -13,7 +13,6 @@ use burn::tensor::{Tensor, TensorPrimitive, backend::Backend};
 
 use super::optim::{AdamBackend, OptimizerStep, unwrap, wrap};
 use super::{Result, TrainError};
-use crate::models::layers::NetBackend;
 use crate::models::weights::to_host;
 
 /// Whether a step reads its metrics.
@@ -67,17 +66,14 @@ pub struct Gate<B: Backend> {
     mark: Tensor<B, 1>,
 }
 
-impl<B: NetBackend> Gate<B> {
+impl<B: AdamBackend> Gate<B> {
     /// Skips the step unless loss and gradient norm are finite.
     ///
     /// # Shapes
     /// - `loss` and `norm`: `[1]`
     pub fn new(loss: Tensor<B, 1>, norm: Tensor<B, 1>) -> Self {
-        // No comparison with NaN is true. Not `x - x`: compilers may take it for 0.
-        let taken = (loss.abs() + norm.abs()).lower_equal_elem(f32::MAX);
-        let skipped = taken.bool_not();
-        let mark = Tensor::zeros([1], &skipped.device()).mask_fill(skipped.clone(), f32::NAN);
-        Gate { skipped: skipped.float(), mark }
+        let [skipped, mark] = B::gate(unwrap(loss), unwrap(norm)).map(wrap);
+        Gate { skipped, mark }
     }
 
     /// Returns `scale`, or NaN if the step is skipped.
@@ -126,7 +122,7 @@ pub struct SkipCounts<B: Backend> {
     in_a_row: Tensor<B, 1>,
 }
 
-impl<B: NetBackend + AdamBackend> SkipCounts<B> {
+impl<B: AdamBackend> SkipCounts<B> {
     /// Starts at no skipped steps.
     pub fn new(reads_late: bool, device: &B::Device) -> Self {
         let [since_read, in_a_row] = [0, 1].map(|_| Tensor::zeros([1], device));

@@ -7,12 +7,8 @@ use super::update::{METRICS, Minibatch, losses};
 use super::*;
 use crate::models::init::Init;
 use crate::models::weights::Weights;
-use crate::models::{AgentConfig, Device, PolicyConfig};
-
-/// Returns the device that `LAPO_TEST_DEVICE` names, or the CPU.
-fn device_under_test() -> Device {
-    std::env::var("LAPO_TEST_DEVICE").map_or(Device::Cpu, |name| name.parse().unwrap())
-}
+use crate::models::{AgentConfig, PolicyConfig};
+use crate::train::device_under_test;
 
 fn config(more: &str) -> FinetuneConfig {
     serde_json::from_str(&format!(r#"{{"game":"maze","from_scratch":true{more}}}"#)).unwrap()

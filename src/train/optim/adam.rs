@@ -75,6 +75,23 @@ pub trait AdamBackend: NetBackend {
     /// # Shapes
     /// - `values`: flat; output: `[1]`
     fn square_sum(values: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
+
+    /// Returns the norm of all gradients together, and the factor that clips it to `most`, as
+    /// `torch.nn.utils.clip_grad_norm_` does, with its 1e-6.
+    ///
+    /// # Shapes
+    /// - `square_sum` and outputs: `[1]`
+    fn clip(square_sum: FloatTensor<Self>, most: f64) -> [FloatTensor<Self>; 2] {
+        let norm = wrap::<Self>(square_sum).sqrt();
+        let scale = ((norm.clone() + 1e-6).recip() * most).clamp_max(1.0);
+        [norm, scale].map(unwrap)
+    }
+
+    /// Returns 1 and NaN if the step is skipped because one of these is not finite, else 0 and 0.
+    ///
+    /// # Shapes
+    /// - inputs and outputs: `[1]`
+    fn gate(loss: FloatTensor<Self>, norm: FloatTensor<Self>) -> [FloatTensor<Self>; 2];
 }
 
 /// Values in a chunk, the work of one thread at a time.
@@ -127,6 +144,12 @@ impl AdamBackend for Flex {
             wrap::<Flex>(Flex::float_sum(unwrap(values.clone() * values)))
         });
         unwrap(Tensor::cat(squares.collect(), 0).sum())
+    }
+
+    fn gate(loss: FlexTensor, norm: FlexTensor) -> [FlexTensor; 2] {
+        let is_skipped = !values(&loss)[0].is_finite() || !values(&norm)[0].is_finite();
+        let gate = if is_skipped { [1.0, f32::NAN] } else { [0.0, 0.0] };
+        gate.map(|value| FlexTensor::from_data(TensorData::new(vec![value], [1])))
     }
 }
 

@@ -16,8 +16,8 @@ pub(super) const MOMENTUM: f64 = 0.95;
 const DISTANCE: f64 = 0.6;
 /// An iteration of [`orthogonal`] maps a singular value s to a s + b s^3 + c s^5. The published
 /// coefficients are steep at 0 rather than exact at 1.
-const POLYNOMIAL: [f64; 3] = [3.4445, -4.7750, 2.0315];
-const ITERATIONS: usize = 5;
+pub(super) const POLYNOMIAL: [f64; 3] = [3.4445, -4.7750, 2.0315];
+pub(super) const ITERATIONS: usize = 5;
 
 /// Returns a convolution's weight as a matrix of `[out, in * kernel * kernel]`, or `None` for other
 /// parameters. The rows of a transposed convolution are its input channels.
@@ -75,24 +75,6 @@ pub(super) fn orthogonal<B: NetBackend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
     x
 }
 
-/// As [`orthogonal`], of many wide matrices at once. Rows and columns of zeros change nothing.
-///
-/// # Shapes
-/// - `matrices` and the output: `[matrix, rows, columns]`, at most as many rows as columns
-#[cfg(any(feature = "cuda", feature = "vulkan", test))]
-pub(super) fn orthogonal_each<B: NetBackend>(matrices: Tensor<B, 3>) -> Tensor<B, 3> {
-    let [a, b, c] = POLYNOMIAL;
-    let square = matrices.clone() * matrices.clone();
-    let norm = square.sum_dim(2).sum_dim(1).sqrt().clamp_min(1e-7);
-    let mut x = matrices / norm;
-    for _ in 0..ITERATIONS {
-        let squared = matmul(x.clone(), x.clone().transpose());
-        let terms = squared.clone() * b + matmul(squared.clone(), squared) * c;
-        x = x.clone() * a + matmul(terms, x);
-    }
-    x
-}
-
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
@@ -135,25 +117,6 @@ mod tests {
                 found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 2e-4),
                 "{shape:?}: {found:?}"
             );
-        }
-    }
-
-    #[test]
-    fn padded_matrices_equal_single_ones() {
-        let matrices = [wave(6, 0.7).reshape([2, 3]), wave(15, 0.3).reshape([3, 5])];
-        let padded = matrices.each_ref().map(|matrix| {
-            let [rows, columns] = matrix.dims();
-            let zeros = Tensor::<Flex, 2>::zeros([4, 8], &Default::default());
-            zeros.slice_assign([0..rows, 0..columns], matrix.clone()).unsqueeze::<3>()
-        });
-        let found = orthogonal_each(Tensor::cat(padded.to_vec(), 0));
-        for (index, matrix) in matrices.into_iter().enumerate() {
-            let [rows, columns] = matrix.dims();
-            let found = found.clone().slice([index..index + 1, 0..rows, 0..columns]);
-            let expected = host(orthogonal(matrix));
-            for (found, expected) in host(found).iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-5, "{found} for {expected}");
-            }
         }
     }
 

@@ -61,7 +61,12 @@ __attribute__((constructor)) static void begin(void) {
 __attribute__((destructor)) static void report(void) {
   const char *path = getenv("COUNTING_REPORT");
   FILE *file = path ? fopen(path, "w") : NULL;
+  pthread_mutex_lock(&lock);
+  if (trace) fclose(trace);
+  trace = NULL; /* threads of the runtime go on */
+  pthread_mutex_unlock(&lock);
   if (!file) return;
+  pthread_mutex_lock(&lock);
   fprintf(file, "{\"kernels\": %lu, \"launches\": %lu, \"uploads\": %lu, \"upload_bytes\": %lu, ", kernels, launches, uploads, upload_bytes);
   fprintf(file, "\"read_backs\": %lu, \"read_back_bytes\": %lu, \"copies\": %lu, ", read_backs, read_back_bytes, copies);
   fprintf(file, "\"synchronisations\": %lu, \"throttles\": %lu, \"least_queued\": %lu, ", synchronisations, throttles, throttles ? least_queued : 0);
@@ -70,6 +75,7 @@ __attribute__((destructor)) static void report(void) {
     fprintf(file, "%s\"%s\": %lu", kernel == list ? "" : ", ", kernel->name, kernel->launches);
   fprintf(file, "}}\n");
   fclose(file);
+  pthread_mutex_unlock(&lock);
 }
 
 /* The machine. */
@@ -214,9 +220,9 @@ int cuStreamCreate(void **stream, unsigned flags) { static intptr_t next; (void)
 int cuStreamDestroy_v2(void *stream) { (void)stream; return OK; }
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream; (void)event; (void)flags; COUNTED(waits++; TRACE("stream wait\n")); return OK; }
 int cuStreamSynchronize(void *stream) { (void)stream; COUNTED(synchronisations++; TRACE("synchronise\n")); return is_lost() ? LOST : OK; }
-/* An event is the number of launches that it waits for. */
+/* An event is the number of launches that it waits for. Its eight bytes are never freed: threads of the runtime may outlive the report. */
 int cuEventCreate(uint64_t **event, unsigned flags) { (void)flags; *event = calloc(1, sizeof(uint64_t)); return OK; }
-int cuEventDestroy_v2(uint64_t *event) { free(event); return OK; }
+int cuEventDestroy_v2(uint64_t *event) { (void)event; return OK; }
 int cuEventRecord(uint64_t *event, void *stream) { (void)stream; COUNTED(*event = launches); return OK; }
 int cuEventQuery(uint64_t *event) { (void)event; return OK; }
 int cuEventSynchronize(uint64_t *event) {

@@ -78,6 +78,16 @@ pub fn pixels<R: CubeRuntime>(images: CubeTensor<R>) -> CubeTensor<R> {
     reshape(images, Shape::new([batch * height * width, channels]))
 }
 
+/// Reverses [`pixels`]. There may be gaps behind the channels.
+pub fn images<R: CubeRuntime>(mut pixels: CubeTensor<R>, shape: &Shape) -> CubeTensor<R> {
+    let [_, height, width, _] = shape.dims();
+    let [pixel, channel] = **pixels.meta.strides() else { unreachable!("pixels have two axes") };
+    *pixels.meta.shape_mut() = shape.clone();
+    *pixels.meta.strides_mut() =
+        [height * width * pixel, width * pixel, pixel, channel].as_slice().into();
+    pixels
+}
+
 /// Reshapes the weight of a doubling `[in, out, 2, 2]` to `[in, out * 4]`.
 pub fn ways<R: CubeRuntime>(weight: CubeTensor<R>) -> CubeTensor<R> {
     let [inputs, outputs, ..] = weight.meta.shape().dims::<4>();

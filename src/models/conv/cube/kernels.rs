@@ -1,12 +1,14 @@
-//! Kernels that move images and their gradients. All images are contiguous
-//! `[batch, height, width, channel]`.
+//! Kernels that move images and their gradients: `[batch, height, width, channel]`, contiguous if
+//! nothing else is said.
 
 mod channels;
 mod elementwise;
+mod nearest;
 mod resize;
 mod unfold;
 
 pub use channels::{join, split};
 pub use elementwise::{add, mask, mask_and_add, rectify};
+pub use nearest::nearest;
 pub use resize::{halve, halve_backward, shuffle, unshuffle};
 pub use unfold::{unfold, weight_gradient};

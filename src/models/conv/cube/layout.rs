@@ -38,14 +38,23 @@ pub fn units<R: CubeRuntime>(tensor: &CubeTensor<R>, count: usize) -> (CubeCount
 }
 
 /// Launches a kernel with one unit per element: `launch!(kernel, elements, [tensors], others)`.
+///
+/// With `flat` before the tensors the kernel takes them as arrays, without shapes. CUDA copies shapes
+/// to the device at every launch, unlike scalars.
 macro_rules! launch {
-    ($kernel:ident, $count:expr, [$($tensor:expr),*] $(, $other:expr)*) => {{
+    ($kernel:ident, $count:expr, flat [$($tensor:expr),*] $(, $other:expr)*) => {
+        launch!(@ into_array_arg, $kernel, $count, [$($tensor),*] $(, $other)*)
+    };
+    ($kernel:ident, $count:expr, [$($tensor:expr),*] $(, $other:expr)*) => {
+        launch!(@ into_tensor_arg, $kernel, $count, [$($tensor),*] $(, $other)*)
+    };
+    (@ $arg:ident, $kernel:ident, $count:expr, [$($tensor:expr),*] $(, $other:expr)*) => {{
         let tensors = [$(std::borrow::Borrow::<CubeTensor<R>>::borrow(&$tensor)),*];
         let client = tensors[0].client.clone();
         let (count, dim) = $crate::conv::cube::layout::units(tensors[0], $count);
         let address = $crate::conv::cube::layout::addresses(&tensors);
         $kernel::launch(
-            &client, count, dim, address, $($tensor.clone().into_tensor_arg(),)* $($other),*
+            &client, count, dim, address, $($tensor.clone().$arg(),)* $($other),*
         );
     }};
 }

@@ -12,11 +12,13 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::layout::{channels_first, empty};
-use super::queue::{Queued, queue};
+use super::queue::{Queued, only, queue};
 
 pub mod adam;
 pub mod cast;
+pub mod gate;
 pub mod muon;
+pub mod orthogonal;
 pub mod pairs;
 
 /// The most buffers of one launch: a kernel's arguments fit in 4 KiB.
@@ -156,7 +158,7 @@ fn total_kernel(parts: &Array<f32>, out: &mut Array<f32>) {
 /// - output: `[1]`
 pub fn square_sum<R: CubeRuntime>(values: Vec<Queued<R>>) -> Queued<R> {
     let output = (Shape::new([1]), DType::F32);
-    super::only(queue("sum of squares", values, vec![output], |values| {
+    only(queue("sum of squares", values, vec![output], |values| {
         let values: Vec<_> = values.into_iter().map(into_contiguous).collect();
         let chunk = launches(&values, &values[0], 1);
         let cubes = |chunk: &[CubeTensor<R>]| starts(chunk).1.div_ceil(UNITS * VALUES);

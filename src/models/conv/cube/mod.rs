@@ -26,7 +26,8 @@ pub mod queue;
 pub mod sources;
 mod statistics;
 
-use burn::tensor::ops::{ActivationOps, FloatTensor, ModuleOps};
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{ActivationOps, FloatTensor, IntTensor, ModuleOps};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::{cast, into_contiguous};
@@ -35,16 +36,17 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::{ConvBackend, ConvSettings, Gradients, Layer, Normalised, Pool, Wanted, fallback};
 use convolution::{
-    conv_shape, convolution_input_gradient, convolve, input_gradient, is_linear,
+    conv_shape, convolution_input_gradient, convolve, images, input_gradient, is_linear,
     parameter_gradients, pixels, ways,
 };
 use layout::{channels_first, channels_last};
 use product::{product, sum_of_groups};
-use queue::{Queue, queue};
+use queue::{Queue, only, queue, take};
 
 impl<R: CubeRuntime> ConvBackend for Queue<R>
 where
-    Queue<R>: burn::tensor::backend::Backend<FloatTensorPrimitive = queue::Queued<R>>,
+    Queue<R>:
+        Backend<FloatTensorPrimitive = queue::Queued<R>, IntTensorPrimitive = queue::Queued<R>>,
 {
     fn fused_conv2d(
         x: FloatTensor<Self>,
@@ -67,9 +69,12 @@ where
             };
             let out = convolve(x, weight, bias, settings);
             match inputs.next() {
-                None => vec![out],
+                // burn leaves gaps behind the channels. Whoever reads the images again would have
+                // to copy them each time.
+                None => vec![channels_first(channels_last(out))],
                 Some(skip) => {
-                    let sum = kernels::add(&channels_last(skip), &channels_last(out), false);
+                    let out = permute_nchw_to_nhwc(out);
+                    let sum = kernels::add(&channels_last(skip), &out, false);
                     vec![channels_first(sum)]
                 }
             }
@@ -136,7 +141,7 @@ where
             // The gradients need only what a ReLU leaves of the inner images.
             let inner = layer(&kernels::rectify(&x), first, first_bias);
             let inner = kernels::rectify(&permute_nchw_to_nhwc(inner));
-            let out = channels_last(layer(&inner, last, last_bias));
+            let out = permute_nchw_to_nhwc(layer(&inner, last, last_bias));
             let out = kernels::add(&x, &out, relu);
             vec![channels_first(out), channels_first(inner)]
         });
@@ -156,8 +161,9 @@ where
     fn halve_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
         let output = (x.shape(), x.dtype());
         only(queue("halve backward", vec![x, gradient], vec![output], |inputs| {
-            let [x, gradient] = take(&mut inputs.into_iter()).map(channels_last);
-            vec![channels_first(kernels::halve_backward(&x, &gradient))]
+            let [x, gradient] = take(&mut inputs.into_iter());
+            let gradient = permute_nchw_to_nhwc(gradient);
+            vec![channels_first(kernels::halve_backward(&channels_last(x), &gradient))]
         }))
     }
 
@@ -271,7 +277,7 @@ where
             let [x, gradient] = [x, gradient].map(channels_last);
             let products = kernels::unshuffle(&gradient);
             let dx = product(products.clone(), permute(ways(weight), &[1, 0]), dtype);
-            let dx = reshape(into_contiguous(dx), x.meta.shape().clone());
+            let dx = images(dx, x.meta.shape());
             let rows = kernels::unfold(&x, 1, 0, false);
             let summed = sum_of_groups(rows, products);
             let [dw, db] = kernels::weight_gradient(summed, inputs, inputs, 4, dtype);
@@ -329,6 +335,15 @@ where
         Gradients { x, weight, bias }
     }
 
+    fn nearest(rows: FloatTensor<Self>, codes: FloatTensor<Self>) -> IntTensor<Self> {
+        let [books, count, _] = rows.shape().dims();
+        let output = (Shape::new([books, count]), DType::I32);
+        only(queue("nearest codes", vec![rows, codes], vec![output], |inputs| {
+            let [rows, codes] = take(&mut inputs.into_iter()).map(into_contiguous);
+            vec![kernels::nearest(&rows, &codes)]
+        }))
+    }
+
     fn modulate(x: FloatTensor<Self>, by: FloatTensor<Self>) -> FloatTensor<Self> {
         let output = (x.shape(), x.dtype());
         only(queue("modulation", vec![x, by], vec![output], |inputs| {
@@ -368,14 +383,19 @@ where
     }
 
     fn rectify_backward(out: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        if out.rank() != 4 {
-            return Self::relu_backward(out, gradient);
-        }
-        let output = (out.shape(), out.dtype());
-        only(queue("relu backward", vec![out, gradient], vec![output], |inputs| {
-            let [out, gradient] = take(&mut inputs.into_iter());
-            let gradient = permute_nchw_to_nhwc(gradient);
-            vec![channels_first(kernels::mask(&channels_last(out), &gradient))]
+        let shape = out.shape();
+        let output = (shape.clone(), out.dtype());
+        only(queue("relu backward", vec![out, gradient], vec![output], move |inputs| {
+            let inputs = take(&mut inputs.into_iter());
+            if shape.num_dims() == 4 {
+                let [out, gradient] = inputs;
+                let gradient = permute_nchw_to_nhwc(gradient);
+                return vec![channels_first(kernels::mask(&channels_last(out), &gradient))];
+            }
+            let row = Shape::new([1, 1, 1, shape.num_elements()]);
+            let [out, gradient] =
+                inputs.map(|tensor| reshape(into_contiguous(tensor), row.clone()));
+            vec![reshape(kernels::mask(&out, &gradient), shape.clone())]
         }))
     }
 
@@ -395,19 +415,9 @@ where
         let outputs = [channels, all - channels]
             .map(|channels| (Shape::new([batch, channels, height, width]), dtype));
         let found = queue("join backward", vec![gradient], outputs.to_vec(), move |inputs| {
-            let [gradient] = take(&mut inputs.into_iter()).map(channels_last);
+            let [gradient] = take(&mut inputs.into_iter()).map(permute_nchw_to_nhwc);
             kernels::split(&gradient, channels).map(channels_first).to_vec()
         });
         take(&mut found.into_iter())
     }
-}
-
-/// Takes the next `N` tensors.
-fn take<T, const N: usize>(tensors: &mut impl Iterator<Item = T>) -> [T; N] {
-    [(); N].map(|()| tensors.next().expect("the operation was queued with these tensors"))
-}
-
-fn only<T>(tensors: Vec<T>) -> T {
-    let [tensor] = take(&mut tensors.into_iter());
-    tensor
 }

@@ -13,8 +13,9 @@ use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::{permute, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
-/// Two stages of the longest kind: as long as the widest plane, which has 64 lanes.
-const STAGES: usize = 2 * 64;
+/// Two stages of the longest kind: as long as the widest plane, which has 64 lanes. burn tunes
+/// products of sums of such a length, or several of them.
+pub const STAGES: usize = 2 * 64;
 
 /// Products of a group of images that are summed at once. More groups keep more multiprocessors
 /// busy, fewer need less memory.

@@ -70,3 +70,14 @@ pub fn queue<R: CubeRuntime>(
     let operation = OperationIr::Custom(description.clone());
     client.register(streams, operation, Queueable { description, run })
 }
+
+/// Takes the next `N` tensors.
+pub fn take<T, const N: usize>(tensors: &mut impl Iterator<Item = T>) -> [T; N] {
+    [(); N].map(|()| tensors.next().expect("the operation was queued with these tensors"))
+}
+
+/// Returns the only tensor.
+pub fn only<T>(tensors: Vec<T>) -> T {
+    let [tensor] = take(&mut tensors.into_iter());
+    tensor
+}

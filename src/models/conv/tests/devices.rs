@@ -46,7 +46,7 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
     let bias = |channels| [1, channels, 1, 1];
     let image = [5, 6, 8, 8];
     let same = [image, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
-    let operations: [Operation<B>; 20] = [
+    let operations: [Operation<B>; 21] = [
         ("convolution", same, |[x, w, b, _]| conv2d(x, w, Some(flat(b)), 1, 1)),
         ("linear", [[9, 6, 1, 1], [4, 6, 1, 1], bias(4), NONE], |[x, w, b, _]| {
             conv2d(x, w, Some(flat(b)), 0, 1)
@@ -111,6 +111,10 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
             double_conv2d(x, w, Some(flat(b)))
         }),
         ("relu", [image, NONE, NONE, NONE], |[x, ..]| relu(x)),
+        ("relu of rows", [image, NONE, NONE, NONE], |[x, ..]| {
+            let shape = x.dims();
+            relu(x.reshape([30, 64])).reshape(shape)
+        }),
         ("join and tanh", [image, [5, 3, 8, 8], NONE, NONE], |[x, y, _, _]| tanh(join(x, y))),
     ];
     let mut found: Results = operations

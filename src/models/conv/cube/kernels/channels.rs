@@ -5,6 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::super::layout::{empty, launch};
+use super::elementwise::strided;
 
 #[cube(launch, address_type = "dynamic")]
 fn join_kernel<F: Float>(
@@ -43,14 +44,14 @@ fn split_kernel<F: Float>(
     y: &mut Tensor<F>,
     #[define(F)] _dtype: StorageType,
 ) {
-    if ABSOLUTE_POS >= images.len() {
+    if ABSOLUTE_POS >= x.len() + y.len() {
         terminate!();
     }
     let first = x.shape(3);
     let second = y.shape(3);
     let channel = ABSOLUTE_POS % (first + second);
     let pixel = ABSOLUTE_POS / (first + second);
-    let value = images[ABSOLUTE_POS];
+    let value = images[strided(images, ABSOLUTE_POS)];
     if channel < first {
         x[pixel * first + channel] = value;
     } else {
@@ -58,7 +59,8 @@ fn split_kernel<F: Float>(
     }
 }
 
-/// Splits images into their first `channels` channels and the rest.
+/// Splits images into their first `channels` channels and the rest. They may have any order in
+/// memory.
 pub fn split<R: CubeRuntime>(images: &CubeTensor<R>, channels: usize) -> [CubeTensor<R>; 2] {
     let [batch, height, width, all] = images.meta.shape().dims();
     let [x, y] = [channels, all - channels]

@@ -22,7 +22,7 @@ pub fn rectify<R: CubeRuntime>(x: &CubeTensor<R>) -> CubeTensor<R> {
 
 /// Returns the place in memory of a value of images in any order.
 #[cube]
-fn strided<F: Float>(images: &Tensor<F>, at: usize) -> usize {
+pub fn strided<F: Float>(images: &Tensor<F>, at: usize) -> usize {
     let channel = at % images.shape(3);
     let rest = at / images.shape(3);
     let column = rest % images.shape(2);
@@ -96,7 +96,7 @@ fn add_kernel<F: Float>(
     #[define(F)] _dtype: StorageType,
 ) {
     if ABSOLUTE_POS < out.len() {
-        let mut sum = x[ABSOLUTE_POS] + y[ABSOLUTE_POS];
+        let mut sum = x[ABSOLUTE_POS] + y[strided(y, ABSOLUTE_POS)];
         if relu {
             sum = max(sum, F::new(0.0));
         }
@@ -104,7 +104,7 @@ fn add_kernel<F: Float>(
     }
 }
 
-/// Computes `x + y`, or `max(x + y, 0)` if `relu`.
+/// Computes `x + y`, or `max(x + y, 0)` if `relu`. `y` may have any order in memory.
 pub fn add<R: CubeRuntime>(x: &CubeTensor<R>, y: &CubeTensor<R>, relu: bool) -> CubeTensor<R> {
     let out = empty(x, x.meta.shape().clone(), x.dtype);
     launch!(add_kernel, x.meta.num_elements(), [x, y, out], relu, x.dtype.into());

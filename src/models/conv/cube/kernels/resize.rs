@@ -5,6 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::super::layout::{empty, launch};
+use super::elementwise::strided;
 
 #[cube(launch, address_type = "dynamic")]
 fn halve_kernel<F: Float>(x: &Tensor<F>, out: &mut Tensor<F>, #[define(F)] _dtype: StorageType) {
@@ -41,7 +42,7 @@ fn halve_backward_kernel<F: Float>(
     out: &mut Tensor<F>,
     #[define(F)] _dtype: StorageType,
 ) {
-    if ABSOLUTE_POS >= gradient.len() {
+    if ABSOLUTE_POS * 4 >= out.len() {
         terminate!();
     }
     let channels = gradient.shape(3);
@@ -65,14 +66,14 @@ fn halve_backward_kernel<F: Float>(
     for way in 0..4usize {
         let pixel = (row * 2 + way / 2) * width * 2 + column * 2 + way % 2;
         if which == way as u32 {
-            out[pixel * channels + channel] = gradient[ABSOLUTE_POS];
+            out[pixel * channels + channel] = gradient[strided(gradient, ABSOLUTE_POS)];
         } else {
             out[pixel * channels + channel] = F::new(0.0);
         }
     }
 }
 
-/// Returns the gradient of the input of [`halve`].
+/// Returns the gradient of the input of [`halve`]. `gradient` may have any order in memory.
 pub fn halve_backward<R: CubeRuntime>(
     x: &CubeTensor<R>,
     gradient: &CubeTensor<R>,

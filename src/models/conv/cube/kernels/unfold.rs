@@ -9,8 +9,12 @@ use super::super::layout::{empty, launch};
 
 #[cube(launch, address_type = "dynamic")]
 fn unfold_kernel<F: Float>(
-    x: &Tensor<F>,
-    out: &mut Tensor<F>,
+    x: &Array<F>,
+    out: &mut Array<F>,
+    height: usize,
+    width: usize,
+    channels: usize,
+    columns: usize,
     #[comptime] kernel: usize,
     #[comptime] padding: usize,
     #[comptime] relu: bool,
@@ -19,10 +23,6 @@ fn unfold_kernel<F: Float>(
     if ABSOLUTE_POS >= out.len() {
         terminate!();
     }
-    let channels = x.shape(3);
-    let height = x.shape(1);
-    let width = x.shape(2);
-    let columns = out.shape(1);
     let column = ABSOLUTE_POS % columns;
     let pixel = ABSOLUTE_POS / columns;
     let taps = kernel * kernel * channels;
@@ -73,21 +73,35 @@ pub fn unfold<R: CubeRuntime>(
     let pixels = batch * (height + 2 * padding + 1 - kernel) * (width + 2 * padding + 1 - kernel);
     let columns = unfolded_columns(kernel * kernel * channels);
     let out = empty(x, [pixels, columns], x.dtype);
-    launch!(unfold_kernel, pixels * columns, [x, out], kernel, padding, relu, x.dtype.into());
+    launch!(
+        unfold_kernel,
+        pixels * columns,
+        flat [x, out],
+        height,
+        width,
+        channels,
+        columns,
+        kernel,
+        padding,
+        relu,
+        x.dtype.into()
+    );
     out
 }
 
 #[cube(launch, address_type = "dynamic")]
 fn weight_gradient_kernel<F: Float, G: Float>(
-    products: &Tensor<F>,
-    weight: &mut Tensor<G>,
-    bias: &mut Tensor<G>,
+    products: &Array<F>,
+    weight: &mut Array<G>,
+    bias: &mut Array<G>,
+    outputs: usize,
     inputs: usize,
+    group_stride: usize,
+    tap_stride: usize,
     #[comptime] groups: usize,
     #[comptime] ways: usize,
     #[define(F, G)] _dtypes: [StorageType; 2],
 ) {
-    let outputs = products.shape(2) / ways;
     let taps = weight.len() / (outputs * ways);
     let out = ABSOLUTE_POS % (outputs * ways);
     let tap = ABSOLUTE_POS / (outputs * ways);
@@ -97,7 +111,7 @@ fn weight_gradient_kernel<F: Float, G: Float>(
     let mut sum = 0.0f32;
     if tap < taps {
         for group in 0..groups {
-            let at = group * products.stride(0) + tap * products.stride(1) + out;
+            let at = group * group_stride + tap * tap_stride + out;
             sum += f32::cast_from(products[at]);
         }
         if comptime![ways == 1] {
@@ -110,7 +124,7 @@ fn weight_gradient_kernel<F: Float, G: Float>(
     } else if out < outputs {
         for group in 0..groups {
             for way in 0..ways {
-                let at = group * products.stride(0) + tap * products.stride(1) + out * ways + way;
+                let at = group * group_stride + tap * tap_stride + out * ways + way;
                 sum += f32::cast_from(products[at]);
             }
         }
@@ -133,13 +147,19 @@ pub fn weight_gradient<R: CubeRuntime>(
     dtype: DType,
 ) -> [CubeTensor<R>; 2] {
     let [groups, _, columns] = products.meta.shape().dims();
+    let [group_stride, tap_stride, _] = **products.meta.strides() else {
+        unreachable!("the products of groups have three axes")
+    };
     let weight = empty(&products, [taps * columns], dtype);
     let bias = empty(&products, [columns / ways], dtype);
     launch!(
         weight_gradient_kernel,
         (taps + 1) * columns,
-        [products, weight, bias],
+        flat [products, weight, bias],
+        columns / ways,
         inputs,
+        group_stride,
+        tap_stride,
         groups,
         ways,
         [products.dtype.into(), dtype.into()]

@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::super::layout::{empty, units};
-use super::super::queue::{Queued, queue};
+use super::super::queue::{Queued, queue, take};
 use super::{arrays, empty_parameter, launches, place, scalars, starts, tensors};
 
 /// The factors of a step of Adam.
@@ -115,7 +115,7 @@ pub fn adam<R: CubeRuntime>(
         states.chunks(chunk).flat_map(|states| adam_launch(states, &scale, factors)).collect()
     });
     let mut found = found.into_iter();
-    (0..count).map(|_| super::super::take(&mut found)).collect()
+    (0..count).map(|_| take(&mut found)).collect()
 }
 
 fn adam_launch<R: CubeRuntime>(

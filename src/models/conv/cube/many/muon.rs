@@ -6,6 +6,7 @@ use burn_cubecl::kernel::into_contiguous;
 use cubecl::prelude::*;
 
 use super::super::layout::{empty, units};
+use super::super::product::STAGES;
 use super::super::queue::{Queued, queue};
 use super::{arrays, empty_parameter, launches, place, scalars, starts, tensors};
 
@@ -74,7 +75,7 @@ fn pack_kernel(
 }
 
 /// Moves the mean gradients of matrices, and returns them and the gradients with Nesterov's
-/// momentum as one tensor: wide, padded with zeros.
+/// momentum as one tensor: wide, padded with zeros to a size whose products burn tunes.
 ///
 /// # Shapes
 /// - `gradients` and `means`: flat
@@ -89,7 +90,8 @@ pub fn pack<R: CubeRuntime>(
 ) -> (Vec<Queued<R>>, Queued<R>) {
     let count = matrices.len();
     let size = [0, 1].map(|axis| matrices.iter().map(|matrix| matrix.wide()[axis]).max());
-    let [rows, columns] = size.map(|size| size.expect("there is a matrix").next_multiple_of(8));
+    let [rows, columns] =
+        size.map(|size| size.expect("there is a matrix").next_multiple_of(STAGES));
     let mut outputs: Vec<_> = means.iter().map(|mean| (mean.shape(), DType::F32)).collect();
     outputs.push((Shape::new([count, rows, columns]), DType::F32));
     let inputs = [gradients, means, vec![scale]].concat();
