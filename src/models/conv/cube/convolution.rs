@@ -4,13 +4,13 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::conv::{ConvStrategy, conv_data_backward, conv_forward};
-use burn_cubecl::ops::{permute_nchw_to_nhwc, reshape};
+use burn_cubecl::ops::{permute, permute_nchw_to_nhwc, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::super::ConvSettings;
 use super::kernels;
 use super::layout::channels_first;
-use super::product::sum_of_groups;
+use super::product::{product, sum_of_groups};
 
 /// Convolves. The ReLU of the settings is not applied.
 pub fn convolve<R: CubeRuntime>(
@@ -72,14 +72,44 @@ pub fn parameter_gradients<R: CubeRuntime>(
     [reshape(dw, weight.meta.shape().clone()), db]
 }
 
+/// Doubles images. `x` has its channels last, the output has them first.
+pub fn double<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    bias: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let [batch, height, width, _] = x.meta.shape().dims();
+    let [_, outputs, ..] = weight.meta.shape().dims::<4>();
+    let dtype = x.dtype;
+    let products = product(pixels(x), ways(weight), dtype);
+    channels_first(kernels::shuffle(products, bias, [batch, 2 * height, 2 * width, outputs]))
+}
+
+/// Returns the gradients of a doubling's input, weight and bias. `x` and `gradient` have their
+/// channels last, the gradient of the input has them first.
+pub fn double_backward<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: CubeTensor<R>,
+    gradient: &CubeTensor<R>,
+) -> [CubeTensor<R>; 3] {
+    let [inputs, outputs, ..] = weight.meta.shape().dims::<4>();
+    let dtype = weight.dtype;
+    let products = kernels::unshuffle(gradient);
+    let dx = product(products.clone(), permute(ways(weight), &[1, 0]), dtype);
+    let summed = sum_of_groups(kernels::unfold(x, 1, 0, false), products);
+    let [dw, db] = kernels::weight_gradient(summed, inputs, inputs, 4, dtype);
+    let dw = reshape(dw, Shape::new([inputs, outputs, 2, 2]));
+    [channels_first(images(dx, x.meta.shape())), dw, db]
+}
+
 /// Reshapes contiguous `[batch, height, width, channel]` to `[batch * height * width, channel]`.
-pub fn pixels<R: CubeRuntime>(images: CubeTensor<R>) -> CubeTensor<R> {
+fn pixels<R: CubeRuntime>(images: CubeTensor<R>) -> CubeTensor<R> {
     let [batch, height, width, channels] = images.meta.shape().dims();
     reshape(images, Shape::new([batch * height * width, channels]))
 }
 
 /// Reverses [`pixels`]. There may be gaps behind the channels.
-pub fn images<R: CubeRuntime>(mut pixels: CubeTensor<R>, shape: &Shape) -> CubeTensor<R> {
+fn images<R: CubeRuntime>(mut pixels: CubeTensor<R>, shape: &Shape) -> CubeTensor<R> {
     let [_, height, width, _] = shape.dims();
     let [pixel, channel] = **pixels.meta.strides() else { unreachable!("pixels have two axes") };
     *pixels.meta.shape_mut() = shape.clone();
@@ -89,7 +119,7 @@ pub fn images<R: CubeRuntime>(mut pixels: CubeTensor<R>, shape: &Shape) -> CubeT
 }
 
 /// Reshapes the weight of a doubling `[in, out, 2, 2]` to `[in, out * 4]`.
-pub fn ways<R: CubeRuntime>(weight: CubeTensor<R>) -> CubeTensor<R> {
+fn ways<R: CubeRuntime>(weight: CubeTensor<R>) -> CubeTensor<R> {
     let [inputs, outputs, ..] = weight.meta.shape().dims::<4>();
     reshape(weight, Shape::new([inputs, outputs * 4]))
 }

@@ -12,10 +12,9 @@
 //! | `statistics` | normalisation and modulation |
 //! | `many` | the optimiser, over many tensors at once |
 //!
-//! The kernels of convolutions and matrix products are those of burn, which tunes them on the
-//! device. An exception is the gradient of the weight: burn computes it as one matrix product with
-//! a short result and a very long sum, which keeps a few of the device's multiprocessors busy. Here
-//! groups of images are summed apart, at first.
+//! Convolutions and products are burn's, tuned on the device unless `product` says otherwise. But the
+//! gradient of a weight is summed over groups of images first: one product would keep few
+//! multiprocessors busy.
 
 mod convolution;
 mod kernels;
@@ -31,22 +30,21 @@ use burn::tensor::ops::{ActivationOps, FloatTensor, IntTensor, ModuleOps};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::{cast, into_contiguous};
-use burn_cubecl::ops::{permute, permute_nchw_to_nhwc, reshape};
+use burn_cubecl::ops::{permute_nchw_to_nhwc, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{ConvBackend, ConvSettings, Gradients, Layer, Normalised, Pool, Wanted, fallback};
 use convolution::{
-    conv_shape, convolution_input_gradient, convolve, images, input_gradient, is_linear,
-    parameter_gradients, pixels, ways,
+    conv_shape, convolution_input_gradient, convolve, double, double_backward, input_gradient,
+    is_linear, parameter_gradients,
 };
 use layout::{channels_first, channels_last};
-use product::{product, sum_of_groups};
-use queue::{Queue, only, queue, take};
+use product::product;
+use queue::{Queue, Queued, only, queue, take};
 
 impl<R: CubeRuntime> ConvBackend for Queue<R>
 where
-    Queue<R>:
-        Backend<FloatTensorPrimitive = queue::Queued<R>, IntTensorPrimitive = queue::Queued<R>>,
+    Queue<R>: Backend<FloatTensorPrimitive = Queued<R>, IntTensorPrimitive = Queued<R>>,
 {
     fn fused_conv2d(
         x: FloatTensor<Self>,
@@ -69,8 +67,7 @@ where
             };
             let out = convolve(x, weight, bias, settings);
             match inputs.next() {
-                // burn leaves gaps behind the channels. Whoever reads the images again would have
-                // to copy them each time.
+                // burn leaves gaps behind the channels, which each reader would have to copy.
                 None => vec![channels_first(channels_last(out))],
                 Some(skip) => {
                     let out = permute_nchw_to_nhwc(out);
@@ -116,9 +113,9 @@ where
         })
         .into_iter();
         Gradients {
-            x: wanted.x.then(|| found.next()).flatten(),
-            weight: parameters.then(|| found.next()).flatten().filter(|_| wanted.weight),
-            bias: parameters.then(|| found.next()).flatten().filter(|_| wanted.bias),
+            x: if wanted.x { found.next() } else { None },
+            weight: found.next().filter(|_| wanted.weight),
+            bias: found.next().filter(|_| wanted.bias),
         }
     }
 
@@ -249,12 +246,9 @@ where
         let [batch, _, height, width] = x.shape().dims();
         let [_, outputs, ..] = weight.shape().dims::<4>();
         let output = (Shape::new([batch, outputs, 2 * height, 2 * width]), x.dtype());
-        only(queue("doubling", vec![x, weight, bias], vec![output], move |inputs| {
+        only(queue("doubling", vec![x, weight, bias], vec![output], |inputs| {
             let [x, weight, bias] = take(&mut inputs.into_iter());
-            let dtype = x.dtype;
-            let products = product(pixels(channels_last(x)), ways(weight), dtype);
-            let shape = [batch, 2 * height, 2 * width, outputs];
-            vec![channels_first(kernels::shuffle(products, bias, shape))]
+            vec![double(channels_last(x), weight, bias)]
         }))
     }
 
@@ -264,31 +258,21 @@ where
         gradient: FloatTensor<Self>,
         wanted: Wanted,
     ) -> Gradients<Self> {
-        let [inputs, outputs, ..] = weight.shape().dims::<4>();
+        let [_, outputs, ..] = weight.shape().dims::<4>();
         let shapes = vec![
             (x.shape(), x.dtype()),
             (weight.shape(), weight.dtype()),
             (Shape::new([outputs]), weight.dtype()),
         ];
         let name = "doubling backward";
-        let mut found = queue(name, vec![x, weight, gradient], shapes, move |tensors| {
+        let mut found = queue(name, vec![x, weight, gradient], shapes, |tensors| {
             let [x, weight, gradient] = take(&mut tensors.into_iter());
-            let dtype = weight.dtype;
             let [x, gradient] = [x, gradient].map(channels_last);
-            let products = kernels::unshuffle(&gradient);
-            let dx = product(products.clone(), permute(ways(weight), &[1, 0]), dtype);
-            let dx = images(dx, x.meta.shape());
-            let rows = kernels::unfold(&x, 1, 0, false);
-            let summed = sum_of_groups(rows, products);
-            let [dw, db] = kernels::weight_gradient(summed, inputs, inputs, 4, dtype);
-            vec![channels_first(dx), reshape(dw, Shape::new([inputs, outputs, 2, 2])), db]
+            double_backward(&x, weight, &gradient).to_vec()
         })
         .into_iter();
-        Gradients {
-            x: found.next().filter(|_| wanted.x),
-            weight: found.next().filter(|_| wanted.weight),
-            bias: found.next().filter(|_| wanted.bias),
-        }
+        let mut next = |wanted: bool| found.next().filter(|_| wanted);
+        Gradients { x: next(wanted.x), weight: next(wanted.weight), bias: next(wanted.bias) }
     }
 
     fn normalise(
@@ -383,19 +367,14 @@ where
     }
 
     fn rectify_backward(out: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        let shape = out.shape();
-        let output = (shape.clone(), out.dtype());
-        only(queue("relu backward", vec![out, gradient], vec![output], move |inputs| {
-            let inputs = take(&mut inputs.into_iter());
-            if shape.num_dims() == 4 {
-                let [out, gradient] = inputs;
-                let gradient = permute_nchw_to_nhwc(gradient);
-                return vec![channels_first(kernels::mask(&channels_last(out), &gradient))];
+        let output = (out.shape(), out.dtype());
+        only(queue("relu backward", vec![out, gradient], vec![output], |inputs| {
+            let [out, gradient] = take(&mut inputs.into_iter());
+            if out.meta.num_dims() != 4 {
+                return vec![kernels::mask_rows(out, gradient)];
             }
-            let row = Shape::new([1, 1, 1, shape.num_elements()]);
-            let [out, gradient] =
-                inputs.map(|tensor| reshape(into_contiguous(tensor), row.clone()));
-            vec![reshape(kernels::mask(&out, &gradient), shape.clone())]
+            let gradient = permute_nchw_to_nhwc(gradient);
+            vec![channels_first(kernels::mask(&channels_last(out), &gradient))]
         }))
     }
 
@@ -411,9 +390,8 @@ where
 
     fn join_backward(gradient: FloatTensor<Self>, channels: usize) -> [FloatTensor<Self>; 2] {
         let [batch, all, height, width] = gradient.shape().dims();
-        let dtype = gradient.dtype();
-        let outputs = [channels, all - channels]
-            .map(|channels| (Shape::new([batch, channels, height, width]), dtype));
+        let shape = |channels| Shape::new([batch, channels, height, width]);
+        let outputs = [channels, all - channels].map(|count| (shape(count), gradient.dtype()));
         let found = queue("join backward", vec![gradient], outputs.to_vec(), move |inputs| {
             let [gradient] = take(&mut inputs.into_iter()).map(permute_nchw_to_nhwc);
             kernels::split(&gradient, channels).map(channels_first).to_vec()

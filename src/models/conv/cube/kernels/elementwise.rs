@@ -1,6 +1,9 @@
 //! `ReLU`s, their gradients, and sums.
 
+use burn::tensor::Shape;
 use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -57,6 +60,14 @@ pub fn mask<R: CubeRuntime>(x: &CubeTensor<R>, gradient: &CubeTensor<R>) -> Cube
     let out = empty(x, x.meta.shape().clone(), x.dtype);
     launch!(mask_kernel, x.meta.num_elements(), [x, gradient, out], x.dtype.into());
     out
+}
+
+/// As [`mask`], of tensors of any shape.
+pub fn mask_rows<R: CubeRuntime>(x: CubeTensor<R>, gradient: CubeTensor<R>) -> CubeTensor<R> {
+    let shape = x.meta.shape().clone();
+    let row = Shape::new([1, 1, 1, shape.num_elements()]);
+    let [x, gradient] = [x, gradient].map(|tensor| reshape(into_contiguous(tensor), row.clone()));
+    reshape(mask(&x, &gradient), shape)
 }
 
 #[cube(launch, address_type = "dynamic")]
