@@ -8,7 +8,8 @@
 the device in f32. Then it measures labelling (the paper's IDM, batch 1,024) and training steps (the paper's sizes, batch 128) in bf16
 and f32, beside PyTorch eager, channels-last and compiled; the device's peak memory and how busy it was; and the share of the speed of a
 plain matrix product. At last it finetunes an agent, and spends the rest of the time on a training at the paper's sizes, whose curve and
-verdict it keeps (OUT/metrics.parquet, OUT/verdict.json). Whatever fails is a row of the report, and the rest goes on.
+verdict it keeps (OUT/metrics.parquet, OUT/verdict.json). Whatever fails is a line of the report, and the rest goes on. `finetune` needs
+the Procgen package, in a folder that LAPO_PROCGEN names.
 
 A rehearsal without a GPU: LAPO_DEVICE=cpu LAPO_PRESET=tiny LAPO_SECONDS=1 LAPO_BUDGET=120 gpu.py run FOLDER OUT
 """
@@ -32,7 +33,7 @@ SECONDS = float(os.environ.get("LAPO_SECONDS", 5))  # of each measurement
 BUDGET = float(os.environ.get("LAPO_BUDGET", 480))  # seconds in all
 IS_CPU = DEVICE == "cpu"
 LABEL_BATCH, BATCH = (128, 32) if IS_CPU else (1024, 128)
-FINETUNE_STEPS = 20_000 if IS_CPU else 200_000
+FINETUNE_STEPS = 4096 * (2 if IS_CPU else 48)  # whole rollouts
 TESTS = {"lapo-models-tests": ["conv::tests::devices::", "frames::"], "lapo-tests": ["golden::", "dynamics::", "policy::a_policy_learns"]}
 
 
