@@ -36,6 +36,20 @@ impl<B: NetBackend> Frames<B> {
     }
 }
 
+impl<B: Backend> Frames<B> {
+    /// Returns some of the frames.
+    ///
+    /// # Shapes
+    /// - `index`: `[count]`
+    /// - output: `[count, channel, height, width]`, in [-0.5, 0.5]
+    pub fn select(&self, index: Tensor<B, 1, Int>) -> Tensor<B, 4> {
+        match &self.0 {
+            Layout::Planes(frames) => frames.clone().select(0, index),
+            Layout::Bytes(bytes) => stacked(bytes.clone().select(0, index), 1),
+        }
+    }
+}
+
 impl<B: Backend> Layout<B> {
     fn planes(
         pixels: &[u8],

@@ -3,7 +3,7 @@
 
 use burn::backend::Flex;
 
-use super::update::{METRICS, Minibatch, losses};
+use super::update::{Epoch, METRICS, Minibatch, losses};
 use super::*;
 use crate::models::init::Init;
 use crate::models::weights::Weights;
@@ -86,9 +86,14 @@ fn update_equals_pytorch<Train: TrainBackend>(precision: &str, device: Train::De
     let b_inds = golden.get("places", &[STEPS * ENVS]).unwrap();
     let b_inds: Vec<usize> = b_inds.into_iter().map(|index| index as usize).collect();
     let steps = golden.get("steps", &[2, METRICS.len()]).unwrap();
-    for (mb_inds, expected) in b_inds.chunks(STEPS * ENVS / 2).zip(steps.chunks(METRICS.len())) {
+    let size = STEPS * ENVS / 2;
+    let epoch = Epoch::gather(&rollout, &advantages, &returns, &b_inds, size, &agent.device);
+    let frames = agent.frames_of(&rollout);
+    for (index, expected) in steps.chunks(METRICS.len()).enumerate() {
         let learning_rates = [1e-3, 2e-3, 5e-4];
-        let seen = agent.step(&rollout, &advantages, &returns, mb_inds, learning_rates);
+        let mb_inds = &b_inds[index * size..][..size];
+        let minibatch = epoch.minibatch(index);
+        let seen = agent.step(&rollout, frames.as_ref(), minibatch, mb_inds, learning_rates);
         let within = if is_exact { 1e-4 } else { 3e-2 };
         assert_close("metrics", &to_host(seen).unwrap(), expected, within);
     }
@@ -150,6 +155,7 @@ fn losses_equal_a_computation_by_hand() {
         Tensor::<Autodiff<Flex>, 2>::from_floats([[values[0]], [values[1]]], &device)
     };
     let minibatch = Minibatch {
+        index: Tensor::from_ints([0, 1], &device),
         actions: Tensor::from_ints([[0], [1]], &device),
         log_probs: column([0.25_f32.ln(), 0.375_f32.ln()]),
         values: column([0.0, 1.0]),

@@ -8,7 +8,8 @@ use super::rollout::Rollout;
 use super::{FinetuneConfig, LearningRates};
 use crate::models::AgentConfig;
 use crate::models::agent::AgentNet;
-use crate::models::frames::upload;
+use crate::models::conv::ConvBackend;
+use crate::models::frames::{Frames, upload};
 use crate::models::weights::to_host;
 use crate::train::optim::{Flat, Optimizer, TrainBackend, gradients, in_precision};
 use crate::train::{OptimConfig, Skips, TrainError, batch};
@@ -82,12 +83,16 @@ impl<A: TrainBackend> Agent<A> {
             .map(|rate| rate.at(env_steps));
         let mut rng = batch::generator(self.seed, "minibatch", update);
         let mut b_inds: Vec<usize> = (0..self.settings.batch()).collect();
+        let size = self.settings.batch() / self.settings.minibatches;
+        let frames = self.frames_of(rollout);
         let mut metrics = Vec::new();
         for _ in 0..self.settings.epochs {
             b_inds.shuffle(&mut rng);
-            for mb_inds in b_inds.chunks_exact(self.settings.batch() / self.settings.minibatches) {
-                let minibatch = self.step(rollout, advantages, returns, mb_inds, rates);
-                metrics.push(minibatch.reshape([1, METRICS.len()]));
+            let epoch = Epoch::gather(rollout, advantages, returns, &b_inds, size, &self.device);
+            for mb_inds in b_inds.chunks_exact(size) {
+                let minibatch = epoch.minibatch(metrics.len() % self.settings.minibatches);
+                let step = self.step(rollout, frames.as_ref(), minibatch, mb_inds, rates);
+                metrics.push(step.reshape([1, METRICS.len()]));
             }
         }
         // One copy from the device for the whole update: no minibatch waits for it.
@@ -103,30 +108,46 @@ impl<A: TrainBackend> Agent<A> {
         Ok(METRICS.into_iter().zip(means).chain(rates).collect())
     }
 
+    /// Uploads the frames of a rollout once if an update reads them again, on a GPU. On a CPU each
+    /// minibatch converts its own, which needs less memory.
+    pub(super) fn frames_of(
+        &self,
+        rollout: &Rollout<A::InnerBackend>,
+    ) -> Option<Frames<A::InnerBackend>> {
+        let are_read = rollout.base.is_none() && !A::InnerBackend::IS_CPU;
+        let shape = self.config.network.frame_shape();
+        are_read.then(|| Frames::upload(&rollout.frames, shape, &self.device))
+    }
+
     /// Takes one step on a minibatch, with a learning rate for each layer. Returns [`METRICS`],
     /// computed before the step.
     pub(super) fn step(
         &mut self,
         rollout: &Rollout<A::InnerBackend>,
-        advantages: &[f32],
-        returns: &[f32],
+        frames: Option<&Frames<A::InnerBackend>>,
+        minibatch: Minibatch<A>,
         mb_inds: &[usize],
         [policy_head, value_head, trunk]: [f64; 3],
     ) -> Tensor<A::InnerBackend, 1> {
-        let minibatch = Minibatch::<A>::gather(rollout, advantages, returns, mb_inds, &self.device);
+        let index = &minibatch.index;
+        let rows = |rows: &Tensor<A::InnerBackend, 2>| {
+            Tensor::from_inner(rows.clone().select(0, index.clone()))
+        };
         let net = self.net_in_precision();
         let base = match &rollout.base {
-            Some(base) => Tensor::from_inner(select(base, mb_inds, &self.device)),
+            Some(base) => rows(base),
             None => {
-                let shape = self.config.network.frame_shape();
-                let frames = upload(&rollout.frames_at(mb_inds), shape, &self.device);
-                net.rl.base(frames.cast(self.settings.precision.dtype()))
+                let frames = match frames {
+                    Some(frames) => frames.select(index.clone()),
+                    None => {
+                        let shape = self.config.network.frame_shape();
+                        upload(&rollout.frames_at(mb_inds), shape, &self.device)
+                    }
+                };
+                net.rl.base(Tensor::from_inner(frames.cast(self.settings.precision.dtype())))
             }
         };
-        let supervised = rollout
-            .supervised
-            .as_ref()
-            .map(|logits| Tensor::from_inner(select(logits, mb_inds, &self.device)));
+        let supervised = rollout.supervised.as_ref().map(rows);
         let (logits, value) = net.logits_and_value(base, supervised);
         let losses = losses(logits, value, &minibatch, &self.settings);
 
@@ -153,43 +174,80 @@ impl<A: TrainBackend> Agent<A> {
     }
 }
 
-/// The data of a minibatch, each `[batch, 1]`.
+/// The data of all minibatches of an epoch, on the device.
+pub(super) struct Epoch<A: AutodiffBackend> {
+    /// `[4, minibatch, size]`: log-probabilities, values, advantages, returns
+    columns: Tensor<A, 3>,
+    /// `[2, minibatch, size]`: actions, places in the rollout
+    indices: Tensor<A, 3, Int>,
+}
+
+impl<A: AutodiffBackend> Epoch<A> {
+    /// Uploads the transitions of a rollout in the order `b_inds`, in minibatches of `size`.
+    pub(super) fn gather<B: Backend>(
+        rollout: &Rollout<B>,
+        advantages: &[f32],
+        returns: &[f32],
+        b_inds: &[usize],
+        size: usize,
+        device: &A::Device,
+    ) -> Self {
+        let minibatches = b_inds.len() / size;
+        let b_inds = &b_inds[..minibatches * size];
+        let column = |values: &[f32]| b_inds.iter().map(|&i| values[i]).collect::<Vec<_>>();
+        // Advantages are normalised within the minibatch, with the unbiased variance, as
+        // `torch.std` has it.
+        let mut normalised = Vec::new();
+        for mb_inds in b_inds.chunks_exact(size) {
+            let count = size as f64;
+            let mean = mb_inds.iter().map(|&i| f64::from(advantages[i])).sum::<f64>() / count;
+            let variance =
+                mb_inds.iter().map(|&i| (f64::from(advantages[i]) - mean).powi(2)).sum::<f64>()
+                    / (count - 1.0);
+            let deviation = (variance.sqrt() + 1e-8) as f32;
+            normalised.extend(mb_inds.iter().map(|&i| (advantages[i] - mean as f32) / deviation));
+        }
+        let columns =
+            [column(&rollout.log_probs), column(&rollout.values), normalised, column(returns)];
+        let indices = [
+            b_inds.iter().map(|&i| rollout.actions[i] as i32).collect::<Vec<_>>(),
+            b_inds.iter().map(|&i| i as i32).collect(),
+        ];
+        let data = TensorData::new(columns.concat(), [columns.len(), minibatches, size]);
+        let places = TensorData::new(indices.concat(), [indices.len(), minibatches, size]);
+        Epoch {
+            columns: Tensor::from_data(data, device),
+            indices: Tensor::from_data(places, device),
+        }
+    }
+
+    /// Returns one of the minibatches.
+    pub(super) fn minibatch(&self, number: usize) -> Minibatch<A> {
+        let [_, _, size] = self.columns.dims();
+        let columns = self.columns.clone().narrow(1, number, 1);
+        let column = |row: usize| columns.clone().narrow(0, row, 1).reshape([size, 1]);
+        let indices = self.indices.clone().narrow(1, number, 1);
+        Minibatch {
+            actions: indices.clone().narrow(0, 0, 1).reshape([size, 1]),
+            index: indices.narrow(0, 1, 1).reshape([size]).inner(),
+            log_probs: column(0),
+            values: column(1),
+            advantages: column(2),
+            returns: column(3),
+        }
+    }
+}
+
+/// The data of a minibatch, each but the index `[batch, 1]`.
 pub(super) struct Minibatch<A: AutodiffBackend> {
+    /// Places in the rollout: `[batch]`
+    pub(super) index: Tensor<A::InnerBackend, 1, Int>,
     pub(super) actions: Tensor<A, 2, Int>,
     pub(super) log_probs: Tensor<A, 2>,
     pub(super) values: Tensor<A, 2>,
     /// Normalised within the minibatch.
     pub(super) advantages: Tensor<A, 2>,
     pub(super) returns: Tensor<A, 2>,
-}
-
-impl<A: AutodiffBackend> Minibatch<A> {
-    fn gather<B: Backend>(
-        rollout: &Rollout<B>,
-        advantages: &[f32],
-        returns: &[f32],
-        mb_inds: &[usize],
-        device: &A::Device,
-    ) -> Self {
-        let column = |values: &[f32]| -> Tensor<A, 2> {
-            let values: Vec<f32> = mb_inds.iter().map(|&i| values[i]).collect();
-            Tensor::from_data(TensorData::new(values, [mb_inds.len(), 1]), device)
-        };
-        let actions: Vec<i32> = mb_inds.iter().map(|&i| rollout.actions[i] as i32).collect();
-        // Advantages are normalised with the unbiased variance, as `torch.std` has it.
-        let count = mb_inds.len() as f64;
-        let mean = mb_inds.iter().map(|&i| f64::from(advantages[i])).sum::<f64>() / count;
-        let variance =
-            mb_inds.iter().map(|&i| (f64::from(advantages[i]) - mean).powi(2)).sum::<f64>()
-                / (count - 1.0);
-        Minibatch {
-            actions: Tensor::from_data(TensorData::new(actions, [mb_inds.len(), 1]), device),
-            log_probs: column(&rollout.log_probs),
-            values: column(&rollout.values),
-            advantages: (column(advantages) - mean) / (variance.sqrt() + 1e-8),
-            returns: column(returns),
-        }
-    }
 }
 
 /// The loss of a minibatch, and its metrics: [`METRICS`] without `grad_norm`.
@@ -237,11 +295,4 @@ pub(super) fn losses<A: AutodiffBackend>(
         total,
         metrics: Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clipfrac], 0),
     }
-}
-
-/// Selects rows of a matrix.
-fn select<B: Backend>(rows: &Tensor<B, 2>, mb_inds: &[usize], device: &B::Device) -> Tensor<B, 2> {
-    let mb_inds: Vec<i32> = mb_inds.iter().map(|&i| i as i32).collect();
-    let count = mb_inds.len();
-    rows.clone().select(0, Tensor::from_data(TensorData::new(mb_inds, [count]), device))
 }
