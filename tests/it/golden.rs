@@ -274,9 +274,8 @@ fn training_steps_equal_pytorch() {
         let latent_action = Tensor::<B, 1>::from_floats(&after.latent_action[..], &device)
             .reshape([golden.batch, golden.config.latent_dim()]);
         let vq_loss = host(idm.vq.forward(latent_action).loss)[0];
-        // The loss moves with the latent actions; the tolerance of the CPU holds on CPUs alone.
-        let tolerance = if test_device() == Device::Cpu { 1e-3 } else { 5e-3 };
-        golden.check_relative("after.vq_loss", vq_loss, golden.number("after.vq_loss"), tolerance);
+        // It moves with the latent actions, by 0.0011 where they move by 0.001.
+        golden.check_relative("after.vq_loss", vq_loss, golden.number("after.vq_loss"), 2e-3);
     }
 }
 
