@@ -178,7 +178,7 @@ pub fn double_conv2d<B: ConvBackend>(
 }
 
 /// Multiplies matrices. Use it instead of [`Tensor::matmul`], which is wrong on GPUs for some
-/// sizes: see `cube`.
+/// sizes: see `cube::product`.
 ///
 /// # Shapes
 /// - `a`: `[.., m, k]`; `b`: `[.., k, n]`, with the same dimensions in front
