@@ -27,6 +27,8 @@ pub const DEFAULT_FILE_MIB: u64 = 128;
 
 /// The number of files opened at once.
 const AT_ONCE: usize = 64;
+/// The number of threads that open files of an object store.
+const REMOTE_THREADS: usize = 32;
 
 /// One file with the tables of many tasks, all of one sort such as `labels.parquet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,11 +98,7 @@ fn try_join(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<File
     let mut writer = parquet_writer(store, path, schema.clone(), built.build())?;
     for chunk in files.chunks(AT_ONCE) {
         // Files are opened in parallel, and copied one after the other to keep their order.
-        let opened = chunk
-            .par_iter()
-            .map(|file| open_parquet(store, &file.path))
-            .collect::<Result<Vec<_>>>()?;
-        for (file, parquet) in chunk.iter().zip(opened) {
+        for (file, parquet) in chunk.iter().zip(open_all(store, chunk)?) {
             // Returning drops the writer, which removes the unfinished file.
             if *parquet.schema().fields() != fields || list_sizes(&parquet) != sizes {
                 return Ok(None);
@@ -135,6 +133,27 @@ fn try_join(store: &Store, path: &str, files: &[FileInfo]) -> Result<Option<File
     }
     let rows = files.iter().map(|file| file.rows).sum();
     writer.into_inner().map_err(parquet_error(path))?.finish(rows).map(Some)
+}
+
+/// Opens files in parallel: of a disk as many at once as there are cores, of an object store many
+/// more, because each is a wait of some requests.
+fn open_all(store: &Store, files: &[FileInfo]) -> Result<Vec<OpenParquet>> {
+    let open = |file: &FileInfo| open_parquet(store, &file.path);
+    if !store.is_remote() {
+        return files.par_iter().map(open).collect();
+    }
+    let share = files.len().div_ceil(REMOTE_THREADS);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = files
+            .chunks(share)
+            .map(|share| scope.spawn(move || share.iter().map(open).collect::<Vec<_>>()))
+            .collect();
+        let opened = threads.into_iter().flat_map(|thread| match thread.join() {
+            Ok(opened) => opened,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        opened.collect()
+    })
 }
 
 /// Returns the list length of each column, as the file's metadata states it.

@@ -98,6 +98,11 @@ impl Store {
         }
     }
 
+    /// Returns whether the workspace is in an object store.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.backend, Backend::Remote(_))
+    }
+
     /// Returns the settings for access to object stores.
     pub fn access(&self) -> &Access {
         &self.access
