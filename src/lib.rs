@@ -25,7 +25,7 @@
 //! | [`envs`] | games | [`envs::Procgen`] |
 //! | [`train`] | trains networks on stored data | [`train::training_loop`] |
 //! | [`stages`] | the steps of a pipeline, a file each | `stages/mod.rs`, [`stages::adding`] |
-//! | [`executor`] | runs tasks and files their receipts | [`executor::local`] |
+//! | [`executor`] | runs tasks, or starts workers | [`executor::local`], [`executor::engine`] |
 //! | [`pipeline`] | checks a YAML file, plans it, runs it | [`mod@pipeline::run`] |
 //! | [`query`] | SQL over datasets | [`query::query()`] |
 //! | [`cli`] | commands, progress, exit codes | `cli/args.rs` |
@@ -44,7 +44,8 @@
 //!   burn, `models` of Arrow and YAML. `train` uses `dataset` and `models`; `stages` all of these.
 //! - **A stage never calls another stage, reads YAML, prints, or chooses its output path.**
 //! - Only `models`, `train` and `stages::finetune` use burn; other modules see plain slices.
-//! - **`executor` runs tasks, which are data.** `pipeline` never touches a tensor or a frame.
+//! - **`executor` runs tasks, which are data.** Engines only start workers; receipts decide what is
+//!   done. `pipeline` never touches a tensor or a frame.
 //! - Only `cli` prints, reads settings from the environment or chooses an exit code.
 //! - `unsafe` is only in `video` (libav), `envs/libenv.rs` (games) and `dataset/store.rs` (maps).
 //! - **Every decision on storage is one atomic create-if-absent**: no locks, no updates.

@@ -97,7 +97,7 @@ const READ_EVERY: u64 = 10;
 
 /// Prints a row per measurement, or how long the warm-up took.
 pub fn run(args: &BenchArgs, access: &Access) -> Result<()> {
-    let device = parse_devices(&args.device, print_note)?[0];
+    let device = parse_devices(&args.device, None, print_note)?[0];
     let threads = set_threads(args.threads)?;
     let measured = catch_gpu_failure(device, || match args.warm_up {
         true => warm_up(args, device, access),

@@ -28,7 +28,7 @@ pub fn run(args: &CommitArgs, access: &Access) -> Result<Exit> {
     let open = args.plan.open(args.workspace.as_deref(), access)?;
     // Workers may still be active, may have failed, or may never have started.
     let missing = if args.partial { Missing::LeaveOut } else { Missing::Refuse };
-    let reporter = TerminalReporter(Verbosity::Normal);
+    let reporter = TerminalReporter::new(Verbosity::Normal);
     let summary =
         partitions::commit_all(&open.plan, &open.folder, &open.workspace, missing, &reporter)?;
     summary::print(&summary)

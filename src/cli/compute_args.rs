@@ -1,6 +1,6 @@
 //! Flags for commands that compute, `run` and `worker`: cores, devices, memory and logging.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, ValueEnum};
 
@@ -13,7 +13,9 @@ use super::signals::stop_on_signals;
 use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::executor::Resources;
+use crate::models::Device;
 use crate::pipeline::reporter::Reporter;
+use crate::stages::Signal;
 use crate::stages::decode::decoder_process::DecoderCommand;
 
 /// Resources and logging of a command that computes.
@@ -33,7 +35,8 @@ pub struct ComputeArgs {
     /// Format of progress and errors on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "LAPO_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// Write Prometheus metrics to this file, for the textfile collector of its node exporter
+    /// Write Prometheus metrics to this file, for the textfile collector of its node exporter; a
+    /// worker may also get a folder
     #[arg(long, value_name = "FILE")]
     pub metrics_file: Option<PathBuf>,
     /// Report only errors
@@ -56,6 +59,34 @@ pub enum LogFormat {
 }
 
 impl ComputeArgs {
+    /// Returns whether progress and errors are JSON.
+    pub fn logs_json(&self) -> bool {
+        self.log_format == LogFormat::Json
+    }
+
+    /// Returns the flags that also concern workers of an engine, if the user gave them. Workers on
+    /// this machine share its threads.
+    pub fn forwarded(&self, are_local: bool) -> Vec<String> {
+        let mut flags = Vec::new();
+        let mut add = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+        if let Some(threads) = self.threads.filter(|_| !are_local) {
+            add("--threads", threads.to_string());
+        }
+        if self.device != "auto" {
+            add("--device", self.device.clone());
+        }
+        if let Some(memory) = self.decoder_memory_gib {
+            add("--decoder-memory-gib", memory.to_string());
+        }
+        if self.games.is_set() {
+            self.games.folders().iter().for_each(|at| add("--procgen", at.display().to_string()));
+        }
+        if self.logs_json() {
+            add("--log-format", "json".into());
+        }
+        flags
+    }
+
     /// Returns how much to report.
     fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {
@@ -67,14 +98,35 @@ impl ComputeArgs {
 
     /// Sets up the thread pool and the signal handlers; returns the resources of the process.
     pub fn resources(&self) -> Result<Resources> {
+        self.resources_until(&[Signal::Interrupt, Signal::Terminate, Signal::User1])
+    }
+
+    /// Sets up a worker. An engine may send several signals while a checkpoint is written, so only
+    /// a second Ctrl-C ends it at once.
+    pub fn resources_of_worker(&self) -> Result<Resources> {
+        self.resources_until(&[Signal::Interrupt])
+    }
+
+    /// Sets up a process that only starts workers elsewhere: devices are those of other machines.
+    pub fn resources_of_driver(&self) -> Result<Resources> {
+        Ok(Resources {
+            devices: vec![Device::Cpu],
+            threads: set_threads(self.threads)?,
+            decoder: None,
+            games: vec![],
+            stop: stop_on_signals(&[Signal::Interrupt, Signal::Terminate, Signal::User1])?,
+        })
+    }
+
+    fn resources_until(&self, impatient: &[Signal]) -> Result<Resources> {
         let threads = set_threads(self.threads)?;
-        let devices = parse_devices(&self.device, |text| self.note(text))?;
+        let devices = parse_devices(&self.device, local_id().as_deref(), |text| self.note(text))?;
         Ok(Resources {
             devices,
             threads,
             decoder: self.decoder(threads)?,
             games: self.games.folders(),
-            stop: stop_on_signals()?,
+            stop: stop_on_signals(impatient)?,
         })
     }
 
@@ -104,18 +156,49 @@ impl ComputeArgs {
         pipeline: &str,
         work: impl FnOnce(&dyn Reporter) -> Result<T>,
     ) -> Result<T> {
+        self.with_labelled_reporter(pipeline, &[], work)
+    }
+
+    /// Does work with the reporters that these flags choose, and more labels of the metrics.
+    pub fn with_labelled_reporter<T>(
+        &self,
+        pipeline: &str,
+        labels: &[(String, String)],
+        work: impl FnOnce(&dyn Reporter) -> Result<T>,
+    ) -> Result<T> {
         let reporter: Box<dyn Reporter> = match self.log_format {
-            LogFormat::Text => Box::new(TerminalReporter(self.verbosity())),
+            LogFormat::Text => Box::new(TerminalReporter::new(self.verbosity())),
             LogFormat::Json => Box::new(JsonReporter(self.verbosity())),
         };
         let Some(file) = &self.metrics_file else { return work(reporter.as_ref()) };
-        let prometheus = PrometheusReporter::new(reporter.as_ref(), file, pipeline)?;
+        let all = std::iter::once(("pipeline".to_owned(), pipeline.to_owned()));
+        let all = all.chain(labels.iter().cloned()).collect();
+        let prometheus =
+            PrometheusReporter::new(reporter.as_ref(), &metrics_file(file, labels), all)?;
         let result = work(&prometheus);
         let written = prometheus.finish(result.is_ok());
         // An error of the work is more important than one of the metrics file.
         let done = result?;
         written?;
         Ok(done)
+    }
+}
+
+/// Returns the number of this process among those of its machine, if its engine says so.
+fn local_id() -> Option<String> {
+    ["LAPO_LOCAL_ID", "SLURM_LOCALID"].iter().find_map(|name| std::env::var(name).ok())
+}
+
+/// Returns the file for metrics. In a folder, each worker has a file of its own.
+fn metrics_file(file: &Path, labels: &[(String, String)]) -> PathBuf {
+    let label = |name| labels.iter().find(|(label, _)| label == name).map(|(_, value)| value);
+    match (label("run"), label("partitions")) {
+        (Some(run), Some(partitions)) if file.is_dir() => {
+            // Ranges of many partitions are too long for a name.
+            let first = partitions.split([',', '-']).next().unwrap_or_default();
+            file.join(format!("lapo-{run}-{first}.prom"))
+        }
+        _ => file.to_owned(),
     }
 }
 

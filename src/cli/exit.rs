@@ -46,8 +46,11 @@ impl Exit {
 
     /// Returns how a command with this error ends.
     pub fn from_error(error: &AnyError) -> Exit {
-        if let Some(signal) = error.stopped() {
-            return Exit::Stopped(signal);
+        match error.stopped() {
+            // Sent before a time limit: whoever set it can give more time.
+            Some(Signal::User1) => return Exit::TryAgain,
+            Some(signal) => return Exit::Stopped(signal),
+            None => {}
         }
         match error {
             AnyError::Cli(Error::Usage { .. }) => Exit::Usage,
@@ -259,6 +262,7 @@ mod tests {
             (pipeline::Error::Dataset(busy()).into(), Exit::TryAgain),
             (pipeline::Error::Dataset(missing()).into(), Exit::Fault),
             (stopped.into(), Exit::Stopped(Signal::Interrupt)),
+            (pipeline::Error::Stopped(Signal::User1).into(), Exit::TryAgain),
             (tasks(stages::Error::Video(timed_out)), Exit::TryAgain),
             (tasks(bug()), Exit::Bug),
             (tasks(changed()), Exit::TryAgain),

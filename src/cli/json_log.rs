@@ -1,7 +1,7 @@
 //! Progress and errors as JSON lines on stderr, for machines.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use super::progress::{PeriodicProgress, Verbosity};
 use super::stderr;
 use crate::dataset::host;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::reporter::Reporter;
+use crate::pipeline::reporter::{FleetStatus, Reporter};
 use crate::pipeline::summary::StageSummary;
 use crate::stages::{NoProgress, Progress};
 
@@ -20,6 +20,15 @@ pub struct JsonReporter(pub Verbosity);
 
 /// The id of this process's run. Under `--watch`, of the latest one.
 static RUN: Mutex<Option<String>> = Mutex::new(None);
+
+/// The facts of a worker, which are in each of its events.
+static WORKER: Mutex<Option<Value>> = Mutex::new(None);
+
+/// Adds the partitions of a worker and its attempt to all later events.
+pub fn set_worker(partitions: &str, attempt: usize) {
+    *WORKER.lock().unwrap_or_else(PoisonError::into_inner) =
+        Some(json!({ "partitions": partitions, "attempt": attempt }));
+}
 
 fn current_run() -> Option<String> {
     RUN.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -52,6 +61,31 @@ impl Reporter for JsonReporter {
     fn stage_ended(&self, stage: &StageSummary) {
         event("stage_ended", json!(stage));
     }
+
+    fn fleet(&self, status: &FleetStatus) {
+        if self.0 != Verbosity::Quiet && is_due(self.0.interval()) {
+            event("fleet", json!({ "workers": status.workers, "stages": status.stages }));
+        }
+    }
+
+    fn say(&self, text: &str) {
+        event("said", json!({ "text": text }));
+    }
+
+    fn note(&self, text: &str) {
+        event("note", json!({ "text": text }));
+    }
+}
+
+/// Returns whether the last report about workers is this long ago.
+fn is_due(interval: Duration) -> bool {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_due = last.is_none_or(|last| last.elapsed() >= interval);
+    if is_due {
+        *last = Some(Instant::now());
+    }
+    is_due
 }
 
 /// Logs how the run ended, if one began.
@@ -73,6 +107,10 @@ pub fn event(name: &str, facts: Value) {
     // Every event starts with the same fields; its own facts follow.
     if let (Some(line), Value::Object(facts)) = (line.as_object_mut(), facts) {
         line.extend(current_run().map(|run| ("run".to_owned(), json!(run))));
+        if let Some(Value::Object(worker)) = &*WORKER.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            line.extend(worker.clone());
+        }
         line.extend(facts);
     }
     stderr::line(line);

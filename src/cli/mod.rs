@@ -6,8 +6,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `args` | the list of commands; each command has a file of its name |
-//! | `flags`, `pipeline_args`, `compute_args`, `plan_folder`, `workspace` | shared arguments |
-//! | `progress`, `json_log`, `prometheus` | progress: on a terminal, as JSON lines, as metrics |
+//! | `flags`, `*_args`, `plan_folder`, `workspace` | shared arguments |
+//! | `progress`, `fleet_view`, `json_log`, `prometheus` | progress: for people, as JSON, as metrics |
 //! | `summary`, `failures` | how a run ended: one line on stdout, failed tasks on stderr |
 //! | `exit`, `error`, `signals` | exit codes, errors and panics, SIGINT and SIGTERM |
 //! | `stdout`, `stderr`, `human_readable` | output streams; sizes and dates as text |
@@ -31,10 +31,12 @@ mod datasets;
 mod decoder;
 mod device_choice;
 mod doctor;
+mod executor_args;
 mod exit;
 mod failures;
 mod files;
 mod flags;
+mod fleet_view;
 mod gc;
 mod human_readable;
 mod import;
@@ -115,11 +117,11 @@ fn dispatch(args: &args::Args) -> Result<Exit> {
     use args::Command;
     let access = &args.storage.access();
     let done = match &args.command {
-        // `run` and `commit` may succeed in part, which has an exit code of its own.
+        // These may succeed in part or be interrupted, which has exit codes of its own.
         Command::Run(run) => return run::run(run, access),
         Command::Check(pipeline) => check::run(pipeline, access),
         Command::Plan(plan) => plan::run(plan, access),
-        Command::Worker(worker) => worker::run(worker, access),
+        Command::Worker(worker) => return worker::run(worker, access),
         Command::Commit(commit) => return commit::run(commit, access),
         Command::Query(query) => query::run(query, access),
         Command::Inspect(inspect) => inspect::run(inspect, access),

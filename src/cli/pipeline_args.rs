@@ -1,7 +1,5 @@
 //! Arguments that choose a pipeline and how it is planned, for `run`, `check` and `plan`.
 
-use std::time::Duration;
-
 use clap::Args as ClapArgs;
 
 use crate::dataset::{Access, Store};
@@ -100,11 +98,10 @@ impl PlanningArgs {
         Ok(PlanOptions {
             refresh: self.refresh.clone(),
             checkpoint_secs,
-            only: None,
-            min_age: Duration::ZERO,
             retry_rejected,
             max_dropped: self.max_dropped,
             take_over: self.take_over,
+            ..PlanOptions::default()
         })
     }
 }

@@ -1,7 +1,10 @@
 //! `lapo plan`: shows which tasks a run would do, or writes them as partitions for workers.
 
+use std::path::PathBuf;
+
 use clap::Args as ClapArgs;
 
+use super::executor_args::ExecutorSettingsArgs;
 use super::flags::Format;
 use super::pipeline_args::{PipelineArgs, PlanningArgs};
 use super::stdout::print_as;
@@ -10,6 +13,9 @@ use crate::dataset::{Access, Store};
 use crate::error::Result;
 use crate::pipeline::partitions::write_partitions;
 use crate::pipeline::plan::{Planner, StagePlan};
+
+mod kubernetes;
+mod sbatch;
 
 /// Arguments of `lapo plan`.
 #[derive(Debug, ClapArgs)]
@@ -25,6 +31,16 @@ pub struct PlanArgs {
     /// With --out: seconds between two checkpoints of a training
     #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
     pub checkpoint_secs: u64,
+    /// Also write a manifest for Kubernetes: an Indexed Job for each stage; needs --out in a place
+    /// that the pods can reach
+    #[arg(long, value_name = "FILE", requires = "out")]
+    pub kubernetes: Option<PathBuf>,
+    /// Write the plan and scripts for Slurm into the next numbered folder of this one, and print the
+    /// path of the script that submits them; each wave of jobs plans and submits the next
+    #[arg(long, value_name = "FOLDER", conflicts_with = "out")]
+    pub sbatch: Option<PathBuf>,
+    #[command(flatten)]
+    pub executor: ExecutorSettingsArgs,
     /// Output format
     #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Table)]
     pub format: Format,
@@ -34,8 +50,15 @@ pub struct PlanArgs {
 pub fn run(args: &PlanArgs, access: &Access) -> Result<()> {
     let (checked, store) = args.pipeline.open(access)?;
     let options = args.planning.options(&checked, args.checkpoint_secs)?;
+    if let Some(folder) = &args.sbatch {
+        return sbatch::write(args, folder, (&checked, &store, &options), access);
+    }
     if let Some(out) = &args.out {
-        let plan = write_partitions(&checked, &store, &options, &Store::open_with(out, access)?)?;
+        let folder = Store::open_with(out, access)?;
+        let plan = write_partitions(&checked, &store, &options, &folder)?;
+        if let Some(file) = &args.kubernetes {
+            kubernetes::write(file, &args.executor.settings()?, &plan, &folder)?;
+        }
         let facts = serde_json::json!({
             "run": plan.run,
             "partitions": plan.partitions,

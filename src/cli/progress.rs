@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::fleet_view::FleetView;
 use super::stderr;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::reporter::Reporter;
+use crate::pipeline::reporter::{FleetStatus, Reporter};
 use crate::pipeline::summary::StageSummary;
 use crate::stages::{NoProgress, Progress};
 
@@ -32,14 +33,24 @@ impl Verbosity {
 }
 
 /// Reports progress to a person, on a terminal or in a log file.
-pub struct TerminalReporter(pub Verbosity);
+pub struct TerminalReporter {
+    verbosity: Verbosity,
+    fleet: FleetView,
+}
+
+impl TerminalReporter {
+    /// Creates a reporter.
+    pub fn new(verbosity: Verbosity) -> Self {
+        TerminalReporter { verbosity, fleet: FleetView::new(verbosity.interval()) }
+    }
+}
 
 impl Reporter for TerminalReporter {
     fn stage_started(&self, plan: &StagePlan, units: u64) -> Box<dyn Progress> {
-        if self.0 == Verbosity::Quiet {
+        if self.verbosity == Verbosity::Quiet {
             return Box::new(NoProgress);
         }
-        if self.0 == Verbosity::Verbose {
+        if self.verbosity == Verbosity::Verbose {
             let (new, reused) = (plan.new_tasks(), plan.tasks.reused());
             stderr::line(format!(
                 "{}: {new} tasks to do, {reused} re-used; new because of {}",
@@ -52,12 +63,36 @@ impl Reporter for TerminalReporter {
         }
         let on_count = |count: &Count| stderr::line(count);
         let on_message = |text: &str| stderr::line(text);
-        Box::new(PeriodicProgress::new(plan, units, self.0.interval(), on_count, on_message))
+        Box::new(PeriodicProgress::new(
+            plan,
+            units,
+            self.verbosity.interval(),
+            on_count,
+            on_message,
+        ))
     }
 
     fn stage_ended(&self, stage: &StageSummary) {
-        if self.0 != Verbosity::Quiet {
-            stderr::line(stage_line(stage));
+        if self.verbosity != Verbosity::Quiet {
+            self.fleet.say(&stage_line(stage));
+        }
+    }
+
+    fn fleet(&self, status: &FleetStatus) {
+        if self.verbosity != Verbosity::Quiet {
+            self.fleet.show(status);
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if self.verbosity != Verbosity::Quiet {
+            self.fleet.say(text);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if self.verbosity != Verbosity::Quiet {
+            self.fleet.say(&format!("note: {text}"));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::json_log::unix_seconds;
 use crate::error::CommandError as Error;
 use crate::pipeline::plan::StagePlan;
-use crate::pipeline::reporter::Reporter;
+use crate::pipeline::reporter::{FleetStatus, Reporter};
 use crate::pipeline::summary::StageSummary;
 use crate::stages::Progress;
 
@@ -25,7 +25,8 @@ pub struct PrometheusReporter<'a> {
 
 struct Gauges {
     file: PathBuf,
-    pipeline: String,
+    /// Labels of every metric, such as the pipeline.
+    labels: Vec<(String, String)>,
     /// Values by metric, then by stage. Metrics of the whole run have an empty stage.
     values: BTreeMap<&'static str, BTreeMap<String, f64>>,
     last_write: Instant,
@@ -34,23 +35,30 @@ struct Gauges {
 }
 
 /// The help text of every metric. Metrics are written in this order.
-const HELP: [(&str, &str); 8] = [
+const HELP: [(&str, &str); 11] = [
     ("lapo_run_finished_unix_seconds", "Time when the run ended."),
     ("lapo_run_succeeded", "1 if the run succeeded, 0 if it failed."),
+    ("lapo_stage_partitions_done", "Partitions of the plan that workers have done."),
+    ("lapo_stage_partitions_missing", "Partitions of the plan that are not done."),
     ("lapo_stage_rejects", "Videos of the dataset that were rejected, in full or in part."),
     ("lapo_stage_seconds", "Wall time of the stage."),
     ("lapo_stage_tasks_new", "Tasks done by this run."),
     ("lapo_stage_tasks_reused", "Tasks done by earlier runs."),
     ("lapo_stage_units", "Units of work to do: videos, episodes, steps or transitions."),
     ("lapo_stage_units_done", "Units of work done so far."),
+    ("lapo_workers", "Queued and running workers of the run."),
 ];
 
 impl<'a> PrometheusReporter<'a> {
     /// Creates the file, so that an unwritable path fails before the run begins.
-    pub fn new(inner: &'a dyn Reporter, file: &Path, pipeline: &str) -> Result<Self, Error> {
+    pub fn new(
+        inner: &'a dyn Reporter,
+        file: &Path,
+        labels: Vec<(String, String)>,
+    ) -> Result<Self, Error> {
         let mut gauges = Gauges {
             file: file.to_owned(),
-            pipeline: pipeline.to_owned(),
+            labels,
             values: BTreeMap::new(),
             last_write: Instant::now(),
             failed: None,
@@ -96,6 +104,27 @@ impl Reporter for PrometheusReporter<'_> {
         gauges.set("lapo_stage_rejects", &stage.stage, stage.total.rejects as f64);
         gauges.write();
         self.inner.stage_ended(stage);
+    }
+
+    fn fleet(&self, status: &FleetStatus) {
+        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.set("lapo_workers", "", status.workers as f64);
+        for stage in status.stages {
+            gauges.set("lapo_stage_partitions_done", &stage.stage, stage.done as f64);
+            gauges.set("lapo_stage_partitions_missing", &stage.stage, stage.missing.len() as f64);
+        }
+        if gauges.last_write.elapsed() >= WRITE_INTERVAL {
+            gauges.write();
+        }
+        self.inner.fleet(status);
+    }
+
+    fn say(&self, text: &str) {
+        self.inner.say(text);
+    }
+
+    fn note(&self, text: &str) {
+        self.inner.note(text);
     }
 }
 
@@ -162,11 +191,11 @@ impl Gauges {
             let Some(stages) = self.values.get(metric) else { continue };
             _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} gauge");
             for (stage, value) in stages {
-                let mut labels = format!("pipeline=\"{}\"", escape(&self.pipeline));
-                if !stage.is_empty() {
-                    labels += &format!(",stage=\"{}\"", escape(stage));
-                }
-                _ = writeln!(text, "{metric}{{{labels}}} {value}");
+                let own = (!stage.is_empty()).then(|| ("stage".to_owned(), stage.clone()));
+                let labels = self.labels.iter().chain(&own);
+                let labels: Vec<String> =
+                    labels.map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+                _ = writeln!(text, "{metric}{{{}}} {value}", labels.join(","));
             }
         }
         text

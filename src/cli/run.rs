@@ -5,10 +5,11 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 
 use super::compute_args::ComputeArgs;
+use super::executor_args::{ExecutorArgs, ExecutorKind, remote_logs};
 use super::exit::Exit;
 use super::pipeline_args::{PipelineArgs, PlanningArgs};
 use super::{summary, watch};
-use crate::dataset::Access;
+use crate::dataset::{Access, Store};
 use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::executor::Resources;
@@ -16,6 +17,8 @@ use crate::pipeline::check::Checked;
 use crate::pipeline::plan::PlanOptions;
 use crate::pipeline::reporter::Reporter;
 use crate::pipeline::run::run as run_pipeline;
+use crate::pipeline::summary::Summary;
+use crate::pipeline::waves::{self, DriverOptions};
 
 /// Arguments of `lapo run`.
 #[derive(Debug, ClapArgs)]
@@ -26,6 +29,8 @@ pub struct RunArgs {
     pub planning: PlanningArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub executor: ExecutorArgs,
     /// Seconds between two checkpoints of a training
     #[arg(long, default_value_t = 60, env = "LAPO_CHECKPOINT_SECS")]
     pub checkpoint_secs: u64,
@@ -61,7 +66,11 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 
 /// Runs the pipeline; prints one summary line per run.
 pub fn run(args: &RunArgs, access: &Access) -> Result<Exit> {
-    let resources = args.compute.resources()?;
+    args.executor.check()?;
+    let resources = match args.executor.executor {
+        None => args.compute.resources()?,
+        Some(_) => args.compute.resources_of_driver()?,
+    };
     match args.watch {
         Some(interval) => {
             watch::repeat(interval, &resources.stop, || run_once(args, access, &resources))
@@ -77,11 +86,33 @@ fn run_once(args: &RunArgs, access: &Access, resources: &Resources) -> Result<Ex
         min_age: args.watch.unwrap_or_default(),
         ..args.planning.options(&checked, args.checkpoint_secs)?
     };
-    let work = |reporter: &dyn Reporter| {
-        Ok(run_pipeline(&checked, &store, &options, resources, reporter)?)
+    let work = |reporter: &dyn Reporter| match args.executor.executor {
+        None => Ok(run_pipeline(&checked, &store, &options, resources, reporter)?),
+        Some(kind) => drive(args, kind, (&checked, &store, &options), resources, reporter),
     };
     let summary = args.compute.with_reporter(&checked.spec.name, work)?;
     summary::print(&summary)
+}
+
+/// Runs the pipeline on workers that an engine starts.
+fn drive(
+    args: &RunArgs,
+    kind: ExecutorKind,
+    (checked, store, options): (&Checked, &Store, &PlanOptions),
+    resources: &Resources,
+    reporter: &dyn Reporter,
+) -> Result<Summary> {
+    let settings = args.executor.settings.settings()?;
+    let forwarded = args.compute.forwarded(kind == ExecutorKind::Local);
+    let mut engine = args.executor.engine(kind, &settings, resources.threads, forwarded)?;
+    let driver = DriverOptions {
+        executor: kind.name(),
+        settings: &settings,
+        detach: args.executor.detach,
+        remote_logs: &remote_logs(),
+        stop: &resources.stop,
+    };
+    Ok(waves::run(checked, store, options, &driver, engine.as_mut(), reporter)?)
 }
 
 /// Returns the stages of `--only`, or those of `--until` and all their inputs; `None` for all.

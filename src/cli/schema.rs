@@ -8,12 +8,13 @@ use crate::dataset::FrameSize;
 use crate::dataset::schema::{describe, labels, shard};
 use crate::error::CommandError as Error;
 use crate::error::Result;
+use crate::executor::settings::ExecutorSettings;
 use crate::pipeline::spec::PipelineSpec;
 
 /// Arguments of `lapo schema`.
 #[derive(Debug, ClapArgs)]
 pub struct SchemaArgs {
-    /// The schema: pipeline (the JSON Schema of the YAML), shard or labels
+    /// The schema: pipeline or executor (the JSON Schemas of the YAML files), shard or labels
     #[arg(default_value = "pipeline")]
     pub name: String,
     /// Write all schemas into this folder instead of printing one
@@ -26,6 +27,7 @@ pub fn all() -> Vec<(&'static str, String)> {
     let text = |value: Value| format!("{value:#}\n");
     vec![
         ("pipeline.schema.json", text(json!(schemars::schema_for!(PipelineSpec)))),
+        ("executor.schema.json", text(json!(schemars::schema_for!(ExecutorSettings)))),
         // The frame size is an example; each stage of frames has its own.
         ("shard.arrow.json", text(describe(&shard(FrameSize { height: 64, width: 64 })))),
         ("labels.parquet.json", text(describe(&labels()))),
@@ -47,7 +49,7 @@ pub fn run(args: &SchemaArgs) -> Result<()> {
         Some((_, text)) => print(&text),
         None => Err(Error::Usage {
             what: format!("there is no schema `{}`", args.name),
-            hint: "choose one of pipeline, shard, labels".into(),
+            hint: "choose one of pipeline, executor, shard, labels".into(),
         })?,
     }
 }

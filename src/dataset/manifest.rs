@@ -342,7 +342,9 @@ pub fn stages(store: &Store) -> Result<Vec<(String, Result<Manifest>)>> {
 /// Returns the names of the workspace's folders, except lapo's own.
 pub(super) fn stage_names(store: &Store) -> Result<Vec<String>> {
     let mut names = store.folders("")?;
-    names.retain(|name| is_name(name) && !["pins", "runs", "probes"].contains(&name.as_str()));
+    names.retain(|name| {
+        is_name(name) && !["pins", "plans", "runs", "probes"].contains(&name.as_str())
+    });
     Ok(names)
 }
 

@@ -5,6 +5,7 @@
 
 use std::fs;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 /// A process, distinct from later processes with the same PID.
@@ -32,6 +33,23 @@ impl Process {
     pub fn has_ended(&self) -> bool {
         current_place().is_some_and(|here| here == self.place)
             && started(self.pid) != Some(self.started)
+    }
+
+    /// Returns whether the process certainly runs, in this boot and PID namespace.
+    #[must_use]
+    pub fn is_running_here(&self) -> bool {
+        current_place().is_some_and(|here| here == self.place)
+            && started(self.pid) == Some(self.started)
+    }
+
+    /// Asks the process to end if it runs here, or ends it at once.
+    pub fn end(&self, at_once: bool) {
+        let signal = if at_once { Signal::KILL } else { Signal::TERM };
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid.filter(|_| self.is_running_here()) {
+            // It may end by itself at this moment.
+            _ = kill_process(pid, signal);
+        }
     }
 }
 

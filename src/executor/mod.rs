@@ -1,8 +1,16 @@
-//! Runs [`Job`]s and files their receipts. Start at [`local`], which runs them in this process.
+//! Runs [`Job`]s and files their receipts. Start at [`local`], which runs them in this process, and
+//! at [`engine`], whose engines start workers elsewhere.
 //!
-//! A cluster engine is the local executor plus a transport. Every attempt at a job writes into a
-//! folder of its own and files its receipt by create-if-absent, so two concurrent attempts at one
-//! job are harmless.
+//! Every attempt at a job writes into a folder of its own and files its receipt by
+//! create-if-absent, so two concurrent attempts at one job are harmless.
+//!
+//! | file | starts workers |
+//! |---|---|
+//! | [`processes`] | as processes of this machine, or by a command of the user |
+//! | [`slurm`] | as job arrays of Slurm |
+//! | [`ray`] | as tasks of a Ray job |
+//! | [`kubernetes`] | as Indexed Jobs: writes the manifest |
+//! | [`settings`] | holds the settings of all of them |
 
 use std::sync::Arc;
 
@@ -12,7 +20,13 @@ use crate::stages::decode::decoder_process::DecoderCommand;
 pub use crate::stages::plan::Job;
 use crate::stages::{Error, Stop};
 
+pub mod engine;
+pub mod kubernetes;
 pub mod local;
+pub mod processes;
+pub mod ray;
+pub mod settings;
+pub mod slurm;
 
 /// The result of a job.
 #[derive(Debug)]

@@ -85,7 +85,8 @@ impl Schedule<'_> {
                 return Ok(());
             }
             let partitions: Vec<usize> = (0..plan.partitions).collect();
-            partitions::work(&plan, &out, &partitions, store, &resources(), &SilentReporter)
+            let workload = partitions::Workload { partitions, attempt: 0 };
+            partitions::work(&plan, &out, &workload, store, &resources(), &SilentReporter)
                 .map_err(text)?;
             let summary =
                 partitions::commit_all(&plan, &out, store, Missing::LeaveOut, &SilentReporter)

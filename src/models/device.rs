@@ -112,6 +112,18 @@ impl Device {
         AUTO_GPUS.into_iter().find(|gpu| gpu.auto_problem().is_none()).unwrap_or(Device::Cpu)
     }
 
+    /// Returns the device of process number `local_id` of this machine: like [`Device::auto`], but
+    /// each process takes another NVIDIA GPU, as long as there are more.
+    pub fn auto_of(local_id: usize) -> Device {
+        match Device::auto() {
+            Device::Cuda(_) => {
+                let count = (0..).take_while(|at| Device::Cuda(*at).problem().is_none()).count();
+                Device::Cuda(local_id % count.max(1))
+            }
+            other => other,
+        }
+    }
+
     /// Returns what `auto` takes and why it takes no better device, if that is news: a build
     /// without GPU support on a machine without an NVIDIA driver has none.
     pub fn auto_note() -> Option<String> {

@@ -10,7 +10,7 @@
 //! 4. one [`StagePlan`](plan::StagePlan) per stage, the list of its tasks ([`plan`]).
 //!
 //! [`run`](run::run) executes the plans in this process. [`partitions`] writes them as partitions that
-//! other processes execute.
+//! other processes execute, and [`waves`] drives an engine that starts these processes.
 
 use crate::dataset::Access;
 use crate::stages;
@@ -35,6 +35,7 @@ pub mod summary;
 pub mod task_failure;
 mod tree;
 pub mod video_listing;
+pub mod waves;
 
 /// A pipeline cannot be read, is invalid, or its run failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,9 @@ pub enum Error {
     /// Reading or writing the workspace failed.
     #[error(transparent)]
     Dataset(#[from] crate::dataset::Error),
+    /// An engine failed to start, list or cancel workers.
+    #[error(transparent)]
+    Engine(#[from] crate::executor::engine::Error),
     /// Tasks of a stage failed. The results of the others are kept.
     #[error("stage {stage}: {failed} of {total} tasks failed; the first: {first}")]
     Tasks {
@@ -143,6 +147,7 @@ impl Error {
             Error::Faults(_) => None,
             Error::Request { hint, .. } => Some(hint.clone()),
             Error::Dataset(e) => e.hint(),
+            Error::Engine(e) => e.hint(),
             Error::NoneReadable { first, .. } => first.hint(),
             Error::Tasks { first, .. } => {
                 first.hint().or_else(|| Some("run again: finished tasks are kept".into()))
@@ -171,6 +176,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Dataset(e) => e.is_transient(),
+            Error::Engine(e) => e.is_transient(),
             Error::Tasks { first, .. } | Error::NoneReadable { first, .. } => first.is_transient(),
             Error::Partitions { failures, .. } => failures.iter().all(|failure| failure.transient),
             Error::Stopped(_) => true,
@@ -199,6 +205,26 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// Reads a file of executor settings.
+pub fn load_executor_settings(
+    file: &std::path::Path,
+) -> Result<crate::executor::settings::ExecutorSettings, Error> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|source| Error::Read { file: name.clone(), source })?;
+    // The message names the key, the line and the column.
+    serde_yaml::from_str(&text).map_err(|cause| Error::Request {
+        what: format!("{name}: {cause}"),
+        hint: "`lapo schema executor` prints all settings".into(),
+    })
+}
+
+/// Returns values as documents of one YAML file.
+pub fn yaml_documents(documents: Vec<serde_json::Value>) -> String {
+    let text = |document| serde_yaml::to_string(document).expect("plain data with text keys");
+    documents.iter().map(text).collect::<Vec<_>>().join("---\n")
 }
 
 /// Reads and checks a pipeline file.

@@ -108,7 +108,7 @@ fn stages(
 }
 
 /// Reserved names: folders of the workspace, and tables with the rows of all stages.
-const RESERVED: [&str; 5] = ["runs", "pins", "probes", "videos", "rejects"];
+const RESERVED: [&str; 6] = ["runs", "pins", "plans", "probes", "videos", "rejects"];
 
 /// Parses one stage: exactly one known kind, and its settings.
 fn stage(faults: &mut Faults, name: &str, value: &Value, filled: &Filled) -> Option<StageSpec> {

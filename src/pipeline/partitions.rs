@@ -17,17 +17,23 @@ use super::check::Checked;
 use super::max_rejected::{RejectLimit, check_dropped, check_readable};
 use super::plan::{PlanOptions, Planner, StagePlan};
 use super::session::{PinsFor, PipelineText, Session, now};
-use crate::dataset::{self, Created, FORMAT, HashSet, Store, is_key, is_name, pins};
+use crate::dataset::{self, Created, FORMAT, Store, is_key, is_name, pins};
+use crate::executor::engine::Share;
 use crate::stages::plan::key::Fields;
-use crate::stages::{StageKind, kind_of};
+use crate::stages::{Needs, StageKind, kind_of};
 
+pub mod attempts;
 mod commit;
+mod status;
 mod work;
 
 pub use commit::{Missing, commit_all};
+pub(super) use commit::{unchanged_stages, unfinished_partition};
+pub(super) use status::status_of;
+pub use status::{StageStatus, status};
 #[cfg(test)]
 pub(super) use work::check_job;
-pub use work::{PartitionResult, work};
+pub use work::{PartitionResult, Workload, work};
 
 /// The header of a plan, `plan.json` in its folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,7 +54,7 @@ pub struct PartitionedPlan {
     pub changes: usize,
     planned_unix_secs: u64,
     take_over: bool,
-    written: PipelineText,
+    pub(super) written: PipelineText,
     stages: Vec<StageShare>,
 }
 
@@ -56,6 +62,58 @@ impl PartitionedPlan {
     /// Returns the name of the planned pipeline.
     pub fn pipeline(&self) -> &str {
         &self.written.pipeline
+    }
+
+    /// Returns the partitions of a share.
+    ///
+    /// # Errors
+    /// Fails if the plan has no such stage.
+    pub fn partitions_of(&self, share: &Share) -> Result<std::ops::Range<usize>, Error> {
+        let Some(name) = &share.stage else { return Ok(share.range(self.partitions)) };
+        let stage = self.stages.iter().find(|stage| stage.stage == *name).ok_or_else(|| {
+            let names: Vec<&str> = self.stages.iter().map(|stage| stage.stage.as_str()).collect();
+            Error::Request {
+                what: format!("the plan has no stage `{name}`"),
+                hint: format!("its stages are {}", names.join(", ")),
+            }
+        })?;
+        let range = share.range(stage.count);
+        Ok(stage.first + range.start..stage.first + range.end)
+    }
+
+    /// Returns the time of the plan, in seconds since 1970.
+    pub fn planned_unix_secs(&self) -> u64 {
+        self.planned_unix_secs
+    }
+
+    /// Returns the stage of a partition.
+    pub(super) fn stage_of(&self, partition: usize) -> Option<&str> {
+        let has =
+            |stage: &&StageShare| (stage.first..stage.first + stage.count).contains(&partition);
+        self.stages.iter().find(has).map(|stage| stage.stage.as_str())
+    }
+
+    /// Returns whether the tasks of a stage are useful without each other.
+    pub(super) fn is_independent(&self, stage: &str) -> bool {
+        let stage = self.stages.iter().find(|share| share.stage == stage);
+        stage.and_then(|stage| kind_of(&stage.kind)).is_some_and(|kind| kind.independent)
+    }
+
+    /// Returns whether tasks of a stage keep checkpoints.
+    pub(super) fn has_checkpoints(&self, stage: &str) -> bool {
+        let stage = self.stages.iter().find(|share| share.stage == stage);
+        stage.and_then(|stage| kind_of(&stage.kind)).is_some_and(|kind| kind.has_checkpoints)
+    }
+
+    /// Returns a stage with tasks that wait for other stages.
+    pub(super) fn waiting_stage(&self) -> Option<&str> {
+        self.stages.iter().find(|stage| !stage.complete).map(|stage| stage.stage.as_str())
+    }
+
+    /// Returns name, number of partitions and needs of every stage with partitions.
+    pub fn stages_to_work(&self) -> impl Iterator<Item = (&str, usize, Needs)> {
+        let stages = self.stages.iter().filter(|stage| stage.count > 0);
+        stages.map(|stage| (stage.stage.as_str(), stage.count, stage.needs))
     }
 }
 
@@ -69,6 +127,8 @@ struct StageShare {
     first: usize,
     /// Number of partitions.
     count: usize,
+    /// The resources of one partition.
+    needs: Needs,
     /// Whether these are all tasks of the stage. A stage with waiting tasks is not committed.
     complete: bool,
     /// The dataset's version at planning time.
@@ -93,19 +153,6 @@ struct Keys {
     new: Vec<String>,
 }
 
-/// The progress of a stage's partitions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StageStatus {
-    /// The stage's name.
-    pub stage: String,
-    /// Its kind.
-    pub kind: String,
-    /// Number of finished partitions.
-    pub done: usize,
-    /// The numbers of the unfinished partitions.
-    pub missing: Vec<usize>,
-}
-
 /// Number of partitions per file.
 const PER_FILE: usize = 1000;
 /// The file of the header. It is written last, so a folder without it holds no complete plan.
@@ -114,6 +161,12 @@ const HEADER_FILE: &str = "plan.json";
 /// Returns the file with the job of a partition.
 fn jobs_file(partition: usize) -> String {
     format!("jobs/{:06}.jsonl", partition / PER_FILE)
+}
+
+/// Returns the file with the places of jobs in their file. A job may list thousands of videos, and
+/// a worker reads only its own.
+fn places_file(partition: usize) -> String {
+    format!("jobs/{:06}.places.json", partition / PER_FILE)
 }
 
 /// Plans the pipeline and writes the plan into the folder `out`, which must not contain one.
@@ -164,7 +217,7 @@ fn write_plan(
     let mut stages = Vec::new();
     let mut jobs = Vec::new();
     let mut changes = 0;
-    for mut plan in plans {
+    for mut plan in plans.into_iter().filter(|plan| options.runs(&plan.stage)) {
         check_dropped(&plan, options.max_dropped.or(max_dropped(checked, &plan.stage)))?;
         check_readable(&plan, &[])?;
         // A stage can change without new tasks, for example if videos are gone.
@@ -181,7 +234,15 @@ fn write_plan(
         jobs.extend(plan.tasks.begin());
     }
     for (file, jobs) in jobs.chunks(PER_FILE).enumerate() {
-        create(&jobs_file(file * PER_FILE), &jobs.iter().map(json).collect::<String>())?;
+        let mut text = String::new();
+        // The beginning of every line, and the end of the last one.
+        let mut places = vec![0];
+        for job in jobs {
+            text += &json(job);
+            places.push(text.len() as u64);
+        }
+        create(&jobs_file(file * PER_FILE), &text)?;
+        create(&places_file(file * PER_FILE), &json(&places))?;
     }
     let partitioned = PartitionedPlan {
         format: FORMAT,
@@ -237,6 +298,7 @@ impl StageShare {
             kind: plan.kind.name.to_owned(),
             first,
             count,
+            needs: plan.needs,
             complete: plan.waiting.tasks == 0,
             version: plan.before.as_ref().map(|before| before.version),
             reused: plan.tasks.reused(),
@@ -269,40 +331,31 @@ pub fn read(out: &Store) -> Result<PartitionedPlan, Error> {
     }
 }
 
+/// Returns whether the folder holds a whole plan.
+pub(super) fn is_complete(out: &Store) -> Result<bool, Error> {
+    Ok(out.read(HEADER_FILE)?.is_some())
+}
+
+/// Returns the key of every partition.
+pub(super) fn keys_to_work(plan: &PartitionedPlan, out: &Store) -> Result<Vec<String>, Error> {
+    let mut keys = Vec::with_capacity(plan.partitions);
+    for share in &plan.stages {
+        let new = self::keys(out, share)?.new;
+        if keys.len() != share.first || new.len() != share.count {
+            let reason = format!("it has {} new keys, expected {}", new.len(), share.count);
+            return Err(edited(&format!("stages/{}.json", share.stage), reason));
+        }
+        keys.extend(new);
+    }
+    Ok(keys)
+}
+
 /// Returns the error of a plan file with unexpected content.
 fn edited(path: &str, reason: String) -> Error {
     Error::Request {
         what: format!("{path}: {reason}"),
         hint: "plan again into a new folder with `lapo plan --out`".into(),
     }
-}
-
-/// Returns the progress of every stage's partitions.
-pub fn status(
-    partitioned: &PartitionedPlan,
-    out: &Store,
-    store: &Store,
-) -> Result<Vec<StageStatus>, Error> {
-    let of = |share: &StageShare| {
-        let keys: Keys = keys(out, share)?;
-        let filed: HashSet<String> =
-            store.list(&format!("{}/receipts", share.stage))?.into_iter().collect();
-        let is_missing = |key: &String| !filed.contains(&dataset::receipt_path(&share.stage, key));
-        let missing: Vec<usize> = keys
-            .new
-            .iter()
-            .enumerate()
-            .filter(|(_, key)| is_missing(key))
-            .map(|(at, _)| share.first + at)
-            .collect();
-        Ok(StageStatus {
-            stage: share.stage.clone(),
-            kind: share.kind.clone(),
-            done: share.count - missing.len(),
-            missing,
-        })
-    };
-    partitioned.stages.iter().filter(|share| share.count > 0).map(of).collect()
 }
 
 /// Reads and checks the task keys of a stage.
@@ -316,13 +369,13 @@ fn keys(out: &Store, share: &StageShare) -> Result<Keys, Error> {
 }
 
 /// Serializes a value as one line of JSON.
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     let text = serde_json::to_string(value).expect("plain data with text keys");
     text + "\n"
 }
 
 /// Parses a plan file.
-fn parse<'a, T: Deserialize<'a>>(path: &str, bytes: &'a [u8]) -> Result<T, Error> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(path: &str, bytes: &'a [u8]) -> Result<T, Error> {
     let damaged = |cause: serde_json::Error| edited(path, cause.to_string());
     serde_json::from_slice(bytes).map_err(damaged)
 }

@@ -4,6 +4,7 @@
 //! task is identified by its key, and a key without a receipt has to be run. Planning writes
 //! nothing. Each stage lists its own tasks in [`Stage::plan`](crate::stages::Stage::plan).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub struct PlanOptions {
     pub min_age: Duration,
     /// Run only these stages and plan the others. `None` runs all.
     pub only: Option<Vec<String>>,
+    /// Keys of failed tasks to leave for the next run, so that other tasks of their stages go on.
+    pub given_up: HashSet<String>,
+    /// Videos to leave for the next run, and the reasons.
+    pub left_out: BTreeMap<String, String>,
 }
 
 impl PlanOptions {
@@ -42,6 +47,22 @@ impl PlanOptions {
     pub fn runs(&self, stage: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == stage))
     }
+}
+
+/// Restores tasks of the previous version for videos that no task of the plan has any more.
+pub(super) fn restore_previous(plan: &mut StagePlan) {
+    if !plan.kind.restores || plan.dropped.is_empty() {
+        return;
+    }
+    let present: HashSet<String> =
+        plan.tasks.iter().flat_map(PlannedTask::digests).map(str::to_owned).collect();
+    let before = plan.dropped.iter().flat_map(|receipt| &receipt.videos);
+    let missing = before
+        .map(|video| &video.digest)
+        .filter(|digest| plan.planned_digests.contains(*digest) && !present.contains(*digest));
+    let missing = missing.cloned().collect();
+    let dropped = plan.dropped.clone();
+    plan.tasks.restore(&dropped, missing);
 }
 
 /// Plans one stage at a time. Each stage sees the plans of the stages before it.
@@ -82,7 +103,7 @@ impl<'a> Planner<'a> {
             plans: HashMap::default(),
             heads,
             streamed: StreamedLabels::default(),
-            now: DeferredVideos { min_age: options.min_age, ..DeferredVideos::default() },
+            now: DeferredVideos { min_age: options.min_age, left_out: options.left_out.clone() },
         })
     }
 
@@ -138,7 +159,21 @@ impl<'a> Planner<'a> {
             plan.planned_digests = plan.digests().into_iter().map(str::to_owned).collect();
             plan.videos_gone = self.videos_gone(&plan);
         }
+        self.give_up(&mut plan);
         Ok(plan)
+    }
+
+    /// Removes tasks that failed before, if the others are useful without them. A stage of which
+    /// nothing is left keeps its tasks, so that later stages wait.
+    fn give_up(&self, plan: &mut StagePlan) {
+        let given_up = &self.options.given_up;
+        let all_failed = || plan.tasks.iter().all(|task| given_up.contains(task.key()));
+        if given_up.is_empty() || !plan.kind.independent || all_failed() {
+            return;
+        }
+        if plan.tasks.remove(given_up) > 0 {
+            restore_previous(plan);
+        }
     }
 
     /// Counts missing videos of the newest version, by name and by content.

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use super::Error;
 use super::check::Checked;
 use super::max_rejected::{RejectLimit, check_dropped, check_readable};
-use super::plan::{PlanOptions, Planner, ReadyLabelStage, StagePlan, StreamedLabels};
+use super::plan::{
+    PlanOptions, Planner, ReadyLabelStage, StagePlan, StreamedLabels, restore_previous,
+};
 use super::reporter::Reporter;
 use super::session::{PinsFor, Session};
 use super::summary::{StageSummary, Summary};
@@ -278,17 +280,6 @@ impl RunningStage<'_, '_, '_> {
 ///
 /// If a removed task would have replaced tasks of the previous version, these stay.
 pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>) -> usize {
-    let before: HashSet<String> = plan
-        .dropped
-        .iter()
-        .flat_map(|receipt| &receipt.videos)
-        .map(|video| video.digest.clone())
-        .collect();
-    let planned = if plan.kind.restores && !before.is_empty() {
-        Some(plan.planned_digests.clone())
-    } else {
-        None
-    };
     let all: HashSet<String> = plan.tasks.keys().into_iter().collect();
     // Receipts of an earlier round may no longer be in the plan.
     let undone = plan.tasks.end(
@@ -297,20 +288,8 @@ pub(super) fn settle(plan: &mut StagePlan, made: &HashMap<String, Arc<Receipt>>)
             .filter(|(key, _)| all.contains(key))
             .collect(),
     );
-    if let Some(planned) = planned.filter(|_| undone > 0) {
-        let present: HashSet<String> = plan
-            .tasks
-            .receipts()
-            .flat_map(|receipt| &receipt.videos)
-            .map(|video| video.digest.clone())
-            .collect();
-        let missing = planned
-            .into_iter()
-            .filter(|digest| !present.contains(digest) && before.contains(digest))
-            .collect();
-        // Videos of failed tasks keep the tasks of the previous version.
-        let dropped = plan.dropped.clone();
-        plan.tasks.restore(&dropped, missing);
+    if undone > 0 {
+        restore_previous(plan);
     }
     // A run commits what it has, so nothing waits any more.
     plan.waiting = Default::default();

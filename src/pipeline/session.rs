@@ -256,7 +256,7 @@ pub(super) fn now() -> Duration {
 }
 
 /// A pipeline's text and variables, as they appear in a run's record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PipelineText {
     pub(super) pipeline: String,
     vars: BTreeMap<String, String>,

@@ -7,7 +7,7 @@
 
 use std::any::Any;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::{KeyFields, Model, PlanInputs, StagePlan};
 use super::{Error, FieldFault, TaskContext, TaskOutput};
@@ -181,7 +181,7 @@ impl<'a> Input<'a> {
 }
 
 /// An estimate of the resources a task needs, for placing tasks on machines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Needs {
     /// Whether a GPU makes it much faster. Every stage also runs without one.
     pub gpu: bool,

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum Signal {
     /// SIGINT: Ctrl-C.
     Interrupt = 2,
+    /// SIGUSR1: the end of a job's time on a cluster is near.
+    User1 = 10,
     /// SIGTERM: `kill`, or the end of a job's time on a cluster.
     Terminate = 15,
 }
@@ -20,6 +22,7 @@ impl std::fmt::Display for Signal {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str(match self {
             Signal::Interrupt => "SIGINT",
+            Signal::User1 => "SIGUSR1",
             Signal::Terminate => "SIGTERM",
         })
     }
@@ -45,6 +48,7 @@ impl Stop {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             2 => Some(Signal::Interrupt),
+            10 => Some(Signal::User1),
             _ => Some(Signal::Terminate),
         }
     }
@@ -65,7 +69,7 @@ mod tests {
         let stop = Stop::default();
         let seen = stop.clone();
         assert!(!seen.is_set());
-        for signal in [Signal::Interrupt, Signal::Terminate] {
+        for signal in [Signal::Interrupt, Signal::User1, Signal::Terminate] {
             stop.set(signal);
             assert_eq!(seen.signal(), Some(signal));
         }

@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
 ];
 
 /// Restricted crates and the modules allowed to use them.
-const CRATE_USERS: [(&str, &[&str]); 18] = [
+const CRATE_USERS: [(&str, &[&str]); 19] = [
     ("burn_store", &["models"]),
     // PPO collects rollouts and computes its losses in one place.
     ("burn", &["models", "train", "stages/finetune"]),
@@ -30,8 +30,10 @@ const CRATE_USERS: [(&str, &[&str]); 18] = [
     ("arrow", &["dataset"]),
     ("parquet", &["dataset"]),
     ("serde_yaml", &["pipeline"]),
+    // Ray's REST interface.
+    ("reqwest", &["executor"]),
     ("indicatif", &["cli"]),
-    ("rustix", &["cli", "dataset"]),
+    ("rustix", &["cli", "dataset", "executor"]),
     ("signal_hook", &["cli"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),

@@ -19,7 +19,9 @@ fn commands_of_readme_and_guide_print_what_the_pages_show() {
     prepare(folder.path());
     let mut commands = 0;
     for page in pages() {
-        for Example { command, output } in examples(&fs::read_to_string(&page).unwrap()) {
+        let text = fs::read_to_string(&page).unwrap();
+        write_files(&text, folder.path(), &[]);
+        for Example { command, output } in examples(&text, "console") {
             let (code, printed) = run(folder.path(), &command);
             assert_eq!(code, 0, "{}: {command}\n{printed}", page.display());
             assert!(
@@ -45,6 +47,40 @@ fn the_pipeline_in_the_readme_is_valid() {
     assert_eq!(code, 0, "{printed}");
 }
 
+/// Runs the examples of the guide's page on fleets for an engine, whose blocks begin with
+/// `console ENGINE`. Files that the page shows, such as `slurm.yaml`, are written first, with
+/// `replaced` in them.
+pub fn check_fleet_examples(
+    engine: &str,
+    folder: &Path,
+    replaced: &[(&str, &str)],
+    run: impl Fn(&str) -> (i32, String),
+) {
+    let page = fs::read_to_string(root().join("src/guide/fleet.md")).unwrap();
+    write_files(&page, folder, replaced);
+    let examples = examples(&page, &format!("console {engine}"));
+    assert!(!examples.is_empty(), "{engine}");
+    for Example { command, output } in examples {
+        let (code, printed) = run(&command);
+        assert_eq!(code, 0, "{command}\n{printed}");
+        let is_right = matches(&normalise(&output), &normalise(&printed));
+        assert!(is_right, "{command}\nprinted:\n{printed}\nexpected:\n{output}");
+    }
+}
+
+/// Writes the blocks of YAML that begin with a file's name as a comment.
+fn write_files(page: &str, folder: &Path, replaced: &[(&str, &str)]) {
+    for block in page.split("```yaml\n# ").skip(1) {
+        let (name, rest) = block.split_once('\n').unwrap();
+        if !name.ends_with(".yaml") || name.contains(' ') {
+            continue;
+        }
+        let (text, _) = rest.split_once("```").expect("the block ends");
+        let text = replaced.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        fs::write(folder.join(name), text).unwrap();
+    }
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -59,10 +95,10 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// Returns the examples in the `console` blocks of a page.
-fn examples(page: &str) -> Vec<Example> {
+/// Returns the examples in the blocks of a page that begin with ```` ```FENCE ````.
+fn examples(page: &str, fence: &str) -> Vec<Example> {
     let mut examples: Vec<Example> = Vec::new();
-    for block in page.split("```console\n").skip(1) {
+    for block in page.split(&format!("```{fence}\n")).skip(1) {
         let (block, _) = block.split_once("```").expect("the block ends");
         let before = examples.len();
         for line in block.lines() {

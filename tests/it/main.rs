@@ -1,8 +1,8 @@
 //! Integration tests: the real binary on real videos, numbers from an independent PyTorch
 //! implementation, and real readers of the files that lapo writes.
 //!
-//! `project` runs the binary in a folder of its own; `python` and `s3_server` start other
-//! programs. Every other module tests the feature it is named after.
+//! `project` runs the binary in a folder of its own; `python`, `s3_server`, `machine`,
+//! `slurm_cluster` and `ray_cluster` start other programs. Every other module tests the feature it is named after.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a skipped test prints why")]
 
@@ -19,6 +19,7 @@ mod dropped_videos;
 mod dynamics;
 mod ends;
 mod finetune;
+mod fleet;
 mod frame_quality;
 mod fuzz;
 mod gc;
@@ -30,6 +31,7 @@ mod incremental;
 mod inspect;
 mod kill_and_resume;
 mod log_and_metrics;
+mod machine;
 mod near_duplicates;
 mod object_store;
 mod odd_archives;
@@ -41,6 +43,8 @@ mod procgen;
 mod project;
 mod python;
 mod queries;
+mod ray;
+mod ray_cluster;
 mod readers;
 mod readers_after_relabelling;
 mod recording;
@@ -51,6 +55,8 @@ mod rollouts;
 mod s3_server;
 mod scene_cuts;
 mod schemas;
+mod slurm;
+mod slurm_cluster;
 mod store_faults;
 mod streaming_labels;
 mod test_device;

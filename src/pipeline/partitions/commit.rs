@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::attempts::{attempts, failures};
 use super::work::jobs;
 use super::{Keys, PartitionedPlan, StageShare, keys, status};
 use crate::dataset::{
@@ -24,7 +25,8 @@ type ByKey = HashMap<String, Arc<Receipt>>;
 pub enum Missing {
     /// Return an error and commit nothing.
     Refuse,
-    /// Commit the finished ones. The others are in the next plan.
+    /// Commit the finished ones. The others are in the next plan. A stage without any finished
+    /// partition and without an earlier version is left out as a whole.
     LeaveOut,
 }
 
@@ -58,16 +60,34 @@ pub fn commit_all(
             .into();
         return Err(Error::Request { what, hint });
     }
+    let attempts = attempts(out)?;
     for share in partitioned.stages.iter().filter(|share| share.complete) {
         let unfinished = status
             .iter()
             .find(|stage| stage.stage == share.stage)
             .map_or(&[][..], |stage| &stage.missing);
-        let (stage, failures) =
-            commit_share(&PlannedStage { partitioned, share, out, store }, unfinished)?;
-        reporter.stage_ended(&stage);
-        summary.stages.push(stage);
-        summary.failures.extend(failures);
+        let planned = PlannedStage { partitioned, share, out, store };
+        let recorded = failures(out, &attempts, unfinished)?;
+        let new = keys(out, share)?.new;
+        let failure = |partition: &usize| match recorded.get(partition) {
+            Some(failure) => failure.clone(),
+            None => unfinished_partition(&share.stage, &new[partition - share.first], *partition),
+        };
+        summary.failures.extend(unfinished.iter().map(failure));
+        if let Some(stage) = commit_share(&planned, unfinished)? {
+            reporter.stage_ended(&stage);
+            summary.stages.push(stage);
+        }
+    }
+    let lost = |share: &&StageShare| share.complete && share.count > 0;
+    if let Some(share) = partitioned.stages.iter().find(lost).filter(|_| summary.stages.is_empty())
+    {
+        let what = format!(
+            "stage {}: none of its {} partitions is done, and there is no earlier version",
+            share.stage, share.count
+        );
+        let hint = "run the partitions first: `lapo worker --plan ...`".into();
+        return Err(Error::Request { what, hint });
     }
     // The new versions protect their files from now on.
     pins::release(store, &partitioned.run)?;
@@ -85,6 +105,21 @@ pub fn commit_all(
     Ok(summary)
 }
 
+/// Returns the stages of a plan without changes.
+pub(in crate::pipeline) fn unchanged_stages(
+    partitioned: &PartitionedPlan,
+    store: &Store,
+) -> Result<Vec<StageSummary>, Error> {
+    let mut stages = Vec::new();
+    for share in &partitioned.stages {
+        if let Some(newest) = Manifest::newest(store, &share.stage)? {
+            let committed = Committed::Unchanged(newest.clone());
+            stages.push(share.summary(&ByKey::default(), &committed, Some(&newest))?);
+        }
+    }
+    Ok(stages)
+}
+
 /// Lists at most 8 partitions.
 fn listed(partitions: &[usize]) -> String {
     let shown: Vec<String> = partitions.iter().take(8).map(ToString::to_string).collect();
@@ -100,11 +135,8 @@ struct PlannedStage<'a> {
     store: &'a Store,
 }
 
-/// Commits one stage without its unfinished partitions.
-fn commit_share(
-    stage: &PlannedStage,
-    unfinished: &[usize],
-) -> Result<(StageSummary, Vec<TaskFailure>), Error> {
+/// Commits one stage without its unfinished partitions. Returns `None` if nothing is left of it.
+fn commit_share(stage: &PlannedStage, unfinished: &[usize]) -> Result<Option<StageSummary>, Error> {
     let PlannedStage { partitioned, share, out, store } = *stage;
     let Keys { order, new } = keys(out, share)?;
     let missing_keys: HashSet<&String> =
@@ -124,14 +156,7 @@ fn commit_share(
         (order, fresh) = restored(stage, unfinished, &order, made.clone(), newest.as_ref())?;
     }
     if order.is_empty() && !unfinished.is_empty() {
-        let what = format!(
-            "stage {}: none of its {} partitions is done, and there is no earlier version",
-            share.stage, share.count
-        );
-        return Err(Error::Request {
-            what,
-            hint: "run the partitions first: `lapo worker --plan ...`".into(),
-        });
+        return Ok(None);
     }
     if share.most_rejected.is_some() {
         check_rejected(stage, &order, &made, newest.as_ref())?;
@@ -151,18 +176,16 @@ fn commit_share(
     let committed = commit(store, &settings, &order, &fresh)?;
     let mut share = share.clone();
     publish(store, &share.stage, &committed, &mut share.note)?;
-    let failure = |partition: &usize| {
-        unfinished_partition(&share.stage, &new[partition - share.first], *partition)
-    };
-    let summary = StageSummary {
-        failed: unfinished.len(),
-        ..share.summary(&made, &committed, newest.as_ref())?
-    };
-    Ok((summary, unfinished.iter().map(failure).collect()))
+    let summary = share.summary(&made, &committed, newest.as_ref())?;
+    Ok(Some(StageSummary { failed: unfinished.len(), ..summary }))
 }
 
 /// Creates the failure of an unfinished partition.
-fn unfinished_partition(stage: &str, key: &str, partition: usize) -> TaskFailure {
+pub(in crate::pipeline) fn unfinished_partition(
+    stage: &str,
+    key: &str,
+    partition: usize,
+) -> TaskFailure {
     TaskFailure {
         stage: stage.to_owned(),
         key: key.to_owned(),

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PER_FILE, PartitionedPlan, edited, jobs_file, parse};
+use super::attempts::{Attempt, Ended, RecordingReporter};
+use super::{PER_FILE, PartitionedPlan, edited, jobs_file, parse, places_file};
 use crate::dataset::{HashMap, Store, find_receipts, is_key, is_name};
 use crate::executor::{Job, JobResult, Resources, local};
 use crate::pipeline::Error;
@@ -21,8 +22,17 @@ pub struct PartitionResult {
     pub result: Result<bool, TaskFailure>,
 }
 
+/// The partitions for one worker.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Their numbers, ascending.
+    pub partitions: Vec<usize>,
+    /// Number of earlier attempts.
+    pub attempt: usize,
+}
+
 /// Runs partitions, skips finished ones and returns the results in order. The jobs of a stage run
-/// in parallel, as in a normal run.
+/// in parallel, as in a normal run. The plan's folder gets a record of the attempt.
 ///
 /// # Errors
 /// Fails if a partition does not exist, or if this version of lapo would run it differently than
@@ -30,13 +40,48 @@ pub struct PartitionResult {
 pub fn work(
     plan: &PartitionedPlan,
     out: &Store,
-    partitions: &[usize],
+    workload: &Workload,
+    store: &Store,
+    resources: &Resources,
+    reporter: &dyn Reporter,
+) -> Result<Vec<PartitionResult>, Error> {
+    let jobs = jobs(plan, out, &workload.partitions)?;
+    let neighbours = workload.partitions.chunk_by(|a, b| a + 1 == *b);
+    let attempts: Vec<Attempt> = neighbours
+        .map(|run| Attempt::begin(out, run[0]..run[0] + run.len(), workload.attempt))
+        .collect::<Result<_, _>>()?;
+    let reporter = RecordingReporter::new(reporter);
+    let worked = run_jobs(plan, jobs, store, resources, &reporter);
+    let failures = worked
+        .iter()
+        .flatten()
+        .filter_map(|one| Some((one.partition, one.result.as_ref().err()?.clone())));
+    let failures = failures.collect();
+    let ended = match &worked {
+        Err(error) if error.stopped().is_some() => Ended::Stopped,
+        Ok(worked) if worked.iter().all(|one| one.result.is_ok()) => Ended::Done,
+        _ => Ended::Failed,
+    };
+    for (at, attempt) in attempts.iter().enumerate() {
+        // Once is enough.
+        if at == 0 {
+            reporter.record(attempt)?;
+        }
+        attempt.end(ended, &failures)?;
+    }
+    worked
+}
+
+/// Runs jobs, stage by stage.
+fn run_jobs(
+    plan: &PartitionedPlan,
+    jobs: Vec<(usize, Job)>,
     store: &Store,
     resources: &Resources,
     reporter: &dyn Reporter,
 ) -> Result<Vec<PartitionResult>, Error> {
     let mut stages: BTreeMap<usize, Vec<(usize, Job)>> = BTreeMap::new();
-    for (partition, job) in jobs(plan, out, partitions)? {
+    for (partition, job) in jobs {
         let index = plan.stages.iter().position(|share| share.stage == job.stage);
         let index = index.ok_or_else(|| {
             let reason = format!("`{}` is not a stage of this plan", job.stage);
@@ -90,32 +135,40 @@ pub(super) fn jobs(
     out: &Store,
     partitions: &[usize],
 ) -> Result<Vec<(usize, Job)>, Error> {
-    let mut files: HashMap<String, bytes::Bytes> = HashMap::default();
-    let mut jobs = Vec::new();
     let partitions: BTreeSet<usize> = partitions.iter().copied().collect();
-    for partition in partitions {
-        if partition >= plan.partitions {
-            let last = match plan.partitions.checked_sub(1) {
-                Some(last) => format!("the plan's last partition is {last}"),
-                None => "the plan has no partitions".to_owned(),
-            };
-            let what = format!("there is no partition {partition}: {last}");
-            return Err(Error::Request {
-                what,
-                hint: "`lapo plan --out` prints the number of partitions".into(),
-            });
-        }
-        let path = jobs_file(partition);
-        // Neighbouring partitions share a file: read it once.
-        let bytes = match files.get(&path) {
-            Some(bytes) => bytes.clone(),
-            None => files.entry(path.clone()).or_insert(out.require(&path)?).clone(),
+    let partitions: Vec<usize> = partitions.into_iter().collect();
+    if let Some(partition) = partitions.last().filter(|last| **last >= plan.partitions) {
+        let last = match plan.partitions.checked_sub(1) {
+            Some(last) => format!("the plan's last partition is {last}"),
+            None => "the plan has no partitions".to_owned(),
         };
-        // Each line of the file is one job.
-        let line = bytes.split(|byte| *byte == b'\n').nth(partition % PER_FILE).unwrap_or_default();
-        let job: Job = parse(&path, line)?;
-        check_job(&path, &job)?;
-        jobs.push((partition, job));
+        return Err(Error::Request {
+            what: format!("there is no partition {partition}: {last}"),
+            hint: "`lapo plan --out` prints the number of partitions".into(),
+        });
+    }
+    let mut jobs = Vec::with_capacity(partitions.len());
+    // Neighbours in one file are read at once.
+    for run in partitions.chunk_by(|a, b| a + 1 == *b && a / PER_FILE == b / PER_FILE) {
+        let (path, places_path) = (jobs_file(run[0]), places_file(run[0]));
+        let places: Vec<u64> = parse(&places_path, &out.require(&places_path)?)?;
+        let place = |partition: usize| {
+            let place = places.get(partition % PER_FILE).copied();
+            place.ok_or_else(|| edited(&places_path, format!("lacks partition {partition}")))
+        };
+        let first = place(run[0])?;
+        let ends = run.iter().map(|at| places.get(at % PER_FILE + 1).copied().unwrap_or(first));
+        let end = ends.max().unwrap_or(first);
+        let text = out.read_part(&path, first, end.saturating_sub(first))?;
+        let lines = text.split(|byte| *byte == b'\n');
+        for (partition, line) in run.iter().zip(lines) {
+            let job: Job = parse(&path, line)?;
+            check_job(&path, &job)?;
+            jobs.push((*partition, job));
+        }
+    }
+    if jobs.len() != partitions.len() {
+        return Err(edited(&jobs_file(partitions[0]), "it lacks some jobs".into()));
     }
     Ok(jobs)
 }

@@ -158,11 +158,19 @@ impl Tasks {
         before - self.tasks.len()
     }
 
+    /// Removes tasks that are not done, by their keys, and returns how many.
+    pub fn remove(&mut self, keys: &HashSet<String>) -> usize {
+        let before = self.tasks.len();
+        let is_done = |task: &PlannedTask| matches!(task, PlannedTask::Done(_));
+        self.tasks.retain(|task| is_done(task) || !keys.contains(task.key()));
+        before - self.tasks.len()
+    }
+
     /// Restores tasks of the previous version in place of failed new ones.
     ///
     /// `dropped` are the tasks of the previous version, `missing` the digests of videos without
-    /// another task. A finished task that shares a video, or a video's name, with a restored one is
-    /// removed and runs again next time.
+    /// another task. A task that shares a video, or a video's name, with a restored one is removed
+    /// and runs again next time.
     pub fn restore(&mut self, dropped: &[Arc<Receipt>], mut missing: HashSet<String>) {
         let mut back: Vec<Arc<Receipt>> = Vec::new();
         // Removing a finished task can leave other videos missing, so this repeats until none are.
@@ -189,6 +197,12 @@ impl Tasks {
             self.tasks.retain(|task| match task {
                 PlannedTask::Done(receipt) if receipt.videos.iter().any(shares) => {
                     missing.extend(receipt.videos.iter().map(|video| video.digest.clone()));
+                    false
+                }
+                PlannedTask::New(job)
+                    if job.task.digests().iter().any(|digest| digests.contains(digest)) =>
+                {
+                    missing.extend(job.task.digests().into_iter().map(str::to_owned));
                     false
                 }
                 _ => true,
