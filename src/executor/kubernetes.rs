@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 use super::engine::{PlanPlace, Work, WorkerCommand};
 use super::settings::KubernetesSettings;
 
+/// Greatest parallelism and number of failed indices of a job with more than 100,000 completions.
+const MOST: usize = 10_000;
 /// Longest time for a pod to write a checkpoint when it is evicted.
 const GRACE_SECS: u32 = 120;
 
@@ -53,10 +55,10 @@ pub fn job(
         "metadata": metadata,
         "spec": {
             "completions": work.count,
-            "parallelism": limits.max_workers.unwrap_or(work.count).min(work.count),
+            "parallelism": limits.max_workers.unwrap_or(work.count).min(work.count).min(MOST),
             "completionMode": "Indexed",
             "backoffLimitPerIndex": limits.restarts,
-            "maxFailedIndexes": work.count,
+            "maxFailedIndexes": work.count.min(MOST),
             // 75: stopped after a checkpoint, or a fault that may pass. A node that goes away
             // counts as no failure, either.
             "podFailurePolicy": { "rules": [

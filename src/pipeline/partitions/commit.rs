@@ -79,15 +79,8 @@ pub fn commit_all(
             summary.stages.push(stage);
         }
     }
-    let lost = |share: &&StageShare| share.complete && share.count > 0;
-    if let Some(share) = partitioned.stages.iter().find(lost).filter(|_| summary.stages.is_empty())
-    {
-        let what = format!(
-            "stage {}: none of its {} partitions is done, and there is no earlier version",
-            share.stage, share.count
-        );
-        let hint = "run the partitions first: `lapo worker --plan ...`".into();
-        return Err(Error::Request { what, hint });
+    if summary.stages.is_empty() {
+        require_results(partitioned)?;
     }
     // The new versions protect their files from now on.
     pins::release(store, &partitioned.run)?;
@@ -103,6 +96,19 @@ pub fn commit_all(
         &partitioned.written.record(&summary, partitioned.planned_unix_secs, outcome),
     )?;
     Ok(summary)
+}
+
+/// Returns an error if a plan with partitions has left nothing to commit.
+fn require_results(partitioned: &PartitionedPlan) -> Result<(), Error> {
+    let has_partitions = |share: &&StageShare| share.complete && share.count > 0;
+    let Some(share) = partitioned.stages.iter().find(has_partitions) else { return Ok(()) };
+    Err(Error::Request {
+        what: format!(
+            "stage {}: none of its {} partitions is done, and there is no earlier version",
+            share.stage, share.count
+        ),
+        hint: "run the partitions first: `lapo worker --plan ...`".into(),
+    })
 }
 
 /// Returns the stages of a plan without changes.

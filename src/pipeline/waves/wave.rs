@@ -177,6 +177,36 @@ impl<'a> Wave<'a> {
         alive: &HashSet<Share>,
         attempts: &[RecordedAttempt],
     ) -> Result<(), Error> {
+        let covered = self.covered(alive)?;
+        let plan = self.plan;
+        for (name, partitions, needs) in plan.header.stages_to_work() {
+            let missing = status.iter().find(|stage| stage.stage == name);
+            let is_open = |partition: &&usize| {
+                !covered.contains(*partition) && !self.ended.failures.contains_key(*partition)
+            };
+            let missing = missing.into_iter().flat_map(|stage| &stage.missing);
+            let open: Vec<usize> = missing.filter(is_open).copied().collect();
+            // Shares of one attempt start together.
+            let mut to_start: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+            for share in self.shares_of(name, partitions, &open)? {
+                if let Some(attempt) = self.next_attempt(&share, attempts, &open)? {
+                    to_start.entry(attempt).or_default().push(share.index);
+                }
+            }
+            let count = self.driver.settings.shares(partitions);
+            for (attempt, shares) in to_start {
+                let work = Work { stage: name.to_owned(), count, shares, attempt, needs };
+                self.start(work, !alive.is_empty())?;
+            }
+        }
+        for note in self.engine.notes() {
+            self.reporter.note(&note);
+        }
+        Ok(())
+    }
+
+    /// Returns the partitions that have a worker.
+    fn covered(&mut self, alive: &HashSet<Share>) -> Result<HashSet<usize>, Error> {
         let mut covered: HashSet<usize> = HashSet::default();
         for share in alive {
             covered.extend(self.plan.header.partitions_of(share)?);
@@ -189,57 +219,29 @@ impl<'a> Wave<'a> {
             covered.extend(partitions.clone());
             process.is_running_here()
         });
-        let mut to_start: BTreeMap<(String, usize), Vec<usize>> = BTreeMap::new();
-        let stages: Vec<_> = self
-            .plan
-            .header
-            .stages_to_work()
-            .map(|(name, count, needs)| (name.to_owned(), count, needs))
-            .collect();
-        for stage in status {
-            let open = |partition: &&usize| {
-                !covered.contains(*partition) && !self.ended.failures.contains_key(*partition)
-            };
-            let open: Vec<usize> = stage.missing.iter().filter(open).copied().collect();
-            let Some((_, count, _)) = stages.iter().find(|(name, ..)| *name == stage.stage) else {
-                continue;
-            };
-            for share in self.shares_of(&stage.stage, *count, &open)? {
-                if let Some(attempt) = self.next_attempt(&share, attempts, &open)? {
-                    let key = (stage.stage.clone(), attempt);
-                    to_start.entry(key).or_default().push(share.index);
+        Ok(covered)
+    }
+
+    /// Starts workers.
+    fn start(&mut self, work: Work, has_workers: bool) -> Result<(), Error> {
+        match self.engine.start(&self.plan.place, &work) {
+            Err(error) if error.is_transient() => self.refused(error.into(), has_workers),
+            Err(error) => {
+                self.leave_or_cancel()?;
+                Err(error.into())
+            }
+            Ok(()) => {
+                self.refusals = 0;
+                for index in work.shares {
+                    let stage = Some(work.stage.clone());
+                    let share = Share { stage, index, count: work.count };
+                    let state = self.shares.entry(share).or_default();
+                    state.started += 1;
+                    state.next = None;
                 }
+                Ok(())
             }
         }
-        for ((name, attempt), shares) in to_start {
-            let Some((_, count, needs)) = stages.iter().find(|(stage, ..)| *stage == name) else {
-                continue;
-            };
-            let count = self.driver.settings.shares(*count);
-            let work = Work { stage: name.clone(), count, shares, attempt, needs: *needs };
-            match self.engine.start(&self.plan.place, &work) {
-                Err(error) if error.is_transient() => {
-                    self.refused(error.into(), !alive.is_empty())?;
-                }
-                Err(error) => {
-                    self.leave_or_cancel()?;
-                    return Err(error.into());
-                }
-                Ok(()) => {
-                    self.refusals = 0;
-                    for index in work.shares {
-                        let share = Share { stage: Some(name.clone()), index, count };
-                        let state = self.shares.entry(share).or_default();
-                        state.started += 1;
-                        state.next = None;
-                    }
-                }
-            }
-        }
-        for note in self.engine.notes() {
-            self.reporter.note(&note);
-        }
-        Ok(())
     }
 
     /// Returns the shares of these partitions of a stage, in order.
