@@ -32,14 +32,8 @@ fn wait_for_checkpoint(project: &Project) {
     }
 }
 
-/// Returns the processes with this project's folder in their command line.
-fn workers(project: &Project) -> Vec<String> {
-    let pattern = format!("worker --plan {}", project.path("ws").display());
-    let found = Command::new("pgrep").args(["-f", &pattern]).output().unwrap();
-    String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
-}
-
-const LONG: [&str; 4] = ["--set", "steps=1500", "--checkpoint-secs", "1"];
+/// A training that takes some seconds, and writes a checkpoint every second.
+pub const LONG: [&str; 4] = ["--set", "steps=1500", "--checkpoint-secs", "1"];
 
 #[test]
 fn local_workers_and_commands_give_the_bytes_of_one_process() {
@@ -138,10 +132,10 @@ fn one_driver_at_a_time_and_one_executor_work_on_a_plan() {
     assert!(second.stderr.contains("another process drives the plan"), "{second:#?}");
     signal(&driver, "INT");
     assert_eq!(wait(driver).code, 130);
-    assert_eq!(workers(&project).len(), 1, "a detached worker goes on");
+    assert_eq!(project.workers().len(), 1, "a detached worker goes on");
     let other = project.run(&["--executor", "command", &worker_command()]);
     assert_eq!(other.code, 1, "{other:#?}");
-    assert!(other.stderr.contains("is at work by `local`"), "{other:#?}");
+    assert!(other.stderr.contains("executor `local` is still working on the plan"), "{other:#?}");
     let output = wait(project.command(&args).spawn().unwrap()).success();
     assert!(output.stderr.contains("resuming plan"), "{output:#?}");
     project.run_changes_nothing(&LONG);
@@ -167,11 +161,11 @@ fn a_killed_driver_goes_on_with_its_plan() {
     wait_for_checkpoint(&project);
     driver.kill().unwrap();
     driver.wait().unwrap();
-    let before = workers(&project);
+    let before = project.workers();
     assert_eq!(before.len(), 1, "the worker goes on");
     let driver = project.command(&args).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
-    let after = workers(&project);
+    let after = project.workers();
     assert!(after.is_empty() || after == before, "started twice: {before:?} {after:?}");
     let output = wait(driver).success();
     assert!(output.stderr.contains("resuming plan"), "{output:#?}");
@@ -187,7 +181,7 @@ fn a_stopped_driver_ends_its_workers_and_another_pipeline_text_replaces_the_plan
     signal(&driver, "INT");
     let output = wait(driver);
     assert_eq!(output.code, 130, "{output:#?}");
-    assert_eq!(workers(&project), [""; 0]);
+    assert_eq!(project.workers(), [""; 0]);
     assert_eq!(fs::read_dir(project.path("ws/plans")).unwrap().count(), 1);
     // Other settings: the open plan is of no use.
     let output = project.run(&["--executor", "local"]).success();

@@ -139,6 +139,13 @@ impl Project {
         };
         plans.as_array().unwrap().iter().map(plan).collect()
     }
+
+    /// Returns the ids of the worker processes of this project's workspace.
+    pub fn workers(&self) -> Vec<String> {
+        let pattern = format!("worker --plan {}", self.path("ws").display());
+        let found = Command::new("pgrep").args(["-f", &pattern]).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
+    }
 }
 
 /// Waits for a process and returns its exit code and output.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::fleet::LONG;
 use crate::guide::check_fleet_examples;
 use crate::kill_and_resume::results;
 use crate::project::{CommandOutput, PIPELINE, Project, wait};
@@ -63,15 +64,6 @@ fn files(project: &Project, folder: &str) -> usize {
     }
     count(project.path("ws").join(folder))
 }
-
-/// Returns the ids of worker processes of a project.
-fn workers(project: &Project) -> Vec<String> {
-    let pattern = format!("worker --plan {}", project.path("ws").display());
-    let found = Command::new("pgrep").args(["-f", &pattern]).output().unwrap();
-    String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
-}
-
-const LONG: [&str; 4] = ["--set", "steps=1500", "--checkpoint-secs", "1"];
 
 /// One cluster for all: it takes as long to start as most of these.
 #[test]
@@ -134,12 +126,12 @@ fn a_killed_driver_finds_its_job_again(cluster: &RayCluster) {
     alone.run(&LONG).success();
     let mut driver = start(cluster, &project, TOKEN, &LONG);
     until("a checkpoint", cluster, || files(&project, "model/checkpoints") > 0);
-    let before = workers(&project);
+    let before = project.workers();
     driver.kill().unwrap();
     driver.wait().unwrap();
     let driver = start(cluster, &project, TOKEN, &LONG);
     std::thread::sleep(Duration::from_secs(1));
-    let after = workers(&project);
+    let after = project.workers();
     assert!(after.is_empty() || after == before, "started twice: {before:?} {after:?}");
     let output = wait(driver).success();
     assert!(output.stderr.contains("resuming plan"), "{output:#?}");
@@ -154,7 +146,7 @@ fn a_stopped_driver_leaves_no_worker(cluster: &RayCluster) {
     assert!(interrupt.unwrap().success());
     let output = wait(driver);
     assert_eq!(output.code, 130, "{output:#?}");
-    assert_eq!(workers(&project), [""; 0]);
+    assert_eq!(project.workers(), [""; 0]);
 }
 
 fn tasks_of_a_dead_node_run_elsewhere(cluster: &mut RayCluster) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::fleet::LONG;
 use crate::guide::check_fleet_examples;
 use crate::kill_and_resume::results;
 use crate::project::{CommandOutput, PIPELINE, Project, wait};
@@ -60,9 +61,6 @@ fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status();
     assert!(sent.unwrap().success());
 }
-
-/// A training that takes some seconds, and writes a checkpoint every second.
-const LONG: [&str; 4] = ["--set", "steps=1500", "--checkpoint-secs", "1"];
 
 /// Returns whether the training of a project has written a checkpoint.
 fn has_checkpoint(project: &Project) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::attempts::{attempts, failures};
+use super::status::StageStatus;
 use super::work::jobs;
 use super::{Keys, PartitionedPlan, StageShare, keys, status};
 use crate::dataset::{
@@ -45,20 +46,8 @@ pub fn commit_all(
 ) -> Result<Summary, Error> {
     let mut summary = Summary { run: partitioned.run.clone(), ..Summary::default() };
     let status = status(partitioned, out, store)?;
-    if let Some(open) =
-        status.iter().find(|stage| !stage.missing.is_empty()).filter(|_| missing == Missing::Refuse)
-    {
-        let count: usize = status.iter().map(|stage| stage.missing.len()).sum();
-        let what = format!(
-            "{count} of {} partitions are not done; stage {} is missing {}",
-            partitioned.partitions,
-            open.stage,
-            listed(&open.missing)
-        );
-        let hint = "`lapo status --plan ...` lists them; `lapo commit --partial` leaves them for \
-                    the next plan"
-            .into();
-        return Err(Error::Request { what, hint });
+    if missing == Missing::Refuse {
+        require_all(partitioned, &status)?;
     }
     let attempts = attempts(out)?;
     for share in partitioned.stages.iter().filter(|share| share.complete) {
@@ -96,6 +85,22 @@ pub fn commit_all(
         &partitioned.written.record(&summary, partitioned.planned_unix_secs, outcome),
     )?;
     Ok(summary)
+}
+
+/// Returns an error if a partition is not done.
+fn require_all(partitioned: &PartitionedPlan, status: &[StageStatus]) -> Result<(), Error> {
+    let Some(open) = status.iter().find(|stage| !stage.missing.is_empty()) else { return Ok(()) };
+    let count: usize = status.iter().map(|stage| stage.missing.len()).sum();
+    let what = format!(
+        "{count} of {} partitions are not done; stage {} is missing {}",
+        partitioned.partitions,
+        open.stage,
+        listed(&open.missing)
+    );
+    let hint = "`lapo status --plan ...` lists them; `lapo commit --partial` leaves them for the \
+                next plan"
+        .into();
+    Err(Error::Request { what, hint })
 }
 
 /// Returns an error if a plan with partitions has left nothing to commit.

@@ -170,7 +170,9 @@ pub(super) fn open_plan(
         if record.executor != driver.executor {
             let executor = record.executor;
             return Err(Error::Request {
-                what: format!("the plan {name} of an earlier run is at work by `{executor}`"),
+                what: format!(
+                    "executor `{executor}` is still working on the plan {name} of an earlier run"
+                ),
                 hint: format!(
                     "run again with --executor {executor} to finish it, or to end it by Ctrl-C; \
                      if no worker is left, delete {folder} in the workspace"
