@@ -47,6 +47,7 @@
 //! | `listing`, `archive`, `bucket` | users' lists of videos, videos within tar archives, and the objects of a bucket |
 //! | `entry_faults`, `path_text` | listed entries that cannot be read, and file names as text |
 //! | `table`, `table_reader` | small Parquet tables, such as metrics |
+//! | `export_table` | Parquet files in another program's layout |
 //! | `new_file` | a large file, hashed while it is written |
 //! | `workspace` | `lapo.json`, the marker of a workspace |
 //! | `receipt`, `pack` | the result of a task, and many receipts in one file |
@@ -75,6 +76,7 @@ mod disk;
 mod durable;
 mod entry_faults;
 mod error;
+mod export_table;
 #[doc(hidden)]
 pub mod faulty_store;
 mod finished_tasks;
@@ -123,6 +125,7 @@ pub use cache::CacheFolder;
 pub use commit::{Commit, Committed, commit};
 pub use entry_faults::{EntryClass, EntryFault, is_uncounted};
 pub use error::{Error, Result};
+pub use export_table::{ExportColumn, ExportTable};
 #[doc(hidden)]
 pub use faulty_store::faulty_store;
 pub use finished_tasks::{DamagedTask, Finished, delete_damaged_receipt, finished};

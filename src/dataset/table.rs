@@ -91,10 +91,19 @@ pub fn write_table(store: &Store, path: &str, columns: &[(&str, Column)]) -> Res
     writer.into_inner().map_err(parquet_error(path))?.finish(rows as u64)
 }
 
+/// The number of names in the path of an attempt's file: `<stage>/data/<key>/<attempt>/<name>`.
+const NAMES_IN_PATH: usize = 5;
+
 /// Returns the sort of a Parquet file, which is its SQL table's name: the file name without its
 /// suffix and trailing digits, `-` and `_`.
+///
+/// Returns `None` for files in folders below an attempt's own: they are parts of an exported
+/// dataset in another program's layout.
 #[must_use]
 pub fn table_sort(path: &str) -> Option<&str> {
+    if path.split('/').count() > NAMES_IN_PATH {
+        return None;
+    }
     let stem = path.rsplit('/').next()?.strip_suffix(".parquet")?;
     Some(stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_'))
 }
@@ -256,6 +265,8 @@ mod tests {
             ("a.b/curve_10.parquet", Some("curve")),
             ("l/a/labels-0001.parquet", Some("labels")),
             ("a/curve.csv", None),
+            ("labels/data/key/attempt/labels.parquet", Some("labels")),
+            ("export/data/key/attempt/meta/tasks.parquet", None),
         ];
         for (path, sort) in sorts {
             assert_eq!(table_sort(path), sort);

@@ -24,5 +24,6 @@ pages! {
     formats: "formats.md",
     design: "design.md",
     results: "results.md",
+    lerobot: "lerobot.md",
     limits: "limits.md",
 }

@@ -71,6 +71,9 @@ stages:
   learnt: { evaluate: { game: coinrun, agent: agent, episodes: 10 } }
   probe: { evaluate: { labels: seen, actions: played, holdout: 3 } }
   ahead: { evaluate: { frames: frames, dynamics: paper, rollout: 2 } }
+  robot:
+    export:
+      { format: lerobot, frames: played, labels: seen, actions: played, fps: 20, zoom: 2 }
   page:
     report:
       { frames: frames, labels: labels, policy: policy, decoder: decoder, evaluation: returns,

@@ -89,6 +89,16 @@ pub enum Error {
         /// The hint.
         cure: &'static str,
     },
+    /// Frames that the format of an export cannot hold.
+    #[error("{file}: {reason}")]
+    Export {
+        /// The video or shard.
+        file: String,
+        /// The mismatch.
+        reason: String,
+        /// The hint.
+        cure: &'static str,
+    },
     /// Labels of a shard missing from the frames.
     #[error("{file}: the labels refer to shard {shard}, which is not among the frames")]
     NoShard {
@@ -155,7 +165,7 @@ pub enum Error {
         /// The fault.
         reason: String,
     },
-    /// A failure to encode an episode as a video.
+    /// A failure to encode episodes as a video.
     #[cfg(feature = "video")]
     #[error("{path}: cannot write the video: {source}")]
     Film {
@@ -226,7 +236,7 @@ impl Error {
                 "ask for fewer, or check that its `video` and `frame_index` are those of the \
                  decoded videos"
             }
-            Error::Actions { cure, .. } => cure,
+            Error::Actions { cure, .. } | Error::Export { cure, .. } => cure,
             Error::LatentSize { .. } => {
                 "train the decoder on the labels that the policy was cloned from"
             }
@@ -240,7 +250,8 @@ impl Error {
             Error::GameFrameSize { .. } => "train on frames of 64, 32 or 16 pixels a side",
             #[cfg(feature = "video")]
             Error::Film { .. } => {
-                "run `lapo doctor` to see whether libav can write H.264, or leave out `videos`"
+                "run `lapo doctor` to see whether libav can write H.264; `record` needs it only for \
+                 `videos`"
             }
             Error::Decoder { .. } => {
                 "run again; if memory ran out, lower --threads or --decoder-memory-gib"

@@ -176,6 +176,10 @@ impl Stage for LabelConfig {
         Some(self.file_mib)
     }
 
+    fn about_frames_of<'a>(&'a self, _own: &'a str) -> Option<&'a str> {
+        Some(&self.frames)
+    }
+
     fn latent_actions(&self) -> Option<LatentActions<'_>> {
         Some(LatentActions::Model(&self.dynamics))
     }

@@ -13,6 +13,7 @@
 //! | [`train_decoder`] | latent actions, true actions | decoders |
 //! | [`finetune`] | latent policy, a game | agent |
 //! | [`evaluate`] | latent policy and decoders, or an agent | returns, probe accuracy, prediction error |
+//! | [`export`] | frames, latent actions | a dataset of another program |
 //! | [`report`] | any of these | one HTML page |
 //!
 //! A stage implements [`Stage`] for its settings and [`StageTask`] for its tasks, and has one line
@@ -31,6 +32,7 @@ pub mod decode;
 pub mod deduplicate;
 mod error;
 pub mod evaluate;
+pub mod export;
 mod field_faults;
 pub mod finetune;
 pub mod import_actions;
@@ -89,6 +91,8 @@ list::stages! {
     Finetune(finetune::FinetuneConfig),
     /// Latent policy and decoders, or an agent -> returns in the game.
     Evaluate(evaluate::EvaluateConfig),
+    /// Frames and labels -> a dataset of another program, such as LeRobot's.
+    Export(export::ExportConfig),
     /// Results of other stages -> one HTML page.
     Report(report::ReportConfig),
 }

@@ -154,7 +154,13 @@ pub fn run(task: &RecordTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
 /// Writes an episode as a video.
 #[cfg(feature = "video")]
 fn film(frames: &[u8], side: u32, path: &str, ctx: &TaskContext) -> Result<FileInfo, Error> {
-    let film = crate::video::VideoEncoder { width: side, height: side, fps: FPS, zoom: 4 };
+    let film = crate::video::VideoEncoder {
+        width: side,
+        height: side,
+        fps: FPS,
+        zoom: 4,
+        random_access: false,
+    };
     let bytes = film.encode(frames).map_err(|source| Error::Film { path: path.into(), source })?;
     let mut file = ctx.store.new_file(path)?;
     super::write(&mut file, &bytes)?;

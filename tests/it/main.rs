@@ -18,6 +18,7 @@ mod device_sums;
 mod dropped_videos;
 mod dynamics;
 mod ends;
+mod export;
 mod finetune;
 mod fleet;
 mod frame_quality;

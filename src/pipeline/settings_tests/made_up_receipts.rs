@@ -161,6 +161,7 @@ pub(in crate::pipeline) fn output_names(task: &Task) -> Vec<String> {
         }
         Task::Finetune(_) => &["agent.safetensors", "verdict.json", "metrics.parquet"],
         Task::Evaluate(_) => &["evaluation.json", "episodes.parquet"],
+        Task::Export(_) => &["data/chunk-000/file-000.parquet", "meta/info.json"],
         Task::Report(_) => &["report.html", "map.parquet"],
     };
     names.iter().map(|name| (*name).to_owned()).collect()

@@ -95,6 +95,19 @@ fn learning_stages() -> Vec<(&'static str, &'static str, Value)> {
             ]),
         ),
         (
+            "robot",
+            "export",
+            json!([
+                { "format": "lerobot", "frames": "frames", "labels": "labels" },
+                {
+                    "format": "lerobot",
+                    "frames": "played",
+                    "labels": "seen",
+                    "actions": "played",
+                },
+            ]),
+        ),
+        (
             "page",
             "report",
             json!([
