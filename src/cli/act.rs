@@ -36,7 +36,7 @@ mod protocol;
 #[derive(Clone, Debug, ClapArgs)]
 #[command(group = ArgGroup::new("network").args(["policy", "agent"]).required(true))]
 pub struct ActArgs {
-    /// Weights of a latent policy; `lapo files STAGE` prints their path
+    /// Weights of a latent policy; `lapo files STAGE --all` prints their path
     #[arg(long, value_name = "FILE", requires = "decoder")]
     pub policy: Option<PathBuf>,
     /// Weights of a decoder of the policy's latent actions
