@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use super::act::ActArgs;
 use super::bench::BenchArgs;
 use super::commit::CommitArgs;
 use super::completions::CompletionsArgs;
@@ -76,6 +77,10 @@ pub enum Command {
     Files(FilesArgs),
     /// List a workspace's runs, or show one run
     Runs(RunsArgs),
+
+    // Trained networks outside of a pipeline.
+    /// Answer frames with actions, on stdin or a local socket
+    Act(ActArgs),
 
     // Maintenance of a workspace.
     /// Compare a workspace's files with their receipts

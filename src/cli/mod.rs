@@ -20,6 +20,7 @@ use clap::{CommandFactory, Parser};
 use crate::error::{Error as AnyError, Result};
 use exit::Exit;
 
+mod act;
 mod args;
 mod bench;
 mod check;
@@ -123,6 +124,7 @@ fn dispatch(args: &args::Args) -> Result<Exit> {
         Command::Plan(plan) => plan::run(plan, access),
         Command::Worker(worker) => return worker::run(worker, access),
         Command::Commit(commit) => return commit::run(commit, access),
+        Command::Act(act) => return act::run(act),
         Command::Query(query) => query::run(query, access),
         Command::Inspect(inspect) => inspect::run(inspect, access),
         Command::Datasets(datasets) => datasets::run(datasets, access),

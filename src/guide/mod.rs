@@ -19,6 +19,7 @@ pages! {
     install: "install.md",
     pipelines: "pipelines.md",
     querying: "querying.md",
+    act: "act.md",
     fleet: "fleet.md",
     object_stores: "object_stores.md",
     formats: "formats.md",

@@ -146,7 +146,7 @@ pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
 ///
 /// `scores` are log-probabilities up to a constant. They are divided by `temperature`; at 0 the
 /// most likely action is taken.
-pub(super) fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> (u32, f32) {
+pub fn draw(scores: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> (u32, f32) {
     let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
     // Its log-probability is 0, since the choice is certain.
     if temperature == 0.0 {

@@ -39,7 +39,7 @@ const CRATE_USERS: [(&str, &[&str]); 19] = [
     ("clap_complete", &["cli"]),
     ("chrono", &["cli"]),
     ("plotters", &["stages"]),
-    ("png", &["stages"]),
+    ("png", &["cli", "stages"]),
     ("base64", &["stages"]),
 ];
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a skipped test prints why")]
 
+mod act;
 mod actions;
 mod architecture;
 mod archives_and_lists;
