@@ -22,6 +22,7 @@ pages! {
     fleet: "fleet.md",
     object_stores: "object_stores.md",
     formats: "formats.md",
+    export: "export.md",
     design: "design.md",
     results: "results.md",
     limits: "limits.md",
