@@ -11,6 +11,7 @@ use super::datasets::DatasetsArgs;
 #[cfg(feature = "video")]
 use super::decoder::DecoderArgs;
 use super::doctor::DoctorArgs;
+use super::export::ExportArgs;
 use super::files::FilesArgs;
 use super::flags::StorageArgs;
 use super::gc::GcArgs;
@@ -95,6 +96,8 @@ pub enum Command {
     Init(InitArgs),
     /// Convert a published PyTorch checkpoint to safetensors
     Import(ImportArgs),
+    /// Write trained weights as an ONNX file
+    Export(ExportArgs),
     /// Print the JSON Schema of pipelines, or the schema of shards or labels
     Schema(SchemaArgs),
     /// Check this machine: decoders, devices, games, memory, storage

@@ -34,6 +34,7 @@ mod device_choice;
 mod doctor;
 mod executor_args;
 mod exit;
+mod export;
 mod failures;
 mod files;
 mod flags;
@@ -137,6 +138,7 @@ fn dispatch(args: &args::Args) -> Result<Exit> {
         Command::Init(init) => init::run(init, access),
         Command::Completions(shell) => completions::run(shell, args::Args::command()),
         Command::Import(import) => import::run(import),
+        Command::Export(export) => export::run(export),
         Command::Schema(schema) => schema::run(schema),
         Command::Doctor(doctor) => doctor::run(doctor, access),
         Command::Bench(bench) => bench::run(bench, access),

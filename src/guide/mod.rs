@@ -23,6 +23,7 @@ pages! {
     fleet: "fleet.md",
     object_stores: "object_stores.md",
     formats: "formats.md",
+    export: "export.md",
     design: "design.md",
     results: "results.md",
     lerobot: "lerobot.md",

@@ -92,6 +92,22 @@ pub enum ModelError {
         /// Why it is not available, and how to fix that.
         problem: String,
     },
+    /// The weights hold another kind of network.
+    #[error("the weights are of kind `{seen}`, expected `{expected}`")]
+    Kind {
+        /// Kind in the file.
+        seen: &'static str,
+        /// Expected kind.
+        expected: &'static str,
+    },
+    /// A decoder was trained on latent actions of another length.
+    #[error("the decoder reads latent actions of length {seen}, but the policy's have {expected}")]
+    DecoderSize {
+        /// Length that the decoder reads.
+        seen: usize,
+        /// Length of the policy's latent actions.
+        expected: usize,
+    },
     /// A computation on the device failed.
     #[error("computation on the device failed: {0}")]
     Execution(String),

@@ -20,6 +20,7 @@
 //! | [`policy`] | latent policy: frame -> latent action ([`act`] runs a weight file on any device) |
 //! | [`decoder`] | latent action -> true action |
 //! | [`agent`](mod@agent) | frame -> action logits and value, for online training |
+//! | [`onnx`] | all of these but the FDM as ONNX files, for other programs |
 //!
 //! Below them: [`layers`] (all convolutions), [`init`] (seeded initial weights, drawn by
 //! [`torch_rng`]), [`weights`] (safetensors files, with the tensor names of the published
@@ -71,6 +72,7 @@ pub mod layers;
 mod libraries;
 pub mod metadata;
 pub mod motion;
+pub mod onnx;
 pub mod passes;
 pub mod policy;
 pub mod predict;

@@ -98,7 +98,7 @@ impl<B: NetBackend> Motion<B> {
 ///
 /// # Shapes
 /// - outputs: `[frame, input]`
-fn frames_to_inputs(time: usize) -> (Vec<f32>, Vec<f32>) {
+pub fn frames_to_inputs(time: usize) -> (Vec<f32>, Vec<f32>) {
     let mut kept = vec![0.0; time * time];
     let mut changed = vec![0.0; time * time];
     for input in 0..time {

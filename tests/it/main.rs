@@ -39,6 +39,7 @@ mod object_store;
 mod odd_archives;
 mod odd_lists;
 mod odd_sources;
+mod onnx;
 mod partitions;
 mod policy;
 mod procgen;
