@@ -47,6 +47,16 @@ pub enum Error {
         /// The difference from the expected format.
         what: String,
     },
+    /// An environment of Gymnasium cannot be made or stepped.
+    #[error("{game}: {what}")]
+    Gymnasium {
+        /// The environment.
+        game: String,
+        /// What failed.
+        what: String,
+        /// A suggestion for the user; empty if there is none.
+        cure: String,
+    },
 }
 
 /// Result of an operation on an environment.
@@ -66,6 +76,7 @@ impl Error {
             ),
             Error::Load { .. } => Some(format!("install it again: `{}`", Self::FETCH)),
             Error::Foreign { .. } => Some(format!("install Procgen 0.10: `{}`", Self::FETCH)),
+            Error::Gymnasium { cure, .. } => (!cure.is_empty()).then(|| cure.clone()),
             Error::Range { .. } | Error::State { .. } => None,
         }
     }

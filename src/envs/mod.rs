@@ -1,6 +1,7 @@
-//! Games that run in this process: an action becomes the next frame.
+//! Games: an action becomes the next frame.
 //!
 //! Start at [`VecEnv`], the interface of all environments to the stages; [`Procgen`] implements it.
+//! [`Gymnasium`] plays environments of the Python library in a child process.
 //! [`wrappers`] keep episode statistics and scale rewards, [`maze`] is an expert player. Only
 //! `libenv` contains unsafe code.
 
@@ -8,6 +9,7 @@
 extern crate self as envs;
 
 mod error;
+mod gymnasium;
 mod libenv;
 pub mod maze;
 mod procgen;
@@ -15,6 +17,7 @@ mod state;
 pub mod wrappers;
 
 pub use error::{Error, Result};
+pub use gymnasium::{ActionSpace, Actions, Gymnasium, GymnasiumGame};
 pub use procgen::{
     FRAME_SIDE, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, PublishedReturns,
 };
