@@ -84,7 +84,8 @@ class Env:
         frame = self.numpy.ascontiguousarray(frame)
         if frame.dtype != self.numpy.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise Unusable(
-                f"a frame is {frame.dtype} of shape {frame.shape}, expected uint8 of [rows, columns, 3]",
+                f"a frame is {frame.dtype} of shape {frame.shape}, "
+                "expected uint8 of [rows, columns, 3]",
                 "choose an environment that renders `rgb_array`",
             )
         if self.shape is not None and frame.shape != self.shape:

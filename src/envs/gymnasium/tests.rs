@@ -1,3 +1,5 @@
+//! Environments of a real Gymnasium, beside a plain Python loop.
+
 use std::path::Path;
 
 use super::*;

@@ -4,7 +4,9 @@ use rayon::prelude::*;
 
 use super::statistics::{ColourStatistics, Colours};
 use super::{CAMERA, Episode, Episodes, Place};
-use crate::dataset::{FileInfo, FrameSize, Shard, Shards};
+#[cfg(feature = "video")]
+use crate::dataset::FrameSize;
+use crate::dataset::{FileInfo, Shard, Shards};
 use crate::stages::export::{ExportTask, write_file};
 use crate::stages::{Error, TaskContext};
 
