@@ -16,8 +16,8 @@
 //! digest and sizes: `lapo.weights.blake3`, `lapo.weights.config`, `lapo.decoder.blake3`,
 //! `lapo.decoder.config`. A forward dynamics model is not exported.
 //!
-//! The graphs are built from the named tensors of a weight file, without `burn`: [`networks`] and
-//! [`idm`] repeat the layers, [`graph`] collects nodes, and [`protobuf`] encodes them.
+//! The graphs are built from the named tensors of a weight file, without `burn`: `networks` and
+//! `idm` repeat the layers, `graph` collects nodes, and `protobuf` encodes them.
 
 use serde::Serialize;
 
