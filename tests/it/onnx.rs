@@ -194,7 +194,8 @@ fn onnxruntime_acts_as_policies_decoders_and_agents_do() {
     let project = project(60);
     run(
         &project,
-        "  actions: { import_actions: { frames: frames, file: actions.parquet, partial: true } }\n  \
+        "  actions: { import_actions: { frames: frames, file: actions.parquet, \
+         partial: true } }\n  \
          model: { train_dynamics: { frames: frames, steps: 5, batch: 16, holdout: 3 } }\n  \
          labels: { label: { frames: frames, dynamics: model, fdm_error: false } }\n  \
          policy: { train_policy: { labels: labels, steps: 20, batch: 8, holdout: 3 } }\n  \

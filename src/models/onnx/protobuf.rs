@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn fields_are_encoded_as_in_the_examples_of_the_specification() {
-        // The specification's own examples: field 1 = 150, field 2 = "testing", field 3 = { 1: 150 }.
+        // The specification's own: field 1 = 150, field 2 = "testing", field 3 = { 1: 150 }.
         let inner = Message::default().integer(1, 150);
         assert_eq!(inner.0, [0x08, 0x96, 0x01]);
         let text = Message::default().text(2, "testing");
