@@ -1,8 +1,7 @@
 //! Labels every transition with its latent action (LAPO, section 4.1).
 //!
-//! A task labels one shard with a trained IDM and writes one Parquet file with a row for each
-//! transition. Windows never cross an episode boundary, so a shard of `n` frames in `e` episodes
-//! has `n - (context + 1) e` rows.
+//! A task labels one shard with a trained IDM and writes a Parquet file with a row per transition.
+//! Windows never cross an episode, so `n` frames in `e` episodes have `n - (context + 1) e` rows.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +33,7 @@ pub struct LabelConfig {
     /// written beside the latent actions, as `true_action`. Default: none.
     #[serde(default)]
     pub actions: Option<String>,
-    /// The `deduplicate` stage whose near-duplicates get no labels. Default: all videos get labels.
+    /// The `deduplicate` stage whose near-duplicates get no labels. Default: all get labels.
     #[serde(default)]
     pub without: Option<String>,
     /// Whether to compute the FDM's prediction error on every transition, a measure of the label's

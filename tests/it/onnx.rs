@@ -189,19 +189,19 @@ fn agent_of(policy: &[u8]) -> Vec<u8> {
     file.to_bytes()
 }
 
+/// A policy and a decoder, trained for a few steps.
+const POLICY_AND_DECODER: &str = "  actions: { import_actions: { frames: frames, \
+     file: actions.parquet, partial: true } }\n  \
+     model: { train_dynamics: { frames: frames, steps: 5, batch: 16, holdout: 3 } }\n  \
+     labels: { label: { frames: frames, dynamics: model, fdm_error: false } }\n  \
+     policy: { train_policy: { labels: labels, steps: 20, batch: 8, holdout: 3 } }\n  \
+     decoder: { train_decoder: { labels: labels, actions: actions, transitions: [32], \
+     draws: 1, steps: 20, holdout: 3 } }\n";
+
 #[test]
 fn onnxruntime_acts_as_policies_decoders_and_agents_do() {
     let project = project(60);
-    run(
-        &project,
-        "  actions: { import_actions: { frames: frames, file: actions.parquet, \
-         partial: true } }\n  \
-         model: { train_dynamics: { frames: frames, steps: 5, batch: 16, holdout: 3 } }\n  \
-         labels: { label: { frames: frames, dynamics: model, fdm_error: false } }\n  \
-         policy: { train_policy: { labels: labels, steps: 20, batch: 8, holdout: 3 } }\n  \
-         decoder: { train_decoder: { labels: labels, actions: actions, transitions: [32], \
-         draws: 1, steps: 20, holdout: 3 } }\n",
-    );
+    run(&project, POLICY_AND_DECODER);
     let pixels = frames(&project, 1000);
     let input = write(&project, "frames.bin", &pixels);
     let trained = fs::read(file(&project, "policy", ".safetensors")).unwrap();

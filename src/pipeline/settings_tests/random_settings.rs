@@ -99,12 +99,7 @@ fn learning_stages() -> Vec<(&'static str, &'static str, Value)> {
             "export",
             json!([
                 { "format": "lerobot", "frames": "frames", "labels": "labels" },
-                {
-                    "format": "lerobot",
-                    "frames": "played",
-                    "labels": "seen",
-                    "actions": "played",
-                },
+                { "format": "lerobot", "frames": "played", "labels": "seen", "actions": "played" },
             ]),
         ),
         (

@@ -5,7 +5,7 @@
 //! | `episodes` | the episodes, their rate, and the video files that hold them |
 //! | `frame_columns` | the columns of an episode's frames |
 //! | `statistics` | statistics of features |
-//! | `films` | the video files |
+//! | `video_files` | the video files |
 //! | `rolling_table` | Parquet tables of several files |
 //! | `metadata` | `info.json`, `tasks.parquet` and the card |
 //!
@@ -21,17 +21,17 @@ use crate::dataset::{Actions, ExportColumn, FileInfo, Shards};
 use crate::stages::{Error, TaskContext, TaskOutput};
 
 mod episodes;
-mod films;
 mod frame_columns;
 mod metadata;
 mod rolling_table;
 mod statistics;
+mod video_files;
 
 use episodes::{Episode, Episodes};
-use films::Films;
 use frame_columns::{FrameColumns, LabelFiles};
 use rolling_table::{Place, RollingTable};
 use statistics::{Cell, Columns, Feature};
+use video_files::VideoFiles;
 
 /// The name of the only camera.
 const CAMERA: &str = "observation.images.main";
@@ -57,14 +57,15 @@ pub(super) fn run(task: &ExportTask, ctx: &TaskContext) -> Result<TaskOutput, Er
     };
     // A missing action is found before hours of encoding.
     columns.check_actions(&episodes.all)?;
-    let films = films::write(task, ctx, &shards, &episodes)?;
-    let tables = Tables { task, ctx, episodes: &episodes, columns: &columns, films: &films };
+    let video_files = video_files::write(task, ctx, &shards, &episodes)?;
+    let tables =
+        Tables { task, ctx, episodes: &episodes, columns: &columns, video_files: &video_files };
     let written = tables.write(labels)?;
     let mut files = written.files;
     let mut stats: Map<String, Value> =
         written.features.into_iter().map(|(name, of)| (name, of.finish().json())).collect();
-    stats.insert(CAMERA.to_owned(), films.colours.statistics().json());
-    files.extend(films.files);
+    stats.insert(CAMERA.to_owned(), video_files.colours.statistics().json());
+    files.extend(video_files.files);
     files.push(write_json(ctx, "meta/stats.json", &stats.into())?);
     files.push(metadata::write_tasks(ctx, &task.text)?);
     let info = metadata::info(task, &episodes, &written.first_group);
@@ -86,7 +87,7 @@ struct Tables<'a> {
     ctx: &'a TaskContext<'a>,
     episodes: &'a Episodes,
     columns: &'a FrameColumns<'a>,
-    films: &'a Films,
+    video_files: &'a VideoFiles,
 }
 
 /// The tables of frames and episodes.
@@ -130,7 +131,7 @@ impl Tables<'_> {
                 of_episode.add(column, 1);
                 of_episode.finish().push(name, &mut rows);
             }
-            self.films.of_episodes[number].push(CAMERA, &mut rows);
+            self.video_files.of_episodes[number].push(CAMERA, &mut rows);
             rows.end_row();
             if (number + 1).is_multiple_of(EPISODES_AT_ONCE)
                 || number + 1 == self.episodes.all.len()
@@ -160,9 +161,9 @@ impl Tables<'_> {
         rows.push("dataset_from_index", whole(first));
         rows.push("dataset_to_index", whole(first + len));
         let video = |name: &str| format!("videos/{CAMERA}/{name}");
-        let film = Place::of(episode.film);
-        rows.push(&video("chunk_index"), whole(film.chunk));
-        rows.push(&video("file_index"), whole(film.file));
+        let video_file = Place::of(episode.video_file);
+        rows.push(&video("chunk_index"), whole(video_file.chunk));
+        rows.push(&video("file_index"), whole(video_file.file));
         rows.push(&video("from_timestamp"), seconds(episode.frames_before));
         rows.push(&video("to_timestamp"), seconds(episode.frames_before + len));
         rows.push("meta/episodes/chunk_index", whole(meta.chunk));

@@ -19,7 +19,7 @@ pub(super) struct Episode {
     /// The number of its first frame in the exported dataset.
     pub first_index: u64,
     /// The number of its video file.
-    pub film: usize,
+    pub video_file: usize,
     /// The frames before it in its video file.
     pub frames_before: usize,
 }
@@ -45,7 +45,7 @@ impl Episodes {
         let mut rate = Rate { fps: task.config.fps, is_set: task.config.fps.is_some() };
         let mut all: Vec<Episode> = Vec::new();
         let mut frames = 0;
-        let mut film = 0;
+        let mut video_file = 0;
         for number in 0..task.shards.len() {
             let shard = shards.shard(number)?;
             let mut frames_before = 0;
@@ -54,7 +54,7 @@ impl Episodes {
                     (run.first_row..run.first_row + run.len).map(|row| shard.time_s(row)).collect();
                 rate.add(&run.video, &times)?;
                 if i.is_multiple_of(task.config.episodes_per_video) && i > 0 {
-                    film += 1;
+                    video_file += 1;
                     frames_before = 0;
                 }
                 let len = run.len;
@@ -62,7 +62,7 @@ impl Episodes {
                     shard: number,
                     first_frame: shard.frame_index(run.first_row),
                     first_index: frames,
-                    film,
+                    video_file,
                     frames_before,
                     run,
                 });
@@ -70,7 +70,7 @@ impl Episodes {
                 frames += len as u64;
             }
             // Files never span shards, so that each encoder reads one shard.
-            film += usize::from(frames_before > 0);
+            video_file += usize::from(frames_before > 0);
         }
         let first = task.shards.first().map_or("", |shard| shard.path.as_str());
         let nothing = || {
@@ -87,8 +87,8 @@ impl Episodes {
     }
 
     /// Returns the episodes of each video file, in the files' order.
-    pub fn films(&self) -> Vec<&[Episode]> {
-        self.all.chunk_by(|one, other| one.film == other.film).collect()
+    pub fn by_video_file(&self) -> Vec<&[Episode]> {
+        self.all.chunk_by(|one, other| one.video_file == other.video_file).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::stages::{Error, TaskContext};
 const SAMPLES: usize = 32;
 
 /// The video files of a dataset.
-pub(super) struct Films {
+pub(super) struct VideoFiles {
     pub files: Vec<FileInfo>,
     /// The colours of each episode.
     pub of_episodes: Vec<ColourStatistics>,
@@ -23,7 +23,7 @@ pub(super) struct Films {
 }
 
 /// One video file.
-struct Film {
+struct VideoFile {
     file: FileInfo,
     of_episodes: Vec<ColourStatistics>,
     colours: Colours,
@@ -35,37 +35,37 @@ pub(super) fn write(
     ctx: &TaskContext,
     shards: &Shards,
     episodes: &Episodes,
-) -> Result<Films, Error> {
+) -> Result<VideoFiles, Error> {
     let threads = rayon::ThreadPoolBuilder::new().num_threads(ctx.cores_free);
     let threads = threads.build().map_err(|cause| Error::Invariant {
         what: format!("no threads to encode videos: {cause}"),
     })?;
-    let groups = episodes.films();
-    let film = |group: &&[Episode]| {
+    let groups = episodes.by_video_file();
+    let video_file = |group: &&[Episode]| {
         ctx.check_stop()?;
-        let film = Film::write(task, ctx, shards, episodes, group)?;
+        let video_file = VideoFile::write(task, ctx, shards, episodes, group)?;
         ctx.progress.advance(group.iter().map(|episode| episode.run.len as u64).sum());
-        Ok(film)
+        Ok(video_file)
     };
-    let films: Vec<Film> =
-        threads.install(|| groups.par_iter().map(film).collect::<Result<Vec<Film>, Error>>())?;
-    let mut all = Films { files: vec![], of_episodes: vec![], colours: Colours::default() };
-    for film in films {
-        all.files.push(film.file);
-        all.of_episodes.extend(film.of_episodes);
-        all.colours.merge(&film.colours);
+    let video_files: Vec<VideoFile> = threads
+        .install(|| groups.par_iter().map(video_file).collect::<Result<Vec<VideoFile>, Error>>())?;
+    let mut all = VideoFiles { files: vec![], of_episodes: vec![], colours: Colours::default() };
+    for video_file in video_files {
+        all.files.push(video_file.file);
+        all.of_episodes.extend(video_file.of_episodes);
+        all.colours.merge(&video_file.colours);
     }
     Ok(all)
 }
 
-impl Film {
+impl VideoFile {
     fn write(
         task: &ExportTask,
         ctx: &TaskContext,
         shards: &Shards,
         episodes: &Episodes,
         group: &[Episode],
-    ) -> Result<Film, Error> {
+    ) -> Result<VideoFile, Error> {
         let Some(first) = group.first() else {
             return Err(Error::Invariant { what: "a video file without episodes".into() });
         };
@@ -74,7 +74,7 @@ impl Film {
             .iter()
             .flat_map(|episode| episode.run.first_row..episode.run.first_row + episode.run.len)
             .collect();
-        let name = format!("videos/{CAMERA}/{}.mp4", Place::of(first.film).name());
+        let name = format!("videos/{CAMERA}/{}.mp4", Place::of(first.video_file).name());
         let bytes = encode(task, ctx, &shard, episodes.fps, &rows, &name)?;
         let mut colours = Colours::default();
         let mut of_episodes = Vec::new();
@@ -83,7 +83,7 @@ impl Film {
             colours.merge(&sampled);
             of_episodes.push(sampled.statistics());
         }
-        Ok(Film { file: write_file(ctx, &name, &bytes)?, of_episodes, colours })
+        Ok(VideoFile { file: write_file(ctx, &name, &bytes)?, of_episodes, colours })
     }
 }
 
