@@ -40,7 +40,7 @@ pub(super) fn start<A: TrainBackend>(
         outputs: Outputs::Discrete { actions },
     };
     let decoder = task.config.has_supervised_path().then_some(decoder);
-    can_be_shown(latent.frame_size)?;
+    can_be_shown(latent.frame_size, &task.config.game)?;
     // The agent has a head with one logit per action; the policy's own output is a latent action.
     let config = AgentConfig { network: PolicyConfig { latent_dim: actions, ..latent }, decoder };
     let net = AgentNet::of_policy(&mut init, &config, policy);
