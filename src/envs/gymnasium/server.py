@@ -53,9 +53,8 @@ def load(request):
         import gymnasium
         import numpy
     except ImportError as error:
-        raise Unusable(
-            f"cannot import Gymnasium: {error}", f"install it: `{sys.executable} -m pip install gymnasium`"
-        )
+        cure = f"install it: `{sys.executable} -m pip install gymnasium`, or name another virtual "
+        raise Unusable(f"cannot import Gymnasium: {error}", cure + "environment with `--gymnasium`")
     version = gymnasium.__version__
     if int(version.split(".")[0]) < 1:
         raise Unusable(f"gymnasium is {version}, expected at least 1.0", "upgrade `gymnasium`")
@@ -82,7 +81,7 @@ def make(gymnasium, request):
 def describe_actions(gymnasium, space):
     if isinstance(space, gymnasium.spaces.Discrete):
         return {"actions": int(space.n)}
-    if isinstance(space, gymnasium.spaces.Box) and space.dtype.kind == "f":
+    if isinstance(space, gymnasium.spaces.Box) and space.dtype.kind == "f" and space.low.size > 0:
         bounds = lambda values: [float(x) if abs(x) < 1e30 else None for x in values.flatten()]
         return {"low": bounds(space.low), "high": bounds(space.high)}
     raise Unusable(
@@ -154,7 +153,8 @@ class Env:
         observation, reward, terminated, truncated, _ = self.act(action)
         reward = float(reward)
         if not self.numpy.isfinite(reward):
-            raise Unusable(f"a reward is {reward}, expected a finite number", "wrap the environment")
+            what = f"a reward is {reward}, expected a finite number"
+            raise Unusable(what, "wrap the environment so that it gives finite rewards")
         end = 1 if terminated else 2 if truncated else 0
         if end:
             self.reset()
