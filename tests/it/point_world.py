@@ -13,7 +13,7 @@ class Point(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(self, axes=2, falls_at=None, render_mode=None):
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+        self.observation_space = gymnasium.spaces.Box(0, 1, (2,))
         # The first axis has bounds, all others have none.
         low, high = np.full(axes, -np.inf, np.float32), np.full(axes, np.inf, np.float32)
         low[0], high[0] = -0.5, 2.0
@@ -26,7 +26,7 @@ class Point(gymnasium.Env):
         super().reset(seed=self.seed)
         self.at = self.np_random.uniform(0, 1, 2)
         self.steps = 0
-        return self.at, {}
+        return self.at.astype(np.float32), {}
 
     def step(self, action):
         self.steps += 1
@@ -35,7 +35,7 @@ class Point(gymnasium.Env):
             os._exit(9)
         self.at = np.clip(self.at + 0.1 * np.asarray(action, np.float64)[:2], 0, 1)
         away = float(np.abs(self.at - 0.5).sum())
-        return self.at, -away, away < 0.02, self.steps == 10, {}
+        return self.at.astype(np.float32), -away, away < 0.02, self.steps == 10, {}
 
     def render(self):
         frame = np.zeros((24, 32, 3), np.uint8)

@@ -146,7 +146,7 @@ impl PythonProcess {
         {
             std::thread::sleep(Duration::from_millis(10));
         }
-        let printed = String::from_utf8_lossy(&locked(&self.printed)).trim().to_owned();
+        let printed = without_colours(&String::from_utf8_lossy(&locked(&self.printed)));
         let cure = if NO_DISPLAY.iter().any(|word| printed.contains(word)) {
             "set MUJOCO_GL=egl or MUJOCO_GL=osmesa, or run under `xvfb-run`"
         } else {
@@ -218,6 +218,14 @@ fn has_gymnasium(folder: &Path) -> bool {
     let escaped = glob::Pattern::escape(&folder.to_string_lossy());
     glob::glob(&format!("{escaped}/lib/python3*/site-packages/gymnasium"))
         .is_ok_and(|mut found| found.next().is_some())
+}
+
+/// Removes the escape sequences that colour text in a terminal.
+fn without_colours(text: &str) -> String {
+    let (first, coloured) = text.split_once('\u{1b}').unwrap_or((text, ""));
+    let rest = |part: &str| part.split_once('m').map_or(String::new(), |(_, rest)| rest.into());
+    let rest: String = coloured.split('\u{1b}').map(rest).collect();
+    format!("{first}{rest}").trim().to_owned()
 }
 
 /// Reads until the end, and keeps the last part.
