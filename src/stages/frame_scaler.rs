@@ -26,7 +26,7 @@ pub struct FrameScaler {
 }
 
 /// The old pixels that a new one covers in a line, and the lengths of the overlaps.
-type Overlaps = Vec<(usize, u64)>;
+type Overlaps = Vec<(usize, u32)>;
 
 impl FrameScaler {
     /// Creates a scaler to squares of this side. Proportions are treated as by `decode`.
@@ -81,14 +81,16 @@ impl FrameScaler {
         let area = (crop_width * crop_height) as u64;
         // What the picture does not fill is black.
         out.resize(out.len() + (top * side + left) * 3, 0);
-        let mut sums = vec![0; inner_width * 3];
+        let mut line = vec![0; crop_width * 3];
         for (row, covered) in self.rows.iter().enumerate() {
-            sums.fill(0);
+            line.fill(0);
             for (y, height) in covered {
-                let line = &pixels[((first_row + y) * width + first_column) * 3..];
-                add_line(&line[..crop_width * 3], *height, &self.columns, &mut sums);
+                let pixels = &pixels[((first_row + y) * width + first_column) * 3..];
+                add_weighted(&pixels[..crop_width * 3], *height, &mut line);
             }
-            out.extend(sums.iter().map(|sum| ((sum + area / 2) / area) as u8));
+            for column in &self.columns {
+                out.extend(pixel(&line, column).map(|sum| ((sum + area / 2) / area) as u8));
+            }
             let is_last = row + 1 == inner_height;
             let gap = if is_last { side - left - inner_width } else { side - inner_width };
             out.resize(out.len() + gap * 3, 0);
@@ -97,16 +99,23 @@ impl FrameScaler {
     }
 }
 
-/// Adds the weighted means of a line to `sums`.
-fn add_line(line: &[u8], height: u64, columns: &[Overlaps], sums: &mut [u64]) {
-    for (column, sums) in columns.iter().zip(sums.chunks_exact_mut(3)) {
-        for (x, width) in column {
-            let weight = height * width;
-            for (sum, value) in sums.iter_mut().zip(&line[x * 3..][..3]) {
-                *sum += weight * u64::from(*value);
-            }
+/// Adds a line of pixels to the sums of a new row. This is the loop over all bytes, so it is kept
+/// simple enough for vector instructions.
+fn add_weighted(pixels: &[u8], weight: u32, sums: &mut [u32]) {
+    for (sum, value) in sums.iter_mut().zip(pixels) {
+        *sum += weight * u32::from(*value);
+    }
+}
+
+/// Returns the weighted sums of a new pixel's channels.
+fn pixel(line: &[u32], column: &Overlaps) -> [u64; 3] {
+    let mut sums = [0; 3];
+    for (x, width) in column {
+        for (sum, value) in sums.iter_mut().zip(&line[x * 3..][..3]) {
+            *sum += u64::from(*width) * u64::from(*value);
         }
     }
+    sums
 }
 
 /// Returns the overlaps of `to` new pixels of a line of `from` old ones. A new pixel has the length
@@ -115,7 +124,7 @@ fn overlaps(from: usize, to: usize) -> Vec<Overlaps> {
     let covered = |new: usize| {
         let (start, end) = (new * from, (new + 1) * from);
         let length = |old: usize| end.min((old + 1) * to) - start.max(old * to);
-        (start / to..end.div_ceil(to)).map(|old| (old, length(old) as u64)).collect()
+        (start / to..end.div_ceil(to)).map(|old| (old, length(old) as u32)).collect()
     };
     (0..to).map(covered).collect()
 }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -285,6 +286,30 @@ fn an_environment_that_dies_ends_the_run_with_its_last_words() {
     assert!(output.code != 0 && output.stderr.contains(message), "{output:#?}");
     assert!(output.stderr.contains("play it in Python to see why"), "{output:#?}");
     assert!(world.project.committed().is_empty());
+}
+
+#[test]
+fn python_ends_with_a_killed_run_even_in_a_step_that_hangs() {
+    let game = WORLD.replace("world] }", "world], make: { hangs: pid } }");
+    let pipeline = POINTS.replace("WORLD", &game).replace("PLAYER", "random");
+    let Some(world) = World::new(&pipeline) else { return };
+    let mut child = world.command(&["run", "pipeline.yaml"]).spawn().unwrap();
+    let started = Instant::now();
+    let until = |holds: &dyn Fn() -> bool| {
+        while !holds() {
+            assert!(started.elapsed() < Duration::from_secs(60), "it takes too long");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let pid = || fs::read_to_string(world.project.path("pid")).unwrap_or_default();
+    until(&|| pid().ends_with('\n'));
+    // A process that has ended has no command line, even before its parent asks for it.
+    let command = Path::new("/proc").join(pid().trim()).join("cmdline");
+    let runs = || fs::read(&command).is_ok_and(|line| !line.is_empty());
+    assert!(runs());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until(&|| !runs());
 }
 
 #[test]

@@ -15,6 +15,8 @@ import json
 import os
 import struct
 import sys
+import threading
+import time
 
 # Only answers go to the pipe: what an environment prints goes to the standard error.
 answers = os.fdopen(os.dup(1), "wb")
@@ -36,6 +38,18 @@ DISPLAY_CURE = (
 
 class Unusable(Exception):
     """What is wrong, and its cure."""
+
+
+def end_with_parent():
+    """Ends the process once lapo is gone, even if a step hangs."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def widen_pipe():
@@ -227,6 +241,7 @@ def fps_of(env):
 
 
 def main():
+    end_with_parent()
     widen_pipe()
     request = json.loads(commands.readline())
     try:

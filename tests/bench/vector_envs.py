@@ -1,6 +1,6 @@
 """Measures recorded frames per second of random play, beside Gymnasium's vector environments.
 
-    python tests/bench/gymnasium.py target/release/lapo ENVIRONMENT [--imports MODULE,...] [--make JSON] [--frames 20000] [--rounds 3]
+    python tests/bench/vector_envs.py target/release/lapo ENVIRONMENT [--imports MODULE,...] [--make JSON] [--frames 20000] [--rounds 3]
 
 Runs with the Python of a virtual environment that has Gymnasium; lapo plays with the same one. All three play the same environment with
 random actions on all cores, one environment for each, and have every frame of `rgb_array` in the main process: plain Gymnasium as the
