@@ -89,6 +89,8 @@ def make(gymnasium, request):
     except Exception as error:
         what = f"cannot make it: {type(error).__name__}: {error}"
         cure = "check its name and `make`; name the package that registers it in `imports`"
+        if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
+            cure = "install the missing package in this Python"
         raise Unusable(what, cure_of(error, cure))
 
 
