@@ -256,8 +256,8 @@ impl Error {
                 "give `train_decoder` the actions of this game, as its `record` stage writes them"
             }
             Error::ContinuousGame { .. } => {
-                "play it with a latent policy and a decoder of continuous actions: `train_decoder`, \
-                 then `evaluate`"
+                "play it with a latent policy and a decoder of continuous actions: `train_decoder` \
+                 and `evaluate`"
             }
             Error::NoShard { .. } => {
                 "run the pipeline again: the frames have changed since they were labelled"

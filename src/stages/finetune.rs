@@ -54,7 +54,7 @@ mod verdict;
 pub use learning_rates::LearningRates;
 use rollout::{Rollout, advantages};
 pub use settings::FinetuneConfig;
-use start::{start, teacher_of};
+use start::{discrete_actions, start, teacher_of};
 use teacher::Teacher;
 use update::Agent;
 
@@ -275,11 +275,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
             threads: ctx.game_threads(),
         };
         let game = config.game.open(ctx.games, &envs)?;
-        let space = game.action_space();
-        let actions = space.discrete().ok_or_else(|| Error::ContinuousGame {
-            game: config.game.to_string(),
-            space: space.to_string(),
-        })?;
+        let actions = discrete_actions(&config.game, game.as_ref())?;
         let (agent, net) = start(task, ctx, actions, &device)?;
         let teacher = teacher_of(task, ctx, &agent)?;
         Ok(Ppo {

@@ -252,9 +252,7 @@ fn a_python_loop_plays_procgen_as_the_library_does() {
     let mut frames = Vec::new();
     let size = lapo::stages::Size { width: 64, height: 64 };
     let scaler = lapo::stages::FrameScaler::new(size, 16, lapo::video::Fit::Stretch);
-    for frame in played.chunks_exact(64 * 64 * 3) {
-        scaler.scale(frame, &mut frames);
-    }
+    played.chunks_exact(64 * 64 * 3).for_each(|frame| scaler.scale(frame, &mut frames));
     let [policy, decoder] = ["policy", "decoder"].map(|stage| weights(&project, stage));
     let best = expected(&policy, &decoder, &frames, 0.0);
     let best: Vec<&Value> = best.iter().map(|answer| &answer["action"]).collect();

@@ -42,8 +42,8 @@ pub struct RecordConfig {
     #[serde(default)]
     pub levels: Levels,
     /// Probability, at every step, of a random one of the four directions instead of the player's
-    /// action (0 to 1); in Gymnasium, of any random action. Raise it so that a recording also shows the way back from mistakes. Default
-    /// 0.
+    /// action (0 to 1); in Gymnasium, of any random action. Raise it so that a recording also
+    /// shows the way back from mistakes. Default 0.
     #[serde(default)]
     pub noise: f64,
     /// Width and height of a frame in pixels. Each pixel is the mean of the pixels it covers.
@@ -66,10 +66,10 @@ pub struct RecordConfig {
     /// half the disk space.
     #[serde(default)]
     pub compression: Compression,
-    /// Whether to also write each episode as a video beside its shard, such as `maze/7/000123.mp4`
-    /// (game, seed, number). It is H.264 at 15 frames per second, or the `render_fps` of a Gymnasium
-    /// environment. Every pixel becomes a block of 4
-    /// x 4, so that scaling back restores it up to the codec's noise. Default false.
+    /// Whether to also write each episode as a video beside its shard, such as
+    /// `maze/7/000123.mp4` (game, seed, number). It is H.264 at 15 frames per second, or the
+    /// `render_fps` of a Gymnasium environment. Every pixel becomes a block of 4 x 4, so that
+    /// scaling back restores it up to the codec's noise. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub videos: bool,
     /// Episodes in one shard. Default 32.
@@ -94,9 +94,9 @@ fn default_episodes_per_shard() -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Player {
-    /// Chooses a random action at every step. Each discrete action is equally likely, and so is each
-    /// value of a continuous axis with two bounds. Without both, a value is standard normal, clipped
-    /// at the bound if there is one.
+    /// Chooses a random action at every step. Each discrete action is equally likely, and so is
+    /// each value of a continuous axis with two bounds. Without both, a value is standard normal,
+    /// clipped at the bound if there is one.
     Random,
     /// Chooses random actions and holds each for one to four steps.
     Sticky,
