@@ -110,7 +110,9 @@ impl GameArgs {
     /// Returns the folders to search for games.
     pub fn folders(&self) -> Vec<PathBuf> {
         let procgen = self.procgen.clone().or_else(|| cache_folder("procgen"));
-        let gymnasium = self.gymnasium.clone().or_else(|| cache_folder("gymnasium"));
+        // Errors list the folders, so one that nobody made or named is left out.
+        let found = || cache_folder("gymnasium").filter(|folder| folder.is_dir());
+        let gymnasium = self.gymnasium.clone().or_else(found);
         procgen.into_iter().chain(gymnasium).collect()
     }
 

@@ -5,8 +5,8 @@
 Runs with the Python of a virtual environment that has Gymnasium; lapo plays with the same one. All three play the same environment with
 random actions on all cores, one environment for each, and have every frame of `rgb_array` in the main process: plain Gymnasium as the
 observations of `SyncVectorEnv` and `AsyncVectorEnv` (with shared memory), lapo as the shards of a `record` stage, reduced to 64 x 64 and
-on disk. Starting Python and making the environments counts for all. Prints frames per second, medians over rounds taken in turns, and the
-ratio of lapo to the faster one of the others.
+on disk. Starting Python and making the environments counts for all. Prints frames per second and frames per CPU second, medians over
+rounds taken in turns, and the ratios of lapo to the better one of the others. Wall time depends on what else the machine does.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -48,15 +49,22 @@ def plain(arguments, asynchronous):
     envs.close()
 
 
+def measured(run):
+    """Returns the wall and the CPU seconds of processes that `run` starts."""
+    cpu = lambda: (lambda usage: usage.ru_utime + usage.ru_stime)(resource.getrusage(resource.RUSAGE_CHILDREN))
+    began, used = time.monotonic(), cpu()
+    run()
+    return time.monotonic() - began, cpu() - used
+
+
 def by_plain(arguments, asynchronous):
-    """Returns frames per second of a process of its own."""
-    began = time.monotonic()
-    subprocess.run([sys.executable, *sys.argv, "--only", "async" if asynchronous else "sync"], check=True, stdout=subprocess.DEVNULL)
-    return arguments.frames / (time.monotonic() - began)
+    """Returns frames per second and per CPU second of a process of its own."""
+    run = lambda: subprocess.run([sys.executable, *sys.argv, "--only", "async" if asynchronous else "sync"], check=True, stdout=subprocess.DEVNULL)
+    return [arguments.frames / seconds for seconds in measured(run)]
 
 
 def by_lapo(arguments, length):
-    """Returns recorded frames per second. `length` is the mean number of frames of an episode, to record about as many."""
+    """Returns recorded frames per second and per CPU second, and the frames of an episode. `length` is the mean number of frames of an episode, to record about as many."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         game = {"gymnasium": arguments.environment, "imports": arguments.imports, "make": arguments.make}
@@ -65,12 +73,11 @@ def by_lapo(arguments, length):
         pipeline = {"name": "bench", "workspace": "ws", "stages": {"play": {"record": record}}}
         (folder / "p.yaml").write_text(json.dumps(pipeline))
         environment = {**os.environ, "LAPO_GYMNASIUM": sys.prefix}
-        began = time.monotonic()
-        subprocess.run([arguments.lapo, "run", "p.yaml", "--quiet"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.monotonic() - began
+        run = lambda: subprocess.run([arguments.lapo, "run", "p.yaml", "--quiet"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        seconds = measured(run)
         query = [arguments.lapo, "query", "SELECT count(*) AS n FROM play", "--workspace", "ws", "--format", "json"]
         frames = json.loads(subprocess.run(query, cwd=folder, check=True, capture_output=True).stdout)[0]["n"]
-        return frames / seconds, frames / episodes
+        return [frames / each for each in seconds], frames / episodes
 
 
 def main():
@@ -92,11 +99,11 @@ def main():
         rows["SyncVectorEnv"].append(by_plain(arguments, False))
         rows["AsyncVectorEnv"].append(by_plain(arguments, True))
         rows["lapo"].append(by_lapo(arguments, length)[0])
-    medians = {name: statistics.median(values) for name, values in rows.items()}
-    for name, value in medians.items():
-        print(f"{arguments.environment}: {name} {value:.0f} frames/s")
-    lapo = medians.pop("lapo")
-    print(f"{arguments.environment}: ratio of lapo {lapo / max(medians.values()):.2f} on {CORES} cores")
+    for at, unit in enumerate(["frames/s", "frames per CPU second"]):
+        medians = {name: statistics.median(row[at] for row in values) for name, values in rows.items()}
+        best = max(value for name, value in medians.items() if name != "lapo")
+        print(f"{arguments.environment}: " + ", ".join(f"{name} {value:.0f}" for name, value in medians.items()) + f" {unit}")
+        print(f"{arguments.environment}: ratio of lapo {medians['lapo'] / best:.2f} in {unit}, {CORES} cores")
 
 
 if __name__ == "__main__":
