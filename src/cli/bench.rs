@@ -308,9 +308,9 @@ fn measure_playing(
     };
     let mut env = Procgen::new(package, &config)?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let actions = env.actions() as u32;
+    let space = env.action_space().clone();
     let steps = per_second(args, || {
-        env.step(&(0..count).map(|_| rng.next_u32() % actions).collect::<Vec<_>>())
+        env.step(&(0..count).map(|_| space.random(&mut rng)).collect::<Vec<_>>())
     })?;
     Ok(Row {
         what: format!("play, {game}, {count} environments"),

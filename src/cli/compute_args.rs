@@ -78,8 +78,8 @@ impl ComputeArgs {
         if let Some(memory) = self.decoder_memory_gib {
             add("--decoder-memory-gib", memory.to_string());
         }
-        if self.games.is_set() {
-            self.games.folders().iter().for_each(|at| add("--procgen", at.display().to_string()));
+        for (flag, at) in self.games.given() {
+            add(flag, at.display().to_string());
         }
         if self.logs_json() {
             add("--log-format", "json".into());

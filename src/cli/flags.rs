@@ -95,6 +95,10 @@ pub struct GameArgs {
     /// [default: ~/.cache/lapo/procgen]
     #[arg(long, env = "LAPO_PROCGEN")]
     procgen: Option<PathBuf>,
+    /// Folder of a virtual environment with Gymnasium [default: ~/.cache/lapo/gymnasium if it has
+    /// Gymnasium, else python3]
+    #[arg(long, env = "LAPO_GYMNASIUM")]
+    gymnasium: Option<PathBuf>,
 }
 
 impl GameArgs {
@@ -105,7 +109,17 @@ impl GameArgs {
 
     /// Returns the folders to search for games.
     pub fn folders(&self) -> Vec<PathBuf> {
-        self.procgen.clone().or_else(|| cache_folder("procgen")).into_iter().collect()
+        let procgen = self.procgen.clone().or_else(|| cache_folder("procgen"));
+        // Errors list the folders, so one that nobody made or named is left out.
+        let found = || cache_folder("gymnasium").filter(|folder| folder.is_dir());
+        let gymnasium = self.gymnasium.clone().or_else(found);
+        procgen.into_iter().chain(gymnasium).collect()
+    }
+
+    /// Returns the flags that the user gave.
+    pub fn given(&self) -> Vec<(&'static str, &PathBuf)> {
+        let flags = [("--procgen", &self.procgen), ("--gymnasium", &self.gymnasium)];
+        flags.into_iter().filter_map(|(flag, at)| Some((flag, at.as_ref()?))).collect()
     }
 }
 

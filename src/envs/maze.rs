@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::state::State;
-use super::{Procgen, Result};
+use super::{Result, VecEnv};
 
 /// Action that does nothing.
 const NOTHING: u32 = 4;
@@ -16,8 +16,8 @@ const CHEESE: i32 = 2;
 
 /// Returns the first action of a shortest path to the cheese, or the action that does nothing if
 /// there is no path.
-pub fn expert(game: &Procgen, env: usize) -> Result<u32> {
-    let state = game.state(env)?;
+pub fn expert(game: &dyn VecEnv, env: usize) -> Result<u32> {
+    let state = State::read(&game.state_bytes(env)?)?;
     let start = (state.player.0 as usize, state.player.1 as usize);
     Ok(first_move(&state.grid, state.width, start))
 }
@@ -47,13 +47,6 @@ fn first_move(grid: &[i32], width: usize, start: (usize, usize)) -> u32 {
         }
     }
     NOTHING
-}
-
-impl Procgen {
-    /// Parses the state of an environment.
-    fn state(&self, env: usize) -> Result<State> {
-        State::read(&self.state_bytes(env)?)
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Games: an action becomes the next frame.
 //!
-//! Start at [`VecEnv`], the interface of all environments to the stages; [`Procgen`] implements it.
-//! [`Gymnasium`] plays environments of the Python library in a child process.
-//! [`wrappers`] keep episode statistics and scale rewards, [`maze`] is an expert player. Only
-//! `libenv` contains unsafe code.
+//! Start at [`VecEnv`], the interface of all environments to the stages. [`Procgen`] implements it,
+//! and so does [`Gymnasium`], which plays environments of the Python library in a child process.
+//! [`GameSetting`] chooses one of them. [`wrappers`] keep episode statistics and scale rewards,
+//! [`maze`] is an expert player. Only `libenv` contains unsafe code.
 
 // Paths are the same within this crate and in `lapo`: `crate::envs::...`.
 extern crate self as envs;
 
+mod actions;
 mod error;
+mod game_setting;
 mod gymnasium;
 mod libenv;
 pub mod maze;
@@ -16,8 +18,10 @@ mod procgen;
 mod state;
 pub mod wrappers;
 
+pub use actions::{Action, ActionSpace};
 pub use error::{Error, Result};
-pub use gymnasium::{ActionSpace, Actions, Gymnasium, GymnasiumGame};
+pub use game_setting::{EnvConfig, GameSetting};
+pub use gymnasium::{Gymnasium, GymnasiumGame};
 pub use procgen::{
     FRAME_SIDE, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, PublishedReturns,
 };
@@ -44,14 +48,20 @@ pub trait VecEnv: Send {
     /// Returns rows, columns and channels of a frame.
     fn frame_shape(&self) -> [usize; 3];
 
-    /// Returns the number of actions. An action is a number below it.
-    fn actions(&self) -> usize;
+    /// Returns the actions that every environment takes.
+    fn action_space(&self) -> &ActionSpace;
+
+    /// Returns the frames per second at which a person would play.
+    fn fps(&self) -> u32;
 
     /// Abandons all episodes and starts new ones.
-    fn reset(&mut self);
+    fn reset(&mut self) -> Result<()>;
 
     /// Performs one action in every environment and waits for the results.
-    fn step(&mut self, actions: &[u32]) -> Result<()>;
+    ///
+    /// # Errors
+    /// Fails if an action is not in the [space](Self::action_space), and if an environment fails.
+    fn step(&mut self, actions: &[Action]) -> Result<()>;
 
     /// Returns the current frame of each environment.
     ///
@@ -60,8 +70,17 @@ pub trait VecEnv: Send {
     fn frames(&self) -> &[u8];
 
     /// Returns the reward of the last step: `[env]`.
-    fn rewards(&self) -> &[f32];
+    fn rewards(&self) -> Vec<f64>;
 
     /// Returns how the last step ended: `[env]`.
     fn ends(&self) -> &[End];
+
+    /// Returns the numbers of the current levels, or the seeds of the current episodes: `[env]`.
+    fn levels(&self) -> Vec<i32>;
+
+    /// Returns the serialised state of an environment, for [`restore`](Self::restore).
+    fn state_bytes(&self, env: usize) -> Result<Vec<u8>>;
+
+    /// Restores the state of every environment, from one with the same configuration.
+    fn restore(&mut self, states: &[Vec<u8>]) -> Result<()>;
 }

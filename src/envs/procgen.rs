@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use self::game::{Game, PublishedReturns};
 use super::libenv::{Libenv, Setting};
 use super::state::State;
-use super::{End, Error, Result, VecEnv};
+use super::{Action, ActionSpace, End, Error, Result, VecEnv};
 
 /// Number of rows, and of columns, of Procgen's frames.
 pub const FRAME_SIDE: usize = 64;
@@ -19,6 +19,8 @@ pub const FRAME_SIDE: usize = 64;
 const ACTIONS: i32 = 15;
 /// Action that abandons the episode.
 const ABANDON: i32 = -1;
+/// Frames per second of Procgen's own player.
+const FPS: u32 = 15;
 
 /// Difficulty of the levels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -117,6 +119,7 @@ impl ProcgenPackage {
 /// Several environments of one game.
 pub struct Procgen {
     env: Libenv,
+    space: ActionSpace,
     ends: Vec<End>,
     /// Number of steps of the current episodes.
     lengths: Vec<u32>,
@@ -168,14 +171,10 @@ impl Procgen {
         Ok(Procgen {
             ends: vec![End::None; env.count()],
             lengths: vec![0; env.count()],
+            space: ActionSpace::Discrete { actions: env.actions() },
             timeout,
             env,
         })
-    }
-
-    /// Returns the serialised state of an environment, for [`set_state`](Self::set_state).
-    pub fn state_bytes(&self, env: usize) -> Result<Vec<u8>> {
-        self.env.state(env)
     }
 
     /// Restores a state of this environment, or of another one of the same game.
@@ -187,11 +186,6 @@ impl Procgen {
         self.lengths[env] = time;
         self.ends[env] = End::None;
         Ok(())
-    }
-
-    /// Returns the numbers of the current levels: `[env]`.
-    pub fn levels(&self) -> &[i32] {
-        self.env.info("level_seed").unwrap_or_default()
     }
 
     /// Performs actions without checking them, and determines how episodes ended.
@@ -223,16 +217,21 @@ impl VecEnv for Procgen {
         self.env.frame_shape()
     }
 
-    fn actions(&self) -> usize {
-        self.env.actions()
+    fn action_space(&self) -> &ActionSpace {
+        &self.space
     }
 
-    fn reset(&mut self) {
+    fn fps(&self) -> u32 {
+        FPS
+    }
+
+    fn reset(&mut self) -> Result<()> {
         self.act(std::iter::repeat_n(ABANDON, self.env.count()));
         self.ends.fill(End::None);
+        Ok(())
     }
 
-    fn step(&mut self, actions: &[u32]) -> Result<()> {
+    fn step(&mut self, actions: &[Action]) -> Result<()> {
         let count = self.env.count();
         let action_count = self.env.actions();
         if actions.len() != count {
@@ -242,14 +241,21 @@ impl VecEnv for Procgen {
                 expected: count.to_string(),
             });
         }
-        if let Some(wrong) = actions.iter().find(|action| **action as usize >= action_count) {
-            return Err(Error::Range {
-                what: "action",
-                seen: i64::from(*wrong),
-                expected: format!("below {action_count}"),
-            });
+        let mut numbers = Vec::with_capacity(count);
+        for action in actions {
+            // No number stands for a continuous action.
+            let number =
+                if let Action::Discrete(number) = action { i64::from(*number) } else { -1 };
+            if !self.space.contains(action) {
+                return Err(Error::Range {
+                    what: "action",
+                    seen: number,
+                    expected: format!("below {action_count}"),
+                });
+            }
+            numbers.push(number as i32);
         }
-        self.act(actions.iter().map(|action| *action as i32));
+        self.act(numbers.into_iter());
         Ok(())
     }
 
@@ -257,11 +263,23 @@ impl VecEnv for Procgen {
         self.env.frames()
     }
 
-    fn rewards(&self) -> &[f32] {
-        self.env.rewards()
+    fn rewards(&self) -> Vec<f64> {
+        self.env.rewards().iter().map(|reward| f64::from(*reward)).collect()
     }
 
     fn ends(&self) -> &[End] {
         &self.ends
+    }
+
+    fn levels(&self) -> Vec<i32> {
+        self.env.info("level_seed").unwrap_or_default().to_vec()
+    }
+
+    fn state_bytes(&self, env: usize) -> Result<Vec<u8>> {
+        self.env.state(env)
+    }
+
+    fn restore(&mut self, states: &[Vec<u8>]) -> Result<()> {
+        states.iter().enumerate().try_for_each(|(env, state)| self.set_state(env, state))
     }
 }

@@ -1,6 +1,6 @@
-//! Episode statistics, reward scaling and smaller frames, for any environment.
+//! Episode statistics and reward scaling, for any environment.
 
-use super::{End, FRAME_SIDE, VecEnv};
+use super::{End, VecEnv};
 
 /// A finished episode.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +30,7 @@ impl EpisodeStatistics {
 
     /// Adds the last step of `env`, and returns the episodes that it ended.
     pub fn update(&mut self, env: &dyn VecEnv) -> Vec<Episode> {
-        self.add(env.rewards(), env.ends())
+        self.add(&env.rewards(), env.ends())
     }
 
     /// Returns the state as bits, for a checkpoint.
@@ -44,12 +44,12 @@ impl EpisodeStatistics {
             bits.chunks_exact(2).map(|pair| (f64::from_bits(pair[0]), pair[1])).collect();
     }
 
-    fn add(&mut self, rewards: &[f32], ends: &[End]) -> Vec<Episode> {
+    fn add(&mut self, rewards: &[f64], ends: &[End]) -> Vec<Episode> {
         let mut ended = Vec::new();
         for (env, ((sum, length), (reward, end))) in
             self.running.iter_mut().zip(rewards.iter().zip(ends)).enumerate()
         {
-            *sum += f64::from(*reward);
+            *sum += *reward;
             *length += 1;
             if *end != End::None {
                 ended.push(Episode {
@@ -105,9 +105,9 @@ impl RewardScale {
     }
 
     /// Scales the rewards of one step, using all returns so far.
-    pub fn scale(&mut self, rewards: &[f32], ends: &[End]) -> Vec<f32> {
+    pub fn scale(&mut self, rewards: &[f64], ends: &[End]) -> Vec<f32> {
         for (sum, reward) in self.returns.iter_mut().zip(rewards) {
-            *sum = *sum * self.gamma + f64::from(*reward);
+            *sum = *sum * self.gamma + *reward;
         }
         self.update_variance();
         // The returns of finished episodes still count in this step.
@@ -117,7 +117,7 @@ impl RewardScale {
         let deviation = (self.variance + 1e-8).sqrt();
         rewards
             .iter()
-            .map(|reward| (f64::from(*reward) / deviation).clamp(-self.clip, self.clip) as f32)
+            .map(|reward| (*reward / deviation).clamp(-self.clip, self.clip) as f32)
             .collect()
     }
 
@@ -135,24 +135,6 @@ impl RewardScale {
             / total;
         self.mean += delta * count / total;
         self.count = total;
-    }
-}
-
-/// Downscales a frame of a game to `size` x `size` and appends it to `out`.
-///
-/// Each pixel is the rounded mean of the square that it covers. `size` must divide [`FRAME_SIDE`].
-pub fn shrink(frame: &[u8], size: usize, out: &mut Vec<u8>) {
-    let factor = FRAME_SIDE / size;
-    let area = factor * factor;
-    // Added before the division, to round to the nearest value.
-    let half = (area / 2) as u32;
-    for (row, column, channel) in
-        (0..size).flat_map(|y| (0..size).flat_map(move |x| (0..3).map(move |c| (y, x, c))))
-    {
-        let square = (0..area)
-            .map(|i| (row * factor + i / factor) * FRAME_SIDE + column * factor + i % factor);
-        let sum: u32 = square.map(|pixel| u32::from(frame[pixel * 3 + channel])).sum();
-        out.push(((sum + half) / area as u32) as u8);
     }
 }
 
@@ -186,7 +168,7 @@ mod tests {
             let mean = all.iter().sum::<f64>() / all.len() as f64;
             let variance =
                 all.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / all.len() as f64;
-            let scaled = scale.scale(&[reward as f32], &[End::None]);
+            let scaled = scale.scale(&[reward], &[End::None]);
             if step > 10 {
                 let expected = reward / variance.sqrt();
                 assert!(
@@ -198,20 +180,5 @@ mod tests {
         }
         scale.clip = 2.0;
         assert_eq!(scale.scale(&[1e6], &[End::None]), [2.0]);
-    }
-
-    #[test]
-    fn a_downscaled_pixel_is_the_mean_of_the_square_it_covers() {
-        let frame: Vec<u8> =
-            (0..FRAME_SIDE * FRAME_SIDE * 3).map(|i| (i * 7 % 251) as u8).collect();
-        let mut same = Vec::new();
-        shrink(&frame, 64, &mut same);
-        assert_eq!(same, frame);
-        let mut half = Vec::new();
-        shrink(&frame, 32, &mut half);
-        assert_eq!(half.len(), 32 * 32 * 3);
-        let at = |y: usize, x: usize, c: usize| f64::from(frame[(y * FRAME_SIDE + x) * 3 + c]);
-        let mean = (at(10, 20, 1) + at(10, 21, 1) + at(11, 20, 1) + at(11, 21, 1)) / 4.0;
-        assert_eq!(f64::from(half[(5 * 32 + 10) * 3 + 1]), (mean + 1e-9).round());
     }
 }

@@ -20,6 +20,7 @@ pages! {
     pipelines: "pipelines.md",
     querying: "querying.md",
     act: "act.md",
+    gymnasium: "gymnasium.md",
     fleet: "fleet.md",
     object_stores: "object_stores.md",
     formats: "formats.md",

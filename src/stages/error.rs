@@ -32,7 +32,7 @@ pub enum Error {
     #[error("{episodes} episodes of {game} in a row had fewer than {frames} frames")]
     ShortEpisodes {
         /// The game.
-        game: &'static str,
+        game: String,
         /// Episodes played.
         episodes: usize,
         /// The least number of frames of a kept episode.
@@ -129,13 +129,25 @@ pub enum Error {
         /// The length of the policy's latent actions.
         expected: usize,
     },
-    /// A decoder of continuous actions for a game with discrete ones.
-    #[error("{file}: decodes to {axes} continuous values, but the game takes discrete actions")]
-    Continuous {
-        /// The decoder.
+    /// A decoder or an agent with other actions than the game takes.
+    #[error("{file}: decodes to {seen}, but {game} takes {expected}")]
+    ActionKind {
+        /// The decoder or agent.
         file: String,
-        /// Values in an action.
-        axes: usize,
+        /// Its actions, in words.
+        seen: String,
+        /// The game.
+        game: String,
+        /// The actions of the game, in words.
+        expected: String,
+    },
+    /// A training by PPO in a game with continuous actions.
+    #[error("{game} takes {space}, but `finetune` trains discrete actions only")]
+    ContinuousGame {
+        /// The game.
+        game: String,
+        /// Its actions, in words.
+        space: String,
     },
     /// A network for frames of another size than the game can show.
     #[error(
@@ -240,7 +252,13 @@ impl Error {
             Error::LatentSize { .. } => {
                 "train the decoder on the labels that the policy was cloned from"
             }
-            Error::Continuous { .. } => "give `train_decoder` the actions of this game",
+            Error::ActionKind { .. } => {
+                "give `train_decoder` the actions of this game, as its `record` stage writes them"
+            }
+            Error::ContinuousGame { .. } => {
+                "play it with a latent policy and a decoder of continuous actions: `train_decoder` \
+                 and `evaluate`"
+            }
             Error::NoShard { .. } => {
                 "run the pipeline again: the frames have changed since they were labelled"
             }

@@ -24,14 +24,15 @@ use super::labelled_pairs::PairSampling;
 use super::model_files::verdict_json;
 use super::plan::KeyFields;
 use super::plan::key::digests;
-use super::player::{GamePlayer, TrainedPlayer};
+use super::player::{GamePlayer, PlayerSettings, TrainedPlayer};
 use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput, write};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::EpisodeStatistics;
-use crate::envs::{End, Game, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
+use crate::envs::{End, EnvConfig, GameSetting};
 use crate::models::{Actor, actor};
 use crate::train::batch;
 use crate::train::probe::{self, Probe};
+use crate::video::Fit;
 
 mod episodes;
 mod rollouts;
@@ -98,6 +99,7 @@ impl StageTask for EvaluateTask {
             levels,
             episodes,
             envs,
+            fit,
             temperature,
             // The outputs of these stages are inputs below.
             policy: _,
@@ -110,13 +112,14 @@ impl StageTask for EvaluateTask {
         } = config;
         let digest = |file: &Option<FileInfo>| file.as_ref().map(|file| file.blake3.clone());
         KeyFields::new(&KIND)
-            .setting("game", game)
+            .setting("game", game.as_ref().map(GameSetting::identity))
             .setting_if(rollout.is_some(), "rollout", rollout)
             .setting("holdout", holdout)
             .setting("mode", mode)
             .setting("levels", levels)
             .setting("episodes", episodes)
             .setting("envs", envs)
+            .setting_if(*fit != Fit::Stretch, "fit", fit)
             .setting("temperature", temperature)
             .setting("seed", seed)
             .input_if(policy.is_some(), "policy", digest(policy))
@@ -136,15 +139,14 @@ impl StageTask for EvaluateTask {
 /// Runs all evaluations of the task and writes their tables.
 fn run(task: &EvaluateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let mut played = EpisodeTable::default();
-    if let Some(game) = task.config.game {
+    if let Some(game) = &task.config.game {
         let trained = trained_players(task, ctx)?;
-        let package = ProcgenPackage::find(ctx.games)?;
         for mut player in task.config.baselines().chain(trained.iter().map(GamePlayer::Trained)) {
-            let episodes = play(task, game, &mut player, &package, ctx)?;
+            let episodes = play(task, game, &mut player, ctx)?;
             played.extend(&player, episodes);
         }
     }
-    let returns = task.config.game.map(|game| played.returns(game));
+    let returns = task.config.game.as_ref().map(|game| played.returns(game));
     let evaluation =
         Evaluation { returns, probe: probe(task, ctx)?, rollouts: rollouts::roll(task, ctx)? };
     let sentence = evaluation.sentence();
@@ -167,16 +169,17 @@ fn run(task: &EvaluateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
 /// Loads the trained players.
 fn trained_players(task: &EvaluateTask, ctx: &TaskContext) -> Result<Vec<TrainedPlayer>, Error> {
     let mut players = Vec::new();
-    let temperature = task.config.temperature;
+    let EvaluateConfig { temperature, fit, .. } = task.config;
+    let settings = PlayerSettings { temperature, fit };
     if let Some(file) = &task.policy {
         let policy: Rc<dyn Actor> = actor(&ctx.device, &ctx.store.require_file(file)?)?.into();
         for decoder in &task.decoders {
             let policy = Rc::clone(&policy);
-            players.push(TrainedPlayer::decoded(policy, decoder, ctx.store, temperature)?);
+            players.push(TrainedPlayer::decoded(policy, decoder, ctx.store, settings)?);
         }
     }
     if let Some(file) = &task.agent {
-        players.push(TrainedPlayer::agent(file, ctx, temperature)?);
+        players.push(TrainedPlayer::agent(file, ctx, settings)?);
     }
     Ok(players)
 }
@@ -211,24 +214,25 @@ struct Episode {
 /// Plays all episodes of one player.
 fn play(
     task: &EvaluateTask,
-    game: Game,
+    setting: &GameSetting,
     player: &mut GamePlayer,
-    package: &ProcgenPackage,
     ctx: &TaskContext,
 ) -> Result<Vec<Episode>, Error> {
     let config = &task.config;
     // An environment without an episode would only cost time.
     let envs = config.envs.min(config.episodes as usize);
     let seed = batch::generator(task.seed, "evaluate", 0).random::<u32>() >> 1;
-    let procgen = ProcgenConfig {
-        game,
+    let env_config = EnvConfig {
         mode: config.mode,
         levels: config.levels,
         seed,
         count: envs,
         threads: ctx.game_threads(),
     };
-    let mut game = Procgen::new(package, &procgen)?;
+    let mut game = setting.open(ctx.games, &env_config)?;
+    if let GamePlayer::Trained(trained) = player {
+        trained.check(setting, game.as_ref())?;
+    }
     // The episodes that each environment has still to play.
     let mut left: Vec<u64> =
         (0..envs as u64).map(|env| (config.episodes - env).div_ceil(envs as u64)).collect();
@@ -238,17 +242,20 @@ fn play(
     let mut rng = batch::generator(task.seed, "evaluate", 1);
     while left.iter().any(|left| *left > 0) {
         ctx.check_stop()?;
-        // Environments without episodes left take action 0 and are ignored.
+        // Environments without episodes left are idle and ignored.
         let busy: Vec<usize> = (0..envs).filter(|env| left[*env] > 0).collect();
-        let mut actions = vec![0; envs];
-        for (env, action) in busy.iter().zip(player.act(&game, &busy, &mut rng)?) {
+        let mut actions = vec![game.action_space().idle(); envs];
+        for (env, action) in busy.iter().zip(player.act(game.as_ref(), &busy, &mut rng)?) {
             actions[*env] = action;
         }
         // A step that ends an episode also loads the next level.
-        let levels = game.levels().to_vec();
+        let levels = game.levels();
         game.step(&actions)?;
-        let ended: Vec<_> =
-            statistics.update(&game).into_iter().filter(|ended| left[ended.env] > 0).collect();
+        let ended: Vec<_> = statistics
+            .update(game.as_ref())
+            .into_iter()
+            .filter(|ended| left[ended.env] > 0)
+            .collect();
         for ended in ended {
             left[ended.env] -= 1;
             episodes.push(Episode {

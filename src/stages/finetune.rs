@@ -24,10 +24,12 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::KeyFields;
 use super::player::draw;
-use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput};
+use super::{
+    ArtifactKind, Error, FrameScaler, LaneState, StageKind, StageTask, TaskContext, TaskOutput,
+};
 use crate::dataset::FileInfo;
-use crate::envs::wrappers::{EpisodeStatistics, RewardScale, shrink};
-use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
+use crate::envs::wrappers::{EpisodeStatistics, RewardScale};
+use crate::envs::{Action, End, EnvConfig, VecEnv};
 use crate::models::Precision;
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
@@ -36,6 +38,7 @@ use crate::models::passes::in_passes;
 use crate::models::weights::to_host;
 use crate::train::optim::TrainBackend;
 use crate::train::{Learner, ReadBack, Step, TrainError, TrainingLoop, batch};
+use crate::video::Fit;
 
 mod learning_rates;
 mod rollout;
@@ -51,7 +54,7 @@ mod verdict;
 pub use learning_rates::LearningRates;
 use rollout::{Rollout, advantages};
 pub use settings::FinetuneConfig;
-use start::{start, teacher_of};
+use start::{discrete_actions, start, teacher_of};
 use teacher::Teacher;
 use update::Agent;
 
@@ -96,6 +99,7 @@ impl StageTask for FinetuneTask {
             supervised_path,
             preset,
             size,
+            fit,
             envs,
             rollout,
             minibatches,
@@ -115,7 +119,7 @@ impl StageTask for FinetuneTask {
             dynamics: _,
         } = config;
         KeyFields::new(&KIND)
-            .setting("game", game)
+            .setting("game", game.identity())
             .setting("mode", mode)
             .setting("levels", levels)
             .setting("steps", steps)
@@ -123,6 +127,7 @@ impl StageTask for FinetuneTask {
             .setting("supervised_path", supervised_path)
             .setting("preset", preset)
             .setting("size", size)
+            .setting_if(*fit != Fit::Stretch, "fit", fit)
             .setting("envs", envs)
             .setting("rollout", rollout)
             .setting("minibatches", minibatches)
@@ -210,7 +215,9 @@ impl<A: TrainBackend> Learner for Ppo<'_, A> {
 struct Ppo<'a, A: AutodiffBackend> {
     task: &'a FinetuneTask,
     ctx: &'a TaskContext<'a>,
-    game: Procgen,
+    game: Box<dyn VecEnv>,
+    /// The number of actions.
+    actions: usize,
     scale: RewardScale,
     statistics: EpisodeStatistics,
     agent: Agent<A>,
@@ -260,16 +267,16 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         ctx.device.check_precision(config.precision)?;
         // Procgen's seed is a positive i32.
         let seed = batch::generator(task.seed, "levels", 0).random::<u32>() >> 1;
-        let procgen = ProcgenConfig {
-            game: config.game,
+        let envs = EnvConfig {
             mode: config.mode,
             levels: config.levels,
             seed,
             count: config.envs,
             threads: ctx.game_threads(),
         };
-        let game = Procgen::new(&ProcgenPackage::find(ctx.games)?, &procgen)?;
-        let (agent, net) = start(task, ctx, game.actions(), &device)?;
+        let game = config.game.open(ctx.games, &envs)?;
+        let actions = discrete_actions(&config.game, game.as_ref())?;
+        let (agent, net) = start(task, ctx, actions, &device)?;
         let teacher = teacher_of(task, ctx, &agent)?;
         Ok(Ppo {
             scale: RewardScale::new(game.count(), config.gamma, REWARD_CLIP),
@@ -279,6 +286,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
             task,
             ctx,
             game,
+            actions,
             teacher,
         })
     }
@@ -293,7 +301,7 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         let mut supervised = Vec::new();
         for _ in 0..self.task.config.rollout {
             let outputs = self.forward(&net, &mut rollout.frames)?;
-            for logits in outputs.logits.chunks_exact(self.game.actions()) {
+            for logits in outputs.logits.chunks_exact(self.actions) {
                 let (action, log_prob) = draw(logits, 1.0, &mut rng);
                 rollout.actions.push(action);
                 rollout.log_probs.push(log_prob);
@@ -306,11 +314,12 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
                 supervised.extend(outputs.supervised);
             }
             let begun = Instant::now();
-            self.game.step(&rollout.actions[rollout.actions.len() - envs..])?;
+            let taken = &rollout.actions[rollout.actions.len() - envs..];
+            self.game.step(&Action::discrete(taken))?;
             self.add_seconds("seconds_in_game", begun);
-            rollout.rewards.extend(self.scale.scale(self.game.rewards(), self.game.ends()));
+            rollout.rewards.extend(self.scale.scale(&self.game.rewards(), self.game.ends()));
             rollout.dones.extend(self.game.ends().iter().map(|end| *end != End::None));
-            rollout.episodes.extend(self.statistics.update(&self.game));
+            rollout.episodes.extend(self.statistics.update(self.game.as_ref()));
         }
         // The value after the last step, from which GAE bootstraps.
         rollout.last_values = self.forward(&net, &mut rollout.frames)?.values;
@@ -329,8 +338,10 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
         let shape = self.agent.config.network.frame_shape();
         let native = self.game.frame_shape().iter().product::<usize>();
         let first = frames.len();
+        let fit = self.task.config.fit;
+        let scaler = FrameScaler::of_game(self.game.frame_shape(), shape[0], fit);
         for frame in self.game.frames().chunks_exact(native) {
-            shrink(frame, shape[0], frames);
+            scaler.scale(frame, frames);
         }
         let precision = self.task.config.precision;
         let forward = |(net, device): &(AgentNet<A::InnerBackend>, A::Device),

@@ -35,6 +35,8 @@ pub mod evaluate;
 pub mod export;
 mod field_faults;
 pub mod finetune;
+mod frame_scaler;
+mod game_rules;
 pub mod import_actions;
 pub mod import_dynamics;
 mod input_file;
@@ -60,6 +62,7 @@ pub use crate::train::{NoProgress, Progress};
 pub use decode::videos::{digest_of, is_transient_io};
 pub use error::Error;
 pub use field_faults::{FieldFault, FieldFaults};
+pub use frame_scaler::{FrameScaler, Size};
 pub use player::draw as draw_action;
 pub use stage::{
     ArtifactKind, Input, InputFile, LaneState, Lanes, LatentActions, Needs, Speed, Stage,

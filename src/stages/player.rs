@@ -6,11 +6,11 @@ use std::rc::Rc;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Error, TaskContext};
+use super::{Error, FrameScaler, TaskContext};
 use crate::dataset::{FileInfo, Store};
-use crate::envs::wrappers::shrink;
-use crate::envs::{FRAME_SIDE, Procgen, VecEnv, maze};
+use crate::envs::{Action, ActionSpace, FRAME_SIDE, GameSetting, VecEnv, maze};
 use crate::models::{Actor, Agent, LoadedDecoder, Outputs, agent};
+use crate::video::Fit;
 
 /// A player of games.
 pub(super) enum GamePlayer<'a> {
@@ -18,7 +18,7 @@ pub(super) enum GamePlayer<'a> {
     Random,
     /// Chooses random actions and holds each for one to four steps. For each environment: the
     /// action, and the steps for which it is still held.
-    Sticky(Vec<(u32, u32)>),
+    Sticky(Vec<(Action, u32)>),
     /// Follows a shortest path through a maze.
     Expert,
     /// A trained network.
@@ -26,37 +26,55 @@ pub(super) enum GamePlayer<'a> {
 }
 
 impl GamePlayer<'_> {
+    /// Creates a sticky player of this many environments.
+    pub(super) fn sticky(envs: usize) -> Self {
+        GamePlayer::Sticky(vec![(Action::Discrete(0), 0); envs])
+    }
+
     /// Returns an action for each of the environments `envs`.
     pub(super) fn act(
         &mut self,
-        game: &Procgen,
+        game: &dyn VecEnv,
         envs: &[usize],
         rng: &mut ChaCha8Rng,
-    ) -> Result<Vec<u32>, Error> {
-        let actions = game.actions() as u32;
+    ) -> Result<Vec<Action>, Error> {
+        let space = game.action_space();
         match self {
-            GamePlayer::Random => Ok(envs.iter().map(|_| rng.random_range(0..actions)).collect()),
+            GamePlayer::Random => Ok(envs.iter().map(|_| space.random(rng)).collect()),
             GamePlayer::Sticky(held) => {
-                Ok(envs.iter().map(|env| hold(&mut held[*env], actions, rng)).collect())
+                Ok(envs.iter().map(|env| hold(&mut held[*env], space, rng)).collect())
             }
-            GamePlayer::Expert => envs.iter().map(|env| Ok(maze::expert(game, *env)?)).collect(),
+            GamePlayer::Expert => {
+                envs.iter().map(|env| Ok(Action::Discrete(maze::expert(game, *env)?))).collect()
+            }
             GamePlayer::Trained(trained) => trained.act(game, envs, rng),
         }
     }
 }
 
-fn hold(held: &mut (u32, u32), actions: u32, rng: &mut ChaCha8Rng) -> u32 {
+fn hold(held: &mut (Action, u32), space: &ActionSpace, rng: &mut ChaCha8Rng) -> Action {
     if held.1 == 0 {
-        *held = (rng.random_range(0..actions), rng.random_range(1..5));
+        *held = (space.random(rng), rng.random_range(1..5));
     }
     held.1 -= 1;
-    held.0
+    held.0.clone()
 }
 
 /// A trained network, and the temperature of its random choice of actions.
 pub(super) struct TrainedPlayer {
     network: Network,
-    temperature: f64,
+    /// The decoder's or the agent's file.
+    file: String,
+    settings: PlayerSettings,
+}
+
+/// How a trained network plays.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlayerSettings {
+    /// The temperature of the random choice of discrete actions.
+    pub(super) temperature: f64,
+    /// How a frame of the game becomes square.
+    pub(super) fit: Fit,
 }
 
 /// A network that scores actions.
@@ -68,13 +86,12 @@ enum Network {
 }
 
 impl TrainedPlayer {
-    /// Loads a decoder for `policy`. Returns an error if it does not fit the policy, or does not
-    /// decode to discrete actions.
+    /// Loads a decoder for `policy`. Returns an error if it does not fit the policy.
     pub(super) fn decoded(
         policy: Rc<dyn Actor>,
         file: &FileInfo,
         store: &Store,
-        temperature: f64,
+        settings: PlayerSettings,
     ) -> Result<Self, Error> {
         let decoder = LoadedDecoder::load(&store.require_file(file)?)?;
         let seen = decoder.config.latent_dim;
@@ -82,23 +99,56 @@ impl TrainedPlayer {
         if seen != expected {
             return Err(Error::LatentSize { file: file.path.clone(), seen, expected });
         }
-        if let Outputs::Continuous { axes } = decoder.config.outputs {
-            return Err(Error::Continuous { file: file.path.clone(), axes });
-        }
-        // The game draws frames of one size; smaller ones are means of its pixels.
-        can_be_shown(policy.config().frame_size)?;
-        Ok(TrainedPlayer { network: Network::Decoded(policy, decoder), temperature })
+        let network = Network::Decoded(policy, decoder);
+        Ok(TrainedPlayer { network, file: file.path.clone(), settings })
     }
 
     /// Loads an agent.
     pub(super) fn agent(
         file: &FileInfo,
         ctx: &TaskContext,
-        temperature: f64,
+        settings: PlayerSettings,
     ) -> Result<Self, Error> {
-        let agent = agent(&ctx.device, &ctx.store.require_file(file)?)?;
-        can_be_shown(agent.config().network.frame_size)?;
-        Ok(TrainedPlayer { network: Network::Agent(agent), temperature })
+        let network = Network::Agent(agent(&ctx.device, &ctx.store.require_file(file)?)?);
+        Ok(TrainedPlayer { network, file: file.path.clone(), settings })
+    }
+
+    /// Returns an error if the network cannot play the game: its frames have another size, or its
+    /// actions are of another kind.
+    pub(super) fn check(&self, setting: &GameSetting, game: &dyn VecEnv) -> Result<(), Error> {
+        can_be_shown(self.frame_size(), setting)?;
+        let space = game.action_space();
+        let (seen, fits) = match self.outputs() {
+            // A decoder knows only the actions in its table, so it may have fewer.
+            Outputs::Discrete { actions } => {
+                let fits = space.discrete().is_some_and(|expected| actions <= expected);
+                (format!("{actions} discrete actions"), fits)
+            }
+            Outputs::Continuous { axes } => {
+                (format!("{axes} continuous values"), space.axes() == Some(axes))
+            }
+        };
+        if fits {
+            return Ok(());
+        }
+        let (game, expected) = (setting.to_string(), space.to_string());
+        Err(Error::ActionKind { file: self.file.clone(), seen, game, expected })
+    }
+
+    fn frame_size(&self) -> usize {
+        match &self.network {
+            Network::Decoded(policy, _) => policy.config().frame_size,
+            Network::Agent(agent) => agent.config().network.frame_size,
+        }
+    }
+
+    fn outputs(&self) -> Outputs {
+        match &self.network {
+            Network::Decoded(_, decoder) => decoder.config.outputs,
+            Network::Agent(agent) => {
+                Outputs::Discrete { actions: agent.config().network.latent_dim }
+            }
+        }
     }
 
     /// Returns the number of labelled transitions the decoder was trained on, and their draw.
@@ -110,32 +160,41 @@ impl TrainedPlayer {
         Some([number("lapo.transitions"), number("lapo.draw")])
     }
 
-    fn act(&self, game: &Procgen, envs: &[usize], rng: &mut ChaCha8Rng) -> Result<Vec<u32>, Error> {
-        let side = match &self.network {
-            Network::Decoded(policy, _) => policy.config().frame_size,
-            Network::Agent(agent) => agent.config().network.frame_size,
-        };
+    fn act(
+        &self,
+        game: &dyn VecEnv,
+        envs: &[usize],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<Action>, Error> {
+        let side = self.frame_size();
+        let scaler = FrameScaler::of_game(game.frame_shape(), side, self.settings.fit);
         let native = game.frame_shape().iter().product::<usize>();
         let mut frames = Vec::with_capacity(envs.len() * side * side * 3);
         for env in envs {
-            shrink(&game.frames()[env * native..][..native], side, &mut frames);
+            scaler.scale(&game.frames()[env * native..][..native], &mut frames);
         }
         let scores = match &self.network {
             Network::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
             Network::Agent(agent) => agent.logits(&frames)?,
         };
-        // The number of actions, without asking the network for it.
-        let width = scores.len() / envs.len().max(1);
-        Ok(scores
-            .chunks_exact(width.max(1))
-            .map(|scores| draw(scores, self.temperature, rng).0)
-            .collect())
+        let rows = scores.chunks_exact(self.outputs().width().max(1));
+        Ok(match self.outputs() {
+            Outputs::Discrete { .. } => rows
+                .map(|scores| Action::Discrete(draw(scores, self.settings.temperature, rng).0))
+                .collect(),
+            Outputs::Continuous { .. } => {
+                rows.map(|values| game.action_space().clip(values.to_vec())).collect()
+            }
+        })
     }
 }
 
-/// Returns an error if a game's frames cannot be reduced to this size.
-pub(super) fn can_be_shown(side: usize) -> Result<(), Error> {
-    if side <= FRAME_SIDE && FRAME_SIDE.is_multiple_of(side) {
+/// Returns an error if frames of this size cannot be made of the game's.
+///
+/// Procgen draws frames of one size, and smaller ones are means of whole pixels. Frames of
+/// Gymnasium are scaled to any size.
+pub(super) fn can_be_shown(side: usize, game: &GameSetting) -> Result<(), Error> {
+    if game.procgen().is_none() || side <= FRAME_SIDE && FRAME_SIDE.is_multiple_of(side) {
         Ok(())
     } else {
         Err(Error::GameFrameSize { seen: side, native: FRAME_SIDE })

@@ -1,5 +1,7 @@
 //! Records episodes of a game as lossless shards of frames.
 //!
+//! The game is one of Procgen's, or an environment of Gymnasium in a Python process of its own.
+//!
 //! A task writes one Arrow shard of whole episodes, `actions.parquet` with the true actions and
 //! rewards, and on request a video of each episode.
 //!
@@ -15,15 +17,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plan::KeyFields;
-use super::player::{GamePlayer, TrainedPlayer};
-use super::{ArtifactKind, Error, LaneState, Lanes, StageKind, StageTask, TaskContext, TaskOutput};
+use super::player::{GamePlayer, PlayerSettings, TrainedPlayer};
+use super::{
+    ArtifactKind, Error, FrameScaler, LaneState, Lanes, StageKind, StageTask, TaskContext,
+    TaskOutput,
+};
 use crate::dataset::{
     ActionRows, FileInfo, FrameSize, ListMetadata, ShardLayout, ShardWriter, VideoName, VideoRecord,
 };
-use crate::envs::wrappers::shrink;
-use crate::envs::{End, Procgen, ProcgenConfig, ProcgenPackage, VecEnv};
+use crate::envs::{Action, End, EnvConfig, GameSetting, VecEnv};
 use crate::models::{Actor, actor};
 use crate::train::batch;
+use crate::video::Fit;
 
 mod settings;
 
@@ -37,9 +42,7 @@ pub const KIND: StageKind = StageKind {
     independent: true,
     ..StageKind::new("record", 1, &[ArtifactKind::Frames, ArtifactKind::Actions], "episodes")
 };
-/// Frames per second, as in Procgen's own player.
-const FPS: u32 = 15;
-/// The actions left, right, down and up.
+/// Procgen's actions left, right, down and up.
 const DIRECTIONS: [u32; 4] = [1, 7, 3, 5];
 /// The largest number of episodes in a row too short to keep.
 const MAX_SHORT_EPISODES: usize = 1000;
@@ -70,6 +73,7 @@ impl StageTask for RecordTask {
             levels,
             noise,
             size,
+            fit,
             max_frames,
             min_frames,
             compression,
@@ -82,12 +86,13 @@ impl StageTask for RecordTask {
             agent: _,
         } = config;
         let mut key = KeyFields::new(&KIND)
-            .setting("game", game)
+            .setting("game", game.identity())
             .setting("player", player)
             .setting("mode", mode)
             .setting("levels", levels)
             .setting("noise", noise)
             .setting("size", size)
+            .setting_if(*fit != Fit::Stretch, "fit", fit)
             .setting("max_frames", max_frames)
             .setting("min_frames", min_frames)
             .setting("compression", compression)
@@ -118,6 +123,7 @@ impl StageTask for RecordTask {
 pub fn run(task: &RecordTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let config = &task.config;
     let mut recorder = Recorder::new(task, ctx)?;
+    let fps = recorder.game.fps();
     let videos: Vec<VideoName> =
         (task.first..task.first + task.count).map(|number| task.name(number)).collect();
     let size = FrameSize { height: config.size, width: config.size };
@@ -131,12 +137,12 @@ pub fn run(task: &RecordTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
         let episode = recorder.next_episode()?;
         shard.begin_video(i)?;
         for (t, frame) in episode.frames.chunks_exact(size.bytes()).enumerate() {
-            shard.push(0, t as u32, t as f64 / f64::from(FPS), frame)?;
+            shard.push(0, t as u32, t as f64 / f64::from(fps), frame)?;
         }
         if config.videos {
             // The video has the episode's name, so that true actions refer to both.
             let path = format!("{}/{}.mp4", ctx.folder, video.uri);
-            done.files.push(film(&episode.frames, config.size, &path, ctx)?);
+            done.files.push(film(&episode.frames, config.size, fps, &path, ctx)?);
         }
         episode.add_actions(&video.uri, &mut actions);
         done.videos.push(episode.video_record(video));
@@ -153,11 +159,17 @@ pub fn run(task: &RecordTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
 
 /// Writes an episode as a video.
 #[cfg(feature = "video")]
-fn film(frames: &[u8], side: u32, path: &str, ctx: &TaskContext) -> Result<FileInfo, Error> {
+fn film(
+    frames: &[u8],
+    side: u32,
+    fps: u32,
+    path: &str,
+    ctx: &TaskContext,
+) -> Result<FileInfo, Error> {
     let film = crate::video::VideoEncoder {
         width: side,
         height: side,
-        fps: FPS,
+        fps,
         zoom: 4,
         random_access: false,
     };
@@ -168,33 +180,47 @@ fn film(frames: &[u8], side: u32, path: &str, ctx: &TaskContext) -> Result<FileI
 }
 
 #[cfg(not(feature = "video"))]
-fn film(_: &[u8], _: u32, _: &str, _: &TaskContext) -> Result<FileInfo, Error> {
+fn film(_: &[u8], _: u32, _: u32, _: &str, _: &TaskContext) -> Result<FileInfo, Error> {
     Err(Error::NoVideo)
 }
 
 impl RecordTask {
     /// Loads the weights of the player, if it has any.
     fn load(&self, ctx: &TaskContext) -> Result<Option<TrainedPlayer>, Error> {
+        let settings = PlayerSettings { temperature: 1.0, fit: self.config.fit };
         match self.learnt.as_slice() {
             // Two files are a policy and its decoder, one is an agent.
             [policy, decoder] => {
                 let policy: Rc<dyn Actor> =
                     actor(&ctx.device, &ctx.store.require_file(policy)?)?.into();
-                Ok(Some(TrainedPlayer::decoded(policy, decoder, ctx.store, 1.0)?))
+                Ok(Some(TrainedPlayer::decoded(policy, decoder, ctx.store, settings)?))
             }
-            [agent] => Ok(Some(TrainedPlayer::agent(agent, ctx, 1.0)?)),
+            [agent] => Ok(Some(TrainedPlayer::agent(agent, ctx, settings)?)),
             _ => Ok(None),
         }
     }
 
     /// Returns the name of an episode and the digest of all settings that decide its content.
     fn name(&self, number: u64) -> VideoName {
-        let uri = format!("{}/{}/{number:06}", self.config.game, self.seed);
+        let uri = format!("{}/{}/{number:06}", self.config.game.file_name(), self.seed);
         let RecordConfig {
-            game, player, mode, levels, noise, size, max_frames, min_frames, ..
+            game,
+            player,
+            mode,
+            levels,
+            noise,
+            size,
+            fit,
+            max_frames,
+            min_frames,
+            ..
         } = &self.config;
-        let settings =
+        let game = game.identity();
+        let mut settings =
             json!([KIND.version, game, player, mode, levels, noise, size, max_frames, min_frames]);
+        if let (Fit::Crop | Fit::Pad, Some(settings)) = (fit, settings.as_array_mut()) {
+            settings.push(json!(fit));
+        }
         let weights: String = self.learnt.iter().map(|file| format!(" {}", file.blake3)).collect();
         let content = format!("{settings} {} {} {number}{weights}", self.seed, self.first);
         VideoName { uri, digest: blake3::hash(content.as_bytes()).to_hex().to_string() }
@@ -205,8 +231,8 @@ impl RecordTask {
 #[derive(Default)]
 struct Episode {
     frames: Vec<u8>,
-    actions: Vec<u32>,
-    rewards: Vec<f32>,
+    actions: Vec<Action>,
+    rewards: Vec<f64>,
 }
 
 impl Episode {
@@ -214,8 +240,16 @@ impl Episode {
     fn add_actions(&self, uri: &str, rows: &mut ActionRows) {
         rows.video.extend(std::iter::repeat_n(uri.to_owned(), self.actions.len()));
         rows.frame_index.extend(0..self.actions.len() as u32);
-        rows.discrete.extend(&self.actions);
-        rows.reward.extend(self.rewards.iter().map(|reward| Some(f64::from(*reward))));
+        for action in &self.actions {
+            match action {
+                Action::Discrete(number) => rows.discrete.push(*number),
+                Action::Continuous(values) => {
+                    rows.axes = values.len();
+                    rows.continuous.extend(values);
+                }
+            }
+        }
+        rows.reward.extend(self.rewards.iter().copied().map(Some));
     }
 
     /// Returns the record of the episode as a video.
@@ -239,17 +273,16 @@ impl Episode {
 struct Recorder<'a> {
     config: &'a RecordConfig,
     trained: Option<TrainedPlayer>,
-    game: Procgen,
+    game: Box<dyn VecEnv>,
+    scaler: FrameScaler,
     rng: ChaCha8Rng,
 }
 
 impl<'a> Recorder<'a> {
     fn new(task: &'a RecordTask, ctx: &TaskContext) -> Result<Self, Error> {
         let config = &task.config;
-        let package = ProcgenPackage::find(ctx.games)?;
         let mut rng = batch::generator(task.seed, "record", task.first);
-        let procgen = ProcgenConfig {
-            game: config.game,
+        let envs = EnvConfig {
             mode: config.mode,
             levels: config.levels,
             // Procgen takes seeds of 31 bits.
@@ -258,7 +291,12 @@ impl<'a> Recorder<'a> {
             threads: 0,
         };
         let trained = task.load(ctx)?;
-        Ok(Recorder { config, trained, game: Procgen::new(&package, &procgen)?, rng })
+        let game = config.game.open(ctx.games, &envs)?;
+        if let Some(trained) = &trained {
+            trained.check(&config.game, game.as_ref())?;
+        }
+        let scaler = FrameScaler::of_game(game.frame_shape(), config.size as usize, config.fit);
+        Ok(Recorder { config, trained, game, scaler, rng })
     }
 
     /// Plays episodes until one is long enough to keep.
@@ -270,7 +308,7 @@ impl<'a> Recorder<'a> {
             }
         }
         Err(Error::ShortEpisodes {
-            game: self.config.game.name(),
+            game: self.config.game.to_string(),
             episodes: MAX_SHORT_EPISODES,
             frames: self.config.min_frames,
         })
@@ -278,10 +316,10 @@ impl<'a> Recorder<'a> {
 
     /// Plays one episode from its first frame. The game then shows the first frame of the next one.
     fn play(&mut self) -> Result<Episode, Error> {
-        let Recorder { config, trained, game, rng } = self;
+        let Recorder { config, trained, game, scaler, rng } = self;
         let mut player = match (config.player, trained) {
             (Player::Random, _) => GamePlayer::Random,
-            (Player::Sticky, _) => GamePlayer::Sticky(vec![(0, 0)]),
+            (Player::Sticky, _) => GamePlayer::sticky(1),
             (Player::Expert, _) => GamePlayer::Expert,
             (Player::Policy | Player::Agent, Some(trained)) => GamePlayer::Trained(trained),
             (Player::Policy | Player::Agent, None) => {
@@ -293,25 +331,33 @@ impl<'a> Recorder<'a> {
         let mut episode = Episode::default();
         loop {
             // The frame before the step, at which the action is taken.
-            shrink(game.frames(), config.size as usize, &mut episode.frames);
+            scaler.scale(game.frames(), &mut episode.frames);
             // Without noise no random number is drawn for it.
-            let action = if config.noise > 0.0 && rng.random_bool(config.noise) {
-                DIRECTIONS[rng.random_range(0..4)]
+            let actions = if config.noise > 0.0 && rng.random_bool(config.noise) {
+                vec![noise(&config.game, game.as_ref(), rng)]
             } else {
-                player.act(game, &[0], rng)?[0]
+                player.act(game.as_ref(), &[0], rng)?
             };
-            game.step(&[action])?;
-            episode.actions.push(action);
+            game.step(&actions)?;
+            episode.actions.extend(actions);
             episode.rewards.push(game.rewards()[0]);
             if game.ends()[0] != End::None {
                 return Ok(episode);
             }
             // The game still runs, so it is reset for the next episode.
             if episode.actions.len() as u64 == config.max_frames {
-                game.reset();
+                game.reset()?;
                 return Ok(episode);
             }
         }
+    }
+}
+
+/// Draws an action to take instead of the player's: a direction in Procgen, else any action.
+fn noise(setting: &GameSetting, game: &dyn VecEnv, rng: &mut ChaCha8Rng) -> Action {
+    match setting {
+        GameSetting::Procgen(_) => Action::Discrete(DIRECTIONS[rng.random_range(0..4)]),
+        GameSetting::Gymnasium(_) => game.action_space().random(rng),
     }
 }
 

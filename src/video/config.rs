@@ -30,6 +30,13 @@ pub enum Fit {
     Pad,
 }
 
+impl Fit {
+    /// Returns whether it is the default, `stretch`.
+    pub fn is_default(&self) -> bool {
+        *self == Fit::default()
+    }
+}
+
 /// Limits on the cost of decoding one file, as a guard against broken and hostile videos.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

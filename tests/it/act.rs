@@ -250,9 +250,9 @@ fn a_python_loop_plays_procgen_as_the_library_does() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let played = fs::read(project.path("frames.bin")).unwrap();
     let mut frames = Vec::new();
-    for frame in played.chunks_exact(64 * 64 * 3) {
-        lapo::envs::wrappers::shrink(frame, 16, &mut frames);
-    }
+    let size = lapo::stages::Size { width: 64, height: 64 };
+    let scaler = lapo::stages::FrameScaler::new(size, 16, lapo::video::Fit::Stretch);
+    played.chunks_exact(64 * 64 * 3).for_each(|frame| scaler.scale(frame, &mut frames));
     let [policy, decoder] = ["policy", "decoder"].map(|stage| weights(&project, stage));
     let best = expected(&policy, &decoder, &frames, 0.0);
     let best: Vec<&Value> = best.iter().map(|answer| &answer["action"]).collect();

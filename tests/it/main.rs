@@ -28,6 +28,7 @@ mod gc;
 mod golden;
 mod growing_videos;
 mod guide;
+mod gymnasium;
 mod import;
 mod incremental;
 mod inspect;

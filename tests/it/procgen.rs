@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use lapo::envs::{End, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv, maze};
+use lapo::envs::{
+    Action, End, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, VecEnv, maze,
+};
 
 const ENVS: usize = 3;
 const STEPS: usize = 200;
@@ -31,8 +33,10 @@ for number, game in enumerate(games):
 "#;
 
 /// Returns the actions of a step; `PLAY` computes the same ones.
-fn actions(step: usize) -> [u32; ENVS] {
-    std::array::from_fn(|env| ((7 * step + 5 * env + step * step / 3) % 15) as u32)
+fn actions(step: usize) -> [Action; ENVS] {
+    std::array::from_fn(|env| {
+        Action::Discrete(((7 * step + 5 * env + step * step / 3) % 15) as u32)
+    })
 }
 
 /// Returns the virtual environment with Procgen, or `None` if there is none.
@@ -72,7 +76,7 @@ fn every_game_steps_as_in_the_python_package() {
                 // An episode starts at the first step and after every end.
                 let first = |end: &End| u8::from(step == 0 || *end != End::None);
                 let mut ours = env.frames().to_vec();
-                ours.extend(env.rewards().iter().flat_map(|reward| reward.to_le_bytes()));
+                ours.extend(env.rewards().iter().flat_map(|reward| (*reward as f32).to_le_bytes()));
                 ours.extend(env.ends().iter().map(first));
                 ours.extend(env.levels().iter().flat_map(|level| level.to_le_bytes()));
                 assert!(Some(&ours[..]) == parts.next(), "{game}, {name}: step {step} differs");
@@ -89,12 +93,9 @@ fn the_expert_solves_mazes_and_an_idle_player_runs_out_of_time() {
     let mut won = 0;
     for _ in 0..400 {
         let expert: Vec<u32> = (0..4).map(|i| maze::expert(&env, i).unwrap()).collect();
-        env.step(&expert).unwrap();
+        env.step(&Action::discrete(&expert)).unwrap();
         for (end, reward) in env.ends().iter().zip(env.rewards()) {
-            assert!(
-                *end == End::None || (*end == End::Done && *reward == 10.0),
-                "{end:?} {reward}"
-            );
+            assert!(*end == End::None || (*end == End::Done && reward == 10.0), "{end:?} {reward}");
             won += usize::from(*end == End::Done);
         }
     }
@@ -103,7 +104,7 @@ fn the_expert_solves_mazes_and_an_idle_player_runs_out_of_time() {
     let mut idle = make(venv, Game::Maze, Mode::Easy, 2, 2, Levels::default());
     let ends: Vec<Vec<End>> =
         // Action 4 presses no button.
-        (0..500).map(|_| idle.step(&[4, 4]).map(|()| idle.ends().to_vec()).unwrap()).collect();
+        (0..500).map(|_| idle.step(&Action::discrete(&[4, 4])).map(|()| idle.ends().to_vec()).unwrap()).collect();
     assert!(ends[..499].iter().flatten().all(|end| *end == End::None));
     // A maze without cheese ends after 500 steps.
     assert_eq!(ends[499], [End::Truncated; 2]);
@@ -128,8 +129,14 @@ fn a_state_restores_a_game_and_invalid_arguments_are_errors() {
     assert!(once == play(&mut env));
 
     let message = |error: lapo::envs::Error| error.to_string();
-    assert_eq!(message(env.step(&[0, 15]).unwrap_err()), "action is 15, expected below 15");
-    assert_eq!(message(env.step(&[0]).unwrap_err()), "number of actions is 1, expected 2");
+    assert_eq!(
+        message(env.step(&Action::discrete(&[0, 15])).unwrap_err()),
+        "action is 15, expected below 15"
+    );
+    assert_eq!(
+        message(env.step(&Action::discrete(&[0])).unwrap_err()),
+        "number of actions is 1, expected 2"
+    );
     assert_eq!(message(env.state_bytes(2).unwrap_err()), "environment is 2, expected below 2");
     assert!(env.set_state(0, b"what").is_err());
     let no_environments = ProcgenConfig {

@@ -5,6 +5,8 @@ use std::io::Cursor;
 use png::{ColorType, Limits, Transformations};
 
 use crate::error::CommandError as Error;
+use crate::stages::{FrameScaler, Size};
+use crate::video::Fit;
 
 /// Bytes at the start of every PNG.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -12,13 +14,6 @@ const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG: &[u8] = b"\xff\xd8\xff";
 /// Largest width or height of a frame, in pixels.
 const MAX_SIDE: usize = 8192;
-
-/// The width and height of a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    pub width: usize,
-    pub height: usize,
-}
 
 /// Turns a request's bytes into a frame.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +33,11 @@ impl FrameReader {
         let size = self.raw_size();
         if request.starts_with(PNG) {
             let (pixels, size) = read_png(request)?;
-            return Ok(area_mean(&pixels, size, self.side));
+            return Ok(self.scale(&pixels, size));
         }
         let expected = size.width * size.height * 3;
         if request.len() == expected {
-            return Ok(area_mean(request, size, self.side));
+            return Ok(self.scale(request, size));
         }
         if request.starts_with(JPEG) {
             return Err("the frame is a JPEG, expected raw RGB or a PNG".into());
@@ -53,6 +48,13 @@ impl FrameReader {
             size.height,
             size.width
         ))
+    }
+
+    /// Scales a picture, whatever its proportions.
+    fn scale(&self, pixels: &[u8], size: Size) -> Vec<u8> {
+        let mut scaled = Vec::with_capacity(self.side * self.side * 3);
+        FrameScaler::new(size, self.side, Fit::Stretch).scale(pixels, &mut scaled);
+        scaled
     }
 
     fn raw_size(&self) -> Size {
@@ -104,77 +106,13 @@ fn read_png(bytes: &[u8]) -> Result<(Vec<u8>, Size), String> {
     Ok((rgb, size))
 }
 
-/// Scales a picture to a square, whatever its proportions: each pixel becomes the mean of the area
-/// that it covers, rounded to the nearest value.
-fn area_mean(pixels: &[u8], from: Size, side: usize) -> Vec<u8> {
-    if from.width == side && from.height == side {
-        return pixels.to_vec();
-    }
-    let columns = overlaps(from.width, side);
-    let rows = overlaps(from.height, side);
-    // Weights are integers: a new pixel is `from.width` units wide and `from.height` high.
-    let area = (from.width * from.height) as u64;
-    let mut scaled = Vec::with_capacity(side * side * 3);
-    let mut sums = vec![0; side * 3];
-    for row in &rows {
-        sums.fill(0);
-        for (y, height) in row {
-            let line = &pixels[y * from.width * 3..][..from.width * 3];
-            for (column, sums) in columns.iter().zip(sums.chunks_exact_mut(3)) {
-                for (x, width) in column {
-                    let weight = height * width;
-                    for (sum, value) in sums.iter_mut().zip(&line[x * 3..][..3]) {
-                        *sum += weight * u64::from(*value);
-                    }
-                }
-            }
-        }
-        scaled.extend(sums.iter().map(|sum| ((sum + area / 2) / area) as u8));
-    }
-    scaled
-}
-
-/// Returns, for each of `to` new pixels of a line, the old pixels that it covers and the lengths
-/// of their overlaps. A new pixel has the length `from`, an old one `to`.
-fn overlaps(from: usize, to: usize) -> Vec<Vec<(usize, u64)>> {
-    let covered = |new: usize| {
-        let (start, end) = (new * from, (new + 1) * from);
-        let length = |old: usize| end.min((old + 1) * to) - start.max(old * to);
-        (start / to..end.div_ceil(to)).map(|old| (old, length(old) as u64)).collect()
-    };
-    (0..to).map(covered).collect()
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::envs::wrappers::shrink;
 
     fn noise(count: usize) -> Vec<u8> {
         (0..count).map(|i| (i * i * 31 / 7 % 256) as u8).collect()
-    }
-
-    #[test]
-    fn frames_of_games_shrink_as_in_evaluate() {
-        let frame = noise(64 * 64 * 3);
-        for side in [16, 32, 64] {
-            let mut expected = Vec::new();
-            shrink(&frame, side, &mut expected);
-            let scaled = area_mean(&frame, Size { width: 64, height: 64 }, side);
-            assert!(scaled == expected, "{side}");
-        }
-    }
-
-    #[test]
-    fn means_are_weighted_by_the_covered_area() {
-        // Three columns become two: each covers one and a half.
-        let frame: Vec<u8> = [0, 30, 90].iter().flat_map(|grey| [*grey; 3]).collect();
-        let scaled = area_mean(&frame, Size { width: 3, height: 1 }, 2);
-        let greys: Vec<u8> = scaled.iter().step_by(3).copied().collect();
-        assert_eq!(greys, [10, 70, 10, 70]);
-        // A pixel becomes four.
-        assert_eq!(area_mean(&[1, 2, 3], Size { width: 1, height: 1 }, 2), [1, 2, 3].repeat(4));
     }
 
     #[test]

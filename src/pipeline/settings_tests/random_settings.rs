@@ -26,6 +26,11 @@ fn stages(folder: &str) -> Vec<(&'static str, &'static str, Value)> {
             json!([
                 { "game": "maze", "player": "expert", "episodes": 3 },
                 { "game": "coinrun", "player": "sticky", "episodes": 1 },
+                {
+                    "game": { "gymnasium": "CarRacing-v3", "make": { "continuous": false } },
+                    "player": "random",
+                    "episodes": 2,
+                },
             ]),
         ),
         ("weights", "import_dynamics", json!([{ "weights": weights }])),
@@ -168,7 +173,8 @@ impl Draw<'_> {
     /// Draws an object: its required properties, and half of the others.
     fn object(&mut self, schema: &Value) -> serde_json::Map<String, Value> {
         let mut object = serde_json::Map::new();
-        for (name, of) in schema["properties"].as_object().unwrap() {
+        // A map of any keys has no properties.
+        for (name, of) in schema["properties"].as_object().into_iter().flatten() {
             let is_required =
                 schema["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
             if is_required || self.random.random() {

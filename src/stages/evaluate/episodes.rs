@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Episode;
 use super::rollouts::Rollouts;
 use crate::dataset::{Column, FileInfo, write_table};
-use crate::envs::{End, Game, PublishedReturns};
+use crate::envs::{End, Game, GameSetting, PublishedReturns};
 use crate::stages::player::GamePlayer;
 use crate::stages::{Error, TaskContext};
 use crate::train::probe::Probe;
@@ -79,8 +79,8 @@ impl EpisodeTable {
     }
 
     /// Returns the mean returns of each player.
-    pub(super) fn returns(&self, game: Game) -> GameReturns {
-        let returns = game.returns();
+    pub(super) fn returns(&self, game: &GameSetting) -> GameReturns {
+        let returns = game.procgen().map(Game::returns);
         let mut rows: Vec<PlayerReturns> = Vec::new();
         // Episodes of one player are consecutive, and so are the draws of equally many transitions.
         let mut at = 0;
@@ -97,7 +97,7 @@ impl EpisodeTable {
             ));
             at = end;
         }
-        GameReturns { game, rows, published: Published::from(returns) }
+        GameReturns { game: game.to_string(), rows, published: returns.map(Published::from) }
     }
 }
 
@@ -111,7 +111,8 @@ struct PlayerReturns {
     /// The standard error of the mean.
     standard_error: f64,
     /// The mean on a scale from 0 (published random actions) to 1 (published expert).
-    normalised: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    normalised: Option<f64>,
 }
 
 impl PlayerReturns {
@@ -119,7 +120,7 @@ impl PlayerReturns {
         player: &str,
         transitions: Option<u64>,
         returns: &[f64],
-        published: PublishedReturns,
+        published: Option<PublishedReturns>,
     ) -> PlayerReturns {
         let count = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / count;
@@ -132,7 +133,7 @@ impl PlayerReturns {
             episodes: returns.len(),
             mean_return: mean,
             standard_error: (variance / count).sqrt(),
-            normalised: published.normalised(mean),
+            normalised: published.map(|published| published.normalised(mean)),
         }
     }
 }
@@ -157,9 +158,11 @@ impl From<PublishedReturns> for Published {
 /// The mean returns in a game.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct GameReturns {
-    game: Game,
+    game: String,
     rows: Vec<PlayerReturns>,
-    published: Published,
+    /// None for environments of Gymnasium.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<Published>,
 }
 
 impl GameReturns {
@@ -171,12 +174,14 @@ impl GameReturns {
             format!("{who} {:.2} (±{:.2})", row.mean_return, row.standard_error)
         };
         let rows: Vec<String> = self.rows.iter().map(row).collect();
-        let Published { random, expert, offline_256, offline_8192 } = self.published;
-        let published = format!(
-            "random {random:.2}, expert {expert:.2}, 256 transitions {offline_256:.2}, \
-             8192 {offline_8192:.2}"
-        );
-        format!("mean return in {}: {}; published: {published}", self.game, rows.join(", "))
+        let means = format!("mean return in {}: {}", self.game, rows.join(", "));
+        let Some(Published { random, expert, offline_256, offline_8192 }) = self.published else {
+            return means;
+        };
+        format!(
+            "{means}; published: random {random:.2}, expert {expert:.2}, 256 transitions \
+             {offline_256:.2}, 8192 {offline_8192:.2}"
+        )
     }
 }
 
@@ -227,7 +232,7 @@ mod tests {
             |episode_return| Episode { level: 0, episode_return, length: 3, end: End::Done };
         episodes.extend(&GamePlayer::Random, vec![episode(0.0), episode(10.0)]);
         let row = |transitions, returns: &[f64]| {
-            PlayerReturns::new("policy", transitions, returns, Game::Maze.returns())
+            PlayerReturns::new("policy", transitions, returns, Some(Game::Maze.returns()))
         };
         for returns in [[10.0, 10.0], [0.0, 10.0]] {
             for value in returns {
@@ -240,7 +245,7 @@ mod tests {
                 episodes.end.push(End::Done);
             }
         }
-        let evaluation = episodes.returns(Game::Maze);
+        let evaluation = episodes.returns(&GameSetting::Procgen(Game::Maze));
         assert_eq!(evaluation.rows.len(), 2);
         assert_eq!(evaluation.rows[1], row(Some(64), &[10.0, 10.0, 0.0, 10.0]));
         assert!((evaluation.rows[1].standard_error - 2.5).abs() < 1e-12);

@@ -5,12 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{EvaluateTask, KIND};
 use crate::dataset;
-use crate::envs::{Game, Levels, Mode};
+use crate::envs::{Game, GameSetting, Levels, Mode};
+use crate::stages::game_rules::GameRules;
 use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
 use crate::stages::player::GamePlayer;
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, Needs, Stage, StageKind, StageTask,
 };
+use crate::video::Fit;
 
 /// Evaluates a policy or an agent in a game, latent actions against true actions, a world model's
 /// predictions, or several of these.
@@ -27,9 +29,10 @@ pub struct EvaluateConfig {
     /// The `finetune` stage whose agent plays. Needs `game`.
     #[serde(default)]
     pub agent: Option<String>,
-    /// The Procgen game. Required with `policy` or `agent`.
+    /// The game: the name of a Procgen game, or an environment of Gymnasium such as `{ gymnasium:
+    /// MiniGrid-Empty-5x5-v0, imports: [minigrid] }`. Required with `policy` or `agent`.
     #[serde(default)]
-    pub game: Option<Game>,
+    pub game: Option<GameSetting>,
     /// The `label` stage whose latent actions are compared with true actions. Needs `actions`.
     #[serde(default)]
     pub labels: Option<String>,
@@ -53,11 +56,12 @@ pub struct EvaluateConfig {
     /// videos are used for both.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
-    /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`.
+    /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`. Procgen only.
     #[serde(default)]
     pub mode: Mode,
     /// The levels to play, such as `{ start: 0, count: 100000 }`. Unrecorded levels measure
-    /// generalisation. Default: all levels.
+    /// generalisation. Default: all levels. Procgen only: episodes of Gymnasium have seeds that
+    /// follow from the pipeline's, the same for all players.
     #[serde(default)]
     pub levels: Levels,
     /// Number of episodes for each decoder, for the agent and for each baseline. Default 200.
@@ -66,8 +70,13 @@ pub struct EvaluateConfig {
     /// Number of environments side by side. Default 50.
     #[serde(default = "default_envs")]
     pub envs: usize,
+    /// How a frame of Gymnasium becomes square: `stretch` (default), `crop` or `pad`, as in the
+    /// stage whose frames the policy was trained on. Procgen's frames are square.
+    #[serde(default, skip_serializing_if = "Fit::is_default")]
+    pub fit: Fit,
     /// Temperature of the random choice of actions: probabilities are raised to the power of 1 /
-    /// `temperature`. At 0 the most likely action is taken. Default 1.
+    /// `temperature`. At 0 the most likely action is taken. Default 1. Continuous actions are not
+    /// drawn.
     #[serde(default = "default_temperature")]
     pub temperature: f64,
 }
@@ -113,7 +122,7 @@ impl EvaluateConfig {
         faults.expect(
             self.game.is_some() == plays,
             "game",
-            self.game.map_or_else(|| "is missing".to_owned(), |game| format!("is {game}")),
+            self.game.as_ref().map_or_else(|| "is missing".to_owned(), |game| format!("is {game}")),
             if plays {
                 "name the game to play; `lapo doctor` lists the games"
             } else {
@@ -141,8 +150,9 @@ impl EvaluateConfig {
 
     /// Returns the baseline players of the game.
     pub(super) fn baselines<'a>(&self) -> impl Iterator<Item = GamePlayer<'a>> + use<'a> {
-        let expert = (self.game == Some(Game::Maze)).then_some(GamePlayer::Expert);
-        self.game.map(|_| GamePlayer::Random).into_iter().chain(expert)
+        let expert =
+            (self.game == Some(GameSetting::Procgen(Game::Maze))).then_some(GamePlayer::Expert);
+        self.game.as_ref().map(|_| GamePlayer::Random).into_iter().chain(expert)
     }
 
     /// Returns the number of episodes of this many trained players and all baselines.
@@ -188,12 +198,10 @@ impl Stage for EvaluateConfig {
             self.temperature,
             "expected 0 (the most likely action) or more",
         );
-        faults.expect(
-            self.levels.is_valid(),
-            "levels",
-            format_args!("end at {}", self.levels.end()),
-            "expected numbers below 2,147,483,648",
-        );
+        if let Some(game) = &self.game {
+            let EvaluateConfig { mode, levels, fit, .. } = *self;
+            GameRules { game, mode, levels, size: None, fit }.check(&mut faults);
+        }
         faults.into_vec()
     }
 

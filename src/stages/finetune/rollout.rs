@@ -41,8 +41,8 @@ impl<B: Backend> Rollout<B> {
 /// Computes generalised advantage estimates (Schulman et al., 2016) and returns: `[step, env]`
 /// each.
 ///
-/// The last step of an episode has no next value, even if the time limit ended it: Procgen does not
-/// show the frame after it.
+/// The last step of an episode has no next value, even if the time limit ended it: no environment
+/// shows the frame after it.
 pub(super) fn advantages<B: Backend>(
     rollout: &Rollout<B>,
     config: &FinetuneConfig,

@@ -5,15 +5,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{FinetuneTask, KIND};
 use crate::dataset;
-use crate::envs::{FRAME_SIDE, Game, Levels, Mode};
+use crate::envs::{FRAME_SIDE, GameSetting, Levels, Mode};
 use crate::models::{Precision, Preset};
+use crate::stages::game_rules::GameRules;
 use crate::stages::plan::key::key;
 use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, Needs, Stage, StageKind, StageTask,
 };
+use crate::video::Fit;
 
-/// Trains an agent in a Procgen game by PPO, from a latent policy or from scratch.
+/// Trains an agent in a game by PPO, from a latent policy or from scratch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FinetuneConfig {
@@ -24,12 +26,13 @@ pub struct FinetuneConfig {
     /// latent actions train the decoder of the supervised path; not without that path.
     #[serde(default)]
     pub dynamics: Option<String>,
-    /// The game.
-    pub game: Game,
-    /// Difficulty of the levels: `easy`, as in the paper, or `hard`.
+    /// The game: the name of a Procgen game, or an environment of Gymnasium with discrete actions,
+    /// such as `{ gymnasium: MiniGrid-Empty-5x5-v0, imports: [minigrid] }`.
+    pub game: GameSetting,
+    /// Difficulty of the levels: `easy`, as in the paper, or `hard`. Procgen only.
     #[serde(default)]
     pub mode: Mode,
-    /// Numbers of the levels. Default: all levels, as in the paper.
+    /// Numbers of the levels. Default: all levels, as in the paper. Procgen only.
     #[serde(default)]
     pub levels: Levels,
     /// Seeds weights, levels and actions. Set it to compare several seeds in one pipeline. Default:
@@ -50,9 +53,14 @@ pub struct FinetuneConfig {
     /// Size of the network with `from_scratch`: `tiny` (IMPALA x1), `small` (x2) or `paper` (x4).
     #[serde(default)]
     pub preset: Preset,
-    /// Side of the frames with `from_scratch`, in pixels: 64, 32 or 16. Default 64.
+    /// Side of the frames with `from_scratch`, in pixels: 64, 32 or 16. Default 64. Gymnasium: 8 to
+    /// 1024.
     #[serde(default = "default_size")]
     pub size: usize,
+    /// How a frame of Gymnasium becomes square: `stretch` (default), `crop` or `pad`, as in the
+    /// stage whose frames the policy was trained on. Procgen's frames are square.
+    #[serde(default, skip_serializing_if = "Fit::is_default")]
+    pub fit: Fit,
     /// Environments in parallel. Default 64.
     #[serde(default = "default_64")]
     pub envs: usize,
@@ -167,18 +175,9 @@ impl FinetuneConfig {
             seen(dynamics, "is not used without the supervised path"),
             "only the supervised path needs it: name the stage whose IDM labelled for the policy",
         );
-        faults.expect_value(
-            [16, 32, 64].contains(&self.size),
-            "size",
-            self.size,
-            "expected 64, 32 or 16",
-        );
-        faults.expect(
-            self.levels.is_valid(),
-            "levels",
-            format_args!("end at {}", self.levels.end()),
-            "expected numbers below 2,147,483,648",
-        );
+        let FinetuneConfig { game, mode, levels, size, fit, .. } = self;
+        let (mode, levels, fit) = (*mode, *levels, *fit);
+        GameRules { game, mode, levels, size: Some(*size), fit }.check(faults);
     }
 
     fn expect_rollout(&self, faults: &mut FieldFaults) {

@@ -3,6 +3,7 @@
 
 use super::FinetuneTask;
 use super::teacher::Teacher;
+use crate::envs::{GameSetting, VecEnv};
 use crate::models::agent::AgentNet;
 use crate::models::init::Init;
 use crate::models::policy::Policy;
@@ -14,6 +15,13 @@ use crate::train::optim::TrainBackend;
 
 /// Widths of the decoder's hidden layers.
 const DECODER_HIDDEN: [usize; 3] = [192, 128, 64];
+
+/// Returns the number of actions of a game, or an error if they are continuous.
+pub(super) fn discrete_actions(setting: &GameSetting, game: &dyn VecEnv) -> Result<usize, Error> {
+    let space = game.action_space();
+    let error = || Error::ContinuousGame { game: setting.to_string(), space: space.to_string() };
+    space.discrete().ok_or_else(error)
+}
 
 /// Creates the network with fresh weights, or with those of the latent policy.
 pub(super) fn start<A: TrainBackend>(
@@ -40,7 +48,7 @@ pub(super) fn start<A: TrainBackend>(
         outputs: Outputs::Discrete { actions },
     };
     let decoder = task.config.has_supervised_path().then_some(decoder);
-    can_be_shown(latent.frame_size)?;
+    can_be_shown(latent.frame_size, &task.config.game)?;
     // The agent has a head with one logit per action; the policy's own output is a latent action.
     let config = AgentConfig { network: PolicyConfig { latent_dim: actions, ..latent }, decoder };
     let net = AgentNet::of_policy(&mut init, &config, policy);

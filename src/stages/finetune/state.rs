@@ -10,7 +10,6 @@ use burn::module::AutodiffModule;
 use serde::{Deserialize, Serialize};
 
 use super::Ppo;
-use crate::envs::VecEnv;
 use crate::models::metadata::AGENT_FORMAT;
 use crate::models::weights::Weights;
 use crate::models::{AgentConfig, ModelError};
@@ -77,11 +76,12 @@ impl<A: TrainBackend> Ppo<'_, A> {
         agent.net = weights.load("agent", agent.net.clone(), &agent.device)?;
         restore_moments(&mut agent.optimizer, &weights, &agent.device)?;
         agent.optimizer.step = header.step;
-        for (env, game) in header.games.iter().enumerate() {
-            self.game
-                .set_state(env, &STANDARD.decode(game).map_err(unusable)?)
-                .map_err(unusable)?;
-        }
+        let games: Vec<Vec<u8>> = header
+            .games
+            .iter()
+            .map(|game| STANDARD.decode(game).map_err(unusable))
+            .collect::<Result<_>>()?;
+        self.game.restore(&games).map_err(unusable)?;
         self.scale.restore(&header.scale);
         self.statistics.restore(&header.statistics);
         // Only the supervised path has a teacher with pairs.

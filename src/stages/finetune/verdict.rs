@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Ppo;
 use super::rollout::Rollout;
 use super::update::Row;
-use crate::envs::Game;
+use crate::envs::{Game, GameSetting};
 use crate::stages::model_files::{verdict_json, write_model};
 use crate::stages::{Error, TaskOutput};
 use crate::train::metrics::Metrics;
@@ -19,17 +19,18 @@ const LAST_EPISODES: f64 = 100.0;
 /// The quality of an agent: the returns of its last training episodes, with exploration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Verdict {
-    game: Game,
+    game: String,
     steps: u64,
     last_episodes: f64,
     mean_return: f64,
     /// The mean return on a scale from 0, the published return of random actions, to 1, the
-    /// published expert's.
-    normalised: f64,
+    /// published expert's. None for environments of Gymnasium.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    normalised: Option<f64>,
 }
 
 impl Verdict {
-    fn new(game: Game, steps: u64, metrics: &Metrics) -> Self {
+    fn new(game: &GameSetting, steps: u64, metrics: &Metrics) -> Self {
         let mut sum = 0.0;
         let mut last_episodes = 0.0;
         let updates = metrics.column("episode_return").zip(metrics.column("episodes"));
@@ -45,11 +46,14 @@ impl Verdict {
         }
         let mean_return = sum / last_episodes;
         Verdict {
-            game,
+            game: game.to_string(),
             steps,
             last_episodes,
             mean_return,
-            normalised: game.returns().normalised(mean_return),
+            normalised: game
+                .procgen()
+                .map(Game::returns)
+                .map(|returns| returns.normalised(mean_return)),
         }
     }
 
@@ -61,9 +65,12 @@ impl Verdict {
                  unknown"
             );
         }
+        let share = normalised.map_or(String::new(), |normalised| {
+            format!(" ({normalised:.2} of the way from random to expert)")
+        });
         format!(
             "after {steps} steps in {game} the last {last_episodes} episodes had a mean return of \
-             {mean_return:.2} ({normalised:.2} of the way from random to expert)"
+             {mean_return:.2}{share}"
         )
     }
 }
@@ -99,7 +106,7 @@ impl<A: TrainBackend> Ppo<'_, A> {
     pub(super) fn finish(&self, metrics: &Metrics) -> Result<TaskOutput, Error> {
         let place = self.ctx;
         let config = &self.task.config;
-        let verdict = Verdict::new(config.game, config.updates() * config.batch() as u64, metrics);
+        let verdict = Verdict::new(&config.game, config.updates() * config.batch() as u64, metrics);
         place.progress.say(&verdict.sentence());
         let weights = self.agent.net.valid().export(&self.agent.config, &self.task.provenance)?;
         let json = verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict);
@@ -125,9 +132,10 @@ mod tests {
                 .log(step, [("episode_return".to_owned(), mean), ("episodes".to_owned(), count)]);
         }
         metrics.log(4, [("episodes".to_owned(), 0.0)]);
-        let verdict = Verdict::new(Game::Maze, 4, &metrics);
+        let verdict = Verdict::new(&GameSetting::Procgen(Game::Maze), 4, &metrics);
         assert_eq!((verdict.last_episodes, verdict.mean_return), (100.0, 7.6));
-        let none = Verdict::new(Game::Maze, 4, &Metrics::default()).sentence();
+        let none =
+            Verdict::new(&GameSetting::Procgen(Game::Maze), 4, &Metrics::default()).sentence();
         assert!(none.contains("no episode has ended") && !none.contains("NaN"), "{none}");
     }
 }

@@ -5,18 +5,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{KIND, RecordTask};
 use crate::dataset::{self, Compression, FileInfo};
-use crate::envs::{FRAME_SIDE, Game, Levels, Mode};
+use crate::envs::{FRAME_SIDE, Game, GameSetting, Levels, Mode};
+use crate::stages::game_rules::GameRules;
 use crate::stages::plan::{NewTask, PendingTasks, PlanInputs, Reason, StagePlan};
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, Needs, Stage, StageKind, StageTask,
 };
+use crate::video::Fit;
 
-/// Records episodes of a Procgen game as shards of frames.
+/// Records episodes of a game as shards of frames.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecordConfig {
-    /// The game.
-    pub game: Game,
+    /// The game: the name of a Procgen game, or an environment of Gymnasium such as `{ gymnasium:
+    /// MiniGrid-Empty-5x5-v0, imports: [minigrid] }`.
+    pub game: GameSetting,
     /// The player.
     pub player: Player,
     /// The `train_policy` stage whose policy plays. Required for `player: policy` only.
@@ -31,21 +34,27 @@ pub struct RecordConfig {
     pub agent: Option<String>,
     /// Number of episodes. A larger number later keeps all earlier episodes.
     pub episodes: u64,
-    /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`.
+    /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`. Procgen only.
     #[serde(default)]
     pub mode: Mode,
-    /// The levels to play, such as `{ start: 0, count: 200 }`. Default: all levels.
+    /// The levels to play, such as `{ start: 0, count: 200 }`. Default: all levels. Procgen only:
+    /// each episode of Gymnasium has a seed of its own, drawn with the pipeline's.
     #[serde(default)]
     pub levels: Levels,
     /// Probability, at every step, of a random one of the four directions instead of the player's
-    /// action (0 to 1). Raise it so that a recording also shows the way back from mistakes. Default
-    /// 0.
+    /// action (0 to 1); in Gymnasium, of any random action. Raise it so that a recording also
+    /// shows the way back from mistakes. Default 0.
     #[serde(default)]
     pub noise: f64,
-    /// Width and height of a frame in pixels: 64 (default), as the game draws it, or 32 or 16. Each
-    /// pixel of a smaller frame is the mean of the pixels it covers.
+    /// Width and height of a frame in pixels. Each pixel is the mean of the pixels it covers.
+    /// Procgen: 64 (default), as the game draws it, or 32 or 16. Gymnasium: 8 to 1024, as in
+    /// `decode`.
     #[serde(default = "default_size")]
     pub size: u32,
+    /// How a frame of Gymnasium becomes square: `stretch` (default), `crop` or `pad`, as in
+    /// `decode`. Procgen's frames are square.
+    #[serde(default, skip_serializing_if = "Fit::is_default")]
+    pub fit: Fit,
     /// An episode is cut off after this many frames. Default 1000.
     #[serde(default = "default_max_frames")]
     pub max_frames: u64,
@@ -57,9 +66,10 @@ pub struct RecordConfig {
     /// half the disk space.
     #[serde(default)]
     pub compression: Compression,
-    /// Whether to also write each episode as a video beside its shard, such as `maze/7/000123.mp4`
-    /// (game, seed, number). It is H.264 at 15 frames per second. Every pixel becomes a block of 4
-    /// x 4, so that scaling back restores it up to the codec's noise. Default false.
+    /// Whether to also write each episode as a video beside its shard, such as
+    /// `maze/7/000123.mp4` (game, seed, number). It is H.264 at 15 frames per second, or the
+    /// `render_fps` of a Gymnasium environment. Every pixel becomes a block of 4 x 4, so that
+    /// scaling back restores it up to the codec's noise. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub videos: bool,
     /// Episodes in one shard. Default 32.
@@ -84,7 +94,9 @@ fn default_episodes_per_shard() -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Player {
-    /// Chooses a random action at every step.
+    /// Chooses a random action at every step. Each discrete action is equally likely, and so is
+    /// each value of a continuous axis with two bounds. Without both, a value is standard normal,
+    /// clipped at the bound if there is one.
     Random,
     /// Chooses random actions and holds each for one to four steps.
     Sticky,
@@ -142,7 +154,7 @@ impl Stage for RecordConfig {
             );
         }
         faults.expect(
-            self.player != Player::Expert || self.game == Game::Maze,
+            self.player != Player::Expert || self.game.procgen() == Some(Game::Maze),
             "player",
             format_args!("cannot play {}", self.game),
             "the expert plays `maze` only; use `sticky` or `random`",
@@ -156,23 +168,20 @@ impl Stage for RecordConfig {
             "expected a probability, 0 to 1",
         );
         faults.expect_value(
-            [16, 32, 64].contains(&self.size),
-            "size",
-            self.size,
-            "expected 64, 32 or 16",
-        );
-        faults.expect_value(
             self.min_frames <= self.max_frames && self.max_frames > 0,
             "max_frames",
             self.max_frames,
             "expected at least 1, and at least `min_frames`",
         );
-        faults.expect(
-            self.levels.is_valid(),
-            "levels",
-            format_args!("end at {}", self.levels.end()),
-            "expected numbers below 2,147,483,648",
-        );
+        let size = Some(self.size as usize);
+        let rules = GameRules {
+            game: &self.game,
+            mode: self.mode,
+            levels: self.levels,
+            size,
+            fit: self.fit,
+        };
+        rules.check(&mut faults);
         faults.into_vec()
     }
 
