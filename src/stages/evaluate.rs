@@ -139,7 +139,7 @@ fn run(task: &EvaluateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     if let Some(game) = task.config.game {
         let trained = trained_players(task, ctx)?;
         let package = ProcgenPackage::find(ctx.games)?;
-        for mut player in task.config.baselines().chain(trained.iter().map(GamePlayer::Trained)) {
+        for mut player in task.config.baselines().chain(trained.iter().map(GamePlayer::trained)) {
             let episodes = play(task, game, &mut player, &package, ctx)?;
             played.extend(&player, episodes);
         }
@@ -241,6 +241,7 @@ fn play(
         // Environments without episodes left take action 0 and are ignored.
         let busy: Vec<usize> = (0..envs).filter(|env| left[*env] > 0).collect();
         let mut actions = vec![0; envs];
+        player.observe(&game);
         for (env, action) in busy.iter().zip(player.act(&game, &busy, &mut rng)?) {
             actions[*env] = action;
         }

@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use super::{Error, TaskContext};
 use crate::dataset::{FileInfo, Store};
 use crate::envs::wrappers::shrink;
-use crate::envs::{FRAME_SIDE, Procgen, VecEnv, maze};
-use crate::models::{Actor, Agent, LoadedDecoder, Outputs, agent};
+use crate::envs::{End, FRAME_SIDE, Procgen, VecEnv, maze};
+use crate::models::{Actor, Agent, FrameStack, LoadedDecoder, Outputs, PolicyConfig, agent};
 
 /// A player of games.
 pub(super) enum GamePlayer<'a> {
@@ -21,12 +21,36 @@ pub(super) enum GamePlayer<'a> {
     Sticky(Vec<(u32, u32)>),
     /// Follows a shortest path through a maze.
     Expert,
-    /// A trained network.
-    Trained(&'a TrainedPlayer),
+    /// A trained network, and the last frames of each environment.
+    Trained(&'a TrainedPlayer, Vec<FrameStack>),
 }
 
-impl GamePlayer<'_> {
-    /// Returns an action for each of the environments `envs`.
+impl<'a> GamePlayer<'a> {
+    /// Creates a player before its first frame.
+    pub(super) fn trained(player: &'a TrainedPlayer) -> Self {
+        GamePlayer::Trained(player, Vec::new())
+    }
+
+    /// Shows the player the frames before a step. It must see those of every step.
+    pub(super) fn observe(&mut self, game: &Procgen) {
+        let GamePlayer::Trained(player, stacks) = self else { return };
+        let PolicyConfig { frames, frame_size, .. } = *player.input();
+        let native = game.frame_shape().iter().product::<usize>();
+        stacks.resize_with(game.ends().len(), || FrameStack::new(frames));
+        let mut frame = Vec::new();
+        for (env, stack) in stacks.iter_mut().enumerate() {
+            // After the last step of an episode, the game shows the first frame of the next one.
+            if game.ends()[env] != End::None {
+                stack.reset();
+            }
+            frame.clear();
+            shrink(&game.frames()[env * native..][..native], frame_size, &mut frame);
+            stack.push(&frame);
+        }
+    }
+
+    /// Returns an action for each of the environments `envs`. [`observe`](Self::observe) comes
+    /// before it.
     pub(super) fn act(
         &mut self,
         game: &Procgen,
@@ -40,7 +64,7 @@ impl GamePlayer<'_> {
                 Ok(envs.iter().map(|env| hold(&mut held[*env], actions, rng)).collect())
             }
             GamePlayer::Expert => envs.iter().map(|env| Ok(maze::expert(game, *env)?)).collect(),
-            GamePlayer::Trained(trained) => trained.act(game, envs, rng),
+            GamePlayer::Trained(trained, stacks) => trained.act(stacks, envs, rng),
         }
     }
 }
@@ -110,16 +134,21 @@ impl TrainedPlayer {
         Some([number("lapo.transitions"), number("lapo.draw")])
     }
 
-    fn act(&self, game: &Procgen, envs: &[usize], rng: &mut ChaCha8Rng) -> Result<Vec<u32>, Error> {
-        let side = match &self.network {
-            Network::Decoded(policy, _) => policy.config().frame_size,
-            Network::Agent(agent) => agent.config().network.frame_size,
-        };
-        let native = game.frame_shape().iter().product::<usize>();
-        let mut frames = Vec::with_capacity(envs.len() * side * side * 3);
-        for env in envs {
-            shrink(&game.frames()[env * native..][..native], side, &mut frames);
+    /// Returns the sizes of the frames that the network sees.
+    fn input(&self) -> &PolicyConfig {
+        match &self.network {
+            Network::Decoded(policy, _) => policy.config(),
+            Network::Agent(agent) => &agent.config().network,
         }
+    }
+
+    fn act(
+        &self,
+        stacks: &[FrameStack],
+        envs: &[usize],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<u32>, Error> {
+        let frames: Vec<u8> = envs.iter().flat_map(|env| stacks[*env].pixels()).copied().collect();
         let scores = match &self.network {
             Network::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
             Network::Agent(agent) => agent.logits(&frames)?,

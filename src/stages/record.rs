@@ -283,7 +283,7 @@ impl<'a> Recorder<'a> {
             (Player::Random, _) => GamePlayer::Random,
             (Player::Sticky, _) => GamePlayer::Sticky(vec![(0, 0)]),
             (Player::Expert, _) => GamePlayer::Expert,
-            (Player::Policy | Player::Agent, Some(trained)) => GamePlayer::Trained(trained),
+            (Player::Policy | Player::Agent, Some(trained)) => GamePlayer::trained(trained),
             (Player::Policy | Player::Agent, None) => {
                 return Err(Error::Invariant {
                     what: "a trained player plays, but the task has no weights".into(),
@@ -294,6 +294,7 @@ impl<'a> Recorder<'a> {
         loop {
             // The frame before the step, at which the action is taken.
             shrink(game.frames(), config.size as usize, &mut episode.frames);
+            player.observe(game);
             // Without noise no random number is drawn for it.
             let action = if config.noise > 0.0 && rng.random_bool(config.noise) {
                 DIRECTIONS[rng.random_range(0..4)]

@@ -23,6 +23,7 @@ mod export;
 mod finetune;
 mod fleet;
 mod frame_quality;
+mod frame_stacks;
 mod fuzz;
 mod gc;
 mod golden;

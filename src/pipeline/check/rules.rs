@@ -16,6 +16,7 @@ pub(super) fn check(faults: &mut Faults, spec: &PipelineSpec) {
     inputs_are_of_the_same_frames(faults, spec);
     networks_fit_the_frames(faults, spec);
     inputs_share_latent_actions(faults, spec);
+    policies_see_one_frame_where_they_must(faults, spec);
 }
 
 /// Returns the key path of a setting, such as `stages.frames.decode.size`.
@@ -134,6 +135,23 @@ fn inputs_share_latent_actions(faults: &mut Faults, spec: &PipelineSpec) {
             let hint = "latent actions have a meaning for one model only: name stages that use \
                         the same one";
             faults.at_value(&settings_path(name, stage, field), message, Some(hint.into()));
+        }
+    }
+}
+
+/// Some stages can use only a policy that sees one frame.
+fn policies_see_one_frame_where_they_must(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in &spec.stages {
+        for Input { field, stage: input, .. } in
+            stage.inputs().into_iter().filter(|input| input.one_frame)
+        {
+            let frames = spec.stage(input).map_or(1, |found| found.policy_frames());
+            if frames > 1 {
+                let kind = stage.kind().name;
+                let message = format!("`{input}` sees {frames} frames, but `{kind}` shows it one");
+                let hint = format!("set `frames: 1` in `{input}`, or name another policy");
+                faults.at_value(&settings_path(name, stage, field), message, Some(hint));
+            }
         }
     }
 }
