@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use lapo::dataset::{Manifest, Shard, Store};
+use lapo::dataset::{ActionRows, Manifest, Shard, Store};
 use lapo::models::{Device, FrameStack, LoadedDecoder, PolicyConfig, actor};
 use lapo::stages::draw_action;
 use lapo::train::batch::generator;
@@ -140,10 +140,14 @@ fn act_and_onnx_answer_a_stack_as_the_library_does() {
     passes(CHECK, paths);
 
     let answers = act(&project, &shown);
-    let length = policy.config().latent_dim;
-    let expected: Vec<Value> = latent.chunks_exact(length).map(|latent| json!(latent)).collect();
-    assert_eq!(answers.len(), expected.len());
-    assert!(answers.iter().zip(&expected).all(|(answer, want)| answer["latent_action"] == *want));
+    let number = |value: &Value| value.as_f64().unwrap() as f32;
+    let answered = answers.iter().map(|answer| {
+        answer["latent_action"].as_array().unwrap().iter().map(number).collect::<Vec<f32>>()
+    });
+    // One by one, as `act` does: sums of a batch may be rounded differently.
+    let stacks = all.chunks_exact(policy.config().stack_bytes());
+    let expected = stacks.map(|stack| policy.latent_action(stack).unwrap());
+    assert!(answered.eq(expected));
 }
 
 /// Shows episodes to `lapo act`, a reset before each but the first, and returns the answers.
@@ -195,9 +199,11 @@ fn a_recorded_policy_sees_its_episodes_frames_with_and_without_noise() {
     project.run(&[]).success();
     let policy = actor(&Device::Cpu, &weights(&project, "policy")).unwrap();
     let decoder = LoadedDecoder::load(&weights(&project, "decoder")).unwrap();
-    let rows = project.query("SELECT action FROM played ORDER BY video, frame_index");
-    let recorded: Vec<u64> =
-        rows.as_array().unwrap().iter().map(|row| row["action"].as_u64().unwrap()).collect();
+    let store = Store::open(project.path("ws").to_str().unwrap()).unwrap();
+    let files = Manifest::newest(&store, "played").unwrap().unwrap().files(&store).unwrap();
+    let files = files.into_iter().filter(|file| file.path.ends_with("actions.parquet"));
+    let paths: Vec<String> = files.map(|file| file.path).collect();
+    let recorded = ActionRows::read(&store, &paths).unwrap().discrete;
     // The random numbers of `record`: the game's seed, then noise and choice of each step.
     let mut rng = generator(SEED, "record", 0);
     _ = rng.random::<u32>();
@@ -213,11 +219,11 @@ fn a_recorded_policy_sees_its_episodes_frames_with_and_without_noise() {
                 let scores = decoder.decode(&policy.latent_action(&slow).unwrap()).unwrap();
                 draw_action(&scores, 1.0, &mut rng).0
             };
-            chosen.push(u64::from(action));
+            chosen.push(action);
         }
     }
     assert!(recorded.len() > 20 && recorded == chosen, "{recorded:?} {chosen:?}");
-    assert_eq!(project.query("SELECT * FROM returns").as_array().unwrap().len() % 3, 0);
+    assert!(!project.query("SELECT * FROM returns").as_array().unwrap().is_empty());
 }
 
 #[test]
