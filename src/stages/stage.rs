@@ -152,14 +152,14 @@ pub struct Input<'a> {
     pub same_frames: bool,
     /// Whether all such inputs must have latent actions of the same model.
     pub same_model: bool,
-    /// Whether it must be a policy that sees one frame.
-    pub one_frame: bool,
+    /// How many frames its policy must see, if that matters.
+    pub policy_frames: Option<usize>,
 }
 
 impl<'a> Input<'a> {
     /// Creates an input without further requirements.
     pub fn new(field: &'static str, stage: &'a str, artifact: ArtifactKind) -> Self {
-        Input { field, stage, artifact, same_frames: false, same_model: false, one_frame: false }
+        Input { field, stage, artifact, same_frames: false, same_model: false, policy_frames: None }
     }
 
     /// Creates an input if the field is set.
@@ -181,9 +181,9 @@ impl<'a> Input<'a> {
         Input { same_model: true, ..self }
     }
 
-    /// Requires a policy that sees one frame.
-    pub fn of_one_frame(self) -> Self {
-        Input { one_frame: true, ..self }
+    /// Requires a policy that sees this many frames.
+    pub fn of_policy_frames(self, frames: usize) -> Self {
+        Input { policy_frames: Some(frames), ..self }
     }
 }
 

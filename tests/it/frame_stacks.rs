@@ -235,13 +235,16 @@ fn stacks_where_they_cannot_be_used_are_faults() {
         assert_ne!(output.code, 0);
         assert!(output.stderr.contains(message), "{output:#?}");
     };
-    fault("`policy` sees 3 frames, but `finetune` shows it one");
+    fault("`policy` sees 3 frames, expected 1");
     let text = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     for wrong in ["frames: 0, steps", "frames: 9, steps"] {
         let text = text.replace(agent, "").replace("frames: 3, steps", wrong);
         fs::write(project.path("pipeline.yaml"), text).unwrap();
         fault("expected a number from 1 to 8");
     }
+    let again = "  again: { train_policy: { labels: labels, init_from: policy, frames: 2 } }\n";
+    fs::write(project.path("pipeline.yaml"), text.replace(agent, again)).unwrap();
+    fault("set `frames: 2` in `policy`, or name another policy");
     fs::write(project.path("pipeline.yaml"), text.replace("frames: 3, ", "")).unwrap();
     project.lapo(&["check", "pipeline.yaml"]).success();
 }

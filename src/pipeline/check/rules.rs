@@ -16,7 +16,7 @@ pub(super) fn check(faults: &mut Faults, spec: &PipelineSpec) {
     inputs_are_of_the_same_frames(faults, spec);
     networks_fit_the_frames(faults, spec);
     inputs_share_latent_actions(faults, spec);
-    policies_see_one_frame_where_they_must(faults, spec);
+    policies_see_as_many_frames_as_needed(faults, spec);
 }
 
 /// Returns the key path of a setting, such as `stages.frames.decode.size`.
@@ -139,17 +139,17 @@ fn inputs_share_latent_actions(faults: &mut Faults, spec: &PipelineSpec) {
     }
 }
 
-/// Some stages can use only a policy that sees one frame.
-fn policies_see_one_frame_where_they_must(faults: &mut Faults, spec: &PipelineSpec) {
+/// Some stages need a policy that sees a certain number of frames.
+fn policies_see_as_many_frames_as_needed(faults: &mut Faults, spec: &PipelineSpec) {
     for (name, stage) in &spec.stages {
-        for Input { field, stage: input, .. } in
-            stage.inputs().into_iter().filter(|input| input.one_frame)
-        {
-            let frames = spec.stage(input).map_or(1, |found| found.policy_frames());
-            if frames > 1 {
-                let kind = stage.kind().name;
-                let message = format!("`{input}` sees {frames} frames, but `{kind}` shows it one");
-                let hint = format!("set `frames: 1` in `{input}`, or name another policy");
+        for Input { field, stage: input, artifact, policy_frames, .. } in stage.inputs() {
+            let found = spec.stage(input).filter(|found| found.kind().makes(artifact));
+            let seen = found.map(|found| found.policy_frames());
+            let (Some(seen), Some(needed)) = (seen, policy_frames) else { continue };
+            if seen != needed {
+                let plural = if seen == 1 { "" } else { "s" };
+                let message = format!("`{input}` sees {seen} frame{plural}, expected {needed}");
+                let hint = format!("set `frames: {needed}` in `{input}`, or name another policy");
                 faults.at_value(&settings_path(name, stage, field), message, Some(hint));
             }
         }

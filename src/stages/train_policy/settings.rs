@@ -124,7 +124,8 @@ impl Stage for TrainPolicyConfig {
 
     fn inputs(&self) -> Vec<Input<'_>> {
         let labels = Input::new("labels", &self.labels, ArtifactKind::Labels);
-        let init = Input::given("init_from", &self.init_from, ArtifactKind::Policy);
+        let init = Input::given("init_from", &self.init_from, ArtifactKind::Policy)
+            .map(|policy| policy.of_policy_frames(self.frames));
         [Some(labels), init].into_iter().flatten().collect()
     }
 
