@@ -268,7 +268,7 @@ pub struct PolicyConfig {
     pub frame_size: usize,
     /// Channels of a frame.
     pub channels: usize,
-    /// Frames that the policy sees, stacked along the channels: o[t] and those before it. 1 to
+    /// Frames that the policy sees, stacked along the channels: `o[t]` and those before it. 1 to
     /// [`MAX_FRAMES`](Self::MAX_FRAMES). Default 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub frames: usize,
