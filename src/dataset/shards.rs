@@ -207,6 +207,31 @@ impl Shards {
         Ok(())
     }
 
+    /// Copies the frame of a row and those before it in its episode, the oldest first, until `out`
+    /// is full. At the beginning of an episode, and after a gap, the first frame is repeated.
+    ///
+    /// # Shapes
+    /// - `out`: `[frame, height, width, 3]`
+    ///
+    /// # Panics
+    /// As [`copy`](Self::copy).
+    pub fn copy_stack(&self, shard: usize, row: usize, out: &mut [u8]) -> Result<()> {
+        let bytes = self.frame_size.map_or(1, |size| size.bytes());
+        let frames = out.len() / bytes;
+        // Runs are in the order of shards and rows.
+        let after = self
+            .runs
+            .partition_point(|run| (run.shard as usize, run.first_row as usize) <= (shard, row));
+        let begin = after.checked_sub(1).map_or(row, |at| self.runs[at].first_row as usize);
+        let first = (row + 1).saturating_sub(frames).max(begin);
+        let (repeated, seen) = out.split_at_mut((frames - (row + 1 - first)) * bytes);
+        self.copy(shard, first, seen)?;
+        for frame in repeated.chunks_exact_mut(bytes) {
+            frame.copy_from_slice(&seen[..bytes]);
+        }
+        Ok(())
+    }
+
     /// Returns one shard with its pixels.
     pub fn shard(&self, number: usize) -> Result<Arc<Shard>> {
         let open = || self.sources[number].open(&self.store);

@@ -214,8 +214,7 @@ impl LocalExecutor<'_> {
         let kind = job.task.kind();
         let done = match catch_failure(kind, device, || job.task.run(&place, kept)) {
             Ok(done) => done,
-            // Either another attempt finished and deleted the checkpoints of this one, or the store
-            // failed.
+            // Another attempt finished and deleted these checkpoints, or the store failed.
             Err(error) => {
                 // Networks on a failed GPU are loaded again.
                 *kept = None;

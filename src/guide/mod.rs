@@ -28,5 +28,7 @@ pages! {
     design: "design.md",
     results: "results.md",
     lerobot: "lerobot.md",
+    webdataset: "webdataset.md",
+    pytorch: "pytorch.md",
     limits: "limits.md",
 }

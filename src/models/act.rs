@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 
 use super::device::on_device;
-use super::frames::upload;
+use super::frames::upload_stacks;
 use super::init::Init;
 use super::layers::NetBackend;
 use super::passes::in_passes;
@@ -17,10 +17,10 @@ pub trait Actor: Send {
     /// Returns the sizes of the network.
     fn config(&self) -> &PolicyConfig;
 
-    /// Returns the latent action to take at each frame.
+    /// Returns the latent action to take at each frame, or at the last one of each stack.
     ///
     /// # Shapes
-    /// - `frames`: `[count, height, width, channel]`
+    /// - `frames`: `[count, frame, height, width, channel]`
     /// - output: `[count, latent_dim]`
     fn latent_action(&self, frames: &[u8]) -> Result<Vec<f32>>;
 }
@@ -34,7 +34,7 @@ pub fn actor(device: &Device, weights: &[u8]) -> Result<Box<dyn Actor>> {
     })
 }
 
-/// A network that maps single frames to rows of numbers.
+/// A network that maps frames, or stacks of frames, to rows of numbers.
 pub(super) trait FrameNetwork<B: NetBackend>: Clone + Send {
     /// The sizes of the network.
     type Config;
@@ -42,13 +42,13 @@ pub(super) trait FrameNetwork<B: NetBackend>: Clone + Send {
     /// Loads the network and its sizes from a weight file.
     fn load(weights: &Weights, device: &B::Device) -> Result<(Self::Config, Self)>;
 
-    /// Returns the shape of a frame: `[height, width, channel]`.
-    fn frame_shape(config: &Self::Config) -> [usize; 3];
+    /// Returns the sizes of its frames.
+    fn input(config: &Self::Config) -> &PolicyConfig;
 
     /// Runs the network.
     ///
     /// # Shapes
-    /// - `frames`: `[batch, channel, height, width]`, in [-0.5, 0.5]
+    /// - `frames`: `[batch, frame * channel, height, width]`, in [-0.5, 0.5]
     /// - output: `[batch, width]`
     fn forward(&self, frames: Tensor<B, 4>) -> Tensor<B, 2>;
 }
@@ -63,8 +63,8 @@ impl<B: NetBackend> FrameNetwork<B> for Policy<B> {
         Ok((config, policy))
     }
 
-    fn frame_shape(config: &PolicyConfig) -> [usize; 3] {
-        config.frame_shape()
+    fn input(config: &PolicyConfig) -> &PolicyConfig {
+        config
     }
 
     fn forward(&self, frames: Tensor<B, 4>) -> Tensor<B, 2> {
@@ -92,20 +92,21 @@ impl<B: NetBackend, N: FrameNetwork<B>> LoadedNetwork<B, N> {
     /// Runs the network on frames pass by pass and concatenates the results.
     ///
     /// # Shapes
-    /// - `frames`: `[count, height, width, channel]`
+    /// - `frames`: `[count, frame, height, width, channel]`
     /// - output: `[count, width]`
     pub(super) fn forward(&self, frames: &[u8]) -> Result<Vec<f32>> {
-        let shape = N::frame_shape(&self.config);
-        let bytes: usize = shape.iter().product();
+        let input = N::input(&self.config);
+        let (shape, time, bytes) = (input.frame_shape(), input.frames, input.stack_bytes());
         if !frames.len().is_multiple_of(bytes) {
             let [height, width, channels] = shape;
             let seen = format!("{} bytes", frames.len());
-            let expected = format!("a multiple of {height} x {width} x {channels}");
+            let stacked = if time == 1 { String::new() } else { format!("{time} x ") };
+            let expected = format!("a multiple of {stacked}{height} x {width} x {channels}");
             return Err(ModelError::Frames { what: "frames", seen, expected });
         }
         let state = (self.network.clone(), self.device.clone());
         let pass = |(network, device): &(N, B::Device), frames: &[u8]| {
-            to_host(network.forward(upload::<B>(frames, shape, device)))
+            to_host(network.forward(upload_stacks::<B>(frames, shape, time, device)))
         };
         let passes = in_passes::<B, _, _, _, _>(&state, frames, self.pass * bytes, pass)?;
         Ok(passes.concat())

@@ -180,8 +180,8 @@ impl<B: NetBackend> FrameNetwork<B> for AgentNet<B> {
         Ok((config, net))
     }
 
-    fn frame_shape(config: &AgentConfig) -> [usize; 3] {
-        config.network.frame_shape()
+    fn input(config: &AgentConfig) -> &PolicyConfig {
+        &config.network
     }
 
     fn forward(&self, frames: Tensor<B, 4>) -> Tensor<B, 2> {
@@ -214,7 +214,8 @@ mod tests {
     fn parts() -> (AgentConfig, Policy<Flex>, AgentNet<Flex>) {
         let device = Default::default();
         let mut init = Init::new(3, &device);
-        let latent = PolicyConfig { scale: 1, latent_dim: 8, frame_size: 16, channels: 3 };
+        let latent =
+            PolicyConfig { scale: 1, latent_dim: 8, frame_size: 16, channels: 3, frames: 1 };
         let decoder = DecoderConfig {
             latent_dim: 8,
             hidden: vec![6],

@@ -61,6 +61,7 @@ impl Preset {
             latent_dim: dynamics.latent_dim(),
             frame_size: dynamics.frame_size,
             channels: dynamics.channels,
+            frames: 1,
         }
     }
 }
@@ -267,12 +268,38 @@ pub struct PolicyConfig {
     pub frame_size: usize,
     /// Channels of a frame.
     pub channels: usize,
+    /// Frames that the policy sees, stacked along the channels: `o[t]` and those before it. 1 to
+    /// [`MAX_FRAMES`](Self::MAX_FRAMES). Default 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub frames: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// Whether the metadata leaves the number out, as it did before policies saw several frames.
+fn is_one(frames: &usize) -> bool {
+    *frames == 1
 }
 
 impl PolicyConfig {
+    /// The largest number of frames that a policy sees.
+    pub const MAX_FRAMES: usize = 8;
+
     /// Returns the rows, columns and channels of a frame.
     pub fn frame_shape(&self) -> [usize; 3] {
         [self.frame_size, self.frame_size, self.channels]
+    }
+
+    /// Returns the bytes of the frames that the policy sees.
+    pub fn stack_bytes(&self) -> usize {
+        self.frames * self.frame_shape().iter().product::<usize>()
+    }
+
+    /// Returns the channels of the network's input.
+    pub fn input_channels(&self) -> usize {
+        self.frames * self.channels
     }
 
     /// Checks that the network can be built, or names the first invalid field.
@@ -280,6 +307,9 @@ impl PolicyConfig {
         positive("scale", self.scale)?;
         positive("latent_dim", self.latent_dim)?;
         positive("channels", self.channels)?;
+        let frames = self.frames;
+        let valid = (1..=Self::MAX_FRAMES).contains(&frames);
+        check("frames", frames, valid, "a number from 1 to 8")?;
         let size = self.frame_size;
         check("frame_size", size, size > 0 && size.is_multiple_of(8), "a multiple of 8")
     }

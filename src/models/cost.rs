@@ -41,7 +41,7 @@ pub fn idm(config: &DynamicsConfig) -> Cost {
 
 /// Returns the cost of one frame in the latent policy, both heads included.
 pub fn policy(config: &PolicyConfig) -> Cost {
-    let trunk = stages(config.channels, config.scale, config.frame_size);
+    let trunk = stages(config.input_channels(), config.scale, config.frame_size);
     trunk
         + inner_layer(feature_count(config.scale, config.frame_size) * FEATURES)
         + inner_layer(FEATURES * (config.latent_dim + 1))

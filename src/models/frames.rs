@@ -108,9 +108,27 @@ fn stacked<B: Backend>(bytes: Tensor<B, 4, Int>, time: usize) -> Tensor<B, 4> {
 /// - `pixels`: `[count, height, width, channel]`
 /// - output: `[count, channel, height, width]`, in [-0.5, 0.5]
 pub fn upload<B: NetBackend>(pixels: &[u8], shape: [usize; 3], device: &B::Device) -> Tensor<B, 4> {
+    upload_stacks(pixels, shape, 1, device)
+}
+
+/// Uploads stacks of `time` frames as normalised tensors.
+///
+/// # Shapes
+/// - `pixels`: `[count, time, height, width, channel]`
+/// - output: `[count, time * channel, height, width]`, in [-0.5, 0.5]
+pub fn upload_stacks<B: NetBackend>(
+    pixels: &[u8],
+    shape: [usize; 3],
+    time: usize,
+    device: &B::Device,
+) -> Tensor<B, 4> {
     match Frames::upload(pixels, shape, device).0 {
-        Layout::Planes(frames) => frames,
-        Layout::Bytes(bytes) => stacked(bytes, 1),
+        Layout::Planes(frames) if time == 1 => frames,
+        Layout::Planes(frames) => {
+            let [count, channels, height, width] = frames.dims();
+            frames.reshape([count / time, time * channels, height, width])
+        }
+        Layout::Bytes(bytes) => stacked(bytes, time),
     }
 }
 
@@ -297,6 +315,8 @@ mod tests {
             let [stacked, ..] = host(Windows::stack(bytes(), 2));
             // The second channel of the first window's first frame, at the second pixel.
             assert_eq!(stacked[4 * 2 + 1], f32::from(pixels[4]) / 255.0 - 0.5);
+            let stacks = |layout| host(Windows::stack(layout, 2))[0].clone();
+            assert_eq!(to_host(upload_stacks::<B>(&pixels, SHAPE, 2, &at)).unwrap(), stacks(planes()));
             let frames = upload::<B>(&pixels, SHAPE, &at);
             assert_eq!(frames.dims(), [6, 3, 4, 2]);
             assert_eq!(to_host(frames).unwrap(), stacked);

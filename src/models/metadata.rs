@@ -125,6 +125,7 @@ impl Weights {
             latent_dim,
             frame_size: self.frame_size("policy", width)?,
             channels,
+            frames: 1,
         })
     }
 
@@ -191,6 +192,7 @@ impl Published {
             latent_dim: self.dynamics().latent_dim(),
             frame_size,
             channels,
+            frames: 1,
         }
     }
 }

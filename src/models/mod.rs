@@ -17,7 +17,7 @@
 //! | [`motion`] | the IDM's motion input and the normalisation of latent actions |
 //! | [`vq`] | the bottleneck: latent action -> codes, quantised latent action |
 //! | [`fdm`] | forward dynamics model: past frames, latent action -> next frame ([`predict`] runs a weight file on any device) |
-//! | [`policy`] | latent policy: frame -> latent action ([`act`] runs a weight file on any device) |
+//! | [`policy`] | latent policy: frame or frames -> latent action ([`act`] runs a weight file on any device, [`FrameStack`] keeps the frames) |
 //! | [`decoder`] | latent action -> true action |
 //! | [`agent`](mod@agent) | frame -> action logits and value, for online training |
 //! | [`onnx`] | all of these but the FDM as ONNX files, for other programs |
@@ -59,6 +59,7 @@ pub mod decoder;
 pub mod device;
 mod error;
 pub mod fdm;
+mod frame_stack;
 pub mod frames;
 #[cfg(any(feature = "cuda", feature = "vulkan"))]
 pub mod gpu;
@@ -93,5 +94,6 @@ pub use config::{
 pub use decoder::{DecoderConfig, LoadedDecoder, Outputs};
 pub use device::Device;
 pub use error::{ModelError, Result};
+pub use frame_stack::FrameStack;
 pub use label::{LabelOutputs, Labeller, WindowLabels, labeller};
 pub use predict::{Predictor, predictor};

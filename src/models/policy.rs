@@ -1,4 +1,4 @@
-//! The latent policy: one frame -> the latent action that the actors in the videos would take.
+//! The latent policy: a frame or a stack of frames -> the latent action that the actors in the videos would take.
 
 use burn::module::Module;
 use burn::tensor::{Tensor, backend::Backend};
@@ -23,7 +23,8 @@ pub struct Policy<B: Backend> {
 impl<B: NetBackend> Policy<B> {
     /// Creates a policy with initial weights.
     pub fn new(init: &mut Init<'_, B>, config: &PolicyConfig) -> Self {
-        let (conv_stack, fc) = impala(init, config.channels, config.scale, config.frame_size);
+        let (conv_stack, fc) =
+            impala(init, config.input_channels(), config.scale, config.frame_size);
         Policy {
             conv_stack,
             fc,
@@ -35,7 +36,7 @@ impl<B: NetBackend> Policy<B> {
     /// Returns the flattened features of the convolutions, the input of `fc`.
     ///
     /// # Shapes
-    /// - `frames`: `[batch, channel, height, width]`, in [-0.5, 0.5]
+    /// - `frames`: `[batch, frame * channel, height, width]`, in [-0.5, 0.5]
     /// - output: `[batch, 32 * scale * height / 8 * width / 8]`
     pub fn base(&self, frames: Tensor<B, 4>) -> Tensor<B, 2> {
         base(&self.conv_stack, frames)
@@ -44,7 +45,7 @@ impl<B: NetBackend> Policy<B> {
     /// Returns the input of both heads.
     ///
     /// # Shapes
-    /// - `frames`: `[batch, channel, height, width]`, in [-0.5, 0.5]
+    /// - `frames`: `[batch, frame * channel, height, width]`, in [-0.5, 0.5]
     /// - output: `[batch, FEATURES]`
     pub fn features(&self, frames: Tensor<B, 4>) -> Tensor<B, 2> {
         features(&self.conv_stack, &self.fc, frames)

@@ -141,7 +141,7 @@ fn run(task: &EvaluateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     let mut played = EpisodeTable::default();
     if let Some(game) = &task.config.game {
         let trained = trained_players(task, ctx)?;
-        for mut player in task.config.baselines().chain(trained.iter().map(GamePlayer::Trained)) {
+        for mut player in task.config.baselines().chain(trained.iter().map(GamePlayer::trained)) {
             let episodes = play(task, game, &mut player, ctx)?;
             played.extend(&player, episodes);
         }
@@ -230,7 +230,7 @@ fn play(
         threads: ctx.game_threads(),
     };
     let mut game = setting.open(ctx.games, &env_config)?;
-    if let GamePlayer::Trained(trained) = player {
+    if let GamePlayer::Trained(trained, _) = player {
         trained.check(setting, game.as_ref())?;
     }
     // The episodes that each environment has still to play.
@@ -245,6 +245,7 @@ fn play(
         // Environments without episodes left are idle and ignored.
         let busy: Vec<usize> = (0..envs).filter(|env| left[*env] > 0).collect();
         let mut actions = vec![game.action_space().idle(); envs];
+        player.observe(game.as_ref());
         for (env, action) in busy.iter().zip(player.act(game.as_ref(), &busy, &mut rng)?) {
             actions[*env] = action;
         }

@@ -1,4 +1,4 @@
-//! Writes frames and labels as a dataset of another program.
+//! Writes frames and labels as a dataset of another program, or networks as ONNX files.
 //!
 //! One task writes one version of the dataset, whole: the other program's metadata counts all
 //! episodes, so a new video changes files that name them all. The attempt's folder is the root of
@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `settings` | the settings and their checks |
 //! | `lerobot` | LeRobot datasets, version 3.0 |
+//! | `webdataset` | WebDataset's tar archives |
+//! | `networks` | ONNX files |
 
 use serde::{Deserialize, Serialize};
 
@@ -17,19 +19,22 @@ use super::{Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput, wri
 use crate::dataset::FileInfo;
 
 mod lerobot;
+mod networks;
 mod settings;
+mod webdataset;
 
-pub use settings::{ExportConfig, Format};
+pub use networks::Networks;
+pub use settings::{ExportConfig, Format, FrameFormat};
 
 /// The properties of all `export` stages. Raise `version` when the same frames and labels give
 /// other files.
 pub const KIND: StageKind = StageKind {
-    key_inputs: &["frames", "labels", "true_actions"],
+    key_inputs: &["frames", "labels", "true_actions", "dynamics", "policy", "decoder", "agent"],
     row: "frame",
     ..StageKind::new("export", 1, &[], "frames")
 };
 
-/// The frames and labels of one version of a dataset.
+/// The frames and labels of one version of a dataset, or networks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExportTask {
     /// The stage's settings.
@@ -42,27 +47,44 @@ pub struct ExportTask {
     pub labels: Vec<FileInfo>,
     /// Files of true actions.
     pub actions: Vec<FileInfo>,
+    /// The networks of `format: onnx`.
+    #[serde(default, skip_serializing_if = "Networks::is_empty")]
+    pub networks: Networks,
 }
 
 impl StageTask for ExportTask {
     fn key(&self) -> KeyFields {
-        let ExportTask { config, text, shards, labels, actions } = self;
+        let ExportTask { config, text, shards, labels, actions, networks } = self;
         let ExportConfig {
             format,
             fps,
             episodes_per_video,
             zoom,
+            frame_format,
+            archive_mib,
             task: _,
             frames: _,
             labels: _,
             actions: _,
+            dynamics: _,
+            policy: _,
+            decoder: _,
+            agent: _,
         } = config;
-        KeyFields::new(&KIND)
-            .setting("format", format)
-            .setting("fps", fps)
-            .setting("episodes_per_video", episodes_per_video)
-            .setting("zoom", zoom)
-            .setting("task", text)
+        let key = KeyFields::new(&KIND).setting("format", format);
+        let key = match format {
+            Format::Lerobot => key
+                .setting("fps", fps)
+                .setting("episodes_per_video", episodes_per_video)
+                .setting("zoom", zoom),
+            Format::Webdataset => key
+                .setting("fps", fps)
+                .setting("zoom", zoom)
+                .setting("frame_format", frame_format)
+                .setting("archive_mib", archive_mib),
+            Format::Onnx => return networks.add_to(key),
+        };
+        key.setting("task", text)
             .input("frames", digests(shards))
             .input("labels", digests(labels))
             .input_if(!actions.is_empty(), "true_actions", digests(actions))
@@ -71,6 +93,8 @@ impl StageTask for ExportTask {
     fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
         match self.config.format {
             Format::Lerobot => lerobot::run(self, ctx),
+            Format::Webdataset => webdataset::run(self, ctx),
+            Format::Onnx => self.networks.write(ctx),
         }
     }
 }

@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Error, FrameScaler, TaskContext};
 use crate::dataset::{FileInfo, Store};
-use crate::envs::{Action, ActionSpace, FRAME_SIDE, GameSetting, VecEnv, maze};
-use crate::models::{Actor, Agent, LoadedDecoder, Outputs, agent};
+use crate::envs::{Action, ActionSpace, End, FRAME_SIDE, GameSetting, VecEnv, maze};
+use crate::models::{Actor, Agent, FrameStack, LoadedDecoder, Outputs, PolicyConfig, agent};
 use crate::video::Fit;
 
 /// A player of games.
@@ -21,17 +21,42 @@ pub(super) enum GamePlayer<'a> {
     Sticky(Vec<(Action, u32)>),
     /// Follows a shortest path through a maze.
     Expert,
-    /// A trained network.
-    Trained(&'a TrainedPlayer),
+    /// A trained network, and the last frames of each environment.
+    Trained(&'a TrainedPlayer, Vec<FrameStack>),
 }
 
-impl GamePlayer<'_> {
+impl<'a> GamePlayer<'a> {
     /// Creates a sticky player of this many environments.
     pub(super) fn sticky(envs: usize) -> Self {
         GamePlayer::Sticky(vec![(Action::Discrete(0), 0); envs])
     }
 
-    /// Returns an action for each of the environments `envs`.
+    /// Creates a player before its first frame.
+    pub(super) fn trained(player: &'a TrainedPlayer) -> Self {
+        GamePlayer::Trained(player, Vec::new())
+    }
+
+    /// Shows the player the frames before a step. It must see those of every step.
+    pub(super) fn observe(&mut self, game: &dyn VecEnv) {
+        let GamePlayer::Trained(player, stacks) = self else { return };
+        let PolicyConfig { frames, frame_size, .. } = *player.input();
+        let scaler = FrameScaler::of_game(game.frame_shape(), frame_size, player.settings.fit);
+        let native = game.frame_shape().iter().product::<usize>();
+        stacks.resize_with(game.ends().len(), || FrameStack::new(frames));
+        let mut frame = Vec::new();
+        for (env, stack) in stacks.iter_mut().enumerate() {
+            // After the last step of an episode, the game shows the first frame of the next one.
+            if game.ends()[env] != End::None {
+                stack.reset();
+            }
+            frame.clear();
+            scaler.scale(&game.frames()[env * native..][..native], &mut frame);
+            stack.push(&frame);
+        }
+    }
+
+    /// Returns an action for each of the environments `envs`. [`observe`](Self::observe) comes
+    /// before it.
     pub(super) fn act(
         &mut self,
         game: &dyn VecEnv,
@@ -47,7 +72,7 @@ impl GamePlayer<'_> {
             GamePlayer::Expert => {
                 envs.iter().map(|env| Ok(Action::Discrete(maze::expert(game, *env)?))).collect()
             }
-            GamePlayer::Trained(trained) => trained.act(game, envs, rng),
+            GamePlayer::Trained(trained, stacks) => trained.act(stacks, space, envs, rng),
         }
     }
 }
@@ -116,7 +141,7 @@ impl TrainedPlayer {
     /// Returns an error if the network cannot play the game: its frames have another size, or its
     /// actions are of another kind.
     pub(super) fn check(&self, setting: &GameSetting, game: &dyn VecEnv) -> Result<(), Error> {
-        can_be_shown(self.frame_size(), setting)?;
+        can_be_shown(self.input().frame_size, setting)?;
         let space = game.action_space();
         let (seen, fits) = match self.outputs() {
             // A decoder knows only the actions in its table, so it may have fewer.
@@ -133,13 +158,6 @@ impl TrainedPlayer {
         }
         let (game, expected) = (setting.to_string(), space.to_string());
         Err(Error::ActionKind { file: self.file.clone(), seen, game, expected })
-    }
-
-    fn frame_size(&self) -> usize {
-        match &self.network {
-            Network::Decoded(policy, _) => policy.config().frame_size,
-            Network::Agent(agent) => agent.config().network.frame_size,
-        }
     }
 
     fn outputs(&self) -> Outputs {
@@ -160,19 +178,22 @@ impl TrainedPlayer {
         Some([number("lapo.transitions"), number("lapo.draw")])
     }
 
+    /// Returns the sizes of the frames that the network sees.
+    fn input(&self) -> &PolicyConfig {
+        match &self.network {
+            Network::Decoded(policy, _) => policy.config(),
+            Network::Agent(agent) => &agent.config().network,
+        }
+    }
+
     fn act(
         &self,
-        game: &dyn VecEnv,
+        stacks: &[FrameStack],
+        space: &ActionSpace,
         envs: &[usize],
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<Action>, Error> {
-        let side = self.frame_size();
-        let scaler = FrameScaler::of_game(game.frame_shape(), side, self.settings.fit);
-        let native = game.frame_shape().iter().product::<usize>();
-        let mut frames = Vec::with_capacity(envs.len() * side * side * 3);
-        for env in envs {
-            scaler.scale(&game.frames()[env * native..][..native], &mut frames);
-        }
+        let frames: Vec<u8> = envs.iter().flat_map(|env| stacks[*env].pixels()).copied().collect();
         let scores = match &self.network {
             Network::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
             Network::Agent(agent) => agent.logits(&frames)?,
@@ -182,9 +203,7 @@ impl TrainedPlayer {
             Outputs::Discrete { .. } => rows
                 .map(|scores| Action::Discrete(draw(scores, self.settings.temperature, rng).0))
                 .collect(),
-            Outputs::Continuous { .. } => {
-                rows.map(|values| game.action_space().clip(values.to_vec())).collect()
-            }
+            Outputs::Continuous { .. } => rows.map(|values| space.clip(values.to_vec())).collect(),
         })
     }
 }

@@ -321,7 +321,7 @@ impl<'a> Recorder<'a> {
             (Player::Random, _) => GamePlayer::Random,
             (Player::Sticky, _) => GamePlayer::sticky(1),
             (Player::Expert, _) => GamePlayer::Expert,
-            (Player::Policy | Player::Agent, Some(trained)) => GamePlayer::Trained(trained),
+            (Player::Policy | Player::Agent, Some(trained)) => GamePlayer::trained(trained),
             (Player::Policy | Player::Agent, None) => {
                 return Err(Error::Invariant {
                     what: "a trained player plays, but the task has no weights".into(),
@@ -332,6 +332,7 @@ impl<'a> Recorder<'a> {
         loop {
             // The frame before the step, at which the action is taken.
             scaler.scale(game.frames(), &mut episode.frames);
+            player.observe(game.as_ref());
             // Without noise no random number is drawn for it.
             let actions = if config.noise > 0.0 && rng.random_bool(config.noise) {
                 vec![noise(&config.game, game.as_ref(), rng)]

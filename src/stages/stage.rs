@@ -152,12 +152,14 @@ pub struct Input<'a> {
     pub same_frames: bool,
     /// Whether all such inputs must have latent actions of the same model.
     pub same_model: bool,
+    /// How many frames its policy must see, if that matters.
+    pub policy_frames: Option<usize>,
 }
 
 impl<'a> Input<'a> {
     /// Creates an input without further requirements.
     pub fn new(field: &'static str, stage: &'a str, artifact: ArtifactKind) -> Self {
-        Input { field, stage, artifact, same_frames: false, same_model: false }
+        Input { field, stage, artifact, same_frames: false, same_model: false, policy_frames: None }
     }
 
     /// Creates an input if the field is set.
@@ -177,6 +179,11 @@ impl<'a> Input<'a> {
     /// Requires latent actions of the same model as all other such inputs.
     pub fn of_one_model(self) -> Self {
         Input { same_model: true, ..self }
+    }
+
+    /// Requires a policy that sees this many frames.
+    pub fn of_policy_frames(self, frames: usize) -> Self {
+        Input { policy_frames: Some(frames), ..self }
     }
 }
 
@@ -300,6 +307,11 @@ pub trait Stage {
     /// Returns the stage whose frames its results describe. `own` is its own name.
     fn about_frames_of<'a>(&'a self, _own: &'a str) -> Option<&'a str> {
         None
+    }
+
+    /// Returns how many frames its policy sees.
+    fn policy_frames(&self) -> usize {
+        1
     }
 
     /// Returns the model behind its latent actions.

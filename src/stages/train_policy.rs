@@ -1,6 +1,6 @@
 //! Stage 2: clones a latent policy from the labels (LAPO, section 4.3).
 //!
-//! The policy sees one frame, `o[t]`, and predicts the latent action that followed it, before
+//! The policy sees `o[t]`, and with `frames` those before it in its episode, and predicts the latent action that followed it, before
 //! quantisation, by mean squared error. The IDM is not needed: frames come from the shards, latent
 //! actions from the labels. Every `holdout`-th video is held out and judges the policy. The stage
 //! writes `policy.safetensors`, `metrics.parquet` and `verdict.json`.
@@ -118,6 +118,7 @@ impl StageTask for TrainPolicyTask {
             checkpoint_secs: _,
         } = self;
         let TrainPolicyConfig {
+            frames,
             steps,
             batch,
             learning_rate,
@@ -137,6 +138,7 @@ impl StageTask for TrainPolicyTask {
         } = config;
         KeyFields::new(&KIND)
             .setting("scale", config.resolved_scale())
+            .setting_if(*frames != 1, "frames", frames)
             .setting("steps", steps)
             .setting("batch", batch)
             .setting("learning_rate", learning_rate)
@@ -168,6 +170,7 @@ fn run(task: &TrainPolicyTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
         latent_dim: data.latent_dim,
         frame_size: data.side,
         channels: 3,
+        frames: task.config.frames,
     };
     let optim = OptimConfig {
         precision: task.config.precision,

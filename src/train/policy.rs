@@ -22,7 +22,7 @@ use super::state::{
 };
 use super::{Result, TrainError};
 use crate::models::device::on_device;
-use crate::models::frames::upload;
+use crate::models::frames::upload_stacks;
 use crate::models::init::Init;
 use crate::models::layers::NetBackend;
 use crate::models::metadata::POLICY_FORMAT;
@@ -35,7 +35,7 @@ const FORMAT: &str = "lapo-policy-training/1";
 /// Frames, and the latent action after each.
 #[derive(Clone, Copy, Debug)]
 pub struct CloningBatch<'a> {
-    /// `[batch, height, width, channel]`
+    /// `[batch, frame, height, width, channel]`
     pub frames: &'a [u8],
     /// `[batch, latent_dim]`: before quantisation
     pub latent_action: &'a [f32],
@@ -88,7 +88,7 @@ pub trait PolicyTrainer: Send {
     /// Predicts the latent actions after frames.
     ///
     /// # Shapes
-    /// - `frames`: `[batch, height, width, channel]`
+    /// - `frames`: `[batch, frame, height, width, channel]`
     /// - output: `[batch, latent_dim]`
     fn act(&self, frames: &[u8]) -> Result<Vec<f32>>;
 
@@ -168,9 +168,8 @@ impl<A: TrainBackend> Cloner<A> {
     }
 
     fn upload<B: NetBackend>(&self, frames: &[u8], device: &B::Device) -> Result<Tensor<B, 4>> {
-        let shape = [self.config.frame_size, self.config.frame_size, self.config.channels];
-        let bytes = shape.iter().product::<usize>();
-        // At least one frame, and no part of one.
+        let bytes = self.config.stack_bytes();
+        // At least one stack, and no part of one.
         let whole = frames.len().next_multiple_of(bytes).max(bytes);
         if frames.len() != whole {
             return Err(TrainError::Batch {
@@ -179,7 +178,9 @@ impl<A: TrainBackend> Cloner<A> {
                 expected: whole,
             });
         }
-        Ok(upload(frames, shape, device).cast(self.optim.precision.dtype()))
+        let shape = self.config.frame_shape();
+        let stacks = upload_stacks(frames, shape, self.config.frames, device);
+        Ok(stacks.cast(self.optim.precision.dtype()))
     }
 
     /// Returns the mean squared error of the latent actions of one batch.

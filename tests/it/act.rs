@@ -101,7 +101,7 @@ assert len(frames) == len(want) > 30 and len({w["action"] for w in drawn}) > 1
 policy = start(*weights, "--latent")
 count = len(want[0]["logits"])
 assert policy.model == {
-    "protocol": 1, "frame": [16, 16, 3], "kind": "discrete", "actions": count
+    "protocol": 1, "frame": [16, 16, 3], "frames": 1, "kind": "discrete", "actions": count
 }
 for frame, answer in zip(frames, want):
     same(policy.act(frame), answer, ["action", "logits", "latent_action"])
@@ -340,9 +340,9 @@ fn bad_frames_are_answered_with_errors() {
     let lines: Vec<Value> =
         output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 6, "{output:#?}");
+    assert_eq!(lines[2], json!({ "reset": true }));
     for (line, problem) in [
         (1, "the frame has 767 bytes, expected 768 (16 x 16 x 3, raw RGB) or a PNG"),
-        (2, "the frame has 0 bytes, expected 768"),
         (3, "the frame is a JPEG, expected raw RGB or a PNG"),
         (4, "the PNG cannot be decoded: "),
     ] {
@@ -365,7 +365,7 @@ fn bad_frames_are_answered_with_errors() {
 fn bad_weights_and_flags_are_refused() {
     let project = project();
     let weights = ["--policy", "policy.safetensors", "--decoder", "decoder.safetensors"];
-    let small = PolicyConfig { scale: 1, latent_dim: 6, frame_size: 16, channels: 3 };
+    let small = PolicyConfig { scale: 1, latent_dim: 6, frame_size: 16, channels: 3, frames: 1 };
     let small = policy_trainer(&Device::Cpu, &small, &OptimConfig::default(), 0).unwrap();
     fs::write(project.path("small.safetensors"), small.export(&Default::default()).unwrap())
         .unwrap();

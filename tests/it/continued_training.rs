@@ -19,7 +19,8 @@ fn pairs(count: usize, seed: usize) -> (Vec<u8>, Vec<f32>) {
 }
 
 fn policy(optim: &OptimConfig) -> Box<dyn PolicyTrainer> {
-    let config = PolicyConfig { scale: 1, latent_dim: LATENT, frame_size: SIDE, channels: 3 };
+    let config =
+        PolicyConfig { scale: 1, latent_dim: LATENT, frame_size: SIDE, channels: 3, frames: 1 };
     policy_trainer(&test_device(), &config, optim, 0).unwrap()
 }
 

@@ -12,11 +12,11 @@ use lapo::models::{
 use lapo::train::{OptimConfig, policy_trainer};
 use serde_json::json;
 
-use crate::project::Project;
+use crate::project::{PIPELINE, Project};
 use crate::python::passes;
 
 /// Both recipes at two sizes, another context, and a model that never quantises.
-const MODELS: [(&str, &str); 5] = [
+pub const MODELS: [(&str, &str); 5] = [
     ("tiny", "preset: tiny"),
     ("tiny_reference", "preset: tiny, reference: true"),
     ("small", "preset: small, context: 2"),
@@ -25,7 +25,7 @@ const MODELS: [(&str, &str); 5] = [
 ];
 
 /// Creates a project with the frames of `games` recordings.
-fn project(games: usize) -> Project {
+pub fn project(games: usize) -> Project {
     let project = Project::new(games);
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/maze/actions.parquet");
     fs::copy(data, project.path("actions.parquet")).unwrap();
@@ -33,7 +33,7 @@ fn project(games: usize) -> Project {
 }
 
 /// Runs a pipeline of `stages` over the frames.
-fn run(project: &Project, stages: &str) {
+pub fn run(project: &Project, stages: &str) {
     let yaml = format!(
         "name: test\nworkspace: ws\nseed: 7\nstages:\n  \
          frames: {{ decode: {{ videos: ['videos/*'], size: 16, videos_per_shard: 20 }} }}\n{stages}"
@@ -43,7 +43,7 @@ fn run(project: &Project, stages: &str) {
 }
 
 /// Returns the files of a stage whose names end with `suffix`, with their digests.
-fn files(project: &Project, stage: &str, suffix: &str) -> Vec<(String, String)> {
+pub fn files(project: &Project, stage: &str, suffix: &str) -> Vec<(String, String)> {
     let store = Store::open(project.path("ws").to_str().unwrap()).unwrap();
     let manifest = Manifest::newest(&store, stage).unwrap().unwrap();
     let files = manifest.files(&store).unwrap().into_iter();
@@ -52,7 +52,7 @@ fn files(project: &Project, stage: &str, suffix: &str) -> Vec<(String, String)> 
 }
 
 /// Returns the full path of the only such file.
-fn file(project: &Project, stage: &str, suffix: &str) -> String {
+pub fn file(project: &Project, stage: &str, suffix: &str) -> String {
     let files = files(project, stage, suffix);
     assert_eq!(files.len(), 1, "{files:?}");
     project.path(&files[0].0).to_str().unwrap().to_owned()
@@ -103,7 +103,7 @@ fn onnxruntime_infers_the_latent_actions_and_codes_of_the_labels() {
 }
 
 /// Returns the first `count` frames of the decoded videos.
-fn frames(project: &Project, count: usize) -> Vec<u8> {
+pub fn frames(project: &Project, count: usize) -> Vec<u8> {
     let store = Store::open(project.path("ws").to_str().unwrap()).unwrap();
     let mut pixels = Vec::new();
     for (path, _) in files(project, "frames", ".arrow") {
@@ -116,18 +116,18 @@ fn frames(project: &Project, count: usize) -> Vec<u8> {
 }
 
 /// Writes values for the script and returns the path.
-fn floats(project: &Project, name: &str, values: &[f32]) -> String {
+pub fn floats(project: &Project, name: &str, values: &[f32]) -> String {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     write(project, name, &bytes)
 }
 
-fn write(project: &Project, name: &str, bytes: &[u8]) -> String {
+pub fn write(project: &Project, name: &str, bytes: &[u8]) -> String {
     fs::write(project.path(name), bytes).unwrap();
     project.path(name).to_str().unwrap().to_owned()
 }
 
 /// Returns a policy of a preset with initial weights, for frames of 16 x 16.
-fn policy(preset: Preset) -> Vec<u8> {
+pub fn policy(preset: Preset) -> Vec<u8> {
     let sizes = PolicyConfig { frame_size: 16, ..preset.policy(&preset.dynamics()) };
     let trainer = policy_trainer(&Device::Cpu, &sizes, &OptimConfig::default(), 3).unwrap();
     trainer.export(&Default::default()).unwrap()
@@ -312,4 +312,45 @@ fn an_export_that_cannot_work_is_an_error_and_writes_nothing() {
 
     export(&project, &["policy.safetensors", "--to", "taken.onnx", "--force"]);
     assert!(fs::read(project.path("taken.onnx")).unwrap().len() > 1000);
+}
+
+/// Networks of a stage, as files of the workspace.
+#[test]
+fn the_stage_writes_the_files_of_the_command() {
+    let project = project(60);
+    let stage = "  graphs: { export: { format: onnx, dynamics: model, policy: policy, \
+                 decoder: decoder } }\n  alone: { export: { format: onnx, decoder: decoder } }\n";
+    run(&project, &format!("{POLICY_AND_DECODER}{stage}"));
+    let weights = |stage| file(&project, stage, ".safetensors");
+    let exported = |args: &[&str]| {
+        export(&project, &[args, &["--to", "a.onnx", "--force"]].concat());
+        fs::read(project.path("a.onnx")).unwrap()
+    };
+    let made = |stage, name| fs::read(file(&project, stage, name)).unwrap();
+    assert!(made("graphs", "/idm.onnx") == exported(&[&weights("model")]));
+    let with_decoder = [&weights("policy"), "--decoder", &weights("decoder")];
+    assert!(made("graphs", "/policy.onnx") == exported(&with_decoder));
+    assert!(made("alone", "/decoder.onnx") == exported(&[&weights("decoder")]));
+    assert_eq!(files(&project, "graphs", ".onnx").len(), 2);
+    project.run_changes_nothing(&[]);
+}
+
+#[test]
+fn a_stage_without_networks_or_with_a_setting_of_datasets_is_a_fault() {
+    let project = Project::new(1);
+    let faults = |settings: &str| {
+        let text = format!("{PIPELINE}  graphs: {{ export: {{ format: onnx{settings} }} }}\n");
+        fs::write(project.path("pipeline.yaml"), text).unwrap();
+        let output = project.lapo(&["check", "pipeline.yaml"]);
+        assert_ne!(output.code, 0, "{output:#?}");
+        output.stderr
+    };
+    let empty = faults("");
+    assert!(empty.contains("name a stage with a network: `dynamics`, `policy`"), "{empty}");
+    let foreign = faults(", dynamics: model, frames: frames, zoom: 2");
+    for part in ["export.frames", "export.zoom", "is no setting of `format: onnx`"] {
+        assert!(foreign.contains(part), "{foreign}");
+    }
+    let wrong = faults(", policy: model");
+    assert!(wrong.contains("expected one that makes a latent policy"), "{wrong}");
 }

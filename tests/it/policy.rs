@@ -11,7 +11,8 @@ const LATENT: usize = 6;
 const BATCH: usize = 16;
 
 fn trainer(seed: u64) -> Box<dyn PolicyTrainer> {
-    let config = PolicyConfig { scale: 1, latent_dim: LATENT, frame_size: SIDE, channels: 3 };
+    let config =
+        PolicyConfig { scale: 1, latent_dim: LATENT, frame_size: SIDE, channels: 3, frames: 1 };
     policy_trainer(&test_device(), &config, &OptimConfig::default(), seed).unwrap()
 }
 

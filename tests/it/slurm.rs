@@ -96,35 +96,6 @@ fn slurm_gives_the_bytes_of_one_machine_and_then_does_only_new_work() {
     assert!(run(&cluster, &project, &[]).success().stdout.starts_with("0 tasks: 48 videos"));
 }
 
-/// Prints what Slurm adds to 120 partitions of two videos: `cargo test --release --test it --
-/// --ignored --nocapture overhead_of_slurm`.
-#[test]
-#[ignore = "a benchmark"]
-fn overhead_of_slurm() {
-    let mut cluster = SlurmCluster::start(1001).unwrap();
-    cluster.kill_node("n2");
-    let seconds = |more: &[&str]| {
-        let project = Project::new(240);
-        let yaml = PIPELINE.replace("videos_per_shard: 4", "videos_per_shard: 2");
-        fs::write(project.path("pipeline.yaml"), yaml).unwrap();
-        let begun = Instant::now();
-        let run = [&["run", "pipeline.yaml", "--only", "frames"], more].concat();
-        wait(command(&cluster, &project, &run).spawn().unwrap()).success();
-        begun.elapsed().as_secs_f64()
-    };
-    // In turns, so that both meet the same noise.
-    for _ in 0..3 {
-        let alone = seconds(&[]);
-        let local = seconds(&["--executor", "local"]);
-        let slurm = seconds(&["--executor", "slurm"]);
-        let few = seconds(&["--executor", "slurm", "--partitions-per-worker", "30"]);
-        println!(
-            "120 partitions: {alone:.1} s in one process, {local:.1} s by local workers, \
-             {slurm:.1} s by Slurm, {few:.1} s by Slurm with 30 partitions a worker"
-        );
-    }
-}
-
 /// Returns the digests of all results of a workspace, by stage, key and file name.
 fn digests(workspace: &Path) -> BTreeMap<String, String> {
     let mut digests = BTreeMap::new();

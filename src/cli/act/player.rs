@@ -11,12 +11,16 @@ use serde_json::{Value, json};
 use super::ActArgs;
 use crate::error::CommandError as Error;
 use crate::error::Result;
-use crate::models::{self, Actor, Agent, Device, LoadedDecoder, Outputs, actor, agent};
+use crate::models::{
+    self, Actor, Agent, Device, FrameStack, LoadedDecoder, Outputs, PolicyConfig, actor, agent,
+};
 use crate::stages::{self, draw_action};
 
 /// Loaded networks, and how an action is chosen.
 pub struct Player {
     network: Network,
+    /// The last frames of the episode.
+    stack: FrameStack,
     temperature: f64,
     rng: ChaCha8Rng,
     answers_latent: bool,
@@ -64,8 +68,13 @@ impl Player {
             _ => return Err(usage("no weights are given".into(), "give --policy and --decoder")),
         };
         let rng = ChaCha8Rng::seed_from_u64(args.seed);
-        let player =
-            Player { network, temperature: args.temperature, rng, answers_latent: args.latent };
+        let player = Player {
+            stack: FrameStack::new(network.input().frames),
+            network,
+            temperature: args.temperature,
+            rng,
+            answers_latent: args.latent,
+        };
         if let (Outputs::Continuous { .. }, true) = (player.outputs(), args.temperature > 0.0) {
             return Err(usage(
                 format!("--temperature is {}, but actions are continuous", args.temperature),
@@ -82,10 +91,12 @@ impl Player {
     }
 
     fn frame_shape(&self) -> [usize; 3] {
-        match &self.network {
-            Network::Decoded(policy, _) => policy.config().frame_shape(),
-            Network::Agent(agent) => agent.config().network.frame_shape(),
-        }
+        self.network.input().frame_shape()
+    }
+
+    /// Begins an episode: the frames before are forgotten.
+    pub fn reset(&mut self) {
+        self.stack.reset();
     }
 
     fn outputs(&self) -> Outputs {
@@ -103,7 +114,9 @@ impl Player {
             Outputs::Discrete { actions } => ("discrete", actions),
             Outputs::Continuous { axes } => ("continuous", axes),
         };
-        json!({ "protocol": 1, "frame": self.frame_shape(), "kind": kind, "actions": count })
+        let frames = self.network.input().frames;
+        json!({ "protocol": 1, "frame": self.frame_shape(), "frames": frames, "kind": kind,
+            "actions": count })
     }
 
     /// Chooses an action. Returns the problem if an output is not a finite number.
@@ -111,7 +124,8 @@ impl Player {
     /// # Shapes
     /// - `frame`: `[height, width, channel]`
     pub fn act(&mut self, frame: &[u8]) -> models::Result<std::result::Result<Answer, String>> {
-        let (latent_action, scores) = self.network.scores(frame)?;
+        self.stack.push(frame);
+        let (latent_action, scores) = self.network.scores(self.stack.pixels())?;
         if let Some(problem) = not_finite(&latent_action, &scores) {
             return Ok(Err(problem));
         }
@@ -134,7 +148,8 @@ impl Player {
             let problem = format!("its frames have {} channels, expected 3", shape[2]);
             return Err(unusable(file, problem));
         }
-        let (latent_action, scores) = self.network.scores(&vec![128; shape.iter().product()])?;
+        let (latent_action, scores) =
+            self.network.scores(&vec![128; self.network.input().stack_bytes()])?;
         match not_finite(&latent_action, &scores) {
             Some(problem) => Err(unusable(file, format!("the weights are damaged: {problem}"))),
             None => Ok(()),
@@ -143,15 +158,26 @@ impl Player {
 }
 
 impl Network {
+    /// Returns the sizes of the frames that it sees.
+    fn input(&self) -> &PolicyConfig {
+        match self {
+            Network::Decoded(policy, _) => policy.config(),
+            Network::Agent(agent) => &agent.config().network,
+        }
+    }
+
     /// Returns the latent action, if there is one, and the scores or values of the action.
-    fn scores(&self, frame: &[u8]) -> models::Result<(Option<Vec<f32>>, Vec<f32>)> {
+    ///
+    /// # Shapes
+    /// - `frames`: `[frame, height, width, channel]`
+    fn scores(&self, frames: &[u8]) -> models::Result<(Option<Vec<f32>>, Vec<f32>)> {
         match self {
             Network::Decoded(policy, decoder) => {
-                let latent_action = policy.latent_action(frame)?;
+                let latent_action = policy.latent_action(frames)?;
                 let scores = decoder.decode(&latent_action)?;
                 Ok((Some(latent_action), scores))
             }
-            Network::Agent(agent) => Ok((None, agent.logits(frame)?)),
+            Network::Agent(agent) => Ok((None, agent.logits(frames)?)),
         }
     }
 }

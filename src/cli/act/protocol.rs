@@ -1,6 +1,7 @@
 //! One client of `lapo act`: frames in, a line of JSON for each out.
 //!
-//! A request is the length of a frame as four bytes, the lowest first, and the frame.
+//! A request is the length of a frame as four bytes, the lowest first, and the frame. An empty one
+//! begins an episode.
 
 use std::io::{Error as IoError, ErrorKind, Read, Result as IoResult, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -41,6 +42,7 @@ impl Server {
     /// Serves a client until its input ends.
     pub fn serve(&mut self, input: &mut impl Read, output: &mut impl Write) -> Result<(), Failure> {
         write_line(output, &self.player.description())?;
+        self.player.reset();
         let mut request = Vec::new();
         loop {
             match read_request(input, &mut request) {
@@ -51,6 +53,11 @@ impl Server {
                     _ = write_line(output, &json!({ "error": error.to_string() }));
                     return Err(Failure::Read(error));
                 }
+            }
+            if request.is_empty() {
+                self.player.reset();
+                write_line(output, &json!({ "reset": true }))?;
+                continue;
             }
             let answer = match self.frames.read(&request) {
                 Ok(frame) => self.player.act(&frame).map_err(Failure::Network)?,

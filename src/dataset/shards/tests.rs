@@ -51,6 +51,49 @@ fn mapped_read_and_decompressed_frames_are_equal() {
 }
 
 #[test]
+fn stacks_repeat_the_first_frame_and_never_cross_an_episode_or_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let size = FrameSize { height: 1, width: 1 };
+    // Video, episode and frame of each row, by shard.
+    let rows = [
+        vec![(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 4), (0, 1, 5), (1, 0, 0)],
+        vec![(0, 0, 7), (0, 0, 8), (0, 0, 10), (0, 0, 11)],
+    ];
+    let mut paths = vec![];
+    for (shard, rows) in rows.iter().enumerate() {
+        let path = format!("a/data/k{shard}/a/s");
+        let video = |i| VideoName { uri: format!("{shard}{i}"), digest: format!("{shard}{i}") };
+        let videos = (0..2).map(video).collect();
+        let layout = ShardLayout { size, compression: Compression::None, videos };
+        let mut writer = ShardWriter::create(&store, &path, &layout).unwrap();
+        for (at, (video, episode, frame)) in rows.iter().enumerate() {
+            if at == 0 || rows[at - 1].0 != *video {
+                writer.begin_video(*video).unwrap();
+            }
+            writer.push(*episode, *frame, 0.0, &[shard as u8, at as u8, 0]).unwrap();
+        }
+        writer.finish().unwrap();
+        paths.push(path);
+    }
+    let shards = Shards::open(&store, paths).unwrap();
+    let stack = |shard: usize, row: usize, frames: usize| -> Vec<u8> {
+        let mut out = vec![9; frames * 3];
+        shards.copy_stack(shard, row, &mut out).unwrap();
+        assert!(out.iter().step_by(3).all(|seen| *seen == shard as u8));
+        out.iter().skip(1).step_by(3).copied().collect()
+    };
+    assert_eq!(stack(0, 3, 3), [1, 2, 3]);
+    assert_eq!(stack(0, 1, 4), [0, 0, 0, 1]);
+    assert_eq!(stack(0, 3, 8), [0, 0, 0, 0, 0, 1, 2, 3]);
+    assert_eq!(stack(0, 5, 4), [4, 4, 4, 5]);
+    assert_eq!(stack(0, 6, 2), [6, 6]);
+    assert_eq!(stack(1, 0, 2), [0, 0]);
+    assert_eq!(stack(1, 3, 3), [2, 2, 3]);
+    assert_eq!(stack(1, 2, 1), [2]);
+}
+
+#[test]
 fn the_cache_drops_values_that_are_not_used() {
     let mut recent = RecentCache::default();
     for number in 0..1000 {

@@ -188,7 +188,7 @@ fn codes(network: &mut Network, latent_action: &Value, config: &VqConfig) -> Res
 }
 
 /// Changes the shape of a tensor. A size of 0 keeps the axis.
-fn reshape(network: &mut Network, x: &Value, shape: &[usize]) -> Value {
+pub(super) fn reshape(network: &mut Network, x: &Value, shape: &[usize]) -> Value {
     let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
     let shape = network.graph.integers(&shape);
     network.graph.node("Reshape", &[x, &shape], &[])

@@ -14,7 +14,8 @@
 //!
 //! The model's `metadata_props` hold `lapo.kind`, `lapo.version`, and for each weight file its
 //! digest and sizes: `lapo.weights.blake3`, `lapo.weights.config`, `lapo.decoder.blake3`,
-//! `lapo.decoder.config`. A forward dynamics model is not exported.
+//! `lapo.decoder.config`. A forward dynamics model is not exported. The `frames` of a policy that
+//! sees several are `[batch, frame, height, width, channel]`, the oldest first.
 //!
 //! The graphs are built from the named tensors of a weight file, without `burn`: `networks` and
 //! `idm` repeat the layers, `graph` collects nodes, and `protobuf` encodes them.
@@ -198,12 +199,26 @@ fn policy(graph: &mut Graph, weights: &Weights, config: &PolicyConfig) -> Result
 
 /// Adds the frames and the convolutions of a policy.
 fn base(prefix: &str, network: &mut Network, config: &PolicyConfig) -> Result<Value> {
-    let frames = Port::new("frames", Element::Uint8, &config.frame_shape());
-    let frames = network.graph.input(frames);
-    let planes = graph::Attribute::Integers("perm", &[0, 3, 1, 2]);
-    let planes = network.graph.node("Transpose", &[&frames], &[planes]);
+    let planes = planes(network, config);
     let pixels = network.normalised(&planes);
-    network.base(prefix, pixels, config.channels, config.scale)
+    network.base(prefix, pixels, config.input_channels(), config.scale)
+}
+
+/// Adds the input, a frame or a stack of frames, with its channels before rows and columns.
+fn planes(network: &mut Network, config: &PolicyConfig) -> Value {
+    let [height, width, channels] = config.frame_shape();
+    if config.frames == 1 {
+        let port = Port::new("frames", Element::Uint8, &[height, width, channels]);
+        let frames = network.graph.input(port);
+        let perm = graph::Attribute::Integers("perm", &[0, 3, 1, 2]);
+        return network.graph.node("Transpose", &[&frames], &[perm]);
+    }
+    let port = Port::new("frames", Element::Uint8, &[config.frames, height, width, channels]);
+    let frames = network.graph.input(port);
+    let perm = graph::Attribute::Integers("perm", &[0, 1, 4, 2, 3]);
+    let planes = network.graph.node("Transpose", &[&frames], &[perm]);
+    // A size of 0 keeps the batch.
+    idm::reshape(network, &planes, &[0, config.input_channels(), height, width])
 }
 
 fn decoder_graph(weights: &Weights, config: &DecoderConfig) -> Result<Graph> {

@@ -16,6 +16,7 @@ pub(super) fn check(faults: &mut Faults, spec: &PipelineSpec) {
     inputs_are_of_the_same_frames(faults, spec);
     networks_fit_the_frames(faults, spec);
     inputs_share_latent_actions(faults, spec);
+    policies_see_as_many_frames_as_needed(faults, spec);
 }
 
 /// Returns the key path of a setting, such as `stages.frames.decode.size`.
@@ -134,6 +135,23 @@ fn inputs_share_latent_actions(faults: &mut Faults, spec: &PipelineSpec) {
             let hint = "latent actions have a meaning for one model only: name stages that use \
                         the same one";
             faults.at_value(&settings_path(name, stage, field), message, Some(hint.into()));
+        }
+    }
+}
+
+/// Some stages need a policy that sees a certain number of frames.
+fn policies_see_as_many_frames_as_needed(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in &spec.stages {
+        for Input { field, stage: input, artifact, policy_frames, .. } in stage.inputs() {
+            let found = spec.stage(input).filter(|found| found.kind().makes(artifact));
+            let seen = found.map(|found| found.policy_frames());
+            let (Some(seen), Some(needed)) = (seen, policy_frames) else { continue };
+            if seen != needed {
+                let plural = if seen == 1 { "" } else { "s" };
+                let message = format!("`{input}` sees {seen} frame{plural}, expected {needed}");
+                let hint = format!("set `frames: {needed}` in `{input}`, or name another policy");
+                faults.at_value(&settings_path(name, stage, field), message, Some(hint));
+            }
         }
     }
 }

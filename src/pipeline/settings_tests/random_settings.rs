@@ -105,6 +105,9 @@ fn learning_stages() -> Vec<(&'static str, &'static str, Value)> {
             json!([
                 { "format": "lerobot", "frames": "frames", "labels": "labels" },
                 { "format": "lerobot", "frames": "played", "labels": "seen", "actions": "played" },
+                { "format": "webdataset", "frames": "frames", "labels": "labels" },
+                { "format": "onnx", "policy": "policy", "decoder": "decoders" },
+                { "format": "onnx", "dynamics": "model", "agent": "agent" },
             ]),
         ),
         (

@@ -32,7 +32,7 @@ impl EpisodeTable {
         let (name, transitions, draw) = match player {
             GamePlayer::Random | GamePlayer::Sticky(_) => ("random", None, None),
             GamePlayer::Expert => ("expert", None, None),
-            GamePlayer::Trained(trained) => match trained.decoder() {
+            GamePlayer::Trained(trained, _) => match trained.decoder() {
                 Some([transitions, draw]) => ("policy", Some(transitions), Some(draw)),
                 None => ("agent", None, None),
             },

@@ -27,11 +27,12 @@ mod rolling_table;
 mod statistics;
 mod video_files;
 
-use episodes::{Episode, Episodes};
-use frame_columns::{FrameColumns, LabelFiles};
+pub(super) use episodes::{Episode, Episodes};
+pub(super) use frame_columns::{FrameColumns, LabelFiles, ShardLabels};
 use rolling_table::{Place, RollingTable};
 use statistics::{Cell, Columns, Feature};
 use video_files::VideoFiles;
+pub(super) use video_files::encode;
 
 /// The name of the only camera.
 const CAMERA: &str = "observation.images.main";

@@ -241,7 +241,9 @@ impl Stage for FinetuneConfig {
 
     fn inputs(&self) -> Vec<Input<'_>> {
         let inputs = [
-            Input::given("policy", &self.policy, ArtifactKind::Policy),
+            // Rollouts hold single frames.
+            Input::given("policy", &self.policy, ArtifactKind::Policy)
+                .map(|policy| policy.of_policy_frames(1)),
             Input::given("dynamics", &self.dynamics, ArtifactKind::Dynamics),
         ];
         inputs.into_iter().flatten().map(Input::of_one_model).collect()

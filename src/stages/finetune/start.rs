@@ -33,8 +33,13 @@ pub(super) fn start<A: TrainBackend>(
     let mut init = Init::new(task.seed, device);
     let Some(file) = &task.policy else {
         let scale = task.config.preset.policy(&task.config.preset.dynamics()).scale;
-        let network =
-            PolicyConfig { scale, latent_dim: actions, frame_size: task.config.size, channels: 3 };
+        let network = PolicyConfig {
+            scale,
+            latent_dim: actions,
+            frame_size: task.config.size,
+            channels: 3,
+            frames: 1,
+        };
         let config = AgentConfig { network, decoder: None };
         let net = AgentNet::new(&mut init, &config);
         return Ok((config, net));

@@ -78,7 +78,7 @@ fn update_equals_pytorch<Train: TrainBackend>(precision: &str, device: Train::De
     );
     assert_close("returns", &returns, &golden.get("returns", &[STEPS, ENVS]).unwrap(), 1e-5);
 
-    let network = PolicyConfig { scale: 1, latent_dim: 5, frame_size: 16, channels: 3 };
+    let network = PolicyConfig { scale: 1, latent_dim: 5, frame_size: 16, channels: 3, frames: 1 };
     let agent_config = AgentConfig { network, decoder: None };
     let fresh = AgentNet::<Train>::new(&mut Init::new(0, &device), &agent_config);
     let net = golden.load("agent", fresh, &device).unwrap();

@@ -27,6 +27,8 @@ pub(super) struct Data {
     shards: Shards,
     /// The side of a frame, in pixels.
     pub side: usize,
+    /// Frames that the policy sees.
+    frames: usize,
     /// `[transition, latent_dim]`
     latent_action: Vec<f32>,
     pub latent_dim: usize,
@@ -85,21 +87,23 @@ impl Data {
             }
         }
         let side = shards.frame_size().map_or(0, |size| size.height as usize);
-        Ok(Data { shards, side, latent_action, latent_dim, training, held_out })
+        let frames = task.config.frames;
+        Ok(Data { shards, side, frames, latent_action, latent_dim, training, held_out })
     }
 
-    /// Reads frames and their latent actions.
+    /// Reads frames, each after those before it that the policy sees, and their latent actions.
     pub(super) fn gather(
         &self,
         labelled: impl Iterator<Item = LabelledFrame>,
     ) -> Result<(Vec<u8>, Vec<f32>), crate::dataset::Error> {
-        let bytes = self.side * self.side * 3;
+        let bytes = self.frames * self.side * self.side * 3;
         let mut frames = Vec::new();
         let mut latent_action = Vec::new();
         for frame in labelled {
             let start = frames.len();
             frames.resize(start + bytes, 0);
-            self.shards.copy(frame.shard as usize, frame.row as usize, &mut frames[start..])?;
+            let stack = &mut frames[start..];
+            self.shards.copy_stack(frame.shard as usize, frame.row as usize, stack)?;
             let label = &self.latent_action[frame.label as usize * self.latent_dim..];
             latent_action.extend_from_slice(&label[..self.latent_dim]);
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{KIND, TrainPolicyTask};
 use crate::dataset;
-use crate::models::{Precision, Preset};
+use crate::models::{PolicyConfig, Precision, Preset};
 use crate::stages::plan::training::{Refresh, Training, Variant, unseen};
 use crate::stages::plan::{PlanInputs, StagePlan};
 use crate::stages::{
@@ -28,6 +28,11 @@ pub struct TrainPolicyConfig {
     /// Training steps. Default 60,000, as in the paper.
     #[serde(default = "default_steps")]
     pub steps: u64,
+    /// Frames that the policy sees: the current one and those before it in its episode, 1 to 8. One
+    /// frame shows no velocity; raise it where speed or direction matters. At the beginning of an
+    /// episode the first frame is repeated. Default 1, as in the paper.
+    #[serde(default = "default_frames", skip_serializing_if = "is_one")]
+    pub frames: usize,
     /// Frames in a step. Default 128, as in the paper.
     #[serde(default = "default_batch")]
     pub batch: usize,
@@ -77,6 +82,9 @@ pub struct TrainPolicyConfig {
 fn default_steps() -> u64 {
     60_000
 }
+fn default_frames() -> usize {
+    1
+}
 fn default_batch() -> usize {
     128
 }
@@ -116,7 +124,8 @@ impl Stage for TrainPolicyConfig {
 
     fn inputs(&self) -> Vec<Input<'_>> {
         let labels = Input::new("labels", &self.labels, ArtifactKind::Labels);
-        let init = Input::given("init_from", &self.init_from, ArtifactKind::Policy);
+        let init = Input::given("init_from", &self.init_from, ArtifactKind::Policy)
+            .map(|policy| policy.of_policy_frames(self.frames));
         [Some(labels), init].into_iter().flatten().collect()
     }
 
@@ -152,6 +161,12 @@ impl Stage for TrainPolicyConfig {
             decay,
             "expected a number from 0 to below 1, e.g. 0.999",
         );
+        faults.expect_value(
+            (1..=PolicyConfig::MAX_FRAMES).contains(&self.frames),
+            "frames",
+            self.frames,
+            "expected a number from 1 to 8",
+        );
         faults.expect(
             self.holdout != 1,
             "holdout",
@@ -183,6 +198,10 @@ impl Stage for TrainPolicyConfig {
         // Frames take 0.7 GB; latent actions half a KiB for each transition.
         let memory_mib = if self.preset == Preset::Paper { 8192 } else { 2048 };
         Needs { gpu: true, cores: 4, memory_mib }
+    }
+
+    fn policy_frames(&self) -> usize {
+        self.frames
     }
 
     /// Adds one task, or keeps the existing policy.

@@ -234,7 +234,7 @@ fn skipped_steps_are_reported_when_a_later_step_is_read() {
 
 #[test]
 fn a_policy_that_reads_late_equals_one_that_reads_every_step() {
-    let config = PolicyConfig { scale: 1, latent_dim: 4, frame_size: SIDE, channels: 3 };
+    let config = PolicyConfig { scale: 1, latent_dim: 4, frame_size: SIDE, channels: 3, frames: 1 };
     let optim = OptimConfig { ema_decay: Some(0.9), ..OptimConfig::default() };
     let [mut late, mut immediate] = [true, false].map(|late| {
         let mut policy = Cloner::<Autodiff<Flex>>::new(Default::default(), &config, &optim, 0);

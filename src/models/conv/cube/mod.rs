@@ -12,9 +12,8 @@
 //! | `statistics` | normalisation and modulation |
 //! | `many` | the optimiser, over many tensors at once |
 //!
-//! Convolutions and products are burn's, tuned on the device unless `product` says otherwise. But the
-//! gradient of a weight is summed over groups of images first: one product would keep few
-//! multiprocessors busy.
+//! Convolutions and products are burn's, tuned on the device unless `product` says otherwise. But
+//! the gradient of a weight is summed over groups of images first, to keep multiprocessors busy.
 
 mod convolution;
 mod kernels;

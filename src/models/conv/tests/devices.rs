@@ -40,13 +40,20 @@ fn flat<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 1> {
 /// An operation: its name, the shapes of its inputs, and its function.
 type Operation<B> = (&'static str, [[usize; 4]; 4], Op<B>);
 
-/// Runs all operations on a device.
-fn all<B: ConvBackend>(at: &B::Device) -> Results {
-    const NONE: [usize; 4] = [1; 4];
-    let bias = |channels| [1, channels, 1, 1];
-    let image = [5, 6, 8, 8];
-    let same = [image, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
-    let operations: [Operation<B>; 21] = [
+/// The shape of an input that the operation does not use.
+const NONE: [usize; 4] = [1; 4];
+/// The shape of most images.
+const IMAGE: [usize; 4] = [5, 6, 8, 8];
+
+/// Returns the shape of a bias.
+const fn bias(channels: usize) -> [usize; 4] {
+    [1, channels, 1, 1]
+}
+
+/// Returns convolutions of images, with what comes before and after them.
+fn convolutions<B: ConvBackend>() -> Vec<Operation<B>> {
+    let same = [IMAGE, [4, 6, 3, 3], bias(4), [5, 4, 8, 8]];
+    vec![
         ("convolution", same, |[x, w, b, _]| conv2d(x, w, Some(flat(b)), 1, 1)),
         ("linear", [[9, 6, 1, 1], [4, 6, 1, 1], bias(4), NONE], |[x, w, b, _]| {
             conv2d(x, w, Some(flat(b)), 0, 1)
@@ -64,25 +71,52 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
             let settings = ConvSettings { padding: 1, stride: 1, relu: false };
             pooled_conv2d(x, w, flat(b), None, settings, HALVE)
         }),
-        ("impala stage", [image, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
+        ("impala stage", [IMAGE, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
             impala_stage(x, [1.0, 0.3, 0.2, 0.5, 0.4].map(|s| (w.clone() * s, flat(b.clone()))))
         }),
-        ("doubling", [image, [6, 4, 2, 2], bias(4), NONE], |[x, w, b, _]| {
+    ]
+}
+
+/// Returns doublings, normalisations and operations on single pixels.
+fn pixel_operations<B: ConvBackend>() -> Vec<Operation<B>> {
+    vec![
+        ("doubling", [IMAGE, [6, 4, 2, 2], bias(4), NONE], |[x, w, b, _]| {
             double_conv2d(x, w, Some(flat(b)))
         }),
         ("doubled pixel", [[5, 6, 1, 1], [6, 4, 2, 2], bias(4), NONE], |[x, w, b, _]| {
             double_conv2d(x, w, Some(flat(b)))
         }),
-        ("normalisation", [image, bias(6), bias(6), NONE], |[x, w, b, _]| {
+        ("normalisation", [IMAGE, bias(6), bias(6), NONE], |[x, w, b, _]| {
             batch_norm(x, flat(w), flat(b), 1e-5).0
         }),
-        ("modulation", [image, [5, 12, 1, 1], NONE, NONE], |[x, by, _, _]| {
+        ("modulation", [IMAGE, [5, 12, 1, 1], NONE, NONE], |[x, by, _, _]| {
             modulate(x, by.reshape([5, 12]))
         }),
-        ("residual block", [image, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
+        ("narrow convolution", [[5, 2, 8, 8], [3, 2, 1, 1], bias(3), NONE], |[x, w, b, _]| {
+            relu_conv2d(x, w, Some(flat(b)), 0)
+        }),
+        ("narrow doubling", [[5, 3, 4, 4], [3, 2, 2, 2], bias(2), NONE], |[x, w, b, _]| {
+            double_conv2d(x, w, Some(flat(b)))
+        }),
+        ("wide doubling", [[2, 4, 32, 32], [4, 2, 2, 2], bias(2), NONE], |[x, w, b, _]| {
+            double_conv2d(x, w, Some(flat(b)))
+        }),
+        ("relu", [IMAGE, NONE, NONE, NONE], |[x, ..]| relu(x)),
+        ("relu of rows", [IMAGE, NONE, NONE, NONE], |[x, ..]| {
+            let shape = x.dims();
+            relu(x.reshape([30, 64])).reshape(shape)
+        }),
+        ("join and tanh", [IMAGE, [5, 3, 8, 8], NONE, NONE], |[x, y, _, _]| tanh(join(x, y))),
+    ]
+}
+
+/// Returns residual blocks.
+fn residual_blocks<B: ConvBackend>() -> Vec<Operation<B>> {
+    vec![
+        ("residual block", [IMAGE, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
             residual(x, [1.0, 0.3].map(|s| (w.clone() * s, flat(b.clone()))), true)
         }),
-        ("halved residual block", [image, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
+        ("halved residual block", [IMAGE, [6, 6, 3, 3], bias(6), NONE], |[x, w, b, _]| {
             residual_halved(x, [1.0, 0.3].map(|s| (w.clone() * s, flat(b.clone()))))
         }),
         (
@@ -101,22 +135,12 @@ fn all<B: ConvBackend>(at: &B::Device) -> Results {
                 residual_halved(x, [(w, flat(b)), (v, two)])
             },
         ),
-        ("narrow convolution", [[5, 2, 8, 8], [3, 2, 1, 1], bias(3), NONE], |[x, w, b, _]| {
-            relu_conv2d(x, w, Some(flat(b)), 0)
-        }),
-        ("narrow doubling", [[5, 3, 4, 4], [3, 2, 2, 2], bias(2), NONE], |[x, w, b, _]| {
-            double_conv2d(x, w, Some(flat(b)))
-        }),
-        ("wide doubling", [[2, 4, 32, 32], [4, 2, 2, 2], bias(2), NONE], |[x, w, b, _]| {
-            double_conv2d(x, w, Some(flat(b)))
-        }),
-        ("relu", [image, NONE, NONE, NONE], |[x, ..]| relu(x)),
-        ("relu of rows", [image, NONE, NONE, NONE], |[x, ..]| {
-            let shape = x.dims();
-            relu(x.reshape([30, 64])).reshape(shape)
-        }),
-        ("join and tanh", [image, [5, 3, 8, 8], NONE, NONE], |[x, y, _, _]| tanh(join(x, y))),
-    ];
+    ]
+}
+
+/// Runs all operations on a device.
+fn all<B: ConvBackend>(at: &B::Device) -> Results {
+    let operations = [convolutions(), pixel_operations(), residual_blocks()].concat();
     let mut found: Results = operations
         .into_iter()
         .flat_map(|(name, shapes, op)| run::<B>(name, shapes, op, at))

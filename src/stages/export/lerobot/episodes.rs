@@ -9,7 +9,7 @@ use crate::stages::export::ExportTask;
 const TOLERANCE_SECS: f64 = 0.002;
 
 /// An episode of the exported dataset: consecutive frames of one shard.
-pub(super) struct Episode {
+pub(in crate::stages::export) struct Episode {
     /// The number of its shard.
     pub shard: usize,
     /// Its video and its rows.
@@ -25,7 +25,7 @@ pub(super) struct Episode {
 }
 
 /// All episodes of a dataset, in its order.
-pub(super) struct Episodes {
+pub(in crate::stages::export) struct Episodes {
     pub all: Vec<Episode>,
     /// Frames per second.
     pub fps: u32,

@@ -9,14 +9,14 @@ use crate::stages::export::ExportTask;
 use super::Episode;
 
 /// The labels of one shard, by row.
-pub(super) struct ShardLabels {
+pub(in crate::stages::export) struct ShardLabels {
     labels: Option<Labels>,
     /// The label of each row of the shard.
     label: Vec<Option<usize>>,
 }
 
 /// Files of labels, read one after the other: they are in the order of the shards.
-pub(super) struct LabelFiles<'a> {
+pub(in crate::stages::export) struct LabelFiles<'a> {
     store: &'a Store,
     files: std::slice::Iter<'a, FileInfo>,
     next: Option<(&'a FileInfo, Labels)>,
@@ -89,7 +89,7 @@ impl<'a> LabelFiles<'a> {
 }
 
 /// The columns of all frames.
-pub(super) struct FrameColumns<'a> {
+pub(in crate::stages::export) struct FrameColumns<'a> {
     pub shape: LabelShape,
     pub has_error: bool,
     pub actions: Option<&'a Actions>,

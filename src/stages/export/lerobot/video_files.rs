@@ -100,7 +100,7 @@ fn sample(episode: &Episode, shard: &Shard) -> Colours {
 
 /// Encodes rows of a shard as one video.
 #[cfg(feature = "video")]
-fn encode(
+pub(in crate::stages::export) fn encode(
     task: &ExportTask,
     ctx: &TaskContext,
     shard: &Shard,
@@ -123,7 +123,7 @@ fn encode(
 }
 
 #[cfg(not(feature = "video"))]
-fn encode(
+pub(in crate::stages::export) fn encode(
     _: &ExportTask,
     _: &TaskContext,
     _: &Shard,
