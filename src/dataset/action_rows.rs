@@ -1,7 +1,7 @@
 //! Rows of true actions: reads Parquet and CSV files, writes Parquet.
 //!
 //! A file has the columns `video` (path or file name), `frame_index`, `action` and optionally
-//! `reward`. A discrete action is a whole number; a continuous one is a number or a list of
+//! `reward` and `state`. A discrete action is a whole number; a continuous one is a number or a list of
 //! numbers. CSV has no lists: there a continuous action has the columns `action_0`, `action_1` and
 //! so on.
 //!
@@ -43,6 +43,10 @@ pub struct ActionRows {
     pub continuous: Vec<f32>,
     /// The reward, if known, `[row]`.
     pub reward: Vec<Option<f64>>,
+    /// The number of axes of a state; 0 if states are not known.
+    pub state_axes: usize,
+    /// States, `[row, axis]`.
+    pub state: Vec<f32>,
     /// Whether a user's file has one float a row. Such floats may be discrete actions: see
     /// [`ActionRows::read_file`].
     pub is_scalar: bool,
@@ -75,7 +79,7 @@ impl ActionRows {
 
     /// Makes the actions discrete if every float is a whole number from 0. Many programs write
     /// whole numbers as `1.0` once a column had a missing value.
-    fn make_whole_numbers_discrete(&mut self) {
+    pub(super) fn make_whole_numbers_discrete(&mut self) {
         let is_whole =
             |number: &f32| number.fract() == 0.0 && (0.0..=MAX_DISCRETE_FLOAT).contains(number);
         if self.continuous.iter().all(is_whole) {
@@ -141,6 +145,9 @@ impl ActionRows {
             axes => self.continuous.extend_from_slice(&from.continuous[row * axes..][..axes]),
         }
         self.reward.push(from.reward[row]);
+        self.state_axes = from.state_axes;
+        let state = row * from.state_axes..(row + 1) * from.state_axes;
+        self.state.extend_from_slice(&from.state[state]);
     }
 
     /// Writes the rows to a Parquet file of a workspace.
@@ -149,12 +156,15 @@ impl ActionRows {
             0 => Column::U32(self.discrete),
             axes => Column::F32Rows(self.continuous, axes),
         };
-        let columns = [
+        let mut columns = vec![
             (schema::VIDEO, Column::Text(self.video)),
             (schema::FRAME_INDEX, Column::U32(self.frame_index)),
             (schema::ACTION, action),
             (schema::REWARD, Column::F64(self.reward)),
         ];
+        if self.state_axes > 0 {
+            columns.push((schema::STATE, Column::F32Rows(self.state, self.state_axes)));
+        }
         write_table(store, path, &columns)
     }
 
@@ -171,7 +181,8 @@ impl ActionRows {
         Ok(())
     }
 
-    fn add_batch(&mut self, batch: &RecordBatch) -> Result<(), String> {
+    /// Adds the rows of a batch with the columns of an action file.
+    pub(super) fn add_batch(&mut self, batch: &RecordBatch) -> Result<(), String> {
         let videos = cast(complete_column(batch, schema::VIDEO)?, &DataType::Utf8)
             .map_err(|_| "column `video` is not text")?;
         let videos = videos.as_string::<i32>();
@@ -189,7 +200,15 @@ impl ActionRows {
         self.axes = axes;
         match axes {
             0 => self.discrete.extend(whole_numbers(schema::ACTION, action)?),
-            axes => self.continuous.extend(vectors(action, axes)?),
+            axes => self.continuous.extend(vectors(schema::ACTION, action, axes)?),
+        }
+        if let Some(state) = batch.column_by_name(schema::STATE) {
+            // A state of one whole number has one axis, too.
+            let axes = axes_of(state).max(1);
+            if self.state.is_empty() {
+                self.state_axes = axes;
+            }
+            self.state.extend(vectors(schema::STATE, state, self.state_axes)?);
         }
         match batch.column_by_name(schema::REWARD) {
             None => self.reward.resize(self.reward.len() + frames.len(), None),

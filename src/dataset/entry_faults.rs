@@ -74,6 +74,11 @@ classes! {
     /// An object with a key outside the rules of this program.
     OddKey = "odd_key",
         "copy the object to a key without empty parts, `.`, `..` and control characters", true;
+    /// An MP4 file of a LeRobot dataset that does not exist.
+    MissingVideo = "missing_video",
+        "copy the whole dataset, such as with `huggingface-cli download`", true;
+    /// An episode of a LeRobot dataset whose frames are not where or as the dataset says.
+    BadEpisode = "bad_episode", "", true;
     /// A row of a list without a video, or with an invalid value.
     BadRow = "bad_row", "correct the row", true;
     /// A compressed archive, or one of another kind than tar.

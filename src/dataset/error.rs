@@ -168,6 +168,16 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
+    /// A LeRobot dataset that cannot be read.
+    #[error("`{path}`: {reason}")]
+    Lerobot {
+        /// The dataset, or the file in it.
+        path: String,
+        /// The reason.
+        reason: String,
+        /// The fix.
+        cure: String,
+    },
     /// Arrow or Parquet could not write a file.
     #[error("cannot write `{path}`: {reason}")]
     Encode {

@@ -74,15 +74,29 @@ impl ExportTable {
     ) -> Result<Self> {
         let failed = |cause: ArrowError| encode_error(path, &cause);
         let mut fields = Vec::new();
+        let mut columns = Vec::new();
         for (name, column) in group {
             let array = array(column).map_err(failed)?;
             fields.push(Field::new(name, array.data_type().clone(), true));
+            columns.push(array);
         }
-        let pairs = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
-        let schema = Arc::new(Schema::new_with_metadata(fields, pairs.collect::<BTreeMap<_, _>>()));
+        let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        let schema = Arc::new(Schema::new(fields));
+        let batch = RecordBatch::try_new(schema, columns).map_err(failed)?;
+        Self::create_for(store, path, metadata.collect(), &batch)
+    }
+
+    /// Starts the file `path` with a batch as its first row group.
+    pub(super) fn create_for(
+        store: &Store,
+        path: &str,
+        metadata: BTreeMap<String, String>,
+        batch: &RecordBatch,
+    ) -> Result<Self> {
         // Readers of Arrow's schema find the pairs there, all others in the file's own metadata.
-        let pairs =
-            metadata.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), value.clone()));
+        let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        let fields = batch.schema().fields().clone();
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata.clone()));
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_created_by("lapo".to_owned())
@@ -93,7 +107,7 @@ impl ExportTable {
         let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties))
             .map_err(parquet_error(path))?;
         let mut table = Self { path: path.to_owned(), schema, writer, rows: 0 };
-        table.write(group)?;
+        table.write_batch(batch)?;
         Ok(table)
     }
 
@@ -109,6 +123,14 @@ impl ExportTable {
             .collect::<Result<_, _>>()
             .map_err(failed)?;
         let batch = RecordBatch::try_new(self.schema.clone(), arrays).map_err(failed)?;
+        self.write_batch(&batch)
+    }
+
+    /// Writes a batch as one row group.
+    pub(super) fn write_batch(&mut self, batch: &RecordBatch) -> Result<()> {
+        let columns = batch.columns().to_vec();
+        let batch = RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|cause| encode_error(&self.path, &cause))?;
         self.rows += batch.num_rows() as u64;
         self.writer.write(&batch).map_err(parquet_error(&self.path))?;
         self.writer.flush().map_err(parquet_error(&self.path))
@@ -131,7 +153,7 @@ fn encode_error(path: &str, cause: &ArrowError) -> Error {
     Error::Encode { path: path.to_owned(), reason: cause.to_string() }
 }
 
-fn array(column: &ExportColumn) -> Result<ArrayRef, ArrowError> {
+pub(super) fn array(column: &ExportColumn) -> Result<ArrayRef, ArrowError> {
     Ok(match column {
         ExportColumn::F32(values) => Arc::new(Float32Array::from(values.clone())),
         ExportColumn::F64(values) => Arc::new(Float64Array::from(values.clone())),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::access::{Access, address};
 use super::entry_faults::{EntryClass, EntryFault};
 use super::error::{Error, Result};
+use super::lerobot::EpisodeVideo;
 use super::path_text::{bytes_text, local_path};
 use super::remote_file::RemoteFile;
 
@@ -28,7 +29,7 @@ const ETAG: &str = "etag";
 const KNOWN: [&str; 3] = [URI, BYTES, ETAG];
 
 /// An entry of a list, a folder or a bucket.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ListedVideo {
     /// The path or address of the video.
     pub uri: String,
@@ -36,6 +37,8 @@ pub struct ListedVideo {
     pub known: Option<(u64, String)>,
     /// The list's other columns.
     pub about: ListMetadata,
+    /// Where its frames are, if it is the video of an episode of a LeRobot dataset.
+    pub episode: Option<Box<EpisodeVideo>>,
     /// Why the video cannot be read, if the listing has found a reason.
     pub unread: Option<EntryError>,
 }
@@ -50,7 +53,7 @@ pub enum EntryError {
 }
 
 /// The content of a list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct List {
     /// One entry per row, invalid rows included.
     pub videos: Vec<ListedVideo>,

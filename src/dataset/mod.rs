@@ -45,6 +45,7 @@
 //! | `labels`, `label_reader` | one Parquet row per transition |
 //! | `action_rows`, `actions` | recorded true actions: their files, and the action at any frame |
 //! | `listing`, `archive`, `bucket` | users' lists of videos, videos within tar archives, and the objects of a bucket |
+//! | `lerobot`, `mp4` | LeRobot datasets, and parts of an MP4 file as videos of their own |
 //! | `entry_faults`, `path_text` | listed entries that cannot be read, and file names as text |
 //! | `table`, `table_reader` | small Parquet tables, such as metrics |
 //! | `export_table` | Parquet files in another program's layout |
@@ -89,8 +90,10 @@ mod joined;
 mod key_fields;
 mod label_reader;
 mod labels;
+pub mod lerobot;
 mod listing;
 mod manifest;
+mod mp4;
 mod new_file;
 mod pack;
 mod path_text;
@@ -137,6 +140,7 @@ pub use label_reader::{Labels, read_labels};
 pub use labels::{LabelRows, LabelWriter};
 pub use listing::{EntryError, List, ListMetadata, ListedVideo, read_list};
 pub use manifest::{Changes, Manifest, TableTotals, Totals, stages, versions};
+pub use mp4::{Clip, Mp4Index, open_clip};
 pub use new_file::NewFile;
 pub use pack::Pack;
 pub use path_text::{bytes_text, local_path, path_text};

@@ -33,6 +33,8 @@ pub const MOTION: &str = "motion";
 pub const TRUE_ACTION: &str = "true_action";
 /// The true action between a frame and the next, in a table of recorded actions.
 pub const ACTION: &str = "action";
+/// The state at a frame, such as the angles of joints, in a table of recorded actions.
+pub const STATE: &str = "state";
 /// The reward of this action.
 pub const REWARD: &str = "reward";
 /// The BLAKE3 digest of the shard file that holds the frames.

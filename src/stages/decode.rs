@@ -26,7 +26,7 @@ use super::plan::KeyFields;
 use super::{
     ArtifactKind, Error, LaneState, Lanes, Speed, StageKind, StageTask, TaskContext, TaskOutput,
 };
-use crate::dataset::{FileInfo, ListMetadata, Reject, VideoRecord};
+use crate::dataset::{Clip, FileInfo, ListMetadata, Reject, VideoRecord};
 
 #[cfg(feature = "video")]
 mod copied_frames;
@@ -85,6 +85,9 @@ pub struct VideoSource {
     /// Its position in an archive, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
+    /// Its frames in a file of several episodes, if it is an episode of a LeRobot dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<Box<Clip>>,
     /// The inode of its file. With size and time, it identifies a renamed file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
@@ -123,9 +126,17 @@ pub struct Archived {
 }
 
 impl VideoSource {
-    /// Returns the file with the video: the archive, or the video itself.
+    /// Returns the file with the video: the archive, the file of several episodes, or the video
+    /// itself.
     pub fn file(&self) -> &str {
-        self.archived.as_ref().map_or(&self.uri, |archived| &archived.path)
+        let archive = self.archived.as_ref().map(|archived| &archived.path);
+        archive.or(self.clip.as_ref().map(|clip| &clip.path)).unwrap_or(&self.uri)
+    }
+
+    /// Returns the position in the file of several videos: a byte of an archive, or a frame.
+    pub fn at(&self) -> Option<u64> {
+        let archived = self.archived.as_ref().map(|archived| archived.at);
+        archived.or(self.clip.as_ref().map(|clip| clip.first))
     }
 }
 
@@ -149,7 +160,7 @@ impl StageTask for DecodeTask {
             fps,
             fit,
             trim_bars,
-            cut,
+            cut: _,
             blank,
             still,
             compression,
@@ -158,6 +169,8 @@ impl StageTask for DecodeTask {
             // content.
             videos: _,
             lists: _,
+            lerobot: _,
+            cameras: _,
             identity: _,
             videos_per_shard: _,
             shard_mib: _,
@@ -183,7 +196,7 @@ impl StageTask for DecodeTask {
             .setting("fps", fps)
             .setting("fit", fit)
             .setting_if(*trim_bars, "trim_bars", trim_bars)
-            .setting("cut", cut)
+            .setting("cut", config.cut())
             .setting_if(blank.is_some(), "blank", blank)
             .setting_if(still.is_some(), "still", still)
             .setting("compression", compression)

@@ -29,7 +29,16 @@ pub use settings::{ExportConfig, Format, FrameFormat};
 /// The properties of all `export` stages. Raise `version` when the same frames and labels give
 /// other files.
 pub const KIND: StageKind = StageKind {
-    key_inputs: &["frames", "labels", "true_actions", "dynamics", "policy", "decoder", "agent"],
+    key_inputs: &[
+        "frames",
+        "labels",
+        "true_actions",
+        "extended",
+        "dynamics",
+        "policy",
+        "decoder",
+        "agent",
+    ],
     row: "frame",
     ..StageKind::new("export", 1, &[], "frames")
 };
@@ -47,6 +56,9 @@ pub struct ExportTask {
     pub labels: Vec<FileInfo>,
     /// Files of true actions.
     pub actions: Vec<FileInfo>,
+    /// The digest of the names and versions of the files of the dataset to extend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extended: Option<String>,
     /// The networks of `format: onnx`.
     #[serde(default, skip_serializing_if = "Networks::is_empty")]
     pub networks: Networks,
@@ -54,7 +66,7 @@ pub struct ExportTask {
 
 impl StageTask for ExportTask {
     fn key(&self) -> KeyFields {
-        let ExportTask { config, text, shards, labels, actions, networks } = self;
+        let ExportTask { config, text, shards, labels, actions, extended, networks } = self;
         let ExportConfig {
             format,
             fps,
@@ -62,6 +74,8 @@ impl StageTask for ExportTask {
             zoom,
             frame_format,
             archive_mib,
+            camera,
+            extend: _,
             task: _,
             frames: _,
             labels: _,
@@ -73,6 +87,7 @@ impl StageTask for ExportTask {
         } = config;
         let key = KeyFields::new(&KIND).setting("format", format);
         let key = match format {
+            Format::Lerobot if extended.is_some() => key.setting("camera", camera),
             Format::Lerobot => key
                 .setting("fps", fps)
                 .setting("episodes_per_video", episodes_per_video)
@@ -87,6 +102,7 @@ impl StageTask for ExportTask {
         key.setting("task", text)
             .input("frames", digests(shards))
             .input("labels", digests(labels))
+            .input_if(extended.is_some(), "extended", extended)
             .input_if(!actions.is_empty(), "true_actions", digests(actions))
     }
 

@@ -1,4 +1,4 @@
-//! Imports true actions from a file and matches them with frames.
+//! Imports true actions from a file or a LeRobot dataset and matches them with frames.
 //!
 //! A task writes one Parquet file of actions for each shard, with the videos' full names. By
 //! default everything must match: a nonexistent video or frame, or a frame without an action in a
@@ -15,10 +15,15 @@ use super::input_file::check_unchanged;
 use super::plan::key::digests;
 use super::plan::{KeyFields, NewTask, PlanInputs, StagePlan};
 use super::{
-    ArtifactKind, Error, Input, InputFile, LaneState, Needs, Stage, StageKind, StageTask,
-    TaskContext, TaskOutput, digest_of,
+    ArtifactKind, Error, FieldFault, FieldFaults, Input, InputFile, LaneState, Needs, Stage,
+    StageKind, StageTask, TaskContext, TaskOutput, digest_of,
 };
+use crate::dataset::lerobot::{Lerobot, LerobotRows};
 use crate::dataset::{self, ActionRows, Actions, FileInfo, Shards};
+
+mod video_names;
+
+use video_names::{ByName, base};
 
 /// Imports true actions, and rewards if the file has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,11 +36,31 @@ pub struct ImportActionsConfig {
     /// frame leads to the next frame. A discrete action is a whole number (`1.0` is one, too). A
     /// continuous action is a list of numbers, or in CSV the columns `action_0`, `action_1` and so
     /// on, or a number if any number in the column is not whole.
-    pub file: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// In place of `file`, the LeRobot dataset that the stage `frames` decodes. Rewards come from
+    /// its feature `next.reward`. The actions of an episode are those of each of its cameras.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lerobot: Option<String>,
+    /// The feature of the LeRobot dataset with the actions. Default `action`.
+    #[serde(default = "default_action", skip_serializing_if = "is_default_action")]
+    pub action: String,
+    /// The feature of the LeRobot dataset with the states, such as `observation.state`: they become
+    /// the column `state`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// Whether to ignore actions of nonexistent videos and frames, and to permit frames without an
-    /// action. Default false: these are errors.
+    /// action. Default false: these are errors. With `lerobot`, whether to leave out actions that
+    /// are missing or not finite.
     #[serde(default)]
     pub partial: bool,
+}
+
+fn default_action() -> String {
+    "action".into()
+}
+fn is_default_action(name: &str) -> bool {
+    name == default_action()
 }
 
 /// The properties of all `import_actions` stages. Raise `version` when the same file and frames
@@ -53,7 +78,8 @@ const MAX_ACTION: u32 = u16::MAX as u32;
 pub struct ImportActionsTask {
     /// The stage's settings.
     pub config: ImportActionsConfig,
-    /// The blake3 of the file when the run was planned.
+    /// The blake3 of the file, or of the names and versions of the LeRobot dataset's files, when
+    /// the run was planned.
     pub digest: String,
     /// The frames, in the dataset's order.
     pub shards: Vec<FileInfo>,
@@ -72,6 +98,24 @@ impl Stage for ImportActionsConfig {
         vec![Input::new("frames", &self.frames, ArtifactKind::Frames)]
     }
 
+    fn validate(&self) -> Vec<FieldFault> {
+        let mut faults = FieldFaults::default();
+        let is_lerobot = self.lerobot.is_some();
+        faults.expect(
+            self.file.is_some() != is_lerobot,
+            "file",
+            if is_lerobot { "is set, and `lerobot` as well" } else { "is missing" },
+            "name one source of true actions: a `file`, or a dataset as `lerobot`",
+        );
+        faults.expect(
+            is_lerobot || (self.state.is_none() && is_default_action(&self.action)),
+            if self.state.is_some() { "state" } else { "action" },
+            "names a feature, but `lerobot` is not set",
+            "set `lerobot` to a LeRobot dataset, or leave it out",
+        );
+        faults.into_vec()
+    }
+
     fn needs(&self) -> Needs {
         // All actions of the file are in memory: about 100 bytes each, including video names.
         Needs { gpu: false, cores: 1, memory_mib: 1024 }
@@ -82,7 +126,10 @@ impl Stage for ImportActionsConfig {
         let frames = given.plan(&self.frames);
         let task = ImportActionsTask {
             config: self.clone(),
-            digest: digest_of(&self.file),
+            digest: match &self.lerobot {
+                Some(dataset) => Lerobot::open(dataset, given.access)?.rows_digest()?,
+                None => self.file.as_deref().map(digest_of).unwrap_or_default(),
+            },
             shards: frames.shards(),
             rejected: frames
                 .tasks
@@ -100,11 +147,9 @@ impl Stage for ImportActionsConfig {
     }
 
     fn files(&self) -> Vec<InputFile<'_>> {
-        vec![InputFile {
-            field: "file",
-            path: &self.file,
-            expected: "a Parquet or CSV file of true actions",
-        }]
+        let expected = "a Parquet or CSV file of true actions";
+        let file = self.file.as_deref();
+        file.map(|path| InputFile { field: "file", path, expected }).into_iter().collect()
     }
 
     fn about_frames_of<'a>(&'a self, _own: &'a str) -> Option<&'a str> {
@@ -116,9 +161,12 @@ impl StageTask for ImportActionsTask {
     fn key(&self) -> KeyFields {
         // The rejected videos follow from the frames.
         let ImportActionsTask { config, digest, shards, rejected: _ } = self;
-        let ImportActionsConfig { partial, frames: _, file: _ } = config;
+        let ImportActionsConfig { partial, action, state, lerobot, frames: _, file: _ } = config;
         KeyFields::new(&KIND)
             .setting("partial", partial)
+            .setting_if(lerobot.is_some(), "lerobot", lerobot)
+            .setting_if(lerobot.is_some(), "action", action)
+            .setting_if(state.is_some(), "state", state)
             .input("true_actions", digest)
             .input("frames", digests(shards))
     }
@@ -130,8 +178,7 @@ impl StageTask for ImportActionsTask {
 
 /// Matches each frame with its action.
 fn run(task: &ImportActionsTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
-    let path = Path::new(&task.config.file);
-    let actions = Actions::new(ActionRows::read_file(path)?)
+    let actions = Actions::new(task.read(ctx)?)
         .map_err(|reason| task.fault(reason, "keep one action of each frame"))?;
     let rows = actions.rows();
     if let Some(row) = rows.discrete.iter().position(|action| *action > MAX_ACTION) {
@@ -145,10 +192,11 @@ fn run(task: &ImportActionsTask, ctx: &TaskContext) -> Result<TaskOutput, Error>
              up to the highest",
         ));
     }
-    // Checked after reading, so that a change while reading is noticed.
-    check_unchanged(path, &task.digest)?;
     let shards = Shards::open_files(ctx.store, &task.shards)?;
-    let names = task.names(&actions, &shards)?;
+    let names = match &task.config.lerobot {
+        Some(dataset) => task.episode_names(dataset, &actions, &shards)?,
+        None => task.names(&actions, &shards)?,
+    };
     ctx.progress.say(&format!("actions: {}", actions.rows().kind()));
     let mut done = TaskOutput::default();
     let mut taken = 0;
@@ -167,6 +215,50 @@ fn run(task: &ImportActionsTask, ctx: &TaskContext) -> Result<TaskOutput, Error>
 }
 
 impl ImportActionsTask {
+    /// Reads the file or the dataset. It must be as it was when the run was planned.
+    fn read(&self, ctx: &TaskContext) -> Result<ActionRows, Error> {
+        let ImportActionsConfig { file, lerobot, action, state, partial, .. } = &self.config;
+        // Checked after reading, so that a change while reading is noticed.
+        let Some(root) = lerobot else {
+            let path = Path::new(file.as_deref().unwrap_or_default());
+            let rows = ActionRows::read_file(path)?;
+            check_unchanged(path, &self.digest)?;
+            return Ok(rows);
+        };
+        let dataset = Lerobot::open(root, ctx.store.access())?;
+        let wanted = LerobotRows { action, state: state.as_deref(), only_finite: *partial };
+        let rows = dataset.rows(wanted)?;
+        if dataset.rows_digest()? != self.digest {
+            return Err(Error::Changed { file: root.clone() });
+        }
+        Ok(rows)
+    }
+
+    /// Returns the episode of each decoded video of a LeRobot dataset, by the video's name.
+    fn episode_names<'a>(
+        &self,
+        dataset: &str,
+        actions: &'a Actions,
+        shards: &Shards,
+    ) -> Result<HashMap<String, &'a str>, Error> {
+        let episodes: HashSet<&str> = actions.videos().map(|(episode, _)| episode).collect();
+        let root = format!("{}/", dataset.trim_end_matches('/'));
+        let mut names = HashMap::new();
+        for number in 0..self.shards.len() {
+            for run in shards.shard(number)?.episodes() {
+                let episode = run.video.strip_prefix(&root).map(base);
+                if let Some(episode) = episode.and_then(|episode| episodes.get(episode)) {
+                    names.insert(run.video, *episode);
+                }
+            }
+        }
+        if names.is_empty() && !self.shards.is_empty() && !self.config.partial {
+            let cure = "name the dataset as in `decode: { lerobot: ... }` of that stage";
+            return Err(self.fault("no frame is of this dataset".into(), cure));
+        }
+        Ok(names)
+    }
+
     /// Returns the file's name for each video, by the video's own name.
     fn names<'a>(
         &self,
@@ -256,116 +348,8 @@ impl ImportActionsTask {
     }
 
     fn fault(&self, reason: String, cure: &'static str) -> Error {
-        Error::Actions { file: self.config.file.clone(), reason, cure }
-    }
-}
-
-/// An index of videos by name.
-struct ByName<'v> {
-    all: HashSet<&'v str>,
-    /// Videos by file name, and by file name without the extension.
-    by_base: HashMap<&'v str, Vec<&'v str>>,
-}
-
-impl<'v> ByName<'v> {
-    fn new(videos: impl Iterator<Item = &'v str>) -> Self {
-        let mut all = HashSet::new();
-        let mut by_base = HashMap::<_, Vec<_>>::new();
-        for video in videos.filter(|video| all.insert(*video)) {
-            by_base.entry(base(video)).or_default().push(video);
-            // Indexed twice, with and without the extension.
-            if let Some((stem, _)) = base(video).rsplit_once('.') {
-                by_base.entry(stem).or_default().push(video);
-            }
-        }
-        ByName { all, by_base }
-    }
-
-    /// Returns the videos that `name` may refer to: the video with exactly this name, or else all
-    /// videos whose paths end with it, part by part. `0001.mp4` may be in any folder,
-    /// `train/0001.mp4` only in a folder `train`. Either name may lack the extension, since a
-    /// recorded episode has none but its video file does.
-    fn find(&self, name: &str) -> Vec<&'v str> {
-        if let Some(video) = self.all.get(name) {
-            // An exact match wins over longer paths that end with the name.
-            return vec![video];
-        }
-        let stem = base(name).rsplit_once('.').map_or(base(name), |(stem, _)| stem);
-        let with_ending = self.by_base.get(base(name)).into_iter().flatten();
-        // A name with an extension never refers to a video with another extension.
-        let without = self
-            .by_base
-            .get(stem)
-            .into_iter()
-            .flatten()
-            .filter(|video| base(video) == stem && stem != base(name));
-        with_ending
-            .chain(without)
-            .copied()
-            .filter(|video| ends_with(folders(video), folders(name)))
-            .collect()
-    }
-}
-
-/// Returns whether the folders of `video` end with the folders of `name`.
-fn ends_with<'n>(
-    video: impl Iterator<Item = &'n str> + Clone,
-    name: impl Iterator<Item = &'n str> + Clone,
-) -> bool {
-    let video: Vec<&str> = video.collect();
-    let name: Vec<&str> = name.collect();
-    video.ends_with(&name)
-}
-
-/// Returns the folders of a path, outermost first.
-fn folders(path: &str) -> impl Iterator<Item = &str> + Clone {
-    path[..path.len() - base(path).len()].split('/').filter(|part| !matches!(*part, "" | "."))
-}
-
-fn base(video: &str) -> &str {
-    video.rsplit('/').next().unwrap_or(video)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_matches_videos_whose_paths_end_with_it_part_by_part() {
-        let videos = [
-            "d/test/0001.mp4",
-            "d/test/0002.mp4",
-            "d/train/0002.mp4",
-            "0003.mp4",
-            "x/0003.mp4",
-            "a.tar/0004.webm",
-            "episode-5",
-            "x/v1.2",
-        ];
-        let by_name = ByName::new(videos.into_iter());
-        let cases: [(&str, &[&str]); 17] = [
-            ("d/test/0001.mp4", &["d/test/0001.mp4"]),
-            ("test/0001.mp4", &["d/test/0001.mp4"]),
-            ("./test/0001.mp4", &["d/test/0001.mp4"]),
-            ("0001.mp4", &["d/test/0001.mp4"]),
-            ("0001", &["d/test/0001.mp4"]),
-            ("test/0001", &["d/test/0001.mp4"]),
-            ("train/0001.mp4", &[]),
-            ("est/0001.mp4", &[]),
-            ("/other/d/test/0001.mp4", &[]),
-            ("0002.mp4", &["d/test/0002.mp4", "d/train/0002.mp4"]),
-            ("train/0002.mp4", &["d/train/0002.mp4"]),
-            ("0003.mp4", &["0003.mp4"]),
-            ("0004.mp4", &[]),
-            ("a.tar/0004.webm", &["a.tar/0004.webm"]),
-            ("episode-5.mp4", &["episode-5"]),
-            ("v1.2", &["x/v1.2"]),
-            ("v1", &["x/v1.2"]),
-        ];
-        for (name, expected) in cases {
-            let mut found = by_name.find(name);
-            found.sort_unstable();
-            assert_eq!(found, expected, "{name}");
-        }
+        let ImportActionsConfig { file, lerobot, .. } = &self.config;
+        let file = file.as_ref().or(lerobot.as_ref()).cloned().unwrap_or_default();
+        Error::Actions { file, reason, cure }
     }
 }

@@ -205,6 +205,8 @@ pub struct VideoPatterns<'a> {
     pub videos: &'a [String],
     /// Lists of videos, from the field `lists`.
     pub lists: &'a [String],
+    /// A LeRobot dataset, from the field `lerobot`, and its cameras, from the field `cameras`.
+    pub lerobot: Option<(&'a str, &'a [String])>,
 }
 
 /// A file named by a stage's settings. It must exist before a run.

@@ -80,6 +80,10 @@ pub struct DecodeOptions {
     /// Edges to cut off before fitting: left, top, right and bottom of the upright picture, each as
     /// a share of its width or height, below 0.5.
     pub trim: [f32; 4],
+    /// Whether each sample of colour covers its pixels evenly, if pictures have the size of frames
+    /// already: the default of ffmpeg and of players made with it. Otherwise colours are
+    /// interpolated between samples.
+    pub even_colours: bool,
     /// Largest number of codec threads, at least 1. At most 16 are used, and fewer if the machine
     /// is short of threads or memory. The number changes the speed and never the pixels, except in
     /// pictures whose damage libav does not detect. One thread is the most efficient; more help
@@ -99,6 +103,7 @@ impl DecodeOptions {
             fps: None,
             fit: Fit::default(),
             trim: [0.0; 4],
+            even_colours: false,
             codec_threads: 1,
             limits: Limits::default(),
         }

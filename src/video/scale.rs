@@ -17,6 +17,7 @@ pub(super) struct Scaler {
     height: u32,
     fit: Fit,
     trim: [f32; 4],
+    even_colours: bool,
     orientation: Orientation,
     built: Option<ScalerState>,
     /// Number of changes of picture size, format or colours.
@@ -49,8 +50,8 @@ pub(super) struct Picture {
 impl Scaler {
     /// Creates a scaler for pictures with the given orientation.
     pub(super) fn new(options: &DecodeOptions, orientation: Orientation) -> Self {
-        let DecodeOptions { width, height, fit, trim, .. } = *options;
-        Self { width, height, fit, trim, orientation, built: None, rebuilds: 0 }
+        let DecodeOptions { width, height, fit, trim, even_colours, .. } = *options;
+        Self { width, height, fit, trim, even_colours, orientation, built: None, rebuilds: 0 }
     }
 
     /// Writes `picture` into `out`, `[height, width, 3]`.
@@ -89,8 +90,11 @@ impl Scaler {
         let to = Pixel::RGB24;
         // Area averaging does not alias when scaling down. The other flags cost nothing measurable,
         // bring it within rounding of the true mean, and keep the colour resolution of RGB sources.
-        let flags =
-            Flags::AREA | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT | Flags::FULL_CHR_H_INP;
+        let flags = if self.even_colours && (from.width(), from.height()) == (width, height) {
+            Flags::BILINEAR
+        } else {
+            Flags::AREA | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT | Flags::FULL_CHR_H_INP
+        };
         let mut context =
             Context::get(kind.format, from.width(), from.height(), to, width, height, flags)?;
         ffi::set_colours(&mut context, kind.colours);

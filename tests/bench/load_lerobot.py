@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Loads an exported dataset with LeRobot itself, and trains a policy on its latent actions.
 
-usage: load_lerobot.py ROOT LABELS.parquet... [--steps N]
+usage: load_lerobot.py ROOT LABELS.parquet... [--camera NAME] [--steps N]
 
-ROOT is the folder of `meta` and `data`; LABELS are the files of the label stage. Reads every
+ROOT is the folder of `meta` and `data`; LABELS are the files of the label stage, of which those of
+one camera count. Reads every
 sample, compares its latent action with the labels, and takes some training steps of ACT on
 `latent_action` in place of `action`. Needs a Python with `lerobot` (tried with 0.4.4).
 """
@@ -20,19 +21,22 @@ from lerobot.datasets.utils import dataset_to_policy_features
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
 
-CAMERA = "observation.images.main"
 CHUNK = 8
 
 
-def check_samples(dataset, paths):
-    """Reads every sample. Valid samples must be the labels, in their order."""
-    labels = [row for path in paths for row in pq.read_table(path)["latent_action"].to_pylist()]
-    labels = np.array(labels, np.float32)
+def check_samples(dataset, paths, camera):
+    """Reads every sample. Valid samples must be the labels, in the order of their episodes."""
+    labels = [row for path in paths for row in pq.read_table(path).to_pylist()]
+    if any(f"/{camera}/" in row["video"] for row in labels):
+        labels = [row for row in labels if f"/{camera}/" in row["video"]]
+        labels.sort(key=lambda row: (row["video"], row["frame_index"]))
+    labels = np.array([row["latent_action"] for row in labels], np.float32)
     started, valid = time.time(), 0
     for index in range(len(dataset)):
         sample = dataset[index]
         assert sample["index"].item() == index and isinstance(sample["task"], str), index
-        assert torch.isfinite(sample[CAMERA]).all() and sample[CAMERA].shape[0] == 3, index
+        for key in dataset.meta.video_keys:
+            assert torch.isfinite(sample[key]).all() and sample[key].shape[0] == 3, index
         if sample["latent_action_valid"].item():
             assert (sample["latent_action"].numpy() == labels[valid]).all(), index
             valid += 1
@@ -44,16 +48,16 @@ def check_samples(dataset, paths):
           f"{rate:.0f} samples/s")
 
 
-def train(root, meta, steps):
+def train(root, meta, camera, steps):
     """Trains ACT on latent actions. Returns the first and the last loss."""
     times = [i / meta.fps for i in range(CHUNK)]
     dataset = LeRobotDataset("lapo/export", root=root, delta_timestamps={"latent_action": times})
-    image = dataset_to_policy_features(meta.features)[CAMERA]
+    image = dataset_to_policy_features(meta.features)[camera]
     width = meta.features["latent_action"]["shape"]
     # ACT needs a state or an environment state beside images: a constant stands for it.
     config = ACTConfig(
         input_features={
-            CAMERA: image,
+            camera: image,
             "observation.state": PolicyFeature(type=FeatureType.STATE, shape=(1,)),
         },
         output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=tuple(width))},
@@ -71,9 +75,9 @@ def train(root, meta, steps):
     loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True)
     while len(losses) < steps:
         for batch in loader:
-            images = batch[CAMERA]
+            images = batch[camera]
             loss, _ = policy.forward({
-                CAMERA: images,
+                camera: images,
                 "observation.state": torch.zeros(len(images), 1),
                 "action": (batch["latent_action"] - mean) / (std + 1e-6),
                 "action_is_pad": batch["latent_action_is_pad"],
@@ -95,11 +99,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root")
     parser.add_argument("labels", nargs="+")
+    parser.add_argument("--camera", help="default: the only one")
     parser.add_argument("--steps", type=int, default=15)
     arguments = parser.parse_args()
     dataset = LeRobotDataset("lapo/export", root=arguments.root)
-    check_samples(dataset, arguments.labels)
-    before, after = train(arguments.root, dataset.meta, arguments.steps)
+    camera = arguments.camera or dataset.meta.video_keys[0]
+    check_samples(dataset, arguments.labels, camera)
+    before, after = train(arguments.root, dataset.meta, camera, arguments.steps)
     assert after < before, (before, after)
 
 

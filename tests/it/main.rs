@@ -34,6 +34,7 @@ mod import;
 mod incremental;
 mod inspect;
 mod kill_and_resume;
+mod lerobot;
 mod log_and_metrics;
 mod machine;
 mod near_duplicates;

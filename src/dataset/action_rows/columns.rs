@@ -30,8 +30,8 @@ pub(super) fn axes_of(column: &ArrayRef) -> usize {
     }
 }
 
-/// Returns the numbers of continuous actions, `axes` a row.
-pub(super) fn vectors(column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String> {
+/// Returns the numbers of continuous actions or states, `axes` a row.
+pub(super) fn vectors(name: &str, column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String> {
     let rows: Vec<ArrayRef> = match column.data_type() {
         DataType::List(_) => column.as_list::<i32>().iter().flatten().collect(),
         DataType::FixedSizeList(..) => column.as_fixed_size_list().iter().flatten().collect(),
@@ -42,16 +42,16 @@ pub(super) fn vectors(column: &ArrayRef, axes: usize) -> Result<Vec<f32>, String
     for row in rows {
         if row.len() != axes || row.null_count() > 0 {
             return Err(format!(
-                "column `action` has {} numbers in a row, expected {axes}",
+                "column `{name}` has {} numbers in a row, expected {axes}",
                 row.len() - row.null_count()
             ));
         }
-        let row =
-            cast(&row, &DataType::Float32).map_err(|_| "column `action` does not hold numbers")?;
+        let row = cast(&row, &DataType::Float32)
+            .map_err(|_| format!("column `{name}` does not hold numbers"))?;
         numbers.extend_from_slice(row.as_primitive::<Float32Type>().values());
     }
     match numbers.iter().find(|number| !number.is_finite()) {
-        Some(number) => Err(format!("column `action` holds {number}, expected finite numbers")),
+        Some(number) => Err(format!("column `{name}` holds {number}, expected finite numbers")),
         None => Ok(numbers),
     }
 }
@@ -65,17 +65,12 @@ pub(super) fn whole_numbers(name: &str, column: &ArrayRef) -> Result<Vec<u32>, S
             |number: &&f64| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(*number);
         let numbers = wide.as_primitive::<Float64Type>().values();
         return match numbers.iter().find(|number| !is_whole(number)) {
-            Some(odd) => {
-                Err(format!("column `{name}` holds {odd}, expected complete_column numbers from 0"))
-            }
+            Some(odd) => Err(format!("column `{name}` holds {odd}, expected whole numbers from 0")),
             None => Ok(numbers.iter().map(|number| *number as u32).collect()),
         };
     }
     if !column.data_type().is_integer() {
-        return Err(format!(
-            "column `{name}` holds {}, not complete_column numbers",
-            column.data_type()
-        ));
+        return Err(format!("column `{name}` holds {}, not whole numbers", column.data_type()));
     }
     let wide = cast(column, &DataType::Int64).map_err(|cause| cause.to_string())?;
     let numbers = wide.as_primitive::<Int64Type>().values().iter();

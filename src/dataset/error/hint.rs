@@ -11,6 +11,9 @@ impl Error {
         let text = match self {
             Self::OtherPipeline { owner, .. } => return Some(other_pipeline(owner)),
             Self::ForeignLog { path } => return Some(foreign_log(path)),
+            Self::Lerobot { cure, .. } => {
+                return Some(cure.clone()).filter(|cure| !cure.is_empty());
+            }
             Self::Corrupt { path, .. } | Self::Missing { path } | Self::Damaged { path, .. } => {
                 return repair(path);
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Notes;
 use super::rules::settings_path;
+use crate::dataset::lerobot::Lerobot;
 use crate::dataset::{Access, List, ListedVideo, address, read_list};
 use crate::pipeline::fault::Faults;
 use crate::pipeline::spec::{PipelineSpec, StageSpec};
@@ -22,12 +23,27 @@ pub(super) fn check(faults: &mut Faults, spec: &PipelineSpec, access: &Access) -
     let mut all = Videos::new();
     let mut notes = Notes::new();
     for (name, stage) in &spec.stages {
-        let Some(VideoPatterns { videos: patterns, lists }) = stage.video_patterns() else {
+        let Some(VideoPatterns { videos: patterns, lists, lerobot }) = stage.video_patterns()
+        else {
             continue;
         };
         let mut videos = matched(faults, name, stage, patterns, access);
-        let (listed, remarks) = listed(faults, name, stage, lists, access);
+        let (listed, mut remarks) = listed(faults, name, stage, lists, access);
         videos.extend(listed);
+        if let Some((dataset, cameras)) = lerobot {
+            let path = settings_path(name, stage, "lerobot");
+            match Lerobot::open(dataset, access).and_then(|dataset| dataset.videos(cameras)) {
+                Ok(List { videos, .. }) if videos.is_empty() => {
+                    let message = format!("{dataset} has no episode");
+                    faults.no_video_yet(&path, message, "record episodes first".into());
+                }
+                Ok(List { videos: episodes, notes }) => {
+                    videos.extend(episodes);
+                    remarks.extend(notes);
+                }
+                Err(error) => faults.at_value(&path, error.to_string(), error.hint()),
+            }
+        }
         if !remarks.is_empty() {
             notes.insert(name.clone(), remarks);
         }

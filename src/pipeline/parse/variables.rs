@@ -318,7 +318,7 @@ stages:
         let checked = checked(yaml, &[]).unwrap();
         let config = decode(&checked);
         assert_eq!(
-            (checked.spec.seed, config.size, config.fps, config.cut, config.trim_bars),
+            (checked.spec.seed, config.size, config.fps, config.cut(), config.trim_bars),
             (7, 32, Some(12.5), None, true)
         );
         assert_eq!(config.still.unwrap().frames, 4);

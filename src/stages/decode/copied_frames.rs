@@ -67,8 +67,8 @@ impl Copied {
         // A further copy of bytes decoded before counts as a new video.
         self.videos += u64::from(decoded.record.digest == video.digest);
         self.frames += decoded.record.frames;
-        let VideoSource { uri, digest, bytes, modified, archived, inode, about, .. } =
-            video.clone();
+        let at = video.at();
+        let VideoSource { uri, digest, bytes, modified, inode, about, .. } = video.clone();
         let reject = decoded.reject.clone().map(|reject| Reject {
             video: uri.clone(),
             digest: digest.clone(),
@@ -77,7 +77,6 @@ impl Copied {
             ..reject
         });
         let VideoRecord { frames, episodes, .. } = decoded.record;
-        let at = archived.map(|archived| archived.at);
         Ok((
             VideoRecord { digest, uri, bytes, modified, at, inode, frames, episodes, about },
             reject,

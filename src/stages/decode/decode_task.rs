@@ -103,7 +103,7 @@ fn decode_video(
         uri: video.uri.clone(),
         bytes: video.bytes,
         modified: video.modified.clone(),
-        at: video.archived.as_ref().map(|archived| archived.at),
+        at: video.at(),
         inode: video.inode,
         frames,
         episodes,
@@ -129,6 +129,8 @@ fn frames_into(
     let options = DecodeOptions {
         fps: task.config.fps,
         fit: task.config.fit,
+        // As in LeRobot's own frames.
+        even_colours: video.clip.is_some(),
         codec_threads: ctx.cores_free.max(1),
         limits: task.config.limits,
         ..DecodeOptions::new(task.config.size, task.config.size)
@@ -151,7 +153,7 @@ fn frames_into(
         // A fault of the file is an outcome. Anything else, such as a disk error, is an error that
         // the next run tries again. Objects may be listed but unreadable, which shows only here.
         Err(Error::Video(error)) => match error.class() {
-            Some(FaultClass::Unreadable) if address(&video.uri).is_none() => {
+            Some(FaultClass::Unreadable) if address(video.file()).is_none() => {
                 return Err(Error::Unavailable {
                     video: video.uri.clone(),
                     reason: error.to_string(),
@@ -260,7 +262,7 @@ impl Frames<'_> {
 fn unchanged(video: &VideoSource, ctx: &TaskContext) -> Result<(), Error> {
     match size_and_version(video.file(), ctx.store.access()) {
         Ok((bytes, version))
-            if version == video.modified && (bytes == video.bytes || video.archived.is_some()) =>
+            if version == video.modified && (bytes == video.bytes || video.at().is_some()) =>
         {
             Ok(())
         }

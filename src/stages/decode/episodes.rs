@@ -72,7 +72,7 @@ impl Episodes {
     pub fn new(config: &DecodeConfig) -> Self {
         Episodes {
             size: FrameSize { height: config.size, width: config.size },
-            cut: config.cut.map(|cut| cut as f32),
+            cut: config.cut().map(|cut| cut as f32),
             blank: config.blank.map(|blank| blank as f32),
             still: config.still,
             waiting: VecDeque::new(),
@@ -202,7 +202,10 @@ mod tests {
     }
 
     fn cut(cut: Option<f64>) -> DecodeConfig {
-        DecodeConfig { cut, ..serde_json::from_str("{}").expect("all fields have defaults") }
+        DecodeConfig {
+            cut: Some(cut),
+            ..serde_json::from_str("{}").expect("all fields have defaults")
+        }
     }
 
     #[test]

@@ -25,6 +25,15 @@ pub struct DecodeConfig {
     /// line. An invalid row is recorded as `bad_row`.
     #[serde(default)]
     pub lists: Vec<String>,
+    /// A LeRobot dataset of version 2.1 or 3.0: the folder or address above `meta/info.json`. The
+    /// video of each episode and camera is a video called `DATASET/CAMERA/episode_000000`. Its
+    /// camera, episode and task are columns of the SQL table `videos`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lerobot: Option<String>,
+    /// The cameras of the LeRobot dataset, such as `[top]` or `[observation.images.top]`. Default:
+    /// all that show colours. Windows of frames never mix cameras.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cameras: Vec<String>,
     /// What identifies a video: its `content` (default), which reads each new video once, or for
     /// object stores its `etag`.
     #[serde(default)]
@@ -53,9 +62,11 @@ pub struct DecodeConfig {
     /// Splits episodes at scene cuts: where a change is at least this many times as large as the
     /// two changes before and the two after it, and at least 0.02 of the range. Null: no cuts.
     /// Default 2, which finds nearly all joins of two game recordings; joins of similar pictures
-    /// are missed. Lower it to find more cuts, and raise it if it splits at fast motion.
-    #[serde(default = "default_cut")]
-    pub cut: Option<f64>,
+    /// are missed. Lower it to find more cuts, and raise it if it splits at fast motion. With
+    /// `lerobot` the default is null, since episodes are known.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[schemars(with = "Option<f64>", default = "default_cut")]
+    pub cut: Option<Option<f64>>,
     /// Drops frames whose luminance has a smaller standard deviation than this share of the range:
     /// black, white and faded frames. A dropped frame ends an episode. 0.02 suits films; the column
     /// `contrast` of the table `STAGE_quality` has the values of your videos. Default: off.
@@ -154,6 +165,10 @@ fn default_size() -> u32 {
 fn default_cut() -> Option<f64> {
     Some(2.0)
 }
+/// Tells a null from a field that is not given.
+fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Option<f64>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
 fn default_min_frames() -> u64 {
     3
 }
@@ -168,6 +183,12 @@ fn default_max_dropped() -> f64 {
 }
 
 impl DecodeConfig {
+    /// Returns how large the change at a scene cut is, or `None` to leave cuts.
+    #[must_use]
+    pub fn cut(&self) -> Option<f64> {
+        self.cut.unwrap_or_else(|| default_cut().filter(|_| self.lerobot.is_none()))
+    }
+
     fn expect_frames(&self, faults: &mut FieldFaults) {
         faults.expect_value(
             (8..=1024).contains(&self.size),
@@ -185,9 +206,9 @@ impl DecodeConfig {
 
     fn expect_episodes(&self, faults: &mut FieldFaults) {
         faults.expect_value(
-            self.cut.is_none_or(|cut| cut.is_finite() && cut >= 1.0),
+            self.cut().is_none_or(|cut| cut.is_finite() && cut >= 1.0),
             "cut",
-            self.cut.unwrap_or_default(),
+            self.cut().unwrap_or_default(),
             "expected at least 1: how many times as large as the changes around it a cut is; 2 by \
              default, null for no cuts",
         );
@@ -244,10 +265,16 @@ impl Stage for DecodeConfig {
     fn validate(&self) -> Vec<FieldFault> {
         let mut faults = FieldFaults::default();
         faults.expect(
-            !self.videos.is_empty() || !self.lists.is_empty(),
+            !self.videos.is_empty() || !self.lists.is_empty() || self.lerobot.is_some(),
             "videos",
             "is empty",
             "give at least one pattern, e.g. [\"data/**/*.mp4\"]",
+        );
+        faults.expect(
+            self.cameras.is_empty() || self.lerobot.is_some(),
+            "cameras",
+            "names cameras, but `lerobot` is not set",
+            "set `lerobot` to a LeRobot dataset, or leave `cameras` out",
         );
         self.expect_frames(&mut faults);
         self.expect_episodes(&mut faults);
@@ -272,7 +299,8 @@ impl Stage for DecodeConfig {
     }
 
     fn video_patterns(&self) -> Option<VideoPatterns<'_>> {
-        Some(VideoPatterns { videos: &self.videos, lists: &self.lists })
+        let lerobot = self.lerobot.as_deref().map(|dataset| (dataset, &self.cameras[..]));
+        Some(VideoPatterns { videos: &self.videos, lists: &self.lists, lerobot })
     }
 
     fn frame_size(&self) -> Option<u32> {

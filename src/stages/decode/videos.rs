@@ -14,6 +14,7 @@ use crate::dataset::{
 };
 use crate::stages::decode::{DecodeConfig, Duplicates, VideoSource};
 
+mod episode_videos;
 mod identity;
 mod transient;
 

@@ -7,6 +7,7 @@
 //! | `statistics` | statistics of features |
 //! | `video_files` | the video files |
 //! | `rolling_table` | Parquet tables of several files |
+//! | `extend` | the same dataset with labels as further columns |
 //! | `metadata` | `info.json`, `tasks.parquet` and the card |
 //!
 //! LeRobot takes files from the rows of `meta/episodes`, and a frame from its time in a video. So
@@ -21,6 +22,7 @@ use crate::dataset::{Actions, ExportColumn, FileInfo, Shards};
 use crate::stages::{Error, TaskContext, TaskOutput};
 
 mod episodes;
+mod extend;
 mod frame_columns;
 mod metadata;
 mod rolling_table;
@@ -45,6 +47,9 @@ const QUANTILE_FRAMES: u64 = 100_000;
 
 /// Writes the dataset below the attempt's folder.
 pub(super) fn run(task: &ExportTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
+    if let Some(root) = &task.config.extend {
+        return extend::run(task, root, ctx);
+    }
     let shards = Shards::open_files(ctx.store, &task.shards)?;
     let episodes = Episodes::find(task, &shards)?;
     let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExportTask, KIND, Networks};
 use crate::dataset;
+use crate::dataset::lerobot::Lerobot;
 use crate::stages::plan::{NewTask, PlanInputs, StagePlan};
 use crate::stages::{
     ArtifactKind, FieldFault, FieldFaults, Input, LatentActions, Needs, Stage, StageKind, StageTask,
@@ -33,6 +34,14 @@ pub struct ExportConfig {
     /// frames, which must then be whole and the same in all videos.
     #[serde(default)]
     pub fps: Option<u32>,
+    /// A LeRobot dataset of version 3.0 to write again with its labels as further columns: the one
+    /// that `frames` decodes. Its episodes, cameras, tasks and columns stay, and its videos are
+    /// copied. Default: a new dataset of the frames, as a camera called `main`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extend: Option<String>,
+    /// The camera of the extended dataset whose labels to write. Default: the only one decoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub camera: Option<String>,
     /// The task in words, the same for all episodes. Default: the pipeline's name.
     #[serde(default)]
     pub task: Option<String>,
@@ -92,9 +101,17 @@ impl Format {
     /// Returns the names of the format's settings.
     fn settings(self) -> &'static [&'static str] {
         match self {
-            Format::Lerobot => {
-                &["frames", "labels", "actions", "fps", "task", "zoom", "episodes_per_video"]
-            }
+            Format::Lerobot => &[
+                "frames",
+                "labels",
+                "actions",
+                "fps",
+                "task",
+                "zoom",
+                "episodes_per_video",
+                "extend",
+                "camera",
+            ],
             Format::Webdataset => &[
                 "frames",
                 "labels",
@@ -113,8 +130,8 @@ impl Format {
     fn settings_hint(self) -> &'static str {
         match self {
             Format::Lerobot => {
-                "remove it; `lerobot` takes `frames`, `labels`, `actions`, `fps`, `task`, `zoom` \
-                 and `episodes_per_video`"
+                "remove it; `lerobot` takes `frames`, `labels`, `actions`, `fps`, `task`, `zoom`, \
+                 `episodes_per_video`, `extend` and `camera`"
             }
             Format::Webdataset => {
                 "remove it; `webdataset` takes `frames`, `labels`, `actions`, `fps`, `task`, \
@@ -159,6 +176,8 @@ impl ExportConfig {
             ("task", self.task.is_some()),
             ("episodes_per_video", self.episodes_per_video != default_episodes_per_video()),
             ("zoom", self.zoom != default_zoom()),
+            ("extend", self.extend.is_some()),
+            ("camera", self.camera.is_some()),
             ("frame_format", self.frame_format != FrameFormat::default()),
             ("archive_mib", self.archive_mib != default_archive_mib()),
             ("dynamics", self.dynamics.is_some()),
@@ -175,7 +194,7 @@ impl ExportConfig {
             );
         }
         if format == Format::Onnx {
-            let has_network = given[9..].iter().any(|(_, is_given)| *is_given);
+            let has_network = given[11..].iter().any(|(_, is_given)| *is_given);
             let cure = "name a stage with a network: `dynamics`, `policy`, `decoder` or `agent`";
             faults.expect(has_network, "policy", "is missing", cure);
             return;
@@ -184,6 +203,28 @@ impl ExportConfig {
         faults.expect(self.frames.is_some(), "frames", "is missing", cure);
         let cure = "name the stage with the labels of these frames";
         faults.expect(self.labels.is_some(), "labels", "is missing", cure);
+    }
+}
+
+impl ExportConfig {
+    /// Adds faults of settings that an extended dataset does not have.
+    fn expect_settings_of_an_extension(&self, faults: &mut FieldFaults) {
+        if self.extend.is_none() {
+            let cure = "set `extend` to a LeRobot dataset, or leave `camera` out";
+            faults.expect(self.camera.is_none(), "camera", "is set, but not `extend`", cure);
+            return;
+        }
+        let of_new_datasets = [
+            ("actions", self.actions.is_some()),
+            ("fps", self.fps.is_some()),
+            ("task", self.task.is_some()),
+            ("episodes_per_video", self.episodes_per_video != default_episodes_per_video()),
+            ("zoom", self.zoom != default_zoom()),
+        ];
+        for (field, is_given) in of_new_datasets {
+            let cure = "remove it: an extended dataset keeps its own";
+            faults.expect(!is_given, field, "is no setting of an extended dataset", cure);
+        }
     }
 }
 
@@ -212,6 +253,7 @@ impl Stage for ExportConfig {
     fn validate(&self) -> Vec<FieldFault> {
         let mut faults = FieldFaults::default();
         self.expect_settings_of_the_format(&mut faults);
+        self.expect_settings_of_an_extension(&mut faults);
         faults.expect_positive("episodes_per_video", self.episodes_per_video);
         faults.expect_positive("archive_mib", self.archive_mib);
         faults.expect_value(
@@ -252,6 +294,10 @@ impl Stage for ExportConfig {
             shards: frames.map(StagePlan::shards).unwrap_or_default(),
             labels: labels.map(|plan| plan.tasks.files("labels.parquet")).unwrap_or_default(),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),
+            extended: match &self.extend {
+                Some(root) => Some(Lerobot::open(root, given.access)?.digest()?),
+                None => None,
+            },
             networks: Networks {
                 dynamics: weights(networks[0]),
                 policy: weights(networks[1]),

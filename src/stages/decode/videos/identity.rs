@@ -11,8 +11,10 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::episode_videos::RecentIndexes;
 use super::transient::is_transient_io;
 use super::{DeferredVideos, Identified, Origin};
+use crate::dataset::lerobot::EpisodeVideo;
 use crate::dataset::{
     self, Access, EntryClass, EntryError, EntryFault, HashMap, ListMetadata, ListedVideo, Member,
     Receipt, VideoRecord, address, local_path, members, open_source, size_and_version,
@@ -48,6 +50,8 @@ pub(super) struct Candidate {
     /// Its size and version, if a listing has them.
     known: Option<(u64, String)>,
     archived: Option<Archived>,
+    /// Where its frames are, if it is an episode of a LeRobot dataset.
+    episode: Option<Box<EpisodeVideo>>,
     /// The inode of the archive that holds it.
     inode: Option<u64>,
     /// Why it cannot be read, if that is known already.
@@ -55,7 +59,7 @@ pub(super) struct Candidate {
 }
 
 /// A value, or why it cannot be read. An error means that an object store fails for now.
-type Read<T> = dataset::Result<Result<T, EntryError>>;
+pub(super) type Read<T> = dataset::Result<Result<T, EntryError>>;
 
 /// Returns the videos of a listed entry: the entry itself, or the members of an archive.
 ///
@@ -65,16 +69,20 @@ pub(super) fn candidates(
     listed: &ListedVideo,
     known: &KnownVideos,
 ) -> dataset::Result<Vec<Candidate>> {
-    let ListedVideo { uri, known: listed_version, unread, .. } = listed;
+    let ListedVideo { uri, known: listed_version, unread, episode, .. } = listed;
     let alone = |unread: Option<EntryError>| {
         Ok(vec![Candidate {
             uri: uri.clone(),
             known: listed_version.clone(),
             archived: None,
+            episode: episode.clone(),
             inode: None,
             unread,
         }])
     };
+    if episode.is_some() {
+        return alone(unread.clone());
+    }
     if unread.is_some() || !is_tar(uri) {
         let name = uri.to_ascii_lowercase();
         let ending = OTHER_ARCHIVES.iter().find(|ending| name.ends_with(**ending));
@@ -97,6 +105,7 @@ pub(super) fn candidates(
                 },
                 known: Some((member.bytes, version.modified.clone())),
                 archived: Some(Archived { path: uri.clone(), at: member.at }),
+                episode: None,
                 inode: version.inode,
                 unread: member.refused.map(EntryError::Refused),
             };
@@ -112,11 +121,11 @@ fn is_tar(uri: &str) -> bool {
 }
 
 /// The size and the version of a file.
-struct Version {
-    bytes: u64,
+pub(super) struct Version {
+    pub(super) bytes: u64,
     /// Nanoseconds since 1970, or an etag.
-    modified: String,
-    inode: Option<u64>,
+    pub(super) modified: String,
+    pub(super) inode: Option<u64>,
 }
 
 /// The videos of receipts, and the settings that identify videos.
@@ -128,7 +137,8 @@ pub(super) struct KnownVideos<'a> {
     by_inode: HashMap<(u64, u64, &'a str, Option<u64>), &'a VideoRecord>,
     now: &'a DeferredVideos,
     by: Identity,
-    access: &'a Access,
+    pub(super) access: &'a Access,
+    pub(super) mp4s: RecentIndexes,
 }
 
 impl<'a> KnownVideos<'a> {
@@ -160,13 +170,14 @@ impl<'a> KnownVideos<'a> {
             now,
             by: config.identity,
             access,
+            mp4s: RecentIndexes::default(),
         }
     }
 
     /// Returns the identity of an object a receipt has with the same name, size and version. This
     /// is the fast path of most objects.
     pub(super) fn unchanged(&self, listed: &'a ListedVideo) -> Option<Identified<'a>> {
-        let ListedVideo { uri, known, about, unread } = listed;
+        let ListedVideo { uri, known, about, unread, .. } = listed;
         let (bytes, modified) = known.as_ref().filter(|(_, modified)| !modified.is_empty())?;
         if unread.is_some()
             || is_tar(uri)
@@ -210,7 +221,10 @@ impl<'a> KnownVideos<'a> {
     }
 
     fn video(&self, found: Candidate, about: &'a ListMetadata) -> Read<Identified<'a>> {
-        let Candidate { uri, known: listed_version, archived, inode, .. } = found;
+        let Candidate { uri, known: listed_version, archived, episode, inode, .. } = found;
+        if let Some(episode) = episode {
+            return self.episode(uri, &episode, about);
+        }
         // Sizes of local files in lists are not trusted.
         let listed_version =
             listed_version.filter(|_| address(&uri).is_some() || archived.is_some());
@@ -259,7 +273,12 @@ impl<'a> KnownVideos<'a> {
 
     /// Returns the record of an unchanged file. If two files with equal sizes and times swapped
     /// names, the inode decides.
-    fn known(&self, uri: &str, version: &Version, at: Option<u64>) -> Option<&'a VideoRecord> {
+    pub(super) fn known(
+        &self,
+        uri: &str,
+        version: &Version,
+        at: Option<u64>,
+    ) -> Option<&'a VideoRecord> {
         let Version { bytes, modified, inode } = version;
         let by_name = self.by_name.get(&(uri, *bytes, modified.as_str(), at)).copied();
         let by_inode = inode
@@ -272,7 +291,7 @@ impl<'a> KnownVideos<'a> {
     }
 
     /// Returns the version of a file. A recently changed local file is left for the next run.
-    fn look(&self, uri: &str) -> Read<Version> {
+    pub(super) fn look(&self, uri: &str) -> Read<Version> {
         if address(uri).is_some() {
             let version = readable(uri, size_and_version(uri, self.access))?;
             return Ok(version.map(|(bytes, modified)| Version { bytes, modified, inode: None }));
@@ -341,7 +360,7 @@ fn refuse<'a>(uri: String, refused: &EntryFault, about: &'a ListMetadata) -> Ide
 const LFS_POINTER: (&[u8], u64) = (b"version https://git-lfs.github.com/spec/", 1024);
 
 /// Returns the digest of a file, or `None` for a Git LFS pointer.
-fn read_digest(mut content: impl io::Read, bytes: u64) -> io::Result<Option<String>> {
+pub(super) fn read_digest(mut content: impl io::Read, bytes: u64) -> io::Result<Option<String>> {
     let mut hasher = blake3::Hasher::new();
     if bytes < LFS_POINTER.1 {
         let mut text = Vec::new();
@@ -356,7 +375,7 @@ fn read_digest(mut content: impl io::Read, bytes: u64) -> io::Result<Option<Stri
 
 /// Sorts read errors into passing and permanent ones. A passing failure of an object store is an
 /// error, because it concerns no single video.
-fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
+pub(super) fn readable<T>(uri: &str, answer: io::Result<T>) -> Read<T> {
     match answer.map_err(|cause| dataset::Error::Io { action: "read", path: uri.to_owned(), cause })
     {
         Err(error) if address(uri).is_some() && error.is_transient() => Err(error),

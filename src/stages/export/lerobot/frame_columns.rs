@@ -10,9 +10,48 @@ use super::Episode;
 
 /// The labels of one shard, by row.
 pub(in crate::stages::export) struct ShardLabels {
-    labels: Option<Labels>,
+    pub labels: Option<Labels>,
     /// The label of each row of the shard.
-    label: Vec<Option<usize>>,
+    pub label: Vec<Option<usize>>,
+}
+
+impl ShardLabels {
+    /// Reads the labels of a shard.
+    pub fn read(
+        store: &Store,
+        file: &FileInfo,
+        shard: &FileInfo,
+        shape: LabelShape,
+    ) -> Result<Self, Error> {
+        let labels = read_labels(store, &file.path)?;
+        if labels.is_empty() {
+            return Ok(ShardLabels { labels: None, label: vec![None; shard.rows as usize] });
+        }
+        let of = labels.names[labels.shard[0] as usize].clone();
+        if of != shard.blake3 {
+            return Err(Error::NoShard { file: file.path.clone(), shard: of });
+        }
+        Self::new(labels, file, shard, shape)
+    }
+
+    fn new(
+        labels: Labels,
+        file: &FileInfo,
+        shard: &FileInfo,
+        shape: LabelShape,
+    ) -> Result<Self, Error> {
+        let corrupt = |reason: String| dataset::Error::Corrupt { path: file.path.clone(), reason };
+        if labels.shape != shape {
+            return Err(corrupt("its latent actions differ in length from others".into()).into());
+        }
+        let mut label = vec![None; shard.rows as usize];
+        for (i, row) in labels.row.iter().enumerate() {
+            let place = label.get_mut(*row as usize).filter(|_| labels.shard[i] == labels.shard[0]);
+            *place.ok_or_else(|| corrupt(format!("row {i} is of no frame of {}", shard.path)))? =
+                Some(i);
+        }
+        Ok(ShardLabels { labels: Some(labels), label })
+    }
 }
 
 /// Files of labels, read one after the other: they are in the order of the shards.
@@ -59,24 +98,15 @@ impl<'a> LabelFiles<'a> {
 
     /// Returns the labels of a later shard than before. A shard of short episodes has none.
     pub fn of_shard(&mut self, shard: &FileInfo) -> Result<ShardLabels, Error> {
-        let mut label = vec![None; shard.rows as usize];
         let is_of_shard = |(_, labels): &mut (&FileInfo, Labels)| {
             labels.names[labels.shard[0] as usize] == shard.blake3
         };
         let Some((file, labels)) = self.next.take_if(is_of_shard) else {
-            return Ok(ShardLabels { labels: None, label });
+            return Ok(ShardLabels { labels: None, label: vec![None; shard.rows as usize] });
         };
-        let corrupt = |reason: String| dataset::Error::Corrupt { path: file.path.clone(), reason };
-        if labels.shape != self.shape {
-            return Err(corrupt("its latent actions differ in length from others".into()).into());
-        }
-        for (i, row) in labels.row.iter().enumerate() {
-            let place = label.get_mut(*row as usize).filter(|_| labels.shard[i] == labels.shard[0]);
-            *place.ok_or_else(|| corrupt(format!("row {i} is of no frame of {}", shard.path)))? =
-                Some(i);
-        }
+        let labels = ShardLabels::new(labels, file, shard, self.shape)?;
         self.advance()?;
-        Ok(ShardLabels { labels: Some(labels), label })
+        Ok(labels)
     }
 
     /// Checks that all labels belonged to shards of the frames.
@@ -85,6 +115,50 @@ impl<'a> LabelFiles<'a> {
             let shard = labels.names[labels.shard[0] as usize].clone();
             Err(Error::NoShard { file: file.path.clone(), shard })
         })
+    }
+}
+
+/// The columns of labels.
+pub(super) struct LabelColumns {
+    pub shape: LabelShape,
+    pub has_error: bool,
+}
+
+impl LabelColumns {
+    /// Returns the columns of some frames: zeros and false where a frame has no label. `label` has
+    /// the position of each frame's label in `labels`.
+    pub fn of(
+        &self,
+        label: &[Option<usize>],
+        labels: Option<&Labels>,
+    ) -> Vec<(String, ExportColumn)> {
+        let LabelShape { latent_dim, codes } = self.shape;
+        let frames = label.len();
+        let mut latent_action = vec![0.0; frames * latent_dim];
+        let mut latent_code = vec![0; frames * codes];
+        let mut fdm_error = vec![0.0; frames];
+        for (frame, at) in label.iter().enumerate() {
+            let (Some(at), Some(labels)) = (*at, labels) else { continue };
+            latent_action[frame * latent_dim..][..latent_dim]
+                .copy_from_slice(&labels.latent_action[at * latent_dim..][..latent_dim]);
+            let from = &labels.latent_code[at * codes..][..codes];
+            for (to, code) in latent_code[frame * codes..].iter_mut().zip(from) {
+                *to = i64::from(*code);
+            }
+            fdm_error[frame] = labels.fdm_error[at].unwrap_or_default();
+        }
+        let valid = label.iter().map(Option::is_some).collect();
+        let codes = match codes {
+            1 => ExportColumn::I64(latent_code),
+            codes => ExportColumn::I64Rows(latent_code, codes),
+        };
+        let mut columns =
+            vec![("latent_action", floats(latent_action, latent_dim)), ("latent_code", codes)];
+        if self.has_error {
+            columns.push(("fdm_error", ExportColumn::F32(fdm_error)));
+        }
+        columns.push(("latent_action_valid", ExportColumn::Bool(valid)));
+        columns.into_iter().map(|(name, column)| (name.to_owned(), column)).collect()
     }
 }
 
@@ -107,62 +181,30 @@ impl FrameColumns<'_> {
         let frames = 0..episode.run.len as i64;
         let first = episode.first_index as i64;
         let time = |frame: i64| (frame as f64 / f64::from(self.fps)) as f32;
-        let mut columns = self.action_columns(episode)?;
-        columns.extend(self.label_columns(episode, labels));
-        let len = episode.run.len;
-        columns.extend([
+        let LabelShape { latent_dim, codes } = self.shape;
+        let of_labels =
+            LabelColumns { shape: LabelShape { latent_dim, codes }, has_error: self.has_error };
+        let actions = self.action_columns(episode)?.into_iter();
+        let mut columns: Vec<(String, ExportColumn)> =
+            actions.map(|(name, column)| (name.to_owned(), column)).collect();
+        let run = &episode.run;
+        let label = &labels.label[run.first_row..run.first_row + run.len];
+        columns.extend(of_labels.of(label, labels.labels.as_ref()));
+        let len = run.len;
+        let indices = [
             ("timestamp", ExportColumn::F32(frames.clone().map(time).collect())),
             ("frame_index", ExportColumn::I64(frames.clone().collect())),
             ("episode_index", ExportColumn::I64(vec![number as i64; len])),
             ("index", ExportColumn::I64(frames.map(|frame| first + frame).collect())),
             ("task_index", ExportColumn::I64(vec![0; len])),
-        ]);
-        Ok(columns.into_iter().map(|(name, column)| (name.to_owned(), column)).collect())
+        ];
+        columns.extend(indices.map(|(name, column)| (name.to_owned(), column)));
+        Ok(columns)
     }
 
     /// Checks that every frame but an episode's last has a true action, if they are exported.
     pub fn check_actions(&self, episodes: &[Episode]) -> Result<(), Error> {
         episodes.iter().try_for_each(|episode| self.action_columns(episode).map(|_| ()))
-    }
-
-    /// Returns the columns of labels: zeros and false where a frame has none.
-    fn label_columns(
-        &self,
-        episode: &Episode,
-        labels: &ShardLabels,
-    ) -> Vec<(&'static str, ExportColumn)> {
-        let LabelShape { latent_dim, codes } = self.shape;
-        let run = &episode.run;
-        let label = &labels.label[run.first_row..run.first_row + run.len];
-        let mut latent_action = vec![0.0; run.len * latent_dim];
-        let mut latent_code = vec![0; run.len * codes];
-        let mut fdm_error = vec![0.0; run.len];
-        for (frame, at) in label.iter().enumerate() {
-            let (Some(at), Some(labels)) = (*at, &labels.labels) else { continue };
-            latent_action[frame * latent_dim..][..latent_dim]
-                .copy_from_slice(&labels.latent_action[at * latent_dim..][..latent_dim]);
-            let from = &labels.latent_code[at * codes..][..codes];
-            for (to, code) in latent_code[frame * codes..].iter_mut().zip(from) {
-                *to = i64::from(*code);
-            }
-            fdm_error[frame] = labels.fdm_error[at].unwrap_or_default();
-        }
-        let valid = label.iter().map(Option::is_some).collect();
-        let mut columns = vec![
-            ("latent_action", floats(latent_action, latent_dim)),
-            (
-                "latent_code",
-                match codes {
-                    1 => ExportColumn::I64(latent_code),
-                    codes => ExportColumn::I64Rows(latent_code, codes),
-                },
-            ),
-        ];
-        if self.has_error {
-            columns.push(("fdm_error", ExportColumn::F32(fdm_error)));
-        }
-        columns.push(("latent_action_valid", ExportColumn::Bool(valid)));
-        columns
     }
 
     /// Returns the columns of true actions, and of rewards if all of them are known.

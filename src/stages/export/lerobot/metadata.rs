@@ -19,13 +19,7 @@ pub(super) fn info(
     let mut features = Map::new();
     features.insert(CAMERA.to_owned(), camera(task, episodes));
     for (name, column) in group {
-        let (dtype, width) = numpy_type(column);
-        let names = match width {
-            _ if MANDATORY.contains(&name.as_str()) => Value::Null,
-            1 => json!([name]),
-            width => (0..width).map(|i| format!("{name}_{i}")).collect(),
-        };
-        features.insert(name.clone(), json!({ "dtype": dtype, "shape": [width], "names": names }));
+        features.insert(name.clone(), feature(name, column));
     }
     json!({
         "codebase_version": "v3.0",
@@ -42,6 +36,17 @@ pub(super) fn info(
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
         "features": features,
     })
+}
+
+/// Returns the feature of a column.
+pub(super) fn feature(name: &str, column: &ExportColumn) -> Value {
+    let (dtype, width) = numpy_type(column);
+    let names = match width {
+        _ if MANDATORY.contains(&name) => Value::Null,
+        1 => json!([name]),
+        width => (0..width).map(|i| format!("{name}_{i}")).collect(),
+    };
+    json!({ "dtype": dtype, "shape": [width], "names": names })
 }
 
 /// Returns the feature of the camera.
@@ -78,7 +83,12 @@ fn numpy_type(column: &ExportColumn) -> (&'static str, usize) {
 
 /// Returns the columns' types as Hugging Face `datasets` stores them in a Parquet file.
 pub(super) fn huggingface(group: &[(String, ExportColumn)]) -> String {
-    let features: Map<String, Value> = group
+    json!({ "info": { "features": huggingface_features(group) } }).to_string()
+}
+
+/// Returns the columns' types as Hugging Face `datasets` names them.
+pub(super) fn huggingface_features(group: &[(String, ExportColumn)]) -> Map<String, Value> {
+    group
         .iter()
         .map(|(name, column)| {
             let (dtype, width) = numpy_type(column);
@@ -87,8 +97,7 @@ pub(super) fn huggingface(group: &[(String, ExportColumn)]) -> String {
             let list = json!({ "feature": value, "length": width, "_type": "Sequence" });
             (name.clone(), if is_list { list } else { value })
         })
-        .collect();
-    json!({ "info": { "features": features } }).to_string()
+        .collect()
 }
 
 /// Writes the only task. Readers look it up in the index of a pandas frame.
