@@ -315,8 +315,9 @@ mod tests {
             let [stacked, ..] = host(Windows::stack(bytes(), 2));
             // The second channel of the first window's first frame, at the second pixel.
             assert_eq!(stacked[4 * 2 + 1], f32::from(pixels[4]) / 255.0 - 0.5);
-            let stacks = |layout| host(Windows::stack(layout, 2))[0].clone();
-            assert_eq!(to_host(upload_stacks::<B>(&pixels, SHAPE, 2, &at)).unwrap(), stacks(planes()));
+            let [stacks, ..] = host(Windows::stack(planes(), 2));
+            let uploaded = upload_stacks::<B>(&pixels, SHAPE, 2, &at);
+            assert_eq!(to_host(uploaded).unwrap(), stacks);
             let frames = upload::<B>(&pixels, SHAPE, &at);
             assert_eq!(frames.dims(), [6, 3, 4, 2]);
             assert_eq!(to_host(frames).unwrap(), stacked);

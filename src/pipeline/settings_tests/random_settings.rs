@@ -99,17 +99,7 @@ fn learning_stages() -> Vec<(&'static str, &'static str, Value)> {
                 { "frames": "frames", "dynamics": "model", "rollout": 2 },
             ]),
         ),
-        (
-            "robot",
-            "export",
-            json!([
-                { "format": "lerobot", "frames": "frames", "labels": "labels" },
-                { "format": "lerobot", "frames": "played", "labels": "seen", "actions": "played" },
-                { "format": "webdataset", "frames": "frames", "labels": "labels" },
-                { "format": "onnx", "policy": "policy", "decoder": "decoders" },
-                { "format": "onnx", "dynamics": "model", "agent": "agent" },
-            ]),
-        ),
+        ("robot", "export", exports()),
         (
             "page",
             "report",
@@ -124,6 +114,16 @@ fn learning_stages() -> Vec<(&'static str, &'static str, Value)> {
             ]),
         ),
     ]
+}
+
+/// Returns the settings that exports start from.
+fn exports() -> Value {
+    json!([
+        { "format": "lerobot", "frames": "frames", "labels": "labels" },
+        { "format": "lerobot", "frames": "played", "labels": "seen", "actions": "played" },
+        { "format": "webdataset", "frames": "frames", "labels": "labels" },
+        { "format": "onnx", "dynamics": "model", "policy": "policy", "agent": "agent" },
+    ])
 }
 
 /// Draws random values for a JSON schema.

@@ -115,6 +115,28 @@ impl TrainPolicyConfig {
     }
 }
 
+impl TrainPolicyConfig {
+    /// Expects sizes of the network and of a step that exist.
+    fn expect_sizes(&self, faults: &mut FieldFaults) {
+        faults.expect_positive("steps", self.steps);
+        faults.expect_positive("batch", self.batch);
+        faults.expect_positive("accumulate", self.accumulate);
+        faults.expect_value(
+            self.batch.is_multiple_of(self.accumulate.max(1)),
+            "accumulate",
+            self.accumulate,
+            "expected a divisor of `batch`",
+        );
+        faults.expect(self.scale != Some(0), "scale", "is 0", "expected at least 1");
+        faults.expect_value(
+            (1..=PolicyConfig::MAX_FRAMES).contains(&self.frames),
+            "frames",
+            self.frames,
+            "expected a number from 1 to 8",
+        );
+    }
+}
+
 impl Stage for TrainPolicyConfig {
     type Task = TrainPolicyTask;
 
@@ -131,16 +153,7 @@ impl Stage for TrainPolicyConfig {
 
     fn validate(&self) -> Vec<FieldFault> {
         let mut faults = FieldFaults::default();
-        faults.expect_positive("steps", self.steps);
-        faults.expect_positive("batch", self.batch);
-        faults.expect_positive("accumulate", self.accumulate);
-        faults.expect_value(
-            self.batch.is_multiple_of(self.accumulate.max(1)),
-            "accumulate",
-            self.accumulate,
-            "expected a divisor of `batch`",
-        );
-        faults.expect(self.scale != Some(0), "scale", "is 0", "expected at least 1");
+        self.expect_sizes(&mut faults);
         faults.expect_value(
             self.learning_rate.is_finite() && self.learning_rate > 0.0,
             "learning_rate",
@@ -160,12 +173,6 @@ impl Stage for TrainPolicyConfig {
             "ema_decay",
             decay,
             "expected a number from 0 to below 1, e.g. 0.999",
-        );
-        faults.expect_value(
-            (1..=PolicyConfig::MAX_FRAMES).contains(&self.frames),
-            "frames",
-            self.frames,
-            "expected a number from 1 to 8",
         );
         faults.expect(
             self.holdout != 1,
