@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Game, Gymnasium, GymnasiumGame, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, Result,
-    VecEnv,
+    Seeding, VecEnv,
 };
 
 /// A game of Procgen by its name, or an environment of Gymnasium.
@@ -33,6 +33,8 @@ pub struct EnvConfig {
     pub levels: Levels,
     /// Seed of the episodes, below 2^31.
     pub seed: u32,
+    /// Whether every episode of Gymnasium has a seed, or only the first of each environment.
+    pub seeding: Seeding,
     /// Number of environments.
     pub count: usize,
     /// Number of Procgen's threads; 0 steps all environments on the caller's thread.
@@ -67,13 +69,15 @@ impl GameSetting {
     /// # Errors
     /// Fails if the game is not installed or cannot be played.
     pub fn open(&self, folders: &[PathBuf], config: &EnvConfig) -> Result<Box<dyn VecEnv>> {
-        let EnvConfig { mode, levels, seed, count, threads } = *config;
+        let EnvConfig { mode, levels, seed, seeding, count, threads } = *config;
         Ok(match self {
             GameSetting::Procgen(game) => {
                 let config = ProcgenConfig { game: *game, mode, levels, seed, count, threads };
                 Box::new(Procgen::new(&ProcgenPackage::find(folders)?, &config)?)
             }
-            GameSetting::Gymnasium(game) => Box::new(Gymnasium::new(game, folders, seed, count)?),
+            GameSetting::Gymnasium(game) => {
+                Box::new(Gymnasium::new(game, folders, (seed, seeding), count)?)
+            }
         })
     }
 }

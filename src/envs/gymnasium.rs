@@ -5,6 +5,8 @@
 //!
 //! **Seeds.** Episode `k` of environment `i` of `n` is number `k n + i`, and its seed is `(seed +
 //! 2654435761 number) mod 2^31`, whatever happened before. So every player meets the same episodes.
+//! With [`Seeding::First`] only episode 0 of each environment is seeded, as in vector environments
+//! of Gymnasium: seeding an Atari game takes as long as 300 steps.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,6 +75,15 @@ impl GymnasiumGame {
     }
 }
 
+/// Which episodes of an environment are seeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seeding {
+    /// Each, so that it does not depend on those before.
+    Each,
+    /// The first one. Others follow from it and all actions since.
+    First,
+}
+
 /// What the child says of its environments.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -111,7 +122,12 @@ impl Gymnasium {
     /// # Errors
     /// Fails if Python or a package is missing, and for an environment without colour frames of a
     /// fixed size, or with actions that are neither discrete nor a box.
-    pub fn new(game: &GymnasiumGame, folders: &[PathBuf], seed: u32, count: usize) -> Result<Self> {
+    pub fn new(
+        game: &GymnasiumGame,
+        folders: &[PathBuf],
+        (seed, seeding): (u32, Seeding),
+        count: usize,
+    ) -> Result<Self> {
         let timeout = Duration::from_secs(game.timeout_secs.max(1).into());
         let mut gymnasium = Gymnasium {
             name: game.gymnasium.clone(),
@@ -125,16 +141,17 @@ impl Gymnasium {
             ends: vec![End::None; count],
             episodes: (0..count as u64).map(|number| EpisodeSoFar(number, vec![])).collect(),
         };
-        gymnasium.start(game)?;
+        gymnasium.start(game, seeding)?;
         Ok(gymnasium)
     }
 
     /// Sends the request, and reads what the environments are and their first frames.
-    fn start(&mut self, game: &GymnasiumGame) -> Result<()> {
+    fn start(&mut self, game: &GymnasiumGame, seeding: Seeding) -> Result<()> {
         let GymnasiumGame { gymnasium, make, imports, timeout_secs: _ } = game;
         let (seed, count) = (self.seed, self.ends.len());
         let request = json!({
             "id": gymnasium, "make": make, "imports": imports, "seed": seed, "count": count,
+            "seeds_each": seeding == Seeding::Each,
         });
         self.process.send(format!("{request}\n").as_bytes())?;
         let answer = serde_json::from_str(&self.process.read_line()?)

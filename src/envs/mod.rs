@@ -21,7 +21,7 @@ pub mod wrappers;
 pub use actions::{Action, ActionSpace};
 pub use error::{Error, Result};
 pub use game_setting::{EnvConfig, GameSetting};
-pub use gymnasium::{Gymnasium, GymnasiumGame};
+pub use gymnasium::{Gymnasium, GymnasiumGame, Seeding};
 pub use procgen::{
     FRAME_SIDE, Game, Levels, Mode, Procgen, ProcgenConfig, ProcgenPackage, PublishedReturns,
 };

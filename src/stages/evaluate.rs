@@ -28,7 +28,7 @@ use super::player::{GamePlayer, PlayerSettings, TrainedPlayer};
 use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput, write};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::EpisodeStatistics;
-use crate::envs::{End, EnvConfig, GameSetting};
+use crate::envs::{End, EnvConfig, GameSetting, Seeding};
 use crate::models::{Actor, actor};
 use crate::train::batch;
 use crate::train::probe::{self, Probe};
@@ -226,6 +226,8 @@ fn play(
         mode: config.mode,
         levels: config.levels,
         seed,
+        // So that all players meet the same episodes, and a killed run meets them again.
+        seeding: Seeding::Each,
         count: envs,
         threads: ctx.game_threads(),
     };

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::{EpisodeStatistics, RewardScale};
-use crate::envs::{Action, End, EnvConfig, VecEnv};
+use crate::envs::{Action, End, EnvConfig, Seeding, VecEnv};
 use crate::models::Precision;
 use crate::models::agent::AgentNet;
 use crate::models::device::on_device;
@@ -271,6 +271,8 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
             mode: config.mode,
             levels: config.levels,
             seed,
+            // So that all players meet the same episodes, and a killed run meets them again.
+            seeding: Seeding::Each,
             count: config.envs,
             threads: ctx.game_threads(),
         };

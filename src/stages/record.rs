@@ -25,7 +25,7 @@ use super::{
 use crate::dataset::{
     ActionRows, FileInfo, FrameSize, ListMetadata, ShardLayout, ShardWriter, VideoName, VideoRecord,
 };
-use crate::envs::{Action, End, EnvConfig, GameSetting, VecEnv};
+use crate::envs::{Action, End, EnvConfig, GameSetting, Seeding, VecEnv};
 use crate::models::{Actor, actor};
 use crate::train::batch;
 use crate::video::Fit;
@@ -287,6 +287,8 @@ impl<'a> Recorder<'a> {
             levels: config.levels,
             // Procgen takes seeds of 31 bits.
             seed: rng.random::<u32>() >> 1,
+            // A shard is always recorded from its first episode.
+            seeding: Seeding::First,
             count: 1,
             threads: 0,
         };

@@ -107,7 +107,7 @@ def describe_actions(gymnasium, space):
 
 
 class Env:
-    """An environment; its episode number `n` has a seed that depends on nothing but `n`."""
+    """An environment; the seed of episode `n`, if it has one, depends on nothing but `n`."""
 
     def __init__(self, gymnasium, numpy, request, number):
         self.numpy = numpy
@@ -123,6 +123,7 @@ class Env:
             and min(seen.shape[:2]) >= LEAST_SIDE
         )
         self.seed, self.count = request["seed"], request["count"]
+        self.seeds_each = request["seeds_each"]
         self.number = number
         self.shape = None
         self.see(self.begin(number))
@@ -130,7 +131,9 @@ class Env:
 
     def begin(self, number):
         self.number = number
-        return self.env.reset(seed=(self.seed + SEED_STEP * number) % SEEDS)[0]
+        is_seeded = self.seeds_each or number < self.count
+        seed = (self.seed + SEED_STEP * number) % SEEDS if is_seeded else None
+        return self.env.reset(seed=seed)[0]
 
     def reset(self):
         self.see(self.begin(self.number + self.count))

@@ -113,7 +113,7 @@ impl Broken {
             "gymnasium": "Broken-v0", "imports": ["broken"], "make": {"kind": kind},
             "timeout_secs": if kind == "hang" { 5 } else { 60 },
         });
-        Gymnasium::new(&game(settings), &[root], 3, count)
+        Gymnasium::new(&game(settings), &[root], (3, Seeding::Each), count)
     }
 
     /// Steps until the environment fails; returns the error and its hint.
@@ -137,7 +137,8 @@ fn frames_rewards_and_ends_are_those_of_a_plain_loop() {
     });
     // The second of two environments is compared.
     let mut env =
-        Gymnasium::new(&game(settings), std::slice::from_ref(&folder), 3, 2).expect("it works");
+        Gymnasium::new(&game(settings), std::slice::from_ref(&folder), (3, Seeding::Each), 2)
+            .expect("it works");
     assert_eq!(*env.action_space(), ActionSpace::Discrete { actions: 7 });
     assert_eq!(env.fps(), 10);
     let mut seen = String::new();
@@ -165,11 +166,15 @@ fn frames_rewards_and_ends_are_those_of_a_plain_loop() {
 #[test]
 fn environments_that_cannot_be_made_are_errors_that_say_why() {
     let Some(folder) = folder() else { return };
-    let error =
-        |settings| match Gymnasium::new(&game(settings), std::slice::from_ref(&folder), 0, 1) {
-            Ok(_) => panic!("the environment starts"),
-            Err(error) => error.to_string(),
-        };
+    let error = |settings| match Gymnasium::new(
+        &game(settings),
+        std::slice::from_ref(&folder),
+        (0, Seeding::Each),
+        1,
+    ) {
+        Ok(_) => panic!("the environment starts"),
+        Err(error) => error.to_string(),
+    };
     let missing = error(json!({"gymnasium": "Nothing-v0"}));
     assert!(missing.contains("cannot make it: NameNotFound"), "{missing}");
     let module = error(json!({"gymnasium": "Nothing-v0", "imports": ["no_such_module"]}));
@@ -183,7 +188,12 @@ fn environments_that_cannot_be_made_are_errors_that_say_why() {
     std::fs::create_dir_all(empty.path().join("lib/python3/site-packages/gymnasium/x")).expect("");
     std::fs::create_dir_all(empty.path().join("bin")).expect("a folder");
     std::os::unix::fs::symlink("/nowhere/python", empty.path().join("bin/python")).expect("a link");
-    let none = Gymnasium::new(&game(json!({"gymnasium": "a"})), &[empty.path().into()], 0, 1);
+    let none = Gymnasium::new(
+        &game(json!({"gymnasium": "a"})),
+        &[empty.path().into()],
+        (0, Seeding::Each),
+        1,
+    );
     let none = none.err().expect("it fails");
     assert!(none.to_string().contains("cannot start"), "{none}");
     assert!(none.hint().is_some_and(|hint| hint.contains("--gymnasium")));
@@ -257,7 +267,8 @@ fn a_process_that_ends_is_an_error_with_what_it_printed() {
     let settings = json!({
         "gymnasium": "MiniGrid-Empty-5x5-v0", "imports": ["minigrid", "this"],
     });
-    let mut env = Gymnasium::new(&game(settings), &[folder], 0, 1).expect("it works");
+    let mut env =
+        Gymnasium::new(&game(settings), &[folder], (0, Seeding::Each), 1).expect("it works");
     env.process.kill();
     let error = env.step(&[Action::Discrete(0)]).expect_err("it fails").to_string();
     assert!(error.contains("Python process ended") && error.contains("honking"), "{error}");
