@@ -1,12 +1,15 @@
 """Measures recorded frames per second of random play, beside Gymnasium's vector environments.
 
-    python tests/bench/vector_envs.py target/release/lapo ENVIRONMENT [--imports MODULE,...] [--make JSON] [--frames 20000] [--rounds 3]
+    python tests/bench/vector_envs.py target/release/lapo ENVIRONMENT [--imports MODULE,...]
+        [--make JSON] [--frames 20000] [--rounds 3]
 
-Runs with the Python of a virtual environment that has Gymnasium; lapo plays with the same one. All three play the same environment with
-random actions on all cores, one environment for each, and have every frame of `rgb_array` in the main process: plain Gymnasium as the
-observations of `SyncVectorEnv` and `AsyncVectorEnv` (with shared memory), lapo as the shards of a `record` stage, reduced to 64 x 64 and
-on disk. Starting Python and making the environments counts for all. Prints frames per second and frames per CPU second, medians over
-rounds taken in turns, and the ratios of lapo to the better one of the others. Wall time depends on what else the machine does.
+Runs with the Python of a virtual environment that has Gymnasium; lapo plays with the same one. All
+three play the same environment with random actions on all cores, one environment for each, and have
+every frame of `rgb_array` in the main process: plain Gymnasium as the observations of
+`SyncVectorEnv` and `AsyncVectorEnv` (with shared memory), lapo as the shards of a `record` stage,
+reduced to 64 x 64 and on disk. Starting Python and making the environments counts for all. Prints
+frames per second and frames per CPU second, medians over rounds taken in turns, and the ratios of
+lapo to the better one of the others. Wall time depends on what else the machine does.
 """
 
 import argparse
