@@ -10,6 +10,7 @@ use lapo::dataset::{Manifest, Store};
 
 use crate::project::{CommandOutput, Project};
 use crate::python::passes;
+use crate::s3_server::server;
 
 const WRITE: &str = include_str!("lerobot_dataset.py");
 
@@ -243,6 +244,51 @@ fn an_episode_that_is_not_where_the_dataset_says_is_a_reject_and_the_rest_is_dec
         }
         let query = "SELECT sum(frames) AS n FROM videos WHERE frames > 0";
         project.lapo(&["query", query, "--workspace", "ws"]).success();
+    }
+}
+
+/// Returns the files below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let of = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files_below(&path) } else { vec![path] }
+    };
+    fs::read_dir(folder).unwrap().flat_map(of).collect()
+}
+
+#[test]
+fn a_dataset_in_a_bucket_gives_the_frames_and_actions_of_one_in_a_folder() {
+    let Some(server) = server() else { return };
+    for version in ["v3.0", "v2.1"] {
+        let Some(project) = project(version, 4, "") else { return };
+        let copies = project.path("our copies");
+        let bucket = Store::open_with("s3://lapo/lerobot", &server.access(&copies)).unwrap();
+        for file in files_below(&project.path("robot")) {
+            let name = file.strip_prefix(project.path("robot")).unwrap().to_str().unwrap();
+            bucket.create(&format!("{version}/{name}"), &fs::read(&file).unwrap()).unwrap();
+        }
+        project.run(&[]).success();
+        let rows = |stage: &str, columns: &str| {
+            let query = format!("SELECT {columns} FROM {stage} ORDER BY video, frame_index");
+            let args = ["query", &query, "--workspace", "ws", "--format", "json"];
+            let name = format!("s3://lapo/lerobot/{version}/");
+            project.lapo(&args).success().stdout.replace(&name, "robot/")
+        };
+        let both = || {
+            (
+                rows("frames", "video, frame_index, time_s, episode"),
+                rows("actions", "video, frame_index, action, reward, state"),
+            )
+        };
+        let local = both();
+        fs::remove_dir_all(project.path("ws")).unwrap();
+        let remote = PIPELINE.replace("robot,", &format!("'s3://lapo/lerobot/{version}',"));
+        assert_eq!(remote.matches("s3://").count(), 2);
+        fs::write(project.path("pipeline.yaml"), remote).unwrap();
+        server.lapo(&project, &["run", "pipeline.yaml"]).success();
+        assert!(both() == local, "{version}");
+        let again = server.lapo(&project, &["run", "pipeline.yaml"]).success();
+        assert!(again.stdout.starts_with("0 tasks"), "{again:#?}");
     }
 }
 

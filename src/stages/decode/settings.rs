@@ -138,7 +138,8 @@ pub enum Identity {
     #[default]
     Content,
     /// In an object store, its etag and size, so that nothing is read before decoding. Copies
-    /// uploaded in several parts are not recognised. Local files are still identified by content.
+    /// uploaded in several parts are not recognised. Local files and episodes of LeRobot datasets
+    /// are still identified by content.
     Etag,
 }
 
