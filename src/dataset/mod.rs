@@ -24,6 +24,7 @@
 //! | A run takes its number by creating the next free name ([`runs`]) | the later of two runs wins, independent of clocks | one listing per run; a run that did nothing frees its number |
 //! | Delta Lake logs repeat the manifests ([`delta`]) | Python and Spark read every version by the folder's name | one more file per commit; only lapo may write the table |
 //! | A commit joins small tables into files of up to `file_mib` (`joined`); the tasks' own files stay beside them | queries, Delta readers and `lapo files` open few files (opening a small one takes 0.7 ms), and workers, plans, trainings and the collector still handle each task with its own receipt and files | labels exist twice, in a task's file and in a joined one; a row is rewritten O(log n) times |
+//! | An episode of a LeRobot dataset is an MP4 file made while it is read (`mp4`) | it is hashed, decoded, copied and rejected like any video, and stays the same video when its file is written again | the tables of the file are read for each episode that is opened (milliseconds), by 400 lines of our own, since no crate keeps a codec's description as it is |
 //! | All formats share one version number, [`FORMAT`], without migration | a reader either supports a file or stops | a workspace of another format must be started anew |
 //!
 //! ## Files
