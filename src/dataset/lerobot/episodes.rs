@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::info::{self, Place};
 use super::{Fault, Lerobot};
-use crate::error::Result;
+use crate::dataset::error::Result;
 
 /// The table of version 2.1.
 const LINES: &str = "meta/episodes.jsonl";

@@ -13,11 +13,11 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 use serde_json::{Map, Value};
 
 use super::{Fault, Lerobot, info, unreadable};
-use crate::archive::open_source;
-use crate::error::{Error, Result};
-use crate::export_table::{ExportColumn, ExportTable, array};
-use crate::new_file::FileInfo;
-use crate::store::Store;
+use crate::dataset::archive::open_source;
+use crate::dataset::error::{Error, Result};
+use crate::dataset::export_table::{ExportColumn, ExportTable, array};
+use crate::dataset::new_file::FileInfo;
+use crate::dataset::store::Store;
 
 /// The metadata key of Hugging Face `datasets`.
 const HUGGINGFACE: &str = "huggingface";

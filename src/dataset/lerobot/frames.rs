@@ -12,9 +12,9 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::info::Place;
 use super::{Episode, Fault, Lerobot, episode_name};
-use crate::action_rows::ActionRows;
-use crate::error::Result;
-use crate::schema;
+use crate::dataset::action_rows::ActionRows;
+use crate::dataset::error::Result;
+use crate::dataset::schema;
 
 const EPISODE: &str = "episode_index";
 const REWARD: &str = "next.reward";

@@ -1,3 +1,4 @@
+//! Clips of a recorded game, and damaged files.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use std::io::{Cursor, Read};
 
