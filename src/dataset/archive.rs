@@ -101,6 +101,16 @@ pub fn members(uri: &str, access: &Access) -> io::Result<Vec<Member>> {
     serde_json::from_slice(&json).map_err(io::Error::other)
 }
 
+/// Returns the position that a seek from `at` leads to in a file of this size.
+pub(super) fn position(to: SeekFrom, at: u64, bytes: u64) -> io::Result<u64> {
+    let position = match to {
+        SeekFrom::Start(position) => Some(position),
+        SeekFrom::End(by) => bytes.checked_add_signed(by),
+        SeekFrom::Current(by) => at.checked_add_signed(by),
+    };
+    position.ok_or_else(|| ErrorKind::InvalidInput.into())
+}
+
 /// A byte range of a file, read like a file of its own.
 struct Section<R> {
     file: R,
@@ -128,12 +138,7 @@ impl<R: Read> Read for Section<R> {
 
 impl<R: Seek> Seek for Section<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.bytes.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or(ErrorKind::InvalidInput)?;
+        self.at = position(to, self.at, self.bytes)?;
         // The inner position is always `from + at`.
         let offset = self.from.checked_add(self.at).ok_or(ErrorKind::InvalidInput)?;
         self.file.seek(SeekFrom::Start(offset))?;

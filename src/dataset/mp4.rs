@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
-use super::archive::{Readable, open_source};
+use super::archive::{Readable, open_source, position};
 
 mod clip_header;
 mod index;
@@ -108,12 +108,7 @@ impl<R: Read + Seek> Read for ClipReader<R> {
 
 impl<R> Seek for ClipReader<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.bytes.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or(ErrorKind::InvalidInput)?;
+        self.at = position(to, self.at, self.bytes)?;
         Ok(self.at)
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! Sequential reading requests pieces of growing size. A seek starts with a small piece again.
 
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use bytes::Bytes;
 
 use super::access::{Access, address};
+use super::archive::position;
 use super::error::{Error, Result};
 use super::paths::StoredFile;
 use super::remote::Remote;
@@ -87,12 +88,7 @@ impl Read for RemoteFile {
 
 impl Seek for RemoteFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.found.bytes.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or(ErrorKind::InvalidInput)?;
+        self.at = position(to, self.at, self.found.bytes)?;
         Ok(self.at)
     }
 }

@@ -142,11 +142,7 @@ impl StageTask for FinetuneTask {
             .setting_if(*precision != Precision::F32, "precision", precision)
             .setting("seed", seed)
             .input_if(policy.is_some(), "policy", policy.as_ref().map(|policy| &policy.blake3))
-            .input_if(
-                dynamics.is_some(),
-                "model",
-                dynamics.as_ref().map(|dynamics| &dynamics.blake3),
-            )
+            .input_if(dynamics.is_some(), "model", dynamics.as_ref().map(|file| &file.blake3))
     }
 
     fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {

@@ -4,6 +4,11 @@ use std::io::ErrorKind;
 
 use super::Error;
 
+/// What a file of true actions holds.
+const ACTION_FILE: &str = "expected Parquet or CSV with the columns `video` (path or file name), \
+    `frame_index` and `action` (a whole number; continuous actions are lists of numbers, in CSV \
+    the columns `action_0`, `action_1`, ...)";
+
 impl Error {
     /// Returns a fix for the error, if this module has a safe one.
     #[must_use]
@@ -49,11 +54,7 @@ impl Error {
                 "run a pipeline in it first: `lapo run` creates the folder named by `workspace`"
             }
             Self::ForeignFolder { .. } => "set `workspace` to a new or empty folder",
-            Self::Actions { .. } => {
-                "expected Parquet or CSV with the columns `video` (path or file name), \
-                 `frame_index` and `action` (a whole number; continuous actions are lists of \
-                 numbers, in CSV the columns `action_0`, `action_1`, ...)"
-            }
+            Self::Actions { .. } => ACTION_FILE,
             Self::List { .. } => {
                 "expected text with one path or address a line, or CSV or Parquet with the column \
                  `uri` and, if known, `bytes` and `etag`"

@@ -134,7 +134,6 @@ fn read_tables(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
     let invalid = |reason: &str| io::Error::new(ErrorKind::InvalidData, reason.to_owned());
     let end = file.seek(SeekFrom::End(0))?;
     let mut at = 0;
-    let mut is_mp4 = false;
     while end - at >= 8 {
         file.seek(SeekFrom::Start(at))?;
         let mut head = [0; 16];
@@ -149,11 +148,10 @@ fn read_tables(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
             }
             short => (short, 8),
         };
-        is_mp4 |= &kind == b"ftyp" && at == 0;
         if head.starts_with(b"version ") {
             return Err(invalid("it is a Git LFS pointer, not the video; run `git lfs pull`"));
         }
-        if !is_mp4 {
+        if at == 0 && &kind != b"ftyp" {
             return Err(invalid("it is not an MP4 file"));
         }
         if size < body || size > end - at {

@@ -55,7 +55,13 @@ enum Origin<'a> {
     New(Box<VideoSource>),
 }
 
-impl Identified<'_> {
+impl<'a> Identified<'a> {
+    /// Creates a video that is read now. `known` tells whether a receipt has its digest.
+    fn new(video: VideoSource, known: bool, about: &'a ListMetadata) -> Self {
+        let digest = video.digest.clone().into();
+        Identified { digest, known, about, origin: Origin::New(Box::new(video)) }
+    }
+
     /// Returns its current name.
     pub fn uri(&self) -> &str {
         match &self.origin {

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Identified;
 use super::identity::{KnownVideos, Read, Version, read_digest, readable};
-use super::{Identified, Origin};
 use crate::dataset::lerobot::EpisodeVideo;
 use crate::dataset::{
     Access, Clip, EntryClass, EntryError, EntryFault, ListMetadata, Mp4Index, open_clip,
@@ -50,19 +50,14 @@ impl<'a> KnownVideos<'a> {
         let Version { bytes, modified, inode } = version;
         let video = VideoSource {
             uri,
-            digest: digest.clone(),
+            digest,
             bytes,
             modified,
             clip: Some(Box::new(clip)),
             inode,
             ..VideoSource::default()
         };
-        Ok(Ok(Identified {
-            digest: digest.into(),
-            known: same.is_some(),
-            about,
-            origin: Origin::New(Box::new(video)),
-        }))
+        Ok(Ok(Identified::new(video, same.is_some(), about)))
     }
 
     /// Finds the frames of an episode. Returns them and the version of their file, with the size of

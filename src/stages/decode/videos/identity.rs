@@ -254,21 +254,9 @@ impl<'a> KnownVideos<'a> {
             },
         };
         let Version { bytes, modified, inode } = version;
-        let video = VideoSource {
-            uri,
-            digest: digest.clone(),
-            bytes,
-            modified,
-            archived,
-            inode,
-            ..VideoSource::default()
-        };
-        Ok(Ok(Identified {
-            digest: digest.into(),
-            known: same.is_some(),
-            about,
-            origin: Origin::New(Box::new(video)),
-        }))
+        let video =
+            VideoSource { uri, digest, bytes, modified, archived, inode, ..VideoSource::default() };
+        Ok(Ok(Identified::new(video, same.is_some(), about)))
     }
 
     /// Returns the record of an unchanged file. If two files with equal sizes and times swapped
@@ -352,8 +340,8 @@ fn refuse<'a>(uri: String, refused: &EntryFault, about: &'a ListMetadata) -> Ide
     // The content is unknown, so the name stands for it.
     let digest = blake3::hash(format!("{class}\n{uri}").as_bytes()).to_hex().to_string();
     let unusable = Some((class.to_owned(), format!("{uri}: {}", refused.reason)));
-    let video = VideoSource { uri, digest: digest.clone(), unusable, ..VideoSource::default() };
-    Identified { digest: digest.into(), known: false, about, origin: Origin::New(Box::new(video)) }
+    let video = VideoSource { uri, digest, unusable, ..VideoSource::default() };
+    Identified::new(video, false, about)
 }
 
 /// The first bytes of a Git LFS pointer, and a size that none of them reaches.
