@@ -53,7 +53,8 @@ pub struct ActArgs {
     /// [default: the network's frame size]
     #[arg(long, value_name = "WxH")]
     pub size: Option<String>,
-    /// Draw discrete actions at random: their scores are divided by this number; 0 takes the best
+    /// Draw actions at random: their probabilities are raised to the power of 1 / TEMPERATURE; 0
+    /// takes the most likely one
     #[arg(long, default_value_t = 0.0)]
     pub temperature: f64,
     /// Seed of the draws

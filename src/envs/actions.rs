@@ -99,7 +99,7 @@ impl ActionSpace {
 }
 
 /// Draws from the standard normal distribution (Box and Muller, 1958).
-fn normal(rng: &mut impl Rng) -> f32 {
+pub fn normal(rng: &mut impl Rng) -> f32 {
     // Not 0, whose logarithm is infinite.
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32

@@ -18,7 +18,7 @@ mod procgen;
 mod state;
 pub mod wrappers;
 
-pub use actions::{Action, ActionSpace};
+pub use actions::{Action, ActionSpace, normal};
 pub use error::{Error, Result};
 pub use game_setting::{EnvConfig, GameSetting};
 pub use gymnasium::{Gymnasium, GymnasiumGame, Seeding};

@@ -31,6 +31,12 @@ pub enum Outputs {
         /// Dimension of an action.
         axes: usize,
     },
+    /// The mean of each axis of a normal distribution, then the logarithm of each standard
+    /// deviation.
+    Gaussian {
+        /// Dimension of an action.
+        axes: usize,
+    },
 }
 
 impl Outputs {
@@ -39,7 +45,26 @@ impl Outputs {
         match self {
             Outputs::Discrete { actions } => actions,
             Outputs::Continuous { axes } => axes,
+            Outputs::Gaussian { axes } => 2 * axes,
         }
+    }
+
+    /// Returns the dimension of a continuous action; `None` if actions are discrete.
+    pub fn axes(self) -> Option<usize> {
+        match self {
+            Outputs::Discrete { .. } => None,
+            Outputs::Continuous { axes } | Outputs::Gaussian { axes } => Some(axes),
+        }
+    }
+
+    /// Returns the outputs without deviations.
+    ///
+    /// # Shapes
+    /// - `outputs`: `[batch, width]`
+    /// - output: `[batch, actions or axes]`
+    pub fn without_deviations(self, outputs: Vec<f32>) -> Vec<f32> {
+        let Outputs::Gaussian { axes } = self else { return outputs };
+        outputs.chunks_exact(2 * axes).flat_map(|row| &row[..axes]).copied().collect()
     }
 }
 
@@ -106,17 +131,31 @@ impl<B: NetBackend> Decoder<B> {
         self
     }
 
-    /// Folds the scaling `y * deviation + mean` into the last layer, so that the returned decoder
-    /// has outputs on the original scale.
+    /// Folds the scaling `action * deviation + mean` into the last layer, so that the returned
+    /// decoder has actions on the original scale.
+    ///
+    /// # Shapes
+    /// - `mean` and `deviation`: `[axes]`
     #[must_use]
-    pub fn before_scaling(mut self, mean: &[f32], deviation: &[f32], device: &B::Device) -> Self {
-        let values = |values: &[f32]| {
-            Tensor::<B, 1>::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
-        };
-        // (W x + b) d + m = (W d) x + (b d + m), row by row
+    pub fn before_scaling(
+        mut self,
+        outputs: Outputs,
+        mean: &[f32],
+        deviation: &[f32],
+        device: &B::Device,
+    ) -> Self {
+        let values = |values: Vec<f32>| Tensor::<B, 1>::from_floats(values.as_slice(), device);
+        let mut factor = deviation.to_vec();
+        let mut offset = mean.to_vec();
+        if let Outputs::Gaussian { .. } = outputs {
+            // ln(s d) = ln s + ln d
+            factor.extend(deviation.iter().map(|_| 1.0));
+            offset.extend(deviation.iter().map(|deviation| deviation.ln()));
+        }
+        // (W x + b) f + o = (W f) x + (b f + o), row by row
         let last = self.layers.last_mut().expect("there is at least one layer");
-        let weight = last.weight.val() * values(deviation).unsqueeze_dim(1);
-        let bias = last.bias.val() * values(deviation) + values(mean);
+        let weight = last.weight.val() * values(factor.clone()).unsqueeze_dim(1);
+        let bias = last.bias.val() * values(factor) + values(offset);
         last.weight = last.weight.clone().map(|_| weight);
         last.bias = last.bias.clone().map(|_| bias);
         self

@@ -74,6 +74,7 @@ stages:
   robot:
     export:
       { format: lerobot, frames: played, labels: seen, actions: played, fps: 20, zoom: 2 }
+  spread: { train_decoder: { labels: seen, actions: played, head: gaussian } }
   page:
     report:
       { frames: frames, labels: labels, policy: policy, decoder: decoder, evaluation: returns,

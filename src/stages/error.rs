@@ -141,6 +141,14 @@ pub enum Error {
         /// The actions of the game, in words.
         expected: String,
     },
+    /// A network whose output is no finite number.
+    #[error("{file}: the network's output is {seen}, expected finite numbers")]
+    Output {
+        /// The decoder or agent.
+        file: String,
+        /// The number.
+        seen: f32,
+    },
     /// A training by PPO in a game with continuous actions.
     #[error("{game} takes {space}, but `finetune` trains discrete actions only")]
     ContinuousGame {
@@ -255,6 +263,7 @@ impl Error {
             Error::ActionKind { .. } => {
                 "give `train_decoder` the actions of this game, as its `record` stage writes them"
             }
+            Error::Output { .. } => "lower the `learning_rate` of its training",
             Error::ContinuousGame { .. } => {
                 "play it with a latent policy and a decoder of continuous actions: `train_decoder` \
                  and `evaluate`"

@@ -63,7 +63,7 @@ pub use decode::videos::{digest_of, is_transient_io};
 pub use error::Error;
 pub use field_faults::{FieldFault, FieldFaults};
 pub use frame_scaler::{FrameScaler, Size};
-pub use player::draw as draw_action;
+pub use player::draw_action;
 pub use stage::{
     ArtifactKind, Input, InputFile, LaneState, Lanes, LatentActions, Needs, Speed, Stage,
     StageKind, StageTask, Streaming, VideoPatterns,

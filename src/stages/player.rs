@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Error, FrameScaler, TaskContext};
 use crate::dataset::{FileInfo, Store};
-use crate::envs::{Action, ActionSpace, End, FRAME_SIDE, GameSetting, VecEnv, maze};
+use crate::envs::{Action, ActionSpace, End, FRAME_SIDE, GameSetting, VecEnv, maze, normal};
 use crate::models::{Actor, Agent, FrameStack, LoadedDecoder, Outputs, PolicyConfig, agent};
 use crate::video::Fit;
 
@@ -96,7 +96,7 @@ pub(super) struct TrainedPlayer {
 /// How a trained network plays.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlayerSettings {
-    /// The temperature of the random choice of discrete actions.
+    /// The temperature of the random choice of actions.
     pub(super) temperature: f64,
     /// How a frame of the game becomes square.
     pub(super) fit: Fit,
@@ -149,7 +149,7 @@ impl TrainedPlayer {
                 let fits = space.discrete().is_some_and(|expected| actions <= expected);
                 (format!("{actions} discrete actions"), fits)
             }
-            Outputs::Continuous { axes } => {
+            Outputs::Continuous { axes } | Outputs::Gaussian { axes } => {
                 (format!("{axes} continuous values"), space.axes() == Some(axes))
             }
         };
@@ -198,13 +198,14 @@ impl TrainedPlayer {
             Network::Decoded(policy, decoder) => decoder.decode(&policy.latent_action(&frames)?)?,
             Network::Agent(agent) => agent.logits(&frames)?,
         };
-        let rows = scores.chunks_exact(self.outputs().width().max(1));
-        Ok(match self.outputs() {
-            Outputs::Discrete { .. } => rows
-                .map(|scores| Action::Discrete(draw(scores, self.settings.temperature, rng).0))
-                .collect(),
-            Outputs::Continuous { .. } => rows.map(|values| space.clip(values.to_vec())).collect(),
-        })
+        if let Some(seen) = scores.iter().find(|score| !score.is_finite()) {
+            return Err(Error::Output { file: self.file.clone(), seen: *seen });
+        }
+        let action = |row| match draw_action(self.outputs(), row, self.settings.temperature, rng) {
+            Action::Continuous(values) => space.clip(values),
+            discrete => discrete,
+        };
+        Ok(scores.chunks_exact(self.outputs().width().max(1)).map(action).collect())
     }
 }
 
@@ -220,7 +221,34 @@ pub(super) fn can_be_shown(side: usize, game: &GameSetting) -> Result<(), Error>
     }
 }
 
-/// Draws an action. Returns it with the logarithm of its probability.
+/// Chooses an action by the outputs of a decoder or an agent.
+///
+/// Probabilities are raised to the power of 1 / `temperature`, so that the deviation of a Gaussian
+/// head is multiplied by the root of `temperature`. At 0 the most likely action is taken.
+///
+/// # Shapes
+/// - `row`: `[width]`
+pub fn draw_action(
+    outputs: Outputs,
+    row: &[f32],
+    temperature: f64,
+    rng: &mut ChaCha8Rng,
+) -> Action {
+    match outputs {
+        Outputs::Discrete { .. } => Action::Discrete(draw(row, temperature, rng).0),
+        Outputs::Gaussian { axes } if temperature > 0.0 => {
+            let (mean, log_std) = row.split_at(axes);
+            let spread = temperature.sqrt() as f32;
+            let draw = |(mean, log_std): (&f32, &f32)| mean + spread * log_std.exp() * normal(rng);
+            Action::Continuous(mean.iter().zip(log_std).map(draw).collect())
+        }
+        Outputs::Continuous { axes } | Outputs::Gaussian { axes } => {
+            Action::Continuous(row[..axes].to_vec())
+        }
+    }
+}
+
+/// Draws a discrete action. Returns it with the logarithm of its probability.
 ///
 /// `scores` are log-probabilities up to a constant. They are divided by `temperature`; at 0 the
 /// most likely action is taken.
@@ -249,6 +277,36 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::train::pairs::ColumnStats;
+
+    #[test]
+    fn a_gaussian_head_is_drawn_with_its_mean_and_deviation() {
+        let outputs = Outputs::Gaussian { axes: 2 };
+        let row = [3.0, -1.0, 0.5_f32.ln(), 2.0_f32.ln()];
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        assert_eq!(draw_action(outputs, &row, 0.0, &mut rng), Action::Continuous(vec![3.0, -1.0]));
+        // A temperature of 4 divides the logarithm of the density by 4: twice the deviation.
+        for (temperature, factor) in [(1.0, 1.0), (4.0, 2.0)] {
+            let drawn = (0..4000).flat_map(|_| {
+                let Action::Continuous(values) = draw_action(outputs, &row, temperature, &mut rng)
+                else {
+                    unreachable!("it is continuous")
+                };
+                values
+            });
+            let stats = ColumnStats::of(&drawn.collect::<Vec<_>>(), 2);
+            for (axis, deviation) in
+                [0.5, 2.0].map(|deviation| factor * deviation).iter().enumerate()
+            {
+                assert!((stats.mean[axis] - row[axis]).abs() < 0.1 * deviation, "{stats:?}");
+                assert!((stats.deviation[axis] / deviation - 1.0).abs() < 0.05, "{stats:?}");
+            }
+        }
+        // A decoder without a deviation is not drawn.
+        let outputs = Outputs::Continuous { axes: 2 };
+        let taken = draw_action(outputs, &row[..2], 1.0, &mut rng);
+        assert_eq!(taken, Action::Continuous(vec![3.0, -1.0]));
+    }
 
     #[test]
     fn actions_are_drawn_with_their_probabilities() {

@@ -17,7 +17,7 @@ use super::plan::KeyFields;
 use super::plan::key::digests;
 use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput, write};
 use crate::dataset::FileInfo;
-use crate::models::{DecoderConfig, LoadedDecoder};
+use crate::models::{DecoderConfig, LoadedDecoder, Outputs};
 use crate::train::decoder::{FitSettings, fit};
 
 mod curve;
@@ -25,7 +25,7 @@ mod settings;
 mod trained;
 
 use curve::Curve;
-pub use settings::TrainDecoderConfig;
+pub use settings::{Head, TrainDecoderConfig};
 use trained::TrainedDecoders;
 
 /// The kind of all `train_decoder` stages. Raise its version when the same labels and settings give
@@ -60,6 +60,7 @@ impl StageTask for TrainDecoderTask {
             batch,
             learning_rate,
             label_smoothing,
+            head,
             holdout,
             labels: _,
             actions: _,
@@ -72,6 +73,7 @@ impl StageTask for TrainDecoderTask {
             .setting("batch", batch)
             .setting("learning_rate", learning_rate)
             .setting("label_smoothing", label_smoothing)
+            .setting_if(*head != Head::default(), "head", head)
             .setting("holdout", holdout)
             .setting("seed", seed)
             .input("labels", digests(labels))
@@ -80,6 +82,21 @@ impl StageTask for TrainDecoderTask {
 
     fn run(&self, ctx: &TaskContext, _: &mut LaneState) -> Result<TaskOutput, Error> {
         run(self, ctx)
+    }
+}
+
+impl TrainDecoderTask {
+    /// Returns the outputs of decoders for true actions of the kind `found`.
+    fn outputs(&self, found: Outputs) -> Result<Outputs, Error> {
+        match (self.config.head, found.axes()) {
+            (Head::Mse, _) => Ok(found),
+            (Head::Gaussian, Some(axes)) => Ok(Outputs::Gaussian { axes }),
+            (Head::Gaussian, None) => Err(Error::Actions {
+                file: self.actions.first().map(|file| file.path.clone()).unwrap_or_default(),
+                reason: "the true actions are discrete, but `head` is `gaussian`".into(),
+                cure: "remove `head`, or give continuous actions",
+            }),
+        }
     }
 }
 
@@ -108,7 +125,7 @@ fn run(task: &TrainDecoderTask, ctx: &TaskContext) -> Result<TaskOutput, Error> 
     let config = DecoderConfig {
         latent_dim: sample.latent_dim,
         hidden: settings.hidden.clone(),
-        outputs: sample.outputs,
+        outputs: task.outputs(sample.outputs)?,
     };
     let mut files = Vec::new();
     let mut curve = Curve::default();

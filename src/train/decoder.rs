@@ -25,6 +25,9 @@ const HOLD_OUT: usize = 10;
 /// The minimum number of pairs for holding some out. With fewer, the held-out ones would be too few
 /// for a judgement.
 const HOLD_OUT_FROM: usize = 2048;
+/// The least variance of a Gaussian head, as a share of the action's own variance. The likelihood
+/// of exactly predicted actions would be infinite without it.
+const LEAST_VARIANCE: f64 = 1e-4;
 /// Steps between two judgements on held-out pairs.
 const JUDGE_EVERY: u64 = 50;
 
@@ -84,7 +87,7 @@ pub fn fit(
     // The network then takes latent actions and returns true actions as they are.
     let mut net = learner.net.valid().after_normalising(&stats.mean, &stats.deviation, &device);
     if let Some(stats) = &target_stats {
-        net = net.before_scaling(&stats.mean, &stats.deviation, &device);
+        net = net.before_scaling(config.outputs, &stats.mean, &stats.deviation, &device);
     }
     Ok(LoadedDecoder::new(config.clone(), net))
 }
@@ -196,7 +199,7 @@ struct Targets<'a> {
     discrete: &'a [u32],
     /// `[pair, axis]`, normalised.
     continuous: Vec<f32>,
-    axes: usize,
+    outputs: Outputs,
     smoothing: f64,
 }
 
@@ -212,20 +215,27 @@ impl<'a> Targets<'a> {
             (TrueActions::Continuous(numbers, _), Some(stats)) => (&[], stats.normalise(numbers)),
             (TrueActions::Continuous(numbers, _), None) => (&[], numbers.clone()),
         };
-        Targets { discrete, continuous, axes: outputs.width(), smoothing }
+        Targets { discrete, continuous, outputs, smoothing }
     }
 
-    /// Returns the cross-entropy, or the mean squared error of continuous actions.
+    /// Returns the cross-entropy of discrete actions, the mean squared error of continuous ones, or
+    /// the negative log-likelihood of a Gaussian head, in nats per axis.
     ///
     /// # Shapes
     /// - `predicted`: `[pair, width]`
     fn loss(&self, predicted: Tensor<Train, 2>, pairs: &[usize]) -> Tensor<Train, 1> {
         let device = predicted.device();
-        if self.discrete.is_empty() {
-            let rows = pairs.iter().flat_map(|&i| &self.continuous[i * self.axes..][..self.axes]);
-            let rows = TensorData::new(rows.copied().collect(), [pairs.len(), self.axes]);
-            let difference = predicted - Tensor::from_data(rows, &device);
-            return (difference.clone() * difference).mean();
+        if let Some(axes) = self.outputs.axes() {
+            let rows = pairs.iter().flat_map(|&i| &self.continuous[i * axes..][..axes]);
+            let rows = TensorData::new(rows.copied().collect(), [pairs.len(), axes]);
+            let action = Tensor::from_data(rows, &device);
+            return match self.outputs {
+                Outputs::Gaussian { .. } => gaussian_loss(predicted, action),
+                _ => {
+                    let difference = predicted - action;
+                    (difference.clone() * difference).mean()
+                }
+            };
         }
         let actions = pairs.iter().map(|&i| self.discrete[i] as i32).collect();
         let actions = TensorData::new(actions, [pairs.len(), 1]);
@@ -235,6 +245,18 @@ impl<'a> Targets<'a> {
         let uniform = likelihood.clone().mean() * self.smoothing;
         (likelihood.gather(1, actions).mean() * (1.0 - self.smoothing) + uniform).neg()
     }
+}
+
+/// Returns the negative log-likelihood of normalised actions, in nats per axis, up to a constant.
+///
+/// # Shapes
+/// - `predicted`: `[pair, 2 * axis]`
+/// - `action`: `[pair, axis]`
+fn gaussian_loss(predicted: Tensor<Train, 2>, action: Tensor<Train, 2>) -> Tensor<Train, 1> {
+    let axes = action.dims()[1];
+    let mean = predicted.clone().narrow(1, 0, axes);
+    let variance = (predicted.narrow(1, axes, axes) * 2.0).exp() + LEAST_VARIANCE;
+    (((mean - action).square() / variance.clone() + variance.log()) * 0.5).mean()
 }
 
 #[cfg(test)]
@@ -288,6 +310,56 @@ mod tests {
             again.decode(&held_out.latent_action).unwrap(),
             decoder.decode(&held_out.latent_action).unwrap()
         );
+    }
+
+    /// Returns pairs of latent actions and noisy actions, whose mean and deviation follow from the
+    /// latent action, with means and deviations.
+    fn noisy_pairs(count: usize, noise: f64, seed: u64) -> (Pairs, Vec<[f32; 2]>) {
+        let latent_action = latents(count, seed);
+        let distributions: Vec<[f32; 2]> = latent_action
+            .chunks_exact(2)
+            .map(|row| [50.0 + 8.0 * (row[0] - 40.0), (100.0 * row[1]).exp()])
+            .collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed + 100);
+        // The sum of twelve uniform numbers has variance 1.
+        let mut normal = || (0..12).map(|_| rng.random_range(-0.5..0.5)).sum::<f64>();
+        let numbers = distributions
+            .iter()
+            .map(|[mean, deviation]| mean + (noise * normal()) as f32 * deviation)
+            .collect();
+        (Pairs { latent_action, action: TrueActions::Continuous(numbers, 1) }, distributions)
+    }
+
+    /// Trains a Gaussian decoder and returns its outputs for other latent actions, with their true
+    /// means and deviations.
+    fn gaussian(noise: f64) -> Vec<([f32; 2], [f32; 2])> {
+        let (known, _) = noisy_pairs(3000, noise, 1);
+        let (held_out, right) = noisy_pairs(300, noise, 2);
+        let config =
+            DecoderConfig { latent_dim: 2, hidden: vec![], outputs: Outputs::Gaussian { axes: 1 } };
+        let stats = ColumnStats::of(&known.latent_action, 2);
+        let decoder = fit(&config, &SETTINGS, &known, &stats, 0).unwrap();
+        let again = LoadedDecoder::load(&decoder.export().unwrap()).unwrap();
+        assert_eq!(again.config, config);
+        let outputs = again.decode(&held_out.latent_action).unwrap();
+        assert_eq!(config.outputs.without_deviations(outputs.clone()).len(), 300);
+        outputs.chunks_exact(2).map(|row| [row[0], row[1].exp()]).zip(right).collect()
+    }
+
+    #[test]
+    fn a_gaussian_decoder_predicts_the_mean_and_deviation_of_noisy_actions() {
+        for ([mean, deviation], [right_mean, right_deviation]) in gaussian(1.0) {
+            assert!((mean - right_mean).abs() < 0.2, "{mean} for {right_mean}");
+            let ratio = deviation / right_deviation;
+            assert!((0.85..1.18).contains(&ratio), "{deviation} for {right_deviation}");
+        }
+    }
+
+    #[test]
+    fn a_gaussian_decoder_of_exact_actions_stays_finite() {
+        for ([mean, deviation], [right, _]) in gaussian(0.0) {
+            assert!((mean - right).abs() < 0.5 && deviation < 0.5, "{mean} {deviation}, {right}");
+        }
     }
 
     #[test]

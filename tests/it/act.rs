@@ -28,6 +28,8 @@ const CONTINUOUS: &str = "
   angles: { import_actions: { frames: frames, file: actions.csv } }
   pointer: { train_decoder: { labels: labels, actions: angles, transitions: [32], draws: 1,
       steps: 20, hidden: [8], holdout: 3 } }
+  spread: { train_decoder: { labels: labels, actions: angles, transitions: [32], draws: 1,
+      steps: 20, hidden: [8], holdout: 3, head: gaussian } }
 ";
 
 /// Creates a project with a trained policy and decoder.
@@ -63,7 +65,7 @@ fn expected(policy: &[u8], decoder: &[u8], frames: &[u8], temperature: f64) -> V
     let answer = |frame: &[u8]| {
         let latent_action = policy.latent_action(frame).unwrap();
         let scores = decoder.decode(&latent_action).unwrap();
-        let (action, _) = draw_action(&scores, temperature, &mut rng);
+        let action = draw_action(decoder.config.outputs, &scores, temperature, &mut rng);
         json!({ "action": action, "logits": scores, "latent_action": latent_action })
     };
     frames.chunks_exact(length).map(answer).collect()
@@ -95,7 +97,8 @@ def same(answer, want, keys):
 
 weights = ["--policy", "policy.safetensors", "--decoder", "decoder.safetensors", "--device", "cpu"]
 frames = np.fromfile("frames.bin", np.uint8).reshape(-1, 16, 16, 3)
-want, drawn, pointed = (json.load(open(f"{name}.json")) for name in ["best", "drawn", "pointed"])
+names = ["best", "drawn", "pointed", "spread"]
+want, drawn, pointed, spread = (json.load(open(f"{name}.json")) for name in names)
 assert len(frames) == len(want) > 30 and len({w["action"] for w in drawn}) > 1
 
 policy = start(*weights, "--latent")
@@ -117,6 +120,14 @@ pointer = start(*weights)
 assert pointer.model["kind"] == "continuous" and pointer.model["actions"] == 2
 for frame, answer in zip(frames, pointed):
     same(pointer.act(frame), {"action": answer["logits"]}, ["action"])
+weights[3] = "spread.safetensors"
+pointer = start(*weights, "--temperature", "0.5", "--seed", "7")
+assert pointer.model["kind"] == "continuous" and pointer.model["actions"] == 2
+for frame, answer in zip(frames, spread):
+    row = answer["logits"]
+    row = {"action": answer["action"], "mean": row[:2], "log_std": row[2:]}
+    same(pointer.act(frame), row, ["action", "mean", "log_std"])
+    assert row["action"] != row["mean"]
 weights[3] = "decoder.safetensors"
 
 def listen(address):
@@ -202,16 +213,20 @@ fn the_guides_client_gets_the_actions_of_the_library() {
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + CONTINUOUS;
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     project.run(&[]).success();
-    let [policy, decoder, pointer] =
-        ["policy", "decoder", "pointer"].map(|stage| weights(&project, stage));
+    let [policy, decoder, pointer, spread] =
+        ["policy", "decoder", "pointer", "spread"].map(|stage| weights(&project, stage));
     fs::write(project.path("pointer.safetensors"), &pointer).unwrap();
+    fs::write(project.path("spread.safetensors"), &spread).unwrap();
     let (_, shard) = shards(&project).remove(0);
     let frames: Vec<u8> =
         (0..shard.rows().min(60)).flat_map(|row| shard.pixels(row).to_vec()).collect();
     fs::write(project.path("frames.bin"), &frames).unwrap();
-    for (name, decoder, temperature) in
-        [("best", &decoder, 0.0), ("drawn", &decoder, 2.0), ("pointed", &pointer, 0.0)]
-    {
+    for (name, decoder, temperature) in [
+        ("best", &decoder, 0.0),
+        ("drawn", &decoder, 2.0),
+        ("pointed", &pointer, 0.0),
+        ("spread", &spread, 0.5),
+    ] {
         let answers = expected(&policy, decoder, &frames, temperature);
         fs::write(project.path(&format!("{name}.json")), json!(answers).to_string()).unwrap();
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::project::{PIPELINE, Project};
 
 const LABELS_WITH_ACTIONS: &str = "FROM labels JOIN actions \
@@ -235,6 +237,12 @@ fn decoders_are_trained_from_a_few_true_actions() {
             && !others.contains(&decoders[0])
     );
 
+    let gaussian = yaml.replace("transitions: [8, 32]", "head: gaussian, transitions: [8, 32]");
+    fs::write(project.path("pipeline.yaml"), gaussian).unwrap();
+    let output = project.run(&[]);
+    let message = "the true actions are discrete, but `head` is `gaussian`";
+    assert!(output.code == 1 && output.stderr.contains(message), "{output:#?}");
+
     fs::write(project.path("pipeline.yaml"), yaml.replace("[8, 32]", "[100000]")).unwrap();
     let output = project.run(&[]);
     assert!(output.code == 1 && output.stderr.contains("expected at least 100000"), "{output:#?}");
@@ -321,7 +329,7 @@ fn continuous_actions_are_probed_and_decoded() {
     .unwrap();
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     let yaml = yaml.replace("actions.parquet", "actions.csv") + DECODER + EVALUATION;
-    fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+    fs::write(project.path("pipeline.yaml"), &yaml).unwrap();
     project.run(&["--refresh", "model"]).success();
     assert!(
         verdict(&project)["probe"]["linear"].is_number()
@@ -335,13 +343,15 @@ fn continuous_actions_are_probed_and_decoded() {
         "{scores}"
     );
     // Continuous actions have R², discrete ones an accuracy.
-    let curve = project.query("SELECT accuracy, r2 FROM decoder");
-    assert!(
-        curve
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|row| row["r2"].is_number() && row["accuracy"].is_null()),
-        "{curve}"
-    );
+    for head in ["mse", "gaussian"] {
+        let yaml =
+            yaml.replace("transitions: [8, 32]", &format!("transitions: [32], head: {head}"));
+        fs::write(project.path("pipeline.yaml"), yaml).unwrap();
+        project.run(&[]).success();
+        let curve = project.query("SELECT transitions, accuracy, r2 FROM decoder");
+        let is_scored = |row: &Value| {
+            row["transitions"] == 32 && row["r2"].is_number() && row["accuracy"].is_null()
+        };
+        assert!(curve.as_array().unwrap().iter().all(is_scored), "{curve}");
+    }
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use lapo::dataset::{ActionRows, Manifest, Shard, Store};
+use lapo::envs::Action;
 use lapo::models::{Device, FrameStack, LoadedDecoder, PolicyConfig, actor};
 use lapo::stages::draw_action;
 use lapo::train::batch::generator;
@@ -214,15 +215,18 @@ fn a_recorded_policy_sees_its_episodes_frames_with_and_without_noise() {
             stack.push(frame);
             assert!(stack.pixels() == slow);
             let action = if rng.random_bool(0.3) {
-                [1, 7, 3, 5][rng.random_range(0..4)]
+                Action::Discrete([1, 7, 3, 5][rng.random_range(0..4)])
             } else {
                 let scores = decoder.decode(&policy.latent_action(&slow).unwrap()).unwrap();
-                draw_action(&scores, 1.0, &mut rng).0
+                draw_action(decoder.config.outputs, &scores, 1.0, &mut rng)
             };
             chosen.push(action);
         }
     }
-    assert!(recorded.len() > 20 && recorded == chosen, "{recorded:?} {chosen:?}");
+    assert!(
+        recorded.len() > 20 && Action::discrete(&recorded) == chosen,
+        "{recorded:?} {chosen:?}"
+    );
     assert!(!project.query("SELECT * FROM returns").as_array().unwrap().is_empty());
 }
 

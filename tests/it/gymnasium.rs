@@ -212,8 +212,10 @@ fn frames_and_rewards_of_minigrid_are_those_of_a_plain_loop() {
 #[test]
 fn continuous_actions_are_recorded_decoded_and_played_within_their_bounds() {
     let pipeline = POINTS.replace("WORLD", WORLD);
-    for player in ["random", "sticky"] {
-        let Some(world) = World::new(&pipeline.replace("PLAYER", player)) else { return };
+    for (player, head) in [("random", "mse"), ("sticky", "gaussian")] {
+        let pipeline = pipeline.replace("PLAYER", player);
+        let pipeline = pipeline.replace("hidden: [8]", &format!("hidden: [8], head: {head}"));
+        let Some(world) = World::new(&pipeline) else { return };
         world.run(&[]).success();
         world.run_changes_nothing();
         for stage in ["play", "again"] {

@@ -10,7 +10,7 @@ use lapo::models::{
     AgentConfig, DecoderConfig, Device, LoadedDecoder, Outputs, PolicyConfig, Preset, actor, agent,
 };
 use lapo::train::{OptimConfig, policy_trainer};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::project::{PIPELINE, Project};
 use crate::python::passes;
@@ -139,13 +139,38 @@ fn weights(count: usize, seed: usize) -> Vec<f32> {
 }
 
 /// Returns a decoder to actions of two axes.
-fn continuous_decoder(latent_dim: usize) -> Vec<u8> {
+fn continuous_decoder(latent_dim: usize, outputs: Outputs) -> Vec<u8> {
     let mut file = Weights::default();
-    let config =
-        DecoderConfig { latent_dim, hidden: vec![8], outputs: Outputs::Continuous { axes: 2 } };
+    let config = DecoderConfig { latent_dim, hidden: vec![8], outputs };
     file.describe("lapo-decoder/1", &config);
     add_decoder(&mut file, "decoder", &config);
     file.to_bytes()
+}
+
+/// Writes the actions that a decoder's ONNX form should output, and returns the files by output.
+fn action_outputs(
+    project: &Project,
+    case: &str,
+    decoder: &[u8],
+    latent_action: &[f32],
+) -> Map<String, Value> {
+    let decoder = LoadedDecoder::load(decoder).unwrap();
+    let decoded = decoder.decode(latent_action).unwrap();
+    let columns = |from: usize, to: usize| {
+        let rows = decoded.chunks_exact(decoder.config.outputs.width());
+        rows.flat_map(|row| row[from..to].to_vec()).collect::<Vec<f32>>()
+    };
+    let outputs = match decoder.config.outputs {
+        Outputs::Discrete { actions } => vec![("logits", columns(0, actions))],
+        Outputs::Continuous { axes } => vec![("action", columns(0, axes))],
+        Outputs::Gaussian { axes } => {
+            vec![("action", columns(0, axes)), ("log_std", columns(axes, 2 * axes))]
+        }
+    };
+    let write = |(name, values): (&str, Vec<f32>)| {
+        (name.to_owned(), floats(project, &format!("{case}_{name}.bin"), &values).into())
+    };
+    outputs.into_iter().map(write).collect()
 }
 
 fn add_decoder(file: &mut Weights, prefix: &str, config: &DecoderConfig) {
@@ -208,7 +233,8 @@ fn onnxruntime_acts_as_policies_decoders_and_agents_do() {
     let mut cases = Vec::new();
     let decoders = [
         ("discrete", "logits", fs::read(file(&project, "decoder", ".safetensors")).unwrap()),
-        ("continuous", "action", continuous_decoder(128)),
+        ("continuous", "action", continuous_decoder(128, Outputs::Continuous { axes: 2 })),
+        ("gaussian", "action", continuous_decoder(128, Outputs::Gaussian { axes: 2 })),
     ];
     let policies = [
         ("tiny", trained.clone(), 1000),
@@ -227,19 +253,21 @@ fn onnxruntime_acts_as_policies_decoders_and_agents_do() {
             "outputs": {"latent_action": expected}}));
         for (name, output, decoder) in &decoders {
             let path = write(&project, &format!("{name}.safetensors"), decoder);
-            let decoded = LoadedDecoder::load(decoder).unwrap().decode(&latent).unwrap();
-            let decoded = floats(&project, &format!("{preset}_{name}.bin"), &decoded);
+            let mut expected_of_policy =
+                action_outputs(&project, &format!("{preset}_{name}"), decoder, &latent);
+            let expected_alone = expected_of_policy.clone();
+            expected_of_policy.insert("latent_action".into(), expected.clone().into());
             let onnx = project.path(&format!("{preset}_{name}.onnx"));
             let onnx = onnx.to_str().unwrap();
             let printed = export(&project, &[&weights, "--decoder", &path, "--to", onnx]);
             assert!(printed.contains(&format!("\n  output {output}: float [batch, ")), "{printed}");
             cases.push(json!({"onnx": onnx, "kind": "policy_decoder", "input": some,
-                "count": count, "outputs": {"latent_action": expected, *output: decoded}}));
+                "count": count, "outputs": expected_of_policy}));
             let alone = project.path(&format!("{preset}_{name}_alone.onnx"));
             let alone = alone.to_str().unwrap();
             export(&project, &[&path, "--to", alone]);
             cases.push(json!({"onnx": alone, "kind": "decoder", "input": expected,
-                "count": count, "outputs": {*output: decoded}}));
+                "count": count, "outputs": expected_alone}));
         }
     }
     let bytes = agent_of(&trained);
@@ -258,8 +286,12 @@ fn onnxruntime_acts_as_policies_decoders_and_agents_do() {
 fn an_export_that_cannot_work_is_an_error_and_writes_nothing() {
     let project = Project::new(0);
     write(&project, "policy.safetensors", &policy(Preset::Tiny));
-    write(&project, "decoder.safetensors", &continuous_decoder(128));
-    write(&project, "short.safetensors", &continuous_decoder(16));
+    write(
+        &project,
+        "decoder.safetensors",
+        &continuous_decoder(128, Outputs::Continuous { axes: 2 }),
+    );
+    write(&project, "short.safetensors", &continuous_decoder(16, Outputs::Continuous { axes: 2 }));
     write(&project, "notes.safetensors", b"these are no weights, only words");
     let mut other = Weights::default();
     other.describe("lapo-policy/9", &json!({}));

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ActArgs;
+use crate::envs::Action;
 use crate::error::CommandError as Error;
 use crate::error::Result;
 use crate::models::{
@@ -37,18 +38,22 @@ enum Network {
 #[derive(Debug, Serialize)]
 pub struct Answer {
     action: Action,
-    /// The score of each discrete action.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logits: Option<Vec<f32>>,
+    #[serde(flatten)]
+    scores: Scores,
     #[serde(skip_serializing_if = "Option::is_none")]
     latent_action: Option<Vec<f32>>,
 }
 
+/// What the action was chosen by.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Action {
-    Discrete(u32),
-    Continuous(Vec<f32>),
+enum Scores {
+    /// The score of each discrete action.
+    Logits { logits: Vec<f32> },
+    /// The distribution that the action is drawn from.
+    Gaussian { mean: Vec<f32>, log_std: Vec<f32> },
+    /// Nothing but the action.
+    None {},
 }
 
 impl Player {
@@ -77,8 +82,11 @@ impl Player {
         };
         if let (Outputs::Continuous { .. }, true) = (player.outputs(), args.temperature > 0.0) {
             return Err(usage(
-                format!("--temperature is {}, but actions are continuous", args.temperature),
-                "omit the flag: only discrete actions are drawn",
+                format!(
+                    "--temperature is {}, but the decoder has no probabilities",
+                    args.temperature
+                ),
+                "omit the flag, or train the decoder of continuous actions with `head: gaussian`",
             ));
         }
         player.check_first_answer(file)?;
@@ -112,7 +120,7 @@ impl Player {
     pub fn description(&self) -> Value {
         let (kind, count) = match self.outputs() {
             Outputs::Discrete { actions } => ("discrete", actions),
-            Outputs::Continuous { axes } => ("continuous", axes),
+            Outputs::Continuous { axes } | Outputs::Gaussian { axes } => ("continuous", axes),
         };
         let frames = self.network.input().frames;
         json!({ "protocol": 1, "frame": self.frame_shape(), "frames": frames, "kind": kind,
@@ -129,15 +137,17 @@ impl Player {
         if let Some(problem) = not_finite(&latent_action, &scores) {
             return Ok(Err(problem));
         }
-        let (action, logits) = match self.outputs() {
-            Outputs::Discrete { .. } => {
-                let (action, _) = draw_action(&scores, self.temperature, &mut self.rng);
-                (Action::Discrete(action), Some(scores))
+        let outputs = self.outputs();
+        let action = draw_action(outputs, &scores, self.temperature, &mut self.rng);
+        let scores = match outputs {
+            Outputs::Discrete { .. } => Scores::Logits { logits: scores },
+            Outputs::Continuous { .. } => Scores::None {},
+            Outputs::Gaussian { axes } => {
+                Scores::Gaussian { mean: scores[..axes].to_vec(), log_std: scores[axes..].to_vec() }
             }
-            Outputs::Continuous { .. } => (Action::Continuous(scores), None),
         };
         let latent_action = latent_action.filter(|_| self.answers_latent);
-        Ok(Ok(Answer { action, logits, latent_action }))
+        Ok(Ok(Answer { action, scores, latent_action }))
     }
 
     /// Answers a grey frame: damaged weights are found before a client waits, and a GPU compiles

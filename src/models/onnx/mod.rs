@@ -8,8 +8,8 @@
 //! |---|---|---|
 //! | `dynamics` | `frames`: windows `[batch, time, height, width, channel]` | `latent_action` (before quantisation), `latent_code` |
 //! | `policy` | `frames` | `latent_action` |
-//! | `policy_decoder` | `frames` | `latent_action`; `logits` or `action` |
-//! | `decoder` | `latent_action` | `logits` or `action` |
+//! | `policy_decoder` | `frames` | `latent_action`, and the decoder's |
+//! | `decoder` | `latent_action` | `logits`; `action`; or `action` (the mean) and `log_std` |
 //! | `agent` | `frames` | `logits`, `value` |
 //!
 //! The model's `metadata_props` hold `lapo.kind`, `lapo.version`, and for each weight file its
@@ -170,7 +170,7 @@ fn export_policy(file: &WeightFile, decoder: Option<&WeightFile>) -> Result<Onnx
     let decoder_config = decoder_config(decoder, config.latent_dim)?;
     let mut network = Network { graph: &mut graph, weights: &decoder.weights };
     let decoded = network.decoder("decoder", &latent_action, &decoder_config)?;
-    graph.output(action_port(decoder_config.outputs), &decoded);
+    output_actions(&mut graph, decoder_config.outputs, &decoded);
     properties.extend(decoder.properties(OF_DECODER, &decoder_config));
     Ok(finished("policy_decoder", &graph, properties))
 }
@@ -227,7 +227,7 @@ fn decoder_graph(weights: &Weights, config: &DecoderConfig) -> Result<Graph> {
         graph.input(Port::new("latent_action", Element::Float, &[config.latent_dim]));
     let mut network = Network { graph: &mut graph, weights };
     let decoded = network.decoder("decoder", &latent_action, config)?;
-    graph.output(action_port(config.outputs), &decoded);
+    output_actions(&mut graph, config.outputs, &decoded);
     Ok(graph)
 }
 
@@ -255,11 +255,20 @@ fn agent_graph(weights: &Weights, config: &AgentConfig) -> Result<Graph> {
     Ok(graph)
 }
 
-/// Returns the output of a decoder.
-fn action_port(outputs: Outputs) -> Port {
+/// Adds the outputs of a decoder.
+fn output_actions(graph: &mut Graph, outputs: Outputs, decoded: &Value) {
+    let port = |name, width| Port::new(name, Element::Float, &[width]);
     match outputs {
-        Outputs::Discrete { actions } => Port::new("logits", Element::Float, &[actions]),
-        Outputs::Continuous { axes } => Port::new("action", Element::Float, &[axes]),
+        Outputs::Discrete { actions } => graph.output(port("logits", actions), decoded),
+        Outputs::Continuous { axes } => graph.output(port("action", axes), decoded),
+        Outputs::Gaussian { axes } => {
+            for (name, from) in [("action", 0), ("log_std", axes)] {
+                let columns = [from, from + axes, 1].map(|at| graph.integers(&[at as i64]));
+                let [from, to, axis] = &columns;
+                let part = graph.node("Slice", &[decoded, from, to, axis], &[]);
+                graph.output(port(name, axes), &part);
+            }
+        }
     }
 }
 

@@ -75,8 +75,8 @@ pub struct EvaluateConfig {
     #[serde(default, skip_serializing_if = "Fit::is_default")]
     pub fit: Fit,
     /// Temperature of the random choice of actions: probabilities are raised to the power of 1 /
-    /// `temperature`. At 0 the most likely action is taken. Default 1. Continuous actions are not
-    /// drawn.
+    /// `temperature`. At 0 the most likely action is taken. Default 1. A decoder of continuous
+    /// actions with `head: mse` has no probabilities.
     #[serde(default = "default_temperature")]
     pub temperature: f64,
 }

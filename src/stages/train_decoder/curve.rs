@@ -29,7 +29,9 @@ impl Curve {
         decoder: &LoadedDecoder,
         held_out: &Pairs,
     ) -> Result<f64, Error> {
-        let score = score(&decoder.decode(&held_out.latent_action)?, &held_out.action);
+        let decoded = decoder.decode(&held_out.latent_action)?;
+        let predicted = decoder.config.outputs.without_deviations(decoded);
+        let score = score(&predicted, &held_out.action);
         let is_discrete = matches!(held_out.action, TrueActions::Discrete(_));
         self.transitions.push(transitions as u64);
         self.draw.push(draw);

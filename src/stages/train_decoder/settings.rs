@@ -44,9 +44,30 @@ pub struct TrainDecoderConfig {
     /// overconfidence. Discrete actions only. Default 0.05.
     #[serde(default = "default_label_smoothing")]
     pub label_smoothing: f64,
+    /// What a decoder of continuous actions predicts. Default `mse`.
+    #[serde(default, skip_serializing_if = "Head::is_default")]
+    pub head: Head,
     /// Every `holdout`-th video is held out and judges the decoders. 0: none is. Default 5.
     #[serde(default = "default_holdout")]
     pub holdout: usize,
+}
+
+/// The outputs of a decoder of continuous actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Head {
+    /// The action, trained with the mean squared error. Players take it as it is.
+    #[default]
+    Mse,
+    /// A normal distribution for each axis, trained on its likelihood: the mean and the logarithm
+    /// of the standard deviation. Players draw actions from it.
+    Gaussian,
+}
+
+impl Head {
+    fn is_default(&self) -> bool {
+        *self == Head::default()
+    }
 }
 
 fn default_transitions() -> Vec<usize> {
