@@ -33,6 +33,15 @@ impl<B: NetBackend> Policy<B> {
         }
     }
 
+    /// Replaces the value head by the published initial one: orthogonal with a gain of sqrt 2, and
+    /// no bias.
+    pub fn init_value_head_as_published(&mut self, init: &mut Init<'_, B>) {
+        self.value_head = Linear {
+            weight: init.orthogonal_row(FEATURES, std::f32::consts::SQRT_2),
+            bias: init.full([1], 0.0),
+        };
+    }
+
     /// Returns the flattened features of the convolutions, the input of `fc`.
     ///
     /// # Shapes

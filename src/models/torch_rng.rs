@@ -40,6 +40,29 @@ impl TorchRng {
         share.mul_add(bound - -bound, -bound)
     }
 
+    /// Returns `count` normal numbers: up to rounding those of `torch.Tensor.normal_()`, if `count`
+    /// is a multiple of 16.
+    pub fn normal(&mut self, count: usize) -> Vec<f32> {
+        // Box-Muller: of 16 uniform numbers, the first 8 are radii and the others angles.
+        let mut numbers = Vec::with_capacity(count.next_multiple_of(16));
+        for _ in 0..count.div_ceil(16) {
+            let uniform: [f64; 16] =
+                std::array::from_fn(|_| f64::from(self.next() & 0xff_ffff) / f64::from(1 << 24));
+            let (radii, angles) = uniform.split_at(8);
+            let polar = || {
+                let radius = |share: &f64| (-2.0 * (1.0 - share).ln()).sqrt();
+                radii
+                    .iter()
+                    .map(radius)
+                    .zip(angles.iter().map(|share| std::f64::consts::TAU * share))
+            };
+            numbers.extend(polar().map(|(radius, angle)| (radius * angle.cos()) as f32));
+            numbers.extend(polar().map(|(radius, angle)| (radius * angle.sin()) as f32));
+        }
+        numbers.truncate(count);
+        numbers
+    }
+
     /// Returns an integer uniform below `count`: `torch.randint(count)`.
     pub fn below(&mut self, count: u64) -> u64 {
         let number = u64::from(self.next());
@@ -79,6 +102,23 @@ mod tests {
             [1_133_316_631, 372_560_217]
         );
         assert_eq!(rng.drawn(), 6 + 4 + 2 * 2);
+    }
+
+    #[test]
+    fn normal_numbers_equal_pytorchs_up_to_rounding() {
+        let mut rng = TorchRng::new(7);
+        let seen = rng.normal(32);
+        // torch.manual_seed(7); torch.empty(32).normal_(); torch.randint(3050, (2,))
+        let expected = [
+            -0.820135, 0.395631, 0.898908, -1.388404, -0.166996, 0.28515, -0.641092, -0.893655,
+            0.926543, -0.535512, -1.15972, -0.460157, 0.708539, 1.012755, 0.230397, 1.090165,
+            -1.582665, -0.324567, 1.926368, -0.330012, 0.198445, 0.782073, 1.039108, -0.724511,
+            -0.20934, -0.215342, -1.815729, -0.345242, -2.061478, 0.674101, -1.323346, -1.359769,
+        ];
+        for (seen, expected) in seen.iter().zip(expected) {
+            assert!((seen - expected).abs() < 1e-5, "{seen} for {expected}");
+        }
+        assert_eq!([rng.below(3050), rng.below(3050)], [816, 763]);
     }
 
     #[test]

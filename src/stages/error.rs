@@ -157,6 +157,14 @@ pub enum Error {
         /// Its actions, in words.
         space: String,
     },
+    /// Rollouts shorter than the IDM's windows.
+    #[error("a rollout of {steps} steps has no window of {frames} frames, as the IDM reads them")]
+    ShortRollouts {
+        /// Steps of each environment in a rollout.
+        steps: usize,
+        /// Frames of a window.
+        frames: usize,
+    },
     /// A network for frames of another size than the game can show.
     #[error(
         "the network takes frames of {seen} x {seen} pixels, but the game draws {native} x {native}"
@@ -268,6 +276,7 @@ impl Error {
                 "play it with a latent policy and a decoder of continuous actions: `train_decoder` \
                  and `evaluate`"
             }
+            Error::ShortRollouts { .. } => "raise `rollout` of `finetune`: the default is 64",
             Error::NoShard { .. } => {
                 "run the pipeline again: the frames have changed since they were labelled"
             }

@@ -48,6 +48,7 @@ mod state;
 mod teacher;
 #[cfg(test)]
 mod tests;
+mod timetable;
 mod update;
 mod verdict;
 
@@ -56,6 +57,7 @@ use rollout::{Rollout, advantages};
 pub use settings::FinetuneConfig;
 use start::{discrete_actions, start, teacher_of};
 use teacher::Teacher;
+pub use timetable::Timetable;
 use update::Agent;
 
 /// The kind of all `finetune` stages. Raise its version when the same inputs and settings give
@@ -97,6 +99,7 @@ impl StageTask for FinetuneTask {
             steps,
             from_scratch,
             supervised_path,
+            reference,
             preset,
             size,
             fit,
@@ -125,6 +128,9 @@ impl StageTask for FinetuneTask {
             .setting("steps", steps)
             .setting("from_scratch", from_scratch)
             .setting("supervised_path", supervised_path)
+            .setting_if(*reference, "reference", reference)
+            // Short trainings had rates of 0 before the timetable shrank with `steps`.
+            .setting_if(config.has_short_timetable(), "timetable", "scaled")
             .setting("preset", preset)
             .setting("size", size)
             .setting_if(*fit != Fit::Stretch, "fit", fit)
@@ -377,13 +383,14 @@ impl<'a, A: TrainBackend> Ppo<'a, A> {
             return Ok(());
         };
         let env_steps = update * self.task.config.batch() as u64;
-        if !Teacher::collects(env_steps) {
+        let timetable = self.task.config.timetable();
+        if !timetable.collects(env_steps) {
             teacher.clear();
             return Ok(());
         }
         let begun = Instant::now();
         teacher.collect(rollout)?;
-        if Teacher::trains(update, env_steps) && !teacher.pairs.is_empty() {
+        if timetable.trains_decoder(update, env_steps) && !teacher.pairs.is_empty() {
             let trained = teacher.train(decoder, self.task.seed, update)?;
             self.agent.net.set_decoder(&trained, &self.agent.device)?;
         }

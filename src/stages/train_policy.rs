@@ -123,6 +123,7 @@ impl StageTask for TrainPolicyTask {
             batch,
             learning_rate,
             warmup_steps,
+            reference,
             precision,
             holdout,
             patience,
@@ -143,6 +144,7 @@ impl StageTask for TrainPolicyTask {
             .setting("batch", batch)
             .setting("learning_rate", learning_rate)
             .setting("warmup_steps", warmup_steps)
+            .setting_if(*reference, "reference", reference)
             .setting("precision", precision)
             .setting("holdout", holdout)
             .setting_if(patience.is_some(), "patience", patience)

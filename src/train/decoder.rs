@@ -5,8 +5,7 @@
 use burn::backend::{Autodiff, Flex};
 use burn::module::AutodiffModule;
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use rand::Rng;
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::optim::{Flat, OptimConfig, Optimizer, gradients};
@@ -48,7 +47,7 @@ pub struct FitSettings {
     pub stop: Option<Stop>,
 }
 
-type Train = Autodiff<Flex>;
+pub(super) type Train = Autodiff<Flex>;
 
 /// The metric for the selection of the best decoder.
 const HELD_OUT_LOSS: &str = "held_out_loss";
@@ -137,12 +136,15 @@ impl<'a> DecoderLearner<'a> {
 
     /// Returns the loss on some of the pairs.
     fn loss(&self, pairs: &[usize]) -> Tensor<Train, 1> {
-        let dim = self.config.latent_dim;
-        let rows = pairs.iter().flat_map(|&i| &self.latent_action[i * dim..][..dim]);
-        let rows = TensorData::new(rows.copied().collect(), [pairs.len(), dim]);
-        let input = Tensor::<Flex, 2>::from_data(rows, &Default::default());
+        let input = latent_rows(&self.latent_action, self.config.latent_dim, pairs);
         self.targets.loss(self.net.forward(Tensor::from_inner(input)), pairs)
     }
+}
+
+/// Returns the latent actions of some pairs: `[pair, latent_dim]`.
+pub(super) fn latent_rows(latent_action: &[f32], dim: usize, pairs: &[usize]) -> Tensor<Flex, 2> {
+    let rows = pairs.iter().flat_map(|&i| &latent_action[i * dim..][..dim]).copied().collect();
+    Tensor::from_data(TensorData::new(rows, [pairs.len(), dim]), &Default::default())
 }
 
 impl Learner for DecoderLearner<'_> {
@@ -195,7 +197,7 @@ impl Learner for DecoderLearner<'_> {
 }
 
 /// The true actions as the loss takes them.
-struct Targets<'a> {
+pub(super) struct Targets<'a> {
     discrete: &'a [u32],
     /// `[pair, axis]`, normalised.
     continuous: Vec<f32>,
@@ -204,7 +206,7 @@ struct Targets<'a> {
 }
 
 impl<'a> Targets<'a> {
-    fn new(
+    pub(super) fn new(
         actions: &'a TrueActions,
         outputs: Outputs,
         smoothing: f64,
@@ -223,7 +225,7 @@ impl<'a> Targets<'a> {
     ///
     /// # Shapes
     /// - `predicted`: `[pair, width]`
-    fn loss(&self, predicted: Tensor<Train, 2>, pairs: &[usize]) -> Tensor<Train, 1> {
+    pub(super) fn loss(&self, predicted: Tensor<Train, 2>, pairs: &[usize]) -> Tensor<Train, 1> {
         let device = predicted.device();
         if let Some(axes) = self.outputs.axes() {
             let rows = pairs.iter().flat_map(|&i| &self.continuous[i * axes..][..axes]);

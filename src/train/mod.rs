@@ -1,12 +1,13 @@
 //! The trainings of all stages: networks, losses, optimisers and the training loop.
 //!
 //! Start at [`dynamics`], the training of IDM and FDM; `dynamics_trainer.rs` computes its steps.
-//! [`policy`] trains the latent policy, [`decoder`] decoders of latent actions. [`training_loop`]
-//! drives all of them, and PPO. [`optim`] is the optimiser, [`batch`] draws windows and
-//! [`prefetch`] loads them ahead of time, [`schedule`] is the learning rate. [`read_back`] decides
-//! when a step is read from the device. [`checkpoint`] and [`metrics`] are the files of a training,
-//! [`tensorboard`] its metrics for TensorBoard. [`probe`] measures how well latent actions predict
-//! true ones, [`pairs`] are its data. [`stop`] ends a training early.
+//! [`policy`] trains the latent policy, [`decoder`] decoders of latent actions, [`mod@refit`] those
+//! of online training as published. [`training_loop`] drives all others, and PPO. [`optim`] is the
+//! optimiser, [`batch`] draws windows and [`prefetch`] loads them ahead of time, [`schedule`] is the
+//! learning rate. [`read_back`] decides when a step is read from the device. [`checkpoint`] and
+//! [`metrics`] are the files of a training, [`tensorboard`] its metrics for TensorBoard. [`probe`]
+//! measures how well latent actions predict true ones, [`pairs`] are its data. [`stop`] ends a
+//! training early.
 
 pub mod batch;
 pub mod checkpoint;
@@ -24,6 +25,7 @@ pub mod prefetch;
 pub mod probe;
 mod progress;
 pub mod read_back;
+pub mod refit;
 pub mod schedule;
 mod score;
 pub mod state;

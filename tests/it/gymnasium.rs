@@ -20,7 +20,7 @@ const MINIGRID: &str = "
 name: grid
 workspace: ws
 seed: 5
-vars: { steps: 16 }
+vars: { steps: 40 }
 stages:
   play: { record: { game: GRID, player: sticky, episodes: 10, episodes_per_shard: 5, size: 32 } }
   model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
@@ -316,7 +316,7 @@ fn python_ends_with_a_killed_run_even_in_a_step_that_hangs() {
 
 #[test]
 fn a_killed_finetuning_of_gymnasium_resumes_to_the_same_bytes() {
-    let pipeline = MINIGRID.replace("GRID", GRID).replace("steps: 16", "steps: 400");
+    let pipeline = MINIGRID.replace("GRID", GRID).replace("steps: 40", "steps: 400");
     let Some(whole) = World::new(&pipeline) else { return };
     whole.run(&[]).success();
     let killed = World::new(&pipeline).unwrap();

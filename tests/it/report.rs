@@ -39,7 +39,7 @@ stages:
       labels: labels, actions: play, holdout: 3, dynamics: model, frames: play, rollout: 3 } }
   agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: 4096, envs: 8,
       rollout: 64, minibatches: 2 } }
-  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 2048, envs: 8,
+  alone: { finetune: { policy: policy, supervised_path: false, game: maze, steps: 4096, envs: 8,
       rollout: 64, minibatches: 2 } }
   page: { report: { frames: play, dynamics: model, labels: labels, actions: play, policy: policy,
       decoder: decoder, evaluation: played, agents: [agent, alone] } }

@@ -18,7 +18,7 @@ impl FinetuneConfig {
     ///
     /// From a latent policy they follow LAPO's published code: a layer rests at first, so that the
     /// decoder learns before it, then its rate rises to a share of the peak and falls to 0 at the
-    /// end. From scratch all fall from the peak to 0.
+    /// end ([`Timetable`](super::Timetable)). From scratch all fall from the peak to 0.
     pub fn learning_rates(&self) -> LearningRates {
         let default = if self.from_scratch { 5e-4 } else { 1e-2 };
         let peak = self.learning_rate.unwrap_or(default);
@@ -32,14 +32,13 @@ impl FinetuneConfig {
             };
         }
         let staged = |rests_until: f64, peak_at: f64, share: f64| {
-            // In a short training the knots move to its end.
-            let [rests_until, peak_at] = [rests_until, peak_at].map(|step| step.min(end));
             Schedule::new(vec![(0.0, 0.0), (rests_until, 0.0), (peak_at, peak * share), (end, 0.0)])
         };
+        let timetable = self.timetable();
         LearningRates {
-            policy_head: staged(35_000.0, 50_000.0, 0.25),
-            value_head: staged(25_000.0, 50_000.0, 0.25),
-            trunk: staged(50_000.0, 200_000.0, 0.1),
+            policy_head: staged(timetable.policy_head_from, timetable.heads_peak_at, 0.25),
+            value_head: staged(timetable.value_head_from, timetable.heads_peak_at, 0.25),
+            trunk: staged(timetable.trunk_from, timetable.trunk_peaks_at, 0.1),
         }
     }
 }
@@ -75,8 +74,18 @@ mod tests {
         {
             assert!((trunk.at(step) - expect).abs() < 1e-12, "{step}");
         }
-        // A short training reaches the peak at its end.
-        assert!(rates(r#","steps":100000"#).trunk.at(99_999) > 9e-4);
+    }
+
+    #[test]
+    fn in_a_short_training_all_layers_learn_in_the_same_proportions() {
+        let LearningRates { policy_head, value_head, trunk } = rates(r#","steps":20000"#);
+        for (step, expect) in [(3_500, 0.0), (4_250, 1.25e-3), (5_000, 2.5e-3), (12_500, 1.25e-3)] {
+            assert!((policy_head.at(step) - expect).abs() < 1e-12, "{step}");
+        }
+        assert!(value_head.at(2_500) == 0.0 && (value_head.at(3_750) - 1.25e-3).abs() < 1e-12);
+        // The trunk reaches its peak at the end.
+        assert!(trunk.at(5_000) == 0.0 && (trunk.at(12_500) - 5e-4).abs() < 1e-12);
+        assert!(trunk.at(19_999) > 9e-4 && trunk.at(20_000) == 0.0);
     }
 
     #[test]

@@ -39,7 +39,11 @@ pub struct FinetuneConfig {
     /// the pipeline's seed.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// Environment steps, summed over all environments. Default 4,000,000, as in the paper.
+    /// Environment steps, summed over all environments. From a policy, the decoder of the
+    /// supervised path, the heads and the trunk begin to learn one after the other in the first
+    /// 200,000, as in the published code; in a shorter training all of these times shrink in
+    /// proportion. It takes at least 5 x `envs` x `rollout`, five updates; from scratch one.
+    /// Default 4,000,000, as in the paper.
     #[serde(default = "default_steps")]
     pub steps: u64,
     /// Trains a network with random weights, without a policy: plain PPO, as a baseline or to get
@@ -50,6 +54,13 @@ pub struct FinetuneConfig {
     /// a decoder (the supervised path). `false`: the new head alone. Default true.
     #[serde(default = "default_true")]
     pub supervised_path: bool,
+    /// Trains as the published code does, for comparison: the value head starts orthogonal, with a
+    /// gain of sqrt 2 and no bias, and the decoder is trained on latent actions as they are, in
+    /// three shuffled epochs of Adam at 1e-3, without a limit on the gradients' norm. Otherwise the
+    /// value head is the policy's, and the decoder is trained on normalised latent actions, at a
+    /// rate that falls to 0; a tenth of the pairs chooses the best of its states. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reference: bool,
     /// Size of the network with `from_scratch`: `tiny` (IMPALA x1), `small` (x2) or `paper` (x4).
     #[serde(default)]
     pub preset: Preset,
@@ -192,12 +203,6 @@ impl FinetuneConfig {
             "expected at least 3, the frames of a window",
         );
         let batch = self.batch().max(1);
-        faults.expect_value(
-            self.steps >= batch as u64,
-            "steps",
-            self.steps,
-            "expected at least `envs` x `rollout`, one update",
-        );
         let minibatches = self.minibatches;
         faults.expect_value(
             minibatches == 0 || batch.is_multiple_of(minibatches),
@@ -252,6 +257,7 @@ impl Stage for FinetuneConfig {
     fn validate(&self) -> Vec<FieldFault> {
         let mut faults = FieldFaults::default();
         self.expect_inputs(&mut faults);
+        self.expect_timetable(&mut faults);
         self.expect_rollout(&mut faults);
         self.expect_coefficients(&mut faults);
         faults.into_vec()

@@ -41,7 +41,10 @@ pub(super) fn start<A: TrainBackend>(
             frames: 1,
         };
         let config = AgentConfig { network, decoder: None };
-        let net = AgentNet::new(&mut init, &config);
+        let mut net = AgentNet::new(&mut init, &config);
+        if task.config.reference {
+            net.rl.init_value_head_as_published(&mut init);
+        }
         return Ok((config, net));
     };
     let weights = Weights::parse(&ctx.store.require_file(file)?)?;
@@ -56,7 +59,10 @@ pub(super) fn start<A: TrainBackend>(
     can_be_shown(latent.frame_size, &task.config.game)?;
     // The agent has a head with one logit per action; the policy's own output is a latent action.
     let config = AgentConfig { network: PolicyConfig { latent_dim: actions, ..latent }, decoder };
-    let net = AgentNet::of_policy(&mut init, &config, policy);
+    let mut net = AgentNet::of_policy(&mut init, &config, policy);
+    if task.config.reference {
+        net.rl.init_value_head_as_published(&mut init);
+    }
     Ok((config, net))
 }
 
@@ -81,5 +87,11 @@ pub(super) fn teacher_of(
     if seen != expected {
         return Err(Error::LatentSize { file: file.path.clone(), seen, expected });
     }
-    Ok(Some(Teacher::new(idm)))
+    // A rollout has one frame more than steps. The decoder would have nothing to learn from.
+    let frames = idm.config().window();
+    let steps = task.config.rollout;
+    if steps + 1 < frames {
+        return Err(Error::ShortRollouts { steps, frames });
+    }
+    Ok(Some(Teacher::new(idm, task.config.reference)))
 }

@@ -10,42 +10,20 @@ use crate::stages::Error;
 use crate::train::batch;
 use crate::train::decoder::{FitSettings, fit};
 use crate::train::pairs::{ColumnStats, Pairs, TrueActions};
-
-/// Environment steps after which the decoder is first trained.
-const FIRST: u64 = 10_000;
-/// Environment steps until which it is trained after every update.
-const OFTEN_UNTIL: u64 = 50_000;
-/// Updates between two trainings from then on.
-const EVERY: u64 = 20;
-/// Environment steps until which it is trained at all. By then it no longer improves.
-const LAST: u64 = 400_000;
-/// Epochs over all pairs.
-const EPOCHS: usize = 3;
-/// Pairs in a step.
-const BATCH: usize = 512;
+use crate::train::refit::{RefitSettings, refit};
 
 /// An IDM and the pairs that it inferred.
 pub(super) struct Teacher {
     idm: Box<dyn Labeller>,
+    /// Whether the decoder is trained as in the published code.
+    reference: bool,
     /// Latent actions and the actions taken.
     pub(super) pairs: Pairs,
 }
 
 impl Teacher {
-    pub(super) fn new(idm: Box<dyn Labeller>) -> Self {
-        Teacher { idm, pairs: no_pairs() }
-    }
-
-    /// Returns whether pairs are still collected after `env_steps` environment steps.
-    pub(super) fn collects(env_steps: u64) -> bool {
-        env_steps < LAST
-    }
-
-    /// Returns whether the decoder is trained after an update, counted from 1, and `env_steps`
-    /// environment steps.
-    pub(super) fn trains(update: u64, env_steps: u64) -> bool {
-        let often = env_steps < OFTEN_UNTIL;
-        FIRST < env_steps && env_steps < LAST && (often || update.is_multiple_of(EVERY))
+    pub(super) fn new(idm: Box<dyn Labeller>, reference: bool) -> Self {
+        Teacher { idm, reference, pairs: no_pairs() }
     }
 
     /// Adds the pairs of a rollout: windows within one episode and this rollout.
@@ -93,20 +71,27 @@ impl Teacher {
         seed: u64,
         update: u64,
     ) -> Result<LoadedDecoder, Error> {
+        let init = seed ^ update;
+        if self.reference {
+            let settings = RefitSettings::PUBLISHED;
+            return Ok(refit(config, &settings, &self.pairs, init)?);
+        }
         // `fit` holds out every tenth pair, so they must be in random order.
         let mut order: Vec<usize> = (0..self.pairs.len()).collect();
         order.shuffle(&mut batch::generator(seed, "teach", update));
+        let RefitSettings { epochs, batch, learning_rate, label_smoothing } =
+            RefitSettings::PUBLISHED;
         let settings = FitSettings {
             hidden: config.hidden.clone(),
-            steps: (EPOCHS * order.len()).div_ceil(BATCH) as u64,
-            batch: BATCH,
-            learning_rate: 1e-3,
-            label_smoothing: 0.05,
+            steps: (epochs * order.len()).div_ceil(batch) as u64,
+            batch,
+            learning_rate,
+            label_smoothing,
             stop: None,
         };
         let pairs = self.pairs.take(&order);
         let stats = ColumnStats::of(&pairs.latent_action, config.latent_dim);
-        Ok(fit(config, &settings, &pairs, &stats, seed ^ update)?)
+        Ok(fit(config, &settings, &pairs, &stats, init)?)
     }
 }
 
@@ -133,14 +118,6 @@ fn windows_within_episodes(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_decoder_is_trained_after_the_published_updates() {
-        let trained: Vec<u64> =
-            (1..=200).filter(|update| Teacher::trains(*update, update * 4096)).collect();
-        assert_eq!(trained, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 40, 60, 80]);
-        assert!(Teacher::collects(399_999) && !Teacher::collects(400_000));
-    }
 
     #[test]
     fn windows_never_cross_the_end_of_an_episode() {

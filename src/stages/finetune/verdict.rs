@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Ppo;
 use super::rollout::Rollout;
 use super::update::Row;
-use crate::envs::{Game, GameSetting};
+use crate::envs::{Game, GameSetting, Mode};
 use crate::stages::model_files::{verdict_json, write_model};
 use crate::stages::{Error, TaskOutput};
 use crate::train::metrics::Metrics;
@@ -24,13 +24,14 @@ struct Verdict {
     last_episodes: f64,
     mean_return: f64,
     /// The mean return on a scale from 0, the published return of random actions, to 1, the
-    /// published expert's. None for environments of Gymnasium.
+    /// published expert's. None for environments of Gymnasium, and for hard levels: the published
+    /// returns are those of easy ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     normalised: Option<f64>,
 }
 
 impl Verdict {
-    fn new(game: &GameSetting, steps: u64, metrics: &Metrics) -> Self {
+    fn new(game: &GameSetting, mode: Mode, steps: u64, metrics: &Metrics) -> Self {
         let mut sum = 0.0;
         let mut last_episodes = 0.0;
         let updates = metrics.column("episode_return").zip(metrics.column("episodes"));
@@ -52,6 +53,7 @@ impl Verdict {
             mean_return,
             normalised: game
                 .procgen()
+                .filter(|_| mode == Mode::Easy)
                 .map(Game::returns)
                 .map(|returns| returns.normalised(mean_return)),
         }
@@ -106,7 +108,8 @@ impl<A: TrainBackend> Ppo<'_, A> {
     pub(super) fn finish(&self, metrics: &Metrics) -> Result<TaskOutput, Error> {
         let place = self.ctx;
         let config = &self.task.config;
-        let verdict = Verdict::new(&config.game, config.updates() * config.batch() as u64, metrics);
+        let steps = config.updates() * config.batch() as u64;
+        let verdict = Verdict::new(&config.game, config.mode, steps, metrics);
         place.progress.say(&verdict.sentence());
         let weights = self.agent.net.valid().export(&self.agent.config, &self.task.provenance)?;
         let json = verdict_json(serde_json::json!({ "sentence": verdict.sentence() }), &verdict);
@@ -132,10 +135,13 @@ mod tests {
                 .log(step, [("episode_return".to_owned(), mean), ("episodes".to_owned(), count)]);
         }
         metrics.log(4, [("episodes".to_owned(), 0.0)]);
-        let verdict = Verdict::new(&GameSetting::Procgen(Game::Maze), 4, &metrics);
+        let maze = GameSetting::Procgen(Game::Maze);
+        let verdict = Verdict::new(&maze, Mode::Easy, 4, &metrics);
         assert_eq!((verdict.last_episodes, verdict.mean_return), (100.0, 7.6));
-        let none =
-            Verdict::new(&GameSetting::Procgen(Game::Maze), 4, &Metrics::default()).sentence();
+        assert!(verdict.normalised.is_some());
+        // The published returns are those of easy levels.
+        assert_eq!(Verdict::new(&maze, Mode::Hard, 4, &metrics).normalised, None);
+        let none = Verdict::new(&maze, Mode::Easy, 4, &Metrics::default()).sentence();
         assert!(none.contains("no episode has ended") && !none.contains("NaN"), "{none}");
     }
 }

@@ -40,14 +40,18 @@ pub struct TrainPolicyConfig {
     /// their gradients. Raise it when a batch does not fit into the device's memory. Default 1.
     #[serde(default = "default_accumulate", skip_serializing_if = "is_one")]
     pub accumulate: usize,
-    /// Adam's peak learning rate. It rises from 10% of it during `warmup_steps` and falls to 0 at
-    /// the end. Default 2e-4, as in the paper. Lower it if training diverges.
+    /// Adam's peak learning rate. Default 2e-4, as in the paper. It rises from 10% of it (published:
+    /// 1%) during `warmup_steps` and falls to 0 at the end. Lower it if training diverges.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
     /// Steps until the learning rate reaches its peak. Default 1,000, as in the paper, or a tenth
     /// of `steps` if that is less.
     #[serde(default)]
     pub warmup_steps: Option<u64>,
+    /// Follows the published schedule of the learning rate, for comparison: it rises from 1% of the
+    /// peak and is 0 one step after the end, at `steps` + 1. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reference: bool,
     /// Decay of an exponential moving average of all weights, such as 0.999. Judgements and the
     /// exported policy then use the average. Default: no average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +115,8 @@ impl TrainPolicyConfig {
     pub(super) fn schedule(&self) -> Schedule {
         let peak = self.learning_rate;
         let warmup = self.warmup_steps.unwrap_or_else(|| 1000.min(self.steps / 10));
-        Schedule::new(vec![(0.0, 0.1 * peak), (warmup as f64, peak), (self.steps as f64, 0.0)])
+        let (first, end) = if self.reference { (0.01, self.steps + 1) } else { (0.1, self.steps) };
+        Schedule::new(vec![(0.0, first * peak), (warmup as f64, peak), (end as f64, 0.0)])
     }
 }
 
@@ -251,5 +256,33 @@ impl Stage for TrainPolicyConfig {
 
     fn latent_actions(&self) -> Option<LatentActions<'_>> {
         Some(LatentActions::Labels(&self.labels))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(more: &str) -> Schedule {
+        let config = format!(r#"{{"labels":"l","learning_rate":2e-4{more}}}"#);
+        serde_json::from_str::<TrainPolicyConfig>(&config).expect("settings").schedule()
+    }
+
+    #[test]
+    fn the_schedule_of_reference_equals_the_published_one() {
+        // numpy.interp(step, [0, 1000, 60001], [2e-6, 2e-4, 0])
+        let published = schedule(r#","reference":true"#);
+        for (step, expected) in [
+            (0, 2e-6),
+            (500, 1.01e-4),
+            (1_000, 2e-4),
+            (30_000, 0.00010169658141387434),
+            (59_999, 6.7795461093991816e-09),
+        ] {
+            let seen = published.at(step);
+            assert!((seen / expected - 1.0).abs() < 1e-9, "step {step}: {seen}");
+        }
+        let default = schedule("");
+        assert!((default.at(0) - 2e-5).abs() < 1e-12 && default.at(60_000) == 0.0);
     }
 }
