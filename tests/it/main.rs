@@ -16,6 +16,7 @@ mod continued_training;
 mod decoder_crashes;
 #[cfg(feature = "vulkan")]
 mod device_sums;
+mod distractors;
 mod dropped_videos;
 mod dynamics;
 mod ends;
