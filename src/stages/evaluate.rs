@@ -6,6 +6,7 @@
 //! | a latent policy and decoders, or an agent | What does it earn in the game (LAPO, section 5)? | `episodes.parquet` |
 //! | labels and true actions | How well does a probe predict true actions from latent ones? | `probe.parquet` |
 //! | a world model and frames | How does its error grow when it predicts from its own predictions? | `rollouts.parquet` |
+//! | a world model and frames | Do its latent actions leak the next frame, transfer and add up? | `verdict.parquet` |
 //!
 //! `evaluation.json` has the means of all of these. Random actions, and an expert if the game has
 //! one, play as baselines. Every player plays the same levels. Each environment plays a fixed
@@ -25,6 +26,7 @@ use super::model_files::verdict_json;
 use super::plan::KeyFields;
 use super::plan::key::digests;
 use super::player::{GamePlayer, PlayerSettings, TrainedPlayer};
+use super::world_model::WorldModel;
 use super::{ArtifactKind, Error, LaneState, StageKind, StageTask, TaskContext, TaskOutput, write};
 use crate::dataset::FileInfo;
 use crate::envs::wrappers::EpisodeStatistics;
@@ -35,6 +37,7 @@ use crate::train::probe::{self, Probe};
 use crate::video::Fit;
 
 mod episodes;
+mod latents;
 mod rollouts;
 mod settings;
 
@@ -147,8 +150,14 @@ fn run(task: &EvaluateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
         }
     }
     let returns = task.config.game.as_ref().map(|game| played.returns(game));
-    let evaluation =
-        Evaluation { returns, probe: probe(task, ctx)?, rollouts: rollouts::roll(task, ctx)? };
+    let mut evaluation = Evaluation { returns, probe: probe(task, ctx)?, ..Evaluation::default() };
+    if let Some(file) = &task.dynamics {
+        let paths = task.shards.iter().map(|file| file.path.clone()).collect();
+        let model = WorldModel::open(ctx, &file.path, paths)?;
+        let rollouts = rollouts::roll(task, &model)?;
+        evaluation.latents = Some(latents::test(task, &model, &rollouts)?);
+        evaluation.rollouts = Some(rollouts);
+    }
     let sentence = evaluation.sentence();
     ctx.progress.say(&sentence);
     let mut file = ctx.store.new_file(&format!("{}/evaluation.json", ctx.folder))?;
@@ -158,7 +167,8 @@ fn run(task: &EvaluateTask, ctx: &TaskContext) -> Result<TaskOutput, Error> {
     )?;
     let mut files = [vec![file.finish(0)?], played.write(ctx)?, evaluation.write(ctx)?].concat();
     // Tables follow in a fixed order; evaluations that did not run have none.
-    files.extend(evaluation.rollouts.map(|rollouts| rollouts.write(ctx)).transpose()?);
+    files.extend(evaluation.rollouts.as_ref().map(|rollouts| rollouts.write(ctx)).transpose()?);
+    files.extend(evaluation.latents.map(|latents| latents::write(&latents, ctx)).transpose()?);
     Ok(TaskOutput {
         files,
         stats: [("episodes".to_owned(), played.len() as f64)].into(),

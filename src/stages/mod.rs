@@ -42,6 +42,7 @@ pub mod import_dynamics;
 mod input_file;
 pub mod label;
 mod labelled_pairs;
+mod latent_quality;
 mod list;
 mod model_files;
 pub mod plan;

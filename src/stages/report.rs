@@ -33,6 +33,7 @@ use crate::dataset::{self, FileInfo, Reject};
 mod codes;
 mod frame_images;
 mod html;
+mod latent_properties;
 mod learning_curves;
 mod map;
 mod numbers;

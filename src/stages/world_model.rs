@@ -1,8 +1,9 @@
 //! A world model with the shards that its networks read.
 
+use super::latent_quality::WindowNetworks;
 use super::{Error, TaskContext};
 use crate::dataset::Shards;
-use crate::models::{Labeller, Precision, Predictor, labeller, predictor};
+use crate::models::{LabelOutputs, Labeller, Precision, Predictor, labeller, predictor};
 
 /// A trained IDM and FDM, and frames of the size that they were trained on.
 pub(super) struct WorldModel {
@@ -31,5 +32,25 @@ impl WorldModel {
             return Err(Error::FrameSize { file: file.to_owned(), seen, expected });
         }
         Ok(WorldModel { labeller, predictor, shards })
+    }
+}
+
+impl WindowNetworks for WorldModel {
+    fn infer(&self, windows: &[u8], count: usize) -> Result<Vec<f32>, Error> {
+        let time = self.labeller.config().window();
+        let starts: Vec<usize> = (0..count).map(|i| i * time).collect();
+        Ok(self.labeller.label(windows, &starts, LabelOutputs::default())?.latent_action)
+    }
+
+    fn predict(
+        &self,
+        windows: &[u8],
+        count: usize,
+        latent_action: &[f32],
+    ) -> Result<Vec<f32>, Error> {
+        let time = self.labeller.config().window();
+        let bytes = windows.len() / count;
+        let past = windows.chunks_exact(bytes).map(|window| &window[..bytes / time * (time - 1)]);
+        Ok(self.predictor.predict(&past.collect::<Vec<_>>().concat(), latent_action)?)
     }
 }

@@ -97,6 +97,16 @@ pub trait Evaluator {
 
     /// Infers the latent actions of windows: `[window, latent_dim]`, before quantisation.
     fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>>;
+
+    /// Predicts the last frames of windows from the frames before them and any latent actions.
+    /// `quantise` is as in [`evaluate`](Self::evaluate).
+    ///
+    /// # Shapes
+    /// - `latent_action`: `[window, latent_dim]`, before quantisation
+    /// - output: `[window, height, width, channel]`, in [-0.5, 0.5], or slightly beyond if changes
+    ///   are predicted
+    fn predict(&self, batch: &Batch<'_>, latent_action: &[f32], quantise: bool)
+    -> Result<Vec<f32>>;
 }
 
 /// Supervision by a few true actions: a linear layer predicts them from latent actions.

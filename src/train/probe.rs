@@ -31,6 +31,12 @@ pub struct Probe {
     pub linear: f64,
     /// The score of a network with two hidden layers of 128.
     pub mlp: f64,
+    /// Mean squared error of the linear network, for continuous actions only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linear_mse: Option<f64>,
+    /// Mean squared error of the network with hidden layers, for continuous actions only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlp_mse: Option<f64>,
     /// Mutual information, in bits, of the true action and the most informative code. `None` for
     /// continuous actions.
     pub mutual_information: Option<f64>,
@@ -54,6 +60,8 @@ pub fn probe(training: &Pairs, held_out: &Pairs, codes: &[u16], seed: u64) -> Re
         guessing: constant_score(&held_out.action),
         linear: score(&linear, &held_out.action),
         mlp: score(&mlp, &held_out.action),
+        linear_mse: mean_squared_error(&linear, &held_out.action),
+        mlp_mse: mean_squared_error(&mlp, &held_out.action),
         mutual_information: None,
         action_entropy: None,
         confusion: vec![],
@@ -86,7 +94,14 @@ impl Probe {
                  the action's {entropy:.2} bits"
             ),
             None => {
-                format!("a linear probe of the true action has R2 {linear:.2}, an MLP {mlp:.2}")
+                let errors = self.linear_mse.zip(self.mlp_mse);
+                let errors = errors.filter(|(one, other)| one.is_finite() && other.is_finite());
+                let errors = errors.map_or_else(String::new, |(linear, mlp)| {
+                    format!("; their mean squared errors are {linear:.3} and {mlp:.3}")
+                });
+                format!(
+                    "a linear probe of the true action has R2 {linear:.2}, an MLP {mlp:.2}{errors}"
+                )
             }
         }
     }
@@ -135,6 +150,13 @@ pub fn score(predicted: &[f32], actions: &TrueActions) -> f64 {
         }
         TrueActions::Continuous(numbers, axes) => r2(predicted, numbers, *axes),
     }
+}
+
+/// Returns the mean squared error of predictions of continuous actions, over all axes.
+fn mean_squared_error(predicted: &[f32], actions: &TrueActions) -> Option<f64> {
+    let TrueActions::Continuous(numbers, _) = actions else { return None };
+    let errors = predicted.iter().zip(numbers).map(|(a, b)| f64::from(a - b).powi(2));
+    Some(errors.sum::<f64>() / numbers.len().max(1) as f64)
 }
 
 /// Returns the score of a constant prediction: the share of the most common action; 0, the R2 of
@@ -230,6 +252,14 @@ mod tests {
         assert!(parity.mlp > 0.95 && parity.linear < 0.7, "{parity:?}");
         let correct: u64 = (0..2).map(|action| parity.confusion[action][action]).sum();
         assert!((parity.mlp - correct as f64 / 500.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn continuous_actions_have_a_mean_squared_error_over_all_axes() {
+        let actions = TrueActions::Continuous(vec![0.0, 1.0, 2.0, 3.0], 2);
+        let error = mean_squared_error(&[1.0, 1.0, 2.0, 5.0], &actions);
+        assert_eq!(error, Some((1.0 + 4.0) / 4.0));
+        assert_eq!(mean_squared_error(&[0.0, 1.0], &TrueActions::Discrete(vec![1])), None);
     }
 
     #[test]

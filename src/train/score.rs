@@ -1,5 +1,5 @@
 //! Scores of held-out windows: the FDM's errors with their own latent actions and with shuffled
-//! ones.
+//! ones, and its predictions with any.
 
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -79,5 +79,25 @@ impl<A: TrainBackend> Evaluator for Folded<'_, A> {
     fn latent_action(&self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         let windows = self.trainer.upload::<A::InnerBackend>(batch, &self.trainer.device)?;
         Ok(to_host(self.idm.forward(&windows, &mut Mode::Folded))?)
+    }
+
+    fn predict(
+        &self,
+        batch: &Batch<'_>,
+        latent_action: &[f32],
+        quantise: bool,
+    ) -> Result<Vec<f32>> {
+        let device = &self.trainer.device;
+        let dim = self.trainer.config.latent_dim();
+        check("number of latent actions", latent_action.len(), batch.batch * dim)?;
+        let windows = self.trainer.upload::<A::InnerBackend>(batch, device)?;
+        let data = TensorData::new(latent_action.to_vec(), [batch.batch, dim]);
+        let mut fdm_input = Tensor::from_data(data, device);
+        if quantise {
+            fdm_input = self.idm.vq.bottleneck(fdm_input).0;
+        }
+        let predicted = self.fdm.forward(&windows, fdm_input, &mut Mode::Folded);
+        // [window, channel, height, width] -> [window, height, width, channel].
+        Ok(to_host(predicted.permute([0, 2, 3, 1]))?)
     }
 }

@@ -60,18 +60,24 @@ fn the_training_curve_holds_intermediate_probe_scores() {
     let project = project(9, "actions.parquet", "");
     project.run(&["--set", "steps=400"]).success();
     let curve = project.query(
-        "SELECT step, information_used, probe_mlp, codes_used_0 FROM model \
+        "SELECT step, information_used, probe_mlp, codes_used_0, splice_rebuilt, information_db, \
+         commonest_code_share FROM model \
          WHERE information_used IS NOT NULL",
     );
     let rows = curve.as_array().unwrap();
     let steps: Vec<_> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [99, 199, 399]);
     assert!(rows.iter().all(|row| row["probe_mlp"].is_number()), "{curve}");
+    for name in ["splice_rebuilt", "information_db"] {
+        assert!(rows.iter().all(|row| row[name].is_number()), "{name}: {curve}");
+    }
     // Quantisation has not begun after a quarter of the steps.
     assert_eq!(
         rows.iter().map(|row| row["codes_used_0"].is_number()).collect::<Vec<_>>(),
         [false, true, true]
     );
+    assert!(rows[0]["commonest_code_share"].is_null(), "{curve}");
+    assert!(rows[2]["commonest_code_share"].is_number(), "{curve}");
     let last = rows.last().unwrap()["information_used"].as_f64().unwrap();
     assert!(
         (last / verdict(&project)["information_used"].as_f64().unwrap() - 1.0).abs() < 1e-6,
@@ -333,11 +339,13 @@ fn continuous_actions_are_probed_and_decoded() {
     project.run(&["--refresh", "model"]).success();
     assert!(
         verdict(&project)["probe"]["linear"].is_number()
+            && verdict(&project)["probe"]["mlp_mse"].is_number()
             && verdict(&project)["probe"]["mutual_information"].is_null()
     );
     let scores = project.query("SELECT * FROM asked")[0].clone();
     assert!(
         scores["linear"].is_number()
+            && scores["linear_mse"].is_number()
             && scores["guessing"] == 0.0
             && scores["mutual_information"].is_null(),
         "{scores}"

@@ -42,6 +42,14 @@ fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
     assert!((2..=128).contains(&count), "{labels}: evaluate uses all of up to 128 rollouts");
     assert!((number(0, "fdm_error") / error - 1.0).abs() < 1e-3, "{} for {labels}", rows[0]);
     assert!((0..6).all(|row| number(row, "fdm_error") != number(row, "shuffled_error")), "{rows}");
+    // The same held-out windows as in the verdict of the training.
+    let trained: serde_json::Value =
+        serde_json::from_slice(&project.files("model", "verdict.json")[0]).unwrap();
+    let evaluated = project.query("SELECT * FROM ahead_verdict")[0].clone();
+    for name in ["splice_rebuilt", "transfer_rebuilt", "cycle_consistency", "additivity"] {
+        let [seen, expected] = [&evaluated, &trained].map(|from| from[name].as_f64().unwrap());
+        assert!((seen - expected).abs() < 1e-3, "{name}: {seen} and {expected}");
+    }
     project.run_changes_nothing(&[]);
 
     let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap();

@@ -3,9 +3,11 @@
 use serde::Serialize;
 
 use super::Episode;
+use super::latents;
 use super::rollouts::Rollouts;
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::envs::{End, Game, GameSetting, PublishedReturns};
+use crate::stages::latent_quality::LatentQuality;
 use crate::stages::player::GamePlayer;
 use crate::stages::{Error, TaskContext};
 use crate::train::probe::Probe;
@@ -186,21 +188,24 @@ impl GameReturns {
 }
 
 /// The results of all evaluations.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Evaluation {
     #[serde(flatten)]
     pub returns: Option<GameReturns>,
     pub probe: Option<Probe>,
     pub rollouts: Option<Rollouts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latents: Option<LatentQuality>,
 }
 
 impl Evaluation {
     pub(super) fn sentence(&self) -> String {
-        let Evaluation { returns, probe, rollouts } = self;
+        let Evaluation { returns, probe, rollouts, latents: tested } = self;
         let sentences = [
             returns.as_ref().map(GameReturns::sentence),
             probe.as_ref().map(Probe::sentence),
             rollouts.as_ref().map(Rollouts::sentence),
+            tested.as_ref().map(latents::sentence),
         ];
         sentences.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
@@ -209,7 +214,7 @@ impl Evaluation {
     pub(super) fn write(&self, ctx: &TaskContext) -> Result<Vec<FileInfo>, Error> {
         let Some(probe) = &self.probe else { return Ok(vec![]) };
         let number = |value: Option<f64>| Column::F64(vec![value]);
-        let columns = [
+        let mut columns = vec![
             ("transitions", Column::U64(vec![probe.transitions as u64])),
             ("guessing", number(Some(probe.guessing))),
             ("linear", number(Some(probe.linear))),
@@ -217,6 +222,10 @@ impl Evaluation {
             ("mutual_information", number(probe.mutual_information)),
             ("action_entropy", number(probe.action_entropy)),
         ];
+        // Discrete actions have no errors, so their table stays as it was.
+        for (name, error) in [("linear_mse", probe.linear_mse), ("mlp_mse", probe.mlp_mse)] {
+            columns.extend(error.map(|error| (name, number(Some(error)))));
+        }
         Ok(vec![write_table(ctx.store, &format!("{}/probe.parquet", ctx.folder), &columns)?])
     }
 }

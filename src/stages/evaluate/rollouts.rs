@@ -11,6 +11,7 @@ use super::EvaluateTask;
 use crate::dataset::{Column, FileInfo, WindowIndex, write_table};
 use crate::models::predict::{as_bytes, pixels, squared_error};
 use crate::models::{LabelOutputs, Predictor};
+use crate::stages::latent_quality::decibels;
 use crate::stages::model_files::ratio;
 use crate::stages::world_model::WorldModel;
 use crate::stages::{Error, TaskContext};
@@ -36,16 +37,14 @@ struct Errors {
     shuffled_error: f64,
 }
 
-/// Predicts stretches of every `holdout`-th episode, if the task has a model and frames.
-pub(super) fn roll(task: &EvaluateTask, ctx: &TaskContext) -> Result<Option<Rollouts>, Error> {
-    let Some(model) = &task.dynamics else { return Ok(None) };
-    let paths = task.shards.iter().map(|file| file.path.clone()).collect();
-    let WorldModel { labeller, predictor, shards } = WorldModel::open(ctx, &model.path, paths)?;
+/// Predicts stretches of every `holdout`-th episode.
+pub(super) fn roll(task: &EvaluateTask, model: &WorldModel) -> Result<Rollouts, Error> {
+    let WorldModel { labeller, predictor, shards } = model;
     let every = task.config.holdout;
     // The model takes this many real frames; its window also has the predicted one.
     let known = labeller.config().window() - 1;
     let ahead = task.config.frames_ahead();
-    let index = WindowIndex::new(&shards, known + ahead)
+    let index = WindowIndex::new(shards, known + ahead)
         .subset(|episode| every == 0 || episode.is_multiple_of(every));
     let chosen = batch::spread(&index, STRETCHES);
     // With one stretch there is no other one to take latent actions from.
@@ -59,14 +58,14 @@ pub(super) fn roll(task: &EvaluateTask, ctx: &TaskContext) -> Result<Option<Roll
         });
     }
     let mut frames = Vec::new();
-    batch::gather(&shards, &index, &chosen, &mut frames)?;
+    batch::gather(shards, &index, &chosen, &mut frames)?;
     let starts: Vec<usize> = (0..chosen.len())
         .flat_map(|i| (0..ahead).map(move |at| i * (known + ahead) + at))
         .collect();
     // One latent action for each predicted frame, inferred from real frames.
     let latent_action = labeller.label(&frames, &starts, LabelOutputs::default())?.latent_action;
     let stretches = Stretches { frames, latent_action, count: chosen.len(), known, ahead };
-    Ok(Some(Rollouts { stretches: chosen.len(), rows: stretches.errors(predictor.as_ref())? }))
+    Ok(Rollouts { stretches: chosen.len(), rows: stretches.errors(predictor.as_ref())? })
 }
 
 /// Stretches of consecutive frames, and the latent actions between them.
@@ -139,6 +138,12 @@ impl Stretches {
 }
 
 impl Rollouts {
+    /// Returns the PSNR one frame ahead with own latent actions, minus that with shuffled ones.
+    pub(super) fn information_db(&self) -> Option<f64> {
+        let first = self.rows.first()?;
+        decibels(first.shuffled_error, first.fdm_error)
+    }
+
     pub(super) fn sentence(&self) -> String {
         let row = |row: &Errors| match ratio(row.fdm_error, row.copy_error) {
             Some(share) => format!("{share:.2}x {} ahead", row.frames_ahead),

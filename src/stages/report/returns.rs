@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::html::escape;
+use super::latent_properties::properties;
 use super::numbers::{Numbers, shown, table};
 use super::page::{Section, figure, halves, legend, paragraph};
 use super::plots::{Axes, BLUE, Bar, GREY, Line, ORANGE, RGBColor, bars, css, lines};
@@ -26,6 +27,7 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
             .unwrap_or_default();
         figures.extend(probed(inputs, source)?);
         figures.extend(foreseen(inputs, source)?);
+        figures.extend(tested(inputs, source, &evaluation)?);
         figures.extend(returns(inputs, source, &evaluation)?);
     }
     Ok((!figures.is_empty()).then(|| Section::new("Policy", html + &halves(&figures))))
@@ -171,6 +173,17 @@ fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         "Frames predicted from earlier predictions, in every `holdout`-th episode",
         &[numbers],
     )))
+}
+
+/// Lists the properties of latent actions.
+fn tested(
+    inputs: &Inputs,
+    source: &Source,
+    evaluation: &serde_json::Value,
+) -> Result<Option<String>, Error> {
+    let Some(path) = source.paths("verdict.parquet").pop() else { return Ok(None) };
+    let rows = read_table(inputs.ctx.store, &path)?;
+    Ok(properties(&evaluation["latents"], source, "verdict", &rows))
 }
 
 /// Groups the values of all draws by their number of transitions.

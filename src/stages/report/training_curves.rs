@@ -1,5 +1,6 @@
 //! Training curves of the dynamics model and the policy: one chart for each metric.
 
+use super::latent_properties::properties;
 use super::numbers::{Numbers, table};
 use super::page::{Section, figure, grid, legend, paragraph};
 use super::plots::{Axes, Line, lines};
@@ -10,10 +11,11 @@ use crate::stages::Error;
 /// A chart: its heading and its columns.
 type Chart = (&'static str, &'static [&'static str]);
 
-const DYNAMICS: [Chart; 6] = [
+const DYNAMICS: [Chart; 7] = [
     ("Loss", &["loss"]),
     ("FDM error, 1 = copying o[t]", &["fdm_error_relative", "held_out_error_relative"]),
     ("Information: shuffled error over error", &["information_used"]),
+    ("Share of an unrelated frame that is rebuilt", &["splice_rebuilt", "transfer_rebuilt"]),
     ("True actions predicted by a probe", &["probe_linear", "probe_mlp"]),
     ("Perplexity of codes", &["perplexity_0", "perplexity_1", "perplexity_2", "perplexity_3"]),
     ("Gradient norm", &["grad_norm"]),
@@ -36,23 +38,22 @@ pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
             .iter()
             .map(|chart| curve(source, &metrics, chart))
             .collect::<Result<Vec<_>, _>>()?;
+        let verdict = verdict(inputs, source)?;
+        let sentence = verdict["sentence"].as_str();
         html += &format!(
-            "<h3>{heading}</h3>\n{}{}",
-            verdict(inputs, source)?,
-            grid(&figures.into_iter().flatten().collect::<Vec<_>>())
+            "<h3>{heading}</h3>\n{}{}{}",
+            sentence.map(|text| paragraph(&format!("Result: {text}."))).unwrap_or_default(),
+            grid(&figures.into_iter().flatten().collect::<Vec<_>>()),
+            properties(&verdict, source, "metrics", &metrics).unwrap_or_default()
         );
     }
     Ok((!html.is_empty()).then(|| Section::new("Training", html)))
 }
 
-/// Returns the verdict as a paragraph.
-fn verdict(inputs: &Inputs, source: &Source) -> Result<String, Error> {
-    let Some(path) = source.paths("verdict.json").pop() else { return Ok(String::new()) };
-    let verdict = inputs.json(&path)?;
-    Ok(verdict["sentence"]
-        .as_str()
-        .map(|sentence| paragraph(&format!("Result: {sentence}.")))
-        .unwrap_or_default())
+/// Returns the verdict, or null if there is none.
+fn verdict(inputs: &Inputs, source: &Source) -> Result<serde_json::Value, Error> {
+    let path = source.paths("verdict.json").pop();
+    path.map_or(Ok(serde_json::Value::Null), |path| inputs.json(&path))
 }
 
 /// Draws a chart of the columns the metrics have.
@@ -65,6 +66,10 @@ fn curve(
     let mut numbers = Vec::new();
     for column in *columns {
         let Some((points, rows)) = measured(source, metrics, column) else { continue };
+        // An undefined metric has no points.
+        if points.is_empty() {
+            continue;
+        }
         curves.push(Line::new(column, points));
         numbers.push(rows);
     }

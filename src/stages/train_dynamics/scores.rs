@@ -5,6 +5,7 @@ use rand::seq::SliceRandom;
 use super::{Data, TrainDynamicsTask, as_batch};
 use crate::dataset::WindowIndex;
 use crate::stages::Error;
+use crate::stages::latent_quality::WindowNetworks;
 use crate::train::{Evaluator, batch};
 
 /// Windows in a forward pass.
@@ -72,6 +73,29 @@ pub(super) fn score(
     let [fdm, copy, fdm_shuffled] = sums.map(|sum| sum / windows.len() as f64);
     let errors = Errors { fdm, copy, fdm_shuffled };
     Ok(Scores { latents: WindowLatents { windows, latent_action }, codes, errors })
+}
+
+/// The networks of a training for the tests of latent actions.
+pub(super) struct InTraining<'a> {
+    pub networks: &'a dyn Evaluator,
+    pub task: &'a TrainDynamicsTask,
+    pub quantise: bool,
+}
+
+impl WindowNetworks for InTraining<'_> {
+    fn infer(&self, windows: &[u8], count: usize) -> Result<Vec<f32>, Error> {
+        Ok(self.networks.latent_action(&as_batch(windows, count, self.task))?)
+    }
+
+    fn predict(
+        &self,
+        windows: &[u8],
+        count: usize,
+        latent_action: &[f32],
+    ) -> Result<Vec<f32>, Error> {
+        let batch = as_batch(windows, count, self.task);
+        Ok(self.networks.predict(&batch, latent_action, self.quantise)?)
+    }
 }
 
 /// Runs the IDM on training windows.

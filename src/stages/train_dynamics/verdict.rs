@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::scores::{latent_actions, score};
+use super::scores::{InTraining, latent_actions, score};
 use super::{Data, TrainDynamicsTask, probe};
 use crate::stages::Error;
+use crate::stages::latent_quality::{self, LatentQuality, commonest_share, decibels};
 use crate::stages::model_files::{ratio, verdict_json};
 use crate::train::DynamicsTrainer;
 use crate::train::probe::{Probe, entropy};
@@ -37,6 +38,10 @@ pub struct Verdict {
     pub entries: usize,
     /// How well latent actions predict true ones, if the stage has `actions`.
     pub probe: Option<Probe>,
+    /// Whether latent actions leak, transfer, add up and follow the camera. Verdicts of older
+    /// versions have none of it.
+    #[serde(flatten)]
+    pub latents: LatentQuality,
 }
 
 /// Judges the networks on at most `most` held-out windows, with latent actions quantised or not.
@@ -59,6 +64,13 @@ pub(super) fn judge(
             probe::judge(actions, config, data, &training, &held_out, task.seed)?
         }
     };
+    let in_training = InTraining { networks, task, quantise };
+    let tested = latent_quality::measure(&in_training, &data.shards, &data.held_out, task.seed)?;
+    let latents = LatentQuality {
+        information_db: decibels(held_out.errors.fdm_shuffled, held_out.errors.fdm),
+        commonest_code_share: commonest_share(&held_out.codes, config.codes()),
+        ..tested
+    };
     // Codes are `[window, codebook, position]`.
     let books = if quantise { config.vq.codebooks } else { 0 };
     let mut counts = vec![vec![0_u64; config.vq.entries]; books];
@@ -76,6 +88,7 @@ pub(super) fn judge(
         perplexity: counts.iter().map(|book| entropy(book).exp2()).collect(),
         entries: config.vq.entries,
         probe,
+        latents,
     })
 }
 
@@ -120,9 +133,17 @@ impl Verdict {
         ratio(self.fdm_error_shuffled, self.fdm_error).filter(|_| self.copy_error > 0.0)
     }
 
-    /// Returns the clause on how much information latent actions carry.
+    /// Returns the clause on how much information latent actions carry, and on a leak: a latent
+    /// action that copies the next frame costs much when it is shuffled, too.
     fn information_clause(&self) -> String {
-        match self.information_used() {
+        let used = self.information_used();
+        if let Some(leak) = self.latents.leak_clause() {
+            return match used {
+                None => leak,
+                Some(used) => format!("shuffled latent actions cost {used:.2}x, but {leak}"),
+            };
+        }
+        match used {
             None => {
                 "the cost of shuffled latent actions is undefined, so the information in latent \
                      actions is unknown"
@@ -131,6 +152,10 @@ impl Verdict {
             Some(used) if used < 1.02 => format!(
                 "shuffled latent actions cost nothing ({used:.3}x): latent actions carry no \
                  information yet"
+            ),
+            Some(used) if self.latents.leaks().is_none() => format!(
+                "shuffled latent actions cost {used:.2}x, but whether latent actions leak the next \
+                 frame is unknown"
             ),
             Some(used) if used < 1.5 => format!(
                 "shuffled latent actions cost {used:.2}x: latent actions carry some information"
@@ -157,8 +182,11 @@ impl Verdict {
             ("held_out_error_relative", ratio(self.fdm_error, self.copy_error)),
             ("information_used", self.information_used()),
         ];
-        let mut row =
-            ratios.map(|(name, ratio)| (name.to_owned(), ratio.unwrap_or(f64::NAN))).to_vec();
+        let mut row: Vec<(String, f64)> = ratios
+            .into_iter()
+            .chain(self.latents.row())
+            .map(|(name, value)| (name.to_owned(), value.unwrap_or(f64::NAN)))
+            .collect();
         for (book, (used, perplexity)) in self.codes_used.iter().zip(&self.perplexity).enumerate() {
             row.extend([
                 (format!("codes_used_{book}"), *used as f64),
@@ -170,8 +198,13 @@ impl Verdict {
                 ("probe_linear".to_owned(), probe.linear),
                 ("probe_mlp".to_owned(), probe.mlp),
             ]);
+            let optional = [
+                ("mutual_information", probe.mutual_information),
+                ("probe_linear_mse", probe.linear_mse),
+                ("probe_mlp_mse", probe.mlp_mse),
+            ];
             row.extend(
-                probe.mutual_information.map(|bits| ("mutual_information".to_owned(), bits)),
+                optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),
             );
         }
         row.into_iter().map(|(name, value)| (name, value as f32)).collect()
@@ -200,7 +233,12 @@ fn probe_clause(probe: &Probe) -> String {
             "; a probe predicts {:.2} of true actions (the most common action: {:.2})",
             probe.mlp, probe.guessing
         ),
-        None => format!("; a probe of the true action has R2 {:.2}", probe.mlp),
+        None => {
+            let error = probe.mlp_mse.filter(|error| error.is_finite());
+            let error = error.map(|error| format!(" (mean squared error {error:.3})"));
+            let error = error.unwrap_or_default();
+            format!("; a probe of the true action has R2 {:.2}{error}", probe.mlp)
+        }
     }
 }
 
@@ -220,6 +258,11 @@ mod tests {
             perplexity: vec![20.0, 22.0],
             entries: 64,
             probe: None,
+            latents: LatentQuality {
+                splice_rebuilt: Some(0.02),
+                transfer_rebuilt: Some(0.0),
+                ..LatentQuality::default()
+            },
         }
     }
 
@@ -238,6 +281,32 @@ mod tests {
                 || sentence.contains("carry some information");
             assert!(sound || !claims_information, "{sentence}");
         }
+        // Whatever the tests of latent actions hold.
+        let shares = [None, Some(f64::NAN), Some(f64::INFINITY), Some(-3.0), Some(0.9)];
+        for (splice, transfer) in shares.into_iter().flat_map(|a| shares.map(|b| (a, b))) {
+            let latents = LatentQuality {
+                splice_rebuilt: splice,
+                transfer_rebuilt: transfer,
+                cycle_consistency: transfer,
+                additivity: splice,
+                information_db: splice,
+                ..LatentQuality::default()
+            };
+            let verdict = Verdict { latents, ..verdict(1e-4, 3e-4, 3e-4) };
+            let sentence = verdict.sentence();
+            assert!(!sentence.contains("NaN") && !sentence.contains("inf"), "{sentence}");
+            let leaks = sentence.contains("the latent action leaks the next frame");
+            assert_eq!(leaks, splice == Some(0.9) || transfer == Some(0.9), "{sentence}");
+            let is_sound = splice == Some(-3.0) && transfer == Some(-3.0);
+            assert_eq!(sentence.contains("encode what happened"), is_sound, "{sentence}");
+            assert_eq!(sentence.contains("is unknown"), !is_sound && !leaks, "{sentence}");
+            for property in verdict.latents.properties() {
+                let is_known = property.value.is_some_and(f64::is_finite);
+                let text = &property.sentence;
+                assert_eq!(text.contains("is unknown"), !is_known, "{text}");
+                assert!(!text.contains("NaN") && !text.contains("inf "), "{text}");
+            }
+        }
         let sentence = verdict(0.0, 0.0, 0.0).sentence();
         assert!(sentence.contains("nothing moves"), "{sentence}");
         let sentence = verdict(0.0, 1e-4, 1e-4).sentence();
@@ -246,6 +315,39 @@ mod tests {
         assert!(sentence.contains(expected), "{sentence}");
         let sentence = Verdict { windows: 0, ..verdict(f64::NAN, f64::NAN, f64::NAN) }.sentence();
         assert!(sentence.contains("cannot be judged"), "{sentence}");
+    }
+
+    #[test]
+    fn a_leak_is_called_so_and_is_no_information() {
+        let leaking = LatentQuality {
+            splice_rebuilt: Some(0.93),
+            transfer_rebuilt: Some(0.5),
+            ..LatentQuality::default()
+        };
+        let sentence = |fdm: f64, shuffled: f64| {
+            Verdict { latents: leaking.clone(), ..verdict(fdm, 3e-4, shuffled) }.sentence()
+        };
+        let text = sentence(1e-4, 9e-4);
+        let expected = "shuffled latent actions cost 9.00x, but the latent action leaks the next \
+                        frame: from it the world model rebuilds 0.93 of a frame of an unrelated \
+                        clip";
+        assert!(text.contains(expected) && !text.contains("encode what happened"), "{text}");
+        // A perfect copy has no error.
+        let text = sentence(0.0, 9e-4);
+        assert!(text.contains("copying the last frame; the latent action leaks"), "{text}");
+    }
+
+    #[test]
+    fn verdicts_of_older_versions_are_read() {
+        let mut json = serde_json::to_value(verdict(1.0, 2.0, 3.0)).unwrap_or_default();
+        let fields = json.as_object_mut().map(|fields| {
+            let names = LatentQuality::default().row().map(|(name, _)| name);
+            names.map(|name| fields.remove(name).is_some())
+        });
+        assert_eq!(fields, Some([true; 9]));
+        let old: Option<Verdict> = serde_json::from_value(json).ok();
+        let expected = Verdict { latents: LatentQuality::default(), ..verdict(1.0, 2.0, 3.0) };
+        assert_eq!(old, Some(expected));
     }
 
     #[test]
